@@ -26,7 +26,14 @@ from quiltfn.model.errors import (
     Unprocessable,
 )
 from quiltfn.model.invocation import Invocation, Source
-from quiltfn.model.schedule import SLEWED_MS, RunOutcome, Schedule, decide
+from quiltfn.model.schedule import (
+    SLEWED_MS,
+    RunOutcome,
+    Schedule,
+    changed_meanwhile,
+    decide,
+    no_such_schedule,
+)
 from quiltfn.ports import Clock, Journal, Page
 from quiltfn.ports.schedules import Firing, ScheduleRun, ScheduleStore, StoredSchedule
 from quiltfn.ports.work import AcceptedWork, Input
@@ -107,7 +114,7 @@ class Schedules:
                 saved = await self._store.save(after, before)
                 self._changed.set()
                 return msgspec.structs.replace(stored, schedule=saved)
-        raise Outdated("the schedule was changed at the same time; repeat the request")
+        raise changed_meanwhile()
 
     async def remove(self, tenant_id: str, name: str) -> None:
         """Removes a schedule. What it has started goes on. Raises `NotFound`."""
@@ -303,10 +310,6 @@ class Schedules:
 
     def _now_ms(self) -> int:
         return int(self._clock.unix() * 1000)
-
-
-def no_such_schedule() -> NotFound:
-    return NotFound("there is no schedule with this name")
 
 
 def input_of(schedule: Schedule) -> Input:

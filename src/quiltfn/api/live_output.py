@@ -21,6 +21,7 @@ from quiltfn.invoke import Invoker, RunningCall
 from quiltfn.model.errors import NotFound
 from quiltfn.model.output import STREAMS, Cursor, Part, backwards, from_text, text_or_bytes
 from quiltfn.ports import Journal, Outline
+from quiltfn.work import no_such_call
 
 SLICE_BYTES = 16 * 1024
 RECORD_SLICE_BYTES = 64 * 1024
@@ -80,7 +81,7 @@ class OutputReader:
         self.close()
         self.outline = await self._journal.outline(self._function_id, self._invocation_id)
         if self.outline is None:
-            raise NotFound("the function has no invocation with this id")
+            raise no_such_call()
         return self.outline
 
     async def next(self, most: int = SLICE_BYTES) -> tuple[Part, bytes] | None:

@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from quiltfn.model.errors import Unprocessable
+from quiltfn.model.errors import NotFound, Outdated, Unprocessable
 
 LATE_MS = 60_000
 # A clock that NTP slews may go back by this much; more, and it was set.
@@ -230,6 +230,15 @@ def check_cron(expression: str) -> None:
     if found is None:
         expected = "an expression that comes due within 50 years"
         raise Unprocessable.field("cron", expected, expression, CRON_EXAMPLE)
+
+
+def no_such_schedule() -> NotFound:
+    return NotFound("there is no schedule with this name")
+
+
+def changed_meanwhile() -> Outdated:
+    """Somebody has changed the schedule since it was read."""
+    return Outdated("the schedule was changed at the same time; repeat the request")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -17,8 +17,15 @@ from sqlalchemy import (
     update,
 )
 
-from quiltfn.model.errors import Conflict, NotFound, Outdated, QuiltfnError, RateLimited
-from quiltfn.model.schedule import SLEWED_MS, Overlap, RunOutcome, Schedule
+from quiltfn.model.errors import Conflict, NotFound, QuiltfnError, RateLimited
+from quiltfn.model.schedule import (
+    SLEWED_MS,
+    Overlap,
+    RunOutcome,
+    Schedule,
+    changed_meanwhile,
+    no_such_schedule,
+)
 from quiltfn.ports import Page
 from quiltfn.ports.schedules import Firing, ScheduleRun, StoredSchedule
 from quiltfn.ports.work import AcceptedWork
@@ -85,8 +92,8 @@ class SqlSchedules:
             if connection.execute(change).rowcount:
                 return
             if connection.execute(select(1).where(table.id == before.id)).first() is None:
-                raise NotFound("there is no schedule with this name")
-            raise Outdated("the schedule was changed at the same time; repeat the request")
+                raise no_such_schedule()
+            raise changed_meanwhile()
 
         await self._database.write(work)
         return saved
@@ -175,7 +182,7 @@ class SqlSchedules:
             return None
         tick = decision.run_tick_ms
         result: RunOutcome | None = None
-        if tick is not None and not _was_decided(connection, before.id, tick):
+        if tick is not None and _take_tick(connection, before.id, tick):
             result, reason = self._outcome(connection, firing)
             accepted = firing.work if result is RunOutcome.ACCEPTED else None
             _write(
@@ -191,7 +198,7 @@ class SqlSchedules:
                 ),
             )
         missed_tick = decision.missed_tick_ms
-        if missed_tick is not None and not _was_decided(connection, before.id, missed_tick):
+        if missed_tick is not None and _take_tick(connection, before.id, missed_tick):
             missed = ScheduleRun(
                 tick_ms=missed_tick,
                 outcome=RunOutcome.MISSED,
@@ -226,7 +233,7 @@ class SqlSchedules:
         def write(connection: Connection) -> None:
             this = (table.id == schedule.id, table.revision == schedule.revision)
             if connection.execute(select(1).where(*this)).first() is None:
-                raise Outdated("the schedule was changed at the same time; repeat the request")
+                raise changed_meanwhile()
             (refused,) = self._accept_in(connection, [work])
             if refused is not None:
                 raise refused
@@ -335,14 +342,14 @@ def _is_there(
     return connection.execute(select(1).where(*this)).first() is not None
 
 
-def _was_decided(connection: Connection, schedule_id: str, tick_ms: int) -> bool:
-    """Whether the tick was run, skipped, or waits. Where it was missed, and the clock was set back
-    since, it comes again: that row goes.
+def _take_tick(connection: Connection, schedule_id: str, tick_ms: int) -> bool:
+    """Makes room for what is decided on a tick; False where it was run, skipped, or waits already.
+    Where it was missed, and the clock was set back since, it comes again: that row goes.
     """
     this = (run.schedule_id == schedule_id, run.tick_ms == tick_ms)
     missed = delete(tables.schedule_run).where(*this, run.outcome == RunOutcome.MISSED.value)
     connection.execute(missed)
-    return _is_there(connection, schedule_id, tick_ms)
+    return not _is_there(connection, schedule_id, tick_ms)
 
 
 def _write(connection: Connection, schedule: Schedule, made: ScheduleRun) -> None:
