@@ -79,7 +79,8 @@ class Dispatcher:
         self._rota = Rota()
         self._due: list[tuple[int, str]] = []  # a heap; what is no longer so is skipped
         self._blocked: set[str] = set()
-        # Once a turn needed a new instance, the lines that need one, too; None before it.
+        # After a turn that needs a new instance: the backlogs that need one as well, which wait
+        # until the pools are asked again. None before it.
         self._cold: list[Backlog] | None = None
         self._retries: list[tuple[str, str, int]] = []
         self._versions: dict[tuple[str, int], Version] = {}

@@ -461,7 +461,7 @@ class Invoker:
 
     def ended_unrun(self, entry: Entry, record: Invocation) -> None:
         """Counts and tells the end of accepted work that the store has ended itself: it was
-        cancelled while it waited, or too old.
+        cancelled while it waited, was too old, or its input cannot be decrypted.
         """
         self._count(entry, record)
         self._tell_closed(record)

@@ -1,8 +1,9 @@
 """Which accepted work is started next, and how much of it. Nothing here asks a clock or does I/O.
 
 Tenants take turns, and so do the functions of each: one call at a turn. What may not start anything
-at the moment is not in the rota, so whoever is in it waits for one turn of each other tenant for
-each turn of the tenant's other functions, whatever they have in their queues.
+at the moment is not in the rota. So a function waits for one turn of each other function of its
+tenant and, before each of these and its own, for one of each other tenant, whatever is in their
+queues.
 
 Callers who wait for a result come first: accepted work gets what they leave. It joins their line
 only once it has waited for `STARVED_S`, and then with one call at a time, so it takes no more of a

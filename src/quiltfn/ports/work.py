@@ -56,8 +56,9 @@ class ClaimedWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What one claim gave. `ended`: the records of work that was too old, which was ended instead.
-    `next_due_ms`: when the first of what still waits is due; None: nothing waits.
+    """What one claim gave. `ended`: the records of work that was ended instead: it was too old, or
+    its input cannot be decrypted. `next_due_ms`: when the first of what still waits is due; None:
+    nothing waits.
     """
 
     work: Sequence[ClaimedWork]
@@ -133,8 +134,9 @@ class WorkStore(Protocol):
 
     async def claim(self, function_id: str, limit: int, now_ms: int, *, is_begun: bool) -> Claim:
         """Makes up to `limit` due pieces of work this node's, oldest first: on disk when this
-        returns. No other server gets them. Work that is too old is ended instead: its record gets
-        the status `error`, and it becomes a dead letter.
+        returns. No other server gets them. Work that is too old, or whose input cannot be
+        decrypted, is ended instead: its record gets the status `error`, and it becomes a dead
+        letter.
 
         `is_begun`: where the server ends before the journal has the attempt, the attempt counts as
         interrupted all the same. Otherwise the work waits again after the next start, unless the

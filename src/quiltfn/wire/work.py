@@ -149,7 +149,12 @@ AgeSeconds = Annotated[
 ]
 Mode = Annotated[str, about("sync: wait for its end; async: queue it", "async", OneOf(MODES))]
 DeadReason = Annotated[
-    str, about("attempts: there are none left; age: it was too old to be started", "attempts")
+    str,
+    about(
+        "attempts: its policy allows no more, or its input cannot be decrypted; age: it was too "
+        "old to be started",
+        "attempts",
+    ),
 ]
 InvocationIds = Annotated[
     list[str],
