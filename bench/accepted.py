@@ -22,7 +22,7 @@ from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports.work import AcceptedWork, Input
-from quiltfn.store import SqliteStore, SqlWork
+from quiltfn.store import SqlStore, SqlWork, open_sqlite
 
 HANDLER = "echo hello"
 CALLERS, DRAINED, LONG = 32, 8000, 1_000_000
@@ -86,7 +86,7 @@ def over_http(seconds: int) -> dict[str, float]:
 async def accept_for(path: Path, callers: int, seconds: int) -> list[float]:
     """Milliseconds of each acceptance of so many callers, one after the other each."""
     took: list[float] = []
-    async with SqliteStore.open(path, node_id=NODE) as store:
+    async with open_sqlite(path, node_id=NODE) as store:
         function = await a_function(store)
         queue = SqlWork(store.database)
         end = time.monotonic() + seconds
@@ -101,7 +101,7 @@ async def accept_for(path: Path, callers: int, seconds: int) -> list[float]:
     return took
 
 
-async def a_function(store: SqliteStore) -> str:
+async def a_function(store: SqlStore) -> str:
     """The id of a function whose work is accepted; nothing of it runs."""
     found = await store.load()
     if found:
@@ -189,7 +189,7 @@ def fill(data_dir: Path, function_id: str, count: int, delay_ms: int) -> None:
     """Queues so much work of a function while its server is not running."""
 
     async def accept_all() -> None:
-        async with SqliteStore.open(data_dir, node_id=NODE) as store:
+        async with open_sqlite(data_dir, node_id=NODE) as store:
             queue = SqlWork(store.database)
             for start in range(0, count, PIECES_AT_ONCE):
                 some = [

@@ -25,11 +25,11 @@ from quiltfn.store import (
     SqlDiskSpace,
     SqlIdempotencyStore,
     SqlInputRetention,
-    SqliteStore,
     SqlOperations,
     SqlRetention,
     SqlRuntimes,
     SqlStats,
+    SqlStore,
     SqlWork,
 )
 from quiltfn.tenant_images import TenantImages
@@ -60,7 +60,7 @@ def inputs_bound(chosen: Settings) -> StorageLimit:
 
 def background_tasks(
     chosen: Settings,
-    store: SqliteStore,
+    store: SqlStore,
     tenant_images: TenantImages,
     warm_stock: WarmStock,
     stats: SqlStats,

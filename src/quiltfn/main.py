@@ -33,7 +33,7 @@ from quiltfn.ports import Clock, StockedSandboxes
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
-from quiltfn.store import SqliteStore, StoreBroken
+from quiltfn.store import StoreBroken, open_sqlite
 from quiltfn.telemetry import CannotSend
 from quiltfn.tokens import BadTokenSettings
 
@@ -64,7 +64,7 @@ async def serve(given: Inherited) -> None:
     chosen = given.settings
     clock, node = SystemClock(), Node(machine=given.machine, secrets=given.secrets)
     sandboxes = partial(launcher_sandboxes, given, clock)
-    store = SqliteStore.open(chosen.data_dir, node_id=given.machine.node_id)
+    store = open_sqlite(chosen.data_dir, node_id=given.machine.node_id)
     async with open_platform(chosen, sandboxes, store, clock, node) as platform:
         app = make_app(platform.services)
         tls = tls_context(given)

@@ -56,7 +56,6 @@ from quiltfn.store import (
     SqlClockStore,
     SqlDeliveries,
     SqlIdempotencyStore,
-    SqliteStore,
     SqlKeys,
     SqlOperations,
     SqlPolicies,
@@ -64,6 +63,7 @@ from quiltfn.store import (
     SqlRuntimes,
     SqlSchedules,
     SqlStats,
+    SqlStore,
     SqlTenantImages,
     SqlUrls,
     SqlWork,
@@ -104,7 +104,7 @@ class Node:
 class CallParts:
     """What calls run on."""
 
-    store: SqliteStore
+    store: SqlStore
     catalog: Catalog
     pools: LocalPools
     journal: SpoolJournal
@@ -118,7 +118,7 @@ class Platform:
     """A server without its socket: the services that routes call, and the parts below them."""
 
     services: Services
-    store: SqliteStore
+    store: SqlStore
     journal: SpoolJournal
     pools: LocalPools
     health: Health
@@ -130,7 +130,7 @@ class Platform:
 async def open_platform(
     settings: Settings,
     sandboxes: OpenSandboxes,
-    store: AbstractAsyncContextManager[SqliteStore],
+    store: AbstractAsyncContextManager[SqlStore],
     clock: ResumableClock,
     node: Node,
 ) -> AsyncIterator[Platform]:
@@ -191,7 +191,7 @@ async def open_platform(
 
 def _health(
     node: Node,
-    store: SqliteStore,
+    store: SqlStore,
     journal: SpoolJournal,
     chosen: Settings,
     stock: StockedSandboxes,
@@ -352,7 +352,7 @@ async def _started_access(settings: Settings, keys: SqlKeys, clock: Clock, node:
 
 
 async def _started_journal(
-    chosen: Settings, store: SqliteStore, clock: ResumableClock, stack: AsyncExitStack
+    chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
 ) -> SpoolJournal:
     """It decides about the work of the last server by trusted time, so the clock goes first."""
     clock_store = SqlClockStore(store.database)
@@ -366,7 +366,7 @@ async def _started_journal(
 
 
 async def _started_idempotency(
-    chosen: Settings, store: SqliteStore, clock: Clock, stack: AsyncExitStack
+    chosen: Settings, store: SqlStore, clock: Clock, stack: AsyncExitStack
 ) -> Idempotency:
     bound = StorageLimit(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
     answers = SqlIdempotencyStore(store.database, bound)
@@ -376,9 +376,7 @@ async def _started_idempotency(
     return idempotency
 
 
-async def restored_work(
-    chosen: Settings, store: SqliteStore, node: Node
-) -> tuple[SqlWork, Policies]:
+async def restored_work(chosen: Settings, store: SqlStore, node: Node) -> tuple[SqlWork, Policies]:
     """The queue of accepted work, and what functions say of theirs. Raises `CannotServe` for a key
     that does not open its inputs.
     """
@@ -445,7 +443,7 @@ def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
 
 
 async def restored_tenant_images(
-    chosen: Settings, store: SqliteStore, clock: Clock, admission: Admission
+    chosen: Settings, store: SqlStore, clock: Clock, admission: Admission
 ) -> TenantImages:
     """Which tenant has which images, as stored."""
     images = ImageDirectory(chosen.data_dir / "images", clock, image_limits(chosen))
@@ -464,7 +462,7 @@ async def restored_tenant_images(
 async def restored_runtimes(
     chosen: Settings,
     machine: HostFacts,
-    store: SqliteStore,
+    store: SqlStore,
     tenant_images: TenantImages,
     clock: Clock,
 ) -> Runtimes:

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from quiltfn.store.sql import for_psycopg, statements
+
 STORE = Path(__file__).resolve().parents[2] / "src" / "quiltfn" / "store"
 MIGRATIONS = sorted((STORE / "migrations" / "versions").glob("r*.py"))
 # What handles the SQLite file itself: opening, checking and copying it, its header, its free pages.
 FILE_HANDLING = {
     "check.py",
     "consistency.py",
-    "database.py",
     "disk_reserve.py",
     "snapshot.py",
+    "sqlite.py",
     "sqlite_header.py",
     "vacuum.py",
 }
 QUERIES = sorted(
     path
     for path in (*STORE.glob("*.py"), *STORE.glob("*.sql"))
-    if path.name != "sqlite.sql" and path.name not in FILE_HANDLING
+    if path.name not in ("sqlite.sql", "postgresql.sql") and path.name not in FILE_HANDLING
 )
 # What SQLite alone knows, or says in a way of its own.
 SQLITE_ALONE = re.compile(
@@ -65,3 +67,19 @@ def test_a_migration_imports_nothing_that_may_change_later(path: Path) -> None:
             assert not (node.module or "").startswith("quiltfn"), path.name
         elif isinstance(node, ast.Import):
             assert not any(alias.name.startswith("quiltfn") for alias in node.names), path.name
+
+
+def test_both_databases_have_the_same_statements() -> None:
+    """Parts of one stream of a record are read by a file handle with SQLite, by SQL otherwise."""
+    one, other = statements("sqlite").keys(), statements("postgresql").keys()
+    assert one - other == {"rowid_of_invocation"}
+    assert other - one == {"output_sizes", "part_of_stdout", "part_of_stderr"}
+
+
+def test_placeholders_are_translated_for_psycopg() -> None:
+    assert for_psycopg("-- one: is it? :so\nSELECT a::text % ?, :b_c FROM t;") == (
+        "SELECT a::text %% %s, %(b_c)s FROM t;"
+    )
+    for name, statement in statements("postgresql").items():
+        assert "?" not in statement, name
+        assert not re.search(r"(?<!:):[a-z]", statement), name

@@ -108,7 +108,7 @@ MAY_KNOW: dict[str, set[str]] = {
 # Rooms whose process must stay small or privileged: nothing but the standard library there.
 STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator", "host_findings"}
 LIBRARIES = {"msgspec", "structlog", "httptools", "uvloop", "sqlalchemy", "alembic"}
-LIBRARIES |= {"cronsim", "httpcore", "httpx", "rich", "watchfiles"}
+LIBRARIES |= {"cronsim", "httpcore", "httpx", "rich", "watchfiles", "psycopg"}
 
 TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
 READS_ENVIRONMENT_WITH_REASON = {
@@ -241,7 +241,7 @@ def test_the_import_rule_can_fail(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text(
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from quiltfn.store import SqliteStore\n"
+        "if TYPE_CHECKING:\n    from quiltfn.store import SqlStore\n"
         "def late():\n    import quiltfn.api.app\n"
     )
     assert rooms_known(bad) - MAY_KNOW["model"] == {"store", "api"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import postgresql
 from contract.sandboxes import Kind, fake_kind, launcher, real_kind, why_not_real
 from contract.stores import (
     SHARED_STORES,
@@ -15,27 +16,29 @@ from contract.stores import (
     a_stored_function,
 )
 from quiltfn.model.function import Function
-from quiltfn.store import SqliteStore
+from quiltfn.store import SqlStore
 
 
 @pytest.fixture(params=STORES)
-def open_store(request: pytest.FixtureRequest) -> StoreOpener:
-    return STORES[request.param]
+def open_store(request: pytest.FixtureRequest) -> Iterator[StoreOpener]:
+    yield STORES[request.param]
+    postgresql.drop_databases()
 
 
 @pytest.fixture(params=SHARED_STORES)
-def open_shared(request: pytest.FixtureRequest) -> SharedStoreOpener:
-    return SHARED_STORES[request.param]
+def open_shared(request: pytest.FixtureRequest) -> Iterator[SharedStoreOpener]:
+    yield SHARED_STORES[request.param]
+    postgresql.drop_databases()
 
 
 @pytest.fixture
-async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqlStore]:
     async with open_store(tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
-async def function(store: SqliteStore) -> Function:
+async def function(store: SqlStore) -> Function:
     return await a_stored_function(store)
 
 

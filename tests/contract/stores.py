@@ -11,32 +11,66 @@ from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
+import pytest
 from msgspec.structs import replace
 
+import postgresql
 from manual_clock import ManualClock
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.operation import Operation
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.store import SpoolJournal, SqliteStore, nodes
+from quiltfn.store import SpoolJournal, SqlStore, database, nodes, open_sqlite, postgres_connection
+from quiltfn.store.postgresql import open_postgresql
+
+
+@contextlib.asynccontextmanager
+async def on_postgresql(path: Path, **options: Any) -> AsyncIterator[SqlStore]:
+    """The store in the database that belongs to a directory, which a first opening makes."""
+    url = url_of(path)
+    async with open_postgresql(url, path, **options) as store:
+        yield store
+
+
+def url_of(path: Path) -> str:
+    """The URL of the database that belongs to a directory, in a file there for other processes."""
+    noted = path / "postgresql.url"
+    if not noted.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        noted.write_text(postgresql.database_of(path, with_schema))
+    return noted.read_text()
+
+
+def with_schema(url: str) -> None:
+    """Makes the schema in an empty database."""
+    made = postgres_connection.engine(url)
+    with made.connect() as connection:
+        database.migrate(connection)
+
 
 # One entry per implementation of the ports; each opens what is in a directory, again and again.
-StoreOpener = Callable[[Path], AbstractAsyncContextManager[SqliteStore]]
+StoreOpener = Callable[[Path], AbstractAsyncContextManager[SqlStore]]
 STORES: dict[str, StoreOpener] = {
-    "sqlite": lambda path: SqliteStore.open(path, busy_timeout_s=0.3),
+    "sqlite": lambda path: open_sqlite(path, busy_timeout_s=0.3),
+    "postgresql": lambda path: on_postgresql(path, busy_timeout_s=0.3),
 }
 
 
+# For a test of what SQLite alone has: its file, its plans, its locks.
+OF_SQLITE = pytest.mark.parametrize("open_store", ["sqlite"], indirect=True)
+
 # Likewise for several servers that share a store; the second argument is the node's name.
-SharedStoreOpener = Callable[[Path, str], AbstractAsyncContextManager[SqliteStore]]
+SharedStoreOpener = Callable[[Path, str], AbstractAsyncContextManager[SqlStore]]
 SHARED_STORES: dict[str, SharedStoreOpener] = {
-    "sqlite": lambda path, node_id: SqliteStore.open(path, alone=False, node_id=node_id),
+    "sqlite": lambda path, node_id: open_sqlite(path, alone=False, node_id=node_id),
+    "postgresql": lambda path, node_id: on_postgresql(path, alone=False, node_id=node_id),
 }
 
 
 @contextlib.asynccontextmanager
 async def opened_journal(
-    store: SqliteStore, path: Path, **options: Any
+    store: SqlStore, path: Path, **options: Any
 ) -> AsyncIterator[SpoolJournal]:
     """A started journal; closed at the end, whatever state it is in."""
     journal = SpoolJournal(store.database, path, ManualClock(), **options)
@@ -47,9 +81,9 @@ async def opened_journal(
         await journal.aclose()
 
 
-async def restart(store: SqliteStore) -> None:
+async def restart(store: SqlStore) -> None:
     """As if the server had been started again, without closing the store: a new boot."""
-    database = store.database
+    database: Any = store.database
     boot = database.boot._replace(epoch=database.boot.epoch + 1)
     await database.write(lambda connection: nodes.register(connection, boot))
     database._boot = boot
@@ -98,7 +132,7 @@ def a_version(function: Function, number: int = 1, **spec: Any) -> Version:
     )
 
 
-async def a_stored_function(store: SqliteStore, **changes: Any) -> Function:
+async def a_stored_function(store: SqlStore, **changes: Any) -> Function:
     function = a_function(**changes)
     await store.create(function, a_version(function))
     return function
@@ -148,16 +182,29 @@ def child_environment() -> dict[str, str]:
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
-    """What is in the SQLite file of a data directory."""
+    """What is in the database of a data directory."""
+    if is_on_postgresql(path):
+        with psycopg.connect(url_of(path)) as driver:
+            return driver.execute(query.encode()).fetchall()
     with closing(sqlite3.connect(path / "quiltfn.db")) as connection:
         return connection.execute(query).fetchall()
 
 
 def change(path: Path, *statements: str) -> None:
-    """Changes the SQLite file of a data directory behind everybody's back."""
+    """Changes the database of a data directory behind everybody's back."""
+    if is_on_postgresql(path):
+        with psycopg.connect(url_of(path)) as driver:
+            for statement in statements:
+                driver.execute(statement.encode())
+        return
     with closing(sqlite3.connect(path / "quiltfn.db")) as connection, connection:
         for statement in statements:
             connection.execute(statement)
+
+
+def is_on_postgresql(path: Path) -> bool:
+    """Whether its store is one of `on_postgresql`."""
+    return (path / "postgresql.url").exists()
 
 
 async def eventually(true: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:

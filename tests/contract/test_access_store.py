@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, insert, pool, text
 
 from contract.stores import (
+    OF_SQLITE,
     StoreOpener,
     a_function,
     a_version,
@@ -37,13 +38,14 @@ from quiltfn.model.runtime import SHARED, SHELL
 from quiltfn.ports import Audit, AuditQuery, Keys, Operations
 from quiltfn.store import (
     SqlAudit,
-    SqliteStore,
     SqlKeys,
     SqlOperations,
     SqlRuntimes,
+    SqlStore,
     SqlTenantImages,
     batches,
     migrations,
+    open_sqlite,
     tables,
 )
 from quiltfn.store import audit as audit_module
@@ -114,7 +116,7 @@ async def test_keys_come_back_after_a_restart_oldest_first(
 
 
 async def test_every_change_of_a_key_and_nothing_else_changes_the_revision(
-    store: SqliteStore,
+    store: SqlStore,
 ) -> None:
     keys: Keys = SqlKeys(store.database)
     key = a_key()
@@ -141,10 +143,10 @@ VISITOR = """
 import asyncio, pathlib, sys
 import msgspec
 from quiltfn.model.access import Key
-from quiltfn.store import SqliteStore, SqlKeys
+from quiltfn.store import SqlStore, open_sqlite, SqlKeys
 async def main():
     key = msgspec.json.decode(sys.argv[2], type=Key)
-    async with SqliteStore.open(pathlib.Path(sys.argv[1]), alone=False) as store:
+    async with open_sqlite(pathlib.Path(sys.argv[1]), alone=False) as store:
         await SqlKeys(store.database).add(key)
         print("added", flush=True)
         sys.stdin.readline()
@@ -174,8 +176,9 @@ async def said(process: Process) -> bytes:
     return await process.stdout.readline()
 
 
+@OF_SQLITE
 async def test_a_server_sees_at_once_what_a_tool_does_to_the_keys(
-    store: SqliteStore, tmp_path: Path
+    store: SqlStore, tmp_path: Path
 ) -> None:
     """`quiltfn keys create` and `revoke` beside a running server, whose reader has read before."""
     keys, key = SqlKeys(store.database), a_key()
@@ -193,11 +196,12 @@ async def test_a_server_sees_at_once_what_a_tool_does_to_the_keys(
     assert len({at_first, after_adding, after_revoking}) == 3
 
 
+@OF_SQLITE
 async def test_of_keys_that_are_made_at_once_one_is_the_first(
-    store: SqliteStore, tmp_path: Path
+    store: SqlStore, tmp_path: Path
 ) -> None:
     # Two people follow the installation guide on one machine in the same minute.
-    async with SqliteStore.open(tmp_path, alone=False) as beside:
+    async with open_sqlite(tmp_path, alone=False) as beside:
         stores = (store, beside) * 4
         made = await asyncio.gather(
             *(make_key(SqlKeys(one.database), ManualClock(), "t", None, None) for one in stores)
@@ -208,7 +212,7 @@ async def test_of_keys_that_are_made_at_once_one_is_the_first(
     assert {key.id: key.scope for key in kept} == {key.id: key.scope for key, _ in made}
 
 
-async def test_only_the_first_key_ever_gets_the_scope_of_the_first(store: SqliteStore) -> None:
+async def test_only_the_first_key_ever_gets_the_scope_of_the_first(store: SqlStore) -> None:
     keys: Keys = SqlKeys(store.database)
     asked, first, later = a_key(scope=Scope.READ), a_key(), a_key()
     assert await keys.add(asked) == asked
@@ -246,7 +250,7 @@ async def test_the_trail_is_read_in_pages_newest_first(
     assert (list(whole.items), whole.next_cursor) == (found, None)
 
 
-async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqliteStore) -> None:
+async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqlStore) -> None:
     audit: Audit = SqlAudit(store.database)
     mine, other, newest = (
         an_entry(id=one, tenant_id=tenant)
@@ -269,7 +273,7 @@ async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqliteSt
         await audit.query(AuditQuery(tenant_id="default", limit=10, cursor="x" * 48))
 
 
-async def test_filters_of_the_trail_hold_together(store: SqliteStore) -> None:
+async def test_filters_of_the_trail_hold_together(store: SqlStore) -> None:
     audit = SqlAudit(store.database)
     made = [
         an_entry(id=f"{first_id(NOW + number)}-7000-8000-000000000000", **changes)
@@ -299,7 +303,7 @@ async def test_filters_of_the_trail_hold_together(store: SqliteStore) -> None:
 
 
 async def test_a_filter_that_few_entries_pass_ends_a_page_early_and_loses_none(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = SqlAudit(store.database)
     made = [an_entry(id=one, object_id="f" if n % 7 == 0 else "g") for n, one in enumerate(ids(20))]
@@ -320,7 +324,7 @@ async def test_a_filter_that_few_entries_pass_ends_a_page_early_and_loses_none(
 
 
 async def test_old_entries_are_removed_in_steps(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = SqlAudit(store.database)
     made = [an_entry(id=one, at=NOW + number) for number, one in enumerate(ids(8))]
@@ -393,6 +397,7 @@ def insert_old_function(connection: Connection, function: Function) -> None:
     connection.execute(text(f"INSERT INTO function ({columns}) VALUES ({places})"), row)
 
 
+@OF_SQLITE
 async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
@@ -418,6 +423,7 @@ async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
         ]
 
 
+@OF_SQLITE
 async def test_a_database_of_the_first_revision_is_upgraded_and_keeps_its_functions(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from sqlalchemy import create_engine, pool
 
 from contract.stores import (
+    STORES,
     StoreOpener,
     a_call,
     a_stored_function,
@@ -30,15 +32,22 @@ from manual_clock import ManualClock
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import (
     SpoolJournal,
-    SqliteStore,
+    SqlStore,
     StoreBroken,
-    database,
     migrations,
+    open_sqlite,
+    sqlite,
     sqlite_header,
 )
 from quiltfn.store.directory import DataDirectory
 
 NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "journal-b.spool")
+
+
+@pytest.fixture
+def open_store() -> StoreOpener:
+    """All of this is of SQLite's file."""
+    return STORES["sqlite"]
 
 
 def killed(path: Path, target: Path) -> Path:
@@ -65,14 +74,16 @@ async def names(open_store: StoreOpener, path: Path) -> set[str]:
         return {stored.function.name for stored in await store.load()}
 
 
-async def fold(store: SqliteStore) -> None:
+async def fold(store: SqlStore) -> None:
     """The log into the database, so that the next write begins the log anew."""
 
+    database: Any = store.database
+
     def work() -> None:
-        store.database._driver().execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        database._driver().execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     loop = asyncio.get_running_loop()
-    await loop.run_in_executor(store.database._writer_thread, work)
+    await loop.run_in_executor(database._writer_thread, work)
 
 
 async def test_a_copy_laid_over_what_a_kill_left_is_refused_and_the_right_restore_is_not(
@@ -295,7 +306,7 @@ async def test_nothing_is_acknowledged_that_is_written_to_a_removed_log(
 async def test_a_large_database_is_looked_through_after_a_kill(
     open_store: StoreOpener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
 ) -> None:
-    monkeypatch.setattr(database, "CHECK_ALL_BELOW_BYTES", 0)
+    monkeypatch.setattr(sqlite, "CHECK_ALL_BELOW_BYTES", 0)
     async with open_store(tmp_path / "data") as store:
         function = await a_stored_function(store)
         assert store.condition() == (True, "nothing is known to be missing")
@@ -345,7 +356,7 @@ async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) 
     path = tmp_path / "quiltfn.db"
     before = of_the_schema_before(path)
     (tmp_path / "quiltfn.db.before-0000").write_bytes(b"")
-    async with SqliteStore.open(tmp_path) as store:
+    async with open_sqlite(tmp_path) as store:
         await a_stored_function(store)
         assert "before-" in store.condition()[1]
     (copy,) = copies(tmp_path)
@@ -355,7 +366,7 @@ async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) 
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (before,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     copy.replace(path)  # the way back, and forth again
-    assert await names(SqliteStore.open, tmp_path) == set()
+    assert await names(open_sqlite, tmp_path) == set()
 
 
 async def test_a_copy_that_there_is_no_room_for_leaves_nothing_and_changes_nothing(
@@ -369,12 +380,12 @@ async def test_a_copy_that_there_is_no_room_for_leaves_nothing_and_changes_nothi
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, limits[1]))
     try:
         with pytest.raises((StoreBroken, StoreUnavailable)):
-            await names(SqliteStore.open, tmp_path)
+            await names(open_sqlite, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, on_signal)
     assert copies(tmp_path) == []
-    assert await names(SqliteStore.open, tmp_path) == set()
+    assert await names(open_sqlite, tmp_path) == set()
 
 
 def test_a_log_that_is_a_hole_holds_nothing(tmp_path: Path) -> None:
@@ -396,7 +407,7 @@ def test_the_count_of_transactions_begins_again_after_the_last_number() -> None:
 CRASH = """
 import asyncio, os, pathlib, signal, sys
 from contract.stores import a_stored_function
-from quiltfn.store import SqliteStore
+from quiltfn.store import SqlStore, open_sqlite
 from quiltfn.store.directory import DataDirectory
 mark, count = DataDirectory.mark, int(sys.argv[2])
 def marking(self, *arguments):
@@ -407,7 +418,7 @@ def marking(self, *arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 DataDirectory.mark = marking
 async def main():
-    async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:
+    async with open_sqlite(pathlib.Path(sys.argv[1])) as store:
         pass
 asyncio.run(main())
 """

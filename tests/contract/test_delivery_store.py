@@ -13,22 +13,22 @@ from quiltfn.model.errors import CapacityFull, NotFound
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import WorkOutcome
 from quiltfn.model.retention import StorageLimit
-from quiltfn.store import SpoolJournal, SqlDeliveries, SqliteStore, SqlWork
+from quiltfn.store import SpoolJournal, SqlDeliveries, SqlStore, SqlWork
 
 
 @pytest.fixture
-async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
     async with opened_journal(store, tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
-def queue(store: SqliteStore) -> SqlWork:
+def queue(store: SqlStore) -> SqlWork:
     return SqlWork(store.database)
 
 
 @pytest.fixture
-def deliveries(store: SqliteStore, queue: SqlWork) -> SqlDeliveries:
+def deliveries(store: SqlStore, queue: SqlWork) -> SqlDeliveries:
     return SqlDeliveries(store.database, queue)
 
 
@@ -56,7 +56,7 @@ async def test_the_commit_of_a_record_makes_its_delivery_once(
 
 
 async def test_a_claimed_one_is_nobody_elses_until_the_next_start(
-    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function, store: SqliteStore
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function, store: SqlStore
 ) -> None:
     await ended(journal, function, destination_id=an_id())
     assert await deliveries.claim(function.id, 10, 0) == []
@@ -95,7 +95,7 @@ async def test_a_function_gets_it_in_the_step_in_which_it_is_delivered(
     queue: SqlWork,
     journal: SpoolJournal,
     function: Function,
-    store: SqliteStore,
+    store: SqlStore,
 ) -> None:
     target = await a_stored_function(store)
     parent = await ended(journal, function, destination_id=an_id())
@@ -155,7 +155,7 @@ async def test_a_failed_one_is_tried_again_on_request(
 
 
 async def test_nothing_is_sent_for_a_deleted_function_and_nothing_is_left(
-    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function, store: SqliteStore
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function, store: SqlStore
 ) -> None:
     await ended(journal, function, destination_id=an_id())
     await store.delete(function.id)
@@ -169,7 +169,7 @@ async def test_what_has_ended_goes_by_age_and_what_is_too_much_goes_oldest_first
     queue: SqlWork,
     journal: SpoolJournal,
     function: Function,
-    store: SqliteStore,
+    store: SqlStore,
 ) -> None:
     made = ids(4)
     for one in made:

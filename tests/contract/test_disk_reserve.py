@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import (
+    STORES,
     StoreOpener,
     a_call,
     a_function,
@@ -35,9 +36,9 @@ from quiltfn.store import (
     SpoolJournal,
     SqlDiskSpace,
     SqlIdempotencyStore,
-    SqliteStore,
     SqlOperations,
     SqlRetention,
+    SqlStore,
     disk_reserve,
     vacuum,
 )
@@ -49,13 +50,19 @@ LATER = 4_000_000_000
 
 
 @pytest.fixture
-async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+def open_store() -> StoreOpener:
+    """All of this is of SQLite's file."""
+    return STORES["sqlite"]
+
+
+@pytest.fixture
+async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
     async with opened_journal(store, tmp_path) as opened:
         yield opened
 
 
 async def filled_and_pruned(
-    store: SqliteStore, journal: SpoolJournal, function: Function, megabytes: int
+    store: SqlStore, journal: SpoolJournal, function: Function, megabytes: int
 ) -> None:
     for one in ids(megabytes):
         journal.closed(done(a_call(function, invocation_id=one), stdout="x" * 1_000_000))  # type: ignore[arg-type]
@@ -73,7 +80,7 @@ def size(path: Path) -> int:
 
 
 async def test_what_is_freed_is_given_back_in_steps_but_for_some(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     await filled_and_pruned(store, journal, function, 40)
     before, steps = size(tmp_path), 0
@@ -138,7 +145,7 @@ def test_a_link_is_not_followed_to_be_emptied(tmp_path: Path) -> None:
 
 
 async def test_once_the_reserve_is_spent_only_what_frees_room_is_taken(
-    store: SqliteStore, journal: SpoolJournal, function: Function
+    store: SqlStore, journal: SpoolJournal, function: Function
 ) -> None:
     store.database.reserve.is_spent = True
     running, new = a_call(function), a_function()
@@ -155,7 +162,7 @@ async def test_once_the_reserve_is_spent_only_what_frees_room_is_taken(
 
 
 async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
-    store: SqliteStore, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored, fresh, ended = (a_call(function) for _ in range(3))
     async with opened_journal(store, tmp_path) as journal:
@@ -229,7 +236,7 @@ def test_a_damaged_database_on_a_full_disk_is_not_taken_for_a_full_disk(
 
 
 async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_operations(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They show as ended at once, and are stored when the disk has room."""
     request = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
@@ -267,6 +274,6 @@ async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_opera
     assert await stored[0].reserve(fresh, LATER) == StoredResponse(body_digest="d")
 
 
-async def refilled(store: SqliteStore, patch: pytest.MonkeyPatch, *, is_there: bool) -> bool:
+async def refilled(store: SqlStore, patch: pytest.MonkeyPatch, *, is_there: bool) -> bool:
     patch.setattr(store.database.reserve, "refill", lambda: is_there)
     return await store.database.refill_reserve()

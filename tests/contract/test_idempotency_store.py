@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from contract.stores import StoreOpener, child_environment, restart
+from contract.stores import OF_SQLITE, StoreOpener, child_environment, restart
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.ports import IdempotencyStore
-from quiltfn.store import SqlIdempotencyStore, SqliteStore, StoreBroken, batches
+from quiltfn.store import SqlIdempotencyStore, SqlStore, StoreBroken, batches, open_sqlite
 from quiltfn.store.database import Work
 
 NOW = 1_760_000_000
@@ -42,7 +42,7 @@ async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(
 
 
 async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
-    store: SqliteStore,
+    store: SqlStore,
 ) -> None:
     answers: IdempotencyStore = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW)
@@ -56,12 +56,13 @@ async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
     assert kept.body == b"first"
 
 
+@OF_SQLITE
 async def test_of_many_who_want_one_slot_at_once_one_gets_it(
-    store: SqliteStore, tmp_path: Path
+    store: SqlStore, tmp_path: Path
 ) -> None:
     async with (
-        SqliteStore.open(tmp_path, alone=False, node_id="one") as one,
-        SqliteStore.open(tmp_path, alone=False, node_id="two") as two,
+        open_sqlite(tmp_path, alone=False, node_id="one") as one,
+        open_sqlite(tmp_path, alone=False, node_id="two") as two,
     ):
         wanted = [
             SqlIdempotencyStore(each.database).reserve(REQUEST, NOW)
@@ -80,9 +81,9 @@ DYING = """
 import asyncio, os, pathlib, signal, sys
 import msgspec
 from quiltfn.model.idempotency import IdempotentRequest
-from quiltfn.store import SqlIdempotencyStore, SqliteStore
+from quiltfn.store import SqlIdempotencyStore, SqlStore, open_sqlite
 async def main():
-    async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:
+    async with open_sqlite(pathlib.Path(sys.argv[1])) as store:
         request = msgspec.json.decode(sys.argv[2], type=IdempotentRequest)
         answers, headers = SqlIdempotencyStore(store.database), {"x-invocation-id": "one"}
         assert await answers.reserve(request, int(sys.argv[3]), headers=headers) is None
@@ -91,6 +92,7 @@ asyncio.run(main())
 """
 
 
+@OF_SQLITE
 async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
@@ -120,7 +122,7 @@ async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
         assert await answers.reserve(old, NOW) is None
 
 
-async def test_a_call_that_runs_keeps_its_slot_however_old_it_is(store: SqliteStore) -> None:
+async def test_a_call_that_runs_keeps_its_slot_however_old_it_is(store: SqlStore) -> None:
     answers = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW)
     assert await answers.reserve(REQUEST, NOW + 2 * DAY_S) == StoredResponse(body_digest="d1")
@@ -130,7 +132,7 @@ async def test_a_call_that_runs_keeps_its_slot_however_old_it_is(store: SqliteSt
     assert await answers.prune(NOW + 2 * DAY_S) == 1
 
 
-async def test_an_answer_is_as_old_as_its_stamp_says(store: SqliteStore) -> None:
+async def test_an_answer_is_as_old_as_its_stamp_says(store: SqlStore) -> None:
     answers = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW, made_at=NOW + 100)
     await answers.complete(REQUEST, 200, {}, b"")
@@ -138,11 +140,12 @@ async def test_an_answer_is_as_old_as_its_stamp_says(store: SqliteStore) -> None
     assert await answers.reserve(REQUEST, NOW + DAY_S + 100) is None
 
 
+@OF_SQLITE
 async def test_a_tool_does_not_end_the_calls_of_a_running_server(
-    store: SqliteStore, tmp_path: Path
+    store: SqlStore, tmp_path: Path
 ) -> None:
     await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW)
-    async with SqliteStore.open(tmp_path, alone=False) as tool:
+    async with open_sqlite(tmp_path, alone=False) as tool:
         with pytest.raises(StoreBroken, match="Only a server"):
             await SqlIdempotencyStore(tool.database).start(INTERRUPTED)
     assert await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW) == StoredResponse(
@@ -150,7 +153,7 @@ async def test_a_tool_does_not_end_the_calls_of_a_running_server(
     )
 
 
-async def test_a_slot_is_good_for_24_hours(store: SqliteStore) -> None:
+async def test_a_slot_is_good_for_24_hours(store: SqlStore) -> None:
     answers = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW)
     await answers.complete(REQUEST, 200, {}, b"first")
@@ -164,7 +167,7 @@ async def test_a_slot_is_good_for_24_hours(store: SqliteStore) -> None:
 
 
 async def test_answers_are_pruned_after_24_hours_in_steps(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = SqlIdempotencyStore(store.database)
     for number in range(7):

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, pool, text
 
 from contract.stores import (
+    OF_SQLITE,
     StoreOpener,
     a_call,
     a_function,
@@ -36,7 +37,7 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.timeline import Timeline
 from quiltfn.ports import FunctionCounters, InvocationQuery
-from quiltfn.store import SpoolJournal, SqliteStore, StoreBroken, migrations, records, tables
+from quiltfn.store import SpoolJournal, SqlStore, StoreBroken, migrations, records, tables
 from quiltfn.store.directory import SPOOLS
 from quiltfn.store.journal import COMMIT_AT_BYTES
 from quiltfn.store.spool import to_line
@@ -45,12 +46,12 @@ NEVER_S = 3600.0
 
 
 @pytest.fixture
-async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
     async with opened_journal(store, tmp_path, retry_after_s=0.05) as opened:
         yield opened
 
 
-async def counters_of(store: SqliteStore, function: Function) -> FunctionCounters:
+async def counters_of(store: SqlStore, function: Function) -> FunctionCounters:
     return next(one.counters for one in await store.load() if one.function.id == function.id)
 
 
@@ -93,7 +94,7 @@ async def test_what_a_record_says_of_accepted_work_is_stored(
 
 
 async def test_an_older_attempt_does_not_replace_a_newer_one(
-    store: SqliteStore, function: Function, tmp_path: Path
+    store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     """A spool that comes back after a power cut holds the first attempt, long after its retry."""
     first = a_call(function)
@@ -105,6 +106,7 @@ async def test_an_older_attempt_does_not_replace_a_newer_one(
             assert await journal.get(function.id, first.invocation_id) == second
 
 
+@OF_SQLITE
 async def test_records_of_the_schema_before_are_read_and_what_ran_is_ended(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ def insert_row(connection: Connection, table: str, row: dict[str, Any]) -> None:
     connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
 
 
+@OF_SQLITE
 async def test_output_that_was_stored_as_text_reads_the_same(
     journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
@@ -165,7 +168,7 @@ async def test_output_that_was_stored_as_text_reads_the_same(
 
 @pytest.mark.parametrize("size", [5 << 20, 100])
 async def test_large_output_does_not_wait_for_the_timer_of_the_commit(
-    store: SqliteStore, function: Function, tmp_path: Path, size: int
+    store: SqlStore, function: Function, tmp_path: Path, size: int
 ) -> None:
     """Not as the first, nor where it comes while a commit is under way; what is small waits."""
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
@@ -219,7 +222,7 @@ async def test_what_writing_a_record_taught_of_it_is_kept_with_it(
 
 
 async def test_a_kill_right_after_the_end_keeps_the_timeline_that_was_written(
-    store: SqliteStore, function: Function, tmp_path: Path
+    store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     end = replace(done(a_call(function)), timeline=Timeline(ColdStartReason.FIRST, 1, 2, 3, 4, 5))
     before = done(a_call(function))  # as it was written by a server that kept none
@@ -252,8 +255,9 @@ async def test_new_records_are_kept_many_at_a_time_and_not_asked_about(
     assert (await journal.query(query)).items == newest_first
 
 
+@OF_SQLITE
 async def test_a_commit_of_many_records_takes_few_statements_and_no_file_of_its_own(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     calls = [done(a_call(function, invocation_id=one)) for one in ids(1000)]
 
@@ -285,7 +289,7 @@ async def test_a_record_is_found_under_its_own_function_only(
 
 
 async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     journal.closed(done(a_call(function)))
 
@@ -301,7 +305,7 @@ async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
 
 
 async def test_every_end_is_counted_once(
-    store: SqliteStore, journal: SpoolJournal, function: Function
+    store: SqlStore, journal: SpoolJournal, function: Function
 ) -> None:
     calls = [a_call(function, started_at=1_760_000_000 + n) for n in range(6)]
     for call in calls[:3]:
@@ -329,8 +333,9 @@ async def test_a_final_record_never_changes(journal: SpoolJournal, function: Fun
         assert await journal.get(function.id, call.invocation_id) == end
 
 
+@OF_SQLITE
 async def test_late_records_of_a_deleted_function_bring_nothing_back(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     early, late = a_call(function), a_call(function)
     journal.opened(early)
@@ -440,7 +445,8 @@ async def test_a_broken_cursor_is_refused(journal: SpoolJournal, cursor: str) ->
         await journal.query(InvocationQuery(function_id="f", limit=1, cursor=cursor))
 
 
-async def test_a_list_is_read_from_the_index_alone(store: SqliteStore) -> None:
+@OF_SQLITE
+async def test_a_list_is_read_from_the_index_alone(store: SqlStore) -> None:
     plan = await store.database.read(
         lambda c: c.exec_driver_sql(
             "EXPLAIN QUERY PLAN SELECT * FROM invocation WHERE function_id = 'f' "
@@ -455,8 +461,9 @@ async def test_a_list_is_read_from_the_index_alone(store: SqliteStore) -> None:
 # When it cannot be written -------------------------------------------------------------------
 
 
+@OF_SQLITE
 async def test_nothing_is_lost_while_another_process_holds_the_lock(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -486,8 +493,9 @@ async def test_nothing_is_lost_while_another_process_holds_the_lock(
     assert sizes(tmp_path) == [0, 0]
 
 
+@OF_SQLITE
 async def test_a_full_disk_refuses_new_calls_and_keeps_the_ends_of_running_ones(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     running = a_call(function)
     journal.opened(running)
@@ -535,7 +543,7 @@ async def test_a_journal_that_cannot_commit_stops_taking_calls_in_the_end(
 
 
 async def test_a_closed_journal_refuses(
-    store: SqliteStore, function: Function, tmp_path: Path
+    store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     async with opened_journal(store, tmp_path) as journal:
         pass
@@ -547,7 +555,7 @@ async def test_a_closed_journal_refuses(
 
 
 async def test_a_start_ends_what_the_last_server_left_open(
-    store: SqliteStore, function: Function, tmp_path: Path
+    store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     stored, fresh, ended = (a_call(function) for _ in range(3))
     async with opened_journal(store, tmp_path) as journal:
@@ -572,7 +580,7 @@ async def test_a_start_ends_what_the_last_server_left_open(
 
 
 async def test_a_segment_that_comes_back_after_a_power_cut_changes_nothing(
-    store: SqliteStore, function: Function, tmp_path: Path
+    store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     gone = await a_stored_function(store)
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
@@ -595,7 +603,7 @@ async def test_a_segment_that_comes_back_after_a_power_cut_changes_nothing(
 
 
 async def test_a_damaged_segment_is_refused_and_left_as_it_is(
-    store: SqliteStore, function: Function, tmp_path: Path
+    store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     content = bytearray(b"".join(to_line(a_call(function)) for _ in range(3)))
     content[len(content) // 2] ^= 1

@@ -23,7 +23,7 @@ from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.stats import DAY_S
 from quiltfn.ports import InvocationQuery
-from quiltfn.store import SqliteStore, SqlStats
+from quiltfn.store import SqlStats, open_sqlite
 from quiltfn.store.spool import Spool
 
 ROUNDS = 12
@@ -35,7 +35,7 @@ async def write_for_ever(path: Path, lazy: bool) -> None:
     if lazy:
         make_lazy()
     pick = random.Random()
-    async with SqliteStore.open(path) as store, opened_journal(store, path) as journal:
+    async with open_sqlite(path) as store, opened_journal(store, path) as journal:
         (stored, *_) = await store.load()
         running: list[Invocation] = []
         print("ready", flush=True)
@@ -92,7 +92,7 @@ async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[s
 
 async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
     """Every record of the function after a restart, and the counters held against them."""
-    async with SqliteStore.open(path) as store, opened_journal(store, path) as journal:
+    async with open_sqlite(path) as store, opened_journal(store, path) as journal:
         found: dict[str, Invocation] = {}
         cursor = None
         while True:
@@ -130,7 +130,7 @@ def lost(acknowledged: dict[str, str], found: dict[str, Invocation]) -> list[str
 
 @pytest.fixture
 async def function(tmp_path: Path) -> Function:
-    async with SqliteStore.open(tmp_path) as store:
+    async with open_sqlite(tmp_path) as store:
         return await a_stored_function(store)
 
 

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from contract.stores import a_call, a_stored_function, done, ids, opened_journal
+from contract.stores import OF_SQLITE, a_call, a_stored_function, done, ids, opened_journal
 from quiltfn.model.cursors import first_id
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.ports import InvocationQuery
-from quiltfn.store import SpoolJournal, SqliteStore, record_list
-from quiltfn.store.sql import SQL
+from quiltfn.store import SpoolJournal, SqlStore, record_list
+from quiltfn.store.sql import statements
 
 NEVER_S = 3600.0
 TENANT = "default"
 
 
 @pytest.fixture
-async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
     async with opened_journal(store, tmp_path, retry_after_s=0.05) as opened:
         opened._commit_after_s = NEVER_S
         yield opened
@@ -55,7 +55,7 @@ async def kept(journal: SpoolJournal, records: list[Invocation]) -> None:
 @pytest.mark.parametrize("stored", [0, 5, 12])
 @pytest.mark.parametrize("limit", [1, 4, 50])
 async def test_calls_of_all_functions_are_listed_whatever_is_stored_yet(
-    store: SqliteStore, journal: SpoolJournal, stored: int, limit: int
+    store: SqlStore, journal: SpoolJournal, stored: int, limit: int
 ) -> None:
     """Calls that have an end and calls that have none come from two indexes, in one order."""
     functions = [await a_stored_function(store) for _ in range(3)]
@@ -75,7 +75,7 @@ async def test_calls_of_all_functions_are_listed_whatever_is_stored_yet(
 @pytest.mark.parametrize("is_stored", [False, True])
 @pytest.mark.parametrize("of_function", [False, True])
 async def test_filters_hold_together_for_stored_and_for_fresh_records(
-    store: SqliteStore, journal: SpoolJournal, is_stored: bool, of_function: bool
+    store: SqlStore, journal: SpoolJournal, is_stored: bool, of_function: bool
 ) -> None:
     function = await a_stored_function(store)
     base = 1_760_000_000
@@ -113,7 +113,7 @@ async def test_filters_hold_together_for_stored_and_for_fresh_records(
 
 @pytest.mark.parametrize("of_function", [False, True])
 async def test_a_filter_that_few_pass_ends_a_page_early_and_loses_none(
-    store: SqliteStore, journal: SpoolJournal, monkeypatch: pytest.MonkeyPatch, of_function: bool
+    store: SqlStore, journal: SpoolJournal, monkeypatch: pytest.MonkeyPatch, of_function: bool
 ) -> None:
     monkeypatch.setattr(record_list, "STEP_ENTRIES", 3)
     monkeypatch.setattr(record_list, "STEPS_S", 0.0)
@@ -137,7 +137,7 @@ async def test_a_filter_that_few_pass_ends_a_page_early_and_loses_none(
 
 
 async def test_records_of_a_function_that_was_deleted_are_not_listed(
-    store: SqliteStore, journal: SpoolJournal
+    store: SqlStore, journal: SpoolJournal
 ) -> None:
     gone, stays = [await a_stored_function(store) for _ in range(2)]
     await kept(journal, [done(a_call(gone)), a_call(gone), done(a_call(stays))])
@@ -148,7 +148,7 @@ async def test_records_of_a_function_that_was_deleted_are_not_listed(
 
 
 async def test_calls_that_a_call_has_caused_are_found_stored_or_not(
-    store: SqliteStore, journal: SpoolJournal
+    store: SqlStore, journal: SpoolJournal
 ) -> None:
     function = await a_stored_function(store)
     stranger = await a_stored_function(store, tenant_id="other")
@@ -170,7 +170,7 @@ async def test_calls_that_a_call_has_caused_are_found_stored_or_not(
 
 
 async def test_the_function_of_a_call_is_known_to_its_tenant_stored_or_not(
-    store: SqliteStore, journal: SpoolJournal
+    store: SqlStore, journal: SpoolJournal
 ) -> None:
     function = await a_stored_function(store)
     first, second = done(a_call(function)), done(a_call(function))
@@ -186,6 +186,7 @@ async def test_the_function_of_a_call_is_known_to_its_tenant_stored_or_not(
     await store.wait_swept()
 
 
+@OF_SQLITE
 @pytest.mark.parametrize(
     ("statement", "index", "is_covering"),
     [
@@ -199,7 +200,7 @@ async def test_the_function_of_a_call_is_known_to_its_tenant_stored_or_not(
     ],
 )
 async def test_what_matches_is_read_from_an_index_from_one_end(
-    store: SqliteStore, statement: str, index: str, is_covering: bool
+    store: SqlStore, statement: str, index: str, is_covering: bool
 ) -> None:
     """Rows with long output would be slow; those of calls without an end have none."""
     values: dict[str, Any] = {"owner": "o", "before": "g", "start": "", "parent": "p"}
@@ -207,7 +208,9 @@ async def test_what_matches_is_read_from_an_index_from_one_end(
     values |= dict.fromkeys(("status", "cold_start", "min_duration_ms", "source", "version"))
     values["tenant_id"] = TENANT
     plan = await store.database.read(
-        lambda c: c.exec_driver_sql("EXPLAIN QUERY PLAN " + SQL[statement], values).fetchall()
+        lambda c: c.exec_driver_sql(
+            "EXPLAIN QUERY PLAN " + statements("sqlite")[statement], values
+        ).fetchall()
     )
     told = [str(row[3]) for row in plan]
     assert f"INDEX {index} (" in told[0]

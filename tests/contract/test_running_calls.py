@@ -18,13 +18,13 @@ from quiltfn.model.limits import PoolLimits
 from quiltfn.model.output import OutputLog
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import FunctionCounters
-from quiltfn.store import SpoolJournal, SqliteStore
+from quiltfn.store import SpoolJournal, SqlStore, open_sqlite
 
 
 class Server:
     """Invoker and pools over a real store, without HTTP and lifecycle."""
 
-    def __init__(self, pools: LocalPools, journal: SpoolJournal, store: SqliteStore) -> None:
+    def __init__(self, pools: LocalPools, journal: SpoolJournal, store: SqlStore) -> None:
         self.pools, self.journal, self.store = pools, journal, store
         self.invoker = Invoker(pools, journal, SystemClock(), "node-1")
 
@@ -50,7 +50,7 @@ class Server:
 
 @pytest.fixture
 async def server(kind: Kind, tmp_path: Path) -> AsyncIterator[Server]:
-    async with SqliteStore.open(tmp_path) as store:
+    async with open_sqlite(tmp_path) as store:
         journal = SpoolJournal(store.database, tmp_path, SystemClock())
         await journal.start()
         pools = LocalPools(kind.sandboxes, SystemClock())

@@ -9,7 +9,7 @@ from contract.stores import StoreOpener, a_function, a_version, an_id
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
 from quiltfn.ports import RuntimeStore, TenantImageStore
-from quiltfn.store import SqliteStore, SqlRuntimes, SqlTenantImages
+from quiltfn.store import SqlRuntimes, SqlStore, SqlTenantImages
 
 
 def a_runtime(name: str = "etl", **changes: Any) -> Runtime:
@@ -41,7 +41,7 @@ async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
 
 
 async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
-    store: SqliteStore,
+    store: SqlStore,
 ) -> None:
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     kept = a_runtime("a")
@@ -52,7 +52,7 @@ async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
     assert await runtimes.load() == [("acme", kept)]
 
 
-async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqliteStore) -> None:
+async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlStore) -> None:
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     assert await runtimes.images_in_use() == frozenset()
     named, old, new = "aa" * 32, "bb" * 32, "cc" * 32
@@ -71,7 +71,7 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: Sqli
     assert await runtimes.images_in_use() == frozenset()
 
 
-async def test_a_version_keeps_its_whole_runtime(store: SqliteStore) -> None:
+async def test_a_version_keeps_its_whole_runtime(store: SqlStore) -> None:
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     snapshot = a_runtime()
     await runtimes.save("acme", snapshot)

@@ -15,7 +15,7 @@ from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.schedule import Missed, Overlap, RunOutcome, Schedule, decide
 from quiltfn.ports.schedules import Firing, ScheduleRun, ScheduleStore
 from quiltfn.ports.work import AcceptedWork, Input
-from quiltfn.store import SqliteStore, SqlSchedules, SqlWork, tables
+from quiltfn.store import SqlSchedules, SqlStore, SqlWork, tables
 from quiltfn.store.schedules import RUNS_KEPT, WAITING_MAX
 
 NOW = 1_760_000_000_000
@@ -23,7 +23,7 @@ MINUTE = 60_000
 MANY = 100
 
 
-def schedules_of(store: SqliteStore) -> ScheduleStore:
+def schedules_of(store: SqlStore) -> ScheduleStore:
     return SqlSchedules(store.database, SqlWork(store.database).accept_in)
 
 
@@ -33,7 +33,7 @@ def a_schedule(function: Function, **changes: Any) -> Schedule:
     return one.from_now(NOW)
 
 
-async def a_stored_schedule(store: SqliteStore, function: Function, **changes: Any) -> Schedule:
+async def a_stored_schedule(store: SqlStore, function: Function, **changes: Any) -> Schedule:
     one = a_schedule(function, **changes)
     await schedules_of(store).add(one, MANY)
     return one
@@ -67,9 +67,7 @@ def firing(schedule: Schedule, function: Function, now_ms: int, **work: int) -> 
     return Firing(schedule=schedule, decision=decision, work=made, refusal=None, now=now_ms // 1000)
 
 
-async def fire(
-    store: SqliteStore, function: Function, now_ms: int, **work: int
-) -> RunOutcome | None:
+async def fire(store: SqlStore, function: Function, now_ms: int, **work: int) -> RunOutcome | None:
     """What becomes of the schedule `nightly` at that time."""
     schedules = schedules_of(store)
     stored = await schedules.get(function.tenant_id, "nightly")
@@ -78,11 +76,11 @@ async def fire(
     return outcome
 
 
-async def runs(store: SqliteStore, schedule: Schedule, limit: int = 5000) -> Sequence[ScheduleRun]:
+async def runs(store: SqlStore, schedule: Schedule, limit: int = 5000) -> Sequence[ScheduleRun]:
     return (await schedules_of(store).runs(schedule.id, None, limit)).items
 
 
-async def ids_of_work(store: SqliteStore, function: Function) -> list[str]:
+async def ids_of_work(store: SqlStore, function: Function) -> list[str]:
     ids = select(tables.work.c.invocation_id).where(tables.work.c.function_id == function.id)
     return await store.database.read(lambda connection: list(connection.execute(ids).scalars()))
 
@@ -113,9 +111,7 @@ async def test_a_schedule_comes_back_as_it_was_stored(
         assert await schedules.next_due_ms() == min(one.next_due_ms or 0, other.next_due_ms or 0)
 
 
-async def test_names_numbers_and_functions_are_bounds(
-    store: SqliteStore, function: Function
-) -> None:
+async def test_names_numbers_and_functions_are_bounds(store: SqlStore, function: Function) -> None:
     schedules = schedules_of(store)
     await schedules.add(a_schedule(function), 2)
     with pytest.raises(Conflict, match="is taken"):
@@ -129,7 +125,7 @@ async def test_names_numbers_and_functions_are_bounds(
 
 
 async def test_a_tick_is_accepted_and_the_next_one_is_next(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     one = await a_stored_schedule(store, function)
     assert await schedules_of(store).due(NOW + MINUTE - 1, 10) == []
@@ -160,7 +156,7 @@ async def test_servers_that_share_the_store_fire_a_tick_once(
 
 
 async def test_a_change_and_a_tick_do_not_overwrite_each_other(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     schedules = schedules_of(store)
     read = await a_stored_schedule(store, function)
@@ -182,7 +178,7 @@ async def test_a_change_and_a_tick_do_not_overwrite_each_other(
 
 
 async def test_missed_ticks_are_one_row_and_are_counted(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     one = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + 10 * MINUTE + 5000) is RunOutcome.ACCEPTED
@@ -195,7 +191,7 @@ async def test_missed_ticks_are_one_row_and_are_counted(
 
 
 async def test_work_that_is_refused_is_a_missed_tick_with_its_reason(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     one = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + MINUTE, max_queued=1) is RunOutcome.ACCEPTED
@@ -207,7 +203,7 @@ async def test_work_that_is_refused_is_a_missed_tick_with_its_reason(
 
 
 async def test_a_tick_is_skipped_while_an_earlier_run_is_not_over(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
@@ -220,7 +216,7 @@ async def test_a_tick_is_skipped_while_an_earlier_run_is_not_over(
 
 
 async def test_a_tick_waits_for_an_earlier_run_and_is_accepted_once(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     one = await a_stored_schedule(store, function, overlap=Overlap.QUEUE)
     schedules = schedules_of(store)
@@ -252,7 +248,7 @@ async def test_a_tick_waits_for_an_earlier_run_and_is_accepted_once(
 
 
 async def test_after_the_clock_was_set_back_a_tick_that_was_run_is_not_run_again(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     one = await a_stored_schedule(store, function, every_seconds=None, cron="* * * * *")
     schedules = schedules_of(store)
@@ -271,7 +267,7 @@ async def test_after_the_clock_was_set_back_a_tick_that_was_run_is_not_run_again
 
 
 async def test_a_run_that_a_caller_asks_for_leaves_the_next_tick(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     one = await a_stored_schedule(store, function)
     schedules = schedules_of(store)
@@ -285,7 +281,7 @@ async def test_a_run_that_a_caller_asks_for_leaves_the_next_tick(
 
 
 async def test_the_newest_runs_are_kept_and_those_that_are_not_over(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
@@ -299,7 +295,7 @@ async def test_the_newest_runs_are_kept_and_those_that_are_not_over(
 
 
 async def test_nothing_is_left_of_a_schedule_or_of_a_functions_schedules(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     schedules = schedules_of(store)
     one = await a_stored_schedule(store, function)
@@ -318,7 +314,7 @@ async def test_nothing_is_left_of_a_schedule_or_of_a_functions_schedules(
     assert await runs(store, again) == []
 
 
-async def end(store: SqliteStore, function: Function, run: ScheduleRun) -> None:
+async def end(store: SqlStore, function: Function, run: ScheduleRun) -> None:
     """Its call is over."""
     assert run.invocation_id is not None
     cancelled = await SqlWork(store.database).cancel(function.id, run.invocation_id, NOW // 1000)

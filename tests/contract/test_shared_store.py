@@ -20,6 +20,7 @@ from contract.stores import (
     an_operation,
     child_environment,
     done,
+    is_on_postgresql,
     opened_journal,
     rows,
 )
@@ -34,12 +35,13 @@ from quiltfn.ports import FunctionCounters
 from quiltfn.store import (
     SpoolJournal,
     SqlIdempotencyStore,
-    SqliteStore,
     SqlKeys,
     SqlOperations,
     SqlRuntimes,
+    SqlStore,
     StoreBroken,
     changes,
+    open_sqlite,
 )
 from timeouts import scaled
 
@@ -49,7 +51,7 @@ LOST = b'{"error":"lost"}'
 
 
 class Server(NamedTuple):
-    store: SqliteStore
+    store: SqlStore
     journal: SpoolJournal
     catalog: Catalog
     follower: CatalogFollower
@@ -246,7 +248,7 @@ async def test_who_has_missed_too_much_loads_everything_again(
 class HeldStore:
     """A store whose next answer to one method is held back."""
 
-    def __init__(self, store: SqliteStore, method: str) -> None:
+    def __init__(self, store: SqlStore, method: str) -> None:
         self._store, self._method = store, method
         self.has_answered, self.may_return = asyncio.Event(), asyncio.Event()
 
@@ -336,14 +338,14 @@ async def test_changes_that_could_not_be_loaded_are_loaded_the_next_time(
     keep_few_changes(monkeypatch)
     await two.store.save(await a_stored_function(two.store, name="brought"))
     with monkeypatch.context() as broken:
-        broken.setattr(SqliteStore, "load", unavailable)
+        broken.setattr(SqlStore, "load", unavailable)
         with pytest.raises(StoreUnavailable):
             await one.follower.refresh()
     await one.follower.refresh()
     assert names(one) == {"brought": (2, 1)}
 
 
-async def unavailable(_store: SqliteStore) -> None:
+async def unavailable(_store: SqlStore) -> None:
     raise StoreUnavailable("the disk is away")
 
 
@@ -396,12 +398,12 @@ async def test_a_server_that_was_renamed_ends_what_it_left_under_its_old_name(
     tmp_path: Path,
 ) -> None:
     """A container gets another host name with every start; its data directory is its own."""
-    async with SqliteStore.open(tmp_path, node_id="old") as store:
+    async with open_sqlite(tmp_path, node_id="old") as store:
         function = await a_stored_function(store)
         call = of_node(function, "old")
         async with opened_journal(store, tmp_path) as journal:
             journal.opened(call)
-    async with SqliteStore.open(tmp_path, node_id="new") as store:
+    async with open_sqlite(tmp_path, node_id="new") as store:
         async with opened_journal(store, tmp_path) as journal:
             found = await journal.get(function.id, call.invocation_id)
             assert found is not None
@@ -435,14 +437,15 @@ async def test_the_crash_of_one_server_does_not_stop_the_other(
         function = await a_stored_function(one.store)
         ours = of_node(function, "one")
         one.journal.opened(ours)
+        kind = "postgresql" if is_on_postgresql(tmp_path / "shared") else "sqlite"
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", DYING, str(tmp_path), "sqlite"),
+            *(sys.executable, "-c", DYING, str(tmp_path), kind),
             env=child_environment(),
             stdout=asyncio.subprocess.PIPE,
         )
         told, _ = await process.communicate()
         assert process.returncode == -signal.SIGKILL
-        in_store, in_spool = told.decode().split()
+        in_store, in_spool = told.decode().splitlines()[-1].split()  # Behind notices of its start.
         one.journal.closed(done(ours))
         await one.journal.synced()
         function = await one.store.save(replace(function, description="goes on"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select, update
 
 from contract.pieces import NOW_MS, a_piece
 from contract.stores import a_call, a_stored_function, done, opened_journal, restart, rows
@@ -30,7 +30,7 @@ from quiltfn.model.stats import (
     Stretch,
     floor_to,
 )
-from quiltfn.store import SpoolJournal, SqliteStore, SqlStats, SqlWork
+from quiltfn.store import SpoolJournal, SqlStats, SqlStore, SqlWork, tables
 from quiltfn.store.directory import SPOOLS
 from quiltfn.store.stats import FOLD_ROWS, READ_ROWS
 
@@ -45,12 +45,12 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def stats(store: SqliteStore, clock: ManualClock) -> SqlStats:
+def stats(store: SqlStore, clock: ManualClock) -> SqlStats:
     return SqlStats(store.database, clock, StorageLimit())
 
 
 @pytest.fixture
-async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as opened:
         yield opened
 
@@ -108,7 +108,7 @@ async def test_a_commit_tells_what_it_added(journal: SpoolJournal, function: Fun
 
 @pytest.mark.parametrize("is_swept", [True, False])
 async def test_a_segment_that_comes_back_counts_nothing_again(
-    store: SqliteStore, stats: SqlStats, function: Function, tmp_path: Path, is_swept: bool
+    store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path, is_swept: bool
 ) -> None:
     """A power cut can bring back calls that were committed, also of a function deleted since."""
     gone = await a_stored_function(store)
@@ -131,7 +131,7 @@ async def test_a_segment_that_comes_back_counts_nothing_again(
 
 
 async def test_the_check_would_find_a_call_that_was_counted_twice(
-    store: SqliteStore, stats: SqlStats, function: Function, tmp_path: Path
+    store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path
 ) -> None:
     """The negative control: nothing remembers that the calls of a deleted function were counted."""
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
@@ -174,7 +174,7 @@ def refused() -> None:
 
 
 async def test_calls_that_a_crash_left_running_count_as_interrupted(
-    store: SqliteStore, stats: SqlStats, function: Function, tmp_path: Path
+    store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path
 ) -> None:
     async with opened_journal(store, tmp_path) as journal:
         for is_cold in (True, False, True):
@@ -191,7 +191,7 @@ async def test_calls_that_a_crash_left_running_count_as_interrupted(
 
 @pytest.mark.parametrize("damage", [b"garbage", b"", b"\x97\x80"])
 async def test_damaged_statistics_keep_no_record_from_being_stored(
-    store: SqliteStore,
+    store: SqlStore,
     stats: SqlStats,
     function: Function,
     clock: ManualClock,
@@ -203,7 +203,7 @@ async def test_damaged_statistics_keep_no_record_from_being_stored(
         await journal.synced()
 
         def spoil(connection: Connection) -> None:
-            changed = connection.exec_driver_sql("UPDATE call_stats SET stats = ?", (damage,))
+            changed = connection.execute(update(tables.call_stats).values(stats=damage))
             assert changed.rowcount == 1
 
         await store.database.write(spoil)
@@ -221,7 +221,7 @@ async def test_damaged_statistics_keep_no_record_from_being_stored(
 
 
 async def test_a_wall_clock_that_is_far_behind_removes_no_statistics(
-    store: SqliteStore, function: Function
+    store: SqlStore, function: Function
 ) -> None:
     class Behind(ManualClock):
         def unix(self) -> float:
@@ -240,7 +240,7 @@ async def test_a_wall_clock_that_is_far_behind_removes_no_statistics(
 
 
 async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
-    store: SqliteStore, stats: SqlStats, function: Function
+    store: SqlStore, stats: SqlStats, function: Function
 ) -> None:
     work = SqlWork(store.database)
     piece = a_piece(function)
@@ -252,7 +252,7 @@ async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
 
 
 async def test_statistics_outlive_the_function(
-    store: SqliteStore, stats: SqlStats, journal: SpoolJournal, function: Function
+    store: SqlStore, stats: SqlStats, journal: SpoolJournal, function: Function
 ) -> None:
     called(journal, function)
     await journal.synced()
@@ -262,7 +262,7 @@ async def test_statistics_outlive_the_function(
 
 
 async def test_no_tenant_sees_another_s(
-    store: SqliteStore, stats: SqlStats, journal: SpoolJournal, function: Function
+    store: SqlStore, stats: SqlStats, journal: SpoolJournal, function: Function
 ) -> None:
     other = await a_stored_function(store, tenant_id="umbrella")
     called(journal, function)
@@ -377,7 +377,7 @@ async def test_what_a_window_has_begins_with_the_stretch_that_it_begins_in(
 
 
 async def test_a_tenant_over_its_bound_keeps_its_sums_and_loses_detail(
-    store: SqliteStore, clock: ManualClock, tmp_path: Path
+    store: SqlStore, clock: ManualClock, tmp_path: Path
 ) -> None:
     """First the oldest of the shortest step are folded, in the end functions are added up."""
     row_bytes = 250
@@ -398,7 +398,7 @@ async def test_a_tenant_over_its_bound_keeps_its_sums_and_loses_detail(
 
 
 async def test_at_last_the_oldest_sums_go(
-    store: SqliteStore, clock: ManualClock, tmp_path: Path
+    store: SqlStore, clock: ManualClock, tmp_path: Path
 ) -> None:
     stats = SqlStats(store.database, clock, StorageLimit(all=10 * 250))
     await fill(stats, [ENDED - HOUR_S * n for n in range(100)])
@@ -410,7 +410,7 @@ async def test_at_last_the_oldest_sums_go(
 
 
 async def test_what_is_remembered_of_deleted_functions_calls_is_forgotten_in_time(
-    store: SqliteStore,
+    store: SqlStore,
     stats: SqlStats,
     journal: SpoolJournal,
     function: Function,
@@ -433,7 +433,7 @@ def test_how_long_each_step_is_kept() -> None:
 
 
 async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(
-    stats: SqlStats, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    stats: SqlStats, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither another one's reader nor the folding of its rows; its own are as they were."""
     old = floor_to(HOUR_S, ENDED) - 2 * HOUR_S
@@ -471,11 +471,9 @@ async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(
         assert {key.step_s for key in await rows_of(store, "much")} == {MINUTE_S}
 
 
-async def rows_of(store: SqliteStore, tenant_id: str) -> list[Stretch]:
-    found = await store.database.read(
-        lambda connection: connection.exec_driver_sql(
-            "SELECT tenant_id, step_s, start, function_id FROM call_stats WHERE tenant_id = ?",
-            (tenant_id,),
-        ).all()
-    )
+async def rows_of(store: SqlStore, tenant_id: str) -> list[Stretch]:
+    one = tables.call_stats.c
+    query = select(one.tenant_id, one.step_s, one.start, one.function_id)
+    query = query.where(one.tenant_id == tenant_id)
+    found = await store.database.read(lambda connection: connection.execute(query).all())
     return [Stretch(*row) for row in found]

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import (
+    OF_SQLITE,
     StoreOpener,
     a_call,
     a_function,
@@ -25,12 +26,12 @@ from contract.stores import (
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
-from quiltfn.store import SqliteStore
+from quiltfn.store import SqlStore
 
 # What is stored ------------------------------------------------------------------------------
 
 
-async def test_a_new_store_is_empty(store: SqliteStore) -> None:
+async def test_a_new_store_is_empty(store: SqlStore) -> None:
     assert list(await store.load()) == []
 
 
@@ -121,7 +122,7 @@ async def test_every_field_of_a_function_and_of_its_version_is_stored(
     assert stored.version == version
 
 
-async def test_a_name_is_unique_in_its_tenant_only(store: SqliteStore) -> None:
+async def test_a_name_is_unique_in_its_tenant_only(store: SqlStore) -> None:
     first = await a_stored_function(store, name="same")
     second = a_function(name="same")
     with pytest.raises(Conflict, match="name 'same'"):
@@ -136,7 +137,7 @@ async def test_a_name_is_unique_in_its_tenant_only(store: SqliteStore) -> None:
     assert first.id in [stored.function.id for stored in await store.load()]
 
 
-async def test_saving_stores_the_row_and_the_version_or_neither(store: SqliteStore) -> None:
+async def test_saving_stores_the_row_and_the_version_or_neither(store: SqlStore) -> None:
     function = await a_stored_function(store)
     version = a_version(function, 2, handler="echo two")
     changed = replace(function, current_version=2, state=FunctionState.ACTIVE, updated_at=7)
@@ -153,7 +154,7 @@ async def test_saving_stores_the_row_and_the_version_or_neither(store: SqliteSto
     assert await store.find("another") is None
 
 
-async def test_versions_come_newest_first_and_one_by_its_number(store: SqliteStore) -> None:
+async def test_versions_come_newest_first_and_one_by_its_number(store: SqlStore) -> None:
     function = await a_stored_function(store)
     for number in (2, 3):
         function = await store.save(function, a_version(function, number))
@@ -166,7 +167,7 @@ async def test_versions_come_newest_first_and_one_by_its_number(store: SqliteSto
     assert await store.newest_number("other") == 0
 
 
-async def test_saving_leaves_the_counters_alone(store: SqliteStore, tmp_path: Path) -> None:
+async def test_saving_leaves_the_counters_alone(store: SqlStore, tmp_path: Path) -> None:
     function = await a_stored_function(store)
     async with opened_journal(store, tmp_path) as journal:
         journal.closed(done(a_call(function)))
@@ -175,9 +176,7 @@ async def test_saving_leaves_the_counters_alone(store: SqliteStore, tmp_path: Pa
     assert stored.counters.invocation_count == 1
 
 
-async def test_a_deleted_function_is_gone_with_everything(
-    store: SqliteStore, tmp_path: Path
-) -> None:
+async def test_a_deleted_function_is_gone_with_everything(store: SqlStore, tmp_path: Path) -> None:
     function = await a_stored_function(store, name="mine")
     other = await a_stored_function(store)
     async with opened_journal(store, tmp_path) as journal:
@@ -215,8 +214,9 @@ async def test_a_deletion_that_was_cut_short_is_finished_by_the_next_start(
 # When the database does not answer -----------------------------------------------------------
 
 
+@OF_SQLITE
 async def test_a_locked_database_refuses_writes_in_time_and_still_reads(
-    store: SqliteStore, tmp_path: Path
+    store: SqlStore, tmp_path: Path
 ) -> None:
     function = await a_stored_function(store)
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
@@ -234,7 +234,8 @@ async def test_a_locked_database_refuses_writes_in_time_and_still_reads(
     assert len(await store.load()) == 2
 
 
-async def test_a_full_database_refuses_writes_whole_and_recovers(store: SqliteStore) -> None:
+@OF_SQLITE
+async def test_a_full_database_refuses_writes_whole_and_recovers(store: SqlStore) -> None:
     def most(pages: int) -> Callable[..., None]:
         return lambda c: c.exec_driver_sql(f"PRAGMA max_page_count = {pages}").close()
 
@@ -249,7 +250,8 @@ async def test_a_full_database_refuses_writes_whole_and_recovers(store: SqliteSt
     assert len(await store.load()) == 1
 
 
-async def test_an_error_shows_neither_statement_nor_values(store: SqliteStore) -> None:
+@OF_SQLITE
+async def test_an_error_shows_neither_statement_nor_values(store: SqlStore) -> None:
     await store.database.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 1").close())
     function = a_function()
     with pytest.raises(StoreUnavailable) as caught:

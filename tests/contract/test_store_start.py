@@ -17,23 +17,30 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
 from contract.stores import (
+    STORES,
     StoreOpener,
     a_stored_function,
     change,
     child_environment,
     opened_journal,
 )
-from quiltfn.store import SqliteStore, StoreBroken, migrations, tables
+from quiltfn.store import SqlStore, StoreBroken, migrations, open_sqlite, tables
 
 
-async def test_only_the_owner_can_read_the_files(store: SqliteStore, tmp_path: Path) -> None:
+@pytest.fixture
+def open_store() -> StoreOpener:
+    """All of this is of SQLite's file."""
+    return STORES["sqlite"]
+
+
+async def test_only_the_owner_can_read_the_files(store: SqlStore, tmp_path: Path) -> None:
     async with opened_journal(store, tmp_path):
         modes = modes_in(tmp_path)
     assert "quiltfn.db-wal" in modes
     assert set(modes.values()) == {0o600}
 
 
-async def test_the_tables_are_as_the_migrations_make_them(store: SqliteStore) -> None:
+async def test_the_tables_are_as_the_migrations_make_them(store: SqlStore) -> None:
     assert migrations.head() == tables.REVISION
     differences = await store.database.read(
         lambda c: compare_metadata(MigrationContext.configure(c), tables.metadata)
@@ -47,9 +54,9 @@ async def test_a_start_at_the_newest_revision_does_not_import_alembic(
     async with open_store(tmp_path):
         pass
     program = (
-        "import asyncio, pathlib, sys; from quiltfn.store import SqliteStore\n"
+        "import asyncio, pathlib, sys; from quiltfn.store import SqlStore\n"
         "async def main():\n"
-        "    async with SqliteStore.open(pathlib.Path(sys.argv[1])): pass\n"
+        "    async with open_sqlite(pathlib.Path(sys.argv[1])): pass\n"
         "asyncio.run(main()); print('alembic' in sys.modules)"
     )
     process = await asyncio.create_subprocess_exec(
@@ -114,9 +121,9 @@ async def test_spool_segments_without_a_database_are_refused(
 HOLDER = """
 import asyncio, os, pathlib, signal, sys
 from contract.stores import a_stored_function
-from quiltfn.store import SqliteStore
+from quiltfn.store import SqlStore, open_sqlite
 async def main():
-    async with SqliteStore.open(pathlib.Path(sys.argv[1])) as store:
+    async with open_sqlite(pathlib.Path(sys.argv[1])) as store:
         await a_stored_function(store, name="kept")
         if sys.argv[2] == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -162,7 +169,7 @@ async def test_a_data_directory_has_one_server_and_lets_tools_in(
         with pytest.raises(StoreBroken, match="Another quiltfn"):
             async with open_store(tmp_path):
                 pass
-        async with SqliteStore.open(tmp_path, alone=False) as tool:
+        async with open_sqlite(tmp_path, alone=False) as tool:
             await a_stored_function(tool, name="brought")
             with pytest.raises(StoreBroken, match="Only a server"):
                 async with opened_journal(tool, tmp_path):
@@ -193,13 +200,13 @@ async def test_a_migration_is_one_transaction(
 
     monkeypatch.setattr(Operations, "create_index", fail)
     with pytest.raises(RuntimeError):
-        async with SqliteStore.open(tmp_path):
+        async with open_sqlite(tmp_path):
             pass
     assert not (tmp_path / "quiltfn.db").exists()
     with closing(sqlite3.connect(tmp_path / "quiltfn.db.new")) as connection:
         assert connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
     monkeypatch.undo()
-    async with SqliteStore.open(tmp_path) as store:
+    async with open_sqlite(tmp_path) as store:
         await store.ping()
 
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from contract.pieces import NOW_MS, NOW_S, a_piece, an_accepted, attempted, begun, claimed
 from contract.stores import (
+    OF_SQLITE,
     a_call,
     a_stored_function,
     done,
@@ -25,8 +26,8 @@ from quiltfn.ports.work import Input
 from quiltfn.store import (
     SpoolJournal,
     SqlInputRetention,
-    SqliteStore,
     SqlRetention,
+    SqlStore,
     SqlWork,
     old_inputs,
 )
@@ -39,7 +40,7 @@ LATE_S = 4_000_000_000
 
 
 @pytest.fixture
-async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
     async with opened_journal(store, tmp_path) as opened:
         yield opened
 
@@ -65,7 +66,7 @@ def kept(path: Path) -> list[object]:
 
 
 async def test_what_waits_fills_its_room_and_then_no_more_is_accepted(
-    store: SqliteStore, function: Function, tmp_path: Path
+    store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     other = await a_stored_function(store, tenant_id="other")
     queue = SqlWork(store.database, StorageLimit(tenant=5 * ONE, all=8 * ONE))
@@ -83,7 +84,7 @@ async def test_what_waits_fills_its_room_and_then_no_more_is_accepted(
 
 
 async def test_inputs_of_calls_that_are_over_make_room_oldest_first(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     queue = SqlWork(store.database, StorageLimit(tenant=6 * ONE))
     waiting = [await an_accepted(queue, function, due_at_ms=2 * NOW_MS, input=GIVEN)]
@@ -95,7 +96,7 @@ async def test_inputs_of_calls_that_are_over_make_room_oldest_first(
 
 
 async def test_the_input_of_a_dead_letter_does_not_make_room(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     queue = SqlWork(store.database, StorageLimit(tenant=2 * ONE))
     made = await given(queue, function, 2)
@@ -110,7 +111,7 @@ async def test_the_input_of_a_dead_letter_does_not_make_room(
 
 
 async def test_the_input_of_another_call_is_kept_only_where_there_is_room(
-    store: SqliteStore, function: Function, tmp_path: Path
+    store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     queue = SqlWork(store.database, StorageLimit(tenant=2 * ONE))
     made = await given(queue, function, 2)
@@ -119,7 +120,7 @@ async def test_the_input_of_another_call_is_kept_only_where_there_is_room(
 
 
 async def test_inputs_are_pruned_beyond_the_bound_of_all_whoever_has_most_first(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     other = await a_stored_function(store, tenant_id="other")
     queue = SqlWork(store.database)
@@ -132,7 +133,7 @@ async def test_inputs_are_pruned_beyond_the_bound_of_all_whoever_has_most_first(
 
 
 async def test_what_stays_is_passed_over_once_and_not_in_every_step(
-    store: SqliteStore,
+    store: SqlStore,
     journal: SpoolJournal,
     function: Function,
     tmp_path: Path,
@@ -154,7 +155,7 @@ async def test_what_stays_is_passed_over_once_and_not_in_every_step(
 
 
 async def test_a_record_takes_its_input_attempts_and_dead_letter_with_it(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     queue = SqlWork(store.database)
     waiting = await given(queue, function, 3)
@@ -170,7 +171,7 @@ async def test_a_record_takes_its_input_attempts_and_dead_letter_with_it(
 
 
 async def test_a_record_whose_work_waits_is_never_pruned(
-    store: SqliteStore, journal: SpoolJournal, function: Function
+    store: SqlStore, journal: SpoolJournal, function: Function
 ) -> None:
     queue = SqlWork(store.database)
     waiting = await given(queue, function, 5)
@@ -181,8 +182,9 @@ async def test_a_record_whose_work_waits_is_never_pruned(
     assert await journal.get(function.id, waiting[0]) is not None
 
 
+@OF_SQLITE
 async def test_on_a_full_disk_nothing_is_accepted_and_what_runs_ends(
-    store: SqliteStore, journal: SpoolJournal, function: Function, tmp_path: Path
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
     queue = SqlWork(store.database)
     made = await given(queue, function, 4)
@@ -207,7 +209,7 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_runs_ends(
 
 
 async def test_a_start_on_a_full_disk_puts_off_what_becomes_of_claimed_work(
-    store: SqliteStore, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = SqlWork(store.database)
     async with opened_journal(store, tmp_path) as journal:

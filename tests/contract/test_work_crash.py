@@ -36,7 +36,7 @@ from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff, outcome
 from quiltfn.ports import InvocationQuery
 from quiltfn.ports.work import AcceptedWork, ClaimedWork, Input
-from quiltfn.store import SpoolJournal, SqliteStore, SqlPolicies, SqlWork
+from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, open_sqlite
 
 ROUNDS, CONTROL_ROUNDS, LIFE_S = 8, 4, 0.8
 NOW_S = 1_760_000_100
@@ -48,7 +48,7 @@ POLICIES = (AsyncPolicy(), AsyncPolicy(max_attempts=3, backoff=Backoff(first=0.0
 class Child:
     """What is killed. `eager`: it breaks the promise on purpose."""
 
-    def __init__(self, store: SqliteStore, journal: SpoolJournal, eager: bool) -> None:
+    def __init__(self, store: SqlStore, journal: SpoolJournal, eager: bool) -> None:
         self.queue, self.journal = SqlWork(store.database), journal
         self.eager, self.dice = eager, random.Random()
 
@@ -150,8 +150,8 @@ def tell(*words: object) -> None:
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[tuple[SqliteStore, SpoolJournal]]:
-    async with SqliteStore.open(path) as store, opened_journal(store, path) as journal:
+async def opened(path: Path) -> AsyncIterator[tuple[SqlStore, SpoolJournal]]:
+    async with open_sqlite(path) as store, opened_journal(store, path) as journal:
         yield store, journal
 
 
@@ -242,7 +242,7 @@ async def finished(path: Path, told: Told) -> WorkSeen:
 
 
 async def look(
-    store: SqliteStore, journal: SpoolJournal, queue: SqlWork, functions: list[Function]
+    store: SqlStore, journal: SpoolJournal, queue: SqlWork, functions: list[Function]
 ) -> WorkSeen:
     seen = WorkSeen({}, {}, {}, {}, {}, {}, {})
     for function in functions:
@@ -292,7 +292,7 @@ def shape(record: Invocation) -> Record:
 
 async def two_functions(path: Path) -> dict[str, int]:
     """Ids of functions with one attempt and with three."""
-    async with SqliteStore.open(path) as store:
+    async with open_sqlite(path) as store:
         found = {}
         for policy in POLICIES:
             function = await a_stored_function(store)

@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, pool
 
 from contract.pieces import HOUR_MS, NOW_MS, NOW_S, an_accepted, attempted, begun, claimed
 from contract.stores import (
+    OF_SQLITE,
     SharedStoreOpener,
     StoreOpener,
     a_call,
@@ -252,6 +253,7 @@ async def test_a_synchronous_call_ends_as_ever(open_store: StoreOpener, tmp_path
     assert found[1][0] == was.call
 
 
+@OF_SQLITE
 async def test_a_backup_has_the_queue(open_store: StoreOpener, tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     copy.mkdir()
@@ -272,6 +274,7 @@ async def test_a_backup_has_the_queue(open_store: StoreOpener, tmp_path: Path) -
         assert one.input.payload == b'{"n": 1}'
 
 
+@OF_SQLITE
 async def test_a_database_of_the_release_before_gets_a_queue(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.sqlite import dialect
 
 from contract.pieces import HOUR_MS, NOW_MS, NOW_S, a_piece, an_accepted, attempted, begun, claimed
 from contract.stores import (
+    OF_SQLITE,
     SharedStoreOpener,
     StoreOpener,
     a_call,
@@ -27,9 +28,9 @@ from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports import InvocationQuery
 from quiltfn.ports.work import Input
-from quiltfn.store import SpoolJournal, SqliteStore, SqlPolicies, SqlWork, outcomes, records, sweep
+from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, outcomes, records, sweep
 from quiltfn.store.record_key import RecordKey
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import statements
 from quiltfn.store.work import AT_ONCE_MAX_BYTES
 
 OF_FUNCTION = ("work", "input", "attempt", "dead_letter", "delivery", "work_count", "schedule")
@@ -41,18 +42,18 @@ NEVER = Destination(url="https://example.org/hook")
 
 
 @pytest.fixture
-async def queue(store: SqliteStore) -> SqlWork:
+async def queue(store: SqlStore) -> SqlWork:
     return SqlWork(store.database)
 
 
 @pytest.fixture
-async def journal(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
+async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal]:
     async with opened_journal(store, tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
-async def policies(store: SqliteStore) -> SqlPolicies:
+async def policies(store: SqlStore) -> SqlPolicies:
     return SqlPolicies(store.database)
 
 
@@ -89,8 +90,9 @@ async def test_a_record_is_stored_as_its_end_says_also_where_its_function_was_re
         await journal.synced()
 
 
+@OF_SQLITE
 async def test_what_many_give_at_once_is_accepted_together(
-    queue: SqlWork, function: Function, store: SqliteStore
+    queue: SqlWork, function: Function, store: SqlStore
 ) -> None:
     pieces = [a_piece(function) for _ in range(50)]
     before = await commits(store)
@@ -100,7 +102,7 @@ async def test_what_many_give_at_once_is_accepted_together(
     assert given == {one.record.invocation_id for one in pieces}
 
 
-async def commits(store: SqliteStore) -> int:
+async def commits(store: SqlStore) -> int:
     return await store.database.read(
         lambda c: int(c.exec_driver_sql("PRAGMA user_version").scalar_one())
     )
@@ -135,7 +137,7 @@ async def test_accepting_the_same_id_again_changes_nothing(
 
 
 async def test_work_beyond_the_bound_or_of_a_deleted_function_is_refused(
-    queue: SqlWork, function: Function, store: SqliteStore
+    queue: SqlWork, function: Function, store: SqlStore
 ) -> None:
     pieces = [a_piece(function, max_queued=2) for _ in range(4)]
     told = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
@@ -216,7 +218,7 @@ async def test_another_server_claims_what_this_one_has_not(
 
 
 async def test_work_can_be_accepted_in_a_transaction_of_the_callers(
-    queue: SqlWork, function: Function, store: SqliteStore
+    queue: SqlWork, function: Function, store: SqlStore
 ) -> None:
     kept, undone = a_piece(function), a_piece(function)
     refused = a_piece(function, max_queued=1)
@@ -237,7 +239,7 @@ async def test_work_can_be_accepted_in_a_transaction_of_the_callers(
 
 
 async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
-    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore
 ) -> None:
     call = await an_accepted(queue, function)
     (first,) = await claimed(queue, function)
@@ -266,7 +268,7 @@ async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
 
 
 async def test_a_record_that_is_stored_again_is_carried_out_once(
-    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore, tmp_path: Path
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore, tmp_path: Path
 ) -> None:
     """After a power cut an old segment may come back, whatever has happened since."""
     call = await an_accepted(queue, function)
@@ -313,7 +315,7 @@ async def test_work_that_is_too_old_becomes_a_dead_letter_and_is_sent_on(
     journal: SpoolJournal,
     policies: SqlPolicies,
     function: Function,
-    store: SqliteStore,
+    store: SqlStore,
     tmp_path: Path,
 ) -> None:
     await policies.save_async(function.id, AsyncPolicy(on_failure=NEVER))
@@ -350,7 +352,7 @@ async def test_a_queue_of_old_work_alone_is_ended_in_one_claim(
 
 
 async def test_work_that_waits_can_be_cancelled_and_no_other(
-    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore
 ) -> None:
     other = await a_stored_function(store)
     call = await an_accepted(queue, function)
@@ -410,7 +412,7 @@ async def test_a_redrive_takes_dead_letters_once_and_all_or_none(
 
 
 async def test_a_dropped_dead_letter_leaves_its_record(
-    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqliteStore
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore
 ) -> None:
     other = await a_stored_function(store)
     call = await dead(queue, journal, function)
@@ -467,8 +469,9 @@ async def test_the_input_of_any_call_can_be_kept(queue: SqlWork, function: Funct
     assert await queue.input(call.invocation_id) == given
 
 
+@OF_SQLITE
 async def test_inputs_are_encrypted_where_a_key_is_set(
-    function: Function, store: SqliteStore, tmp_path: Path
+    function: Function, store: SqlStore, tmp_path: Path
 ) -> None:
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32 + b"\n"))
     given = Input(payload=b"a secret that nobody reads", environment={"PASSWORD": "hunter2hunter2"})
@@ -501,7 +504,7 @@ def found_on_disk(path: Path, *secrets: bytes) -> bool:
 
 
 async def test_the_input_of_one_call_does_not_pass_for_that_of_another(
-    function: Function, store: SqliteStore, tmp_path: Path
+    function: Function, store: SqlStore, tmp_path: Path
 ) -> None:
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
     one, other = await an_accepted(sealed, function), await an_accepted(sealed, function)
@@ -516,7 +519,7 @@ async def test_the_input_of_one_call_does_not_pass_for_that_of_another(
 
 
 async def test_work_that_cannot_be_decrypted_waits_for_its_key_as_a_dead_letter(
-    function: Function, store: SqliteStore
+    function: Function, store: SqlStore
 ) -> None:
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
     call = await an_accepted(sealed, function)
@@ -532,7 +535,7 @@ async def test_work_that_cannot_be_decrypted_waits_for_its_key_as_a_dead_letter(
 
 
 async def test_a_deleted_functions_work_is_never_claimed_and_goes_with_it(
-    queue: SqlWork, function: Function, store: SqliteStore, journal: SpoolJournal, tmp_path: Path
+    queue: SqlWork, function: Function, store: SqlStore, journal: SpoolJournal, tmp_path: Path
 ) -> None:
     await dead(queue, journal, function)
     await an_accepted(queue, function)
@@ -564,7 +567,7 @@ async def test_a_deleted_functions_work_is_never_claimed_and_goes_with_it(
 
 
 async def test_policies_are_stored_and_go_with_their_function(
-    policies: SqlPolicies, function: Function, store: SqliteStore
+    policies: SqlPolicies, function: Function, store: SqlStore
 ) -> None:
     policy = AsyncPolicy(
         max_attempts=3,
@@ -592,8 +595,9 @@ async def test_policies_are_stored_and_go_with_their_function(
 # What it costs -------------------------------------------------------------------------------
 
 
+@OF_SQLITE
 async def test_however_long_the_queue_the_hot_statements_use_its_indexes(
-    store: SqliteStore,
+    store: SqlStore,
 ) -> None:
     values = {"function_id": "f", "now": 1, "most": 9, "bytes": 1, "ids": "[]", "is_begun": False}
     values |= {"alone": True}
@@ -609,18 +613,18 @@ async def test_however_long_the_queue_the_hot_statements_use_its_indexes(
         ("next_inputs", "COVERING INDEX input_of_tenant (tenant_id=? AND invocation_id>?)"),
         ("drop_old_dead_letters", "COVERING INDEX dead_letter_listing (function_id=?)"),
     ):
-        given = ("f",) if "?" in SQL[name] else values
-        told = " · ".join(await explained(store, SQL[name], given))
+        given = ("f",) if "?" in statements("sqlite")[name] else values
+        told = " · ".join(await explained(store, statements("sqlite")[name], given))
         assert index in told, name
         assert not WHOLE_TABLE.search(told), told
-    for batch in sweep.batches("f"):
+    for batch in sweep.batches("f", 10):
         whole = batch.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
         told = " · ".join(await explained(store, str(whole)))
         assert "SEARCH" in told
         assert not WHOLE_TABLE.search(told), told
 
 
-async def explained(store: SqliteStore, statement: str, values: object = ()) -> list[str]:
+async def explained(store: SqlStore, statement: str, values: object = ()) -> list[str]:
     def read(connection: Connection) -> list[str]:
         plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, values)  # type: ignore[arg-type]
         return [str(row[3]) for row in plan]

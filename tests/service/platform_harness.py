@@ -23,7 +23,7 @@ from quiltfn.platform import Node, Platform, open_platform
 from quiltfn.ports import InvocationQuery
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.settings import Settings
-from quiltfn.store import SqliteStore
+from quiltfn.store import open_sqlite
 
 TENANT = "default"
 
@@ -126,7 +126,7 @@ async def open_harness(
     async with open_platform(
         Settings(data_dir=path, **(settings or {})),
         opened,
-        SqliteStore.open(path, node_id=FACTS.node_id),
+        open_sqlite(path, node_id=FACTS.node_id),
         clock,
         Node(machine=replace(FACTS, memory_max_mib=memory_mib)),
     ) as platform:

@@ -26,7 +26,7 @@ from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
-from quiltfn.store import SqliteStore
+from quiltfn.store import open_sqlite
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness
 from service.story_time import StoryLoop
@@ -303,7 +303,7 @@ def blank() -> Path:
     """A data directory with the database of a first start, made once: that takes its time."""
 
     async def make() -> None:
-        async with SqliteStore.open(path):
+        async with open_sqlite(path):
             pass
 
     path = Path(_blank.name) / "data"

@@ -12,7 +12,7 @@ from quiltfn.access import ANYBODY, Access, make_key
 from quiltfn.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import RateLimited, StoreUnavailable, Unauthorized
-from quiltfn.store import SqliteStore, SqlKeys
+from quiltfn.store import SqlKeys, SqlStore, open_sqlite
 
 
 class CountedKeys(SqlKeys):
@@ -31,7 +31,7 @@ class CountedKeys(SqlKeys):
 class SharedKeys:
     """A server's view of the keys, and that of a tool beside it, over one directory."""
 
-    def __init__(self, server: SqliteStore, tool: SqliteStore) -> None:
+    def __init__(self, server: SqlStore, tool: SqlStore) -> None:
         self.keys, self.tool = CountedKeys(server.database), SqlKeys(tool.database)
         self.access = Access(self.keys, SystemClock())
 
@@ -46,8 +46,8 @@ class SharedKeys:
 @pytest.fixture
 async def box(tmp_path: Path) -> AsyncIterator[SharedKeys]:
     async with (
-        SqliteStore.open(tmp_path) as server,
-        SqliteStore.open(tmp_path, alone=False) as tool,
+        open_sqlite(tmp_path) as server,
+        open_sqlite(tmp_path, alone=False) as tool,
     ):
         box = SharedKeys(server, tool)
         await box.create()
@@ -124,8 +124,8 @@ async def test_the_first_key_ends_the_open_mode_at_once(
 ) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0)  # a key can be made within a millisecond here
     async with (
-        SqliteStore.open(tmp_path) as server,
-        SqliteStore.open(tmp_path, alone=False) as tool,
+        open_sqlite(tmp_path) as server,
+        open_sqlite(tmp_path, alone=False) as tool,
     ):
         box = SharedKeys(server, tool)
         await box.access.refresh()

@@ -22,7 +22,7 @@ from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.operator import keys as keys_command
 from quiltfn.ports import AuditQuery
-from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqliteStore, SqlKeys
+from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys, SqlStore, open_sqlite
 from service.in_process import InProcess
 
 CREATE = "/api/functions"
@@ -36,7 +36,7 @@ class AuditedApp:
     """The application with nothing behind it: what gets as far as a function fails."""
 
     http: httpx.AsyncClient
-    store: SqliteStore
+    store: SqlStore
     clock: ManualClock
     access: Access
     services: Any
@@ -59,7 +59,7 @@ class AuditedApp:
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
     clock = ManualClock()
-    async with SqliteStore.open(tmp_path) as store:
+    async with open_sqlite(tmp_path) as store:
         access = Access(SqlKeys(store.database), clock)
         services: Any = SimpleNamespace(
             access=access,
@@ -227,7 +227,7 @@ async def test_the_keys_command_leaves_entries_without_a_server(
     key = await command("create", "--tenant", "mine")
     await command("list")
     await command("revoke", key["id"])
-    async with SqliteStore.open(tmp_path) as store:
+    async with open_sqlite(tmp_path) as store:
         found = (await SqlAudit(store.database).query(AuditQuery(tenant_id="mine", limit=10))).items
     assert [(one.action, one.status) for one in found] == [("key.revoke", 204), ("key.create", 201)]
     assert {one.object_id for one in found} == {key["id"]}

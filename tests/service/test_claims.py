@@ -13,13 +13,13 @@ from quiltfn import claims as module
 from quiltfn.claims import Backlog, Claims
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
-from quiltfn.store import SqliteStore, SqlWork
+from quiltfn.store import SqlStore, SqlWork, open_sqlite
 
 
 class Taken:
     """A function's work in a store, and what is claimed of it."""
 
-    def __init__(self, store: SqliteStore, function: Function) -> None:
+    def __init__(self, store: SqlStore, function: Function) -> None:
         self.queue, self.function = SqlWork(store.database), function
         self.claims = self.made()
         self.backlog = Backlog(function.id, function.tenant_id)
@@ -41,7 +41,7 @@ class Taken:
 
 @pytest.fixture
 async def taken(tmp_path: Path) -> AsyncIterator[Taken]:
-    async with SqliteStore.open(tmp_path) as store:
+    async with open_sqlite(tmp_path) as store:
         yield Taken(store, await a_stored_function(store))
 
 

@@ -31,7 +31,7 @@ from quiltfn.policies import Policies
 from quiltfn.ports import FunctionCounters
 from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.ports.work import Input
-from quiltfn.store import SpoolJournal, SqlDeliveries, SqliteStore, SqlPolicies, SqlWork
+from quiltfn.store import SpoolJournal, SqlDeliveries, SqlPolicies, SqlStore, SqlWork, open_sqlite
 from quiltfn.work import Work
 from service.platform_harness import open_harness, until
 from service.test_callbacks import ranges_of, receiver
@@ -80,7 +80,7 @@ class Sender:
 class World:
     """A store with functions and policies, and deliveries that run."""
 
-    def __init__(self, store: SqliteStore, journal: SpoolJournal) -> None:
+    def __init__(self, store: SqlStore, journal: SpoolJournal) -> None:
         self.store, self.journal, self.clock = store, journal, SystemClock()
         self.sender = Sender()
         self.catalog = Catalog()
@@ -156,7 +156,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(model, "BACKOFF", Backoff(first=0.05, factor=1, most=0.05, jitter=0))
-    async with SqliteStore.open(tmp_path) as store:
+    async with open_sqlite(tmp_path) as store:
         journal = SpoolJournal(store.database, tmp_path, SystemClock())
         await journal.start()
         try:

@@ -66,7 +66,7 @@ class KeyedApp:
 @contextlib.asynccontextmanager
 async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[KeyedApp]:
     async with open_harness(path) as harness:
-        harness.store.database._busy_s = 0.3
+        harness.store.database.busy_timeout_s = 0.3
         app = make_app(harness.services)
         known = harness.catalog.of_tenant("default", "")
         entry = next(iter(known), None) or await harness.active(handler, max_instances=2)

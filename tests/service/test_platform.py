@@ -19,7 +19,7 @@ from quiltfn.pool.local import LocalPools
 from quiltfn.runtimes import Runtimes
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.settings import Settings
-from quiltfn.store import SpoolJournal, SqlIdempotencyStore, SqliteStore
+from quiltfn.store import SpoolJournal, SqlIdempotencyStore, SqlStore, open_sqlite
 from quiltfn.tenant_images import TenantImages
 from service.platform_harness import FACTS
 
@@ -40,8 +40,8 @@ class Recorder:
         self.has_sandboxes = True
 
     @contextlib.asynccontextmanager
-    async def store(self) -> AsyncIterator[SqliteStore]:
-        async with SqliteStore.open(self.path, node_id=FACTS.node_id) as store:
+    async def store(self) -> AsyncIterator[SqlStore]:
+        async with open_sqlite(self.path, node_id=FACTS.node_id) as store:
             self.opened.append("store")
             try:
                 yield store

@@ -32,7 +32,7 @@ async def test_the_gauge_is_0_while_the_database_takes_no_writes_and_1_again_aft
     tmp_path: Path,
 ) -> None:
     async with open_harness(tmp_path) as harness:
-        harness.store.database._busy_s = 0.2
+        harness.store.database.busy_timeout_s = 0.2
         entry = await harness.active("echo hello")
         app = InProcess(make_app(harness.services))
         database = sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)

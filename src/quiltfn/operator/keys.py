@@ -57,9 +57,9 @@ def main(arguments: Sequence[str]) -> int:
 
 async def run(given: argparse.Namespace, data_dir: Path) -> int:
     """One command against the store in `data_dir`."""
-    from quiltfn.store import SqlAudit, SqlClockStore, SqliteStore, SqlKeys  # noqa: PLC0415
+    from quiltfn.store import SqlAudit, SqlClockStore, SqlKeys, open_sqlite  # noqa: PLC0415
 
-    async with SqliteStore.open(data_dir, alone=False) as store:
+    async with open_sqlite(data_dir, alone=False) as store:
         notes, clock = SqlClockStore(store.database), SystemClock()
         clock.resume(await notes.load())
         if newest := await notes.newest_id():

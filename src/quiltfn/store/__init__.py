@@ -1,7 +1,8 @@
-"""What outlives the process: functions, versions and the record of every call, in one SQLite file.
+"""What outlives the process: functions, versions and the record of every call, in a database.
 
-`SqliteStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
-making a call wait for the database. The other classes each keep one kind of row in the same file:
+`SqlStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
+making a call wait for the database. The other classes each keep one kind of row in the same
+database:
 API keys, answers to idempotent requests, audit entries, operations, runtimes, images of tenants,
 accepted work, policies and URLs of functions, deliveries, statistics of calls, quotas of tenants.
 """
@@ -11,6 +12,7 @@ from quiltfn.store.audit_retention import SqlAuditRetention
 from quiltfn.store.clock import SqlClockStore
 from quiltfn.store.deliveries import SqlDeliveries
 from quiltfn.store.directory import StoreBroken
+from quiltfn.store.functions import SqlStore
 from quiltfn.store.idempotency import SqlIdempotencyStore
 from quiltfn.store.journal import SpoolJournal
 from quiltfn.store.keys import SqlKeys
@@ -21,7 +23,7 @@ from quiltfn.store.quotas import SqlQuotas
 from quiltfn.store.retention import SqlRetention
 from quiltfn.store.runtimes import SqlRuntimes, SqlTenantImages
 from quiltfn.store.schedules import SqlSchedules
-from quiltfn.store.sqlite import SqliteStore
+from quiltfn.store.sqlite import open_sqlite
 from quiltfn.store.stats import SqlStats
 from quiltfn.store.urls import SqlUrls
 from quiltfn.store.vacuum import SqlDiskSpace
@@ -44,9 +46,10 @@ __all__ = [
     "SqlRuntimes",
     "SqlSchedules",
     "SqlStats",
+    "SqlStore",
     "SqlTenantImages",
     "SqlUrls",
     "SqlWork",
-    "SqliteStore",
     "StoreBroken",
+    "open_sqlite",
 ]

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from quiltfn.ports import Change, ChangeKind, ChangePage
 from quiltfn.store import tables
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run
 
 # After each hundredth change all but so many are removed.
 KEPT, REMOVE_EVERY = 10_000, 100
@@ -18,7 +18,7 @@ change = tables.change.c
 def record(connection: Connection, kind: ChangeKind, tenant_id: str, object_id: str) -> None:
     """Adds a change. To be called in the transaction that makes it."""
     row = {"kind": kind.value, "tenant_id": tenant_id, "object_id": object_id}
-    number: int = connection.exec_driver_sql(SQL["record_change"], row).scalar_one()
+    number: int = run(connection, "record_change", row).scalar_one()
     if number % REMOVE_EVERY == 0:
         connection.execute(delete(tables.change).where(change.number <= number - KEPT))
 

@@ -1,6 +1,6 @@
 """Checks a large database for damage while the server runs.
 
-A small one is checked at every start (`database.py`). A large one takes too long for that. After a
+A small one is checked at every start (`sqlite.py`). A large one takes too long for that. After a
 crash it is checked in the background, by a thread of low priority with its own connection, table by
 table, so that the log can be checkpointed in between.
 """

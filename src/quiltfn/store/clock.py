@@ -5,7 +5,7 @@ from sqlalchemy import Connection, delete, insert, select
 from quiltfn.model.trusted_time import ClockState
 from quiltfn.store import tables
 from quiltfn.store.database import Database
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run
 
 
 class SqlClockStore:
@@ -32,5 +32,5 @@ class SqlClockStore:
 
     async def newest_id(self) -> str:
         return await self._database.read(
-            lambda connection: str(connection.exec_driver_sql(SQL["newest_id"]).scalar() or "")
+            lambda connection: str(run(connection, "newest_id").scalar() or "")
         )

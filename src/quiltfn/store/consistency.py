@@ -4,7 +4,6 @@ SQLite uses any log file that lies beside a database, and silently ignores a dam
 Both would lose data, so this looks before SQLite opens anything.
 """
 
-import contextlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +25,7 @@ def examine(directory: DataDirectory) -> None:
         return  # It is no database. Opening it will say so.
     if note.owners and found.owner not in note.owners:
         left = [log.name] if first is not None else []
-        left += [one for one in SPOOLS if is_filled(directory, one)]
+        left += [one for one in SPOOLS if directory.is_filled(one)]
         if left:
             raise StoreBroken(
                 f"{database} is not the one that was served from here last, but {', '.join(left)} "
@@ -57,13 +56,6 @@ def examine(directory: DataDirectory) -> None:
             f"{note.commit}; {seen} is the last that is left). Restore a backup; deleting "
             f"{directory.path}/quiltfn.lock accepts what is left."
         )
-
-
-def is_filled(directory: DataDirectory, spool: str) -> bool:
-    """Whether the segment has any content."""
-    with contextlib.suppress(OSError):
-        return (directory.path / spool).stat().st_size > 0
-    return False
 
 
 def last_commit(directory: DataDirectory) -> int | None:

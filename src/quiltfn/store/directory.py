@@ -58,8 +58,9 @@ class Note:
 class DataDirectory:
     """The directory and its locks. Methods block, so call them from a thread."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, has_database: bool = True) -> None:
+        """`has_database`: whether `quiltfn.db` is there; a spool is in any case."""
+        self.path, self._has_database = path, has_database
         self.database = path / "quiltfn.db"
         self._stamp = os.fspath(path / "keys.stamp")
         self.log = path / "quiltfn.db-wal"
@@ -108,10 +109,7 @@ class DataDirectory:
 
     def check(self) -> bool:
         """Whether the database must be made. Raises `StoreBroken` if something is missing."""
-        if (self.path / RESTORING).exists():
-            raise StoreBroken(
-                f"A restore into {self.path} was cut off. Do it again: quiltfn restore."
-            )
+        self.check_restored()
         if not self.database.exists():
             left = [name for name in (self.log.name, *SPOOLS) if (self.path / name).exists()]
             if left or self.note.word:
@@ -121,6 +119,19 @@ class DataDirectory:
                     "restore a backup, or start with another, empty directory."
                 )
             return True
+        return False
+
+    def check_restored(self) -> None:
+        """Raises `StoreBroken` where a restore was cut off."""
+        if (self.path / RESTORING).exists():
+            raise StoreBroken(
+                f"A restore into {self.path} was cut off. Do it again: quiltfn restore."
+            )
+
+    def is_filled(self, spool: str) -> bool:
+        """Whether the segment has any content."""
+        with contextlib.suppress(OSError):
+            return (self.path / spool).stat().st_size > 0
         return False
 
     def mark(
@@ -178,7 +189,7 @@ class DataDirectory:
             if not os.path.samestat(os.stat(self.path), self._entered):
                 self.problem = "another directory was put in place of the data directory"
                 return
-            if not self._served:
+            if not self._served and self._has_database:
                 names = self.database.name, self.log.name
                 self._served = {name: self._stat(name) for name in names}
             for name, served in self._served.items():

@@ -26,7 +26,7 @@ from quiltfn.model.retention import StorageLimit
 from quiltfn.store import batches, tables, usage
 from quiltfn.store.database import Database
 from quiltfn.store.nodes import of_earlier_boots
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run
 
 # A step removes at least some, so that nobody is refused because the machine is busy.
 KEPT_S, STEP_S, LEAST = 24 * 3600, 0.002, 16
@@ -130,7 +130,7 @@ class SqlIdempotencyStore:
         turn = 0
         while surpluses := usage.surpluses(connection, usage.ANSWER, self._bound):
             named = {"tenant_id": surpluses[0].tenant_id}
-            connection.exec_driver_sql(SQL["drop_body"], named)
+            run(connection, "drop_body", named)
             turn += 1
             if turn >= LEAST and time.perf_counter() >= until:
                 return

@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 
 from quiltfn.model.cursors import BEFORE_EVERY_ID
 from quiltfn.model.retention import StorageLimit
-from quiltfn.store import tables, usage
+from quiltfn.store import records, tables, usage
 from quiltfn.store.database import Database
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run
 
-STEP_ROWS, STEP_S, AT_A_TIME = 500, 0.001, 10
+STEP_ROWS, AT_A_TIME = 500, 10
 
 
 class OldInputs:
@@ -33,10 +33,11 @@ class OldInputs:
 
     def remove_some(self, connection: Connection, surpluses: Sequence[usage.Surplus]) -> int:
         """Removes some for about a millisecond; returns how many bytes went."""
-        until, freed = time.perf_counter() + STEP_S, 0
-        for surplus in surpluses:
+        until, freed = records.end_of_step(connection), 0
+        for looked_at, surplus in enumerate(surpluses, 1):
             freed += self._remove_of(connection, surplus, until)
-            if time.perf_counter() >= until:
+            is_enough = freed > 0 or looked_at >= records.LEAST_TENANTS
+            if is_enough and time.perf_counter() >= until:
                 break
         return freed
 
@@ -44,12 +45,12 @@ class OldInputs:
         tenant_id, freed = surplus.tenant_id, 0
         after = self._after.pop(tenant_id, BEFORE_EVERY_ID)
         look = {"tenant_id": tenant_id, "after": after, "most": STEP_ROWS}
-        found = connection.exec_driver_sql(SQL["next_inputs"], look).all()
+        found = run(connection, "next_inputs", look).all()
         ids = tables.as_json([one for one, _ in found])
-        staying = set(connection.exec_driver_sql(SQL["needed_among"], {"ids": ids}).scalars())
+        staying = set(run(connection, "needed_among", {"ids": ids}).scalars())
         for number, (invocation_id, size) in enumerate(found, 1):
             if invocation_id not in staying:
-                connection.exec_driver_sql(SQL["remove_input"], (invocation_id,))
+                run(connection, "remove_input", (invocation_id,))
                 freed += size
             is_over = number % AT_A_TIME == 0 and time.perf_counter() >= until
             if freed >= surplus.amount or is_over or number == STEP_ROWS:

@@ -6,7 +6,7 @@ What it leaves is added: an attempt, a dead letter, a delivery.
 Harmless when repeated. Whether a record is stored for the first time is known in `records.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from quiltfn.model.delivery import delivery_of
 from quiltfn.model.invocation import Invocation
 from quiltfn.store import tables
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import driver, run, sql
 
 # Of one function; beyond that the oldest are dropped.
 DEAD_LETTERS_KEPT = 10_000
@@ -35,7 +35,7 @@ def carry_out(
     many(connection, "add_dead_letter", [dead_letter_row(record) for record in dead])
     for function_id in {record.function_id for record in dead}:
         limits = {"function_id": function_id, "kept": DEAD_LETTERS_KEPT}
-        connection.exec_driver_sql(SQL["drop_old_dead_letters"], limits)
+        run(connection, "drop_old_dead_letters", limits)
     sent = [record for record in over if record.outcome and record.outcome.destination_id]
     many(connection, "add_delivery", [delivery_row(record) for record in sent])
     forget_inputs(connection, [record.invocation_id for record in over])
@@ -44,14 +44,13 @@ def carry_out(
 def forget_inputs(connection: Connection, ids: Sequence[str]) -> None:
     """Removes inputs of calls that are over, where their function keeps none."""
     if ids:
-        connection.exec_driver_sql(SQL["forget_inputs"], {"ids": tables.as_json(ids)})
+        run(connection, "forget_inputs", {"ids": tables.as_json(ids)})
 
 
-def many(connection: Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+def many(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Runs a statement for each row, by position and without SQLAlchemy, which is faster."""
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    driver.executemany(SQL[statement], rows)
+    if rows:
+        driver(connection).cursor().executemany(sql(connection, statement), rows)
 
 
 def attempt_row(record: Invocation) -> tuple[Any, ...]:

@@ -12,14 +12,15 @@ UPDATE function
 SELECT invocation_id FROM invocation WHERE function_id = :function_id LIMIT :most;
 
 -- givers: the tenants who have some of a kind that may go, whoever has most first
-SELECT tenant_id, :unit, bytes, number FROM usage
- WHERE kind = :kind AND number > 0 :may_go ORDER BY :unit DESC;
+SELECT tenant_id, $unit, bytes, number FROM usage
+ WHERE kind = :kind AND number > 0 $may_go ORDER BY $unit DESC;
 
 -- usage_of_tenant: how much a tenant has of a kind
 SELECT bytes FROM usage WHERE kind = :kind AND tenant_id = :tenant_id;
 
 -- whole_usage: the most that a tenant has of a kind, and what all together have
-SELECT coalesce(max(:unit), 0), coalesce(sum(:unit), 0) FROM usage WHERE kind = :kind;
+SELECT coalesce(max($unit), 0), CAST(coalesce(sum($unit), 0) AS bigint) FROM usage
+ WHERE kind = :kind;
 
 -- newest_record: the id of the newest record
 SELECT max(invocation_id) FROM invocation;
@@ -31,19 +32,7 @@ SELECT max(coalesce(id, '')) FROM (
     SELECT max(id) FROM version UNION ALL
     SELECT max(id) FROM audit UNION ALL
     SELECT max(id) FROM api_key UNION ALL
-    SELECT max(operation_id) FROM operation);
-
--- remove_invocation: take one record away
-DELETE FROM invocation WHERE invocation_id = :invocation_id;
-
--- remove_attempts: take the attempts of one call away
-DELETE FROM attempt WHERE invocation_id = :invocation_id;
-
--- remove_dead_letter: likewise its dead letter
-DELETE FROM dead_letter WHERE invocation_id = :invocation_id;
-
--- remove_input_of: likewise its input
-DELETE FROM input WHERE invocation_id = :invocation_id;
+    SELECT max(operation_id) FROM operation) AS newest;
 
 -- probe: learn whether the database takes a write
 UPDATE probe SET count = count + 1 WHERE id = 1;

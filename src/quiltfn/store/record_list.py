@@ -16,7 +16,7 @@ from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, first_id
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import records, tables
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run
 
 # Entries of an index that are looked at in one step, and for how long further steps are begun.
 STEP_ENTRIES, STEPS_S = 20_000, 0.1
@@ -86,14 +86,14 @@ def end_of(query: InvocationQuery) -> str:
 def children(connection: Connection, tenant_id: str, parent_id: str, most: int) -> list[Invocation]:
     """The newest calls that a call of the tenant has caused, without their output."""
     wanted = {"parent": parent_id, "tenant_id": tenant_id, "most": most}
-    ids = connection.exec_driver_sql(SQL["children_of"], wanted).scalars().all()
+    ids = run(connection, "children_of", wanted).scalars().all()
     return list(records.among(connection, ids).values())
 
 
 def function_of(connection: Connection, tenant_id: str, invocation_id: str) -> str | None:
     """The id of the function that a call of the tenant is of."""
     wanted = {"invocation_id": invocation_id, "tenant_id": tenant_id}
-    return connection.exec_driver_sql(SQL["function_of_invocation"], wanted).scalar()
+    return run(connection, "function_of_invocation", wanted).scalar()
 
 
 def _matching(
@@ -139,9 +139,9 @@ def _matching_in(
         end = start
         if is_filtered:
             step = {"owner": wanted["owner"], "before": at, "start": start, "entries": STEP_ENTRIES}
-            end = connection.exec_driver_sql(SQL[part.step], step).scalar() or start
+            end = run(connection, part.step, step).scalar() or start
         some = wanted | {"before": at, "start": end, "most": most - len(found)}
-        found += connection.exec_driver_sql(SQL[part.find], some).scalars()
+        found += run(connection, part.find, some).scalars()
         if len(found) == most:
             return found, found[-1]
         if end == start:

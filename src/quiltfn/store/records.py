@@ -13,13 +13,18 @@ from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import Outline
 from quiltfn.store import outcomes, stats, tables
 from quiltfn.store.nodes import Boot
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import driver, execute, numbered_cursor, run, statements
 from quiltfn.store.usage import RECORD_BYTES
 
 STATEMENT_ROWS = 1000
 # Removing a row can take long if it is large or not in memory. So a step ends by the clock, which
 # is read after every few rows.
 STEP_ROWS, STEP_S, AT_A_TIME = 500, 0.001, 10
+# PostgreSQL is a way off and its commit takes a millisecond or more, so there a step is longer.
+FAR_STEPS, FAR_ROWS = 5, 25
+# What has nothing to give must not keep others from giving because the clock has gone on: a step
+# looks at so many tenants, however long it takes.
+LEAST_TENANTS = 16
 # Rows of one statement, largest first. Python switches threads around each statement, and the event
 # loop waits for that: with one statement for each row it was 50 µs a call. With powers of two a
 # batch takes few statements, and there are few to be kept prepared.
@@ -32,10 +37,28 @@ LARGE_BYTES = 32 * 1024
 
 @lru_cache(1024)
 def upsert_rows(count: int, epoch: int) -> str:
-    """The statement for so many records of a boot."""
+    """SQLite's statement for so many records of a boot."""
     row = f"({', '.join('?' * len(tables.INVOCATION_COLUMNS))})"
-    statement = SQL["upsert_invocations"].replace(":record_bytes", str(RECORD_BYTES))
-    return statement.replace(":epoch", str(epoch)).replace(":rows", ", ".join([row] * count))
+    return _upsert("sqlite", epoch, [row] * count)
+
+
+@lru_cache(64)
+def numbered_rows(count: int, epoch: int) -> str:
+    """PostgreSQL's, which is told the types of its values. They are numbered, so that psycopg need
+    not look for them in a statement that may have thousands.
+    """
+    types = tables.postgresql_types(tables.INVOCATION_COLUMNS)
+    rows = []
+    for first in range(1, count * len(types), len(types)):
+        values = (f"CAST(${number} AS {kind})" for number, kind in enumerate(types, first))
+        rows.append(f"({', '.join(values)})")
+    return _upsert("postgresql", epoch, rows)
+
+
+def _upsert(dialect: str, epoch: int, rows: list[str]) -> str:
+    statement = statements(dialect)["upsert_invocations"]
+    statement = statement.replace("$record_bytes", str(RECORD_BYTES))
+    return statement.replace("$epoch", str(epoch)).replace("$rows", ", ".join(rows))
 
 
 @lru_cache(1024)
@@ -45,7 +68,7 @@ def upsert_large(epoch: int) -> str:
     SQLite first copies rows that come from a SELECT where a table has triggers. That is too much
     for a record of several megabytes.
     """
-    into, values = SQL["upsert_invocations"].split("WITH record", 1)
+    into, values = statements("sqlite")["upsert_invocations"].split("WITH record", 1)
     places = ", ".join("?" * len(tables.INVOCATION_COLUMNS))
     upsert = values.split("ON CONFLICT", 1)[1]
     return f"{into}VALUES ({places}, {epoch}, ?) ON CONFLICT {upsert}"
@@ -85,9 +108,7 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
         ended = {record.invocation_id: record for record in some if record.status in FINAL}
         if ended:
             ids = tables.as_json(list(ended))
-            for known, status, attempt in connection.exec_driver_sql(
-                SQL["over_among"], {"ids": ids}
-            ):
+            for known, status, attempt in run(connection, "over_among", {"ids": ids}):
                 if status in FINAL or attempt > ended[known].attempt:
                     del ended[known]
         write(connection, some, epoch)
@@ -104,14 +125,12 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
 def functions_among(connection: Connection, records: Iterable[Invocation]) -> set[str]:
     """Those of the records' functions that are there, and not deleted."""
     ids = {record.function_id for record in records}
-    return {one for one in ids if connection.exec_driver_sql(SQL["has_function"], (one,)).first()}
+    return {one for one in ids if run(connection, "has_function", (one,)).first()}
 
 
 def write(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
     """Writes the records that are not final in the database yet; returns how many it wrote."""
     # Without SQLAlchemy and by position, because this runs for every call.
-    driver = connection.connection.driver_connection
-    assert driver is not None
     written, at = 0, 0
     small = []
     for ended in records:
@@ -119,29 +138,55 @@ def write(connection: Connection, records: Sequence[Invocation], epoch: int) -> 
         size = len(record.stdout) + len(record.stderr)
         if size <= LARGE_BYTES:
             small.append(record)
-        elif driver.execute(SQL["has_function"], (record.function_id,)).fetchone():
-            values = [*tables.invocation_row(record), RECORD_BYTES + size]
-            written += driver.execute(upsert_large(epoch), values).rowcount
+        elif run(connection, "has_function", (record.function_id,)).first():
+            written += _write_large(connection, record, size, epoch)
     for count_at_once in ROWS_AT_ONCE:
         while len(small) - at >= count_at_once:
-            values = []
-            for record in small[at : at + count_at_once]:
-                values += tables.invocation_row(record)
-            written += driver.execute(upsert_rows(count_at_once, epoch), values).rowcount
+            written += _write_rows(connection, small[at : at + count_at_once], epoch)
             at += count_at_once
     return written
+
+
+def _write_rows(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
+    values: list[Any] = []
+    for record in records:
+        values += tables.invocation_row(record)
+    if connection.dialect.name == "sqlite":
+        written = driver(connection).execute(upsert_rows(len(records), epoch), values)
+    else:
+        written = numbered_cursor(connection).execute(numbered_rows(len(records), epoch), values)
+    return int(written.rowcount)
+
+
+def _write_large(connection: Connection, record: Invocation, size: int, epoch: int) -> int:
+    if connection.dialect.name != "sqlite":
+        return _write_rows(connection, [record], epoch)
+    values = [*tables.invocation_row(record), RECORD_BYTES + size]
+    return int(driver(connection).execute(upsert_large(epoch), values).rowcount)
+
+
+def end_of_step(connection: Connection) -> float:
+    """When a step of removal that begins now ends, by the performance counter."""
+    share = 1 if connection.dialect.name == "sqlite" else FAR_STEPS
+    return time.perf_counter() + STEP_S * share
+
+
+def at_a_time(connection: Connection) -> int:
+    """How many rows are removed before the clock is read."""
+    return AT_A_TIME if connection.dialect.name == "sqlite" else AT_A_TIME * FAR_ROWS
 
 
 def remove(connection: Connection, ids: Sequence[str]) -> int:
     """Removes records, each with its input and attempts, until the time of a step is over; returns
     how many.
     """
-    until, removed = time.perf_counter() + STEP_S, 0
-    for at in range(0, len(ids), AT_A_TIME):
-        rows = [{"invocation_id": one} for one in ids[at : at + AT_A_TIME]]
-        for of_call in ("remove_attempts", "remove_dead_letter", "remove_input_of"):
-            connection.exec_driver_sql(SQL[of_call], rows)
-        removed += connection.exec_driver_sql(SQL["remove_invocation"], rows).rowcount
+    until, removed = end_of_step(connection), 0
+    some = at_a_time(connection)
+    for at in range(0, len(ids), some):
+        named = {"ids": tables.as_json(ids[at : at + some])}
+        for of_call in ("remove_attempts", "remove_dead_letters", "remove_inputs"):
+            run(connection, of_call, named)
+        removed += run(connection, "remove_invocations", named).rowcount
         if time.perf_counter() >= until:
             break
     return removed
@@ -149,10 +194,10 @@ def remove(connection: Connection, ids: Sequence[str]) -> int:
 
 def drop_output(connection: Connection, ids: Sequence[str]) -> int:
     """Removes the output of records until the time of a step is over; returns how many."""
-    until, dropped = time.perf_counter() + STEP_S, 0
+    until, dropped = end_of_step(connection), 0
     for one in ids:
         row = {"invocation_id": one, "record_bytes": RECORD_BYTES}
-        dropped += connection.exec_driver_sql(SQL["drop_output"], row).rowcount
+        dropped += run(connection, "drop_output", row).rowcount
         if time.perf_counter() >= until:
             break
     return dropped
@@ -167,8 +212,9 @@ def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
         one[1] += record.status is not Status.SUCCESS
         one[2] = max(one[2], record.started_at or record.ended_at or 0)
     if sums:
-        connection.exec_driver_sql(
-            SQL["add_to_counters"],
+        run(
+            connection,
+            "add_to_counters",
             [
                 {"function_id": function_id, "calls": calls, "errors": errors, "last": last}
                 for function_id, (calls, errors, last) in sums.items()
@@ -179,11 +225,11 @@ def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
 def interrupt(connection: Connection, boot: Boot, now: int) -> None:
     """Ends and counts every running call that an earlier start of this server left."""
     ours = {"now": now, "node": boot.node_id, "epoch": boot.epoch, "alone": boot.is_alone}
-    sums = connection.exec_driver_sql(SQL["counters_of_left"], ours).mappings().all()
+    sums = run(connection, "counters_of_left", ours).mappings().all()
     if sums:
-        connection.exec_driver_sql(SQL["add_to_counters"], [dict(row) for row in sums])
+        run(connection, "add_to_counters", [dict(row) for row in sums])
         stats.add_interrupted(connection, sums, now)
-        connection.exec_driver_sql(SQL["interrupt_left"], ours | {"why": INTERRUPTED})
+        run(connection, "interrupt_left", ours | {"why": INTERRUPTED})
 
 
 def interrupted(record: Invocation, now: int) -> Invocation:
@@ -220,11 +266,20 @@ def outline(connection: Connection, function_id: str, invocation_id: str) -> Out
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         return None
+    sizes = output_sizes(connection, (invocation_id, function_id))
+    return Outline(record=tables.read_invocation(row), sizes=sizes)
+
+
+def output_sizes(connection: Connection, call: tuple[str, str]) -> dict[str, int]:
+    """The bytes of each stream, which are not read. `call`: its id and that of its function."""
+    if connection.dialect.name != "sqlite":
+        found = run(connection, "output_sizes", call).one()
+        return dict(zip(tables.OUTPUT_COLUMNS, found, strict=True))
     sizes = {}
     for stream in tables.OUTPUT_COLUMNS:
-        with opened_output(connection, (invocation_id, function_id), stream) as blob:
+        with opened_output(connection, call, stream) as blob:
             sizes[stream] = len(blob)
-    return Outline(record=tables.read_invocation(row), sizes=sizes)
+    return sizes
 
 
 def read_output(
@@ -233,11 +288,14 @@ def read_output(
     """A part of one stream. Nothing where there is no such record any more. `call`: its id and that
     of its function.
     """
+    if connection.dialect.name != "sqlite":
+        # Of what lies in a table of its own, PostgreSQL reads that part alone.
+        part = run(connection, f"part_of_{stream}", (start + 1, size, *call)).scalar()
+        return bytes(part or b"")
     try:
         with opened_output(connection, call, stream) as blob:
             blob.seek(min(start, len(blob)))
-            part: bytes = blob.read(size)
-            return part
+            return bytes(blob.read(size))
     except LookupError:
         return b""
 
@@ -246,12 +304,10 @@ def opened_output(connection: Connection, call: tuple[str, str], stream: str) ->
     """One stream of a record as a file of SQLite's, which loads only what is read of it. Raises
     `LookupError`.
     """
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    found = driver.execute(SQL["rowid_of_invocation"], call).fetchone()
+    found = execute(connection, "rowid_of_invocation", call).fetchone()
     if found is None:
         raise LookupError(call)
-    return driver.blobopen("invocation", stream, found[0], readonly=True)
+    return driver(connection).blobopen("invocation", stream, found[0], readonly=True)
 
 
 def of_function(function_id: str, *, with_output: bool = True) -> Select[tuple[object, ...]]:

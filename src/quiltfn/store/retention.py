@@ -14,7 +14,7 @@ from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.ports import Clock
 from quiltfn.store import records, usage
 from quiltfn.store.database import Database
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run
 
 # After a power cut an old state of a spool segment can come back, with calls of the last minute.
 # Their rows must still be there, or the calls would be counted again. An id alone does not tell the
@@ -45,7 +45,7 @@ class SqlRetention:
     def _newest_a_minute_ago(self, connection: Connection) -> str:
         now, seen = self._clock.now(), self._newest
         if not seen or now - seen[-1][0] >= LOOK_S:
-            newest = connection.exec_driver_sql(SQL["newest_record"]).scalar()
+            newest = run(connection, "newest_record").scalar()
             seen.append((now, newest or ""))
         while len(seen) > 1 and now - seen[1][0] >= YOUNG_S:
             seen.popleft()
@@ -54,22 +54,22 @@ class SqlRetention:
 
 def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: str) -> int:
     """One step; returns how many records went. Only ids below `before` may go."""
-    until = time.perf_counter() + records.STEP_S
+    until = records.end_of_step(connection)
     # A tenant whose records are all too young must not stop the removal of others.
-    for surplus in too_much(connection, keep):
+    for looked_at, surplus in enumerate(too_much(connection, keep), 1):
         removed = records.remove(connection, oldest_of_tenant(connection, surplus, before))
         if not removed and surplus.unit is usage.Unit.BYTES:  # Rows of the last minute stay.
             some = oldest_of_tenant(connection, surplus, AFTER_EVERY_ID, usage.RECORD_BYTES)
             removed = records.drop_output(connection, some)
         if removed:
             return removed
-        if time.perf_counter() >= until:
+        if looked_at >= records.LEAST_TENANTS and time.perf_counter() >= until:
             break
     if not keep.seconds:
         return 0
     aged = first_id(now - max(keep.seconds, YOUNG_S))
     bounds = {"before": aged, "most": records.STEP_ROWS}
-    oldest = connection.exec_driver_sql(SQL["oldest_ended"], bounds).scalars().all()
+    oldest = run(connection, "oldest_ended", bounds).scalars().all()
     return records.remove(connection, oldest)
 
 
@@ -91,7 +91,7 @@ def oldest_of_tenant(
     most = min(records.STEP_ROWS, surplus.rows + 1)
     bounds = {"tenant_id": surplus.tenant_id, "before": before, "above": above, "most": most}
     found, to_go = [], surplus.amount
-    for invocation_id, size in connection.exec_driver_sql(SQL["oldest_of_tenant"], bounds):
+    for invocation_id, size in run(connection, "oldest_of_tenant", bounds):
         found.append(invocation_id)
         to_go -= surplus.of_row(size)
         if to_go <= 0:

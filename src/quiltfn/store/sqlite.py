@@ -1,235 +1,432 @@
-"""Functions and versions, in an SQLite file."""
+"""One SQLite file, used by two threads: one writes and one reads.
+
+SQLite calls block and an event loop must not, so each of the two connections has a thread. With one
+writing connection, writes of this process queue instead of locking each other out. Readers see the
+last commit (write-ahead log) and never wait.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import os
+import secrets
+import sqlite3
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from msgspec.structs import replace
-from sqlalchemy import Connection, Select, and_, delete, exc, func, insert, select, update
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    exc,
+    pool,
+)
 
-from quiltfn.model.cursors import to_cursor
-from quiltfn.model.errors import Conflict, NotFound, Outdated, StoreUnavailable
-from quiltfn.model.function import Function
-from quiltfn.model.version import Version
-from quiltfn.ports import PAGE_MAX_BYTES, ChangeKind, ChangePage, Page, StoredFunction
-from quiltfn.store import changes, sweep, tables
-from quiltfn.store.database import Database, Work, violated
-from quiltfn.store.directory import DataDirectory, StoreBroken
-from quiltfn.store.sql import SQL
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store import consistency, nodes, sqlite_header
+from quiltfn.store.check import IntegrityCheck
+from quiltfn.store.database import NOTHING_MISSING, Work, migrate
+from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
+from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve, is_full
+from quiltfn.store.functions import SqlStore, opened
+from quiltfn.store.nodes import Boot
+from quiltfn.store.put_off import PutOff
+from quiltfn.store.tables import REVISION
 
-__all__ = ["SqliteStore", "StoreBroken"]
+T = TypeVar("T")
 
-SWEEP_RETRY_S, SWEEP_REST_S = 1.0, 0.005
+CHECK_ALL_BELOW_BYTES = 64 * 1024 * 1024
+BEFORE = "quiltfn.db.before-"
+WAL = "PRAGMA journal_mode = WAL"
+ALWAYS = (
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    f"PRAGMA journal_size_limit = {64 * 1024 * 1024}",
+    # When the log has this many pages, a commit copies it into the database, and all writes behind
+    # it wait. With the default of 1,000 and scattered writes, as of pruning, that takes 20 ms.
+    "PRAGMA wal_autocheckpoint = 250",
+)
+# A statement that a trigger adds to notes the pages that it changes, in case it must be undone. By
+# default SQLite puts what is beyond 64 KiB of that into a file, page by page. Only for the writer,
+# and after a migration: an index that is made has its rows sorted there, too.
+UNDO_IN_MEMORY = "PRAGMA temp_store = MEMORY"
+BUSY_STEPS = 64
 
 
-class SqliteStore:
-    """`ports.Store` over one file, `quiltfn.db`, in the data directory. See `open`."""
+class SqliteDatabase:
+    """`Database` over `quiltfn.db`: two connections and their threads. `open` either succeeds or
+    leaves nothing open.
+    """
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self._sweeping: asyncio.Task[None] | None = None
-        self._to_sweep = False
+    def __init__(self, directory: DataDirectory, busy_timeout_s: float, node_id: str = "") -> None:
+        self.directory = directory
+        self._node_id = node_id
+        self.problem: str | None = None  # Why the last write failed, or the next ones will.
+        self._boot: Boot | None = None
+        self._is_registered = False  # Whether the epoch of the boot is stored.
+        self.check = IntegrityCheck(directory.database)
+        self.reserve = DiskReserve(directory.path)
+        self.has_free_pages = True
+        self._put_off = PutOff(self.write)
+        self.busy_timeout_s, self._busy_ms = busy_timeout_s, 0  # The second as the writer has it.
+        self._writer_thread = ThreadPoolExecutor(1, "store-writer")
+        self._reader_thread = ThreadPoolExecutor(1, "store-reader")
+        self._writer: Connection
+        self._reader: Connection
 
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def open(
-        cls,
-        data_dir: Path,
-        *,
-        alone: bool = True,
-        node_id: str = "",
-        busy_timeout_s: float = 5.0,
-    ) -> AsyncIterator["SqliteStore"]:
-        """Opens the store in `data_dir`; a first start makes it. Raises `StoreBroken`.
-
-        A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool
-        that reads or writes a row beside a running server is not alone and has no node. A write
-        waits at most `busy_timeout_s` for another process's lock.
-        """
-        store = cls(Database(DataDirectory(data_dir), busy_timeout_s, node_id))
-        await store.database.open(alone)
+    async def open(self, alone: bool) -> None:
+        """Opens, makes or migrates the database. Raises `StoreBroken`."""
+        loop = asyncio.get_running_loop()
         try:
-            if store.database.directory.holds_lock:
-                store._sweep()  # Finishes deletions that a kill interrupted.
-            yield store
-        finally:
-            if store._sweeping is not None:
-                store._sweeping.cancel()
-                await asyncio.wait([store._sweeping])
-            await store.database.aclose()
-
-    async def load(self) -> Sequence[StoredFunction]:
-        query = with_version().order_by(tables.function.c.id)
-        return await self.database.read(lambda connection: read_functions(connection, query))
-
-    async def find(self, function_id: str) -> StoredFunction | None:
-        query = with_version().where(tables.function.c.id == function_id)
-        found = await self.database.read(lambda connection: read_functions(connection, query))
-        return found[0] if found else None
-
-    async def newest_change(self) -> int:
-        return await self.database.read(changes.newest)
-
-    async def changes(self, since: int, limit: int = 1000) -> ChangePage:
-        return await self.database.read(lambda connection: changes.since(connection, since, limit))
-
-    async def create(self, function: Function, version: Version) -> None:
-        def work(connection: Connection) -> None:
-            connection.execute(insert(tables.function), tables.function_row(function))
-            connection.execute(insert(tables.version), tables.version_row(version))
-            changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
-
-        await self._change(function, work)
-
-    async def save(self, function: Function, version: Version | None = None) -> Function:
-        columns, saved = tables.function.c, replace(function, revision=function.revision + 1)
-        this = columns.id == function.id
-        change = update(tables.function).where(this, columns.revision == function.revision)
-        there = select(columns.id).where(this)
-
-        def work(connection: Connection) -> None:
-            if connection.execute(change.values(tables.function_row(saved))).rowcount == 0:
-                if connection.execute(there).first() is None:
-                    raise NotFound("the function was deleted")
-                raise Outdated("the function was changed by another server; repeat the request")
-            if version is not None:
-                connection.execute(insert(tables.version), tables.version_row(version))
-            changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
-
-        await self._change(function, work)
-        return saved
-
-    async def delete(self, function_id: str) -> None:
-        """As the port says. Its records are invisible and its work is not claimed from now on; what
-        there is of them is removed in the background.
-        """
-
-        this = tables.function.c.id == function_id
-        owner = select(tables.function.c.tenant_id).where(this)
-
-        def work(connection: Connection) -> None:
-            tenant_id = connection.execute(owner).scalar()
-            if tenant_id is None:
-                return
-            # Its versions go with it: ON DELETE CASCADE.
-            connection.execute(delete(tables.function).where(this))
-            connection.execute(insert(tables.deletion), {"function_id": function_id})
-            changes.record(connection, ChangeKind.FUNCTION, tenant_id, function_id)
-
-        await self.database.write(work, frees=True)
-        self._sweep()
-
-    async def versions(
-        self, function_id: str, after: str | None = None, limit: int = 1000
-    ) -> Page[Version]:
-        return await self.database.read(
-            lambda connection: read_versions(connection, function_id, after, limit)
-        )
-
-    async def version(self, function_id: str, number: int) -> Version | None:
-        return await self.database.read(
-            lambda connection: read_version(connection, function_id, number)
-        )
-
-    async def newest_number(self, function_id: str) -> int:
-        query = select(func.coalesce(func.max(tables.version.c.number), 0)).where(
-            tables.version.c.function_id == function_id
-        )
-        return await self.database.read(lambda connection: connection.execute(query).scalar_one())
-
-    async def ping(self) -> None:
-        await self.database.write(
-            lambda connection: connection.exec_driver_sql(SQL["probe"]).close()
-        )
-
-    def condition(self) -> tuple[bool, str]:
-        """As the port says."""
-        check = self.database.check
-        messages = [*self.database.directory.notices, *([check.told] if check.told else [])]
-        return not check.is_damaged, "; ".join(messages) or "nothing is known to be missing"
-
-    async def wait_swept(self) -> None:
-        """Waits until everything of all functions deleted so far is removed."""
-        while self._sweeping is not None and not self._sweeping.done():
-            await asyncio.shield(self._sweeping)
-
-    async def _change(self, function: Function, work: Work[None]) -> None:
-        try:
-            await self.database.write(work)
-        except exc.IntegrityError as error:
-            if violated(error, tables.function_name):
-                raise Conflict(
-                    f"name {function.name!r} is taken by another function",
-                    details={"expected": "a name that is free", "received": function.name},
-                ) from error
-            if violated(error, tables.version_number):
-                raise Conflict("version was made by somebody else at the same time") from error
+            await loop.run_in_executor(self._writer_thread, self._open_writer, alone)
+            await loop.run_in_executor(self._reader_thread, self._open_reader)
+        except BaseException:
+            await self.aclose()
             raise
 
-    def _sweep(self) -> None:
-        self._to_sweep = True
-        if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.get_running_loop().create_task(self._remove_records())
+    @property
+    def boot(self) -> Boot:
+        """This start of the server. Raises `StoreBroken` for a tool beside a server."""
+        if self._boot is None:
+            raise StoreBroken(
+                "Only a server may write records: the store was opened beside one, without a node."
+            )
+        return self._boot
 
-    async def _remove_records(self) -> None:
-        """Removes what deleted functions leave, in steps between which others can write."""
-        while self._to_sweep:
-            self._to_sweep = False  # A deletion during this pass sets it again.
-            left = True
-            while left:
-                try:
-                    left = await self.database.write(sweep.remove_some, frees=True)
-                    await asyncio.sleep(SWEEP_REST_S)
-                except StoreUnavailable:
-                    await asyncio.sleep(SWEEP_RETRY_S)
+    async def aclose(self) -> None:
+        """Closes both connections. Closing the last one copies the log into the database."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reader_thread, self.check.stop)
+        await loop.run_in_executor(self._reader_thread, self._close, "_reader")
+        if hasattr(self, "_writer"):
+            await loop.run_in_executor(self._writer_thread, self._retire)
+        await loop.run_in_executor(self._writer_thread, self._close, "_writer")
+        self._reader_thread.shutdown()
+        self._writer_thread.shutdown()
+        self.directory.leave()
+
+    async def write(
+        self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
+    ) -> T:
+        """As `Database` says."""
+        deadline = time.monotonic() + self.busy_timeout_s
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._writer_thread, self._transact, work, deadline, after, frees
+        )
+
+    async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
+        """As `Database` says."""
+        await self._put_off.write(work, after)
+
+    async def refill_reserve(self) -> bool:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
+        return is_there and await self._put_off.catch_up()
+
+    def condition(self) -> tuple[bool, str]:
+        """As `ports.Store` says."""
+        messages = [*self.directory.notices, *([self.check.told] if self.check.told else [])]
+        return not self.check.is_damaged, "; ".join(messages) or NOTHING_MISSING
+
+    async def read(self, work: Work[T]) -> T:
+        """As `Database` says."""
+
+        def run() -> T:
+            with self._translate_errors(), self._reader.begin():
+                return work(self._reader)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
+
+    def _transact(
+        self, work: Work[T], deadline: float, after: Callable[[], None] | None, frees: bool
+    ) -> T:
+        try:
+            if self.reserve.is_spent and not frees:
+                raise DiskFull(REFUSED)
+            try:
+                result = self._perform(work, deadline)
+            except DiskFull:
+                if not (frees and self.reserve.release()):
+                    raise
+                result = self._perform(work, deadline)
+        except StoreUnavailable as error:
+            self.problem = str(error)
+            raise
+        self.problem = REFUSED if self.reserve.is_spent else None
+        if after is not None:
+            after()
+        return result
+
+    def _perform(self, work: Work[T], deadline: float) -> T:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise StoreUnavailable("the database does not take writes at the moment: it is busy")
+        self.directory.look()
+        if self.directory.problem is not None:
+            raise StoreUnavailable(self.directory.problem)
+        with self._translate_errors():
+            driver = self._driver()
+            self._wait_at_most(left)
+            changes = driver.total_changes
+            with self._writer.begin():
+                result = work(self._writer)
+                # What changes nothing writes nothing either, so that a full disk cannot refuse it.
+                number = self._count() if driver.total_changes != changes else None
+        if number is not None:
+            self._is_registered = True
+            self.directory.committed(number)
+        return result
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Lets the next statements wait for other processes: so long, or a little shorter, so that
+        it rarely has to be set again.
+        """
+        step_ms = max(1, int(self.busy_timeout_s * 1000 / BUSY_STEPS))
+        busy_ms = max(1, int(seconds * 1000) // step_ms * step_ms)
+        if busy_ms != self._busy_ms:
+            self._driver().execute(f"PRAGMA busy_timeout = {busy_ms}").close()
+            self._busy_ms = busy_ms
+
+    def _driver(self) -> Any:
+        driver = self._writer.connection.driver_connection
+        assert driver is not None
+        return driver
+
+    def _count(self) -> int:
+        """Numbers the transaction that is open; see `sqlite_header.py`. The first one of a server
+        stores its epoch too.
+        """
+        if self._boot is not None and not self._is_registered:
+            nodes.register(self._writer, self._boot)
+        number = sqlite_header.following(self._number("user_version"))
+        self._driver().execute(f"PRAGMA user_version = {number}").close()
+        return number
+
+    def _number(self, pragma: str) -> int:
+        number: int = self._driver().execute(f"PRAGMA {pragma}").fetchone()[0]
+        return number
+
+    # Opening, in the threads -----------------------------------------------------------------
+
+    def _open_writer(self, alone: bool) -> None:
+        try:
+            self._open_writer_or_tell(alone)
+        except StoreBroken as error:
+            if is_full(error.__cause__, self.directory.path):
+                raise DiskFull(f"{FULL}, and a start needs some room: {error}") from error
+            raise
+
+    def _open_writer_or_tell(self, alone: bool) -> None:
+        self.directory.enter(alone, self.busy_timeout_s)
+        if self.directory.holds_lock:
+            self.reserve.start()
+        path = self.directory.database
+        is_new = self.directory.check()
+        if is_new and not self.directory.holds_lock:
+            raise StoreBroken(f"{path} is just being made by another process; try again.")
+        try:
+            if is_new:
+                self._make()
+            if path.stat().st_size == 0:
+                raise StoreBroken(f"{path} is empty. Restore a backup.")
+            # O_PATH, because closing an ordinary descriptor would release SQLite's locks.
+            named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(named).st_mode):
+                    raise StoreBroken(f"{path} is not a file. Restore a backup.")
+                os.chmod(f"/proc/self/fd/{named}", OWNER_ONLY)
+            finally:
+                os.close(named)
+            if self.directory.holds_lock:
+                consistency.examine(self.directory)
+            self._writer = self._engine(path, "BEGIN IMMEDIATE", WAL).connect()
+            self._check()
+            self._driver().execute(UNDO_IN_MEMORY).close()
+            if self.directory.holds_lock:
+                self._take_over()
+            if alone or self._node_id:
+                with self._writer.begin():
+                    self._boot = nodes.next_boot(self._writer, self._node_id, alone)
+        except (exc.DBAPIError, sqlite3.Error, OSError) as error:
+            reason = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
+            raise StoreBroken(
+                f"{path} cannot be used: {reason}. Restore a backup if the file is damaged."
+            ) from error
+
+    def _take_over(self) -> None:
+        """Gives the file a new `application_id`, so that no other log is taken for its own."""
+        directory, spools = self.directory, self.directory.note.spools
+        last, ours = self._number("application_id"), 1 + secrets.randbelow(sqlite_header.NUMBERS)
+        commit = self._number("user_version")
+        directory.mark(
+            "open" if directory.note.word == "open" else "closed", (last, ours), commit, spools
+        )
+        is_busy = True
+        try:
+            with self._writer.begin():
+                self._driver().execute(f"PRAGMA application_id = {ours}").close()
+            # Into the file itself, which has it from now on.
+            is_busy = self._driver().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            if not is_full(error, directory.path):
+                raise
+            ours = self._number("application_id")  # The last server's; its log is continued.
+        directory.mark("open", (last if is_busy else ours, ours), commit, spools)
+        directory.look()
+        if directory.note.word == "open" and not self._is_small():
+            self.check.start()
+
+    def _is_small(self) -> bool:
+        return self.directory.database.stat().st_size < CHECK_ALL_BELOW_BYTES
+
+    def _retire(self) -> None:
+        number = self.directory.note.commit or 0
+        with contextlib.suppress(exc.DBAPIError, sqlite3.Error):
+            number = self._number("user_version")
+        self.directory.retire(number)
+
+    def _open_reader(self) -> None:
+        path = self.directory.database
+        self._reader = self._engine(path, "BEGIN", "PRAGMA query_only = ON").connect()
+        with self._reader.begin():
+            self._reader.exec_driver_sql("SELECT 1 FROM probe")
+
+    def _make(self) -> None:
+        """Makes a new database under another name and renames it when it is complete.
+
+        So a start that is killed half-way leaves nothing that looks like a damaged database.
+        """
+        path, fresh = self.directory.database, Path(f"{self.directory.database}.new")
+        for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
+            leftover.unlink(missing_ok=True)
+        os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
+        # auto_vacuum can be set only before there are tables. `vacuum.py` needs it.
+        pragmas = ("PRAGMA auto_vacuum = INCREMENTAL", WAL)
+        with self._engine(fresh, "BEGIN IMMEDIATE", *pragmas).connect() as connection:
+            migrate(connection)
+        fresh.replace(path)
+        self.directory.sync()
+
+    def _check(self) -> None:
+        """Checks that the database is undamaged and ours, and migrates an older schema."""
+        path, connection = self.directory.database, self._writer
+        with connection.begin():
+            names = connection.exec_driver_sql("SELECT name FROM sqlite_schema").scalars().all()
+            if "alembic_version" not in names:
+                raise StoreBroken(f"{path} is not a database of quiltfn.")
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if found != REVISION:
+            if not self.directory.holds_lock:
+                raise StoreBroken(
+                    f"{path} is in use by another version of quiltfn (stop it first)."
+                )
+            self._keep_copy(str(found))
+            migrate(connection)
+        with connection.begin():  # Everything if that is quick; functions always.
+            for what in ("1",) if self._is_small() else ("function", "version"):
+                told = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
+                if told != "ok":
+                    raise StoreBroken(f"{path} is damaged: {told}. Restore a backup.")
+
+    def _keep_copy(self, revision: str) -> None:
+        """Copies the database before a migration, so that the older release can be used again.
+
+        Only the newest copy is kept.
+        """
+        path, copy = self.directory.database, f"{BEFORE}{revision}"
+        fresh = path.with_name(f"{copy}.new")
+        try:
+            self._copy_to(fresh)
+        except BaseException:  # A partial copy would waste what little space is left.
+            for left in (fresh, Path(f"{fresh}-journal")):
+                left.unlink(missing_ok=True)
+            raise
+        fresh.replace(path.with_name(copy))
+        for other in path.parent.glob(f"{BEFORE}*"):
+            if other.name != copy:
+                other.unlink()
+        self.directory.sync()
+        self.directory.add_notice(f"the schema was brought up to date; {copy} is the old one")
+
+    def _copy_to(self, fresh: Path) -> None:
+        fresh.unlink(missing_ok=True)
+        os.close(open_own(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        with closing(sqlite3.connect(fresh)) as target:
+            self._driver().backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+        descriptor = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+    def _engine(self, path: Path, begin: str, *pragmas: str) -> Engine:
+        # The driver begins no transactions by itself; `begin` says how each one starts.
+        engine = create_engine(
+            URL.create("sqlite", database=str(path)),  # It quotes the path.
+            poolclass=pool.NullPool,
+            connect_args={
+                "isolation_level": None,
+                "check_same_thread": False,
+                "timeout": self.busy_timeout_s,
+            },
+        )
+
+        @event.listens_for(engine, "connect")
+        def prepare(driver: Any, _record: object) -> None:
+            try:
+                for pragma in (*pragmas, *ALWAYS):
+                    answer = driver.execute(pragma).fetchone()
+                    if pragma == WAL and answer != ("wal",):
+                        raise StoreBroken(f"{path} cannot have a write-ahead log where it is.")
+            except BaseException:
+                driver.close()
+                raise
+
+        @event.listens_for(engine, "begin")
+        def start(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    @contextlib.contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """Turns errors of the database into `StoreUnavailable`; programming errors pass."""
+        try:
+            yield
+        except (exc.IntegrityError, exc.ProgrammingError):
+            raise
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            if is_full(error, self.directory.path):
+                raise DiskFull(f"{FULL}: nothing can be stored") from error
+            # The driver's text only: SQLAlchemy's has the statement and its values.
+            reason = getattr(error, "orig", None) or error
+            raise StoreUnavailable(
+                f"the database does not answer as it should: {reason}"
+            ) from error
+
+    def _close(self, which: str) -> None:
+        connection: Connection | None = self.__dict__.pop(which, None)
+        if connection is not None:
+            connection.close()
 
 
-def with_version() -> Select[tuple[Any, ...]]:
-    """Functions, each with its current version in columns named version_…."""
-    version = [column.label(f"version_{column.name}") for column in tables.version.columns]
-    current = and_(
-        tables.version.c.function_id == tables.function.c.id,
-        tables.version.c.number == tables.function.c.current_version,
-    )
-    return select(tables.function, *version).outerjoin(tables.version, current)
+@contextlib.asynccontextmanager
+async def open_sqlite(
+    data_dir: Path, *, alone: bool = True, node_id: str = "", busy_timeout_s: float = 5.0
+) -> AsyncIterator[SqlStore]:
+    """Opens the store in the file of `data_dir`; a first start makes it. Raises `StoreBroken`.
 
-
-def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> list[StoredFunction]:
-    """The functions. Raises `StoreBroken` if a version is missing."""
-    rows = connection.execute(query).mappings().all()
-    for row in rows:
-        if row["version_id"] is None:
-            raise StoreBroken(f"Function {row['id']} points to a version that is missing.")
-    return [tables.read_stored(row) for row in rows]
-
-
-def read_versions(
-    connection: Connection, function_id: str, after: str | None, limit: int
-) -> Page[Version]:
-    """Some versions of a function, newest first. Reads no more rows than that."""
-    columns = tables.version.c
-    query = select(tables.version).where(columns.function_id == function_id)
-    if after is not None:
-        start = select(columns.number).where(columns.id == after).scalar_subquery()
-        query = query.where(columns.number < start)
-    found: list[Version] = []
-    left = PAGE_MAX_BYTES
-    with connection.execute(query.order_by(columns.number.desc()).limit(limit + 1)) as rows:
-        for row in rows.mappings():
-            if len(found) == limit or left <= 0:
-                return Page(found, to_cursor(found[-1].id))
-            found.append(tables.read_version(row))
-            left -= found[-1].spec.size
-    return Page(found)
-
-
-def read_version(connection: Connection, function_id: str, number: int) -> Version | None:
-    """The version with that number, or None."""
-    columns = tables.version.c
-    query = select(tables.version).where(
-        columns.function_id == function_id, columns.number == number
-    )
-    row = connection.execute(query).mappings().one_or_none()
-    return tables.read_version(row) if row else None
+    A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool that
+    reads or writes a row beside a running server is not alone and has no node. A write waits at
+    most `busy_timeout_s` for another process's lock.
+    """
+    database = SqliteDatabase(DataDirectory(data_dir), busy_timeout_s, node_id)
+    async with opened(database, alone=alone, sweeps=lambda: database.directory.holds_lock) as store:
+        yield store

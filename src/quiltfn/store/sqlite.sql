@@ -13,8 +13,8 @@ WITH record (
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
     origin_invocation_id, output_order, memory_mib)
-  AS (VALUES :rows)
-SELECT *, :epoch, :record_bytes + length(stdout) + length(stderr) FROM record
+  AS (VALUES $rows)
+SELECT *, $epoch, $record_bytes + length(stdout) + length(stderr) FROM record
  WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
     ON CONFLICT (invocation_id) DO UPDATE SET
        function_name = excluded.function_name,
@@ -42,6 +42,18 @@ SELECT invocation_id FROM invocation WHERE invocation_id IN (SELECT value FROM j
 SELECT value FROM json_each(:ids)
  WHERE EXISTS (SELECT 1 FROM work WHERE invocation_id = value)
     OR EXISTS (SELECT 1 FROM dead_letter WHERE invocation_id = value);
+
+-- remove_invocations: take records away, by a JSON array of their ids
+DELETE FROM invocation WHERE invocation_id IN (SELECT value FROM json_each(:ids));
+
+-- remove_attempts: take the attempts of calls away
+DELETE FROM attempt WHERE invocation_id IN (SELECT value FROM json_each(:ids));
+
+-- remove_dead_letters: likewise their dead letters
+DELETE FROM dead_letter WHERE invocation_id IN (SELECT value FROM json_each(:ids));
+
+-- remove_inputs: likewise their inputs
+DELETE FROM input WHERE invocation_id IN (SELECT value FROM json_each(:ids));
 
 -- claim_work: take the first due work of a function, so that nobody else can, until the inputs of it
 -- reach a size; with PostgreSQL the innermost SELECT is one FOR UPDATE SKIP LOCKED

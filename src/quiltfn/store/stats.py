@@ -38,7 +38,7 @@ from quiltfn.ports import Clock
 from quiltfn.store import tables, usage
 from quiltfn.store.database import Database
 from quiltfn.store.outcomes import many
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import execute, run
 
 # Rows of one read, which keeps other readers waiting for some milliseconds, and of one step of
 # removal, which keeps writers waiting for a millisecond or two.
@@ -101,11 +101,9 @@ def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
     """Adds to the rows of statistics; one statement reads and one writes each."""
     if not sums:
         return
-    driver = connection.connection.driver_connection
-    assert driver is not None
     rows = []
     for key, one in sums.items():
-        found = driver.execute(SQL["stats_of"], key).fetchone()
+        found = execute(connection, "stats_of", key).fetchone()
         if found is not None:
             known = decode(found[0])
             known.add(one)
@@ -117,11 +115,9 @@ def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
 
 def not_counted(connection: Connection, ended: Sequence[Invocation]) -> list[Invocation]:
     """Those of some calls of deleted functions that were not counted yet; they are from now on."""
-    driver = connection.connection.driver_connection
-    assert driver is not None
     found = []
     for record in ended:
-        noted = driver.execute(SQL["note_counted"], (record.invocation_id, record.ended_at or 0))
+        noted = execute(connection, "note_counted", (record.invocation_id, record.ended_at or 0))
         if noted.rowcount:
             found.append(record)
     return found
@@ -260,11 +256,9 @@ class _Slices:
         self, connection: Connection, sums: dict[K, CallStats], key: Callable[[int, str], K]
     ) -> None:
         """Adds the next `READ_ROWS` to `sums`. `key`: as `SqlStats._add_up` says."""
-        driver = connection.connection.driver_connection
-        assert driver is not None
         start, function_id = self._after
         look = self._whose | {"start": start, "function_id": function_id, "most": READ_ROWS}
-        rows = driver.execute(SQL["stats_of_tenant"], look).fetchall()
+        rows = execute(connection, "stats_of_tenant", look).fetchall()
         for at, whose_calls, text in rows:
             add_one(sums, key(at, whose_calls), decode(text))
         self.is_done = len(rows) < READ_ROWS
@@ -281,9 +275,7 @@ class _Slices:
 
 def read_rows(statement: str, values: Mapping[str, Any], connection: Connection) -> list[Row]:
     # Without SQLAlchemy, whose rows would take half of the time.
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    rows = driver.execute(SQL[statement], values).fetchall()
+    rows = execute(connection, statement, values).fetchall()
     return [(Stretch(*row[:4]), decode(row[4])) for row in rows]
 
 
@@ -308,7 +300,7 @@ def prune_some(
     tenants whose rows stay as they are for now.
     """
     old = {"before": now - REMEMBERED_S, "most": FOLD_ROWS}
-    handled: int = connection.exec_driver_sql(SQL["forget_counted"], old).rowcount
+    handled: int = run(connection, "forget_counted", old).rowcount
     for step in STEPS:
         look = {"step_s": step, "before": folded_before(step, now), "most": FOLD_ROWS}
         some = read_rows("stats_by_age", look | {"read": json.dumps(sorted(read))}, connection)

@@ -18,9 +18,7 @@ from sqlalchemy import (
 from quiltfn.model.cursors import minute_before
 from quiltfn.store import records, tables
 from quiltfn.store.outcomes import many
-from quiltfn.store.sql import SQL
-
-AT_A_TIME = 10
+from quiltfn.store.sql import run
 
 
 def remove_some(connection: Connection) -> bool:
@@ -29,13 +27,13 @@ def remove_some(connection: Connection) -> bool:
     function_id = connection.execute(select(deletion).limit(1)).scalar()
     if function_id is None:
         return False
-    until = time.perf_counter() + records.STEP_S
-    for batch in batches(function_id):
+    until = records.end_of_step(connection)
+    for batch in batches(function_id, records.at_a_time(connection)):
         while connection.execute(batch).rowcount:
             if time.perf_counter() >= until:
                 return True
     step = {"function_id": function_id, "most": records.STEP_ROWS}
-    some = connection.exec_driver_sql(SQL["some_of_function"], step).scalars().all()
+    some = run(connection, "some_of_function", step).scalars().all()
     remember_young(connection, some)
     if records.remove(connection, some) == len(some) < records.STEP_ROWS:
         connection.execute(delete(tables.deletion).where(deletion == function_id))
@@ -47,32 +45,32 @@ def remember_young(connection: Connection, ids: Sequence[str]) -> None:
     may come back with them (`retention.py`), and nothing else would tell that they were counted.
     """
     if ids:
-        newest = connection.exec_driver_sql(SQL["newest_record"]).scalar_one()
+        newest = run(connection, "newest_record").scalar_one()
         young = minute_before(newest)
         many(connection, "note_counted_of", [(one,) for one in ids if one > young])
 
 
-def batches(function_id: str) -> list[Delete]:
-    """Each removes a few rows that belong to the function and not to one of its records."""
+def batches(function_id: str, at_a_time: int) -> list[Delete]:
+    """Each removes so many rows that belong to the function and not to one of its records."""
     work, given, dead = tables.work.c, tables.input_table.c, tables.dead_letter.c
     delivery, run = tables.delivery.c, tables.schedule_run.c
     key = tuple_(run.schedule_id, run.tick_ms, run.is_manual)
     runs = (
         select(run.schedule_id, run.tick_ms, run.is_manual)
         .where(run.function_id == function_id)
-        .limit(AT_A_TIME)
+        .limit(at_a_time)
     )
     return [
         # Two, because each has a partial index, which takes no placeholder in its condition.
-        some(work.invocation_id, work.function_id == function_id, text("epoch = 0")),
-        some(work.invocation_id, work.function_id == function_id, text("epoch > 0")),
-        some(dead.invocation_id, dead.function_id == function_id),
-        some(given.invocation_id, given.function_id == function_id),
-        some(delivery.id, delivery.function_id == function_id),
+        some(at_a_time, work.invocation_id, work.function_id == function_id, text("epoch = 0")),
+        some(at_a_time, work.invocation_id, work.function_id == function_id, text("epoch > 0")),
+        some(at_a_time, dead.invocation_id, dead.function_id == function_id),
+        some(at_a_time, given.invocation_id, given.function_id == function_id),
+        some(at_a_time, delivery.id, delivery.function_id == function_id),
         delete(tables.schedule_run).where(key.in_(runs)),
         delete(tables.work_count).where(tables.work_count.c.function_id == function_id),
     ]
 
 
-def some(key: Column[str], *conditions: ColumnElement[bool] | TextClause) -> Delete:
-    return delete(key.table).where(key.in_(select(key).where(*conditions).limit(AT_A_TIME)))
+def some(at_a_time: int, key: Column[str], *conditions: ColumnElement[bool] | TextClause) -> Delete:
+    return delete(key.table).where(key.in_(select(key).where(*conditions).limit(at_a_time)))

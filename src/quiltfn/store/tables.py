@@ -1,6 +1,7 @@
 """The tables as the code uses them. `migrations/` makes them, and a test compares the two."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -137,8 +138,8 @@ invocation = Table(
     Column("duration_ms", BigInteger),
     Column("exit_code", Integer),
     # Bytes. Records from before schema 0008 have text here; SQLite allows both in one column.
-    Column("stdout", Text, nullable=False),
-    Column("stderr", Text, nullable=False),
+    Column("stdout", Text().with_variant(LargeBinary(), "postgresql"), nullable=False),
+    Column("stderr", Text().with_variant(LargeBinary(), "postgresql"), nullable=False),
     Column("error_message", Text),
     Column("cold_start", Boolean, nullable=False),
     Column("timeline", JSON),
@@ -608,6 +609,15 @@ def read_invocation(row: RowMapping) -> Invocation:
 def as_bytes(output: bytes | str) -> bytes:
     """An output stream, which may have been stored as text or as bytes."""
     return output.encode() if isinstance(output, str) else output
+
+
+@cache
+def postgresql_types(columns: Sequence[str]) -> tuple[str, ...]:
+    """The types of columns of `invocation`, as PostgreSQL calls them."""
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - which SQLite does without
+
+    named = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return tuple(str(invocation.c[name].type.compile(named)) for name in columns)
 
 
 def as_json(ids: Sequence[str]) -> str:

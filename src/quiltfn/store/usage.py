@@ -6,12 +6,13 @@ that makes one of these tables anew must make its triggers anew.
 """
 
 from enum import Enum
+from functools import cache
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from quiltfn.model.retention import StorageLimit
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run, statements
 
 RECORD_BYTES = 600  # What a record takes without its output, its index entries included.
 
@@ -39,12 +40,13 @@ KINDS = (RECORD, ANSWER, AUDIT, OPERATION, INPUT, DELIVERY, STATS)
 def of_tenant(connection: Connection, kind: Kind, tenant_id: str) -> int:
     """The bytes of the tenant's rows of that kind."""
     named = {"kind": kind.name, "tenant_id": tenant_id}
-    return int(connection.exec_driver_sql(SQL["usage_of_tenant"], named).scalar() or 0)
+    return int(run(connection, "usage_of_tenant", named).scalar() or 0)
 
 
 def of_all(connection: Connection, kind: Kind) -> int:
     """The bytes of all rows of that kind."""
-    whole = connection.exec_driver_sql(_WHOLE[Unit.BYTES], {"kind": kind.name}).one()
+    statement = _whole(connection.dialect.name, Unit.BYTES)
+    whole = connection.exec_driver_sql(statement, {"kind": kind.name}).one()
     return int(whole[1])
 
 
@@ -78,11 +80,12 @@ def surpluses(
     that level gives nothing. A tenant without removable rows (`Kind.may_go`) is left out, and the
     others make up for it.
     """
-    most, whole = connection.exec_driver_sql(_WHOLE[unit], {"kind": kind.name}).one()
+    dialect, named = connection.dialect.name, {"kind": kind.name}
+    most, whole = connection.exec_driver_sql(_whole(dialect, unit), named).one()
     excess = whole - bound.all if bound.all else 0
     if excess <= 0 and not 0 < bound.tenant < most:
         return []
-    givers = connection.exec_driver_sql(_GIVERS[kind, unit], {"kind": kind.name}).all()
+    givers = connection.exec_driver_sql(_givers(dialect, kind, unit), named).all()
     level = _level([has for _, has, _, _ in givers], excess)
     if bound.tenant:
         level = min(level, bound.tenant)
@@ -109,13 +112,16 @@ def _level(largest_first: list[int], excess: int) -> int:
     return level
 
 
-def _givers(kind: Kind, unit: Unit) -> str:
+@cache
+def _whole(dialect: str, unit: Unit) -> str:
+    return statements(dialect)["whole_usage"].replace("$unit", unit.value)
+
+
+@cache
+def _givers(dialect: str, kind: Kind, unit: Unit) -> str:
     may_go = ""
     if kind.may_go:
         rows = f"SELECT 1 FROM {kind.table} AS one WHERE one.tenant_id = usage.tenant_id"
         may_go = f"AND EXISTS ({rows} AND {kind.may_go})"
-    return SQL["givers"].replace(":unit", unit.value).replace(":may_go", may_go)
-
-
-_WHOLE = {unit: SQL["whole_usage"].replace(":unit", unit.value) for unit in Unit}
-_GIVERS = {(kind, unit): _givers(kind, unit) for kind in KINDS for unit in Unit}
+    statement = statements(dialect)["givers"]
+    return statement.replace("$unit", unit.value).replace("$may_go", may_go)

@@ -10,6 +10,7 @@ import time
 from sqlalchemy import Connection
 
 from quiltfn.store.database import Database
+from quiltfn.store.sql import driver
 
 STEP_S, PAGES_AT_A_TIME = 0.001, 16
 SLACK_PAGES, SLACK_SHARE = 4096, 10
@@ -26,6 +27,8 @@ class SqlDiskSpace:
         return await self._database.refill_reserve()
 
     async def vacuum_some(self) -> bool:
+        if not self._database.has_free_pages:
+            return False
         to_the_last = self._database.reserve.is_spent
         return await self._database.write(
             lambda connection: vacuum_some(connection, to_the_last), frees=True
@@ -36,8 +39,6 @@ def vacuum_some(connection: Connection, to_the_last: bool = False) -> bool:
     """One step; returns whether there may be more to do."""
     if _pragma(connection, "auto_vacuum") != INCREMENTAL:
         return False
-    driver = connection.connection.driver_connection
-    assert driver is not None
     slack = 0
     if not to_the_last:
         slack = max(SLACK_PAGES, _pragma(connection, "page_count") // SLACK_SHARE)
@@ -45,7 +46,7 @@ def vacuum_some(connection: Connection, to_the_last: bool = False) -> bool:
     while (surplus := _pragma(connection, "freelist_count") - slack) > 0:
         pages = min(surplus, PAGES_AT_A_TIME)
         # SQLite moves a page each time the next row, an empty one, is fetched.
-        driver.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        driver(connection).execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         if time.perf_counter() >= until:
             return True
     return False

@@ -37,7 +37,7 @@ from quiltfn.store.database import Database
 from quiltfn.store.inputs import Cipher, input_row, read_environment, read_input, size_of
 from quiltfn.store.old_inputs import OldInputs
 from quiltfn.store.policies import policy_of
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run
 
 MACHINE_BOOT = Path("/proc/sys/kernel/random/boot_id")
 # One transaction accepts so much, and one claim takes so much into memory.
@@ -109,7 +109,7 @@ class SqlWork:
         (`CapacityFull` or `NotFound`), or None.
         """
         ids = tables.as_json([one.record.invocation_id for one in given])
-        known = set(connection.exec_driver_sql(SQL["ids_among"], {"ids": ids}).scalars())
+        known = set(run(connection, "ids_among", {"ids": ids}).scalars())
         room = _Room(connection, self._bound, self._old_inputs)
         refusals: list[Refusal] = []
         taken: dict[str, AcceptedWork] = {}
@@ -163,7 +163,7 @@ class SqlWork:
             for function_id in connection.execute(
                 select(tables.work_count.c.function_id)
             ).scalars():
-                first = connection.exec_driver_sql(SQL["first_waiting"], (function_id,)).scalar()
+                first = run(connection, "first_waiting", (function_id,)).scalar()
                 row = connection.execute(select(given).where(given.c.invocation_id == first))
                 found += row.mappings().all()
             return found
@@ -188,7 +188,7 @@ class SqlWork:
         self, connection: Connection, function_id: str, limit: int, now_ms: int, is_begun: bool
     ) -> Claim:
         look = {"function_id": function_id, "now": now_ms, "most": limit + ENDED_AT_ONCE}
-        too_old = connection.exec_driver_sql(SQL["too_old"], look).scalars().all()
+        too_old = run(connection, "too_old", look).scalars().all()
         ended = self._end_old(connection, function_id, too_old, now_ms)
         values = {
             "node": self._database.boot.node_id,
@@ -200,7 +200,7 @@ class SqlWork:
             "most": limit,
             "bytes": AT_ONCE_MAX_BYTES,
         }
-        rows = connection.exec_driver_sql(SQL["claim_work"], values).mappings().all()
+        rows = run(connection, "claim_work", values).mappings().all()
         claimed, unreadable = self._read_claimed(connection, rows, now_ms)
         ended += self._end(connection, unreadable)
         return Claim(
@@ -266,7 +266,7 @@ class SqlWork:
         rows = [{"invocation_id": one} | mine for one in invocation_ids]
         if rows:
             await self._database.write(
-                lambda connection: connection.exec_driver_sql(SQL["release_work"], rows).close()
+                lambda connection: run(connection, "release_work", rows).close()
             )
 
     async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
@@ -292,7 +292,7 @@ class SqlWork:
         def read(connection: Connection) -> QueueCounts:
             running = scalar(connection, "number_claimed", function_id)
             waiting = (scalar(connection, "number_of_work", function_id) or 0) - running
-            delayed = connection.exec_driver_sql(SQL["number_delayed"], later).scalar_one()
+            delayed = run(connection, "number_delayed", later).scalar_one()
             first = scalar(connection, "next_due", function_id)
             return QueueCounts(
                 queued=waiting - delayed,
@@ -508,7 +508,7 @@ def machine_boot_id() -> str:
 
 def scalar(connection: Connection, statement: str, function_id: str) -> Any:
     """The one value that a statement about a function gives; None where it gives none."""
-    return connection.exec_driver_sql(SQL[statement], (function_id,)).scalar()
+    return run(connection, statement, (function_id,)).scalar()
 
 
 def _take(connection: Connection, function_id: str, invocation_id: str) -> bool:

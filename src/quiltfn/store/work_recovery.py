@@ -19,7 +19,7 @@ from quiltfn.model.work import outcome
 from quiltfn.store import outcomes, records
 from quiltfn.store.nodes import Boot
 from quiltfn.store.policies import policy_of
-from quiltfn.store.sql import SQL
+from quiltfn.store.sql import run
 from quiltfn.store.work import machine_boot_id
 
 UNKNOWN = "the server ended, and whether the call was started then is not known"
@@ -41,9 +41,9 @@ def recover(connection: Connection, boot: Boot, now: StartTime, *, is_spool_whol
     `is_spool_whole`: no file of the journal was removed since the last server ended.
     """
     mine = {"epoch": boot.epoch, "alone": boot.is_alone, "node": boot.node_id}
-    rows = connection.exec_driver_sql(SQL["claimed_before"], mine).mappings().all()
+    rows = run(connection, "claimed_before", mine).mappings().all()
     if rows:  # New ids may be needed, which must sort behind all others.
-        continue_behind(connection.exec_driver_sql(SQL["newest_id"]).scalar_one())
+        continue_behind(run(connection, "newest_id").scalar_one())
     for start in range(0, len(rows), records.STATEMENT_ROWS):
         _recover_some(
             connection, boot, now, rows[start : start + records.STATEMENT_ROWS], is_spool_whole
@@ -74,7 +74,7 @@ def _recover_some(
             ended.append(_interrupted(connection, row, record, now))
     outcomes.many(connection, "remove_work", over)
     if waiting:
-        connection.exec_driver_sql(SQL["release_work"], waiting)
+        run(connection, "release_work", waiting)
     records.upsert(connection, ended, boot.epoch)
 
 

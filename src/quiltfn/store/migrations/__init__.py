@@ -11,6 +11,9 @@ from sqlalchemy import Connection
 
 from quiltfn.store.directory import StoreBroken
 
+# What PostgreSQL's history begins with; the revisions behind it are for both databases.
+BASELINE = "0013"
+
 
 def config(connection: Connection | None = None) -> Config:
     """Alembic's settings, without a settings file: where the revisions are, and the connection."""
@@ -31,13 +34,24 @@ def upgrade(connection: Connection) -> None:
     Raises `StoreBroken` if the database has a revision that is not known here.
     """
     with connection.begin():
-        found = MigrationContext.configure(connection).get_current_revision()
-        if found is not None:
-            try:
-                ScriptDirectory.from_config(config()).get_revision(found)
-            except CommandError as error:
-                raise StoreBroken(
-                    f"The database was written by a newer quiltfn (its schema is {found}, this one "
-                    f"knows up to {head()}). Start that version, or restore an older backup."
-                ) from error
-        command.upgrade(config(connection), "head")
+        upgrade_in(connection)
+
+
+def upgrade_in(connection: Connection) -> None:
+    """Likewise in a transaction of the caller's. An empty PostgreSQL begins with `BASELINE`."""
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None:
+        try:
+            ScriptDirectory.from_config(config()).get_revision(found)
+        except CommandError as error:
+            raise StoreBroken(
+                f"The database was written by a newer quiltfn (its schema is {found}, this one "
+                f"knows up to {head()}). Start that version, or restore an older backup."
+            ) from error
+    elif connection.dialect.name == "postgresql":
+        schema = Path(__file__).with_name(f"postgresql_{BASELINE}.sql").read_text("utf-8")
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute(schema)
+        command.stamp(config(connection), BASELINE)
+    command.upgrade(config(connection), "head")

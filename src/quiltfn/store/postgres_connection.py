@@ -1,0 +1,183 @@
+"""Connections to PostgreSQL: their settings, how text passes them, and what their errors mean.
+
+Nothing of this is imported unless the store is PostgreSQL: psycopg is an extra of quiltfn's.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg.adapt import Dumper, Loader
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, create_engine, event, exc, pool
+
+from quiltfn.store.directory import StoreBroken
+
+# The advisory locks of quiltfn in a database. Each server holds the first, alone or with others;
+# each transaction that writes takes the second.
+NAMESPACE, SERVERS, WRITER = 0x7175696C, 1, 2
+CONNECT_TIMEOUT_S = 3
+# A server that stands still in the middle of a transaction loses it after so long.
+LIMITS = {
+    "idle_in_transaction_session_timeout": "10s",
+    "statement_timeout": "60s",
+}
+SETTINGS = {
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read\\ committed",
+    "client_encoding": "UTF8",
+}
+# A connection whose other end is gone is noticed within some seconds.
+NETWORK = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# PostgreSQL's text has no U+0000. It is stored behind this character, as that character itself is.
+ESCAPE = "\x1a"
+ESCAPED = {"\0": ESCAPE + "0", ESCAPE: ESCAPE + "1"}
+UNESCAPED = {escaped: plain for plain, escaped in ESCAPED.items()}
+TO_ESCAPE, TO_UNESCAPE = re.compile("[\0\x1a]"), re.compile("\x1a[01]")
+# PostgreSQL's errors whose text says nothing of what was to be stored: of connections, of too few
+# resources, of what an operator does, of transactions, locks and the system.
+TELLING = ("08", "25", "28", "3D", "40", "42501", "53", "55", "57", "58")
+RETRIED = ("40001", "40P01")  # Two transactions were in each other's way.
+
+
+def escaped(text: str) -> str:
+    """Text as PostgreSQL stores it."""
+    if "\0" not in text and ESCAPE not in text:
+        return text
+    return TO_ESCAPE.sub(lambda found: ESCAPED[found[0]], text)
+
+
+def unescaped(text: str) -> str:
+    """What was stored."""
+    return TO_UNESCAPE.sub(lambda found: UNESCAPED[found[0]], text) if ESCAPE in text else text
+
+
+class _Text(Dumper):
+    """Text, whose type PostgreSQL sees from the statement."""
+
+    def dump(self, obj: str) -> bytes:
+        return escaped(obj).encode()
+
+
+class _Number(Dumper):
+    """An integer of no certain type, as text is. So a prepared statement stays the same, however
+    large its values are.
+    """
+
+    def dump(self, obj: int) -> bytes:
+        return b"%d" % obj
+
+
+class _TextLoader(Loader):
+    def load(self, data: Any) -> str:
+        return unescaped(str(data, "utf-8"))
+
+
+def parameters(url: str, password: str | None, *, is_hurried: bool = True) -> dict[str, Any]:
+    """What libpq is told. Raises `StoreBroken`, without the URL, in which a password may be."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error:
+        raise StoreBroken(
+            "The store's URL is none of PostgreSQL: postgresql://USER@HOST/DATABASE is expected."
+        ) from None
+    settings = SETTINGS | (LIMITS if is_hurried else {})
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    mine: Mapping[str, Any] = {
+        **NETWORK,
+        **given,
+        "options": f"{given.get('options', '')} {options}".strip(),
+        "application_name": given.get("application_name", "quiltfn"),
+    }
+    return {**mine, **({} if password is None else {"password": password})}
+
+
+def engine(url: str, password: str | None = None, *, is_hurried: bool = True) -> Engine:
+    """Makes connections that begin no transaction by themselves. Text passes them whole, with
+    U+0000. `is_hurried`: PostgreSQL ends what takes very long. Raises `StoreBroken` for a URL that
+    is none.
+    """
+    told = parameters(url, password, is_hurried=is_hurried)
+
+    def connect() -> "psycopg.Connection[Any]":
+        # Prepared statements are for long; there are some hundred.
+        made = psycopg.connect(**told, autocommit=True, prepare_threshold=3)
+        made.prepared_max = 300
+        made.adapters.register_dumper(str, _Text)
+        made.adapters.register_dumper(int, _Number)
+        made.adapters.register_loader("text", _TextLoader)
+        return made
+
+    found = create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        poolclass=pool.NullPool,
+        use_native_hstore=False,
+    )
+
+    @event.listens_for(found, "connect")
+    def prepare(driver: Any, record: Any) -> None:
+        record.info["numbered_cursor"] = psycopg.RawCursor(driver)
+
+    return found
+
+
+def try_servers_lock(connection: Connection, *, alone: bool) -> bool:
+    """Takes the lock of servers for this session, unless a server that forbids it has it. `alone`:
+    no other server may use the database at the same time.
+    """
+    how = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
+    (found,) = run_alone(connection, f"SELECT {how}({NAMESPACE}, {SERVERS})")
+    return bool(found[0])
+
+
+def run_alone(connection: Connection, statements: str) -> list[Any]:
+    """Runs statements in one message to PostgreSQL, without SQLAlchemy and its transactions;
+    returns the rows of the last one.
+    """
+    made: Any = connection.connection.driver_connection
+    cursor = made.execute(statements)
+    while cursor.nextset():
+        pass
+    return list(cursor.fetchall()) if cursor.description else []
+
+
+def original(error: BaseException) -> BaseException:
+    """psycopg's error below SQLAlchemy's."""
+    return getattr(error, "orig", None) or error
+
+
+def code_of(error: BaseException) -> str:
+    """PostgreSQL's SQLSTATE; empty where the connection and not the database failed."""
+    return getattr(original(error), "sqlstate", None) or ""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why, without anything that was to be stored."""
+    code, below = code_of(error), original(error)
+    if not code:
+        return str(below).strip().partition("\n")[0] or type(below).__name__
+    told = getattr(getattr(below, "diag", None), "message_primary", None)
+    if told and code.startswith(TELLING):
+        return f"{told} (SQLSTATE {code})"
+    return f"it refuses a statement (SQLSTATE {code})"
+
+
+def is_lost(connection: Connection | None) -> bool:
+    """Whether the connection is none any more."""
+    if connection is None or connection.closed or connection.invalidated:
+        return True
+    driver: Any = connection.connection.driver_connection
+    return driver is None or driver.closed
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Whether the database or its connection is the cause."""
+    return isinstance(error, exc.DBAPIError | psycopg.Error)

@@ -1,0 +1,437 @@
+"""A database in PostgreSQL, used by two threads: one writes and one reads.
+
+Transactions that write take turns: each takes a lock of its own in PostgreSQL first, as SQLite's
+writers do, and holds it until its commit. So what one has read stays as it is until its end, with
+any number of servers: counts and sums are added to what is there, the numbers of changes appear in
+their order, two starts do not get one epoch, and no two wait for each other in a circle. One server
+loses nothing by that, since it writes in one thread; several share the commits of one.
+
+A server that is alone in its database holds another lock as long as its connection lasts, so that a
+second one does not start.
+"""
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from sqlalchemy import Connection, Engine, exc, text
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store import nodes
+from quiltfn.store.database import NOTHING_MISSING, Work
+from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
+from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
+from quiltfn.store.functions import SqlStore, opened
+from quiltfn.store.nodes import Boot
+from quiltfn.store.postgres_connection import (
+    NAMESPACE,
+    RETRIED,
+    WRITER,
+    code_of,
+    engine,
+    is_lost,
+    is_of_database,
+    reason_of,
+    run_alone,
+    try_servers_lock,
+)
+from quiltfn.store.put_off import PutOff
+from quiltfn.store.tables import REVISION
+
+T = TypeVar("T")
+
+OLDEST = 15  # PostgreSQL's version
+READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# In one message with the lock: what follows sees all that was committed before it.
+WRITE = (
+    "BEGIN; SET LOCAL lock_timeout = {wait_ms}; "
+    f"SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER}), pg_current_xact_id()::text"
+)
+FULL_CODE, LOCKED_CODE = "53100", "55P03"
+TRIES, LOOK_AGAIN_S = 3, 0.05
+OTHER_SERVER = "Another quiltfn is serving from this database."
+BUSY = "the database does not take writes at the moment: it is busy"
+UNKNOWN = "the database did not tell whether it has stored the change"
+
+
+class NotStored(Exception):
+    """The transaction surely had no effect, and may have another time."""
+
+
+class PostgresDatabase:
+    """`Database` over PostgreSQL. A connection that has ended is made anew when it is needed next.
+    `open` either succeeds or leaves nothing open.
+    """
+
+    def __init__(
+        self, made: Engine, directory: DataDirectory, busy_timeout_s: float, node_id: str = ""
+    ) -> None:
+        """`directory`: where the spool of this server is, and nothing else of the store."""
+        self._engine = made
+        self.directory, self.busy_timeout_s = directory, busy_timeout_s
+        self._node_id, self._is_alone = node_id, False
+        self.problem: str | None = None
+        # For the spool. PostgreSQL's disk is its own.
+        self.reserve = DiskReserve(directory.path)
+        self.has_free_pages = False
+        self._boot: Boot | None = None
+        self._put_off = PutOff(self.write)
+        self._writer_thread = ThreadPoolExecutor(1, "store-writer")
+        self._reader_thread = ThreadPoolExecutor(1, "store-reader")
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
+
+    async def open(self, alone: bool) -> None:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writer_thread, self._open, alone)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    @property
+    def boot(self) -> Boot:
+        """As `Database` says."""
+        if self._boot is None:
+            raise StoreBroken(
+                "Only a server may write records: the store was opened beside one, without a node."
+            )
+        return self._boot
+
+    async def aclose(self) -> None:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reader_thread, self._close, "_reader")
+        await loop.run_in_executor(self._writer_thread, self._close, "_writer")
+        await loop.run_in_executor(self._writer_thread, self.directory.retire, 0)
+        self._reader_thread.shutdown()
+        self._writer_thread.shutdown()
+        self.directory.leave()
+
+    async def write(
+        self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
+    ) -> T:
+        """As `Database` says. There is no reserve on PostgreSQL's disk, so `frees` is the same."""
+        del frees
+        deadline = time.monotonic() + self.busy_timeout_s
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._writer_thread, self._transact, work, deadline, after
+        )
+
+    async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
+        """As `Database` says."""
+        await self._put_off.write(work, after)
+
+    async def refill_reserve(self) -> bool:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
+        return await self._put_off.catch_up() and is_there
+
+    async def read(self, work: Work[T]) -> T:
+        """As `Database` says. All of `work` sees one state."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader_thread, self._look, work)
+
+    def condition(self) -> tuple[bool, str]:
+        """As `ports.Store` says. PostgreSQL looks for damage itself, where it has checksums."""
+        return True, "; ".join(self.directory.notices) or NOTHING_MISSING
+
+    # Reading, in its thread ------------------------------------------------------------------
+
+    def _look(self, work: Work[T]) -> T:
+        try:
+            return self._look_once(work)
+        except NotStored:  # The connection had ended; a new one has another chance.
+            pass
+        try:
+            return self._look_once(work)
+        except NotStored as error:
+            raise StoreUnavailable(str(error)) from error.__cause__
+
+    def _look_once(self, work: Work[T]) -> T:
+        if is_lost(self._reader):
+            self._close("_reader")
+            self._reader = self._connected()
+        assert self._reader is not None
+        try:
+            with self._reader.begin():
+                run_alone(self._reader, READ)
+                return work(self._reader)
+        except Exception as error:
+            self._raise(error, self._reader)
+
+    # Writing, in its thread ------------------------------------------------------------------
+
+    def _transact(self, work: Work[T], deadline: float, after: Callable[[], None] | None) -> T:
+        try:
+            result = self._perform(work, deadline)
+        except StoreUnavailable as error:
+            self.problem = str(error)
+            raise
+        self.problem = REFUSED if self.reserve.is_spent else None
+        if after is not None:
+            after()
+        return result
+
+    def _perform(self, work: Work[T], deadline: float) -> T:
+        """Runs `work` until it is stored: again where it surely was not, and time is left."""
+        told: Exception | None = None
+        for _ in range(TRIES):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self.directory.look()
+            if self.directory.problem is not None:
+                raise StoreUnavailable(self.directory.problem)
+            try:
+                return self._perform_once(work, left, deadline)
+            except NotStored as error:
+                told = error
+        if told is not None:
+            raise StoreUnavailable(str(told)) from told.__cause__
+        raise StoreUnavailable(BUSY)
+
+    def _perform_once(self, work: Work[T], left: float, deadline: float) -> T:
+        writer = self._served()
+        try:
+            transaction = writer.begin()
+            try:
+                number = self._begin(writer, left)
+                result = work(writer)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    transaction.rollback()
+                raise
+        except Exception as error:
+            self._raise(error, writer)
+        try:
+            transaction.commit()
+        except Exception as error:
+            if not (is_lost(writer) and self._was_committed(number, deadline)):
+                self._raise(error, writer)
+        return result
+
+    def _begin(self, writer: Connection, wait_s: float) -> str:
+        """Begins a transaction that writes; returns its number."""
+        statements = WRITE.format(wait_ms=max(1, int(wait_s * 1000)))
+        (found,) = run_alone(writer, statements)
+        return str(found[1])
+
+    def _served(self) -> Connection:
+        """The writer's connection; a new one takes the lock of servers before it is used."""
+        if is_lost(self._writer):
+            self._close("_writer")
+            made = self._connected()
+            try:
+                if self._boot is not None and not try_servers_lock(made, alone=self._is_alone):
+                    raise StoreUnavailable(OTHER_SERVER)
+            except Exception as error:
+                made.close()
+                self._raise(error, None)
+            self._writer = made
+        assert self._writer is not None
+        return self._writer
+
+    def _was_committed(self, number: str, deadline: float) -> bool:
+        """What became of a transaction whose commit was not answered. Raises `NotStored` where it
+        surely has no effect, and `StoreUnavailable` where nobody can tell before the deadline.
+        """
+        ask = f"SELECT pg_xact_status('{number}'::xid8)"
+        while True:
+            with contextlib.suppress(StoreUnavailable, NotStored):
+                told = self._told(ask)
+                if told == "committed":
+                    return True
+                if told == "aborted":
+                    break
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable(UNKNOWN)
+            time.sleep(LOOK_AGAIN_S)
+        raise NotStored("the connection to the database ended before the change was stored")
+
+    def _told(self, question: str) -> object:
+        """The one value that a query gives outside of a transaction."""
+        writer = self._served()
+        try:
+            return run_alone(writer, question)[0][0]
+        except Exception as error:
+            self._raise(error, writer)
+
+    # Opening, in the writer's thread ---------------------------------------------------------
+
+    def _open(self, alone: bool) -> None:
+        self.directory.enter(alone, self.busy_timeout_s)
+        if self.directory.holds_lock:
+            self.directory.check_restored()
+            self.reserve.start()
+        try:
+            self._writer = self._engine.connect()
+            self._open_or_tell(alone, self._writer)
+        except Exception as error:
+            if not is_of_database(error):
+                raise
+            if code_of(error) == FULL_CODE:
+                raise DiskFull(f"{FULL} where PostgreSQL is, and a start needs some") from error
+            raise StoreBroken(f"PostgreSQL cannot be used: {reason_of(error)}.") from error
+
+    def _open_or_tell(self, alone: bool, writer: Connection) -> None:
+        self._check(writer)
+        is_server = alone or bool(self._node_id)
+        if is_server:
+            self._is_alone = alone
+            until = time.monotonic() + self.busy_timeout_s
+            # The last server's connection may need a moment to be noticed as gone.
+            while not try_servers_lock(writer, alone=alone):
+                if time.monotonic() >= until:
+                    raise StoreBroken(OTHER_SERVER)
+                time.sleep(LOOK_AGAIN_S)
+        self._make_or_migrate(writer)
+        if self.directory.holds_lock:
+            self._take_over(writer)
+        if is_server:
+            with writer.begin():
+                self._begin(writer, self.busy_timeout_s)
+                boot = nodes.next_boot(writer, self._node_id, alone)
+                nodes.register(writer, boot)
+            self._boot = boot
+
+    def _check(self, connection: Connection) -> None:
+        """Whether it is a PostgreSQL that keeps what it is given, and what it does not promise."""
+
+        def setting(name: str) -> str:
+            return str(run_alone(connection, f"SHOW {name}")[0][0])
+
+        version = int(setting("server_version_num")) // 10_000
+        if version < OLDEST:
+            raise StoreBroken(f"PostgreSQL {version} is too old: {OLDEST} or newer is needed.")
+        if setting("server_encoding") != "UTF8":
+            raise StoreBroken(
+                "The database must have the encoding UTF8: CREATE DATABASE … ENCODING 'UTF8'."
+            )
+        if run_alone(connection, "SELECT pg_is_in_recovery()")[0][0]:
+            raise StoreBroken("This PostgreSQL is a standby and takes no writes. Name the primary.")
+        for name in ("fsync", "full_page_writes"):
+            if setting(name) == "off":
+                self.directory.add_notice(
+                    f"PostgreSQL runs with {name} off: a power cut can lose what was acknowledged"
+                )
+
+    def _make_or_migrate(self, connection: Connection) -> None:
+        """Makes the schema in an empty database, or brings an older one up to date."""
+        named = text("SELECT to_regclass(:name) IS NOT NULL")
+        with connection.begin():
+            self._begin(connection, self.busy_timeout_s)
+            is_made = connection.execute(named, {"name": "alembic_version"}).scalar_one()
+            if not is_made and connection.execute(named, {"name": "invocation"}).scalar_one():
+                raise StoreBroken("The database has tables that are not of quiltfn.")
+            if is_made and self._revision(connection) == REVISION:
+                return
+            if is_made and not self._is_alone:
+                # Others may be using the older schema; whoever is alone knows that none is.
+                raise StoreBroken(
+                    "The database is in use by another version of quiltfn, or none has brought it "
+                    "up to date: start one server alone first."
+                )
+            # Imported late: see `migrate` in `database.py`.
+            from quiltfn.store import migrations  # noqa: PLC0415
+
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            migrations.upgrade_in(connection)
+        if is_made:
+            self.directory.add_notice("the schema was brought up to date")
+
+    def _revision(self, connection: Connection) -> str:
+        query = "SELECT version_num FROM alembic_version"
+        return str(connection.exec_driver_sql(query).scalar())
+
+    def _take_over(self, connection: Connection) -> None:
+        """Notes which database the spool in the data directory belongs to from now on. Raises
+        `StoreBroken` if it has records of another one.
+        """
+        directory, note = self.directory, self.directory.note
+        ours = identity(connection)
+        if note.owners and ours not in note.owners:
+            left = [one for one in SPOOLS if directory.is_filled(one)]
+            if left:
+                raise StoreBroken(
+                    f"{', '.join(left)} in {directory.path} holds records of another database. "
+                    "Start that one once and stop it in order, or name another --data-dir."
+                )
+            directory.add_notice("the database is another one than the last server's")
+        directory.mark("open", (ours, ours), 0, note.spools)
+        directory.look()
+
+    # -----------------------------------------------------------------------------------------
+
+    def _connected(self) -> Connection:
+        try:
+            return self._engine.connect()
+        except Exception as error:
+            self._raise(error, None)
+
+    def _raise(self, error: Exception, connection: Connection | None) -> NoReturn:
+        """Raises the error that the port promises; one of programming stays what it is."""
+        is_ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError)
+        if is_ours or not is_of_database(error):
+            raise error
+        code = code_of(error)
+        if code == FULL_CODE:
+            raise DiskFull(f"{FULL} where PostgreSQL is: nothing can be stored") from error
+        if code == LOCKED_CODE:
+            raise StoreUnavailable(BUSY) from error
+        told = f"the database does not answer as it should: {reason_of(error)}"
+        if code in RETRIED or (connection is not None and is_lost(connection)):
+            raise NotStored(told) from error
+        raise StoreUnavailable(told) from error
+
+    def _close(self, which: str) -> None:
+        connection: Connection | None = getattr(self, which)
+        setattr(self, which, None)
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+
+def identity(connection: Connection) -> int:
+    """A number of 31 bits that tells this database from others, of this and other clusters."""
+    query = (
+        "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " FROM pg_control_system()"
+    )
+    ((cluster, database),) = run_alone(connection, query)
+    return 1 + zlib.crc32(f"{cluster} {database}".encode()) % 0x7FFF_FFFE
+
+
+@contextlib.asynccontextmanager
+async def open_postgresql(
+    url: str,
+    data_dir: Path,
+    *,
+    node_id: str = "",
+    busy_timeout_s: float = 5.0,
+    alone: bool = True,
+    password: str | None = None,
+) -> AsyncIterator[SqlStore]:
+    """Opens the store in a PostgreSQL database; a first start makes its tables. Raises
+    `StoreBroken`.
+
+    `data_dir`: of this server alone; its spool is there. A server is `alone` in the database, or
+    shares it with servers of other `node_id`s. A tool beside a server is not alone and has no node.
+    A write waits at most `busy_timeout_s` for others. `password`: where the URL has none.
+    """
+    directory = DataDirectory(data_dir, has_database=False)
+    loop = asyncio.get_running_loop()
+    made = await loop.run_in_executor(None, partial(engine, url, password))
+    database = PostgresDatabase(made, directory, busy_timeout_s, node_id)
+    is_server = alone or bool(node_id)
+    async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
+        yield store

@@ -1,0 +1,605 @@
+"""What PostgreSQL does that a file does not: it ends connections, answers late or never, is shared
+by servers, sorts text by a language and stores no U+0000.
+"""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from msgspec.structs import replace
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Connection
+
+import postgresql
+from contract.stores import (
+    a_call,
+    a_function,
+    a_stored_function,
+    a_version,
+    done,
+    on_postgresql,
+    opened_journal,
+    rows,
+    url_of,
+    with_schema,
+)
+from postgresql import PASSWORD, Cluster
+from quiltfn.ids import new_id
+from quiltfn.model.errors import Conflict, StoreUnavailable
+from quiltfn.model.idempotency import IdempotentRequest
+from quiltfn.store import SqlIdempotencyStore, SqlStore, StoreBroken, postgres_connection, tables
+from quiltfn.store.disk_reserve import DiskFull
+from quiltfn.store.postgresql import open_postgresql
+from quiltfn.store.sql import run
+from timeouts import scaled
+
+COUNT = "SELECT count FROM probe"
+
+
+@pytest.fixture(autouse=True)
+def _no_databases_left() -> Iterator[None]:
+    yield
+    postgresql.drop_databases()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    async with on_postgresql(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """One that a test may stop and kill."""
+    with postgresql.started() as one:
+        yield one
+
+
+def count_one(connection: Connection) -> None:
+    run(connection, "probe")
+
+
+def a_database(cluster: Cluster, name: str = "a") -> str:
+    """A database with the schema; its URL."""
+    url = cluster.create(name)
+    with_schema(url)
+    return url
+
+
+# The schema ----------------------------------------------------------------------------------
+
+
+async def test_the_baseline_makes_the_tables_that_the_code_uses(store: SqlStore) -> None:
+    differences = await store.database.read(
+        lambda c: compare_metadata(
+            MigrationContext.configure(c, opts={"compare_type": True}), tables.metadata
+        )
+    )
+    # A path may be too long for an index, so the key of answers is made of its digest.
+    told = [one for one in differences if "idempotent_answer_key" not in str(one)]
+    assert told == []
+
+
+async def test_every_text_compares_by_its_bytes(store: SqlStore, tmp_path: Path) -> None:
+    query = (
+        "SELECT table_name, column_name FROM information_schema.columns "
+        "WHERE table_schema = 'public' AND data_type = 'text' AND collation_name {} 'C'"
+    )
+    assert len(rows(tmp_path, query.format("="))) > 100
+    assert rows(tmp_path, query.format("IS DISTINCT FROM")) == []
+    names = ["B", "a", "Z-1", "z", "é", "_"]
+    for name in names:
+        await a_stored_function(store, name=name)
+    assert rows(tmp_path, "SELECT 'a' < 'B'") == [(True,)]  # as the database itself has it
+    found = rows(tmp_path, "SELECT name FROM function ORDER BY name")
+    assert [one for (one,) in found] == sorted(names)
+
+
+async def test_a_store_is_made_and_opened_again(tmp_path: Path) -> None:
+    url = postgresql.database_of(tmp_path)
+    async with open_postgresql(url, tmp_path, node_id="one") as store:
+        function = await a_stored_function(store)
+        assert store.database.boot.epoch == 1
+    async with open_postgresql(url, tmp_path, node_id="one") as store:
+        assert [stored.function for stored in await store.load()] == [function]
+        assert store.database.boot.epoch == 2
+
+
+async def test_two_servers_that_start_at_once_make_one_schema_and_get_two_epochs(
+    tmp_path: Path,
+) -> None:
+    url = postgresql.database_of(tmp_path)
+    async with contextlib.AsyncExitStack() as stack:
+        opened = await asyncio.gather(
+            *(
+                stack.enter_async_context(
+                    open_postgresql(url, tmp_path / name, node_id=name, alone=False)
+                )
+                for name in ("one", "two", "three", "four")
+            )
+        )
+        assert sorted(store.database.boot.epoch for store in opened) == [1, 2, 3, 4]
+
+
+async def test_a_database_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
+    url = postgresql.database_of(tmp_path)
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("CREATE TABLE invocation (n int)")
+    with pytest.raises(StoreBroken, match="not of quiltfn"):
+        async with open_postgresql(url, tmp_path):
+            pass
+    assert rows_of(url, "SELECT to_regclass('function') IS NULL") == [(True,)]
+
+
+def rows_of(url: str, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url) as driver:
+        return driver.execute(query.encode()).fetchall()
+
+
+async def test_a_database_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    cluster = postgresql.running()
+    cluster.run(
+        f"CREATE DATABASE ascii OWNER {postgresql.ROLE} ENCODING 'SQL_ASCII' "
+        "LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+    )
+    try:
+        with pytest.raises(StoreBroken, match="UTF8"):
+            async with open_postgresql(cluster.url("ascii"), tmp_path):
+                pass
+    finally:
+        cluster.drop("ascii")
+
+
+async def test_health_says_that_postgresql_does_not_sync(store: SqlStore) -> None:
+    """The tests' own is such a one."""
+    is_whole, told = store.condition()
+    assert is_whole
+    assert "fsync off" in told
+
+
+# Errors say nothing they should not ----------------------------------------------------------
+
+
+async def test_a_wrong_password_is_not_told(cluster: Cluster, tmp_path: Path) -> None:
+    a_database(cluster)
+    async with open_postgresql(cluster.tcp_url("a", None), tmp_path, password=PASSWORD) as store:
+        await store.ping()
+    with pytest.raises(StoreBroken, match="password authentication failed") as told:
+        async with open_postgresql(
+            cluster.tcp_url("a", None), tmp_path, password="not the secret one"
+        ):
+            pass
+    assert "not the secret one" not in str(told.value)
+    with pytest.raises(StoreBroken, match="URL") as told:
+        async with open_postgresql("postgresql://u:hidden@host/a?nonsense=1", tmp_path):
+            pass
+    assert "hidden" not in str(told.value)
+
+
+async def test_an_error_of_the_database_does_not_tell_what_was_to_be_stored(
+    store: SqlStore,
+) -> None:
+    def too_large(connection: Connection) -> None:
+        connection.exec_driver_sql("UPDATE node SET epoch = CAST(%s AS integer)", ("secret-1",))
+
+    with pytest.raises(StoreUnavailable, match="SQLSTATE 22P02") as told:
+        await store.database.write(too_large)
+    assert "secret" not in str(told.value)
+    await store.ping()
+
+
+async def test_a_full_disk_of_postgresql_is_told_as_one(store: SqlStore, tmp_path: Path) -> None:
+    with psycopg.connect(url_of(tmp_path), autocommit=True) as other:
+        other.execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$"
+        )
+        other.execute(
+            "CREATE TRIGGER full_disk BEFORE UPDATE ON probe EXECUTE FUNCTION full_disk()"
+        )
+        with pytest.raises(DiskFull):
+            await store.ping()
+        assert store.database.problem is not None
+        other.execute("DROP TRIGGER full_disk ON probe")
+    await store.ping()
+    assert store.database.problem is None
+
+
+# Text that PostgreSQL does not take as it is -------------------------------------------------
+
+WHOLE = "\0a\x1ab\x1a0\0\0 é \N{GRINNING FACE} \x1a"
+
+
+async def test_text_with_nul_is_stored_whole(store: SqlStore) -> None:
+    function = a_function(description=WHOLE, error_message=WHOLE, cluster_id=WHOLE)
+    version = a_version(function, handler="echo " + WHOLE.replace("\0", ""))
+    await store.create(function, version)
+    found = await store.find(function.id)
+    assert found is not None
+    assert (found.function, found.version) == (function, version)
+    for text in (WHOLE, "", "\0", "\x1a0", "\x1a1", "plain"):
+        saved = await store.save(replace(found.function, description=text))
+        found = await store.find(function.id)
+        assert found is not None
+        assert found.function == saved
+
+
+async def test_a_record_with_nul_does_not_hold_up_the_others_of_its_commit(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    function = await a_stored_function(store)
+    async with opened_journal(store, tmp_path) as journal:
+        plain = done(a_call(function))
+        odd = replace(
+            done(a_call(function), stdout=b"\0\xff\x1a"), error_message=WHOLE, stderr=b"\0"
+        )
+        for record in (odd, plain):
+            journal.closed(record)
+        await journal.synced()
+        assert await journal.get(function.id, odd.invocation_id) == odd
+        assert await journal.get(function.id, plain.invocation_id) == plain
+
+
+async def test_an_answer_to_a_long_path_is_kept(store: SqlStore) -> None:
+    """An entry of an index has at most a third of a page."""
+    answers = SqlIdempotencyStore(store.database)
+    request = IdempotentRequest(
+        tenant_id="t",
+        method="POST",
+        path="/" + "".join(new_id() for _ in range(300)),
+        key="k",
+        body_digest="d",
+    )
+    assert await answers.reserve(request, 1) is None
+    await answers.complete(request, 200, {"a": "\0"}, b"\0")
+    found = await answers.reserve(request, 2)
+    assert found is not None
+    assert (found.status, found.headers, found.body) == (200, {"a": "\0"}, b"\0")
+
+
+# Connections that end ------------------------------------------------------------------------
+
+
+async def test_a_connection_that_postgresql_has_ended_is_made_anew(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    url = a_database(cluster)
+    async with open_postgresql(url, tmp_path) as store:
+        for number in range(1, 4):
+            await store.ping()
+            await store.newest_change()
+            assert cluster.disconnect("a") >= 2  # one writes and one reads
+            await store.ping()
+            await store.newest_change()
+            assert rows_of(url, COUNT) == [(2 * number,)]
+
+
+async def test_records_outlive_a_postgresql_that_is_killed_and_away(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The journal goes on beside it, and nothing that was taken is lost or doubled."""
+    url = a_database(cluster)
+    async with open_postgresql(url, tmp_path) as store:
+        function = await a_stored_function(store)
+        taken = 0
+        async with opened_journal(store, tmp_path, retry_after_s=0.05) as journal:
+
+            async def load(seconds: float) -> None:
+                nonlocal taken
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    record = a_call(function)
+                    journal.opened(record)
+                    journal.closed(done(record))
+                    taken += 1
+                    await asyncio.sleep(0.001)
+
+            await load(0.3)
+            await asyncio.to_thread(cluster.kill)
+            await load(0.5)
+            with pytest.raises(StoreUnavailable):
+                await store.ping()
+            assert journal.problem is not None
+            await asyncio.to_thread(cluster.start)
+            await load(0.3)
+            async with asyncio.timeout(scaled(10)):
+                while journal.problem is not None:
+                    await asyncio.sleep(0.05)
+                    with contextlib.suppress(StoreUnavailable):
+                        await journal.synced()
+            await journal.synced()
+        found = await store.find(function.id)
+        assert found is not None
+        assert found.counters.invocation_count == taken
+    assert rows_of(url, "SELECT count(*) FROM invocation WHERE status = 'success'") == [(taken,)]
+    assert rows_of(url, "SELECT number FROM usage WHERE kind = 'record'") == [(taken,)]
+
+
+class Wire:
+    """A way to PostgreSQL that cuts one connection at its next COMMIT: before PostgreSQL has read
+    it, or instead of its answer.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self.cut: str | None = None
+        self.has_cut = threading.Event()
+        self._is_over = False
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._is_over = True
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        for one in self._threads:
+            one.join()
+        self._listening.close()
+
+    def _accept(self) -> None:
+        while True:
+            near, _ = self._listening.accept()
+            if self._is_over:
+                near.close()
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                near.close()
+                continue
+            answers_end = threading.Event()
+            for one in (
+                threading.Thread(target=self._forth, args=(near, far, answers_end)),
+                threading.Thread(target=self._back, args=(near, far, answers_end)),
+            ):
+                self._threads.append(one)
+                one.start()
+
+    def _forth(self, near: socket.socket, far: socket.socket, answers_end: threading.Event) -> None:
+        while data := _received(near):
+            if self.cut is not None and b"COMMIT" in data:
+                if self.cut == "answer":
+                    answers_end.set()
+                    far.sendall(data)
+                    time.sleep(0.2)  # PostgreSQL commits meanwhile.
+                self.cut = None
+                _end(near)
+                self.has_cut.set()
+                break
+            far.sendall(data)
+        _end(far)
+
+    def _back(self, near: socket.socket, far: socket.socket, answers_end: threading.Event) -> None:
+        while data := _received(far):
+            if not answers_end.is_set():
+                with contextlib.suppress(OSError):
+                    near.sendall(data)
+        _end(near)
+        near.close()
+        far.close()
+
+
+def _received(one: socket.socket) -> bytes:
+    try:
+        return one.recv(65_536)
+    except OSError:
+        return b""
+
+
+def _end(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("cut", ["answer", "question"])
+async def test_a_commit_whose_answer_is_lost_is_looked_up_and_made_once(
+    cluster: Cluster, tmp_path: Path, cut: str
+) -> None:
+    url = a_database(cluster)
+    wire = Wire(cluster.port)
+    try:
+        through = make_conninfo(
+            host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
+        )
+        async with open_postgresql(through, tmp_path, password=PASSWORD) as store:
+            await store.ping()
+            wire.cut = cut
+            await store.ping()
+            assert wire.has_cut.is_set()
+            assert rows_of(url, COUNT) == [(2,)]
+            function = a_function(name="one")
+            wire.has_cut.clear()
+            wire.cut = cut
+            await store.create(function, a_version(function))
+            assert wire.has_cut.is_set()
+            again = a_function(name="one")
+            with pytest.raises(Conflict):
+                await store.create(again, a_version(again))
+    finally:
+        wire.close()
+
+
+async def test_a_commit_that_nobody_can_tell_of_is_said_to_be_unknown(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    url = a_database(cluster)
+    wire = Wire(cluster.port)
+    try:
+        through = make_conninfo(
+            host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
+        )
+        async with open_postgresql(
+            through, tmp_path, password=PASSWORD, busy_timeout_s=1.0
+        ) as store:
+            stopping: list[threading.Thread] = []
+
+            def stop_when_cut() -> None:
+                wire.has_cut.wait()
+                cluster.stop()
+
+            def cut_for_good(connection: Connection) -> None:
+                count_one(connection)
+                wire.cut = "answer"
+                stopping.append(threading.Thread(target=stop_when_cut))
+                stopping[0].start()
+
+            with pytest.raises(StoreUnavailable, match="did not tell"):
+                await store.database.write(cut_for_good)
+            await asyncio.to_thread(stopping[0].join)
+            await asyncio.to_thread(cluster.start)
+            await store.ping()
+            assert rows_of(url, COUNT) == [(2,)]
+    finally:
+        wire.close()
+
+
+# Several at once -----------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_alone_lets_no_other_in(tmp_path: Path) -> None:
+    url = postgresql.database_of(tmp_path)
+    async with open_postgresql(url, tmp_path / "one", node_id="one") as store:
+        for alone in (True, False):
+            with pytest.raises(StoreBroken, match="Another quiltfn is serving from this database"):
+                async with open_postgresql(
+                    url, tmp_path / "two", node_id="two", alone=alone, busy_timeout_s=0.2
+                ):
+                    pass
+        async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:  # No server.
+            await tool.ping()
+        await store.ping()
+    async with open_postgresql(url, tmp_path / "two", node_id="two", alone=False) as store:
+        with pytest.raises(StoreBroken, match="Another quiltfn"):
+            async with open_postgresql(url, tmp_path / "one", busy_timeout_s=0.2):
+                pass
+        async with open_postgresql(url, tmp_path / "one", node_id="one", alone=False):
+            await store.ping()
+
+
+async def test_a_server_that_lost_its_place_to_another_stores_nothing_more(
+    tmp_path: Path,
+) -> None:
+    url = postgresql.database_of(tmp_path)
+    cluster = postgresql.running()
+    async with open_postgresql(url, tmp_path / "one", node_id="one") as one:
+        await one.ping()
+        cluster.disconnect(url_name(url))
+        async with open_postgresql(url, tmp_path / "two", node_id="two") as two:
+            await two.ping()
+            with pytest.raises(StoreUnavailable, match="Another quiltfn"):
+                await one.ping()
+            assert rows_of(url, COUNT) == [(2,)]
+        await one.ping()  # It has gone.
+
+
+def url_name(url: str) -> str:
+    return str(psycopg.conninfo.conninfo_to_dict(url)["dbname"])
+
+
+async def test_a_write_waits_for_others_no_longer_than_it_may(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    store.database.busy_timeout_s = 0.3
+    with psycopg.connect(url_of(tmp_path)) as other:
+        lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
+        other.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="busy"):
+            await store.ping()
+        assert time.monotonic() - began < scaled(2)
+        assert await store.newest_change() == 0  # Readers do not wait.
+    await store.ping()
+
+
+async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) -> None:
+    """Usage, counters of functions and statistics are added to by all of them at once."""
+    url = postgresql.database_of(tmp_path)
+    async with contextlib.AsyncExitStack() as stack:
+        stores = []
+        for name in ("one", "two", "three"):
+            opened = open_postgresql(url, tmp_path / name, node_id=name, alone=False)
+            store = await stack.enter_async_context(opened)
+            journal = opened_journal(store, tmp_path / name, commit_after_s=0.002)
+            stores.append((store, await stack.enter_async_context(journal)))
+        functions = [
+            await a_stored_function(stores[0][0], tenant_id=tenant) for tenant in "ab" for _ in "12"
+        ]
+
+        async def load(number: int) -> None:
+            _, journal = stores[number]
+            order = functions[number:] + functions[:number]
+            for _ in range(100):
+                for function in order:
+                    record = a_call(function)
+                    journal.opened(record)
+                    journal.closed(done(record))
+                await asyncio.sleep(0.001)
+            await journal.synced()
+
+        await asyncio.gather(*(load(number) for number in range(3)))
+        for stored in await stores[0][0].load():
+            assert stored.counters.invocation_count == 300
+    usage = "SELECT tenant_id, number FROM usage WHERE kind = 'record' ORDER BY 1"
+    assert rows_of(url, usage) == [("a", 600), ("b", 600)]
+    truth = "SELECT tenant_id, sum(size_bytes) FROM invocation GROUP BY 1 ORDER BY 1"
+    kept = "SELECT tenant_id, bytes FROM usage WHERE kind = 'record' ORDER BY 1"
+    assert rows_of(url, truth) == rows_of(url, kept)
+
+
+async def test_a_change_never_appears_behind_a_readers_back(tmp_path: Path) -> None:
+    url = postgresql.database_of(tmp_path)
+    async with contextlib.AsyncExitStack() as stack:
+        stores = [
+            await stack.enter_async_context(
+                open_postgresql(url, tmp_path / name, node_id=name, alone=False)
+            )
+            for name in ("one", "two", "three")
+        ]
+        seen: list[int] = []
+        are_done = asyncio.Event()
+
+        async def read_on() -> None:
+            last = 0
+            while True:
+                is_last = are_done.is_set()
+                page = await stores[2].changes(last)
+                seen.extend(change.number for change in page.items)
+                last = seen[-1] if seen else 0
+                if is_last:
+                    return
+                await asyncio.sleep(0)
+
+        async def make(store: SqlStore) -> None:
+            for _ in range(60):
+                await a_stored_function(store)
+
+        reading = asyncio.create_task(read_on())
+        await asyncio.gather(make(stores[0]), make(stores[1]), make(stores[0]))
+        are_done.set()
+        await reading
+        assert seen == list(range(1, 181))
+
+
+async def test_a_spool_with_records_of_another_database_is_refused(tmp_path: Path) -> None:
+    first, second = (postgresql.database_of(tmp_path / name) for name in ("a", "b"))
+    spool = tmp_path / "data" / "journal-a.spool"
+    async with open_postgresql(first, tmp_path / "data") as store:
+        async with opened_journal(store, tmp_path / "data"):
+            pass
+    spool.write_bytes(b"a record")
+    with pytest.raises(StoreBroken, match="of another database"):
+        async with open_postgresql(second, tmp_path / "data"):
+            pass
+    spool.write_bytes(b"")
+    async with open_postgresql(second, tmp_path / "data") as store:
+        assert "another one" in store.condition()[1]
