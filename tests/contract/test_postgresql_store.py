@@ -323,6 +323,24 @@ async def test_records_outlive_a_postgresql_that_is_killed_and_away(
     assert rows_of(url, "SELECT number FROM usage WHERE kind = 'record'") == [(taken,)]
 
 
+async def test_a_postgresql_that_stands_still_is_not_waited_for(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its disk hangs: the kernel keeps the connections and nobody answers."""
+    monkeypatch.setattr(postgres_connection, "ANSWER_MAX_S", 1.0)
+    url = a_database(cluster)
+    async with open_postgresql(url, tmp_path, busy_timeout_s=0.5) as store:
+        await asyncio.gather(store.ping(), store.newest_change())
+        with cluster.frozen():
+            asked = [store.ping(), store.newest_change(), store.ping()]
+            async with asyncio.timeout(scaled(20)):
+                told = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(one) for one in told] == [StoreUnavailable] * 3
+        await store.ping()
+        await store.newest_change()
+        assert rows_of(url, COUNT)[0][0] in (2, 3)
+
+
 class Wire:
     """A way to PostgreSQL that cuts one connection at its next COMMIT: before PostgreSQL has read
     it, or instead of its answer.

@@ -4,8 +4,9 @@ Nothing of this is imported unless the store is PostgreSQL: psycopg is an extra 
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Generator, Mapping
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.adapt import Dumper, Loader
@@ -14,10 +15,15 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, pool
 
 from quiltfn.store.directory import StoreBroken
 
+T = TypeVar("T")
+
 # The advisory locks of quiltfn in a database. Each server holds the first, alone or with others;
 # each transaction that writes takes the second.
 NAMESPACE, SERVERS, WRITER = 0x7175696C, 1, 2
 CONNECT_TIMEOUT_S = 3
+# Longer than any statement or any wait for a lock takes where all is well.
+ANSWER_MAX_S = 10.0
+NO_ANSWER = "PostgreSQL has not answered for some seconds"
 # A server that stands still in the middle of a transaction loses it after so long.
 LIMITS = {
     "idle_in_transaction_session_timeout": "10s",
@@ -80,6 +86,31 @@ class _TextLoader(Loader):
         return unescaped(str(data, "utf-8"))
 
 
+class _Connection(psycopg.Connection[Any]):
+    """Ends when PostgreSQL does not answer: where its disk hangs, the kernel keeps a connection."""
+
+    def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
+        try:
+            return super().wait(_answered_in_time(gen), *given, **named)
+        except TimeoutError:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(NO_ANSWER) from None
+
+
+def _answered_in_time(steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    """The same steps. Raises `TimeoutError`; psycopg resumes it ten times a second at least."""
+    until = time.monotonic() + ANSWER_MAX_S
+    ready: Any = None
+    try:
+        while True:
+            ready = yield steps.send(ready)
+            if not ready and time.monotonic() > until:
+                raise TimeoutError
+    except StopIteration as end:
+        found: T = end.value
+        return found
+
+
 def parameters(url: str, password: str | None, *, is_hurried: bool = True) -> dict[str, Any]:
     """What libpq is told. Raises `StoreBroken`, without the URL, in which a password may be."""
     try:
@@ -108,7 +139,8 @@ def engine(url: str, password: str | None = None, *, is_hurried: bool = True) ->
 
     def connect() -> "psycopg.Connection[Any]":
         # Prepared statements are for long; there are some hundred.
-        made = psycopg.connect(**told, autocommit=True, prepare_threshold=3)
+        connects = _Connection if is_hurried else psycopg.Connection
+        made = connects.connect(**told, autocommit=True, prepare_threshold=3)
         made.prepared_max = 300
         made.adapters.register_dumper(str, _Text)
         made.adapters.register_dumper(int, _Number)
