@@ -2,7 +2,8 @@
 
 The name of the host is resolved here, every address is checked, and the connection goes to one of
 those very addresses: a resolver that answers otherwise a moment later changes nothing. Redirects
-are not followed, and no proxy is used. Only the status of an answer is read.
+are not followed, and no proxy is used. Only the status of an answer is read, and what comes before
+it is bounded.
 
 It takes some megabytes of memory to import and open, so a server does that with its first callback.
 """
@@ -15,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpcore
 
@@ -26,6 +28,11 @@ TIMEOUT_S = 15.0
 # threads are for the names of callbacks alone; once they are all taken, callbacks wait and fail.
 RESOLVERS = 64
 ADDRESSES_TRIED = 3
+# Each address that a name has is checked, and each check costs two system calls.
+ADDRESSES_MAX = 64
+# Of an answer: its head, and the interim ones (1xx) before it, which may be as many as fit into it.
+# Small pieces, for nothing else is done while one is parsed.
+ANSWER_MAX_BYTES, PIECE_BYTES = 16 * 1024, 2048
 # Addresses for documents: no machine has them.
 NOBODYS = {4: ipaddress.ip_address("192.0.2.1"), 6: ipaddress.ip_address("2001:db8::1")}
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
@@ -68,6 +75,37 @@ def _can_bind(address: Address) -> bool:
         return True
 
 
+class BoundedStream(httpcore.AsyncNetworkStream):
+    """A connection of which no more is read than an answer may have."""
+
+    def __init__(self, plain: httpcore.AsyncNetworkStream) -> None:
+        self._plain, self._left = plain, ANSWER_MAX_BYTES
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        if self._left <= 0:
+            raise CallbackFailed(f"the head of the answer is longer than {ANSWER_MAX_BYTES} bytes")
+        data = await self._plain.read(min(max_bytes, PIECE_BYTES), timeout)
+        self._left -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._plain.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._plain.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore calls it so
+    ) -> httpcore.AsyncNetworkStream:
+        return BoundedStream(await self._plain.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._plain.get_extra_info(info)
+
+
 class CheckedBackend(httpcore.AsyncNetworkBackend):
     """Connects to hosts all of whose addresses may be called."""
 
@@ -86,13 +124,17 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         addresses = await self._resolve(host, port)
         if not addresses:
             raise CallbackFailed("the name of the host has no address")
+        if len(addresses) > ADDRESSES_MAX:
+            raise CallbackFailed(f"the name of the host has more than {ADDRESSES_MAX} addresses")
         if not all(self._may_be_called(one) for one in addresses):
             raise CallbackFailed("the host has an address that callbacks may not go to")
         failure: Exception | None = None
         for one in addresses[:ADDRESSES_TRIED]:
             try:
-                return await self._plain.connect_tcp(
-                    str(one), port, timeout, local_address, socket_options
+                return BoundedStream(
+                    await self._plain.connect_tcp(
+                        str(one), port, timeout, local_address, socket_options
+                    )
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
@@ -125,10 +167,11 @@ class Callbacks:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """As the port says."""
-        sent = [*headers.items(), ("connection", "close")]
+        to, host = _whole(url)
+        sent = [("Host", host), *headers.items(), ("connection", "close")]
         try:
             async with asyncio.timeout(self._timeout_s):
-                async with self._pool.stream("POST", url, headers=sent, content=body) as answer:
+                async with self._pool.stream("POST", to, headers=sent, content=body) as answer:
                     return int(answer.status)
         except TimeoutError:
             raise CallbackFailed(f"there was no answer within {self._timeout_s:g} s") from None
@@ -140,6 +183,17 @@ class Callbacks:
     async def aclose(self) -> None:
         await self._pool.aclose()
         self._resolver.close()
+
+
+def _whole(url: str) -> tuple[httpcore.URL, str]:
+    """The URL and its Host. httpcore's own reading of a text loses what follows a `;` in the last
+    part of a path, and the brackets of an IPv6 address in Host.
+    """
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return httpcore.URL(
+        scheme=parts.scheme, host=parts.hostname or "", port=parts.port, target=target
+    ), parts.netloc
 
 
 def _sentence(error: BaseException) -> str:

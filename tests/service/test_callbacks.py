@@ -21,7 +21,15 @@ import httpcore
 import httpx
 import pytest
 
-from quiltfn.callbacks import Callbacks, CheckedBackend, Resolver
+from quiltfn.callbacks import (
+    ADDRESSES_MAX,
+    ANSWER_MAX_BYTES,
+    TIMEOUT_S,
+    Callbacks,
+    CheckedBackend,
+    Resolver,
+)
+from quiltfn.launcher.main import NAMES
 from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.settings import Settings
@@ -115,6 +123,30 @@ async def test_a_callback_reaches_an_address_that_is_allowed() -> None:
     assert there.received.startswith(b"POST /token-4711 HTTP/1.1\r\n")
     assert b"\r\nHost: hook.example:%d\r\n" % there.port in there.received
     assert there.reached == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "sent"),
+    [
+        ("/a;token=4711", "/a;token=4711"),
+        ("/a;b/c;d?e;f=%20", "/a;b/c;d?e;f=%20"),
+        ("//b/../c", "//b/../c"),
+        ("?a=1", "/?a=1"),
+        ("", "/"),
+    ],
+)
+async def test_what_is_asked_for_is_the_url_that_was_given(target: str, sent: str) -> None:
+    async with receiver(OUTSIDE) as there:
+        url = f"http://hook.example:{there.port}{target}"
+        assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == 200
+    assert there.received.startswith(b"POST %b HTTP/1.1\r\n" % sent.encode())
+
+
+async def test_an_address_is_named_to_its_host_as_in_the_url() -> None:
+    async with receiver("::1") as there:
+        url = f"http://[::1]:{there.port}/"
+        assert await post(Callbacks(ranges_of("::1/128")), url) == 200
+    assert b"\r\nHost: [::1]:%d\r\n" % there.port in there.received
 
 
 @pytest.mark.parametrize("host", [INSIDE, "localhost", "127.1", "2130706433", "0x7f.1", "0.0.0.0"])
@@ -230,6 +262,29 @@ async def test_an_answer_that_does_not_come_to_its_point_is_given_up(answer: Rep
             await there.closed.wait()
 
 
+@pytest.mark.parametrize("count", [2, 100_000])
+async def test_of_interim_answers_only_so_many_bytes_are_read(count: int) -> None:
+    """Each of them costs a parser more than its sender, and nothing else is done meanwhile."""
+
+    async def promises(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 103 A\r\n\r\n" * count + OK)
+        await writer.drain()
+
+    async with receiver(OUTSIDE, promises) as there:
+        url = f"http://hook.example:{there.port}{SECRET_PATH}"
+        callbacks = Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=30)
+        if count == 2:
+            assert await post(callbacks, url) == 200
+        else:
+            assert f"longer than {ANSWER_MAX_BYTES} bytes" in await refused(callbacks, url)
+
+
+async def test_a_name_with_very_many_addresses_is_refused_before_they_are_checked() -> None:
+    many = [f"127.1.{number // 200}.{number % 200 + 1}" for number in range(ADDRESSES_MAX + 1)]
+    for some, why in ((many, f"more than {ADDRESSES_MAX} addresses"), (many[1:], "may not go to")):
+        assert why in await refused(Callbacks([], answers(some)), f"http://h.example{SECRET_PATH}")
+
+
 async def test_a_name_that_is_none_and_a_port_that_nobody_has_are_told_as_that() -> None:
     assert "resolved" in await refused(Callbacks([]), f"http://nothing.invalid{SECRET_PATH}")
     with pytest.raises(CallbackFailed, match="resolved"):
@@ -282,6 +337,12 @@ async def test_an_address_of_this_machine_is_not_public_whatever_it_is(
         assert "may not go to" in await refused(callbacks, url)
         assert there.reached == 0
         assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == 200
+
+
+def test_a_thread_is_free_before_its_callback_is_given_up() -> None:
+    """Of three name servers (resolv.conf has no more) that are silent each is asked."""
+    told = dict(one.split(":") for one in NAMES["RES_OPTIONS"].split())
+    assert int(told["timeout"]) * int(told["attempts"]) * 3 < TIMEOUT_S
 
 
 async def test_names_that_nobody_answers_for_hold_up_nothing_else(

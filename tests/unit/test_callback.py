@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from quiltfn.launcher.egress_rules import DENIED_V4, DENIED_V6
 from quiltfn.model import callback
 from quiltfn.model.callback import check_secret, check_url, is_public, may_be_called
 from quiltfn.model.errors import Unprocessable
@@ -143,6 +144,13 @@ NOT_PUBLIC = [
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses_may_be_called(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("denied", [*DENIED_V4, *DENIED_V6])
+def test_where_sandboxes_may_not_go_callbacks_do_not_go_either(denied: str) -> None:
+    one = ipaddress.ip_network(denied)
+    for at in (0, one.num_addresses // 2, one.num_addresses - 1):
+        assert not is_public(one[at]), one[at]
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)

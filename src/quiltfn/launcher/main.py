@@ -56,6 +56,9 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "1048576",
     "MALLOC_ARENA_MAX": "2",
 }
+# Of three name servers that are silent each is asked once, so that a thread which resolves the name
+# of a callback is free when that is given up; else those of two tenants could hold all of them.
+NAMES = {"RES_OPTIONS": "timeout:4 attempts:1"}
 ROOTLESS = (
     "quiltfn serve must be started as root: making user namespaces with their own uid ranges, "
     "control groups with limits and a private mount namespace needs it. The HTTP server itself "
@@ -261,7 +264,8 @@ class Launcher:
                 f"--listener={self.listener.fileno()}",
                 f"--given={given}",
             ]
-            environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/", **ALLOCATOR}
+            own = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
+            environment = {**own, **ALLOCATOR, **NAMES}
             os.execve(arguments[0], arguments, environment)
         except BaseException as error:
             print(f"quiltfn: the server could not be started: {error}", file=sys.stderr)

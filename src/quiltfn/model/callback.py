@@ -29,12 +29,18 @@ AddressRange = ipaddress.IPv4Network | ipaddress.IPv6Network
 # an IPv4 address, which would have to be looked at for itself: ::/96 and ::ffff:0:0/96 (mapped),
 # 64:ff9b::/96 and 64:ff9b:1::/48 (NAT64).
 UNICAST = ipaddress.IPv6Network("2000::/3")
-# Within it, and within IPv4: what leads to an IPv4 address, or to nowhere (RFC 3056, 4380, 9637).
-TUNNELS: Sequence[AddressRange] = (
-    ipaddress.IPv6Network("2002::/16"),
-    ipaddress.IPv6Network("2001::/32"),
+# Within it, and within IPv4: what is nobody's server though it is given out, as for sandboxes
+# (`launcher/egress_rules.py`, which root loads and so imports nothing of ours).
+DENIED: Sequence[AddressRange] = (
+    ipaddress.IPv4Network("168.63.129.16/32"),  # the host's agent in one cloud
+    ipaddress.IPv4Network("192.31.196.0/24"),
+    ipaddress.IPv4Network("192.52.193.0/24"),
+    ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays
+    ipaddress.IPv4Network("192.175.48.0/24"),
+    ipaddress.IPv6Network("2001::/23"),  # protocol assignments, Teredo among them
+    ipaddress.IPv6Network("2002::/16"),  # 6to4 carries IPv4 addresses
+    ipaddress.IPv6Network("2620:4f:8000::/48"),
     ipaddress.IPv6Network("3fff::/20"),
-    ipaddress.IPv4Network("192.88.99.0/24"),
 )
 
 
@@ -119,7 +125,7 @@ def is_public(address: Address) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address not in UNICAST:
         return False
-    return not any(address in one for one in TUNNELS)
+    return not any(address in one for one in DENIED)
 
 
 def may_be_called(
