@@ -12,9 +12,10 @@ from quiltfn.model.dispatch import slice_size
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock
-from quiltfn.ports.work import ClaimedWork, WorkStore
+from quiltfn.ports.work import CLAIM_MAX_BYTES, ClaimedWork, WorkStore
 
-# Beyond so many bytes of inputs work is claimed piece by piece.
+# Inputs of so many bytes are held, those included that claims under way may bring. Beyond that
+# there is one claim at a time, of one piece, for what can begin; what cannot is put back.
 HELD_MAX_BYTES = 64 * 1024 * 1024
 RELEASED_AT_ONCE = 500
 
@@ -62,12 +63,24 @@ class Claims:
     def __init__(self, store: WorkStore, clock: Clock, *, is_strict: bool) -> None:
         self._store, self._clock, self._is_strict = store, clock, is_strict
         self._held_bytes = 0
+        self.under_way = 0  # claims that were begun and are not over
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much is held as may be."""
+        return self._held_bytes > HELD_MAX_BYTES - CLAIM_MAX_BYTES
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether a claim may be begun: one always, and more while there is memory for them."""
+        expected = self._held_bytes + (self.under_way + 1) * CLAIM_MAX_BYTES
+        return not self.under_way or expected <= HELD_MAX_BYTES
 
     def slice_size(self, backlog: Backlog, could_begin: int) -> int:
         """How much of its work to claim now."""
         if self._is_strict:
             return could_begin
-        if self._held_bytes > HELD_MAX_BYTES:
+        if self.is_full:
             return 1
         took_s = max(0.001, self._clock.now() - backlog.claimed_at)
         return slice_size(backlog.begun / took_s, could_begin)

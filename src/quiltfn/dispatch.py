@@ -50,6 +50,8 @@ RETRY_AFTER_S = 1.0
 BLOCKED_LOOK_S, BLOCKED_EACH_S = 0.1, 0.001
 SETTLE_AFTER_S = 0.05
 LONGEST_SLEEP_S = 60.0
+# So many times beyond two for each function are remembered that are no longer so.
+DUE_SPARE = 64
 VERSIONS_MAX = 64
 
 
@@ -77,6 +79,7 @@ class Dispatcher:
         self._claims = Claims(self.store, self.clock, is_strict=self.journal.is_strict)
         self._backlogs: dict[str, Backlog] = {}
         self._rota = Rota()
+        self._unclaimed = Rota()  # what could begin, once there is memory for a claim
         self._due: list[tuple[int, str]] = []  # a heap; what is no longer so is skipped
         self._blocked: set[str] = set()
         # After a turn that needs a new instance: the backlogs that need one as well, which wait
@@ -191,7 +194,15 @@ class Dispatcher:
         elif backlog.alarm_ms is None or due < backlog.alarm_ms:
             backlog.alarm_ms = due
             heapq.heappush(self._due, (due, backlog.function_id))
+            if len(self._due) > 2 * len(self._backlogs) + DUE_SPARE:
+                self._forget_old_alarms()
             self._sleep()
+
+    def _forget_old_alarms(self) -> None:
+        """Of what came to be due ever earlier, or was deleted, the old times may be a year away."""
+        alarms = ((it.alarm_ms, name) for name, it in self._backlogs.items())
+        self._due = [(ms, name) for ms, name in alarms if ms is not None]
+        heapq.heapify(self._due)
 
     def _ready(self, backlog: Backlog) -> None:
         self._rota.add(backlog.tenant_id, backlog.function_id)
@@ -237,6 +248,7 @@ class Dispatcher:
     def _forget(self, backlog: Backlog) -> None:
         self._claims.take_all(backlog)
         self._rota.remove(backlog.tenant_id, backlog.function_id)
+        self._unclaimed.remove(backlog.tenant_id, backlog.function_id)
         self._blocked.discard(backlog.function_id)
         if self._backlogs.get(backlog.function_id) is backlog:
             del self._backlogs[backlog.function_id]
@@ -257,6 +269,7 @@ class Dispatcher:
         if self._cold:
             for backlog in self._cold:
                 self._ready(backlog)
+        self._claim_next()
 
     def _begin_one(self, function_id: str) -> bool:
         """Begins an attempt of the function, or claims work first. False where none was begun."""
@@ -279,7 +292,10 @@ class Dispatcher:
         room = headroom.total - backlog.launched
         count = may_start(self._load(backlog, due, room), room)
         if not count:
-            self._block(backlog)
+            if backlog.held and self._claims.is_full:
+                self._spawn(self._put_back(backlog, self._claims.take_all(backlog)))
+            else:
+                self._block(backlog)
             return False
         size = self._claims.slice_size(backlog, count)
         if not backlog.held:
@@ -416,8 +432,21 @@ class Dispatcher:
             return
         if self.clock.now() < self._claims_again_at:
             self._block(backlog)
-        else:
+        elif self._claims.may_begin:
+            self._claims.under_way += 1
             backlog.claim = self._spawn(self._claim(backlog, size))
+        else:
+            self._unclaimed.add(backlog.tenant_id, backlog.function_id)
+
+    def _claim_next(self) -> None:
+        """Lets the next function that waits for it claim, if there is memory for it now."""
+        if not self._claims.may_begin or self._is_stopping:
+            return
+        function_id = self._unclaimed.turn(self._backlogs.__contains__)
+        if function_id is not None:
+            backlog = self._backlogs[function_id]
+            self._unclaimed.remove(backlog.tenant_id, function_id)
+            self._ready(backlog)
 
     async def _claim(self, backlog: Backlog, size: int) -> None:
         try:
@@ -430,6 +459,8 @@ class Dispatcher:
             return
         finally:
             backlog.claim = None
+            self._claims.under_way -= 1
+            self._claim_next()
         for record in ended:
             self._ended_unrun(backlog, record)
         due = backlog.first_due_ms()

@@ -119,6 +119,7 @@ async def test_beyond_so_many_bytes_one_piece_is_claimed_at_a_time(
     taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HELD_MAX_BYTES", 1000)
+    monkeypatch.setattr(module, "CLAIM_MAX_BYTES", 0)  # a claim under way is expected to bring none
     await taken.accept(2, payload=bytes(600))
     await taken.claim(1)
     assert taken.claims.slice_size(taken.backlog, 3) > 1

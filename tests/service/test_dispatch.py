@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from manual_clock import ManualClock
+from quiltfn import claims
 from quiltfn.catalog import Entry
+from quiltfn.dispatch import DUE_SPARE
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff
@@ -17,6 +19,7 @@ from quiltfn.observe import metrics
 from quiltfn.ports.work import Input
 from service.platform_harness import Harness, open_harness, until
 
+MIB = 1024 * 1024
 EXACT = Backoff(first=10.0, factor=2.0, jitter=0.0)
 
 
@@ -104,6 +107,58 @@ async def test_however_much_is_due_later_one_time_is_remembered(server: Harness)
     await until(lambda: server.sandboxes.calls == 80)
     await quiet(server)
     assert server.dispatcher._backlogs == {}
+
+
+async def test_what_came_to_be_due_ever_earlier_and_was_cancelled_is_not_remembered(
+    server: Harness,
+) -> None:
+    """Whoever may call can do this all day, with work that is due in a year."""
+    entry = await server.active()
+    for number in range(2 * DUE_SPARE):
+        due = round((server.clock.time + 30_000_000 - number) * 1000)
+        (one,) = await accept(server, entry, due_at_ms=due)
+        await server.work.cancel(entry, one)
+        assert len(server.dispatcher._due) <= DUE_SPARE + 2
+    (one,) = await accept(server, entry, due_at_ms=round((server.clock.time + 60) * 1000))
+    server.pass_time(61.0)
+    assert (await final(server, entry, one)).status is Status.SUCCESS
+
+
+async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything comes due in the same second, each function runs one at a time, and all of it is
+    run. The bounds are an eighth of what they are.
+    """
+    monkeypatch.setattr(claims, "HELD_MAX_BYTES", 8 * MIB)
+    monkeypatch.setattr(claims, "CLAIM_MAX_BYTES", 2 * MIB)
+    monkeypatch.setattr("quiltfn.store.work.AT_ONCE_MAX_BYTES", 2 * MIB)
+    most, of_dispatcher, due = (
+        0,
+        server.dispatcher._claims,
+        round(server.clock.time * 1000) + 60_000,
+    )
+    entries = [await server.active("sleep 0.05", f"f{n}", max_instances=1) for n in range(16)]
+    ids = [
+        (entry, one)
+        for entry in entries
+        for one in await accept(server, entry, 4, payload=b"x" * (MIB // 2), due_at_ms=due)
+    ]
+    claim = of_dispatcher.claim
+
+    async def watched(*given: Any) -> Any:
+        nonlocal most
+        ended = await claim(*given)
+        most = max(most, of_dispatcher._held_bytes)
+        return ended
+
+    cast("Any", of_dispatcher).claim = watched
+    server.pass_time(61.0)
+    for entry, one in ids:
+        assert (await final(server, entry, one)).status is Status.SUCCESS
+    assert MIB < most <= 8 * MIB
+    await quiet(server)
+    assert of_dispatcher.under_way == of_dispatcher._held_bytes == 0
 
 
 async def test_a_failed_attempt_is_made_again_after_the_wait_and_then_given_up(

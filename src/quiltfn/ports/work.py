@@ -9,6 +9,11 @@ from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
 from quiltfn.ports import Page
 
+# One claim gives inputs of so many bytes, or one that is longer.
+CLAIM_MAX_BYTES = 16 * 1024 * 1024
+# What a variable takes in memory beside its characters.
+VARIABLE_BYTES = 200
+
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller gave to a call. `version`: None for the one that is current when the call runs.
@@ -25,9 +30,10 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """What it counts."""
+        """What it counts: there may be thousands of short variables."""
         variables = (self.environment or {}).items()
-        return len(self.payload or b"") + sum(len(name) + len(value) for name, value in variables)
+        size = sum(len(name) + len(value) + VARIABLE_BYTES for name, value in variables)
+        return len(self.payload or b"") + size
 
 
 class AcceptedWork(msgspec.Struct, frozen=True, kw_only=True):

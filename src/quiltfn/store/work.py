@@ -23,6 +23,7 @@ from quiltfn.model.state_machine import transition
 from quiltfn.model.work import outcome_of_expired
 from quiltfn.ports import Page
 from quiltfn.ports.work import (
+    CLAIM_MAX_BYTES,
     AcceptedWork,
     Attempt,
     Claim,
@@ -41,7 +42,7 @@ from quiltfn.store.sql import run
 
 MACHINE_BOOT = Path("/proc/sys/kernel/random/boot_id")
 # One transaction accepts so much, and one claim takes so much into memory.
-ACCEPTED_AT_ONCE, AT_ONCE_MAX_BYTES = 500, 16 * 1024 * 1024
+ACCEPTED_AT_ONCE, AT_ONCE_MAX_BYTES = 500, CLAIM_MAX_BYTES
 ENDED_AT_ONCE = 200
 RETRY_AFTER_S = 5
 CANCELLED = "the call was cancelled before it was started"
