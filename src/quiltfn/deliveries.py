@@ -8,7 +8,7 @@ function that has some waiting, when the first of them is due.
 import asyncio
 import contextlib
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -43,6 +43,8 @@ from quiltfn.work import Cause, Work
 # How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
 # slow receiver keeps nobody else's waiting.
 AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
+# So many functions of a tenant that have no room are looked at in a row; the others a moment later.
+LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
 STORE_AGAIN_S = 1.0
 GONE = 410
 NOT_KEPT = "what was to be sent had to make room for other deliveries and is not kept"
@@ -148,15 +150,36 @@ class Deliveries:
     async def _begin_due(self) -> float | None:
         """Begins what is due and has room; returns in how many seconds more is due."""
         now_ms = self._now_ms()
+        due: defaultdict[str, list[str]] = defaultdict(list)
+        for function_id, (tenant_id, due_ms) in self._due.items():
+            if due_ms <= now_ms:
+                due[tenant_id].append(function_id)
         # First those of tenants that have fewest under way, however many functions others have.
-        busy = self._busy
-        in_turn = sorted(self._due.items(), key=lambda one: busy["tenant", one[1][0]])
-        for function_id, (tenant_id, due_ms) in in_turn:
-            room = self._room(function_id, tenant_id) if due_ms <= now_ms else 0
-            if room > 0:
-                await self._begin(function_id, tenant_id, room, now_ms)
+        is_whole = True
+        for tenant_id in sorted(due, key=lambda one: self._busy["tenant", one]):
+            is_whole &= await self._begin_of(tenant_id, due[tenant_id], now_ms)
+        if not is_whole:
+            return LOOK_AGAIN_S
         later = [due for _, due in self._due.values() if due > now_ms]
         return max(0.0, (min(later) - self._now_ms()) / 1000) if later else None
+
+    async def _begin_of(self, tenant_id: str, functions: Sequence[str], now_ms: int) -> bool:
+        """Begins what has room of a tenant's functions that have some due. False where there is
+        room left and not all were looked at.
+        """
+        looked = 0
+        for function_id in functions:
+            if self._room_of(tenant_id) <= 0:
+                break  # the end of one under way is the time to look again
+            if looked == LOOKED_AT:
+                return False
+            room = self._room(function_id, tenant_id)
+            if room > 0:
+                await self._begin(function_id, tenant_id, room, now_ms)
+            else:
+                looked += 1
+                self._due[function_id] = self._due.pop(function_id)  # next time others come first
+        return True
 
     async def _begin(self, function_id: str, tenant_id: str, room: int, now_ms: int) -> None:
         self._arrived.discard(function_id)
@@ -178,11 +201,11 @@ class Deliveries:
     def _room(self, function_id: str, tenant_id: str) -> int:
         """How many deliveries of the function may be begun now."""
         of_host = max(self._busy[key] for key in self._keys(function_id))
-        return min(
-            AT_ONCE - len(self._sending),
-            OF_TENANT - self._busy["tenant", tenant_id],
-            OF_HOST - of_host,
-        )
+        return min(self._room_of(tenant_id), OF_HOST - of_host)
+
+    def _room_of(self, tenant_id: str) -> int:
+        """How many of the tenant's, wherever they go to."""
+        return min(AT_ONCE - len(self._sending), OF_TENANT - self._busy["tenant", tenant_id])
 
     def _keys(self, function_id: str) -> Sequence[tuple[str, str]]:
         """What a delivery of the function is counted by, beside its tenant."""

@@ -212,6 +212,7 @@ class Schedules:
     async def _fire(self, due: Sequence[Schedule], now_ms: int) -> None:
         firings = []
         for schedule in due:
+            await asyncio.sleep(0)  # each may take milliseconds: thousands of variables to check
             try:
                 firing = self._firing(schedule, now_ms)
             except Unprocessable as error:  # its time zone is not known here any more

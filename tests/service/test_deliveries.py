@@ -19,7 +19,7 @@ from contract.stores import a_stored_function, a_version, an_id, done, restart
 from quiltfn.callbacks import Callbacks
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.clock import SystemClock
-from quiltfn.deliveries import AT_ONCE, OF_HOST, OF_TENANT, Deliveries
+from quiltfn.deliveries import AT_ONCE, LOOKED_AT, OF_HOST, OF_TENANT, Deliveries
 from quiltfn.model import delivery as model
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
 from quiltfn.model.errors import Conflict, NotFound
@@ -395,6 +395,53 @@ async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
         await world.until(slow, last_slow, status="delivered")
     assert world.sender.most_of["https://slow.example/a"] == OF_HOST
     assert world.sender.most <= AT_ONCE
+
+
+async def test_a_look_costs_the_same_however_many_functions_wait_for_a_host(world: World) -> None:
+    """Ten thousand functions of one tenant, all with the same slow receiver: each time that any
+    delivery ends, only some of them are looked at.
+    """
+    release, looks = asyncio.Event(), 0
+
+    async def reply(url: str) -> int:
+        if "slow" in url:
+            await release.wait()
+        return 200
+
+    world.sender.reply = reply
+    slow = [
+        await world.function(f"s{n}", Destination(url=f"https://slow.example/{n}", secret=SECRET))
+        for n in range(OF_HOST + LOOKED_AT + 50)
+    ]
+    quick = await world.function("q", TO_URL)
+    keys = world.deliveries._keys
+
+    def counted(function_id: str) -> Any:
+        nonlocal looks
+        looks += 1
+        return keys(function_id)
+
+    cast("Any", world.deliveries)._keys = counted
+    begin = world.deliveries._begin_due
+    most = 0
+
+    async def one_round() -> float | None:
+        nonlocal looks, most
+        looks = 0
+        wait_s = await begin()
+        most = max(most, looks)
+        return wait_s
+
+    cast("Any", world.deliveries)._begin_due = one_round
+    async with world.running():
+        last = [await world.end_call(one) for one in slow]
+        delivery_id = await world.end_call(quick)
+        await world.until(quick, delivery_id, status="delivered")
+        looked_at = most
+        release.set()
+        for function, one in zip(slow, last, strict=True):
+            await world.until(function, one, status="delivered")
+    assert looked_at <= LOOKED_AT + 2 * AT_ONCE
 
 
 async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from manual_clock import ManualClock
 from quiltfn.model.invocation import Status
 from quiltfn.model.schedule import Missed, Schedule
+from quiltfn.ports.work import AcceptedWork
 from service.platform_harness import TENANT, Harness, open_harness
 
 
@@ -87,6 +89,39 @@ async def test_what_a_stopped_server_missed_is_counted_or_run_once(
     assert stored.schedule.missed_count == (10 if ran else 11)
     assert stored.schedule.fired_count == int(ran)
     assert sum(count or 1 for _, _, count in found) == 11
+
+
+async def test_others_are_served_between_any_two_schedules_that_are_due_together(
+    tmp_path: Path,
+) -> None:
+    """Each may have thousands of variables, which are all checked again with each run."""
+    async with open_harness(tmp_path, ManualClock()) as harness:
+        await harness.active()
+        schedules = harness.services.schedules
+        for number in range(30):
+            await schedules.create(TENANT, "f", new(every_seconds=3600, name=f"n{number}"))
+        turns, most, in_a_row = 0, 0, 0
+        prepared = schedules._prepared
+
+        def counted(schedule: Schedule) -> AcceptedWork:
+            nonlocal most, in_a_row
+            in_a_row += 1
+            most = max(most, in_a_row)
+            return prepared(schedule)
+
+        async def another() -> None:
+            nonlocal turns, in_a_row
+            while True:
+                await asyncio.sleep(0)
+                turns, in_a_row = turns + 1, 0
+
+        cast("Any", schedules)._prepared = counted
+        other = asyncio.ensure_future(another())
+        harness.clock.time += 3601
+        await schedules.fire_due()
+        other.cancel()
+        assert turns >= 10
+        assert most <= 3
 
 
 async def test_a_mistake_while_firing_does_not_end_the_schedules(

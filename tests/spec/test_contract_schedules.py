@@ -152,6 +152,24 @@ def test_pages_lead_through_schedules_and_runs(api: Api) -> None:
     api.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{SCHEDULES}?cursor=x")
 
 
+def test_a_page_ends_where_it_is_long_whoever_reads_it(api: Api, keyed: Keyed) -> None:
+    """As many as fit are read, and those that are left are on the next page."""
+    variables = {f"V{number}": "" for number in range(3000)}
+    for number in range(25):
+        add(api, name=f"n{number:02}", payload="\x01" * 65_536, environment=variables)
+    pages, query = [], "?limit=1000"
+    while query is not None:
+        page = api.good("GET", SCHEDULES + query)
+        pages.append([one["name"] for one in page["schedules"]])
+        query = page["next_cursor"] and f"?limit=1000&cursor={page['next_cursor']}"
+    assert [one for page in pages for one in page] == [f"n{number:02}" for number in range(25)]
+    assert len(pages) == 2
+    name = api.good("GET", "/api/functions/by-name/job")["tenant_id"]
+    shown = keyed.caller(name, "read").good("GET", f"{SCHEDULES}?limit=1000")
+    assert len(shown["schedules"]) == 25
+    assert shown["next_cursor"] is None
+
+
 def test_a_run_is_a_call_with_the_schedules_input(api: Api) -> None:
     made = add(api, payload="hello", environment={"EXTRA": "there"})
     answer = api("POST", f"{SCHEDULES}/nightly/run")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spec.api_client import Api, new_name, of
+from spec.api_client import Api, is_error, new_name, of
 from spec.conftest import Keyed
 
 pytestmark = pytest.mark.sandbox
@@ -225,6 +225,21 @@ def test_scopes_and_tenants(keyed: Keyed) -> None:
     stranger.refused("NOT_FOUND", 404, "POST", call(function_id, record, "/cancel"))
     stranger.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/invoke?mode=async", {})
     assert caller.good("POST", call(function_id, record, "/cancel"))["status"] == "cancelled"
+
+
+def test_who_waits_for_a_call_is_told_nothing_once_the_key_is_revoked(keyed: Keyed) -> None:
+    name = new_name()
+    owner, made = keyed.caller(name), keyed.key(name, "read")
+    function_id = owner.active("sleep 4; echo secret")
+    record = submit(owner, function_id)
+    with ThreadPoolExecutor(1) as thread:
+        reader = Api(keyed.server.url, made["key"])
+        waits = thread.submit(reader, "GET", call(function_id, record) + "?wait_seconds=30")
+        time.sleep(1)
+        assert not waits.done()
+        keyed.operator.good("DELETE", f"/api/keys/{made['id']}", status=204)
+        is_error(waits.result(), "UNAUTHORIZED", 401)
+    assert "secret" not in waits.result().text
 
 
 def test_the_secret_of_a_destination_is_shown_to_those_who_may_write(keyed: Keyed) -> None:

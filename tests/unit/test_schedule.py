@@ -313,3 +313,28 @@ def test_a_clock_that_is_set_back_does_not_stop_a_schedule() -> None:
     back = NOON + timedelta(minutes=5).seconds * 1000
     assert one.was_set_back(back)
     assert one.from_now(back).next_tick_ms == NOON + HOUR
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cron": "*/7 3 * * *", "timezone": "Europe/Paris", "jitter_seconds": 600},
+        {"cron": "0 0 */28 2 MON#5", "jitter_seconds": 600},
+        {"every_seconds": 40, "jitter_seconds": 86_400},
+        {"cron": "0 3 * * *"},
+    ],
+)
+def test_the_next_runs_are_the_next_ticks_each_when_it_is_due(fields: dict[str, Any]) -> None:
+    one = a_schedule(**fields)
+    ticks = [one.next_tick_ms, *islice(one.ticks(one.next_tick_ms or 0), 4)]
+    assert one.next_runs(5) == [one.due_ms(tick or 0) for tick in ticks]
+
+
+def test_the_next_runs_are_searched_for_once_however_often_they_are_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """29 February on a Monday comes every 28 years: a search takes milliseconds."""
+    one = a_schedule(cron="0 0 */28 2 MON#5", jitter_seconds=86_400)
+    shown = one.next_runs(5)
+    monkeypatch.setattr("quiltfn.model.schedule.CronSim", None)
+    assert one.next_runs(5) == shown

@@ -19,7 +19,7 @@ from quiltfn.ids import new_id
 from quiltfn.invoke import Request
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.cursors import from_cursor
-from quiltfn.model.errors import NotFound, PreconditionFailed, Unprocessable
+from quiltfn.model.errors import NotFound, PreconditionFailed, Unauthorized, Unprocessable
 from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.output import STREAMS
 from quiltfn.model.pool import sum_counts
@@ -173,6 +173,8 @@ async def get_invocation(context: RequestContext[FunctionServices]) -> Response:
         invocation_id = context.parameters["invocation_id"]
         with context.services.budgets.waits.taken(context.tenant_id):
             await context.services.work.wait(context.entry(), invocation_id, wait)
+        if not context.services.access.still_holds(context.caller):
+            raise Unauthorized("the credential was revoked, or has expired, meanwhile")
     async with pages.reserved(context):
         record = await _record(context)
         return json_response(shapes.invocation(record), headers=truncated(record))

@@ -120,16 +120,19 @@ class OutputReader:
             outline = self.outline or await self.load()
             order, sizes = list(from_text(outline.record.output_order)), outline.sizes
         wanted = {stream: sizes[stream] if stream in self._streams else 0 for stream in STREAMS}
+        if not count:
+            return wanted
         order = [run for run in order if run[0] in self._streams]
         at, is_last = dict(wanted), True
         for stream, start, size in backwards(order, wanted, RECORD_SLICE_BYTES):
             data = await self._read(stream, start, size)
             end = len(data) - (is_last and data.endswith(b"\n"))
             is_last = False
-            while count and (found := data.rfind(b"\n", 0, end)) >= 0:
-                count, end = count - 1, found
-            if not count:
-                return at | {stream: start + end + 1}
+            lines = data.count(b"\n", 0, end)
+            if lines >= count:
+                before = data[:end].rsplit(b"\n", count)[0]
+                return at | {stream: start + len(before) + 1}
+            count -= lines
             at[stream] = start
         return at
 

@@ -1,16 +1,22 @@
 """The routes over schedules: what each does, parse being done: call a verb, render."""
 
+import asyncio
 from dataclasses import dataclass
+
+import msgspec
 
 from quiltfn import wire
 from quiltfn.api import pages, shapes
-from quiltfn.api.response import Response, json_response
+from quiltfn.api.response import Response, encode, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.api.work import WorkServices, accepted, accepted_before
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import Unprocessable
 from quiltfn.ports.schedules import StoredSchedule
 from quiltfn.schedules import Schedules
+
+# So many schedules are read at a time.
+SLICE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +42,29 @@ async def list_schedules(context: RequestContext[ScheduleServices]) -> Response:
     limit = pages.limit_of(context)
     after = from_cursor(context.query.get("cursor"), BEFORE_EVERY_ID)
     async with pages.reserved(context):
-        found = await context.services.schedules.of_tenant(context.tenant_id, after, limit + 1)
-        shown = ((one.schedule.id, _schedule(context, one)) for one in found)
+        shown = await _shown_after(context, after, limit + 1)
         return await pages.page_response(context, "schedules", shown, limit)
+
+
+async def _shown_after(
+    context: RequestContext[ScheduleServices], after: str, count: int
+) -> list[tuple[str, msgspec.Raw]]:
+    """Up to `count` schedules with ids above `after`, and no more than are longer than a page. They
+    are read in slices and kept as they are sent, with other requests in between: each may have
+    thousands of variables, and when it is due next may take milliseconds to find.
+    """
+    services, found, size = context.services, list[tuple[str, msgspec.Raw]](), 0
+    while len(found) < count and size <= services.limits.page_max:
+        most = min(SLICE, count - len(found))
+        some = await services.schedules.of_tenant(context.tenant_id, after, most)
+        for one in some:
+            after, text = one.schedule.id, encode(_schedule(context, one))
+            found.append((after, msgspec.Raw(text)))
+            size += len(text)
+            await asyncio.sleep(0)
+        if len(some) < most:
+            break
+    return found
 
 
 async def get_schedule(context: RequestContext[ScheduleServices]) -> Response:

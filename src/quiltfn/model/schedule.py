@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -154,7 +154,12 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         """When the tick is due: the same whenever and wherever it is asked."""
         if not self.jitter_seconds:
             return tick_ms
-        following = self.tick_after(tick_ms)
+        return self._due_before(tick_ms, self.tick_after(tick_ms))
+
+    def _due_before(self, tick_ms: int, following: int | None) -> int:
+        """When the tick is due. `following`: the one after it."""
+        if not self.jitter_seconds:
+            return tick_ms
         room = self.jitter_seconds * 1000 + 1
         if following is not None:
             room = min(room, following - tick_ms)
@@ -163,10 +168,15 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
     def next_runs(self, count: int) -> list[int]:
         """When the next ticks are due, in Unix milliseconds."""
-        if self.next_tick_ms is None:
+        first = self.next_tick_ms
+        if first is None:
             return []
-        later = islice(self.ticks(self.next_tick_ms), count - 1)
-        return [self.due_ms(tick) for tick in (self.next_tick_ms, *later)]
+        if self.cron is None:
+            later = tuple(islice(self.ticks(first), count))
+        else:
+            later = _cron_ticks_behind(self.cron, self.timezone, first, count)
+        pairs = zip_longest((first, *later), later)
+        return [self._due_before(*pair) for pair in islice(pairs, count)]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +261,14 @@ def zone_of(name: str) -> tzinfo:
     except (LookupError, ValueError, OSError):
         expected = "a time zone that this machine knows (Debian package tzdata), by its full name"
         raise Unprocessable.field("timezone", expected, name, "Europe/Paris") from None
+
+
+@functools.lru_cache(maxsize=2048)
+def _cron_ticks_behind(expression: str, timezone: str, tick_ms: int, count: int) -> tuple[int, ...]:
+    """The next ticks of an expression. They are asked for with every look at a schedule, and one
+    that comes due every 28 years takes milliseconds to find.
+    """
+    return tuple(islice(_cron_ticks(expression, zone_of(timezone), tick_ms), count))
 
 
 def _cron_ticks(expression: str, zone: tzinfo, after_ms: int) -> Iterator[int]:
