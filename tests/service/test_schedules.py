@@ -11,7 +11,7 @@ import pytest
 
 from manual_clock import ManualClock
 from quiltfn.model.invocation import Status
-from quiltfn.model.schedule import Missed, Schedule
+from quiltfn.model.schedule import Missed, Overlap, Schedule
 from quiltfn.ports.work import AcceptedWork
 from service.platform_harness import TENANT, Harness, open_harness
 
@@ -122,6 +122,25 @@ async def test_others_are_served_between_any_two_schedules_that_are_due_together
         other.cancel()
         assert turns >= 10
         assert most <= 3
+
+
+async def test_who_may_start_is_asked_for_at_once_however_many_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked with each end of a scheduled call, of any tenant."""
+    async with open_harness(tmp_path, ManualClock()) as harness:
+        entry = await harness.active()
+        await harness.lifecycle.pause(entry)
+        schedules = harness.services.schedules
+        for name in "abc":
+            given = new(every_seconds=60, name=name, overlap=Overlap.QUEUE)
+            await schedules.create(TENANT, "f", given)
+        for _ in range(2):
+            harness.clock.time += 60
+            await schedules.fire_due()
+        assert (await ticks(harness, "a"))[-1][1] == "waiting"
+        monkeypatch.setattr("quiltfn.store.schedules._is_over", None)
+        assert await schedules._store.waiting(50) == ([], True)
 
 
 async def test_a_mistake_while_firing_does_not_end_the_schedules(

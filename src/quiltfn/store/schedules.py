@@ -254,14 +254,18 @@ class SqlSchedules:
 
     async def waiting(self, limit: int) -> tuple[Sequence[Schedule], bool]:
         """As the port says."""
-        waits = select(run.schedule_id).where(WAITS).distinct()
+        waits = select(run.schedule_id).where(WAITS)
+        other = tables.schedule_run.alias().c
+        is_open = exists().where(
+            other.schedule_id == run.schedule_id, other.invocation_id == tables.work.c.invocation_id
+        )
+        ready = waits.where(~is_open).distinct().limit(limit)
+        query = select(tables.schedule).where(table.id.in_(ready))
 
         def read(connection: Connection) -> tuple[list[Schedule], bool]:
-            ids = connection.execute(waits).scalars().all()
-            ready = [one for one in ids if _is_over(connection, one)][:limit]
-            query = select(tables.schedule).where(table.id.in_(ready))
             found = connection.execute(query).mappings()
-            return [tables.read(row, Schedule) for row in found], bool(ids)
+            schedules = [tables.read(row, Schedule) for row in found]
+            return schedules, connection.execute(waits.limit(1)).first() is not None
 
         return await self._database.read(read)
 
