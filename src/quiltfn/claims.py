@@ -25,8 +25,8 @@ class Backlog:
     """The work of one function. `next_due_ms`: of what waits in the store; None: nothing waits.
     `alarm_ms`: when it is looked at for that, if it was set. `held`: claimed and not begun, by id.
     `running`: ids of attempts; `launched`: how many of those have not asked for an instance yet.
-    `claim`: the one under way. `begun`: how many were begun since the last claim, at `claimed_at`
-    (monotonic seconds).
+    `claim`: the one under way. `returning`: how many times work is being put back now. `begun`: how
+    many were begun since the last claim, at `claimed_at` (monotonic seconds).
     """
 
     function_id: str
@@ -37,13 +37,15 @@ class Backlog:
     running: set[str] = field(default_factory=set)
     launched: int = 0
     claim: "asyncio.Task[None] | None" = None
+    returning: int = 0
     begun: int = 0
     claimed_at: float = 0.0
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is known of it that must be remembered."""
-        return self.next_due_ms is None and not (self.held or self.running or self.claim)
+        is_busy = self.held or self.running or self.claim or self.returning
+        return self.next_due_ms is None and not is_busy
 
     def first_due_ms(self) -> int | None:
         """When the piece that would be begun next is due."""

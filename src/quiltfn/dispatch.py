@@ -160,8 +160,13 @@ class Dispatcher:
             return False
         # Who withdraws it wants it not to be claimed again at once.
         later_ms = self._now_ms() + round(RETRY_AFTER_S * 1000)
-        await self._claims.put_back(backlog, [self._claims.take(backlog, invocation_id)], later_ms)
-        self._consider(backlog)
+        backlog.returning += 1
+        try:
+            work = self._claims.take(backlog, invocation_id)
+            await self._claims.put_back(backlog, [work], later_ms)
+        finally:
+            backlog.returning -= 1
+            self._consider(backlog)
         return True
 
     def _holder(self, invocation_id: str) -> Backlog | None:
@@ -279,7 +284,7 @@ class Dispatcher:
             return False
         if entry.function.state is not FunctionState.ACTIVE:
             if backlog.held:
-                self._spawn(self._put_back(backlog, self._claims.take_all(backlog)))
+                self._put_back_soon(backlog, self._claims.take_all(backlog))
             return False  # it is considered again when it changes
         due = backlog.first_due_ms()
         if due is None or due > self._now_ms():
@@ -314,7 +319,7 @@ class Dispatcher:
     def _hold_back(self, backlog: Backlog) -> None:
         """The tenant has used up its day: what is due waits until tomorrow or for another quota."""
         if backlog.held:
-            self._spawn(self._put_back(backlog, self._claims.take_all(backlog)))
+            self._put_back_soon(backlog, self._claims.take_all(backlog))
         else:
             self._block(backlog)
 
@@ -332,7 +337,7 @@ class Dispatcher:
     def _begin(self, backlog: Backlog, entry: Entry) -> None:
         work = self._claims.take(backlog)
         if work.expires_at_ms < self._now_ms():  # The next claim ends it.
-            self._spawn(self._put_back(backlog, [work]))
+            self._put_back_soon(backlog, [work])
             return
         backlog.running.add(work.record.invocation_id)
         backlog.launched += 1
@@ -475,6 +480,17 @@ class Dispatcher:
         entry = self._entry_of(backlog)
         if entry is not None:
             self.invoker.ended_unrun(entry, record)
+
+    def _put_back_soon(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
+        """As `_put_back`. Until that is done, nothing else shows that the function has work."""
+        backlog.returning += 1
+        self._spawn(self._put_back_taken(backlog, works))
+
+    async def _put_back_taken(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
+        try:
+            await self._put_back(backlog, works)
+        finally:
+            backlog.returning -= 1
 
     async def _put_back(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
         """Releases work that was claimed and not begun. If that fails, it stays claimed."""

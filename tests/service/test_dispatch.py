@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from manual_clock import ManualClock
 from quiltfn import claims
@@ -201,6 +202,20 @@ async def test_work_that_is_too_old_is_not_started(server: Harness) -> None:
     assert entry.counters.error_count == 1
 
 
+async def test_claimed_work_that_became_too_old_is_not_begun(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    policy = AsyncPolicy(max_age_seconds=60)
+    await server.work.policies.set_policy(entry.function.id, policy)
+    _, held = await accept(server, entry, 2)
+    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
+    server.clock.time += 61
+    await end_one(server)
+    record = await final(server, entry, held)
+    assert (record.status, record.started_at) == (Status.ERROR, None)
+    (dead,) = (await server.work.dead_letters(entry, 10, None)).items
+    assert (dead.invocation_id, dead.reason, server.sandboxes.calls) == (held, "age", 1)
+
+
 async def test_no_more_run_at_a_time_than_the_policy_says(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=5)
     await server.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
@@ -275,6 +290,47 @@ async def test_tenants_and_functions_take_turns(server: Harness) -> None:
     assert "s" not in ended[12:]
 
 
+async def two_that_need_an_instance(server: Harness) -> list[Entry]:
+    """Functions whose instances are busy, each with a piece that is claimed and may begin now."""
+    found, policies = [], server.work.policies
+    for name in ("one", "two"):
+        entry = await server.active("sleep 60", name, max_instances=2, memory_limit_mb=256)
+        await policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=1))
+        await accept(server, entry, 2)
+        await until(lambda: server.dispatcher._backlogs[entry.function.id].held)  # noqa: B023
+        found.append(entry)
+    policies._async.clear()  # of both in one step, in which both are looked at
+    server.dispatcher._look_again()
+    return found
+
+
+async def test_each_function_that_needs_a_new_instance_gets_its_turn(server: Harness) -> None:
+    one, two = await two_that_need_an_instance(server)
+    await until(lambda: (busy(server, one), busy(server, two)) == (2, 2))
+
+
+async def test_work_does_not_wait_for_the_memory_that_was_just_given_to_other_work(
+    tmp_path: Path,
+) -> None:
+    """There is room for one more instance: each function could have it, and only one begins."""
+    async with open_harness(tmp_path, memory_mib=900) as server:
+        one, two = await two_that_need_an_instance(server)
+        await until(lambda: busy(server, one) + busy(server, two) == 3)
+        await asyncio.sleep(0.15)  # longer than what is due and waits is left alone
+        assert (busy(server, one) + busy(server, two), server.pools.waiting()) == (3, 0)
+
+
+async def test_a_retry_is_looked_at_once_its_end_is_committed(server: Harness) -> None:
+    """However late the commit would come by itself: before it there is nothing to claim."""
+    entry = await server.active("exit 3")
+    policy = AsyncPolicy(max_attempts=2, backoff=replace(EXACT, first=0.0))
+    await server.work.policies.set_policy(entry.function.id, policy)
+    server.journal._commit_after_s = 1.0  # type: ignore[attr-defined]
+    (one,) = await accept(server, entry)
+    record = await final(server, entry, one)
+    assert (record.status, record.attempt) == (Status.FAILED, 2)
+
+
 async def test_a_paused_function_accepts_and_runs_after_resume(server: Harness) -> None:
     entry = await server.active()
     await server.lifecycle.pause(entry)
@@ -298,6 +354,31 @@ async def test_what_a_pause_finds_claimed_is_put_back(server: Harness) -> None:
 
 async def quiet_but(server: Harness, running: int) -> None:
     await until(lambda: len(server.dispatcher._tasks) == running)
+
+
+async def test_what_a_pause_puts_back_is_run_after_it_though_the_last_attempt_ends_meanwhile(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store takes its time with what is put back; by then nothing of the function runs."""
+    entry = await server.active("sleep 60", max_instances=1)
+    _, held = await accept(server, entry, 2)
+    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
+    release, may_go_on = server.work.store.release, asyncio.Event()
+
+    async def slow(*given: Any) -> None:
+        await may_go_on.wait()
+        await release(*given)
+
+    monkeypatch.setattr(server.work.store, "release", slow)
+    await server.lifecycle.pause(entry)
+    await until(lambda: not server.dispatcher._backlogs[entry.function.id].held)
+    await end_one(server)
+    may_go_on.set()
+    await quiet(server)
+    await server.lifecycle.resume(server.now(entry))
+    await until(lambda: busy(server, entry) == 1)
+    await end_one(server)
+    assert (await final(server, entry, held)).status is Status.SUCCESS
 
 
 async def test_a_deleted_functions_work_is_never_run(server: Harness) -> None:
