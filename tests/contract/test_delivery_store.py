@@ -90,6 +90,22 @@ async def test_a_try_that_failed_is_due_again_and_one_that_was_not_begun_does_no
     assert (shown.http_status, shown.error_message) == (500, "no")
 
 
+async def test_the_end_of_an_earlier_try_changes_nothing_and_a_try_under_way_stays_as_it_is(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
+) -> None:
+    await ended(journal, function, destination_id=an_id())
+    (first,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    await deliveries.finish(replace(first, http_status=500))
+    (second,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    await deliveries.finish(replace(first, status=DeliveryStatus.DELIVERED))
+    asked = await deliveries.retry(function.id, second.id, 7, 9)
+    assert asked is not None
+    assert (asked.status, asked.due_at_ms) == ("waiting", second.due_at_ms)
+    await deliveries.finish(replace(second, status=DeliveryStatus.DELIVERED))
+    (shown,) = (await deliveries.list(function.id, 10, None, None)).items
+    assert shown.status == "delivered"
+
+
 async def test_a_function_gets_it_in_the_step_in_which_it_is_delivered(
     deliveries: SqlDeliveries,
     queue: SqlWork,

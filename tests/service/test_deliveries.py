@@ -22,7 +22,7 @@ from quiltfn.clock import SystemClock
 from quiltfn.deliveries import AT_ONCE, LOOKED_AT, OF_HOST, OF_TENANT, Deliveries
 from quiltfn.model import delivery as model
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
-from quiltfn.model.errors import Conflict, NotFound
+from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import WorkOutcome
 from quiltfn.model.retention import StorageLimit
@@ -315,6 +315,21 @@ async def test_a_function_destination_is_called_once_by_the_deliverys_own_id(wor
     assert payload["data"]["invocation_id"] == parent
 
 
+async def test_a_destination_whose_queue_is_full_gets_it_later(world: World) -> None:
+    target = await world.function("record")
+    await world.policies.set_policy(target.id, AsyncPolicy(max_queued=1))
+    function = await world.function("f", Destination(function="record"))
+    async with world.running():
+        first = await world.end_call(function)
+        await world.until(function, first, status="delivered")
+        second = await world.end_call(function)
+        waits = await world.until(function, second, status="waiting", attempts=2)
+        assert "at most 1 may" in (waits.error_message or "")
+        now_ms = int(world.clock.unix() * 1000)
+        await world.work_store.claim(target.id, 1, now_ms, is_begun=False)
+        await world.until(function, second, status="delivered")
+
+
 @pytest.mark.parametrize("state", [None, FunctionState.PENDING])
 async def test_a_destination_that_is_missing_or_never_deployed_is_a_failed_delivery(
     world: World, state: FunctionState | None
@@ -383,10 +398,12 @@ async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
         return 200
 
     world.sender.reply = reply
-    slow = await world.function("s", Destination(url="https://slow.example/a", secret=SECRET))
+    to_slow = Destination(url="https://slow.example/a", secret=SECRET)
+    slow, other = [await world.function(name, to_slow) for name in ("s", "o")]
     quick = await world.function("q", TO_URL)
     async with world.running():
-        for _ in range(AT_ONCE * 2):
+        for _ in range(AT_ONCE):
+            await world.end_call(other)
             last_slow = await world.end_call(slow)
         delivery_id = await world.end_call(quick)
         await world.until(quick, delivery_id, status="delivered")
@@ -467,6 +484,7 @@ async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> 
         await asyncio.sleep(0.2)
         answers.release()  # one place becomes free
         await world.until(quick, delivery_id, status="delivered")
+    assert world.sender.most == AT_ONCE
 
 
 async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world: World) -> None:
@@ -487,6 +505,88 @@ async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world
         one = await world.until(function, delivery_id, status="delivered")
     assert one.attempts == 2
     assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [delivery_id] * 2
+
+
+async def test_what_ends_while_the_store_is_asked_is_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was asked what is due next just before another end was committed."""
+    function = await world.function("f", TO_URL)
+    asked, late = world.kept.next_due, list[str]()
+
+    async def next_due(function_id: str) -> Any:
+        found = await asked(function_id)
+        if not late:
+            late.append(await world.end_call(function))
+            await until(lambda: function_id in world.deliveries._arrived)
+        return found
+
+    monkeypatch.setattr(world.kept, "next_due", next_due)
+    async with world.running():
+        await world.end_call(function)
+        await until(lambda: late != [])
+        await world.until(function, late[0], status="delivered")
+
+
+async def test_what_became_of_a_try_is_noted_however_often_the_store_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = await world.function("f", TO_URL)
+    finish, failures = world.kept.finish, [StoreUnavailable(), StoreUnavailable()]
+
+    async def fails(delivery: Delivery) -> None:
+        if failures:
+            raise failures.pop()
+        await finish(delivery)
+
+    monkeypatch.setattr(world.kept, "finish", fails)
+    monkeypatch.setattr("quiltfn.deliveries.STORE_AGAIN_S", 0.01)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        one = await world.until(function, delivery_id, status="delivered")
+    assert (one.attempts, len(world.sender.posts)) == (1, 1)
+
+
+async def test_what_is_due_is_remembered_where_the_store_does_not_give_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = await world.function("f", TO_URL)
+    claim, failures = world.kept.claim, [StoreUnavailable(), StoreUnavailable()]
+
+    async def fails(*given: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await claim(*given)
+
+    monkeypatch.setattr(world.kept, "claim", fails)
+    monkeypatch.setattr("quiltfn.deliveries.STORE_AGAIN_S", 0.01)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        await world.until(function, delivery_id, status="delivered")
+
+
+async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = await world.function("record")
+    function = await world.function("f", Destination(function="record"))
+    cast("Any", world.deliveries._work.invoker).is_draining = True
+    release, is_back = world.kept.release, asyncio.Event()
+
+    async def seen(delivery: Delivery) -> None:
+        await release(delivery)
+        is_back.set()
+
+    monkeypatch.setattr(world.kept, "release", seen)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        async with asyncio.timeout(SOON_S):
+            await is_back.wait()
+    world.deliveries = world.made()
+    async with world.running():
+        one = await world.until(function, delivery_id, status="delivered")
+    assert one.attempts == 1
+    assert [told for told, *_ in world.arrived] == [target.id]
 
 
 async def test_nothing_wakes_while_nothing_is_due(world: World) -> None:

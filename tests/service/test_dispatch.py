@@ -325,7 +325,7 @@ async def test_a_retry_is_looked_at_once_its_end_is_committed(server: Harness) -
     entry = await server.active("exit 3")
     policy = AsyncPolicy(max_attempts=2, backoff=replace(EXACT, first=0.0))
     await server.work.policies.set_policy(entry.function.id, policy)
-    server.journal._commit_after_s = 1.0  # type: ignore[attr-defined]
+    server.journal._commit_after_s = 1.0
     (one,) = await accept(server, entry)
     record = await final(server, entry, one)
     assert (record.status, record.attempt) == (Status.FAILED, 2)
