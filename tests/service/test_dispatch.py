@@ -204,11 +204,12 @@ async def test_work_that_is_too_old_is_not_started(server: Harness) -> None:
 
 async def test_claimed_work_that_became_too_old_is_not_begun(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
-    policy = AsyncPolicy(max_age_seconds=60)
+    policy = AsyncPolicy(max_age_seconds=5)
     await server.work.policies.set_policy(entry.function.id, policy)
     _, held = await accept(server, entry, 2)
+    await until(lambda: busy(server, entry) == 1)
     await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
-    server.clock.time += 61
+    server.clock.time += 6
     await end_one(server)
     record = await final(server, entry, held)
     assert (record.status, record.started_at) == (Status.ERROR, None)
@@ -297,6 +298,7 @@ async def two_that_need_an_instance(server: Harness) -> list[Entry]:
         entry = await server.active("sleep 60", name, max_instances=2, memory_limit_mb=256)
         await policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=1))
         await accept(server, entry, 2)
+        await until(lambda: busy(server, entry) == 1)  # noqa: B023
         await until(lambda: server.dispatcher._backlogs[entry.function.id].held)  # noqa: B023
         found.append(entry)
     policies._async.clear()  # of both in one step, in which both are looked at
@@ -362,6 +364,7 @@ async def test_what_a_pause_puts_back_is_run_after_it_though_the_last_attempt_en
     """The store takes its time with what is put back; by then nothing of the function runs."""
     entry = await server.active("sleep 60", max_instances=1)
     _, held = await accept(server, entry, 2)
+    await until(lambda: busy(server, entry) == 1)
     await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
     release, may_go_on = server.work.store.release, asyncio.Event()
 
