@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from quiltfn.cli import run
+from quiltfn.cli import run, tables
+from quiltfn.cli.drawing import drawn
+from quiltfn.wire import InstanceList
 from unit.canned_server import ID, INVOCATION, Fake, answered_by
 
 Captured = pytest.CaptureFixture[str]
@@ -154,12 +157,80 @@ def test_dead_letters(fake: Fake, capsys: Captured) -> None:
     assert fake.body == {"invocation_ids": ["i1"]}
     assert run(["dead-letters", "redrive", "hello", "--all"]) == 0
     assert fake.body == {"all": True}
-    assert capsys.readouterr().out == "queued 1 call again\n" * 2
+    printed = capsys.readouterr()
+    assert printed.out == "i2\n" * 2, "the new ids alone are for scripts"
+    assert "queued 1 call again" in printed.err
+    assert "quiltfn wait hello i2" in printed.err
     assert run(["dead-letters", "redrive", "hello"]) == 2
+    assert run(["dead-letters", "redrive", "hello", "--id", "i1", "--all"]) == 2
+    assert "not both" in capsys.readouterr().err
     assert run(["dead-letters", "redrive", "hello", "--id", "i1", "--id", "i9"]) == 1
     assert "1 id is of no dead letter" in capsys.readouterr().err
     fake.answers["DELETE", f"/{ID}/dead-letters/i1"] = (204, None)
     assert run(["dead-letters", "drop", "hello", "i1"]) == 0
+
+
+def test_deliveries(fake: Fake, capsys: Captured) -> None:
+    path = f"/{ID}/deliveries"
+    fake.answers["GET", path] = (200, {"deliveries": [], "next_cursor": None})
+    assert run(["deliveries", "list", "hello"]) == 0
+    assert "no deliveries" in capsys.readouterr().err
+    one = {
+        "delivery_id": "d1",
+        "function_id": ID,
+        "invocation_id": "i1",
+        "policy_field": "on_success",
+        "status": "waiting",
+        "attempts": 2,
+        "next_attempt_at": 1760000000,
+        "http_status": 500,
+        "error_message": None,
+        "ended_at": None,
+    }
+    fake.answers["GET", path] = (200, {"deliveries": [one], "next_cursor": None})
+    assert run(["deliveries", "list", "hello"]) == 0
+    assert "d1" in capsys.readouterr().out
+    fake.answers["POST", f"{path}/d1/retry"] = (200, one)
+    assert run(["deliveries", "retry", "hello", "d1"]) == 0
+    printed = capsys.readouterr()
+    assert "d1 is sent again" in printed.out
+    assert "quiltfn deliveries list hello" in printed.err
+
+
+def test_a_node_without_instances_says_so(capsys: Captured) -> None:
+    counts = ("total_count", "prewarmed_count", "waiting_calls", "queued_calls")
+    nothing = {"instances": [], "memory": {}, **dict.fromkeys(counts, 0)}
+    tables.instances(msgspec.convert(nothing, InstanceList))
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no instances" in printed.err
+
+
+def test_a_table_without_rows_may_have_columns_that_can_go() -> None:
+    assert drawn(("NAME", "KIND"), [], drop=("KIND",)).split() == ["NAME", "KIND"]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("schedules create x hello", "quiltfn schedules add?"),
+        ("schedules delete x", "quiltfn schedules remove?"),
+        ("runtimes get x", "quiltfn runtimes show?"),
+        ("functions show x", "quiltfn functions get?"),
+        ("functions rm x", "quiltfn functions delete?"),
+        ("functions invocation x", "quiltfn functions invocations?"),
+        ("functions create x --handler y --max-instances 8", "(--max?)"),
+        ("invoke x --async --delay-seconds 5", "(--delay?)"),
+        ("invoke x --asynch", "(--async?)"),
+        ("schedules add x y --every-seconds=60", "(--every?)"),
+    ],
+)
+def test_a_word_of_the_api_or_of_another_command_is_understood(
+    fake: Fake, capsys: Captured, words: str, meant: str
+) -> None:
+    assert run(words.split()) == 2
+    assert meant in capsys.readouterr().err
+    assert fake.asked == []
 
 
 def test_attempts_and_input(fake: Fake, capsys: Captured) -> None:
@@ -252,6 +323,10 @@ def test_what_a_policy_change_does_not_name_stays_as_it_is(fake: Fake) -> None:
         ("--backoff last=1", "--backoff takes first, factor, most, jitter"),
         ("--on-success https://example.com/a", "give --secret-file"),
         ("--reset --max-attempts 3", "give --reset alone"),
+        ("--on-failure a --unset-on-failure", "give --on-failure or --unset-on-failure, not both"),
+        ("--on-success a --unset-on-success", "give --on-success or --unset-on-success, not both"),
+        ("--secret-file /dev/null", "--secret-file goes with a URL"),
+        ("--on-failure a --secret-file /dev/null", "--secret-file goes with a URL"),
     ],
 )
 def test_a_policy_that_cannot_be_is_not_sent(

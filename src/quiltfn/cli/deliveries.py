@@ -6,6 +6,7 @@ from quiltfn.cli import show, tables
 from quiltfn.cli.options import Cursor, Limit
 from quiltfn.cli.parsing import Argument, Group, Option
 from quiltfn.cli.session import Connection, NameOrId
+from quiltfn.sdk import Delivery
 
 app = Group(
     name="deliveries",
@@ -39,8 +40,10 @@ def retry(
     connection: Connection,
 ) -> None:
     """Send one that failed, or waits for its next try, at once."""
+
+    def told(one: Delivery) -> None:
+        show.say(f"{one.delivery_id} is sent again, for a day if need be")
+        show.note(f"see what came of it with: quiltfn deliveries list {name_or_id}")
+
     with connection.session(name_or_id) as at:
-        at.show(
-            at.client.functions.retry_delivery(name_or_id, delivery_id),
-            lambda one: show.say(f"{one.delivery_id} is {one.status}"),
-        )
+        at.show(at.client.functions.retry_delivery(name_or_id, delivery_id), told)

@@ -24,7 +24,8 @@ def drawn(
     names, cells = list(head or ("", "")), [list(row) for row in rows]
     for name in drop:
         needed = [
-            max(cell_len(one), *(cell_len(row[n]) for row in cells)) for n, one in enumerate(names)
+            max(cell_len(cell) for cell in (one, *(row[n] for row in cells)))
+            for n, one in enumerate(names)
         ]
         if sum(needed) + 2 * (len(needed) - 1) <= screen.width:
             break

@@ -17,6 +17,15 @@ from typing import Any, Union, get_args, get_origin
 from msgspec import Struct
 
 WRONG = 2
+# Words for one thing: a command that has one of them is meant by the others.
+SYNONYMS = (
+    ("add", "create", "new"),
+    ("remove", "delete", "drop", "rm"),
+    ("show", "get", "describe"),
+    ("update", "edit", "set"),
+    ("list", "ls"),
+    ("run", "trigger"),
+)
 
 
 class BadParameter(Exception):
@@ -110,7 +119,8 @@ class Group(Struct):
 
 def no_command(program: str, word: str, known: Sequence[str]) -> BadParameter:
     """The error for a command that does not exist; its hint is the nearest one that does."""
-    meant = nearest(word, known)
+    others = next((words for words in SYNONYMS if word in words), ())
+    meant = next((one for one in others if one in known), None) or nearest(word, known)
     return BadParameter(
         f"{program} has no command {word!r}; there are: {', '.join(known)}",
         f"{program} {meant}?" if meant else f"{program} --help says what there is",
@@ -150,7 +160,11 @@ def run(function: Run, program: str, words: Sequence[str]) -> None:
             taken.append(Taken(name, one.annotation, one.default))
     for each in taken:
         each.declare(parser)
-    said = vars(parser.parse_args(joined(words, {n for one in taken for n in one.valued()})))
+    values = {n for one in taken for n in one.valued()}
+    known, unknown = parser.parse_known_args(joined(words, values))
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0], taken)}")
+    said = vars(known)
     given: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {}
     for each in taken:
@@ -162,6 +176,16 @@ def run(function: Run, program: str, words: Sequence[str]) -> None:
         is_class = dataclasses.is_dataclass(kind)
         given[name] = kind(**fields) if is_class else get_args(kind)[-1].value(fields)
     function(**given)
+
+
+def _meant(word: str, taken: Sequence["Taken"]) -> str:
+    """The option that `word` may be meant to be, as a question: of the API's names as well, which
+    go on where the option ends, as in --max-instances.
+    """
+    options = [n for one in taken if isinstance(one.about, Option) for n in one.names]
+    begun = [n for n in options if n.startswith("--") and word.startswith(f"{n}-")]
+    meant = max(begun, key=len, default=None) or nearest(word.partition("=")[0], options)
+    return f" ({meant}?)" if meant else ""
 
 
 def joined(words: Sequence[str], valued: set[str]) -> list[str]:

@@ -382,7 +382,10 @@ def instances(found: InstanceList) -> None:
         for one in found.instances
     )
     columns = ("FUNCTION", "TENANT", "STATE", "VERSION", "MEMORY", "AGE", "STARTED AS")
-    show.table(columns, rows, drop=("STARTED AS", "VERSION"))
+    if found.instances:
+        show.table(columns, rows, drop=("STARTED AS", "VERSION"))
+    else:
+        show.note("no instances")
     left_out = found.total_count - len(found.instances)
     if left_out:
         show.note(f"{left_out} more; --limit shows up to 1000")
@@ -404,6 +407,9 @@ def findings(report: DoctorReport) -> None:
 
 
 def deliveries(page: DeliveryPage) -> None:
+    if not page.deliveries:
+        show.note("no deliveries")
+        return
     columns = ("ID", "OF CALL", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
     rows = (
         (

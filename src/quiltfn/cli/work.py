@@ -128,12 +128,16 @@ def redrive(
     *,
     connection: Connection,
 ) -> None:
-    """Queue calls again that were given up, each under a new id."""
+    """Queue calls again that were given up, each under a new id, which is printed."""
     if bool(ids) == all_of_them:
-        raise BadParameter("give --id (repeatable) or --all")
+        raise BadParameter(f"give --id (repeatable) or --all{', not both' if ids else ''}")
 
     def told(done: RedriveResult) -> None:
-        show.say(f"queued {show.amount(done.redriven, 'call')} again")
+        for each in done.invocation_ids:
+            show.say(each)
+        show.note(f"queued {show.amount(done.redriven, 'call')} again, each under a new id")
+        if len(done.invocation_ids) == 1:
+            show.note(f"wait for its end with: quiltfn wait {name_or_id} {done.invocation_ids[0]}")
         if done.remaining:
             show.note(f"{show.amount(done.remaining, 'dead letter')} left")
 
@@ -217,6 +221,13 @@ class PolicyOptions:
     def fields(self) -> dict[str, Any]:
         """By their names in the API, of the wait what was named. Raises `BadParameter`."""
         found: dict[str, Any] = {}
+        told = {"success": self.on_success, "failure": self.on_failure}
+        unset = {"success": self.unset_on_success, "failure": self.unset_on_failure}
+        for end, destination in told.items():
+            if destination is not None and unset[end]:
+                raise BadParameter(f"give --on-{end} or --unset-on-{end}, not both")
+        if self.secret_file is not None and not any(map(_is_url, told.values())):
+            raise BadParameter("--secret-file goes with a URL for --on-success or --on-failure")
         if self.unset_max_concurrency:
             found["max_concurrency"] = None
         if self.unset_on_success:
@@ -302,8 +313,12 @@ def _backoff(words: list[str]) -> dict[str, float]:
     return given
 
 
+def _is_url(word: str | None) -> bool:
+    return word is not None and "://" in word
+
+
 def _destination(word: str, secret_file: Path | None) -> NewDestination:
-    if "://" not in word:
+    if not _is_url(word):
         return NewDestination(function=word)
     if secret_file is None:
         raise BadParameter(f"requests to {word} are signed: give --secret-file")
