@@ -53,9 +53,35 @@ def test_a_schedule_is_made_shown_changed_and_deleted(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
+    ("zone", "meant"),
+    [
+        ("Paris", "Europe/Paris"),
+        ("europe/paris", "Europe/Paris"),
+        ("Europe/Pariss", "Europe/Paris"),
+        ("new york", "America/New_York"),
+        ("Nowhere/Else", None),
+        ("/", None),
+    ],
+)
+def test_who_misspells_a_time_zone_is_told_the_nearest(
+    api: Api, zone: str, meant: str | None
+) -> None:
+    hint = f"is it {meant}?" if meant else None
+    body = {"name": "zoned", "function": "job", "cron": "0 3 * * *"}
+    asked = ("UNPROCESSABLE_ENTITY", 422, "POST", SCHEDULES, body | {"timezone": zone})
+    assert api.refused(*asked)["hint"] == hint
+    api.good("POST", SCHEDULES, body, status=201)
+    asked = ("UNPROCESSABLE_ENTITY", 422, "PUT", f"{SCHEDULES}/zoned", {"timezone": zone})
+    assert api.refused(*asked)["hint"] == hint
+    api.good("DELETE", f"{SCHEDULES}/zoned", status=204)
+
+
+@pytest.mark.parametrize(
     ("fields", "names"),
     [
-        ({"cron": "0 3 * *"}, "cron"),
+        ({"cron": "0 3 * *"}, "cron must be an expression of five fields"),
+        ({"cron": "@daily"}, "cron must be an expression of five fields"),
+        ({"cron": ""}, "cron must be an expression of five fields"),
         ({"cron": "61 3 * * *"}, "cron"),
         ({"cron": "0 0 30 2 *"}, "cron"),
         ({"cron": None}, "cron and every_seconds"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from quiltfn import wire
-from quiltfn.api import pages, shapes
+from quiltfn.api import pages, shapes, zones
 from quiltfn.api.response import Response, encode, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.api.work import WorkServices, accepted, accepted_before
@@ -31,9 +31,10 @@ async def create_schedule(context: RequestContext[ScheduleServices]) -> Response
     asynchronous call: it is queued when it is due, and retried as the function's async policy says.
     """
     body = context.body
-    made = await context.services.schedules.create(
-        context.tenant_id, body.function, shapes.schedule_of(body)
-    )
+    with zones.hinted():
+        made = await context.services.schedules.create(
+            context.tenant_id, body.function, shapes.schedule_of(body)
+        )
     return _shown(context, made, status=201)
 
 
@@ -85,9 +86,10 @@ async def update_schedule(context: RequestContext[ScheduleServices]) -> Response
             details={"expected": f"one or more of: {known}", "example": {"enabled": False}},
         )
     function = changes.pop("function", None)
-    changed = await context.services.schedules.change(
-        context.tenant_id, context.parameters["name"], function, changes
-    )
+    with zones.hinted():
+        changed = await context.services.schedules.change(
+            context.tenant_id, context.parameters["name"], function, changes
+        )
     return _shown(context, changed)
 
 

@@ -37,6 +37,10 @@ CRON_EXPECTED = f"an expression of five fields: {', '.join(CRON_FIELDS)}"
 CRON_EXAMPLE = "0 3 * * *"
 
 
+class UnknownTimeZone(Unprocessable):
+    """This machine has no time zone of that name."""
+
+
 class Overlap(StrEnum):
     """What a tick does while an earlier run of its schedule is not over."""
 
@@ -253,14 +257,14 @@ def changed_meanwhile() -> Outdated:
 
 @functools.lru_cache(maxsize=1024)
 def zone_of(name: str) -> tzinfo:
-    """A time zone by its name. Raises `Unprocessable` where this machine does not have it."""
+    """A time zone by its name. Raises `UnknownTimeZone` where this machine does not have it."""
     if name == "UTC":
         return UTC
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
         expected = "a time zone that this machine knows (Debian package tzdata), by its full name"
-        raise Unprocessable.field("timezone", expected, name, "Europe/Paris") from None
+        raise UnknownTimeZone.field("timezone", expected, name, "Europe/Paris") from None
 
 
 @functools.lru_cache(maxsize=2048)

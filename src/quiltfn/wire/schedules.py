@@ -42,7 +42,7 @@ Cron = Annotated[
         "minute, hour, day of month, month and day of week, as in Debian's cron; null with "
         "every_seconds",
         "0 3 * * *",
-        Bytes(9, 256),
+        Bytes(0, 256),
     ),
 ]
 EverySeconds = Annotated[

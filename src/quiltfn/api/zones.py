@@ -1,0 +1,43 @@
+"""Which time zone may be meant by a name that is none: a hint for whoever misspelt one."""
+
+import contextlib
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from zoneinfo import TZPATH
+
+from quiltfn.model.schedule import UnknownTimeZone
+
+
+@contextlib.contextmanager
+def hinted() -> Iterator[None]:
+    """Adds the zone that may be meant to an error that says that there is none of a name."""
+    try:
+        yield
+    except UnknownTimeZone as refused:
+        meant = nearest((refused.details or {})["received"])
+        refused.hint = f"is it {meant}?" if meant else None
+        raise
+
+
+def nearest(name: str) -> str | None:
+    """The zone of the city, or the one that is written a little differently."""
+    known = _known()
+    wanted = name.strip().replace(" ", "_").casefold()
+    of_city = [one for one in known if one.rpartition("/")[2] == wanted]
+    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.8)
+    return next((known[one] for one in [*of_city, *near]), None)
+
+
+@functools.cache
+def _known() -> Mapping[str, str]:
+    """The zones of the machine's list of places, by their names in small letters. To look for all
+    zones would read hundreds of files.
+    """
+    for directory in TZPATH:
+        with contextlib.suppress(OSError, UnicodeError):
+            lines = (Path(directory) / "zone.tab").read_text(encoding="utf-8").splitlines()
+            rows = [line.split("\t") for line in lines if not line.startswith("#")]
+            return {row[2].casefold(): row[2] for row in rows if len(row) > 2}
+    return {}
