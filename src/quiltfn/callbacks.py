@@ -33,6 +33,10 @@ ADDRESSES_MAX = 64
 # Of an answer: its head, and the interim ones (1xx) before it, which may be as many as fit into it.
 # Small pieces, for nothing else is done while one is parsed.
 ANSWER_MAX_BYTES, PIECE_BYTES = 16 * 1024, 2048
+NOT_ALLOWED = (
+    "the host has an address that callbacks may not go to: "
+    "the setting callback_networks allows ranges beside public ones"
+)
 # Addresses for documents: no machine has them.
 NOBODYS = {4: ipaddress.ip_address("192.0.2.1"), 6: ipaddress.ip_address("2001:db8::1")}
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
@@ -127,7 +131,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         if len(addresses) > ADDRESSES_MAX:
             raise CallbackFailed(f"the name of the host has more than {ADDRESSES_MAX} addresses")
         if not all(self._may_be_called(one) for one in addresses):
-            raise CallbackFailed("the host has an address that callbacks may not go to")
+            raise CallbackFailed(NOT_ALLOWED)
         failure: Exception | None = None
         for one in addresses[:ADDRESSES_TRIED]:
             try:

@@ -370,6 +370,25 @@ def test_the_policy_of_accepted_work_is_set(page: Page, function: Callable[..., 
     assert one.server.call("GET", f"{one.path}/record-policy").json() == {"keep_input": "all"}
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_why_a_delivery_waits_is_seen_and_it_is_sent_at_once(
+    page: Page, function: Callable[..., Function], width: int
+) -> None:
+    one = function("echo hi")
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    hook = {"url": "http://127.0.0.1:9/hook", "secret": secret}
+    one.server.call("PUT", f"{one.path}/async-policy", {"on_success": hook})
+    one.server.call("POST", f"{one.path}/invoke?mode=async")
+    page.set_viewport_size({"width": width, "height": 900})
+    open_at(page, one, "async")
+    deliveries = region(page, "Deliveries")
+    why = deliveries.get_by_text("callbacks may not go to").filter(visible=True)
+    expect(why).to_be_visible(timeout=scaled(20) * 1000)
+    deliveries.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("It is tried again.")).to_be_visible()
+    expect(deliveries).to_contain_text("2 tries", timeout=scaled(20) * 1000)
+
+
 def test_its_schedules_are_run_and_turned_off(
     page: Page, function: Callable[..., Function]
 ) -> None:

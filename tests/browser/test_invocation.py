@@ -176,6 +176,7 @@ def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
     record = one.invoke("x")
     page.goto(page_of(one, record["invocation_id"]))
     expect(page.get_by_text("It was not kept.")).to_be_visible()
+    expect(page.get_by_text("inputs are kept where keep_input is all")).to_be_visible()
     page.get_by_role("button", name="Keep inputs from now on").click()
     expect(page.get_by_text("are kept from now on")).to_be_visible()
     assert site.call("GET", f"{one.path}/record-policy").json() == {"keep_input": "all"}

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from e2e.server import Server, until
+from e2e.server import QUILTFN, Server, until
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CALLS = 60
+ROOT = Path(__file__).parents[2]
 
 
 class Counting(ThreadingHTTPServer):
@@ -54,6 +63,43 @@ def counting() -> Iterator[Counting]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_the_receiver_of_the_page_takes_what_is_genuine(
+    another: Callable[..., Server], tmp_path: Path
+) -> None:
+    """The page's two blocks, with a port of their own; and a forged request gets 401."""
+    page = (ROOT / "docs/how-to/webhooks-out.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (commands,) = re.findall(r"```sh\n(quiltfn functions async-policy.*?)```", page, re.DOTALL)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    (tmp_path / "hook-secret").write_text(f"{SECRET}\n")
+    server = another(options="--callback-networks 127.0.0.0/8").start()
+    server.deploy("echo done", name="audited")
+    said = tmp_path / "said"
+    with said.open("wb") as out:
+        words = [sys.executable, "-c", program.replace("9000", port)]
+        receiver = subprocess.Popen(words, cwd=tmp_path, stdout=out, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: post_to(port) == 401, 20)
+        path = f"{QUILTFN.parent}:{os.environ['PATH']}"
+        there = {**os.environ, "QUILT_BASE_URL": server.url, "PATH": path}
+        script = ["/bin/bash", "-ec", commands.replace("9000", port)]
+        subprocess.run(script, cwd=tmp_path, env=there, check=True, timeout=scaled(60))
+        until(lambda: said.read_text() == "invocation.success done\n\n", 20)
+    finally:
+        receiver.kill()
+        receiver.wait()
+
+
+def post_to(port: str) -> int | None:
+    """The status of a request that nobody signed; None: nobody listens yet."""
+    forged = {"webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": "v1,eA=="}
+    try:
+        return httpx.post(f"http://127.0.0.1:{port}/", content=b"{}", headers=forged).status_code
+    except httpx.ConnectError:
+        return None
 
 
 def test_every_end_arrives_though_the_server_is_killed_again_and_again(

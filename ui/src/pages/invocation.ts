@@ -144,8 +144,8 @@ function Input(
       ? html`
         <div class="inside">
           <p class="muted">It was not kept.</p>
-          <p class="muted small">Of calls that somebody waits for, also by the URL, inputs are kept where
-            <code>keep_input</code> is <code>all</code>: see <a href=${href([
+          <p class="muted small">Of calls that somebody waits for, also by the URL, inputs are kept
+            where${" "}<code>keep_input</code> is <code>all</code>: see <a href=${href([
               "functions",
               functionId,
               "async",

@@ -16,22 +16,28 @@ import { More, usePaged } from "./paged.ts";
 
 const LOOKED_AT_EVERY_MS = 5_000; // tries make no events
 
+/** When it is tried next, or when it ended. */
+function When({ of }: { of: Delivery }) {
+  const next = of.next_attempt_at;
+  return next !== null ? html`next ${exact(next)}` : html`<${Ago} at=${of.ended_at} />`;
+}
+
 function Row({ of, onRetry }: { of: Delivery; onRetry: () => void }) {
   const to = href(["functions", of.function_id, "invocations", of.invocation_id]);
-  const next = of.next_attempt_at;
+  const why = visible(of.error_message ?? "");
   return html`
     <tr>
-      <td><b class=${of.status === "failed" ? "some" : ""}>${of.status}</b></td>
+      <td><b class=${of.status === "failed" ? "some" : ""}>${of.status}</b>
+        <p class="narrow muted small">${why && `${why}, `}<${When} of=${of} /></p></td>
       <td><a
         href=${to}>${of.policy_field === "on_success" ? "success" : "failure"}</a></td>
       <td class="num small">${counted(of.attempts, "try", "tries")}${of.http_status !== null &&
         html`<span class="muted">, HTTP ${of.http_status}</span>`}</td>
-      <td
-        class="small wide">${visible(of.error_message ?? "")}</td>
-      <td class="small num wide">${next !== null
-        ? `next ${exact(next)}`
-        : html`<${Ago} at=${of.ended_at} />`}</td>
-      <td class="right">${may("write") && of.status === "failed" &&
+      <td class="small wide">${why}</td>
+      <td class="small num wide">
+        <${When} of=${of} />
+      </td>
+      <td class="right">${may("write") && of.status !== "delivered" &&
         html`
           <button class="button" type="button" onClick=${onRetry}
             aria-label=${`Retry ${of.delivery_id}`}>Retry</button>

@@ -67,8 +67,8 @@ export function Scaling({ one }: { one: Function }) {
           </${Form}>
           <p
             class="muted small">It takes effect at once and makes no version. What nobody has called for the time that the
-          server allows (its setting <code>idle_s</code>) ends, down to the smallest number; one instance that stands costs
-          ${one.memory_limit_mb} MiB at most, and saves the first call its cold start.</p>
+          server allows (its setting <code>idle_s</code>) ends, down to the smallest number; one instance that stands
+          costs ${one.memory_limit_mb} MiB at most, and saves the first call its cold start.</p>
           </div>
           </form>
   `;
