@@ -396,6 +396,9 @@ def test_its_schedules_are_run_and_turned_off(
     body = {"name": "of-function", "function": name_of(one), "cron": "0 3 * * *"}
     assert one.server.call("POST", "/api/schedules", body).status_code == 201
     open_at(page, one, "schedules")
+    page.set_viewport_size({"width": 390, "height": 900})
+    for button in (f"Run {body['name']} now", f"Turn {body['name']} off"):
+        expect(page.get_by_role("button", name=button)).to_be_in_viewport(ratio=1)
     page.get_by_role("button", name="Run of-function now").click()
     until(lambda: len(one.records()) == 1)
     page.get_by_role("button", name="Turn of-function off").click()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quiltfn.cli import run
+from quiltfn.cli import run, show
 from unit.canned_server import FUNCTION, ID, INFO, INVOCATION, Fake, Terminal, answered_by
 
 
@@ -157,6 +157,16 @@ TIMELINE: dict[str, Any] = {
     ],
     "total_microseconds": 20_946,
 }
+
+
+def test_a_timeline_of_a_call_that_waits_says_when_it_is_due(fake: Fake, capsys: Captured) -> None:
+    path = ("GET", f"/{ID}/invocations/i1/timeline")
+    fake.answers[path] = (200, TIMELINE | {"status": "queued", "due_at": 1_760_000_000})
+    assert run(["functions", "timeline", "hello", "i1"]) == 0
+    assert f"due {show.when(1_760_000_000)}" in re.sub(" +", " ", capsys.readouterr().out)
+    fake.answers[path] = (200, TIMELINE | {"status": "running", "due_at": 1_760_000_000})
+    assert run(["functions", "timeline", "hello", "i1"]) == 0
+    assert "due" not in capsys.readouterr().out
 
 
 def test_a_timeline_is_shown_in_milliseconds(fake: Fake, capsys: Captured) -> None:

@@ -46,6 +46,26 @@ def test_a_call_is_queued_and_its_id_is_all_that_a_script_gets(
     assert "quiltfn wait hello i1" in printed.err
 
 
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("60", 60), ("90s", 90), ("5m", 300), ("2h", 7200), ("1d", 86_400)]
+)
+def test_a_number_of_seconds_may_have_a_unit(fake: Fake, said: str, seconds: int) -> None:
+    fake.answers["POST", "/invoke/hello"] = (202, QUEUED)
+    assert run(["invoke", "hello", "--payload", "x", "--async", "--delay", said]) == 0
+    assert fake.query == f"mode=async&delay_seconds={seconds}"
+    fake.answers["GET", f"/{ID}/async-policy"] = (200, POLICY)
+    fake.answers["PUT", f"/{ID}/async-policy"] = (200, POLICY)
+    assert run(["functions", "async-policy", "hello", "--max-age-seconds", said]) == 0
+    assert fake.body["max_age_seconds"] == seconds
+
+
+@pytest.mark.parametrize("said", ["m", "5w", "1.5h", "-5m", "five", "\u0665m"])
+def test_what_is_no_number_of_seconds_is_refused(fake: Fake, capsys: Captured, said: str) -> None:
+    assert run(["invoke", "hello", "--payload", "x", "--async", "--delay", said]) == 2
+    assert "a number of seconds, or 90s, 10m, 2h or 1d" in capsys.readouterr().err
+    assert fake.asked == []
+
+
 def test_a_queued_call_that_is_waited_for_ends_like_any_other(fake: Fake, capsys: Captured) -> None:
     fake.answers["POST", "/invoke/hello"] = (202, QUEUED)
     fake.answers["GET", ONE] = (200, {**INVOCATION, "status": "failed", "exit_code": 3})
@@ -295,6 +315,16 @@ def test_the_async_policy_is_shown_set_and_reset(
     assert fake.body["on_failure"] == {"function": "other"}
     fake.answers["DELETE", f"/{ID}/async-policy"] = (204, None)
     assert run(["functions", "async-policy", "hello", "--reset"]) == 0
+
+
+@pytest.mark.parametrize("words", ["--retry-on failed,oom", "--retry-on failed --retry-on oom"])
+def test_ends_that_are_tried_again_are_named_with_commas_or_one_by_one(
+    fake: Fake, words: str
+) -> None:
+    fake.answers["GET", f"/{ID}/async-policy"] = (200, POLICY)
+    fake.answers["PUT", f"/{ID}/async-policy"] = (200, POLICY)
+    assert run(["functions", "async-policy", "hello", *words.split()]) == 0
+    assert fake.body["retry_on"] == ["failed", "oom"]
 
 
 def test_what_a_policy_change_does_not_name_stays_as_it_is(fake: Fake) -> None:

@@ -7,7 +7,14 @@ from typing import Annotated, Any, get_origin
 from msgspec import UNSET, Struct
 
 from quiltfn.cli import advice
-from quiltfn.cli.parsing import BadParameter, Option, Parameters
+from quiltfn.cli.parsing import (
+    DURATIONS,
+    SECONDS,
+    BadParameter,
+    Option,
+    Parameters,
+    seconds_in,
+)
 from quiltfn.wire.constraints import OneOf
 from quiltfn.wire.fields import Field, fields_of
 
@@ -17,7 +24,7 @@ Environment = Annotated[
 ]
 Limit = Annotated[int | None, Option(least=1, help="How many at most.")]
 Cursor = Annotated[str | None, Option(help="Where to go on: printed at the end of a list.")]
-METAVARS = {"MiB": "MB", "%": "PERCENT", "s": "SECONDS"}
+METAVARS = {"MiB": "MB", "%": "PERCENT", "s": SECONDS}
 # These options are written as the opposite of the field.
 OPPOSITES = {
     "cleanup_on_exit": Option(
@@ -28,15 +35,12 @@ OPPOSITES = {
 }
 
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
 def seconds_of(option: str, age: str) -> int:
     """An age as it is written. Raises `BadParameter`."""
-    number, unit = age[:-1], age[-1:]
-    if unit not in UNITS or not number.isdecimal():
-        raise BadParameter(f"{option} must be an age such as 90s, 10m, 2h or 1d, not {age!r}")
-    return int(number) * UNITS[unit]
+    seconds = seconds_in(age)
+    if seconds is None:
+        raise BadParameter(f"{option} must be an age such as {DURATIONS}, not {age!r}")
+    return seconds
 
 
 class FieldsOf(Parameters):

@@ -17,6 +17,9 @@ from typing import Any, Union, get_args, get_origin
 from msgspec import Struct
 
 WRONG = 2
+SECONDS = "SECONDS"  # the metavar of what may have a unit as well
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+DURATIONS = "90s, 10m, 2h or 1d"
 # Words for one thing: a command that has one of them is meant by the others.
 SYNONYMS = (
     ("add", "create", "new"),
@@ -200,6 +203,13 @@ def joined(words: Sequence[str], valued: set[str]) -> list[str]:
     return out
 
 
+def seconds_in(duration: str) -> int | None:
+    """The seconds of a number with its unit, such as 10m; None for anything else."""
+    number, unit = duration[:-1], duration[-1:]
+    is_one = unit in UNITS and number.isascii() and number.isdecimal()
+    return int(number) * UNITS[unit] if is_one else None
+
+
 def first_sentence(function: Run) -> str:
     return (inspect.getdoc(function) or "").split("\n")[0]
 
@@ -266,6 +276,10 @@ class Taken:
     def _read(self, text: str) -> Any:
         """Converts a word to the option's type."""
         name = {int: "a whole number", float: "a number"}.get(self.kind)
+        if isinstance(self.about, Option) and self.about.metavar == SECONDS:
+            name = f"a number of seconds, or {DURATIONS}"
+            if (seconds := seconds_in(text)) is not None:
+                return self.kind(seconds)
         try:
             return self.kind(text)
         except ValueError:

@@ -172,7 +172,9 @@ def _destination(one: Destination | None) -> str:
 
 
 def timeline(one: Timeline) -> None:
-    show.table(None, _timeline(one))
+    waits = one.status == "queued" and one.due_at is not None
+    due = [("due", show.when(one.due_at))] if waits else []
+    show.table(None, [*due, *_timeline(one)])
 
 
 def timing(one: Timeline) -> None:

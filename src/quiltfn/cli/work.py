@@ -196,7 +196,10 @@ class PolicyOptions:
     ] = None
     retry_on: Annotated[
         list[str] | None,
-        Option(metavar="STATUS", help="Only this end is tried again, such as failed; repeatable."),
+        Option(
+            metavar="STATUS",
+            help="Only this end is tried again, such as failed or failed,oom; repeatable.",
+        ),
     ] = None
     on_success: Annotated[
         str | None, Option(metavar="FUNCTION_OR_URL", help="Is told of calls that succeeded.")
@@ -237,7 +240,7 @@ class PolicyOptions:
         if self.backoff:
             found["backoff_seconds"] = _backoff(self.backoff)
         if self.retry_on:
-            found["retry_on"] = self.retry_on
+            found["retry_on"] = [end for word in self.retry_on for end in word.split(",")]
         if self.on_success is not None:
             found["on_success"] = _destination(self.on_success, self.secret_file)
         if self.on_failure is not None:

@@ -68,16 +68,14 @@ function Row({ of, again }: { of: Schedule; again: () => Promise<void> }) {
       toastError(error);
     }
   }
-  const next = of.next_runs[0];
+  const first = of.next_runs[0];
+  const next = !of.enabled ? "off" : first === undefined ? "–" : exact(first);
   return html`
     <tr>
-      <td><a href=${href(["schedules", of.name])}>${of.name}</a></td>
-      <td class="mono small">${when(of)}</td>
-      <td class="num small">${!of.enabled
-        ? html`<span class="muted">off</span>`
-        : next === undefined
-        ? "–"
-        : exact(next)}</td>
+      <td><a href=${href(["schedules", of.name])}>${of.name}</a>
+        <p class="narrow small"><span class="mono">${when(of)}</span>, ${next}</p></td>
+      <td class="mono small wide">${when(of)}</td>
+      <td class=${`num small wide ${of.enabled ? "" : "muted"}`}>${next}</td>
       <td class="wide small">${of.last_run === null ? html`<span class="muted">never</span>` : html`
         ${of.last_run.status && html`
           <${Status} of=${of.last_run.status} />
@@ -125,8 +123,8 @@ export function Schedules({ one }: { one: Function }) {
                 <thead>
                   <tr>
                     <th>Name</th>
-                    <th>Runs</th>
-                    <th>Next</th>
+                    <th class="wide">Runs</th>
+                    <th class="wide">Next</th>
                     <th class="wide">Last</th>
                     <th><span class="hidden-visually">What can be done</span></th>
                   </tr>
