@@ -384,6 +384,26 @@ NAN = float("nan")
             ValueError,
             "not_before must be a datetime with a time zone",
         ),
+        (
+            lambda at: at.functions.submit(ID, not_before=5),
+            TypeError,
+            "not_before must be a datetime or a timedelta, not 5",
+        ),
+        (
+            lambda at: at.functions.redrive_dead_letters(ID, "i1"),
+            TypeError,
+            "invocation_ids must be a list of words, not 'i1'",
+        ),
+        (
+            lambda at: next(iter(at.system.follow_events(types="calls"))),
+            TypeError,
+            "types must be a list of words, not 'calls'",
+        ),
+        (
+            lambda at: at.functions.submit(ID, delay_seconds=5),
+            TypeError,
+            r"'delay_seconds'; it takes: function, payload, .*not_before",
+        ),
         (lambda at: at.functions.get(), TypeError, r"get\(\) missing .*'function'"),
         (lambda at: at.functions.list(colour=1), TypeError, r"list\(\) got .*'colour'"),
     ],

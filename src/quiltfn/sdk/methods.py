@@ -250,10 +250,12 @@ def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
     try:
         return call(*args, **kwargs)
     except TypeError:
+        signature = inspect.signature(call)
         try:
-            inspect.signature(call).bind(*args, **kwargs)
+            signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{name}() {error}") from None
+            takes = ", ".join(signature.parameters)
+            raise TypeError(f"{name}() {error}; it takes: {takes}") from None
         raise
 
 

@@ -4,7 +4,7 @@ A call is a generator, a `Flow`: it yields requests, is given what the server an
 the call's result. `Client` and `AsyncClient` send what it yields and differ in nothing else.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -103,6 +103,13 @@ def as_json(shape: type[T]) -> Callable[[bytes], T]:
 
 def nothing(_body: bytes) -> None:
     return None
+
+
+def listed(field: str, words: Sequence[str]) -> list[str]:
+    """A list of words. Raises TypeError for one word, whose letters would be taken for the list."""
+    if isinstance(words, str):
+        raise TypeError(f"{field} must be a list of words, not {words!r}")
+    return [*words]
 
 
 def segment(word: str) -> str:

@@ -15,7 +15,7 @@ from quiltfn.sdk.methods import (
     with_fields_of,
 )
 from quiltfn.sdk.named_function import on
-from quiltfn.sdk.request import Flow, Request, ask, get, query, stream
+from quiltfn.sdk.request import Flow, Request, ask, get, listed, query, stream
 from quiltfn.wire import (
     AuditEntry,
     AuditPage,
@@ -87,9 +87,10 @@ def follow_events(
     "invocation.ended". `after`: go on behind the event with this id, at most a minute old.
     """
     headers = {} if after is None else {"Last-Event-ID": after}
+    chosen = ",".join(listed("types", types)) or None
 
     def of(function_id: str | None) -> Request[Any]:
-        wanted = query(follow=True, function_id=function_id, types=",".join(types) or None)
+        wanted = query(follow=True, function_id=function_id, types=chosen)
         return stream("GET", f"/api/events{wanted}", headers=headers)
 
     return ask(of(None)) if function is None else on(function, of)

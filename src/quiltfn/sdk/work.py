@@ -11,7 +11,19 @@ from msgspec import UNSET
 from quiltfn.sdk.methods import Listing, Method, PagedMethod, with_name_and_fields_of
 from quiltfn.sdk.named_function import BASE, either, invocation_path, on
 from quiltfn.sdk.payload import key_header, new_invocation, payload_text
-from quiltfn.sdk.request import Flow, Request, as_json, ask, delete, get, post, put, query, segment
+from quiltfn.sdk.request import (
+    Flow,
+    Request,
+    as_json,
+    ask,
+    delete,
+    get,
+    listed,
+    post,
+    put,
+    query,
+    segment,
+)
 from quiltfn.wire import (
     AsyncPolicy,
     Attempt,
@@ -75,6 +87,8 @@ def _start(not_before: datetime | timedelta | None) -> dict[str, int]:
         if not_before < timedelta():
             raise ValueError(f"not_before must not be negative, not {not_before}")
         return {"delay_seconds": math.ceil(not_before.total_seconds())}
+    if not isinstance(not_before, datetime):
+        raise TypeError(f"not_before must be a datetime or a timedelta, not {not_before!r}")
     if not_before.tzinfo is None:
         raise ValueError("not_before must be a datetime with a time zone")
     return {"not_before": math.ceil(not_before.timestamp())}
@@ -176,9 +190,10 @@ def redrive_dead_letters(
     """Queue dead letters again, each under a new id; None: all of them. What is no dead letter is
     left out, so nothing is queued twice if this is repeated.
     """
-    body = (
-        Redrive(all=True) if invocation_ids is None else Redrive(invocation_ids=[*invocation_ids])
-    )
+    if invocation_ids is None:
+        body = Redrive(all=True)
+    else:
+        body = Redrive(invocation_ids=listed("invocation_ids", invocation_ids))
     return on(
         function,
         lambda one: post(
