@@ -14,6 +14,7 @@ from contract.stores import (
     SharedStoreOpener,
     StoreOpener,
     a_stored_function,
+    url_of,
 )
 from quiltfn.model.function import Function
 from quiltfn.store import SqlStore
@@ -22,6 +23,15 @@ from quiltfn.store import SqlStore
 @pytest.fixture(params=STORES)
 def open_store(request: pytest.FixtureRequest) -> Iterator[StoreOpener]:
     yield STORES[request.param]
+    postgresql.drop_databases()
+
+
+@pytest.fixture(params=STORES)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory whose store `opened_as_before` opens, also in a process that is killed."""
+    if request.param == "postgresql":
+        url_of(tmp_path)
+    yield tmp_path
     postgresql.drop_databases()
 
 

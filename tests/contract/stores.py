@@ -33,6 +33,11 @@ async def on_postgresql(path: Path, **options: Any) -> AsyncIterator[SqlStore]:
         yield store
 
 
+def opened_as_before(path: Path, **options: Any) -> AbstractAsyncContextManager[SqlStore]:
+    """The store of a directory, in PostgreSQL where `url_of` has made one: for a child process."""
+    return (on_postgresql if is_on_postgresql(path) else open_sqlite)(path, **options)
+
+
 def url_of(path: Path) -> str:
     """The URL of the database that belongs to a directory, in a file there for other processes."""
     noted = path / "postgresql.url"

@@ -19,7 +19,14 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from contract.stores import a_stored_function, an_id, child_environment, done, opened_journal
+from contract.stores import (
+    a_stored_function,
+    an_id,
+    child_environment,
+    done,
+    opened_as_before,
+    opened_journal,
+)
 from e2e.work_history import (
     Job,
     Record,
@@ -36,7 +43,7 @@ from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff, outcome
 from quiltfn.ports import InvocationQuery
 from quiltfn.ports.work import AcceptedWork, ClaimedWork, Input
-from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, open_sqlite
+from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
 
 ROUNDS, CONTROL_ROUNDS, LIFE_S = 8, 4, 0.8
 NOW_S = 1_760_000_100
@@ -151,7 +158,7 @@ def tell(*words: object) -> None:
 
 @asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[tuple[SqlStore, SpoolJournal]]:
-    async with open_sqlite(path) as store, opened_journal(store, path) as journal:
+    async with opened_as_before(path) as store, opened_journal(store, path) as journal:
         yield store, journal
 
 
@@ -176,7 +183,8 @@ async def run_and_kill(path: Path, after_s: float, *, eager: bool) -> list[str]:
         limit=1 << 30,
     )
     assert process.stdout is not None
-    assert await process.stdout.readline() == b"ready\n"
+    while (line := await process.stdout.readline()) != b"ready\n":
+        assert line  # A notice about the start.
     reading = asyncio.create_task(process.stdout.read())
     await asyncio.sleep(after_s)
     process.kill()
@@ -292,7 +300,7 @@ def shape(record: Invocation) -> Record:
 
 async def two_functions(path: Path) -> dict[str, int]:
     """Ids of functions with one attempt and with three."""
-    async with open_sqlite(path) as store:
+    async with opened_as_before(path) as store:
         found = {}
         for policy in POLICIES:
             function = await a_stored_function(store)
@@ -309,8 +317,8 @@ async def storm(path: Path, rounds: int, *, eager: bool) -> tuple[WorkVerdict, T
     return judge_work(told.history, told.runs, seen), told, seen
 
 
-async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(tmp_path: Path) -> None:
-    verdict, told, seen = await storm(tmp_path, ROUNDS, eager=False)
+async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) -> None:
+    verdict, told, seen = await storm(path, ROUNDS, eager=False)
     assert verdict.is_clean, f"{verdict}\n" + "\n".join(verdict.examples)
     # What was told to have ended has ended so.
     changed = [
@@ -324,9 +332,9 @@ async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(tmp_path: Pa
 
 
 async def test_the_check_would_notice_work_that_runs_before_the_journal_has_its_start(
-    tmp_path: Path,
+    path: Path,
 ) -> None:
-    verdict, _, _ = await storm(tmp_path, CONTROL_ROUNDS, eager=True)
+    verdict, _, _ = await storm(path, CONTROL_ROUNDS, eager=True)
     assert verdict.found[Rule.TWICE] > 0, verdict
 
 
