@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,14 @@ def test_placeholders_are_translated_for_psycopg() -> None:
     for name, statement in statements("postgresql").items():
         assert "?" not in statement, name
         assert not re.search(r"(?<!:):[a-z]", statement), name
+
+
+def test_a_store_in_a_file_loads_nothing_of_postgresql() -> None:
+    """The driver is an extra, and an import costs a start some milliseconds."""
+    look = (
+        "import sys, quiltfn.main, quiltfn.store; "
+        "ours = 'psycopg', 'quiltfn.store.post'; "
+        "print([name for name in sys.modules if name.startswith(ours)])"
+    )
+    told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"

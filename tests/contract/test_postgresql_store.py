@@ -196,6 +196,25 @@ async def test_an_error_of_the_database_does_not_tell_what_was_to_be_stored(
     await store.ping()
 
 
+async def test_a_role_that_may_not_write_and_a_database_that_is_read_only_are_said_so(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    url = a_database(cluster)
+    async with open_postgresql(url, tmp_path) as store:
+        await store.ping()
+        cluster.run("REVOKE UPDATE ON probe FROM quiltfn", "a")
+        with pytest.raises(StoreUnavailable, match="permission denied for table probe"):
+            await store.ping()
+        cluster.run("GRANT UPDATE ON probe TO quiltfn", "a")
+        await store.ping()
+        cluster.run("ALTER DATABASE a SET default_transaction_read_only = on")
+        cluster.disconnect("a")
+        with pytest.raises(StoreUnavailable, match="read-only transaction"):
+            await store.ping()
+        cluster.run("ALTER DATABASE a RESET default_transaction_read_only")
+        await store.ping()  # by another connection
+
+
 async def test_a_full_disk_of_postgresql_is_told_as_one(store: SqlStore, tmp_path: Path) -> None:
     with psycopg.connect(url_of(tmp_path), autocommit=True) as other:
         other.execute(

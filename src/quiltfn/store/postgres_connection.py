@@ -25,6 +25,7 @@ CONNECT_TIMEOUT_S = 3
 ANSWER_MAX_S = 10.0
 NO_ANSWER = "PostgreSQL has not answered for some seconds"
 # A server that stands still in the middle of a transaction loses it after so long.
+TRANSACTION_MAX_S = 300  # where PostgreSQL has it
 LIMITS = {
     "idle_in_transaction_session_timeout": "10s",
     "statement_timeout": "60s",
@@ -51,6 +52,8 @@ TO_ESCAPE, TO_UNESCAPE = re.compile("[\0\x1a]"), re.compile("\x1a[01]")
 # resources, of what an operator does, of transactions, locks and the system.
 TELLING = ("08", "25", "28", "3D", "40", "42501", "53", "55", "57", "58")
 RETRIED = ("40001", "40P01")  # Two transactions were in each other's way.
+READ_ONLY = "25006"  # The server that was the primary is none any more.
+NOT_ALLOWED = "42501"
 
 
 def escaped(text: str) -> str:
@@ -142,6 +145,8 @@ def engine(url: str, password: str | None = None, *, is_hurried: bool = True) ->
         connects = _Connection if is_hurried else psycopg.Connection
         made = connects.connect(**told, autocommit=True, prepare_threshold=3)
         made.prepared_max = 300
+        if is_hurried and made.info.server_version >= 17_00_00:
+            made.execute(f"SET transaction_timeout = '{TRANSACTION_MAX_S}s'".encode())
         made.adapters.register_dumper(str, _Text)
         made.adapters.register_dumper(int, _Number)
         made.adapters.register_loader("text", _TextLoader)
@@ -152,6 +157,7 @@ def engine(url: str, password: str | None = None, *, is_hurried: bool = True) ->
         creator=connect,
         poolclass=pool.NullPool,
         use_native_hstore=False,
+        hide_parameters=True,  # An error's text has no values.
     )
 
     @event.listens_for(found, "connect")

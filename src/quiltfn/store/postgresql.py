@@ -31,6 +31,8 @@ from quiltfn.store.functions import SqlStore, opened
 from quiltfn.store.nodes import Boot
 from quiltfn.store.postgres_connection import (
     NAMESPACE,
+    NOT_ALLOWED,
+    READ_ONLY,
     RETRIED,
     WRITER,
     code_of,
@@ -380,10 +382,12 @@ class PostgresDatabase:
 
     def _raise(self, error: Exception, connection: Connection | None) -> NoReturn:
         """Raises the error that the port promises; one of programming stays what it is."""
-        is_ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError)
-        if is_ours or not is_of_database(error):
-            raise error
         code = code_of(error)
+        is_ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError)
+        if (is_ours and code != NOT_ALLOWED) or not is_of_database(error):
+            raise error
+        if code == READ_ONLY:  # Where the URL names several servers, the next connection finds it.
+            self._close("_writer")
         if code == FULL_CODE:
             raise DiskFull(f"{FULL} where PostgreSQL is: nothing can be stored") from error
         if code == LOCKED_CODE:
