@@ -34,6 +34,11 @@ SETTINGS = {
     "synchronous_commit": "on",
     "default_transaction_isolation": "read\\ committed",
     "client_encoding": "UTF8",
+    # PostgreSQL notices as well, and so does not keep a lock for a machine that is gone.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
 }
 # A connection whose other end is gone is noticed within some seconds.
 NETWORK = {

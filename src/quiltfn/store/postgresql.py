@@ -277,6 +277,13 @@ class PostgresDatabase:
             self.reserve.start()
         try:
             self._writer = self._engine.connect()
+        except Exception as error:
+            if not is_of_database(error):
+                raise
+            # It may come: another start has another chance.
+            told = f"PostgreSQL does not let anybody in: {reason_of(error)}"
+            raise StoreUnavailable(told) from error
+        try:
             self._open_or_tell(alone, self._writer)
         except Exception as error:
             if not is_of_database(error):
@@ -291,10 +298,11 @@ class PostgresDatabase:
         if is_server:
             self._is_alone = alone
             until = time.monotonic() + self.busy_timeout_s
-            # The last server's connection may need a moment to be noticed as gone.
+            # The last server's connection may need a moment to be noticed as gone, or, where its
+            # machine is, some ten seconds: then another start has another chance.
             while not try_servers_lock(writer, alone=alone):
                 if time.monotonic() >= until:
-                    raise StoreBroken(OTHER_SERVER)
+                    raise StoreUnavailable(OTHER_SERVER)
                 time.sleep(LOOK_AGAIN_S)
         self._make_or_migrate(writer)
         if self.directory.holds_lock:
