@@ -48,6 +48,10 @@ def run(word: str) -> int:
 
         act = backup.backup if word == "backup" else backup.restore
         return act(sys.argv[2:])
+    if word == "store":
+        from quiltfn.operator import store  # noqa: PLC0415
+
+        return store.main(sys.argv[2:])
     if word == "simulate":
         from quiltfn.operator.simulate import command  # noqa: PLC0415
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quiltfn.host_findings import Finding, disk, fine, of_the_host, warn
+from quiltfn.host_findings import Finding, database, disk, fine, of_the_host, warn
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Journal, Store
 
@@ -19,8 +19,9 @@ DISK_MIN_BYTES = 64 * 1024 * 1024
 class HostFacts:
     """What the launcher found out at start: facts, and protections read back from the kernel.
 
-    `no_gvisor`: why sandboxes with gVisor are not possible; empty if they are. `connections_max`:
-    how many connections the limit of open files allows.
+    `no_gvisor`: why sandboxes with gVisor are not possible; empty if they are. `store`: the URL of
+    the database; empty: SQLite in the data directory. `connections_max`: how many connections the
+    limit of open files allows.
     """
 
     node_id: str
@@ -33,6 +34,8 @@ class HostFacts:
     interpreters: dict[str, str]
     packages: str
     no_gvisor: str = "it has none"
+    store: str = ""
+    is_store_verified: bool = True
     connections_max: int = 100_000
 
 
@@ -96,6 +99,8 @@ class Health:
             found.append(fine("runsc", f"isolation: gvisor is refused: {machine.no_gvisor}"))
         else:
             found.append(fine("runsc", "isolation: gvisor is offered"))
+        if machine.store:
+            found.append(database(machine.store, machine.is_store_verified))
         if machine.transport == "cleartext":
             advice = "set tls_cert and tls_key, or put a proxy with TLS before it"
             sentence = "other machines reach this server, and it does not encrypt"

@@ -74,6 +74,18 @@ def seccomp(root: Path) -> Finding:
     return refuse("seccomp", "the kernel has no seccomp filters", advice)
 
 
+def database(url: str, is_verified: bool, version: str = "") -> Finding:
+    """PostgreSQL, where state is kept there. `version`: as it says itself, if it was asked."""
+    sentence = f"state is kept in {url}" + (f", PostgreSQL {version}" if version else "")
+    if is_verified:
+        return fine("store", sentence)
+    return warn(
+        "store",
+        f"{sentence}, and whoever is between could take its place",
+        "add ?sslmode=verify-full&sslrootcert=FILE to store, with the authority of its certificate",
+    )
+
+
 def disk(path: Path) -> Finding:
     """Free space where the database is, or will be."""
     path = path.absolute()

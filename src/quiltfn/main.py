@@ -28,12 +28,14 @@ from quiltfn.inherited import Inherited, inherit
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.memory import Memory
 from quiltfn.observe import log
+from quiltfn.opened_store import opened_store
 from quiltfn.platform import CannotServe, Node, Platform, open_platform
 from quiltfn.ports import Clock, StockedSandboxes
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
-from quiltfn.store import StoreBroken, open_sqlite
+from quiltfn.settings import BadSetting
+from quiltfn.store import StoreBroken
 from quiltfn.telemetry import CannotSend
 from quiltfn.tokens import BadTokenSettings
 
@@ -64,7 +66,8 @@ async def serve(given: Inherited) -> None:
     chosen = given.settings
     clock, node = SystemClock(), Node(machine=given.machine, secrets=given.secrets)
     sandboxes = partial(launcher_sandboxes, given, clock)
-    store = open_sqlite(chosen.data_dir, node_id=given.machine.node_id)
+    secret = node.secret("store_password_file")
+    store = opened_store(chosen, secret, node_id=given.machine.node_id)
     async with open_platform(chosen, sandboxes, store, clock, node) as platform:
         app = make_app(platform.services)
         tls = tls_context(given)
@@ -155,7 +158,7 @@ def main() -> int:
     except (StoreBroken, StoreUnavailable) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_STORE_BROKEN if isinstance(error, StoreBroken) else EXIT_STORE_UNAVAILABLE
-    except (CannotServe, CannotSend, BadTokenSettings) as error:
+    except (CannotServe, CannotSend, BadSetting, BadTokenSettings) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_REFUSED
     structlog.get_logger("quiltfn.main").info("stopped")

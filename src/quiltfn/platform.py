@@ -394,8 +394,12 @@ async def restored_work(chosen: Settings, store: SqlStore, node: Node) -> tuple[
 
 def check_address(chosen: Settings, machine: HostFacts, access: Access) -> None:
     """Raises `CannotServe` if other machines reach the address while no key is needed."""
+    log = structlog.get_logger("quiltfn.main")
+    if not machine.is_store_verified:
+        log.warning(
+            "whoever is between this server and PostgreSQL could take its place: see doctor"
+        )
     if machine.transport == "cleartext" and not access.is_open:
-        log = structlog.get_logger("quiltfn.main")
         log.warning("other machines reach this server and it does not encrypt: set tls_cert")
     if access.is_open and not is_loopback(chosen.host):
         raise CannotServe(

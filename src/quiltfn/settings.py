@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 PREFIX = "QUILTFN_"
 DAY_S = 86_400
@@ -30,6 +30,11 @@ CHOICES = {
     "tenant_runtime_networks": ("none", "egress"),
     "otlp_signals": ("traces", "metrics", "logs"),
 }
+# Those of libpq's that say where a database is and how its server is known.
+STORE_OPTIONS = (
+    *("host", "port", "sslmode", "sslrootcert", "sslnegotiation", "channel_binding"),
+    *("gssencmode", "requirepeer", "target_session_attrs"),
+)
 # What a setting of each type may be given as.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("a whole number", (str, int)),
@@ -76,7 +81,13 @@ class Settings:
 
     host: str = setting("127.0.0.1", "address to listen on; any but loopback needs a key")
     port: int = setting(8080, "port to listen on; 0 picks a free one", low=0, high=65_535)
-    data_dir: Path = setting(Path("data"), "where the database is kept")
+    data_dir: Path = setting(Path("data"), "where the database is kept, or what it does not hold")
+    store: str = setting(
+        "",
+        "PostgreSQL that state is kept in: postgresql://USER@HOST/DATABASE; empty: SQLite in "
+        "data_dir",
+    )
+    store_password_file: Path = setting(Path(), "file with the password of that USER")
     run_dir: Path = setting(Path("/run/quiltfn"), "run-time state; swept after a crash")
     crun: str = setting("/usr/bin/crun", "the OCI runtime")
     runsc: str = setting("/usr/bin/runsc", "gVisor, for runtimes with isolation: gvisor")
@@ -328,6 +339,7 @@ class Settings:
         for name in CHOICES:
             self.words(name)
         self.callback_ranges()
+        self._check_store()
         if self.otlp_endpoint and not _is_http_url(self.otlp_endpoint):
             raise BadSetting(
                 "otlp_endpoint must be a URL with http or https and no query, such as "
@@ -351,6 +363,12 @@ class Settings:
             raise BadSetting(
                 f"host must be an IP address or localhost, not {self.host!r}"
             ) from None
+
+    def _check_store(self) -> None:
+        if self.store:
+            check_store("store", self.store)
+        elif self.store_password_file != Path():
+            raise BadSetting("store_password_file is of no use without store")
 
     @property
     def output_max(self) -> tuple[int, ...]:
@@ -380,6 +398,67 @@ class Settings:
                 choice = ", ".join(CHOICES[name])
                 raise BadSetting(f"{name} must be some of {choice}, with commas, not {word!r}")
         return found
+
+
+def check_store(name: str, url: str) -> None:
+    """Raises `BadSetting` for what is no URL of a database as we take it. No error repeats the URL,
+    which may hold a password.
+    """
+    try:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        parts, query = urlsplit(""), {}
+    if parts.password is not None or "password" in query:
+        raise BadSetting(
+            f"{name} must hold no password, since others can read it there: keep it in a file"
+        )
+    is_plain = url.isascii() and url.isprintable() and " " not in url and not parts.fragment
+    is_whole = parts.scheme in ("postgresql", "postgres") and parts.username and parts.path[1:]
+    if not (is_plain and is_whole) or "/" in parts.path[1:]:
+        raise BadSetting(f"{name} must be postgresql://USER@HOST/DATABASE")
+    for word in query:
+        if word not in STORE_OPTIONS:
+            known = ", ".join(STORE_OPTIONS)
+            raise BadSetting(f"{name} may have the options {known} behind its ?, not {word!r}")
+
+
+def is_store_verified(url: str) -> bool:
+    """Whether nobody between this machine and the database of a URL can take the database's place:
+    it is on this machine, or shows a certificate that is checked.
+    """
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    if options.get("sslrootcert") == "system" or "verify" in options.get("sslmode", ""):
+        return True
+    places = parts.netloc.rpartition("@")[2].split(",")
+    named = [urlsplit(f"//{one}").hostname or "" for one in places]
+    hosts = options["host"].split(",") if "host" in options else named
+    return all(_is_this_machine(host) for host in hosts)
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a Unix socket, as an empty host is, or loopback."""
+    if host.startswith("/") or host in ("", "localhost"):
+        return True
+    return _is_address(host) and ipaddress.ip_address(host).is_loopback
+
+
+def read_secret(name: str, path: Path) -> str:
+    """What the secret file of a setting holds. Raises `BadSetting`."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
+
+
+def password_in(name: str, secret: str) -> str:
+    """The password in a file that has nothing else. Raises `BadSetting`."""
+    password = secret.rstrip("\r\n")
+    if not password or not password.isprintable():
+        raise BadSetting(f"{name} must hold one line, the password")
+    return password
 
 
 def is_loopback(host: str) -> bool:

@@ -16,6 +16,7 @@ MIGRATIONS = sorted((STORE / "migrations" / "versions").glob("r*.py"))
 FILE_HANDLING = {
     "check.py",
     "consistency.py",
+    "copy_sqlite.py",
     "disk_reserve.py",
     "snapshot.py",
     "sqlite.py",

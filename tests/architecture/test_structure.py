@@ -83,7 +83,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "inherited": {"health", "host_packages", "settings"},
     "host_packages": set(),
     "host_findings": set(),
+    "opened_store": {"settings", "store"},
     "operator": {
+        "opened_store",
         "host_findings",
         "images",
         "launcher",
@@ -101,6 +103,7 @@ MAY_KNOW: dict[str, set[str]] = {
     | CORE
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "telemetry", "tokens"}
+    | {"opened_store", "settings"}
     | CORE,
     "__main__": {"cli", "operator"},
     "__init__": {"sdk"},

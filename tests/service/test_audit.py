@@ -22,6 +22,7 @@ from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.operator import keys as keys_command
 from quiltfn.ports import AuditQuery
+from quiltfn.settings import Settings
 from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys, SqlStore, open_sqlite
 from service.in_process import InProcess
 
@@ -221,7 +222,7 @@ async def test_the_keys_command_leaves_entries_without_a_server(
 ) -> None:
     async def command(*arguments: str) -> dict[str, Any]:
         given = keys_command.parser().parse_args([*arguments, "--output", "json"])
-        assert await keys_command.run(given, tmp_path) == 0
+        assert await keys_command.run(given, Settings(data_dir=tmp_path), None) == 0
         return json.loads(capsys.readouterr().out)
 
     key = await command("create", "--tenant", "mine")

@@ -228,3 +228,78 @@ def test_a_result_has_a_limit_of_its_own_or_counts_as_standard_output() -> None:
     assert from_everywhere({"stdout_max_bytes": "65536"}, {}).output_max == (65_536, 2**20)
     given = {"stderr_max_bytes": "65536", "result_max_bytes": "7"}
     assert from_everywhere(given, {}).output_max == (6 * 2**20, 65_536, 7)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@host/base",
+        "postgres://me@host:5433/base?sslmode=verify-full&sslrootcert=/etc/ca.crt",
+        "postgresql://me@/base?host=/run/postgresql",
+        "postgresql://me@one:1,two:2/base?target_session_attrs=read-write",
+        "postgresql://me@[::1]:5432/base",
+    ],
+)
+def test_a_store_is_a_url_of_postgresql(url: str) -> None:
+    assert from_everywhere({"store": url}, {}).store == url
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://me:hidden@host/base", "must hold no password"),
+        ("postgresql://me@host/base?password=hidden", "must hold no password"),
+        ("postgresql://host/hidden", "must be postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me@host", "must be postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me@host/", "must be postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me@host/a/b", "must be postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me@[::1/base", "must be postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me@host/base#hidden", "must be postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me@host/a base", "must be postgresql://USER@HOST/DATABASE"),
+        ("host=h password=hidden", "must be postgresql://USER@HOST/DATABASE"),
+        ("mysql://me@host/base", "must be postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me@host/base?passfile=/x", "not 'passfile'"),
+        ("postgresql://me@host/base?options=-c%20x", "not 'options'"),
+    ],
+)
+def test_another_store_is_refused_and_not_repeated(url: str, told: str) -> None:
+    with pytest.raises(BadSetting) as refused:
+        from_everywhere({"store": url}, {})
+    assert told in str(refused.value)
+    assert str(refused.value).startswith("store ")
+    assert "hidden" not in str(refused.value)
+
+
+def test_a_password_file_without_a_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="of no use without store"):
+        from_everywhere({"store_password_file": str(tmp_path / "file")}, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "is_verified"),
+    [
+        ("", True),
+        ("postgresql://me@localhost/base", True),
+        ("postgresql://me@127.0.0.1:5432/base", True),
+        ("postgresql://me@[::1]/base", True),
+        ("postgresql://me@/base?host=/run/postgresql", True),
+        ("postgresql://me@db/base", False),
+        ("postgresql://me@db/base?sslmode=require", False),
+        ("postgresql://me@localhost:1,db:2/base", False),
+        ("postgresql://me@/base?host=/run,db", False),
+        ("postgresql://me@db/base?sslmode=verify-full", True),
+        ("postgresql://me@db/base?sslmode=verify-ca", True),
+        ("postgresql://me@db/base?sslrootcert=system", True),
+    ],
+)
+def test_it_is_known_whether_somebody_could_take_the_place_of_the_store(
+    url: str, is_verified: bool
+) -> None:
+    assert settings.is_store_verified(url) is is_verified
+
+
+def test_a_password_is_one_line() -> None:
+    assert settings.password_in("file", "a b:@/é\r\n") == "a b:@/é"
+    for text in ("", "\n", "one\ntwo\n", "\0"):
+        with pytest.raises(BadSetting, match="file must hold one line"):
+            settings.password_in("file", text)

@@ -51,6 +51,7 @@ ON_THIS_MACHINE = {
     "doctor": "Check this machine; --sweep removes what a crash left.",
     "backup": "Write everything that a server stores into one archive; it may be running.",
     "restore": "Restore a data directory from such an archive.",
+    "store": "Copy what a server stores from a data directory into PostgreSQL, or back.",
     "simulate": "Replay a trace of calls through the keep-alive policies.",
 }
 

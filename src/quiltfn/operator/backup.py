@@ -218,8 +218,13 @@ def _counts(functions: int, records: int, images: int) -> str:
 
 
 def _data_dir(given: argparse.Namespace) -> Path:
-    asked = {"data_dir": given.data_dir, "config": given.config}
-    return from_everywhere(asked).data_dir
+    chosen = from_everywhere({"data_dir": given.data_dir, "config": given.config})
+    if chosen.store:
+        raise StoreBroken(
+            f"The store is {chosen.store}: keep it with pg_dump and bring it back with pg_restore, "
+            f"and keep the files of runtimes with it ({chosen.data_dir}/images)."
+        )
+    return chosen.data_dir
 
 
 def backup_parser() -> argparse.ArgumentParser:

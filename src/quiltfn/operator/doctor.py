@@ -19,7 +19,13 @@ from quiltfn.host_findings import Finding, Level
 from quiltfn.launcher import cgroups, state
 from quiltfn.operator import machine
 from quiltfn.operator.serve import GUEST
-from quiltfn.settings import BadSetting, Settings, from_everywhere
+from quiltfn.settings import (
+    BadSetting,
+    Settings,
+    from_everywhere,
+    is_store_verified,
+    read_secret,
+)
 
 FINE, NOT_FINE, NOT_ROOT = 0, 1, 77
 
@@ -58,6 +64,7 @@ def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
         machine.crun(settings.crun),
         machine.guest(GUEST, platform.machine()),
         host_findings.disk(settings.data_dir),
+        *database(settings),
         *host_findings.of_the_host(root, mode),
         machine.egress(),
         machine.gvisor(settings.runsc),
@@ -84,6 +91,28 @@ def control_groups() -> tuple[Finding, str]:
     return host_findings.fine(
         "cgroups", f"control groups: {found.mode}, ours below {where}"
     ), found.mode
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """Whether PostgreSQL answers, where state is kept there."""
+    if not settings.store:
+        return
+    # What speaks to it takes longer to load than all else here.
+    from quiltfn.opened_store import version_of  # noqa: PLC0415
+    from quiltfn.store import StoreBroken  # noqa: PLC0415
+
+    try:
+        path = settings.store_password_file
+        secret = None if path == Path() else read_secret("store_password_file", path)
+        version = version_of(settings, secret)
+    except BadSetting as error:
+        yield host_findings.refuse("store", str(error), "correct the setting, or install the extra")
+    except StoreBroken as error:
+        sentence = f"{settings.store} does not answer: {error}"
+        yield host_findings.refuse("store", sentence, "start it, or correct store")
+    else:
+        is_verified = is_store_verified(settings.store)
+        yield host_findings.database(settings.store, is_verified, version)
 
 
 def leftovers(run_dir: Path) -> Finding:
@@ -149,6 +178,8 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--config", help="the server's settings file")
     it.add_argument("--run-dir", help="run-time state (default /run/quiltfn)")
     it.add_argument("--data-dir", help="the server's data directory (default ./data)")
+    it.add_argument("--store", help="the database of a server that keeps its state in PostgreSQL")
+    it.add_argument("--store-password-file", help="file with the password of that database")
     it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
     it.add_argument("--runsc", help="gVisor (default /usr/bin/runsc)")
     it.add_argument("--output", "-o", choices=["table", "json"], default="table")

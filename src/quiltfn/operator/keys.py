@@ -1,14 +1,17 @@
-"""`quiltfn keys`: API keys in the data directory, whether a server runs or not.
+"""`quiltfn keys`: API keys in the data directory or PostgreSQL, whether a server runs or not.
 
 What reads a database takes longer to load than all else here: it is loaded where there is one.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ from quiltfn.ids import continue_behind, new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import QuiltfnError, Unprocessable
-from quiltfn.settings import BadSetting, from_everywhere
+from quiltfn.settings import BadSetting, Settings, from_everywhere, read_secret
 
 if TYPE_CHECKING:
     from quiltfn.store import SqlAudit, SqlKeys
@@ -31,12 +34,15 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 def main(arguments: Sequence[str]) -> int:
     """Makes, lists or revokes keys; returns the exit code."""
     given = parser().parse_args(arguments)
+    asked = {name: getattr(given, name) for name in ("data_dir", "store", "store_password_file")}
     try:
-        data_dir = from_everywhere({"data_dir": given.data_dir}).data_dir
+        chosen = from_everywhere(asked)
+        secret = secret_of(chosen)
     except BadSetting as error:
         return complain(error, BAD_SETTING)
+    data_dir = chosen.data_dir
     is_named = given.data_dir is not None or data_dir != Path("data").absolute()
-    is_there = os.path.exists(data_dir / "quiltfn.db")  # False where nobody may look
+    is_there = chosen.store or os.path.exists(data_dir / "quiltfn.db")  # False: nobody may look
     if not is_there and not (given.verb == "create" and is_named):
         sentence = f"There is no database in {data_dir}; name it with --data-dir."
         return complain(sentence, STORE_BROKEN)
@@ -47,19 +53,44 @@ def main(arguments: Sequence[str]) -> int:
     from quiltfn.store import StoreBroken  # noqa: PLC0415
 
     try:
-        become_owner(data_dir)
-        return asyncio.run(run(given, data_dir))
+        with directory_beside(chosen) as chosen:
+            become_owner(chosen.data_dir)
+            return asyncio.run(run(given, chosen, secret))
+    except BadSetting as error:
+        return complain(error, BAD_SETTING)
     except StoreBroken as error:
         return complain(error, STORE_BROKEN)
     except QuiltfnError as error:
         return complain(error, REFUSED)
 
 
-async def run(given: argparse.Namespace, data_dir: Path) -> int:
-    """One command against the store in `data_dir`."""
-    from quiltfn.store import SqlAudit, SqlClockStore, SqlKeys, open_sqlite  # noqa: PLC0415
+def secret_of(chosen: Settings) -> str | None:
+    """The contents of `store_password_file`, if it is set. Raises `BadSetting`."""
+    name, path = "store_password_file", chosen.store_password_file
+    return None if path == Path() else read_secret(name, path)
 
-    async with open_sqlite(data_dir, alone=False) as store:
+
+@contextlib.contextmanager
+def directory_beside(chosen: Settings) -> Iterator[Settings]:
+    """The settings, whose data directory is another for the moment where PostgreSQL has the keys
+    and no server has run in it here.
+    """
+    if not chosen.store or (chosen.data_dir / "quiltfn.lock").exists():
+        yield chosen
+        return
+    with tempfile.TemporaryDirectory(prefix="quiltfn-keys-") as path:
+        yield dataclasses.replace(chosen, data_dir=Path(path))
+
+
+async def run(given: argparse.Namespace, chosen: Settings, secret: str | None) -> int:
+    """One command against the store that the settings name."""
+    from quiltfn.opened_store import opened_store  # noqa: PLC0415
+    from quiltfn.store import SqlAudit, SqlClockStore, SqlKeys  # noqa: PLC0415
+
+    async with contextlib.AsyncExitStack() as stack:
+        with contextlib.redirect_stdout(sys.stderr):  # what the log says of it is no answer
+            opened = opened_store(chosen, secret, alone=False)
+            store = await stack.enter_async_context(opened)
         notes, clock = SqlClockStore(store.database), SystemClock()
         clock.resume(await notes.load())
         if newest := await notes.newest_id():
@@ -150,6 +181,8 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "--data-dir", help="the server's data directory (default ./data, where there is one)"
     )
+    shared.add_argument("--store", help="or the database of a server that keeps them there")
+    shared.add_argument("--store-password-file", help="file with the password of that database")
     shared.add_argument("--output", "-o", choices=["table", "json"], default="table")
     verbs = it.add_subparsers(dest="verb", required=True)
     create = verbs.add_parser("create", parents=[shared], help="make a key; it is shown once")

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import quiltfn
 from quiltfn.launcher import main as launcher
-from quiltfn.settings import RENAMED, BadSetting, Settings, from_everywhere, warnings_of
+from quiltfn.settings import (
+    RENAMED,
+    BadSetting,
+    Settings,
+    from_everywhere,
+    read_secret,
+    warnings_of,
+)
 
 EXIT_BAD_SETTING = 78
 GUEST = Path(quiltfn.__file__).parent / "guest" / "bin" / "guest"
@@ -19,6 +26,7 @@ SECRET_FILES = (
     "jwt_secret",
     "jwt_jwks",
     "record_key_file",
+    "store_password_file",
     "otlp_headers_file",
 )
 
@@ -58,17 +66,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_secrets(settings: Settings) -> dict[str, str]:
     """The contents of the secret files that are set. Raises `BadSetting`."""
-    secrets = {}
-    for name in SECRET_FILES:
-        path: Path = getattr(settings, name)
-        if path == Path():
-            continue
-        try:
-            secrets[name] = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
-    return secrets
+    paths = {name: getattr(settings, name) for name in SECRET_FILES}
+    return {name: read_secret(name, path) for name, path in paths.items() if path != Path()}
 
 
 def as_text(settings: Settings) -> dict[str, str]:

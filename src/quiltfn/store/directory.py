@@ -116,7 +116,8 @@ class DataDirectory:
                 traces = f" ({', '.join(left)} is still there)" if left else ""
                 raise StoreBroken(
                     f"{self.database} is missing, but this directory had one{traces}. Put it back, "
-                    "restore a backup, or start with another, empty directory."
+                    "restore a backup, name the database with --store if it was PostgreSQL, or "
+                    "start with another, empty directory."
                 )
             return True
         return False

@@ -1,0 +1,59 @@
+"""The store that the settings name: SQLite in the data directory, or PostgreSQL."""
+
+from contextlib import AbstractAsyncContextManager
+
+from quiltfn.settings import BadSetting, Settings, password_in
+from quiltfn.store import SqlStore, StoreBroken, open_sqlite
+
+NO_DRIVER = "what speaks to PostgreSQL is not installed; install quiltfn[postgresql] ({error})"
+
+
+def opened_store(
+    chosen: Settings, secret: bytes | str | None, *, node_id: str = "", alone: bool = True
+) -> AbstractAsyncContextManager[SqlStore]:
+    """Opens it as `open_sqlite` does. `secret`: the contents of `store_password_file`.
+
+    Raises `BadSetting`, and when it is entered `StoreBroken`.
+    """
+    if not chosen.store:
+        return open_sqlite(chosen.data_dir, node_id=node_id, alone=alone)
+    try:
+        # An extra, which takes some megabytes.
+        from quiltfn.store.postgresql import open_postgresql  # noqa: PLC0415
+    except ImportError as error:
+        raise BadSetting(NO_DRIVER.format(error=error)) from None
+    password = _password(secret)
+    old = chosen.data_dir / "quiltfn.db"
+    if node_id and old.exists():
+        import structlog  # noqa: PLC0415 — commands beside a server do without it
+
+        structlog.get_logger("quiltfn.store").warning(
+            f"{old} is not used, since state is in PostgreSQL: move it away, or a start without "
+            "the setting store goes on from what was in it then"
+        )
+    return open_postgresql(
+        chosen.store, chosen.data_dir, node_id=node_id, alone=alone, password=password
+    )
+
+
+def version_of(chosen: Settings, secret: bytes | str | None) -> str:
+    """Which version the PostgreSQL that the settings name says it is, such as 17.2.
+
+    Raises `BadSetting`, and `StoreBroken` where it does not answer.
+    """
+    try:
+        from quiltfn.store import postgres_connection as postgres  # noqa: PLC0415 — as above
+    except ImportError as error:
+        raise BadSetting(NO_DRIVER.format(error=error)) from None
+    try:
+        with postgres.engine(chosen.store, _password(secret)).connect() as connection:
+            return str(postgres.run_alone(connection, "SHOW server_version")[0][0])
+    except Exception as error:
+        if not postgres.is_of_database(error):
+            raise
+        raise StoreBroken(postgres.reason_of(error)) from error
+
+
+def _password(secret: bytes | str | None) -> str | None:
+    text = secret.decode("utf-8", "replace") if isinstance(secret, bytes) else secret
+    return None if text is None else password_in("store_password_file", text)

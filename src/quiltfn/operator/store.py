@@ -1,0 +1,146 @@
+"""`quiltfn store copy FROM TO`: what a server stores, between a data directory and PostgreSQL."""
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quiltfn.opened_store import NO_DRIVER
+from quiltfn.operator.owner import become_owner
+from quiltfn.settings import BadSetting, check_store, password_in, read_secret
+from quiltfn.store import StoreBroken, copy, copy_sqlite
+from quiltfn.store.copy import Source, Target
+
+FINE, REFUSED, STORE_BROKEN, BAD_SETTING, INTERRUPTED = 0, 1, 74, 78, 130
+
+
+class Address:
+    """A FROM or TO as it was given. Raises `BadSetting`."""
+
+    def __init__(self, option: str, text: str, password_file: str | None) -> None:
+        self.is_url = "://" in text
+        self.name = text if self.is_url else str(Path(text).absolute())
+        self.password: str | None = None
+        if self.is_url:
+            check_store(option, text)
+        if password_file is not None:
+            if not self.is_url:
+                raise BadSetting(f"{option} is a directory, which has no password")
+            file = f"the password file of {option}"
+            self.password = password_in(file, read_secret(file, Path(password_file)))
+
+    def as_source(self) -> contextlib.AbstractContextManager[Source]:
+        if not self.is_url:
+            return copy_sqlite.source(Path(self.name))
+        opened: contextlib.AbstractContextManager[Source]
+        opened = _postgresql().source(self.name, self.password)
+        return opened
+
+    def as_target(self) -> contextlib.AbstractContextManager[Target]:
+        if not self.is_url:
+            return copy_sqlite.target(Path(self.name))
+        opened: contextlib.AbstractContextManager[Target]
+        opened = _postgresql().target(self.name, self.password)
+        return opened
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Copies; returns the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        source = Address("FROM", given.source, given.from_password_file)
+        target = Address("TO", given.target, given.to_password_file)
+        check_addresses(source, target)
+        return perform(source, target, given.data_dir and Path(given.data_dir))
+    except BadSetting as error:
+        return _complain(str(error), BAD_SETTING)
+    except StoreBroken as error:
+        return _complain(str(error), STORE_BROKEN)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", REFUSED)
+    except KeyboardInterrupt:
+        return _complain(f"stopped; {target.name} is as it was", INTERRUPTED)
+
+
+def check_addresses(source: Address, target: Address) -> None:
+    """Raises `BadSetting` for two directories."""
+    if not (source.is_url or target.is_url):
+        raise BadSetting(
+            "FROM or TO must be the URL of a database, postgresql://…; from one data directory to "
+            "another use quiltfn backup and quiltfn restore"
+        )
+
+
+def perform(source: Address, target: Address, data_dir: Path | None) -> int:
+    """`data_dir`: that of the server that uses the source, where the source is a database."""
+    directories = [Path(one.name) for one in (source, target) if not one.is_url]
+    if source.is_url:
+        directories += [data_dir.absolute()] if data_dir and data_dir not in directories else []
+        if not directories:
+            print(
+                "quiltfn: what a server that was killed has left in its data directory is not "
+                "looked for; name that with --data-dir",
+                file=sys.stderr,
+            )
+    for one in directories:
+        become_owner(one)
+    if source.is_url and data_dir:
+        copy_sqlite.check_spool(data_dir)
+    with source.as_source() as origin, target.as_target() as goal:
+        copied: dict[str, int] = {}
+        copy.copy(origin, goal, copied.__setitem__)
+        # From here on the copy is kept: no Ctrl-C leaves open whether it was.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name, rows in sorted(copied.items()):
+        if rows:
+            print(f"{name:<20}{rows:>12}")
+    print(f"copied and compared: {sum(copied.values())} rows of {len(copied)} tables")
+    return FINE
+
+
+def _postgresql() -> Any:
+    """The module for databases. Raises `BadSetting` where its driver is not installed."""
+    try:
+        from quiltfn.store import copy_postgresql  # noqa: PLC0415 — it needs the extra
+    except ImportError as error:
+        raise BadSetting(NO_DRIVER.format(error=error)) from None
+    return copy_postgresql
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"quiltfn: {sentence}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    it = argparse.ArgumentParser(
+        prog="quiltfn store", description="What a server stores, elsewhere."
+    )
+    verbs = it.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser(
+        "copy",
+        help="copy everything from a data directory into a database of PostgreSQL, or back",
+        description="Copy functions, keys, records of calls, accepted work and all else that a "
+        "server stores, and compare what has arrived. No server may use FROM or TO, and TO must be "
+        "empty; it gets everything or nothing. The files of runtimes (images) stay where they are.",
+        epilog="exit codes: 0 copied and compared · 1 a file cannot be read · 74 FROM is in use, "
+        "damaged or not stopped in order, or TO is not empty · 78 an argument is wrong · "
+        "130 stopped by Ctrl-C",
+    )
+    where = "a data directory, or postgresql://USER@HOST/DATABASE"
+    verb.add_argument("source", metavar="FROM", help=where)
+    verb.add_argument("target", metavar="TO", help="likewise; empty, or not there yet")
+    for name in ("from", "to"):
+        about = f"file with the password of the database {name.upper()}"
+        verb.add_argument(f"--{name}-password-file", metavar="FILE", help=about)
+    verb.add_argument(
+        "--data-dir",
+        metavar="DIRECTORY",
+        help="where FROM is a database: its server's data directory, to be looked through for "
+        "records that a killed server left",
+    )
+    return it

@@ -1,0 +1,409 @@
+"""A server that keeps its state in PostgreSQL: what it stores, what it survives, who reaches it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import postgresql
+from e2e.server import Function, Server, children, quiltfn, until
+from postgresql import PASSWORD, Cluster
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+# Tries to connect to what its arguments name, and says of each what came of it.
+TRY = """python3 -c '
+import json, socket, sys
+found = {}
+for kind, *where in json.load(sys.stdin):
+    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as one:
+        one.settimeout(2)
+        try:
+            one.connect(where[0] if kind == "unix" else tuple(where))
+            found[kind] = "open"
+        except OSError as error:
+            found[kind] = type(error).__name__
+print(json.dumps(found))
+'"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with postgresql.started() as one:
+        yield one
+
+
+@pytest.fixture
+def url(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database by TCP. Name it before servers, which must end before it goes."""
+    name = f"db{abs(hash(request.node.nodeid)):x}"
+    cluster.create(name)
+    yield cluster.tcp_url(name, None)
+    cluster.drop(name)
+
+
+@pytest.fixture
+def password(tmp_path: Path) -> Path:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    file.chmod(0o600)
+    return file
+
+
+@pytest.fixture
+def server(url: str, password: Path, another: Callable[..., Server]) -> Server:
+    options = f"--store {url} --store-password-file {password}"
+    return another(options=options).start()
+
+
+def test_all_of_a_servers_state_is_in_postgresql(server: Server, cluster: Cluster) -> None:
+    function = server.deploy("cat", name="kept", environment={"A": "b"})
+    record = function.invoke("hello\0there")
+    assert record["stdout"] == "hello\0there"
+    path = f"{function.path}/invoke?mode=async&delay_seconds=3600"
+    waiting = server.call("POST", path, {"payload": "later"})
+    assert waiting.status_code == 202, waiting.text
+    server.restart()
+    known = server.call("GET", "/api/functions").json()["functions"]
+    assert [one["name"] for one in known] == ["kept"]
+    assert set(function.records()) == {
+        record["invocation_id"],
+        waiting.json()["invocation_id"],
+    }
+    kept = server.call("GET", f"{function.path}/invocations/{record['invocation_id']}").json()
+    assert kept["stdout"] == "hello\0there"
+    assert function.invoke("again")["stdout"] == "again"
+    assert not list(server.data_dir.glob("quiltfn.db*"))
+    health = server.call("GET", "/api/functions/health").json()
+    assert health["ready"], health
+    found = server.call("GET", "/api/system/doctor").json()["findings"]
+    assert any("state is kept in postgresql://quiltfn@127.0.0.1" in f["sentence"] for f in found)
+    assert cluster.run("SELECT 1 FROM pg_stat_activity WHERE usename = 'quiltfn'")
+
+
+def test_the_password_is_nowhere_to_be_read(server: Server) -> None:
+    server.deploy("echo").invoke()
+    for pid in (server.launcher, server.pid, *children(server.pid)):
+        for name in ("cmdline", "environ"):
+            assert PASSWORD.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
+    for path in ("functions/health", "system/info", "system/doctor"):
+        answer = server.call("GET", f"/api/{path}")
+        assert answer.status_code == 200
+        assert PASSWORD not in answer.text
+    assert PASSWORD not in server.log.read_text()
+    for kept in server.data_dir.rglob("*"):
+        assert kept.is_dir() or PASSWORD.encode() not in kept.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("password", "password authentication failed"),
+        ("database", 'database "not_there" does not exist'),
+        ("port", "Connection refused"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told_without_the_password(
+    url: str, password: Path, another: Callable[..., Server], change: str, told: str
+) -> None:
+    if change == "password":
+        password.write_text("a secret of another kind")
+    elif change == "database":
+        url = url.rpartition("/")[0] + "/not_there"
+    else:
+        url = "postgresql://quiltfn@127.0.0.1:1/none"
+    server = another(options=f"--store {url} --store-password-file {password}")
+    server.start_without_waiting()
+    assert server.wait() == 75, "with which a service is started again"
+    said = server.log.read_text()
+    assert told in said
+    assert password.read_text().strip() not in said
+    assert "Traceback" not in said
+
+
+class Load:
+    """Callers of one function, one call after the other; what was acknowledged is noted."""
+
+    def __init__(self, function: Function, callers: int = 4) -> None:
+        self.function, self.url = function, function.server.url
+        self.known: list[str] = []
+        self.refused: list[Any] = []
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(callers)]
+
+    def __enter__(self) -> "Load":
+        for one in self._threads:
+            one.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for one in self._threads:
+            one.join()
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=scaled(30), trust_env=False) as http:
+            while not self._is_over.is_set():
+                try:
+                    answer = http.post(f"{self.function.path}/invoke", json={})
+                except httpx.TransportError as error:
+                    self.refused.append(error)
+                    time.sleep(0.05)
+                    continue
+                if answer.status_code == 200:
+                    self.known.append(answer.json()["invocation_id"])
+                else:
+                    self.refused.append(answer.json())
+
+    def has(self, number: int) -> bool:
+        """Whether so many were acknowledged."""
+        return len(self.known) > number
+
+    def check(self) -> None:
+        """Every call that was acknowledged has its record, with its end."""
+        found: dict[str, Any] = {}
+        cursor = ""
+        while cursor is not None:
+            more = f"&cursor={cursor}" if cursor else ""
+            path = f"{self.function.path}/invocations?limit=1000{more}"
+            page = self.function.server.call("GET", path).json()
+            found |= {one["invocation_id"]: one["status"] for one in page["invocations"]}
+            cursor = page.get("next_cursor")
+        assert self.known
+        assert {found.get(one) for one in self.known} == {"success"}
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Server) -> None:
+    function = server.deploy("echo hello")
+    for _ in range(3):
+        with Load(function) as load:
+            until(partial(load.has, 50))
+            server.kill_server()
+            assert server.wait() == 70
+        server.start()
+        load.check()
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "frozen", "cut"])
+def test_calls_go_on_while_postgresql_is_away_and_none_is_lost(
+    server: Server, cluster: Cluster, url: str, how: str
+) -> None:
+    """Their records wait in the spool. What has to be in the database first is refused."""
+    function = server.deploy("echo hello")
+
+    def health() -> bool:
+        return bool(server.call("GET", "/api/functions/health").json()["ready"])
+
+    with Load(function) as load:
+        until(partial(load.has, 20))
+        if how == "frozen":
+            with cluster.frozen():
+                away(server, load)
+        elif how == "cut":
+            assert cluster.disconnect(url.rpartition("/")[2])
+        else:
+            getattr(cluster, how)()
+            away(server, load)
+            cluster.start()
+        until(health, 30)
+        until(partial(load.has, len(load.known) + 20))
+    assert load.refused == []
+    load.check()
+    again = server.create("echo again")  # and writes work
+    assert server.restart().call("GET", again.path).status_code == 200
+    load.function.server = server
+    load.check()
+
+
+def away(server: Server, load: Load) -> None:
+    """Some seconds without the database."""
+    before = len(load.known)
+    answer = server.call("POST", "/api/functions", {"name": "refused", "handler": "true"})
+    assert answer.status_code == 503, answer.text
+    assert PASSWORD not in answer.text
+    assert not server.call("GET", "/api/functions/health").json()["ready"]
+    time.sleep(2)
+    assert len(load.known) > before
+
+
+def test_a_second_server_is_refused_the_database(
+    server: Server, another: Callable[..., Server], url: str, password: Path
+) -> None:
+    second = another(options=f"--store {url} --store-password-file {password}")
+    second.start_without_waiting()
+    assert second.wait() == 75
+    assert "Another quiltfn is serving from this database" in second.log.read_text()
+    assert server.call("GET", "/api/functions/health").json()["ready"]
+
+
+def test_a_sandbox_reaches_neither_the_socket_nor_the_port(
+    server: Server, cluster: Cluster
+) -> None:
+    doors = json.dumps(
+        [
+            ["unix", f"{cluster.sockets}/.s.PGSQL.{cluster.port}"],
+            ["tcp", "127.0.0.1", cluster.port],
+        ]
+    )
+    # The control: an ordinary user of the host reaches both.
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", TRY]
+    said = subprocess.run(user, input=doors, capture_output=True, text=True, check=True)
+    assert json.loads(said.stdout) == {"unix": "open", "tcp": "open"}
+    record = server.run(TRY, doors)
+    assert record["status"] == "success", record
+    found = json.loads(record["stdout"])
+    assert found == {"unix": "FileNotFoundError", "tcp": "ConnectionRefusedError"}
+
+
+def test_keys_are_made_in_postgresql_beside_a_server_and_without_one(
+    server: Server, url: str, password: Path
+) -> None:
+    where = ("--store", url, "--store-password-file", str(password))
+    made = quiltfn("keys", "create", *where, cwd="/")
+    assert made.code == 0, made.stderr
+    key = made.stdout.strip()
+
+    def status(text: str) -> int:
+        headers = {"Authorization": f"Bearer {text}"}
+        return server.http.get("/api/functions", headers=headers).status_code
+
+    until(lambda: status("quilt_sk_000000000000_x") == 401)
+    assert status(key) == 200
+    listed = quiltfn("keys", "list", "--output", "json", *where, cwd="/")
+    (known,) = json.loads(listed.stdout)["keys"]
+    beside = ("--data-dir", str(server.data_dir))
+    assert quiltfn("keys", "revoke", known["id"], *where, *beside).code == 0
+    until(lambda: status(key) == 401)
+    server.stop()
+    assert quiltfn("keys", "create", *where, *beside).code == 0
+    assert not Path("/data").exists()
+    server.start()
+
+
+def test_the_doctor_says_whether_the_database_answers(url: str, password: Path) -> None:
+    def found(*arguments: str) -> dict[str, str]:
+        said = quiltfn("doctor", "--output", "json", *arguments).stdout
+        (one,) = [one for one in json.loads(said)["findings"] if one["name"] == "store"]
+        assert PASSWORD not in said
+        return one
+
+    secret = ("--store-password-file", str(password))
+    one = found("--store", url, *secret)
+    assert one["level"] == "ok"
+    assert "PostgreSQL 1" in one["sentence"]
+    one = found("--store", url.replace("127.0.0.1", "db.invalid:1,127.0.0.1"), *secret)
+    assert one["level"] == "warn"
+    assert "could take its place" in one["sentence"]
+    one = found("--store", url)
+    assert one["level"] == "NO"
+    assert "no password supplied" in one["sentence"]
+
+
+def test_a_backup_says_what_to_use_instead(tmp_path: Path, url: str) -> None:
+    config = tmp_path / "quiltfn.toml"
+    config.write_text(f'store = "{url}"\n')
+    for verb in ("backup", "restore"):
+        said = quiltfn(verb, str(tmp_path / "file"), "--config", str(config))
+        assert said.code == 74
+        assert "pg_dump" in said.stderr
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_certificate_is_checked(
+    cluster: Cluster, url: str, password: Path, another: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Its authority is in a file that the unprivileged server can read."""
+    certificate = cluster.directory / "authority.crt"
+    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(cluster.data / "server.key"), "-out", str(certificate)]
+    subprocess.run([*openssl, *names, *files], check=True, capture_output=True)
+    (cluster.data / "server.crt").write_bytes(certificate.read_bytes())
+    owner = cluster.data.stat()
+    for name in ("server.key", "server.crt"):
+        os.chown(cluster.data / name, owner.st_uid, owner.st_gid)
+        os.chmod(cluster.data / name, 0o600)
+    certificate.chmod(0o644)
+    other = cluster.directory / "other.crt"
+    files = ["-keyout", str(tmp_path / "key"), "-out", str(other)]
+    subprocess.run([*openssl, *names, *files], check=True, capture_output=True)
+    cluster.run("ALTER SYSTEM SET ssl = on")
+    cluster.stop()
+    cluster.start()
+    try:
+        secret = f"--store-password-file {password}"
+        local = url.replace("127.0.0.1", "localhost")
+        for file, code in ((other, 75), (certificate, 0)):
+            options = f"sslmode=verify-full&sslrootcert={file}"
+            server = another(options=f"--store {local}?{options} {secret}")
+            if code:
+                server.start_without_waiting()
+                assert server.wait() == code
+                assert "certificate verify failed" in server.log.read_text()
+            else:
+                server.start()
+                server.deploy("echo").invoke()
+                used = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
+                assert cluster.run(used + "WHERE usename = 'quiltfn'") == [(True,)]
+    finally:
+        cluster.run("ALTER SYSTEM RESET ssl")
+
+
+def test_a_server_moves_to_postgresql_and_back(
+    url: str, password: Path, another: Callable[..., Server], cluster: Cluster
+) -> None:
+    """With functions, records, waiting work and a key, in one data directory."""
+    first = another().start()
+    function = first.deploy("echo moved", name="moved")
+    record = function.invoke()
+    path = f"{function.path}/invoke?mode=async&delay_seconds=3600"
+    waiting = first.call("POST", path, {"payload": "later"}).json()["invocation_id"]
+    first.stop()
+    secret = ("--to-password-file", str(password))
+    done = quiltfn("store", "copy", str(first.data_dir), url, *secret, timeout_s=60)
+    assert done.code == 0, done.stderr
+    first._command += ["--store", url, "--store-password-file", str(password)]
+    first.start()
+    assert "quiltfn.db is not used, since state is in PostgreSQL" in first.log.read_text()
+    assert set(function.records()) == {record["invocation_id"], waiting}
+    in_postgresql = function.invoke()["invocation_id"]
+    first.stop()
+    assert (first.data_dir / "quiltfn.db").exists(), "the source of a copy stays"
+    for old in first.data_dir.glob("quiltfn.db*"):
+        old.unlink()
+    with_store, first._command = first._command, first._command[:-4]
+    first.start_without_waiting()
+    assert first.wait() == 74, "a start without the setting makes no empty store"
+    assert "name the database with --store" in first.log.read_text()
+    secret = ("--from-password-file", str(password))
+    done = quiltfn("store", "copy", url, str(first.data_dir), *secret, timeout_s=60)
+    assert done.code == 0, done.stderr
+    assert first._command == with_store[:-4]
+    first.start()
+    assert set(function.records()) == {record["invocation_id"], waiting, in_postgresql}
+    assert function.invoke()["stdout"] == "moved\n"
+    first.stop()
+    assert not cluster.run("SELECT 1 FROM pg_stat_activity WHERE usename = 'quiltfn'")
+
+
+def test_without_the_setting_nothing_of_it_is_loaded(another: Callable[..., Server]) -> None:
+    server = another().start()
+    assert "psycopg" not in Path(f"/proc/{server.pid}/maps").read_text()
+    # The control: where it is loaded, the maps show it.
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import psycopg; print(open('/proc/self/maps').read())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "psycopg" in loaded.stdout
