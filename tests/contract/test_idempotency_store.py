@@ -9,10 +9,16 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from contract.stores import OF_SQLITE, StoreOpener, child_environment, restart
+from contract.stores import (
+    SharedStoreOpener,
+    StoreOpener,
+    child_environment,
+    opened_as_before,
+    restart,
+)
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.ports import IdempotencyStore
-from quiltfn.store import SqlIdempotencyStore, SqlStore, StoreBroken, batches, open_sqlite
+from quiltfn.store import SqlIdempotencyStore, SqlStore, StoreBroken, batches
 from quiltfn.store.database import Work
 
 NOW = 1_760_000_000
@@ -56,34 +62,30 @@ async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
     assert kept.body == b"first"
 
 
-@OF_SQLITE
 async def test_of_many_who_want_one_slot_at_once_one_gets_it(
-    store: SqlStore, tmp_path: Path
+    open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:
-    async with (
-        open_sqlite(tmp_path, alone=False, node_id="one") as one,
-        open_sqlite(tmp_path, alone=False, node_id="two") as two,
-    ):
+    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
         wanted = [
             SqlIdempotencyStore(each.database).reserve(REQUEST, NOW)
             for _ in range(10)
             for each in (one, two)
         ]
         got = await asyncio.gather(*wanted)
-    assert got.count(None) == 1
-    assert got.count(StoredResponse(body_digest="d1")) == 19
-    assert await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW) == StoredResponse(
-        body_digest="d1"
-    )
+        assert got.count(None) == 1
+        assert got.count(StoredResponse(body_digest="d1")) == 19
+        again = await SqlIdempotencyStore(one.database).reserve(REQUEST, NOW)
+        assert again == StoredResponse(body_digest="d1")
 
 
 DYING = """
 import asyncio, os, pathlib, signal, sys
 import msgspec
 from quiltfn.model.idempotency import IdempotentRequest
-from quiltfn.store import SqlIdempotencyStore, SqlStore, open_sqlite
+from contract.stores import opened_as_before
+from quiltfn.store import SqlIdempotencyStore
 async def main():
-    async with open_sqlite(pathlib.Path(sys.argv[1])) as store:
+    async with opened_as_before(pathlib.Path(sys.argv[1])) as store:
         request = msgspec.json.decode(sys.argv[2], type=IdempotentRequest)
         answers, headers = SqlIdempotencyStore(store.database), {"x-invocation-id": "one"}
         assert await answers.reserve(request, int(sys.argv[3]), headers=headers) is None
@@ -92,17 +94,16 @@ asyncio.run(main())
 """
 
 
-@OF_SQLITE
 async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
-    open_store: StoreOpener, tmp_path: Path
+    path: Path,
 ) -> None:
     request = msgspec.json.encode(REQUEST).decode()
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", DYING, str(tmp_path), request, str(NOW)), env=child_environment()
+        *(sys.executable, "-c", DYING, str(path), request, str(NOW)), env=child_environment()
     )
     assert await server.wait() == -signal.SIGKILL
     answered, old = replace(REQUEST, key="answered"), replace(REQUEST, key="old")
-    async with open_store(tmp_path) as store:
+    async with opened_as_before(path) as store:
         answers = SqlIdempotencyStore(store.database)
         await answers.reserve(old, NOW - DAY_S)
         await answers.reserve(answered, NOW)
@@ -140,12 +141,11 @@ async def test_an_answer_is_as_old_as_its_stamp_says(store: SqlStore) -> None:
     assert await answers.reserve(REQUEST, NOW + DAY_S + 100) is None
 
 
-@OF_SQLITE
 async def test_a_tool_does_not_end_the_calls_of_a_running_server(
     store: SqlStore, tmp_path: Path
 ) -> None:
     await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW)
-    async with open_sqlite(tmp_path, alone=False) as tool:
+    async with opened_as_before(tmp_path, alone=False) as tool:
         with pytest.raises(StoreBroken, match="Only a server"):
             await SqlIdempotencyStore(tool.database).start(INTERRUPTED)
     assert await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW) == StoredResponse(
