@@ -41,11 +41,22 @@ from quiltfn.model.timeline import StartTiming, Timeline
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
 from quiltfn.observe.trace import Tracer
-from quiltfn.ports import Call, Clock, Journal, Lease, LongOutput, PendingLease, Pools
+from quiltfn.ports import (
+    Call,
+    Clock,
+    Journal,
+    Lease,
+    LongOutput,
+    PendingLease,
+    Pools,
+    SandboxFailed,
+)
 
 T = TypeVar("T")
 MISTAKE = "the server made a mistake; its log has more"
 CANCELLED = "the call was cancelled"
+# So long, whoever cancels a call waits until everything that it has started is killed.
+KILLED_WITHIN_S = 1.0
 
 
 class RunningCall(msgspec.Struct, frozen=True):
@@ -219,7 +230,9 @@ class Invoker:
 
         The record has the status `cancelled` and `reason` as its message. A call that has its
         result already keeps it, and that record is returned. Returns None if no such call is under
-        way on this node (its record may be in the journal), or if it leaves no record.
+        way on this node (its record may be in the journal), or if it leaves no record. What
+        the call had started is killed by then, unless the launcher takes longer than
+        `KILLED_WITHIN_S`.
         """
         call = self._calls.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
@@ -231,7 +244,11 @@ class Invoker:
             call.lease.withdraw(_Withdrawn())
         elif call.running is not None:
             call.lease.end_call(ExitKind.CANCELLED, reason)
-        return await asyncio.shield(call.on_end)
+        record = await asyncio.shield(call.on_end)
+        with contextlib.suppress(TimeoutError, SandboxFailed):
+            async with asyncio.timeout(KILLED_WITHIN_S):
+                await call.lease.ended()
+        return record
 
     def running_call(self, function_id: str, invocation_id: str) -> RunningCall | None:
         """The call of the function with this id, if its handler has it on this node."""

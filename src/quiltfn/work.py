@@ -211,14 +211,16 @@ class Work:
                     await over.wait()
 
     async def cancel(self, entry: Entry, invocation_id: str) -> Invocation:
-        """Ends a call, whether it waits or runs, and returns its record, `cancelled`.
+        """Ends a call, whether it waits or runs, and returns its record, `cancelled`, which is on
+        disk then.
 
-        Raises `Conflict` if it is over already, and `NotFound`.
+        Raises `Conflict` if it is over already, `NotFound`, and `StoreUnavailable`.
         """
         function_id = entry.function.id
         for _ in range(CANCEL_ROUNDS):
             ended = await self.invoker.cancel(function_id, invocation_id)
             if ended is not None and ended.status is Status.CANCELLED:
+                await self.journal.synced()
                 return ended
             if ended is None:
                 ended = await self.outline(entry, invocation_id)

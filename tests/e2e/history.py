@@ -120,7 +120,7 @@ def judge(
         if one["stdout"]:
             by_token[one["stdout"].strip()].append(one)
     for call in history.calls:
-        _judge_call(call, by_id, by_token, verdict, lambda at: _lateness(at, cuts, may_lose_s))
+        _judge_call(call, by_id, by_token, verdict, lambda at: lateness(at, cuts, may_lose_s))
     for records in seen.records.values():
         _judge_records(records, verdict)
     for owned in history.functions:
@@ -128,7 +128,7 @@ def judge(
     return verdict
 
 
-def _lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> float | None:
+def lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> float | None:
     """How long before a cut, where that is so short that the cut may have cost it."""
     ages = (max(0.0, cut - at) for cut, dead in cuts if cut - may_lose_s <= at <= dead)
     return next(ages, None)
@@ -139,7 +139,7 @@ def _judge_call(
     by_id: dict[str, Record],
     by_token: dict[str, list[Record]],
     verdict: Verdict,
-    lateness: Callable[[float], float | None],
+    late_by: Callable[[float], float | None],
 ) -> None:
     ids = {answer["invocation_id"] for _, answer in call.answers}
     if call.key is not None and (len(ids) > 1 or len(by_token[call.token]) > 1):
@@ -149,13 +149,13 @@ def _judge_call(
         if answer["status"] == "success" and answer["stdout"].strip() != call.token:
             verdict.note("changed", f"{call.token} was told {answer['stdout']!r}")
         if kept is None:
-            late = lateness(at)
+            late = late_by(at)
             if late is not None:
                 verdict.lost_late += 1
                 verdict.oldest_late_s = max(verdict.oldest_late_s, late)
             else:
                 verdict.note("lost", f"{call.token}: {answer['invocation_id']}")
-        elif kept != answer and not (lateness(at) is not None and kept["status"] == "interrupted"):
+        elif kept != answer and not (late_by(at) is not None and kept["status"] == "interrupted"):
             verdict.note("changed", f"{call.token} was told {answer}, kept is {kept}")
 
 

@@ -463,7 +463,7 @@ def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Re
         storm.start_again() if server.process is None else None
         cuts = storm.cuts if kind == "power" else []
         found = work.look(seen)
-        work_verdict = judge_work(work.history, seen.runs(), found)
+        work_verdict = judge_work(work.history, seen.runs(), found, cuts, RELAXED_S)
         verdict = judge(load.history, look(load), cuts, RELAXED_S)
     return Report(kind, seconds, storm, work, verdict, work_verdict)
 

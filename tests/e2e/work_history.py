@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from e2e.history import FINAL
+from e2e.history import FINAL, lateness
 
 Record = dict[str, Any]
 GOOD = {"success", "cancelled"}
@@ -43,8 +43,8 @@ class Job:
 
     `key`: the Idempotency-Key of each of them, where they had one; `is_spent`: it is answered for
     good, and not with an id. `accepted`: the ids of the answers. `told`: final records that a
-    client got. `cancelled`: when the answer to a request to cancel was read, by the id; None: there
-    was no answer.
+    client got, each with when, by the monotonic clock. `cancelled`: when the answer to a request to
+    cancel was read, by the id; None: there was no answer.
     """
 
     token: str
@@ -53,7 +53,7 @@ class Job:
     sent: int = 0
     is_spent: bool = False
     accepted: set[str] = field(default_factory=set)
-    told: list[Record] = field(default_factory=list)
+    told: list[tuple[float, Record]] = field(default_factory=list)
     cancelled: dict[str, float | None] = field(default_factory=dict)
 
 
@@ -138,9 +138,17 @@ class WorkVerdict:
         return ", ".join(f"{rule} {self.found[rule]}" for rule in Rule)
 
 
-def judge_work(history: WorkHistory, runs: Iterable[Run], seen: WorkSeen) -> WorkVerdict:
-    """Compares, once the server has had the time to end what it accepted."""
-    verdict = WorkVerdict()
+def judge_work(
+    history: WorkHistory,
+    runs: Iterable[Run],
+    seen: WorkSeen,
+    cuts: Iterable[tuple[float, float]] = (),
+    may_lose_s: float = 0.0,
+) -> WorkVerdict:
+    """Compares, once the server has had the time to end what it accepted. `cuts`, `may_lose_s`: as
+    `judge` of history.py has them; an end that was told then may be another one afterwards.
+    """
+    verdict, cuts = WorkVerdict(), list(cuts)
     runs_of: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         runs_of[run.invocation_id].append(run)
@@ -152,6 +160,10 @@ def judge_work(history: WorkHistory, runs: Iterable[Run], seen: WorkSeen) -> Wor
     dead = {one for letters in seen.dead_letters.values() for one in letters}
     asked = {one for redrive in history.redrives for one in redrive.dead}
     for job in history.jobs:
+        for at, told in job.told:
+            kept = seen.records.get(told["invocation_id"])
+            if kept not in (None, told) and lateness(at, cuts, may_lose_s) is None:
+                verdict.note(Rule.CHANGED, f"{job.token} was told {told}, kept is {kept}")
         _judge_job(job, ids_of[job.token] | job.accepted, asked, dead, seen, verdict)
         _judge_cancellations(job, runs_of, seen, verdict)
     for invocation_id, record in seen.records.items():
@@ -191,10 +203,6 @@ def _judge_job(
     gone = (ids & asked & seen.records.keys()) - dead
     if gone and len(ids) < 1 + len(gone):
         verdict.note(Rule.REDRIVE_LOST, f"{job.token}: {sorted(gone)} left nothing behind")
-    for told in job.told:
-        kept = seen.records.get(told["invocation_id"])
-        if kept is not None and kept != told:
-            verdict.note(Rule.CHANGED, f"{job.token} was told {told}, kept is {kept}")
 
 
 def _judge_cancellations(

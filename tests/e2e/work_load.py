@@ -222,14 +222,14 @@ class WorkLoad:
             status, body = self.ask("POST", path)
             if status == 200:
                 job.cancelled[one] = uptime()
-                job.told.append(body)
+                job.told.append((time.monotonic(), body))
 
     def _look_at(self, job: Job, wait_s: int) -> None:
         for one in job.accepted:
             path = f"/api/functions/{job.function}/invocations/{one}?wait_seconds={wait_s}"
             status, body = self.ask("GET", path)
             if status == 200 and body["status"] in FINAL:
-                job.told.append(body)
+                job.told.append((time.monotonic(), body))
 
     def _redrive(self, function: str, dice: random.Random) -> None:
         path = f"/api/functions/{function}/dead-letters"

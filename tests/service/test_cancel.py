@@ -42,6 +42,28 @@ async def test_a_running_call_ends_cancelled_and_its_instance_is_not_used_again(
     assert server.sandboxes.destroyed == server.sandboxes.created
 
 
+async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    running = await server.running(entry)
+    (invocation_id,) = ids(server)
+    server.sandboxes.may_end.clear()
+    cancelling = asyncio.ensure_future(cancel(server, entry, invocation_id))
+    assert (await running).status is Status.CANCELLED
+    await asyncio.sleep(0.02)
+    assert not cancelling.done()
+    server.sandboxes.may_end.set()
+    assert await cancelling == await running
+    # A launcher that hangs keeps nobody waiting.
+    monkeypatch.setattr("quiltfn.invoke.KILLED_WITHIN_S", 0.02)
+    running = await server.running(entry)
+    (invocation_id,) = ids(server)
+    server.sandboxes.may_end.clear()
+    assert await cancel(server, entry, invocation_id) == await running
+    server.sandboxes.may_end.set()
+
+
 async def test_a_call_cancelled_in_the_tick_it_ends_keeps_its_own_end(server: Harness) -> None:
     # Ann's handler has ended and the guest's word of it was read; her task has not run since. Now
     # Ben cancels her call: too late, and her instance must stay, for it is well.

@@ -378,6 +378,29 @@ async def test_a_synchronous_call_is_cancelled_too(api: Api) -> None:
     await api.refused(409, "POST", f"{path}/cancel")
 
 
+async def test_a_call_is_cancelled_on_disk_before_the_answer(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await api.harness.active("sleep 60")
+    call = await api.harness.running(entry)
+    (invocation_id,) = api.harness.invoker._calls
+    journal, may_sync = api.harness.journal, asyncio.Event()
+    commit = journal._commit_now
+
+    async def commit_later() -> None:
+        await may_sync.wait()
+        await commit()
+
+    monkeypatch.setattr(journal, "_commit_now", lambda: asyncio.ensure_future(commit_later()))
+    path = f"/api/functions/{entry.function.id}/invocations/{invocation_id}/cancel"
+    cancelling = asyncio.ensure_future(api.good("POST", path))
+    assert (await call).status == "cancelled"
+    await asyncio.sleep(0.02)
+    assert not cancelling.done()
+    may_sync.set()
+    assert (await cancelling)["status"] == "cancelled"
+
+
 async def test_nothing_is_done_to_calls_that_there_are_not(api: Api) -> None:
     function = await api.function()
     other = await api.function(name="other")

@@ -19,6 +19,7 @@ from e2e.work_history import (
 )
 
 ONE, THREE = "one-attempt", "three-attempts"
+TOLD_S = 100.0
 
 
 class Case:
@@ -40,7 +41,7 @@ class Case:
         self.record("again-2", "again", ONE, ["success"])
         self.history.redrives.append(Redrive(["again"], ["again-2"]))
         self.history.redrives.append(Redrive(["again"], None))
-        again.told.append(dict(self.seen.records["again"]))
+        again.told.append((TOLD_S, dict(self.seen.records["again"])))
         self.seen.records["sync"] = self.shape("sync", ONE, "success")
         self.runs.append(Run("sync", 9_000, 9.0, "a synchronous call"))
         for number in (1, 2, 4):
@@ -347,3 +348,16 @@ def test_a_cancellation_without_an_answer_promises_nothing() -> None:
     case = Case()
     next(job for job in case.history.jobs if job.token == "plain").cancelled["plain"] = None
     assert case.judge().is_clean
+
+
+def test_only_an_end_told_just_before_a_cut_of_power_may_be_another_one_afterwards() -> None:
+    def found(cut: float, *mistakes: Callable[[Case], None]) -> Any:
+        case = Case()
+        for mistake in mistakes:
+            mistake(case)
+        cuts = [(cut, cut + 1)]
+        return judge_work(case.history, case.runs, case.seen, cuts, 0.5).found[Rule.CHANGED]
+
+    assert found(TOLD_S + 0.4, change_what_was_told) == 0
+    assert found(TOLD_S + 0.6, change_what_was_told) == 1
+    assert found(TOLD_S + 0.4, undo_the_cancellation) == 1

@@ -51,6 +51,7 @@ class PoolLease:
     __slots__ = (
         "_ended_well",
         "_pool",
+        "_sandbox",
         "_used",
         "_waiter",
         "instance",
@@ -66,6 +67,7 @@ class PoolLease:
         self._waiter = 0
         self._used = False
         self._ended_well = False
+        self._sandbox: Sandbox | None = None
 
     async def __aenter__(self) -> "PoolLease":
         pool = self._pool
@@ -88,8 +90,8 @@ class PoolLease:
         return self.start_timing is not None
 
     async def call(self, call: Call) -> CallResult:
-        self._used = True
-        result = await self._pool.sandboxes[self.instance].call(call)
+        self._used, self._sandbox = True, self._pool.sandboxes[self.instance]
+        result = await self._sandbox.call(call)
         self._ended_well = result.kind in ENDED_BY_ITSELF and not result.out_of_memory
         return result
 
@@ -98,6 +100,10 @@ class PoolLease:
 
     def withdraw(self, error: Exception) -> None:
         self._pool.withdraw(self._waiter, error)
+
+    async def ended(self) -> None:
+        if self._sandbox is not None and not self._ended_well:
+            await self._sandbox.destroy()
 
     async def __aexit__(
         self,

@@ -214,6 +214,11 @@ class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
     def end_call(self, kind: ExitKind, reason: str) -> bool:
         """As `Sandbox.end_call`, once it is entered. Its instance is destroyed when it is left."""
 
+    async def ended(self) -> None:
+        """Once it was left: waits, where its call did not end by itself, until nothing of that runs
+        any more. Raises as `Sandbox.destroy`.
+        """
+
 
 class NotPrepared(Exception):
     """The instances of a version could not be made ready; the text says why."""
