@@ -54,7 +54,7 @@ async def test_a_start_at_the_newest_revision_does_not_import_alembic(
     async with open_store(tmp_path):
         pass
     program = (
-        "import asyncio, pathlib, sys; from quiltfn.store import SqlStore\n"
+        "import asyncio, pathlib, sys; from quiltfn.store import open_sqlite\n"
         "async def main():\n"
         "    async with open_sqlite(pathlib.Path(sys.argv[1])): pass\n"
         "asyncio.run(main()); print('alembic' in sys.modules)"

@@ -34,6 +34,7 @@ from quiltfn.guest.wire import (
 nonces = st.integers(0, wire.NONCE_MAX)
 u32 = st.integers(0, 0xFFFF_FFFF)
 texts = st.text(max_size=60)
+codes, dropped = st.integers(0, wire.CODE_MAX), st.integers(0, wire.DROPPED_MAX)
 events = st.one_of(
     st.builds(Hello, u32),
     st.builds(Specialised, u32, texts),
@@ -41,7 +42,7 @@ events = st.one_of(
         Output, nonces, st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1, max_size=300)
     ),
     st.builds(Result, nonces, st.just("stdout"), st.binary(min_size=1, max_size=300)),
-    st.builds(End, nonces, st.sampled_from(ExitKind), u32, nonces, nonces, texts, nonces),
+    st.builds(End, nonces, st.sampled_from(ExitKind), codes, dropped, dropped, texts, dropped),
     st.builds(Clean, nonces),
 )
 strings = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
@@ -131,6 +132,10 @@ def test_a_frame_that_announces_too_much_is_refused_at_its_header():
         frame("Z", b"\0" * 9),
         frame("O", b"\0" * 8),  # output without bytes
         b"Z\1\0\0" + struct.pack("<IQ", 8, 1),  # the zero bytes are not zero
+        frame("X", struct.pack("<QIIQQQ", 1, 0, wire.CODE_MAX + 1, 0, 0, 0)),
+        frame("X", struct.pack("<QIIQQQ", 1, 0, 0, wire.DROPPED_MAX + 1, 0, 0)),
+        frame("X", struct.pack("<QIIQQQ", 1, 0, 0, 0, wire.DROPPED_MAX + 1, 0)),
+        frame("X", struct.pack("<QIIQQQ", 1, 0, 0, 0, 0, wire.DROPPED_MAX + 1)),
         frame("X", struct.pack("<QIIQQ", 1, 4, 0, 0, 0)),  # a way to end that does not exist
     ],
 )

@@ -62,6 +62,11 @@ _CALL: Final = Struct("<IIQIII")
 _SPECIALISE: Final = Struct("<III")
 _END: Final = Struct("<QIIQQQ")
 
+# What a handler may have had a hand in. Beyond that a database may not take the record, and with it
+# none of its group commit.
+CODE_MAX: Final = 0x7FFF_FFFF
+DROPPED_MAX: Final = 1 << 53
+
 # The shortest and the longest payload of each frame a guest may send.
 _LENGTHS: Final[Mapping[int, tuple[int, int]]] = {
     HELLO: (4, 4),
@@ -338,6 +343,8 @@ def _event(kind: int, data: bytes, start: int, end: int) -> Event:
         nonce, exit_kind, code, out, err, result = _END.unpack_from(data, start)
         if exit_kind >= len(_EXIT_KINDS):
             raise WireError(f"a handler cannot end in way {exit_kind}")
+        if code > CODE_MAX or max(out, err, result) > DROPPED_MAX:
+            raise WireError("the end of a handler has a number that is too large")
         text = data[start + _END.size : end].decode(errors="replace")
         return End(nonce, _EXIT_KINDS[exit_kind], code, out, err, text, result)
     if kind == CLEAN:
