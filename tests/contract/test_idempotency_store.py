@@ -62,6 +62,26 @@ async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
     assert kept.body == b"first"
 
 
+async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_own_server(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
+        own, other = (SqlIdempotencyStore(each.database) for each in (one, two))
+        headers = {"x-invocation-id": "first"}
+        assert await own.reserve(REQUEST, NOW, None, headers) is None
+        running = StoredResponse(body_digest="d1", headers=headers)
+        assert await own.reserve(REQUEST, NOW) == running
+        # Another server cannot know whether it runs.
+        assert await other.reserve(REQUEST, NOW, again=True) == running
+        headers = {"x-invocation-id": "second"}
+        assert await own.reserve(REQUEST, NOW, None, headers, again=True) is None
+        assert await other.reserve(REQUEST, NOW) == replace(running, headers=headers)
+        await own.complete(REQUEST, 200, {}, b"{}")
+        kept = await own.reserve(REQUEST, NOW, again=True)
+        assert kept is not None
+        assert kept.body == b"{}"
+
+
 async def test_of_many_who_want_one_slot_at_once_one_gets_it(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ import pytest
 from manual_clock import ManualClock
 from quiltfn.api.idempotency import Find, Idempotency
 from quiltfn.api.response import Response
-from quiltfn.model.errors import Conflict, NotFound
+from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 
 REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
@@ -32,6 +32,22 @@ class Empty:
 
     async def complete(self, _: object, *given: object) -> None:
         self.kept.append(given)
+
+
+class Untold:
+    """A store that takes a key and cannot say so, as one whose answer to a commit is lost."""
+
+    def __init__(self) -> None:
+        self.is_taken = False
+
+    async def reserve(self, *_: object, again: bool = False) -> StoredResponse | None:
+        if not self.is_taken:
+            self.is_taken = True
+            raise StoreUnavailable("the database did not tell")
+        return None if again else StoredResponse(body_digest="d")
+
+    async def complete(self, *_: object) -> None:
+        pass
 
 
 async def never() -> Response:
@@ -105,3 +121,18 @@ async def test_what_is_kept_is_the_response_without_the_id_of_its_request() -> N
     response.headers.append(("x-request-id", "r"))
     assert store.kept == [(201, {"a": "1, 3", "b": "2"}, b"{}")]
     assert response.headers[:3] == [("a", "1"), ("b", "2"), ("a", "3")]
+
+
+async def test_a_key_that_the_store_took_without_saying_so_is_not_lost_for_repetitions() -> None:
+    """A client repeats what was refused, until it is done; it must not wait for a restart."""
+
+    async def wait() -> Response:
+        with pytest.raises(Conflict, match="still runs"):
+            await keyed.run(REQUEST, never)
+        return await accepted("i")
+
+    keyed = Idempotency(Untold(), ManualClock())  # type: ignore[arg-type]
+    with pytest.raises(StoreUnavailable):
+        await keyed.run(REQUEST, never)
+    answer = await keyed.run(REQUEST, wait)  # while it runs, another repetition is refused
+    assert (answer.status, answer.body) == (202, b"i")

@@ -116,6 +116,11 @@ class Idempotency:
             raise error
         now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
         kept = await self._responses.reserve(request, now, made_at, headers)
+        if kept is not None and kept.status is None:
+            # Nothing runs with it here. So another server runs it, or the store took an earlier
+            # request's key and could not say so.
+            check_body(kept.body_digest, request)
+            kept = await self._responses.reserve(request, now, made_at, headers, again=True)
         if kept is None:
             self._running[name] = request.body_digest
             return None

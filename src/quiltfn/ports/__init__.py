@@ -571,12 +571,14 @@ class IdempotencyStore(Protocol):
         now: int,
         made_at: int | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
+        again: bool = False,
     ) -> StoredResponse | None:
         """Reserves the key for a first call (None: go ahead) or returns what is there, in one step.
 
         It is on disk before this returns, so a crash cannot let the call run twice. `now`: trusted
         time; `made_at`: time stamp of the row, if another. A call that still runs keeps its key.
-        `headers`: of what is answered in its place if the server ends before it.
+        `headers`: of what is answered in its place if the server ends before it. `again`: a call
+        that this server reserved the key for does not run, since it never heard that it had.
         """
 
     async def complete(

@@ -13,7 +13,17 @@ import time
 from collections.abc import Mapping
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from quiltfn.model.errors import CapacityFull, RateLimited
 from quiltfn.model.idempotency import (
@@ -66,14 +76,24 @@ class SqlIdempotencyStore:
         mine = of_earlier_boots(self._database.boot, answer.c.node_id, answer.c.epoch)
         return and_(answer.c.status.is_(None), mine)
 
+    def _is_own(self) -> ColumnElement[bool]:
+        """Whether this start of the server made the row, and has not stored an answer in it."""
+        boot = self._database.boot
+        is_own = and_(answer.c.node_id == boot.node_id, answer.c.epoch == boot.epoch)
+        return and_(answer.c.status.is_(None), is_own)
+
     async def reserve(
         self,
         request: IdempotentRequest,
         now: int,
         made_at: int | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
+        again: bool = False,
     ) -> StoredResponse | None:
-        expired = delete(answer).where(at(request), is_expired(now))
+        unused = is_expired(now)
+        if again:
+            unused = or_(unused, self._is_own())
+        expired = delete(answer).where(at(request), unused)
         stamp = now if made_at is None else made_at
         row = tables.row_of(request) | {"headers": dict(headers), "body": b"", "made_at": stamp}
         row |= tables.owned_by(self._database.boot)
