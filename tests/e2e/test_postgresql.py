@@ -236,6 +236,88 @@ def away(server: Server, load: Load) -> None:
     assert len(load.known) > before
 
 
+@pytest.mark.parametrize("how", ["stop", "kill", "cut"])
+def test_accepted_work_is_kept_through_an_end_of_postgresql(
+    server: Server, cluster: Cluster, url: str, how: str
+) -> None:
+    """What was answered 202 is there afterwards, once for each key; the rest may be repeated."""
+    function = server.deploy("echo hello")
+    path = f"{function.path}/invoke?mode=async&delay_seconds=3600"
+    accepted: dict[str, str] = {}
+    refused: list[httpx.Response] = []
+    is_over = threading.Event()
+
+    def give(name: str) -> None:
+        number = 0
+        while not is_over.is_set():
+            key = f"{name}-{number}"
+            answer = server.http.post(path, json={}, headers={"Idempotency-Key": key})
+            if answer.status_code == 202:
+                accepted[key] = answer.json()["invocation_id"]
+                number += 1
+            else:
+                refused.append(answer)
+
+    givers = [server.later(give, name) for name in "abcd"]
+    until(lambda: len(accepted) > 20)
+    for away_s in (6, 1, 1):  # the first time longer than a write waits for the database
+        if how == "cut":
+            cluster.disconnect(url.rpartition("/")[2])
+        else:
+            getattr(cluster, how)()
+            time.sleep(away_s)
+            cluster.start()
+        until(partial(lambda before: len(accepted) > before + 20, len(accepted)), 30)
+    is_over.set()
+    for one in givers:
+        one.result(60)
+    assert {one.status_code for one in refused} <= {409, 503}, [one.text for one in refused]
+    found = queued(function)
+    assert len(set(accepted.values())) == len(accepted)
+    assert set(accepted.values()) <= found
+    # Of each giver at most the last one can have been stored without being told of.
+    assert len(found) <= len(accepted) + len(givers)
+    server.restart()
+    assert queued(function) == found
+
+
+def queued(function: Function) -> set[str]:
+    """The ids of all calls of a function that wait."""
+    found: set[str] = set()
+    cursor: str | None = ""
+    while cursor is not None:
+        more = f"&cursor={cursor}" if cursor else ""
+        query = f"{function.path}/invocations?status=queued&limit=1000{more}"
+        page = function.server.call("GET", query).json()
+        found |= {one["invocation_id"] for one in page["invocations"]}
+        cursor = page.get("next_cursor")
+    return found
+
+
+def test_under_strict_no_call_is_answered_that_postgresql_does_not_have(
+    url: str, password: Path, another: Callable[..., Server], cluster: Cluster
+) -> None:
+    options = f"--durability strict --store {url} --store-password-file {password}"
+    server = another(options=options).start()
+    function = server.deploy("echo hello")
+    known = function.invoke()["invocation_id"]
+    cluster.stop()
+    answer = function.try_invoke()
+    cluster.start()
+    assert answer.status_code == 503, answer.text
+    until(lambda: function.try_invoke().status_code == 200, 30)
+    assert known in function.records()
+
+
+def test_a_server_reaches_postgresql_by_a_unix_socket(
+    cluster: Cluster, url: str, another: Callable[..., Server]
+) -> None:
+    server = another(options=f"--store {cluster.url(url.rpartition('/')[2])}").start()
+    assert server.deploy("echo hello").invoke()["stdout"] == "hello\n"
+    local = "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'quiltfn' "
+    assert cluster.run(local + "AND client_addr IS NULL") == [(True,)]
+
+
 def test_a_second_server_is_refused_the_database(
     server: Server, another: Callable[..., Server], url: str, password: Path
 ) -> None:
