@@ -361,8 +361,8 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
 
 
 class Wire:
-    """A way to PostgreSQL that cuts one connection at its next COMMIT: before PostgreSQL has read
-    it, or instead of its answer.
+    """A way to PostgreSQL that cuts one connection where a transaction ends: before PostgreSQL has
+    read that, or instead of its answer.
     """
 
     def __init__(self, port: int) -> None:
@@ -404,7 +404,7 @@ class Wire:
 
     def _forth(self, near: socket.socket, far: socket.socket, answers_end: threading.Event) -> None:
         while data := _received(near):
-            if self.cut is not None and b"COMMIT" in data:
+            if self.cut is not None and (b"COMMIT" in data or b"ROLLBACK" in data):
                 if self.cut == "answer":
                     answers_end.set()
                     far.sendall(data)
@@ -462,6 +462,31 @@ async def test_a_commit_whose_answer_is_lost_is_looked_up_and_made_once(
             again = a_function(name="one")
             with pytest.raises(Conflict):
                 await store.create(again, a_version(again))
+    finally:
+        wire.close()
+
+
+async def test_what_was_read_is_not_read_again_where_the_connection_ends_behind_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """A reader may add what it finds to something: statistics come in slices."""
+    a_database(cluster)
+    wire = Wire(cluster.port)
+    try:
+        through = make_conninfo(
+            host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
+        )
+        async with open_postgresql(through, tmp_path, password=PASSWORD) as store:
+            found: list[object] = []
+
+            def add(connection: Connection) -> None:
+                found.append(connection.exec_driver_sql(COUNT).scalar_one())
+                wire.cut = "question"
+
+            await store.database.read(add)
+            assert wire.has_cut.is_set()
+            assert found == [0]
+            await store.newest_change()
     finally:
         wire.close()
 

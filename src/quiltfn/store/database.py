@@ -69,7 +69,9 @@ class Database(Protocol):
         ...
 
     async def read(self, work: Work[T]) -> T:
-        """Runs `work` on the last committed state. Raises `StoreUnavailable`."""
+        """Runs `work` on the last committed state. Raises `StoreUnavailable`. `work` may be run
+        again where the database did not answer it to the end.
+        """
         ...
 
     def condition(self) -> tuple[bool, str]:

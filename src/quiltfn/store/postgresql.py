@@ -165,11 +165,16 @@ class PostgresDatabase:
             self._reader = self._connected()
         assert self._reader is not None
         try:
-            with self._reader.begin():
+            transaction = self._reader.begin()
+            try:
                 run_alone(self._reader, READ)
-                return work(self._reader)
+                found = work(self._reader)
+            finally:  # There is nothing to commit, so it cannot fail either.
+                with contextlib.suppress(Exception):
+                    transaction.rollback()
         except Exception as error:
             self._raise(error, self._reader)
+        return found
 
     # Writing, in its thread ------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -187,9 +186,12 @@ class SqlStats:
                 until = border if step == FINEST_S else end
                 await self._add_up(sums, key, tenant_id, step, (start, until), most)
             if border < end:
-                rest = _Slices(tenant_id, FINEST_S, (border, end))
+
+                def rest(connection: Connection) -> Sums:  # It may be run again.
+                    return _Slices(tenant_id, FINEST_S, (border, end)).all(key, connection)
+
                 # It changes nothing, so that a full disk is no reason to refuse it.
-                add_all(sums, await self._database.write(partial(rest.all, key), frees=True))
+                add_all(sums, await self._database.write(rest, frees=True))
         return sums
 
     async def _add_up(
