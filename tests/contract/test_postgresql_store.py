@@ -38,7 +38,7 @@ from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.store import SqlIdempotencyStore, SqlStore, StoreBroken, postgres_connection, tables
 from quiltfn.store.disk_reserve import DiskFull
 from quiltfn.store.postgresql import open_postgresql
-from quiltfn.store.sql import run
+from quiltfn.store.sql import run, sql
 from timeouts import scaled
 
 COUNT = "SELECT count FROM probe"
@@ -163,6 +163,52 @@ async def test_health_says_that_postgresql_does_not_sync(store: SqlStore) -> Non
     is_whole, told = store.condition()
     assert is_whole
     assert "fsync off" in told
+
+
+FILTERS = dict.fromkeys(("status", "cold_start", "min_duration_ms", "source", "version"))
+VALUES = {
+    **(FILTERS | {"owner": "o", "before": "g", "start": "", "parent": "p", "tenant_id": "t"}),
+    **{"most": 9, "entries": 5, "above": 1, "function_id": "f", "now": 1, "epoch": 2, "node": "n"},
+    **{"alone": False, "bytes": 1, "is_begun": False, "machine": "", "after": "", "ids": "[]"},
+}
+HOURS = {"step_s": 10, "start": 1, "before": 9}
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "more"),
+    [
+        ("records_of_function", "invocation_listing", {}),
+        ("step_of_function", "invocation_listing", {}),
+        ("ended_records", "invocation_of_tenant", {}),
+        ("step_of_ended", "invocation_of_tenant", {}),
+        ("open_records", "invocation_open", {}),
+        ("step_of_open", "invocation_open", {}),
+        ("children_of", "invocation_children", {}),
+        ("oldest_of_tenant", "invocation_of_tenant", {}),
+        ("oldest_ended", "invocation_of_tenant", {}),
+        ("claim_work", "work_due", {}),
+        ("too_old", "work_due", {}),
+        ("number_delayed", "work_due", {}),
+        ("next_inputs", "input_of_tenant", {}),
+        ("stats_of_tenant", "call_stats_pkey", HOURS),
+        ("stats_of_function", "call_stats_of_function", HOURS),
+        ("stats_by_age", "call_stats_by_age", HOURS | {"read": "[]"}),
+    ],
+)
+async def test_a_hot_statement_finds_its_rows_by_an_index(
+    store: SqlStore, name: str, index: str, more: dict[str, object]
+) -> None:
+    """With few rows PostgreSQL reads a whole table in any case; here that is the last resort."""
+
+    def plan(connection: Connection) -> str:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        explained = connection.exec_driver_sql(f"EXPLAIN {sql(connection, name)}", VALUES | more)
+        return "\n".join(explained.scalars())
+
+    told = await store.database.write(plan)
+    assert index in told
+    assert "Seq Scan on invocation" not in told
 
 
 # Errors say nothing they should not ----------------------------------------------------------
