@@ -256,6 +256,20 @@ def test_a_target_that_is_not_empty_is_refused_and_stays(filled, url, tmp_path, 
     assert dump(other) == held
 
 
+def test_a_database_that_no_server_could_use_is_refused(filled, capsys):
+    cluster = postgresql.running()
+    how = "ENCODING 'SQL_ASCII' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0"
+    cluster.run(f"CREATE DATABASE ascii OWNER {postgresql.ROLE} {how}")
+    try:
+        assert perform(filled, cluster.url("ascii")) == 74
+        assert "must have the encoding UTF8" in capsys.readouterr().err
+        assert cluster.run(
+            "SELECT count(*) FROM pg_tables WHERE tableowner = 'quiltfn'", "ascii"
+        ) == [(0,)]
+    finally:
+        cluster.drop("ascii")
+
+
 def test_a_target_directory_keeps_its_images(filled, url, tmp_path):
     image = tmp_path / "to" / "images" / "abc" / "file"
     image.parent.mkdir(parents=True)
@@ -376,11 +390,12 @@ def test_a_database_that_goes_in_the_middle_of_a_copy_is_told_of(large, url):
 
 
 def test_memory_does_not_grow_with_what_is_copied(large, url, tmp_path):
-    """Some 60 MiB are Python's and the libraries'; a row of 1 MiB is there in several forms."""
+    """Some 95 MiB are Python's and the libraries'; a row of 1 MiB is there in several forms. All
+    rows together would be 96 MiB more.
+    """
     for source, target in ((large, url), (url, tmp_path / "to")):
         with copying(source, target) as process:
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             assert process.returncode == 0
-        print(f"{used.ru_maxrss // 1024} MiB")
-        assert used.ru_maxrss < 160 * 1024
+        assert used.ru_maxrss < 184 * 1024

@@ -18,6 +18,7 @@ from quiltfn.store.postgres_connection import (
     run_alone,
     try_servers_lock,
 )
+from quiltfn.store.postgresql import check_usable
 
 # What a column is read as: rows of COPY do not say it themselves.
 TYPES = {
@@ -118,6 +119,7 @@ def _connected(url: str, password: str | None) -> Iterator[Connection]:
     """
     try:
         with engine(url, password, is_hurried=False).connect() as connection:
+            check_usable(connection)
             if not try_servers_lock(connection, alone=True):
                 raise StoreBroken(f"A server uses {url}: stop it first.")
             yield connection

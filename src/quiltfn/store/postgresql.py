@@ -62,6 +62,24 @@ BUSY = "the database does not take writes at the moment: it is busy"
 UNKNOWN = "the database did not tell whether it has stored the change"
 
 
+def setting(connection: Connection, name: str) -> str:
+    """A setting of PostgreSQL's."""
+    return str(run_alone(connection, f"SHOW {name}")[0][0])
+
+
+def check_usable(connection: Connection) -> None:
+    """Raises `StoreBroken` for a database that no store can be in."""
+    version = int(setting(connection, "server_version_num")) // 10_000
+    if version < OLDEST:
+        raise StoreBroken(f"PostgreSQL {version} is too old: {OLDEST} or newer is needed.")
+    if setting(connection, "server_encoding") != "UTF8":
+        raise StoreBroken(
+            "The database must have the encoding UTF8: CREATE DATABASE … ENCODING 'UTF8'."
+        )
+    if run_alone(connection, "SELECT pg_is_in_recovery()")[0][0]:
+        raise StoreBroken("This PostgreSQL is a standby and takes no writes. Name the primary.")
+
+
 class NotStored(Exception):
     """The transaction surely had no effect, and may have another time."""
 
@@ -321,21 +339,9 @@ class PostgresDatabase:
 
     def _check(self, connection: Connection) -> None:
         """Whether it is a PostgreSQL that keeps what it is given, and what it does not promise."""
-
-        def setting(name: str) -> str:
-            return str(run_alone(connection, f"SHOW {name}")[0][0])
-
-        version = int(setting("server_version_num")) // 10_000
-        if version < OLDEST:
-            raise StoreBroken(f"PostgreSQL {version} is too old: {OLDEST} or newer is needed.")
-        if setting("server_encoding") != "UTF8":
-            raise StoreBroken(
-                "The database must have the encoding UTF8: CREATE DATABASE … ENCODING 'UTF8'."
-            )
-        if run_alone(connection, "SELECT pg_is_in_recovery()")[0][0]:
-            raise StoreBroken("This PostgreSQL is a standby and takes no writes. Name the primary.")
+        check_usable(connection)
         for name in ("fsync", "full_page_writes"):
-            if setting(name) == "off":
+            if setting(connection, name) == "off":
                 self.directory.add_notice(
                     f"PostgreSQL runs with {name} off: a power cut can lose what was acknowledged"
                 )
