@@ -24,6 +24,7 @@ from contract.stores import (
     a_function,
     a_stored_function,
     a_version,
+    an_operation,
     done,
     on_postgresql,
     opened_journal,
@@ -35,7 +36,14 @@ from postgresql import PASSWORD, Cluster
 from quiltfn.ids import new_id
 from quiltfn.model.errors import Conflict, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest
-from quiltfn.store import SqlIdempotencyStore, SqlStore, StoreBroken, postgres_connection, tables
+from quiltfn.store import (
+    SqlIdempotencyStore,
+    SqlOperations,
+    SqlStore,
+    StoreBroken,
+    postgres_connection,
+    tables,
+)
 from quiltfn.store.disk_reserve import DiskFull
 from quiltfn.store.postgresql import open_postgresql
 from quiltfn.store.sql import run, sql
@@ -557,6 +565,9 @@ async def test_a_commit_that_nobody_can_tell_of_is_said_to_be_unknown(
 
             def cut_for_good(connection: Connection) -> None:
                 count_one(connection)
+                cut_at_commit()
+
+            def cut_at_commit() -> None:
                 wire.cut = "answer"
                 stopping.append(threading.Thread(target=stop_when_cut))
                 stopping[0].start()
@@ -567,6 +578,22 @@ async def test_a_commit_that_nobody_can_tell_of_is_said_to_be_unknown(
             await asyncio.to_thread(cluster.start)
             await store.ping()
             assert rows_of(url, COUNT) == [(2,)]
+
+            # An operation that was refused so is not under way when it is asked for again.
+            operations, operation = SqlOperations(store.database), an_operation(1)
+            wire.has_cut.clear()
+            stopping.clear()
+            cut_at_commit()
+            with pytest.raises(StoreUnavailable, match="did not tell"):
+                await operations.add(operation)
+            await asyncio.to_thread(stopping[0].join)
+            await asyncio.to_thread(cluster.start)
+            held = "SELECT operation_id FROM operation"
+            assert rows_of(url, held) == [(operation.operation_id,)]
+            again = replace(operation, operation_id="another")
+            assert await operations.add(again) is None
+            assert await operations.add(operation) == again
+            assert rows_of(url, held) == [("another",)]
     finally:
         wire.close()
 

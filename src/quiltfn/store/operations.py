@@ -1,16 +1,19 @@
 """Operations in the database, one row for each tenant and idempotency key."""
 
+from collections import deque
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from quiltfn.model.cursors import first_id
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.operation import Operation
 from quiltfn.store import batches, tables
 from quiltfn.store.database import Database
 from quiltfn.store.nodes import of_earlier_boots
 
 table = tables.operation
+REFUSED_KEPT = 1000
 
 
 class SqlOperations:
@@ -20,6 +23,8 @@ class SqlOperations:
         self._database = database
         # By id: ends of interrupted operations that could not be stored yet.
         self._ended: dict[str, Operation] = {}
+        # Ids of those that were refused because the database did not tell whether it has them.
+        self._refused: deque[str] = deque(maxlen=REFUSED_KEPT)
 
     async def add(self, operation: Operation) -> Operation | None:
         earlier = select(table).where(
@@ -34,11 +39,18 @@ class SqlOperations:
             found = connection.execute(earlier).mappings().one_or_none()
             if found is not None:
                 stored = tables.read(found, Operation)
-                return self._ended.get(stored.operation_id, stored)
+                if stored.operation_id not in self._refused:
+                    return self._ended.get(stored.operation_id, stored)
+                this = table.c.operation_id == stored.operation_id
+                connection.execute(delete(table).where(this))
             connection.execute(insert(table), tables.row_of(operation) | owner)
             return None
 
-        return await self._database.write(work)
+        try:
+            return await self._database.write(work)
+        except StoreUnavailable:
+            self._refused.append(operation.operation_id)
+            raise
 
     async def finish(self, operation: Operation) -> None:
         # It may use the reserve of a full disk, since the operation was accepted.
