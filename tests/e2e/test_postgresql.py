@@ -236,6 +236,23 @@ def away(server: Server, load: Load) -> None:
     assert len(load.known) > before
 
 
+def test_a_server_that_is_stopped_while_postgresql_is_away_loses_nothing(
+    server: Server, cluster: Cluster
+) -> None:
+    """Its spool stays, and its exit code says that not all could be stored."""
+    function = server.deploy("echo hello")
+    cluster.stop()
+    try:
+        known = [function.invoke()["invocation_id"] for _ in range(5)]
+        server.terminate()
+        assert server.wait() == 75
+        assert "Traceback" not in server.log.read_text()
+    finally:
+        cluster.start()
+    server.start()
+    assert set(function.records()) == set(known)
+
+
 @pytest.mark.parametrize("how", ["stop", "kill", "cut"])
 def test_accepted_work_is_kept_through_an_end_of_postgresql(
     server: Server, cluster: Cluster, url: str, how: str
