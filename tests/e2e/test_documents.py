@@ -49,6 +49,7 @@ PAGES = [
     "docs/reference/keep-alive.md",
     "docs/how-to/keys.md",
     "docs/how-to/backup.md",
+    "docs/how-to/postgresql.md",
     "docs/how-to/install.md",
     "docs/how-to/test-v2.md",
     "docs/how-to/release.md",

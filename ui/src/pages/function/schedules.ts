@@ -72,7 +72,8 @@ function Row({ of, again }: { of: Schedule; again: () => Promise<void> }) {
   const next = !of.enabled ? "off" : first === undefined ? "–" : exact(first);
   return html`
     <tr>
-      <td><a href=${href(["schedules", of.name])}>${of.name}</a>
+      <td>
+        <div><a href=${href(["schedules", of.name])}>${of.name}</a></div>
         <p class="narrow small"><span class="mono">${when(of)}</span>, ${next}</p></td>
       <td class="mono small wide">${when(of)}</td>
       <td class=${`num small wide ${of.enabled ? "" : "muted"}`}>${next}</td>
