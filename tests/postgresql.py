@@ -153,7 +153,9 @@ class Cluster:
     def create(self, name: str, template: str = "template1") -> str:
         """Makes a database, empty or a copy of another one that nobody uses; returns its URL."""
         words = map(sql.Identifier, (name, ROLE, template))
-        self.run(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(*words))
+        # Copied as files: without a sync that takes a tenth of the time.
+        made = "CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY"
+        self.run(sql.SQL(made).format(*words))
         return self.url(name)
 
     def drop(self, name: str) -> None:
