@@ -409,6 +409,7 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
             async with asyncio.timeout(scaled(20)):
                 told = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(one) for one in told] == [StoreUnavailable] * 3
+        store.database.busy_timeout_s = 5.0  # PostgreSQL has yet to end the old connection
         await store.ping()
         await store.newest_change()
         assert rows_of(url, COUNT)[0][0] in (2, 3)
@@ -646,6 +647,7 @@ def url_name(url: str) -> str:
 async def test_a_write_waits_for_others_no_longer_than_it_may(
     store: SqlStore, tmp_path: Path
 ) -> None:
+    await store.wait_swept()  # what the start writes may wait for longer
     store.database.busy_timeout_s = 0.3
     with psycopg.connect(url_of(tmp_path)) as other:
         lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"

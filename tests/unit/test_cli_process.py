@@ -206,7 +206,13 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
         time.sleep(after_s)
         maps = Path(f"/proc/{process.pid}/maps").read_text()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=scaled(10))
+        try:
+            _, err = process.communicate(timeout=scaled(10))
+        except subprocess.TimeoutExpired:
+            # It came where Python drops what is raised, as in a finalizer. People press it again.
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=scaled(10))
+            maps = ""
     if "msgspec" in maps:
         # Where it came within the source code that a dataclass makes, Python ends by the signal
         # itself, even if that is handled. Both are 130 to a shell; see the next test.

@@ -218,19 +218,19 @@ class PostgresDatabase:
             if self.directory.problem is not None:
                 raise StoreUnavailable(self.directory.problem)
             try:
-                return self._perform_once(work, left, deadline)
+                return self._perform_once(work, deadline)
             except NotStored as error:
                 told = error
         if told is not None:
             raise StoreUnavailable(str(told)) from told.__cause__
         raise StoreUnavailable(BUSY)
 
-    def _perform_once(self, work: Work[T], left: float, deadline: float) -> T:
-        writer = self._served()
+    def _perform_once(self, work: Work[T], deadline: float) -> T:
+        writer = self._served(deadline)
         try:
             transaction = writer.begin()
             try:
-                number = self._begin(writer, left)
+                number = self._begin(writer, deadline - time.monotonic())
                 result = work(writer)
             except BaseException:
                 with contextlib.suppress(Exception):
@@ -251,14 +251,18 @@ class PostgresDatabase:
         (found,) = run_alone(writer, statements)
         return str(found[1])
 
-    def _served(self) -> Connection:
-        """The writer's connection; a new one takes the lock of servers before it is used."""
+    def _served(self, deadline: float) -> Connection:
+        """The writer's connection; a new one takes the lock of servers before it is used. The end
+        of the last one, which had it, may not have come to PostgreSQL yet: it is waited for.
+        """
         if is_lost(self._writer):
             self._close("_writer")
             made = self._connected()
             try:
-                if self._boot is not None and not try_servers_lock(made, alone=self._is_alone):
-                    raise StoreUnavailable(OTHER_SERVER)
+                while self._boot is not None and not try_servers_lock(made, alone=self._is_alone):
+                    if time.monotonic() + LOOK_AGAIN_S > deadline:
+                        raise StoreUnavailable(OTHER_SERVER)
+                    time.sleep(LOOK_AGAIN_S)
             except Exception as error:
                 made.close()
                 self._raise(error, None)
@@ -273,7 +277,7 @@ class PostgresDatabase:
         ask = f"SELECT pg_xact_status('{number}'::xid8)"
         while True:
             with contextlib.suppress(StoreUnavailable, NotStored):
-                told = self._told(ask)
+                told = self._told(ask, deadline)
                 if told == "committed":
                     return True
                 if told == "aborted":
@@ -283,9 +287,9 @@ class PostgresDatabase:
             time.sleep(LOOK_AGAIN_S)
         raise NotStored("the connection to the database ended before the change was stored")
 
-    def _told(self, question: str) -> object:
+    def _told(self, question: str, deadline: float) -> object:
         """The one value that a query gives outside of a transaction."""
-        writer = self._served()
+        writer = self._served(deadline)
         try:
             return run_alone(writer, question)[0][0]
         except Exception as error:
