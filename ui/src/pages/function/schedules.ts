@@ -74,7 +74,8 @@ function Row({ of, again }: { of: Schedule; again: () => Promise<void> }) {
     <tr>
       <td>
         <div><a href=${href(["schedules", of.name])}>${of.name}</a></div>
-        <p class="narrow small"><span class="mono">${when(of)}</span>, ${next}</p></td>
+        <p class="narrow small"><span class="mono">${when(of)}</span>, ${next}</p>
+      </td>
       <td class="mono small wide">${when(of)}</td>
       <td class=${`num small wide ${of.enabled ? "" : "muted"}`}>${next}</td>
       <td class="wide small">${of.last_run === null ? html`<span class="muted">never</span>` : html`
