@@ -1,3 +1,36 @@
+-- upsert_invocations: store records as they are now. A final row never changes again, so a record may
+-- be stored any number of times; and a function that was deleted gets no rows any more.
+INSERT INTO invocation (
+    invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
+    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
+    stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
+    origin_invocation_id, output_order, memory_mib, epoch, size_bytes)
+WITH record (
+    invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
+    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
+    stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
+    origin_invocation_id, output_order, memory_mib)
+  AS (VALUES $rows)
+SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) FROM record
+ WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
+    ON CONFLICT (invocation_id) DO UPDATE SET
+       function_name = excluded.function_name,
+       execution_node_id = excluded.execution_node_id, status = excluded.status,
+       started_at = excluded.started_at, ended_at = excluded.ended_at,
+       duration_ms = excluded.duration_ms, exit_code = excluded.exit_code, stdout = excluded.stdout,
+       stderr = excluded.stderr, error_message = excluded.error_message,
+       cold_start = excluded.cold_start, timeline = excluded.timeline,
+       stdout_dropped = excluded.stdout_dropped, stderr_dropped = excluded.stderr_dropped,
+       version = excluded.version, attempt = excluded.attempt, due_at = excluded.due_at,
+       output_order = excluded.output_order, memory_mib = excluded.memory_mib,
+       epoch = excluded.epoch, size_bytes = excluded.size_bytes
+ WHERE invocation.status IN ('queued', 'running') AND invocation.attempt <= excluded.attempt;
+
+-- function_of_invocation: whose call it is, if that function still is there
+SELECT function_id FROM invocation
+ WHERE invocation_id = :invocation_id AND tenant_id = :tenant_id
+   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id);
+
 -- has_function: whether it is there, and not deleted
 SELECT 1 FROM function WHERE id = ?;
 
@@ -165,3 +198,9 @@ SELECT invocation_id, ended_at FROM invocation
 DELETE FROM counted_call
  WHERE invocation_id IN (SELECT invocation_id FROM counted_call
                           WHERE ended_at < :before ORDER BY ended_at LIMIT :most);
+
+-- record_change: add a change with the next number. Writers come one after the other, whichever
+-- database it is, so numbers appear in their order.
+INSERT INTO change (number, kind, tenant_id, object_id)
+SELECT coalesce(max(number), 0) + 1, :kind, :tenant_id, :object_id FROM change
+RETURNING number;

@@ -39,7 +39,7 @@ LARGE_BYTES = 32 * 1024
 def upsert_rows(count: int, epoch: int) -> str:
     """SQLite's statement for so many records of a boot."""
     row = f"({', '.join('?' * len(tables.INVOCATION_COLUMNS))})"
-    return _upsert("sqlite", epoch, [row] * count)
+    return _upsert(epoch, [row] * count)
 
 
 @lru_cache(64)
@@ -52,11 +52,12 @@ def numbered_rows(count: int, epoch: int) -> str:
     for first in range(1, count * len(types), len(types)):
         values = (f"CAST(${number} AS {kind})" for number, kind in enumerate(types, first))
         rows.append(f"({', '.join(values)})")
-    return _upsert("postgresql", epoch, rows)
+    return _upsert(epoch, rows)
 
 
-def _upsert(dialect: str, epoch: int, rows: list[str]) -> str:
-    statement = statements(dialect)["upsert_invocations"]
+def _upsert(epoch: int, rows: list[str]) -> str:
+    # Without a placeholder of its own, it is the same for both databases.
+    statement = statements("sqlite")["upsert_invocations"]
     statement = statement.replace("$record_bytes", str(RECORD_BYTES))
     return statement.replace("$epoch", str(epoch)).replace("$rows", ", ".join(rows))
 

@@ -1,34 +1,6 @@
 -- The statements that another database would say differently: everything that SQLite alone knows,
 -- hints for its planner included, is in this file.
 
--- upsert_invocations: store records as they are now. A final row never changes again, so a record may
--- be stored any number of times; and a function that was deleted gets no rows any more.
-INSERT INTO invocation (
-    invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
-    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
-    stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order, memory_mib, epoch, size_bytes)
-WITH record (
-    invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
-    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
-    stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order, memory_mib)
-  AS (VALUES $rows)
-SELECT *, $epoch, $record_bytes + length(stdout) + length(stderr) FROM record
- WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
-    ON CONFLICT (invocation_id) DO UPDATE SET
-       function_name = excluded.function_name,
-       execution_node_id = excluded.execution_node_id, status = excluded.status,
-       started_at = excluded.started_at, ended_at = excluded.ended_at,
-       duration_ms = excluded.duration_ms, exit_code = excluded.exit_code, stdout = excluded.stdout,
-       stderr = excluded.stderr, error_message = excluded.error_message,
-       cold_start = excluded.cold_start, timeline = excluded.timeline,
-       stdout_dropped = excluded.stdout_dropped, stderr_dropped = excluded.stderr_dropped,
-       version = excluded.version, attempt = excluded.attempt, due_at = excluded.due_at,
-       output_order = excluded.output_order, memory_mib = excluded.memory_mib,
-       epoch = excluded.epoch, size_bytes = excluded.size_bytes
- WHERE invocation.status IN ('queued', 'running') AND invocation.attempt <= excluded.attempt;
-
 -- over_among: those of the given ids (a JSON array) whose record is final already, or of a later
 -- attempt than the first
 SELECT invocation_id, status, attempt FROM invocation
@@ -171,11 +143,6 @@ SELECT invocation_id FROM invocation INDEXED BY invocation_children
    AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id)
  ORDER BY invocation_id DESC LIMIT :most;
 
--- function_of_invocation: whose call it is, if that function still is there
-SELECT function_id FROM invocation
- WHERE invocation_id = :invocation_id AND tenant_id = :tenant_id
-   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id);
-
 -- rowid_of_invocation: the number by which SQLite opens a part of a record's row
 SELECT rowid FROM invocation WHERE invocation_id = ? AND function_id = ?;
 
@@ -190,12 +157,6 @@ UPDATE invocation
 UPDATE idempotent_answer SET body = x''
  WHERE rowid = (SELECT rowid FROM idempotent_answer
                  WHERE tenant_id = :tenant_id AND length(body) > 0 ORDER BY made_at LIMIT 1);
-
--- record_change: add a change with the next number. Writers of SQLite come one after the other, so
--- numbers appear in their order.
-INSERT INTO change (number, kind, tenant_id, object_id)
-SELECT coalesce(max(number), 0) + 1, :kind, :tenant_id, :object_id FROM change
-RETURNING number;
 
 -- stats_by_age: the oldest statistics of a step that start before a moment, but those of tenants
 -- that are read (a JSON array)
