@@ -13,30 +13,30 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from quiltfn import __version__
 from quiltfn.clock import unix_ms
 from quiltfn.operator.archive import DIGEST, FILES, ImageVanished, Manifest, Reader, Writer
+from quiltfn.operator.outcome import FINE, REFUSED, told
 from quiltfn.operator.owner import become_owner
-from quiltfn.settings import BadSetting, from_everywhere
+from quiltfn.settings import from_everywhere
 from quiltfn.store import StoreBroken, snapshot
 from quiltfn.store.restore import replace_data
 
-FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
 TRIES = 3
 
 
 def backup(arguments: Sequence[str]) -> int:
     """Makes one archive; returns the exit code."""
     given = backup_parser().parse_args(arguments)
-    return _told(lambda: _backup(Path(given.file).absolute(), _data_dir(given), given.replace))
+    return told(lambda: _backup(Path(given.file).absolute(), _data_dir(given), given.replace))
 
 
 def restore(arguments: Sequence[str]) -> int:
     """Lays one archive out; returns the exit code."""
     given = restore_parser().parse_args(arguments)
-    return _told(lambda: _restore(Path(given.file), _data_dir(given), given.replace))
+    return told(lambda: _restore(Path(given.file), _data_dir(given), given.replace))
 
 
 # Backup -----------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def _in_child(work: Callable[[], str]) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     code = REFUSED
     try:
-        code = _told(work)
+        code = told(work)
         sys.stdout.flush()
     except Exception:  # a mistake of ours, which nobody else would tell
         traceback.print_exc()
@@ -174,27 +174,6 @@ def _unpack(read: Reader, digest: str, target: Path) -> None:
 
 
 # Both -------------------------------------------------------------------------------------------
-
-
-def _told(work: Callable[[], str]) -> int:
-    """Says what came of it; the exit code."""
-    try:
-        print(work())
-    except BadSetting as error:
-        return _complain(str(error), BAD_SETTING)
-    except StoreBroken as error:
-        return _complain(str(error), STORE_BROKEN)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}", REFUSED)
-    except SystemExit as error:  # of the child, which has said why
-        return int(cast("int", error.code))
-    return FINE
-
-
-def _complain(sentence: str, code: int) -> int:
-    print(f"quiltfn: {sentence}", file=sys.stderr)
-    return code
 
 
 def _sync(directory: Path) -> None:

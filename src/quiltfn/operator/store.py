@@ -9,20 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from quiltfn.opened_store import NO_DRIVER
+from quiltfn.operator.outcome import complain, told
 from quiltfn.operator.owner import become_owner
 from quiltfn.settings import BadSetting, check_store, password_in, read_secret
-from quiltfn.store import StoreBroken, copy, copy_sqlite
+from quiltfn.store import copy, copy_sqlite
 from quiltfn.store.copy import Source, Target
 
-FINE, REFUSED, STORE_BROKEN, BAD_SETTING, INTERRUPTED = 0, 1, 74, 78, 130
+INTERRUPTED = 130
+
+
+def is_url(text: str) -> bool:
+    """Whether a FROM or TO is a database."""
+    return "://" in text
+
+
+def name_of(text: str) -> str:
+    """A FROM or TO as messages have it."""
+    return text if is_url(text) else str(Path(text).absolute())
 
 
 class Address:
     """A FROM or TO as it was given. Raises `BadSetting`."""
 
     def __init__(self, option: str, text: str, password_file: str | None) -> None:
-        self.is_url = "://" in text
-        self.name = text if self.is_url else str(Path(text).absolute())
+        self.is_url, self.name = is_url(text), name_of(text)
         self.password: str | None = None
         if self.is_url:
             check_store(option, text)
@@ -51,19 +61,17 @@ def main(arguments: Sequence[str]) -> int:
     """Copies; returns the exit code."""
     given = parser().parse_args(arguments)
     try:
-        source = Address("FROM", given.source, given.from_password_file)
-        target = Address("TO", given.target, given.to_password_file)
-        check_addresses(source, target)
-        return perform(source, target, given.data_dir and Path(given.data_dir))
-    except BadSetting as error:
-        return _complain(str(error), BAD_SETTING)
-    except StoreBroken as error:
-        return _complain(str(error), STORE_BROKEN)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}", REFUSED)
+        return told(lambda: copied(given))
     except KeyboardInterrupt:
-        return _complain(f"stopped; {target.name} is as it was", INTERRUPTED)
+        return complain(f"stopped; {name_of(given.target)} is as it was", INTERRUPTED)
+
+
+def copied(given: argparse.Namespace) -> str:
+    """Copies; returns what. Raises `BadSetting`, `StoreBroken` and `OSError`."""
+    source = Address("FROM", given.source, given.from_password_file)
+    target = Address("TO", given.target, given.to_password_file)
+    check_addresses(source, target)
+    return perform(source, target, given.data_dir and Path(given.data_dir))
 
 
 def check_addresses(source: Address, target: Address) -> None:
@@ -75,7 +83,7 @@ def check_addresses(source: Address, target: Address) -> None:
         )
 
 
-def perform(source: Address, target: Address, data_dir: Path | None) -> int:
+def perform(source: Address, target: Address, data_dir: Path | None) -> str:
     """`data_dir`: that of the server that uses the source, where the source is a database."""
     directories = [Path(one.name) for one in (source, target) if not one.is_url]
     if source.is_url:
@@ -91,15 +99,13 @@ def perform(source: Address, target: Address, data_dir: Path | None) -> int:
     if source.is_url and data_dir:
         copy_sqlite.check_spool(data_dir)
     with source.as_source() as origin, target.as_target() as goal:
-        copied: dict[str, int] = {}
-        copy.copy(origin, goal, copied.__setitem__)
+        arrived: dict[str, int] = {}
+        copy.copy(origin, goal, arrived.__setitem__)
         # From here on the copy is kept: no Ctrl-C leaves open whether it was.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name, rows in sorted(copied.items()):
-        if rows:
-            print(f"{name:<20}{rows:>12}")
-    print(f"copied and compared: {sum(copied.values())} rows of {len(copied)} tables")
-    return FINE
+    lines = [f"{name:<20}{rows:>12}" for name, rows in sorted(arrived.items()) if rows]
+    whole = f"copied and compared: {sum(arrived.values())} rows of {len(arrived)} tables"
+    return "\n".join([*lines, whole])
 
 
 def _postgresql() -> Any:
@@ -109,11 +115,6 @@ def _postgresql() -> Any:
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     return copy_postgresql
-
-
-def _complain(sentence: str, code: int) -> int:
-    print(f"quiltfn: {sentence}", file=sys.stderr)
-    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,32 @@
+"""What commands on stored data say at their end, and the exit code that goes with it."""
+
+import sys
+from collections.abc import Callable
+from typing import cast
+
+from quiltfn.settings import BadSetting
+from quiltfn.store import StoreBroken
+
+FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
+
+
+def told(work: Callable[[], str]) -> int:
+    """Says what came of it; the exit code."""
+    try:
+        print(work())
+    except BadSetting as error:
+        return complain(str(error), BAD_SETTING)
+    except StoreBroken as error:
+        return complain(str(error), STORE_BROKEN)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return complain(f"{where}{error.strerror or error}", REFUSED)
+    except SystemExit as error:  # of a child, which has said why
+        return int(cast("int", error.code))
+    return FINE
+
+
+def complain(sentence: str, code: int) -> int:
+    """Says why it failed; the exit code."""
+    print(f"quiltfn: {sentence}", file=sys.stderr)
+    return code
