@@ -19,6 +19,7 @@ from quiltfn.store.postgres_connection import (
     try_servers_lock,
 )
 from quiltfn.store.postgresql import check_usable
+from quiltfn.store.sql import driver
 
 # What a column is read as: rows of COPY do not say it themselves.
 TYPES = {
@@ -41,10 +42,7 @@ class PostgresTables:
     """`copy.Target` over a connection in a transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        self._driver: psycopg.Connection[Row] = driver
+        self._driver: psycopg.Connection[Row] = driver(connection)
 
     def rows(self, table: Table) -> Iterator[Row]:
         query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(_names(table), _name(table))

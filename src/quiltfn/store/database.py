@@ -15,6 +15,7 @@ from quiltfn.store.nodes import Boot
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 NOTHING_MISSING = "nothing is known to be missing"
+BUSY = "the database does not take writes at the moment: it is busy"
 
 
 class Database(Protocol):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
 
 from quiltfn.store import tables
+from quiltfn.store.directory import StoreBroken
 
 node = tables.node.c
 
@@ -21,6 +22,15 @@ class Boot(NamedTuple):
     node_id: str
     epoch: int
     is_alone: bool
+
+
+def of_server(boot: Boot | None) -> Boot:
+    """The boot. Raises `StoreBroken` for a tool beside a server, which has none."""
+    if boot is None:
+        raise StoreBroken(
+            "Only a server may write records: the store was opened beside one, without a node."
+        )
+    return boot
 
 
 def next_boot(connection: Connection, node_id: str, is_alone: bool) -> Boot:

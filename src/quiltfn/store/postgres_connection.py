@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, create_engine, event, exc, pool
 
 from quiltfn.store.directory import StoreBroken
+from quiltfn.store.sql import driver
 
 T = TypeVar("T")
 
@@ -166,8 +167,8 @@ def engine(url: str, password: str | None = None, *, is_hurried: bool = True) ->
     )
 
     @event.listens_for(found, "connect")
-    def prepare(driver: Any, record: Any) -> None:
-        record.info["numbered_cursor"] = psycopg.RawCursor(driver)
+    def prepare(made: Any, record: Any) -> None:
+        record.info["numbered_cursor"] = psycopg.RawCursor(made)
 
     return found
 
@@ -185,8 +186,7 @@ def run_alone(connection: Connection, statements: str) -> list[Any]:
     """Runs statements in one message to PostgreSQL, without SQLAlchemy and its transactions;
     returns the rows of the last one.
     """
-    made: Any = connection.connection.driver_connection
-    cursor = made.execute(statements)
+    cursor = driver(connection).execute(statements)
     while cursor.nextset():
         pass
     return list(cursor.fetchall()) if cursor.description else []

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, exc, text
 
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import nodes
-from quiltfn.store.database import NOTHING_MISSING, Work
+from quiltfn.store.database import BUSY, NOTHING_MISSING, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
 from quiltfn.store.functions import SqlStore, opened
@@ -58,7 +58,6 @@ WRITE = (
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
 TRIES, LOOK_AGAIN_S = 3, 0.05
 OTHER_SERVER = "Another quiltfn is serving from this database."
-BUSY = "the database does not take writes at the moment: it is busy"
 UNKNOWN = "the database did not tell whether it has stored the change"
 
 
@@ -119,11 +118,7 @@ class PostgresDatabase:
     @property
     def boot(self) -> Boot:
         """As `Database` says."""
-        if self._boot is None:
-            raise StoreBroken(
-                "Only a server may write records: the store was opened beside one, without a node."
-            )
-        return self._boot
+        return nodes.of_server(self._boot)
 
     async def aclose(self) -> None:
         """As `Database` says."""
@@ -252,23 +247,28 @@ class PostgresDatabase:
         return str(found[1])
 
     def _served(self, deadline: float) -> Connection:
-        """The writer's connection; a new one takes the lock of servers before it is used. The end
-        of the last one, which had it, may not have come to PostgreSQL yet: it is waited for.
-        """
+        """The writer's connection; a new one takes the lock of servers before it is used."""
         if is_lost(self._writer):
             self._close("_writer")
             made = self._connected()
             try:
-                while self._boot is not None and not try_servers_lock(made, alone=self._is_alone):
-                    if time.monotonic() + LOOK_AGAIN_S > deadline:
-                        raise StoreUnavailable(OTHER_SERVER)
-                    time.sleep(LOOK_AGAIN_S)
+                if self._boot is not None:
+                    self._take_servers_lock(made, deadline)
             except Exception as error:
                 made.close()
                 self._raise(error, None)
             self._writer = made
         assert self._writer is not None
         return self._writer
+
+    def _take_servers_lock(self, connection: Connection, deadline: float) -> None:
+        """Takes it as soon as it is free. The connection that had it last may need a moment to be
+        noticed as gone or, where its machine is, some ten seconds. Raises `StoreUnavailable`.
+        """
+        while not try_servers_lock(connection, alone=self._is_alone):
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable(OTHER_SERVER)
+            time.sleep(LOOK_AGAIN_S)
 
     def _was_committed(self, number: str, deadline: float) -> bool:
         """What became of a transaction whose commit was not answered. Raises `NotStored` where it
@@ -324,13 +324,7 @@ class PostgresDatabase:
         is_server = alone or bool(self._node_id)
         if is_server:
             self._is_alone = alone
-            until = time.monotonic() + self.busy_timeout_s
-            # The last server's connection may need a moment to be noticed as gone, or, where its
-            # machine is, some ten seconds: then another start has another chance.
-            while not try_servers_lock(writer, alone=alone):
-                if time.monotonic() >= until:
-                    raise StoreUnavailable(OTHER_SERVER)
-                time.sleep(LOOK_AGAIN_S)
+            self._take_servers_lock(writer, time.monotonic() + self.busy_timeout_s)
         self._make_or_migrate(writer)
         if self.directory.holds_lock:
             self._take_over(writer)

@@ -29,9 +29,9 @@ from sqlalchemy import (
 )
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store import consistency, nodes, sqlite_header
+from quiltfn.store import consistency, nodes, sql, sqlite_header
 from quiltfn.store.check import IntegrityCheck
-from quiltfn.store.database import NOTHING_MISSING, Work, migrate
+from quiltfn.store.database import BUSY, NOTHING_MISSING, Work, migrate
 from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve, is_full
 from quiltfn.store.functions import SqlStore, opened
@@ -93,11 +93,7 @@ class SqliteDatabase:
     @property
     def boot(self) -> Boot:
         """This start of the server. Raises `StoreBroken` for a tool beside a server."""
-        if self._boot is None:
-            raise StoreBroken(
-                "Only a server may write records: the store was opened beside one, without a node."
-            )
-        return self._boot
+        return nodes.of_server(self._boot)
 
     async def aclose(self) -> None:
         """Closes both connections. Closing the last one copies the log into the database."""
@@ -168,7 +164,7 @@ class SqliteDatabase:
     def _perform(self, work: Work[T], deadline: float) -> T:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise StoreUnavailable("the database does not take writes at the moment: it is busy")
+            raise StoreUnavailable(BUSY)
         self.directory.look()
         if self.directory.problem is not None:
             raise StoreUnavailable(self.directory.problem)
@@ -196,9 +192,7 @@ class SqliteDatabase:
             self._busy_ms = busy_ms
 
     def _driver(self) -> Any:
-        driver = self._writer.connection.driver_connection
-        assert driver is not None
-        return driver
+        return sql.driver(self._writer)
 
     def _count(self) -> int:
         """Numbers the transaction that is open; see `sqlite_header.py`. The first one of a server
