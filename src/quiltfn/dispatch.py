@@ -298,7 +298,7 @@ class Dispatcher:
         count = may_start(self._load(backlog, due, room), room)
         if not count:
             if backlog.held and self._claims.is_full:
-                self._spawn(self._put_back(backlog, self._claims.take_all(backlog)))
+                self._put_back_soon(backlog, self._claims.take_all(backlog))
             else:
                 self._block(backlog)
             return False

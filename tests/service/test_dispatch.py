@@ -384,6 +384,33 @@ async def test_what_a_pause_puts_back_is_run_after_it_though_the_last_attempt_en
     assert (await final(server, entry, held)).status is Status.SUCCESS
 
 
+async def test_what_is_put_back_for_want_of_memory_is_run_though_the_last_attempt_ends_meanwhile(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, where what is held may not begin and other functions need the memory."""
+    entry = await server.active("sleep 60", max_instances=1)
+    _, held = await accept(server, entry, 2)
+    await until(lambda: busy(server, entry) == 1)
+    backlog = server.dispatcher._backlogs[entry.function.id]
+    await until(lambda: held in backlog.held)
+    release, may_go_on = server.work.store.release, asyncio.Event()
+
+    async def slow(*given: Any) -> None:
+        await may_go_on.wait()
+        await release(*given)
+
+    monkeypatch.setattr(server.work.store, "release", slow)
+    monkeypatch.setattr(claims, "HELD_MAX_BYTES", 0)
+    server.dispatcher._consider(backlog)
+    await until(lambda: not backlog.held)
+    await end_one(server)
+    monkeypatch.undo()
+    may_go_on.set()
+    await until(lambda: busy(server, entry) == 1)
+    await end_one(server)
+    assert (await final(server, entry, held)).status is Status.SUCCESS
+
+
 async def test_a_deleted_functions_work_is_never_run(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     await accept(server, entry, 3)
