@@ -453,6 +453,12 @@ def read_secret(name: str, path: Path) -> str:
         raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
 
 
+def store_secret(chosen: Settings) -> str | None:
+    """The contents of `store_password_file`, if it is set. Raises `BadSetting`."""
+    name, path = "store_password_file", chosen.store_password_file
+    return None if path == Path() else read_secret(name, path)
+
+
 def password_in(name: str, secret: str) -> str:
     """The password in a file that has nothing else. Raises `BadSetting`."""
     password = secret.rstrip("\r\n")

@@ -16,6 +16,7 @@ import pytest
 
 import postgresql
 from e2e.server import Function, Server, children, quiltfn, until
+from e2e.work_load import pages
 from postgresql import PASSWORD, Cluster
 from timeouts import scaled
 
@@ -171,14 +172,8 @@ class Load:
 
     def check(self) -> None:
         """Every call that was acknowledged has its record, with its end."""
-        found: dict[str, Any] = {}
-        cursor = ""
-        while cursor is not None:
-            more = f"&cursor={cursor}" if cursor else ""
-            path = f"{self.function.path}/invocations?limit=1000{more}"
-            page = self.function.server.call("GET", path).json()
-            found |= {one["invocation_id"]: one["status"] for one in page["invocations"]}
-            cursor = page.get("next_cursor")
+        records = pages(self.function.server, f"{self.function.path}/invocations", "invocations")
+        found = {one["invocation_id"]: one["status"] for one in records}
         assert self.known
         assert {found.get(one) for one in self.known} == {"success"}
 
@@ -300,15 +295,9 @@ def test_accepted_work_is_kept_through_an_end_of_postgresql(
 
 def queued(function: Function) -> set[str]:
     """The ids of all calls of a function that wait."""
-    found: set[str] = set()
-    cursor: str | None = ""
-    while cursor is not None:
-        more = f"&cursor={cursor}" if cursor else ""
-        query = f"{function.path}/invocations?status=queued&limit=1000{more}"
-        page = function.server.call("GET", query).json()
-        found |= {one["invocation_id"] for one in page["invocations"]}
-        cursor = page.get("next_cursor")
-    return found
+    path = f"{function.path}/invocations"
+    waiting = pages(function.server, path, "invocations", "&status=queued")
+    return {one["invocation_id"] for one in waiting}
 
 
 def test_under_strict_no_call_is_answered_that_postgresql_does_not_have(

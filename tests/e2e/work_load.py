@@ -345,11 +345,11 @@ def _path(record: Record) -> str:
     return f"/api/functions/{record['function_id']}/invocations/{record['invocation_id']}"
 
 
-def pages(server: Server, path: str, name: str) -> list[Record]:
-    """A whole list, page by page."""
+def pages(server: Server, path: str, name: str, query: str = "") -> list[Record]:
+    """A whole list, page by page. `query`: which of it, as &NAME=VALUE."""
     found, cursor = [], ""
     while True:
-        answer = server.call("GET", f"{path}?limit=1000{cursor}")
+        answer = server.call("GET", f"{path}?limit=1000{query}{cursor}")
         assert answer.status_code == 200, answer.text
         page = answer.json()
         found += page[name]

@@ -24,7 +24,7 @@ from quiltfn.settings import (
     Settings,
     from_everywhere,
     is_store_verified,
-    read_secret,
+    store_secret,
 )
 
 FINE, NOT_FINE, NOT_ROOT = 0, 1, 77
@@ -102,9 +102,7 @@ def database(settings: Settings) -> Iterator[Finding]:
     from quiltfn.store import StoreBroken  # noqa: PLC0415
 
     try:
-        path = settings.store_password_file
-        secret = None if path == Path() else read_secret("store_password_file", path)
-        version = version_of(settings, secret)
+        version = version_of(settings, store_secret(settings))
     except BadSetting as error:
         yield host_findings.refuse("store", str(error), "correct the setting, or install the extra")
     except StoreBroken as error:

@@ -21,7 +21,7 @@ from quiltfn.ids import continue_behind, new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import QuiltfnError, Unprocessable
-from quiltfn.settings import BadSetting, Settings, from_everywhere, read_secret
+from quiltfn.settings import BadSetting, Settings, from_everywhere, store_secret
 
 if TYPE_CHECKING:
     from quiltfn.store import SqlAudit, SqlKeys
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = {name: getattr(given, name) for name in ("data_dir", "store", "store_password_file")}
     try:
         chosen = from_everywhere(asked)
-        secret = secret_of(chosen)
+        secret = store_secret(chosen)
     except BadSetting as error:
         return complain(error, BAD_SETTING)
     data_dir = chosen.data_dir
@@ -62,12 +62,6 @@ def main(arguments: Sequence[str]) -> int:
         return complain(error, STORE_BROKEN)
     except QuiltfnError as error:
         return complain(error, REFUSED)
-
-
-def secret_of(chosen: Settings) -> str | None:
-    """The contents of `store_password_file`, if it is set. Raises `BadSetting`."""
-    name, path = "store_password_file", chosen.store_password_file
-    return None if path == Path() else read_secret(name, path)
 
 
 @contextlib.contextmanager

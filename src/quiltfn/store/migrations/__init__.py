@@ -10,6 +10,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from quiltfn.store.directory import StoreBroken
+from quiltfn.store.sql import driver
 
 # What PostgreSQL's history begins with; the revisions behind it are for both databases.
 BASELINE = "0013"
@@ -50,8 +51,6 @@ def upgrade_in(connection: Connection) -> None:
             ) from error
     elif connection.dialect.name == "postgresql":
         schema = Path(__file__).with_name(f"postgresql_{BASELINE}.sql").read_text("utf-8")
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        driver.execute(schema)
+        driver(connection).execute(schema)
         command.stamp(config(connection), BASELINE)
     command.upgrade(config(connection), "head")
