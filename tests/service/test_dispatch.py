@@ -358,6 +358,18 @@ async def quiet_but(server: Harness, running: int) -> None:
     await until(lambda: len(server.dispatcher._tasks) == running)
 
 
+def releases_later(server: Harness, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """The store takes nothing back before the event."""
+    release, may_go_on = server.work.store.release, asyncio.Event()
+
+    async def later(*given: Any) -> None:
+        await may_go_on.wait()
+        await release(*given)
+
+    monkeypatch.setattr(server.work.store, "release", later)
+    return may_go_on
+
+
 async def test_what_a_pause_puts_back_is_run_after_it_though_the_last_attempt_ends_meanwhile(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,13 +378,7 @@ async def test_what_a_pause_puts_back_is_run_after_it_though_the_last_attempt_en
     _, held = await accept(server, entry, 2)
     await until(lambda: busy(server, entry) == 1)
     await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
-    release, may_go_on = server.work.store.release, asyncio.Event()
-
-    async def slow(*given: Any) -> None:
-        await may_go_on.wait()
-        await release(*given)
-
-    monkeypatch.setattr(server.work.store, "release", slow)
+    may_go_on = releases_later(server, monkeypatch)
     await server.lifecycle.pause(entry)
     await until(lambda: not server.dispatcher._backlogs[entry.function.id].held)
     await end_one(server)
@@ -393,13 +399,7 @@ async def test_what_is_put_back_for_want_of_memory_is_run_though_the_last_attemp
     await until(lambda: busy(server, entry) == 1)
     backlog = server.dispatcher._backlogs[entry.function.id]
     await until(lambda: held in backlog.held)
-    release, may_go_on = server.work.store.release, asyncio.Event()
-
-    async def slow(*given: Any) -> None:
-        await may_go_on.wait()
-        await release(*given)
-
-    monkeypatch.setattr(server.work.store, "release", slow)
+    may_go_on = releases_later(server, monkeypatch)
     monkeypatch.setattr(claims, "HELD_MAX_BYTES", 0)
     server.dispatcher._consider(backlog)
     await until(lambda: not backlog.held)
