@@ -137,7 +137,8 @@ class SqlIdempotencyStore:
         values = {"status": status, "headers": headers, "body": body}
 
         def work(connection: Connection) -> None:
-            connection.execute(change.values(values))
+            # As parameters: SQLAlchemy's cache keeps the values that a statement has in it.
+            connection.execute(change, values)
             self._make_room(connection)
 
         await self._database.write(work, frees=True)
