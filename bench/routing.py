@@ -1,0 +1,190 @@
+"""Routing in a fleet by simulation: the product's own routing table on simulated nodes, with
+reports as old as they are in a real one. It needs no server and no database.
+
+Some nodes of many get all calls and send those on that they have no instance for. A node that
+gets a call without a free instance refuses it, as real ones do, and the next try follows.
+"""
+
+from __future__ import annotations
+
+import heapq
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from random import Random
+
+import harness
+from quiltfn.fleet.routing import PoolReport, RoutingTable
+
+NODES, ASKING, FUNCTIONS, INSTANCES = 1000, 20, 100, 40
+REPORT_S, HOP_S, CALL_S, TRIES = 2.0, 0.0003, 0.05, 3
+VERSION = "v1"
+
+
+@dataclass
+class Pool:
+    """The instances of one function on a node: how many there are, have a call, and calls wait."""
+
+    slots: int
+    busy: int = 0
+    waiting: deque[int] = field(default_factory=deque)  # the nodes that asked
+    calls: int = 0
+
+
+@dataclass
+class Fleet:
+    """All pools, and what became of the calls."""
+
+    pools: dict[tuple[int, int], Pool]
+    tables: list[RoutingTable]
+    decisions: int = 0
+    deciding_s: float = 0.0
+    refused: int = 0
+    waited: int = 0
+    calls: int = 0
+    reports: int = 0
+    reporting_s: float = 0.0
+    events: list[tuple[float, int, str, int, int, int]] = field(default_factory=list)
+    number: int = 0
+
+    def later(self, at: float, what: str, node: int = 0, function: int = 0, asker: int = 0) -> None:
+        self.number += 1
+        heapq.heappush(self.events, (at, self.number, what, node, function, asker))
+
+
+def main() -> None:
+    options = harness.arguments(
+        "routing",
+        nodes=(NODES, "nodes of the fleet"),
+        asking=(ASKING, "nodes that clients call"),
+        load=(0.6, "part of all instances that has a call"),
+    )
+    fleet = simulated(options.nodes, options.asking, options.load, options.seconds * 5.0)
+    figures = {
+        "nodes": options.nodes,
+        "decisions_per_s": fleet.decisions / fleet.deciding_s,
+        "reports_per_s": fleet.reports / fleet.reporting_s,
+        "refused": fleet.refused / fleet.calls,
+        "waited": fleet.waited / fleet.calls,
+        "fairness": fairness(fleet),
+    }
+    for name, value in figures.items():
+        print(f"{name:>16} {value:,.3f}")
+    harness.save("routing", figures)
+
+
+def simulated(nodes: int, asking: int, load: float, seconds: float) -> Fleet:
+    """The fleet after so many seconds of its own time."""
+    dice = Random(17)
+    pools = {
+        (node, function): Pool(slots=1)
+        for function in range(FUNCTIONS)
+        for node in dice.sample(range(nodes), min(INSTANCES, nodes))
+    }
+    fleet = Fleet(pools, [RoutingTable(Random(number)) for number in range(asking)])
+    rate = load * len(pools) / CALL_S
+    for node in range(nodes):
+        fleet.later(dice.random() * REPORT_S, "report", node)
+    fleet.later(REPORT_S, "call")
+    while fleet.events and fleet.events[0][0] < REPORT_S + seconds:
+        now, _, what, node, function, asker = heapq.heappop(fleet.events)
+        if what == "call":
+            arrive(fleet, now, dice.randrange(asking), dice.randrange(FUNCTIONS), dice)
+            fleet.later(now + dice.expovariate(rate), "call")
+        elif what == "end":
+            end(fleet, now, node, function, asker, dice)
+        else:
+            report(fleet, node)
+            fleet.later(now + REPORT_S, "report", node)
+    return fleet
+
+
+def arrive(fleet: Fleet, now: float, asker: int, function: int, dice: Random) -> None:
+    """A call from a client: tried where an instance should be ready, then it waits somewhere."""
+    fleet.calls += 1
+    table, name = fleet.tables[asker], str(function)
+    for _ in range(TRIES):
+        node = decide(fleet, table, name, is_idle=True)
+        if node is None:
+            break
+        now += HOP_S
+        pool = fleet.pools[int(node), function]
+        if pool.busy < pool.slots:
+            return begin(fleet, now, int(node), function, asker, dice)
+        fleet.refused += 1
+        table.told(node, name, said_of(pool))
+    node = decide(fleet, table, name, is_idle=False)
+    if node is None:  # every node has refused: the first one that is tried again
+        node = str(dice.choice([one for one, of in fleet.pools if of == function]))
+    pool = fleet.pools[int(node), function]
+    if pool.busy < pool.slots:
+        return begin(fleet, now + HOP_S, int(node), function, asker, dice)
+    fleet.waited += 1
+    pool.waiting.append(asker)
+    return None
+
+
+def decide(fleet: Fleet, table: RoutingTable, function: str, *, is_idle: bool) -> str | None:
+    """One decision, with its time."""
+    begun = time.perf_counter()
+    choose = table.idle_node if is_idle else table.busy_node
+    node = choose(function, VERSION)
+    if node is not None:
+        table.sent(node, function)
+    fleet.deciding_s += time.perf_counter() - begun
+    fleet.decisions += 1
+    return node
+
+
+def begin(fleet: Fleet, now: float, node: int, function: int, asker: int, dice: Random) -> None:
+    pool = fleet.pools[node, function]
+    pool.busy += 1
+    pool.calls += 1
+    fleet.later(now + dice.expovariate(1 / CALL_S), "end", node, function, asker)
+
+
+def end(fleet: Fleet, now: float, node: int, function: int, asker: int, dice: Random) -> None:
+    pool = fleet.pools[node, function]
+    pool.busy -= 1
+    if pool.waiting:
+        begin(fleet, now, node, function, pool.waiting.popleft(), dice)
+    fleet.tables[asker].told(str(node), str(function), said_of(pool))
+
+
+def said_of(pool: Pool) -> PoolReport:
+    return PoolReport(
+        version=VERSION,
+        idle=pool.slots - pool.busy,
+        busy=pool.busy,
+        waiting=len(pool.waiting),
+        slots=pool.slots,
+    )
+
+
+def report(fleet: Fleet, node: int) -> None:
+    """Every node that is called hears it."""
+    said = {
+        str(function): said_of(pool)
+        for function in range(FUNCTIONS)
+        if (pool := fleet.pools.get((node, function))) is not None
+    }
+    begun = time.perf_counter()
+    for table in fleet.tables:
+        table.reported(str(node), said)
+    fleet.reporting_s += time.perf_counter() - begun
+    fleet.reports += len(fleet.tables)
+
+
+def fairness(fleet: Fleet) -> float:
+    """Jain's index of calls over the instances of each function; 1: all have as many."""
+    found = []
+    for function in range(FUNCTIONS):
+        calls = [pool.calls for (_, of), pool in fleet.pools.items() if of == function]
+        if sum(calls):
+            found.append(sum(calls) ** 2 / (len(calls) * sum(one * one for one in calls)))
+    return statistics.mean(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Which node runs a call that no instance here is ready for: decided from what the others reported.
+
+Reports are some seconds old, so every answer is a guess, and the node that gets the call decides.
+Of two nodes picked at random the one with more room is taken: with the best of all, every node
+would send its calls to the same one until the next report.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from random import Random
+
+import msgspec
+
+
+class PoolReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The pool of one function on a node when it reported. `version`: which one it serves. `idle`:
+    instances that are ready for a call; `busy`: instances with one; `waiting`: calls without one;
+    `slots`: how many instances it may have.
+    """
+
+    version: str
+    idle: int = 0
+    busy: int = 0
+    waiting: int = 0
+    slots: int = 0
+
+    @property
+    def load(self) -> float:
+        """Calls for each instance that it may have."""
+        return (self.busy + self.waiting) / self.slots if self.slots else float("inf")
+
+
+NO_POOLS: Mapping[str, PoolReport] = {}
+
+
+class RoutingTable:
+    """What the other nodes last reported, by function. Who reports to it leaves out nodes that are
+    gone or take no calls.
+    """
+
+    def __init__(self, dice: Random | None = None) -> None:
+        self._dice = dice or Random()
+        self._pools_of: dict[str, Mapping[str, PoolReport]] = {}
+        # By function: the nodes that may have instances of it, and those of them with idle ones.
+        self._holders: defaultdict[str, dict[str, PoolReport]] = defaultdict(dict)
+        self._idle: defaultdict[str, dict[str, PoolReport]] = defaultdict(dict)
+
+    def reported(self, node: str, pools: Mapping[str, PoolReport] = NO_POOLS) -> None:
+        """Takes over a node's report, in place of its last one; no pools: it may be gone."""
+        for function_id in self._pools_of.pop(node, NO_POOLS).keys() - pools.keys():
+            self._put(function_id, node, None)
+        for function_id, pool in pools.items():
+            self._put(function_id, node, pool)
+        if pools:
+            self._pools_of[node] = pools
+
+    def retain(self, nodes: Collection[str]) -> None:
+        """Forgets every node that is not one of these."""
+        for gone in self._pools_of.keys() - set(nodes):
+            self.reported(gone)
+
+    def sent(self, node: str, function_id: str) -> None:
+        """A call goes there: until its end the node has one instance less for others."""
+        pool = self._holders.get(function_id, NO_POOLS).get(node)
+        if pool is None:
+            return
+        if pool.idle:
+            pool = msgspec.structs.replace(pool, idle=pool.idle - 1, busy=pool.busy + 1)
+        else:
+            pool = msgspec.structs.replace(pool, waiting=pool.waiting + 1)
+        self._put(function_id, node, pool)
+
+    def told(self, node: str, function_id: str, pool: PoolReport) -> None:
+        """A node has said, with the answer to a call, how its pool is now."""
+        if function_id in self._pools_of.get(node, NO_POOLS):
+            self._put(function_id, node, pool)
+
+    def refused(self, node: str, function_id: str) -> None:
+        """The node took no call of the function: it gets none before its next report."""
+        self._put(function_id, node, None)
+
+    def idle_node(self, function_id: str, version: str) -> str | None:
+        """A node that has an instance of the version ready, as far as is known."""
+        return self._less_loaded(self._idle.get(function_id, NO_POOLS), version)
+
+    def busy_node(self, function_id: str, version: str) -> str | None:
+        """A node that may have instances of the version, where a call has to wait for one."""
+        return self._less_loaded(self._holders.get(function_id, NO_POOLS), version)
+
+    def _less_loaded(self, nodes: Mapping[str, PoolReport], version: str) -> str | None:
+        """Of two nodes at random, the one with less calls for each instance."""
+        able = [node for node, pool in nodes.items() if pool.slots and pool.version == version]
+        two = self._dice.sample(able, min(2, len(able)))
+        return min(two, key=lambda node: nodes[node].load, default=None)
+
+    def _put(self, function_id: str, node: str, pool: PoolReport | None) -> None:
+        idle = pool if pool is not None and pool.idle else None
+        for table, known in ((self._holders, pool), (self._idle, idle)):
+            if known is not None:
+                table[function_id][node] = known
+            elif function_id in table:
+                table[function_id].pop(node, None)
+                if not table[function_id]:
+                    del table[function_id]

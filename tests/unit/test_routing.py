@@ -1,0 +1,165 @@
+"""Which node gets a call, from what the others reported."""
+
+from collections import Counter
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.fleet.routing import PoolReport, RoutingTable
+
+F, V = "f", "v1"
+
+
+def pool(idle: int = 0, busy: int = 0, waiting: int = 0, *, slots: int = 4) -> PoolReport:
+    return PoolReport(version=V, idle=idle, busy=busy, waiting=waiting, slots=slots)
+
+
+def table(**pools: PoolReport) -> RoutingTable:
+    made = RoutingTable(Random(7))
+    for node, one in pools.items():
+        made.reported(node, {F: one})
+    return made
+
+
+def test_without_a_report_there_is_no_node() -> None:
+    made = table()
+    assert made.idle_node(F, V) is None
+    assert made.busy_node(F, V) is None
+
+
+def test_an_instance_that_is_ready_is_found() -> None:
+    made = table(a=pool(busy=4), b=pool(idle=1, busy=3))
+    assert {made.idle_node(F, V) for _ in range(20)} == {"b"}
+
+
+def test_another_version_or_function_is_not_taken_for_it() -> None:
+    made = table(a=pool(idle=1))
+    assert made.idle_node(F, "v2") is None
+    assert made.busy_node(F, "v2") is None
+    assert made.idle_node("g", V) is None
+
+
+def test_a_node_with_no_slot_gets_no_waiting_call() -> None:
+    made = table(a=pool(waiting=1, slots=0), b=pool(busy=4, waiting=9))
+    assert {made.busy_node(F, V) for _ in range(20)} == {"b"}
+
+
+def test_an_instance_is_given_once_until_the_next_report() -> None:
+    made = table(a=pool(idle=2))
+    for _ in range(2):
+        assert made.idle_node(F, V) == "a"
+        made.sent("a", F)
+    assert made.idle_node(F, V) is None
+    assert made.busy_node(F, V) == "a"
+    made.reported("a", {F: pool(idle=1)})
+    assert made.idle_node(F, V) == "a"
+
+
+def test_what_a_node_says_with_an_answer_is_newer_than_its_report() -> None:
+    made = table(a=pool(idle=1))
+    made.sent("a", F)
+    made.told("a", F, pool(idle=1))
+    assert made.idle_node(F, V) == "a"
+    made.told("a", F, pool(busy=4))
+    assert made.idle_node(F, V) is None
+
+
+def test_an_answer_brings_no_node_back_that_is_gone() -> None:
+    made = table(a=pool(idle=1))
+    made.retain([])
+    made.told("a", F, pool(idle=1))
+    assert made.idle_node(F, V) is None
+
+
+def test_calls_that_wait_spread_over_the_nodes_between_reports() -> None:
+    made, sent = table(a=pool(busy=4), b=pool(busy=4), c=pool(busy=4)), Counter[str]()
+    for _ in range(300):
+        node = made.busy_node(F, V)
+        assert node is not None
+        made.sent(node, F)
+        sent[node] += 1
+    assert min(sent.values()) > 80
+
+
+def test_a_node_that_refused_is_asked_again_after_its_next_report() -> None:
+    made = table(a=pool(idle=1))
+    made.refused("a", F)
+    assert made.idle_node(F, V) is None
+    assert made.busy_node(F, V) is None
+    made.reported("a", {F: pool(idle=1)})
+    assert made.idle_node(F, V) == "a"
+
+
+def test_nodes_that_are_gone_are_forgotten() -> None:
+    made = table(a=pool(idle=1), b=pool(idle=1))
+    made.retain(["b"])
+    assert {made.idle_node(F, V) for _ in range(20)} == {"b"}
+    made.retain([])
+    assert made.idle_node(F, V) is None
+
+
+def test_a_function_that_a_report_leaves_out_is_forgotten() -> None:
+    made = table(a=pool(idle=1))
+    made.reported("a", {"g": pool(idle=1)})
+    assert made.idle_node(F, V) is None
+    assert made.idle_node("g", V) == "a"
+
+
+def test_a_call_that_goes_to_an_unknown_node_changes_nothing() -> None:
+    made = table(a=pool(idle=1))
+    made.sent("b", F)
+    made.refused("b", F)
+    assert made.idle_node(F, V) == "a"
+
+
+pools = st.builds(pool, *[st.integers(0, 3)] * 3, slots=st.integers(0, 4))
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["report", "sent", "told", "refused", "gone"]),
+        st.sampled_from("abc"),
+        st.dictionaries(st.sampled_from("fg"), pools),
+    ),
+    max_size=30,
+)
+
+
+@given(steps)
+def test_what_is_chosen_is_what_was_reported(
+    taken: list[tuple[str, str, dict[str, PoolReport]]],
+) -> None:
+    """Against the plainest model: a dictionary of reports by node."""
+    made, known = RoutingTable(Random(1)), dict[str, dict[str, PoolReport]]()
+    ever = dict[str, dict[str, PoolReport]]()  # the last reports themselves
+    for what, node, reported in taken:
+        if what == "report":
+            made.reported(node, reported)
+            known[node], ever[node] = dict(reported), reported
+        elif what == "gone":
+            made.retain(known.keys() - {node})
+            known.pop(node, None)
+            ever.pop(node, None)
+        elif what == "refused":
+            made.refused(node, F)
+            known.get(node, {}).pop(F, None)
+        elif what == "told":
+            for function_id, one in reported.items():
+                made.told(node, function_id, one)
+                if function_id in ever.get(node, {}):
+                    known[node][function_id] = one
+        elif (one := known.get(node, {}).get(F)) is not None:
+            made.sent(node, F)
+            known[node][F] = pool(
+                *(one.idle - 1, one.busy + 1, one.waiting)
+                if one.idle
+                else (one.idle, one.busy, one.waiting + 1),
+                slots=one.slots,
+            )
+        for function_id in "fg":
+            holders = {
+                node: pools[function_id] for node, pools in known.items() if function_id in pools
+            }
+            able = {node: one for node, one in holders.items() if one.slots}
+            idle = {node for node, one in able.items() if one.idle}
+            assert (made.idle_node(function_id, V) in idle) == bool(idle)
+            assert (made.busy_node(function_id, V) in able) == bool(able)
