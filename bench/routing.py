@@ -111,7 +111,7 @@ def arrive(fleet: Fleet, now: float, asker: int, function: int, dice: Random) ->
         now += HOP_S
         pool = fleet.pools[int(node), function]
         if pool.busy < pool.slots:
-            return begin(fleet, now, int(node), function, asker, dice)
+            return start(fleet, now, int(node), function, asker, dice)
         fleet.refused += 1
         table.told(node, name, said_of(pool))
     node = decide(fleet, table, name, is_idle=False)
@@ -119,7 +119,7 @@ def arrive(fleet: Fleet, now: float, asker: int, function: int, dice: Random) ->
         node = str(dice.choice([one for one, of in fleet.pools if of == function]))
     pool = fleet.pools[int(node), function]
     if pool.busy < pool.slots:
-        return begin(fleet, now + HOP_S, int(node), function, asker, dice)
+        return start(fleet, now + HOP_S, int(node), function, asker, dice)
     fleet.waited += 1
     pool.waiting.append(asker)
     return None
@@ -137,7 +137,7 @@ def decide(fleet: Fleet, table: RoutingTable, function: str, *, is_idle: bool) -
     return node
 
 
-def begin(fleet: Fleet, now: float, node: int, function: int, asker: int, dice: Random) -> None:
+def start(fleet: Fleet, now: float, node: int, function: int, asker: int, dice: Random) -> None:
     pool = fleet.pools[node, function]
     pool.busy += 1
     pool.calls += 1
@@ -148,7 +148,7 @@ def end(fleet: Fleet, now: float, node: int, function: int, asker: int, dice: Ra
     pool = fleet.pools[node, function]
     pool.busy -= 1
     if pool.waiting:
-        begin(fleet, now, node, function, pool.waiting.popleft(), dice)
+        start(fleet, now, node, function, pool.waiting.popleft(), dice)
     fleet.tables[asker].told(str(node), str(function), said_of(pool))
 
 

@@ -143,10 +143,10 @@ def test_what_is_chosen_is_what_was_reported(
             made.refused(node, F)
             known.get(node, {}).pop(F, None)
         elif what == "told":
-            for function_id, one in reported.items():
-                made.told(node, function_id, one)
+            for function_id, newer in reported.items():
+                made.told(node, function_id, newer)
                 if function_id in ever.get(node, {}):
-                    known[node][function_id] = one
+                    known[node][function_id] = newer
         elif (one := known.get(node, {}).get(F)) is not None:
             made.sent(node, F)
             known[node][F] = pool(
