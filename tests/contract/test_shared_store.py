@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import Connection
 
 from contract.stores import (
     SharedStoreOpener,
@@ -24,21 +27,32 @@ from contract.stores import (
     opened_journal,
     rows,
 )
+from contract.test_schedule_store import a_schedule
 from quiltfn.catalog import Catalog, CatalogFollower, Entry
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest
+from quiltfn.model.image import TenantImage
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.runtime import SHELL
-from quiltfn.ports import FunctionCounters
+from quiltfn.model.tenant_quota import TenantQuota
+from quiltfn.model.url import FunctionUrl
+from quiltfn.model.work import AsyncPolicy
+from quiltfn.ports import ChangeKind, FunctionCounters
 from quiltfn.store import (
     SpoolJournal,
     SqlIdempotencyStore,
     SqlKeys,
     SqlOperations,
+    SqlPolicies,
+    SqlQuotas,
     SqlRuntimes,
+    SqlSchedules,
     SqlStore,
+    SqlTenantImages,
+    SqlUrls,
+    SqlWork,
     StoreBroken,
     changes,
     open_sqlite,
@@ -189,27 +203,156 @@ async def test_what_a_server_changed_itself_is_not_brought_again(
     assert names(one) == {}
 
 
-async def test_changes_of_runtimes_and_keys_are_followed_too(
+async def test_every_kind_of_shared_state_is_among_the_changes(
     servers: tuple[Server, Server],
 ) -> None:
     one, two = servers
+    database = one.store.database
+    function = await a_stored_function(one.store)
     since = await two.store.newest_change()
-    runtimes, keys = SqlRuntimes(one.store.database), SqlKeys(one.store.database)
-    await runtimes.save("t", replace(SHELL, name="etl"))
-    await runtimes.remove("t", "etl")
-    await runtimes.remove("t", "etl")  # It was gone: no change.
+    runtimes, images = SqlRuntimes(database), SqlTenantImages(database)
+    keys, schedules = SqlKeys(database), SqlSchedules(database, SqlWork(database).accept_in)
     key = Key(id="a", tenant_id="t", scope=Scope.READ, prefix="p", digest="d", created_at=1)
-    await keys.add(key)
-    await keys.revoke(key, 2)
-    await keys.revoke(key, 3)  # Likewise.
+    schedule = a_schedule(function)
+    other = replace(schedule, payload="other")
+    made: dict[str, tuple[str, list[Callable[[], Awaitable[object]]]]] = {
+        "runtime": (
+            "etl",
+            [
+                lambda: runtimes.save("t", replace(SHELL, name="etl")),
+                lambda: runtimes.remove("t", "etl"),
+            ],
+        ),
+        "image": (
+            "0" * 64,
+            [
+                lambda: images.add(TenantImage("t", "0" * 64, 5)),
+                lambda: images.remove("t", "0" * 64),
+            ],
+        ),
+        "key": ("a", [lambda: keys.add(key), lambda: keys.revoke(key, 2)]),
+        "quota": ("t", [lambda: SqlQuotas(database).save("t", TenantQuota(functions=1))]),
+        "url": (
+            function.id,
+            [
+                lambda: SqlUrls(database).save(function.id, FunctionUrl()),
+                lambda: SqlUrls(database).save(function.id, None),
+            ],
+        ),
+        "policy": (
+            function.id,
+            [
+                lambda: SqlPolicies(database).save_async(function.id, AsyncPolicy(max_queued=7)),
+                lambda: SqlPolicies(database).save_record(function.id, None),
+            ],
+        ),
+        "schedule": (
+            schedule.id,
+            [
+                lambda: schedules.add(schedule, 10),
+                lambda: schedules.save(other, schedule),
+                lambda: schedules.remove(schedule.tenant_id, schedule.name),
+            ],
+        ),
+        "function": (
+            function.id,
+            [lambda: one.store.save(function), lambda: one.store.delete(function.id)],
+        ),
+    }
+    assert made.keys() == {kind.value for kind in ChangeKind}
+    for kind, (object_id, steps) in made.items():
+        for step in steps:
+            await step()
+            (change,) = (await two.store.changes(since)).items
+            assert (change.kind.value, change.object_id) == (kind, object_id)
+            since += 1
+            assert change.number == since
+    # What was gone already, or is refused, is no change.
+    await runtimes.remove("t", "etl")
+    await images.remove("t", "0" * 64)
+    await keys.revoke(key, 3)
+    await schedules.remove(schedule.tenant_id, schedule.name)
+    for refused in (
+        SqlUrls(database).save(function.id, FunctionUrl()),
+        SqlPolicies(database).save_async(function.id, None),
+        schedules.add(schedule, 10),
+    ):
+        with pytest.raises(NotFound):
+            await refused
+    assert (await two.store.changes(since)).items == []
+
+
+async def test_changes_are_read_in_pages(servers: tuple[Server, Server]) -> None:
+    one, two = servers
+    function = await a_stored_function(one.store)
+    since = await two.store.newest_change()
+    for _ in range(3):
+        function = await one.store.save(function)
     page = await two.store.changes(since)
     assert page.is_complete
-    assert [(change.kind.value, change.object_id) for change in page.items] == [
-        *(("runtime", "etl"), ("runtime", "etl"), ("key", "a"), ("key", "a"))
+    assert len(page.items) == 3
+    assert (await two.store.changes(since, limit=1)).items == page.items[:1]
+
+
+async def test_no_number_appears_behind_a_reader(servers: tuple[Server, Server]) -> None:
+    """A transaction that has its number and is slow to commit: with numbers of a sequence, another
+    one would be seen before it, and a reader who goes on from there would never see it.
+    """
+    one, two = servers
+    since = await two.store.newest_change()
+    is_recorded, may_commit = threading.Event(), threading.Event()
+
+    def slow(connection: Connection) -> None:
+        changes.record(connection, ChangeKind.KEY, "t", "slow")
+        is_recorded.set()
+        assert may_commit.wait(scaled(5))
+
+    writing = [asyncio.ensure_future(one.store.database.write(slow))]
+    assert await asyncio.to_thread(is_recorded.wait, scaled(5))
+    writing.append(
+        asyncio.ensure_future(
+            two.store.database.write(
+                lambda connection: changes.record(connection, ChangeKind.KEY, "t", "quick")
+            )
+        )
+    )
+    for _ in range(10):
+        assert (await two.store.changes(since)).items == []
+        await asyncio.sleep(0.02)
+    may_commit.set()
+    await asyncio.gather(*writing)
+    found = (await two.store.changes(since)).items
+    assert [(one.number, one.object_id) for one in found] == [
+        (since + 1, "slow"),
+        (since + 2, "quick"),
     ]
-    assert [change.number for change in page.items] == list(range(since + 1, since + 5))
-    first = await two.store.changes(since, limit=1)
-    assert first.items == page.items[:1]
+
+
+async def test_a_reader_beside_many_writers_misses_nothing(
+    servers: tuple[Server, Server],
+) -> None:
+    seen, since = list[str](), await servers[0].store.newest_change()
+
+    async def write(server: Server, name: str) -> None:
+        for number in range(40):
+            await server.store.database.write(
+                partial(
+                    changes.record, kind=ChangeKind.KEY, tenant_id="t", object_id=name + str(number)
+                )
+            )
+
+    writers = [
+        asyncio.ensure_future(write(server, name))
+        for server, name in zip(servers * 2, "abcd", strict=True)
+    ]
+    while len(seen) < 160:
+        is_over = all(one.done() for one in writers)
+        for change in (await servers[1].store.changes(since)).items:
+            seen.append(change.object_id)
+            since = change.number
+        assert not is_over or len(seen) == 160
+    await asyncio.gather(*writers)
+    assert len(set(seen)) == 160
 
 
 async def test_a_change_that_fails_leaves_no_trace_among_the_changes(

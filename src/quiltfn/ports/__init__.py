@@ -388,10 +388,17 @@ class ChangeKind(StrEnum):
     FUNCTION = "function"
     RUNTIME = "runtime"
     KEY = "key"
+    IMAGE = "image"
+    URL = "url"
+    POLICY = "policy"
+    QUOTA = "quota"
+    SCHEDULE = "schedule"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """Something was made, changed or removed. `object_id`: an id, or the name of a runtime."""
+    """Something was made, changed or removed. `object_id`: an id; of a runtime its name, of an
+    image its digest, of a URL and of policies the function's id, and of a quota the tenant's.
+    """
 
     number: int
     kind: ChangeKind
@@ -425,7 +432,7 @@ class Store(Protocol):
         """The number of the newest change. Ask for it before `load`, then follow from there."""
 
     async def changes(self, since: int, limit: int = 1000) -> ChangePage:
-        """Changes of functions, runtimes and keys after the one with that number, by any server."""
+        """The changes of shared state after the one with that number, by any server."""
 
     async def create(self, function: Function, version: Version) -> None:
         """Stores both. Raises `Conflict` if the tenant has a function of that name."""

@@ -1,7 +1,8 @@
 """The numbered list of changes by which servers that share the store follow each other.
 
-Whoever changes a function, a runtime or a key records that in the same transaction. The newest
-changes are kept; who has read less than that has to load everything again.
+Whoever changes what `ChangeKind` names records that in the same transaction. Transactions that
+write come one after the other (`Database.write`), so that a number appears only once every lower
+one has. The newest changes are kept; who has read less than that has to load everything again.
 """
 
 from sqlalchemy import Connection, delete, func, select

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from quiltfn.model.errors import NotFound
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
-from quiltfn.store import tables
+from quiltfn.ports import ChangeKind
+from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -46,12 +47,15 @@ class SqlPolicies:
         await self._save(function_id, {"record_policy": stored(policy)})
 
     async def _save(self, function_id: str, values: dict[str, Any]) -> None:
-        there = select(exists().where(tables.function.c.id == function_id))
+        owner = tables.function.c
+        there = select(owner.tenant_id).where(owner.id == function_id)
         change = update(row).where(row.c.function_id == function_id).values(values)
 
         def work(connection: Connection) -> None:
-            if not connection.execute(there).scalar_one():
+            tenant_id = connection.execute(there).scalar()
+            if tenant_id is None:
                 raise NotFound("the function was deleted")
+            changes.record(connection, ChangeKind.POLICY, tenant_id, function_id)
             if not connection.execute(change).rowcount:
                 connection.execute(insert(row), {"function_id": function_id} | values)
 

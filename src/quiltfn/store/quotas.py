@@ -6,7 +6,8 @@ import msgspec
 from sqlalchemy import Connection, delete, insert, select
 
 from quiltfn.model.tenant_quota import TenantQuota
-from quiltfn.store import tables
+from quiltfn.ports import ChangeKind
+from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 row = tables.tenant_quota
@@ -32,6 +33,7 @@ class SqlQuotas:
 
         def work(connection: Connection) -> None:
             connection.execute(delete(row).where(row.c.tenant_id == tenant_id)).close()
+            changes.record(connection, ChangeKind.QUOTA, tenant_id, tenant_id)
             if quota is not None:
                 values = {"tenant_id": tenant_id, "quota": msgspec.to_builtins(quota)}
                 connection.execute(insert(row), values).close()

@@ -83,10 +83,15 @@ class SqlTenantImages:
         def work(connection: Connection) -> None:
             connection.execute(delete(held).where(this))
             connection.execute(insert(held), tables.row_of(one))
+            changes.record(connection, ChangeKind.IMAGE, one.tenant_id, one.digest)
 
         await self._database.write(work)
 
     async def remove(self, tenant_id: str, digest: str) -> None:
         this = (held.c.tenant_id == tenant_id) & (held.c.digest == digest)
-        statement = delete(held).where(this)
-        await self._database.write(lambda c: c.execute(statement).close(), frees=True)
+
+        def work(connection: Connection) -> None:
+            if connection.execute(delete(held).where(this)).rowcount:
+                changes.record(connection, ChangeKind.IMAGE, tenant_id, digest)
+
+        await self._database.write(work, frees=True)

@@ -26,10 +26,10 @@ from quiltfn.model.schedule import (
     changed_meanwhile,
     no_such_schedule,
 )
-from quiltfn.ports import Page
+from quiltfn.ports import ChangeKind, Page
 from quiltfn.ports.schedules import Firing, ScheduleRun, StoredSchedule
 from quiltfn.ports.work import AcceptedWork
-from quiltfn.store import tables
+from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 # So many runs of each schedule are kept. Those that are not over are kept as well.
@@ -78,6 +78,7 @@ class SqlSchedules:
                 )
             _or_no_function(connection, schedule)
             connection.execute(insert(tables.schedule), tables.row_of(schedule))
+            _changed(connection, schedule.tenant_id, schedule.id)
 
         await self._database.write(work)
 
@@ -90,6 +91,7 @@ class SqlSchedules:
             _or_no_function(connection, schedule)
             change = update(tables.schedule).where(*_as_read(before)).values(row)
             if connection.execute(change).rowcount:
+                _changed(connection, before.tenant_id, before.id)
                 return
             if connection.execute(select(1).where(table.id == before.id)).first() is None:
                 raise no_such_schedule()
@@ -108,6 +110,7 @@ class SqlSchedules:
                 return False
             connection.execute(delete(tables.schedule_run).where(run.schedule_id == schedule_id))
             connection.execute(delete(tables.schedule).where(table.id == schedule_id))
+            _changed(connection, tenant_id, schedule_id)
             return True
 
         return await self._database.write(work, frees=True)
@@ -305,6 +308,10 @@ class SqlSchedules:
             _count(connection, schedule.id, RunOutcome.MISSED, gone)
 
         await self._database.write(write)
+
+
+def _changed(connection: Connection, tenant_id: str, schedule_id: str) -> None:
+    changes.record(connection, ChangeKind.SCHEDULE, tenant_id, schedule_id)
 
 
 def _as_read(before: Schedule) -> tuple[ColumnElement[bool], ...]:

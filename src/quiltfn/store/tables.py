@@ -204,7 +204,7 @@ node = Table(
     Column("epoch", BigInteger, nullable=False),
 )
 
-# The last changes of functions, runtimes and keys, in the order of their commits; see `changes.py`.
+# The last changes of shared state, in the order of their commits; see `changes.py`.
 change = Table(
     "change",
     metadata,

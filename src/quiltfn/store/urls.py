@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from quiltfn.model.errors import NotFound
 from quiltfn.model.url import FunctionUrl
+from quiltfn.ports import ChangeKind
 from quiltfn.ports.urls import StoredUrl
-from quiltfn.store import tables
+from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 row = tables.function_url
@@ -43,11 +44,13 @@ class SqlUrls:
 
     async def save(self, function_id: str, url: FunctionUrl | None) -> None:
         """As the port says."""
-        there = select(exists().where(owner.c.id == function_id))
+        there = select(owner.c.tenant_id).where(owner.c.id == function_id)
 
         def work(connection: Connection) -> None:
-            if not connection.execute(there).scalar_one():
+            tenant_id = connection.execute(there).scalar()
+            if tenant_id is None:
                 raise NotFound("the function was deleted")
+            changes.record(connection, ChangeKind.URL, tenant_id, function_id)
             if url is None:
                 connection.execute(delete(row).where(row.c.function_id == function_id))
                 return
