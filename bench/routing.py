@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from random import Random
 
 import harness
-from quiltfn.fleet.routing import PoolReport, RoutingTable
+from quiltfn.fleet.routing import RoutingTable
+from quiltfn.model.pool_load import PoolLoad
 
 NODES, ASKING, FUNCTIONS, INSTANCES = 1000, 20, 100, 40
 REPORT_S, HOP_S, CALL_S, TRIES = 2.0, 0.0003, 0.05, 3
-VERSION = "v1"
+VERSION = 1
 
 
 @dataclass
@@ -113,7 +114,7 @@ def arrive(fleet: Fleet, now: float, asker: int, function: int, dice: Random) ->
         if pool.busy < pool.slots:
             return start(fleet, now, int(node), function, asker, dice)
         fleet.refused += 1
-        table.told(node, name, said_of(pool))
+        table.told(node, said_of(function, pool))
     node = decide(fleet, table, name, is_idle=False)
     if node is None:  # every node has refused: the first one that is tried again
         node = str(dice.choice([one for one, of in fleet.pools if of == function]))
@@ -149,11 +150,12 @@ def end(fleet: Fleet, now: float, node: int, function: int, asker: int, dice: Ra
     pool.busy -= 1
     if pool.waiting:
         start(fleet, now, node, function, pool.waiting.popleft(), dice)
-    fleet.tables[asker].told(str(node), str(function), said_of(pool))
+    fleet.tables[asker].told(str(node), said_of(function, pool))
 
 
-def said_of(pool: Pool) -> PoolReport:
-    return PoolReport(
+def said_of(function: int, pool: Pool) -> PoolLoad:
+    return PoolLoad(
+        function_id=str(function),
         version=VERSION,
         idle=pool.slots - pool.busy,
         busy=pool.busy,
@@ -164,11 +166,11 @@ def said_of(pool: Pool) -> PoolReport:
 
 def report(fleet: Fleet, node: int) -> None:
     """Every node that is called hears it."""
-    said = {
-        str(function): said_of(pool)
+    said = [
+        said_of(function, pool)
         for function in range(FUNCTIONS)
         if (pool := fleet.pools.get((node, function))) is not None
-    }
+    ]
     begun = time.perf_counter()
     for table in fleet.tables:
         table.reported(str(node), said)

@@ -106,7 +106,7 @@ class Access:
         """Whether the credential of a caller that was identified is valid by now: of a server that
         needed none, whether it still needs none.
         """
-        if caller is ANYBODY:
+        if caller == ANYBODY:
             return self.is_open
         now = int(self._clock.unix())
         if caller.token_ends_at is not None:

@@ -35,6 +35,7 @@ def services() -> Any:
         clock=SimpleNamespace(unix=lambda: 0.0),
         audit=None,
         tracer=None,
+        fleet=None,
         urls=SimpleNamespace(host=""),
     )
 

@@ -6,19 +6,22 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quiltfn.fleet.routing import PoolReport, RoutingTable
+from quiltfn.fleet.routing import RoutingTable
+from quiltfn.model.pool_load import PoolLoad
 
-F, V = "f", "v1"
-
-
-def pool(idle: int = 0, busy: int = 0, waiting: int = 0, *, slots: int = 4) -> PoolReport:
-    return PoolReport(version=V, idle=idle, busy=busy, waiting=waiting, slots=slots)
+F, V = "f", 1
 
 
-def table(**pools: PoolReport) -> RoutingTable:
+def pool(
+    idle: int = 0, busy: int = 0, waiting: int = 0, *, slots: int = 4, of: str = F
+) -> PoolLoad:
+    return PoolLoad(of, V, idle, busy, waiting, slots)
+
+
+def table(**pools: PoolLoad) -> RoutingTable:
     made = RoutingTable(Random(7))
     for node, one in pools.items():
-        made.reported(node, {F: one})
+        made.reported(node, [one])
     return made
 
 
@@ -35,8 +38,8 @@ def test_an_instance_that_is_ready_is_found() -> None:
 
 def test_another_version_or_function_is_not_taken_for_it() -> None:
     made = table(a=pool(idle=1))
-    assert made.idle_node(F, "v2") is None
-    assert made.busy_node(F, "v2") is None
+    assert made.idle_node(F, 2) is None
+    assert made.busy_node(F, 2) is None
     assert made.idle_node("g", V) is None
 
 
@@ -52,23 +55,23 @@ def test_an_instance_is_given_once_until_the_next_report() -> None:
         made.sent("a", F)
     assert made.idle_node(F, V) is None
     assert made.busy_node(F, V) == "a"
-    made.reported("a", {F: pool(idle=1)})
+    made.reported("a", [pool(idle=1)])
     assert made.idle_node(F, V) == "a"
 
 
 def test_what_a_node_says_with_an_answer_is_newer_than_its_report() -> None:
     made = table(a=pool(idle=1))
     made.sent("a", F)
-    made.told("a", F, pool(idle=1))
+    made.told("a", pool(idle=1))
     assert made.idle_node(F, V) == "a"
-    made.told("a", F, pool(busy=4))
+    made.told("a", pool(busy=4))
     assert made.idle_node(F, V) is None
 
 
 def test_an_answer_brings_no_node_back_that_is_gone() -> None:
     made = table(a=pool(idle=1))
     made.retain([])
-    made.told("a", F, pool(idle=1))
+    made.told("a", pool(idle=1))
     assert made.idle_node(F, V) is None
 
 
@@ -87,7 +90,7 @@ def test_a_node_that_refused_is_asked_again_after_its_next_report() -> None:
     made.refused("a", F)
     assert made.idle_node(F, V) is None
     assert made.busy_node(F, V) is None
-    made.reported("a", {F: pool(idle=1)})
+    made.reported("a", [pool(idle=1)])
     assert made.idle_node(F, V) == "a"
 
 
@@ -101,7 +104,7 @@ def test_nodes_that_are_gone_are_forgotten() -> None:
 
 def test_a_function_that_a_report_leaves_out_is_forgotten() -> None:
     made = table(a=pool(idle=1))
-    made.reported("a", {"g": pool(idle=1)})
+    made.reported("a", [pool(idle=1, of="g")])
     assert made.idle_node(F, V) is None
     assert made.idle_node("g", V) == "a"
 
@@ -113,12 +116,12 @@ def test_a_call_that_goes_to_an_unknown_node_changes_nothing() -> None:
     assert made.idle_node(F, V) == "a"
 
 
-pools = st.builds(pool, *[st.integers(0, 3)] * 3, slots=st.integers(0, 4))
+loads = st.builds(pool, *[st.integers(0, 3)] * 3, slots=st.integers(0, 4), of=st.sampled_from("fg"))
 steps = st.lists(
     st.tuples(
         st.sampled_from(["report", "sent", "told", "refused", "gone"]),
         st.sampled_from("abc"),
-        st.dictionaries(st.sampled_from("fg"), pools),
+        st.lists(loads, max_size=2, unique_by=lambda one: one.function_id),
     ),
     max_size=30,
 )
@@ -126,15 +129,16 @@ steps = st.lists(
 
 @given(steps)
 def test_what_is_chosen_is_what_was_reported(
-    taken: list[tuple[str, str, dict[str, PoolReport]]],
+    taken: list[tuple[str, str, list[PoolLoad]]],
 ) -> None:
     """Against the plainest model: a dictionary of reports by node."""
-    made, known = RoutingTable(Random(1)), dict[str, dict[str, PoolReport]]()
-    ever = dict[str, dict[str, PoolReport]]()  # the last reports themselves
+    made, known = RoutingTable(Random(1)), dict[str, dict[str, PoolLoad]]()
+    ever = dict[str, set[str]]()  # the functions of the last reports
     for what, node, reported in taken:
         if what == "report":
             made.reported(node, reported)
-            known[node], ever[node] = dict(reported), reported
+            known[node] = {one.function_id: one for one in reported}
+            ever[node] = set(known[node])
         elif what == "gone":
             made.retain(known.keys() - {node})
             known.pop(node, None)
@@ -143,10 +147,10 @@ def test_what_is_chosen_is_what_was_reported(
             made.refused(node, F)
             known.get(node, {}).pop(F, None)
         elif what == "told":
-            for function_id, newer in reported.items():
-                made.told(node, function_id, newer)
-                if function_id in ever.get(node, {}):
-                    known[node][function_id] = newer
+            for newer in reported:
+                made.told(node, newer)
+                if newer.function_id in ever.get(node, ()):
+                    known[node][newer.function_id] = newer
         elif (one := known.get(node, {}).get(F)) is not None:
             made.sent(node, F)
             known[node][F] = pool(

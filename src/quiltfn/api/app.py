@@ -19,6 +19,7 @@ from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.compression import Compression
 from quiltfn.api.errors import for_strangers
 from quiltfn.api.failures import bug, failure, log_bug
+from quiltfn.api.forwarding import elsewhere
 from quiltfn.api.guards import check_connection, check_credentials, check_origin, is_for_host
 from quiltfn.api.help import HelpDocuments
 from quiltfn.api.idempotency import INVOCATION_ID, idempotent_request
@@ -162,6 +163,8 @@ class Endpoint:
             parameters=request.parameters,
             path=request.path,
         )
+        if request.forwarded is not None:
+            context.invocation_id = request.forwarded.invocation_id
         try:
             response = await self._respond(context, request, route)
         except QuiltfnError as error:
@@ -197,7 +200,7 @@ class Endpoint:
             await access.refresh()
         if route is not None and route.admit is not None:
             return await self._respond_raw(context, request, route)
-        is_open = access.is_open
+        is_open = access.is_open and request.forwarded is None
         if is_open:
             check_origin(request, is_public=route is not None and route.scope is None)
         if route is None:
@@ -240,7 +243,9 @@ class Endpoint:
         return await self._execute(context, request, route)
 
     async def _identify(self, request: Request) -> Caller:
-        """Whose credential it is. Raises `Unauthorized`."""
+        """Whose credential it is, or who another node says it is. Raises `Unauthorized`."""
+        if request.forwarded is not None and request.forwarded.caller is not None:
+            return request.forwarded.caller
         check_credentials(request)
         return await self._services.access.identify(request.headers, request.client)
 
@@ -315,22 +320,11 @@ class Endpoint:
         try:
             if request.query and route.scope is not None:
                 context.query = _query(route, request)
-            if route.admit is not None:
-                response = await route.handler(context)
-            elif route.streams:
-                with self._services.budgets.uploads:
-                    context.body = body.streamed(route, request, self._services.limits)
-                    response = await route.handler(context)
-            else:
-                raw, context.raw_body = context.raw_body, None
-                if raw:
-                    if len(raw) > SHORT_BYTES:
-                        await self._services.budgets.turn()
-                    context.body = body.parsed(route, raw, request, self._help.limits)
-                elif route.body is not None and route.needs_body:
-                    raise BadRequest("this call needs a JSON body")
-                del raw  # a body is kept once, and no longer than somebody needs it
-                response = await route.handler(context)
+            if self._services.fleet is not None:
+                found = await elsewhere(context, route)
+                if found is not None:  # it was audited where it was executed
+                    return found
+            response = await self._handle(context, request, route)
         except QuiltfnError as error:
             if isinstance(error, Internal):
                 log_bug(request, context.request_id)
@@ -343,6 +337,26 @@ class Endpoint:
         if route.action is not None:
             response = await self._audited(context, response, code)
         return response
+
+    async def _handle(
+        self, context: RequestContext[Services], request: Request, route: Route
+    ) -> Response:
+        """What the handler answers, which is given the body as its route wants it."""
+        if route.admit is not None:
+            return await route.handler(context)
+        if route.streams:
+            with self._services.budgets.uploads:
+                context.body = body.streamed(route, request, self._services.limits)
+                return await route.handler(context)
+        raw, context.raw_body = context.raw_body, None
+        if raw:
+            if len(raw) > SHORT_BYTES:
+                await self._services.budgets.turn()
+            context.body = body.parsed(route, raw, request, self._help.limits)
+        elif route.body is not None and route.needs_body:
+            raise BadRequest("this call needs a JSON body")
+        del raw  # a body is kept once, and no longer than somebody needs it
+        return await route.handler(context)
 
     async def _audited(
         self, context: RequestContext[Services], response: Response, code: str | None

@@ -7,6 +7,8 @@ from urllib.parse import quote
 
 import httptools
 
+from quiltfn.model.forwarded import ForwardedCall
+
 NO_PARAMETERS: Mapping[str, str] = {}
 
 
@@ -46,7 +48,8 @@ class Request:
     of a request that came on no connection; `client`: the address it came from;
     `parameters`: what the router found in the path. `is_reserved`: it came on a connection that is
     reserved for management, so it must not be a call. `keep_alive`: another may follow it. `body`:
-    as much of it as has arrived and was not taken yet; all of it once `is_whole`.
+    as much of it as has arrived and was not taken yet; all of it once `is_whole`. `forwarded`: what
+    another node of the fleet says of it; None: it came from a client.
     """
 
     __slots__ = (
@@ -54,6 +57,7 @@ class Request:
         "body",
         "client",
         "expects_continue",
+        "forwarded",
         "head_bytes",
         "headers",
         "is_answered",
@@ -88,6 +92,7 @@ class Request:
         self.keep_alive = True
         self.is_reserved = False
         self.expects_continue = False
+        self.forwarded: ForwardedCall | None = None
         self.head_bytes = 0
         # The connection's: whether the whole body is there, the response is out, the client gone.
         self.is_whole = source is None

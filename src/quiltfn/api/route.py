@@ -112,6 +112,7 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
 
 Handler = Callable[[RequestContext[Any]], Awaitable[Response]]
 Found = Callable[[RequestContext[Any], str], Awaitable[Response | None]]
+Called = Callable[[RequestContext[Any]], Entry | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +144,8 @@ class Route:
     `found`: of a route that begins a call, under the id that the context has: what a repetition
     gets whose first response was lost, if that call was accepted. It may raise `NotFound`.
     `on_refused`: is told what such a route refuses or fails with.
+    `called`: of a route that another node may answer: the function that the request calls, or None.
+    `is_about_call`: the node answers where the call runs that the path names.
     """
 
     handler: Handler
@@ -163,6 +166,8 @@ class Route:
     admit: Callable[[RequestContext[Any]], Awaitable[Any]] | None = None
     found: Found | None = None
     on_refused: Callable[[RequestContext[Any], QuiltfnError], None] | None = None
+    called: Called | None = None
+    is_about_call: bool = False
 
     @property
     def about(self) -> str:

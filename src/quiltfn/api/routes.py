@@ -26,7 +26,7 @@ from quiltfn.api import (
 )
 from quiltfn.api.byte_range import OCTETS
 from quiltfn.api.event_stream import EVENT_STREAM
-from quiltfn.api.route import ANY_METHOD, Found, Handler, Parameter, Route
+from quiltfn.api.route import ANY_METHOD, Called, Found, Handler, Parameter, Route
 from quiltfn.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
 from quiltfn.model.delivery import DeliveryStatus
@@ -310,7 +310,7 @@ RESUME = Route(
 )
 
 
-def invoking(handler: Handler, found: Found) -> Route:
+def invoking(handler: Handler, found: Found, called: Called) -> Route:
     return Route(
         handler=handler,
         scope=INVOKE,
@@ -325,6 +325,7 @@ def invoking(handler: Handler, found: Found) -> Route:
         also={202: wire.Invocation},
         headers=("x-invocation-id", "server-timing", "x-output-truncated"),
         found=found,
+        called=called,
     )
 
 
@@ -347,6 +348,7 @@ INVOCATION = Route(
     answer=wire.Invocation,
     parameters=(WAIT,),
     headers=("x-output-truncated",),
+    is_about_call=True,
 )
 OUTPUT = Route(
     handler=functions.get_invocation_output,
@@ -366,6 +368,7 @@ LOGS = Route(
     parameters=(FOLLOW, ONE_STREAM, TAIL, OFFSET, LAST_EVENT),
     codes=("CAPACITY_FULL",),
     headers=("x-output-truncated",),
+    is_about_call=True,
 )
 FUNCTION_LOGS = Route(
     handler=logs.get_function_logs,
@@ -383,13 +386,19 @@ EVENTS = Route(
     parameters=(FOLLOW_EVENTS, OF_FUNCTION, EVENT_TYPES, LAST_EVENT),
     codes=("CAPACITY_FULL", "NOT_FOUND"),
 )
-TIMELINE = Route(handler=functions.get_invocation_timeline, scope=READ, answer=wire.Timeline)
+TIMELINE = Route(
+    handler=functions.get_invocation_timeline,
+    scope=READ,
+    answer=wire.Timeline,
+    is_about_call=True,
+)
 CANCEL = Route(
     handler=work.cancel_invocation,
     scope=INVOKE,
     answer=wire.Invocation,
     codes=("CONFLICT",),
     action="invocation.cancel",
+    is_about_call=True,
 )
 ATTEMPTS = Route(handler=work.list_invocation_attempts, scope=READ, answer=wire.AttemptList)
 INPUT = Route(handler=work.get_invocation_input, scope=WRITE, answer=wire.InvocationInput)
@@ -461,6 +470,7 @@ CALL_URL = Route(
     scope=None,
     admit=url_calls.admit,
     on_refused=url_calls.count_refusal,
+    called=url_calls.called,
     answer=str,
     is_invoke=True,
     texts=("*/*",),
@@ -752,11 +762,16 @@ DASHBOARD_FILE = Route(
 )
 HEALTH = document(system.get_health, wire.Health)
 
+BY_ID = invoking(functions.invoke_function, work.accepted_by_id, functions.called_by_id)
+BY_NAME = invoking(
+    functions.invoke_function_by_name, work.accepted_by_name, functions.called_by_name
+)
+
 # Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
 # it is asked for most.
 ROUTES: list[tuple[str, dict[str, Route]]] = [
-    (CALL_BY_ID, {"POST": invoking(functions.invoke_function, work.accepted_by_id)}),
-    (CALL_BY_NAME, {"POST": invoking(functions.invoke_function_by_name, work.accepted_by_name)}),
+    (CALL_BY_ID, {"POST": BY_ID}),
+    (CALL_BY_NAME, {"POST": BY_NAME}),
     ("/fn/{path:path}", {ANY_METHOD: CALL_URL}),
     (
         "/health",

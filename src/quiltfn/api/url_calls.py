@@ -20,6 +20,7 @@ from quiltfn.api.live_answer import LiveAnswer, stream_answer
 from quiltfn.api.response import Header, Response
 from quiltfn.api.route import NOBODY, RequestContext
 from quiltfn.api.urls import UrlServices
+from quiltfn.catalog import Entry
 from quiltfn.health import Health
 from quiltfn.http_trigger import cgi, cloudevents, cors, prelude
 from quiltfn.http_trigger.answer import BadAnswer, HandlerAnswer, Head, sent_headers
@@ -156,8 +157,16 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
     return UrlRequest(found, target)
 
 
+def called(context: RequestContext[UrlCallServices]) -> Entry | None:
+    """The function that the request calls; None: it calls none."""
+    asked: UrlRequest = context.body
+    return None if asked.is_preflight else asked.found.entry
+
+
 async def _identify(context: RequestContext[UrlCallServices]) -> Caller:
     access, request = context.services.access, context.request
+    if request.forwarded is not None and request.forwarded.caller is not None:
+        return request.forwarded.caller
     if access.is_open:
         check_origin(request, is_public=False)
     else:
@@ -244,7 +253,13 @@ def _request(
     event = cloudevents.read(call.headers, body)
     judge = Judge(asked, cloudevents.is_binary(call.headers))
     traceparent = context.headers.get("traceparent")
-    make = partial(Request, source=Source.URL, traceparent=traceparent, judge=judge)
+    make = partial(
+        Request,
+        source=Source.URL,
+        traceparent=traceparent,
+        judge=judge,
+        invocation_id=context.invocation_id,
+    )
     if not asked.is_shell:
         payload = event_of(call, event)
         if len(payload) > PAYLOAD_MAX_BYTES:

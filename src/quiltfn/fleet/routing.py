@@ -6,31 +6,14 @@ would send its calls to the same one until the next report.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from random import Random
 
 import msgspec
 
+from quiltfn.model.pool_load import PoolLoad
 
-class PoolReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The pool of one function on a node when it reported. `version`: which one it serves. `idle`:
-    instances that are ready for a call; `busy`: instances with one; `waiting`: calls without one;
-    `slots`: how many instances it may have.
-    """
-
-    version: str
-    idle: int = 0
-    busy: int = 0
-    waiting: int = 0
-    slots: int = 0
-
-    @property
-    def load(self) -> float:
-        """Calls for each instance that it may have."""
-        return (self.busy + self.waiting) / self.slots if self.slots else float("inf")
-
-
-NO_POOLS: Mapping[str, PoolReport] = {}
+NO_POOLS: Mapping[str, PoolLoad] = {}
 
 
 class RoutingTable:
@@ -40,13 +23,14 @@ class RoutingTable:
 
     def __init__(self, dice: Random | None = None) -> None:
         self._dice = dice or Random()
-        self._pools_of: dict[str, Mapping[str, PoolReport]] = {}
+        self._pools_of: dict[str, Mapping[str, PoolLoad]] = {}
         # By function: the nodes that may have instances of it, and those of them with idle ones.
-        self._holders: defaultdict[str, dict[str, PoolReport]] = defaultdict(dict)
-        self._idle: defaultdict[str, dict[str, PoolReport]] = defaultdict(dict)
+        self._holders: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
+        self._idle: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
 
-    def reported(self, node: str, pools: Mapping[str, PoolReport] = NO_POOLS) -> None:
+    def reported(self, node: str, loads: Iterable[PoolLoad] = ()) -> None:
         """Takes over a node's report, in place of its last one; no pools: it may be gone."""
+        pools = {one.function_id: one for one in loads}
         for function_id in self._pools_of.pop(node, NO_POOLS).keys() - pools.keys():
             self._put(function_id, node, None)
         for function_id, pool in pools.items():
@@ -61,7 +45,7 @@ class RoutingTable:
 
     def sent(self, node: str, function_id: str) -> None:
         """A call goes there: until its end the node has one instance less for others."""
-        pool = self._holders.get(function_id, NO_POOLS).get(node)
+        pool = self.load(node, function_id)
         if pool is None:
             return
         if pool.idle:
@@ -70,30 +54,42 @@ class RoutingTable:
             pool = msgspec.structs.replace(pool, waiting=pool.waiting + 1)
         self._put(function_id, node, pool)
 
-    def told(self, node: str, function_id: str, pool: PoolReport) -> None:
+    def told(self, node: str, pool: PoolLoad) -> None:
         """A node has said, with the answer to a call, how its pool is now."""
-        if function_id in self._pools_of.get(node, NO_POOLS):
-            self._put(function_id, node, pool)
+        if pool.function_id in self._pools_of.get(node, NO_POOLS):
+            self._put(pool.function_id, node, pool)
+
+    def load(self, node: str, function_id: str) -> PoolLoad | None:
+        """What is known of the function's pool on a node."""
+        return self._holders.get(function_id, NO_POOLS).get(node)
 
     def refused(self, node: str, function_id: str) -> None:
         """The node took no call of the function: it gets none before its next report."""
         self._put(function_id, node, None)
 
-    def idle_node(self, function_id: str, version: str) -> str | None:
-        """A node that has an instance of the version ready, as far as is known."""
-        return self._less_loaded(self._idle.get(function_id, NO_POOLS), version)
+    def idle_node(self, function_id: str, version: int, tried: Collection[str] = ()) -> str | None:
+        """A node that has an instance of the version ready, as far as is known, but for those that
+        were tried.
+        """
+        return self._less_loaded(self._idle.get(function_id, NO_POOLS), version, tried)
 
-    def busy_node(self, function_id: str, version: str) -> str | None:
+    def busy_node(self, function_id: str, version: int, tried: Collection[str] = ()) -> str | None:
         """A node that may have instances of the version, where a call has to wait for one."""
-        return self._less_loaded(self._holders.get(function_id, NO_POOLS), version)
+        return self._less_loaded(self._holders.get(function_id, NO_POOLS), version, tried)
 
-    def _less_loaded(self, nodes: Mapping[str, PoolReport], version: str) -> str | None:
+    def _less_loaded(
+        self, nodes: Mapping[str, PoolLoad], version: int, tried: Collection[str]
+    ) -> str | None:
         """Of two nodes at random, the one with less calls for each instance."""
-        able = [node for node, pool in nodes.items() if pool.slots and pool.version == version]
+        able = [
+            node
+            for node, pool in nodes.items()
+            if pool.slots and pool.version == version and node not in tried
+        ]
         two = self._dice.sample(able, min(2, len(able)))
-        return min(two, key=lambda node: nodes[node].load, default=None)
+        return min(two, key=lambda node: nodes[node].per_slot, default=None)
 
-    def _put(self, function_id: str, node: str, pool: PoolReport | None) -> None:
+    def _put(self, function_id: str, node: str, pool: PoolLoad | None) -> None:
         idle = pool if pool is not None and pool.idle else None
         for table, known in ((self._holders, pool), (self._idle, idle)):
             if known is not None:

@@ -19,6 +19,7 @@ from quiltfn.model.errors import QuiltfnError, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.pool import Pool, PoolLimits
+from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version
 from quiltfn.observe import metrics
@@ -297,6 +298,20 @@ class FunctionPool:
         used = {self.model.current, self.model.prepared}
         used |= {one.digest for one in self.model.instances.values()}
         self._versions = {key: one for key, one in self._versions.items() if key in used}
+
+    def load(self, function_id: str) -> PoolLoad | None:
+        """How loaded it is; None: it serves no calls."""
+        model = self.model
+        if model.current is None:
+            return None
+        return PoolLoad(
+            function_id=function_id,
+            version=self._versions[model.current].number,
+            idle=model.headroom().idle,
+            busy=model.counts().busy,
+            waiting=len(model.queue),
+            slots=model.limits.max_instances,
+        )
 
     def close(self, why: str) -> None:
         self._perform(self.model.close(why, self._clock.now()))

@@ -12,6 +12,7 @@ from quiltfn.model.invocation import ExitKind
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits, sum_counts
+from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.stats import CallStats
 from quiltfn.model.version import Version
@@ -63,6 +64,14 @@ class LocalPools:
     def headroom(self, function_id: str) -> Headroom:
         pool = self._pools.get(function_id)
         return pool.model.headroom() if pool else Headroom()
+
+    def load(self, function_id: str) -> PoolLoad | None:
+        pool = self._pools.get(function_id)
+        return pool.load(function_id) if pool else None
+
+    def loads(self) -> list[PoolLoad]:
+        found = [pool.load(key) for key, pool in self._pools.items()]
+        return [one for one in found if one is not None and (one.slots or one.waiting)]
 
     def prepared(
         self, function_id: str, version: Version, limits: PoolLimits, count: int

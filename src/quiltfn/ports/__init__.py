@@ -25,6 +25,7 @@ from quiltfn.model.memory import Memory
 from quiltfn.model.operation import Operation
 from quiltfn.model.output import OutputLog
 from quiltfn.model.pool import PoolCounts, PoolLimits
+from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.runtime import Runtime
 from quiltfn.model.stats import CallStats
@@ -285,6 +286,12 @@ class Pools(Protocol):
     def headroom(self, function_id: str) -> Headroom:
         """How many more calls of the current version could begin without a wait; none without a
         pool."""
+
+    def load(self, function_id: str) -> PoolLoad | None:
+        """How loaded the function's pool is; None: it has none that serves calls."""
+
+    def loads(self) -> Sequence[PoolLoad]:
+        """As `load`, of every pool that may have instances or has a call that waits."""
 
     def close(self, function_id: str, why: str) -> None:
         """Serves no more calls. Waiting calls are refused for `why`; running ones may finish."""

@@ -1,0 +1,223 @@
+"""Requests that another node of the fleet answers: calls that are placed there, and what is asked
+about a call that runs there. A server that is alone has none.
+
+The other node's response goes to the client as it comes. A node that refuses a call has done
+nothing of it, so the next one is tried.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from quiltfn.api.budgets import SHORT_BYTES
+from quiltfn.api.request import ClientDisconnected, Request
+from quiltfn.api.response import CutShort, Response, encode
+from quiltfn.api.route import Application, RequestContext, Route
+from quiltfn.catalog import Entry
+from quiltfn.ids import new_id
+from quiltfn.model.errors import RuntimeUnavailable
+from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall
+from quiltfn.model.invocation import Status
+from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable, Placement
+
+# What belongs to one connection (RFC 9110, 7.6.1), and the length, which the connection counts.
+PER_CONNECTION = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
+PER_CONNECTION |= {"transfer-encoding", "expect", "content-length"}
+# What says who calls, which the node that was asked has checked, and what it does by itself.
+CHECKED = {"authorization", "proxy-authorization", "x-api-key", "idempotency-key", "x-request-id"}
+# What a node says to another one with its response. A handler's own header of the name is removed.
+ANSWER = "x-quiltfn-fleet"
+REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
+# How often a call is sent on before it runs, or waits, where it came in.
+TRIES = 3
+
+
+# What a node does with a request of another one, and what is said of it.
+PeerApplication = Callable[[Request, ForwardedCall], Awaitable[Response]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetNode:
+    """This node in its fleet, as far as requests are concerned."""
+
+    name: str
+    placement: Placement
+    peers: Peers
+
+
+async def elsewhere(context: RequestContext[Any], route: Route) -> Response | None:
+    """The response of the node that is to answer the request; None: this one is."""
+    if context.request.forwarded is not None:  # it was decided where it was asked
+        return None
+    if route.called is not None:
+        entry = route.called(context)
+        return None if entry is None else await _placed(context, entry)
+    if route.is_about_call:
+        return await _where_it_runs(context)
+    return None
+
+
+async def _placed(context: RequestContext[Any], entry: Entry) -> Response | None:
+    """The response of another node that took the call; None: it is to run here."""
+    fleet: FleetNode = context.services.fleet
+    function_id, version = entry.function.id, entry.version.number
+    tried: set[str] = set()
+    while len(tried) < TRIES:
+        destination = await fleet.placement.place(function_id, version, tried)
+        if destination is None:
+            return None
+        context.invocation_id = context.invocation_id or new_id()
+        call = ForwardedCall(
+            function_id=function_id,
+            invocation_id=context.invocation_id,
+            version=version,
+            may_wait=destination.may_wait,
+            caller=None if context.is_stranger else context.caller,
+            client=context.request.client,
+        )
+        response = await _sent(context, fleet, destination.node, call)
+        if response is not None:
+            return response
+        tried.add(destination.node)
+    return None
+
+
+async def _where_it_runs(context: RequestContext[Any]) -> Response | None:
+    """The response of the node that runs the call that the path names; None: none does."""
+    fleet: FleetNode = context.services.fleet
+    function_id, invocation_id = context.entry().function.id, context.parameters["invocation_id"]
+    found = await context.services.journal.outline(function_id, invocation_id)
+    if found is None or found.record.status is not Status.RUNNING:
+        return None
+    node = found.record.execution_node_id
+    if node == fleet.name:
+        return None
+    call = ForwardedCall(
+        function_id=function_id,
+        invocation_id=invocation_id,
+        caller=context.caller,
+        client=context.request.client,
+    )
+    return await _sent(context, fleet, node, call)
+
+
+async def _sent(
+    context: RequestContext[Any], fleet: FleetNode, node: str, call: ForwardedCall
+) -> Response | None:
+    """The node's response; None: it has done nothing, so another one may be asked."""
+    placement, function_id = fleet.placement, call.function_id
+    placement.sent(node, function_id)
+    async with AsyncExitStack() as stack:
+        try:
+            answer = await _while_wanted(context, stack, _request_of(context, fleet, node, call))
+        except PeerUnavailable as error:
+            placement.told(node, function_id, None)
+            if not error.may_have_run:
+                return None
+            raise _gone(call, error) from error
+        said = msgspec.json.decode(answer.header(ANSWER) or b"{}", type=ForwardedAnswer)
+        placement.told(node, function_id, said.load)
+        if said.refusal is not None:
+            return None
+        response = Response(status=answer.status, executed=said.executed)
+        response.headers = [one for one in answer.headers if one[0] not in REMOVED]
+        length = answer.header("content-length")
+        if length is None:
+            response.body = _rest(answer, call, stack.pop_all())
+        elif int(length) <= SHORT_BYTES:
+            response.body = b"".join([piece async for piece in _pieces(answer, call)])
+        elif "idempotency-key" in context.headers:  # then it is kept, as a whole
+            async with context.services.budgets.responses.reserve(int(length), context.tenant_id):
+                response.body = b"".join([piece async for piece in _pieces(answer, call)])
+        else:
+            response.headers.append(("content-length", length))
+            response.body = _rest(answer, call, stack.pop_all())
+    return response
+
+
+def _request_of(
+    context: RequestContext[Any], fleet: FleetNode, node: str, call: ForwardedCall
+) -> AbstractAsyncContextManager[PeerResponse]:
+    request, headers = context.request, context.headers
+    sent_on = [
+        (name, value)
+        for name, first in headers.items()
+        if name not in PER_CONNECTION and name not in CHECKED
+        for value in (headers.repeated.get(name) or (first,))
+    ]
+    sent_on.append(("x-request-id", context.request_id))
+    body = context.raw_body or b""
+    return fleet.peers.request(node, request.method, request.target, sent_on, body, call)
+
+
+async def _while_wanted(
+    context: RequestContext[Any],
+    stack: AsyncExitStack,
+    request: AbstractAsyncContextManager[PeerResponse],
+) -> PeerResponse:
+    """What the node answers. If the client goes away and its call is to end with it, the connection
+    to the node ends as well, and the node does with the call what it would do for its own client.
+    """
+    answered = asyncio.ensure_future(stack.enter_async_context(request))
+    if context.headers.get("x-on-disconnect") != "cancel":
+        return await answered
+    lost = asyncio.ensure_future(context.request.lost())
+    try:
+        await asyncio.wait((answered, lost), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
+            answered.cancel()
+            raise ClientDisconnected
+        return answered.result()
+    finally:
+        lost.cancel()
+
+
+async def _pieces(answer: PeerResponse, call: ForwardedCall) -> AsyncIterator[bytes]:
+    """The body. Raises `RuntimeUnavailable` with the call's id if the node is lost meanwhile."""
+    try:
+        async for piece in answer.body:
+            yield piece
+    except PeerUnavailable as error:
+        raise _gone(call, error) from error
+
+
+async def _rest(
+    answer: PeerResponse, call: ForwardedCall, stack: AsyncExitStack
+) -> AsyncIterator[bytes]:
+    """The body as it comes. The request to the node ends with it."""
+    async with stack:
+        try:
+            async for piece in answer.body:
+                yield piece
+        except PeerUnavailable as error:
+            raise CutShort(str(_gone(call, error))) from error
+
+
+def _gone(call: ForwardedCall, error: PeerUnavailable) -> RuntimeUnavailable:
+    """What a caller is told whose call may have run on a node that cannot be reached any more."""
+    gone = RuntimeUnavailable(f"the node that had the call cannot be reached any more: {error}")
+    gone.with_record(call.invocation_id, executed=True)
+    return gone
+
+
+def answering_peers(app: Application, fleet: FleetNode) -> PeerApplication:
+    """Answers what other nodes send: by `app`, for whom they say that it is."""
+
+    async def respond(request: Request, call: ForwardedCall) -> Response:
+        refusal = None if call.version is None else fleet.placement.refusal(call)
+        if refusal is not None:
+            response = Response(status=503, executed=False)
+        else:
+            request.forwarded, request.client = call, call.client
+            response = await app(request)
+        load = fleet.placement.load(call.function_id)
+        said = ForwardedAnswer(refusal=refusal, executed=response.executed, load=load)
+        response.headers = [one for one in response.headers if one[0] != ANSWER]
+        response.headers.append((ANSWER, encode(said).decode()))
+        return response
+
+    return respond

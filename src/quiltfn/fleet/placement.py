@@ -1,0 +1,73 @@
+"""Where a call runs: on this node, or on another one of the fleet.
+
+An instance that is ready here comes first, then one that is ready elsewhere, then one that this
+node may start. Else the call waits: here where this node may have instances, or at a node that may.
+"""
+
+from collections.abc import Awaitable, Callable, Collection
+
+from quiltfn.fleet.routing import RoutingTable
+from quiltfn.model.forwarded import ForwardedCall, Refusal
+from quiltfn.model.pool_load import PoolLoad
+from quiltfn.ports.placement import Destination
+
+
+class Placement:
+    """`ports.fleet.Placement`.
+
+    `pool`: what this node would report of its pool of a function, if it has one. `obtain`: asks the
+    fleet for the right to one more instance, and says whether this node may start one now.
+    `takes_calls`: whether this node takes calls from others.
+    """
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        pool: Callable[[str], PoolLoad | None],
+        obtain: Callable[[str], Awaitable[bool]],
+        takes_calls: Callable[[], bool],
+    ) -> None:
+        self._table, self._pool = table, pool
+        self._obtain, self._takes_calls = obtain, takes_calls
+
+    async def place(
+        self, function_id: str, version: int, tried: Collection[str] = ()
+    ) -> Destination | None:
+        here = self._pool(function_id)
+        if here is not None and here.idle:
+            return None
+        node = self._table.idle_node(function_id, version, tried)
+        if node is not None:
+            return Destination(node, may_wait=False)
+        if here is None or await self._obtain(function_id):
+            return None
+        node = self._table.busy_node(function_id, version, tried)
+        if node is None or self._waits_better_here(function_id, node):
+            return None
+        return Destination(node, may_wait=True)
+
+    def _waits_better_here(self, function_id: str, node: str) -> bool:
+        here, there = self._pool(function_id), self._table.load(node, function_id)
+        return here is not None and there is not None and here.per_slot <= there.per_slot
+
+    def sent(self, node: str, function_id: str) -> None:
+        self._table.sent(node, function_id)
+
+    def told(self, node: str, function_id: str, load: PoolLoad | None) -> None:
+        if load is None:
+            self._table.refused(node, function_id)
+        else:
+            self._table.told(node, load)
+
+    def load(self, function_id: str) -> PoolLoad | None:
+        return self._pool(function_id)
+
+    def refusal(self, call: ForwardedCall) -> Refusal | None:
+        if not self._takes_calls():
+            return Refusal.DRAINING
+        pool = self._pool(call.function_id)
+        if pool is None or pool.version != call.version:
+            return Refusal.VERSION
+        if pool.idle or (call.may_wait and pool.slots):
+            return None
+        return Refusal.BUSY

@@ -1,0 +1,75 @@
+"""The interface of what decides where a call runs in a fleet."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from quiltfn.model.forwarded import ForwardedCall, Refusal
+from quiltfn.model.pool_load import PoolLoad
+
+
+class Destination(NamedTuple):
+    """Another node that is to run a call. `may_wait`: the call waits there for an instance."""
+
+    node: str
+    may_wait: bool
+
+
+class Placement(Protocol):
+    """Where calls run: here, or on another node."""
+
+    async def place(
+        self, function_id: str, version: int, tried: Collection[str] = ()
+    ) -> Destination | None:
+        """The node that is to run a call, but for those that were tried; None: this one."""
+
+    def sent(self, node: str, function_id: str) -> None:
+        """A call of the function goes to the node."""
+
+    def told(self, node: str, function_id: str, load: PoolLoad | None) -> None:
+        """How the function's pool on the node is now, by its own word; None: nobody knows, since
+        the node could not be reached.
+        """
+
+    def load(self, function_id: str) -> PoolLoad | None:
+        """What this node tells others of the function's pool, if it has one."""
+
+    def refusal(self, call: ForwardedCall) -> Refusal | None:
+        """Why this node does not take a call that another one sends; None: it does."""
+
+
+class PeerUnavailable(Exception):
+    """The node cannot be reached, or not any more (a sentence). `may_have_run`: it may have had the
+    request.
+    """
+
+    def __init__(self, why: str, *, may_have_run: bool) -> None:
+        super().__init__(why)
+        self.may_have_run = may_have_run
+
+
+class PeerResponse(Protocol):
+    """What a node answers, from its head on. Its body raises `PeerUnavailable`."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: AsyncIterator[bytes]
+
+    def header(self, name: str) -> str | None: ...
+
+
+class Peers(Protocol):
+    """Sends requests to other nodes."""
+
+    def request(
+        self,
+        node: str,
+        method: str,
+        target: bytes,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        call: ForwardedCall,
+    ) -> AbstractAsyncContextManager[PeerResponse]:
+        """The response, from its head on; leaving the block early ends the request. Raises
+        `PeerUnavailable`.
+        """

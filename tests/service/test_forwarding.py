@@ -1,0 +1,353 @@
+"""Requests that another node answers: two servers over copies of the same data, one of which sends
+requests on to the other without a network between them.
+"""
+
+import asyncio
+import contextlib
+import json
+import shutil
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from quiltfn.api.app import make_app
+from quiltfn.api.forwarding import FleetNode, PeerApplication, answering_peers
+from quiltfn.api.request import Headers, Request
+from quiltfn.api.response import Response
+from quiltfn.model.forwarded import ForwardedCall, Refusal
+from quiltfn.model.pool_load import PoolLoad
+from quiltfn.ports.placement import Destination, PeerUnavailable
+from quiltfn.sandbox.fake import FakeSandboxes
+from service.in_process import InProcess, headers_of
+from service.platform_harness import Harness, open_harness, until
+
+
+class Answer:
+    """`PeerResponse`. `cut_after`: the node is lost after so many bytes."""
+
+    def __init__(self, response: Response, cut_after: int | None) -> None:
+        self.status, self.headers = response.status, response.headers
+        self._response, self._cut_after = response, cut_after
+        if isinstance(response.body, bytes):
+            self.headers.append(("content-length", str(len(response.body))))
+        self.body = self._pieces()
+
+    def header(self, name: str) -> str | None:
+        return self._response.header(name)
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        body = self._response.body
+        if isinstance(body, bytes):
+            yield body[: self._cut_after]
+        else:
+            async for piece in body:
+                yield piece[: self._cut_after]
+        if self._cut_after is not None:
+            raise PeerUnavailable("the connection has ended", may_have_run=True)
+
+
+class Network:
+    """`Peers` of nodes in this process. `broken`: what is raised in place of an answer."""
+
+    def __init__(self) -> None:
+        self.apps: dict[str, PeerApplication] = {}
+        self.broken: PeerUnavailable | None = None
+        self.cut_after: int | None = None
+        self.sent: list[tuple[str, Headers, ForwardedCall]] = []
+        self.requests: list[Request] = []
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self,
+        node: str,
+        method: str,
+        target: bytes,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        call: ForwardedCall,
+    ) -> AsyncIterator[Answer]:
+        path, _, query = target.partition(b"?")
+        request = Request(method, path.decode(), headers_of(list(headers)), query)
+        request.target = target
+        request.feed(body)
+        # As over a network: nothing is shared.
+        call = msgspec.json.decode(msgspec.json.encode(call), type=ForwardedCall)
+        self.sent.append((node, request.headers, call))
+        self.requests.append(request)
+        if self.broken is not None:
+            raise self.broken
+        answering = asyncio.ensure_future(self.apps[node](request, call))
+        try:
+            yield Answer(await asyncio.shield(answering), self.cut_after)
+        finally:  # as where a connection ends
+            request.is_lost = True
+            request.wake()
+            await asyncio.wait({answering})
+
+
+class Placed:
+    """`Placement` that a test decides. `goes_to`: the nodes that are to be tried."""
+
+    def __init__(self) -> None:
+        self.goes_to: list[str] = []
+        self.functions: set[tuple[str, int]] = set()
+        self.calls: list[tuple[str, str]] = []
+        self.refuses: Refusal | None = None
+        self.loads: list[tuple[str, PoolLoad | None]] = []
+        self.own_load: PoolLoad | None = None
+
+    async def place(
+        self, function_id: str, version: int, tried: Collection[str] = ()
+    ) -> Destination | None:
+        self.functions.add((function_id, version))
+        left = [one for one in self.goes_to if one not in tried]
+        return Destination(left[0], may_wait=True) if left else None
+
+    def sent(self, node: str, function_id: str) -> None:
+        self.calls.append((node, function_id))
+
+    def told(self, node: str, function_id: str, load: PoolLoad | None) -> None:
+        assert (node, function_id) in self.calls
+        self.loads.append((node, load))
+
+    def load(self, function_id: str) -> PoolLoad | None:
+        assert function_id
+        return self.own_load
+
+    def refusal(self, call: ForwardedCall) -> Refusal | None:
+        assert call.version == 1
+        return self.refuses
+
+
+class Nodes:
+    """Two nodes: `http` is a client of the first, which sends calls on to the second, `there`."""
+
+    def __init__(self, here: Harness, there: Harness) -> None:
+        self.here, self.there = here, there
+        self.network, self.placed, self.placed_there = Network(), Placed(), Placed()
+        node = FleetNode(name="node-1", placement=self.placed, peers=self.network)
+        other = FleetNode(name="node-2", placement=self.placed_there, peers=self.network)
+        self.app = make_app(replace(here.services, fleet=node))
+        app_there = make_app(replace(there.services, fleet=other))
+        self.network.apps["node-2"] = answering_peers(app_there, other)
+        self.http = httpx.AsyncClient(
+            transport=InProcess(self.app, "10.1.2.3"), base_url="http://127.0.0.1", timeout=30
+        )
+        self.placed.goes_to = ["node-2"]
+
+    async def call(self, name: str, payload: str = "", **headers: str) -> httpx.Response:
+        more = {key.replace("_", "-"): value for key, value in headers.items()}
+        path = f"/api/functions/invoke/{name}"
+        return await self.http.post(path, json={"payload": payload}, headers=more)
+
+    def runs(self, name: str) -> Any:
+        """What the second server has of the function."""
+        return self.there.catalog.by_name("default", name)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the functions that both servers have."""
+    path = tmp_path_factory.mktemp("data")
+
+    async def make() -> None:
+        async with open_harness(path) as server:
+            for name, handler in (("cat", "cat"), ("fails", "exit 3"), ("sleeps", "sleep 30")):
+                await server.active(handler, name, max_instances=1)
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path, data_dir: Path) -> AsyncIterator[Nodes]:
+    for copy in ("a", "b"):
+        shutil.copytree(data_dir, tmp_path / copy)
+    async with (
+        open_harness(tmp_path / "a", fakes=FakeSandboxes()) as here,
+        open_harness(tmp_path / "b", fakes=FakeSandboxes()) as there,
+    ):
+        yield Nodes(here, there)
+
+
+async def test_a_call_runs_where_it_is_placed(nodes: Nodes) -> None:
+    answer = await nodes.call("cat", "grain")
+    assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")
+    assert nodes.here.sandboxes.calls == 0
+    assert nodes.there.sandboxes.calls == 1
+    [record] = await nodes.there.records(nodes.runs("cat"))
+    assert record.invocation_id == answer.headers["x-invocation-id"]
+    assert answer.headers["x-invocation-id"] == nodes.network.sent[0][2].invocation_id
+
+
+async def test_a_call_that_is_placed_here_is_not_sent(nodes: Nodes) -> None:
+    nodes.placed.goes_to = []
+    assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
+    assert nodes.network.sent == []
+    assert nodes.here.sandboxes.calls == 1
+
+
+async def test_a_call_is_sent_on_once(nodes: Nodes) -> None:
+    """Whatever the other node would do with a call of its own client."""
+    nodes.placed_there.goes_to = ["node-1"]
+    assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
+    assert len(nodes.network.sent) == 1
+
+
+async def test_credentials_and_keys_stay_where_they_were_checked(nodes: Nodes) -> None:
+    await nodes.call("cat", authorization="Bearer x", x_api_key="k", idempotency_key="1", tea="y")
+    [(_, headers, call)] = nodes.network.sent
+    assert not headers.keys() & {"authorization", "x-api-key", "idempotency-key"}
+    assert headers["tea"] == "y"
+    assert call.caller is not None
+    assert (call.caller.tenant_id, call.client) == ("default", "10.1.2.3")
+
+
+async def test_a_refusal_has_done_nothing_and_the_next_node_is_tried(nodes: Nodes) -> None:
+    nodes.placed_there.refuses = Refusal.BUSY
+    load = PoolLoad("f", 1, busy=1, slots=1)
+    nodes.placed_there.own_load = load
+    assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
+    assert nodes.there.sandboxes.calls == 0
+    assert nodes.here.sandboxes.calls == 1
+    assert nodes.placed.loads == [("node-2", load)]
+
+
+async def test_a_node_that_cannot_be_reached_is_passed_over(nodes: Nodes) -> None:
+    nodes.network.broken = PeerUnavailable("refused", may_have_run=False)
+    assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
+    assert nodes.placed.loads == [("node-2", None)]
+
+
+async def test_a_call_that_may_have_run_is_not_run_again(nodes: Nodes) -> None:
+    nodes.network.broken = PeerUnavailable("the connection has ended", may_have_run=True)
+    answer = await nodes.call("cat", "grain")
+    assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
+    assert answer.headers["x-invocation-id"] == nodes.network.sent[0][2].invocation_id
+    assert nodes.here.sandboxes.calls == 0
+
+
+async def test_a_node_that_is_lost_in_the_middle_of_its_answer(nodes: Nodes) -> None:
+    nodes.network.cut_after = 10
+    answer = await nodes.call("cat", "grain")
+    assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
+
+
+async def test_the_answer_is_the_other_nodes_own(nodes: Nodes) -> None:
+    failed = await nodes.call("fails")
+    assert (failed.status_code, failed.json()["exit_code"]) == (200, 3)
+    assert "x-quiltfn-fleet" not in failed.headers
+    bad = await nodes.http.post("/api/functions/invoke/cat", json={"payload": 7})
+    assert (bad.status_code, bad.json()["error_code"]) == (422, "UNPROCESSABLE_ENTITY")
+    assert bad.headers.get_list("x-request-id") == [bad.json()["request_id"]]
+    missing = await nodes.call("nothing")
+    assert missing.status_code == 404
+    assert len(nodes.network.sent) == 2
+
+
+@pytest.mark.parametrize("size", [100, 300_000])
+async def test_a_key_gives_the_first_answer_again(nodes: Nodes, size: int) -> None:
+    first = await nodes.call("cat", "x" * size, idempotency_key="k")
+    again = await nodes.call("cat", "x" * size, idempotency_key="k")
+    assert len(first.json()["stdout"]) == size
+    assert again.content == first.content
+    assert again.headers["idempotency-replayed"] == "true"
+    assert nodes.there.sandboxes.calls == 1
+
+
+async def test_a_refusal_of_the_other_node_leaves_the_key_free(nodes: Nodes) -> None:
+    await nodes.there.lifecycle.pause(nodes.runs("cat"))
+    assert (await nodes.call("cat", idempotency_key="k")).status_code == 409
+    await nodes.there.lifecycle.resume(nodes.runs("cat"))
+    again = await nodes.call("cat", idempotency_key="k")
+    assert again.status_code == 200
+    assert "idempotency-replayed" not in again.headers
+
+
+async def test_long_output_comes_as_it_is(nodes: Nodes) -> None:
+    answer = await nodes.call("cat", "x" * 1_000_000)
+    assert len(answer.json()["stdout"]) == 1_000_000
+    assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+async def test_a_stream_of_events_comes_from_there(nodes: Nodes) -> None:
+    answer = await nodes.call("cat", "grain", accept="text/event-stream")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "event: end" in answer.text
+    assert "grain" in answer.text
+    assert nodes.there.sandboxes.calls == 1
+
+
+async def test_a_call_that_is_only_accepted_is_accepted_here(nodes: Nodes) -> None:
+    answer = await nodes.call("cat", prefer="respond-async")
+    assert answer.status_code == 202
+    assert nodes.network.sent == []
+
+
+async def started_there(nodes: Nodes) -> "tuple[asyncio.Task[httpx.Response], str]":
+    """A call of a function that sleeps, which the second node runs; its id."""
+    call = asyncio.create_task(nodes.call("sleeps"))
+    await until(lambda: nodes.there.sandboxes.calls == 1)
+    return call, nodes.network.sent[0][2].invocation_id
+
+
+async def known_here(nodes: Nodes, invocation_id: str) -> None:
+    """As in a fleet, where both have one store: the first server has the record as well."""
+    function_id = nodes.runs("sleeps").function.id
+    running = nodes.there.invoker.running_call(function_id, invocation_id)
+    assert running is not None
+    nodes.here.journal.opened(msgspec.structs.replace(running.record, execution_node_id="node-2"))
+    await nodes.here.journal.synced()
+
+
+async def test_a_call_that_runs_there_is_cancelled_there(nodes: Nodes) -> None:
+    call, one = await started_there(nodes)
+    await known_here(nodes, one)
+    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{one}"
+    cancelled = await nodes.http.post(f"{path}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert (await call).json()["status"] == "cancelled"
+
+
+async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -> None:
+    call, one = await started_there(nodes)
+    await known_here(nodes, one)
+    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{one}"
+    answer = await nodes.http.get(f"{path}/timeline")
+    assert answer.status_code == 200
+    assert nodes.network.sent[-1][2].version is None
+    call.cancel()
+
+
+async def test_a_call_that_ends_with_its_client_ends_there(nodes: Nodes) -> None:
+    request = Request(
+        "POST",
+        "/api/functions/invoke/sleeps",
+        Headers(
+            {
+                "host": "127.0.0.1",
+                "content-type": "application/json",
+                "x-on-disconnect": "cancel",
+            }
+        ),
+    )
+    request.target = b"/api/functions/invoke/sleeps"
+    request.feed(json.dumps({"payload": ""}).encode())
+    answer = asyncio.ensure_future(nodes.app(request))
+    await until(lambda: nodes.there.sandboxes.calls == 1)
+    request.is_lost = True
+    request.wake()
+    with contextlib.suppress(Exception):
+        await answer
+
+    for _ in range(500):
+        records = await nodes.there.records(nodes.runs("sleeps"))
+        if [one.status.value for one in records] == ["cancelled"]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the call went on")

@@ -1,0 +1,123 @@
+"""Where a call runs, from what this node has and the others have said."""
+
+from random import Random
+
+import pytest
+
+from quiltfn.fleet.placement import Placement
+from quiltfn.fleet.routing import RoutingTable
+from quiltfn.model.forwarded import ForwardedCall, Refusal
+from quiltfn.model.pool_load import PoolLoad
+from quiltfn.ports.placement import Destination
+
+F, V = "f", 1
+
+
+def load(idle: int = 0, busy: int = 0, waiting: int = 0, slots: int = 2) -> PoolLoad:
+    return PoolLoad(F, V, idle, busy, waiting, slots)
+
+
+class Node:
+    """A node with a pool, and what the fleet answers when it asks for one more instance."""
+
+    def __init__(self, here: PoolLoad | None, *, may_start: bool = False, **others: PoolLoad):
+        self.here, self.may_start, self.asked, self.takes = here, may_start, 0, True
+        table = RoutingTable(Random(3))
+        for name, one in others.items():
+            table.reported(name, [one])
+        self.placement = Placement(
+            table, lambda _: self.here, self.obtain, takes_calls=lambda: self.takes
+        )
+
+    async def obtain(self, function_id: str) -> bool:
+        assert function_id == F
+        self.asked += 1
+        return self.may_start
+
+    async def place(self, *tried: str) -> Destination | None:
+        return await self.placement.place(F, V, tried)
+
+
+async def test_an_instance_that_is_ready_here_comes_first() -> None:
+    node = Node(load(idle=1), b=load(idle=2))
+    assert await node.place() is None
+    assert node.asked == 0
+
+
+async def test_then_one_that_is_ready_elsewhere() -> None:
+    node = Node(load(busy=1), may_start=True, b=load(idle=1))
+    assert await node.place() == Destination("b", may_wait=False)
+    assert node.asked == 0
+
+
+async def test_then_one_that_may_be_started_here() -> None:
+    node = Node(load(slots=0), may_start=True, b=load(busy=2))
+    assert await node.place() is None
+    assert node.asked == 1
+
+
+async def test_then_the_call_waits_at_a_node_that_may_have_instances() -> None:
+    node = Node(load(slots=0), b=load(busy=2))
+    assert await node.place() == Destination("b", may_wait=True)
+
+
+async def test_it_waits_here_where_fewer_wait() -> None:
+    assert await Node(load(busy=2), b=load(busy=2, waiting=1)).place() is None
+    node = Node(load(busy=2, waiting=2), b=load(busy=2, waiting=1))
+    assert await node.place() == Destination("b", may_wait=True)
+
+
+async def test_without_another_node_it_waits_here() -> None:
+    assert await Node(load(slots=0)).place() is None
+
+
+async def test_a_node_that_was_tried_is_not_tried_again() -> None:
+    node = Node(load(slots=0), b=load(idle=1), c=load(busy=2))
+    assert await node.place("b") == Destination("c", may_wait=True)
+    assert await node.place("b", "c") is None
+
+
+async def test_a_function_without_a_pool_here_is_refused_here() -> None:
+    """Paused or being deleted: no other node is asked to run it in its place."""
+    assert await Node(None, b=load(busy=2)).place() is None
+
+
+def a_call(*, version: int = V, may_wait: bool = False) -> ForwardedCall:
+    return ForwardedCall(
+        function_id=F, invocation_id="i", client="::1", version=version, may_wait=may_wait
+    )
+
+
+@pytest.mark.parametrize(
+    ("here", "call", "refusal"),
+    [
+        (load(idle=1), a_call(), None),
+        (load(busy=2), a_call(), Refusal.BUSY),
+        (load(busy=2), a_call(may_wait=True), None),
+        (load(slots=0), a_call(may_wait=True), Refusal.BUSY),
+        (load(idle=1), a_call(version=2), Refusal.VERSION),
+        (None, a_call(), Refusal.VERSION),
+    ],
+)
+async def test_the_node_that_is_to_run_a_call_decides(
+    here: PoolLoad | None, call: ForwardedCall, refusal: Refusal | None
+) -> None:
+    assert Node(here).placement.refusal(call) is refusal
+
+
+async def test_a_node_that_takes_no_calls_refuses_all() -> None:
+    node = Node(load(idle=1))
+    node.takes = False
+    assert node.placement.refusal(a_call()) is Refusal.DRAINING
+
+
+async def test_a_node_that_could_not_be_reached_is_left_out_until_it_reports() -> None:
+    node = Node(load(slots=0), b=load(idle=1))
+    node.placement.told("b", F, None)
+    assert await node.place() is None
+
+
+async def test_what_a_node_says_with_an_answer_counts_at_once() -> None:
+    node = Node(load(slots=0), b=load(idle=1))
+    node.placement.told("b", F, load(busy=2))
+    assert await node.place() == Destination("b", may_wait=True)
