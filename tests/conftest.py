@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-NEED_SERVERS = {Path(__file__).parent / name for name in ("browser", "e2e", "spec")}
+NEED_SERVERS = {Path(__file__).parent / name for name in ("browser", "e2e", "fleet", "spec")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

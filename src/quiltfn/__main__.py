@@ -52,6 +52,10 @@ def run(word: str) -> int:
         from quiltfn.operator import store  # noqa: PLC0415
 
         return store.main(sys.argv[2:])
+    if word == "fleet":
+        from quiltfn.operator import fleet  # noqa: PLC0415
+
+        return fleet.main(sys.argv[2:])
     if word == "simulate":
         from quiltfn.operator.simulate import command  # noqa: PLC0415
 

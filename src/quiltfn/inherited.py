@@ -4,17 +4,21 @@ machine, and the secrets that only root may read.
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import resource
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from quiltfn import host_packages, settings
 from quiltfn.health import HostFacts
+
+if TYPE_CHECKING:
+    from quiltfn.fleet.files import NodeFile
 
 BUDGET_SHARE = 0.75
 # Standard streams, event loop, listener, database, spool, and what a request opens for a moment.
@@ -24,13 +28,16 @@ PR_SET_DUMPABLE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inherited:
-    """What the launcher gives. `secrets`: the contents of files that only root may read."""
+    """What the launcher gives. `secrets`: the contents of files that only root may read; `fleet`:
+    the file that makes it a node of a fleet, whose store and name the settings have then.
+    """
 
     channel: socket.socket
     listener: socket.socket
     machine: HostFacts
     settings: settings.Settings
     secrets: dict[str, bytes]
+    fleet: "NodeFile | None" = None
 
 
 def close_memory() -> None:
@@ -41,7 +48,10 @@ def close_memory() -> None:
 
 
 def inherit(arguments: list[str]) -> Inherited:
-    """Takes over what the launcher left open for this process, and closes its memory to others."""
+    """Takes over what the launcher left open for this process, and closes its memory to others.
+
+    Raises `BadSetting` for the file of a node that cannot be used.
+    """
     close_memory()
     it = argparse.ArgumentParser(prog="quiltfn.main")
     for name in ("--channel", "--listener", "--given"):
@@ -51,6 +61,12 @@ def inherit(arguments: list[str]) -> Inherited:
         file.seek(0)
         given: dict[str, Any] = json.load(file)
     chosen = settings.from_everywhere(given["settings"], environ={})
+    secrets: dict[str, str] = given["secrets"]
+    fleet = node_file(secrets.pop("fleet", None))
+    if fleet is not None:
+        chosen = dataclasses.replace(chosen, store=fleet.store, node_id=fleet.name)
+        if fleet.store_password:
+            secrets["store_password_file"] = fleet.store_password
     channel, listener = (socket.socket(fileno=one) for one in (numbers.channel, numbers.listener))
     for one in (channel, listener):
         one.set_inheritable(False)
@@ -66,8 +82,18 @@ def inherit(arguments: list[str]) -> Inherited:
         listener=listener,
         machine=msgspec.convert(facts, HostFacts),
         settings=chosen,
-        secrets={name: text.encode() for name, text in given["secrets"].items()},
+        secrets={name: text.encode() for name, text in secrets.items()},
+        fleet=fleet,
     )
+
+
+def node_file(text: str | None) -> "NodeFile | None":
+    """The file that makes the server a node of a fleet. Raises `BadSetting`."""
+    if text is None:
+        return None
+    from quiltfn.fleet import files  # noqa: PLC0415 — a server alone has nothing of a fleet
+
+    return files.parse(files.NodeFile, text)
 
 
 def budget_mib(chosen: settings.Settings, machine_mib: int) -> int:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -39,7 +40,11 @@ from quiltfn.store import StoreBroken
 from quiltfn.telemetry import CannotSend
 from quiltfn.tokens import BadTokenSettings
 
+if TYPE_CHECKING:
+    from quiltfn.fleet.files import NodeFile
+
 EXIT_STORE_BROKEN, EXIT_STORE_UNAVAILABLE, EXIT_REFUSED = 74, 75, 78
+CERTIFICATE_SOON_DAYS = 30
 
 
 @asynccontextmanager
@@ -64,10 +69,15 @@ async def launcher_sandboxes(
 async def serve(given: Inherited) -> None:
     """Serves until SIGTERM, then refuses new calls and waits for running ones."""
     chosen = given.settings
-    clock, node = SystemClock(), Node(machine=given.machine, secrets=given.secrets)
+    clock = SystemClock()
+    node = Node(machine=given.machine, secrets=given.secrets, fleet=given.fleet)
     sandboxes = partial(launcher_sandboxes, given, clock)
-    secret = node.secret("store_password_file")
-    store = opened_store(chosen, secret, node_id=given.machine.node_id)
+    secret, node_id = node.secret("store_password_file"), given.machine.node_id
+    if given.fleet is None:
+        store = opened_store(chosen, secret, node_id=node_id)
+    else:
+        check_certificate(given.fleet, clock.unix())
+        store = opened_store(chosen, secret, node_id=node_id, fleet_id=given.fleet.fleet_id)
     async with open_platform(chosen, sandboxes, store, clock, node) as platform:
         app = make_app(platform.services)
         tls = tls_context(given)
@@ -82,6 +92,16 @@ async def serve(given: Inherited) -> None:
         finally:
             stall_responder.stop()
         drain.cancel()
+
+
+def check_certificate(node: "NodeFile", now: float) -> None:
+    """Raises `BadSetting` for one that other nodes would not take; warns of one that ends soon."""
+    left = node.check_certificate(now)
+    if left < CERTIFICATE_SOON_DAYS:
+        structlog.get_logger("quiltfn.main").warning(
+            f"this node's certificate expires in {left:.0f} days: make its file again with "
+            "quiltfn fleet add-node, and restart it"
+        )
 
 
 def connections_of(given: Inherited, budgets: Budgets) -> Connections:
@@ -151,8 +171,8 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
 def main() -> int:
     """The server's process; returns its exit code."""
     log.configure()
-    given = inherit(sys.argv[1:])
     try:
+        given = inherit(sys.argv[1:])
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(given))
     except (StoreBroken, StoreUnavailable) as error:

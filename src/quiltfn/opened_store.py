@@ -9,9 +9,15 @@ NO_DRIVER = "what speaks to PostgreSQL is not installed; install quiltfn[postgre
 
 
 def opened_store(
-    chosen: Settings, secret: bytes | str | None, *, node_id: str = "", alone: bool = True
+    chosen: Settings,
+    secret: bytes | str | None,
+    *,
+    node_id: str = "",
+    alone: bool = True,
+    fleet_id: str = "",
 ) -> AbstractAsyncContextManager[SqlStore]:
-    """Opens it as `open_sqlite` does. `secret`: the contents of `store_password_file`.
+    """Opens it as `open_sqlite` does. `secret`: the contents of `store_password_file`;
+    `fleet_id`: of the fleet that the server is a node of.
 
     Raises `BadSetting`, and when it is entered `StoreBroken`.
     """
@@ -19,7 +25,7 @@ def opened_store(
         return open_sqlite(chosen.data_dir, node_id=node_id, alone=alone)
     try:
         # An extra, which takes some megabytes.
-        from quiltfn.store.postgresql import open_postgresql  # noqa: PLC0415
+        from quiltfn.store.postgresql import open_as_node, open_postgresql  # noqa: PLC0415
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     password = _password(secret)
@@ -30,6 +36,10 @@ def opened_store(
         structlog.get_logger("quiltfn.store").warning(
             f"{old} is not used, since state is in PostgreSQL: move it away, or a start without "
             "the setting store goes on from what was in it then"
+        )
+    if fleet_id:
+        return open_as_node(
+            chosen.store, chosen.data_dir, password, node_id=node_id, fleet_id=fleet_id
         )
     return open_postgresql(
         chosen.store, chosen.data_dir, node_id=node_id, alone=alone, password=password

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -75,6 +76,9 @@ from quiltfn.tokens import verifier
 from quiltfn.urls import Urls
 from quiltfn.work import Work
 
+if TYPE_CHECKING:
+    from quiltfn.fleet.files import NodeFile
+
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
 DIED = ShuttingDown(
     "the server ended while the first call with this key was running", hint=NAMES_RECORD
@@ -91,10 +95,13 @@ class CannotServe(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """The facts about a server's machine. `secrets`: each by the setting that names its file."""
+    """The facts about a server's machine. `secrets`: each by the setting that names its file;
+    `fleet`: what makes it a node of a fleet, None where the server is alone.
+    """
 
     machine: HostFacts
     secrets: Mapping[str, bytes] = field(default_factory=dict)
+    fleet: "NodeFile | None" = None
 
     def secret(self, name: str) -> bytes | None:
         return self.secrets.get(name)

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 import socket
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ OTHER_VARIABLES = frozenset(
     )
 )
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
+PRIVATE_MAX_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
@@ -88,6 +90,10 @@ class Settings:
         "data_dir",
     )
     store_password_file: Path = setting(Path(), "file with the password of that USER")
+    fleet: Path = setting(
+        Path(),
+        "the node's file, made by quiltfn fleet add-node: the server is a node of that fleet",
+    )
     run_dir: Path = setting(Path("/run/quiltfn"), "run-time state; swept after a crash")
     crun: str = setting("/usr/bin/crun", "the OCI runtime")
     runsc: str = setting("/usr/bin/runsc", "gVisor, for runtimes with isolation: gvisor")
@@ -453,6 +459,22 @@ def read_secret(name: str, path: Path) -> str:
         raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
 
 
+def read_private(name: str, path: Path) -> str:
+    """Likewise of a file that nobody but its owner may use. Raises `BadSetting`."""
+    try:
+        with path.open() as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise BadSetting(
+                    f"{name}: {path} must be its owner's alone, and its mode is {mode:04o}: "
+                    f"chmod 600 {path}"
+                )
+            return file.read(PRIVATE_MAX_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
+
+
 def store_secret(chosen: Settings) -> str | None:
     """The contents of `store_password_file`, if it is set. Raises `BadSetting`."""
     name, path = "store_password_file", chosen.store_password_file
@@ -507,8 +529,18 @@ def from_everywhere(given: Mapping[str, Any], environ: Mapping[str, str] | None 
                 break
     # Said here, where it is known what it is relative to: the server works in another directory.
     values.setdefault("data_dir", Path("data").absolute())
-    values["node_id"] = values.get("node_id") or socket.gethostname()
+    if values.get("fleet", Path()) != Path():
+        _check_node(values)
+    else:
+        values["node_id"] = values.get("node_id") or socket.gethostname()
     return Settings(**values)
+
+
+def _check_node(values: Mapping[str, Any]) -> None:
+    """Raises `BadSetting` for what a node's file says and a setting says again."""
+    for name in ("store", "store_password_file", "node_id"):
+        if values.get(name, "") not in ("", Path()):
+            raise BadSetting(f"{name} and fleet do not go together: the node's file says it")
 
 
 def old_names(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> list[str]:

@@ -60,7 +60,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "schedules": CORE | {"admission", "catalog", "ids", "invoke", "work"},
     "urls": CORE | {"catalog"},
     "http_trigger": {"model"},
-    "fleet": CORE,
+    "fleet": CORE | {"settings"},
     "tenant_images": CORE,
     "quotas": CORE | {"admission"},
     "runtimes": CORE | {"tenant_images", "ids"},
@@ -81,11 +81,12 @@ MAY_KNOW: dict[str, set[str]] = {
     "sdk": {"wire"},
     "cli": {"sdk", "wire"},
     "settings": set(),
-    "inherited": {"health", "host_packages", "settings"},
+    "inherited": {"fleet", "health", "host_packages", "settings"},
     "host_packages": set(),
     "host_findings": set(),
     "opened_store": {"settings", "store"},
     "operator": {
+        "fleet",
         "opened_store",
         "host_findings",
         "images",
@@ -100,11 +101,11 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
     "platform": {"background", "callbacks", "api", "bounds", "images", "pool", "store", "settings"}
-    | {"telemetry"}
+    | {"fleet", "telemetry"}
     | CORE
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "telemetry", "tokens"}
-    | {"opened_store", "settings"}
+    | {"fleet", "opened_store", "settings"}
     | CORE,
     "__main__": {"cli", "operator"},
     "__init__": {"sdk"},

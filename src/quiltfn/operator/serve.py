@@ -13,6 +13,7 @@ from quiltfn.settings import (
     BadSetting,
     Settings,
     from_everywhere,
+    read_private,
     read_secret,
     warnings_of,
 )
@@ -29,6 +30,8 @@ SECRET_FILES = (
     "store_password_file",
     "otlp_headers_file",
 )
+# Those that are refused where others may read them.
+PRIVATE_FILES = ("fleet",)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,8 +69,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_secrets(settings: Settings) -> dict[str, str]:
     """The contents of the secret files that are set. Raises `BadSetting`."""
-    paths = {name: getattr(settings, name) for name in SECRET_FILES}
-    return {name: read_secret(name, path) for name, path in paths.items() if path != Path()}
+    found: dict[str, str] = {}
+    for names, read in ((SECRET_FILES, read_secret), (PRIVATE_FILES, read_private)):
+        paths = {name: getattr(settings, name) for name in names}
+        found |= {name: read(name, path) for name, path in paths.items() if path != Path()}
+    return found
 
 
 def as_text(settings: Settings) -> dict[str, str]:

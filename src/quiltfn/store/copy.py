@@ -20,6 +20,8 @@ from quiltfn.store.directory import StoreBroken
 Row = tuple[Any, ...]
 # Triggers count what is in the other tables, and the copy has what the source's triggers counted.
 COUNTED_BY_TRIGGERS = (tables.usage, tables.work_count)
+# A copy is a store of its own: it belongs to no fleet, so that a server may use it alone.
+NOT_COPIED = (tables.fleet,)
 DIGESTS = 2**256
 
 
@@ -134,8 +136,9 @@ def contents_of(source: Source, table: Table) -> Contents:
 
 
 def _in_order() -> list[Table]:
-    """Every table, behind those that it refers to."""
-    others = [one for one in tables.metadata.sorted_tables if one not in COUNTED_BY_TRIGGERS]
+    """Every table that is copied, behind those that it refers to."""
+    apart = (*COUNTED_BY_TRIGGERS, *NOT_COPIED)
+    others = [one for one in tables.metadata.sorted_tables if one not in apart]
     return [*others, *COUNTED_BY_TRIGGERS]
 
 

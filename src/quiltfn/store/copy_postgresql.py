@@ -77,7 +77,7 @@ def source(url: str, password: str | None = None) -> Iterator[PostgresTables]:
 
     Raises `StoreBroken`.
     """
-    with _connected(url, password) as connection, connection.begin():
+    with connected_alone(url, password) as connection, connection.begin():
         run_alone(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
             raise StoreBroken(f"There is no store of quiltfn in {url}.")
@@ -91,7 +91,7 @@ def target(url: str, password: str | None = None) -> Iterator[PostgresTables]:
     """A new store in an empty database, committed at the end of the block; after an exception the
     database is as it was. Raises `StoreBroken`.
     """
-    with _connected(url, password) as connection, connection.begin() as transaction:
+    with connected_alone(url, password) as connection, connection.begin() as transaction:
         run_alone(connection, f"BEGIN; SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER})")
         found = connection.execute(ANY_TABLE).scalar()
         if found is not None:
@@ -110,7 +110,7 @@ def target(url: str, password: str | None = None) -> Iterator[PostgresTables]:
 
 
 @contextlib.contextmanager
-def _connected(url: str, password: str | None) -> Iterator[Connection]:
+def connected_alone(url: str, password: str | None) -> Iterator[Connection]:
     """A connection without a bound on the time of a statement, while no server uses the store.
 
     Raises `StoreBroken`, also for what goes wrong in the block.

@@ -7,7 +7,7 @@ their order, two starts do not get one epoch, and no two wait for each other in 
 loses nothing by that, since it writes in one thread; several share the commits of one.
 
 A server that is alone in its database holds another lock as long as its connection lasts, so that a
-second one does not start.
+second one does not start. Nodes of a fleet hold that lock together, and each one of its name.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from quiltfn.store import nodes
 from quiltfn.store.database import BUSY, NOTHING_MISSING, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
+from quiltfn.store.fleet import check_fleet, only_server, try_name_lock
 from quiltfn.store.functions import SqlStore, opened
 from quiltfn.store.nodes import Boot
 from quiltfn.store.postgres_connection import (
@@ -58,6 +59,13 @@ WRITE = (
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
 TRIES, LOOK_AGAIN_S = 3, 0.05
 OTHER_SERVER = "Another quiltfn is serving from this database."
+FLEET_SERVER = (
+    "Another quiltfn is serving from this database alone, without --fleet: stop it first."
+)
+SAME_NAME = (
+    "A node named {name} is serving from this database already. Each node has a name of its own: "
+    "quiltfn fleet add-node makes the file of another one."
+)
 UNKNOWN = "the database did not tell whether it has stored the change"
 
 
@@ -89,10 +97,17 @@ class PostgresDatabase:
     """
 
     def __init__(
-        self, made: Engine, directory: DataDirectory, busy_timeout_s: float, node_id: str = ""
+        self,
+        made: Engine,
+        directory: DataDirectory,
+        busy_timeout_s: float,
+        node_id: str = "",
+        fleet_id: str = "",
     ) -> None:
-        """`directory`: where the spool of this server is, and nothing else of the store."""
-        self._engine = made
+        """`directory`: where the spool of this server is, and nothing else of the store.
+        `fleet_id`: of the fleet that the server is a node of; empty: of none.
+        """
+        self._engine, self._fleet_id = made, fleet_id
         self.directory, self.busy_timeout_s = directory, busy_timeout_s
         self._node_id, self._is_alone = node_id, False
         self.problem: str | None = None
@@ -262,13 +277,15 @@ class PostgresDatabase:
         return self._writer
 
     def _take_servers_lock(self, connection: Connection, deadline: float) -> None:
-        """Takes it as soon as it is free. The connection that had it last may need a moment to be
-        noticed as gone or, where its machine is, some ten seconds. Raises `StoreUnavailable`.
+        """Takes it as soon as it is free, and as a node that of its name. The connection that had
+        it last may need a moment to be noticed as gone or, where its machine is, some ten seconds.
+        Raises `StoreUnavailable`.
         """
+        told = FLEET_SERVER if self._fleet_id else OTHER_SERVER
         while not try_servers_lock(connection, alone=self._is_alone):
-            if time.monotonic() >= deadline:
-                raise StoreUnavailable(OTHER_SERVER)
-            time.sleep(LOOK_AGAIN_S)
+            _wait_until(deadline, told)
+        while self._fleet_id and not try_name_lock(connection, self._node_id):
+            _wait_until(deadline, SAME_NAME.format(name=self._node_id))
 
     def _was_committed(self, number: str, deadline: float) -> bool:
         """What became of a transaction whose commit was not answered. Raises `NotStored` where it
@@ -298,7 +315,7 @@ class PostgresDatabase:
     # Opening, in the writer's thread ---------------------------------------------------------
 
     def _open(self, alone: bool) -> None:
-        self.directory.enter(alone, self.busy_timeout_s)
+        self.directory.enter(alone or bool(self._fleet_id), self.busy_timeout_s)
         if self.directory.holds_lock:
             self.directory.check_restored()
             self.reserve.start()
@@ -325,6 +342,7 @@ class PostgresDatabase:
         if is_server:
             self._is_alone = alone
             self._take_servers_lock(writer, time.monotonic() + self.busy_timeout_s)
+        check_fleet(writer, self._fleet_id, alone=alone)
         self._make_or_migrate(writer)
         if self.directory.holds_lock:
             self._take_over(writer)
@@ -347,14 +365,17 @@ class PostgresDatabase:
     def _make_or_migrate(self, connection: Connection) -> None:
         """Makes the schema in an empty database, or brings an older one up to date."""
         named = text("SELECT to_regclass(:name) IS NOT NULL")
-        with connection.begin():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(connection.begin())
             self._begin(connection, self.busy_timeout_s)
             is_made = connection.execute(named, {"name": "alembic_version"}).scalar_one()
             if not is_made and connection.execute(named, {"name": "invocation"}).scalar_one():
                 raise StoreBroken("The database has tables that are not of quiltfn.")
             if is_made and self._revision(connection) == REVISION:
                 return
-            if is_made and not self._is_alone:
+            if is_made and self._fleet_id:
+                stack.enter_context(only_server(connection))
+            elif is_made and not self._is_alone:
                 # Others may be using the older schema; whoever is alone knows that none is.
                 raise StoreBroken(
                     "The database is in use by another version of quiltfn, or none has brought it "
@@ -422,6 +443,13 @@ class PostgresDatabase:
                 connection.close()
 
 
+def _wait_until(deadline: float, told: str) -> None:
+    """Waits a moment. Raises `StoreUnavailable` with what is `told` after the deadline."""
+    if time.monotonic() >= deadline:
+        raise StoreUnavailable(told)
+    time.sleep(LOOK_AGAIN_S)
+
+
 def identity(connection: Connection) -> int:
     """A number of 31 bits that tells this database from others, of this and other clusters."""
     query = (
@@ -450,9 +478,32 @@ async def open_postgresql(
     A write waits at most `busy_timeout_s` for others. `password`: where the URL has none.
     """
     directory = DataDirectory(data_dir, has_database=False)
-    loop = asyncio.get_running_loop()
-    made = await loop.run_in_executor(None, partial(engine, url, password))
-    database = PostgresDatabase(made, directory, busy_timeout_s, node_id)
+    database = PostgresDatabase(await _engine(url, password), directory, busy_timeout_s, node_id)
     is_server = alone or bool(node_id)
     async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
         yield store
+
+
+@contextlib.asynccontextmanager
+async def open_as_node(
+    url: str,
+    data_dir: Path,
+    password: str | None,
+    *,
+    node_id: str,
+    fleet_id: str,
+    busy_timeout_s: float = 5.0,
+) -> AsyncIterator[SqlStore]:
+    """Likewise, shared with the other nodes of the fleet that the database belongs to. Raises
+    `StoreBroken` for a database of another fleet or of none, and `StoreUnavailable` while a node of
+    that name, or a server alone, uses it.
+    """
+    directory = DataDirectory(data_dir, has_database=False)
+    made = await _engine(url, password)
+    database = PostgresDatabase(made, directory, busy_timeout_s, node_id, fleet_id)
+    async with opened(database, alone=False, sweeps=lambda: True) as store:
+        yield store
+
+
+async def _engine(url: str, password: str | None) -> Engine:
+    return await asyncio.get_running_loop().run_in_executor(None, partial(engine, url, password))

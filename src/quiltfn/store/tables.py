@@ -30,7 +30,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0013"
+REVISION = "0014"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -203,6 +203,9 @@ node = Table(
     Column("name", Text, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
 )
+
+# One row where the database is a fleet's, made by `quiltfn fleet init`; see `fleet.py`.
+fleet = Table("fleet", metadata, Column("id", Text, primary_key=True))
 
 # The last changes of shared state, in the order of their commits; see `changes.py`.
 change = Table(

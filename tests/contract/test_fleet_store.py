@@ -1,0 +1,176 @@
+"""A database that a fleet shares: who may open it, and who is refused with which sentence."""
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+import postgresql
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store import SqlStore, StoreBroken
+from quiltfn.store.copy import copy
+from quiltfn.store.copy_postgresql import source, target
+from quiltfn.store.fleet import only_server
+from quiltfn.store.fleet_init import begin_fleet
+from quiltfn.store.postgres_connection import engine, try_servers_lock
+from quiltfn.store.postgresql import open_as_node, open_postgresql
+
+FLEET = "0123456789abcdef" * 2
+
+
+@pytest.fixture(autouse=True)
+def _no_databases_left() -> Iterator[None]:
+    yield
+    postgresql.drop_databases()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """An empty database that has been made the fleet's."""
+    found = postgresql.database_of(tmp_path)
+    begin_fleet(found, None, FLEET)
+    return found
+
+
+def name_of(url: str) -> str:
+    return url.rpartition("/")[2].partition("?")[0]
+
+
+def node(
+    url: str, path: Path, name: str, fleet_id: str = FLEET
+) -> AbstractAsyncContextManager[SqlStore]:
+    return open_as_node(url, path / name, None, node_id=name, fleet_id=fleet_id, busy_timeout_s=0.3)
+
+
+async def test_nodes_of_different_names_share_it(url: str, tmp_path: Path) -> None:
+    async with node(url, tmp_path, "one") as one, node(url, tmp_path, "two") as two:
+        await one.ping()
+        await two.ping()
+        boots = one.database.boot, two.database.boot
+        assert [boot.node_id for boot in boots] == ["one", "two"]
+        assert not any(boot.is_alone for boot in boots)
+        assert boots[0].epoch < boots[1].epoch
+
+
+async def test_a_second_node_of_a_name_is_refused_and_takes_it_when_the_first_is_gone(
+    url: str, tmp_path: Path
+) -> None:
+    async with node(url, tmp_path, "one") as one:
+        with pytest.raises(StoreUnavailable, match="A node named one is serving from this"):
+            async with node(url, tmp_path / "other", "one"):
+                pass
+        await one.ping()
+        epoch = one.database.boot.epoch
+    async with node(url, tmp_path / "other", "one") as again:
+        assert again.database.boot.epoch == epoch + 1
+
+
+async def test_the_lock_of_a_name_is_taken_again_with_a_new_connection(
+    url: str, tmp_path: Path
+) -> None:
+    async with node(url, tmp_path, "one") as one:
+        await one.ping()
+        postgresql.running().disconnect(name_of(url))
+        async with node(url, tmp_path / "other", "one"):
+            with pytest.raises(StoreUnavailable, match="A node named one"):
+                await one.database.write(lambda _: None)
+        await one.database.write(lambda _: None)
+        with pytest.raises(StoreUnavailable, match="A node named one"):
+            async with node(url, tmp_path / "other", "one"):
+                pass
+
+
+async def test_two_servers_of_one_data_directory_are_no_two_nodes(url: str, tmp_path: Path) -> None:
+    async with node(url, tmp_path, "one"):
+        shared = open_as_node(
+            url, tmp_path / "one", None, node_id="two", fleet_id=FLEET, busy_timeout_s=0.3
+        )
+        with pytest.raises(StoreBroken, match="Another quiltfn is serving from"):
+            async with shared:
+                pass
+
+
+async def test_a_server_alone_and_a_fleet_exclude_each_other(tmp_path: Path) -> None:
+    url = postgresql.database_of(tmp_path)
+    async with open_postgresql(url, tmp_path / "alone", node_id="alone") as alone:
+        with pytest.raises(StoreBroken, match=r"A server uses .*: stop it first"):
+            begin_fleet(url, None, FLEET)
+        await alone.ping()
+    begin_fleet(url, None, FLEET)
+    with pytest.raises(StoreBroken, match=r"The database is a fleet's\. Start with --fleet FILE"):
+        async with open_postgresql(url, tmp_path / "alone", node_id="alone"):
+            pass
+    async with node(url, tmp_path, "one") as one:
+        with pytest.raises(StoreUnavailable, match="Another quiltfn"):
+            async with open_postgresql(url, tmp_path / "alone", busy_timeout_s=0.3):
+                pass
+        await one.ping()
+        async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:
+            await tool.ping()  # a command beside the nodes, such as quiltfn keys
+
+
+async def test_another_fleets_node_is_refused_and_leaves_no_trace(url: str, tmp_path: Path) -> None:
+    epochs = "SELECT name, epoch FROM node ORDER BY name"
+    name = name_of(url)
+    async with node(url, tmp_path, "one"):
+        before = postgresql.running().run(epochs, name)
+        assert before
+        for named in ("one", "two"):
+            with pytest.raises((StoreBroken, StoreUnavailable), match=r"another fleet|named one"):
+                async with node(url, tmp_path / "other", named, "f" * 32):
+                    pass
+    with pytest.raises(StoreBroken, match=f"another fleet's .{FLEET}.; the file .* is of ffff"):
+        async with node(url, tmp_path / "other", "one", "f" * 32):
+            pass
+    assert postgresql.running().run(epochs, name) == before
+
+
+async def test_a_node_does_not_open_a_database_of_no_fleet(tmp_path: Path) -> None:
+    url = postgresql.database_of(tmp_path)
+    with pytest.raises(StoreBroken, match="The database is no fleet's: quiltfn fleet init"):
+        async with node(url, tmp_path, "one"):
+            pass
+
+
+def test_a_database_is_of_one_fleet_for_good(url: str) -> None:
+    with pytest.raises(StoreBroken, match=f"is a fleet's already .{FLEET}."):
+        begin_fleet(url, None, "f" * 32)
+
+
+async def test_what_a_server_alone_has_stored_is_the_fleets(tmp_path: Path) -> None:
+    url = postgresql.database_of(tmp_path)
+    async with open_postgresql(url, tmp_path / "one", node_id="one") as alone:
+        epoch = alone.database.boot.epoch
+    begin_fleet(url, None, FLEET)
+    async with node(url, tmp_path, "one") as one:
+        assert one.database.boot.epoch == epoch + 1
+
+
+def test_a_schema_is_migrated_by_a_node_that_is_the_only_one(url: str) -> None:
+    made = engine(url)
+    with made.connect() as one, made.connect() as two:
+        assert try_servers_lock(one, alone=False)
+        with only_server(one):
+            assert not try_servers_lock(two, alone=False)
+        assert try_servers_lock(two, alone=False)
+        with pytest.raises(StoreBroken, match="others use it: stop them"), only_server(one):
+            pytest.fail("another server uses the database")
+
+
+async def test_an_older_schema_that_others_use_is_left_alone(url: str, tmp_path: Path) -> None:
+    async with node(url, tmp_path, "old"):
+        postgresql.running().run("UPDATE alembic_version SET version_num = '0013'", name_of(url))
+        with pytest.raises(StoreBroken, match="written by an older quiltfn, and others use it"):
+            async with node(url, tmp_path, "new"):
+                pass
+
+
+def test_a_copy_is_no_fleets(url: str, tmp_path: Path) -> None:
+    empty = postgresql.database_of(tmp_path / "copy")
+    told: dict[str, int] = {}
+    with source(url) as origin, target(empty) as goal:
+        copy(origin, goal, told.__setitem__)
+    assert "fleet" not in told
+    assert "function" in told
+    begin_fleet(empty, None, "f" * 32)  # refused if it were

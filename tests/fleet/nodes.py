@@ -1,0 +1,59 @@
+"""Real nodes of one fleet for tests: each a server with a file and directories of its own."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from e2e.server import Server, quiltfn
+
+PASSWORD_FILE = "password"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Fleet:
+    """A fleet, made by the commands that operators use."""
+
+    directory: Path
+    url: str
+    another: Callable[..., Server]
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "fleet.toml"
+
+    def init(self, password: str) -> "Fleet":
+        """`quiltfn fleet init`; the database has been made."""
+        secret = self.directory / PASSWORD_FILE
+        secret.write_text(password + "\n")
+        where = ("--fleet", str(self.file), "--store", self.url)
+        done = quiltfn("fleet", "init", *where, "--store-password-file", str(secret))
+        assert done.code == 0, done.stderr
+        return self
+
+    def add(self, name: str, *options: str) -> Path:
+        """`quiltfn fleet add-node`; returns the node's file."""
+        self.addresses[name] = f"127.0.0.1:{free_port()}"
+        path = self.directory / f"{name}.toml"
+        where = ("--fleet", str(self.file), "--output", str(path))
+        done = quiltfn(
+            "fleet", "add-node", name, "--address", self.addresses[name], *where, *options
+        )
+        assert done.code == 0, done.stderr
+        return path
+
+    def node(self, name: str, options: str = "") -> Server:
+        """The server of a node, not started yet."""
+        path = self.directory / f"{name}.toml"
+        return self.another(
+            options=f"--fleet {path if path.exists() else self.add(name)} {options}"
+        )

@@ -1,0 +1,125 @@
+"""Real nodes: what their file gives them, and with which sentence a server is refused."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from e2e.server import Server, quiltfn
+from fleet.nodes import Fleet
+from postgresql import PASSWORD
+from quiltfn.fleet import files
+from quiltfn.settings import read_private
+
+pytestmark = pytest.mark.sandbox
+
+
+def refusal(server: Server, code: int) -> str:
+    """What a server says that does not start."""
+    server.start_without_waiting()
+    assert server.wait() == code, server.log.read_text()
+    said = server.log.read_text()
+    assert "Traceback" not in said
+    assert PASSWORD not in said
+    return said
+
+
+def test_two_nodes_share_a_store_and_have_their_names(fleet: Fleet) -> None:
+    one, two = fleet.node("one").start(), fleet.node("two").start()
+    for node, name in ((one, "one"), (two, "two")):
+        health = node.call("GET", "/api/functions/health").json()
+        assert health["ready"], health
+        record = node.deploy("echo hello", name=f"of-{name}").invoke()
+        assert record["execution_node_id"] == name
+    assert not list(one.data_dir.glob("quiltfn.db*"))
+    one.restart()
+    listed = one.call("GET", "/api/functions").json()["functions"]
+    assert {each["name"] for each in listed} == {"of-one", "of-two"}
+
+
+def test_no_secret_of_a_node_is_to_be_read(fleet: Fleet) -> None:
+    node = fleet.node("one").start()
+    made = files.parse(files.NodeFile, read_private("fleet", fleet.directory / "one.toml"))
+    key = made.key.splitlines()[1]
+    for pid in (node.launcher, node.pid):
+        for name in ("cmdline", "environ"):
+            held = Path(f"/proc/{pid}/{name}").read_bytes()
+            for secret in (PASSWORD, made.signing_key, key):
+                assert secret.encode() not in held
+    for kept in node.data_dir.rglob("*"):
+        assert kept.is_dir() or key.encode() not in kept.read_bytes()
+
+
+def test_a_second_node_of_a_name_is_refused_until_the_first_is_killed(fleet: Fleet) -> None:
+    first, second = fleet.node("one").start(), fleet.node("one")
+    assert "A node named one is serving from this database already" in refusal(second, 75)
+    assert first.call("GET", "/api/functions/health").json()["ready"]
+    first.kill_server()
+    assert first.wait() == 70
+    second.start()
+
+
+def test_a_server_without_the_file_is_refused(fleet: Fleet) -> None:
+    options = f"--store {fleet.url} --store-password-file {fleet.directory / 'password'}"
+    assert "The database is a fleet's. Start with --fleet FILE" in refusal(
+        fleet.another(options=options), 74
+    )
+
+
+def test_a_file_that_cannot_be_used_is_told(fleet: Fleet) -> None:
+    path = fleet.add("one")
+    path.chmod(0o644)
+    assert "its mode is 0644: chmod 600" in refusal(fleet.node("one"), 78)
+    path.chmod(0o600)
+    good = path.read_text()
+    path.write_text(good.replace('name = "one"', 'name = "two"'))
+    assert "fleet: certificate is of one, not of two" in refusal(fleet.node("one"), 78)
+    path.write_text(good.replace("format = 1", "format = 7"))
+    assert "the file has the format 7, and this quiltfn knows 1" in refusal(fleet.node("one"), 78)
+    path.write_text(good)
+    assert "node_id and fleet do not go together" in refusal(
+        fleet.node("one", "--node-id other"), 78
+    )
+    assert "kind must be 'node'" in refusal(
+        fleet.another(options=f"--fleet {fleet.directory / 'fleet.toml'}"), 78
+    )
+    fleet.node("one").start()  # the control: the same file as it was made
+
+
+def test_an_expired_file_is_told_and_a_new_one_serves(fleet: Fleet) -> None:
+    made = files.parse(files.FleetFile, read_private("fleet", fleet.file))
+    address, month_s = f"127.0.0.1:{1}", 30 * 86_400
+    before = files.new_node(made, "one", (address, address), time.time() - 2 * month_s, 30)
+    files.write(fleet.directory / "one.toml", files.as_text(before))
+    told = refusal(fleet.node("one"), 78)
+    assert "fleet: certificate has expired at" in told
+    assert "quiltfn fleet add-node" in told
+    (fleet.directory / "one.toml").unlink()
+    node = fleet.node("one").start()
+    assert "expires in" not in node.log.read_text()
+    node.stop()
+    (fleet.directory / "one.toml").unlink()
+    fleet.add("one", "--days", "3")
+    assert "expires in 3 days: make its file again" in fleet.node("one").start().log.read_text()
+
+
+def test_another_fleets_file_is_refused_on_this_store(fleet: Fleet) -> None:
+    made = files.parse(files.FleetFile, read_private("fleet", fleet.file))
+    other = files.new_fleet(fleet.url, PASSWORD, time.time())
+    node = files.new_node(other, "one", ("127.0.0.1:1", "127.0.0.1:1"), time.time(), 9)
+    files.write(fleet.directory / "one.toml", files.as_text(node))
+    told = refusal(fleet.node("one"), 74)
+    assert f"The database is another fleet's ({made.fleet_id})" in told
+
+
+def test_a_fleet_is_made_once_and_leaves_no_file_where_it_cannot(fleet: Fleet) -> None:
+    path = fleet.directory / "again.toml"
+    secret = str(fleet.directory / "password")
+    where = ("--fleet", str(path), "--store-password-file", secret)
+    done = quiltfn("fleet", "init", "--store", fleet.url, *where)
+    assert done.code == 74
+    assert "is a fleet's already" in done.stderr
+    done = quiltfn("fleet", "init", "--store", "postgresql://quiltfn@127.0.0.1:1/none", *where)
+    assert done.code == 74
+    assert "Connection refused" in done.stderr
+    assert not path.exists()
