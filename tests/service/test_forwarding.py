@@ -283,6 +283,18 @@ async def test_a_stream_of_events_comes_from_there(nodes: Nodes) -> None:
     assert nodes.there.sandboxes.calls == 1
 
 
+async def test_the_request_to_the_node_ends_with_a_stream_that_nobody_reads(nodes: Nodes) -> None:
+    headers = {"host": "127.0.0.1", "accept": "text/event-stream"}
+    request = Request("POST", "/api/functions/invoke/sleeps", Headers(headers))
+    request.target = request.path.encode()
+    response = await nodes.app(request)
+    [sent] = nodes.network.requests
+    assert not sent.is_lost
+    assert not isinstance(response.body, bytes)
+    await response.body.aclose()  # type: ignore[attr-defined]
+    assert sent.is_lost
+
+
 async def test_a_call_that_is_only_accepted_is_accepted_here(nodes: Nodes) -> None:
     answer = await nodes.call("cat", prefer="respond-async")
     assert answer.status_code == 202

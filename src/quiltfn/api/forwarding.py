@@ -127,7 +127,7 @@ async def _sent(
         response.headers = [one for one in answer.headers if one[0] not in REMOVED]
         length = answer.header("content-length")
         if length is None:
-            response.body = _rest(answer, call, stack.pop_all())
+            response.body = _Rest(answer, call, stack.pop_all())
         elif int(length) <= SHORT_BYTES:
             response.body = b"".join([piece async for piece in _pieces(answer, call)])
         elif "idempotency-key" in context.headers:  # then it is kept, as a whole
@@ -135,7 +135,7 @@ async def _sent(
                 response.body = b"".join([piece async for piece in _pieces(answer, call)])
         else:
             response.headers.append(("content-length", length))
-            response.body = _rest(answer, call, stack.pop_all())
+            response.body = _Rest(answer, call, stack.pop_all())
     return response
 
 
@@ -185,16 +185,25 @@ async def _pieces(answer: PeerResponse, call: ForwardedCall) -> AsyncIterator[by
         raise _gone(call, error) from error
 
 
-async def _rest(
-    answer: PeerResponse, call: ForwardedCall, stack: AsyncExitStack
-) -> AsyncIterator[bytes]:
-    """The body as it comes. The request to the node ends with it."""
-    async with stack:
+class _Rest:
+    """A body as it comes. The request to the node ends with it, also where nobody begins to read
+    it.
+    """
+
+    def __init__(self, answer: PeerResponse, call: ForwardedCall, stack: AsyncExitStack) -> None:
+        self._pieces, self._call, self._stack = aiter(answer.body), call, stack
+
+    def __aiter__(self) -> "_Rest":
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for piece in answer.body:
-                yield piece
+            return await anext(self._pieces)
         except PeerUnavailable as error:
-            raise CutShort(str(_gone(call, error))) from error
+            raise CutShort(str(_gone(self._call, error))) from error
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
 
 
 def _gone(call: ForwardedCall, error: PeerUnavailable) -> RuntimeUnavailable:
