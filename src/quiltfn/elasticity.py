@@ -6,12 +6,11 @@ from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.errors import NotFound, QuiltfnError
-from quiltfn.model.operation import Operation
+from quiltfn.model.operation import FAILED, Operation, interrupted
 from quiltfn.ports import Clock, Operations
 
 POOL_TARGET = "elasticity.function_pool_target"
-APPLIED, FAILED = "succeeded", "failed"
-REPLAY, INTERRUPTED = "ELASTICITY_IDEMPOTENCY_REPLAY", "ELASTICITY_INTERRUPTED"
+APPLIED, REPLAY = "succeeded", "ELASTICITY_IDEMPOTENCY_REPLAY"
 
 
 class Elasticity:
@@ -21,21 +20,8 @@ class Elasticity:
         self._lifecycle, self._operations, self._clock = lifecycle, operations, clock
 
     async def restore(self) -> None:
-        """At start: marks the operations that the last server did not finish as failed.
-
-        To repeat one with another key is harmless: it sets targets, it does not add to them.
-        """
-        ended = [
-            msgspec.structs.replace(
-                operation,
-                status=FAILED,
-                reason_code=INTERRUPTED,
-                reason_message="the server ended while the operation was running; "
-                "the function shows whether its targets were set",
-                retryable=True,
-            )
-            for operation in await self._operations.interrupted()
-        ]
+        """At start: marks the operations that the last server did not finish as failed."""
+        ended = [interrupted(one) for one in await self._operations.interrupted()]
         if ended:  # or each start would make a transaction for nothing
             await self._operations.finish_interrupted(ended)
 

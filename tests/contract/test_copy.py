@@ -152,7 +152,7 @@ def test_what_was_copied_is_served_from(url, tmp_path):
     plain = made(tmp_path / "plain", [[] for _ in TABLES])
     change(
         plain,
-        "INSERT INTO node VALUES ('x', 7)",
+        "INSERT INTO node (name, epoch) VALUES ('x', 7)",
         "INSERT INTO probe VALUES (1, 0)",
         "INSERT INTO key_revision VALUES (1, 0)",
     )

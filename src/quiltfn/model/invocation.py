@@ -93,6 +93,12 @@ DESCRIPTIONS: Mapping[Status, str] = {
     S.INTERRUPTED: "The server ended while it ran, or may have run; whether its handler did its "
     "work is not known.",
 }
+# The message of a call that others ended in place of its node. If that node had its end, it comes
+# later and replaces this one.
+NODE_LOST = (
+    "the node that had the call does not answer any more; whether the handler did its work is not "
+    "known"
+)
 FINAL = frozenset(status for status, then in NEXT.items() if not then)
 
 

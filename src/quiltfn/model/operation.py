@@ -2,6 +2,8 @@
 
 import msgspec
 
+FAILED, INTERRUPTED = "failed", "ELASTICITY_INTERRUPTED"
+
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One controlled change of a function's pool targets, and what came of it."""
@@ -16,3 +18,17 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     reason_message: str | None
     retryable: bool
     created_at: int
+
+
+def interrupted(operation: Operation) -> Operation:
+    """Its end, where its server ended before it. To repeat it with another key is harmless: it sets
+    targets, it does not add to them.
+    """
+    return msgspec.structs.replace(
+        operation,
+        status=FAILED,
+        reason_code=INTERRUPTED,
+        reason_message="the server ended while the operation was running; "
+        "the function shows whether its targets were set",
+        retryable=True,
+    )

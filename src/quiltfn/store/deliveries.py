@@ -26,7 +26,7 @@ from quiltfn.ports.deliveries import DueDeliveries
 from quiltfn.ports.work import AcceptedWork
 from quiltfn.store import tables, usage
 from quiltfn.store.database import Database
-from quiltfn.store.nodes import of_earlier_boots
+from quiltfn.store.nodes import Boot, of_earlier_boots
 from quiltfn.store.work import SqlWork
 
 STEP_ROWS = 200
@@ -53,8 +53,7 @@ class SqlDeliveries:
 
     async def load(self) -> Sequence[DueDeliveries]:
         """As the port says."""
-        mine = of_earlier_boots(self._database.boot, one.node_id, one.epoch)
-        free = update(table).where(WAITS, one.epoch > 0, mine).values(NOBODY)
+        boot = self._database.boot
         query = (
             select(one.function_id, one.tenant_id, func.min(one.due_at_ms))
             .where(WAITS, one.epoch == 0)
@@ -62,7 +61,7 @@ class SqlDeliveries:
         )
 
         def work(connection: Connection) -> list[DueDeliveries]:
-            connection.execute(free).close()
+            free(connection, boot)
             return [_due(row) for row in connection.execute(query)]
 
         return await self._database.write(work, frees=True)
@@ -223,6 +222,13 @@ class SqlDeliveries:
         await self._database.write(
             lambda connection: connection.execute(change).close(), frees=True
         )
+
+
+def free(connection: Connection, boot: Boot) -> int:
+    """Lets others send what earlier boots of a server had claimed; returns how many there were."""
+    left = of_earlier_boots(boot, one.node_id, one.epoch)
+    change = update(table).where(WAITS, one.epoch > 0, left).values(NOBODY)
+    return connection.execute(change).rowcount
 
 
 def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:

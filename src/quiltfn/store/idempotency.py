@@ -35,7 +35,7 @@ from quiltfn.model.idempotency import (
 from quiltfn.model.retention import StorageLimit
 from quiltfn.store import batches, tables, usage
 from quiltfn.store.database import Database
-from quiltfn.store.nodes import of_earlier_boots
+from quiltfn.store.nodes import Boot, of_earlier_boots
 from quiltfn.store.sql import run
 
 # A step removes at least some, so that nobody is refused because the machine is busy.
@@ -60,21 +60,15 @@ class SqlIdempotencyStore:
         `reserve` returns it at once, and it is stored when there is room. Raises `StoreBroken` for
         a tool beside a server.
         """
-        left = update(answer).where(self._is_left())
-        values = {"status": LOST_STATUS, "body": interrupted}
-        self._interrupted = interrupted
+        boot, self._interrupted = self._database.boot, interrupted
 
         def stored() -> None:
             self._interrupted = None
 
-        await self._database.write_or_put_off(
-            lambda c: c.execute(left.values(values)).close(), stored
-        )
+        def work(connection: Connection) -> None:
+            answer_left(connection, boot, interrupted)
 
-    def _is_left(self) -> ColumnElement[bool]:
-        """Whether an earlier start of this server left the row without an answer."""
-        mine = of_earlier_boots(self._database.boot, answer.c.node_id, answer.c.epoch)
-        return and_(answer.c.status.is_(None), mine)
+        await self._database.write_or_put_off(work, stored)
 
     def _is_own(self) -> ColumnElement[bool]:
         """Whether this start of the server made the row, and has not stored an answer in it."""
@@ -122,7 +116,8 @@ class SqlIdempotencyStore:
         """What was found, or what the start could not store in its place."""
         if self._interrupted is None or found.status is not None:
             return found
-        if connection.execute(select(answer.c.key).where(at(request), self._is_left())).first():
+        left = is_left(self._database.boot)
+        if connection.execute(select(answer.c.key).where(at(request), left)).first():
             return msgspec.structs.replace(found, status=LOST_STATUS, body=self._interrupted)
         return found
 
@@ -184,6 +179,20 @@ class SqlIdempotencyStore:
         some = select(*key).where(is_expired(now)).limit(batches.BATCH_ROWS)
         batch = delete(answer).where(tuple_(*key).in_(some))
         return await batches.delete(self._database, batch)
+
+
+def is_left(boot: Boot) -> ColumnElement[bool]:
+    """Whether an earlier boot of a server left the row without an answer."""
+    left = of_earlier_boots(boot, answer.c.node_id, answer.c.epoch)
+    return and_(answer.c.status.is_(None), left)
+
+
+def answer_left(connection: Connection, boot: Boot, interrupted: bytes) -> int:
+    """Stores the error body `interrupted` for each call that earlier boots of a server left;
+    returns how many there were.
+    """
+    values = {"status": LOST_STATUS, "body": interrupted}
+    return connection.execute(update(answer).where(is_left(boot)).values(values)).rowcount
 
 
 def at(request: IdempotentRequest) -> ColumnElement[bool]:

@@ -22,7 +22,7 @@ from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.ports import Clock, InvocationQuery, Outline, Page
-from quiltfn.store import record_list, records, work_recovery
+from quiltfn.store import late, record_list, records, work_recovery
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import REFUSED, DiskFull
@@ -104,6 +104,8 @@ class SpoolJournal:
             start = work_recovery.StartTime(now, int(self._clock.trusted() * 1000))
 
             def work(connection: Connection) -> Sums:
+                if not boot.is_alone:  # Others may have ended some of it in our place.
+                    late.reopen(connection, left)
                 sums = records.upsert(connection, list(left.values()), boot.epoch - 1)
                 work_recovery.recover(connection, boot, start, is_spool_whole=is_whole)
                 records.interrupt(connection, boot, now)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
 
+from quiltfn.model.member import Presence
 from quiltfn.store import tables
 from quiltfn.store.directory import StoreBroken
 
@@ -40,9 +41,10 @@ def next_boot(connection: Connection, node_id: str, is_alone: bool) -> Boot:
 
 
 def register(connection: Connection, boot: Boot) -> None:
-    """Stores the epoch of the node. Harmless when repeated."""
+    """Stores the epoch of the node, which holds its rows from now on. Harmless when repeated."""
     this = update(tables.node).where(node.name == boot.node_id)
-    if not connection.execute(this.values(epoch=boot.epoch)).rowcount:
+    mine = {"epoch": boot.epoch, "presence": Presence.PRESENT.value}
+    if not connection.execute(this.values(mine)).rowcount:
         row = {"name": boot.node_id, "epoch": boot.epoch}
         connection.execute(insert(tables.node), row)
 

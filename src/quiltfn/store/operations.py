@@ -10,7 +10,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.operation import Operation
 from quiltfn.store import batches, tables
 from quiltfn.store.database import Database
-from quiltfn.store.nodes import of_earlier_boots
+from quiltfn.store.nodes import Boot, of_earlier_boots
 
 table = tables.operation
 REFUSED_KEPT = 1000
@@ -69,13 +69,8 @@ class SqlOperations:
         await self._database.write_or_put_off(work, stored)
 
     async def interrupted(self) -> Sequence[Operation]:
-        mine = of_earlier_boots(self._database.boot, table.c.node_id, table.c.epoch)
-        query = select(table).where(table.c.status == "running", mine)
-
-        def work(connection: Connection) -> list[Operation]:
-            return [tables.read(row, Operation) for row in connection.execute(query).mappings()]
-
-        return await self._database.read(work)
+        boot = self._database.boot
+        return await self._database.read(lambda connection: left_by(connection, boot))
 
     async def prune(self, before: int) -> int:
         """As the port says. Times are Unix seconds."""
@@ -98,6 +93,13 @@ class SqlOperations:
             return tables.read(row, Operation) if row is not None else None
 
         return await self._database.read(work)
+
+
+def left_by(connection: Connection, boot: Boot) -> list[Operation]:
+    """Those that were running when earlier boots of a server ended."""
+    left = of_earlier_boots(boot, table.c.node_id, table.c.epoch)
+    query = select(table).where(table.c.status == "running", left)
+    return [tables.read(row, Operation) for row in connection.execute(query).mappings()]
 
 
 def finish(connection: Connection, operation: Operation) -> None:

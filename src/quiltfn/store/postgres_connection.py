@@ -49,6 +49,20 @@ NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+# Of connections for short statements that others wait for; see `quick_connection.py`.
+QUICK_ANSWER_MAX_S = 3.0
+QUICK_LIMITS = {
+    "idle_in_transaction_session_timeout": "2s",
+    "statement_timeout": "2s",
+    "lock_timeout": "1s",
+    "tcp_user_timeout": "3000",
+}
+QUICK_NETWORK = NETWORK | {
+    "connect_timeout": 2,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "tcp_user_timeout": 3_000,
+}
 # PostgreSQL's text has no U+0000. It is stored behind this character, as that character itself is.
 ESCAPE = "\x1a"
 ESCAPED = {"\0": ESCAPE + "0", ESCAPE: ESCAPE + "1"}
@@ -98,17 +112,23 @@ class _TextLoader(Loader):
 class _Connection(psycopg.Connection[Any]):
     """Ends when PostgreSQL does not answer: where its disk hangs, the kernel keeps a connection."""
 
+    answer_max_s = ANSWER_MAX_S
+
     def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
         try:
-            return super().wait(_answered_in_time(gen), *given, **named)
+            return super().wait(_answered_in_time(gen, self.answer_max_s), *given, **named)
         except TimeoutError:
             self.pgconn.finish()
             raise psycopg.OperationalError(NO_ANSWER) from None
 
 
-def _answered_in_time(steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+class _QuickConnection(_Connection):
+    answer_max_s = QUICK_ANSWER_MAX_S
+
+
+def _answered_in_time(steps: Generator[Any, Any, T], most_s: float) -> Generator[Any, Any, T]:
     """The same steps. Raises `TimeoutError`; psycopg resumes it ten times a second at least."""
-    until = time.monotonic() + ANSWER_MAX_S
+    until = time.monotonic() + most_s
     ready: Any = None
     try:
         while True:
@@ -120,7 +140,9 @@ def _answered_in_time(steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         return found
 
 
-def parameters(url: str, password: str | None, *, is_hurried: bool = True) -> dict[str, Any]:
+def parameters(
+    url: str, password: str | None, *, is_hurried: bool = True, is_quick: bool = False
+) -> dict[str, Any]:
     """What libpq is told. Raises `StoreBroken`, without the URL, in which a password may be."""
     try:
         given = conninfo_to_dict(url)
@@ -128,10 +150,10 @@ def parameters(url: str, password: str | None, *, is_hurried: bool = True) -> di
         raise StoreBroken(
             "The store's URL is none of PostgreSQL: postgresql://USER@HOST/DATABASE is expected."
         ) from None
-    settings = SETTINGS | (LIMITS if is_hurried else {})
+    settings = SETTINGS | (LIMITS if is_hurried else {}) | (QUICK_LIMITS if is_quick else {})
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     mine: Mapping[str, Any] = {
-        **NETWORK,
+        **(QUICK_NETWORK if is_quick else NETWORK),
         **given,
         "options": f"{given.get('options', '')} {options}".strip(),
         "application_name": given.get("application_name", "quiltfn"),
@@ -139,20 +161,25 @@ def parameters(url: str, password: str | None, *, is_hurried: bool = True) -> di
     return {**mine, **({} if password is None else {"password": password})}
 
 
-def engine(url: str, password: str | None = None, *, is_hurried: bool = True) -> Engine:
+def engine(
+    url: str, password: str | None = None, *, is_hurried: bool = True, is_quick: bool = False
+) -> Engine:
     """Makes connections that begin no transaction by themselves. Text passes them whole, with
-    U+0000. `is_hurried`: PostgreSQL ends what takes very long. Raises `StoreBroken` for a URL that
-    is none.
+    U+0000. `is_hurried`: PostgreSQL ends what takes very long. `is_quick`: what takes some seconds.
+    Raises `StoreBroken` for a URL that is none.
     """
-    told = parameters(url, password, is_hurried=is_hurried)
+    told = parameters(url, password, is_hurried=is_hurried, is_quick=is_quick)
+    transaction_max_s = 2 if is_quick else TRANSACTION_MAX_S
 
     def connect() -> "psycopg.Connection[Any]":
         # Prepared statements are for long; there are some hundred.
-        connects = _Connection if is_hurried else psycopg.Connection
+        connects = psycopg.Connection
+        if is_hurried:
+            connects = _QuickConnection if is_quick else _Connection
         made = connects.connect(**told, autocommit=True, prepare_threshold=3)
         made.prepared_max = 300
         if is_hurried and made.info.server_version >= 17_00_00:
-            made.execute(f"SET transaction_timeout = '{TRANSACTION_MAX_S}s'".encode())
+            made.execute(f"SET transaction_timeout = '{transaction_max_s}s'".encode())
         made.adapters.register_dumper(str, _Text)
         made.adapters.register_dumper(int, _Number)
         made.adapters.register_loader("text", _TextLoader)

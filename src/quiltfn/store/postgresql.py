@@ -6,6 +6,9 @@ any number of servers: counts and sums are added to what is there, the numbers o
 their order, two starts do not get one epoch, and no two wait for each other in a circle. One server
 loses nothing by that, since it writes in one thread; several share the commits of one.
 
+A server that shares its database stores nothing once others have taken its node over: each of its
+transactions looks at the node's epoch behind the lock.
+
 A server that is alone in its database holds another lock as long as its connection lasts, so that a
 second one does not start. Nodes of a fleet hold that lock together, and each one of its name.
 """
@@ -20,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from psycopg import sql
 from sqlalchemy import Connection, Engine, exc, text
 
 from quiltfn.model.errors import StoreUnavailable
@@ -45,6 +49,8 @@ from quiltfn.store.postgres_connection import (
     try_servers_lock,
 )
 from quiltfn.store.put_off import PutOff
+from quiltfn.store.quick_connection import QuickConnection
+from quiltfn.store.sql import driver
 from quiltfn.store.tables import REVISION
 
 T = TypeVar("T")
@@ -56,6 +62,10 @@ WRITE = (
     "BEGIN; SET LOCAL lock_timeout = {wait_ms}; "
     f"SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER}), pg_current_xact_id()::text"
 )
+# Of a server that shares its database. What follows the lock sees what was committed before it.
+OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
+OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
+WRITE_FENCED = f"{WRITE}; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
 TRIES, LOOK_AGAIN_S = 3, 0.05
 OTHER_SERVER = "Another quiltfn is serving from this database."
@@ -66,6 +76,7 @@ SAME_NAME = (
     "A node named {name} is serving from this database already. Each node has a name of its own: "
     "quiltfn fleet add-node makes the file of another one."
 )
+FENCED = "this node was taken over or started again elsewhere, and stores nothing more"
 UNKNOWN = "the database did not tell whether it has stored the change"
 
 
@@ -99,15 +110,17 @@ class PostgresDatabase:
     def __init__(
         self,
         made: Engine,
+        make_quick: Callable[[], Engine],
         directory: DataDirectory,
         busy_timeout_s: float,
         node_id: str = "",
         fleet_id: str = "",
     ) -> None:
-        """`directory`: where the spool of this server is, and nothing else of the store.
-        `fleet_id`: of the fleet that the server is a node of; empty: of none.
+        """`make_quick`: makes the engine of quick connections. `directory`: where the spool of this
+        server is, and nothing else of the store. `fleet_id`: of the fleet that the server is a node
+        of; empty: of none.
         """
-        self._engine, self._fleet_id = made, fleet_id
+        self._engine, self._make_quick, self._fleet_id = made, make_quick, fleet_id
         self.directory, self.busy_timeout_s = directory, busy_timeout_s
         self._node_id, self._is_alone = node_id, False
         self.problem: str | None = None
@@ -170,6 +183,10 @@ class PostgresDatabase:
         """As `Database` says. All of `work` sees one state."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader_thread, self._look, work)
+
+    def quick_connection(self) -> QuickConnection:
+        """Another connection, for statements that must not wait behind records."""
+        return QuickConnection(self._make_quick())
 
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says. PostgreSQL looks for damage itself, where it has checksums."""
@@ -256,10 +273,18 @@ class PostgresDatabase:
         return result
 
     def _begin(self, writer: Connection, wait_s: float) -> str:
-        """Begins a transaction that writes; returns its number."""
-        statements = WRITE.format(wait_ms=max(1, int(wait_s * 1000)))
-        (found,) = run_alone(writer, statements)
-        return str(found[1])
+        """Begins a transaction that writes; returns its number. Raises `StoreUnavailable` where
+        others have taken the node over: they have ended what it had.
+        """
+        wait_ms = max(1, int(wait_s * 1000))
+        if self._boot is None or self._is_alone:
+            (found,) = run_alone(writer, WRITE.format(wait_ms=wait_ms))
+            return str(found[1])
+        name = sql.Literal(self._boot.node_id).as_string(driver(writer))
+        (found,) = run_alone(writer, WRITE_FENCED.format(wait_ms=wait_ms, name=name))
+        if found[1] != self._boot.epoch:
+            raise StoreUnavailable(FENCED)
+        return str(found[0])
 
     def _served(self, deadline: float) -> Connection:
         """The writer's connection; a new one takes the lock of servers before it is used."""
@@ -478,7 +503,8 @@ async def open_postgresql(
     A write waits at most `busy_timeout_s` for others. `password`: where the URL has none.
     """
     directory = DataDirectory(data_dir, has_database=False)
-    database = PostgresDatabase(await _engine(url, password), directory, busy_timeout_s, node_id)
+    engines = await _engines(url, password)
+    database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id)
     is_server = alone or bool(node_id)
     async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
         yield store
@@ -499,11 +525,14 @@ async def open_as_node(
     that name, or a server alone, uses it.
     """
     directory = DataDirectory(data_dir, has_database=False)
-    made = await _engine(url, password)
-    database = PostgresDatabase(made, directory, busy_timeout_s, node_id, fleet_id)
+    engines = await _engines(url, password)
+    database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id, fleet_id)
     async with opened(database, alone=False, sweeps=lambda: True) as store:
         yield store
 
 
-async def _engine(url: str, password: str | None) -> Engine:
-    return await asyncio.get_running_loop().run_in_executor(None, partial(engine, url, password))
+async def _engines(url: str, password: str | None) -> tuple[Engine, Callable[[], Engine]]:
+    """The engine for transactions, and what makes that of quick connections."""
+    loop = asyncio.get_running_loop()
+    made = await loop.run_in_executor(None, partial(engine, url, password))
+    return made, partial(engine, url, password, is_quick=True)

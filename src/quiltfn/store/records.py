@@ -223,14 +223,17 @@ def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
         )
 
 
-def interrupt(connection: Connection, boot: Boot, now: int) -> None:
-    """Ends and counts every running call that an earlier start of this server left."""
+def interrupt(connection: Connection, boot: Boot, now: int, why: str = INTERRUPTED) -> int:
+    """Ends and counts every running call that an earlier start of this server left; returns how
+    many.
+    """
     ours = {"now": now, "node": boot.node_id, "epoch": boot.epoch, "alone": boot.is_alone}
     sums = run(connection, "counters_of_left", ours).mappings().all()
     if sums:
         run(connection, "add_to_counters", [dict(row) for row in sums])
         stats.add_interrupted(connection, sums, now)
-        run(connection, "interrupt_left", ours | {"why": INTERRUPTED})
+        run(connection, "interrupt_left", ours | {"why": why})
+    return sum(row["calls"] for row in sums)
 
 
 def interrupted(record: Invocation, now: int) -> Invocation:

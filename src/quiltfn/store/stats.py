@@ -96,6 +96,22 @@ def add_interrupted(connection: Connection, left: Iterable[RowMapping], now: int
     add(connection, sums)
 
 
+def remove_interrupted(connection: Connection, record: Invocation) -> None:
+    """Takes a call that was counted as interrupted out of the row that has it, if one still does:
+    its true end is known now, and is counted.
+    """
+    for step in STEPS:
+        start = floor_to(step, record.ended_at or 0)
+        key = Stretch(record.tenant_id, step, start, record.function_id)
+        row = execute(connection, "stats_of", key).fetchone()
+        known = CallStats() if row is None else decode(row[0])
+        if known.calls.get(Status.INTERRUPTED.value):
+            known.calls[Status.INTERRUPTED.value] -= 1
+            known.cold_starts = max(0, known.cold_starts - record.cold_start)
+            many(connection, "put_stats", [(*key, encode(known))])
+            return
+
+
 def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
     """Adds to the rows of statistics; one statement reads and one writes each."""
     if not sums:

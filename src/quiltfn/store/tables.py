@@ -30,7 +30,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0014"
+REVISION = "0015"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -196,12 +196,19 @@ usage = Table(
     Column("number", BigInteger, nullable=False),
 )
 
-# The servers that use the store, each with the number of its last start; see `nodes.py`.
+# The servers that use the store, each with the number of its last start; see `nodes.py`. The other
+# columns are of the nodes of a fleet (`members.py`); `report`: a `model.member.Report`.
 node = Table(
     "node",
     metadata,
     Column("name", Text, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False, server_default=text("0")),
+    Column("presence", Text, nullable=False, server_default=text("'present'")),
+    Column("state", Text, nullable=False, server_default=text("'ready'")),
+    Column("address", Text, nullable=False, server_default=text("''")),
+    Column("version", Text, nullable=False, server_default=text("''")),
+    Column("report", JSON, nullable=False, server_default=text("'{}'")),
 )
 
 # One row where the database is a fleet's, made by `quiltfn fleet init`; see `fleet.py`.

@@ -1,4 +1,4 @@
-"""At a start: what becomes of work that earlier boots of this server had claimed.
+"""At a start, and when a node is taken over: what becomes of work that earlier boots had claimed.
 
 An attempt whose start the journal has is interrupted, and the function's policy says what follows.
 Work without such a record was not begun and waits again, if the journal's spool can have lost
@@ -9,12 +9,13 @@ it was begun, and it counts as interrupted: so work with one attempt is never ru
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, RowMapping
 
 from quiltfn.ids import continue_behind, new_id
-from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.model.invocation import FINAL, NODE_LOST, Invocation, Status
 from quiltfn.model.work import outcome
 from quiltfn.store import outcomes, records
 from quiltfn.store.nodes import Boot
@@ -23,6 +24,19 @@ from quiltfn.store.sql import run
 from quiltfn.store.work import machine_boot_id
 
 UNKNOWN = "the server ended, and whether the call was started then is not known"
+
+
+class Why(NamedTuple):
+    """The messages of calls that are ended: `running` of one whose start was stored, `unknown` of
+    one that may have been started.
+    """
+
+    running: str
+    unknown: str
+
+
+SERVER_ENDED = Why(records.INTERRUPTED, UNKNOWN)
+TAKEN_OVER = Why(NODE_LOST, NODE_LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +49,41 @@ class StartTime:
     trusted_ms: int
 
 
-def recover(connection: Connection, boot: Boot, now: StartTime, *, is_spool_whole: bool) -> None:
-    """Ends attempts and releases work, after the journal's records were stored.
+def recover(
+    connection: Connection,
+    boot: Boot,
+    now: StartTime,
+    *,
+    is_spool_whole: bool,
+    why: Why = SERVER_ENDED,
+) -> int:
+    """Ends attempts and releases work, after the journal's records were stored; returns how many
+    attempts it ended.
 
-    `is_spool_whole`: no file of the journal was removed since the last server ended.
+    `is_spool_whole`: no file of the journal was removed since the last server ended, and its
+    records are stored.
     """
+    ended = 0
     mine = {"epoch": boot.epoch, "alone": boot.is_alone, "node": boot.node_id}
     rows = run(connection, "claimed_before", mine).mappings().all()
     if rows:  # New ids may be needed, which must sort behind all others.
         continue_behind(run(connection, "newest_id").scalar_one())
     for start in range(0, len(rows), records.STATEMENT_ROWS):
-        _recover_some(
-            connection, boot, now, rows[start : start + records.STATEMENT_ROWS], is_spool_whole
-        )
+        some = rows[start : start + records.STATEMENT_ROWS]
+        left = _recover_some(connection, now, some, why, is_spool_whole)
+        records.upsert(connection, left, boot.epoch)
+        ended += len(left)
+    return ended
 
 
 def _recover_some(
     connection: Connection,
-    boot: Boot,
     now: StartTime,
     rows: Sequence[RowMapping],
+    why: Why,
     is_spool_whole: bool,
-) -> None:
+) -> list[Invocation]:
+    """Releases what waits again; returns the ends of what may have been begun."""
     machine = machine_boot_id()
     found = records.among(connection, [row["invocation_id"] for row in rows])
     over, waiting, ended = [], [], []
@@ -71,15 +98,15 @@ def _recover_some(
                 | {"node": row["node_id"], "due": None}
             )
         else:
-            ended.append(_interrupted(connection, row, record, now))
+            ended.append(_interrupted(connection, row, record, now, why))
     outcomes.many(connection, "remove_work", over)
     if waiting:
         run(connection, "release_work", waiting)
-    records.upsert(connection, ended, boot.epoch)
+    return ended
 
 
 def _interrupted(
-    connection: Connection, row: RowMapping, record: Invocation, now: StartTime
+    connection: Connection, row: RowMapping, record: Invocation, now: StartTime, why: Why
 ) -> Invocation:
     """The record of the attempt, with what its function's policy makes of it."""
     is_running = record.status is Status.RUNNING
@@ -89,7 +116,7 @@ def _interrupted(
         execution_node_id=row["node_id"],
         status=Status.INTERRUPTED,
         ended_at=max(now.unix, record.started_at or 0),
-        error_message=records.INTERRUPTED if is_running else UNKNOWN,
+        error_message=why.running if is_running else why.unknown,
     )
     policy = policy_of(connection, record.function_id)
     decided = outcome(

@@ -1,0 +1,68 @@
+"""The interfaces between the nodes of a fleet, and what each side may rely on.
+
+The store decides who is a member, and who takes over whom. No time stamp of one machine is compared
+with another's: a node counts beats of the others by its own clock.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from quiltfn.model.member import KnownNode, Member, NodeState, Report, TakenOver
+
+
+class NodeRemoved(Exception):
+    """An operator has removed this node from the fleet: a sentence for whoever starts it."""
+
+
+class Members(Protocol):
+    """The nodes of a fleet in the store. Every method raises `StoreUnavailable` where the store
+    does not answer within some seconds. Beats never wait behind records that are being stored.
+    """
+
+    async def register(self, address: str, version: str) -> Member:
+        """Makes this node, whose start has its epoch already, known to the others. Raises
+        `NodeRemoved`.
+        """
+
+    async def beat(self, report: Report) -> Member | None:
+        """Says that this node is there, and how loaded it is; returns its row. None: another start
+        of the node, or a take-over, has ended its epoch. It holds nothing in the store any more.
+        """
+
+    async def read(self) -> Sequence[Member]:
+        """All nodes by name, those included that have left, and servers that were alone in the
+        store before and were not taken over.
+        """
+
+    async def set_state(self, name: str, state: NodeState) -> Member | None:
+        """What an operator wants of a node, which it hears with its next beat; returns its row.
+        None: there is no such node. A removed one stays removed, and is returned as it is.
+        """
+
+    async def leave(self) -> None:
+        """This node has ended what it had and beats no more. Harmless when repeated, and where it
+        holds nothing any more.
+        """
+
+    async def take_over(self, seen: Member) -> TakenOver | None:
+        """Ends what the node's epoch had, if the node is still as it was `seen`; None: it is not.
+
+        In one transaction: it gets another epoch, its calls without an end are `interrupted`, work
+        that it had claimed is tried again or given up as each function's policy says, deliveries
+        and idempotency keys are freed. From then on the store takes nothing of the old epoch.
+        """
+
+
+class Nodes(Protocol):
+    """The nodes as whoever operates them sees them. Raises `StoreUnavailable`."""
+
+    def show(self) -> None:
+        """Puts them into the metrics, as they were when this node last looked."""
+
+    async def all(self) -> Sequence[KnownNode]:
+        """Every node by name, those that left or were removed included."""
+
+    async def set_state(self, name: str, state: NodeState) -> KnownNode:
+        """What a node is to do from now on; it hears of it within seconds. Raises `NotFound`, and
+        `Conflict` for a node that was removed, or where this server is no node of a fleet.
+        """

@@ -1,0 +1,115 @@
+"""The nodes of a fleet in the database.
+
+    present ──leave──▶ left ──take over──▶ gone ──a start──▶ present, with another epoch
+       └──────── no beat, take over ────────▲
+A beat is one statement on a connection of its own, so that it never waits behind records. A
+take-over is a transaction among the others that write.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, or_, select, update
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.member import Member, NodeState, Presence, Report, TakenOver
+from quiltfn.ports import Clock
+from quiltfn.ports.fleet import NodeRemoved
+from quiltfn.store import tables
+from quiltfn.store.database import Database
+from quiltfn.store.take_over import take_over
+from quiltfn.store.work_recovery import StartTime
+
+T = TypeVar("T")
+table, node = tables.node, tables.node.c
+
+
+class Quickly(Protocol):
+    """Runs statements, each a transaction, without waiting behind records. Raises
+    `StoreUnavailable`.
+    """
+
+    def __call__(self, work: Callable[[Connection], T], /) -> Awaitable[T]: ...
+
+
+class SqlMembers:
+    """`ports.fleet.Members` over the table of `database`, for the node that has opened that."""
+
+    def __init__(
+        self, database: Database, quickly: Quickly, clock: Clock, lost_answer: bytes
+    ) -> None:
+        """`lost_answer`: the body for idempotent requests of nodes that are taken over."""
+        self._database, self._quickly, self._clock = database, quickly, clock
+        self._lost_answer = lost_answer
+
+    @property
+    def name(self) -> str:
+        """This node's."""
+        return self._database.boot.node_id
+
+    async def register(self, address: str, version: str) -> Member:
+        """As the port says."""
+        found = await self._change_own({"address": address, "version": version, "report": {}})
+        if found is None:
+            raise StoreUnavailable("this node was started again elsewhere")
+        if found.state is NodeState.REMOVED:
+            raise NodeRemoved(f"The node {found.name} was removed from the fleet.")
+        return found
+
+    async def beat(self, report: Report) -> Member | None:
+        """As the port says."""
+        return await self._change_own(
+            {"beat": node.beat + 1, "report": msgspec.to_builtins(report)}
+        )
+
+    async def read(self) -> Sequence[Member]:
+        """As the port says."""
+        is_told = or_(node.presence != Presence.GONE.value, node.version != "")
+        query = select(table).where(is_told).order_by(node.name)
+
+        def work(connection: Connection) -> list[Member]:
+            return [_read(row) for row in connection.execute(query).mappings()]
+
+        return await self._quickly(work)
+
+    async def set_state(self, name: str, state: NodeState) -> Member | None:
+        """As the port says."""
+        this = node.name == name, node.version != ""
+        change = update(table).where(*this, node.state != NodeState.REMOVED.value)
+        change = change.values(state=state.value)
+
+        def work(connection: Connection) -> Member | None:
+            connection.execute(change).close()
+            row = connection.execute(select(table).where(*this)).mappings().one_or_none()
+            return None if row is None else _read(row)
+
+        return await self._quickly(work)
+
+    async def leave(self) -> None:
+        """As the port says."""
+        await self._change_own({"presence": Presence.LEFT.value})
+
+    async def take_over(self, seen: Member) -> TakenOver | None:
+        """As the port says."""
+        now = StartTime(int(self._clock.unix()), int(self._clock.trusted() * 1000))
+        return await self._database.write(
+            lambda connection: take_over(connection, seen, now, self._lost_answer)
+        )
+
+    async def _change_own(self, values: dict[str, Any]) -> Member | None:
+        """Changes the row of this node's epoch, if that still holds it."""
+        boot = self._database.boot
+        mine = node.name == boot.node_id, node.epoch == boot.epoch
+        change = update(table).where(*mine, node.presence == Presence.PRESENT.value)
+        change = change.values(values).returning(table)
+
+        def work(connection: Connection) -> Member | None:
+            row = connection.execute(change).mappings().one_or_none()
+            return None if row is None else _read(row)
+
+        return await self._quickly(work)
+
+
+def _read(row: RowMapping) -> Member:
+    return tables.read(row, Member)

@@ -1,0 +1,513 @@
+"""The nodes of a fleet in the store: who is there, and what becomes of what a lost one had."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import pytest
+from msgspec.structs import replace
+
+from contract.pieces import HOUR_MS, NOW_MS, NOW_S, a_piece, an_accepted, begun, claimed
+from contract.stores import (
+    SHARED_STORES,
+    SharedStoreOpener,
+    a_call,
+    a_stored_function,
+    an_id,
+    an_operation,
+    done,
+    on_postgresql,
+    rows,
+)
+from manual_clock import ManualClock
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.function import Function
+from quiltfn.model.idempotency import IdempotentRequest
+from quiltfn.model.invocation import NODE_LOST, Invocation, Status, WorkOutcome
+from quiltfn.model.member import (
+    REPORTED_MAX,
+    Member,
+    NodeState,
+    Presence,
+    Report,
+    bounded,
+)
+from quiltfn.model.pool_load import PoolLoad
+from quiltfn.model.retention import StorageLimit
+from quiltfn.model.work import AsyncPolicy, Backoff, Destination
+from quiltfn.ports.fleet import NodeRemoved
+from quiltfn.store import (
+    SpoolJournal,
+    SqlDeliveries,
+    SqlIdempotencyStore,
+    SqlOperations,
+    SqlPolicies,
+    SqlStats,
+    SqlStore,
+    SqlWork,
+    nodes,
+)
+from quiltfn.store.members import SqlMembers
+from quiltfn.store.postgresql import PostgresDatabase
+
+LOST = b'{"error":"lost"}'
+LATER_MS = NOW_MS + HOUR_MS
+REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
+TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
+OF_POSTGRESQL = pytest.mark.parametrize("open_shared", ["postgresql"], indirect=True)
+LOADS = [PoolLoad("f", 2, 0, 3, 1, 4)]
+BUSY = Report(memory_free_mib=512.5, running=3, queued=1, pools=LOADS)
+
+
+class Node(NamedTuple):
+    store: SqlStore
+    journal: SpoolJournal
+    members: SqlMembers
+    work: SqlWork
+
+
+@contextlib.asynccontextmanager
+async def a_node(
+    open_shared: SharedStoreOpener, path: Path, name: str, *, spool: str = ""
+) -> AsyncIterator[Node]:
+    """A node of a fleet as at its start. `spool`: the directory of its spool, if not its name."""
+    clock = ManualClock(NOW_S)
+    async with open_shared(path / "shared", name) as store, contextlib.AsyncExitStack() as stack:
+        database = store.database
+        quickly: Any = database.write
+        if isinstance(database, PostgresDatabase):
+            connection = database.quick_connection()
+            stack.push_async_callback(connection.aclose)
+            quickly = connection.run
+        journal = SpoolJournal(database, path / (spool or name), clock)
+        await journal.start()
+        stack.push_async_callback(closed, journal)
+        # SQLite's first write would do it.
+        await database.write(lambda connection: nodes.register(connection, database.boot))
+        members = SqlMembers(database, quickly, clock, LOST)
+        await members.register(f"{name}:7000", "1.0")
+        yield Node(store, journal, members, SqlWork(database))
+
+
+async def closed(journal: SpoolJournal) -> None:
+    """Ends it, also where it may store nothing any more."""
+    with contextlib.suppress(StoreUnavailable):
+        await journal.aclose()
+
+
+async def killed(node: Node) -> Member:
+    """Ends what a node does as `kill -9` would: what is in its spool stays there."""
+    node.journal._close()
+    if node.journal._timer is not None:
+        node.journal._timer.cancel()
+    node.journal._written = node.journal._kept  # nothing is left to be committed
+    cast("Any", node.journal)._close = lambda: None
+    return await own_row(node)
+
+
+async def own_row(node: Node) -> Member:
+    return next(one for one in await node.members.read() if one.name == node.members.name)
+
+
+# Members -------------------------------------------------------------------------------------
+
+
+async def test_each_node_sees_the_others_and_what_they_report(open_shared, tmp_path) -> None:
+    async with (
+        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, "two") as two,
+    ):
+        beaten = await one.members.beat(BUSY)
+        assert beaten is not None
+        for node in (one, two):
+            found = {member.name: member for member in await node.members.read()}
+            assert found["one"] == beaten
+            assert (found["one"].beat, found["one"].report) == (1, BUSY)
+            assert (found["two"].beat, found["two"].report) == (0, Report())
+            assert found["two"].address == "two:7000"
+            assert {member.presence for member in found.values()} == {Presence.PRESENT}
+        assert found["one"].epoch != found["two"].epoch
+
+
+async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_path) -> None:
+    async with a_node(open_shared, tmp_path, "one") as first:
+        async with a_node(open_shared, tmp_path, "one", spool="other") as second:
+            assert await first.members.beat(BUSY) is None
+            again = await second.members.beat(BUSY)
+            assert again is not None
+            await first.members.leave()  # It has nothing any more that it could leave.
+            assert (await own_row(second)).presence is Presence.PRESENT
+
+
+async def test_what_an_operator_wants_of_a_node_outlives_its_restart(open_shared, tmp_path) -> None:
+    async with a_node(open_shared, tmp_path, "one") as one:
+        assert await one.members.set_state("nobody", NodeState.CORDONED) is None
+        changed = await one.members.set_state("one", NodeState.CORDONED)
+        assert changed is not None
+        heard = await one.members.beat(BUSY)
+        assert heard is not None
+        assert heard.state is NodeState.CORDONED
+    async with a_node(open_shared, tmp_path, "one") as one:
+        assert (await own_row(one)).state is NodeState.CORDONED
+
+
+async def test_a_removed_node_stays_removed_and_does_not_start(open_shared, tmp_path) -> None:
+    async with a_node(open_shared, tmp_path, "two") as two:
+        async with a_node(open_shared, tmp_path, "one") as one:
+            await two.members.set_state("one", NodeState.REMOVED)
+            heard = await one.members.beat(BUSY)
+            assert heard is not None
+            assert heard.state is NodeState.REMOVED
+            kept = await two.members.set_state("one", NodeState.READY)
+            assert kept is not None
+            assert kept.state is NodeState.REMOVED
+        with pytest.raises(NodeRemoved, match="one was removed"):
+            async with a_node(open_shared, tmp_path, "one"):
+                raise AssertionError
+
+
+async def test_a_node_that_left_beats_no_more_and_comes_back(open_shared, tmp_path) -> None:
+    async with a_node(open_shared, tmp_path, "one") as one:
+        await one.members.leave()
+        await one.members.leave()
+        assert await one.members.beat(BUSY) is None
+        left = await own_row(one)
+        assert left.presence is Presence.LEFT
+    async with a_node(open_shared, tmp_path, "one") as one:
+        assert (await own_row(one)).presence is Presence.PRESENT
+        assert (await one.members.beat(BUSY)) is not None
+
+
+def test_a_report_names_the_largest_pools_alone() -> None:
+    many = [PoolLoad(f"f{n}", 1, n, 0, 0, n) for n in range(REPORTED_MAX + 100)]
+    kept = bounded(many)
+    assert len(kept) == REPORTED_MAX
+    assert {one.idle for one in kept} == set(range(100, REPORTED_MAX + 100))
+    assert bounded(many[:3]) == many[:3]
+
+
+# Taking over ---------------------------------------------------------------------------------
+
+
+async def left_of(node: Node, function: Function) -> dict[str, str]:
+    """What a node has when it is killed: of everything one; returns their ids."""
+    running = replace(a_call(function), execution_node_id=node.members.name)
+    node.journal.opened(running)
+    await SqlPolicies(node.store.database).save_async(function.id, TWICE)
+    call = await an_accepted(node.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+    (record,) = await claimed(node.work, function)
+    node.journal.opened(replace(begun(record), execution_node_id=node.members.name))
+    await node.journal.synced()
+    unknown = await an_accepted(node.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+    await claimed(node.work, function)
+    assert await SqlIdempotencyStore(node.store.database).reserve(REQUEST, NOW_S) is None
+    operation = replace(an_operation(NOW_S), operation_id=an_id())
+    await SqlOperations(node.store.database).add(operation)
+    return {
+        "running": running.invocation_id,
+        "begun": call,
+        "unknown": unknown,
+        "operation": operation.operation_id,
+    }
+
+
+async def test_what_a_lost_node_had_is_ended_or_tried_again(open_shared, tmp_path) -> None:
+    async with a_node(open_shared, tmp_path, "two") as two:
+        function = await a_stored_function(two.store)
+        ours = replace(a_call(function), execution_node_id="two")
+        two.journal.opened(ours)
+        await two.journal.synced()
+        async with a_node(open_shared, tmp_path, "one") as one:
+            calls = await left_of(one, function)
+            seen = await killed(one)
+            told = await two.members.take_over(seen)
+            assert told is not None
+            assert (told.calls, told.work, told.answers) == (1, 2, 1)
+            assert await one.members.beat(BUSY) is None
+            gone = await own_row(one)
+            assert (gone.presence, gone.epoch) == (Presence.GONE, told.epoch)
+        ended = await two.journal.get(function.id, calls["running"])
+        assert ended is not None
+        assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST)
+        (queue,) = await two.work.load()
+        assert queue.waiting == 2
+        for call in (calls["begun"], calls["unknown"]):
+            (attempt,) = await two.work.attempts(call)
+            assert attempt.status is Status.INTERRUPTED
+            waits = await two.journal.get(function.id, call)
+            assert waits is not None
+            assert (waits.status, waits.attempt) == (Status.QUEUED, 2)
+        again = await SqlIdempotencyStore(two.store.database).reserve(REQUEST, NOW_S)
+        assert again is not None
+        assert (again.status, again.body) == (503, LOST)
+        operation = await SqlOperations(two.store.database).get("t", calls["operation"])
+        assert operation is not None
+        assert (operation.status, operation.retryable) == ("failed", True)
+        # What runs elsewhere goes on.
+        assert await two.journal.get(function.id, ours.invocation_id) == ours
+
+
+async def test_work_that_may_be_tried_once_is_given_up(open_shared, tmp_path) -> None:
+    async with (
+        a_node(open_shared, tmp_path, "two") as two,
+        a_node(open_shared, tmp_path, "one") as one,
+    ):
+        function = await a_stored_function(two.store)
+        call = await an_accepted(one.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+        await claimed(one.work, function)
+        await two.members.take_over(await killed(one))
+        ended = await two.journal.get(function.id, call)
+        assert ended is not None
+        assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST)
+        (dead,) = (await two.work.dead_letters(function.id, 10, None)).items
+        assert dead.invocation_id == call
+        assert await two.work.load() == []
+
+
+async def test_of_several_that_take_over_one_does(open_shared, tmp_path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        one, *others = [
+            await stack.enter_async_context(a_node(open_shared, tmp_path, name))
+            for name in ("one", "two", "three", "four")
+        ]
+        function = await a_stored_function(one.store)
+        await left_of(one, function)
+        seen = await killed(one)
+        told = await asyncio.gather(*(other.members.take_over(seen) for other in others))
+        assert len([one for one in told if one is not None]) == 1
+        (stored,) = await others[0].store.load()
+        assert stored.counters.invocation_count == 1
+
+
+async def test_nobody_takes_over_a_node_that_has_moved(open_shared, tmp_path) -> None:
+    async with (
+        a_node(open_shared, tmp_path, "two") as two,
+        a_node(open_shared, tmp_path, "one") as one,
+    ):
+        seen = await own_row(one)
+        await one.members.beat(BUSY)
+        assert await two.members.take_over(seen) is None
+        assert await two.members.take_over(replace(await own_row(one), epoch=99)) is None
+        left = await own_row(one)
+        await one.members.leave()
+        assert await two.members.take_over(left) is None
+        assert (await own_row(one)).presence is Presence.LEFT
+        assert await two.members.take_over(await own_row(one)) is not None
+        assert await two.members.take_over(await own_row(one)) is not None  # nothing is left
+        assert (await own_row(one)).presence is Presence.GONE
+
+
+async def test_a_node_that_comes_back_ends_its_own_rows_alone(open_shared, tmp_path) -> None:
+    async with (
+        a_node(open_shared, tmp_path, "two") as two,
+        a_node(open_shared, tmp_path, "one") as one,
+    ):
+        function = await a_stored_function(two.store)
+        theirs = replace(a_call(function), execution_node_id="two")
+        two.journal.opened(theirs)
+        await two.journal.synced()
+        calls = await left_of(one, function)
+        await killed(one)
+        async with a_node(open_shared, tmp_path, "one") as again:
+            ended = await again.journal.get(function.id, calls["running"])
+            assert ended is not None
+            assert ended.status is Status.INTERRUPTED
+            assert await two.journal.get(function.id, theirs.invocation_id) == theirs
+
+
+async def test_deliveries_of_a_lost_node_are_sent_by_others(open_shared, tmp_path) -> None:
+    async with (
+        a_node(open_shared, tmp_path, "two") as two,
+        a_node(open_shared, tmp_path, "one") as one,
+    ):
+        function = await a_stored_function(two.store)
+        told = AsyncPolicy(on_success=Destination(url="https://example.org/"))
+        await SqlPolicies(two.store.database).save_async(function.id, told)
+        await an_accepted(one.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+        (record,) = await claimed(one.work, function)
+        ended = replace(done(begun(record)), outcome=WorkOutcome(destination_id="d"))
+        one.journal.closed(ended)
+        await one.journal.synced()
+        sender = SqlDeliveries(one.store.database, one.work)
+        assert len(await sender.claim(function.id, 5, LATER_MS)) == 1
+        others = SqlDeliveries(two.store.database, two.work)
+        assert list(await others.claim(function.id, 5, LATER_MS)) == []
+        taken = await two.members.take_over(await killed(one))
+        assert taken is not None
+        assert taken.deliveries == 1
+        assert [one.id for one in await others.claim(function.id, 5, LATER_MS)] == ["d"]
+
+
+# Late ends -----------------------------------------------------------------------------------
+
+
+async def counted(node: Node, function: Function) -> tuple[int, int, dict[str, int]]:
+    """Calls and errors of the function, and its calls by status."""
+    found = await node.store.find(function.id)
+    assert found is not None
+    stats = SqlStats(node.store.database, ManualClock(NOW_S), StorageLimit())
+    by_status: dict[str, int] = {}
+    for _, one in await stats.of_function("default", function.id, (0, 2**40), 10):
+        for status, number in one.calls.items():
+            by_status[status] = by_status.get(status, 0) + number
+    calls = {status: number for status, number in by_status.items() if number}
+    return found.counters.invocation_count, found.counters.error_count, calls
+
+
+@contextlib.asynccontextmanager
+async def with_late_end(
+    open_shared: SharedStoreOpener, path: Path, policy: AsyncPolicy | None = None
+) -> AsyncIterator[tuple[Node, Node, Function, Invocation]]:
+    """Two nodes. The first one was taken over while it had accepted work, whose success is in its
+    spool; not started again yet.
+    """
+    async with a_node(open_shared, path, "two") as two:
+        function = await a_stored_function(two.store)
+        await SqlPolicies(two.store.database).save_async(function.id, policy)
+        async with a_node(open_shared, path, "one") as one:
+            await an_accepted(one.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+            (record,) = await claimed(one.work, function)
+            running = replace(begun(record), execution_node_id="one")
+            one.journal.opened(running)
+            await one.journal.synced()
+            one.journal._commit_after_s = 1000
+            one.journal.closed(replace(done(running), outcome=WorkOutcome()))
+            seen = await killed(one)
+            assert await two.members.take_over(seen) is not None
+        yield one, two, function, running
+
+
+async def test_the_true_end_of_a_call_replaces_what_a_take_over_made_up(
+    open_shared, tmp_path
+) -> None:
+    async with a_node(open_shared, tmp_path, "two") as two:
+        function = await a_stored_function(two.store)
+        async with a_node(open_shared, tmp_path, "one") as one:
+            running = replace(a_call(function), execution_node_id="one", cold_start=True)
+            one.journal.opened(running)
+            await one.journal.synced()
+            one.journal._commit_after_s = 1000
+            one.journal.closed(done(running))
+            assert await two.members.take_over(await killed(one)) is not None
+        assert await counted(two, function) == (1, 1, {"interrupted": 1})
+        async with a_node(open_shared, tmp_path, "one"):
+            assert await two.journal.get(function.id, running.invocation_id) == done(running)
+            assert await counted(two, function) == (1, 0, {"success": 1})
+
+
+async def test_the_true_end_of_work_that_was_given_up_replaces_that(open_shared, tmp_path) -> None:
+    async with with_late_end(open_shared, tmp_path) as (_, two, function, running):
+        call = running.invocation_id
+        assert len((await two.work.dead_letters(function.id, 10, None)).items) == 1
+        async with a_node(open_shared, tmp_path, "one"):
+            found = await two.journal.get(function.id, call)
+            assert found == replace(done(running), outcome=None)
+            assert (await two.work.dead_letters(function.id, 10, None)).items == []
+            (attempt,) = await two.work.attempts(call)
+            assert attempt.status is Status.SUCCESS
+            assert await counted(two, function) == (1, 0, {"success": 1})
+
+
+async def test_a_late_end_does_not_end_work_that_is_tried_again(open_shared, tmp_path) -> None:
+    async with with_late_end(open_shared, tmp_path, TWICE) as (_, two, function, running):
+        call = running.invocation_id
+        async with a_node(open_shared, tmp_path, "one"):
+            waits = await two.journal.get(function.id, call)
+            assert waits is not None
+            assert (waits.status, waits.attempt) == (Status.QUEUED, 2)
+            (again,) = await claimed(two.work, function, now_ms=NOW_MS + 60_000)
+            assert (again.invocation_id, again.attempt) == (call, 2)
+            (attempt,) = await two.work.attempts(call)
+            assert attempt.status is Status.INTERRUPTED
+
+
+async def test_a_late_end_does_not_change_a_call_that_was_redriven(open_shared, tmp_path) -> None:
+    async with with_late_end(open_shared, tmp_path) as (_, two, function, running):
+        call = running.invocation_id
+        again = a_piece(function)
+        assert await two.work.redrive(function.id, [(call, again)]) == [again.record.invocation_id]
+        async with a_node(open_shared, tmp_path, "one"):
+            kept = await two.journal.get(function.id, call)
+            assert kept is not None
+            assert kept.status is Status.INTERRUPTED
+
+
+# PostgreSQL ----------------------------------------------------------------------------------
+
+
+@OF_POSTGRESQL
+async def test_a_node_that_was_taken_over_stores_nothing_more(open_shared, tmp_path) -> None:
+    async with (
+        a_node(open_shared, tmp_path, "two") as two,
+        a_node(open_shared, tmp_path, "one") as one,
+    ):
+        function = await a_stored_function(two.store)
+        await an_accepted(two.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+        await two.members.take_over(await own_row(one))
+        with pytest.raises(StoreUnavailable, match="taken over"):
+            await claimed(one.work, function)
+        with pytest.raises(StoreUnavailable, match="taken over"):
+            await a_stored_function(one.store)
+        one.journal.opened(replace(a_call(function), execution_node_id="one"))
+        with pytest.raises(StoreUnavailable, match="taken over"):
+            await one.journal.synced()
+        assert len(await claimed(two.work, function)) == 1  # the control
+
+
+@OF_POSTGRESQL
+async def test_a_beat_does_not_wait_behind_records_that_are_stored(open_shared, tmp_path) -> None:
+    async with (
+        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, "two") as two,
+    ):
+        begun_at, free = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def long(_connection: object) -> None:
+            loop.call_soon_threadsafe(begun_at.set)
+            asyncio.run_coroutine_threadsafe(free.wait(), loop).result()
+
+        writing = asyncio.ensure_future(two.store.database.write(long))
+        await begun_at.wait()
+        with pytest.raises(StoreUnavailable):  # the control: another write does wait
+            await asyncio.wait_for(one.store.database.write(lambda _: None), 30)
+        async with asyncio.timeout(2):
+            assert await one.members.beat(BUSY) is not None
+            assert await two.members.beat(BUSY) is not None
+        free.set()
+        await writing
+
+
+@OF_POSTGRESQL
+async def test_a_name_with_a_quote_is_a_name(open_shared, tmp_path) -> None:
+    async with a_node(open_shared, tmp_path, "o'ne; --") as one:
+        await a_stored_function(one.store)
+        assert (await one.members.beat(BUSY)) is not None
+
+
+@OF_POSTGRESQL
+async def test_starts_at_once_get_epochs_of_their_own(open_shared, tmp_path) -> None:
+    assert open_shared is SHARED_STORES["postgresql"]
+    names = [f"n{number}" for number in range(4)] + ["twin", "twin"]
+    async with contextlib.AsyncExitStack() as stack:
+        stores = await asyncio.gather(
+            *(
+                stack.enter_async_context(
+                    on_postgresql(tmp_path / "shared", alone=False, node_id=name)
+                )
+                for name in names
+            )
+        )
+        assert len({store.database.boot.epoch for store in stores}) == len(names)
+        twins = [store.database for store in stores[-2:]]
+        newest = max(twins, key=lambda one: one.boot.epoch)
+        ((kept,),) = rows(tmp_path / "shared", "SELECT epoch FROM node WHERE name = 'twin'")
+        assert kept == newest.boot.epoch
+        for one in twins:
+            if one is newest:
+                await one.write(lambda _: None)
+            else:
+                with pytest.raises(StoreUnavailable, match="started again"):
+                    await one.write(lambda _: None)
