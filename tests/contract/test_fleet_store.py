@@ -75,7 +75,9 @@ async def test_the_lock_of_a_name_is_taken_again_with_a_new_connection(
         async with node(url, tmp_path / "other", "one"):
             with pytest.raises(StoreUnavailable, match="A node named one"):
                 await one.database.write(lambda _: None)
-        await one.database.write(lambda _: None)
+        # The lock is its own again, but the other one has ended what it had.
+        with pytest.raises(StoreUnavailable, match="started again elsewhere"):
+            await one.database.write(lambda _: None)
         with pytest.raises(StoreUnavailable, match="A node named one"):
             async with node(url, tmp_path / "other", "one"):
                 pass
