@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import update
 
 from contract.pieces import HOUR_MS, NOW_MS, NOW_S, a_piece, an_accepted, begun, claimed
 from contract.stores import (
@@ -48,6 +50,7 @@ from quiltfn.store import (
     SqlStore,
     SqlWork,
     nodes,
+    tables,
 )
 from quiltfn.store.members import SqlMembers
 from quiltfn.store.postgresql import PostgresDatabase
@@ -247,6 +250,24 @@ async def test_what_a_lost_node_had_is_ended_or_tried_again(open_shared, tmp_pat
         assert (operation.status, operation.retryable) == ("failed", True)
         # What runs elsewhere goes on.
         assert await two.journal.get(function.id, ours.invocation_id) == ours
+
+
+async def test_the_slots_of_a_lost_node_are_free(open_shared, tmp_path) -> None:
+    """Also where its name would end a string."""
+    lost, other = "lo'st\"", "an other"
+    held = {node: {"count": 2, "wanted": 3, "epoch": 1, "turn": 1} for node in (lost, other)}
+    async with (
+        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, lost) as node,
+    ):
+        await a_stored_function(one.store)
+        await one.store.database.write(
+            lambda connection: connection.execute(update(tables.slot).values(held=held)).close()
+        )
+        assert await one.members.take_over(await own_row(node)) is not None
+        ((found,),) = rows(tmp_path / "shared", "SELECT held FROM slot")
+        left = found if isinstance(found, dict) else json.loads(str(found))
+        assert left == {other: held[other]}
 
 
 async def test_work_that_may_be_tried_once_is_given_up(open_shared, tmp_path) -> None:

@@ -4,10 +4,11 @@ The store decides who is a member, and who takes over whom. No time stamp of one
 with another's: a node counts beats of the others by its own clock.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from quiltfn.model.member import KnownNode, Member, NodeState, Report, TakenOver
+from quiltfn.model.slots import FunctionSlots
 
 
 class NodeRemoved(Exception):
@@ -48,8 +49,8 @@ class Members(Protocol):
         """Ends what the node's epoch had, if the node is still as it was `seen`; None: it is not.
 
         In one transaction: it gets another epoch, its calls without an end are `interrupted`, work
-        that it had claimed is tried again or given up as each function's policy says, deliveries
-        and idempotency keys are freed. From then on the store takes nothing of the old epoch.
+        that it had claimed is tried again or given up as each function's policy says, deliveries,
+        idempotency keys and slots are freed. From then on the store takes nothing of the old epoch.
         """
 
 
@@ -66,3 +67,38 @@ class Nodes(Protocol):
         """What a node is to do from now on; it hears of it within seconds. Raises `NotFound`, and
         `Conflict` for a node that was removed, or where this server is no node of a fleet.
         """
+
+
+class NodeEpoch(NamedTuple):
+    """A node in one of its lives. Whoever takes a node over raises its epoch."""
+
+    name: str
+    epoch: int
+
+
+class NotAMember(Exception):
+    """The node has been taken over: it is in another epoch by now (a sentence)."""
+
+
+class Slots(Protocol):
+    """How many instances each node may have, decided by the store (`model/slots.py`).
+
+    Every method raises `StoreUnavailable`. What `hold` asked for may then have been granted: the
+    node asks again or reads, and until then goes by the lesser of what it may hold.
+    """
+
+    async def hold(self, node: NodeEpoch, wants: Mapping[str, int]) -> Sequence[FunctionSlots]:
+        """The node wants so many slots of each function, by its id, no matter how many it has. It
+        is given as many as the others leave; it keeps what it has where those are more than the
+        maximum, and always gives back what it has above its wish. Harmless when repeated, and
+        without effect where the store hears of it only after a later wish of this node.
+
+        Returns what there is then of each function that there is. Raises `NotAMember` if the epoch
+        is not the node's, and then the node holds nothing.
+        """
+
+    async def held(self, node: str) -> Sequence[FunctionSlots]:
+        """Every function of which the node holds a slot or wants one. Reads all functions."""
+
+    async def of(self, function_ids: Collection[str]) -> Sequence[FunctionSlots]:
+        """Those of some functions, as far as they are there."""

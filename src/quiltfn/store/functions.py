@@ -48,6 +48,8 @@ class SqlStore:
         def work(connection: Connection) -> None:
             connection.execute(insert(tables.function), tables.function_row(function))
             connection.execute(insert(tables.version), tables.version_row(version))
+            slots = {"function_id": function.id, "max_instances": function.max_instances}
+            connection.execute(insert(tables.slot), slots)
             changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
 
         await self._change(function, work)
@@ -57,6 +59,11 @@ class SqlStore:
         this = columns.id == function.id
         change = update(tables.function).where(this, columns.revision == function.revision)
         there = select(columns.id).where(this)
+        # Untouched where the maximum stays, since nodes of a fleet lock it to start an instance.
+        slots, most = tables.slot.c, function.max_instances
+        scale = update(tables.slot).where(
+            slots.function_id == function.id, slots.max_instances != most
+        )
 
         def work(connection: Connection) -> None:
             if connection.execute(change.values(tables.function_row(saved))).rowcount == 0:
@@ -65,6 +72,7 @@ class SqlStore:
                 raise Outdated("the function was changed by another server; repeat the request")
             if version is not None:
                 connection.execute(insert(tables.version), tables.version_row(version))
+            connection.execute(scale.values(max_instances=most))
             changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
 
         await self._change(function, work)

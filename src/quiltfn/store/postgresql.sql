@@ -181,3 +181,7 @@ SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
  WHERE step_s = :step_s AND start < :before
    AND tenant_id NOT IN (SELECT json_array_elements_text(CAST(:read AS json)))
  ORDER BY start LIMIT :most;
+
+-- free_slots: the node holds nothing any more
+UPDATE slot SET held = CAST(CAST(held AS jsonb) - CAST(:node AS text) AS json)
+ WHERE held -> CAST(:node AS text) IS NOT NULL;

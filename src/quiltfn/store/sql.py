@@ -1,5 +1,6 @@
 """The hot statements by name. `queries.sql` has those that any database takes, `sqlite.sql` and
-`postgresql.sql` those that each says in its own way, under the same names.
+`postgresql.sql` those that each says in its own way, under the same names; `fleet.sql` what nodes
+of a fleet ask of PostgreSQL alone.
 
 They are strings that reach the driver unchanged. SQLAlchemy's `text()` would cost 4 µs more for
 each row, a third of what storing a record costs.
@@ -32,7 +33,8 @@ def parse(source: str) -> dict[str, str]:
 def statements(dialect: str) -> Mapping[str, str]:
     """The statements of a database: "sqlite" or "postgresql"."""
     found: dict[str, str] = {}
-    for name in ("queries.sql", f"{dialect}.sql"):
+    own = (f"{dialect}.sql", "fleet.sql") if dialect == "postgresql" else (f"{dialect}.sql",)
+    for name in ("queries.sql", *own):
         found |= parse(files("quiltfn.store").joinpath(name).read_text("utf-8"))
     if dialect == "postgresql":
         return {name: for_psycopg(statement) for name, statement in found.items()}

@@ -163,3 +163,8 @@ UPDATE idempotent_answer SET body = x''
 SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
  WHERE step_s = :step_s AND start < :before
    AND tenant_id NOT IN (SELECT value FROM json_each(:read)) ORDER BY start LIMIT :most;
+
+-- free_slots: the node holds nothing any more
+UPDATE slot SET held = (SELECT json_group_object(key, json(value)) FROM json_each(held)
+                         WHERE key <> :node)
+ WHERE EXISTS (SELECT 1 FROM json_each(held) WHERE key = :node);

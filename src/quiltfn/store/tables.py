@@ -30,7 +30,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0015"
+REVISION = "0016"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -213,6 +213,16 @@ node = Table(
 
 # One row where the database is a fleet's, made by `quiltfn fleet init`; see `fleet.py`.
 fleet = Table("fleet", metadata, Column("id", Text, primary_key=True))
+
+# Of each function, how many instances all nodes of a fleet may have, and the slots that each node
+# holds: `{node: {"count": …, "wanted": …, "epoch": …, "turn": …}}`; see `slots.py`.
+slot = Table(
+    "slot",
+    metadata,
+    Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
+    Column("max_instances", Integer, nullable=False),
+    Column("held", JSON, nullable=False, server_default=text("'{}'")),
+)
 
 # The last changes of shared state, in the order of their commits; see `changes.py`.
 change = Table(

@@ -9,7 +9,15 @@ from sqlalchemy import Connection, func, select, update
 from quiltfn.model.invocation import NODE_LOST
 from quiltfn.model.member import Member, Presence, TakenOver
 from quiltfn.model.operation import interrupted
-from quiltfn.store import deliveries, idempotency, operations, records, tables, work_recovery
+from quiltfn.store import (
+    deliveries,
+    idempotency,
+    operations,
+    records,
+    slots,
+    tables,
+    work_recovery,
+)
 from quiltfn.store.nodes import Boot
 from quiltfn.store.work_recovery import StartTime
 
@@ -36,6 +44,7 @@ def take_over(
     epoch = connection.execute(select(func.max(node.epoch))).scalar_one() + 1
     change = update(tables.node).where(node.name == seen.name)
     connection.execute(change.values(epoch=epoch, presence=Presence.GONE.value)).close()
+    slots.free(connection, seen.name)
     # As if the node had started again, with that epoch, and had ended at once.
     boot = Boot(seen.name, epoch, is_alone=False)
     ended = work_recovery.recover(

@@ -1,0 +1,41 @@
+"""Slots: how many instances of a function each node of a fleet may have.
+
+A slot is the right to have one instance. All nodes together hold at most `max_instances` of them,
+unless that was lowered: then no more are granted, and each node gives back what is above its share.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class FunctionSlots(msgspec.Struct, frozen=True):
+    """The slots of one function. `held`: how many each node has, by its name. `wanted`: how many it
+    asked for last; more than it has where they were not to be had.
+    """
+
+    function_id: str
+    max_instances: int
+    held: Mapping[str, int]
+    wanted: Mapping[str, int]
+
+    def held_by(self, node: str) -> int:
+        return self.held.get(node, 0)
+
+    def wanted_by_others(self, node: str) -> int:
+        """How many slots other nodes have asked for and do not have."""
+        return sum(
+            max(0, wanted - self.held_by(other))
+            for other, wanted in self.wanted.items()
+            if other != node
+        )
+
+    def share_of(self, node: str) -> int:
+        """How many the node may keep. Above the maximum the nodes with the most give back first,
+        among equals those whose names come last, so that all nodes agree on it without a word.
+        """
+        kept = dict(self.held)
+        for _ in range(sum(kept.values()) - self.max_instances):
+            most = max(kept, key=lambda one: (kept[one], one))
+            kept[most] -= 1
+        return kept.get(node, 0)

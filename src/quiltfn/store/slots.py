@@ -1,0 +1,82 @@
+"""Slots of functions, in the database that the nodes of a fleet share.
+
+A row for each function has the maximum and, as JSON, what each node holds. So one row decides, and
+one statement asks it: see `hold_slots` in fleet.sql. `SqlStore` writes the maximum, in the
+transaction that changes the function.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from quiltfn.model.slots import FunctionSlots
+from quiltfn.ports.fleet import NodeEpoch, NotAMember
+from quiltfn.store.members import Quickly
+from quiltfn.store.sql import execute, run
+from quiltfn.store.tables import as_json
+
+TAKEN_OVER = "node {name} has been taken over: its epoch {epoch} is over"
+
+
+class SqlSlots:
+    """`ports.fleet.Slots`. `quickly`: on a connection that does not wait behind records."""
+
+    def __init__(self, quickly: Quickly) -> None:
+        self._quickly = quickly
+        self._turns = itertools.count(1)
+
+    async def hold(self, node: NodeEpoch, wants: Mapping[str, int]) -> Sequence[FunctionSlots]:
+        turns = {function_id: next(self._turns) for function_id in wants}
+
+        def work(connection: Connection) -> list[FunctionSlots]:
+            found = []
+            for function_id, want in wants.items():
+                values = {
+                    "node": node.name,
+                    "epoch": node.epoch,
+                    "function_id": function_id,
+                    "want": max(0, want),
+                    "turn": turns[function_id],
+                }
+                is_member, *row = execute(connection, "hold_slots", values).fetchone()
+                if not is_member:
+                    raise NotAMember(TAKEN_OVER.format(name=node.name, epoch=node.epoch))
+                if row[0] is not None:  # else the function was deleted
+                    found.append(_read(row))
+            return found
+
+        return await self._quickly(work)
+
+    async def held(self, node: str) -> Sequence[FunctionSlots]:
+        return await self._quickly(
+            lambda connection: _read_all(execute(connection, "slots_of_node", {"node": node}))
+        )
+
+    async def of(self, function_ids: Collection[str]) -> Sequence[FunctionSlots]:
+        ids = {"ids": as_json(list(function_ids))}
+        return await self._quickly(
+            lambda connection: _read_all(execute(connection, "slots_of_functions", ids))
+        )
+
+
+def free(connection: Connection, node: str) -> None:
+    """Takes everything from a node that does not use it any more: for the transaction that raises
+    its epoch and has locked its row for update, so that nothing is being granted to it meanwhile.
+    """
+    run(connection, "free_slots", {"node": node}).close()
+
+
+def _read_all(rows: Iterable[Sequence[Any]]) -> list[FunctionSlots]:
+    return [_read(row) for row in rows]
+
+
+def _read(row: Sequence[Any]) -> FunctionSlots:
+    function_id, max_instances, held = row
+    return FunctionSlots(
+        function_id,
+        max_instances,
+        {node: one["count"] for node, one in held.items()},
+        {node: one["wanted"] for node, one in held.items()},
+    )

@@ -1,0 +1,379 @@
+"""Slots of functions, which the nodes of a fleet hold: never more together than the maximum."""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from msgspec.structs import replace
+from sqlalchemy import Connection, text
+
+import postgresql
+from contract.stores import STORES, StoreOpener, a_stored_function, on_postgresql, rows, url_of
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.function import Function
+from quiltfn.model.slots import FunctionSlots
+from quiltfn.ports.fleet import NodeEpoch, NotAMember
+from quiltfn.store import SqlStore
+from quiltfn.store.migrations.versions import r0016_slots
+from quiltfn.store.postgres_connection import engine
+from quiltfn.store.quick_connection import QuickConnection
+from quiltfn.store.slots import SqlSlots, free
+from timeouts import scaled
+
+ONE, TWO, THREE = NodeEpoch("one", 1), NodeEpoch("two", 1), NodeEpoch("three", 1)
+
+
+class Fleet(NamedTuple):
+    """A store with three nodes in it, and the slots as one of them asks for them."""
+
+    store: SqlStore
+    url: str
+    slots: SqlSlots
+    function: Function
+
+    async def hold(self, node: NodeEpoch, want: int) -> int:
+        """How many the node has of the function after its wish."""
+        (found,) = await self.slots.hold(node, {self.function.id: want})
+        return found.held_by(node.name)
+
+    async def now(self) -> FunctionSlots:
+        (found,) = await self.slots.of([self.function.id])
+        return found
+
+    async def scale(self, most: int) -> None:
+        stored = await self.store.find(self.function.id)
+        assert stored is not None
+        await self.store.save(replace(stored.function, max_instances=most))
+
+    async def take_over(self, name: str) -> None:
+        """As another node does it, in one transaction."""
+
+        def work(connection: Connection) -> None:
+            for one in (
+                "SELECT 1 FROM node WHERE name = :name FOR UPDATE",
+                "UPDATE node SET epoch = epoch + 1 WHERE name = :name",
+            ):
+                connection.execute(text(one), {"name": name}).close()
+            free(connection, name)
+
+        await self.store.database.write(work)
+
+
+def quick(url: str) -> QuickConnection:
+    return QuickConnection(engine(url, is_quick=True))
+
+
+@contextlib.asynccontextmanager
+async def connected(path: Path) -> AsyncIterator[SqlSlots]:
+    connection = quick(url_of(path))
+    try:
+        yield SqlSlots(connection.run)
+    finally:
+        await connection.aclose()
+
+
+@pytest.fixture(autouse=True)
+def _no_databases_left() -> Iterator[None]:
+    yield
+    postgresql.drop_databases()
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with on_postgresql(tmp_path) as store, connected(tmp_path) as slots:
+        added = text("INSERT INTO node (name, epoch) VALUES ('one', 1), ('two', 1), ('three', 1)")
+        await store.database.write(lambda connection: connection.execute(added).close())
+        yield Fleet(store, url_of(tmp_path), slots, await a_stored_function(store))
+
+
+# What a node gets ----------------------------------------------------------------------------
+
+
+async def test_a_node_gets_what_the_others_leave(fleet: Fleet) -> None:
+    assert await fleet.hold(ONE, 2) == 2
+    assert await fleet.hold(TWO, 9) == 3
+    assert await fleet.hold(THREE, 1) == 0
+    assert await fleet.hold(ONE, 2) == 2  # the same wish again changes nothing
+    found = await fleet.now()
+    assert found.held == {"one": 2, "two": 3, "three": 0}
+    assert found.max_instances == 5
+    assert found.wanted_by_others("one") == 7
+    assert found.wanted_by_others("two") == 1
+
+
+async def test_what_is_given_back_another_node_gets(fleet: Fleet) -> None:
+    await fleet.hold(ONE, 5)
+    assert await fleet.hold(TWO, 2) == 0
+    assert await fleet.hold(ONE, 4) == 4
+    assert await fleet.hold(TWO, 2) == 1
+    assert await fleet.hold(ONE, 0) == 0
+    assert await fleet.hold(TWO, 2) == 2
+    assert (await fleet.now()).held == {"two": 2}  # who wants nothing is forgotten
+    assert [one.function_id for one in await fleet.slots.held("two")] == [fleet.function.id]
+    assert await fleet.slots.held("one") == []
+
+
+async def test_below_what_is_held_the_maximum_lets_nobody_have_more(fleet: Fleet) -> None:
+    """The operator lowers the maximum while every instance runs."""
+    await fleet.hold(ONE, 3)
+    await fleet.hold(TWO, 2)
+    await fleet.scale(2)
+    assert await fleet.hold(ONE, 4) == 3  # it keeps what it has, and ends its surplus by itself
+    assert await fleet.hold(THREE, 1) == 0
+    found = await fleet.now()
+    assert {node: found.share_of(node) for node in ("one", "two", "three")} == {
+        "one": 1,
+        "two": 1,
+        "three": 0,
+    }
+    assert await fleet.hold(ONE, 1) == 1
+    assert await fleet.hold(THREE, 1) == 0  # two and one make three: still above
+    assert await fleet.hold(TWO, 0) == 0
+    assert await fleet.hold(THREE, 1) == 1
+    await fleet.scale(4)
+    assert await fleet.hold(TWO, 9) == 2
+
+
+async def test_a_deleted_function_has_no_slots(fleet: Fleet) -> None:
+    await fleet.hold(ONE, 3)
+    await fleet.store.delete(fleet.function.id)
+    assert await fleet.slots.hold(ONE, {fleet.function.id: 4}) == []
+    assert await fleet.slots.held("one") == []
+
+
+async def test_several_functions_are_asked_for_at_once(fleet: Fleet) -> None:
+    other = await a_stored_function(fleet.store, max_instances=1)
+    await fleet.hold(TWO, 4)
+    found = await fleet.slots.hold(ONE, {fleet.function.id: 3, other.id: 3, "none": 1})
+    assert {one.function_id: one.held_by("one") for one in found} == {
+        fleet.function.id: 1,
+        other.id: 1,
+    }
+
+
+# Lives of nodes ------------------------------------------------------------------------------
+
+
+async def test_a_node_that_was_taken_over_holds_nothing_and_gets_nothing(fleet: Fleet) -> None:
+    await fleet.hold(ONE, 5)
+    await fleet.take_over("one")
+    with pytest.raises(NotAMember, match="one has been taken over"):
+        await fleet.hold(ONE, 1)
+    with pytest.raises(NotAMember):
+        await fleet.slots.hold(NodeEpoch("nobody", 1), {fleet.function.id: 1})
+    assert await fleet.hold(TWO, 5) == 5
+    assert await fleet.hold(NodeEpoch("one", 2), 1) == 0
+
+
+async def test_a_take_over_takes_what_is_being_granted_at_that_moment(fleet: Fleet) -> None:
+    """The node asks while it is given up as dead: the grant comes first and is taken, or it comes
+    later and is refused. It never stays with nobody to give it back."""
+    with psycopg.connect(fleet.url) as held_up:
+        held_up.execute("SELECT 1 FROM slot FOR UPDATE")
+        asking = asyncio.ensure_future(fleet.hold(ONE, 3))
+        await until_blocked(fleet.url, 1)
+        taking = asyncio.ensure_future(fleet.take_over("one"))
+        await until_blocked(fleet.url, 2)
+    assert await asking == 3
+    await taking
+    assert (await fleet.now()).held == {}
+
+
+async def test_a_wish_that_arrives_late_changes_nothing(fleet: Fleet) -> None:
+    """The connection ends while the database is still at work: what was sent over it may be done
+    after what the node sends next."""
+    connection = quick(fleet.url)
+    late = SqlSlots(connection.run)
+    try:
+        assert await fleet.hold(ONE, 1) == 1
+        assert await fleet.hold(ONE, 3) == 3
+        await late.hold(ONE, {fleet.function.id: 1})  # its first wish: older than the second
+        assert (await fleet.now()).held == {"one": 3}
+        await late.hold(ONE, {fleet.function.id: 1})
+        await late.hold(ONE, {fleet.function.id: 1})  # the third is newer
+        assert (await fleet.now()).held == {"one": 1}
+    finally:
+        await connection.aclose()
+
+
+# The connection ------------------------------------------------------------------------------
+
+
+async def test_asking_does_not_wait_for_those_who_write(fleet: Fleet) -> None:
+    """A group commit that takes long must not keep a call from its instance."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def long(connection: Connection) -> None:
+        connection.execute(text("UPDATE function SET error_count = error_count + 1"))
+        begun.set()
+        go_on.wait(scaled(10))
+
+    writing = asyncio.ensure_future(fleet.store.database.write(long))
+    await asyncio.to_thread(begun.wait, scaled(10))
+    assert await fleet.hold(ONE, 2) == 2
+    assert not writing.done()
+    go_on.set()
+    await writing
+
+
+async def test_a_connection_that_has_ended_is_made_anew(fleet: Fleet) -> None:
+    assert await fleet.hold(ONE, 1) == 1
+    with psycopg.connect(fleet.url, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+    with pytest.raises(StoreUnavailable):
+        await fleet.hold(ONE, 2)
+    assert await fleet.hold(ONE, 2) == 2
+
+
+async def test_it_does_not_wait_for_a_lock_for_long(fleet: Fleet) -> None:
+    with psycopg.connect(fleet.url) as held_up:
+        held_up.execute("SELECT 1 FROM slot FOR UPDATE")
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            await fleet.hold(ONE, 2)
+    assert time.monotonic() - began < scaled(3)
+    assert await fleet.hold(ONE, 2) == 2
+
+
+# The race ------------------------------------------------------------------------------------
+
+RACERS, MOST, RACE_S = 6, 3, 3.0
+
+
+def test_no_race_exceeds_the_maximum(tmp_path: Path) -> None:
+    """Six nodes ask and give back as fast as they can, each noting what it holds in memory that all
+    of them share: raised after the answer, lowered before what is given back is said."""
+    most, grants = race(tmp_path, by_slots)
+    assert grants > 100
+    assert most == MOST
+
+
+def test_a_grant_that_reads_and_then_writes_exceeds_it(tmp_path: Path) -> None:
+    """The negative control: the race finds what it is there to find."""
+    most, _ = race(tmp_path, by_reading)
+    assert most > MOST
+
+
+Ask = Callable[[SqlSlots, NodeEpoch, str, int], int]
+
+
+def by_slots(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> int:
+    found = asyncio.run(slots.hold(node, {function_id: want}))
+    return found[0].held_by(node.name)
+
+
+def by_reading(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> int:
+    """As one would do it who trusts what was read a moment ago."""
+
+    def work(connection: Connection) -> int:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        query = "SELECT held FROM slot WHERE function_id = %s"
+        found = driver.execute(query, (function_id,)).fetchone()[0]
+        others = sum(one["count"] for name, one in found.items() if name != node.name)
+        count = min(want, max(0, MOST - others))
+        driver.execute(
+            "UPDATE slot SET held = CAST(held AS jsonb) || jsonb_build_object(CAST(%s AS text),"
+            " jsonb_build_object('count', CAST(%s AS integer))) WHERE function_id = %s",
+            (node.name, count, function_id),
+        )
+        return count
+
+    async def asked() -> int:
+        return await slots._quickly(work)
+
+    return asyncio.run(asked())
+
+
+def race(path: Path, ask: Ask) -> tuple[int, int]:
+    """The most slots that were held at a time, and how many were granted in all."""
+    function_id = asyncio.run(with_racers(path))
+    counts, tally = [0] * RACERS, threading.Lock()
+    most, grants = 0, 0
+    end = time.monotonic() + scaled(RACE_S)
+
+    def note(number: int, count: int) -> None:
+        nonlocal most, grants
+        with tally:
+            grants += count > counts[number]
+            counts[number] = count
+            most = max(most, sum(counts))
+
+    def run_node(number: int) -> None:
+        connection = quick(url_of(path))
+        slots, node = SqlSlots(connection.run), NodeEpoch(f"racer-{number}", 1)
+        while time.monotonic() < end:
+            note(number, ask(slots, node, function_id, 1 + number % 2))
+            time.sleep(random.random() * 0.005)  # it uses what it holds, and the others ask
+            note(number, 0)
+            ask(slots, node, function_id, 0)
+        asyncio.run(connection.aclose())
+
+    with ThreadPoolExecutor(RACERS) as racers:
+        for done in [racers.submit(run_node, number) for number in range(RACERS)]:
+            done.result()
+    return most, grants
+
+
+async def with_racers(path: Path) -> str:
+    async with on_postgresql(path) as store:
+        names = ", ".join(f"('racer-{number}', 1)" for number in range(RACERS))
+        added = text(f"INSERT INTO node (name, epoch) VALUES {names}")
+        await store.database.write(lambda connection: connection.execute(added).close())
+        return (await a_stored_function(store, max_instances=MOST)).id
+
+
+# The rows of both databases ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_the_maximum_is_kept_with_the_function(kind: str, tmp_path: Path) -> None:
+    open_store: StoreOpener = STORES[kind]
+    query = "SELECT function_id, max_instances FROM slot"
+    async with open_store(tmp_path) as store:
+        function = await a_stored_function(store, max_instances=7)
+        assert rows(tmp_path, query) == [(function.id, 7)]
+        saved = await store.save(replace(function, max_instances=9))
+        assert rows(tmp_path, query) == [(function.id, 9)]
+        await store.save(replace(saved, description="another"))
+        assert rows(tmp_path, query) == [(function.id, 9)]
+        await store.delete(function.id)
+        assert rows(tmp_path, query) == []
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_functions_of_an_older_schema_get_their_maximum(kind: str, tmp_path: Path) -> None:
+    open_store: StoreOpener = STORES[kind]
+    async with open_store(tmp_path) as store:
+        await a_stored_function(store, max_instances=7)
+
+        def upgrade_again(connection: Connection) -> None:
+            connection.execute(text("DROP TABLE slot"))
+            with Operations.context(MigrationContext.configure(connection)):
+                r0016_slots.upgrade()
+
+        await store.database.write(upgrade_again)
+    assert rows(tmp_path, "SELECT max_instances FROM slot") == [(7,)]
+
+
+async def until_blocked(url: str, count: int) -> None:
+    """Waits until so many statements wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    until = time.monotonic() + scaled(5)
+    with psycopg.connect(url, autocommit=True) as watcher:
+        while watcher.execute(query).fetchone() != (count,):
+            assert time.monotonic() < until, "nobody waits for the lock"
+            await asyncio.sleep(0.005)
