@@ -16,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 import postgresql
+import sqlite_template
 from manual_clock import ManualClock
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
@@ -31,6 +32,11 @@ async def on_postgresql(path: Path, **options: Any) -> AsyncIterator[SqlStore]:
     url = url_of(path)
     async with open_postgresql(url, path, **options) as store:
         yield store
+
+
+def on_sqlite(path: Path) -> AbstractAsyncContextManager[SqlStore]:
+    """The store in a file of a directory, which a first opening makes."""
+    return open_sqlite(path, busy_timeout_s=0.3)
 
 
 def opened_as_before(path: Path, **options: Any) -> AbstractAsyncContextManager[SqlStore]:
@@ -57,7 +63,7 @@ def with_schema(url: str) -> None:
 # One entry per implementation of the ports; each opens what is in a directory, again and again.
 StoreOpener = Callable[[Path], AbstractAsyncContextManager[SqlStore]]
 STORES: dict[str, StoreOpener] = {
-    "sqlite": lambda path: open_sqlite(path, busy_timeout_s=0.3),
+    "sqlite": lambda path: on_sqlite(sqlite_template.with_schema(path)),
     "postgresql": lambda path: on_postgresql(path, busy_timeout_s=0.3),
 }
 
@@ -68,7 +74,9 @@ OF_SQLITE = pytest.mark.parametrize("open_store", ["sqlite"], indirect=True)
 # Likewise for several servers that share a store; the second argument is the node's name.
 SharedStoreOpener = Callable[[Path, str], AbstractAsyncContextManager[SqlStore]]
 SHARED_STORES: dict[str, SharedStoreOpener] = {
-    "sqlite": lambda path, node_id: open_sqlite(path, alone=False, node_id=node_id),
+    "sqlite": lambda path, node_id: open_sqlite(
+        sqlite_template.with_schema(path), alone=False, node_id=node_id
+    ),
     "postgresql": lambda path, node_id: on_postgresql(path, alone=False, node_id=node_id),
 }
 

@@ -18,13 +18,13 @@ from alembic import command
 from sqlalchemy import create_engine, pool
 
 from contract.stores import (
-    STORES,
     StoreOpener,
     a_call,
     a_stored_function,
     child_environment,
     done,
     eventually,
+    on_sqlite,
     opened_journal,
     rows,
 )
@@ -46,8 +46,8 @@ NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "jou
 
 @pytest.fixture
 def open_store() -> StoreOpener:
-    """All of this is of SQLite's file."""
-    return STORES["sqlite"]
+    """All of this is of SQLite's file, from where there is none."""
+    return on_sqlite
 
 
 def killed(path: Path, target: Path) -> Path:

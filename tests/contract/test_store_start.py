@@ -17,11 +17,11 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
 from contract.stores import (
-    STORES,
     StoreOpener,
     a_stored_function,
     change,
     child_environment,
+    on_sqlite,
     opened_journal,
 )
 from quiltfn.store import SqlStore, StoreBroken, migrations, open_sqlite, tables
@@ -29,8 +29,8 @@ from quiltfn.store import SqlStore, StoreBroken, migrations, open_sqlite, tables
 
 @pytest.fixture
 def open_store() -> StoreOpener:
-    """All of this is of SQLite's file."""
-    return STORES["sqlite"]
+    """All of this is of SQLite's file, from where there is none."""
+    return on_sqlite
 
 
 async def test_only_the_owner_can_read_the_files(store: SqlStore, tmp_path: Path) -> None:

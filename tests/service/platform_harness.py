@@ -24,6 +24,7 @@ from quiltfn.ports import InvocationQuery
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.settings import Settings
 from quiltfn.store import open_sqlite
+from sqlite_template import with_schema
 
 TENANT = "default"
 
@@ -126,7 +127,7 @@ async def open_harness(
     async with open_platform(
         Settings(data_dir=path, **(settings or {})),
         opened,
-        open_sqlite(path, node_id=FACTS.node_id),
+        open_sqlite(with_schema(path), node_id=FACTS.node_id),
         clock,
         Node(machine=replace(FACTS, memory_max_mib=memory_mib)),
     ) as platform:

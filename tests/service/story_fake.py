@@ -26,10 +26,10 @@ from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
-from quiltfn.store import open_sqlite
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness
 from service.story_time import StoryLoop
+from sqlite_template import with_schema
 
 T = TypeVar("T")
 PATIENCE_S = 300.0  # for an answer, of the loop's time
@@ -156,7 +156,7 @@ class FakeDriver:
         structlog.configure(processors=[self._hear], cache_logger_on_first_use=False)
         self._loop.set_exception_handler(lambda _loop, told: self._said.append(str(told)))
         try:
-            shutil.copytree(blank(), self._data_dir)
+            with_schema(self._data_dir)
             self._start()
         except BaseException:
             self._forget()
@@ -294,19 +294,3 @@ async def end_all() -> None:
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
-
-
-_blank = tempfile.TemporaryDirectory(prefix="quiltfn-test-")
-
-
-def blank() -> Path:
-    """A data directory with the database of a first start, made once: that takes its time."""
-
-    async def make() -> None:
-        async with open_sqlite(path):
-            pass
-
-    path = Path(_blank.name) / "data"
-    if not path.exists():
-        asyncio.run(make())
-    return path

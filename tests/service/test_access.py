@@ -13,6 +13,7 @@ from quiltfn.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import RateLimited, StoreUnavailable, Unauthorized
 from quiltfn.store import SqlKeys, SqlStore, open_sqlite
+from sqlite_template import with_schema
 
 
 class CountedKeys(SqlKeys):
@@ -46,7 +47,7 @@ class SharedKeys:
 @pytest.fixture
 async def box(tmp_path: Path) -> AsyncIterator[SharedKeys]:
     async with (
-        open_sqlite(tmp_path) as server,
+        open_sqlite(with_schema(tmp_path)) as server,
         open_sqlite(tmp_path, alone=False) as tool,
     ):
         box = SharedKeys(server, tool)
@@ -124,7 +125,7 @@ async def test_the_first_key_ends_the_open_mode_at_once(
 ) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0)  # a key can be made within a millisecond here
     async with (
-        open_sqlite(tmp_path) as server,
+        open_sqlite(with_schema(tmp_path)) as server,
         open_sqlite(tmp_path, alone=False) as tool,
     ):
         box = SharedKeys(server, tool)

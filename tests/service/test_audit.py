@@ -25,6 +25,7 @@ from quiltfn.ports import AuditQuery
 from quiltfn.settings import Settings
 from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys, SqlStore, open_sqlite
 from service.in_process import InProcess
+from sqlite_template import with_schema
 
 CREATE = "/api/functions"
 DEPLOY = "/api/functions/some-id/deploy"
@@ -60,7 +61,7 @@ class AuditedApp:
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
     clock = ManualClock()
-    async with open_sqlite(tmp_path) as store:
+    async with open_sqlite(with_schema(tmp_path)) as store:
         access = Access(SqlKeys(store.database), clock)
         services: Any = SimpleNamespace(
             access=access,
@@ -228,7 +229,7 @@ async def test_the_keys_command_leaves_entries_without_a_server(
     key = await command("create", "--tenant", "mine")
     await command("list")
     await command("revoke", key["id"])
-    async with open_sqlite(tmp_path) as store:
+    async with open_sqlite(with_schema(tmp_path)) as store:
         found = (await SqlAudit(store.database).query(AuditQuery(tenant_id="mine", limit=10))).items
     assert [(one.action, one.status) for one in found] == [("key.revoke", 204), ("key.create", 201)]
     assert {one.object_id for one in found} == {key["id"]}

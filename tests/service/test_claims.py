@@ -14,6 +14,7 @@ from quiltfn.claims import Backlog, Claims
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.store import SqlStore, SqlWork, open_sqlite
+from sqlite_template import with_schema
 
 
 class Taken:
@@ -41,7 +42,7 @@ class Taken:
 
 @pytest.fixture
 async def taken(tmp_path: Path) -> AsyncIterator[Taken]:
-    async with open_sqlite(tmp_path) as store:
+    async with open_sqlite(with_schema(tmp_path)) as store:
         yield Taken(store, await a_stored_function(store))
 
 

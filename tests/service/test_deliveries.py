@@ -35,6 +35,7 @@ from quiltfn.store import SpoolJournal, SqlDeliveries, SqlPolicies, SqlStore, Sq
 from quiltfn.work import Work
 from service.platform_harness import open_harness, until
 from service.test_callbacks import ranges_of, receiver
+from sqlite_template import with_schema
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 URL = "https://hook.example/x"
@@ -156,7 +157,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(model, "BACKOFF", Backoff(first=0.05, factor=1, most=0.05, jitter=0))
-    async with open_sqlite(tmp_path) as store:
+    async with open_sqlite(with_schema(tmp_path)) as store:
         journal = SpoolJournal(store.database, tmp_path, SystemClock())
         await journal.start()
         try:

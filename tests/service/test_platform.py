@@ -22,6 +22,7 @@ from quiltfn.settings import Settings
 from quiltfn.store import SpoolJournal, SqlIdempotencyStore, SqlStore, open_sqlite
 from quiltfn.tenant_images import TenantImages
 from service.platform_harness import FACTS
+from sqlite_template import with_schema
 
 OPENED = ["store", "journal", "sandboxes"]
 CLOSED = ["background", "pools", "sandboxes", "idempotency", "journal", "store"]
@@ -41,7 +42,7 @@ class Recorder:
 
     @contextlib.asynccontextmanager
     async def store(self) -> AsyncIterator[SqlStore]:
-        async with open_sqlite(self.path, node_id=FACTS.node_id) as store:
+        async with open_sqlite(with_schema(self.path), node_id=FACTS.node_id) as store:
             self.opened.append("store")
             try:
                 yield store

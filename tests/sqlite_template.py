@@ -1,0 +1,46 @@
+"""Data directories whose SQLite database has its schema already.
+
+Making the schema is most of what a small test of a store takes, so it is done once in a process.
+Starts in an empty directory are tested by `contract/test_store_start.py` and by every real server.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from quiltfn.store import open_sqlite
+
+NAME = "quiltfn.db"
+
+
+def with_schema(path: Path) -> Path:
+    """`path`, a data directory; where there is nothing in it yet, with an empty database."""
+    if not path.exists() or not any(path.iterdir()):
+        path.mkdir(parents=True, exist_ok=True)
+        whole = path.with_name(f"{path.name}-{os.getpid()}.template")
+        shutil.copy(_template(), whole)
+        with contextlib.suppress(FileExistsError):  # Another process was first.
+            os.link(whole, path / NAME)
+        whole.unlink()
+    return path
+
+
+@functools.cache
+def _template() -> Path:
+    directory = tempfile.mkdtemp(prefix="quiltfn-test-")
+    atexit.register(shutil.rmtree, directory)
+    made = Path(directory) / "data"
+
+    async def make() -> None:
+        async with open_sqlite(made, alone=False):  # As a tool: no server was here.
+            pass
+
+    with ThreadPoolExecutor(1) as thread:  # Who asks for it may be in a loop of its own.
+        thread.submit(asyncio.run, make()).result()
+    return made / NAME
