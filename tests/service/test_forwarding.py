@@ -27,7 +27,7 @@ from service.in_process import InProcess, headers_of
 from service.platform_harness import Harness, open_harness, until
 
 
-class Answer:
+class PeerResponse:
     """`PeerResponse`. `cut_after`: the node is lost after so many bytes."""
 
     def __init__(self, response: Response, cut_after: int | None) -> None:
@@ -70,7 +70,7 @@ class Network:
         headers: Sequence[tuple[str, str]],
         body: bytes,
         call: ForwardedCall,
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncIterator[PeerResponse]:
         path, _, query = target.partition(b"?")
         request = Request(method, path.decode(), headers_of(list(headers)), query)
         request.target = target
@@ -83,7 +83,7 @@ class Network:
             raise self.broken
         answering = asyncio.ensure_future(self.apps[node](request, call))
         try:
-            yield Answer(await asyncio.shield(answering), self.cut_after)
+            yield PeerResponse(await asyncio.shield(answering), self.cut_after)
         finally:  # as where a connection ends
             request.is_lost = True
             request.wake()
