@@ -8,6 +8,7 @@ scale or delete the function that uses it up.
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
@@ -66,6 +67,8 @@ class Admission:
         self._days: dict[str, DayUse] = {}
         # Told of a tenant whose use of today is needed and not known; `know_use` says it.
         self.on_unknown_use: Callable[[str], None] = lambda _: None
+        # Tenants whose use of today was asked for, in the order of that; None: nobody takes them.
+        self._asked: dict[str, None] | None = None
 
     def limits_of(self, tenant_id: str) -> TenantLimits:
         """The limits that hold for the tenant."""
@@ -100,6 +103,8 @@ class Admission:
         most = self.limits_of(tenant_id).gb_seconds_per_day
         if not most:
             return None
+        if self._asked is not None:
+            self._asked[tenant_id] = None
         used = self.used_today(tenant_id)
         if used is None:
             self.on_unknown_use(tenant_id)
@@ -136,6 +141,17 @@ class Admission:
         """What the tenant's calls have used today; None: that was not counted."""
         use = self._days.get(tenant_id)
         return use if use is not None and use.day == self._today() else None
+
+    def take_asked(self, most: int) -> list[str]:
+        """Up to so many tenants whose use of today was asked for since they were taken last, those
+        first that have waited longest; from the first time on that this is called.
+        """
+        if self._asked is None:
+            self._asked = {}
+        taken = list(islice(self._asked, most))
+        for tenant_id in taken:
+            del self._asked[tenant_id]
+        return taken
 
     def know_use(self, tenant_id: str, use: DayUse) -> None:
         """What the tenant's calls have used on a day; `use` is added to it from now on."""

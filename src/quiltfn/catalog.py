@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -13,7 +13,7 @@ from quiltfn.model.cursors import BEFORE_EVERY_ID
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.ports import ChangeKind, FunctionCounters, Store, StoredFunction
+from quiltfn.ports import FunctionCounters, StoredFunction
 
 MIB = 1024 * 1024
 
@@ -99,6 +99,8 @@ class Catalog:
         known = self._by_id.get(entry.function.id)  # `follow_change` was faster than who made it
         if known is None:
             insort(self._ids[entry.function.tenant_id], entry.function.id)
+        elif known.function.revision > entry.function.revision:
+            return  # and another server's change of it as well
         self._put(known, entry)
 
     def replace(self, function: Function, version: Version | None = None) -> Entry:
@@ -145,8 +147,12 @@ class Catalog:
         for told in self.on_change:
             told(before.function if before else None, after.function if after else None)
 
+    def known(self, function_id: str) -> Entry | None:
+        """A function as it is now, whoever's it is, if it is there."""
+        return self._by_id.get(function_id)
+
     def get(self, function_id: str) -> Entry:
-        """A function as it is now, whoever's it is. Raises `NotFound`."""
+        """As `known`. Raises `NotFound`."""
         entry = self._by_id.get(function_id)
         if entry is None:
             raise NotFound("there is no such function")
@@ -163,16 +169,36 @@ class Catalog:
             # By identity: two sets that hold the same are equal.
             self._removals = [one for one in self._removals if one is not seen]
 
-    def follow_change(self, function_id: str, stored: StoredFunction | None) -> None:
-        """Takes over what the store has of a function, if it is newer; None: it was deleted."""
+    def follow_change(self, function_id: str, stored: StoredFunction | None) -> bool:
+        """Takes over what the store has of a function, if it is newer; None: it was deleted.
+        Returns whether that was news.
+        """
         entry = self._by_id.get(function_id)
         if stored is None:
-            if entry is not None:
-                self.remove(entry)
+            if entry is None:
+                return False
+            self.remove(entry)
         elif entry is None:
             self.add(Entry(stored.function, stored.version, stored.counters))
         elif entry.function.revision < stored.function.revision:
             self.replace(stored.function, stored.version)
+        else:
+            return False
+        return True
+
+    def follow_counters(self, stored: Mapping[str, FunctionCounters]) -> None:
+        """Counts the calls of other servers, which the store has. What this one counted and has not
+        stored yet stays counted: counters only grow.
+        """
+        for function_id, found in stored.items():
+            entry = self._by_id.get(function_id)
+            if entry is None:
+                continue
+            known = entry.counters
+            known.invocation_count = max(known.invocation_count, found.invocation_count)
+            known.error_count = max(known.error_count, found.error_count)
+            if found.last_invoked_at is not None:
+                known.last_invoked_at = max(known.last_invoked_at or 0, found.last_invoked_at)
 
     def by_id(self, tenant_id: str, function_id: str) -> Entry:
         """Raises `NotFound`, for another tenant's id in just the same words."""
@@ -210,55 +236,3 @@ class Catalog:
 
     def all(self) -> Iterator[Entry]:
         return iter(list(self._by_id.values()))
-
-
-class CatalogFollower:
-    """Brings into a catalog what other servers change in the store that they share with this one.
-
-    Call `start` before the functions are loaded, then `refresh` now and then. What this server
-    changes itself is in the catalog already and is not brought again.
-    """
-
-    def __init__(self, catalog: Catalog, store: Store) -> None:
-        self._catalog, self._store = catalog, store
-        self._seen = 0
-
-    async def start(self) -> None:
-        """Follows from the newest change on."""
-        self._seen = await self._store.newest_change()
-
-    async def refresh(self) -> None:
-        """Reads the changes since the last time, and the functions that they name."""
-        while True:
-            page = await self._store.changes(self._seen)
-            if not page.is_complete:
-                return await self._reload()
-            if not page.items:
-                return None
-            functions = (one for one in page.items if one.kind is ChangeKind.FUNCTION)
-            for function_id in dict.fromkeys(one.object_id for one in functions):
-                await self._follow(function_id)
-            self._seen = page.items[-1].number
-
-    async def _follow(self, function_id: str) -> None:
-        # A function that was removed here while the store answered stays removed.
-        with self._catalog.removals() as removed:
-            stored = await self._store.find(function_id)
-            if function_id not in removed:
-                self._catalog.follow_change(function_id, stored)
-
-    async def _reload(self) -> None:
-        """Some changes are no longer kept: compares every function."""
-        known = self._known()
-        with self._catalog.removals() as removed:
-            newest = await self._store.newest_change()
-            found = {one.function.id: one for one in await self._store.load()}
-            for function_id in (known | found.keys()) - removed:
-                self._catalog.follow_change(function_id, found.get(function_id))
-        # Those that were made here while the store answered need not be in its answer.
-        for function_id in self._known() - known - found.keys():
-            await self._follow(function_id)
-        self._seen = newest
-
-    def _known(self) -> set[str]:
-        return {entry.function.id for entry in self._catalog.all()}

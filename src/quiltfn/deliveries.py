@@ -35,9 +35,9 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.invocation import Invocation, Source
 from quiltfn.model.work import Destination
-from quiltfn.ports import Clock, Journal, Page
+from quiltfn.ports import Clock, Journal, Page, no_others
 from quiltfn.ports.deliveries import CallbackFailed, CallbackSender, DeliveryStore
-from quiltfn.ports.work import Input
+from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.work import Cause, Work
 
 # How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
@@ -79,6 +79,8 @@ class Deliveries:
         self._busy: Counter[tuple[str, str]] = Counter()
         self._ended: dict[str, str] = {}  # by function: its tenant
         self._noticing: asyncio.Task[None] | None = None
+        # Brings what other nodes have changed, before a delivery fails by what there is.
+        self.catch_up = no_others
 
     # What others do --------------------------------------------------------------------------
 
@@ -113,6 +115,13 @@ class Deliveries:
             raise Conflict(NOT_KEPT, hint=hint, details={"state": found.status})
         self._note(function.id, function.tenant_id, now_ms)
         return found
+
+    async def follow_waiting(self) -> None:
+        """Hears of deliveries that wait, whichever node made them or gave them back."""
+        for one in await self._store.waiting():
+            known = self._due.get(one.function_id)
+            if known is None or one.next_due_ms < known[1]:
+                self._note(one.function_id, one.tenant_id, one.next_due_ms)
 
     async def run(self) -> None:
         """Sends what is due, until it is cancelled. What is being sent then is sent again after
@@ -255,9 +264,11 @@ class Deliveries:
 
     async def _send(self, delivery: Delivery) -> None:
         """One try, and the note of what became of it."""
-        policy, started = self._work.policies.policy_of(delivery.function_id), self._clock.now()
-        target: Destination | None = getattr(policy, delivery.policy_field)
+        started, target = self._clock.now(), self._target(delivery)
         try:
+            if target is None:
+                await self.catch_up()
+                target = self._target(delivery)
             after = await self._try(delivery, target)
         except Exception:  # As without descriptors, or a mistake of ours: it must not stay claimed.
             _log.exception("a delivery could not be sent; it is tried again", delivery=delivery.id)
@@ -280,6 +291,11 @@ class Deliveries:
                 reason=after.error_message,
             )
 
+    def _target(self, delivery: Delivery) -> Destination | None:
+        policy = self._work.policies.policy_of(delivery.function_id)
+        target: Destination | None = getattr(policy, delivery.policy_field)
+        return target
+
     async def _try(self, delivery: Delivery, target: Destination | None) -> Delivery | None:
         """What to note of the try. None: the server is ending."""
         if target is None:
@@ -297,16 +313,11 @@ class Deliveries:
             if deep >= CHAIN_MAX:
                 why = f"{CHAIN_MAX} calls in a row were each caused by the one before; no more are"
                 return self._failed(delivery, why)
-            entry = self._catalog.by_name(delivery.tenant_id, name)
-            caller = f"destination of {delivery.function_id}"
-            cause = Cause(
-                source=Source.DESTINATION,
-                parent_id=delivery.invocation_id,
-                invocation_id=delivery.id,  # the same delivery makes no second call
-            )
-            traceparent = self._traceparent(delivery)
-            given = Input(payload=delivery.body, caller=caller, traceparent=traceparent)
-            work = self._work.prepared(entry, given, cause=cause)
+            try:
+                work = self._call_of(delivery, name)
+            except FOR_GOOD:
+                await self.catch_up()
+                work = self._call_of(delivery, name)
             await self._store.accept(replace(delivery, ended_at=self._now_s()), work)
         except ShuttingDown:
             await self._store.release(delivery)
@@ -321,6 +332,19 @@ class Deliveries:
             return self._again(delivery, str(error))
         self._work.stored(work)
         return replace(delivery, status=DeliveryStatus.DELIVERED)
+
+    def _call_of(self, delivery: Delivery, name: str) -> AcceptedWork:
+        """What the function of that name is given. Raises why it is refused."""
+        entry = self._catalog.by_name(delivery.tenant_id, name)
+        caller = f"destination of {delivery.function_id}"
+        cause = Cause(
+            source=Source.DESTINATION,
+            parent_id=delivery.invocation_id,
+            invocation_id=delivery.id,  # the same delivery makes no second call
+        )
+        traceparent = self._traceparent(delivery)
+        given = Input(payload=delivery.body, caller=caller, traceparent=traceparent)
+        return self._work.prepared(entry, given, cause=cause)
 
     def _traceparent(self, delivery: Delivery) -> str | None:
         """What who gets it is told of this try."""

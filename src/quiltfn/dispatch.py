@@ -40,8 +40,8 @@ from quiltfn.model.version import Version, no_version
 from quiltfn.model.work import outcome
 from quiltfn.observe import metrics
 from quiltfn.policies import Policies
-from quiltfn.ports import Clock, Journal, LongOutput, Pools, Store
-from quiltfn.ports.work import ClaimedWork, WorkStore
+from quiltfn.ports import Clock, Journal, LongOutput, Pools, Store, no_others
+from quiltfn.ports.work import ClaimedWork, DueWork, WorkStore
 from quiltfn.work import request_of
 
 _log = structlog.get_logger("quiltfn.dispatch")
@@ -92,6 +92,8 @@ class Dispatcher:
         self._claims_again_at = 0.0  # monotonic seconds; later than now where the store failed
         self._timer: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
+        # Brings what other nodes have changed, before work that they accepted is begun.
+        self.catch_up = no_others
         self.invoker.on_closed.append(self._call_ended)
         self.catalog.on_change.append(self._function_changed)
 
@@ -131,6 +133,19 @@ class Dispatcher:
         self._consider(backlog)
         for told in self.on_arrived:
             told(tenant_id, function_id)
+
+    async def follow_waiting(self) -> None:
+        """Hears of work that waits, whichever node accepted it or put it back."""
+        found = [one for one in await self.store.due() if self._is_news(one)]
+        if found:
+            await self.catch_up()  # what was changed before it was accepted is known then
+        for one in found:
+            if self._is_news(one):
+                self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
+
+    def _is_news(self, work: DueWork) -> bool:
+        known = self._backlogs.get(work.function_id)
+        return known is None or known.next_due_ms is None or work.next_due_ms < known.next_due_ms
 
     def tick(self) -> None:
         """Looks at what has come due; its timer calls it."""

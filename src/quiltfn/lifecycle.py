@@ -8,7 +8,7 @@ and leaving the block without a commit undoes it.
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import HostLimits, Version, VersionSpec, no_version
 from quiltfn.ports import (
+    Change,
     Clock,
     FunctionCounters,
     NotPrepared,
@@ -45,12 +46,15 @@ from quiltfn.ports import (
     Pools,
     Preparation,
     Store,
+    StoredFunction,
+    no_others,
 )
 from quiltfn.runtimes import Runtimes
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 10.0
 DELETE_GRACE_S = 5.0
+FOLLOWED_AT_ONCE = 50
 STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
 
@@ -100,6 +104,8 @@ class Lifecycle:
         self._clock, self._node = clock, node
         self._activities: dict[str, Activity] = {}
         self._background: set[asyncio.Task[None]] = set()
+        # Brings what other nodes have changed. An operation decides by what the function is now.
+        self.catch_up = no_others
 
     async def restore(self) -> None:
         """At start: everything is as it was; what was being deployed is deployed again."""
@@ -113,6 +119,7 @@ class Lifecycle:
 
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
         """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""
+        await self.catch_up()
         now = int(self._clock.unix())
         function = Function(
             id=new_id(),
@@ -233,6 +240,7 @@ class Lifecycle:
 
     async def resume(self, entry: Entry) -> Entry:
         """Deploys a paused function again. Raises `Conflict`."""
+        await self.catch_up()
         entry = self._catalog.get(entry.function.id)
         state = entry.function.state
         if state in (FunctionState.PENDING, FunctionState.ERROR):
@@ -248,9 +256,7 @@ class Lifecycle:
         async def commit() -> None:
             await self._store.delete(function_id)
             self._catalog.remove(entry)
-            self._pools.close(function_id, FunctionState.DELETED)
-            del self._activities[function_id]
-            self._in_background(self._end_deleted(function_id))
+            self._end(function_id)
 
         async with self._stopping(entry):
             await uninterrupted(commit())
@@ -277,6 +283,7 @@ class Lifecycle:
         """The function as it is once its lock is held. Raises `NotFound` if it was deleted."""
         function_id = self._catalog.get(entry.function.id).function.id
         async with self._activities.setdefault(function_id, Activity()).lock:
+            await self.catch_up()
             yield self._catalog.get(function_id)
 
     @asynccontextmanager
@@ -288,8 +295,7 @@ class Lifecycle:
         activity = self._activities.setdefault(function_id, Activity())
         activity.stop_requests += 1
         try:
-            if activity.preparing is not None and not activity.preparing.expired():
-                activity.preparing.reschedule(asyncio.get_running_loop().time())
+            _give_up(activity)
             async with self._changing(entry) as now:
                 yield now
         finally:
@@ -304,8 +310,8 @@ class Lifecycle:
         """`Pools.prepared` with a time limit, for an operation that holds the function's lock.
         Entering raises `NotPrepared`, also if the function is to be paused or deleted.
         """
-        activity = self._activities[function.id]
-        if activity.stop_requests:
+        activity = self._activities.get(function.id)
+        if activity is None or activity.stop_requests:
             raise NotPrepared(STOPPED)
         async with AsyncExitStack() as stack:
             try:
@@ -335,18 +341,19 @@ class Lifecycle:
         """Stores the function and its new version, if there is one, and only then changes the
         catalog and, by `then`, the pool. `version`: the one that the function points to from now
         on. Raises what the store raises, and then nothing has changed. After an `Outdated`, where
-        another server changed the function meanwhile, the catalog has what that made of it, so
-        that the caller may repeat the operation.
+        another server changed the function meanwhile, catalog and pool have what that made of it,
+        so that the caller may repeat the operation.
         """
 
         async def commit() -> Entry:
             try:
                 saved = await self._store.save(function, new_version)
             except Outdated:
-                self._catalog.follow_change(function.id, await self._store.find(function.id))
+                await self._follow([function.id])
                 raise
             entry = self._catalog.replace(saved, version)
-            then(saved)
+            if entry.function.revision == saved.revision:  # else the pool is further already
+                then(saved)
             return entry
 
         return await uninterrupted(commit())
@@ -445,7 +452,10 @@ class Lifecycle:
             version = now.version
             if version.digest != entry.version.digest:
                 return False  # it was updated meanwhile
-            await self._move(now, event, lambda function: then(function, version), error)
+            try:
+                await self._move(now, event, lambda function: then(function, version), error)
+            except Outdated:
+                return False  # another node changed it meanwhile
             return True
 
     def _being_deployed(self, function_id: str, activity: Activity) -> Entry | None:
@@ -459,6 +469,69 @@ class Lifecycle:
         except NotFound:
             return None
         return entry if entry.function.state is FunctionState.DEPLOYING else None
+
+    # Following other nodes -------------------------------------------------------------------
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what other nodes have made of functions; None: of all of them. Pools open,
+        serve another version, close and end as with an operation of this node. What this node
+        changed itself is there already.
+        """
+        if changes is None:
+            return await self._follow_all()
+        ids = list(dict.fromkeys(one.object_id for one in changes))
+        for start in range(0, len(ids), FOLLOWED_AT_ONCE):
+            await self._follow(ids[start : start + FOLLOWED_AT_ONCE])
+        return None
+
+    async def follow_counters(self) -> None:
+        """Counts the calls of other nodes as far as they are stored."""
+        self._catalog.follow_counters(await self._store.counters())
+
+    async def _follow(self, ids: Sequence[str]) -> None:
+        # A function that was removed here while the store answered stays removed.
+        with self._catalog.removals() as removed:
+            found = {one.function.id: one for one in await self._store.load(ids)}
+            for function_id in ids:
+                if function_id not in removed:
+                    self._take_over(function_id, found.get(function_id))
+
+    async def _follow_all(self) -> None:
+        known = self._known()
+        with self._catalog.removals() as removed:
+            found = {one.function.id: one for one in await self._store.load()}
+            for function_id in (known | found.keys()) - removed:
+                self._take_over(function_id, found.get(function_id))
+        # Those that were made here while the store answered need not be in its answer.
+        await self._follow(sorted(self._known() - known - found.keys()))
+
+    def _known(self) -> set[str]:
+        return {entry.function.id for entry in self._catalog.all()}
+
+    def _take_over(self, function_id: str, stored: StoredFunction | None) -> None:
+        """Catalog and pool get what the store has of a function, in one step, if it is newer."""
+        if not self._catalog.follow_change(function_id, stored):
+            return
+        activity = self._activities.get(function_id)
+        if activity is not None:
+            _give_up(activity)  # what it waits for was decided by what the function was before
+        if stored is None:
+            return self._end(function_id)
+        function = stored.function
+        if activity is not None and function.state is not FunctionState.DEPLOYING:
+            activity.deployment = None  # it ends by itself
+        if function.state is FunctionState.ACTIVE:
+            return self._pools.open(function_id, stored.version, self._limits(function))
+        self._scale(function)
+        if function.state in (FunctionState.PAUSED, FunctionState.ERROR):
+            self._close(function)
+        return None
+
+    def _end(self, function_id: str) -> None:
+        """What this node has of a deleted function ends."""
+        self._pools.close(function_id, FunctionState.DELETED)
+        self._activities.pop(function_id, None)
+        self._in_background(self._end_deleted(function_id))
 
     async def _end_deleted(self, function_id: str) -> None:
         await asyncio.sleep(DELETE_GRACE_S)
@@ -520,6 +593,12 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
             task.exception()  # or it would be reported as one that nobody looked at
         raise cancelled
     return task.result()
+
+
+def _give_up(activity: Activity) -> None:
+    """An operation that waits for instances of the function waits no longer."""
+    if activity.preparing is not None and not activity.preparing.expired():
+        activity.preparing.reschedule(asyncio.get_running_loop().time())
 
 
 def _state(entry: Entry) -> dict[str, str]:

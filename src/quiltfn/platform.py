@@ -44,7 +44,7 @@ from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.metering import Metering
 from quiltfn.pool.reaper import reap
-from quiltfn.ports import Clock, StockedSandboxes
+from quiltfn.ports import ChangeKind, Clock, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
 from quiltfn.quotas import Quotas
 from quiltfn.retention import continue_ids, resume_clock
@@ -78,6 +78,7 @@ from quiltfn.work import Work
 
 if TYPE_CHECKING:
     from quiltfn.fleet.files import NodeFile
+    from quiltfn.fleet.follower import Follower
 
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
 DIED = ShuttingDown(
@@ -144,7 +145,7 @@ async def open_platform(
     """Opens every part and starts the background tasks. Raises `CannotServe` and as parts do."""
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(telemetry_of(settings, clock, node))
-        opened = await stack.enter_async_context(store)
+        opened, others = await _opened_store(store, stack)
         journal = await _started_journal(settings, opened, clock, stack)
         idempotency = await _started_idempotency(settings, opened, clock, stack)
         access = await _started_access(settings, SqlKeys(opened.database), clock, node)
@@ -156,13 +157,12 @@ async def open_platform(
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
         meter = Metering(pools, stats, clock)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
-        tenant_images = await restored_tenant_images(settings, opened, clock, admission)
-        runtimes = await restored_runtimes(settings, node.machine, opened, tenant_images, clock)
+        runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
         lifecycle, elasticity, urls = await restored_lifecycle(parts, settings, node, runtimes)
         await dispatcher.start()
         own = partial(reap, pools), access.keep_fresh, deliveries.run, schedules.run, meter.run
-        kept = background_tasks(settings, opened, tenant_images, stock, stats, clock)
-        _run_until_closed(stack, *own, partial(run_recovered, journal, dispatcher), *kept)
+        kept = background_tasks(settings, opened, runtimes.tenant_images, stock, stats, clock)
+        recovered = partial(run_recovered, journal, dispatcher)
         services = Services(
             clock=clock,
             access=access,
@@ -181,7 +181,7 @@ async def open_platform(
             keys=SqlKeys(opened.database),
             audit=SqlAudit(opened.database),
             runtimes=runtimes,
-            tenant_images=tenant_images,
+            tenant_images=runtimes.tenant_images,
             schedules=schedules,
             stats=stats,
             urls=urls,
@@ -191,8 +191,9 @@ async def open_platform(
             budgets=parts.budgets,
             tracer=telemetry.tracer,
         )
-        refresh = partial(refresh_metrics, services)
-        _run_until_closed(stack, partial(telemetry.send_metrics, refresh))
+        metrics = partial(telemetry.send_metrics, partial(refresh_metrics, services))
+        following = follow_others(others, services, dispatcher, opened)
+        _run_until_closed(stack, *own, recovered, *kept, *following, metrics)
         yield Platform(services, opened, journal, pools, services.health, work, dispatcher)
 
 
@@ -274,6 +275,7 @@ async def work_of(
         clock=parts.clock,
         tracer=parts.invoker.tracer,
     )
+    parts.catalog.on_change.append(policies.function_changed)
     parts.invoker.on_closed.append(work.waiters.closed)
     schedules = Schedules(
         SqlSchedules(parts.store.database, queue.accept_in),
@@ -331,6 +333,67 @@ def connected_events(
     dispatcher.on_arrived.append(events.queue_changed)
     schedules.on_fired.append(events.schedule_fired)
     return events
+
+
+async def _opened_store(
+    store: AbstractAsyncContextManager[SqlStore], stack: AsyncExitStack
+) -> tuple[SqlStore, "Follower | None"]:
+    """The store, and what follows the other nodes from now on; None for a server that is alone."""
+    opened = await stack.enter_async_context(store)
+    if opened.database.boot.is_alone:
+        return opened, None
+    from quiltfn.fleet.follower import Follower  # noqa: PLC0415 — a server alone has none of it
+
+    others = Follower(opened)
+    await others.start()
+    stack.push_async_callback(others.aclose)
+    return opened, others
+
+
+def follow_others(
+    others: "Follower | None", services: Services, dispatcher: Dispatcher, store: SqlStore
+) -> tuple[Task, ...]:
+    """Has every service follow the other nodes, if there can be some; returns what is to be run
+    for that.
+    """
+    if others is None:
+        return ()
+    from quiltfn.fleet.follower import COUNTERS_EVERY_S, Repeated  # noqa: PLC0415 — as above
+    from quiltfn.store.changes import Notice  # noqa: PLC0415
+
+    async def follow_keys(_: object) -> None:
+        await services.access.refresh()
+
+    others.listeners |= {
+        ChangeKind.KEY: follow_keys,
+        ChangeKind.FUNCTION: services.lifecycle.follow_changes,
+        ChangeKind.POLICY: services.work.policies.follow_changes,
+        ChangeKind.URL: services.urls.follow_changes,
+        ChangeKind.QUOTA: services.quotas.follow_changes,
+        ChangeKind.IMAGE: services.tenant_images.follow_changes,
+        ChangeKind.RUNTIME: services.runtimes.follow_changes,
+        ChangeKind.SCHEDULE: services.schedules.follow_changes,
+    }
+    for one in (services.lifecycle, services.runtimes, services.schedules, services.deliveries):
+        one.catch_up = others.refresh
+    dispatcher.catch_up = others.refresh
+    changes = Repeated(others.refresh)
+    waiting = Repeated(dispatcher.follow_waiting, services.deliveries.follow_waiting)
+    use = Repeated(services.quotas.follow_use, services.work.follow_ends, services.schedules.look)
+    counters = Repeated(services.lifecycle.follow_counters, every_s=COUNTERS_EVERY_S)
+    wakes: dict[str, Callable[[], None]] = {
+        Notice.CHANGE: changes.wake,
+        Notice.WORK: waiting.wake,
+    }
+
+    def told(notice: str) -> None:
+        if notice in wakes:  # a later release may tell more
+            wakes[notice]()
+
+    async def listen() -> None:
+        await store.database.listen(told)
+
+    return listen, changes.run, waiting.run, use.run, counters.run
 
 
 def _end(stack: AsyncExitStack, *closes: Callable[[], Awaitable[None]]) -> None:
@@ -466,7 +529,7 @@ async def restored_tenant_images(
         admission.image_bytes,
         chosen.images_bytes,
     )
-    await tenant_images.restore()
+    await tenant_images.restore(may_be_elsewhere=not store.database.boot.is_alone)
     return tenant_images
 
 
@@ -474,10 +537,11 @@ async def restored_runtimes(
     chosen: Settings,
     machine: HostFacts,
     store: SqlStore,
-    tenant_images: TenantImages,
+    admission: Admission,
     clock: Clock,
 ) -> Runtimes:
-    """What the names of runtimes stand for, as stored."""
+    """What the names of runtimes stand for, as stored, and the images of tenants below them."""
+    tenant_images = await restored_tenant_images(chosen, store, clock, admission)
     host = HostImage(
         built_in=built_in(machine.interpreters, machine.packages),
         packages=machine.packages,

@@ -1,6 +1,11 @@
 """The policies of functions in memory, so that no call and no acceptance asks the database."""
 
+import asyncio
+from collections.abc import Sequence
+
+from quiltfn.model.function import Function
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
+from quiltfn.ports import Change
 from quiltfn.ports.work import PolicyStore
 
 DEFAULT_ASYNC, DEFAULT_RECORD = AsyncPolicy(), RecordPolicy()
@@ -16,14 +21,24 @@ class Policies:
         self._store = store
         self._async: dict[str, AsyncPolicy] = {}
         self._record: dict[str, RecordPolicy] = {}
+        self._changing = asyncio.Lock()  # so that memory has what was stored last
 
     async def restore(self) -> None:
         """Loads what is stored. Called at the start."""
-        for function_id, policy, record_policy in await self._store.load():
-            if policy is not None:
-                self._async[function_id] = policy
-            if record_policy is not None:
-                self._record[function_id] = record_policy
+        for one in await self._store.load():
+            self._put(*one)
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what other nodes have made of policies; None: of all of them."""
+        only = None if changes is None else {one.object_id for one in changes}
+        async with self._changing:
+            found = await self._store.load(only)
+            if only is None:
+                only = self._async.keys() | self._record.keys()
+            for function_id in only - {one[0] for one in found}:
+                self.forget(function_id)
+            for one in found:
+                self._put(*one)
 
     def policy_of(self, function_id: str) -> AsyncPolicy:
         """How the function's accepted work is run; the default where it says nothing."""
@@ -38,20 +53,32 @@ class Policies:
         deleted meanwhile.
         """
         kept = None if policy == DEFAULT_ASYNC else policy
-        await self._store.save_async(function_id, kept)
-        self._async.pop(function_id, None)
-        if kept is not None:
-            self._async[function_id] = kept
+        async with self._changing:
+            await self._store.save_async(function_id, kept)
+            self._put(function_id, kept, self._record.get(function_id))
 
     async def set_record_policy(self, function_id: str, policy: RecordPolicy) -> None:
         """The same for the record policy."""
         kept = None if policy == DEFAULT_RECORD else policy
-        await self._store.save_record(function_id, kept)
-        self._record.pop(function_id, None)
-        if kept is not None:
-            self._record[function_id] = kept
+        async with self._changing:
+            await self._store.save_record(function_id, kept)
+            self._put(function_id, self._async.get(function_id), kept)
+
+    def function_changed(self, before: Function | None, after: Function | None) -> None:
+        """Is told by the catalog: the policies of a function that was deleted go with it."""
+        if before is not None and after is None:
+            self.forget(before.id)
 
     def forget(self, function_id: str) -> None:
         """The function was deleted; its policies are gone from the store with it."""
+        self._put(function_id, None, None)
+
+    def _put(
+        self, function_id: str, policy: AsyncPolicy | None, record_policy: RecordPolicy | None
+    ) -> None:
         self._async.pop(function_id, None)
         self._record.pop(function_id, None)
+        if policy is not None:
+            self._async[function_id] = policy
+        if record_policy is not None:
+            self._record[function_id] = record_policy

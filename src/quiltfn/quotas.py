@@ -8,19 +8,23 @@ and once a clock was set, and costs a call nothing.
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quiltfn.admission import Admission, DayUse
 from quiltfn.model.errors import CapacityFull, StoreUnavailable
 from quiltfn.model.stats import DAY_S, FINEST_S, MINUTE_S, CallStats, Stretch, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
-from quiltfn.ports import Clock
+from quiltfn.ports import Change, Clock
 from quiltfn.ports.quotas import QuotaStore
 from quiltfn.ports.stats import StatsStore
 
 # They are all in memory, a few hundred bytes each.
 QUOTAS_MAX = 100_000
+# What other nodes add is looked for in stretches of the last minutes; earlier ones are added up
+# anew after a while, for a node that was cut off stores what it has later.
+RECENT_S, RECOUNT_S = 2 * MINUTE_S, 300.0
+FOLLOWED_AT_ONCE = 50
 NONE = TenantQuota()
 
 
@@ -35,6 +39,16 @@ class _Count:
     is_outdated: bool = False
 
 
+@dataclass(slots=True, kw_only=True)
+class _Earlier:
+    """What a tenant used on a day before `border` (Unix seconds), read at `at` (monotonic)."""
+
+    day: int
+    border: int
+    mib_ms: int
+    at: float
+
+
 class Quotas:
     """What operators have set for tenants. A change is stored first and holds only then."""
 
@@ -46,6 +60,8 @@ class Quotas:
         self._quotas: dict[str, TenantQuota] = {}
         self._counting: dict[str, asyncio.Task[None]] = {}  # By tenant.
         self._counts: set[_Count] = set()
+        self._earlier: dict[str, _Earlier] = {}
+        self._changing = asyncio.Lock()  # so that memory has what was stored last
         admission.on_unknown_use = self._count_soon
 
     async def restore(self) -> None:
@@ -72,12 +88,51 @@ class Quotas:
                 hint="delete one that is not needed",
                 retry_after=60,
             )
-        await self._store.save(tenant_id, kept)
-        self._hold(tenant_id, kept)
+        async with self._changing:
+            await self._store.save(tenant_id, kept)
+            self._hold(tenant_id, kept)
         if not self._is_limited(tenant_id):
             self._admission.forget_use(tenant_id)
         elif self._admission.used_today(tenant_id) is None:
             await self._count(tenant_id)
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what operators have set on other nodes; None: all of it. What a tenant used
+        that has a limit by now is counted when its next call asks.
+        """
+        only = None if changes is None else {one.object_id for one in changes}
+        async with self._changing:
+            found = await self._store.load(only)
+            for tenant_id in self._quotas.keys() | found.keys() if only is None else only:
+                quota = found.get(tenant_id)
+                if quota != self._quotas.get(tenant_id):
+                    self._hold(tenant_id, quota)
+                    if not self._is_limited(tenant_id):
+                        self._admission.forget_use(tenant_id)
+
+    async def follow_use(self) -> None:
+        """Counts what calls on other nodes have used, of tenants that have calls here and a limit:
+        those that were looked at longest ago first.
+        """
+        asked = self._admission.take_asked(FOLLOWED_AT_ONCE)
+        for tenant_id in asked:
+            if self._is_limited(tenant_id):
+                await self._follow_use(tenant_id)
+
+    async def _follow_use(self, tenant_id: str) -> None:
+        now = int(self._clock.unix())
+        day, end = now // DAY_S, floor_to(DAY_S, now) + DAY_S
+        earlier = self._earlier.get(tenant_id)
+        if earlier is None or earlier.day != day or self._clock.now() - earlier.at > RECOUNT_S:
+            border = max(end - DAY_S, floor_to(FINEST_S, now - RECENT_S))
+            used = await self._used(tenant_id, end - DAY_S, border)
+            earlier = _Earlier(day=day, border=border, mib_ms=used, at=self._clock.now())
+            self._earlier[tenant_id] = earlier
+            if len(self._earlier) > QUOTAS_MAX:
+                del self._earlier[next(iter(self._earlier))]
+        recent = await self._used(tenant_id, earlier.border, end)
+        if self._is_limited(tenant_id):
+            self._admission.know_use(tenant_id, DayUse(day, earlier.mib_ms + recent))
 
     async def gb_seconds_today(self, tenant_id: str) -> float:
         """What the tenant's calls have used today."""
@@ -141,6 +196,10 @@ class Quotas:
             is_known = not count.is_outdated
             if is_known and self._is_limited(tenant_id):
                 self._admission.know_use(tenant_id, used)
+
+    async def _used(self, tenant_id: str, start: int, end: int) -> int:
+        used = await self._stats.usage(tenant_id, (start, end), DAY_S, by_function=False)
+        return sum(one.mib_ms for one in used.values())
 
     async def _today(self, tenant_id: str, in_order_from: int | None = None) -> DayUse:
         start = floor_to(DAY_S, int(self._clock.unix()))

@@ -1,6 +1,7 @@
 """Runtimes by name: add and remove them, and give a new version a snapshot of the one it names."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from quiltfn.ids import new_id
 from quiltfn.model.errors import Conflict, Forbidden, NotFound, RateLimited, Unprocessable
 from quiltfn.model.runtime import OWN_NAMES, SHARED, Isolation, Kind, Network, Runtime
 from quiltfn.model.version import VersionSpec, check_environment
-from quiltfn.ports import Clock, RuntimeStore
+from quiltfn.ports import Change, Clock, RuntimeStore, no_others
 from quiltfn.tenant_images import TenantImages
 
 
@@ -86,7 +87,7 @@ class Runtimes:
         clock: Clock,
         rules: TenantRules | None = None,
     ) -> None:
-        self._host, self._store, self._tenant_images, self._clock = (
+        self._host, self._store, self.tenant_images, self._clock = (
             host,
             store,
             tenant_images,
@@ -95,11 +96,27 @@ class Runtimes:
         self.rules = rules or TenantRules()
         self._of: dict[str, dict[str, Runtime]] = {SHARED: dict(host.built_in)}
         self._changing = asyncio.Lock()
+        # Brings what other nodes have changed, before something is decided by what there is.
+        self.catch_up = no_others
 
     async def restore(self) -> None:
         """Loads the stored runtimes, once, at the start."""
-        for tenant_id, runtime in await self._store.load():
-            self._of.setdefault(tenant_id, {}).setdefault(runtime.name, runtime)
+        await self.follow_changes(None)
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what is stored of the tenants whose runtimes other nodes have changed; None:
+        of all tenants.
+        """
+        tenants = None if changes is None else {one.tenant_id for one in changes}
+        async with self._changing:
+            found: defaultdict[str, dict[str, Runtime]] = defaultdict(dict)
+            for tenant_id, runtime in await self._store.load(tenants):
+                found[tenant_id][runtime.name] = runtime
+            for tenant_id in {SHARED, *self._of, *found} if tenants is None else tenants:
+                own = self._host.built_in if tenant_id == SHARED else {}
+                self._of.pop(tenant_id, None)
+                if tenant_id == SHARED or tenant_id in found:
+                    self._of[tenant_id] = {**found[tenant_id], **own}
 
     def all(self, tenant_id: str) -> list[OwnedRuntime]:
         """The runtimes that the tenant's functions can use, by name, built-in ones first."""
@@ -135,7 +152,7 @@ class Runtimes:
             expected = f"one with isolation crun: this server has no gVisor ({why})"
             raise Unprocessable.field("runtime", expected, spec.runtime, "shell")
         if runtime.image is not None:  # it must not be removed before the version is stored
-            self._tenant_images.hold(named.tenant_id, runtime.image)
+            self.tenant_images.hold(named.tenant_id, runtime.image)
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
 
     async def add(
@@ -160,6 +177,7 @@ class Runtimes:
         if wanted.isolation is Isolation.GVISOR and self._host.no_gvisor:
             expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
             raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
+        await self.catch_up()
         async with self._changing:
             runtime = msgspec.structs.replace(
                 wanted, id=new_id(), host=self._host.packages, created_at=int(self._clock.unix())
@@ -187,6 +205,7 @@ class Runtimes:
         """
         check_not_own(name, "removed")
         owner = SHARED if shared else tenant_id
+        await self.catch_up()
         async with self._changing:
             if self.get(owner, name).tenant_id != owner:
                 raise Conflict(
@@ -198,8 +217,8 @@ class Runtimes:
 
     async def _hold(self, owner: str, tenant_id: str, digest: str) -> bool:
         if owner == SHARED:
-            return await self._tenant_images.share(tenant_id, digest)
-        return self._tenant_images.hold(tenant_id, digest)
+            return await self.tenant_images.share(tenant_id, digest)
+        return self.tenant_images.hold(tenant_id, digest)
 
     def _check_count(self, count: int) -> None:
         if count >= self.rules.runtimes:

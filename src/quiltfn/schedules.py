@@ -34,7 +34,7 @@ from quiltfn.model.schedule import (
     decide,
     no_such_schedule,
 )
-from quiltfn.ports import Clock, Journal, Page
+from quiltfn.ports import Change, Clock, Journal, Page, no_others
 from quiltfn.ports.schedules import Firing, ScheduleRun, ScheduleStore, StoredSchedule
 from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.work import Cause, Work, request_of
@@ -42,6 +42,8 @@ from quiltfn.work import Cause, Work, request_of
 _log = structlog.get_logger("quiltfn.schedules")
 # A clock that was set is noticed within this time.
 LOOK_EVERY_S = 15.0
+# Every so many looks at what other nodes do, whether a tick of theirs waits.
+LOOKS = 15
 RETRY_S = 1.0
 # One transaction decides on so many schedules.
 AT_ONCE = 50
@@ -67,8 +69,11 @@ class Schedules:
         self._changed = asyncio.Event()
         self._seen_ms = 0
         self._may_wait = True  # Whether a tick may wait for an earlier run.
+        self._looks = 0
         # Each is told of every run: tenant, name, function and call. It must not raise or wait.
         self.on_fired: list[Callable[[str, str, str, str], None]] = []
+        # Brings what other nodes have changed, before a tick is refused by what there is.
+        self.catch_up = no_others
         work.invoker.on_closed.append(self._closed)
 
     # What callers do -------------------------------------------------------------------------
@@ -155,6 +160,20 @@ class Schedules:
         self._fired(schedule, work)
         return work.record
 
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Another node has changed schedules: looks when one is due next."""
+        del changes
+        self._changed.set()
+
+    async def look(self) -> None:
+        """To be called again and again where there are other nodes: a tick may wait that is theirs,
+        and the run that it waits for may end there.
+        """
+        self._looks += 1
+        self._may_wait = self._may_wait or self._looks % LOOKS == 0
+        if self._may_wait:
+            self._changed.set()
+
     def function_name(self, schedule: Schedule) -> str:
         """The name of its function by now. Raises `NotFound` if that was deleted."""
         return self._catalog.get(schedule.function_id).function.name
@@ -214,7 +233,7 @@ class Schedules:
         for schedule in due:
             await asyncio.sleep(0)  # each may take milliseconds: thousands of variables to check
             try:
-                firing = self._firing(schedule, now_ms)
+                firing = await self._firing(schedule, now_ms)
             except Unprocessable as error:  # its time zone is not known here any more
                 await self._stop(schedule, error)
                 continue
@@ -226,7 +245,7 @@ class Schedules:
                 self._fired(firing.schedule, firing.work)
             self._may_wait = self._may_wait or outcome is RunOutcome.WAITING
 
-    def _firing(self, schedule: Schedule, now_ms: int) -> Firing | None:
+    async def _firing(self, schedule: Schedule, now_ms: int) -> Firing | None:
         decision = decide(schedule, now_ms)
         if decision is None:
             return None
@@ -240,16 +259,26 @@ class Schedules:
             # It would run tomorrow, with all the others of today.
             return replace(firing, refusal=str(used_up), unrun=RunOutcome.SKIPPED)
         try:
-            return replace(firing, work=self._prepared(schedule))
+            return replace(firing, work=await self._prepared(schedule))
         except (ShuttingDown, StoreUnavailable):
             raise
         except QuiltfnError as error:
             return replace(firing, refusal=str(error))
 
-    def _prepared(self, schedule: Schedule) -> AcceptedWork:
-        """What a tick that is due becomes: work that is due at once. A tick's time is of the wall
-        clock, and the queue goes by trusted time.
+    async def _prepared(self, schedule: Schedule) -> AcceptedWork:
+        """What a tick that is due becomes: work that is due at once. Raises why it is refused, by
+        what the function and its policies are now.
         """
+        try:
+            return self._work_of(schedule)
+        except (ShuttingDown, StoreUnavailable):
+            raise
+        except QuiltfnError:
+            await self.catch_up()
+            return self._work_of(schedule)
+
+    def _work_of(self, schedule: Schedule) -> AcceptedWork:
+        """A tick's time is of the wall clock, and the queue goes by trusted time."""
         entry = self._catalog.get(schedule.function_id)
         return self._work.prepared(entry, input_of(schedule), cause=BY_SCHEDULE)
 
@@ -281,7 +310,7 @@ class Schedules:
         ready, self._may_wait = await self._store.waiting(AT_ONCE)
         for schedule in ready:
             try:
-                work = self._prepared(schedule)
+                work = await self._prepared(schedule)
             except NotFound:  # Its function is being deleted, and the schedule with it.
                 continue
             except ShuttingDown:

@@ -5,6 +5,7 @@ what it has uploaded itself, is answered as if nobody else had images, and is ch
 its own. What an operator has made for all tenants belongs to `SHARED`.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from quiltfn.model.errors import CapacityFull, RateLimited
 from quiltfn.model.image import Archive, Image, ImageFile, Package, TenantImage
 from quiltfn.model.runtime import SHARED
-from quiltfn.ports import Clock, Images, TenantImageStore
+from quiltfn.ports import Change, Clock, Images, TenantImageStore
 
 MIB = 1024 * 1024
 # An archive takes room on the disk while it arrives, and no quota counts that.
@@ -38,20 +39,40 @@ class TenantImages:
         self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._used_at: dict[tuple[str, str], float] = {}
         self._uploads: defaultdict[str, int] = defaultdict(int)
+        self._changing = asyncio.Lock()  # so that memory has what was stored last
 
-    async def restore(self) -> None:
-        """At the start: loads them, and measures those that an earlier release did not."""
+    async def restore(self, *, may_be_elsewhere: bool = False) -> None:
+        """At the start: loads them, and measures those that an earlier release did not.
+        `may_be_elsewhere`: one whose files are not here may be on another node.
+        """
         for one in await self._store.load():
             if one.is_measured:
                 self._note(one)
                 continue
             counted = await self._images.measure(one.digest)
             if counted is None:
-                await self._store.remove(one.tenant_id, one.digest)
+                if not may_be_elsewhere:
+                    await self._store.remove(one.tenant_id, one.digest)
             else:
                 measured = replace(one, counted_bytes=counted)
                 await self._store.add(measured)
                 self._note(measured)
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over which images tenants have got or lost on other nodes; None: all of them. Their
+        files may be missing here.
+        """
+        digests = None if changes is None else {one.object_id for one in changes}
+        async with self._changing:
+            found = {(one.tenant_id, one.digest): one for one in await self._store.load(digests)}
+            known = set(self._used_at)
+            if changes is not None:
+                known &= {(one.tenant_id, one.object_id) for one in changes}
+            for key in known - found.keys():
+                self._forget(*key)
+            for one in found.values():
+                if one.is_measured:
+                    self._note(one)
 
     async def take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
         """Stores an uploaded image for the tenant. `is_new`: the tenant did not have it before.
@@ -87,14 +108,17 @@ class TenantImages:
 
         try:
             image = await self._images.take(archive, chunks, admit)
-            one = TenantImage(tenant_id, image.digest, image.counted_bytes)
-            await self._store.add(one)
+            await self._give(TenantImage(tenant_id, image.digest, image.counted_bytes))
         except BaseException:
             if added is not None:
                 self._forget(tenant_id, added)
             raise
-        self._note(one)
         return replace(image, is_new=added is not None)
+
+    async def _give(self, one: TenantImage) -> None:
+        async with self._changing:
+            await self._store.add(one)
+            self._note(one)
 
     def hold(self, tenant_id: str, digest: str) -> bool:
         """Whether the tenant has the image; if so, its time of last use is now."""
@@ -121,9 +145,7 @@ class TenantImages:
             return True
         if not self.hold(tenant_id, digest):
             return False
-        one = TenantImage(SHARED, digest, self._counted[tenant_id][digest])
-        await self._store.add(one)
-        self._note(one)
+        await self._give(TenantImage(SHARED, digest, self._counted[tenant_id][digest]))
         return True
 
     async def collect(
@@ -141,8 +163,9 @@ class TenantImages:
             if is_used:
                 self._used_at[held] = now
             elif now - at >= grace_s:
-                self._forget(tenant_id, digest)
-                await self._store.remove(tenant_id, digest)
+                async with self._changing:
+                    self._forget(tenant_id, digest)
+                    await self._store.remove(tenant_id, digest)
         await self._images.collect(digests | shown, grace_s)
 
     def bytes_of(self, tenant_id: str) -> int:

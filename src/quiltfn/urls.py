@@ -6,13 +6,16 @@ otherwise it is the name of a function of `default`. So the long form always mea
 tenant can be kept from it by what a function of `default` is called.
 """
 
+import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.model.function import Function
 from quiltfn.model.url import SHORT_TENANT, FunctionUrl, Refusal, Refusals
+from quiltfn.ports import Change
 from quiltfn.ports.urls import UrlStore
 
 
@@ -37,6 +40,7 @@ class Urls:
         self._refusals: dict[str, Refusals] = {}
         # How many URLs each tenant has.
         self._tenants: Counter[str] = Counter()
+        self._changing = asyncio.Lock()  # so that memory has what was stored last
 
     async def restore(self) -> None:
         """Loads what is stored. Called at the start."""
@@ -60,9 +64,23 @@ class Urls:
         deleted meanwhile, and `StoreUnavailable`.
         """
         function = entry.function
-        await self._store.save(function.id, url)
-        self._catalog.get(function.id)  # it may have been deleted in the same moment
-        self._put(function.id, function.tenant_id, url)
+        async with self._changing:
+            await self._store.save(function.id, url)
+            self._catalog.get(function.id)  # it may have been deleted in the same moment
+            self._put(function.id, function.tenant_id, url)
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what other nodes have made of URLs, of functions that the catalog has by now;
+        None: of all of them.
+        """
+        only = None if changes is None else {one.object_id for one in changes}
+        async with self._changing:
+            found = {one.function_id: one.url for one in await self._store.load(only)}
+            for function_id in self._by_function.keys() | found.keys() if only is None else only:
+                url = found.get(function_id)
+                entry = self._catalog.known(function_id)
+                if entry is not None and url != self._by_function.get(function_id):
+                    self._put(function_id, entry.function.tenant_id, url)
 
     def find(self, first: str, second: str | None) -> Found | None:
         """The function that a path names by its first two segments; None: there is no such URL."""

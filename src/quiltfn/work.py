@@ -7,7 +7,7 @@ Running it is the dispatcher's part (`ports.work.Queue`).
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -40,6 +40,7 @@ from quiltfn.ports.work import (
 )
 
 REFUSED_STATES = (FunctionState.PENDING, FunctionState.ERROR)
+WAITED_AT_ONCE = 1000
 REDRIVEN_AT_ONCE, REDRIVES_WITHIN_S = 100, 20.0
 # Inputs of so many bytes, and one more, are in memory for all redrives together.
 REDRIVEN_BYTES = 8 * 1024 * 1024
@@ -58,6 +59,16 @@ class Waiters:
         """An attempt is over: wakes those who wait for the call, if no other attempt follows."""
         if self._events and record.is_final:
             for event in self._events.get(record.invocation_id, ()):
+                event.set()
+
+    def ids(self) -> list[str]:
+        """The calls that somebody waits for."""
+        return list(self._events)
+
+    def over(self, invocation_ids: Collection[str]) -> None:
+        """Calls are over, wherever they ran."""
+        for invocation_id in invocation_ids:
+            for event in self._events.get(invocation_id, ()):
                 event.set()
 
     def release(self) -> None:
@@ -209,6 +220,13 @@ class Work:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await over.wait()
+
+    async def follow_ends(self) -> None:
+        """Wakes those who wait for calls that another node has ended."""
+        waited_for = self.waiters.ids()
+        for start in range(0, len(waited_for), WAITED_AT_ONCE):
+            some = waited_for[start : start + WAITED_AT_ONCE]
+            self.waiters.over(await self.store.over(some))
 
     async def cancel(self, entry: Entry, invocation_id: str) -> Invocation:
         """Ends a call, whether it waits or runs, and returns its record, `cancelled`, which is on

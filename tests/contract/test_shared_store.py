@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from msgspec.structs import replace
@@ -28,18 +28,25 @@ from contract.stores import (
     rows,
 )
 from contract.test_schedule_store import a_schedule
-from quiltfn.catalog import Catalog, CatalogFollower, Entry
+from manual_clock import ManualClock
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.fleet.follower import Follower
+from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.model.image import TenantImage
 from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.limits import PoolLimits
 from quiltfn.model.runtime import SHELL
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.model.url import FunctionUrl
+from quiltfn.model.version import HostLimits
 from quiltfn.model.work import AsyncPolicy
+from quiltfn.pool.local import LocalPools
 from quiltfn.ports import ChangeKind, FunctionCounters
+from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.store import (
     SpoolJournal,
     SqlIdempotencyStore,
@@ -68,7 +75,7 @@ class Server(NamedTuple):
     store: SqlStore
     journal: SpoolJournal
     catalog: Catalog
-    follower: CatalogFollower
+    follower: Follower
 
 
 @contextlib.asynccontextmanager
@@ -83,11 +90,26 @@ async def started(
     ):
         await SqlIdempotencyStore(store.database).start(LOST)
         catalog = Catalog()
-        follower = CatalogFollower(catalog, store)
+        follower = a_follower(catalog, store)
         await follower.start()
         for stored in await store.load():
             catalog.add(Entry(stored.function, stored.version, stored.counters))
         yield Server(store, journal, catalog, follower)
+
+
+def a_follower(catalog: Catalog, store: Any) -> Follower:
+    """What brings functions into a catalog; there are no instances."""
+    clock = ManualClock()
+    node = NodeConfig(
+        node_id="node-1",
+        host=HostLimits(memory_max_mib=65_536, cores=2, timeout_max_s=60),
+        runtimes=cast("Any", None),
+        pools=PoolLimits(),
+    )
+    lifecycle = Lifecycle(catalog, store, LocalPools(FakeSandboxes(), clock), clock, node)
+    follower = Follower(store)
+    follower.listeners[ChangeKind.FUNCTION] = lifecycle.follow_changes
+    return follower
 
 
 @pytest.fixture
@@ -264,7 +286,7 @@ async def test_every_kind_of_shared_state_is_among_the_changes(
         for step in steps:
             await step()
             (change,) = (await two.store.changes(since)).items
-            assert (change.kind.value, change.object_id) == (kind, object_id)
+            assert (change.kind, change.object_id) == (kind, object_id)
             since += 1
             assert change.number == since
     # What was gone already, or is refused, is no change.
@@ -410,12 +432,12 @@ class HeldStore:
 
 async def refreshed_while(
     server: Server, method: str, change: Callable[[], Awaitable[None]]
-) -> CatalogFollower:
-    """Refreshes after changes that are no longer all kept, or one of which `find` is asked for.
-    `change` is made here when the store has answered and the answer has not come.
+) -> Follower:
+    """Refreshes, and makes `change` here when the store has answered and the answer has not
+    come.
     """
     held = HeldStore(server.store, method)
-    follower = CatalogFollower(server.catalog, held)
+    follower = a_follower(server.catalog, held)
     refreshing = asyncio.ensure_future(follower.refresh())
     async with asyncio.timeout(scaled(5)):
         await held.has_answered.wait()
@@ -452,14 +474,14 @@ async def test_what_a_server_makes_while_it_loads_everything_stays(
     assert names(one) == {"brought": (2, 1)}
 
 
-@pytest.mark.parametrize("method", ["find", "load"])
+@pytest.mark.parametrize("is_whole", [False, True])
 async def test_what_a_server_deletes_while_the_store_answers_stays_deleted(
-    servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, method: str
+    servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, is_whole: bool
 ) -> None:
     one, _ = servers
     function = await a_stored_function(one.store, name="mine")
     await one.follower.refresh()
-    if method == "load":
+    if is_whole:
         keep_few_changes(monkeypatch)
         await one.store.save(function)
 
@@ -469,7 +491,7 @@ async def test_what_a_server_deletes_while_the_store_answers_stays_deleted(
 
     added: list[Entry] = []
     monkeypatch.setattr(one.catalog, "add", added.append)
-    await refreshed_while(one, method, delete)
+    await refreshed_while(one, "load", delete)
     assert names(one) == {}
     assert added == []  # not for a moment either
 

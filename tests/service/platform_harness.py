@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from quiltfn.platform import Node, Platform, open_platform
 from quiltfn.ports import InvocationQuery
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.settings import Settings
-from quiltfn.store import open_sqlite
+from quiltfn.store import SqlStore, open_sqlite
 from sqlite_template import with_schema
 
 TENANT = "default"
@@ -111,12 +112,17 @@ async def open_harness(
     fakes: FakeSandboxes | None = None,
     memory_mib: int = FACTS.memory_max_mib,
     settings: Mapping[str, Any] | None = None,
+    node: tuple[str, AbstractAsyncContextManager[SqlStore]] | None = None,
     **sandboxes: float,
 ) -> AsyncIterator[Harness]:
     """The server's platform in the data directory `path`; at the end no sandbox may be left.
 
-    `settings`: those that are not at their default. `sandboxes`: as `FakeSandboxes` takes them.
+    `settings`: those that are not at their default. `node`: its name and its store; None for SQLite
+    in that directory. `sandboxes`: as `FakeSandboxes` takes them.
     """
+    if node is None:
+        node = FACTS.node_id, open_sqlite(with_schema(path), node_id=FACTS.node_id)
+    name, store = node
     fake = fakes or FakeSandboxes(**sandboxes)
     clock = clock or ManualClock()
 
@@ -127,9 +133,9 @@ async def open_harness(
     async with open_platform(
         Settings(data_dir=path, **(settings or {})),
         opened,
-        open_sqlite(with_schema(path), node_id=FACTS.node_id),
+        store,
         clock,
-        Node(machine=replace(FACTS, memory_max_mib=memory_mib)),
+        Node(machine=replace(FACTS, memory_max_mib=memory_mib, node_id=name)),
     ) as platform:
         harness = Harness(platform, fake, clock)
         try:

@@ -138,7 +138,7 @@ HALF_WAY = [
 async def test_a_start_that_fails_half_way_closes_what_was_open(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, part: type, step: str, closed: list[str]
 ) -> None:
-    async def fails(*_: object) -> None:
+    async def fails(*_: object, **__: object) -> None:
         raise Broken
 
     before = asyncio.all_tasks()

@@ -103,11 +103,11 @@ async def test_others_are_served_between_any_two_schedules_that_are_due_together
         turns, most, in_a_row = 0, 0, 0
         prepared = schedules._prepared
 
-        def counted(schedule: Schedule) -> AcceptedWork:
+        async def counted(schedule: Schedule) -> AcceptedWork:
             nonlocal most, in_a_row
             in_a_row += 1
             most = max(most, in_a_row)
-            return prepared(schedule)
+            return await prepared(schedule)
 
         async def another() -> None:
             nonlocal turns, in_a_row

@@ -1,7 +1,7 @@
 """Policies in memory: what is stored first, and what a function has that says nothing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
@@ -19,8 +19,8 @@ class Stored:
     def __init__(self, rows: Sequence[Row] = ()) -> None:
         self.rows, self.saved, self.is_broken = list(rows), list[object](), False
 
-    async def load(self) -> Sequence[Row]:
-        return self.rows
+    async def load(self, only: Collection[str] | None = None) -> Sequence[Row]:
+        return [one for one in self.rows if only is None or one[0] in only]
 
     async def save_async(self, function_id: str, policy: AsyncPolicy | None) -> None:
         self._save(function_id, policy)

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -162,8 +162,9 @@ class MemoryRuntimes:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Runtime] = {}
 
-    async def load(self) -> Sequence[tuple[str, Runtime]]:
-        return [(tenant_id, one) for (tenant_id, _), one in self.rows.items()]
+    async def load(self, tenants: Collection[str] | None = None) -> Sequence[tuple[str, Runtime]]:
+        whose = ((tenant_id, one) for (tenant_id, _), one in self.rows.items())
+        return [one for one in whose if tenants is None or one[0] in tenants]
 
     async def save(self, tenant_id: str, runtime: Runtime) -> None:
         self.rows[tenant_id, runtime.name] = runtime
@@ -183,8 +184,8 @@ class MemoryTenantImages:
         self.rows = {(one.tenant_id, one.digest): one for one in rows}
         self.broken = False
 
-    async def load(self) -> Sequence[TenantImage]:
-        return list(self.rows.values())
+    async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
+        return [one for one in self.rows.values() if digests is None or one.digest in digests]
 
     async def add(self, one: TenantImage) -> None:
         if self.broken:

@@ -91,7 +91,6 @@ async def delete_function(context: RequestContext[FunctionServices]) -> Response
     """
     entry = context.entry()
     await context.services.lifecycle.delete(entry)
-    context.services.work.policies.forget(entry.function.id)
     return Response(status=204)
 
 

@@ -64,5 +64,7 @@ class Images:
         store = os.open(self._store, OPEN)
         try:
             return os.open(digest, OPEN, dir_fd=store)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"image {digest} is not on this machine") from None
         finally:
             os.close(store)

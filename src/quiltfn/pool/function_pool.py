@@ -287,7 +287,10 @@ class FunctionPool:
             self.serve(version)
 
     def serve(self, version: Version) -> None:
-        """Every new and waiting call gets `version` from now on."""
+        """Every new and waiting call gets `version` from now on; nothing is prepared any more."""
+        preparation, self._preparation = self._preparation, None
+        if preparation is not None:
+            preparation.fail(NotPrepared(f"version {version.number} serves meanwhile"))
         self._versions[version.digest] = version
         footprint = version.spec.footprint()
         self._perform(self.model.promote(version.digest, self._clock.now(), footprint))

@@ -81,7 +81,11 @@ class LocalPools:
         return self._pool(function_id, limits).prepared(version, limits, count)
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
+        if self._closing:
+            return
         pool = self._pool(function_id, limits)
+        if pool.model.limits != limits:
+            pool.set_scaling(limits)
         pool.serve(version)
         pool.tick()
         self._sandboxes.expect(version.spec)

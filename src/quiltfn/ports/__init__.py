@@ -5,7 +5,7 @@
 which service tests use too. Doubles in unit tests are not implementations and promise nothing.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
@@ -33,6 +33,10 @@ from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version, VersionSpec
 
 T = TypeVar("T")
+
+
+async def no_others() -> None:
+    """What a server does to catch up with others while there are none."""
 
 
 class Clock(Protocol):
@@ -297,7 +301,9 @@ class Pools(Protocol):
         """Serves no more calls. Waiting calls are refused for `why`; running ones may finish."""
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
-        """Serves `version` without waiting for instances: for functions loaded at start."""
+        """Serves `version` without waiting for instances, and fails a preparation that is under
+        way: for functions loaded at start, and those that another node changed.
+        """
 
     def set_scaling(self, function_id: str, limits: PoolLimits) -> None:
         """New scaling targets, at once."""
@@ -403,12 +409,13 @@ class ChangeKind(StrEnum):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """Something was made, changed or removed. `object_id`: an id; of a runtime its name, of an
+    """Something was made, changed or removed. `kind` None: of a kind that a later release has, of
+    which this one knows nothing. `object_id`: an id; of a runtime its name, of an
     image its digest, of a URL and of policies the function's id, and of a quota the tenant's.
     """
 
     number: int
-    kind: ChangeKind
+    kind: ChangeKind | None
     tenant_id: str
     object_id: str
 
@@ -429,8 +436,11 @@ class Store(Protocol):
     then.
     """
 
-    async def load(self) -> Sequence[StoredFunction]:
-        """Every function that is not deleted. Called once, at the start."""
+    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredFunction]:
+        """Every function that is not deleted, or those of them that have one of these ids."""
+
+    async def counters(self) -> Mapping[str, FunctionCounters]:
+        """The counters of every function, by its id."""
 
     async def find(self, function_id: str) -> StoredFunction | None:
         """One function; None if it was deleted or never made."""
@@ -667,8 +677,8 @@ class RuntimeStore(Protocol):
     Raises `StoreUnavailable`.
     """
 
-    async def load(self) -> Sequence[tuple[str, Runtime]]:
-        """All pairs of tenant and runtime. Called once, at the start."""
+    async def load(self, tenants: Collection[str] | None = None) -> Sequence[tuple[str, Runtime]]:
+        """All pairs of tenant and runtime, or those of these tenants."""
 
     async def save(self, tenant_id: str, runtime: Runtime) -> None:
         """Adds or replaces the runtime of that name. Versions keep their runtime snapshots."""
@@ -683,8 +693,8 @@ class RuntimeStore(Protocol):
 class TenantImageStore(Protocol):
     """Which tenant has which images. Raises `StoreUnavailable`."""
 
-    async def load(self) -> Sequence[TenantImage]:
-        """All of them. Called once, at the start."""
+    async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
+        """All of them, or those with these digests, whoever has them."""
 
     async def add(self, one: TenantImage) -> None:
         """Gives the tenant the image; it is on disk when this returns."""

@@ -29,6 +29,9 @@ class DeliveryStore(Protocol):
         server was sending waits again: whether it arrived is not known.
         """
 
+    async def waiting(self) -> Sequence[DueDeliveries]:
+        """Every function that has some waiting, as they are."""
+
     async def next_due(self, function_id: str) -> DueDeliveries | None:
         """When the first of the function's is due; None where none waits."""
 

@@ -1,6 +1,6 @@
 """The interface to quotas in the store."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from quiltfn.model.tenant_quota import TenantQuota
@@ -9,7 +9,7 @@ from quiltfn.model.tenant_quota import TenantQuota
 class QuotaStore(Protocol):
     """Quotas of tenants. Raises `StoreUnavailable`."""
 
-    async def load(self) -> Mapping[str, TenantQuota]:
+    async def load(self, only: Collection[str] | None = None) -> Mapping[str, TenantQuota]:
         """Every tenant's that has one, by the tenant's id."""
 
     async def save(self, tenant_id: str, quota: TenantQuota | None) -> None:

@@ -1,6 +1,6 @@
 """What the verbs ask of whoever stores the URLs of functions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,8 +19,8 @@ class StoredUrl(msgspec.Struct, frozen=True, kw_only=True):
 class UrlStore(Protocol):
     """The URLs of functions; they go with their functions. Raises `StoreUnavailable`."""
 
-    async def load(self) -> Sequence[StoredUrl]:
-        """All of them. Called at the start."""
+    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredUrl]:
+        """All of them, or those of the functions with these ids."""
 
     async def save(self, function_id: str, url: FunctionUrl | None) -> None:
         """Replaces one; None: there is none any more. Raises `NotFound` if the function was

@@ -1,6 +1,6 @@
 """The interfaces to accepted work in the store, and what each side may rely on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -81,6 +81,14 @@ class FunctionQueue(msgspec.Struct, frozen=True, kw_only=True):
     next_due_ms: int
 
 
+class DueWork(msgspec.Struct, frozen=True, kw_only=True):
+    """A function with work that waits. `next_due_ms`: when the first of it is due."""
+
+    function_id: str
+    tenant_id: str
+    next_due_ms: int
+
+
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     """A function's work that is not over. `queued`: due and waiting; `delayed`: due later.
     `oldest_due_ms`: since when the oldest of `queued` is due; None without any.
@@ -137,6 +145,12 @@ class WorkStore(Protocol):
 
     async def load(self) -> Sequence[FunctionQueue]:
         """Every function that has work waiting. Called at the start."""
+
+    async def due(self) -> Sequence[DueWork]:
+        """Every function that has work waiting, and when the first of it is due: one query."""
+
+    async def over(self, invocation_ids: Collection[str]) -> Collection[str]:
+        """Those of the ids whose calls are over."""
 
     async def claim(self, function_id: str, limit: int, now_ms: int, *, is_begun: bool) -> Claim:
         """Makes up to `limit` due pieces of work this node's, oldest first: on disk when this
@@ -198,8 +212,12 @@ class WorkStore(Protocol):
 class PolicyStore(Protocol):
     """What functions say of their accepted work and their records. Raises `StoreUnavailable`."""
 
-    async def load(self) -> Sequence[tuple[str, AsyncPolicy | None, RecordPolicy | None]]:
-        """Each function that has other policies than the defaults. Called at the start."""
+    async def load(
+        self, only: Collection[str] | None = None
+    ) -> Sequence[tuple[str, AsyncPolicy | None, RecordPolicy | None]]:
+        """Each function that has other policies than the defaults, of all or of those with these
+        ids.
+        """
 
     async def save_async(self, function_id: str, policy: AsyncPolicy | None) -> None:
         """Replaces a policy; None: the default. Raises `NotFound` if the function was deleted."""

@@ -5,6 +5,9 @@ write come one after the other (`Database.write`), so that a number appears only
 one has. The newest changes are kept; who has read less than that has to load everything again.
 """
 
+from enum import StrEnum
+from typing import Any
+
 from sqlalchemy import Connection, delete, func, select
 
 from quiltfn.ports import Change, ChangeKind, ChangePage
@@ -14,12 +17,28 @@ from quiltfn.store.sql import run
 # After each hundredth change all but so many are removed.
 KEPT, REMOVE_EVERY = 10_000, 100
 change = tables.change.c
+KINDS = frozenset(ChangeKind)
+# Where a connection keeps what its transaction has to tell other servers.
+TOLD = "quiltfn-told"
+
+
+class Notice(StrEnum):
+    """What a server tells others at a commit, so that they look before they would anyway."""
+
+    CHANGE = "change"  # there is a new one
+    WORK = "work"  # work or a delivery waits that may be begun
+
+
+def tell(connection: Connection, notice: Notice) -> None:
+    """Has a transaction tell other servers at its commit, where the database can do that."""
+    connection.info.setdefault(TOLD, set()).add(notice)
 
 
 def record(connection: Connection, kind: ChangeKind, tenant_id: str, object_id: str) -> None:
     """Adds a change. To be called in the transaction that makes it."""
     row = {"kind": kind.value, "tenant_id": tenant_id, "object_id": object_id}
     number: int = run(connection, "record_change", row).scalar_one()
+    tell(connection, Notice.CHANGE)
     if number % REMOVE_EVERY == 0:
         connection.execute(delete(tables.change).where(change.number <= number - KEPT))
 
@@ -34,8 +53,14 @@ def newest(connection: Connection) -> int:
 def since(connection: Connection, number: int, limit: int) -> ChangePage:
     """The changes behind that number, oldest first."""
     query = select(tables.change).where(change.number > number).order_by(change.number)
-    found = [tables.read(row, Change) for row in connection.execute(query.limit(limit)).mappings()]
+    rows = connection.execute(query.limit(limit)).mappings()
+    found = [_change(dict(row)) for row in rows]
     last = newest(connection)
     first = connection.execute(select(func.min(change.number))).scalar() or last + 1
     # A number that was never given is of another database: before a backup was restored.
     return ChangePage(items=found, is_complete=first - 1 <= number <= last)
+
+
+def _change(row: dict[str, Any]) -> Change:
+    kind = row["kind"]
+    return Change(**row | {"kind": ChangeKind(kind) if kind in KINDS else None})

@@ -75,6 +75,13 @@ class Database(Protocol):
         """
         ...
 
+    async def listen(self, told: Callable[[str], None]) -> None:
+        """Calls back for each `Notice` of another server, and with each of them after a time in
+        which some may have been missed, until it is cancelled. Returns at once where the database
+        has no way to tell them.
+        """
+        ...
+
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says."""
         ...

@@ -54,17 +54,16 @@ class SqlDeliveries:
     async def load(self) -> Sequence[DueDeliveries]:
         """As the port says."""
         boot = self._database.boot
-        query = (
-            select(one.function_id, one.tenant_id, func.min(one.due_at_ms))
-            .where(WAITS, one.epoch == 0)
-            .group_by(one.function_id, one.tenant_id)
-        )
 
         def work(connection: Connection) -> list[DueDeliveries]:
             free(connection, boot)
-            return [_due(row) for row in connection.execute(query)]
+            return _waiting(connection)
 
         return await self._database.write(work, frees=True)
+
+    async def waiting(self) -> Sequence[DueDeliveries]:
+        """As the port says."""
+        return await self._database.read(_waiting)
 
     async def next_due(self, function_id: str) -> DueDeliveries | None:
         query = (
@@ -229,6 +228,15 @@ def free(connection: Connection, boot: Boot) -> int:
     left = of_earlier_boots(boot, one.node_id, one.epoch)
     change = update(table).where(WAITS, one.epoch > 0, left).values(NOBODY)
     return connection.execute(change).rowcount
+
+
+def _waiting(connection: Connection) -> list[DueDeliveries]:
+    query = (
+        select(one.function_id, one.tenant_id, func.min(one.due_at_ms))
+        .where(WAITS, one.epoch == 0)
+        .group_by(one.function_id, one.tenant_id)
+    )
+    return [_due(row) for row in connection.execute(query)]
 
 
 def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:

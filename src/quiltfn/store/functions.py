@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,7 +12,14 @@ from quiltfn.model.cursors import to_cursor
 from quiltfn.model.errors import Conflict, NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
-from quiltfn.ports import PAGE_MAX_BYTES, ChangeKind, ChangePage, Page, StoredFunction
+from quiltfn.ports import (
+    PAGE_MAX_BYTES,
+    ChangeKind,
+    ChangePage,
+    FunctionCounters,
+    Page,
+    StoredFunction,
+)
 from quiltfn.store import changes, sweep, tables
 from quiltfn.store.database import Database, Work, violated
 from quiltfn.store.directory import StoreBroken
@@ -29,9 +36,20 @@ class SqlStore:
         self._sweeping: asyncio.Task[None] | None = None
         self._to_sweep = False
 
-    async def load(self) -> Sequence[StoredFunction]:
+    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredFunction]:
         query = with_version().order_by(tables.function.c.id)
+        if only is not None:
+            query = query.where(tables.function.c.id.in_(only))
         return await self.database.read(lambda connection: read_functions(connection, query))
+
+    async def counters(self) -> Mapping[str, FunctionCounters]:
+        columns = [tables.function.c[name] for name in ("id", *tables.COUNTER_COLUMNS)]
+
+        def work(connection: Connection) -> dict[str, FunctionCounters]:
+            rows = connection.execute(select(*columns)).mappings()
+            return {row["id"]: tables.read_counters(row) for row in rows}
+
+        return await self.database.read(work)
 
     async def find(self, function_id: str) -> StoredFunction | None:
         query = with_version().where(tables.function.c.id == function_id)

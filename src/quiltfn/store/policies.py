@@ -1,6 +1,6 @@
 """The policies of functions: a row for each function that has other ones than the defaults."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,8 +23,13 @@ class SqlPolicies:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> Sequence[tuple[str, AsyncPolicy | None, RecordPolicy | None]]:
+    async def load(
+        self, only: Collection[str] | None = None
+    ) -> Sequence[tuple[str, AsyncPolicy | None, RecordPolicy | None]]:
         """As the port says."""
+        query = select(row).order_by(row.c.function_id)
+        if only is not None:
+            query = query.where(row.c.function_id.in_(only))
 
         def work(connection: Connection) -> list[tuple[str, Any, Any]]:
             return [
@@ -33,7 +38,7 @@ class SqlPolicies:
                     read(one.async_policy, AsyncPolicy),
                     read(one.record_policy, RecordPolicy),
                 )
-                for one in connection.execute(select(row).order_by(row.c.function_id))
+                for one in connection.execute(query)
             ]
 
         return await self._database.read(work)

@@ -17,17 +17,18 @@ import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from psycopg import sql
 from sqlalchemy import Connection, Engine, exc, text
 
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import nodes
+from quiltfn.store.changes import TOLD
 from quiltfn.store.database import BUSY, NOTHING_MISSING, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
@@ -44,10 +45,12 @@ from quiltfn.store.postgres_connection import (
     engine,
     is_lost,
     is_of_database,
+    parameters,
     reason_of,
     run_alone,
     try_servers_lock,
 )
+from quiltfn.store.postgres_notices import CHANNEL, listen
 from quiltfn.store.put_off import PutOff
 from quiltfn.store.quick_connection import QuickConnection
 from quiltfn.store.sql import driver
@@ -63,7 +66,6 @@ WRITE = (
     f"SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER}), pg_current_xact_id()::text"
 )
 # Of a server that shares its database. What follows the lock sees what was committed before it.
-OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
 OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
 WRITE_FENCED = f"{WRITE}; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
@@ -123,6 +125,7 @@ class PostgresDatabase:
         self._engine, self._make_quick, self._fleet_id = made, make_quick, fleet_id
         self.directory, self.busy_timeout_s = directory, busy_timeout_s
         self._node_id, self._is_alone = node_id, False
+        self.listens_with: Mapping[str, Any] = {}
         self.problem: str | None = None
         # For the spool. PostgreSQL's disk is its own.
         self.reserve = DiskReserve(directory.path)
@@ -187,6 +190,10 @@ class PostgresDatabase:
     def quick_connection(self) -> QuickConnection:
         """Another connection, for statements that must not wait behind records."""
         return QuickConnection(self._make_quick())
+
+    async def listen(self, told: Callable[[str], None]) -> None:
+        """As `Database` says."""
+        await listen(self.listens_with, self.boot.epoch, told)
 
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says. PostgreSQL looks for damage itself, where it has checksums."""
@@ -258,7 +265,9 @@ class PostgresDatabase:
             transaction = writer.begin()
             try:
                 number = self._begin(writer, deadline - time.monotonic())
+                writer.info.pop(TOLD, None)
                 result = work(writer)
+                self._tell(writer)
             except BaseException:
                 with contextlib.suppress(Exception):
                     transaction.rollback()
@@ -285,6 +294,14 @@ class PostgresDatabase:
         if found[1] != self._boot.epoch:
             raise StoreUnavailable(FENCED)
         return str(found[0])
+
+    def _tell(self, writer: Connection) -> None:
+        """Tells other servers, if there may be some, what the transaction has for them."""
+        told = sorted(writer.info.pop(TOLD, ()))
+        if told and not self._is_alone:
+            epoch = 0 if self._boot is None else self._boot.epoch
+            notices = ", ".join(f"pg_notify('{CHANNEL}', '{one} {epoch}')" for one in told)
+            run_alone(writer, f"SELECT {notices}")
 
     def _served(self, deadline: float) -> Connection:
         """The writer's connection; a new one takes the lock of servers before it is used."""
@@ -505,6 +522,7 @@ async def open_postgresql(
     directory = DataDirectory(data_dir, has_database=False)
     engines = await _engines(url, password)
     database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id)
+    database.listens_with = parameters(url, password)
     is_server = alone or bool(node_id)
     async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
         yield store
@@ -527,6 +545,7 @@ async def open_as_node(
     directory = DataDirectory(data_dir, has_database=False)
     engines = await _engines(url, password)
     database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id, fleet_id)
+    database.listens_with = parameters(url, password)
     async with opened(database, alone=False, sweeps=lambda: True) as store:
         yield store
 

@@ -1,6 +1,6 @@
 """Runtimes in the database, and which tenant has which images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, delete, insert, select
 
@@ -19,8 +19,10 @@ class SqlRuntimes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> Sequence[tuple[str, Runtime]]:
+    async def load(self, tenants: Collection[str] | None = None) -> Sequence[tuple[str, Runtime]]:
         query = select(table).order_by(table.c.tenant_id, table.c.name)
+        if tenants is not None:
+            query = query.where(table.c.tenant_id.in_(tenants))
 
         def work(connection: Connection) -> list[tuple[str, Runtime]]:
             rows = connection.execute(query).mappings()
@@ -69,8 +71,10 @@ class SqlTenantImages:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> Sequence[TenantImage]:
+    async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         query = select(held).order_by(held.c.tenant_id, held.c.digest)
+        if digests is not None:
+            query = query.where(held.c.digest.in_(digests))
 
         def work(connection: Connection) -> list[TenantImage]:
             return [tables.read(row, TenantImage) for row in connection.execute(query).mappings()]

@@ -127,6 +127,10 @@ class SqliteDatabase:
         is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
         return is_there and await self._put_off.catch_up()
 
+    async def listen(self, told: Callable[[str], None]) -> None:
+        """As `Database` says: it has none."""
+        del told
+
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says."""
         messages = [*self.directory.notices, *([self.check.told] if self.check.told else [])]

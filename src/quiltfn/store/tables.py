@@ -600,12 +600,17 @@ def read_version(row: RowMapping, prefix: str = "") -> Version:
     return msgspec.convert({name: row[prefix + name] for name in names} | {"spec": spec}, Version)
 
 
+def read_counters(row: RowMapping) -> FunctionCounters:
+    """The counters of a function."""
+    return msgspec.convert({name: row[name] for name in COUNTER_COLUMNS}, FunctionCounters)
+
+
 def read_stored(row: RowMapping) -> StoredFunction:
     """A function with its counters and, in columns named version_…, its current version."""
     return StoredFunction(
         function=msgspec.convert({n: row[n] for n in Function.__struct_fields__}, Function),
         version=read_version(row, "version_"),
-        counters=msgspec.convert({name: row[name] for name in COUNTER_COLUMNS}, FunctionCounters),
+        counters=read_counters(row),
     )
 
 

@@ -1,6 +1,6 @@
 """The URLs of functions: a row for each function that has one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
@@ -22,13 +22,15 @@ class SqlUrls:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> Sequence[StoredUrl]:
+    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredUrl]:
         """As the port says."""
         query = (
             select(row.c.function_id, owner.c.tenant_id, row.c.url)
             .join(owner, owner.c.id == row.c.function_id)
             .order_by(row.c.function_id)
         )
+        if only is not None:
+            query = query.where(row.c.function_id.in_(only))
 
         def work(connection: Connection) -> list[StoredUrl]:
             return [

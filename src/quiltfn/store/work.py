@@ -7,7 +7,7 @@ What many callers give at the same time is accepted in one transaction.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from quiltfn.ports.work import (
     Claim,
     ClaimedWork,
     DeadLetter,
+    DueWork,
     FunctionQueue,
     Input,
     QueueCounts,
 )
-from quiltfn.store import outcomes, records, stats, tables, usage
+from quiltfn.store import changes, outcomes, records, stats, tables, usage
 from quiltfn.store.database import Database
 from quiltfn.store.inputs import Cipher, input_row, read_environment, read_input, size_of
 from quiltfn.store.old_inputs import OldInputs
@@ -126,6 +127,7 @@ class SqlWork:
         outcomes.many(connection, "add_input", rows)
         outcomes.many(connection, "add_work", [work_row(one) for one in new])
         stats.add_queued(connection, [(one.record, one.given_at) for one in new])
+        changes.tell(connection, changes.Notice.WORK)
         return refusals
 
     async def load(self) -> Sequence[FunctionQueue]:
@@ -152,6 +154,26 @@ class SqlWork:
             return found
 
         return await self._database.read(read)
+
+    async def due(self) -> Sequence[DueWork]:
+        """As the port says."""
+
+        def read(connection: Connection) -> list[DueWork]:
+            rows = run(connection, "due_work").mappings()
+            return [tables.read(row, DueWork) for row in rows if row["next_due_ms"] is not None]
+
+        return await self._database.read(read)
+
+    async def over(self, invocation_ids: Collection[str]) -> Collection[str]:
+        """As the port says."""
+        record = tables.invocation.c
+        query = select(record.invocation_id).where(
+            record.invocation_id.in_(invocation_ids),
+            record.status.not_in((Status.QUEUED.value, Status.RUNNING.value)),
+        )
+        return await self._database.read(
+            lambda connection: connection.execute(query).scalars().all()
+        )
 
     async def check_key(self) -> None:
         """Raises `Unprocessable` if the work that functions have waiting cannot be decrypted. Of
@@ -191,6 +213,8 @@ class SqlWork:
         look = {"function_id": function_id, "now": now_ms, "most": limit + ENDED_AT_ONCE}
         too_old = run(connection, "too_old", look).scalars().all()
         ended = self._end_old(connection, function_id, too_old, now_ms)
+        if not self._database.boot.is_alone:
+            limit = _room_for(connection, function_id, limit)
         values = {
             "node": self._database.boot.node_id,
             "epoch": self._database.boot.epoch,
@@ -265,10 +289,13 @@ class SqlWork:
         boot = self._database.boot
         mine = {"node": boot.node_id, "epoch": boot.epoch, "due": due_at_ms}
         rows = [{"invocation_id": one} | mine for one in invocation_ids]
+
+        def work(connection: Connection) -> None:
+            run(connection, "release_work", rows).close()
+            changes.tell(connection, changes.Notice.WORK)
+
         if rows:
-            await self._database.write(
-                lambda connection: run(connection, "release_work", rows).close()
-            )
+            await self._database.write(work)
 
     async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
         """As the port says."""
@@ -505,6 +532,17 @@ def never_begun(
 def machine_boot_id() -> str:
     """Another one after each start of the machine's kernel."""
     return MACHINE_BOOT.read_text().strip()
+
+
+def _room_for(connection: Connection, function_id: str, limit: int) -> int:
+    """How many more of the function's may be claimed, at most `limit`, so that all servers together
+    keep to its `max_concurrency`: each knows only what runs on itself.
+    """
+    most = policy_of(connection, function_id).max_concurrency
+    if most is None:
+        return limit
+    claimed: int = scalar(connection, "number_claimed", function_id)
+    return min(limit, max(0, most - claimed))
 
 
 def scalar(connection: Connection, statement: str, function_id: str) -> Any:

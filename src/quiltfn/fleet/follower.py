@@ -1,0 +1,133 @@
+"""Follows what other nodes change in the store that all nodes share.
+
+What has changed is a numbered list in the store (`ports.Store.changes`): a follower reads what is
+new and has each kind of it taken over by who keeps that in memory. What has no number, such as work
+that waits, is looked for again and again. A notice from the database makes both look at once; they
+do it every second in any case.
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.ports import Change, ChangeKind, Store
+
+EVERY_S, COUNTERS_EVERY_S = 1.0, 5.0
+# Notices may come by the thousand; what they ask for is done so often at most.
+REST_S = 0.02
+
+# Takes over changes of one kind, or, with None, compares all there is with the store. What it takes
+# over is what the store has by then, so it does not matter how often it is told.
+Listener = Callable[[Sequence[Change] | None], Awaitable[None]]
+_log = structlog.get_logger("quiltfn.fleet")
+
+
+class Follower:
+    """Brings into memory what other nodes have changed. `start` it before anything is loaded."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seen = 0
+        self._refreshing = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None  # a refresh that has not begun to read
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._failed: set[ChangeKind] = set()  # what could not be taken over, by a mistake of ours
+        # They are told in this order: what refers to a function comes after functions.
+        self.listeners: dict[ChangeKind, Listener] = {}
+
+    async def start(self) -> None:
+        """Follows from the newest change on. Raises `StoreUnavailable`."""
+        self._seen = await self._store.newest_change()
+
+    async def refresh(self) -> None:
+        """When it returns, memory has everything that was committed before it was called. Raises
+        `StoreUnavailable`; what was not taken over by then is the next time. Those who call it at
+        the same time share one.
+        """
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._refresh())
+            self._under_way.add(self._next)
+            self._next.add_done_callback(self._refreshed)
+        await asyncio.shield(self._next)
+
+    async def aclose(self) -> None:
+        """Ends what is under way, for which nobody waits any more."""
+        for refresh in self._under_way:
+            refresh.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _refreshed(self, refresh: "asyncio.Task[None]") -> None:
+        self._under_way.discard(refresh)
+        if not refresh.cancelled():
+            refresh.exception()  # who wanted it may be gone
+
+    async def _refresh(self) -> None:
+        async with self._refreshing:
+            self._next = None
+            for kind in list(self._failed):
+                self._failed.discard(kind)
+                await self._tell(kind, None)
+            while True:
+                page = await self._store.changes(self._seen)
+                if not page.is_complete:
+                    await self._compare()
+                elif page.items:
+                    await self._take_over(page.items)
+                else:
+                    return
+
+    async def _take_over(self, changes: Sequence[Change]) -> None:
+        by_kind: defaultdict[ChangeKind | None, list[Change]] = defaultdict(list)
+        for change in changes:
+            by_kind[change.kind].append(change)
+        for kind in self.listeners:
+            if kind in by_kind:
+                await self._tell(kind, by_kind[kind])
+        self._seen = changes[-1].number
+
+    async def _compare(self) -> None:
+        """Some changes are no longer kept."""
+        newest = await self._store.newest_change()
+        for kind in self.listeners:
+            await self._tell(kind, None)
+        self._seen = newest
+
+    async def _tell(self, kind: ChangeKind, changes: Sequence[Change] | None) -> None:
+        try:
+            await self.listeners[kind](changes)
+        except StoreUnavailable:
+            raise
+        except Exception:  # The other kinds are followed all the same.
+            _log.exception("a change of another node could not be taken over", kind=kind)
+            self._failed.add(kind)
+
+
+class Repeated:
+    """Does something every `every_s` seconds, and soon after it is woken."""
+
+    def __init__(self, *work: Callable[[], Awaitable[None]], every_s: float | None = None) -> None:
+        self._work, self._every_s = work, every_s or EVERY_S
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled. What fails is done the next time; the rest goes on."""
+        while True:
+            self._woken.clear()
+            for work in self._work:
+                try:
+                    await work()
+                except StoreUnavailable:
+                    pass  # health says so
+                except Exception:
+                    _log.exception("what other nodes changed could not be followed")
+            await asyncio.sleep(REST_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._every_s):
+                    await self._woken.wait()

@@ -1,0 +1,126 @@
+"""Real nodes of one fleet: what is done on one is so on the other within a second."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.server import Function, Server, until
+from fleet.nodes import Fleet
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture
+def nodes(fleet: Fleet) -> tuple[Server, Server]:
+    return fleet.node("one").start(), fleet.node("two").start()
+
+
+def seen(ask: Callable[[], httpx.Response], true: Callable[[httpx.Response], bool]) -> None:
+    """Asks until it is so, for a second."""
+    since = time.monotonic()
+    while not true(answer := ask()):
+        assert time.monotonic() - since < scaled(1.0), answer.text
+        time.sleep(0.01)
+
+
+def on(node: Server, function: Function) -> Function:
+    """The same function by another node."""
+    return Function(node, function.id)
+
+
+def test_what_is_done_on_one_node_is_so_on_the_other_within_a_second(
+    nodes: tuple[Server, Server],
+) -> None:
+    one, two = nodes
+    function = one.deploy("echo 1", name="shared")
+    there = on(two, function)
+
+    def asked() -> httpx.Response:
+        return two.call("GET", there.path)
+
+    def becomes(**fields: Any) -> None:
+        def is_so(answer: httpx.Response) -> bool:
+            return answer.is_success and fields.items() <= answer.json().items()
+
+        seen(asked, is_so)
+
+    def done(method: str, path: str, body: Any = None) -> None:
+        answer = one.call(method, path, body)
+        assert answer.is_success, answer.text
+
+    becomes(state="active")
+    record = there.invoke()
+    assert (record["stdout"], record["execution_node_id"]) == ("1\n", "two")
+    seen(
+        lambda: one.call("GET", f"{function.path}/invocations/{record['invocation_id']}"),
+        lambda answer: answer.is_success and answer.json()["execution_node_id"] == "two",
+    )
+    done("PUT", function.path, {"handler": "echo 2"})
+    becomes(current_version=2)
+    assert there.invoke()["stdout"] == "2\n"
+    done("PUT", f"{function.path}/url", {"auth": "none"})
+    seen(
+        lambda: two.call("GET", "/fn/shared"),
+        lambda answer: answer.status_code == 200,
+    )
+    done("PUT", f"{function.path}/async-policy", {"max_attempts": 3})
+    seen(
+        lambda: two.call("GET", f"{function.path}/async-policy"),
+        lambda answer: answer.json()["max_attempts"] == 3,
+    )
+    done("POST", f"{function.path}/pause")
+    becomes(state="paused")
+    assert there.try_invoke().status_code == 409
+    # Nobody waits between two nodes.
+    assert two.call("POST", f"{function.path}/resume").json()["state"] == "active"
+    done("POST", f"{function.path}/pause")
+    assert two.call("POST", f"{function.path}/resume").json()["state"] == "active"
+    assert there.invoke()["stdout"] == "2\n"
+    done("DELETE", function.path)
+    seen(asked, lambda answer: answer.status_code == 404)
+    until(lambda: not two.call("GET", "/api/instances").json()["instances"], 10)
+
+
+def test_accepted_work_of_a_node_that_is_stopped_runs_on_the_other(
+    nodes: tuple[Server, Server],
+) -> None:
+    one, two = nodes
+    function = two.deploy("echo work", max_instances=4)
+    there = on(one, function)
+    seen(lambda: one.call("GET", there.path), lambda answer: answer.is_success)
+    accepted = []
+    for _ in range(20):
+        answer = one.call("POST", f"{there.path}/invoke?mode=async&delay_seconds=3", {})
+        assert answer.status_code == 202, answer.text
+        accepted.append(answer.json()["invocation_id"])
+    one.stop()
+    until(lambda: all(is_over(one_id, function) for one_id in accepted), 30)
+    records = [function.records()[one_id] for one_id in accepted]
+    assert {(one["status"], one["execution_node_id"]) for one in records} == {("success", "two")}
+    assert len(function.records()) == 20
+
+
+def is_over(invocation_id: str, function: Function) -> bool:
+    return function.records()[invocation_id]["status"] == "success"
+
+
+def test_each_tick_of_a_schedule_is_made_once_by_two_nodes(nodes: tuple[Server, Server]) -> None:
+    one, two = nodes
+    function = one.deploy("echo tick", name="ticking", max_instances=4)
+    body = {"name": "ticks", "function": "ticking", "every_seconds": 1, "jitter_seconds": 0}
+    made = one.call("POST", "/api/schedules", body)
+    assert made.status_code == 201, made.text
+    time.sleep(20)
+    paused = two.call("PUT", "/api/schedules/ticks", {"enabled": False})
+    assert paused.is_success, paused.text
+    runs = two.call("GET", "/api/schedules/ticks/runs?limit=1000").json()["runs"]
+    due = [run["due_at"] for run in runs]
+    assert len(due) == len(set(due)), "a tick was decided on twice"
+    assert 18 <= sum(run["outcome"] == "accepted" for run in runs) <= 22
+    assert max(due) - min(due) + 1 == len(due), "a tick was left out"
+    fired = {run["invocation_id"] for run in runs}
+    until(lambda: set(function.records()) == fired, 10)

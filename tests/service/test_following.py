@@ -1,0 +1,644 @@
+"""Nodes that share one PostgreSQL: what is done on one is so on the others within a second."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import pytest
+
+import postgresql
+from contract.stores import SHARED_STORES, a_stored_function, child_environment, url_of
+from quiltfn import lifecycle
+from quiltfn.access import make_key, revoke_key
+from quiltfn.catalog import Entry
+from quiltfn.clock import SystemClock
+from quiltfn.fleet import follower
+from quiltfn.model.access import Scope
+from quiltfn.model.errors import (
+    Conflict,
+    FunctionNotActive,
+    NotFound,
+    Outdated,
+    RateLimited,
+)
+from quiltfn.model.function import FunctionState
+from quiltfn.model.image import TenantImage
+from quiltfn.model.invocation import Status
+from quiltfn.model.runtime import Kind, Runtime
+from quiltfn.model.schedule import Overlap, RunOutcome, Schedule
+from quiltfn.model.tenant_quota import TenantQuota
+from quiltfn.model.url import FunctionUrl
+from quiltfn.model.work import AsyncPolicy, Destination, RecordPolicy
+from quiltfn.ports import ChangePage
+from quiltfn.ports.work import Input
+from quiltfn.store import SqlQuotas, SqlTenantImages, changes
+from quiltfn.store.postgresql import open_postgresql
+from service.platform_harness import TENANT, Harness, open_harness
+from timeouts import scaled
+
+ONE_SECOND = 1.0
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A directory that stands for a database in PostgreSQL."""
+    url_of(tmp_path / "shared")
+    yield tmp_path
+    postgresql.drop_databases()
+
+
+@contextlib.asynccontextmanager
+async def node(
+    path: Path, name: str, kind: str = "postgresql", **more: Any
+) -> AsyncIterator[Harness]:
+    """A node of that name. It has its own data directory, sandboxes and clock."""
+    data_dir = path / name
+    data_dir.mkdir(exist_ok=True)
+    if kind == "postgresql":
+        store: Any = open_postgresql(url_of(path / "shared"), data_dir, node_id=name, alone=False)
+    else:
+        store = SHARED_STORES[kind](path / "shared", name)
+    async with open_harness(data_dir, node=(name, store), **more) as harness:
+        yield harness
+
+
+@pytest.fixture
+async def nodes(shared: Path) -> AsyncIterator[tuple[Harness, Harness]]:
+    async with node(shared, "a") as one, node(shared, "b") as two:
+        yield one, two
+
+
+async def seen(true: Callable[[], object], within_s: float = ONE_SECOND) -> float:
+    """Waits until it is so; returns how long that took, in seconds."""
+    since = time.monotonic()
+    while not true():
+        assert time.monotonic() - since < scaled(within_s), "it is not seen"
+        await asyncio.sleep(0.002)
+    return time.monotonic() - since
+
+
+def state_of(harness: Harness, name: str = "f") -> FunctionState | None:
+    entry = harness.catalog.find(TENANT, name)
+    return None if entry is None else entry.function.state
+
+
+async def known(harness: Harness, entry: Entry) -> Entry:
+    """The function on another node, once that has it as it is."""
+    wanted = entry.function
+
+    def is_there() -> bool:
+        found = harness.catalog.known(wanted.id)
+        return found is not None and found.function.revision >= wanted.revision
+
+    await seen(is_there)
+    return harness.catalog.get(wanted.id)
+
+
+# What is followed ----------------------------------------------------------------------------
+
+
+async def test_every_change_of_a_function_is_seen_on_the_other_node(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    """Its pools serve, change and close there as on the node that was asked."""
+    one, two = nodes
+    entry = await one.create("echo one")
+    await seen(lambda: state_of(two) is FunctionState.PENDING)
+    await one.lifecycle.deploy(entry)
+    await seen(lambda: state_of(two) is FunctionState.ACTIVE)
+    record = await two.invoke(entry)
+    assert (record.status, record.execution_node_id, record.version) == (Status.SUCCESS, "b", 1)
+
+    entry = await one.lifecycle.update(entry, {"handler": "echo two", "max_instances": 7})
+    there = await known(two, entry)
+    assert (there.version.number, there.function) == (2, entry.function)
+    assert (await two.invoke(entry)).version == 2
+    assert two.pools._pools[entry.function.id].model.limits.max_instances == 7
+
+    entry = await one.lifecycle.rollback(entry, 1)
+    await known(two, entry)
+    assert (await two.invoke(entry)).version == 1
+
+    entry = await one.lifecycle.set_scaling(entry, 2, 3)
+    await known(two, entry)
+    assert two.pools._pools[entry.function.id].model.limits.max_instances == 3
+    await one.lifecycle.set_scaling(entry, 0, 3)
+
+    await one.lifecycle.pause(entry)
+    await seen(lambda: state_of(two) is FunctionState.PAUSED)
+    with pytest.raises(FunctionNotActive):
+        await two.invoke(entry)
+    await one.lifecycle.resume(entry)
+    await seen(lambda: state_of(two) is FunctionState.ACTIVE)
+    assert (await two.invoke(entry)).status is Status.SUCCESS
+
+    await one.lifecycle.delete(entry)
+    await seen(lambda: state_of(two) is None)
+    with pytest.raises(NotFound):
+        two.catalog.by_id(TENANT, entry.function.id)
+
+
+async def test_everything_else_that_is_shared_is_seen_on_the_other_node(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    one, two = nodes
+    entry = await one.active()
+    function_id = entry.function.id
+    await known(two, one.now(entry))
+
+    await one.services.urls.set(entry, FunctionUrl())
+    await seen(lambda: two.services.urls.find("f", None) is not None)
+    await two.services.urls.set(entry, None)
+    await seen(lambda: one.services.urls.find("f", None) is None)
+
+    await one.work.policies.set_policy(function_id, AsyncPolicy(max_attempts=4))
+    await one.work.policies.set_record_policy(function_id, RecordPolicy(keep_input="all"))
+    await seen(lambda: two.work.policies.record_policy_of(function_id).keep_input == "all")
+    assert two.work.policies.policy_of(function_id).max_attempts == 4
+
+    await one.services.quotas.set("acme", TenantQuota(functions=3))
+    await seen(lambda: two.services.admission.limits_of("acme").functions == 3)
+    await two.services.quotas.set("acme", TenantQuota())
+    await seen(lambda: one.services.quotas.of("acme") == TenantQuota())
+
+    wanted = Runtime(id="", name="etl", kind=Kind.SHELL)
+    await one.services.runtimes.add(TENANT, wanted, is_operator=True)
+    await seen(lambda: "etl" in names_of(two))
+    await two.services.runtimes.remove(TENANT, "etl")
+    await seen(lambda: "etl" not in names_of(one))
+
+    images = SqlTenantImages(one.store.database)
+    await images.add(TenantImage(TENANT, "0" * 64, 5_000))
+    await seen(lambda: two.services.tenant_images.bytes_of(TENANT) == 5_000)
+    await images.remove(TENANT, "0" * 64)
+    await seen(lambda: two.services.tenant_images.bytes_of(TENANT) == 0)
+
+    await one.lifecycle.delete(entry)
+    await seen(lambda: two.work.policies.policy_of(function_id) == AsyncPolicy())
+
+
+def names_of(harness: Harness) -> set[str]:
+    return {one.runtime.name for one in harness.services.runtimes.all(TENANT)}
+
+
+async def test_a_key_that_is_revoked_on_one_node_opens_none(nodes: tuple[Harness, Harness]) -> None:
+    one, two = nodes
+    key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.WRITE, None)
+    await seen(lambda: not two.services.access.is_open)
+    caller = await two.services.access.identify({"x-api-key": text}, "192.0.2.1")
+    await revoke_key(one.services.keys, one.clock, key.id)
+    await seen(lambda: not two.services.access.still_holds(caller))
+
+
+async def test_a_change_is_seen_by_its_notice_and_without_one_by_the_next_look(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: SQLite has no notices, and there nothing is seen before the next look."""
+    monkeypatch.setattr(follower, "EVERY_S", 600.0)
+    async with node(shared, "a") as one, node(shared, "b") as two:
+        await asyncio.sleep(scaled(0.3))  # until they listen
+        await one.create()
+        assert await seen(lambda: two.catalog.find(TENANT, "f")) < ONE_SECOND
+        # Whoever ends the connections ends no following.
+        cluster = postgresql.running()
+        assert cluster.disconnect(url_of(shared / "shared").rpartition("/")[2].partition("?")[0])
+        await two.create(name="g")
+        await seen(lambda: one.catalog.find(TENANT, "g"), within_s=5)
+    async with node(shared, "c", "sqlite") as one, node(shared, "d", "sqlite") as two:
+        await asyncio.sleep(scaled(0.3))  # until they have looked for the first time
+        await one.create()
+        await asyncio.sleep(scaled(0.3))
+        assert two.catalog.find(TENANT, "f") is None
+
+
+async def test_without_notices_a_second_is_enough(shared: Path) -> None:
+    async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
+        for number in range(3):
+            await one.create(name=f"f{number}")
+            await seen(partial(two.catalog.find, TENANT, f"f{number}"), within_s=1.2)
+
+
+def test_a_server_that_is_alone_has_nothing_of_a_fleet(tmp_path: Path) -> None:
+    program = """
+import asyncio, pathlib, sys
+from service.platform_harness import open_harness
+async def main():
+    async with open_harness(pathlib.Path(sys.argv[1])) as harness:
+        entry = await harness.active()
+        await harness.invoke(entry)
+        assert harness.services.admission._asked is None
+        assert harness.lifecycle.catch_up.__name__ == "no_others"
+    print([one for one in sys.modules if one.startswith("quiltfn.fleet")])
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_server_that_is_alone_sends_no_notices(shared: Path, alone: bool) -> None:
+    url = url_of(shared / "shared")
+    with psycopg.connect(url, autocommit=True) as listener:
+        listener.execute("LISTEN quiltfn")
+        async with open_postgresql(url, shared / "x", node_id="x", alone=alone) as store:
+            await a_stored_function(store)
+        found = await asyncio.to_thread(lambda: list(listener.notifies(timeout=scaled(0.5))))
+    assert [one.payload.partition(" ")[0] for one in found] == ([] if alone else ["change"])
+
+
+# Two nodes at once ---------------------------------------------------------------------------
+
+
+async def test_an_operation_decides_by_what_the_function_is_now(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    """Nobody waits between two nodes, as behind a balancer that takes turns."""
+    for turn in range(4):
+        one, two = nodes if turn % 2 else nodes[::-1]
+        entry = await one.active(name=f"f{turn}")
+        await known(two, entry)
+        await one.lifecycle.pause(entry)
+        assert (await two.lifecycle.resume(entry)).function.state is FunctionState.ACTIVE
+        assert (await one.lifecycle.pause(entry)).function.state is FunctionState.PAUSED
+        await two.lifecycle.delete(entry)
+        with pytest.raises(NotFound):
+            await one.lifecycle.resume(entry)
+
+
+async def test_of_two_updates_at_once_one_is_made_or_both_one_after_the_other(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    one, two = nodes
+    entry = await one.active("echo 0")
+    await known(two, one.now(entry))
+    for number in range(5):
+        tried = [
+            harness.lifecycle.update(entry, {"handler": f"echo {number} {name}"})
+            for harness, name in zip(nodes, "ab", strict=True)
+        ]
+        got = await asyncio.gather(*tried, return_exceptions=True)
+        assert any(isinstance(made, Entry) for made in got), got
+        assert all(isinstance(made, Entry | Outdated | Conflict) for made in got), got
+        stored = await one.store.find(entry.function.id)
+        assert stored is not None
+        for harness in nodes:
+            await known(harness, Entry(stored.function, stored.version, stored.counters))
+            record = await harness.invoke(entry)
+            assert record.version == stored.version.number
+
+
+async def test_a_change_that_is_told_late_does_not_undo_a_newer_one(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    """A node's own change is stored, and another node's next one is there before its answer."""
+    one, two = nodes
+    entry = await one.active()
+    await known(two, one.now(entry))
+    save, is_stored, may_answer = one.store.save, asyncio.Event(), asyncio.Event()
+
+    async def slow(*given: Any) -> Any:
+        saved = await save(*given)
+        is_stored.set()
+        await may_answer.wait()
+        return saved
+
+    cast("Any", one.store).save = slow
+    scaling = asyncio.ensure_future(one.lifecycle.set_scaling(entry, 0, 3))
+    await is_stored.wait()
+    newer = await two.lifecycle.set_scaling(entry, 0, 9)
+    await known(one, newer)
+    may_answer.set()
+    assert (await scaling).function == newer.function
+    assert one.pools._pools[entry.function.id].model.limits.max_instances == 9
+
+
+async def test_a_deployment_that_another_node_ends_is_over(nodes: tuple[Harness, Harness]) -> None:
+    one, two = nodes
+    entry = await one.create()
+    await known(two, entry)
+    one.sandboxes.may_start.clear()
+    deploying = asyncio.ensure_future(one.lifecycle.deploy(entry))
+    await seen(lambda: state_of(two) is FunctionState.DEPLOYING)
+    assert (await two.lifecycle.deploy(entry)).function.state is FunctionState.ACTIVE
+    await seen(lambda: state_of(one) is FunctionState.ACTIVE)
+    ended = await asyncio.wait_for(deploying, scaled(5))  # long before an instance is ready
+    assert ended.function.state is FunctionState.ACTIVE
+    one.sandboxes.may_start.set()
+    assert (await one.invoke(entry)).status is Status.SUCCESS
+
+
+async def test_a_pause_on_one_node_ends_a_deployment_on_another(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    one, two = nodes
+    entry = await one.create()
+    one.sandboxes.may_start.clear()
+    deploying = asyncio.ensure_future(one.lifecycle.deploy(entry))
+    await seen(lambda: state_of(two) is FunctionState.DEPLOYING)
+    await two.lifecycle.pause(entry)
+    assert (await deploying).function.state is FunctionState.PAUSED
+    one.sandboxes.may_start.set()
+    await seen(lambda: one.counts(entry) == {})
+
+
+async def test_a_pause_lets_calls_on_the_other_node_end_and_refuses_those_that_wait(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    one, two = nodes
+    entry = await one.active("sleep 0.5", max_instances=1)
+    await known(two, one.now(entry))
+    running, waiting = await two.running(entry), await two.running(entry)
+    await seen(lambda: two.counts(entry) == {"busy": 1})
+    await one.lifecycle.pause(entry)
+    with pytest.raises(FunctionNotActive):
+        await waiting
+    assert (await running).status is Status.SUCCESS
+
+
+async def test_a_delete_ends_instances_and_calls_on_the_other_node(
+    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.2)
+    one, two = nodes
+    entry = await one.active("sleep 60")
+    await known(two, one.now(entry))
+    running = await two.running(entry)
+    await seen(lambda: two.counts(entry) == {"busy": 1})
+    await one.lifecycle.delete(entry)
+    record = await asyncio.wait_for(running, scaled(3))
+    assert (record.status, record.error_message) == (Status.CANCELLED, "the function was deleted")
+    await seen(lambda: not two.sandboxes.alive)
+    await seen(lambda: entry.function.id not in two.pools._pools)
+
+
+# Work, ticks and deliveries ------------------------------------------------------------------
+
+
+async def test_accepted_work_runs_where_there_is_room(shared: Path) -> None:
+    async with node(shared, "b") as two:
+        entry = await two.active(max_instances=2)
+        async with node(shared, "a", memory_mib=1) as one:
+            accepted = [
+                (await one.work.accept(one.now(entry), Input())).invocation_id for _ in range(20)
+            ]
+            await one.work.wait(one.now(entry), accepted[-1], scaled(5))
+            await seen(lambda: two.sandboxes.calls == 20, within_s=5)
+        for one_id in accepted:
+            await seen_over(two, entry, one_id)
+        records = await two.records(entry)
+        assert sorted(one.invocation_id for one in records) == sorted(accepted)
+        assert {(one.status, one.execution_node_id) for one in records} == {(Status.SUCCESS, "b")}
+
+
+async def seen_over(harness: Harness, entry: Entry, invocation_id: str) -> None:
+    await asyncio.wait_for(harness.work.wait(entry, invocation_id, 10), scaled(5))
+    record = await harness.journal.get(entry.function.id, invocation_id)
+    assert record is not None
+    assert record.is_final
+
+
+async def test_no_more_work_of_a_function_runs_at_a_time_than_its_policy_says(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    one, two = nodes
+    entry = await one.active("sleep 0.05", max_instances=5)
+    await one.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
+    there = await known(two, one.now(entry))
+    accepted = [await one.work.accept(one.now(entry), Input()) for _ in range(6)]
+    accepted += [await two.work.accept(there, Input()) for _ in range(6)]
+
+    most = 0
+    while one.sandboxes.calls + two.sandboxes.calls < 12:
+        running = sum(
+            len(node.dispatcher._backlogs[key].running)
+            for node in nodes
+            for key in node.dispatcher._backlogs
+        )
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+    assert 1 <= most <= 2
+    for record in accepted:
+        await seen_over(one, entry, record.invocation_id)
+
+
+async def test_work_of_a_node_that_has_stopped_is_run_by_another(shared: Path) -> None:
+    async with node(shared, "b") as two:
+        entry = await two.active(max_instances=4)
+        async with node(shared, "a") as one:
+            later_ms = int(one.clock.trusted() * 1000) + 3_600_000
+            accepted = [
+                (await one.work.accept(one.now(entry), Input(), later_ms)).invocation_id
+                for _ in range(20)
+            ]
+        await seen(lambda: two.dispatcher._backlogs)
+        two.clock.time += 3_601
+        two.dispatcher.tick()
+        for one_id in accepted:
+            await seen_over(two, entry, one_id)
+        assert two.sandboxes.calls == 20
+
+
+async def test_who_waits_on_one_node_hears_of_an_end_on_another(shared: Path) -> None:
+    async with node(shared, "a", memory_mib=1) as one, node(shared, "b") as two:
+        entry = await two.active("sleep 1")
+        here = await known(one, two.now(entry))
+        record = await one.work.accept(here, Input())
+        await seen(lambda: two.counts(entry) == {"busy": 1})
+        await two.journal.synced()
+        running = await one.journal.get(entry.function.id, record.invocation_id)
+        assert running is not None
+        assert (running.status, running.execution_node_id) == (Status.RUNNING, "b")
+        waiting = asyncio.ensure_future(one.work.wait(here, record.invocation_id, 600))
+        await asyncio.sleep(scaled(0.2))
+        assert not waiting.done()
+        await asyncio.wait_for(waiting, scaled(3))
+
+
+async def test_each_tick_of_a_schedule_is_made_once(shared: Path) -> None:
+    clock: Any = SystemClock
+    async with node(shared, "a", clock=clock()) as one, node(shared, "b", clock=clock()) as two:
+        entry = await one.active(max_instances=4)
+        await known(two, one.now(entry))
+        every = Schedule(
+            id="", tenant_id="", function_id="", name="often", every_seconds=1, jitter_seconds=0
+        )
+        await one.services.schedules.create(TENANT, "f", every)
+        await asyncio.sleep(6.5)
+        await two.services.schedules.remove(TENANT, "often")
+        fired = await two.records(entry)
+        ticks = len(fired)
+        assert 5 <= ticks <= 7
+        await asyncio.sleep(1.5)
+        assert len(await one.records(entry)) == ticks
+        assert one.sandboxes.calls + two.sandboxes.calls == ticks
+
+
+async def test_a_tick_that_waits_is_run_once_another_node_has_ended_the_run_before(
+    shared: Path,
+) -> None:
+    async with node(shared, "a", memory_mib=1) as one, node(shared, "b") as two:
+        entry = await two.active("sleep 1")
+        await known(one, two.now(entry))
+        new = Schedule(
+            id="", tenant_id="", function_id="", name="n", every_seconds=60, overlap=Overlap.QUEUE
+        )
+        await one.services.schedules.create(TENANT, "f", new)
+        two.services.schedules._may_wait = False
+        for _ in range(2):
+            one.clock.time += 60
+            two.clock.time += 60
+            await one.services.schedules.fire_due()
+        runs = await one.services.schedules.runs(TENANT, "n", None, 10)
+        outcomes = {run.outcome for run in runs.items}
+        assert outcomes == {RunOutcome.ACCEPTED, RunOutcome.WAITING}
+        await seen(lambda: two.sandboxes.calls == 2, within_s=5)
+
+
+async def test_a_tick_of_a_function_that_a_node_has_not_heard_of_is_not_missed(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "EVERY_S", 600.0)
+    async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
+        await asyncio.sleep(scaled(0.3))  # until they have looked for the first time
+        await one.active()
+        new = Schedule(id="", tenant_id="", function_id="", name="n", every_seconds=60)
+        await one.services.schedules.create(TENANT, "f", new)
+        assert two.catalog.find(TENANT, "f") is None
+        two.clock.time += 61
+        await two.services.schedules.fire_due()
+        runs = await two.services.schedules.runs(TENANT, "n", None, 10)
+        assert [run.outcome for run in runs.items] == [RunOutcome.ACCEPTED]
+
+
+async def test_a_delivery_is_made_by_a_node_that_has_time_for_it(shared: Path) -> None:
+    async with node(shared, "a") as one, node(shared, "b") as two:
+
+        async def none(*_: object) -> None:
+            return None
+
+        cast("Any", one.services.deliveries)._begin_due = none
+        target = await two.active(name="target")
+        entry = await one.active()
+        policy = AsyncPolicy(on_success=Destination(function="target"))
+        await one.work.policies.set_policy(entry.function.id, policy)
+        record = await one.work.accept(one.now(entry), Input())
+        await seen_over(one, one.now(entry), record.invocation_id)
+        deadline = time.monotonic() + scaled(5)
+        while not (found := await two.records(target)) or not found[0].is_final:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        assert found[0].parent_invocation_id == record.invocation_id
+
+
+# Counts --------------------------------------------------------------------------------------
+
+
+async def test_a_day_s_quota_counts_the_calls_of_all_nodes(nodes: tuple[Harness, Harness]) -> None:
+    one, two = nodes
+    entry = await one.active("sleep 0.3", memory_limit_mb=1024)
+    await known(two, one.now(entry))
+    await one.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
+    await seen(lambda: two.services.admission.limits_of(TENANT).gb_seconds_per_day == 2)
+    for harness in nodes:
+        with harness.services.admission.call(TENANT):
+            pass
+
+    call = await two.running(entry)
+    two.clock.time += 3
+    await call
+    await two.journal.synced()
+
+    def is_refused() -> bool:
+        try:
+            with one.services.admission.call(TENANT):
+                return False
+        except RateLimited:
+            return True
+
+    await seen(is_refused, within_s=2)
+
+
+async def test_the_counters_of_a_function_are_of_all_nodes(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    one, two = nodes
+    entry = await one.active()
+    await known(two, one.now(entry))
+    for harness in (one, two, two):
+        await harness.invoke(entry)
+        await harness.journal.synced()
+    for harness in nodes:
+        await harness.lifecycle.follow_counters()
+        assert harness.now(entry).counters.invocation_count == 3
+
+
+async def test_nothing_goes_on_behind_a_node_that_is_closed(shared: Path) -> None:
+    before = asyncio.all_tasks()
+    async with node(shared, "a") as one:
+        await one.create()
+        asking = [asyncio.ensure_future(one.lifecycle.catch_up()) for _ in range(3)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert asyncio.all_tasks() == before
+
+
+async def test_who_catches_up_at_the_same_time_shares_a_read_that_begins_after_all_of_them(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
+        reads, read = 0, two.store.changes
+
+        async def counted(since: int, limit: int = 1000) -> ChangePage:
+            nonlocal reads
+            reads += 1
+            return await read(since, limit)
+
+        monkeypatch.setattr(two.store, "changes", counted)
+        early = [asyncio.ensure_future(two.lifecycle.catch_up()) for _ in range(20)]
+        await one.create()
+        await asyncio.gather(*early, *(two.lifecycle.catch_up() for _ in range(20)))
+        assert two.catalog.find(TENANT, "f")
+        assert reads <= 8
+
+
+async def test_a_change_that_cannot_be_taken_over_holds_up_no_other(
+    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake of ours, or a row that a later release has written."""
+    one, two = nodes
+    is_broken, load = True, SqlQuotas.load
+
+    async def broken(self: SqlQuotas, only: Any = None) -> Any:
+        if is_broken:
+            raise ValueError("a quota that nobody can read")
+        return await load(self, only)
+
+    monkeypatch.setattr(SqlQuotas, "load", broken)
+    await one.store.database.write(
+        partial(changes.record, kind=cast("Any", Unheard.OF), tenant_id="t", object_id="o")
+    )
+    await one.services.quotas.set("acme", TenantQuota(functions=3))
+    await one.create()
+    await seen(lambda: two.catalog.find(TENANT, "f"))
+    is_broken = False
+    await seen(lambda: two.services.quotas.of("acme").functions == 3, within_s=2)
+
+
+class Unheard(StrEnum):
+    """A kind of change that a later release has."""
+
+    OF = "unheard-of"
