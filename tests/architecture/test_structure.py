@@ -60,7 +60,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "schedules": CORE | {"admission", "catalog", "ids", "invoke", "work"},
     "urls": CORE | {"catalog"},
     "http_trigger": {"model"},
-    "fleet": CORE | {"settings"},
+    "fleet": CORE | {"api", "settings"},
     "tenant_images": CORE,
     "quotas": CORE | {"admission"},
     "runtimes": CORE | {"tenant_images", "ids"},

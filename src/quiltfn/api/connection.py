@@ -43,7 +43,6 @@ from quiltfn.api.request import ClientDisconnected, Headers, Request
 from quiltfn.api.response import CutShort, Response
 from quiltfn.api.route import Application
 
-HEADERS_MAX = 100
 # Requests that wait on one connection for those before them, and what one is taken to hold beside
 # its bytes.
 QUEUED_MAX, QUEUED_BYTES = 16, 6 * 1024
@@ -253,7 +252,8 @@ class HttpConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_count += 1
         self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._limits.head_max_bytes or self._header_count > HEADERS_MAX:
+        limits = self._limits
+        if self._head_bytes > limits.head_max_bytes or self._header_count > limits.headers_max:
             self._stop(TOO_LARGE)
         if self._arriving is not None:
             return  # a trailer field: the request was judged without it

@@ -39,6 +39,7 @@ class ConnectionLimits:
     """Of each connection. `most`: how many there are, without the reserved ones."""
 
     most: int = 2000
+    headers_max: int = 100
     head_max_bytes: int = 16 * 1024
     head_timeout_s: float = 10.0
     keep_alive_s: float = 75.0

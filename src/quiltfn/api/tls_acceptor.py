@@ -5,7 +5,6 @@ its handshake would hold a descriptor that is counted nowhere.
 """
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -16,16 +15,24 @@ AT_ONCE = 64
 BACKLOG = 2048
 
 
+def ignore(_address: object, _error: OSError) -> None:
+    """For a port that everybody may try."""
+
+
 class TlsAcceptor:
-    """Accepts connections on `listener`. If there are too many handshakes, the oldest is ended."""
+    """Accepts connections on `listener`. If there are too many handshakes, the oldest is ended.
+    `on_failed` is told whose handshake has failed, and why.
+    """
 
     def __init__(
         self,
         listener: socket.socket,
         context: ssl.SSLContext,
         make: Callable[[], asyncio.Protocol],
+        on_failed: Callable[[object, OSError], None] = ignore,
     ) -> None:
         self._listener, self._context, self._make = listener, context, make
+        self._on_failed = on_failed
         self._loop = asyncio.get_running_loop()
         self._handshakes: dict[asyncio.Task[None], None] = {}
         listener.setblocking(False)
@@ -43,20 +50,24 @@ class TlsAcceptor:
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
             try:
-                one, _address = self._listener.accept()
+                one, address = self._listener.accept()
             except OSError:  # there is no connection, or the client has left
                 return
             if len(self._handshakes) >= HANDSHAKES_MAX:
                 oldest = next(iter(self._handshakes))
                 del self._handshakes[oldest]
                 oldest.cancel()
-            task = self._loop.create_task(self._shake_hands(one))
+            task = self._loop.create_task(self._shake_hands(one, address))
             self._handshakes[task] = None
             task.add_done_callback(lambda task: self._handshakes.pop(task, None))
 
-    async def _shake_hands(self, one: socket.socket) -> None:
+    async def _shake_hands(self, one: socket.socket, address: object) -> None:
         one.setblocking(False)
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        try:
             await self._loop.connect_accepted_socket(
                 self._make, one, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
             )
+        except OSError as error:
+            self._on_failed(address, error)
+        except asyncio.CancelledError:
+            pass

@@ -70,6 +70,7 @@ class Peers(Protocol):
         body: bytes,
         call: ForwardedCall,
     ) -> AbstractAsyncContextManager[PeerResponse]:
-        """The response, from its head on; leaving the block early ends the request. Raises
-        `PeerUnavailable`.
+        """The response, from its head on; leaving the block early ends the request, which the node
+        notices. There is no bound on the time while the node is there. Raises `PeerUnavailable` as
+        soon as the connection ends, or nothing has come from the node for some two seconds.
         """

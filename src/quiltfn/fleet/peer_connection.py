@@ -1,0 +1,267 @@
+"""One connection to another node: requests into bytes, and an answer out of bytes, one at a time.
+
+Rule 1: what has ended without the end of an answer fails whoever waits, at once.
+Rule 2: no more is received than is taken: behind `AHEAD_BYTES` of an answer the node has to wait.
+Rule 3: no more is sent than the node takes, in pieces between which other work goes on.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httptools
+
+from quiltfn.ports.peers import PIECE_BYTES, PeerAnswerTooLong, PeerGone
+
+HEAD_MAX_BYTES = 256 * 1024
+AHEAD_BYTES = 2 * PIECE_BYTES
+LONG_HEAD = "node {node} sent too long a head"
+
+
+class Pieces:
+    """The body of an answer, a piece at a time."""
+
+    def __init__(self, connection: "PeerConnection") -> None:
+        self._connection = connection
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._connection.next_piece()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+
+class PeerAnswer:
+    """`placement.PeerResponse` on a connection."""
+
+    def __init__(
+        self, connection: "PeerConnection", status: int, headers: list[tuple[str, str]]
+    ) -> None:
+        self.status, self.headers = status, headers
+        self.body: AsyncIterator[bytes] = Pieces(connection)
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by its name in small letters."""
+        return next((value for one, value in self.headers if one == name), None)
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises `PeerGone`, and `PeerAnswerTooLong` behind `limit` bytes."""
+        found: list[bytes] = []
+        size = 0
+        async for piece in self.body:
+            size += len(piece)
+            if size > limit:
+                raise PeerAnswerTooLong(f"the answer of a node has more than {limit} bytes")
+            found.append(piece)
+        return found[0] if len(found) == 1 else b"".join(found)
+
+
+class PeerConnection(asyncio.Protocol):
+    """A connection to the node of that name. `on_heard` is called when anything arrives, `on_end`
+    when it has ended.
+    """
+
+    def __init__(
+        self, node: str, on_heard: Callable[[], None], on_end: Callable[["PeerConnection"], None]
+    ) -> None:
+        self.node = node
+        self._on_heard, self._on_end = on_heard, on_end
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self.error: PeerGone | None = None  # Why it can be used no more.
+        self.idle_since = 0.0
+        # The answer that is awaited or read.
+        self._head: asyncio.Future[PeerAnswer] | None = None
+        self._headers: list[tuple[str, str]] = []
+        self._unfinished_bytes = self._head_bytes = 0
+        self._pieces: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._is_whole = True
+        self._keeps_alive = self._has_body = True
+        self._reader: asyncio.Future[None] | None = None
+        self._is_reading_paused = False
+        self._writable: asyncio.Future[None] | None = None
+        self._is_writing_paused = False
+        self._is_sent = True
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another request may be sent: the last one and its answer are whole."""
+        return self._is_sent and self._is_whole and self._keeps_alive and self.error is None
+
+    def drop_rest(self) -> None:
+        """Nobody reads what has come of the last answer."""
+        self._pieces.clear()
+        self._held_bytes = 0
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+
+    async def exchange(
+        self, head: bytes, body: bytes | AsyncIterator[bytes], *, has_answer_body: bool = True
+    ) -> PeerAnswer:
+        """Sends a request; the answer as soon as its head has come. `has_answer_body`: False for
+        HEAD, whose answer ends the connection. Raises `PeerGone`, and what the body's iterator
+        raises.
+        """
+        if self.error is not None:
+            raise self.error
+        self._head = self._loop.create_future()
+        self._is_whole = self._is_sent = False
+        self._has_body = has_answer_body
+        if isinstance(body, bytes) and len(body) <= PIECE_BYTES:
+            self._transport.write(head + body)
+            self._is_sent = True
+            return await self._head
+        sending = self._loop.create_task(self._send(head, body))
+        try:
+            # Whichever comes first: a node may answer before it has taken the body.
+            both: set[asyncio.Future[Any]] = {self._head, sending}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not self._head.done():
+                await sending
+            return await self._head
+        finally:
+            if not sending.done():
+                sending.cancel()
+            await asyncio.wait({sending})
+            if not sending.cancelled():
+                sending.exception()  # seen
+            if not self._head.cancel() and not self._head.cancelled():
+                self._head.exception()  # seen, too
+
+    async def _send(self, head: bytes, body: bytes | AsyncIterator[bytes]) -> None:
+        self._transport.write(head)
+        if isinstance(body, bytes):
+            view = memoryview(body)
+            for start in range(0, len(body), PIECE_BYTES):
+                await self._may_write()
+                self._transport.write(view[start : start + PIECE_BYTES])
+        else:
+            async for chunk in body:
+                for start in range(0, len(chunk), PIECE_BYTES):
+                    piece = chunk[start : start + PIECE_BYTES]
+                    await self._may_write()
+                    self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self._transport.write(b"0\r\n\r\n")
+        self._is_sent = True
+
+    async def _may_write(self) -> None:
+        """Returns once the node has taken most of what was sent, and others had their turn."""
+        await asyncio.sleep(0)
+        while self._is_writing_paused:
+            if self.error is not None:
+                raise self.error
+            self._writable = self._loop.create_future()
+            await self._writable
+        if self.error is not None:
+            raise self.error
+
+    async def next_piece(self) -> bytes | None:
+        """The next bytes of the body; None: that was all. Raises `PeerGone`."""
+        while not self._pieces:
+            if self._is_whole:
+                return None
+            if self.error is not None:
+                raise self.error
+            self._reader = self._loop.create_future()
+            await self._reader
+        piece = self._pieces.popleft()
+        self._held_bytes -= len(piece)
+        if self._is_reading_paused and self._held_bytes <= PIECE_BYTES:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+        return piece
+
+    def fail(self, error: PeerGone) -> None:
+        """Ends it: whoever waits gets that error. Only the first one counts."""
+        if self.error is None:
+            self.error = error
+            self._wake(error)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _wake(self, error: PeerGone) -> None:
+        if self._head is not None and not self._head.done():
+            self._head.set_exception(error)
+        for waiter in (self._reader, self._writable):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    # The transport ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.error is None:
+            why = f": {exc}" if exc is not None and str(exc) else ""
+            self.error = PeerGone(f"the connection to node {self.node} has ended{why}")
+        self._wake(self.error)
+        self._on_end(self)
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._on_heard()
+        if self._is_whole:
+            return self.fail(PeerGone(f"node {self.node} sent what it was not asked for"))
+        self._unfinished_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return self.fail(PeerGone(f"node {self.node} does not speak HTTP as it should"))
+        if self._unfinished_bytes > HEAD_MAX_BYTES:
+            self.fail(PeerGone(LONG_HEAD.format(node=self.node)))
+        if self._held_bytes > AHEAD_BYTES and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    # What the parser finds -------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._is_whole:
+            raise ValueError("a second answer")
+        self._headers = []
+        self._head_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > HEAD_MAX_BYTES:
+            self.fail(PeerGone(LONG_HEAD.format(node=self.node)))
+            raise ValueError("a long head")
+        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        self._unfinished_bytes = 0
+        self._keeps_alive = self._parser.should_keep_alive() and self._has_body
+        if not self._has_body:  # The parser waits for one.
+            self._is_whole = True
+        assert self._head is not None
+        if not self._head.done():
+            self._head.set_result(PeerAnswer(self, self._parser.get_status_code(), self._headers))
+
+    def on_body(self, data: bytes) -> None:
+        self._unfinished_bytes = 0
+        for start in range(0, len(data), PIECE_BYTES):
+            self._pieces.append(data[start : start + PIECE_BYTES])
+        self._held_bytes += len(data)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def on_message_complete(self) -> None:
+        self._unfinished_bytes = 0
+        self._is_whole = True
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

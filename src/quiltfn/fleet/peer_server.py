@@ -1,0 +1,231 @@
+"""The peer port: other nodes of the fleet ask here, over mutual TLS, and nobody else is let in.
+
+The connections are those of the API (`api/connection.py`), with its bounds. Each is of the node
+that its certificate names, for as long as that may be; each request on it says for whom it is, in a
+header that is signed. Two targets are answered here: the nonce that is signed with, and a ping. All
+else goes to the handler that the server was made with. Who was refused, and why, is in the log.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import structlog
+
+from quiltfn.api.connection import HttpConnection
+from quiltfn.api.connections import ConnectionLimits, Connections
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response, text_response
+from quiltfn.api.tls_acceptor import BACKLOG, TlsAcceptor
+from quiltfn.fleet.files import NodeFile, split_address
+from quiltfn.fleet.identity import (
+    HEADER,
+    HELLO,
+    NONCE_HEADER,
+    PING,
+    REFUSED_HEADER,
+    RESERVED,
+    BadIdentity,
+    Side,
+    Verifier,
+)
+from quiltfn.fleet.peers import CONNECTIONS_MAX
+from quiltfn.fleet.tls import node_of, server_context, set_options
+from quiltfn.ports.peers import PIECE_BYTES, Asker, PeerDirectory
+from quiltfn.settings import BadSetting
+
+PeerHandler = Callable[[Request, Asker], Awaitable[Response]]
+CONNECTIONS_ALL = 1000
+# What a client of another node may send, and what that adds.
+HEAD_MAX_BYTES, HEADERS_MAX = 1024 * 1024 + 32 * 1024, 120
+# After so long a connection ends with an answer, and the next one shows its certificate again.
+CONNECTION_MAX_S = 600.0
+LEAVE_WITHIN_S = 2.0
+LOG_EVERY_S = 10.0
+
+
+def bind(own: NodeFile) -> socket.socket:
+    """The peer port, bound. Raises `BadSetting`."""
+    host, port = split_address("listen", own.listen)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadSetting(f"fleet: listen: {own.listen} cannot be used: {reason}") from None
+    return listener
+
+
+class RefusalLog:
+    """One line for each kind of refusal within ten seconds, with how many there were before."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("quiltfn.fleet")
+        self._last: dict[str, float] = {}
+        self._untold: Counter[str] = Counter()
+
+    def add(self, kind: str, reason: str, **about: object) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._last.get(kind, -LOG_EVERY_S) < LOG_EVERY_S:
+            self._untold[kind] += 1
+            return
+        self._last[kind] = now
+        untold = self._untold.pop(kind, 0)
+        more = {"untold_before": untold} if untold else {}
+        self._log.warning(f"refused on the peer port: {reason}", kind=kind, **about, **more)
+
+
+class PeerServer:
+    """Answers other nodes. It is open from `open_peer_server` to the end of that block."""
+
+    def __init__(
+        self, own: NodeFile, directory: PeerDirectory, handler: PeerHandler, connections_max: int
+    ) -> None:
+        self.own, self.directory, self.handler = own, directory, handler
+        limits = ConnectionLimits(
+            most=connections_max, headers_max=HEADERS_MAX, head_max_bytes=HEAD_MAX_BYTES
+        )
+        self.connections = Connections(limits)
+        self.refusals = RefusalLog()
+        self.counts: Counter[str] = Counter()
+
+    def handshake_failed(self, address: object, error: OSError) -> None:
+        """Whoever it was has shown no certificate of this fleet, or is no TLS at all."""
+        told = getattr(error, "verify_message", None) or getattr(error, "reason", None) or error
+        self.refusals.add("handshake", f"{told}", address=_shown(address))
+
+    def connection(self) -> "PeerServerConnection":
+        return PeerServerConnection(self)
+
+    async def look(self) -> None:
+        """Until it is cancelled: cuts off nodes that do not read."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1.0)
+            self.connections.look(loop.time())
+
+    async def leave(self) -> None:
+        """Lets requests end for a moment, then ends all connections."""
+        self.connections.finish_all()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_WITHIN_S):
+                while self.connections or self.connections.tasks:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        self.connections.cut_all()
+
+
+class PeerServerConnection(HttpConnection):
+    """A connection of another node, whose handshake is over."""
+
+    def __init__(self, server: PeerServer) -> None:
+        super().__init__(self._respond, server.connections)
+        self._server = server
+        self._began_at = self._loop.time()
+        self._address: object = None
+        self._node: str | None = None
+        self._verifier: Verifier | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._address = transport.get_extra_info("peername")
+        self._node = node_of(transport.get_extra_info("peercert"))
+        set_options(transport.get_extra_info("socket"))
+        if self._node is not None:
+            own = self._server.own
+            side = Side(key=own.secret, fleet_id=own.fleet_id, asker=self._node, asked=own.name)
+            self._verifier = Verifier(side)
+            self._server.counts[self._node] += 1
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._node is not None:
+            self._server.counts[self._node] -= 1
+            if not self._server.counts[self._node]:
+                del self._server.counts[self._node]
+        super().connection_lost(exc)
+
+    async def _respond(self, request: Request) -> Response:
+        """The whole life of one request of another node."""
+        node, verifier, server = self._node, self._verifier, self._server
+        if node is None or verifier is None:
+            return self._refuse_node("name", "the certificate has no name of one node")
+        reason = server.directory.refusal(node)
+        if reason is not None:
+            return self._refuse_node("node", f"node {node}: {reason}")
+        target = request.target.decode("latin-1")
+        if target == PING:
+            return Response(status=204)
+        if target == HELLO:
+            # One more than a node asks for, for its pings.
+            if server.counts[node] > CONNECTIONS_MAX + 1:
+                return self._refuse_node("connections", f"node {node} has too many connections")
+            return Response(status=204, headers=[(NONCE_HEADER, verifier.nonce)])
+        try:
+            call = verifier.check(request.headers.pop(HEADER, None), request.method, target)
+        except BadIdentity as error:
+            return self._refuse_node("identity", f"node {node}: {error}")
+        response = await server.handler(request, Asker(node, call))
+        if any(name in RESERVED for name, _ in response.headers):  # as a handler may write them
+            response.headers = [one for one in response.headers if one[0] not in RESERVED]
+        if self._loop.time() - self._began_at > CONNECTION_MAX_S:
+            response.closes = True
+        if isinstance(response.body, bytes) and len(response.body) > PIECE_BYTES:
+            response.headers.append(("content-length", str(len(response.body))))
+            response.body = in_pieces(response.body)
+        return response
+
+    def _refuse_node(self, kind: str, reason: str) -> Response:
+        """Says why, and ends the connection."""
+        self._server.refusals.add(kind, reason, address=_shown(self._address))
+        response = text_response(reason, "text/plain; charset=utf-8")
+        response.status, response.closes = 403, True
+        response.headers.append((REFUSED_HEADER, kind))
+        return response
+
+
+async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    """A long body, with a turn for all other work between its pieces."""
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
+        await asyncio.sleep(0)
+
+
+def _shown(address: object) -> str:
+    return str(address[0]) if isinstance(address, tuple) else str(address)
+
+
+@contextlib.asynccontextmanager
+async def open_peer_server(
+    own: NodeFile,
+    directory: PeerDirectory,
+    handler: PeerHandler,
+    listener: socket.socket | None = None,
+    connections_max: int = CONNECTIONS_ALL,
+) -> AsyncIterator[PeerServer]:
+    """Answers other nodes in the block, at the address that the node's file says, or on a bound
+    socket. `connections_max`: of all nodes together. Raises `BadSetting`.
+    """
+    server = PeerServer(own, directory, handler, connections_max)
+    with contextlib.closing(listener or bind(own)) as bound:
+        acceptor = TlsAcceptor(
+            bound, server_context(own), server.connection, server.handshake_failed
+        )
+        looking = asyncio.ensure_future(server.look())
+        try:
+            yield server
+        finally:
+            acceptor.close()
+            looking.cancel()
+            await server.leave()
+            await asyncio.wait({looking})
+            await acceptor.wait_closed()

@@ -1,0 +1,302 @@
+"""`placement.Peers` over HTTP/1.1 and mutual TLS: connections stay, with one request at a time.
+
+Where a request is under way, the node is pinged twice a second on a connection of its own. A node
+from which nothing has come for two seconds since then is taken for dead: all of its connections end
+and their requests fail. So a call that takes a day costs no more than its connection.
+
+A node that cannot be reached is asked again after half a second at the earliest.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from quiltfn.fleet.files import NodeFile, split_address
+from quiltfn.fleet.identity import (
+    HEADER,
+    HELLO,
+    NONCE_HEADER,
+    PING,
+    REFUSED_HEADER,
+    RESERVED,
+    Side,
+    Signer,
+)
+from quiltfn.fleet.peer_connection import PeerAnswer, PeerConnection
+from quiltfn.fleet.tls import client_context, set_options
+from quiltfn.model.forwarded import ForwardedCall
+from quiltfn.ports.peers import PeerBusy, PeerDirectory, PeerGone, PeerUnreachable
+from quiltfn.ports.placement import PeerUnavailable
+
+CONNECTIONS_MAX = 256  # to one node
+CONNECT_S = 2.0
+PING_EVERY_S, SILENT_S = 0.5, 2.0
+AGAIN_S = 0.5
+# Less than the node keeps an idle connection.
+IDLE_S = 30.0
+REASON_MAX_BYTES = 1024
+
+
+def _get(target: str, node: str) -> bytes:
+    return f"GET {target} HTTP/1.1\r\nhost: {node}\r\n\r\n".encode()
+
+
+def head_of(
+    node: str,
+    method: str,
+    target: bytes,
+    headers: Sequence[tuple[str, str]],
+    body: bytes | AsyncIterator[bytes],
+) -> bytes:
+    """The lines of a request's head. Raises `ValueError` for what would end a line of it."""
+    lines = [f"{method} {target.decode('latin-1')} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers if name not in RESERVED]
+    if not any(name == "host" for name, _ in headers):
+        lines.append(f"host: {node}")
+    if not isinstance(body, bytes):
+        lines.append("transfer-encoding: chunked")
+    elif body or method not in ("GET", "DELETE"):
+        lines.append(f"content-length: {len(body)}")
+    text = "\n".join(lines)
+    is_bad = text.count("\n") != len(lines) - 1 or "\r" in text or "\0" in text
+    if is_bad or b" " in target or not target.startswith(b"/"):
+        raise ValueError("a line of the head holds what would end it")
+    return text.replace("\n", "\r\n").encode("latin-1") + b"\r\n"
+
+
+class PeerLink:
+    """The connections to one node."""
+
+    def __init__(self, node: str, connect: Callable[["PeerLink"], Any]) -> None:
+        self.node = node
+        self._connect = connect
+        self._loop = asyncio.get_running_loop()
+        self.all: dict[PeerConnection, Signer | None] = {}
+        self._idle: deque[PeerConnection] = deque()
+        self._opening = 0
+        self.in_use = 0
+        self._pinged_at: float | None = None  # The first ping that nothing has followed.
+        self._ping: asyncio.Task[None] | None = None
+        self._unreachable_until, self._why = 0.0, ""
+
+    def heard(self) -> None:
+        """Something has come from the node."""
+        self._pinged_at = None
+
+    def ended(self, connection: PeerConnection) -> None:
+        """It is none any more."""
+        self.all.pop(connection, None)
+
+    async def take(self) -> PeerConnection:
+        """A connection for one request. Raises `PeerUnreachable`."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.error is None:
+                return connection
+        if self._loop.time() < self._unreachable_until:
+            raise PeerUnreachable(self._why)
+        return await self.opened()
+
+    async def opened(self, spare: int = 0) -> PeerConnection:
+        """A new one; `spare`: more than the bound that there may be. Raises `PeerUnreachable`."""
+        if len(self.all) + self._opening >= CONNECTIONS_MAX + spare:
+            raise PeerBusy(f"there are {CONNECTIONS_MAX} connections to node {self.node}, in use")
+        self._opening += 1
+        try:
+            made: PeerConnection = await self._connect(self)
+        except PeerUnreachable as error:
+            self._why, self._unreachable_until = str(error), self._loop.time() + AGAIN_S
+            raise
+        finally:
+            self._opening -= 1
+        return made
+
+    def give_back(self, connection: PeerConnection) -> None:
+        """Its request is over, one way or another."""
+        if connection.is_reusable:
+            connection.drop_rest()
+            connection.idle_since = self._loop.time()
+            self._idle.append(connection)
+        else:
+            connection.fail(PeerGone(f"the answer of node {self.node} was not read to its end"))
+
+    def fail_all(self, why: str) -> None:
+        """Ends all connections."""
+        self._idle.clear()
+        for connection in list(self.all):
+            connection.fail(PeerGone(why))
+
+    def look(self, now: float) -> None:
+        """Pings, notices silence, and ends connections that were idle for long. To be called every
+        `PING_EVERY_S`.
+        """
+        while self._idle and now - self._idle[0].idle_since > IDLE_S:
+            self._idle.popleft().fail(PeerGone("it was idle"))
+        if not self.in_use:
+            self._pinged_at = None
+        elif self._pinged_at is not None and now - self._pinged_at >= SILENT_S:
+            self._pinged_at = None
+            self.fail_all(f"node {self.node} has been silent for {SILENT_S:g} s")
+        else:
+            if self._pinged_at is None:
+                self._pinged_at = now
+            if self._ping is None or self._ping.done():
+                self._ping = self._loop.create_task(self._send_ping())
+
+    async def _send_ping(self) -> None:
+        """Its answer is heard as all else is; without one `look` ends what this waits on."""
+        connection: PeerConnection | None = None
+        try:
+            connection = self._idle.pop() if self._idle else await self.opened(spare=1)
+            async with asyncio.timeout(2 * SILENT_S):
+                await (await connection.exchange(_get(PING, self.node), b"")).read(0)
+        except PeerUnreachable as error:
+            # Its machine has answered. It may be ending, and lets nobody in who is not there yet.
+            if isinstance(error.__cause__, ConnectionRefusedError):
+                self.heard()
+        except (PeerUnavailable, TimeoutError):
+            pass
+        finally:
+            if connection is not None:
+                self.give_back(connection)
+
+    async def aclose(self) -> None:
+        self.fail_all("this node is ending")
+        if self._ping is not None:
+            self._ping.cancel()
+            await asyncio.wait({self._ping})
+
+
+class HttpPeers:
+    """`Peers` of the node that has that file."""
+
+    def __init__(self, own: NodeFile, directory: PeerDirectory) -> None:
+        self._own, self._directory = own, directory
+        self._tls = client_context(own)
+        self._links: dict[str, PeerLink] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @asynccontextmanager
+    async def request(
+        self,
+        node: str,
+        method: str,
+        target: bytes,
+        headers: Sequence[tuple[str, str]],
+        body: bytes | AsyncIterator[bytes],
+        call: ForwardedCall | None,
+    ) -> AsyncIterator[PeerAnswer]:
+        """As `Peers` says. A body may come in pieces, which are taken as the node takes them; what
+        its iterator raises comes out. `call` None: this node asks for itself. Raises `ValueError`
+        for what would not be one request.
+        """
+        link = self._link(node)
+        link.in_use += 1
+        try:
+            connection = await link.take()
+            if self._is_closed:
+                connection.fail(PeerGone("this node is ending"))
+            try:
+                head = head_of(node, method, target, headers, body)
+                signer = link.all.get(connection)
+                if signer is None:
+                    raise connection.error or PeerGone(f"the connection to {node} has ended")
+                # Last, for what is signed must be sent: the next number is expected behind it.
+                signature = signer.sign(method, target.decode("latin-1"), call)
+                head = b"%b%b: %b\r\n\r\n" % (head, HEADER.encode(), signature.encode())
+                answer = await connection.exchange(head, body, has_answer_body=method != "HEAD")
+                if answer.header(REFUSED_HEADER) is not None:
+                    told = (await answer.read(REASON_MAX_BYTES)).decode("utf-8", "replace")
+                    raise PeerUnreachable(f"node {node} does not let this one in: {told}")
+                yield answer
+            finally:
+                link.give_back(connection)
+        finally:
+            link.in_use -= 1
+
+    async def aclose(self) -> None:
+        """As `Peers` says."""
+        self._is_closed = True
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+        for link in self._links.values():
+            await link.aclose()
+        self._links.clear()
+
+    def _link(self, node: str) -> PeerLink:
+        """Raises `PeerUnreachable` for a node that is not to be asked."""
+        reason = self._directory.refusal(node)
+        if reason is not None or self._is_closed:
+            why = reason or "this node is ending"
+            if node in self._links:
+                self._links.pop(node).fail_all(f"node {node} is not asked any more: {why}")
+            raise PeerUnreachable(f"node {node} is not asked: {why}")
+        link = self._links.get(node)
+        if link is None:
+            if self._directory.address(node) is None:
+                raise PeerUnreachable(f"there is no node {node}")
+            link = self._links[node] = PeerLink(node, self._connect)
+            if self._looking is None:
+                self._looking = asyncio.ensure_future(self._look())
+        return link
+
+    async def _look(self) -> None:
+        """Looks at all nodes twice a second. Where this node itself was held up, what has arrived
+        meanwhile is read first.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + PING_EVERY_S
+            await asyncio.sleep(PING_EVERY_S)
+            now = loop.time()
+            if now - due > PING_EVERY_S:
+                continue
+            for link in list(self._links.values()):
+                link.look(now)
+
+    async def _connect(self, link: PeerLink) -> PeerConnection:
+        """A connection that the node has answered on. Raises `PeerUnreachable`."""
+        node = link.node
+        address = self._directory.address(node)
+        if address is None:
+            raise PeerUnreachable(f"there is no node {node} any more")
+        host, port = split_address("address", address)
+        loop = asyncio.get_running_loop()
+        make = partial(PeerConnection, node, link.heard, link.ended)
+        connection: PeerConnection | None = None
+        cause: Exception
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                transport, connection = await loop.create_connection(
+                    make, host, port, ssl=self._tls, server_hostname=node
+                )
+                set_options(transport.get_extra_info("socket"))
+                await self._greet(link, connection)
+            return connection
+        except TimeoutError as error:
+            cause, reason = error, f"no answer within {CONNECT_S:g} s"
+        except ssl.SSLCertVerificationError as error:
+            cause, reason = error, f"its certificate is refused: {error.verify_message or error}"
+        except (OSError, PeerUnavailable) as error:
+            cause, reason = error, str(error)
+        finally:
+            if connection is not None and connection not in link.all:
+                connection.fail(PeerGone(f"node {node} did not let this one in"))
+        raise PeerUnreachable(f"node {node} at {address} cannot be reached: {reason}") from cause
+
+    async def _greet(self, link: PeerLink, connection: PeerConnection) -> None:
+        """Gets what requests are signed with. Raises `PeerGone`."""
+        answer = await connection.exchange(_get(HELLO, link.node), b"")
+        told = await answer.read(REASON_MAX_BYTES)
+        nonce = answer.header(NONCE_HEADER)
+        if answer.status != 204 or nonce is None:
+            raise PeerGone(f"it does not let this node in: {told.decode('utf-8', 'replace')}")
+        own = self._own
+        side = Side(key=own.secret, fleet_id=own.fleet_id, asker=own.name, asked=link.node)
+        link.all[connection] = Signer(side, nonce)

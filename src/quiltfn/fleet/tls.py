@@ -1,0 +1,59 @@
+"""TLS between nodes: 1.3 alone, and both sides show a certificate of the fleet's authority."""
+
+import os
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from quiltfn.fleet.files import NodeFile
+
+# A peer whose machine is gone is noticed by the kernel within some seconds, too.
+SILENT_MS = 3000
+KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
+
+
+def server_context(node: NodeFile) -> ssl.SSLContext:
+    """For the peer port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    # Each connection shows its certificate: none is continued from an earlier one.
+    context.num_tickets = 0
+    return _prepared(context, node)
+
+
+def client_context(node: NodeFile) -> ssl.SSLContext:
+    """To ask others. The name of the node that is asked must be in its certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    return _prepared(context, node)
+
+
+def _prepared(context: ssl.SSLContext, node: NodeFile) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cadata=node.ca_certificate)
+    file = os.memfd_create("peer")
+    try:
+        os.write(file, f"{node.certificate}\n{node.key}".encode())
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
+    return context
+
+
+def node_of(certificate: Mapping[str, Any] | None) -> str | None:
+    """The name of the node that a checked certificate is of, as `getpeercert` gives it."""
+    names = [value for kind, value in (certificate or {}).get("subjectAltName", ())]
+    return names[0] if len(names) == 1 else None
+
+
+def set_options(one: socket.socket | None) -> None:
+    """Of a connection between nodes."""
+    if one is None or one.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_MS)
+    for option, value in KEEP_ALIVE:
+        one.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,84 @@
+"""The peer port of a node is reached by other nodes, and from no sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from e2e import test_egress
+from e2e.netlab import FORBIDDEN, PORT, Lab
+from e2e.test_egress import HOST, REFUSED, attempts, outcome, serving, the_lab
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response
+from quiltfn.fleet.files import NodeFile
+from quiltfn.fleet.peer_server import open_peer_server
+from quiltfn.fleet.peers import HttpPeers
+from quiltfn.ports.peers import Asker
+from service.peers.pair import CALL, Directory, a_fleet, a_node
+
+pytestmark = test_egress.pytestmark
+__all__ = ["the_lab"]  # a fixture
+
+
+async def ask(own: NodeFile, address: str) -> None:
+    peers = HttpPeers(own, Directory({"two": address}))
+    try:
+        async with peers.request("two", "GET", b"/", (), b"", CALL) as answer:
+            assert answer.status == 200
+    finally:
+        await peers.aclose()
+
+
+@contextlib.contextmanager
+def peer_port() -> Iterator[int]:
+    """Of a node that runs in the calling thread's network, on all of its addresses."""
+    fleet, asked = a_fleet(time.time()), list[Asker]()
+    one, two = (a_node(fleet, name, time.time()) for name in ("one", "two"))
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    listener.setblocking(False)
+    port: int = listener.getsockname()[1]
+    loop = asyncio.new_event_loop()
+    over = asyncio.Event()
+
+    async def respond(_: Request, asker: Asker) -> Response:
+        asked.append(asker)
+        return Response()
+
+    async def serve() -> None:
+        async with open_peer_server(two, Directory(), respond, listener):
+            ready.set()
+            await over.wait()
+
+    ready = threading.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        # The control: a node is let in, at each address of the host.
+        for address in HOST:
+            shown = f"[{address}]" if ":" in address else address
+            asyncio.run(ask(one, f"{shown}:{port}"))
+        assert len(asked) == len(HOST)
+        yield port
+        assert len(asked) == len(HOST)
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()
+
+
+def test_a_sandbox_reaches_no_peer_port(the_lab: Lab) -> None:
+    """Neither its own node's, by whatever address, nor another's in a private network; with
+    network: egress, which reaches public addresses, as without any.
+    """
+    loopback = ["127.0.0.1", "::1", "10.0.2.2", "fd00::2"]
+    with peer_port() as port, serving(the_lab) as server:
+        for fields in ({}, {"runtime": "shell"}):
+            found = outcome(server, attempts([*loopback, *HOST], port), **fields)
+            assert set(found.values()) <= {*REFUSED, "OSError"}, found
+        found = outcome(server, attempts(list(FORBIDDEN), PORT))
+        assert set(found.values()) <= REFUSED, found

@@ -1,0 +1,344 @@
+"""Who is not let in on the peer port, whom a node does not take for the one that it asks, and which
+signed headers are of no use. Each has its control: the same with nothing wrong.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from quiltfn.fleet.certificates import Credential, make_node_certificate
+from quiltfn.fleet.files import NodeFile
+from quiltfn.fleet.identity import HEADER, HELLO, NONCE_HEADER, Side, Signer
+from quiltfn.fleet.peer_server import open_peer_server
+from quiltfn.fleet.peers import HttpPeers
+from quiltfn.fleet.tls import client_context, node_of
+from quiltfn.ports.peers import PeerUnreachable
+from service.peers.pair import CALL, CALLER, Directory, Pair, a_fleet, a_node, a_pair, listener
+from timeouts import scaled
+
+DAY_S = 86_400
+
+
+@pytest_asyncio.fixture
+async def pair() -> AsyncIterator[Pair]:
+    async with a_pair(time.time()) as made:
+        yield made
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    with capture_logs() as lines:
+        yield lines
+
+
+async def told(log: list[Any], text: str) -> dict[str, Any]:
+    """The line of the log that says so, as soon as it is there."""
+    async with asyncio.timeout(scaled(5)):
+        while True:
+            for line in log:
+                if line["event"].startswith("refused on the peer port") and text in str(line):
+                    return dict(line)
+            await asyncio.sleep(0.01)
+
+
+async def ask_as(pair: Pair, own: NodeFile, name: str = "two") -> tuple[int, bytes]:
+    """One request of a node that has that file."""
+    directory = Directory({name: f"127.0.0.1:{pair.port}"})
+    peers = HttpPeers(own, directory)
+    try:
+        async with peers.request(name, "GET", b"/x", (), b"", CALL) as answer:
+            return answer.status, await answer.read(1000)
+    finally:
+        await peers.aclose()
+
+
+async def refused(pair: Pair, own: NodeFile) -> str:
+    with pytest.raises(PeerUnreachable) as error:
+        await ask_as(pair, own)
+    assert not pair.seen, "nothing of it came to the handler"
+    return str(error.value)
+
+
+# Certificates --------------------------------------------------------------------------------
+
+
+async def test_the_same_with_nothing_wrong(pair: Pair, log: list[Any]) -> None:
+    """The control of what follows: a further node of the fleet is let in."""
+    three = a_node(pair.fleet, "three", time.time())
+    assert await ask_as(pair, three) == (200, b"/x")
+    assert pair.seen[0][1].node == "three"
+    assert not log
+
+
+async def test_without_a_certificate_nobody_is_let_in(pair: Pair, log: list[Any]) -> None:
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.load_verify_locations(cadata=pair.two.ca_certificate)
+    with_one = client_context(pair.one)
+    for context, is_let_in in ((bare, False), (with_one, True)):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", pair.port, ssl=context, server_hostname="two"
+        )
+        found = b""
+        with contextlib.suppress(OSError):
+            writer.write(f"GET {HELLO} HTTP/1.1\r\nhost: two\r\n\r\n".encode())
+            found = await reader.read(1000)
+        assert found.startswith(b"HTTP/1.1 204") is is_let_in, found
+        writer.transport.abort()
+    assert (await told(log, "DID_NOT_RETURN_A_CERTIFICATE"))["address"] == "127.0.0.1"
+    assert not pair.seen
+
+
+async def test_a_node_of_another_fleet_is_not_let_in(pair: Pair, log: list[Any]) -> None:
+    other = a_node(a_fleet(time.time()), "one", time.time())
+    # It trusts the node that it asks, so that this one has to refuse it.
+    other = replace(other, ca_certificate=pair.one.ca_certificate)
+    await refused(pair, other)
+    line = await told(log, "handshake")
+    assert line["kind"] == "handshake"
+    assert "verify" in line["event"] or "issuer" in line["event"] or "signature" in line["event"]
+
+
+async def test_a_node_of_another_fleet_is_not_taken_for_one_of_this(pair: Pair) -> None:
+    other = a_node(a_fleet(time.time()), "two", time.time())
+    bound = listener()
+    with bound:
+        pair.of_one.addresses["two"] = f"127.0.0.1:{bound.getsockname()[1]}"
+        async with open_peer_server(other, Directory(), pair.handle, bound):
+            with pytest.raises(PeerUnreachable, match="its certificate is refused"):
+                await pair.ask()
+    assert not pair.seen
+
+
+@pytest.mark.parametrize("whose", ["asker", "asked"])
+async def test_a_certificate_that_has_expired_is_refused(
+    pair: Pair, log: list[Any], whose: str
+) -> None:
+    fleet, before = pair.fleet, time.time() - 9 * DAY_S
+    if whose == "asker":
+        await refused(pair, a_node(fleet, "one", before, days=3))
+        assert "expired" in (await told(log, "handshake"))["event"]
+        return
+    bound = listener()
+    with bound:
+        pair.of_one.addresses["two"] = f"127.0.0.1:{bound.getsockname()[1]}"
+        old = a_node(fleet, "two", before, days=3)
+        async with open_peer_server(old, Directory(), pair.handle, bound):
+            with pytest.raises(PeerUnreachable, match=r"certificate is refused: .*expired"):
+                await pair.ask()
+    assert not pair.seen
+
+
+async def test_a_node_is_not_taken_for_another_one(pair: Pair) -> None:
+    """The address of one node leads to another one of the same fleet."""
+    with pytest.raises(PeerUnreachable, match=r"its certificate is refused: .*three"):
+        await ask_as(pair, pair.one, "three")
+    assert not pair.seen
+
+
+async def test_a_node_cannot_make_certificates(pair: Pair) -> None:
+    """Whoever has a node's file signs a certificate of another name with the node's key."""
+    above = Credential(pair.one.certificate, pair.one.key)
+    forged = make_node_certificate(above, "three", time.time(), 9)
+    chain = forged.certificate + pair.one.certificate
+    await refused(pair, replace(pair.one, name="three", certificate=chain, key=forged.key))
+    good = make_node_certificate(
+        Credential(pair.fleet.ca_certificate, pair.fleet.ca_key), "three", time.time(), 9
+    )
+    own = replace(pair.one, name="three", certificate=good.certificate, key=good.key)
+    assert (await ask_as(pair, own))[0] == 200
+
+
+async def test_an_older_tls_is_refused(pair: Pair, log: list[Any]) -> None:
+    context = client_context(pair.one)
+    for version, is_let_in in ((ssl.TLSVersion.TLSv1_2, False), (ssl.TLSVersion.TLSv1_3, True)):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.maximum_version = version
+        try:
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", pair.port, ssl=context, server_hostname="two"
+            )
+        except OSError:
+            assert not is_let_in
+        else:
+            assert is_let_in
+            writer.transport.abort()
+    assert "PROTOCOL" in (await told(log, "handshake"))["event"].upper()
+
+
+def test_a_certificate_with_more_names_than_one_names_no_node() -> None:
+    assert node_of({"subjectAltName": (("DNS", "one"),)}) == "one"
+    assert node_of({"subjectAltName": (("DNS", "one"), ("DNS", "two"))}) is None
+    assert node_of({}) is None
+    assert node_of(None) is None
+
+
+# Removal -------------------------------------------------------------------------------------
+
+
+async def test_a_removed_node_is_told_so_and_asks_nothing(pair: Pair, log: list[Any]) -> None:
+    pair.of_two.refusals["one"] = "it was removed from the fleet"
+    with pytest.raises(PeerUnreachable, match="node one: it was removed from the fleet"):
+        await pair.ask()
+    assert not pair.seen
+    assert (await told(log, "removed"))["kind"] == "node"
+    del pair.of_two.refusals["one"]
+    await asyncio.sleep(0.6)  # until it is asked again
+    assert (await pair.ask())[0] == 200
+
+
+async def test_a_node_that_is_removed_while_it_is_connected_asks_nothing_more(pair: Pair) -> None:
+    assert (await pair.ask())[0] == 200
+    pair.of_two.refusals["one"] = "it was removed from the fleet"
+    pair.seen.clear()
+    with pytest.raises(PeerUnreachable, match="let this one in: node one: it was removed"):
+        await pair.ask()
+    assert not pair.seen
+    async with asyncio.timeout(scaled(5)):
+        while len(pair.server.connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_removed_node_is_not_asked(pair: Pair) -> None:
+    assert (await pair.ask())[0] == 200
+    pair.of_one.refusals["two"] = "it was removed from the fleet"
+    with pytest.raises(PeerUnreachable, match="is not asked: it was removed"):
+        await pair.ask()
+    assert len(pair.seen) == 1
+
+
+# Identity ------------------------------------------------------------------------------------
+
+
+class Raw:
+    """A connection of whoever has a node's file, and sends what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def get(self, target: str, signature: str | None = None) -> tuple[int, dict[str, str]]:
+        signed = "" if signature is None else f"{HEADER}: {signature}\r\n"
+        self.writer.write(f"GET {target} HTTP/1.1\r\nhost: two\r\n{signed}\r\n".encode())
+        async with asyncio.timeout(scaled(5)):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        first, *lines = head.splitlines()
+        headers = {name: value for name, _, value in (one.partition(": ") for one in lines)}
+        await self.reader.readexactly(int(headers.get("content-length", "0")))
+        return int(first.split()[1]), headers
+
+
+@contextlib.asynccontextmanager
+async def raw(pair: Pair) -> AsyncIterator[tuple[Raw, str]]:
+    """With the nonce that it was given."""
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", pair.port, ssl=client_context(pair.one), server_hostname="two"
+    )
+    try:
+        one = Raw(reader, writer)
+        status, headers = await one.get(HELLO)
+        assert status == 204
+        yield one, headers[NONCE_HEADER]
+    finally:
+        writer.transport.abort()
+
+
+def side(pair: Pair, **changes: Any) -> Side:
+    own = Side(key=pair.one.secret, fleet_id=pair.one.fleet_id, asker="one", asked="two")
+    return replace(own, **changes)
+
+
+async def test_a_signed_request_is_answered(pair: Pair) -> None:
+    """The control of what follows."""
+    async with raw(pair) as (one, nonce):
+        signer = Signer(side(pair), nonce)
+        for target in ("/a", "/b"):
+            assert (await one.get(target, signer.sign("GET", target, CALL)))[0] == 200
+    assert [asker.call for _, asker in pair.seen] == [CALL, CALL]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    ["none", "garbage", "key", "asker", "fleet", "target", "call", "connection", "number"],
+)
+async def test_a_request_that_is_not_signed_for_itself_is_refused(
+    pair: Pair, log: list[Any], forged: str
+) -> None:
+    admin = replace(CALL, caller=replace(CALLER, tenant_id="other"))
+    async with raw(pair) as (one, nonce), raw(pair) as (_, other_nonce):
+        changes: dict[str, dict[str, Any]] = {
+            "key": {"key": b"x" * 32},
+            "asker": {"asker": "three"},
+            "fleet": {"fleet_id": "f" * 32},
+        }
+        own = side(pair, **changes.get(forged, {}))
+        signer = Signer(own, other_nonce if forged == "connection" else nonce)
+        if forged == "number":
+            signer.sign("GET", "/a", CALL)
+        value: str | None = signer.sign("GET", "/b" if forged == "target" else "/a", CALL)
+        if forged == "call":
+            told_admin = Signer(side(pair), nonce).sign("GET", "/a", admin).split(".")[1]
+            number, _, signature = str(value).split(".")
+            value = f"{number}.{told_admin}.{signature}"
+        value = {"none": None, "garbage": "1.e30.00"}.get(forged, value)
+        status, headers = await one.get("/a", value)
+        assert (status, headers["connection"]) == (403, "close")
+        assert await one.reader.read() == b"", "it has ended"
+    assert not pair.seen
+    assert (await told(log, "identity"))["kind"] == "identity"
+
+
+async def test_a_request_that_was_seen_is_of_no_use_again(pair: Pair) -> None:
+    async with raw(pair) as (one, nonce), raw(pair) as (other, _):
+        value = Signer(side(pair), nonce).sign("GET", "/a", CALL)
+        assert (await one.get("/a", value))[0] == 200
+        assert (await other.get("/a", value))[0] == 403
+        assert (await one.get("/a", value))[0] == 403
+    assert len(pair.seen) == 1
+
+
+# Garbage -------------------------------------------------------------------------------------
+
+GARBAGE = [
+    b"GET / HTTP/1.1\r\nhost: two\r\n\r\n",
+    bytes(range(256)) * 300,
+    b"\x16\x03\x01\xff\xff" + b"\0" * 70_000,
+    b"\0",
+    b"",
+]
+
+
+async def test_garbage_is_refused_in_a_few_lines_and_harms_nobody(
+    pair: Pair, log: list[Any]
+) -> None:
+    for _ in range(6):
+        for garbage in GARBAGE:
+            reader, writer = await asyncio.open_connection("127.0.0.1", pair.port)
+            with contextlib.suppress(OSError):
+                writer.write(garbage)
+                writer.write_eof()
+                async with asyncio.timeout(scaled(5)):
+                    while await reader.read(65536):
+                        pass
+            writer.transport.abort()
+        assert (await pair.ask())[0] == 200
+    lines = [one for one in log if "refused on the peer port" in one["event"]]
+    assert 1 <= len(lines) <= 2, "of 30, within ten seconds"
+    assert len(pair.seen) == 6
+
+
+@pytest.mark.parametrize("garbage", GARBAGE[:3])
+async def test_garbage_of_a_node_ends_its_connection_alone(pair: Pair, garbage: bytes) -> None:
+    async with raw(pair) as (one, _):
+        with contextlib.suppress(OSError):
+            one.writer.write(garbage)
+            async with asyncio.timeout(scaled(5)):
+                assert b"HTTP/1.1 20" not in await one.reader.read()
+    assert not pair.seen
+    assert (await pair.ask())[0] == 200

@@ -1,0 +1,507 @@
+"""One node asks another: what comes across, what ends a request, and that nothing piles up."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from quiltfn.api.request import Request
+from quiltfn.api.response import CutShort, Response
+from quiltfn.fleet import peers as client
+from quiltfn.ports.peers import (
+    PIECE_BYTES,
+    Asker,
+    PeerAnswerTooLong,
+    PeerBusy,
+    PeerGone,
+    PeerUnreachable,
+)
+from service.peers.pair import CALL, Pair, a_pair
+from timeouts import scaled
+
+MIB = 1024 * 1024
+
+
+@pytest_asyncio.fixture
+async def pair() -> AsyncIterator[Pair]:
+    async with a_pair(time.time()) as made:
+        yield made
+
+
+@pytest.fixture
+def _no_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that count connections. Name it before the pair."""
+    monkeypatch.setattr(client, "PING_EVERY_S", 1e6)
+
+
+# What comes across ---------------------------------------------------------------------------
+
+
+async def test_a_request_comes_with_who_asks_and_for_whom(pair: Pair) -> None:
+    headers = [("content-type", "application/json"), ("x-request-id", "r1")]
+    answer = await pair.ask("/api/f%20g?a=1", method="POST", headers=headers, body=b"{}", call=CALL)
+    assert answer == (200, b"{}")
+    (asked, forwarded), *rest = pair.seen
+    assert not rest
+    assert forwarded == Asker("one", CALL)
+    assert (asked.method, asked.path, asked.query) == ("POST", "/api/f g", b"a=1")
+    assert asked.headers["x-request-id"] == "r1"
+    assert not any(name.startswith("quilt-peer") for name in asked.headers)
+    await pair.ask("/own")
+    assert pair.seen[-1][1] == Asker("one", None)
+
+
+async def test_a_client_s_own_host_and_length_of_head_come_across(pair: Pair) -> None:
+    many = [(f"x-{number}", "1") for number in range(97)]
+    headers = [("host", "fn.example.com"), *many, ("x-long", "x" * 1_000_000)]
+    assert (await pair.ask(headers=headers))[0] == 200
+    asked = pair.seen[0][0].headers
+    assert asked.getlist("host") == ["fn.example.com"]
+    assert len(asked["x-long"]) == 1_000_000
+
+
+async def test_what_only_nodes_say_nobody_else_says(pair: Pair) -> None:
+    """A client sends such headers, and a handler answers with them."""
+
+    async def handle(_: Request, __: Asker) -> Response:
+        return Response(headers=[("quilt-peer-refused", "1"), ("x-own", "1")], body=b"done")
+
+    pair.handler = handle
+    headers = [("quilt-peer", "1..0"), ("quilt-peer-refused", "1"), ("x-own", "1")]
+    async with pair.request(headers=headers) as answer:
+        assert (answer.status, await answer.read(10)) == (200, b"done")
+        assert answer.header("x-own") == "1"
+        assert answer.header("quilt-peer-refused") is None
+    ((asked, _),) = pair.seen
+    assert [name for name in asked.headers if name.startswith(("quilt", "x-"))] == ["x-own"]
+
+
+async def test_a_head_alone_is_answered_without_a_body(pair: Pair) -> None:
+    async with pair.request("/a", method="HEAD") as answer:
+        assert (answer.status, answer.header("content-length")) == (200, "2")
+        assert await answer.read(10) == b""
+    assert await pair.ask("/next") == (200, b"/next")
+
+
+@pytest.mark.usefixtures("_no_pings")
+async def test_requests_share_connections(pair: Pair) -> None:
+    for _ in range(50):
+        await pair.ask()
+    assert len(pair.server.connections) == 1
+    await asyncio.gather(*(pair.ask() for _ in range(20)))
+    assert 1 < len(pair.server.connections) <= 20
+    many = len(pair.server.connections)
+    for _ in range(50):
+        await pair.ask()
+    assert len(pair.server.connections) == many
+
+
+@pytest.mark.usefixtures("_no_pings")
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 6 * MIB])
+async def test_bodies_come_whole_in_pieces(pair: Pair, size: int) -> None:
+    body = bytes(range(256)) * (size // 256) + b"y" * (size % 256)
+    for sent in (body, _iterated(body)):
+        async with pair.request(method="POST", body=sent) as answer:
+            found = [piece async for piece in answer.body]
+        assert all(0 < len(piece) <= PIECE_BYTES for piece in found)
+        assert b"".join(found) == (body or b"/")
+    assert len(pair.server.connections) == 1, "both were read to their end"
+
+
+async def _iterated(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 100_000):
+        yield body[start : start + 100_000]
+
+
+@pytest.mark.usefixtures("_no_pings")
+async def test_an_answer_that_is_not_read_does_no_harm(pair: Pair) -> None:
+    async with pair.request("/first") as answer:
+        assert answer.status == 200
+    assert await pair.ask("/second") == (200, b"/second")
+    assert len(pair.server.connections) == 1
+    async with pair.request(method="POST", body=b"x" * MIB) as answer:
+        assert answer.status == 200  # the rest of it is on its way
+    assert await pair.ask("/third") == (200, b"/third")
+
+
+async def test_more_than_was_wanted_is_not_read(pair: Pair) -> None:
+    async with pair.request(method="POST", body=b"x" * MIB) as answer:
+        with pytest.raises(PeerAnswerTooLong, match="more than 1000 bytes"):
+            await answer.read(1000)
+    assert await pair.ask("/next") == (200, b"/next")
+
+
+async def test_a_stream_comes_as_it_is_written(pair: Pair) -> None:
+    step = asyncio.Event()
+
+    async def stream() -> AsyncIterator[bytes]:
+        for number in range(3):
+            yield b"%d" % number
+            await step.wait()
+            step.clear()
+
+    async def handle(_: Request, __: Asker) -> Response:
+        return Response(body=stream())
+
+    pair.handler = handle
+    async with pair.request() as answer:
+        found = answer.body
+        for number in range(3):
+            async with asyncio.timeout(scaled(5)):
+                assert await anext(found) == b"%d" % number
+            step.set()
+        assert [piece async for piece in found] == []
+
+
+# Back-pressure -------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_nobody_reads_is_not_made(pair: Pair) -> None:
+    made = 0
+
+    async def stream() -> AsyncIterator[bytes]:
+        nonlocal made
+        while made < 400:
+            made += 1
+            yield b"x" * PIECE_BYTES
+
+    async def handle(_: Request, __: Asker) -> Response:
+        return Response(body=stream())
+
+    pair.handler = handle
+    async with pair.request() as answer:
+        before = -1
+        while made != before:  # until it stands still
+            before = made
+            await asyncio.sleep(0.3)
+        assert 0 < made < 200, "what is on the way is bounded"
+        size = 0
+        async for piece in answer.body:
+            size += len(piece)
+        assert size == 400 * PIECE_BYTES
+
+
+async def test_a_body_that_is_not_taken_is_not_asked_for(pair: Pair) -> None:
+    asked_for, read = 0, asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal asked_for
+        while asked_for < 400:
+            asked_for += 1
+            yield b"x" * PIECE_BYTES
+
+    async def handle(asked: Request, _: Asker) -> Response:
+        await read.wait()
+        size = sum([len(piece) async for piece in asked.chunks()])
+        return Response(body=b"%d" % size)
+
+    pair.handler = handle
+    call = asyncio.ensure_future(pair.ask(method="POST", body=body()))
+    before = -1
+    while asked_for != before:
+        before = asked_for
+        await asyncio.sleep(0.3)
+    assert 0 < asked_for < 200
+    read.set()
+    assert await call == (200, b"%d" % (400 * PIECE_BYTES))
+
+
+async def test_an_answer_before_the_body_ends_the_sending(pair: Pair) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * PIECE_BYTES
+
+    async def handle(_: Request, __: Asker) -> Response:
+        return Response(status=413)
+
+    pair.handler = handle
+    assert (await pair.ask(method="POST", body=endless()))[0] == 413
+    assert (await pair.ask(method="POST", body=b"x" * 6 * MIB))[0] == 413
+
+
+async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
+    """A body of 6 MiB in one piece would take the event loop for as long as it is encrypted."""
+
+    async def handle(asked: Request, _: Asker) -> Response:
+        return Response(body=b"x" * (32 * MIB if asked.path == "/long" else 10))
+
+    pair.handler = handle
+    await pair.ask()
+    long = asyncio.ensure_future(pair.ask("/long"))
+    waits = []
+    while not long.done():
+        began = time.monotonic()
+        await pair.ask()
+        waits.append(time.monotonic() - began)
+    assert len((await long)[1]) == 32 * MIB
+    assert len(waits) > 20, "short ones went beside it"
+
+
+# Ends ----------------------------------------------------------------------------------------
+
+
+async def never(_: Request, __: Asker) -> Response:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_a_connection_that_ends_fails_its_request_at_once(pair: Pair) -> None:
+    pair.handler = never
+    call = asyncio.ensure_future(pair.ask())
+    await _until(lambda: pair.server.connections.tasks)
+    began = time.monotonic()
+    pair.server.connections.cut_all()
+    with pytest.raises(PeerGone, match="connection to node two has ended"):
+        await call
+    assert time.monotonic() - began < scaled(0.5)
+
+
+async def test_an_answer_that_is_cut_short_is_no_answer(pair: Pair) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"the beginning"
+        raise CutShort
+
+    async def handle(_: Request, __: Asker) -> Response:
+        return Response(body=stream())
+
+    pair.handler = handle
+    async with pair.request() as answer:
+        with pytest.raises(PeerGone):
+            await answer.read(1000)
+
+
+async def test_a_request_that_takes_too_long_is_given_up_and_the_node_told(pair: Pair) -> None:
+    pair.handler = never
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await pair.ask()
+    await _until(lambda: not len(pair.server.connections))
+
+
+async def test_a_body_that_fails_ends_the_request_with_its_error(pair: Pair) -> None:
+    async def bad() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise TimeoutError("of the body's own")
+
+    with pytest.raises(TimeoutError, match="of the body's own"):
+        await pair.ask(method="POST", body=bad())
+    with pytest.raises(TimeoutError, match="of the block"):
+        async with pair.request():
+            raise TimeoutError("of the block")
+    assert await pair.ask("/next") == (200, b"/next")
+
+
+async def test_the_kernel_notices_a_machine_that_is_gone_on_both_sides(pair: Pair) -> None:
+    """As the node that is asked must: it pings nobody, and its answer may be hours away."""
+    await pair.ask()
+    for end in ("getsockname", "getpeername"):
+        with contextlib.ExitStack() as stack:
+            every = [stack.enter_context(one) for one in _connected_sockets()]
+            of_ip = [one for one in every if one.family == socket.AF_INET]
+            (own,) = [one for one in of_ip if getattr(one, end)()[1] == pair.port]
+            assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
+
+
+def _connected_sockets() -> list[socket.socket]:
+    """Copies of this process's sockets that are connected."""
+    found = []
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            one = socket.socket(fileno=os.dup(number))
+            try:
+                one.getpeername()
+            except OSError:
+                one.close()
+                raise
+            found.append(one)
+    return found
+
+
+async def test_a_node_that_is_silent_is_taken_for_dead(pair: Pair) -> None:
+    """Its machine has lost its link: nothing comes any more, and no connection ends."""
+    pair.handler = never
+    async with _proxy(pair) as proxy:
+        calls = [asyncio.ensure_future(pair.ask()) for _ in range(3)]
+        await asyncio.sleep(3.0)
+        assert not any(call.done() for call in calls), "its pings are answered"
+        proxy.is_cut.set()
+        began = time.monotonic()
+        for call in calls:
+            with pytest.raises(PeerGone, match="node two has been silent for 2 s"):
+                await call
+        assert 1.5 < time.monotonic() - began < 3.0 + scaled(1.0)
+        with pytest.raises(PeerUnreachable, match="no answer within 2 s"):
+            await pair.ask()
+        began = time.monotonic()
+        with pytest.raises(PeerUnreachable, match="no answer within 2 s"):
+            await pair.ask()
+        assert time.monotonic() - began < scaled(0.3), "known to be unreachable"
+
+
+async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None:
+    release = asyncio.Event()
+
+    async def handle(_: Request, __: Asker) -> Response:
+        await release.wait()
+        return Response(body=b"done")
+
+    pair.handler = handle
+    call = asyncio.ensure_future(pair.ask())
+    await asyncio.sleep(1.0)
+    time.sleep(3.0)  # noqa: ASYNC251 — that is the story
+    await asyncio.sleep(1.0)
+    release.set()
+    assert await call == (200, b"done")
+
+
+async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pair) -> None:
+    """A node that is ending takes no new connections; pings need one."""
+    release = asyncio.Event()
+
+    async def handle(_: Request, __: Asker) -> Response:
+        await release.wait()
+        return Response(body=b"done")
+
+    pair.handler = handle
+    call = asyncio.ensure_future(pair.ask())
+    await _until(lambda: pair.server.connections.tasks)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        pair.of_one.addresses["two"] = f"127.0.0.1:{closed.getsockname()[1]}"
+    await asyncio.sleep(3.5)
+    release.set()
+    assert await call == (200, b"done")
+
+
+# Bounds and refusals -------------------------------------------------------------------------
+
+
+async def test_connections_to_a_node_have_a_bound(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CONNECTIONS_MAX", 3)
+    release = asyncio.Event()
+
+    async def handle(_: Request, __: Asker) -> Response:
+        await release.wait()
+        return Response()
+
+    pair.handler = handle
+    calls = [asyncio.ensure_future(pair.ask()) for _ in range(3)]
+    await _until(lambda: len(pair.server.connections.tasks) == 3)
+    with pytest.raises(PeerBusy, match="3 connections to node two, in use"):
+        await pair.ask()
+    release.set()
+    assert [await call for call in calls] == [(200, b"")] * 3
+    assert await pair.ask() == (200, b"")
+
+
+async def test_a_head_that_is_too_long_is_refused_both_ways(pair: Pair) -> None:
+    long = "x" * 1_200_000
+
+    async def handle(_: Request, __: Asker) -> Response:
+        return Response(headers=[("x-long", long)])
+
+    with contextlib.suppress(PeerGone):
+        status, _ = await pair.ask(headers=[("x-long", long)])
+        assert status == 431
+    assert not pair.seen
+    pair.handler = handle
+    with pytest.raises(PeerGone, match="too long a head"):
+        await pair.ask()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"headers": [("x", "a\r\nquilt-peer: 1")]},
+        {"headers": [("x\ny", "a")]},
+        {"target": "/a b"},
+        {"target": "/a\r\nx: y"},
+        {"target": "http://other/"},
+        {"headers": [("x", "\u20ac")]},
+    ],
+)
+async def test_what_would_make_another_request_is_not_sent(
+    pair: Pair, bad: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=r"head|latin"):
+        await pair.ask(**bad)  # type: ignore[arg-type]
+    assert not pair.seen
+    assert await pair.ask("/next") == (200, b"/next")
+
+
+async def test_a_node_that_is_not_there_is_told_with_its_address(pair: Pair) -> None:
+    with pytest.raises(PeerUnreachable, match="there is no node three"):
+        async with pair.request(node="three"):
+            pass
+    pair.of_one.addresses["three"] = "127.0.0.1:1"
+    with pytest.raises(PeerUnreachable, match=r"node three at 127\.0\.0\.1:1 .*failed|refused"):
+        async with pair.request(node="three"):
+            pass
+
+
+async def test_a_node_that_ends_fails_what_it_asked(pair: Pair) -> None:
+    pair.handler = never
+    call = asyncio.ensure_future(pair.ask())
+    await _until(lambda: pair.server.connections.tasks)
+    await pair.peers.aclose()
+    with pytest.raises(PeerGone, match="this node is ending"):
+        await call
+    with pytest.raises(PeerUnreachable, match="this node is ending"):
+        await pair.ask()
+    await pair.peers.aclose()
+
+
+async def _until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(scaled(5)):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+class Proxy:
+    """Carries bytes between two nodes until it is cut; then it is silent and ends nothing."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.is_cut = port, asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_cut.is_set():
+            self._writers.append(writer)
+            return
+        there, to = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers += [writer, to]
+        for source, sink in ((reader, to), (there, writer)):
+            self._tasks.add(asyncio.ensure_future(self._carry(source, sink)))
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                if not self.is_cut.is_set():
+                    sink.write(data)
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def _proxy(pair: Pair) -> AsyncIterator[Proxy]:
+    proxy = Proxy(pair.port)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    pair.of_one.addresses["two"] = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.aclose()
