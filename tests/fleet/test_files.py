@@ -1,15 +1,18 @@
 """Real nodes: what their file gives them, and with which sentence a server is refused."""
 
+import os
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from e2e.server import Server, quiltfn
+from e2e.server import QUILTFN, Server, quiltfn
 from fleet.nodes import Fleet
 from postgresql import PASSWORD
 from quiltfn.fleet import files
 from quiltfn.settings import read_private
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -123,3 +126,29 @@ def test_a_fleet_is_made_once_and_leaves_no_file_where_it_cannot(fleet: Fleet) -
     assert done.code == 74
     assert "Connection refused" in done.stderr
     assert not path.exists()
+
+
+def test_on_a_terminal_it_asks_and_does_not_show_the_password(
+    database: str, tmp_path: Path
+) -> None:
+    ours, theirs = os.openpty()
+    path = tmp_path / "asked.toml"
+    command = ["setsid", "--ctty", "--wait", str(QUILTFN), "fleet", "init", "--fleet", str(path)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    try:
+        for question, answer in ((b"DATABASE): ", database), (b"none): ", PASSWORD)):
+            while not said.endswith(question):
+                said += os.read(ours, 1024)
+            os.write(ours, answer.encode() + b"\n")
+        while b"is its file" not in said:
+            said += os.read(ours, 1024)
+        assert process.wait(scaled(30)) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert PASSWORD.encode() not in said
+    made = files.parse(files.FleetFile, read_private("fleet", path))
+    assert (made.store, made.store_password) == (database, PASSWORD)

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import getpass
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quiltfn.clock import SystemClock
@@ -34,7 +34,7 @@ def init(given: argparse.Namespace) -> str:
         name = "store_password_file"
         password = password_in(name, read_secret(name, Path(given.store_password_file)))
     elif sys.stdin.isatty():
-        password = getpass.getpass("password of that USER (empty: none): ")
+        password = answer_to(getpass.getpass, "password of that USER (empty: none): ")
     else:
         password = ""
     made = files.new_fleet(url, password, SystemClock().unix())
@@ -64,7 +64,15 @@ def asked_for(name: str, question: str) -> str:
     """What a person answers. Raises `BadSetting` where there is nobody to ask."""
     if not sys.stdin.isatty():
         raise BadSetting(f"{name} is needed: --{name}")
-    return input(question).strip()
+    return answer_to(input, question).strip()
+
+
+def answer_to(ask: Callable[[str], str], question: str) -> str:
+    """Raises `BadSetting` where the terminal is closed instead (Ctrl-D)."""
+    try:
+        return ask(question)
+    except EOFError:
+        raise BadSetting("there was no answer") from None
 
 
 def add_node(given: argparse.Namespace) -> str:
