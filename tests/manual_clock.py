@@ -1,6 +1,7 @@
 """The clock of tests: it stands still until a test moves it, or moves by a step with each look."""
 
 from quiltfn.model.trusted_time import ClockState
+from quiltfn.ports import ClockReading
 
 
 class ManualClock:
@@ -27,6 +28,9 @@ class ManualClock:
     def resume(self, state: ClockState | None) -> None:
         """It shows what a test says, whatever was kept."""
         self.resumed = state
+
+    def go_by(self, reading: ClockReading) -> None:
+        """Likewise."""
 
     def observe(self) -> bool:
         return False

@@ -91,7 +91,11 @@ def background_tasks(
         lambda: deliveries.prune_some(oldest_kept(), int(clock.unix())),
     )
     return (
-        partial(follow_wall_clock, clock, SqlClockStore(database)),
+        partial(
+            follow_wall_clock,
+            clock,
+            SqlClockStore(database, is_shared=not database.boot.is_alone),
+        ),
         partial(reclaim_disk, SqlDiskSpace(database), clock),
         partial(
             prune_expired,

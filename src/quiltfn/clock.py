@@ -8,6 +8,9 @@
 | `trusted` | the time that ages are compared with | follows after an hour |
 
 `ids.py` makes ids whose order never goes back.
+
+Nodes that share a database go by its clock, so that no time of one machine is compared with that of
+another: `unix` is then the database's, and `trusted` follows that.
 """
 
 import time
@@ -15,8 +18,9 @@ from pathlib import Path
 from typing import Protocol
 
 from quiltfn.model.trusted_time import ClockState, TrustedTime
-from quiltfn.ports import Clock
+from quiltfn.ports import Clock, ClockReading
 
+TOLERANCE_S = 0.05
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -46,6 +50,9 @@ class ResumableClock(Clock, Protocol):
     def resume(self, state: ClockState | None) -> None:
         """Continues from the saved state of trusted time."""
 
+    def go_by(self, reading: ClockReading) -> None:
+        """Goes by another machine's clock from now on, instead of this one's wall clock."""
+
     def observe(self) -> bool:
         """Call it a few times a minute. Returns whether `state` has changed and must be saved."""
 
@@ -61,9 +68,10 @@ class SystemClock:
     """`ResumableClock` by the kernel. Until `resume` is called, the wall clock is trusted."""
 
     now = staticmethod(time.monotonic)
-    unix = staticmethod(time.time)
+    _wall = staticmethod(time.time)
 
     def __init__(self) -> None:
+        self._reference: float | None = None  # another machine's time at the boot of this one
         self._boot_id = BOOT_ID.read_text().strip()
         self.resume(None)
 
@@ -73,6 +81,16 @@ class SystemClock:
         self._trusted = TrustedTime.resumed(
             state, self._boot_id, ran_s, self.unix() - ran_s, self.now()
         )
+
+    def unix(self) -> float:
+        return self._wall() if self._reference is None else self._ran() + self._reference
+
+    def go_by(self, reading: ClockReading) -> None:
+        booted_at = reading.unix_s - (self._ran() - (self.now() - reading.at))
+        # Small differences are those of the reading, not of the clocks.
+        known = self._reference
+        if known is None or abs(booted_at - known) > max(TOLERANCE_S, reading.error_s):
+            self._reference = booted_at
 
     def trusted(self) -> float:
         return self._ran() + self._trusted.believed

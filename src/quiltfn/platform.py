@@ -145,7 +145,7 @@ async def open_platform(
     """Opens every part and starts the background tasks. Raises `CannotServe` and as parts do."""
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(telemetry_of(settings, clock, node))
-        opened, others = await _opened_store(store, stack)
+        opened, others = await _opened_store(store, clock, stack)
         journal = await _started_journal(settings, opened, clock, stack)
         idempotency = await _started_idempotency(settings, opened, clock, stack)
         access = await _started_access(settings, SqlKeys(opened.database), clock, node)
@@ -192,7 +192,7 @@ async def open_platform(
             tracer=telemetry.tracer,
         )
         metrics = partial(telemetry.send_metrics, partial(refresh_metrics, services))
-        following = follow_others(others, services, dispatcher, opened)
+        following = follow_others(others, services, dispatcher, opened, clock)
         _run_until_closed(stack, *own, recovered, *kept, *following, metrics)
         yield Platform(services, opened, journal, pools, services.health, work, dispatcher)
 
@@ -336,29 +336,43 @@ def connected_events(
 
 
 async def _opened_store(
-    store: AbstractAsyncContextManager[SqlStore], stack: AsyncExitStack
+    store: AbstractAsyncContextManager[SqlStore], clock: ResumableClock, stack: AsyncExitStack
 ) -> tuple[SqlStore, "Follower | None"]:
-    """The store, and what follows the other nodes from now on; None for a server that is alone."""
+    """The store, and what follows the other nodes from now on, by whose clock this one goes; None
+    for a server that is alone.
+    """
     opened = await stack.enter_async_context(store)
     if opened.database.boot.is_alone:
         return opened, None
     from quiltfn.fleet.follower import Follower  # noqa: PLC0415 — a server alone has none of it
 
+    await go_by_database(clock, opened)
     others = Follower(opened)
     await others.start()
     stack.push_async_callback(others.aclose)
     return opened, others
 
 
+async def go_by_database(clock: ResumableClock, store: SqlStore) -> None:
+    """The time of a node is that of the database that all nodes share."""
+    reading = await store.database.clock()
+    if reading is not None:
+        clock.go_by(reading)
+
+
 def follow_others(
-    others: "Follower | None", services: Services, dispatcher: Dispatcher, store: SqlStore
+    others: "Follower | None",
+    services: Services,
+    dispatcher: Dispatcher,
+    store: SqlStore,
+    clock: ResumableClock,
 ) -> tuple[Task, ...]:
     """Has every service follow the other nodes, if there can be some; returns what is to be run
     for that.
     """
     if others is None:
         return ()
-    from quiltfn.fleet.follower import COUNTERS_EVERY_S, Repeated  # noqa: PLC0415 — as above
+    from quiltfn.fleet.follower import SLOW_EVERY_S, Repeated  # noqa: PLC0415 — as above
     from quiltfn.store.changes import Notice  # noqa: PLC0415
 
     async def follow_keys(_: object) -> None:
@@ -380,7 +394,8 @@ def follow_others(
     changes = Repeated(others.refresh)
     waiting = Repeated(dispatcher.follow_waiting, services.deliveries.follow_waiting)
     use = Repeated(services.quotas.follow_use, services.work.follow_ends, services.schedules.look)
-    counters = Repeated(services.lifecycle.follow_counters, every_s=COUNTERS_EVERY_S)
+    keep_time = partial(go_by_database, clock, store)
+    slow = Repeated(services.lifecycle.follow_counters, keep_time, every_s=SLOW_EVERY_S)
     wakes: dict[str, Callable[[], None]] = {
         Notice.CHANGE: changes.wake,
         Notice.WORK: waiting.wake,
@@ -393,7 +408,7 @@ def follow_others(
     async def listen() -> None:
         await store.database.listen(told)
 
-    return listen, changes.run, waiting.run, use.run, counters.run
+    return listen, changes.run, waiting.run, use.run, slow.run
 
 
 def _end(stack: AsyncExitStack, *closes: Callable[[], Awaitable[None]]) -> None:
@@ -425,7 +440,8 @@ async def _started_journal(
     chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
 ) -> SpoolJournal:
     """It decides about the work of the last server by trusted time, so the clock goes first."""
-    clock_store = SqlClockStore(store.database)
+    database = store.database
+    clock_store = SqlClockStore(database, is_shared=not database.boot.is_alone)
     await resume_clock(clock, clock_store)
     is_strict = chosen.durability == "strict"
     journal = SpoolJournal(store.database, chosen.data_dir, clock, is_strict=is_strict)

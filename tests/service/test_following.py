@@ -544,6 +544,37 @@ async def test_a_delivery_is_made_by_a_node_that_has_time_for_it(shared: Path) -
         assert found[0].parent_invocation_id == record.invocation_id
 
 
+class ClockOff(SystemClock):
+    """The clock of a machine that is two hours ahead."""
+
+    _wall = staticmethod(lambda: time.time() + 7_200)
+
+
+async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> None:
+    """Its work is begun by others at once and not before it is due, and the reverse."""
+    assert abs(ClockOff().unix() - time.time() - 7_200) < 1  # the control: so it is by itself
+    right, off = cast("Any", SystemClock()), cast("Any", ClockOff())
+    async with (
+        node(shared, "a", clock=off, memory_mib=1) as one,
+        node(shared, "b", clock=right) as two,
+    ):
+        for clock in (off, right):
+            assert abs(clock.unix() - time.time()) < 1
+            assert abs(clock.trusted() - time.time()) < 1
+        entry = await two.active()
+        here = await known(one, two.now(entry))
+        at_once = await one.work.accept(here, Input())
+        await seen_over(two, entry, at_once.invocation_id)
+        since = time.monotonic()
+        later = await one.work.accept(here, Input(), int(off.trusted() * 1000) + 1_000)
+        await seen_over(two, entry, later.invocation_id)
+        assert time.monotonic() - since > 0.9
+        every = Schedule(id="", tenant_id="", function_id="", name="later", every_seconds=3_600)
+        await two.services.schedules.create(TENANT, "f", every)
+        await one.services.schedules.fire_due()
+        assert not (await two.services.schedules.runs(TENANT, "later", None, 10)).items
+
+
 # Counts --------------------------------------------------------------------------------------
 
 

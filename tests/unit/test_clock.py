@@ -5,6 +5,7 @@ import pytest
 from quiltfn import ids
 from quiltfn.clock import SystemClock
 from quiltfn.model.trusted_time import EVEN_S, STAND_S, ClockState, TrustedTime
+from quiltfn.ports import ClockReading
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 NOW = 1_760_000_000.0
@@ -177,3 +178,23 @@ def test_an_old_id_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     ids.new_id()
     ids.continue_behind("01800000-0000-7000-8000-000000000000")
     assert ids._millisecond == int(NOW * 1000)
+
+
+def test_a_clock_that_goes_by_another_machine_s_is_not_moved_by_its_own() -> None:
+    clock, wall = SystemClock(), [1_000_000.0]
+    clock._wall = lambda: wall[0]
+
+    def reading(unix_s: float, error_s: float = 0.001) -> ClockReading:
+        return ClockReading(unix_s=unix_s, at=clock.now(), error_s=error_s)
+
+    clock.go_by(reading(5_000_000.0))
+    clock.resume(None)
+    wall[0] += 86_400
+    for shown in (clock.unix(), clock.trusted(), clock.timestamp()):
+        assert shown == pytest.approx(5_000_000.0, abs=1)
+    assert clock.jump_s == 0.0
+    before = clock.unix()
+    clock.go_by(reading(5_000_000.3, error_s=0.5))  # no more exact than that
+    assert clock.unix() == pytest.approx(before, abs=0.1)
+    clock.go_by(reading(5_000_002.0))
+    assert clock.unix() == pytest.approx(5_000_002.0, abs=0.1)

@@ -16,7 +16,7 @@ import structlog
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Change, ChangeKind, Store
 
-EVERY_S, COUNTERS_EVERY_S = 1.0, 5.0
+EVERY_S, SLOW_EVERY_S = 1.0, 5.0
 # Notices may come by the thousand; what they ask for is done so often at most.
 REST_S = 0.02
 

@@ -55,6 +55,16 @@ class Clock(Protocol):
         """Unix seconds to compare ages with: follows a jump of the wall clock after an hour."""
 
 
+class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What another machine's clock said. `unix_s`: Unix seconds; `at`: when, in monotonic seconds
+    of this machine, give or take `error_s`.
+    """
+
+    unix_s: float
+    at: float
+    error_s: float
+
+
 class LongOutput(Protocol):
     """Room for the output of one call, should that be long."""
 

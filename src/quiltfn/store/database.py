@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, UniqueConstraint, exc
 
+from quiltfn.ports import ClockReading
 from quiltfn.store.directory import DataDirectory
 from quiltfn.store.disk_reserve import DiskReserve
 from quiltfn.store.nodes import Boot
@@ -72,6 +73,12 @@ class Database(Protocol):
     async def read(self, work: Work[T]) -> T:
         """Runs `work` on the last committed state. Raises `StoreUnavailable`. `work` may be run
         again where the database did not answer it to the end.
+        """
+        ...
+
+    async def clock(self) -> ClockReading | None:
+        """What the clock of the database says that several servers share; None where that is this
+        machine's. Raises `StoreUnavailable`.
         """
         ...
 

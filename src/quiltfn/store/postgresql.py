@@ -27,6 +27,7 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, exc, text
 
 from quiltfn.model.errors import StoreUnavailable
+from quiltfn.ports import ClockReading
 from quiltfn.store import nodes
 from quiltfn.store.changes import TOLD
 from quiltfn.store.database import BUSY, NOTHING_MISSING, Work
@@ -190,6 +191,10 @@ class PostgresDatabase:
     def quick_connection(self) -> QuickConnection:
         """Another connection, for statements that must not wait behind records."""
         return QuickConnection(self._make_quick())
+
+    async def clock(self) -> ClockReading | None:
+        """As `Database` says."""
+        return None if self._is_alone else await self.read(_read_clock)
 
     async def listen(self, told: Callable[[str], None]) -> None:
         """As `Database` says."""
@@ -490,6 +495,13 @@ def _wait_until(deadline: float, told: str) -> None:
     if time.monotonic() >= deadline:
         raise StoreUnavailable(told)
     time.sleep(LOOK_AGAIN_S)
+
+
+def _read_clock(connection: Connection) -> ClockReading:
+    asked = time.monotonic()
+    (found,) = run_alone(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
+    error_s = (time.monotonic() - asked) / 2
+    return ClockReading(unix_s=found[0], at=asked + error_s, error_s=error_s)
 
 
 def identity(connection: Connection) -> int:

@@ -127,6 +127,9 @@ class SqliteDatabase:
         is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
         return is_there and await self._put_off.catch_up()
 
+    async def clock(self) -> None:
+        """As `Database` says: the file is on this machine."""
+
     async def listen(self, told: Callable[[str], None]) -> None:
         """As `Database` says: it has none."""
         del told
