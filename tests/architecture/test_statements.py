@@ -45,8 +45,9 @@ def test_what_is_not_there_is_noticed() -> None:
 
 
 def test_security_names_the_verbs_that_the_launcher_takes() -> None:
-    taken = {"create", "limit", *verbs.ON_SANDBOX}
-    assert set(typing.get_args(verbs.Verb)) == {verbs.Create, verbs.Limit, verbs.OnSandbox}
+    taken = {"create", "limit", "deadline", *verbs.ON_SANDBOX}
+    kinds = {verbs.Create, verbs.Limit, verbs.SetDeadline, verbs.OnSandbox}
+    assert set(typing.get_args(verbs.Verb)) == kinds
     text = (ROOT / "SECURITY.md").read_text()
     (told,) = re.findall(r"takes (\w+) verbs \(([\w, ]+)\)", text)
     assert set(told[1].split(", ")) == taken

@@ -6,11 +6,14 @@ import os
 import resource
 import socket
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 
 from quiltfn.ports import SandboxFailed
+from quiltfn.sandbox import guest
 from quiltfn.sandbox.channel import LauncherChannel
+from quiltfn.sandbox.client import PLAIN, LauncherSandboxes, Limits
 
 
 @pytest.fixture
@@ -64,3 +67,50 @@ async def test_a_sandbox_that_arrives_incomplete_is_destroyed_and_nothing_of_it_
     if room < 2:
         told = asked(theirs)
         assert (told["verb"], told["sandbox"]) == ("destroy", "s1")
+
+
+class Transport:
+    """The guest's socket, of which only the end matters."""
+
+    is_open = True
+
+    def abort(self) -> None:
+        self.is_open = False
+
+
+async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
+    ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher stands still; the guest then ends its sandbox by itself."""
+    monkeypatch.setattr(guest, "LAUNCHER_ANSWERS_S", 0.2)
+    channel, theirs = ends
+    sandbox, transport = guest.GuestSandbox("one", -1, channel), Transport()
+    sandbox.connection_made(cast("asyncio.BaseTransport", transport))
+    ending = asyncio.ensure_future(sandbox.destroy())
+    await asyncio.sleep(0.05)
+    assert transport.is_open  # while it may still be counted what the sandbox has used
+    await asyncio.sleep(0.3)
+    assert not transport.is_open
+    assert not ending.done()
+    theirs.send(
+        json.dumps({"n": asked(theirs)["n"], "blocked": 0, "cpu_us": 0, "refused": []}).encode()
+    )
+    await ending
+
+
+async def test_the_deadline_goes_with_each_create_once_there_is_one(
+    ends: tuple[LauncherChannel, socket.socket],
+) -> None:
+    channel, theirs = ends
+    source = LauncherSandboxes(channel)
+    alone = asyncio.ensure_future(source.make(PLAIN, Limits()))
+    await asyncio.sleep(0)
+    assert "deadline" not in asked(theirs)
+    source.end_by(12.5)
+    assert asked(theirs) == {"n": 2, "verb": "deadline", "deadline": 12.5}
+    bound = asyncio.ensure_future(source.make(PLAIN, Limits()))
+    await asyncio.sleep(0)
+    assert asked(theirs)["deadline"] == 12.5
+    for each in (alone, bound):
+        each.cancel()
+    await asyncio.wait([alone, bound])

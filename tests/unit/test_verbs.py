@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quiltfn.launcher.cgroups import Limits
-from quiltfn.launcher.verbs import ON_SANDBOX, Create, Limit, OnSandbox, Refused, parse
+from quiltfn.launcher.verbs import (
+    ON_SANDBOX,
+    Create,
+    Limit,
+    OnSandbox,
+    Refused,
+    SetDeadline,
+    parse,
+)
 from quiltfn.model.runtime import FIXED_TREES
 
 MEMORY_MAX, CORES = 4096, 2
@@ -47,6 +55,23 @@ def test_the_verbs() -> None:
     assert ask(DESTROY | {"verb": "counters"}) == OnSandbox(2, "counters", ID)
     limits = {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}  # type: ignore[assignment]
     assert ask(DESTROY | limits) == Limit(2, ID, Limits(memory_mib=512, cpu_percent=50.0))  # type: ignore[operator]
+
+
+def test_a_node_of_a_fleet_hands_deadlines_over() -> None:
+    deadline = {"n": 1, "verb": "deadline", "deadline": 12.5}
+    assert ask(deadline) == SetDeadline(1, 12.5)
+    assert ask(CREATE | {"deadline": 12}) == Create(
+        1, Limits(memory_mib=256, cpu_percent=25.5), deadline=12.0
+    )
+    with pytest.raises(Refused, match="fields"):
+        ask(deadline | {"sandbox": ID})
+
+
+@pytest.mark.parametrize("at", [-1, 10**11, 10**400, float("nan"), "12", True, None, [], {}])
+def test_a_deadline_that_is_none(at: object) -> None:
+    for request in (CREATE, {"n": 1, "verb": "deadline"}):
+        with pytest.raises(Refused, match="deadline"):
+            ask(request | {"deadline": at})
 
 
 @pytest.mark.parametrize(

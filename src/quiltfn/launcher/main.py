@@ -36,6 +36,7 @@ from quiltfn.launcher import (
     verbs,
 )
 from quiltfn.launcher.children import Children
+from quiltfn.launcher.deadline import Deadline
 from quiltfn.launcher.egress import Egress
 from quiltfn.launcher.gvisor import Gvisor
 from quiltfn.launcher.jobs import cannot_start
@@ -59,6 +60,7 @@ ALLOCATOR = {
 # Of three name servers that are silent each is asked once, so that a thread which resolves the name
 # of a callback is free when that is given up; else those of two tenants could hold all of them.
 NAMES = {"RES_OPTIONS": "timeout:4 attempts:1"}
+LATE = "this node has not been heard of for too long, and may start nothing until it is again"
 ROOTLESS = (
     "quiltfn serve must be started as root: making user namespaces with their own uid ranges, "
     "control groups with limits and a private mount namespace needs it. The HTTP server itself "
@@ -188,6 +190,7 @@ class Launcher:
         self.sandboxes = Sandboxes(
             self.state, groups, sandbox_roots, programs, self.children, egress
         )
+        self.deadline = Deadline(self.sandboxes.end_all)
         try:
             data = self.options.data_dir
             images_dir = data / "images"
@@ -274,9 +277,10 @@ class Launcher:
     # The event loop --------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        for key, _ in self.selector.select(self.sandboxes.pause_s):
+        for key, _ in self.selector.select(self.deadline.left_s(self.sandboxes.pause_s)):
             if callable(key.data):
                 key.data()
+        self.deadline.check()
         self.sandboxes.check(time.monotonic())
 
     def _watch_signals(self) -> None:
@@ -326,6 +330,11 @@ class Launcher:
     def _perform(self, verb: verbs.Verb) -> None:
         n = verb.n
         match verb:
+            case verbs.SetDeadline(deadline=deadline):
+                self.deadline.set(deadline)
+                self._answer({"n": n})
+            case verbs.Create() if self._is_late(verb):
+                self._answer({"n": n, "error": LATE})
             case verbs.Create():
                 spec = oci.SandboxSpec(
                     limits=verb.limits,
@@ -359,6 +368,12 @@ class Launcher:
                 self.sandboxes.destroy(
                     sandbox, lambda counters: self._answer({"n": n, **counters._asdict()})
                 )
+
+    def _is_late(self, verb: verbs.Create) -> bool:
+        """Whether it was asked for before its deadline and is read behind it, as where the server
+        or the launcher stood still meanwhile.
+        """
+        return self.deadline.is_late(verb.deadline)
 
     def _with_files(self, spec: oci.SandboxSpec, image: str | None) -> oci.SandboxSpec:
         """Mounts the files of an admitted sandbox, since this changes the host. Raises OSError."""

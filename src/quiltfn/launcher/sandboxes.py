@@ -195,10 +195,15 @@ class Sandboxes:
             if not sandbox.is_starting:
                 self._end(sandbox)
 
+    def end_all(self) -> None:
+        """Destroys every sandbox that is not being destroyed yet."""
+        for name, sandbox in list(self._known.items()):
+            if sandbox.on_gone is None:
+                self.destroy(name, lambda _: None)
+
     def destroy_all(self, timeout_s: float) -> None:
         """Destroys every sandbox and waits for that, when the launcher ends."""
-        for name in list(self._known):
-            self.destroy(name, lambda _: None)
+        self.end_all()
         end = time.monotonic() + timeout_s
         while (self._known or not self._jobs.is_idle) and time.monotonic() < end:
             for key, _ in self._children.selector.select(min(0.1, self.pause_s)):

@@ -4,7 +4,9 @@ One message is one JSON object in one packet of a SOCK_SEQPACKET pair without na
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
 null, "network": "none" | "egress", "writable_paths": [path, …], "isolation": "crun" | "gvisor"}`,
 `{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int,
-"verb": "kill" | "used" | "counters" | "destroy", "sandbox": id}`. Answers repeat `n`; a create's
+"verb": "deadline", "deadline": seconds}`, `{"n": int, "verb": "kill" | "used" | "counters" |
+"destroy", "sandbox": id}`. A node's create has a `deadline` as well, after which it is refused; see
+`deadline.py`. Answers repeat `n`; a create's
 answer carries two descriptors, the control socket and the event counter; that of used carries
 `bytes` of memory; those of counters and destroy carry `blocked`, how many attempts to reach
 something the sandbox's network has refused, `refused`, where the first of these were to go, as
@@ -25,6 +27,7 @@ IMAGE = re.compile(r"[0-9a-f]{64}")
 NETWORKS = ("none", "egress")
 ISOLATIONS = ("crun", "gvisor")
 WRITABLE_MAX = 8
+DEADLINE_MAX = 1e10  # seconds; no machine runs for so long
 WRITABLE = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}")
 # No file system may be mounted over what a sandbox needs.
 FIXED = frozenset(
@@ -45,6 +48,15 @@ class Create:
     network: str = "none"
     writable_paths: tuple[str, ...] = ()
     isolation: str = "crun"
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetDeadline:
+    """`deadline`: seconds of CLOCK_BOOTTIME."""
+
+    n: int
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class OnSandbox:
     sandbox: str
 
 
-Verb = Create | Limit | OnSandbox
+Verb = Create | Limit | SetDeadline | OnSandbox
 ON_SANDBOX = ("kill", "used", "counters", "destroy")
 
 
@@ -80,7 +92,7 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
         raise Refused(f"n must be an integer, not {n!r}")
     if verb == "create":
         known = {"n", "verb", "memory_mib", "cpu_percent", "image", "network", "writable_paths"}
-        _only(request, known | {"isolation"})
+        _only(request, known | {"isolation"} | ({"deadline"} & set(request)))
         return Create(
             n,
             _limits(request, memory_max_mib, cores),
@@ -88,10 +100,14 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
             _network(request.get("network")),
             _writable_paths(request.get("writable_paths")),
             _isolation(request.get("isolation")),
+            _deadline(request["deadline"]) if "deadline" in request else None,
         )
     if verb == "limit":
         _only(request, {"n", "verb", "sandbox", "memory_mib", "cpu_percent"})
         return Limit(n, _sandbox(request), _limits(request, memory_max_mib, cores))
+    if verb == "deadline":
+        _only(request, {"n", "verb", "deadline"})
+        return SetDeadline(n, _deadline(request.get("deadline")))
     if isinstance(verb, str) and verb in ON_SANDBOX:
         _only(request, {"n", "verb", "sandbox"})
         return OnSandbox(n, verb, _sandbox(request))
@@ -130,6 +146,13 @@ def _isolation(isolation: Any) -> str:
     if isinstance(isolation, str) and isolation in ISOLATIONS:
         return isolation
     raise Refused(f"isolation must be one of {ISOLATIONS}, not {isolation!r}")
+
+
+def _deadline(deadline: Any) -> float:
+    is_number = type(deadline) is not bool and isinstance(deadline, int | float)
+    if is_number and 0 <= deadline <= DEADLINE_MAX:
+        return float(deadline)
+    raise Refused(f"deadline must be seconds of CLOCK_BOOTTIME, not {deadline!r}")
 
 
 def _writable_paths(paths: Any) -> tuple[str, ...]:

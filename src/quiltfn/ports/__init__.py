@@ -207,6 +207,11 @@ class StockedSandboxes(Sandboxes, WarmStock, Protocol):
     async def why_not(self) -> str | None:
         """Why no sandbox can be made at the moment, a sentence; None where one can."""
 
+    def end_by(self, at: float) -> None:
+        """Every sandbox ends at that time, in seconds of CLOCK_BOOTTIME, and none is made after it,
+        unless a later time is named before; also if this process stands still meanwhile.
+        """
+
 
 class Lease(Protocol):
     """An instance held by one call. `start_timing`: of its start, where the call waited for it."""

@@ -68,6 +68,7 @@ class LauncherSandboxes:
 
     def __init__(self, channel: LauncherChannel, output_max: int = OUTPUT_MAX) -> None:
         self._channel, self._output_max = channel, output_max
+        self._deadline: float | None = None
         self._made_at = self._tried_at = NEVER
         self._why_not: str | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -80,6 +81,11 @@ class LauncherSandboxes:
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
         """Does nothing: there are no prewarmed sandboxes."""
+
+    def end_by(self, at: float) -> None:
+        """As `ports.StockedSandboxes` says."""
+        self._deadline = at
+        self._channel.tell("deadline", deadline=at)
 
     async def make(self, template: SandboxTemplate, limits: Limits) -> GuestSandbox:
         """Makes a sandbox that is not specialised yet. Raises `SandboxFailed`."""
@@ -117,6 +123,7 @@ class LauncherSandboxes:
             self._tried_at, self._probing = now(), None
 
     async def _make(self, template: SandboxTemplate, limits: Limits) -> GuestSandbox:
+        bound = {} if self._deadline is None else {"deadline": self._deadline}
         answer = await self._channel.ask(
             "create",
             memory_mib=limits.memory_mib,
@@ -125,6 +132,7 @@ class LauncherSandboxes:
             network=template.network,
             writable_paths=template.writable_paths,
             isolation=template.isolation,
+            **bound,
         )
         control, events = answer.descriptors
         name = answer.message["sandbox"]

@@ -42,6 +42,11 @@ class FakeSandboxes:
         self.may_start.set()
         self.may_end.set()
         self._numbers = itertools.count(1)
+        self.deadline: float | None = None
+
+    def end_by(self, at: float) -> None:
+        """As `ports.StockedSandboxes` says, but that nobody ends them: it is noted."""
+        self.deadline = at
 
     async def why_not(self) -> str | None:
         return None

@@ -34,6 +34,8 @@ MIB = 1024 * 1024
 # The guest keeps the deadline. If it has not reported the end so long after, the sandbox is killed
 # from outside.
 OUTER_DEADLINE_S = 0.5
+# How long the launcher may take to destroy a sandbox before its guest is left to end it by itself.
+LAUNCHER_ANSWERS_S = 5.0
 # Output beyond this is read only when there is room for long output.
 SHORT_OUTPUT_BYTES = 256 * 1024
 # The guest gives a runner 120 s to start. A busy sandbox may be late to notice the end of these.
@@ -370,9 +372,12 @@ class GuestSandbox(asyncio.Protocol):
 
     async def _destroy(self) -> None:
         self.is_alive = False
+        # Without the launcher, which may stand still, the guest ends everything by itself.
+        alone = asyncio.get_running_loop().call_later(LAUNCHER_ANSWERS_S, self._break)
         try:
             self._count(await self._channel.ask("destroy", sandbox=self.id))
         finally:
+            alone.cancel()
             self._break()
             if self._outer is not None:
                 self._outer.cancel()

@@ -74,6 +74,10 @@ class PrewarmedSandboxes:
         self._filler: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
+    def end_by(self, at: float) -> None:
+        """As `ports.StockedSandboxes` says."""
+        self._source.end_by(at)
+
     def start(self) -> None:
         if self._per_template:
             self._filler = asyncio.ensure_future(self._fill())

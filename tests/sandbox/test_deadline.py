@@ -1,0 +1,160 @@
+"""The launcher ends a node's sandboxes at its deadline, while the server stands still."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.server import is_alive, until, why_not
+from quiltfn.launcher.deadline import Deadline, boottime
+from sandbox.launcher_process import LauncherProcess, place, run_launcher
+from timeouts import scaled
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
+
+# Seconds from the making of the sandboxes; and how much later the last process may be gone.
+DEADLINE_S, LATER_S = 3.0, 1.0
+
+
+@pytest.fixture
+def made() -> Iterator[LauncherProcess]:
+    with place() as path, run_launcher(path) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process stands still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def hand_over(made: LauncherProcess, at: float) -> None:
+    assert "error" not in made.do(f"answer = ask('deadline', deadline={at!r})")
+
+
+def processes(made: LauncherProcess) -> set[int]:
+    """Those of all sandboxes, as the kernel counts them."""
+    found = set()
+    for path, _, files in os.walk("/sys/fs/cgroup"):
+        is_sandbox = Path(path).parent.name == made.id and len(Path(path).name) == 24
+        if is_sandbox and "cgroup.procs" in files:
+            with contextlib.suppress(OSError):  # it was removed meanwhile
+                found |= {int(pid) for pid in Path(path, "cgroup.procs").read_text().split()}
+    return found
+
+
+def until_boottime(at: float) -> None:
+    while (left := at - boottime()) > 0:
+        time.sleep(left)
+
+
+def two_sandboxes(made: LauncherProcess, **more: float) -> set[int]:
+    """Their processes."""
+    for _ in range(2):
+        assert "sandbox" in made.create(**more)
+    found = processes(made)
+    assert len(found) >= 2
+    return found
+
+
+def test_a_stopped_server_s_sandboxes_end_at_the_deadline(made: LauncherProcess) -> None:
+    """The server's machine is short of processor time for a minute, and others take it over."""
+    at = boottime() + scaled(DEADLINE_S)
+    inside = two_sandboxes(made, deadline=at)
+    with stopped(made.server_pid):
+        until_boottime(at - 0.5)
+        assert processes(made) == inside  # not before
+        until_boottime(at + LATER_S)
+        assert processes(made) == set()
+        assert not [pid for pid in inside if is_alive(pid)]
+    # Whatever it was about to do, it starts nothing by what it had been promised.
+    assert "not been heard of" in made.create(deadline=at)["error"]
+    assert "not been heard of" in made.create()["error"]
+    assert processes(made) == set()
+    assert "sandbox" in made.create(deadline=boottime() + scaled(60))
+
+
+def test_without_a_deadline_they_would_live_on(made: LauncherProcess) -> None:
+    """The negative control, and what a server that is alone has."""
+    inside = two_sandboxes(made)
+    with stopped(made.server_pid):
+        until_boottime(boottime() + scaled(DEADLINE_S) + LATER_S)
+        assert processes(made) == inside
+    assert "sandbox" in made.create()
+
+
+def test_each_renewal_moves_it(made: LauncherProcess) -> None:
+    first = boottime() + scaled(DEADLINE_S)
+    inside = two_sandboxes(made, deadline=first)
+    hand_over(made, first + scaled(DEADLINE_S))
+    hand_over(made, first - 1)  # one that was late on its way takes nothing back
+    until_boottime(first + LATER_S)
+    assert processes(made) == inside
+    until_boottime(first + scaled(DEADLINE_S) + LATER_S)
+    assert processes(made) == set()
+
+
+def test_a_sandbox_that_is_being_made_ends_as_well(made: LauncherProcess) -> None:
+    asks = (
+        "[channel.send(json.dumps({'n': n, 'verb': 'create', 'deadline': at, **wanted}).encode())"
+    )
+    wanted: dict[str, object] = {
+        "memory_mib": 64,
+        "cpu_percent": 100,
+        "image": None,
+        "network": "none",
+        "writable_paths": [],
+        "isolation": "crun",
+    }
+    made.do(
+        f"wanted = {wanted!r}\n"
+        "at = time.clock_gettime(time.CLOCK_BOOTTIME) + 0.02\n"
+        f"{asks} for n in range(12)]"
+    )
+    until(lambda: not processes(made) and not made.sandboxes(), 10)
+    time.sleep(0.5)
+    assert not processes(made)
+    assert is_alive(made.launcher)
+
+
+def test_a_stopped_launcher_is_made_up_for_by_the_server(made: LauncherProcess) -> None:
+    """The server closes what it holds of its guests, and each ends its sandbox by itself."""
+    inside = two_sandboxes(made, deadline=boottime() + scaled(DEADLINE_S))
+    with stopped(made.launcher):
+        made.do("[os.close(one) for one in kept]; kept.clear()")
+        until(lambda: not [pid for pid in inside if is_alive(pid)], 5)
+
+
+def test_where_both_are_stopped_they_end_when_the_launcher_goes_on(made: LauncherProcess) -> None:
+    """What the deadline does not hold: nobody is there to end them."""
+    at = boottime() + scaled(DEADLINE_S)
+    inside = two_sandboxes(made, deadline=at)
+    with stopped(made.server_pid):
+        with stopped(made.launcher):
+            until_boottime(at + LATER_S)
+            assert processes(made) == inside
+        until(lambda: not processes(made), LATER_S)
+
+
+def test_the_event_loop_wakes_for_it() -> None:
+    one = Deadline(lambda: None)
+    assert one.left_s(1.0) == 1.0
+    one.set(boottime() + 0.25)
+    assert 0.1 < one.left_s(1.0) <= 0.25
+    assert one.left_s(0.01) == 0.01
+    late = Deadline(lambda: None)
+    late.set(boottime() - 1)
+    assert late.left_s(1.0) == 1.0  # it does not turn without end
