@@ -76,6 +76,8 @@ class Dispatcher:
     def __post_init__(self) -> None:
         # Each is told of whose function work arrived. It must not raise or wait.
         self.on_arrived: list[Callable[[str, str], None]] = []
+        # Whether attempts may begin now; looked at again and again while they may not.
+        self.may_begin: Callable[[], bool] = lambda: True
         self._claims = Claims(self.store, self.clock, is_strict=self.journal.is_strict)
         self._backlogs: dict[str, Backlog] = {}
         self._rota = Rota()
@@ -291,6 +293,16 @@ class Dispatcher:
                 self._ready(backlog)
         self._claim_next()
 
+    def _is_held_back(self, backlog: Backlog) -> bool:
+        """Whether nothing of it may begin now; then it is considered again later."""
+        if not self.may_begin():
+            self._block(backlog)
+        elif self.admission.day_refusal(backlog.tenant_id) is not None:
+            self._hold_back(backlog)
+        else:
+            return False
+        return True
+
     def _begin_one(self, function_id: str) -> bool:
         """Begins an attempt of the function, or claims work first. False where none was begun."""
         backlog = self._backlogs[function_id]
@@ -305,8 +317,7 @@ class Dispatcher:
         if due is None or due > self._now_ms():
             self._consider(backlog)
             return False
-        if self.admission.day_refusal(backlog.tenant_id) is not None:
-            self._hold_back(backlog)
+        if self._is_held_back(backlog):
             return False
         headroom = self.pools.headroom(function_id)
         room = headroom.total - backlog.launched

@@ -65,13 +65,16 @@ _log = structlog.get_logger("quiltfn.lifecycle")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """What the operations need to know of this node: its id, what a function may ask of the
-    machine, the limits of its pools. `tenant_instances`: how many instances a tenant may have."""
+    machine, the limits of its pools. `tenant_instances`: how many instances a tenant may have.
+    `keeps_minimum`: whether this node keeps the `min_instances` of a function.
+    """
 
     node_id: str
     host: HostLimits
     runtimes: Runtimes
     pools: PoolLimits
     tenant_instances: float = UNBOUNDED
+    keeps_minimum: Callable[[Function], bool] = lambda _: True
 
 
 @dataclass(slots=True, eq=False)
@@ -209,6 +212,14 @@ class Lifecycle:
                 updated_at=int(self._clock.unix()),
             )
             return await self._commit(function, self._scale)
+
+    async def own(self, function_id: str) -> Entry:
+        """Makes this node the one that keeps the function's `min_instances`. Raises `NotFound`, and
+        `Outdated` where another node has changed the function meanwhile.
+        """
+        async with self._changing(self._catalog.get(function_id)) as current:
+            owned = msgspec.structs.replace(current.function, owner_node_id=self._node.node_id)
+            return await self._commit(owned, self._scale)
 
     async def deploy(self, entry: Entry) -> Entry:
         """Makes `max(1, min_instances)` instances ready; then active, error, or deploying still."""
@@ -552,7 +563,7 @@ class Lifecycle:
     def _limits(self, function: Function) -> PoolLimits:
         return dataclasses.replace(
             self._node.pools,
-            min_instances=function.min_instances,
+            min_instances=function.min_instances if self._node.keeps_minimum(function) else 0,
             max_instances=function.max_instances,
             tenant_id=function.tenant_id,
         )

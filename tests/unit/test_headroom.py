@@ -60,16 +60,16 @@ def test_and_so_where_several_pools_share_the_memory(
 
 
 class ForgetsWhoWaits(Pool):
-    def headroom(self) -> Headroom:
+    def headroom(self, max_instances: int | None = None) -> Headroom:
         line, self.queue.waiting = self.queue.waiting, type(self.queue.waiting)()
-        headroom = super().headroom()
+        headroom = super().headroom(max_instances)
         self.queue.waiting = line
         return headroom
 
 
 class CountsTheBusy(Pool):
-    def headroom(self) -> Headroom:
-        return Headroom(super().headroom().idle + self.counts().busy)
+    def headroom(self, max_instances: int | None = None) -> Headroom:
+        return Headroom(super().headroom(max_instances).idle + self.counts().busy)
 
 
 @pytest.mark.parametrize("mistake", [ForgetsWhoWaits, CountsTheBusy])

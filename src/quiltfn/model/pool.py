@@ -375,8 +375,20 @@ class Pool:
         holds = self.current is not None and (self.limits.min_instances > 0 or looks)
         return not (self.instances or self.queue or self.prepared or holds)
 
-    def headroom(self) -> Headroom:
+    def lacking(self, now: float) -> int:
+        """How many instances it would start now if its maximum allowed them."""
+        if self.current is None or self in self.memory.waiting:
+            return 0
+        recycling = self._table.count(RECYCLING, digest=self.current)
+        impatient = self.queue.count_waiting(now, self.limits.patience_s)
+        for_calls = max(len(self.queue) - recycling, impatient)
+        for_calls -= self._table.count(WARMING, digest=self.current)
+        minimum = self.limits.min_instances - self._table.count_serving(self.current)
+        return max(0, for_calls, minimum)
+
+    def headroom(self, max_instances: int | None = None) -> Headroom:
         """How many more calls could begin now without a wait, behind the calls that wait already.
+        `max_instances`: instead of that of the limits.
 
         Nothing while calls of any function wait for memory, and no instance that would take the
         place of another version's or would have to be made room for elsewhere.
@@ -401,7 +413,8 @@ class Pool:
         else:
             free -= there * limit
         idle = min(there, affordable)
-        places = max(0, self.limits.max_instances - len(self.instances))
+        most = self.limits.max_instances if max_instances is None else max_instances
+        places = max(0, most - len(self.instances))
         places = int(min(places, max(0.0, self.quota.limit - self.quota.used)))
         if limit > 0 and free < places * limit:
             places = int(free // limit)

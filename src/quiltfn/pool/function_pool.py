@@ -15,6 +15,7 @@ from types import TracebackType
 import structlog
 
 from quiltfn.model import actions as decided
+from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import QuiltfnError, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import CallResult, ExitKind
@@ -23,6 +24,7 @@ from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version
 from quiltfn.observe import metrics
+from quiltfn.pool.allowance import Allowance
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING, refusal
 from quiltfn.pool.tenant_pools import TenantPools
@@ -154,6 +156,9 @@ class FunctionPool:
         tenant_pools: TenantPools,
     ) -> None:
         self._source, self._clock, self._arbiter = sandboxes, clock, arbiter
+        # The function's own, and on a node of a fleet how much of them is this node's.
+        self.limits = limits
+        self.allowance: Allowance | None = None
         self.tenant_pools = tenant_pools
         self.model = Pool(limits, arbiter.memory, arbiter.keep_alive(), tenant_pools.quota)
         arbiter.add(self)
@@ -249,21 +254,27 @@ class FunctionPool:
         self, version: Version, limits: PoolLimits, count: int
     ) -> AsyncIterator[Preparation]:
         """`ports.Pools.prepared`."""
-        preparation = self._prepare(version, limits, count)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            if self.allowance is not None:
+                most = min(len(self.model.instances) + count, limits.max_instances)
+                await stack.enter_async_context(self.allowance.reserved(most, self._ask))
+            preparation = self._prepare(version, limits, count)
+            stack.callback(self._roll_back, preparation)
             await preparation.ready
             yield preparation
-        finally:
-            self._roll_back(preparation)
+
+    def _ask(self) -> None:
+        """Whoever bounds this pool hears what it wants."""
+        self.on_change(self)
 
     def _prepare(self, version: Version, limits: PoolLimits, count: int) -> Preparation:
-        now, before, earlier = self._clock.now(), self.model.limits, self._preparation
+        now, before, earlier = self._clock.now(), self.limits, self._preparation
         if earlier is not None:
             earlier.fail(NotPrepared("another version is being prepared instead"))
             before = earlier.limits_before if before is earlier.limits else before
         preparation = Preparation(self, version, limits, before)
         self._versions.setdefault(version.digest, version)
-        self._perform(self.model.set_scaling(limits, now))
+        self.set_scaling(limits)
         self._preparation = preparation  # only now, or it would hear of an earlier one's instances
         footprint = version.spec.footprint()
         self._perform(self.model.prepare(version.digest, count, now, footprint))
@@ -276,7 +287,7 @@ class FunctionPool:
         self._preparation = None
         if self.model.prepared == preparation.version.digest:
             self._perform(self.model.abandon(self._clock.now()))
-        if self.model.limits is preparation.limits:  # nobody has set others meanwhile
+        if self.limits is preparation.limits:  # nobody has set others meanwhile
             self.set_scaling(preparation.limits_before)
         self._forget_versions()
 
@@ -319,12 +330,51 @@ class FunctionPool:
     def close(self, why: str) -> None:
         self._perform(self.model.close(why, self._clock.now()))
         preparation, self._preparation = self._preparation, None
+        error: QuiltfnError | NotPrepared = NotPrepared(f"the function became {why} meanwhile")
+        if why == CLOSING:
+            error = ShuttingDown(retry_after=5)
         if preparation is not None:
-            meanwhile = NotPrepared(f"the function became {why} meanwhile")
-            preparation.fail(ShuttingDown(retry_after=5) if why == CLOSING else meanwhile)
+            preparation.fail(error)
+        if self.allowance is not None:
+            self.allowance.give_up(error)
 
     def set_scaling(self, limits: PoolLimits) -> None:
-        self._perform(self.model.set_scaling(limits, self._clock.now()))
+        self.limits = limits
+        bounded = limits if self.allowance is None else self.allowance.bounded(limits)
+        self._perform(self.model.set_scaling(bounded, self._clock.now()))
+
+    # On a node of a fleet --------------------------------------------------------------------
+
+    def allow(self, count: int, reachable: int) -> None:
+        """So many instances it may have from now on, and as many as `reachable` probably once it
+        asks for them.
+        """
+        is_new = self.allowance is None
+        self.allowance = self.allowance or Allowance()
+        if self.allowance.set(count, reachable) or is_new:
+            self.set_scaling(self.limits)
+
+    def wanted(self) -> int:
+        """How many instances it has, and needs for calls, for the minimum and for a preparation,
+        as far as those it may have are why it has no more.
+        """
+        allowance, there = self.allowance, len(self.model.instances)
+        if allowance is None:
+            return there
+        wanted = there
+        if there >= allowance.count:  # else memory or a quota is why
+            wanted += self.model.lacking(self._clock.now())
+        return min(self.limits.max_instances, max(wanted, allowance.reservation))
+
+    def evict_idle(self, most: int) -> None:
+        """Ends so many idle instances for another node."""
+        for candidate in self.model.eviction_candidates()[: max(0, most)]:
+            self.evict(candidate.instance)
+
+    def headroom(self) -> Headroom:
+        if self.allowance is None:
+            return self.model.headroom()
+        return self.model.headroom(min(self.allowance.reachable, self.limits.max_instances))
 
     def tick(self) -> None:
         self._perform(self.model.tick(self._clock.now()))

@@ -52,6 +52,7 @@ class LocalPools:
         # wait.
         self.on_change: list[Callable[[str, str], None]] = []
         self._used: dict[tuple[str, str], CallStats] = {}
+        self._is_bounded = False
 
     def lease(self, function_id: str, version: Version | None = None) -> PoolLease:
         pool = self._pools.get(function_id)
@@ -59,11 +60,11 @@ class LocalPools:
             raise RuntimeUnavailable("the function has no pool on this node")
         if version is None or pool.model.current is None or pool.serves(version):
             return PoolLease(pool)
-        return PoolLease(self._side_pool(function_id, version, pool.model.limits))
+        return PoolLease(self._side_pool(function_id, version, pool.limits))
 
     def headroom(self, function_id: str) -> Headroom:
         pool = self._pools.get(function_id)
-        return pool.model.headroom() if pool else Headroom()
+        return pool.headroom() if pool else Headroom()
 
     def load(self, function_id: str) -> PoolLoad | None:
         pool = self._pools.get(function_id)
@@ -84,7 +85,7 @@ class LocalPools:
         if self._closing:
             return
         pool = self._pool(function_id, limits)
-        if pool.model.limits != limits:
+        if pool.limits != limits:
             pool.set_scaling(limits)
         pool.serve(version)
         pool.tick()
@@ -127,6 +128,38 @@ class LocalPools:
 
     def waiting(self) -> int:
         return sum(len(pool.model.queue) for pool in self._all())
+
+    # On a node of a fleet; side pools are not bounded, as they are not by a function's maximum.
+
+    def bind(self, sandboxes: Sandboxes) -> None:
+        """From now on a new pool may have no instance before `allow` says so, and they are made by
+        `sandboxes`. To be called before there is a pool.
+        """
+        self._is_bounded, self._sandboxes = True, sandboxes
+
+    def allow(self, function_id: str, count: int, reachable: int) -> None:
+        """The function may have so many instances here; see `FunctionPool.allow`."""
+        if function_id in self._pools:
+            self._pools[function_id].allow(count, reachable)
+
+    def wanted(self, function_id: str) -> int:
+        """How many instances its pool has and needs, as far as it would be allowed more."""
+        pool = self._pools.get(function_id)
+        return pool.wanted() if pool else 0
+
+    def there(self, function_id: str) -> int:
+        """How many instances its pool has, in any state, until nothing is left of them."""
+        pool = self._pools.get(function_id)
+        return len(pool.model.instances) if pool else 0
+
+    def evict_idle(self, function_id: str, most: int) -> None:
+        """Ends so many idle instances that nobody here needs."""
+        if function_id in self._pools:
+            self._pools[function_id].evict_idle(most)
+
+    async def end_all(self, kind: ExitKind, reason: str) -> None:
+        """Ends every running call that way, and every instance that is not to start again."""
+        await asyncio.gather(*(pool.end_running(kind, reason) for pool in list(self._all())))
 
     def tick(self) -> None:
         """Lets every pool do what is due; the reaper calls it once a second."""
@@ -175,7 +208,9 @@ class LocalPools:
 
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         if function_id not in self._pools:
-            self._pools[function_id] = self._new_pool(function_id, limits)
+            pool = self._pools[function_id] = self._new_pool(function_id, limits)
+            if self._is_bounded:
+                pool.allow(0, limits.max_instances)
         return self._pools[function_id]
 
     def _side_pool(self, function_id: str, version: Version, limits: PoolLimits) -> FunctionPool:

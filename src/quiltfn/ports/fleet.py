@@ -4,9 +4,10 @@ The store decides who is a member, and who takes over whom. No time stamp of one
 with another's: a node counts beats of the others by its own clock.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from quiltfn.model.invocation import ExitKind
 from quiltfn.model.member import KnownNode, Member, NodeState, Report, TakenOver
 from quiltfn.model.slots import FunctionSlots
 
@@ -102,3 +103,26 @@ class Slots(Protocol):
 
     async def of(self, function_ids: Collection[str]) -> Sequence[FunctionSlots]:
         """Those of some functions, as far as they are there."""
+
+
+class BoundedPools(Protocol):
+    """The pools of this node, each with as many instances as it is allowed (`pool/local.py`)."""
+
+    on_change: list[Callable[[str, str], None]]
+
+    def allow(self, function_id: str, count: int, reachable: int) -> None:
+        """The function may have so many instances here from now on; idle ones above that end, busy
+        ones after their call. `reachable`: how many there could be if more were asked for.
+        """
+
+    def wanted(self, function_id: str) -> int:
+        """How many instances its pool has, and needs for what waits, if it is allowed them."""
+
+    def there(self, function_id: str) -> int:
+        """How many instances its pool has, in any state, until nothing is left of them."""
+
+    def evict_idle(self, function_id: str, most: int) -> None:
+        """Ends so many idle instances that nobody here needs."""
+
+    async def end_all(self, kind: ExitKind, reason: str) -> None:
+        """Ends every running call that way, and waits until every instance is gone."""

@@ -1,0 +1,36 @@
+"""GatedSandboxes: none is made while the node may start nothing."""
+
+from collections.abc import Callable
+
+from quiltfn.fleet.lease import NodeLease
+from quiltfn.model.version import VersionSpec
+from quiltfn.ports import Sandbox, Sandboxes, SandboxFailed
+
+CLOSED = "this node does not reach the store and starts nothing until it does: repeat the request"
+
+
+class GatedSandboxes:
+    """`ports.Sandboxes` of a node of a fleet."""
+
+    def __init__(self, sandboxes: Sandboxes, lease: NodeLease) -> None:
+        self._sandboxes, self._lease = sandboxes, lease
+
+    async def create(self, spec: VersionSpec) -> Sandbox:
+        """As the port says. Raises `SandboxFailed` without a lease, also where that ended while the
+        sandbox was made.
+        """
+        if not self._lease.is_held:
+            raise SandboxFailed(CLOSED)
+        sandbox = await self._sandboxes.create(spec)
+        if not self._lease.is_held:
+            await sandbox.destroy()
+            raise SandboxFailed(CLOSED)
+        return sandbox
+
+    def expect(self, spec: VersionSpec) -> None:
+        """As the port says."""
+        self._sandboxes.expect(spec)
+
+    def give_up(self, mib: float, freed: Callable[[], None]) -> None:
+        """As the port says."""
+        self._sandboxes.give_up(mib, freed)

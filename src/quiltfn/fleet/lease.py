@@ -1,0 +1,99 @@
+"""NodeLease: how long this node may go on without a sign of life that the store has taken.
+
+Others cannot tell a node that is dead from one that is slow. So they wait, and the node stops
+itself before they stop waiting: it starts nothing, and later ends what runs. All of it counts from
+before a sign of life was sent, by CLOCK_BOOTTIME.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from quiltfn.model.errors import StoreUnavailable
+
+LOOK_EVERY_S = 0.25
+CUT_OFF = (
+    "this node has not reached the store for {age:.0f} s and takes no new calls until it has; "
+    "ask another node, or repeat the request"
+)
+RETRY_AFTER_S = 5
+
+
+def boottime() -> float:
+    """Seconds of CLOCK_BOOTTIME, which goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTimes:
+    """Seconds since the last renewal: after `start_s` nothing is started any more, at `end_s` every
+    instance ends. Other nodes take over later than that.
+    """
+
+    start_s: float = 10.0
+    end_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start_s < self.end_s:
+            raise ValueError(f"{self.start_s} s must be less than {self.end_s} s, and more than 0")
+
+
+class LeaseState(IntEnum):
+    """What the node may do: everything; no more than it does; nothing."""
+
+    HELD = 0
+    STALE = 1
+    OVER = 2
+
+
+class NodeLease:
+    """`renewed_at`: when the last renewal that the store took was sent, in seconds of the clock."""
+
+    def __init__(
+        self,
+        renewed_at: Callable[[], float],
+        times: LeaseTimes | None = None,
+        now: Callable[[], float] = boottime,
+    ) -> None:
+        self._renewed_at, self._now = renewed_at, now
+        self.times = times or LeaseTimes()
+
+    @property
+    def deadline(self) -> float:
+        """When every instance ends, by the clock, if nothing is renewed."""
+        return self._renewed_at() + self.times.end_s
+
+    @property
+    def state(self) -> LeaseState:
+        age = self._now() - self._renewed_at()
+        if age >= self.times.end_s:
+            return LeaseState.OVER
+        return LeaseState.STALE if age >= self.times.start_s else LeaseState.HELD
+
+    @property
+    def is_held(self) -> bool:
+        """Whether something may be started."""
+        return self.state is LeaseState.HELD
+
+    def check(self) -> None:
+        """For whoever takes a call from elsewhere. Raises `StoreUnavailable` with a Retry-After."""
+        if not self.is_held:
+            age = self._now() - self._renewed_at()
+            raise StoreUnavailable(CUT_OFF.format(age=age), retry_after=RETRY_AFTER_S)
+
+    async def watch(
+        self, renewed: Callable[[float], None], changed: Callable[[LeaseState], Awaitable[None]]
+    ) -> None:
+        """Until it is cancelled tells each new deadline, and each change of the state."""
+        told, state = None, LeaseState.HELD
+        while True:
+            deadline, now = self.deadline, self.state
+            if deadline != told:
+                told = deadline
+                renewed(deadline)
+            if now is not state:
+                state = now
+                await changed(state)
+            await asyncio.sleep(LOOK_EVERY_S)

@@ -1,0 +1,58 @@
+"""Which node keeps a function's `min_instances`: the one that the function names as its owner.
+
+Where the owner has left or was given up, one of the others takes its place: the same one in the
+eyes of all, and the store lets only one change a function at a time.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import NamedTuple
+
+import structlog
+
+from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
+from quiltfn.model.function import Function, FunctionState
+
+_log = structlog.get_logger("quiltfn.fleet")
+LOOK_EVERY_S = 1.0
+KEPT_IN = (FunctionState.ACTIVE, FunctionState.DEPLOYING)
+
+
+class Places(NamedTuple):
+    """The nodes that may go on keeping a minimum, and those that may begin to."""
+
+    keepers: Collection[str] = frozenset()
+    heirs: Collection[str] = frozenset()
+
+
+def heir(function_id: str, nodes: Collection[str]) -> str | None:
+    """Which of the nodes owns the function next. A node that comes or goes changes the answer for
+    few functions (rendezvous hashing, Thaler and Ravishankar 1998).
+    """
+
+    def weight(node: str) -> bytes:
+        return hashlib.blake2b(f"{node} {function_id}".encode(), digest_size=8).digest()
+
+    return max(nodes, key=weight, default=None)
+
+
+async def keep_minimum(
+    functions: Callable[[], Iterable[Function]],
+    own: Callable[[str], Awaitable[object]],
+    me: str,
+    places: Callable[[], Places],
+) -> None:
+    """Runs until it is cancelled. `own` makes this node, `me`, the owner of a function."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        keepers, heirs = places()
+        for function in list(functions()):
+            is_kept = function.min_instances > 0 and function.state in KEPT_IN
+            if not is_kept or function.owner_node_id in keepers or heir(function.id, heirs) != me:
+                continue
+            try:
+                await own(function.id)
+                _log.info("this node keeps the function's minimum now", function=function.id)
+            except (NotFound, Outdated, StoreUnavailable) as error:
+                _log.info(f"another look is due: {error}", function=function.id)

@@ -1,0 +1,276 @@
+"""SlotKeeper: asks the store for the slots that calls of this node wait for, and gives back others.
+
+Rule 1: a pool is allowed at most as many instances as the store has said that the node holds; an
+answer that is lost counts as the lesser.
+Rule 2: a slot is given back only when its instance is gone.
+Rule 3: who is refused asks again; who holds what others want ends idle instances for them.
+
+    a call waits ──▶ asked ──hold──▶ allowed ──▶ an instance starts
+    idle, lowered, wanted elsewhere ──▶ allowed less ──▶ an instance ends ──hold──▶ given back
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from quiltfn.fleet.lease import LeaseState, NodeLease
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import ExitKind
+from quiltfn.model.slots import FunctionSlots
+from quiltfn.ports import Clock
+from quiltfn.ports.fleet import BoundedPools, NodeEpoch, NotAMember, Slots
+
+_log = structlog.get_logger("quiltfn.fleet")
+# How often the node looks what others want, and asks again for what it was refused.
+SWEEP_S = 0.25
+# A slot that nobody needs here stays for so long: the next burst of calls finds it.
+UNUSED_S = 5.0
+# So often the node looks for slots that it does not know of: answers that were lost.
+LOST_EVERY_S = 30.0
+# How long the node waits for its instances to end before it looks at other things again.
+ENDING_MAX_S = 10.0
+ENDED = "the node could not reach the store for too long, and other nodes may have taken it over"
+
+
+@dataclass(slots=True)
+class _Holding:
+    """What is known of one function. `held`: how many slots the node has, and not one more than the
+    store has confirmed; `is_sure`: the store has no more either. `unused_since`: since when there
+    are slots without an instance; `evicted_at`: when idle ones were last ended for other nodes.
+    """
+
+    held: int = 0
+    is_sure: bool = True
+    unused_since: float | None = None
+    evicted_at: float = float("-inf")
+
+
+class SlotKeeper:
+    """Keeps pools and slots of this node together. `run` it; `aclose` it after the pools."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        pools: BoundedPools,
+        node: Callable[[], NodeEpoch],
+        lease: NodeLease,
+        clock: Clock,
+    ) -> None:
+        """`node`: this one, in the epoch that it has now."""
+        self._slots, self._pools, self._node = slots, pools, node
+        self._lease, self._clock = lease, clock
+        self._holdings: dict[str, _Holding] = {}
+        self._asked: set[str] = set()  # functions that lack slots
+        self._given: set[str] = set()  # functions whose instances end for others
+        self._wake = asyncio.Event()
+        self._lost_look_at = 0.0
+        self._is_away = False
+        pools.on_change.append(self._pool_changed)
+
+    def held(self, function_id: str) -> int:
+        """How many slots of the function this node has."""
+        holding = self._holdings.get(function_id)
+        return holding.held if holding else 0
+
+    def _pool_changed(self, _tenant_id: str, function_id: str) -> None:
+        """Called for every change of every pool: it only compares."""
+        if self._pools.wanted(function_id) > self.held(function_id):
+            if function_id not in self._asked:
+                self._asked.add(function_id)
+                self._wake.set()
+        elif function_id in self._given:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled. All that calls have asked for meanwhile is asked for at once."""
+        swept_at = self._clock.now()
+        while True:
+            due = swept_at + SWEEP_S - self._clock.now()
+            try:
+                async with asyncio.timeout(max(0.0, due)):
+                    await self._wake.wait()
+            except TimeoutError:
+                swept_at = self._clock.now()
+                await self._surely(self._sweep())
+            else:
+                self._wake.clear()
+                await self._surely(self._ask())
+
+    async def lease_changed(self, state: LeaseState) -> None:
+        """The node may start nothing more, or must end what runs, or may do everything again."""
+        if state is LeaseState.HELD:
+            _log.info("the node reaches the store again")
+            for holding in self._holdings.values():
+                holding.is_sure = False
+            self._wake.set()
+        elif state is LeaseState.STALE:
+            _log.warning("the node does not reach the store, and starts nothing until it does")
+            for function_id in self._holdings:
+                self._pools.allow(function_id, self._pools.there(function_id), 0)
+        else:
+            _log.error("the node does not reach the store: its instances end")
+            await self._end_all()
+
+    async def aclose(self) -> None:
+        """Gives everything back, once the pools are closed."""
+        self._pools.on_change.remove(self._pool_changed)
+        left = {key: 0 for key, one in self._holdings.items() if not self._pools.there(key)}
+        try:
+            await self._slots.hold(self._node(), left)
+        except (StoreUnavailable, NotAMember) as error:
+            _log.warning(f"slots could not be given back; the next start does it: {error}")
+
+    # -----------------------------------------------------------------------------------------
+
+    async def _surely(self, step: Coroutine[None, None, None]) -> None:
+        """A step, whatever the store says to it."""
+        try:
+            await step
+        except StoreUnavailable as error:
+            if not self._is_away:  # it is told once
+                _log.warning(f"slots cannot be asked for: {error}")
+            self._is_away = True
+        except NotAMember as error:
+            _log.error(f"instances end: {error}")
+            await self._end_all()
+        else:
+            self._is_away = False
+
+    async def _ask(self) -> None:
+        if not self._lease.is_held:
+            return
+        wants = {}
+        for function_id in list(self._asked):
+            wanted = self._pools.wanted(function_id)
+            if wanted > self.held(function_id):
+                wants[function_id] = wanted
+            else:
+                self._asked.discard(function_id)
+        for function_id in list(self._given):
+            if self._pools.there(function_id) < self.held(function_id):
+                wants.setdefault(function_id, self._pools.wanted(function_id))
+        self._given.difference_update(wants)
+        await self._hold(wants)
+
+    async def _hold(self, wants: dict[str, int]) -> None:
+        """States what is wanted, and goes by the answer. Before less is stated no more is allowed,
+        or an instance could start in a place that is being given back.
+        """
+        if not wants:
+            return
+        for function_id, want in wants.items():
+            holding = self._holdings.setdefault(function_id, _Holding())
+            holding.is_sure = False
+            if want < holding.held:
+                holding.held = want
+                self._pools.allow(function_id, want, want)
+        found = await self._slots.hold(self._node(), wants)
+        for row in found:
+            self._answered(row)
+        for function_id in wants.keys() - {row.function_id for row in found}:
+            self._forget(function_id)  # the function was deleted
+
+    def _answered(self, row: FunctionSlots) -> None:
+        key, name = row.function_id, self._node().name
+        holding = self._holdings.setdefault(key, _Holding())
+        holding.held, holding.is_sure = row.held_by(name), True
+        self._allow(row, holding.held)
+
+    def _allow(self, row: FunctionSlots, count: int) -> None:
+        """Allows so many, but none above the node's share where the maximum was lowered."""
+        count = min(count, row.share_of(self._node().name))
+        if not self._lease.is_held:
+            count = min(count, self._pools.there(row.function_id))
+        free = max(0, row.max_instances - sum(row.held.values()))
+        self._pools.allow(row.function_id, count, count + free)
+
+    def _forget(self, function_id: str) -> None:
+        self._pools.allow(function_id, 0, 0)
+        self._asked.discard(function_id)
+        self._given.discard(function_id)
+        if not self._pools.there(function_id):
+            self._holdings.pop(function_id, None)
+
+    # What the node looks at four times a second ------------------------------------------------
+
+    async def _sweep(self) -> None:
+        if not self._lease.is_held:
+            return
+        await self._ask()
+        if self._clock.now() >= self._lost_look_at:
+            rows = await self._slots.held(self._node().name)
+            self._lost_look_at = self._clock.now() + LOST_EVERY_S
+            for row in rows:
+                self._holdings.setdefault(row.function_id, _Holding(is_sure=False))
+        if not self._holdings:
+            return
+        rows = await self._slots.of(list(self._holdings))
+        wants = self._looked_at(rows)
+        for function_id in self._holdings.keys() - {row.function_id for row in rows}:
+            self._forget(function_id)
+        await self._hold(wants)
+
+    def _looked_at(self, rows: Iterable[FunctionSlots]) -> dict[str, int]:
+        """What is to be stated anew: less than is held, or what is not sure."""
+        wants = {}
+        for row in rows:
+            want = self._decided(row, self._holdings[row.function_id])
+            if want is not None:
+                wants[row.function_id] = want
+        return wants
+
+    def _decided(self, row: FunctionSlots, holding: _Holding) -> int | None:
+        """How many slots the node wants from now on, if that is to be said."""
+        key, me = row.function_id, self._node().name
+        if row.held_by(me) != holding.held:
+            holding.is_sure = False  # an answer was lost, or the node has been taken over
+        there, wanted = self._pools.there(key), self._pools.wanted(key)
+        if sum(row.held.values()) > row.max_instances:
+            self._allow(row, holding.held)
+            self._given.add(key)
+            wanted = min(wanted, max(there, row.share_of(me)))
+        elsewhere = row.wanted_by_others(me)
+        if elsewhere and wanted <= there:
+            self._end_idle(row, holding, elsewhere)
+        needed = max(there, wanted)
+        is_late = self._is_unused(holding, needed) or elsewhere > 0
+        if needed < holding.held and is_late:
+            return needed
+        is_overstated = row.wanted.get(me, 0) > max(holding.held, wanted)
+        if holding.is_sure and not is_overstated:
+            if not holding.held and not wanted:
+                self._holdings.pop(key)
+            return None
+        return max(holding.held, needed)
+
+    def _is_unused(self, holding: _Holding, needed: int) -> bool:
+        """Whether there have been slots without an instance for long enough."""
+        if needed >= holding.held:
+            holding.unused_since = None
+            return False
+        if holding.unused_since is None:
+            holding.unused_since = self._clock.now()
+        return self._clock.now() - holding.unused_since >= UNUSED_S
+
+    def _end_idle(self, row: FunctionSlots, holding: _Holding, elsewhere: int) -> None:
+        """Ends idle instances for nodes that lack slots; those need a moment to get them."""
+        free = max(0, row.max_instances - sum(row.held.values()))
+        now = self._clock.now()
+        if elsewhere > free and now - holding.evicted_at >= 2 * SWEEP_S:
+            holding.evicted_at = now
+            self._given.add(row.function_id)
+            self._pools.evict_idle(row.function_id, elsewhere - free)
+
+    async def _end_all(self) -> None:
+        """Every instance ends, and then the node holds nothing that it knows of."""
+        for function_id, holding in self._holdings.items():
+            holding.is_sure = False
+            self._pools.allow(function_id, 0, 0)
+        with suppress(TimeoutError):  # the launcher may stand still
+            async with asyncio.timeout(ENDING_MAX_S):
+                await self._pools.end_all(ExitKind.INTERRUPTED, ENDED)
+        for function_id, holding in self._holdings.items():
+            holding.held = min(holding.held, self._pools.there(function_id))

@@ -1,0 +1,72 @@
+"""Allowance: how many instances a pool of this node may have, where several nodes share a function.
+
+The pure pool gets it as its maximum, so it knows nothing of other nodes. A version is prepared only
+once there is a place for an instance of it: in a pool that may have none there would be nothing to
+wait for.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from quiltfn.model.limits import PoolLimits
+
+# A preparation that has a place but not all waits so long for more: idle instances elsewhere end.
+SETTLE_S = 2.0
+
+
+class Allowance:
+    """`count`: how many there may be; `reachable`: how many there could be, if asked for."""
+
+    __slots__ = ("_changed", "_error", "_given_up", "_reservations", "count", "reachable")
+
+    def __init__(self) -> None:
+        self.count = self.reachable = 0
+        self._reservations: list[int] = []
+        self._changed = asyncio.Event()
+        self._given_up, self._error = 0, Exception()
+
+    @property
+    def reservation(self) -> int:
+        """How many preparations that are under way want."""
+        return max(self._reservations, default=0)
+
+    def bounded(self, limits: PoolLimits) -> PoolLimits:
+        """The limits for the pure pool."""
+        return dataclasses.replace(limits, max_instances=min(limits.max_instances, self.count))
+
+    def set(self, count: int, reachable: int) -> bool:
+        """Whether the count is another one now."""
+        before, self.count, self.reachable = self.count, count, max(count, reachable)
+        self._changed.set()
+        return before != count
+
+    @asynccontextmanager
+    async def reserved(self, count: int, ask: Callable[[], None]) -> AsyncIterator[None]:
+        """So many places are wanted for the block, which begins when they are there, or after a
+        while with one. Raises what the wait is given up with.
+        """
+        self._reservations.append(count)
+        try:
+            ask()
+            await self._wait_for(count)
+            yield
+        finally:
+            self._reservations.remove(count)
+
+    def give_up(self, error: Exception) -> None:
+        """Whoever waits for places waits no longer."""
+        self._given_up, self._error = self._given_up + 1, error
+        self._changed.set()
+
+    async def _wait_for(self, count: int) -> None:
+        loop, given_up = asyncio.get_running_loop(), self._given_up
+        settled_at = loop.time() + SETTLE_S
+        while self.count < count and (self.count < 1 or loop.time() < settled_at):
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(settled_at if self.count else None):
+                    await self._changed.wait()
+            if self._given_up != given_up:
+                raise self._error

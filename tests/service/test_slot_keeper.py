@@ -1,0 +1,441 @@
+"""Two nodes share a function: its instances move to where calls wait, and never exceed its maximum.
+
+Slots are PostgreSQL's, pools are real ones on fake sandboxes, and a test says what a lease is.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace as changed
+from sqlalchemy import Connection, text
+
+import postgresql
+from contract.stores import a_stored_function, a_version, eventually, on_postgresql, url_of
+from quiltfn.clock import SystemClock
+from quiltfn.fleet import slots as keeper_module
+from quiltfn.fleet.gate import GatedSandboxes
+from quiltfn.fleet.lease import LeaseState, LeaseTimes, NodeLease
+from quiltfn.fleet.slots import SlotKeeper
+from quiltfn.model.errors import CapacityFull, RuntimeUnavailable, StoreUnavailable
+from quiltfn.model.function import Function
+from quiltfn.model.invocation import CallResult
+from quiltfn.model.limits import PoolLimits
+from quiltfn.model.slots import FunctionSlots
+from quiltfn.model.version import Version
+from quiltfn.pool.local import LocalPools
+from quiltfn.ports import Call, Clock, NotPrepared
+from quiltfn.ports.fleet import NodeEpoch
+from quiltfn.sandbox.fake import FakeSandboxes
+from quiltfn.store import SqlStore
+from quiltfn.store.postgres_connection import engine
+from quiltfn.store.quick_connection import QuickConnection
+from quiltfn.store.slots import SqlSlots, free
+from timeouts import scaled
+
+HANDLER = "echo hello"
+MOST = 2
+
+
+@dataclass
+class Lossy:
+    """`Slots` over a network that loses answers while a test says so."""
+
+    slots: SqlSlots
+    loses: bool = False
+    is_away: bool = False
+
+    async def hold(self, node: NodeEpoch, wants: Any) -> Any:
+        if self.is_away:
+            raise StoreUnavailable("the network is cut")
+        found = await self.slots.hold(node, wants)
+        if self.loses:
+            raise StoreUnavailable("the answer was lost")
+        return found
+
+    async def held(self, node: str) -> Any:
+        return await self.slots.held(node)
+
+    async def of(self, function_ids: Any) -> Any:
+        if self.is_away:
+            raise StoreUnavailable("the network is cut")
+        return await self.slots.of(function_ids)
+
+
+@dataclass
+class OneNode:
+    """One node, its pools and what it holds."""
+
+    name: str
+    slots: Lossy
+    clock: Clock
+    fakes: FakeSandboxes = field(default_factory=FakeSandboxes)
+
+    def __post_init__(self) -> None:
+        self.boottime = self.renewed = 1000.0
+        times = LeaseTimes(start_s=10, end_s=60)
+        self.lease = NodeLease(lambda: self.renewed, times, lambda: self.boottime)
+        self.pools = LocalPools(self.fakes, SystemClock())
+        self.pools.bind(GatedSandboxes(self.fakes, self.lease))
+        own = NodeEpoch(self.name, 1)
+        self.keeper = SlotKeeper(self.slots, self.pools, lambda: own, self.lease, self.clock)
+
+    async def call(self, function: Function, seconds: float = 0.0) -> CallResult:
+        call = Call(payload=None, environment={}, replaces_environment=False, timeout_s=30)
+        async with self.pools.lease(function.id) as lease:
+            await asyncio.sleep(seconds)
+            return await lease.call(call)
+
+    async def cut_off(self, seconds: float) -> None:
+        """So long the store has taken no sign of life of it."""
+        self.boottime = self.renewed + seconds
+        await self.keeper.lease_changed(self.lease.state)
+
+
+@dataclass
+class TwoNodes:
+    store: SqlStore
+    function: Function
+    version: Version
+    one: OneNode
+    two: OneNode
+
+    async def now(self) -> FunctionSlots:
+        (found,) = await self.one.slots.slots.of([self.function.id])
+        return found
+
+    async def held(self) -> dict[str, int]:
+        return {name: count for name, count in (await self.now()).held.items() if count}
+
+    async def scale(self, most: int) -> None:
+        stored = await self.store.find(self.function.id)
+        assert stored is not None
+        await self.store.save(changed(stored.function, max_instances=most))
+
+
+def limits(**changes: Any) -> PoolLimits:
+    return replace(PoolLimits(max_instances=MOST, queue_wait_s=20.0, grace_s=0.0), **changes)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(keeper_module, "SWEEP_S", 0.02)
+    yield
+    postgresql.drop_databases()
+
+
+@contextlib.asynccontextmanager
+async def node(path: Path, name: str) -> AsyncIterator[OneNode]:
+    connection = QuickConnection(engine(url_of(path), is_quick=True))
+    one = OneNode(name, Lossy(SqlSlots(connection.run)), SystemClock())
+    running = asyncio.ensure_future(one.keeper.run())
+    ticking = asyncio.ensure_future(ticks(one))
+    try:
+        yield one
+    finally:
+        one.slots.loses = one.slots.is_away = False
+        ticking.cancel()
+        await one.pools.aclose()
+        running.cancel()
+        await asyncio.wait([running, ticking])
+        await one.keeper.aclose()
+        await connection.aclose()
+        assert not one.fakes.alive
+
+
+async def ticks(one: OneNode) -> None:
+    while True:
+        await asyncio.sleep(0.05)
+        one.pools.tick()
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[TwoNodes]:
+    async with on_postgresql(tmp_path) as store:
+        added = text("INSERT INTO node (name, epoch) VALUES ('one', 1), ('two', 1)")
+        await store.database.write(lambda connection: connection.execute(added).close())
+        function = await a_stored_function(store, max_instances=MOST)
+        version = a_version(function, handler=HANDLER)
+        async with node(tmp_path, "one") as one, node(tmp_path, "two") as two:
+            both = TwoNodes(store, function, version, one, two)
+            for each in (one, two):
+                each.pools.open(function.id, version, limits())
+            async with sampled(both):
+                yield both
+        query = text("SELECT CAST(held AS text) FROM slot")
+        left = await store.database.read(
+            lambda connection: connection.execute(query).scalars().all()
+        )
+        assert set(left) <= {"{}"}  # who leaves gives everything back
+
+
+@contextlib.asynccontextmanager
+async def sampled(both: TwoNodes) -> AsyncIterator[None]:
+    """Counts from outside, at every turn of the loop, what runs on both."""
+    most = 0
+
+    async def look() -> None:
+        nonlocal most
+        while True:
+            most = max(most, len(both.one.fakes.alive) + len(both.two.fakes.alive))
+            await asyncio.sleep(0)
+
+    looking = asyncio.ensure_future(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
+    assert most <= MOST, f"{most} instances at a time"
+
+
+# Calls ---------------------------------------------------------------------------------------
+
+
+async def test_a_call_gets_a_slot_and_then_an_instance(nodes: TwoNodes) -> None:
+    assert await nodes.held() == {}
+    assert (await nodes.one.call(nodes.function)).stdout == b"hello\n"
+    assert await nodes.held() == {"one": 1}
+    await nodes.one.call(nodes.function)  # a warm one asks nobody
+    assert await nodes.held() == {"one": 1}
+
+
+async def test_all_that_wait_are_asked_for_at_once(nodes: TwoNodes) -> None:
+    calls = [nodes.one.call(nodes.function, 0.2) for _ in range(5)]
+    running = asyncio.gather(*calls)
+
+    async def both_are_held() -> bool:
+        return await nodes.held() == {"one": 2}
+
+    await eventually(both_are_held)
+    await running
+    assert nodes.one.fakes.most_alive == MOST
+
+
+async def test_a_call_waits_where_other_nodes_have_every_instance(nodes: TwoNodes) -> None:
+    """As in a full pool, until one of them is given back."""
+    busy = asyncio.gather(*[nodes.one.call(nodes.function, 0.5) for _ in range(2)])
+    await asyncio.sleep(0.2)
+    assert (await nodes.two.call(nodes.function)).stdout == b"hello\n"
+    assert busy.done()
+    assert (await nodes.held())["two"] == 1
+
+
+async def test_an_idle_instance_makes_way_for_a_call_elsewhere(nodes: TwoNodes) -> None:
+    await asyncio.gather(*[nodes.one.call(nodes.function, 0.1) for _ in range(2)])
+    assert len(nodes.one.fakes.alive) == MOST
+    async with asyncio.timeout(scaled(2)):
+        await nodes.two.call(nodes.function)
+    assert await nodes.held() == {"one": 1, "two": 1}  # no more than was wanted
+
+
+async def test_who_gives_up_is_not_waited_for(nodes: TwoNodes) -> None:
+    """A call waits for a slot and is cancelled: idle instances elsewhere stay then."""
+    busy = [asyncio.ensure_future(nodes.one.call(nodes.function, 0.4)) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    waiting = asyncio.ensure_future(nodes.two.call(nodes.function))
+
+    async def is_known() -> bool:
+        return (await nodes.now()).wanted_by_others("one") == 1
+
+    await eventually(is_known)
+    waiting.cancel()
+
+    async def is_forgotten() -> bool:
+        return (await nodes.now()).wanted_by_others("one") == 0
+
+    await eventually(is_forgotten)
+    await asyncio.gather(*busy)
+    await asyncio.sleep(0.1)
+    assert len(nodes.one.fakes.alive) == MOST
+
+
+async def test_slots_that_nobody_uses_go_back(
+    nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "UNUSED_S", 0.2)
+    await nodes.one.call(nodes.function)
+
+    async def is_free() -> bool:
+        nodes.one.pools.evict_idle(nodes.function.id, 1)  # once it is clean
+        return await nodes.held() == {}
+
+    await eventually(is_free)
+    await nodes.one.call(nodes.function)
+
+
+# The maximum ---------------------------------------------------------------------------------
+
+
+async def test_a_lowered_maximum_ends_the_surplus(nodes: TwoNodes) -> None:
+    """Idle instances at once, busy ones after their call, and nobody gets one before that."""
+    busy = [asyncio.ensure_future(one.call(nodes.function, 0.5)) for one in (nodes.one, nodes.two)]
+    await asyncio.sleep(0.2)
+    assert await nodes.held() == {"one": 1, "two": 1}
+    await nodes.scale(1)
+    later = [asyncio.ensure_future(nodes.two.call(nodes.function)) for _ in range(3)]
+    await asyncio.gather(*busy)
+
+    async def is_lowered() -> bool:
+        return sum((await nodes.held()).values()) <= 1
+
+    await eventually(is_lowered)
+    await asyncio.gather(*later)
+    assert sum((await nodes.held()).values()) == 1
+    assert len(nodes.one.fakes.alive) + len(nodes.two.fakes.alive) == 1
+
+
+async def test_a_deleted_function_s_slots_go_with_it(nodes: TwoNodes) -> None:
+    await nodes.one.call(nodes.function)
+    await nodes.store.delete(nodes.function.id)
+
+    async def is_gone() -> bool:
+        await asyncio.sleep(0.01)
+        return not nodes.one.fakes.alive and not nodes.one.keeper.held(nodes.function.id)
+
+    await eventually(is_gone)
+
+
+# Deploys -------------------------------------------------------------------------------------
+
+
+async def test_a_version_is_prepared_in_a_pool_that_held_nothing(nodes: TwoNodes) -> None:
+    async with nodes.one.pools.prepared(
+        nodes.function.id, a_version(nodes.function, 2), limits(), 1
+    ) as preparation:
+        assert len(nodes.one.fakes.alive) == 1
+        assert await nodes.held() == {"one": 1}
+        preparation.promote()
+    await nodes.one.call(nodes.function)
+
+
+async def test_a_version_is_prepared_while_idle_instances_are_elsewhere(nodes: TwoNodes) -> None:
+    await asyncio.gather(*[nodes.two.call(nodes.function, 0.1) for _ in range(2)])
+    async with (
+        asyncio.timeout(scaled(4)),
+        nodes.one.pools.prepared(nodes.function.id, a_version(nodes.function, 2), limits(), 1),
+    ):
+        assert await nodes.held() == {"one": 1, "two": 1}
+
+
+async def test_a_preparation_waits_where_every_instance_is_busy(nodes: TwoNodes) -> None:
+    busy = [asyncio.ensure_future(nodes.two.call(nodes.function, 0.6)) for _ in range(2)]
+    await asyncio.sleep(0.2)
+    with pytest.raises(TimeoutError):
+        async with (
+            asyncio.timeout(0.2),
+            nodes.one.pools.prepared(nodes.function.id, a_version(nodes.function, 2), limits(), 1),
+        ):
+            raise AssertionError("it had no place")
+    await asyncio.gather(*busy)
+    assert (await nodes.one.call(nodes.function)).stdout == b"hello\n"
+
+
+async def test_who_waits_for_a_place_hears_that_the_function_was_paused(nodes: TwoNodes) -> None:
+    busy = [asyncio.ensure_future(nodes.two.call(nodes.function, 0.6)) for _ in range(2)]
+    await asyncio.sleep(0.2)
+
+    async def prepare() -> None:
+        new = a_version(nodes.function, 2)
+        async with nodes.one.pools.prepared(nodes.function.id, new, limits(), 1):
+            raise AssertionError("it had no place")
+
+    preparing = asyncio.ensure_future(prepare())
+    await asyncio.sleep(0.1)
+    nodes.one.pools.close(nodes.function.id, "paused")
+    with pytest.raises(NotPrepared, match="paused"):
+        await preparing
+    await asyncio.gather(*busy)
+
+
+# What is not sure -----------------------------------------------------------------------------
+
+
+async def test_an_answer_that_is_lost_costs_no_slot(nodes: TwoNodes) -> None:
+    nodes.one.slots.loses = True
+    call = asyncio.ensure_future(nodes.one.call(nodes.function))
+
+    async def is_granted() -> bool:
+        return await nodes.held() == {"one": 1}
+
+    await eventually(is_granted)
+    assert nodes.one.keeper.held(nodes.function.id) == 0
+    assert not nodes.one.fakes.alive
+    nodes.one.slots.loses = False
+    await call
+    assert await nodes.held() == {"one": 1}
+
+
+async def test_an_answer_to_a_return_that_is_lost_costs_nothing_either(nodes: TwoNodes) -> None:
+    await asyncio.gather(*[nodes.one.call(nodes.function, 0.1) for _ in range(2)])
+    nodes.one.slots.is_away = True
+    nodes.one.pools.evict_idle(nodes.function.id, 2)
+    await asyncio.sleep(0.1)
+    nodes.one.slots.is_away = False
+    async with asyncio.timeout(scaled(3)):
+        await asyncio.gather(*[nodes.two.call(nodes.function, 0.1) for _ in range(2)])
+
+
+async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> None:
+    call = asyncio.ensure_future(nodes.one.call(nodes.function, 30))
+    await asyncio.sleep(0.2)
+    assert len(nodes.one.fakes.alive) == 1
+    taken = text("UPDATE node SET epoch = 2 WHERE name = 'one'")
+
+    def take_over(connection: Connection) -> None:
+        connection.execute(taken).close()
+        free(connection, "one")
+
+    call.cancel()
+    await nodes.store.database.write(take_over)
+
+    async def is_ended() -> bool:
+        await asyncio.sleep(0.01)
+        return not nodes.one.fakes.alive
+
+    await eventually(is_ended)
+    back = text("UPDATE node SET epoch = 1 WHERE name = 'one'")
+    await nodes.store.database.write(lambda connection: connection.execute(back).close())
+
+
+# Without a sign of life -----------------------------------------------------------------------
+
+
+async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: TwoNodes) -> None:
+    await nodes.one.call(nodes.function)
+    await nodes.one.cut_off(11)
+    assert nodes.one.lease.state is LeaseState.STALE
+    await nodes.one.call(nodes.function)  # in the instance that is there
+    created = len(nodes.one.fakes.created)
+    slow = asyncio.ensure_future(nodes.one.call(nodes.function, 0.3))
+    other = asyncio.ensure_future(nodes.one.call(nodes.function))
+    await asyncio.gather(slow, other)
+    assert len(nodes.one.fakes.created) == created
+    with pytest.raises(StoreUnavailable, match="has not reached the store for 11 s") as told:
+        nodes.one.lease.check()
+    assert told.value.retry_after == 5
+    nodes.one.pools.evict_idle(nodes.function.id, 1)
+    await asyncio.sleep(0.05)
+    with pytest.raises((RuntimeUnavailable, CapacityFull)):
+        await nodes.one.call(nodes.function)
+    await nodes.one.cut_off(0)
+    nodes.one.lease.check()
+    await nodes.one.call(nodes.function)
+
+
+async def test_at_its_deadline_a_node_ends_everything(nodes: TwoNodes) -> None:
+    call = asyncio.ensure_future(nodes.one.call(nodes.function, 30))
+    await asyncio.sleep(0.2)
+    assert nodes.one.fakes.alive
+    call.cancel()
+    await asyncio.wait([call])
+    await nodes.one.cut_off(61)
+    assert not nodes.one.fakes.alive
+    assert nodes.one.keeper.held(nodes.function.id) == 0
+    await nodes.one.cut_off(0)
+    await nodes.one.call(nodes.function)
+    assert await nodes.held() == {"one": 1}

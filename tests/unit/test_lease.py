@@ -1,0 +1,73 @@
+"""How long a node may go on without a sign of life that the store has taken."""
+
+import asyncio
+
+import pytest
+
+from quiltfn.fleet import lease as module
+from quiltfn.fleet.lease import LeaseState, LeaseTimes, NodeLease
+from quiltfn.model.errors import StoreUnavailable
+
+
+class Times:
+    """The clock of a node, and when it was renewed last."""
+
+    def __init__(self) -> None:
+        self.now = self.renewed = 1000.0
+        times = LeaseTimes(start_s=10, end_s=60)
+        self.lease = NodeLease(lambda: self.renewed, times, lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("age", "state"),
+    [
+        (0, LeaseState.HELD),
+        (9.9, LeaseState.HELD),
+        (10, LeaseState.STALE),
+        (59.9, LeaseState.STALE),
+        (60, LeaseState.OVER),
+        (10**6, LeaseState.OVER),
+    ],
+)
+def test_what_a_node_may_do_follows_from_its_last_renewal(age: float, state: LeaseState) -> None:
+    one = Times()
+    one.now += age
+    assert one.lease.state is state
+    assert one.lease.is_held is (state is LeaseState.HELD)
+    assert one.lease.deadline == 1060.0
+
+
+def test_calls_from_elsewhere_are_refused_with_a_sentence() -> None:
+    one = Times()
+    one.lease.check()
+    one.now += 12
+    with pytest.raises(StoreUnavailable, match="has not reached the store for 12 s") as told:
+        one.lease.check()
+    assert told.value.retry_after == 5
+    one.renewed = one.now
+    one.lease.check()
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 60), (60, 60), (61, 60), (-1, 5)])
+def test_times_are_in_their_order(start: float, end: float) -> None:
+    with pytest.raises(ValueError, match="less than"):
+        LeaseTimes(start_s=start, end_s=end)
+
+
+async def test_each_renewal_and_each_change_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0)
+    one, deadlines, states = Times(), list[float](), list[LeaseState]()
+
+    async def changed(state: LeaseState) -> None:
+        states.append(state)
+
+    watching = asyncio.ensure_future(one.lease.watch(deadlines.append, changed))
+    for later in (0, 2, 11, 0, 61, 0):
+        one.now += later
+        if later < 3:
+            one.renewed = one.now
+        for _ in range(5):
+            await asyncio.sleep(0)
+    watching.cancel()
+    assert deadlines == [1060.0, 1062.0, 1073.0, 1134.0]  # the same one is told once
+    assert states == [LeaseState.STALE, LeaseState.HELD, LeaseState.OVER, LeaseState.HELD]

@@ -1,0 +1,88 @@
+"""One node keeps a function's minimum, and another one once that has left."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from contract.stores import a_function
+from quiltfn.fleet import minimum
+from quiltfn.fleet.minimum import Places, heir, keep_minimum
+from quiltfn.model.errors import Outdated
+from quiltfn.model.function import Function, FunctionState
+
+NODES = [f"node-{number}" for number in range(5)]
+
+
+def test_functions_are_spread_and_few_move() -> None:
+    ids = [f"function-{number}" for number in range(1000)]
+    before = {one: heir(one, NODES) for one in ids}
+    assert min(Counter(before.values()).values()) > 120
+    after = {one: heir(one, NODES[:-1]) for one in ids}
+    assert all(after[one] == before[one] for one in ids if before[one] != NODES[-1])
+    assert heir("f", []) is None
+
+
+def a_kept(owner: str, **changes: Any) -> Function:
+    kept = {"state": FunctionState.ACTIVE, "min_instances": 1, "owner_node_id": owner}
+    return a_function(**{**kept, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minimum, "LOOK_EVERY_S", 0)
+
+
+async def taken(me: str, functions: list[Function], places: Places, fails: int = 0) -> set[str]:
+    """The ids of the functions that the node makes its own."""
+    found, left = dict[str, None](), [fails]
+
+    async def own(function_id: str) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise Outdated("another node was first")
+        found[function_id] = None
+        functions[:] = [
+            replace(one, owner_node_id=me) if one.id == function_id else one for one in functions
+        ]
+
+    keeping = asyncio.ensure_future(keep_minimum(lambda: functions, own, me, lambda: places))
+    for _ in range(30):
+        await asyncio.sleep(0)
+    keeping.cancel()
+    return set(found)
+
+
+async def test_the_functions_of_a_node_that_has_left_get_another_owner() -> None:
+    functions = [a_kept("gone") for _ in range(20)]
+    ids = {one.id for one in functions}
+    places = Places(keepers={"a", "b"}, heirs={"a", "b"})
+    of_a, of_b = [await taken(one, list(functions), places) for one in ("a", "b")]
+    assert of_a | of_b == ids
+    assert not of_a & of_b
+    assert of_a
+    assert of_b
+
+
+async def test_an_owner_that_is_there_keeps_it() -> None:
+    places = Places(keepers={"a", "cordoned"}, heirs={"a"})
+    assert await taken("a", [a_kept("cordoned")], places) == set()
+    assert len(await taken("a", [a_kept("draining")], places)) == 1
+
+
+async def test_only_functions_with_a_minimum_that_serve_have_one() -> None:
+    functions = [
+        a_kept("gone", min_instances=0),
+        a_kept("gone", state=FunctionState.PAUSED),
+        a_kept("gone", state=FunctionState.DEPLOYING),
+    ]
+    deploying = functions[2].id
+    assert await taken("a", functions, Places({"a"}, {"a"})) == {deploying}
+    assert await taken("b", functions, Places({"a"}, {"a"})) == set()
+    assert await taken("a", [a_kept("gone")], Places()) == set()  # before it has looked
+
+
+async def test_where_another_was_first_it_looks_again() -> None:
+    assert len(await taken("a", [a_kept("gone")], Places({"a"}, {"a"}), fails=2)) == 1
