@@ -118,6 +118,17 @@ class Dispatcher:
         except StoreUnavailable as error:
             _log.warning(f"claimed work could not be put back; the next start does it: {error}")
 
+    async def resume(self) -> None:
+        """After `stop`: begins to run what waits again. Raises `StoreUnavailable`."""
+        if not self._is_stopping:
+            return
+        self._is_stopping, self._timer, self._look = False, None, None
+        await self.start()
+        for backlog in [*self._backlogs.values()]:  # what came meanwhile may be others' by now
+            self._consider(backlog)
+        self._look_again()
+        self.tick()
+
     async def join(self) -> None:
         """Waits until the attempts under way are over: after the pools were closed."""
         self._retries.clear()  # they are in the store, and nothing is begun any more

@@ -57,6 +57,10 @@ class Health:
         self.machine, self._why_no_sandbox = machine, why_no_sandbox
         self._store, self._journal, self._data_dir = store, journal, data_dir
         self.started_at, self.draining = started_at, False
+        # Of a node of a fleet: why the others may take it for gone, if they do; and why it takes no
+        # calls for a while.
+        self.why_not_seen: Callable[[], str | None] | None = None
+        self.refuses = ""
 
     @property
     def durability(self) -> str:
@@ -72,8 +76,11 @@ class Health:
             "oci_runtime": await self._sandbox_part(),
             # If it ends, the server ends.
             "launcher": _part(True, f"cgroup {self.machine.cgroup_mode}"),
-            "accepting_calls": _part(not self.draining, "draining" if self.draining else "yes"),
+            "accepting_calls": self._accepting_part(),
         }
+        if self.why_not_seen is not None:
+            why = self.why_not_seen()
+            parts["membership"] = _part(why is None, why or "the other nodes see it")
         ready = all(part["ok"] for part in parts.values())
         return {
             "status": "ok" if ready else "unavailable",
@@ -123,6 +130,11 @@ class Health:
     async def _sandbox_part(self) -> dict[str, Any]:
         why = await self._why_no_sandbox()
         return _part(why is None, why or self.machine.oci_runtime)
+
+    def _accepting_part(self) -> dict[str, Any]:
+        if self.draining:
+            return _part(False, "draining")
+        return _part(not self.refuses, self.refuses or "yes")
 
     def _disk_part(self) -> dict[str, Any]:
         try:

@@ -159,6 +159,8 @@ class Invoker:
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
         self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
+        # Why no calls are accepted for a while; empty: they are.
+        self.refuses = ""
         self._idle = asyncio.Event()
 
     @property
@@ -187,8 +189,8 @@ class Invoker:
         ended returns its record, with status `cancelled`.
         """
         accepted = self._clock.now()
-        if self._draining:
-            raise ShuttingDown(retry_after=5)
+        if self._draining or self.refuses:
+            raise ShuttingDown(self.refuses, retry_after=5)
         if entry.function.state is not FunctionState.ACTIVE:
             raise not_callable(entry.function.state)
         check(request.version or entry.version, request)

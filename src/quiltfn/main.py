@@ -32,6 +32,7 @@ from quiltfn.observe import log
 from quiltfn.opened_store import opened_store
 from quiltfn.platform import CannotServe, Node, Platform, open_platform
 from quiltfn.ports import Clock, StockedSandboxes
+from quiltfn.ports.fleet import NodeRemoved
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
@@ -92,6 +93,8 @@ async def serve(given: Inherited) -> None:
         finally:
             stall_responder.stop()
         drain.cancel()
+        if platform.ended.done():  # Whoever watches the server starts it again.
+            raise platform.ended.result()
 
 
 def check_certificate(node: "NodeFile", now: float) -> None:
@@ -145,12 +148,21 @@ def tls_context(given: Inherited) -> ssl.SSLContext | None:
 
 
 async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) -> None:
-    """After the first SIGTERM waits for running calls, after a second one no longer."""
+    """After the first SIGTERM waits for running calls, after a second one no longer, nor where the
+    server has to end by itself.
+    """
     asked = asyncio.Event()
     again = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGTERM, lambda: again.set() if asked.is_set() else asked.set()
     )
+
+    def end_now(_: object) -> None:
+        """Others have what this server had, so what still runs here ends at once."""
+        again.set()
+        asked.set()
+
+    platform.ended.add_done_callback(end_now)
     await asked.wait()
     platform.health.draining = True
     platform.services.work.waiters.release()
@@ -178,7 +190,7 @@ def main() -> int:
     except (StoreBroken, StoreUnavailable) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_STORE_BROKEN if isinstance(error, StoreBroken) else EXIT_STORE_UNAVAILABLE
-    except (CannotServe, CannotSend, BadSetting, BadTokenSettings) as error:
+    except (CannotServe, NodeRemoved, CannotSend, BadSetting, BadTokenSettings) as error:
         print(f"quiltfn: {error}", file=sys.stderr)
         return EXIT_REFUSED
     structlog.get_logger("quiltfn.main").info("stopped")

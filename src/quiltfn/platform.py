@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from quiltfn import __version__
 from quiltfn.access import Access
 from quiltfn.admission import Admission
 from quiltfn.api.budgets import Budgets, CallOutputBudget
@@ -33,6 +34,7 @@ from quiltfn.health import Health, HostFacts
 from quiltfn.images import ImageDirectory
 from quiltfn.invoke import Invoker
 from quiltfn.lifecycle import Lifecycle, NodeConfig
+from quiltfn.lone_node import LoneNode
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable, Unprocessable
 from quiltfn.model.keepalive import KeepAlive, policy_maker
 from quiltfn.model.limits import PoolLimits
@@ -40,12 +42,14 @@ from quiltfn.model.memory import Memory
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.runtime import built_in
 from quiltfn.model.version import HostLimits
+from quiltfn.node_report import report_of
 from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.metering import Metering
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import ChangeKind, Clock, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
+from quiltfn.ports.fleet import NodeRemoved, Nodes
 from quiltfn.quotas import Quotas
 from quiltfn.retention import continue_ids, resume_clock
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
@@ -79,6 +83,7 @@ from quiltfn.work import Work
 if TYPE_CHECKING:
     from quiltfn.fleet.files import NodeFile
     from quiltfn.fleet.follower import Follower
+    from quiltfn.fleet.membership import Membership
 
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
 DIED = ShuttingDown(
@@ -121,9 +126,15 @@ class CallParts:
     budgets: Budgets
 
 
+def _unended() -> "asyncio.Future[Exception]":
+    return asyncio.get_running_loop().create_future()
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A server without its socket: the services that routes call, and the parts below them."""
+    """A server without its socket: the services that routes call, and the parts below them.
+    `ended`: gets the error with which the server has to end by itself.
+    """
 
     services: Services
     store: SqlStore
@@ -132,6 +143,7 @@ class Platform:
     health: Health
     work: Work
     dispatcher: Dispatcher
+    ended: "asyncio.Future[Exception]" = field(default_factory=_unended)
 
 
 @asynccontextmanager
@@ -146,23 +158,22 @@ async def open_platform(
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(telemetry_of(settings, clock, node))
         opened, others = await _opened_store(store, clock, stack)
+        membership = await _joined(settings, opened, clock, node, stack)
         journal = await _started_journal(settings, opened, clock, stack)
         idempotency = await _started_idempotency(settings, opened, clock, stack)
         access = await _started_access(settings, SqlKeys(opened.database), clock, node)
         stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
-        catalog = Catalog(settings.functions_max_bytes)
-        parts = CallParts(opened, catalog, pools, journal, invoker, clock, budgets(settings))
-        admission, stats, quotas = await restored_quotas(settings, parts, stack)
+        catalog, bounds = Catalog(settings.functions_max_bytes), budgets(settings)
+        parts = CallParts(opened, catalog, pools, journal, invoker, clock, bounds)
+        admission, stats, quotas, meter = await restored_quotas(settings, parts, stack)
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
-        meter = Metering(pools, stats, clock)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
         lifecycle, elasticity, urls = await restored_lifecycle(parts, settings, node, runtimes)
-        await dispatcher.start()
+        recovered = await _begun_work(membership, dispatcher, journal)
         own = partial(reap, pools), access.keep_fresh, deliveries.run, schedules.run, meter.run
         kept = background_tasks(settings, opened, runtimes.tenant_images, stock, stats, clock)
-        recovered = partial(run_recovered, journal, dispatcher)
         services = Services(
             clock=clock,
             access=access,
@@ -186,15 +197,72 @@ async def open_platform(
             stats=stats,
             urls=urls,
             quotas=quotas,
+            nodes=_nodes(membership, parts),
             health=_health(node, opened, journal, settings, stock, clock),
             limits=api_limits(settings),
-            budgets=parts.budgets,
+            budgets=bounds,
             tracer=telemetry.tracer,
         )
         metrics = partial(telemetry.send_metrics, partial(refresh_metrics, services))
         following = follow_others(others, services, dispatcher, opened, clock)
         _run_until_closed(stack, *own, recovered, *kept, *following, metrics)
-        yield Platform(services, opened, journal, pools, services.health, work, dispatcher)
+        yield _completed(services, parts, dispatcher, membership, stack)
+
+
+async def _joined(
+    chosen: Settings, store: SqlStore, clock: Clock, node: Node, stack: AsyncExitStack
+) -> "Membership | None":
+    """The fleet's other nodes know of this one from now on, until everything else is closed; None
+    for a server that is alone. Raises `CannotServe`.
+    """
+    if node.fleet is None:
+        return None
+    # A server that is alone has nothing of it in memory.
+    from quiltfn.joined_fleet import joined, times_of  # noqa: PLC0415
+
+    times, address = times_of(chosen), node.fleet.address
+    try:
+        return await stack.enter_async_context(joined(store, clock, times, address, DIED))
+    except NodeRemoved as error:
+        raise CannotServe(str(error)) from None
+
+
+async def _begun_work(
+    membership: "Membership | None", dispatcher: Dispatcher, journal: SpoolJournal
+) -> Task:
+    """Begins accepted work; returns what begins the rest of it after a start on a full disk."""
+    if membership is None:
+        await dispatcher.start()
+    else:
+        from quiltfn.joined_fleet import begin_work  # noqa: PLC0415 - as above
+
+        await begin_work(membership, dispatcher)
+    return partial(run_recovered, journal, dispatcher)
+
+
+def _nodes(membership: "Membership | None", parts: CallParts) -> Nodes:
+    """The nodes as operators see them."""
+    if membership is not None:
+        return membership
+    boot, report = parts.store.database.boot, partial(report_of, parts.pools, parts.invoker)
+    return LoneNode(boot.node_id, boot.epoch, __version__, report)
+
+
+def _completed(
+    services: Services,
+    parts: CallParts,
+    dispatcher: Dispatcher,
+    membership: "Membership | None",
+    stack: AsyncExitStack,
+) -> Platform:
+    """The platform. Until the stack is closed it does what an operator of its fleet wants."""
+    within = parts.store, parts.journal, parts.pools
+    made = Platform(services, *within, services.health, services.work, dispatcher)
+    if membership is not None:
+        from quiltfn.joined_fleet import NodeControl  # noqa: PLC0415 - as above
+
+        stack.push_async_callback(NodeControl(membership, made).aclose)
+    return made
 
 
 def _health(
@@ -211,9 +279,9 @@ def _health(
 
 async def restored_quotas(
     chosen: Settings, parts: CallParts, stack: AsyncExitStack
-) -> tuple[Admission, SqlStats, Quotas]:
-    """What admits calls, the statistics of calls, and the quotas, which are told of every commit
-    because they are counted by it.
+) -> tuple[Admission, SqlStats, Quotas, Metering]:
+    """What admits calls, the statistics of calls, the quotas, which are told of every commit
+    because they are counted by it, and what measures instances.
     """
     database, admission = parts.store.database, Admission(parts.clock, tenant_limits(chosen))
     bound = StorageLimit(tenant=chosen.tenant_stats_bytes, all=chosen.stats_bytes)
@@ -222,7 +290,7 @@ async def restored_quotas(
     parts.journal.on_counted.append(quotas.counted)
     await quotas.restore()
     stack.push_async_callback(quotas.aclose)
-    return admission, stats, quotas
+    return admission, stats, quotas, Metering(parts.pools, stats, parts.clock)
 
 
 def telemetry_of(

@@ -7,6 +7,7 @@ by the environment (`QUILTFN_IDLE_S=60`), or by the TOML file that `--config` na
 
 import dataclasses
 import ipaddress
+import itertools
 import os
 import re
 import socket
@@ -331,6 +332,19 @@ class Settings:
         Path(), "file with headers for the collector, such as a key: a line name: value for each"
     )
 
+    fleet_beat_s: float = setting(
+        2.0, "how often a node of a fleet says that it is there", low=0.1, high=60
+    )
+    fleet_fence_s: float = setting(
+        10.0, "a node that could not say so for so long begins nothing", low=0.5, high=600
+    )
+    fleet_end_s: float = setting(
+        60.0, "after so long its instances end; more than fleet_fence_s", low=1, high=3600
+    )
+    fleet_reap_s: float = setting(
+        100.0, "after so long others take it over; more than fleet_end_s", low=1.5, high=7200
+    )
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, low, high = getattr(self, field.name), *_range(field)
@@ -346,6 +360,7 @@ class Settings:
             self.words(name)
         self.callback_ranges()
         self._check_store()
+        self._check_fleet()
         if self.otlp_endpoint and not _is_http_url(self.otlp_endpoint):
             raise BadSetting(
                 "otlp_endpoint must be a URL with http or https and no query, such as "
@@ -375,6 +390,15 @@ class Settings:
             check_store("store", self.store)
         elif self.store_password_file != Path():
             raise BadSetting("store_password_file is of no use without store")
+
+    def _check_fleet(self) -> None:
+        names = ("fleet_beat_s", "fleet_fence_s", "fleet_end_s", "fleet_reap_s")
+        for before, name in itertools.pairwise(names):
+            if getattr(self, before) >= getattr(self, name):
+                raise BadSetting(
+                    f"{name} must be more than {before}, which is {getattr(self, before):g}: a "
+                    "node has to have ended what it runs before others run it again"
+                )
 
     @property
     def output_max(self) -> tuple[int, ...]:

@@ -18,6 +18,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 VERBS = {"catalog", "invoke", "lifecycle", "health", "ids", "access", "admission", "clock"}
 VERBS |= {
+    "lone_node",
+    "node_report",
     "dispatch",
     "elasticity",
     "events",
@@ -63,6 +65,10 @@ MAY_KNOW: dict[str, set[str]] = {
     "fleet": CORE | {"api", "settings"},
     "tenant_images": CORE,
     "quotas": CORE | {"admission"},
+    "lone_node": CORE,
+    "node_report": CORE | {"invoke"},
+    "joined_fleet": CORE
+    | {"api", "dispatch", "fleet", "node_report", "platform", "settings", "store"},
     "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE | {"host_findings"},
     "access": CORE | {"ids"},
@@ -101,7 +107,7 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
     "platform": {"background", "callbacks", "api", "bounds", "images", "pool", "store", "settings"}
-    | {"fleet", "telemetry"}
+    | {"telemetry", "fleet", "joined_fleet"}
     | CORE
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "telemetry", "tokens"}

@@ -71,6 +71,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
                 machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
             ),
             idempotency=Idempotency(SqlIdempotencyStore(store.database), clock),
+            fleet=None,
             limits=ApiLimits(body_max=200),
             budgets=Budgets(),
             tracer=None,

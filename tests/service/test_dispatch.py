@@ -343,6 +343,43 @@ async def test_a_paused_function_accepts_and_runs_after_resume(server: Harness) 
     assert (await final(server, entry, one)).status is Status.SUCCESS
 
 
+async def test_a_dispatcher_that_was_stopped_begins_again_what_waits(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    first, held = await accept(server, entry, 2)
+    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
+    await server.dispatcher.stop()
+    await end_one(server)
+    (later,) = await accept(server, entry, 1)
+    assert (await final(server, entry, first)).status is Status.SUCCESS
+    await asyncio.sleep(0.15)  # longer than what is due and waits is left alone
+    assert server.sandboxes.calls == 1  # the control: nothing is begun
+    await server.dispatcher.resume()
+    await server.dispatcher.resume()  # harmless
+    for call in (held, later):
+        await until(lambda: busy(server, entry) == 1)
+        await end_one(server)
+        assert (await final(server, entry, call)).status is Status.SUCCESS
+
+
+async def test_what_a_stopped_dispatcher_heard_of_keeps_it_from_nothing_later(
+    server: Harness,
+) -> None:
+    """Others took what came while it was stopped, and some of that comes back for another try."""
+    entry = await server.active(max_instances=1)
+    await server.dispatcher.stop()
+    (call,) = await accept(server, entry, 1)
+    store = server.dispatcher.store
+    now_ms = int(server.clock.time * 1000)
+    claim = await store.claim(entry.function.id, 1, now_ms, is_begun=False)
+    assert [one.record.invocation_id for one in claim.work] == [call]
+    await server.dispatcher.resume()
+    await asyncio.sleep(0.05)
+    await store.release([call], now_ms + 1000)
+    server.pass_time(2)
+    await server.dispatcher.follow_waiting()
+    assert (await final(server, entry, call)).status is Status.SUCCESS
+
+
 async def test_what_a_pause_finds_claimed_is_put_back(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     await accept(server, entry, 4)

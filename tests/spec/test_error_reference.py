@@ -66,6 +66,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
     services: Any = SimpleNamespace(
         access=SimpleNamespace(is_open=False, identify=identify),
         health=SimpleNamespace(machine=known, draining=False),
+        fleet=None,
         limits=ApiLimits(),
         budgets=Budgets(),
         admission=SimpleNamespace(check_functions=lambda *_: None),

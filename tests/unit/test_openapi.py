@@ -7,7 +7,21 @@ from quiltfn.api.openapi import document, operation_id
 from quiltfn.api.routes import ROUTES
 
 VERBS = {
-    *("add", "cancel", "create", "delete", "deploy", "get", "invoke", "list", "pause", "redrive"),
+    "uncordon",
+    *(
+        "add",
+        "cancel",
+        "cordon",
+        "create",
+        "delete",
+        "deploy",
+        "drain",
+        "get",
+        "invoke",
+        "list",
+        "pause",
+        "redrive",
+    ),
     *("remove", "replay", "resume", "retry", "revoke", "rollback", "set", "update", "upload"),
 }
 

@@ -22,6 +22,10 @@ from quiltfn.settings import (
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = [one for one in dataclasses.fields(Settings) if one.metadata["low"] is not None]
+# Times that must grow from one to the next, all as short and as long as they may be.
+GROWING = [one for one in NUMBERS if one.name.startswith("fleet_")]
+SHORTEST = {one.name: str(one.metadata["low"]) for one in GROWING}
+LONGEST = {one.name: str(one.metadata["high"]) for one in GROWING}
 
 
 def config(tmp_path: Path, text: str) -> dict[str, Any]:
@@ -103,12 +107,28 @@ def test_an_option_that_was_not_given_is_none_and_weighs_nothing() -> None:
     assert from_everywhere({"port": None}, {PREFIX + "PORT": "2"}).port == 2
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fleet_beat_s": "10"},
+        {"fleet_fence_s": "60"},
+        {"fleet_end_s": "100"},
+        {"fleet_reap_s": "60"},
+        {"fleet_beat_s": "5", "fleet_fence_s": "4"},
+    ],
+)
+def test_the_times_of_a_fleet_must_grow(wrong: dict[str, str]) -> None:
+    with pytest.raises(BadSetting, match=r"^fleet_\w+_s must be more than fleet_\w+_s"):
+        from_everywhere(wrong, {})
+
+
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
 def test_a_range_includes_its_ends_and_nothing_beyond(field: "dataclasses.Field[Any]") -> None:
     low, high = field.metadata["low"], field.metadata["high"]
     step = 1 if field.type is int else 0.01
-    for value in (low, high):
-        assert getattr(from_everywhere({field.name: str(value)}, {}), field.name) == value
+    for value, others in ((low, SHORTEST), (high, LONGEST)):
+        given = others | {field.name: str(value)}
+        assert getattr(from_everywhere(given, {}), field.name) == value
     for value in (low - step, high + step):
         with pytest.raises(BadSetting, match=rf"^{field.name} must be between"):
             from_everywhere({field.name: str(value)}, {})

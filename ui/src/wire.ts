@@ -503,6 +503,26 @@ export interface NewSchedule {
   enabled?: boolean;
 }
 
+export interface Node {
+  name: string;
+  state: string;
+  presence: string;
+  is_own: boolean;
+  epoch: number;
+  version: string;
+  address: string;
+  beat_age_seconds: number;
+  running_calls: number;
+  waiting_calls: number;
+  memory_free_mib: number;
+  ready_instances: number;
+  busy_instances: number;
+}
+
+export interface NodeList {
+  nodes: Node[];
+}
+
 export interface Operation {
   operation_id: string;
   operation_type: string;

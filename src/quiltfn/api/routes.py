@@ -11,6 +11,7 @@ from quiltfn.api import (
     invocation_list,
     live_call,
     logs,
+    nodes,
     pages,
     parse,
     quotas,
@@ -595,6 +596,35 @@ SET_QUOTA = Route(
 DELETE_QUOTA = Route(
     handler=quotas.delete_tenant_quota, scope=OPERATOR, status=204, action="quota.delete"
 )
+LIST_NODES = Route(handler=nodes.list_nodes, scope=OPERATOR, answer=wire.NodeList)
+GET_NODE = Route(handler=nodes.get_node, scope=OPERATOR, answer=wire.Node, codes=("NOT_FOUND",))
+
+
+NODE_CODES = ("NOT_FOUND", "CONFLICT")
+DRAIN_NODE = Route(
+    handler=nodes.drain_node,
+    scope=OPERATOR,
+    answer=wire.Node,
+    codes=NODE_CODES,
+    action="node.drain",
+)
+CORDON_NODE = Route(
+    handler=nodes.cordon_node,
+    scope=OPERATOR,
+    answer=wire.Node,
+    codes=NODE_CODES,
+    action="node.cordon",
+)
+UNCORDON_NODE = Route(
+    handler=nodes.uncordon_node,
+    scope=OPERATOR,
+    answer=wire.Node,
+    codes=NODE_CODES,
+    action="node.uncordon",
+)
+REMOVE_NODE = Route(
+    handler=nodes.remove_node, scope=OPERATOR, status=204, codes=NODE_CODES, action="node.remove"
+)
 POOLS = Route(
     handler=function_list.list_function_pools,
     scope=READ,
@@ -878,6 +908,11 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
         "/api/tenants/{tenant}/quota",
         {"GET": QUOTA, "PUT": SET_QUOTA, "DELETE": DELETE_QUOTA},
     ),
+    ("/api/nodes", {"GET": LIST_NODES}),
+    ("/api/nodes/{name}", {"GET": GET_NODE, "DELETE": REMOVE_NODE}),
+    ("/api/nodes/{name}/drain", {"POST": DRAIN_NODE}),
+    ("/api/nodes/{name}/cordon", {"POST": CORDON_NODE}),
+    ("/api/nodes/{name}/uncordon", {"POST": UNCORDON_NODE}),
     ("/metrics", {"GET": METRICS}),
     ("/openapi.json", {"GET": Route(handler=system.get_openapi_document, scope=None, answer=dict)}),
     ("/docs", {"GET": DOCS}),

@@ -12,6 +12,7 @@ from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.instances import InstanceServices
 from quiltfn.api.invocation_list import CallListServices
 from quiltfn.api.logs import LogServices
+from quiltfn.api.nodes import NodeServices
 from quiltfn.api.quotas import QuotaServices
 from quiltfn.api.route import RouteServices
 from quiltfn.api.runtimes import RuntimeServices
@@ -54,6 +55,7 @@ class Services(
     ScheduleServices,
     StatsServices,
     QuotaServices,
+    NodeServices,
     SystemServices,
     InstanceServices,
     MetricServices,

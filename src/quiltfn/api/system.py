@@ -21,6 +21,7 @@ from quiltfn.model.errors import Forbidden, StoreUnavailable, Unprocessable
 from quiltfn.model.runtime import Isolation, Kind
 from quiltfn.observe import metrics
 from quiltfn.ports import Audit, AuditQuery, Clock, Journal, Keys, Pools, WarmStock
+from quiltfn.ports.fleet import Nodes
 from quiltfn.runtimes import Runtimes
 from quiltfn.tenant_images import TenantImages
 from quiltfn.work import Work
@@ -44,6 +45,7 @@ class MetricServices(RouteServices):
     """What the metrics are read from when they are asked for."""
 
     journal: Journal
+    nodes: Nodes
     pools: Pools
     tenant_images: TenantImages
     warm_stock: WarmStock
@@ -315,6 +317,7 @@ async def refresh_metrics(services: MetricServices) -> None:
     metrics.show_prewarmed(services.warm_stock.count())
     metrics.show_images(services.tenant_images.bytes_in_all())
     metrics.show_store(services.journal.problem is None)
+    services.nodes.show()
     with contextlib.suppress(StoreUnavailable):  # they are then as they were
         await services.work.show_queues()
 

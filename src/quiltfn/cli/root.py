@@ -22,6 +22,7 @@ GROUPS = {
     "dead-letters": "work.dead_letters",
     "deliveries": "deliveries.app",
     "quota": "quotas.app",
+    "nodes": "nodes.app",
     "url": "urls.app",
 }
 COMMANDS = {

@@ -19,6 +19,7 @@ from quiltfn.sdk import (
     InvocationPage,
     InvocationSummaryPage,
     NewQuota,
+    Node,
     Pool,
     PoolStats,
     Quota,
@@ -307,6 +308,35 @@ def usage(one: Usage) -> None:
 def _amount(seconds: float) -> str:
     """Two digits of what is less than one: a first call does not read as if it had used nothing."""
     return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}"
+
+
+def nodes(found: list[Node]) -> None:
+    rows = [
+        (
+            one.name,
+            _state_of(one),
+            f"{one.beat_age_seconds:.0f}s",
+            one.running_calls,
+            one.waiting_calls,
+            one.ready_instances,
+            one.busy_instances,
+            show.size(int(one.memory_free_mib * 1024 * 1024)),
+            one.version,
+            one.address or "-",
+        )
+        for one in found
+    ]
+    head = ("NAME", "STATE", "BEAT", "RUNNING", "WAITING", "READY", "BUSY", "FREE", "VERSION")
+    show.table((*head, "ADDRESS"), rows)
+
+
+def node(one: Node) -> None:
+    nodes([one])
+
+
+def _state_of(one: Node) -> str:
+    """As operators think of it: what it is to do, or why it does nothing."""
+    return one.state if "removed" in one.state or one.presence == "present" else one.presence
 
 
 def quota(one: Quota) -> None:

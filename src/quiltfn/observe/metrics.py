@@ -1,7 +1,7 @@
 """Prometheus metrics. Labels are bounded: no tenant, function or path is ever one."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from prometheus_client import (
@@ -144,6 +144,23 @@ _store_ok = Gauge(
     "1 while the database takes writes, records of calls included, else 0.",
     registry=registry,
 )
+# Of a server that is alone there are none of these.
+_members = Gauge(
+    "quiltfn_fleet_members",
+    "Nodes of the fleet by what they do, as this one sees them: ready, cordoned, draining, left, "
+    "gone or removed.",
+    ("state",),
+    registry=registry,
+)
+_unmoved = Gauge(
+    "quiltfn_fleet_beat_age_seconds",
+    "For how long this node has seen no beat of another one.",
+    ("node",),
+    registry=registry,
+)
+_take_overs = Counter(
+    "quiltfn_fleet_take_overs", "Lost nodes that this one has taken over.", registry=registry
+)
 
 
 def started(version: str) -> None:
@@ -245,6 +262,21 @@ def show_queue(waiting: int, oldest_due_s: float) -> None:
 def show_store(fine: bool) -> None:
     """Whether the database takes writes at this moment."""
     _store_ok.set(1 if fine else 0)
+
+
+def show_members(states: Mapping[str, int], ages_s: Mapping[str, float]) -> None:
+    """The nodes of the fleet: how many are in each state, and how old the last beat of each is."""
+    _members.clear()
+    for state, count in states.items():
+        _members.labels(state).set(count)
+    _unmoved.clear()
+    for node, age_s in ages_s.items():
+        _unmoved.labels(node).set(age_s)
+
+
+def count_take_over() -> None:
+    """This node has taken another one over."""
+    _take_overs.inc()
 
 
 def families() -> list[Metric]:

@@ -25,6 +25,7 @@ from quiltfn.sdk.errors import ClientError
 from quiltfn.sdk.functions import AsyncFunctions
 from quiltfn.sdk.invocations import AsyncInvocations
 from quiltfn.sdk.keys import AsyncApiKeys
+from quiltfn.sdk.nodes import AsyncNodes
 from quiltfn.sdk.quotas import AsyncQuotas
 from quiltfn.sdk.request import Flow, Request
 from quiltfn.sdk.retries import Retries
@@ -68,6 +69,7 @@ class AsyncClient:
         self.schedules = AsyncSchedules(self)
         self.keys = AsyncApiKeys(self)
         self.quotas = AsyncQuotas(self)
+        self.nodes = AsyncNodes(self)
         self.system = AsyncSystem(self)
         self.invoke = self.functions.invoke
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from quiltfn.sdk.elasticity import Elasticity
     from quiltfn.sdk.invocations import Invocations
     from quiltfn.sdk.keys import ApiKeys
+    from quiltfn.sdk.nodes import Nodes
     from quiltfn.sdk.quotas import Quotas
     from quiltfn.sdk.runtimes import Runtimes
     from quiltfn.sdk.schedules import Schedules
@@ -118,6 +119,12 @@ class Client:
         from quiltfn.sdk.quotas import Quotas  # noqa: PLC0415
 
         return Quotas(self)
+
+    @cached_property
+    def nodes(self) -> "Nodes":
+        from quiltfn.sdk.nodes import Nodes  # noqa: PLC0415
+
+        return Nodes(self)
 
     @cached_property
     def system(self) -> "System":

@@ -3,7 +3,7 @@
 `sqlite.py` has one in a file of the data directory, `postgresql.py` one in PostgreSQL.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, UniqueConstraint, exc
@@ -92,6 +92,14 @@ class Database(Protocol):
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says."""
         ...
+
+
+class Quickly(Protocol):
+    """Runs statements, each a transaction, without waiting behind records. Raises
+    `StoreUnavailable`.
+    """
+
+    def __call__(self, work: Callable[[Connection], T], /) -> Awaitable[T]: ...
 
 
 def violated(error: exc.IntegrityError, constraint: UniqueConstraint) -> bool:

@@ -6,8 +6,8 @@ A beat is one statement on a connection of its own, so that it never waits behin
 take-over is a transaction among the others that write.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, or_, select, update
@@ -17,20 +17,11 @@ from quiltfn.model.member import Member, NodeState, Presence, Report, TakenOver
 from quiltfn.ports import Clock
 from quiltfn.ports.fleet import NodeRemoved
 from quiltfn.store import tables
-from quiltfn.store.database import Database
+from quiltfn.store.database import Database, Quickly
 from quiltfn.store.take_over import take_over
 from quiltfn.store.work_recovery import StartTime
 
-T = TypeVar("T")
 table, node = tables.node, tables.node.c
-
-
-class Quickly(Protocol):
-    """Runs statements, each a transaction, without waiting behind records. Raises
-    `StoreUnavailable`.
-    """
-
-    def __call__(self, work: Callable[[Connection], T], /) -> Awaitable[T]: ...
 
 
 class SqlMembers:

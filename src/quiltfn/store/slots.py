@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from quiltfn.model.slots import FunctionSlots
 from quiltfn.ports.fleet import NodeEpoch, NotAMember
-from quiltfn.store.members import Quickly
+from quiltfn.store.database import Quickly
 from quiltfn.store.sql import execute, run
 from quiltfn.store.tables import as_json
 

@@ -94,6 +94,8 @@ from quiltfn.wire.system import (
     Instance,
     InstanceList,
     Liveness,
+    Node,
+    NodeList,
     SystemInfo,
     Whoami,
 )
@@ -176,6 +178,8 @@ __all__ = [
     "NewQuota",
     "NewRuntime",
     "NewSchedule",
+    "Node",
+    "NodeList",
     "Operation",
     "OutputChunk",
     "OutputGap",

@@ -65,6 +65,16 @@ StartReason = Annotated[
     str, about("why it was started: first, scaled_out, updated, evicted or replaced", "first")
 ]
 Count = Annotated[int, about("how many", 3)]
+NodeName = Annotated[str, about("the node's name", "node-1")]
+StateOfNode = Annotated[
+    str, about("what the node is to do: ready, cordoned, draining or removed", "ready")
+]
+PresenceOfNode = Annotated[
+    str, about("present; left, if it ended in order; or gone, if it was taken over", "present")
+]
+IsOwnNode = Annotated[bool, about("whether it is the node that was asked", True)]
+EpochOfNode = Annotated[int, about("the number of its start, or of its take-over", 7)]
+AddressOfNode = Annotated[str, about("where other nodes reach it; empty: alone", "10.0.0.7:7443")]
 ErrorSentence = Annotated[str, about("what is wrong, in a sentence", "name is required")]
 StableCode = Annotated[str, about("the stable name of the error", "UNPROCESSABLE_ENTITY")]
 RequestOfError = Annotated[
@@ -104,6 +114,33 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
     tenant_id: CallersTenant | None = None
     scope: CallersScope | None = None
     started_at: StartedAt | None = None
+
+
+class Node(Struct, kw_only=True, frozen=True):
+    """A node of a fleet, with its load as it last said. `beat_age_seconds`: for how long the node
+    that was asked has seen no beat of it. `running_calls`: those that have not ended;
+    `waiting_calls`: those of them that wait for an instance.
+    """
+
+    name: NodeName
+    state: StateOfNode
+    presence: PresenceOfNode
+    is_own: IsOwnNode
+    epoch: EpochOfNode
+    version: ServerVersion
+    address: AddressOfNode
+    beat_age_seconds: Seconds
+    running_calls: Count
+    waiting_calls: Count
+    memory_free_mib: Mib
+    ready_instances: Count
+    busy_instances: Count
+
+
+class NodeList(Struct, kw_only=True, frozen=True):
+    """All nodes of the fleet by name, those that left or were removed included."""
+
+    nodes: list[Node]
 
 
 class Whoami(Struct, kw_only=True, frozen=True):

@@ -1,0 +1,55 @@
+"""`quiltfn nodes …`: the nodes of a fleet, with an operator's key."""
+
+from typing import Annotated
+
+from quiltfn.cli import show, tables
+from quiltfn.cli.parsing import Argument, Group
+from quiltfn.cli.session import Connection
+
+app = Group(name="nodes", help="List the nodes of a fleet, drain them and remove them.")
+
+Name = Annotated[str, Argument(help="The node's name.")]
+
+
+@app.command("list")
+def list_nodes(connection: Connection) -> None:
+    """List the nodes, those included that have left or were removed."""
+    with connection.session() as at:
+        at.show(at.client.nodes.list(), tables.nodes)
+
+
+@app.command("show")
+def show_node(name: Name, connection: Connection) -> None:
+    """Show one node."""
+    with connection.session() as at:
+        at.show(at.client.nodes.get(name), tables.node)
+
+
+@app.command()
+def drain(name: Name, connection: Connection) -> None:
+    """Have a node take no more calls and begin no more accepted work. What runs there ends."""
+    with connection.session() as at:
+        at.show(at.client.nodes.drain(name), tables.node)
+
+
+@app.command()
+def cordon(name: Name, connection: Connection) -> None:
+    """Have a node begin no more accepted work and take no calls from other nodes."""
+    with connection.session() as at:
+        at.show(at.client.nodes.cordon(name), tables.node)
+
+
+@app.command()
+def uncordon(name: Name, connection: Connection) -> None:
+    """Have a node that was drained or cordoned do everything again."""
+    with connection.session() as at:
+        at.show(at.client.nodes.uncordon(name), tables.node)
+
+
+@app.command()
+def remove(name: Name, connection: Connection) -> None:
+    """Remove a node from the fleet for good. Its calls end with it: drain it first."""
+    with connection.session() as at:
+        done = {"removed": True, "name": name}
+        gone = at.client.nodes.remove(name)
+        at.show(gone, lambda _: show.say(f"{name} is no node of the fleet any more"), done)

@@ -1,0 +1,212 @@
+"""This node among the others: it beats, sees who is gone and takes that over, and knows when it has
+lost its own place.
+
+All it decides by is in `observer.py`; here it is carried out.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import structlog
+
+from quiltfn.fleet.observer import Observer, Seen, Times
+from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
+from quiltfn.model.member import (
+    KnownNode,
+    Member,
+    NodeState,
+    Presence,
+    Report,
+    TakenOver,
+    shown_state,
+)
+from quiltfn.observe import metrics
+from quiltfn.ports import Clock
+from quiltfn.ports.fleet import Members
+
+AGAIN_S = 0.5
+_log = structlog.get_logger("quiltfn.fleet")
+
+
+class Loss(StrEnum):
+    """Why a node has no place in the fleet any more."""
+
+    TAKEN_OVER = "another node has taken this one over, or it was started again elsewhere"
+    REMOVED = "an operator has removed this node from the fleet"
+
+
+def boot_time() -> float:
+    """Seconds since the machine's start, those in which it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Membership:
+    """Start it with `join`, run `run` and end it with `leave`.
+
+    `on_state` are told of a new state of this node, `on_read` of all members after each look,
+    `on_lost` once this node has no place any more, and why. None of them may raise or wait.
+    """
+
+    def __init__(
+        self, members: Members, own: Observer, clock: Clock, report: Callable[[], Report] = Report
+    ) -> None:
+        """`report`: how loaded this node is now; whoever makes this may set it later."""
+        self._members, self._observer, self._clock = members, own, clock
+        self.report = report
+        self.times: Times = own.times
+        self.name = own.name
+        self.state = NodeState.READY
+        self.lost: Loss | None = None
+        self.taken_over = 0
+        self._renewed_at = boot_time()
+        self._taking_over: asyncio.Task[None] | None = None
+        self.on_state: list[Callable[[NodeState], None]] = []
+        self.on_read: list[Callable[[Sequence[Seen]], None]] = []
+        self.on_lost: list[Callable[[Loss], None]] = []
+
+    def renewed_at(self) -> float:
+        """When this node's place was renewed last, in seconds of CLOCK_BOOTTIME: from before the
+        beat was sent, so that no other node counts from an earlier time.
+        """
+        return self._renewed_at
+
+    @property
+    def problem(self) -> str | None:
+        """Why others may take this node for gone; None if they do not."""
+        if self.lost is not None:
+            return self.lost
+        late_s = boot_time() - self._renewed_at
+        if late_s < self.times.fence_s:
+            return None
+        return f"no beat was stored for {late_s:.0f} s"
+
+    def show(self) -> None:
+        """Puts the nodes as they were at the last look into the metrics."""
+        now = self._clock.now()
+        found = [one.member for one in self._observer.members if one.member.is_member]
+        metrics.show_members(
+            Counter(shown_state(one) for one in found),
+            {
+                one.name: self._observer.unmoved_s(one, now)
+                for one in found
+                if one.presence is Presence.PRESENT
+            },
+        )
+
+    async def join(self, address: str, version: str) -> None:
+        """Makes this node known. Raises `NodeRemoved` and `StoreUnavailable`."""
+        began = boot_time()
+        own = await self._members.register(address, version)
+        self._renewed_at = began
+        self._heard(own)
+
+    async def run(self) -> None:
+        """Beats and looks, until it is cancelled or has lost its place."""
+        try:
+            while self.lost is None:
+                began = self._clock.now()
+                try:
+                    await self.turn()
+                    wait_s = self.times.beat_s
+                except StoreUnavailable as error:
+                    _log.warning(f"no beat was stored: {error}")
+                    wait_s = min(AGAIN_S, self.times.beat_s)
+                await asyncio.sleep(max(0.0, began + wait_s - self._clock.now()))
+        finally:
+            await self.settled()
+
+    async def turn(self) -> None:
+        """One beat and one look at the others. Raises `StoreUnavailable`."""
+        began = boot_time()
+        own = await self._members.beat(self.report())
+        if own is None:
+            return self._lose(Loss.TAKEN_OVER)
+        self._renewed_at = began
+        self._heard(own)
+        if own.state is NodeState.REMOVED:
+            return self._lose(Loss.REMOVED)
+        found = await self._members.read()
+        due = self._observer.look(found, self._clock.now())
+        for told in self.on_read:
+            told(self._observer.members)
+        if due and self._taking_over is None:  # beside the beats, which it must not hold up
+            self._taking_over = asyncio.ensure_future(self._take_over(due))
+
+    async def settled(self) -> None:
+        """Waits until no take-over is under way."""
+        if self._taking_over is not None:
+            await asyncio.wait([self._taking_over])
+
+    async def all(self) -> Sequence[KnownNode]:
+        """As `ports.fleet.Nodes` says: as they are in the store now."""
+        found = await self._members.read()
+        return [self._known(one) for one in found if one.is_member]
+
+    async def set_state(self, name: str, state: NodeState) -> KnownNode:
+        """As `ports.fleet.Nodes` says. This node itself does it at once."""
+        changed = await self._members.set_state(name, state)
+        if changed is None:
+            raise NotFound("there is no node of this name")
+        if changed.state is not state:
+            raise Conflict("the node was removed from the fleet, and stays so")
+        if name == self.name:
+            self._heard(changed)
+        return self._known(changed)
+
+    def _known(self, member: Member) -> KnownNode:
+        now = self._clock.now()
+        unmoved_s = self._observer.unmoved_s(member, now)
+        return KnownNode(member=member, unmoved_s=unmoved_s, is_own=member.name == self.name)
+
+    async def leave(self) -> None:
+        """The last that this node does, once it has ended what it had. Never raises: where it could
+        not be stored, others wait for the reap time.
+        """
+        if self.lost is not None:
+            return
+        try:
+            await self._members.leave()
+        except StoreUnavailable as error:
+            _log.warning(f"others will wait until they take over what is left: {error}")
+
+    async def _take_over(self, due: Sequence[Member]) -> None:
+        """One after the other. What fails is due again at the next look."""
+        try:
+            for seen in due:
+                told = await self._members.take_over(seen)
+                if told is not None:
+                    self._has_taken_over(seen, told)
+        except StoreUnavailable as error:
+            _log.warning(f"a node could not be taken over yet: {error}")
+        except Exception:
+            _log.exception("a node could not be taken over; it is tried again")
+        finally:
+            self._taking_over = None
+
+    def _has_taken_over(self, seen: Member, told: TakenOver) -> None:
+        self.taken_over += 1
+        metrics.count_take_over()
+        _log.warning(
+            "a node was taken over",
+            node=told.name,
+            presence=seen.presence.value,
+            calls=told.calls,
+            work=told.work,
+            deliveries=told.deliveries,
+            answers=told.answers,
+        )
+
+    def _heard(self, own: Member) -> None:
+        if own.state is not self.state:
+            self.state = own.state
+            for told in self.on_state:
+                told(own.state)
+
+    def _lose(self, why: Loss) -> None:
+        self.lost = why
+        _log.error(f"this node ends: {why}")
+        for told in self.on_lost:
+            told(why)

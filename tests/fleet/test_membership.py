@@ -1,0 +1,210 @@
+"""Real nodes of one fleet: who is there, and what becomes of what a lost one had."""
+
+import os
+import signal
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.server import Function, Server, quiltfn, until
+from fleet.nodes import Fleet
+from quiltfn.model.invocation import NODE_LOST
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+REAP_S = 4
+SHORT = f"--fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 2 --fleet-reap-s {REAP_S}"
+THRICE = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "jitter": 0}}
+
+
+def nodes(asked: Server) -> dict[str, dict[str, Any]]:
+    answer = asked.call("GET", "/api/nodes")
+    assert answer.status_code == 200, answer.text
+    return {one["name"]: one for one in answer.json()["nodes"]}
+
+
+def kill_all(node: Server) -> None:
+    """`kill -9` of all of a node at once: the launcher's end takes its server and sandboxes."""
+    node.kill_launcher()
+    node.wait()
+
+
+def accepted(node: Server, function: Function) -> str:
+    answer = node.call("POST", f"{function.path}/invoke?mode=async", {"payload": "x"})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["invocation_id"])
+
+
+def record_of(node: Server, function: Function, call: str) -> dict[str, Any]:
+    answer = node.call("GET", f"{function.path}/invocations/{call}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def attempts_of(node: Server, function: Function, call: str) -> list[dict[str, Any]]:
+    answer = node.call("GET", f"{function.path}/invocations/{call}/attempts")
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["attempts"])
+
+
+def heard_of(node: Server, state: str) -> bool:
+    """Whether the node has had a beat since it was told, which is when it hears of it."""
+    own = next(one for one in nodes(node).values() if one["is_own"])
+    time.sleep(1)
+    return bool(own["state"] == state)
+
+
+def elsewhere(node: Server, function: Function) -> Function:
+    return Function(node, function.id)
+
+
+def take_overs(node: Server) -> float:
+    for line in node.call("GET", "/metrics").text.splitlines():
+        if line.startswith("quiltfn_fleet_take_overs_total"):
+            return float(line.split()[1])
+    raise AssertionError("there is no such metric")
+
+
+def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> None:
+    one = fleet.node("one", SHORT).start()
+    function = one.deploy("sleep 6; echo done", max_instances=6)
+    answer = one.call("PUT", f"{function.path}/async-policy", THRICE)
+    assert answer.status_code == 200, answer.text
+    two, three = (fleet.node(name, SHORT).start() for name in ("two", "three"))
+    kept = [two.later(elsewhere(two, function).invoke) for _ in range(2)]
+    for name in ("two", "three"):  # so that all of it begins on the one that is lost
+        assert one.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
+    until(lambda: all(heard_of(node, "cordoned") for node in (two, three)))
+    calls = [accepted(one, function) for _ in range(4)]
+    lost = one.later(one.http.post, f"{one.url}{function.path}/invoke", json={"payload": "x"})
+    until(lambda: nodes(two)["one"]["running_calls"] == 5)
+    for name in ("two", "three"):
+        assert one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
+    began = time.monotonic()
+    kill_all(one)
+    with pytest.raises(httpx.HTTPError):
+        lost.result()
+    until(lambda: nodes(two)["one"]["presence"] == "gone", 3 * REAP_S)
+    assert time.monotonic() - began > REAP_S - 1  # not before others could be sure
+    until(lambda: {record_of(three, function, one)["status"] for one in calls} == {"success"}, 30)
+    for call in calls:
+        first, second = attempts_of(three, function, call)
+        assert (first["status"], first["execution_node_id"]) == ("interrupted", "one")
+        assert (second["status"], second["execution_node_id"] in ("two", "three")) == (
+            "success",
+            True,
+        )
+    assert [one.result()["status"] for one in kept] == ["success", "success"]
+    assert take_overs(two) + take_overs(three) == 1
+    listed = two.call("GET", f"{function.path}/invocations?status=interrupted").json()
+    (ended,) = listed["invocations"]
+    assert record_of(two, function, ended["invocation_id"])["error_message"] == NODE_LOST
+    # It comes back, changes nothing of that, and is one of them again.
+    one.start()
+    assert nodes(two)["one"]["presence"] == "present"
+    statuses = [record_of(one, function, call)["status"] for call in calls]
+    assert statuses == ["success"] * 4
+    found = one.call("GET", f"/api/functions/{function.id}").json()  # as the store has it
+    assert found["invocation_count"] == len(calls) + len(kept) + 1
+
+
+def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> None:
+    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    os.kill(one.pid, signal.SIGSTOP)
+    try:
+        until(lambda: nodes(two)["one"]["presence"] == "gone", 3 * REAP_S)
+    finally:
+        os.kill(one.pid, signal.SIGCONT)
+    assert one.wait() != 0  # so that whoever watches it starts it again
+    assert "this node ends: another node has taken this one over" in one.log.read_text()
+    one.start()
+    assert nodes(two)["one"]["presence"] == "present"
+    assert one.call("GET", "/api/functions/health").json()["ready"]
+
+
+def test_a_node_that_is_stopped_in_order_leaves_at_once(fleet: Fleet) -> None:
+    one, two = fleet.node("one").start(), fleet.node("two").start()
+    function = one.deploy("sleep 2; echo done")
+    running = one.later(function.invoke)
+    until(lambda: nodes(one)["one"]["running_calls"] == 1)
+    one.terminate()
+    assert running.result()["status"] == "success"
+    assert one.wait() == 0
+    # Without waiting for the reap time, which is 100 s.
+    until(lambda: nodes(two)["one"]["presence"] == "gone", 10)
+    assert take_overs(two) == 1
+
+
+def test_a_node_is_drained_and_uncordoned_by_another(fleet: Fleet) -> None:
+    one, two = fleet.node("one").start(), fleet.node("two").start()
+    function = one.deploy("sleep 3; echo done", max_instances=2)
+    running = one.later(function.invoke)
+    until(lambda: nodes(one)["one"]["running_calls"] == 1)
+    at = ("--url", two.url)
+    done = quiltfn("nodes", "drain", "one", *at)
+    assert done.code == 0, done.stderr
+    assert "draining" in done.stdout
+    until(lambda: function.try_invoke().status_code == 503)
+    refused = function.try_invoke()
+    assert refused.json()["error_code"] == "SHUTTING_DOWN"
+    assert "draining" in refused.json()["error"]
+    health = one.call("GET", "/api/functions/health")
+    assert not health.json()["ready"]
+    assert "draining" in health.json()["checks"]["accepting_calls"]["reason"]
+    assert two.call("GET", "/api/functions/health").json()["ready"]
+    assert running.result()["status"] == "success"  # what ran has ended as it would have
+    until(lambda: nodes(two)["one"]["running_calls"] == 0)
+    waiting = accepted(one, function)
+    one.restart()  # it stays drained
+    assert function.try_invoke().status_code == 503
+    until(lambda: record_of(one, function, waiting)["status"] == "success")
+    assert record_of(one, function, waiting)["execution_node_id"] == "two"
+    assert quiltfn("nodes", "uncordon", "one", *at).code == 0
+    until(lambda: function.try_invoke().status_code == 200)
+    listed = quiltfn("nodes", "list", *at)
+    assert [line.split()[:2] for line in listed.stdout.splitlines()[1:]] == [
+        ["one", "ready"],
+        ["two", "ready"],
+    ]
+
+
+def test_a_cordoned_node_begins_no_accepted_work_and_serves_calls(fleet: Fleet) -> None:
+    one = fleet.node("one").start()
+    function = one.deploy("echo done")
+    assert one.call("POST", "/api/nodes/one/cordon").json()["state"] == "cordoned"
+    waiting = accepted(one, function)
+    assert function.invoke()["status"] == "success"
+    assert record_of(one, function, waiting)["status"] == "queued"
+    assert one.call("GET", "/api/functions/health").json()["ready"]
+    assert one.call("POST", "/api/nodes/one/uncordon").json()["state"] == "ready"
+    until(lambda: record_of(one, function, waiting)["status"] == "success")
+
+
+def test_a_removed_node_ends_and_does_not_come_back(fleet: Fleet) -> None:
+    one, two = fleet.node("one").start(), fleet.node("two").start()
+    assert two.call("DELETE", "/api/nodes/nobody").status_code == 404
+    assert two.call("DELETE", "/api/nodes/one").status_code == 204
+    assert one.wait() != 0
+    assert "an operator has removed this node" in one.log.read_text()
+    one.start_without_waiting()
+    assert one.wait() == 78
+    assert "The node one was removed from the fleet" in one.log.read_text()
+    assert nodes(two)["one"]["state"] == "removed"
+    refused = two.call("POST", "/api/nodes/one/uncordon")
+    assert refused.status_code == 409
+    assert two.call("GET", "/api/functions/health").json()["ready"]
+
+
+def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, cluster: Any) -> None:
+    one = fleet.node("one", SHORT).start()
+    health = one.call("GET", "/api/functions/health").json()
+    assert health["checks"]["membership"] == {"ok": True, "reason": "the other nodes see it"}
+    with cluster.frozen():
+        time.sleep(scaled(2))
+        late = one.call("GET", "/api/functions/health").json()
+    assert not late["checks"]["membership"]["ok"]
+    assert "no beat was stored for" in late["checks"]["membership"]["reason"]
+    until(lambda: one.call("GET", "/api/functions/health").json()["ready"], 30)
+    assert nodes(one)["one"]["presence"] == "present"

@@ -1,0 +1,132 @@
+"""Who of the other nodes is gone. A newcomer should be able to read the rules off this file."""
+
+import pytest
+from msgspec.structs import replace
+
+from quiltfn.fleet.observer import Observer, Times
+from quiltfn.model.member import Member, Presence
+
+TIMES = Times()
+
+
+def a_member(name: str, **changes: object) -> Member:
+    return replace(Member(name=name, epoch=1, version="1.0"), **changes)
+
+
+class Watch:
+    """One node that looks at the others every two seconds, by a clock that a test moves."""
+
+    def __init__(self, *names: str) -> None:
+        """The first of `names` looks."""
+        self.observer, self.now = Observer(names[0], TIMES), 1000.0
+        self.members = {name: a_member(name) for name in names}
+        self.standing: set[str] = set()  # those that beat no more
+
+    def look(self) -> list[str]:
+        return [one.name for one in self.observer.look([*self.members.values()], self.now)]
+
+    def change(self, name: str, **changes: object) -> None:
+        self.members[name] = replace(self.members[name], **changes)
+
+    def for_seconds(self, seconds: float) -> list[tuple[float, str]]:
+        """Lets time pass; returns who was to be taken over, and after how many seconds first."""
+        found: dict[str, float] = {}
+        began = self.now
+        while self.now < began + seconds:
+            for name in self.members.keys() - self.standing:
+                self.change(name, beat=self.members[name].beat + 1)
+            for name in self.look():
+                found.setdefault(name, self.now - began)
+            self.now += 2.0
+        return [(after, name) for name, after in found.items()]
+
+
+def test_nodes_that_beat_are_left_alone() -> None:
+    assert Watch("a", "b", "c").for_seconds(1000) == []
+
+
+def test_a_node_whose_beat_stands_still_for_the_reap_time_is_taken_over() -> None:
+    watch = Watch("c", "b")
+    watch.for_seconds(10)
+    watch.standing = {"b"}
+    assert watch.for_seconds(200) == [(98.0, "b")]  # It was seen to move 2 s before that.
+
+
+def test_a_node_never_takes_itself_over() -> None:
+    watch = Watch("a")
+    watch.standing = {"a"}
+    assert watch.for_seconds(1000) == []
+
+
+def test_a_node_that_left_is_taken_over_at_once() -> None:
+    watch = Watch("c", "b")
+    watch.for_seconds(10)
+    watch.standing = {"b"}
+    watch.change("b", presence=Presence.LEFT)
+    assert watch.for_seconds(20) == [(0.0, "b")]
+
+
+def test_a_node_that_was_taken_over_is_left_alone() -> None:
+    watch = Watch("c", "b")
+    watch.standing = {"b"}
+    watch.change("b", presence=Presence.GONE)
+    assert watch.for_seconds(1000) == []
+
+
+def test_another_epoch_is_a_movement_as_a_beat_is() -> None:
+    watch = Watch("c", "b")
+    watch.for_seconds(2)
+    watch.standing = {"b"}
+    assert watch.for_seconds(90) == []
+    watch.change("b", epoch=2, beat=0)
+    assert watch.for_seconds(90) == []
+
+
+def test_who_could_not_look_waits_again_for_the_whole_time() -> None:
+    """The store was away for two minutes. Nobody could beat, so nobody may be thought gone."""
+    watch = Watch("c", "b")
+    watch.for_seconds(10)
+    watch.now += 120
+    assert watch.look() == []
+    watch.standing = {"b"}
+    assert watch.for_seconds(90) == []
+    assert watch.for_seconds(20) != []
+
+
+@pytest.mark.parametrize(("gap_s", "is_due"), [(TIMES.fence_s, True), (TIMES.fence_s + 1, False)])
+def test_a_short_pause_counts_and_a_longer_one_does_not(gap_s: float, is_due: bool) -> None:
+    watch = Watch("c", "b")
+    watch.standing = {"b"}
+    assert watch.for_seconds(96) == []
+    watch.now += gap_s - 2
+    assert (watch.look() == ["b"]) is is_due
+
+
+@pytest.mark.parametrize(
+    ("name", "after_s"), [("c", 98.0), ("d", 100.0), ("a", 102.0)], ids=["next", "second", "third"]
+)
+def test_the_next_by_name_is_first_and_the_others_follow(name: str, after_s: float) -> None:
+    others = [one for one in ("a", "b", "c", "d") if one != name]
+    watch = Watch(name, *others)
+    watch.for_seconds(10)
+    watch.standing = {"b"}
+    assert watch.for_seconds(200) == [(after_s, "b")]
+
+
+def test_who_is_gone_is_nobody_to_wait_for() -> None:
+    watch = Watch("d", "b", "c")
+    watch.for_seconds(10)
+    watch.change("c", presence=Presence.GONE)
+    watch.standing = {"b", "c"}
+    assert watch.for_seconds(200) == [(98.0, "b")]
+
+
+def test_of_all_nodes_that_look_one_is_due_at_a_time() -> None:
+    names = [f"n{number:02}" for number in range(10)]
+    first = []
+    for name in names[1:]:
+        watch = Watch(name, *(one for one in names if one != name))
+        watch.for_seconds(4)
+        watch.standing = {names[0]}
+        first += [after for after, _ in watch.for_seconds(200)]
+    assert len(set(first)) == len(names) - 1
