@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import structlog
 
-from quiltfn.fleet.observer import Observer, Seen, Times
+from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.member import (
     KnownNode,
@@ -64,7 +64,7 @@ class Membership:
         self._renewed_at = boot_time()
         self._taking_over: asyncio.Task[None] | None = None
         self.on_state: list[Callable[[NodeState], None]] = []
-        self.on_read: list[Callable[[Sequence[Seen]], None]] = []
+        self.on_read: list[Callable[[Sequence[Member]], None]] = []
         self.on_lost: list[Callable[[Loss], None]] = []
 
     def renewed_at(self) -> float:
@@ -131,7 +131,7 @@ class Membership:
         found = await self._members.read()
         due = self._observer.look(found, self._clock.now())
         for told in self.on_read:
-            told(self._observer.members)
+            told(found)
         if due and self._taking_over is None:  # beside the beats, which it must not hold up
             self._taking_over = asyncio.ensure_future(self._take_over(due))
 

@@ -1,0 +1,218 @@
+"""A node among others: what it does with what the store tells it, and with a store that does not
+answer.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from manual_clock import ManualClock
+from quiltfn.fleet import membership as module
+from quiltfn.fleet.membership import Loss, Membership
+from quiltfn.fleet.observer import Observer, Times
+from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
+from quiltfn.model.member import Member, NodeState, Presence, Report, TakenOver
+
+TIMES = Times(beat_s=1, fence_s=3, end_s=5, reap_s=8)
+
+
+class Table:
+    """`ports.fleet.Members` of the node `a`, in memory."""
+
+    def __init__(self, *names: str) -> None:
+        self.rows = {name: Member(name=name, epoch=1, version="1") for name in names}
+        self.away = False
+        self.may_take_over = asyncio.Event()
+        self.may_take_over.set()
+        self.taken: list[str] = []
+        self.while_beating = lambda: None
+
+    def _answer(self) -> None:
+        if self.away:
+            raise StoreUnavailable("it is away")
+
+    async def register(self, address: str, version: str) -> Member:
+        self.rows["a"] = replace(self.rows["a"], address=address, version=version)
+        return self.rows["a"]
+
+    async def beat(self, report: Report) -> Member | None:
+        self.while_beating()
+        self._answer()
+        own = self.rows["a"]
+        if own.epoch != 1:
+            return None
+        self.rows["a"] = replace(own, beat=own.beat + 1, report=report)
+        return self.rows["a"]
+
+    async def read(self) -> Sequence[Member]:
+        self._answer()
+        return [self.rows[name] for name in sorted(self.rows)]
+
+    async def set_state(self, name: str, state: NodeState) -> Member | None:
+        known = self.rows.get(name)
+        if known is not None and known.state is not NodeState.REMOVED:
+            self.rows[name] = replace(known, state=state)
+        return self.rows.get(name)
+
+    async def leave(self) -> None:
+        self._answer()
+        self.rows["a"] = replace(self.rows["a"], presence=Presence.LEFT)
+
+    async def take_over(self, seen: Member) -> TakenOver | None:
+        await self.may_take_over.wait()
+        self._answer()
+        self.taken.append(seen.name)
+        self.rows[seen.name] = replace(seen, epoch=9, presence=Presence.GONE)
+        return TakenOver(name=seen.name, epoch=9, calls=1, work=2, deliveries=3, answers=4)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    clock = ManualClock(1000.0)
+    monkeypatch.setattr(module, "boot_time", lambda: clock.time)
+    return clock
+
+
+def a_node(table: Table, clock: ManualClock) -> Membership:
+    return Membership(table, Observer("a", TIMES), clock)
+
+
+async def turns(node: Membership, clock: ManualClock, count: int) -> None:
+    for _ in range(count):
+        await node.turn()
+        await asyncio.sleep(0)
+        clock.time += 1
+
+
+async def test_a_node_that_does_not_move_is_taken_over_once(clock: ManualClock) -> None:
+    table = Table("a", "b")
+    node = a_node(table, clock)
+    await turns(node, clock, 8)
+    assert table.taken == []
+    await turns(node, clock, 8)
+    assert (table.taken, node.taken_over) == (["b"], 1)
+
+
+async def test_a_slow_take_over_holds_up_no_beat(clock: ManualClock) -> None:
+    table = Table("a", "b")
+    node = a_node(table, clock)
+    table.may_take_over.clear()
+    await turns(node, clock, 20)
+    assert table.rows["a"].beat == 20
+    assert node.problem is None
+    table.may_take_over.set()
+    await node.settled()
+    assert table.taken == ["b"]  # once, though it was due at many looks
+
+
+async def test_a_take_over_that_fails_is_tried_again(clock: ManualClock) -> None:
+    table = Table("a", "b")
+    node = a_node(table, clock)
+    table.may_take_over.clear()
+    await turns(node, clock, 9)
+    table.away = True
+    table.may_take_over.set()
+    await node.settled()
+    table.away = False
+    assert table.taken == []
+    await turns(node, clock, 1)
+    await node.settled()
+    assert table.taken == ["b"]
+
+
+async def test_a_renewal_counts_from_before_it_was_sent(clock: ManualClock) -> None:
+    table = Table("a")
+    node = a_node(table, clock)
+
+    def answers_late() -> None:
+        clock.time += 2
+
+    table.while_beating = answers_late
+    began = clock.time
+    await node.turn()
+    assert node.renewed_at() == began
+    assert clock.time == began + 2
+
+
+async def test_a_store_that_is_away_is_told_after_the_fence_time(clock: ManualClock) -> None:
+    table = Table("a", "b")
+    node = a_node(table, clock)
+    await turns(node, clock, 1)
+    table.away = True
+    for _ in range(20):
+        with pytest.raises(StoreUnavailable):
+            await node.turn()
+        clock.time += 1
+        late = clock.time - node.renewed_at()
+        assert (node.problem is None) is (late < TIMES.fence_s)
+    table.away = False
+    await turns(node, clock, 7)
+    # Nobody was seen while the store was away, so nobody has been silent for long.
+    assert (table.taken, node.problem) == ([], None)
+
+
+async def test_a_node_that_was_taken_over_says_so_once_and_beats_no_more(
+    clock: ManualClock,
+) -> None:
+    table = Table("a", "b")
+    node = a_node(table, clock)
+    told: list[Loss] = []
+    node.on_lost.append(told.append)
+    await turns(node, clock, 1)
+    table.rows["a"] = replace(table.rows["a"], epoch=9, presence=Presence.GONE)
+    async with asyncio.timeout(5):
+        await node.run()
+    assert told == [Loss.TAKEN_OVER]
+    assert node.problem == Loss.TAKEN_OVER
+    await node.leave()  # it has nothing that it could leave
+    assert table.rows["a"].presence is Presence.GONE
+
+
+async def test_a_state_is_heard_with_the_next_beat_and_ones_own_at_once(
+    clock: ManualClock,
+) -> None:
+    table = Table("a", "b")
+    node = a_node(table, clock)
+    heard: list[NodeState] = []
+    node.on_state.append(heard.append)
+    await table.set_state("a", NodeState.CORDONED)
+    await turns(node, clock, 2)
+    assert heard == [NodeState.CORDONED]
+    await node.set_state("a", NodeState.DRAINING)
+    assert heard == [NodeState.CORDONED, NodeState.DRAINING]
+    await node.set_state("b", NodeState.REMOVED)
+    with pytest.raises(Conflict, match="was removed"):
+        await node.set_state("b", NodeState.READY)
+    with pytest.raises(NotFound):
+        await node.set_state("c", NodeState.READY)
+    assert heard == [NodeState.CORDONED, NodeState.DRAINING]
+
+
+async def test_a_removed_node_ends(clock: ManualClock) -> None:
+    table = Table("a")
+    node = a_node(table, clock)
+    await table.set_state("a", NodeState.REMOVED)
+    async with asyncio.timeout(5):
+        await node.run()
+    assert node.lost is Loss.REMOVED
+
+
+async def test_the_list_has_each_node_with_the_age_of_its_beat(clock: ManualClock) -> None:
+    table = Table("a", "b")
+    table.rows["alone"] = Member(name="alone", epoch=3)  # a server that was alone here once
+    node = a_node(table, clock)
+    await turns(node, clock, 4)
+    own, other = await node.all()
+    assert (own.member.name, own.is_own) == ("a", True)
+    assert (other.member.name, other.is_own, other.unmoved_s) == ("b", False, 4.0)
+
+
+async def test_each_look_is_told(clock: ManualClock) -> None:
+    table = Table("a", "b")
+    node = a_node(table, clock)
+    looks: list[list[str]] = []
+    node.on_read.append(lambda found: looks.append([one.name for one in found]))
+    await turns(node, clock, 2)
+    assert looks == [["a", "b"]] * 2
