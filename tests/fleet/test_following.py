@@ -76,13 +76,31 @@ def test_what_is_done_on_one_node_is_so_on_the_other_within_a_second(
     becomes(state="paused")
     assert there.try_invoke().status_code == 409
     # Nobody waits between two nodes.
-    assert two.call("POST", f"{function.path}/resume").json()["state"] == "active"
+    assert two.call("POST", f"{function.path}/resume").is_success
     done("POST", f"{function.path}/pause")
-    assert two.call("POST", f"{function.path}/resume").json()["state"] == "active"
+    assert two.call("POST", f"{function.path}/resume").is_success
     assert there.invoke()["stdout"] == "2\n"
     done("DELETE", function.path)
     seen(asked, lambda answer: answer.status_code == 404)
     until(lambda: not two.call("GET", "/api/instances").json()["instances"], 10)
+
+
+def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> None:
+    """As behind a balancer that takes turns."""
+    for turn in range(10):
+        one, two = nodes if turn % 2 else nodes[::-1]
+        function = one.create("echo 1", min_instances=0)
+        there = on(two, function)
+        assert there.deploy()["state"] == "active"
+        changed = one.call("PUT", function.path, {"handler": "echo 2"})
+        assert changed.json()["current_version"] == 2, changed.text
+        paused = two.call("POST", f"{there.path}/pause")
+        assert paused.is_success, paused.text
+        assert there.try_invoke().status_code == 409
+        resumed = one.call("POST", f"{function.path}/resume")
+        assert resumed.is_success, resumed.text
+        assert function.invoke()["stdout"] == "2\n"
+        there.delete()
 
 
 def test_accepted_work_of_a_node_that_is_stopped_runs_on_the_other(

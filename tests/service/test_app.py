@@ -12,6 +12,7 @@ from quiltfn.api.request import Request
 from quiltfn.api.response import Response, text_response
 from quiltfn.api.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
 from quiltfn.api.routes import ROUTES
+from quiltfn.ports import no_others
 from service.in_process import request_of
 from service.platform_harness import open_access
 
@@ -36,6 +37,7 @@ def services() -> Any:
         audit=None,
         tracer=None,
         fleet=None,
+        lifecycle=SimpleNamespace(catch_up=no_others),
         urls=SimpleNamespace(host=""),
     )
 

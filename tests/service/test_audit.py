@@ -21,7 +21,7 @@ from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.operator import keys as keys_command
-from quiltfn.ports import AuditQuery
+from quiltfn.ports import AuditQuery, no_others
 from quiltfn.settings import Settings
 from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys, SqlStore, open_sqlite
 from service.in_process import InProcess
@@ -75,6 +75,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
             limits=ApiLimits(body_max=200),
             budgets=Budgets(),
             tracer=None,
+            lifecycle=SimpleNamespace(catch_up=no_others),
             urls=SimpleNamespace(host=""),
         )
         transport = InProcess(make_app(services), client="192.0.2.7")

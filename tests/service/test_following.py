@@ -279,6 +279,47 @@ async def test_an_operation_decides_by_what_the_function_is_now(
             await one.lifecycle.resume(entry)
 
 
+async def test_three_nodes_that_take_turns_agree(shared: Path) -> None:
+    async with (
+        node(shared, "a") as one,
+        node(shared, "b") as two,
+        node(shared, "c") as three,
+    ):
+        every = (one, two, three)
+        entry = await one.create("echo 1")
+        for harness in every:
+            await known(harness, entry)
+        await two.lifecycle.deploy(entry)
+        await three.lifecycle.update(entry, {"handler": "echo 2"})
+        await one.lifecycle.pause(entry)
+        await two.lifecycle.set_scaling(entry, 0, 4)
+        await three.lifecycle.resume(entry)
+        await one.services.urls.set(entry, FunctionUrl())
+        await two.work.policies.set_policy(entry.function.id, AsyncPolicy(max_attempts=2))
+        entry = await three.lifecycle.update(entry, {"description": "by three"})
+        for harness in every:
+            there = await known(harness, entry)
+            assert there.function == entry.function
+            assert (await harness.invoke(entry)).version == entry.version.number
+            await seen(partial(harness.services.urls.of, entry.function.id))
+            await seen(partial(has_attempts, harness, entry, 2))
+        accepted = [await harness.work.accept(entry, Input()) for harness in every * 4]
+        for record in accepted:
+            await seen_over(one, entry, record.invocation_id)
+        assert sum(harness.sandboxes.calls for harness in every) == 3 + len(accepted)
+        await one.lifecycle.delete(entry)
+        for harness in every:
+            await seen(partial(is_gone, harness))
+
+
+def has_attempts(harness: Harness, entry: Entry, most: int) -> bool:
+    return harness.work.policies.policy_of(entry.function.id).max_attempts == most
+
+
+def is_gone(harness: Harness) -> bool:
+    return state_of(harness) is None
+
+
 async def test_of_two_updates_at_once_one_is_made_or_both_one_after_the_other(
     nodes: tuple[Harness, Harness],
 ) -> None:

@@ -4,6 +4,7 @@ A connection (`connection.py`) hands every request to `App` and sends the `Respo
 back. Whatever is to see every request, such as a tracer, is a function around that call.
 """
 
+import contextlib
 import re
 from collections.abc import Awaitable, Iterable, Mapping
 from functools import lru_cache, partial
@@ -50,6 +51,7 @@ from quiltfn.model.errors import (
     Unprocessable,
 )
 from quiltfn.model.url import PREFIX
+from quiltfn.ports import no_others
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Paths up to here are looked up once; clients ask for the same few again and again.
@@ -139,6 +141,7 @@ class Endpoint:
         self.path = path
         self._services, self._help, self._audit_log = services, documents, audit_log
         self._compression = compression
+        self._has_others = services.lifecycle.catch_up is not no_others
         self._routes = dict(routes)
         self._any_method = self._routes.pop(ANY_METHOD, None)
         if "GET" in self._routes:
@@ -320,6 +323,8 @@ class Endpoint:
         try:
             if request.query and route.scope is not None:
                 context.query = _query(route, request)
+            if self._has_others:
+                await self._hear_of_function(context)
             if self._services.fleet is not None:
                 found = await elsewhere(context, route)
                 if found is not None:  # it was audited where it was executed
@@ -337,6 +342,13 @@ class Endpoint:
         if route.action is not None:
             response = await self._audited(context, response, code)
         return response
+
+    async def _hear_of_function(self, context: RequestContext[Services]) -> None:
+        """Another node may have made the function that the path names a moment ago."""
+        named, is_there = context.parameters, self._services.catalog.known
+        if "function_id" in named and is_there(named["function_id"]) is None:
+            with contextlib.suppress(StoreUnavailable):  # then it is not known here
+                await self._services.lifecycle.catch_up()
 
     async def _handle(
         self, context: RequestContext[Services], request: Request, route: Route
