@@ -8,7 +8,7 @@ which they need each other and close backwards; where opening fails, what was op
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from quiltfn.fleet.files import NodeFile
     from quiltfn.fleet.follower import Follower
     from quiltfn.fleet.membership import Membership
+    from quiltfn.shared_instances import SharedInstances
 
 UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
 DIED = ShuttingDown(
@@ -133,6 +134,7 @@ def _unended() -> "asyncio.Future[Exception]":
 @dataclass(frozen=True, slots=True)
 class Platform:
     """A server without its socket: the services that routes call, and the parts below them.
+    `shared`: what bounds the instances of a node of a fleet, None where the server is alone.
     `ended`: gets the error with which the server has to end by itself.
     """
 
@@ -143,6 +145,7 @@ class Platform:
     health: Health
     work: Work
     dispatcher: Dispatcher
+    shared: "SharedInstances | None" = None
     ended: "asyncio.Future[Exception]" = field(default_factory=_unended)
 
 
@@ -159,13 +162,13 @@ async def open_platform(
         telemetry = await stack.enter_async_context(telemetry_of(settings, clock, node))
         opened, others = await _opened_store(store, clock, stack)
         membership = await _joined(settings, opened, clock, node, stack)
-        journal = await _started_journal(settings, opened, clock, stack)
-        idempotency = await _started_idempotency(settings, opened, clock, stack)
+        journal, idempotency = await _started_records(settings, opened, clock, stack)
         access = await _started_access(settings, SqlKeys(opened.database), clock, node)
         stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         catalog, bounds = Catalog(settings.functions_max_bytes), budgets(settings)
         parts = CallParts(opened, catalog, pools, journal, invoker, clock, bounds)
+        shared = _shared_instances(membership, parts, stock, stack)
         admission, stats, quotas, meter = await restored_quotas(settings, parts, stack)
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
@@ -206,7 +209,7 @@ async def open_platform(
         metrics = partial(telemetry.send_metrics, partial(refresh_metrics, services))
         following = follow_others(others, services, dispatcher, opened, clock)
         _run_until_closed(stack, *own, recovered, *kept, *following, metrics)
-        yield _completed(services, parts, dispatcher, membership, stack)
+        yield _completed(services, parts, dispatcher, membership, shared, stack)
 
 
 async def _joined(
@@ -240,6 +243,24 @@ async def _begun_work(
     return partial(run_recovered, journal, dispatcher)
 
 
+def _shared_instances(
+    membership: "Membership | None",
+    parts: CallParts,
+    stock: StockedSandboxes,
+    stack: AsyncExitStack,
+) -> "SharedInstances | None":
+    """On a node of a fleet the pools start from now on what the store grants; None for a server
+    that is alone.
+    """
+    if membership is None:
+        return None
+    from quiltfn.shared_instances import SharedInstances  # noqa: PLC0415 - as above
+
+    shared = SharedInstances(stock, membership, parts.clock)
+    shared.bind(parts.pools, parts.store, stack)
+    return shared
+
+
 def _nodes(membership: "Membership | None", parts: CallParts) -> Nodes:
     """The nodes as operators see them."""
     if membership is not None:
@@ -253,11 +274,17 @@ def _completed(
     parts: CallParts,
     dispatcher: Dispatcher,
     membership: "Membership | None",
+    shared: "SharedInstances | None",
     stack: AsyncExitStack,
 ) -> Platform:
-    """The platform. Until the stack is closed it does what an operator of its fleet wants."""
+    """The platform. Until the stack is closed it does what an operator of its fleet wants, and
+    shares instances with its other nodes.
+    """
     within = parts.store, parts.journal, parts.pools
-    made = Platform(services, *within, services.health, services.work, dispatcher)
+    made = Platform(services, *within, services.health, services.work, dispatcher, shared)
+    if shared is not None:
+        dispatcher.may_begin = shared.may_begin
+        _run_until_closed(stack, *shared.tasks(services.catalog, services.lifecycle))
     if membership is not None:
         from quiltfn.joined_fleet import NodeControl  # noqa: PLC0415 - as above
 
@@ -304,6 +331,9 @@ async def restored_lifecycle(
 ) -> tuple[Lifecycle, Elasticity, Urls]:
     """The functions as they were, what changes them, and the URLs that they have."""
     config = node_config(chosen, node.machine, runtimes)
+    if node.fleet is not None:
+        name = node.machine.node_id
+        config = replace(config, keeps_minimum=lambda function: function.owner_node_id == name)
     lifecycle = Lifecycle(parts.catalog, parts.store, parts.pools, parts.clock, config)
     await lifecycle.restore()
     elasticity = Elasticity(lifecycle, SqlOperations(parts.store.database), parts.clock)
@@ -502,6 +532,14 @@ async def _started_access(settings: Settings, keys: SqlKeys, clock: Clock, node:
     await access.refresh()
     check_address(settings, node.machine, access)
     return access
+
+
+async def _started_records(
+    chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
+) -> tuple[SpoolJournal, Idempotency]:
+    """What keeps records, and answers to repeated requests, whose calls the first one knows."""
+    journal = await _started_journal(chosen, store, clock, stack)
+    return journal, await _started_idempotency(chosen, store, clock, stack)
 
 
 async def _started_journal(

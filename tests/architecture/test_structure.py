@@ -67,6 +67,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "quotas": CORE | {"admission"},
     "lone_node": CORE,
     "node_report": CORE | {"invoke"},
+    "shared_instances": CORE | {"catalog", "fleet", "lifecycle", "pool", "store"},
     "joined_fleet": CORE
     | {"api", "dispatch", "fleet", "node_report", "platform", "settings", "store"},
     "runtimes": CORE | {"tenant_images", "ids"},
@@ -107,7 +108,7 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
     "platform": {"background", "callbacks", "api", "bounds", "images", "pool", "store", "settings"}
-    | {"telemetry", "fleet", "joined_fleet"}
+    | {"telemetry", "fleet", "joined_fleet", "shared_instances"}
     | CORE
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "telemetry", "tokens"}

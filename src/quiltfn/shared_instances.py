@@ -1,0 +1,77 @@
+"""The instances of a node of a fleet, which it shares with the others: what it may start, for how
+long it may go on by itself, and whose minimum it keeps. A server that is alone imports none of it.
+"""
+
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+
+from quiltfn.catalog import Catalog
+from quiltfn.fleet.gate import GatedSandboxes
+from quiltfn.fleet.lease import LeaseTimes, NodeLease
+from quiltfn.fleet.membership import Membership
+from quiltfn.fleet.minimum import Places, keep_minimum
+from quiltfn.fleet.slots import SlotKeeper
+from quiltfn.lifecycle import Lifecycle
+from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.pool.local import LocalPools
+from quiltfn.ports import Clock, StockedSandboxes
+from quiltfn.ports.fleet import NodeEpoch
+from quiltfn.store import SqlStore
+from quiltfn.store.postgresql import PostgresDatabase
+from quiltfn.store.slots import SqlSlots
+
+KEEPING = (NodeState.READY, NodeState.CORDONED)
+
+
+class SharedInstances:
+    """Bind the pools before they have an instance; `tasks` run until the end. `lease`: to be asked
+    before a call is taken from elsewhere.
+    """
+
+    def __init__(self, stock: StockedSandboxes, membership: Membership, clock: Clock) -> None:
+        self._stock, self._clock, self._name = stock, clock, membership.name
+        times = LeaseTimes(start_s=membership.times.fence_s, end_s=membership.times.end_s)
+        self.lease = NodeLease(membership.renewed_at, times)
+        self._places = Places()
+        membership.on_read.append(self._read)
+        stock.end_by(self.lease.deadline)
+
+    def bind(self, pools: LocalPools, store: SqlStore, stack: AsyncExitStack) -> None:
+        """The pools start nothing but what the store grants, and at the end of the stack, when they
+        are closed, all of it is given back.
+        """
+        database = store.database
+        assert isinstance(database, PostgresDatabase), "a fleet shares a PostgreSQL"
+        own = NodeEpoch(database.boot.node_id, database.boot.epoch)
+        connection = database.quick_connection()
+        stack.push_async_callback(connection.aclose)
+        slots = SqlSlots(connection.run)
+        self._keeper = SlotKeeper(slots, pools, lambda: own, self.lease, self._clock)
+        stack.push_async_callback(self._keeper.aclose)
+        pools.bind(GatedSandboxes(self._stock, self.lease))
+
+    def may_begin(self) -> bool:
+        """Whether accepted work may begin here."""
+        return self.lease.is_held
+
+    def tasks(
+        self, catalog: Catalog, lifecycle: Lifecycle
+    ) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
+        """What runs beside calls."""
+        keeper, functions = self._keeper, lambda: (entry.function for entry in catalog.all())
+        return (
+            keeper.run,
+            partial(self.lease.watch, self._stock.end_by, keeper.lease_changed),
+            partial(keep_minimum, functions, lifecycle.own, self._name, lambda: self._places),
+        )
+
+    def _read(self, members: Sequence[Member]) -> None:
+        """How the nodes were at the last look. One that does not answer keeps its place until it is
+        taken over.
+        """
+        there = [one for one in members if one.presence is Presence.PRESENT]
+        self._places = Places(
+            keepers=frozenset(one.name for one in there if one.state in KEEPING),
+            heirs=frozenset(one.name for one in there if one.state is NodeState.READY),
+        )

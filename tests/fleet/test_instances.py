@@ -1,0 +1,99 @@
+"""Real nodes that share the instances of a function, counted from outside of them."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.server import Function, Server, until
+from fleet.nodes import Fleet
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+
+SHORT = "--prewarmed 0 --fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 3 --fleet-reap-s 8"
+
+
+def sandboxes(node: Server) -> set[str]:
+    """Those with a process, as the kernel has them."""
+    found = set()
+    for path, _, files in os.walk("/sys/fs/cgroup"):
+        one = Path(path)
+        if one.parent.name == node.id and len(one.name) == 24 and "cgroup.procs" in files:
+            with contextlib.suppress(OSError):
+                if (one / "cgroup.procs").read_text().split():
+                    found.add(one.name)
+    return found
+
+
+@contextlib.contextmanager
+def sampled(*nodes: Server) -> Iterator[Callable[[], int]]:
+    """The most sandboxes that all nodes together had at a time; counted until the end."""
+    ends, most = threading.Event(), 0
+
+    def count() -> None:
+        nonlocal most
+        while not ends.is_set():
+            most = max(most, sum(len(sandboxes(node)) for node in nodes))
+            ends.wait(0.02)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        yield lambda: most
+    finally:
+        ends.set()
+        thread.join()
+
+
+def on(node: Server, function: Function) -> Function:
+    """The same function, asked for at another node, once that has heard of it."""
+    there = Function(node, function.id)
+    until(lambda: node.call("GET", there.path).json().get("state") == "active")
+    return there
+
+
+def test_an_instance_goes_where_calls_wait(fleet: Fleet) -> None:
+    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    function = one.deploy("echo hello", max_instances=1)
+    there = on(two, function)
+    with sampled(one, two) as most:
+        for _ in range(3):
+            for each, name in ((function, "one"), (there, "two")):
+                record = each.invoke()
+                assert (record["status"], record["execution_node_id"]) == ("success", name)
+    assert most() == 1
+
+
+def test_a_stopped_node_s_instances_are_gone_before_another_starts_its_own(fleet: Fleet) -> None:
+    """The server of a node stands still: its launcher ends what it has, and nothing of it is there
+    again once it goes on.
+    """
+    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    function = one.deploy("echo hello", max_instances=1, min_instances=1)
+    there = on(two, function)
+    assert function.invoke()["status"] == "success"
+    held = sandboxes(one)
+    assert len(held) == 1
+    with sampled(one, two) as most:
+        os.kill(one.pid, signal.SIGSTOP)
+        stopped_at = time.monotonic()
+        until(lambda: not sandboxes(one), 6)
+        assert time.monotonic() - stopped_at > 2  # at the deadline, not before
+        record = until(lambda: succeeded(there), 20)
+        assert record["execution_node_id"] == "two"
+        os.kill(one.pid, signal.SIGCONT)
+        assert one.wait(scaled(20)) != 0  # it was taken over, and ends
+        until(lambda: two.call("GET", there.path).json()["owner_node_id"] == "two")
+        until(lambda: len(sandboxes(two)) == 1)  # the minimum, which that keeps from now on
+    assert most() == 1
+
+
+def succeeded(function: Function) -> dict[str, object] | None:
+    answer = function.try_invoke()
+    return answer.json() if answer.status_code == 200 else None
