@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,14 @@ class OneNode:
             await asyncio.sleep(seconds)
             return await lease.call(call)
 
+    async def use(self, function: Function, begun: list[None], ends: asyncio.Event) -> CallResult:
+        """A call that has its instance until the event."""
+        call = Call(payload=None, environment={}, replaces_environment=False, timeout_s=30)
+        async with self.pools.lease(function.id) as lease:
+            begun.append(None)
+            await ends.wait()
+            return await lease.call(call)
+
     async def cut_off(self, seconds: float) -> None:
         """So long the store has taken no sign of life of it."""
         self.boottime = self.renewed + seconds
@@ -115,6 +124,30 @@ class TwoNodes:
         stored = await self.store.find(self.function.id)
         assert stored is not None
         await self.store.save(changed(stored.function, max_instances=most))
+
+
+@contextlib.asynccontextmanager
+async def busy(function: Function, *where: OneNode) -> AsyncIterator[asyncio.Event]:
+    """A call of each of the nodes has an instance until the event, or the end of the block."""
+    begun, ends = list[None](), asyncio.Event()
+    calls = [asyncio.ensure_future(one.use(function, begun, ends)) for one in where]
+
+    async def all_run() -> bool:
+        await asyncio.sleep(0.01)
+        return len(begun) == len(where)
+
+    try:
+        await eventually(all_run)
+        yield ends
+    finally:
+        ends.set()
+        await asyncio.gather(*calls)
+
+
+async def is_started(one: OneNode) -> bool:
+    """Whether an instance of the node has a call."""
+    await asyncio.sleep(0.01)
+    return any(pool.model.counts().busy for pool in one.pools._pools.values())
 
 
 def limits(**changes: Any) -> PoolLimits:
@@ -218,10 +251,12 @@ async def test_all_that_wait_are_asked_for_at_once(nodes: TwoNodes) -> None:
 
 async def test_a_call_waits_where_other_nodes_have_every_instance(nodes: TwoNodes) -> None:
     """As in a full pool, until one of them is given back."""
-    busy = asyncio.gather(*[nodes.one.call(nodes.function, 0.5) for _ in range(2)])
-    await asyncio.sleep(0.2)
-    assert (await nodes.two.call(nodes.function)).stdout == b"hello\n"
-    assert busy.done()
+    async with busy(nodes.function, nodes.one, nodes.one) as ends:
+        waiting = asyncio.ensure_future(nodes.two.call(nodes.function))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        ends.set()
+        assert (await waiting).stdout == b"hello\n"
     assert (await nodes.held())["two"] == 1
 
 
@@ -272,20 +307,20 @@ async def test_slots_that_nobody_uses_go_back(
 
 
 async def test_a_lowered_maximum_ends_the_surplus(nodes: TwoNodes) -> None:
-    """Idle instances at once, busy ones after their call, and nobody gets one before that."""
-    busy = [asyncio.ensure_future(one.call(nodes.function, 0.5)) for one in (nodes.one, nodes.two)]
-    await asyncio.sleep(0.2)
-    assert await nodes.held() == {"one": 1, "two": 1}
-    await nodes.scale(1)
-    later = [asyncio.ensure_future(nodes.two.call(nodes.function)) for _ in range(3)]
-    await asyncio.gather(*busy)
+    """Busy instances after their call, and nobody gets one before that."""
+    async with busy(nodes.function, nodes.one, nodes.two) as ends:
+        assert await nodes.held() == {"one": 1, "two": 1}
+        await nodes.scale(1)
+        later = [asyncio.ensure_future(nodes.two.call(nodes.function)) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        assert not any(call.done() for call in later)
+        ends.set()
 
     async def is_lowered() -> bool:
-        return sum((await nodes.held()).values()) <= 1
+        return sum((await nodes.held()).values()) == 1
 
-    await eventually(is_lowered)
     await asyncio.gather(*later)
-    assert sum((await nodes.held()).values()) == 1
+    await eventually(is_lowered)
     assert len(nodes.one.fakes.alive) + len(nodes.two.fakes.alive) == 1
 
 
@@ -323,33 +358,29 @@ async def test_a_version_is_prepared_while_idle_instances_are_elsewhere(nodes: T
 
 
 async def test_a_preparation_waits_where_every_instance_is_busy(nodes: TwoNodes) -> None:
-    busy = [asyncio.ensure_future(nodes.two.call(nodes.function, 0.6)) for _ in range(2)]
-    await asyncio.sleep(0.2)
-    with pytest.raises(TimeoutError):
-        async with (
-            asyncio.timeout(0.2),
-            nodes.one.pools.prepared(nodes.function.id, a_version(nodes.function, 2), limits(), 1),
-        ):
-            raise AssertionError("it had no place")
-    await asyncio.gather(*busy)
+    new = a_version(nodes.function, 2)
+    async with busy(nodes.function, nodes.two, nodes.two):
+        with pytest.raises(TimeoutError):
+            async with (
+                asyncio.timeout(0.2),
+                nodes.one.pools.prepared(nodes.function.id, new, limits(), 1),
+            ):
+                raise AssertionError("it had no place")
     assert (await nodes.one.call(nodes.function)).stdout == b"hello\n"
 
 
 async def test_who_waits_for_a_place_hears_that_the_function_was_paused(nodes: TwoNodes) -> None:
-    busy = [asyncio.ensure_future(nodes.two.call(nodes.function, 0.6)) for _ in range(2)]
-    await asyncio.sleep(0.2)
-
     async def prepare() -> None:
         new = a_version(nodes.function, 2)
         async with nodes.one.pools.prepared(nodes.function.id, new, limits(), 1):
             raise AssertionError("it had no place")
 
-    preparing = asyncio.ensure_future(prepare())
-    await asyncio.sleep(0.1)
-    nodes.one.pools.close(nodes.function.id, "paused")
-    with pytest.raises(NotPrepared, match="paused"):
-        await preparing
-    await asyncio.gather(*busy)
+    async with busy(nodes.function, nodes.two, nodes.two):
+        preparing = asyncio.ensure_future(prepare())
+        await asyncio.sleep(0.1)
+        nodes.one.pools.close(nodes.function.id, "paused")
+        with pytest.raises(NotPrepared, match="paused"):
+            await preparing
 
 
 # What is not sure -----------------------------------------------------------------------------
@@ -382,8 +413,7 @@ async def test_an_answer_to_a_return_that_is_lost_costs_nothing_either(nodes: Tw
 
 async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> None:
     call = asyncio.ensure_future(nodes.one.call(nodes.function, 30))
-    await asyncio.sleep(0.2)
-    assert len(nodes.one.fakes.alive) == 1
+    await eventually(partial(is_started, nodes.one))
     taken = text("UPDATE node SET epoch = 2 WHERE name = 'one'")
 
     def take_over(connection: Connection) -> None:
@@ -429,8 +459,7 @@ async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: 
 
 async def test_at_its_deadline_a_node_ends_everything(nodes: TwoNodes) -> None:
     call = asyncio.ensure_future(nodes.one.call(nodes.function, 30))
-    await asyncio.sleep(0.2)
-    assert nodes.one.fakes.alive
+    await eventually(partial(is_started, nodes.one))
     call.cancel()
     await asyncio.wait([call])
     await nodes.one.cut_off(61)
