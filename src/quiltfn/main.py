@@ -12,7 +12,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,9 @@ async def serve(given: Inherited) -> None:
         stall_responder = StallResponder(given.listener, tls, stalled_s)
         stall_responder.start()
         try:
-            await server.serve(given.listener)
+            fleet = platform.services.fleet
+            async with nullcontext() if fleet is None else fleet.answered(app):
+                await server.serve(given.listener)
         finally:
             stall_responder.stop()
         drain.cancel()
@@ -168,7 +170,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     platform.services.work.waiters.release()
     await platform.dispatcher.stop()
     waiters = [
-        asyncio.ensure_future(platform.services.invoker.drain(drain_s)),
+        asyncio.ensure_future(_ended_calls(platform, drain_s)),
         asyncio.ensure_future(again.wait()),
     ]
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
@@ -178,6 +180,16 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     await platform.pools.aclose()
     platform.services.budgets.streams.end()
     server.leave()
+
+
+async def _ended_calls(platform: Platform, drain_s: float) -> None:
+    """Returns once no call of a client here is under way, or the time is over."""
+    fleet = platform.services.fleet
+    with suppress(TimeoutError):
+        async with asyncio.timeout(drain_s):
+            await platform.services.invoker.drain(drain_s)
+            if fleet is not None:
+                await fleet.settled()
 
 
 def main() -> int:

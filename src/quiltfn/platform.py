@@ -19,6 +19,7 @@ from quiltfn.access import Access
 from quiltfn.admission import Admission
 from quiltfn.api.budgets import Budgets, CallOutputBudget
 from quiltfn.api.errors import error_body
+from quiltfn.api.forwarding import FleetNode
 from quiltfn.api.idempotency import NAMES_RECORD, Idempotency
 from quiltfn.api.services import Services
 from quiltfn.api.system import refresh_metrics
@@ -166,8 +167,7 @@ async def open_platform(
         access = await _started_access(settings, SqlKeys(opened.database), clock, node)
         stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
-        catalog, bounds = Catalog(settings.functions_max_bytes), budgets(settings)
-        parts = CallParts(opened, catalog, pools, journal, invoker, clock, bounds)
+        parts = _call_parts(settings, opened, pools, invoker, journal, clock)
         shared = _shared_instances(membership, parts, stock, stack)
         admission, stats, quotas, meter = await restored_quotas(settings, parts, stack)
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
@@ -182,7 +182,7 @@ async def open_platform(
             access=access,
             admission=admission,
             idempotency=idempotency,
-            catalog=catalog,
+            catalog=parts.catalog,
             lifecycle=lifecycle,
             elasticity=elasticity,
             deliveries=deliveries,
@@ -201,15 +201,28 @@ async def open_platform(
             urls=urls,
             quotas=quotas,
             nodes=_nodes(membership, parts),
+            fleet=_fleet_node(node, shared, parts, stack),
             health=_health(node, opened, journal, settings, stock, clock),
             limits=api_limits(settings),
-            budgets=bounds,
+            budgets=parts.budgets,
             tracer=telemetry.tracer,
         )
         metrics = partial(telemetry.send_metrics, partial(refresh_metrics, services))
         following = follow_others(others, services, dispatcher, opened, clock)
         _run_until_closed(stack, *own, recovered, *kept, *following, metrics)
         yield _completed(services, parts, dispatcher, membership, shared, stack)
+
+
+def _call_parts(
+    chosen: Settings,
+    store: SqlStore,
+    pools: LocalPools,
+    invoker: Invoker,
+    journal: SpoolJournal,
+    clock: Clock,
+) -> CallParts:
+    catalog, bounds = Catalog(chosen.functions_max_bytes), budgets(chosen)
+    return CallParts(store, catalog, pools, journal, invoker, clock, bounds)
 
 
 async def _joined(
@@ -259,6 +272,21 @@ def _shared_instances(
     shared = SharedInstances(stock, membership, parts.clock)
     shared.bind(parts.pools, parts.store, stack)
     return shared
+
+
+def _fleet_node(
+    node: Node, shared: "SharedInstances | None", parts: CallParts, stack: AsyncExitStack
+) -> FleetNode | None:
+    """What sends calls to other nodes, until the stack is closed; None where there are none."""
+    if node.fleet is None or shared is None:
+        return None
+    from quiltfn.fleet.calls import FleetCalls  # noqa: PLC0415 - as above
+    from quiltfn.fleet.lost_calls import LostCalls  # noqa: PLC0415 - as above
+
+    within = parts.invoker, parts.pools, shared.obtain, LostCalls(parts.journal, parts.clock)
+    calls = FleetCalls(node.fleet, shared.membership, *within)
+    stack.push_async_callback(calls.aclose)
+    return calls
 
 
 def _nodes(membership: "Membership | None", parts: CallParts) -> Nodes:

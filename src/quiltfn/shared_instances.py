@@ -30,6 +30,7 @@ class SharedInstances:
     """
 
     def __init__(self, stock: StockedSandboxes, membership: Membership, clock: Clock) -> None:
+        self.membership = membership
         self._stock, self._clock, self._name = stock, clock, membership.name
         times = LeaseTimes(start_s=membership.times.fence_s, end_s=membership.times.end_s)
         self.lease = NodeLease(membership.renewed_at, times)
@@ -50,6 +51,10 @@ class SharedInstances:
         self._keeper = SlotKeeper(slots, pools, lambda: own, self.lease, self._clock)
         stack.push_async_callback(self._keeper.aclose)
         pools.bind(GatedSandboxes(self._stock, self.lease))
+
+    async def obtain(self, function_id: str) -> bool:
+        """As `SlotKeeper` says."""
+        return await self._keeper.obtain(function_id)
 
     def may_begin(self) -> bool:
         """Whether accepted work may begin here."""

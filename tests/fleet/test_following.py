@@ -92,6 +92,7 @@ def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> N
         function = one.create("echo 1", min_instances=0)
         there = on(two, function)
         assert there.deploy()["state"] == "active"
+        assert function.invoke()["stdout"] == "1\n"
         changed = one.call("PUT", function.path, {"handler": "echo 2"})
         assert changed.json()["current_version"] == 2, changed.text
         paused = two.call("POST", f"{there.path}/pause")
@@ -99,6 +100,7 @@ def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> N
         assert there.try_invoke().status_code == 409
         resumed = one.call("POST", f"{function.path}/resume")
         assert resumed.is_success, resumed.text
+        assert there.try_invoke().status_code == 200
         assert function.invoke()["stdout"] == "2\n"
         there.delete()
 

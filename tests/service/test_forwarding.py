@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,10 +17,11 @@ import msgspec
 import pytest
 
 from quiltfn.api.app import make_app
-from quiltfn.api.forwarding import FleetNode, PeerApplication, answering_peers
+from quiltfn.api.forwarding import PeerApplication, answering_peers
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.model.forwarded import ForwardedCall, Refusal
+from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports.placement import Destination, PeerUnavailable
 from quiltfn.sandbox.fake import FakeSandboxes
@@ -119,7 +121,7 @@ class Placed:
         assert function_id
         return self.own_load
 
-    def refusal(self, call: ForwardedCall) -> Refusal | None:
+    async def refusal(self, call: ForwardedCall) -> Refusal | None:
         assert call.version == 1
         return self.refuses
 
@@ -130,8 +132,14 @@ class Nodes:
     def __init__(self, here: Harness, there: Harness) -> None:
         self.here, self.there = here, there
         self.network, self.placed, self.placed_there = Network(), Placed(), Placed()
-        node = FleetNode(name="node-1", placement=self.placed, peers=self.network)
-        other = FleetNode(name="node-2", placement=self.placed_there, peers=self.network)
+        self.lost: list[tuple[str, Invocation]] = []
+        node: Any = SimpleNamespace(
+            name="node-1",
+            placement=self.placed,
+            peers=self.network,
+            lost=lambda *told: self.lost.append(told),
+        )
+        other: Any = SimpleNamespace(name="node-2", placement=self.placed_there, peers=self.network)
         self.app = make_app(replace(here.services, fleet=node))
         app_there = make_app(replace(there.services, fleet=other))
         self.network.apps["node-2"] = answering_peers(app_there, other)
@@ -230,12 +238,16 @@ async def test_a_call_that_may_have_run_is_not_run_again(nodes: Nodes) -> None:
     assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
     assert answer.headers["x-invocation-id"] == nodes.network.sent[0][2].invocation_id
     assert nodes.here.sandboxes.calls == 0
+    [(node, record)] = nodes.lost
+    assert (node, record.invocation_id) == ("node-2", answer.headers["x-invocation-id"])
+    assert (record.status, record.execution_node_id) == (Status.INTERRUPTED, "node-2")
 
 
 async def test_a_node_that_is_lost_in_the_middle_of_its_answer(nodes: Nodes) -> None:
     nodes.network.cut_after = 10
     answer = await nodes.call("cat", "grain")
     assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
+    assert len(nodes.lost) == 1
 
 
 async def test_the_answer_is_the_other_nodes_own(nodes: Nodes) -> None:

@@ -21,12 +21,18 @@ class Node:
     """A node with a pool, and what the fleet answers when it asks for one more instance."""
 
     def __init__(self, here: PoolLoad | None, *, may_start: bool = False, **others: PoolLoad):
-        self.here, self.may_start, self.asked, self.takes = here, may_start, 0, True
+        self.here, self.may_start, self.asked = here, may_start, 0
+        self.serves = self.takes = True
         table = RoutingTable(Random(3))
         for name, one in others.items():
             table.reported(name, [one])
+        table.retain(others)
         self.placement = Placement(
-            table, lambda _: self.here, self.obtain, takes_calls=lambda: self.takes
+            table,
+            lambda _: self.here,
+            self.obtain,
+            serves=lambda: self.serves,
+            takes_calls=lambda: self.takes,
         )
 
     async def obtain(self, function_id: str) -> bool:
@@ -102,13 +108,50 @@ def a_call(*, version: int = V, may_wait: bool = False) -> ForwardedCall:
 async def test_the_node_that_is_to_run_a_call_decides(
     here: PoolLoad | None, call: ForwardedCall, refusal: Refusal | None
 ) -> None:
-    assert Node(here).placement.refusal(call) is refusal
+    assert await Node(here).placement.refusal(call) is refusal
 
 
 async def test_a_node_that_takes_no_calls_refuses_all() -> None:
     node = Node(load(idle=1))
     node.takes = False
-    assert node.placement.refusal(a_call()) is Refusal.DRAINING
+    assert await node.placement.refusal(a_call()) is Refusal.DRAINING
+
+
+async def test_a_call_may_begin_an_instance_where_it_is_sent_to_wait() -> None:
+    node = Node(load(slots=0), may_start=True)
+    assert await node.placement.refusal(a_call(may_wait=True)) is None
+    assert await node.placement.refusal(a_call()) is Refusal.BUSY
+
+
+async def test_a_call_that_no_other_node_would_take_waits_even_without_a_slot() -> None:
+    call = ForwardedCall(
+        function_id=F, invocation_id="i", client="::1", version=V, may_wait=True, in_any_case=True
+    )
+    assert await Node(load(slots=0)).placement.refusal(call) is None
+
+
+async def test_a_node_that_runs_no_calls_sends_its_own_to_others() -> None:
+    node = Node(load(idle=2), may_start=True, b=load(idle=1))
+    node.serves = False
+    assert await node.place() == Destination("b", may_wait=False)
+    node = Node(load(idle=2), may_start=True, b=load(busy=2))
+    node.serves = False
+    assert await node.place() == Destination("b", may_wait=True)
+    assert node.asked == 0
+
+
+async def test_a_node_that_takes_none_from_others_runs_its_own() -> None:
+    node = Node(load(idle=1), b=load(idle=2))
+    node.takes = False
+    assert await node.place() is None
+    assert await node.placement.refusal(a_call()) is Refusal.DRAINING
+
+
+async def test_it_sends_them_to_a_node_without_instances_too() -> None:
+    node = Node(load(idle=2), b=PoolLoad("another", V, slots=1))
+    node.serves = False
+    assert await node.place() == Destination("b", may_wait=True, in_any_case=True)
+    assert await node.place("b") is None
 
 
 async def test_a_node_that_could_not_be_reached_is_left_out_until_it_reports() -> None:

@@ -50,6 +50,7 @@ from quiltfn.model.errors import (
     StoreUnavailable,
     Unprocessable,
 )
+from quiltfn.model.function import FunctionState
 from quiltfn.model.url import PREFIX
 from quiltfn.ports import no_others
 
@@ -142,6 +143,8 @@ class Endpoint:
         self._services, self._help, self._audit_log = services, documents, audit_log
         self._compression = compression
         self._has_others = services.lifecycle.catch_up is not no_others
+        is_alone = services.fleet is None and not self._has_others
+        self._run = self._execute if is_alone else self._execute_somewhere
         self._routes = dict(routes)
         self._any_method = self._routes.pop(ANY_METHOD, None)
         if "GET" in self._routes:
@@ -227,7 +230,7 @@ class Endpoint:
                 await self._read_body(context, request, route, limit)
         key = request.headers.get("idempotency-key") if route.is_idempotent else None
         if key is None:
-            return await self._execute(context, request, route)
+            return await self._run(context, request, route)
         return await self._execute_once(context, request, route, key)
 
     async def _respond_raw(
@@ -243,7 +246,7 @@ class Endpoint:
             self._take_body(context, request, route, limit)
         else:
             await self._read_body(context, request, route, limit)
-        return await self._execute(context, request, route)
+        return await self._run(context, request, route)
 
     async def _identify(self, request: Request) -> Caller:
         """Whose credential it is, or who another node says it is. Raises `Unauthorized`."""
@@ -294,7 +297,7 @@ class Endpoint:
 
         async def execute() -> Response:
             nonlocal unstored
-            response = await self._execute(context, request, route)
+            response = await self._run(context, request, route)
             if isinstance(response.body, bytes) and len(response.body) > SHORT_BYTES:
                 # The budget it was made in has just come back; nobody else has been given it yet.
                 unstored = len(response.body)
@@ -323,13 +326,22 @@ class Endpoint:
         try:
             if request.query and route.scope is not None:
                 context.query = _query(route, request)
-            if self._has_others:
-                await self._hear_of_function(context)
-            if self._services.fleet is not None:
-                found = await elsewhere(context, route)
-                if found is not None:  # it was audited where it was executed
-                    return found
-            response = await self._handle(context, request, route)
+            if route.admit is not None:
+                response = await route.handler(context)
+            elif route.streams:
+                with self._services.budgets.uploads:
+                    context.body = body.streamed(route, request, self._services.limits)
+                    response = await route.handler(context)
+            else:
+                raw, context.raw_body = context.raw_body, None
+                if raw:
+                    if len(raw) > SHORT_BYTES:
+                        await self._services.budgets.turn()
+                    context.body = body.parsed(route, raw, request, self._help.limits)
+                elif route.body is not None and route.needs_body:
+                    raise BadRequest("this call needs a JSON body")
+                del raw  # a body is kept once, and no longer than somebody needs it
+                response = await route.handler(context)
         except QuiltfnError as error:
             if isinstance(error, Internal):
                 log_bug(request, context.request_id)
@@ -343,32 +355,39 @@ class Endpoint:
             response = await self._audited(context, response, code)
         return response
 
-    async def _hear_of_function(self, context: RequestContext[Services]) -> None:
-        """Another node may have made the function that the path names a moment ago."""
-        named, is_there = context.parameters, self._services.catalog.known
-        if "function_id" in named and is_there(named["function_id"]) is None:
-            with contextlib.suppress(StoreUnavailable):  # then it is not known here
+    async def _hear_of_function(self, context: RequestContext[Services], route: Route) -> None:
+        """Another node may have made or deployed the function of the path a moment ago."""
+        named, catalog = context.parameters, self._services.catalog
+        if "function_id" in named:
+            entry = catalog.known(named["function_id"])
+        elif route.is_invoke and "name" in named:
+            entry = catalog.find(context.tenant_id, named["name"])
+        else:
+            return
+        is_callable = entry is not None and entry.function.state is FunctionState.ACTIVE
+        if entry is None or (route.is_invoke and not is_callable):
+            with contextlib.suppress(StoreUnavailable):  # then it is as it is known here
                 await self._services.lifecycle.catch_up()
 
-    async def _handle(
+    async def _execute_somewhere(
         self, context: RequestContext[Services], request: Request, route: Route
     ) -> Response:
-        """What the handler answers, which is given the body as its route wants it."""
-        if route.admit is not None:
-            return await route.handler(context)
-        if route.streams:
-            with self._services.budgets.uploads:
-                context.body = body.streamed(route, request, self._services.limits)
-                return await route.handler(context)
-        raw, context.raw_body = context.raw_body, None
-        if raw:
-            if len(raw) > SHORT_BYTES:
-                await self._services.budgets.turn()
-            context.body = body.parsed(route, raw, request, self._help.limits)
-        elif route.body is not None and route.needs_body:
-            raise BadRequest("this call needs a JSON body")
-        del raw  # a body is kept once, and no longer than somebody needs it
-        return await route.handler(context)
+        """As `_execute`, where others share the store: here, or where another node is to answer.
+        What that has executed it has audited.
+        """
+        response = None
+        try:
+            if request.query and route.scope is not None:
+                context.query = _query(route, request)
+            if self._has_others:
+                await self._hear_of_function(context, route)
+            if self._services.fleet is not None:
+                response = await elsewhere(context, route)
+        except QuiltfnError as error:
+            response = _failure(context, error)
+            if route.action is not None:
+                response = await self._audited(context, response, error.code)
+        return response or await self._execute(context, request, route)
 
     async def _audited(
         self, context: RequestContext[Services], response: Response, code: str | None

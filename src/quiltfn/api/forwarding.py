@@ -8,8 +8,8 @@ nothing of it, so the next one is tried.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,7 +21,7 @@ from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall
-from quiltfn.model.invocation import Status
+from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
 from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable, Placement
 
 # What belongs to one connection (RFC 9110, 7.6.1), and the length, which the connection counts.
@@ -36,17 +36,34 @@ REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
 TRIES = 3
 
 
+# What a caller is told whose node was lost.
+Gone = Callable[[PeerUnavailable], RuntimeUnavailable]
 # What a node does with a request of another one, and what is said of it.
 PeerApplication = Callable[[Request, ForwardedCall], Awaitable[Response]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FleetNode:
+class FleetNode(Protocol):
     """This node in its fleet, as far as requests are concerned."""
 
-    name: str
-    placement: Placement
-    peers: Peers
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def placement(self) -> Placement: ...
+
+    @property
+    def peers(self) -> Peers: ...
+
+    def lost(self, node: str, record: Invocation) -> None:
+        """A call that was sent to the node may have run there, and it is not known how it ended.
+        `record`: its end, unless its node knows better.
+        """
+
+    def answered(self, app: Application) -> AbstractAsyncContextManager[None]:
+        """In the block, what other nodes send is answered by `app`."""
+
+    async def settled(self) -> None:
+        """Returns once no request of this node is under way at another one."""
 
 
 async def elsewhere(context: RequestContext[Any], route: Route) -> Response | None:
@@ -76,10 +93,11 @@ async def _placed(context: RequestContext[Any], entry: Entry) -> Response | None
             invocation_id=context.invocation_id,
             version=version,
             may_wait=destination.may_wait,
+            in_any_case=destination.in_any_case,
             caller=None if context.is_stranger else context.caller,
             client=context.request.client,
         )
-        response = await _sent(context, fleet, destination.node, call)
+        response = await _sent(context, destination.node, call, entry)
         if response is not None:
             return response
         tried.add(destination.node)
@@ -102,14 +120,18 @@ async def _where_it_runs(context: RequestContext[Any]) -> Response | None:
         caller=context.caller,
         client=context.request.client,
     )
-    return await _sent(context, fleet, node, call)
+    return await _sent(context, node, call)
 
 
 async def _sent(
-    context: RequestContext[Any], fleet: FleetNode, node: str, call: ForwardedCall
+    context: RequestContext[Any], node: str, call: ForwardedCall, entry: Entry | None = None
 ) -> Response | None:
-    """The node's response; None: it has done nothing, so another one may be asked."""
+    """The node's response; None: it has done nothing, so another one may be asked. `entry`: the
+    function, where the request calls it.
+    """
+    fleet: FleetNode = context.services.fleet
     placement, function_id = fleet.placement, call.function_id
+    gone = partial(_gone, context, node, call, entry)
     placement.sent(node, function_id)
     async with AsyncExitStack() as stack:
         try:
@@ -118,7 +140,7 @@ async def _sent(
             placement.told(node, function_id, None)
             if not error.may_have_run:
                 return None
-            raise _gone(call, error) from error
+            raise gone(error) from error
         said = msgspec.json.decode(answer.header(ANSWER) or b"{}", type=ForwardedAnswer)
         placement.told(node, function_id, said.load)
         if said.refusal is not None:
@@ -127,15 +149,15 @@ async def _sent(
         response.headers = [one for one in answer.headers if one[0] not in REMOVED]
         length = answer.header("content-length")
         if length is None:
-            response.body = _Rest(answer, call, stack.pop_all())
+            response.body = _Rest(answer, gone, stack.pop_all())
         elif int(length) <= SHORT_BYTES:
-            response.body = b"".join([piece async for piece in _pieces(answer, call)])
+            response.body = b"".join([piece async for piece in _pieces(answer, gone)])
         elif "idempotency-key" in context.headers:  # then it is kept, as a whole
             async with context.services.budgets.responses.reserve(int(length), context.tenant_id):
-                response.body = b"".join([piece async for piece in _pieces(answer, call)])
+                response.body = b"".join([piece async for piece in _pieces(answer, gone)])
         else:
             response.headers.append(("content-length", length))
-            response.body = _Rest(answer, call, stack.pop_all())
+            response.body = _Rest(answer, gone, stack.pop_all())
     return response
 
 
@@ -176,13 +198,13 @@ async def _while_wanted(
         lost.cancel()
 
 
-async def _pieces(answer: PeerResponse, call: ForwardedCall) -> AsyncIterator[bytes]:
+async def _pieces(answer: PeerResponse, gone: Gone) -> AsyncIterator[bytes]:
     """The body. Raises `RuntimeUnavailable` with the call's id if the node is lost meanwhile."""
     try:
         async for piece in answer.body:
             yield piece
     except PeerUnavailable as error:
-        raise _gone(call, error) from error
+        raise gone(error) from error
 
 
 class _Rest:
@@ -190,8 +212,8 @@ class _Rest:
     it.
     """
 
-    def __init__(self, answer: PeerResponse, call: ForwardedCall, stack: AsyncExitStack) -> None:
-        self._pieces, self._call, self._stack = aiter(answer.body), call, stack
+    def __init__(self, answer: PeerResponse, gone: Gone, stack: AsyncExitStack) -> None:
+        self._pieces, self._gone, self._stack = aiter(answer.body), gone, stack
 
     def __aiter__(self) -> "_Rest":
         return self
@@ -200,14 +222,35 @@ class _Rest:
         try:
             return await anext(self._pieces)
         except PeerUnavailable as error:
-            raise CutShort(str(_gone(self._call, error))) from error
+            raise CutShort(str(self._gone(error))) from error
 
     async def aclose(self) -> None:
         await self._stack.aclose()
 
 
-def _gone(call: ForwardedCall, error: PeerUnavailable) -> RuntimeUnavailable:
+def _gone(
+    context: RequestContext[Any],
+    node: str,
+    call: ForwardedCall,
+    entry: Entry | None,
+    error: PeerUnavailable,
+) -> RuntimeUnavailable:
     """What a caller is told whose call may have run on a node that cannot be reached any more."""
+    if entry is not None:
+        is_url = context.route is not None and context.route.admit is not None
+        record = Invocation(
+            invocation_id=call.invocation_id,
+            tenant_id=entry.function.tenant_id,
+            function_id=entry.function.id,
+            function_name=entry.function.name,
+            execution_node_id=node,
+            status=Status.INTERRUPTED,
+            ended_at=int(context.services.clock.unix()),
+            error_message=NODE_LOST,
+            version=call.version,
+            source=Source.URL if is_url else Source.SYNC,
+        )
+        context.services.fleet.lost(node, record)
     gone = RuntimeUnavailable(f"the node that had the call cannot be reached any more: {error}")
     gone.with_record(call.invocation_id, executed=True)
     return gone
@@ -217,7 +260,7 @@ def answering_peers(app: Application, fleet: FleetNode) -> PeerApplication:
     """Answers what other nodes send: by `app`, for whom they say that it is."""
 
     async def respond(request: Request, call: ForwardedCall) -> Response:
-        refusal = None if call.version is None else fleet.placement.refusal(call)
+        refusal = None if call.version is None else await fleet.placement.refusal(call)
         if refusal is not None:
             response = Response(status=503, executed=False)
         else:

@@ -128,16 +128,12 @@ def invoke_function_by_name(context: RequestContext[FunctionServices]) -> Awaita
 
 def called_by_id(context: RequestContext[FunctionServices]) -> Entry | None:
     """The function that the request calls; None: it only has the call accepted."""
-    return None if _is_async(context) else context.entry()
+    return None if wants_async(context) else context.entry()
 
 
 def called_by_name(context: RequestContext[FunctionServices]) -> Entry | None:
     """As `called_by_id`."""
-    return None if _is_async(context) else context.entry_by_name()
-
-
-def _is_async(context: RequestContext[FunctionServices]) -> bool:
-    return bool(context.query or "prefer" in context.headers) and wants_async(context)
+    return None if wants_async(context) else context.entry_by_name()
 
 
 def _request(context: RequestContext[FunctionServices], output: CallOutputBudget) -> Request:
@@ -158,7 +154,7 @@ def _request(context: RequestContext[FunctionServices], output: CallOutputBudget
 
 async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Response:
     headers = context.headers
-    if _is_async(context):
+    if (context.query or "prefer" in headers) and wants_async(context):
         return await accept_call(context, entry)
     services = context.services
     tenant_id = context.tenant_id

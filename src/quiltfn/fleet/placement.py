@@ -2,6 +2,7 @@
 
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
 node may start. Else the call waits: here where this node may have instances, or at a node that may.
+A node that runs no new calls sends all that it still gets to others.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -17,7 +18,7 @@ class Placement:
 
     `pool`: what this node would report of its pool of a function, if it has one. `obtain`: asks the
     fleet for the right to one more instance, and says whether this node may start one now.
-    `takes_calls`: whether this node takes calls from others.
+    `serves`: whether this node runs new calls; `takes_calls`: whether it takes some from others.
     """
 
     def __init__(
@@ -25,29 +26,35 @@ class Placement:
         table: RoutingTable,
         pool: Callable[[str], PoolLoad | None],
         obtain: Callable[[str], Awaitable[bool]],
+        serves: Callable[[], bool],
         takes_calls: Callable[[], bool],
     ) -> None:
-        self._table, self._pool = table, pool
-        self._obtain, self._takes_calls = obtain, takes_calls
+        self._table, self._pool, self._obtain = table, pool, obtain
+        self._serves, self._takes_calls = serves, takes_calls
 
     async def place(
         self, function_id: str, version: int, tried: Collection[str] = ()
     ) -> Destination | None:
-        here = self._pool(function_id)
+        serves = self._serves()
+        here = self._pool(function_id) if serves else None
         if here is not None and here.idle:
             return None
         node = self._table.idle_node(function_id, version, tried)
         if node is not None:
             return Destination(node, may_wait=False)
-        if here is None or await self._obtain(function_id):
+        if serves and (here is None or await self._obtain(function_id)):
             return None
         node = self._table.busy_node(function_id, version, tried)
-        if node is None or self._waits_better_here(function_id, node):
+        if node is None and not serves:
+            # What this node holds is given to whoever has a call that waits for it.
+            other = self._table.any_node(tried)
+            return None if other is None else Destination(other, may_wait=True, in_any_case=True)
+        if node is None or self._waits_better_here(here, node, function_id):
             return None
         return Destination(node, may_wait=True)
 
-    def _waits_better_here(self, function_id: str, node: str) -> bool:
-        here, there = self._pool(function_id), self._table.load(node, function_id)
+    def _waits_better_here(self, here: PoolLoad | None, node: str, function_id: str) -> bool:
+        there = self._table.load(node, function_id)
         return here is not None and there is not None and here.per_slot <= there.per_slot
 
     def sent(self, node: str, function_id: str) -> None:
@@ -62,12 +69,13 @@ class Placement:
     def load(self, function_id: str) -> PoolLoad | None:
         return self._pool(function_id)
 
-    def refusal(self, call: ForwardedCall) -> Refusal | None:
+    async def refusal(self, call: ForwardedCall) -> Refusal | None:
         if not self._takes_calls():
             return Refusal.DRAINING
         pool = self._pool(call.function_id)
         if pool is None or pool.version != call.version:
             return Refusal.VERSION
-        if pool.idle or (call.may_wait and pool.slots):
+        if pool.idle or call.in_any_case or (call.may_wait and pool.slots):
             return None
-        return Refusal.BUSY
+        may_start = call.may_wait and await self._obtain(call.function_id)
+        return None if may_start else Refusal.BUSY

@@ -6,7 +6,7 @@ would send its calls to the same one until the next report.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from random import Random
 
 import msgspec
@@ -23,6 +23,7 @@ class RoutingTable:
 
     def __init__(self, dice: Random | None = None) -> None:
         self._dice = dice or Random()
+        self._nodes: Sequence[str] = ()
         self._pools_of: dict[str, Mapping[str, PoolLoad]] = {}
         # By function: the nodes that may have instances of it, and those of them with idle ones.
         self._holders: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
@@ -39,7 +40,8 @@ class RoutingTable:
             self._pools_of[node] = pools
 
     def retain(self, nodes: Collection[str]) -> None:
-        """Forgets every node that is not one of these."""
+        """These nodes take calls, and every other one is forgotten."""
+        self._nodes = list(nodes)
         for gone in self._pools_of.keys() - set(nodes):
             self.reported(gone)
 
@@ -76,6 +78,11 @@ class RoutingTable:
     def busy_node(self, function_id: str, version: int, tried: Collection[str] = ()) -> str | None:
         """A node that may have instances of the version, where a call has to wait for one."""
         return self._less_loaded(self._holders.get(function_id, NO_POOLS), version, tried)
+
+    def any_node(self, tried: Collection[str] = ()) -> str | None:
+        """A node that takes calls, at random, whatever it has."""
+        able = [node for node in self._nodes if node not in tried]
+        return self._dice.choice(able) if able else None
 
     def _less_loaded(
         self, nodes: Mapping[str, PoolLoad], version: int, tried: Collection[str]

@@ -28,6 +28,8 @@ _log = structlog.get_logger("quiltfn.fleet")
 SWEEP_S = 0.25
 # A slot that nobody needs here stays for so long: the next burst of calls finds it.
 UNUSED_S = 5.0
+# A call waits so long to hear whether it may start an instance here.
+ANSWER_MAX_S = 2.0
 # So often the node looks for slots that it does not know of: answers that were lost.
 LOST_EVERY_S = 30.0
 # How long the node waits for its instances to end before it looks at other things again.
@@ -39,12 +41,14 @@ ENDED = "the node could not reach the store for too long, and other nodes may ha
 class _Holding:
     """What is known of one function. `held`: how many slots the node has, and not one more than the
     store has confirmed; `is_sure`: the store has no more either. `unused_since`: since when there
-    are slots without an instance; `evicted_at`: when idle ones were last ended for other nodes.
+    are slots without an instance; `refused_at`: when a slot that was asked for was not given last;
+    `evicted_at`: when idle ones were last ended for other nodes.
     """
 
     held: int = 0
     is_sure: bool = True
     unused_since: float | None = None
+    refused_at: float = float("-inf")
     evicted_at: float = float("-inf")
 
 
@@ -65,6 +69,8 @@ class SlotKeeper:
         self._holdings: dict[str, _Holding] = {}
         self._asked: set[str] = set()  # functions that lack slots
         self._given: set[str] = set()  # functions whose instances end for others
+        # Functions of which one slot more is asked for, and who waits for the answer.
+        self._wishes: dict[str, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
         self._lost_look_at = 0.0
         self._is_away = False
@@ -74,6 +80,30 @@ class SlotKeeper:
         """How many slots of the function this node has."""
         holding = self._holdings.get(function_id)
         return holding.held if holding else 0
+
+    async def obtain(self, function_id: str) -> bool:
+        """Whether an instance may be started here now: the store is asked for one more slot if
+        there is none without an instance.
+        """
+        if not self._has_free(function_id) and self._may_ask(function_id):
+            wish = self._wishes.get(function_id)
+            if wish is None:
+                wish = self._wishes[function_id] = asyncio.get_running_loop().create_future()
+            self._asked.add(function_id)
+            self._wake.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_MAX_S):
+                    await asyncio.shield(wish)
+        return self._has_free(function_id)
+
+    def _has_free(self, function_id: str) -> bool:
+        return self.held(function_id) > self._pools.there(function_id)
+
+    def _may_ask(self, function_id: str) -> bool:
+        """Not where the store has just said no."""
+        holding = self._holdings.get(function_id)
+        is_fresh = holding is not None and self._clock.now() - holding.refused_at < SWEEP_S
+        return self._lease.is_held and not is_fresh
 
     def _pool_changed(self, _tenant_id: str, function_id: str) -> None:
         """Called for every change of every pool: it only compares."""
@@ -142,9 +172,12 @@ class SlotKeeper:
     async def _ask(self) -> None:
         if not self._lease.is_held:
             return
-        wants = {}
+        wants, wishes = {}, self._wishes
+        self._wishes = {}
         for function_id in list(self._asked):
             wanted = self._pools.wanted(function_id)
+            if function_id in wishes:
+                wanted = max(wanted, self._pools.there(function_id) + 1)
             if wanted > self.held(function_id):
                 wants[function_id] = wanted
             else:
@@ -153,7 +186,13 @@ class SlotKeeper:
             if self._pools.there(function_id) < self.held(function_id):
                 wants.setdefault(function_id, self._pools.wanted(function_id))
         self._given.difference_update(wants)
-        await self._hold(wants)
+        try:
+            await self._hold(wants)
+        finally:
+            for function_id, wish in wishes.items():
+                if not self._has_free(function_id) and function_id in self._holdings:
+                    self._holdings[function_id].refused_at = self._clock.now()
+                wish.set_result(None)
 
     async def _hold(self, wants: dict[str, int]) -> None:
         """States what is wanted, and goes by the answer. Before less is stated no more is allowed,

@@ -24,7 +24,8 @@ class ForwardedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """What the node that was asked knows of a request, and the one that answers it has to take its
     word for. `caller`: None where a URL is called without a credential. `client`: the address that
     it came from. `version`: the number of the one to run; None: the request is about a call that
-    runs there. `may_wait`: whether the call is to wait there if no instance is ready.
+    runs there. `may_wait`: the call is to
+    wait there if no instance is ready; `in_any_case`: even if the node may not start one yet.
     """
 
     function_id: str
@@ -33,6 +34,7 @@ class ForwardedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     caller: Caller | None = None
     version: int | None = None
     may_wait: bool = False
+    in_any_case: bool = False
 
 
 class ForwardedAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

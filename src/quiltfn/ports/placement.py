@@ -9,10 +9,13 @@ from quiltfn.model.pool_load import PoolLoad
 
 
 class Destination(NamedTuple):
-    """Another node that is to run a call. `may_wait`: the call waits there for an instance."""
+    """Another node that is to run a call. `may_wait`: the call waits there for an instance, if that
+    node may have one; `in_any_case`: even if it may not have one yet.
+    """
 
     node: str
     may_wait: bool
+    in_any_case: bool = False
 
 
 class Placement(Protocol):
@@ -34,7 +37,7 @@ class Placement(Protocol):
     def load(self, function_id: str) -> PoolLoad | None:
         """What this node tells others of the function's pool, if it has one."""
 
-    def refusal(self, call: ForwardedCall) -> Refusal | None:
+    async def refusal(self, call: ForwardedCall) -> Refusal | None:
         """Why this node does not take a call that another one sends; None: it does."""
 
 

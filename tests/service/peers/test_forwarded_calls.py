@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from quiltfn.api.app import make_app
-from quiltfn.api.forwarding import FleetNode, answering_peers
+from quiltfn.api.forwarding import answering_peers
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
 from quiltfn.model.forwarded import Refusal
@@ -56,8 +57,10 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
         a_pair(time.time()) as pair,
     ):
         placed, placed_there = Placed(), Placed()
-        node = FleetNode(name="one", placement=placed, peers=pair.peers)
-        other = FleetNode(name="two", placement=placed_there, peers=pair.peers)
+        node: Any = SimpleNamespace(
+            name="one", placement=placed, peers=pair.peers, lost=lambda *_: None
+        )
+        other: Any = SimpleNamespace(name="two", placement=placed_there, peers=pair.peers)
         answer = answering_peers(make_app(replace(there.services, fleet=other)), other)
 
         async def handle(request: Request, asker: Asker) -> Response:

@@ -1,0 +1,125 @@
+"""FleetCalls: the calls of a node that other nodes run, and those that it runs for them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from quiltfn.api.errors import error_response
+from quiltfn.api.forwarding import answering_peers
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response
+from quiltfn.api.route import Application
+from quiltfn.fleet.directory import MemberDirectory
+from quiltfn.fleet.files import NodeFile
+from quiltfn.fleet.lost_calls import LostCalls
+from quiltfn.fleet.membership import Membership
+from quiltfn.fleet.peer_server import open_peer_server
+from quiltfn.fleet.peers import HttpPeers
+from quiltfn.fleet.placement import Placement
+from quiltfn.fleet.reports import ReportReader
+from quiltfn.fleet.routing import RoutingTable
+from quiltfn.invoke import Invoker
+from quiltfn.model.errors import NotFound
+from quiltfn.model.forwarded import ForwardedCall
+from quiltfn.model.invocation import Invocation
+from quiltfn.model.member import Member, NodeState
+from quiltfn.ports import Pools
+from quiltfn.ports.peers import Asker
+from quiltfn.ports.placement import PeerResponse
+
+
+class FleetCalls:
+    """`api.forwarding.FleetNode`."""
+
+    def __init__(
+        self,
+        own: NodeFile,
+        membership: Membership,
+        invoker: Invoker,
+        pools: Pools,
+        obtain: Callable[[str], Awaitable[bool]],
+        lost: LostCalls,
+    ) -> None:
+        """`obtain`: as `Placement` takes it."""
+        self.name = own.name
+        self._own, self._membership, self._invoker = own, membership, invoker
+        self._lost = lost
+        table = RoutingTable()
+        self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
+        self.peers = CountedPeers(HttpPeers(own, self._directory))
+        self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
+        membership.on_read.append(self._read)
+
+    def _read(self, members: Sequence[Member]) -> None:
+        self._directory.learned(members)
+        self._reports.read(members)
+        self._lost.read(members)
+
+    def _serves(self) -> bool:
+        is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
+        return is_meant_to and self._membership.problem is None and not self._invoker.is_draining
+
+    def _takes_calls(self) -> bool:
+        return self._membership.state is NodeState.READY and self._serves()
+
+    @asynccontextmanager
+    async def answered(self, app: Application) -> AsyncIterator[None]:
+        """In the block, what other nodes send is answered by `app`. Raises `BadSetting`."""
+        answer = answering_peers(app, self)
+
+        async def respond(request: Request, asker: Asker) -> Response:
+            if asker.call is None:  # nodes ask nothing for themselves
+                return error_response(NotFound("there is no such route"), "")
+            return await answer(request, asker.call)
+
+        async with open_peer_server(self._own, self._directory, respond):
+            yield
+
+    def lost(self, node: str, record: Invocation) -> None:
+        """As `FleetNode` says."""
+        self._lost.add(node, record)
+
+    async def settled(self) -> None:
+        """As `FleetNode` says."""
+        await self.peers.settled()
+
+    async def aclose(self) -> None:
+        """No more requests go to other nodes."""
+        await self.peers.aclose()
+        await self._lost.aclose()
+
+
+class CountedPeers:
+    """`Peers` that know whether a request is under way."""
+
+    def __init__(self, peers: HttpPeers) -> None:
+        self._peers, self._under_way = peers, 0
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    @asynccontextmanager
+    async def request(
+        self,
+        node: str,
+        method: str,
+        target: bytes,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        call: ForwardedCall,
+    ) -> AsyncIterator[PeerResponse]:
+        """As `Peers` says."""
+        self._under_way += 1
+        self._settled.clear()
+        try:
+            async with self._peers.request(node, method, target, headers, body, call) as answer:
+                yield answer
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._settled.set()
+
+    async def settled(self) -> None:
+        await self._settled.wait()
+
+    async def aclose(self) -> None:
+        await self._peers.aclose()

@@ -1,0 +1,87 @@
+"""LostCalls: calls whose node was lost before it had answered.
+
+Their callers know their ids. The records come from the node itself, or from who takes it over; but
+a call may have reached it and not its journal. So once the node is gone, or has been there again
+for a while, whoever had sent the call writes that it is `interrupted`, if there is no record of it.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import Invocation
+from quiltfn.model.member import Member, Presence
+from quiltfn.ports import Clock, Journal
+
+# Beyond that the oldest are forgotten.
+LOST_MAX = 10_000
+# A node that has started again has its journal in the store by then.
+STARTED_S = 30.0
+_log = structlog.get_logger("quiltfn.fleet")
+
+
+class _Lost(NamedTuple):
+    """`epoch`: the one that the node had when the call was sent, as far as was known."""
+
+    node: str
+    epoch: int
+    record: Invocation
+
+
+class LostCalls:
+    """`read` it all members, again and again."""
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self._journal, self._clock = journal, clock
+        self._members: Mapping[str, Member] = {}
+        self._since: dict[tuple[str, int], float] = {}  # when each epoch was seen first
+        self._lost: list[_Lost] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    def add(self, node: str, record: Invocation) -> None:
+        """`record`: the end of a call that was sent to the node, if nobody knows better."""
+        member = self._members.get(node)
+        self._lost.append(_Lost(node, member.epoch if member else 0, record))
+        if len(self._lost) > LOST_MAX:
+            _log.warning("too many calls were lost with their nodes: the oldest are forgotten")
+            del self._lost[: len(self._lost) - LOST_MAX]
+
+    def read(self, members: Sequence[Member]) -> None:
+        """Begins to write what is due."""
+        now = self._clock.now()
+        self._members = {one.name: one for one in members}
+        known = {(one.name, one.epoch) for one in members}
+        self._since = {one: self._since.get(one, now) for one in known}
+        if self._lost and self._writing is None:
+            due = [one for one in self._lost if self._is_due(one, now)]
+            if due:
+                self._writing = asyncio.ensure_future(self._write(due))
+
+    def _is_due(self, lost: _Lost, now: float) -> bool:
+        member = self._members.get(lost.node)
+        if member is None or member.presence is not Presence.PRESENT:
+            return True
+        is_new = member.epoch != lost.epoch
+        return is_new and now - self._since[member.name, member.epoch] >= STARTED_S
+
+    async def _write(self, due: Sequence[_Lost]) -> None:
+        try:
+            for one in due:
+                record = one.record
+                found = await self._journal.outline(record.function_id, record.invocation_id)
+                if found is None:
+                    self._journal.closed(record)
+                self._lost.remove(one)
+        except StoreUnavailable as error:
+            _log.warning(f"calls that were lost with their node are not written yet: {error}")
+        finally:
+            self._writing = None
+
+    async def aclose(self) -> None:
+        """Writes nothing any more."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])

@@ -1,0 +1,162 @@
+"""Real nodes that run each other's calls."""
+
+import os
+import signal
+import time
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.server import Function, Server, until
+from fleet.nodes import Fleet
+
+pytestmark = pytest.mark.sandbox
+
+BEAT_S = 0.2
+SHORT = f"--fleet-beat-s {BEAT_S} --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 6"
+
+
+class Nodes:
+    """Three nodes, and a function that has one instance, which is on the first one."""
+
+    def __init__(self, fleet: Fleet, handler: str, **more: Any) -> None:
+        self.one, self.two, self.three = (
+            fleet.node(name, SHORT).start() for name in ("one", "two", "three")
+        )
+        self.function = self.one.deploy(handler, **{"max_instances": 1, **more})
+        for node in (self.two, self.three):
+            until(partial(is_active, node, self.function))
+        assert self.ran_on(self.function.invoke()) == "one"
+        until(lambda: ready(self.two).get("one") == 1)
+        time.sleep(3 * BEAT_S)  # by then the others have read it
+
+    def at(self, node: Server) -> Function:
+        return Function(node, self.function.id)
+
+    @staticmethod
+    def ran_on(record: dict[str, Any]) -> str:
+        return str(record["execution_node_id"])
+
+
+def ready(node: Server) -> dict[str, int]:
+    """How many instances each node has said that it has ready."""
+    found = node.call("GET", "/api/nodes").json()["nodes"]
+    return {one["name"]: one["ready_instances"] for one in found}
+
+
+def knows(node: Server, path: str) -> bool:
+    return bool(node.call("GET", path).status_code == 200)
+
+
+def is_active(node: Server, function: Function) -> bool:
+    return bool(node.call("GET", function.path).json().get("state") == "active")
+
+
+def test_a_call_goes_to_the_node_that_has_an_instance(fleet: Fleet) -> None:
+    nodes = Nodes(fleet, "cat")
+    path = f"{nodes.function.path}/invoke"
+    answer = nodes.two.call("POST", path, {"payload": "grain"})
+    assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")
+    assert answer.json()["execution_node_id"] == "one"
+    assert answer.json()["cold_start"] is False
+    # Long ones come whole, both ways.
+    long = nodes.three.call("POST", path, {"payload": "x" * 3_000_000})
+    assert len(long.json()["stdout"]) == 3_000_000
+    # Its record is found at every node, under the id that the first one gave.
+    record = f"{nodes.function.path}/invocations/{answer.headers['x-invocation-id']}"
+    for node in (nodes.one, nodes.two, nodes.three):
+        until(partial(knows, node, record))
+
+
+def test_what_a_handler_writes_is_seen_at_another_node_as_it_comes(fleet: Fleet) -> None:
+    nodes = Nodes(fleet, "echo first; sleep 3; echo last")
+    url = f"{nodes.two.url}{nodes.function.path}/invoke"
+    began = time.monotonic()
+    with httpx.stream(
+        "POST", url, headers={"accept": "text/event-stream"}, timeout=20, trust_env=False
+    ) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        assert any("first" in line for line in lines)
+        assert time.monotonic() - began < 2.5
+        assert any("last" in line for line in lines)
+
+
+def test_a_running_call_is_followed_and_cancelled_from_any_node(fleet: Fleet) -> None:
+    nodes = Nodes(fleet, "echo begun; sleep ${QUILT_PAYLOAD:-0}")
+    called = nodes.two.later(nodes.at(nodes.two).invoke, "30")
+    [one] = until(lambda: running(nodes.three, nodes.function))
+    record = f"{nodes.function.path}/invocations/{one}"
+    logs = nodes.three.call("GET", f"{record}/logs")
+    assert logs.text == "begun\n"
+    timeline = nodes.three.call("GET", f"{record}/timeline")
+    assert timeline.status_code == 200
+    cancelled = nodes.three.call("POST", f"{record}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert called.result()["status"] == "cancelled"
+
+
+def running(node: Server, function: Function) -> list[str]:
+    found = node.call("GET", f"{function.path}/invocations?status=running").json()
+    return [one["invocation_id"] for one in found["invocations"]]
+
+
+def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(fleet: Fleet) -> None:
+    nodes = Nodes(fleet, "sleep ${QUILT_PAYLOAD:-0}")
+    path = f"{nodes.two.url}{nodes.function.path}/invoke"
+    called = nodes.two.later(nodes.two.http.post, path, json={"payload": "30"})
+    [one] = until(lambda: running(nodes.three, nodes.function))
+    killed_at = time.monotonic()
+    nodes.one.kill_launcher()
+    nodes.one.wait()
+    answer = called.result()
+    assert time.monotonic() - killed_at < 3
+    assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
+    assert answer.headers["x-invocation-id"] == one
+    record = f"{nodes.function.path}/invocations/{one}"
+    until(lambda: nodes.three.call("GET", record).json()["status"] == "interrupted", 20)
+    # Its instance is the others' to have once they have taken the node over.
+    assert nodes.ran_on(nodes.at(nodes.two).invoke("0")) in ("two", "three")
+    nodes.one.start()  # which clears away what the killed one left
+
+
+def test_a_node_that_stands_still_is_noticed(fleet: Fleet) -> None:
+    nodes = Nodes(fleet, "echo hello", max_instances=3)
+    server = nodes.one.pid
+    os.kill(server, signal.SIGSTOP)
+    try:
+        answers = [nodes.two.call("POST", f"{nodes.function.path}/invoke") for _ in range(3)]
+    finally:
+        os.kill(server, signal.SIGCONT)
+    # The call that had been sent may have run; those after it run elsewhere.
+    assert [one.status_code for one in answers[1:]] == [200, 200]
+    assert answers[0].status_code in (200, 503)
+
+
+def test_nodes_that_are_drained_one_after_the_other_fail_no_call(fleet: Fleet) -> None:
+    """As in an upgrade: what comes to a node that is drained runs at another one."""
+    nodes = Nodes(fleet, "echo hello", max_instances=4)
+    ends: list[tuple[int, str]] = []
+    until_s = time.monotonic() + 12
+
+    def call(node: Server) -> None:
+        with httpx.Client(trust_env=False, timeout=20) as http:
+            while time.monotonic() < until_s:
+                answer = http.post(f"{node.url}{nodes.function.path}/invoke", json={})
+                ends.append((answer.status_code, answer.text if answer.is_error else ""))
+                time.sleep(0.02)
+
+    callers = [
+        node.later(call, node) for node in (nodes.one, nodes.two, nodes.three) for _ in range(2)
+    ]
+    for name in ("one", "two", "three"):
+        time.sleep(1)
+        assert nodes.one.call("POST", f"/api/nodes/{name}/drain").status_code == 200
+        time.sleep(2)
+        assert nodes.one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
+    for one in callers:
+        one.result()
+    assert len(ends) > 200
+    assert {status for status, _ in ends} == {200}, {text for _, text in ends}

@@ -1,0 +1,67 @@
+"""The load of the other nodes, as it was read last."""
+
+from random import Random
+
+from quiltfn.fleet.reports import ReportReader
+from quiltfn.fleet.routing import RoutingTable
+from quiltfn.model.member import Member, NodeState, Presence, Report
+from quiltfn.model.pool_load import PoolLoad
+
+F, V = "f", 1
+
+
+def member(name: str, *, beat: int = 1, idle: int = 1, **more: object) -> Member:
+    own = {"epoch": 1, "address": f"{name}:8443", "version": "1", **more}
+    report = Report(pools=[PoolLoad(F, V, idle=idle, slots=2)])
+    return Member(name=name, beat=beat, report=report, **own)  # type: ignore[arg-type]
+
+
+class Known:
+    """What the node `a` knows."""
+
+    def __init__(self, *members: Member) -> None:
+        self.table = RoutingTable(Random(1))
+        self.reader = ReportReader("a", self.table)
+        self.read(*members)
+
+    def read(self, *members: Member) -> None:
+        self.reader.read(members)
+
+    def idle(self) -> str | None:
+        return self.table.idle_node(F, V)
+
+
+def test_the_load_of_others_is_known_and_not_ones_own() -> None:
+    assert Known(member("a")).idle() is None
+    assert Known(member("a"), member("b")).idle() == "b"
+
+
+def test_nodes_that_take_no_calls_are_sent_none() -> None:
+    for state in (NodeState.CORDONED, NodeState.DRAINING, NodeState.REMOVED):
+        assert Known(member("b", state=state)).idle() is None
+    for presence in (Presence.LEFT, Presence.GONE):
+        assert Known(member("b", presence=presence)).idle() is None
+
+
+def test_a_node_that_has_gone_is_sent_nothing_from_then_on() -> None:
+    known = Known(member("b"))
+    known.read(member("b", presence=Presence.GONE))
+    assert known.idle() is None
+    known.read()
+    assert known.idle() is None
+
+
+def test_an_old_report_does_not_hide_what_a_node_said_since() -> None:
+    known = Known(member("b"))
+    known.table.told("b", PoolLoad(F, V, idle=0, busy=2, slots=2))
+    known.read(member("b"))
+    assert known.idle() is None
+    known.read(member("b", beat=2))
+    assert known.idle() == "b"
+
+
+def test_another_start_of_a_node_is_another_report() -> None:
+    known = Known(member("b"))
+    known.table.refused("b", F)
+    known.read(member("b", epoch=2))
+    assert known.idle() == "b"

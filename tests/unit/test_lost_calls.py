@@ -1,0 +1,117 @@
+"""Calls whose node was lost: who had sent them writes their end, unless somebody knows better."""
+
+import asyncio
+from typing import Any
+
+from manual_clock import ManualClock
+from quiltfn.fleet import lost_calls
+from quiltfn.fleet.lost_calls import STARTED_S, LostCalls
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import NODE_LOST, Invocation, Status
+from quiltfn.model.member import Member, Presence
+
+
+class Records:
+    """What is needed of a journal. `is_away`: its database does not answer."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Invocation] = {}
+        self.is_away = False
+
+    async def outline(self, function_id: str, invocation_id: str) -> Invocation | None:
+        assert function_id == "f"
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise StoreUnavailable("it is away")
+        return self.known.get(invocation_id)
+
+    def closed(self, record: Invocation) -> None:
+        self.known[record.invocation_id] = record
+
+
+def a_record(name: str, status: Status = Status.INTERRUPTED) -> Invocation:
+    return Invocation(
+        invocation_id=name,
+        tenant_id="t",
+        function_id="f",
+        function_name="f",
+        execution_node_id="b",
+        status=status,
+        error_message=NODE_LOST,
+    )
+
+
+def node(epoch: int = 1, presence: Presence = Presence.PRESENT) -> list[Member]:
+    return [Member(name="b", epoch=epoch, presence=presence)]
+
+
+class Sender:
+    def __init__(self) -> None:
+        self.records, self.clock = Records(), ManualClock()
+        journal: Any = self.records
+        self.calls = LostCalls(journal, self.clock)
+        self.calls.read(node())
+
+    async def read(self, members: list[Member]) -> set[str]:
+        """What is written after a look."""
+        self.calls.read(members)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return set(self.records.known)
+
+
+async def test_nothing_is_written_while_the_node_is_there() -> None:
+    sender = Sender()
+    sender.calls.add("b", a_record("1"))
+    sender.clock.time += 1000
+    assert await sender.read(node()) == set()
+
+
+async def test_once_the_node_is_gone_the_call_is_interrupted() -> None:
+    sender = Sender()
+    sender.calls.add("b", a_record("1"))
+    assert await sender.read(node(2, Presence.GONE)) == {"1"}
+    assert sender.records.known["1"].error_message == NODE_LOST
+
+
+async def test_a_record_that_is_there_stays_as_it_is() -> None:
+    sender = Sender()
+    sender.records.known["1"] = a_record("1", Status.SUCCESS)
+    sender.calls.add("b", a_record("1"))
+    await sender.read(node(2, Presence.GONE))
+    assert sender.records.known["1"].status is Status.SUCCESS
+
+
+async def test_a_node_that_has_started_again_has_time_to_say_what_it_knows() -> None:
+    sender = Sender()
+    sender.calls.add("b", a_record("1"))
+    assert await sender.read(node(2)) == set()
+    sender.clock.time += STARTED_S - 1
+    assert await sender.read(node(2)) == set()
+    sender.clock.time += 1
+    assert await sender.read(node(2)) == {"1"}
+
+
+async def test_what_could_not_be_written_is_written_later() -> None:
+    sender = Sender()
+    sender.calls.add("b", a_record("1"))
+    sender.records.is_away = True
+    assert await sender.read(node(2, Presence.GONE)) == set()
+    sender.records.is_away = False
+    assert await sender.read(node(2, Presence.GONE)) == {"1"}
+
+
+async def test_it_is_written_once() -> None:
+    sender = Sender()
+    sender.calls.add("b", a_record("1"))
+    await sender.read(node(2, Presence.GONE))
+    sender.records.known.clear()
+    assert await sender.read(node(2, Presence.GONE)) == set()
+
+
+async def test_so_many_are_kept(monkeypatch: Any) -> None:
+    monkeypatch.setattr(lost_calls, "LOST_MAX", 2)
+    sender = Sender()
+    for name in "123":
+        sender.calls.add("b", a_record(name))
+    assert await sender.read(node(2, Presence.GONE)) == {"2", "3"}
