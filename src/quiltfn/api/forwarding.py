@@ -83,7 +83,7 @@ async def _placed(context: RequestContext[Any], entry: Entry) -> Response | None
     fleet: FleetNode = context.services.fleet
     function_id, version = entry.function.id, entry.version.number
     tried: set[str] = set()
-    while len(tried) < TRIES:
+    for _ in range(TRIES):
         destination = await fleet.placement.place(function_id, version, tried)
         if destination is None:
             return None

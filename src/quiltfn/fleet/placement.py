@@ -35,23 +35,32 @@ class Placement:
     async def place(
         self, function_id: str, version: int, tried: Collection[str] = ()
     ) -> Destination | None:
-        serves = self._serves()
-        here = self._pool(function_id) if serves else None
+        if not self._serves():
+            return self._elsewhere(function_id, version, tried)
+        here = self._pool(function_id)
         if here is not None and here.idle:
             return None
         node = self._table.idle_node(function_id, version, tried)
         if node is not None:
             return Destination(node, may_wait=False)
-        if serves and (here is None or await self._obtain(function_id)):
+        if here is None or await self._obtain(function_id):
             return None
         node = self._table.busy_node(function_id, version, tried)
-        if node is None and not serves:
-            # What this node holds is given to whoever has a call that waits for it.
-            other = self._table.any_node(tried)
-            return None if other is None else Destination(other, may_wait=True, in_any_case=True)
         if node is None or self._waits_better_here(here, node, function_id):
             return None
         return Destination(node, may_wait=True)
+
+    def _elsewhere(
+        self, function_id: str, version: int, tried: Collection[str]
+    ) -> Destination | None:
+        """Where a call goes that cannot run here. It waits there even without a slot: what this
+        node holds is given to whoever has a call that waits for it.
+        """
+        table = self._table
+        node = table.idle_node(function_id, version, tried)
+        node = node or table.busy_node(function_id, version, tried)
+        node = node or table.any_node(tried) or table.any_node()
+        return None if node is None else Destination(node, may_wait=True, in_any_case=True)
 
     def _waits_better_here(self, here: PoolLoad | None, node: str, function_id: str) -> bool:
         there = self._table.load(node, function_id)

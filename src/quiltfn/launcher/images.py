@@ -61,10 +61,12 @@ class Images:
         self._bound.clear()
 
     def _open(self, digest: str) -> int:
-        store = os.open(self._store, OPEN)
+        store = None  # it is not there before the first image is
         try:
+            store = os.open(self._store, OPEN)
             return os.open(digest, OPEN, dir_fd=store)
         except FileNotFoundError:
             raise FileNotFoundError(f"image {digest} is not on this machine") from None
         finally:
-            os.close(store)
+            if store is not None:
+                os.close(store)
