@@ -360,6 +360,7 @@ OUTPUT = Route(
     parameters=(STREAM, RANGE),
     codes=("RANGE_NOT_SATISFIABLE",),
     headers=("x-output-truncated", "accept-ranges", "content-range"),
+    is_about_call=True,
 )
 LOGS = Route(
     handler=logs.get_invocation_logs,
@@ -401,7 +402,12 @@ CANCEL = Route(
     action="invocation.cancel",
     is_about_call=True,
 )
-ATTEMPTS = Route(handler=work.list_invocation_attempts, scope=READ, answer=wire.AttemptList)
+ATTEMPTS = Route(
+    handler=work.list_invocation_attempts,
+    scope=READ,
+    answer=wire.AttemptList,
+    is_about_call=True,
+)
 INPUT = Route(handler=work.get_invocation_input, scope=WRITE, answer=wire.InvocationInput)
 REPLAY = Route(
     handler=work.replay_invocation,
