@@ -135,7 +135,6 @@ def _unended() -> "asyncio.Future[Exception]":
 @dataclass(frozen=True, slots=True)
 class Platform:
     """A server without its socket: the services that routes call, and the parts below them.
-    `shared`: what bounds the instances of a node of a fleet, None where the server is alone.
     `ended`: gets the error with which the server has to end by itself.
     """
 
@@ -146,7 +145,6 @@ class Platform:
     health: Health
     work: Work
     dispatcher: Dispatcher
-    shared: "SharedInstances | None" = None
     ended: "asyncio.Future[Exception]" = field(default_factory=_unended)
 
 
@@ -309,7 +307,7 @@ def _completed(
     shares instances with its other nodes.
     """
     within = parts.store, parts.journal, parts.pools
-    made = Platform(services, *within, services.health, services.work, dispatcher, shared)
+    made = Platform(services, *within, services.health, services.work, dispatcher)
     if shared is not None:
         dispatcher.may_begin = shared.may_begin
         _run_until_closed(stack, *shared.tasks(services.catalog, services.lifecycle))

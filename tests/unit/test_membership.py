@@ -71,7 +71,7 @@ class Table:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     clock = ManualClock(1000.0)
-    monkeypatch.setattr(module, "boot_time", lambda: clock.time)
+    monkeypatch.setattr(module, "boottime", lambda: clock.time)
     return clock
 
 

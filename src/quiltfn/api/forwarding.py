@@ -35,7 +35,6 @@ REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
 # How often a call is sent on before it runs, or waits, where it came in.
 TRIES = 3
 
-
 # What a caller is told whose node was lost.
 Gone = Callable[[PeerUnavailable], RuntimeUnavailable]
 # What a node does with a request of another one, and what is said of it.

@@ -5,13 +5,13 @@ All it decides by is in `observer.py`; here it is carried out.
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 import structlog
 
+from quiltfn.fleet.lease import boottime
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.member import (
@@ -38,11 +38,6 @@ class Loss(StrEnum):
     REMOVED = "an operator has removed this node from the fleet"
 
 
-def boot_time() -> float:
-    """Seconds since the machine's start, those in which it slept included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class Membership:
     """Start it with `join`, run `run` and end it with `leave`.
 
@@ -61,7 +56,7 @@ class Membership:
         self.state = NodeState.READY
         self.lost: Loss | None = None
         self.taken_over = 0
-        self._renewed_at = boot_time()
+        self._renewed_at = boottime()
         self._taking_over: asyncio.Task[None] | None = None
         self.on_state: list[Callable[[NodeState], None]] = []
         self.on_read: list[Callable[[Sequence[Member]], None]] = []
@@ -78,7 +73,7 @@ class Membership:
         """Why others may take this node for gone; None if they do not."""
         if self.lost is not None:
             return self.lost
-        late_s = boot_time() - self._renewed_at
+        late_s = boottime() - self._renewed_at
         if late_s < self.times.fence_s:
             return None
         return f"no beat was stored for {late_s:.0f} s"
@@ -98,7 +93,7 @@ class Membership:
 
     async def join(self, address: str, version: str) -> None:
         """Makes this node known. Raises `NodeRemoved` and `StoreUnavailable`."""
-        began = boot_time()
+        began = boottime()
         own = await self._members.register(address, version)
         self._renewed_at = began
         self._heard(own)
@@ -120,7 +115,7 @@ class Membership:
 
     async def turn(self) -> None:
         """One beat and one look at the others. Raises `StoreUnavailable`."""
-        began = boot_time()
+        began = boottime()
         own = await self._members.beat(self.report())
         if own is None:
             return self._lose(Loss.TAKEN_OVER)
