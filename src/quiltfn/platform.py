@@ -19,7 +19,6 @@ from quiltfn.access import Access
 from quiltfn.admission import Admission
 from quiltfn.api.budgets import Budgets, CallOutputBudget
 from quiltfn.api.errors import error_body
-from quiltfn.api.forwarding import FleetNode
 from quiltfn.api.idempotency import NAMES_RECORD, Idempotency
 from quiltfn.api.services import Services
 from quiltfn.api.system import refresh_metrics
@@ -48,7 +47,7 @@ from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.metering import Metering
 from quiltfn.pool.reaper import reap
-from quiltfn.ports import ChangeKind, Clock, StockedSandboxes
+from quiltfn.ports import ChangeKind, Clock, PoolCounting, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
 from quiltfn.ports.fleet import NodeRemoved, Nodes
 from quiltfn.quotas import Quotas
@@ -82,6 +81,7 @@ from quiltfn.urls import Urls
 from quiltfn.work import Work
 
 if TYPE_CHECKING:
+    from quiltfn.fleet.calls import FleetCalls
     from quiltfn.fleet.files import NodeFile
     from quiltfn.fleet.follower import Follower
     from quiltfn.fleet.membership import Membership
@@ -166,7 +166,7 @@ async def open_platform(
         stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         parts = _call_parts(settings, opened, pools, invoker, journal, clock)
-        shared = _shared_instances(membership, parts, stock, stack)
+        shared, fleet = _shared_with_others(membership, node, parts, stock, stack)
         admission, stats, quotas, meter = await restored_quotas(settings, parts, stack)
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
@@ -184,7 +184,7 @@ async def open_platform(
             lifecycle=lifecycle,
             elasticity=elasticity,
             deliveries=deliveries,
-            events=connected_events(parts, work, dispatcher, schedules, stack),
+            events=connected_events(parts, work, dispatcher, schedules, fleet, stack),
             invoker=invoker,
             work=work,
             pools=pools,
@@ -199,7 +199,7 @@ async def open_platform(
             urls=urls,
             quotas=quotas,
             nodes=_nodes(membership, parts),
-            fleet=_fleet_node(node, shared, parts, stack),
+            fleet=fleet,
             health=_health(node, opened, journal, settings, stock, clock),
             limits=api_limits(settings),
             budgets=parts.budgets,
@@ -254,37 +254,28 @@ async def _begun_work(
     return partial(run_recovered, journal, dispatcher)
 
 
-def _shared_instances(
+def _shared_with_others(
     membership: "Membership | None",
+    node: Node,
     parts: CallParts,
     stock: StockedSandboxes,
     stack: AsyncExitStack,
-) -> "SharedInstances | None":
-    """On a node of a fleet the pools start from now on what the store grants; None for a server
-    that is alone.
+) -> "tuple[SharedInstances, FleetCalls] | tuple[None, None]":
+    """On a node of a fleet the pools start from now on what the store grants, and calls may go to
+    other nodes, until the stack is closed; None and None for a server that is alone.
     """
-    if membership is None:
-        return None
+    if membership is None or node.fleet is None:
+        return None, None
+    from quiltfn.fleet.calls import FleetCalls  # noqa: PLC0415 - as above
+    from quiltfn.fleet.lost_calls import LostCalls  # noqa: PLC0415 - as above
     from quiltfn.shared_instances import SharedInstances  # noqa: PLC0415 - as above
 
     shared = SharedInstances(stock, membership, parts.clock)
     shared.bind(parts.pools, parts.store, stack)
-    return shared
-
-
-def _fleet_node(
-    node: Node, shared: "SharedInstances | None", parts: CallParts, stack: AsyncExitStack
-) -> FleetNode | None:
-    """What sends calls to other nodes, until the stack is closed; None where there are none."""
-    if node.fleet is None or shared is None:
-        return None
-    from quiltfn.fleet.calls import FleetCalls  # noqa: PLC0415 - as above
-    from quiltfn.fleet.lost_calls import LostCalls  # noqa: PLC0415 - as above
-
     within = parts.invoker, parts.pools, shared.obtain, LostCalls(parts.journal, parts.clock)
-    calls = FleetCalls(node.fleet, shared.membership, *within)
+    calls = FleetCalls(node.fleet, membership, *within)
     stack.push_async_callback(calls.aclose)
-    return calls
+    return shared, calls
 
 
 def _nodes(membership: "Membership | None", parts: CallParts) -> Nodes:
@@ -442,11 +433,13 @@ def connected_events(
     work: Work,
     dispatcher: Dispatcher,
     schedules: Schedules,
+    fleet: "FleetCalls | None",
     stack: AsyncExitStack,
 ) -> Events:
     """The events, told of what happens from now on, until the stack is closed."""
     epoch = parts.store.database.boot.epoch
-    events = Events(parts.clock, epoch, parts.pools.counts, work.stored_counts)
+    pools: PoolCounting = parts.pools if fleet is None else fleet.pools
+    events = Events(parts.clock, epoch, pools.counts, work.stored_counts)
     stack.push_async_callback(events.aclose)
     parts.catalog.on_change.append(events.function_changed)
     parts.invoker.on_opened.append(events.call_started)

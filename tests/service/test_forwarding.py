@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,10 @@ from quiltfn.api.app import make_app
 from quiltfn.api.forwarding import PeerApplication, answering_peers
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.response import Response
+from quiltfn.fleet.counts import FleetCounts
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.member import Member, Report
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports.placement import Destination, PeerUnavailable
 from quiltfn.sandbox.fake import FakeSandboxes
@@ -133,11 +136,14 @@ class Nodes:
         self.here, self.there = here, there
         self.network, self.placed, self.placed_there = Network(), Placed(), Placed()
         self.lost: list[tuple[str, Invocation]] = []
+        self.counts = FleetCounts("node-1", here.pools, here.clock, 10.0)
         node: Any = SimpleNamespace(
             name="node-1",
             placement=self.placed,
             peers=self.network,
             lost=lambda *told: self.lost.append(told),
+            pools=self.counts,
+            others=lambda: ["node-2"],
         )
         other: Any = SimpleNamespace(name="node-2", placement=self.placed_there, peers=self.network)
         self.app = make_app(replace(here.services, fleet=node))
@@ -375,3 +381,45 @@ async def test_a_call_that_ends_with_its_client_ends_there(nodes: Nodes) -> None
             return
         await asyncio.sleep(0.01)
     raise AssertionError("the call went on")
+
+
+async def test_instances_are_those_of_both_nodes(nodes: Nodes) -> None:
+    await nodes.call("cat", "grain")
+    nodes.placed.goes_to = []
+    await nodes.call("cat", "grain")
+    nodes.here.platform.health.machine = replace(nodes.here.platform.health.machine, node_id="one")
+    found = (await nodes.http.get("/api/instances?limit=1")).json()
+    assert (found["total_count"], len(found["instances"])) == (2, 1)
+    assert found["memory"]["budget_mib"] == 2 * nodes.here.pools.memory.budget_mib
+    found = (await nodes.http.get("/api/instances")).json()
+    assert {one["node_id"] for one in found["instances"]} == {"one", "node-1"}
+    ages = [one["age_seconds"] for one in found["instances"]]
+    assert ages == sorted(ages, reverse=True)
+    # The other node was asked for the same caller, and did not ask any further.
+    assert [(node, call.caller is not None) for node, _, call in nodes.network.sent[-2:]] == [
+        ("node-2", True),
+        ("node-2", True),
+    ]
+    nodes.network.broken = PeerUnavailable("it is gone", may_have_run=False)
+    assert (await nodes.http.get("/api/instances")).json()["total_count"] == 1
+
+
+def is_ready(node: Harness, entry: Any) -> bool:
+    return node.counts(entry) == {"ready": 1}
+
+
+async def test_pools_are_counted_over_both_nodes(nodes: Nodes) -> None:
+    await nodes.call("cat", "grain")
+    nodes.placed.goes_to = []
+    await nodes.call("cat", "grain")
+    for each in (nodes.here, nodes.there):
+        await until(partial(is_ready, each, nodes.runs("cat")))
+    report = Report(pools=nodes.there.pools.loads())
+    nodes.counts.read([Member(name="node-2", epoch=1, beat=1, version="1", report=report)])
+    path = f"/api/functions/{nodes.runs('cat').function.id}/pool"
+    one = (await nodes.http.get(path)).json()
+    assert (one["ready_count"], one["total_count"]) == (2, 2)
+    stats = (await nodes.http.get("/api/functions/pool/stats")).json()
+    assert (stats["ready_count"], stats["total_containers"]) == (2, 2)
+    [listed] = (await nodes.http.get("/api/functions/pools")).json()["pools"]
+    assert (listed["function_id"], listed["ready_count"]) == (nodes.runs("cat").function.id, 2)

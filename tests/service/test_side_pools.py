@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from quiltfn.catalog import Entry
+from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import FunctionNotActive, NotFound
 from quiltfn.model.invocation import ExitKind, Status
+from quiltfn.model.pool_load import NO_VERSION
 from quiltfn.model.version import Version
 from service.platform_harness import Harness, open_harness, until
 
@@ -46,6 +48,7 @@ async def test_its_instance_counts_as_the_functions_and_leaves_soon(server: Harn
     entry, first = await updated(server)
     await server.invoke(entry, version=first)
     await until(lambda: server.counts(entry) == {"ready": 2})
+    assert [one.counts for one in server.pools.loads()] == [PoolCounts(ready=2)]
     server.pass_time(11.0)
     await until(lambda: server.counts(entry) == {"ready": 1})
     server.pass_time(1.0)
@@ -96,3 +99,13 @@ async def test_delete_ends_it_with_the_function(server: Harness) -> None:
     assert (await running).status is Status.CANCELLED
     await until(lambda: not server.pools._side_pools)
     assert server.counts(entry) == {}
+
+
+async def test_a_pool_that_serves_nothing_is_reported_while_it_has_instances(
+    server: Harness,
+) -> None:
+    entry = await server.active("sleep 60")
+    await server.running(entry)
+    await server.lifecycle.pause(entry)
+    [load] = server.pools.loads()
+    assert (load.version, load.slots, load.counts) == (NO_VERSION, 0, PoolCounts(busy=1))

@@ -314,6 +314,7 @@ export interface Instance {
   function_id: string;
   function_name: string;
   tenant_id: string;
+  node_id: string;
   number: number;
   version: number;
   state: string;

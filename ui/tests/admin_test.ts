@@ -117,6 +117,7 @@ const INSTANCE: Instance = {
   age_seconds: 1,
   state_seconds: 1,
   start_reason: "first",
+  node_id: "node-1",
 };
 const listOf = (instances: Instance[]): InstanceList => ({
   instances,

@@ -6,9 +6,11 @@ nothing of it, so the next one is tried.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +24,7 @@ from quiltfn.ids import new_id
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
+from quiltfn.ports import PoolCounting, Pools
 from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable, Placement
 
 # What belongs to one connection (RFC 9110, 7.6.1), and the length, which the connection counts.
@@ -34,6 +37,8 @@ ANSWER = "x-quiltfn-fleet"
 REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
 # How often a call is sent on before it runs, or waits, where it came in.
 TRIES = 3
+# How long other nodes have for what all of them are asked.
+ANSWER_MAX_S = 2.0
 
 # What a caller is told whose node was lost.
 Gone = Callable[[PeerUnavailable], RuntimeUnavailable]
@@ -53,6 +58,13 @@ class FleetNode(Protocol):
     @property
     def peers(self) -> Peers: ...
 
+    @property
+    def pools(self) -> PoolCounting:
+        """The instances of all nodes, as far as they have said."""
+
+    def others(self) -> Sequence[str]:
+        """The other nodes that are there."""
+
     def lost(self, node: str, record: Invocation) -> None:
         """A call that was sent to the node may have run there, and it is not known how it ended.
         `record`: its end, unless its node knows better.
@@ -63,6 +75,45 @@ class FleetNode(Protocol):
 
     async def settled(self) -> None:
         """Returns once no request of this node is under way at another one."""
+
+
+class WithPools(Protocol):
+    """Services that count instances. `fleet` None: this server is alone."""
+
+    @property
+    def fleet(self) -> FleetNode | None: ...
+
+    @property
+    def pools(self) -> Pools: ...
+
+
+def all_pools(services: WithPools) -> PoolCounting:
+    """The instances of all nodes; of a server that is alone its own."""
+    return services.pools if services.fleet is None else services.fleet.pools
+
+
+async def asked_of_others(context: RequestContext[Any]) -> list[tuple[str, bytes]]:
+    """What the other nodes answer to the same request, which is a GET: each with its name. A node
+    that has no good answer within `ANSWER_MAX_S` is left out. Nothing where the server is alone, or
+    another node asks.
+    """
+    fleet: FleetNode | None = context.services.fleet
+    if fleet is None or context.request.forwarded is not None:
+        return []
+    call = ForwardedCall(caller=context.caller, client=context.request.client)
+
+    async def ask(node: str) -> tuple[str, bytes | None]:
+        with contextlib.suppress(PeerUnavailable, TimeoutError):
+            async with (
+                asyncio.timeout(ANSWER_MAX_S),
+                _request_of(context, fleet, node, call) as answer,
+            ):
+                found = b"".join([piece async for piece in answer.body])
+                return node, found if answer.status == HTTPStatus.OK else None
+        return node, None
+
+    answers = await asyncio.gather(*(ask(node) for node in fleet.others()))
+    return [(node, body) for node, body in answers if body is not None]
 
 
 async def elsewhere(context: RequestContext[Any], route: Route) -> Response | None:
@@ -265,7 +316,7 @@ def answering_peers(app: Application, fleet: FleetNode) -> PeerApplication:
         else:
             request.forwarded, request.client = call, call.client
             response = await app(request)
-        load = fleet.placement.load(call.function_id)
+        load = fleet.placement.load(call.function_id) if call.function_id else None
         said = ForwardedAnswer(refusal=refusal, executed=response.executed, load=load)
         response.headers = [one for one in response.headers if one[0] != ANSWER]
         response.headers.append((ANSWER, encode(said).decode()))

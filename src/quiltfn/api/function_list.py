@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.api import pages, parse, shapes
+from quiltfn.api.forwarding import FleetNode, all_pools
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry
@@ -29,6 +30,7 @@ class FunctionListServices(RouteServices):
     """What the lists of functions and of pools take."""
 
     pools: Pools
+    fleet: FleetNode | None = None
 
 
 async def list_functions(context: RequestContext[FunctionListServices]) -> Response:
@@ -53,12 +55,13 @@ async def list_function_pools(context: RequestContext[FunctionListServices]) -> 
     services, wanted = context.services, context.query.get("function_id")
     if wanted is not None:
         services.catalog.by_id(context.tenant_id, wanted)
-    pools = [
-        shapes.listed_pool(one, services.pools.counts(one))
-        for one in services.catalog.owned(context.tenant_id, services.pools.occupied())
+    pools = all_pools(services)
+    found = [
+        shapes.listed_pool(one, pools.counts(one))
+        for one in services.catalog.owned(context.tenant_id, pools.occupied())
         if wanted in (None, one)
     ]
-    return json_response(wire.PoolList(pools=pools))
+    return json_response(wire.PoolList(pools=found))
 
 
 def _query(context: RequestContext[FunctionListServices]) -> FunctionQuery:

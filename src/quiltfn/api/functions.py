@@ -8,6 +8,7 @@ from quiltfn.api import event_stream, pages, parse, shapes
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import OCTETS, part_of
 from quiltfn.api.call_response import call_response, truncated
+from quiltfn.api.forwarding import FleetNode, all_pools
 from quiltfn.api.guards import check_connection
 from quiltfn.api.live_call import cancelled_if_lost, stream_call
 from quiltfn.api.response import Response, json_response
@@ -35,6 +36,7 @@ class FunctionServices(WorkServices):
     journal: Journal
     lifecycle: Lifecycle
     pools: Pools
+    fleet: FleetNode | None = None
     urls: Urls
 
 
@@ -245,7 +247,7 @@ async def get_function_pool(context: RequestContext[FunctionServices]) -> Respon
     instances that are being cleaned after a call.
     """
     entry = context.entry()
-    counts = context.services.pools.counts(entry.function.id)
+    counts = all_pools(context.services).counts(entry.function.id)
     return json_response(shapes.pool(entry.function.id, counts))
 
 
@@ -271,8 +273,9 @@ async def get_function_egress(context: RequestContext[FunctionServices]) -> Resp
 async def get_pool_stats(context: RequestContext[FunctionServices]) -> Response:
     """Count all instances of the tenant by state."""
     services = context.services
-    own = services.catalog.owned(context.tenant_id, services.pools.occupied())
-    counts = sum_counts(services.pools.counts(function_id) for function_id in own)
+    pools = all_pools(services)
+    own = services.catalog.owned(context.tenant_id, pools.occupied())
+    counts = sum_counts(pools.counts(function_id) for function_id in own)
     return json_response(shapes.pool_stats(counts))
 
 

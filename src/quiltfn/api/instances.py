@@ -1,12 +1,17 @@
-"""The route that shows an operator every instance of this node."""
+"""The route that shows an operator every instance of all nodes."""
 
 import contextlib
+from collections import Counter
 from dataclasses import dataclass
+
+import msgspec
 
 from quiltfn import wire
 from quiltfn.api import pages
+from quiltfn.api.forwarding import FleetNode, asked_of_others
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.health import Health
 from quiltfn.model.errors import NotFound, StoreUnavailable
 from quiltfn.ports import InstanceView, Pools, WarmStock
 from quiltfn.work import Work
@@ -17,34 +22,63 @@ class InstanceServices(RouteServices):
     """What the route of instances takes."""
 
     pools: Pools
+    fleet: FleetNode | None = None
     warm_stock: WarmStock
     work: Work
+    health: Health
+
+
+_decode = msgspec.json.Decoder(wire.InstanceList).decode
 
 
 async def list_instances(context: RequestContext[InstanceServices]) -> Response:
-    """List the instances of all tenants on this node, the oldest first, with what they share: the
+    """List the instances of all tenants on all nodes, the oldest first, with what they share: the
     prewarmed sandboxes, the calls that wait, and the memory budget.
     """
-    services, limit = context.services, pages.limit_of(context, pages.PAGE_MAX)
-    queued = 0
+    limit = pages.limit_of(context, pages.PAGE_MAX)
+    found, queued = [_own(context, limit)], 0
     with contextlib.suppress(StoreUnavailable):
-        queued = await services.work.queued()
-    found = services.pools.instances(context.query.get("function_id"))
-    memory = services.pools.memory
+        queued = await context.services.work.queued()
+    for _, body in await asked_of_others(context):
+        with contextlib.suppress(msgspec.DecodeError):  # a node of another version
+            found.append(_decode(body))
+    instances = sorted((one for each in found for one in each.instances), key=_age, reverse=True)
+    memory: Counter[str] = Counter()
+    for each in found:
+        memory.update(each.memory)
     return json_response(
         wire.InstanceList(
-            instances=[_shown(context, one) for one in found[:limit]],
-            total_count=len(found),
-            prewarmed_count=services.warm_stock.count(),
-            waiting_calls=services.pools.waiting(),
-            queued_calls=queued,
-            memory={
-                "budget_mib": memory.budget_mib,
-                "held_mib": round(memory.held_mib, 1),
-                "prewarmed_mib": round(memory.prewarmed_mib, 1),
-            },
+            instances=instances[:limit],
+            total_count=sum(one.total_count for one in found),
+            prewarmed_count=sum(one.prewarmed_count for one in found),
+            waiting_calls=sum(one.waiting_calls for one in found),
+            queued_calls=queued,  # in the store, which all nodes share
+            memory={name: round(mib, 1) for name, mib in memory.items()},
         )
     )
+
+
+def _own(context: RequestContext[InstanceServices], limit: int) -> wire.InstanceList:
+    """What this node has, but for accepted work."""
+    services = context.services
+    found = services.pools.instances(context.query.get("function_id"))
+    memory = services.pools.memory
+    return wire.InstanceList(
+        instances=[_shown(context, one) for one in found[:limit]],
+        total_count=len(found),
+        prewarmed_count=services.warm_stock.count(),
+        waiting_calls=services.pools.waiting(),
+        queued_calls=0,
+        memory={
+            "budget_mib": memory.budget_mib,
+            "held_mib": round(memory.held_mib, 1),
+            "prewarmed_mib": round(memory.prewarmed_mib, 1),
+        },
+    )
+
+
+def _age(one: wire.Instance) -> float:
+    return one.age_seconds
 
 
 def _shown(context: RequestContext[InstanceServices], one: InstanceView) -> wire.Instance:
@@ -57,6 +91,7 @@ def _shown(context: RequestContext[InstanceServices], one: InstanceView) -> wire
         function_id=one.function_id,
         function_name=name,
         tenant_id=tenant_id,
+        node_id=context.services.health.machine.node_id,
         number=one.number,
         version=one.version,
         state=one.state,

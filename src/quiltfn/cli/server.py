@@ -22,7 +22,7 @@ def instances(
     *,
     connection: Connection,
 ) -> None:
-    """List the instances of all tenants and what they share; operators only."""
+    """List the instances of all tenants on all nodes and what they share; operators only."""
     with connection.session(function) as at:
         found = at.client.system.list_instances(function, most=limit)
         at.show(found, tables.instances)

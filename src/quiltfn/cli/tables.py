@@ -405,6 +405,7 @@ def instances(found: InstanceList) -> None:
         (
             one.function_name or one.function_id,
             one.tenant_id,
+            one.node_id,
             one.state,
             one.version,
             _with_unit(one.memory_mib, "MiB"),
@@ -413,9 +414,9 @@ def instances(found: InstanceList) -> None:
         )
         for one in found.instances
     )
-    columns = ("FUNCTION", "TENANT", "STATE", "VERSION", "MEMORY", "AGE", "STARTED AS")
+    columns = ("FUNCTION", "TENANT", "NODE", "STATE", "VERSION", "MEMORY", "AGE", "STARTED AS")
     if found.instances:
-        show.table(columns, rows, drop=("STARTED AS", "VERSION"))
+        show.table(columns, rows, drop=("STARTED AS", "VERSION", "NODE"))
     else:
         show.note("no instances")
     left_out = found.total_count - len(found.instances)

@@ -9,6 +9,7 @@ from quiltfn.api.forwarding import answering_peers
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
 from quiltfn.api.route import Application
+from quiltfn.fleet.counts import FleetCounts
 from quiltfn.fleet.directory import MemberDirectory
 from quiltfn.fleet.files import NodeFile
 from quiltfn.fleet.lost_calls import LostCalls
@@ -23,6 +24,7 @@ from quiltfn.model.errors import NotFound
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.member import Member, NodeState
+from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports import Pools
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerResponse
@@ -46,14 +48,25 @@ class FleetCalls:
         self._lost = lost
         table = RoutingTable()
         self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
+        quiet_s = membership.times.fence_s
+        self.pools = FleetCounts(own.name, pools, membership.clock, quiet_s)
         self.peers = CountedPeers(HttpPeers(own, self._directory))
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
+        self.placement.on_told.append(self._told)
         membership.on_read.append(self._read)
 
     def _read(self, members: Sequence[Member]) -> None:
         self._directory.learned(members)
+        self.pools.read(members)
         self._reports.read(members)
         self._lost.read(members)
+
+    def _told(self, node: str, load: PoolLoad) -> None:
+        self.pools.told(node, load.function_id, load.counts)
+
+    def others(self) -> Sequence[str]:
+        """As `FleetNode` says."""
+        return self.pools.nodes()
 
     def _serves(self) -> bool:
         is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)

@@ -49,7 +49,7 @@ class Membership:
         self, members: Members, own: Observer, clock: Clock, report: Callable[[], Report] = Report
     ) -> None:
         """`report`: how loaded this node is now; whoever makes this may set it later."""
-        self._members, self._observer, self._clock = members, own, clock
+        self._members, self._observer, self.clock = members, own, clock
         self.report = report
         self.times: Times = own.times
         self.name = own.name
@@ -80,7 +80,7 @@ class Membership:
 
     def show(self) -> None:
         """Puts the nodes as they were at the last look into the metrics."""
-        now = self._clock.now()
+        now = self.clock.now()
         found = [one.member for one in self._observer.members if one.member.is_member]
         metrics.show_members(
             Counter(shown_state(one) for one in found),
@@ -102,14 +102,14 @@ class Membership:
         """Beats and looks, until it is cancelled or has lost its place."""
         try:
             while self.lost is None:
-                began = self._clock.now()
+                began = self.clock.now()
                 try:
                     await self.turn()
                     wait_s = self.times.beat_s
                 except StoreUnavailable as error:
                     _log.warning(f"no beat was stored: {error}")
                     wait_s = min(AGAIN_S, self.times.beat_s)
-                await asyncio.sleep(max(0.0, began + wait_s - self._clock.now()))
+                await asyncio.sleep(max(0.0, began + wait_s - self.clock.now()))
         finally:
             await self.settled()
 
@@ -124,7 +124,7 @@ class Membership:
         if own.state is NodeState.REMOVED:
             return self._lose(Loss.REMOVED)
         found = await self._members.read()
-        due = self._observer.look(found, self._clock.now())
+        due = self._observer.look(found, self.clock.now())
         for told in self.on_read:
             told(found)
         if due and self._taking_over is None:  # beside the beats, which it must not hold up
@@ -152,7 +152,7 @@ class Membership:
         return self._known(changed)
 
     def _known(self, member: Member) -> KnownNode:
-        now = self._clock.now()
+        now = self.clock.now()
         unmoved_s = self._observer.unmoved_s(member, now)
         return KnownNode(member=member, unmoved_s=unmoved_s, is_own=member.name == self.name)
 

@@ -31,6 +31,8 @@ class Placement:
     ) -> None:
         self._table, self._pool, self._obtain = table, pool, obtain
         self._serves, self._takes_calls = serves, takes_calls
+        # Each is told what a node says of a pool with its answer. It must not raise or wait.
+        self.on_told: list[Callable[[str, PoolLoad], None]] = []
 
     async def place(
         self, function_id: str, version: int, tried: Collection[str] = ()
@@ -74,6 +76,8 @@ class Placement:
             self._table.refused(node, function_id)
         else:
             self._table.told(node, load)
+            for told in self.on_told:
+                told(node, load)
 
     def load(self, function_id: str) -> PoolLoad | None:
         return self._pool(function_id)

@@ -22,15 +22,16 @@ class Refusal(StrEnum):
 
 class ForwardedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the node that was asked knows of a request, and the one that answers it has to take its
-    word for. `caller`: None where a URL is called without a credential. `client`: the address that
-    it came from. `version`: the number of the one to run; None: the request is about a call that
-    runs there. `may_wait`: the call is to
-    wait there if no instance is ready; `in_any_case`: even if the node may not start one yet.
+    word for. `function_id`, `invocation_id`: the call's; empty where all nodes are asked for what
+    each of them has. `caller`: None where a URL is called without a credential. `client`: the
+    address that it came from. `version`: the number of the one to run; None: the request is about a
+    call that runs there. `may_wait`: the call is to wait there if no instance is ready;
+    `in_any_case`: even if the node may not start one yet.
     """
 
-    function_id: str
-    invocation_id: str
     client: str
+    function_id: str = ""
+    invocation_id: str = ""
     caller: Caller | None = None
     version: int | None = None
     may_wait: bool = False

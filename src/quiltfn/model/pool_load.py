@@ -2,11 +2,16 @@
 
 import msgspec
 
+from quiltfn.model.counts import PoolCounts
+
+# The version of a pool that serves none: nobody sends it a call.
+NO_VERSION = 0
+
 
 class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
     """`version`: the number of the one that the pool serves. `idle`: how many calls could begin
     without a wait; `busy`: instances with a call; `waiting`: calls without an instance; `slots`:
-    how many instances the pool may have.
+    how many instances the pool may have. The rest: as in `PoolCounts`.
     """
 
     function_id: str
@@ -15,8 +20,37 @@ class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
     busy: int = 0
     waiting: int = 0
     slots: int = 0
+    warming: int = 0
+    ready: int = 0
+    recycling: int = 0
+    terminating: int = 0
+    parked: int = 0
 
     @property
     def per_slot(self) -> float:
         """Calls for each instance that it may have."""
         return (self.busy + self.waiting) / self.slots if self.slots else float("inf")
+
+    @property
+    def counts(self) -> PoolCounts:
+        """Its instances by state."""
+        return PoolCounts(
+            warming=self.warming,
+            ready=self.ready,
+            busy=self.busy,
+            recycling=self.recycling,
+            terminating=self.terminating,
+            parked=self.parked,
+        )
+
+    def with_counts(self, counts: PoolCounts) -> "PoolLoad":
+        """The same with other instances."""
+        return msgspec.structs.replace(
+            self,
+            warming=counts.warming,
+            ready=counts.ready,
+            busy=counts.busy,
+            recycling=counts.recycling,
+            terminating=counts.terminating,
+            parked=counts.parked,
+        )

@@ -318,13 +318,19 @@ class FunctionPool:
         model = self.model
         if model.current is None:
             return None
+        counts = model.counts()
         return PoolLoad(
             function_id=function_id,
             version=self._versions[model.current].number,
             idle=model.headroom().idle,
-            busy=model.counts().busy,
+            busy=counts.busy,
             waiting=len(model.queue),
             slots=model.limits.max_instances,
+            warming=counts.warming,
+            ready=counts.ready,
+            recycling=counts.recycling,
+            terminating=counts.terminating,
+            parked=counts.parked,
         )
 
     def close(self, why: str) -> None:

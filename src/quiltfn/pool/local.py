@@ -12,7 +12,7 @@ from quiltfn.model.invocation import ExitKind
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import PoolCounts, PoolLimits, sum_counts
-from quiltfn.model.pool_load import PoolLoad
+from quiltfn.model.pool_load import NO_VERSION, PoolLoad
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.stats import CallStats
 from quiltfn.model.version import Version
@@ -68,11 +68,19 @@ class LocalPools:
 
     def load(self, function_id: str) -> PoolLoad | None:
         pool = self._pools.get(function_id)
-        return pool.load(function_id) if pool else None
+        load = pool.load(function_id) if pool else None
+        if load is None or function_id not in self._side_pools:
+            return load
+        return load.with_counts(self.counts(function_id))
 
     def loads(self) -> list[PoolLoad]:
-        found = [pool.load(key) for key, pool in self._pools.items()]
-        return [one for one in found if one is not None and (one.slots or one.waiting)]
+        found = []
+        for key in self._pools:
+            # One that serves no version may have instances that are ending.
+            load = self.load(key) or PoolLoad(key, NO_VERSION).with_counts(self.counts(key))
+            if load.slots or load.waiting or load.counts.total:
+                found.append(load)
+        return found
 
     def prepared(
         self, function_id: str, version: Version, limits: PoolLimits, count: int

@@ -271,7 +271,20 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     start_reason: ColdStartReason
 
 
-class Pools(Protocol):
+class PoolCounting(Protocol):
+    """How many instances and waiting calls there are: on this node (`Pools`), or on all of them."""
+
+    def counts(self, function_id: str) -> PoolCounts:
+        """How many instances are in each of the five states; zeros without a pool."""
+
+    def occupied(self) -> Sequence[str]:
+        """The ids of the functions that have an instance in any state."""
+
+    def waiting(self) -> int:
+        """How many calls wait for an instance, over all functions."""
+
+
+class Pools(PoolCounting, Protocol):
     """The instances and the wait queue of every function on this node, and their memory.
     `tenant_instances`: how many instances each tenant may have.
     """
@@ -329,12 +342,6 @@ class Pools(Protocol):
     def forget(self, function_id: str) -> None:
         """Removes the empty pool of a deleted function."""
 
-    def counts(self, function_id: str) -> PoolCounts:
-        """How many instances are in each of the five states; zeros without a pool."""
-
-    def occupied(self) -> Sequence[str]:
-        """The ids of the functions that have an instance in any state."""
-
     async def meter(self) -> None:
         """Reads the counters of instances that have run something since it was done last."""
 
@@ -348,9 +355,6 @@ class Pools(Protocol):
 
     def instances(self, function_id: str | None = None) -> Sequence[InstanceView]:
         """Every instance, or those of one function, the oldest first."""
-
-    def waiting(self) -> int:
-        """How many calls wait for an instance, over all functions."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):

@@ -47,8 +47,8 @@ def get_doctor_report() -> Flow[DoctorReport]:
 
 
 def list_instances(function: str | None = None, *, most: int | None = None) -> Flow[InstanceList]:
-    """The instances of all tenants, the oldest first, and what they share; operators only.
-    `function`: only those of this one, by its name or id. `most`: at most so many.
+    """The instances of all tenants on all nodes, the oldest first, and what they share; operators
+    only. `function`: only those of this one, by its name or id. `most`: at most so many.
     """
 
     def of(function_id: str | None) -> Request[InstanceList]:

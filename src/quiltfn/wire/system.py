@@ -54,7 +54,9 @@ FindingLevel = Annotated[str, about("ok, warn, or NO where a server cannot do wi
 FindingSentence = Annotated[str, about("what was found", "swap is on")]
 FindingAdvice = Annotated[str, about("what to do about it, or null", "swapoff -a, or encrypt it")]
 NameOfFunction = Annotated[str, about("the function's name", "my-function")]
-InstanceNumber = Annotated[int, about("its number in the function's pool since the start", 1)]
+InstanceNumber = Annotated[
+    int, about("its number in the function's pool there, since the start", 1)
+]
 VersionOfInstance = Annotated[int, about("the number of the version that it runs", 1)]
 InstanceState = Annotated[
     str, about("warming, parked, ready, busy, recycling or terminating", "ready")
@@ -178,13 +180,14 @@ class DoctorReport(Struct, kw_only=True, frozen=True):
 
 
 class Instance(Struct, kw_only=True, frozen=True):
-    """One instance. `memory_mib`: what it counts in the memory budget: its limit while it has a
-    call, and what it uses while it is idle.
+    """One instance. `node_id`: the node that has it. `memory_mib`: what it counts in the memory
+    budget: its limit while it has a call, and what it uses while it is idle.
     """
 
     function_id: FunctionId
     function_name: NameOfFunction
     tenant_id: TenantId
+    node_id: NodeId
     number: InstanceNumber
     version: VersionOfInstance
     state: InstanceState
@@ -195,10 +198,11 @@ class Instance(Struct, kw_only=True, frozen=True):
 
 
 class InstanceList(Struct, kw_only=True, frozen=True):
-    """The oldest instances, how many there are in all, and what they share. `prewarmed_count`:
-    sandboxes that are nobody's yet. `waiting_calls`: calls that wait for an instance.
-    `queued_calls`: accepted work that waits. `memory`: `budget_mib` of all instances together,
-    `held_mib` and `prewarmed_mib` of it.
+    """The oldest instances of all nodes, how many there are in all, and what they share. A node of
+    a fleet that does not answer within seconds is left out. `prewarmed_count`: sandboxes that are
+    nobody's yet. `waiting_calls`: calls that wait for an instance. `queued_calls`: accepted work
+    that waits. `memory`: `budget_mib` of all instances together, `held_mib` and `prewarmed_mib` of
+    it.
     """
 
     instances: list[Instance]

@@ -1,0 +1,94 @@
+"""The instances and waiting calls of all nodes: this node's own, and what the others have said.
+
+Others say it with each beat, with each answer to a call that was sent to them, and with events that
+this node follows. What a node said last counts until it leaves, is taken over, or says nothing for
+the fence time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from quiltfn.model.counts import PoolCounts, sum_counts
+from quiltfn.model.member import Member, Presence
+from quiltfn.ports import Clock, PoolCounting
+
+
+@dataclass(slots=True)
+class _Said:
+    """What a node said. `at`: when this node heard of its last beat, in monotonic seconds."""
+
+    epoch: int
+    beat: int
+    at: float
+    waiting: int
+    pools: dict[str, PoolCounts] = field(default_factory=dict)
+
+
+class FleetCounts:
+    """`ports.PoolCounting` of all nodes. `own`: this one's name and pools; `quiet_s`: how long a
+    node may say nothing.
+    """
+
+    def __init__(self, own: str, pools: PoolCounting, clock: Clock, quiet_s: float) -> None:
+        self._own, self._pools, self._clock, self._quiet_s = own, pools, clock, quiet_s
+        self._said: dict[str, _Said] = {}
+
+    def read(self, members: Sequence[Member]) -> None:
+        """Takes in all nodes as they are in the store. A report is taken in once: what its node has
+        said since then is newer.
+        """
+        there = [one for one in members if one.presence is Presence.PRESENT]
+        self._said = {one.name: self._next(one) for one in there if one.name != self._own}
+
+    def told(self, node: str, function_id: str, counts: PoolCounts) -> None:
+        """A node has just said how many instances of a function it has."""
+        said = self._said.get(node)
+        if said is None:
+            return
+        if counts.total:
+            said.pools[function_id] = counts
+        else:
+            said.pools.pop(function_id, None)
+
+    def counts(self, function_id: str) -> PoolCounts:
+        """As the port says."""
+        found = [self._pools.counts(function_id)]
+        for said in self._heard():
+            counts = said.pools.get(function_id)
+            if counts is not None:
+                found.append(counts)
+        return sum_counts(found) if len(found) > 1 else found[0]
+
+    def occupied(self) -> Sequence[str]:
+        """As the port says."""
+        found = set(self._pools.occupied())
+        for said in self._heard():
+            found |= said.pools.keys()
+        return sorted(found)  # their ids grow with time
+
+    def waiting(self) -> int:
+        """As the port says."""
+        return self._pools.waiting() + sum(said.waiting for said in self._heard())
+
+    def nodes(self) -> Sequence[str]:
+        """The other nodes that have not been quiet for too long."""
+        return [name for name, said in self._said.items() if self._is_heard(said)]
+
+    def _heard(self) -> list[_Said]:
+        return [said for said in self._said.values() if self._is_heard(said)]
+
+    def _is_heard(self, said: _Said) -> bool:
+        return self._clock.now() - said.at < self._quiet_s
+
+    def _next(self, member: Member) -> _Said:
+        known, report = self._said.get(member.name), member.report
+        if known is not None and (known.epoch, known.beat) == (member.epoch, member.beat):
+            return known
+        pools = {one.function_id: one.counts for one in report.pools}
+        return _Said(
+            epoch=member.epoch,
+            beat=member.beat,
+            at=self._clock.now(),
+            waiting=report.queued,
+            pools={key: counts for key, counts in pools.items() if counts.total},
+        )
