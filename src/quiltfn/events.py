@@ -6,14 +6,14 @@ so. Nobody's events are kept while nobody follows, nor is anything counted then.
 
 Each part of the server tells in one place: `catalog.py` of functions, `invoke.py` of calls, the
 pools of their counts, the dispatcher of queues and the schedules of what they fire. `platform.py`
-connects them.
+connects them. On a node of a fleet the others tell their own as well (`heard`).
 """
 
 import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ import msgspec
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.event import (
+    ALWAYS,
     CallSummary,
     Event,
     EventType,
@@ -105,15 +106,69 @@ class _Burst:
         if self.told < ONE_BY_ONE:
             self.told += 1
             return None
+        return self.sum()
+
+    def sum(self) -> CallSummary:
+        """What is not told one by one."""
         if self.rest is None:
             self.rest = CallSummary()
         return self.rest
 
 
+async def _at_once(_tenant_id: str) -> None:
+    """There is no other node."""
+
+
+class Cursor:
+    """Where one reader is in the events of a tenant. They are kept for a minute at least, and all
+    that follow it within bounds, from its `with` block on.
+    """
+
+    def __init__(self, ring: _Ring, start: int | None, epoch: int, clock: Clock) -> None:
+        """`start`: the number of the next event; None: events may be missing before that."""
+        self._ring, self._epoch, self._clock = ring, epoch, clock
+        self._at = ring.following if start is None else start
+        self.is_reset = start is None  # what comes next says so
+        self.function_id = ""  # of the event that was next
+
+    def __enter__(self) -> "Cursor":
+        self._ring.readers += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ring.readers -= 1
+        self._ring.touched = self._clock.now()
+
+    @property
+    def id(self) -> str:
+        """The id of the event that was next, or of the last one before the next."""
+        return f"{self._epoch}-{self._at - 1}"
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set once there are more events."""
+        return self._ring.changed
+
+    def next(self) -> Event | None:
+        """The next event; None: there is none yet."""
+        ring = self._ring
+        if self.is_reset:
+            self.is_reset = False
+            return Event(id=self.id, type=EventType.RESET, data=b"{}")
+        if self._at < ring.first:
+            missed, self._at = ring.first - self._at, ring.first
+            return Event(id=self.id, type=EventType.GAP, data=b'{"events":%d}' % missed)
+        if self._at == ring.following:
+            return None
+        one = ring.kept[self._at - ring.first]
+        self._at, self.function_id = one.number + 1, one.function_id
+        return Event(id=self.id, type=one.type, data=one.data)
+
+
 class Events:
     """What happens in each tenant. `epoch`: of this start of the server. `pool_counts`: counts the
     instances of a function, `queue_counts` its accepted work; that is asked for one function at a
-    time.
+    time, and None tells of queues without counts.
     """
 
     def __init__(
@@ -121,7 +176,7 @@ class Events:
         clock: Clock,
         epoch: int,
         pool_counts: Callable[[str], PoolCounts],
-        queue_counts: Callable[[str], Awaitable[QueueCounts]],
+        queue_counts: Callable[[str], Awaitable[QueueCounts]] | None,
     ) -> None:
         self._clock, self._epoch = clock, epoch
         self._pool_counts, self._queue_counts = pool_counts, queue_counts
@@ -131,6 +186,17 @@ class Events:
         self._first = 1  # numbers below this one may have been given to events that are gone
         self._bursts: dict[str, _Burst] = {}
         self._waiting: set[tuple[EventType, str]] = set()
+        # Set, and another one in its place, with the next event of any tenant.
+        self.changed = asyncio.Event()
+        # On a node of a fleet: is told that a tenant is followed here from now on, or no more.
+        self.on_followed: Callable[[], None] = lambda: None
+        # Likewise: returns once a tenant that is followed here is followed at the other nodes.
+        self.joined: Callable[[str], Awaitable[None]] = _at_once
+
+    @property
+    def followed(self) -> Set[str]:
+        """The tenants whose events are kept now."""
+        return self._rings.keys()
 
     # What is told ----------------------------------------------------------------------------
 
@@ -146,23 +212,23 @@ class Events:
         """A handler gets a call next."""
         if not self._rings or record.tenant_id not in self._rings:
             return
-        summary = self._burst(record).summary()
+        summary = self._burst(record.tenant_id, record.function_id).summary()
         if summary is None:
             told = told_of_start(record)
             self._tell(record.tenant_id, EventType.INVOCATION_STARTED, record.function_id, told)
         else:
-            summary.add_start(record)
+            summary.add_start(cold_start=record.cold_start)
 
     def call_ended(self, record: Invocation) -> None:
         """An attempt at a call is over."""
         if not self._rings or record.tenant_id not in self._rings:
             return
-        summary = self._burst(record).summary()
+        summary = self._burst(record.tenant_id, record.function_id).summary()
         if summary is None:
             told = told_of_end(record)
             self._tell(record.tenant_id, EventType.INVOCATION_ENDED, record.function_id, told)
         else:
-            summary.add_end(record)
+            summary.add_end(record.status.value, record.duration_ms)
 
     def pool_changed(self, tenant_id: str, function_id: str) -> None:
         """The instances of a function changed. They are counted a moment later."""
@@ -195,6 +261,38 @@ class Events:
         }
         self._tell(tenant_id, EventType.SCHEDULE_FIRED, function_id, told)
 
+    # What other nodes tell -------------------------------------------------------------------
+
+    def heard(self, tenant_id: str, kind: EventType, data: bytes) -> None:
+        """Another node has told its own event. It counts in the bounds of its function as if it had
+        happened here; counts are told anew, since they are sums over the nodes. Raises
+        `msgspec.DecodeError` for data that is no event's.
+        """
+        if tenant_id not in self._rings:
+            return
+        told = msgspec.json.decode(data, type=dict[str, Any])
+        function_id = str(told.get("function_id", ""))
+        if kind is EventType.POOL:
+            self.pool_changed(tenant_id, function_id)
+        elif kind is EventType.QUEUE:
+            self.queue_changed(tenant_id, function_id)
+        elif kind is EventType.CALLS:
+            self._burst(tenant_id, function_id).sum().add(told)
+        elif kind in (EventType.INVOCATION_STARTED, EventType.INVOCATION_ENDED):
+            summary = self._burst(tenant_id, function_id).summary()
+            if summary is None:
+                self._tell(tenant_id, kind, function_id, told)
+            elif kind is EventType.INVOCATION_STARTED:
+                summary.add_start(cold_start=bool(told["cold_start"]))
+            else:
+                summary.add_end(told["status"], told["duration_ms"])
+        else:
+            self._tell(tenant_id, kind, function_id, told)
+
+    def missed(self, tenant_id: str, node: str, events: int | None) -> None:
+        """Events of another node are missing here: so many, or nobody knows how many."""
+        self._tell(tenant_id, EventType.GAP, "", {"events": events, "node_id": node})
+
     # Following -------------------------------------------------------------------------------
 
     def reader(
@@ -210,15 +308,22 @@ class Events:
         What is no longer there is told by an event: `reset` where that is all since `last_id`, and
         `gap` with the number of events where this reader was slow.
         """
+        return self._events(self.cursor(tenant_id, last_id), function_id, types)
+
+    def cursor(self, tenant_id: str, last_id: str | None = None) -> "Cursor":
+        """Where a reader of a tenant's events is: behind the newest, or behind the one with that
+        id. To be used in a `with` block.
+        """
         now = self._clock.now()
         ring = self._rings.get(tenant_id)
         if ring is None:
             ring = self._rings[tenant_id] = _Ring(self._first, now)
             asyncio.get_running_loop().call_later(KEPT_S, self._forget, tenant_id)
+            self.on_followed()
         ring.touched = now
         ring.drop_old(now)
         start = ring.following if last_id is None else self._behind(ring, last_id)
-        return self._events(ring, start, function_id, types)
+        return Cursor(ring, start, self._epoch, self._clock)
 
     def _behind(self, ring: _Ring, last_id: str) -> int | None:
         """The number that follows the event; None where events may be missing."""
@@ -229,37 +334,19 @@ class Events:
         return number if ring.first <= number <= ring.following else None
 
     async def _events(
-        self,
-        ring: _Ring,
-        start: int | None,
-        function_id: str | None,
-        types: frozenset[EventType] | None,
+        self, cursor: "Cursor", function_id: str | None, types: frozenset[EventType] | None
     ) -> AsyncGenerator[Event, None]:
-        at = ring.following if start is None else start
-        ring.readers += 1
-        try:
-            if start is None:
-                yield self._event(at - 1, EventType.RESET, b"{}")
+        with cursor:
             while True:
-                changed = ring.changed
-                if at < ring.first:
-                    missed, at = ring.first - at, ring.first
-                    yield self._event(at - 1, EventType.GAP, b'{"events":%d}' % missed)
-                elif at < ring.following:
-                    one = ring.kept[at - ring.first]
-                    at += 1
-                    if (function_id is None or one.function_id == function_id) and (
-                        types is None or one.type in types
-                    ):
-                        yield self._event(one.number, one.type, one.data)
-                else:
+                changed = cursor.changed
+                found = cursor.next()
+                if found is None:
                     await changed.wait()
-        finally:
-            ring.readers -= 1
-            ring.touched = self._clock.now()
-
-    def _event(self, number: int, kind: EventType, data: bytes) -> Event:
-        return Event(id=f"{self._epoch}-{number}", type=kind, data=data)
+                elif found.type in ALWAYS or (
+                    (function_id is None or cursor.function_id == function_id)
+                    and (types is None or found.type in types)
+                ):
+                    yield found
 
     def _forget(self, tenant_id: str) -> None:
         """Drops a ring that nobody has read for a minute; else looks again a minute later. One that
@@ -269,6 +356,7 @@ class Events:
         if not ring.readers and self._clock.now() - ring.touched >= KEPT_S:
             self._first = max(self._first, ring.following)
             del self._rings[tenant_id]
+            self.on_followed()
         else:
             asyncio.get_running_loop().call_later(KEPT_S, self._forget, tenant_id)
 
@@ -281,12 +369,14 @@ class Events:
         if ring is not None:
             data = msgspec.json.encode(told)
             ring.add(_Kept(ring.following, self._clock.now(), kind, function_id, data))
+            changed, self.changed = self.changed, asyncio.Event()
+            changed.set()
 
-    def _burst(self, record: Invocation) -> _Burst:
-        burst = self._bursts.get(record.function_id)
+    def _burst(self, tenant_id: str, function_id: str) -> _Burst:
+        burst = self._bursts.get(function_id)
         if burst is None:
-            burst = self._bursts[record.function_id] = _Burst()
-            self._later(self._end_burst, record.tenant_id, record.function_id)
+            burst = self._bursts[function_id] = _Burst()
+            self._later(self._end_burst, tenant_id, function_id)
         return burst
 
     def _end_burst(self, tenant_id: str, function_id: str) -> None:
@@ -338,6 +428,8 @@ class Events:
             self._waiting.discard((EventType.QUEUE, function_id))
             if tenant_id not in self._rings:
                 return
+            if self._queue_counts is None:
+                return self._tell(tenant_id, EventType.QUEUE, function_id, told)
             with contextlib.suppress(StoreUnavailable):
                 counts = await self._queue_counts(function_id)
                 for name in ("queued", "delayed", "running", "dead_letters"):

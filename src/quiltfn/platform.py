@@ -440,15 +440,21 @@ def connected_events(
     epoch = parts.store.database.boot.epoch
     pools: PoolCounting = parts.pools if fleet is None else fleet.pools
     events = Events(parts.clock, epoch, pools.counts, work.stored_counts)
-    stack.push_async_callback(events.aclose)
     parts.catalog.on_change.append(events.function_changed)
-    parts.invoker.on_opened.append(events.call_started)
-    parts.invoker.on_closed.append(events.call_ended)
-    parts.pools.on_change.append(events.pool_changed)
-    for changes in (parts.invoker.on_opened, parts.invoker.on_closed):
-        changes.append(events.work_changed)
-    dispatcher.on_arrived.append(events.queue_changed)
-    schedules.on_fired.append(events.schedule_fired)
+    told = [events]
+    if fleet is not None:  # others have the changes of functions from the store
+        told.append(Events(parts.clock, epoch, parts.pools.counts, None))
+    for one in told:
+        stack.push_async_callback(one.aclose)
+        parts.invoker.on_opened.append(one.call_started)
+        parts.invoker.on_closed.append(one.call_ended)
+        parts.pools.on_change.append(one.pool_changed)
+        for changes in (parts.invoker.on_opened, parts.invoker.on_closed):
+            changes.append(one.work_changed)
+        dispatcher.on_arrived.append(one.queue_changed)
+        schedules.on_fired.append(one.schedule_fired)
+    if fleet is not None:
+        stack.push_async_callback(fleet.watch(*told).aclose)
     return events
 
 

@@ -62,7 +62,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "schedules": CORE | {"admission", "catalog", "ids", "invoke", "work"},
     "urls": CORE | {"catalog"},
     "http_trigger": {"model"},
-    "fleet": CORE | {"api", "invoke", "settings"},
+    "fleet": CORE | {"api", "events", "invoke", "settings"},
     "tenant_images": CORE,
     "quotas": CORE | {"admission"},
     "lone_node": CORE,

@@ -1,7 +1,14 @@
-"""Real nodes: what is seen at one of them is true of all."""
+"""Real nodes: what is seen at one is true of all. One fleet, since a start takes seconds."""
 
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
+import httpx
 import pytest
 
 from e2e.server import Function, Server, until
@@ -10,12 +17,7 @@ from fleet.nodes import Fleet
 pytestmark = pytest.mark.sandbox
 
 SHORT = "--fleet-beat-s 0.2 --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 6"
-
-
-@pytest.fixture
-def nodes(fleet: Fleet) -> tuple[Server, Server]:
-    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
-    return one, two
+Told = tuple[str, dict[str, Any]]
 
 
 def on(node: Server, function: Function) -> Function:
@@ -30,18 +32,73 @@ def has_ready(node: Server, path: str, count: int) -> bool:
     return (found["ready_count"], found["total_count"]) == (count, count)
 
 
-def test_instances_are_counted_over_all_nodes(nodes: tuple[Server, Server]) -> None:
-    one, two = nodes
+@contextlib.contextmanager
+def followed(node: Server) -> Iterator[list[Told]]:
+    """The events that somebody reads at a node until the end of the block, as they come."""
+    told: list[Told] = []
+    with (
+        httpx.Client(trust_env=False, timeout=None) as http,
+        http.stream("GET", f"{node.url}/api/events?follow=true") as answer,
+    ):
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        next(lines)
+
+        def read() -> None:
+            name = ""
+            with contextlib.suppress(httpx.HTTPError, httpx.StreamError):
+                for line in lines:
+                    kind, _, value = line.partition(": ")
+                    if kind == "event":
+                        name = value
+                    elif kind == "data":
+                        told.append((name, json.loads(value)))
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        yield told
+        answer.extensions["network_stream"].get_extra_info("socket").shutdown(2)
+        thread.join(10)
+
+
+def of_call(told: list[Told], invocation_id: str) -> list[str]:
+    return [name for name, data in told if data.get("invocation_id") == invocation_id]
+
+
+def is_told(told: list[Told], function: Function) -> bool:
+    """Whether the start and the end of a call come, once each. Where there were many a moment ago
+    they may come in a sum.
+    """
+    answer = function.try_invoke()
+    assert answer.status_code == 200, answer.text
+    call = answer.headers["x-invocation-id"]
+    for _ in range(10):
+        if len(of_call(told, call)) == 2:
+            break
+        time.sleep(0.1)
+    return of_call(told, call) == ["invocation.started", "invocation.ended"]
+
+
+def test_what_is_seen_at_one_node_is_true_of_all(fleet: Fleet) -> None:
+    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    with followed(two) as told:
+        here = instances_are_counted_over_both(one, two)
+        events_come_from_both(two, here, told)
+    with followed(two) as told:
+        a_killed_node_is_a_gap_and_heals(one, two, here, told)
+
+
+def instances_are_counted_over_both(one: Server, two: Server) -> Function:
     here = one.deploy("echo hello; sleep ${QUILT_PAYLOAD:-0}", min_instances=1, max_instances=4)
     there = on(two, here)
-    for node in nodes:
+    for node in (one, two):
         until(partial(has_ready, node, f"{here.path}/pool", 1))
     # While the one has a call, another one starts at the second node.
-    busy = one.later(here.invoke, "3")
+    busy = one.later(here.invoke, "2")
     until(lambda: one.call("GET", f"{here.path}/pool").json()["busy_count"] == 1)
     until(lambda: there.invoke()["execution_node_id"] == "two")
     busy.result()
-    for node in nodes:
+    for node in (one, two):
         until(partial(has_ready, node, f"{here.path}/pool", 2))
         assert has_ready(node, "/api/functions/pool/stats", 2)
         [pool] = node.call("GET", "/api/functions/pools").json()["pools"]
@@ -49,3 +106,30 @@ def test_instances_are_counted_over_all_nodes(nodes: tuple[Server, Server]) -> N
         found = node.call("GET", "/api/instances").json()
         assert sorted(each["node_id"] for each in found["instances"]) == ["one", "two"]
         assert found["total_count"] == 2
+    return here
+
+
+def events_come_from_both(two: Server, here: Function, told: list[Told]) -> None:
+    names = [name for name, data in told if data.get("function_id") == here.id]
+    assert names.count("function.created") == 1
+    assert names.count("function.deployed") == 1
+    for function in (here, Function(two, here.id)):
+        until(partial(is_told, told, function))
+    until(lambda: [data["ready"] for name, data in told if name == "pool"][-1] == 2)
+    ids = [data["invocation_id"] for name, data in told if name == "invocation.ended"]
+    assert len(set(ids)) == len(ids), "an end was told twice"
+
+
+def a_killed_node_is_a_gap_and_heals(
+    one: Server, two: Server, here: Function, told: list[Told]
+) -> None:
+    until(partial(is_told, told, here))
+    one.kill_launcher()
+    one.wait()
+    until(lambda: ("gap", {"events": None, "node_id": "one"}) in told)
+    until(partial(is_told, told, Function(two, here.id)))
+    gaps = [name for name, _ in told].count("gap")
+    one.start()
+    again = on(one, here)
+    until(lambda: [name for name, _ in told].count("gap") > gaps)  # for what it did before
+    until(partial(is_told, told, again))

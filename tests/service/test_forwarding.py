@@ -136,7 +136,7 @@ class Nodes:
         self.here, self.there = here, there
         self.network, self.placed, self.placed_there = Network(), Placed(), Placed()
         self.lost: list[tuple[str, Invocation]] = []
-        self.counts = FleetCounts("node-1", here.pools, here.clock, 10.0)
+        self.counts = FleetCounts("node-1", here.pools, here.clock, 10.0, 2.0)
         node: Any = SimpleNamespace(
             name="node-1",
             placement=self.placed,

@@ -10,7 +10,7 @@ from quiltfn.model.pool_load import NO_VERSION, PoolLoad
 from quiltfn.ports import PoolCounting
 
 F, G = "f", "g"
-QUIET_S = 10.0
+QUIET_S, BEAT_S = 10.0, 2.0
 
 
 class Own:
@@ -35,7 +35,7 @@ class Known:
     def __init__(self) -> None:
         self.clock = ManualClock(100.0)
         self.own: PoolCounting = Own()
-        self.counts = FleetCounts("a", self.own, self.clock, QUIET_S)
+        self.counts = FleetCounts("a", self.own, self.clock, QUIET_S, BEAT_S)
 
     def read(self, *members: Member) -> None:
         self.counts.read(members)
@@ -107,7 +107,11 @@ def test_what_a_node_says_with_an_answer_is_newer_than_its_last_report() -> None
     assert known.counts.counts(G) == PoolCounts(busy=1)
     known.counts.told("b", G, PoolCounts())
     assert list(known.counts.occupied()) == [F]
+    # The report that is read next may be from before that.
     known.read(member("b", load(G, ready=7), beat=2))
+    assert known.counts.counts(G).ready == 0
+    known.clock.time += BEAT_S
+    known.read(member("b", load(G, ready=7), beat=3))
     assert known.counts.counts(G).ready == 7
     known.counts.told("nobody", G, PoolCounts(busy=1))  # as of a node that has just left
     assert known.counts.counts(G).busy == 0

@@ -23,7 +23,7 @@ async def list_events(context: RequestContext[EventServices]) -> Response:
     starts and ends of calls, counts of instances, that accepted work changed, ticks of schedules.
     Nothing in them was written by callers or handlers. Who was disconnected goes on
     with Last-Event-ID within a minute; a reset says that it was too late, and a gap that the reader
-    was too slow.
+    was too slow, or that events of a node are missing. In a fleet, events of all nodes come.
     """
     query, services = context.query, context.services
     event_stream.check_follows(context)
@@ -35,6 +35,7 @@ async def list_events(context: RequestContext[EventServices]) -> Response:
         found = services.events.reader(
             context.tenant_id, function_id, _types(query.get("types")), last_id
         )
+        await services.events.joined(context.tenant_id)
         return stream.response(_framed(found), is_endless=True)
 
 

@@ -9,6 +9,7 @@ from quiltfn.api.forwarding import answering_peers
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
 from quiltfn.api.route import Application
+from quiltfn.events import Events
 from quiltfn.fleet.counts import FleetCounts
 from quiltfn.fleet.directory import MemberDirectory
 from quiltfn.fleet.files import NodeFile
@@ -19,6 +20,7 @@ from quiltfn.fleet.peers import HttpPeers
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.reports import ReportReader
 from quiltfn.fleet.routing import RoutingTable
+from quiltfn.fleet.watching import TARGET, OwnEvents, Watching
 from quiltfn.invoke import Invoker
 from quiltfn.model.errors import NotFound
 from quiltfn.model.forwarded import ForwardedCall
@@ -48,9 +50,12 @@ class FleetCalls:
         self._lost = lost
         table = RoutingTable()
         self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
-        quiet_s = membership.times.fence_s
-        self.pools = FleetCounts(own.name, pools, membership.clock, quiet_s)
-        self.peers = CountedPeers(HttpPeers(own, self._directory))
+        clock, times = membership.clock, membership.times
+        self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
+        self._http = HttpPeers(own, self._directory)
+        self.peers = CountedPeers(self._http)
+        self._own_events: OwnEvents | None = None
+        self._watching: Watching | None = None
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
         self.placement.on_told.append(self._told)
         membership.on_read.append(self._read)
@@ -60,6 +65,16 @@ class FleetCalls:
         self.pools.read(members)
         self._reports.read(members)
         self._lost.read(members)
+        if self._watching is not None:
+            self._watching.read(self.pools.nodes())
+
+    def watch(self, events: Events, own: Events) -> Watching:
+        """From now on `events` have those of the other nodes, too, which are told of this node's
+        `own`. Close what it returns before the events.
+        """
+        self._own_events = OwnEvents(own)
+        self._watching = Watching(events, self._http, self.pools.told)
+        return self._watching
 
     def _told(self, node: str, load: PoolLoad) -> None:
         self.pools.told(node, load.function_id, load.counts)
@@ -81,12 +96,19 @@ class FleetCalls:
         answer = answering_peers(app, self)
 
         async def respond(request: Request, asker: Asker) -> Response:
-            if asker.call is None:  # nodes ask nothing for themselves
-                return error_response(NotFound("there is no such route"), "")
-            return await answer(request, asker.call)
+            if asker.call is not None:
+                return await answer(request, asker.call)
+            is_known = (request.method, request.target) == ("POST", TARGET)
+            if is_known and self._own_events is not None:
+                return await self._own_events.answer(request)
+            return error_response(NotFound("there is no such route"), "")
 
         async with open_peer_server(self._own, self._directory, respond):
-            yield
+            try:
+                yield
+            finally:
+                if self._own_events is not None:
+                    self._own_events.end()
 
     def lost(self, node: str, record: Invocation) -> None:
         """As `FleetNode` says."""

@@ -15,22 +15,28 @@ from quiltfn.ports import Clock, PoolCounting
 
 @dataclass(slots=True)
 class _Said:
-    """What a node said. `at`: when this node heard of its last beat, in monotonic seconds."""
+    """What a node said. `at`: when this node heard of its last beat, in monotonic seconds. `told`:
+    when it said something of a function after that, which an older report may not undo.
+    """
 
     epoch: int
     beat: int
     at: float
     waiting: int
     pools: dict[str, PoolCounts] = field(default_factory=dict)
+    told: dict[str, float] = field(default_factory=dict)
 
 
 class FleetCounts:
-    """`ports.PoolCounting` of all nodes. `own`: this one's name and pools; `quiet_s`: how long a
-    node may say nothing.
+    """`ports.PoolCounting` of all nodes. `own`: this one's name; `pools`: its pools. `quiet_s`: how
+    long a node may say nothing; `beat_s`: how old its report may be once it can be read.
     """
 
-    def __init__(self, own: str, pools: PoolCounting, clock: Clock, quiet_s: float) -> None:
-        self._own, self._pools, self._clock, self._quiet_s = own, pools, clock, quiet_s
+    def __init__(
+        self, own: str, pools: PoolCounting, clock: Clock, quiet_s: float, beat_s: float
+    ) -> None:
+        self._own, self._pools, self._clock = own, pools, clock
+        self._quiet_s, self._beat_s = quiet_s, beat_s
         self._said: dict[str, _Said] = {}
 
     def read(self, members: Sequence[Member]) -> None:
@@ -45,6 +51,7 @@ class FleetCounts:
         said = self._said.get(node)
         if said is None:
             return
+        said.told[function_id] = self._clock.now()
         if counts.total:
             said.pools[function_id] = counts
         else:
@@ -84,11 +91,17 @@ class FleetCounts:
         known, report = self._said.get(member.name), member.report
         if known is not None and (known.epoch, known.beat) == (member.epoch, member.beat):
             return known
+        now = self._clock.now()
         pools = {one.function_id: one.counts for one in report.pools}
+        told: dict[str, float] = {}
+        if known is not None and known.epoch == member.epoch:
+            told = {key: at for key, at in known.told.items() if now - at < self._beat_s}
+            pools |= {key: known.pools.get(key, PoolCounts()) for key in told}
         return _Said(
             epoch=member.epoch,
             beat=member.beat,
-            at=self._clock.now(),
+            at=now,
             waiting=report.queued,
             pools={key: counts for key, counts in pools.items() if counts.total},
+            told=told,
         )

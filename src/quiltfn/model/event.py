@@ -1,7 +1,7 @@
 """Events: what happens in a tenant, as it is told to those who follow it. Ids and counts only."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -74,15 +74,23 @@ class CallSummary(msgspec.Struct, kw_only=True):
         """How many starts and ends."""
         return self.started + self.ended.total()
 
-    def add_start(self, record: Invocation) -> None:
+    def add_start(self, *, cold_start: bool) -> None:
         self.started += 1
-        self.cold_starts += record.cold_start
+        self.cold_starts += cold_start
 
-    def add_end(self, record: Invocation) -> None:
-        self.ended[record.status.value] += 1
-        took = record.duration_ms or 0
+    def add_end(self, status: str, duration_ms: int | None) -> None:
+        self.ended[status] += 1
+        took = duration_ms or 0
         self.duration_ms += took
         self.longest_ms = max(self.longest_ms, took)
+
+    def add(self, told: Mapping[str, Any]) -> None:
+        """Adds what another one has `told`."""
+        self.started += told["started"]
+        self.cold_starts += told["cold_starts"]
+        self.ended.update(told["ended"])
+        self.duration_ms += told["duration_ms"]
+        self.longest_ms = max(self.longest_ms, told["longest_ms"])
 
     def told(self, function_id: str) -> dict[str, Any]:
         """The data of a `calls` event. `duration_ms`: of all that ended, together."""
