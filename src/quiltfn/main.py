@@ -85,6 +85,7 @@ async def serve(given: Inherited) -> None:
         tune_gc()
         server = Server(app, connections_of(given, platform.services.budgets), tls)
         drain = asyncio.ensure_future(_drain_on_sigterm(platform, server, chosen.drain_s))
+        await asyncio.sleep(0)  # It hears of SIGTERM before anybody is told that this listens.
         stalled_s = platform.services.journal.stalled_s
         stall_responder = StallResponder(given.listener, tls, stalled_s)
         stall_responder.start()

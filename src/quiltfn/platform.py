@@ -160,7 +160,7 @@ async def open_platform(
     async with AsyncExitStack() as stack:
         telemetry = await stack.enter_async_context(telemetry_of(settings, clock, node))
         opened, others = await _opened_store(store, clock, stack)
-        membership = await _joined(settings, opened, clock, node, stack)
+        membership = await _joined(settings, opened, others, clock, node, stack)
         journal, idempotency = await _started_records(settings, opened, clock, stack)
         access = await _started_access(settings, SqlKeys(opened.database), clock, node)
         stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
@@ -224,7 +224,12 @@ def _call_parts(
 
 
 async def _joined(
-    chosen: Settings, store: SqlStore, clock: Clock, node: Node, stack: AsyncExitStack
+    chosen: Settings,
+    store: SqlStore,
+    others: "Follower | None",
+    clock: Clock,
+    node: Node,
+    stack: AsyncExitStack,
 ) -> "Membership | None":
     """The fleet's other nodes know of this one from now on, until everything else is closed; None
     for a server that is alone. Raises `CannotServe`.
@@ -236,9 +241,12 @@ async def _joined(
 
     times, address = times_of(chosen), node.fleet.address
     try:
-        return await stack.enter_async_context(joined(store, clock, times, address, DIED))
+        made = await stack.enter_async_context(joined(store, clock, times, address, DIED))
     except NodeRemoved as error:
         raise CannotServe(str(error)) from None
+    if others is not None:
+        made.lag_s = others.lag_s
+    return made
 
 
 async def _begun_work(

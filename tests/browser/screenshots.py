@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 
 from browser.chromium import launched
+from browser.fleet_scene import fleet_of, open_shop
 from browser.scene import Scene, make_scene
 from e2e.server import watched
 from quiltfn.sdk import Client
@@ -42,6 +44,9 @@ ALL = (
     Picture(name="invocations", path=lambda _: "invocations", height=640),
     Picture(name="schedules", path=lambda _: "schedules", scheme="dark", height=480),
 )
+FLEET = Picture(name="fleet", path=lambda _: "fleet", height=760)
+NODES = ("north", "east", "south")
+BUSY_S = 8.0
 
 
 SEEN_MS = 2_500  # what moves is seen to have moved
@@ -86,6 +91,20 @@ def take_all(directory: Path) -> None:
         with customers(server.url):
             for one in ALL:
                 take(browser, server.url, scene, one, directory / f"{one.name}.png")
+    take_fleet(directory)
+
+
+def take_fleet(directory: Path) -> None:
+    """The picture of a fleet, one of whose nodes is drained."""
+    with (
+        tempfile.TemporaryDirectory() as files,
+        fleet_of(Path(files), NODES) as nodes,
+        launched() as browser,
+    ):
+        open_shop(nodes, BUSY_S)
+        answer = nodes[0].call("POST", f"/api/nodes/{NODES[-1]}/drain")
+        assert answer.status_code == 200, answer.text
+        take(browser, nodes[0].url, Scene({}, {}), FLEET, directory / f"{FLEET.name}.png")
 
 
 def take(browser: Browser, url: str, scene: Scene, one: Picture, target: Path) -> None:

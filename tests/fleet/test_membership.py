@@ -149,6 +149,13 @@ def test_a_node_that_is_stopped_in_order_leaves_at_once(fleet: Fleet) -> None:
     assert take_overs(two) == 1
 
 
+def test_a_node_that_is_stopped_as_it_starts_leaves(fleet: Fleet) -> None:
+    one, two = fleet.node("one").start(), fleet.node("two").start()
+    one.terminate()
+    assert one.wait() == 0
+    until(lambda: nodes(two)["one"]["presence"] != "present", 10)  # not after the reap time
+
+
 def test_a_node_is_drained_and_uncordoned_by_another(fleet: Fleet) -> None:
     one, two = fleet.node("one").start(), fleet.node("two").start()
     function = one.deploy("sleep 3; echo done", max_instances=2)

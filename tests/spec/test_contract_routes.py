@@ -320,6 +320,25 @@ def test_whoami_needs_no_key_where_the_server_needs_none(anybody: Api) -> None:
     assert (told["credential"], told["needs_credential"]) == ("open", False)
 
 
+def test_a_server_that_is_alone_is_a_node_with_its_functions(keyed: Keyed) -> None:
+    api = keyed.caller(tenant := new_name(), "write")
+    function_id = api.active(name=(name := new_name()))
+    api.invoke(function_id)
+    (brief,) = keyed.operator.good("GET", "/api/nodes")["nodes"]
+    assert brief["functions"] is None
+    assert brief["function_count"] >= 1
+    (full,) = keyed.operator.good("GET", "/api/nodes?view=full")["nodes"]
+    alone = keyed.operator.good("GET", f"/api/nodes/{full['name']}")
+    for shown in (full, alone):
+        found = next(one for one in shown["functions"] if one["function_id"] == function_id)
+        assert (found["function_name"], found["tenant_id"]) == (name, tenant)
+        assert found["ready_instances"] + found["busy_instances"] >= 1
+        assert (found["version"], found["waiting_calls"]) == (1, 0)
+    refusal = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "GET", "/api/nodes?view=all")
+    assert refusal["error"] == "view must be one of: brief, full"
+    assert "fleet" not in keyed.operator.good("GET", "/api/whoami")["offers"]
+
+
 def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
     told = keyed.operator.good("GET", "/api/system/doctor")
     names = [one["name"] for one in told["findings"]]

@@ -1,5 +1,6 @@
 // Every page: where it is, and where its code is. Code is fetched when a page is first opened.
 import type { ComponentType } from "preact";
+import { who } from "./store.ts";
 
 export type PageProps = Record<string, string>;
 
@@ -10,6 +11,8 @@ export interface Page {
   /** The name of its place in the navigation; a page without one belongs to that of `under`. */
   nav?: string;
   under?: string;
+  /** Whether the navigation names it; always, by default. */
+  isNamed?: () => boolean;
   load: () => Promise<{ default: ComponentType<PageProps> }>;
 }
 
@@ -109,5 +112,18 @@ export const PAGES: Page[] = [
     title: "Node",
     nav: "Node",
     load: () => import("./pages/node.ts"),
+  },
+  {
+    pattern: "fleet",
+    title: "Fleet",
+    nav: "Fleet",
+    isNamed: () => who.value?.offers.includes("fleet") ?? false,
+    load: () => import("./pages/fleet.ts"),
+  },
+  {
+    pattern: "fleet/:name",
+    title: "Node of the fleet",
+    under: "Fleet",
+    load: () => import("./pages/fleet_node.ts"),
   },
 ];

@@ -84,12 +84,13 @@ function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
 function Navigation({ here }: { here: Page | undefined }) {
   const current = here?.nav ?? here?.under;
   const nav = useRef<HTMLElement>(null);
+  const named = PAGES.filter((one) => one.nav && (one.isNamed?.() ?? true));
   useEffect(() => {
     const at = nav.current?.querySelector<HTMLElement>("[aria-current]");
     if (at) nav.current?.scrollTo({ left: at.offsetLeft - nav.current.offsetLeft });
-  }, [current]);
+  }, [current, named.length]);
   return html`<nav aria-label="Pages" ref=${nav}>${
-    PAGES.filter((one) => one.nav).map((one) =>
+    named.map((one) =>
       html`<a href=${`#/${one.pattern}`} aria-current=${
         one.nav === current ? "page" : null
       }>${one.nav}</a>`

@@ -219,6 +219,16 @@ export interface FunctionChanges {
   working_directory?: string | null;
 }
 
+export interface FunctionOnNode {
+  function_id: string;
+  function_name: string;
+  tenant_id: string;
+  version: number;
+  ready_instances: number;
+  busy_instances: number;
+  waiting_calls: number;
+}
+
 export interface FunctionPage {
   functions: Function[];
   next_cursor: string | null;
@@ -518,6 +528,9 @@ export interface Node {
   memory_free_mib: number;
   ready_instances: number;
   busy_instances: number;
+  lag_seconds: number;
+  function_count: number;
+  functions?: FunctionOnNode[] | null;
 }
 
 export interface NodeList {

@@ -602,7 +602,14 @@ SET_QUOTA = Route(
 DELETE_QUOTA = Route(
     handler=quotas.delete_tenant_quota, scope=OPERATOR, status=204, action="quota.delete"
 )
-LIST_NODES = Route(handler=nodes.list_nodes, scope=OPERATOR, answer=wire.NodeList)
+NODE_VIEW = Parameter(
+    name="view",
+    about="full: with functions that have instances there; brief by default",
+    schema={"enum": list(nodes.VIEWS)},
+)
+LIST_NODES = Route(
+    handler=nodes.list_nodes, scope=OPERATOR, answer=wire.NodeList, parameters=(NODE_VIEW,)
+)
 GET_NODE = Route(handler=nodes.get_node, scope=OPERATOR, answer=wire.Node, codes=("NOT_FOUND",))
 
 

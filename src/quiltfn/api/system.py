@@ -13,6 +13,7 @@ from quiltfn.access import make_key, revoke_key
 from quiltfn.admission import Admission
 from quiltfn.api import help as help_documents
 from quiltfn.api import parse, shapes
+from quiltfn.api.forwarding import FleetNode
 from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.health import Health
@@ -38,6 +39,7 @@ class SystemServices(RouteServices):
     pools: Pools
     runtimes: Runtimes
     tenant_images: TenantImages
+    fleet: FleetNode | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,7 @@ async def get_whoami(context: RequestContext[SystemServices]) -> Response:
     machine = services.health.machine
     isolation = () if machine.no_gvisor else (Isolation.GVISOR.value,)
     ends = [one for one in (caller.expires_at, caller.token_ends_at) if one is not None]
+    fleet = () if services.fleet is None else ("fleet",)
     kinds = (Kind.SHELL.value, Kind.CUSTOM.value, *machine.interpreters)
     return json_response(
         wire.Whoami(
@@ -175,7 +178,7 @@ async def get_whoami(context: RequestContext[SystemServices]) -> Response:
             needs_credential=not services.access.is_open,
             version=__version__,
             node_id=machine.node_id,
-            offers=sorted({*context.help.parts, *kinds, *isolation}),
+            offers=sorted({*context.help.parts, *kinds, *isolation, *fleet}),
         )
     )
 

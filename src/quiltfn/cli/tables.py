@@ -331,7 +331,22 @@ def nodes(found: list[Node]) -> None:
 
 
 def node(one: Node) -> None:
+    """A node, and the functions on it."""
     nodes([one])
+    if one.functions:
+        show.say("")
+        rows = [
+            (
+                at.function_name or at.function_id,
+                at.tenant_id,
+                at.version,
+                at.ready_instances,
+                at.busy_instances,
+                at.waiting_calls,
+            )
+            for at in one.functions
+        ]
+        show.table(("FUNCTION", "TENANT", "VERSION", "READY", "BUSY", "WAITING"), rows)
 
 
 def _state_of(one: Node) -> str:

@@ -8,6 +8,7 @@ do it every second in any case.
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -36,12 +37,18 @@ class Follower:
         self._next: asyncio.Task[None] | None = None  # a refresh that has not begun to read
         self._under_way: set[asyncio.Task[None]] = set()
         self._failed: set[ChangeKind] = set()  # what could not be taken over, by a mistake of ours
+        self._current_at = time.monotonic()
         # They are told in this order: what refers to a function comes after functions.
         self.listeners: dict[ChangeKind, Listener] = {}
 
     async def start(self) -> None:
         """Follows from the newest change on. Raises `StoreUnavailable`."""
         self._seen = await self._store.newest_change()
+        self._current_at = time.monotonic()
+
+    def lag_s(self) -> float:
+        """Memory has everything that was committed until so many seconds ago."""
+        return time.monotonic() - self._current_at
 
     async def refresh(self) -> None:
         """When it returns, memory has everything that was committed before it was called. Raises
@@ -68,6 +75,7 @@ class Follower:
     async def _refresh(self) -> None:
         async with self._refreshing:
             self._next = None
+            began = time.monotonic()
             for kind in list(self._failed):
                 self._failed.discard(kind)
                 await self._tell(kind, None)
@@ -78,7 +86,9 @@ class Follower:
                 elif page.items:
                     await self._take_over(page.items)
                 else:
-                    return
+                    break
+            if not self._failed:
+                self._current_at = began
 
     async def _take_over(self, changes: Sequence[Change]) -> None:
         by_kind: defaultdict[ChangeKind | None, list[Change]] = defaultdict(list)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
+import msgspec
 import structlog
 
 from quiltfn.fleet.lease import boottime
@@ -51,6 +52,7 @@ class Membership:
         """`report`: how loaded this node is now; whoever makes this may set it later."""
         self._members, self._observer, self.clock = members, own, clock
         self.report = report
+        self.lag_s: Callable[[], float] = float  # whoever follows the other nodes may set it later
         self.times: Times = own.times
         self.name = own.name
         self.state = NodeState.READY
@@ -116,7 +118,8 @@ class Membership:
     async def turn(self) -> None:
         """One beat and one look at the others. Raises `StoreUnavailable`."""
         began = boottime()
-        own = await self._members.beat(self.report())
+        lag_s = round(self.lag_s(), 1)
+        own = await self._members.beat(msgspec.structs.replace(self.report(), lag_s=lag_s))
         if own is None:
             return self._lose(Loss.TAKEN_OVER)
         self._renewed_at = began

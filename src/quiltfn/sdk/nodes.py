@@ -1,18 +1,20 @@
 """`client.nodes`: the nodes of a fleet, for operators."""
 
 from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient
-from quiltfn.sdk.request import Flow, ask, delete, get, post, segment
+from quiltfn.sdk.request import Flow, ask, delete, get, post, query, segment
 from quiltfn.wire import Node, NodeList
 
 
-def list_nodes() -> Flow[list[Node]]:
-    """All nodes, those included that left or were removed. A server that is alone is one."""
-    found = yield from ask(get("/api/nodes", NodeList))
+def list_nodes(*, view: str | None = None) -> Flow[list[Node]]:
+    """All nodes, those included that left or were removed. A server that is alone is one.
+    `view="full"`: with the functions that have instances on each.
+    """
+    found = yield from ask(get(f"/api/nodes{query(view=view)}", NodeList))
     return found.nodes
 
 
 def get_node(name: str) -> Flow[Node]:
-    """One node."""
+    """One node, with the functions that have instances or calls there."""
     return ask(get(_path(name), Node))
 
 

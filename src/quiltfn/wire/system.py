@@ -45,7 +45,7 @@ Offers = Annotated[
     list[str],
     about(
         "what this server has: the parts of its API by their first word, the kinds of runtimes "
-        "that its machine can run, and gvisor where it is there",
+        "that its machine can run, gvisor where it is there, and fleet where it is a node of one",
         ["events", "functions", "python", "schedules", "shell"],
     ),
 ]
@@ -77,6 +77,10 @@ PresenceOfNode = Annotated[
 IsOwnNode = Annotated[bool, about("whether it is the node that was asked", True)]
 EpochOfNode = Annotated[int, about("the number of its start, or of its take-over", 7)]
 AddressOfNode = Annotated[str, about("where other nodes reach it; empty: alone", "10.0.0.7:7443")]
+LagOfNode = Annotated[
+    float, about("it has what other nodes changed until so many seconds ago", 0.4)
+]
+CountOfFunctions = Annotated[int, about("how many functions have instances or calls there", 2)]
 ErrorSentence = Annotated[str, about("what is wrong, in a sentence", "name is required")]
 StableCode = Annotated[str, about("the stable name of the error", "UNPROCESSABLE_ENTITY")]
 RequestOfError = Annotated[
@@ -118,10 +122,26 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
     started_at: StartedAt | None = None
 
 
+class FunctionOnNode(Struct, kw_only=True, frozen=True):
+    """A function on a node of a fleet, as that last said. `ready_instances`: calls that could begin
+    there without a wait; `waiting_calls`: those that wait there for an instance.
+    """
+
+    function_id: FunctionId
+    function_name: NameOfFunction
+    tenant_id: TenantId
+    version: VersionOfInstance
+    ready_instances: Count
+    busy_instances: Count
+    waiting_calls: Count
+
+
 class Node(Struct, kw_only=True, frozen=True):
     """A node of a fleet, with its load as it last said. `beat_age_seconds`: for how long the node
     that was asked has seen no beat of it. `running_calls`: those that have not ended;
-    `waiting_calls`: those of them that wait for an instance.
+    `waiting_calls`: those of them that wait for an instance. `functions`: those with instances or
+    calls there, the most instances first; null where they were not asked for. Of a node that has
+    left or is gone they are none.
     """
 
     name: NodeName
@@ -137,6 +157,9 @@ class Node(Struct, kw_only=True, frozen=True):
     memory_free_mib: Mib
     ready_instances: Count
     busy_instances: Count
+    lag_seconds: LagOfNode
+    function_count: CountOfFunctions
+    functions: list[FunctionOnNode] | None = None
 
 
 class NodeList(Struct, kw_only=True, frozen=True):

@@ -1,9 +1,8 @@
 // The machine, for operators: whether it can work, who holds its memory, and what protects it.
 import { signal, useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
 import { get } from "../api.ts";
 import { html } from "../html.ts";
-import { useFetched, Waiting } from "../parts/fetched.ts";
+import { useAgain, useFetched, Waiting } from "../parts/fetched.ts";
 import { bytes, count, counted, duration, percent } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
 import { Problem } from "../parts/problem.ts";
@@ -57,16 +56,6 @@ async function askMachine(signal: AbortSignal): Promise<Machine> {
     get<Health>("api/functions/health", {}, signal),
   ]);
   return { doctor, info, health };
-}
-
-/** Asks again every so often while the page can be seen. */
-function useAgain(again: () => void, every_ms: number): void {
-  useEffect(() => {
-    const timer = setInterval(() => {
-      if (document.visibilityState === "visible") again();
-    }, every_ms);
-    return () => clearInterval(timer);
-  }, []);
 }
 
 function Facts({ of: { info, health } }: { of: Machine }) {

@@ -46,6 +46,16 @@ export function useFetched<T>(
   return { value, problem, again };
 }
 
+/** Asks again every so often while the page can be seen. */
+export function useAgain(again: () => void, everyMs: number): void {
+  useEffect(() => {
+    const timer = setInterval(() => {
+      if (document.visibilityState === "visible") again();
+    }, everyMs);
+    return () => clearInterval(timer);
+  }, []);
+}
+
 /** Stands where something will be. */
 export function Waiting() {
   return html`<p class="empty" aria-busy="true"><span class="hidden-visually">Loading</span>…</p>`;

@@ -30,6 +30,12 @@ const GLYPHS: Record<string, string> = {
   deploying: "clock",
   warming: "clock",
   paused: "pause",
+  cordoned: "pause",
+  draining: "clock",
+  silent: "bang",
+  left: "ring",
+  gone: "cross",
+  removed: "bar",
 };
 
 export function Glyph({ name, size = 16 }: { name: string; size?: number }) {

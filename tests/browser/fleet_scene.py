@@ -1,0 +1,47 @@
+"""Nodes of a fleet on a PostgreSQL of their own, for pages that show them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import postgresql
+from e2e.server import Function, Server, watched
+from fleet.nodes import Fleet
+from postgresql import PASSWORD
+
+QUICK = "--fleet-beat-s 0.3"
+WAITS = "sleep ${QUILT_PAYLOAD:-0}; echo done"
+SHOP = {"resize-pictures": 8, "send-invoice": 4, "price-feed": 4, "search-index": 2}
+
+
+@contextmanager
+def fleet_of(directory: Path, names: Sequence[str]) -> Iterator[list[Server]]:
+    """Nodes with these names that serve. `directory` gets their files."""
+    with postgresql.started() as cluster, ExitStack() as stack:
+        cluster.create("fleet")
+
+        def another(**more: Any) -> Server:
+            return stack.enter_context(watched(**more))
+
+        fleet = Fleet(directory, cluster.tcp_url("fleet", None), another).init(PASSWORD)
+        yield [fleet.node(name, QUICK).start() for name in names]
+
+
+def open_shop(nodes: Sequence[Server], seconds: float) -> None:
+    """Functions of a shop with instances on all nodes, some of them busy for so many seconds from
+    now on.
+    """
+    first, running, made = nodes[0], [], {}
+    for number, (name, most) in enumerate(SHOP.items()):
+        made[name] = first.deploy(WAITS, name=name, max_instances=most).id
+        for at in range(most):
+            node = nodes[(at + number) % len(nodes)]
+            # Those that come together find no instance that is ready, so each node starts its own.
+            running.append(node.later(Function(node, made[name]).invoke, "1"))
+    for one in running:
+        one.result()
+    for name, busy in (("resize-pictures", 5), ("send-invoice", 2)):
+        for at in range(busy):
+            node = nodes[at % len(nodes)]
+            node.later(Function(node, made[name]).invoke, str(seconds))

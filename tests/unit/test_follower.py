@@ -1,0 +1,64 @@
+"""How far a node is behind what other nodes change."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from quiltfn.fleet.follower import Follower
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.ports import Change, ChangeKind, ChangePage, Store
+
+A_MOMENT_S = 0.02
+
+
+class Changes:
+    """The list of changes, of a store that may be away."""
+
+    def __init__(self) -> None:
+        self.items: list[Change] = []
+        self.is_away = False
+
+    async def newest_change(self) -> int:
+        return 0
+
+    async def changes(self, after: int) -> ChangePage:
+        if self.is_away:
+            raise StoreUnavailable("the database does not answer")
+        found = [one for one in self.items if one.number > after]
+        return ChangePage(items=found, is_complete=True)
+
+
+async def test_the_lag_grows_until_everything_was_taken_over() -> None:
+    store = Changes()
+    follower = Follower(cast("Store", store))
+    await follower.start()
+    store.is_away = True
+    await asyncio.sleep(A_MOMENT_S)
+    with pytest.raises(StoreUnavailable):
+        await follower.refresh()
+    assert follower.lag_s() >= A_MOMENT_S
+    store.is_away = False
+    before = follower.lag_s()
+    await follower.refresh()
+    assert follower.lag_s() < before
+
+
+async def test_what_could_not_be_taken_over_is_a_lag() -> None:
+    store, is_broken = Changes(), True
+
+    async def take_over(_: object) -> None:
+        if is_broken:
+            raise RuntimeError("a mistake of ours")
+
+    follower = Follower(cast("Store", store))
+    follower.listeners[ChangeKind.FUNCTION] = take_over
+    await follower.start()
+    store.items.append(Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"))
+    await asyncio.sleep(A_MOMENT_S)
+    await follower.refresh()
+    assert follower.lag_s() >= A_MOMENT_S
+    is_broken = False
+    before = follower.lag_s()
+    await follower.refresh()
+    assert follower.lag_s() < before

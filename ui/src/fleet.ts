@@ -1,0 +1,117 @@
+// What the pages of the fleet work out: what a node does in a word, what it can be told, and where the
+// instances of each function are.
+import type { FunctionOnNode, Node } from "./wire.ts";
+
+/** For so many seconds nobody worries about a node without a beat; they come every two. */
+const SILENT_S = 10;
+
+/** What a node does, or why it does nothing, in one word. */
+export function stateOf(one: Node): string {
+  if (one.state === "removed") return "removed";
+  if (one.presence !== "present") return one.presence;
+  return one.beat_age_seconds > SILENT_S ? "silent" : one.state;
+}
+
+/** Whether its load is of now: one that has left or is gone has none. */
+export const isThere = (one: Node): boolean => one.presence === "present";
+
+export type Verb = "drain" | "cordon" | "uncordon" | "remove";
+
+/** What a node can be told. */
+export function verbsOf(one: Node): Verb[] {
+  if (one.state === "removed" || !one.address) return [];
+  if (one.state === "ready") return ["cordon", "drain", "remove"];
+  return one.state === "cordoned" ? ["uncordon", "drain", "remove"] : ["uncordon", "remove"];
+}
+
+/** Why a node is as it is, in a sentence; empty where there is nothing to say. */
+export function reasonOf(one: Node): string {
+  switch (stateOf(one)) {
+    case "removed":
+      return "It was removed from the fleet, and no server of this name starts in it again.";
+    case "left":
+      return "It ended in order; the other nodes take over what it had.";
+    case "gone":
+      return "Another node took over what it had. It comes back by a start.";
+    case "silent":
+      return "It has given no sign of life for a while: the others take it over when that has gone on too long.";
+    case "draining":
+      return one.running_calls > 0
+        ? "It takes no calls and begins no accepted work; what runs there ends."
+        : "It takes no calls and begins no accepted work. Nothing runs there: it can be stopped.";
+    case "cordoned":
+      return "It begins no accepted work and takes no calls from other nodes; calls that it is asked for go on.";
+  }
+  return "";
+}
+
+export interface Question {
+  title: string;
+  text: string;
+  verb: string;
+}
+
+const calls = (n: number): string => n === 1 ? "the call" : `the ${n} calls`;
+
+/** What is asked before a node is told so; null: nothing is. `all`: the nodes of the fleet. */
+export function questionOf(verb: Verb, one: Node, all: readonly Node[]): Question | null {
+  const takesCalls = (node: Node) => node.name !== one.name && stateOf(node) === "ready";
+  const isLast = !all.some(takesCalls);
+  if (verb === "drain") {
+    const last = isLast ? " No other node takes calls: the fleet will serve none." : "";
+    const text = `Calls go to other nodes, and ${
+      one.running_calls ? `${calls(one.running_calls)} that it has can end` : "it has none now"
+    }.${last} It stays so, also after a restart, until it is uncordoned.`;
+    return { title: `Drain ${one.name}?`, text, verb: "Drain" };
+  }
+  if (verb !== "remove") return null;
+  const running = isThere(one) && one.running_calls > 0
+    ? `It ends within seconds, and ${
+      calls(one.running_calls)
+    } that it runs with it: drain it first. `
+    : isThere(one)
+    ? "It ends within seconds. "
+    : "";
+  const text = `${running}No server of this name starts in the fleet again.`;
+  return { title: `Remove ${one.name} for good?`, text, verb: "Remove" };
+}
+
+/** A function and how much of it is where. */
+export interface Placed {
+  of: FunctionOnNode;
+  total: number;
+  waiting: number;
+  places: { node: string; busy: number; ready: number; waiting: number }[];
+}
+
+/** Every function that has instances or calls on some node, the most instances first. */
+export function placesOf(nodes: readonly Node[]): Placed[] {
+  const all = new Map<string, Placed>();
+  for (const node of nodes) {
+    for (const of of node.functions ?? []) {
+      const found: Placed = all.get(of.function_id) ?? { of, total: 0, waiting: 0, places: [] };
+      const { busy_instances: busy, ready_instances: ready, waiting_calls: waiting } = of;
+      found.total += busy + ready;
+      found.waiting += waiting;
+      found.places.push({ node: node.name, busy, ready, waiting });
+      all.set(of.function_id, found);
+    }
+  }
+  return [...all.values()].sort((a, b) =>
+    b.total - a.total || a.of.function_name.localeCompare(b.of.function_name)
+  );
+}
+
+/** The sums over the nodes that are there. */
+export function totalsOf(nodes: readonly Node[]) {
+  const there = nodes.filter(isThere);
+  const sum = (of: (one: Node) => number): number => there.reduce((sum, one) => sum + of(one), 0);
+  return {
+    ready: there.filter((one) => stateOf(one) === "ready").length,
+    members: nodes.filter((one) => one.state !== "removed").length,
+    running: sum((one) => one.running_calls),
+    waiting: sum((one) => one.waiting_calls),
+    instances: sum((one) => one.busy_instances + one.ready_instances),
+    free_mib: sum((one) => one.memory_free_mib),
+  };
+}

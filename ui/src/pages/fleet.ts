@@ -1,0 +1,188 @@
+// The nodes of a fleet, for operators: how each is, what it is told, and where instances are.
+import { signal } from "@preact/signals";
+import { get } from "../api.ts";
+import { html } from "../html.ts";
+import { type Placed, placesOf, stateOf, totalsOf } from "../fleet.ts";
+import { Copy } from "../parts/copy.ts";
+import { useAgain, useFetched, Waiting } from "../parts/fetched.ts";
+import { bytes, count, counted } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Cells, Now, seconds, Told } from "../parts/nodes.ts";
+import { Problem } from "../parts/problem.ts";
+import { fits, Search } from "../parts/search.ts";
+import { Status } from "../parts/status.ts";
+import { href } from "../router.ts";
+import { who } from "../store.ts";
+import type { Node, NodeList } from "../wire.ts";
+
+const MIB = 1024 * 1024;
+const EVERY_MS = 2_000;
+const PLACES_MOST = 6; // that are named in a row
+const COLUMNS: Column[] = [
+  { name: "Node" },
+  { name: "State" },
+  { name: "Last beat", class: "right wide" },
+  { name: "Calls", class: "right wide" },
+  { name: "Instances" },
+  { name: "Free memory", class: "right wide" },
+  { name: "Lag", class: "right wide" },
+  { name: "Version", class: "wide" },
+  { name: "", class: "right wide" },
+];
+const WIDTHS = "minmax(9rem, 1fr) 6.5rem 5rem 5.5rem 8.5rem 6rem 4.5rem 4.5rem 7rem";
+const PLACED: Column[] = [
+  { name: "Function" },
+  { name: "Where" },
+  { name: "Calls that wait", class: "right wide" },
+  { name: "Instances", class: "right" },
+];
+const PLACED_WIDTHS = "minmax(11rem, 18rem) minmax(0, 1fr) 7rem 5rem";
+const text = signal("");
+
+const askNodes = (signal: AbortSignal): Promise<NodeList> =>
+  get<NodeList>("api/nodes", { view: "full" }, signal);
+
+function Totals({ of }: { of: readonly Node[] }) {
+  const all = totalsOf(of);
+  const said: [string, string][] = [
+    ["Nodes that take calls", `${all.ready} of ${all.members}`],
+    [
+      "Calls",
+      all.waiting ? `${count(all.running)}, ${count(all.waiting)} wait` : count(all.running),
+    ],
+    ["Instances", count(all.instances)],
+    ["Free memory", bytes(all.free_mib * MIB)],
+  ];
+  return html`<dl class="figures card fleet">${
+    said.map(([name, value]) =>
+      html`
+        <div key=${name}>
+          <dt>${name}</dt>
+          <dd class="num">${value}</dd>
+        </div>
+      `
+    )
+  }</dl>`;
+}
+
+function Row({ one, all, tabindex, again }: {
+  one: Node;
+  all: readonly Node[];
+  tabindex: number;
+  again: () => Promise<void>;
+}) {
+  const waits = one.waiting_calls ? ` (${count(one.waiting_calls)} wait)` : "";
+  return html`
+    <span role="cell" class="name"><div><a href=${href(["fleet", one.name])}
+      tabindex=${tabindex}>${one.name}</a><small>${one.address ||
+        "alone"}${one.is_own && all.length > 1 ? ", answers this page" : ""}</small></div></span>
+    <span role="cell"><${Status} of=${stateOf(one)} /></span>
+    <span role="cell" class="num small right wide"><${Now} of=${one}>${seconds(
+      one.beat_age_seconds,
+    )}<//></span>
+    <span role="cell" class="num small right wide"><${Now} of=${one}>${count(
+      one.running_calls,
+    )}${waits}<//></span>
+    <span role="cell"><${Now} of=${one}><${Cells} busy=${one.busy_instances}
+      ready=${one.ready_instances} /><//></span>
+    <span role="cell" class="num small right wide"><${Now} of=${one}>${bytes(
+      one.memory_free_mib * MIB,
+    )}<//></span>
+    <span role="cell" class="num small right wide"><${Now} of=${one}>${seconds(
+      one.lag_seconds,
+    )}<//></span>
+    <span role="cell" class="small muted wide clip">${one.version}</span>
+    <span role="cell" class="right wide"><${Told} one=${one} all=${all} again=${again}
+      verbs=${["uncordon", ...(one.state === "ready" ? ["drain"] : [])]} /></span>
+  `;
+}
+
+function PlacedRow({ one, tabindex }: { one: Placed; tabindex: number }) {
+  const { of, places } = one;
+  const rest = places.length - PLACES_MOST;
+  const isMine = of.function_name && of.tenant_id === who.value?.tenant_id;
+  return html`
+    <span role="cell"
+      class="name"><div>${isMine
+        ? html`<a href=${
+          href(["functions", of.function_id])
+        } tabindex=${tabindex}>${of.function_name}</a>`
+        : html`<span>${of.function_name || "deleted function"}</span>`}<small>version ${of
+        .version}${isMine ? "" : `, ${of.tenant_id}`}</small></div></span>
+    <span role="cell" class="places">${places.slice(0, PLACES_MOST).map((at) =>
+      html`<span class="place" key=${at.node}><span class="small">${at.node}</span><${Cells}
+        busy=${at.busy} ready=${at.ready} where=${`on ${at.node}: `} /></span>`
+    )}${rest > 0 && html`<span class="small muted">and ${counted(rest, "node")} more</span>`}</span>
+    <span role="cell" class="num small right wide">${one.waiting ? count(one.waiting) : "–"}</span>
+    <span role="cell" class="num small right">${count(one.total)}</span>
+  `;
+}
+
+function Places({ of }: { of: readonly Node[] }) {
+  const all = placesOf(of);
+  const found = all.filter((one) =>
+    fits(
+      text.value,
+      one.of.function_name,
+      one.of.tenant_id,
+      ...one.places.map((at) => at.node),
+    )
+  );
+  const hidden = of.filter((one) => one.functions && one.function_count > one.functions.length);
+  return html`
+    <div
+      class="bar after"><h2>Where instances are</h2><span class="muted num">${counted(
+        all.length,
+        "function",
+      )}${hidden.length > 0
+        ? `; of ${counted(hidden.length, "node")} those with most instances`
+        : ""}</span></div>
+        ${all.length > 0 &&
+          html`
+            <div class="bar">
+              <${Search} text=${text} label="Search by function, tenant or node" />
+            </div>
+          `}
+        ${found.length > 0
+          ? html`
+            <${List} label="Where instances are" columns=${PLACED} widths=${PLACED_WIDTHS}
+              items=${found} keyOf=${(one: Placed) => one.of.function_id}
+              cells=${(one: Placed, tabindex: number) =>
+                html`<${PlacedRow} one=${one} tabindex=${tabindex} />`} />
+          `
+          : html`<p class="card empty">${
+            all.length > 0 ? "No function fits." : "No function has an instance at the moment."
+          }</p>`}
+  `;
+}
+
+function Board({ nodes, again }: { nodes: readonly Node[]; again: () => Promise<void> }) {
+  const isAlone = nodes.every((one) => !one.address);
+  return html`
+    <${Totals} of=${nodes} />
+        <${List} label="Nodes" columns=${COLUMNS} widths=${WIDTHS} items=${nodes}
+      keyOf=${(one: Node) => one.name} cells=${(one: Node, tabindex: number) =>
+        html`<${Row} one=${one} all=${nodes} tabindex=${tabindex} again=${again} />`} />
+        ${isAlone && html`
+          <div class="empty teach">
+            <p>This server is alone. Several that share one PostgreSQL are a fleet:</p>
+            <${Copy} text="quiltfn fleet init --store postgresql://USER@HOST/DATABASE" />
+          </div>
+        `}
+        <${Places} of=${nodes} />
+  `;
+}
+
+export default function Fleet() {
+  const { value, problem, again } = useFetched(askNodes, []);
+  useAgain(() => value.peek() && again(), EVERY_MS);
+  const nodes = value.value?.nodes;
+  return html`<div class="bar"><h1>Fleet</h1><span class="muted num" role="status">${
+    nodes && counted(nodes.length, "node")
+  }</span></div>
+    ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
+    ${
+    nodes ? html`<${Board} nodes=${nodes} again=${again} />` : !problem.value &&
+      html`<${Waiting} />`
+  }`;
+}

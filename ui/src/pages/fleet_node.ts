@@ -1,0 +1,131 @@
+// One node of a fleet: how it is, what it is told, and which functions have instances there.
+import { get } from "../api.ts";
+import { html } from "../html.ts";
+import { isThere, reasonOf, stateOf, type Verb } from "../fleet.ts";
+import type { PageProps } from "../pages.ts";
+import { useAgain, useFetched, Waiting } from "../parts/fetched.ts";
+import { bytes, count, counted } from "../parts/format.ts";
+import { type Column, List } from "../parts/list.ts";
+import { Cells, seconds, Told } from "../parts/nodes.ts";
+import { Problem } from "../parts/problem.ts";
+import { Status } from "../parts/status.ts";
+import { useTitle } from "../parts/title.ts";
+import { href } from "../router.ts";
+import { who } from "../store.ts";
+import type { FunctionOnNode, Node, NodeList } from "../wire.ts";
+
+const MIB = 1024 * 1024;
+const EVERY_MS = 2_000;
+const VERBS: readonly Verb[] = ["uncordon", "cordon", "drain", "remove"];
+const COLUMNS: Column[] = [
+  { name: "Function" },
+  { name: "Version", class: "right wide" },
+  { name: "Instances" },
+  { name: "Calls that wait", class: "right wide" },
+  { name: "Tenant", class: "wide" },
+];
+const WIDTHS = "minmax(12rem, 1fr) 5rem 12rem 7rem 8rem";
+
+interface Both {
+  one: Node;
+  all: readonly Node[];
+}
+
+function Facts({ of: one }: { of: Node }) {
+  const said: [string, string][] = [
+    ["address", one.address || "none: it is alone"],
+    ["version", one.version],
+    ["start", `number ${one.epoch}`],
+  ];
+  if (isThere(one)) {
+    said.push(["last beat", `${seconds(one.beat_age_seconds)} ago`]);
+    said.push(["lag", seconds(one.lag_seconds)]);
+  }
+  return html`<p class="facts">${
+    said.map(([name, value]) => html`<span key=${name}>${name} <b>${value}</b></span>`)
+  }${one.is_own && html`<span>it answers this page</span>`}</p>`;
+}
+
+function Load({ of: one }: { of: Node }) {
+  const said: [string, string][] = [
+    ["Calls that run", count(one.running_calls - one.waiting_calls)],
+    ["Calls that wait", count(one.waiting_calls)],
+    ["Instances", `${count(one.busy_instances)} busy, ${count(one.ready_instances)} ready`],
+    ["Free memory", bytes(one.memory_free_mib * MIB)],
+  ];
+  return html`<dl class="figures card fleet">${
+    said.map(([name, value]) =>
+      html`
+        <div key=${name}>
+          <dt>${name}</dt>
+          <dd class="num">${value}</dd>
+        </div>
+      `
+    )
+  }</dl>`;
+}
+
+function Row({ one, tabindex }: { one: FunctionOnNode; tabindex: number }) {
+  const isMine = one.function_name && one.tenant_id === who.value?.tenant_id;
+  return html`
+    <span role="cell" class="name"><div>${isMine
+      ? html`<a href=${
+        href(["functions", one.function_id])
+      } tabindex=${tabindex}>${one.function_name}</a>`
+      : html`<span>${one.function_name || "deleted function"}</span>`}</div></span>
+    <span role="cell" class="num small right wide">${one.version}</span>
+    <span role="cell"><${Cells} busy=${one.busy_instances} ready=${one.ready_instances} /></span>
+    <span role="cell" class="num small right wide">${one.waiting_calls
+      ? counted(one.waiting_calls, "call")
+      : html`<span class="muted">none</span>`}</span>
+    <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
+  `;
+}
+
+function Functions({ of }: { of: readonly FunctionOnNode[] }) {
+  return html`<div class="bar after"><h2>Functions there</h2><span class="muted num">${
+    count(of.length)
+  }</span></div>
+    ${
+    of.length > 0
+      ? html`
+        <${List} label="Functions there" columns=${COLUMNS} widths=${WIDTHS} items=${of}
+          keyOf=${(one: FunctionOnNode) => one.function_id}
+          cells=${(one: FunctionOnNode, tabindex: number) =>
+            html`<${Row} one=${one} tabindex=${tabindex} />`} />
+      `
+      : html`<p class="card empty">No function has an instance there.</p>`
+  }`;
+}
+
+export default function FleetNode({ name = "" }: PageProps) {
+  const path = `api/nodes/${encodeURIComponent(name)}`;
+  const { value, problem, again } = useFetched(
+    async (signal): Promise<Both> => {
+      const [one, all] = await Promise.all([
+        get<Node>(path, {}, signal),
+        get<NodeList>("api/nodes", {}, signal),
+      ]);
+      return { one, all: all.nodes };
+    },
+    [path],
+  );
+  useAgain(() => value.peek() && again(), EVERY_MS);
+  useTitle(name);
+  const both = value.value;
+  if (!both) {
+    return problem.value
+      ? html`<${Problem} of=${problem.value} onRetry=${again} />`
+      : html`<${Waiting} />`;
+  }
+  const { one, all } = both;
+  const reason = reasonOf(one);
+  return html`<p class="crumbs"><a href="#/fleet">Fleet</a> / ${name}</p>
+    ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
+    <div class="title"><h1>${name}</h1><${Status} of=${stateOf(one)} />
+      <span class="actions"><${Told} one=${one} all=${all} again=${again} verbs=${VERBS} /></span></div>
+    <${Facts} of=${one} />
+    ${reason && html`<p class="strip card">${reason}</p>`}
+    ${isThere(one) && html`<${Load} of=${one} />`}
+    ${isThere(one) && html`<${Functions} of=${one.functions ?? []} />`}`;
+}
