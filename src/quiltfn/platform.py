@@ -171,6 +171,7 @@ async def open_platform(
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
+        await _share_images(shared, fleet, runtimes.tenant_images, others, parts, stack)
         lifecycle, elasticity, urls = await restored_lifecycle(parts, settings, node, runtimes)
         recovered = await _begun_work(membership, dispatcher, journal)
         own = partial(reap, pools), access.keep_fresh, deliveries.run, schedules.run, meter.run
@@ -284,6 +285,26 @@ def _shared_with_others(
     calls = FleetCalls(node.fleet, membership, *within)
     stack.push_async_callback(calls.aclose)
     return shared, calls
+
+
+async def _share_images(
+    shared: "SharedInstances | None",
+    calls: "FleetCalls | None",
+    tenant_images: TenantImages,
+    others: "Follower | None",
+    parts: CallParts,
+    stack: AsyncExitStack,
+) -> None:
+    """On a node of a fleet images come from other nodes and go to them, until the stack is
+    closed.
+    """
+    if shared is None or calls is None or others is None:
+        return
+    from quiltfn.shared_images import share_images  # noqa: PLC0415 - as above
+
+    images = await share_images(calls, shared, tenant_images, others, parts)
+    stack.push_async_callback(images.aclose)
+    _run_until_closed(stack, images.run)
 
 
 def _nodes(membership: "Membership | None", parts: CallParts) -> Nodes:

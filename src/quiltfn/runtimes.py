@@ -162,8 +162,9 @@ class Runtimes:
         runtime, and whether it differs from the one that had the name.
 
         `wanted`: a runtime without id, host and time; its image must belong to the tenant. Existing
-        versions keep their snapshots. Raises `Unprocessable`; `Conflict` for a built-in name; and,
-        unless an operator asks, `Forbidden` and `RateLimited`.
+        versions keep their snapshots. Raises `Unprocessable`; `Conflict` for a built-in name;
+        `StoreUnavailable` where the image cannot be fetched from another node; and, unless an
+        operator asks, `Forbidden` and `RateLimited`.
         """
         check_not_own(wanted.name, "replaced")
         wanted.validate()
@@ -178,6 +179,9 @@ class Runtimes:
             expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
             raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
         await self.catch_up()
+        if wanted.image is not None:  # before all other changes have to wait for it
+            for one in {tenant_id, SHARED if shared else tenant_id}:
+                await self.tenant_images.bring(one, wanted.image)
         async with self._changing:
             runtime = msgspec.structs.replace(
                 wanted, id=new_id(), host=self._host.packages, created_at=int(self._clock.unix())

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from quiltfn.catalog import Catalog
+from quiltfn.fleet.fetching_sandboxes import FetchingSandboxes
 from quiltfn.fleet.gate import GatedSandboxes
 from quiltfn.fleet.lease import LeaseTimes, NodeLease
 from quiltfn.fleet.membership import Membership
@@ -35,6 +36,7 @@ class SharedInstances:
         times = LeaseTimes(start_s=membership.times.fence_s, end_s=membership.times.end_s)
         self.lease = NodeLease(membership.renewed_at, times)
         self._places = Places()
+        self.sandboxes = FetchingSandboxes(stock)
         membership.on_read.append(self._read)
         stock.end_by(self.lease.deadline)
 
@@ -50,7 +52,7 @@ class SharedInstances:
         slots = SqlSlots(connection.run)
         self._keeper = SlotKeeper(slots, pools, lambda: own, self.lease, self._clock)
         stack.push_async_callback(self._keeper.aclose)
-        pools.bind(GatedSandboxes(self._stock, self.lease))
+        pools.bind(GatedSandboxes(self.sandboxes, self.lease))
 
     async def obtain(self, function_id: str) -> bool:
         """As `SlotKeeper` says."""

@@ -7,7 +7,7 @@ its own. What an operator has made for all tenants belongs to `SHARED`.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -21,9 +21,17 @@ MIB = 1024 * 1024
 UPLOADS_OF_A_TENANT = 2
 
 
+async def nowhere_else(_digest: str) -> None:
+    """What a server that is alone does with an image, as it has no other node."""
+
+
 class TenantImages:
     """The images of every tenant. `quota_bytes`: of a tenant, as `Image.counted_bytes` counts;
-    `SHARED` has none. `all_bytes`: of all images together; 0: no bound."""
+    `SHARED` has none. `all_bytes`: of all images together; 0: no bound.
+
+    On a node of a fleet, `fetch` gets an image from another node, and `keep` returns once
+    one that was uploaded is kept on another node as well. Both raise `StoreUnavailable`.
+    """
 
     def __init__(
         self,
@@ -33,7 +41,9 @@ class TenantImages:
         quota_bytes: Callable[[str], int],
         all_bytes: int = 0,
     ) -> None:
-        self._store, self._images, self._clock = store, images, clock
+        self._store, self.images, self._clock = store, images, clock
+        self.fetch: Callable[[str], Awaitable[None]] = nowhere_else
+        self.keep: Callable[[str], Awaitable[None]] = nowhere_else
         self._all_bytes = all_bytes
         self._quota_bytes = quota_bytes
         self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -49,7 +59,7 @@ class TenantImages:
             if one.is_measured:
                 self._note(one)
                 continue
-            counted = await self._images.measure(one.digest)
+            counted = await self.images.measure(one.digest)
             if counted is None:
                 if not may_be_elsewhere:
                     await self._store.remove(one.tenant_id, one.digest)
@@ -79,7 +89,8 @@ class TenantImages:
 
         Raises as `Images.take` does; `RateLimited` beyond the tenant's quota or its number of
         uploads at a time; `CapacityFull` beyond the bound for all images. The tenant then has what
-        it had before.
+        it had before. What `keep` raises is raised, too; then the tenant has the image, and may
+        upload it again for an answer.
         """
         if self._uploads[tenant_id] >= UPLOADS_OF_A_TENANT:
             raise RateLimited(
@@ -89,7 +100,9 @@ class TenantImages:
             )
         self._uploads[tenant_id] += 1
         try:
-            return await self._take(tenant_id, archive, chunks)
+            image = await self._take(tenant_id, archive, chunks)
+            await self.keep(image.digest)
+            return image
         finally:
             self._uploads[tenant_id] -= 1
             if not self._uploads[tenant_id]:
@@ -107,7 +120,7 @@ class TenantImages:
                 added = image.digest
 
         try:
-            image = await self._images.take(archive, chunks, admit)
+            image = await self.images.take(archive, chunks, admit)
             await self._give(TenantImage(tenant_id, image.digest, image.counted_bytes))
         except BaseException:
             if added is not None:
@@ -122,22 +135,39 @@ class TenantImages:
 
     def hold(self, tenant_id: str, digest: str) -> bool:
         """Whether the tenant has the image; if so, its time of last use is now."""
-        if digest not in self._counted.get(tenant_id, ()) or not self._images.hold(digest):
+        if digest not in self._counted.get(tenant_id, ()):
             return False
         self._used_at[tenant_id, digest] = self._clock.now()
-        return True
+        return self.images.hold(digest)
+
+    async def bring(self, tenant_id: str, digest: str) -> None:
+        """If the tenant has the image, its files are here when this returns, or on no other node.
+        Raises as `fetch` does.
+        """
+        if digest in self._counted.get(tenant_id, ()) and digest not in self.images.all():
+            await self.fetch(digest)
+
+    async def _is_here(self, digest: str) -> bool:
+        if not self.images.hold(digest):
+            await self.fetch(digest)
+        return self.images.hold(digest)
 
     async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
-        """As `Images.files`; the caller has found that the tenant may see the image."""
-        return await self._images.files(digest, after, count) if self._images.hold(digest) else ()
+        """As `Images.files`; the caller has found that the tenant may see the image. Raises as
+        `fetch` does.
+        """
+        found = await self._is_here(digest)
+        return await self.images.files(digest, after, count) if found else ()
 
     async def read(self, digest: str, path: str, most: int) -> bytes | None:
         """As `Images.read`, likewise."""
-        return await self._images.read(digest, path, most) if self._images.hold(digest) else None
+        found = await self._is_here(digest)
+        return await self.images.read(digest, path, most) if found else None
 
     async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
         """As `Images.packages`, likewise."""
-        return await self._images.packages(digest) if self._images.hold(digest) else ((), True)
+        found = await self._is_here(digest)
+        return await self.images.packages(digest) if found else ((), True)
 
     async def share(self, tenant_id: str, digest: str) -> bool:
         """Shares an image of the tenant with all tenants. Returns whether it is shared now."""
@@ -166,7 +196,7 @@ class TenantImages:
                 async with self._changing:
                     self._forget(tenant_id, digest)
                     await self._store.remove(tenant_id, digest)
-        await self._images.collect(digests | shown, grace_s)
+        await self.images.collect(digests | shown, grace_s)
 
     def bytes_of(self, tenant_id: str) -> int:
         """What the tenant's images count against its quota."""
@@ -174,10 +204,32 @@ class TenantImages:
 
     def bytes_in_all(self) -> int:
         """What all images count together, each once, however many tenants have it."""
+        return sum(self.counted().values())
+
+    def counted(self) -> dict[str, int]:
+        """What each image counts that a tenant has."""
         found: dict[str, int] = {}
         for held in self._counted.values():
             found |= held
-        return sum(found.values())
+        return found
+
+    def counted_bytes(self, digest: str) -> int | None:
+        """What an image counts; None where no tenant has it."""
+        for held in self._counted.values():
+            if digest in held:
+                return held[digest]
+        return None
+
+    def check_room(self, digest: str) -> None:
+        """Raises `CapacityFull` where an image of another node would exceed, with those that are
+        here, the bound for all images.
+        """
+        counted = self.counted()
+        here = sum(counted.get(one, 0) for one in {*self.images.all(), digest})
+        if 0 < self._all_bytes < here:
+            raise CapacityFull(
+                "it has no room for another image: an operator can raise images_bytes"
+            )
 
     def _check_quota(self, tenant_id: str, image: Image) -> None:
         used, quota_bytes = self.bytes_of(tenant_id), self._quota_bytes(tenant_id)

@@ -68,6 +68,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "lone_node": CORE,
     "node_report": CORE | {"invoke"},
     "shared_instances": CORE | {"catalog", "fleet", "lifecycle", "pool", "store"},
+    "shared_images": CORE
+    | {"catalog", "fleet", "platform", "shared_instances", "store", "tenant_images"},
     "joined_fleet": CORE
     | {"api", "dispatch", "fleet", "node_report", "platform", "settings", "store"},
     "runtimes": CORE | {"tenant_images", "ids"},
@@ -108,7 +110,7 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
     "platform": {"background", "callbacks", "api", "bounds", "images", "pool", "store", "settings"}
-    | {"telemetry", "fleet", "joined_fleet", "shared_instances"}
+    | {"telemetry", "fleet", "joined_fleet", "shared_images", "shared_instances"}
     | CORE
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "telemetry", "tokens"}

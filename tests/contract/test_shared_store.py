@@ -64,6 +64,7 @@ from quiltfn.store import (
     changes,
     open_sqlite,
 )
+from quiltfn.store.image_copies import SqlImageCopies
 from timeouts import scaled
 
 NOW = 1_760_000_000
@@ -233,6 +234,7 @@ async def test_every_kind_of_shared_state_is_among_the_changes(
     function = await a_stored_function(one.store)
     since = await two.store.newest_change()
     runtimes, images = SqlRuntimes(database), SqlTenantImages(database)
+    copies = SqlImageCopies(database)
     keys, schedules = SqlKeys(database), SqlSchedules(database, SqlWork(database).accept_in)
     key = Key(id="a", tenant_id="t", scope=Scope.READ, prefix="p", digest="d", created_at=1)
     schedule = a_schedule(function)
@@ -275,6 +277,10 @@ async def test_every_kind_of_shared_state_is_among_the_changes(
                 lambda: schedules.save(other, schedule),
                 lambda: schedules.remove(schedule.tenant_id, schedule.name),
             ],
+        ),
+        "image_copy": (
+            "0" * 64,
+            [lambda: copies.state("one", ["0" * 64]), lambda: copies.state("one", [])],
         ),
         "function": (
             function.id,

@@ -8,7 +8,7 @@ from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.pool_load import PoolLoad
-from quiltfn.ports.placement import Destination
+from quiltfn.ports.placement import Destination, ImagePlaces
 
 F, V = "f", 1
 
@@ -23,16 +23,19 @@ class Node:
     def __init__(self, here: PoolLoad | None, *, may_start: bool = False, **others: PoolLoad):
         self.here, self.may_start, self.asked = here, may_start, 0
         self.serves = self.takes = True
+        self.image: ImagePlaces | None = None
         table = RoutingTable(Random(3))
         for name, one in others.items():
             table.reported(name, [one])
         table.retain(others)
+        self.table = table
         self.placement = Placement(
             table,
             lambda _: self.here,
             self.obtain,
             serves=lambda: self.serves,
             takes_calls=lambda: self.takes,
+            image=lambda _: self.image,
         )
 
     async def obtain(self, function_id: str) -> bool:
@@ -86,6 +89,65 @@ async def test_a_node_that_was_tried_is_not_tried_again() -> None:
 async def test_a_function_without_a_pool_here_is_refused_here() -> None:
     """Paused or being deleted: no other node is asked to run it in its place."""
     assert await Node(None, b=load(busy=2)).place() is None
+
+
+# Where the image is -----------------------------------------------------------------------------
+
+
+async def test_rather_than_fetch_the_image_a_node_that_has_it_starts_an_instance() -> None:
+    node = Node(load(slots=0), may_start=True, b=load(busy=2))
+    node.image = ImagePlaces(is_here=False, nodes={"b"})
+    assert await node.place() == Destination("b", may_wait=True)
+    assert node.asked == 0
+    node.image = ImagePlaces(is_here=True, nodes={"b"})
+    assert await node.place() is None
+
+
+async def test_a_node_without_a_pool_yet_may_have_the_image() -> None:
+    node = Node(load(slots=0), may_start=True)
+    node.table.retain(["b", "c"])
+    node.image = ImagePlaces(is_here=False, nodes={"c"})
+    assert await node.place() == Destination("c", may_wait=True)
+    assert await node.place("c") is None
+
+
+async def test_where_calls_wait_at_all_that_have_the_image_it_is_fetched() -> None:
+    node = Node(load(slots=0), may_start=True, b=load(busy=2, waiting=1), c=load(busy=2, waiting=9))
+    node.image = ImagePlaces(is_here=False, nodes={"b", "c"})
+    assert await node.place() is None
+    assert node.asked == 1
+
+
+async def test_an_instance_that_is_ready_comes_before_the_image() -> None:
+    node = Node(load(idle=1), b=load(busy=1))
+    node.image = ImagePlaces(is_here=False, nodes={"b"})
+    assert await node.place() is None
+    node = Node(load(), may_start=True, b=load(busy=1), c=load(idle=1))
+    node.image = ImagePlaces(is_here=False, nodes={"b"})
+    assert await node.place() == Destination("c", may_wait=False)
+
+
+async def test_a_node_that_refused_gets_no_call_before_its_next_report() -> None:
+    node = Node(load(slots=0), may_start=True, b=load(busy=1))
+    node.image = ImagePlaces(is_here=False, nodes={"b"})
+    node.placement.told("b", F, None)
+    assert await node.place() is None
+    node.table.reported("b", [load(busy=1)])
+    assert await node.place() == Destination("b", may_wait=True)
+
+
+async def test_nodes_that_take_no_calls_do_not_count_though_they_have_the_image() -> None:
+    node = Node(load(slots=0), may_start=True, b=load(busy=1))
+    node.image = ImagePlaces(is_here=False, nodes={"gone"})
+    assert await node.place() is None
+
+
+async def test_a_drained_node_prefers_one_with_the_image() -> None:
+    node = Node(load(idle=1))
+    node.serves = False
+    node.table.retain([f"n{number}" for number in range(20)])
+    node.image = ImagePlaces(is_here=True, nodes={"n7"})
+    assert await node.place() == Destination("n7", may_wait=True, in_any_case=True)
 
 
 def a_call(*, version: int = V, may_wait: bool = False) -> ForwardedCall:

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -229,6 +229,12 @@ class SomeImages:
     async def packages(self, digest: str) -> tuple[list[Package], bool]:
         assert digest in self.digests
         return [], True
+
+    def all(self) -> Collection[str]:
+        return self.digests
+
+    async def archive(self, digest: str) -> AsyncGenerator[bytes, None]:
+        yield digest.encode()
 
     def hold(self, digest: str) -> bool:
         self.held.append(digest)

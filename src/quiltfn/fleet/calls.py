@@ -15,7 +15,7 @@ from quiltfn.fleet.directory import MemberDirectory
 from quiltfn.fleet.files import NodeFile
 from quiltfn.fleet.lost_calls import LostCalls
 from quiltfn.fleet.membership import Membership
-from quiltfn.fleet.peer_server import open_peer_server
+from quiltfn.fleet.peer_server import PeerHandler, open_peer_server
 from quiltfn.fleet.peers import HttpPeers
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.reports import ReportReader
@@ -28,7 +28,7 @@ from quiltfn.model.invocation import Invocation
 from quiltfn.model.member import Member, NodeState
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports import Pools
-from quiltfn.ports.peers import Asker
+from quiltfn.ports.peers import Asker, NodePeers
 from quiltfn.ports.placement import PeerResponse
 
 
@@ -56,6 +56,9 @@ class FleetCalls:
         self.peers = CountedPeers(self._http)
         self._own_events: OwnEvents | None = None
         self._watching: Watching | None = None
+        self.node_peers: NodePeers = self._http
+        # By the beginning of their paths: what answers requests of nodes for themselves.
+        self.handlers: dict[str, PeerHandler] = {}
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
         self.placement.on_told.append(self._told)
         membership.on_read.append(self._read)
@@ -96,12 +99,9 @@ class FleetCalls:
         answer = answering_peers(app, self)
 
         async def respond(request: Request, asker: Asker) -> Response:
-            if asker.call is not None:
-                return await answer(request, asker.call)
-            is_known = (request.method, request.target) == ("POST", TARGET)
-            if is_known and self._own_events is not None:
-                return await self._own_events.answer(request)
-            return error_response(NotFound("there is no such route"), "")
+            if asker.call is None:
+                return await self._answer_node(request, asker)
+            return await answer(request, asker.call)
 
         async with open_peer_server(self._own, self._directory, respond):
             try:
@@ -109,6 +109,16 @@ class FleetCalls:
             finally:
                 if self._own_events is not None:
                     self._own_events.end()
+
+    async def _answer_node(self, request: Request, asker: Asker) -> Response:
+        """What a node asks for itself."""
+        is_events = (request.method, request.target) == ("POST", TARGET)
+        if is_events and self._own_events is not None:
+            return await self._own_events.answer(request)
+        for beginning, handler in self.handlers.items():
+            if request.path.startswith(beginning):
+                return await handler(request, asker)
+        return error_response(NotFound("there is no such route"), "")
 
     def lost(self, node: str, record: Invocation) -> None:
         """As `FleetNode` says."""

@@ -1,7 +1,8 @@
 """Where a call runs: on this node, or on another one of the fleet.
 
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
-node may start. Else the call waits: here where this node may have instances, or at a node that may.
+node may start; where this node lacks the image that it shows, rather one that a node with the image
+may start. Else the call waits: here where this node may have instances, or at a node that may.
 A node that runs no new calls sends all that it still gets to others.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.pool_load import PoolLoad
-from quiltfn.ports.placement import Destination
+from quiltfn.ports.placement import Destination, ImagePlaces
 
 
 class Placement:
@@ -19,6 +20,7 @@ class Placement:
     `pool`: what this node would report of its pool of a function, if it has one. `obtain`: asks the
     fleet for the right to one more instance, and says whether this node may start one now.
     `serves`: whether this node runs new calls; `takes_calls`: whether it takes some from others.
+    `image`: where the image is that instances of a function show; None: they show none.
     """
 
     def __init__(
@@ -28,8 +30,9 @@ class Placement:
         obtain: Callable[[str], Awaitable[bool]],
         serves: Callable[[], bool],
         takes_calls: Callable[[], bool],
+        image: Callable[[str], ImagePlaces | None] = lambda _: None,
     ) -> None:
-        self._table, self._pool, self._obtain = table, pool, obtain
+        self._table, self._pool, self._obtain, self.image = table, pool, obtain, image
         self._serves, self._takes_calls = serves, takes_calls
         # Each is told what a node says of a pool with its answer. It must not raise or wait.
         self.on_told: list[Callable[[str, PoolLoad], None]] = []
@@ -45,7 +48,14 @@ class Placement:
         node = self._table.idle_node(function_id, version, tried)
         if node is not None:
             return Destination(node, may_wait=False)
-        if here is None or await self._obtain(function_id):
+        if here is None:
+            return None
+        image = self.image(function_id)
+        if image is not None and not image.is_here:
+            node = self._table.unhurried_node(function_id, image.nodes, tried)
+            if node is not None:
+                return Destination(node, may_wait=True)
+        if await self._obtain(function_id):
             return None
         node = self._table.busy_node(function_id, version, tried)
         if node is None or self._waits_better_here(here, node, function_id):
@@ -58,9 +68,11 @@ class Placement:
         """Where a call goes that cannot run here. It waits there even without a slot: what this
         node holds is given to whoever has a call that waits for it.
         """
-        table = self._table
+        table, image = self._table, self.image(function_id)
         node = table.idle_node(function_id, version, tried)
         node = node or table.busy_node(function_id, version, tried)
+        if image is not None:
+            node = node or table.any_node(tried, image.nodes)
         node = node or table.any_node(tried) or table.any_node()
         return None if node is None else Destination(node, may_wait=True, in_any_case=True)
 

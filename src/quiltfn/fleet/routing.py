@@ -28,10 +28,13 @@ class RoutingTable:
         # By function: the nodes that may have instances of it, and those of them with idle ones.
         self._holders: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
         self._idle: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
+        # Of each node: functions of which it took no call since its last report.
+        self._refused: defaultdict[str, set[str]] = defaultdict(set)
 
     def reported(self, node: str, loads: Iterable[PoolLoad] = ()) -> None:
         """Takes over a node's report, in place of its last one; no pools: it may be gone."""
         pools = {one.function_id: one for one in loads}
+        self._refused.pop(node, None)
         for function_id in self._pools_of.pop(node, NO_POOLS).keys() - pools.keys():
             self._put(function_id, node, None)
         for function_id, pool in pools.items():
@@ -68,6 +71,7 @@ class RoutingTable:
     def refused(self, node: str, function_id: str) -> None:
         """The node took no call of the function: it gets none before its next report."""
         self._put(function_id, node, None)
+        self._refused[node].add(function_id)
 
     def idle_node(self, function_id: str, version: int, tried: Collection[str] = ()) -> str | None:
         """A node that has an instance of the version ready, as far as is known, but for those that
@@ -79,10 +83,24 @@ class RoutingTable:
         """A node that may have instances of the version, where a call has to wait for one."""
         return self._less_loaded(self._holders.get(function_id, NO_POOLS), version, tried)
 
-    def any_node(self, tried: Collection[str] = ()) -> str | None:
-        """A node that takes calls, at random, whatever it has."""
-        able = [node for node in self._nodes if node not in tried]
+    def any_node(
+        self, tried: Collection[str] = (), among: Collection[str] | None = None
+    ) -> str | None:
+        """A node that takes calls, at random, whatever it has; `among`: one of these."""
+        able = [one for one in self._nodes if one not in tried and (among is None or one in among)]
         return self._dice.choice(able) if able else None
+
+    def unhurried_node(
+        self, function_id: str, among: Collection[str], tried: Collection[str] = ()
+    ) -> str | None:
+        """One of these nodes that takes calls, and where no call of the function waits, as far as
+        is known. It may have no instance yet.
+        """
+        waiting = {
+            node for node, pool in self._holders.get(function_id, NO_POOLS).items() if pool.waiting
+        }
+        refusing = {node for node in among if function_id in self._refused.get(node, ())}
+        return self.any_node({*tried, *waiting, *refusing}, among)
 
     def _less_loaded(
         self, nodes: Mapping[str, PoolLoad], version: int, tried: Collection[str]

@@ -15,11 +15,21 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Sequence,
+)
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from quiltfn.images import contents
+from quiltfn.images.archive_rules import refusal
+from quiltfn.images.pack import packed
 from quiltfn.images.tar import Source
 from quiltfn.images.unpack import DIRECTORY, ImageLimits, Unpacker
 from quiltfn.model.errors import StoreUnavailable
@@ -28,6 +38,8 @@ from quiltfn.ports import Clock
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 WRITE_BYTES = 1024 * 1024
+# An archive that is sent goes in pieces of so many bytes.
+SENT_BYTES = 64 * 1024
 
 
 class ImageDirectory:
@@ -40,6 +52,8 @@ class ImageDirectory:
         self._unpacking = asyncio.Lock()
         # Likewise, of what a page is made of.
         self._reading = asyncio.Lock()
+        # How often each is being sent: so long it stays.
+        self._sent: Counter[str] = Counter()
         self._removing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -81,9 +95,25 @@ class ImageDirectory:
         self._used_at[digest] = self._clock.now()
         return True
 
+    def all(self) -> Collection[str]:
+        return self._used_at.keys()
+
+    async def archive(self, digest: str) -> AsyncGenerator[bytes, None]:
+        self._sent[digest] += 1
+        pieces = packed(self._path / digest)
+        try:
+            with _translate_errors("the image cannot be read"):
+                while piece := await asyncio.to_thread(next, pieces, b""):
+                    for start in range(0, len(piece), SENT_BYTES):
+                        yield piece[start : start + SENT_BYTES]
+        finally:
+            self._sent[digest] -= 1
+            if not self._sent[digest]:
+                del self._sent[digest]
+
     async def collect(self, in_use: frozenset[str], grace_s: float) -> int:
-        now = self._clock.now()
-        self._used_at.update((one, now) for one in in_use if one in self._used_at)
+        now, kept = self._clock.now(), in_use | self._sent.keys()
+        self._used_at.update((one, now) for one in kept if one in self._used_at)
         unwanted = [one for one, at in self._used_at.items() if now - at >= grace_s]
         for digest in unwanted:
             # Both in one step of the event loop, so that nobody is given an image that is going.
@@ -113,9 +143,12 @@ class ImageDirectory:
                 return await asyncio.to_thread(contents.packages_of, self._path / digest)
 
     async def _receive(self, chunks: AsyncIterator[bytes], file: BinaryIO) -> None:
-        held = bytearray()
+        held, most, taken = bytearray(), self._limits.archive_max_bytes, 0
         async for chunk in chunks:
             held += chunk
+            taken += len(chunk)
+            if taken > most:
+                raise refusal(f"the archive has more than {most} bytes")
             if len(held) >= WRITE_BYTES:
                 await asyncio.to_thread(file.write, bytes(held))
                 held.clear()

@@ -161,6 +161,17 @@ _unmoved = Gauge(
 _take_overs = Counter(
     "quiltfn_fleet_take_overs", "Lost nodes that this one has taken over.", registry=registry
 )
+_image_fetches = Counter(
+    "quiltfn_fleet_image_fetches",
+    "Images that this node needed and got from another one, by outcome: fetched or failed.",
+    ("outcome",),
+    registry=registry,
+)
+_images_lacking = Gauge(
+    "quiltfn_fleet_images_lacking_copies",
+    "Images of this node that are on fewer nodes than they should be.",
+    registry=registry,
+)
 
 
 def started(version: str) -> None:
@@ -277,6 +288,16 @@ def show_members(states: Mapping[str, int], ages_s: Mapping[str, float]) -> None
 def count_take_over() -> None:
     """This node has taken another one over."""
     _take_overs.inc()
+
+
+def count_image_fetch(outcome: str) -> None:
+    """This node has got an image from another one, or has not."""
+    _image_fetches.labels(outcome).inc()
+
+
+def show_images_lacking(count: int) -> None:
+    """How many images of this node lack a copy at this moment."""
+    _images_lacking.set(count)
 
 
 def families() -> list[Metric]:

@@ -5,7 +5,7 @@
 which service tests use too. Doubles in unit tests are not implementations and promise nothing.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
@@ -425,12 +425,13 @@ class ChangeKind(StrEnum):
     POLICY = "policy"
     QUOTA = "quota"
     SCHEDULE = "schedule"
+    IMAGE_COPY = "image_copy"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Something was made, changed or removed. `kind` None: of a kind that a later release has, of
-    which this one knows nothing. `object_id`: an id; of a runtime its name, of an
-    image its digest, of a URL and of policies the function's id, and of a quota the tenant's.
+    which this one knows nothing. `object_id`: an id; of a runtime its name, of an image and of
+    its copies the digest, of a URL and of policies the function's id, and of a quota the tenant's.
     """
 
     number: int
@@ -751,6 +752,14 @@ class Images(Protocol):
     async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
         """The packages of an image that is there, and whether these are all. Raises
         `StoreUnavailable`.
+        """
+
+    def all(self) -> Collection[str]:
+        """The digests of those that are there, as they come and go."""
+
+    def archive(self, digest: str) -> AsyncGenerator[bytes, None]:
+        """An image that is there as a tar archive, in pieces of up to 64 KiB, of which `take` makes
+        one with the same digest. It is not removed meanwhile. Raises `StoreUnavailable`.
         """
 
     def hold(self, digest: str) -> bool:

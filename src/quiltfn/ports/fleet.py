@@ -105,6 +105,36 @@ class Slots(Protocol):
         """Those of some functions, as far as they are there."""
 
 
+class ImageCopy(NamedTuple):
+    """An image whose files a node has."""
+
+    digest: str
+    node: str
+
+
+class ImageCopies(Protocol):
+    """Which node has the files of which images, in the store. Raises `StoreUnavailable`."""
+
+    async def load(self, digests: Collection[str] | None = None) -> Sequence[ImageCopy]:
+        """All of them, or those of these images."""
+
+    async def state(self, node: str, digests: Collection[str]) -> None:
+        """The node has these images and no others. Harmless when repeated."""
+
+
+class ImageBounds(Protocol):
+    """What an image that comes from another node may take here (`tenant_images.py`)."""
+
+    def counted(self) -> Mapping[str, int]:
+        """What each image counts that a tenant has, by its digest."""
+
+    def counted_bytes(self, digest: str) -> int | None:
+        """What it counts, as `Image.counted_bytes`; None: nobody has said so yet."""
+
+    def check_room(self, digest: str) -> None:
+        """Raises `CapacityFull` where this node has no room for it."""
+
+
 class BoundedPools(Protocol):
     """The pools of this node, each with as many instances as it is allowed (`pool/local.py`)."""
 

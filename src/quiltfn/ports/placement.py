@@ -18,6 +18,13 @@ class Destination(NamedTuple):
     in_any_case: bool = False
 
 
+class ImagePlaces(NamedTuple):
+    """Where the image is that a function's instances show. `nodes`: other nodes that have it."""
+
+    is_here: bool
+    nodes: Collection[str]
+
+
 class Placement(Protocol):
     """Where calls run: here, or on another node."""
 

@@ -21,7 +21,7 @@ Row = tuple[Any, ...]
 # Triggers count what is in the other tables, and the copy has what the source's triggers counted.
 COUNTED_BY_TRIGGERS = (tables.usage, tables.work_count)
 # A copy is a store of its own: it belongs to no fleet, so that a server may use it alone.
-NOT_COPIED = (tables.fleet,)
+NOT_COPIED = (tables.fleet, tables.image_copy)
 DIGESTS = 2**256
 
 

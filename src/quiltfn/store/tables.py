@@ -30,7 +30,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0016"
+REVISION = "0017"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -120,6 +120,14 @@ tenant_image = Table(
     Column("tenant_id", Text, primary_key=True),
     Column("digest", Text, primary_key=True),
     Column("counted_bytes", BigInteger, nullable=False),
+)
+
+# Which node of a fleet has the files of an image on its disk, by its own word.
+image_copy = Table(
+    "image_copy",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("node", Text, primary_key=True),
 )
 
 # function_id is no foreign key: a record may be written after its function was deleted, and the

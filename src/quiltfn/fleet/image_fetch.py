@@ -1,0 +1,177 @@
+"""ImageFetcher: gets images that other nodes have, by the digest of their content.
+
+Rule 1: an image that is fetched goes through all that an upload goes through, and is kept only if
+its content has the digest that was asked for.
+Rule 2: one fetch at a time for one image, however many wait for it.
+Rule 3: whatever is wrong with a node or what it sends, the next one that has the image is asked,
+from the beginning; what is wrong with this node's own disk ends the fetch.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import dataclass
+
+import structlog
+
+from quiltfn.model.errors import CapacityFull, StoreUnavailable, Unprocessable
+from quiltfn.model.image import Archive, Image
+from quiltfn.observe import metrics
+from quiltfn.ports import Clock, Images
+from quiltfn.ports.fleet import ImageBounds, ImageCopies
+from quiltfn.ports.peers import NodePeers, PeerGone
+from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+
+IMAGES = "/fleet/images/"
+# So many fetches at a time: each takes room for an archive beside the image.
+FETCHES_MAX = 2
+# Who sends nothing for so long is given up. A fetch may take `LEAST_S`, and a second for each MiB.
+STALL_S, LEAST_S, BYTES_PER_S = 30.0, 60.0, 1024 * 1024
+# How much longer an archive is than what its image counts, which has some for each file.
+MARGIN_BYTES = 2 * 1024 * 1024
+# For so long a fetch that failed is not begun again; a node that sent nonsense is asked last.
+AGAIN_S, DISTRUST_S = 2.0, 300.0
+_log = structlog.get_logger("quiltfn.fleet")
+
+
+class ImageUnavailable(Exception):
+    """The image is not here, and no other node gives it (a sentence)."""
+
+
+class _BadCopy(Exception):
+    """What a node sends is not the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageParts:
+    """What images are kept with on this node, and shared with others."""
+
+    images: Images
+    bounds: ImageBounds
+    copies: ImageCopies
+    peers: NodePeers
+    clock: Clock
+
+
+class ImageFetcher:
+    """`sources`: the other nodes that have an image and can be asked; it raises `ImageUnavailable`.
+    `kept` is awaited once an image is here, and never raises.
+    """
+
+    def __init__(
+        self,
+        parts: ImageParts,
+        sources: Callable[[str], Awaitable[Collection[str]]],
+        kept: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._images, self._bounds = parts.images, parts.bounds
+        self._peers, self._clock = parts.peers, parts.clock
+        self._sources, self._kept = sources, kept
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._free = asyncio.Semaphore(FETCHES_MAX)
+        self._failed: dict[str, tuple[float, str]] = {}
+        self._distrusted: dict[str, float] = {}
+
+    async def obtain(self, digest: str, hint: str | None = None) -> None:
+        """Returns once the image is here. `hint`: a node that has it. Raises `ImageUnavailable`."""
+        if self._images.hold(digest):
+            return
+        task = self._under_way.get(digest)
+        if task is None:
+            until, why = self._failed.get(digest, (0.0, ""))
+            if hint is None and self._clock.now() < until:
+                raise ImageUnavailable(why)
+            task = self._under_way[digest] = asyncio.ensure_future(self._fetch(digest, hint))
+            task.add_done_callback(lambda done: self._ended(digest, done))
+        # Whoever waits may go: the fetch goes on for those who come next.
+        await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Ends what is under way; whoever waits for it is told so."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, digest: str, task: "asyncio.Task[None]") -> None:
+        del self._under_way[digest]
+        now = self._clock.now()
+        self._failed = {key: one for key, one in self._failed.items() if one[0] > now}
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed[digest] = (now + AGAIN_S, str(error))
+
+    async def _fetch(self, digest: str, hint: str | None) -> None:
+        try:
+            async with self._free:
+                await self._from_any(digest, hint)
+            await self._kept()
+        except asyncio.CancelledError:
+            raise ImageUnavailable("this node is ending") from None
+        except ImageUnavailable as error:
+            metrics.count_image_fetch("failed")
+            _log.warning("an image could not be fetched", image=digest, reason=str(error))
+            raise
+        metrics.count_image_fetch("fetched")
+
+    async def _from_any(self, digest: str, hint: str | None) -> None:
+        reasons = []
+        nodes = await self._sources(digest)
+        for node in self._sorted({*nodes, hint} if hint else set(nodes)):
+            if self._images.hold(digest):  # it was uploaded meanwhile
+                return
+            try:
+                self._bounds.check_room(digest)
+                async with asyncio.timeout(self.time_for(digest)):
+                    return await self._from_node(node, digest)
+            except (StoreUnavailable, CapacityFull) as error:
+                raise ImageUnavailable(f"this node cannot take image {digest}: {error}") from None
+            except (PeerUnavailable, TimeoutError) as error:
+                reasons.append(str(error) or f"node {node} is too slow")
+            except (_BadCopy, Unprocessable) as error:
+                self._distrusted[node] = self._clock.now()
+                reasons.append(f"node {node} sends something else: {error}")
+            _log.warning("a node does not give an image", image=digest, reason=reasons[-1])
+        why = "; ".join(reasons) or "no node that is there has it"
+        raise ImageUnavailable(f"image {digest} is not on this node and cannot be fetched: {why}")
+
+    def _sorted(self, nodes: set[str]) -> list[str]:
+        """In any order, so that no node gets all the work; who sent nonsense lately comes last."""
+        now = self._clock.now()
+        bad = {one for one, at in self._distrusted.items() if now - at < DISTRUST_S}
+        return sorted(nodes, key=lambda one: (one in bad, random.random()))
+
+    async def _from_node(self, node: str, digest: str) -> None:
+        def check(image: Image) -> None:
+            if image.digest != digest:
+                raise _BadCopy(f"its content has the digest {image.digest}")
+
+        target = f"{IMAGES}{digest}".encode()
+        async with self._peers.request(node, "GET", target, (), b"", None) as answer:
+            if answer.status != 200:
+                raise PeerUnavailable(f"node {node} does not have it any more", may_have_run=False)
+            counted = self._bounds.counted_bytes(digest)
+            # Where nobody has said what it counts, the bound for any image holds.
+            most = math.inf if counted is None else counted + MARGIN_BYTES
+            await self._images.take(Archive.TAR, _pieces(node, answer, most), check)
+
+    def time_for(self, digest: str) -> float:
+        """How many seconds a fetch of the image may take."""
+        counted = self._bounds.counted_bytes(digest)
+        return LEAST_S if counted is None else LEAST_S + counted / BYTES_PER_S
+
+
+async def _pieces(node: str, answer: PeerResponse, most: float) -> AsyncIterator[bytes]:
+    taken, pieces = 0, aiter(answer.body)
+    while True:
+        try:
+            async with asyncio.timeout(STALL_S):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            raise PeerGone(f"node {node} has sent nothing for {STALL_S:g} s") from None
+        if piece is None:
+            return
+        taken += len(piece)
+        if taken > most:
+            raise _BadCopy(f"it has more than {most} bytes")
+        yield piece

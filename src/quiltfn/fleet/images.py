@@ -1,0 +1,218 @@
+"""FleetImages: the images of this node among those of the others.
+
+A node that needs an image gets it from one that has it. An image that is uploaded goes to a second
+node before the upload is answered; one whose copies have become too few, since a node was lost,
+drained or removed, is given to another node by those that have it.
+
+    GET  /fleet/images/<digest>   the image as a tar archive
+    POST /fleet/images/<digest>   take this image, and answer once it is on your disk
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+
+import structlog
+
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response, text_response
+from quiltfn.fleet.image_copies import CopyTable, ImageNodes, in_order
+from quiltfn.fleet.image_fetch import IMAGES, ImageFetcher, ImageParts, ImageUnavailable
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.member import Member
+from quiltfn.observe import metrics
+from quiltfn.ports import Change, no_others
+from quiltfn.ports.peers import Asker
+from quiltfn.ports.placement import PeerUnavailable
+
+TARGET = re.compile(IMAGES + "[0-9a-f]{64}")
+# How often the node looks which of its images lack a copy, and when it asks again for the same one.
+LOOK_S, AGAIN_S = 1.0, 10.0
+# So many images at a time are sent to other nodes; who comes later waits for a moment.
+SENDS_MAX = 4
+REASON_MAX_BYTES = 4096
+_log = structlog.get_logger("quiltfn.fleet")
+
+
+class FleetImages:
+    """`restore` it first, `read` it all members again and again, `run` it, `aclose` it at the end.
+    `own`: this node's name.
+    """
+
+    def __init__(self, own: str, parts: ImageParts, nodes: ImageNodes) -> None:
+        self._own, self._nodes, self._table = own, nodes, CopyTable()
+        self._images, self._bounds = parts.images, parts.bounds
+        self._copies, self._peers, self._clock = parts.copies, parts.peers, parts.clock
+        self._fetcher = ImageFetcher(parts, self._sources, self._state_if_possible)
+        # Brings what other nodes have stored.
+        self.catch_up = no_others
+        self._stated: frozenset[str] | None = None
+        self._stating = asyncio.Lock()
+        self._sending = asyncio.Semaphore(SENDS_MAX)
+        self._again_at: dict[str, float] = {}
+
+    def read(self, members: Sequence[Member]) -> None:
+        """How all nodes are now."""
+        self._nodes.read(members, self._clock.now())
+
+    async def restore(self) -> None:
+        """At the start: says what is here, and loads what the others have said. Raises
+        `StoreUnavailable`.
+        """
+        await self._state()
+        await self.follow_changes(None)
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over which nodes have got or lost which images; None: all of them."""
+        digests = None if changes is None else {one.object_id for one in changes}
+        self._table.put(await self._copies.load(digests), digests)
+
+    # What this node needs ----------------------------------------------------------------------
+
+    def is_here(self, digest: str) -> bool:
+        return digest in self._images.all()
+
+    def nodes_of(self, digest: str) -> frozenset[str]:
+        """The other nodes that have the image and can be asked."""
+        return (self._table.nodes_of(digest) & self._nodes.there) - {self._own}
+
+    async def obtain(self, digest: str) -> None:
+        """Returns once the image is here. Raises `ImageUnavailable`."""
+        await self._fetcher.obtain(digest)
+
+    async def _sources(self, digest: str) -> frozenset[str]:
+        if not self.nodes_of(digest) or self._bounds.counted_bytes(digest) is None:
+            try:
+                await self.catch_up()
+            except StoreUnavailable as error:
+                raise ImageUnavailable(f"it is not known who has image {digest}: {error}") from None
+        found = self.nodes_of(digest)
+        away = self._table.nodes_of(digest) - self._nodes.there - {self._own}
+        if away and not found:
+            names = ", ".join(sorted(away))
+            raise ImageUnavailable(f"image {digest} is on nodes alone that are away: {names}")
+        return found
+
+    # What others need --------------------------------------------------------------------------
+
+    async def answer(self, request: Request, asker: Asker) -> Response:
+        """What another node asks of an image."""
+        if not TARGET.fullmatch(request.path):
+            return _refused("there is no such image", 404)
+        digest = request.path.removeprefix(IMAGES)
+        if request.method == "POST":
+            try:
+                await self._fetcher.obtain(digest, hint=asker.node)
+            except ImageUnavailable as error:
+                return _refused(str(error), 503)
+            return Response(status=204)
+        if request.method != "GET" or not self._images.hold(digest):
+            return _refused("this node does not have the image", 404)
+        return Response(body=self._sent(digest))
+
+    async def _sent(self, digest: str) -> AsyncIterator[bytes]:
+        async with self._sending, aclosing(self._images.archive(digest)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    # Copies on other nodes ---------------------------------------------------------------------
+
+    async def keep(self, digest: str) -> None:
+        """For an image that was uploaded here: returns once another node has it, or where none can
+        be reached. Raises `StoreUnavailable` where those that are there do not take it.
+        """
+        await self._state()
+        having = self._table.nodes_of(digest)  # they need only say so
+        others = in_order(digest, self._nodes.able - {self._own})
+        await self._give(digest, sorted(others, key=lambda one: one not in having))
+
+    async def run(self) -> None:
+        """Until it is cancelled: says what is here, and gives images that lack a copy to others."""
+        while True:
+            await self._state_if_possible()
+            now = self._clock.now()
+            wanted = self._bounds.counted().keys() & frozenset(self._images.all())
+            lacking = self._table.lacking(wanted, self._nodes, now)
+            metrics.show_images_lacking(len(lacking))
+            self._again_at = {key: at for key, at in self._again_at.items() if key in lacking}
+            for digest in lacking:
+                if now >= self._again_at.get(digest, 0.0):
+                    await self._repair(digest)
+            await asyncio.sleep(LOOK_S)
+
+    async def _repair(self, digest: str) -> None:
+        others = self._nodes.able - self._table.nodes_of(digest) - {self._own}
+        try:
+            if await self._give(digest, in_order(digest, others)):
+                _log.info("another node has taken an image that had too few copies", image=digest)
+        except StoreUnavailable as error:
+            _log.warning("an image has too few copies", image=digest, reason=str(error))
+        self._again_at[digest] = self._clock.now() + AGAIN_S
+
+    async def _give(self, digest: str, nodes: Iterable[str]) -> bool:
+        """Whether one of the nodes has it now; False: none of them can be reached. Raises
+        `StoreUnavailable` where all that can be reached refuse.
+        """
+        reasons = []
+        for node in nodes:
+            try:
+                async with asyncio.timeout(self._fetcher.time_for(digest)):
+                    refusal = await self._ask_to_take(node, digest)
+            except TimeoutError:
+                refusal = "it is too slow"
+            except PeerUnavailable as error:
+                _log.info("a node cannot be given an image", image=digest, reason=str(error))
+                continue
+            if refusal is None:
+                return True
+            reasons.append(f"node {node}: {refusal}")
+        if reasons:
+            raise StoreUnavailable(
+                f"the image is on this node alone, for no other one takes it: {'; '.join(reasons)}",
+                hint="repeat the upload; it is kept here meanwhile",
+                retry_after=10,
+            )
+        return False
+
+    async def _ask_to_take(self, node: str, digest: str) -> str | None:
+        """Why the node does not have the image; None: it has. Raises `PeerUnavailable`."""
+        target = f"{IMAGES}{digest}".encode()
+        async with self._peers.request(node, "POST", target, (), b"", None) as answer:
+            if answer.status == 204:
+                return None
+            said = b""
+            async for piece in answer.body:
+                said += piece
+                if len(said) > REASON_MAX_BYTES:
+                    break
+        return said[:REASON_MAX_BYTES].decode("utf-8", "replace")
+
+    # What the store has ------------------------------------------------------------------------
+
+    async def _state(self) -> None:
+        """Has the store say what is here. Raises `StoreUnavailable`."""
+        async with self._stating:
+            here = frozenset(self._images.all())
+            if here != self._stated:
+                await self._copies.state(self._own, here)
+                self._stated = here
+
+    async def _state_if_possible(self) -> None:
+        """Likewise, and that nothing is on nodes that were removed; the next look repeats it."""
+        try:
+            await self._state()
+            for node in self._table.among(self._nodes.removed):
+                await self._copies.state(node, ())
+        except StoreUnavailable:
+            pass  # health says so
+
+    async def aclose(self) -> None:
+        """Nothing is fetched any more."""
+        await self._fetcher.aclose()
+
+
+def _refused(why: str, status: int) -> Response:
+    response = text_response(why, "text/plain; charset=utf-8")
+    response.status = status
+    return response

@@ -1,0 +1,72 @@
+"""The images of a node of a fleet, which gets those that it lacks from others and gives them its
+own. A server that is alone imports none of it.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from quiltfn.catalog import Catalog
+from quiltfn.fleet.calls import FleetCalls
+from quiltfn.fleet.follower import Follower
+from quiltfn.fleet.image_copies import ImageNodes
+from quiltfn.fleet.image_fetch import IMAGES, ImageParts, ImageUnavailable
+from quiltfn.fleet.images import FleetImages
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.ports import ChangeKind
+from quiltfn.ports.placement import ImagePlaces
+from quiltfn.shared_instances import SharedInstances
+from quiltfn.store.image_copies import SqlImageCopies
+from quiltfn.tenant_images import TenantImages
+
+if TYPE_CHECKING:
+    from quiltfn.platform import CallParts
+
+AGAIN_S = 10
+
+
+async def share_images(
+    calls: FleetCalls,
+    shared: SharedInstances,
+    tenant_images: TenantImages,
+    others: Follower,
+    parts: "CallParts",
+) -> FleetImages:
+    """From now on what needs an image on this node waits until it has come from another one, an
+    upload until another node has it, and calls go where the images are that they need. Raises
+    `StoreUnavailable`.
+    """
+    membership, copies = shared.membership, SqlImageCopies(parts.store.database)
+    kept_with = ImageParts(
+        tenant_images.images, tenant_images, copies, calls.node_peers, parts.clock
+    )
+    # A node that is back before its instances would have ended has its disk with it.
+    images = FleetImages(calls.name, kept_with, ImageNodes(membership.times.end_s))
+    images.catch_up = others.refresh
+    await images.restore()
+    membership.on_read.append(images.read)
+    # Images may be needed before the first beat.
+    members = [one.member for one in await membership.all()]
+    for told in membership.on_read:
+        told(members)
+    others.listeners[ChangeKind.IMAGE_COPY] = images.follow_changes
+    calls.handlers[IMAGES] = images.answer
+    calls.placement.image = partial(places_of, parts.catalog, images)
+    shared.sandboxes.images = images
+
+    async def fetch(digest: str) -> None:
+        try:
+            await images.obtain(digest)
+        except ImageUnavailable as error:
+            raise StoreUnavailable(str(error), retry_after=AGAIN_S) from None
+
+    tenant_images.fetch, tenant_images.keep = fetch, images.keep
+    return images
+
+
+def places_of(catalog: Catalog, images: FleetImages, function_id: str) -> ImagePlaces | None:
+    """Where the image of a function is."""
+    entry = catalog.known(function_id)
+    image = None if entry is None else entry.version.spec.runtime_snapshot.image
+    if image is None:
+        return None
+    return ImagePlaces(images.is_here(image), images.nodes_of(image))

@@ -1,0 +1,180 @@
+"""Nodes with images, in one process: real peer ports, real files, a store in memory."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from manual_clock import ManualClock
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response
+from quiltfn.fleet.image_copies import ImageNodes
+from quiltfn.fleet.image_fetch import ImageParts
+from quiltfn.fleet.images import FleetImages
+from quiltfn.fleet.peer_server import open_peer_server
+from quiltfn.fleet.peers import HttpPeers
+from quiltfn.images import ImageDirectory, ImageLimits
+from quiltfn.model.image import Archive, Image, TenantImage
+from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.ports import Change, ChangeKind
+from quiltfn.ports.fleet import ImageCopy
+from quiltfn.ports.peers import Asker
+from quiltfn.tenant_images import TenantImages
+from service.peers.pair import Directory, a_fleet, a_node, listener
+from unit.sample_archives import in_pieces
+
+MIB = 1024 * 1024
+T = "acme"
+PATIENCE_S = 60.0
+LIMITS = ImageLimits(unpacked_max_bytes=64 * MIB, files_max=1000)
+
+
+class Store:
+    """What the nodes share. What one of them writes the others hear of at once."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.copies: set[ImageCopy] = set()
+        self.rows: dict[tuple[str, str], TenantImage] = {}
+
+    # `ports.fleet.ImageCopies`
+
+    async def load_copies(self, digests: Collection[str] | None) -> Sequence[ImageCopy]:
+        return [one for one in self.copies if digests is None or one.digest in digests]
+
+    async def state(self, node: str, digests: Collection[str]) -> None:
+        before = {one.digest for one in self.copies if one.node == node}
+        self.copies -= {ImageCopy(one, node) for one in before}
+        self.copies |= {ImageCopy(one, node) for one in digests}
+        await self._tell(ChangeKind.IMAGE_COPY, before ^ set(digests))
+
+    # `ports.TenantImageStore`
+
+    async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
+        return [one for one in self.rows.values() if digests is None or one.digest in digests]
+
+    async def add(self, one: TenantImage) -> None:
+        self.rows[one.tenant_id, one.digest] = one
+        await self._tell(ChangeKind.IMAGE, {one.digest})
+
+    async def remove(self, tenant_id: str, digest: str) -> None:
+        self.rows.pop((tenant_id, digest), None)
+
+    async def _tell(self, kind: ChangeKind, digests: Collection[str]) -> None:
+        changes = [
+            Change(number=1, kind=kind, tenant_id=T, object_id=digest) for digest in sorted(digests)
+        ]
+        for node in self.nodes:
+            if kind is ChangeKind.IMAGE_COPY:
+                await node.fleet.follow_changes(changes)
+            elif not node.tenant_images._changing.locked():  # it is the one that has written it
+                await node.tenant_images.follow_changes(changes)
+
+
+class Copies:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.state = store.state
+
+    async def load(self, digests: Collection[str] | None = None) -> Sequence[ImageCopy]:
+        return await self._store.load_copies(digests)
+
+
+@dataclass
+class Node:
+    """`handler`: what answers on its peer port in place of its images; `asked`: what was asked."""
+
+    name: str
+    images: ImageDirectory
+    tenant_images: TenantImages
+    fleet: FleetImages
+    path: Path
+    directory: Directory
+    member: Member
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    handler: Callable[[Request, Asker], Awaitable[Response]] | None = None
+
+    async def upload(self, data: bytes) -> Image:
+        return await self.tenant_images.take(T, Archive.TAR, in_pieces(data))
+
+    async def put(self, data: bytes) -> str:
+        """An image that is here and on no other node."""
+        self.tenant_images.keep = lambda _: self.fleet.restore()
+        image = await self.upload(data)
+        self.tenant_images.keep = self.fleet.keep
+        return image.digest
+
+    def has(self, digest: str) -> bool:
+        return (self.path / digest).is_dir() and digest in self.images.all()
+
+    @property
+    def leftovers(self) -> list[str]:
+        return [one.name for one in self.path.iterdir() if one.name.startswith(".")]
+
+    async def handle(self, request: Request, asker: Asker) -> Response:
+        self.asked.append((request.method, asker.node))
+        if self.handler is not None:
+            return await self.handler(request, asker)
+        return await self.fleet.answer(request, asker)
+
+
+@dataclass
+class ImageFleet:
+    """`nodes` by name. `clock` is theirs."""
+
+    store: Store
+    clock: ManualClock
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def having(self, digest: str) -> list[str]:
+        return sorted(one.name for one in self.nodes.values() if one.has(digest))
+
+    def change(self, name: str, state: str = "ready", presence: str = "present") -> None:
+        """A node is in that state from now on, and the others hear of it."""
+        node = self.nodes[name]
+        node.member = replace(node.member, state=NodeState(state), presence=Presence(presence))
+        self.tell()
+
+    def tell(self) -> None:
+        for node in self.nodes.values():
+            node.fleet.read([one.member for one in self.nodes.values()])
+
+
+@contextlib.asynccontextmanager
+async def image_fleet(path: Path, *names: str, all_bytes: int = 0) -> AsyncIterator[ImageFleet]:
+    """Nodes of these names, until the end of the block."""
+    now = time.time()
+    keys, made = a_fleet(now), ImageFleet(Store(), ManualClock(1000.0))
+    bound = {name: listener() for name in names}
+    async with AsyncExitStack() as stack:
+        for name in names:
+            own, directory = a_node(keys, name, now), Directory()
+            for other, socket in bound.items():
+                directory.addresses[other] = f"127.0.0.1:{socket.getsockname()[1]}"
+            images = ImageDirectory(path / name, made.clock, LIMITS)
+            images.start()
+            tenant_images = TenantImages(
+                made.store, images, made.clock, lambda _: 10**12, all_bytes
+            )
+            peers = HttpPeers(own, directory)
+            stack.push_async_callback(peers.aclose)
+            parts = ImageParts(images, tenant_images, Copies(made.store), peers, made.clock)
+            fleet = FleetImages(name, parts, ImageNodes(PATIENCE_S))
+            stack.push_async_callback(fleet.aclose)
+            tenant_images.keep = fleet.keep
+            member = Member(name=name, epoch=1, version="2.0")
+            node = Node(name, images, tenant_images, fleet, path / name, directory, member)
+            made.nodes[name] = node
+            made.store.nodes.append(node)
+            await stack.enter_async_context(
+                open_peer_server(own, directory, node.handle, bound[name])
+            )
+        made.tell()
+        yield made

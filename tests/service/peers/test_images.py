@@ -1,0 +1,404 @@
+"""Nodes get images from each other, whatever happens to the others, the disk or the image."""
+
+import asyncio
+import errno
+import os
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quiltfn.api.request import Request
+from quiltfn.api.response import CutShort, Response
+from quiltfn.fleet import image_fetch
+from quiltfn.fleet import images as fleet_images
+from quiltfn.fleet.image_fetch import ImageUnavailable
+from quiltfn.images import image_store
+from quiltfn.model.errors import CapacityFull, StoreUnavailable
+from quiltfn.ports.peers import PIECE_BYTES, Asker
+from service.peers.image_nodes import MIB, PATIENCE_S, ImageFleet, image_fleet
+from service.platform_harness import until
+from timeouts import scaled
+from unit.sample_archives import file, packed
+
+
+def an_archive(size: int = MIB) -> bytes:
+    return packed([file("mod.py", b"x = 1\n"), file("data/long", os.urandom(size))])
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ImageFleet]:
+    monkeypatch.setattr(fleet_images, "LOOK_S", 0.02)
+    async with image_fleet(tmp_path, "one", "two", "three") as made:
+        yield made
+        # What an upload has twice is removed behind its answer.
+        await until(lambda: not any(node.leftovers for node in made.nodes.values()))
+
+
+# Fetching ------------------------------------------------------------------------------------
+
+
+async def test_an_image_is_fetched_once_for_all_who_wait(fleet: ImageFleet) -> None:
+    one, two = fleet["one"], fleet["two"]
+    digest = await one.put(an_archive())
+    await asyncio.gather(*(two.fleet.obtain(digest) for _ in range(20)))
+    assert two.has(digest)
+    assert one.asked == [("GET", "two")]
+    assert (two.path / digest / "data/long").read_bytes() == (
+        one.path / digest / "data/long"
+    ).read_bytes()
+    await two.fleet.obtain(digest)
+    assert one.asked == [("GET", "two")]
+    # The others know of it, and get it from either.
+    assert fleet["three"].fleet.nodes_of(digest) == {"one", "two"}
+
+
+async def test_who_waits_may_go_and_the_fetch_goes_on(fleet: ImageFleet) -> None:
+    one, two = fleet["one"], fleet["two"]
+    digest = await one.put(an_archive())
+    waiting = asyncio.ensure_future(two.fleet.obtain(digest))
+    await until(lambda: one.asked)
+    waiting.cancel()
+    await until(lambda: two.has(digest))
+
+
+async def test_two_nodes_fetch_from_each_other_at_the_same_time(fleet: ImageFleet) -> None:
+    one, two = fleet["one"], fleet["two"]
+    first = [await one.put(an_archive()) for _ in range(3)]
+    second = [await two.put(an_archive()) for _ in range(3)]
+    async with asyncio.timeout(scaled(20)):
+        await asyncio.gather(
+            *(two.fleet.obtain(digest) for digest in first),
+            *(one.fleet.obtain(digest) for digest in second),
+        )
+    for digest in (*first, *second):
+        assert fleet.having(digest) == ["one", "two"]
+
+
+async def test_of_an_image_that_nobody_has_two_nodes_do_not_wait_for_each_other(
+    fleet: ImageFleet,
+) -> None:
+    """Each believes that the other has it."""
+    digest = "ab" * 32
+    await fleet.store.state("one", [digest])
+    await fleet.store.state("two", [digest])
+    async with asyncio.timeout(scaled(10)):
+        found = await asyncio.gather(
+            *(fleet[name].fleet.obtain(digest) for name in ("one", "two")), return_exceptions=True
+        )
+    for error in found:
+        assert isinstance(error, ImageUnavailable)
+        assert "does not have it any more" in str(error)
+
+
+async def test_where_it_is_on_a_node_that_is_away_the_error_names_it(fleet: ImageFleet) -> None:
+    digest = await fleet["one"].put(an_archive())
+    fleet.change("one", presence="gone")
+    with pytest.raises(ImageUnavailable, match="on nodes alone that are away: one"):
+        await fleet["two"].fleet.obtain(digest)
+    # It fails at once for those who come next, and is tried again a moment later.
+    fleet.change("one")
+    with pytest.raises(ImageUnavailable):
+        await fleet["two"].fleet.obtain(digest)
+    fleet.clock.time += image_fetch.AGAIN_S
+    await fleet["two"].fleet.obtain(digest)
+
+
+async def test_memory_does_not_grow_with_the_image(fleet: ImageFleet) -> None:
+    digest = await fleet["one"].put(an_archive(24 * MIB))
+    tracemalloc.start()
+    try:
+        await fleet["two"].fleet.obtain(digest)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * MIB
+
+
+# Nodes that are broken or lie ----------------------------------------------------------------
+
+
+async def asks(fleet: ImageFleet, bad: Any, *, is_distrusted: bool) -> None:
+    """The image is on one and three; one is asked first and does that. Two gets it all the same."""
+    data = an_archive()
+    digest = await fleet["one"].put(data)
+    assert await fleet["three"].put(data) == digest
+    fleet["one"].handler = bad
+    two = fleet["two"]
+    two.fleet._fetcher._sorted = sorted  # type: ignore[assignment, method-assign]
+    await two.fleet.obtain(digest)
+    assert [fleet[name].asked for name in ("one", "three")] == [[("GET", "two")]] * 2
+    assert two.has(digest)
+    assert two.leftovers == []
+    assert ("one" in two.fleet._fetcher._distrusted) is is_distrusted
+    assert (two.path / digest / "data/long").read_bytes() == (
+        fleet["three"].path / digest / "data/long"
+    ).read_bytes()
+
+
+async def test_a_node_that_dies_half_way_is_followed_by_the_next(fleet: ImageFleet) -> None:
+    async def half(request: Request, *_: object) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            digest = request.path.rpartition("/")[2]
+            whole = b"".join([one async for one in fleet["one"].images.archive(digest)])
+            for start in range(0, len(whole) // 2, PIECE_BYTES):
+                yield whole[start : start + PIECE_BYTES]
+            raise CutShort("the node is gone")
+
+        return Response(body=pieces())
+
+    await asks(fleet, half, is_distrusted=False)
+
+
+async def test_an_archive_that_ends_early_is_refused(fleet: ImageFleet) -> None:
+    async def short(*_: object) -> Response:
+        return Response(body=an_archive()[:300_000])
+
+    await asks(fleet, short, is_distrusted=True)
+
+
+async def test_wrong_bytes_are_refused(fleet: ImageFleet) -> None:
+    async def wrong(*_: object) -> Response:
+        return Response(body=an_archive())
+
+    await asks(fleet, wrong, is_distrusted=True)
+
+
+async def test_one_changed_byte_is_refused(fleet: ImageFleet) -> None:
+    async def changed(request: Request, *_: object) -> Response:
+        digest = request.path.rpartition("/")[2]
+        whole = bytearray(b"".join([one async for one in fleet["one"].images.archive(digest)]))
+        whole[len(whole) // 2] ^= 1
+        return Response(body=bytes(whole))
+
+    await asks(fleet, changed, is_distrusted=True)
+
+
+async def test_more_than_the_image_counts_is_refused_while_it_comes(fleet: ImageFleet) -> None:
+    sent = 0
+
+    async def endless(*_: object) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            nonlocal sent
+            while True:
+                sent += PIECE_BYTES
+                yield bytes(PIECE_BYTES)
+
+        return Response(body=pieces())
+
+    await asks(fleet, endless, is_distrusted=True)
+    assert sent < 32 * MIB  # what the kernel keeps of it on the way is some of that
+
+
+async def test_a_node_that_stops_in_the_middle_is_given_up(
+    fleet: ImageFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_fetch, "STALL_S", 0.2)
+
+    async def stuck(*_: object) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield bytes(PIECE_BYTES)
+            await asyncio.sleep(scaled(30))
+
+        return Response(body=pieces())
+
+    await asks(fleet, stuck, is_distrusted=False)
+
+
+async def test_a_node_that_lied_is_asked_last(fleet: ImageFleet) -> None:
+    fetcher = fleet["two"].fleet._fetcher
+    fetcher._distrusted["one"] = fleet.clock.now()
+    assert {fetcher._sorted({"one", "three"})[0] for _ in range(20)} == {"three"}
+    fleet.clock.time += image_fetch.DISTRUST_S
+    assert {fetcher._sorted({"one", "three"})[0] for _ in range(50)} == {"one", "three"}
+
+
+# This node's own disk ------------------------------------------------------------------------
+
+
+async def test_a_full_disk_ends_the_fetch_and_leaves_nothing(
+    fleet: ImageFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await fleet["one"].put(an_archive())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(image_store, "_sync", full)
+        with pytest.raises(ImageUnavailable, match="No space left on device"):
+            await fleet["two"].fleet.obtain(digest)
+    assert fleet.having(digest) == ["one"]
+    assert fleet["two"].leftovers == []
+    fleet.clock.time += image_fetch.AGAIN_S
+    await fleet["two"].fleet.obtain(digest)  # once there is room
+
+
+async def test_the_bound_for_all_images_holds_for_fetched_ones(tmp_path: Path) -> None:
+    async with image_fleet(tmp_path, "one", "two", all_bytes=4 * MIB) as fleet:
+        one, two = fleet["one"], fleet["two"]
+        kept = [await one.put(an_archive()) for _ in range(3)]
+        two.tenant_images._all_bytes = int(2.5 * MIB)  # as its operator has set it
+        for digest in kept[:2]:
+            await two.fleet.obtain(digest)
+        with pytest.raises(ImageUnavailable, match="no room for another image"):
+            await two.fleet.obtain(kept[2])
+        assert ("GET", "two") in one.asked
+        assert len(one.asked) == 2  # nothing was sent for nothing
+
+
+# An image that goes meanwhile -----------------------------------------------------------------
+
+
+async def test_an_image_that_is_removed_while_it_is_fetched_is_sent_to_its_end(
+    fleet: ImageFleet,
+) -> None:
+    one, two = fleet["one"], fleet["two"]
+    digest = await one.put(an_archive(8 * MIB))
+    waiting = asyncio.ensure_future(two.fleet.obtain(digest))
+    await until(lambda: one.images._sent)
+    fleet.clock.time += 10_000
+    await one.tenant_images.collect(frozenset(), frozenset(), 600)
+    assert one.has(digest)
+    await waiting
+    assert two.has(digest)
+    # Nobody has it: after a while it is on no node.
+    for _ in range(2):
+        fleet.clock.time += 10_000
+        for node in (one, two):
+            await node.tenant_images.collect(frozenset(), frozenset(), 600)
+            await node.fleet._state()
+    assert fleet.having(digest) == []
+    assert fleet.store.copies == set()
+
+
+async def test_an_image_that_was_removed_before_is_not_there(fleet: ImageFleet) -> None:
+    one = fleet["one"]
+    digest = await one.put(an_archive())
+    fleet.clock.time += 10_000
+    await one.tenant_images.collect(frozenset(), frozenset(), 600)
+    assert not one.has(digest)
+    with pytest.raises(ImageUnavailable):
+        await fleet["two"].fleet.obtain(digest)
+
+
+# Copies --------------------------------------------------------------------------------------
+
+
+async def test_an_upload_is_answered_once_a_second_node_has_it(fleet: ImageFleet) -> None:
+    for name in ("one", "two", "three"):
+        image = await fleet[name].upload(an_archive())
+        assert image.is_new
+        assert name in fleet.having(image.digest)
+        assert len(fleet.having(image.digest)) == 2
+
+
+async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> None:
+    async with image_fleet(tmp_path, "one") as fleet:
+        image = await fleet["one"].upload(an_archive())
+        assert fleet.having(image.digest) == ["one"]
+    async with image_fleet(tmp_path, "one", "two") as fleet:
+        fleet["one"].directory.addresses["two"] = "127.0.0.1:1"  # it is gone; nobody knows yet
+        image = await fleet["one"].upload(an_archive())
+        assert fleet.having(image.digest) == ["one"]
+
+
+async def test_where_nobody_takes_it_the_upload_is_not_acknowledged(fleet: ImageFleet) -> None:
+    async def full(*_: object) -> Response:
+        return Response(status=503, body=b"no room")
+
+    data = an_archive()
+    for name in ("two", "three"):
+        fleet[name].handler = full
+    with pytest.raises(StoreUnavailable, match=r"no other one takes it: node .*: no room") as error:
+        await fleet["one"].upload(data)
+    assert "repeat the upload" in str(error.value.hint)
+    fleet["three"].handler = None
+    image = await fleet["one"].upload(data)
+    assert not image.is_new
+    assert fleet.having(image.digest) == ["one", "three"]
+
+
+async def test_an_upload_that_is_repeated_asks_who_has_it_first(fleet: ImageFleet) -> None:
+    data = an_archive()
+    digest = (await fleet["one"].upload(data)).digest
+    (other,) = set(fleet.having(digest)) - {"one"}
+    before = len(fleet[other].asked)
+    await fleet["one"].upload(data)
+    assert fleet[other].asked[before:] == [("POST", "one")]
+    assert len(fleet.having(digest)) == 2
+
+
+@pytest.mark.parametrize("state", ["draining", "removed"])
+async def test_a_copy_on_a_node_that_goes_is_made_anew(fleet: ImageFleet, state: str) -> None:
+    digest = (await fleet["one"].upload(an_archive())).digest
+    (other,) = set(fleet.having(digest)) - {"one"}
+    (third,) = {"two", "three"} - {other}
+    running = [asyncio.ensure_future(node.fleet.run()) for node in fleet.nodes.values()]
+    try:
+        fleet.change(other, state)
+        await until(lambda: fleet[third].has(digest))
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+
+
+async def test_a_copy_on_a_lost_node_is_made_anew_after_a_while(fleet: ImageFleet) -> None:
+    digest = (await fleet["one"].upload(an_archive())).digest
+    (other,) = set(fleet.having(digest)) - {"one"}
+    (third,) = {"two", "three"} - {other}
+    fleet.change(other, presence="gone")
+    running = asyncio.ensure_future(fleet["one"].fleet.run())
+    try:
+        await asyncio.sleep(0.2)
+        assert not fleet[third].has(digest)
+        fleet.clock.time += PATIENCE_S
+        await until(lambda: fleet[third].has(digest))
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_an_image_that_no_tenant_has_is_given_to_nobody(fleet: ImageFleet) -> None:
+    """Else two nodes would hand it to each other for ever, after each has removed it."""
+    one = fleet["one"]
+    digest = await one.put(an_archive())
+    fleet.store.rows.clear()
+    for node in fleet.nodes.values():
+        await node.tenant_images.follow_changes(None)
+    running = asyncio.ensure_future(one.fleet.run())
+    await asyncio.sleep(0.2)
+    running.cancel()
+    await asyncio.wait([running])
+    assert fleet.having(digest) == ["one"]
+
+
+async def test_a_node_says_at_its_start_what_it_has(fleet: ImageFleet) -> None:
+    one = fleet["one"]
+    digest = await one.put(an_archive())
+    fleet.store.copies.clear()
+    one.fleet._stated = None
+    await one.fleet.restore()
+    assert one.fleet._table.nodes_of(digest) == {"one"}
+
+
+# What the peer port takes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["", "x", "../etc", "AB" * 32, "ab" * 33])
+async def test_what_is_no_digest_is_refused(fleet: ImageFleet, path: str) -> None:
+    request = Request("GET", f"{image_fetch.IMAGES}{path}", {})  # type: ignore[arg-type]
+    answer = await fleet["one"].fleet.answer(request, Asker("two", None))
+    assert answer.status == 404
+
+
+async def test_room_is_looked_at_before_anything_is_asked_for(fleet: ImageFleet) -> None:
+    """The control of the bound: the same check raises where it is asked by itself."""
+    one = fleet["one"]
+    one.tenant_images._all_bytes = 1
+    digest = await fleet["two"].put(an_archive())
+    with pytest.raises(CapacityFull):
+        one.tenant_images.check_room(digest)

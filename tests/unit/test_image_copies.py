@@ -1,0 +1,116 @@
+"""Which images lack a copy, and who is asked to take one."""
+
+from collections import Counter
+
+import pytest
+
+from quiltfn.fleet.image_copies import CopyTable, ImageNodes, in_order
+from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.ports.fleet import ImageCopy
+
+PATIENCE_S = 60.0
+X, Y = "x" * 64, "y" * 64
+
+
+def member(name: str, state: str = "ready", presence: str = "present") -> Member:
+    return Member(
+        name=name, epoch=1, state=NodeState(state), presence=Presence(presence), version="2.0"
+    )
+
+
+def nodes(*members: Member, now: float = 0.0) -> ImageNodes:
+    made = ImageNodes(PATIENCE_S)
+    made.read(members, now)
+    return made
+
+
+def table(**copies: str) -> CopyTable:
+    """`x="one two"`: the image x is on nodes one and two."""
+    made = CopyTable()
+    made.put(ImageCopy(key * 64, node) for key, names in copies.items() for node in names.split())
+    return made
+
+
+ONE, TWO, THREE = member("one"), member("two"), member("three")
+
+
+@pytest.mark.parametrize(
+    ("there", "having", "is_lacking"),
+    [
+        ((ONE, TWO, THREE), "one two", False),
+        ((ONE, TWO, THREE), "one", True),
+        ((ONE, TWO, THREE), "one two three", False),
+        ((ONE,), "one", False),  # there is no second one
+        ((ONE, TWO), "one", True),
+        ((ONE, member("two", "cordoned"), THREE), "one two", False),
+        ((ONE, member("two", "draining"), THREE), "one two", True),
+        ((ONE, member("two", "draining")), "one two", False),
+        ((ONE, member("two", "removed", "left"), THREE), "one two", True),
+        ((member("one", "draining"), TWO, THREE), "one", True),
+        ((ONE, THREE), "one two", True),  # a node that nobody knows any more
+    ],
+)
+def test_an_image_is_to_be_on_two_nodes_that_stay(
+    there: tuple[Member, ...], having: str, is_lacking: bool
+) -> None:
+    found = table(x=having).lacking([X], nodes(*there), 0.0)
+    assert found == ([X] if is_lacking else [])
+
+
+@pytest.mark.parametrize("presence", ["left", "gone"])
+def test_a_node_that_is_away_for_a_moment_counts(presence: str) -> None:
+    known, copies = nodes(ONE, TWO, THREE), table(x="one two")
+    away = (ONE, member("two", presence=presence), THREE)
+    known.read(away, 100.0)
+    assert copies.lacking([X], known, 100.0) == []
+    known.read(away, 100.0 + PATIENCE_S - 1)
+    assert copies.lacking([X], known, 100.0 + PATIENCE_S - 1) == []
+    known.read(away, 100.0 + PATIENCE_S)
+    assert copies.lacking([X], known, 100.0 + PATIENCE_S) == [X]
+    # It was there meanwhile: the time begins again.
+    known.read((ONE, TWO, THREE), 200.0)
+    known.read(away, 201.0)
+    assert copies.lacking([X], known, 201.0) == []
+
+
+def test_a_new_image_does_not_wait_for_a_node_that_is_away() -> None:
+    known = nodes(ONE, member("two", presence="left"), THREE)
+    assert table(x="one").lacking([X], known, 0.0) == [X]
+
+
+def test_those_that_can_be_asked_are_there_and_not_removed() -> None:
+    known = nodes(
+        ONE,
+        member("two", "draining"),
+        member("three", "removed"),
+        member("four", presence="gone"),
+        Member(name="alone", epoch=1),  # a server that used the database before
+    )
+    assert [sorted(found) for found in (known.there, known.able, known.removed)] == [
+        ["one", "two"],
+        ["one"],
+        ["three"],
+    ]
+
+
+def test_what_the_store_says_replaces_what_was_known() -> None:
+    known = table(x="one two", y="two")
+    known.put([ImageCopy(X, "three")], {X})
+    assert [sorted(known.nodes_of(one)) for one in (X, Y)] == [["three"], ["two"]]
+    assert known.among(frozenset({"one", "two"})) == ["two"]
+    known.put([], {X})
+    assert known.nodes_of(X) == frozenset()
+    known.put([ImageCopy(Y, "one")])  # everything is compared
+    assert [sorted(known.nodes_of(one)) for one in (X, Y)] == [[], ["one"]]
+    assert known.among(frozenset()) == []
+
+
+def test_everybody_asks_in_the_same_order_and_images_are_spread_evenly() -> None:
+    names = [f"node-{number}" for number in range(8)]
+    first = Counter(in_order(f"{number:064x}", names)[0] for number in range(800))
+    assert min(first.values()) > 60
+    assert in_order(X, names) == in_order(X, reversed(names))
+    # Without one node the others keep their order, so few images move.
+    assert [one for one in in_order(X, names) if one != "node-3"] == list(
+        in_order(X, [one for one in names if one != "node-3"])
+    )

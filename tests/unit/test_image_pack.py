@@ -1,0 +1,166 @@
+"""What is packed of an image is unpacked to the same image, on another node."""
+
+import os
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from manual_clock import ManualClock
+from quiltfn.images import ImageDirectory, ImageLimits
+from quiltfn.images.pack import packed as pack
+from quiltfn.model.errors import StoreUnavailable, Unprocessable
+from quiltfn.model.image import Archive, Image
+from unit.sample_archives import (
+    Entry,
+    directory,
+    entry,
+    everything_below,
+    file,
+    good,
+    hard_link,
+    in_pieces,
+    link,
+    packed,
+)
+
+LIMITS = ImageLimits(unpacked_max_bytes=2_000_000, files_max=200)
+PIECE = 64 * 1024
+
+
+class Box:
+    """A directory of images."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.clock = path, ManualClock(100.0)
+        path.mkdir(parents=True, exist_ok=True)
+        self.images = ImageDirectory(path / "images", self.clock, LIMITS)
+        self.images.start()
+
+    async def take(self, data: bytes) -> Image:
+        return await self.images.take(Archive.TAR, in_pieces(data))
+
+    async def archive(self, digest: str) -> bytes:
+        pieces = [piece async for piece in self.images.archive(digest)]
+        assert all(0 < len(piece) <= PIECE for piece in pieces)
+        return b"".join(pieces)
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Box:
+    return Box(tmp_path / "one")
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Box:
+    return Box(tmp_path / "two")
+
+
+LONG = "/".join(["d" * 120] * 7)
+TREES: dict[str, list[Entry]] = {
+    "ordinary": [file("a/b", b"1"), file("empty", b""), entry("a/run", mode=0o755), directory("e")],
+    "long": [file("long", os.urandom(700_001)), file("two", bytes(512)), file("odd", bytes(513))],
+    "names": [
+        file("ä ö/\u65e5\u672c \\n", b"u"),
+        file(f"{LONG}/name", b"deep"),
+        link("to", f"{LONG}/name"),
+        file("x" * 255, b"255"),
+        file("-rf", b"dash"),
+    ],
+    "links": [directory("d"), link("in", "d"), link("out", "/usr/bin/env"), link("none", "d/none")],
+    "hard links": [
+        file("z/first", b"same" * 300),
+        hard_link("a", "z/first"),
+        hard_link("z/second", "z/first"),
+        file("z/alike", b"same" * 300),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+async def test_what_is_packed_is_unpacked_to_the_same_image(one: Box, two: Box, name: str) -> None:
+    image = await one.take(packed(TREES[name]))
+    copy = await two.take(await one.archive(image.digest))
+    assert copy == image  # also what it counts: a file with two names is not sent twice
+    assert everything_below(two.path) == everything_below(one.path)
+    assert list(pack(one.path / "images" / image.digest)) == list(
+        pack(two.path / "images" / image.digest)
+    )
+
+
+NAMES = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/"), min_size=1, max_size=60
+).filter(lambda name: name not in (".", "..") and not name.startswith(".wh."))
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(files=st.dictionaries(PATHS, st.binary(max_size=1500), min_size=1, max_size=6))
+async def test_any_tree_that_is_taken_is_the_same_elsewhere(
+    one: Box, two: Box, files: dict[str, bytes]
+) -> None:
+    try:
+        image = await one.take(packed(file(name, data) for name, data in files.items()))
+    except Unprocessable:
+        return  # a file below a file, or a name that is too long
+    assert (await two.take(await one.archive(image.digest))).digest == image.digest
+
+
+async def test_an_image_that_is_being_sent_is_not_removed(one: Box) -> None:
+    image = await one.take(packed([file("long", os.urandom(1_000_000))]))
+    one.clock.time += 1000
+    async with aclosing(one.images.archive(image.digest)) as pieces:
+        sent = await anext(pieces)
+        assert await one.images.collect(frozenset(), 10.0) == 0
+        one.clock.time += 1000
+        assert await one.images.collect(frozenset(), 10.0) == 0
+        sent += b"".join([piece async for piece in pieces])
+    assert sent == await one.archive(image.digest)
+    one.clock.time += 1000
+    assert await one.images.collect(frozenset(), 10.0) == 1
+    with pytest.raises(StoreUnavailable):
+        await one.archive(image.digest)
+
+
+async def test_nobody_is_held_up_by_an_archive_that_nobody_reads_to_its_end(one: Box) -> None:
+    image = await one.take(packed([file("long", os.urandom(1_000_000))]))
+    async with aclosing(one.images.archive(image.digest)) as pieces:
+        await anext(pieces)
+    one.clock.time += 1000
+    assert await one.images.collect(frozenset(), 10.0) == 1
+
+
+async def test_a_file_that_was_replaced_by_a_link_is_not_read(one: Box, tmp_path: Path) -> None:
+    """Nobody but the server writes there; if somebody did, no other file would be told."""
+    image = await one.take(good())
+    (tmp_path / "secret").write_text("confidential")
+    path = one.path / "images" / image.digest / "app.py"
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    assert b"confidential" not in await one.archive(image.digest)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(StoreUnavailable):
+        await one.archive(image.digest)
+
+
+async def test_an_archive_that_does_not_end_is_refused_while_it_comes(one: Box) -> None:
+    header = entry("a", size=10**9).tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        yield header
+        while True:
+            taken += PIECE
+            yield bytes(PIECE)
+
+    before = everything_below(one.path)
+    with pytest.raises(Unprocessable, match="more than"):
+        await one.images.take(Archive.TAR, endless())
+    assert taken <= LIMITS.archive_max_bytes + PIECE
+    assert everything_below(one.path) == before
