@@ -173,7 +173,6 @@ async def open_platform(
         runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
         await _share_images(shared, fleet, runtimes.tenant_images, others, parts, stack)
         lifecycle, elasticity, urls = await restored_lifecycle(parts, settings, node, runtimes)
-        recovered = await _begun_work(membership, dispatcher, journal)
         own = partial(reap, pools), access.keep_fresh, deliveries.run, schedules.run, meter.run
         kept = background_tasks(settings, opened, runtimes.tenant_images, stock, stats, clock)
         services = Services(
@@ -207,8 +206,8 @@ async def open_platform(
             tracer=telemetry.tracer,
         )
         metrics = partial(telemetry.send_metrics, partial(refresh_metrics, services))
-        following = follow_others(others, services, dispatcher, opened, clock)
-        _run_until_closed(stack, *own, recovered, *kept, *following, metrics)
+        _run_until_closed(stack, *own, await _begun_work(membership, dispatcher, journal), metrics)
+        _run_until_closed(stack, *kept, *follow_others(others, services, dispatcher, opened, clock))
         yield _completed(services, parts, dispatcher, membership, shared, stack)
 
 

@@ -34,26 +34,40 @@ def leftovers(*nodes: Server) -> list[Path]:
 
 def test_an_image_is_on_two_nodes_and_every_node_can_use_it(fleet: Fleet) -> None:
     nodes = [fleet.node(name, SHORT).start() for name in ("one", "two", "three")]
-    one = nodes[0]
+    one, *others = nodes
     name = sample_runtimes.add(one, "python", FILES)
     digest = one.call("GET", f"/api/runtimes/{name}").json()["image"]
     # Whoever was answered has it on two disks.
-    with_it = having(digest, *nodes)
-    assert one in with_it
-    assert len(with_it) == 2
-    [third] = [node for node in nodes if node not in with_it]
+    [second] = having(digest, *others)
+    assert having(digest, one)
+    [third] = [node for node in others if node is not second]
 
     # A call at the node without it runs where it is.
     function = one.deploy("mod:handler", runtime=name, max_instances=3)
+    there = Function(third, function.id)
     until(partial(is_active, third, function))
-    record = Function(third, function.id).invoke()
-    assert record["stdout"] == "image"
+    assert there.invoke()["stdout"] == "image"
     assert not having(digest, third)
 
-    # What shows its files needs them here, and so does a runtime that names them.
-    listed = third.call("GET", f"/api/runtimes/{name}/files").json()["files"]
-    assert {file["path"] for file in listed} == {"mod.py", "data/long", "run"}
+    # A runtime is named at a node that has not got its image, and its files are listed there.
+    answer = third.call("POST", "/api/runtimes", {"name": "n", "kind": "python", "image": digest})
+    assert answer.status_code == 201, answer.text
     assert having(digest, third)
+    listed = third.call("GET", "/api/runtimes/n/files").json()["files"]
+    assert {file["path"] for file in listed} == {"mod.py", "data/long", "run"}
     content = third.call("GET", f"{function.path}/versions/1/files/data/long").content
     assert content == FILES["data/long"]
+
+    # Where one of two nodes is drained, the last one gets what that had.
+    small = sample_runtimes.upload(one, {"mod.py": "x = 1"})
+    [holder] = having(small, *others)
+    [last] = [node for node in others if node is not holder]
+    name_of = dict(zip(nodes, ("one", "two", "three"), strict=True))
+    assert one.call("POST", f"/api/nodes/{name_of[holder]}/drain").status_code == 200
+    until(lambda: having(small, last))
+    # The node that took the upload is not needed any more.
+    assert one.call("POST", f"/api/nodes/{name_of[holder]}/uncordon").status_code == 200
+    one.stop()
+    record = there.invoke()
+    assert (record["stdout"], record["execution_node_id"] != "one") == ("image", True)
     assert not leftovers(*nodes)

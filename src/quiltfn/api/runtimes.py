@@ -95,7 +95,8 @@ async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
     of the tenant names them by the digest in the response. The same files have the same digest
     however they were packed; if the tenant has them already, the response is 200. All images of a
     tenant together have a quota. An image that no runtime or version of the tenant uses is removed
-    after a while.
+    after a while. A node of a fleet responds once a second node has the image, if one can be
+    reached; if none takes it, the response is 503, and the upload may be repeated.
     """
     kind = context.headers["content-type"].partition(";")[0].strip().lower()
     image = await context.services.tenant_images.take(
