@@ -67,6 +67,14 @@ class Health:
         """strict: a call's record is synced before the response; relaxed: a moment later."""
         return "strict" if self._journal.is_strict else "relaxed"
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether new calls should come here: it is neither ending nor drained. It asks nobody, and
+        a database that is away changes nothing: all nodes would be left out at once, while they
+        serve calls with the instances that they have.
+        """
+        return not (self.draining or self.refuses)
+
     async def report(self) -> dict[str, Any]:
         """Each part with `ok` and a reason; `ready` is true if every part is ok."""
         parts = {

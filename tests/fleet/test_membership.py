@@ -166,6 +166,10 @@ def test_a_node_is_drained_and_uncordoned_by_another(fleet: Fleet) -> None:
     assert done.code == 0, done.stderr
     assert "draining" in done.stdout
     until(lambda: not one.call("GET", "/api/functions/health").json()["ready"])
+    assert one.call("GET", "/health").status_code == 200
+    left_out = one.call("GET", "/health/ready")  # what balances load asks, without a key
+    assert (left_out.status_code, left_out.json()["error_code"]) == (503, "SHUTTING_DOWN")
+    assert two.call("GET", "/health/ready").json() == {"status": "ok"}
     health = one.call("GET", "/api/functions/health")
     assert "draining" in health.json()["checks"]["accepting_calls"]["reason"]
     # What still comes to it runs at the other one.

@@ -303,6 +303,11 @@ def test_system_info_says_whose_key_it_was(keyed: Keyed) -> None:
         assert (info["tenant_id"], info["scope"]) == (name, scope)
 
 
+def test_what_balances_load_asks_without_a_key(keyed: Keyed) -> None:
+    anybody = Api(keyed.server.url, "")
+    assert anybody.good("GET", "/health/ready") == {"status": "ok"}
+
+
 def test_whoami_says_whose_key_it_is_and_until_when(keyed: Keyed) -> None:
     tenant = new_name()
     made = keyed.key(tenant, "invoke", expires_seconds=600)
@@ -378,7 +383,7 @@ def test_no_function_bears_a_reserved_word(tenant: Api, word: str) -> None:
 
 SCOPES = ["read", "invoke", "write", "admin", "operator"]
 ID = "/api/functions/01a20e60-4498-7000-aca5-20281701ad36"
-PUBLIC = [("GET", "/health"), ("GET", "/openapi.json"), ("GET", "/docs")]
+PUBLIC = [("GET", "/health"), ("GET", "/health/ready"), ("GET", "/openapi.json"), ("GET", "/docs")]
 PUBLIC += [("GET", "/ui"), ("GET", "/ui/"), ("GET", "/ui/{file}"), ("GET", "/")]
 # Who may call the URL of a function is said by that URL: tests/service/test_urls.py.
 PUBLIC += [(method, "/fn/{path}") for method in ("GET", "PUT", "POST", "DELETE")]

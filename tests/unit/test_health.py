@@ -8,7 +8,29 @@ from quiltfn.health import Health, HostFacts
 from quiltfn.model.errors import StoreUnavailable
 
 
+async def test_what_is_away_makes_no_server_leave_the_load_balancer(tmp_path: Path) -> None:
+    health = made(tmp_path)
+    report = await health.report()
+    assert (report["ready"], health.takes_calls) == (False, True)
+    health.refuses = "drained"
+    assert not health.takes_calls
+    health.refuses, health.draining = "", True
+    assert not health.takes_calls
+
+
 async def test_a_removed_data_directory_is_told(tmp_path: Path) -> None:
+    there = await made(tmp_path).report()
+    gone = await made(tmp_path / "gone").report()
+    assert cast("str", there["checks"]["disk"]["reason"]).endswith("MiB free")
+    assert not gone["ready"]
+    assert not gone["checks"]["disk"]["ok"]
+    assert "No such file" in gone["checks"]["disk"]["reason"]
+    assert gone["checks"]["store"]["reason"] == "the data directory was removed"
+
+
+def made(data_dir: Path) -> Health:
+    """Of a server whose store does not answer."""
+
     async def ping() -> None:
         raise StoreUnavailable("the data directory was removed")
 
@@ -28,10 +50,4 @@ async def test_a_removed_data_directory_is_told(tmp_path: Path) -> None:
     )
     store: Any = SimpleNamespace(ping=ping, condition=lambda: (True, "whole"))
     journal: Any = SimpleNamespace(is_strict=False)
-    there = await Health(machine, store, journal, tmp_path, none, 0).report()
-    gone = await Health(machine, store, journal, tmp_path / "gone", none, 0).report()
-    assert cast("str", there["checks"]["disk"]["reason"]).endswith("MiB free")
-    assert not gone["ready"]
-    assert not gone["checks"]["disk"]["ok"]
-    assert "No such file" in gone["checks"]["disk"]["reason"]
-    assert gone["checks"]["store"]["reason"] == "the data directory was removed"
+    return Health(machine, store, journal, data_dir, none, 0)

@@ -271,6 +271,7 @@ CALLS: list[tuple[Call, str, str]] = [
     (lambda at: at.nodes.remove("n1"), "DELETE", "/api/nodes/n1"),
     (lambda at: at.system.get_health(), "GET", f"{BASE}/health"),
     (lambda at: at.system.get_liveness(), "GET", "/health"),
+    (lambda at: at.system.get_readiness(), "GET", "/health/ready"),
     (lambda at: at.system.get_info(), "GET", "/api/system/info"),
     (lambda at: at.system.whoami(), "GET", "/api/whoami"),
     (lambda at: at.system.get_doctor_report(), "GET", "/api/system/doctor"),

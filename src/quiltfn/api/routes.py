@@ -803,6 +803,10 @@ DASHBOARD_FILE = Route(
     texts=tuple(kind.partition(";")[0] for kind in web.CONTENT_TYPES.values()),
     codes=("NOT_FOUND",),
 )
+LIVENESS = Route(handler=system.get_liveness, scope=None, answer=wire.Liveness)
+READINESS = Route(
+    handler=system.get_readiness, scope=None, answer=wire.Liveness, codes=("SHUTTING_DOWN",)
+)
 HEALTH = document(system.get_health, wire.Health)
 
 BY_ID = invoking(functions.invoke_function, work.accepted_by_id, functions.called_by_id)
@@ -816,10 +820,8 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     (CALL_BY_ID, {"POST": BY_ID}),
     (CALL_BY_NAME, {"POST": BY_NAME}),
     ("/fn/{path:path}", {ANY_METHOD: CALL_URL}),
-    (
-        "/health",
-        {"GET": Route(handler=system.get_liveness, scope=None, answer=wire.Liveness)},
-    ),
+    ("/health", {"GET": LIVENESS}),
+    ("/health/ready", {"GET": READINESS}),
     ("/api/functions", {"POST": CREATE, "GET": LIST}),
     ("/api/functions/health", {"GET": HEALTH}),
     ("/api/functions/help", {"GET": document(system.get_help, wire.Help)}),

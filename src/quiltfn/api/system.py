@@ -18,7 +18,7 @@ from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.health import Health
 from quiltfn.model.access import Scope
-from quiltfn.model.errors import Forbidden, StoreUnavailable, Unprocessable
+from quiltfn.model.errors import Forbidden, ShuttingDown, StoreUnavailable, Unprocessable
 from quiltfn.model.runtime import Isolation, Kind
 from quiltfn.observe import metrics
 from quiltfn.ports import Audit, AuditQuery, Clock, Journal, Keys, Pools, WarmStock
@@ -71,6 +71,16 @@ class AuditServices(RouteServices):
 
 async def get_liveness(_context: RequestContext[SystemServices]) -> Response:
     """Show that the server answers. Nothing is checked."""
+    return json_response(wire.Liveness())
+
+
+async def get_readiness(context: RequestContext[SystemServices]) -> Response:
+    """Show that the server takes calls, for what balances load. It is refused where the server ends
+    or is drained. A database that is away makes no difference.
+    """
+    health = context.services.health
+    if not health.takes_calls:
+        raise ShuttingDown(health.refuses, retry_after=5)
     return json_response(wire.Liveness())
 
 

@@ -118,8 +118,7 @@ class Membership:
     async def turn(self) -> None:
         """One beat and one look at the others. Raises `StoreUnavailable`."""
         began = boottime()
-        lag_s = round(self.lag_s(), 1)
-        own = await self._members.beat(msgspec.structs.replace(self.report(), lag_s=lag_s))
+        own = await self._members.beat(self._report())
         if own is None:
             return self._lose(Loss.TAKEN_OVER)
         self._renewed_at = began
@@ -132,6 +131,12 @@ class Membership:
             told(found)
         if due and self._taking_over is None:  # beside the beats, which it must not hold up
             self._taking_over = asyncio.ensure_future(self._take_over(due))
+
+    def _report(self) -> Report:
+        """This node's load, and what it knows by itself."""
+        times = self.times
+        told = (times.beat_s, times.fence_s, times.end_s, times.reap_s)
+        return msgspec.structs.replace(self.report(), lag_s=round(self.lag_s(), 1), times=told)
 
     async def settled(self) -> None:
         """Waits until no take-over is under way."""

@@ -38,14 +38,16 @@ class Presence(StrEnum):
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How loaded a node is, as it says itself with each beat. `memory_free_mib`: of the memory for
     instances. `running`: calls that have not ended, `queued`: those of them that wait for an
-    instance. `lag_s`: it has what other nodes changed until so many seconds ago. `pools`: those
-    that may have instances.
+    instance. `lag_s`: it has what other nodes changed until so many seconds ago. `times`:
+    after how many seconds it beats, begins nothing, ends its instances, and takes others over.
+    `pools`: those that may have instances.
     """
 
     memory_free_mib: float = 0.0
     running: int = 0
     queued: int = 0
     lag_s: float = 0.0
+    times: Sequence[float] = ()
     pools: Sequence[PoolLoad] = ()
 
 

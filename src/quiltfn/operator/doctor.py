@@ -64,7 +64,7 @@ def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
         machine.crun(settings.crun),
         machine.guest(GUEST, platform.machine()),
         host_findings.disk(settings.data_dir),
-        *database(settings),
+        *(database(settings) if settings.fleet == Path() else fleet(settings)),
         *host_findings.of_the_host(root, mode),
         machine.egress(),
         machine.gvisor(settings.runsc),
@@ -111,6 +111,13 @@ def database(settings: Settings) -> Iterator[Finding]:
     else:
         is_verified = is_store_verified(settings.store)
         yield host_findings.database(settings.store, is_verified, version)
+
+
+def fleet(settings: Settings) -> Iterator[Finding]:
+    """What keeps this node from its fleet, and what makes the fleet weaker."""
+    from quiltfn.operator import fleet_doctor  # noqa: PLC0415 - a server alone has none of it
+
+    yield from fleet_doctor.examine(settings, settings.fleet)
 
 
 def leftovers(run_dir: Path) -> Finding:
@@ -178,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--data-dir", help="the server's data directory (default ./data)")
     it.add_argument("--store", help="the database of a server that keeps its state in PostgreSQL")
     it.add_argument("--store-password-file", help="file with the password of that database")
+    it.add_argument("--fleet", metavar="FILE", help="a node's file: its fleet is examined as well")
     it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
     it.add_argument("--runsc", help="gVisor (default /usr/bin/runsc)")
     it.add_argument("--output", "-o", choices=["table", "json"], default="table")

@@ -67,6 +67,11 @@ def get_liveness() -> Flow[Liveness]:
     return ask(get("/health", Liveness))
 
 
+def get_readiness() -> Flow[Liveness]:
+    """Whether the server takes calls, which one that ends or is drained does not; needs no key."""
+    return ask(get("/health/ready", Liveness))
+
+
 @with_fields_of(AuditFilters)
 def list_audit_entries(filters: AuditFilters) -> Listing[AuditPage, AuditEntry]:
     """Who changed what, or was refused it, newest first. `action`: only this, such as
@@ -119,6 +124,7 @@ class SystemMethods:
     list_instances = Method(list_instances)
     get_health = Method(get_health)
     get_liveness = Method(get_liveness)
+    get_readiness = Method(get_readiness)
     list_audit_entries = PagedMethod(list_audit_entries)
     get_usage = Method(get_usage)
     follow_events = StreamMethod(follow_events, TenantEventReader)

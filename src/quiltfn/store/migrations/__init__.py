@@ -29,6 +29,15 @@ def head() -> str | None:
     return ScriptDirectory.from_config(config()).get_current_head()
 
 
+def is_known(revision: str) -> bool:
+    """Whether this quiltfn has that revision, and those before it."""
+    try:
+        ScriptDirectory.from_config(config()).get_revision(revision)
+    except CommandError:
+        return False
+    return True
+
+
 def upgrade(connection: Connection) -> None:
     """Walks to the newest revision in one transaction, so that a kill half-way leaves the old one.
 
@@ -41,15 +50,12 @@ def upgrade(connection: Connection) -> None:
 def upgrade_in(connection: Connection) -> None:
     """Likewise in a transaction of the caller's. An empty PostgreSQL begins with `BASELINE`."""
     found = MigrationContext.configure(connection).get_current_revision()
-    if found is not None:
-        try:
-            ScriptDirectory.from_config(config()).get_revision(found)
-        except CommandError as error:
-            raise StoreBroken(
-                f"The database was written by a newer quiltfn (its schema is {found}, this one "
-                f"knows up to {head()}). Start that version, or restore an older backup."
-            ) from error
-    elif connection.dialect.name == "postgresql":
+    if found is not None and not is_known(found):
+        raise StoreBroken(
+            f"The database was written by a newer quiltfn (its schema is {found}, this one "
+            f"knows up to {head()}). Start that version, or restore an older backup."
+        )
+    if found is None and connection.dialect.name == "postgresql":
         schema = Path(__file__).with_name(f"postgresql_{BASELINE}.sql").read_text("utf-8")
         driver(connection).execute(schema)
         command.stamp(config(connection), BASELINE)

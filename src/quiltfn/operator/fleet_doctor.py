@@ -1,0 +1,340 @@
+"""What `quiltfn doctor --fleet FILE` finds of a node and its fleet. It reads, and changes nothing:
+no lock is taken, no row is written. No finding has anything secret of the node's file in it.
+"""
+
+import asyncio
+import errno
+import ipaddress
+import itertools
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quiltfn.clock import SystemClock
+from quiltfn.fleet.directory import MemberDirectory
+from quiltfn.fleet.files import NodeFile, parse, split_address
+from quiltfn.fleet.identity import PING
+from quiltfn.fleet.peers import HttpPeers
+from quiltfn.host_findings import Finding, database, fine, refuse, warn
+from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.opened_store import NO_DRIVER
+from quiltfn.ports.placement import PeerUnavailable
+from quiltfn.settings import BadSetting, Settings, is_store_verified, read_private
+from quiltfn.store import StoreBroken
+
+if TYPE_CHECKING:
+    from quiltfn.store.fleet_facts import FleetFacts
+
+CERTIFICATE_SOON_DAYS = 30
+SLOW_S = 0.010
+CLOCK_OFF_MAX_S = 5.0
+# One for writes, one for reads, one for notices, and two for what must not wait: beats and slots.
+CONNECTIONS_OF_NODE = 5
+AT_ONCE = 20  # peers that are asked at the same time
+TIMES = ("fleet_beat_s", "fleet_fence_s", "fleet_end_s", "fleet_reap_s")
+
+
+def examine(settings: Settings, path: Path) -> Iterator[Finding]:
+    """What keeps the node that has this file from its fleet, and what makes the fleet weaker."""
+    try:
+        own = parse(NodeFile, read_private("fleet", path))
+    except BadSetting as error:
+        advice = "take the file that quiltfn fleet add-node made, with chown root and chmod 600"
+        yield refuse("fleet_file", str(error), advice)
+        return
+    yield fine("fleet_file", f"{path} is of node {own.name} in the fleet {own.fleet_id}")
+    yield certificate(own, SystemClock().unix())
+    found = read(own)
+    if isinstance(found, Finding):
+        yield found
+        yield peer_port(own, is_running=False)
+        return
+    yield database(own.store, is_store_verified(own.store), found.settings["server_version"])
+    yield from of_database(found)
+    yield from of_members(settings, own, found.members)
+
+
+def of_database(facts: "FleetFacts") -> Iterator[Finding]:
+    """What its database and the PostgreSQL around it say."""
+    yield latency(facts)
+    yield schema(facts)
+    yield role(facts)
+    yield synced(facts.settings)
+    yield failover(facts)
+    yield connections(facts)
+    yield clock(facts)
+
+
+def of_members(settings: Settings, own: NodeFile, members: Sequence[Member]) -> Iterator[Finding]:
+    """What the nodes say of themselves, and whether they can be reached from here."""
+    by_name = {one.name: one for one in members}
+    yield membership(own, by_name.get(own.name))
+    yield times(settings, members)
+    is_running = own.name in by_name and by_name[own.name].presence is Presence.PRESENT
+    yield peer_port(own, is_running=is_running)
+    yield from peers(own, members)
+
+
+def certificate(own: NodeFile, now: float) -> Finding:
+    """`now`: Unix seconds."""
+    again = "quiltfn fleet add-node with the same name makes the file again; restart the node"
+    try:
+        days = own.check_certificate(now)
+    except BadSetting as error:
+        return refuse("certificate", str(error), again)
+    sentence = f"the node's certificate is valid for {days:.0f} days"
+    if days < CERTIFICATE_SOON_DAYS:
+        return warn("certificate", sentence, again)
+    return fine("certificate", sentence)
+
+
+def read(own: NodeFile) -> "FleetFacts | Finding":
+    """What the database says; a finding where it cannot be used."""
+    try:
+        from quiltfn.store.fleet_facts import read_facts  # noqa: PLC0415 - it needs the extra
+    except ImportError as error:
+        return refuse("store", NO_DRIVER.format(error=error), "install the extra")
+    try:
+        return read_facts(own.store, own.store_password or None, own.fleet_id, SystemClock().unix)
+    except StoreBroken as error:
+        sentence = f"{own.store} cannot be used: {error}"
+        return refuse("store", sentence, "start it, let this machine in, or make the file again")
+
+
+def latency(facts: "FleetFacts") -> Finding:
+    """Each grant of an instance, each accepted call and each strict record waits for it."""
+    sentence = f"a statement to the database takes {1000 * facts.latency_s:.1f} ms there and back"
+    if facts.latency_s > SLOW_S:
+        advice = "have the database nearer: starts of instances and accepted calls wait for it"
+        return warn("latency", sentence, advice)
+    return fine("latency", sentence)
+
+
+def schema(facts: "FleetFacts") -> Finding:
+    sentence = f"its tables are of revision {facts.revision}"
+    if facts.revision == facts.known:
+        return fine("schema", f"{sentence}, as this quiltfn has them")
+    if facts.is_newer:
+        return refuse(
+            "schema",
+            f"{sentence}, and this quiltfn knows up to {facts.known}",
+            "install the version of quiltfn that the other nodes have",
+        )
+    return warn(
+        "schema",
+        f"{sentence}: this quiltfn brings them up to {facts.known}, while no other node runs",
+        "stop all nodes, and start one of this version first",
+    )
+
+
+def role(facts: "FleetFacts") -> Finding:
+    """Whether nodes may do what they do, and no more."""
+    if facts.is_superuser:
+        return warn(
+            "role",
+            "nodes come as a superuser of PostgreSQL",
+            "make a role without rights that owns the database, and the fleet's files with it",
+        )
+    if facts.foreign_tables:
+        some = ", ".join(facts.foreign_tables[:3])
+        return refuse(
+            "role",
+            f"the role of the node's file does not own {len(facts.foreign_tables)} of the tables: "
+            f"{some}",
+            "ALTER TABLE … OWNER TO that role, as after a restore by another role",
+        )
+    return fine("role", "the role owns the tables and is no superuser")
+
+
+def synced(settings: Mapping[str, str]) -> Finding:
+    off = [name for name in ("fsync", "full_page_writes") if settings[name] != "on"]
+    if off:
+        return warn(
+            "synced",
+            f"PostgreSQL runs with {' and '.join(off)} off: a power cut can lose what was "
+            "acknowledged",
+            f"set {' and '.join(off)} to on",
+        )
+    return fine("synced", "PostgreSQL syncs what it commits")
+
+
+def failover(facts: "FleetFacts") -> Finding:
+    """What a failover can lose."""
+    names = facts.settings["synchronous_standby_names"]
+    if names:
+        return fine("failover", f"commits wait for a synchronous standby ({names})")
+    if facts.standbys:
+        return warn(
+            "failover",
+            "a standby follows behind (asynchronously): a failover to it can lose what was "
+            "acknowledged, and grants, so that more than max_instances run for a while",
+            "set synchronous_standby_names",
+        )
+    return fine("failover", "no standby follows: there is nothing to fail over to")
+
+
+def connections(facts: "FleetFacts") -> Finding:
+    """Whether PostgreSQL has room for all nodes."""
+    there = max(1, sum(one.state is not NodeState.REMOVED for one in facts.members))
+    needed = there * CONNECTIONS_OF_NODE
+    room = facts.connections_max - facts.connections_of_others
+    sentence = (
+        f"{there} node(s) use up to {needed} connections; PostgreSQL has room for {room} beside "
+        "those of other databases"
+    )
+    if needed > room:
+        return warn("connections", sentence, "raise max_connections, or the limit of the role")
+    return fine("connections", sentence)
+
+
+def clock(facts: "FleetFacts") -> Finding:
+    off = facts.clock_off_s
+    how = "later" if off > 0 else "earlier"
+    sentence = f"the database's clock is {abs(off):.2f} s {how} than this machine's"
+    if abs(off) > CLOCK_OFF_MAX_S:
+        advice = "have both set by NTP: certificates, logs and ids go by this machine's"
+        return warn("clock", sentence, advice)
+    return fine("clock", sentence)
+
+
+def membership(own: NodeFile, member: Member | None) -> Finding:
+    if member is None:
+        return fine("node", f"node {own.name} has not been started yet")
+    if member.state is NodeState.REMOVED:
+        advice = "quiltfn fleet add-node with another name makes the file of a new node"
+        return refuse("node", f"node {own.name} was removed from the fleet", advice)
+    if member.address != own.address and member.presence is Presence.PRESENT:
+        return warn(
+            "node",
+            f"node {own.name} serves at {member.address}, and its file says {own.address}",
+            "restart the node, or look which file it was started with",
+        )
+    return fine("node", f"node {own.name} is {member.state}, {member.presence}")
+
+
+def times(settings: Settings, members: Sequence[Member]) -> Finding:
+    """All nodes have the same: one with a shorter time takes others over that still run."""
+    mine = [getattr(settings, name) for name in TIMES]
+    told = ", ".join(f"{name} {value:g}" for name, value in zip(TIMES, mine, strict=True))
+    others = [
+        f"{one.name} has {' '.join(f'{value:g}' for value in one.report.times)}"
+        for one in members
+        if one.presence is Presence.PRESENT and one.report.times and list(one.report.times) != mine
+    ]
+    if others:
+        return warn(
+            "times",
+            f"the nodes do not have the same times: here {told}; {'; '.join(others[:5])}",
+            "set the same on all nodes (for this examination by --config), and restart those that "
+            "differ: a node could be taken over while it runs",
+        )
+    return fine("times", f"all nodes that run have the same times: {told}")
+
+
+# The peer port -----------------------------------------------------------------------------------
+
+
+def peer_port(own: NodeFile, *, is_running: bool) -> Finding:
+    """Whether the node can listen there, and who else could reach it. `is_running`: it does."""
+    problem = None if is_running else why_not_bound(own)
+    if problem is not None:
+        advice = "free the port, or make the file again with another --listen"
+        return refuse("peer_port", f"{own.listen} cannot be bound: {problem}", advice)
+    public = public_addresses(own)
+    if public:
+        return warn(
+            "peer_port",
+            f"the peer port {own.listen} is at a public address ({', '.join(public[:3])})",
+            "let nobody but the nodes reach it (a packet filter), or take a private address with "
+            "--address and --listen",
+        )
+    return fine("peer_port", f"the peer port {own.listen} is at no public address")
+
+
+def why_not_bound(own: NodeFile) -> str | None:
+    """Binds the port for a moment, as the node does."""
+    host, port = split_address("listen", own.listen)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(found[0], socket.SOCK_STREAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(found[4])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return "another program has it"
+        return error.strerror or str(error)
+    return None
+
+
+def public_addresses(own: NodeFile) -> list[str]:
+    """Addresses that the internet may reach, at which the port listens or is reached by others."""
+    hosts = [split_address(name, getattr(own, name))[0] for name in ("address", "listen")]
+    found = {one for host in hosts for one in addresses_of(host)}
+    if any(ipaddress.ip_address(one).is_unspecified for one in found):
+        found |= set(addresses_of_machine())
+    return sorted(one for one in found if ipaddress.ip_address(one).is_global)
+
+
+def addresses_of(host: str) -> list[str]:
+    """Of a name those that it has now; none where it has none."""
+    try:
+        return [str(one[4][0]).partition("%")[0] for one in socket.getaddrinfo(host, None)]
+    except OSError:
+        return []
+
+
+def addresses_of_machine(root: Path = Path("/")) -> list[str]:
+    """Those of its network devices, as the kernel lists them."""
+    found = []
+    with_words = (root / "proc/net/fib_trie", root / "proc/net/if_inet6")
+    four, six = (path.read_text() if path.exists() else "" for path in with_words)
+    lines = four.splitlines()
+    for before, line in itertools.pairwise(lines):
+        if "/32 host LOCAL" in line and "|--" in before:
+            found.append(before.partition("|--")[2].strip())
+    for line in six.splitlines():
+        found.append(str(ipaddress.ip_address(bytes.fromhex(line.split()[0]))))
+    return list(dict.fromkeys(found))
+
+
+def peers(own: NodeFile, members: Sequence[Member]) -> list[Finding]:
+    """Asks each other node that is there, with this node's certificate."""
+    others = [
+        one
+        for one in members
+        if one.name != own.name
+        and one.presence is Presence.PRESENT
+        and one.state is not NodeState.REMOVED
+    ]
+    return asyncio.run(_asked(own, members, others)) if others else []
+
+
+async def _asked(
+    own: NodeFile, members: Sequence[Member], others: Sequence[Member]
+) -> list[Finding]:
+    directory, turn = MemberDirectory(own.name), asyncio.Semaphore(AT_ONCE)
+    directory.learned(members)
+    asking = HttpPeers(own, directory)
+
+    async def ask(one: Member) -> Finding:
+        async with turn:
+            return await _ask(asking, one)
+
+    try:
+        return list(await asyncio.gather(*map(ask, others)))
+    finally:
+        await asking.aclose()
+
+
+async def _ask(asking: HttpPeers, one: Member) -> Finding:
+    name, began = f"peer_{one.name}", time.monotonic()
+    try:
+        async with asking.request(one.name, "GET", PING.encode(), [], b"", None) as answer:
+            await answer.read(0)
+    except PeerUnavailable as error:
+        advice = f"let this machine reach {one.address}, and look into the log of node {one.name}"
+        return warn(name, str(error), advice)
+    took_ms = 1000 * (time.monotonic() - began)
+    return fine(name, f"node {one.name} at {one.address} lets this one in, after {took_ms:.0f} ms")
