@@ -2,11 +2,12 @@
 GB-seconds per day.
 
 The limits of calls apply to invocations only, so a tenant that has reached one can still pause,
-scale or delete the function that uses it up.
+scale or delete the function that uses it up. On a node of a fleet they are those of all nodes
+together.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,8 +15,10 @@ import msgspec
 
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.stats import DAY_S, gb_seconds_of
+from quiltfn.model.tenant_load import TenantLoad
 from quiltfn.model.tenant_quota import TenantLimits
 from quiltfn.ports import Clock
+from quiltfn.ports.quotas import OtherNodes
 
 
 @dataclass(slots=True)
@@ -65,6 +68,8 @@ class Admission:
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._buckets: dict[str, _Bucket] = {}
         self._days: dict[str, DayUse] = {}
+        # On a node of a fleet, whose limits are those of all nodes together.
+        self.others: OtherNodes | None = None
         # Told of a tenant whose use of today is needed and not known; `know_use` says it.
         self.on_unknown_use: Callable[[str], None] = lambda _: None
         # Tenants whose use of today was asked for, in the order of that; None: nobody takes them.
@@ -83,8 +88,12 @@ class Admission:
 
     def call(self, tenant_id: str) -> "InFlight":
         """One invocation, from here to the end of the `with` block. Raises `RateLimited`."""
-        limits = self._own.get(tenant_id, self.limits)
-        if self._in_flight[tenant_id] >= limits.calls_in_flight:
+        limits, in_flight = self._own.get(tenant_id, self.limits), self._in_flight[tenant_id]
+        if (
+            in_flight >= limits.calls_in_flight
+            if self.others is None
+            else not self.others.has_room(tenant_id, in_flight, limits.calls_in_flight)
+        ):
             raise RateLimited(
                 f"the tenant has {limits.calls_in_flight} calls in flight, its limit",
                 retry_after=1,
@@ -130,8 +139,13 @@ class Admission:
             )
 
     def in_flight(self, tenant_id: str) -> int:
-        """How many calls of the tenant run or wait."""
-        return self._in_flight.get(tenant_id, 0)
+        """How many calls of the tenant run or wait, on all nodes as far as is known."""
+        elsewhere = 0 if self.others is None else self.others.in_flight(tenant_id)
+        return self._in_flight.get(tenant_id, 0) + elsewhere
+
+    def loads(self) -> Sequence[TenantLoad]:
+        """What this node tells others of its tenants."""
+        return () if self.others is None else self.others.report(self._in_flight)
 
     def image_bytes(self, tenant_id: str) -> int:
         """What the tenant's images may count."""
@@ -171,8 +185,9 @@ class Admission:
     def _today(self) -> int:
         return int(self._clock.unix()) // DAY_S
 
-    def _take_token(self, tenant_id: str, rate: float) -> None:
+    def _take_token(self, tenant_id: str, limit: float) -> None:
         now = self._clock.now()
+        rate = limit if self.others is None else self.others.rate(tenant_id, limit)
         most = max(1.0, rate)
         bucket = self._buckets.setdefault(tenant_id, _Bucket(most, now))
         bucket.tokens = min(most, bucket.tokens + (now - bucket.at) * rate)
@@ -180,6 +195,6 @@ class Admission:
         if bucket.tokens < 1:
             wait = (1 - bucket.tokens) / rate
             raise RateLimited(
-                f"the tenant may make {rate:g} calls a second", retry_after=int(wait) + 1
+                f"the tenant may make {limit:g} calls a second", retry_after=int(wait) + 1
             )
         bucket.tokens -= 1

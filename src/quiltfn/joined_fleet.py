@@ -92,7 +92,9 @@ class NodeControl:
         self._membership, self._platform = membership, platform
         self._tasks: set[asyncio.Task[None]] = set()
         self._following = asyncio.Lock()
-        membership.report = partial(report_of, platform.pools, platform.services.invoker)
+        services = platform.services
+        within = services.pools, services.invoker, services.admission.loads
+        membership.report = partial(report_of, *within)
         membership.on_state.append(self._state_changed)
         membership.on_lost.append(self._lost)
         platform.health.why_not_seen = lambda: membership.problem

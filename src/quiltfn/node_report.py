@@ -1,11 +1,21 @@
 """What a node says of its own load."""
 
+from collections.abc import Callable, Sequence
+
 from quiltfn.invoke import Invoker
 from quiltfn.model.member import Report, bounded
+from quiltfn.model.tenant_load import TenantLoad
 from quiltfn.ports import Pools
 
 
-def report_of(pools: Pools, invoker: Invoker) -> Report:
+def no_tenants() -> Sequence[TenantLoad]:
+    """Nobody asks for those of a server that is alone."""
+    return ()
+
+
+def report_of(
+    pools: Pools, invoker: Invoker, tenants: Callable[[], Sequence[TenantLoad]] = no_tenants
+) -> Report:
     """The load of this moment. It costs some microseconds for each pool."""
     memory = pools.memory
     return Report(
@@ -13,4 +23,5 @@ def report_of(pools: Pools, invoker: Invoker) -> Report:
         running=invoker.running,
         queued=pools.waiting(),
         pools=bounded(pools.loads()),
+        tenants=tenants(),
     )

@@ -167,7 +167,7 @@ async def open_platform(
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         parts = _call_parts(settings, opened, pools, invoker, journal, clock)
         shared, fleet = _shared_with_others(membership, node, parts, stock, stack)
-        admission, stats, quotas, meter = await restored_quotas(settings, parts, stack)
+        admission, stats, quotas, meter = await restored_quotas(settings, parts, fleet, stack)
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
@@ -350,12 +350,14 @@ def _health(
 
 
 async def restored_quotas(
-    chosen: Settings, parts: CallParts, stack: AsyncExitStack
+    chosen: Settings, parts: CallParts, fleet: "FleetCalls | None", stack: AsyncExitStack
 ) -> tuple[Admission, SqlStats, Quotas, Metering]:
     """What admits calls, the statistics of calls, the quotas, which are told of every commit
     because they are counted by it, and what measures instances.
     """
     database, admission = parts.store.database, Admission(parts.clock, tenant_limits(chosen))
+    if fleet is not None:
+        admission.others = fleet.tenants
     bound = StorageLimit(tenant=chosen.tenant_stats_bytes, all=chosen.stats_bytes)
     stats = SqlStats(database, parts.clock, bound)
     quotas = Quotas(SqlQuotas(database), stats, admission, parts.clock)

@@ -38,6 +38,7 @@ from quiltfn.model.member import (
 )
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.retention import StorageLimit
+from quiltfn.model.tenant_load import TenantLoad
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
 from quiltfn.ports.fleet import NodeRemoved
 from quiltfn.store import (
@@ -60,8 +61,9 @@ LATER_MS = NOW_MS + HOUR_MS
 REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
 TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
 OF_POSTGRESQL = pytest.mark.parametrize("open_shared", ["postgresql"], indirect=True)
-LOADS = [PoolLoad("f", 2, 0, 3, 1, 4)]
-BUSY = Report(memory_free_mib=512.5, running=3, queued=1, pools=LOADS)
+LOADS = [PoolLoad("f", 2, 0, 3, 1, 4, 1, 2, 3, 4, 1)]
+TENANTS = [TenantLoad("acme", 3, 5, 2.25)]
+BUSY = Report(memory_free_mib=512.5, running=3, queued=1, pools=LOADS, tenants=TENANTS)
 
 
 class Node(NamedTuple):

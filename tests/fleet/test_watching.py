@@ -84,6 +84,8 @@ def test_what_is_seen_at_one_node_is_true_of_all(fleet: Fleet) -> None:
     with followed(two) as told:
         here = instances_are_counted_over_both(one, two)
         events_come_from_both(two, here, told)
+    calls_in_flight_are_those_of_both(one, two, here)
+    calls_a_second_are_those_of_both(one, two, here)
     with followed(two) as told:
         a_killed_node_is_a_gap_and_heals(one, two, here, told)
 
@@ -118,6 +120,64 @@ def events_come_from_both(two: Server, here: Function, told: list[Told]) -> None
     until(lambda: [data["ready"] for name, data in told if name == "pool"][-1] == 2)
     ids = [data["invocation_id"] for name, data in told if name == "invocation.ended"]
     assert len(set(ids)) == len(ids), "an end was told twice"
+
+
+QUOTA = "/api/tenants/default/quota"
+
+
+def limited(nodes: tuple[Server, ...], **limits: float) -> None:
+    """The tenant has these limits, and every node has heard of it."""
+    assert nodes[0].call("PUT", QUOTA, limits).status_code == 200
+    for node in nodes:
+        until(partial(has_limits, node, limits))
+
+
+def has_limits(node: Server, limits: dict[str, float]) -> bool:
+    found: dict[str, Any] = node.call("GET", QUOTA).json()
+    return limits.items() <= found.items()
+
+
+def is_taken(function: Function) -> bool:
+    return function.try_invoke().status_code == 200
+
+
+def in_flight(node: Server) -> int:
+    used: dict[str, int] = node.call("GET", QUOTA).json()["used"]
+    return used["calls_in_flight"]
+
+
+def calls_in_flight_are_those_of_both(one: Server, two: Server, here: Function) -> None:
+    limited((one, two), calls_in_flight=2)
+    there = Function(two, here.id)
+    long = [one.later(each.invoke, "2") for each in (here, there)]
+    until(lambda: in_flight(one) == 2 == in_flight(two))
+    for each in (here, there):
+        refused = each.try_invoke()
+        assert (refused.status_code, refused.json()["error_code"]) == (429, "RATE_LIMITED")
+    for call in long:
+        call.result()
+    for each in (here, there):
+        until(partial(is_taken, each))
+
+
+def calls_a_second_are_those_of_both(one: Server, two: Server, here: Function) -> None:
+    rate, seconds = 5, 3.0
+    limited((one, two), calls_per_second=rate)
+    began = time.monotonic()
+
+    def call(function: Function) -> int:
+        count = 0
+        while time.monotonic() < began + seconds:
+            count += function.try_invoke().status_code == 200
+            time.sleep(0.02)
+        return count
+
+    calling = [one.later(call, each) for each in (here, Function(two, here.id))]
+    admitted = sum(each.result() for each in calling)
+    took = time.monotonic() - began
+    # A second's worth may come at once, and each node has one more. Without each other: twice that.
+    assert 0.5 * rate * seconds <= admitted <= rate * took + rate + 2
+    limited((one, two))
 
 
 def a_killed_node_is_a_gap_and_heals(

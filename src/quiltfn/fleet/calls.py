@@ -20,6 +20,7 @@ from quiltfn.fleet.peers import HttpPeers
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.reports import ReportReader
 from quiltfn.fleet.routing import RoutingTable
+from quiltfn.fleet.tenants import FleetTenants
 from quiltfn.fleet.watching import TARGET, OwnEvents, Watching
 from quiltfn.invoke import Invoker
 from quiltfn.model.errors import NotFound
@@ -52,6 +53,7 @@ class FleetCalls:
         self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
         clock, times = membership.clock, membership.times
         self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
+        self.tenants = FleetTenants(own.name, clock)
         self._http = HttpPeers(own, self._directory)
         self.peers = CountedPeers(self._http)
         self._own_events: OwnEvents | None = None
@@ -62,10 +64,12 @@ class FleetCalls:
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
         self.placement.on_told.append(self._told)
         membership.on_read.append(self._read)
+        self._read(membership.seen())
 
     def _read(self, members: Sequence[Member]) -> None:
         self._directory.learned(members)
         self.pools.read(members)
+        self.tenants.read(members, self.pools.nodes())
         self._reports.read(members)
         self._lost.read(members)
         if self._watching is not None:

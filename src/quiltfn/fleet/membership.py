@@ -80,6 +80,10 @@ class Membership:
             return None
         return f"no beat was stored for {late_s:.0f} s"
 
+    def seen(self) -> Sequence[Member]:
+        """All nodes as they were at the last look; none before the first one."""
+        return [one.member for one in self._observer.members]
+
     def show(self) -> None:
         """Puts the nodes as they were at the last look into the metrics."""
         now = self.clock.now()

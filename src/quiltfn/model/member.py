@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from quiltfn.model.pool_load import PoolLoad
+from quiltfn.model.tenant_load import TenantLoad
 
 # What one node may say: beyond that the largest pools.
 REPORTED_MAX = 500
@@ -40,7 +41,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instances. `running`: calls that have not ended, `queued`: those of them that wait for an
     instance. `lag_s`: it has what other nodes changed until so many seconds ago. `times`:
     after how many seconds it beats, begins nothing, ends its instances, and takes others over.
-    `pools`: those that may have instances.
+    `pools`: those that may have instances. `tenants`: those that have calls.
     """
 
     memory_free_mib: float = 0.0
@@ -49,6 +50,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lag_s: float = 0.0
     times: Sequence[float] = ()
     pools: Sequence[PoolLoad] = ()
+    tenants: Sequence[TenantLoad] = ()
 
 
 def bounded(pools: Sequence[PoolLoad]) -> Sequence[PoolLoad]:
