@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -373,6 +373,13 @@ def children(pid: int) -> list[int]:
 def status_of(pid: int) -> dict[str, str]:
     """/proc/<pid>/status."""
     return parse_status(Path(f"/proc/{pid}/status").read_text())
+
+
+def statuses_of(pids: Iterable[int]) -> Iterator[dict[str, str]]:
+    """Of those that are still there."""
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield status_of(pid)
 
 
 def parse_status(text: str) -> dict[str, str]:

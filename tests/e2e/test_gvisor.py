@@ -19,7 +19,7 @@ import pytest
 from e2e import sample_runtimes
 from e2e.leftovers import SERVER_UIDS, UIDS, nothing_since
 from e2e.leftovers import look as look_at_host
-from e2e.server import Function, Server, children, is_alive, status_of, until
+from e2e.server import Function, Server, children, is_alive, statuses_of, until
 from e2e.test_fence import PROBE, TRIES, sections
 
 RUNSC = "/usr/bin/runsc"
@@ -167,7 +167,7 @@ def made(box: Server) -> dict[str, list[int]]:
     for _ in range(20):
         time.sleep(0.1)
         groups = {name: pids for name, pids in box.sandbox_pids().items() if gvisors(pids)}
-        seen = [one for pids in groups.values() for one in statuses(pids)]
+        seen = [one for pids in groups.values() for one in statuses_of(pids)]
         if len(groups) >= 2 and all(one["NoNewPrivs"] == "1" for one in seen):
             break
     return groups
@@ -181,7 +181,7 @@ def test_every_process_of_a_sandbox_is_held_on_the_host(box: Server) -> None:
     assert len(groups) >= 2, before
     bases = []
     for pids in groups.values():
-        seen = list(statuses(pids))
+        seen = list(statuses_of(pids))
         assert len(seen) >= 3, "a sentry, its helper, and stubs that handlers' code is in"
         assert {one["NoNewPrivs"] for one in seen} == {"1"}
         assert {one["Seccomp"] for one in seen} == {"2"}
@@ -197,13 +197,6 @@ def test_every_process_of_a_sandbox_is_held_on_the_host(box: Server) -> None:
     assert len(set(bases)) == len(groups), "each sandbox has uids of its own"
     assert [call.result()["status"] for call in calls] == ["success"] * 2
     function.delete()
-
-
-def statuses(pids: list[int]) -> Iterator[dict[str, str]]:
-    """Of those that are still there: stubs come and go."""
-    for pid in pids:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            yield status_of(pid)
 
 
 def gvisors(pids: list[int]) -> bool:

@@ -7,13 +7,14 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from e2e.hostile_setup import Ground, of_another_tenant, script, times
-from e2e.server import Function, Server, status_of, until
+from e2e.server import Function, Server, status_of, statuses_of, until
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -57,8 +58,8 @@ def test_the_second_call_starts_as_the_first_did(server: Server) -> None:
         record = function.invoke("look")
         assert record["cold_start"] is False
         assert steady(record) == fresh
-    states = {status_of(pid)["State"][0] for pids in server.sandbox_pids().values() for pid in pids}
-    assert "Z" not in states
+    pids = chain.from_iterable(server.sandbox_pids().values())
+    assert "Z" not in {status["State"][0] for status in statuses_of(pids)}
     function.delete()
     print(f"{len(fresh)} lines of state, 0 of them another after a call that spoilt all of them")
 
@@ -224,9 +225,10 @@ def test_nothing_of_a_tenant_is_found_by_another(ground: Ground) -> None:
         ours = server.deploy(script(PLANT), name="same")
         assert ours.invoke()["status"] == "success"
         theirs = deploy_as(call, {"name": "same", "handler": script(SCAN)})
-        alive = {status_of(pids[0])["Uid"] for pids in server.sandbox_pids().values()}
-        assert len(alive) == len(server.sandbox_pids()), "no two have a host uid in common"
-        uids |= alive
+        firsts = [pids[0] for pids in server.sandbox_pids().values()]
+        alive = [status["Uid"] for status in statuses_of(firsts)]
+        assert len(set(alive)) == len(alive), "no two have a host uid in common"
+        uids |= set(alive)
         ours.delete()
         record = call("POST", f"{theirs}/invoke", {}).json()
         found, host = record["stdout"].split()

@@ -267,7 +267,7 @@ def handler(event):
         for name in ("oom_score_adj", "oom_adj"):
             for score in ("-1000", "-900", "0", "1", "499"):
                 told.append(write(f"/proc/{pid}/{name}", score))
-    time.sleep(0.5)
+    time.sleep(1)
     return sorted(set(map(str, told)))
 """
 
@@ -293,8 +293,9 @@ def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: 
     )
     floor, scores = score_of(shared.launcher), set()
     while not call.done():
-        with suppress(OSError):
-            scores |= {score_of(pid) for pid in started().get(where[0], ())}
+        for pid in started().get(where[0], ()):
+            with suppress(OSError):  # one that has ended is no reason to miss the others
+                scores.add(score_of(pid))
     assert scores == {500}
     if tier == "crun":
         assert floor < score_of(guests[where[0]]) == max(0, floor + 1)

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import structlog
 
 from quiltfn.access import ANYBODY
-from quiltfn.api import body, openapi, web
+from quiltfn.api import body, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.compression import Compression
@@ -25,7 +25,7 @@ from quiltfn.api.guards import check_connection, check_credentials, check_origin
 from quiltfn.api.help import HelpDocuments
 from quiltfn.api.idempotency import INVOCATION_ID, idempotent_request
 from quiltfn.api.request import ClientDisconnected, Request
-from quiltfn.api.response import Response, encode
+from quiltfn.api.response import Response
 from quiltfn.api.route import (
     ANY_METHOD,
     NOBODY,
@@ -64,8 +64,7 @@ def make_app(services: Services, routes: RouteTable = ROUTES) -> Application:
     """The application over `services`."""
     web.files()  # read now: a disk that hangs later stops nobody
     table = list(routes)
-    limits = field_limits(services)
-    documents = HelpDocuments(table, encode(openapi.document(table, limits)), limits)
+    documents = HelpDocuments(table, field_limits(services))
     audit_log = AuditLog(services.audit, services.clock)
     compression = Compression(services.budgets.responses)
     make = partial(Endpoint, services, documents, audit_log, compression)

@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
+from quiltfn.api.openapi import document
+from quiltfn.api.response import encode
 from quiltfn.api.route import ANY_METHOD, Route
 from quiltfn.wire import NewFunction, NewInvocation
 from quiltfn.wire.fields import fields_of
@@ -153,20 +156,24 @@ ELASTICITY_EXAMPLES = [
 
 
 class HelpDocuments:
-    """Documents about the routes; made once, when the application is. `limits`: what this server
-    allows, by the names of fields."""
+    """Documents about the routes. `limits`: what this server allows, by the names of fields."""
 
-    def __init__(self, table: Table, openapi: bytes, limits: Mapping[str, float]) -> None:
-        routes = list(table)
+    def __init__(self, table: Table, limits: Mapping[str, float]) -> None:
+        routes = self._routes = list(table)
         elastic = [(path, ways) for path, ways in routes if path.startswith("/api/elasticity")]
         others = [(path, ways) for path, ways in routes if not path.startswith("/api/elasticity")]
-        self.openapi, self.limits = openapi, limits
+        self.limits = limits
         words = [path.split("/")[2] for path, _ in routes if path.startswith("/api/")]
         self.parts = sorted(set(words))  # of the API, by the first word of their paths
         self.functions_help = help_document("The functions API", others)
         self.elasticity_help = help_document("Pool targets", elastic)
         self.functions_examples = {"examples": FUNCTION_EXAMPLES}
         self.elasticity_examples = {"examples": ELASTICITY_EXAMPLES}
+
+    @cached_property
+    def openapi(self) -> bytes:
+        """The OpenAPI document, made when it is first asked for: 30 ms that few servers need."""
+        return encode(document(self._routes, self.limits))
 
 
 def help_document(title: str, table: Table) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, exists, select
+from sqlalchemy import Connection, Select, bindparam, exists, select
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import Outline
@@ -248,11 +248,14 @@ def interrupted(record: Invocation, now: int) -> Invocation:
     )
 
 
+_AMONG = select(
+    *(one for one in tables.invocation.c if one.name not in tables.OUTPUT_COLUMNS)
+).where(tables.invocation.c.invocation_id.in_(bindparam("ids", expanding=True)))
+
+
 def among(connection: Connection, ids: Iterable[str]) -> dict[str, Invocation]:
     """The records with these ids, without their output."""
-    columns = [one for one in tables.invocation.c if one.name not in tables.OUTPUT_COLUMNS]
-    query = select(*columns).where(tables.invocation.c.invocation_id.in_(list(ids)))
-    rows = connection.execute(query).mappings()
+    rows = connection.execute(_AMONG, {"ids": list(ids)}).mappings()
     return {row["invocation_id"]: tables.read_invocation(row) for row in rows}
 
 

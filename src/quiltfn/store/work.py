@@ -240,6 +240,8 @@ class SqlWork:
         """The work, and records of what cannot be run because its input cannot be decrypted: as a
         dead letter it waits for the key.
         """
+        if not rows:
+            return [], []
         ids = [row["invocation_id"] for row in rows]
         found = records.among(connection, ids)
         query = select(tables.input_table).where(tables.input_table.c.invocation_id.in_(ids))
