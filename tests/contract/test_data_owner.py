@@ -148,6 +148,31 @@ def test_a_directory_that_root_has_copied_becomes_the_servers_with_its_images(gr
     assert others == {"lost+found"}
 
 
+@pytest.mark.parametrize("found", [f"images/{'ab' * 32}/a.py", "quiltfn.lock"])
+def test_what_root_puts_back_for_a_server_with_a_database_elsewhere(
+    ground: Path, found: str
+) -> None:
+    """There is no quiltfn.db then: the files of runtimes, or what a copied directory holds."""
+    data = ground / "data"
+    give(data, 0)
+    (data / found).parent.mkdir(parents=True, exist_ok=True)
+    (data / found).write_text("a")
+    confine.prepare_data_dir(data, OWNER)
+    assert {one.stat().st_uid for one in (data, *data.rglob("*"))} == {OWNER}
+
+
+@pytest.mark.parametrize("found", ["images/holiday.jpg", f"images/{'ab' * 31}/a"])
+def test_somebody_s_pictures_are_not_taken_for_the_files_of_runtimes(
+    ground: Path, found: str
+) -> None:
+    (ground / "data" / found).parent.mkdir(parents=True)
+    (ground / "data" / found).write_bytes(b"mine")
+    give(ground / "data", OTHER)
+    with pytest.raises(confine.NotReadable, match="is not empty"):
+        confine.prepare_data_dir(ground / "data", OWNER)
+    assert (ground / "data" / found).stat().st_uid == OTHER
+
+
 def test_a_directory_of_strangers_is_refused_as_it_is(ground: Path) -> None:
     (ground / "data" / "photo").write_bytes(b"mine")
     give(ground / "data", OTHER)

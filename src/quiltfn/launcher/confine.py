@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import stat
 from collections.abc import Sequence
@@ -10,6 +11,10 @@ from pathlib import Path
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.oci import HANDLER_OOM_SCORE
 from quiltfn.launcher.state import SERVER_UIDS
+
+# What only a data directory has; the last one also that of a server whose state is in PostgreSQL.
+OWN_FILES = {"quiltfn.db", "restore.unfinished", "quiltfn.lock"}
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class NotReadable(Exception):
@@ -106,7 +111,7 @@ def prepare_data_dir(path: Path, uid: int) -> None:
         names = os.listdir(directory)
         owner = os.fstat(directory).st_uid
         is_its_own = owner == uid
-        is_one = not names or not {"quiltfn.db", "restore.unfinished"}.isdisjoint(names)
+        is_one = not names or not OWN_FILES.isdisjoint(names) or _is_images_alone(names, directory)
         if owner not in SERVER_UIDS and not is_one:
             raise NotReadable(
                 f"{path} is not empty and holds no quiltfn.db: name another --data-dir"
@@ -125,6 +130,23 @@ def prepare_data_dir(path: Path, uid: int) -> None:
         os.fchown(directory, uid, uid)
     finally:
         os.close(directory)
+
+
+def _is_images_alone(names: list[str], directory: int) -> bool:
+    """Whether it has the files of runtimes alone, as somebody has put them back for a server whose
+    state is in PostgreSQL.
+    """
+    if names != ["images"]:
+        return False
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        images = os.open("images", flags, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        return all(DIGEST.fullmatch(one) for one in os.listdir(images))
+    finally:
+        os.close(images)
 
 
 def _hand_over(name: str, directory: int, uid: int) -> None:

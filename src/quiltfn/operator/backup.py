@@ -25,6 +25,7 @@ from quiltfn.store import StoreBroken, snapshot
 from quiltfn.store.restore import replace_data
 
 TRIES = 3
+ELSEWHERE = "keep it with pg_dump and bring it back with pg_restore"
 
 
 def backup(arguments: Sequence[str]) -> int:
@@ -46,7 +47,10 @@ def _backup(file: Path, data_dir: Path, replace: bool) -> str:
     if file.exists() and not replace:
         raise FileExistsError(17, "there is such a file; name another, or say --replace", str(file))
     if not (data_dir / "quiltfn.db").exists():
-        raise StoreBroken(f"There is no database in {data_dir}; name it with --data-dir.")
+        told = f"There is no database in {data_dir}; name it with --data-dir."
+        if (data_dir / "quiltfn.lock").exists():
+            told += f" Is state in PostgreSQL, as a node of a fleet has it? Then {ELSEWHERE}."
+        raise StoreBroken(told)
     if file.resolve().is_relative_to(data_dir.resolve()):
         raise StoreBroken(f"{file} lies in the data directory: keep it elsewhere.")
     with _beside(file) as work:
@@ -200,8 +204,14 @@ def _data_dir(given: argparse.Namespace) -> Path:
     chosen = from_everywhere({"data_dir": given.data_dir, "config": given.config})
     if chosen.store:
         raise StoreBroken(
-            f"The store is {chosen.store}: keep it with pg_dump and bring it back with pg_restore, "
+            f"The store is {chosen.store}: {ELSEWHERE}, "
             f"and keep the files of runtimes with it ({chosen.data_dir}/images)."
+        )
+    if chosen.fleet != Path():
+        raise StoreBroken(
+            f"This is a node of a fleet, whose state is in the database that {chosen.fleet} names: "
+            f"{ELSEWHERE}, and keep the files of runtimes of all nodes with it "
+            f"({chosen.data_dir}/images)."
         )
     return chosen.data_dir
 

@@ -1,0 +1,114 @@
+"""A fleet is backed up while it runs, and restored: into the same database, and as a new fleet."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import postgresql
+from browser.scene import archive_of
+from e2e.server import Function, Server, quiltfn, until
+from fleet.nodes import Fleet
+from postgresql import PASSWORD, Cluster
+from quiltfn.sdk import Client
+
+pytestmark = pytest.mark.sandbox
+HANDLER = "def handler(event):\n    return {'said': event['word']}\n"
+
+
+def run(program: str, url: str, *arguments: str) -> None:
+    """One of PostgreSQL's programs, as an operator runs it."""
+    programs = postgresql.programs()
+    assert programs is not None
+    command = [str(programs / program), f"--dbname={url}", *arguments]
+    done = subprocess.run(
+        command, env={"PGPASSWORD": PASSWORD}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def with_files(node: Server, directory: Path) -> Function:
+    """A deployed function that has files of its own."""
+    archive = directory / "files.tar"
+    archive.write_bytes(archive_of({"main.py": HANDLER}))
+    with Client(node.url) as client:
+        image = client.runtimes.upload_image(archive)
+        client.runtimes.add(name="own", kind="python", image=image.digest)
+    return node.deploy("main:handler", name="says", runtime="own")
+
+
+def says(node: Server, function: Function, word: str) -> None:
+    """Calls it there. A node that has just started may not get its files from others at first."""
+    answers = []
+
+    def is_run() -> bool:
+        answers.append(Function(node, function.id).try_invoke(f'{{"word": "{word}"}}'))
+        return answers[-1].status_code == 200
+
+    until(is_run)
+    record = answers[-1].json()
+    assert (record["status"], word in record["stdout"]) == ("success", True), record
+
+
+def count_of(node: Server, function: Function) -> int:
+    return len(Function(node, function.id).records())
+
+
+def test_a_fleet_is_restored(fleet: Fleet, cluster: Cluster, database: str, tmp_path: Path) -> None:
+    one = fleet.node("one").start()
+    function = with_files(one, tmp_path)
+    says(one, function, "kept")
+    refused = quiltfn("backup", str(tmp_path / "x.tar"), "--data-dir", str(one.data_dir))
+    assert refused.code == 74
+    assert "pg_dump" in refused.stderr
+    settings = tmp_path / "quiltfn.toml"
+    settings.write_text(f'fleet = "{tmp_path / "one.toml"}"\n')
+    for verb in ("backup", "restore"):
+        refused = quiltfn(verb, str(tmp_path / "x.tar"), "--config", str(settings))
+        assert refused.code == 74
+        assert "a node of a fleet" in refused.stderr
+    # The backup, while the nodes serve: the database first, then the files of runtimes.
+    dump = tmp_path / "dump"
+    run("pg_dump", database, "--format=custom", f"--file={dump}")
+    shutil.copytree(one.data_dir / "images", tmp_path / "images")
+    says(one, function, "lost")
+    one.terminate()
+    assert one.wait() == 0
+    # The same fleet, on new machines: the nodes' files are good still.
+    name = database.rpartition("/")[2].partition("?")[0]
+    cluster.drop(name)
+    cluster.create(name)
+    run("pg_restore", database, "--no-owner", "--exit-on-error", str(dump))
+    again = restored(fleet, "one", tmp_path / "images")
+    assert count_of(again, function) == 1
+    says(again, function, "again")
+    again.terminate()
+    assert again.wait() == 0
+    # Another fleet, whose operator has nothing but the backup.
+    done = quiltfn(*init(fleet, database, tmp_path / "new.toml"))
+    assert done.code == 74
+    assert "is a fleet's already" in done.stderr
+    run("psql", database, "--command=DELETE FROM fleet")
+    done = quiltfn(*init(fleet, database, tmp_path / "new.toml"))
+    assert done.code == 0, done.stderr
+    (tmp_path / "new").mkdir()
+    another = Fleet(tmp_path / "new", database, fleet.another)
+    (tmp_path / "new.toml").rename(another.file)
+    only = restored(another, "two", tmp_path / "images")
+    assert count_of(only, function) == 2
+    says(only, function, "elsewhere")
+    assert only.call("GET", "/api/nodes/one").json()["presence"] in ("left", "gone")
+
+
+def init(fleet: Fleet, url: str, file: Path) -> list[str]:
+    secret = str(fleet.directory / "password")
+    return ["fleet", "init", "--fleet", str(file), "--store", url, "--store-password-file", secret]
+
+
+def restored(fleet: Fleet, name: str, kept: Path) -> Server:
+    """A node on a machine that has nothing but the files of runtimes."""
+    node = fleet.node(name)
+    node.data_dir.mkdir(parents=True)
+    shutil.copytree(kept, node.data_dir / "images")
+    return node.start()

@@ -1,0 +1,93 @@
+"""deploy/kubernetes: against Kubernetes' own schemas. None of it has been run on a cluster."""
+
+import copy
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from quiltfn.operator import serve
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+SCHEMAS = json.loads((ROOT / "tests" / "unit" / "kubernetes_schemas.json").read_text())
+MANIFEST = (KUBERNETES / "quiltfn.yaml").read_text()
+OBJECTS: list[dict[str, Any]] = [one for one in yaml.safe_load_all(MANIFEST) if one]
+
+
+def faults(one: dict[str, Any]) -> list[str]:
+    """What the schema of its kind says against it."""
+    schema = {"$ref": f"#/$defs/{SCHEMAS['kinds'][one['kind']]}", "$defs": SCHEMAS["$defs"]}
+    return [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(one)]
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    (found,) = [one for one in OBJECTS if one["kind"] == kind]
+    return copy.deepcopy(found)
+
+
+@pytest.mark.parametrize("one", OBJECTS, ids=lambda one: one["kind"])
+def test_kubernetes_schemas_know_everything(one: dict[str, Any]) -> None:
+    assert faults(one) == []
+
+
+def test_a_fault_would_be_found() -> None:
+    nodes = of_kind("DaemonSet")
+    nodes["spec"]["template"]["spec"]["hostNetwork"] = "yes"
+    nodes["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
+    assert len(faults(nodes)) == 2
+
+
+def test_what_is_named_is_there() -> None:
+    pod = of_kind("DaemonSet")["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    volumes = {one["name"] for one in pod["spec"]["volumes"]}
+    assert {one["name"] for one in container["volumeMounts"]} == volumes
+    ports = {one["name"] for one in container["ports"]}
+    probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
+    assert {one["port"] for one in probes} <= ports
+    service = of_kind("Service")["spec"]
+    assert service["selector"].items() <= pod["metadata"]["labels"].items()
+    assert {one["targetPort"] for one in service["ports"]} <= ports
+    (settings,) = (one for one in pod["spec"]["volumes"] if one["name"] == "settings")
+    assert settings["configMap"]["name"] == of_kind("ConfigMap")["metadata"]["name"]
+    given = " ".join(container["command"])
+    variables = {one["name"] for one in container["env"]}
+    assert set(re.findall(r"\$\((\w+)\)", given)) <= variables
+
+
+def test_the_server_takes_the_command_line_and_the_settings(tmp_path: Path) -> None:
+    (container,) = of_kind("DaemonSet")["spec"]["template"]["spec"]["containers"]
+    program, verb, *options = container["command"]
+    assert (program, verb) == ("quiltfn", "serve")
+    given = vars(serve.parser().parse_args(options))
+    file = tmp_path / "quiltfn.toml"
+    file.write_text(of_kind("ConfigMap")["data"]["quiltfn.toml"])
+    given |= {"config": str(file), "host": "10.0.0.1"}
+    settings = serve.from_everywhere(given)
+    grace_s = of_kind("DaemonSet")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace_s > settings.drain_s
+
+
+def test_the_manifests_are_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helm itself is in scripts/render-chart; here it is noticed that the chart has changed."""
+    monkeypatch.setitem(sys.modules, "helm_python", ModuleType("helm_python"))
+    made = runpy.run_path(str(ROOT / "scripts" / "render_chart.py"))
+    assert made["digest_of"](KUBERNETES / "chart") in MANIFEST, "run scripts/render-chart"
+    assert MANIFEST.startswith(made["HEAD"].partition("\n")[0])
+
+
+def test_the_database_of_the_example_is_synchronous() -> None:
+    """Its kind is the operator's own: no schema of it is at hand."""
+    text = (KUBERNETES / "postgresql" / "cloudnativepg.yaml").read_text()
+    cluster = yaml.safe_load(text)["spec"]
+    assert cluster["postgresql"]["synchronous"]["number"] >= 1
+    assert cluster["bootstrap"]["initdb"]["encoding"] == "UTF8"
+    assert cluster["instances"] > cluster["postgresql"]["synchronous"]["number"]
