@@ -109,6 +109,21 @@ def test_a_node_is_told_what_to_do_and_asked_about_first(open_page: OpenPage, on
     assert state_of(one, "two") == "ready"
 
 
+def test_the_page_of_the_machine_has_the_instances_of_all_nodes(
+    open_page: OpenPage, one: Server
+) -> None:
+    page = open_page(one.url)
+    page.goto("/ui/#/node")
+    expect(page.get_by_role("heading", name="Instances of all nodes")).to_be_visible()
+    page.get_by_role("searchbox").fill("resize-pictures")
+    rows = page.get_by_role("table", name="Instances").locator("[data-n]")
+    expect(rows).to_have_count(2)
+    for name in ("one", "two"):
+        expect(rows.filter(has=page.get_by_text(name, exact=True))).to_have_count(1)
+    page.get_by_role("link", name="All nodes").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Fleet")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_keeps_people_from_using_it(
     open_page: OpenPage, one: Server, camera: Camera, scheme: Any

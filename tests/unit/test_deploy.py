@@ -11,9 +11,10 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from quiltfn.operator import serve
+from quiltfn.settings import from_everywhere
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -71,7 +72,7 @@ def test_the_server_takes_the_command_line_and_the_settings(tmp_path: Path) -> N
     file = tmp_path / "quiltfn.toml"
     file.write_text(of_kind("ConfigMap")["data"]["quiltfn.toml"])
     given |= {"config": str(file), "host": "10.0.0.1"}
-    settings = serve.from_everywhere(given)
+    settings = from_everywhere(given)
     grace_s = of_kind("DaemonSet")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace_s > settings.drain_s
 

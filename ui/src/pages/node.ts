@@ -28,12 +28,16 @@ const COLUMNS: Column[] = [
   { name: "Tenant", class: "wide" },
 ];
 const WIDTHS = "minmax(12rem, 1fr) 7rem 6.5rem 6.5rem 7rem 8rem 7rem";
+// In a fleet the list is that of all nodes.
+const FLEET_COLUMNS: Column[] = [...COLUMNS, { name: "Node", class: "wide", sort: "node" }];
+const FLEET_WIDTHS = "minmax(11rem, 1fr) 6.5rem 6rem 6rem 6.5rem 7rem 6rem 6.5rem";
 const SORTS: Record<string, (one: Instance) => string | number> = {
   name: (one) => one.function_name.toLowerCase(),
   state: (one) => one.state,
   memory: (one) => one.memory_mib,
   age: (one) => one.age_seconds,
   since: (one) => one.state_seconds,
+  node: (one) => one.node_id,
 };
 const LEVELS: Record<string, [glyph: string, said: string]> = {
   ok: ["success", "fine"],
@@ -90,6 +94,8 @@ function Checks({ of }: { of: Health }) {
   `;
 }
 
+const isInFleet = (): boolean => who.value?.offers.includes("fleet") ?? false;
+
 function Memory({ of }: { of: InstanceList }) {
   const counts = countsOf(of);
   const budget = of.memory["budget_mib"] ?? 0;
@@ -109,7 +115,7 @@ function Memory({ of }: { of: InstanceList }) {
   ];
   return html`
     <section class="card" aria-labelledby="memory">
-      <header><h2 id="memory">Memory</h2>
+      <header><h2 id="memory">${isInFleet() ? "Memory of all nodes" : "Memory"}</h2>
         <span class="push num">${said}</span></header>
       <div class="inside">
         <${Rail} parts=${memoryParts(of)} whole=${budget || 1} said=${said} />
@@ -189,6 +195,8 @@ function Row({ one, tabindex }: { one: Instance; tabindex: number }) {
     <span role="cell" class="num small right wide">${duration(one.state_seconds * 1000)}</span>
     <span role="cell" class="small muted wide">${one.start_reason.replaceAll("_", " ")}</span>
     <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
+    ${isInFleet() &&
+      html`<span role="cell" class="small wide clip">${one.node_id}</span>`}
   `;
 }
 
@@ -197,44 +205,48 @@ function Instances({ of }: { of: InstanceList }) {
   const { by, isDown } = sorted.value;
   const value = SORTS[by] as (one: Instance) => string | number;
   const found = of.instances.filter((one) =>
-    fits(text.value, one.function_name, one.state, one.tenant_id)
+    fits(text.value, one.function_name, one.state, one.tenant_id, one.node_id)
   );
   found.sort((a, b) => {
     const [left, right] = [value(a), value(b)];
     return (left < right ? -1 : left > right ? 1 : 0) * (isDown ? -1 : 1);
   });
   const rest = of.total_count - of.instances.length;
-  return html`<div class="bar after"><h2>Instances</h2><span class="muted num">${
-    count(of.total_count)
-  }${rest > 0 ? `, the oldest ${count(of.instances.length)} of them here` : ""}</span></div>
-    ${
-    of.instances.length > 0 && html`
-      <div class="bar">
-        <${Search} text=${text}
-          label="Search by function, state or tenant" />
-      </div>
-    `
-  }
-    ${
-    found.length > 0
-      ? html`
-        <${List} label="Instances" columns=${COLUMNS} widths=${WIDTHS} items=${found}
-          sorted=${sorted.value} onSort=${(chosen: string) => {
-            sorted.value = { by: chosen, isDown: chosen === by ? !isDown : chosen !== "name" };
-          }} keyOf=${(one: Instance) => `${one.function_id} ${one.number}`}
-          cells=${(one: Instance, tabindex: number) =>
-            html`<${Row} one=${one} tabindex=${tabindex} />`} />
-      `
-      : html`<p class="card empty">${
-        of.instances.length > 0
-          ? "No instance fits."
-          : `No instance at the moment${
-            of.prewarmed_count
-              ? `; ${counted(of.prewarmed_count, "sandbox", "sandboxes")} prewarmed`
-              : ""
-          }.`
-      }</p>`
-  }`;
+  return html`
+    <div
+      class="bar after"><h2>${isInFleet()
+        ? "Instances of all nodes"
+        : "Instances"}</h2><span class="muted num">${count(of.total_count)}${rest > 0
+        ? `, the oldest ${count(of.instances.length)} of them here`
+        : ""}</span></div>
+        ${of.instances.length > 0 && html`
+          <div class="bar">
+            <${Search} text=${text}
+              label=${isInFleet()
+                ? "Search by function, state, tenant or node"
+                : "Search by function, state or tenant"} />
+          </div>
+        `}
+        ${found.length > 0
+          ? html`
+            <${List} label="Instances" columns=${isInFleet() ? FLEET_COLUMNS : COLUMNS}
+              widths=${isInFleet() ? FLEET_WIDTHS : WIDTHS} items=${found}
+              sorted=${sorted.value} onSort=${(chosen: string) => {
+                sorted.value = { by: chosen, isDown: chosen === by ? !isDown : chosen !== "name" };
+              }} keyOf=${(one: Instance) => `${one.node_id} ${one.function_id} ${one.number}`}
+              cells=${(one: Instance, tabindex: number) =>
+                html`<${Row} one=${one} tabindex=${tabindex} />`} />
+          `
+          : html`<p class="card empty">${
+            of.instances.length > 0
+              ? "No instance fits."
+              : `No instance at the moment${
+                of.prewarmed_count
+                  ? `; ${counted(of.prewarmed_count, "sandbox", "sandboxes")} prewarmed`
+                  : ""
+              }.`
+          }</p>`}
+  `;
 }
 
 function Board({ of }: { of: Machine }) {
@@ -259,6 +271,11 @@ export default function Node() {
     <div class="bar">
       <h1>Node</h1>
     </div>
+    ${isInFleet() &&
+      html`
+        <p
+          class="muted">Health, findings and protections are those of the node that answers. <a href="#/fleet">All nodes</a></p>
+      `}
     ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
     ${value.value ? html`<${Board} of=${value.value} />` : !problem.value && html`<${Waiting} />`}
   `;
