@@ -121,16 +121,24 @@ class TenantImages:
 
         try:
             image = await self.images.take(archive, chunks, admit)
-            await self._give(TenantImage(tenant_id, image.digest, image.counted_bytes))
+            await self._give(TenantImage(tenant_id, image.digest, image.counted_bytes), image)
         except BaseException:
             if added is not None:
                 self._forget(tenant_id, added)
             raise
         return replace(image, is_new=added is not None)
 
-    async def _give(self, one: TenantImage) -> None:
+    async def _give(self, one: TenantImage, uploaded: Image | None = None) -> None:
+        """`uploaded`: a new image, which the quota holds for. It was looked at here before; only
+        the store knows what the tenant uploads to other nodes at the same time.
+        """
+        quota_bytes = None
+        if uploaded is not None and one.tenant_id != SHARED:
+            quota_bytes = self._quota_bytes(one.tenant_id)
         async with self._changing:
-            await self._store.add(one)
+            if not await self._store.add(one, quota_bytes):
+                assert uploaded is not None
+                raise self._over_quota(one.tenant_id, uploaded)
             self._note(one)
 
     def hold(self, tenant_id: str, digest: str) -> bool:
@@ -234,14 +242,7 @@ class TenantImages:
     def _check_quota(self, tenant_id: str, image: Image) -> None:
         used, quota_bytes = self.bytes_of(tenant_id), self._quota_bytes(tenant_id)
         if tenant_id != SHARED and used + image.counted_bytes > quota_bytes:
-            raise RateLimited(
-                f"the tenant's images count {used / MIB:.1f} MiB and this one "
-                f"{image.counted_bytes / MIB:.1f} MiB, more than the quota of "
-                f"{quota_bytes / MIB:.1f} MiB",
-                hint="remove runtimes and functions that have images; they are given back a while "
-                "after that (image_grace_s)",
-                retry_after=60,
-            )
+            raise self._over_quota(tenant_id, image)
         # Also where another tenant has the same files: no tenant may notice that.
         if 0 < self._all_bytes < self.bytes_in_all() + image.counted_bytes:
             raise CapacityFull(
@@ -249,6 +250,18 @@ class TenantImages:
                 hint="an operator can raise images_bytes, or remove what nobody needs",
                 retry_after=60,
             )
+
+    def _over_quota(self, tenant_id: str, image: Image) -> RateLimited:
+        others = self._counted.get(tenant_id, {})
+        used = sum(count for digest, count in others.items() if digest != image.digest)
+        return RateLimited(
+            f"the tenant's images count {used / MIB:.1f} MiB and this one "
+            f"{image.counted_bytes / MIB:.1f} MiB, more than the quota of "
+            f"{self._quota_bytes(tenant_id) / MIB:.1f} MiB",
+            hint="remove runtimes and functions that have images; they are given back a while "
+            "after that (image_grace_s)",
+            retry_after=60,
+        )
 
     def _note(self, one: TenantImage) -> None:
         self._counted[one.tenant_id][one.digest] = one.counted_bytes

@@ -114,3 +114,19 @@ async def test_images_are_held_until_they_are_dropped(
         for _ in range(2):
             await tenant_images.remove("acme", mine.digest)
         assert await tenant_images.load() == [theirs]
+
+
+async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> None:
+    images: TenantImageStore = SqlTenantImages(store.database)
+    first, second, theirs = (
+        TenantImage("acme", "ab" * 32, 5000),
+        TenantImage("acme", "cd" * 32, 5000),
+        TenantImage("umbrella", "cd" * 32, 5000),
+    )
+    assert await images.add(first, 9999)
+    assert not await images.add(second, 9999)
+    assert await images.add(first, 4000)  # it has that already
+    assert await images.add(theirs, 9999)
+    assert set(await images.load()) == {first, theirs}
+    assert await images.add(second, 10_000)
+    assert await images.add(TenantImage("acme", "ef" * 32, 5000))  # without a quota

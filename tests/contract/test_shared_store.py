@@ -643,3 +643,15 @@ async def test_a_spool_belongs_to_one_server(
             with pytest.raises(StoreBroken, match="Another server writes the journal"):
                 async with opened_journal(store, tmp_path / "shared"):
                     pass
+
+
+async def test_a_quota_of_images_holds_for_uploads_to_two_servers_at_the_same_time(
+    servers: tuple[Server, Server],
+) -> None:
+    stores = [SqlTenantImages(one.store.database) for one in servers]
+    for number in range(10):
+        uploads = [
+            one.add(TenantImage(f"t{number}", f"{which:064}", 600), 1000)
+            for which, one in enumerate(stores)
+        ]
+        assert sorted(await asyncio.gather(*uploads)) == [False, True]

@@ -187,10 +187,18 @@ class MemoryTenantImages:
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         return [one for one in self.rows.values() if digests is None or one.digest in digests]
 
-    async def add(self, one: TenantImage) -> None:
+    async def add(self, one: TenantImage, quota_bytes: int | None = None) -> bool:
         if self.broken:
             raise StoreUnavailable("no room")
+        used = sum(
+            row.counted_bytes
+            for row in self.rows.values()
+            if row.tenant_id == one.tenant_id and row.digest != one.digest
+        )
+        if quota_bytes is not None and used + one.counted_bytes > quota_bytes:
+            return False
         self.rows[one.tenant_id, one.digest] = one
+        return True
 
     async def remove(self, tenant_id: str, digest: str) -> None:
         self.rows.pop((tenant_id, digest), None)
@@ -503,6 +511,19 @@ async def test_a_tenant_uploads_two_images_at_a_time(tenant_images: TenantImages
     may_end.set()
     await asyncio.gather(*arriving)
     assert not (await take(tenant_images, T, "1")).is_new
+
+
+async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: SomeImages) -> None:
+    """This node has not heard of it when it looks at the quota; the store has."""
+    store = MemoryTenantImages()
+    tenant_images = TenantImages(store, images, ManualClock(), lambda _: 2 * (MIB + 2 * 4096))
+    await store.add(TenantImage(T, "theirs", MIB + 2 * 4096))
+    await take(tenant_images, T, "1")
+    with pytest.raises(RateLimited, match="more than the quota"):
+        await take(tenant_images, T, "2")
+    assert not tenant_images.hold(T, "2")
+    assert (await take(tenant_images, T, "1")).is_new is False
+    await take(tenant_images, U, "2")  # of another tenant
 
 
 async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages) -> None:

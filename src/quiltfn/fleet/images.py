@@ -125,7 +125,12 @@ class FleetImages:
         await self._state()
         having = self._table.nodes_of(digest)  # they need only say so
         others = in_order(digest, self._nodes.able - {self._own})
-        await self._give(digest, sorted(others, key=lambda one: one not in having))
+        if others and not await self._give(
+            digest, sorted(others, key=lambda one: one not in having)
+        ):
+            _log.warning(
+                "an image is on this node alone: no other one can be reached", image=digest
+            )
 
     async def run(self) -> None:
         """Until it is cancelled: says what is here, and gives images that lack a copy to others."""

@@ -716,8 +716,10 @@ class TenantImageStore(Protocol):
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         """All of them, or those with these digests, whoever has them."""
 
-    async def add(self, one: TenantImage) -> None:
-        """Gives the tenant the image; it is on disk when this returns."""
+    async def add(self, one: TenantImage, quota_bytes: int | None = None) -> bool:
+        """Gives the tenant the image, unless all of its images would then count more than
+        `quota_bytes`; whether it has it now. What it had already it keeps.
+        """
 
     async def remove(self, tenant_id: str, digest: str) -> None:
         """Takes the image from the tenant, if it has it."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import Runtime
@@ -81,15 +81,23 @@ class SqlTenantImages:
 
         return await self._database.read(work)
 
-    async def add(self, one: TenantImage) -> None:
+    async def add(self, one: TenantImage, quota_bytes: int | None = None) -> bool:
         this = (held.c.tenant_id == one.tenant_id) & (held.c.digest == one.digest)
+        theirs = select(func.coalesce(func.sum(held.c.counted_bytes), 0)).where(
+            held.c.tenant_id == one.tenant_id
+        )
 
-        def work(connection: Connection) -> None:
-            connection.execute(delete(held).where(this))
+        def work(connection: Connection) -> bool:
+            is_new = not connection.execute(delete(held).where(this)).rowcount
+            if is_new and quota_bytes is not None:
+                used = int(connection.execute(theirs).scalar_one())
+                if used + one.counted_bytes > quota_bytes:
+                    return False
             connection.execute(insert(held), tables.row_of(one))
             changes.record(connection, ChangeKind.IMAGE, one.tenant_id, one.digest)
+            return True
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def remove(self, tenant_id: str, digest: str) -> None:
         this = (held.c.tenant_id == tenant_id) & (held.c.digest == digest)

@@ -57,9 +57,10 @@ class Store:
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         return [one for one in self.rows.values() if digests is None or one.digest in digests]
 
-    async def add(self, one: TenantImage) -> None:
+    async def add(self, one: TenantImage, _quota_bytes: int | None = None) -> bool:
         self.rows[one.tenant_id, one.digest] = one
         await self._tell(ChangeKind.IMAGE, {one.digest})
+        return True
 
     async def remove(self, tenant_id: str, digest: str) -> None:
         self.rows.pop((tenant_id, digest), None)

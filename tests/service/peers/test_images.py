@@ -160,10 +160,14 @@ async def test_an_archive_that_ends_early_is_refused(fleet: ImageFleet) -> None:
 
 
 async def test_wrong_bytes_are_refused(fleet: ImageFleet) -> None:
+    other = an_archive()
+
     async def wrong(*_: object) -> Response:
-        return Response(body=an_archive())
+        return Response(body=other)
 
     await asks(fleet, wrong, is_distrusted=True)
+    # The control: where no digest is asked for, nothing is wrong with it.
+    assert (await fleet["two"].upload(other)).is_new
 
 
 async def test_one_changed_byte_is_refused(fleet: ImageFleet) -> None:
