@@ -513,6 +513,36 @@ async def test_a_tenant_uploads_two_images_at_a_time(tenant_images: TenantImages
     assert not (await take(tenant_images, T, "1")).is_new
 
 
+async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() -> None:
+    images = SomeImages()
+    tenant_images = await tenant_images_of(images, TenantImage(T, DIGEST, MIB))
+    runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
+    # A server that is alone has none to fetch it from.
+    with pytest.raises(Unprocessable, match="an image that is here"):
+        await runtimes.add(T, a_runtime(image=DIGEST))
+    assert (await tenant_images.files(DIGEST, "", 9), await tenant_images.read(DIGEST, "a", 9)) == (
+        (),
+        None,
+    )
+    fetched: list[str] = []
+
+    async def fetch(digest: str) -> None:
+        fetched.append(digest)
+        if len(fetched) == 1:
+            raise StoreUnavailable("no node that is there has it")
+        images.digests.add(digest)
+
+    tenant_images.fetch = fetch
+    with pytest.raises(StoreUnavailable, match="no node that is there"):
+        await runtimes.add(T, a_runtime(image=DIGEST))
+    await runtimes.add(T, a_runtime(image=DIGEST))
+    assert len(await tenant_images.files(DIGEST, "", 9)) == 1
+    # What the tenant has not is not asked for, so that nobody learns who has it.
+    with pytest.raises(Unprocessable):
+        await runtimes.add(T, a_runtime(image="ef" * 32))
+    assert fetched == [DIGEST] * 2
+
+
 async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: SomeImages) -> None:
     """This node has not heard of it when it looks at the quota; the store has."""
     store = MemoryTenantImages()

@@ -29,6 +29,8 @@ from quiltfn.ports.placement import PeerUnavailable
 TARGET = re.compile(IMAGES + "[0-9a-f]{64}")
 # How often the node looks which of its images lack a copy, and when it asks again for the same one.
 LOOK_S, AGAIN_S = 1.0, 10.0
+# An upload waits so long for a second node; clients wait for twice that.
+KEEP_MAX_S = 300.0
 # So many images at a time are sent to other nodes; who comes later waits for a moment.
 SENDS_MAX = 4
 REASON_MAX_BYTES = 4096
@@ -120,14 +122,22 @@ class FleetImages:
 
     async def keep(self, digest: str) -> None:
         """For an image that was uploaded here: returns once another node has it, or where none can
-        be reached. Raises `StoreUnavailable` where those that are there do not take it.
+        be reached. Raises `StoreUnavailable` where those that are there do not take it, or none has
+        done so in time.
         """
         await self._state()
         having = self._table.nodes_of(digest)  # they need only say so
         others = in_order(digest, self._nodes.able - {self._own})
-        if others and not await self._give(
-            digest, sorted(others, key=lambda one: one not in having)
-        ):
+        if not others:
+            return
+        try:
+            async with asyncio.timeout(KEEP_MAX_S):
+                is_given = await self._give(
+                    digest, sorted(others, key=lambda one: one not in having)
+                )
+        except TimeoutError:
+            raise _alone(f"none has done so within {KEEP_MAX_S:g} s") from None
+        if not is_given:
             _log.warning(
                 "an image is on this node alone: no other one can be reached", image=digest
             )
@@ -173,11 +183,7 @@ class FleetImages:
                 return True
             reasons.append(f"node {node}: {refusal}")
         if reasons:
-            raise StoreUnavailable(
-                f"the image is on this node alone, for no other one takes it: {'; '.join(reasons)}",
-                hint="repeat the upload; it is kept here meanwhile",
-                retry_after=10,
-            )
+            raise _alone("; ".join(reasons))
         return False
 
     async def _ask_to_take(self, node: str, digest: str) -> str | None:
@@ -215,6 +221,14 @@ class FleetImages:
     async def aclose(self) -> None:
         """Nothing is fetched any more."""
         await self._fetcher.aclose()
+
+
+def _alone(why: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"the image is on this node alone, for no other one takes it: {why}",
+        hint="repeat the upload; it is kept here meanwhile",
+        retry_after=10,
+    )
 
 
 def _refused(why: str, status: int) -> Response:

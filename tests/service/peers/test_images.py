@@ -325,6 +325,21 @@ async def test_where_nobody_takes_it_the_upload_is_not_acknowledged(fleet: Image
     assert fleet.having(image.digest) == ["one", "three"]
 
 
+async def test_an_upload_does_not_wait_for_a_second_node_for_ever(
+    fleet: ImageFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_images, "KEEP_MAX_S", 0.2)
+
+    async def slow(*_: object) -> Response:
+        await asyncio.sleep(scaled(30))
+        return Response(status=204)
+
+    for name in ("two", "three"):
+        fleet[name].handler = slow
+    with pytest.raises(StoreUnavailable, match=r"within 0\.2 s"):
+        await fleet["one"].upload(an_archive())
+
+
 async def test_an_upload_that_is_repeated_asks_who_has_it_first(fleet: ImageFleet) -> None:
     data = an_archive()
     digest = (await fleet["one"].upload(data)).digest
