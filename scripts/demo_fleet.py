@@ -13,9 +13,7 @@ import contextlib
 import itertools
 import json
 import os
-import pwd
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -24,7 +22,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +29,24 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from fleet_network import (
+    API_PORT,
+    DATABASE,
+    PEER_PORT,
+    STOP_S,
+    Network,
+    NotAsPromised,
+    Postgres,
+    database,
+    network,
+    run,
+)
+
 ROOT = Path(__file__).resolve().parent.parent
 QUILTFN = ROOT / ".venv" / "bin" / "quiltfn"
 LISTENING = re.compile(r"listening on (http://\S+)")
 NAMES = ("one", "two", "three")
-SUBNET, DATABASE_HOST = "10.213.77", "10.213.77.1"
-API_PORT, PEER_PORT = 8000, 8443
-START_S, STOP_S = 30.0, 60.0
+START_S = 30.0
 CALLERS, LOAD_S, KILL_AFTER_S = 8, 8.0, 3.0
 ACCEPTED = 40
 # Much shorter than a fleet's own, so that the end of the story comes within the demo.
@@ -50,106 +58,22 @@ TIMES = {
 }
 
 
-class NotAsPromised(Exception):
-    """Something is not as a fleet promises."""
-
-
-def run(*command: str | Path, **options: Any) -> str:
-    """The output of a command. Raises `NotAsPromised` with what it said."""
-    done = subprocess.run(
-        [str(one) for one in command], capture_output=True, text=True, check=False, **options
-    )
-    if done.returncode:
-        words = " ".join(map(str, command[:4]))
-        raise NotAsPromised(f"{words} … ended with {done.returncode}:\n{done.stderr.strip()}")
-    output: str = done.stdout
-    return output
-
-
-# --- the machines ------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def network(tag: str) -> Iterator[dict[str, str]]:
-    """A bridge, and behind it a namespace for each node; their names by those of the nodes."""
-    bridge = f"qf{tag}"
-    spaces = {name: f"quiltfn-demo-{tag}-{name}" for name in NAMES}
-    try:
-        run("ip", "link", "add", bridge, "type", "bridge")
-        run("ip", "address", "add", f"{DATABASE_HOST}/24", "dev", bridge)
-        run("ip", "link", "set", bridge, "up")
-        for number, (name, space) in enumerate(spaces.items(), 2):
-            inside = ("ip", "-n", space)
-            run("ip", "netns", "add", space)
-            outer, inner = f"qf{tag}{number}", f"qn{tag}{number}"
-            run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner)
-            run("ip", "link", "set", inner, "netns", space)
-            run("ip", "link", "set", outer, "master", bridge, "up")
-            run(*inside, "address", "add", f"{address(name)}/24", "dev", inner)
-            run(*inside, "link", "set", inner, "up")
-            run(*inside, "link", "set", "lo", "up")
-        yield spaces
-    finally:
-        for space in spaces.values():
-            subprocess.run(["ip", "netns", "delete", space], stderr=subprocess.DEVNULL, check=False)
-        subprocess.run(["ip", "link", "delete", bridge], stderr=subprocess.DEVNULL, check=False)
-
-
-def address(name: str) -> str:
-    return f"{SUBNET}.{NAMES.index(name) + 2}"
-
-
-@contextlib.contextmanager
-def database(directory: Path) -> Iterator[str]:
-    """A PostgreSQL of Debian's on the bridge; its URL, without the password."""
-    found = [one for one in Path("/usr/lib/postgresql").glob("*/bin") if (one / "initdb").exists()]
-    if not found:
-        raise NotAsPromised("there is no PostgreSQL: scripts/setup --fleet installs it")
-    programs = max(found, key=lambda one: int(one.parent.name))
-    user = pwd.getpwnam("postgres")
-    data, password = directory / "postgresql", directory / "password"
-    data.mkdir(mode=0o700)
-    password.write_text(secrets.token_hex(16) + "\n")
-    for one in (data, password):
-        os.chown(one, user.pw_uid, user.pw_gid)
-    who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    options = ("-U", "quiltfn", "--auth=scram-sha-256", f"--pwfile={password}", "-E", "UTF8")
-    run(programs / "initdb", "-D", data, *options, cwd=data, **who)
-    with (data / "pg_hba.conf").open("a") as file:
-        file.write(f"host all all {SUBNET}.0/24 scram-sha-256\n")
-    command = [str(programs / "postgres"), "-D", str(data), "-h", DATABASE_HOST, "-k", str(data)]
-    with (
-        (directory / "postgresql.log").open("w") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, cwd=data, **who) as process,
-    ):
-        try:
-            ready = ("-h", DATABASE_HOST, "-t", "30")
-            for _ in range(300):
-                is_ready = [str(programs / "pg_isready"), *ready]
-                if not subprocess.run(is_ready, capture_output=True, check=False).returncode:
-                    break
-                time.sleep(0.1)
-            yield f"postgresql://quiltfn@{DATABASE_HOST}/postgres"
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(STOP_S)
-
-
 class Node:
     """`quiltfn serve --fleet FILE` in its namespace, in a process group of its own."""
 
-    def __init__(self, name: str, space: str, directory: Path) -> None:
-        self.name, self._space, self.file = name, space, directory / f"{name}.toml"
+    def __init__(self, name: str, reached: Network, directory: Path) -> None:
+        self.name, self._network, self.file = name, reached, directory / f"{name}.toml"
+        self.address = reached.address(name)
         self._own = directory / name
         self._own.mkdir(mode=0o755)
-        self.url = f"http://{address(name)}:{API_PORT}"
+        self.url = f"http://{self.address}:{API_PORT}"
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Returns once it listens."""
-        where = ("--host", address(self.name), "--port", str(API_PORT))
+        where = ("--host", self.address, "--port", str(API_PORT))
         own = ("--data-dir", self._own / "data", "--run-dir", self._own / "run")
-        command = ["nsenter", f"--net=/run/netns/{self._space}", QUILTFN, "serve"]
+        command = [*self._network.inside(self.name), QUILTFN, "serve"]
         log = (self._own / "log").open("a")
         self.process = subprocess.Popen(
             [str(one) for one in (*command, "--fleet", self.file, *where, *own)],
@@ -175,7 +99,7 @@ class Node:
     def kill(self) -> None:
         """As if its machine lost power: everything of it at once."""
         assert self.process is not None
-        for pid in processes_of(self._space):
+        for pid in self._network.processes(self.name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(STOP_S)
@@ -187,10 +111,6 @@ class Node:
                 self.process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 self.kill()
-
-
-def processes_of(space: str) -> list[int]:
-    return [int(pid) for pid in run("ip", "netns", "pids", space).split()]
 
 
 # --- the story ---------------------------------------------------------------------------------
@@ -401,13 +321,13 @@ def main() -> int:
         directory = Path(tempfile.mkdtemp(prefix="quiltfn-demo-fleet-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         directory.chmod(0o755)
-        spaces = stack.enter_context(network(secrets.token_hex(2)))
-        url = stack.enter_context(database(directory))
+        reached = stack.enter_context(network("quiltfn-demo", (DATABASE, *NAMES)))
+        store = stack.enter_context(database(directory, reached))
         try:
-            nodes = [Node(name, spaces[name], directory) for name in NAMES]
+            nodes = [Node(name, reached, directory) for name in NAMES]
             for one in nodes:
                 stack.callback(one.stop)
-            key = started(nodes, directory, url)
+            key = started(nodes, directory, store)
             took = time.monotonic() - began
             console.print(f"PostgreSQL and {len(nodes)} nodes were ready after {took:.1f} s")
             tell(Story(nodes, key, console), key)
@@ -418,14 +338,14 @@ def main() -> int:
     return 0
 
 
-def started(nodes: list[Node], directory: Path, url: str) -> str:
+def started(nodes: list[Node], directory: Path, store: Postgres) -> str:
     """Makes the fleet and starts its nodes; returns a key of its operator."""
-    fleet, password = directory / "fleet.toml", directory / "password"
-    secret = ("--store", url, "--store-password-file", password)
+    fleet = directory / "fleet.toml"
+    secret = ("--store", store.url, "--store-password-file", store.password)
     run(QUILTFN, "fleet", "init", "--fleet", fleet, *secret)
     key = run(QUILTFN, "keys", "create", "--tenant", "default", *secret, "--output", "json")
     for one in nodes:
-        where = ("--address", f"{address(one.name)}:{PEER_PORT}", "--output", one.file)
+        where = ("--address", f"{one.address}:{PEER_PORT}", "--output", one.file)
         run(QUILTFN, "fleet", "add-node", one.name, *where, "--fleet", fleet)
         one.start()
     found: str = json.loads(key)["key"]

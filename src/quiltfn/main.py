@@ -171,7 +171,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     platform.services.work.waiters.release()
     await platform.dispatcher.stop()
     waiters = [
-        asyncio.ensure_future(_ended_calls(platform, drain_s)),
+        asyncio.ensure_future(_ended_calls(platform, server, drain_s)),
         asyncio.ensure_future(again.wait()),
     ]
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
@@ -183,13 +183,16 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     server.leave()
 
 
-async def _ended_calls(platform: Platform, drain_s: float) -> None:
-    """Returns once no call of a client here is under way, or the time is over."""
+async def _ended_calls(platform: Platform, server: Server, drain_s: float) -> None:
+    """Returns once no call of a client here is under way, or the time is over. What still comes to
+    a node of a fleet runs at others, until nobody sends it anything.
+    """
     fleet = platform.services.fleet
     with suppress(TimeoutError):
         async with asyncio.timeout(drain_s):
             await platform.services.invoker.drain(drain_s)
             if fleet is not None:
+                await server.quiet()
                 await fleet.settled()
 
 

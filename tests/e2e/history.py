@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from quiltfn.model.invocation import NODE_LOST
+
 Record = dict[str, Any]
 FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
 
@@ -134,6 +136,11 @@ def lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> f
     return next(ages, None)
 
 
+def gives_way(told: Record) -> bool:
+    """Whether another node had written this end for one that was lost, whose own may come later."""
+    return told["status"] == "interrupted" and told.get("error_message") == NODE_LOST
+
+
 def _judge_call(
     call: Call,
     by_id: dict[str, Record],
@@ -155,7 +162,9 @@ def _judge_call(
                 verdict.oldest_late_s = max(verdict.oldest_late_s, late)
             else:
                 verdict.note("lost", f"{call.token}: {answer['invocation_id']}")
-        elif kept != answer and not (late_by(at) is not None and kept["status"] == "interrupted"):
+        elif kept != answer and not (
+            gives_way(answer) or (late_by(at) is not None and kept["status"] == "interrupted")
+        ):
             verdict.note("changed", f"{call.token} was told {answer}, kept is {kept}")
 
 

@@ -21,7 +21,8 @@ UIDS = range(0x7000_0000, 0x8000_0000)
 # Of these each server has one.
 SERVER_UIDS = range(UIDS[0], UIDS[0] + 65_536)
 NETNS = Path("/run/netns")
-OF_A_LAB = re.compile("q[hw][0-9a-f]{6}")  # netlab.py
+# netlab.py, scripts/fleet_network.py
+OF_A_LAB = re.compile("q[hw][0-9a-f]{6}|quiltfn-(demo|storm)-[0-9a-f]{4}-[a-z]+")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """`quiltfn` with a server that is told of starts of the machine, and makes a mistake if told to:
 `rebooting.py FILE MISTAKE serve …`.
 
-FILE says which start of the machine this is. MISTAKE is one of `MISTAKES`, or "none". Nothing of
-quiltfn knows of either.
+FILE says which start of the machine this is. MISTAKE is one of `MISTAKES` or `FLEET_MISTAKES`.
+Nothing of quiltfn knows of either.
 """
 
 import os
@@ -31,6 +31,28 @@ from quiltfn.store.journal import SpoolJournal
 SpoolJournal.opened = lambda self, record: None
 """,
 }
+# Those of a node of a fleet.
+FLEET_MISTAKES = {
+    "none": "",
+    "lose": MISTAKES["early"],
+    # Of what a node has claimed the first can be claimed by another one as well.
+    "double": """
+from quiltfn.store.work import SqlWork
+claim = SqlWork.claim
+async def claim_and_give_back(self, *given, **more):
+    found = await claim(self, *given, **more)
+    await self.release([one.record.invocation_id for one in found.work[:1]])
+    return found
+SqlWork.claim = claim_and_give_back
+""",
+    # A node starts as many instances as the function may have, whatever the others have.
+    "exceed": """
+from quiltfn.fleet.slots import SlotKeeper
+def allow(self, row, count):
+    self._pools.allow(row.function_id, row.max_instances, row.max_instances)
+SlotKeeper._allow = allow
+""",
+}
 SERVER = """
 import sys
 from pathlib import Path
@@ -43,7 +65,10 @@ sys.exit(main())
 
 
 def run(boot_id: str, mistake: str, *arguments: str) -> None:
-    execve, server = os.execve, SERVER.format(boot_id=boot_id, mistake=MISTAKES[mistake])
+    execve, server = (
+        os.execve,
+        SERVER.format(boot_id=boot_id, mistake=(MISTAKES | FLEET_MISTAKES)[mistake]),
+    )
 
     def with_ours(path: Any, command: Any, environment: Any) -> NoReturn:
         if "quiltfn.main" in command:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -29,7 +29,7 @@ CRUN = "/usr/bin/crun"
 # `scripts/soak hostile` plays the whole catalogue: as many tries as it asks for, of five minutes.
 IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
 CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
-READY = re.compile(r"listening on (http://127\.0\.0\.1:\d+)\n")
+READY = re.compile(r"listening on (http://[\d.]+:\d+)\n")
 START_S, STOP_S = 40.0, 45.0  # before `scaled`
 _names = itertools.count(1)
 
@@ -91,6 +91,21 @@ def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Completed:
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
+class AnyServer(Protocol):
+    """What answers the API: one server, or several that share what they have."""
+
+    @property
+    def url(self) -> str:
+        """Where the next request goes."""
+
+    @property
+    def headers(self) -> dict[str, str]: ...
+
+    def call(self, method: str, path: str, json: Any = None) -> httpx.Response: ...
+
+    def deploy(self, handler: str, **fields: Any) -> Function: ...
+
+
 class Server:
     """One server, started again as often as a test likes on the same two directories."""
 
@@ -116,9 +131,11 @@ class Server:
             *options.split(),
         ]
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
+        self.headers: dict[str, str] = {}  # of every request
         self.ids: set[str] = set()  # of every server process that ran here
         self.process: subprocess.Popen[bytes] | None = None
         self.log = root / "stderr"
+        self.url = ""
         self._threads = ThreadPoolExecutor(64)
 
     # Life ------------------------------------------------------------------------------------
@@ -130,9 +147,12 @@ class Server:
         ready = READY.fullmatch(line)
         assert ready, f"instead of the ready line: {line!r}\n{self.log.read_text()}"
         self.url = ready[1]
-        limits = httpx.Limits(max_connections=128)
         self.http = httpx.Client(
-            base_url=self.url, timeout=scaled(CLIENT_TIMEOUT_S), trust_env=False, limits=limits
+            base_url=self.url,
+            headers=self.headers,
+            timeout=scaled(CLIENT_TIMEOUT_S),
+            trust_env=False,
+            limits=httpx.Limits(max_connections=128),
         )
         self.id = (self.server_dirs() - before).pop()
         self.ids.add(self.id)

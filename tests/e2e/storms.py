@@ -34,7 +34,7 @@ from typing import Any
 
 from e2e.history import Call, History, Owned, Seen, Verdict, is_spent, judge
 from e2e.rebooting import MISTAKES
-from e2e.server import Server, watched
+from e2e.server import AnyServer, Server, watched
 from e2e.test_clock import Jump
 from e2e.work_history import WorkVerdict, judge_work
 from e2e.work_load import WITNESSED, WorkLoad, pages, witness
@@ -43,6 +43,7 @@ from quiltfn.launcher import syscalls
 CALLERS, QUEUERS = 10, 14  # clients that call, and those that queue calls
 INSTANCES = 8
 PAUSE_S = 0.005
+CONNECTIONS_MAX = 8  # of one client
 BETWEEN_S = 1.0, 7.0  # blows that take the server away
 # Before a client asks again whose call could not be served, and whose call nobody answered, unless
 # a server has started by then.
@@ -59,9 +60,17 @@ OPTIONS = "--prewarmed 1"
 
 @dataclass
 class Load:
-    """Clients that call, repeat keyed calls until they are answered, and change their functions."""
+    """Clients that call, repeat keyed calls until they are answered, and change their functions.
 
-    server: Server
+    `may_come_late`: what nobody answered may be done after what was answered later, by another
+    server.
+    """
+
+    server: AnyServer
+    callers: int = CALLERS
+    instances: int = INSTANCES
+    timeout_s: float = 20.0
+    may_come_late: bool = False
     history: History = field(default_factory=History)
     codes: Counter[str] = field(default_factory=Counter)
     called: str = ""
@@ -71,9 +80,9 @@ class Load:
     _kept: threading.local = field(default_factory=threading.local)
 
     def start(self, seed: int) -> None:
-        self.called = self.server.deploy(WITNESSED, max_instances=INSTANCES).id
+        self.called = self.server.deploy(WITNESSED, max_instances=self.instances).id
         self.is_served.set()
-        for number in range(CALLERS):
+        for number in range(self.callers):
             one = threading.Thread(target=self._live, args=(number, random.Random(seed + number)))
             one.start()
             self._threads.append(one)
@@ -126,7 +135,7 @@ class Load:
             one.sent.append("made")
             status, answer = self.ask("POST", "/api/functions", body)
             if status == 201:
-                one.id, one.description = answer["function_id"], "made"
+                one.id, one.description, one.sent = answer["function_id"], "made", []
             return
         one = dice.choice(owned)
         if one.id is None or one.is_deleted:
@@ -135,7 +144,8 @@ class Load:
             one.sent.append(name)
             status, _ = self.ask("PUT", f"/api/functions/{one.id}", {"description": name})
             if status == 200:
-                one.description, one.sent = name, []
+                one.description = name
+                one.sent = one.sent[:-1] if self.may_come_late else []
         else:
             one.asked_to_delete = True
             status, _ = self.ask("DELETE", f"/api/functions/{one.id}")
@@ -147,10 +157,11 @@ class Load:
     ) -> tuple[int, Any]:
         """Status and body; 0 where there was no answer."""
         connection = self._connection()
+        headers = self.server.headers | (headers or {})
         data = None if body is None else json.dumps(body)
         given = {"content-type": "application/json"} if data else {}
         try:
-            connection.request(method, path, data, given | (headers or {}))
+            connection.request(method, path, data, given | headers)
             answer = connection.getresponse()
             text = answer.read()
             told = (answer.status, json.loads(text) if text else None)
@@ -165,14 +176,14 @@ class Load:
         return told
 
     def _connection(self) -> http.client.HTTPConnection:
-        """The thread's own to the server that runs now, which may be another than before."""
+        """The thread's own to the server that is to be asked, which may be another than before."""
         address = self.server.url.removeprefix("http://")
-        kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
-        if kept is None or f"{kept.host}:{kept.port}" != address:
-            if kept is not None:
-                kept.close()
-            kept = self._kept.connection = http.client.HTTPConnection(address, timeout=20)
-        return kept
+        kept: dict[str, http.client.HTTPConnection] = vars(self._kept)
+        if address not in kept:
+            if len(kept) == CONNECTIONS_MAX:  # a server that starts again may have another port
+                kept.pop(next(iter(kept))).close()
+            kept[address] = http.client.HTTPConnection(address, timeout=self.timeout_s)
+        return kept[address]
 
     @staticmethod
     def _name(status: int, body: Any) -> str:

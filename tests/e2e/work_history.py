@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from e2e.history import FINAL, lateness
+from e2e.history import FINAL, gives_way, lateness
 
 Record = dict[str, Any]
 GOOD = {"success", "cancelled"}
@@ -162,7 +162,8 @@ def judge_work(
     for job in history.jobs:
         for at, told in job.told:
             kept = seen.records.get(told["invocation_id"])
-            if kept not in (None, told) and lateness(at, cuts, may_lose_s) is None:
+            is_final = lateness(at, cuts, may_lose_s) is None and not gives_way(told)
+            if kept not in (None, told) and is_final:
                 verdict.note(Rule.CHANGED, f"{job.token} was told {told}, kept is {kept}")
         _judge_job(job, ids_of[job.token] | job.accepted, asked, dead, seen, verdict)
         _judge_cancellations(job, runs_of, seen, verdict)

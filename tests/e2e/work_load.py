@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.history import FINAL, is_spent
-from e2e.server import CRUN, Server, short_dir
+from e2e.server import CRUN, AnyServer, short_dir
 from e2e.work_history import Job, Record, Redrive, Run, Schedule, WorkHistory, WorkSeen
 from timeouts import scaled
 
@@ -119,14 +119,18 @@ class WorkLoad:
     """Clients that queue calls, wait for them, cancel them and have dead letters run again, on
     functions with one attempt and with three; and schedules with a tick every second.
 
-    `is_clock_set`: the server's clock is. `over_s`: how long to wait for the end of it all.
-    Synchronous clients may call one of the functions meanwhile.
+    `is_clock_set`: the server's clock is. `over_s`: how long to wait for the end of it all, and
+    `settle_s` until everything is counted.
+    Synchronous clients may call one of the functions meanwhile. `instances`: of the function that
+    only they call.
     """
 
-    server: Server
+    server: AnyServer
     ask: Ask
     is_clock_set: bool = False
     over_s: float = OVER_S
+    settle_s: float = 0.0
+    instances: int = 4
     history: WorkHistory = field(default_factory=WorkHistory)
     attempts: int = 0
     ticks: int = 0
@@ -134,7 +138,7 @@ class WorkLoad:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self, seed: int, shared: str, clients: int) -> None:
-        again = self.server.deploy(WITNESSED, max_instances=4).id
+        again = self.server.deploy(WITNESSED, max_instances=self.instances).id
         for function, policy in ((shared, ONCE), (again, AGAIN)):
             answer = self.server.call("PUT", f"/api/functions/{function}/async-policy", policy)
             assert answer.status_code == 200, answer.text
@@ -266,6 +270,7 @@ class WorkLoad:
         """Stops the schedules, lets the work end, and asks for everything."""
         schedules = {name: self._end_schedule(name) for name in self.history.schedules}
         self.drain()
+        time.sleep(self.settle_s)
         functions = {one["id"]: one for one in self._functions()}
         records = {
             one["invocation_id"]: one
@@ -345,7 +350,7 @@ def _path(record: Record) -> str:
     return f"/api/functions/{record['function_id']}/invocations/{record['invocation_id']}"
 
 
-def pages(server: Server, path: str, name: str, query: str = "") -> list[Record]:
+def pages(server: AnyServer, path: str, name: str, query: str = "") -> list[Record]:
     """A whole list, page by page. `query`: which of it, as &NAME=VALUE."""
     found, cursor = [], ""
     while True:

@@ -156,7 +156,7 @@ async def be_a_node(told: dict[str, Any]) -> None:
     clock = SystemClock()
     sandboxes = StormSandboxes(cells, lease)
     pools = LocalPools(sandboxes, clock)
-    pools.bind(GatedSandboxes(sandboxes, lease))
+    pools.bind(GatedSandboxes(sandboxes, lease, sandboxes.end_by))
     connection = QuickConnection(engine(told["url"], is_quick=True))
     keeper = SlotKeeper(SqlSlots(connection.run), pools, lambda: node, lease, clock)
     ids = told["functions"]

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
+from fleet.sampler import groups, sampled, sandboxes
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -19,47 +19,17 @@ pytestmark = pytest.mark.sandbox
 SHORT = "--prewarmed 0 --fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 3 --fleet-reap-s 8"
 
 
-def groups(node: Server) -> list[Path]:
-    """The control groups that hold a node's sandboxes, one of each hierarchy."""
-    return [Path(path) for path, _, _ in os.walk("/sys/fs/cgroup") if Path(path).name == node.id]
-
-
-def sandboxes(homes: list[Path]) -> set[str]:
-    """Those with a process, as the kernel has them."""
-    found = set()
-    for home in homes:
-        for one in home.glob("*/cgroup.procs"):
-            with contextlib.suppress(OSError):
-                if len(one.parent.name) == 24 and one.read_text().split():
-                    found.add(one.parent.name)
-    return found
-
-
 @contextlib.contextmanager
-def sampled(*nodes: Server) -> Iterator[Callable[[], int]]:
-    """The most sandboxes that all nodes together had at a time; counted until the end.
+def most_at_a_time(*nodes: Server) -> Iterator[Callable[[], int]]:
+    """The most sandboxes that all nodes together had at a time; counted until the end."""
+    most, homes = 0, [group for node in nodes for group in groups(node)]
 
-    The kernel is asked group by group, and a sandbox may end while another begins. What one look
-    and the next have both found was there between the two; no identifier is given twice.
-    """
-    ends, most = threading.Event(), 0
-    homes = [group for node in nodes for group in groups(node)]
-
-    def count() -> None:
+    def count(there: set[Path]) -> None:
         nonlocal most
-        before: set[str] = set()
-        while not ends.is_set():
-            now = sandboxes(homes)
-            most, before = max(most, len(before & now)), now
-            ends.wait(0.02)
+        most = max(most, len({one.name for one in there}))
 
-    thread = threading.Thread(target=count)
-    thread.start()
-    try:
+    with sampled(count, lambda: sandboxes(homes)):
         yield lambda: most
-    finally:
-        ends.set()
-        thread.join()
 
 
 def on(node: Server, function: Function) -> Function:
@@ -73,13 +43,13 @@ def test_an_instance_goes_where_calls_wait(fleet: Fleet) -> None:
     one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
     function = one.deploy("echo hello", max_instances=1)
     there = on(two, function)
-    with sampled(one, two) as most:
+    with most_at_a_time(one, two) as most:
         for _ in range(3):
             for each, name in ((function, "one"), (there, "two")):
                 record = each.invoke()
                 assert (record["status"], record["execution_node_id"]) == ("success", name)
     assert most() == 1
-    with sampled(one, two) as most:  # two are seen where there are two
+    with most_at_a_time(one, two) as most:  # two are seen where there are two
         one.deploy("echo hello", min_instances=1, max_instances=1)
         until(lambda: most() == 2)
 
@@ -93,8 +63,8 @@ def test_a_stopped_node_s_instances_are_gone_before_another_starts_its_own(fleet
     there = on(two, function)
     assert function.invoke()["status"] == "success"
     held = sandboxes(groups(one))
-    assert len(held) == 1
-    with sampled(one, two) as most:
+    assert len({one.name for one in held}) == 1
+    with most_at_a_time(one, two) as most:
         os.kill(one.pid, signal.SIGSTOP)
         stopped_at = time.monotonic()
         until(lambda: not sandboxes(groups(one)), 6)
@@ -104,7 +74,9 @@ def test_a_stopped_node_s_instances_are_gone_before_another_starts_its_own(fleet
         os.kill(one.pid, signal.SIGCONT)
         assert one.wait(scaled(20)) != 0  # it was taken over, and ends
         until(lambda: two.call("GET", there.path).json()["owner_node_id"] == "two")
-        until(lambda: len(sandboxes(groups(two))) == 1)  # the minimum, which that keeps from now on
+        until(
+            lambda: len({one.name for one in sandboxes(groups(two))}) == 1
+        )  # the minimum, which that keeps from now on
     assert most() == 1
 
 

@@ -81,7 +81,7 @@ class OneNode:
         times = LeaseTimes(start_s=10, end_s=60)
         self.lease = NodeLease(lambda: self.renewed, times, lambda: self.boottime)
         self.pools = LocalPools(self.fakes, SystemClock())
-        self.pools.bind(GatedSandboxes(self.fakes, self.lease))
+        self.pools.bind(GatedSandboxes(self.fakes, self.lease, self.fakes.end_by))
         own = NodeEpoch(self.name, 1)
         self.keeper = SlotKeeper(self.slots, self.pools, lambda: own, self.lease, self.clock)
 
@@ -455,6 +455,18 @@ async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: 
     await nodes.one.cut_off(0)
     nodes.one.lease.check()
     await nodes.one.call(nodes.function)
+
+
+async def test_a_start_right_after_a_renewal_does_not_go_by_the_deadline_before(
+    nodes: TwoNodes,
+) -> None:
+    """A launcher that knows of the last deadline alone, which was over, would refuse it."""
+    one = nodes.one
+    one.fakes.end_by(one.lease.deadline)
+    one.boottime += 120
+    one.renewed = one.boottime  # what tells the launcher looks four times a second
+    await one.call(nodes.function)
+    assert one.fakes.deadline == one.lease.deadline
 
 
 async def test_at_its_deadline_a_node_ends_everything(nodes: TwoNodes) -> None:

@@ -120,3 +120,16 @@ def test_of_the_reserved_ones_the_first_whose_request_is_not_complete_ends() -> 
         assert connections.add(Peer(None)) is SlotKind.RESERVED
     assert [at for at, one in enumerate(reserved) if one.was_cut] == [3, 5]
     assert connections.add(Peer(None)) is SlotKind.NONE
+
+
+def test_clients_are_quiet_once_none_has_asked_for_some_time() -> None:
+    connections, peers = full(1, 2, 3)
+    assert connections.are_quiet_since(3)
+    assert not connections.are_quiet_since(2.9)
+    peers[0].idle_since = None
+    assert not connections.are_quiet_since(3)
+    connections.remove(peers[0])
+    assert connections.are_quiet_since(3)
+    connections = Connections(ConnectionLimits(most=1))
+    assert [connections.add(one) for one in (Peer(None), Peer(4))][1] is SlotKind.RESERVED
+    assert not connections.are_quiet_since(5)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from e2e.history import Call, History, Owned, Record, Seen, judge
+from quiltfn.model.invocation import NODE_LOST
 
 
 def record(number: int, token: str, **more: Any) -> Record:
@@ -113,3 +114,14 @@ def test_a_power_cut_may_cost_the_last_moment_and_no_more() -> None:
     assert (late.lost, late.lost_late) == (0, 2)
     early = judge(history, seen, cuts=[(2.4, 2.6)], may_lose_s=0.1)
     assert (early.lost, early.lost_late) == (1, 1)
+
+
+def test_only_an_end_that_another_node_had_made_up_gives_way_to_the_true_one() -> None:
+    history, seen = a_history()
+    told = record(1, "t1", status="interrupted", stdout="", error_message=NODE_LOST)
+    history.calls[0].answers = [(1.0, told)]
+    assert judge(history, seen).is_clean
+    history.calls[0].answers = [(1.0, told | {"error_message": "the server ended"})]
+    assert judge(history, seen).changed == 1
+    history.calls[0].answers = [(1.0, told | {"status": "failed"})]
+    assert judge(history, seen).changed == 1

@@ -24,7 +24,8 @@ class Times:
         (0, LeaseState.HELD),
         (9.9, LeaseState.HELD),
         (10, LeaseState.STALE),
-        (59.9, LeaseState.STALE),
+        (59.4, LeaseState.STALE),
+        (59.5, LeaseState.OVER),  # the server ends calls before the launcher ends sandboxes
         (60, LeaseState.OVER),
         (10**6, LeaseState.OVER),
     ],
@@ -46,6 +47,11 @@ def test_calls_from_elsewhere_are_refused_with_a_sentence() -> None:
     assert told.value.retry_after == 5
     one.renewed = one.now
     one.lease.check()
+
+
+def test_calls_are_not_ended_before_the_node_begins_nothing_more() -> None:
+    assert LeaseTimes(start_s=2, end_s=2.2).end_calls_s == pytest.approx(2.1)
+    assert LeaseTimes(start_s=10, end_s=60).end_calls_s == 59.5
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 60), (60, 60), (61, 60), (-1, 5)])

@@ -209,6 +209,19 @@ async def test_a_node_that_takes_none_from_others_runs_its_own() -> None:
     assert await node.placement.refusal(a_call()) is Refusal.DRAINING
 
 
+async def test_a_node_that_does_not_reach_the_store_goes_on_with_what_it_has() -> None:
+    """It may be that the store is away for all, or that only this node does not reach it."""
+    node = Node(load(idle=1), b=load(idle=1))
+    node.placement.may_start = lambda: False
+    assert await node.place() is None
+    node.here = load(busy=1, slots=1)
+    assert await node.place() == Destination("b", may_wait=False)
+    assert await node.place("b") is None  # it waits for its own instance
+    for none in (load(slots=0), None):
+        node.here = none
+        assert await node.place() == Destination("b", may_wait=True, in_any_case=True)
+
+
 async def test_it_sends_them_to_a_node_without_instances_too() -> None:
     node = Node(load(idle=2), b=PoolLoad("another", V, slots=1))
     node.serves = False

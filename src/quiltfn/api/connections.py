@@ -122,6 +122,11 @@ class Connections:
             return SlotKind.RESERVED
         return SlotKind.NONE
 
+    def are_quiet_since(self, at: float) -> bool:
+        """Whether no request is under way, nor has been since that time of the loop's clock."""
+        every = (one.idle_since for one in (*self._regular, *self._reserved))
+        return all(since is not None and since <= at for since in every)
+
     def _end_idlest(self) -> bool:
         """Ends the one that has been idle longest, if any is."""
         if self._end_first_still_idle():

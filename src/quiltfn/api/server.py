@@ -18,6 +18,8 @@ SECURITY_HEADERS = (
     b"content-security-policy: frame-ancestors 'none'\r\n"
 )
 LEAVE_WITHIN_S = 2.0
+# Who balances load and has heard that this server ends sends it nothing for so long.
+QUIET_S, QUIET_WITHIN_S = 0.25, 10.0
 
 
 class Server:
@@ -32,6 +34,17 @@ class Server:
     def leave(self) -> None:
         """Accepts no more connections and ends once what is under way is answered, or soon."""
         self._leaving.set()
+
+    async def quiet(self) -> None:
+        """Returns once clients ask nothing any more, so that none is on its way when the
+        connections end, or after ten seconds.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + QUIET_WITHIN_S
+        while (now := loop.time()) < end:
+            if self._connections.are_quiet_since(now - QUIET_S):
+                return
+            await asyncio.sleep(0.05)
 
     async def serve(self, listener: socket.socket) -> None:
         """Accepts connections on a bound socket until `leave`."""

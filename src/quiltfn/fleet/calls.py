@@ -62,6 +62,7 @@ class FleetCalls:
         # By the beginning of their paths: what answers requests of nodes for themselves.
         self.handlers: dict[str, PeerHandler] = {}
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
+        self.placement.may_start = self._is_seen
         self.placement.on_told.append(self._told)
         membership.on_read.append(self._read)
         self._read(membership.seen())
@@ -92,10 +93,14 @@ class FleetCalls:
 
     def _serves(self) -> bool:
         is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
-        return is_meant_to and self._membership.problem is None and not self._invoker.is_draining
+        return is_meant_to and self._membership.lost is None and not self._invoker.is_draining
 
     def _takes_calls(self) -> bool:
-        return self._membership.state is NodeState.READY and self._serves()
+        is_ready = self._membership.state is NodeState.READY
+        return is_ready and self._serves() and self._is_seen()
+
+    def _is_seen(self) -> bool:
+        return self._membership.problem is None
 
     @asynccontextmanager
     async def answered(self, app: Application) -> AsyncIterator[None]:

@@ -12,8 +12,11 @@ CLOSED = "this node does not reach the store and starts nothing until it does: r
 class GatedSandboxes:
     """`ports.Sandboxes` of a node of a fleet."""
 
-    def __init__(self, sandboxes: Sandboxes, lease: NodeLease) -> None:
-        self._sandboxes, self._lease = sandboxes, lease
+    def __init__(
+        self, sandboxes: Sandboxes, lease: NodeLease, end_by: Callable[[float], None]
+    ) -> None:
+        """`end_by`: hands a deadline to the launcher, as `StockedSandboxes` says."""
+        self._sandboxes, self._lease, self._end_by = sandboxes, lease, end_by
 
     async def create(self, spec: VersionSpec) -> Sandbox:
         """As the port says. Raises `SandboxFailed` without a lease, also where that ended while the
@@ -21,6 +24,8 @@ class GatedSandboxes:
         """
         if not self._lease.is_held:
             raise SandboxFailed(CLOSED)
+        # Just after a renewal the launcher may know of an earlier deadline, which is over.
+        self._end_by(self._lease.deadline)
         sandbox = await self._sandboxes.create(spec)
         if not self._lease.is_held:
             await sandbox.destroy()

@@ -14,6 +14,8 @@ from enum import IntEnum
 from quiltfn.model.errors import StoreUnavailable
 
 LOOK_EVERY_S = 0.25
+# So long before the launcher ends every sandbox the server ends its calls itself: it can say why.
+END_CALLS_BEFORE_S = 0.5
 CUT_OFF = (
     "this node has not reached the store for {age:.0f} s and takes no new calls until it has; "
     "ask another node, or repeat the request"
@@ -38,6 +40,11 @@ class LeaseTimes:
     def __post_init__(self) -> None:
         if not 0 < self.start_s < self.end_s:
             raise ValueError(f"{self.start_s} s must be less than {self.end_s} s, and more than 0")
+
+    @property
+    def end_calls_s(self) -> float:
+        """When the server ends its calls, at the latest halfway to the end of its instances."""
+        return self.end_s - min(END_CALLS_BEFORE_S, (self.end_s - self.start_s) / 2)
 
 
 class LeaseState(IntEnum):
@@ -68,7 +75,7 @@ class NodeLease:
     @property
     def state(self) -> LeaseState:
         age = self._now() - self._renewed_at()
-        if age >= self.times.end_s:
+        if age >= self.times.end_calls_s:
             return LeaseState.OVER
         return LeaseState.STALE if age >= self.times.start_s else LeaseState.HELD
 

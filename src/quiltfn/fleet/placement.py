@@ -3,7 +3,8 @@
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
 node may start; where this node lacks the image that it shows, rather one that a node with the image
 may start. Else the call waits: here where this node may have instances, or at a node that may.
-A node that runs no new calls sends all that it still gets to others.
+A node that runs no new calls sends all that it still gets to others; one that does not reach the
+store goes on with the instances that it has, and sends what needs others.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -34,6 +35,7 @@ class Placement:
     ) -> None:
         self._table, self._pool, self._obtain, self.image = table, pool, obtain, image
         self._serves, self._takes_calls = serves, takes_calls
+        self.may_start: Callable[[], bool] = lambda: True  # whether anything may start here
         # Each is told what a node says of a pool with its answer. It must not raise or wait.
         self.on_told: list[Callable[[str, PoolLoad], None]] = []
 
@@ -45,6 +47,8 @@ class Placement:
         here = self._pool(function_id)
         if here is not None and here.idle:
             return None
+        if not self.may_start() and (here is None or not here.slots):
+            return self._elsewhere(function_id, version, tried)
         node = self._table.idle_node(function_id, version, tried)
         if node is not None:
             return Destination(node, may_wait=False)

@@ -1,0 +1,214 @@
+"""What befalls a fleet in a storm: one fault every few seconds, at most two at a time."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from fleet.machines import TIMES, FleetMachine, Machines
+from fleet_network import DATABASE
+
+AT_A_TIME = 2
+BETWEEN_S = 0.5, 3.0
+# How long a fault lasts: nobody notices; the node begins nothing; its instances end; others take it
+# over.
+LASTS_S = (0.3, TIMES["fence"] + 0.5, TIMES["end"] + 1.5, TIMES["reap"] + 3.0)
+DATABASE_AWAY_S = 1.0, 6.0
+# After a fault a node needs some time until it follows the others again.
+CALM_AFTER_S = 5.0
+# A launcher that goes on ends what should have ended within a second.
+WAKES_WITHIN_S = 2.0
+DAY_S = 86_400
+WEIGHTS = {
+    "kill": 4,
+    "sandbox": 2,
+    "stop": 5,
+    "partition": 4,
+    "cut off": 4,
+    "unplug": 2,
+    "restart": 1,
+    "crash": 1,
+    "disconnect": 2,
+    "read only": 1,
+    "clock": 2,
+}
+
+
+@dataclass
+class Active:
+    """A fault that lasts. `touches`: the nodes that it keeps from the database."""
+
+    what: str
+    ends_at: float
+    end: Callable[[], None]
+    nodes: Collection[str]
+    touches: Collection[str]
+
+
+@dataclass
+class Faults:
+    """`play` them for some time and `end_all`; `counts`: how often there was each."""
+
+    fleet: Machines
+    dice: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
+    log: list[str] = field(default_factory=list)  # what happened when
+    active: list[Active] = field(default_factory=list)
+    _touched: dict[str, float] = field(default_factory=dict)  # when it ended last
+    # Nodes whose launcher and server both stand still, since when, and when they went on.
+    _frozen: dict[str, float] = field(default_factory=dict)
+    _thawed: dict[str, float] = field(default_factory=dict)
+
+    def play(self, until: float) -> None:
+        """Faults at random, until that time of the monotonic clock."""
+        next_at = time.monotonic()
+        while time.monotonic() < until:
+            self._end_due()
+            if time.monotonic() >= next_at and len(self.active) < AT_A_TIME:
+                kinds = list(WEIGHTS)
+                self._begin(self.dice.choices(kinds, list(WEIGHTS.values()))[0])
+                next_at = time.monotonic() + self.dice.uniform(*BETWEEN_S)
+            time.sleep(0.02)
+
+    def end_all(self) -> None:
+        for one in list(self.active):
+            self._end(one)
+        for node in self.fleet.nodes:
+            if node.jump is not None:
+                node.jump.set(0)
+
+    def was_calm(self, name: str, since: float) -> bool:
+        """Whether nothing has kept the node from the database since that time, nor shortly before,
+        and it has run.
+        """
+        up_since = self.fleet.named(name).up_since
+        if up_since is None or any(name in one.touches for one in list(self.active)):
+            return False
+        return max(up_since, self._touched.get(name, 0.0)) + CALM_AFTER_S <= since
+
+    def may_have_too_many(self, node: FleetMachine) -> bool:
+        """Whether nothing of the node runs that could end its instances: decision 54 says so."""
+        frozen, thawed = self._frozen.get(node.name), self._thawed.get(node.name, 0.0)
+        if frozen is not None:
+            return time.monotonic() - frozen > TIMES["end"] - TIMES["beat"]
+        return time.monotonic() - thawed < WAKES_WITHIN_S
+
+    # -----------------------------------------------------------------------------------------
+
+    def _begin(self, kind: str) -> None:
+        busy = {name for one in self.active for name in one.nodes}
+        free = [one for one in self.fleet.nodes if one.name not in busy]
+        node = self.dice.choice(free) if free else None
+        if kind in ("restart", "crash", "disconnect", "read only"):
+            if DATABASE not in busy:
+                self._befall_database(kind)
+        elif kind == "partition":
+            self._part()
+        elif node is None:
+            return
+        elif kind == "kill":
+            self._kill(node)
+        elif kind == "sandbox":
+            if node.kill_a_sandbox(self.dice):
+                self._happened("kill -9 of a sandbox", node.name)
+        elif kind == "stop":
+            self._stop(node)
+        elif kind == "cut off":
+            self._cut_off(node)
+        elif kind == "unplug":
+            self.fleet.unplug(node.name)
+            self._lasts("its link lost silently", node.name, lambda: self.fleet.plug(node.name))
+        elif node.jump is not None:
+            by_s = round(self.dice.choice((-1, 1)) * 10 ** self.dice.uniform(0, 6))
+            node.jump.set(by_s)
+            self._happened("jump of a clock", node.name)
+
+    def _kill(self, node: FleetMachine) -> None:
+        whom = self.dice.choice(("server", "launcher", "both"))
+        self._happened(f"kill -9 of {whom}", node.name)
+        if whom == "both" and self.dice.random() < 0.5:
+            node.kill_all()
+        else:
+            node.send(whom, signal.SIGKILL)
+
+    def _stop(self, node: FleetMachine) -> None:
+        whom, name = self.dice.choice(("server", "launcher", "both")), node.name
+        node.send(whom, signal.SIGSTOP)
+        if whom == "both":
+            self._frozen[name] = time.monotonic()
+
+        def go_on() -> None:
+            node.send(whom, signal.SIGCONT)
+            if self._frozen.pop(name, None) is not None:
+                self._thawed[name] = time.monotonic()
+
+        self._lasts(f"stop of {whom}", name, go_on)
+
+    def _cut_off(self, node: FleetMachine) -> None:
+        """A node and PostgreSQL, both ways or one."""
+        name, fleet = node.name, self.fleet
+        way = self.dice.choice(("both ways", "to it", "from it"))
+        if way != "from it":
+            fleet.cut(name, DATABASE)
+        if way != "to it":
+            fleet.cut(DATABASE, name)
+        self._lasts(f"PostgreSQL cut off {way}", name, lambda: fleet.heal(name, DATABASE))
+
+    def _part(self) -> None:
+        """Two nodes, both ways or one."""
+        one, other = (node.name for node in self.dice.sample(self.fleet.nodes, 2))
+        is_both = self.dice.random() < 0.5
+        self.fleet.cut(one, other)
+        if is_both:
+            self.fleet.cut(other, one)
+        what = f"two nodes parted {'both ways' if is_both else 'one way'}"
+        self._lasts(what, None, lambda: self.fleet.heal(one, other))
+
+    def _befall_database(self, kind: str) -> None:
+        fleet, postgres = self.fleet, self.fleet.postgres
+        if kind == "disconnect":
+            fleet.disconnect()
+            self._happened("connections to PostgreSQL killed")
+            for node in fleet.nodes:
+                self._touched[node.name] = time.monotonic()
+        elif kind == "read only":
+            fleet.read_only(True)
+            self._lasts("PostgreSQL read-only", DATABASE, lambda: fleet.read_only(False))
+        else:
+            how = "fast" if kind == "restart" else "immediate"
+            postgres.stop(signal.SIGINT if kind == "restart" else signal.SIGQUIT)
+            self._lasts(f"PostgreSQL restarted ({how})", DATABASE, postgres.start)
+
+    def _lasts(self, what: str, name: str | None, end: Callable[[], None]) -> None:
+        """`name`: the node, or all where it is the database's; None: none loses the database."""
+        self._happened(what, name or "")
+        everybody = [one.name for one in self.fleet.nodes]
+        touches = everybody if name == DATABASE else [] if name is None else [name]
+        lasts_s = self.dice.choice(LASTS_S)
+        if name == DATABASE:
+            lasts_s = self.dice.uniform(*DATABASE_AWAY_S)
+        names = [] if name is None else [name]
+        self.active.append(Active(what, time.monotonic() + lasts_s, end, names, touches))
+
+    def _end_due(self) -> None:
+        for one in list(self.active):
+            if time.monotonic() >= one.ends_at:
+                self._end(one)
+
+    def _happened(self, what: str, where: str = "") -> None:
+        self.counts[what] += 1
+        self._log(f"{what} {where}")
+
+    def _log(self, what: str) -> None:
+        self.log.append(f"{time.strftime('%H:%M:%S')} {what}")
+
+    def _end(self, one: Active) -> None:
+        one.end()
+        self._log(f"over: {one.what} {' '.join(one.nodes)}")
+        for name in one.touches:
+            self._touched[name] = time.monotonic()
+        self.active.remove(one)

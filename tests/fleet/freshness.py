@@ -1,0 +1,129 @@
+"""What nodes say of a function that is changed on any of them: the one that acknowledged the change
+has it at once, the others within a second.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fleet.machines import FleetMachine, Machines
+
+MOST_S = 1.0
+SLOW_S = 1.5
+GIVE_UP_S, EVERY_S, LOOK_EVERY_S = 4.0, 0.3, 0.02
+
+
+@dataclass
+class Freshness:
+    """Runs from `start` until `stop`. `was_calm`: whether a node could know since a time."""
+
+    fleet: Machines
+    was_calm: Callable[[str, float], bool]
+    changes: int = 0
+    stale_there: int = 0  # on the node that acknowledged
+    late: int = 0
+    slowest_s: float = 0.0
+    slow: int = 0  # answers of nodes that nothing had befallen
+    slow_examples: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        """Makes the function, before anything befalls the fleet."""
+        body = {"name": "changes", "handler": "true", "description": "0"}
+        answer = self.fleet.call("POST", "/api/functions", body)
+        assert answer.status_code == 201, answer.text
+        self._path = f"/api/functions/{answer.json()['function_id']}"
+        self._old: set[str] = set()  # acknowledged, and not the newest any more
+        self._thread.start()
+
+    def _run(self) -> None:
+        dice, newest = random.Random(), "0"
+        for number in itertools.count(1):
+            if self._stop.wait(EVERY_S):
+                return
+            node, wanted = dice.choice(self.fleet.nodes), str(number)
+            if self._ask(node, "PUT", {"description": wanted}) is None:
+                continue
+            acknowledged_at = time.monotonic()
+            self._old.add(newest)
+            newest = wanted
+            self.changes += 1
+            self._look(node, wanted, acknowledged_at)
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _look(self, acknowledged: FleetMachine, wanted: str, since: float) -> None:
+        if self._says(acknowledged) in self._old:
+            self.stale_there += 1
+            self._note(f"{acknowledged.name} has acknowledged {wanted} and says older")
+        left = [one for one in self.fleet.nodes if one is not acknowledged]
+        said: dict[str, str | None] = {}
+        while left and time.monotonic() - since < GIVE_UP_S and not self._stop.is_set():
+            for one in list(left):
+                asked_at = time.monotonic()
+                said[one.name] = self._says(one)
+                if said[one.name] not in (None, *self._old):
+                    left.remove(one)
+                    self._seen(one, wanted, since, asked_at - since)
+            time.sleep(LOOK_EVERY_S)
+        for one in left:
+            if said.get(one.name) is not None and not self._stop.is_set():
+                self._seen(one, wanted, since, GIVE_UP_S)
+
+    def _seen(self, node: FleetMachine, wanted: str, since: float, took_s: float) -> None:
+        if not self.was_calm(node.name, since):
+            return
+        self.slowest_s = max(self.slowest_s, took_s)
+        if took_s > MOST_S:
+            self.late += 1
+            self._note(f"{node.name} had not heard of {wanted} for {took_s:.2f} s")
+
+    def _note(self, example: str) -> None:
+        if len(self.examples) < 10:
+            self.examples.append(f"{time.strftime('%H:%M:%S')} stale: {example}")
+
+    def _says(self, node: FleetMachine) -> str | None:
+        """The description at a node; None where it does not answer."""
+        began = time.monotonic()
+        found = self._ask(node, "GET")
+        took_s = time.monotonic() - began
+        if took_s > SLOW_S and self.was_calm(node.name, began):
+            self._slow(node, took_s)
+        return None if found is None else str(found["description"])
+
+    def _slow(self, node: FleetMachine, took_s: float) -> None:
+        self.slow += 1
+        if self.slow <= 10:
+            self.slow_examples.append(
+                f"{time.strftime('%H:%M:%S')} slow: {node.name} needed {took_s:.2f} s to answer"
+            )
+
+    def _ask(self, node: FleetMachine, method: str, body: Any = None) -> Any:
+        """What is answered with 200, else None."""
+        address = node.url.removeprefix("http://")
+        connection = http.client.HTTPConnection(address, timeout=3)
+        headers = node.headers | {"content-type": "application/json"}
+        try:
+            connection.request(method, self._path, json.dumps(body) if body else None, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+        return json.loads(text) if answer.status == 200 else None

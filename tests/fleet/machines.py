@@ -1,0 +1,347 @@
+"""Nodes of a fleet, each on a machine of its own (a network namespace), and the PostgreSQL that
+they share; every one can be killed, stopped and cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import psycopg
+
+from e2e import leftovers
+from e2e.server import QUILTFN, Function, Server, quiltfn, short_dir, until
+from e2e.test_clock import Jump
+from fleet_network import API_PORT, DATABASE, PEER_PORT, Network, Postgres, database, network
+
+NAMES = ("one", "two", "three")
+HOST = "host"  # where clients are
+FIRST_MIB = 301  # a size that no sandbox has which a start tries things in
+AGAIN_S = 0.3  # until a service manager starts a node again
+
+# Short, so that a storm of a minute sees many take-overs; a launcher that stands still leaves the
+# server five seconds more.
+TIMES = {"beat": 0.5, "fence": 2.0, "end": 3.0, "reap": 11.0}
+REAP_S = TIMES["reap"]
+TABLE = """\
+table inet quiltfn_cut
+delete table inet quiltfn_cut
+table inet quiltfn_cut {
+    chain input {
+        type filter hook input priority -300; policy accept;
+        DROPS
+    }
+}
+"""
+
+
+def options_of(times: dict[str, float]) -> str:
+    return " ".join(f"--fleet-{name}-s {value}" for name, value in times.items())
+
+
+class FleetMachine(Server):
+    """A node on a machine of its own. `keep` starts it again whenever it ends."""
+
+    def __init__(self, root: Path, name: str, reached: Network, file: Path, **more: Any) -> None:
+        """`more`: as `Server` takes it; `times`: of the fleet."""
+        self.name, self.network = name, reached
+        self.address = reached.address(name)
+        self.jump: Jump | None = more.pop("jump", None)
+        where = f"--host {self.address} --port {API_PORT} --fleet {file}"
+        more["options"] = f"{where} --prewarmed 0 {more.get('options', '')}"
+        program = [*reached.inside(name), *(more.pop("program", ()) or [str(QUILTFN)])]
+        super().__init__(root, program=program, **more)
+        self.url = f"http://{self.address}:{API_PORT}"
+        self.up_since: float | None = None  # by the monotonic clock; None: it does not run
+        self.starts = 0
+        self.lives: list[str] = []  # when each of its servers was ready, and the id of that
+        self.codes: list[int] = []  # with which it has ended
+        self._ends = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def keep(self) -> None:
+        """From now on it runs, and is started again 0.3 s after it has ended."""
+        self._ends.clear()
+        self._keeper = threading.Thread(target=self._keep)
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        while not self._ends.is_set():
+            try:
+                self.start()
+            except Exception:  # the database may be away: it is tried again
+                self._reaped()
+            else:
+                self.starts, self.up_since = self.starts + 1, time.monotonic()
+                self.lives.append(f"{time.strftime('%H:%M:%S')} {self.id}")
+                assert self.process is not None
+                self.codes.append(self.process.wait())
+                self.up_since = None
+                self._forget()
+            self._ends.wait(AGAIN_S)
+
+    def _reaped(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self._forget()
+
+    def stop_keeping(self) -> None:
+        """It is not started again; it has to be stopped by whoever says so."""
+        self._ends.set()
+
+    def close(self) -> None:
+        self._ends.set()
+        for pid in self.network.processes(self.name):
+            self._signal(pid, signal.SIGCONT)
+        if self._keeper is not None:
+            end = time.monotonic() + 60
+            while self._keeper.is_alive() and time.monotonic() < end:
+                if self.process is not None:
+                    self._signal(self.process.pid, signal.SIGTERM)
+                self._keeper.join(10)
+            if self._keeper.is_alive():
+                self.kill_all()
+                self._keeper.join()
+        else:
+            super().close()
+            return
+        self._threads.shutdown()
+
+    # What befalls it -------------------------------------------------------------------------
+
+    def kill_all(self) -> None:
+        """As if the machine lost power: everything of it at once."""
+        for pid in self.network.processes(self.name):
+            self._signal(pid, signal.SIGKILL)
+
+    def send(self, whom: str, number: signal.Signals) -> None:
+        """To the server, the launcher or both. Harmless where they do not run."""
+        process = self.process
+        if process is None:
+            return
+        server = self.server_pid() if whom != "launcher" else None
+        for pid in (process.pid if whom != "server" else None, server):
+            if pid is not None:
+                self._signal(pid, number)
+
+    def kill_a_sandbox(self, dice: random.Random) -> bool:
+        """Kills every process of a sandbox, if there is one."""
+        found = self.sandbox_pids() if self.up_since is not None else {}
+        if not found:
+            return False
+        for pid in found[dice.choice(sorted(found))]:
+            self._signal(pid, signal.SIGKILL)
+        return True
+
+    @staticmethod
+    def _signal(pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+class Machines:
+    """The fleet. It is `AnyServer`, too: each request goes to another node, at random."""
+
+    def __init__(self, directory: Path, reached: Network, postgres: Postgres) -> None:
+        self.directory, self.network, self.postgres = directory, reached, postgres
+        self.nodes: list[FleetMachine] = []
+        self.headers: dict[str, str] = {}
+        self.instances: dict[int, int] = {}  # the most of each function, by its memory in MiB
+        self.times = TIMES
+        self._cuts: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    # Made by the commands that operators use --------------------------------------------------
+
+    def init(self) -> None:
+        """Makes the fleet and a key of its operator."""
+        secret = (
+            "--store",
+            self.postgres.url,
+            "--store-password-file",
+            str(self.postgres.password),
+        )
+        made = quiltfn("fleet", "init", "--fleet", str(self.file), *secret)
+        assert made.code == 0, made.stderr
+        key = quiltfn("keys", "create", "--tenant", "default", *secret, "--output", "json")
+        assert key.code == 0, key.stderr
+        self.headers["Authorization"] = (
+            f"Bearer {httpx.Response(200, text=key.stdout).json()['key']}"
+        )
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "fleet.toml"
+
+    def add(self, name: str, **more: Any) -> FleetMachine:
+        """A node, not started yet. `more`: as `FleetMachine` takes it."""
+        file, own = self.directory / f"{name}.toml", self.directory / name
+        where = ("--address", f"{self.network.address(name)}:{PEER_PORT}", "--output", str(file))
+        done = quiltfn("fleet", "add-node", name, *where, "--fleet", str(self.file))
+        assert done.code == 0, done.stderr
+        own.mkdir(mode=0o755)
+        node = FleetMachine(own, name, self.network, file, **more)
+        node.headers = self.headers
+        self.nodes.append(node)
+        return node
+
+    def named(self, name: str) -> FleetMachine:
+        return next(one for one in self.nodes if one.name == name)
+
+    # What clients ask ------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return random.choice(self.nodes).url
+
+    def call(self, method: str, path: str, json: Any = None) -> httpx.Response:
+        return self.nodes[0].call(method, path, json)
+
+    def deploy(self, handler: str, **fields: Any) -> Function:
+        """Its instances are known from those of others by their memory. `at`: which node is asked,
+        where its first instance is.
+        """
+        asked = fields.pop("at", self.nodes[0])
+        mib = FIRST_MIB + len(self.instances)
+        self.instances[mib] = fields.get("max_instances", 1)
+        function: Function = asked.deploy(handler, memory_limit_mb=mib, **fields)
+        for node in self.nodes:
+            until(lambda node=node: is_active(node, function))  # type: ignore[misc]
+        return function
+
+    def are_ready(self) -> bool:
+        """Whether every node runs, and each of them knows that all do."""
+        if any(one.up_since is None for one in self.nodes):
+            return False
+        with contextlib.suppress(httpx.HTTPError, RuntimeError):
+            return all(self._sees_all(one) for one in self.nodes)
+        return False
+
+    def _sees_all(self, node: FleetMachine) -> bool:
+        with httpx.Client(
+            base_url=node.url, headers=self.headers, timeout=5, trust_env=False
+        ) as http:
+            if not http.get("/api/functions/health").json()["ready"]:
+                return False
+            found = http.get("/api/nodes").json().get("nodes", ())
+        return [one["presence"] for one in found] == ["present"] * len(self.nodes)
+
+    # What befalls the network ------------------------------------------------------------------
+
+    def cut(self, sender: str, receiver: str) -> None:
+        """What the one sends does not arrive at the other, and nobody is told."""
+        self._cut_or_heal({(sender, receiver)}, set())
+
+    def cut_both(self, one: str, other: str) -> None:
+        self._cut_or_heal({(one, other), (other, one)}, set())
+
+    def heal(self, one: str, other: str) -> None:
+        self._cut_or_heal(set(), {(one, other), (other, one)})
+
+    def heal_all(self) -> None:
+        self._cut_or_heal(set(), set(self._cuts))
+
+    def unplug(self, name: str) -> None:
+        """Nothing comes to the machine or from it, and nobody is told."""
+        self._link(name, "down")
+
+    def plug(self, name: str) -> None:
+        self._link(name, "up")
+
+    def _link(self, name: str, state: str) -> None:
+        subprocess.run(["ip", "link", "set", self.network.link(name), state], check=True)
+
+    def _cut_or_heal(self, cut: set[tuple[str, str]], healed: set[tuple[str, str]]) -> None:
+        with self._lock:
+            self._cuts = (self._cuts | cut) - healed
+            for receiver in {there for _, there in cut | healed}:
+                senders = [self._address(one) for one, there in self._cuts if there == receiver]
+                drops = f"ip saddr {{ {', '.join(senders)} }} drop" if senders else ""
+                text = TABLE.replace("DROPS", drops)
+                command = [*self.network.inside(receiver), "nft", "-f", "-"]
+                subprocess.run(command, input=text, text=True, check=True)
+
+    def _address(self, machine: str) -> str:
+        return self.network.host if machine == HOST else self.network.address(machine)
+
+    # What befalls the database ---------------------------------------------------------------
+
+    def statement(self, text: str) -> list[tuple[Any, ...]]:
+        """Runs a statement as the superuser, outside of a transaction."""
+        password = quote(self.postgres.password.read_text().strip(), "")
+        url = self.postgres.url.replace("quiltfn@", f"quiltfn:{password}@")
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            answer = connection.execute(text.encode())
+            return answer.fetchall() if answer.description else []
+
+    def disconnect(self) -> int:
+        """Ends every connection of nodes to the database; returns how many there were."""
+        ended = self.statement(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        return len(ended)
+
+    def read_only(self, state: bool) -> None:
+        """Transactions that begin from now on may write nothing, as those of a standby."""
+        self.statement(
+            f"ALTER SYSTEM SET default_transaction_read_only = {'on' if state else 'off'}"
+        )
+        self.statement("SELECT pg_reload_conf()")
+
+
+def is_active(node: Server, function: Function) -> bool:
+    return bool(node.call("GET", function.path).json().get("state") == "active")
+
+
+@contextlib.contextmanager
+def machines(
+    times: dict[str, float] | None = None,
+    names: Sequence[str] = NAMES,
+    make: Callable[[Path, str], dict[str, Any]] = lambda _root, _name: {},
+) -> Iterator[Machines]:
+    """A fleet whose nodes run; nothing of it is left afterwards. `make`: more for each node, as
+    `FleetMachine` takes it.
+    """
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(short_dir())
+        reached = stack.enter_context(network("quiltfn-storm", (DATABASE, *names)))
+        fleet = Machines(directory, reached, stack.enter_context(database(directory, reached)))
+        fleet.times = times or TIMES
+        fleet.init()
+        before = leftovers.look(directory, directory / "none", ())
+        stack.callback(_check_nothing_left, fleet, before)
+        for name in names:
+            more = make(directory, name)
+            more["options"] = f"{options_of(fleet.times)} {more.get('options', '')}"
+            node = fleet.add(name, **more)
+            stack.callback(node.close)
+            node.keep()
+            until(lambda node=node: node.up_since, 40)  # type: ignore[misc]
+        stack.callback(fleet.heal_all)
+        yield fleet
+
+
+def _check_nothing_left(fleet: Machines, before: leftovers.Traces) -> None:
+    for node in fleet.nodes:
+        left = leftovers.nothing_since(before, node.root, node.run_dir, node.ids)
+        assert not left, f"left on the host: {left}\n{node.log.read_text()[-4000:]}"
+
+
+def with_a_clock(root: Path, name: str) -> dict[str, Any]:
+    """For `machines`: nodes whose wall clocks can be set."""
+    own = root / f"clock-{name}"
+    own.mkdir(mode=0o755)
+    jump = Jump(own)
+    return {"jump": jump, "program": jump.program}

@@ -1,0 +1,112 @@
+"""How many instances of a function the nodes of a fleet have together, seen from outside: the
+kernel is asked for the control groups of sandboxes that have a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from e2e.server import Server
+
+EVERY_S = 0.02
+NAME_LENGTH = 24  # of a sandbox's name
+MIB = 1 << 20
+CGROUPS = Path("/sys/fs/cgroup")
+# Where limits of memory are: version 1 beside 2, version 1, version 2.
+HIERARCHIES = ("memory/quiltfn", "quiltfn")
+LIMITS = ("memory.limit_in_bytes", "memory.max")
+
+
+def groups(node: Server) -> list[Path]:
+    """The control groups that hold a node's sandboxes, one of each hierarchy."""
+    return [Path(path) for path, _, _ in os.walk(CGROUPS) if Path(path).name == node.id]
+
+
+def sandboxes(homes: Iterable[Path]) -> set[Path]:
+    """The control groups of those with a process."""
+    found = set()
+    for home in homes:
+        for one in home.glob("*/cgroup.procs"):
+            with contextlib.suppress(OSError):
+                if len(one.parent.name) == NAME_LENGTH and one.read_text().split():
+                    found.add(one.parent)
+    return found
+
+
+@contextlib.contextmanager
+def sampled(count: Callable[[set[Path]], None], look: Callable[[], set[Path]]) -> Iterator[None]:
+    """Tells `count` again and again which sandboxes were there at one moment.
+
+    The kernel is asked group by group, and a sandbox may end while another begins. What one look
+    and the next have both found was there between the two; no name is given twice.
+    """
+    ends = threading.Event()
+
+    def run() -> None:
+        before: set[Path] = set()
+        while not ends.is_set():
+            now = look()
+            count(before & now)
+            before = now
+            ends.wait(EVERY_S)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+
+
+class Bounds:
+    """What was counted of each function, told apart by the memory that its instances may use.
+
+    `most`: how many instances each may have, by MiB. `seen`: the most at a time.
+    """
+
+    def __init__(self) -> None:
+        self.most: dict[int, int] = {}
+        self.seen: Counter[int] = Counter()
+        self.samples = self.exceeded = 0
+        self.examples: list[str] = []
+        self._mib: dict[str, int] = {}
+        self._last: list[str] = []
+
+    def count(self, there: set[Path]) -> None:
+        self.samples += 1
+        counts = Counter(self._mib_of(one) for one in there)
+        for mib, most in self.most.items():
+            self.seen[mib] = max(self.seen[mib], counts[mib])
+            if counts[mib] > most:
+                self._exceeded(mib, there)
+
+    def _exceeded(self, mib: int, there: set[Path]) -> None:
+        self.exceeded += 1
+        found = sorted(
+            f"{one.parent.name}/{one.name[:6]}" for one in there if self._mib_of(one) == mib
+        )
+        if found != self._last and len(self.examples) < 40:
+            at = time.strftime("%H:%M:%S")
+            self.examples.append(f"{at} {len(found)} of {self.most[mib]} at a time: {found}")
+        self._last = found
+
+    def _mib_of(self, group: Path) -> int:
+        for name in LIMITS if group.name not in self._mib else ():
+            with contextlib.suppress(OSError, ValueError):
+                mib = int((group / name).read_text()) // MIB
+                if mib in self.most:  # else the limit is not written yet
+                    self._mib[group.name] = mib
+        return self._mib.get(group.name, 0)
+
+
+def homes_of(servers: Iterable[str]) -> list[Path]:
+    """Where the sandboxes of servers are, by the ids of those: in one hierarchy."""
+    parents = [CGROUPS / one for one in HIERARCHIES if (CGROUPS / one).is_dir()][:1]
+    return [parent / one for parent in parents for one in servers]

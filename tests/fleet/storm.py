@@ -1,0 +1,213 @@
+"""A fleet is ill-treated under load, and afterwards its history is checked (e2e/history.py,
+e2e/work_history.py), as that of one server is by `scripts/soak storms`.
+
+Three nodes and a PostgreSQL, each in a network namespace of its own. Clients ask nodes at random:
+calls, accepted work, schedules, cancellations, redrives, changes of functions. Every few seconds a
+fault (faults.py): processes are killed and stopped, nodes parted from each other and from the
+database, that is restarted, made read-only and loses its connections, clocks jump. Who counts
+instances and reads the handlers' own notes is outside of it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from e2e.history import Verdict, judge
+from e2e.rebooting import FLEET_MISTAKES
+from e2e.storms import HERE, Load, look
+from e2e.work_history import WorkVerdict, judge_work
+from e2e.work_load import WorkLoad, witness
+from fleet import matrix
+from fleet.faults import Faults
+from fleet.freshness import Freshness
+from fleet.machines import FleetMachine, Machines, machines, with_a_clock
+from fleet.sampler import Bounds, homes_of, sampled, sandboxes
+from timeouts import scaled
+
+CALLERS, QUEUERS = 12, 10
+INSTANCES, QUEUED_INSTANCES = 3, 1
+CLIENT_TIMEOUT_S = 3.0
+READY_WITHIN_S = 40.0
+CALM_S = 8.0  # of load after the last fault
+# Calls whose node was lost before it wrote of them are written by who had sent them, half a minute
+# after that node is back.
+SETTLE_S = 35.0
+
+
+@dataclass
+class Report:
+    seconds: float
+    fleet: Machines
+    faults: Faults
+    load: Load
+    work: WorkLoad
+    bounds: Bounds
+    freshness: Freshness
+    ready_after_s: float
+    verdict: Verdict
+    work_verdict: WorkVerdict
+
+    @property
+    def is_clean(self) -> bool:
+        is_kept = self.verdict.is_clean and self.work_verdict.is_clean
+        is_fresh = not self.freshness.stale_there and not self.freshness.late
+        return is_kept and is_fresh and not self.bounds.exceeded
+
+    @property
+    def lives(self) -> list[str]:
+        """The ids of each node's servers."""
+        return [f"{one.name}: {' '.join(one.lives)}" for one in self.fleet.nodes]
+
+    @property
+    def examples(self) -> list[str]:
+        found = [*self.verdict.examples, *self.work_verdict.examples]
+        return [*found, *self.bounds.examples, *self.freshness.examples]
+
+    def __str__(self) -> str:
+        load, work, bounds, fresh = self.load, self.work, self.bounds, self.freshness
+        faults = ", ".join(f"{what} {count}" for what, count in sorted(self.faults.counts.items()))
+        codes = ", ".join(f"{what} {count}" for what, count in sorted(load.codes.items()))
+        starts = ", ".join(f"{one.name} {one.starts}" for one in self.fleet.nodes)
+        most = ", ".join(f"{bounds.seen[mib]} of {most}" for mib, most in bounds.most.items())
+        return (
+            f"fleet, {self.seconds:.0f} s: {load.history.acknowledged()} sync, "
+            f"{work.accepted} accepted, {work.cancels} cancels, {work.redrives} redrives, "
+            f"{work.ticks} ticks, {work.attempts} attempts\n"
+            f"  {faults}\n  starts: {starts}; all were ready {self.ready_after_s:.1f} s after the "
+            f"last fault\n  {codes}\n"
+            f"  instances at a time, of the most: {most}; {bounds.samples} samples, exceeded "
+            f"{bounds.exceeded}\n"
+            f"  {fresh.changes} changes: stale where they were acknowledged {fresh.stale_there}, "
+            f"elsewhere later than 1 s {fresh.late}, slowest {fresh.slowest_s * 1000:.0f} ms; "
+            f"slow answers {fresh.slow}\n"
+            f"  {self.verdict}\n  {self.work_verdict}"
+        )
+
+
+def node_options(crun: str, mistake: str, root: Path, name: str) -> dict[str, Any]:
+    """What `FleetMachine` takes: a clock that can be set or, for a control, a mistake."""
+    if mistake == "none":
+        return {"crun": crun, **with_a_clock(root, name)}
+    boot_id = root / f"boot-{name}"
+    boot_id.write_text("boot\n")
+    program = [sys.executable, str(HERE / "rebooting.py"), str(boot_id), mistake]
+    return {"crun": crun, "program": program}
+
+
+def play(seconds: float, seed: int, mistake: str = "none") -> Report:
+    """One storm, and what its history says. `mistake`: of `FLEET_MISTAKES`, which nodes make."""
+    with ExitStack() as stack:
+        seen = stack.enter_context(witness())
+        make = partial(node_options, str(seen.crun), mistake)
+        fleet = stack.enter_context(machines(make=make))
+        load = Load(fleet, CALLERS, INSTANCES, CLIENT_TIMEOUT_S, may_come_late=True)
+        work = WorkLoad(fleet, load.ask, instances=QUEUED_INSTANCES, settle_s=SETTLE_S)
+        if mistake != "none":  # Found out it is in any case.
+            work.over_s, work.settle_s = 20.0, 1.0
+        faults = Faults(fleet, random.Random(seed))
+        bounds, freshness = Bounds(), Freshness(fleet, faults.was_calm)
+        bounds.most = fleet.instances
+        load.start(seed)
+        try:
+            work.start(seed, load.called, QUEUERS)
+            freshness.start()
+            began = time.monotonic()
+            with sampled(bounds.count, counted(fleet, faults)):
+                try:
+                    faults.play(began + seconds)
+                finally:
+                    faults.end_all()
+                seconds, healed_at = time.monotonic() - began, time.monotonic()
+                ready_after_s = wait_until_ready(fleet, healed_at)
+                time.sleep(CALM_S)
+                stop_all(freshness, load, work)
+        finally:
+            stop_all(freshness, load, work)
+        found = work.look(seen)
+        work_verdict = judge_work(work.history, seen.runs(), found)
+        verdict = judge(load.history, look(load))
+    within = seconds, fleet, faults, load, work, bounds, freshness
+    return Report(*within, ready_after_s, verdict, work_verdict)
+
+
+def stop_all(*clients: Freshness | Load | WorkLoad) -> None:
+    for one in clients:
+        one.stop()
+
+
+def counted(fleet: Machines, faults: Faults) -> Any:
+    """Looks for the sandboxes of all nodes and of all their lives."""
+    lives: dict[str, set[str]] = {one.name: set() for one in fleet.nodes}
+
+    def find() -> set[Path]:
+        for node in fleet.nodes:
+            lives[node.name] |= node.server_dirs()
+        able = [one.name for one in fleet.nodes if not faults.may_have_too_many(one)]
+        return sandboxes(homes_of(one for name in able for one in lives[name]))
+
+    return find
+
+
+def wait_until_ready(fleet: Machines, since: float) -> float:
+    """How long it takes until every node is ready again. Raises `AssertionError`."""
+    while not fleet.are_ready():
+        took_s = time.monotonic() - since
+        assert took_s < scaled(READY_WITHIN_S), "\n".join(map(state_of, fleet.nodes))
+        time.sleep(0.1)
+    return time.monotonic() - since
+
+
+def state_of(node: FleetMachine) -> str:
+    said = node.log.read_text()[-1500:]
+    return f"{node.name}: started {node.starts} times, ended with {node.codes[-5:]}\n{said}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/soak fleet",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument(
+        "--mistake",
+        choices=sorted(FLEET_MISTAKES),
+        default="none",
+        help="a control: it must be found",
+    )
+    parser.add_argument("--matrix", action="store_true", help="each failure once, in figures")
+    rows = [*matrix.SHORT, *matrix.DEFAULT]
+    parser.add_argument("--row", choices=rows, action="append", help="of the matrix: only this one")
+    given = parser.parse_args()
+    # What is made is removed however it ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if given.matrix or given.row:
+        return 0 if all(one.is_kept for one in matrix.play(given.row or ())) else 1
+    print(f"seed {given.seed}", flush=True)
+    report = play(given.seconds, given.seed, given.mistake)
+    print(report, flush=True)
+    for example in report.examples:
+        print(f"  {example}")
+    if not report.is_clean:
+        print(
+            "  what happened:",
+            *report.faults.log,
+            *report.lives,
+            *report.freshness.slow_examples,
+            sep="\n    ",
+        )
+    return 0 if report.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Nodes that are stopped in order and started again while clients call the fleet through a load
+balancer. `scripts/soak fleet --matrix` does it with three nodes at 200 calls a second.
+"""
+
+import time
+
+import pytest
+
+from e2e.server import Server
+from fleet.balancer import Balancer, Calls
+from fleet.nodes import Fleet, free_port
+
+pytestmark = pytest.mark.sandbox
+
+SHORT = "--fleet-beat-s 0.2 --fleet-fence-s 3 --fleet-end-s 4 --fleet-reap-s 10"
+PER_SECOND = 60
+
+
+def test_a_node_that_is_restarted_fails_no_call(fleet: Fleet) -> None:
+    """By SIGTERM alone: what is on its way to the node then runs at the other one."""
+    one, two = (at_its_port(fleet, name).start() for name in ("one", "two"))
+    function = one.deploy("true", max_instances=4)
+    with Balancer([one, two]) as balancer:
+        with Calls(balancer, f"{function.path}/invoke", PER_SECOND, callers=8) as calls:
+            time.sleep(1)
+            for _ in range(2):
+                one.restart()
+                time.sleep(0.5)
+    assert not calls.failed, calls.failed
+    assert calls.ends["success"] > PER_SECOND
+
+
+def at_its_port(fleet: Fleet, name: str) -> Server:
+    """A load balancer knows a node by its address, also once that was started again."""
+    return fleet.node(name, f"{SHORT} --port {free_port()}")
