@@ -33,16 +33,15 @@ def has_ready(node: Server, path: str, count: int) -> bool:
 
 
 @contextlib.contextmanager
-def followed(node: Server) -> Iterator[list[Told]]:
+def followed(node: Server, path: str = "/api/events") -> Iterator[list[Told]]:
     """The events that somebody reads at a node until the end of the block, as they come."""
     told: list[Told] = []
     with (
         httpx.Client(trust_env=False, timeout=None) as http,
-        http.stream("GET", f"{node.url}/api/events?follow=true") as answer,
+        http.stream("GET", f"{node.url}{path}?follow=true") as answer,
     ):
         assert answer.status_code == 200
         lines = answer.iter_lines()
-        next(lines)
 
         def read() -> None:
             name = ""
@@ -79,11 +78,24 @@ def is_told(told: list[Told], function: Function) -> bool:
     return of_call(told, call) == ["invocation.started", "invocation.ended"]
 
 
+def is_written(told: list[Told], function: Function) -> bool:
+    """Whether the output of a call comes, and its end, in this order and once."""
+    call = function.try_invoke().headers["x-invocation-id"]
+    for _ in range(10):
+        if "end" in of_call(told, call):
+            break
+        time.sleep(0.1)
+    return of_call(told, call) == ["started", "stdout", "end"]
+
+
 def test_what_is_seen_at_one_node_is_true_of_all(fleet: Fleet) -> None:
     one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
     with followed(two) as told:
         here = instances_are_counted_over_both(one, two)
         events_come_from_both(two, here, told)
+    with followed(two, f"{here.path}/logs") as told:
+        for function in (here, Function(two, here.id)):
+            until(partial(is_written, told, function))
     calls_in_flight_are_those_of_both(one, two, here)
     calls_a_second_are_those_of_both(one, two, here)
     with followed(two) as told:
@@ -96,7 +108,7 @@ def instances_are_counted_over_both(one: Server, two: Server) -> Function:
     for node in (one, two):
         until(partial(has_ready, node, f"{here.path}/pool", 1))
     # While the one has a call, another one starts at the second node.
-    busy = one.later(here.invoke, "2")
+    busy = one.later(here.invoke, "1.5")
     until(lambda: one.call("GET", f"{here.path}/pool").json()["busy_count"] == 1)
     until(lambda: there.invoke()["execution_node_id"] == "two")
     busy.result()
@@ -149,7 +161,7 @@ def in_flight(node: Server) -> int:
 def calls_in_flight_are_those_of_both(one: Server, two: Server, here: Function) -> None:
     limited((one, two), calls_in_flight=2)
     there = Function(two, here.id)
-    long = [one.later(each.invoke, "2") for each in (here, there)]
+    long = [one.later(each.invoke, "1.5") for each in (here, there)]
     until(lambda: in_flight(one) == 2 == in_flight(two))
     for each in (here, there):
         refused = each.try_invoke()
@@ -161,7 +173,7 @@ def calls_in_flight_are_those_of_both(one: Server, two: Server, here: Function) 
 
 
 def calls_a_second_are_those_of_both(one: Server, two: Server, here: Function) -> None:
-    rate, seconds = 5, 3.0
+    rate, seconds = 5, 2.0
     limited((one, two), calls_per_second=rate)
     began = time.monotonic()
 

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from quiltfn.api.app import make_app
+from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.forwarding import PeerApplication, answering_peers
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.response import Response
@@ -142,6 +143,8 @@ class Nodes:
             placement=self.placed,
             peers=self.network,
             lost=lambda *told: self.lost.append(told),
+            endless=self.network,
+            readers=StreamSlots(),
             pools=self.counts,
             others=lambda: ["node-2"],
         )
@@ -423,3 +426,25 @@ async def test_pools_are_counted_over_both_nodes(nodes: Nodes) -> None:
     assert (stats["ready_count"], stats["total_containers"]) == (2, 2)
     [listed] = (await nodes.http.get("/api/functions/pools")).json()["pools"]
     assert (listed["function_id"], listed["ready_count"]) == (nodes.runs("cat").function.id, 2)
+
+
+async def test_the_logs_of_a_function_are_those_of_both_nodes(nodes: Nodes) -> None:
+    path = f"/api/functions/{nodes.runs('cat').function.id}/logs"
+    request = Request("GET", path, Headers({"host": "127.0.0.1"}), b"follow=true")
+    request.target = f"{path}?follow=true".encode()
+    body: Any = (await nodes.app(request)).body
+    told = b""
+    coming = asyncio.ensure_future(anext(body))
+    await until(lambda: nodes.network.sent)
+    assert nodes.network.sent[0][2].caller is not None
+    await nodes.call("cat", "there")
+    nodes.placed.goes_to = []
+    await nodes.call("cat", "here")
+    async with asyncio.timeout(10):
+        while not (b'"there"' in told and b'"here"' in told and told.count(b"event: end") == 2):
+            told += await coming
+            coming = asyncio.ensure_future(anext(body))
+    coming.cancel()
+    assert told.count(b"event: started") == 2
+    await body.aclose()
+    assert nodes.network.requests[0].is_lost

@@ -20,6 +20,7 @@ from quiltfn.fleet.watching import TENANTS_MAX, OwnEvents, Watching
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.event import Event, EventType
 from quiltfn.model.function import Function, FunctionState
+from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.ports.work import QueueCounts
 from timeouts import scaled
@@ -57,7 +58,7 @@ class Network:
         self.requests.append((node, json.loads(body)))
         request = Request(method, target.decode(), Headers(dict(headers)))
         request.feed(body)
-        response = await self.nodes[node].own.answer(request)
+        response = await self.nodes[node].own.answer(request, Asker("asking", None))
         broken = asyncio.Event()
         self.under_way.append(broken)
         pieces: Any = response.body
@@ -435,7 +436,7 @@ async def test_what_a_node_may_ask_for_is_bounded(nodes: Nodes) -> None:
     async def answer(body: bytes) -> int:
         request = Request("POST", "/fleet/events", Headers({}))
         request.feed(body)
-        return (await b.own.answer(request)).status
+        return (await b.own.answer(request, Asker("a", None))).status
 
     many = {f"t{n}": None for n in range(TENANTS_MAX + 1)}
     assert await answer(json.dumps({"tenants": many}).encode()) == 400
@@ -447,7 +448,7 @@ async def test_what_a_node_may_ask_for_is_bounded(nodes: Nodes) -> None:
 async def test_a_node_that_says_what_cannot_be_read_is_a_lost_one(nodes: Nodes) -> None:
     network, a, b = nodes
 
-    async def answer(_request: Request) -> Any:
+    async def answer(_request: Request, _asker: Asker) -> Any:
         return SimpleNamespace(status=200, body=one_piece(b'{"not": "a line"}\n'))
 
     reader = await a.reader()

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import msgspec
 
 from quiltfn.api.budgets import SHORT_BYTES
+from quiltfn.api.event_stream import Events, StreamSlots
+from quiltfn.api.peer_streams import Together
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import CutShort, Response, encode
 from quiltfn.api.route import Application, RequestContext, Route
@@ -59,11 +61,19 @@ class FleetNode(Protocol):
     def peers(self) -> Peers: ...
 
     @property
+    def endless(self) -> Peers:
+        """For requests that do not end by themselves: this node does not wait for them."""
+
+    @property
     def pools(self) -> PoolCounting:
         """The instances of all nodes, as far as they have said."""
 
     def others(self) -> Sequence[str]:
         """The other nodes that are there."""
+
+    @property
+    def readers(self) -> StreamSlots:
+        """The streams that all nodes have a part in, each with a connection to every other node."""
 
     def lost(self, node: str, record: Invocation) -> None:
         """A call that was sent to the node may have run there, and it is not known how it ended.
@@ -106,7 +116,7 @@ async def asked_of_others(context: RequestContext[Any]) -> list[tuple[str, bytes
         with contextlib.suppress(PeerUnavailable, TimeoutError):
             async with (
                 asyncio.timeout(ANSWER_MAX_S),
-                _request_of(context, fleet, node, call) as answer,
+                _request_of(context, fleet.peers, node, call) as answer,
             ):
                 found = b"".join([piece async for piece in answer.body])
                 return node, found if answer.status == HTTPStatus.OK else None
@@ -114,6 +124,24 @@ async def asked_of_others(context: RequestContext[Any]) -> list[tuple[str, bytes
 
     answers = await asyncio.gather(*(ask(node) for node in fleet.others()))
     return [(node, body) for node, body in answers if body is not None]
+
+
+def streamed_by_all(
+    context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]
+) -> Together | None:
+    """The events of a stream of this node and of those that the other nodes answer the same request
+    with; None where the server is alone, or another node asks. `gap`: what is told of a node that
+    was lost. Raises `CapacityFull` where this node has too many such streams.
+    """
+    fleet: FleetNode | None = context.services.fleet
+    if fleet is None or context.request.forwarded is not None:
+        return None
+    call = ForwardedCall(caller=context.caller, client=context.request.client)
+
+    def ask(node: str) -> AbstractAsyncContextManager[PeerResponse]:
+        return _request_of(context, fleet.endless, node, call)
+
+    return Together(own, fleet.others, ask, gap, fleet.readers)
 
 
 async def elsewhere(context: RequestContext[Any], route: Route) -> Response | None:
@@ -185,7 +213,9 @@ async def _sent(
     placement.sent(node, function_id)
     async with AsyncExitStack() as stack:
         try:
-            answer = await _while_wanted(context, stack, _request_of(context, fleet, node, call))
+            answer = await _while_wanted(
+                context, stack, _request_of(context, fleet.peers, node, call)
+            )
         except PeerUnavailable as error:
             placement.told(node, function_id, None)
             if not error.may_have_run:
@@ -212,7 +242,7 @@ async def _sent(
 
 
 def _request_of(
-    context: RequestContext[Any], fleet: FleetNode, node: str, call: ForwardedCall
+    context: RequestContext[Any], peers: Peers, node: str, call: ForwardedCall
 ) -> AbstractAsyncContextManager[PeerResponse]:
     request, headers = context.request, context.headers
     sent_on = [
@@ -223,7 +253,7 @@ def _request_of(
     ]
     sent_on.append(("x-request-id", context.request_id))
     body = context.raw_body or b""
-    return fleet.peers.request(node, request.method, request.target, sent_on, body, call)
+    return peers.request(node, request.method, request.target, sent_on, body, call)
 
 
 async def _while_wanted(

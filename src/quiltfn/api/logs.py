@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from quiltfn import wire
 from quiltfn.api import event_stream, parse
 from quiltfn.api.call_response import truncated
+from quiltfn.api.forwarding import FleetNode, streamed_by_all
 from quiltfn.api.live_output import OutputReader, follow_call, follow_function, written
-from quiltfn.api.response import Header, Response
+from quiltfn.api.response import Header, Response, encode
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.invoke import Invoker
 from quiltfn.model.errors import Unprocessable
@@ -28,6 +30,7 @@ class LogServices(RouteServices):
 
     invoker: Invoker
     journal: Journal
+    fleet: FleetNode | None = None
 
 
 async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
@@ -61,14 +64,22 @@ async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
 async def get_function_logs(context: RequestContext[LogServices]) -> Response:
     """Follow what all calls of a function write, from now on, as server-sent events: for each call
     started, stdout and stderr, and end with its record; each names its call. A reader that is more
-    than 1,000 calls behind gets a gap with the number of those that are left out.
+    than 1,000 calls behind gets a gap with the number of those that are left out. In a fleet they
+    are those on all nodes, and what a node that was lost has written is a gap with its node_id.
     """
     event_stream.check_follows(context)
     services, function_id = context.services, context.entry().function.id
     streams = _streams(context.query)
     with event_stream.opened(context) as stream:
-        events = follow_function(services.invoker, services.journal, function_id, streams)
-        return stream.response(events, is_endless=True)
+        own = follow_function(services.invoker, services.journal, function_id, streams)
+        together = streamed_by_all(context, own, _lost)
+        if together is None:
+            return stream.response(own, is_endless=True)
+        return stream.response(together.events(), is_endless=True, on_close=together.close)
+
+
+def _lost(node: str) -> bytes:
+    return event_stream.event("gap", encode(wire.CallsGap(calls=0, node_id=node)))
 
 
 def _streams(query: Mapping[str, str]) -> Sequence[str]:

@@ -116,6 +116,8 @@ def as_object(event: Event) -> dict[str, object]:
 
 
 def missing(gap: Gap) -> str:
+    if gap.node_id is not None:
+        return f"what calls on node {gap.node_id} write is missing"
     if gap.calls:
         return f"{show.amount(gap.calls, 'call')} left out: this reader was too slow"
     return f"{show.size(gap.bytes)} of its {gap.stream} are not kept, from byte {gap.offset} on"

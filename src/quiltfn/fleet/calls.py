@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from quiltfn.api.errors import error_response
+from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.forwarding import answering_peers
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
@@ -16,12 +17,12 @@ from quiltfn.fleet.files import NodeFile
 from quiltfn.fleet.lost_calls import LostCalls
 from quiltfn.fleet.membership import Membership
 from quiltfn.fleet.peer_server import PeerHandler, open_peer_server
-from quiltfn.fleet.peers import HttpPeers
+from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.reports import ReportReader
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.fleet.tenants import FleetTenants
-from quiltfn.fleet.watching import TARGET, OwnEvents, Watching
+from quiltfn.fleet.watching import PATH, OwnEvents, Watching
 from quiltfn.invoke import Invoker
 from quiltfn.model.errors import NotFound
 from quiltfn.model.forwarded import ForwardedCall
@@ -29,8 +30,11 @@ from quiltfn.model.invocation import Invocation
 from quiltfn.model.member import Member, NodeState
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports import Pools
-from quiltfn.ports.peers import Asker, NodePeers
+from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerResponse
+
+# Of the connections to each other node they have a quarter.
+READERS_MAX = CONNECTIONS_MAX // 4
 
 
 class FleetCalls:
@@ -54,11 +58,11 @@ class FleetCalls:
         clock, times = membership.clock, membership.times
         self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
         self.tenants = FleetTenants(own.name, clock)
-        self._http = HttpPeers(own, self._directory)
-        self.peers = CountedPeers(self._http)
+        self.endless = self.node_peers = HttpPeers(own, self._directory)
+        self.peers = CountedPeers(self.endless)
+        self.readers = StreamSlots(READERS_MAX + 1, READERS_MAX, "streams of all nodes open")
         self._own_events: OwnEvents | None = None
         self._watching: Watching | None = None
-        self.node_peers: NodePeers = self._http
         # By the beginning of their paths: what answers requests of nodes for themselves.
         self.handlers: dict[str, PeerHandler] = {}
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
@@ -81,7 +85,8 @@ class FleetCalls:
         `own`. Close what it returns before the events.
         """
         self._own_events = OwnEvents(own)
-        self._watching = Watching(events, self._http, self.pools.told)
+        self.handlers[PATH] = self._own_events.answer
+        self._watching = Watching(events, self.node_peers, self.pools.told)
         return self._watching
 
     def _told(self, node: str, load: PoolLoad) -> None:
@@ -121,9 +126,6 @@ class FleetCalls:
 
     async def _answer_node(self, request: Request, asker: Asker) -> Response:
         """What a node asks for itself."""
-        is_events = (request.method, request.target) == ("POST", TARGET)
-        if is_events and self._own_events is not None:
-            return await self._own_events.answer(request)
         for beginning, handler in self.handlers.items():
             if request.path.startswith(beginning):
                 return await handler(request, asker)

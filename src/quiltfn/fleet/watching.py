@@ -15,9 +15,8 @@ ring, and the other side asks for more once it has taken what came.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -31,10 +30,10 @@ from quiltfn.model.access import TENANT
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import BadRequest, QuiltfnError
 from quiltfn.model.event import EventType
-from quiltfn.ports.peers import PIECE_BYTES
-from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+from quiltfn.ports.peers import PIECE_BYTES, Asker, NodePeers
+from quiltfn.ports.placement import PeerUnavailable
 
-TARGET = b"/fleet/events"
+PATH = "/fleet/events"
 # Of so many tenants one node hears at another one, at most.
 TENANTS_MAX = 1000
 ASKED_MAX_BYTES = 256 * TENANTS_MAX
@@ -72,20 +71,6 @@ class NotWatched(Exception):
     """A node did not answer as it should (a sentence)."""
 
 
-class Streams(Protocol):
-    """What sends requests of this node itself (`fleet/peers.py`)."""
-
-    def request(
-        self,
-        node: str,
-        method: str,
-        target: bytes,
-        headers: Sequence[tuple[str, str]],
-        body: bytes,
-        call: None,
-    ) -> AbstractAsyncContextManager[PeerResponse]: ...
-
-
 _encode = msgspec.json.encode
 _asked = msgspec.json.Decoder(Subscription).decode
 _line = msgspec.json.Decoder(EventLine).decode
@@ -99,7 +84,7 @@ class OwnEvents:
         self._events = events
         self._is_ending = False
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(self, request: Request, _asker: Asker) -> Response:
         """The stream that a node asks for."""
         try:
             asked = _asked(await read_whole(request, ASKED_MAX_BYTES, ASKED_WITHIN_S, _fits))
@@ -179,7 +164,7 @@ class Watching:
     """Follows the other nodes for those who follow tenants here."""
 
     def __init__(
-        self, events: Events, peers: Streams, counted: Callable[[str, str, PoolCounts], None]
+        self, events: Events, peers: NodePeers, counted: Callable[[str, str, PoolCounts], None]
     ) -> None:
         """`events`: what readers here read. `counted`: is told of a function's instances on a
         node.
@@ -291,7 +276,7 @@ class Watching:
     async def _read(self, node: str, heard: _Heard) -> None:
         headers = (("content-type", "application/json"),)
         body = _encode(Subscription({one: heard.positions.get(one) for one in heard.asked}))
-        async with self._peers.request(node, "POST", TARGET, headers, body, None) as answer:
+        async with self._peers.request(node, "POST", PATH.encode(), headers, body, None) as answer:
             if answer.status != HTTPStatus.OK:
                 raise NotWatched(f"it answers {answer.status}")
             async for line in _lines_of(answer.body):

@@ -38,7 +38,8 @@ class Output:
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
     """`bytes` bytes from `offset` of `stream` on are not kept. In the logs of a function also: so
-    many `calls` are left out, because the reader was slow.
+    many `calls` are left out, because the reader was slow; or, with `node_id`, what was written on
+    that node is missing.
     """
 
     stream: str | None = None
@@ -46,6 +47,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     invocation_id: str | None = None
     calls: int = 0
+    node_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

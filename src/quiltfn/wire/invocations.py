@@ -181,10 +181,13 @@ class OutputGap(Struct, kw_only=True, frozen=True, omit_defaults=True):
     invocation_id: InvocationId | None = None
 
 
-class CallsGap(Struct, kw_only=True, frozen=True):
-    """The event `gap` of a function's logs: so many calls are left out, as the reader was slow."""
+class CallsGap(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The event `gap` of a function's logs: so many calls are left out, as the reader was slow; or,
+    with `node_id`, what that node has written is missing.
+    """
 
     calls: Annotated[int, about("how many calls are left out", 12)]
+    node_id: NodeId | None = None
 
 
 class InvocationPage(Struct, kw_only=True, frozen=True):

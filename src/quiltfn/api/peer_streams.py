@@ -1,0 +1,152 @@
+"""Streams of events that all nodes of a fleet have a part in, such as the logs of a function: each
+node is asked for its own, and they are put together where they are read.
+
+No event is sent within another one. A node sends no more than the reader takes: what is further
+behind is told as it is on one node. A node that is lost is a gap, and is asked again until it is
+there; one that joins is asked from then on.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
+
+from quiltfn.api.event_stream import Events, StreamSlots
+from quiltfn.api.response import CutShort
+from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+
+LOOK_EVERY_S = 1.0
+# Slots are those of all tenants together.
+ALL = "*"
+END_OF_EVENT = b"\n\n"
+
+Ask = Callable[[str], AbstractAsyncContextManager[PeerResponse]]
+
+
+class _Source:
+    """What comes from this node, or from another one. A piece is taken before the next is read."""
+
+    def __init__(self) -> None:
+        self.pieces: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
+        self.reading: asyncio.Task[None] | None = None
+        self._tail = b""
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the last piece that was taken ends within an event."""
+        return self._tail not in (b"", END_OF_EVENT)
+
+    @property
+    def is_over(self) -> bool:
+        return self.pieces.empty() and (self.reading is None or self.reading.done())
+
+    def take(self) -> bytes:
+        piece = self.pieces.get_nowait()
+        self._tail = (self._tail + piece)[-2:]
+        return piece
+
+
+class Together:
+    """The events of this node, `own`, and of the `others`, which `ask` asks for theirs. `gap`: what
+    a reader is told of a node that was lost.
+    """
+
+    def __init__(
+        self,
+        own: Events,
+        others: Callable[[], Sequence[str]],
+        ask: Ask,
+        gap: Callable[[str], bytes],
+        slots: StreamSlots,
+    ) -> None:
+        """Takes a slot, which `close` gives back. Raises `CapacityFull` if there is none."""
+        slots.take(ALL)
+        self._slots = slots
+        self._own, self._others, self._ask, self._gap = own, others, ask, gap
+        self._here = _Source()
+        self._there: dict[str, _Source] = {}
+        self._lost: Counter[str] = Counter()
+        self._untold: list[str] = []
+        self._change = asyncio.Event()
+
+    def close(self) -> None:
+        """To be called once, whether `events` was begun or not."""
+        self._slots.release(ALL)
+
+    async def events(self) -> Events:
+        """All of them, until it is closed or this node's own end."""
+        self._here.reading = asyncio.ensure_future(self._read(self._here, self._own))
+        looking = asyncio.ensure_future(self._look())
+        try:
+            while not self._here.is_over:
+                for source in (self._here, *self._there.values()):
+                    async for piece in self._next_of(source):
+                        yield piece
+                while self._untold:
+                    yield self._gap(self._untold.pop())
+                if not self._has_news:
+                    await self._next_change()
+            self._here.reading.result()
+        finally:
+            tasks = [one.reading for one in (self._here, *self._there.values()) if one.reading]
+            for task in (looking, *tasks):
+                task.cancel()
+            await asyncio.wait((looking, *tasks))
+            await self._own.aclose()
+
+    @property
+    def _has_news(self) -> bool:
+        sources = (self._here, *self._there.values())
+        return self._here.is_over or any(not one.pieces.empty() for one in sources)
+
+    async def _next_change(self) -> None:
+        self._change.clear()
+        await self._change.wait()
+
+    async def _next_of(self, source: _Source) -> AsyncIterator[bytes]:
+        """A piece, if there is one, and the rest of its last event."""
+        while not source.pieces.empty() or source.is_within:
+            if source.pieces.empty():
+                if source.is_over:
+                    raise CutShort("a node was lost within an event")
+                await self._next_change()
+                continue
+            yield source.take()
+            if not source.is_within:
+                return
+
+    async def _read(self, source: _Source, pieces: AsyncIterator[bytes]) -> None:
+        try:
+            async for piece in pieces:
+                if piece:
+                    await source.pieces.put(piece)
+                    self._change.set()
+        finally:
+            self._change.set()
+
+    async def _look(self) -> None:
+        """Asks those that are not asked, again and again."""
+        is_first = True
+        while True:
+            for node in self._others():
+                source = self._there.get(node)
+                if source is None and not is_first:  # what it did before it was known is missing
+                    self._untold.append(node)
+                if source is None or (source.is_over and not source.is_within):
+                    source = self._there[node] = _Source()
+                    source.reading = asyncio.ensure_future(self._follow(node, source))
+            is_first = False
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _follow(self, node: str, source: _Source) -> None:
+        with contextlib.suppress(PeerUnavailable):
+            async with self._ask(node) as answer:
+                if answer.status == HTTPStatus.OK:
+                    self._lost.pop(node, None)
+                    await self._read(source, aiter(answer.body))
+        if not self._lost[node]:
+            self._untold.append(node)
+        self._lost[node] += 1
+        self._change.set()

@@ -1,0 +1,177 @@
+"""Streams of events of several nodes that are one stream to their reader."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from quiltfn.api import peer_streams as module
+from quiltfn.api.event_stream import StreamSlots
+from quiltfn.api.peer_streams import Together
+from quiltfn.api.response import CutShort
+from quiltfn.model.errors import CapacityFull
+from quiltfn.ports.placement import PeerUnavailable
+from timeouts import scaled
+
+LOST = object()
+
+
+class Source:
+    """What a node sends, a piece at a time, as a test says."""
+
+    def __init__(self) -> None:
+        self.pieces: asyncio.Queue[Any] = asyncio.Queue()
+        self.asked = 0
+        self.sent = 0
+
+    def says(self, *pieces: object) -> None:
+        for one in pieces:
+            self.pieces.put_nowait(one)
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        while (piece := await self.pieces.get()) is not None:
+            if piece is LOST:
+                raise PeerUnavailable("the connection has ended", may_have_run=True)
+            self.sent += 1
+            yield piece
+
+
+class Nodes:
+    def __init__(self, *names: str) -> None:
+        self.own, self.names = Source(), list(names)
+        self.there = {name: Source() for name in names}
+        self.unreachable: set[str] = set()
+        self.slots = StreamSlots(3, 2, "streams open")
+
+    def together(self) -> Together:
+        own = self.own.body()
+        return Together(own, lambda: self.names, self.ask, gap, self.slots)
+
+    @contextlib.asynccontextmanager
+    async def ask(self, node: str) -> AsyncIterator[Any]:
+        if node in self.unreachable:
+            raise PeerUnavailable("it cannot be reached", may_have_run=False)
+        source = self.there[node]
+        source.asked += 1
+        body = source.body()
+        try:
+            yield SimpleNamespace(status=200, body=body)
+        finally:
+            await body.aclose()
+
+
+def gap(node: str) -> bytes:
+    return b"gap %b\n\n" % node.encode()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.01)
+
+
+async def read(events: AsyncGenerator[bytes, None], count: int) -> list[bytes]:
+    async with asyncio.timeout(scaled(5)):
+        return [await anext(events) for _ in range(count)]
+
+
+async def test_what_every_node_sends_comes_once() -> None:
+    nodes = Nodes("b", "c")
+    events = nodes.together().events()
+    nodes.own.says(b"own\n\n")
+    nodes.there["b"].says(b"b1\n\n", b"b2\n\n")
+    nodes.there["c"].says(b"c\n\n")
+    found = await read(events, 4)
+    assert sorted(found) == [b"b1\n\n", b"b2\n\n", b"c\n\n", b"own\n\n"]
+    assert found.index(b"b1\n\n") < found.index(b"b2\n\n")
+    await events.aclose()
+    assert {one.asked for one in nodes.there.values()} == {1}
+
+
+async def test_no_event_is_sent_within_another_one() -> None:
+    nodes = Nodes("b")
+    events = nodes.together().events()
+    nodes.there["b"].says(b"data: be")
+    assert await read(events, 1) == [b"data: be"]
+    nodes.own.says(b"own\n\n")
+    nodes.there["b"].says(b"gun\n", b"\n")
+    assert await read(events, 3) == [b"gun\n", b"\n", b"own\n\n"]
+    await events.aclose()
+
+
+async def test_a_node_that_is_lost_is_a_gap_and_comes_again() -> None:
+    nodes = Nodes("b")
+    events = nodes.together().events()
+    nodes.there["b"].says(b"b1\n\n")
+    await read(events, 1)
+    nodes.unreachable.add("b")
+    nodes.there["b"].says(LOST)
+    assert await read(events, 1) == [b"gap b\n\n"]
+    await asyncio.sleep(0.1)  # it is tried again, and the reader is told once
+    nodes.unreachable.clear()
+    nodes.there["b"].says(b"b2\n\n")
+    assert await read(events, 1) == [b"b2\n\n"]
+    await events.aclose()
+
+
+async def test_a_stream_ends_where_a_node_was_lost_within_an_event() -> None:
+    """Nobody could tell where it goes on."""
+    nodes = Nodes("b")
+    events = nodes.together().events()
+    nodes.there["b"].says(b"data: be")
+    await read(events, 1)
+    nodes.there["b"].says(LOST)
+    with pytest.raises(CutShort):
+        await read(events, 1)
+
+
+async def test_a_node_that_joins_is_asked_and_what_it_did_before_is_a_gap() -> None:
+    nodes = Nodes()
+    events = nodes.together().events()
+    nodes.own.says(b"own\n\n")
+    await read(events, 1)
+    nodes.there["d"] = Source()
+    await asyncio.sleep(0.05)
+    nodes.names.append("d")
+    nodes.there["d"].says(b"d\n\n")
+    assert sorted(await read(events, 2)) == [b"d\n\n", b"gap d\n\n"]
+    await events.aclose()
+
+
+async def test_a_reader_that_is_slow_holds_back_the_node() -> None:
+    nodes = Nodes("b")
+    events = nodes.together().events()
+    nodes.there["b"].says(*[b"b\n\n"] * 100)
+    await read(events, 1)
+    await asyncio.sleep(0.05)
+    assert nodes.there["b"].sent <= 4
+    assert await read(events, 99) == [b"b\n\n"] * 99
+    await events.aclose()
+
+
+async def test_it_ends_with_this_node_s_own() -> None:
+    nodes = Nodes("b")
+    events = nodes.together().events()
+    nodes.own.says(b"own\n\n", None)
+    assert [one async for one in events] == [b"own\n\n"]
+
+
+async def test_there_are_so_many_and_no_more() -> None:
+    nodes = Nodes()
+    first, _ = nodes.together(), nodes.together()
+    with pytest.raises(CapacityFull):
+        nodes.together()
+    first.close()
+    nodes.together()
+
+
+async def test_nothing_is_left_when_the_reader_goes() -> None:
+    nodes = Nodes("b", "c")
+    before = asyncio.all_tasks()
+    events = nodes.together().events()
+    nodes.own.says(b"own\n\n")
+    await read(events, 1)
+    await events.aclose()
+    assert asyncio.all_tasks() == before
