@@ -192,7 +192,7 @@ async def _ended_calls(platform: Platform, server: Server, drain_s: float) -> No
         async with asyncio.timeout(drain_s):
             await platform.services.invoker.drain(drain_s)
             if fleet is not None:
-                await server.quiet()
+                await server.quiet(lambda: fleet.asked_at)
                 await fleet.settled()
 
 

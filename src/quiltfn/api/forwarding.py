@@ -75,6 +75,10 @@ class FleetNode(Protocol):
     def readers(self) -> StreamSlots:
         """The streams that all nodes have a part in, each with a connection to every other node."""
 
+    @property
+    def asked_at(self) -> float:
+        """When a request was last sent to another node, by the loop's clock."""
+
     def lost(self, node: str, record: Invocation) -> None:
         """A call that was sent to the node may have run there, and it is not known how it ended.
         `record`: its end, unless its node knows better.

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
 from email.utils import formatdate
 
 from quiltfn.api.connection import HttpConnection
@@ -35,14 +36,17 @@ class Server:
         """Accepts no more connections and ends once what is under way is answered, or soon."""
         self._leaving.set()
 
-    async def quiet(self) -> None:
-        """Returns once clients ask nothing any more, so that none is on its way when the
-        connections end, or after ten seconds.
+    async def quiet(self, called_at: Callable[[], float]) -> None:
+        """Returns once no call has come for a while, so that none is on its way when the
+        connections end, or after ten seconds. `called_at`: when the last one came since the server
+        has begun to end, by the loop's clock. Who asks whether it takes calls goes on to do so.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + QUIET_WITHIN_S
-        while (now := loop.time()) < end:
-            if self._connections.are_quiet_since(now - QUIET_S):
+        began = loop.time()
+        if self._connections.are_quiet_since(began - QUIET_S):
+            return
+        while (now := loop.time()) < began + QUIET_WITHIN_S:
+            if now - max(began, called_at()) >= QUIET_S:
                 return
             await asyncio.sleep(0.05)
 

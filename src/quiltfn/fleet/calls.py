@@ -135,6 +135,11 @@ class FleetCalls:
         """As `FleetNode` says."""
         self._lost.add(node, record)
 
+    @property
+    def asked_at(self) -> float:
+        """As `FleetNode` says."""
+        return self.peers.asked_at
+
     async def settled(self) -> None:
         """As `FleetNode` says."""
         await self.peers.settled()
@@ -149,7 +154,7 @@ class CountedPeers:
     """`Peers` that know whether a request is under way."""
 
     def __init__(self, peers: HttpPeers) -> None:
-        self._peers, self._under_way = peers, 0
+        self._peers, self._under_way, self.asked_at = peers, 0, float("-inf")
         self._settled = asyncio.Event()
         self._settled.set()
 
@@ -165,6 +170,7 @@ class CountedPeers:
     ) -> AsyncIterator[PeerResponse]:
         """As `Peers` says."""
         self._under_way += 1
+        self.asked_at = asyncio.get_running_loop().time()
         self._settled.clear()
         try:
             async with self._peers.request(node, method, target, headers, body, call) as answer:
