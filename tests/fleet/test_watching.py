@@ -13,6 +13,7 @@ import pytest
 
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -100,6 +101,9 @@ def test_what_is_seen_at_one_node_is_true_of_all(fleet: Fleet) -> None:
     calls_a_second_are_those_of_both(one, two, here)
     with followed(two) as told:
         a_killed_node_is_a_gap_and_heals(one, two, here, told)
+        began = time.monotonic()
+        two.stop()
+        assert time.monotonic() - began < scaled(8), "it waited for its readers"
 
 
 def instances_are_counted_over_both(one: Server, two: Server) -> Function:
