@@ -8,6 +8,7 @@ nothing of it, so the next one is tried.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from http import HTTPStatus
@@ -34,6 +35,8 @@ PER_CONNECTION = {"connection", "keep-alive", "proxy-connection", "te", "trailer
 PER_CONNECTION |= {"transfer-encoding", "expect", "content-length"}
 # What says who calls, which the node that was asked has checked, and what it does by itself.
 CHECKED = {"authorization", "proxy-authorization", "x-api-key", "idempotency-key", "x-request-id"}
+# What a client may want of an answer, and this node, which reads the answer itself, does not.
+READ_HERE = frozenset(("accept-encoding",))
 # What a node says to another one with its response. A handler's own header of the name is removed.
 ANSWER = "x-quiltfn-fleet"
 REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
@@ -120,7 +123,7 @@ async def asked_of_others(context: RequestContext[Any]) -> list[tuple[str, bytes
         with contextlib.suppress(PeerUnavailable, TimeoutError):
             async with (
                 asyncio.timeout(ANSWER_MAX_S),
-                _request_of(context, fleet.peers, node, call) as answer,
+                _request_of(context, fleet.peers, node, call, READ_HERE) as answer,
             ):
                 found = b"".join([piece async for piece in answer.body])
                 return node, found if answer.status == HTTPStatus.OK else None
@@ -246,13 +249,18 @@ async def _sent(
 
 
 def _request_of(
-    context: RequestContext[Any], peers: Peers, node: str, call: ForwardedCall
+    context: RequestContext[Any],
+    peers: Peers,
+    node: str,
+    call: ForwardedCall,
+    left_out: AbstractSet[str] = frozenset(),
 ) -> AbstractAsyncContextManager[PeerResponse]:
+    """The client's request, for another node. `left_out`: headers that are not sent on."""
     request, headers = context.request, context.headers
     sent_on = [
         (name, value)
         for name, first in headers.items()
-        if name not in PER_CONNECTION and name not in CHECKED
+        if name not in PER_CONNECTION and name not in CHECKED and name not in left_out
         for value in (headers.repeated.get(name) or (first,))
     ]
     sent_on.append(("x-request-id", context.request_id))

@@ -83,7 +83,7 @@ function Checks({ of }: { of: Health }) {
         <span class="push"><${Status} of=${of.ready ? "success" : "failed"} isQuiet /> ${of.ready
           ? "ready"
           : "not ready"}</span></header>
-      <ul class="checks">${Object.entries(of.checks).map(([name, one]) =>
+      <ul class="findings">${Object.entries(of.checks).map(([name, one]) =>
         html`
           <li
             key=${name}><${Status} of=${one.ok ? "success" : "failed"} isQuiet /><span>${name
@@ -149,7 +149,7 @@ function Findings({ of }: { of: readonly Finding[] }) {
           .value} onClick=${() => {
           isAll.value = !isAll.value;
         }}>${isAll.value ? "Only these" : "All"}</button></header>
-        ${shown.length > 0 && html`<ul class="checks">${
+        ${shown.length > 0 && html`<ul class="findings">${
           shown.map((one) => {
             const [glyph, word] = LEVELS[one.level] ?? ["failed", one.level];
             return html`
@@ -223,7 +223,7 @@ function Instances({ of }: { of: InstanceList }) {
           <div class="bar">
             <${Search} text=${text}
               label=${isInFleet()
-                ? "Search by function, state, tenant or node"
+                ? "Search by function, state or node"
                 : "Search by function, state or tenant"} />
           </div>
         `}
