@@ -30,15 +30,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIRECTORY",
         help="Where tests/browser puts pictures of the pages; without it, it takes none.",
     )
+    parser.addoption(
+        "--fleet",
+        action="store_true",
+        help="Has tests/spec ask three nodes of a fleet, any of them with each request.",
+    )
 
 
 NEED_SERVERS = {Path(__file__).parent / name for name in ("browser", "e2e", "fleet", "spec")}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where no real server can be started, what needs one is skipped and says why."""
     reason = why_not()
     for item in items:
+        one_server = item.get_closest_marker("one_server")
+        if one_server and config.getoption("--fleet"):
+            item.add_marker(pytest.mark.skip(reason=one_server.args[0]))
         if reason and NEED_SERVERS & set(item.path.parents):
             item.add_marker(pytest.mark.skip(reason=reason))
 

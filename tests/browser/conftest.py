@@ -99,7 +99,7 @@ def open_page(
 def keyed() -> Iterator[Keyed]:
     """A server that asks for keys; shared: take a tenant of your own."""
     with watched() as server:
-        key = make_key(server.data_dir, "--tenant", "default", "--scope", "operator")["key"]
+        key = make_key(server, "--tenant", "default", "--scope", "operator")["key"]
         server.start()
         yield Keyed(server, "", Api(server.url, key))
 

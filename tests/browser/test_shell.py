@@ -107,7 +107,7 @@ def test_a_hidden_tab_gives_its_stream_back_and_takes_it_up_when_seen(
 def locked(another: Callable[..., Server]) -> tuple[Server, str]:
     """A server with keys, and one of them."""
     server = another()
-    key = make_key(server.data_dir, "--scope", "write")["key"]
+    key = make_key(server, "--scope", "write")["key"]
     return server.start(), key
 
 

@@ -366,7 +366,7 @@ def run(names: list[str], seconds: float) -> list[str]:
     wrong: list[str] = []
     with watched() as server:
         keys = [
-            make_key(server.data_dir, "--tenant", f"tenant-{number}", "--scope", "admin")["key"]
+            make_key(server, "--tenant", f"tenant-{number}", "--scope", "admin")["key"]
             for number in range(TENANTS)
         ]
         server.start()

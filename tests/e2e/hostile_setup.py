@@ -38,7 +38,7 @@ class Ground:
 def serving(crun: str = CRUN, options: str = "--prewarmed 0") -> Iterator[Server]:
     """A server with keys; what it is asked is asked by tenant `attacker`."""
     with watched(options, crun=crun) as server:
-        attacker = make_key(server.data_dir, "--tenant", "attacker", "--scope", "operator")["key"]
+        attacker = make_key(server, "--tenant", "attacker", "--scope", "operator")["key"]
         server.start().http.headers["X-Api-Key"] = attacker
         yield server
 
@@ -51,7 +51,7 @@ def ground() -> Iterator[Ground]:
         places = (Path("/"), Path("/root"), Path("/tmp"), server.data_dir)
         planted = stack.enter_context(oracle.canaries(*places))
         before = oracle.look(planted)
-        key = make_key(server.data_dir, "--tenant", "victim", "--scope", "write")["key"]
+        key = make_key(server, "--tenant", "victim", "--scope", "write")["key"]
         time.sleep(1.1)  # the server hears of a new key within a second
         victim = Victim(server.url, key)
         with victim:
@@ -70,7 +70,7 @@ def script(code: str) -> str:
 
 def of_another_tenant(server: Server, tenant: str) -> Callable[..., Any]:
     """A function like `server.call` that asks for that tenant."""
-    key = make_key(server.data_dir, "--tenant", tenant, "--scope", "write")["key"]
+    key = make_key(server, "--tenant", tenant, "--scope", "write")["key"]
     time.sleep(1.1)
 
     def call(method: str, path: str, body: Any = None) -> Any:

@@ -133,6 +133,7 @@ class Server:
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
         self.headers: dict[str, str] = {}  # of every request
         self.ids: set[str] = set()  # of every server process that ran here
+        self.key_options: Sequence[str] = ("--data-dir", str(self.data_dir))  # where keys are
         self.process: subprocess.Popen[bytes] | None = None
         self.log = root / "stderr"
         self.url = ""

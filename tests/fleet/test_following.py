@@ -105,6 +105,27 @@ def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> N
         there.delete()
 
 
+def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Server, Server]) -> None:
+    """Whichever node that goes to: in lists and records as well as in changes by name."""
+    for turn in range(10):
+        one, two = nodes if turn % 2 else nodes[::-1]
+        function = one.create("echo 1", name=f"new{turn}", max_instances=3)
+        there = on(two, function)
+        listed = two.call("GET", "/api/functions").json()["functions"]
+        assert function.id in [each["id"] for each in listed]
+        job = {"name": f"job{turn}", "function": f"new{turn}", "cron": "0 0 1 1 *"}
+        assert two.call("POST", "/api/schedules", job).status_code == 201
+        assert one.call("GET", f"/api/schedules/{job['name']}").status_code == 200
+        function.deploy()
+        record = there.invoke()
+        found = one.call("GET", f"{function.path}/invocations/{record['invocation_id']}")
+        assert found.json()["stdout"] == "1\n", found.text
+        assert one.call("PUT", function.path, {"max_instances": 2}).is_success
+        assert two.call("GET", there.path).json()["max_instances"] == 2
+        assert two.call("DELETE", there.path).is_success
+        assert one.call("GET", function.path).status_code == 404
+
+
 def test_accepted_work_of_a_node_that_is_stopped_runs_on_the_other(
     nodes: tuple[Server, Server],
 ) -> None:

@@ -46,9 +46,9 @@ def new_name() -> str:
     return f"f{next(_numbers)}-{secrets.token_hex(3)}"
 
 
-def make_key(data_dir: Path, *arguments: str) -> dict[str, Any]:
+def make_key(server: Server, *arguments: str) -> dict[str, Any]:
     """What `quiltfn keys create` says."""
-    done = quiltfn("keys", "create", *arguments, "--data-dir", str(data_dir), "--output", "json")
+    done = quiltfn("keys", "create", *arguments, *server.key_options, "--output", "json")
     assert done.code == 0, done.stderr
     return json.loads(done.stdout)
 

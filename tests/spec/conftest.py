@@ -1,12 +1,14 @@
 """Servers for the tests of the contract: one without keys, one with keys and signed tokens."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from e2e.server import Server, watched
+from e2e.server import Server, short_dir, watched
+from fleet.front import three_nodes
 from spec.api_client import Api, make_key, make_secret, new_name
 
 
@@ -26,11 +28,28 @@ class Keyed:
         return Api(self.server.url, self.key(tenant, scope)["key"])
 
 
-@pytest.fixture(scope="session")
-def open_server() -> Iterator[Server]:
-    """Without keys; shared, so leave it as it was."""
-    with watched() as server:
+Serving = Callable[[str], contextlib.AbstractContextManager[Server]]
+
+
+@contextlib.contextmanager
+def alone(options: str) -> Iterator[Server]:
+    with watched(options) as server:
         yield server.start()
+
+
+@pytest.fixture(scope="session")
+def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Serving:
+    """Makes a server with the options that it is given, or three with --fleet."""
+    if not request.config.getoption("--fleet"):
+        return alone
+    return lambda options: three_nodes(options, tmp_path_factory.mktemp("fleet"))
+
+
+@pytest.fixture(scope="session")
+def open_server(serving: Serving) -> Iterator[Server]:
+    """Without keys; shared, so leave it as it was."""
+    with serving("") as server:
+        yield server
 
 
 @pytest.fixture
@@ -42,13 +61,13 @@ def anybody(open_server: Server) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="session")
-def keyed() -> Iterator[Keyed]:
+def keyed(serving: Serving) -> Iterator[Keyed]:
     """With keys and HS256 tokens; shared: take a tenant of your own."""
-    with watched("--jwt-secret ROOT/jwt-secret") as server:
-        secret = make_secret(server.root)
-        key = make_key(server.data_dir, "--tenant", "default", "--scope", "operator")["key"]
-        server.start()
-        yield Keyed(server, secret, Api(server.url, key))
+    with short_dir() as root:
+        secret = make_secret(root)
+        with serving(f"--jwt-secret {root / 'jwt-secret'}") as server:
+            key = make_key(server, "--tenant", "default", "--scope", "operator")["key"]
+            yield Keyed(server, secret, Api(server.url, key))
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ OPTIONS = "--queue-max 1 --queue-wait-s 1 --tenant-functions 8"
 def collect() -> dict[str, httpx.Response]:
     """A real answer for every code that a server can be brought to give."""
     with watched(OPTIONS) as server:
-        key = make_key(server.data_dir)["key"]
+        key = make_key(server)["key"]
         api = Api(server.start().url, key)
         scene = Scene(server, api, api.active("sleep 3", name="busy", max_instances=1))
         found = {code: make(scene) for code, make in EASY.items()}

@@ -411,7 +411,7 @@ def test_one_tenant_leaves_half_of_what_is_bounded_to_the_others(
 ) -> None:
     """It keeps all that it can get, in calls that go on, and functions; another one works on."""
     server = another("--bodies-max-bytes 16777216 --functions-max-bytes 1048576")
-    keys = [make_key(server.data_dir, "--tenant", one, "--scope", "write") for one in "ab"]
+    keys = [make_key(server, "--tenant", one, "--scope", "write") for one in "ab"]
     server.start()
     greedy, other = (Api(server.url, one["key"]) for one in keys)
 

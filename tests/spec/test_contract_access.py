@@ -118,7 +118,7 @@ def test_a_revoked_key_is_refused_within_a_second(keyed: Keyed, by: str) -> None
     if by == "http":
         keyed.operator.good("DELETE", f"/api/keys/{key['id']}", status=204)
     else:
-        done = quiltfn("keys", "revoke", key["id"], "--data-dir", str(keyed.server.data_dir))
+        done = quiltfn("keys", "revoke", key["id"], *keyed.server.key_options)
         assert done.code == 0, done.stderr
         time.sleep(1.0)
     is_error(with_headers(keyed.server, X_Api_Key=key["key"]), "UNAUTHORIZED", 401)
@@ -148,9 +148,10 @@ def test_a_stream_ends_with_its_credential(keyed: Keyed) -> None:
     admin.clear()
 
 
+@pytest.mark.one_server("each node counts failed credentials for itself")
 def test_a_key_made_by_command_works_in_the_very_next_request(keyed: Keyed) -> None:
     for _ in range(5):
-        key = make_key(keyed.server.data_dir, "--tenant", new_name(), "--scope", "read")["key"]
+        key = make_key(keyed.server, "--tenant", new_name(), "--scope", "read")["key"]
         assert with_headers(keyed.server, X_Api_Key=key).status_code == 200
     # Also from where wrong ones have come without end.
     address = new_address()
@@ -159,7 +160,7 @@ def test_a_key_made_by_command_works_in_the_very_next_request(keyed: Keyed) -> N
         wrong = f"quilt_sk_{number:012x}_{'x' * 43}"
         status = api("GET", LIST, headers={"X-Api-Key": wrong}).status_code
         assert status == (401 if number < 20 else 429)
-    key = make_key(keyed.server.data_dir, "--tenant", new_name(), "--scope", "read")["key"]
+    key = make_key(keyed.server, "--tenant", new_name(), "--scope", "read")["key"]
     assert api("GET", LIST, headers={"X-Api-Key": key}).status_code == 200
 
 
@@ -169,11 +170,11 @@ def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[...,
     function_id = anybody.create()
     assert anybody.get(function_id)["tenant_id"] == "default"
     assert anybody("GET", "/api/audit").status_code == 200  # all scopes
-    first = make_key(server.data_dir)
+    first = make_key(server)
     assert (first["scope"], first["tenant_id"]) == ("operator", "default")
     anybody.refused("UNAUTHORIZED", 401, "GET", LIST)
     assert Api(server.url, first["key"]).get(function_id)["id"] == function_id
-    second = make_key(server.data_dir)
+    second = make_key(server)
     assert second["scope"] == "write"
     revoked = quiltfn("keys", "revoke", first["id"], "--data-dir", str(server.data_dir))
     assert revoked.code == 0
@@ -187,7 +188,7 @@ def test_a_key_made_before_the_server_counts_and_the_command_needs_no_server(
     another: Callable[..., Server],
 ) -> None:
     server = another()
-    key = make_key(server.data_dir)["key"]
+    key = make_key(server)["key"]
     server.start()
     Api(server.url).refused("UNAUTHORIZED", 401, "GET", LIST)
     assert Api(server.url, key).count() == 0
@@ -213,7 +214,7 @@ def test_no_other_address_without_a_key(another: Callable[..., Server]) -> None:
 
 def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[..., Server]) -> None:
     server = another("--host 0.0.0.0")
-    key = make_key(server.data_dir)["key"]
+    key = make_key(server)["key"]
     server.start_without_waiting()
     line = server._first_line()
     url = line.removeprefix("listening on ").strip().replace("0.0.0.0", "127.0.0.1")

@@ -107,6 +107,7 @@ def test_cleanup_on_exit(tenant: Api) -> None:
         assert "sleep" not in tenant.invoke(look)["stdout"]
 
 
+@pytest.mark.one_server("another node has a cold start of its own")
 def test_cold_start_is_true_where_the_call_waited_for_a_start(tenant: Api) -> None:
     function_id = tenant.active(max_instances=2)
     assert tenant.invoke(function_id)["cold_start"] is False

@@ -30,6 +30,7 @@ def ids(answer: dict[str, Any]) -> list[str]:
     return [one["invocation_id"] for one in answer["invocations"]]
 
 
+@pytest.mark.one_server("another node has a cold start of its own")
 def test_calls_of_all_functions_by_every_filter(tenant: Api) -> None:
     began = int(time.time())
     one = tenant.active("exit ${QUILT_PAYLOAD:-0}")
@@ -157,11 +158,9 @@ def test_a_key_keeps_its_label(keyed: Keyed) -> None:
     for label in ("", "x" * 101, "two\nlines", "\u202e", 5):
         told = admin.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/keys", {"label": label})
         assert "label" in told["error"]
-    by_command = make_key(
-        keyed.server.data_dir, "--tenant", tenant, "--scope", "read", "--label", "by hand"
-    )
+    by_command = make_key(keyed.server, "--tenant", tenant, "--scope", "read", "--label", "by hand")
     assert by_command["label"] == "by hand"
-    listed = quiltfn("keys", "list", "--data-dir", str(keyed.server.data_dir)).stdout
+    listed = quiltfn("keys", "list", *keyed.server.key_options).stdout
     assert any(by_command["id"] in one and "by hand" in one for one in listed.splitlines())
 
 

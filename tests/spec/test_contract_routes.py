@@ -78,6 +78,7 @@ def test_a_state_that_is_none_is_told_the_states_there_are(tenant: Api) -> None:
     assert refusal["error"] == "state must be one of: pending, deploying, active, paused, error"
 
 
+@pytest.mark.one_server("a node hears of calls that others counted within 5 s")
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("sort", ["name", "created_at", "last_invoked_at", "invocation_count"])
 def test_list_in_any_order(tenant: Api, sort: str, order: str) -> None:
@@ -113,6 +114,7 @@ def test_list_by_text_and_in_brief(tenant: Api) -> None:
         assert "cursor" in told["error"]
 
 
+@pytest.mark.one_server("a node hears of the pools of others with their next beat")
 def test_pools_are_those_that_are_not_empty(tenant: Api, keyed: Keyed) -> None:
     tenant.create()
     active = tenant.active()
@@ -121,6 +123,7 @@ def test_pools_are_those_that_are_not_empty(tenant: Api, keyed: Keyed) -> None:
     assert keyed.caller(new_name()).good("GET", f"{FUNCTIONS}/pools") == {"pools": []}
 
 
+@pytest.mark.one_server("a node hears of the pools of others with their next beat")
 def test_pools_of_one_function_tell_the_parked_ones_apart(tenant: Api, keyed: Keyed) -> None:
     other, one = tenant.active(), tenant.active("echo 1")
     tenant.good("PUT", of(one), {"handler": "echo 2"})
@@ -214,6 +217,7 @@ def test_invoke_by_id_and_by_name_with_or_without_a_body(
     tenant.refused("NOT_FOUND", 404, "POST", f"{FUNCTIONS}/invoke/nobody", body)
 
 
+@pytest.mark.one_server("another node has a cold start of its own")
 def test_invocations(tenant: Api) -> None:
     function_id = tenant.active("exit ${QUILT_PAYLOAD:-0}")
     made = [tenant.invoke(function_id, str(number % 2))["invocation_id"] for number in range(5)]
@@ -325,6 +329,7 @@ def test_whoami_needs_no_key_where_the_server_needs_none(anybody: Api) -> None:
     assert (told["credential"], told["needs_credential"]) == ("open", False)
 
 
+@pytest.mark.one_server("it is about one server")
 def test_a_server_that_is_alone_is_a_node_with_its_functions(keyed: Keyed) -> None:
     api = keyed.caller(tenant := new_name(), "write")
     function_id = api.active(name=(name := new_name()))
@@ -344,6 +349,7 @@ def test_a_server_that_is_alone_is_a_node_with_its_functions(keyed: Keyed) -> No
     assert "fleet" not in keyed.operator.good("GET", "/api/whoami")["offers"]
 
 
+@pytest.mark.one_server("each node has findings of its own")
 def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
     told = keyed.operator.good("GET", "/api/system/doctor")
     names = [one["name"] for one in told["findings"]]

@@ -256,7 +256,7 @@ def test_who_is_refused_and_who_works_beside_the_server_is_audited_too(keyed: Ke
     Api(keyed.server.url, "rubbish", address=here).refused(
         "UNAUTHORIZED", 401, "DELETE", f"{FUNCTIONS}/x"
     )
-    made = make_key(keyed.server.data_dir, "--tenant", name)
+    made = make_key(keyed.server, "--tenant", name)
     entries = keyed.operator.good("GET", "/api/audit?limit=3")["entries"]
     assert [
         (one["credential"], one["tenant_id"], one["action"], one["object_id"], one["status"])
@@ -281,6 +281,7 @@ def test_the_audit_trail_in_pages(tenant: Api) -> None:
 # Metrics ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_server("nodes of a fleet have metrics about it")
 def test_metrics_have_bounded_labels(tenant: Api, keyed: Keyed) -> None:
     function_id = tenant.active(name="metric-name")
     tenant.invoke(function_id)
@@ -303,7 +304,7 @@ def test_metrics_have_bounded_labels(tenant: Api, keyed: Keyed) -> None:
 def limited() -> Iterator[Server]:
     options = "--tenant-calls-in-flight 2 --tenant-calls-per-s 5 --tenant-functions 3"
     with watched(options) as server:
-        server.key = make_key(server.data_dir)["key"]  # type: ignore[attr-defined]
+        server.key = make_key(server)["key"]  # type: ignore[attr-defined]
         yield server.start()
 
 

@@ -88,6 +88,7 @@ def test_a_function_has_exactly_its_fields_wherever_it_is_shown(tenant: Api) -> 
     assert shown[0]["owner_node_id"]
 
 
+@pytest.mark.one_server("a node hears of calls that others counted within 5 s")
 def test_the_counts_of_calls(tenant: Api) -> None:
     function_id = tenant.active("exit ${QUILT_PAYLOAD:-0}")
     assert tenant.get(function_id)["last_invoked_at"] is None
@@ -166,6 +167,7 @@ def test_a_masked_value_is_refused_on_write(tenant: Api) -> None:
 # Invocation ------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_server("it names the one node")
 @pytest.mark.parametrize("payload", ["0", "7"])
 def test_an_invocation_has_exactly_its_thirteen_keys(tenant: Api, payload: str) -> None:
     function_id = tenant.active("echo out; echo err >&2; exit $QUILT_PAYLOAD")
@@ -221,6 +223,7 @@ def test_a_call_of_a_deleted_function_ends_cancelled_after_five_seconds(tenant: 
     assert 4000 <= record["duration_ms"] <= 7000
 
 
+@pytest.mark.one_server("it looks for the sandbox on one node")
 def test_a_call_that_the_platform_could_not_run_answers_503_and_has_a_record(
     anybody: Api, open_server: Server
 ) -> None:

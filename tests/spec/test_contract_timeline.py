@@ -184,6 +184,7 @@ def test_a_cold_call_says_why(another: Callable[..., Server]) -> None:
     assert reason(api, function_id) == "replaced"
 
 
+@pytest.mark.one_server("another node has a cold start of its own")
 def test_a_call_that_an_update_made_wait_says_so(tenant: Api) -> None:
     function_id = tenant.active("sleep 0.6", max_instances=1)
     first = later(lambda: tenant.invoke(function_id))
@@ -225,6 +226,7 @@ def test_it_survives_a_kill_and_older_records_have_none(another: Callable[..., S
     assert told["attempts"][0]["started_at_ms"] == old["started_at"] * 1000
 
 
+@pytest.mark.one_server("another node has a cold start of its own")
 def test_the_command_line_tells_it(open_server: Server, anybody: Api) -> None:
     function_id = anybody.active(name="timed")
     done = quiltfn("invoke", "timed", "--timing", "--url", open_server.url)

@@ -31,7 +31,7 @@ class LimitedServer:
 def limited(another: Callable[..., Server]) -> LimitedServer:
     server = another(f"--tenant-instances {QUOTA} --prewarmed 0 --queue-wait-s 2")
     tenants = ("acme", "umbrella")
-    keys = [make_key(server.data_dir, "--tenant", one, "--scope", "write") for one in tenants]
+    keys = [make_key(server, "--tenant", one, "--scope", "write") for one in tenants]
     server.start()
     return LimitedServer(server, *(Api(server.url, key["key"]) for key in keys))
 

@@ -132,7 +132,7 @@ def test_a_tenant_has_what_the_operator_allows_it_and_no_more(
     server = another(
         "--tenant-runtime-kinds shell,python --tenant-runtimes 2 --tenant-image-bytes 20000"
     )
-    secret = make_key(server.data_dir, "--scope", "operator")["key"]
+    secret = make_key(server, "--scope", "operator")["key"]
     operator = Api(server.start().url, secret)
     key = operator.good("POST", "/api/keys", {"tenant": "acme", "scope": "write"}, 201)["key"]
     acme = Api(server.url, key)

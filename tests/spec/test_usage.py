@@ -143,8 +143,8 @@ def test_a_step_is_chosen_by_what_is_kept_and_by_the_number_of_points(tenant: Ap
 def acme(another: Callable[..., Server]) -> tuple[Server, Api, Api]:
     """A server of the test's own, with an operator and a tenant."""
     server = another("--prewarmed 0")
-    operator = make_key(server.data_dir, "--tenant", "default", "--scope", "operator")["key"]
-    key = make_key(server.data_dir, "--tenant", "acme", "--scope", "write")["key"]
+    operator = make_key(server, "--tenant", "default", "--scope", "operator")["key"]
+    key = make_key(server, "--tenant", "acme", "--scope", "write")["key"]
     server.start()
     return server, Api(server.url, operator), Api(server.url, key)
 

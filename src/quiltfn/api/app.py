@@ -4,6 +4,7 @@ A connection (`connection.py`) hands every request to `App` and sends the `Respo
 back. Whatever is to see every request, such as a tracer, is a function around that call.
 """
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Iterable, Mapping
@@ -57,6 +58,8 @@ from quiltfn.ports import no_others
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Paths up to here are looked up once; clients ask for the same few again and again.
 REMEMBERED_PATH = 128
+# How long a request waits to hear of what other nodes have changed.
+HEAR_MAX_S = 0.5
 _log = structlog.get_logger("quiltfn.api")
 
 
@@ -354,18 +357,23 @@ class Endpoint:
             response = await self._audited(context, response, code)
         return response
 
-    async def _hear_of_function(self, context: RequestContext[Services], route: Route) -> None:
-        """Another node may have made or deployed the function of the path a moment ago."""
+    async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
+        """What another node has acknowledged is so here: of what may have changed there a moment
+        ago, this one hears first. A call does not wait for that where its function is known, and
+        nothing waits long for a database that does not answer.
+        """
         named, catalog = context.parameters, self._services.catalog
-        if "function_id" in named:
-            entry = catalog.known(named["function_id"])
-        elif route.is_invoke and "name" in named:
-            entry = catalog.find(context.tenant_id, named["name"])
-        else:
+        if route.is_invoke:
+            if "function_id" in named:
+                entry = catalog.known(named["function_id"])
+            else:
+                entry = catalog.find(context.tenant_id, named["name"]) if "name" in named else None
+            if entry is not None and entry.function.state is FunctionState.ACTIVE:
+                return
+        elif route.scope is None and "function_id" not in named:
             return
-        is_callable = entry is not None and entry.function.state is FunctionState.ACTIVE
-        if entry is None or (route.is_invoke and not is_callable):
-            with contextlib.suppress(StoreUnavailable):  # then it is as it is known here
+        with contextlib.suppress(StoreUnavailable, TimeoutError):  # then it is as it is known here
+            async with asyncio.timeout(HEAR_MAX_S):
                 await self._services.lifecycle.catch_up()
 
     async def _execute_somewhere(
@@ -379,7 +387,7 @@ class Endpoint:
             if request.query and route.scope is not None:
                 context.query = _query(route, request)
             if self._has_others:
-                await self._hear_of_function(context, route)
+                await self._hear_of_others(context, route)
             if self._services.fleet is not None:
                 response = await elsewhere(context, route)
         except QuiltfnError as error:

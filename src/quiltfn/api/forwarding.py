@@ -23,11 +23,12 @@ from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import CutShort, Response, encode
 from quiltfn.api.route import Application, RequestContext, Route
 from quiltfn.catalog import Entry
-from quiltfn.ids import new_id
+from quiltfn.clock import unix_ms
+from quiltfn.ids import made_at_ms, new_id
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
-from quiltfn.ports import PoolCounting, Pools
+from quiltfn.ports import Outline, PoolCounting, Pools
 from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable, Placement
 
 # What belongs to one connection (RFC 9110, 7.6.1), and the length, which the connection counts.
@@ -44,6 +45,11 @@ REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
 TRIES = 3
 # How long other nodes have for what all of them are asked.
 ANSWER_MAX_S = 2.0
+
+# When a record is looked for again that a node may have acknowledged and not stored yet: it stores
+# what it has acknowledged 25 times a second.
+LOOK_AGAIN_S = (0.02, 0.04, 0.08, 0.12)
+NEW_MS = 3_600_000
 
 # What a caller is told whose node was lost.
 Gone = Callable[[PeerUnavailable], RuntimeUnavailable]
@@ -158,8 +164,8 @@ async def elsewhere(context: RequestContext[Any], route: Route) -> Response | No
     if route.called is not None:
         entry = route.called(context)
         return None if entry is None else await _placed(context, entry)
-    if route.is_about_call:
-        return await _where_it_runs(context)
+    if "invocation_id" in context.parameters:
+        return await _where_it_runs(context, route)
     return None
 
 
@@ -189,12 +195,13 @@ async def _placed(context: RequestContext[Any], entry: Entry) -> Response | None
     return None
 
 
-async def _where_it_runs(context: RequestContext[Any]) -> Response | None:
-    """The response of the node that runs the call that the path names; None: none does."""
+async def _where_it_runs(context: RequestContext[Any], route: Route) -> Response | None:
+    """The response of the node that runs the call that the path names; None: this one answers."""
     fleet: FleetNode = context.services.fleet
     function_id, invocation_id = context.entry().function.id, context.parameters["invocation_id"]
-    found = await context.services.journal.outline(function_id, invocation_id)
-    if found is None or found.record.status is not Status.RUNNING:
+    found = await _outline(context, function_id, invocation_id)
+    is_running = found is not None and found.record.status is Status.RUNNING
+    if found is None or not is_running or not route.is_about_call:
         return None
     node = found.record.execution_node_id
     if node == fleet.name:
@@ -206,6 +213,31 @@ async def _where_it_runs(context: RequestContext[Any]) -> Response | None:
         client=context.request.client,
     )
     return await _sent(context, node, call)
+
+
+async def _outline(
+    context: RequestContext[Any], function_id: str, invocation_id: str
+) -> Outline | None:
+    """The call's record. What another node has answered a moment ago comes to the store with the
+    next records of that node, and is waited for.
+    """
+    outline = partial(context.services.journal.outline, function_id, invocation_id)
+    found: Outline | None = await outline()
+    if found is None and _may_be_new(invocation_id):
+        for pause_s in LOOK_AGAIN_S:
+            await asyncio.sleep(pause_s)
+            found = await outline()
+            if found is not None:
+                break
+    return found
+
+
+def _may_be_new(invocation_id: str) -> bool:
+    """Whether a call of this id may have begun in the last hour: clocks of nodes differ."""
+    try:
+        return abs(made_at_ms(invocation_id) - unix_ms()) < NEW_MS
+    except ValueError:  # it is no id
+        return False
 
 
 async def _sent(
