@@ -24,8 +24,7 @@ NODES = ("one", "two", "three")
 PIECE = 65_536
 # A node's records are in the store once a call is answered, and its counts known soon.
 OPTIONS = (
-    "--durability strict "
-    "--fleet-beat-s 0.2 --fleet-fence-s 5 --fleet-end-s 10 --fleet-reap-s 20"
+    "--durability strict --fleet-beat-s 0.2 --fleet-fence-s 5 --fleet-end-s 10 --fleet-reap-s 20"
 )
 
 

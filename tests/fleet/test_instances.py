@@ -39,15 +39,14 @@ def on(node: Server, function: Function) -> Function:
     return there
 
 
-def test_an_instance_goes_where_calls_wait(fleet: Fleet) -> None:
+def test_calls_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
     one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
     function = one.deploy("echo hello", max_instances=1)
     there = on(two, function)
     with most_at_a_time(one, two) as most:
         for _ in range(3):
-            for each, name in ((function, "one"), (there, "two")):
-                record = each.invoke()
-                assert (record["status"], record["execution_node_id"]) == ("success", name)
+            for each in (function, there):  # it is there, or it goes there
+                assert each.invoke()["status"] == "success"
     assert most() == 1
     with most_at_a_time(one, two) as most:  # two are seen where there are two
         one.deploy("echo hello", min_instances=1, max_instances=1)
