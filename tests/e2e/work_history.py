@@ -201,9 +201,14 @@ def _judge_job(
     if len(ids) > made + again:
         rule = Rule.REDRIVE_DOUBLED if again else Rule.TWICE
         verdict.note(rule, f"{job.token}, sent {job.sent}, redriven {again}: {sorted(ids)}")
-    gone = (ids & asked & seen.records.keys()) - dead
+    # What a node that was lost had ended well is no dead letter any more once that is known.
+    gone = {one for one in ids & asked - dead if one in seen.records and not is_good(one, seen)}
     if gone and len(ids) < 1 + len(gone):
         verdict.note(Rule.REDRIVE_LOST, f"{job.token}: {sorted(gone)} left nothing behind")
+
+
+def is_good(invocation_id: str, seen: WorkSeen) -> bool:
+    return seen.records[invocation_id]["status"] in GOOD
 
 
 def _judge_cancellations(

@@ -72,26 +72,25 @@ class Freshness:
             self.stale_there += 1
             self._note(f"{acknowledged.name} has acknowledged {wanted} and says older")
         left = [one for one in self.fleet.nodes if one is not acknowledged]
-        said: dict[str, str | None] = {}
+        was_old: dict[str, float] = {}  # until when each was seen to say older
         while left and time.monotonic() - since < GIVE_UP_S and not self._stop.is_set():
             for one in list(left):
                 asked_at = time.monotonic()
-                said[one.name] = self._says(one)
-                if said[one.name] not in (None, *self._old):
+                said = self._says(one)
+                if said in self._old:
+                    was_old[one.name] = asked_at - since
+                elif said is not None:
                     left.remove(one)
-                    self._seen(one, wanted, since, asked_at - since)
             time.sleep(LOOK_EVERY_S)
-        for one in left:
-            if said.get(one.name) is not None and not self._stop.is_set():
-                self._seen(one, wanted, since, GIVE_UP_S)
+        for name, old_s in was_old.items():
+            if self.was_calm(name, since):
+                self._was_old(name, wanted, old_s)
 
-    def _seen(self, node: FleetMachine, wanted: str, since: float, took_s: float) -> None:
-        if not self.was_calm(node.name, since):
-            return
-        self.slowest_s = max(self.slowest_s, took_s)
-        if took_s > MOST_S:
+    def _was_old(self, name: str, wanted: str, old_s: float) -> None:
+        self.slowest_s = max(self.slowest_s, old_s)
+        if old_s > MOST_S:
             self.late += 1
-            self._note(f"{node.name} had not heard of {wanted} for {took_s:.2f} s")
+            self._note(f"{name} had not heard of {wanted} for {old_s:.2f} s")
 
     def _note(self, example: str) -> None:
         if len(self.examples) < 10:

@@ -344,6 +344,17 @@ def test_every_rule_has_a_mistake_that_breaks_it() -> None:
     assert {rule for _, rule in MISTAKES} == set(Rule)
 
 
+def test_a_dead_letter_that_had_ended_well_on_a_lost_node_was_not_lost_by_a_redrive() -> None:
+    """Its node was taken over, and once it is back the true end takes the place of what was made
+    up. A redrive that was asked for meanwhile, and not answered, has made nothing.
+    """
+    case = Case()
+    lose_a_redrive_that_was_not_answered(case)
+    assert case.judge().found[Rule.REDRIVE_LOST] == 1
+    case.seen.records["again"] |= {"status": "success", "stdout": "again"}
+    assert case.judge().found[Rule.REDRIVE_LOST] == 0
+
+
 def test_a_cancellation_without_an_answer_promises_nothing() -> None:
     case = Case()
     next(job for job in case.history.jobs if job.token == "plain").cancelled["plain"] = None
