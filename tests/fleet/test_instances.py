@@ -43,6 +43,9 @@ def test_calls_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
     one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
     function = one.deploy("echo hello", max_instances=1)
     there = on(two, function)
+    for name in ("one", "two"):  # which then run the calls that they are asked for, and no others
+        assert one.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
+    time.sleep(scaled(1.5))  # until each has heard of it
     with most_at_a_time(one, two) as most:
         for _ in range(3):
             for each in (function, there):  # it is there, or it goes there
