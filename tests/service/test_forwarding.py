@@ -144,7 +144,7 @@ class Nodes:
             placement=self.placed,
             peers=self.network,
             lost=lambda *told: self.lost.append(told),
-            endless=self.network,
+            uncounted=self.network,
             readers=StreamSlots(),
             pools=self.counts,
             others=lambda: ["node-2"],

@@ -70,8 +70,8 @@ class FleetNode(Protocol):
     def peers(self) -> Peers: ...
 
     @property
-    def endless(self) -> Peers:
-        """For requests that do not end by themselves: this node does not wait for them."""
+    def uncounted(self) -> Peers:
+        """For requests that are no calls: a node that ends does not wait for them."""
 
     @property
     def pools(self) -> PoolCounting:
@@ -129,7 +129,7 @@ async def asked_of_others(context: RequestContext[Any]) -> list[tuple[str, bytes
         with contextlib.suppress(PeerUnavailable, TimeoutError):
             async with (
                 asyncio.timeout(ANSWER_MAX_S),
-                _request_of(context, fleet.peers, node, call, READ_HERE) as answer,
+                _request_of(context, fleet.uncounted, node, call, READ_HERE) as answer,
             ):
                 found = b"".join([piece async for piece in answer.body])
                 return node, found if answer.status == HTTPStatus.OK else None
@@ -152,7 +152,7 @@ def streamed_by_all(
     call = ForwardedCall(caller=context.caller, client=context.request.client)
 
     def ask(node: str) -> AbstractAsyncContextManager[PeerResponse]:
-        return _request_of(context, fleet.endless, node, call)
+        return _request_of(context, fleet.uncounted, node, call, READ_HERE)
 
     return Together(own, fleet.others, ask, gap, fleet.readers)
 

@@ -58,8 +58,8 @@ class FleetCalls:
         clock, times = membership.clock, membership.times
         self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
         self.tenants = FleetTenants(own.name, clock)
-        self.endless = self.node_peers = HttpPeers(own, self._directory)
-        self.peers = CountedPeers(self.endless)
+        self.uncounted = self.node_peers = HttpPeers(own, self._directory)
+        self.peers = CountedPeers(self.uncounted)
         self.readers = StreamSlots(READERS_MAX + 1, READERS_MAX, "streams of all nodes open")
         self._own_events: OwnEvents | None = None
         self._watching: Watching | None = None
