@@ -98,6 +98,7 @@ def test_a_shell_handler_is_a_command_line_whose_variables_the_shell_expands(ten
     assert tenant.invoke(function_id)["stdout"] == "x2\n"
 
 
+@pytest.mark.one_server("another node has an instance of its own")
 def test_cleanup_on_exit(tenant: Api) -> None:
     handler = "ls /tmp; touch /tmp/mark; (sleep 99 </dev/null >/dev/null 2>&1 &)"
     for cleanup, second in ((True, ""), (False, "mark\n")):
@@ -148,6 +149,7 @@ def test_pausing_or_resuming_what_is_pending_or_in_error_is_a_conflict(tenant: A
         tenant.good("POST", f"{path}/deploy")
 
 
+@pytest.mark.one_server("a node hears of the pools of others with their next beat")
 @pytest.mark.parametrize("least", [0, 2])
 def test_deploy_makes_at_least_one_instance_ready(tenant: Api, least: int) -> None:
     function_id = tenant.active(min_instances=least, max_instances=3)
@@ -211,6 +213,7 @@ def test_an_update_that_cannot_stand_leaves_the_old_version_serving(tenant: Api)
     assert tenant.invoke(function_id)["stdout"] == "old\n"
 
 
+@pytest.mark.one_server("a node hears of the pools of others with their next beat")
 def test_max_instances_bounds_the_pool_and_calls_wait_in_line(tenant: Api) -> None:
     function_id = tenant.active("sleep 0.2", max_instances=2)
     threads = [in_background(lambda: tenant.invoke(function_id)) for _ in range(8)]

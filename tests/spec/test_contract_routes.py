@@ -266,6 +266,7 @@ def test_versions_newest_first_and_rollback(tenant: Api) -> None:
     tenant.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/rollback", {"version": 4})
 
 
+@pytest.mark.one_server("a node hears of the pools of others with their next beat")
 def test_pool_has_exactly_its_keys_and_zeros_without_a_pool(tenant: Api) -> None:
     function_id = tenant.create()
     counts = ["warming_count", "ready_count", "busy_count", "total_count"]
@@ -276,6 +277,7 @@ def test_pool_has_exactly_its_keys_and_zeros_without_a_pool(tenant: Api) -> None
     assert pool["total_count"] == pool["ready_count"] == 1
 
 
+@pytest.mark.one_server("a node hears of the pools of others with their next beat")
 def test_pool_stats_has_its_twelve_keys_of_the_tenant_alone(tenant: Api, keyed: Keyed) -> None:
     tenant.active()
     other = keyed.caller(new_name())

@@ -39,6 +39,7 @@ def ended(api: Api, function_id: str, record: dict[str, Any]) -> Any:
     return api.good("GET", call(function_id, record, "?wait_seconds=30"))
 
 
+@pytest.mark.one_server("a node hears of calls that others counted within 5 s")
 def test_an_accepted_call_is_202_then_runs_and_is_a_record_like_any_other(tenant: Api) -> None:
     function_id = tenant.active("cat")
     answer = tenant("POST", f"{of(function_id)}/invoke", {"payload": "hello"}, headers=ASYNC)
@@ -108,6 +109,7 @@ def test_a_failing_call_is_tried_again_and_then_is_a_dead_letter(tenant: Api) ->
     assert ended(tenant, function_id, again)["stdout"] == "x"
 
 
+@pytest.mark.one_server("a node hears of calls that others counted within 5 s")
 def test_five_hundred_calls_that_fail_one_time_in_ten_all_succeed(tenant: Api) -> None:
     chance = '[ "$(od -An -N1 -tu1 /dev/urandom)" -ge 26 ] && printf %s "$QUILT_PAYLOAD"'
     function_id = tenant.active(chance, max_instances=4)

@@ -32,7 +32,7 @@ from spec.api_client import (
 from spec.conftest import Keyed
 from spec.smuggling import FUNCTIONS, JSON, ONE_REQUEST, PHANTOM, REFUSED, create, post
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.one_server("it measures one server")]
 MIB = 1024 * 1024
 
 # Smuggling -----------------------------------------------------------------------------------

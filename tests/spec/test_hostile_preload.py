@@ -17,7 +17,11 @@ import pytest
 from e2e.leftovers import UIDS
 from e2e.server import CRUN, Function, Server, children, status_of, until
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("anybody")]  # who clears up
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.usefixtures("anybody"),  # who clears up
+    pytest.mark.one_server("it looks at one server's processes"),
+]
 # Of libc itself, so it is there; and nothing is linked with it.
 LIBRARY = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/libBrokenLocale.so.1"
 VARIABLE = {"LD_PRELOAD": LIBRARY}

@@ -20,6 +20,7 @@ from spec.proxy import MANNERS, NGINX, Proxy, nginx
 from spec.smuggling import FUNCTIONS, ONE_REQUEST, PHANTOM, REFUSED, create, post
 
 pytestmark = [
+    pytest.mark.one_server("it looks at one server behind a proxy"),
     pytest.mark.sandbox,
     pytest.mark.skipif(not os.access(NGINX, os.X_OK), reason=f"needs {NGINX}: apt install nginx"),
 ]

@@ -53,6 +53,7 @@ def invoke(function_id: str) -> str:
 # The call that is watched ------------------------------------------------------------------------
 
 
+@pytest.mark.one_server("another node has a cold start of its own")
 def test_a_call_is_seen_from_its_start_to_its_end(api: Api) -> None:
     function_id = api.active(IN_TURNS)
     with streaming(api, "POST", invoke(function_id), {"payload": None}) as (answer, coming):
@@ -368,6 +369,7 @@ def test_another_tenant_sees_nothing_of_it(keyed: Keyed, tenant: Api) -> None:
     )
 
 
+@pytest.mark.one_server("each node counts the streams of a tenant for itself")
 def test_a_tenant_has_so_many_streams_and_those_that_left_do_not_count(tenant: Api) -> None:
     function_id = tenant.active("echo hello")
     path = f"{of(function_id)}/logs?follow=true"
