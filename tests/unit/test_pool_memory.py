@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from quiltfn.model.actions import Action
@@ -49,8 +49,23 @@ def live_through(story: list[tuple[str, int, int]], machine: NodeSimulation) -> 
     machine.drain()
 
 
+# An instance that was kept for a version makes room for a call that waits for this version.
+KEPT_MAKES_ROOM = [
+    ("acquire three", 1, 0),
+    *[("acquire", 0, 0)] * 2,
+    ("time", 0, 3),
+    *[("acquire", 0, 0)] * 2,
+    *[("acquire", 1, 0)] * 4,
+    ("prepare", 0, 7),
+    ("started", 1, 0),
+    ("all quiet", 0, 0),
+    ("promote what is ready", 0, 0),
+]
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES)
+@example(story=KEPT_MAKES_ROOM)
 def test_every_story_of_several_pools_keeps_the_promises(
     story: list[tuple[str, int, int]],
 ) -> None:
