@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import psycopg
 import pytest
 
@@ -18,6 +19,7 @@ import postgresql
 from contract.stores import SHARED_STORES, a_stored_function, child_environment, url_of
 from quiltfn import lifecycle
 from quiltfn.access import make_key, revoke_key
+from quiltfn.api.app import make_app
 from quiltfn.catalog import Entry
 from quiltfn.clock import SystemClock
 from quiltfn.fleet import follower
@@ -41,6 +43,7 @@ from quiltfn.ports import ChangePage
 from quiltfn.ports.work import Input
 from quiltfn.store import SqlQuotas, SqlTenantImages, changes
 from quiltfn.store.postgresql import open_postgresql
+from service.in_process import InProcess
 from service.platform_harness import TENANT, Harness, open_harness
 from timeouts import scaled
 
@@ -196,6 +199,23 @@ async def test_a_key_that_is_revoked_on_one_node_opens_none(nodes: tuple[Harness
     caller = await two.services.access.identify({"x-api-key": text}, "192.0.2.1")
     await revoke_key(one.services.keys, one.clock, key.id)
     await seen(lambda: not two.services.access.still_holds(caller))
+
+
+async def test_a_key_that_is_revoked_on_one_node_manages_nothing_on_the_next(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    """In the very next request, whatever that node knew."""
+    one, two = nodes
+    key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.WRITE, None)
+    await seen(lambda: not two.services.access.is_open)
+    entry = await one.create()
+    transport = InProcess(make_app(two.services))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        path, headers = f"/api/functions/{entry.function.id}", {"x-api-key": text}
+        assert (await client.get(path, headers=headers)).status_code == 200
+        await revoke_key(one.services.keys, one.clock, key.id)
+        assert (await client.delete(path, headers=headers)).status_code == 401
+    assert two.catalog.find(TENANT, "f") is not None
 
 
 async def test_a_change_is_seen_by_its_notice_and_without_one_by_the_next_look(

@@ -24,6 +24,7 @@ from quiltfn.api.forwarding import PeerApplication, answering_peers
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.fleet.counts import FleetCounts
+from quiltfn.model.errors import CapacityFull
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.member import Member, Report
@@ -35,13 +36,17 @@ from service.platform_harness import Harness, open_harness, until
 
 
 class PeerResponse:
-    """`PeerResponse`. `cut_after`: the node is lost after so many bytes."""
+    """`PeerResponse`. `cut_after`: the node is lost after so many bytes. `method`: HEAD has an
+    answer without a body.
+    """
 
-    def __init__(self, response: Response, cut_after: int | None) -> None:
+    def __init__(self, response: Response, cut_after: int | None, method: str = "GET") -> None:
         self.status, self.headers = response.status, response.headers
         self._response, self._cut_after = response, cut_after
         if isinstance(response.body, bytes):
             self.headers.append(("content-length", str(len(response.body))))
+            if method == "HEAD":
+                response.body = b""
         self.body = self._pieces()
 
     def header(self, name: str) -> str | None:
@@ -90,7 +95,7 @@ class Network:
             raise self.broken
         answering = asyncio.ensure_future(self.apps[node](request, call))
         try:
-            yield PeerResponse(await asyncio.shield(answering), self.cut_after)
+            yield PeerResponse(await asyncio.shield(answering), self.cut_after, method)
         finally:  # as where a connection ends
             request.is_lost = True
             request.wake()
@@ -105,6 +110,7 @@ class Placed:
         self.functions: set[tuple[str, int]] = set()
         self.calls: list[tuple[str, str]] = []
         self.refuses: Refusal | None = None
+        self.is_taking = True
         self.loads: list[tuple[str, PoolLoad | None]] = []
         self.own_load: PoolLoad | None = None
 
@@ -125,6 +131,9 @@ class Placed:
     def load(self, function_id: str) -> PoolLoad | None:
         assert function_id
         return self.own_load
+
+    def takes_calls(self) -> bool:
+        return self.is_taking
 
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
         assert call.version == 1
@@ -175,7 +184,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     async def make() -> None:
         async with open_harness(path) as server:
-            for name, handler in (("cat", "cat"), ("fails", "exit 3"), ("sleeps", "sleep 30")):
+            handlers = {"cat": "cat", "fails": "exit 3", "sleeps": "sleep 30", "says": "echo hello"}
+            for name, handler in handlers.items():
                 await server.active(handler, name, max_instances=1)
 
     asyncio.run(make())
@@ -280,6 +290,59 @@ async def test_a_key_gives_the_first_answer_again(nodes: Nodes, size: int) -> No
     assert again.content == first.content
     assert again.headers["idempotency-replayed"] == "true"
     assert nodes.there.sandboxes.calls == 1
+
+
+async def test_a_call_whose_long_answer_has_no_room_is_not_run_again(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.asynccontextmanager
+    async def full(size: int, _: str) -> AsyncIterator[None]:
+        if size:
+            raise CapacityFull("no memory for the answer")
+        yield
+
+    monkeypatch.setattr(nodes.here.services.budgets.responses, "reserve", full)
+    first = await nodes.call("cat", "x" * 300_000, idempotency_key="k")
+    assert first.json()["error_code"] == "CAPACITY_FULL"
+    assert first.headers["x-invocation-id"] == nodes.network.sent[0][2].invocation_id
+    again = await nodes.call("cat", "x" * 300_000, idempotency_key="k")
+    assert again.status_code == first.status_code
+    assert nodes.there.sandboxes.calls == 1
+
+
+async def set_url(nodes: Nodes, name: str, **url: Any) -> None:
+    there = httpx.AsyncClient(
+        transport=InProcess(make_app(nodes.there.services)), base_url="http://127.0.0.1"
+    )
+    path = f"/api/functions/{nodes.runs(name).function.id}/url"
+    for client in (nodes.http, there):
+        assert (await client.put(path, json=url)).status_code == 200
+
+
+async def test_head_says_how_long_the_answer_is(nodes: Nodes) -> None:
+    await set_url(nodes, "says", auth="none")
+    assert (await nodes.http.head("/fn/says")).headers["content-length"] == "6"
+    assert nodes.there.sandboxes.calls == 1
+
+
+async def test_a_handler_gets_its_own_credentials_at_any_node(nodes: Nodes) -> None:
+    await set_url(nodes, "cat", auth="none")
+    own = {"authorization": "Bearer of the app", "idempotency-key": "of the app"}
+    answer = await nodes.http.post("/fn/cat", content=b"grain", headers=own)
+    assert (answer.status_code, answer.content) == (200, b"grain")
+    [(_, headers, call)] = nodes.network.sent
+    assert own.items() <= dict(headers.items()).items()
+    assert call.caller is None
+    assert nodes.there.sandboxes.calls == 1
+
+
+async def test_a_call_that_comes_while_a_node_is_drained_goes_to_the_next(nodes: Nodes) -> None:
+    """It was not refused by its head, and was by the time its body had come."""
+    nodes.placed_there.is_taking = False
+    await nodes.there.lifecycle.pause(nodes.runs("cat"))  # so it is not executed
+    assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
+    assert nodes.here.sandboxes.calls == 1
+    assert nodes.placed.loads == [("node-2", None)]  # and is not taken for ready
 
 
 async def test_a_refusal_of_the_other_node_leaves_the_key_free(nodes: Nodes) -> None:

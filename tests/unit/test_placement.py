@@ -65,6 +65,19 @@ async def test_then_one_that_may_be_started_here() -> None:
     assert node.asked == 1
 
 
+async def test_a_node_that_is_drained_while_it_asks_for_an_instance_sends_the_call_on() -> None:
+    node = Node(load(slots=0), may_start=True, b=load(busy=2))
+
+    async def obtain(_: str) -> bool:
+        node.serves = False
+        return True
+
+    node.placement = Placement(
+        node.table, lambda _: node.here, obtain, lambda: node.serves, lambda: node.takes
+    )
+    assert await node.place() == Destination("b", may_wait=True, in_any_case=True)
+
+
 async def test_then_the_call_waits_at_a_node_that_may_have_instances() -> None:
     node = Node(load(slots=0), b=load(busy=2))
     assert await node.place() == Destination("b", may_wait=True)

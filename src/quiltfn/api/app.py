@@ -49,6 +49,7 @@ from quiltfn.model.errors import (
     QuiltfnError,
     ShuttingDown,
     StoreUnavailable,
+    Unauthorized,
     Unprocessable,
 )
 from quiltfn.model.function import FunctionState
@@ -360,7 +361,8 @@ class Endpoint:
     async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
         """What another node has acknowledged is so here: of what may have changed there a moment
         ago, this one hears first. A call does not wait for that where its function is known, and
-        nothing waits long for a database that does not answer.
+        nothing waits long for a database that does not answer. Raises `Unauthorized` where the
+        caller's credential was revoked.
         """
         named, catalog = context.parameters, self._services.catalog
         if route.is_invoke:
@@ -375,6 +377,9 @@ class Endpoint:
         with contextlib.suppress(StoreUnavailable, TimeoutError):  # then it is as it is known here
             async with asyncio.timeout(HEAR_MAX_S):
                 await self._services.lifecycle.catch_up()
+            is_identified_here = route.scope is not None and context.request.forwarded is None
+            if is_identified_here and not self._services.access.still_holds(context.caller):
+                raise Unauthorized("the credential was revoked, or has expired, meanwhile")
 
     async def _execute_somewhere(
         self, context: RequestContext[Services], request: Request, route: Route

@@ -25,8 +25,8 @@ from quiltfn.api.route import Application, RequestContext, Route
 from quiltfn.catalog import Entry
 from quiltfn.clock import unix_ms
 from quiltfn.ids import made_at_ms, new_id
-from quiltfn.model.errors import RuntimeUnavailable
-from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall
+from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
+from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
 from quiltfn.ports import Outline, PoolCounting, Pools
 from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable, Placement
@@ -35,7 +35,8 @@ from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable, Placem
 PER_CONNECTION = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
 PER_CONNECTION |= {"transfer-encoding", "expect", "content-length"}
 # What says who calls, which the node that was asked has checked, and what it does by itself.
-CHECKED = {"authorization", "proxy-authorization", "x-api-key", "idempotency-key", "x-request-id"}
+SAID_ANEW = {"x-request-id"}
+CHECKED = {"authorization", "proxy-authorization", "x-api-key", "idempotency-key", *SAID_ANEW}
 # What a client may want of an answer, and this node, which reads the answer itself, does not.
 READ_HERE = frozenset(("accept-encoding",))
 # What a node says to another one with its response. A handler's own header of the name is removed.
@@ -261,23 +262,49 @@ async def _sent(
                 return None
             raise gone(error) from error
         said = msgspec.json.decode(answer.header(ANSWER) or b"{}", type=ForwardedAnswer)
-        placement.told(node, function_id, said.load)
+        is_leaving = said.refusal is Refusal.DRAINING  # what it has ready is for nobody
+        placement.told(node, function_id, None if is_leaving else said.load)
         if said.refusal is not None:
             return None
         response = Response(status=answer.status, executed=said.executed)
         response.headers = [one for one in answer.headers if one[0] not in REMOVED]
-        length = answer.header("content-length")
+        length, has_body = answer.header("content-length"), context.request.method != "HEAD"
         if length is None:
             response.body = _Rest(answer, gone, stack.pop_all())
-        elif int(length) <= SHORT_BYTES:
+        elif int(length) <= SHORT_BYTES and has_body:
             response.body = b"".join([piece async for piece in _pieces(answer, gone)])
-        elif "idempotency-key" in context.headers:  # then it is kept, as a whole
-            async with context.services.budgets.responses.reserve(int(length), context.tenant_id):
-                response.body = b"".join([piece async for piece in _pieces(answer, gone)])
+        elif _is_kept(context) and has_body:
+            response.body = await _whole(context, answer, gone, call, said)
         else:
             response.headers.append(("content-length", length))
             response.body = _Rest(answer, gone, stack.pop_all())
     return response
+
+
+def _is_kept(context: RequestContext[Any]) -> bool:
+    """Whether the response is kept, as a whole, for those who repeat the request."""
+    is_idempotent = context.route is not None and context.route.is_idempotent
+    return is_idempotent and "idempotency-key" in context.headers
+
+
+async def _whole(
+    context: RequestContext[Any],
+    answer: PeerResponse,
+    gone: Gone,
+    call: ForwardedCall,
+    said: ForwardedAnswer,
+) -> bytes:
+    """A long body. Raises `CapacityFull` where there is no memory for it, with the id of the record
+    of a call that has been executed.
+    """
+    size = int(answer.header("content-length") or 0)
+    try:
+        async with context.services.budgets.responses.reserve(size, context.tenant_id):
+            return b"".join([piece async for piece in _pieces(answer, gone)])
+    except CapacityFull as error:
+        if said.executed:
+            error.with_record(call.invocation_id, executed=True)
+        raise
 
 
 def _request_of(
@@ -289,10 +316,13 @@ def _request_of(
 ) -> AbstractAsyncContextManager[PeerResponse]:
     """The client's request, for another node. `left_out`: headers that are not sent on."""
     request, headers = context.request, context.headers
+    # At its URL a function may have credentials of its own; that node keeps ours from handlers.
+    is_url = context.route is not None and context.route.admit is not None
+    left_out = left_out | PER_CONNECTION | (SAID_ANEW if is_url else CHECKED)
     sent_on = [
         (name, value)
         for name, first in headers.items()
-        if name not in PER_CONNECTION and name not in CHECKED and name not in left_out
+        if name not in left_out
         for value in (headers.repeated.get(name) or (first,))
     ]
     sent_on.append(("x-request-id", context.request_id))
@@ -390,6 +420,9 @@ def answering_peers(app: Application, fleet: FleetNode) -> PeerApplication:
         else:
             request.forwarded, request.client = call, call.client
             response = await app(request)
+            is_left = call.version is not None and not response.executed
+            if is_left and not fleet.placement.takes_calls():
+                refusal = Refusal.DRAINING  # it was told so while the body still came
         load = fleet.placement.load(call.function_id) if call.function_id else None
         said = ForwardedAnswer(refusal=refusal, executed=response.executed, load=load)
         response.headers = [one for one in response.headers if one[0] != ANSWER]

@@ -1,8 +1,9 @@
 """LostCalls: calls whose node was lost before it had answered.
 
 Their callers know their ids. The records come from the node itself, or from who takes it over; but
-a call may have reached it and not its journal. So once the node is gone, or has been there again
-for a while, whoever had sent the call writes that it is `interrupted`, if there is no record of it.
+a call may have reached it and not its journal. So once the node is gone, or has started anew and
+been there for a while, whoever had sent the call writes that it is `interrupted`, if there is no
+record of it. While the node lives on nothing is written: the call may still wait there.
 """
 
 import asyncio

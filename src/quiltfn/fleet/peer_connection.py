@@ -12,7 +12,7 @@ from typing import Any
 
 import httptools
 
-from quiltfn.ports.peers import PIECE_BYTES, PeerAnswerTooLong, PeerGone
+from quiltfn.ports.peers import PIECE_BYTES, PeerAnswerTooLong, PeerGone, PeerUnreachable
 
 HEAD_MAX_BYTES = 256 * 1024
 AHEAD_BYTES = 2 * PIECE_BYTES
@@ -106,8 +106,8 @@ class PeerConnection(asyncio.Protocol):
         self, head: bytes, body: bytes | AsyncIterator[bytes], *, has_answer_body: bool = True
     ) -> PeerAnswer:
         """Sends a request; the answer as soon as its head has come. `has_answer_body`: False for
-        HEAD, whose answer ends the connection. Raises `PeerGone`, and what the body's iterator
-        raises.
+        HEAD, whose answer ends the connection. Raises `PeerGone`, or `PeerUnreachable` where the
+        node has not got all of a body in bytes, and what the body's iterator raises.
         """
         if self.error is not None:
             raise self.error
@@ -126,6 +126,10 @@ class PeerConnection(asyncio.Protocol):
             if not self._head.done():
                 await sending
             return await self._head
+        except PeerGone as error:
+            if isinstance(body, bytes) and not self._is_sent:  # it begins with a whole body
+                raise PeerUnreachable(str(error)) from error
+            raise
         finally:
             if not sending.done():
                 sending.cancel()

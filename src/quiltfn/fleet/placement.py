@@ -34,7 +34,7 @@ class Placement:
         image: Callable[[str], ImagePlaces | None] = lambda _: None,
     ) -> None:
         self._table, self._pool, self._obtain, self.image = table, pool, obtain, image
-        self._serves, self._takes_calls = serves, takes_calls
+        self._serves, self._may_take = serves, takes_calls
         self.may_start: Callable[[], bool] = lambda: True  # whether anything may start here
         # Each is told what a node says of a pool with its answer. It must not raise or wait.
         self.on_told: list[Callable[[str, PoolLoad], None]] = []
@@ -59,7 +59,10 @@ class Placement:
             node = self._table.unhurried_node(function_id, image.nodes, tried)
             if node is not None:
                 return Destination(node, may_wait=True)
-        if await self._obtain(function_id):
+        is_obtained = await self._obtain(function_id)
+        if not self._serves():  # it was told so meanwhile
+            return self._elsewhere(function_id, version, tried)
+        if is_obtained:
             return None
         node = self._table.busy_node(function_id, version, tried)
         if node is None or self._waits_better_here(here, node, function_id):
@@ -98,8 +101,11 @@ class Placement:
     def load(self, function_id: str) -> PoolLoad | None:
         return self._pool(function_id)
 
+    def takes_calls(self) -> bool:
+        return self._may_take()
+
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
-        if not self._takes_calls():
+        if not self.takes_calls():
             return Refusal.DRAINING
         pool = self._pool(call.function_id)
         if pool is None or pool.version != call.version:

@@ -44,6 +44,10 @@ class Placement(Protocol):
     def load(self, function_id: str) -> PoolLoad | None:
         """What this node tells others of the function's pool, if it has one."""
 
+    def takes_calls(self) -> bool:
+        """Whether this node takes any calls that others send."""
+        ...
+
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
         """Why this node does not take a call that another one sends; None: it does."""
 

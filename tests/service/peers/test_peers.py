@@ -261,6 +261,17 @@ async def test_a_connection_that_ends_fails_its_request_at_once(pair: Pair) -> N
     assert time.monotonic() - began < scaled(0.5)
 
 
+async def test_a_node_that_did_not_get_all_of_a_body_has_not_begun_with_it(pair: Pair) -> None:
+    """It does not read, so what was sent fills the buffers; nobody need fear that it ran."""
+    pair.handler = never
+    call = asyncio.ensure_future(pair.ask(body=b"x" * (64 * MIB)))
+    await _until(lambda: pair.server.connections.tasks)
+    await asyncio.sleep(0.2)
+    pair.server.connections.cut_all()
+    with pytest.raises(PeerUnreachable, match="connection to node two has ended"):
+        await call
+
+
 async def test_an_answer_that_is_cut_short_is_no_answer(pair: Pair) -> None:
     async def stream() -> AsyncIterator[bytes]:
         yield b"the beginning"
