@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from e2e.server import Server, watched, why_not
+from quiltfn.store import audit, record_list
 
 # A machine that is busy with other work is no reason to fail.
 ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,6 +50,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=one_server.args[0]))
         if reason and NEED_SERVERS & set(item.path.parents):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def whole_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of a list in this process does not end early because the machine is busy."""
+    for module, name in (
+        (record_list, "STEPS_S"),
+        (record_list, "ROWS_S"),
+        (audit, "STEPS_S"),
+    ):
+        monkeypatch.setattr(module, name, 60.0)
 
 
 @pytest.fixture(scope="module")
