@@ -7,7 +7,7 @@ import { Copy } from "../parts/copy.ts";
 import { useAgain, useFetched, Waiting } from "../parts/fetched.ts";
 import { bytes, count, counted } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
-import { Cells, Now, seconds, Told } from "../parts/nodes.ts";
+import { Cells, Figures, Now, seconds, Told } from "../parts/nodes.ts";
 import { Problem } from "../parts/problem.ts";
 import { fits, Search } from "../parts/search.ts";
 import { Status } from "../parts/status.ts";
@@ -53,16 +53,7 @@ function Totals({ of }: { of: readonly Node[] }) {
     ["Instances", count(all.instances)],
     ["Free memory", bytes(all.free_mib * MIB)],
   ];
-  return html`<dl class="figures card fleet">${
-    said.map(([name, value]) =>
-      html`
-        <div key=${name}>
-          <dt>${name}</dt>
-          <dd class="num">${value}</dd>
-        </div>
-      `
-    )
-  }</dl>`;
+  return html`<${Figures} said=${said} />`;
 }
 
 function Row({ one, all, tabindex, again }: {

@@ -6,7 +6,7 @@ import type { PageProps } from "../pages.ts";
 import { useAgain, useFetched, Waiting } from "../parts/fetched.ts";
 import { bytes, count, counted } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
-import { Cells, seconds, Told } from "../parts/nodes.ts";
+import { Cells, Figures, seconds, Told } from "../parts/nodes.ts";
 import { Problem } from "../parts/problem.ts";
 import { Status } from "../parts/status.ts";
 import { useTitle } from "../parts/title.ts";
@@ -53,16 +53,7 @@ function Load({ of: one }: { of: Node }) {
     ["Instances", `${count(one.busy_instances)} busy, ${count(one.ready_instances)} ready`],
     ["Free memory", bytes(one.memory_free_mib * MIB)],
   ];
-  return html`<dl class="figures card fleet">${
-    said.map(([name, value]) =>
-      html`
-        <div key=${name}>
-          <dt>${name}</dt>
-          <dd class="num">${value}</dd>
-        </div>
-      `
-    )
-  }</dl>`;
+  return html`<${Figures} said=${said} />`;
 }
 
 function Row({ one, tabindex }: { one: FunctionOnNode; tabindex: number }) {

@@ -21,6 +21,20 @@ const NAMES: Record<Verb, string> = {
   remove: "Remove",
 };
 
+/** What is said in figures, each with its name. */
+export function Figures({ said }: { said: readonly [string, string][] }) {
+  return html`<dl class="figures card fleet">${
+    said.map(([name, value]) =>
+      html`
+        <div key=${name}>
+          <dt>${name}</dt>
+          <dd class="num">${value}</dd>
+        </div>
+      `
+    )
+  }</dl>`;
+}
+
 /** A cell for each instance while they are few. `where`: what is said before it, for those who do not see it. */
 export function Cells(
   { busy, ready, where = "" }: { busy: number; ready: number; where?: string },
