@@ -22,6 +22,7 @@ from pathlib import Path
 
 import uvloop
 
+from peers import Directory
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
 from quiltfn.clock import SystemClock
@@ -41,19 +42,6 @@ from quiltfn.ports.peers import Asker
 # Files and bytes of each.
 TREES = {"a handler": (1, 5_000), "one long file": (1, 120_000_000), "2,000 files": (2000, 60_000)}
 SMALL_EVERY_S = 0.005
-
-
-class Directory:
-    """Two nodes, at one address."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def address(self, _: str) -> str:
-        return self._address
-
-    def refusal(self, _: str) -> None:
-        return None
 
 
 class Nothing:

@@ -37,7 +37,7 @@ async def share_images(
     """
     membership, copies = shared.membership, SqlImageCopies(parts.store.database)
     kept_with = ImageParts(
-        tenant_images.images, tenant_images, copies, calls.node_peers, parts.clock
+        tenant_images.images, tenant_images, copies, calls.uncounted, parts.clock
     )
     # A node that is back before its instances would have ended has its disk with it.
     images = FleetImages(calls.name, kept_with, ImageNodes(membership.times.end_s))

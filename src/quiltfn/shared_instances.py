@@ -22,8 +22,6 @@ from quiltfn.store import SqlStore
 from quiltfn.store.postgresql import PostgresDatabase
 from quiltfn.store.slots import SqlSlots
 
-KEEPING = (NodeState.READY, NodeState.CORDONED)
-
 
 class SharedInstances:
     """Bind the pools before they have an instance; `tasks` run until the end. `lease`: to be asked
@@ -79,6 +77,6 @@ class SharedInstances:
         """
         there = [one for one in members if one.presence is Presence.PRESENT]
         self._places = Places(
-            keepers=frozenset(one.name for one in there if one.state in KEEPING),
+            keepers=frozenset(one.name for one in there if one.state.keeps),
             heirs=frozenset(one.name for one in there if one.state is NodeState.READY),
         )

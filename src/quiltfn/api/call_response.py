@@ -26,22 +26,23 @@ async def call_response(context: RequestContext[S], record: Invocation) -> Respo
     if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
         return json_response(shapes.invocation(record), headers=headers)
     size = text_size(record.stdout) + text_size(record.stderr)
-    async with long_response(context, record, size):
+    async with long_response(context, record.invocation_id, size):
         return json_response(shapes.invocation(record), headers=headers)
 
 
 @asynccontextmanager
 async def long_response(
-    context: RequestContext[S], record: Invocation, size: int
+    context: RequestContext[S], invocation_id: str, size: int, *, executed: bool = True
 ) -> AsyncIterator[None]:
-    """The memory of a long response to a call. Raises `CapacityFull` with the id of the record: the
-    call was executed.
+    """The memory of a long response to a call. Raises `CapacityFull`; where the call was executed,
+    with the id of its record.
     """
     try:
         async with context.services.budgets.responses.reserve(size, context.tenant_id):
             yield
     except CapacityFull as error:
-        error.with_record(record.invocation_id, executed=True)
+        if executed:
+            error.with_record(invocation_id, executed=True)
         raise
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from quiltfn.api.budgets import SHORT_BYTES
+from quiltfn.api.call_response import long_response
 from quiltfn.api.event_stream import Events, StreamSlots
 from quiltfn.api.peer_streams import Together
 from quiltfn.api.request import ClientDisconnected, Request
@@ -25,7 +26,7 @@ from quiltfn.api.route import Application, RequestContext, Route
 from quiltfn.catalog import Entry
 from quiltfn.clock import unix_ms
 from quiltfn.ids import made_at_ms, new_id
-from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
+from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
 from quiltfn.ports import Outline, PoolCounting, Pools
@@ -274,7 +275,9 @@ async def _sent(
         elif int(length) <= SHORT_BYTES and has_body:
             response.body = b"".join([piece async for piece in _pieces(answer, gone)])
         elif _is_kept(context) and has_body:
-            response.body = await _whole(context, answer, gone, call, said)
+            size, executed = int(length), said.executed
+            async with long_response(context, call.invocation_id, size, executed=executed):
+                response.body = b"".join([piece async for piece in _pieces(answer, gone)])
         else:
             response.headers.append(("content-length", length))
             response.body = _Rest(answer, gone, stack.pop_all())
@@ -285,26 +288,6 @@ def _is_kept(context: RequestContext[Any]) -> bool:
     """Whether the response is kept, as a whole, for those who repeat the request."""
     is_idempotent = context.route is not None and context.route.is_idempotent
     return is_idempotent and "idempotency-key" in context.headers
-
-
-async def _whole(
-    context: RequestContext[Any],
-    answer: PeerResponse,
-    gone: Gone,
-    call: ForwardedCall,
-    said: ForwardedAnswer,
-) -> bytes:
-    """A long body. Raises `CapacityFull` where there is no memory for it, with the id of the record
-    of a call that has been executed.
-    """
-    size = int(answer.header("content-length") or 0)
-    try:
-        async with context.services.budgets.responses.reserve(size, context.tenant_id):
-            return b"".join([piece async for piece in _pieces(answer, gone)])
-    except CapacityFull as error:
-        if said.executed:
-            error.with_record(call.invocation_id, executed=True)
-        raise
 
 
 def _request_of(

@@ -334,7 +334,7 @@ async def _respond(
     if context.caller is not NOBODY and record.timeline is not None:
         response.headers.append(("server-timing", record.timeline.server_timing()))
     if len(answer.body) > LONG_OUTPUT_BYTES:
-        async with long_response(context, record, len(answer.body)):
+        async with long_response(context, record.invocation_id, len(answer.body)):
             return response
     return response
 

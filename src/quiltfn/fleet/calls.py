@@ -58,7 +58,7 @@ class FleetCalls:
         clock, times = membership.clock, membership.times
         self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
         self.tenants = FleetTenants(own.name, clock)
-        self.uncounted = self.node_peers = HttpPeers(own, self._directory)
+        self.uncounted = HttpPeers(own, self._directory)
         self.peers = CountedPeers(self.uncounted)
         self.readers = StreamSlots(READERS_MAX + 1, READERS_MAX, "streams of all nodes open")
         self._own_events: OwnEvents | None = None
@@ -86,7 +86,7 @@ class FleetCalls:
         """
         self._own_events = OwnEvents(own)
         self.handlers[PATH] = self._own_events.answer
-        self._watching = Watching(events, self.node_peers, self.pools.told)
+        self._watching = Watching(events, self.uncounted, self.pools.told)
         return self._watching
 
     def _told(self, node: str, load: PoolLoad) -> None:

@@ -16,7 +16,6 @@ from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.fleet import ImageCopy
 
 COPIES = 2
-KEEPING = (NodeState.READY, NodeState.CORDONED)
 NOWHERE: frozenset[str] = frozenset()
 
 
@@ -40,9 +39,9 @@ class ImageNodes:
                 removed.add(one.name)
             elif one.presence is Presence.PRESENT:
                 there.add(one.name)
-                if one.state in KEEPING:
+                if one.state.keeps:
                     able.add(one.name)
-            elif one.state in KEEPING:
+            elif one.state.keeps:
                 away[one.name] = self._away_since.get(one.name, now)
         self.there, self.able, self.removed = map(frozenset, (there, able, removed))
         self._away_since = away

@@ -25,6 +25,11 @@ class NodeState(StrEnum):
     DRAINING = "draining"
     REMOVED = "removed"
 
+    @property
+    def keeps(self) -> bool:
+        """Whether minimums of instances and copies of images are put on such a node."""
+        return self in (NodeState.READY, NodeState.CORDONED)
+
 
 class Presence(StrEnum):
     """Whether a node holds its rows. present: it does, for all that is known. left: it ended in
