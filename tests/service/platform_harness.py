@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.settings import Settings
 from quiltfn.store import SqlStore, open_sqlite
 from sqlite_template import with_schema
+from timeouts import scaled
 
 TENANT = "default"
 
@@ -152,13 +154,16 @@ async def open_harness(
         assert not pool._waiters, "a caller was forgotten"
 
 
-async def until(true: Callable[[], object], turns: int = 2000) -> None:
-    """Lets everything that can happen happen until it is so, or it never will be."""
-    for turn in range(turns):
-        if true():
-            return
-        await asyncio.sleep(0 if turn < turns // 2 else 0.001)
-    raise AssertionError("it did not come about")
+async def until(true: Callable[[], object], within_s: float = 20.0) -> None:
+    """Lets everything that can happen happen until it is so, or it never will be. A disk that is
+    busy may hold it up for seconds.
+    """
+    end, turn = time.monotonic() + scaled(within_s), 0
+    while not true():
+        if time.monotonic() > end:
+            raise AssertionError("it did not come about")
+        await asyncio.sleep(0 if turn < 1000 else 0.001)
+        turn += 1
 
 
 def open_access() -> Any:

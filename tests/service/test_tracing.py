@@ -423,7 +423,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def more_dropped(before: float, signal: str = "traces") -> None:
-    await until(lambda: dropped(signal, "failed") > before, turns=20_000)
+    await until(lambda: dropped(signal, "failed") > before)
 
 
 def complaints(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
