@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import pytest
 
-from quiltfn.api import compression
+from quiltfn.api import all_nodes, compression
 from quiltfn.api.app import make_app
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.forwarding import PeerApplication, answering_peers
@@ -470,6 +470,9 @@ async def test_instances_are_those_of_both_nodes(
         ("node-2", True),
         ("node-2", True),
     ]
+    monkeypatch.setattr(all_nodes, "ANSWER_MAX_BYTES", 100)
+    assert (await nodes.http.get("/api/instances")).json()["total_count"] == 1
+    monkeypatch.undo()
     nodes.network.broken = PeerUnavailable("it is gone", may_have_run=False)
     assert (await nodes.http.get("/api/instances")).json()["total_count"] == 1
 

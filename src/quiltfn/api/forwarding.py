@@ -6,20 +6,16 @@ nothing of it, so the next one is tried.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.call_response import long_response
-from quiltfn.api.event_stream import Events, StreamSlots
-from quiltfn.api.peer_streams import Together
+from quiltfn.api.fleet_node import PER_CONNECTION, FleetNode, request_of
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import CutShort, Response, encode
 from quiltfn.api.route import Application, RequestContext, Route
@@ -29,25 +25,14 @@ from quiltfn.ids import made_at_ms, new_id
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
-from quiltfn.ports import Outline, PoolCounting, Pools
-from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable, Placement
+from quiltfn.ports import Outline
+from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
-# What belongs to one connection (RFC 9110, 7.6.1), and the length, which the connection counts.
-PER_CONNECTION = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
-PER_CONNECTION |= {"transfer-encoding", "expect", "content-length"}
-# What says who calls, which the node that was asked has checked, and what it does by itself.
-SAID_ANEW = {"x-request-id"}
-CHECKED = {"authorization", "proxy-authorization", "x-api-key", "idempotency-key", *SAID_ANEW}
-# What a client may want of an answer, and this node, which reads the answer itself, does not.
-READ_HERE = frozenset(("accept-encoding",))
 # What a node says to another one with its response. A handler's own header of the name is removed.
 ANSWER = "x-quiltfn-fleet"
 REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
 # How often a call is sent on before it runs, or waits, where it came in.
 TRIES = 3
-# How long other nodes have for what all of them are asked.
-ANSWER_MAX_S = 2.0
-
 # When a record is looked for again that a node may have acknowledged and not stored yet: it stores
 # what it has acknowledged 25 times a second.
 LOOK_AGAIN_S = (0.02, 0.04, 0.08, 0.12)
@@ -57,106 +42,6 @@ NEW_MS = 3_600_000
 Gone = Callable[[PeerUnavailable], RuntimeUnavailable]
 # What a node does with a request of another one, and what is said of it.
 PeerApplication = Callable[[Request, ForwardedCall], Awaitable[Response]]
-
-
-class FleetNode(Protocol):
-    """This node in its fleet, as far as requests are concerned."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def placement(self) -> Placement: ...
-
-    @property
-    def peers(self) -> Peers: ...
-
-    @property
-    def uncounted(self) -> Peers:
-        """For requests that are no calls: a node that ends does not wait for them."""
-
-    @property
-    def pools(self) -> PoolCounting:
-        """The instances of all nodes, as far as they have said."""
-
-    def others(self) -> Sequence[str]:
-        """The other nodes that are there."""
-
-    @property
-    def readers(self) -> StreamSlots:
-        """The streams that all nodes have a part in, each with a connection to every other node."""
-
-    @property
-    def asked_at(self) -> float:
-        """When a request was last sent to another node, by the loop's clock."""
-
-    def lost(self, node: str, record: Invocation) -> None:
-        """A call that was sent to the node may have run there, and it is not known how it ended.
-        `record`: its end, unless its node knows better.
-        """
-
-    def answered(self, app: Application) -> AbstractAsyncContextManager[None]:
-        """In the block, what other nodes send is answered by `app`."""
-
-    async def settled(self) -> None:
-        """Returns once no request of this node is under way at another one."""
-
-
-class WithPools(Protocol):
-    """Services that count instances. `fleet` None: this server is alone."""
-
-    @property
-    def fleet(self) -> FleetNode | None: ...
-
-    @property
-    def pools(self) -> Pools: ...
-
-
-def all_pools(services: WithPools) -> PoolCounting:
-    """The instances of all nodes; of a server that is alone its own."""
-    return services.pools if services.fleet is None else services.fleet.pools
-
-
-async def asked_of_others(context: RequestContext[Any]) -> list[tuple[str, bytes]]:
-    """What the other nodes answer to the same request, which is a GET: each with its name. A node
-    that has no good answer within `ANSWER_MAX_S` is left out. Nothing where the server is alone, or
-    another node asks.
-    """
-    fleet: FleetNode | None = context.services.fleet
-    if fleet is None or context.request.forwarded is not None:
-        return []
-    call = ForwardedCall(caller=context.caller, client=context.request.client)
-
-    async def ask(node: str) -> tuple[str, bytes | None]:
-        with contextlib.suppress(PeerUnavailable, TimeoutError):
-            async with (
-                asyncio.timeout(ANSWER_MAX_S),
-                _request_of(context, fleet.uncounted, node, call, READ_HERE) as answer,
-            ):
-                found = b"".join([piece async for piece in answer.body])
-                return node, found if answer.status == HTTPStatus.OK else None
-        return node, None
-
-    answers = await asyncio.gather(*(ask(node) for node in fleet.others()))
-    return [(node, body) for node, body in answers if body is not None]
-
-
-def streamed_by_all(
-    context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]
-) -> Together | None:
-    """The events of a stream of this node and of those that the other nodes answer the same request
-    with; None where the server is alone, or another node asks. `gap`: what is told of a node that
-    was lost. Raises `CapacityFull` where this node has too many such streams.
-    """
-    fleet: FleetNode | None = context.services.fleet
-    if fleet is None or context.request.forwarded is not None:
-        return None
-    call = ForwardedCall(caller=context.caller, client=context.request.client)
-
-    def ask(node: str) -> AbstractAsyncContextManager[PeerResponse]:
-        return _request_of(context, fleet.uncounted, node, call, READ_HERE)
-
-    return Together(own, fleet.others, ask, gap, fleet.readers)
 
 
 async def elsewhere(context: RequestContext[Any], route: Route) -> Response | None:
@@ -255,7 +140,7 @@ async def _sent(
     async with AsyncExitStack() as stack:
         try:
             answer = await _while_wanted(
-                context, stack, _request_of(context, fleet.peers, node, call)
+                context, stack, request_of(context, fleet.peers, node, call)
             )
         except PeerUnavailable as error:
             placement.told(node, function_id, None)
@@ -288,29 +173,6 @@ def _is_kept(context: RequestContext[Any]) -> bool:
     """Whether the response is kept, as a whole, for those who repeat the request."""
     is_idempotent = context.route is not None and context.route.is_idempotent
     return is_idempotent and "idempotency-key" in context.headers
-
-
-def _request_of(
-    context: RequestContext[Any],
-    peers: Peers,
-    node: str,
-    call: ForwardedCall,
-    left_out: AbstractSet[str] = frozenset(),
-) -> AbstractAsyncContextManager[PeerResponse]:
-    """The client's request, for another node. `left_out`: headers that are not sent on."""
-    request, headers = context.request, context.headers
-    # At its URL a function may have credentials of its own; that node keeps ours from handlers.
-    is_url = context.route is not None and context.route.admit is not None
-    left_out = left_out | PER_CONNECTION | (SAID_ANEW if is_url else CHECKED)
-    sent_on = [
-        (name, value)
-        for name, first in headers.items()
-        if name not in left_out
-        for value in (headers.repeated.get(name) or (first,))
-    ]
-    sent_on.append(("x-request-id", context.request_id))
-    body = context.raw_body or b""
-    return peers.request(node, request.method, request.target, sent_on, body, call)
 
 
 async def _while_wanted(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.api import pages, parse, shapes
-from quiltfn.api.forwarding import FleetNode, all_pools
+from quiltfn.api.fleet_node import FleetNode, all_pools
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry

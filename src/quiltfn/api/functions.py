@@ -8,7 +8,7 @@ from quiltfn.api import event_stream, pages, parse, shapes
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import OCTETS, part_of
 from quiltfn.api.call_response import call_response, truncated
-from quiltfn.api.forwarding import FleetNode, all_pools
+from quiltfn.api.fleet_node import FleetNode, all_pools
 from quiltfn.api.guards import check_connection
 from quiltfn.api.live_call import cancelled_if_lost, stream_call
 from quiltfn.api.response import Response, json_response

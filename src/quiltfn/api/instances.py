@@ -1,14 +1,15 @@
 """The route that shows an operator every instance of all nodes."""
 
 import contextlib
-from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
 
 from quiltfn import wire
 from quiltfn.api import pages
-from quiltfn.api.forwarding import FleetNode, asked_of_others
+from quiltfn.api.all_nodes import asked_of_others
+from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.health import Health
@@ -36,25 +37,28 @@ async def list_instances(context: RequestContext[InstanceServices]) -> Response:
     prewarmed sandboxes, the calls that wait, and the memory budget.
     """
     limit = pages.limit_of(context, pages.PAGE_MAX)
-    found, queued = [_own(context, limit)], 0
+    found, queued = _own(context, limit), 0
     with contextlib.suppress(StoreUnavailable):
         queued = await context.services.work.queued()
-    for _, body in await asked_of_others(context):
-        with contextlib.suppress(msgspec.DecodeError):  # a node of another version
-            found.append(_decode(body))
-    instances = sorted((one for each in found for one in each.instances), key=_age, reverse=True)
-    memory: Counter[str] = Counter()
-    for each in found:
-        memory.update(each.memory)
-    return json_response(
-        wire.InstanceList(
-            instances=instances[:limit],
-            total_count=sum(one.total_count for one in found),
-            prewarmed_count=sum(one.prewarmed_count for one in found),
-            waiting_calls=sum(one.waiting_calls for one in found),
-            queued_calls=queued,  # in the store, which all nodes share
-            memory={name: round(mib, 1) for name, mib in memory.items()},
-        )
+    async with aclosing(asked_of_others(context)) as bodies:
+        async for body in bodies:
+            with contextlib.suppress(msgspec.DecodeError):  # a node of another version
+                found = _together(found, _decode(body), limit)
+    memory = {name: round(mib, 1) for name, mib in found.memory.items()}
+    # What is queued is in the store, which all nodes share.
+    return json_response(msgspec.structs.replace(found, memory=memory, queued_calls=queued))
+
+
+def _together(one: wire.InstanceList, other: wire.InstanceList, limit: int) -> wire.InstanceList:
+    """What two lists come to."""
+    instances = sorted(one.instances + other.instances, key=_age, reverse=True)
+    return wire.InstanceList(
+        instances=instances[:limit],
+        total_count=one.total_count + other.total_count,
+        prewarmed_count=one.prewarmed_count + other.prewarmed_count,
+        waiting_calls=one.waiting_calls + other.waiting_calls,
+        queued_calls=0,
+        memory={name: mib + other.memory.get(name, 0.0) for name, mib in one.memory.items()},
     )
 
 

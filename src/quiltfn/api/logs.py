@@ -7,8 +7,9 @@ from functools import partial
 
 from quiltfn import wire
 from quiltfn.api import event_stream, parse
+from quiltfn.api.all_nodes import streamed_by_all
 from quiltfn.api.call_response import truncated
-from quiltfn.api.forwarding import FleetNode, streamed_by_all
+from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.live_output import OutputReader, follow_call, follow_function, written
 from quiltfn.api.response import Header, Response, encode
 from quiltfn.api.route import RequestContext, RouteServices

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from quiltfn.api.deliveries import DeliveryServices
 from quiltfn.api.elasticity import ElasticityServices
 from quiltfn.api.events import EventServices
-from quiltfn.api.forwarding import FleetNode
+from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.function_list import FunctionListServices
 from quiltfn.api.functions import FunctionServices
 from quiltfn.api.idempotency import Idempotency

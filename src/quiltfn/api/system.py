@@ -13,7 +13,7 @@ from quiltfn.access import make_key, revoke_key
 from quiltfn.admission import Admission
 from quiltfn.api import help as help_documents
 from quiltfn.api import parse, shapes
-from quiltfn.api.forwarding import FleetNode
+from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.health import Health

@@ -38,7 +38,7 @@ READERS_MAX = CONNECTIONS_MAX // 4
 
 
 class FleetCalls:
-    """`api.forwarding.FleetNode`."""
+    """`api.fleet_node.FleetNode`."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class CountedPeers:
         target: bytes,
         headers: Sequence[tuple[str, str]],
         body: bytes,
-        call: ForwardedCall,
+        call: ForwardedCall | None,
     ) -> AsyncIterator[PeerResponse]:
         """As `Peers` says."""
         self._under_way += 1
