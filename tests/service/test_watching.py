@@ -19,6 +19,7 @@ from quiltfn.fleet import watching as module
 from quiltfn.fleet.watching import TENANTS_MAX, OwnEvents, Watching
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.event import Event, EventType
+from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
@@ -50,7 +51,7 @@ class Network:
         target: bytes,
         headers: Sequence[tuple[str, str]],
         body: bytes,
-        call: None,
+        call: ForwardedCall | None,
     ) -> AsyncIterator[Any]:
         del call
         if node in self.lost:

@@ -1,10 +1,8 @@
 """Which images lack a copy, and who is asked to take one."""
 
-from collections import Counter
-
 import pytest
 
-from quiltfn.fleet.image_copies import CopyTable, ImageNodes, in_order
+from quiltfn.fleet.image_copies import CopyTable, ImageNodes
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.fleet import ImageCopy
 
@@ -103,14 +101,3 @@ def test_what_the_store_says_replaces_what_was_known() -> None:
     known.put([ImageCopy(Y, "one")])  # everything is compared
     assert [sorted(known.nodes_of(one)) for one in (X, Y)] == [[], ["one"]]
     assert known.among(frozenset()) == []
-
-
-def test_everybody_asks_in_the_same_order_and_images_are_spread_evenly() -> None:
-    names = [f"node-{number}" for number in range(8)]
-    first = Counter(in_order(f"{number:064x}", names)[0] for number in range(800))
-    assert min(first.values()) > 60
-    assert in_order(X, names) == in_order(X, reversed(names))
-    # Without one node the others keep their order, so few images move.
-    assert [one for one in in_order(X, names) if one != "node-3"] == list(
-        in_order(X, [one for one in names if one != "node-3"])
-    )

@@ -8,9 +8,8 @@ from the names alone, so that several who ask ask the same one.
 Rule 4: nothing here waits, reads a clock or asks the store.
 """
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.fleet import ImageCopy
@@ -85,10 +84,3 @@ class CopyTable:
             if len(having & able) < wanted and len(having & (able | away)) < COPIES:
                 found.append(digest)
         return sorted(found)
-
-
-def in_order(digest: str, nodes: Iterable[str]) -> Sequence[str]:
-    """The nodes in the order in which they are asked to take an image: the same one for everybody,
-    and another one for each image, so that images are spread evenly (rendezvous hashing).
-    """
-    return sorted(nodes, key=lambda one: hashlib.sha256(f"{digest} {one}".encode()).digest())

@@ -20,8 +20,8 @@ from quiltfn.model.image import Archive, Image
 from quiltfn.observe import metrics
 from quiltfn.ports import Clock, Images
 from quiltfn.ports.fleet import ImageBounds, ImageCopies
-from quiltfn.ports.peers import NodePeers, PeerGone
-from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+from quiltfn.ports.peers import PeerGone
+from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable
 
 IMAGES = "/fleet/images/"
 # So many fetches at a time: each takes room for an archive beside the image.
@@ -50,7 +50,7 @@ class ImageParts:
     images: Images
     bounds: ImageBounds
     copies: ImageCopies
-    peers: NodePeers
+    peers: Peers
     clock: Clock
 
 

@@ -10,15 +10,15 @@ drained or removed, is given to another node by those that have it.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 import structlog
 
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response, text_response
-from quiltfn.fleet.image_copies import CopyTable, ImageNodes, in_order
+from quiltfn.fleet.image_copies import CopyTable, ImageNodes
 from quiltfn.fleet.image_fetch import IMAGES, ImageFetcher, ImageParts, ImageUnavailable
+from quiltfn.fleet.rendezvous import in_order
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.member import Member
 from quiltfn.observe import metrics
@@ -109,14 +109,11 @@ class FleetImages:
             except ImageUnavailable as error:
                 return _refused(str(error), 503)
             return Response(status=204)
+        await self._sending.acquire()  # before the head: behind it, who is silent is taken for dead
         if request.method != "GET" or not self._images.hold(digest):
+            self._sending.release()
             return _refused("this node does not have the image", 404)
-        return Response(body=self._sent(digest))
-
-    async def _sent(self, digest: str) -> AsyncIterator[bytes]:
-        async with self._sending, aclosing(self._images.archive(digest)) as pieces:
-            async for piece in pieces:
-                yield piece
+        return Response(body=_Sent(self._images.archive(digest), self._sending.release))
 
     # Copies on other nodes ---------------------------------------------------------------------
 
@@ -221,6 +218,25 @@ class FleetImages:
     async def aclose(self) -> None:
         """Nothing is fetched any more."""
         await self._fetcher.aclose()
+
+
+class _Sent:
+    """An archive on its way. `over` is called at its end, also where nobody begins to read it."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], over: Callable[[], None]) -> None:
+        self._pieces, self._over, self._is_over = pieces, over, False
+
+    def __aiter__(self) -> "_Sent":
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._over()
+        await self._pieces.aclose()
 
 
 def _alone(why: str) -> StoreUnavailable:

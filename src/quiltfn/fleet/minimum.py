@@ -5,12 +5,12 @@ eyes of all, and the store lets only one change a function at a time.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import NamedTuple
 
 import structlog
 
+from quiltfn.fleet.rendezvous import in_order
 from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
 
@@ -26,17 +26,6 @@ class Places(NamedTuple):
     heirs: Collection[str] = frozenset()
 
 
-def heir(function_id: str, nodes: Collection[str]) -> str | None:
-    """Which of the nodes owns the function next. A node that comes or goes changes the answer for
-    few functions (rendezvous hashing, Thaler and Ravishankar 1998).
-    """
-
-    def weight(node: str) -> bytes:
-        return hashlib.blake2b(f"{node} {function_id}".encode(), digest_size=8).digest()
-
-    return max(nodes, key=weight, default=None)
-
-
 async def keep_minimum(
     functions: Callable[[], Iterable[Function]],
     own: Callable[[str], Awaitable[object]],
@@ -49,7 +38,9 @@ async def keep_minimum(
         keepers, heirs = places()
         for function in list(functions()):
             is_kept = function.min_instances > 0 and function.state in KEPT_IN
-            if not is_kept or function.owner_node_id in keepers or heir(function.id, heirs) != me:
+            if not is_kept or function.owner_node_id in keepers:
+                continue
+            if in_order(function.id, heirs)[:1] != [me]:
                 continue
             try:
                 await own(function.id)

@@ -30,8 +30,8 @@ from quiltfn.model.access import TENANT
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import BadRequest, QuiltfnError
 from quiltfn.model.event import EventType
-from quiltfn.ports.peers import PIECE_BYTES, Asker, NodePeers
-from quiltfn.ports.placement import PeerUnavailable
+from quiltfn.ports.peers import PIECE_BYTES, Asker
+from quiltfn.ports.placement import Peers, PeerUnavailable
 
 PATH = "/fleet/events"
 # Of so many tenants one node hears at another one, at most.
@@ -164,7 +164,7 @@ class Watching:
     """Follows the other nodes for those who follow tenants here."""
 
     def __init__(
-        self, events: Events, peers: NodePeers, counted: Callable[[str, str, PoolCounts], None]
+        self, events: Events, peers: Peers, counted: Callable[[str, str, PoolCounts], None]
     ) -> None:
         """`events`: what readers here read. `counted`: is told of a function's instances on a
         node.

@@ -2,12 +2,10 @@
 sends them is `placement.Peers`.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 from quiltfn.model.forwarded import ForwardedCall
-from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+from quiltfn.ports.placement import PeerUnavailable
 
 # A body comes in pieces of at most so many bytes.
 PIECE_BYTES = 64 * 1024
@@ -44,21 +42,6 @@ class Asker(NamedTuple):
 
     node: str
     call: ForwardedCall | None
-
-
-class NodePeers(Protocol):
-    """Sends what a node asks of another one for itself, and not for a caller."""
-
-    def request(
-        self,
-        node: str,
-        method: str,
-        target: bytes,
-        headers: Sequence[tuple[str, str]],
-        body: bytes,
-        call: None,
-    ) -> AbstractAsyncContextManager[PeerResponse]:
-        """As `placement.Peers`."""
 
 
 class PeerDirectory(Protocol):

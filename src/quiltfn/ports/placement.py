@@ -82,9 +82,10 @@ class Peers(Protocol):
         target: bytes,
         headers: Sequence[tuple[str, str]],
         body: bytes,
-        call: ForwardedCall,
+        call: ForwardedCall | None,
     ) -> AbstractAsyncContextManager[PeerResponse]:
         """The response, from its head on; leaving the block early ends the request, which the node
-        notices. There is no bound on the time while the node is there. Raises `PeerUnavailable` as
-        soon as the connection ends, or nothing has come from the node for some two seconds.
+        notices. `call`: what is said of a client's request; None: this node asks for itself. There
+        is no bound on the time while the node is there. Raises `PeerUnavailable` as soon as the
+        connection ends, or nothing has come from the node for some two seconds.
         """

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quiltfn.api.request import Request
+from quiltfn.api.request import Headers, Request
 from quiltfn.api.response import CutShort, Response
 from quiltfn.fleet import image_fetch
 from quiltfn.fleet import images as fleet_images
@@ -209,6 +209,30 @@ async def test_a_node_that_stops_in_the_middle_is_given_up(
         return Response(body=pieces())
 
     await asks(fleet, stuck, is_distrusted=False)
+
+
+async def test_who_waits_for_a_node_that_sends_to_others_does_not_give_it_up(
+    fleet: ImageFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_fetch, "STALL_S", 0.2)
+    one = fleet["one"]
+    digest = await one.put(an_archive())
+    for _ in range(fleet_images.SENDS_MAX):
+        await one.fleet._sending.acquire()
+    waiting = asyncio.ensure_future(fleet["two"].fleet.obtain(digest))
+    await asyncio.sleep(0.5)
+    one.fleet._sending.release()
+    await waiting
+    assert one.asked == [("GET", "two")]
+    # Each gives back what it took, whether the image is there or not.
+    for wanted in (digest, "ab" * 32):
+        asker = Asker(node="three", call=None)
+        request = Request("GET", f"/fleet/images/{wanted}", Headers({}))
+        response = await one.fleet.answer(request, asker)
+        close = getattr(response.body, "aclose", None)
+        if close is not None:
+            await close()
+        assert one.fleet._sending._value == 1
 
 
 async def test_a_node_that_lied_is_asked_last(fleet: ImageFleet) -> None:
