@@ -275,12 +275,11 @@ def _shared_with_others(
     if membership is None or node.fleet is None:
         return None, None
     from quiltfn.fleet.calls import FleetCalls  # noqa: PLC0415 - as above
-    from quiltfn.fleet.lost_calls import LostCalls  # noqa: PLC0415 - as above
     from quiltfn.shared_instances import SharedInstances  # noqa: PLC0415 - as above
 
     shared = SharedInstances(stock, membership, parts.clock)
     shared.bind(parts.pools, parts.store, stack)
-    within = parts.invoker, parts.pools, shared.obtain, LostCalls(parts.journal, parts.clock)
+    within = parts.invoker, parts.pools, parts.journal, shared.obtain
     calls = FleetCalls(node.fleet, membership, *within)
     stack.push_async_callback(calls.aclose)
     return shared, calls

@@ -1,5 +1,6 @@
 """Real nodes that run each other's calls."""
 
+import asyncio
 import os
 import signal
 import time
@@ -11,6 +12,10 @@ import pytest
 
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
+from quiltfn.fleet import files
+from quiltfn.fleet.peers import HttpPeers
+from quiltfn.settings import read_private
+from service.peers.pair import Directory
 
 pytestmark = pytest.mark.sandbox
 
@@ -93,9 +98,28 @@ def test_a_running_call_is_followed_and_cancelled_from_any_node(fleet: Fleet) ->
     assert logs.text == "begun\n"
     timeline = nodes.three.call("GET", f"{record}/timeline")
     assert timeline.status_code == 200
+    own = files.parse(files.NodeFile, read_private("fleet", fleet.directory / "three.toml"))
+    where = {name: fleet.addresses[name] for name in ("one", "two")}
+    assert asyncio.run(under_way(own, where, one)) == {"one": "true", "two": "false"}
     cancelled = nodes.three.call("POST", f"{record}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert called.result()["status"] == "cancelled"
+    assert asyncio.run(under_way(own, where, one)) == {"one": "false", "two": "false"}
+
+
+async def under_way(
+    own: files.NodeFile, nodes: dict[str, str], invocation_id: str
+) -> dict[str, str]:
+    """What nodes tell another one of a call that it may have lost."""
+    peers = HttpPeers(own, Directory(nodes))
+    found, target = {}, f"/fleet/calls/{invocation_id}".encode()
+    try:
+        for name in nodes:
+            async with peers.request(name, "GET", target, (), b"", None) as answer:
+                found[name] = (await answer.read(100)).decode()
+    finally:
+        await peers.aclose()
+    return found
 
 
 def running(node: Server, function: Function) -> list[str]:

@@ -3,9 +3,11 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from manual_clock import ManualClock
 from quiltfn.fleet import lost_calls
-from quiltfn.fleet.lost_calls import STARTED_S, LostCalls
+from quiltfn.fleet.lost_calls import STORED_S, LostCalls
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import NODE_LOST, Invocation, Status
 from quiltfn.model.member import Member, Presence
@@ -49,8 +51,14 @@ class Sender:
     def __init__(self) -> None:
         self.records, self.clock = Records(), ManualClock()
         journal: Any = self.records
-        self.calls = LostCalls(journal, self.clock)
+        self.asked: list[str] = []
+        self.has_it: bool | None = True
+        self.calls = LostCalls(journal, self.clock, self.ask)
         self.calls.read(node())
+
+    async def ask(self, name: str, invocation_id: str) -> bool | None:
+        self.asked.append(f"{name} {invocation_id}")
+        return self.has_it
 
     async def read(self, members: list[Member]) -> set[str]:
         """What is written after a look."""
@@ -60,11 +68,38 @@ class Sender:
         return set(self.records.known)
 
 
-async def test_nothing_is_written_while_the_node_is_there() -> None:
+@pytest.mark.parametrize("has_it", [True, None])
+async def test_nothing_is_written_while_the_node_may_have_the_call(has_it: bool | None) -> None:
     sender = Sender()
+    sender.has_it = has_it
     sender.calls.add("b", a_record("1"))
-    sender.clock.time += 1000
-    assert await sender.read(node()) == set()
+    for _ in range(5):
+        assert await sender.read(node()) == set()
+        sender.clock.time += STORED_S
+    assert sender.asked == ["b 1"] * 4
+
+
+async def test_a_call_that_did_not_arrive_at_a_node_that_lives_on_is_interrupted() -> None:
+    sender = Sender()
+    sender.has_it = False
+    sender.calls.add("b", a_record("1"))
+    sender.clock.time += STORED_S
+    assert await sender.read(node()) == set()  # what it has ended may not be stored yet
+    sender.clock.time += STORED_S
+    assert await sender.read(node()) == {"1"}
+    assert sender.asked == ["b 1"]
+
+
+async def test_what_the_node_stores_meanwhile_stays_as_it_is() -> None:
+    sender = Sender()
+    sender.has_it = False
+    sender.calls.add("b", a_record("1"))
+    sender.clock.time += STORED_S
+    await sender.read(node())
+    sender.records.known["1"] = a_record("1", Status.SUCCESS)
+    sender.clock.time += STORED_S
+    await sender.read(node())
+    assert sender.records.known["1"].status is Status.SUCCESS
 
 
 async def test_once_the_node_is_gone_the_call_is_interrupted() -> None:
@@ -86,7 +121,7 @@ async def test_a_node_that_has_started_again_has_time_to_say_what_it_knows() -> 
     sender = Sender()
     sender.calls.add("b", a_record("1"))
     assert await sender.read(node(2)) == set()
-    sender.clock.time += STARTED_S - 1
+    sender.clock.time += STORED_S - 1
     assert await sender.read(node(2)) == set()
     sender.clock.time += 1
     assert await sender.read(node(2)) == {"1"}

@@ -1,6 +1,7 @@
 """FleetCalls: the calls of a node that other nodes run, and those that it runs for them."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -8,7 +9,7 @@ from quiltfn.api.errors import error_response
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.forwarding import answering_peers
 from quiltfn.api.request import Request
-from quiltfn.api.response import Response
+from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import Application
 from quiltfn.events import Events
 from quiltfn.fleet.counts import FleetCounts
@@ -29,10 +30,14 @@ from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.member import Member, NodeState
 from quiltfn.model.pool_load import PoolLoad
-from quiltfn.ports import Pools
-from quiltfn.ports.peers import Asker
-from quiltfn.ports.placement import PeerResponse
+from quiltfn.ports import Journal, Pools
+from quiltfn.ports.peers import Asker, PeerAnswerTooLong
+from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
+# Where a node asks whether a call is under way: what it is told, and how long it waits.
+CALLS = "/fleet/calls/"
+UNDER_WAY = {b"true": True, b"false": False}
+ASK_MAX_S, ANSWER_MAX_BYTES = 2.0, 1024
 # Of the connections to each other node they have a quarter.
 READERS_MAX = CONNECTIONS_MAX // 4
 
@@ -46,13 +51,14 @@ class FleetCalls:
         membership: Membership,
         invoker: Invoker,
         pools: Pools,
+        journal: Journal,
         obtain: Callable[[str], Awaitable[bool]],
-        lost: LostCalls,
     ) -> None:
         """`obtain`: as `Placement` takes it."""
         self.name = own.name
         self._own, self._membership, self._invoker = own, membership, invoker
-        self._lost = lost
+        self._lost = LostCalls(journal, membership.clock, self._is_under_way_at)
+        self._under_way: set[str] = set()  # The calls of other nodes.
         table = RoutingTable()
         self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
         clock, times = membership.clock, membership.times
@@ -64,7 +70,7 @@ class FleetCalls:
         self._own_events: OwnEvents | None = None
         self._watching: Watching | None = None
         # By the beginning of their paths: what answers requests of nodes for themselves.
-        self.handlers: dict[str, PeerHandler] = {}
+        self.handlers: dict[str, PeerHandler] = {CALLS: self._say_under_way}
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
         self.placement.may_start = self._is_seen
         self.placement.on_told.append(self._told)
@@ -115,7 +121,13 @@ class FleetCalls:
         async def respond(request: Request, asker: Asker) -> Response:
             if asker.call is None:
                 return await self._answer_node(request, asker)
-            return await answer(request, asker.call)
+            if asker.call.version is None:
+                return await answer(request, asker.call)
+            self._under_way.add(asker.call.invocation_id)
+            try:
+                return await answer(request, asker.call)
+            finally:
+                self._under_way.discard(asker.call.invocation_id)
 
         async with open_peer_server(self._own, self._directory, respond):
             try:
@@ -130,6 +142,23 @@ class FleetCalls:
             if request.path.startswith(beginning):
                 return await handler(request, asker)
         return error_response(NotFound("there is no such route"), "")
+
+    async def _say_under_way(self, request: Request, _asker: Asker) -> Response:
+        """Tells a node whether a call is under way here."""
+        invocation_id = request.path.removeprefix(CALLS)
+        is_here = invocation_id in self._under_way or self._invoker.has_begun(invocation_id)
+        return json_response(is_here)
+
+    async def _is_under_way_at(self, node: str, invocation_id: str) -> bool | None:
+        """As `LostCalls` asks."""
+        target = f"{CALLS}{invocation_id}".encode()
+        with contextlib.suppress(PeerUnavailable, PeerAnswerTooLong, TimeoutError):
+            async with (
+                asyncio.timeout(ASK_MAX_S),
+                self.uncounted.request(node, "GET", target, (), b"", None) as answer,
+            ):
+                return UNDER_WAY.get(await answer.read(ANSWER_MAX_BYTES))
+        return None
 
     def lost(self, node: str, record: Invocation) -> None:
         """As `FleetNode` says."""

@@ -1,14 +1,17 @@
 """LostCalls: calls whose node was lost before it had answered.
 
 Their callers know their ids. The records come from the node itself, or from who takes it over; but
-a call may have reached it and not its journal. So once the node is gone, or has started anew and
-been there for a while, whoever had sent the call writes that it is `interrupted`, if there is no
-record of it. While the node lives on nothing is written: the call may still wait there.
+a call may have reached it and not its journal, or may not have reached it at all. So whoever had
+sent the call writes that it is `interrupted`, if there is no record of it
+
+- once the node is gone;
+- once it has started anew and been there for a while;
+- where it lives on, a while after it has said that the call is not under way there.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,24 +22,32 @@ from quiltfn.ports import Clock, Journal
 
 # Beyond that the oldest are forgotten.
 LOST_MAX = 10_000
-# A node that has started again has its journal in the store by then.
-STARTED_S = 30.0
+# What a node has begun or ended is in the store by then.
+STORED_S = 30.0
 _log = structlog.get_logger("quiltfn.fleet")
 
+# Whether a call is under way on a node; None: the node does not answer.
+AskNode = Callable[[str, str], Awaitable[bool | None]]
 
-class _Lost(NamedTuple):
-    """`epoch`: the one that the node had when the call was sent, as far as was known."""
+
+@dataclass(slots=True)
+class _Lost:
+    """`epoch`: the one that the node had when the call was sent, as far as was known; `is_over`:
+    it has said that the call is not under way there; `look_at`: when that is looked at next.
+    """
 
     node: str
     epoch: int
     record: Invocation
+    look_at: float
+    is_over: bool = False
 
 
 class LostCalls:
     """`read` it all members, again and again."""
 
-    def __init__(self, journal: Journal, clock: Clock) -> None:
-        self._journal, self._clock = journal, clock
+    def __init__(self, journal: Journal, clock: Clock, ask: AskNode) -> None:
+        self._journal, self._clock, self._ask = journal, clock, ask
         self._members: Mapping[str, Member] = {}
         self._since: dict[tuple[str, int], float] = {}  # when each epoch was seen first
         self._lost: list[_Lost] = []
@@ -45,7 +56,8 @@ class LostCalls:
     def add(self, node: str, record: Invocation) -> None:
         """`record`: the end of a call that was sent to the node, if nobody knows better."""
         member = self._members.get(node)
-        self._lost.append(_Lost(node, member.epoch if member else 0, record))
+        look_at = self._clock.now() + STORED_S
+        self._lost.append(_Lost(node, member.epoch if member else 0, record, look_at))
         if len(self._lost) > LOST_MAX:
             _log.warning("too many calls were lost with their nodes: the oldest are forgotten")
             del self._lost[: len(self._lost) - LOST_MAX]
@@ -65,13 +77,16 @@ class LostCalls:
         member = self._members.get(lost.node)
         if member is None or member.presence is not Presence.PRESENT:
             return True
-        is_new = member.epoch != lost.epoch
-        return is_new and now - self._since[member.name, member.epoch] >= STARTED_S
+        if member.epoch == lost.epoch:
+            return now >= lost.look_at
+        return now - self._since[member.name, member.epoch] >= STORED_S
 
     async def _write(self, due: Sequence[_Lost]) -> None:
         try:
             for one in due:
                 record = one.record
+                if await self._may_be_under_way(one):
+                    continue
                 found = await self._journal.outline(record.function_id, record.invocation_id)
                 if found is None:
                     self._journal.closed(record)
@@ -80,6 +95,17 @@ class LostCalls:
             _log.warning(f"calls that were lost with their node are not written yet: {error}")
         finally:
             self._writing = None
+
+    async def _may_be_under_way(self, lost: _Lost) -> bool:
+        """Whether the node lives and has the call, or may store something of it yet."""
+        member = self._members.get(lost.node)
+        if lost.is_over or member is None or member.presence is not Presence.PRESENT:
+            return False
+        if member.epoch != lost.epoch:
+            return False
+        lost.is_over = await self._ask(lost.node, lost.record.invocation_id) is False
+        lost.look_at = self._clock.now() + STORED_S
+        return True
 
     async def aclose(self) -> None:
         """Writes nothing any more."""
