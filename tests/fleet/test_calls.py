@@ -13,7 +13,7 @@ import pytest
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
 from quiltfn.fleet import files
-from quiltfn.fleet.peers import HttpPeers
+from quiltfn.fleet.peers import SILENT_S, HttpPeers
 from quiltfn.settings import read_private
 from service.peers.pair import Directory
 
@@ -148,15 +148,22 @@ def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(fleet:
 
 def test_a_node_that_stands_still_is_noticed(fleet: Fleet) -> None:
     nodes = Nodes(fleet, "echo hello", max_instances=3)
+    path = f"{nodes.function.path}/invoke"
+    assert nodes.ran_on(nodes.at(nodes.two).invoke()) == "one"  # there is a connection from now on
     server = nodes.one.pid
     os.kill(server, signal.SIGSTOP)
     try:
-        answers = [nodes.two.call("POST", f"{nodes.function.path}/invoke") for _ in range(3)]
+        began = time.monotonic()
+        sent = nodes.two.call("POST", path)
+        assert SILENT_S <= time.monotonic() - began < SILENT_S + 2
+        later = [nodes.two.call("POST", path).json() for _ in range(2)]
     finally:
         os.kill(server, signal.SIGCONT)
     # The call that had been sent may have run; those after it run elsewhere.
-    assert [one.status_code for one in answers[1:]] == [200, 200]
-    assert answers[0].status_code in (200, 503)
+    assert (sent.status_code, sent.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
+    assert {nodes.ran_on(one) for one in later} <= {"two", "three"}
+    record = f"{nodes.function.path}/invocations/{sent.headers['x-invocation-id']}"
+    until(partial(knows, nodes.three, record))
 
 
 def test_nodes_that_are_drained_one_after_the_other_fail_no_call(fleet: Fleet) -> None:

@@ -7,10 +7,12 @@ import pytest
 
 from manual_clock import ManualClock
 from quiltfn.fleet import lost_calls
-from quiltfn.fleet.lost_calls import STORED_S, LostCalls
+from quiltfn.fleet.lost_calls import STARTED_S, LostCalls
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import NODE_LOST, Invocation, Status
 from quiltfn.model.member import Member, Presence
+
+PATIENCE_S = 10.0
 
 
 class Records:
@@ -43,8 +45,8 @@ def a_record(name: str, status: Status = Status.INTERRUPTED) -> Invocation:
     )
 
 
-def node(epoch: int = 1, presence: Presence = Presence.PRESENT) -> list[Member]:
-    return [Member(name="b", epoch=epoch, presence=presence)]
+def node(epoch: int = 1, presence: Presence = Presence.PRESENT, beat: int = 1) -> list[Member]:
+    return [Member(name="b", epoch=epoch, presence=presence, beat=beat)]
 
 
 class Sender:
@@ -53,7 +55,7 @@ class Sender:
         journal: Any = self.records
         self.asked: list[str] = []
         self.has_it: bool | None = True
-        self.calls = LostCalls(journal, self.clock, self.ask)
+        self.calls = LostCalls(journal, self.clock, self.ask, PATIENCE_S)
         self.calls.read(node())
 
     async def ask(self, name: str, invocation_id: str) -> bool | None:
@@ -75,7 +77,7 @@ async def test_nothing_is_written_while_the_node_may_have_the_call(has_it: bool 
     sender.calls.add("b", a_record("1"))
     for _ in range(5):
         assert await sender.read(node()) == set()
-        sender.clock.time += STORED_S
+        sender.clock.time += PATIENCE_S
     assert sender.asked == ["b 1"] * 4
 
 
@@ -83,10 +85,12 @@ async def test_a_call_that_did_not_arrive_at_a_node_that_lives_on_is_interrupted
     sender = Sender()
     sender.has_it = False
     sender.calls.add("b", a_record("1"))
-    sender.clock.time += STORED_S
-    assert await sender.read(node()) == set()  # what it has ended may not be stored yet
-    sender.clock.time += STORED_S
-    assert await sender.read(node()) == {"1"}
+    sender.clock.time += PATIENCE_S
+    assert await sender.read(node(beat=2)) == set()  # what it has ended may not be stored yet
+    assert await sender.read(node(beat=3)) == set()
+    sender.clock.time += PATIENCE_S
+    assert await sender.read(node(beat=2)) == set()  # it does not reach the store
+    assert await sender.read(node(beat=3)) == {"1"}
     assert sender.asked == ["b 1"]
 
 
@@ -94,11 +98,11 @@ async def test_what_the_node_stores_meanwhile_stays_as_it_is() -> None:
     sender = Sender()
     sender.has_it = False
     sender.calls.add("b", a_record("1"))
-    sender.clock.time += STORED_S
-    await sender.read(node())
+    sender.clock.time += PATIENCE_S
+    await sender.read(node(beat=2))
     sender.records.known["1"] = a_record("1", Status.SUCCESS)
-    sender.clock.time += STORED_S
-    await sender.read(node())
+    sender.clock.time += PATIENCE_S
+    await sender.read(node(beat=3))
     assert sender.records.known["1"].status is Status.SUCCESS
 
 
@@ -121,7 +125,7 @@ async def test_a_node_that_has_started_again_has_time_to_say_what_it_knows() -> 
     sender = Sender()
     sender.calls.add("b", a_record("1"))
     assert await sender.read(node(2)) == set()
-    sender.clock.time += STORED_S - 1
+    sender.clock.time += STARTED_S - 1
     assert await sender.read(node(2)) == set()
     sender.clock.time += 1
     assert await sender.read(node(2)) == {"1"}

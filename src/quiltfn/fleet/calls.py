@@ -57,11 +57,11 @@ class FleetCalls:
         """`obtain`: as `Placement` takes it."""
         self.name = own.name
         self._own, self._membership, self._invoker = own, membership, invoker
-        self._lost = LostCalls(journal, membership.clock, self._is_under_way_at)
         self._under_way: set[str] = set()  # The calls of other nodes.
         table = RoutingTable()
         self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
         clock, times = membership.clock, membership.times
+        self._lost = LostCalls(journal, clock, self._is_under_way_at, times.fence_s)
         self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
         self.tenants = FleetTenants(own.name, clock)
         self.uncounted = HttpPeers(own, self._directory)

@@ -22,8 +22,8 @@ from quiltfn.ports import Clock, Journal
 
 # Beyond that the oldest are forgotten.
 LOST_MAX = 10_000
-# What a node has begun or ended is in the store by then.
-STORED_S = 30.0
+# A node that has started again has its journal in the store by then.
+STARTED_S = 30.0
 _log = structlog.get_logger("quiltfn.fleet")
 
 # Whether a call is under way on a node; None: the node does not answer.
@@ -32,22 +32,26 @@ AskNode = Callable[[str, str], Awaitable[bool | None]]
 
 @dataclass(slots=True)
 class _Lost:
-    """`epoch`: the one that the node had when the call was sent, as far as was known; `is_over`:
-    it has said that the call is not under way there; `look_at`: when that is looked at next.
+    """`epoch`: the one that the node had when the call was sent, as far as was known; `look_at`:
+    when it is looked at next, if the node lives on; `over_at`: the node's beat when it said that
+    the call is not under way there.
     """
 
     node: str
     epoch: int
     record: Invocation
     look_at: float
-    is_over: bool = False
+    over_at: int | None = None
 
 
 class LostCalls:
-    """`read` it all members, again and again."""
+    """`read` it all members, again and again. `patience_s`: how long a node that lives on may take
+    to store what it has begun or ended; one that does not reach the store begins nothing after it.
+    """
 
-    def __init__(self, journal: Journal, clock: Clock, ask: AskNode) -> None:
+    def __init__(self, journal: Journal, clock: Clock, ask: AskNode, patience_s: float) -> None:
         self._journal, self._clock, self._ask = journal, clock, ask
+        self._patience_s = patience_s
         self._members: Mapping[str, Member] = {}
         self._since: dict[tuple[str, int], float] = {}  # when each epoch was seen first
         self._lost: list[_Lost] = []
@@ -56,7 +60,7 @@ class LostCalls:
     def add(self, node: str, record: Invocation) -> None:
         """`record`: the end of a call that was sent to the node, if nobody knows better."""
         member = self._members.get(node)
-        look_at = self._clock.now() + STORED_S
+        look_at = self._clock.now() + self._patience_s
         self._lost.append(_Lost(node, member.epoch if member else 0, record, look_at))
         if len(self._lost) > LOST_MAX:
             _log.warning("too many calls were lost with their nodes: the oldest are forgotten")
@@ -78,8 +82,8 @@ class LostCalls:
         if member is None or member.presence is not Presence.PRESENT:
             return True
         if member.epoch == lost.epoch:
-            return now >= lost.look_at
-        return now - self._since[member.name, member.epoch] >= STORED_S
+            return now >= lost.look_at and member.beat != lost.over_at
+        return now - self._since[member.name, member.epoch] >= STARTED_S
 
     async def _write(self, due: Sequence[_Lost]) -> None:
         try:
@@ -99,12 +103,13 @@ class LostCalls:
     async def _may_be_under_way(self, lost: _Lost) -> bool:
         """Whether the node lives and has the call, or may store something of it yet."""
         member = self._members.get(lost.node)
-        if lost.is_over or member is None or member.presence is not Presence.PRESENT:
+        if member is None or member.presence is not Presence.PRESENT:
             return False
-        if member.epoch != lost.epoch:
+        if member.epoch != lost.epoch or lost.over_at is not None:
             return False
-        lost.is_over = await self._ask(lost.node, lost.record.invocation_id) is False
-        lost.look_at = self._clock.now() + STORED_S
+        if await self._ask(lost.node, lost.record.invocation_id) is False:
+            lost.over_at = member.beat
+        lost.look_at = self._clock.now() + self._patience_s
         return True
 
     async def aclose(self) -> None:
