@@ -218,8 +218,11 @@ class Lifecycle:
         `Outdated` where another node has changed the function meanwhile.
         """
         async with self._changing(self._catalog.get(function_id)) as current:
-            owned = msgspec.structs.replace(current.function, owner_node_id=self._node.node_id)
-            return await self._commit(owned, self._scale)
+            return await self._owned(current.function)
+
+    async def _owned(self, function: Function) -> Entry:
+        owned = msgspec.structs.replace(function, owner_node_id=self._node.node_id)
+        return await self._commit(owned, self._scale)
 
     async def deploy(self, entry: Entry) -> Entry:
         """Makes `max(1, min_instances)` instances ready; then active, error, or deploying still."""
@@ -392,6 +395,7 @@ class Lifecycle:
         target = msgspec.structs.replace(function, current_version=version.number)
         if function.state is not FunctionState.ACTIVE:
             return await self._commit(target, self._scale, version=version, new_version=new_version)
+        target = await self._with_minimum_here(target)
         try:
             async with self._prepared(target, version, UPDATE_READY_WITHIN_S) as preparation:
                 return await self._commit(
@@ -402,22 +406,38 @@ class Lifecycle:
                 )
         except NotPrepared as error:
             message = f"version {version.number} cannot serve: {error}"
-        failed = msgspec.structs.replace(function, error_message=message)
+        failed = msgspec.structs.replace(
+            target, current_version=function.current_version, error_message=message
+        )
         return await self._commit(failed, self._scale, new_version=new_version)
 
     async def _top_up(self, entry: Entry) -> Entry:
         """Deploy of a function that serves already: the same number of instances is made ready."""
         error: str | None = None
+        function = await self._with_minimum_here(entry.function)
         try:
             async with self._prepared(
-                entry.function, entry.version, DEPLOY_ANSWERS_WITHIN_S
+                function, entry.version, DEPLOY_ANSWERS_WITHIN_S
             ) as preparation:
                 preparation.promote()
         except NotPrepared as refused:
             error = str(refused)
-        if error == entry.function.error_message:
-            return entry
-        return await self._commit(msgspec.structs.replace(entry.function, error_message=error))
+        if error == function.error_message:
+            return self._catalog.get(function.id)
+        return await self._commit(msgspec.structs.replace(function, error_message=error))
+
+    async def _with_minimum_here(self, function: Function) -> Function:
+        """The function, about to be changed, with this node as the one that keeps its minimum. In
+        the places that another node keeps filled no instance could be made ready here.
+        """
+        now = self._catalog.get(function.id).function
+        keeps_some = now.min_instances > 0 or function.min_instances > 0
+        if self._node.keeps_minimum(now) or not keeps_some:
+            return function
+        kept = (await self._owned(now)).function
+        return msgspec.structs.replace(
+            function, owner_node_id=kept.owner_node_id, revision=kept.revision
+        )
 
     def _begin_deployment(self, function_id: str) -> None:
         activity = self._activities.setdefault(function_id, Activity())

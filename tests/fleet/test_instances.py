@@ -56,6 +56,23 @@ def test_calls_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
         until(lambda: most() == 2)
 
 
+def test_a_function_is_changed_where_another_node_keeps_its_minimum(fleet: Fleet) -> None:
+    """Every place is taken by what that node keeps ready."""
+    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    function = one.deploy("echo old", min_instances=1, max_instances=1)
+    there = on(two, function)
+    with most_at_a_time(one, two) as most:
+        began = time.monotonic()
+        changed = two.call("PUT", there.path, {"handler": "echo new"}).json()
+        assert (changed["current_version"], changed["error_message"]) == (2, None), changed
+        again = one.call("POST", f"{function.path}/deploy").json()
+        assert (again["state"], again["error_message"]) == ("active", None), again
+        assert time.monotonic() - began < scaled(8)  # and not when something is given up
+        assert function.invoke()["stdout"] == "new\n"
+        until(lambda: function.pool()["ready_count"] == 1)
+    assert most() == 1
+
+
 def test_a_stopped_node_s_instances_are_gone_before_another_starts_its_own(fleet: Fleet) -> None:
     """The server of a node stands still: its launcher ends what it has, and nothing of it is there
     again once it goes on.
