@@ -256,15 +256,24 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
     expect(page).to_have_url(re.compile(r"\?from=1&to=2$"))
 
 
+def packed(site: Server, runtime: str, **modules: str) -> None:
+    """Gives a runtime of Python these modules and nothing else."""
+    kind = {"content-type": "application/x-tar"}
+    content = archive_of({f"{name.replace('__', '/')}.py": text for name, text in modules.items()})
+    image = site.http.post("/api/runtimes/images", content=content, headers=kind).json()["digest"]
+    added = site.call("POST", "/api/runtimes", {"name": runtime, "kind": "python", "image": image})
+    assert added.status_code in (200, 201), added.text
+
+
+def returning(word: str) -> str:
+    return f"def handler(event): return {word!r}\n"
+
+
 def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: Path) -> None:
-    kind = "application/x-tar"
-    old = archive_of({"main.py": "def handler(event): return 'old'\n"})
-    image = site.http.post("/api/runtimes/images", content=old, headers={"content-type": kind})
-    runtime = {"name": "replaced", "kind": "python", "image": image.json()["digest"]}
-    assert site.call("POST", "/api/runtimes", runtime).status_code == 201
+    packed(site, "replaced", main=returning("old"))
     one = site.deploy("main:handler", runtime="replaced")
     file = tmp_path / "main.py"
-    file.write_text("def handler(event): return 'new'\n")
+    file.write_text(returning("new"))
     open_at(page, one, "settings")
     expect(page.get_by_role("list", name="Files of this version")).to_contain_text("main.py")
     page.get_by_label("Replace the files").set_input_files(file)
@@ -274,29 +283,75 @@ def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: P
 
 
 def test_the_code_is_read_changed_and_compared(page: Page, site: Server) -> None:
-    kind = "application/x-tar"
-    files = {"main.py": "from lib.more import word\n\n\ndef handler(event): return word\n"}
-    files["lib/more.py"] = "word = 'first'\n"
-    image = site.http.post(
-        "/api/runtimes/images", content=archive_of(files), headers={"content-type": kind}
-    )
-    runtime = {"name": "edited", "kind": "python", "image": image.json()["digest"]}
-    assert site.call("POST", "/api/runtimes", runtime).status_code == 201
+    main = "from lib.more import word\n\n\ndef handler(event): return word\n"
+    packed(site, "edited", main=main, lib__more="word = 'first'\n")
     one = site.deploy("main:handler", runtime="edited")
     open_at(page, one, "settings")
-    page.get_by_role("button", name="lib/more.py").click()
     code = page.locator(".open-file .cm-content")
+    expect(code).to_contain_text("def handler")  # what the handler names is open at once
+    page.get_by_role("button", name="lib/more.py").click()
     expect(code).to_contain_text("word = 'first'")
     code.fill("word = 'second'\n")
-    page.get_by_role("button", name="Save this file and deploy").click()
+    page.get_by_label("Memory").fill("300")
+    code.press("Control+Enter")
     expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    expect(code).to_be_focused()
     assert "second" in one.invoke()["stdout"]
+    assert one.server.call("GET", one.path).json()["memory_limit_mb"] == 300
     open_at(page, one, "versions")
     page.get_by_role("button", name="Compare version 2").click()
     shown = page.get_by_role("region", name="What differs")
     expect(shown).to_contain_text("lib/more.py")
     expect(shown.locator("q-code", has_text="second")).to_contain_text("first")
     expect(shown).not_to_contain_text("main.py")
+
+
+def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site: Server) -> None:
+    packed(site, "kept", main=returning("first"))
+    one = site.deploy("main:handler", runtime="kept")
+    packed(site, "kept", main=returning("second"))
+    one.server.call("PUT", one.path, {"runtime": "kept"})
+    one.server.call("POST", f"{one.path}/rollback", {"version": 1})
+    open_at(page, one, "settings")
+    expect(page.get_by_text("The code of version 1 is kept")).to_be_visible()
+    page.get_by_label("Memory").fill("300")
+    page.get_by_role("button", name="Save and deploy").click()
+    expect(page.get_by_text(re.compile("Version 3 of .* is active"))).to_be_visible()
+    expect(page.get_by_text("is kept")).to_have_count(0)
+    assert "first" in one.invoke()["stdout"]
+    # Where others have the runtime it stays as it is, and the reader is asked.
+    packed(site, "kept", main=returning("third"))
+    other = site.deploy("main:handler", runtime="kept")
+    page.reload()
+    expect(page.get_by_text("which others use as well")).to_be_visible()
+    page.get_by_label("Memory").fill("320")
+    page.get_by_role("button", name="Save and deploy").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Cancel").click()
+    assert one.server.call("GET", one.path).json()["current_version"] == 3
+    page.get_by_role("button", name="Save and deploy").click()
+    dialog.get_by_role("button", name="Save and deploy").click()
+    expect(page.get_by_text(re.compile("Version 4 of .* is active"))).to_be_visible()
+    assert "third" in one.invoke()["stdout"]
+    assert "third" in other.invoke()["stdout"]
+
+
+def test_which_version_answers_is_said_while_another_is_deployed(page: Page, site: Server) -> None:
+    packed(site, "coming", main="handler = lambda event: 'first'\n")
+    one = site.deploy("main:handler", runtime="coming")
+    open_at(page, one, "settings")
+    slow = "import time; time.sleep(1.5); handler = lambda event: 'second'"
+    page.locator(".open-file .cm-content").fill(slow)
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("version 2 is being deployed; version 1 answers")).to_be_visible()
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("button", name=re.compile("^Call")).click()
+    outcome = region(page, "Try it").get_by_role("status")
+    expect(outcome).to_contain_text("version 1")
+    expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    expect(page.get_by_text("is being deployed")).to_have_count(0)
+    page.get_by_role("button", name=re.compile("^Call")).click()
+    expect(outcome).to_contain_text("version 2")
 
 
 def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]) -> None:

@@ -25,8 +25,34 @@ Captured = pytest.CaptureFixture[str]
 def test_update_sends_what_was_said_and_nothing_else(fake: Fake, capsys: Captured) -> None:
     fake.answers["PUT", f"/{ID}"] = (200, {**FUNCTION, "current_version": 4})
     assert run(["functions", "update", "hello", "--memory", "512"]) == 0
-    assert fake.body == {"memory_limit_mb": 512}
-    assert capsys.readouterr().out == "hello is active: version 4\n"
+    assert _updated(fake) == {"memory_limit_mb": 512}
+    assert capsys.readouterr() == ("hello is active: version 4\n", "")
+
+
+def _updated(fake: Fake) -> Any:
+    """The body of the one update."""
+    (at,) = [n for n, call in enumerate(fake.asked) if call == ("PUT", f"/{ID}")]
+    return fake.bodies[at]
+
+
+def _version(number: int, image: str) -> dict[str, Any]:
+    same = ("handler", "runtime", "environment", "created_at", "description", "working_directory")
+    limits = ("memory_limit_mb", "cpu_limit_percent", "timeout_seconds", "cleanup_on_exit")
+    fixed = {name: FUNCTION[name] for name in (*same, *limits)}
+    own = {"id": f"v{number}", "function_id": ID, "version": number, "is_active": number == 5}
+    return fixed | own | {"image_digest": image}
+
+
+@pytest.mark.parametrize(("image", "is_told"), [("sha256:4", True), ("sha256:3", False)])
+def test_update_says_where_the_new_version_has_other_files(
+    fake: Fake, capsys: Captured, image: str, is_told: bool
+) -> None:
+    versions = [_version(5, image), _version(4, "sha256:4"), _version(3, "sha256:3")]
+    fake.answers["PUT", f"/{ID}"] = (200, {**FUNCTION, "current_version": 5})
+    fake.answers["GET", f"/{ID}/versions"] = (200, {"versions": versions})
+    assert run(["functions", "update", "hello", "--memory", "512"]) == 0
+    told = "version 5 has the files that runtime shell has now, not those of version 3"
+    assert (told in capsys.readouterr().err) is is_told
 
 
 def test_update_understands_every_option(fake: Fake) -> None:
@@ -34,7 +60,7 @@ def test_update_understands_every_option(fake: Fake) -> None:
     words = "--name n --handler h --runtime shell --description d --memory 512 --cpu 12.5"
     more = "--timeout 9 --env A=1 --env B=2 --min 1 --max 2 --keep-state --workdir /app"
     assert run(["functions", "update", "hello", *words.split(), *more.split()]) == 0
-    assert fake.body == {
+    assert _updated(fake) == {
         "name": "n",
         "handler": "h",
         "runtime": "shell",
@@ -54,7 +80,7 @@ def test_update_takes_back_what_can_be_taken_back(fake: Fake) -> None:
     fake.answers["PUT", f"/{ID}"] = (200, FUNCTION)
     words = "--unset-description --unset-workdir --unset-env --clean"
     assert run(["functions", "update", "hello", *words.split()]) == 0
-    assert fake.body == {
+    assert _updated(fake) == {
         "description": None,
         "working_directory": None,
         "environment": {},

@@ -5,6 +5,9 @@ import type { Function } from "./wire.ts";
 
 export const functionOf = byId<Function | null>(null);
 
+/** The version that this tab has asked for and that does not serve yet. */
+export const comingVersion = byId<number | null>(null);
+
 /** Shows a function as a change has left it. */
 export function show(one: Function): void {
   functionOf(one.id).value = one;

@@ -1,6 +1,7 @@
 // The files of a function's versions: listed, read, and told apart.
 import { get, send } from "./api.ts";
-import type { RuntimeFile, RuntimeFilePage } from "./wire.ts";
+import type { File } from "./parts/tar.ts";
+import type { Function, RuntimeFile, RuntimeFilePage } from "./wire.ts";
 
 const LISTED = 100;
 /** What is shown and edited here: so many bytes of one file, and of all files together. */
@@ -60,6 +61,33 @@ export function whyNotEdited({ files, isWhole }: Listing): string | null {
   if (files.some((one) => one.is_link)) return "There are links among the files.";
   const size = files.reduce((sum, one) => sum + one.size_bytes, 0);
   return size > EDITED_MAX_BYTES ? "The files are too large. Upload them instead." : null;
+}
+
+/** The file that is opened at once: the only one, or the one that the handler names; null: none. */
+export function mainOf(files: readonly RuntimeFile[], handler: string): string | null {
+  const shown = files.filter((one) => !one.is_link && one.size_bytes <= TEXT_MAX_BYTES);
+  if (files.length === 1) return shown[0]?.path ?? null;
+  const module = handler.split(":", 1)[0]?.replaceAll(".", "/");
+  return shown.find((one) => one.path.replace(/\.\w+$/, "") === module)?.path ?? null;
+}
+
+/** All files of the version that serves, with other texts for some of them, by their paths. */
+export async function editedFiles(
+  one: Function,
+  edits: ReadonlyMap<string, string>,
+): Promise<File[]> {
+  const listing = await listFiles(one.id, one.current_version);
+  const why = whyNotEdited(listing);
+  if (why) throw new Error(why);
+  const gone = [...edits.keys()].find((path) => !listing.files.some((file) => file.path === path));
+  if (gone) throw new Error(`Version ${one.current_version} has no file ${gone}.`);
+  return await Promise.all(listing.files.map(async ({ path, is_executable: isExecutable }) => {
+    const edited = edits.get(path);
+    const content = edited === undefined
+      ? await readFile(one.id, one.current_version, path)
+      : new TextEncoder().encode(edited);
+    return { path, isExecutable, content };
+  }));
 }
 
 /** The language of a file, by its name. */

@@ -3,15 +3,26 @@
 import base64
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from quiltfn.cli import show, tables, work
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
-from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.sdk import CreatedFunction, Function, FunctionFailed, PauseResult, Scaling
+from quiltfn.cli.session import Connection, NameOrId, Session
+from quiltfn.sdk import (
+    ApiError,
+    CreatedFunction,
+    Function,
+    FunctionFailed,
+    PauseResult,
+    Scaling,
+    Version,
+)
 from quiltfn.wire import FunctionChanges, NewFunction
+
+VERSIONS_AT_ONCE = 10
 
 app = Group(
     name="functions",
@@ -39,12 +50,15 @@ def update(
 ) -> None:
     """Change a function: a new version with the changes, and all else as it was.
 
-    --env is the whole new environment: variables that are not named again are dropped.
+    Its files are those that its runtime has now. --env is the whole new environment: variables
+    that are not named again are dropped.
     """
     if not fields:
         raise BadParameter("name at least one field to change; --help lists them")
     with connection.session(name_or_id) as at:
+        served = at.client.functions.get(name_or_id).current_version
         one = at.show(_outcome(lambda: at.client.functions.update(name_or_id, **fields)), _changed)
+        _tell_of_files(at, one, served)
     _must_be_ready(one)
 
 
@@ -308,6 +322,26 @@ def _outcome(change: Callable[[], Function]) -> Function:
         return change()
     except FunctionFailed as failed:
         return failed.function
+
+
+def _tell_of_files(at: Session, now: Function, served: int) -> None:
+    """Says so where the new version has other files of its runtime than the one that served, as
+    after a rollback.
+    """
+    found: dict[int, Version] = {}
+    with suppress(ApiError):  # the update was made all the same
+        for one in at.client.functions.list_versions(now.id, page_size=VERSIONS_AT_ONCE):
+            found[one.version] = one
+            if one.version <= served:
+                break
+    made, before = found.get(now.current_version), found.get(served)
+    if made is None or before is None or made.runtime != before.runtime:
+        return
+    if made.image_digest != before.image_digest:
+        show.note(
+            f"version {made.version} has the files that runtime {made.runtime} has now, "
+            f"not those of version {served}, which served before"
+        )
 
 
 def _show_state(one: Function) -> None:

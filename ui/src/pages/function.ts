@@ -4,7 +4,7 @@ import type { ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { poolOf } from "../activity.ts";
 import { call, get, type Refused } from "../api.ts";
-import { functionOf, show } from "../current.ts";
+import { comingVersion, functionOf, show } from "../current.ts";
 import { useEvents } from "../hearing.ts";
 import { html } from "../html.ts";
 import type { PageProps } from "../pages.ts";
@@ -134,12 +134,22 @@ function Actions({ one }: { one: Function }) {
   `;
 }
 
+/** Which version answers, and which one will. */
+function Serving({ one }: { one: Function }) {
+  const next = comingVersion(one.id).value;
+  const now = html`version <b>${one.current_version}</b>`;
+  if (next === null) return html`<span>${now}</span>`;
+  return html`<span role="status">version <b>${next}</b> is being deployed${
+    one.state === "active" && html`; ${now} answers`
+  }</span>`;
+}
+
 function Facts({ one }: { one: Function }) {
   return html`
     <p
       class="facts"><span>runtime <a href=${href(["runtimes", one.runtime])}>${one
-        .runtime}</a></span><span>version <b>${one.current_version}</b></span
-      ><span><b>${one.memory_limit_mb}</b> MiB</span><span><b>${one
+        .runtime}</a></span><${Serving} one=${one} /><span><b>${one
+        .memory_limit_mb}</b> MiB</span><span><b>${one
         .timeout_seconds}</b> s at most</span
       ><span>${one.last_invoked_at === null
         ? "never called"

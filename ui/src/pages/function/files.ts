@@ -1,42 +1,28 @@
-// The files that a function's runtime has: other ones make a new image, and a new version of the function.
+// The files that a function's version has: read, changed with what else is saved, or replaced.
 import { useSignal } from "@preact/signals";
-import { call } from "../../api.ts";
+import { useRef } from "preact/hooks";
 import { html } from "../../html.ts";
 import { visible } from "../../parts/ansi.ts";
 import { Code } from "../../parts/code.ts";
-import { confirm } from "../../parts/confirm.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
-import { bytes, counted } from "../../parts/format.ts";
+import { bytes } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
-import { type File as ImageFile, tar } from "../../parts/tar.ts";
+import type { File as ImageFile } from "../../parts/tar.ts";
 import { toastError } from "../../parts/toast.ts";
-import { functions } from "../../store.ts";
-import type { Function, Image, NewRuntime, Runtime } from "../../wire.ts";
+import { replaceFiles } from "../../saving.ts";
+import type { Function, Runtime } from "../../wire.ts";
 import {
   languageOf,
   listFiles,
   type Listing,
+  mainOf,
   readFile,
   textOf,
   whyNotEdited,
 } from "../../version_files.ts";
-import { settle } from "./settings.ts";
 
-/** The runtime with another image; what it has besides stays as it is. */
-export function withImage(of: Runtime, image: string): NewRuntime {
-  const { name, kind, command, environment, isolation, network, writable_paths, shared } = of;
-  return {
-    name,
-    kind: kind as "shell",
-    image,
-    environment,
-    isolation: isolation as "crun",
-    network: network as "none",
-    writable_paths,
-    ...(kind === "custom" && { command }),
-    ...(shared && { shared }),
-  };
-}
+/** Texts that are not saved yet, by the path of their file. */
+export type Edits = ReadonlyMap<string, string>;
 
 async function uploaded(list: readonly File[]): Promise<ImageFile[]> {
   return await Promise.all(list.map(async (file) => ({
@@ -45,138 +31,75 @@ async function uploaded(list: readonly File[]): Promise<ImageFile[]> {
   })));
 }
 
-async function replace(
-  one: Function,
-  runtime: Runtime,
-  files: readonly ImageFile[],
-): Promise<void> {
-  const image = await call<Image>("POST", "api/runtimes/images", {
-    body: tar(files),
-    type: "application/x-tar",
-  });
-  await call("POST", "api/runtimes", { body: withImage(runtime, image.digest) });
-  const body = { runtime: runtime.name };
-  await settle(one, await call<Function>("PUT", `api/functions/${one.id}`, { body }), true);
-}
-
-/** What other functions have of it, as a sentence; empty where there are none. */
-function shared(one: Function, runtime: Runtime): string {
-  const others = [...functions.peek().values()].filter((other) =>
-    other.runtime === runtime.name && other.id !== one.id
-  );
-  if (others.length === 0) return "";
-  const who = counted(others.length, "other function");
-  return ` ${who} with this runtime will have them from the next update on.`;
-}
-
-async function isAgreed(one: Function, runtime: Runtime, list: readonly File[]): Promise<boolean> {
-  return await confirm({
-    title: `Replace the files of ${runtime.name}?`,
-    text: `${counted(list.length, "file")} will be all that the image has: ` +
-      `${list.slice(0, 5).map((file) => file.name).join(", ")}${list.length > 5 ? ", …" : ""}.` +
-      `${shared(one, runtime)} Earlier versions keep theirs.`,
-    verb: "Replace and deploy",
-  });
+interface Editing {
+  edits: Edits;
+  /** `text`: null where it is what the version has. */
+  onEdit: (path: string, text: string | null) => void;
 }
 
 /** One file, to read and, where that can be, to change. */
-function OpenFile({ one, runtime, listing, path, isReadOnly, onClose }: {
+function OpenFile({ one, listing, path, edits, onEdit }: Editing & {
   one: Function;
-  runtime: Runtime;
   listing: Listing;
   path: string;
-  isReadOnly: boolean;
-  onClose: () => void;
 }) {
-  const draft = useSignal<string | null>(null);
-  const isBusy = useSignal(false);
+  const version = one.current_version;
   const { value, problem, again } = useFetched(
-    async (signal) => ({ text: textOf(await readFile(one.id, one.current_version, path, signal)) }),
-    [one.id, one.current_version, path],
+    async (signal) => ({ version, text: textOf(await readFile(one.id, version, path, signal)) }),
+    [one.id, version, path],
   );
-  const text = value.value?.text;
+  // While another version's text is fetched the editor stays, with its cursor.
+  const last = useRef<string | null | undefined>(undefined);
+  const saved = value.value?.version === version ? value.value.text : undefined;
+  const text = last.current = edits.get(path) ?? (saved === undefined ? last.current : saved);
   const why = whyNotEdited(listing);
-  const isEditable = !isReadOnly && why === null && typeof text === "string";
-  const isChanged = isEditable && draft.value !== null && draft.value !== text;
-  async function save() {
-    const changed = draft.peek();
-    if (isBusy.peek() || !isChanged || changed === null) return;
-    const others = shared(one, runtime);
-    const question = {
-      title: `Change ${path}?`,
-      text: `A new version gets the changed files.${others}`,
-      verb: "Save and deploy",
-    };
-    if (others && !(await confirm(question))) return;
-    isBusy.value = true;
-    try {
-      const files = await Promise.all(listing.files.map(async (file) => ({
-        path: file.path,
-        isExecutable: file.is_executable,
-        content: file.path === path
-          ? new TextEncoder().encode(changed)
-          : await readFile(one.id, one.current_version, file.path),
-      })));
-      await replace(one, runtime, files);
-    } catch (error) {
-      toastError(error);
-    } finally {
-      isBusy.value = false;
-    }
-  }
+  const isEditable = why === null && typeof text === "string";
   return html`
-    <div class="open-file" onKeyDown=${(event: KeyboardEvent) => {
-      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-      event.preventDefault();
-      event.stopPropagation(); // the form around it has a Save of its own
-      save();
-    }}>
-      <div class="code-head small"><span class="mono">${visible(path)}</span>
-        <div class="push actions">${isChanged && html`
-          <button class="button primary" type="button" aria-disabled=${isBusy.value}
-            onClick=${save}>${isBusy.value ? "Working …" : "Save this file and deploy"}</button>
-        `}<button class="button" type="button" onClick=${onClose}>Close</button></div></div>
+    <div class="open-file">
       ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
-      ${!isReadOnly && why && html`<p class="inside muted">It can be read here. ${why}</p>`}
-      ${value.value === null
+      ${why && html`<p class="inside muted">It can be read here. ${why}</p>`}
+      ${text === undefined
         ? !problem.value && html`<${Waiting} />`
         : text === null
         ? html`<p class="inside muted">It is no text, or too long to be shown.</p>`
         : html`
           <${Code} text=${text} language=${languageOf(path)} label=${visible(path)}
-            key=${`${one.current_version} ${path}`} ...${isEditable
-              ? { onText: (changed: string) => draft.value = changed }
+            ...${isEditable
+              ? { onText: (changed: string) => onEdit(path, changed === saved ? null : changed) }
               : {}} />
         `}
     </div>
   `;
 }
 
-export function Files({ one, runtime, isReadOnly }: {
+export function Files({ one, runtime, isReadOnly, edits, onEdit }: Editing & {
   one: Function;
   runtime: Runtime;
   isReadOnly: boolean;
 }) {
   const isBusy = useSignal(false);
-  const opened = useSignal<string | null>(null);
+  const opened = useSignal<string | null | undefined>(undefined);
   const { value, problem, again } = useFetched(
     (signal) => listFiles(one.id, one.current_version, signal),
     [one.id, one.current_version],
   );
+  const last = useRef<Listing | null>(null);
+  const found = last.current = value.value ?? last.current;
   async function chosen(event: Event) {
     const field = event.target as HTMLInputElement;
     const list = [...field.files ?? []];
     field.value = "";
-    if (list.length === 0 || !(await isAgreed(one, runtime, list))) return;
+    if (list.length === 0) return;
     isBusy.value = true;
-    await uploaded(list).then((files) => replace(one, runtime, files)).catch(toastError);
+    await uploaded(list).then((files) => replaceFiles(one, runtime, files)).catch(toastError);
     isBusy.value = false;
   }
-  const found = value.value;
-  const path = opened.value;
+  const main = found && runtime.kind !== "shell" ? mainOf(found.files, one.handler) : null;
+  const path = isReadOnly ? null : opened.value === undefined ? main : opened.value;
   return html`
     <div
-      class="code-head small"><span class="muted">Files of this version</span>${!isReadOnly &&
+      class="code-head small"><span class="muted">Files of version ${one
+        .current_version}</span>${!isReadOnly &&
         html`
           <label
             class="push link">${isBusy.value
@@ -198,7 +121,9 @@ export function Files({ one, runtime, isReadOnly }: {
                     onClick=${() => {
                       opened.value = path === file.path ? null : file.path;
                     }}>${visible(file.path)}</button>
-                `}<span class="muted num small">${bytes(file.size_bytes)}</span></li>
+                `}<span class="muted num small">${bytes(file.size_bytes)}</span>${edits.has(
+                  file.path,
+                ) && html`<span class="badge">changed</span>`}</li>
           `
         )
       }${!found.isWhole && html`<li class="muted">and more</li>`}${
@@ -206,10 +131,9 @@ export function Files({ one, runtime, isReadOnly }: {
       }</ul>`}
     ${found && path !== null && found.files.some((file) => file.path === path) &&
       html`
-        <${OpenFile} one=${one} runtime=${runtime} listing=${found} path=${path}
-          isReadOnly=${isReadOnly} onClose=${() => {
-            opened.value = null;
-          }} key=${path} />
+        <${OpenFile} one=${one} listing=${found} path=${path} edits=${edits}
+          onEdit=${onEdit}
+          key=${path} />
       `}
   `;
 }

@@ -1,20 +1,21 @@
 // What a function is made of. Saving makes a new version of it.
-import { useSignal } from "@preact/signals";
-import { call, get } from "../../api.ts";
+import { batch, useSignal } from "@preact/signals";
+import { get } from "../../api.ts";
+import { show } from "../../current.ts";
 import { changesOf } from "../../fields.ts";
 import { html } from "../../html.ts";
 import { Code } from "../../parts/code.ts";
 import { Described } from "../../parts/described.ts";
-import { useFetched } from "../../parts/fetched.ts";
+import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { CTRL_ENTER } from "../../parts/keys.ts";
 import { fieldIn, Form, WrongOf } from "../../parts/failing.ts";
-import { toast, toastError } from "../../parts/toast.ts";
+import { toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
+import { aboutFiles, settle, standingOf, update } from "../../saving.ts";
 import { may } from "../../scope.ts";
-import { show } from "../../current.ts";
 import type { Variable } from "../../trying.ts";
 import type { Function, FunctionChanges, Runtime, RuntimeList } from "../../wire.ts";
-import { Files } from "./files.ts";
+import { type Edits, Files } from "./files.ts";
 
 const SHAPE = "FunctionChanges";
 type Named = Omit<Required<FunctionChanges>, "environment" | "min_instances" | "max_instances">;
@@ -40,35 +41,6 @@ function asked(before: Draft, now: Draft): FunctionChanges {
   return changesOf(shape(before), shape(now)) as FunctionChanges;
 }
 
-/** Takes back an update: the version before serves again, and its undo is the same once more. */
-export async function rollback(one: Function, version: number): Promise<void> {
-  const path = `api/functions/${one.id}`;
-  const now = await call<Function>("POST", `${path}/rollback`, { body: { version } });
-  show(now);
-  // A rollback that cannot start leaves the version that served.
-  if (now.current_version !== version) throw new Error(now.error_message ?? `Still v${version}.`);
-  toast(`Version ${version} of ${now.name} serves.`, {
-    undo: () => rollback(now, one.current_version),
-  });
-}
-
-/** Deploys what is not active yet, and tells which version it is now. */
-export async function settle(
-  before: Function,
-  updated: Function,
-  isDeployed: boolean,
-): Promise<void> {
-  let now = updated;
-  if (isDeployed && now.state !== "active") {
-    now = await call<Function>("POST", `api/functions/${now.id}/deploy`);
-  }
-  show(now);
-  if (now.error_message) throw new Error(now.error_message);
-  toast(`Version ${now.current_version} of ${now.name} is ${isDeployed ? now.state : "saved"}.`, {
-    undo: () => rollback(now, before.current_version),
-  });
-}
-
 function Limits({ draft, change, isReadOnly }: {
   draft: Draft;
   change: (part: Partial<Draft>) => void;
@@ -87,57 +59,84 @@ function Limits({ draft, change, isReadOnly }: {
   }${field("cleanup_on_exit", "Clean up after each call")}</div>`;
 }
 
-function What({ draft, change, isReadOnly, runtimes }: {
+/** What runs: a script, or the files of the runtime and the handler in them. */
+function What({ one, draft, change, edits, onEdit, isReadOnly, runtimes }: {
+  one: Function;
   draft: Draft;
   change: (part: Partial<Draft>) => void;
+  edits: Edits;
+  onEdit: (path: string, text: string | null) => void;
   isReadOnly: boolean;
-  runtimes: readonly Runtime[];
+  /** null until they are known. */
+  runtimes: readonly Runtime[] | null;
 }) {
-  const names = runtimes.map((one) => one.name);
-  const kind = runtimes.find((one) => one.name === draft.runtime)?.kind ?? "shell";
+  if (runtimes === null) return html`<${Waiting} />`;
+  const names = runtimes.map((each) => each.name);
+  const chosen = runtimes.find((each) => each.name === draft.runtime);
+  const isScript = (chosen?.kind ?? "shell") === "shell";
   // A runtime that was removed is still what the function has.
   const options = names.includes(draft.runtime) ? names : [draft.runtime, ...names];
   return html`
+    ${isScript && html`
+      <${Code} text=${draft.handler} language="shell" label="Handler" key=${isReadOnly}
+        ...${isReadOnly ? {} : { onText: (handler: string) => change({ handler }) }} />
+      <${WrongOf} path="handler" label="Handler" />
+    `}
+    ${chosen && !chosen.built_in && (draft.runtime === one.runtime
+      ? html`
+        <${Files} one=${one} runtime=${chosen} isReadOnly=${isReadOnly} edits=${edits}
+          onEdit=${onEdit} />
+      `
+      : html`<p class="inside muted">The new version gets the files of the runtime ${draft.runtime}.</p>`)}
     <div class="inside">
       <div class="settings">
+      <${Described} shape=${SHAPE} name="runtime" label="Runtime" value=${draft.runtime}
+        isReadOnly=${isReadOnly} options=${options} onValue=${(runtime: string) =>
+          change({ runtime })} />
+      ${!isScript && html`
+        <${Described} shape=${SHAPE} name="handler" label="Handler"
+          value=${draft.handler} isReadOnly=${isReadOnly} isMono
+          onValue=${(handler: string) => change({ handler })} />
+      `}</div>
+    </div>
+  `;
+}
+
+function About({ draft, change, isReadOnly }: {
+  draft: Draft;
+  change: (part: Partial<Draft>) => void;
+  isReadOnly: boolean;
+}) {
+  return html`
+    <div class="settings">
       <${Described} shape=${SHAPE} name="name" label="Name" value=${draft
         .name} isReadOnly=${isReadOnly}
         onValue=${(name: string) => change({ name })} />
       <${Described} shape=${SHAPE} name="description" label="Description" value=${draft.description}
         isReadOnly=${isReadOnly} onValue=${(description: string | null) =>
           change({ description })} />
-      <${Described} shape=${SHAPE} name="runtime" label="Runtime" value=${draft.runtime}
-        isReadOnly=${isReadOnly} options=${options} onValue=${(runtime: string) =>
-          change({ runtime })} />
-      ${kind !== "shell" && html`
-        <${Described} shape=${SHAPE} name="handler" label="Handler"
-          value=${draft.handler} isReadOnly=${isReadOnly} isMono
-          onValue=${(handler: string) => change({ handler })} />
-      `}</div>
-      ${kind === "shell" && html`<${WrongOf} path="handler" label="Handler" />`}
     </div>
-    ${kind === "shell" && html`
-      <div class="code-head small muted">Handler: a shell script</div>
-      <${Code} text=${draft.handler} language=${kind} label="Handler" key=${isReadOnly}
-        ...${isReadOnly ? {} : { onText: (handler: string) => change({ handler }) }} />
-    `}
   `;
 }
 
 export function Settings({ one }: { one: Function }) {
   const before = useSignal(draftOf(one));
   const draft = useSignal(before.peek());
+  const edits = useSignal<Edits>(new Map());
   const base = useSignal(one.current_version);
   const problem = useSignal<Error | null>(null);
   const isBusy = useSignal(false);
-  const { value } = useFetched((signal) => get<RuntimeList>("api/runtimes", {}, signal), []);
   const isReadOnly = !may("write");
-  const runtimes = value.value?.runtimes ?? [];
-  const runtime = runtimes.find((each) => each.name === one.runtime);
+  const { value } = useFetched((signal) => get<RuntimeList>("api/runtimes", {}, signal), []);
+  const standing = useFetched(
+    (signal) => isReadOnly ? Promise.resolve(null) : standingOf(one, signal),
+    [one.id, one.current_version, one.updated_at],
+  ).value.value;
   const changes = asked(before.value, draft.value);
-  const isChanged = Object.keys(changes).length > 0;
+  const isChanged = Object.keys(changes).length > 0 || edits.value.size > 0;
   const renew = (now: Function) => {
     before.value = draft.value = draftOf(now);
+    edits.value = new Map();
     base.value = now.current_version;
   };
   // Somebody else's version is taken over unless there is something here that it would undo.
@@ -145,14 +144,26 @@ export function Settings({ one }: { one: Function }) {
   const change = (part: Partial<Draft>) => {
     draft.value = { ...draft.peek(), ...part };
   };
+  const edit = (path: string, text: string | null) => {
+    const next = new Map(edits.peek());
+    if (text === null) next.delete(path);
+    else next.set(path, text);
+    edits.value = next;
+  };
   async function save(isDeployed: boolean) {
     if (isBusy.peek() || !isChanged && one.state === "active") return;
     isBusy.value = true;
     problem.value = null;
     try {
-      const path = `api/functions/${one.id}`;
-      const now = isChanged ? await call<Function>("PUT", path, { body: changes }) : one;
-      renew(now);
+      const now = isChanged ? await update(one, changes, edits.peek()) : one;
+      if (now === null) return;
+      // What cannot serve stays in the form, to be mended.
+      if (now.current_version !== one.current_version) {
+        batch(() => {
+          show(now);
+          renew(now);
+        });
+      }
       await settle(one, now, isDeployed);
     } catch (error) {
       problem.value = error as Error;
@@ -161,6 +172,10 @@ export function Settings({ one }: { one: Function }) {
       isBusy.value = false;
     }
   }
+  const parts = { draft: draft.value, change, isReadOnly };
+  const files = edits.value.size === 0 && changes.runtime === undefined && standing
+    ? aboutFiles(one, standing)
+    : null;
   return html`
     <form onSubmit=${(event: Event) => {
       event.preventDefault();
@@ -171,15 +186,13 @@ export function Settings({ one }: { one: Function }) {
       (event.currentTarget as HTMLFormElement).requestSubmit();
     }}>
       ${!isReadOnly && html`
-        <${Save} one=${one} isChanged=${isChanged} isBusy=${isBusy.value}
+        <${Save} one=${one} isChanged=${isChanged} isBusy=${isBusy.value} files=${files}
           base=${base.value} onSave=${() => save(false)} onDrop=${() => renew(one)} />
       `}
       <${Form} of=${problem.value}>
       <section class="card" aria-labelledby="code"><header><h2 id="code">Code</h2></header>
-        <${What} draft=${draft
-          .value} change=${change} isReadOnly=${isReadOnly} runtimes=${runtimes} />
-        ${runtime && !runtime.built_in &&
-          html`<${Files} one=${one} runtime=${runtime} isReadOnly=${isReadOnly} />`}</section>
+        <${What} one=${one} ...${parts} edits=${edits
+          .value} onEdit=${edit} runtimes=${value.value?.runtimes ?? null} /></section>
       <section class="card after" aria-labelledby="variables"><header><h2 id="variables">Environment
         variables</h2></header><div class="inside"><${Variables} of=${draft.value.variables}
           label="Environment variables" ...${isReadOnly ? {} : {
@@ -188,17 +201,20 @@ export function Settings({ one }: { one: Function }) {
             html`<p class="muted">There are none.</p>`}<${WrongOf} path="environment"
             label="Environment variables" /></div></section>
       <section class="card after" aria-labelledby="limits"><header><h2 id="limits">Limits</h2></header>
-        <div class="inside"><${Limits} draft=${draft.value} change=${change}
-          isReadOnly=${isReadOnly} /></div></section>
+        <div class="inside"><${Limits} ...${parts} /></div></section>
+      <section class="card after" aria-labelledby="about"><header><h2 id="about">Name and
+        description</h2></header><div class="inside"><${About} ...${parts} /></div></section>
       </${Form}>
     </form>
   `;
 }
 
-function Save({ one, isChanged, isBusy, base, onSave, onDrop }: {
+function Save({ one, isChanged, isBusy, files, base, onSave, onDrop }: {
   one: Function;
   isChanged: boolean;
   isBusy: boolean;
+  /** What is to be said of the files. */
+  files: string | null;
   base: number;
   onSave: () => void;
   onDrop: () => void;
@@ -211,7 +227,9 @@ function Save({ one, isChanged, isBusy, base, onSave, onDrop }: {
     : isActive
     ? "A change makes a new version. Calls go to it once its instances are ready."
     : "A change makes a new version.";
-  return html`<div class="bar saving"><span class="muted" role="status">${said}</span
+  return html`<div class="bar saving"><span class="muted" role="status">${said}${
+    files && ` ${files}`
+  }</span
     ><div class="actions">${
     isChanged &&
     html`<button class="button" type="button" onClick=${onDrop}>Discard</button>`

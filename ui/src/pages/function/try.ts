@@ -102,7 +102,8 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
           record.exit_code !== null && html`<span class="num muted">exit ${record.exit_code}</span>`
         }`
       : html`<span class="num muted">${seconds} s</span>`}${record?.cold_start &&
-      html`<span class="cold">cold</span>`}${id &&
+      html`<span class="cold">cold</span>`}${timeline?.version &&
+      html`<span class="num muted">version ${timeline.version}</span>`}${id &&
       html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
     ${run.problem && html`<${Notice} of=${run.problem} />`}
     ${record?.error_message && html`<p class="small">${visible(record.error_message)}</p>`}

@@ -9,11 +9,11 @@ import { Notice } from "../../parts/notice.ts";
 import { Ago } from "../../parts/time.ts";
 import { toastError } from "../../parts/toast.ts";
 import { note, route } from "../../router.ts";
+import { rollback } from "../../saving.ts";
 import { may } from "../../scope.ts";
 import type { Function, RuntimeList, Version } from "../../wire.ts";
 import { FileDifferences } from "./file_differences.ts";
 import { More, usePaged } from "./paged.ts";
-import { rollback } from "./settings.ts";
 
 function Row({ of, before, isCurrent, isCompared, onCompare, onRollback }: {
   of: Version;

@@ -1,0 +1,219 @@
+// How a function gets a new version: with the files of the version that serves, unless others are
+// wanted, although the API gives it those that its runtime has by now.
+import { call, get, pages, Refused } from "./api.ts";
+import { comingVersion, show } from "./current.ts";
+import { confirm } from "./parts/confirm.ts";
+import { counted } from "./parts/format.ts";
+import { type File, tar } from "./parts/tar.ts";
+import { toast } from "./parts/toast.ts";
+import { functions } from "./store.ts";
+import { editedFiles } from "./version_files.ts";
+import type {
+  Function,
+  FunctionChanges,
+  Image,
+  NewRuntime,
+  Runtime,
+  RuntimeList,
+  Version,
+  VersionPage,
+} from "./wire.ts";
+
+/** What a function runs with, and what its next version would get. */
+export interface Standing {
+  served: Version;
+  /** The number of its newest version, which need not serve. */
+  newest: number;
+  /** None where it was removed. */
+  runtime: Runtime | undefined;
+}
+
+export async function standingOf(one: Function, signal?: AbortSignal): Promise<Standing | null> {
+  const { runtimes } = await get<RuntimeList>("api/runtimes", {}, signal);
+  let newest = 0;
+  const all = pages<VersionPage>(`api/functions/${one.id}/versions`, { limit: 100 }, signal);
+  for await (const { versions } of all) {
+    newest ||= versions[0]?.version ?? 0;
+    const served = versions.find((each) => each.version === one.current_version);
+    const runtime = runtimes.find((each) => each.name === one.runtime);
+    if (served) return { served, newest, runtime };
+  }
+  return null;
+}
+
+/** Whether a new version would get other files than the version that serves has. */
+export function hasOtherFiles({ served, runtime }: Standing): boolean {
+  return runtime !== undefined && !runtime.built_in &&
+    runtime.image_digest !== served.image_digest;
+}
+
+/** Who besides the function gets what is changed of its runtime, in words; empty: nobody. */
+export function othersWith(one: Function, runtime: Runtime): string {
+  if (runtime.shared) return "other tenants";
+  const others = [...functions.peek().values()].filter((other) =>
+    other.runtime === runtime.name && other.id !== one.id
+  );
+  return others.length === 0 ? "" : counted(others.length, "other function");
+}
+
+/** What becomes of the function's files where only its settings are changed; null: they stay. */
+export function aboutFiles(one: Function, standing: Standing): string | null {
+  const { served: { version }, runtime } = standing;
+  if (runtime === undefined || !hasOtherFiles(standing)) return null;
+  return othersWith(one, runtime)
+    ? `Runtime ${runtime.name}, which others use as well, has other files than version ${version}: ` +
+      "a new version gets those of the runtime."
+    : `The code of version ${version} is kept: runtime ${runtime.name}, which has the files of ` +
+      "another version, gets those of this one back.";
+}
+
+/** The runtime with another image; what it has besides stays as it is. */
+export function withImage(of: Runtime, image: string | null): NewRuntime {
+  const { name, kind, command, environment, isolation, network, writable_paths, shared } = of;
+  return {
+    name,
+    kind: kind as "shell",
+    image,
+    environment,
+    isolation: isolation as "crun",
+    network: network as "none",
+    writable_paths,
+    ...(kind === "custom" && { command }),
+    ...(shared && { shared }),
+  };
+}
+
+const OF_AN_IMAGE = "sha256:"; // else a digest names the files of the host
+
+const imageOf = (digest: string): string | null =>
+  digest.startsWith(OF_AN_IMAGE) ? digest.slice(OF_AN_IMAGE.length) : null;
+
+async function upload(files: readonly File[]): Promise<string> {
+  const options = { body: tar(files), type: "application/x-tar" };
+  return (await call<Image>("POST", "api/runtimes/images", options)).digest;
+}
+
+/** Makes a version, after its runtime has got an image; undefined: what it has. A runtime whose
+ * version was refused gets back what it had.
+ */
+async function put(
+  one: Function,
+  runtime: Runtime | undefined,
+  image: string | null | undefined,
+  changes: FunctionChanges,
+): Promise<Function> {
+  const path = `api/functions/${one.id}`;
+  if (runtime === undefined || image === undefined) {
+    return await call<Function>("PUT", path, { body: changes });
+  }
+  const body = { runtime: runtime.name, ...changes };
+  await call("POST", "api/runtimes", { body: withImage(runtime, image) });
+  try {
+    return await call<Function>("PUT", path, { body });
+  } catch (error) {
+    if (error instanceof Refused && error.status >= 400 && error.status < 500) {
+      await call("POST", "api/runtimes", { body: withImage(runtime, runtime.image) });
+    }
+    throw error;
+  }
+}
+
+/** Which version is made and not ready yet is told on the page of the function meanwhile. */
+async function coming<T>(one: Function, version: number, work: () => Promise<T>): Promise<T> {
+  comingVersion(one.id).value = version;
+  try {
+    return await work();
+  } finally {
+    comingVersion(one.id).value = null;
+  }
+}
+
+/** Makes a version with these changes, and with `edits` (texts by path) among its files. Null where
+ * the reader did not agree to what else that does.
+ */
+export async function update(
+  one: Function,
+  changes: FunctionChanges,
+  edits: ReadonlyMap<string, string>,
+): Promise<Function | null> {
+  const standing = await standingOf(one);
+  const next = (standing?.newest ?? one.current_version) + 1;
+  const runtime = standing?.runtime;
+  // Another runtime comes with its own files.
+  if (standing === null || runtime === undefined || changes.runtime !== undefined) {
+    return await coming(one, next, () => put(one, undefined, undefined, changes));
+  }
+  const others = othersWith(one, runtime);
+  let image: string | null | undefined;
+  if (edits.size > 0) {
+    const title = `Change ${[...edits.keys()].join(", ")}?`;
+    const text = `Runtime ${runtime.name} gets the files of version ${standing.served.version} ` +
+      `with what you changed. ${theyGet(others)}`;
+    if (others && !(await isAgreed(title, text))) return null;
+    image = await upload(await editedFiles(one, edits));
+  } else if (hasOtherFiles(standing)) {
+    const title = `Take the files of ${runtime.name}?`;
+    if (others && !(await isAgreed(title, aboutFiles(one, standing) ?? ""))) return null;
+    if (!others) image = imageOf(standing.served.image_digest);
+  }
+  return await coming(one, next, () => put(one, runtime, image, changes));
+}
+
+const isAgreed = (title: string, text: string) => confirm({ title, text, verb: "Save and deploy" });
+
+const theyGet = (others: string) =>
+  `${others.charAt(0).toUpperCase()}${others.slice(1)} will have them from the next update on.`;
+
+/** Makes a version that has exactly these files, if the reader agrees, and deploys it. */
+export async function replaceFiles(
+  one: Function,
+  runtime: Runtime,
+  files: readonly File[],
+): Promise<void> {
+  const others = othersWith(one, runtime);
+  const isSure = await confirm({
+    title: `Replace the files of ${runtime.name}?`,
+    text: `${counted(files.length, "file")} will be all that the image has: ` +
+      `${files.slice(0, 5).map(({ path }) => path).join(", ")}${files.length > 5 ? ", …" : ""}. ${
+        others && theyGet(others)
+      } Earlier versions keep theirs.`,
+    verb: "Replace and deploy",
+  });
+  if (!isSure) return;
+  const newest = (await standingOf(one))?.newest ?? one.current_version;
+  const image = await upload(files);
+  await settle(one, await coming(one, newest + 1, () => put(one, runtime, image, {})), true);
+}
+
+/** Takes back an update: the version before serves again, and its undo is the same once more. */
+export async function rollback(one: Function, version: number): Promise<void> {
+  const path = `api/functions/${one.id}/rollback`;
+  const now = await coming(
+    one,
+    version,
+    () => call<Function>("POST", path, { body: { version } }),
+  );
+  show(now);
+  // A rollback that cannot start leaves the version that served.
+  if (now.current_version !== version) throw new Error(now.error_message ?? `Still v${version}.`);
+  toast(`Version ${version} of ${now.name} serves.`, {
+    undo: () => rollback(now, one.current_version),
+  });
+}
+
+/** Deploys what is not active yet, and tells which version it is now. */
+export async function settle(
+  before: Function,
+  updated: Function,
+  isDeployed: boolean,
+): Promise<void> {
+  let now = updated;
+  if (isDeployed && now.state !== "active") {
+    now = await call<Function>("POST", `api/functions/${now.id}/deploy`);
+  }
+  show(now);
+  if (now.error_message) throw new Error(now.error_message);
+  toast(`Version ${now.current_version} of ${now.name} is ${isDeployed ? now.state : "saved"}.`, {
+    undo: () => rollback(now, before.current_version),
+  });
+}

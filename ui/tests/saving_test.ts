@@ -1,0 +1,88 @@
+import assert from "node:assert/strict";
+import { answered } from "./page.ts";
+import { aboutFiles, othersWith, update } from "../src/saving.ts";
+import { functions } from "../src/store.ts";
+import { mainOf } from "../src/version_files.ts";
+import type { Function, FunctionSummary, Runtime, Version } from "../src/wire.ts";
+
+const OLD = "a".repeat(64), NEW = "b".repeat(64);
+const one = { id: "F", name: "f", runtime: "r", handler: "m:h", current_version: 1 } as Function;
+const runtime = {
+  ...{ name: "r", kind: "python", image: NEW, image_digest: `sha256:${NEW}`, command: [] },
+  ...{ environment: {}, isolation: "crun", network: "none", writable_paths: [], built_in: false },
+  ...{ id: "1", shared: false, created_at: 0 },
+} as Runtime;
+const versions = [{ version: 2, image_digest: `sha256:${NEW}` }, {
+  version: 1,
+  image_digest: `sha256:${OLD}`,
+}] as Version[];
+const known: [number, unknown][] = [[200, { runtimes: [runtime] }], [200, { versions }]];
+const standing = { served: versions[1] as Version, newest: 2, runtime };
+const lines = (sent: Awaited<ReturnType<typeof answered>>) =>
+  sent.map(({ method, path, body }) => `${method} ${path.split("?")[0]} ${body ?? ""}`.trim());
+
+Deno.test("where the runtime has other files, those of the version that serves are set first", async () => {
+  const edits = new Map<string, string>();
+  const sent = await answered(
+    [...known, [201, runtime], [200, { ...one, current_version: 3 }]],
+    () => update(one, { memory_limit_mb: 300 }, edits),
+  );
+  assert.equal(JSON.parse(sent[2]?.body ?? "").image, OLD);
+  assert.equal(lines(sent)[3], 'PUT api/functions/F {"runtime":"r","memory_limit_mb":300}');
+  assert.match(aboutFiles(one, standing) ?? "", /^The code of version 1 is kept/);
+});
+
+Deno.test("a runtime gets its files back where the version is refused", async () => {
+  const sent = await answered(
+    [...known, [201, runtime], [422, { error: "memory_limit_mb must be less" }], [201, runtime]],
+    () =>
+      assert.rejects(
+        update(one, { memory_limit_mb: 9_999_999 }, new Map()),
+        /memory_limit_mb/,
+      ),
+  );
+  assert.equal(JSON.parse(sent[4]?.body ?? "").image, NEW);
+});
+
+Deno.test("where the files are the same, or another runtime is chosen, only the function is changed", async () => {
+  const same: typeof known = [
+    [200, { runtimes: [{ ...runtime, image_digest: `sha256:${OLD}` }] }],
+    [
+      200,
+      { versions },
+    ],
+  ];
+  assert.deepEqual(
+    lines(
+      await answered([...same, [200, one]], () => update(one, { name: "g" }, new Map())),
+    )[2],
+    'PUT api/functions/F {"name":"g"}',
+  );
+  assert.deepEqual(
+    lines(
+      await answered([...known, [200, one]], () => update(one, { runtime: "s" }, new Map())),
+    )[2],
+    'PUT api/functions/F {"runtime":"s"}',
+  );
+});
+
+Deno.test("who else has a runtime is known", () => {
+  assert.equal(othersWith(one, runtime), "");
+  assert.equal(othersWith(one, { ...runtime, shared: true }), "other tenants");
+  functions.value = new Map(
+    ["F", "G"].map((id) => [id, { id, runtime: "r" } as FunctionSummary]),
+  );
+  assert.equal(othersWith(one, runtime), "1 other function");
+  assert.match(aboutFiles(one, standing) ?? "", /gets those of the runtime/);
+  functions.value = new Map();
+});
+
+Deno.test("the only file is opened at once, or the one that the handler names", () => {
+  const file = (path: string, size_bytes = 1) => ({
+    ...{ path, size_bytes, is_link: false, is_executable: false },
+  });
+  assert.equal(mainOf([file("x.py")], "main:handler"), "x.py");
+  assert.equal(mainOf([file("x.py", 1e9)], "x:handler"), null);
+  assert.equal(mainOf([file("a.py"), file("pkg/main.py")], "pkg.main:handler"), "pkg/main.py");
+  assert.equal(mainOf([file("a.py"), file("b.py")], "main:handler"), null);
+});
