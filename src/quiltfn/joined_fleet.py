@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from quiltfn import __version__
 from quiltfn.api.errors import error_body
 from quiltfn.dispatch import Dispatcher
 from quiltfn.fleet.membership import Loss, Membership
@@ -56,7 +55,7 @@ async def joined(
     try:
         members = SqlMembers(database, connection.run, clock, error_body(died))
         membership = Membership(members, Observer(database.boot.node_id, times), clock)
-        await membership.join(address, __version__)
+        await membership.join(address)
         beating = asyncio.ensure_future(_beat(membership))
         try:
             yield membership

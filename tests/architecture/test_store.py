@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.store.sql import for_psycopg, parse, statements
+from quiltfn.store.tables import metadata
 
 STORE = Path(__file__).resolve().parents[2] / "src" / "quiltfn" / "store"
 MIGRATIONS = sorted((STORE / "migrations" / "versions").glob("r*.py"))
@@ -28,6 +29,7 @@ QUERIES = sorted(
     for path in (*STORE.glob("*.py"), *STORE.glob("*.sql"))
     if path.name not in ("sqlite.sql", "postgresql.sql") and path.name not in FILE_HANDLING
 )
+PLACED = [STORE / "sqlite.sql", STORE / "postgresql.sql"]
 # What SQLite alone knows, or says in a way of its own.
 SQLITE_ALONE = re.compile(
     r"\bPRAGMA\b|\bINDEXED BY\b|\bNOT INDEXED\b|\bjson_(each|extract|tree|set)\b|->>|"
@@ -61,6 +63,21 @@ def test_what_only_sqlite_knows_would_be_found() -> None:
     """The negative control: the one file has much of it."""
     found = " ".join(sqlite_alone(STORE / "sqlite.sql"))
     assert all(one in found for one in ("INDEXED BY", "json_each", "rowid", "x'", "max("))
+
+
+def test_a_query_names_the_columns_that_it_reads() -> None:
+    """A newer version may add some while a server runs, whose prepared statements would fail."""
+    names = "|".join(metadata.tables)
+    of_all = re.compile(
+        rf"(?:SELECT|,)\s+(?:\w+\.)?\*\s[^;]*?FROM\s+(?:{names})\b|RETURNING\s+\*", re.I
+    )
+    assert of_all.search("SELECT * FROM work WHERE epoch > 0")
+    found = [
+        f"{path.name}: {one.group()}"
+        for path in QUERIES + PLACED
+        for one in of_all.finditer(path.read_text())
+    ]
+    assert not found
 
 
 @pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.name)

@@ -11,9 +11,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStore, StoreBroken
 from quiltfn.store.copy import copy
 from quiltfn.store.copy_postgresql import source, target
-from quiltfn.store.fleet import only_server
 from quiltfn.store.fleet_init import begin_fleet
-from quiltfn.store.postgres_connection import engine, try_servers_lock
 from quiltfn.store.postgresql import open_as_node, open_postgresql
 
 FLEET = "0123456789abcdef" * 2
@@ -147,25 +145,6 @@ async def test_what_a_server_alone_has_stored_is_the_fleets(tmp_path: Path) -> N
     begin_fleet(url, None, FLEET)
     async with node(url, tmp_path, "one") as one:
         assert one.database.boot.epoch == epoch + 1
-
-
-def test_a_schema_is_migrated_by_a_node_that_is_the_only_one(url: str) -> None:
-    made = engine(url)
-    with made.connect() as one, made.connect() as two:
-        assert try_servers_lock(one, alone=False)
-        with only_server(one):
-            assert not try_servers_lock(two, alone=False)
-        assert try_servers_lock(two, alone=False)
-        with pytest.raises(StoreBroken, match="others use it: stop them"), only_server(one):
-            pytest.fail("another server uses the database")
-
-
-async def test_an_older_schema_that_others_use_is_left_alone(url: str, tmp_path: Path) -> None:
-    async with node(url, tmp_path, "old"):
-        postgresql.running().run("UPDATE alembic_version SET version_num = '0013'", name_of(url))
-        with pytest.raises(StoreBroken, match="written by an older quiltfn, and others use it"):
-            async with node(url, tmp_path, "new"):
-                pass
 
 
 def test_a_copy_is_no_fleets(url: str, tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ async def a_node(
         await journal.start()
         stack.push_async_callback(closed, journal)
         # SQLite's first write would do it.
-        await database.write(lambda connection: nodes.register(connection, database.boot))
+        await database.write(lambda connection: nodes.register(connection, database.boot, "1.0"))
         members = SqlMembers(database, quickly, clock, LOST)
-        await members.register(f"{name}:7000", "1.0")
+        await members.register(f"{name}:7000")
         yield Node(store, journal, members, SqlWork(database))
 
 

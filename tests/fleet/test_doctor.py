@@ -17,7 +17,7 @@ from quiltfn.operator.fleet_doctor import CONNECTIONS_OF_NODE
 pytestmark = pytest.mark.sandbox
 OF_A_FLEET = (
     *("fleet_file", "certificate", "store", "latency", "schema", "role", "synced", "failover"),
-    *("connections", "clock", "node", "times", "peer_port"),
+    *("connections", "clock", "node", "version", "times", "peer_port"),
 )
 
 

@@ -29,7 +29,7 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.member import Report
 from quiltfn.model.work import AsyncPolicy, Backoff, outcome
-from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
+from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, nodes
 from quiltfn.store.members import SqlMembers
 from quiltfn.store.postgresql import PostgresDatabase
 
@@ -76,7 +76,9 @@ class Node:
         self.work = SqlWork(database)
         self.members = SqlMembers(database, quick.run, clock, b"{}")
         self.observer = Observer(self.name, TIMES)
-        await self.members.register(f"{self.name}:1", "1.0")
+        boot = database.boot
+        await database.write(lambda connection: nodes.register(connection, boot, "1.0"))
+        await self.members.register(f"{self.name}:1")
         self.is_up, self.is_stopped = True, False
 
     async def kill(self) -> None:

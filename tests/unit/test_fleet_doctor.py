@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from quiltfn import __version__
 from quiltfn.fleet import files
 from quiltfn.fleet.files import NodeFile
 from quiltfn.host_findings import Finding, Level
 from quiltfn.model.member import Member, NodeState, Presence, Report
 from quiltfn.operator import fleet_doctor
 from quiltfn.settings import Settings
+from quiltfn.store.compatibility import OLDEST
 from quiltfn.store.fleet_facts import FleetFacts
 
 NOW = time.time()
@@ -30,7 +32,7 @@ GOOD = FleetFacts(
     clock_off_s=0.01,
     revision="0016",
     known="0016",
-    is_newer=False,
+    oldest="0.1.0",
     is_superuser=False,
     foreign_tables=[],
     connections_max=97,
@@ -66,7 +68,8 @@ def test_a_good_fleet_is_told_nothing_to_do() -> None:
     [
         ("latency", {"latency_s": 0.05}, Level.WARN, "50.0 ms"),
         ("schema", {"revision": "0015"}, Level.WARN, "brings them up to 0016"),
-        ("schema", {"revision": "0999", "is_newer": True}, Level.NO, "knows up to 0016"),
+        ("schema", {"revision": "0999"}, Level.OK, "of a newer quiltfn"),
+        ("schema", {"revision": "0999", "oldest": "999.0"}, Level.NO, "for quiltfn 999.0 or newer"),
         ("role", {"is_superuser": True}, Level.WARN, "superuser"),
         ("role", {"foreign_tables": ["function", "node"]}, Level.NO, "does not own 2"),
         ("synced", {"settings": settings_with(fsync="off")}, Level.WARN, "fsync off"),
@@ -111,6 +114,27 @@ def test_a_certificate_is_told_before_it_ends() -> None:
 def test_what_the_fleet_says_of_the_node(member: Member | None, level: Level, words: str) -> None:
     found = fleet_doctor.membership(node(), member)
     assert (found.level, words in found.sentence) == (level, True), found
+
+
+@pytest.mark.parametrize(
+    ("versions", "level", "words"),
+    [
+        ([__version__, __version__], Level.OK, "all nodes that run"),
+        ([__version__, "999.0.1"], Level.WARN, f"one has {__version__}, n1 has 999.0.1"),
+        (["0.0.9", __version__], Level.WARN, "one has 0.0.9"),  # which is to be upgraded
+        ([__version__, "0.0.9"], Level.NO, f"works with nodes of {OLDEST} or newer"),
+    ],
+)
+def test_nodes_of_several_versions_are_named(versions: list[str], level: Level, words: str) -> None:
+    names = ["one", *(f"n{number}" for number in range(1, len(versions)))]
+    there = [
+        Member(name=name, epoch=1, version=version)
+        for name, version in zip(names, versions, strict=True)
+    ]
+    gone = Member(name="gone", epoch=1, version="0.0.1", presence=Presence.GONE)
+    found = fleet_doctor.versions(node(), [*there, gone])
+    assert (found.level, words in found.sentence) == (level, True), found
+    assert "gone has" not in found.sentence
 
 
 def test_nodes_with_other_times_are_named() -> None:

@@ -97,10 +97,10 @@ class Membership:
             },
         )
 
-    async def join(self, address: str, version: str) -> None:
+    async def join(self, address: str) -> None:
         """Makes this node known. Raises `NodeRemoved` and `StoreUnavailable`."""
         began = boottime()
-        own = await self._members.register(address, version)
+        own = await self._members.register(address)
         self._renewed_at = began
         self._heard(own)
 

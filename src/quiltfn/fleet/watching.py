@@ -48,7 +48,7 @@ REST_S = 0.02
 _log = structlog.get_logger("quiltfn.fleet")
 
 
-class Subscription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Subscription(msgspec.Struct, frozen=True):
     """What one node wants to hear from another: of each tenant the id of the last event that it
     has, or None for those from now on.
     """

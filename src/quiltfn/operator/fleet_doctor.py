@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quiltfn import __version__
 from quiltfn.clock import SystemClock
 from quiltfn.fleet.directory import MemberDirectory
 from quiltfn.fleet.files import NodeFile, parse, split_address
@@ -23,6 +24,7 @@ from quiltfn.opened_store import NO_DRIVER
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.settings import BadSetting, Settings, is_store_verified, read_private
 from quiltfn.store import StoreBroken
+from quiltfn.store.compatibility import OLDEST, is_older
 
 if TYPE_CHECKING:
     from quiltfn.store.fleet_facts import FleetFacts
@@ -71,6 +73,7 @@ def of_members(settings: Settings, own: NodeFile, members: Sequence[Member]) -> 
     """What the nodes say of themselves, and whether they can be reached from here."""
     by_name = {one.name: one for one in members}
     yield membership(own, by_name.get(own.name))
+    yield versions(own, members)
     yield times(settings, members)
     is_running = own.name in by_name and by_name[own.name].presence is Presence.PRESENT
     yield peer_port(own, is_running=is_running)
@@ -116,16 +119,18 @@ def schema(facts: "FleetFacts") -> Finding:
     sentence = f"its tables are of revision {facts.revision}"
     if facts.revision == facts.known:
         return fine("schema", f"{sentence}, as this quiltfn has them")
-    if facts.is_newer:
+    if is_older(__version__, facts.oldest):
         return refuse(
             "schema",
-            f"{sentence}, and this quiltfn knows up to {facts.known}",
-            "install the version of quiltfn that the other nodes have",
+            f"{sentence}, for quiltfn {facts.oldest} or newer, and this is {__version__}",
+            f"install quiltfn {facts.oldest}, or what the other nodes have",
         )
+    if facts.revision is not None and facts.revision > facts.known:
+        return fine("schema", f"{sentence}, of a newer quiltfn, which this one may use as well")
     return warn(
         "schema",
-        f"{sentence}: this quiltfn brings them up to {facts.known}, while no other node runs",
-        "stop all nodes, and start one of this version first",
+        f"{sentence}: this quiltfn brings them up to {facts.known} when its first node starts",
+        "back the database up before that",
     )
 
 
@@ -212,6 +217,25 @@ def membership(own: NodeFile, member: Member | None) -> Finding:
             "restart the node, or look which file it was started with",
         )
     return fine("node", f"node {own.name} is {member.state}, {member.presence}")
+
+
+def versions(own: NodeFile, members: Sequence[Member]) -> Finding:
+    """An upgrade that is not finished, or that does not go on like this."""
+    there = [one for one in members if one.presence is Presence.PRESENT]
+    running = ", ".join(f"{one.name} has {one.version}" for one in there)
+    if any(is_older(one.version, OLDEST) for one in there if one.name != own.name):
+        return refuse(
+            "version",
+            f"this quiltfn is {__version__} and works with nodes of {OLDEST} or newer: {running}",
+            f"upgrade the other nodes to {OLDEST} first",
+        )
+    if any(one.version != __version__ for one in there):
+        return warn(
+            "version",
+            f"the nodes that run are not all of this quiltfn's version, {__version__}: {running}",
+            "bring all nodes to one version: what is new is not everywhere until then",
+        )
+    return fine("version", f"all nodes that run have this quiltfn's version, {__version__}")
 
 
 def times(settings: Settings, members: Sequence[Member]) -> Finding:

@@ -21,8 +21,8 @@ class Members(Protocol):
     does not answer within some seconds. Beats never wait behind records that are being stored.
     """
 
-    async def register(self, address: str, version: str) -> Member:
-        """Makes this node, whose start has its epoch already, known to the others. Raises
+    async def register(self, address: str) -> Member:
+        """Tells the others where this node is, whose start has stored its epoch and version. Raises
         `NodeRemoved`.
         """
 

@@ -20,8 +20,9 @@ from quiltfn.store.directory import StoreBroken
 Row = tuple[Any, ...]
 # Triggers count what is in the other tables, and the copy has what the source's triggers counted.
 COUNTED_BY_TRIGGERS = (tables.usage, tables.work_count)
-# A copy is a store of its own: it belongs to no fleet, so that a server may use it alone.
-NOT_COPIED = (tables.fleet, tables.image_copy)
+# A copy is a store of its own: it belongs to no fleet, so that a server may use it alone, and its
+# tables are this version's.
+NOT_COPIED = (tables.fleet, tables.image_copy, tables.compatibility)
 DIGESTS = 2**256
 
 

@@ -5,20 +5,13 @@ together, so a server that is alone and a node exclude each other. Each node als
 its own name, so that a second one of that name does not start.
 """
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 
 from sqlalchemy import Connection, select, text
 
 from quiltfn.store import tables
 from quiltfn.store.directory import StoreBroken
-from quiltfn.store.postgres_connection import (
-    NAMESPACE,
-    SERVERS,
-    run_alone,
-    try_servers_lock,
-)
+from quiltfn.store.postgres_connection import run_alone
 
 ALONE = (
     "The database is a fleet's. Start with --fleet FILE, where FILE is what quiltfn fleet add-node "
@@ -55,17 +48,3 @@ def try_name_lock(connection: Connection, name: str) -> bool:
     digest = hashlib.blake2b(f"quiltfn node {name}".encode(), digest_size=8).digest()
     number = int.from_bytes(digest, signed=True)
     return bool(run_alone(connection, f"SELECT pg_try_advisory_lock({number})")[0][0])
-
-
-@contextlib.contextmanager
-def only_server(connection: Connection) -> Iterator[None]:
-    """For the block no other server uses the database. Raises `StoreBroken` if one does. After an
-    exception out of the block the connection is to be closed.
-    """
-    if not try_servers_lock(connection, alone=True):
-        raise StoreBroken(
-            "The database was written by an older quiltfn, and others use it: stop them, and start "
-            "one of this version first."
-        )
-    yield
-    run_alone(connection, f"SELECT pg_advisory_unlock({NAMESPACE}, {SERVERS})")

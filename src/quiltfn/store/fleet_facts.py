@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, select
+import msgspec
+from sqlalchemy import Connection, inspect, select, text
 
 from quiltfn.model.member import Member
-from quiltfn.store import migrations, tables
+from quiltfn.store import compatibility, tables
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.fleet import check_fleet
 from quiltfn.store.postgres_connection import engine, is_of_database, reason_of, run_alone
 from quiltfn.store.postgresql import check_usable
 
 ROUND_TRIPS = 7
+REVISION = text("SELECT version_num FROM alembic_version")
 SETTINGS = (
     *("server_version", "max_connections", "superuser_reserved_connections"),
     *("synchronous_standby_names", "fsync", "full_page_writes"),
@@ -43,19 +44,18 @@ SELECT count(*) FROM pg_stat_activity
 class FleetFacts:
     """`latency_s`: of a statement there and back. `clock_off_s`: how much later the database's
     clock is than this machine's, give or take half the latency. `revision`: of the database's
-    tables; `known`: the newest that this quiltfn has; `is_newer`: that of the tables is none of its
-    own. `foreign_tables`: those that the role does not own. `connections_max`: how many the role
-    may have in all; `connections_of_others`: how many other databases have now. `standbys`: how
-    many follow it. `members`: the nodes that have been there, where the tables are those of this
-    quiltfn.
+    tables; `known`: the newest that this quiltfn has. `oldest`: the oldest version of quiltfn that
+    may use them. `foreign_tables`: those that the role does not own. `connections_max`: how many
+    the role may have in all; `connections_of_others`: how many other databases have now.
+    `standbys`: how many follow it. `members`: the nodes that have been there.
     """
 
     settings: Mapping[str, str]
     latency_s: float
     clock_off_s: float
     revision: str | None
-    known: str | None
-    is_newer: bool
+    known: str
+    oldest: str
     is_superuser: bool
     foreign_tables: Sequence[str]
     connections_max: int
@@ -88,29 +88,31 @@ def _read(connection: Connection, unix: Callable[[], float]) -> FleetFacts:
     (limits,) = run_alone(connection, LIMITS)
     bounds = [int(settings["max_connections"]) - int(settings["superuser_reserved_connections"])]
     bounds += [one for one in limits[:2] if one >= 0]
-    revision, known = (
-        MigrationContext.configure(connection).get_current_revision(),
-        migrations.head(),
-    )
     return FleetFacts(
         settings=settings,
         latency_s=latency_s,
         clock_off_s=clock_off_s,
-        revision=revision,
-        known=known,
-        is_newer=revision is not None and not migrations.is_known(revision),
+        revision=connection.execute(REVISION).scalar(),
+        known=tables.REVISION,
+        oldest=compatibility.oldest(connection),
         is_superuser=bool(limits[2]),
         foreign_tables=[str(one[0]) for one in run_alone(connection, MISSING_RIGHTS)],
         connections_max=min(bounds),
         connections_of_others=int(run_alone(connection, IN_USE)[0][0]),
         standbys=int(run_alone(connection, "SELECT count(*) FROM pg_stat_replication")[0][0]),
-        members=_members(connection) if revision == known else [],
+        members=_members(connection),
     )
 
 
 def _members(connection: Connection) -> list[Member]:
-    query = select(tables.node).where(tables.node.c.version != "").order_by(tables.node.c.name)
-    return [tables.read(row, Member) for row in connection.execute(query).mappings()]
+    """By the columns that the table has: another version of quiltfn may have made it."""
+    there = {one["name"] for one in inspect(connection).get_columns(tables.node.name)}
+    wanted = [one for one in tables.node.c if one.name in there & set(Member.__struct_fields__)]
+    if tables.node.c.version.name not in there:
+        return []
+    query = select(*wanted).where(tables.node.c.version != "").order_by(tables.node.c.name)
+    rows = connection.execute(query).mappings()
+    return [msgspec.convert({str(name): row[name] for name in row}, Member) for row in rows]
 
 
 def _times(connection: Connection, unix: Callable[[], float]) -> tuple[float, float]:

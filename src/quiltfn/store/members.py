@@ -39,9 +39,9 @@ class SqlMembers:
         """This node's."""
         return self._database.boot.node_id
 
-    async def register(self, address: str, version: str) -> Member:
+    async def register(self, address: str) -> Member:
         """As the port says."""
-        found = await self._change_own({"address": address, "version": version, "report": {}})
+        found = await self._change_own({"address": address, "report": {}})
         if found is None:
             raise StoreUnavailable("this node was started again elsewhere")
         if found.state is NodeState.REMOVED:

@@ -40,13 +40,15 @@ def next_boot(connection: Connection, node_id: str, is_alone: bool) -> Boot:
     return Boot(node_id, newest + 1, is_alone)
 
 
-def register(connection: Connection, boot: Boot) -> None:
-    """Stores the epoch of the node, which holds its rows from now on. Harmless when repeated."""
+def register(connection: Connection, boot: Boot, version: str = "") -> None:
+    """Stores the epoch of the node, which holds its rows from now on. Harmless when repeated.
+    `version`: of its program, where it is a fleet's.
+    """
     this = update(tables.node).where(node.name == boot.node_id)
     mine = {"epoch": boot.epoch, "presence": Presence.PRESENT.value}
+    mine |= {"version": version} if version else {}
     if not connection.execute(this.values(mine)).rowcount:
-        row = {"name": boot.node_id, "epoch": boot.epoch}
-        connection.execute(insert(tables.node), row)
+        connection.execute(insert(tables.node), {"name": boot.node_id, **mine})
 
 
 def of_earlier_boots(

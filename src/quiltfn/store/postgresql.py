@@ -26,14 +26,15 @@ from typing import Any, NoReturn, TypeVar
 from psycopg import sql
 from sqlalchemy import Connection, Engine, exc, text
 
+from quiltfn import __version__
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import ClockReading
-from quiltfn.store import nodes
+from quiltfn.store import compatibility, nodes
 from quiltfn.store.changes import TOLD
 from quiltfn.store.database import BUSY, NOTHING_MISSING, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
-from quiltfn.store.fleet import check_fleet, only_server, try_name_lock
+from quiltfn.store.fleet import check_fleet, try_name_lock
 from quiltfn.store.functions import SqlStore, opened
 from quiltfn.store.nodes import Boot
 from quiltfn.store.postgres_connection import (
@@ -71,6 +72,11 @@ OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
 WRITE_FENCED = f"{WRITE}; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
 TRIES, LOOK_AGAIN_S = 3, 0.05
+TABLE_WAIT_MS = 1000
+HELD = (
+    "Another session, such as a backup or a long query, holds what the start needs of the "
+    "database. Nothing was changed: start again."
+)
 OTHER_SERVER = "Another quiltfn is serving from this database."
 FLEET_SERVER = (
     "Another quiltfn is serving from this database alone, without --fleet: stop it first."
@@ -381,6 +387,8 @@ class PostgresDatabase:
                 raise
             if code_of(error) == FULL_CODE:
                 raise DiskFull(f"{FULL} where PostgreSQL is, and a start needs some") from error
+            if code_of(error) == LOCKED_CODE:
+                raise StoreUnavailable(HELD) from error
             raise StoreBroken(f"PostgreSQL cannot be used: {reason_of(error)}.") from error
 
     def _open_or_tell(self, alone: bool, writer: Connection) -> None:
@@ -396,8 +404,9 @@ class PostgresDatabase:
         if is_server:
             with writer.begin():
                 self._begin(writer, self.busy_timeout_s)
+                compatibility.check(writer)  # A newer one may have come since it was admitted.
                 boot = nodes.next_boot(writer, self._node_id, alone)
-                nodes.register(writer, boot)
+                nodes.register(writer, boot, __version__ if self._fleet_id else "")
             self._boot = boot
 
     def _check(self, connection: Connection) -> None:
@@ -410,31 +419,41 @@ class PostgresDatabase:
                 )
 
     def _make_or_migrate(self, connection: Connection) -> None:
-        """Makes the schema in an empty database, or brings an older one up to date."""
+        """Makes the schema in an empty database, or brings an older one up to date, also while
+        servers of the version before use it. Raises `StoreBroken` and `StoreUnavailable` where
+        versions do not go together, and then changes nothing.
+        """
         named = text("SELECT to_regclass(:name) IS NOT NULL")
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(connection.begin())
+        with connection.begin():
             self._begin(connection, self.busy_timeout_s)
             is_made = connection.execute(named, {"name": "alembic_version"}).scalar_one()
             if not is_made and connection.execute(named, {"name": "invocation"}).scalar_one():
                 raise StoreBroken("The database has tables that are not of quiltfn.")
-            if is_made and self._revision(connection) == REVISION:
-                return
-            if is_made and self._fleet_id:
-                stack.enter_context(only_server(connection))
-            elif is_made and not self._is_alone:
-                # Others may be using the older schema; whoever is alone knows that none is.
-                raise StoreBroken(
-                    "The database is in use by another version of quiltfn, or none has brought it "
-                    "up to date: start one server alone first."
-                )
-            # Imported late: see `migrate` in `database.py`.
-            from quiltfn.store import migrations  # noqa: PLC0415
-
-            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-            migrations.upgrade_in(connection)
-        if is_made:
+            found = self._revision(connection) if is_made else ""
+            if found < REVISION:
+                self._migrate(connection, is_made)
+            compatibility.check(connection)
+            if self._fleet_id:
+                compatibility.check_nodes(connection, self._node_id)
+            if self._fleet_id or self._is_alone:
+                compatibility.close_to_older(connection)
+        if is_made and found < REVISION:
             self.directory.add_notice("the schema was brought up to date")
+        if found > REVISION:
+            self.directory.add_notice(f"the schema is of a newer quiltfn ({found})")
+
+    def _migrate(self, connection: Connection, is_made: bool) -> None:
+        if is_made and not (self._is_alone or self._fleet_id):
+            raise StoreBroken(
+                "No server has brought the database up to date yet: start one of this version."
+            )
+        # Imported late: see `migrate` in `database.py`.
+        from quiltfn.store import migrations  # noqa: PLC0415
+
+        # Whoever waits for a table that something else holds has others wait behind it.
+        limits = f"SET LOCAL lock_timeout = {TABLE_WAIT_MS}; SET LOCAL statement_timeout = 0"
+        run_alone(connection, limits)
+        migrations.upgrade_in(connection)
 
     def _revision(self, connection: Connection) -> str:
         query = "SELECT version_num FROM alembic_version"

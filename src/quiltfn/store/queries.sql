@@ -99,7 +99,7 @@ SELECT count(*) FROM work WHERE function_id = :function_id AND epoch = 0 AND due
 
 -- claimed_before: what earlier boots of a server have claimed; the first condition is that of the
 -- index
-SELECT * FROM work
+SELECT invocation_id, attempts, expires_at_ms, is_begun, machine_boot_id, node_id, epoch FROM work
  WHERE epoch > 0 AND epoch < :epoch AND (:alone OR node_id = :node);
 
 -- next_due: when the first of it that waits is due

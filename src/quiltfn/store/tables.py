@@ -30,7 +30,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0017"
+REVISION = "0018"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -120,6 +120,13 @@ tenant_image = Table(
     Column("tenant_id", Text, primary_key=True),
     Column("digest", Text, primary_key=True),
     Column("counted_bytes", BigInteger, nullable=False),
+)
+
+# One row. What it means is in `compatibility.py`.
+compatibility = Table(
+    "compatibility",
+    metadata,
+    Column("oldest_version", Text, primary_key=True),
 )
 
 # Which node of a fleet has the files of an image on its disk, by its own word.

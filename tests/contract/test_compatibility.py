@@ -1,0 +1,346 @@
+"""Servers of several versions at one database: who may use it, who is refused with which sentence,
+and that migrations take nothing away that an older server uses.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+import postgresql
+from contract.stores import a_stored_function
+from quiltfn import __version__
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store import SqlStore, StoreBroken, compatibility, migrations, tables
+from quiltfn.store import postgresql as postgresql_store
+from quiltfn.store.compatibility import OLDEST, is_older
+from quiltfn.store.fleet_facts import read_facts
+from quiltfn.store.fleet_init import begin_fleet
+from quiltfn.store.postgres_connection import engine, run_alone
+from quiltfn.store.postgresql import PostgresDatabase, open_as_node, open_postgresql
+
+FLEET = "0123456789abcdef" * 2
+NEWER, NEWEST = "0.2.0", "0.3.0"
+# As a migration of a newer version may leave it.
+NEWER_SCHEMA = """
+ALTER TABLE function ADD COLUMN motto text NOT NULL DEFAULT '';
+ALTER TABLE node ADD COLUMN motto text;
+CREATE TABLE motto (id text PRIMARY KEY);
+UPDATE alembic_version SET version_num = '9999';
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_databases_left() -> Iterator[None]:
+    yield
+    postgresql.drop_databases()
+
+
+class Database(NamedTuple):
+    """A fleet's."""
+
+    url: str
+    path: Path
+
+    def run(self, statements: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(statements.encode())
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+    def node(self, name: str) -> AbstractAsyncContextManager[SqlStore]:
+        return open_as_node(
+            self.url, self.path / name, None, node_id=name, fleet_id=FLEET, busy_timeout_s=0.5
+        )
+
+    @property
+    def revision(self) -> object:
+        return self.run("SELECT version_num FROM alembic_version")[0][0]
+
+    @property
+    def oldest(self) -> object:
+        return self.run("SELECT oldest_version FROM compatibility")[0][0]
+
+    @property
+    def nodes(self) -> dict[object, object]:
+        return dict(self.run("SELECT name, version FROM node"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Database:
+    url = postgresql.database_of(tmp_path)
+    begin_fleet(url, None, FLEET)
+    return Database(url, tmp_path)
+
+
+def become(patch: pytest.MonkeyPatch, version: str, oldest: str) -> None:
+    """From now on what is started here is that version."""
+    for module in (compatibility, postgresql_store):
+        patch.setattr(module, "__version__", version)
+    patch.setattr(compatibility, "OLDEST", oldest)
+
+
+def back_to_the_schema_before(fleet: Database) -> None:
+    fleet.run("DROP TABLE compatibility; UPDATE alembic_version SET version_num = '0017'")
+
+
+async def test_a_node_that_starts_brings_the_schema_up_to_date_under_another_one(
+    fleet: Database,
+) -> None:
+    back_to_the_schema_before(fleet)
+    async with fleet.node("old") as old:  # it does so as well, and is set back once it runs
+        back_to_the_schema_before(fleet)
+        async with fleet.node("new") as new:
+            assert fleet.revision == tables.REVISION
+            assert "brought up to date" in new.condition()[1]
+            function = await a_stored_function(old)
+            assert [one.function for one in await new.load()] == [function]
+    assert fleet.nodes == {"old": __version__, "new": __version__}
+
+
+async def test_a_node_starts_and_goes_on_with_a_newer_schema_that_only_adds(
+    fleet: Database,
+) -> None:
+    async with fleet.node("one") as one:
+        await a_stored_function(one)
+        fleet.run(NEWER_SCHEMA)
+        await a_stored_function(one)
+        async with fleet.node("two") as two:
+            assert "of a newer quiltfn (9999)" in two.condition()[1]
+            await a_stored_function(two)
+            assert len(await one.load()) == 3
+        async with open_postgresql(fleet.url, fleet.path / "tool", alone=False) as tool:
+            await tool.ping()  # a command beside the nodes
+    facts = read_facts(fleet.url, None, FLEET, lambda: 0.0)
+    assert (facts.revision, facts.oldest) == ("9999", OLDEST)
+    assert [one.name for one in facts.members] == ["one", "two"]
+
+
+async def test_a_server_that_is_too_old_for_the_schema_is_refused(
+    fleet: Database, tmp_path: Path
+) -> None:
+    fleet.run(f"{NEWER_SCHEMA}; UPDATE compatibility SET oldest_version = '{NEWEST}'")
+    expected = f"works with {NEWEST} or newer, and this is {__version__}"
+    with pytest.raises(StoreBroken, match=expected):
+        async with fleet.node("one"):
+            pass
+    assert (fleet.nodes, fleet.revision) == ({}, "9999")
+    fleet.run("DELETE FROM fleet")
+    with pytest.raises(StoreBroken, match=expected):
+        async with open_postgresql(fleet.url, tmp_path / "alone", node_id="alone"):
+            pass
+
+
+async def test_a_node_that_runs_and_is_too_old_keeps_a_newer_one_out(
+    fleet: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_to_the_schema_before(fleet)
+    async with fleet.node("old"):
+        back_to_the_schema_before(fleet)
+        become(monkeypatch, NEWEST, NEWER)
+        with pytest.raises(StoreUnavailable, match=f"there is node old of {__version__}"):
+            async with fleet.node("new"):
+                pass
+        assert fleet.revision == "0017"
+        assert fleet.run("SELECT name FROM node") == [("old",)]
+    fleet.run("UPDATE node SET presence = 'left'")
+    async with fleet.node("new"):
+        assert fleet.oldest == NEWER
+
+
+async def test_a_node_goes_back_by_one_version_and_no_more(
+    fleet: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become(monkeypatch, NEWEST, NEWER)
+    async with fleet.node("newest"):
+        become(monkeypatch, NEWER, OLDEST)
+        async with fleet.node("newer"):
+            pass
+        assert fleet.nodes == {"newest": NEWEST, "newer": NEWER}
+        become(monkeypatch, __version__, OLDEST)
+        with pytest.raises(StoreBroken, match=f"works with {NEWER} or newer"):
+            async with fleet.node("old"):
+                pass
+    assert fleet.oldest == NEWER
+
+
+async def test_a_server_alone_goes_back_by_one_version_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql.database_of(tmp_path)
+    for version, oldest in ((NEWEST, NEWER), (NEWER, OLDEST)):
+        become(monkeypatch, version, oldest)
+        async with open_postgresql(url, tmp_path, node_id="alone") as store:
+            await store.ping()
+    become(monkeypatch, __version__, OLDEST)
+    with pytest.raises(StoreBroken, match=f"works with {NEWER} or newer"):
+        async with open_postgresql(url, tmp_path, node_id="alone"):
+            pass
+
+
+async def test_a_node_that_a_newer_one_overtakes_as_it_starts_is_refused(
+    fleet: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was let in, and the newer one did not see it yet."""
+    take_over = PostgresDatabase._take_over
+
+    def overtaken(database: PostgresDatabase, connection: Connection) -> None:
+        fleet.run(f"UPDATE compatibility SET oldest_version = '{NEWEST}'")
+        take_over(database, connection)
+
+    monkeypatch.setattr(PostgresDatabase, "_take_over", overtaken)
+    with pytest.raises(StoreBroken, match=f"works with {NEWEST} or newer"):
+        async with fleet.node("one"):
+            pass
+    assert fleet.nodes == {}
+
+
+async def test_a_start_that_a_table_is_kept_from_changes_nothing_and_may_be_tried_again(
+    fleet: Database,
+) -> None:
+    back_to_the_schema_before(fleet)
+    with psycopg.connect(fleet.url) as held:
+        held.execute("SELECT pg_advisory_xact_lock(0)")
+        held.execute("LOCK TABLE alembic_version IN SHARE MODE")  # readers go on
+        with pytest.raises(StoreUnavailable, match="Another session, such as a backup"):
+            async with fleet.node("one"):
+                pass
+    assert fleet.revision == "0017"
+    async with fleet.node("one"):
+        assert fleet.revision == tables.REVISION
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("0.1.0", "0.2.0", True),
+        ("0.9.0", "0.10.0", True),
+        ("0.2.0", "0.2.0", False),
+        ("0.2.0", "0.2", False),
+        ("0.2.0rc1", "0.2.0", False),
+        ("1.0.0", "0.9.9", False),
+        ("", "0.1.0", True),
+    ],
+)
+def test_versions_are_compared_by_their_numbers(one: str, other: str, expected: bool) -> None:
+    assert is_older(one, other) is expected
+
+
+# What migrations do --------------------------------------------------------------------------
+
+COLUMNS = """
+SELECT table_name || '.' || column_name, data_type, is_nullable, column_default
+  FROM information_schema.columns WHERE table_schema = current_schema()
+"""
+RULES = """
+SELECT conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+  FROM pg_constraint WHERE connamespace = current_schema()::regnamespace AND conrelid <> 0
+UNION ALL SELECT tablename || '.' || indexname, indexdef
+  FROM pg_indexes WHERE schemaname = current_schema()
+UNION ALL SELECT tgrelid::regclass || '.' || tgname, pg_get_triggerdef(pg_trigger.oid)
+  FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+ WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace
+"""
+FORBIDS = ("UNIQUE", "CHECK", "FOREIGN KEY", "PRIMARY KEY", "EXCLUDE", "CREATE UNIQUE")
+
+
+class Schema(NamedTuple):
+    """By TABLE.NAME: columns, and constraints, indexes and triggers as PostgreSQL says them."""
+
+    columns: dict[str, tuple[str, str, str | None]]
+    rules: dict[str, str]
+
+
+def schema_of(connection: Connection) -> Schema:
+    columns = {one[0]: (one[1], one[2], one[3]) for one in run_alone(connection, COLUMNS)}
+    return Schema(columns, dict(map(tuple, run_alone(connection, RULES))))
+
+
+def breaks(before: Schema, after: Schema) -> list[str]:
+    """What a server that knows the schema `before` does not find, or may not do, `after`."""
+    known = {name.partition(".")[0] for name in before.columns}
+    found = [
+        f"{name} is {now.get(name) or 'no more'}, and was {was}"
+        for old, now in ((before.columns, after.columns), (before.rules, after.rules))
+        for name, was in old.items()
+        if now.get(name) != was
+    ]
+    for name in after.columns.keys() - before.columns.keys():
+        _, is_nullable, default = after.columns[name]
+        if name.partition(".")[0] in known and is_nullable == "NO" and default is None:
+            found.append(f"{name} must be given")
+    for name in after.rules.keys() - before.rules.keys():
+        if name.partition(".")[0] in known and after.rules[name].startswith(FORBIDS):
+            found.append(f"{name} forbids what was allowed: {after.rules[name]}")
+    return found
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Iterator[Connection]:
+    """A database of the first revision that PostgreSQL had."""
+    with engine(postgresql.database_of(tmp_path)).connect() as connection:
+        script = Path(migrations.__file__).with_name(f"postgresql_{migrations.BASELINE}.sql")
+        run_alone(connection, script.read_text())
+        with connection.begin():
+            command.stamp(migrations.config(connection), migrations.BASELINE)
+        yield connection
+
+
+def test_a_migration_only_adds_or_says_which_version_it_needs(baseline: Connection) -> None:
+    scripts = ScriptDirectory.from_config(migrations.config())
+    revisions = [*scripts.iterate_revisions("head", migrations.BASELINE)][::-1]
+    assert revisions[-1].revision == tables.REVISION
+    for one in revisions:
+        before = schema_of(baseline)
+        with baseline.begin():
+            command.upgrade(migrations.config(baseline), one.revision)
+        found = breaks(before, schema_of(baseline))
+        needed = getattr(one.module, "needs", None)
+        if needed is None:
+            assert not found, f"{one.revision} takes away what older servers use: {found}"
+        else:
+            assert not is_older(OLDEST, needed), f"{one.revision} needs {needed}, OLDEST is older"
+    assert not is_older(__version__, OLDEST)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE function DROP COLUMN description",
+        "ALTER TABLE function RENAME COLUMN description TO about",
+        "ALTER TABLE function ALTER COLUMN min_instances TYPE text",
+        "ALTER TABLE function ALTER COLUMN name DROP NOT NULL",
+        "ALTER TABLE function ALTER COLUMN revision DROP DEFAULT",
+        "ALTER TABLE function ADD COLUMN motto text NOT NULL",
+        "ALTER TABLE function ADD UNIQUE (created_at)",
+        "ALTER TABLE function ADD CHECK (min_instances < 9)",
+        "ALTER TABLE function DROP CONSTRAINT function_name",
+        "ALTER TABLE version DROP CONSTRAINT version_function_id_fkey",
+        "CREATE UNIQUE INDEX motto ON function (created_at)",
+        "DROP INDEX work_due",
+        "DROP TABLE deletion",
+        "ALTER TABLE deletion RENAME TO deleted",
+    ],
+)
+def test_what_a_migration_takes_away_is_found(baseline: Connection, statement: str) -> None:
+    before = schema_of(baseline)
+    run_alone(baseline, statement)
+    assert breaks(before, schema_of(baseline))
+
+
+def test_what_a_migration_adds_is_allowed(baseline: Connection) -> None:
+    before = schema_of(baseline)
+    run_alone(
+        baseline,
+        "ALTER TABLE function ADD COLUMN motto text NOT NULL DEFAULT '', ADD COLUMN other text;"
+        "CREATE INDEX mottos ON function (motto);"
+        "CREATE TABLE motto (id text PRIMARY KEY REFERENCES function, more text NOT NULL)",
+    )
+    assert not breaks(before, schema_of(baseline))
