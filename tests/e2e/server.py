@@ -160,6 +160,10 @@ class Server:
         self.pid = until(self.server_pid)
         return self
 
+    def runs(self, program: Sequence[str]) -> None:
+        """The next start is of that program."""
+        self._command = [*program, *self._command[self._command.index("serve") :]]
+
     def start_without_waiting(self) -> None:
         """Starts it without waiting for the ready line."""
         with self.log.open("ab") as log:

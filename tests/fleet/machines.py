@@ -69,6 +69,9 @@ class FleetMachine(Server):
         self._ends = threading.Event()
         self._keeper: threading.Thread | None = None
 
+    def runs(self, program: Sequence[str]) -> None:
+        super().runs([*self.network.inside(self.name), *program])
+
     def keep(self) -> None:
         """From now on it runs, and is started again 0.3 s after it has ended."""
         self._ends.clear()

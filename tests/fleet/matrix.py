@@ -21,9 +21,11 @@ from typing import Any
 import httpx
 
 from e2e.history import FINAL
-from e2e.server import Function, until
+from e2e.server import Function, short_dir, until
+from fleet import rolling
 from fleet.balancer import Balancer, Calls
 from fleet.machines import TIMES, FleetMachine, Machines, machines
+from fleet.newer import newer, of_checkout
 from fleet.sampler import Bounds, homes_of, sampled, sandboxes
 from fleet_network import DATABASE
 
@@ -416,30 +418,63 @@ def drain(it: Matrix) -> None:
 
 
 def restart_each(it: Matrix, is_drained: bool) -> None:
-    """As in an upgrade: one node after the other is stopped in order and started again."""
+    """One node after the other is stopped in order and started again."""
     what = "drained, and restarted" if is_drained else "restarted by SIGTERM alone"
     with under_load(it, f"each node {what}, one after the other"):
         for node in it.fleet.nodes:
-            asked = next(one for one in it.fleet.nodes if one is not node)
             if is_drained:
-                assert it.ask(asked, "POST", f"/api/nodes/{node.name}/drain").status_code == 200
-                until(partial(is_at_rest, it, asked, node.name), 30)
-            starts = node.starts
-            node.send("launcher", signal.SIGTERM)
-            until(lambda: node.starts > starts, 60)  # noqa: B023
-            if is_drained:
-                answer = it.ask(asked, "POST", f"/api/nodes/{node.name}/uncordon")
-                assert answer.status_code == 200, answer.text
-            it.are_ready()
+                restart_drained(it, node)
+            else:
+                restart(node)
+                it.are_ready()
             time.sleep(1)
 
 
-def is_at_rest(it: Matrix, asked: FleetMachine, name: str) -> bool:
-    """Whether a drained node runs nothing any more, and everybody has had time to hear of it."""
-    time.sleep(0.6)
-    found = it.ask(asked, "GET", "/api/nodes").json()["nodes"]
-    own = next(one for one in found if one["name"] == name)
-    return bool(own["state"] == "draining" and own["running_calls"] == 0)
+def upgrade(it: Matrix) -> None:
+    """Each node from this version to a newer one with a newer schema; one goes back meanwhile."""
+    one, two, three = it.fleet.nodes
+    job = it.fleet.deploy("sleep 0.2; echo done", max_instances=6)
+    old, accepted, steps_s = of_checkout(), [], []
+    is_on = {node.name: old.number for node in it.fleet.nodes}
+    with short_dir() as directory:
+        new = newer(directory / "newer")
+        way = (one, new), (two, new), (two, old), (two, new), (three, new)
+        with under_load(it, "each node upgraded to a newer schema, one of them back and forth"):
+            for node, version in way:
+                began = time.monotonic()
+                accepted += rolling.accept(node, job, 20, 2)
+                node.runs(version.program)
+                restart_drained(it, node)
+                is_on[node.name] = version.number
+                for asked in it.fleet.nodes:
+                    until(lambda: rolling.versions(asked) == is_on)  # noqa: B023
+                steps_s.append(time.monotonic() - began)
+                rolling.manage(it.fleet.nodes)
+        until(lambda: rolling.is_done(one, job, accepted), 60)
+        is_once = rolling.are_once(two, job, accepted)
+        for node in it.fleet.nodes:  # as the next row has them
+            node.runs(old.program)
+            restart_drained(it, node)
+    mistakes = sum(node.log.read_text().count("Traceback") for node in it.fleet.nodes)
+    seen = (
+        f"{len(accepted)} pieces of accepted work done, each once: {is_once}; changes at each node "
+        f"after each step; a step took {max(steps_s):.1f} s at most; mistakes in logs: {mistakes}"
+    )
+    it.tell("work and management meanwhile", seen, "0", is_once and not mistakes)
+
+
+def restart_drained(it: Matrix, node: FleetMachine) -> None:
+    asked = next(one for one in it.fleet.nodes if one is not node)
+    rolling.drain(asked, node.name)
+    restart(node)
+    rolling.uncordon(asked, node.name)
+    it.are_ready()
+
+
+def restart(node: FleetMachine) -> None:
+    starts = node.starts
+    node.send("launcher", signal.SIGTERM)
+    until(lambda: node.starts > starts, 60)
 
 
 # All of it ----------------------------------------------------------------------------------------
@@ -496,8 +531,9 @@ SHORT: dict[str, Callable[[Matrix], None]] = {
     "part-one-way": lambda it: part_nodes(it, False),
     "lower": lower,
     "drain": drain,
-    "upgrade": lambda it: restart_each(it, True),
+    "restart-drained": lambda it: restart_each(it, True),
     "terminate": lambda it: restart_each(it, False),
+    "rolling-upgrade": upgrade,
 }
 DEFAULT: dict[str, Callable[[Matrix], None]] = {
     "cut-off": cut_off_from_database,

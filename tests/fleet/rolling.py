@@ -1,0 +1,90 @@
+"""What is done at nodes of two versions while a fleet is upgraded: everything at each of them, and
+seen at the others.
+"""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+from e2e.server import Function, Server, until
+
+_numbers = count(1)
+
+
+def versions(asked: Server) -> dict[str, str]:
+    """Of the nodes that are there, as that one says."""
+    found = asked.call("GET", "/api/nodes").json()["nodes"]
+    return {one["name"]: one["version"] for one in found if one["presence"] == "present"}
+
+
+def manage(nodes: Sequence[Server]) -> None:
+    """Changes of many kinds at each node, and each of them is so at the next one."""
+    for at, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
+        name = f"managed{next(_numbers)}"
+        made = at.create("echo 1", name=name, min_instances=0)
+        there = Function(other, made.id)
+        assert there.deploy()["state"] == "active"
+        ask(at, "PUT", made.path, {"handler": "echo 2", "description": "changed"})
+        assert ask(other, "GET", made.path)["current_version"] == 2
+        record = there.invoke()
+        assert record["stdout"] == "2\n"
+        found = ask(at, "GET", f"{made.path}/invocations/{record['invocation_id']}")
+        assert found["status"] == "success"
+        job = {"name": name, "function": name, "cron": "0 0 1 1 *"}
+        ask(at, "POST", "/api/schedules", job)
+        assert ask(other, "GET", f"/api/schedules/{name}")["cron"] == job["cron"]
+        ask(at, "PUT", f"{made.path}/async-policy", {"max_attempts": 2})
+        assert ask(other, "GET", f"{made.path}/async-policy")["max_attempts"] == 2
+        ask(other, "PUT", f"{made.path}/url", {"auth": "none"})
+        until(lambda: at.call("GET", f"/fn/{name}").text == "2\n")  # noqa: B023 - within a second
+        accepted = accept(at, there, 3)
+        until(lambda: is_done(other, there, accepted), 30)  # noqa: B023
+        assert len(ask(at, "GET", "/api/instances")["instances"]) > 0
+        ask(other, "DELETE", f"/api/schedules/{name}")
+        ask(other, "DELETE", there.path)
+        assert at.call("GET", made.path).status_code == 404
+
+
+def ask(at: Server, method: str, path: str, body: Any = None) -> Any:
+    answer = at.call(method, path, body)
+    told = f"{method} {path}: {answer.status_code} {answer.text}"
+    assert answer.is_success, f"{told}\n{at.log.read_text()[-4000:]}"
+    return answer.json() if answer.content else None
+
+
+def accept(at: Server, function: Function, number: int, delay_s: int = 0) -> list[str]:
+    """Accepted work of a function, by its ids."""
+    path = f"{function.path}/invoke?mode=async&delay_seconds={delay_s}"
+    return [ask(at, "POST", path, {})["invocation_id"] for _ in range(number)]
+
+
+def is_done(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
+    """Whether all of it has succeeded."""
+    found = [ask(asked, "GET", f"{function.path}/invocations/{one}") for one in accepted]
+    assert all(one["status"] in ("queued", "running", "success") for one in found), found
+    return all(one["status"] == "success" for one in found)
+
+
+def are_once(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
+    """Whether the function has run these and nothing else, each with one attempt."""
+    found = ask(asked, "GET", f"/api/invocations?function_id={function.id}&limit=1000")
+    told = {one["invocation_id"]: one["attempt"] for one in found["invocations"]}
+    return told == dict.fromkeys(accepted, 1)
+
+
+def drain(asked: Server, name: str) -> None:
+    """Returns once it runs nothing any more, and everybody has had time to hear of it."""
+    ask(asked, "POST", f"/api/nodes/{name}/drain")
+    until(partial(is_at_rest, asked, name), 30)
+
+
+def uncordon(asked: Server, name: str) -> None:
+    ask(asked, "POST", f"/api/nodes/{name}/uncordon")
+
+
+def is_at_rest(asked: Server, name: str) -> bool:
+    time.sleep(0.6)
+    own = ask(asked, "GET", f"/api/nodes/{name}")
+    return bool(own["state"] == "draining" and own["running_calls"] == 0)
