@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from quiltfn import __version__
-from quiltfn.access import Access
+from quiltfn.access import Access, Verifier
 from quiltfn.admission import Admission
 from quiltfn.api.budgets import Budgets, CallOutputBudget
 from quiltfn.api.errors import error_body
@@ -73,10 +73,9 @@ from quiltfn.store import (
     SqlUrls,
     SqlWork,
 )
-from quiltfn.store.record_key import RecordKey
+from quiltfn.store.inputs import Cipher
 from quiltfn.telemetry import Telemetry, open_telemetry
 from quiltfn.tenant_images import TenantImages
-from quiltfn.tokens import verifier
 from quiltfn.urls import Urls
 from quiltfn.work import Work
 
@@ -582,7 +581,7 @@ async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def _started_access(settings: Settings, keys: SqlKeys, clock: Clock, node: Node) -> Access:
-    access = Access(keys, clock, verifier(node.secret("jwt_secret"), node.secret("jwt_jwks")))
+    access = Access(keys, clock, token_verifier(node))
     await access.refresh()
     check_address(settings, node.machine, access)
     return access
@@ -622,6 +621,28 @@ async def _started_idempotency(
     return idempotency
 
 
+def token_verifier(node: Node) -> Verifier | None:
+    """How tokens are verified, None where none are taken. Raises `CannotServe`."""
+    secret, key_set = node.secret("jwt_secret"), node.secret("jwt_jwks")
+    if secret is None and key_set is None:
+        return None
+    from quiltfn.tokens import BadTokenSettings, verifier  # noqa: PLC0415 - long to import
+
+    try:
+        return verifier(secret, key_set)
+    except BadTokenSettings as error:
+        raise CannotServe(str(error)) from None
+
+
+def record_cipher(secret: bytes | None) -> Cipher | None:
+    """What encrypts inputs at rest, None where nothing does. Raises `ValueError` for a bad key."""
+    if secret is None:
+        return None
+    from quiltfn.store.record_key import RecordKey  # noqa: PLC0415 - long to import
+
+    return RecordKey(secret)
+
+
 async def restored_work(chosen: Settings, store: SqlStore, node: Node) -> tuple[SqlWork, Policies]:
     """The queue of accepted work, and what functions say of theirs. Raises `CannotServe` for a key
     that does not open its inputs.
@@ -630,8 +651,7 @@ async def restored_work(chosen: Settings, store: SqlStore, node: Node) -> tuple[
     await policies.restore()
     secret = node.secret("record_key_file")
     try:
-        cipher = RecordKey(secret) if secret is not None else None
-        work = SqlWork(store.database, inputs_bound(chosen), cipher)
+        work = SqlWork(store.database, inputs_bound(chosen), record_cipher(secret))
         await work.check_key()
     except (ValueError, Unprocessable) as error:
         raise CannotServe(f"record_key_file cannot be used: {error}") from None

@@ -107,12 +107,18 @@ def test_placeholders_are_translated_for_psycopg() -> None:
         assert not re.search(r"(?<!:):[a-z]", statement), name
 
 
-def test_a_store_in_a_file_loads_nothing_of_postgresql() -> None:
-    """The driver is an extra, and an import costs a start some milliseconds."""
-    look = (
-        "import sys, quiltfn.main, quiltfn.store; "
-        "ours = 'psycopg', 'quiltfn.store.post'; "
-        "print([name for name in sys.modules if name.startswith(ours)])"
+def test_a_server_loads_nothing_that_its_settings_do_not_ask_for() -> None:
+    """Of PostgreSQL, of tokens, of encryption, of terminals: imports are most of a start."""
+    told = subprocess.run(
+        [sys.executable, "-I", "-X", "importtime", "-m", "quiltfn.main", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    loaded = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert {"quiltfn.platform", "quiltfn.store", "sqlalchemy", "structlog"} <= loaded
+    theirs = (
+        *("psycopg", "quiltfn.store.post", "sqlalchemy.dialects.postgresql", "alembic"),
+        *("jwt", "cryptography", "rich.", "opentelemetry", "httpx"),
+    )
+    assert not [name for name in loaded if name.startswith(theirs)]
