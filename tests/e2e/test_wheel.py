@@ -144,6 +144,7 @@ def test_an_installed_wheel_serves(
     assert f"ExecStart={away}" in unit
     monkeypatch.setattr(server_module, "QUILTFN", command)
     server = Server(away)
+    server.makes_database = True
     try:
         server.start()
         program = Path(f"/proc/{server.pid}/cmdline").read_bytes()
