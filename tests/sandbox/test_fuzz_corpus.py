@@ -16,6 +16,7 @@ from quiltfn.api import parse
 from quiltfn.guest import wire
 from quiltfn.guest.wire import encode_call, encode_prepare, encode_specialise
 from quiltfn.wire import check
+from sandbox.bare_guest import SOURCE
 
 FILES_MAX, BYTES_MAX = 300, 300 * 1024
 
@@ -143,12 +144,23 @@ GUEST_MISTAKES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("unchanged")
+
+
+def test_the_controls_without_a_mistake_hold(unchanged: Path, tmp_path: Path) -> None:
+    program = harness.build_control(tmp_path / "replay", SOURCE, "zygote.h", unchanged)
+    for name in harness.GUEST_TARGETS:
+        assert harness.replay(program, name, harness.kept(name)).returncode == 0
+
+
 @pytest.mark.parametrize(("name", "file", "right", "mistaken"), GUEST_MISTAKES)
 def test_negative_control_a_guest_with_a_mistake_is_found(
-    name: str, file: str, right: str, mistaken: str, tmp_path: Path
+    name: str, file: str, right: str, mistaken: str, tmp_path: Path, unchanged: Path
 ) -> None:
     guest = harness.with_mistake(tmp_path, file, right, mistaken)
-    broken = harness.build_replay(tmp_path / "replay", guest)
+    broken = harness.build_control(tmp_path / "replay", guest, file, unchanged)
     done = harness.replay(broken, name, harness.kept(name))
     assert done.returncode != 0
     said = ("WRONG: ", "AddressSanitizer", "runtime error: ")
