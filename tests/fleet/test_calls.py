@@ -100,16 +100,14 @@ def test_a_running_call_is_followed_and_cancelled_from_any_node(fleet: Fleet) ->
     assert timeline.status_code == 200
     own = files.parse(files.NodeFile, read_private("fleet", fleet.directory / "three.toml"))
     where = {name: fleet.addresses[name] for name in ("one", "two")}
-    assert asyncio.run(under_way(own, where, one)) == {"one": "true", "two": "false"}
+    assert asyncio.run(known(own, where, one)) == {"one": "true", "two": "false"}
     cancelled = nodes.three.call("POST", f"{record}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert called.result()["status"] == "cancelled"
-    assert asyncio.run(under_way(own, where, one)) == {"one": "false", "two": "false"}
+    assert asyncio.run(known(own, where, one)) == {"one": "false", "two": "false"}
 
 
-async def under_way(
-    own: files.NodeFile, nodes: dict[str, str], invocation_id: str
-) -> dict[str, str]:
+async def known(own: files.NodeFile, nodes: dict[str, str], invocation_id: str) -> dict[str, str]:
     """What nodes tell another one of a call that it may have lost."""
     peers = HttpPeers(own, Directory(nodes))
     found, target = {}, f"/fleet/calls/{invocation_id}".encode()

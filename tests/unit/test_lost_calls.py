@@ -7,7 +7,7 @@ import pytest
 
 from manual_clock import ManualClock
 from quiltfn.fleet import lost_calls
-from quiltfn.fleet.lost_calls import STARTED_S, LostCalls
+from quiltfn.fleet.lost_calls import LostCalls
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import NODE_LOST, Invocation, Status
 from quiltfn.model.member import Member, Presence
@@ -30,6 +30,7 @@ class Records:
         return self.known.get(invocation_id)
 
     def closed(self, record: Invocation) -> None:
+        assert record.invocation_id not in self.known  # what is final stays
         self.known[record.invocation_id] = record
 
 
@@ -45,8 +46,8 @@ def a_record(name: str, status: Status = Status.INTERRUPTED) -> Invocation:
     )
 
 
-def node(epoch: int = 1, presence: Presence = Presence.PRESENT, beat: int = 1) -> list[Member]:
-    return [Member(name="b", epoch=epoch, presence=presence, beat=beat)]
+def node(epoch: int = 1, presence: Presence = Presence.PRESENT) -> list[Member]:
+    return [Member(name="b", epoch=epoch, presence=presence)]
 
 
 class Sender:
@@ -54,13 +55,13 @@ class Sender:
         self.records, self.clock = Records(), ManualClock()
         journal: Any = self.records
         self.asked: list[str] = []
-        self.has_it: bool | None = True
+        self.knows: bool | None = False
         self.calls = LostCalls(journal, self.clock, self.ask, PATIENCE_S)
         self.calls.read(node())
 
     async def ask(self, name: str, invocation_id: str) -> bool | None:
         self.asked.append(f"{name} {invocation_id}")
-        return self.has_it
+        return self.knows
 
     async def read(self, members: list[Member]) -> set[str]:
         """What is written after a look."""
@@ -70,40 +71,65 @@ class Sender:
         return set(self.records.known)
 
 
-@pytest.mark.parametrize("has_it", [True, None])
-async def test_nothing_is_written_while_the_node_may_have_the_call(has_it: bool | None) -> None:
+@pytest.mark.parametrize("knows", [True, None])
+@pytest.mark.parametrize("epoch", [1, 2])
+async def test_nothing_is_written_while_a_node_that_is_there_may_know_more(
+    knows: bool | None, epoch: int
+) -> None:
     sender = Sender()
-    sender.has_it = has_it
+    sender.knows = knows
     sender.calls.add("b", a_record("1"))
     for _ in range(5):
-        assert await sender.read(node()) == set()
+        assert await sender.read(node(epoch)) == set()
         sender.clock.time += PATIENCE_S
     assert sender.asked == ["b 1"] * 4
 
 
-async def test_a_call_that_did_not_arrive_at_a_node_that_lives_on_is_interrupted() -> None:
+async def test_a_call_that_a_node_which_is_there_knows_nothing_of_is_interrupted() -> None:
     sender = Sender()
-    sender.has_it = False
     sender.calls.add("b", a_record("1"))
+    assert await sender.read(node()) == set()  # it may be on its way
     sender.clock.time += PATIENCE_S
-    assert await sender.read(node(beat=2)) == set()  # what it has ended may not be stored yet
-    assert await sender.read(node(beat=3)) == set()
-    sender.clock.time += PATIENCE_S
-    assert await sender.read(node(beat=2)) == set()  # it does not reach the store
-    assert await sender.read(node(beat=3)) == {"1"}
+    assert await sender.read(node()) == {"1"}
     assert sender.asked == ["b 1"]
 
 
-async def test_what_the_node_stores_meanwhile_stays_as_it_is() -> None:
+async def test_what_the_node_has_stored_stays_as_it_is() -> None:
     sender = Sender()
-    sender.has_it = False
     sender.calls.add("b", a_record("1"))
-    sender.clock.time += PATIENCE_S
-    await sender.read(node(beat=2))
     sender.records.known["1"] = a_record("1", Status.SUCCESS)
     sender.clock.time += PATIENCE_S
-    await sender.read(node(beat=3))
+    await sender.read(node())
     assert sender.records.known["1"].status is Status.SUCCESS
+    sender.clock.time += PATIENCE_S
+    await sender.read(node())
+    assert sender.asked == ["b 1"]
+
+
+async def test_a_node_that_does_not_answer_is_asked_once_for_all_its_calls() -> None:
+    sender = Sender()
+    sender.knows = None
+    for name in "123":
+        sender.calls.add("b", a_record(name))
+    sender.calls.add("c", a_record("4"))
+    sender.clock.time += PATIENCE_S
+    assert await sender.read(node()) == {"4"}  # c is gone
+    assert sender.asked == ["b 1"]
+
+
+async def test_a_mistake_with_one_call_holds_up_no_other(monkeypatch: Any) -> None:
+    sender = Sender()
+    for name in "12":
+        sender.calls.add("c", a_record(name))
+    closed = sender.records.closed
+
+    def fail_once(record: Invocation) -> None:
+        if record.invocation_id == "1":
+            raise ValueError
+        closed(record)
+
+    monkeypatch.setattr(sender.records, "closed", fail_once)
+    assert await sender.read(node()) == {"2"}
 
 
 async def test_once_the_node_is_gone_the_call_is_interrupted() -> None:
@@ -119,16 +145,6 @@ async def test_a_record_that_is_there_stays_as_it_is() -> None:
     sender.calls.add("b", a_record("1"))
     await sender.read(node(2, Presence.GONE))
     assert sender.records.known["1"].status is Status.SUCCESS
-
-
-async def test_a_node_that_has_started_again_has_time_to_say_what_it_knows() -> None:
-    sender = Sender()
-    sender.calls.add("b", a_record("1"))
-    assert await sender.read(node(2)) == set()
-    sender.clock.time += STARTED_S - 1
-    assert await sender.read(node(2)) == set()
-    sender.clock.time += 1
-    assert await sender.read(node(2)) == {"1"}
 
 
 async def test_what_could_not_be_written_is_written_later() -> None:

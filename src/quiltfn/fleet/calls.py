@@ -34,9 +34,10 @@ from quiltfn.ports import Journal, Pools
 from quiltfn.ports.peers import Asker, PeerAnswerTooLong
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
-# Where a node asks whether a call is under way: what it is told, and how long it waits.
+# Where a node asks whether another one knows something of a call that is not in the store: what it
+# is told, and how long it waits.
 CALLS = "/fleet/calls/"
-UNDER_WAY = {b"true": True, b"false": False}
+SAID = {b"true": True, b"false": False}
 ASK_MAX_S, ANSWER_MAX_BYTES = 2.0, 1024
 # Of the connections to each other node they have a quarter.
 READERS_MAX = CONNECTIONS_MAX // 4
@@ -57,11 +58,12 @@ class FleetCalls:
         """`obtain`: as `Placement` takes it."""
         self.name = own.name
         self._own, self._membership, self._invoker = own, membership, invoker
+        self._journal = journal
         self._under_way: set[str] = set()  # The calls of other nodes.
         table = RoutingTable()
         self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
         clock, times = membership.clock, membership.times
-        self._lost = LostCalls(journal, clock, self._is_under_way_at, times.fence_s)
+        self._lost = LostCalls(journal, clock, self._is_known_at, times.fence_s)
         self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
         self.tenants = FleetTenants(own.name, clock)
         self.uncounted = HttpPeers(own, self._directory)
@@ -70,7 +72,7 @@ class FleetCalls:
         self._own_events: OwnEvents | None = None
         self._watching: Watching | None = None
         # By the beginning of their paths: what answers requests of nodes for themselves.
-        self.handlers: dict[str, PeerHandler] = {CALLS: self._say_under_way}
+        self.handlers: dict[str, PeerHandler] = {CALLS: self._say_whether_known}
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
         self.placement.may_start = self._is_seen
         self.placement.on_told.append(self._told)
@@ -143,13 +145,13 @@ class FleetCalls:
                 return await handler(request, asker)
         return error_response(NotFound("there is no such route"), "")
 
-    async def _say_under_way(self, request: Request, _asker: Asker) -> Response:
-        """Tells a node whether a call is under way here."""
-        invocation_id = request.path.removeprefix(CALLS)
-        is_here = invocation_id in self._under_way or self._invoker.has_begun(invocation_id)
-        return json_response(is_here)
+    async def _say_whether_known(self, request: Request, _asker: Asker) -> Response:
+        """Tells a node whether this one knows something of a call that is not in the store."""
+        one = request.path.removeprefix(CALLS)
+        is_here = one in self._under_way or self._invoker.has_begun(one)
+        return json_response(is_here or self._journal.is_unstored(one))
 
-    async def _is_under_way_at(self, node: str, invocation_id: str) -> bool | None:
+    async def _is_known_at(self, node: str, invocation_id: str) -> bool | None:
         """As `LostCalls` asks."""
         target = f"{CALLS}{invocation_id}".encode()
         with contextlib.suppress(PeerUnavailable, PeerAnswerTooLong, TimeoutError):
@@ -157,7 +159,7 @@ class FleetCalls:
                 asyncio.timeout(ASK_MAX_S),
                 self.uncounted.request(node, "GET", target, (), b"", None) as answer,
             ):
-                return UNDER_WAY.get(await answer.read(ANSWER_MAX_BYTES))
+                return SAID.get(await answer.read(ANSWER_MAX_BYTES))
         return None
 
     def lost(self, node: str, record: Invocation) -> None:

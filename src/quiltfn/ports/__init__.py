@@ -541,6 +541,10 @@ class Journal(Protocol):
     async def synced(self) -> None:
         """Waits until everything written so far is committed: synced, and found by queries."""
 
+    def is_unstored(self, invocation_id: str) -> bool:
+        """Whether this server knows something of the call that is not committed yet."""
+        ...
+
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
         """One record, including what is not committed yet; where the journal is strict, an end is
         committed first. Raises `StoreUnavailable` if that fails.

@@ -224,6 +224,9 @@ class SpoolJournal:
             lambda connection: records.find(connection, function_id, invocation_id)
         )
 
+    def is_unstored(self, invocation_id: str) -> bool:
+        return self._unstored(invocation_id) is not None
+
     def _unstored(self, invocation_id: str) -> Invocation | None:
         """The record as it will be stored, if it has not been."""
         fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
