@@ -20,7 +20,7 @@ import pytest
 from quiltfn.api import all_nodes, compression
 from quiltfn.api.app import make_app
 from quiltfn.api.event_stream import StreamSlots
-from quiltfn.api.forwarding import PeerApplication, answering_peers
+from quiltfn.api.forwarding import LOOK_AGAIN_S, PeerApplication, answering_peers
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.fleet.counts import FleetCounts
@@ -225,6 +225,22 @@ async def test_a_call_is_sent_on_once(nodes: Nodes) -> None:
     nodes.placed_there.goes_to = ["node-1"]
     assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
     assert len(nodes.network.sent) == 1
+
+
+async def test_a_record_is_looked_for_again_by_whichever_clock_its_id_was_made(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    async def outline(_: str, invocation_id: str) -> None:
+        looks.append(invocation_id)
+
+    monkeypatch.setattr(nodes.here.journal, "outline", outline)
+    old, nonsense = "00000000-0001-7000-8000-000000000000", "x"
+    for one in (old, nonsense):
+        path = f"/api/functions/{nodes.runs('cat').function.id}/invocations/{one}"
+        assert (await nodes.http.get(path)).status_code == 404
+    assert [looks.count(one) for one in (old, nonsense)] == [1 + len(LOOK_AGAIN_S), 1]
 
 
 async def test_credentials_and_keys_stay_where_they_were_checked(nodes: Nodes) -> None:

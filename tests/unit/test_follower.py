@@ -62,3 +62,23 @@ async def test_what_could_not_be_taken_over_is_a_lag() -> None:
     before = follower.lag_s()
     await follower.refresh()
     assert follower.lag_s() < before
+
+
+async def test_a_change_that_was_not_taken_over_is_not_forgotten_while_the_store_is_away() -> None:
+    store, applied = Changes(), list[object]()
+    steps: list[Exception] = [RuntimeError("a mistake of ours"), StoreUnavailable("it is away")]
+
+    async def take_over(changes: object) -> None:
+        if steps:
+            raise steps.pop(0)
+        applied.append(changes)
+
+    follower = Follower(cast("Store", store))
+    follower.listeners[ChangeKind.FUNCTION] = take_over
+    await follower.start()
+    store.items.append(Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"))
+    await follower.refresh()
+    with pytest.raises(StoreUnavailable):
+        await follower.refresh()
+    await follower.refresh()
+    assert applied == [None]  # everything was compared

@@ -77,7 +77,6 @@ class Follower:
             self._next = None
             began = time.monotonic()
             for kind in list(self._failed):
-                self._failed.discard(kind)
                 await self._tell(kind, None)
             while True:
                 page = await self._store.changes(self._seen)
@@ -109,6 +108,8 @@ class Follower:
     async def _tell(self, kind: ChangeKind, changes: Sequence[Change] | None) -> None:
         try:
             await self.listeners[kind](changes)
+            if changes is None:
+                self._failed.discard(kind)
         except StoreUnavailable:
             raise
         except Exception:  # The other kinds are followed all the same.

@@ -110,7 +110,7 @@ class PeerConnection(asyncio.Protocol):
         node has not got all of a body in bytes, and what the body's iterator raises.
         """
         if self.error is not None:
-            raise self.error
+            raise PeerUnreachable(str(self.error))
         self._head = self._loop.create_future()
         self._is_whole = self._is_sent = False
         self._has_body = has_answer_body

@@ -8,12 +8,12 @@ A node that cannot be reached is asked again after half a second at the earliest
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 from quiltfn.fleet.files import NodeFile, split_address
 from quiltfn.fleet.identity import (
@@ -71,7 +71,9 @@ def head_of(
 class PeerLink:
     """The connections to one node."""
 
-    def __init__(self, node: str, connect: Callable[["PeerLink"], Any]) -> None:
+    def __init__(
+        self, node: str, connect: Callable[["PeerLink"], Awaitable[PeerConnection]]
+    ) -> None:
         self.node = node
         self._connect = connect
         self._loop = asyncio.get_running_loop()
@@ -79,6 +81,7 @@ class PeerLink:
         self._idle: deque[PeerConnection] = deque()
         self._opening = 0
         self.in_use = 0
+        self._pings_on: PeerConnection | None = None  # beside those for requests
         self._pinged_at: float | None = None  # The first ping that nothing has followed.
         self._ping: asyncio.Task[None] | None = None
         self._unreachable_until, self._why = 0.0, ""
@@ -90,6 +93,8 @@ class PeerLink:
     def ended(self, connection: PeerConnection) -> None:
         """It is none any more."""
         self.all.pop(connection, None)
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
 
     async def take(self) -> PeerConnection:
         """A connection for one request. Raises `PeerUnreachable`."""
@@ -99,21 +104,16 @@ class PeerLink:
                 return connection
         if self._loop.time() < self._unreachable_until:
             raise PeerUnreachable(self._why)
-        return await self.opened()
-
-    async def opened(self, spare: int = 0) -> PeerConnection:
-        """A new one; `spare`: more than the bound that there may be. Raises `PeerUnreachable`."""
-        if len(self.all) + self._opening >= CONNECTIONS_MAX + spare:
+        if len(self.all) - (self._pings_on in self.all) + self._opening >= CONNECTIONS_MAX:
             raise PeerBusy(f"there are {CONNECTIONS_MAX} connections to node {self.node}, in use")
         self._opening += 1
         try:
-            made: PeerConnection = await self._connect(self)
+            return await self._connect(self)
         except PeerUnreachable as error:
             self._why, self._unreachable_until = str(error), self._loop.time() + AGAIN_S
             raise
         finally:
             self._opening -= 1
-        return made
 
     def give_back(self, connection: PeerConnection) -> None:
         """Its request is over, one way or another."""
@@ -135,9 +135,13 @@ class PeerLink:
         `PING_EVERY_S`.
         """
         while self._idle and now - self._idle[0].idle_since > IDLE_S:
-            self._idle.popleft().fail(PeerGone("it was idle"))
+            self._idle[0].fail(PeerGone("it was idle"))
+            self._idle.popleft()
         if not self.in_use:
             self._pinged_at = None
+            pings_on = self._pings_on
+            if pings_on is not None and now - pings_on.idle_since > IDLE_S:
+                pings_on.fail(PeerGone("it was idle"))
         elif self._pinged_at is not None and now - self._pinged_at >= SILENT_S:
             self._pinged_at = None
             self.fail_all(f"node {self.node} has been silent for {SILENT_S:g} s")
@@ -149,11 +153,13 @@ class PeerLink:
 
     async def _send_ping(self) -> None:
         """Its answer is heard as all else is; without one `look` ends what this waits on."""
-        connection: PeerConnection | None = None
         try:
-            connection = self._idle.pop() if self._idle else await self.opened(spare=1)
+            if self._pings_on is None or self._pings_on.error is not None:
+                self._pings_on = None
+                self._pings_on = await self._connect(self)
             async with asyncio.timeout(2 * SILENT_S):
-                await (await connection.exchange(_get(PING, self.node), b"")).read(0)
+                await (await self._pings_on.exchange(_get(PING, self.node), b"")).read(0)
+            self._pings_on.idle_since = self._loop.time()
         except PeerUnreachable as error:
             # Its machine has answered. It may be ending, and lets nobody in who is not there yet.
             if isinstance(error.__cause__, ConnectionRefusedError):
@@ -161,8 +167,8 @@ class PeerLink:
         except (PeerUnavailable, TimeoutError):
             pass
         finally:
-            if connection is not None:
-                self.give_back(connection)
+            if self._pings_on is not None and not self._pings_on.is_reusable:
+                self._pings_on.fail(PeerGone(f"node {self.node} does not go on with pings"))
 
     async def aclose(self) -> None:
         self.fail_all("this node is ending")
@@ -205,7 +211,7 @@ class HttpPeers:
                 head = head_of(node, method, target, headers, body)
                 signer = link.all.get(connection)
                 if signer is None:
-                    raise connection.error or PeerGone(f"the connection to {node} has ended")
+                    raise PeerUnreachable(f"the connection to {node} has ended")
                 # Last, for what is signed must be sent: the next number is expected behind it.
                 signature = signer.sign(method, target.decode("latin-1"), call)
                 head = b"%b%b: %b\r\n\r\n" % (head, HEADER.encode(), signature.encode())
@@ -297,6 +303,8 @@ class HttpPeers:
         nonce = answer.header(NONCE_HEADER)
         if answer.status != 204 or nonce is None:
             raise PeerGone(f"it does not let this node in: {told.decode('utf-8', 'replace')}")
+        if not connection.is_reusable:
+            raise PeerGone("it has as many connections as it takes")
         own = self._own
         side = Side(key=own.secret, fleet_id=own.fleet_id, asker=own.name, asked=link.node)
         link.all[connection] = Signer(side, nonce)

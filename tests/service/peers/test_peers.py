@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -405,11 +407,53 @@ async def test_connections_to_a_node_have_a_bound(
     pair.handler = handle
     calls = [asyncio.ensure_future(pair.ask()) for _ in range(3)]
     await _until(lambda: len(pair.server.connections.tasks) == 3)
-    with pytest.raises(PeerBusy, match="3 connections to node two, in use"):
-        await pair.ask()
+    await _until(lambda: pair.server.counts["one"] == 4)  # one is for pings
+    for _ in range(2):
+        with pytest.raises(PeerBusy, match="3 connections to node two, in use"):
+            await pair.ask()
+        await asyncio.sleep(client.SILENT_S + 2 * client.PING_EVERY_S)
     release.set()
     assert [await call for call in calls] == [(200, b"")] * 3
     assert await pair.ask() == (200, b"")
+
+
+async def test_connections_that_the_node_has_ended_are_not_asked_for_pings(pair: Pair) -> None:
+    release = asyncio.Event()
+
+    async def handle(request: Request, __: Asker) -> Response:
+        await (release.wait() if request.path == "/long" else asyncio.sleep(0.2))
+        return Response(body=b"done")
+
+    pair.handler = handle
+    await asyncio.gather(*(pair.ask() for _ in range(8)))
+    kept = pair.peers._links["two"]._idle[-1]._transport.get_extra_info("sockname")
+    for one in list(pair.server.connections._regular):  # as where there are too many
+        connection: Any = one
+        if connection._transport.get_extra_info("peername") != kept:
+            connection.cut()
+    call = asyncio.ensure_future(pair.ask("/long"))
+    await asyncio.sleep(client.SILENT_S + 3 * client.PING_EVERY_S)
+    release.set()
+    assert await call == (200, b"done")
+
+
+async def test_a_node_with_as_many_connections_as_it_takes_has_not_begun(pair: Pair) -> None:
+    limits = pair.server.connections
+    limits.limits = dataclasses.replace(limits.limits, most=2)
+    release = asyncio.Event()
+
+    async def handle(_: Request, __: Asker) -> Response:
+        await release.wait()
+        return Response(body=b"done")
+
+    pair.handler = handle
+    calls = [asyncio.ensure_future(pair.ask()) for _ in range(2)]
+    await _until(lambda: len(limits.tasks) == 2)
+    with pytest.raises(PeerUnreachable, match="as many connections as it takes"):
+        await pair.ask()
+    release.set()
+    assert [await call for call in calls] == [(200, b"done")] * 2
+    assert len(pair.seen) == 2
 
 
 async def test_a_head_that_is_too_long_is_refused_both_ways(pair: Pair) -> None:
