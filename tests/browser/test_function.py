@@ -57,7 +57,7 @@ def tab_to(page: Page, wanted: Locator) -> None:
 
 def test_from_code_to_a_rollback_without_a_mouse(page: Page, site: Server) -> None:
     page.goto("/ui/#/functions/new")
-    tab_to(page, page.get_by_label("Name"))
+    expect(page.get_by_label("Name")).to_be_focused()
     page.keyboard.type("typed-here")
     tab_to(page, page.get_by_label("Language"))
     page.keyboard.type("Shell")

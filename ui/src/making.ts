@@ -1,7 +1,8 @@
 // From code to a function that has been called: each step is one request of the API, and a step that
 // was done is not done again when a later one failed.
-import { call, get } from "./api.ts";
+import { call, get, Refused } from "./api.ts";
 import { type File, tar } from "./parts/tar.ts";
+import { functions } from "./store.ts";
 import type {
   CreatedFunction,
   Function as FunctionShape,
@@ -81,13 +82,36 @@ export function mainFile(language: Language, code: string): string {
   return isCommon ? "main.cjs" : LANGUAGES[language].file;
 }
 
-export const STEPS = ["image", "runtime", "function", "deploy", "call"] as const;
+const STEPS = ["code", "function", "deploy", "call"] as const;
 export type Step = (typeof STEPS)[number];
 
-/** The steps that a draft takes: shell code without files needs no image. */
-export function stepsOf({ language, files }: Pick<Draft, "language" | "files">): Step[] {
-  const needsImage = language !== "shell" || files.length > 0;
-  return STEPS.filter((one) => needsImage || (one !== "image" && one !== "runtime"));
+const needsImage = ({ language, files }: Pick<Draft, "language" | "files">): boolean =>
+  language !== "shell" || files.length > 0;
+
+/** The steps that a draft takes: the code of a shell without files is no file. */
+export function stepsOf(draft: Pick<Draft, "language" | "files">): Step[] {
+  return STEPS.filter((one) => needsImage(draft) || one !== "code");
+}
+
+const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/;
+
+/** A name that another function has. */
+export class NameTaken extends Error {
+  /** `id`: of that function. */
+  constructor(name: string, readonly id: string) {
+    super(`There is a function ${name} already.`);
+  }
+}
+
+/** Throws what is wrong with a name before anything is made for it. */
+function checkName(name: string): void {
+  if (!NAME.test(name)) {
+    const error = "name must be 1 to 64 letters, digits, dots, dashes or underscores, and begin " +
+      "and end with a letter or digit";
+    throw new Refused(422, { error, details: { received: name } });
+  }
+  const taken = [...functions.peek().values()].find((one) => one.name === name);
+  if (taken) throw new NameTaken(name, taken.id);
 }
 
 /** Makes a function, step by step; after a failure it is called again with a better draft. */
@@ -97,8 +121,10 @@ export class Making {
 
   /** Goes through the steps. `began`: hears which one is under way. Throws `Refused`. */
   async run(draft: Draft, began: (step: Step) => void): Promise<Invocation> {
-    const needsImage = stepsOf(draft).includes("image");
-    const runtime = needsImage ? await this.#makeRuntime(draft, began) : draft.language;
+    if (this.functionId === null) checkName(draft.name);
+    const isOwn = needsImage(draft);
+    if (isOwn) began("code");
+    const runtime = isOwn ? await this.#makeRuntime(draft) : draft.language;
     began("function");
     await this.#makeFunction(draft, runtime);
     const path = `api/functions/${this.functionId}`;
@@ -112,9 +138,7 @@ export class Making {
     return await call<Invocation>("POST", `${path}/invoke`, { body });
   }
 
-  async #makeRuntime(draft: Draft, began: (step: Step) => void): Promise<string> {
-    began("image");
-    const { language, code, files } = draft;
+  async #makeRuntime({ name, language, code, files }: Draft): Promise<string> {
     const own = { path: mainFile(language, code), content: new TextEncoder().encode(code) };
     const all = language === "shell" ? files : [...files, own];
     const archive = tar(all);
@@ -122,10 +146,9 @@ export class Making {
       body: archive,
       type: "application/x-tar",
     });
-    began("runtime");
     if (this.#runtime === null) {
       const { runtimes } = await get<RuntimeList>("api/runtimes");
-      this.#runtime = freeName(draft.name, new Set(runtimes.map((one) => one.name)));
+      this.#runtime = freeName(name, new Set(runtimes.map((one) => one.name)));
     }
     const body = { name: this.#runtime, kind: language, image: image.digest };
     return (await call<Runtime>("POST", "api/runtimes", { body })).name;
@@ -134,11 +157,27 @@ export class Making {
   async #makeFunction({ name, language, code }: Draft, runtime: string): Promise<void> {
     const handler = language === "shell" ? code : LANGUAGES[language].handler;
     const body = { name, handler, runtime };
-    if (this.functionId === null) {
-      this.functionId =
-        (await call<CreatedFunction>("POST", "api/functions", { body })).function_id;
-    } else {
+    if (this.functionId !== null) {
       await call("PUT", `api/functions/${this.functionId}`, { body });
+      return;
     }
+    try {
+      const made = await call<CreatedFunction>("POST", "api/functions", { body });
+      this.functionId = made.function_id;
+    } catch (error) {
+      // Nothing is known of a request that was not answered.
+      if (error instanceof Refused && error.status > 0) await this.#takeBack();
+      if (!(error instanceof Refused) || error.code !== "CONFLICT") throw error;
+      const path = `api/functions/by-name/${encodeURIComponent(name)}`;
+      throw new NameTaken(name, (await get<FunctionShape>(path)).id);
+    }
+  }
+
+  /** Removes the runtime that was made for a function that is not there. */
+  async #takeBack(): Promise<void> {
+    const name = this.#runtime;
+    this.#runtime = null;
+    if (name === null) return;
+    await call("DELETE", `api/runtimes/${encodeURIComponent(name)}`).catch(() => {});
   }
 }

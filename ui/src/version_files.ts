@@ -90,6 +90,19 @@ export async function editedFiles(
   }));
 }
 
+/** The line of a file at which code is wrong, where an error names it: "(main.py, line 1)",
+ * "main.mjs:3", or a line of a file that it does not name.
+ */
+export function lineIn(error: Error | null, path: string): number | null {
+  const name = path.split("/").pop() ?? "";
+  const text = error?.message ?? "";
+  const at = text.lastIndexOf(name);
+  const found = at < 0
+    ? /\w\.\w+"?(?:, line |:)\d/.test(text) ? null : /\bline (\d+)/.exec(text)
+    : /^"?(?:, line |:)(\d+)/.exec(text.slice(at + name.length)) ?? /\bline (\d+)/.exec(text);
+  return found ? Number(found[1]) : null;
+}
+
 /** The language of a file, by its name. */
 export function languageOf(path: string): string {
   if (/\.py$/i.test(path)) return "python";

@@ -1,7 +1,17 @@
 import assert from "node:assert/strict";
 import { answered } from "./page.ts";
-import { freeName, languageOf, mainFile, Making, nameOf, stepsOf } from "../src/making.ts";
+import {
+  freeName,
+  languageOf,
+  mainFile,
+  Making,
+  nameOf,
+  NameTaken,
+  stepsOf,
+} from "../src/making.ts";
 import { tar } from "../src/parts/tar.ts";
+import { functions } from "../src/store.ts";
+import type { FunctionSummary } from "../src/wire.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 const draft = {
@@ -39,7 +49,7 @@ Deno.test("CommonJS is kept in a file that says so", () => {
 
 Deno.test("shell code alone needs no image", () => {
   assert.deepEqual(stepsOf({ language: "shell", files: [] }), ["function", "deploy", "call"]);
-  assert.equal(stepsOf({ language: "node", files: [] })[0], "image");
+  assert.equal(stepsOf({ language: "node", files: [] })[0], "code");
 });
 
 Deno.test("each step is one request, and what was done is not done again", async () => {
@@ -53,7 +63,7 @@ Deno.test("each step is one request, and what was done is not done again", async
     [201, { function_id: "F" }],
     [200, { state: "error", error_message: "no such module" }],
   ], () => assert.rejects(run(), /no such module/));
-  assert.deepEqual(began, ["image", "runtime", "function", "deploy"]);
+  assert.deepEqual(began, ["code", "function", "deploy"]);
   assert.deepEqual(sent.map((one) => `${one.method} ${one.path}`), [
     "POST api/runtimes/images",
     "GET api/runtimes",
@@ -77,6 +87,45 @@ Deno.test("each step is one request, and what was done is not done again", async
     "POST api/functions/F/invoke",
   ]);
   assert.equal(JSON.parse(again[4]?.body ?? "").payload, '{"a":1}');
+});
+
+const lines = (sent: Awaited<ReturnType<typeof answered>>) =>
+  sent.map(({ method, path }) => `${method} ${path}`);
+
+Deno.test("a name that is taken, or is none, is told before anything is made", async () => {
+  functions.value = new Map([["E", { id: "E", name: "Etl" } as FunctionSummary]]);
+  const wrong = (name: string) => new Making().run({ ...draft, name }, () => {});
+  const sent = await answered([], async () => {
+    await assert.rejects(wrong("Etl"), (error) => error instanceof NameTaken && error.id === "E");
+    await assert.rejects(wrong("my job"), /^Error: name must be 1 to 64 letters/);
+    await assert.rejects(wrong(""), /^Error: name must be/);
+  });
+  functions.value = new Map();
+  assert.deepEqual(sent, []);
+});
+
+Deno.test("the runtime of a function that could not be made is removed", async () => {
+  const made: [number, unknown][] = [[201, { digest: "d" }], [200, { runtimes: [] }], [201, {
+    name: "etl",
+  }]];
+  const refused = { error: "a function of this name exists", error_code: "CONFLICT" };
+  const making = new Making();
+  const sent = await answered(
+    [...made, [409, refused], [204, null], [200, { id: "E" }]],
+    () =>
+      assert.rejects(
+        making.run(draft, () => {}),
+        (error) => error instanceof NameTaken && error.id === "E",
+      ),
+  );
+  assert.deepEqual(lines(sent).slice(3), [
+    "POST api/functions",
+    "DELETE api/runtimes/etl",
+    "GET api/functions/by-name/Etl",
+  ]);
+  // What was not answered may be there.
+  const lost = await answered(made, () => assert.rejects(making.run(draft, () => {}), /reached/));
+  assert.deepEqual(lines(lost).slice(3), ["POST api/functions"]);
 });
 
 Deno.test("an archive is what tar reads", async () => {

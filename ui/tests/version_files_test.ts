@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { compare, languageOf, textOf, whyNotEdited } from "../src/version_files.ts";
+import { compare, languageOf, lineIn, textOf, whyNotEdited } from "../src/version_files.ts";
 
 const file = (path: string, size_bytes = 1, more = {}) => ({
   ...{ path, size_bytes, is_link: false, is_executable: false },
@@ -48,4 +48,13 @@ Deno.test("the language of a file is told by its name", () => {
   assert.deepEqual(["a.py", "b/c.MJS", "d.ts", "run"].map(languageOf), [
     ...["python", "node", "node", "shell"],
   ]);
+});
+
+Deno.test("the line that an error names is that of the file, and of no other", () => {
+  const at = (message: string, path = "lib/main.py") => lineIn(new Error(message), path);
+  assert.equal(at("importing main failed: SyntaxError: expected ':' (main.py, line 1)"), 1);
+  assert.equal(at("SyntaxError: invalid syntax (other.py, line 7)"), null);
+  assert.equal(at("SyntaxError: Unexpected token (main.mjs:12:3)", "main.mjs"), 12);
+  assert.equal(at("importing main failed: ModuleNotFoundError: No module named 'x'"), null);
+  assert.equal(lineIn(null, "main.py"), null);
 });

@@ -53,7 +53,7 @@ FunctionName = Annotated[
     str,
     about(
         "1 to 64 letters, digits, dots, dashes or underscores; begins and ends with a letter or "
-        "digit; none of the API's own words; unique in the tenant",
+        "digit; no reserved word, such as stats; unique in the tenant",
         "my-function",
         Pattern(
             "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?",
@@ -90,7 +90,7 @@ Handler = Annotated[
 RuntimeOfFunction = Annotated[
     str,
     about(
-        "the name of a runtime of this server: GET /api/runtimes lists them",
+        "the name of a runtime that the server has",
         "shell",
         # Which names there are is checked where they are known.
         Documented({"pattern": "^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"}),
@@ -119,8 +119,8 @@ CpuLimitPercent = Annotated[
 TimeoutSeconds = Annotated[
     int,
     about(
-        "seconds, a whole number from 1 to what the server allows (limits in /api/system/info); a "
-        "call can have less than its function, not more",
+        "seconds, a whole number from 1 to what the server allows; a call can have less than its "
+        "function, not more",
         30,
         Between(1),
         short="timeout",
@@ -147,7 +147,7 @@ Environment = Annotated[
 MinInstances = Annotated[
     int,
     about(
-        "the smallest number of instances, from 0 to max_instances",
+        "the smallest number of instances, from 0 to the largest",
         0,
         # The upper end depends on another field.
         Documented({"minimum": 0, "maximum": INSTANCES_MAX}),
@@ -166,7 +166,7 @@ MaxInstances = Annotated[
 CleanupOnExit = Annotated[
     bool,
     about(
-        "true: nothing of a call is left for the next one; false: /tmp and the interpreter keep "
+        "whether nothing of a call is left for the next one; else /tmp and the interpreter keep "
         "their state",
         True,
         short="cleanup",

@@ -92,7 +92,7 @@ UrlMethods = Annotated[
 ]
 UrlStream = Annotated[
     bool,
-    about("true: the answer is sent while the handler writes it, not once it has ended", True),
+    about("whether the answer is sent while the handler writes it, not once it has ended", True),
 ]
 AllowOrigins = Annotated[
     list[str],
@@ -123,7 +123,7 @@ ExposeHeaders = Annotated[
     ),
 ]
 AllowCredentials = Annotated[
-    bool, about("true: they may send cookies and credentials; not with the origin *", False)
+    bool, about("whether they may send cookies and credentials; not with the origin *", False)
 ]
 CorsAge = Annotated[
     int,

@@ -10,6 +10,7 @@ import {
   mainFile,
   Making,
   nameOf,
+  NameTaken,
   type Step,
   stepsOf,
 } from "../making.ts";
@@ -22,14 +23,42 @@ import { Status } from "../parts/status.ts";
 import { Steps } from "../parts/steps.ts";
 import type { File as ImageFile } from "../parts/tar.ts";
 import { href } from "../router.ts";
+import { lineIn } from "../version_files.ts";
 import { templateOf, TEMPLATES } from "../templates.ts";
 import type { Invocation } from "../wire.ts";
 
-const NAME = "[A-Za-z0-9]([A-Za-z0-9._\\-]{0,62}[A-Za-z0-9])?";
 const FIRST: Language = "python";
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
 
-function Identity({ draft, change }: { draft: Draft; change: (part: Partial<Draft>) => void }) {
+function Name({ draft, change, taken }: {
+  draft: Draft;
+  change: (part: Partial<Draft>) => void;
+  taken: NameTaken | null;
+}) {
+  const field = useRef<HTMLInputElement>(null);
+  useEffect(() => field.current?.focus(), [taken]);
+  return html`
+    <div class="field"><label for="name">Name</label>
+      <input class="text" id="name" ref=${field} maxlength="64" placeholder="my-function"
+        autocomplete="off" spellcheck=${false} value=${draft.name} aria-describedby="name-about"
+        aria-invalid=${taken ? true : null}
+        onInput=${(event: Event) => change({ name: valueOf(event) })} />
+      <${WrongOf} path="name" label="Name" of="name" />
+      ${taken && html`
+        <small class="wrong" role="alert">${taken.message} <a href=${href([
+          "functions",
+          taken.id,
+        ])}>Go to it</a></small>
+      `}
+      <small id="name-about" class="muted">letters, digits, dots, dashes, underscores</small></div>
+  `;
+}
+
+function Identity({ draft, change, taken }: {
+  draft: Draft;
+  change: (part: Partial<Draft>) => void;
+  taken: NameTaken | null;
+}) {
   const template = templateOf(draft);
   function choose(event: Event) {
     const language = valueOf(event) as Language;
@@ -43,12 +72,7 @@ function Identity({ draft, change }: { draft: Draft; change: (part: Partial<Draf
   }
   return html`
     <div class="inside pair">
-      <div class="field"><label for="name">Name</label>
-          <input class="text" id="name" required pattern=${NAME} maxlength="64" placeholder="my-function"
-            autocomplete="off" spellcheck=${false} value=${draft.name} aria-describedby="name-about"
-            onInput=${(event: Event) => change({ name: valueOf(event) })} />
-          <${WrongOf} path="name" label="Name" of="name" />
-          <small id="name-about" class="muted">letters, digits, dots, dashes, underscores</small></div>
+      <${Name} draft=${draft} change=${change} taken=${taken} />
       <div class="field"><label for="language">Language</label><select class="text" id="language"
           value=${draft.language} onChange=${choose}>${Object.entries(LANGUAGES).map((
             [one, { title }],
@@ -114,10 +138,19 @@ function Answer({ of, name, id }: { of: Invocation; name: string; id: string }) 
     ${!of.stdout && !of.stderr && html`<p class="empty">It wrote nothing.</p>`}</section>`;
 }
 
-function Progress({ draft, step, problem }: {
+const SAID: Record<Step, string> = {
+  code: "Code",
+  function: "Function",
+  deploy: "Deploy",
+  call: "First call",
+};
+
+/** How far it is; `id`: of the function, once it is there. */
+function Progress({ draft, step, problem, id }: {
   draft: Draft;
   step: Signal<Step | "done" | null>;
-  problem: Signal<Error | null>;
+  problem: Error | null;
+  id: string | null;
 }) {
   const names = stepsOf(draft);
   const at = step.value === null
@@ -126,8 +159,14 @@ function Progress({ draft, step, problem }: {
     ? names.length
     : names.indexOf(step.value);
   return html`
-    <${Steps} names=${names} at=${at} isBroken=${problem.value !== null} />
+    <${Steps} names=${names.map((one) => SAID[one])} at=${at} isBroken=${problem !== null} />
     <${Unnamed} />
+    ${problem && id && html`
+      <p>The function is there, and its code can be mended here or on <a href=${href([
+        "functions",
+        id,
+      ])}>the page of ${draft.name}</a>.</p>
+    `}
   `;
 }
 
@@ -149,12 +188,15 @@ export default function New() {
   const change = (part: Partial<Draft>) => {
     draft.value = { ...draft.peek(), ...part };
   };
+  const { functionId } = making.current;
   const isBusy = step.value !== null && step.value !== "done" && problem.value === null;
-  const verb = step.value === "done" ? "Deploy and call again" : "Create, deploy and call";
+  const verb = functionId ? "Deploy and call again" : "Create, deploy and call";
+  const taken = problem.value instanceof NameTaken ? problem.value : null;
   async function go(event?: Event) {
     event?.preventDefault();
     if (isBusy) return;
     problem.value = answer.value = null;
+    step.value = null;
     try {
       answer.value = await making.current.run(draft.peek(), (one) => {
         step.value = one;
@@ -186,13 +228,13 @@ export default function New() {
     isOver.value = true;
   };
   return html`
-    <form onSubmit=${go} onKeyDown=${(event: KeyboardEvent) => {
+    <form novalidate onSubmit=${go} onKeyDown=${(event: KeyboardEvent) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
         event.preventDefault();
         (event.currentTarget as HTMLFormElement).requestSubmit();
       }
     }}>
-      <${Form} of=${problem.value} isApart>
+      <${Form} of=${taken ? null : problem.value} isApart>
         <p class="crumbs"><a href="#/">Functions</a> / new</p>
         <div class="title"><h1>New function</h1><button class="button primary push" type="submit"
           disabled=${isBusy}>${isBusy ? "Working …" : verb} <kbd class="wide"
@@ -203,15 +245,18 @@ export default function New() {
           onDragLeave=${() => {
             isOver.value = false;
           }} onDrop=${dropped}>
-          <${Identity} draft=${now} change=${change} />
+          <${Identity} draft=${now} change=${change} taken=${taken} />
           <div
             class="code-head small muted"><span class="mono">${mainFile(
               now.language,
               now.code,
             )}</span><label class="push link">Choose files<input type="file" multiple class="hidden-visually"
             onChange=${chosen} /></label><span class="wide">or drop them here</span></div>
-          <${Code} text=${now.code} language=${now.language} label="Code" onText=${(code: string) =>
-            change({ code })} />
+          <${Code} text=${now.code} language=${now.language} label="Code" markedLine=${lineIn(
+            problem.value,
+            mainFile(now.language, now.code),
+          )}
+            onText=${(code: string) => change({ code })} />
           <${WrongOf} path="handler" label="Code" />
           <${Files} files=${now.files} change=${(files: readonly ImageFile[]) =>
             change({ files })} />
@@ -223,9 +268,11 @@ export default function New() {
             onInput=${(event: Event) => change({ payload: valueOf(event) })} />
           <${WrongOf} path="payload" label="Payload of the first call" of="payload" /></div>
         </section>
-        <div ref=${result}><${Progress} draft=${now} step=${step} problem=${problem} />
+        <div
+          ref=${result}><${Progress} draft=${now} step=${step} problem=${problem
+            .value} id=${functionId} />
         ${answer.value &&
-          html`<${Answer} of=${answer.value} name=${now.name} id=${making.current.functionId} />`}</div>
+          html`<${Answer} of=${answer.value} name=${now.name} id=${functionId} />`}</div>
         </${Form}>
         </form>
   `;

@@ -13,6 +13,8 @@ export interface CodeProps {
   onText?: (text: string) => void;
   /** The text that the differences are shown to. */
   before?: string;
+  /** The line that an error names, until the text is changed. */
+  markedLine?: number | null;
 }
 
 const isReady = signal(false);
@@ -26,7 +28,7 @@ function fetchEditor(): void {
   }, () => {});
 }
 
-export function Code({ text, language, label, onText, before }: CodeProps) {
+export function Code({ text, language, label, onText, before, markedLine = null }: CodeProps) {
   const box = useRef<CodeEditor>(null);
   const hear = useRef(onText);
   hear.current = onText;
@@ -42,6 +44,9 @@ export function Code({ text, language, label, onText, before }: CodeProps) {
   useEffect(() => {
     if (ready && box.current) box.current.language = language;
   }, [language]);
+  useEffect(() => {
+    if (ready && box.current) box.current.markedLine = markedLine;
+  }, [ready, markedLine]);
   if (ready) return html`<q-code class="code" ref=${box} />`;
   return html`
     <textarea class="code" aria-label=${label} spellcheck=${false} readonly=${!onText}

@@ -13,8 +13,16 @@ import {
 } from "@codemirror/language";
 import { shell } from "@codemirror/legacy-modes/mode/shell";
 import { unifiedMergeView } from "@codemirror/merge";
-import { Compartment, EditorState, type Extension } from "@codemirror/state";
 import {
+  Compartment,
+  EditorState,
+  type Extension,
+  StateEffect,
+  StateField,
+} from "@codemirror/state";
+import {
+  Decoration,
+  type DecorationSet,
   drawSelection,
   EditorView,
   highlightActiveLine,
@@ -50,6 +58,10 @@ const look = EditorView.theme({
   "&.cm-focused .cm-selectionBackground, .cm-selectionBackground": {
     backgroundColor: `${ground("25%", "accent")} !important`,
   },
+  ".cm-markedLine": {
+    backgroundColor: ground("16%", "bad"),
+    boxShadow: "inset 3px 0 var(--bad)",
+  },
   ".cm-changedLine": { backgroundColor: ground("12%", "good") },
   ".cm-changedText": { background: ground("24%", "good") },
   ".cm-deletedChunk": { backgroundColor: ground("12%", "bad") },
@@ -66,6 +78,23 @@ const colours = syntaxHighlighting(HighlightStyle.define([
 ]));
 const languageOf = (name: string): Extension =>
   (LANGUAGES[name] ?? LANGUAGES.shell ?? (() => []))();
+
+const mark = StateEffect.define<number | null>();
+const markedLine = Decoration.line({ class: "cm-markedLine" });
+/** The line that is marked, until the text is changed. */
+const marked = StateField.define<DecorationSet>({
+  create: () => Decoration.none,
+  update(before, change) {
+    for (const one of change.effects) {
+      if (!one.is(mark)) continue;
+      const number = one.value;
+      if (number === null || number > change.state.doc.lines) return Decoration.none;
+      return Decoration.set(markedLine.range(change.state.doc.line(number).from));
+    }
+    return change.docChanged ? Decoration.none : before;
+  },
+  provide: (field) => EditorView.decorations.from(field),
+});
 
 /** What <q-code> is made with. `before`: the text that the differences are shown to. */
 export interface Setup {
@@ -102,6 +131,7 @@ export class CodeEditor extends HTMLElement {
       indentOnInput(),
       look,
       colours,
+      marked,
       this.#language.of(languageOf(language)),
       before === null ? [] : unifiedMergeView({ original: before, mergeControls: false }),
       // Tab leaves the editor, and Ctrl Enter is the page's.
@@ -118,6 +148,16 @@ export class CodeEditor extends HTMLElement {
     const doc = this.#view?.state.doc;
     if (!doc || doc.toString() === text) return;
     this.#view?.dispatch({ changes: { from: 0, to: doc.length, insert: text } });
+  }
+
+  /** Marks a line and shows it; null: none. */
+  set markedLine(number: number | null) {
+    const view = this.#view;
+    if (!view) return;
+    view.dispatch({ effects: mark.of(number) });
+    if (number === null || number > view.state.doc.lines) return;
+    const { from } = view.state.doc.line(number);
+    view.dispatch({ effects: EditorView.scrollIntoView(from, { y: "nearest" }) });
   }
 
   set language(name: string) {

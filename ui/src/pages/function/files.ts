@@ -13,6 +13,7 @@ import { replaceFiles } from "../../saving.ts";
 import type { Function, Runtime } from "../../wire.ts";
 import {
   languageOf,
+  lineIn,
   listFiles,
   type Listing,
   mainOf,
@@ -31,14 +32,16 @@ async function uploaded(list: readonly File[]): Promise<ImageFile[]> {
   })));
 }
 
-interface Editing {
+export interface Editing {
   edits: Edits;
   /** `text`: null where it is what the version has. */
   onEdit: (path: string, text: string | null) => void;
+  /** Why the files could not be saved, or not be deployed. */
+  problem: Error | null;
 }
 
 /** One file, to read and, where that can be, to change. */
-function OpenFile({ one, listing, path, edits, onEdit }: Editing & {
+function OpenFile({ one, listing, path, edits, onEdit, problem: refused }: Editing & {
   one: Function;
   listing: Listing;
   path: string;
@@ -64,7 +67,7 @@ function OpenFile({ one, listing, path, edits, onEdit }: Editing & {
         ? html`<p class="inside muted">It is no text, or too long to be shown.</p>`
         : html`
           <${Code} text=${text} language=${languageOf(path)} label=${visible(path)}
-            ...${isEditable
+            markedLine=${lineIn(refused, path)} ...${isEditable
               ? { onText: (changed: string) => onEdit(path, changed === saved ? null : changed) }
               : {}} />
         `}
@@ -72,7 +75,7 @@ function OpenFile({ one, listing, path, edits, onEdit }: Editing & {
   `;
 }
 
-export function Files({ one, runtime, isReadOnly, edits, onEdit }: Editing & {
+export function Files({ one, runtime, isReadOnly, ...editing }: Editing & {
   one: Function;
   runtime: Runtime;
   isReadOnly: boolean;
@@ -121,7 +124,7 @@ export function Files({ one, runtime, isReadOnly, edits, onEdit }: Editing & {
                     onClick=${() => {
                       opened.value = path === file.path ? null : file.path;
                     }}>${visible(file.path)}</button>
-                `}<span class="muted num small">${bytes(file.size_bytes)}</span>${edits.has(
+                `}<span class="muted num small">${bytes(file.size_bytes)}</span>${editing.edits.has(
                   file.path,
                 ) && html`<span class="badge">changed</span>`}</li>
           `
@@ -131,8 +134,7 @@ export function Files({ one, runtime, isReadOnly, edits, onEdit }: Editing & {
       }</ul>`}
     ${found && path !== null && found.files.some((file) => file.path === path) &&
       html`
-        <${OpenFile} one=${one} listing=${found} path=${path} edits=${edits}
-          onEdit=${onEdit}
+        <${OpenFile} one=${one} listing=${found} path=${path} ...${editing}
           key=${path} />
       `}
   `;

@@ -15,7 +15,7 @@ import { aboutFiles, settle, standingOf, update } from "../../saving.ts";
 import { may } from "../../scope.ts";
 import type { Variable } from "../../trying.ts";
 import type { Function, FunctionChanges, Runtime, RuntimeList } from "../../wire.ts";
-import { type Edits, Files } from "./files.ts";
+import { type Editing, type Edits, Files } from "./files.ts";
 
 const SHAPE = "FunctionChanges";
 type Named = Omit<Required<FunctionChanges>, "environment" | "min_instances" | "max_instances">;
@@ -60,12 +60,11 @@ function Limits({ draft, change, isReadOnly }: {
 }
 
 /** What runs: a script, or the files of the runtime and the handler in them. */
-function What({ one, draft, change, edits, onEdit, isReadOnly, runtimes }: {
+function What({ one, draft, change, editing, isReadOnly, runtimes }: {
   one: Function;
   draft: Draft;
   change: (part: Partial<Draft>) => void;
-  edits: Edits;
-  onEdit: (path: string, text: string | null) => void;
+  editing: Editing;
   isReadOnly: boolean;
   /** null until they are known. */
   runtimes: readonly Runtime[] | null;
@@ -84,8 +83,8 @@ function What({ one, draft, change, edits, onEdit, isReadOnly, runtimes }: {
     `}
     ${chosen && !chosen.built_in && (draft.runtime === one.runtime
       ? html`
-        <${Files} one=${one} runtime=${chosen} isReadOnly=${isReadOnly} edits=${edits}
-          onEdit=${onEdit} />
+        <${Files} one=${one} runtime=${chosen} isReadOnly=${isReadOnly}
+          ...${editing} />
       `
       : html`<p class="inside muted">The new version gets the files of the runtime ${draft.runtime}.</p>`)}
     <div class="inside">
@@ -177,7 +176,7 @@ export function Settings({ one }: { one: Function }) {
     ? aboutFiles(one, standing)
     : null;
   return html`
-    <form onSubmit=${(event: Event) => {
+    <form novalidate onSubmit=${(event: Event) => {
       event.preventDefault();
       save(true);
     }} onKeyDown=${(event: KeyboardEvent) => {
@@ -191,8 +190,11 @@ export function Settings({ one }: { one: Function }) {
       `}
       <${Form} of=${problem.value}>
       <section class="card" aria-labelledby="code"><header><h2 id="code">Code</h2></header>
-        <${What} one=${one} ...${parts} edits=${edits
-          .value} onEdit=${edit} runtimes=${value.value?.runtimes ?? null} /></section>
+        <${What} one=${one} ...${parts} editing=${{
+          edits: edits.value,
+          onEdit: edit,
+          problem: problem.value,
+        }} runtimes=${value.value?.runtimes ?? null} /></section>
       <section class="card after" aria-labelledby="variables"><header><h2 id="variables">Environment
         variables</h2></header><div class="inside"><${Variables} of=${draft.value.variables}
           label="Environment variables" ...${isReadOnly ? {} : {
