@@ -74,7 +74,7 @@ def test_from_code_to_a_rollback_without_a_mouse(page: Page, site: Server) -> No
     page.keyboard.press("Control+A")
     page.keyboard.type("12")
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_text("Version 2 of typed-here is active.")).to_be_visible()
+    expect(page.get_by_text("Version 2 of typed-here serves.")).to_be_visible()
     tab_to(page, page.get_by_role("link", name="Versions"))
     page.keyboard.press("Enter")
     tab_to(page, page.get_by_role("button", name="Roll back to version 1"))
@@ -219,7 +219,7 @@ def test_an_update_is_deployed_and_can_be_taken_back(
     page.get_by_label("Memory").fill("300")
     page.get_by_role("button", name="Remove OLD").click()
     page.get_by_role("button", name="Save and deploy").click()
-    expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
     now = one.server.call("GET", one.path).json()
     assert (now["memory_limit_mb"], now["environment"], now["handler"]) == (300, {}, "echo old")
     page.get_by_role("button", name="Undo").click()
@@ -278,7 +278,7 @@ def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: P
     expect(page.get_by_role("list", name="Files of this version")).to_contain_text("main.py")
     page.get_by_label("Replace the files").set_input_files(file)
     page.get_by_role("button", name="Replace and deploy").click()
-    expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
     assert "new" in one.invoke()["stdout"]
 
 
@@ -294,13 +294,14 @@ def test_the_code_is_read_changed_and_compared(page: Page, site: Server) -> None
     code.fill("word = 'second'\n")
     page.get_by_label("Memory").fill("300")
     code.press("Control+Enter")
-    expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
     expect(code).to_be_focused()
     assert "second" in one.invoke()["stdout"]
     assert one.server.call("GET", one.path).json()["memory_limit_mb"] == 300
     open_at(page, one, "versions")
     page.get_by_role("button", name="Compare version 2").click()
     shown = page.get_by_role("region", name="What differs")
+    expect(page.get_by_role("row", name="v2")).to_contain_text("Code (lib/more.py), Memory")
     expect(shown).to_contain_text("lib/more.py")
     expect(shown.locator("q-code", has_text="second")).to_contain_text("first")
     expect(shown).not_to_contain_text("main.py")
@@ -316,7 +317,7 @@ def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site
     expect(page.get_by_text("The code of version 1 is kept")).to_be_visible()
     page.get_by_label("Memory").fill("300")
     page.get_by_role("button", name="Save and deploy").click()
-    expect(page.get_by_text(re.compile("Version 3 of .* is active"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Version 3 of .* serves"))).to_be_visible()
     expect(page.get_by_text("is kept")).to_have_count(0)
     assert "first" in one.invoke()["stdout"]
     # Where others have the runtime it stays as it is, and the reader is asked.
@@ -331,7 +332,7 @@ def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site
     assert one.server.call("GET", one.path).json()["current_version"] == 3
     page.get_by_role("button", name="Save and deploy").click()
     dialog.get_by_role("button", name="Save and deploy").click()
-    expect(page.get_by_text(re.compile("Version 4 of .* is active"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Version 4 of .* serves"))).to_be_visible()
     assert "third" in one.invoke()["stdout"]
     assert "third" in other.invoke()["stdout"]
 
@@ -348,7 +349,7 @@ def test_which_version_answers_is_said_while_another_is_deployed(page: Page, sit
     page.get_by_role("button", name=re.compile("^Call")).click()
     outcome = region(page, "Try it").get_by_role("status")
     expect(outcome).to_contain_text("version 1")
-    expect(page.get_by_text(re.compile("Version 2 of .* is active"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
     expect(page.get_by_text("is being deployed")).to_have_count(0)
     page.get_by_role("button", name=re.compile("^Call")).click()
     expect(outcome).to_contain_text("version 2")
@@ -590,6 +591,8 @@ def test_no_section_is_wider_than_a_telephone(
         expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
         width = page.evaluate("() => document.documentElement.scrollWidth")
         assert width <= 390, f"{section}: {width}"
+        sides = page.locator(".tabs").get_attribute("data-more")  # it fades where it goes on
+        assert sides in ("right", "left right", "left"), f"{section}: {sides}"
 
 
 def test_a_key_is_offered_what_it_may(server: Server, open_page: Callable[..., Page]) -> None:

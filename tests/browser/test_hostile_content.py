@@ -112,7 +112,7 @@ def test_a_call_shows_what_it_was_given_and_what_it_wrote(page: Page, hostile: H
         expect(region).to_contain_text("a⟨U+202E⟩gnp.exe⟨U+2066⟩x⟨U+200F⟩y")
     expect(page.get_by_role("region", name="Input")).to_contain_text("␛[2J")
     expect(page.get_by_role("region", name="Input")).to_contain_text(ESCAPED)
-    expect(page.get_by_role("region", name="Around it")).to_contain_text("TRAP")
+    expect(page.get_by_role("region", name="Environment and related calls")).to_contain_text("TRAP")
 
 
 def test_hostile_text_can_be_replayed_and_edited(page: Page, hostile: Hostile) -> None:

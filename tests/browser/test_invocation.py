@@ -46,7 +46,9 @@ def test_a_cold_start_is_explained(page: Page, scene: Scene) -> None:
     expect(phases).to_have_count(5)
     expect(phases.nth(3)).to_contain_text(re.compile(r"ran.*the handler.*ms", re.S))
     expect(page.get_by_role("region", name="Input")).to_contain_text("/cup.jpg")
-    expect(page.get_by_role("region", name="Around it")).to_contain_text("SHOP_REGION")
+    expect(page.get_by_role("region", name="Environment and related calls")).to_contain_text(
+        "SHOP_REGION"
+    )
     expect(page.get_by_role("main")).not_to_contain_text("eu-west")
 
 
@@ -174,9 +176,18 @@ def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
 ) -> None:
     one = function("cat")
     record = one.invoke("x")
+    page.goto(f"/ui/#/functions/{one.id}")
+    payload = page.get_by_label("Payload")
+    payload.fill("mine")
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("link", name="This call").click()
+    page.get_by_role("button", name="Call again").click()
+    expect(payload).to_have_value("mine")
     page.goto(page_of(one, record["invocation_id"]))
-    expect(page.get_by_text("It was not kept.")).to_be_visible()
-    expect(page.get_by_text("inputs are kept where keep_input is all")).to_be_visible()
+    page.get_by_role("button", name="Call again").click()
+    expect(payload).to_have_value("")  # of somebody else's call it is not known
+    page.go_back()
+    expect(page.get_by_text("only where the function's setting keep_input is all")).to_be_visible()
     page.get_by_role("button", name="Keep inputs from now on").click()
     expect(page.get_by_text("are kept from now on")).to_be_visible()
     assert site.call("GET", f"{one.path}/record-policy").json() == {"keep_input": "all"}
@@ -223,7 +234,7 @@ def test_what_a_call_caused_leads_there_and_back(
     queued = site.call("POST", f"{one.path}/invoke?mode=async", {}).json()["invocation_id"]
     until(lambda: [r for r in after.records().values() if r["status"] == "success"])
     page.goto(page_of(one, queued))
-    around = page.get_by_role("region", name="Around it")
+    around = page.get_by_role("region", name="Environment and related calls")
     around.get_by_role("link", name=name).click()
     expect(output_of(page)).to_have_text("told")
     around.get_by_role("link", name=queued).click()

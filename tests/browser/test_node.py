@@ -36,7 +36,7 @@ def test_an_operator_sees_the_machine(open_as: OpenAs, keyed: Keyed, busy: tuple
     expect(page.locator(".facts")).to_contain_text(re.compile(r"started (now|\d+ (s|min) ago)"))
     health = page.get_by_role("region", name="Health")
     expect(health).to_contain_text("ready")
-    expect(health).to_contain_text(re.compile(r"disk.*MiB free"))
+    expect(health).to_contain_text(re.compile(r"disk.*[GM]iB free"))
     boxes = [one.bounding_box() for one in health.get_by_role("listitem").all()]
     assert len({box["x"] for box in boxes if box}) == 1  # one below the other
     memory = page.get_by_role("region", name="Memory")

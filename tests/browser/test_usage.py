@@ -100,7 +100,7 @@ def test_limits_stand_beside_what_is_used(
     for scope in ("read", "operator"):
         page = open_as(keyed.key(tenant, scope)["key"])
         page.goto("/ui/#/usage")
-        limits = page.get_by_role("region", name=f"Limits of {tenant}")
+        limits = page.get_by_role("region", name=f"Limits of the tenant {tenant}")
         expect(limits).to_contain_text("2 of 8")
         expect(limits).to_contain_text(re.compile(r"[\d.]+ of 3,600"))
         expect(limits.get_by_role("img", name="25 %")).to_be_visible()

@@ -9,11 +9,10 @@ export interface Difference {
   after: string | null;
 }
 
-type Plain = Exclude<keyof Version, "handler" | "environment">;
+type Plain = Exclude<keyof Version, "handler" | "environment" | "image_digest">;
 
 const NAMES: [field: Plain, name: string, unit: string][] = [
   ["runtime", "Runtime", ""],
-  ["image_digest", "Image", ""],
   ["memory_limit_mb", "Memory", " MiB"],
   ["cpu_limit_percent", "Processor", " %"],
   ["timeout_seconds", "Timeout", " s"],
@@ -21,22 +20,20 @@ const NAMES: [field: Plain, name: string, unit: string][] = [
   ["working_directory", "Working directory", ""],
   ["description", "Description", ""],
 ];
-const DIGEST_SHOWN = 19;
 
-function said(field: Plain, value: unknown, unit: string): string | null {
+function said(value: unknown, unit: string): string | null {
   if (value === null || value === "") return null;
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (field === "image_digest") return String(value).slice(0, DIGEST_SHOWN);
   return visible(`${value}${unit}`);
 }
 
-/** What differs besides the handler. Of variables the names are told, and whether values differ. */
+/** What differs besides the handler and the files. Of variables the names are told, and whether values differ. */
 export function differences(before: Version, after: Version): Difference[] {
   const found: Difference[] = [];
   for (const [field, name, unit] of NAMES) {
     if (before[field] === after[field]) continue;
-    const one = { name, before: said(field, before[field], unit) };
-    found.push({ ...one, after: said(field, after[field], unit) });
+    const one = { name, before: said(before[field], unit) };
+    found.push({ ...one, after: said(after[field], unit) });
   }
   const [old, now] = [before.environment, after.environment];
   for (const name of [...new Set([...Object.keys(old), ...Object.keys(now)])].sort()) {
@@ -51,10 +48,23 @@ export function differences(before: Version, after: Version): Difference[] {
   return found;
 }
 
-/** What a version changed, in a few words, such as "handler, Memory". */
-export function summary(before: Version | undefined, after: Version): string {
+const FILES_NAMED = 3;
+
+/** What a version changed, in a few words, such as "Code (main.py), Memory". `files`: the paths of
+ * those that differ, where they are known.
+ */
+export function summary(
+  before: Version | undefined,
+  after: Version,
+  files: readonly string[] = [],
+): string {
   if (!before) return "";
   const names = differences(before, after).map((one) => one.name);
   if (before.handler !== after.handler) names.unshift("Handler");
+  if (before.image_digest !== after.image_digest) {
+    const named = files.slice(0, FILES_NAMED).map(visible);
+    if (files.length > FILES_NAMED) named.push(`${files.length - FILES_NAMED} more`);
+    names.unshift(named.length > 0 ? `Code (${named.join(", ")})` : "Code");
+  }
   return names.join(", ") || "nothing";
 }

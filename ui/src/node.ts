@@ -1,4 +1,5 @@
 // What the page of the node works out: who holds the memory, and what comes first of what was found.
+import { bytes } from "./parts/format.ts";
 import type { Part } from "./parts/rail.ts";
 import type { Finding, Instance, InstanceList } from "./wire.ts";
 
@@ -39,6 +40,22 @@ export function countsOf(list: InstanceList): Record<Kind, number> {
   const counts = { busy: 0, ready: 0, warming: 0 };
   for (const one of list.instances) counts[kindOf(one.state)]++;
   return counts;
+}
+
+const GROUPS: Record<string, string> = {
+  v2: "version 2",
+  v1: "version 1",
+  hybrid: "version 1 beside version 2",
+};
+const MIB = 1024 * 1024;
+
+/** Which control groups the machine has. */
+export const groupsOf = (mode: string): string => GROUPS[mode] ?? mode;
+
+/** What the server says of a part, with sizes and control groups as a reader knows them. */
+export function readable(said: string): string {
+  return said.replace(/\b(\d{4,}) MiB\b/g, (_, n) => bytes(Number(n) * MIB))
+    .replace(/\bcgroup (v1|v2|hybrid)\b/g, (_, mode) => `control groups ${groupsOf(mode)}`);
 }
 
 const RANKS: Record<string, number> = { NO: 0, warn: 1, ok: 2 };

@@ -213,7 +213,8 @@ export async function settle(
   }
   show(now);
   if (now.error_message) throw new Error(now.error_message);
-  toast(`Version ${now.current_version} of ${now.name} is ${isDeployed ? now.state : "saved"}.`, {
+  const is = !isDeployed ? "is saved" : now.state === "active" ? "serves" : `is ${now.state}`;
+  toast(`Version ${now.current_version} of ${now.name} ${is}.`, {
     undo: () => rollback(now, before.current_version),
   });
 }

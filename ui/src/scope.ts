@@ -9,3 +9,9 @@ export type Scope = typeof SCOPES[number];
 export function may(scope: Scope): boolean {
   return SCOPES.findIndex((one) => one === who.value?.scope) >= SCOPES.indexOf(scope);
 }
+
+const OPEN = "open"; // who calls a server that has no keys
+
+/** A caller in words; `id`: the id of its key. */
+export const callerOf = (id: string): string =>
+  id === OPEN ? "anybody: the server has no keys" : id;

@@ -6,6 +6,7 @@ import { needsKey } from "./api.ts";
 import { html } from "./html.ts";
 import { type Page, type PageProps, PAGES } from "./pages.ts";
 import { Confirm } from "./parts/confirm.ts";
+import { useEdges } from "./parts/edges.ts";
 import { Notice } from "./parts/notice.ts";
 import { isHelpOpen, Shortcuts } from "./parts/shortcuts.ts";
 import { ThemeSwitch } from "./parts/theme.ts";
@@ -85,6 +86,7 @@ function Navigation({ here }: { here: Page | undefined }) {
   const current = here?.nav ?? here?.under;
   const nav = useRef<HTMLElement>(null);
   const named = PAGES.filter((one) => one.nav && (one.isNamed?.() ?? true));
+  useEdges(nav);
   useEffect(() => {
     const at = nav.current?.querySelector<HTMLElement>("[aria-current]");
     if (at) nav.current?.scrollTo({ left: at.offsetLeft - nav.current.offsetLeft });

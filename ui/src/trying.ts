@@ -17,6 +17,7 @@ export interface Run {
   began: number;
   isOver: boolean;
   id: string | null;
+  payload: string;
   stdout: string;
   stderr: string;
   record: Invocation | null;
@@ -66,6 +67,24 @@ export function withPayload(known: readonly string[], payload: string): string[]
   return all.filter((one) => (size += one.length) <= KEPT_MOST_CHARACTERS);
 }
 
+/** Payloads by the call that they were sent with, the newest ones. */
+const sent = new Map<string, string>();
+
+function remember(call: string, payload: string): void {
+  sent.delete(call);
+  sent.set(call, payload);
+  let size = 0;
+  for (const [one, text] of [...sent].reverse()) {
+    size += one.length + text.length;
+    if (size > KEPT_MOST_CHARACTERS) sent.delete(one);
+  }
+}
+
+/** Fills the box in which a function is called with what this tab sent with a call, if it did. */
+export function prepare(id: string, call: string): void {
+  trialOf(id).payload.value = sent.get(call) ?? "";
+}
+
 function keep(id: string, payload: string): void {
   if (payload === "") return;
   try {
@@ -78,6 +97,7 @@ function keep(id: string, payload: string): void {
 effect(() => {
   if (!needsKey.value) return;
   trials.clear();
+  sent.clear();
   const all = Object.keys(globalThis.sessionStorage ?? {});
   for (const key of all) if (key.startsWith(KEPT)) sessionStorage.removeItem(key);
 });
@@ -95,6 +115,7 @@ export async function start(id: string, trial: Trial): Promise<void> {
     began: Date.now(),
     isOver: false,
     id: null,
+    payload: trial.payload.peek(),
     stdout: "",
     stderr: "",
     record: null,
@@ -130,7 +151,9 @@ export async function cancel(id: string, trial: Trial): Promise<void> {
 
 function change(trial: Trial, part: Partial<Run>): void {
   const run = trial.run.peek();
-  if (run) trial.run.value = { ...run, ...part };
+  if (!run) return;
+  if (part.id) remember(part.id, run.payload);
+  trial.run.value = { ...run, ...part };
 }
 
 function ended(trial: Trial, record: Invocation): void {

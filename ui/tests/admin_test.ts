@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import "./page.ts";
 import { madeAt, placeOf, queryOf } from "../src/audit.ts";
-import { kindOf, memoryParts, worstFirst } from "../src/node.ts";
+import { kindOf, memoryParts, readable, worstFirst } from "../src/node.ts";
 import { scopesBelow, stateOf } from "../src/pages/keys.ts";
 import { labelled } from "../src/parts/bars.ts";
 import { amount } from "../src/parts/format.ts";
@@ -24,6 +24,15 @@ const ROW: UsageRow = {
   egress_refused: 0,
   queued: 2,
 };
+
+Deno.test("sizes and control groups are said as a reader knows them", () => {
+  assert.equal(readable("74862 MiB free"), "73.1 GiB free");
+  assert.equal(readable("100 MiB free"), "100 MiB free");
+  assert.equal(
+    readable("cgroup hybrid, swap included"),
+    "control groups version 1 beside version 2, swap included",
+  );
+});
 
 Deno.test("a day ends with the hour that it is now, a month with the day of UTC", () => {
   const day = spanOf("day", NOON);

@@ -12,7 +12,7 @@ import { may } from "../src/scope.ts";
 import { filled, queryOf, sums } from "../src/series.ts";
 import { newSecret, testDelivery } from "../src/signing.ts";
 import { who } from "../src/store.ts";
-import { cancel, start, trialOf, withPayload } from "../src/trying.ts";
+import { cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
 import type { Series, Version, Whoami } from "../src/wire.ts";
 
 const version: Version = {
@@ -37,6 +37,10 @@ Deno.test("versions differ in what is told of them, of variables never the value
   ]);
   assert.equal(summary(version, { ...version, handler: "date" }), "Handler");
   assert.equal(summary(version, version), "nothing");
+  const other = { ...version, image_digest: "sha256:2", memory_limit_mb: 512 };
+  assert.equal(summary(version, other), "Code, Memory");
+  const files = ["a.py", "b.py", "c.py", "d.py", "e.py"];
+  assert.equal(summary(version, other, files), "Code (a.py, b.py, c.py, 2 more), Memory");
 });
 
 Deno.test("only what was changed is sent", () => {
@@ -134,6 +138,15 @@ Deno.test("a call that is waited for sends payload and variables, and has its re
   assert.equal(sent[0]?.body, '{"payload":"p","environment":{"A":"1"}}');
   assert.equal(sent[0]?.headers.get("x-on-disconnect"), "cancel");
   assert.deepEqual([trial.run.value?.isOver, trial.run.value?.stdout], [true, "hello"]);
+});
+
+Deno.test("what this tab sent with a call is there to call again, and nothing else", () => {
+  const trial = trialOf("sync"); // it was called above
+  trial.payload.value = "";
+  prepare("sync", "i");
+  assert.equal(trial.payload.value, "p");
+  prepare("sync", "of somebody else");
+  assert.equal(trial.payload.value, "");
 });
 
 Deno.test("what the server refuses is told in its words", async () => {

@@ -6,10 +6,12 @@ import { html } from "../src/html.ts";
 import { Choice } from "../src/parts/choice.ts";
 import { asked, confirm } from "../src/parts/confirm.ts";
 import { runs, words } from "../src/parts/chart.ts";
+import { sidesOf } from "../src/parts/edges.ts";
 import { windowOf } from "../src/parts/list.ts";
 import { Notice } from "../src/parts/notice.ts";
 import { Output } from "../src/parts/output.ts";
 import { PoolBar } from "../src/parts/pool.ts";
+import { marks, roundUp } from "../src/parts/scale.ts";
 import { fits } from "../src/parts/search.ts";
 import { Status } from "../src/parts/status.ts";
 import { Steps } from "../src/parts/steps.ts";
@@ -18,6 +20,7 @@ import { dismiss, toast, toasts } from "../src/parts/toast.ts";
 import { coldSentence, lanes, Waterfall } from "../src/parts/waterfall.ts";
 import { Refused } from "../src/api.ts";
 import { fieldIn, saidOf } from "../src/parts/failing.ts";
+import { route } from "../src/router.ts";
 
 const some = (text: string, pattern: RegExp) => text.match(new RegExp(pattern, "g"))?.length ?? 0;
 
@@ -153,14 +156,29 @@ Deno.test("a toast goes when it is dismissed, and the oldest when there are many
   const timers: number[] = [];
   const real = globalThis.setTimeout;
   globalThis.setTimeout = ((_: unknown, ms: number) => timers.push(ms)) as never;
-  for (const text of ["a", "b", "c", "d", "e"]) {
-    toast(text, { undo: text === "e" ? () => {} : null });
-  }
+  for (const text of ["a", "b", "c", "d", "e"]) toast(text, { isBad: text === "e" });
   globalThis.setTimeout = real;
   assert.deepEqual(toasts.value.map((one) => one.text), ["b", "c", "d", "e"]);
-  assert.ok((timers[4] ?? 0) > (timers[3] ?? 0), "what can be taken back stays longer");
+  assert.ok((timers[4] ?? 0) > (timers[3] ?? 0), "what failed stays longer");
+  dismiss(toasts.value[0]?.id ?? 0);
+  // On another page those are gone that were told before the turn to it.
+  toasts.value = toasts.value.map((one, n) => ({ ...one, since: n === 2 ? Date.now() : 0 }));
+  route.value = { parts: ["usage"], query: new URLSearchParams() };
+  assert.deepEqual(toasts.value.map((one) => one.text), ["e"]);
   for (const one of toasts.value) dismiss(one.id);
   assert.deepEqual(toasts.value, []);
+  route.value = { parts: [], query: new URLSearchParams() };
+});
+
+Deno.test("a row says at which sides it goes on", () => {
+  const at = (scrollLeft: number) => sidesOf({ scrollLeft, clientWidth: 100, scrollWidth: 160 });
+  assert.deepEqual([at(0), at(30), at(60)], ["right", "left right", "left"]);
+  assert.equal(sidesOf({ scrollLeft: 0, clientWidth: 100, scrollWidth: 100 }), "");
+});
+
+Deno.test("an axis ends at a round number", () => {
+  assert.deepEqual([0, 0.41, 1, 7, 20, 1560].map(roundUp), [1, 0.5, 1, 10, 20, 2000]);
+  assert.deepEqual(marks(roundUp(1560), 2), [0, 1000, 2000]);
 });
 
 Deno.test("a question is answered once, and a second one answers the first with no", async () => {

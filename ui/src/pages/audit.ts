@@ -14,6 +14,7 @@ import { Problem } from "../parts/problem.ts";
 import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { go, href, note, route } from "../router.ts";
+import { callerOf } from "../scope.ts";
 import { functions } from "../store.ts";
 import type { AuditEntry, AuditPage, Key, KeyList } from "../wire.ts";
 
@@ -40,7 +41,7 @@ const values = (): Wanted =>
 
 function whoOf(id: string): string {
   const key = keys.value.get(id);
-  return key ? key.label ? visible(key.label) : key.prefix : visible(id);
+  return key ? key.label ? visible(key.label) : key.prefix : visible(callerOf(id));
 }
 
 function Subject({ of }: { of: AuditEntry }) {
@@ -164,13 +165,13 @@ function Filters({ actions }: { actions: readonly string[] }) {
     one.id,
     one.label ? `${visible(one.label)} (${one.prefix})` : one.prefix,
   ]);
-  if (who && !keys.value.has(who)) known.unshift([who, visible(who)]);
+  if (who && !keys.value.has(who)) known.unshift([who, visible(callerOf(who))]);
   const times = Object.entries(TIMES).map(([value, [said]]): [string, string] => [value, said]);
   const isAny = FILTERS.some((name) => filters[name].value !== "");
   return html`<div class="bar" role="group" aria-label="Filters">
     <${Typed} label="Any action" of="action" suggestions=${actions} />
     <${Pick} label="Who" of="who" options=${[["", "Anybody"], ...known]} />
-    <${Typed} label="Any object, by its id" of="object" suggestions=${[]} />
+    <${Typed} label="Any object's id" of="object" suggestions=${[]} />
     <${Pick} label="Time" of="since" options=${[["", "Any time"], ...times]} />
     ${
     isAny && html`<button class="button quiet" type="button" onClick=${() => {

@@ -10,6 +10,7 @@ import { html } from "../html.ts";
 import type { PageProps } from "../pages.ts";
 import { visible } from "../parts/ansi.ts";
 import { confirm } from "../parts/confirm.ts";
+import { useEdges } from "../parts/edges.ts";
 import { useFetched, Waiting } from "../parts/fetched.ts";
 import { counted } from "../parts/format.ts";
 import { Notice } from "../parts/notice.ts";
@@ -165,7 +166,7 @@ function PoolStrip({ one }: { one: Function }) {
     <section class="card strip" aria-label="Pool"><h2>Pool</h2>
       <${PoolBar} counts=${counts} most=${one.max_instances} isBig />
       <span class="legend num">${Object.entries(byKind(counts)).map(([kind, many]) =>
-        html`<span class=${`key ${kind}`} key=${kind} title=${
+        html`<span class=${`key ${kind} ${many ? "" : "none"}`} key=${kind} title=${
           KINDS[kind as keyof typeof KINDS]
         }><b>${many}</b> ${kind}</span>`
       )}<span>of ${one.min_instances} to ${one.max_instances}</span></span></section>
@@ -174,6 +175,7 @@ function PoolStrip({ one }: { one: Function }) {
 
 function Tabs({ id, at }: { id: string; at: string }) {
   const row = useRef<HTMLElement>(null);
+  useEdges(row);
   // On a telephone the section that is open would else be out of sight.
   useEffect(() => {
     const open = row.current?.querySelector<HTMLElement>("[aria-current]");
@@ -201,7 +203,7 @@ export default function FunctionPage({ function_id: id = "", section = "" }: Pag
   if (!one) return problem.value ? html`<${Notice} of=${problem.value} />` : html`<${Waiting} />`;
   const Section = found[1];
   return html`
-    <p class="crumbs"><a href="#/">Functions</a> / <span>${one.name}</span></p>
+    <p class="crumbs wide"><a href="#/">Functions</a> / <span>${one.name}</span></p>
     <div
       class="title"><h1>${one.name}</h1><span role="status"><${Status} of=${one
         .state} /></span><${Actions} one=${one} /></div>

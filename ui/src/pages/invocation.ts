@@ -19,9 +19,10 @@ import { useTitle } from "../parts/title.ts";
 import { toast, toastError } from "../parts/toast.ts";
 import { Waterfall } from "../parts/waterfall.ts";
 import { Why } from "../parts/why.ts";
-import { may } from "../scope.ts";
-import { href } from "../router.ts";
+import { callerOf, may } from "../scope.ts";
+import { go, href } from "../router.ts";
 import { now } from "../store.ts";
+import { prepare } from "../trying.ts";
 import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
 
 const FROM: Record<string, string> = {
@@ -33,9 +34,6 @@ const FROM: Record<string, string> = {
   replay: "a replay",
   destination: "the end of another call",
 };
-
-/** Who calls a server that has no keys. */
-const OPEN = "open";
 
 const linkOf = (functionId: string, id: string) =>
   href(["functions", functionId, "invocations", id]);
@@ -128,9 +126,7 @@ function Input(
           ? html`<p class="inside muted">It was given no payload.</p>`
           : html`<${Printable} text=${given.payload} label="Payload" />`
       }
-        <dl class="pairs"><dt>From</dt><dd>${
-        given.caller === OPEN ? "anybody: the server has no keys" : given.caller
-      }</dd>
+        <dl class="pairs"><dt>From</dt><dd>${callerOf(given.caller)}</dd>
           ${
         names.length > 0 &&
         html`
@@ -143,16 +139,22 @@ function Input(
       : isMissing
       ? html`
         <div class="inside">
-          <p class="muted">It was not kept.</p>
-          <p class="muted small">Of calls that somebody waits for, also by the URL, inputs are kept
-            where${" "}<code>keep_input</code> is <code>all</code>: see <a href=${href([
-              "functions",
-              functionId,
-              "async",
-            ])}>what is kept of calls</a>.</p>
-          ${may("write") && html`
-            <p><button class="button" type="button" onClick=${keep}>Keep inputs from now on</button></p>
-          `}
+          <p class="muted">It was not kept: of calls that somebody waits for, inputs are kept only where
+            the function's setting${" "}<code>keep_input</code> is <code>all</code> (<a href=${href(
+              [
+                "functions",
+                functionId,
+                "async",
+              ],
+            )}>what is kept of calls</a>).</p>
+          <div class="buttons">${may("invoke") && html`
+            <button class="button" type="button" onClick=${() => {
+              prepare(functionId, of.invocation_id);
+              go(href(["functions", functionId]));
+            }}>Call again …</button>
+          `}${may("write") && html`
+            <button class="button" type="button" onClick=${keep}>Keep inputs from now on</button>
+          `}</div>
         </div>
       `
       : problem.value?.status === 403
@@ -172,9 +174,9 @@ function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
   return html`
     <section class="card after" aria-labelledby="around">
       <header>
-        <h2 id="around">Around it</h2>
+        <h2 id="around">Environment and related calls</h2>
       </header>
-      <dl class="pairs"><dt>Environment</dt><dd><${Names} of=${names} /></dd>
+      <dl class="pairs"><dt>Variables</dt><dd><${Names} of=${names} /></dd>
           ${origin &&
             html`
               <dt>Repeats</dt>

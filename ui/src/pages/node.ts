@@ -10,7 +10,7 @@ import { Rail } from "../parts/rail.ts";
 import { fits, Search } from "../parts/search.ts";
 import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
-import { countsOf, memoryParts, worstFirst } from "../node.ts";
+import { countsOf, groupsOf, memoryParts, readable, worstFirst } from "../node.ts";
 import { href } from "../router.ts";
 import { who } from "../store.ts";
 import type { DoctorReport, Finding, Health, Instance, InstanceList, SystemInfo } from "../wire.ts";
@@ -69,7 +69,7 @@ function Facts({ of: { info, health } }: { of: Machine }) {
     ["started", html`<${Ago} at=${info.started_at} />`],
     ["requests by", health.transport],
     ["durability", info.durability],
-    ["control groups", info.cgroup_mode],
+    ["control groups", groupsOf(info.cgroup_mode)],
   ];
   return html`<p class="facts">${
     said.map(([name, value]) => html`<span key=${name}>${name} <b>${value}</b></span>`)
@@ -87,7 +87,7 @@ function Checks({ of }: { of: Health }) {
         html`
           <li
             key=${name}><${Status} of=${one.ok ? "success" : "failed"} isQuiet /><span>${name
-              .replaceAll("_", " ")}</span><span class="muted">${one.reason}</span></li>
+              .replaceAll("_", " ")}</span><span class="muted">${readable(one.reason)}</span></li>
         `
       )}</ul>
     </section>
@@ -155,8 +155,9 @@ function Findings({ of }: { of: readonly Finding[] }) {
             return html`
               <li
                 key=${one
-                  .name}><span title=${word}><${Status} of=${glyph} isQuiet /></span><span>${one
-                  .sentence}</span>
+                  .name}><span title=${word}><${Status} of=${glyph} isQuiet /></span><span>${readable(
+                    one.sentence,
+                  )}</span>
                       <span class="muted">${one.advice}</span></li>
             `;
           })
@@ -173,7 +174,7 @@ function Protections({ of }: { of: Record<string, string> }) {
       <dl class="pairs">${Object.entries(of).map(([name, value]) =>
         html`
           <dt key=${name}>${name.replaceAll("_", " ")}</dt>
-          <dd>${value}</dd>
+          <dd>${readable(value)}</dd>
         `
       )}</dl>
     </section>

@@ -177,7 +177,7 @@ function Limits({ of }: { of: Shown }) {
   return html`
     <section class="card after" aria-labelledby="limits">
       <header>
-        <h2 id="limits">Limits of ${who.value?.tenant_id ?? "the tenant"}</h2>
+        <h2 id="limits">Limits of the tenant ${who.value?.tenant_id}</h2>
       </header>
       <dl class="limits">${limitsOf(of).map((one) => {
         const share = shareOf(one);

@@ -2,6 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.ts";
+import { roundUp } from "./scale.ts";
 
 export interface Frame {
   name: string;
@@ -11,7 +12,7 @@ export interface Frame {
   said: (value: number) => string;
 }
 
-const LEFT = 76, RIGHT = 8, HEAD = 34, HIGH = 60, FOOT = 24;
+const LEFT = 92, RIGHT = 8, HEAD = 34, HIGH = 60, FOOT = 24;
 const FRAME = HEAD + HIGH;
 const LABEL_PX = 72;
 
@@ -32,7 +33,8 @@ interface Drawn {
 
 function Drawing({ frame, top, width, x, step }: Drawn) {
   const floor = top + FRAME;
-  const most = Math.max(...frame.values, 0);
+  const highest = Math.max(...frame.values, 0);
+  const most = highest && roundUp(highest);
   const thick = Math.max(1, Math.min(24, step - (step > 4 ? 2 : 0.5)));
   const bar = (values: readonly number[], name: string) =>
     values.map((value, n) => {

@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.ts";
 import { count, counted, duration } from "./format.ts";
-import { marks, secondsBetween } from "./scale.ts";
+import { marks, roundUp, secondsBetween } from "./scale.ts";
 
 /** One value of each for every step of time; null where there was nothing to measure. */
 export interface Series {
@@ -21,6 +21,7 @@ const LEFT = 56, RIGHT = 12, TOP = 10, GAP = 26, CALLS = 64, LATENCY = 110, FOOT
 const HEIGHT = TOP + CALLS + GAP + LATENCY + FOOT;
 const BOTTOM = TOP + CALLS, FLOOR = HEIGHT - FOOT;
 const LABEL_PX = 90;
+const ALONE_PX = 14; // of a value without neighbours: two dashes, or a short line, as in the legend
 
 /** Seconds since 1970 as the clocks of the reader count them, so that midnight is a whole day. */
 const local = (unix: number): number => unix - 60 * new Date(unix * 1000).getTimezoneOffset();
@@ -74,7 +75,10 @@ function Trace({ values, name, x, y }: {
       const points = run.map(([n, v]) => `${x(n).toFixed(1)},${y(v).toFixed(1)}`);
       const [alone] = run;
       return run.length === 1 && alone
-        ? html`<circle class=${`dot ${name}`} cx=${x(alone[0])} cy=${y(alone[1])} r="2.5" />`
+        ? html`
+          <line class=${`trace ${name}`} x1=${x(alone[0]) - ALONE_PX / 2} x2=${x(alone[0]) +
+            ALONE_PX / 2} y1=${y(alone[1])} y2=${y(alone[1])} />
+        `
         : html`<polyline class=${`trace ${name}`} points=${points.join(" ")} />`;
     })
   }</g>`;
@@ -114,7 +118,7 @@ function Axes({ data, width, x, y, most, top }: {
   return html`<g><text x=${LEFT - 8} y=${TOP + 9} class="tick end">${count(most)}</text>
     <text x=${LEFT - 8} y=${BOTTOM + 1} class="tick end">0</text>
     <line class="rule" x1=${LEFT} x2=${width - RIGHT} y1=${BOTTOM + 0.5} y2=${BOTTOM + 0.5} />${
-    marks(top, 3).map((v) =>
+    marks(top, 2).map((v) =>
       html`
         <line class="rule" x1=${LEFT} x2=${width - RIGHT} y1=${rule(v)} y2=${rule(v)} />
         <text
@@ -145,8 +149,8 @@ export function Chart({ data }: { data: Series }) {
   const steps = data.at.length;
   const w = width.value;
   const step = (w - LEFT - RIGHT) / Math.max(1, steps);
-  const most = Math.max(4, ...data.calls);
-  const top = Math.max(1, ...data.p99.map((one) => one ?? 0)) * 1.1;
+  const most = roundUp(Math.max(5, ...data.calls));
+  const top = roundUp(Math.max(1, ...data.p99.map((one) => one ?? 0)));
   const x = (n: number) => LEFT + step * (n + 0.5);
   const y = (value: number) => FLOOR - LATENCY * value / top;
   const n = chosen.value;

@@ -9,6 +9,14 @@ export function marks(most: number, steps = 5): number[] {
   return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, n) => n * step);
 }
 
+/** The top of an axis: the next round number. */
+export function roundUp(most: number): number {
+  if (!(most > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(most) + 1e-9);
+  const digits = [1, 2, 5, 10].find((n) => n * power >= most * 0.999_999) ?? 10;
+  return digits * power;
+}
+
 const SECONDS = [10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400];
 
 /** How many seconds lie between the marks of a time axis that has room for so many. */

@@ -1,6 +1,7 @@
 // Short notes on what was just done, with a way back where the API has one.
-import { signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { html } from "../html.ts";
+import { path } from "../router.ts";
 
 export interface Toast {
   id: number;
@@ -8,10 +9,14 @@ export interface Toast {
   isBad: boolean;
   /** What takes it back, such as a rollback to the version before. */
   undo: (() => void | Promise<unknown>) | null;
+  /** Milliseconds since 1970. */
+  since: number;
 }
 
-const STAYS_MS = 6_000;
-const STAYS_WITH_UNDO_MS = 12_000;
+const STAYS_MS = 4_000;
+const STAYS_BAD_MS = 8_000;
+const LOOKED_AT_MS = 1_000; // it stays so much longer while the reader points at it
+const TURNED_MS = 300; // what is told with a turn to another page outlives it
 const MOST = 4;
 
 export const toasts = signal<Toast[]>([]);
@@ -20,9 +25,20 @@ let last = 0;
 /** Shows a note for some seconds. `undo`: is offered as a button. */
 export function toast(text: string, more: { isBad?: boolean; undo?: Toast["undo"] } = {}): void {
   const one = { id: ++last, text, isBad: more.isBad ?? false, undo: more.undo ?? null };
-  toasts.value = [...toasts.peek(), one].slice(-MOST);
-  setTimeout(() => dismiss(one.id), one.undo ? STAYS_WITH_UNDO_MS : STAYS_MS);
+  toasts.value = [...toasts.peek(), { ...one, since: Date.now() }].slice(-MOST);
+  setTimeout(function end() {
+    if (isPointedAt()) setTimeout(end, LOOKED_AT_MS);
+    else dismiss(one.id);
+  }, one.isBad ? STAYS_BAD_MS : STAYS_MS);
 }
+
+const isPointedAt = (): boolean =>
+  document.querySelector?.(".toasts:hover, .toasts:focus-within") != null;
+
+effect(() => {
+  path.value; // on another page they would be in the way
+  toasts.value = toasts.peek().filter((one) => Date.now() - one.since < TURNED_MS);
+});
 
 /** What failed, in its own words. */
 export function toastError(error: unknown): void {

@@ -12,12 +12,34 @@ import { note, route } from "../../router.ts";
 import { rollback } from "../../saving.ts";
 import { may } from "../../scope.ts";
 import type { Function, RuntimeList, Version } from "../../wire.ts";
+import { changedPaths } from "../../version_files.ts";
 import { FileDifferences } from "./file_differences.ts";
 import { More, usePaged } from "./paged.ts";
 
-function Row({ of, before, isCurrent, isCompared, onCompare, onRollback }: {
+const NAMED = 10;
+
+/** What a version changed; the files by their names, of the newest versions alone. */
+function Changed({ of, before, isNewest }: {
   of: Version;
   before: Version | undefined;
+  isNewest: boolean;
+}) {
+  const { function_id: id, version } = of;
+  const isAsked = isNewest && before !== undefined && before.image_digest !== of.image_digest;
+  const { value } = useFetched(
+    () => isAsked ? changedPaths(id, before.version, version) : Promise.resolve([]),
+    [id, version, isAsked],
+  );
+  return html`${
+    summary(before, of, value.value ?? []) ||
+    html`<span class="muted">${version === 1 ? "the first" : "–"}</span>`
+  }`;
+}
+
+function Row({ of, before, isNewest, isCurrent, isCompared, onCompare, onRollback }: {
+  of: Version;
+  before: Version | undefined;
+  isNewest: boolean;
   isCurrent: boolean;
   isCompared: boolean;
   onCompare: () => void;
@@ -31,8 +53,9 @@ function Row({ of, before, isCurrent, isCompared, onCompare, onRollback }: {
       <td class="num small">
         <${Ago} at=${of.created_at} />
       </td>
-      <td class="small">${summary(before, of) ||
-        html`<span class="muted">${of.version === 1 ? "the first" : "–"}</span>`}</td>
+      <td class="small">
+        <${Changed} of=${of} before=${before} isNewest=${isNewest} />
+      </td>
       <td class="small muted wide">${of.runtime}</td>
       <td class="right">
         <div class="actions"
@@ -49,9 +72,6 @@ function Row({ of, before, isCurrent, isCompared, onCompare, onRollback }: {
 }
 
 function Table({ of }: { of: readonly Difference[] }) {
-  if (of.length === 0) {
-    return html`<p class="inside muted">Besides the handler nothing differs.</p>`;
-  }
   const cell = (text: string | null) => text ?? html`<span class="muted">–</span>`;
   return html`
     <div class="scrolls">
@@ -104,8 +124,10 @@ function Comparison({ id, all, from, to, onChange }: {
 }) {
   const { value } = useFetched((signal) => get<RuntimeList>("api/runtimes", {}, signal), []);
   const kind = value.value?.runtimes.find((one) => one.name === to.runtime)?.kind ?? "shell";
+  const found = differences(from, to);
+  const isOtherCode = from.image_digest !== to.image_digest;
   return html`
-    <section class="card after" aria-labelledby="comparison">
+    <section class="card after differs" aria-labelledby="comparison">
       <header class="wraps"
       >
         <h2 id="comparison">What differs</h2>
@@ -114,17 +136,26 @@ function Comparison({ id, all, from, to, onChange }: {
         <${Pick} label="to" all=${all} value=${to.version} onValue=${(n: number) =>
           onChange(from.version, n)} />
       </header>
-      <${Table} of=${differences(from, to)} />
-      <div class="code-head small muted">${from.handler === to.handler
-        ? "The handler is the same"
-        : "Handler"}</div>
+      ${found.length > 0 && html`<${Table} of=${found} />`}
+      ${!isOtherCode && found.length === 0 && from.handler === to.handler &&
+        html`<p class="inside muted">Nothing differs.</p>`}
       ${from.handler !== to.handler && html`
+        <div class="code-head small muted">Handler</div>
         <${Code} text=${to.handler} before=${from.handler} language=${kind}
           label="Handler, with what differs"
           key=${`${from.version}-${to.version}`} />
       `}
-      ${from.image_digest !== to.image_digest && may("write") &&
-        html`<${FileDifferences} id=${id} from=${from.version} to=${to.version} />`}
+      ${isOtherCode &&
+        (may("write")
+          ? html`<${FileDifferences} id=${id} from=${from.version} to=${to.version} />`
+          : html`<p class="inside muted">The files differ; a key with scope write sees how.</p>`)}
+      ${isOtherCode &&
+        html`
+          <p
+            class="inside small muted">Files of v${from.version}: <span class="mono">${from
+              .image_digest}</span><br />Files of v${to.version}: <span class="mono">${to
+              .image_digest}</span></p>
+        `}
     </section>
   `;
 }
@@ -180,7 +211,7 @@ export function Versions({ one }: { one: Function }) {
             </thead>
             <tbody>${all.map((each, n) =>
               html`
-                <${Row} of=${each} before=${all[n + 1]} key=${each.version}
+                <${Row} of=${each} before=${all[n + 1]} isNewest=${n < NAMED} key=${each.version}
                   isCurrent=${each.version === one.current_version}
                   isCompared=${each === first || each === second} onCompare=${() => compareOne(n)}
                   onRollback=${() => back(each.version)} />
