@@ -32,14 +32,21 @@ export function Code({ text, language, label, onText, before, markedLine = null 
   const box = useRef<CodeEditor>(null);
   const hear = useRef(onText);
   hear.current = onText;
+  const told = useRef<string[]>([]); // what the editor said and has not been handed back yet
   useEffect(fetchEditor, []);
   const ready = isReady.value;
   useEffect(() => {
     const setup = { text, language, label, isReadOnly: !hear.current, before: before ?? null };
-    box.current?.begin(setup, (changed) => hear.current?.(changed));
+    box.current?.begin(setup, (changed) => {
+      told.current.push(changed);
+      hear.current?.(changed);
+    });
   }, [ready, before]);
   useEffect(() => {
-    if (ready && box.current) box.current.text = text;
+    // A text that comes back late must not undo what was typed meanwhile.
+    const at = told.current.indexOf(text);
+    told.current = at < 0 ? [] : told.current.slice(at + 1);
+    if (at < 0 && ready && box.current) box.current.text = text;
   }, [text]);
   useEffect(() => {
     if (ready && box.current) box.current.language = language;

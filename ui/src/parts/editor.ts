@@ -108,8 +108,9 @@ export interface Setup {
 export class CodeEditor extends HTMLElement {
   #view: EditorView | null = null;
   #language = new Compartment();
+  #isBeingSet = false;
 
-  /** Makes the editor; the element must be in the document. `onText`: hears every change. */
+  /** Makes the editor; the element must be in the document. `onText`: hears what the reader changes. */
   begin(setup: Setup, onText: (text: string) => void): void {
     const root = this.shadowRoot ?? this.attachShadow({ mode: "open", delegatesFocus: true });
     this.#view?.destroy();
@@ -138,7 +139,7 @@ export class CodeEditor extends HTMLElement {
       keymap.of([{ key: "Mod-Enter", run: () => true }, ...defaultKeymap, ...historyKeymap]),
       EditorView.contentAttributes.of({ "aria-label": label }),
       EditorView.updateListener.of((update) => {
-        if (update.docChanged) onText(update.state.doc.toString());
+        if (update.docChanged && !this.#isBeingSet) onText(update.state.doc.toString());
       }),
     ];
   }
@@ -147,7 +148,9 @@ export class CodeEditor extends HTMLElement {
   set text(text: string) {
     const doc = this.#view?.state.doc;
     if (!doc || doc.toString() === text) return;
+    this.#isBeingSet = true;
     this.#view?.dispatch({ changes: { from: 0, to: doc.length, insert: text } });
+    this.#isBeingSet = false;
   }
 
   /** Marks a line and shows it; null: none. */

@@ -1,7 +1,7 @@
 // What a function is made of. Saving makes a new version of it.
 import { batch, useSignal } from "@preact/signals";
 import { get } from "../../api.ts";
-import { show } from "../../current.ts";
+import { functionOf, show } from "../../current.ts";
 import { changesOf } from "../../fields.ts";
 import { html } from "../../html.ts";
 import { Code } from "../../parts/code.ts";
@@ -166,11 +166,14 @@ export function Settings({ one }: { one: Function }) {
       await settle(one, now, isDeployed);
     } catch (error) {
       problem.value = error as Error;
-      if (fieldIn(problem.value) === null) toastError(error);
+      const isAbove = functionOf(one.id).peek()?.error_message === problem.value.message;
+      if (fieldIn(problem.value) === null && !isAbove) toastError(error);
     } finally {
       isBusy.value = false;
     }
   }
+  // The page of the function says why it could not be deployed.
+  const isAbove = problem.value !== null && problem.value.message === one.error_message;
   const parts = { draft: draft.value, change, isReadOnly };
   const files = edits.value.size === 0 && changes.runtime === undefined && standing
     ? aboutFiles(one, standing)
@@ -188,7 +191,7 @@ export function Settings({ one }: { one: Function }) {
         <${Save} one=${one} isChanged=${isChanged} isBusy=${isBusy.value} files=${files}
           base=${base.value} onSave=${() => save(false)} onDrop=${() => renew(one)} />
       `}
-      <${Form} of=${problem.value}>
+      <${Form} of=${isAbove ? null : problem.value}>
       <section class="card" aria-labelledby="code"><header><h2 id="code">Code</h2></header>
         <${What} one=${one} ...${parts} editing=${{
           edits: edits.value,
