@@ -34,12 +34,13 @@ def test_an_operator_sees_the_machine(open_as: OpenAs, keyed: Keyed, busy: tuple
     page.goto("/ui/#/node")
     expect(page.locator(".facts")).to_contain_text(f"version {__version__}")
     expect(page.locator(".facts")).to_contain_text(re.compile(r"started (now|\d+ (s|min) ago)"))
+    memory = page.get_by_role("region", name="Memory")
+    expect(memory).to_be_visible()  # it moves what is beside it
     health = page.get_by_role("region", name="Health")
     expect(health).to_contain_text("ready")
     expect(health).to_contain_text(re.compile(r"disk.*[GM]iB free"))
     boxes = [one.bounding_box() for one in health.get_by_role("listitem").all()]
     assert len({box["x"] for box in boxes if box}) == 1  # one below the other
-    memory = page.get_by_role("region", name="Memory")
     expect(memory.get_by_role("img")).to_have_attribute(
         "aria-label", re.compile(r"[\d.]+ [KM]iB of [\d.]+ GiB are held")
     )
