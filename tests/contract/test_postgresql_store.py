@@ -417,7 +417,8 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
 
 class Wire:
     """A way to PostgreSQL that cuts one connection where a transaction ends: before PostgreSQL has
-    read that, or instead of its answer.
+    read that, or instead of its answer; or, to "hold", for all until
+    it `goes_on`.
     """
 
     def __init__(self, port: int) -> None:
@@ -425,7 +426,8 @@ class Wire:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         self.cut: str | None = None
-        self.has_cut = threading.Event()
+        self.has_cut, self.goes_on = threading.Event(), threading.Event()
+        self.is_held = False
         self._is_over = False
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -444,6 +446,8 @@ class Wire:
             if self._is_over:
                 near.close()
                 return
+            if self.is_held:
+                self.goes_on.wait()
             try:
                 far = socket.create_connection(("127.0.0.1", self._to))
             except OSError:
@@ -460,7 +464,11 @@ class Wire:
     def _forth(self, near: socket.socket, far: socket.socket, answers_end: threading.Event) -> None:
         while data := _received(near):
             if self.cut is not None and (b"COMMIT" in data or b"ROLLBACK" in data):
-                if self.cut == "answer":
+                if self.cut == "hold":
+                    self.is_held = True
+                    self.has_cut.set()
+                    self.goes_on.wait()
+                elif self.cut == "answer":
                     answers_end.set()
                     far.sendall(data)
                     time.sleep(0.2)  # PostgreSQL commits meanwhile.
@@ -517,6 +525,43 @@ async def test_a_commit_whose_answer_is_lost_is_looked_up_and_made_once(
             again = a_function(name="one")
             with pytest.raises(Conflict):
                 await store.create(again, a_version(again))
+    finally:
+        wire.close()
+
+
+async def test_a_commit_is_not_taken_for_another_one_with_its_number(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """What did not reach the disk, or the standby, leaves its number to another transaction."""
+    url = a_database(cluster)
+    wire = Wire(cluster.port)
+
+    def lose_and_give_the_number_again() -> None:
+        wire.has_cut.wait()
+        cluster.kill()
+        cluster.start()
+        with psycopg.connect(url, autocommit=True) as other:
+            for _ in range(20):
+                other.execute("SELECT pg_current_xact_id()")
+        wire.goes_on.set()
+
+    try:
+        through = make_conninfo(
+            host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
+        )
+        async with open_postgresql(
+            through, tmp_path, password=PASSWORD, busy_timeout_s=scaled(20.0)
+        ) as store:
+            await store.wait_swept()  # what else is written may be cut
+            await store.ping()
+            wire.cut = "hold"
+            losing = asyncio.ensure_future(asyncio.to_thread(lose_and_give_the_number_again))
+            with pytest.raises(StoreUnavailable, match="did not tell"):
+                await store.database.write(count_one)
+            await losing
+            assert rows_of(url, COUNT) == [(1,)]
+            await store.ping()
+            assert rows_of(url, COUNT) == [(2,)]
     finally:
         wire.close()
 
@@ -658,6 +703,37 @@ async def test_a_write_waits_for_others_no_longer_than_it_may(
         assert time.monotonic() - began < scaled(2)
         assert await store.newest_change() == 0  # Readers do not wait.
     await store.ping()
+
+
+async def test_others_write_where_a_server_stands_still_in_the_middle_of_a_transaction(
+    tmp_path: Path,
+) -> None:
+    url = postgresql.database_of(tmp_path)
+    async with contextlib.AsyncExitStack() as stack:
+        one, two = [
+            await stack.enter_async_context(
+                open_postgresql(
+                    url, tmp_path / name, node_id=name, alone=False, busy_timeout_s=wait_s
+                )
+            )
+            for name, wait_s in (("one", 20.0), ("two", scaled(5.0)))
+        ]
+        begun = threading.Event()
+        tries: list[float] = []
+
+        def stand_still(connection: Connection) -> None:
+            count_one(connection)
+            tries.append(time.monotonic())
+            begun.set()
+            if len(tries) == 1:
+                time.sleep(4)  # longer than PostgreSQL waits
+
+        stood = asyncio.ensure_future(one.database.write(stand_still))
+        await asyncio.to_thread(begun.wait)
+        await two.ping()  # within the time that it may wait
+        assert 2.5 < time.monotonic() - tries[0] < scaled(4)
+        await stood
+        assert len(tries) == 2
 
 
 async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ CONNECT_TIMEOUT_S = 3
 # Longer than any statement or any wait for a lock takes where all is well.
 ANSWER_MAX_S = 10.0
 NO_ANSWER = "PostgreSQL has not answered for some seconds"
-# A server that stands still in the middle of a transaction loses it after so long.
 TRANSACTION_MAX_S = 300  # where PostgreSQL has it
 LIMITS = {
-    "idle_in_transaction_session_timeout": "10s",
+    # A server that stands still in the middle of a transaction loses it before the others, which
+    # wait for it, give up. If it goes on, it makes the transaction again.
+    "idle_in_transaction_session_timeout": "3s",
     "statement_timeout": "60s",
 }
 SETTINGS = {

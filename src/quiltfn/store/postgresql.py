@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,13 @@ WRITE = (
 # Of a server that shares its database. What follows the lock sees what was committed before it.
 OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
 WRITE_FENCED = f"{WRITE}; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
+# Another one after a crash and on a standby that was promoted. There the numbers of transactions
+# are given again that had not reached the disk, or the standby.
+LIFE = "pg_postmaster_start_time()::text, (SELECT stats_reset::text FROM pg_stat_archiver)"
+WHAT_BECAME = (
+    "SELECT CASE WHEN {number}::xid8 < pg_snapshot_xmax(pg_current_snapshot())"
+    f" THEN pg_xact_status({{number}}::xid8) ELSE 'in progress' END, {LIFE}"
+)
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
 TRIES, LOOK_AGAIN_S = 3, 0.05
 TABLE_WAIT_MS = 1000
@@ -92,6 +99,11 @@ UNKNOWN = "the database did not tell whether it has stored the change"
 def setting(connection: Connection, name: str) -> str:
     """A setting of PostgreSQL's."""
     return str(run_alone(connection, f"SHOW {name}")[0][0])
+
+
+def note_life(connection: Connection) -> None:
+    """Notes with the connection which life of PostgreSQL it is of."""
+    (connection.info[LIFE],) = run_alone(connection, f"SELECT {LIFE}")
 
 
 def check_usable(connection: Connection) -> None:
@@ -272,6 +284,7 @@ class PostgresDatabase:
 
     def _perform_once(self, work: Work[T], deadline: float) -> T:
         writer = self._served(deadline)
+        life = writer.info[LIFE]
         try:
             transaction = writer.begin()
             try:
@@ -288,7 +301,7 @@ class PostgresDatabase:
         try:
             transaction.commit()
         except Exception as error:
-            if not (is_lost(writer) and self._was_committed(number, deadline)):
+            if not (is_lost(writer) and self._was_committed(number, life, deadline)):
                 self._raise(error, writer)
         return result
 
@@ -320,6 +333,7 @@ class PostgresDatabase:
             self._close("_writer")
             made = self._connected()
             try:
+                note_life(made)
                 if self._boot is not None:
                     self._take_servers_lock(made, deadline)
             except Exception as error:
@@ -340,30 +354,35 @@ class PostgresDatabase:
         while self._fleet_id and not try_name_lock(connection, self._node_id):
             _wait_until(deadline, SAME_NAME.format(name=self._node_id))
 
-    def _was_committed(self, number: str, deadline: float) -> bool:
+    def _was_committed(self, number: str, life: Sequence[str], deadline: float) -> bool:
         """What became of a transaction whose commit was not answered. Raises `NotStored` where it
         surely has no effect, and `StoreUnavailable` where nobody can tell before the deadline.
+        `life`: the one of PostgreSQL that it was made in. In another one it may have the number of
+        another transaction, and then it is lost itself; so only a commit may be either's.
         """
-        ask = f"SELECT pg_xact_status('{number}'::xid8)"
+        ask = WHAT_BECAME.format(number=f"'{number}'")
         while True:
+            told, now = None, life
             with contextlib.suppress(StoreUnavailable, NotStored):
-                told = self._told(ask, deadline)
-                if told == "committed":
-                    return True
-                if told == "aborted":
-                    break
-            if time.monotonic() >= deadline:
+                told, *now = self._told(ask, deadline)
+            is_same = tuple(now) == tuple(life)
+            if told == "committed" and is_same:
+                return True
+            if told == "aborted" or (told == "in progress" and not is_same):
+                break
+            if told == "committed" or time.monotonic() >= deadline:
                 raise StoreUnavailable(UNKNOWN)
             time.sleep(LOOK_AGAIN_S)
         raise NotStored("the connection to the database ended before the change was stored")
 
-    def _told(self, question: str, deadline: float) -> object:
-        """The one value that a query gives outside of a transaction."""
+    def _told(self, question: str, deadline: float) -> Sequence[str]:
+        """The one row that a query gives outside of a transaction."""
         writer = self._served(deadline)
         try:
-            return run_alone(writer, question)[0][0]
+            found: Sequence[str] = run_alone(writer, question)[0]
         except Exception as error:
             self._raise(error, writer)
+        return found
 
     # Opening, in the writer's thread ---------------------------------------------------------
 
@@ -393,6 +412,7 @@ class PostgresDatabase:
 
     def _open_or_tell(self, alone: bool, writer: Connection) -> None:
         self._check(writer)
+        note_life(writer)
         is_server = alone or bool(self._node_id)
         if is_server:
             self._is_alone = alone
@@ -447,12 +467,16 @@ class PostgresDatabase:
             raise StoreBroken(
                 "No server has brought the database up to date yet: start one of this version."
             )
+        # Whoever waits for a table that something else holds has others wait behind it.
+        limits = {
+            "lock_timeout": TABLE_WAIT_MS,
+            "statement_timeout": 0,
+            "idle_in_transaction_session_timeout": 0,
+        }
+        run_alone(connection, "; ".join(f"SET LOCAL {name} = {one}" for name, one in limits.items()))
         # Imported late: see `migrate` in `database.py`.
         from quiltfn.store import migrations  # noqa: PLC0415
 
-        # Whoever waits for a table that something else holds has others wait behind it.
-        limits = f"SET LOCAL lock_timeout = {TABLE_WAIT_MS}; SET LOCAL statement_timeout = 0"
-        run_alone(connection, limits)
         migrations.upgrade_in(connection)
 
     def _revision(self, connection: Connection) -> str:
