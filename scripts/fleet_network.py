@@ -1,5 +1,5 @@
 """The machines of a fleet on one machine: a network namespace for each, a bridge between them, and
-a PostgreSQL in one of them.
+a PostgreSQL in one of them or two.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import pwd
 import random
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 DATABASE = "database"  # the machine that PostgreSQL runs on
+STANDBY = "standby"  # that of a second one, where there is one
 SUBNETS = "10.213"
 API_PORT, PEER_PORT = 8000, 8443
 READY_S, STOP_S = 30.0, 60.0
@@ -116,37 +118,41 @@ def _remove(*command: str) -> None:
 
 
 class Postgres:
-    """A PostgreSQL of Debian's on the machine `DATABASE`. `password`: the file that has it."""
+    """A PostgreSQL of Debian's on a machine. `password`: the file that has that of its role."""
 
-    def __init__(self, directory: Path, reached: Network) -> None:
+    def __init__(self, directory: Path, reached: Network, machine: str = DATABASE) -> None:
         found = [
             one for one in Path("/usr/lib/postgresql").glob("*/bin") if (one / "initdb").exists()
         ]
         if not found:
             raise NotAsPromised("there is no PostgreSQL: scripts/setup --fleet installs it")
         self._programs = max(found, key=lambda one: int(one.parent.name))
-        self._user, self._network = pwd.getpwnam("postgres"), reached
-        self._data, self.password = directory / "postgresql", directory / "password"
-        self._log = directory / "postgresql.log"
+        self._user, self._network, self.machine = pwd.getpwnam("postgres"), reached, machine
+        self._data, self.password = directory / f"postgresql-{machine}", directory / "password"
+        self._log = directory / f"postgresql-{machine}.log"
+        self._sockets = directory / f"sockets-{machine}"
         self._process: subprocess.Popen[bytes] | None = None
-        self._initdb()
+
+    @property
+    def address(self) -> str:
+        return self._network.address(self.machine)
 
     @property
     def url(self) -> str:
         """Without the password."""
-        return f"postgresql://quiltfn@{self._network.address(DATABASE)}/postgres"
+        return f"postgresql://quiltfn@{self.address}/postgres"
 
     def start(self) -> None:
         """Returns once it answers."""
-        user = ("setpriv", f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}")
-        become = (*self._network.inside(DATABASE), *user, "--clear-groups")
-        where = ("-D", self._data, "-h", self._network.address(DATABASE), "-k", self._data)
+        become = (*self._network.inside(self.machine), *self._become)
+        where = ("-D", self._data, "-h", self.address, "-k", self._sockets)
         command = [str(one) for one in (*become, self._programs / "postgres", *where)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._data
             )
-        is_ready = [str(self._programs / "pg_isready"), "-h", self._network.address(DATABASE)]
+        # Through its socket: its machine may be cut off.
+        is_ready = [str(self._programs / "pg_isready"), "-h", str(self._sockets)]
         end = time.monotonic() + READY_S
         while subprocess.run(is_ready, capture_output=True, check=False).returncode:
             if time.monotonic() > end or self._process.poll() is not None:
@@ -162,24 +168,45 @@ class Postgres:
             self._process.wait(STOP_S)
             self._process = None
 
-    def _initdb(self) -> None:
-        self._data.mkdir(mode=0o700)
+    def kill(self) -> None:
+        """All of it at once, by kill -9. Harmless when repeated."""
+        for pid in self._network.processes(self.machine):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(STOP_S)
+            self._process = None
+
+    def initdb(self) -> None:
+        """Makes it; it has not been started."""
         self.password.write_text(secrets.token_hex(16) + "\n")
-        who: dict[str, Any] = {
-            "user": self._user.pw_uid,
-            "group": self._user.pw_gid,
-            "extra_groups": [],
-        }
-        for one in (self._data, self.password):
-            os.chown(one, self._user.pw_uid, self._user.pw_gid)
+        os.chown(self.password, self._user.pw_uid, self._user.pw_gid)
         options = ("-U", "quiltfn", "--auth=scram-sha-256", f"--pwfile={self.password}")
-        run(
-            *(self._programs / "initdb", "-D", self._data, *options, "-E", "UTF8"),
-            cwd=self._data,
-            **who,
-        )
+        self._make(self._programs / "initdb", "-D", self._data, *options, "-E", "UTF8")
         with (self._data / "pg_hba.conf").open("a") as file:
-            file.write(f"host all all {self._network.subnet}.0/24 scram-sha-256\n")
+            for what in ("all", "replication"):
+                file.write(f"host {what} all {self._network.subnet}.0/24 scram-sha-256\n")
+
+    def follow(self, primary: Postgres) -> None:
+        """Becomes a copy of another one, which it follows once it is started."""
+        shutil.rmtree(self._data, ignore_errors=True)
+        source = f"host={primary.address} user=quiltfn password={self.password.read_text().strip()}"
+        copy = ("-D", self._data, "-d", source, "-R", "-X", "stream", "-c", "fast")
+        self._make(*self._network.inside(self.machine), self._programs / "pg_basebackup", *copy)
+
+    @property
+    def _become(self) -> tuple[str, ...]:
+        user = self._user
+        return ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+
+    def _make(self, *command: str | Path) -> None:
+        """Runs what fills its directory, as its user."""
+        self._sockets.mkdir(exist_ok=True)
+        self._data.mkdir(mode=0o700)
+        for one in (self._data, self._sockets):
+            os.chown(one, self._user.pw_uid, self._user.pw_gid)
+        inside = command[:2] if command[0] == "nsenter" else ()
+        run(*inside, *self._become, *command[len(inside) :], cwd=self._data)
 
 
 @contextlib.contextmanager
@@ -187,6 +214,7 @@ def database(directory: Path, reached: Network) -> Iterator[Postgres]:
     """A PostgreSQL that runs, with its files in an existing directory."""
     one = Postgres(directory, reached)
     try:
+        one.initdb()
         one.start()
         yield one
     finally:

@@ -12,17 +12,26 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx
-import psycopg
 
 from e2e import leftovers
 from e2e.server import QUILTFN, Function, Server, quiltfn, short_dir, until
 from e2e.test_clock import Jump
-from fleet_network import API_PORT, DATABASE, PEER_PORT, Network, Postgres, database, network
+from fleet.replicated import Replicated, statement
+from fleet_network import (
+    API_PORT,
+    DATABASE,
+    PEER_PORT,
+    STANDBY,
+    Network,
+    Postgres,
+    database,
+    network,
+)
 
 NAMES = ("one", "two", "three")
 HOST = "host"  # where clients are
@@ -156,7 +165,7 @@ class FleetMachine(Server):
 class Machines:
     """The fleet. It is `AnyServer`, too: each request goes to another node, at random."""
 
-    def __init__(self, directory: Path, reached: Network, postgres: Postgres) -> None:
+    def __init__(self, directory: Path, reached: Network, postgres: Postgres | Replicated) -> None:
         self.directory, self.network, self.postgres = directory, reached, postgres
         self.nodes: list[FleetMachine] = []
         self.headers: dict[str, str] = {}
@@ -280,13 +289,20 @@ class Machines:
 
     # What befalls the database ---------------------------------------------------------------
 
+    @property
+    def pair(self) -> Replicated:
+        """The database and its standby. Raises `AssertionError` where there is none."""
+        assert isinstance(self.postgres, Replicated)
+        return self.postgres
+
     def statement(self, text: str) -> list[tuple[Any, ...]]:
         """Runs a statement as the superuser, outside of a transaction."""
-        password = quote(self.postgres.password.read_text().strip(), "")
-        url = self.postgres.url.replace("quiltfn@", f"quiltfn:{password}@")
-        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            answer = connection.execute(text.encode())
-            return answer.fetchall() if answer.description else []
+        return statement(self.postgres, text)
+
+    @property
+    def databases(self) -> Sequence[str]:
+        """The machines that the database runs on, or its standby."""
+        return self.postgres.machines if isinstance(self.postgres, Replicated) else (DATABASE,)
 
     def disconnect(self) -> int:
         """Ends every connection of nodes to the database; returns how many there were."""
@@ -313,14 +329,15 @@ def machines(
     times: dict[str, float] | None = None,
     names: Sequence[str] = NAMES,
     make: Callable[[Path, str], dict[str, Any]] = lambda _root, _name: {},
+    store: Callable[[Path, Network], AbstractContextManager[Postgres | Replicated]] = database,
 ) -> Iterator[Machines]:
     """A fleet whose nodes run; nothing of it is left afterwards. `make`: more for each node, as
-    `FleetMachine` takes it.
+    `FleetMachine` takes it. `store`: what its database is.
     """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(short_dir())
-        reached = stack.enter_context(network("quiltfn-storm", (DATABASE, *names)))
-        fleet = Machines(directory, reached, stack.enter_context(database(directory, reached)))
+        reached = stack.enter_context(network("quiltfn-storm", (DATABASE, STANDBY, *names)))
+        fleet = Machines(directory, reached, stack.enter_context(store(directory, reached)))
         fleet.times = times or TIMES
         fleet.init()
         before = leftovers.look(directory, directory / "none", ())

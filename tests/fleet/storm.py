@@ -26,7 +26,7 @@ from e2e.rebooting import FLEET_MISTAKES
 from e2e.storms import HERE, Load, look
 from e2e.work_history import WorkVerdict, judge_work
 from e2e.work_load import WorkLoad, witness
-from fleet import matrix
+from fleet import failover, matrix
 from fleet.faults import Faults
 from fleet.freshness import Freshness
 from fleet.machines import FleetMachine, Machines, machines, with_a_clock
@@ -186,13 +186,15 @@ def main() -> int:
         help="a control: it must be found",
     )
     parser.add_argument("--matrix", action="store_true", help="each failure once, in figures")
-    rows = [*matrix.SHORT, *matrix.DEFAULT]
+    rows = [*matrix.SHORT, *matrix.DEFAULT, *failover.ROWS]
     parser.add_argument("--row", choices=rows, action="append", help="of the matrix: only this one")
     given = parser.parse_args()
     # What is made is removed however it ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if given.matrix or given.row:
-        return 0 if all(one.is_kept for one in matrix.play(given.row or ())) else 1
+        names = given.row or ()
+        figures = [*matrix.play(names), *failover.play(names)]
+        return 0 if all(one.is_kept for one in figures) else 1
     print(f"seed {given.seed}", flush=True)
     report = play(given.seconds, given.seed, given.mistake)
     print(report, flush=True)

@@ -1,0 +1,89 @@
+"""A PostgreSQL with a standby, each on a machine of its own; the standby can be promoted."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+
+from e2e.server import until
+from fleet_network import DATABASE, STANDBY, Network, Postgres
+
+FOLLOWS = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = %s"
+
+
+def statement(one: Postgres | Replicated, text: str, *values: str) -> list[tuple[Any, ...]]:
+    """Runs a statement as the superuser, outside of a transaction."""
+    password = quote(one.password.read_text().strip(), "")
+    url = one.url.replace("quiltfn@", f"quiltfn:{password}@")
+    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+        answer = connection.execute(text.encode(), values or None)
+        return answer.fetchall() if answer.description else []
+
+
+class Replicated:
+    """What can be done to a `Postgres` is done to the primary. `url` names both machines."""
+
+    def __init__(self, directory: Path, reached: Network, *, is_synchronous: bool = True) -> None:
+        self.primary, self.standby = (
+            Postgres(directory, reached, machine) for machine in (DATABASE, STANDBY)
+        )
+        self.password, self.is_synchronous = self.primary.password, is_synchronous
+        hosts = ",".join(one.address for one in (self.primary, self.standby))
+        self.url = f"postgresql://quiltfn@{hosts}/postgres?target_session_attrs=read-write"
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        return self.primary.machine, self.standby.machine
+
+    def start(self) -> None:
+        self.primary.start()
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        self.primary.stop(how)
+
+    def replicate(self) -> None:
+        """Makes the standby anew out of the primary; returns once it follows."""
+        self.standby.kill()
+        self._wait_for(is_standby=False)
+        self.standby.follow(self.primary)
+        self.standby.start()
+        if self.is_synchronous:
+            self._wait_for(is_standby=True)
+        until(lambda: statement(self.primary, FOLLOWS, self._state)[0][0], 30)
+
+    def promote(self) -> None:
+        """Makes the standby the primary; what was the primary is not asked."""
+        statement(self.standby, "SELECT pg_promote(true, 30)")
+        self.primary, self.standby = self.standby, self.primary
+
+    @property
+    def _state(self) -> str:
+        return "sync" if self.is_synchronous else "async"
+
+    def _wait_for(self, *, is_standby: bool) -> None:
+        """Whether commits wait for the standby. A copy has the setting of its original."""
+        names = "'*'" if is_standby else "''"
+        statement(self.primary, f"ALTER SYSTEM SET synchronous_standby_names = {names}")
+        statement(self.primary, "SELECT pg_reload_conf()")
+
+
+@contextlib.contextmanager
+def replicated(
+    directory: Path, reached: Network, *, is_synchronous: bool = True
+) -> Iterator[Replicated]:
+    """Both run, and the standby follows."""
+    pair = Replicated(directory, reached, is_synchronous=is_synchronous)
+    try:
+        pair.primary.initdb()
+        pair.primary.start()
+        pair.replicate()
+        yield pair
+    finally:
+        pair.standby.kill()
+        pair.primary.kill()
