@@ -7,7 +7,6 @@ by the environment (`QUILTFN_IDLE_S=60`), or by the TOML file that `--config` na
 
 import dataclasses
 import ipaddress
-import itertools
 import os
 import re
 import socket
@@ -37,6 +36,9 @@ STORE_OPTIONS = (
     *("host", "port", "sslmode", "sslrootcert", "sslnegotiation", "channel_binding"),
     *("gssencmode", "requirepeer", "target_session_attrs"),
 )
+# How long the last instance of a node may take to end where its launcher stands still: the server
+# waits for that for five seconds (`sandbox/guest.py`).
+FLEET_ENDING_S = 6.0
 # What a setting of each type may be given as.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("a whole number", (str, int)),
@@ -336,13 +338,19 @@ class Settings:
         2.0, "how often a node of a fleet says that it is there", low=0.1, high=60
     )
     fleet_fence_s: float = setting(
-        10.0, "a node that could not say so for so long begins nothing", low=0.5, high=600
+        10.0,
+        "a node that could not say so for so long begins nothing; at least twice fleet_beat_s",
+        low=0.5,
+        high=600,
     )
     fleet_end_s: float = setting(
         60.0, "after so long its instances end; more than fleet_fence_s", low=1, high=3600
     )
     fleet_reap_s: float = setting(
-        100.0, "after so long others take it over; more than fleet_end_s", low=1.5, high=7200
+        100.0,
+        f"after so long others take it over; at least {FLEET_ENDING_S:g} s more than fleet_end_s",
+        low=1 + FLEET_ENDING_S,
+        high=7200,
     )
 
     def __post_init__(self) -> None:
@@ -392,13 +400,25 @@ class Settings:
             raise BadSetting("store_password_file is of no use without store")
 
     def _check_fleet(self) -> None:
-        names = ("fleet_beat_s", "fleet_fence_s", "fleet_end_s", "fleet_reap_s")
-        for before, name in itertools.pairwise(names):
-            if getattr(self, before) >= getattr(self, name):
-                raise BadSetting(
-                    f"{name} must be more than {before}, which is {getattr(self, before):g}: a "
-                    "node has to have ended what it runs before others run it again"
-                )
+        """Each time leaves room for what has to happen before the next one."""
+        beat, fence = self.fleet_beat_s, self.fleet_fence_s
+        end, reap = self.fleet_end_s, self.fleet_reap_s
+        if fence < 2 * beat:
+            raise BadSetting(
+                f"fleet_fence_s must be at least twice fleet_beat_s, which is {beat:g}: one beat "
+                f"may be lost; it is {fence:g}"
+            )
+        if end <= fence:
+            raise BadSetting(
+                f"fleet_end_s must be more than fleet_fence_s, which is {fence:g}: a node begins "
+                f"nothing any more before it ends what runs; it is {end:g}"
+            )
+        if reap < end + FLEET_ENDING_S:
+            raise BadSetting(
+                f"fleet_reap_s must be at least {FLEET_ENDING_S:g} more than fleet_end_s, which is "
+                f"{end:g}: a node has to have ended what it runs before others run it again; it is "
+                f"{reap:g}"
+            )
 
     @property
     def output_max(self) -> tuple[int, ...]:

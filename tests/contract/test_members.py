@@ -92,7 +92,7 @@ async def a_node(
         # SQLite's first write would do it.
         await database.write(lambda connection: nodes.register(connection, database.boot, "1.0"))
         members = SqlMembers(database, quickly, clock, LOST)
-        await members.register(f"{name}:7000")
+        await members.register(f"{name}:7000", Report())
         yield Node(store, journal, members, SqlWork(database))
 
 

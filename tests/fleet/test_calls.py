@@ -20,7 +20,7 @@ from service.peers.pair import Directory
 pytestmark = pytest.mark.sandbox
 
 BEAT_S = 0.2
-SHORT = f"--fleet-beat-s {BEAT_S} --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 6"
+SHORT = f"--fleet-beat-s {BEAT_S} --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
 
 
 class Nodes:

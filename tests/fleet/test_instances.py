@@ -16,7 +16,7 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
-SHORT = "--prewarmed 0 --fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 3 --fleet-reap-s 8"
+SHORT = "--prewarmed 0 --fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 3 --fleet-reap-s 9"
 
 
 @contextlib.contextmanager

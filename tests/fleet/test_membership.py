@@ -14,7 +14,7 @@ from quiltfn.model.invocation import NODE_LOST
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
-REAP_S = 6
+REAP_S = 10
 SHORT = f"--fleet-beat-s 0.2 --fleet-fence-s 3 --fleet-end-s 4 --fleet-reap-s {REAP_S}"
 THRICE = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "jitter": 0}}
 

@@ -78,7 +78,7 @@ class Node:
         self.observer = Observer(self.name, TIMES)
         boot = database.boot
         await database.write(lambda connection: nodes.register(connection, boot, "1.0"))
-        await self.members.register(f"{self.name}:1")
+        await self.members.register(f"{self.name}:1", Report())
         self.is_up, self.is_stopped = True, False
 
     async def kill(self) -> None:

@@ -17,7 +17,7 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
-SHORT = "--fleet-beat-s 0.2 --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 6"
+SHORT = "--fleet-beat-s 0.2 --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
 Told = tuple[str, dict[str, Any]]
 
 

@@ -33,8 +33,8 @@ class Table:
         if self.away:
             raise StoreUnavailable("it is away")
 
-    async def register(self, address: str) -> Member:
-        self.rows["a"] = replace(self.rows["a"], address=address)
+    async def register(self, address: str, report: Report) -> Member:
+        self.rows["a"] = replace(self.rows["a"], address=address, report=report)
         return self.rows["a"]
 
     async def beat(self, report: Report) -> Member | None:

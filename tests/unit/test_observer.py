@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from quiltfn.fleet.observer import Observer, Times
-from quiltfn.model.member import Member, Presence
+from quiltfn.model.member import Member, Presence, Report
 
 TIMES = Times()
 
@@ -50,6 +50,19 @@ def test_a_node_whose_beat_stands_still_for_the_reap_time_is_taken_over() -> Non
     watch.for_seconds(10)
     watch.standing = {"b"}
     assert watch.for_seconds(200) == [(98.0, "b")]  # It was seen to move 2 s before that.
+
+
+def test_a_node_is_waited_for_as_long_as_its_own_times_say() -> None:
+    watch = Watch("c", "b")
+    watch.change("b", report=Report(times=(2.0, 10.0, 150.0, 200.0)))
+    watch.for_seconds(10)
+    watch.standing = {"b"}
+    assert watch.for_seconds(200) == [(154.0, "b")]
+    sooner = Watch("c", "b")
+    sooner.change("b", report=Report(times=(0.2, 1.0, 2.0, 8.0)))
+    sooner.for_seconds(10)
+    sooner.standing = {"b"}
+    assert sooner.for_seconds(200) == [(98.0, "b")]
 
 
 def test_a_node_never_takes_itself_over() -> None:

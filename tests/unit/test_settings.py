@@ -10,7 +10,9 @@ import pytest
 
 from quiltfn import settings
 from quiltfn.model import keepalive, version
+from quiltfn.sandbox import guest
 from quiltfn.settings import (
+    FLEET_ENDING_S,
     PREFIX,
     RENAMED,
     BadSetting,
@@ -109,18 +111,31 @@ def test_an_option_that_was_not_given_is_none_and_weighs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "told"),
     [
-        {"fleet_beat_s": "10"},
-        {"fleet_fence_s": "60"},
-        {"fleet_end_s": "100"},
-        {"fleet_reap_s": "60"},
-        {"fleet_beat_s": "5", "fleet_fence_s": "4"},
+        ({"fleet_beat_s": "5.1"}, "fleet_fence_s must be at least twice fleet_beat_s"),
+        ({"fleet_fence_s": "3.9"}, "fleet_fence_s must be at least twice fleet_beat_s"),
+        ({"fleet_fence_s": "60"}, "fleet_end_s must be more than fleet_fence_s"),
+        ({"fleet_end_s": "10"}, "fleet_end_s must be more than fleet_fence_s"),
+        ({"fleet_end_s": "94.1"}, "fleet_reap_s must be at least 6 more than fleet_end_s"),
+        ({"fleet_reap_s": "65.9"}, "fleet_reap_s must be at least 6 more than fleet_end_s"),
     ],
 )
-def test_the_times_of_a_fleet_must_grow(wrong: dict[str, str]) -> None:
-    with pytest.raises(BadSetting, match=r"^fleet_\w+_s must be more than fleet_\w+_s"):
+def test_each_time_of_a_fleet_leaves_room_before_the_next(wrong: dict[str, str], told: str) -> None:
+    with pytest.raises(BadSetting, match=rf"^{told}, which is .*it is [0-9.]+$"):
         from_everywhere(wrong, {})
+
+
+@pytest.mark.parametrize(
+    "right",
+    [{"fleet_beat_s": "5"}, {"fleet_fence_s": "4"}, {"fleet_end_s": "94"}, {"fleet_reap_s": "66"}],
+)
+def test_the_times_of_a_fleet_may_be_as_near_as_that(right: dict[str, str]) -> None:
+    from_everywhere(right, {})
+
+
+def test_a_node_is_not_taken_over_while_its_server_waits_for_the_launcher() -> None:
+    assert FLEET_ENDING_S > guest.LAUNCHER_ANSWERS_S
 
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)

@@ -100,7 +100,7 @@ class Membership:
     async def join(self, address: str) -> None:
         """Makes this node known. Raises `NodeRemoved` and `StoreUnavailable`."""
         began = boottime()
-        own = await self._members.register(address)
+        own = await self._members.register(address, self._report())
         self._renewed_at = began
         self._heard(own)
 

@@ -5,13 +5,16 @@ Rule 1: only time counts in which this node could beat and read without a long p
 store was away, or this node stood still, nobody could be seen, and every wait begins again.
 Rule 2: the node that follows the lost one by name is the first to act, the others come later, one
 after another: the store would let one of them through, but a hundred need not try.
-Rule 3: nothing here waits, reads a clock or asks the store.
+Rule 3: a node is waited for as long as it says itself that its instances may live, where that is
+longer than the own reap time: times may be changed on one node after the other.
+Rule 4: nothing here waits, reads a clock or asks the store.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quiltfn.model.member import Member, Presence
+from quiltfn.settings import FLEET_ENDING_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +76,12 @@ class Observer:
         member = seen.member
         if member.name == self.name or member.presence is Presence.GONE:
             return False
-        left = member.presence is Presence.LEFT
-        wait_s = 0.0 if left else self.times.reap_s
+        wait_s = 0.0 if member.presence is Presence.LEFT else self._reap_s(member)
         return now - seen.since >= wait_s + self._rank(member.name) * self.times.beat_s
+
+    def _reap_s(self, member: Member) -> float:
+        told = member.report.times
+        return max(self.times.reap_s, told[2] + FLEET_ENDING_S if len(told) > 2 else 0.0)
 
     def _rank(self, lost: str) -> int:
         """How many nodes come before this one to take `lost` over."""

@@ -239,7 +239,7 @@ def versions(own: NodeFile, members: Sequence[Member]) -> Finding:
 
 
 def times(settings: Settings, members: Sequence[Member]) -> Finding:
-    """All nodes have the same: one with a shorter time takes others over that still run."""
+    """All nodes have the same, or it takes longer than a setting says until one is taken over."""
     mine = [getattr(settings, name) for name in TIMES]
     told = ", ".join(f"{name} {value:g}" for name, value in zip(TIMES, mine, strict=True))
     others = [
@@ -252,7 +252,7 @@ def times(settings: Settings, members: Sequence[Member]) -> Finding:
             "times",
             f"the nodes do not have the same times: here {told}; {'; '.join(others[:5])}",
             "set the same on all nodes (for this examination by --config), and restart those that "
-            "differ: a node could be taken over while it runs",
+            "differ: each is waited for as long as its own times say",
         )
     return fine("times", f"all nodes that run have the same times: {told}")
 

@@ -21,7 +21,7 @@ class Members(Protocol):
     does not answer within some seconds. Beats never wait behind records that are being stored.
     """
 
-    async def register(self, address: str) -> Member:
+    async def register(self, address: str, report: Report) -> Member:
         """Tells the others where this node is, whose start has stored its epoch and version. Raises
         `NodeRemoved`.
         """

@@ -39,9 +39,10 @@ class SqlMembers:
         """This node's."""
         return self._database.boot.node_id
 
-    async def register(self, address: str) -> Member:
+    async def register(self, address: str, report: Report) -> Member:
         """As the port says."""
-        found = await self._change_own({"address": address, "report": {}})
+        told = msgspec.to_builtins(report)
+        found = await self._change_own({"address": address, "report": told})
         if found is None:
             raise StoreUnavailable("this node was started again elsewhere")
         if found.state is NodeState.REMOVED:
