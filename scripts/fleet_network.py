@@ -183,15 +183,17 @@ class Postgres:
         os.chown(self.password, self._user.pw_uid, self._user.pw_gid)
         options = ("-U", "quiltfn", "--auth=scram-sha-256", f"--pwfile={self.password}")
         self._make(self._programs / "initdb", "-D", self._data, *options, "-E", "UTF8")
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write("wal_retrieve_retry_interval = 500ms\n")  # of a standby; else five seconds
         with (self._data / "pg_hba.conf").open("a") as file:
             for what in ("all", "replication"):
                 file.write(f"host {what} all {self._network.subnet}.0/24 scram-sha-256\n")
 
-    def follow(self, primary: Postgres) -> None:
+    def copy_from(self, primary: Postgres) -> None:
         """Becomes a copy of another one, which it follows once it is started."""
         shutil.rmtree(self._data, ignore_errors=True)
         source = f"host={primary.address} user=quiltfn password={self.password.read_text().strip()}"
-        copy = ("-D", self._data, "-d", source, "-R", "-X", "stream", "-c", "fast")
+        copy = ("-D", self._data, "-d", source, "-R", "-X", "stream", "-c", "fast", "-N")
         self._make(*self._network.inside(self.machine), self._programs / "pg_basebackup", *copy)
 
     @property

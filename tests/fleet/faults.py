@@ -18,6 +18,9 @@ BETWEEN_S = 0.5, 3.0
 # over.
 LASTS_S = (0.3, TIMES["fence"] + 0.5, TIMES["end"] + 1.5, TIMES["reap"] + 3.0)
 DATABASE_AWAY_S = 1.0, 6.0
+# Until a standby is promoted; and until the primary before it is made a standby: nodes may wait for
+# that one for ten seconds.
+NOTICED_S, FAILED_OVER_S = (0.2, 2.0), (5.0, 9.0)
 # After a fault a node needs some time until it follows the others again.
 CALM_AFTER_S = 5.0
 # A launcher that goes on ends what should have ended within a second.
@@ -34,6 +37,7 @@ WEIGHTS = {
     "crash": 1,
     "disconnect": 2,
     "read only": 1,
+    "failover": 2,
     "clock": 2,
 }
 
@@ -103,7 +107,7 @@ class Faults:
         busy = {name for one in self.active for name in one.nodes}
         free = [one for one in self.fleet.nodes if one.name not in busy]
         node = self.dice.choice(free) if free else None
-        if kind in ("restart", "crash", "disconnect", "read only"):
+        if kind in ("restart", "crash", "disconnect", "read only", "failover"):
             if DATABASE not in busy:
                 self._befall_database(kind)
         elif kind == "partition":
@@ -153,10 +157,17 @@ class Faults:
         name, fleet = node.name, self.fleet
         way = self.dice.choice(("both ways", "to it", "from it"))
         if way != "from it":
-            fleet.cut(name, DATABASE)
+            for one in fleet.databases:
+                fleet.cut(name, one)
         if way != "to it":
-            fleet.cut(DATABASE, name)
-        self._lasts(f"PostgreSQL cut off {way}", name, lambda: fleet.heal(name, DATABASE))
+            for one in fleet.databases:
+                fleet.cut(one, name)
+
+        def heal() -> None:
+            for one in fleet.databases:
+                fleet.heal(name, one)
+
+        self._lasts(f"PostgreSQL cut off {way}", name, heal)
 
     def _part(self) -> None:
         """Two nodes, both ways or one."""
@@ -175,6 +186,8 @@ class Faults:
             self._happened("connections to PostgreSQL killed")
             for node in fleet.nodes:
                 self._touched[node.name] = time.monotonic()
+        elif kind == "failover":
+            self._fail_over()
         elif kind == "read only":
             fleet.read_only(True)
             self._lasts("PostgreSQL read-only", DATABASE, lambda: fleet.read_only(False))
@@ -183,14 +196,41 @@ class Faults:
             postgres.stop(signal.SIGINT if kind == "restart" else signal.SIGQUIT)
             self._lasts(f"PostgreSQL restarted ({how})", DATABASE, postgres.start)
 
-    def _lasts(self, what: str, name: str | None, end: Callable[[], None]) -> None:
-        """`name`: the node, or all where it is the database's; None: none loses the database."""
+    def _fail_over(self) -> None:
+        """The primary is killed or cut off, its standby promoted, and later made the standby."""
+        fleet, pair = self.fleet, self.fleet.pair
+        is_killed = self.dice.random() < 0.5
+        if is_killed:
+            pair.primary.kill()
+        else:
+            fleet.unplug(pair.primary.machine)
+        time.sleep(self.dice.uniform(*NOTICED_S))
+        pair.promote()
+
+        def replicate() -> None:
+            pair.replica.kill()
+            fleet.plug(pair.replica.machine)
+            pair.replicate()
+
+        how = "killed" if is_killed else "cut off"
+        self._lasts(f"PostgreSQL failed over ({how})", DATABASE, replicate, FAILED_OVER_S)
+
+    def _lasts(
+        self,
+        what: str,
+        name: str | None,
+        end: Callable[[], None],
+        away_s: tuple[float, float] = DATABASE_AWAY_S,
+    ) -> None:
+        """`name`: the node, or all where it is the database's, which lasts for `away_s`; None: none
+        loses the database.
+        """
         self._happened(what, name or "")
         everybody = [one.name for one in self.fleet.nodes]
         touches = everybody if name == DATABASE else [] if name is None else [name]
         lasts_s = self.dice.choice(LASTS_S)
         if name == DATABASE:
-            lasts_s = self.dice.uniform(*DATABASE_AWAY_S)
+            lasts_s = self.dice.uniform(*away_s)
         names = [] if name is None else [name]
         self.active.append(Active(what, time.monotonic() + lasts_s, end, names, touches))
 

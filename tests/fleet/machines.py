@@ -297,7 +297,8 @@ class Machines:
 
     def statement(self, text: str) -> list[tuple[Any, ...]]:
         """Runs a statement as the superuser, outside of a transaction."""
-        return statement(self.postgres, text)
+        pair = self.postgres
+        return statement(pair.primary if isinstance(pair, Replicated) else pair, text)
 
     @property
     def databases(self) -> Sequence[str]:

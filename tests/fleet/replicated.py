@@ -30,16 +30,16 @@ class Replicated:
     """What can be done to a `Postgres` is done to the primary. `url` names both machines."""
 
     def __init__(self, directory: Path, reached: Network, *, is_synchronous: bool = True) -> None:
-        self.primary, self.standby = (
+        self.primary, self.replica = (
             Postgres(directory, reached, machine) for machine in (DATABASE, STANDBY)
         )
         self.password, self.is_synchronous = self.primary.password, is_synchronous
-        hosts = ",".join(one.address for one in (self.primary, self.standby))
+        hosts = ",".join(one.address for one in (self.primary, self.replica))
         self.url = f"postgresql://quiltfn@{hosts}/postgres?target_session_attrs=read-write"
 
     @property
     def machines(self) -> tuple[str, ...]:
-        return self.primary.machine, self.standby.machine
+        return self.primary.machine, self.replica.machine
 
     def start(self) -> None:
         self.primary.start()
@@ -49,26 +49,26 @@ class Replicated:
 
     def replicate(self) -> None:
         """Makes the standby anew out of the primary; returns once it follows."""
-        self.standby.kill()
-        self._wait_for(is_standby=False)
-        self.standby.follow(self.primary)
-        self.standby.start()
+        self.replica.kill()
+        self._wait_for(is_waiting=False)
+        self.replica.copy_from(self.primary)
+        self.replica.start()
         if self.is_synchronous:
-            self._wait_for(is_standby=True)
+            self._wait_for(is_waiting=True)
         until(lambda: statement(self.primary, FOLLOWS, self._state)[0][0], 30)
 
     def promote(self) -> None:
         """Makes the standby the primary; what was the primary is not asked."""
-        statement(self.standby, "SELECT pg_promote(true, 30)")
-        self.primary, self.standby = self.standby, self.primary
+        statement(self.replica, "SELECT pg_promote(true, 30)")
+        self.primary, self.replica = self.replica, self.primary
 
     @property
     def _state(self) -> str:
         return "sync" if self.is_synchronous else "async"
 
-    def _wait_for(self, *, is_standby: bool) -> None:
+    def _wait_for(self, *, is_waiting: bool) -> None:
         """Whether commits wait for the standby. A copy has the setting of its original."""
-        names = "'*'" if is_standby else "''"
+        names = "'*'" if is_waiting else "''"
         statement(self.primary, f"ALTER SYSTEM SET synchronous_standby_names = {names}")
         statement(self.primary, "SELECT pg_reload_conf()")
 
@@ -85,5 +85,5 @@ def replicated(
         pair.replicate()
         yield pair
     finally:
-        pair.standby.kill()
+        pair.replica.kill()
         pair.primary.kill()

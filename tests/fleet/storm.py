@@ -1,11 +1,12 @@
 """A fleet is ill-treated under load, and afterwards its history is checked (e2e/history.py,
 e2e/work_history.py), as that of one server is by `scripts/soak storms`.
 
-Three nodes and a PostgreSQL, each in a network namespace of its own. Clients ask nodes at random:
-calls, accepted work, schedules, cancellations, redrives, changes of functions. Every few seconds a
-fault (faults.py): processes are killed and stopped, nodes parted from each other and from the
-database, that is restarted, made read-only and loses its connections, clocks jump. Who counts
-instances and reads the handlers' own notes is outside of it all.
+Three nodes, a PostgreSQL and its synchronous standby, each in a network namespace of its own.
+Clients ask nodes at random: calls, accepted work, schedules, cancellations, redrives, changes of
+functions. Every few seconds a fault (faults.py): processes are killed and stopped, nodes parted
+from each other and from the database; that is restarted, made read-only, failed over and loses its
+connections; clocks jump. Who counts instances and reads the handlers' own notes is outside of it
+all.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fleet import failover, matrix
 from fleet.faults import Faults
 from fleet.freshness import Freshness
 from fleet.machines import FleetMachine, Machines, machines, with_a_clock
+from fleet.replicated import replicated
 from fleet.sampler import Bounds, homes_of, sampled, sandboxes
 from timeouts import scaled
 
@@ -108,7 +110,7 @@ def play(seconds: float, seed: int, mistake: str = "none") -> Report:
     with ExitStack() as stack:
         seen = stack.enter_context(witness())
         make = partial(node_options, str(seen.crun), mistake)
-        fleet = stack.enter_context(machines(make=make))
+        fleet = stack.enter_context(machines(make=make, store=replicated))
         load = Load(fleet, CALLERS, INSTANCES, CLIENT_TIMEOUT_S, may_come_late=True)
         work = WorkLoad(fleet, load.ask, instances=QUEUED_INSTANCES, settle_s=SETTLE_S)
         if mistake != "none":  # Found out it is in any case.
