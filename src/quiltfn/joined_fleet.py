@@ -12,6 +12,9 @@ import structlog
 
 from quiltfn.api.errors import error_body
 from quiltfn.dispatch import Dispatcher
+from quiltfn.fleet.calls import FleetCalls
+from quiltfn.fleet.failovers import PATH as FAILOVERS
+from quiltfn.fleet.failovers import Failovers
 from quiltfn.fleet.membership import Loss, Membership
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import QuiltfnError, StoreUnavailable
@@ -74,6 +77,16 @@ async def _beat(membership: Membership) -> None:
         except Exception:  # A mistake of ours must not look as if this node were gone.
             _log.exception("a beat has failed; it is tried again")
             await asyncio.sleep(AGAIN_S)
+
+
+def tell_failovers(membership: Membership, calls: FleetCalls, store: SqlStore) -> Failovers:
+    """From now on this node and others tell each other of a failover of their database."""
+    database = store.database
+    assert isinstance(database, PostgresDatabase), "a fleet shares a PostgreSQL"
+    failovers = Failovers(calls.uncounted, database.timeline, membership.silent)
+    calls.handlers[FAILOVERS] = failovers.answer
+    membership.on_read.append(failovers.read)
+    return failovers
 
 
 async def begin_work(membership: Membership, dispatcher: Dispatcher) -> None:

@@ -274,6 +274,7 @@ def _shared_with_others(
     if membership is None or node.fleet is None:
         return None, None
     from quiltfn.fleet.calls import FleetCalls  # noqa: PLC0415 - as above
+    from quiltfn.joined_fleet import tell_failovers  # noqa: PLC0415 - as above
     from quiltfn.shared_instances import SharedInstances  # noqa: PLC0415 - as above
 
     shared = SharedInstances(stock, membership, parts.clock)
@@ -281,6 +282,7 @@ def _shared_with_others(
     within = parts.invoker, parts.pools, parts.journal, shared.obtain
     calls = FleetCalls(node.fleet, membership, *within)
     stack.push_async_callback(calls.aclose)
+    stack.push_async_callback(tell_failovers(membership, calls, parts.store).aclose)
     return shared, calls
 
 

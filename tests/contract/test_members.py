@@ -494,6 +494,7 @@ async def test_a_beat_does_not_wait_behind_records_that_are_stored(open_shared, 
 
         writing = asyncio.ensure_future(two.store.database.write(long))
         await begun_at.wait()
+        one.store.database.busy_timeout_s = 0.5  # before PostgreSQL ends the transaction
         with pytest.raises(StoreUnavailable):  # the control: another write does wait
             await asyncio.wait_for(one.store.database.write(lambda _: None), 30)
         async with asyncio.timeout(2):

@@ -36,6 +36,7 @@ from postgresql import PASSWORD, Cluster
 from quiltfn.ids import new_id
 from quiltfn.model.errors import Conflict, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest
+from quiltfn.ports.fleet import History
 from quiltfn.store import (
     SqlIdempotencyStore,
     SqlOperations,
@@ -45,7 +46,7 @@ from quiltfn.store import (
     tables,
 )
 from quiltfn.store.disk_reserve import DiskFull
-from quiltfn.store.postgresql import open_postgresql
+from quiltfn.store.postgresql import PostgresDatabase, open_postgresql
 from quiltfn.store.sql import run, sql
 from timeouts import scaled
 
@@ -566,6 +567,32 @@ async def test_a_commit_is_not_taken_for_another_one_with_its_number(
         wire.close()
 
 
+async def test_a_server_uses_no_primary_from_before_a_failover_that_it_knows_of(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    url = a_database(cluster)
+    async with open_postgresql(url, tmp_path) as store:
+        database = store.database
+        assert isinstance(database, PostgresDatabase)
+        timeline = database.timeline
+        assert timeline.newest.timeline == 1
+        quick = database.quick_connection()
+        await quick.run(count_one)
+        await store.newest_change()
+        assert not timeline.learn(History(timeline.newest.cluster, 1))
+        assert not timeline.learn(History(timeline.newest.cluster + 1, 7))  # another database's
+        assert timeline.learn(History(timeline.newest.cluster, 2))
+        told = r"is on timeline 1, and this fleet has gone on to 2: .* Stop it"
+        for ask in (lambda: quick.run(count_one), store.ping, store.newest_change):
+            with pytest.raises(StoreUnavailable, match=told):
+                await ask()
+        await quick.aclose()
+    with pytest.raises(StoreUnavailable, match=told):  # It is known after a restart, too.
+        async with open_postgresql(url, tmp_path):
+            pass
+    assert rows_of(url, COUNT) == [(1,)]
+
+
 async def test_what_was_read_is_not_read_again_where_the_connection_ends_behind_it(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -728,11 +755,11 @@ async def test_others_write_where_a_server_stands_still_in_the_middle_of_a_trans
             if len(tries) == 1:
                 time.sleep(4)  # longer than PostgreSQL waits
 
-        stood = asyncio.ensure_future(one.database.write(stand_still))
+        stored = asyncio.ensure_future(one.database.write(stand_still))
         await asyncio.to_thread(begun.wait)
         await two.ping()  # within the time that it may wait
         assert 2.5 < time.monotonic() - tries[0] < scaled(4)
-        await stood
+        await stored
         assert len(tries) == 2
 
 

@@ -22,12 +22,12 @@ from e2e.work_load import Witness, WorkLoad, witness
 from fleet.balancer import Balancer, Calls
 from fleet.machines import FleetMachine, Machines, machines
 from fleet.matrix import DEFAULT_TIMES, RATE, Figure, Matrix
-from fleet.replicated import replicated
+from fleet.replicated import replicated, statement
 
-CALLERS, QUEUERS = 3, 3
+CALLERS, QUEUERS = 6, 4
 CLIENT_TIMEOUT_S = 20.0
-BEFORE_S, NOTICED_S, AFTER_S, SETTLE_S = 5.0, 1.0, 15.0, 5.0
-BACK_WITHIN_S = 60.0
+BEFORE_S, NOTICED_S, AFTER_S, SETTLE_S = 5.0, 1.0, 30.0, 5.0
+CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s::inet"
 
 
 @dataclass
@@ -73,20 +73,21 @@ class Drill:
     it: Matrix
     seen: Witness
 
-    def play(self, failure: str, happens: Callable[[], float]) -> None:
-        """`happens`: the failover; returns when the standby was promoted."""
+    def play(self, failure: str, happens: Callable[[], float], within_s: float) -> None:
+        """`happens`: the failover; returns when the standby was promoted. `within_s`: how long
+        after that management has to work again.
+        """
         fleet = self.it.fleet
         load = Load(fleet, CALLERS, 3, CLIENT_TIMEOUT_S, may_come_late=True)
         work = WorkLoad(fleet, load.ask, instances=1, settle_s=SETTLE_S)
         functions = [fleet.deploy("true", max_instances=1) for _ in fleet.nodes]
         called = fleet.deploy("true", max_instances=6)
-        load.start(int(time.time()))
-        work.start(int(time.time()), load.called, QUEUERS)
-        changes = [
-            Changes(self.it, *one)
-            for one in zip(fleet.nodes, (one.path for one in functions), strict=True)
-        ]
+        changes: list[Changes] = []
         try:
+            load.start(int(time.time()))
+            work.start(int(time.time()), load.called, QUEUERS)
+            for node, function in zip(fleet.nodes, functions, strict=True):
+                changes.append(Changes(self.it, node, function.path))
             with (
                 Balancer(fleet.nodes) as balancer,
                 Calls(balancer, f"{called.path}/invoke", RATE) as calls,
@@ -114,7 +115,8 @@ class Drill:
             f"ticks; {verdict}; {work_verdict}"
         )
         is_kept = verdict.is_clean and work_verdict.is_clean and not calls.failed
-        self.it.tell(failure, seen, "nothing lost, nothing twice, 20 s", is_kept and back_s < 20)
+        bound = f"nothing lost, nothing twice, {within_s:g} s"
+        self.it.tell(failure, seen, bound, is_kept and back_s < within_s)
         failed = {one.split(" ")[0] + " " + one.split(" ")[1] for one in calls.failed}
         print(f"       {dict(load.codes)}")
         for example in (*sorted(failed)[:5], *verdict.examples, *work_verdict.examples):
@@ -132,6 +134,16 @@ def cut_off(fleet: Machines) -> float:
     return promoted(fleet)
 
 
+def split(fleet: Machines) -> float:
+    """One node alone still reaches the primary, which goes on and takes its connections."""
+    pair, one = fleet.pair, fleet.nodes[0].name
+    for other in (pair.replica.machine, *(node.name for node in fleet.nodes[1:])):
+        fleet.cut_both(pair.primary.machine, other)
+    at = promoted(fleet)
+    assert statement(pair.replica, CONNECTED, fleet.network.address(one))[0][0], "it has gone on"
+    return at
+
+
 def promoted(fleet: Machines) -> float:
     time.sleep(NOTICED_S)
     fleet.pair.promote()
@@ -139,18 +151,19 @@ def promoted(fleet: Machines) -> float:
 
 
 ROWS = {
-    "failover": ("PostgreSQL's primary killed, its standby promoted", killed),
-    "failover-silent": ("PostgreSQL's primary cut off, its standby promoted", cut_off),
+    "failover": ("PostgreSQL's primary killed, its standby promoted", killed, 10.0),
+    "failover-split": ("PostgreSQL's primary cut off from all nodes but one", split, 30.0),
+    "failover-silent": ("PostgreSQL's primary cut off, its standby promoted", cut_off, 20.0),
 }
 
 
 def play(names: Collection[str]) -> list[Figure]:
     """The rows of these names; every row where there are none."""
     wanted = {name: row for name, row in ROWS.items() if not names or name in names}
-    return [one for failure, how in wanted.values() for one in played(failure, how)]
+    return [one for row in wanted.values() for one in played(*row)]
 
 
-def played(failure: str, how: Callable[[Machines], float]) -> list[Figure]:
+def played(failure: str, how: Callable[[Machines], float], within_s: float) -> list[Figure]:
     """One row, with a fleet of its own."""
     with contextlib.ExitStack() as stack:
         seen = stack.enter_context(witness())
@@ -159,6 +172,6 @@ def played(failure: str, how: Callable[[Machines], float]) -> list[Figure]:
             machines(DEFAULT_TIMES, make=lambda _root, _name: make, store=replicated)
         )
         it = Matrix(fleet)
-        Drill(it, seen).play(failure, lambda: how(fleet))
+        Drill(it, seen).play(failure, lambda: how(fleet), within_s)
         it.threads.shutdown()
     return it.figures

@@ -95,6 +95,22 @@ async def test_a_node_that_does_not_move_is_taken_over_once(clock: ManualClock) 
     assert (table.taken, node.taken_over) == (["b"], 1)
 
 
+async def test_a_node_is_silent_from_the_fence_time_until_it_is_taken_over(
+    clock: ManualClock,
+) -> None:
+    table = Table("a", "b", "c", "d", "e")
+    table.rows["c"] = replace(table.rows["c"], presence=Presence.LEFT)
+    table.rows["d"] = replace(table.rows["d"], state=NodeState.REMOVED)
+    table.rows["e"] = replace(table.rows["e"], version="")  # a server that was alone
+    node = a_node(table, clock)
+    told = []
+    for _ in range(12):
+        await turns(node, clock, 1)
+        told.append(node.silent())
+    # It was seen first at the first look; the clock has gone on by one second since each.
+    assert told == [[]] * 2 + [["b"]] * 8 + [[]] * 2
+
+
 async def test_a_slow_take_over_holds_up_no_beat(clock: ManualClock) -> None:
     table = Table("a", "b")
     node = a_node(table, clock)

@@ -6,7 +6,7 @@ All it decides by is in `observer.py`; here it is carried out.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -52,6 +52,10 @@ class Membership:
         """`report`: how loaded this node is now; whoever makes this may set it later."""
         self._members, self._observer, self.clock = members, own, clock
         self.report = report
+        # Whoever knows where images are may set it later.
+        self.images_only_on: Callable[[str, Collection[str]], frozenset[str]] = lambda *_: (
+            frozenset()
+        )
         self.lag_s: Callable[[], float] = float  # whoever follows the other nodes may set it later
         self.times: Times = own.times
         self.name = own.name
@@ -83,6 +87,19 @@ class Membership:
     def seen(self) -> Sequence[Member]:
         """All nodes as they were at the last look; none before the first one."""
         return [one.member for one in self._observer.members]
+
+    def silent(self) -> Sequence[str]:
+        """The nodes that should be there and whose beats have not moved for the fence time."""
+        now, own = self.clock.now(), self.name
+        return [
+            one.member.name
+            for one in self._observer.members
+            if one.member.name != own
+            and one.member.presence is Presence.PRESENT
+            and one.member.is_member
+            and one.member.state is not NodeState.REMOVED
+            and self._observer.unmoved_s(one.member, now) >= self.times.fence_s
+        ]
 
     def show(self) -> None:
         """Puts the nodes as they were at the last look into the metrics."""

@@ -64,9 +64,36 @@ class Nodes(Protocol):
     async def all(self) -> Sequence[KnownNode]:
         """Every node by name, those that left or were removed included."""
 
+    def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
+        """The images of tenants, by their digests, that a node has and none of some others."""
+
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
         """What a node is to do from now on; it hears of it within seconds. Raises `NotFound`, and
         `Conflict` for a node that was removed, or where this server is no node of a fleet.
+        """
+
+
+class History(NamedTuple):
+    """`cluster`: PostgreSQL's system identifier, which a standby shares with its primary;
+    `timeline`: its number, which a failover raises; 0: nothing is known.
+    """
+
+    cluster: int
+    timeline: int
+
+    def is_before(self, other: "History") -> bool:
+        """Whether a failover lies between them."""
+        return self.cluster == other.cluster and 0 < self.timeline < other.timeline
+
+
+class Timeline(Protocol):
+    """Which history of its database this server goes by. `newest`: the newest that is known."""
+
+    newest: History
+
+    def learn(self, found: History) -> bool:
+        """Takes in one that is in use somewhere; returns whether it is newer than all before: then
+        no connection to an older one is used any more.
         """
 
 

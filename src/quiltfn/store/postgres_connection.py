@@ -5,7 +5,7 @@ Nothing of this is imported unless the store is PostgreSQL: psycopg is an extra 
 
 import re
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 import psycopg
@@ -13,10 +13,13 @@ from psycopg.adapt import Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, create_engine, event, exc, pool
 
+from quiltfn.ports.fleet import History
 from quiltfn.store.directory import StoreBroken
+from quiltfn.store.postgres_timeline import PostgresTimeline
 from quiltfn.store.sql import driver
 
 T = TypeVar("T")
+Connected = TypeVar("Connected")
 
 # The advisory locks of quiltfn in a database. Each server holds the first, alone or with others;
 # each transaction that writes takes the second.
@@ -114,6 +117,20 @@ class _Connection(psycopg.Connection[Any]):
     """Ends when PostgreSQL does not answer: where its disk hangs, the kernel keeps a connection."""
 
     answer_max_s = ANSWER_MAX_S
+    history: tuple[PostgresTimeline, History] | None = None
+
+    def check(self, timeline: PostgresTimeline) -> None:
+        """Closes itself where it is one to an old primary. Raises `psycopg.OperationalError`."""
+        try:
+            self.history = timeline, timeline.check(self)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the server has gone on to a newer timeline than this connection's."""
+        return self.history is not None and self.history[1].is_before(self.history[0].newest)
 
     def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
         try:
@@ -162,22 +179,63 @@ def parameters(
     return {**mine, **({} if password is None else {"password": password})}
 
 
+def in_turn(told: Mapping[str, Any], first: tuple[str, str] | None) -> list[Mapping[str, Any]]:
+    """What libpq is told of each of several servers, `first` before the others."""
+    hosts, ports = (str(told.get(name, "")).split(",") for name in ("host", "port"))
+    ports = ports if len(ports) > 1 else ports * len(hosts)
+    servers = list(zip(hosts, ports, strict=False))
+    if len(servers) < 2:
+        return [told]
+    servers.sort(key=lambda one: (one[0], one[1] or "5432") != first)
+    return [{**told, "host": host, "port": port} for host, port in servers]
+
+
+def connected_in_turn(
+    connects: Callable[[Mapping[str, Any]], Connected],
+    told: Mapping[str, Any],
+    timeline: PostgresTimeline,
+) -> Connected:
+    """A connection to the first server that lets in and is not of an old timeline: the one that did
+    so last is asked first. Raises `psycopg.Error`.
+    """
+    errors: list[psycopg.Error] = []
+    for one in in_turn(told, timeline.host):
+        try:
+            return connects(one)
+        except psycopg.OperationalError as error:
+            errors.append(error)
+    raise next((one for one in errors if "timeline" in str(one)), errors[-1])
+
+
 def engine(
-    url: str, password: str | None = None, *, is_hurried: bool = True, is_quick: bool = False
+    url: str,
+    password: str | None = None,
+    *,
+    is_hurried: bool = True,
+    is_quick: bool = False,
+    timeline: PostgresTimeline | None = None,
 ) -> Engine:
     """Makes connections that begin no transaction by themselves. Text passes them whole, with
     U+0000. `is_hurried`: PostgreSQL ends what takes very long. `is_quick`: what takes some seconds.
-    Raises `StoreBroken` for a URL that is none.
+    `timeline`: of the server; none is made to an old one. Raises `StoreBroken` for a URL that is
+    none.
     """
     told = parameters(url, password, is_hurried=is_hurried, is_quick=is_quick)
     transaction_max_s = 2 if is_quick else TRANSACTION_MAX_S
 
     def connect() -> "psycopg.Connection[Any]":
+        if timeline is None:
+            return connect_to(told)
+        return connected_in_turn(connect_to, told, timeline)
+
+    def connect_to(server: Mapping[str, Any]) -> "psycopg.Connection[Any]":
         # Prepared statements are for long; there are some hundred.
         connects = psycopg.Connection
         if is_hurried:
             connects = _QuickConnection if is_quick else _Connection
-        made = connects.connect(**told, autocommit=True, prepare_threshold=3)
+        made = connects.connect(**server, autocommit=True, prepare_threshold=3)
+        if timeline is not None and isinstance(made, _Connection):
+            made.check(timeline)
         made.prepared_max = 300
         if is_hurried and made.info.server_version >= 17_00_00:
             made.execute(f"SET transaction_timeout = '{transaction_max_s}s'".encode())
@@ -242,10 +300,12 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_lost(connection: Connection | None) -> bool:
-    """Whether the connection is none any more."""
+    """Whether the connection is none any more, or one to a server that was the primary once."""
     if connection is None or connection.closed or connection.invalidated:
         return True
     driver: Any = connection.connection.driver_connection
+    if isinstance(driver, _Connection) and driver.is_old:
+        return True
     return driver is None or driver.closed
 
 

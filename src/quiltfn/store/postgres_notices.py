@@ -11,30 +11,44 @@ from typing import Any
 import psycopg
 
 from quiltfn.store.changes import Notice
+from quiltfn.store.postgres_connection import in_turn
+from quiltfn.store.postgres_timeline import PostgresTimeline
 
 CHANNEL = "quiltfn"
-AGAIN_S = 1.0
+AGAIN_S, LOOK_EVERY_S = 1.0, 5.0
 
 
-async def listen(parameters: Mapping[str, Any], epoch: int, told: Callable[[str], None]) -> None:
+async def listen(
+    parameters: Mapping[str, Any],
+    timeline: PostgresTimeline,
+    epoch: int,
+    told: Callable[[str], None],
+) -> None:
     """Calls `told` for the notices of other servers than the one of this epoch, on a connection of
     its own, which is made anew where it ends. Runs until it is cancelled.
     """
     while True:
-        with contextlib.suppress(psycopg.Error, OSError):
-            await _listen_once(parameters, epoch, told)
+        for one in in_turn(parameters, timeline.host):
+            with contextlib.suppress(psycopg.Error, OSError):
+                await _listen_once(one, timeline, epoch, told)
         await asyncio.sleep(AGAIN_S)
 
 
 async def _listen_once(
-    parameters: Mapping[str, Any], epoch: int, told: Callable[[str], None]
+    parameters: Mapping[str, Any],
+    timeline: PostgresTimeline,
+    epoch: int,
+    told: Callable[[str], None],
 ) -> None:
+    """Until the connection ends, or others have gone on to a newer timeline."""
+    newest = timeline.newest
     made = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
     async with made:
         await made.execute(f"LISTEN {CHANNEL}".encode())
         for one in Notice:  # some may have been missed
             told(one)
-        async for notice in made.notifies():
-            what, _, by = notice.payload.partition(" ")
-            if by != str(epoch):
-                told(what)
+        while not newest.is_before(timeline.newest):
+            async for notice in made.notifies(timeout=LOOK_EVERY_S):
+                what, _, by = notice.payload.partition(" ")
+                if by != str(epoch):
+                    told(what)

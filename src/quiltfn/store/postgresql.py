@@ -53,6 +53,7 @@ from quiltfn.store.postgres_connection import (
     try_servers_lock,
 )
 from quiltfn.store.postgres_notices import CHANNEL, listen
+from quiltfn.store.postgres_timeline import PostgresTimeline
 from quiltfn.store.put_off import PutOff
 from quiltfn.store.quick_connection import QuickConnection
 from quiltfn.store.sql import driver
@@ -145,6 +146,7 @@ class PostgresDatabase:
         self.directory, self.busy_timeout_s = directory, busy_timeout_s
         self._node_id, self._is_alone = node_id, False
         self.listens_with: Mapping[str, Any] = {}
+        self.timeline: PostgresTimeline  # of its connections; whoever makes them sets it
         self.problem: str | None = None
         # For the spool. PostgreSQL's disk is its own.
         self.reserve = DiskReserve(directory.path)
@@ -216,7 +218,7 @@ class PostgresDatabase:
 
     async def listen(self, told: Callable[[str], None]) -> None:
         """As `Database` says."""
-        await listen(self.listens_with, self.boot.epoch, told)
+        await listen(self.listens_with, self.timeline, self.boot.epoch, told)
 
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says. PostgreSQL looks for damage itself, where it has checksums."""
@@ -575,9 +577,10 @@ async def open_postgresql(
     A write waits at most `busy_timeout_s` for others. `password`: where the URL has none.
     """
     directory = DataDirectory(data_dir, has_database=False)
-    engines = await _engines(url, password)
+    timeline = PostgresTimeline(data_dir)
+    engines = await _engines(url, password, timeline)
     database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id)
-    database.listens_with = parameters(url, password)
+    database.listens_with, database.timeline = parameters(url, password), timeline
     is_server = alone or bool(node_id)
     async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
         yield store
@@ -598,15 +601,18 @@ async def open_as_node(
     that name, or a server alone, uses it.
     """
     directory = DataDirectory(data_dir, has_database=False)
-    engines = await _engines(url, password)
+    timeline = PostgresTimeline(data_dir)
+    engines = await _engines(url, password, timeline)
     database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id, fleet_id)
-    database.listens_with = parameters(url, password)
+    database.listens_with, database.timeline = parameters(url, password), timeline
     async with opened(database, alone=False, sweeps=lambda: True) as store:
         yield store
 
 
-async def _engines(url: str, password: str | None) -> tuple[Engine, Callable[[], Engine]]:
+async def _engines(
+    url: str, password: str | None, timeline: PostgresTimeline
+) -> tuple[Engine, Callable[[], Engine]]:
     """The engine for transactions, and what makes that of quick connections."""
     loop = asyncio.get_running_loop()
-    made = await loop.run_in_executor(None, partial(engine, url, password))
-    return made, partial(engine, url, password, is_quick=True)
+    make = partial(engine, url, password, timeline=timeline)
+    return await loop.run_in_executor(None, make), partial(make, is_quick=True)

@@ -1,0 +1,81 @@
+"""Failovers: nodes tell each other which timeline of PostgreSQL they go by.
+
+After a failover the old primary may still run, and nodes may have connections to it. They do not
+see the beats of those that are at the new one, nor the other way round. So each asks some of those
+whose beats it does not see, and who is on the older timeline leaves it.
+
+    POST /fleet/history/<system identifier>/<timeline>   answered in the same form
+"""
+
+import asyncio
+import random
+import re
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response, text_response
+from quiltfn.fleet.peers import HttpPeers
+from quiltfn.model.member import Member
+from quiltfn.ports.fleet import History, Timeline
+from quiltfn.ports.peers import Asker
+from quiltfn.ports.placement import PeerUnavailable
+
+PATH = "/fleet/history/"
+TOLD = re.compile(r"([0-9]{1,20})/([0-9]{1,10})")
+ASKED_MAX, ANSWER_MAX_BYTES = 3, 64
+_log = structlog.get_logger("quiltfn.fleet")
+
+
+class Failovers:
+    """`read` it all members, again and again. `silent`: the nodes whose beats are not seen."""
+
+    def __init__(
+        self, peers: HttpPeers, timeline: Timeline, silent: Callable[[], Sequence[str]]
+    ) -> None:
+        self._peers, self._timeline, self._silent = peers, timeline, silent
+        self._asking: asyncio.Task[None] | None = None
+
+    def read(self, _: Sequence[Member]) -> None:
+        """After each look at the others: asks some that are silent, beside all else."""
+        silent = self._silent()
+        if silent and (self._asking is None or self._asking.done()):
+            some = random.sample(silent, min(ASKED_MAX, len(silent)))
+            self._asking = asyncio.ensure_future(self._ask_all(some))
+
+    async def answer(self, request: Request, asker: Asker) -> Response:
+        """What another node says of its own."""
+        self._heard(request.path.removeprefix(PATH), asker.node)
+        return text_response(_shown(self._timeline.newest), "text/plain; charset=utf-8")
+
+    async def aclose(self) -> None:
+        """Nobody is asked any more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+    async def _ask_all(self, nodes: Sequence[str]) -> None:
+        await asyncio.gather(*map(self._ask, nodes))
+
+    async def _ask(self, node: str) -> None:
+        target = f"{PATH}{_shown(self._timeline.newest)}".encode()
+        try:
+            async with self._peers.request(node, "POST", target, (), b"", None) as answer:
+                if answer.status == 200:
+                    self._heard((await answer.read(ANSWER_MAX_BYTES)).decode("latin-1"), node)
+        except PeerUnavailable:
+            pass  # it may be gone
+
+    def _heard(self, text: str, node: str) -> None:
+        found = TOLD.fullmatch(text)
+        if found is not None and self._timeline.learn(History(*map(int, found.groups()))):
+            _log.warning(
+                "PostgreSQL was failed over: connections to the primary before it are given up",
+                told_by=node,
+                timeline=self._timeline.newest.timeline,
+            )
+
+
+def _shown(history: History) -> str:
+    return f"{history.cluster}/{history.timeline}"
