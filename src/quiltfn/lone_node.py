@@ -1,6 +1,6 @@
 """A server that is alone, as the list of nodes shows it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from quiltfn.model.errors import Conflict, NotFound
 from quiltfn.model.member import KnownNode, Member, NodeState, Report
@@ -24,6 +24,11 @@ class LoneNode:
             name=self._name, epoch=self._epoch, version=self._version, report=self._report()
         )
         return [KnownNode(member=own, unmoved_s=0.0, is_own=True)]
+
+    def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
+        """As the port says: nobody else needs a copy."""
+        del node, others
+        return frozenset()
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
         """As the port says."""

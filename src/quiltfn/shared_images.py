@@ -44,6 +44,7 @@ async def share_images(
     images.catch_up = others.refresh
     await images.restore()
     membership.on_read.append(images.read)
+    membership.images_only_on = images.only_on
     # Images may be needed before the first beat.
     members = [one.member for one in await membership.all()]
     for told in membership.on_read:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e import sample_runtimes
-from e2e.server import Function, Server, until
+from e2e.server import Function, Server, quiltfn, until
 from fleet.nodes import Fleet
 from fleet.test_calls import SHORT, is_active
 
@@ -71,3 +71,35 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(fleet: Fleet) -> Non
     record = there.invoke()
     assert (record["stdout"], record["execution_node_id"] != "one") == ("image", True)
     assert not leftovers(*nodes)
+
+
+def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None:
+    one, two = (fleet.node(name, SHORT).start() for name in ("one", "two"))
+    assert one.call("POST", "/api/nodes/two/drain").status_code == 200
+    until(lambda: two.call("GET", "/health/ready").status_code == 503)
+    name = sample_runtimes.add(one, "python", {"mod.py": SOURCE})  # no other node takes a copy
+    function = one.deploy("mod:handler", runtime=name, name="needs-it")
+    until(partial(is_active, two, function))
+
+    refused = two.call("DELETE", "/api/nodes/one")
+    assert refused.status_code == 409
+    told = refused.json()
+    assert "node one has 1 image(s) that no other node has" in told["error"]
+    assert "default/needs-it" in told["error"]
+    assert "sole_images is 0" in told["hint"]
+    by_command = quiltfn("nodes", "remove", "one", "--url", two.url)
+    assert by_command.code != 0
+    assert "needs-it" in by_command.stderr
+    assert two.call("GET", "/api/nodes/one").json()["sole_images"] == 1
+
+    assert two.call("POST", "/api/nodes/one/drain").status_code == 200
+    assert two.call("POST", "/api/nodes/two/uncordon").status_code == 200
+    until(lambda: two.call("GET", "/api/nodes/one").json()["sole_images"] == 0)
+    assert two.call("DELETE", "/api/nodes/one").status_code == 204
+    assert one.wait() != 0
+    assert Function(two, function.id).invoke()["stdout"] == "image"
+    # Where there is nobody who could take it, only force does.
+    assert two.call("DELETE", "/api/nodes/two?force=maybe").status_code == 422
+    assert two.call("DELETE", "/api/nodes/two").status_code == 409
+    assert two.call("DELETE", "/api/nodes/two?force=true").status_code == 204
+    assert two.wait() != 0

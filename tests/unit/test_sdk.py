@@ -269,6 +269,7 @@ CALLS: list[tuple[Call, str, str]] = [
     (lambda at: at.nodes.cordon("n1"), "POST", "/api/nodes/n1/cordon"),
     (lambda at: at.nodes.uncordon("n1"), "POST", "/api/nodes/n1/uncordon"),
     (lambda at: at.nodes.remove("n1"), "DELETE", "/api/nodes/n1"),
+    (lambda at: at.nodes.remove("n1", force=True), "DELETE", "/api/nodes/n1?force=true"),
     (lambda at: at.system.get_health(), "GET", f"{BASE}/health"),
     (lambda at: at.system.get_liveness(), "GET", "/health"),
     (lambda at: at.system.get_readiness(), "GET", "/health/ready"),

@@ -529,6 +529,7 @@ export interface Node {
   ready_instances: number;
   busy_instances: number;
   lag_seconds: number;
+  sole_images: number;
   function_count: number;
   functions?: FunctionOnNode[] | null;
 }

@@ -18,6 +18,7 @@ const ONE: Node = {
   ready_instances: 2,
   busy_instances: 2,
   lag_seconds: 0.4,
+  sole_images: 0,
   function_count: 1,
 };
 const on = (id: string, busy: number, ready: number, waiting = 0): FunctionOnNode => ({

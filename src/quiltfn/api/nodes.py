@@ -7,13 +7,14 @@ from quiltfn import wire
 from quiltfn.api import parse
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.model.errors import NotFound
+from quiltfn.model.errors import Conflict, NotFound
 from quiltfn.model.member import KnownNode, Member, NodeState, Presence
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports.fleet import Nodes
 
 VIEWS = ("brief", "full")
 LISTED_MAX = 100  # functions of one node in the list of all
+NAMED_MAX = 5  # functions in one sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +31,16 @@ async def list_nodes(context: RequestContext[NodeServices]) -> Response:
     view = parse.one_of(context.query.get("view", "brief"), "view", VIEWS, "full")
     most = LISTED_MAX if view == "full" else None
     found = await context.services.nodes.all()
-    return json_response(wire.NodeList(nodes=[_shown(context, one, most) for one in found]))
+    return json_response(wire.NodeList(nodes=[_shown(context, one, most, found) for one in found]))
 
 
 async def get_node(context: RequestContext[NodeServices]) -> Response:
     """Show one node of the fleet, with the functions that have instances or calls there."""
     name = context.parameters["name"]
-    for one in await context.services.nodes.all():
+    found = await context.services.nodes.all()
+    for one in found:
         if one.member.name == name:
-            return json_response(_shown(context, one, len(one.member.report.pools)))
+            return json_response(_shown(context, one, len(one.member.report.pools), found))
     raise NotFound("there is no node of this name")
 
 
@@ -63,21 +65,66 @@ async def uncordon_node(context: RequestContext[NodeServices]) -> Response:
 
 async def remove_node(context: RequestContext[NodeServices]) -> Response:
     """Remove a node from the fleet for good. If it runs, it ends within seconds, and its calls with
-    it: drain it first. A server of that name does not start in the fleet any more.
+    it: drain it first. A server of that name does not start in the fleet any more. Refused while
+    the node has an image that no other node has, which force=true gives up.
     """
-    await context.services.nodes.set_state(context.parameters["name"], NodeState.REMOVED)
+    name, is_forced = context.parameters["name"], context.query.get("force", "false")
+    if not parse.boolean(is_forced, "force"):
+        _check_copies(context, name, await context.services.nodes.all())
+    await context.services.nodes.set_state(name, NodeState.REMOVED)
     return Response(status=204)
 
 
+def _check_copies(
+    context: RequestContext[NodeServices], name: str, nodes: Sequence[KnownNode]
+) -> None:
+    """Raises `Conflict` where images would go with the node."""
+    if not any(one.member.name == name for one in nodes):
+        return  # which is said elsewhere
+    images = _images_only_on(context, name, nodes)
+    if not images:
+        return
+    users = [
+        f"{entry.function.tenant_id}/{entry.function.name}"
+        for entry in context.services.catalog.all()
+        if entry.version.spec.runtime_snapshot.image in images
+    ]
+    more = f" and {len(users) - NAMED_MAX} more" if len(users) > NAMED_MAX else ""
+    needed = f", which functions need: {', '.join(users[:NAMED_MAX])}{more}" if users else ""
+    raise Conflict(
+        f"node {name} has {len(images)} image(s) that no other node has{needed}",
+        hint=f"drain {name}, wait until its sole_images is 0, as other nodes take copies, and "
+        "remove it then; or give the images up with force=true (quiltfn nodes remove --force)",
+    )
+
+
+def _images_only_on(
+    context: RequestContext[NodeServices], name: str, nodes: Sequence[KnownNode]
+) -> frozenset[str]:
+    """Those that no other node has which is there, or comes back."""
+    others = {
+        one.member.name
+        for one in nodes
+        if one.member.name != name
+        and one.member.presence is not Presence.GONE
+        and one.member.state is not NodeState.REMOVED
+    }
+    return context.services.nodes.images_only_on(name, others)
+
+
 async def _changed(context: RequestContext[NodeServices], state: NodeState) -> Response:
-    found = await context.services.nodes.set_state(context.parameters["name"], state)
-    return json_response(_shown(context, found, None))
+    name = context.parameters["name"]
+    found = await context.services.nodes.set_state(name, state)
+    return json_response(_shown(context, found, None, await context.services.nodes.all()))
 
 
 def _shown(
-    context: RequestContext[NodeServices], one: KnownNode, functions_most: int | None
+    context: RequestContext[NodeServices],
+    one: KnownNode,
+    functions_most: int | None,
+    nodes: Sequence[KnownNode],
 ) -> wire.Node:
-    """`functions_most`: how many functions are shown; None: none are."""
+    """`functions_most`: how many functions are shown; None: none are. `nodes`: all of them."""
     member, report = one.member, one.member.report
     pools = _pools_in_use(member)
     return wire.Node(
@@ -95,6 +142,9 @@ def _shown(
         ready_instances=sum(pool.idle for pool in report.pools),
         busy_instances=sum(pool.busy for pool in report.pools),
         lag_seconds=report.lag_s,
+        sole_images=0
+        if member.state is NodeState.REMOVED
+        else len(_images_only_on(context, member.name, nodes)),
         function_count=len(pools),
         functions=None
         if functions_most is None

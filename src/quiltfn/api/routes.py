@@ -636,7 +636,18 @@ UNCORDON_NODE = Route(
     action="node.uncordon",
 )
 REMOVE_NODE = Route(
-    handler=nodes.remove_node, scope=OPERATOR, status=204, codes=NODE_CODES, action="node.remove"
+    handler=nodes.remove_node,
+    scope=OPERATOR,
+    status=204,
+    codes=NODE_CODES,
+    action="node.remove",
+    parameters=(
+        Parameter(
+            name="force",
+            about="remove it although images go with it that no other node has",
+            schema={"type": "boolean", "default": False},
+        ),
+    ),
 )
 POOLS = Route(
     handler=function_list.list_function_pools,

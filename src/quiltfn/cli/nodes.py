@@ -3,12 +3,15 @@
 from typing import Annotated
 
 from quiltfn.cli import show, tables
-from quiltfn.cli.parsing import Argument, Group
+from quiltfn.cli.parsing import Argument, Group, Option
 from quiltfn.cli.session import Connection
 
 app = Group(name="nodes", help="List the nodes of a fleet, drain them and remove them.")
 
 Name = Annotated[str, Argument(help="The node's name.")]
+Force = Annotated[
+    bool, Option(("--force",), help="Although images go with it that no other node has.")
+]
 
 
 @app.command("list")
@@ -47,9 +50,11 @@ def uncordon(name: Name, connection: Connection) -> None:
 
 
 @app.command()
-def remove(name: Name, connection: Connection) -> None:
-    """Remove a node from the fleet for good. Its calls end with it: drain it first."""
+def remove(name: Name, connection: Connection, *, force: Force = False) -> None:
+    """Remove a node from the fleet for good. Its calls end with it: drain it first, and wait until
+    its SOLE images are 0.
+    """
     with connection.session() as at:
         done = {"removed": True, "name": name}
-        gone = at.client.nodes.remove(name)
+        gone = at.client.nodes.remove(name, force=force or None)
         at.show(gone, lambda _: show.say(f"{name} is no node of the fleet any more"), done)

@@ -321,13 +321,14 @@ def nodes(found: list[Node]) -> None:
             one.ready_instances,
             one.busy_instances,
             show.size(int(one.memory_free_mib * 1024 * 1024)),
+            one.sole_images,
             one.version,
             one.address or "-",
         )
         for one in found
     ]
-    head = ("NAME", "STATE", "BEAT", "RUNNING", "WAITING", "READY", "BUSY", "FREE", "VERSION")
-    show.table((*head, "ADDRESS"), rows)
+    head = ("NAME", "STATE", "BEAT", "RUNNING", "WAITING", "READY", "BUSY", "FREE", "SOLE")
+    show.table((*head, "VERSION", "ADDRESS"), rows)
 
 
 def node(one: Node) -> None:

@@ -70,6 +70,13 @@ class CopyTable:
         """The nodes that have the image, whether they are there or not."""
         return self._nodes_of.get(digest, NOWHERE)
 
+    def only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
+        """The images that a node has, and none of some others."""
+        having = self._nodes_of.items()
+        return frozenset(
+            digest for digest, nodes in having if node in nodes and nodes.isdisjoint(others)
+        )
+
     def among(self, nodes: frozenset[str]) -> list[str]:
         """Those of these nodes that have an image."""
         return sorted(nodes & NOWHERE.union(*self._nodes_of.values())) if nodes else []

@@ -10,7 +10,7 @@ drained or removed, is given to another node by those that have it.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 
 import structlog
 
@@ -78,6 +78,10 @@ class FleetImages:
     def nodes_of(self, digest: str) -> frozenset[str]:
         """The other nodes that have the image and can be asked."""
         return (self._table.nodes_of(digest) & self._nodes.there) - {self._own}
+
+    def only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
+        """As `ports.fleet.Nodes` says."""
+        return self._table.only_on(node, others) & self._bounds.counted().keys()
 
     async def obtain(self, digest: str) -> None:
         """Returns once the image is here. Raises `ImageUnavailable`."""

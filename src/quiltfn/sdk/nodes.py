@@ -33,9 +33,11 @@ def uncordon_node(name: str) -> Flow[Node]:
     return ask(post(f"{_path(name)}/uncordon", Node))
 
 
-def remove_node(name: str) -> Flow[None]:
-    """Remove it from the fleet for good. Its calls end with it: drain it first."""
-    return ask(delete(_path(name)))
+def remove_node(name: str, *, force: bool | None = None) -> Flow[None]:
+    """Remove it from the fleet for good. Its calls end with it: drain it first. `force`: although
+    images go with it that no other node has.
+    """
+    return ask(delete(f"{_path(name)}{query(force=force)}"))
 
 
 def _path(name: str) -> str:

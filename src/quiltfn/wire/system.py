@@ -81,6 +81,9 @@ LagOfNode = Annotated[
     float, about("it has what other nodes changed until so many seconds ago", 0.4)
 ]
 CountOfFunctions = Annotated[int, about("how many functions have instances or calls there", 2)]
+CountOfSoleImages = Annotated[
+    int, about("images of tenants that no other node has: they would go with this one", 0)
+]
 ErrorSentence = Annotated[str, about("what is wrong, in a sentence", "name is required")]
 StableCode = Annotated[str, about("the stable name of the error", "UNPROCESSABLE_ENTITY")]
 RequestOfError = Annotated[
@@ -158,6 +161,7 @@ class Node(Struct, kw_only=True, frozen=True):
     ready_instances: Count
     busy_instances: Count
     lag_seconds: LagOfNode
+    sole_images: CountOfSoleImages
     function_count: CountOfFunctions
     functions: list[FunctionOnNode] | None = None
 
