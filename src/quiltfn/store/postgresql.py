@@ -475,7 +475,9 @@ class PostgresDatabase:
             "statement_timeout": 0,
             "idle_in_transaction_session_timeout": 0,
         }
-        run_alone(connection, "; ".join(f"SET LOCAL {name} = {one}" for name, one in limits.items()))
+        run_alone(
+            connection, "; ".join(f"SET LOCAL {name} = {one}" for name, one in limits.items())
+        )
         # Imported late: see `migrate` in `database.py`.
         from quiltfn.store import migrations  # noqa: PLC0415
 
