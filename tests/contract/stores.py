@@ -1,5 +1,6 @@
 """What the suites of the store and the journal share: implementations, and things to put in."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -225,6 +226,7 @@ async def eventually(true: Callable[[], Awaitable[bool]], within_s: float = 5.0)
     until = time.monotonic() + within_s
     while not await true():
         assert time.monotonic() < until, "it did not come about"
+        await asyncio.sleep(0.01)
 
 
 @contextlib.contextmanager

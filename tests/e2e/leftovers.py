@@ -21,6 +21,7 @@ UIDS = range(0x7000_0000, 0x8000_0000)
 # Of these each server has one.
 SERVER_UIDS = range(UIDS[0], UIDS[0] + 65_536)
 NETNS = Path("/run/netns")
+OF_A_SERVER = re.compile(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", re.M)
 # netlab.py, scripts/fleet_network.py
 OF_A_LAB = re.compile("q[hw][0-9a-f]{6}|quiltfn-(demo|storm)-[0-9a-f]{4}-[a-z]+")
 
@@ -68,10 +69,19 @@ def nothing_since(
 
 def _cgroups(ids: set[str]) -> Iterable[str]:
     """In every hierarchy, and in the tmpfs that they are mounted in."""
-    for path, directories, _ in os.walk("/sys/fs/cgroup"):
-        for name in directories:
-            if name.removeprefix("quiltfn-server-") in ids:
-                yield f"control group {path}/{name}"
+    for path in _directories_below("/sys/fs/cgroup") if ids else ():
+        if path.rpartition("/")[2].removeprefix("quiltfn-server-") in ids:
+            yield f"control group {path}"
+
+
+def _directories_below(top: str) -> Iterable[str]:
+    """All of them. One with two links has none below it, and its many files are not listed."""
+    with contextlib.suppress(OSError):
+        if os.stat(top).st_nlink != 2:
+            for one in os.scandir(top):
+                if one.is_dir(follow_symlinks=False):
+                    yield one.path
+                    yield from _directories_below(one.path)
 
 
 def _mounts(run_dir: Path, ids: set[str]) -> Iterable[str]:
@@ -81,20 +91,26 @@ def _mounts(run_dir: Path, ids: set[str]) -> Iterable[str]:
 
 
 def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            status = (entry / "status").read_text()
-            real = int(re.search(r"^Uid:\t(\d+)", status, re.M)[1])  # type: ignore[index]
-            groups = (entry / "cgroup").read_text()
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            server = re.search(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", groups, re.M)
+            status = _text(f"/proc/{pid}/status")
+            if "\nPPid:\t2\n" in status:
+                continue  # a thread of the kernel
+            real = int(status.partition("\nUid:\t")[2].partition("\t")[0])
+            # Read of those alone that it can say something of.
+            groups = _text(f"/proc/{pid}/cgroup") if ids or real in UIDS else ""
+            command = _text(f"/proc/{pid}/cmdline").replace("\0", " ")
+            server = OF_A_SERVER.search(groups)
             ours = server is not None and server[1] in ids
             stray = real in UIDS and real not in SERVER_UIDS and server is None
             mine = root is not None and f"{root}/" in f"{command}/"
             if ours or stray or mine:
-                yield f"process {entry.name} of uid {real}: {command.strip()[:120]}"
+                yield f"process {pid} of uid {real}: {command.strip()[:120]}"
+
+
+def _text(path: str) -> str:
+    with open(path, "rb", buffering=0) as file:
+        return file.read().decode(errors="replace")
 
 
 def _directories(run_dir: Path, ids: set[str]) -> Iterable[str]:
