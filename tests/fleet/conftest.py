@@ -1,12 +1,13 @@
 """Fleets on a PostgreSQL of their own."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import postgresql
-from e2e.server import Server
+from e2e.server import Server, watched
 from fleet.nodes import Fleet
 from postgresql import PASSWORD, Cluster
 
@@ -30,3 +31,15 @@ def database(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
 def fleet(database: str, tmp_path: Path, another: Callable[..., Server]) -> Fleet:
     """A fleet without a node."""
     return Fleet(tmp_path, database, another).init(PASSWORD)
+
+
+@pytest.fixture(scope="module")
+def shared_fleet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One for the tests of a module that leave its nodes as they found them."""
+    cluster.create("shared")
+    with ExitStack() as stack:
+        yield Fleet(
+            tmp_path_factory.mktemp("fleet"),
+            cluster.tcp_url("shared", None),
+            lambda *options, **more: stack.enter_context(watched(*options, **more)),
+        ).init(PASSWORD)

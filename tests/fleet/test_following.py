@@ -14,9 +14,9 @@ from timeouts import scaled
 pytestmark = pytest.mark.sandbox
 
 
-@pytest.fixture
-def nodes(fleet: Fleet) -> tuple[Server, Server]:
-    return fleet.node("one").start(), fleet.node("two").start()
+@pytest.fixture(scope="module")
+def nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
+    return shared_fleet.node("one").start(), shared_fleet.node("two").start()
 
 
 def seen(ask: Callable[[], httpx.Response], true: Callable[[httpx.Response], bool]) -> None:
@@ -82,7 +82,7 @@ def test_what_is_done_on_one_node_is_so_on_the_other_within_a_second(
     assert there.invoke()["stdout"] == "2\n"
     done("DELETE", function.path)
     seen(asked, lambda answer: answer.status_code == 404)
-    until(lambda: not two.call("GET", "/api/instances").json()["instances"], 10)
+    until(lambda: function.id not in two.call("GET", "/api/instances").text, 10)
 
 
 def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> None:
@@ -143,6 +143,7 @@ def test_accepted_work_of_a_node_that_is_stopped_runs_on_the_other(
     records = [function.records()[one_id] for one_id in accepted]
     assert {(one["status"], one["execution_node_id"]) for one in records} == {("success", "two")}
     assert len(function.records()) == 20
+    one.start()
 
 
 def is_over(invocation_id: str, function: Function) -> bool:
