@@ -21,6 +21,7 @@ from postgresql import PASSWORD, Cluster
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
+PACE_S = 0.01  # of callers, who would else take all processors while something is waited for
 # Tries to connect to what its arguments name, and says of each what came of it.
 TRY = """python3 -c '
 import json, socket, sys
@@ -155,6 +156,7 @@ class Load:
     def _run(self) -> None:
         with httpx.Client(base_url=self.url, timeout=scaled(30), trust_env=False) as http:
             while not self._is_over.is_set():
+                time.sleep(PACE_S)
                 try:
                     answer = http.post(f"{self.function.path}/invoke", json={})
                 except httpx.TransportError as error:
@@ -262,6 +264,7 @@ def test_accepted_work_is_kept_through_an_end_of_postgresql(
     def give(name: str) -> None:
         number = 0
         while not is_over.is_set():
+            time.sleep(PACE_S)
             key = f"{name}-{number}"
             answer = server.http.post(path, json={}, headers={"Idempotency-Key": key})
             if answer.status_code == 202:
