@@ -17,8 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    # What is imported stays. To look for garbage in it meanwhile is a seventh of all processor time
-    # of a start; `main` goes on with that.
+    # What is imported stays. To look for garbage in it meanwhile takes a seventh as long as the
+    # imports themselves; `main` goes on with that.
     gc.disable()
     # What structlog loads, where it is installed, to draw lines for a terminal.
     sys.modules["rich"] = None  # type: ignore[assignment]

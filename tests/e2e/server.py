@@ -176,7 +176,7 @@ class Server:
     def start_without_waiting(self) -> None:
         """Starts it without waiting for the ready line.
 
-        The first time it finds an empty database: to make one is a fifth of a start. An installed
+        The first time it finds an empty database: to make one is a sixth of a start. An installed
         wheel, the commands of documents and `contract/test_store_start.py` do make it.
         """
         elsewhere = {"--store", "--fleet"} & set(self._command)
