@@ -3,10 +3,12 @@
 Attack B24 of the hardening list: a malicious image.
 """
 
+import asyncio
 import io
 import os
 import stat
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -410,6 +412,58 @@ async def test_what_nobody_has_named_for_the_grace_is_collected(box: ImagesUnder
     box.clock.time += 600
     assert await box.images.collect(frozenset(), 600) == 1
     assert (await box.take(good())).is_new
+
+
+class SlowRemoval:
+    """The removal of files lasts until `go_on`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self._go_on = threading.Event(), threading.Event()
+        self.go_on, self._remove = self._go_on.set, image_store._remove
+        monkeypatch.setattr(image_store, "_remove", self._wait_and_remove)
+
+    def _wait_and_remove(self, path: Path) -> None:
+        self.begun.set()
+        assert self._go_on.wait(10)
+        self._remove(path)
+
+
+async def test_what_is_held_or_sent_while_another_image_is_removed_stays(
+    box: ImagesUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, held, sent = [(await box.take(packed([file(name)]))).digest for name in "abc"]
+    box.clock.time += 601
+    removal = SlowRemoval(monkeypatch)
+    collected = asyncio.ensure_future(box.images.collect(frozenset(), 600))
+    await asyncio.to_thread(removal.begun.wait, 10)
+    assert not box.images.hold(first)
+    assert box.images.hold(held)
+    pieces = box.images.archive(sent)
+    assert await anext(pieces)
+    removal.go_on()
+    assert await collected == 1
+    await pieces.aclose()
+    assert {one.name for one in box.store.iterdir()} == {held, sent}
+    assert set(box.images.all()) == {held, sent}
+
+
+async def test_an_image_that_is_collected_while_it_is_uploaded_again_is_there(
+    box: ImagesUnderTest,
+) -> None:
+    digest = (await box.take(good())).digest
+    box.clock.time += 601
+    loop = asyncio.get_running_loop()
+
+    def admit(image: Image) -> None:  # in the thread that unpacks
+        assert not image.is_new
+        removed = asyncio.run_coroutine_threadsafe(box.images.collect(frozenset(), 600), loop)
+        assert removed.result(10) == 1
+
+    image = await box.images.take(Archive.TAR, in_pieces(good()), admit)
+    assert (image.digest, image.is_new) == (digest, True)
+    assert box.images.hold(digest)
+    assert await box.images.files(digest, "", 10)
+    assert [one.name for one in box.store.iterdir()] == [digest]
 
 
 async def test_a_disk_without_room_is_told_and_leaves_nothing(

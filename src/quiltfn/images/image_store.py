@@ -27,6 +27,8 @@ from collections.abc import (
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import msgspec
+
 from quiltfn.images import contents
 from quiltfn.images.archive_rules import refusal
 from quiltfn.images.pack import packed
@@ -82,11 +84,15 @@ class ImageDirectory:
                     image, place = await asyncio.to_thread(
                         self._unpack, archive, cast("BinaryIO", file), admit
                     )
+                    target = self._path / image.digest
+                    if not image.is_new and not target.is_dir():  # it was collected meanwhile
+                        image = msgspec.structs.replace(image, is_new=True)
+                        await asyncio.to_thread(self._name, place, target)
+        self._used_at[image.digest] = self._clock.now()
         if not image.is_new:
             task = asyncio.ensure_future(asyncio.to_thread(_remove, place))
             self._removing.add(task)
             task.add_done_callback(self._removing.discard)
-        self._used_at[image.digest] = self._clock.now()
         return image
 
     def hold(self, digest: str) -> bool:
@@ -112,16 +118,20 @@ class ImageDirectory:
                 del self._sent[digest]
 
     async def collect(self, in_use: frozenset[str], grace_s: float) -> int:
-        now, kept = self._clock.now(), in_use | self._sent.keys()
-        self._used_at.update((one, now) for one in kept if one in self._used_at)
-        unwanted = [one for one, at in self._used_at.items() if now - at >= grace_s]
-        for digest in unwanted:
-            # Both in one step of the event loop, so that nobody is given an image that is going.
+        now, removed = self._clock.now(), 0
+        self._used_at.update((one, now) for one in in_use if one in self._used_at)
+        for digest in list(self._used_at):
+            # In one step of the event loop, so that nobody is given an image that is going.
+            if digest in self._sent:
+                self._used_at[digest] = self._clock.now()
+            if now - self._used_at[digest] < grace_s:
+                continue
             del self._used_at[digest]
             gone = self._path / f".old-{digest}-{secrets.token_hex(4)}"
             (self._path / digest).rename(gone)
             await asyncio.to_thread(_remove, gone)
-        return len(unwanted)
+            removed += 1
+        return removed
 
     async def measure(self, digest: str) -> int | None:
         return await asyncio.to_thread(_measured, self._path / digest)
@@ -182,15 +192,19 @@ class ImageDirectory:
             )
             admit(image)
             place = target if image.is_new else self._path / f".old-{secrets.token_hex(8)}"
-            fresh.rename(place)
-            directory = os.open(self._path, DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            self._name(fresh, place)
             return image, place
         finally:
             _remove(fresh)
+
+    def _name(self, files: Path, name: Path) -> None:
+        """The files have the name, and it is on disk, when this returns."""
+        files.rename(name)
+        directory = os.open(self._path, DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def _source(self, archive: Archive, file: BinaryIO) -> Source:
         limit = self._limits.archive_max_bytes
