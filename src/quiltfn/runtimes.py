@@ -193,11 +193,9 @@ class Runtimes:
             if not is_operator and wanted.name not in there:
                 self._check_count(len(there))
             if wanted.image is not None and not await self._hold(owner, tenant_id, wanted.image):
-                expected = (
-                    "the digest of an image that is here; POST /api/runtimes/images makes one"
-                )
-                raise Unprocessable.field("image", expected, wanted.image)
-            await self._store.save(owner, runtime)
+                raise _no_image(wanted.image)
+            if not await self._store.save(owner, runtime):  # another node has taken it back
+                raise _no_image(wanted.image)
             self._of.setdefault(owner, {})[runtime.name] = runtime
         return OwnedRuntime(tenant_id=owner, runtime=runtime), True
 
@@ -231,6 +229,11 @@ class Runtimes:
                 hint="remove one that is not needed",
                 retry_after=60,
             )
+
+
+def _no_image(digest: str | None) -> Unprocessable:
+    expected = "the digest of an image that is here; POST /api/runtimes/images makes one"
+    return Unprocessable.field("image", expected, digest)
 
 
 def is_own(runtime: Runtime) -> bool:

@@ -194,17 +194,28 @@ class TenantImages:
         that sandboxes have mounted.
         """
         now, digests = self._clock.now(), frozenset(digest for _, digest in in_use)
-        for held, at in list(self._used_at.items()):
+        for held in list(self._used_at):
             tenant_id, digest = held
             # A shared image stays shared while any version of any tenant uses it.
-            is_used = held in in_use or (tenant_id == SHARED and digest in digests)
-            if is_used:
+            if held in in_use or (tenant_id == SHARED and digest in digests):
                 self._used_at[held] = now
-            elif now - at >= grace_s:
+        for held, at in list(self._used_at.items()):
+            if now - at >= grace_s:
                 async with self._changing:
-                    self._forget(tenant_id, digest)
-                    await self._store.remove(tenant_id, digest)
-        await self.images.collect(digests | shown, grace_s)
+                    if self._used_at.get(held) == at:  # nobody has used it meanwhile
+                        await self._give_back(*held)
+        await self.images.collect(digests | shown | self.counted().keys(), grace_s)
+
+    async def _give_back(self, tenant_id: str, digest: str) -> None:
+        one = TenantImage(tenant_id, digest, self._counted[tenant_id][digest])
+        # Before it is stored, so that nobody is told meanwhile that the tenant has it.
+        self._forget(tenant_id, digest)
+        is_gone = False
+        try:
+            is_gone = await self._store.remove(tenant_id, digest)
+        finally:
+            if not is_gone:
+                self._note(one)
 
     def bytes_of(self, tenant_id: str) -> int:
         """What the tenant's images count against its quota."""

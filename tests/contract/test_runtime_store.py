@@ -28,14 +28,20 @@ def a_runtime(name: str = "etl", **changes: Any) -> Runtime:
     return replace(runtime, **changes)
 
 
+async def give(store: SqlStore, tenant_id: str, *digests: str) -> None:
+    for digest in digests:
+        await SqlTenantImages(store.database).add(TenantImage(tenant_id, digest, 5000))
+
+
 async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
     older, newer, other = a_runtime(), a_runtime(image=None), a_runtime("a")
     async with open_store(tmp_path) as store:
         runtimes: RuntimeStore = SqlRuntimes(store.database)
+        await give(store, "acme", "ab" * 32)
         for one in (older, newer, other):
-            await runtimes.save("acme", one)
+            assert await runtimes.save("acme", one)
     async with open_store(tmp_path) as store:
         assert await SqlRuntimes(store.database).load() == [("acme", other), ("acme", newer)]
 
@@ -45,6 +51,7 @@ async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
 ) -> None:
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     kept = a_runtime("a")
+    await give(store, "acme", "ab" * 32)
     for one in (kept, a_runtime()):
         await runtimes.save("acme", one)
     for _ in range(2):
@@ -56,6 +63,7 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlS
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     assert await runtimes.images_in_use() == frozenset()
     named, old, new = "aa" * 32, "bb" * 32, "cc" * 32
+    await give(store, "acme", named)
     await runtimes.save("acme", a_runtime(image=named))
     function = a_function()
     first = a_version(function, runtime_snapshot=replace(SHELL, image=old))
@@ -74,6 +82,7 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlS
 async def test_a_version_keeps_its_whole_runtime(store: SqlStore) -> None:
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     snapshot = a_runtime()
+    await give(store, "acme", "ab" * 32)
     await runtimes.save("acme", snapshot)
     function = a_function()
     await store.create(function, a_version(function, runtime="etl", runtime_snapshot=snapshot))
@@ -89,6 +98,8 @@ async def test_a_name_stands_for_something_else_to_each_tenant(
     mine, theirs, shared = a_runtime(), a_runtime(image=None), a_runtime(image="cd" * 32)
     async with open_store(tmp_path) as store:
         runtimes: RuntimeStore = SqlRuntimes(store.database)
+        await give(store, "acme", "ab" * 32)
+        await give(store, SHARED, "cd" * 32)
         for tenant, one in (("acme", mine), ("umbrella", theirs), (SHARED, shared)):
             await runtimes.save(tenant, one)
         await runtimes.remove("nobody", "etl")
@@ -114,6 +125,41 @@ async def test_images_are_held_until_they_are_dropped(
         for _ in range(2):
             await tenant_images.remove("acme", mine.digest)
         assert await tenant_images.load() == [theirs]
+
+
+async def test_an_image_that_is_named_by_now_is_not_taken_from_its_tenant(store: SqlStore) -> None:
+    images: TenantImageStore = SqlTenantImages(store.database)
+    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    function = a_function()
+    owner, named, kept, unused = function.tenant_id, "aa" * 32, "bb" * 32, "cc" * 32
+    await give(store, owner, named, kept, unused)
+    await give(store, "umbrella", named)
+    await give(store, SHARED, named, kept, unused)
+    await runtimes.save(owner, a_runtime(image=named))
+    await store.create(function, a_version(function, runtime_snapshot=a_runtime(image=kept)))
+    for tenant, digest in [(owner, named), (owner, kept), (SHARED, named), (SHARED, kept)]:
+        assert not await images.remove(tenant, digest)
+    for tenant, digest in [(owner, unused), ("umbrella", named), (SHARED, unused), ("x", "y")]:
+        assert await images.remove(tenant, digest)
+    assert {(one.tenant_id, one.digest) for one in await images.load()} == {
+        (tenant, digest) for tenant in (owner, SHARED) for digest in (named, kept)
+    }
+    await runtimes.remove(owner, "etl")
+    await store.delete(function.id)
+    assert await images.remove(owner, named)
+    assert await images.remove(SHARED, kept)
+
+
+async def test_no_runtime_names_an_image_that_its_tenant_does_not_have(store: SqlStore) -> None:
+    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    await give(store, "umbrella", "ab" * 32)
+    await give(store, SHARED, "ab" * 32)
+    kept = a_runtime(image=None)
+    assert await runtimes.save("acme", kept)
+    assert not await runtimes.save("acme", a_runtime())
+    assert await runtimes.load() == [("acme", kept)]
+    await give(store, "acme", "ab" * 32)
+    assert await runtimes.save("acme", a_runtime())
 
 
 async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> None:

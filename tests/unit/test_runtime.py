@@ -1,6 +1,7 @@
 """Runtime: the rules for each field, and what a function is given of a name."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from typing import Any
@@ -157,17 +158,21 @@ def test_the_files_are_told_by_the_image_or_by_the_hosts_packages() -> None:
 
 
 class MemoryRuntimes:
-    """`ports.RuntimeStore` in memory."""
+    """`ports.RuntimeStore` in memory. `has_images`: tenants have the images that they name."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Runtime] = {}
+        self.has_images = True
 
     async def load(self, tenants: Collection[str] | None = None) -> Sequence[tuple[str, Runtime]]:
         whose = ((tenant_id, one) for (tenant_id, _), one in self.rows.items())
         return [one for one in whose if tenants is None or one[0] in tenants]
 
-    async def save(self, tenant_id: str, runtime: Runtime) -> None:
+    async def save(self, tenant_id: str, runtime: Runtime) -> bool:
+        if runtime.image is not None and not self.has_images:
+            return False
         self.rows[tenant_id, runtime.name] = runtime
+        return True
 
     async def remove(self, tenant_id: str, name: str) -> None:
         self.rows.pop((tenant_id, name), None)
@@ -178,11 +183,14 @@ class MemoryRuntimes:
 
 
 class MemoryTenantImages:
-    """`ports.TenantImageStore` in memory. `broken`: it takes no writes."""
+    """`ports.TenantImageStore` in memory. `broken`: it takes no writes; `named`: what runtimes or
+    versions name by now.
+    """
 
     def __init__(self, *rows: TenantImage) -> None:
         self.rows = {(one.tenant_id, one.digest): one for one in rows}
         self.broken = False
+        self.named: set[tuple[str, str]] = set()
 
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         return [one for one in self.rows.values() if digests is None or one.digest in digests]
@@ -200,8 +208,14 @@ class MemoryTenantImages:
         self.rows[one.tenant_id, one.digest] = one
         return True
 
-    async def remove(self, tenant_id: str, digest: str) -> None:
+    async def remove(self, tenant_id: str, digest: str) -> bool:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StoreUnavailable("no room")
+        if (tenant_id, digest) in self.named:
+            return False
         self.rows.pop((tenant_id, digest), None)
+        return True
 
 
 class SomeImages:
@@ -404,6 +418,17 @@ async def test_a_shared_runtime_is_everybodys_until_a_tenant_has_its_own(
         await runtimes.remove(U, "etl", shared=True)
 
 
+async def test_an_image_that_another_node_has_taken_back_is_as_unknown(
+    runtimes: Runtimes, store: MemoryRuntimes
+) -> None:
+    store.has_images = False
+    with pytest.raises(Unprocessable, match=r"^image must be the digest"):
+        await runtimes.add(T, a_runtime(image=DIGEST))
+    assert [one.runtime.name for one in runtimes.all(T) if not one.is_shared] == []
+    store.has_images = True
+    await runtimes.add(T, a_runtime(image=DIGEST))
+
+
 async def test_anothers_image_is_as_unknown_as_one_that_is_nowhere(runtimes: Runtimes) -> None:
     told = []
     for digest in (DIGEST, "cd" * 32):
@@ -582,6 +607,40 @@ async def test_images_are_given_back_by_each_tenant_and_removed_with_the_last(
     assert images.digests == {DIGEST}, "a sandbox shows it"
     await tenant_images.collect(frozenset(), frozenset(), 600)
     assert images.digests == set()
+
+
+@pytest.mark.parametrize("why", ["another node has named it", "the store is away"])
+async def test_an_image_that_is_not_taken_back_is_the_tenants_as_before(
+    images: SomeImages, why: str
+) -> None:
+    clock, store = ManualClock(0.0), MemoryTenantImages(TenantImage(T, DIGEST, MIB))
+    tenant_images = TenantImages(store, images, clock, lambda _: MIB)
+    await tenant_images.restore()
+    store.named, store.broken = {(T, DIGEST)}, why == "the store is away"
+    clock.time = 600.0
+    collected = asyncio.ensure_future(tenant_images.collect(frozenset(), frozenset(), 600))
+    await asyncio.sleep(0)
+    assert not tenant_images.hold(T, DIGEST), "nobody may name it while it goes"
+    with pytest.raises(StoreUnavailable) if store.broken else contextlib.nullcontext():
+        await collected
+    assert tenant_images.hold(T, DIGEST)
+    assert tenant_images.bytes_of(T) == MIB
+
+
+async def test_an_image_that_is_named_while_another_is_taken_back_stays(
+    images: SomeImages,
+) -> None:
+    clock, other = ManualClock(0.0), "cd" * 32
+    images.digests.add(other)
+    tenant_images = await tenant_images_of(
+        images, TenantImage(T, DIGEST, MIB), TenantImage(T, other, MIB), clock=clock
+    )
+    clock.time = 600.0
+    collected = asyncio.ensure_future(tenant_images.collect(frozenset(), frozenset(), 600))
+    await asyncio.sleep(0)
+    assert [tenant_images.hold(T, one) for one in (DIGEST, other)] == [False, True]
+    await collected
+    assert tenant_images.hold(T, other)
 
 
 async def test_a_shared_image_counts_for_nobody_while_any_tenants_version_has_it(

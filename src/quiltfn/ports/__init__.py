@@ -704,8 +704,10 @@ class RuntimeStore(Protocol):
     async def load(self, tenants: Collection[str] | None = None) -> Sequence[tuple[str, Runtime]]:
         """All pairs of tenant and runtime, or those of these tenants."""
 
-    async def save(self, tenant_id: str, runtime: Runtime) -> None:
-        """Adds or replaces the runtime of that name. Versions keep their runtime snapshots."""
+    async def save(self, tenant_id: str, runtime: Runtime) -> bool:
+        """Adds or replaces the runtime of that name, unless it names an image that the tenant does
+        not have; whether it has done so. Versions keep their runtime snapshots.
+        """
 
     async def remove(self, tenant_id: str, name: str) -> None:
         """Removes the runtime of that name, if there is one."""
@@ -725,8 +727,10 @@ class TenantImageStore(Protocol):
         `quota_bytes`; whether it has it now. What it had already it keeps.
         """
 
-    async def remove(self, tenant_id: str, digest: str) -> None:
-        """Takes the image from the tenant, if it has it."""
+    async def remove(self, tenant_id: str, digest: str) -> bool:
+        """Takes the image from the tenant, unless a runtime or a version of the tenant names it, or
+        for `SHARED` one of any tenant. Returns whether the tenant is without it now.
+        """
 
 
 class Images(Protocol):

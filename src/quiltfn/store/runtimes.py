@@ -2,15 +2,22 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, union_all
 
 from quiltfn.model.image import TenantImage
-from quiltfn.model.runtime import Runtime
+from quiltfn.model.runtime import SHARED, Runtime
 from quiltfn.ports import ChangeKind
 from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 table, held = tables.runtime, tables.tenant_image
+# Which images the runtimes and the versions of each tenant name; without one the image is null.
+named = union_all(
+    select(table.c.tenant_id, table.c.image),
+    select(
+        tables.function.c.tenant_id, tables.version.c.pinned["image"].as_string().label("image")
+    ).join_from(tables.version, tables.function),
+).subquery()
 
 
 class SqlRuntimes:
@@ -30,37 +37,35 @@ class SqlRuntimes:
 
         return await self._database.read(work)
 
-    async def save(self, tenant_id: str, runtime: Runtime) -> None:
-        named = (table.c.tenant_id == tenant_id) & (table.c.name == runtime.name)
+    async def save(self, tenant_id: str, runtime: Runtime) -> bool:
+        this = (table.c.tenant_id == tenant_id) & (table.c.name == runtime.name)
+        image = (held.c.tenant_id == tenant_id) & (held.c.digest == runtime.image)
 
-        def work(connection: Connection) -> None:
-            connection.execute(delete(table).where(named))
+        def work(connection: Connection) -> bool:
+            if runtime.image is not None and not _is_there(connection, image):
+                return False
+            connection.execute(delete(table).where(this))
             row = tables.row_of(runtime) | {"tenant_id": tenant_id}
             connection.execute(insert(table), row)
             changes.record(connection, ChangeKind.RUNTIME, tenant_id, runtime.name)
+            return True
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def remove(self, tenant_id: str, name: str) -> None:
-        named = (table.c.tenant_id == tenant_id) & (table.c.name == name)
+        this = (table.c.tenant_id == tenant_id) & (table.c.name == name)
 
         def work(connection: Connection) -> None:
-            if connection.execute(delete(table).where(named)).rowcount:
+            if connection.execute(delete(table).where(this)).rowcount:
                 changes.record(connection, ChangeKind.RUNTIME, tenant_id, name)
 
         await self._database.write(work, frees=True)
 
     async def images_in_use(self) -> frozenset[tuple[str, str]]:
-        named = select(table.c.tenant_id, table.c.image)
-        snapshots = (
-            select(tables.function.c.tenant_id, tables.version.c.pinned["image"].as_string())
-            .join_from(tables.version, tables.function)
-            .distinct()
-        )
+        query = select(named).where(named.c.image.is_not(None)).distinct()
 
         def work(connection: Connection) -> frozenset[tuple[str, str]]:
-            found = [*connection.execute(named), *connection.execute(snapshots)]
-            return frozenset((tenant_id, image) for tenant_id, image in found if image)
+            return frozenset((row.tenant_id, row.image) for row in connection.execute(query))
 
         return await self._database.read(work)
 
@@ -99,11 +104,22 @@ class SqlTenantImages:
 
         return await self._database.write(work)
 
-    async def remove(self, tenant_id: str, digest: str) -> None:
+    async def remove(self, tenant_id: str, digest: str) -> bool:
         this = (held.c.tenant_id == tenant_id) & (held.c.digest == digest)
+        uses = named.c.image == digest
+        if tenant_id != SHARED:
+            uses &= named.c.tenant_id == tenant_id
 
-        def work(connection: Connection) -> None:
-            if connection.execute(delete(held).where(this)).rowcount:
+        def work(connection: Connection) -> bool:
+            unused = delete(held).where(this, ~exists().where(uses))
+            if connection.execute(unused).rowcount:
                 changes.record(connection, ChangeKind.IMAGE, tenant_id, digest)
+                return True
+            return not _is_there(connection, this)
 
-        await self._database.write(work, frees=True)
+        return await self._database.write(work, frees=True)
+
+
+def _is_there(connection: Connection, this: ColumnElement[bool]) -> bool:
+    """Whether a tenant has an image."""
+    return connection.execute(select(held.c.digest).where(this)).first() is not None

@@ -62,8 +62,9 @@ class Store:
         await self._tell(ChangeKind.IMAGE, {one.digest})
         return True
 
-    async def remove(self, tenant_id: str, digest: str) -> None:
+    async def remove(self, tenant_id: str, digest: str) -> bool:
         self.rows.pop((tenant_id, digest), None)
+        return True
 
     async def _tell(self, kind: ChangeKind, digests: Collection[str]) -> None:
         changes = [
