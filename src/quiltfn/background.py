@@ -105,7 +105,7 @@ def background_tasks(
             clock,
             chosen.audit_days,
         ),
-        *(partial(prune_until_done, one, clock) for one in prunes),
+        *(partial(prune_until_done, one, clock, database.servers) for one in prunes),
         partial(
             collect_images,
             tenant_images,

@@ -38,6 +38,7 @@ from quiltfn.lone_node import LoneNode
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable, Unprocessable
 from quiltfn.model.keepalive import KeepAlive, policy_maker
 from quiltfn.model.limits import PoolLimits
+from quiltfn.model.member import Presence
 from quiltfn.model.memory import Memory
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.runtime import built_in
@@ -245,7 +246,13 @@ async def _joined(
         raise CannotServe(str(error)) from None
     if others is not None:
         made.lag_s = others.lag_s
+    store.database.servers = partial(_present, made)
     return made
+
+
+def _present(membership: "Membership") -> int:
+    """How many nodes there are, as far as this one has seen."""
+    return sum(one.presence is Presence.PRESENT for one in membership.seen())
 
 
 async def _begun_work(
@@ -544,8 +551,10 @@ def follow_others(
     for one in (services.lifecycle, services.runtimes, services.schedules, services.deliveries):
         one.catch_up = others.refresh
     dispatcher.catch_up = others.refresh
-    changes = Repeated(others.refresh)
-    waiting = Repeated(dispatcher.follow_waiting, services.deliveries.follow_waiting)
+    nodes = store.database.servers
+    changes = Repeated(others.refresh, nodes=nodes)
+    within = dispatcher.follow_waiting, services.deliveries.follow_waiting
+    waiting = Repeated(*within, nodes=nodes)
     use = Repeated(services.quotas.follow_use, services.work.follow_ends, services.schedules.look)
     keep_time = partial(go_by_database, clock, store)
     slow = Repeated(services.lifecycle.follow_counters, keep_time, every_s=SLOW_EVERY_S)

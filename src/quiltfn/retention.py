@@ -5,6 +5,7 @@ Each runs until it is cancelled. A database error only delays it: the health che
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -87,12 +88,19 @@ async def prune_expired(
         await asyncio.sleep(EVERY_S)
 
 
-async def prune_until_done(prune_some: Callable[[], Awaitable[int]], clock: Clock) -> None:
-    """Calls `prune_some` every few seconds, and again with pauses while it removes something."""
+async def prune_until_done(
+    prune_some: Callable[[], Awaitable[int]],
+    clock: Clock,
+    servers: Callable[[], int] = lambda: 1,
+) -> None:
+    """Calls `prune_some` every few seconds, and again with pauses while it removes something. Of
+    several `servers` on one database one does so each time, or a few: each look is a write.
+    """
     while True:
+        is_turn = random.random() * servers() < 1
         with contextlib.suppress(StoreUnavailable):
             started = clock.now()
-            while await prune_some():
+            while is_turn and await prune_some():
                 await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
                 started = clock.now()
         await asyncio.sleep(RECORDS_EVERY_S)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import postgresql
+from contract.stores import a_stored_function
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStore, StoreBroken
 from quiltfn.store.copy import copy
@@ -155,3 +156,19 @@ def test_a_copy_is_no_fleets(url: str, tmp_path: Path) -> None:
     assert "fleet" not in told
     assert "function" in told
     begin_fleet(empty, None, "f" * 32)  # refused if it were
+
+
+async def test_what_a_node_has_stored_is_there_after_postgresql_was_killed(tmp_path: Path) -> None:
+    """It writes what it commits some time later, and nodes do not wait for that within their turn:
+    they wait behind it.
+    """
+    with postgresql.started() as cluster:
+        found = cluster.create("fleet")
+        begin_fleet(found, None, FLEET)
+        for number in range(3):
+            async with node(found, tmp_path, f"n{number}") as one:
+                function = await a_stored_function(one, name=f"f{number}")
+                cluster.kill()
+            cluster.start()
+            async with node(found, tmp_path, "another") as one:
+                assert await one.find(function.id) is not None

@@ -19,7 +19,7 @@ from quiltfn.ports import Change, ChangeKind, Store
 
 EVERY_S, SLOW_EVERY_S = 1.0, 5.0
 # Notices may come by the thousand; what they ask for is done so often at most.
-REST_S = 0.02
+REST_S, REST_OF_NODE_S, REST_MAX_S = 0.02, 0.01, 0.4
 
 # Takes over changes of one kind, or, with None, compares all there is with the store. What it takes
 # over is what the store has by then, so it does not matter how often it is told.
@@ -82,9 +82,10 @@ class Follower:
                 page = await self._store.changes(self._seen)
                 if not page.is_complete:
                     await self._compare()
-                elif page.items:
+                    continue
+                if page.items:
                     await self._take_over(page.items)
-                else:
+                if not page.has_more:
                     break
             if not self._failed:
                 self._current_at = began
@@ -118,10 +119,18 @@ class Follower:
 
 
 class Repeated:
-    """Does something every `every_s` seconds, and soon after it is woken."""
+    """Does something every `every_s` seconds, and soon after it is woken. `nodes`: how many are
+    woken at the same time; the more they are, the longer each rests until it hears of the next
+    notice, so that all together ask the store as often as a few.
+    """
 
-    def __init__(self, *work: Callable[[], Awaitable[None]], every_s: float | None = None) -> None:
-        self._work, self._every_s = work, every_s or EVERY_S
+    def __init__(
+        self,
+        *work: Callable[[], Awaitable[None]],
+        every_s: float | None = None,
+        nodes: Callable[[], int] = lambda: 1,
+    ) -> None:
+        self._work, self._every_s, self._nodes = work, every_s or EVERY_S, nodes
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -138,7 +147,7 @@ class Repeated:
                     pass  # health says so
                 except Exception:
                     _log.exception("what other nodes changed could not be followed")
-            await asyncio.sleep(REST_S)
+            await asyncio.sleep(max(REST_S, min(REST_MAX_S, REST_OF_NODE_S * self._nodes())))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s):
                     await self._woken.wait()

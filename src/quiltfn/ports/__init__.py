@@ -442,11 +442,12 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
     """Changes, oldest first. `is_complete` is False if earlier ones are no longer stored: then the
-    reader has to load everything again.
+    reader has to load everything again. `has_more`: whether newer ones were stored by then.
     """
 
     items: Sequence[Change]
     is_complete: bool
+    has_more: bool = False
 
 
 class Store(Protocol):

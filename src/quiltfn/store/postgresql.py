@@ -31,7 +31,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import ClockReading
 from quiltfn.store import compatibility, nodes
 from quiltfn.store.changes import TOLD
-from quiltfn.store.database import BUSY, NOTHING_MISSING, Work
+from quiltfn.store.database import BUSY, NOTHING_MISSING, Work, one_server
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
 from quiltfn.store.fleet import check_fleet, try_name_lock
@@ -70,7 +70,14 @@ WRITE = (
 )
 # Of a server that shares its database. What follows the lock sees what was committed before it.
 OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
-WRITE_FENCED = f"{WRITE}; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
+WRITE_FENCED = (
+    f"{WRITE}; SET LOCAL synchronous_commit = off; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
+)
+# The next writer has its turn before the disk and a standby have what this one did. The second
+# transaction writes some bytes into the log, so its commit waits for both, and what is before it is
+# there then too. Those of many servers wait together.
+WAIT_FOR_DISK = "SELECT pg_logical_emit_message(true, 'quiltfn', '')"
+COMMIT_SHARED = f"COMMIT; {WAIT_FOR_DISK}"
 # Another one after a crash and on a standby that was promoted. There the numbers of transactions
 # are given again that had not reached the disk, or the standby.
 LIFE = "pg_postmaster_start_time()::text, (SELECT stats_reset::text FROM pg_stat_archiver)"
@@ -151,6 +158,7 @@ class PostgresDatabase:
         # For the spool. PostgreSQL's disk is its own.
         self.reserve = DiskReserve(directory.path)
         self.has_free_pages = False
+        self.servers: Callable[[], int] = one_server
         self._boot: Boot | None = None
         self._put_off = PutOff(self.write)
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
@@ -171,6 +179,11 @@ class PostgresDatabase:
     def boot(self) -> Boot:
         """As `Database` says."""
         return nodes.of_server(self._boot)
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether transactions are those of a server that shares its database."""
+        return self._boot is not None and not self._is_alone
 
     async def aclose(self) -> None:
         """As `Database` says."""
@@ -301,7 +314,9 @@ class PostgresDatabase:
         except Exception as error:
             self._raise(error, writer)
         try:
-            transaction.commit()
+            if self._is_shared:
+                run_alone(writer, COMMIT_SHARED)
+            transaction.commit()  # of which nothing may be left to do
         except Exception as error:
             if not (is_lost(writer) and self._was_committed(number, life, deadline)):
                 self._raise(error, writer)
@@ -312,9 +327,10 @@ class PostgresDatabase:
         others have taken the node over: they have ended what it had.
         """
         wait_ms = max(1, int(wait_s * 1000))
-        if self._boot is None or self._is_alone:
+        if not self._is_shared:
             (found,) = run_alone(writer, WRITE.format(wait_ms=wait_ms))
             return str(found[1])
+        assert self._boot is not None
         name = sql.Literal(self._boot.node_id).as_string(driver(writer))
         (found,) = run_alone(writer, WRITE_FENCED.format(wait_ms=wait_ms, name=name))
         if found[1] != self._boot.epoch:
@@ -367,6 +383,8 @@ class PostgresDatabase:
             told, now = None, life
             with contextlib.suppress(StoreUnavailable, NotStored):
                 told, *now = self._told(ask, deadline)
+                if told == "committed":
+                    self._told(WAIT_FOR_DISK, deadline)
             is_same = tuple(now) == tuple(life)
             if told == "committed" and is_same:
                 return True

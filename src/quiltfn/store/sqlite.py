@@ -31,7 +31,7 @@ from sqlalchemy import (
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import consistency, nodes, sql, sqlite_header
 from quiltfn.store.check import IntegrityCheck
-from quiltfn.store.database import BUSY, NOTHING_MISSING, Work, migrate
+from quiltfn.store.database import BUSY, NOTHING_MISSING, Work, migrate, one_server
 from quiltfn.store.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve, is_full
 from quiltfn.store.functions import SqlStore, opened
@@ -73,6 +73,7 @@ class SqliteDatabase:
         self.check = IntegrityCheck(directory.database)
         self.reserve = DiskReserve(directory.path)
         self.has_free_pages = True
+        self.servers: Callable[[], int] = one_server
         self._put_off = PutOff(self.write)
         self.busy_timeout_s, self._busy_ms = busy_timeout_s, 0  # The second as the writer has it.
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
