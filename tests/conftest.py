@@ -34,7 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fleet",
         action="store_true",
-        help="Has tests/spec ask three nodes of a fleet, any of them with each request.",
+        help="Has tests/spec and tests/e2e/test_story.py ask three nodes of a fleet, any with each "
+        "request.",
     )
 
 

@@ -1,11 +1,15 @@
-"""`service.story_driver.Driver` on a real server with real sandboxes, one for each story."""
+"""`service.story_driver.Driver` on a real server with real sandboxes, one for each story; and on
+three nodes of a fleet, of which any is asked.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +19,9 @@ from typing import Any, ClassVar
 
 import httpx
 
+import postgresql
 from e2e.server import Server, until, watched
+from fleet.front import fronted
 from service.story_machine import StoryMachine
 
 ANSWER_S = 60.0
@@ -38,17 +44,20 @@ class RealRunning:
 class RealDriver:
     """Every `speed` is this machine's own. At the end the host is asked what is left."""
 
-    slow, delays = (0.2, 0.7, 1.5), (0, 0, 1, 2)
+    slow, delays, is_fleet = (0.2, 0.7, 1.5), (0, 0, 1, 2), False
 
     def __init__(self, _speed: int) -> None:
         self._open = contextlib.ExitStack()
-        self._server: Server = self._open.enter_context(watched("--prewarmed 0"))
-        self._server.start()
+        self._nodes = [self._open.enter_context(watched("--prewarmed 0")).start()]
+
+    @property
+    def _http(self) -> httpx.Client:
+        return self._nodes[0].http
 
     def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        return self._server.http.request(method, path, json=body, headers=headers)
+        return self._http.request(method, path, json=body, headers=headers)
 
     def unix(self) -> float:
         return time.time()
@@ -57,7 +66,7 @@ class RealDriver:
         return None
 
     def start_call(self, method: str, path: str, body: Any = None) -> RealRunning:
-        client = self._server.http  # of this life of the server
+        client = self._http  # of this life of the server
 
         def send() -> httpx.Response | None:
             try:
@@ -65,7 +74,7 @@ class RealDriver:
             except httpx.TransportError:
                 return None
 
-        running = RealRunning(self._server.later(send))
+        running = RealRunning(self._nodes[0].later(send))
         self.wait(BEGUN_S)
         return running
 
@@ -73,46 +82,83 @@ class RealDriver:
         time.sleep(seconds)
 
     def kill_sandbox(self, which: int) -> bool:
-        found = sorted(self._server.guests().items())
+        found = [
+            (name, guest, listed(node))
+            for node in self._nodes
+            for name, guest in sorted(node.guests().items())
+        ]
         if not found:
             return False
-        name, guest = found[which % len(found)]
+        name, guest, where = found[which % len(found)]
         with contextlib.suppress(ProcessLookupError):
             os.kill(guest, signal.SIGKILL)
         # The server has it removed once it knows.
-        until(lambda: not (self._listed / name).exists())
+        until(lambda: not (where / name).exists())
         return True
 
     def restart(self, *, kill: bool) -> None:
-        if kill:
-            self._server.kill_server()
-            assert self._server.wait(20) == 70
-            self._server.start()
-        else:
-            self._server.restart()
+        start_again(self._nodes[0], kill=kill)
 
     def sandboxes(self) -> int:
-        return len(list(self._listed.glob("*/status")))
+        return sum(len(list(listed(node).glob("*/status"))) for node in self._nodes)
 
     def of_function(self, _key: str) -> None:
         return None
 
     def complaints(self) -> list[str]:
-        said = self._server.log.read_text().splitlines()
+        said = [line for node in self._nodes for line in node.log.read_text().splitlines()]
         return [line for line in said if is_complaint(line)]
 
     def close(self) -> None:
         self._open.close()
 
+
+class FleetDriver(RealDriver):
+    """Each request goes to one of three nodes, and a restart is that of one after the other."""
+
+    is_fleet = True
+    _names = itertools.count(1)
+
+    def __init__(self, _speed: int) -> None:
+        self._open = contextlib.ExitStack()
+        cluster, name = postgresql.running(), f"story{next(self._names)}"
+        self._open.callback(cluster.drop, name)
+        directory = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
+        served = fronted(cluster, name, "--prewarmed 0", directory)
+        self._nodes, front = self._open.enter_context(served)
+        self._turn = itertools.cycle(self._nodes)
+        self._client = self._open.enter_context(front.client())
+
     @property
-    def _listed(self) -> Path:
-        """Where the OCI runtime has what it lists: a directory with a status for each."""
-        return self._server.sandbox_files / "crun"
+    def _http(self) -> httpx.Client:
+        return self._client
+
+    def restart(self, *, kill: bool) -> None:
+        start_again(next(self._turn), kill=kill)
+
+
+def start_again(server: Server, *, kill: bool) -> None:
+    if kill:
+        server.kill_server()
+        assert server.wait(20) == 70
+        server.start()
+    else:
+        server.restart()
+
+
+def listed(server: Server) -> Path:
+    """Where the OCI runtime has what it lists: a directory with a status for each."""
+    return server.sandbox_files / "crun"
 
 
 class RealStories(StoryMachine):
     tell = RealDriver
     waits = (0.0, 0.02, 0.3, 1.0)
+    heard: ClassVar[Counter[str]] = Counter()
+
+
+class FleetStories(RealStories):
+    tell = FleetDriver
     heard: ClassVar[Counter[str]] = Counter()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import socket
 import socketserver
@@ -17,7 +18,7 @@ import httpx
 import postgresql
 from e2e.server import CLIENT_TIMEOUT_S, Server, watched
 from fleet.nodes import PASSWORD_FILE, Fleet
-from postgresql import PASSWORD
+from postgresql import PASSWORD, Cluster
 from timeouts import scaled
 
 NODES = ("one", "two", "three")
@@ -31,8 +32,8 @@ OPTIONS = (
 class Front:
     """Listens on a port of 127.0.0.1 until it is closed."""
 
-    def __init__(self, urls: Sequence[str], seed: int = 0) -> None:
-        self._nodes = [urlsplit(url) for url in urls]
+    def __init__(self, nodes: Sequence[Server], seed: int = 0) -> None:
+        self._nodes = nodes
         self._random = random.Random(seed)
         front = self
 
@@ -48,9 +49,18 @@ class Front:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
 
+    def client(self) -> httpx.Client:
+        """Each of its requests goes to any node."""
+        return httpx.Client(
+            base_url=self.url,
+            timeout=scaled(CLIENT_TIMEOUT_S),
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+
     def carry(self, here: socket.socket, address: str) -> None:
         """One connection, from where its caller calls: nodes count failed credentials by that."""
-        node = self._random.choice(self._nodes)
+        node = urlsplit(self._random.choice(self._nodes).url)
         to = (str(node.hostname), node.port or 80)
         with socket.create_connection(to, source_address=(address, 0)) as there:
             asking = threading.Thread(target=pour, args=[here, there], daemon=True)
@@ -76,35 +86,40 @@ def pour(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextlib.contextmanager
+def fronted(
+    cluster: Cluster, name: str, options: str, directory: Path
+) -> Iterator[tuple[list[Server], Front]]:
+    """Three nodes of a fleet, started, and what asks any of them. `name`: of its database, which is
+    made; `options`: of each node; `directory`: for the files of the fleet.
+    """
+    cluster.create(name)
+    with contextlib.ExitStack() as stack:
+
+        def another(*arguments: Any, **more: Any) -> Server:
+            return stack.enter_context(watched(*arguments, **more))
+
+        fleet = Fleet(directory, cluster.tcp_url(name, None), another).init(PASSWORD)
+        nodes = [fleet.node(node, f"{OPTIONS} {options}").start() for node in NODES]
+        front = Front(nodes)
+        stack.callback(front.close)
+        yield nodes, front
+
+
+@contextlib.contextmanager
 def three_nodes(options: str, directory: Path) -> Iterator[Server]:
     """The first of them: what it is asked by HTTP, any of the three is asked.
 
     `options`: of each node. `directory`: for the files of the fleet.
     """
-    with postgresql.started() as cluster, contextlib.ExitStack() as stack:
-        cluster.create("spec")
-        url = cluster.tcp_url("spec", None)
-
-        def another(*arguments: Any, **more: Any) -> Server:
-            return stack.enter_context(watched(*arguments, **more))
-
-        fleet = Fleet(directory, url, another).init(PASSWORD)
-        nodes = [fleet.node(name, f"{OPTIONS} {options}").start() for name in NODES]
-        front = Front([node.url for node in nodes])
-        stack.callback(front.close)
-        first = nodes[0]
-        first.http.close()
-        first.url = front.url
-        first.key_options = (
-            "--store",
-            url,
-            "--store-password-file",
-            f"{directory / PASSWORD_FILE}",
-        )
-        first.http = httpx.Client(
-            base_url=front.url,
-            timeout=scaled(CLIENT_TIMEOUT_S),
-            trust_env=False,
-            limits=httpx.Limits(max_keepalive_connections=0),  # each request to any node
-        )
+    with (
+        postgresql.started() as cluster,
+        fronted(cluster, "spec", options, directory) as (nodes, front),
+    ):
+        first = copy.copy(nodes[0])
+        nodes[0].http.close()
+        first.url, first.http = front.url, front.client()
+        secret = directory / PASSWORD_FILE
+        where = cluster.tcp_url("spec", None)
+        first.key_options = ("--store", where, "--store-password-file", str(secret))
         yield first
+        first.http.close()

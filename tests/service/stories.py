@@ -1,4 +1,6 @@
-"""Stories for long, many on fake sandboxes, some on real ones: `scripts/soak stories`."""
+"""Stories for long, many on fake sandboxes, some on real ones, some of those on three nodes of a
+fleet: `scripts/soak stories`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from e2e.server import why_not
-from e2e.story_real import RealStories
+from e2e.story_real import FleetStories, RealStories
 from service.story_fake import FakeDriver
 from service.story_machine import ON_FAKES, ON_REAL, StoryMachine
 
@@ -64,17 +66,20 @@ def main() -> int:
     it.add_argument("--fake", type=int, default=2000, help="stories on fake sandboxes")
     it.add_argument("--steps", type=int, default=50, help="steps of each of those")
     it.add_argument("--real", type=int, default=100, help="stories on real sandboxes")
+    it.add_argument("--fleet", type=int, default=20, help="stories on three nodes of a fleet")
     given = it.parse_args()
-    fake, real = Report("fake"), Report("real")
+    fake, real, fleet = Report("fake"), Report("real"), Report("a fleet's")
     steps = given.steps
     if given.fake:
         tell(fake, Fake, settings(ON_FAKES, max_examples=given.fake, stateful_step_count=steps))
     reason = why_not()
-    if given.real and reason:
+    if (given.real or given.fleet) and reason:
         print(f"none on real sandboxes: {reason}")
     elif given.real:
         tell(real, RealStories, settings(ON_REAL, max_examples=given.real))
-    failures = fake.failures + real.failures
+    if given.fleet and not reason:
+        tell(fleet, FleetStories, settings(ON_REAL, max_examples=given.fleet))
+    failures = fake.failures + real.failures + fleet.failures
     print("\n".join(failures), end="")
     return 1 if failures else 0
 

@@ -45,6 +45,12 @@ class Driver(Protocol):
     def delays(self) -> Sequence[int]:
         """By how much accepted work is delayed, in seconds, from nothing to long."""
 
+    @property
+    def is_fleet(self) -> bool:
+        """Whether any of several nodes is asked. Counts of others are those of a moment ago, and
+        calls may run on another node than the one that is restarted.
+        """
+
     def unix(self) -> float:
         """The time, in Unix seconds."""
 

@@ -141,7 +141,7 @@ class FakeRunning:
 class FakeDriver:
     """`story_driver.Driver`. `change`: breaks something of every server before it starts."""
 
-    slow, delays = (2.0, 7.0, 40.0), (0, 0, 3, 90)
+    slow, delays, is_fleet = (2.0, 7.0, 40.0), (0, 0, 3, 90), False
 
     def __init__(self, speed: int, change: Callable[[Harness], None] = lambda _: None) -> None:
         self._speed, self._change = SPEEDS[speed % len(SPEEDS)], change

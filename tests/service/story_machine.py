@@ -78,7 +78,8 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     def as_shown(self, function: KnownFunction, answer: dict[str, Any]) -> None:
         """What a change answers is what is shown afterwards; calls may be counted meanwhile."""
         shown = self.state.current(function)
-        moving = {*COUNTED} if self.state.under or function.unfinished else set()
+        is_counting = self.state.under or function.unfinished or self.state.driver.is_fleet
+        moving = {*COUNTED} if is_counting else set()
         if function.state != answer["state"]:
             moving |= {"state", "updated_at", "error_message"}
         for name in shown.keys() - moving:

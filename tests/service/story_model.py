@@ -66,9 +66,9 @@ class KnownFunction:
 
     `bound`: instances at most; it comes down to `high` with those that are there. `is_ill`: if
     error_message must be set, None where it may be. `answers`: of acknowledged calls, by id; whole,
-    or the status alone. `unanswered`: calls whose answer nobody got. `is_changed`: since somebody
-    looked at its versions. `works`: its accepted work, by id, of which `dead` are the dead letters.
-    `attempts`: how many its policy allows.
+    or the status alone. `unanswered`: calls whose answer nobody got; `lost`: those of which another
+    node has told the id. `is_changed`: since somebody looked at its versions. `works`: its accepted
+    work, by id, of which `dead` are the dead letters. `attempts`: how many its policy allows.
     """
 
     id: str
@@ -83,6 +83,7 @@ class KnownFunction:
     bound: int = 0
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     unanswered: int = 0
+    lost: set[str] = field(default_factory=set)
     is_changed: bool = True
     works: dict[str, Submitted] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
