@@ -57,6 +57,8 @@ def main() -> None:
         ("stream", stream),
         ("page_speed", page_speed),
         ("url", url),
+        ("forwarded", forwarded),
+        ("fleet_size", fleet_size),
     ):
         file = harness.RESULTS / f"{name}.json"
         if file.exists():
@@ -117,6 +119,10 @@ within an hour it gave, for the version of the day before and for the one in the
   every 10 ms. The guest sends 500 times a second at most. The readers share the two cores with the server.
 - **By its URL**: what the same call, with the same payload, takes longer by `/fn/…` than by `POST …/invoke`, in pairs, both on kept
   connections. **First byte**: from the request to the first bytes of a Python generator's answer.
+- **Forwarded**: `echo hello` at a node of a fleet without an instance, over the same call at the node that has it, in turns; PostgreSQL syncs
+  on the same disk. Committed: with `--durability strict`. The rate: 32 callers of resident Python, by the CPU of the node that is asked; load, the other node and PostgreSQL share
+  the two cores. **Nodes**: the server's own platform on sandboxes that answer at once, with its connections and its background tasks, `scripts/bench fleet-size`; more in
+  [how large a fleet has to be](../how-to/size-a-fleet.md).
 - **Dashboard**: in a headless Chromium that knows nothing of the server, on the same two cores; from an action to the frame in which what
   it leads to can be seen: filtering and sorting, opening a function, reading on in the calls. The warm call is `echo hello` with the list
   of functions open, over the same with no page, in turns of a second: where the spread is wide, the machine was not quiet.
@@ -157,6 +163,45 @@ def url(figures: dict[str, Any]) -> list[Row]:
         Row("a shell by its URL, over an invoke, p50", "ms", 0.1, 0.05, each(shell)),
         Row("Python by its URL, over an invoke, p50", "ms", 0.1, 0.05, each(python_)),
         Row("first byte of a stream by a URL, p50", "ms", 3.0, 1.5, each(first)),
+    ]
+
+
+def forwarded(figures: dict[str, Any]) -> list[Row]:
+    rounds = figures["rounds"]
+    hop, strict, stored = list(rounds[0])[:3]
+    rate = "forwarded calls a second, of a core of the node that is asked"
+
+    def ms(row: str) -> list[float]:
+        return [one[row] / 1000 for one in rounds]
+
+    of_core = [one["of a core of the node that is asked"] for one in rounds]
+    return [
+        Row("a forwarded warm call, over the same call at its node, p50", "ms", 0.4, 0.2, ms(hop)),
+        Row("the same with each record committed, p50", "ms", 1.0, 0.6, ms(strict)),
+        Row(
+            "forwarded and committed, over a local call that is not, p50",
+            "ms",
+            1.0,
+            0.6,
+            ms(stored),
+        ),
+        Row(rate, "/s", 5000, 10000, of_core, is_rate=True),
+    ]
+
+
+def fleet_size(figures: dict[str, Any]) -> list[Row]:
+    name, rest, calls = f"{figures['nodes']} nodes", figures["at rest"], figures["with calls"]
+    age = "age of a report, p99, s"
+    return [
+        Row(f"{name} at rest, PostgreSQL", "cores", 0.2, 0.1, [rest["PostgreSQL, cores"]]),
+        Row(
+            f"{name} at rest, CPU of a node",
+            "% of a core",
+            1.0,
+            0.4,
+            [rest["a node, ms of CPU a second"] / 10],
+        ),
+        Row(f"{name}, age of what a node knows of another, p99", "s", 4.5, 4.0, [calls[age]]),
     ]
 
 

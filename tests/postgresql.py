@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -66,9 +66,9 @@ class Cluster:
     thread that started it.
     """
 
-    def __init__(self, directory: Path, programs: Path) -> None:
-        """`directory`: an empty one that every user may enter."""
-        self.directory, self._programs = directory, programs
+    def __init__(self, directory: Path, programs: Path, options: Sequence[str] = OPTIONS) -> None:
+        """`directory`: an empty one that every user may enter. `options`: settings of its own."""
+        self.directory, self._programs, self._options = directory, programs, options
         self.data, self.sockets, self.log = (
             directory / name for name in ("data", "sockets", "log")
         )
@@ -84,7 +84,7 @@ class Cluster:
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        settings = [*OPTIONS, f"port={self.port}", f"unix_socket_directories={self.sockets}"]
+        settings = [*self._options, f"port={self.port}", f"unix_socket_directories={self.sockets}"]
         options = [word for one in settings for word in ("-c", one)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -205,18 +205,19 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def started() -> Iterator[Cluster]:
+def started(options: Sequence[str] = OPTIONS, *, is_in_memory: bool = True) -> Iterator[Cluster]:
     """A cluster of a test's own, to be stopped and killed as it likes; skips where there is none.
 
-    Nothing of it is left afterwards.
+    Nothing of it is left afterwards. `is_in_memory`: its files are, where there is room.
     """
     where = programs()
     if where is None:
         pytest.skip(why_not() or "")
-    directory = Path(tempfile.mkdtemp(prefix="quiltfn-postgresql-", dir=_parent()))
+    parent = _parent() if is_in_memory else None
+    directory = Path(tempfile.mkdtemp(prefix="quiltfn-postgresql-", dir=parent))
     directory.chmod(0o755)
     try:
-        cluster = Cluster(directory, where)
+        cluster = Cluster(directory, where, options)
         cluster.start()
         try:
             words = sql.Identifier(ROLE), sql.Literal(PASSWORD)

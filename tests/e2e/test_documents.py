@@ -51,6 +51,7 @@ PAGES = [
     "docs/how-to/backup.md",
     "docs/how-to/postgresql.md",
     "docs/how-to/fleet.md",
+    "docs/how-to/size-a-fleet.md",
     "docs/how-to/install.md",
     "docs/how-to/test-v2.md",
     "docs/how-to/release.md",

@@ -1,0 +1,56 @@
+"""A fleet for benchmarks: a PostgreSQL as it is installed, and nodes as operators start them."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+import harness
+import postgresql
+from e2e.server import watched
+from fleet.nodes import Fleet
+from postgresql import PASSWORD, Cluster
+
+# PostgreSQL's own settings, on the disk, synced, but for what a figure is about.
+INSTALLED = ("listen_addresses=127.0.0.1",)
+DATABASE = "bench"
+
+
+@contextlib.contextmanager
+def database(*settings: str) -> Iterator[Cluster]:
+    """With an empty database, `DATABASE`. `settings`: of PostgreSQL."""
+    with postgresql.started((*INSTALLED, *settings), is_in_memory=False) as cluster:
+        cluster.create(DATABASE)
+        yield cluster
+
+
+@contextlib.contextmanager
+def nodes(
+    cluster: Cluster, options: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, httpx.Client]]:
+    """Running nodes by their names. `options`: those of each."""
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        made = Fleet(Path(directory), cluster.tcp_url(DATABASE, None), watched).init(PASSWORD)
+        found = {
+            name: stack.enter_context(harness.server("--fleet", str(made.add(name)), *more))
+            for name, more in options.items()
+        }
+        for name, client in found.items():
+            client.headers["x-peer-port"] = made.addresses[name].rpartition(":")[2]
+        yield found
+
+
+def carried_bytes(end: str, port: int) -> tuple[int, int]:
+    """What the sockets of that end ("sport" or "dport") of a TCP port have received and sent."""
+    command = ["ss", "-tinHO", end, "=", f":{port}"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    words = [word.partition(":") for word in said.split()]
+    return (
+        sum(int(value) for name, _, value in words if name == "bytes_received"),
+        sum(int(value) for name, _, value in words if name == "bytes_sent"),
+    )
