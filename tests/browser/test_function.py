@@ -17,6 +17,12 @@ from timeouts import scaled
 
 SLOW = "for n in 1 2 3 4 5 6 7 8 9; do echo step $n; sleep 1; done"
 LIST_FETCHES = 6
+PASTE = """(field, length) => {
+    const clipboardData = new DataTransfer();
+    clipboardData.setData("text/plain", "x".repeat(length));
+    const event = new ClipboardEvent("paste", {clipboardData, bubbles: true, cancelable: true});
+    if (field.dispatchEvent(event)) field.value = "pasted";
+}"""
 SEEN_WITHIN_S = 0.3
 TRIES = 5
 SECTIONS = ("", "settings", "versions", "scaling", "async", "schedules", "network")
@@ -89,6 +95,9 @@ def test_output_is_seen_as_it_comes_and_escape_cancels(
 ) -> None:
     slow = function(SLOW)
     open_at(page, slow)
+    page.get_by_label("Payload").evaluate(PASTE, 10 * 1024 * 1024)
+    expect(page.get_by_text("10 MiB are too long for this field")).to_be_visible()
+    expect(page.get_by_label("Payload")).to_have_value("")
     page.get_by_label("Payload").fill('{"a": 1')
     expect(page.get_by_text("This is no valid JSON")).to_be_visible()
     page.keyboard.press("Control+Enter")

@@ -56,7 +56,7 @@ def test_one_is_made_by_its_form(page: Page, site: Server, function: Function) -
     page.get_by_label("Payload").fill('{"a": 1}')
     page.get_by_label("Environment").fill("GREETING=good day\nOTHER=x=y")
     page.get_by_label("While one still runs").select_option("let the next one wait")
-    page.get_by_role("button", name="Make schedule").click()
+    page.keyboard.press("Control+Enter")
     expect(page.get_by_role("heading", name="made-here")).to_be_visible()
     expect(page.get_by_role("region", name="Next runs").get_by_role("listitem")).to_have_count(5)
     expect(page.get_by_role("region", name="Next runs")).to_contain_text("09:00")

@@ -17,8 +17,9 @@ import {
 import { fieldIn, Form, Unnamed, WrongOf } from "../parts/failing.ts";
 import { Code } from "../parts/code.ts";
 import { bytes, duration } from "../parts/format.ts";
-import { CTRL_ENTER } from "../parts/keys.ts";
+import { CTRL_ENTER, submits } from "../parts/keys.ts";
 import { Output } from "../parts/output.ts";
+import { refuseLong } from "../parts/paste.ts";
 import { Status } from "../parts/status.ts";
 import { Steps } from "../parts/steps.ts";
 import type { File as ImageFile } from "../parts/tar.ts";
@@ -228,12 +229,7 @@ export default function New() {
     isOver.value = true;
   };
   return html`
-    <form novalidate onSubmit=${go} onKeyDown=${(event: KeyboardEvent) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-        event.preventDefault();
-        (event.currentTarget as HTMLFormElement).requestSubmit();
-      }
-    }}>
+    <form novalidate onSubmit=${go} onKeyDown=${submits}>
       <${Form} of=${taken ? null : problem.value} isApart>
         <p class="crumbs"><a href="#/">Functions</a> / new</p>
         <div class="title"><h1>New function</h1><button class="button primary push" type="submit"
@@ -264,7 +260,7 @@ export default function New() {
         <section class="card after">
           <div class="inside field"><label for="payload">Payload of the first call</label>
           <textarea id="payload" rows="2" spellcheck=${false} value=${now
-            .payload} placeholder="Text, often JSON; may be empty"
+            .payload} placeholder="Text, often JSON; may be empty" onPaste=${refuseLong}
             onInput=${(event: Event) => change({ payload: valueOf(event) })} />
           <${WrongOf} path="payload" label="Payload of the first call" of="payload" /></div>
         </section>

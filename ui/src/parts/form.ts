@@ -4,6 +4,7 @@ import type { ComponentChildren } from "preact";
 import { useId } from "preact/hooks";
 import { html } from "../html.ts";
 import { useFailure, Wrong } from "./failing.ts";
+import { refuseLong } from "./paste.ts";
 
 interface Common {
   label: string;
@@ -95,7 +96,8 @@ export function Area(all: Common & { rows?: number }) {
   return html`
     <${Field} label=${label} about=${about} id=${id} said=${said}>
       <textarea ...${own} rows=${rows}
-        value=${value} onInput=${typed(value)} placeholder=${placeholder} spellcheck=${false} />
+        value=${value} onInput=${typed(value)} placeholder=${placeholder} spellcheck=${false}
+        onPaste=${refuseLong} />
       </${Field}>
   `;
 }

@@ -9,6 +9,7 @@ import { callPath } from "./call.ts";
 import { useFetched, Waiting } from "./fetched.ts";
 import { Form as Failing } from "./failing.ts";
 import { Area, Select } from "./form.ts";
+import { submits } from "./keys.ts";
 import { Notice } from "./notice.ts";
 
 const VERSIONS = 100; // that are offered, newest first
@@ -88,9 +89,7 @@ function Form(
     ] as const
   );
   return html`
-    <form onSubmit=${run} onKeyDown=${(event: KeyboardEvent) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(event);
-    }}>
+    <form onSubmit=${run} onKeyDown=${submits}>
       <${Failing} of=${problem.value}>
         <${Area} label="Payload" name="payload" value=${payload} rows=${8}
           about=${isChanged

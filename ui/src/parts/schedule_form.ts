@@ -7,6 +7,7 @@ import { functions } from "../store.ts";
 import type { NewSchedule, Schedule } from "../wire.ts";
 import { Form } from "./failing.ts";
 import { Area, Field, Select, Text } from "./form.ts";
+import { submits } from "./keys.ts";
 
 const USUAL = [
   ["0 * * * *", "every hour"],
@@ -100,7 +101,9 @@ export function ScheduleForm(
     isBusy.value = false;
   }
   return html`
-    <form class="card form" onSubmit=${save} aria-label=${of ? `Edit ${of.name}` : "New schedule"}>
+    <form class="card form" onSubmit=${save} onKeyDown=${submits} aria-label=${of
+      ? `Edit ${of.name}`
+      : "New schedule"}>
       <${Form} of=${problem.value}>
         <div class="inside columns">
           ${!of && html`

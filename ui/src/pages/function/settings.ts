@@ -7,7 +7,7 @@ import { html } from "../../html.ts";
 import { Code } from "../../parts/code.ts";
 import { Described } from "../../parts/described.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
-import { CTRL_ENTER } from "../../parts/keys.ts";
+import { CTRL_ENTER, submits } from "../../parts/keys.ts";
 import { fieldIn, Form, WrongOf } from "../../parts/failing.ts";
 import { toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
@@ -182,11 +182,7 @@ export function Settings({ one }: { one: Function }) {
     <form novalidate onSubmit=${(event: Event) => {
       event.preventDefault();
       save(true);
-    }} onKeyDown=${(event: KeyboardEvent) => {
-      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-      event.preventDefault();
-      (event.currentTarget as HTMLFormElement).requestSubmit();
-    }}>
+    }} onKeyDown=${submits}>
       ${!isReadOnly && html`
         <${Save} one=${one} isChanged=${isChanged} isBusy=${isBusy.value} files=${files}
           base=${base.value} onSave=${() => save(false)} onDrop=${() => renew(one)} />

@@ -6,6 +6,7 @@ import { counted, duration } from "../../parts/format.ts";
 import { CTRL_ENTER } from "../../parts/keys.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Output } from "../../parts/output.ts";
+import { refuseLong } from "../../parts/paste.ts";
 import { Status } from "../../parts/status.ts";
 import { toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
@@ -42,6 +43,7 @@ function Payload({ id, trial }: { id: string; trial: Trial }) {
     <div class="field"><label for="payload">Payload</label>
       <textarea id="payload" rows="4" spellcheck="false" value=${text}
         placeholder="Text, often JSON; may be empty" aria-describedby="payload-about"
+        onPaste=${refuseLong}
         onInput=${(event: Event) => {
           trial.payload.value = valueOf(event);
         }} />
