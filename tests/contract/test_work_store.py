@@ -360,6 +360,8 @@ async def test_work_that_waits_can_be_cancelled_and_no_other(
     await claimed(queue, function)
     assert await queue.cancel(other.id, call, NOW_S) is None
     assert await queue.cancel(function.id, running, NOW_S) is None
+    own = store.database.boot.node_id
+    assert [await queue.claimed_by(one) for one in (call, running, "none")] == [None, own, None]
     cancelled = await queue.cancel(function.id, call, NOW_S + 3)
     assert cancelled is not None
     assert (cancelled.status, cancelled.ended_at) == (Status.CANCELLED, NOW_S + 3)

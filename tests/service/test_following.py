@@ -45,6 +45,7 @@ from quiltfn.store import SqlQuotas, SqlTenantImages, changes
 from quiltfn.store.postgresql import open_postgresql
 from service.in_process import InProcess
 from service.platform_harness import TENANT, Harness, open_harness
+from service.test_forwarding import Nodes
 from timeouts import scaled
 
 ONE_SECOND = 1.0
@@ -511,6 +512,32 @@ async def test_work_of_a_node_that_has_stopped_is_run_by_another(shared: Path) -
         for one_id in accepted:
             await seen_over(two, entry, one_id)
         assert two.sandboxes.calls == 20
+
+
+async def test_work_that_another_node_has_claimed_is_cancelled_from_any(shared: Path) -> None:
+    """Whether it is held there, or waits in line there for an instance."""
+    async with node(shared, "node-2") as two:
+        entry = await two.active("sleep 30", max_instances=1)
+        async with node(shared, "node-1", memory_mib=1) as one:
+            accepted = [
+                (await one.work.accept(one.now(entry), Input())).invocation_id for _ in range(4)
+            ]
+            await seen(lambda: two.counts(entry) == {"busy": 1})
+            backlog = two.dispatcher._backlogs[entry.function.id]
+            two.clock.time += 3  # from now on one of them may wait in line
+            two.dispatcher.tick()
+            await seen(lambda: len(backlog.running) == 2 and backlog.held)
+            [held, *_] = backlog.held
+            [in_line] = [it for it in backlog.running if not two.invoker.has_begun(it)]
+            http = Nodes(one, two).http
+            for invocation_id in sorted(accepted, key=[held, in_line].count, reverse=True):
+                path = f"/api/functions/{entry.function.id}/invocations/{invocation_id}/cancel"
+                answer = await http.post(path)
+                assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+                assert (await http.post(path)).status_code == 409
+            await http.aclose()
+            records = {it.invocation_id: it.status for it in await two.records(entry)}
+            assert records == dict.fromkeys(accepted, Status.CANCELLED)
 
 
 async def test_who_waits_on_one_node_hears_of_an_end_on_another(shared: Path) -> None:

@@ -50,7 +50,7 @@ async def elsewhere(context: RequestContext[Any], route: Route) -> Response | No
         entry = route.called(context)
         return None if entry is None else await _placed(context, entry)
     if "invocation_id" in context.parameters:
-        return await _where_it_runs(context, route)
+        return await _where_it_is(context, route)
     return None
 
 
@@ -80,16 +80,20 @@ async def _placed(context: RequestContext[Any], entry: Entry) -> Response | None
     return None
 
 
-async def _where_it_runs(context: RequestContext[Any], route: Route) -> Response | None:
-    """The response of the node that runs the call that the path names; None: this one answers."""
+async def _where_it_is(context: RequestContext[Any], route: Route) -> Response | None:
+    """The response of the node that has the call that the path names; None: this one answers."""
     fleet: FleetNode = context.services.fleet
     function_id, invocation_id = context.entry().function.id, context.parameters["invocation_id"]
     found = await _outline(context, function_id, invocation_id)
-    is_running = found is not None and found.record.status is Status.RUNNING
-    if found is None or not is_running or not route.is_about_call:
+    if found is None or not route.is_about_call:
         return None
-    node = found.record.execution_node_id
-    if node == fleet.name:
+    node = None
+    if found.record.status is Status.RUNNING:
+        node = found.record.execution_node_id
+    elif found.record.status is Status.QUEUED and route.action is not None:
+        # What only looks at it is answered from the store: there is nothing more to see yet.
+        node = await context.services.work.store.claimed_by(invocation_id)
+    if node is None or node == fleet.name:
         return None
     call = ForwardedCall(
         function_id=function_id,

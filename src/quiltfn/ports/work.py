@@ -171,6 +171,9 @@ class WorkStore(Protocol):
     async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
         """Ends work that waits; returns its record, `cancelled`. None where none such waits."""
 
+    async def claimed_by(self, invocation_id: str) -> str | None:
+        """The node that has claimed this work; None where nobody has, or where it is over."""
+
     async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
         """How much work the function has, by what it waits for."""
 

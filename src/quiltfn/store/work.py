@@ -314,6 +314,12 @@ class SqlWork:
 
         return await self._database.write(write, frees=True)
 
+    async def claimed_by(self, invocation_id: str) -> str | None:
+        """As the port says."""
+        claimed = work.invocation_id == invocation_id, work.epoch > 0
+        query = select(work.node_id).where(*claimed)
+        return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
+
     async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
         """As the port says."""
         later = {"function_id": function_id, "now": now_ms}
