@@ -24,6 +24,7 @@ from quiltfn.model.errors import (
     Outdated,
     PreconditionFailed,
     ShuttingDown,
+    StoreUnavailable,
     Unprocessable,
 )
 from quiltfn.model.function import (
@@ -54,6 +55,7 @@ from quiltfn.runtimes import Runtimes
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 10.0
 DELETE_GRACE_S = 5.0
+STORE_AGAIN_S = 1.0
 FOLLOWED_AT_ONCE = 50
 STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
@@ -66,7 +68,7 @@ _log = structlog.get_logger("quiltfn.lifecycle")
 class NodeConfig:
     """What the operations need to know of this node: its id, what a function may ask of the
     machine, the limits of its pools. `tenant_instances`: how many instances a tenant may have.
-    `keeps_minimum`: whether this node keeps the `min_instances` of a function.
+    `owns`: whether this node keeps the `min_instances` of a function, and ends its deployment.
     """
 
     node_id: str
@@ -74,7 +76,7 @@ class NodeConfig:
     runtimes: Runtimes
     pools: PoolLimits
     tenant_instances: float = UNBOUNDED
-    keeps_minimum: Callable[[Function], bool] = lambda _: True
+    owns: Callable[[Function], bool] = lambda _: True
 
 
 @dataclass(slots=True, eq=False)
@@ -111,14 +113,21 @@ class Lifecycle:
         self.catch_up = no_others
 
     async def restore(self) -> None:
-        """At start: everything is as it was; what was being deployed is deployed again."""
+        """At start: everything is as it was; what this node was deploying is deployed again."""
         for stored in await self._store.load():
             entry = Entry(stored.function, stored.version, stored.counters)
             self._catalog.add(entry)
             if stored.function.state is FunctionState.ACTIVE:
                 self._pools.open(stored.function.id, stored.version, self._limits(stored.function))
-            elif stored.function.state is FunctionState.DEPLOYING:
-                self._begin_deployment(stored.function.id)
+            else:
+                self._resume_deployment(stored.function)
+
+    async def aclose(self) -> None:
+        """What goes on in the background ends; what is being deployed stays so in the store."""
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
 
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
         """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""
@@ -214,11 +223,14 @@ class Lifecycle:
             return await self._commit(function, self._scale)
 
     async def own(self, function_id: str) -> Entry:
-        """Makes this node the one that keeps the function's `min_instances`. Raises `NotFound`, and
-        `Outdated` where another node has changed the function meanwhile.
+        """Makes this node the one that keeps the function's `min_instances`, and that goes on with
+        its deployment. Raises `NotFound`, and `Outdated` where another node has changed the
+        function meanwhile.
         """
         async with self._changing(self._catalog.get(function_id)) as current:
-            return await self._owned(current.function)
+            entry = await self._owned(current.function)
+            self._resume_deployment(entry.function)
+            return entry
 
     async def _owned(self, function: Function) -> Entry:
         owned = msgspec.structs.replace(function, owner_node_id=self._node.node_id)
@@ -232,10 +244,10 @@ class Lifecycle:
             if current.function.state is FunctionState.ACTIVE:
                 return await self._top_up(current)
             if current.function.state is not FunctionState.DEPLOYING:
-                await self._move(current, FunctionEvent.DEPLOY)
+                await self._move_here(current, FunctionEvent.DEPLOY)
                 self._begin_deployment(function_id)
             elif activity.deployment is None or activity.deployment.done():
-                self._begin_deployment(function_id)  # the last one could not write its outcome
+                self._begin_deployment(function_id)  # another node deploys it, or did
         if activity.deployment is not None:
             await asyncio.wait([activity.deployment], timeout=DEPLOY_ANSWERS_WITHIN_S)
         return self._catalog.get(function_id)
@@ -381,6 +393,13 @@ class Lifecycle:
     ) -> Entry:
         return await self._commit(entry.function.after(event, int(self._clock.unix()), error), then)
 
+    async def _move_here(self, entry: Entry, event: FunctionEvent) -> Entry:
+        """As `_move`; the function is this node's from then on."""
+        moved = entry.function.after(event, int(self._clock.unix()))
+        if not self._node.owns(moved):
+            moved = msgspec.structs.replace(moved, owner_node_id=self._node.node_id)
+        return await self._commit(moved, self._scale)
+
     def _scale(self, function: Function) -> None:
         self._pools.set_scaling(function.id, self._limits(function))
 
@@ -432,12 +451,20 @@ class Lifecycle:
         """
         now = self._catalog.get(function.id).function
         keeps_some = now.min_instances > 0 or function.min_instances > 0
-        if self._node.keeps_minimum(now) or not keeps_some:
+        if self._node.owns(now) or not keeps_some:
             return function
         kept = (await self._owned(now)).function
         return msgspec.structs.replace(
             function, owner_node_id=kept.owner_node_id, revision=kept.revision
         )
+
+    def _resume_deployment(self, function: Function) -> None:
+        """Where this node is to end a deployment of the function, and none is under way."""
+        if function.state is not FunctionState.DEPLOYING or not self._node.owns(function):
+            return
+        activity = self._activities.get(function.id)
+        if activity is None or activity.deployment is None or activity.deployment.done():
+            self._begin_deployment(function.id)
 
     def _begin_deployment(self, function_id: str) -> None:
         activity = self._activities.setdefault(function_id, Activity())
@@ -475,7 +502,24 @@ class Lifecycle:
         then: Callable[[Function, Version], None],
         error: str | None = None,
     ) -> bool:
-        """Commits how making the version of `entry` ready ended; whether the deployment is over."""
+        """Commits how making the version of `entry` ready ended, as soon as the store takes it;
+        whether the deployment is over.
+        """
+        while True:
+            try:
+                return await self._conclude_once(entry, activity, event, then, error)
+            except StoreUnavailable as away:
+                _log.warning(f"the end of a deployment could not be stored yet: {away}")
+                await asyncio.sleep(STORE_AGAIN_S)
+
+    async def _conclude_once(
+        self,
+        entry: Entry,
+        activity: Activity,
+        event: FunctionEvent,
+        then: Callable[[Function, Version], None],
+        error: str | None,
+    ) -> bool:
         async with activity.lock:
             now = self._being_deployed(entry.function.id, activity)
             if now is None:
@@ -556,6 +600,7 @@ class Lifecycle:
         self._scale(function)
         if function.state in (FunctionState.PAUSED, FunctionState.ERROR):
             self._close(function)
+        self._resume_deployment(function)  # after a commit whose answer was lost
         return None
 
     def _end(self, function_id: str) -> None:
@@ -583,7 +628,7 @@ class Lifecycle:
     def _limits(self, function: Function) -> PoolLimits:
         return dataclasses.replace(
             self._node.pools,
-            min_instances=function.min_instances if self._node.keeps_minimum(function) else 0,
+            min_instances=function.min_instances if self._node.owns(function) else 0,
             max_instances=function.max_instances,
             tenant_id=function.tenant_id,
         )

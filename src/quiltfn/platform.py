@@ -332,6 +332,7 @@ def _completed(
     """The platform. Until the stack is closed it does what an operator of its fleet wants, and
     shares instances with its other nodes.
     """
+    stack.push_async_callback(services.lifecycle.aclose)
     within = parts.store, parts.journal, parts.pools
     made = Platform(services, *within, services.health, services.work, dispatcher)
     if shared is not None:
@@ -385,9 +386,9 @@ async def restored_lifecycle(
 ) -> tuple[Lifecycle, Elasticity, Urls]:
     """The functions as they were, what changes them, and the URLs that they have."""
     config = node_config(chosen, node.machine, runtimes)
-    if node.fleet is not None:
+    if not parts.store.database.boot.is_alone:
         name = node.machine.node_id
-        config = replace(config, keeps_minimum=lambda function: function.owner_node_id == name)
+        config = replace(config, owns=lambda function: function.owner_node_id == name)
     lifecycle = Lifecycle(parts.catalog, parts.store, parts.pools, parts.clock, config)
     await lifecycle.restore()
     elasticity = Elasticity(lifecycle, SqlOperations(parts.store.database), parts.clock)

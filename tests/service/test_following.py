@@ -403,6 +403,36 @@ async def test_a_deployment_that_another_node_ends_is_over(nodes: tuple[Harness,
     assert (await one.invoke(entry)).status is Status.SUCCESS
 
 
+async def test_a_deployment_of_a_node_that_was_lost_is_ended_by_its_heir(shared: Path) -> None:
+    """Or by its own next start, and by no other's."""
+    async with node(shared, "b") as two:
+        await begins_to_deploy(shared, two)
+        async with node(shared, "c") as three:
+            assert state_of(three) is FunctionState.DEPLOYING
+            assert (three.sandboxes.created, two.sandboxes.created) == ([], [])
+            entry = two.catalog.by_name(TENANT, "f")
+            await two.lifecycle.own(entry.function.id)
+            await seen(lambda: state_of(three) is FunctionState.ACTIVE, within_s=5)
+            assert two.now(entry).function.owner_node_id == "b"
+            assert (len(two.sandboxes.created), three.sandboxes.created) == (1, [])
+            await two.lifecycle.delete(entry)
+        await begins_to_deploy(shared, two)
+        async with node(shared, "a") as one:
+            await seen(lambda: state_of(two) is FunctionState.ACTIVE, within_s=5)
+            assert len(one.sandboxes.created) == 1
+
+
+async def begins_to_deploy(shared: Path, other: Harness) -> None:
+    """Node a begins to deploy the function f of node b, and ends at once."""
+    async with node(shared, "a") as one:
+        entry = await other.create()
+        one.sandboxes.may_start.clear()
+        deploying = asyncio.ensure_future(one.lifecycle.deploy(await known(one, entry)))
+        await seen(lambda: state_of(other) is FunctionState.DEPLOYING)
+        deploying.cancel()
+    assert state_of(other) is FunctionState.DEPLOYING
+
+
 async def test_a_pause_on_one_node_ends_a_deployment_on_another(
     nodes: tuple[Harness, Harness],
 ) -> None:

@@ -115,27 +115,29 @@ async def test_targets_that_are_updated_while_deploying_hold_once_it_is_active(
     assert server.counts(entry) == {"busy": 1}
 
 
-async def test_a_deployment_that_could_not_write_its_outcome_can_be_deployed_again(
+async def test_a_deployment_that_could_not_write_its_outcome_writes_it_later(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The disk is full at the moment at which the deployment is done, and has room a minute later.
-    entry = await server.create()
-    save = server.store.save
+    monkeypatch.setattr(lifecycle, "STORE_AGAIN_S", 0.01)
+    for handler, ends in (
+        ("echo hello", FunctionState.ACTIVE),
+        ("fail-to-start", FunctionState.ERROR),
+    ):
+        entry, save = await server.create(handler, name=str(ends)), server.store.save
+        refused: list[Any] = []
 
-    async def fails(function, version=None):
-        if function.state is FunctionState.ACTIVE:
-            raise StoreUnavailable
-        return await save(function, version)
+        async def fails(function, version=None, save=save, refused=refused):
+            if function.state is not FunctionState.DEPLOYING and len(refused) < 3:
+                refused.append(function)
+                raise StoreUnavailable
+            return await save(function, version)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(server.store, "save", fails)
+        monkeypatch.setattr(server.store, "save", fails)
         entry = await server.lifecycle.deploy(entry)
-        assert entry.function.state is FunctionState.DEPLOYING
-        deployment = server.lifecycle._activities[entry.function.id].deployment
-        assert deployment is not None
-        assert isinstance(deployment.exception(), StoreUnavailable)
-    entry = await server.lifecycle.deploy(entry)
-    assert entry.function.state is FunctionState.ACTIVE
+        assert (entry.function.state, len(refused)) == (ends, 3)
+        monkeypatch.setattr(server.store, "save", save)
+    assert len(server.sandboxes.created) == 1  # it waited with its instance
 
 
 async def test_a_change_of_what_another_server_changed_is_refused_once_and_then_made(

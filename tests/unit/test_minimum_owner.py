@@ -62,11 +62,11 @@ async def test_an_owner_that_is_there_keeps_it() -> None:
     assert len(await taken("a", [a_kept("draining")], places)) == 1
 
 
-async def test_only_functions_with_a_minimum_that_serve_have_one() -> None:
+async def test_only_functions_that_have_a_minimum_or_are_deployed_get_one() -> None:
     functions = [
         a_kept("gone", min_instances=0),
         a_kept("gone", state=FunctionState.PAUSED),
-        a_kept("gone", state=FunctionState.DEPLOYING),
+        a_kept("gone", state=FunctionState.DEPLOYING, min_instances=0),
     ]
     deploying = functions[2].id
     assert await taken("a", functions, Places({"a"}, {"a"})) == {deploying}

@@ -1,4 +1,5 @@
-"""Which node keeps a function's `min_instances`: the one that the function names as its owner.
+"""Which node keeps a function's `min_instances`, and ends its deployment: the one that the function
+names as its owner.
 
 Where the owner has left or was given up, one of the others takes its place: the same one in the
 eyes of all, and the store lets only one change a function at a time.
@@ -16,7 +17,6 @@ from quiltfn.model.function import Function, FunctionState
 
 _log = structlog.get_logger("quiltfn.fleet")
 LOOK_EVERY_S = 1.0
-KEPT_IN = (FunctionState.ACTIVE, FunctionState.DEPLOYING)
 
 
 class Places(NamedTuple):
@@ -37,13 +37,17 @@ async def keep_minimum(
         await asyncio.sleep(LOOK_EVERY_S)
         keepers, heirs = places()
         for function in list(functions()):
-            is_kept = function.min_instances > 0 and function.state in KEPT_IN
-            if not is_kept or function.owner_node_id in keepers:
+            if not _needs_owner(function) or function.owner_node_id in keepers:
                 continue
             if in_order(function.id, heirs)[:1] != [me]:
                 continue
             try:
                 await own(function.id)
-                _log.info("this node keeps the function's minimum now", function=function.id)
+                _log.info("this node is the function's owner now", function=function.id)
             except (NotFound, Outdated, StoreUnavailable) as error:
                 _log.info(f"another look is due: {error}", function=function.id)
+
+
+def _needs_owner(function: Function) -> bool:
+    has_minimum = function.state is FunctionState.ACTIVE and function.min_instances > 0
+    return has_minimum or function.state is FunctionState.DEPLOYING
