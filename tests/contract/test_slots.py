@@ -27,7 +27,7 @@ from quiltfn.store import SqlStore
 from quiltfn.store.migrations.versions import r0016_slots
 from quiltfn.store.postgres_connection import engine
 from quiltfn.store.quick_connection import QuickConnection
-from quiltfn.store.slots import SqlSlots, free
+from quiltfn.store.slots import LOCKED_MAX, SqlSlots, free
 from timeouts import scaled
 
 ONE, TWO, THREE = NodeEpoch("one", 1), NodeEpoch("two", 1), NodeEpoch("three", 1)
@@ -43,7 +43,8 @@ class Fleet(NamedTuple):
 
     async def hold(self, node: NodeEpoch, want: int) -> int:
         """How many the node has of the function after its wish."""
-        (found,) = await self.slots.hold(node, {self.function.id: want})
+        found = (await self.slots.hold(node, {self.function.id: want}))[self.function.id]
+        assert found is not None
         return found.held_by(node.name)
 
     async def now(self) -> FunctionSlots:
@@ -147,7 +148,7 @@ async def test_below_what_is_held_the_maximum_lets_nobody_have_more(fleet: Fleet
 async def test_a_deleted_function_has_no_slots(fleet: Fleet) -> None:
     await fleet.hold(ONE, 3)
     await fleet.store.delete(fleet.function.id)
-    assert await fleet.slots.hold(ONE, {fleet.function.id: 4}) == []
+    assert await fleet.slots.hold(ONE, {fleet.function.id: 4}) == {fleet.function.id: None}
     assert await fleet.slots.held("one") == []
 
 
@@ -155,9 +156,10 @@ async def test_several_functions_are_asked_for_at_once(fleet: Fleet) -> None:
     other = await a_stored_function(fleet.store, max_instances=1)
     await fleet.hold(TWO, 4)
     found = await fleet.slots.hold(ONE, {fleet.function.id: 3, other.id: 3, "none": 1})
-    assert {one.function_id: one.held_by("one") for one in found} == {
+    assert {key: one and one.held_by("one") for key, one in found.items()} == {
         fleet.function.id: 1,
         other.id: 1,
+        "none": None,
     }
 
 
@@ -248,6 +250,18 @@ async def test_it_does_not_wait_for_a_lock_for_long(fleet: Fleet) -> None:
     assert await fleet.hold(ONE, 2) == 2
 
 
+async def test_a_function_that_is_locked_holds_up_no_other(fleet: Fleet) -> None:
+    others = [(await a_stored_function(fleet.store)).id for _ in range(LOCKED_MAX + 1)]
+    wants = dict.fromkeys([others[0], fleet.function.id, *others[1:]], 2)
+    with psycopg.connect(fleet.url) as held_up:
+        held_up.execute("SELECT 1 FROM slot WHERE function_id = ANY(%s) FOR UPDATE", (others,))
+        began = time.monotonic()
+        found = await fleet.slots.hold(ONE, wants)
+    assert time.monotonic() - began < scaled(LOCKED_MAX + 1.5)
+    assert {key: one and one.held_by("one") for key, one in found.items()} == {fleet.function.id: 2}
+    assert set(await fleet.slots.hold(ONE, wants)) == wants.keys()
+
+
 # The race ------------------------------------------------------------------------------------
 
 RACERS, MOST, RACE_S = 6, 3, 3.0
@@ -271,8 +285,9 @@ Ask = Callable[[SqlSlots, NodeEpoch, str, int], int]
 
 
 def by_slots(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> int:
-    found = asyncio.run(slots.hold(node, {function_id: want}))
-    return found[0].held_by(node.name)
+    found = asyncio.run(slots.hold(node, {function_id: want}))[function_id]
+    assert found is not None
+    return found.held_by(node.name)
 
 
 def by_reading(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> int:

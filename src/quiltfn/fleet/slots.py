@@ -207,10 +207,11 @@ class SlotKeeper:
                 holding.held = want
                 self._pools.allow(function_id, want, want)
         found = await self._slots.hold(self._node(), wants)
-        for row in found:
-            self._answered(row)
-        for function_id in wants.keys() - {row.function_id for row in found}:
-            self._forget(function_id)  # the function was deleted
+        for function_id, row in found.items():  # what was left out is stated again at the next look
+            if row is not None:
+                self._answered(row)
+            else:
+                self._forget(function_id)  # the function was deleted
 
     def _answered(self, row: FunctionSlots) -> None:
         key, name = row.function_id, self._node().name

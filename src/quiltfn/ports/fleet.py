@@ -115,14 +115,18 @@ class Slots(Protocol):
     node asks again or reads, and until then goes by the lesser of what it may hold.
     """
 
-    async def hold(self, node: NodeEpoch, wants: Mapping[str, int]) -> Sequence[FunctionSlots]:
+    async def hold(
+        self, node: NodeEpoch, wants: Mapping[str, int]
+    ) -> Mapping[str, FunctionSlots | None]:
         """The node wants so many slots of each function, by its id, no matter how many it has. It
         is given as many as the others leave; it keeps what it has where those are more than the
         maximum, and always gives back what it has above its wish. Harmless when repeated, and
         without effect where the store hears of it only after a later wish of this node.
 
-        Returns what there is then of each function that there is. Raises `NotAMember` if the epoch
-        is not the node's, and then the node holds nothing.
+        Returns what there is then of each function, None where it was deleted. Those that could not
+        be asked for, as somebody kept them locked, are left out; where that is all of them, it
+        raises `StoreUnavailable`. Raises `NotAMember` if the epoch is not the node's, and then the
+        node holds nothing.
         """
 
     async def held(self, node: str) -> Sequence[FunctionSlots]:

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection
 
 from quiltfn.model.slots import FunctionSlots
@@ -17,6 +18,8 @@ from quiltfn.store.database import Quickly
 from quiltfn.store.sql import execute, run
 from quiltfn.store.tables import as_json
 
+# So many rows that others have locked are waited for, a second each, before the rest is left out.
+LOCKED_MAX = 2
 TAKEN_OVER = "node {name} has been taken over: its epoch {epoch} is over"
 
 
@@ -27,11 +30,14 @@ class SqlSlots:
         self._quickly = quickly
         self._turns = itertools.count(1)
 
-    async def hold(self, node: NodeEpoch, wants: Mapping[str, int]) -> Sequence[FunctionSlots]:
+    async def hold(
+        self, node: NodeEpoch, wants: Mapping[str, int]
+    ) -> Mapping[str, FunctionSlots | None]:
         turns = {function_id: next(self._turns) for function_id in wants}
 
-        def work(connection: Connection) -> list[FunctionSlots]:
-            found = []
+        def work(connection: Connection) -> dict[str, FunctionSlots | None]:
+            found: dict[str, FunctionSlots | None] = {}
+            locked = 0
             for function_id, want in wants.items():
                 values = {
                     "node": node.name,
@@ -40,11 +46,18 @@ class SqlSlots:
                     "want": max(0, want),
                     "turn": turns[function_id],
                 }
-                is_member, *row = execute(connection, "hold_slots", values).fetchone()
+                try:
+                    is_member, *row = execute(connection, "hold_slots", values).fetchone()
+                except LockNotAvailable:
+                    locked += 1
+                    if locked == LOCKED_MAX or len(wants) == 1:
+                        if found:
+                            break
+                        raise
+                    continue
                 if not is_member:
                     raise NotAMember(TAKEN_OVER.format(name=node.name, epoch=node.epoch))
-                if row[0] is not None:  # else the function was deleted
-                    found.append(_read(row))
+                found[function_id] = None if row[0] is None else _read(row)
             return found
 
         return await self._quickly(work)
