@@ -116,7 +116,7 @@ class NodeControl:
 
     async def aclose(self) -> None:
         """Nothing is carried out any more."""
-        self._membership.report = Report
+        self._membership.report = partial(Report, is_leaving=True)
         self._membership.on_state.clear()
         for task in self._tasks:
             task.cancel()

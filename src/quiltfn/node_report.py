@@ -24,4 +24,5 @@ def report_of(
         queued=pools.waiting(),
         pools=bounded(pools.loads()),
         tenants=tenants(),
+        is_leaving=invoker.is_draining,
     )

@@ -14,7 +14,7 @@ from quiltfn.fleet.membership import Membership
 from quiltfn.fleet.minimum import Places, keep_minimum
 from quiltfn.fleet.slots import SlotKeeper
 from quiltfn.lifecycle import Lifecycle
-from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.model.member import Member
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import Clock, StockedSandboxes
 from quiltfn.ports.fleet import NodeEpoch
@@ -72,11 +72,4 @@ class SharedInstances:
         )
 
     def _read(self, members: Sequence[Member]) -> None:
-        """How the nodes were at the last look. One that does not answer keeps its place until it is
-        taken over.
-        """
-        there = [one for one in members if one.presence is Presence.PRESENT]
-        self._places = Places(
-            keepers=frozenset(one.name for one in there if one.state.keeps),
-            heirs=frozenset(one.name for one in there if one.state is NodeState.READY),
-        )
+        self._places = Places.of(members)

@@ -63,7 +63,9 @@ TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
 OF_POSTGRESQL = pytest.mark.parametrize("open_shared", ["postgresql"], indirect=True)
 LOADS = [PoolLoad("f", 2, 0, 3, 1, 4, 1, 2, 3, 4, 1)]
 TENANTS = [TenantLoad("acme", 3, 5, 2.25)]
-BUSY = Report(memory_free_mib=512.5, running=3, queued=1, pools=LOADS, tenants=TENANTS)
+BUSY = Report(
+    memory_free_mib=512.5, running=3, queued=1, pools=LOADS, tenants=TENANTS, is_leaving=True
+)
 
 
 class Node(NamedTuple):

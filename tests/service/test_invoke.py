@@ -19,6 +19,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Source, Status
 from quiltfn.model.pool import PoolLimits
+from quiltfn.node_report import report_of
 from service.platform_harness import Harness, open_harness, until
 
 
@@ -210,10 +211,12 @@ async def test_a_deleted_function_is_not_found_even_by_who_still_holds_it(server
 async def test_draining_refuses_new_calls_and_waits_for_running_ones(server: Harness) -> None:
     entry = await server.active("sleep 0.05")
     running = await server.running(entry)
+    assert not report_of(server.pools, server.invoker).is_leaving
     draining = asyncio.ensure_future(server.invoker.drain(10))
     await asyncio.sleep(0)
     with pytest.raises(ShuttingDown):
         await server.invoke(entry)
+    assert report_of(server.pools, server.invoker).is_leaving
     await draining
     assert running.done() or server.invoker.running == 0
     assert (await running).status is Status.SUCCESS

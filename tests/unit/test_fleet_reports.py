@@ -10,9 +10,11 @@ from quiltfn.model.pool_load import PoolLoad
 F, V = "f", 1
 
 
-def member(name: str, *, beat: int = 1, idle: int = 1, **more: object) -> Member:
+def member(
+    name: str, *, beat: int = 1, idle: int = 1, is_leaving: bool = False, **more: object
+) -> Member:
     own = {"epoch": 1, "address": f"{name}:8443", "version": "1", **more}
-    report = Report(pools=[PoolLoad(F, V, idle=idle, slots=2)])
+    report = Report(pools=[PoolLoad(F, V, idle=idle, slots=2)], is_leaving=is_leaving)
     return Member(name=name, beat=beat, report=report, **own)  # type: ignore[arg-type]
 
 
@@ -41,6 +43,9 @@ def test_nodes_that_take_no_calls_are_sent_none() -> None:
         assert Known(member("b", state=state)).idle() is None
     for presence in (Presence.LEFT, Presence.GONE):
         assert Known(member("b", presence=presence)).idle() is None
+    known = Known(member("b"))
+    known.read(member("b", beat=2, is_leaving=True))
+    assert (known.idle(), known.table.any_node()) == (None, None)
 
 
 def test_a_node_that_has_gone_is_sent_nothing_from_then_on() -> None:

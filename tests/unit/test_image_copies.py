@@ -3,7 +3,7 @@
 import pytest
 
 from quiltfn.fleet.image_copies import CopyTable, ImageNodes
-from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.model.member import Member, NodeState, Presence, Report
 from quiltfn.ports.fleet import ImageCopy
 
 PATIENCE_S = 60.0
@@ -11,8 +11,15 @@ X, Y = "x" * 64, "y" * 64
 
 
 def member(name: str, state: str = "ready", presence: str = "present") -> Member:
+    """`presence`: or "leaving"."""
+    is_leaving = presence == "leaving"
     return Member(
-        name=name, epoch=1, state=NodeState(state), presence=Presence(presence), version="2.0"
+        name=name,
+        epoch=1,
+        state=NodeState(state),
+        presence=Presence.PRESENT if is_leaving else Presence(presence),
+        version="2.0",
+        report=Report(is_leaving=is_leaving),
     )
 
 
@@ -55,7 +62,7 @@ def test_an_image_is_to_be_on_two_nodes_that_stay(
     assert found == ([X] if is_lacking else [])
 
 
-@pytest.mark.parametrize("presence", ["left", "gone"])
+@pytest.mark.parametrize("presence", ["leaving", "left", "gone"])
 def test_a_node_that_is_away_for_a_moment_counts(presence: str) -> None:
     known, copies = nodes(ONE, TWO, THREE), table(x="one two")
     away = (ONE, member("two", presence=presence), THREE)
@@ -82,10 +89,11 @@ def test_those_that_can_be_asked_are_there_and_not_removed() -> None:
         member("two", "draining"),
         member("three", "removed"),
         member("four", presence="gone"),
+        member("five", presence="leaving"),
         Member(name="alone", epoch=1),  # a server that used the database before
     )
     assert [sorted(found) for found in (known.there, known.able, known.removed)] == [
-        ["one", "two"],
+        ["five", "one", "two"],
         ["one"],
         ["three"],
     ]

@@ -11,6 +11,7 @@ from quiltfn.fleet import minimum
 from quiltfn.fleet.minimum import Places, keep_minimum
 from quiltfn.model.errors import Outdated
 from quiltfn.model.function import Function, FunctionState
+from quiltfn.model.member import Member, NodeState, Presence, Report
 
 NODES = [f"node-{number}" for number in range(5)]
 
@@ -60,6 +61,14 @@ async def test_an_owner_that_is_there_keeps_it() -> None:
     places = Places(keepers={"a", "cordoned"}, heirs={"a"})
     assert await taken("a", [a_kept("cordoned")], places) == set()
     assert len(await taken("a", [a_kept("draining")], places)) == 1
+
+
+def test_a_node_that_leaves_neither_keeps_a_minimum_nor_inherits_one() -> None:
+    own = {"ready": NodeState.READY, "cordoned": NodeState.CORDONED, "drained": NodeState.DRAINING}
+    members = [Member(name=name, epoch=1, version="1", state=it) for name, it in own.items()]
+    leaving = replace(members[0], name="leaving", report=Report(is_leaving=True))
+    members += [leaving, replace(members[0], name="left", presence=Presence.LEFT)]
+    assert Places.of(members) == Places(keepers={"ready", "cordoned"}, heirs={"ready"})
 
 
 async def test_only_functions_that_have_a_minimum_or_are_deployed_get_one() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from quiltfn.model.counts import PoolCounts, sum_counts
-from quiltfn.model.member import Member, Presence
+from quiltfn.model.member import Member
 from quiltfn.ports import Clock, PoolCounting
 
 
@@ -43,8 +43,8 @@ class FleetCounts:
         """Takes in all nodes as they are in the store. A report is taken in once: what its node has
         said since then is newer.
         """
-        there = [one for one in members if one.presence is Presence.PRESENT]
-        self._said = {one.name: self._next(one) for one in there if one.name != self._own}
+        others = [one for one in members if one.is_there and one.name != self._own]
+        self._said = {one.name: self._next(one) for one in others}
 
     def told(self, node: str, function_id: str, counts: PoolCounts) -> None:
         """A node has just said how many instances of a function it has."""

@@ -2,7 +2,7 @@
 
 Rule 1: an image that is on a node of the fleet is to be on two, where two are there.
 Rule 2: a node that is drained or removed does not count, though others get images from it; one that
-is away for a moment, as for a restart, counts for `patience_s`.
+leaves or is away for a moment, as for a restart, counts for `patience_s` and is asked to take none.
 Rule 3: whoever has an image that lacks a copy asks another node to take one. Who is asked follows
 from the names alone, so that several who ask ask the same one.
 Rule 4: nothing here waits, reads a clock or asks the store.
@@ -11,7 +11,7 @@ Rule 4: nothing here waits, reads a clock or asks the store.
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
-from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.model.member import Member, NodeState
 from quiltfn.ports.fleet import ImageCopy
 
 COPIES = 2
@@ -36,11 +36,12 @@ class ImageNodes:
                 continue
             if one.state is NodeState.REMOVED:
                 removed.add(one.name)
-            elif one.presence is Presence.PRESENT:
+                continue
+            if one.is_there:
                 there.add(one.name)
-                if one.state.keeps:
-                    able.add(one.name)
-            elif one.state.keeps:
+            if one.keeps:
+                able.add(one.name)
+            elif one.is_to_stay:
                 away[one.name] = self._away_since.get(one.name, now)
         self.there, self.able, self.removed = map(frozenset, (there, able, removed))
         self._away_since = away

@@ -19,7 +19,6 @@ from quiltfn.model.member import (
     KnownNode,
     Member,
     NodeState,
-    Presence,
     Report,
     TakenOver,
     shown_state,
@@ -95,8 +94,7 @@ class Membership:
             one.member.name
             for one in self._observer.members
             if one.member.name != own
-            and one.member.presence is Presence.PRESENT
-            and one.member.is_member
+            and one.member.is_there
             and one.member.state is not NodeState.REMOVED
             and self._observer.unmoved_s(one.member, now) >= self.times.fence_s
         ]
@@ -107,11 +105,7 @@ class Membership:
         found = [one.member for one in self._observer.members if one.member.is_member]
         metrics.show_members(
             Counter(shown_state(one) for one in found),
-            {
-                one.name: self._observer.unmoved_s(one, now)
-                for one in found
-                if one.presence is Presence.PRESENT
-            },
+            {one.name: self._observer.unmoved_s(one, now) for one in found if one.is_there},
         )
 
     async def join(self, address: str) -> None:

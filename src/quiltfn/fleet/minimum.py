@@ -6,7 +6,7 @@ eyes of all, and the store lets only one change a function at a time.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -14,6 +14,7 @@ import structlog
 from quiltfn.fleet.rendezvous import in_order
 from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
+from quiltfn.model.member import Member
 
 _log = structlog.get_logger("quiltfn.fleet")
 LOOK_EVERY_S = 1.0
@@ -24,6 +25,16 @@ class Places(NamedTuple):
 
     keepers: Collection[str] = frozenset()
     heirs: Collection[str] = frozenset()
+
+    @classmethod
+    def of(cls, members: Sequence[Member]) -> "Places":
+        """As the nodes were at the last look. One that does not answer keeps its place until it is
+        taken over.
+        """
+        return cls(
+            keepers=frozenset(one.name for one in members if one.keeps),
+            heirs=frozenset(one.name for one in members if one.takes_more),
+        )
 
 
 async def keep_minimum(

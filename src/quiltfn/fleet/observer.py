@@ -88,14 +88,10 @@ class Observer:
         names = sorted(
             name
             for name, seen in self._seen.items()
-            if name == self.name or (name != lost and _may_act(seen.member))
+            if name == self.name or (name != lost and seen.member.is_there)
         )
         behind = [name for name in names if name > lost]
         return (behind + [name for name in names if name < lost]).index(self.name)
-
-
-def _may_act(member: Member) -> bool:
-    return member.is_member and member.presence is Presence.PRESENT
 
 
 def _moved(before: Member, now: Member) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from quiltfn.fleet.routing import RoutingTable
-from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.model.member import Member
 
 
 class ReportReader:
@@ -17,13 +17,9 @@ class ReportReader:
         """Takes in all nodes as they are in the store. A report is told once: what a node has said
         since then with an answer is newer.
         """
-        able = [one for one in members if self._takes_calls(one)]
+        able = [one for one in members if one.takes_more and one.name != self._own]
         for member in able:
             if self._read.get(member.name) != (member.epoch, member.beat):
                 self._table.reported(member.name, member.report.pools)
         self._table.retain({one.name for one in able})
         self._read = {one.name: (one.epoch, one.beat) for one in able}
-
-    def _takes_calls(self, member: Member) -> bool:
-        is_there = member.presence is Presence.PRESENT and member.state is NodeState.READY
-        return member.name != self._own and is_there

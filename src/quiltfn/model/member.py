@@ -25,11 +25,6 @@ class NodeState(StrEnum):
     DRAINING = "draining"
     REMOVED = "removed"
 
-    @property
-    def keeps(self) -> bool:
-        """Whether minimums of instances and copies of images are put on such a node."""
-        return self in (NodeState.READY, NodeState.CORDONED)
-
 
 class Presence(StrEnum):
     """Whether a node holds its rows. present: it does, for all that is known. left: it ended in
@@ -46,7 +41,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instances. `running`: calls that have not ended, `queued`: those of them that wait for an
     instance. `lag_s`: it has what other nodes changed until so many seconds ago. `times`:
     after how many seconds it beats, begins nothing, ends its instances, and takes others over.
-    `pools`: those that may have instances. `tenants`: those that have calls.
+    `pools`: those that may have instances. `tenants`: those that have calls. `is_leaving`: it ends
+    once its calls have ended.
     """
 
     memory_free_mib: float = 0.0
@@ -56,6 +52,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     times: Sequence[float] = ()
     pools: Sequence[PoolLoad] = ()
     tenants: Sequence[TenantLoad] = ()
+    is_leaving: bool = False
 
 
 def bounded(pools: Sequence[PoolLoad]) -> Sequence[PoolLoad]:
@@ -83,6 +80,26 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def is_member(self) -> bool:
         """Whether it was a node of a fleet once. A server that was alone has a row as well."""
         return self.version != ""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can be asked, for all that is known, whatever it is meant to do."""
+        return self.is_member and self.presence is Presence.PRESENT
+
+    @property
+    def is_to_stay(self) -> bool:
+        """Whether minimums of instances and copies of images may be put on it while it is there."""
+        return self.state in (NodeState.READY, NodeState.CORDONED)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it goes on keeping minimums of instances, and its copies of images count."""
+        return self.is_there and self.is_to_stay and not self.report.is_leaving
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether calls are sent to it, and minimums come to it that another node has kept."""
+        return self.keeps and self.state is NodeState.READY
 
 
 class TakenOver(msgspec.Struct, frozen=True, kw_only=True):
