@@ -119,7 +119,7 @@ async def test_what_is_given_back_another_node_gets(fleet: Fleet) -> None:
     assert await fleet.hold(TWO, 2) == 1
     assert await fleet.hold(ONE, 0) == 0
     assert await fleet.hold(TWO, 2) == 2
-    assert (await fleet.now()).held == {"two": 2}  # who wants nothing is forgotten
+    assert (await fleet.now()).held == {"two": 2}
     assert [one.function_id for one in await fleet.slots.held("two")] == [fleet.function.id]
     assert await fleet.slots.held("one") == []
 
@@ -204,8 +204,34 @@ async def test_a_wish_that_arrives_late_changes_nothing(fleet: Fleet) -> None:
         await late.hold(ONE, {fleet.function.id: 1})
         await late.hold(ONE, {fleet.function.id: 1})  # the third is newer
         assert (await fleet.now()).held == {"one": 1}
+        # Also where the node wanted none after it.
+        await fleet.slots.hold(ONE, {fleet.function.id: 2})
+        assert await fleet.hold(ONE, 2) == 2
+        assert await fleet.hold(ONE, 0) == 0
+        await late.hold(ONE, {fleet.function.id: 3})
+        assert (await fleet.now()).held == {}
+        assert await fleet.hold(TWO, 5) == 5
+        assert "one" in await stored(fleet)
+        await later(fleet, 61)
+        await fleet.hold(TWO, 0)
+        assert await stored(fleet) == {"two"}  # who wants nothing is forgotten in the end
     finally:
         await connection.aclose()
+
+
+async def stored(fleet: Fleet) -> set[str]:
+    """The nodes of which the row has something."""
+    query = text("SELECT json_object_keys(held) FROM slot")
+    return set(await fleet.store.database.read(lambda c: c.execute(query).scalars().all()))
+
+
+async def later(fleet: Fleet, seconds: int) -> None:
+    """As if it were so much later."""
+    change = text(
+        "UPDATE slot SET held = CAST(jsonb_set(CAST(held AS jsonb), '{one,forget_at}', to_jsonb("
+        "CAST(held #>> '{one,forget_at}' AS bigint) - :s)) AS json)"
+    )
+    await fleet.store.database.write(lambda c: c.execute(change, {"s": seconds}).close())
 
 
 # The connection ------------------------------------------------------------------------------

@@ -3,13 +3,17 @@
 -- hold_slots: a node wants to hold so many slots of a function. One statement, because one row
 -- decides. PostgreSQL computes all of it again where it had to wait for that row; sums over other
 -- rows it would not, and two nodes could both get the last slot. The node's row is locked before: a
--- take-over waits for that, or raises the epoch first. A wish that arrives late changes nothing.
+-- take-over waits for that, or raises the epoch first. A wish that arrives late changes nothing: the
+-- number of the last one stays for a minute where it was for none, in which no statement lasts.
 WITH me AS MATERIALIZED (
-    SELECT name FROM node WHERE name = :node AND epoch = :epoch FOR KEY SHARE
+    SELECT name, CAST(extract(epoch FROM clock_timestamp()) AS bigint) AS now_s
+      FROM node WHERE name = :node AND epoch = :epoch FOR KEY SHARE
 ), stated AS (
-    UPDATE slot SET held = CAST(CASE WHEN CAST(:want AS integer) = 0
-        THEN CAST(held AS jsonb) - me.name
-        ELSE CAST(held AS jsonb) || jsonb_build_object(me.name, jsonb_build_object(
+    UPDATE slot SET held = CAST((
+        SELECT coalesce(jsonb_object_agg(key, value), '{}')
+          FROM jsonb_each(CAST(held AS jsonb))
+         WHERE coalesce(CAST(value #>> '{forget_at}' AS bigint), me.now_s) >= me.now_s
+    ) || jsonb_build_object(me.name, jsonb_build_object(
             'count', least(CAST(:want AS integer), greatest(
                 CAST(held #>> ARRAY[me.name, 'count'] AS integer),
                 max_instances - (SELECT coalesce(sum(CAST(value #>> '{count}' AS integer)), 0)
@@ -17,8 +21,9 @@ WITH me AS MATERIALIZED (
                 0)),
             'wanted', CAST(:want AS integer),
             'epoch', CAST(:epoch AS bigint),
-            'turn', CAST(:turn AS bigint)))
-        END AS json)
+            'turn', CAST(:turn AS bigint))
+        || CASE WHEN CAST(:want AS integer) = 0
+           THEN jsonb_build_object('forget_at', me.now_s + 60) ELSE '{}' END) AS json)
       FROM me
      WHERE function_id = :function_id
        AND (coalesce(CAST(held #>> ARRAY[me.name, 'epoch'] AS bigint), 0),
@@ -29,7 +34,8 @@ WITH me AS MATERIALIZED (
 SELECT EXISTS (SELECT FROM me), stated.* FROM (VALUES (1)) AS one LEFT JOIN stated ON true;
 
 -- slots_of_node: every function of which a node holds or wants slots
-SELECT function_id, max_instances, held FROM slot WHERE held -> CAST(:node AS text) IS NOT NULL;
+SELECT function_id, max_instances, held FROM slot
+ WHERE CAST(held #>> ARRAY[CAST(:node AS text), 'wanted'] AS integer) > 0;
 
 -- slots_of_functions: those of some functions, by a JSON array of their ids
 SELECT function_id, max_instances, held FROM slot

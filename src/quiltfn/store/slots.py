@@ -86,7 +86,8 @@ def _read_all(rows: Iterable[Sequence[Any]]) -> list[FunctionSlots]:
 
 
 def _read(row: Sequence[Any]) -> FunctionSlots:
-    function_id, max_instances, held = row
+    function_id, max_instances, found = row
+    held = {node: one for node, one in found.items() if one["wanted"]}
     return FunctionSlots(
         function_id,
         max_instances,
