@@ -96,8 +96,8 @@ async def serve(given: Inherited) -> None:
         stall_responder = StallResponder(given.listener, tls, stalled_s)
         stall_responder.start()
         try:
-            fleet = platform.services.fleet
-            async with nullcontext() if fleet is None else fleet.answered(app):
+            fleet, responses = platform.services.fleet, platform.services.budgets.responses
+            async with nullcontext() if fleet is None else fleet.answered(app, responses):
                 await server.serve(given.listener)
         finally:
             stall_responder.stop()

@@ -213,6 +213,17 @@ async def test_a_call_runs_where_it_is_placed(nodes: Nodes) -> None:
     assert answer.headers["x-invocation-id"] == nodes.network.sent[0][2].invocation_id
 
 
+@pytest.mark.parametrize("query", [b"", b"limit=1"])
+async def test_a_target_in_absolute_form_is_sent_on_in_origin_form(
+    nodes: Nodes, query: bytes
+) -> None:
+    whole = b"/api/instances?" + query if query else b"/api/instances"
+    request = Request("GET", "/api/instances", Headers({"host": "127.0.0.1"}), query)
+    request.target = b"http://127.0.0.1" + whole
+    assert (await nodes.app(request)).status == 200
+    assert nodes.network.requests[-1].target == whole
+
+
 async def test_a_call_that_is_placed_here_is_not_sent(nodes: Nodes) -> None:
     nodes.placed.goes_to = []
     assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"

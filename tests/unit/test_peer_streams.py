@@ -48,7 +48,7 @@ class Nodes:
 
     def together(self) -> Together:
         own = self.own.body()
-        return Together(own, lambda: self.names, self.ask, gap, self.slots)
+        return Together(own, lambda: self.names, self.ask, gap, self.slots, "t")
 
     @contextlib.asynccontextmanager
     async def ask(self, node: str) -> AsyncIterator[Any]:

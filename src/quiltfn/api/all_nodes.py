@@ -70,7 +70,8 @@ def streamed_by_all(
 ) -> Together | None:
     """The events of a stream of this node and of those that the other nodes answer the same request
     with; None where the server is alone, or another node asks. `gap`: what is told of a node that
-    was lost. Raises `CapacityFull` where this node has too many such streams.
+    was lost. Raises `CapacityFull` where this node has too many such streams, `RateLimited` where
+    the tenant has.
     """
     fleet: FleetNode | None = context.services.fleet
     if fleet is None or context.request.forwarded is not None:
@@ -80,4 +81,4 @@ def streamed_by_all(
     def ask(node: str) -> AbstractAsyncContextManager[PeerResponse]:
         return request_of(context, fleet.uncounted, node, call, READ_HERE)
 
-    return Together(own, fleet.others, ask, gap, fleet.readers)
+    return Together(own, fleet.others, ask, gap, fleet.readers, context.tenant_id)

@@ -7,7 +7,9 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from quiltfn.api.budgets import ResponseBudget
 from quiltfn.api.event_stream import StreamSlots
+from quiltfn.api.request import Request
 from quiltfn.api.route import Application, RequestContext
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation
@@ -58,8 +60,12 @@ class FleetNode(Protocol):
         `record`: its end, unless its node knows better.
         """
 
-    def answered(self, app: Application) -> AbstractAsyncContextManager[None]:
-        """In the block, what other nodes send is answered by `app`."""
+    def answered(
+        self, app: Application, responses: ResponseBudget
+    ) -> AbstractAsyncContextManager[None]:
+        """In the block, what other nodes send is answered by `app`. `responses`: what all long ones
+        count in.
+        """
 
     async def settled(self) -> None:
         """Returns once no request of this node is under way at another one."""
@@ -100,4 +106,12 @@ def request_of(
     ]
     sent_on.append(("x-request-id", context.request_id))
     body = context.raw_body or b""
-    return peers.request(node, request.method, request.target, sent_on, body, call)
+    return peers.request(node, request.method, _origin_form(request), sent_on, body, call)
+
+
+def _origin_form(request: Request) -> bytes:
+    """Path and query, however the client has written them."""
+    if request.target.startswith(b"/"):
+        return request.target
+    query = b"?" + request.query if request.query else b""
+    return request.raw_path.encode() + query

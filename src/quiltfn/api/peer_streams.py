@@ -18,8 +18,6 @@ from quiltfn.api.response import CutShort
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 LOOK_EVERY_S = 1.0
-# Slots are those of all tenants together.
-ALL = "*"
 END_OF_EVENT = b"\n\n"
 
 Ask = Callable[[str], AbstractAsyncContextManager[PeerResponse]]
@@ -60,10 +58,13 @@ class Together:
         ask: Ask,
         gap: Callable[[str], bytes],
         slots: StreamSlots,
+        tenant_id: str,
     ) -> None:
-        """Takes a slot, which `close` gives back. Raises `CapacityFull` if there is none."""
-        slots.take(ALL)
-        self._slots = slots
+        """Takes a slot of the tenant, which `close` gives back. Raises `CapacityFull` or
+        `RateLimited` if there is none.
+        """
+        slots.take(tenant_id)
+        self._slots, self._tenant_id = slots, tenant_id
         self._own, self._others, self._ask, self._gap = own, others, ask, gap
         self._here = _Source()
         self._there: dict[str, _Source] = {}
@@ -73,7 +74,7 @@ class Together:
 
     def close(self) -> None:
         """To be called once, whether `events` was begun or not."""
-        self._slots.release(ALL)
+        self._slots.release(self._tenant_id)
 
     async def events(self) -> Events:
         """All of them, until it is closed or this node's own end."""

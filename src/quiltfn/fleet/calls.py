@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from quiltfn.api.budgets import ResponseBudget
 from quiltfn.api.errors import error_response
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.forwarding import answering_peers
@@ -68,7 +69,7 @@ class FleetCalls:
         self.tenants = FleetTenants(own.name, clock)
         self.uncounted = HttpPeers(own, self._directory)
         self.peers = CountedPeers(self.uncounted)
-        self.readers = StreamSlots(READERS_MAX + 1, READERS_MAX, "streams of all nodes open")
+        self.readers = StreamSlots(READERS_MAX // 4, READERS_MAX, "streams of all nodes open")
         self._own_events: OwnEvents | None = None
         self._watching: Watching | None = None
         # By the beginning of their paths: what answers requests of nodes for themselves.
@@ -116,8 +117,8 @@ class FleetCalls:
         return self._membership.problem is None
 
     @asynccontextmanager
-    async def answered(self, app: Application) -> AsyncIterator[None]:
-        """In the block, what other nodes send is answered by `app`. Raises `BadSetting`."""
+    async def answered(self, app: Application, responses: ResponseBudget) -> AsyncIterator[None]:
+        """As `FleetNode` says. Raises `BadSetting`."""
         answer = answering_peers(app, self)
 
         async def respond(request: Request, asker: Asker) -> Response:
@@ -131,7 +132,8 @@ class FleetCalls:
             finally:
                 self._under_way.discard(asker.call.invocation_id)
 
-        async with open_peer_server(self._own, self._directory, respond):
+        within = self._own, self._directory, respond
+        async with open_peer_server(*within, responses=responses):
             try:
                 yield
             finally:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
+from quiltfn.api.budgets import ResponseBudget
 from quiltfn.api.connection import HttpConnection
 from quiltfn.api.connections import ConnectionLimits, Connections
 from quiltfn.api.request import Request
@@ -43,6 +44,7 @@ HEAD_MAX_BYTES, HEADERS_MAX = 1024 * 1024 + 32 * 1024, 120
 # After so long a connection ends with an answer, and the next one shows its certificate again.
 CONNECTION_MAX_S = 600.0
 LEAVE_WITHIN_S = 2.0
+LOOK_EVERY_S = 1.0
 LOG_EVERY_S = 10.0
 
 
@@ -90,13 +92,19 @@ class PeerServer:
     """Answers other nodes. It is open from `open_peer_server` to the end of that block."""
 
     def __init__(
-        self, own: NodeFile, directory: PeerDirectory, handler: PeerHandler, connections_max: int
+        self,
+        own: NodeFile,
+        directory: PeerDirectory,
+        handler: PeerHandler,
+        connections_max: int,
+        responses: ResponseBudget | None,
     ) -> None:
         self.own, self.directory, self.handler = own, directory, handler
         limits = ConnectionLimits(
             most=connections_max, headers_max=HEADERS_MAX, head_max_bytes=HEAD_MAX_BYTES
         )
-        self.connections = Connections(limits)
+        self.connections = Connections(limits, responses)
+        self.open: set[PeerServerConnection] = set()
         self.refusals = RefusalLog()
         self.counts: Counter[str] = Counter()
 
@@ -109,11 +117,16 @@ class PeerServer:
         return PeerServerConnection(self)
 
     async def look(self) -> None:
-        """Until it is cancelled: cuts off nodes that do not read."""
+        """Until it is cancelled: cuts off nodes that do not read, and those that may not ask any
+        more.
+        """
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(LOOK_EVERY_S)
             self.connections.look(loop.time())
+            for one in list(self.open):
+                if one.node is not None and self.directory.refusal(one.node) is not None:
+                    one.cut()
 
     async def leave(self) -> None:
         """Lets requests end for a moment, then ends all connections."""
@@ -133,30 +146,37 @@ class PeerServerConnection(HttpConnection):
         self._server = server
         self._began_at = self._loop.time()
         self._address: object = None
-        self._node: str | None = None
+        self.node: str | None = None
         self._verifier: Verifier | None = None
+        self._rest_bytes = 0  # What is not sent yet of a body that was whole before.
+
+    @property
+    def is_streaming(self) -> bool:
+        return super().is_streaming and not self._rest_bytes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._address = transport.get_extra_info("peername")
-        self._node = node_of(transport.get_extra_info("peercert"))
+        self.node = node_of(transport.get_extra_info("peercert"))
         set_options(transport.get_extra_info("socket"))
-        if self._node is not None:
+        if self.node is not None:
             own = self._server.own
-            side = Side(key=own.secret, fleet_id=own.fleet_id, asker=self._node, asked=own.name)
+            side = Side(key=own.secret, fleet_id=own.fleet_id, asker=self.node, asked=own.name)
             self._verifier = Verifier(side)
-            self._server.counts[self._node] += 1
+            self._server.counts[self.node] += 1
+        self._server.open.add(self)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._node is not None:
-            self._server.counts[self._node] -= 1
-            if not self._server.counts[self._node]:
-                del self._server.counts[self._node]
+        if self.node is not None:
+            self._server.counts[self.node] -= 1
+            if not self._server.counts[self.node]:
+                del self._server.counts[self.node]
+        self._server.open.discard(self)
         super().connection_lost(exc)
 
     async def _respond(self, request: Request) -> Response:
         """The whole life of one request of another node."""
-        node, verifier, server = self._node, self._verifier, self._server
+        node, verifier, server = self.node, self._verifier, self._server
         if node is None or verifier is None:
             return self._refuse_node("name", "the certificate has no name of one node")
         reason = server.directory.refusal(node)
@@ -181,8 +201,26 @@ class PeerServerConnection(HttpConnection):
             response.closes = True
         if isinstance(response.body, bytes) and len(response.body) > PIECE_BYTES:
             response.headers.append(("content-length", str(len(response.body))))
-            response.body = in_pieces(response.body)
+            response.body = self._in_pieces(response.body)
         return response
+
+    async def _in_pieces(self, body: bytes) -> AsyncIterator[bytes]:
+        """A long body, with a turn for all other work between its pieces. It is in memory until the
+        node has taken it.
+        """
+        count = self._server.connections.responses.add_unsent
+        self._rest_bytes = len(body)
+        count(self._rest_bytes)
+        try:
+            for start in range(0, len(body), PIECE_BYTES):
+                piece = body[start : start + PIECE_BYTES]
+                self._rest_bytes -= len(piece)
+                count(-len(piece))
+                yield piece
+                await asyncio.sleep(0)
+        finally:
+            count(-self._rest_bytes)
+            self._rest_bytes = 0
 
     def _refuse_node(self, kind: str, reason: str) -> Response:
         """Says why, and ends the connection."""
@@ -191,13 +229,6 @@ class PeerServerConnection(HttpConnection):
         response.status, response.closes = 403, True
         response.headers.append((REFUSED_HEADER, kind))
         return response
-
-
-async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
-    """A long body, with a turn for all other work between its pieces."""
-    for start in range(0, len(body), PIECE_BYTES):
-        yield body[start : start + PIECE_BYTES]
-        await asyncio.sleep(0)
 
 
 def _shown(address: object) -> str:
@@ -211,11 +242,13 @@ async def open_peer_server(
     handler: PeerHandler,
     listener: socket.socket | None = None,
     connections_max: int = CONNECTIONS_ALL,
+    responses: ResponseBudget | None = None,
 ) -> AsyncIterator[PeerServer]:
     """Answers other nodes in the block, at the address that the node's file says, or on a bound
-    socket. `connections_max`: of all nodes together. Raises `BadSetting`.
+    socket. `connections_max`: of all nodes together; `responses`: where what nodes do not take is
+    counted, None: nowhere else. Raises `BadSetting`.
     """
-    server = PeerServer(own, directory, handler, connections_max)
+    server = PeerServer(own, directory, handler, connections_max, responses)
     with contextlib.closing(listener or bind(own)) as bound:
         acceptor = TlsAcceptor(
             bound, server_context(own), server.connection, server.handshake_failed

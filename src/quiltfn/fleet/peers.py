@@ -9,6 +9,8 @@ A node that cannot be reached is asked again after half a second at the earliest
 
 import asyncio
 import contextlib
+import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -66,6 +68,13 @@ def head_of(
     if is_bad or b" " in target or not target.startswith(b"/"):
         raise ValueError("a line of the head holds what would end it")
     return text.replace("\n", "\r\n").encode("latin-1") + b"\r\n"
+
+
+def _reason(error: OSError) -> str:
+    """Why a node cannot be reached, without its address: callers are told this."""
+    if isinstance(error, socket.gaierror):
+        return error.strerror or "its name is not known"
+    return os.strerror(error.errno) if error.errno else "it is not there"
 
 
 class PeerLink:
@@ -289,12 +298,14 @@ class HttpPeers:
             cause, reason = error, f"no answer within {CONNECT_S:g} s"
         except ssl.SSLCertVerificationError as error:
             cause, reason = error, f"its certificate is refused: {error.verify_message or error}"
-        except (OSError, PeerUnavailable) as error:
+        except OSError as error:
+            cause, reason = error, _reason(error)
+        except PeerUnavailable as error:
             cause, reason = error, str(error)
         finally:
             if connection is not None and connection not in link.all:
                 connection.fail(PeerGone(f"node {node} did not let this one in"))
-        raise PeerUnreachable(f"node {node} at {address} cannot be reached: {reason}") from cause
+        raise PeerUnreachable(f"node {node} cannot be reached: {reason}") from cause
 
     async def _greet(self, link: PeerLink, connection: PeerConnection) -> None:
         """Gets what requests are signed with. Raises `PeerGone`."""

@@ -14,13 +14,15 @@ import pytest_asyncio
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from quiltfn.api.response import Response
+from quiltfn.fleet import peer_server
 from quiltfn.fleet.certificates import Credential, make_node_certificate
 from quiltfn.fleet.files import NodeFile
 from quiltfn.fleet.identity import HEADER, HELLO, NONCE_HEADER, Side, Signer
 from quiltfn.fleet.peer_server import open_peer_server
 from quiltfn.fleet.peers import HttpPeers
 from quiltfn.fleet.tls import client_context, node_of
-from quiltfn.ports.peers import PeerUnreachable
+from quiltfn.ports.peers import PeerGone, PeerUnreachable
 from service.peers.pair import CALL, CALLER, Directory, Pair, a_fleet, a_node, a_pair, listener
 from timeouts import scaled
 
@@ -204,6 +206,28 @@ async def test_a_node_that_is_removed_while_it_is_connected_asks_nothing_more(pa
     async with asyncio.timeout(scaled(5)):
         while len(pair.server.connections):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_node_that_is_removed_loses_what_it_still_reads(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_server, "LOOK_EVERY_S", 0.05)
+
+    async def handle(*_: object) -> Response:
+        async def lines() -> AsyncIterator[bytes]:
+            while True:
+                yield b"a line\n"
+                await asyncio.sleep(0.01)
+
+        return Response(body=lines())
+
+    pair.handler = handle
+    async with pair.request() as answer:
+        assert await anext(answer.body) == b"a line\n"
+        await asyncio.sleep(0.3)
+        pair.of_two.refusals["one"] = "it was removed from the fleet"
+        with pytest.raises(PeerGone):
+            await asyncio.wait_for(answer.read(1_000_000), scaled(5))
 
 
 async def test_a_removed_node_is_not_asked(pair: Pair) -> None:

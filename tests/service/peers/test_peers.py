@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from quiltfn.api import connections
 from quiltfn.api.request import Request
 from quiltfn.api.response import CutShort, Response
 from quiltfn.fleet import peers as client
@@ -454,6 +455,28 @@ async def test_a_node_with_as_many_connections_as_it_takes_has_not_begun(pair: P
     release.set()
     assert [await call for call in calls] == [(200, b"done")] * 2
     assert len(pair.seen) == 2
+
+
+async def test_long_answers_that_nodes_do_not_take_count_and_make_room(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "PATIENCE_S", 0.2)
+    responses, size = pair.server.connections.responses, 20_000_000
+
+    async def handle(request: Request, __: Asker) -> Response:
+        return Response(body=b"x" * (size if request.path == "/long" else 2_000_000))
+
+    pair.handler = handle
+    async with pair.request("/long") as answer:
+        await _until(lambda: responses.held > size // 2)
+        # It is cut off once others wait.
+        async with responses.reserve(46_000_000, "t"):
+            assert responses.held == 46_000_000
+        with pytest.raises(PeerGone):
+            await answer.read(size)
+    # One that is taken ends as it should, and counts no more.
+    assert (await pair.ask("/short")) == (200, b"x" * 2_000_000)
+    await _until(lambda: responses.held == 0)
 
 
 async def test_a_head_that_is_too_long_is_refused_both_ways(pair: Pair) -> None:
