@@ -177,7 +177,7 @@ class Server:
         """Starts it without waiting for the ready line.
 
         The first time it finds an empty database: to make one is a sixth of a start. An installed
-        wheel, the commands of documents and `contract/test_store_start.py` do make it.
+        wheel, a full disk, the commands of documents and `contract/test_store_start.py` do make it.
         """
         elsewhere = {"--store", "--fleet"} & set(self._command)
         if not (elsewhere or self.makes_database or self.data_dir.exists()):

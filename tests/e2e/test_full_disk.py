@@ -155,6 +155,7 @@ def test_a_first_start_without_room_says_so_with_a_code_that_a_restart_helps_aga
     disk: Disk, another: Callable[..., Server]
 ) -> None:
     server = another(data_dir=disk.data)
+    server.makes_database = True
     disk.fill()
     server.start_without_waiting()
     assert server.wait() in (73, 75)
