@@ -345,6 +345,46 @@ async def test_who_begins_to_follow_while_a_node_is_lost_is_told_when_it_is_back
     assert b.called() == await call_of(reader)
 
 
+@pytest.mark.parametrize("where", ["asking", "taking"])
+async def test_a_mistake_of_ours_is_a_gap_and_the_node_is_followed_again(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    network, a, b = nodes
+    reader = await a.reader(types=frozenset((EventType.INVOCATION_ENDED, EventType.GAP)))
+    mistakes = [RuntimeError("a mistake")]
+    owner: Any = network if where == "asking" else a.events
+    name = "request" if where == "asking" else "heard"
+    as_before = getattr(owner, name)
+
+    def mistaken(*args: Any) -> Any:
+        if mistakes:
+            raise mistakes.pop()
+        return as_before(*args)
+
+    monkeypatch.setattr(owner, name, mistaken)
+    if where == "asking":
+        network.cut()
+    b.called()
+    assert await next_of(reader, EventType.GAP) == {"events": None, "node_id": "b"}
+    assert not mistakes
+    await until(lambda: network.under_way)
+    call = b.called()
+    async with asyncio.timeout(scaled(5)):
+        while (await next_of(reader, EventType.INVOCATION_ENDED))["invocation_id"] != call:
+            pass
+
+
+async def test_nothing_is_followed_behind_the_end(nodes: Nodes) -> None:
+    network, a, _ = nodes
+    await a.reader()
+    await until(lambda: network.under_way)
+    await a.watching.aclose()
+    a.reads("b")
+    await asyncio.sleep(0.05)
+    assert not network.under_way
+    assert len(network.requests) == 1
+
+
 async def test_a_node_that_was_started_again_is_a_gap(nodes: Nodes) -> None:
     network, a, b = nodes
     reader = await a.reader()

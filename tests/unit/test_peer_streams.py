@@ -127,6 +127,17 @@ async def test_a_stream_ends_where_a_node_was_lost_within_an_event() -> None:
         await read(events, 1)
 
 
+async def test_the_gap_of_a_node_that_joins_waits_for_no_other_event() -> None:
+    nodes = Nodes()
+    events = nodes.together().events()
+    nodes.own.says(b"own\n\n")
+    await read(events, 1)
+    nodes.there["d"] = Source()
+    nodes.names.append("d")
+    assert await read(events, 1) == [b"gap d\n\n"]
+    await events.aclose()
+
+
 async def test_a_node_that_joins_is_asked_and_what_it_did_before_is_a_gap() -> None:
     nodes = Nodes()
     events = nodes.together().events()

@@ -134,7 +134,7 @@ class Together:
             for node in self._others():
                 source = self._there.get(node)
                 if source is None and not is_first:  # what it did before it was known is missing
-                    self._untold.append(node)
+                    self._tell_gap(node)
                 if source is None or (source.is_over and not source.is_within):
                     source = self._there[node] = _Source()
                     source.reading = asyncio.ensure_future(self._follow(node, source))
@@ -148,6 +148,10 @@ class Together:
                     self._lost.pop(node, None)
                     await self._read(source, aiter(answer.body))
         if not self._lost[node]:
-            self._untold.append(node)
+            self._tell_gap(node)
         self._lost[node] += 1
+        self._change.set()
+
+    def _tell_gap(self, node: str) -> None:
+        self._untold.append(node)
         self._change.set()

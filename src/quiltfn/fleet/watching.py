@@ -172,10 +172,13 @@ class Watching:
         self._events, self._peers, self._counted = events, peers, counted
         self._nodes: dict[str, _Heard] = {}
         self._changed = asyncio.Event()  # set, and another one in its place
+        self._is_closed = False
         events.on_followed, events.joined = self._followed, self.joined
 
     def read(self, nodes: Sequence[str]) -> None:
         """The other nodes that are there. One that comes back is followed from where it was."""
+        if self._is_closed:
+            return
         for node in nodes:
             # What a new one has told already has reached nobody here.
             heard = self._nodes.setdefault(node, _Heard(is_lost=bool(self._events.followed)))
@@ -200,6 +203,7 @@ class Watching:
 
     async def aclose(self) -> None:
         """Follows nobody any more."""
+        self._is_closed = True
         running = [one.following for one in self._nodes.values() if one.following is not None]
         self._nodes.clear()
         for task in running:
@@ -232,10 +236,16 @@ class Watching:
                 if heard.has_failed and not heard.is_lost:
                     _log.info(f"events of a node are missing: {error}", node=node)
                     self._lose(node, heard)
-                heard.has_failed = True
-                if loop.time() - failed_at < AGAIN_S:
-                    await asyncio.sleep(AGAIN_S)
-                failed_at = loop.time()
+            except Exception:  # A mistake of ours must not end what is heard of the node.
+                if not heard.is_lost:
+                    _log.exception("a node is not followed; it is tried again", node=node)
+                    self._lose(node, heard)
+            else:
+                continue
+            heard.has_failed = True
+            if loop.time() - failed_at < AGAIN_S:
+                await asyncio.sleep(AGAIN_S)
+            failed_at = loop.time()
 
     async def _until_followed(self) -> None:
         while not self._events.followed:
@@ -280,10 +290,13 @@ class Watching:
             if answer.status != HTTPStatus.OK:
                 raise NotWatched(f"it answers {answer.status}")
             async for line in _lines_of(answer.body):
+                told = _line(line)
                 try:
-                    self._take(node, heard, _line(line))
-                except (LookupError, TypeError) as error:
-                    raise NotWatched(f"it told what is no event: {error!r}") from None
+                    self._take(node, heard, told)
+                except Exception:
+                    self._lose(node, heard)  # the next request begins behind it
+                    _log.exception("what a node told is no event", node=node, type=told.type)
+                    raise NotWatched("it told what is no event") from None
 
     def _take(self, node: str, heard: _Heard, line: EventLine) -> None:
         tenant_id, kind = line.tenant_id, line.type
