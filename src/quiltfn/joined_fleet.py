@@ -117,7 +117,8 @@ class NodeControl:
     async def aclose(self) -> None:
         """Nothing is carried out any more."""
         self._membership.report = partial(Report, is_leaving=True)
-        self._membership.on_state.clear()
+        self._membership.on_state.remove(self._state_changed)
+        self._membership.on_lost.remove(self._lost)
         for task in self._tasks:
             task.cancel()
         if self._tasks:

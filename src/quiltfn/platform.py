@@ -184,7 +184,7 @@ async def open_platform(
             lifecycle=lifecycle,
             elasticity=elasticity,
             deliveries=deliveries,
-            events=connected_events(parts, work, dispatcher, schedules, fleet, stack),
+            events=await connected_events(parts, work, dispatcher, schedules, fleet, stack),
             invoker=invoker,
             work=work,
             pools=pools,
@@ -289,7 +289,9 @@ def _shared_with_others(
     within = parts.invoker, parts.pools, parts.journal, shared.obtain
     calls = FleetCalls(node.fleet, membership, *within)
     stack.push_async_callback(calls.aclose)
-    stack.push_async_callback(tell_failovers(membership, calls, parts.store).aclose)
+    failovers = tell_failovers(membership, calls, parts.store)
+    stack.push_async_callback(failovers.aclose)
+    stack.callback(membership.on_read.remove, failovers.read)
     return shared, calls
 
 
@@ -310,6 +312,7 @@ async def _share_images(
 
     images = await share_images(calls, shared, tenant_images, others, parts)
     stack.push_async_callback(images.aclose)
+    stack.callback(shared.membership.on_read.remove, images.read)
     _run_until_closed(stack, images.run)
 
 
@@ -466,7 +469,7 @@ async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
             await asyncio.sleep(STORE_AGAIN_S)
 
 
-def connected_events(
+async def connected_events(
     parts: CallParts,
     work: Work,
     dispatcher: Dispatcher,
@@ -492,7 +495,7 @@ def connected_events(
         dispatcher.on_arrived.append(one.queue_changed)
         schedules.on_fired.append(one.schedule_fired)
     if fleet is not None:
-        stack.push_async_callback(fleet.watch(*told).aclose)
+        await stack.enter_async_context(fleet.watching(*told))
     return events
 
 

@@ -35,13 +35,14 @@ class SharedInstances:
         self.lease = NodeLease(membership.renewed_at, times)
         self._places = Places()
         self.sandboxes = FetchingSandboxes(stock)
-        membership.on_read.append(self._read)
         stock.end_by(self.lease.deadline)
 
     def bind(self, pools: LocalPools, store: SqlStore, stack: AsyncExitStack) -> None:
         """The pools start nothing but what the store grants, and at the end of the stack, when they
         are closed, all of it is given back.
         """
+        self.membership.on_read.append(self._read)
+        stack.callback(self.membership.on_read.remove, self._read)
         database = store.database
         assert isinstance(database, PostgresDatabase), "a fleet shares a PostgreSQL"
         own = NodeEpoch(database.boot.node_id, database.boot.epoch)

@@ -71,7 +71,6 @@ class FleetCalls:
         self.peers = CountedPeers(self.uncounted)
         self.readers = StreamSlots(READERS_MAX // 4, READERS_MAX, "streams of all nodes open")
         self._own_events: OwnEvents | None = None
-        self._watching: Watching | None = None
         # By the beginning of their paths: what answers requests of nodes for themselves.
         self.handlers: dict[str, PeerHandler] = {CALLS: self._say_whether_known}
         self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
@@ -86,17 +85,25 @@ class FleetCalls:
         self.tenants.read(members, self.pools.nodes())
         self._reports.read(members)
         self._lost.read(members)
-        if self._watching is not None:
-            self._watching.read(self.pools.nodes())
 
-    def watch(self, events: Events, own: Events) -> Watching:
-        """From now on `events` have those of the other nodes, too, which are told of this node's
-        `own`. Close what it returns before the events.
+    @asynccontextmanager
+    async def watching(self, events: Events, own: Events) -> AsyncIterator[None]:
+        """In the block `events` have those of the other nodes, too, which are told of this node's
+        `own`.
         """
         self._own_events = OwnEvents(own)
         self.handlers[PATH] = self._own_events.answer
-        self._watching = Watching(events, self.uncounted, self.pools.told)
-        return self._watching
+        watching = Watching(events, self.uncounted, self.pools.told)
+
+        def read(_members: Sequence[Member]) -> None:
+            watching.read(self.pools.nodes())
+
+        self._membership.on_read.append(read)
+        try:
+            yield
+        finally:
+            self._membership.on_read.remove(read)
+            await watching.aclose()
 
     def _told(self, node: str, load: PoolLoad) -> None:
         self.pools.told(node, load.function_id, load.counts)
@@ -178,7 +185,8 @@ class FleetCalls:
         await self.peers.settled()
 
     async def aclose(self) -> None:
-        """No more requests go to other nodes."""
+        """No more requests go to other nodes, and no look begins work."""
+        self._membership.on_read.remove(self._read)
         await self.peers.aclose()
         await self._lost.aclose()
 

@@ -42,7 +42,8 @@ class Membership:
     """Start it with `join`, run `run` and end it with `leave`.
 
     `on_state` are told of a new state of this node, `on_read` of all members after each look,
-    `on_lost` once this node has no place any more, and why. None of them may raise or wait.
+    `on_lost` once this node has no place any more, and why. None of them may raise or wait, and
+    each takes itself out at its end.
     """
 
     def __init__(
