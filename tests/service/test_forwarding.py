@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -24,6 +24,7 @@ from quiltfn.api.forwarding import LOOK_AGAIN_S, PeerApplication, answering_peer
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.fleet.counts import FleetCounts
+from quiltfn.fleet.peer_connection import PeerAnswer
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.invocation import Invocation, Status
@@ -35,13 +36,13 @@ from service.in_process import InProcess, headers_of
 from service.platform_harness import Harness, open_harness, until
 
 
-class PeerResponse:
-    """`PeerResponse`. `cut_after`: the node is lost after so many bytes. `method`: HEAD has an
-    answer without a body.
+class PeerResponse(PeerAnswer):
+    """Without a connection. `cut_after`: the node is lost after so many bytes. `method`: HEAD has
+    an answer without a body.
     """
 
     def __init__(self, response: Response, cut_after: int | None, method: str = "GET") -> None:
-        self.status, self.headers = response.status, response.headers
+        super().__init__(cast("Any", None), response.status, response.headers)
         self._response, self._cut_after = response, cut_after
         if isinstance(response.body, bytes):
             self.headers.append(("content-length", str(len(response.body))))

@@ -12,6 +12,7 @@ from quiltfn.api.fleet_node import FleetNode, request_of
 from quiltfn.api.peer_streams import Together
 from quiltfn.api.route import RequestContext
 from quiltfn.model.forwarded import ForwardedCall
+from quiltfn.ports.peers import PeerAnswerTooLong
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 # What a client may want of an answer, and this node, which reads the answer itself, does not.
@@ -34,13 +35,14 @@ async def asked_of_others(context: RequestContext[Any]) -> AsyncGenerator[bytes,
     free = asyncio.Semaphore(READ_MAX)
 
     async def ask(node: str) -> bytes | None:
-        with contextlib.suppress(PeerUnavailable, TimeoutError):
+        with contextlib.suppress(PeerUnavailable, PeerAnswerTooLong, TimeoutError):
             async with (
                 free,
                 asyncio.timeout_at(until),
                 request_of(context, fleet.uncounted, node, call, READ_HERE) as answer,
             ):
-                return await _whole(answer)
+                body = await answer.read(ANSWER_MAX_BYTES)
+                return body if answer.status == HTTPStatus.OK else None
         return None
 
     until = asyncio.get_running_loop().time() + ANSWER_MAX_S
@@ -53,16 +55,6 @@ async def asked_of_others(context: RequestContext[Any]) -> AsyncGenerator[bytes,
     finally:
         for one in asking:
             one.cancel()
-
-
-async def _whole(answer: PeerResponse) -> bytes | None:
-    """The body of a good answer; None: there is none, or it is too long."""
-    found = bytearray()
-    async for piece in answer.body:
-        found += piece
-        if len(found) > ANSWER_MAX_BYTES:
-            return None
-    return bytes(found) if answer.status == HTTPStatus.OK else None
 
 
 def streamed_by_all(

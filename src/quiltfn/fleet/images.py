@@ -23,7 +23,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.member import Member
 from quiltfn.observe import metrics
 from quiltfn.ports import Change, no_others
-from quiltfn.ports.peers import Asker
+from quiltfn.ports.peers import Asker, PeerAnswerTooLong
 from quiltfn.ports.placement import PeerUnavailable
 
 TARGET = re.compile(IMAGES + "[0-9a-f]{64}")
@@ -193,12 +193,10 @@ class FleetImages:
         async with self._peers.request(node, "POST", target, (), b"", None) as answer:
             if answer.status == 204:
                 return None
-            said = b""
-            async for piece in answer.body:
-                said += piece
-                if len(said) > REASON_MAX_BYTES:
-                    break
-        return said[:REASON_MAX_BYTES].decode("utf-8", "replace")
+            try:
+                return (await answer.read(REASON_MAX_BYTES)).decode("utf-8", "replace")
+            except PeerAnswerTooLong:
+                return f"it says why in more than {REASON_MAX_BYTES} bytes"
 
     # What the store has ------------------------------------------------------------------------
 

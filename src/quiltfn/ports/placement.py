@@ -71,6 +71,11 @@ class PeerResponse(Protocol):
 
     def header(self, name: str) -> str | None: ...
 
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises `PeerUnavailable`, and `ports.peers.PeerAnswerTooLong` behind
+        `limit` bytes.
+        """
+
 
 class Peers(Protocol):
     """Sends requests to other nodes."""

@@ -333,14 +333,20 @@ async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> 
         assert fleet.having(image.digest) == ["one"]
 
 
-async def test_where_nobody_takes_it_the_upload_is_not_acknowledged(fleet: ImageFleet) -> None:
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [(b"no room", "no room"), (b"x" * 5000, "it says why in more than 4096 bytes")],
+)
+async def test_where_nobody_takes_it_the_upload_is_not_acknowledged(
+    fleet: ImageFleet, body: bytes, told: str
+) -> None:
     async def full(*_: object) -> Response:
-        return Response(status=503, body=b"no room")
+        return Response(status=503, body=body)
 
     data = an_archive()
     for name in ("two", "three"):
         fleet[name].handler = full
-    with pytest.raises(StoreUnavailable, match=r"no other one takes it: node .*: no room") as error:
+    with pytest.raises(StoreUnavailable, match=rf"no other one takes it: node .*: {told}") as error:
         await fleet["one"].upload(data)
     assert "repeat the upload" in str(error.value.hint)
     fleet["three"].handler = None
