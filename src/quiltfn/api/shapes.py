@@ -11,6 +11,7 @@ from quiltfn.catalog import Entry
 from quiltfn.ids import made_at_ms
 from quiltfn.model.access import Key
 from quiltfn.model.audit import AuditEntry
+from quiltfn.model.converting import convert
 from quiltfn.model.function import NewFunction
 from quiltfn.model.image import Image, ImageFile, Package
 from quiltfn.model.invocation import Invocation
@@ -81,7 +82,7 @@ def schedule_of(new: wire.NewSchedule) -> Schedule:
     """Without what the server itself decides."""
     fields = msgspec.structs.asdict(new)
     del fields["function"]
-    return msgspec.convert(fields | {"id": "", "tenant_id": "", "function_id": ""}, Schedule)
+    return convert(fields | {"id": "", "tenant_id": "", "function_id": ""}, Schedule)
 
 
 # --- what is answered --------------------------------------------------------------------------

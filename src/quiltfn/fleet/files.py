@@ -24,6 +24,7 @@ from quiltfn.fleet.certificates import (
     make_authority,
     make_node_certificate,
 )
+from quiltfn.model.converting import convert
 from quiltfn.settings import HOST_NAME, BadSetting, check_store, password_in
 
 FORMAT = 1
@@ -150,7 +151,7 @@ def parse(kind: type[T], text: str) -> T:
             "a node's file is for quiltfn serve"
         )
     try:
-        made = msgspec.convert(found, kind)
+        made = convert(found, kind)
     except msgspec.ValidationError as error:
         raise BadSetting(f"fleet: the file cannot be used: {error}") from None
     _check(made)

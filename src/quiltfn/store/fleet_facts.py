@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
 from sqlalchemy import Connection, inspect, select, text
 
+from quiltfn.model.converting import convert
 from quiltfn.model.member import Member
 from quiltfn.store import compatibility, tables
 from quiltfn.store.directory import StoreBroken
@@ -112,7 +112,7 @@ def _members(connection: Connection) -> list[Member]:
         return []
     query = select(*wanted).where(tables.node.c.version != "").order_by(tables.node.c.name)
     rows = connection.execute(query).mappings()
-    return [msgspec.convert({str(name): row[name] for name in row}, Member) for row in rows]
+    return [convert({str(name): row[name] for name in row}, Member) for row in rows]
 
 
 def _times(connection: Connection, unix: Callable[[], float]) -> tuple[float, float]:

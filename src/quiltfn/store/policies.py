@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection, insert, select, update
 
+from quiltfn.model.converting import convert
 from quiltfn.model.errors import NotFound
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
 from quiltfn.ports import ChangeKind
@@ -78,4 +79,4 @@ def stored(policy: msgspec.Struct | None) -> Any:
 
 
 def read(value: Any, kind: type[T]) -> T | None:
-    return None if value is None else msgspec.convert(value, kind)
+    return None if value is None else convert(value, kind)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 from sqlalchemy import Connection, delete, insert, select
 
+from quiltfn.model.converting import convert
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.ports import ChangeKind
 from quiltfn.store import changes, tables
@@ -25,7 +26,7 @@ class SqlQuotas:
 
         def work(connection: Connection) -> dict[str, TenantQuota]:
             rows = connection.execute(query).all()
-            return {one.tenant_id: msgspec.convert(one.quota, TenantQuota) for one in rows}
+            return {one.tenant_id: convert(one.quota, TenantQuota) for one in rows}
 
         return await self._database.read(work)
 

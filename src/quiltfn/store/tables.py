@@ -23,6 +23,7 @@ from sqlalchemy import (
     text,
 )
 
+from quiltfn.model.converting import convert
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.version import Version, VersionSpec
@@ -610,18 +611,18 @@ def read_version(row: RowMapping, prefix: str = "") -> Version:
     """A version from a row whose columns are named with `prefix`."""
     names = [name for name in Version.__struct_fields__ if name != "spec"]
     spec = {name: row[prefix + name] for name in SPEC_COLUMNS}
-    return msgspec.convert({name: row[prefix + name] for name in names} | {"spec": spec}, Version)
+    return convert({name: row[prefix + name] for name in names} | {"spec": spec}, Version)
 
 
 def read_counters(row: RowMapping) -> FunctionCounters:
     """The counters of a function."""
-    return msgspec.convert({name: row[name] for name in COUNTER_COLUMNS}, FunctionCounters)
+    return convert({name: row[name] for name in COUNTER_COLUMNS}, FunctionCounters)
 
 
 def read_stored(row: RowMapping) -> StoredFunction:
     """A function with its counters and, in columns named version_…, its current version."""
     return StoredFunction(
-        function=msgspec.convert({n: row[n] for n in Function.__struct_fields__}, Function),
+        function=convert({n: row[n] for n in Function.__struct_fields__}, Function),
         version=read_version(row, "version_"),
         counters=read_counters(row),
     )
@@ -641,7 +642,7 @@ def read_invocation(row: RowMapping) -> Invocation:
     """A record. It has no output if the row has none."""
     fields = {name: row[name] for name in INVOCATION_COLUMNS if name in row}
     kept = {name: as_bytes(fields.pop(name, b"")) for name in OUTPUT_COLUMNS}
-    return msgspec.structs.replace(msgspec.convert(fields, Invocation), **kept)
+    return msgspec.structs.replace(convert(fields, Invocation), **kept)
 
 
 def as_bytes(output: bytes | str) -> bytes:
@@ -676,4 +677,4 @@ def row_of(one: msgspec.Struct) -> dict[str, Any]:
 
 def read(row: RowMapping, kind: type[T]) -> T:
     """The struct whose fields are columns of the same names; the row may have more."""
-    return msgspec.convert({name: row[name] for name in kind.__struct_fields__}, kind)
+    return convert({name: row[name] for name in kind.__struct_fields__}, kind)

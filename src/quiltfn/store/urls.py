@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
+from quiltfn.model.converting import convert
 from quiltfn.model.errors import NotFound
 from quiltfn.model.url import FunctionUrl
 from quiltfn.ports import ChangeKind
@@ -37,7 +38,7 @@ class SqlUrls:
                 StoredUrl(
                     function_id=one.function_id,
                     tenant_id=one.tenant_id,
-                    url=msgspec.convert(one.url, FunctionUrl),
+                    url=convert(one.url, FunctionUrl),
                 )
                 for one in connection.execute(query)
             ]
