@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from contract.stores import (
     SharedStoreOpener,
@@ -45,7 +45,7 @@ from quiltfn.model.url import FunctionUrl
 from quiltfn.model.version import HostLimits
 from quiltfn.model.work import AsyncPolicy
 from quiltfn.pool.local import LocalPools
-from quiltfn.ports import ChangeKind, FunctionCounters
+from quiltfn.ports import ChangeKind, ChangePage, FunctionCounters
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.store import (
     SpoolJournal,
@@ -308,6 +308,29 @@ async def test_every_kind_of_shared_state_is_among_the_changes(
         with pytest.raises(NotFound):
             await refused
     assert (await two.store.changes(since)).items == []
+
+
+async def test_a_look_for_changes_is_one_query(servers: tuple[Server, Server]) -> None:
+    one, two = servers
+    await a_stored_function(one.store)
+    since = await two.store.newest_change()
+    queries: list[str] = []
+
+    def look(connection: Connection) -> ChangePage:
+        def note(*about: Any) -> None:
+            queries.append(about[2])
+
+        event.listen(connection, "before_cursor_execute", note)
+        try:
+            return changes.since(connection, since, 10)
+        finally:
+            event.remove(connection, "before_cursor_execute", note)
+
+    assert await two.store.database.read(look) == ChangePage(items=[], is_complete=True)
+    await a_stored_function(one.store)
+    page = await two.store.database.read(look)
+    assert (len(page.items), page.is_complete) == (1, True)
+    assert len(queries) == 2, queries
 
 
 async def test_changes_are_read_in_pages(servers: tuple[Server, Server]) -> None:

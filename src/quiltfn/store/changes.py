@@ -52,17 +52,15 @@ def newest(connection: Connection) -> int:
 
 def since(connection: Connection, number: int, limit: int) -> ChangePage:
     """The changes behind that number, oldest first."""
-    edges = select(func.min(change.number), func.max(change.number))
-    first, last = connection.execute(edges).one()
-    # A number that was never given is of another database: before a backup was restored.
-    is_complete = (last or 0) >= number >= (first or 1) - 1
-    if number >= (last or 0):  # as a rule: each node asks once a second at least
-        return ChangePage(items=[], is_complete=is_complete)
-    query = select(tables.change).where(change.number > number).order_by(change.number)
-    rows = connection.execute(query.limit(limit)).mappings()
+    query = select(tables.change).where(change.number >= number).order_by(change.number)
+    rows = connection.execute(query.limit(limit + 1)).mappings()
     found = [_change(dict(row)) for row in rows]
-    has_more = bool(found) and found[-1].number < last
-    return ChangePage(items=found, is_complete=is_complete, has_more=has_more)
+    if found and found[0].number == number:  # what is behind it is there, too: no other query
+        return ChangePage(items=found[1:], is_complete=True)
+    last = newest(connection)
+    first = connection.execute(select(func.min(change.number))).scalar() or last + 1
+    # A number that was never given is of another database: before a backup was restored.
+    return ChangePage(items=found[:limit], is_complete=first - 1 <= number <= last)
 
 
 def _change(row: dict[str, Any]) -> Change:
