@@ -16,7 +16,7 @@ from quiltfn.ports.placement import Destination, ImagePlaces
 
 
 class Placement:
-    """`ports.fleet.Placement`.
+    """`ports.placement.Placement`.
 
     `pool`: what this node would report of its pool of a function, if it has one. `obtain`: asks the
     fleet for the right to one more instance, and says whether this node may start one now.
