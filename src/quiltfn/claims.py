@@ -141,12 +141,19 @@ class Claims:
             raise
 
     async def release_all(self, backlogs: Iterable[Backlog]) -> None:
-        """Puts everything back at the end. Raises `StoreUnavailable`; the next start does it then,
-        if what was not begun can be told by then.
+        """Puts everything back. Raises `StoreUnavailable`, and then what was not released by then
+        is held as before.
         """
-        works = [work for backlog in backlogs for work in self.take_all(backlog)]
-        for start in range(0, len(works), RELEASED_AT_ONCE):
-            await self._release(works[start : start + RELEASED_AT_ONCE])
+        left = [(backlog, work) for backlog in backlogs for work in self.take_all(backlog)]
+        try:
+            while left:
+                some = left[:RELEASED_AT_ONCE]
+                await self._release([work for _, work in some])
+                del left[: len(some)]
+        except StoreUnavailable:
+            for backlog, work in left:
+                self._hold(backlog, work)
+            raise
 
     async def _release(self, works: Sequence[ClaimedWork]) -> None:
         await self._store.release([one.record.invocation_id for one in works])

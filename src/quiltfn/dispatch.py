@@ -105,7 +105,9 @@ class Dispatcher:
             self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
 
     async def stop(self) -> None:
-        """Begins nothing more, and puts back what was claimed and not begun."""
+        """Begins nothing more, and puts back what was claimed and not begun. Where that cannot be
+        stored it is begun after `resume`, and else the next start puts it back.
+        """
         self._is_stopping = True
         for timer in (self._timer, self._look):
             if timer is not None:
@@ -116,14 +118,18 @@ class Dispatcher:
         try:
             await self._claims.release_all(self._backlogs.values())
         except StoreUnavailable as error:
-            _log.warning(f"claimed work could not be put back; the next start does it: {error}")
+            _log.warning(f"claimed work could not be put back: {error}")
 
     async def resume(self) -> None:
         """After `stop`: begins to run what waits again. Raises `StoreUnavailable`."""
         if not self._is_stopping:
             return
         self._is_stopping, self._timer, self._look = False, None, None
-        await self.start()
+        try:
+            await self.start()
+        except StoreUnavailable:
+            self._is_stopping = True  # it is tried again, and `stop` puts back what came meanwhile
+            raise
         for backlog in [*self._backlogs.values()]:  # what came meanwhile may be others' by now
             self._consider(backlog)
         self._look_again()

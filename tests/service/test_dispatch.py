@@ -346,6 +346,7 @@ async def test_a_paused_function_accepts_and_runs_after_resume(server: Harness) 
 async def test_a_dispatcher_that_was_stopped_begins_again_what_waits(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     first, held = await accept(server, entry, 2)
+    await until(lambda: busy(server, entry) == 1)
     await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
     await server.dispatcher.stop()
     await end_one(server)
@@ -359,6 +360,33 @@ async def test_a_dispatcher_that_was_stopped_begins_again_what_waits(server: Har
         await until(lambda: busy(server, entry) == 1)
         await end_one(server)
         assert (await final(server, entry, call)).status is Status.SUCCESS
+
+
+async def test_a_store_that_is_away_as_it_stops_or_begins_again_loses_nothing(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    first, held = await accept(server, entry, 2)
+    await until(lambda: busy(server, entry) == 1)
+    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
+
+    async def away(*_: object) -> Any:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.dispatcher.store, "release", away)
+        await server.dispatcher.stop()
+    await end_one(server)
+    assert (await final(server, entry, first)).status is Status.SUCCESS
+    with monkeypatch.context() as patch:
+        patch.setattr(server.dispatcher.store, "load", away)
+        with pytest.raises(StoreUnavailable):
+            await server.dispatcher.resume()
+    assert server.sandboxes.calls == 1
+    await server.dispatcher.resume()
+    await until(lambda: busy(server, entry) == 1)
+    await end_one(server)
+    assert (await final(server, entry, held)).status is Status.SUCCESS
 
 
 async def test_what_a_stopped_dispatcher_heard_of_keeps_it_from_nothing_later(
