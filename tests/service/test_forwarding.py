@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import pytest
 
-from quiltfn.api import all_nodes, compression
+from quiltfn.api import all_nodes, compression, forwarding
 from quiltfn.api.app import make_app
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.forwarding import LOOK_AGAIN_S, PeerApplication, answering_peers
@@ -447,6 +447,47 @@ async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -
     assert answer.status_code == 200
     assert nodes.network.sent[-1][2].version is None
     call.cancel()
+
+
+async def test_what_is_asked_of_a_silent_node_is_answered_from_the_store(nodes: Nodes) -> None:
+    """But for what changes something: nobody knows whether that was done."""
+    call, one = await started_there(nodes)
+    await known_here(nodes, one)
+    nodes.network.broken = PeerUnavailable("it is silent", may_have_run=True)
+    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{one}"
+    answer = await nodes.http.get(path)
+    assert (answer.status_code, answer.json()["status"]) == (200, "running")
+    assert (await nodes.http.post(f"{path}/cancel")).status_code == 503
+    call.cancel()
+
+
+async def test_a_request_that_is_given_up_leaves_none_to_another_node() -> None:
+    """Also where it is ended itself, while it waits for the head of the answer."""
+    under_way, may_answer = list[str](), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def asked() -> AsyncIterator[Any]:
+        under_way.append("here")
+        try:
+            await may_answer.wait()
+            yield
+        finally:
+            await asyncio.sleep(0)
+            under_way.clear()
+
+    async def ask() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            await forwarding._while_wanted(context, stack, asked())
+
+    context: Any = SimpleNamespace(
+        headers={"x-on-disconnect": "cancel"}, request=SimpleNamespace(lost=asyncio.Event().wait)
+    )
+    asking = asyncio.ensure_future(ask())
+    await until(lambda: under_way)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert not under_way
 
 
 async def test_a_call_that_ends_with_its_client_ends_there(nodes: Nodes) -> None:

@@ -146,8 +146,9 @@ async def _sent(
             )
         except PeerUnavailable as error:
             placement.told(node, function_id, None)
-            if not error.may_have_run:
-                return None
+            is_only_looked_at = entry is None and context.action is None
+            if not error.may_have_run or is_only_looked_at:
+                return None  # this node says what the store has of the call
             raise gone(error) from error
         said = msgspec.json.decode(answer.header(ANSWER) or b"{}", type=ForwardedAnswer)
         is_leaving = said.refusal is Refusal.DRAINING  # what it has ready is for nobody
@@ -192,11 +193,13 @@ async def _while_wanted(
     try:
         await asyncio.wait((answered, lost), return_when=asyncio.FIRST_COMPLETED)
         if not answered.done():
-            answered.cancel()
             raise ClientDisconnected
         return answered.result()
     finally:
         lost.cancel()
+        if not answered.done():
+            answered.cancel()  # before the stack is closed that it would enter
+            await asyncio.wait([answered])
 
 
 async def _pieces(answer: PeerResponse, gone: Gone) -> AsyncIterator[bytes]:
