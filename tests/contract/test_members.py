@@ -177,11 +177,13 @@ async def test_a_removed_node_stays_removed_and_does_not_start(open_shared, tmp_
 
 async def test_a_node_that_left_beats_no_more_and_comes_back(open_shared, tmp_path) -> None:
     async with a_node(open_shared, tmp_path, "one") as one:
+        await one.members.beat(BUSY)
         await one.members.leave()
         await one.members.leave()
         assert await one.members.beat(BUSY) is None
         left = await own_row(one)
         assert left.presence is Presence.LEFT
+        assert left.report == Report()  # nobody reads any more what it said
     async with a_node(open_shared, tmp_path, "one") as one:
         assert (await own_row(one)).presence is Presence.PRESENT
         assert (await one.members.beat(BUSY)) is not None
@@ -268,7 +270,9 @@ async def test_the_slots_of_a_lost_node_are_free(open_shared, tmp_path) -> None:
         await one.store.database.write(
             lambda connection: connection.execute(update(tables.slot).values(held=held)).close()
         )
+        await node.members.beat(BUSY)
         assert await one.members.take_over(await own_row(node)) is not None
+        assert (await own_row(node)).report == Report()
         ((found,),) = rows(tmp_path / "shared", "SELECT held FROM slot")
         left = found if isinstance(found, dict) else json.loads(str(found))
         assert left == {other: held[other]}

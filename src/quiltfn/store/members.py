@@ -80,7 +80,7 @@ class SqlMembers:
 
     async def leave(self) -> None:
         """As the port says."""
-        await self._change_own({"presence": Presence.LEFT.value})
+        await self._change_own({"presence": Presence.LEFT.value, "report": {}})
 
     async def take_over(self, seen: Member) -> TakenOver | None:
         """As the port says."""

@@ -43,7 +43,9 @@ def take_over(
         return None
     epoch = connection.execute(select(func.max(node.epoch))).scalar_one() + 1
     change = update(tables.node).where(node.name == seen.name)
-    connection.execute(change.values(epoch=epoch, presence=Presence.GONE.value)).close()
+    # Whoever reads the nodes would read its report with each beat, for ever.
+    gone = change.values(epoch=epoch, presence=Presence.GONE.value, report={})
+    connection.execute(gone).close()
     slots.free(connection, seen.name)
     # As if the node had started again, with that epoch, and had ended at once.
     boot = Boot(seen.name, epoch, is_alone=False)
