@@ -44,6 +44,7 @@ class Nodes:
         self.own, self.names = Source(), list(names)
         self.there = {name: Source() for name in names}
         self.unreachable: set[str] = set()
+        self.mistakes: list[Exception] = []
         self.slots = StreamSlots(3, 2, "streams open")
 
     def together(self) -> Together:
@@ -56,6 +57,8 @@ class Nodes:
             raise PeerUnavailable("it cannot be reached", may_have_run=False)
         source = self.there[node]
         source.asked += 1
+        if self.mistakes:
+            raise self.mistakes.pop()
         body = source.body()
         try:
             yield SimpleNamespace(status=200, body=body)
@@ -113,6 +116,16 @@ async def test_a_node_that_is_lost_is_a_gap_and_comes_again() -> None:
     nodes.unreachable.clear()
     nodes.there["b"].says(b"b2\n\n")
     assert await read(events, 1) == [b"b2\n\n"]
+    await events.aclose()
+
+
+async def test_a_mistake_of_ours_is_a_gap_and_the_node_is_asked_again() -> None:
+    nodes = Nodes("b")
+    nodes.mistakes.append(RuntimeError("a mistake"))
+    events = nodes.together().events()
+    assert await read(events, 1) == [b"gap b\n\n"]
+    nodes.there["b"].says(b"b1\n\n")
+    assert await read(events, 1) == [b"b1\n\n"]
     await events.aclose()
 
 

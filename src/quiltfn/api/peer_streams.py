@@ -7,11 +7,12 @@ there; one that joins is asked from then on.
 """
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
+
+import structlog
 
 from quiltfn.api.event_stream import Events, StreamSlots
 from quiltfn.api.response import CutShort
@@ -19,6 +20,8 @@ from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 LOOK_EVERY_S = 1.0
 END_OF_EVENT = b"\n\n"
+
+_log = structlog.get_logger("quiltfn.fleet")
 
 Ask = Callable[[str], AbstractAsyncContextManager[PeerResponse]]
 
@@ -142,11 +145,15 @@ class Together:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _follow(self, node: str, source: _Source) -> None:
-        with contextlib.suppress(PeerUnavailable):
+        try:
             async with self._ask(node) as answer:
                 if answer.status == HTTPStatus.OK:
                     self._lost.pop(node, None)
                     await self._read(source, aiter(answer.body))
+        except PeerUnavailable:
+            pass  # it is asked again
+        except Exception:  # A mistake of ours is a gap, too.
+            _log.exception("a stream of a node is not read; it is asked again", node=node)
         if not self._lost[node]:
             self._tell_gap(node)
         self._lost[node] += 1
