@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from quiltfn.api import peer_streams
 from quiltfn.api import peer_streams as module
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.peer_streams import Together
@@ -138,6 +139,24 @@ async def test_a_stream_ends_where_a_node_was_lost_within_an_event() -> None:
     nodes.there["b"].says(LOST)
     with pytest.raises(CutShort):
         await read(events, 1)
+
+
+async def test_a_stream_ends_where_a_node_does_not_end_an_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody else's may be sent meanwhile."""
+    monkeypatch.setattr(peer_streams, "EVENT_MAX_S", 0.1)
+    nodes = Nodes("b")
+    events = nodes.together().events()
+    nodes.there["b"].says(b"data: be")
+    await read(events, 1)
+    for _ in range(5):  # as where it goes on a little at a time
+        await asyncio.sleep(0.03)
+        nodes.there["b"].says(b"x")
+        nodes.own.says(b"data: own\n\n")
+    with pytest.raises(CutShort, match="not ended an event in time"):
+        async with asyncio.timeout(5):
+            await read(events, 9)
 
 
 async def test_the_gap_of_a_node_that_joins_waits_for_no_other_event() -> None:

@@ -19,6 +19,8 @@ from quiltfn.api.response import CutShort
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 LOOK_EVERY_S = 1.0
+# So long a node is waited for until it has sent the rest of an event.
+EVENT_MAX_S = 10.0
 END_OF_EVENT = b"\n\n"
 
 _log = structlog.get_logger("quiltfn.fleet")
@@ -110,12 +112,21 @@ class Together:
         await self._change.wait()
 
     async def _next_of(self, source: _Source) -> AsyncIterator[bytes]:
-        """A piece, if there is one, and the rest of its last event."""
+        """A piece, if there is one, and the rest of its last event. Nothing else is sent meanwhile,
+        so a node that goes on with it for long ends the stream.
+        """
+        loop, left_s = asyncio.get_running_loop(), EVENT_MAX_S
         while not source.pieces.empty() or source.is_within:
             if source.pieces.empty():
                 if source.is_over:
                     raise CutShort("a node was lost within an event")
-                await self._next_change()
+                began = loop.time()
+                try:
+                    async with asyncio.timeout(left_s):
+                        await self._next_change()
+                except TimeoutError:
+                    raise CutShort("a node has not ended an event in time") from None
+                left_s -= loop.time() - began
                 continue
             yield source.take()
             if not source.is_within:
