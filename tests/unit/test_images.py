@@ -447,6 +447,28 @@ async def test_what_is_held_or_sent_while_another_image_is_removed_stays(
     assert set(box.images.all()) == {held, sent}
 
 
+async def test_an_upload_that_nobody_waits_for_leaves_nothing_unknown(
+    box: ImagesUnderTest,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def admit(_image: Image) -> None:  # in the thread that unpacks
+        begun.set()
+        assert go_on.wait(10)
+
+    taken = asyncio.ensure_future(box.images.take(Archive.TAR, in_pieces(good()), admit))
+    await asyncio.to_thread(begun.wait, 10)
+    taken.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await taken
+    assert {one.name for one in box.store.iterdir()} == set(box.images.all())
+    box.clock.time += 601
+    assert await box.images.collect(frozenset(), 600) == 1
+    assert list(box.store.iterdir()) == []
+
+
 async def test_an_image_that_is_collected_while_it_is_uploaded_again_is_there(
     box: ImagesUnderTest,
 ) -> None:

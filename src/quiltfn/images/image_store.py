@@ -81,19 +81,15 @@ class ImageDirectory:
             with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as file:
                 await self._receive(chunks, cast("BinaryIO", file))
                 async with self._unpacking:
-                    image, place = await asyncio.to_thread(
-                        self._unpack, archive, cast("BinaryIO", file), admit
+                    keeping = asyncio.ensure_future(
+                        self._keep(archive, cast("BinaryIO", file), admit)
                     )
-                    target = self._path / image.digest
-                    if not image.is_new and not target.is_dir():  # it was collected meanwhile
-                        image = msgspec.structs.replace(image, is_new=True)
-                        await asyncio.to_thread(self._name, place, target)
-        self._used_at[image.digest] = self._clock.now()
-        if not image.is_new:
-            task = asyncio.ensure_future(asyncio.to_thread(_remove, place))
-            self._removing.add(task)
-            task.add_done_callback(self._removing.discard)
-        return image
+                    try:
+                        return await asyncio.shield(keeping)
+                    except asyncio.CancelledError:
+                        # A thread goes on: what it leaves must be known, or nobody removes it.
+                        await asyncio.wait([keeping])
+                        raise
 
     def hold(self, digest: str) -> bool:
         if digest not in self._used_at:
@@ -163,6 +159,21 @@ class ImageDirectory:
                 await asyncio.to_thread(file.write, bytes(held))
                 held.clear()
         await asyncio.to_thread(file.write, bytes(held))
+
+    async def _keep(
+        self, archive: Archive, file: BinaryIO, admit: Callable[[Image], None]
+    ) -> Image:
+        image, place = await asyncio.to_thread(self._unpack, archive, file, admit)
+        target = self._path / image.digest
+        if not image.is_new and not target.is_dir():  # it was collected meanwhile
+            image = msgspec.structs.replace(image, is_new=True)
+            await asyncio.to_thread(self._name, place, target)
+        self._used_at[image.digest] = self._clock.now()
+        if not image.is_new:
+            task = asyncio.ensure_future(asyncio.to_thread(_remove, place))
+            self._removing.add(task)
+            task.add_done_callback(self._removing.discard)
+        return image
 
     def _unpack(
         self, archive: Archive, file: BinaryIO, admit: Callable[[Image], None]
