@@ -63,7 +63,7 @@ def test_each_template_answers_its_first_call_and_a_request(
     begin.select_option(str(begin.get_by_text(template).text_content()))
     camera.take(page, f"new-{language}")
     make(page)
-    answer = page.get_by_role("region", name="First answer")
+    answer = page.get_by_role("region", name="Answer")
     expect(answer).to_contain_text("success", timeout=20_000)
     expect(page.get_by_label("Output", exact=True)).to_contain_text(ANSWERS[language, template])
     if template == HELLO:
@@ -82,16 +82,14 @@ def test_code_becomes_a_function_with_an_answer(page: Page, site: Server, langua
     page.get_by_label("Name").fill(name)
     page.get_by_label("Language").select_option(language)
     write(page, CODE[language])
-    page.get_by_label("Payload of the first call").fill('{"n":1}')
+    page.get_by_label("Payload").fill('{"n":1}')
     make(page)
-    answer = page.get_by_role("region", name="First answer")
+    answer = page.get_by_role("region", name="Answer")
     expect(answer).to_contain_text("success", timeout=20_000)
     expect(page.get_by_label("Output", exact=True)).to_have_text(
         "[1+1]" if language == "shell" else "[2]"
     )
-    expect(
-        page.get_by_role("list", name="Progress").get_by_text("First call done")
-    ).to_be_attached()
+    expect(page.get_by_role("list", name="Progress").get_by_text("Call done")).to_be_attached()
     made = site.call("GET", f"/api/functions/by-name/{name}").json()
     assert made["state"] == "active"
     assert made["runtime"] == ("shell" if language == "shell" else name)
@@ -148,8 +146,17 @@ def test_what_is_wrong_is_said_and_only_the_rest_is_done_again(page: Page, site:
     page.keyboard.press("Control+Enter")
     expect(page.get_by_label("Output", exact=True)).to_have_text("mended", timeout=20_000)
     assert page.get_by_role("alert").count() == 0
+    expect(page.get_by_role("region", name="Answer")).to_contain_text("version 2")
+    expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    write(page, "def handler(event):\n    return = 3\n")
+    page.keyboard.press("Control+Enter")
+    expect(alert).to_contain_text("version 3 cannot serve", timeout=20_000)
+    expect(page.locator(".cm-markedLine")).to_have_text("    return = 3")
+    expect(page.get_by_text("Version 2 still answers calls")).to_be_visible()
+    expect(page.get_by_role("region", name="Answer")).to_have_count(0)
     made = site.call("GET", f"/api/functions/by-name/{name}").json()
     assert made["current_version"] == 2
+    assert "SyntaxError" in made["error_message"]
 
 
 def test_a_runtime_of_the_same_name_is_not_replaced(page: Page, site: Server) -> None:
@@ -159,9 +166,7 @@ def test_a_runtime_of_the_same_name_is_not_replaced(page: Page, site: Server) ->
     page.goto("/ui/#/functions/new")
     page.get_by_label("Name").fill(name)
     make(page)
-    expect(page.get_by_role("region", name="First answer")).to_contain_text(
-        "success", timeout=20_000
-    )
+    expect(page.get_by_role("region", name="Answer")).to_contain_text("success", timeout=20_000)
     assert site.call("GET", f"/api/runtimes/{name}").json()["kind"] == "shell"
     made = site.call("GET", f"/api/functions/by-name/{name}").json()
     assert made["runtime"] == f"{name}-2"

@@ -114,28 +114,48 @@ function checkName(name: string): void {
   if (taken) throw new NameTaken(name, taken.id);
 }
 
+/** An answer, and the version that gave it. */
+export interface Answered {
+  call: Invocation;
+  version: number;
+}
+
 /** Makes a function, step by step; after a failure it is called again with a better draft. */
 export class Making {
   functionId: string | null = null;
+  /** What it is called once it is there. */
+  name: string | null = null;
+  /** The version that answers calls. */
+  serving: number | null = null;
   #runtime: string | null = null;
 
   /** Goes through the steps. `began`: hears which one is under way. Throws `Refused`. */
-  async run(draft: Draft, began: (step: Step) => void): Promise<Invocation> {
+  async run(draft: Draft, began: (step: Step) => void): Promise<Answered> {
     if (this.functionId === null) checkName(draft.name);
     const isOwn = needsImage(draft);
     if (isOwn) began("code");
     const runtime = isOwn ? await this.#makeRuntime(draft) : draft.language;
     began("function");
-    await this.#makeFunction(draft, runtime);
-    const path = `api/functions/${this.functionId}`;
+    const updated = await this.#makeFunction(draft, runtime);
     began("deploy");
-    const deployed = await call<FunctionShape>("POST", `${path}/deploy`);
-    if (deployed.state !== "active") {
-      throw new Error(deployed.error_message ?? `The function is ${deployed.state}.`);
-    }
+    const version = await this.#deploy(updated);
     began("call");
     const body = { payload: draft.payload || null };
-    return await call<Invocation>("POST", `${path}/invoke`, { body });
+    const path = `api/functions/${this.functionId}/invoke`;
+    return { call: await call<Invocation>("POST", path, { body }), version };
+  }
+
+  /** Sees to it that the newest version serves; which one that is. */
+  async #deploy(updated: FunctionShape | null): Promise<number> {
+    // An update of an active function has deployed its version, or has left the one that served.
+    const now = updated?.state === "active"
+      ? updated
+      : await call<FunctionShape>("POST", `api/functions/${this.functionId}/deploy`);
+    this.serving = now.state === "active" ? now.current_version : null;
+    if (this.serving === null || now.error_message) {
+      throw new Error(now.error_message ?? `The function is ${now.state}.`);
+    }
+    return this.serving;
   }
 
   async #makeRuntime({ name, language, code, files }: Draft): Promise<string> {
@@ -154,16 +174,25 @@ export class Making {
     return (await call<Runtime>("POST", "api/runtimes", { body })).name;
   }
 
-  async #makeFunction({ name, language, code }: Draft, runtime: string): Promise<void> {
+  /** Null where it is new: it is deployed next. */
+  async #makeFunction(
+    { name, language, code }: Draft,
+    runtime: string,
+  ): Promise<FunctionShape | null> {
     const handler = language === "shell" ? code : LANGUAGES[language].handler;
     const body = { name, handler, runtime };
     if (this.functionId !== null) {
-      await call("PUT", `api/functions/${this.functionId}`, { body });
-      return;
+      const updated = await call<FunctionShape>("PUT", `api/functions/${this.functionId}`, {
+        body,
+      });
+      this.name = updated.name;
+      return updated;
     }
     try {
       const made = await call<CreatedFunction>("POST", "api/functions", { body });
       this.functionId = made.function_id;
+      this.name = made.name;
+      return null;
     } catch (error) {
       // Nothing is known of a request that was not answered.
       if (error instanceof Refused && error.status > 0) await this.#takeBack();

@@ -75,8 +75,8 @@ Deno.test("each step is one request, and what was done is not done again", async
   const again = await answered([
     [200, { digest: "e" }],
     [201, { name: "etl-2" }],
-    [200, {}],
-    [200, { state: "active" }],
+    [200, { state: "error", current_version: 2 }],
+    [200, { state: "active", current_version: 2 }],
     [200, { status: "success" }],
   ], run);
   assert.deepEqual(again.map((one) => `${one.method} ${one.path}`), [
@@ -87,6 +87,26 @@ Deno.test("each step is one request, and what was done is not done again", async
     "POST api/functions/F/invoke",
   ]);
   assert.equal(JSON.parse(again[4]?.body ?? "").payload, '{"a":1}');
+});
+
+Deno.test("a version that cannot serve is told, and one that serves is not deployed again", async () => {
+  const shell = { ...draft, language: "shell" as const };
+  const making = new Making();
+  const run = () => making.run(shell, () => {});
+  const active = { state: "active", name: "Etl", current_version: 1 };
+  await answered([[201, { function_id: "F" }], [200, active], [200, {}]], run);
+  const error_message = "version 2 cannot serve: SyntaxError";
+  const failed = await answered(
+    [[200, { ...active, error_message }]],
+    () => assert.rejects(run(), /version 2 cannot serve: SyntaxError/),
+  );
+  assert.deepEqual(lines(failed), ["PUT api/functions/F"]);
+  assert.equal(making.serving, 1);
+  const mended = await answered(
+    [[200, { ...active, current_version: 3 }], [200, { status: "success" }]],
+    async () => assert.equal((await run()).version, 3),
+  );
+  assert.deepEqual(lines(mended), ["PUT api/functions/F", "POST api/functions/F/invoke"]);
 });
 
 const lines = (sent: Awaited<ReturnType<typeof answered>>) =>

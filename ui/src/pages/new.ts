@@ -3,6 +3,7 @@ import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.ts";
 import {
+  type Answered,
   type Draft,
   type Language,
   languageOf,
@@ -26,7 +27,6 @@ import type { File as ImageFile } from "../parts/tar.ts";
 import { href } from "../router.ts";
 import { lineIn } from "../version_files.ts";
 import { templateOf, TEMPLATES } from "../templates.ts";
-import type { Invocation } from "../wire.ts";
 
 const FIRST: Language = "python";
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
@@ -128,9 +128,15 @@ async function take(list: Iterable<File>, draft: Draft): Promise<Partial<Draft>>
   return { ...part, files: [...files.values()] };
 }
 
-function Answer({ of, name, id }: { of: Invocation; name: string; id: string }) {
-  return html`<section class="card after" aria-labelledby="first"><header><h2 id="first">First answer</h2>
-      <${Status} of=${of.status} /><span class="num muted small">${duration(of.duration_ms)}</span>
+function Answer({ of: { call: of, version }, name, id }: {
+  of: Answered;
+  name: string;
+  id: string;
+}) {
+  return html`<section class="card after" aria-labelledby="answer"><header><h2 id="answer">Answer</h2>
+      <${Status} of=${of.status} /><span class="num muted small">version ${version}</span><span class="num muted small">${
+    duration(of.duration_ms)
+  }</span>
       ${of.cold_start && html`<span class="cold">cold</span>`}
       <a class="push" href=${href(["functions", id])}>Go to ${name}</a></header>
     ${of.error_message && html`<p class="inside">${of.error_message}</p>`}
@@ -143,16 +149,17 @@ const SAID: Record<Step, string> = {
   code: "Code",
   function: "Function",
   deploy: "Deploy",
-  call: "First call",
+  call: "Call",
 };
 
-/** How far it is; `id`: of the function, once it is there. */
-function Progress({ draft, step, problem, id }: {
+/** How far it is. */
+function Progress({ draft, step, problem, making }: {
   draft: Draft;
   step: Signal<Step | "done" | null>;
   problem: Error | null;
-  id: string | null;
+  making: Making;
 }) {
+  const { functionId: id, name, serving } = making;
   const names = stepsOf(draft);
   const at = step.value === null
     ? -1
@@ -163,10 +170,11 @@ function Progress({ draft, step, problem, id }: {
     <${Steps} names=${names.map((one) => SAID[one])} at=${at} isBroken=${problem !== null} />
     <${Unnamed} />
     ${problem && id && html`
-      <p>The function is there, and its code can be mended here or on <a href=${href([
-        "functions",
-        id,
-      ])}>the page of ${draft.name}</a>.</p>
+      <p>${serving === null
+        ? "The function is there"
+        : `Version ${serving} still answers calls`}, and
+        the code can be mended here or on <a href=${href(["functions", id])}>the page of ${name}</a
+        >.</p>
     `}
   `;
 }
@@ -181,7 +189,7 @@ export default function New() {
   });
   const step = useSignal<Step | "done" | null>(null);
   const problem = useSignal<Error | null>(null);
-  const answer = useSignal<Invocation | null>(null);
+  const answer = useSignal<Answered | null>(null);
   const isOver = useSignal(false);
   const making = useRef(new Making());
   const result = useRef<HTMLDivElement>(null);
@@ -189,7 +197,7 @@ export default function New() {
   const change = (part: Partial<Draft>) => {
     draft.value = { ...draft.peek(), ...part };
   };
-  const { functionId } = making.current;
+  const { functionId, name } = making.current;
   const isBusy = step.value !== null && step.value !== "done" && problem.value === null;
   const verb = functionId ? "Deploy and call again" : "Create, deploy and call";
   const taken = problem.value instanceof NameTaken ? problem.value : null;
@@ -231,8 +239,11 @@ export default function New() {
   return html`
     <form novalidate onSubmit=${go} onKeyDown=${submits}>
       <${Form} of=${taken ? null : problem.value} isApart>
-        <p class="crumbs"><a href="#/">Functions</a> / new</p>
-        <div class="title"><h1>New function</h1><button class="button primary push" type="submit"
+        <p class="crumbs"><a href="#/">Functions</a> / ${functionId
+          ? html`<a href=${href(["functions", functionId])}>${name}</a>`
+          : "new"}</p>
+        <div class="title"><h1>${name ??
+          "New function"}</h1><button class="button primary push" type="submit"
           disabled=${isBusy}>${isBusy ? "Working …" : verb} <kbd class="wide"
           aria-hidden="true">${CTRL_ENTER}</kbd></button></div>
         <section class=${`card drop ${
@@ -258,17 +269,17 @@ export default function New() {
             change({ files })} />
         </section>
         <section class="card after">
-          <div class="inside field"><label for="payload">Payload of the first call</label>
+          <div class="inside field"><label for="payload">Payload</label>
           <textarea id="payload" rows="2" spellcheck=${false} value=${now
             .payload} placeholder="Text, often JSON; may be empty" onPaste=${refuseLong}
             onInput=${(event: Event) => change({ payload: valueOf(event) })} />
-          <${WrongOf} path="payload" label="Payload of the first call" of="payload" /></div>
+          <${WrongOf} path="payload" label="Payload" of="payload" /></div>
         </section>
         <div
           ref=${result}><${Progress} draft=${now} step=${step} problem=${problem
-            .value} id=${functionId} />
+            .value} making=${making.current} />
         ${answer.value &&
-          html`<${Answer} of=${answer.value} name=${now.name} id=${functionId} />`}</div>
+          html`<${Answer} of=${answer.value} name=${name} id=${functionId} />`}</div>
         </${Form}>
         </form>
   `;
