@@ -54,7 +54,7 @@ TIMES = {
     "QUILTFN_FLEET_BEAT_S": "1",
     "QUILTFN_FLEET_FENCE_S": "4",
     "QUILTFN_FLEET_END_S": "6",
-    "QUILTFN_FLEET_REAP_S": "8",
+    "QUILTFN_FLEET_REAP_S": "12",
 }
 
 

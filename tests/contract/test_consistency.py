@@ -441,3 +441,12 @@ async def test_a_start_that_was_killed_at_any_step_can_be_begun_again(
             left = killed(tmp_path / "data", tmp_path / "left")
     assert ended(left, at) == -signal.SIGKILL
     assert await names(open_store, left) == {"kept"}
+
+
+def test_a_start_that_had_no_database_has_noted_none(tmp_path: Path) -> None:
+    for _ in range(2):
+        directory = DataDirectory(tmp_path, has_database=False)
+        directory.open_spool()
+        assert directory.note.owners == ()
+        directory.retire(0)
+        directory.leave()

@@ -1,5 +1,6 @@
 """Real nodes: what their file gives them, and with which sentence a server is refused."""
 
+import json
 import os
 import subprocess
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import QUILTFN, Server, quiltfn
-from fleet.nodes import Fleet
+from fleet.nodes import PASSWORD_FILE, Fleet
 from postgresql import PASSWORD
 from quiltfn.fleet import files
 from quiltfn.settings import read_private
@@ -38,6 +39,14 @@ def test_two_nodes_share_a_store_and_have_their_names(fleet: Fleet) -> None:
     one.restart()
     listed = one.call("GET", "/api/functions").json()["functions"]
     assert {each["name"] for each in listed} == {"of-one", "of-two"}
+    # Keys are made with the fleet's file, and with a node's.
+    made = quiltfn("keys", "create", "--tenant", "default", "--fleet", str(fleet.file), cwd="/")
+    assert made.code == 0, made.stderr
+    node_file = str(fleet.directory / "one.toml")
+    listed = quiltfn("keys", "list", "--output", "json", "--fleet", node_file, cwd="/")
+    assert [each["scope"] for each in json.loads(listed.stdout)["keys"]] == ["operator"]
+    bad = quiltfn("keys", "list", "--fleet", str(fleet.directory / PASSWORD_FILE), cwd="/")
+    assert (bad.code, "fleet: " in bad.stderr) == (78, True), bad.stderr
 
 
 def test_no_secret_of_a_node_is_to_be_read(fleet: Fleet) -> None:

@@ -17,7 +17,9 @@ from quiltfn.ports import Clock, IdempotencyStore
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 INVOCATION_ID = "x-invocation-id"
 CONTENT_TYPE = "content-type"
-NAMES_RECORD = "x-invocation-id names its record, where it was an invocation"
+NAMES_RECORD = (
+    "x-invocation-id names its record, where it was an invocation; one without a record did not run"
+)
 REPLAYED = ("idempotency-replayed", "true")
 
 # Responses that the store did not take are kept in memory up to so many bytes; beyond that, only

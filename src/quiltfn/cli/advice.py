@@ -18,7 +18,7 @@ CALL = re.compile(r"(?:GET|POST|PUT|DELETE) /api/[\w/<>.-]*")
 # Hints that are about HTTP headers, as they are for a command line.
 HINTS = {
     "UNAUTHORIZED": "set QUILT_API_KEY to a key; on the server's machine this makes one: "
-    "quiltfn keys create --data-dir DIR, with the data directory of the server",
+    "quiltfn keys create --data-dir DIR, with the data directory of the server, or --fleet FILE",
 }
 FIELDS = {"error_message": "its error (quiltfn functions get {word})"}
 

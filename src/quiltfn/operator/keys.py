@@ -21,7 +21,7 @@ from quiltfn.ids import continue_behind, new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import QuiltfnError, Unprocessable
-from quiltfn.settings import BadSetting, Settings, from_everywhere, store_secret
+from quiltfn.settings import BadSetting, Settings, from_everywhere, read_private, store_secret
 
 if TYPE_CHECKING:
     from quiltfn.store import SqlAudit, SqlKeys
@@ -34,10 +34,15 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 def main(arguments: Sequence[str]) -> int:
     """Makes, lists or revokes keys; returns the exit code."""
     given = parser().parse_args(arguments)
-    asked = {name: getattr(given, name) for name in ("data_dir", "store", "store_password_file")}
+    options = ("data_dir", "store", "store_password_file", "fleet")
+    secret: bytes | str | None
     try:
-        chosen = from_everywhere(asked)
-        secret = store_secret(chosen)
+        chosen = from_everywhere({name: getattr(given, name) for name in options})
+        if chosen.fleet == Path():
+            secret = store_secret(chosen)
+        else:
+            store, secret = fleet_store(chosen.fleet)
+            chosen = dataclasses.replace(chosen, store=store, fleet=Path())
     except BadSetting as error:
         return complain(error, BAD_SETTING)
     data_dir = chosen.data_dir
@@ -62,6 +67,21 @@ def main(arguments: Sequence[str]) -> int:
         return complain(error, STORE_BROKEN)
     except QuiltfnError as error:
         return complain(error, REFUSED)
+
+
+def fleet_store(path: Path) -> tuple[str, str]:
+    """The database of a fleet and its password, from its own file or from a node's. Raises
+    `BadSetting`.
+    """
+    from quiltfn.fleet import files  # noqa: PLC0415 — see above
+
+    text = read_private("fleet", path)
+    found: files.FleetFile | files.NodeFile
+    try:
+        found = files.parse(files.NodeFile, text)
+    except BadSetting:
+        found = files.parse(files.FleetFile, text)
+    return found.store, found.store_password
 
 
 @contextlib.contextmanager
@@ -177,6 +197,7 @@ def parser() -> argparse.ArgumentParser:
     )
     shared.add_argument("--store", help="or the database of a server that keeps them there")
     shared.add_argument("--store-password-file", help="file with the password of that database")
+    shared.add_argument("--fleet", help="or the file of a fleet, or of one of its nodes")
     shared.add_argument("--output", "-o", choices=["table", "json"], default="table")
     verbs = it.add_subparsers(dest="verb", required=True)
     create = verbs.add_parser("create", parents=[shared], help="make a key; it is shown once")

@@ -277,4 +277,6 @@ class DataDirectory:
         if found is None:  # Of an older release, which wrote the word alone; or new.
             return Note(text.strip() if text.strip() in ("open", "closed") else "")
         word, one, two, commit, spools = found.groups()
-        return Note(word, (int(one), int(two)), int(commit), spools)
+        owners = int(one), int(two)
+        # A start that did not come as far as a database has noted none.
+        return Note(word, owners if any(owners) else (), int(commit), spools)
