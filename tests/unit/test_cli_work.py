@@ -412,3 +412,58 @@ def test_no_option_of_the_command_line_takes_null(capsys: Captured) -> None:
     for words in ("functions async-policy", "schedules add"):
         assert run([*words.split(), "--help"]) == 0
         assert "null" not in capsys.readouterr().out
+
+
+NODE: dict[str, Any] = {
+    "name": "one",
+    "state": "ready",
+    "presence": "present",
+    "is_own": False,
+    "epoch": 1,
+    "version": "1",
+    "address": "h:1",
+    "beat_age_seconds": 42,
+    "running_calls": 7,
+    "waiting_calls": 7,
+    "memory_free_mib": 7,
+    "ready_instances": 7,
+    "busy_instances": 7,
+    "lag_seconds": 0.2,
+    "sole_images": 0,
+    "function_count": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "cells"),
+    [
+        ({}, ["ready", "42s", "7", "7", "7", "7"]),
+        ({"is_silent": True}, ["silent", "42s", "-", "-", "-", "-", "-"]),
+        ({"presence": "gone"}, ["gone", "-", "-", "-", "-", "-", "-"]),
+        ({"presence": "gone", "state": "removed"}, ["removed", "-", "-", "-", "-", "-", "-"]),
+    ],
+)
+def test_what_a_node_said_is_shown_while_it_is_heard(
+    fake: Fake, capsys: Captured, changed: dict[str, Any], cells: list[str]
+) -> None:
+    fake.answers["GET", "/api/nodes"] = (200, {"nodes": [{**NODE, **changed}]})
+    assert run(["nodes", "list"]) == 0
+    assert capsys.readouterr().out.split("\n")[1].split()[1:][: len(cells)] == cells
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ""),
+        ({"is_silent": True}, "one is silent, its last beat 42 s ago: it hears of this once"),
+        ({"presence": "gone"}, "one does not run (gone): it hears of this at its next start"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["drain", "cordon"])
+def test_who_drains_a_node_that_does_not_hear_it_is_told_so(
+    fake: Fake, capsys: Captured, verb: str, changed: dict[str, Any], said: str
+) -> None:
+    fake.answers["POST", f"/api/nodes/one/{verb}"] = (200, {**NODE, **changed})
+    assert run(["nodes", verb, "one"]) == 0
+    err = capsys.readouterr().err
+    assert said in err if said else not err

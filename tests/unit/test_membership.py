@@ -223,6 +223,9 @@ async def test_the_list_has_each_node_with_the_age_of_its_beat(clock: ManualCloc
     own, other = await node.all()
     assert (own.member.name, own.is_own) == ("a", True)
     assert (other.member.name, other.is_own, other.unmoved_s) == ("b", False, 4.0)
+    assert [own.is_silent, other.is_silent] == [False, True]
+    table.rows["b"] = replace(table.rows["b"], state=NodeState.REMOVED)
+    assert not (await node.all())[1].is_silent
 
 
 async def test_each_look_is_told(clock: ManualClock) -> None:

@@ -2,18 +2,19 @@
 // instances of each function are.
 import type { FunctionOnNode, Node } from "./wire.ts";
 
-/** For so many seconds nobody worries about a node without a beat; they come every two. */
-const SILENT_S = 10;
-
 /** What a node does, or why it does nothing, in one word. */
 export function stateOf(one: Node): string {
   if (one.state === "removed") return "removed";
   if (one.presence !== "present") return one.presence;
-  return one.beat_age_seconds > SILENT_S ? "silent" : one.state;
+  return one.is_silent ? "silent" : one.state;
 }
 
-/** Whether its load is of now: one that has left or is gone has none. */
-export const isThere = (one: Node): boolean => one.presence === "present";
+/** Whether it is there, for all that is known: one that has left or is gone has no beat. */
+export const isThere = (one: Node): boolean =>
+  one.presence === "present" && one.state !== "removed";
+
+/** Whether its load is of now. */
+export const isHeard = (one: Node): boolean => isThere(one) && !one.is_silent;
 
 export type Verb = "drain" | "cordon" | "uncordon" | "remove";
 
@@ -102,9 +103,9 @@ export function placesOf(nodes: readonly Node[]): Placed[] {
   );
 }
 
-/** The sums over the nodes that are there. */
+/** The sums over the nodes that are heard. */
 export function totalsOf(nodes: readonly Node[]) {
-  const there = nodes.filter(isThere);
+  const there = nodes.filter(isHeard);
   const sum = (of: (one: Node) => number): number => there.reduce((sum, one) => sum + of(one), 0);
   return {
     ready: there.filter((one) => stateOf(one) === "ready").length,

@@ -531,6 +531,7 @@ export interface Node {
   lag_seconds: number;
   sole_images: number;
   function_count: number;
+  is_silent?: boolean;
   functions?: FunctionOnNode[] | null;
 }
 

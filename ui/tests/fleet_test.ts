@@ -20,6 +20,7 @@ const ONE: Node = {
   lag_seconds: 0.4,
   sole_images: 0,
   function_count: 1,
+  is_silent: false,
 };
 const on = (id: string, busy: number, ready: number, waiting = 0): FunctionOnNode => ({
   function_id: id,
@@ -34,7 +35,7 @@ const on = (id: string, busy: number, ready: number, waiting = 0): FunctionOnNod
 Deno.test("a node's state is what it does, or why it does nothing", () => {
   const states = [
     ONE,
-    { ...ONE, beat_age_seconds: 11 },
+    { ...ONE, is_silent: true },
     { ...ONE, state: "draining" },
     { ...ONE, presence: "left" },
     { ...ONE, presence: "gone", beat_age_seconds: 99 },
@@ -87,11 +88,15 @@ Deno.test("the instances of a function are those of all nodes", () => {
   assert.deepEqual(second?.places.map((one) => one.node), ["one"]);
 });
 
-Deno.test("what a node said before it was gone is in no sum", () => {
-  const sums = totalsOf([ONE, { ...ONE, name: "two", presence: "gone" }]);
+Deno.test("what a node said before it was silent or gone is in no sum", () => {
+  const sums = totalsOf([
+    ONE,
+    { ...ONE, name: "two", presence: "gone" },
+    { ...ONE, name: "three", is_silent: true },
+  ]);
   assert.deepEqual(sums, {
     ready: 1,
-    members: 2,
+    members: 3,
     running: 3,
     waiting: 1,
     instances: 4,

@@ -8,7 +8,7 @@ from quiltfn.api import parse
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.model.errors import Conflict, NotFound
-from quiltfn.model.member import KnownNode, Member, NodeState, Presence
+from quiltfn.model.member import KnownNode, NodeState, Presence
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports.fleet import Nodes
 
@@ -126,7 +126,7 @@ def _shown(
 ) -> wire.Node:
     """`functions_most`: how many functions are shown; None: none are. `nodes`: all of them."""
     member, report = one.member, one.member.report
-    pools = _pools_in_use(member)
+    pools = _pools_in_use(one)
     return wire.Node(
         name=member.name,
         state=member.state.value,
@@ -142,6 +142,7 @@ def _shown(
         ready_instances=sum(pool.idle for pool in report.pools),
         busy_instances=sum(pool.busy for pool in report.pools),
         lag_seconds=report.lag_s,
+        is_silent=one.is_silent,
         sole_images=0
         if member.state is NodeState.REMOVED
         else len(_images_only_on(context, member.name, nodes)),
@@ -152,11 +153,13 @@ def _shown(
     )
 
 
-def _pools_in_use(member: Member) -> Sequence[PoolLoad]:
-    """Those with instances or calls, the most instances first. A node that has left has none."""
-    if member.presence is not Presence.PRESENT:
+def _pools_in_use(node: KnownNode) -> Sequence[PoolLoad]:
+    """Those with instances or calls, the most instances first. A node that is silent or has left
+    has none.
+    """
+    if node.is_silent or node.member.presence is not Presence.PRESENT:
         return []
-    pools = [one for one in member.report.pools if one.idle or one.busy or one.waiting]
+    pools = [one for one in node.member.report.pools if one.idle or one.busy or one.waiting]
     return sorted(pools, key=lambda one: (-one.idle - one.busy, one.function_id))
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from quiltfn.cli import show, tables
 from quiltfn.cli.parsing import Argument, Group, Option
 from quiltfn.cli.session import Connection
+from quiltfn.sdk import Node
 
 app = Group(name="nodes", help="List the nodes of a fleet, drain them and remove them.")
 
@@ -32,14 +33,18 @@ def show_node(name: Name, connection: Connection) -> None:
 def drain(name: Name, connection: Connection) -> None:
     """Have a node take no more calls and begin no more accepted work. What runs there ends."""
     with connection.session() as at:
-        at.show(at.client.nodes.drain(name), tables.node)
+        found = at.client.nodes.drain(name)
+        at.show(found, tables.node)
+        _say_if_unheard(found)
 
 
 @app.command()
 def cordon(name: Name, connection: Connection) -> None:
     """Have a node begin no more accepted work and take no calls from other nodes."""
     with connection.session() as at:
-        at.show(at.client.nodes.cordon(name), tables.node)
+        found = at.client.nodes.cordon(name)
+        at.show(found, tables.node)
+        _say_if_unheard(found)
 
 
 @app.command()
@@ -47,6 +52,17 @@ def uncordon(name: Name, connection: Connection) -> None:
     """Have a node that was drained or cordoned do everything again."""
     with connection.session() as at:
         at.show(at.client.nodes.uncordon(name), tables.node)
+
+
+def _say_if_unheard(one: Node) -> None:
+    """A node that does not run has not done what it was told."""
+    if one.is_silent:
+        show.note(
+            f"{one.name} is silent, its last beat {one.beat_age_seconds:.0f} s ago: "
+            "it hears of this once it is back"
+        )
+    elif not tables.is_heard(one):
+        show.note(f"{one.name} does not run ({one.presence}): it hears of this at its next start")
 
 
 @app.command()

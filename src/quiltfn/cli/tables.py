@@ -1,7 +1,7 @@
 """The tables of most commands; `show` prints them."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quiltfn.cli import show
 from quiltfn.sdk import (
@@ -315,12 +315,7 @@ def nodes(found: list[Node]) -> None:
         (
             one.name,
             _state_of(one),
-            f"{one.beat_age_seconds:.0f}s",
-            one.running_calls,
-            one.waiting_calls,
-            one.ready_instances,
-            one.busy_instances,
-            show.size(int(one.memory_free_mib * 1024 * 1024)),
+            *_load_of(one),
             one.sole_images,
             one.version,
             one.address or "-",
@@ -352,7 +347,24 @@ def node(one: Node) -> None:
 
 def _state_of(one: Node) -> str:
     """As operators think of it: what it is to do, or why it does nothing."""
-    return one.state if "removed" in one.state or one.presence == "present" else one.presence
+    if one.state == "removed":
+        return one.state
+    return one.state if is_heard(one) else "silent" if one.is_silent else one.presence
+
+
+def is_heard(one: Node) -> bool:
+    """Whether what the node last said of itself is true now."""
+    return one.presence == "present" and one.state != "removed" and not one.is_silent
+
+
+def _load_of(one: Node) -> Sequence[object]:
+    """Its last beat, and what it said with it, where that is true now."""
+    beat = f"{one.beat_age_seconds:.0f}s"
+    if not is_heard(one):
+        return (beat if one.is_silent else "-", *["-"] * 5)
+    calls = (one.running_calls, one.waiting_calls)
+    free = show.size(int(one.memory_free_mib * 1024 * 1024))
+    return (beat, *calls, one.ready_instances, one.busy_instances, free)
 
 
 def quota(one: Quota) -> None:

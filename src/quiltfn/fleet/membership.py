@@ -90,15 +90,8 @@ class Membership:
 
     def silent(self) -> Sequence[str]:
         """The nodes that should be there and whose beats have not moved for the fence time."""
-        now, own = self.clock.now(), self.name
-        return [
-            one.member.name
-            for one in self._observer.members
-            if one.member.name != own
-            and one.member.is_there
-            and one.member.state is not NodeState.REMOVED
-            and self._observer.unmoved_s(one.member, now) >= self.times.fence_s
-        ]
+        known = (self._known(one.member) for one in self._observer.members)
+        return [one.member.name for one in known if one.is_silent]
 
     def show(self) -> None:
         """Puts the nodes as they were at the last look into the metrics."""
@@ -176,9 +169,11 @@ class Membership:
         return self._known(changed)
 
     def _known(self, member: Member) -> KnownNode:
-        now = self.clock.now()
-        unmoved_s = self._observer.unmoved_s(member, now)
-        return KnownNode(member=member, unmoved_s=unmoved_s, is_own=member.name == self.name)
+        unmoved_s = self._observer.unmoved_s(member, self.clock.now())
+        is_own = member.name == self.name
+        should_beat = member.is_there and member.state is not NodeState.REMOVED and not is_own
+        is_silent = should_beat and unmoved_s >= self.times.fence_s
+        return KnownNode(member=member, unmoved_s=unmoved_s, is_own=is_own, is_silent=is_silent)
 
     async def leave(self) -> None:
         """The last that this node does, once it has ended what it had. Never raises: where it could

@@ -126,9 +126,11 @@ def shown_state(one: Member) -> str:
 
 class KnownNode(msgspec.Struct, frozen=True, kw_only=True):
     """A node as the one knows it that was asked. `unmoved_s`: for how long it has seen no beat of
-    it, in seconds by its own clock. `is_own`: it is the one that was asked.
+    it, in seconds by its own clock. `is_own`: it is the one that was asked. `is_silent`: it should
+    be there, and that is longer than the fence time.
     """
 
     member: Member
     unmoved_s: float
     is_own: bool
+    is_silent: bool = False

@@ -74,6 +74,9 @@ StateOfNode = Annotated[
 PresenceOfNode = Annotated[
     str, about("present; left, if it ended in order; or gone, if it was taken over", "present")
 ]
+IsSilentNode = Annotated[
+    bool, about("whether it is present and was not heard for fleet_fence_s", False)
+]
 IsOwnNode = Annotated[bool, about("whether it is the node that was asked", True)]
 EpochOfNode = Annotated[int, about("the number of its start, or of its take-over", 7)]
 AddressOfNode = Annotated[str, about("where other nodes reach it; empty: alone", "10.0.0.7:7443")]
@@ -143,8 +146,8 @@ class Node(Struct, kw_only=True, frozen=True):
     """A node of a fleet, with its load as it last said. `beat_age_seconds`: for how long the node
     that was asked has seen no beat of it. `running_calls`: those that have not ended;
     `waiting_calls`: those of them that wait for an instance. `functions`: those with instances or
-    calls there, the most instances first; null where they were not asked for. Of a node that has
-    left or is gone they are none.
+    calls there, the most instances first; null where they were not asked for. Of a node that is
+    silent, has left or is gone they are none.
     """
 
     name: NodeName
@@ -163,6 +166,7 @@ class Node(Struct, kw_only=True, frozen=True):
     lag_seconds: LagOfNode
     sole_images: CountOfSoleImages
     function_count: CountOfFunctions
+    is_silent: IsSilentNode = False
     functions: list[FunctionOnNode] | None = None
 
 

@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import { get } from "../api.ts";
 import { html } from "../html.ts";
-import { type Placed, placesOf, stateOf, totalsOf } from "../fleet.ts";
+import { isThere, type Placed, placesOf, stateOf, totalsOf } from "../fleet.ts";
 import { Copy } from "../parts/copy.ts";
 import { useAgain, useFetched, Waiting } from "../parts/fetched.ts";
 import { bytes, count, counted } from "../parts/format.ts";
@@ -68,12 +68,13 @@ function Row({ one, all, tabindex, again }: {
       tabindex=${tabindex}>${one.name}</a><small>${one.address ||
         "alone"}${one.is_own && all.length > 1 ? ", answers this page" : ""}</small></div></span>
     <span role="cell"><${Status} of=${stateOf(one)} /></span>
-    <span role="cell" class="num small right wide"><${Now} of=${one}>${seconds(
-      one.beat_age_seconds,
-    )}<//></span>
-    <span role="cell" class="num small right wide"><${Now} of=${one}>${count(
-      one.running_calls,
-    )}${waits}<//></span>
+    <span role="cell" class="num small right wide">${isThere(one)
+      ? seconds(one.beat_age_seconds)
+      : html`<span class="muted">–</span>`}</span>
+    <span role="cell"
+      class="num small right wide"><${Now} of=${one}>${count(
+        one.running_calls,
+      )}${waits}<//></span>
     <span role="cell"><${Now} of=${one}><${Cells} busy=${one.busy_instances}
       ready=${one.ready_instances} /><//></span>
     <span role="cell" class="num small right wide"><${Now} of=${one}>${bytes(

@@ -1,7 +1,7 @@
 // One node of a fleet: how it is, what it is told, and which functions have instances there.
 import { get } from "../api.ts";
 import { html } from "../html.ts";
-import { isThere, reasonOf, stateOf, type Verb } from "../fleet.ts";
+import { isHeard, isThere, reasonOf, stateOf, type Verb } from "../fleet.ts";
 import type { PageProps } from "../pages.ts";
 import { useAgain, useFetched, Waiting } from "../parts/fetched.ts";
 import { bytes, count, counted } from "../parts/format.ts";
@@ -39,6 +39,8 @@ function Facts({ of: one }: { of: Node }) {
   ];
   if (isThere(one)) {
     said.push(["last beat", `${seconds(one.beat_age_seconds)} ago`]);
+  }
+  if (isHeard(one)) {
     said.push(["lag", seconds(one.lag_seconds)]);
   }
   return html`<p class="facts">${
@@ -117,6 +119,6 @@ export default function FleetNode({ name = "" }: PageProps) {
       <span class="actions"><${Told} one=${one} all=${all} again=${again} verbs=${VERBS} /></span></div>
     <${Facts} of=${one} />
     ${reason && html`<p class="strip card">${reason}</p>`}
-    ${isThere(one) && html`<${Load} of=${one} />`}
-    ${isThere(one) && html`<${Functions} of=${one.functions ?? []} />`}`;
+    ${isHeard(one) && html`<${Load} of=${one} />`}
+    ${isHeard(one) && html`<${Functions} of=${one.functions ?? []} />`}`;
 }

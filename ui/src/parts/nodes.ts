@@ -1,6 +1,6 @@
 // What both pages of the fleet show and do: instances in a picture, and what a node is told.
 import { call } from "../api.ts";
-import { isThere, questionOf, type Verb, verbsOf } from "../fleet.ts";
+import { isHeard, questionOf, type Verb, verbsOf } from "../fleet.ts";
 import { html } from "../html.ts";
 import type { Node } from "../wire.ts";
 import { duration } from "./format.ts";
@@ -92,7 +92,7 @@ export function Told({ one, all, again, verbs }: {
 /** A time that nodes tell to a tenth of a second. */
 export const seconds = (s: number): string => s < 60 ? `${s.toFixed(1)} s` : duration(s * 1000);
 
-/** What is only true of a node that is there. */
+/** What is only true of a node that is heard. */
 export function Now({ of, children }: { of: Node; children?: unknown }) {
-  return isThere(of) ? children : html`<span class="muted">–</span>`;
+  return isHeard(of) ? children : html`<span class="muted">–</span>`;
 }
