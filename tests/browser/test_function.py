@@ -236,6 +236,30 @@ def test_an_update_is_deployed_and_can_be_taken_back(
     expect(page.get_by_label("Memory")).to_have_value("256")
 
 
+def test_a_version_that_cannot_start_is_known_after_another_deployment(
+    page: Page, site: Server
+) -> None:
+    packed(site, "broken", main="handler = lambda event: 'first'\n")
+    one = site.deploy("main:handler", runtime="broken")
+    open_at(page, one, "settings")
+    code = page.locator(".open-file .cm-content")
+    code.press("Control+A")
+    code.press_sequentially("def handler(event) return 1")
+    page.get_by_role("button", name="Save and deploy").click()
+    expect(page.get_by_text("Saved as version 2, which could not start.")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(1)
+    expect(page.get_by_text("SyntaxError")).to_have_count(1)
+    page.get_by_role("button", name="Redeploy version 1").click()
+    expect(page.get_by_text(re.compile("Version 1 of .* serves"))).to_be_visible()
+    page.get_by_role("link", name="Versions").click()
+    row = page.get_by_role("row").filter(has_text="v2")
+    expect(row).to_contain_text("could not start")
+    expect(row).to_contain_text("SyntaxError")
+    row.get_by_role("button", name="Serve this version").click()
+    expect(page.get_by_role("alert")).to_contain_text("version 2 cannot serve")
+    expect(page.get_by_text("SyntaxError")).to_have_count(1)
+
+
 def test_what_cannot_be_saved_is_said_and_stays_in_the_form(
     page: Page, function: Callable[..., Function], expected: list[str]
 ) -> None:
@@ -323,11 +347,11 @@ def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site
     one.server.call("PUT", one.path, {"runtime": "kept"})
     one.server.call("POST", f"{one.path}/rollback", {"version": 1})
     open_at(page, one, "settings")
-    expect(page.get_by_text("The code of version 1 is kept")).to_be_visible()
+    expect(page.get_by_text("Saving keeps the code of version 1.")).to_be_visible()
     page.get_by_label("Memory").fill("300")
     page.get_by_role("button", name="Save and deploy").click()
     expect(page.get_by_text(re.compile("Version 3 of .* serves"))).to_be_visible()
-    expect(page.get_by_text("is kept")).to_have_count(0)
+    expect(page.get_by_text("Saving keeps")).to_have_count(0)
     assert "first" in one.invoke()["stdout"]
     # Where others have the runtime it stays as it is, and the reader is asked.
     packed(site, "kept", main=returning("third"))

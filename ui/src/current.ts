@@ -1,5 +1,6 @@
 // The function of the page that is open, whole: the list of all knows neither its handler nor its
 // variables.
+import { toastError } from "./parts/toast.ts";
 import { byId, put } from "./store.ts";
 import type { Function } from "./wire.ts";
 
@@ -8,8 +9,34 @@ export const functionOf = byId<Function | null>(null);
 /** The version that this tab has asked for and that does not serve yet. */
 export const comingVersion = byId<number | null>(null);
 
+/** Why versions could not start, by their numbers, as far as this tab has heard: the API tells it of
+ * the last one alone, and no more once the function is deployed again.
+ */
+export const failures = byId<ReadonlyMap<number, string>>(new Map());
+
+/** The version of which the error of a function says that it could not start. */
+export function failedVersion({ error_message: error }: Function): number | null {
+  const found = /^version (\d+) cannot serve: /.exec(error ?? "");
+  return found ? Number(found[1]) : null;
+}
+
+/** Tells in a toast what failed, unless it is the error that the page of the function shows. */
+export function tell(id: string, error: unknown): void {
+  const shown = functionOf(id).peek()?.error_message;
+  if (!(error instanceof Error && error.message === shown)) toastError(error);
+}
+
+function learn(one: Function): void {
+  const known = failures(one.id), failed = failedVersion(one);
+  const next = new Map(known.peek());
+  const isOver = one.state === "active" && next.delete(one.current_version);
+  if (failed !== null && one.error_message) next.set(failed, one.error_message);
+  if (failed !== null || isOver) known.value = next;
+}
+
 /** Shows a function as a change has left it. */
 export function show(one: Function): void {
+  learn(one);
   functionOf(one.id).value = one;
   put(one.id, one);
 }

@@ -56,15 +56,26 @@ export function othersWith(one: Function, runtime: Runtime): string {
   return others.length === 0 ? "" : counted(others.length, "other function");
 }
 
-/** What becomes of the function's files where only its settings are changed; null: they stay. */
-export function aboutFiles(one: Function, standing: Standing): string | null {
+/** What becomes of the function's files where only its settings are changed, and how; null: they
+ * stay, and nothing is done for it.
+ */
+export function aboutFiles(
+  one: Function,
+  standing: Standing,
+): { said: string; how?: string } | null {
   const { served: { version }, runtime } = standing;
   if (runtime === undefined || !hasOtherFiles(standing)) return null;
   return othersWith(one, runtime)
-    ? `Runtime ${runtime.name}, which others use as well, has other files than version ${version}: ` +
-      "a new version gets those of the runtime."
-    : `The code of version ${version} is kept: runtime ${runtime.name}, which has the files of ` +
-      "another version, gets those of this one back.";
+    ? {
+      said: `Runtime ${runtime.name}, which others use as well, has other files than version ` +
+        `${version}: a new version gets those of the runtime.`,
+    }
+    : {
+      said: `Saving keeps the code of version ${version}.`,
+      how:
+        `Runtime ${runtime.name} has the files of another version. Saving first gives it those ` +
+        `of version ${version}.`,
+    };
 }
 
 /** The runtime with another image; what it has besides stays as it is. */
@@ -153,7 +164,7 @@ export async function update(
     image = await upload(await editedFiles(one, edits));
   } else if (hasOtherFiles(standing)) {
     const title = `Take the files of ${runtime.name}?`;
-    if (others && !(await isAgreed(title, aboutFiles(one, standing) ?? ""))) return null;
+    if (others && !(await isAgreed(title, aboutFiles(one, standing)?.said ?? ""))) return null;
     if (!others) image = imageOf(standing.served.image_digest);
   }
   return await coming(one, next, () => put(one, runtime, image, changes));
@@ -194,8 +205,8 @@ export async function rollback(one: Function, version: number): Promise<void> {
     () => call<Function>("POST", path, { body: { version } }),
   );
   show(now);
-  // A rollback that cannot start leaves the version that served.
-  if (now.current_version !== version) throw new Error(now.error_message ?? `Still v${version}.`);
+  // A version that cannot start leaves the one that served, and the page of the function says why.
+  if (now.current_version !== version) return;
   toast(`Version ${version} of ${now.name} serves.`, {
     undo: () => rollback(now, one.current_version),
   });

@@ -29,7 +29,7 @@ Deno.test("where the runtime has other files, those of the version that serves a
   );
   assert.equal(JSON.parse(sent[2]?.body ?? "").image, OLD);
   assert.equal(lines(sent)[3], 'PUT api/functions/F {"runtime":"r","memory_limit_mb":300}');
-  assert.match(aboutFiles(one, standing) ?? "", /^The code of version 1 is kept/);
+  assert.equal(aboutFiles(one, standing)?.said, "Saving keeps the code of version 1.");
 });
 
 Deno.test("a runtime gets its files back where the version is refused", async () => {
@@ -73,7 +73,7 @@ Deno.test("who else has a runtime is known", () => {
     ["F", "G"].map((id) => [id, { id, runtime: "r" } as FunctionSummary]),
   );
   assert.equal(othersWith(one, runtime), "1 other function");
-  assert.match(aboutFiles(one, standing) ?? "", /gets those of the runtime/);
+  assert.match(aboutFiles(one, standing)?.said ?? "", /gets those of the runtime/);
   functions.value = new Map();
 });
 

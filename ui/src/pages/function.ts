@@ -4,7 +4,7 @@ import type { ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { poolOf } from "../activity.ts";
 import { call, get, type Refused } from "../api.ts";
-import { comingVersion, functionOf, show } from "../current.ts";
+import { comingVersion, functionOf, show, tell } from "../current.ts";
 import { useEvents } from "../hearing.ts";
 import { html } from "../html.ts";
 import type { PageProps } from "../pages.ts";
@@ -84,11 +84,17 @@ async function act(one: Function, verb: "deploy" | "pause" | "resume"): Promise<
     await call("POST", `${path}/${verb}`);
     const now = await get<Function>(path);
     show(now);
-    if (now.state === "error") throw new Error(now.error_message ?? `${now.name} is in error.`);
+    if (now.state === "error" || verb === "deploy" && now.error_message) {
+      throw new Error(now.error_message ?? `${now.name} is in error.`);
+    }
+    if (verb === "deploy" && now.state === "active") {
+      toast(`Version ${now.current_version} of ${now.name} serves.`);
+      return;
+    }
     const back = { pause: "resume", resume: "pause", deploy: null }[verb] as "pause" | null;
     toast(`${now.name} is ${now.state}.`, back ? { undo: () => act(now, back) } : {});
   } catch (error) {
-    toastError(error);
+    tell(one.id, error);
   }
 }
 
@@ -114,22 +120,31 @@ function Actions({ one }: { one: Function }) {
   const doing = useSignal(false);
   if (!may("write")) return null;
   const isBusy = doing.value || one.state === "deploying";
-  const button = (verb: "deploy" | "pause" | "resume", isFirst: boolean) =>
+  const version = `version ${one.current_version}`;
+  const again = {
+    said: `Redeploy ${version}`,
+    title: `Starts the instances of ${version}, which serves, anew. It saves nothing.`,
+  };
+  const button = (
+    verb: "deploy" | "pause" | "resume",
+    isFirst: boolean,
+    { said, title }: { said?: string; title?: string } = {},
+  ) =>
     html`
       <button class=${`button ${isFirst ? "primary" : ""}`} type="button" aria-disabled=${isBusy}
-        onClick=${async () => {
+        title=${title} onClick=${async () => {
           if (isBusy) return;
           doing.value = true;
           await act(one, verb);
           doing.value = false;
-        }}>${verb.charAt(0).toUpperCase() + verb.slice(1)}</button>
+        }}>${said ?? verb.charAt(0).toUpperCase() + verb.slice(1)}</button>
     `;
   return html`
     <div
       class="actions">${one.state === "paused"
         ? button("resume", true)
         : one.state === "active"
-        ? html`${button("pause", false)}${button("deploy", false)}`
+        ? html`${button("pause", false)}${button("deploy", false, again)}`
         : button("deploy", true)}<button class="button" type="button" onClick=${() =>
         remove(one)}>Delete</button></div>
   `;
@@ -139,7 +154,7 @@ function Actions({ one }: { one: Function }) {
 function Serving({ one }: { one: Function }) {
   const next = comingVersion(one.id).value;
   const now = html`version <b>${one.current_version}</b>`;
-  if (next === null) return html`<span>${now}</span>`;
+  if (next === null || next === one.current_version) return html`<span>${now}</span>`;
   return html`<span role="status">version <b>${next}</b> is being deployed${
     one.state === "active" && html`; ${now} answers`
   }</span>`;
@@ -209,9 +224,9 @@ export default function FunctionPage({ function_id: id = "", section = "" }: Pag
         .state} /></span><${Actions} one=${one} /></div>
     ${one.description && html`<p class="about muted">${visible(one.description)}</p>`}
     <${Facts} one=${one} />
-    ${one.error_message && html`<${Notice} of=${new Error(visible(one.error_message))} />`}
     <${PoolStrip} one=${one} />
     <${Tabs} id=${id} at=${section} />
+    ${one.error_message && html`<${Notice} of=${new Error(visible(one.error_message))} />`}
     <${Section} one=${one} key=${id} />
   `;
 }

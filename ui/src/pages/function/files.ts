@@ -1,6 +1,7 @@
 // The files that a function's version has: read, changed with what else is saved, or replaced.
 import { useSignal } from "@preact/signals";
 import { useRef } from "preact/hooks";
+import { tell } from "../../current.ts";
 import { html } from "../../html.ts";
 import { visible } from "../../parts/ansi.ts";
 import { Code } from "../../parts/code.ts";
@@ -8,7 +9,6 @@ import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { bytes } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
 import type { File as ImageFile } from "../../parts/tar.ts";
-import { toastError } from "../../parts/toast.ts";
 import { replaceFiles } from "../../saving.ts";
 import type { Function, Runtime } from "../../wire.ts";
 import {
@@ -94,7 +94,9 @@ export function Files({ one, runtime, isReadOnly, ...editing }: Editing & {
     field.value = "";
     if (list.length === 0) return;
     isBusy.value = true;
-    await uploaded(list).then((files) => replaceFiles(one, runtime, files)).catch(toastError);
+    await uploaded(list).then((files) => replaceFiles(one, runtime, files)).catch(
+      (error) => tell(one.id, error),
+    );
     isBusy.value = false;
   }
   const main = found && runtime.kind !== "shell" ? mainOf(found.files, one.handler) : null;

@@ -1,7 +1,7 @@
 // What a function is made of. Saving makes a new version of it.
 import { batch, useSignal } from "@preact/signals";
 import { get } from "../../api.ts";
-import { functionOf, show } from "../../current.ts";
+import { failedVersion, show, tell } from "../../current.ts";
 import { changesOf } from "../../fields.ts";
 import { html } from "../../html.ts";
 import { Code } from "../../parts/code.ts";
@@ -9,7 +9,6 @@ import { Described } from "../../parts/described.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { CTRL_ENTER, submits } from "../../parts/keys.ts";
 import { fieldIn, Form, WrongOf } from "../../parts/failing.ts";
-import { toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
 import { aboutFiles, settle, standingOf, update } from "../../saving.ts";
 import { may } from "../../scope.ts";
@@ -125,6 +124,8 @@ export function Settings({ one }: { one: Function }) {
   const base = useSignal(one.current_version);
   const problem = useSignal<Error | null>(null);
   const isBusy = useSignal(false);
+  /** The version that was made of what the form has, and could not start. */
+  const unserved = useSignal<number | null>(null);
   const isReadOnly = !may("write");
   const { value } = useFetched((signal) => get<RuntimeList>("api/runtimes", {}, signal), []);
   const standing = useFetched(
@@ -136,18 +137,21 @@ export function Settings({ one }: { one: Function }) {
   const renew = (now: Function) => {
     before.value = draft.value = draftOf(now);
     edits.value = new Map();
+    unserved.value = null;
     base.value = now.current_version;
   };
   // Somebody else's version is taken over unless there is something here that it would undo.
   if (base.value !== one.current_version && !isChanged && !isBusy.value) renew(one);
   const change = (part: Partial<Draft>) => {
     draft.value = { ...draft.peek(), ...part };
+    unserved.value = null;
   };
   const edit = (path: string, text: string | null) => {
     const next = new Map(edits.peek());
     if (text === null) next.delete(path);
     else next.set(path, text);
     edits.value = next;
+    unserved.value = null;
   };
   async function save(isDeployed: boolean) {
     if (isBusy.peek() || !isChanged && one.state === "active") return;
@@ -162,12 +166,11 @@ export function Settings({ one }: { one: Function }) {
           show(now);
           renew(now);
         });
-      }
+      } else unserved.value = failedVersion(now);
       await settle(one, now, isDeployed);
     } catch (error) {
       problem.value = error as Error;
-      const isAbove = functionOf(one.id).peek()?.error_message === problem.value.message;
-      if (fieldIn(problem.value) === null && !isAbove) toastError(error);
+      if (fieldIn(problem.value) === null) tell(one.id, error);
     } finally {
       isBusy.value = false;
     }
@@ -185,7 +188,8 @@ export function Settings({ one }: { one: Function }) {
     }} onKeyDown=${submits}>
       ${!isReadOnly && html`
         <${Save} one=${one} isChanged=${isChanged} isBusy=${isBusy.value} files=${files}
-          base=${base.value} onSave=${() => save(false)} onDrop=${() => renew(one)} />
+          base=${base.value} unserved=${unserved.value} onSave=${() => save(false)} onDrop=${() =>
+            renew(one)} />
       `}
       <${Form} of=${isAbove ? null : problem.value}>
       <section class="card" aria-labelledby="code"><header><h2 id="code">Code</h2></header>
@@ -210,18 +214,24 @@ export function Settings({ one }: { one: Function }) {
   `;
 }
 
-function Save({ one, isChanged, isBusy, files, base, onSave, onDrop }: {
+function Save({ one, isChanged, isBusy, files, base, unserved, onSave, onDrop }: {
   one: Function;
   isChanged: boolean;
   isBusy: boolean;
   /** What is to be said of the files. */
-  files: string | null;
+  files: ReturnType<typeof aboutFiles>;
   base: number;
+  unserved: number | null;
   onSave: () => void;
   onDrop: () => void;
 }) {
   const isActive = one.state === "active";
-  const said = base !== one.current_version
+  const said = isBusy
+    ? "Saving …"
+    : unserved !== null
+    ? `Saved as version ${unserved}, which could not start. ` +
+      `Version ${one.current_version} goes on serving.`
+    : base !== one.current_version
     ? `Version ${one.current_version} was made meanwhile. Saving changes only what you changed.`
     : isChanged
     ? "Not saved yet."
@@ -229,7 +239,7 @@ function Save({ one, isChanged, isBusy, files, base, onSave, onDrop }: {
     ? "A change makes a new version. Calls go to it once its instances are ready."
     : "A change makes a new version.";
   return html`<div class="bar saving"><span class="muted" role="status">${said}${
-    files && ` ${files}`
+    files && !isBusy && [" ", html`<span title=${files.how}>${files.said}</span>`]
   }</span
     ><div class="actions">${
     isChanged &&

@@ -2,12 +2,13 @@
 import { useSignal } from "@preact/signals";
 import { get } from "../../api.ts";
 import { type Difference, differences, summary } from "../../comparing.ts";
+import { failures, tell } from "../../current.ts";
 import { html } from "../../html.ts";
+import { visible } from "../../parts/ansi.ts";
 import { Code } from "../../parts/code.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Ago } from "../../parts/time.ts";
-import { toastError } from "../../parts/toast.ts";
 import { note, route } from "../../router.ts";
 import { rollback } from "../../saving.ts";
 import { may } from "../../scope.ts";
@@ -36,35 +37,51 @@ function Changed({ of, before, isNewest }: {
   }`;
 }
 
-function Row({ of, before, isNewest, isCurrent, isCompared, onCompare, onRollback }: {
+/** Whether a version serves, or why it could not. */
+function Standing({ one, version }: { one: Function; version: number }) {
+  const isCurrent = version === one.current_version;
+  const why = failures(one.id).value.get(version);
+  if (isCurrent ? one.state === "error" : why) {
+    const title = isCurrent ? one.error_message : why;
+    return html`<span class="badge bad" title=${title && visible(title)}>could not start</span>`;
+  }
+  return isCurrent &&
+    html`<span class="badge">${one.state === "active" ? "serves" : "current"}</span>`;
+}
+
+function Row({ one, of, before, isNewest, isCompared, onCompare, onRollback }: {
+  one: Function;
   of: Version;
   before: Version | undefined;
   isNewest: boolean;
-  isCurrent: boolean;
   isCompared: boolean;
   onCompare: () => void;
   onRollback: () => void;
 }) {
+  const isNewer = of.version > one.current_version;
+  const why = failures(one.id).value.get(of.version);
   return html`
     <tr class=${isCompared ? "marked" : ""}>
-      <td class="num"><b>v${of.version}</b>${isCurrent && html`
-        <span class="badge">serves</span>
-      `}</td>
+      <td class="num"><b>v${of.version}</b><${Standing} one=${one} version=${of.version} /></td>
       <td class="num small">
         <${Ago} at=${of.created_at} />
       </td>
       <td class="small">
-        <${Changed} of=${of} before=${before} isNewest=${isNewest} />
+        <${Changed} of=${of} before=${before} isNewest=${isNewest} />${why &&
+          why !== one.error_message && html`<div class="muted">${visible(why)}</div>`}
       </td>
       <td class="small muted wide">${of.runtime}</td>
       <td class="right">
         <div class="actions"
         ><button class="button" type="button" onClick=${onCompare}
           aria-label=${`Compare version ${of.version}`}>Compare</button>${may("write") &&
-            !isCurrent &&
+            of.version !== one.current_version &&
             html`
-              <button class="button" type="button" onClick=${onRollback}
-                aria-label=${`Roll back to version ${of.version}`}>Roll back</button>
+              <button class="button" type="button" onClick=${onRollback} aria-label=${isNewer
+                ? `Serve this version, ${of.version}`
+                : `Roll back to version ${of.version}`}>${isNewer
+                ? "Serve this version"
+                : "Roll back"}</button>
             `}</div>
       </td>
     </tr>
@@ -186,7 +203,7 @@ export function Versions({ one }: { one: Function }) {
   async function back(version: number) {
     if (isBusy.peek()) return;
     isBusy.value = true;
-    await rollback(one, version).catch(toastError);
+    await rollback(one, version).catch((error) => tell(one.id, error));
     isBusy.value = false;
   }
   const numbered = new Map(all?.map((each) => [each.version, each]));
@@ -196,7 +213,7 @@ export function Versions({ one }: { one: Function }) {
     ${!all ? html`<${Waiting} />` : html`
       <section class="card" aria-labelledby="versions">
         <header><h2 id="versions">Versions</h2
-            ><span class="muted small wide">A version never changes. A roll-back makes an earlier one serve again.</span
+            ><span class="muted small wide">A version never changes. Any of them can be made to serve again.</span
             ></header>
         <div class="scrolls">
           <table class="table">
@@ -211,8 +228,8 @@ export function Versions({ one }: { one: Function }) {
             </thead>
             <tbody>${all.map((each, n) =>
               html`
-                <${Row} of=${each} before=${all[n + 1]} isNewest=${n < NAMED} key=${each.version}
-                  isCurrent=${each.version === one.current_version}
+                <${Row} one=${one} of=${each} before=${all[n + 1]} isNewest=${n < NAMED} key=${each
+                  .version}
                   isCompared=${each === first || each === second} onCompare=${() => compareOne(n)}
                   onRollback=${() => back(each.version)} />
               `
