@@ -6,7 +6,7 @@ import { changesOf, described, fieldOf } from "../src/fields.ts";
 import { html } from "../src/html.ts";
 import { isBrokenJson } from "../src/pages/function/try.ts";
 import { aboutEmpty, Described, taken, wordsOf } from "../src/parts/described.ts";
-import { words } from "../src/parts/chart.ts";
+import { dashAt, words } from "../src/parts/chart.ts";
 import { withImage } from "../src/saving.ts";
 import { may } from "../src/scope.ts";
 import { filled, queryOf, sums } from "../src/series.ts";
@@ -82,6 +82,14 @@ Deno.test("a series has a point for every step, and no time where no call ended"
   assert.deepEqual(queryOf("hour", 7230), { from: 3660, to: 7260, step: 60 });
   const days = { ...chart, at: [0, 172_800, 345_600] };
   assert.match(words(days, 1), /Sat.* 3.*: 4 calls/);
+});
+
+Deno.test("the dash of a single value stays within the axes", () => {
+  assert.deepEqual([dashAt(100, 400), dashAt(57, 400), dashAt(386, 400)], [
+    [93, 107],
+    [56, 70],
+    [374, 388],
+  ]);
 });
 
 Deno.test("a payload is kept once, newest first, and not without bound", () => {

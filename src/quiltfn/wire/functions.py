@@ -81,7 +81,8 @@ Description = Annotated[
 Handler = Annotated[
     str,
     about(
-        f"what the runtime runs: 1 to {HANDLER_MAX_BYTES} bytes without NUL",
+        "what the runtime runs, such as a command line or module:function; 1 to "
+        f"{HANDLER_MAX_BYTES} bytes",
         "echo hello",
         Bytes(1, HANDLER_MAX_BYTES),
         WithoutNul(),

@@ -12,7 +12,7 @@ import { visible } from "../parts/ansi.ts";
 import { confirm } from "../parts/confirm.ts";
 import { useEdges } from "../parts/edges.ts";
 import { useFetched, Waiting } from "../parts/fetched.ts";
-import { counted } from "../parts/format.ts";
+import { ago, counted } from "../parts/format.ts";
 import { Notice } from "../parts/notice.ts";
 import { byKind, KINDS, NO_INSTANCES, PoolBar } from "../parts/pool.ts";
 import { Status } from "../parts/status.ts";
@@ -21,7 +21,7 @@ import { useTitle } from "../parts/title.ts";
 import { toast, toastError } from "../parts/toast.ts";
 import { go, href } from "../router.ts";
 import { may } from "../scope.ts";
-import { put } from "../store.ts";
+import { now, put } from "../store.ts";
 import type { Function, PoolList } from "../wire.ts";
 import { Async } from "./function/async.ts";
 import { Network } from "./function/network.ts";
@@ -161,6 +161,7 @@ function Serving({ one }: { one: Function }) {
 }
 
 function Facts({ one }: { one: Function }) {
+  const last = ago(one.last_invoked_at, now.value) === "now" ? "" : "the last ";
   return html`
     <p
       class="facts"><span>runtime <a href=${href(["runtimes", one.runtime])}>${one
@@ -171,7 +172,7 @@ function Facts({ one }: { one: Function }) {
         ? "never called"
         : html`${
           counted(one.invocation_count, "call")
-        }, the last <${Ago} at=${one.last_invoked_at} />`}</span></p>
+        }, ${last}<${Ago} at=${one.last_invoked_at} />`}</span></p>
   `;
 }
 

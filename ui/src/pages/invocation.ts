@@ -13,6 +13,7 @@ import { Notice } from "../parts/notice.ts";
 import { OutputReader } from "../parts/output_reader.ts";
 import { Printable } from "../parts/printable.ts";
 import { Replay } from "../parts/replay.ts";
+import { FROM } from "../parts/source.ts";
 import { Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { useTitle } from "../parts/title.ts";
@@ -24,16 +25,6 @@ import { go, href } from "../router.ts";
 import { now } from "../store.ts";
 import { prepare } from "../trying.ts";
 import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
-
-const FROM: Record<string, string> = {
-  sync: "a caller who waited",
-  async: "a caller who queued it",
-  schedule: "a schedule",
-  url: "a request to the function's URL",
-  redrive: "a dead letter that was queued again",
-  replay: "a replay",
-  destination: "the end of another call",
-};
 
 const linkOf = (functionId: string, id: string) =>
   href(["functions", functionId, "invocations", id]);

@@ -8,6 +8,7 @@ import { Waiting } from "../parts/fetched.ts";
 import { count, counted, duration } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
 import { Notice } from "../parts/notice.ts";
+import { FROM } from "../parts/source.ts";
 import { Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
@@ -74,7 +75,9 @@ function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
       (one.cold_start
         ? html`<span class="cold">cold</span>`
         : html`<span class="muted">warm</span>`)}</span>
-    <span role="cell" class="small muted wide">${one.source}</span>
+    <span role="cell" class="small muted wide" title=${`Asked for by ${
+      FROM[one.source] ?? one.source
+    }`}>${one.source}</span>
     <span role="cell" class="num small muted right wide">${one.version !== null &&
       `v${one.version}`}</span>
     <span role="cell" class="mono small muted wide clip">${one.invocation_id}</span>

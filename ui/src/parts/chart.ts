@@ -64,9 +64,16 @@ export function words(data: Series, n: number): string {
   return `${moment}: ${said.join(", ")}`;
 }
 
-function Trace({ values, name, x, y }: {
+/** From where to where the dash of a value without neighbours goes: within the axes. */
+export function dashAt(x: number, width: number): [from: number, to: number] {
+  const from = Math.max(LEFT, Math.min(x - ALONE_PX / 2, width - RIGHT - ALONE_PX));
+  return [from, from + ALONE_PX];
+}
+
+function Trace({ values, name, width, x, y }: {
   values: readonly (number | null)[];
   name: string;
+  width: number;
   x: (n: number) => number;
   y: (value: number) => number;
 }) {
@@ -74,12 +81,11 @@ function Trace({ values, name, x, y }: {
     runs(values).map((run) => {
       const points = run.map(([n, v]) => `${x(n).toFixed(1)},${y(v).toFixed(1)}`);
       const [alone] = run;
-      return run.length === 1 && alone
-        ? html`
-          <line class=${`trace ${name}`} x1=${x(alone[0]) - ALONE_PX / 2} x2=${x(alone[0]) +
-            ALONE_PX / 2} y1=${y(alone[1])} y2=${y(alone[1])} />
-        `
-        : html`<polyline class=${`trace ${name}`} points=${points.join(" ")} />`;
+      if (run.length === 1 && alone) {
+        const [from, to] = dashAt(x(alone[0]), width), at = y(alone[1]);
+        return html`<line class=${`trace ${name}`} x1=${from} x2=${to} y1=${at} y2=${at} />`;
+      }
+      return html`<polyline class=${`trace ${name}`} points=${points.join(" ")} />`;
     })
   }</g>`;
 }
@@ -195,8 +201,8 @@ export function Chart({ data }: { data: Series }) {
             ) =>
               v > 0 &&
               html`<circle class="cold-mark" cx=${x(k)} cy=${BOTTOM + 7} r="2.5" key=${k} />`
-            )}<${Trace} values=${data.p99} name="p99" ...${{ x, y }} />
-            <${Trace} values=${data.p50} name="p50" ...${{ x, y }} /></svg>
+            )}<${Trace} values=${data.p99} name="p99" ...${{ width: w, x, y }} />
+            <${Trace} values=${data.p50} name="p50" ...${{ width: w, x, y }} /></svg>
     `
   }${n !== null && html`<${Tip} data=${data} n=${n} x=${x(n)} step=${step} width=${w} />`}
     <span class="hidden-visually" aria-live="polite">${

@@ -8,6 +8,7 @@ import { Chart, ChartLegend } from "../../parts/chart.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { count, duration, percent } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
+import { FROM } from "../../parts/source.ts";
 import { Status } from "../../parts/status.ts";
 import { Ago } from "../../parts/time.ts";
 import { href, note, route } from "../../router.ts";
@@ -103,7 +104,8 @@ function Call({ of }: { of: InvocationSummary }) {
       <td class="wide">${of.cold_start
         ? html`<span class="cold">cold</span>`
         : html`<span class="muted">warm</span>`}</td>
-      <td class="wide muted">${of.source}</td>
+      <td class="wide muted" title=${`Asked for by ${FROM[of.source] ?? of.source}`}>${of
+        .source}</td>
       <td class="wide num muted">${of.version === null ? "" : `v${of.version}`}</td>
       <td class="wide mono muted small">${of.invocation_id}</td>
     </tr>
