@@ -112,7 +112,7 @@ def check_certificate(node: "NodeFile", now: float) -> None:
     if left < CERTIFICATE_SOON_DAYS:
         structlog.get_logger("quiltfn.main").warning(
             f"this node's certificate expires in {left:.0f} days: make its file again with "
-            "quiltfn fleet add-node, and restart it"
+            "quiltfn fleet add-node --output NEW, and restart it"
         )
 
 

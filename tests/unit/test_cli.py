@@ -409,6 +409,16 @@ def test_a_help_text_reads_as_one_of_a_command(line: str, capsys: Captured) -> N
         assert odd not in told
 
 
+def test_no_help_text_of_a_command_ends_in_mid_sentence(capsys: Captured) -> None:
+    assert run(["--help"]) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert len(listed) > len(root.COMMANDS)
+    assert [line for line in listed if not line.endswith(".")] == []
+    for group in root.GROUPS:
+        for name, command in root._group(group).commands.items():
+            assert parsing.first_sentence(command).endswith("."), (group, name)
+
+
 def test_no_server_is_exit_code_3_and_says_how_to_start_one(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -478,7 +488,7 @@ def test_the_version_is_told(capsys: Captured) -> None:
 def test_help_lists_every_command_and_no_completion(capsys: Captured) -> None:
     assert run(["--help"]) == 0
     printed = capsys.readouterr().out
-    for word in ("functions", "invoke", "stats", "serve", "keys", "doctor", "--sweep"):
+    for word in ("functions", "invoke", "stats", "serve", "keys", "doctor", "fleet", "--sweep"):
         assert word in printed
     assert "completion" not in printed
 

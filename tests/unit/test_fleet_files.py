@@ -177,16 +177,28 @@ def test_add_node_writes_a_file_that_serve_takes(
     monkeypatch.chdir(tmp_path)
     files.write(tmp_path / "fleet.toml", as_text(FLEET))
     assert run("add-node", "one", "--address", "db.example.com:8443") == 0
-    assert "quiltfn serve --fleet one.toml" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "quiltfn serve --fleet one.toml" in said
+    assert "a name that was removed from the fleet does not start again" in said
     made = parse(NodeFile, (tmp_path / "one.toml").read_text())
     assert made.address == made.listen == "db.example.com:8443"
     assert made.signing_key == FLEET.signing_key
     before = (tmp_path / "one.toml").read_bytes()
     assert run("add-node", "one", "--address", "a:1") == 1, "nothing is overwritten"
-    assert "one.toml: File exists" in capsys.readouterr().err
+    assert "one.toml: there is such a file; --output names another" in capsys.readouterr().err
     assert (tmp_path / "one.toml").read_bytes() == before
     other = ("--address", "a:1", "--output", "again.toml")
     assert run("add-node", "one", *other) == 0
+
+
+def test_what_is_to_be_said_has_the_name_that_the_help_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        run()
+    told = capsys.readouterr().err
+    assert "quiltfn fleet [-h] COMMAND" in told
+    assert "required: COMMAND" in told
 
 
 @pytest.mark.parametrize(

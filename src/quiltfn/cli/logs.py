@@ -51,8 +51,9 @@ def logs(
     *,
     connection: Connection,
 ) -> None:
-    """Show what the calls of a function wrote, oldest first: their standard output on standard
-    output and their standard error on standard error, each as they are, in the order they came.
+    """Show what the calls of a function wrote, oldest first. Their standard output comes on
+    standard output and their standard error on standard error, each as they are, in the order they
+    came.
     """
     age = None if wanted.since is None else seconds_of("--since", wanted.since)
     only = None if wanted.stream is None else str(wanted.stream)

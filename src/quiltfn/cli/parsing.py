@@ -211,7 +211,9 @@ def seconds_in(duration: str) -> int | None:
 
 
 def first_sentence(function: Run) -> str:
-    return (inspect.getdoc(function) or "").split("\n")[0]
+    paragraph = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
+    sentence, dot, _ = paragraph.partition(". ")
+    return f"{sentence}." if dot else paragraph
 
 
 class Taken:

@@ -53,6 +53,7 @@ ON_THIS_MACHINE = {
     "backup": "Write everything that a server stores into one archive; it may be running.",
     "restore": "Restore a data directory from such an archive.",
     "store": "Copy what a server stores from a data directory into PostgreSQL, or back.",
+    "fleet": "Make a fleet of servers that share one PostgreSQL, and the files of its nodes.",
     "simulate": "Replay a trace of calls through the keep-alive policies.",
 }
 

@@ -93,7 +93,7 @@ def check_node_certificate(authority: str, own: Credential, name: str, now: floa
             raise BadCertificate(
                 field,
                 f"has expired at {one.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: make the node's "
-                "file again with quiltfn fleet add-node",
+                "file again with quiltfn fleet add-node --output NEW",
             )
         if now < begins:
             raise BadCertificate(

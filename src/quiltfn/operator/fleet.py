@@ -83,8 +83,16 @@ def add_node(given: argparse.Namespace) -> str:
     addresses = given.address, given.listen or given.address
     made = files.new_node(fleet, given.name, addresses, SystemClock().unix(), given.days)
     path = Path(given.output or f"{made.name}.toml")
-    files.write(path, files.as_text(made))
-    return f"{path} is the file of node {made.name}: start it with quiltfn serve --fleet {path}"
+    try:
+        files.write(path, files.as_text(made))
+    except FileExistsError as error:
+        raise FileExistsError(
+            error.errno, "there is such a file; --output names another", error.filename
+        ) from None
+    return (
+        f"{path} is the file of node {made.name}: start it with quiltfn serve --fleet {path}; "
+        "a name that was removed from the fleet does not start again"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         "of one fleet.",
     )
     codes = "exit codes: 0 made · 1 a file cannot be read or written, or is there already"
-    verbs = it.add_subparsers(dest="verb", required=True)
+    verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     verb = verbs.add_parser(
         "init",
         help="make a fleet: its file, and a note of it in its database",
@@ -114,7 +122,9 @@ def parser() -> argparse.ArgumentParser:
         help="make the file of a node",
         description="Make the file of a node: its certificate and key, the database with its "
         "password, and the fleet's signing key. Bring it to the node's machine by a way that "
-        "nobody reads along. For a node that is there already it makes a new certificate.",
+        "nobody reads along. For a node that is there already it makes a new certificate, with "
+        "--output where its first file is still there. A removed node's name does not start again: "
+        "this does not ask the database, and makes its file all the same.",
         epilog=f"{codes} · 78 an argument or the fleet's file is wrong",
     )
     verb.add_argument("name", help="of the node: small letters, digits and hyphens")

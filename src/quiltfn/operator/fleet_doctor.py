@@ -82,7 +82,9 @@ def of_members(settings: Settings, own: NodeFile, members: Sequence[Member]) -> 
 
 def certificate(own: NodeFile, now: float) -> Finding:
     """`now`: Unix seconds."""
-    again = "quiltfn fleet add-node with the same name makes the file again; restart the node"
+    again = (
+        "quiltfn fleet add-node --output NEW with the same name makes it again; restart the node"
+    )
     try:
         days = own.check_certificate(now)
     except BadSetting as error:

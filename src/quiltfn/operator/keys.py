@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--store-password-file", help="file with the password of that database")
     shared.add_argument("--fleet", help="or the file of a fleet, or of one of its nodes")
     shared.add_argument("--output", "-o", choices=["table", "json"], default="table")
-    verbs = it.add_subparsers(dest="verb", required=True)
+    verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     create = verbs.add_parser("create", parents=[shared], help="make a key; it is shown once")
     create.add_argument(
         "--tenant", default="default", help="whose functions it reaches; else default"

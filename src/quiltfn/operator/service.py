@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog="quiltfn service", description="quiltfn as a service of systemd."
     )
-    verbs = it.add_subparsers(dest="verb", required=True)
+    verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     for verb, about in (
         ("install", "write the unit, and the settings where there are none"),
         ("uninstall", "remove the unit; settings and data stay"),

@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog="quiltfn store", description="What a server stores, elsewhere."
     )
-    verbs = it.add_subparsers(dest="verb", required=True)
+    verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     verb = verbs.add_parser(
         "copy",
         help="copy everything from a data directory into a database of PostgreSQL, or back",
