@@ -530,6 +530,36 @@ async def test_a_commit_whose_answer_is_lost_is_looked_up_and_made_once(
         wire.close()
 
 
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(("code", "told"), [("57014", None), ("53100", DiskFull)])
+async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
+    cluster: Cluster, tmp_path: Path, alone: bool, code: str, told: type[Exception] | None
+) -> None:
+    """As where a person cancels what runs, or the disk is full just then."""
+    url = a_database(cluster)
+    fails_once = f"""
+        CREATE SEQUENCE tries;
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('tries') = 1 THEN RAISE 'as if' USING ERRCODE = '{code}'; END IF;
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON function
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()"""
+    async with open_postgresql(url, tmp_path, node_id="one", alone=alone) as store:
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute(fails_once)
+        function = a_function(name="one")
+        if told is None:
+            await store.create(function, a_version(function))
+        else:
+            with pytest.raises(told):
+                await store.create(function, a_version(function))
+        another = a_function(name="two")
+        await store.create(another, a_version(another))
+        names = {one.function.name for one in await store.load()}
+        assert names == ({"one", "two"} if told is None else {"two"})
+
+
 async def test_a_commit_is_not_taken_for_another_one_with_its_number(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -318,9 +318,30 @@ class PostgresDatabase:
                 run_alone(writer, COMMIT_SHARED)
             transaction.commit()  # of which nothing may be left to do
         except Exception as error:
-            if not (is_lost(writer) and self._was_committed(number, life, deadline)):
-                self._raise(error, writer)
+            self._find_out(error, writer, number, life, deadline)
         return result
+
+    def _find_out(
+        self,
+        error: Exception,
+        writer: Connection,
+        number: str,
+        life: Sequence[str],
+        deadline: float,
+    ) -> None:
+        """After a commit that failed or was not answered: returns if all is stored, and raises as
+        `_raise` if nothing is.
+        """
+        fails_alone = not is_lost(writer)
+        if fails_alone:  # Else SQLAlchemy takes the transaction for one that goes on.
+            self._close("_writer")
+        try:
+            if self._was_committed(number, life, deadline):
+                return
+        except NotStored:
+            if fails_alone and code_of(error) == FULL_CODE:
+                self._raise(error, None)
+            raise
 
     def _begin(self, writer: Connection, wait_s: float) -> str:
         """Begins a transaction that writes; returns its number. Raises `StoreUnavailable` where
