@@ -1,6 +1,7 @@
 """The promises of `ports.Journal`."""
 
 import asyncio
+import errno
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -38,6 +39,7 @@ from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.timeline import Timeline
 from quiltfn.ports import FunctionCounters, InvocationQuery
 from quiltfn.store import SpoolJournal, SqlStore, StoreBroken, migrations, records, tables
+from quiltfn.store import journal as journal_module
 from quiltfn.store.directory import SPOOLS
 from quiltfn.store.journal import COMMIT_AT_BYTES
 from quiltfn.store.spool import to_line
@@ -71,6 +73,22 @@ async def test_a_record_is_there_at_once_and_after_the_commit(
     assert await journal.get(function.id, call.invocation_id) == end
     await journal.synced()
     assert await journal.get(function.id, call.invocation_id) == end
+
+
+async def test_a_disk_that_takes_no_beginning_of_a_call_is_tried_again_a_moment_later(
+    journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert not journal.refuses
+    with monkeypatch.context() as patched:
+        patched.setattr(journal._spool, "append", full)
+        with pytest.raises(StoreUnavailable, match="No space left"):
+            journal.opened(a_call(function))
+    assert journal.refuses
+    monkeypatch.setattr(journal_module, "TRIED_AGAIN_S", 0.0)
+    assert not journal.refuses
 
 
 async def test_what_a_record_says_of_accepted_work_is_stored(

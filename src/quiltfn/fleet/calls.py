@@ -114,6 +114,8 @@ class FleetCalls:
 
     def _serves(self) -> bool:
         is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
+        if self._journal.refuses:  # others can keep records of calls
+            return False
         return is_meant_to and self._membership.lost is None and not self._invoker.is_draining
 
     def _takes_calls(self) -> bool:

@@ -524,6 +524,11 @@ class Journal(Protocol):
         not. Called from another thread.
         """
 
+    @property
+    def refuses(self) -> bool:
+        """Whether `opened` would refuse a call at the moment, as far as is known."""
+        ...
+
     def opened(self, record: Invocation) -> None:
         """Writes that a handler gets the call next. Raises `StoreUnavailable`: refuse the call."""
 

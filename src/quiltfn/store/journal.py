@@ -34,6 +34,8 @@ from quiltfn.store.stats import Sums, add_all
 COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
 # The segment grows while commits fail. Beyond this size new calls are refused; ends are written.
+# A disk that did not take the beginning of a call is tried again after so long.
+TRIED_AGAIN_S = 1.0
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
 # Beyond this, calls wait for the commit before they are answered.
 WAITING_MAX_BYTES = 16 * 1024 * 1024
@@ -74,6 +76,7 @@ class SpoolJournal:
         )  # The number of writes so far, and of those that are committed.
         self._taken = 0  # _written at the time of the last swap.
         self._failure: StoreUnavailable | None = None
+        self._refused_at = float("-inf")  # When the disk did not take the beginning of a call.
         # Each is told what a commit added to the statistics of calls. It must not raise or wait.
         self.on_counted: list[Callable[[Sums], None]] = []
         self._left_to_do: Work[Sums] | None = None  # What the start could not do on a full disk.
@@ -174,8 +177,16 @@ class SpoolJournal:
         try:
             self._spool.append(record)
         except OSError as error:
+            self._refused_at = monotonic()
             raise unwritable(error) from error
         self._remember(record)
+
+    @property
+    def refuses(self) -> bool:
+        lacks_room = self._database.reserve.is_spent or self._left_to_do is not None
+        is_unwritable = monotonic() - self._refused_at < TRIED_AGAIN_S
+        is_behind = self._spool.size > SEGMENT_MAX_BYTES
+        return lacks_room or is_unwritable or is_behind
 
     def closed(self, record: Invocation) -> None:
         # In any case: the call has run, and the database may still take its end.
