@@ -46,6 +46,7 @@ from quiltfn.store import (
     tables,
 )
 from quiltfn.store.disk_reserve import DiskFull
+from quiltfn.store.postgres_connection import engine, run_alone
 from quiltfn.store.postgresql import PostgresDatabase, open_postgresql
 from quiltfn.store.sql import run, sql
 from timeouts import scaled
@@ -354,6 +355,16 @@ async def test_a_connection_that_postgresql_has_ended_is_made_anew(
             await store.ping()
             await store.newest_change()
             assert rows_of(url, COUNT) == [(2 * number,)]
+
+
+def test_a_rollback_on_an_ended_connection_writes_no_traceback(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever uses the connection has the error, and says it in the log's format."""
+    made = engine(cluster.create("a"))
+    with pytest.raises(psycopg.Error), made.connect() as connection:
+        run_alone(connection, "SELECT pg_terminate_backend(pg_backend_pid())")
+    assert [one.getMessage() for one in caplog.records] == []
 
 
 async def test_records_outlive_a_postgresql_that_is_killed_and_away(

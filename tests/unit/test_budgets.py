@@ -129,7 +129,7 @@ async def test_what_nobody_reads_keeps_the_next_from_being_made(
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.05)
     budget = ResponseBudget(100)
     budget.add_unsent(90)
-    with pytest.raises(CapacityFull):
+    with pytest.raises(CapacityFull, match="no memory for the response"):
         async with budget.reserve(20, "a"):
             pass
     assert not budget.is_wanted

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+import structlog
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
@@ -167,6 +168,30 @@ async def test_a_store_that_is_away_is_told_after_the_fence_time(clock: ManualCl
     await turns(node, clock, 7)
     # Nobody was seen while the store was away, so nobody has been silent for long.
     assert (table.taken, node.problem) == ([], None)
+
+
+async def test_a_store_that_is_away_is_logged_now_and_then_and_once_when_it_is_back(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table("a")
+    node = a_node(table, clock)
+    turns_left = 200
+
+    async def sleep(seconds: float) -> None:
+        nonlocal turns_left
+        clock.time += seconds
+        turns_left -= 1
+        table.away = turns_left >= 70
+        if not turns_left:
+            raise asyncio.CancelledError
+
+    table.away = True
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with structlog.testing.capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+        await node.run()
+    told = [one["event"] for one in lines]
+    # It was away for 65 s, and asked 130 times.
+    assert told == ["no beat was stored: it is away"] * 3 + ["beats are stored again"]
 
 
 async def test_a_node_that_was_taken_over_says_so_once_and_beats_no_more(

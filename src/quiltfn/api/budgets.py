@@ -148,8 +148,9 @@ class ResponseBudget:
                     turn = self._renew(turn)
         except TimeoutError:
             raise CapacityFull(
-                "responses that nobody reads use up the server's memory for them",
-                hint="ask for fewer records, or without their output: limit, output=none",
+                f"there was no memory for the response within {RESPONSE_WAIT_S:g} seconds: others "
+                "are slow to be made or read",
+                hint="send it again later; long lists need less with limit and output=none",
                 retry_after=1,
             ) from None
         finally:

@@ -28,6 +28,7 @@ from quiltfn.ports import Clock
 from quiltfn.ports.fleet import Members
 
 AGAIN_S = 0.5
+TOLD_AGAIN_S = 30.0
 _log = structlog.get_logger("quiltfn.fleet")
 
 
@@ -62,6 +63,7 @@ class Membership:
         self.state = NodeState.READY
         self.lost: Loss | None = None
         self.taken_over = 0
+        self._told_not_stored_at: float | None = None
         self._renewed_at = boottime()
         self._taking_over: asyncio.Task[None] | None = None
         self.on_state: list[Callable[[NodeState], None]] = []
@@ -116,9 +118,10 @@ class Membership:
                 began = self.clock.now()
                 try:
                     await self.turn()
+                    self._tell_stored()
                     wait_s = self.times.beat_s
                 except StoreUnavailable as error:
-                    _log.warning(f"no beat was stored: {error}")
+                    self._tell_not_stored(error)
                     wait_s = min(AGAIN_S, self.times.beat_s)
                 await asyncio.sleep(max(0.0, began + wait_s - self.clock.now()))
         finally:
@@ -140,6 +143,18 @@ class Membership:
             told(found)
         if due and self._taking_over is None:  # beside the beats, which it must not hold up
             self._taking_over = asyncio.ensure_future(self._take_over(due))
+
+    def _tell_not_stored(self, error: StoreUnavailable) -> None:
+        """Says so at first, and now and then while it lasts."""
+        now, told_at = self.clock.now(), self._told_not_stored_at
+        if told_at is None or now - told_at >= TOLD_AGAIN_S:
+            self._told_not_stored_at = now
+            _log.warning(f"no beat was stored: {error}")
+
+    def _tell_stored(self) -> None:
+        if self._told_not_stored_at is not None:
+            self._told_not_stored_at = None
+            _log.info("beats are stored again")
 
     def _report(self) -> Report:
         """This node's load, and what it knows by itself."""

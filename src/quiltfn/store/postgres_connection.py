@@ -3,6 +3,7 @@
 Nothing of this is imported unless the store is PostgreSQL: psycopg is an extra of quiltfn's.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -244,6 +245,9 @@ def engine(
         made.adapters.register_loader("text", _TextLoader)
         return made
 
+    # SQLAlchemy writes the traceback of a rollback on a connection that has ended, outside of the
+    # log's format; whoever used the connection gets the error and says it.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     found = create_engine(
         "postgresql+psycopg://",
         creator=connect,

@@ -38,7 +38,7 @@ RUNS_KEPT = 1000
 WAITING_MAX = 100
 NOT_OVER = "an earlier run is not over"
 TOO_MANY_WAIT = f"{WAITING_MAX} ticks wait for an earlier run already"
-NOT_THERE = "the server did not run when it was due, or the clock was set"
+NOT_THERE = "the server did not run when it was due, the database was away, or the clock was set"
 
 # In words, because a partial index takes no placeholder in its condition.
 WAITS = text("schedule_run.outcome = 'waiting'")
