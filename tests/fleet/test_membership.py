@@ -126,7 +126,9 @@ def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> 
     one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
     os.kill(one.pid, signal.SIGSTOP)
     try:
+        until(lambda: nodes(two)["one"]["is_silent"], REAP_S)
         until(lambda: nodes(two)["one"]["presence"] == "gone", 3 * REAP_S)
+        assert not nodes(two)["one"]["is_silent"]
     finally:
         os.kill(one.pid, signal.SIGCONT)
     assert one.wait() != 0  # so that whoever watches it starts it again
