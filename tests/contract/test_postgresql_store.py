@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -34,7 +35,7 @@ from contract.stores import (
 )
 from postgresql import PASSWORD, Cluster
 from quiltfn.ids import new_id
-from quiltfn.model.errors import Conflict, StoreUnavailable
+from quiltfn.model.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.ports.fleet import History
 from quiltfn.store import (
@@ -569,6 +570,35 @@ async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
         await store.create(another, a_version(another))
         names = {one.function.name for one in await store.load()}
         assert names == ({"one", "two"} if told is None else {"two"})
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_same: bool
+) -> None:
+    """It was told to be committed, and the connection ended before that was sure to last."""
+    url = a_database(cluster)
+    life = ("1", "a")
+    async with open_postgresql(url, tmp_path, node_id="one") as store:
+        database: Any = store.database
+        told: list[Any] = [("committed", *life), StoreUnavailable("it has ended")]
+        told += [("committed", *(life if is_same else ("2", "b"))), ("",)]
+
+        def say(*_: object) -> Any:
+            one = told.pop(0)
+            if isinstance(one, Exception):
+                raise one
+            return one
+
+        monkeypatch.setattr(database, "_told", say)
+        deadline = time.monotonic() + 5
+        if is_same:
+            assert database._was_committed("7", life, deadline)
+            assert not told
+        else:
+            with pytest.raises(OutcomeUnknown):
+                database._was_committed("7", life, deadline)
+        monkeypatch.undo()
 
 
 async def test_a_commit_is_not_taken_for_another_one_with_its_number(

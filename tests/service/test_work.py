@@ -13,7 +13,7 @@ import pytest
 
 from contract.stores import restart
 from quiltfn.api.app import make_app
-from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.store import SqlIdempotencyStore
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness, until
@@ -195,6 +195,30 @@ async def test_a_key_queues_a_call_once(api: Api) -> None:
         path, body = f"{function}/invoke{query}", {"payload": payload}
         refusal = await api.refused(422, "POST", path, body, headers=headers)
         assert "another body or query" in refusal["details"]["expected"]
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_a_key_of_work_that_may_be_queued_is_not_free_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    function = await api.function()
+    await api.good("POST", f"{function}/pause")
+    headers = ASYNC | {"Idempotency-Key": "nightly-1"}
+    work = api.harness.services.work.store
+    accept = work.accept
+
+    async def unknown(*given: Any, **named: Any) -> None:
+        if is_stored:
+            await accept(*given, **named)
+        raise OutcomeUnknown
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "accept", unknown)
+        first = await api("POST", f"{function}/invoke", {"payload": "x"}, headers=headers)
+    assert (first.status_code, first.json()["error_code"]) == (503, "STORE_UNAVAILABLE")
+    again = await api("POST", f"{function}/invoke", {"payload": "x"}, headers=headers)
+    assert again.status_code == (202 if is_stored else 503)
+    assert (await api.good("GET", f"{function}/queue"))["queued"] == int(is_stored)
 
 
 async def dies_before_it_answers(
@@ -450,7 +474,7 @@ async def test_nobody_keeps_waiting_while_the_server_ends(api: Api) -> None:
     record = await api.submit(function, delay_seconds=60)
     path = f"{function}/invocations/{record['invocation_id']}?wait_seconds=60"
     waiting = asyncio.ensure_future(api.good("GET", path))
-    work = api.harness.services.work
+    work = api.harness.services.work.store
     await until(lambda: work.waiters._events)
     work.waiters.release()
     async with asyncio.timeout(5):

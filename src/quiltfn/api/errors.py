@@ -5,6 +5,7 @@ from quiltfn.model.errors import (
     CapacityFull,
     FunctionNotActive,
     Internal,
+    OutcomeUnknown,
     PayloadTooLarge,
     QuiltfnError,
     RangeNotSatisfiable,
@@ -65,6 +66,7 @@ def error_response(error: QuiltfnError, request_id: str) -> Response:
         headers=headers,
         body=error_body(error, request_id),
         executed=error.executed,
+        is_unknown=isinstance(error, OutcomeUnknown),
         # What is still to come of a body that is too long is not read.
         closes=isinstance(error, PayloadTooLarge),
     )

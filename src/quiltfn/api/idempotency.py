@@ -84,18 +84,21 @@ class Idempotency:
         if kept is not None:
             return await _found(kept, find) or _repeated(kept)
         # Until more is known, and if we are cancelled: nobody knows how far it came.
-        unstored: _Unstored | None = _Unstored(request, self._without_body(invocation_id))
+        end = _Unstored(request, self._without_body(invocation_id))
+        unstored: _Unstored | None = end
         try:
             response = await execute()
-            unstored = _Unstored(request, _kept(response) if response.executed else None)
-            error = await self._store(unstored)
+            if not response.is_unknown:
+                end = _Unstored(request, _kept(response) if response.executed else None)
+            unstored = end
+            error = await self._store(end)
             if error is None:
                 unstored = None
         finally:
             if unstored is not None:
                 self._unstored[name] = self._bounded(unstored)
             del self._running[name]
-        if error is not None and response.executed:
+        if error is not None and response.executed and not response.is_unknown:
             raise _not_stored(response, error) from error
         return response  # if it is a refusal, nothing was done, and it stands all the same
 

@@ -27,14 +27,16 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     iterator raises, the connection ends without the mark of a complete body. A stream has chunked
     encoding unless `headers` say its `content-length`.
 
-    `executed`: False for a refusal that came before anything was done. `object_id`: what was made,
-    for the audit log, where the path does not name it. `closes`: the connection ends with it.
+    `executed`: False for a refusal that came before anything was done. `is_unknown`: nobody knows
+    whether it was. `object_id`: what was made, for the audit log, where the path does not name it.
+    `closes`: the connection ends with it.
     """
 
     status: int = 200
     headers: list[Header] = msgspec.field(default_factory=list)
     body: bytes | AsyncIterator[bytes] = b""
     executed: bool = True
+    is_unknown: bool = False
     object_id: str | None = None
     closes: bool = False
 

@@ -168,6 +168,14 @@ class StoreUnavailable(QuiltfnError):
     code, blame = "STORE_UNAVAILABLE", "platform"
 
 
+class OutcomeUnknown(StoreUnavailable):
+    """The database did not tell whether it has stored the change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.executed = True  # It may have been.
+
+
 class RuntimeUnavailable(QuiltfnError):
     """No sandbox could be made for this call.
 

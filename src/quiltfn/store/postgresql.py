@@ -27,7 +27,7 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, exc, text
 
 from quiltfn import __version__
-from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.ports import ClockReading
 from quiltfn.store import compatibility, nodes
 from quiltfn.store.changes import TOLD
@@ -101,7 +101,6 @@ SAME_NAME = (
     "quiltfn fleet add-node makes the file of another one."
 )
 FENCED = "this node was taken over or started again elsewhere, and stores nothing more"
-UNKNOWN = "the database did not tell whether it has stored the change"
 
 
 def setting(connection: Connection, name: str) -> str:
@@ -395,24 +394,25 @@ class PostgresDatabase:
 
     def _was_committed(self, number: str, life: Sequence[str], deadline: float) -> bool:
         """What became of a transaction whose commit was not answered. Raises `NotStored` where it
-        surely has no effect, and `StoreUnavailable` where nobody can tell before the deadline.
+        surely has no effect, and `OutcomeUnknown` where nobody can tell before the deadline.
         `life`: the one of PostgreSQL that it was made in. In another one it may have the number of
         another transaction, and then it is lost itself; so only a commit may be either's.
         """
         ask = WHAT_BECAME.format(number=f"'{number}'")
         while True:
-            told, now = None, life
+            told, now, is_on_disk = None, life, False
             with contextlib.suppress(StoreUnavailable, NotStored):
                 told, *now = self._told(ask, deadline)
                 if told == "committed":
                     self._told(WAIT_FOR_DISK, deadline)
+                    is_on_disk = True
             is_same = tuple(now) == tuple(life)
-            if told == "committed" and is_same:
+            if told == "committed" and is_same and is_on_disk:
                 return True
             if told == "aborted" or (told == "in progress" and not is_same):
                 break
-            if told == "committed" or time.monotonic() >= deadline:
-                raise StoreUnavailable(UNKNOWN)
+            if (told == "committed" and not is_same) or time.monotonic() >= deadline:
+                raise OutcomeUnknown
             time.sleep(LOOK_AGAIN_S)
         raise NotStored("the connection to the database ended before the change was stored")
 
