@@ -474,7 +474,7 @@ async def test_nobody_keeps_waiting_while_the_server_ends(api: Api) -> None:
     record = await api.submit(function, delay_seconds=60)
     path = f"{function}/invocations/{record['invocation_id']}?wait_seconds=60"
     waiting = asyncio.ensure_future(api.good("GET", path))
-    work = api.harness.services.work.store
+    work = api.harness.services.work
     await until(lambda: work.waiters._events)
     work.waiters.release()
     async with asyncio.timeout(5):
