@@ -283,12 +283,17 @@ def test_a_deadline_is_kept_where_much_more_was_used_than_the_processor_gives(
     """The kernel lets a call go on beyond the quota; the group then waits for what it owes."""
     code = script(DEBT.replace("{way}", DEBTS[way]))
     function = server.deploy(code, timeout_seconds=3, cpu_limit_percent=10)
-    late = []
-    for _ in range(times(2, 10)):
+    late: list[float] = []
+    for _ in range(3 * times(2, 10)):
         record, took = timed(function)
-        assert record["status"] == "timeout", record
         assert took < scaled(3 + 2.0)
+        if record["status"] == "oom" and way == "memory":
+            continue  # The kernel has found none, and has killed it before.
+        assert record["status"] == "timeout", record
         late.append(record["duration_ms"] / 1000 - 3)
+        if len(late) == times(2, 10):
+            break
+    assert len(late) == times(2, 10)
     assert min(late) >= 0
     assert max(late) <= scaled(1.0)
     until(lambda: not server.named("python3"), 2.0)
