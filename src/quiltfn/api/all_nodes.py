@@ -12,7 +12,6 @@ from quiltfn.api.fleet_node import FleetNode, request_of
 from quiltfn.api.peer_streams import Together
 from quiltfn.api.route import RequestContext
 from quiltfn.model.forwarded import ForwardedCall
-from quiltfn.ports.peers import PeerAnswerTooLong
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 # What a client may want of an answer, and this node, which reads the answer itself, does not.
@@ -35,7 +34,7 @@ async def asked_of_others(context: RequestContext[Any]) -> AsyncGenerator[bytes,
     free = asyncio.Semaphore(READ_MAX)
 
     async def ask(node: str) -> bytes | None:
-        with contextlib.suppress(PeerUnavailable, PeerAnswerTooLong, TimeoutError):
+        with contextlib.suppress(PeerUnavailable, TimeoutError):
             async with (
                 free,
                 asyncio.timeout_at(until),

@@ -32,7 +32,7 @@ from quiltfn.model.invocation import Invocation
 from quiltfn.model.member import Member, NodeState
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports import Journal, Pools
-from quiltfn.ports.peers import Asker, PeerAnswerTooLong
+from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 # Where a node asks whether another one knows something of a call that is not in the store: what it
@@ -114,9 +114,8 @@ class FleetCalls:
 
     def _serves(self) -> bool:
         is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
-        if self._journal.refuses:  # others can keep records of calls
-            return False
-        return is_meant_to and self._membership.lost is None and not self._invoker.is_draining
+        is_able = self._membership.lost is None and not self._invoker.is_draining
+        return is_meant_to and is_able and not self._journal.refuses  # others keep records then
 
     def _takes_calls(self) -> bool:
         is_ready = self._membership.state is NodeState.READY
@@ -165,7 +164,7 @@ class FleetCalls:
     async def _is_known_at(self, node: str, invocation_id: str) -> bool | None:
         """As `LostCalls` asks."""
         target = f"{CALLS}{invocation_id}".encode()
-        with contextlib.suppress(PeerUnavailable, PeerAnswerTooLong, TimeoutError):
+        with contextlib.suppress(PeerUnavailable, TimeoutError):
             async with (
                 asyncio.timeout(ASK_MAX_S),
                 self.uncounted.request(node, "GET", target, (), b"", None) as answer,

@@ -31,8 +31,8 @@ class PeerGone(PeerUnavailable):
         super().__init__(why, may_have_run=True)
 
 
-class PeerAnswerTooLong(Exception):
-    """The answer has more bytes than were wanted (a sentence)."""
+class PeerAnswerTooLong(PeerGone):
+    """The answer has more bytes than were wanted, and was not read to its end."""
 
 
 class Asker(NamedTuple):

@@ -72,7 +72,7 @@ class PeerResponse(Protocol):
     def header(self, name: str) -> str | None: ...
 
     async def read(self, limit: int) -> bytes:
-        """The whole body. Raises `PeerUnavailable`, and `ports.peers.PeerAnswerTooLong` behind
+        """The whole body. Raises `PeerUnavailable`, also (`ports.peers.PeerAnswerTooLong`) behind
         `limit` bytes.
         """
 
