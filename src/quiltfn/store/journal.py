@@ -168,11 +168,11 @@ class SpoolJournal:
         return monotonic() - min(began) if began else 0.0
 
     def opened(self, record: Invocation) -> None:
-        if self._database.reserve.is_spent or self._left_to_do is not None:
+        if self._lacks_room:
             raise DiskFull(REFUSED)
         if self._database.directory.problem is not None:
             self._check_directory()
-        if self._spool.size > SEGMENT_MAX_BYTES:
+        if self._is_behind:
             raise StoreUnavailable(f"too much waits to be stored ({self.problem or 'it is slow'})")
         try:
             self._spool.append(record)
@@ -183,10 +183,16 @@ class SpoolJournal:
 
     @property
     def refuses(self) -> bool:
-        lacks_room = self._database.reserve.is_spent or self._left_to_do is not None
         is_unwritable = monotonic() - self._refused_at < TRIED_AGAIN_S
-        is_behind = self._spool.size > SEGMENT_MAX_BYTES
-        return lacks_room or is_unwritable or is_behind
+        return is_unwritable or self._lacks_room or self._is_behind
+
+    @property
+    def _lacks_room(self) -> bool:
+        return self._database.reserve.is_spent or self._left_to_do is not None
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._spool.size > SEGMENT_MAX_BYTES
 
     def closed(self, record: Invocation) -> None:
         # In any case: the call has run, and the database may still take its end.
