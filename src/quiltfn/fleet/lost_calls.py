@@ -45,7 +45,6 @@ class LostCalls:
         self._there: Mapping[str, Member] = {}
         self._lost: list[_Lost] = []
         self._writing: asyncio.Task[None] | None = None
-        self._is_closed = False
 
     def add(self, node: str, record: Invocation) -> None:
         """`record`: the end of a call that was sent to the node, if nobody knows better."""
@@ -58,7 +57,7 @@ class LostCalls:
         """Begins to write what is due."""
         now = self._clock.now()
         self._there = {one.name: one for one in members if one.presence is Presence.PRESENT}
-        if not self._lost or self._writing is not None or self._is_closed:
+        if not self._lost or self._writing is not None:
             return
         due = [one for one in self._lost if one.look_at <= now or one.node not in self._there]
         if due:
@@ -100,8 +99,7 @@ class LostCalls:
         return True
 
     async def aclose(self) -> None:
-        """Writes nothing any more."""
-        self._is_closed = True
+        """Writes nothing any more. It is not to be `read` after that."""
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])

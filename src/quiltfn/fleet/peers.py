@@ -144,8 +144,7 @@ class PeerLink:
         `PING_EVERY_S`.
         """
         while self._idle and now - self._idle[0].idle_since > IDLE_S:
-            self._idle[0].fail(PeerGone("it was idle"))
-            self._idle.popleft()
+            self._idle.popleft().fail(PeerGone("it was idle"))
         if not self.in_use:
             self._pinged_at = None
             pings_on = self._pings_on
