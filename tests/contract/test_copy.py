@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -196,7 +197,7 @@ def test_a_difference_is_noticed(filled, tmp_path, how):
 def test_a_source_that_is_in_use_or_not_stopped_in_order_is_refused(filled, url, tmp_path, capsys):
     async def beside() -> None:
         async with open_sqlite(filled, node_id="one"):
-            assert await asyncio.to_thread(perform, filled, url) == 74
+            assert perform(filled, url) == 74
 
     asyncio.run(beside())
     assert "Another quiltfn is serving from" in capsys.readouterr().err
@@ -233,7 +234,7 @@ def test_a_database_in_use_is_refused_as_source_and_as_target(filled, url, tmp_p
     async def beside(place: Any) -> None:
         async with open_postgresql(url, tmp_path / "spool", node_id="one"):
             source, target = (url, place) if place != filled else (filled, url)
-            assert await asyncio.to_thread(perform, source, target) == 74
+            assert perform(source, target) == 74
 
     for place in (tmp_path / "to", filled):
         asyncio.run(beside(place))
@@ -334,8 +335,10 @@ def copying(source: object, target: object) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def is_copying(cluster: Cluster) -> bool:
@@ -360,17 +363,22 @@ def test_a_copy_that_is_ended_leaves_the_database_empty(large, url, number):
     until(lambda: is_empty(url), 30)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_copy_that_is_ended_leaves_the_directory_empty(large, url, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "after_s"),
+    [(signal.SIGKILL, 0), (signal.SIGINT, 0), (signal.SIGINT, 0.05), (signal.SIGINT, 0.15)],
+)
+def test_a_copy_that_is_ended_leaves_the_directory_empty(large, url, tmp_path, number, after_s):
     assert perform(large, url) == 0
     to = tmp_path / "to"
     with copying(url, to) as process:
         until(lambda: any(to.glob(f"{STAGING}/quiltfn.db")), 30)
+        sleep(after_s)
         process.send_signal(number)
         _, said = process.communicate(timeout=scaled(30))
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     if number == signal.SIGINT:
         assert said.endswith(f"quiltfn: stopped; {to} is as it was\n")
+        assert not (to / STAGING / "quiltfn.db").exists()
     assert not (to / "quiltfn.db").exists()
     assert perform(url, to) == 0  # it begins anew, whatever was left
     assert rows(to, "SELECT count(*), sum(length(stdout)) FROM invocation") == [(ROWS, ROWS * MIB)]
@@ -386,6 +394,23 @@ def test_a_database_that_goes_in_the_middle_of_a_copy_is_told_of(large, url):
     assert process.returncode == 74
     assert "cannot be used" in said
     assert is_empty(url)
+
+
+class Full(SqliteFile):
+    """A target whose disk is full after the first row."""
+
+    def fill(self, _table: Table, rows: Iterable[Row]) -> None:
+        for _ in rows:
+            raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_a_target_that_fails_while_a_database_is_read_is_told_of(
+    large, url, tmp_path, capsys, monkeypatch
+):
+    assert perform(large, url) == 0
+    monkeypatch.setattr(copy_sqlite, "SqliteFile", Full)
+    assert perform(url, tmp_path / "to") == 74
+    assert "disk is full" in capsys.readouterr().err
 
 
 def test_memory_does_not_grow_with_what_is_copied(large, url, tmp_path):

@@ -2,14 +2,15 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from quiltfn.opened_store import NO_DRIVER
-from quiltfn.operator.outcome import complain, told
+from quiltfn.operator.outcome import told
 from quiltfn.operator.owner import become_owner
 from quiltfn.settings import BadSetting, check_store, password_in, read_secret
 from quiltfn.store import copy, copy_sqlite
@@ -60,10 +61,31 @@ class Address:
 def main(arguments: Sequence[str]) -> int:
     """Copies; returns the exit code."""
     given = parser().parse_args(arguments)
-    try:
+    with ending_at_ctrl_c(name_of(given.target)):
         return told(lambda: copied(given))
-    except KeyboardInterrupt:
-        return complain(f"stopped; {name_of(given.target)} is as it was", INTERRUPTED)
+
+
+@contextlib.contextmanager
+def ending_at_ctrl_c(target: str) -> Iterator[None]:
+    """Ctrl-C removes what was begun and ends the process at once: an exception in the middle of a
+    driver's work may become another one. A database gives up what is not committed by itself.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    if former is signal.SIG_IGN:
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        if not is_url(target):
+            copy_sqlite.remove_unfinished(Path(target))
+        os.write(sys.stderr.fileno(), f"quiltfn: stopped; {target} is as it was\n".encode())
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def copied(given: argparse.Namespace) -> str:

@@ -5,8 +5,8 @@ everything is read back: of each table, the number of rows and a digest of them 
 source. So a target has everything or nothing, whatever ends the copy.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -60,8 +60,10 @@ def _kind(table: Table, name: str, kind: object) -> Kind:
 class Source(Protocol):
     """What is copied. It does not change meanwhile."""
 
-    def rows(self, table: Table) -> Iterator[Row]:
-        """Every row, with values as their `Kind` says, a few of them in memory at a time."""
+    def rows(self, table: Table) -> Generator[Row]:
+        """Every row, with values as their `Kind` says, a few of them in memory at a time. It must
+        be closed: a database is read under a lock that its transaction needs to end.
+        """
 
 
 class Target(Source, Protocol):
@@ -101,7 +103,7 @@ class Counted:
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows, self.contents = rows, Contents()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Generator[Row]:
         for row in self._rows:
             self.contents = self.contents.with_row(row)
             yield row
@@ -115,9 +117,10 @@ def copy(source: Source, target: Target, told: Callable[[str, int], None]) -> No
     """
     copied = {}
     for table in _in_order():
-        rows = Counted(source.rows(table))
-        target.fill(table, rows)
-        copied[table] = rows.contents
+        with closing(source.rows(table)) as rows:
+            counted = Counted(rows)
+            target.fill(table, counted)
+        copied[table] = counted.contents
     for table, contents in copied.items():
         found = contents_of(target, table)
         if found != contents:
@@ -131,8 +134,9 @@ def copy(source: Source, target: Target, told: Callable[[str, int], None]) -> No
 def contents_of(source: Source, table: Table) -> Contents:
     """What a table of it holds."""
     found = Contents()
-    for row in source.rows(table):
-        found = found.with_row(row)
+    with closing(source.rows(table)) as rows:
+        for row in rows:
+            found = found.with_row(row)
     return found
 
 

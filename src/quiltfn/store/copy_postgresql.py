@@ -1,7 +1,7 @@
 """A database of PostgreSQL as the source or the target of a copy."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import psycopg
 from psycopg import sql
@@ -44,7 +44,7 @@ class PostgresTables:
     def __init__(self, connection: Connection) -> None:
         self._driver: psycopg.Connection[Row] = driver(connection)
 
-    def rows(self, table: Table) -> Iterator[Row]:
+    def rows(self, table: Table) -> Generator[Row]:
         query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(_names(table), _name(table))
         with self._driver.cursor() as cursor, cursor.copy(query) as copy:
             copy.set_types([TYPES[kind] for kind in kinds_of(table)])

@@ -5,7 +5,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class SqliteFile:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def rows(self, table: Table) -> Iterator[Row]:
+    def rows(self, table: Table) -> Generator[Row]:
         read = [READ[kind] for kind in kinds_of(table)]
         for row in self._connection.execute(f"SELECT {names_of(table)} FROM {quoted(table.name)}"):
             yield tuple(
@@ -108,7 +108,7 @@ def target(data_dir: Path) -> Iterator[SqliteFile]:
     staging = data_dir / STAGING
     try:
         _check_empty(directory)
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_unfinished(data_dir)
         try:
             asyncio.run(_make(staging))
             fresh = staging / directory.database.name
@@ -124,9 +124,14 @@ def target(data_dir: Path) -> Iterator[SqliteFile]:
                 connection.execute("COMMIT")
             _put_in_place(fresh, directory)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            remove_unfinished(data_dir)
     finally:
         directory.leave()
+
+
+def remove_unfinished(data_dir: Path) -> None:
+    """Removes what a copy into the directory has begun."""
+    shutil.rmtree(data_dir / STAGING, ignore_errors=True)
 
 
 def _check_empty(directory: DataDirectory) -> None:
