@@ -92,6 +92,19 @@ async def test_two_servers_of_one_data_directory_are_no_two_nodes(url: str, tmp_
                 pass
 
 
+async def test_a_node_takes_no_data_directory_of_another_one(url: str, tmp_path: Path) -> None:
+    async with node(url, tmp_path, "one"):
+        pass
+    (tmp_path / "one").rename(tmp_path / "two")
+    with pytest.raises(StoreBroken, match=r"is the data directory of the node one, and this one"):
+        async with node(url, tmp_path, "two"):
+            pass
+    (tmp_path / "two").rename(tmp_path / "one")
+    async with node(url, tmp_path, "one") as one, node(url, tmp_path, "two") as two:
+        await one.ping()
+        await two.ping()
+
+
 async def test_a_server_alone_and_a_fleet_exclude_each_other(tmp_path: Path) -> None:
     url = postgresql.database_of(tmp_path)
     async with open_postgresql(url, tmp_path / "alone", node_id="alone") as alone:

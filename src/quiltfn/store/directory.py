@@ -29,6 +29,7 @@ SPOOLS = ("journal-a.spool", "journal-b.spool")
 NOTE = re.compile(
     r"(open|closed) *\ndatabase (\d{10}) (\d{10})\ncommit (\d{10})\nspool ([+-]{2})\n"
 )
+NODE = "node"  # of a fleet whose records are here
 COMMIT_AT, SPOOL_AT = 45, 62  # where the last two numbers stand in the note
 
 
@@ -39,6 +40,18 @@ def open_own(path: Path, flags: int) -> int:
         os.close(opened)
         raise OSError(errno.EINVAL, "it is not a file", str(path))
     return opened
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a whole small file of the server's own: a crash leaves the old one or this one. Raises
+    `OSError`.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 class StoreBroken(Exception):
@@ -128,6 +141,22 @@ class DataDirectory:
             raise StoreBroken(
                 f"A restore into {self.path} was cut off. Do it again: quiltfn restore."
             )
+
+    def keep_for_node(self, name: str) -> None:
+        """Notes that the directory is this node's. Raises `StoreBroken` for another one's: what
+        this node has written elsewhere would count as whole here, and work could be run twice.
+        """
+        path = self.path / NODE
+        with contextlib.suppress(FileNotFoundError):
+            found = path.read_text("ascii", "replace").strip()
+            if found == name:
+                return
+            raise StoreBroken(
+                f"{self.path} is the data directory of the node {found}, and this one is {name}. "
+                "Name its own directory, or an empty one, with --data-dir."
+            )
+        replace_file(path, f"{name}\n")
+        self.sync()
 
     def is_filled(self, spool: str) -> bool:
         """Whether the segment has any content."""

@@ -7,13 +7,13 @@ a restart.
 """
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from quiltfn.ports.fleet import History
+from quiltfn.store.directory import replace_file
 
 FILE = "timeline"
 # 0: it is a standby, which says nothing of its own.
@@ -64,9 +64,4 @@ class PostgresTimeline:
     def _keep(self, found: History) -> None:
         self.newest = found
         with contextlib.suppress(OSError):  # what is not kept is learned again
-            fresh = self._path.with_suffix(".new")
-            with fresh.open("w") as file:
-                file.write(f"{found.cluster} {found.timeline}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
+            replace_file(self._path, f"{found.cluster} {found.timeline}\n")

@@ -431,6 +431,8 @@ class PostgresDatabase:
         self.directory.enter(alone or bool(self._fleet_id), self.busy_timeout_s)
         if self.directory.holds_lock:
             self.directory.check_restored()
+            if self._fleet_id:
+                self.directory.keep_for_node(self._node_id)
             self.reserve.start()
         try:
             self._writer = self._engine.connect()
