@@ -30,6 +30,7 @@ from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.member import Member, Report
 from quiltfn.model.pool_load import PoolLoad
+from quiltfn.ports.peers import PeerAnswerTooLong
 from quiltfn.ports.placement import Destination, PeerUnavailable
 from quiltfn.sandbox.fake import FakeSandboxes
 from service.in_process import InProcess, headers_of
@@ -52,6 +53,12 @@ class PeerResponse(PeerAnswer):
 
     def header(self, name: str) -> str | None:
         return self._response.header(name)
+
+    async def read(self, limit: int) -> bytes:
+        body = b"".join([piece async for piece in self.body])
+        if len(body) > limit:
+            raise PeerAnswerTooLong("the answer is too long")
+        return body
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         body = self._response.body
@@ -461,8 +468,14 @@ async def test_what_is_asked_of_a_silent_node_is_answered_from_the_store(nodes: 
     call.cancel()
 
 
-async def test_a_request_that_is_given_up_leaves_none_to_another_node() -> None:
-    """Also where it is ended itself, while it waits for the head of the answer."""
+@pytest.mark.parametrize("on_disconnect", ["", "cancel"])
+@pytest.mark.parametrize("turns", [None, 0, 1, 2, 3])
+async def test_a_request_that_is_given_up_leaves_none_to_another_node(
+    on_disconnect: str, turns: int | None
+) -> None:
+    """Also where it is ended itself: while it waits for the head of the answer, or so many turns of
+    the event loop after that has come.
+    """
     under_way, may_answer = list[str](), asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -476,14 +489,23 @@ async def test_a_request_that_is_given_up_leaves_none_to_another_node() -> None:
             under_way.clear()
 
     async def ask() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            await forwarding._while_wanted(context, stack, asked())
+        request = asked()
+        await forwarding._while_wanted(context, request)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await request.__aexit__(None, None, None)
 
     context: Any = SimpleNamespace(
-        headers={"x-on-disconnect": "cancel"}, request=SimpleNamespace(lost=asyncio.Event().wait)
+        headers={"x-on-disconnect": on_disconnect},
+        request=SimpleNamespace(lost=asyncio.Event().wait),
     )
     asking = asyncio.ensure_future(ask())
     await until(lambda: under_way)
+    if turns is not None:
+        may_answer.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking

@@ -387,6 +387,7 @@ class PoolSimulation:
     def check(self) -> None:
         """The pool agrees with itself and with the simulation."""
         self.pool.check()
+        assert self.pool.idle() == Pool.headroom(self.pool).idle
         if self.pool.is_at_rest:
             assert self.pool.tick(1e12) == [], "it is not at rest"
         counts, said = self.pool.counts(), self.states()

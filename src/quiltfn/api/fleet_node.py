@@ -22,6 +22,7 @@ PER_CONNECTION |= {"transfer-encoding", "expect", "content-length"}
 # What says who calls, which the node that was asked has checked, and what it does by itself.
 SAID_ANEW = {"x-request-id"}
 CHECKED = {"authorization", "proxy-authorization", "x-api-key", "idempotency-key", *SAID_ANEW}
+LEFT_OUT, LEFT_OUT_OF_URLS = PER_CONNECTION | CHECKED, PER_CONNECTION | SAID_ANEW
 
 
 class FleetNode(Protocol):
@@ -97,13 +98,11 @@ def request_of(
     request, headers = context.request, context.headers
     # At its URL a function may have credentials of its own; that node keeps ours from handlers.
     is_url = context.route is not None and context.route.admit is not None
-    left_out = left_out | PER_CONNECTION | (SAID_ANEW if is_url else CHECKED)
-    sent_on = [
-        (name, value)
-        for name, first in headers.items()
-        if name not in left_out
-        for value in (headers.repeated.get(name) or (first,))
-    ]
+    known = LEFT_OUT_OF_URLS if is_url else LEFT_OUT
+    left_out = left_out | known if left_out else known
+    sent_on = [one for one in headers.items() if one[0] not in left_out]
+    if headers.repeated:
+        sent_on = [(name, value) for name, _ in sent_on for value in headers.getlist(name)]
     sent_on.append(("x-request-id", context.request_id))
     body = context.raw_body or b""
     return peers.request(node, request.method, _origin_form(request), sent_on, body, call)

@@ -6,8 +6,8 @@ nothing of it, so the next one is tried.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.call_response import long_response
 from quiltfn.api.fleet_node import PER_CONNECTION, FleetNode, request_of
 from quiltfn.api.request import ClientDisconnected, Request
-from quiltfn.api.response import CutShort, Response, encode
+from quiltfn.api.response import CutShort, Header, Response, encode
 from quiltfn.api.route import Application, RequestContext, Route
 from quiltfn.catalog import Entry
 from quiltfn.ids import made_at_ms, new_id
@@ -30,6 +30,7 @@ from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 # What a node says to another one with its response. A handler's own header of the name is removed.
 ANSWER = "x-quiltfn-fleet"
 REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
+_decode_answer = msgspec.json.Decoder(ForwardedAnswer).decode
 # How often a call is sent on before it runs, or waits, where it came in.
 TRIES = 3
 # When a record is looked for again that a node may have acknowledged and not stored yet: it stores
@@ -139,37 +140,57 @@ async def _sent(
     placement, function_id = fleet.placement, call.function_id
     gone = partial(_gone, context, node, call, entry)
     placement.sent(node, function_id)
-    async with AsyncExitStack() as stack:
-        try:
-            answer = await _while_wanted(
-                context, stack, request_of(context, fleet.peers, node, call)
-            )
-        except PeerUnavailable as error:
-            placement.told(node, function_id, None)
-            is_only_looked_at = entry is None and context.action is None
-            if not error.may_have_run or is_only_looked_at:
-                return None  # this node says what the store has of the call
-            raise gone(error) from error
-        said = msgspec.json.decode(answer.header(ANSWER) or b"{}", type=ForwardedAnswer)
+    request = request_of(context, fleet.peers, node, call)
+    try:
+        answer = await _while_wanted(context, request)
+    except PeerUnavailable as error:
+        placement.told(node, function_id, None)
+        is_only_looked_at = entry is None and context.action is None
+        if not error.may_have_run or is_only_looked_at:
+            return None  # this node says what the store has of the call
+        raise gone(error) from error
+    # Left here, but for a body that is sent on as it comes: that leaves it at its own end.
+    response = None
+    try:
+        said, length, headers = _read_headers(answer)
         is_leaving = said.refusal is Refusal.DRAINING  # what it has ready is for nobody
         placement.told(node, function_id, None if is_leaving else said.load)
         if said.refusal is not None:
             return None
-        response = Response(status=answer.status, executed=said.executed)
-        response.headers = [one for one in answer.headers if one[0] not in REMOVED]
-        length, has_body = answer.header("content-length"), context.request.method != "HEAD"
+        response = Response(status=answer.status, headers=headers, executed=said.executed)
+        has_body = context.request.method != "HEAD"
         if length is None:
-            response.body = _Rest(answer, gone, stack.pop_all())
+            response.body = _Rest(answer, gone, request)
         elif int(length) <= SHORT_BYTES and has_body:
-            response.body = b"".join([piece async for piece in _pieces(answer, gone)])
+            response.body = await _whole(answer, gone, int(length))
         elif _is_kept(context) and has_body:
             size, executed = int(length), said.executed
             async with long_response(context, call.invocation_id, size, executed=executed):
-                response.body = b"".join([piece async for piece in _pieces(answer, gone)])
+                response.body = await _whole(answer, gone, int(length))
         else:
-            response.headers.append(("content-length", length))
-            response.body = _Rest(answer, gone, stack.pop_all())
-    return response
+            headers.append(("content-length", length))
+            response.body = _Rest(answer, gone, request)
+        return response
+    finally:
+        if response is None or isinstance(response.body, bytes):
+            await request.__aexit__(None, None, None)
+
+
+def _read_headers(answer: PeerResponse) -> tuple[ForwardedAnswer, str | None, list[Header]]:
+    """What the node says with its response, how long the body is, and the headers that are for the
+    client.
+    """
+    said = length = None
+    kept = []
+    for header in answer.headers:
+        name, value = header
+        if name not in REMOVED:
+            kept.append(header)
+        elif name == ANSWER:
+            said = said or value
+        elif name == "content-length":
+            length = value
+    return _decode_answer(said or "{}"), length, kept
 
 
 def _is_kept(context: RequestContext[Any]) -> bool:
@@ -179,34 +200,37 @@ def _is_kept(context: RequestContext[Any]) -> bool:
 
 
 async def _while_wanted(
-    context: RequestContext[Any],
-    stack: AsyncExitStack,
-    request: AbstractAsyncContextManager[PeerResponse],
+    context: RequestContext[Any], request: AbstractAsyncContextManager[PeerResponse]
 ) -> PeerResponse:
     """What the node answers. If the client goes away and its call is to end with it, the connection
     to the node ends as well, and the node does with the call what it would do for its own client.
     """
-    answered = asyncio.ensure_future(stack.enter_async_context(request))
     if context.headers.get("x-on-disconnect") != "cancel":
-        return await answered
+        return await request.__aenter__()
+    answered = asyncio.ensure_future(request.__aenter__())
     lost = asyncio.ensure_future(context.request.lost())
+    is_wanted = False
     try:
         await asyncio.wait((answered, lost), return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
+        is_wanted = answered.done()
+        if not is_wanted:
             raise ClientDisconnected
         return answered.result()
     finally:
         lost.cancel()
-        if not answered.done():
-            answered.cancel()  # before the stack is closed that it would enter
+        if not is_wanted:
+            answered.cancel()
             await asyncio.wait([answered])
+            if not answered.cancelled() and answered.exception() is None:  # it came meanwhile
+                await request.__aexit__(None, None, None)
 
 
-async def _pieces(answer: PeerResponse, gone: Gone) -> AsyncIterator[bytes]:
-    """The body. Raises `RuntimeUnavailable` with the call's id if the node is lost meanwhile."""
+async def _whole(answer: PeerResponse, gone: Gone, size: int) -> bytes:
+    """The body, of so many bytes. Raises `RuntimeUnavailable` with the call's id if the node is
+    lost meanwhile.
+    """
     try:
-        async for piece in answer.body:
-            yield piece
+        return await answer.read(size)
     except PeerUnavailable as error:
         raise gone(error) from error
 
@@ -216,8 +240,11 @@ class _Rest:
     it.
     """
 
-    def __init__(self, answer: PeerResponse, gone: Gone, stack: AsyncExitStack) -> None:
-        self._pieces, self._gone, self._stack = aiter(answer.body), gone, stack
+    def __init__(
+        self, answer: PeerResponse, gone: Gone, request: AbstractAsyncContextManager[PeerResponse]
+    ) -> None:
+        self._pieces, self._gone = aiter(answer.body), gone
+        self._request: AbstractAsyncContextManager[PeerResponse] | None = request
 
     def __aiter__(self) -> "_Rest":
         return self
@@ -229,7 +256,9 @@ class _Rest:
             raise CutShort(str(self._gone(error))) from error
 
     async def aclose(self) -> None:
-        await self._stack.aclose()
+        request, self._request = self._request, None
+        if request is not None:
+            await request.__aexit__(None, None, None)
 
 
 def _gone(
@@ -275,7 +304,8 @@ def answering_peers(app: Application, fleet: FleetNode) -> PeerApplication:
                 refusal = Refusal.DRAINING  # it was told so while the body still came
         load = fleet.placement.load(call.function_id) if call.function_id else None
         said = ForwardedAnswer(refusal=refusal, executed=response.executed, load=load)
-        response.headers = [one for one in response.headers if one[0] != ANSWER]
+        if response.header(ANSWER) is not None:  # as a handler may write it
+            response.headers = [one for one in response.headers if one[0] != ANSWER]
         response.headers.append((ANSWER, encode(said).decode()))
         return response
 

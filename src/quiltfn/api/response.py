@@ -42,7 +42,10 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its name in small letters."""
-        return next((value for one, value in self.headers if one == name), None)
+        for one, value in self.headers:
+            if one == name:
+                return value
+        return None
 
 
 def json_response(

@@ -58,6 +58,8 @@ def wants_async(context: RequestContext[W]) -> bool:
 
 
 def _prefers_async(context: RequestContext[W]) -> bool:
+    if "prefer" not in context.headers:
+        return False
     preferences = ",".join(context.headers.getlist("prefer")).split(",")
     return any(one.partition(";")[0].strip().lower() == RESPOND_ASYNC for one in preferences)
 

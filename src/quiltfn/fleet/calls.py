@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from quiltfn.api.budgets import ResponseBudget
 from quiltfn.api.errors import error_response
@@ -192,6 +193,31 @@ class FleetCalls:
         await self._lost.aclose()
 
 
+class CountedRequest:
+    """A request of `CountedPeers`, for one block."""
+
+    __slots__ = ("_peers", "_request")
+
+    def __init__(
+        self, peers: "CountedPeers", request: AbstractAsyncContextManager[PeerResponse]
+    ) -> None:
+        self._peers, self._request = peers, request
+
+    async def __aenter__(self) -> PeerResponse:
+        self._peers.begin()
+        try:
+            return await self._request.__aenter__()
+        except BaseException:
+            self._peers.end()
+            raise
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._request.__aexit__(*raised)
+        finally:
+            self._peers.end()
+
+
 class CountedPeers:
     """`Peers` that know whether a request is under way."""
 
@@ -200,8 +226,7 @@ class CountedPeers:
         self._settled = asyncio.Event()
         self._settled.set()
 
-    @asynccontextmanager
-    async def request(
+    def request(
         self,
         node: str,
         method: str,
@@ -209,18 +234,21 @@ class CountedPeers:
         headers: Sequence[tuple[str, str]],
         body: bytes,
         call: ForwardedCall | None,
-    ) -> AsyncIterator[PeerResponse]:
+    ) -> "CountedRequest":
         """As `Peers` says."""
+        return CountedRequest(self, self._peers.request(node, method, target, headers, body, call))
+
+    def begin(self) -> None:
+        """One more is under way."""
         self._under_way += 1
         self.asked_at = asyncio.get_running_loop().time()
         self._settled.clear()
-        try:
-            async with self._peers.request(node, method, target, headers, body, call) as answer:
-                yield answer
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._settled.set()
+
+    def end(self) -> None:
+        """One less."""
+        self._under_way -= 1
+        if not self._under_way:
+            self._settled.set()
 
     async def settled(self) -> None:
         await self._settled.wait()

@@ -43,13 +43,20 @@ class PeerAnswer:
     ) -> None:
         self.status, self.headers = status, headers
         self.body: AsyncIterator[bytes] = Pieces(connection)
+        self._connection = connection
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its name in small letters."""
-        return next((value for one, value in self.headers if one == name), None)
+        for one, value in self.headers:
+            if one == name:
+                return value
+        return None
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises `PeerGone`, and `PeerAnswerTooLong` behind `limit` bytes."""
+        whole = self._connection.take_whole(limit)
+        if whole is not None:
+            return whole
         found: list[bytes] = []
         size = 0
         async for piece in self.body:
@@ -182,6 +189,15 @@ class PeerConnection(asyncio.Protocol):
             self._transport.resume_reading()
         return piece
 
+    def take_whole(self, limit: int) -> bytes | None:
+        """The rest of the body, if it has come and is one piece of at most `limit` bytes: most
+        answers come with their heads.
+        """
+        if not self._is_whole or len(self._pieces) != 1 or self._held_bytes > limit:
+            return None
+        self._held_bytes = 0
+        return self._pieces.popleft()
+
     def fail(self, error: PeerGone) -> None:
         """Ends it: whoever waits gets that error. Only the first one counts."""
         if self.error is None:
@@ -258,8 +274,11 @@ class PeerConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._unfinished_bytes = 0
-        for start in range(0, len(data), PIECE_BYTES):
-            self._pieces.append(data[start : start + PIECE_BYTES])
+        if len(data) <= PIECE_BYTES:
+            self._pieces.append(data)
+        else:
+            for start in range(0, len(data), PIECE_BYTES):
+                self._pieces.append(data[start : start + PIECE_BYTES])
         self._held_bytes += len(data)
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

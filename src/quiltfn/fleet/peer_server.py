@@ -11,6 +11,7 @@ import contextlib
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from operator import itemgetter
 
 import structlog
 
@@ -38,6 +39,7 @@ from quiltfn.ports.peers import PIECE_BYTES, Asker, PeerDirectory
 from quiltfn.settings import BadSetting
 
 PeerHandler = Callable[[Request, Asker], Awaitable[Response]]
+_name = itemgetter(0)
 CONNECTIONS_ALL = 1000
 # What a client of another node may send, and what that adds.
 HEAD_MAX_BYTES, HEADERS_MAX = 1024 * 1024 + 32 * 1024, 120
@@ -195,7 +197,7 @@ class PeerServerConnection(HttpConnection):
         except BadIdentity as error:
             return self._refuse_node("identity", f"node {node}: {error}")
         response = await server.handler(request, Asker(node, call))
-        if any(name in RESERVED for name, _ in response.headers):  # as a handler may write them
+        if not RESERVED.isdisjoint(map(_name, response.headers)):  # as a handler may write them
             response.headers = [one for one in response.headers if one[0] not in RESERVED]
         if self._loop.time() - self._began_at > CONNECTION_MAX_S:
             response.closes = True

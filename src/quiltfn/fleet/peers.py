@@ -14,7 +14,6 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 
 from quiltfn.fleet.files import NodeFile, split_address
@@ -41,6 +40,7 @@ AGAIN_S = 0.5
 # Less than the node keeps an idle connection.
 IDLE_S = 30.0
 REASON_MAX_BYTES = 1024
+HEADER_NAME = HEADER.encode()
 
 
 def _get(target: str, node: str) -> bytes:
@@ -105,12 +105,16 @@ class PeerLink:
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
 
-    async def take(self) -> PeerConnection:
-        """A connection for one request. Raises `PeerUnreachable`."""
+    def idle(self) -> PeerConnection | None:
+        """A connection for one request, if one is there that has no other."""
         while self._idle:
             connection = self._idle.pop()
             if connection.error is None:
                 return connection
+        return None
+
+    async def another(self) -> PeerConnection:
+        """One more connection, for one request. Raises `PeerUnreachable`."""
         if self._loop.time() < self._unreachable_until:
             raise PeerUnreachable(self._why)
         if len(self.all) - (self._pings_on in self.all) + self._opening >= CONNECTIONS_MAX:
@@ -185,6 +189,60 @@ class PeerLink:
             await asyncio.wait({self._ping})
 
 
+# What a request is made of: method, target, headers, body, and what is said of the call.
+Parts = tuple[
+    str, bytes, Sequence[tuple[str, str]], bytes | AsyncIterator[bytes], ForwardedCall | None
+]
+
+
+class PeerRequest:
+    """One request of `HttpPeers`. It is sent when the block is entered, which gives the answer from
+    its head on; at the end of the block its connection is there for the next one. No generator and
+    no task: each would cost a call more than its signature.
+    """
+
+    __slots__ = ("_connection", "_link", "_node", "_parts", "_peers")
+
+    def __init__(self, peers: "HttpPeers", node: str, parts: Parts) -> None:
+        self._peers, self._node, self._parts = peers, node, parts
+
+    async def __aenter__(self) -> PeerAnswer:
+        link = self._link = self._peers.link(self._node)
+        self._connection: PeerConnection | None = None
+        link.in_use += 1
+        try:
+            connection = self._connection = link.idle() or await link.another()
+            answer = await self._sent(link, connection)
+            if answer.header(REFUSED_HEADER) is not None:
+                told = (await answer.read(REASON_MAX_BYTES)).decode("utf-8", "replace")
+                raise PeerUnreachable(f"node {self._node} does not let this one in: {told}")
+        except BaseException:
+            self._end()
+            raise
+        return answer
+
+    async def __aexit__(self, *_: object) -> None:
+        self._end()
+
+    def _sent(self, link: PeerLink, connection: PeerConnection) -> Awaitable[PeerAnswer]:
+        method, target, headers, body, call = self._parts
+        if self._peers.is_closed:
+            connection.fail(PeerGone("this node is ending"))
+        head = head_of(self._node, method, target, headers, body)
+        signer = link.all.get(connection)
+        if signer is None:
+            raise PeerUnreachable(f"the connection to {self._node} has ended")
+        # Last, for what is signed must be sent: the next number is expected behind it.
+        signature = signer.sign(method, target.decode("latin-1"), call)
+        head = b"%b%b: %b\r\n\r\n" % (head, HEADER_NAME, signature.encode())
+        return connection.exchange(head, body, has_answer_body=method != "HEAD")
+
+    def _end(self) -> None:
+        self._link.in_use -= 1
+        if self._connection is not None:
+            self._link.give_back(self._connection)
+
+
 class HttpPeers:
     """`Peers` of the node that has that file."""
 
@@ -193,10 +251,9 @@ class HttpPeers:
         self._tls = client_context(own)
         self._links: dict[str, PeerLink] = {}
         self._looking: asyncio.Task[None] | None = None
-        self._is_closed = False
+        self.is_closed = False  # No more requests are sent.
 
-    @asynccontextmanager
-    async def request(
+    def request(
         self,
         node: str,
         method: str,
@@ -204,38 +261,16 @@ class HttpPeers:
         headers: Sequence[tuple[str, str]],
         body: bytes | AsyncIterator[bytes],
         call: ForwardedCall | None,
-    ) -> AsyncIterator[PeerAnswer]:
+    ) -> "PeerRequest":
         """As `Peers` says. A body may come in pieces, which are taken as the node takes them; what
         its iterator raises comes out. `call` None: this node asks for itself. Raises `ValueError`
         for what would not be one request.
         """
-        link = self._link(node)
-        link.in_use += 1
-        try:
-            connection = await link.take()
-            if self._is_closed:
-                connection.fail(PeerGone("this node is ending"))
-            try:
-                head = head_of(node, method, target, headers, body)
-                signer = link.all.get(connection)
-                if signer is None:
-                    raise PeerUnreachable(f"the connection to {node} has ended")
-                # Last, for what is signed must be sent: the next number is expected behind it.
-                signature = signer.sign(method, target.decode("latin-1"), call)
-                head = b"%b%b: %b\r\n\r\n" % (head, HEADER.encode(), signature.encode())
-                answer = await connection.exchange(head, body, has_answer_body=method != "HEAD")
-                if answer.header(REFUSED_HEADER) is not None:
-                    told = (await answer.read(REASON_MAX_BYTES)).decode("utf-8", "replace")
-                    raise PeerUnreachable(f"node {node} does not let this one in: {told}")
-                yield answer
-            finally:
-                link.give_back(connection)
-        finally:
-            link.in_use -= 1
+        return PeerRequest(self, node, (method, target, headers, body, call))
 
     async def aclose(self) -> None:
         """As `Peers` says."""
-        self._is_closed = True
+        self.is_closed = True
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait({self._looking})
@@ -243,10 +278,10 @@ class HttpPeers:
             await link.aclose()
         self._links.clear()
 
-    def _link(self, node: str) -> PeerLink:
-        """Raises `PeerUnreachable` for a node that is not to be asked."""
+    def link(self, node: str) -> PeerLink:
+        """The connections to a node. Raises `PeerUnreachable` for one that is not to be asked."""
         reason = self._directory.refusal(node)
-        if reason is not None or self._is_closed:
+        if reason is not None or self.is_closed:
             why = reason or "this node is ending"
             if node in self._links:
                 self._links.pop(node).fail_all(f"node {node} is not asked any more: {why}")

@@ -111,8 +111,13 @@ class RoutingTable:
             for node, pool in nodes.items()
             if pool.slots and pool.version == version and node not in tried
         ]
-        two = self._dice.sample(able, min(2, len(able)))
-        return min(two, key=lambda node: nodes[node].per_slot, default=None)
+        if len(able) < 2:
+            return able[0] if able else None
+        first = int(self._dice.random() * len(able))
+        other = int(self._dice.random() * (len(able) - 1))
+        other += other >= first
+        one, two = able[first], able[other]
+        return one if nodes[one].per_slot <= nodes[two].per_slot else two
 
     def _put(self, function_id: str, node: str, pool: PoolLoad | None) -> None:
         idle = pool if pool is not None and pool.idle else None

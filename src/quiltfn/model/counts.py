@@ -4,11 +4,11 @@ more calls it could serve.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class PoolCounts:
+class PoolCounts(msgspec.Struct, frozen=True, gc=False):
     """How many instances are in each of the five states; the API shows exactly these. `parked`: how
     many of those that are warming are parked.
     """
@@ -25,8 +25,7 @@ class PoolCounts:
         return self.warming + self.ready + self.busy + self.recycling + self.terminating
 
 
-@dataclass(frozen=True, slots=True)
-class Headroom:
+class Headroom(msgspec.Struct, frozen=True, gc=False):
     """How many more calls could begin without a wait: `idle`: in instances that are ready, or will
     be in a moment; `startable`: in those that may be started for them. What waits comes first.
     """

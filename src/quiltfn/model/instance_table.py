@@ -8,7 +8,8 @@ from quiltfn.model.quota import Quota
 
 S = InstanceState
 WITH_A_CALL = (S.BUSY, S.RECYCLING)
-UNKNOWN = Footprint()
+FREE = (S.READY, S.PARKED, S.WARMING, S.RECYCLING)
+UNKNOWN, NONE = Footprint(), PoolCounts()
 
 
 class InstanceTable:
@@ -86,13 +87,16 @@ class InstanceTable:
     # What there is ---------------------------------------------------------------------------
 
     def counts(self) -> PoolCounts:
+        if not self.instances:
+            return NONE
+        there, parked = self._in, len(self._in[S.PARKED])
         return PoolCounts(
-            warming=self.count(S.WARMING) + self.count(S.PARKED),
-            ready=self.count(S.READY),
-            busy=self.count(S.BUSY),
-            recycling=self.count(S.RECYCLING),
-            terminating=self.count(S.TERMINATING),
-            parked=self.count(S.PARKED),
+            warming=len(there[S.WARMING]) + parked,
+            ready=len(there[S.READY]),
+            busy=len(there[S.BUSY]),
+            recycling=len(there[S.RECYCLING]),
+            terminating=len(there[S.TERMINATING]),
+            parked=parked,
         )
 
     def in_state(self, state: InstanceState, digest: str | None = None) -> list[Instance]:
@@ -106,7 +110,15 @@ class InstanceTable:
         there = self._in[state]
         if digest is None or not there:
             return len(there)
-        return sum(one.digest == digest for one in there.values())
+        found = 0
+        for one in there.values():
+            if one.digest == digest:
+                found += 1
+        return found
+
+    def count_free(self, digest: str) -> int:
+        """How many instances of a version have no call, or soon have none."""
+        return sum([self.count(state, digest) for state in FREE])
 
     def count_serving(self, digest: str) -> int:
         """How many instances of a version serve calls or soon can: not parked, not terminating."""

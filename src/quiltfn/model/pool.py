@@ -34,7 +34,7 @@ from quiltfn.model.actions import (
 from quiltfn.model.cold_start import ColdStartReason, StartHistory
 from quiltfn.model.counts import Headroom, PoolCounts, sum_counts
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
-from quiltfn.model.instance_table import InstanceTable
+from quiltfn.model.instance_table import FREE, InstanceTable
 from quiltfn.model.keepalive import KEEP_AT_LEAST_S, KeepAlive, is_wanted, next_change
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import EvictionCandidate, Footprint, Memory
@@ -395,24 +395,8 @@ class Pool:
         """
         if self.current is None or self.memory.waiting:
             return Headroom()
-        there = sum(
-            self._table.count(state, self.current) for state in (READY, PARKED, WARMING, RECYCLING)
-        )
+        idle, free = self._idle(self.current)
         limit = self._table.footprint(self.current).limit_mib
-        free = max(0.0, self.memory.budget_mib - self.memory.held_mib)
-        # What is idle counts less than its limit, and grows to it with the call.
-        affordable = there
-        if free < there * limit:
-            growth = sum(
-                limit - one.charge_mib
-                for state in (READY, PARKED, WARMING, RECYCLING)
-                for one in self._table.in_state(state, self.current)
-            )
-            affordable = there if growth <= free else int(free // limit)
-            free -= min(free, growth)
-        else:
-            free -= there * limit
-        idle = min(there, affordable)
         most = self.limits.max_instances if max_instances is None else max_instances
         places = max(0, most - len(self.instances))
         places = int(min(places, max(0.0, self.quota.limit - self.quota.used)))
@@ -421,6 +405,30 @@ class Pool:
         waiting = len(self.queue)
         behind = max(0, idle - waiting)
         return Headroom(behind, max(0, places - max(0, waiting - idle)))
+
+    def idle(self) -> int:
+        """The `idle` of `headroom`, which a fleet asks for with every call."""
+        if self.current is None or self.memory.waiting or not self.instances:
+            return 0
+        idle, _ = self._idle(self.current)
+        return max(0, idle - len(self.queue))
+
+    def _idle(self, digest: str) -> tuple[int, float]:
+        """How many instances of a version could take a call, now or in a moment, and how much
+        memory (MiB) is free beside that.
+        """
+        there = self._table.count_free(digest)
+        limit = self._table.footprint(digest).limit_mib
+        free = max(0.0, self.memory.budget_mib - self.memory.held_mib)
+        # What is idle counts less than its limit, and grows to it with the call.
+        if free >= there * limit:
+            return there, free - there * limit
+        growth = sum(
+            limit - one.charge_mib for state in FREE for one in self._table.in_state(state, digest)
+        )
+        if growth <= free:
+            return there, free - growth
+        return min(there, int(free // limit)), 0.0
 
     def held_by(self, waiter: int) -> int | None:
         """The number of the instance that this waiter was given, if any."""

@@ -60,7 +60,12 @@ class WaitQueue:
 
     def count_waiting(self, now: float, patience_s: float) -> int:
         """How many have waited for `patience_s`; they stay."""
-        return sum(now >= one.since + patience_s for one in self.waiting)
+        count = 0
+        for one in self.waiting:  # the first has waited for longest
+            if now < one.since + patience_s:
+                break
+            count += 1
+        return count
 
     def record_duration(self, seconds: float) -> None:
         """Notes how long a call took; newer ones have more weight."""

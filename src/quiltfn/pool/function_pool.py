@@ -322,7 +322,7 @@ class FunctionPool:
         return PoolLoad(
             function_id=function_id,
             version=self._versions[model.current].number,
-            idle=model.headroom().idle,
+            idle=model.idle(),
             busy=counts.busy,
             waiting=len(model.queue),
             slots=model.limits.max_instances,

@@ -4,11 +4,12 @@ the same data in one process.
 
 import asyncio
 import shutil
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from quiltfn.api.app import make_app
 from quiltfn.api.forwarding import answering_peers
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
+from quiltfn.fleet.peer_connection import PeerConnection
 from quiltfn.model.forwarded import Refusal
 from quiltfn.ports.peers import Asker
 from quiltfn.sandbox.fake import FakeSandboxes
@@ -136,3 +138,38 @@ async def test_the_node_hears_of_a_client_that_has_gone(servers: Servers) -> Non
     async with asyncio.timeout(scaled(2)):
         while not request.is_lost:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+# What sends a call on, on top of what every request costs; a coroutine that goes on counts again.
+SENDING = ("/api/forwarding.py", "/fleet/peers.py", "/fleet/peer_connection.py")
+CALLS, SENDING_CALLS_MAX = 20, 50
+
+
+async def python_calls_of_sending(servers: Servers) -> float:
+    """For each call that the other node answers."""
+    count = 0
+
+    def seen(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        if event == "call" and frame.f_code.co_filename.endswith(SENDING):
+            count += 1
+
+    for at in range(2 * CALLS):
+        sys.setprofile(seen if at >= CALLS else None)
+        try:
+            assert (await servers.call("cat", "x")).status_code == 200
+        finally:
+            sys.setprofile(None)
+    return count / CALLS
+
+
+async def test_a_call_is_sent_on_in_few_python_calls(servers: Servers) -> None:
+    assert await python_calls_of_sending(servers) <= SENDING_CALLS_MAX
+
+
+async def test_negative_control_an_answer_that_is_read_in_pieces_is_noticed(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await python_calls_of_sending(servers)
+    monkeypatch.setattr(PeerConnection, "take_whole", lambda *_: None)
+    assert await python_calls_of_sending(servers) >= round(before) + 3
