@@ -138,6 +138,19 @@ async def test_each_node_sees_the_others_and_what_they_report(open_shared, tmp_p
         assert found["one"].epoch != found["two"].epoch
 
 
+async def test_a_report_that_is_as_before_is_not_read_again(open_shared, tmp_path) -> None:
+    async with a_node(open_shared, tmp_path, "one") as one:
+        await one.members.register("1:1", BUSY)
+        (before,) = await one.members.read()
+        await one.members.beat(BUSY)
+        (after,) = await one.members.read()
+        assert (after.beat, after.report) == (before.beat + 1, BUSY)
+        assert after.report is before.report
+        await one.members.beat(Report(running=1))
+        (changed,) = await one.members.read()
+        assert changed.report == Report(running=1)
+
+
 async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_path) -> None:
     async with a_node(open_shared, tmp_path, "one") as first:
         async with a_node(open_shared, tmp_path, "one", spool="other") as second:

@@ -40,6 +40,7 @@ from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.ports.fleet import History
 from quiltfn.store import (
     SqlIdempotencyStore,
+    SqlKeys,
     SqlOperations,
     SqlStore,
     StoreBroken,
@@ -867,6 +868,25 @@ async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) 
     truth = "SELECT tenant_id, sum(size_bytes) FROM invocation GROUP BY 1 ORDER BY 1"
     kept = "SELECT tenant_id, bytes FROM usage WHERE kind = 'record' ORDER BY 1"
     assert rows_of(url, truth) == rows_of(url, kept)
+
+
+async def test_what_is_asked_again_and_again_is_planned_once(store: SqlStore) -> None:
+    """Also where other reads come between; planning is nine tenths of such a query."""
+    prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%%key_revision%%'"
+
+    def look(connection: Connection) -> object:
+        return connection.exec_driver_sql(prepared).scalar_one()
+
+    def level(connection: Connection) -> object:
+        return connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+
+    keys = SqlKeys(store.database)
+    assert await store.database.poll(look) == 0
+    for _ in range(5):
+        await keys.revision()
+        assert await store.database.read(level) == "repeatable read"
+    assert await store.database.poll(look) == 1
+    assert await store.database.poll(level) == "read committed"
 
 
 async def test_a_change_never_appears_behind_a_readers_back(tmp_path: Path) -> None:

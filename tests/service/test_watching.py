@@ -233,6 +233,17 @@ async def test_nobody_asks_while_nobody_follows(
     await until(lambda: not b.told.followed)
 
 
+async def test_a_look_at_the_same_nodes_wakes_nobody(nodes: Nodes) -> None:
+    """Each node has a task for each other one, and looks with every beat."""
+    _, a, _ = nodes
+    a.reads("b", "c")
+    before = a.watching._changed
+    a.reads("c", "b")
+    assert not before.is_set()
+    a.reads("b")
+    assert before.is_set()
+
+
 async def test_what_is_of_another_tenant_or_not_asked_for_stays_where_it_is(nodes: Nodes) -> None:
     network, a, b = nodes
     reader = await a.reader(types=frozenset((EventType.INVOCATION_ENDED,)))

@@ -45,6 +45,14 @@ def test_nodes_that_beat_are_left_alone() -> None:
     assert Watch("a", "b", "c").for_seconds(1000) == []
 
 
+def test_nodes_that_beat_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each look, once for each of them: of two hundred nodes that was most of a beat."""
+    watch = Watch("a", "b", "c")
+    watch.for_seconds(10)
+    monkeypatch.setattr(Observer, "_rank", lambda *_: pytest.fail("they were sorted"))
+    assert watch.for_seconds(90) == []
+
+
 def test_a_node_whose_beat_stands_still_for_the_reap_time_is_taken_over() -> None:
     watch = Watch("c", "b")
     watch.for_seconds(10)

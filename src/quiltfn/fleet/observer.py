@@ -77,7 +77,10 @@ class Observer:
         if member.name == self.name or member.presence is Presence.GONE:
             return False
         wait_s = 0.0 if member.presence is Presence.LEFT else self._reap_s(member)
-        return now - seen.since >= wait_s + self._rank(member.name) * self.times.beat_s
+        unmoved_s = now - seen.since
+        if unmoved_s < wait_s:  # before all nodes are sorted, once for each of them
+            return False
+        return unmoved_s >= wait_s + self._rank(member.name) * self.times.beat_s
 
     def _reap_s(self, member: Member) -> float:
         told = member.report.times

@@ -179,6 +179,9 @@ class Watching:
         """The other nodes that are there. One that comes back is followed from where it was."""
         if self._is_closed:
             return
+        there = {node for node, heard in self._nodes.items() if heard.following is not None}
+        if there == set(nodes):  # as after most beats: nobody is woken
+            return
         for node in nodes:
             # What a new one has told already has reached nobody here.
             heard = self._nodes.setdefault(node, _Heard(is_lost=bool(self._events.followed)))

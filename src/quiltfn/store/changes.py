@@ -50,17 +50,35 @@ def newest(connection: Connection) -> int:
     return number
 
 
+def behind(connection: Connection, number: int, limit: int) -> ChangePage | None:
+    """The changes behind that number, oldest first, by one statement; None where that does not say
+    whether some are missing.
+    """
+    found = _from(connection, number, limit)
+    if found and found[0].number == number:  # so what is behind it is there, too
+        return ChangePage(items=found[1:], is_complete=True, has_more=len(found) > limit)
+    if number == 0 and (not found or found[0].number == 1):  # the newest are always kept
+        return ChangePage(items=found[:limit], is_complete=True, has_more=len(found) > limit)
+    return None
+
+
 def since(connection: Connection, number: int, limit: int) -> ChangePage:
     """The changes behind that number, oldest first."""
-    query = select(tables.change).where(change.number >= number).order_by(change.number)
-    rows = connection.execute(query.limit(limit + 1)).mappings()
-    found = [_change(dict(row)) for row in rows]
-    if found and found[0].number == number:  # what is behind it is there, too: no other query
-        return ChangePage(items=found[1:], is_complete=True)
+    page = behind(connection, number, limit)
+    if page is not None:
+        return page
+    found = _from(connection, number, limit)
     last = newest(connection)
     first = connection.execute(select(func.min(change.number))).scalar() or last + 1
     # A number that was never given is of another database: before a backup was restored.
-    return ChangePage(items=found[:limit], is_complete=first - 1 <= number <= last)
+    is_complete = first - 1 <= number <= last
+    return ChangePage(items=found[:limit], is_complete=is_complete, has_more=len(found) > limit)
+
+
+def _from(connection: Connection, number: int, limit: int) -> list[Change]:
+    query = select(tables.change).where(change.number >= number).order_by(change.number)
+    rows = connection.execute(query.limit(limit + 1)).mappings()
+    return [_change(dict(row)) for row in rows]
 
 
 def _change(row: dict[str, Any]) -> Change:

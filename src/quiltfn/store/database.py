@@ -78,6 +78,12 @@ class Database(Protocol):
         """
         ...
 
+    async def poll(self, work: Work[T]) -> T:
+        """Like `read`, for one statement that is made again and again: it has no transaction around
+        it.
+        """
+        ...
+
     async def clock(self) -> ClockReading | None:
         """What the clock of the database says that several servers share; None where that is this
         machine's. Raises `StoreUnavailable`.

@@ -14,6 +14,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    literal_column,
     select,
     update,
 )
@@ -40,7 +41,9 @@ COLUMNS = [one[name] for name in Delivery.__struct_fields__]
 WITHOUT_BODY = [
     literal(b"", LargeBinary).label("body") if column is one.body else column for column in COLUMNS
 ]
-WAITS = one.status == DeliveryStatus.WAITING
+# Written out, or a plan that PostgreSQL keeps could not use the index of those that wait.
+WAITS = one.status == literal_column(f"'{DeliveryStatus.WAITING.value}'")
+IS_FREE = one.epoch == literal_column("0")
 
 
 class SqlDeliveries:
@@ -63,12 +66,12 @@ class SqlDeliveries:
 
     async def waiting(self) -> Sequence[DueDeliveries]:
         """As the port says."""
-        return await self._database.read(_waiting)
+        return await self._database.poll(_waiting)
 
     async def next_due(self, function_id: str) -> DueDeliveries | None:
         query = (
             select(one.function_id, one.tenant_id, one.due_at_ms)
-            .where(one.function_id == function_id, WAITS, one.epoch == 0)
+            .where(one.function_id == function_id, WAITS, IS_FREE)
             .order_by(one.due_at_ms)
             .limit(1)
         )
@@ -83,7 +86,7 @@ class SqlDeliveries:
         """As the port says."""
         due = (
             select(one.id)
-            .where(one.function_id == function_id, WAITS, one.epoch == 0, one.due_at_ms <= now_ms)
+            .where(one.function_id == function_id, WAITS, IS_FREE, one.due_at_ms <= now_ms)
             .where(exists().where(tables.function.c.id == function_id))
             .order_by(one.due_at_ms)
             .limit(limit)
@@ -233,7 +236,7 @@ def free(connection: Connection, boot: Boot) -> int:
 def _waiting(connection: Connection) -> list[DueDeliveries]:
     query = (
         select(one.function_id, one.tenant_id, func.min(one.due_at_ms))
-        .where(WAITS, one.epoch == 0)
+        .where(WAITS, IS_FREE)
         .group_by(one.function_id, one.tenant_id)
     )
     return [_due(row) for row in connection.execute(query)]

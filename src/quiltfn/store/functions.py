@@ -60,6 +60,9 @@ class SqlStore:
         return await self.database.read(changes.newest)
 
     async def changes(self, since: int, limit: int = 1000) -> ChangePage:
+        page = await self.database.poll(lambda connection: changes.behind(connection, since, limit))
+        if page is not None:
+            return page
         return await self.database.read(lambda connection: changes.since(connection, since, limit))
 
     async def create(self, function: Function, version: Version) -> None:

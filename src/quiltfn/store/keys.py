@@ -27,7 +27,7 @@ class SqlKeys:
         def work(connection: Connection) -> int:
             return int(connection.execute(query).scalar_one())
 
-        return await self._database.read(work)
+        return await self._database.poll(work)
 
     async def load(self) -> Sequence[Key]:
         columns = tables.api_key.c

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, or_, select, update
+from sqlalchemy import Connection, RowMapping, Text, cast, or_, select, update
 
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.member import Member, NodeState, Presence, Report, TakenOver
@@ -22,6 +22,13 @@ from quiltfn.store.take_over import take_over
 from quiltfn.store.work_recovery import StartTime
 
 table, node = tables.node, tables.node.c
+COLUMNS = node.name, node.epoch, node.beat, node.presence, node.state, node.address, node.version
+ALL = (
+    select(*COLUMNS, cast(node.report, Text))
+    .where(or_(node.presence != Presence.GONE.value, node.version != ""))
+    .order_by(node.name)
+)
+_report = msgspec.json.Decoder(Report).decode
 
 
 class SqlMembers:
@@ -33,6 +40,8 @@ class SqlMembers:
         """`lost_answer`: the body for idempotent requests of nodes that are taken over."""
         self._database, self._quickly, self._clock = database, quickly, clock
         self._lost_answer = lost_answer
+        # Of each node the last report, as it was stored and as it was understood.
+        self._reports: dict[str, tuple[str, Report]] = {}
 
     @property
     def name(self) -> str:
@@ -57,13 +66,31 @@ class SqlMembers:
 
     async def read(self) -> Sequence[Member]:
         """As the port says."""
-        is_told = or_(node.presence != Presence.GONE.value, node.version != "")
-        query = select(table).where(is_told).order_by(node.name)
+        return await self._quickly(self._read_all)
 
-        def work(connection: Connection) -> list[Member]:
-            return [_read(row) for row in connection.execute(query).mappings()]
-
-        return await self._quickly(work)
+    def _read_all(self, connection: Connection) -> list[Member]:
+        """All nodes do it with each beat, so it grows with the square of their number. Most reports
+        are those of the beat before, and are not read again.
+        """
+        found, before, self._reports = [], self._reports, {}
+        for name, epoch, beat, presence, state, address, version, told in connection.execute(ALL):
+            known = before.get(name)
+            if known is None or known[0] != told:
+                known = told, _report(told)
+            self._reports[name] = known
+            found.append(
+                Member(
+                    name=name,
+                    epoch=epoch,
+                    beat=beat,
+                    presence=Presence(presence),
+                    state=NodeState(state),
+                    address=address,
+                    version=version,
+                    report=known[1],
+                )
+            )
+        return found
 
     async def set_state(self, name: str, state: NodeState) -> Member | None:
         """As the port says."""

@@ -218,7 +218,12 @@ class PostgresDatabase:
     async def read(self, work: Work[T]) -> T:
         """As `Database` says. All of `work` sees one state."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader_thread, self._look, work)
+        return await loop.run_in_executor(self._reader_thread, self._look, work, self._in_one_state)
+
+    async def poll(self, work: Work[T]) -> T:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader_thread, self._look, work, self._by_itself)
 
     def quick_connection(self) -> QuickConnection:
         """Another connection, for statements that must not wait behind records."""
@@ -238,32 +243,49 @@ class PostgresDatabase:
 
     # Reading, in its thread ------------------------------------------------------------------
 
-    def _look(self, work: Work[T]) -> T:
+    def _look(self, work: Work[T], within: Callable[[Connection, Work[T]], T]) -> T:
         try:
-            return self._look_once(work)
+            return self._look_once(work, within)
         except NotStored:  # The connection had ended; a new one has another chance.
             pass
         try:
-            return self._look_once(work)
+            return self._look_once(work, within)
         except NotStored as error:
             raise StoreUnavailable(str(error)) from error.__cause__
 
-    def _look_once(self, work: Work[T]) -> T:
+    def _look_once(self, work: Work[T], within: Callable[[Connection, Work[T]], T]) -> T:
         if is_lost(self._reader):
             self._close("_reader")
             self._reader = self._connected()
         assert self._reader is not None
         try:
-            transaction = self._reader.begin()
-            try:
-                run_alone(self._reader, READ)
-                found = work(self._reader)
-            finally:  # There is nothing to commit, so it cannot fail either.
-                with contextlib.suppress(Exception):
-                    transaction.rollback()
+            return within(self._reader, work)
         except Exception as error:
             self._raise(error, self._reader)
+
+    @staticmethod
+    def _in_one_state(reader: Connection, work: Work[T]) -> T:
+        transaction = reader.begin()
+        try:
+            run_alone(reader, READ)
+            found = work(reader)
+            # There is nothing to commit, so it cannot fail either. A ROLLBACK would do as well, but
+            # psycopg forgets all prepared statements at one, and planning is most of a short query.
+            with contextlib.suppress(Exception):
+                run_alone(reader, "COMMIT")
+        finally:
+            with contextlib.suppress(Exception):
+                transaction.rollback()
         return found
+
+    @staticmethod
+    def _by_itself(reader: Connection, work: Work[T]) -> T:
+        """One message in place of three."""
+        try:
+            return work(reader)
+        finally:  # There is nothing to commit, but SQLAlchemy believes that there is something.
+            with contextlib.suppress(Exception):
+                reader.rollback()
 
     # Writing, in its thread ------------------------------------------------------------------
 

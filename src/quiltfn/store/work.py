@@ -162,7 +162,7 @@ class SqlWork:
             rows = run(connection, "due_work").mappings()
             return [tables.read(row, DueWork) for row in rows if row["next_due_ms"] is not None]
 
-        return await self._database.read(read)
+        return await self._database.poll(read)
 
     async def over(self, invocation_ids: Collection[str]) -> Collection[str]:
         """As the port says."""
