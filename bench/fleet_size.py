@@ -50,7 +50,8 @@ from service.platform_harness import FACTS
 HEADERS = {"host": "127.0.0.1", "content-type": "application/json"}
 BEATS, SAMPLE_EVERY_S, STARTING = 64, 0.2, 4
 AT_ONCE_MAX = 8  # calls of a node
-START_S, END_S = 120.0, 30.0
+START_S, END_S = 300.0, 60.0
+STATEMENTS_SHOWN = 12
 CONNECTIONS_OF_NODE = 5
 
 
@@ -256,24 +257,33 @@ def child(files: Mapping[int, NodeFile], home: Path, told: Told, line: Connectio
 def main() -> None:
     options = harness.arguments(
         "fleet-size",
-        nodes=(40, "nodes of the fleet; two cores carry a hundred at rest"),
+        nodes=(40, "nodes of the fleet; two cores carry two hundred at rest"),
         processes=(4, "processes that have them"),
-        rate=(20.0, "calls a second of each node"),
+        rate=(20.0, "calls a second of each node; 0: at rest alone"),
     )
-    settings = (f"max_connections={CONNECTIONS_OF_NODE * options.nodes + 20}",)
+    settings = (
+        f"max_connections={CONNECTIONS_OF_NODE * options.nodes + 20}",
+        "shared_preload_libraries=pg_stat_statements",
+        "pg_stat_statements.track_planning=on",
+    )
     seconds = options.seconds * options.rounds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: it was ended"))
     found: dict[str, Any] = {"nodes": options.nodes, "rate": options.rate}
     with fleet_nodes.database(*settings) as cluster, started(cluster, options) as lines:
         with psycopg.connect(cluster.admin_url(fleet_nodes.DATABASE), autocommit=True) as admin:
+            admin.execute("CREATE EXTENSION pg_stat_statements")
             for name, rate, query in (
                 ("at rest", 0.0, ""),
                 ("with calls", options.rate, ""),
                 ("with accepted work", options.rate / 4, "?mode=async"),
             ):
+                if name != "at rest" and not rate:
+                    continue
                 asked = rate, query, seconds
+                admin.execute("SELECT pg_stat_statements_reset()")
                 found[name] = measured(cluster, admin, lines, asked, options.nodes)
                 show(name, found[name])
+                found[f"statements {name}"] = statements(admin, options.nodes * seconds)
     harness.save("fleet_size", found)
 
 
@@ -370,6 +380,40 @@ def measured(
             for one, n in sum((o.warnings for o in seen), Counter()).most_common(5)
         },
     }
+
+
+STATEMENTS = """
+SELECT regexp_replace(left(query, 400), '\\s+', ' ', 'g'), calls,
+       1000 * (total_exec_time + total_plan_time), 1000 * total_plan_time, rows
+  FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid
+ WHERE datname = current_database() AND query NOT LIKE '%pg_stat%' ORDER BY 3 DESC
+"""
+
+
+def statements(admin: psycopg.Connection[Any], node_seconds: float) -> list[dict[str, Any]]:
+    """What statements cost the executor and the planner, for each node and second, the dearest
+    first. They are a third of what PostgreSQL uses; messages and processes that wake are the rest.
+    """
+    found = [
+        {
+            "statement": text,
+            "a second": calls / node_seconds,
+            "us each": us / calls,
+            "planning": planning / us if us else 0.0,
+            "us a second": us / node_seconds,
+            "rows each": rows / calls,
+        }
+        for text, calls, us, planning, rows in admin.execute(STATEMENTS)
+        if calls
+    ]
+    total = [sum(one[name] for one in found) for name in ("a second", "us a second")]
+    print(f"  of a node: {total[0]:.1f} statements a second, {total[1]:.0f} us of them")
+    for one in found[:STATEMENTS_SHOWN]:
+        print(
+            f"  {one['a second']:8.2f}/s {one['us each']:8.0f} us, {one['planning']:4.0%} planned, "
+            f"{one['rows each']:6.1f} rows  {one['statement'][:72]}"
+        )
+    return found
 
 
 RATES = ("transactions a second", "WAL bytes a second", "syncs a second")

@@ -204,18 +204,18 @@ class CountedRequest:
         self._peers, self._request = peers, request
 
     async def __aenter__(self) -> PeerResponse:
-        self._peers.begin()
+        self._peers.started()
         try:
             return await self._request.__aenter__()
         except BaseException:
-            self._peers.end()
+            self._peers.ended()
             raise
 
     async def __aexit__(self, *raised: Any) -> None:
         try:
             await self._request.__aexit__(*raised)
         finally:
-            self._peers.end()
+            self._peers.ended()
 
 
 class CountedPeers:
@@ -238,13 +238,13 @@ class CountedPeers:
         """As `Peers` says."""
         return CountedRequest(self, self._peers.request(node, method, target, headers, body, call))
 
-    def begin(self) -> None:
+    def started(self) -> None:
         """One more is under way."""
         self._under_way += 1
         self.asked_at = asyncio.get_running_loop().time()
         self._settled.clear()
 
-    def end(self) -> None:
+    def ended(self) -> None:
         """One less."""
         self._under_way -= 1
         if not self._under_way:

@@ -62,7 +62,10 @@ from quiltfn.store.tables import REVISION
 T = TypeVar("T")
 
 OLDEST = 15  # PostgreSQL's version
-READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# Lists and the like are planned for what is asked: a tenant may have ten records or ten million.
+READ = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan"
+)
 # In one message with the lock: what follows sees all that was committed before it.
 WRITE = (
     "BEGIN; SET LOCAL lock_timeout = {wait_ms}; "
@@ -270,7 +273,7 @@ class PostgresDatabase:
             run_alone(reader, READ)
             found = work(reader)
             # There is nothing to commit, so it cannot fail either. A ROLLBACK would do as well, but
-            # psycopg forgets all prepared statements at one, and planning is most of a short query.
+            # psycopg forgets all prepared statements at one, those of polls as well.
             with contextlib.suppress(Exception):
                 run_alone(reader, "COMMIT")
         finally:
