@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
+RECEIVE_BYTES = 256 * 1024
 HANDSHAKES_MAX = 256
 HANDSHAKE_TIMEOUT_S = 10.0
 AT_ONCE = 64
@@ -17,6 +18,44 @@ BACKLOG = 2048
 
 def ignore(_address: object, _error: OSError) -> None:
     """For a port that everybody may try."""
+
+
+def receive_buffer() -> memoryview:
+    """For the `TlsReceiver`s of one event loop."""
+    return memoryview(bytearray(RECEIVE_BYTES))
+
+
+class TlsReceiver(asyncio.BufferedProtocol):
+    """Hands to `protocol` what comes by TLS. `buffer`: what was decrypted, until it is copied. Both
+    are one step of the event loop, so all of its connections may share one.
+
+    For each read the event loop would make 256 KiB. The allocator would get them from the kernel
+    and give them back (`launcher/main.py`), which took longer than to decrypt what had come.
+    """
+
+    def __init__(self, protocol: asyncio.Protocol, buffer: memoryview) -> None:
+        self._protocol, self._buffer = protocol, buffer
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.data_received(bytes(self._buffer[:nbytes]))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._protocol.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
 
 
 class TlsAcceptor:
@@ -33,11 +72,15 @@ class TlsAcceptor:
     ) -> None:
         self._listener, self._context, self._make = listener, context, make
         self._on_failed = on_failed
+        self._buffer = receive_buffer()
         self._loop = asyncio.get_running_loop()
         self._handshakes: dict[asyncio.Task[None], None] = {}
         listener.setblocking(False)
         listener.listen(BACKLOG)
         self._loop.add_reader(listener.fileno(), self._accept)
+
+    def _receiver(self) -> TlsReceiver:
+        return TlsReceiver(self._make(), self._buffer)
 
     def close(self) -> None:
         self._loop.remove_reader(self._listener.fileno())
@@ -65,7 +108,10 @@ class TlsAcceptor:
         one.setblocking(False)
         try:
             await self._loop.connect_accepted_socket(
-                self._make, one, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+                self._receiver,
+                one,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
             )
         except OSError as error:
             self._on_failed(address, error)

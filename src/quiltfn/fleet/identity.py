@@ -47,14 +47,15 @@ class Signer:
     """Signs the requests of one connection, in the order in which they are sent."""
 
     def __init__(self, side: Side, nonce: str) -> None:
-        self._key, self._context, self._number = side.key, _context(side, nonce), 0
+        self._hmac = hmac.new(side.key, _context(side, nonce).encode(), "sha256")
+        self._number = 0
 
     def sign(self, method: str, target: str, call: ForwardedCall | None) -> str:
         """The header's value for the next request."""
         self._number += 1
         told = "" if call is None else base64.urlsafe_b64encode(_encode(call)).decode()
-        signed = f"{self._context}\n{self._number}\n{method}\n{target}\n{told}"
-        return f"{self._number}.{told}.{hmac.digest(self._key, signed.encode(), 'sha256').hex()}"
+        found = _signature(self._hmac, f"\n{self._number}\n{method}\n{target}\n{told}")
+        return f"{self._number}.{told}.{found}"
 
 
 class Verifier:
@@ -62,7 +63,8 @@ class Verifier:
 
     def __init__(self, side: Side) -> None:
         self.nonce = secrets.token_hex(NONCE_BYTES)
-        self._key, self._context, self._number = side.key, _context(side, self.nonce), 0
+        self._hmac = hmac.new(side.key, _context(side, self.nonce).encode(), "sha256")
+        self._number = 0
 
     def check(self, value: str | None, method: str, target: str) -> ForwardedCall | None:
         """What the asker says of the call; None: it asks for itself. Raises `BadIdentity`."""
@@ -71,8 +73,7 @@ class Verifier:
         number, _, rest = value.partition(".")
         told, _, signature = rest.partition(".")
         expected = str(self._number + 1)
-        signed = f"{self._context}\n{expected}\n{method}\n{target}\n{told}"
-        found = hmac.digest(self._key, signed.encode(), "sha256").hex()
+        found = _signature(self._hmac, f"\n{expected}\n{method}\n{target}\n{told}")
         if number != expected:
             raise BadIdentity("the signature is of another request on the connection")
         if not (signature.isascii() and hmac.compare_digest(found, signature)):
@@ -86,6 +87,15 @@ class Verifier:
             return _decode(base64.urlsafe_b64decode(told))
         except (binascii.Error, msgspec.DecodeError):
             raise BadIdentity("what it says of the call cannot be read") from None
+
+
+def _signature(begun: hmac.HMAC, rest: str) -> str:
+    """Of what was begun with and the rest. One that is begun anew looks for its algorithm first, by
+    which it takes twice as long.
+    """
+    one = begun.copy()
+    one.update(rest.encode())
+    return one.hexdigest()
 
 
 def _context(side: Side, nonce: str) -> str:

@@ -67,15 +67,20 @@ class PeerAnswer:
         return found[0] if len(found) == 1 else b"".join(found)
 
 
-class PeerConnection(asyncio.Protocol):
+class PeerConnection(asyncio.BufferedProtocol):
     """A connection to the node of that name. `on_heard` is called when anything arrives, `on_end`
     when it has ended.
     """
 
     def __init__(
-        self, node: str, on_heard: Callable[[], None], on_end: Callable[["PeerConnection"], None]
+        self,
+        node: str,
+        on_heard: Callable[[], None],
+        on_end: Callable[["PeerConnection"], None],
+        buffer: memoryview,
     ) -> None:
-        self.node = node
+        """`buffer`: as `TlsReceiver` takes it."""
+        self.node, self._buffer = node, buffer
         self._on_heard, self._on_end = on_heard, on_end
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
@@ -233,7 +238,11 @@ class PeerConnection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._buffer[:nbytes])
         self._on_heard()
         if self._is_whole:
             return self.fail(PeerGone(f"node {self.node} sent what it was not asked for"))

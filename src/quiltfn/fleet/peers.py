@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
+from quiltfn.api.tls_acceptor import receive_buffer
 from quiltfn.fleet.files import NodeFile, split_address
 from quiltfn.fleet.identity import (
     HEADER,
@@ -248,7 +249,7 @@ class HttpPeers:
 
     def __init__(self, own: NodeFile, directory: PeerDirectory) -> None:
         self._own, self._directory = own, directory
-        self._tls = client_context(own)
+        self._tls, self._buffer = client_context(own), receive_buffer()
         self._links: dict[str, PeerLink] = {}
         self._looking: asyncio.Task[None] | None = None
         self.is_closed = False  # No more requests are sent.
@@ -317,7 +318,7 @@ class HttpPeers:
             raise PeerUnreachable(f"there is no node {node} any more")
         host, port = split_address("address", address)
         loop = asyncio.get_running_loop()
-        make = partial(PeerConnection, node, link.heard, link.ended)
+        make = partial(PeerConnection, node, link.heard, link.ended, self._buffer)
         connection: PeerConnection | None = None
         cause: Exception
         try:
