@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from quiltfn.model.dispatch import slice_size
-from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock
 from quiltfn.ports.work import CLAIM_MAX_BYTES, ClaimedWork, WorkStore
@@ -26,7 +26,9 @@ class Backlog:
     `alarm_ms`: when it is looked at for that, if it was set. `held`: claimed and not begun, by id.
     `running`: ids of attempts; `launched`: how many of those have not asked for an instance yet.
     `claim`: the one under way. `returning`: how many times work is being put back now. `begun`: how
-    many were begun since the last claim, at `claimed_at` (monotonic seconds).
+    many were begun since the last claim, at `claimed_at` (monotonic seconds). `is_uncertain`: the
+    store did not say whether a claim or a release was made, so that nothing is begun before
+    `Claims.make_sure`.
     """
 
     function_id: str
@@ -40,11 +42,12 @@ class Backlog:
     returning: int = 0
     begun: int = 0
     claimed_at: float = 0.0
+    is_uncertain: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is known of it that must be remembered."""
-        is_busy = self.held or self.running or self.claim or self.returning
+        is_busy = self.held or self.running or self.claim or self.returning or self.is_uncertain
         return self.next_due_ms is None and not is_busy
 
     def first_due_ms(self) -> int | None:
@@ -94,7 +97,7 @@ class Claims:
 
     async def claim(self, backlog: Backlog, size: int, now_ms: int) -> Sequence[Invocation]:
         """Takes a slice; returns the records of what was ended instead. Raises `StoreUnavailable`,
-        and then nothing was taken.
+        and then nothing was taken, or the backlog is uncertain.
         """
         # What arrives meanwhile is noted in its place.
         before, backlog.next_due_ms = backlog.next_due_ms, None
@@ -103,8 +106,9 @@ class Claims:
             got = await self._store.claim(
                 backlog.function_id, size, now_ms, is_begun=self._is_strict
             )
-        except BaseException:
+        except BaseException as error:
             backlog.waits_until(before)
+            backlog.is_uncertain |= isinstance(error, OutcomeUnknown)
             raise
         backlog.waits_until(got.next_due_ms)
         for work in got.work:
@@ -125,7 +129,8 @@ class Claims:
         self, backlog: Backlog, works: Sequence[ClaimedWork], not_before_ms: int = 0
     ) -> None:
         """Releases work that was not begun. It is not claimed again by this node before that time.
-        Raises `StoreUnavailable`, and then what was not released by then is held as before.
+        Raises `StoreUnavailable`, and then what was not released by then is held as before, unless
+        it may have been: then the backlog is uncertain.
         """
         left = list(works)
         try:
@@ -135,25 +140,38 @@ class Claims:
                 del left[: len(some)]
                 for work in some:
                     backlog.waits_until(max(work.due_at_ms, not_before_ms))
-        except StoreUnavailable:
-            for work in left:
-                self._hold(backlog, work)
+        except StoreUnavailable as error:
+            self._keep([(backlog, work) for work in left], error)
             raise
 
     async def release_all(self, backlogs: Iterable[Backlog]) -> None:
-        """Puts everything back. Raises `StoreUnavailable`, and then what was not released by then
-        is held as before.
-        """
+        """Puts everything back. Raises `StoreUnavailable`, as `put_back` does."""
         left = [(backlog, work) for backlog in backlogs for work in self.take_all(backlog)]
         try:
             while left:
                 some = left[:RELEASED_AT_ONCE]
                 await self._release([work for _, work in some])
                 del left[: len(some)]
-        except StoreUnavailable:
-            for backlog, work in left:
-                self._hold(backlog, work)
+        except StoreUnavailable as error:
+            self._keep(left, error)
             raise
+
+    async def make_sure(self, backlog: Backlog, known: Iterable[str]) -> None:
+        """Puts back what is claimed of an uncertain backlog and neither held nor `known`: attempts
+        that are under way, or whose ends were not stored a moment ago. Raises `StoreUnavailable`,
+        and then it is as uncertain as before.
+        """
+        due = await self._store.release_others(backlog.function_id, {*known, *backlog.held})
+        backlog.waits_until(due)
+        backlog.is_uncertain = False
+
+    def _keep(self, left: Sequence[tuple[Backlog, ClaimedWork]], error: StoreUnavailable) -> None:
+        """Holds what was not released, but for what may have been: another node may have it."""
+        uncertain = RELEASED_AT_ONCE if isinstance(error, OutcomeUnknown) else 0
+        for backlog, _ in left[:uncertain]:
+            backlog.is_uncertain = True
+        for backlog, work in left[uncertain:]:
+            self._hold(backlog, work)
 
     async def _release(self, works: Sequence[ClaimedWork]) -> None:
         await self._store.release([one.record.invocation_id for one in works])

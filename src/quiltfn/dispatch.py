@@ -89,6 +89,7 @@ class Dispatcher:
         self._cold: list[Backlog] | None = None
         self._retries: list[tuple[str, str, int]] = []
         self._versions: dict[tuple[str, int], Version] = {}
+        self._in_doubt: set[str] = set()  # functions whose claims are being made sure of
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_pumping = self._is_settling = self._is_stopping = False
         self._claims_again_at = 0.0  # monotonic seconds; later than now where the store failed
@@ -225,6 +226,9 @@ class Dispatcher:
         due = backlog.first_due_ms()
         if self._backlogs.get(backlog.function_id) is not backlog:  # the function was deleted
             return
+        if backlog.is_uncertain:
+            self._make_sure_soon(backlog)
+            return
         if due is None or self._is_stopping:
             if backlog.is_empty:
                 self._forget(backlog)
@@ -331,7 +335,7 @@ class Dispatcher:
                 self._put_back_soon(backlog, self._claims.take_all(backlog))
             return False  # it is considered again when it changes
         due = backlog.first_due_ms()
-        if due is None or due > self._now_ms():
+        if backlog.is_uncertain or due is None or due > self._now_ms():
             self._consider(backlog)
             return False
         if self._is_held_back(backlog):
@@ -516,6 +520,29 @@ class Dispatcher:
             self._consider(backlog)
         else:  # Due, and yet not claimed: it must not be asked for again at once.
             self._block(backlog)
+
+    def _make_sure_soon(self, backlog: Backlog) -> None:
+        if backlog.function_id not in self._in_doubt and not self._is_stopping:
+            self._in_doubt.add(backlog.function_id)
+            self._spawn(self._make_sure(backlog))
+
+    async def _make_sure(self, backlog: Backlog) -> None:
+        """Asks the store until it says what this node has claimed of the function."""
+        try:
+            while backlog.is_uncertain and not self._is_stopping:
+                known = {*backlog.running}
+                try:
+                    await self.journal.synced()  # what was over before that is not claimed any more
+                    is_moving = backlog.claim is not None or backlog.returning or self._is_stopping
+                    if not is_moving:
+                        await self._claims.make_sure(backlog, known | backlog.running)
+                    else:
+                        await asyncio.sleep(SETTLE_AFTER_S)
+                except StoreUnavailable:
+                    await asyncio.sleep(RETRY_AFTER_S)
+        finally:
+            self._in_doubt.discard(backlog.function_id)
+        self._consider(backlog)
 
     def _ended_unrun(self, backlog: Backlog, record: Invocation) -> None:
         if record.outcome is not None and record.outcome.dead_letter is not None:

@@ -239,7 +239,10 @@ class Work:
             ended = await self.invoker.cancel(function_id, invocation_id)
             if ended is not None and ended.status is Status.CANCELLED:
                 await self.journal.synced()
-                return ended
+                # Another node may have had the call, and its end may be stored.
+                ended = await self.journal.get(function_id, invocation_id) or ended
+                if ended.status is Status.CANCELLED:
+                    return ended
             if ended is None:
                 ended = await self.outline(entry, invocation_id)
             if ended.is_final:

@@ -192,6 +192,26 @@ async def test_released_work_waits_again_and_its_attempt_does_not_count(
     assert (later.invocation_id, later.attempt) == (first, 1)
 
 
+async def test_what_a_server_does_not_know_to_be_claimed_by_it_is_put_back(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
+        function, other = await a_stored_function(one), await a_stored_function(one, name="other")
+        mine, theirs = SqlWork(one.database), SqlWork(two.database)
+        ids = [await an_accepted(mine, function) for _ in range(3)]
+        apart = await an_accepted(mine, other)
+        known, unknown = await claimed(mine, function, 2)
+        (foreign,) = await claimed(theirs, function, 1)
+        await claimed(mine, other, 1)
+        assert {known.invocation_id, unknown.invocation_id, foreign.invocation_id} == {*ids}
+        assert await mine.release_others(function.id, {known.invocation_id}) is not None
+        (again,) = await claimed(theirs, function, 9)
+        assert (again.invocation_id, again.attempt) == (unknown.invocation_id, 1)
+        assert await mine.claimed_by(known.invocation_id) == "one"
+        assert await mine.claimed_by(apart) == "one"
+        assert await mine.claimed_by(foreign.invocation_id) == "two"
+
+
 async def test_another_server_claims_what_this_one_has_not(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from manual_clock import ManualClock
 from quiltfn import claims
 from quiltfn.catalog import Entry
 from quiltfn.dispatch import DUE_SPARE
-from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff
 from quiltfn.observe import metrics
@@ -474,6 +474,82 @@ async def test_what_is_put_back_for_want_of_memory_is_run_though_the_last_attemp
     await until(lambda: busy(server, entry) == 1)
     await end_one(server)
     assert (await final(server, entry, held)).status is Status.SUCCESS
+
+
+def does_not_tell(
+    server: Harness, monkeypatch: pytest.MonkeyPatch, name: str, *, is_made: bool
+) -> asyncio.Event:
+    """The store does not say whether it made the next change of a kind, and next time it does. The
+    event: it was asked.
+    """
+    real, was_asked = getattr(server.work.store, name), asyncio.Event()
+
+    async def unknown(*given: Any, **more: Any) -> Any:
+        monkeypatch.setattr(server.work.store, name, real)
+        if is_made:
+            await real(*given, **more)
+        was_asked.set()
+        raise OutcomeUnknown
+
+    monkeypatch.setattr(server.work.store, name, unknown)
+    return was_asked
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_work_is_run_once_though_nobody_knows_whether_it_was_claimed(
+    server: Harness, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    entry = await server.active("cat")
+    was_asked = does_not_tell(server, monkeypatch, "claim", is_made=is_made)
+    one, two = await accept(server, entry, 2)
+    await was_asked.wait()
+    backlog = server.dispatcher._backlogs[entry.function.id]
+    await until(lambda: not (backlog.claim or backlog.is_uncertain))
+    server.pass_time(2.0)
+    for call in (one, two):
+        assert (await final(server, entry, call)).status is Status.SUCCESS
+    await quiet(server)
+    assert server.sandboxes.calls == 2
+    assert await statuses(server, entry, one) == [Status.SUCCESS]
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
+    server: Harness, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    """Here that is another server, which gets it before this one hears what the store has."""
+    entry = await server.active("sleep 60", max_instances=1)
+    _, held = await accept(server, entry, 2)
+    await until(lambda: busy(server, entry) == 1)
+    backlog = server.dispatcher._backlogs[entry.function.id]
+    await until(lambda: held in backlog.held)
+    does_not_tell(server, monkeypatch, "release", is_made=is_made)
+    sure, may_go_on = server.work.store.release_others, asyncio.Event()
+
+    async def later(*given: Any) -> int | None:
+        await may_go_on.wait()
+        return await sure(*given)
+
+    monkeypatch.setattr(server.work.store, "release_others", later)
+    with pytest.raises(OutcomeUnknown):
+        await server.dispatcher.withdraw(held)
+    await end_one(server)  # room for the next one, and nothing is begun
+    await until(lambda: server.dispatcher._in_doubt != set())
+    assert held not in backlog.held
+    assert busy(server, entry) == 0
+    now_ms = int(server.clock.time * 1000)
+    other = await server.work.store.claim(entry.function.id, 9, now_ms, is_begun=False)
+    assert [one.record.invocation_id for one in other.work] == ([held] if is_made else [])
+    if other.work:
+        await server.work.store.release([held])
+    may_go_on.set()
+    await until(lambda: not backlog.is_uncertain)
+    server.pass_time(2.0)
+    await until(lambda: busy(server, entry) == 1)
+    await end_one(server)
+    assert (await final(server, entry, held)).status is Status.SUCCESS
+    await quiet(server)
+    assert server.sandboxes.calls == 2
 
 
 async def test_a_deleted_functions_work_is_never_run(server: Harness) -> None:

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from contract.stores import rows
 from quiltfn.model.errors import RuntimeUnavailable, StoreUnavailable
+from quiltfn.model.invocation import Status
+from quiltfn.store.records import upsert
 from service.platform_harness import Harness, open_harness
 
 NEVER_S = 3600.0
@@ -51,6 +54,22 @@ async def test_whoever_asks_for_the_record_waits_for_it_too(
     server.journal.is_strict = True
     assert await server.journal.get(entry.function.id, record.invocation_id) == record
     assert ended(tmp_path) == {record.invocation_id: "success"}
+
+
+async def test_whoever_asks_is_told_the_end_that_was_stored(server: Harness) -> None:
+    """Another node had the work as well, since nobody knew which of the two, and was earlier."""
+    entry = await server.active("echo hello")
+    server.journal.is_strict = False
+    late = await server.invoke(entry)
+    stored = replace(late, status=Status.CANCELLED, execution_node_id="two", stdout=b"")
+    await server.store.database.write(lambda c: upsert(c, [stored], 1))
+    server.journal.is_strict = True
+    outline = await server.journal.outline(entry.function.id, late.invocation_id)
+    assert outline is not None
+    assert (outline.record.status, outline.record.execution_node_id) == (Status.CANCELLED, "two")
+    found = await server.journal.get(entry.function.id, late.invocation_id)
+    assert found is not None
+    assert found.execution_node_id == "two"
 
 
 async def test_a_refusal_that_has_a_record_waits_too(server: Harness, tmp_path: Path) -> None:

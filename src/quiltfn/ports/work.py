@@ -168,6 +168,12 @@ class WorkStore(Protocol):
         it is due now; None: as before.
         """
 
+    async def release_others(self, function_id: str, known: Collection[str]) -> int | None:
+        """Puts back what this server has claimed of the function since its start, but for the
+        `known` ids: after a claim or a release of which the store did not say whether it was made.
+        Returns when the first of what waits is due, in Unix milliseconds; None: nothing waits.
+        """
+
     async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
         """Ends work that waits; returns its record, `cancelled`. None where none such waits."""
 

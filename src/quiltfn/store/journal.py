@@ -231,12 +231,9 @@ class SpoolJournal:
                 raise StoreUnavailable(str(self._failure))
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
-        fresh = self._unstored(invocation_id)
-        if fresh is not None and fresh.function_id != function_id:
-            return None
+        fresh = await self._told_from_memory(invocation_id)
         if fresh is not None:
-            await self._make_sure_of(fresh)
-            return fresh
+            return fresh if fresh.function_id == function_id else None
         return await self._database.read(
             lambda connection: records.find(connection, function_id, invocation_id)
         )
@@ -249,20 +246,26 @@ class SpoolJournal:
         fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
         return None if fresh is None else fresh.after_attempt()
 
-    async def _make_sure_of(self, fresh: Invocation) -> None:
-        """Whoever is told of an end may rely on it as much as the caller."""
-        if self.is_strict and fresh.status in FINAL and self._left_to_do is None:
+    async def _told_from_memory(self, invocation_id: str) -> Invocation | None:
+        """The record as it will be stored. None where the database is to be asked: it has been, or
+        it is an end and the journal is strict. Whoever is told of an end may rely on it as much as
+        the caller, so that it is stored first; and what is stored then may be another one's.
+        """
+        fresh = self._unstored(invocation_id)
+        is_end = fresh is not None and fresh.status in FINAL
+        if is_end and self.is_strict and self._left_to_do is None:
             await self.synced()
+            return None
+        return fresh
 
     async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
-        fresh = self._unstored(invocation_id)
+        fresh = await self._told_from_memory(invocation_id)
         if fresh is None:
             return await self._database.read(
                 lambda connection: records.outline(connection, function_id, invocation_id)
             )
         if fresh.function_id != function_id:
             return None
-        await self._make_sure_of(fresh)
         sizes = {"stdout": len(fresh.stdout), "stderr": len(fresh.stderr)}
         return Outline(record=without_output(fresh), sizes=sizes)
 

@@ -102,6 +102,10 @@ SELECT count(*) FROM work WHERE function_id = :function_id AND epoch = 0 AND due
 SELECT invocation_id, attempts, expires_at_ms, is_begun, machine_boot_id, node_id, epoch FROM work
  WHERE epoch > 0 AND epoch < :epoch AND (:alone OR node_id = :node);
 
+-- claimed_now: what this start of a server has claimed of a function
+SELECT invocation_id FROM work
+ WHERE function_id = :function_id AND node_id = :node AND epoch = :epoch;
+
 -- next_due: when the first of it that waits is due
 SELECT due_at_ms FROM work WHERE function_id = ? AND epoch = 0 ORDER BY due_at_ms LIMIT 1;
 

@@ -288,16 +288,32 @@ class SqlWork:
 
     async def release(self, invocation_ids: Sequence[str], due_at_ms: int | None = None) -> None:
         """As the port says."""
+        if invocation_ids:
+            await self._database.write(lambda c: self._release(c, invocation_ids, due_at_ms))
+
+    async def release_others(self, function_id: str, known: Collection[str]) -> int | None:
+        """As the port says."""
+        boot = self._database.boot
+        mine = {"function_id": function_id, "node": boot.node_id, "epoch": boot.epoch}
+
+        def write(connection: Connection) -> int | None:
+            claimed = run(connection, "claimed_now", mine).scalars().all()
+            others = [one for one in claimed if one not in known]
+            if others:
+                self._release(connection, others)
+            due: int | None = scalar(connection, "next_due", function_id)
+            return due
+
+        return await self._database.write(write)
+
+    def _release(
+        self, connection: Connection, invocation_ids: Sequence[str], due_at_ms: int | None = None
+    ) -> None:
         boot = self._database.boot
         mine = {"node": boot.node_id, "epoch": boot.epoch, "due": due_at_ms}
         rows = [{"invocation_id": one} | mine for one in invocation_ids]
-
-        def work(connection: Connection) -> None:
-            run(connection, "release_work", rows).close()
-            changes.tell(connection, changes.Notice.WORK)
-
-        if rows:
-            await self._database.write(work)
+        run(connection, "release_work", rows).close()
+        changes.tell(connection, changes.Notice.WORK)
 
     async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
         """As the port says."""
