@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from quiltfn.ids import new_id
+from quiltfn.model.environment import ALWAYS
 from quiltfn.model.errors import Conflict, Forbidden, NotFound, RateLimited, Unprocessable
-from quiltfn.model.runtime import OWN_NAMES, SHARED, Isolation, Kind, Network, Runtime
+from quiltfn.model.runtime import OWN_NAMES, PROGRAMS, SHARED, Isolation, Kind, Network, Runtime
 from quiltfn.model.version import VersionSpec, check_environment
 from quiltfn.ports import Change, Clock, RuntimeStore, no_others
 from quiltfn.tenant_images import TenantImages
@@ -151,8 +152,8 @@ class Runtimes:
             why = self._host.no_gvisor
             expected = f"one with isolation crun: this server has no gVisor ({why})"
             raise Unprocessable.field("runtime", expected, spec.runtime, "shell")
-        if runtime.image is not None:  # it must not be removed before the version is stored
-            self.tenant_images.hold(named.tenant_id, runtime.image)
+        for image in runtime.images:  # they must not be removed before the version is stored
+            self.tenant_images.hold(named.tenant_id, image)
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
 
     async def add(
@@ -161,17 +162,17 @@ class Runtimes:
         """Gives the name to a runtime, for the tenant or, `shared`, for all tenants. Returns the
         runtime, and whether it differs from the one that had the name.
 
-        `wanted`: a runtime without id, host and time; its image must belong to the tenant. Existing
-        versions keep their snapshots. Raises `Unprocessable`; `Conflict` for a built-in name;
-        `StoreUnavailable` where the image cannot be fetched from another node; and, unless an
-        operator asks, `Forbidden` and `RateLimited`.
+        `wanted`: a runtime without id, host, interpreter and time; its images must belong to the
+        tenant. Existing versions keep their snapshots. Raises `Unprocessable`; `Conflict` for a
+        built-in name; `StoreUnavailable` where an image cannot be read, or fetched from another
+        node; and, unless an operator asks, `Forbidden` and `RateLimited`.
         """
         check_not_own(wanted.name, "replaced")
         wanted.validate()
         if not is_operator:
             self.rules.check(wanted)
         check_environment(wanted.environment)
-        if wanted.kind not in (Kind.CUSTOM, *self._host.built_in):
+        if wanted.base_image is None and wanted.kind not in (Kind.CUSTOM, *self._host.built_in):
             known = ", ".join([*self._host.built_in, Kind.CUSTOM])
             expected = f"one of: {known}; this machine has no interpreter for {wanted.kind}"
             raise Unprocessable.field("kind", expected, wanted.kind, "shell")
@@ -179,23 +180,29 @@ class Runtimes:
             expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
             raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
         await self.catch_up()
-        if wanted.image is not None:  # before all other changes have to wait for it
-            for one in {tenant_id, SHARED if shared else tenant_id}:
-                await self.tenant_images.bring(one, wanted.image)
+        owner = SHARED if shared else tenant_id
+        for image in wanted.images:  # before all other changes have to wait for them
+            for one in {tenant_id, owner}:
+                await self.tenant_images.bring(one, image)
+        interpreter = await self._interpreter(tenant_id, owner, wanted)
         async with self._changing:
             runtime = msgspec.structs.replace(
-                wanted, id=new_id(), host=self._host.packages, created_at=int(self._clock.unix())
+                wanted,
+                id=new_id(),
+                host=self._host.packages if wanted.base_image is None else "",
+                interpreter=interpreter,
+                created_at=int(self._clock.unix()),
             )
-            owner = SHARED if shared else tenant_id
             there = self._of.get(owner, {})
             if wanted.name in there and there[wanted.name].same_as(runtime):
                 return OwnedRuntime(tenant_id=owner, runtime=there[wanted.name]), False
             if not is_operator and wanted.name not in there:
                 self._check_count(len(there))
-            if wanted.image is not None and not await self._hold(owner, tenant_id, wanted.image):
-                raise _no_image(wanted.image)
-            if not await self._store.save(owner, runtime):  # another node has taken it back
-                raise _no_image(wanted.image)
+            for field_name, digest in _images(wanted):
+                if not await self._hold(owner, tenant_id, digest):
+                    raise _no_image(field_name, digest)
+            if not await self._store.save(owner, runtime):  # another node has taken one back
+                raise _no_image(*_images(wanted)[0])
             self._of.setdefault(owner, {})[runtime.name] = runtime
         return OwnedRuntime(tenant_id=owner, runtime=runtime), True
 
@@ -217,6 +224,23 @@ class Runtimes:
             await self._store.remove(owner, name)
             del self._of[owner][name]
 
+    async def _interpreter(self, tenant_id: str, owner: str, wanted: Runtime) -> str:
+        """The program of the base image that runs handlers of this kind; empty where the kind or
+        the host's own has it. Raises `Unprocessable` where the image does not have it.
+        """
+        image, names = wanted.base_image, PROGRAMS.get(wanted.kind)
+        if image is None or names is None:
+            return ""
+        if not any(self.tenant_images.hold(one, image) for one in (tenant_id, owner)):
+            raise _no_image("base_image", image)
+        is_shell = wanted.kind is Kind.SHELL
+        path = "/bin" if is_shell else wanted.environment.get("PATH", ALWAYS["PATH"])
+        program = await self.tenant_images.program(image, names, path)
+        if program is None:
+            expected = f"an image with a {names[0]} in one of {path}, for the kind {wanted.kind}"
+            raise Unprocessable.field("base_image", expected, image)
+        return "" if is_shell else program
+
     async def _hold(self, owner: str, tenant_id: str, digest: str) -> bool:
         if owner == SHARED:
             return await self.tenant_images.share(tenant_id, digest)
@@ -231,9 +255,15 @@ class Runtimes:
             )
 
 
-def _no_image(digest: str | None) -> Unprocessable:
+def _images(wanted: Runtime) -> list[tuple[str, str]]:
+    """Field and digest of each image that it names."""
+    named = (("image", wanted.image), ("base_image", wanted.base_image))
+    return [(name, digest) for name, digest in named if digest is not None]
+
+
+def _no_image(name: str, digest: str) -> Unprocessable:
     expected = "the digest of an image that is here; POST /api/runtimes/images makes one"
-    return Unprocessable.field("image", expected, digest)
+    return Unprocessable.field(name, expected, digest)
 
 
 def is_own(runtime: Runtime) -> bool:

@@ -65,9 +65,10 @@ async def share_images(
 
 
 def places_of(catalog: Catalog, images: FleetImages, function_id: str) -> ImagePlaces | None:
-    """Where the image of a function is."""
+    """Where the images of a function are; None where it has none."""
     entry = catalog.known(function_id)
-    image = None if entry is None else entry.version.spec.runtime_snapshot.image
-    if image is None:
+    wanted = () if entry is None else entry.version.spec.runtime_snapshot.images
+    if not wanted:
         return None
-    return ImagePlaces(images.is_here(image), images.nodes_of(image))
+    nodes = frozenset.intersection(*(frozenset(images.nodes_of(one)) for one in wanted))
+    return ImagePlaces(all(map(images.is_here, wanted)), nodes)

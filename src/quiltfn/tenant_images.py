@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from msgspec.structs import replace
 
 from quiltfn.model.errors import CapacityFull, RateLimited
-from quiltfn.model.image import Archive, Image, ImageFile, Package, TenantImage
+from quiltfn.model.image import Archive, Contents, Image, ImageFile, Package, TenantImage
 from quiltfn.model.runtime import SHARED
 from quiltfn.ports import Change, Clock, Images, TenantImageStore
 
@@ -84,7 +84,13 @@ class TenantImages:
                 if one.is_measured:
                     self._note(one)
 
-    async def take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
+    async def take(
+        self,
+        tenant_id: str,
+        archive: Archive,
+        chunks: AsyncIterator[bytes],
+        contents: Contents = Contents.FILES,
+    ) -> Image:
         """Stores an uploaded image for the tenant. `is_new`: the tenant did not have it before.
 
         Raises as `Images.take` does; `RateLimited` beyond the tenant's quota or its number of
@@ -100,7 +106,7 @@ class TenantImages:
             )
         self._uploads[tenant_id] += 1
         try:
-            image = await self._take(tenant_id, archive, chunks)
+            image = await self._take(tenant_id, archive, chunks, contents)
             await self.keep(image.digest)
             return image
         finally:
@@ -108,7 +114,9 @@ class TenantImages:
             if not self._uploads[tenant_id]:
                 del self._uploads[tenant_id]
 
-    async def _take(self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes]) -> Image:
+    async def _take(
+        self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes], contents: Contents
+    ) -> Image:
         added: str | None = None
 
         def admit(image: Image) -> None:
@@ -120,7 +128,7 @@ class TenantImages:
                 added = image.digest
 
         try:
-            image = await self.images.take(archive, chunks, admit)
+            image = await self.images.take(archive, chunks, admit, contents)
             await self._give(TenantImage(tenant_id, image.digest, image.counted_bytes), image)
         except BaseException:
             if added is not None:
@@ -176,6 +184,11 @@ class TenantImages:
         """As `Images.packages`, likewise."""
         found = await self._is_here(digest)
         return await self.images.packages(digest) if found else ((), True)
+
+    async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
+        """As `Images.program`, likewise."""
+        found = await self._is_here(digest)
+        return await self.images.program(digest, names, path) if found else None
 
     async def share(self, tenant_id: str, digest: str) -> bool:
         """Shares an image of the tenant with all tenants. Returns whether it is shared now."""

@@ -1,15 +1,19 @@
 """The promises of `ports.RuntimeStore` and `ports.TenantImageStore`."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
+import sqlite_template
 from contract.stores import StoreOpener, a_function, a_version, an_id
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
 from quiltfn.ports import RuntimeStore, TenantImageStore
-from quiltfn.store import SqlRuntimes, SqlStore, SqlTenantImages
+from quiltfn.store import SqlRuntimes, SqlStore, SqlTenantImages, snapshot
 
 
 def a_runtime(name: str = "etl", **changes: Any) -> Runtime:
@@ -37,6 +41,7 @@ async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
     older, newer, other = a_runtime(), a_runtime(image=None), a_runtime("a")
+    newer = replace(newer, base_image="ab" * 32, interpreter="/usr/bin/python3")
     async with open_store(tmp_path) as store:
         runtimes: RuntimeStore = SqlRuntimes(store.database)
         await give(store, "acme", "ab" * 32)
@@ -127,23 +132,30 @@ async def test_images_are_held_until_they_are_dropped(
         assert await tenant_images.load() == [theirs]
 
 
-async def test_an_image_that_is_named_by_now_is_not_taken_from_its_tenant(store: SqlStore) -> None:
+@pytest.mark.parametrize("field", ["image", "base_image"])
+async def test_an_image_that_is_named_by_now_is_not_taken_from_its_tenant(
+    store: SqlStore, field: str
+) -> None:
     images: TenantImageStore = SqlTenantImages(store.database)
     runtimes: RuntimeStore = SqlRuntimes(store.database)
     function = a_function()
     owner, named, kept, unused = function.tenant_id, "aa" * 32, "bb" * 32, "cc" * 32
+    if field == "base_image":
+        await give(store, owner, "ab" * 32)
     await give(store, owner, named, kept, unused)
     await give(store, "umbrella", named)
     await give(store, SHARED, named, kept, unused)
-    await runtimes.save(owner, a_runtime(image=named))
-    await store.create(function, a_version(function, runtime_snapshot=a_runtime(image=kept)))
+    await runtimes.save(owner, a_runtime(**{field: named}))
+    changes: dict[str, Any] = {"image": None, field: kept}
+    version = a_version(function, runtime_snapshot=a_runtime(**changes))
+    await store.create(function, version)
+    assert {(owner, named), (owner, kept)} <= await runtimes.images_in_use()
     for tenant, digest in [(owner, named), (owner, kept), (SHARED, named), (SHARED, kept)]:
         assert not await images.remove(tenant, digest)
     for tenant, digest in [(owner, unused), ("umbrella", named), (SHARED, unused), ("x", "y")]:
         assert await images.remove(tenant, digest)
-    assert {(one.tenant_id, one.digest) for one in await images.load()} == {
-        (tenant, digest) for tenant in (owner, SHARED) for digest in (named, kept)
-    }
+    left = {(one.tenant_id, one.digest) for one in await images.load()} - {(owner, "ab" * 32)}
+    assert left == {(tenant, digest) for tenant in (owner, SHARED) for digest in (named, kept)}
     await runtimes.remove(owner, "etl")
     await store.delete(function.id)
     assert await images.remove(owner, named)
@@ -157,6 +169,7 @@ async def test_no_runtime_names_an_image_that_its_tenant_does_not_have(store: Sq
     kept = a_runtime(image=None)
     assert await runtimes.save("acme", kept)
     assert not await runtimes.save("acme", a_runtime())
+    assert not await runtimes.save("acme", a_runtime(image=None, base_image="ab" * 32))
     assert await runtimes.load() == [("acme", kept)]
     await give(store, "acme", "ab" * 32)
     assert await runtimes.save("acme", a_runtime())
@@ -176,3 +189,19 @@ async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> No
     assert set(await images.load()) == {first, theirs}
     assert await images.add(second, 10_000)
     assert await images.add(TenantImage("acme", "ef" * 32, 5000))  # without a quota
+
+
+def test_a_backup_of_a_database_from_before_base_images_has_its_images(tmp_path: Path) -> None:
+    database = sqlite_template.with_schema(tmp_path / "data") / sqlite_template.NAME
+    fields = "tenant_id, name, id, kind, image, host, command, environment, isolation, network"
+    row = f"'acme', 'etl', 'x', 'shell', '{'ab' * 32}', '', '[]', '{{}}', 'crun', 'none'"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            f"INSERT INTO runtime ({fields}, writable_paths, created_at, base_image) "
+            f"VALUES ({row}, '[]', 0, '{'cd' * 32}')"
+        )
+    assert snapshot.look_through(database).images == {"ab" * 32, "cd" * 32}
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("ALTER TABLE runtime DROP COLUMN base_image")
+        connection.execute("UPDATE alembic_version SET version_num = '0018'")
+    assert snapshot.look_through(database).images == {"ab" * 32}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from contract.stores import files_at_most
+from e2e import tiny_root
 from e2e.server import Server, quiltfn, short_dir, until
 
 FILES = ["quiltfn.db", "journal-a.spool", "journal-b.spool"]
@@ -131,6 +132,39 @@ def test_images_keys_and_settings_of_a_stopped_server_come_back(
     assert answer.json()["stdout"] == "hello\n"
     assert image.stat().st_uid == other.data_dir.stat().st_uid != 0
     server.start()
+
+
+def test_base_images_that_functions_have_come_back(
+    server: Server, another: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Of a version and of a name, with a link that files at /app may not have."""
+    root = tiny_root.make(tmp_path / "root", {"srv/word": "from the base\n"})
+    (root / "etc/mtab").symlink_to("/proc/mounts")
+    used, named = (upload(server, tiny_root.packed(root)) for root in (root, (root / "usr")))
+    body: dict[str, Any] = {"name": "tiny", "kind": "shell", "base_image": used}
+    assert server.call("POST", "/api/runtimes", body).status_code == 201
+    server.deploy("cat /srv/word", name="of-base", runtime="tiny")
+    body = {"name": "tiny", "kind": "custom", "command": ["/x"], "base_image": named}
+    assert server.call("POST", "/api/runtimes", body).status_code == 201
+    backup(server, tmp_path / "kept")
+    other = another()
+    restore(tmp_path / "kept", other.data_dir)
+    other.start()
+    assert sorted(one.name for one in (other.data_dir / "images").iterdir()) == sorted(
+        (used, named)
+    )
+    answer = other.call("POST", "/api/functions/invoke/of-base", {})
+    assert answer.json()["stdout"] == "from the base\n"
+
+
+def upload(server: Server, archive: bytes) -> str:
+    answer = server.http.post(
+        "/api/runtimes/images?contents=rootfs",
+        content=archive,
+        headers={"content-type": "application/x-tar"},
+    )
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["digest"])
 
 
 def damaged(file: Path, target: Path, at: float) -> Path:

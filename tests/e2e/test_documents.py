@@ -30,6 +30,7 @@ PAGES = [
     "docs/tutorial-python-client.md",
     "docs/reference/python-client.md",
     "docs/how-to/runtimes.md",
+    "docs/how-to/base-images.md",
     "docs/reference/handlers.md",
     "docs/how-to/custom-runtime.md",
     "docs/how-to/gvisor.md",

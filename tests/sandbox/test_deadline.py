@@ -115,6 +115,7 @@ def test_a_sandbox_that_is_being_made_ends_as_well(made: LauncherProcess) -> Non
         "memory_mib": 64,
         "cpu_percent": 100,
         "image": None,
+        "base_image": None,
         "network": "none",
         "writable_paths": [],
         "isolation": "crun",

@@ -114,7 +114,8 @@ def test_many_sandboxes_at_once_are_made_beside_dying_orphans(shared: LauncherPr
     shared.do("""
 for _ in range(40):
     orphan(lambda: None)
-wanted = dict(memory_mib=64, cpu_percent=100, image=None, network="none", writable_paths=[])
+wanted = dict(memory_mib=64, cpu_percent=100, image=None, base_image=None, network="none")
+wanted["writable_paths"] = []
 for n in range(20):
     channel.send(json.dumps({"n": n, "verb": "create", "isolation": "crun", **wanted}).encode())
     orphan(lambda: None)

@@ -3,12 +3,12 @@
 import os
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from quiltfn.launcher import oci, syscalls
+from quiltfn.launcher import host_image, oci, syscalls
 from quiltfn.launcher.cgroups import Limits
 from quiltfn.launcher.roots import OWN, Roots
 
@@ -112,3 +112,82 @@ def test_a_machine_without_overlays_gets_binds_and_says_so(
 def test_gvisor_has_binds_since_its_own_kernel_keeps_locks(bench: Bench) -> None:
     spec = oci.SandboxSpec(limits=SPEC.limits, isolation=oci.GVISOR)
     assert bench.roots().described("one", spec) == (bench.host, spec)
+
+
+# Base images ---------------------------------------------------------------------------------
+
+
+def a_skeleton(place: Path) -> Path:
+    """As `host_image.build_for_bases` makes it, as far as mounts go."""
+    for name in host_image.OVER_A_BASE:
+        (place / "over" / name).mkdir(parents=True)
+    (place / "over/.guest").write_text("ours")
+    (place / "over/etc/passwd").write_text("ours")
+    return place / "over"
+
+
+def test_a_base_image_is_below_the_skeleton_whatever_it_has_there(bench: Bench) -> None:
+    """Every name that something is mounted on, or read from, is a link out of the image."""
+
+    def work() -> None:
+        base, out = bench.place / "base", bench.place / "out"
+        (base / "usr").mkdir(parents=True)
+        (base / "usr/tool").write_text("of the base")
+        out.mkdir()
+        for name in (*host_image.OVER_A_BASE, ".runners", "data"):
+            (base / name).symlink_to(out)
+        (base / ".guest").symlink_to(base / "usr/tool")
+        over = a_skeleton(bench.place)
+        (over / "data").mkdir()
+        (bench.place / "roots").mkdir()
+        roots = Roots(bench.place / "roots", bench.host, over)
+        for isolation in (oci.CRUN, oci.GVISOR):
+            spec = replace(SPEC, app=bench.place / "app", base=base, isolation=isolation)
+            roots.make("one", spec)
+            host, rest = roots.described("one", spec)
+            root = Path(host.root)
+            assert (host.binds, rest.app) == ({}, None), "nothing of the host is bound"
+            assert (root / "usr/tool").read_text() == "of the base"
+            assert (root / ".guest").read_text() == "ours"
+            assert (root / "etc/passwd").read_text() == "ours"
+            assert (root / "app/mod.py").read_text() == "mod"
+            for name in (*host_image.OVER_A_BASE, "data"):
+                assert not (root / name).is_symlink()
+                assert (root / name).is_dir()
+            with pytest.raises(OSError, match="Read-only"):
+                (root / "usr/new").write_text("")
+            roots.remove("one")
+        assert list(out.iterdir()) == []
+        assert str(bench.place) not in Path("/proc/self/mountinfo").read_text()
+
+    apart(work)
+
+
+def test_without_a_skeleton_the_same_links_lead_a_mount_out(bench: Bench) -> None:
+    """Negative control of the test above."""
+
+    def work() -> None:
+        base, out = bench.place / "base", bench.place / "out"
+        base.mkdir()
+        out.mkdir()
+        (base / "app").symlink_to(out)
+        syscalls.bind(bench.place / "app", base / "app")
+        assert (out / "mod.py").read_text() == "mod"
+
+    apart(work)
+
+
+def test_a_base_image_is_refused_where_no_overlay_can_be_mounted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(syscalls, "mount", refused)
+    over = a_skeleton(bench.place)
+    (bench.place / "roots").mkdir()
+    roots = Roots(bench.place / "roots", bench.host, over)
+    roots.check(bench.place)
+    with pytest.raises(OSError, match="No such device"):
+        roots.make("one", replace(SPEC, base=bench.place / "app"))
+    assert [one.name for one in (bench.place / "roots").iterdir()] == ["empty"]

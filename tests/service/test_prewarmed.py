@@ -26,7 +26,7 @@ class FakeSandbox:
         self.is_alive, self.prepared, self.limited = True, False, False
         self.on_lost: Callable[[], None] = lambda: None
 
-    def prepare(self, _kind: Kind) -> None:
+    def prepare(self, _kind: Kind, _interpreter: str) -> None:
         self.prepared = True
 
     async def limit(self, spec: VersionSpec) -> None:

@@ -18,7 +18,8 @@ RUNTIMES = "/api/runtimes"
 TAR = {"Content-Type": "application/x-tar"}
 GZIP = {"Content-Type": "application/gzip"}
 SHAPE = [
-    *("name", "id", "kind", "image", "image_digest", "command", "environment", "isolation"),
+    *("name", "id", "kind", "image", "base_image", "interpreter", "image_digest", "command"),
+    *("environment", "isolation"),
     *("network", "writable_paths", "built_in", "shared", "created_at"),
 ]
 
@@ -222,7 +223,7 @@ def test_an_image_is_answered_for_once_however_it_comes(operator: Api) -> None:
     first = operator.good(
         "POST", f"{RUNTIMES}/images", status=201, content=saying(content), headers=TAR
     )
-    assert first.keys() == {"digest", "files", "size_bytes"}
+    assert first.keys() == {"digest", "files", "size_bytes", "environment", "interpreters"}
     assert (first["files"], first["size_bytes"]) == (1, len(content))
     for data, headers in ((saying(content), TAR), (pressed(saying(content)), GZIP)):
         assert upload(operator, data, 200, headers) == first["digest"]

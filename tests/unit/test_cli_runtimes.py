@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 import tarfile
@@ -20,6 +21,8 @@ RUNTIME: dict[str, Any] = {
     "id": "r1",
     "kind": "python",
     "image": DIGEST,
+    "base_image": None,
+    "interpreter": "",
     "image_digest": f"sha256:{DIGEST}",
     "command": [],
     "environment": {"TOKEN": "***"},
@@ -29,6 +32,13 @@ RUNTIME: dict[str, Any] = {
     "built_in": False,
     "shared": False,
     "created_at": 1760000000,
+}
+IMAGE: dict[str, Any] = {
+    "digest": DIGEST,
+    "files": 2,
+    "size_bytes": 3 << 20,
+    "environment": {},
+    "interpreters": {},
 }
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 WITH_PYTHON = {**INFO, "interpreters": {"python": f"/usr/bin/python{VERSION}"}}
@@ -45,7 +55,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
         ("POST", "/api/runtimes"): (201, RUNTIME),
         ("POST", "/api/runtimes/images"): (
             201,
-            {"digest": DIGEST, "files": 2, "size_bytes": 3 << 20},
+            IMAGE,
         ),
         ("GET", "/api/system/info"): (200, WITH_PYTHON),
     }
@@ -238,3 +248,109 @@ def test_runtimes_are_listed_shown_and_removed(fake: Fake, capsys: Captured) -> 
 )
 def test_a_size_is_told_in_the_unit_that_says_something(count: int, told: str) -> None:
     assert show.size(count) == told
+
+
+# Base images -----------------------------------------------------------------------------------
+
+
+def a_rootfs(path: Path) -> Path:
+    (path / "bin").mkdir(parents=True)
+    (path / "bin/sh").write_text("#!")
+    os.link(path / "bin/sh", path / "bin/dash")
+    (path / "lib").symlink_to("/usr/lib")
+    os.mkfifo(path / "pipe")
+    return path
+
+
+def test_a_directory_is_packed_whole_but_for_what_is_no_file(fake: Fake, tmp_path: Path) -> None:
+    root = a_rootfs(tmp_path / "root")
+    told = {"PATH": "/opt/bin", "HOME": "/root", "PYTHON_VERSION": "3.12", "A": "image", "B": "b"}
+    image = IMAGE | {"environment": told}
+    fake.answers["POST", "/api/runtimes/images"] = (201, image)
+    add = ["runtimes", "add", "etl", "--kind", "shell", "--rootfs", str(root), "--env", "A=own"]
+    assert run(add) == 0
+    assert {name: one.type for name, one in sent(fake).items()} == {
+        "bin": tarfile.DIRTYPE,
+        "bin/dash": tarfile.REGTYPE,
+        "bin/sh": tarfile.LNKTYPE,
+        "lib": tarfile.SYMTYPE,
+    }
+    assert fake.body == {
+        "name": "etl",
+        "kind": "shell",
+        "base_image": DIGEST,
+        "environment": {"PATH": "/opt/bin", "A": "own", "B": "b"},
+    }
+
+
+def test_packages_are_for_the_python_of_the_base_image(
+    fake: Fake, app: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    archive = tmp_path / "root.tar"
+    archive.write_bytes(b"a tar")
+    add = ["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]
+    assert run([*add, "--image", str(archive)]) != 0
+    assert "the base image has no python3" in capsys.readouterr().err
+    image = IMAGE | {"interpreters": {"python": "/usr/local/bin/python3.999"}}
+    fake.answers["POST", "/api/runtimes/images"] = (201, image)
+    assert run([*add, "--image", str(archive)]) == 0
+    assert "no python3.999 here, so nothing is compiled" in capsys.readouterr().err
+    assert fake.body["base_image"] == fake.body["image"] == DIGEST
+    assert run([*add, "--base-image", DIGEST]) == 0
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("x\n")
+    assert run([*add, "--base-image", DIGEST, "--requirements", str(requirements)]) != 0
+    assert "packages go with --image or --rootfs" in capsys.readouterr().err
+    assert ("GET", "/api/system/info") not in fake.asked, "which tells the host's Python"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--image", "python:3.12"], "apt install skopeo"),
+        (["--image", "EMPTY"], "is no OCI layout; --rootfs takes a root file system"),
+        (["--rootfs", "/nowhere"], "there is no /nowhere"),
+        (["--image", "x", "--base-image", DIGEST], "each name a root file system"),
+    ],
+)
+def test_what_is_no_base_image_is_said_before_anything_is_sent(
+    fake: Fake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    words: list[str],
+    why: str,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    words = [str(tmp_path) if word == "EMPTY" else word for word in words]
+    assert run(["runtimes", "add", "etl", "--kind", "shell", *words]) != 0
+    assert why in capsys.readouterr().err
+    assert fake.asked == []
+
+
+def test_a_reference_is_pulled_by_its_digest_with_what_was_given(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """No word of a reference is an option of skopeo's."""
+    log, digest = tmp_path / "log", "sha256:" + "cd" * 32
+    skopeo = tmp_path / "skopeo"
+    skopeo.write_text(
+        f'#!/bin/sh\necho "$*" >>{log}\ncase "$*" in *inspect*) echo {digest};; *copy*)\n'
+        'for last; do :; done; echo archive >"${last#oci-archive:}";; esac\n'
+    )
+    skopeo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    add = ["runtimes", "add", "etl", "--kind", "shell", "--auth-file", "/a", "--cert-dir", "/c"]
+    assert run([*add, "--image", "host:5000/--name:3"]) == 0
+    inspect, copy = log.read_text().splitlines()
+    options = "tls-verify=true --{0}authfile=/a --{0}cert-dir=/c"
+    assert inspect.startswith("inspect --format={{.Digest}} --no-tags --tls-verify=true")
+    assert inspect.endswith("--authfile=/a --cert-dir=/c -- docker://host:5000/--name:3")
+    assert f"--src-{options.format('src-')} -- docker://host:5000/--name@{digest} oci-arch" in copy
+    assert b"archive\n" in fake.bodies
+    assert f"pulling host:5000/--name@{digest}" in capsys.readouterr().err
+    log.unlink()
+    assert run([*add, "--image", "docker-daemon:x:1", "--insecure-registry"]) == 0
+    (copy,) = log.read_text().splitlines()
+    assert "--src-tls-verify=false" in copy
+    assert " -- docker-daemon:x:1 oci-archive:" in copy

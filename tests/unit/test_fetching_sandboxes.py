@@ -62,6 +62,22 @@ async def test_the_image_is_there_before_the_sandbox_is_made() -> None:
     assert (len(fakes.created), images.here) == (2, {DIGEST})
 
 
+async def test_the_base_image_is_fetched_as_well() -> None:
+    fakes, images = Noting(), Images()
+    sandboxes = FetchingSandboxes(fakes)
+    given: Any = images
+    sandboxes.images = given
+    snapshot = replace(WITH_IMAGE.runtime_snapshot, base_image="cd" * 32)
+    spec = replace(WITH_IMAGE, runtime_snapshot=snapshot)
+    images.here.add(DIGEST)
+    sandboxes.expect(spec)
+    assert fakes.expected == []
+    await sandboxes.create(spec)
+    assert images.here == {DIGEST, "cd" * 32}
+    sandboxes.expect(spec)
+    assert fakes.expected == [spec]
+
+
 async def test_none_is_expected_whose_image_is_not_here() -> None:
     fakes, images = Noting(), Images()
     sandboxes = FetchingSandboxes(fakes)

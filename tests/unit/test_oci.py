@@ -368,3 +368,18 @@ def test_the_network_is_the_one_that_was_made_for_it(netns: str) -> None:
 def test_there_are_rules() -> None:
     assert len(RULES) >= 30
     assert len({check.__name__ for check in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("isolation", [oci.CRUN, oci.GVISOR])
+def test_no_shell_of_a_base_image_gets_the_guests_privileges(isolation: str) -> None:
+    limits = Limits(memory_mib=256, cpu_percent=100.0)
+    host = oci.Host(machine="x86_64", root="/root", output_max=(1, 2))
+    for base in (None, Path("/base")):
+        spec = oci.SandboxSpec(
+            limits=limits, base=base, writable_paths=("/data",), isolation=isolation
+        )
+        made = oci.config(host, spec, uid_base=UID_BASE, cgroup="/x", hostname="x")
+        args = made["process"]["args"]
+        forks = base is None and isolation == oci.CRUN
+        assert (oci.FORKING in args) == forks
+        assert args[-1] == "/data"

@@ -19,7 +19,15 @@ from quiltfn.model.errors import (
     StoreUnavailable,
     Unprocessable,
 )
-from quiltfn.model.image import NOT_MEASURED, Archive, Image, ImageFile, Package, TenantImage
+from quiltfn.model.image import (
+    NOT_MEASURED,
+    Archive,
+    Contents,
+    Image,
+    ImageFile,
+    Package,
+    TenantImage,
+)
 from quiltfn.model.runtime import (
     COMMAND_MAX_BYTES,
     FIXED_TREES,
@@ -35,7 +43,7 @@ from quiltfn.model.version import VersionSpec
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.tenant_images import MIB, TenantImages
 
-DIGEST = "ab" * 32
+DIGEST, BASE = "ab" * 32, "cd" * 32
 T, U = "acme", "umbrella"
 
 
@@ -226,16 +234,26 @@ class SomeImages:
         self.held: list[str] = []
 
     async def take(
-        self, archive: Archive, chunks: AsyncIterator[bytes], admit: Callable[[Image], None]
+        self,
+        archive: Archive,
+        chunks: AsyncIterator[bytes],
+        admit: Callable[[Image], None],
+        contents: Contents = Contents.FILES,
     ) -> Image:
         """What arrives is the digest itself; every image has one file of one MiB."""
-        assert archive is Archive.TAR
+        assert (archive, contents) == (Archive.TAR, Contents.FILES)
         digest = b"".join([chunk async for chunk in chunks]).decode()
         is_new = digest not in self.digests
         image = Image(digest=digest, files=1, entries=1, size_bytes=MIB, is_new=is_new)
         admit(image)
         self.digests.add(digest)
         return image
+
+    async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
+        """Every image has a shell, and a Python that is not in the usual place."""
+        assert digest in self.digests
+        has = {"sh": "/bin", "python3": "/opt/bin"}
+        return next((f"{has[n]}/{n}" for n in names if has.get(n) in path.split(":")), None)
 
     async def measure(self, digest: str) -> int | None:
         return 7 * MIB if digest in self.digests else None
@@ -566,6 +584,36 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() 
     with pytest.raises(Unprocessable):
         await runtimes.add(T, a_runtime(image="ef" * 32))
     assert fetched == [DIGEST] * 2
+
+
+async def test_a_base_image_brings_the_interpreter_of_its_kind() -> None:
+    images = SomeImages(DIGEST, BASE)
+    tenant_images = await tenant_images_of(
+        images, TenantImage(T, DIGEST, MIB), TenantImage(T, BASE, MIB)
+    )
+    runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
+
+    async def added(**fields: Any) -> Runtime:
+        return (await runtimes.add(T, a_runtime(base_image=BASE, **fields)))[0].runtime
+
+    shell = await added(kind=Kind.SHELL)
+    assert (shell.interpreter, shell.host, shell.images) == ("", "", (BASE,))
+    assert shell.image_digest == f"base:{BASE}"
+    path = {"PATH": "/usr/bin:/opt/bin"}
+    python = await added(image=DIGEST, environment=path)
+    assert (python.interpreter, python.images) == ("/opt/bin/python3", (DIGEST, BASE))
+    assert python.image_digest == f"sha256:{DIGEST}+base:{BASE}"
+    with pytest.raises(Unprocessable, match="base_image must be an image with a python3"):
+        await added()
+    with pytest.raises(Unprocessable, match="base_image must be an image with a node in one of"):
+        await added(kind=Kind.NODE, environment=path)
+    with pytest.raises(Unprocessable, match="base_image must be the digest of an image"):
+        await runtimes.add(U, a_runtime(base_image=BASE))
+    with pytest.raises(Unprocessable, match="base_image must be 64 hexadecimal digits"):
+        await runtimes.add(T, a_runtime(base_image="sha256:x"))
+    images.held.clear()
+    runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
+    assert images.held == [DIGEST, BASE], "neither is removed before the version is stored"
 
 
 async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: SomeImages) -> None:

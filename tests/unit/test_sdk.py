@@ -1066,7 +1066,8 @@ async def test_an_archive_is_streamed_with_its_length_and_kind(tmp_path: Path, n
     def answer(request: httpx.Request) -> httpx.Response:
         headers = request.headers
         seen.append((headers["content-type"], headers["content-length"], len(request.content)))
-        return httpx.Response(201, json={"digest": "ab", "files": 1, "size_bytes": 2})
+        told = {"digest": "ab", "files": 1, "size_bytes": 2, "environment": {}, "interpreters": {}}
+        return httpx.Response(201, json=told)
 
     async def answer_async(request: httpx.Request) -> httpx.Response:
         await request.aread()

@@ -24,12 +24,14 @@ from quiltfn.model.runtime import FIXED_TREES
 MEMORY_MAX, CORES = 4096, 2
 ID = "0123456789abcdef01234567"
 DIGEST = "0123456789abcdef" * 4
+BASE = "cd" * 32
 CREATE: dict[str, Any] = {
     "n": 1,
     "verb": "create",
     "memory_mib": 256,
     "cpu_percent": 25.5,
     "image": None,
+    "base_image": None,
     "network": "none",
     "writable_paths": [],
     "isolation": "crun",
@@ -45,10 +47,10 @@ def ask(request: object) -> object:
 def test_the_verbs() -> None:
     assert ask(CREATE) == Create(1, Limits(memory_mib=256, cpu_percent=25.5))
     everything = {"image": DIGEST, "network": "egress", "writable_paths": ["/data", "/var/cache"]}
-    everything |= {"isolation": "gvisor"}
+    everything |= {"isolation": "gvisor", "base_image": BASE}
     limits = Limits(memory_mib=256, cpu_percent=25.5)
     assert ask(CREATE | everything) == Create(
-        1, limits, DIGEST, "egress", ("/data", "/var/cache"), "gvisor"
+        1, limits, DIGEST, BASE, "egress", ("/data", "/var/cache"), "gvisor"
     )
     assert ask(DESTROY) == OnSandbox(2, "destroy", ID)
     assert ask(DESTROY | {"verb": "kill"}) == OnSandbox(2, "kill", ID)
@@ -142,8 +144,9 @@ def test_a_share_of_processor_that_is_refused(cpu: object) -> None:
     ["", "..", DIGEST[:-1], DIGEST + "0", DIGEST.upper(), f"../{DIGEST[3:]}", DIGEST + "\n", 1, []],
 )
 def test_an_image_that_is_none(image: object) -> None:
-    with pytest.raises(Refused, match="image"):
-        ask(CREATE | {"image": image})
+    for name in ("image", "base_image"):
+        with pytest.raises(Refused, match=f"^{name} must be"):
+            ask(CREATE | {name: image})
 
 
 @pytest.mark.parametrize("network", ["", "host", "None", "egress ", None, True, ["egress"], {}])

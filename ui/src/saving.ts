@@ -85,6 +85,7 @@ export function withImage(of: Runtime, image: string | null): NewRuntime {
     name,
     kind: kind as "shell",
     image,
+    ...(of.base_image !== null && { base_image: of.base_image }),
     environment,
     isolation: isolation as "crun",
     network: network as "none",
@@ -94,10 +95,10 @@ export function withImage(of: Runtime, image: string | null): NewRuntime {
   };
 }
 
-const OF_AN_IMAGE = "sha256:"; // else a digest names the files of the host
+const OF_AN_IMAGE = "sha256:"; // else a digest names the files of the host, or a base image alone
 
 const imageOf = (digest: string): string | null =>
-  digest.startsWith(OF_AN_IMAGE) ? digest.slice(OF_AN_IMAGE.length) : null;
+  digest.startsWith(OF_AN_IMAGE) ? digest.slice(OF_AN_IMAGE.length).split("+")[0] ?? null : null;
 
 async function upload(files: readonly File[]): Promise<string> {
   const options = { body: tar(files), type: "application/x-tar" };

@@ -318,6 +318,8 @@ export interface Image {
   digest: string;
   files: number;
   size_bytes: number;
+  environment: Record<string, string>;
+  interpreters: Record<string, string>;
 }
 
 export interface Instance {
@@ -492,6 +494,7 @@ export interface NewRuntime {
   name: string;
   kind: "shell" | "python" | "node" | "custom";
   image?: string | null;
+  base_image?: string | null;
   command?: string[] | null;
   environment?: Record<string, string>;
   isolation?: "crun" | "gvisor";
@@ -640,6 +643,8 @@ export interface Runtime {
   id: string;
   kind: string;
   image: string | null;
+  base_image: string | null;
+  interpreter: string;
   image_digest: string;
   command: string[];
   environment: Record<string, string>;

@@ -120,11 +120,14 @@ Deno.test("a scope includes those below it; without a key nothing is offered", (
 Deno.test("other files leave a runtime as it was besides", () => {
   const own = { name: "r", kind: "custom", command: ["/run"], environment: { A: "1" } };
   const rules = { isolation: "gvisor", network: "egress", writable_paths: ["/x"], shared: false };
-  const before = { ...own, ...rules, id: "1", image: "sha256:1", image_digest: "sha256:1" };
+  const base = { base_image: "2", interpreter: "/usr/bin/python3" };
+  const digests = { image: "1", image_digest: "sha256:1+base:2" };
+  const before = { ...own, ...rules, ...base, ...digests, id: "1" };
   const made = withImage({ ...before, built_in: false, created_at: 0 }, "sha256:2");
   assert.deepEqual(made, {
     ...own,
     image: "sha256:2",
+    base_image: "2",
     isolation: "gvisor",
     network: "egress",
     writable_paths: ["/x"],

@@ -10,7 +10,7 @@ const one = { id: "F", name: "f", runtime: "r", handler: "m:h", current_version:
 const runtime = {
   ...{ name: "r", kind: "python", image: NEW, image_digest: `sha256:${NEW}`, command: [] },
   ...{ environment: {}, isolation: "crun", network: "none", writable_paths: [], built_in: false },
-  ...{ id: "1", shared: false, created_at: 0 },
+  ...{ id: "1", shared: false, created_at: 0, base_image: null, interpreter: "" },
 } as Runtime;
 const versions = [{ version: 2, image_digest: `sha256:${NEW}` }, {
   version: 1,

@@ -87,7 +87,7 @@ def _check_copies(
     users = [
         f"{entry.function.tenant_id}/{entry.function.name}"
         for entry in context.services.catalog.all()
-        if entry.version.spec.runtime_snapshot.image in images
+        if not images.isdisjoint(entry.version.spec.runtime_snapshot.images)
     ]
     more = f" and {len(users) - NAMED_MAX} more" if len(users) > NAMED_MAX else ""
     needed = f", which functions need: {', '.join(users[:NAMED_MAX])}{more}" if users else ""

@@ -32,7 +32,7 @@ from quiltfn.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
 from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.event import WORDS
-from quiltfn.model.image import Archive
+from quiltfn.model.image import UPLOADED, Archive
 from quiltfn.model.invocation import Source, Status
 from quiltfn.model.output import STREAMS
 from quiltfn.model.stats import STEPS
@@ -90,6 +90,13 @@ DELIVERY_STATUS = Parameter(
     name="status",
     about="only deliveries with this status",
     schema={"enum": list(DeliveryStatus)},
+)
+CONTENTS = Parameter(
+    name="contents",
+    about="what the archive holds: files for /app, the default; rootfs, a root file system; or "
+    "image, an execution image as an OCI layout or as docker save writes it",
+    schema={"enum": list(UPLOADED)},
+    example="rootfs",
 )
 COLD = Parameter(
     name="cold_start",
@@ -727,6 +734,7 @@ REMOVE_RUNTIME = Route(
 UPLOAD_IMAGE = Route(
     handler=runtimes.upload_image,
     scope=WRITE,
+    parameters=(CONTENTS,),
     answer=wire.Image,
     status=201,
     codes=("RATE_LIMITED", "CAPACITY_FULL"),

@@ -8,7 +8,7 @@ from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.api.version_files import ImageFileServices, file_page
 from quiltfn.model.access import Scope
-from quiltfn.model.image import Archive
+from quiltfn.model.image import UPLOADED, Archive, Contents
 from quiltfn.runtimes import OwnedRuntime, Runtimes
 
 
@@ -92,15 +92,19 @@ async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Res
 
 async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
     """Upload the files that a runtime has at /app, as one tar archive, plain or gzipped. A runtime
-    of the tenant names them by the digest in the response. The same files have the same digest
+    of the tenant names them by the digest in the response, as `image`. With `contents=rootfs` the
+    archive is a root file system, with `contents=image` an execution image (an OCI layout, or what
+    `docker save` writes); a runtime names it as `base_image`. The same files have the same digest
     however they were packed; if the tenant has them already, the response is 200. All images of a
     tenant together have a quota. An image that no runtime or version of the tenant uses is removed
     after a while. A node of a fleet responds once a second node has the image, if one can be
     reached; if none takes it, the response is 503, and the upload may be repeated.
     """
     kind = context.headers["content-type"].partition(";")[0].strip().lower()
+    wanted = context.query.get("contents", Contents.FILES)
+    contents = parse.one_of(wanted, "contents", UPLOADED, Contents.ROOTFS)
     image = await context.services.tenant_images.take(
-        context.tenant_id, Archive(kind), context.body
+        context.tenant_id, Archive(kind), context.body, Contents(contents)
     )
     return json_response(
         shapes.image(image),

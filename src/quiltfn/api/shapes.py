@@ -70,6 +70,7 @@ def runtime_of(new: wire.NewRuntime) -> Runtime:
         name=new.name,
         kind=Kind(new.kind),
         image=new.image,
+        base_image=new.base_image,
         command=tuple(new.command or ()),
         environment=new.environment,
         isolation=Isolation(new.isolation),

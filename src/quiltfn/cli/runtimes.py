@@ -3,11 +3,13 @@
 import shlex
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from quiltfn.cli import packages, show, tables, tree
+from quiltfn.cli import base_images, packages, show, tables, tree
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Session
@@ -88,15 +90,46 @@ class FilesOptions:
     ] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions:
+    """Which root file system a runtime has; the host's own where none is named."""
+
+    image: Annotated[
+        str | None,
+        Option(
+            metavar="REF",
+            help="Its root file system: an image by its reference, archive or OCI layout.",
+        ),
+    ] = None
+    rootfs: Annotated[
+        Path | None,
+        Option(metavar="DIR|TAR", help="Likewise, as a directory or a tar archive of one."),
+    ] = None
+    auth_file: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Credentials for registries, as skopeo reads them."),
+    ] = None
+    cert_dir: Annotated[Path | None, Option(metavar="DIR", help="Certificates for registries.")] = (
+        None
+    )
+    insecure: Annotated[
+        bool, Option(("--insecure-registry",), help="Take registries without verified TLS.")
+    ] = False
+
+
 @app.command()
 def add(
     name: Name,
     *,
     files: FilesOptions,
+    base: BaseOptions,
     command: Annotated[
         str | None, Option(help="Of a custom runtime: its program and arguments.")
     ] = None,
-    fields: Annotated[dict[str, Any], FieldsOf(NewRuntime, leave_out=["name", "image", "command"])],
+    fields: Annotated[
+        dict[str, Any],
+        FieldsOf(NewRuntime, leave_out=["name", "image", "command"]),
+    ],
     connection: Connection,
 ) -> None:
     """Add a runtime, or replace the one of that name.
@@ -108,24 +141,54 @@ def add(
     kind = Kind(fields["kind"])
     if files.requirements is not None and kind is not Kind.PYTHON:
         raise BadParameter("--requirements goes with --kind python")
+    named = [base.image, base.rootfs, fields.get("base_image")]
+    if sum(one is not None for one in named) > 1:
+        raise BadParameter("--image, --rootfs and --base-image each name a root file system")
     if command is not None:
         fields["command"] = shlex.split(command)
     with connection.session() as at:
-        image = _image(at, kind, files)
+        root = _base_image(at, base)
+        if root is not None:
+            fields["base_image"] = root.digest
+            variables = base_images.variables_of(root.environment)
+            fields["environment"] = variables | fields.get("environment", {})
+        image = _image(at, kind, files, partial(_python, at, root, fields.get("base_image")))
         if image is not None:
             fields["image"] = image.digest
 
         def added(runtime: Runtime) -> None:
             show.say(f"{runtime.name} is {runtime.kind}: {runtime.image_digest}")
-            if image is not None:
-                sent = f"{show.amount(image.files, 'file')}, {show.size(image.size_bytes)}"
-                show.note(f"{sent}, {time.monotonic() - began:.1f} s")
+            for one in (root, image):
+                if one is not None:
+                    sent = f"{show.amount(one.files, 'file')}, {show.size(one.size_bytes)}"
+                    show.note(f"{sent}, {time.monotonic() - began:.1f} s")
 
         at.show(at.client.runtimes.add(name=name, **fields), added)
 
 
-def _image(at: Session, kind: Kind, files: FilesOptions) -> Image | None:
-    """Builds and uploads the files; None for a runtime without files."""
+def _base_image(at: Session, base: BaseOptions) -> Image | None:
+    """Uploads the root file system; None for a runtime that has the host's."""
+    registry = base_images.Registry(base.auth_file, base.cert_dir, not base.insecure)
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
+        archive = Path(made) / "image.tar"
+        if base.image is not None:
+            archive = base_images.archive_of(base.image, archive, registry)
+            return at.client.runtimes.upload_image(archive, contents="image")
+        if base.rootfs is None:
+            return None
+        if base.rootfs.is_dir():
+            base_images.pack_rootfs(base.rootfs, archive)
+        elif base.rootfs.is_file():
+            archive = base.rootfs
+        else:
+            raise BadParameter(f"--rootfs: there is no {base.rootfs}")
+        return at.client.runtimes.upload_image(archive, contents="rootfs")
+
+
+def _image(
+    at: Session, kind: Kind, files: FilesOptions, python: Callable[[], str | None]
+) -> Image | None:
+    """Builds and uploads the files; None for a runtime without files. `python`: as `_python`."""
     directory, requirements = files.directory, files.requirements
     if requirements is None and kind is Kind.PYTHON and directory is not None:
         found = directory / "requirements.txt"
@@ -140,7 +203,7 @@ def _image(at: Session, kind: Kind, files: FilesOptions) -> Image | None:
         if directory is not None:
             tree.copy(directory, root, with_modules=not has_package)
         if kind is Kind.PYTHON:
-            _add_python(at, root, requirements)
+            _add_python(python(), root, requirements)
         elif has_package:
             packages.install_node(root)
         tree.pack(root, archive)
@@ -155,8 +218,28 @@ def python_of(at: Session) -> str:
     return interpreter
 
 
-def _add_python(at: Session, root: Path, requirements: Path | None) -> None:
-    interpreter = python_of(at)
+def _python(at: Session, base: Image | None, digest: str | None) -> str | None:
+    """The path of the Python that runs the runtime's handlers; None where only the digest of its
+    base image is known. Raises `BadParameter` if there is none.
+    """
+    if digest is None:
+        return python_of(at)
+    if base is None:
+        return None
+    interpreter = base.interpreters.get("python")
+    if interpreter is None:
+        raise BadParameter("the base image has no python3")
+    return interpreter
+
+
+def _add_python(interpreter: str | None, root: Path, requirements: Path | None) -> None:
+    if interpreter is None:
+        if requirements is not None:
+            raise BadParameter(
+                "packages go with --image or --rootfs: of --base-image it is not known here which "
+                "Python it has"
+            )
+        return
     if requirements is not None:
         packages.install_python(requirements, root, interpreter)
     if not packages.compile_python(root, interpreter):

@@ -1,4 +1,4 @@
-"""FetchingSandboxes: before one is made, the image that it shows is fetched."""
+"""FetchingSandboxes: before one is made, the images that it shows are fetched."""
 
 from collections.abc import Callable
 
@@ -16,19 +16,18 @@ class FetchingSandboxes:
         self.images: FleetImages | None = None
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        """As the port says. Raises `SandboxFailed` also where no node gives the image."""
-        image = spec.runtime_snapshot.image
-        if image is not None and self.images is not None:
+        """As the port says. Raises `SandboxFailed` also where no node gives an image."""
+        if self.images is not None:
             try:
-                await self.images.obtain(image)
+                for image in spec.runtime_snapshot.images:
+                    await self.images.obtain(image)
             except ImageUnavailable as error:
                 raise SandboxFailed(str(error)) from None
         return await self._sandboxes.create(spec)
 
     def expect(self, spec: VersionSpec) -> None:
-        """As the port says; without its image none could be made."""
-        image = spec.runtime_snapshot.image
-        if image is None or self.images is None or self.images.is_here(image):
+        """As the port says; without its images none could be made."""
+        if self.images is None or all(map(self.images.is_here, spec.runtime_snapshot.images)):
             self._sandboxes.expect(spec)
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:

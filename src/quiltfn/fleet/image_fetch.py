@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from quiltfn.model.errors import CapacityFull, StoreUnavailable, Unprocessable
-from quiltfn.model.image import Archive, Image
+from quiltfn.model.image import Archive, Contents, Image
 from quiltfn.observe import metrics
 from quiltfn.ports import Clock, Images
 from quiltfn.ports.fleet import ImageBounds, ImageCopies
@@ -153,7 +153,8 @@ class ImageFetcher:
             counted = self._bounds.counted_bytes(digest)
             # Where nobody has said what it counts, the bound for any image holds.
             most = math.inf if counted is None else counted + MARGIN_BYTES
-            await self._images.take(Archive.TAR, _pieces(node, answer, most), check)
+            pieces = _pieces(node, answer, most)
+            await self._images.take(Archive.TAR, pieces, check, Contents.COPY)
 
     def time_for(self, digest: str) -> float:
         """How many seconds a fetch of the image may take."""

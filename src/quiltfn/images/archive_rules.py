@@ -1,11 +1,13 @@
 """What an archive may contain. Pure: it takes names and links, and raises refusals.
 
 Rule 1: every name leads down from the image's root, and only down.
-Rule 2: a link leads to the image's own files or to the host image's /usr, wherever the link is.
+Rule 2: a link of the files at /app leads to these files or to /usr, wherever the link is. In a root
+file system it may lead anywhere, since it is only ever followed inside.
 Rule 3: a refusal names the member, and nothing was changed.
 """
 
 import posixpath
+import re
 
 from quiltfn.model.errors import Unprocessable, truncate
 
@@ -14,6 +16,7 @@ PATH_MAX_BYTES = 1024
 DEPTH_MAX = 64
 WHITEOUT = ".wh."
 SET_ID = 0o6000
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def refusal(why: str, name: str | None = None) -> Unprocessable:
@@ -40,9 +43,13 @@ def parts_of(name: str) -> tuple[str, ...]:
             raise refusal(f"has a name of more than {NAME_MAX_BYTES} bytes", name)
         if has_controls(part):
             raise refusal("has control characters in its name", name)
-        if part.startswith(WHITEOUT):
-            raise refusal("is a whiteout: give the finished tree, not a layer of it", name)
     return parts
+
+
+def check_no_whiteout(parts: tuple[str, ...], name: str) -> None:
+    """Refuses what removes something of another layer, where there is no other one."""
+    if any(part.startswith(WHITEOUT) for part in parts):
+        raise refusal("is a whiteout: give the finished tree, not a layer of it", name)
 
 
 def check_mode(mode: int, name: str) -> None:
@@ -51,11 +58,17 @@ def check_mode(mode: int, name: str) -> None:
         raise refusal("has the setuid or setgid bit", name)
 
 
-def check_link(parts: tuple[str, ...], target: str) -> None:
-    """Refuses a symbolic link at `parts` that may not lead to `target`."""
+def check_target(parts: tuple[str, ...], target: str) -> None:
+    """Refuses a symbolic link at `parts` to what can be no path."""
     name = "/".join(parts)
     if not target or len(_encoded(target, name)) > PATH_MAX_BYTES or has_controls(target):
         raise refusal("is a link to no usable path", name)
+
+
+def check_link(parts: tuple[str, ...], target: str) -> None:
+    """Refuses a symbolic link at `parts` that may not lead to `target` from the files at /app."""
+    check_target(parts, target)
+    name = "/".join(parts)
     if target.startswith("/"):
         normal = posixpath.normpath("/" + target.lstrip("/"))
         if not any(normal == tree or normal.startswith(tree + "/") for tree in ("/app", "/usr")):
@@ -69,7 +82,7 @@ def check_link(parts: tuple[str, ...], target: str) -> None:
 
 
 def has_controls(text: str) -> bool:
-    return any(ord(one) < 0x20 or 0x7F <= ord(one) < 0xA0 for one in text)
+    return CONTROLS.search(text) is not None
 
 
 def _encoded(text: str, name: str) -> bytes:

@@ -8,13 +8,15 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from quiltfn.model.environment import ALWAYS
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import ImageFile, Package, PackageKind
+from quiltfn.model.runtime import PROGRAMS, Kind
 
 # Of a file that describes a package so much is read, and so many characters of a name are told.
 HEAD_BYTES, NAME_MAX = 64 * 1024, 200
@@ -22,6 +24,8 @@ HEAD_BYTES, NAME_MAX = 64 * 1024, 200
 PACKAGES_MAX, ENTRIES_MAX = 2000, 200_000
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIST_INFO = ".dist-info"
+# A program is looked for in so many directories, through so many links.
+DIRECTORIES_MAX, LINKS_MAX = 32, 40
 # A part of the path is not there, no directory, a link, too long, or a socket.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
@@ -88,6 +92,63 @@ def _opened(root: Path, parts: list[str]) -> int | None:
         raise
     finally:
         os.close(where)
+
+
+def program_of(root: Path, names: Sequence[str], path: str) -> str | None:
+    """The first program of one of these names in the directories of `path`, as a PATH lists them,
+    of a root file system; None where there is none. Links are followed inside of it. Blocks.
+    """
+    found = _program(root, names, path)
+    return None if found is None else found[0]
+
+
+def interpreters_of(root: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """Kind of runtime → the program of a root file system that runs it, links resolved. Blocks."""
+    path = variables.get("PATH", ALWAYS["PATH"])
+    languages = (Kind.PYTHON, Kind.NODE)
+    found = {kind: _program(root, PROGRAMS[kind], path) for kind in languages}
+    return {kind: one[1] for kind, one in found.items() if one is not None}
+
+
+def _program(root: Path, names: Sequence[str], path: str) -> tuple[str, str] | None:
+    for directory in path.split(":")[:DIRECTORIES_MAX]:
+        for name in names if directory.startswith("/") else ():
+            wanted = f"{directory.rstrip('/')}/{name}"
+            real = _resolved(root, wanted)
+            if real is None:
+                continue
+            with suppress(OSError):
+                status = os.lstat(root / real[1:])
+                if stat.S_ISREG(status.st_mode) and status.st_mode & 0o100:
+                    return wanted, real
+    return None
+
+
+def _resolved(root: Path, path: str) -> str | None:
+    """Where a path of a root file system leads, all links followed inside; None: nowhere."""
+    left, real, links = list(reversed(path.split("/"))), list[str](), 0
+    while left:
+        part = left.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            real = real[:-1]
+            continue
+        here = root.joinpath(*real, part)
+        try:
+            target = os.readlink(here) if here.is_symlink() else None
+        except (OSError, ValueError):
+            return None
+        if target is None:
+            real.append(part)
+            continue
+        links += 1
+        if links > LINKS_MAX:
+            return None
+        if target.startswith("/"):
+            real = []
+        left += reversed(target.split("/"))
+    return "/" + "/".join(real)
 
 
 def packages_of(root: Path) -> tuple[list[Package], bool]:

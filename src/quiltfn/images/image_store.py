@@ -24,18 +24,20 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import msgspec
 
-from quiltfn.images import contents
+from quiltfn.images import archive_rules, contents
 from quiltfn.images.archive_rules import refusal
 from quiltfn.images.pack import packed
+from quiltfn.images.root_file_system import Unpacked, unpack_image, unpack_tar
 from quiltfn.images.tar import Source
 from quiltfn.images.unpack import DIRECTORY, ImageLimits, Unpacker
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.image import Archive, Image, ImageFile, Package, counted_bytes
+from quiltfn.model.image import Archive, Contents, Image, ImageFile, Package, counted_bytes
 from quiltfn.ports import Clock
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -76,13 +78,14 @@ class ImageDirectory:
         archive: Archive,
         chunks: AsyncIterator[bytes],
         admit: Callable[[Image], None] = lambda _: None,
+        contents: Contents = Contents.FILES,
     ) -> Image:
         with _translate_errors("the image could not be kept"):
             with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as file:
                 await self._receive(chunks, cast("BinaryIO", file))
                 async with self._unpacking:
                     keeping = asyncio.ensure_future(
-                        self._keep(archive, cast("BinaryIO", file), admit)
+                        self._keep(_Upload(archive, contents, cast("BinaryIO", file)), admit)
                     )
                     try:
                         return await asyncio.shield(keeping)
@@ -129,6 +132,11 @@ class ImageDirectory:
             removed += 1
         return removed
 
+    async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
+        with _translate_errors("the image cannot be read"):
+            root = self._path / digest
+            return await asyncio.to_thread(contents.program_of, root, names, path)
+
     async def measure(self, digest: str) -> int | None:
         return await asyncio.to_thread(_measured, self._path / digest)
 
@@ -160,10 +168,8 @@ class ImageDirectory:
                 held.clear()
         await asyncio.to_thread(file.write, bytes(held))
 
-    async def _keep(
-        self, archive: Archive, file: BinaryIO, admit: Callable[[Image], None]
-    ) -> Image:
-        image, place = await asyncio.to_thread(self._unpack, archive, file, admit)
+    async def _keep(self, upload: "_Upload", admit: Callable[[Image], None]) -> Image:
+        image, place = await asyncio.to_thread(self._unpack, upload, admit)
         target = self._path / image.digest
         if not image.is_new and not target.is_dir():  # it was collected meanwhile
             image = msgspec.structs.replace(image, is_new=True)
@@ -175,9 +181,7 @@ class ImageDirectory:
             task.add_done_callback(self._removing.discard)
         return image
 
-    def _unpack(
-        self, archive: Archive, file: BinaryIO, admit: Callable[[Image], None]
-    ) -> tuple[Image, Path]:
+    def _unpack(self, upload: "_Upload", admit: Callable[[Image], None]) -> tuple[Image, Path]:
         """Runs in a thread. Returns the image and where its files are. Leaves nothing if it fails.
 
         If the image exists already, the new files get a path of their own and are removed later:
@@ -188,11 +192,11 @@ class ImageDirectory:
         try:
             root = os.open(fresh, DIRECTORY)
             try:
-                file.seek(0)
-                tree = Unpacker(root, self._limits).unpack(self._source(archive, file))
+                unpacked = self._unpacked(upload, root)
                 _sync(root)
             finally:
                 os.close(root)
+            tree, is_root = unpacked.tree, upload.contents in (Contents.ROOTFS, Contents.IMAGE)
             target = self._path / tree.digest
             image = Image(
                 digest=tree.digest,
@@ -200,6 +204,10 @@ class ImageDirectory:
                 entries=tree.entries,
                 size_bytes=tree.size_bytes,
                 is_new=not target.is_dir(),
+                environment=unpacked.environment,
+                interpreters=contents.interpreters_of(fresh, unpacked.environment)
+                if is_root
+                else {},
             )
             admit(image)
             place = target if image.is_new else self._path / f".old-{secrets.token_hex(8)}"
@@ -217,11 +225,26 @@ class ImageDirectory:
         finally:
             os.close(directory)
 
-    def _source(self, archive: Archive, file: BinaryIO) -> Source:
-        limit = self._limits.archive_max_bytes
-        if archive is Archive.GZIP:
-            return Source(cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb")), limit)
-        return Source(file, limit)
+    def _unpacked(self, upload: "_Upload", root: int) -> Unpacked:
+        file, limits = upload.file, self._limits
+        if upload.contents is Contents.ROOTFS:
+            return unpack_tar(file, root, limits)
+        if upload.contents is Contents.IMAGE:
+            return unpack_image(file, root, limits)
+        file.seek(0)
+        if upload.archive is Archive.GZIP:
+            file = cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb"))
+        is_copy = upload.contents is Contents.COPY
+        check_link = archive_rules.check_target if is_copy else archive_rules.check_link
+        source = Source(file, limits.archive_max_bytes)
+        return Unpacked(Unpacker(root, limits, check_link).unpack(source))
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    archive: Archive
+    contents: Contents
+    file: BinaryIO
 
 
 def _sync(directory: int) -> None:

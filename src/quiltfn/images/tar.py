@@ -6,6 +6,7 @@ Formats: POSIX.1-2001 (pax), ustar, GNU long names.
 """
 
 import gzip
+import os
 import re
 import tarfile
 import zlib
@@ -33,10 +34,13 @@ REFUSED = {
 
 
 class Kind(Enum):
+    """`SPECIAL`: a device node or a named pipe."""
+
     FILE = auto()
     DIRECTORY = auto()
     LINK = auto()
     HARD_LINK = auto()
+    SPECIAL = auto()
 
 
 KINDS = {
@@ -47,6 +51,7 @@ KINDS = {
     tarfile.SYMTYPE: Kind.LINK,
     tarfile.LNKTYPE: Kind.HARD_LINK,
 }
+SPECIAL = {tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,10 @@ class Member:
 
 
 class Source:
-    """The unpacked bytes of an archive, at most `limit` of them."""
+    """The unpacked bytes of an archive, at most `limit` of them. `taken`: how many were read."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
-        self._file, self._limit, self._taken = file, limit, 0
+        self._file, self._limit, self.taken = file, limit, 0
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; fewer only at the end. Raises `Unprocessable`."""
@@ -72,10 +77,13 @@ class Source:
             data = self._file.read(size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise refusal(f"its compression is damaged ({error})") from None
-        self._taken += len(data)
-        if self._taken > self._limit:
-            raise refusal(f"the archive unpacks to more than {self._limit} bytes")
+        self.taken += len(data)
+        self._check()
         return data
+
+    def _check(self) -> None:
+        if self.taken > self._limit:
+            raise refusal(f"the archive unpacks to more than {self._limit} bytes")
 
     def exactly(self, size: int) -> bytes:
         """Exactly `size` bytes. Raises `Unprocessable` if the archive ends before."""
@@ -83,6 +91,13 @@ class Source:
         if len(data) != size:
             raise refusal("the archive ends in the middle")
         return data
+
+    def skip(self, size: int) -> None:
+        """Passes over so many bytes and the padding after them, in a file that can be sought in."""
+        whole = size + -size % BLOCK
+        self.taken += whole
+        self._check()
+        self._file.seek(whole, os.SEEK_CUR)
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """Yields `size` bytes in pieces, and reads the padding after them."""
@@ -94,8 +109,9 @@ class Source:
         self.exactly(-size % BLOCK)
 
 
-def members(source: Source) -> Iterator[Member]:
-    """Yields the members in order. Read a file's `pieces` before the next member.
+def members(source: Source, *, with_special: bool = False) -> Iterator[Member]:
+    """Yields the members in order. Read a file's `pieces` before the next member. `with_special`:
+    device nodes and named pipes as well, which are refused otherwise.
 
     Raises `Unprocessable` for anything but a complete, plain tar archive.
     """
@@ -113,7 +129,7 @@ def members(source: Source) -> Iterator[Member]:
             else:
                 (common if header.type == tarfile.XGLTYPE else own).update(_records(data))
             continue
-        yield _member(header, common | own)
+        yield _member(header, common | own, with_special=with_special)
         own = {}
     if own:
         raise refusal("the archive ends in the middle")
@@ -131,9 +147,11 @@ def _header(source: Source) -> tarfile.TarInfo | None:
         raise refusal("it is no tar archive, or it is damaged") from None
 
 
-def _member(header: tarfile.TarInfo, extended: dict[str, str]) -> Member:
+def _member(header: tarfile.TarInfo, extended: dict[str, str], *, with_special: bool) -> Member:
     name = extended.get("path", header.name)
     kind = KINDS.get(header.type)
+    if with_special and header.type in SPECIAL:
+        kind = Kind.SPECIAL
     if kind is None:
         raise refusal(REFUSED.get(header.type, "is of no kind that an image may have"), name)
     size = header.size

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from quiltfn.images import archive_rules, tar
@@ -48,10 +48,17 @@ class Tree:
 
 
 class Unpacker:
-    """Unpacks one archive into an empty directory. `root`: its descriptor."""
+    """Unpacks one archive into an empty directory. `root`: its descriptor. `check_link`: refuses
+    symbolic links, by where they are and lead to.
+    """
 
-    def __init__(self, root: int, limits: ImageLimits) -> None:
-        self._root, self._limits = root, limits
+    def __init__(
+        self,
+        root: int,
+        limits: ImageLimits,
+        check_link: Callable[[tuple[str, ...], str], None] = archive_rules.check_link,
+    ) -> None:
+        self._root, self._limits, self._check_link = root, limits, check_link
         # What exists so far: path → one letter for the kind, then the hash of a file or the target.
         self._found: dict[str, str] = {"": "d"}
         self._explicit: set[str] = set()
@@ -60,7 +67,11 @@ class Unpacker:
     def unpack(self, source: Source) -> Tree:
         """Raises `Unprocessable`; the caller then removes what was made until then."""
         for member in tar.members(source):
-            self._add(member, source)
+            self.add(member, source)
+        return self.finish()
+
+    def finish(self) -> Tree:
+        """What was unpacked, once every member was added."""
         if len(self._found) == 1:
             raise archive_rules.refusal("it is empty")
         self._settle()
@@ -70,8 +81,10 @@ class Unpacker:
         files = sum(1 for what in self._found.values() if what != "d")
         return Tree(listing.hexdigest(), files, len(self._found) - 1, self._size)
 
-    def _add(self, member: Member, source: Source) -> None:
+    def add(self, member: Member, source: Source) -> None:
+        """Makes one member; the content of a file is read from `source`. Raises `Unprocessable`."""
         parts, name = archive_rules.parts_of(member.name), member.name
+        archive_rules.check_no_whiteout(parts, name)
         archive_rules.check_mode(member.mode, name)
         path = "/".join(parts)
         if not parts and member.kind is not Kind.DIRECTORY:
@@ -84,7 +97,7 @@ class Unpacker:
             case Kind.FILE:
                 self._file(parts, member, source)
             case Kind.LINK:
-                archive_rules.check_link(parts, member.target)
+                self._check_link(parts, member.target)
                 self._count(path, f"l{member.target}")
                 with self._opened(parts[:-1]) as parent:
                     os.symlink(member.target, parts[-1], dir_fd=parent)

@@ -1,6 +1,7 @@
-"""The default execution image: the host's own /usr, read-only, over an empty skeleton.
+"""The default execution image: the host's own /usr, read-only, over an empty skeleton. Nothing has
+to be downloaded, and `sh`, `python3` or `node` are there if the host has them.
 
-Nothing has to be downloaded, and `sh`, `python3` or `node` are there if the host has them.
+Over a base image, another skeleton is laid, which has what a sandbox needs and nothing of the host.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import os
 import platform
 import py_compile
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
@@ -19,6 +21,9 @@ RUNNERS = "/.runners"
 # How many directories are made for writable paths; those of removed runtimes count, too.
 MADE_MAX = 4096
 MOUNT_POINTS = ("app", "dev", "proc", "tmp", "usr", "etc")
+# Real directories over a base image, whatever it has by these names.
+OVER_A_BASE = ("app", "dev", "proc", "tmp", "etc")
+WRITTEN_OVER_A_BASE = ("passwd", "group", "hosts", "resolv.conf")
 LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Without these, links such as /usr/bin/awk dangle and there are no certificates.
 ETC_DIRECTORIES = ("alternatives", "ssl", "ca-certificates")
@@ -35,7 +40,7 @@ WRITTEN = {
 
 
 class Skeleton:
-    """The image's own directories: read-only for sandboxes, while mount points can be added."""
+    """A skeleton's own directories: read-only for sandboxes, while mount points can be added."""
 
     def __init__(self, root: Path, host: Host, handle: int) -> None:
         self.root, self.host = root, host
@@ -93,13 +98,8 @@ def build(root: Path, guest: Path) -> Skeleton:
         (root / "etc" / name).write_text(text)
     copy_runners(guest.parent.parent / "runners", root / RUNNERS.lstrip("/"))
     shutil.copyfile(guest.with_name(Path(SHELL_LIBRARY).name), root / SHELL_LIBRARY.lstrip("/"))
-    target = root / GUEST.lstrip("/")
-    shutil.copyfile(guest, target)
-    target.chmod(0o755)
-    for path in root.rglob("*"):
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path == target else 0o644)
-    handle = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    shutil.copyfile(guest, root / GUEST.lstrip("/"))
+    handle = _opened(root)
     # crun's "readonly" does not set nosuid and nodev, so the directory is bound with them.
     syscalls.bind(root, root, syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
     host = Host(
@@ -109,3 +109,25 @@ def build(root: Path, guest: Path) -> Skeleton:
         oom_score_min=int(Path("/proc/self/oom_score_adj").read_text()),
     )
     return Skeleton(root, host, handle)
+
+
+def build_for_bases(root: Path, of_host: Skeleton) -> Skeleton:
+    """Makes the skeleton below `root` that is laid over base images. What it has hides what an
+    image has by the same name, so no link of an image leads a mount anywhere.
+    """
+    for name in OVER_A_BASE:
+        (root / name).mkdir()
+    for name in WRITTEN_OVER_A_BASE:
+        (root / "etc" / name).write_text(WRITTEN[name])
+    shutil.copytree(of_host.root / RUNNERS.lstrip("/"), root / RUNNERS.lstrip("/"))
+    shutil.copyfile(of_host.root / GUEST.lstrip("/"), root / GUEST.lstrip("/"))
+    return Skeleton(root, replace(of_host.host, root=str(root), binds={}), _opened(root))
+
+
+def _opened(root: Path) -> int:
+    """A descriptor of a skeleton, once everybody may read what is in it."""
+    guest = root / GUEST.lstrip("/")
+    for path in root.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path == guest else 0o644)
+    return os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -181,9 +181,10 @@ class Launcher:
     def _serve(self, groups: cgroups.Cgroups) -> int:
         self.groups = groups
         self.skeleton = host_image.build(self.state.root, self.options.guest)
+        self.base_skeleton = host_image.build_for_bases(self.state.base_root, self.skeleton)
         host = replace(self.skeleton.host, output_max=self.options.output_max)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
-        sandbox_roots = roots.Roots(self.state.roots, host)
+        sandbox_roots = roots.Roots(self.state.roots, host, self.state.base_root)
         egress = Egress(self.state, groups, self.children, dns=self.options.egress_dns)
         gvisor = Gvisor(self.options.runsc)
         programs = Programs(self.options.crun, gvisor)
@@ -345,7 +346,7 @@ class Launcher:
                 self.sandboxes.create(
                     spec,
                     lambda answer: self._answer_create(n, answer),
-                    lambda: self._with_files(spec, verb.image),
+                    lambda: self._with_files(spec, verb),
                 )
             case verbs.Limit(sandbox=sandbox, limits=limits):
                 try:
@@ -375,11 +376,16 @@ class Launcher:
         """
         return self.deadline.is_late(verb.deadline)
 
-    def _with_files(self, spec: oci.SandboxSpec, image: str | None) -> oci.SandboxSpec:
+    def _with_files(self, spec: oci.SandboxSpec, verb: verbs.Create) -> oci.SandboxSpec:
         """Mounts the files of an admitted sandbox, since this changes the host. Raises OSError."""
         try:
-            self.skeleton.make_mount_points(spec.writable_paths)
-            return replace(spec, app=None if image is None else self.images.path(image))
+            skeleton = self.skeleton if verb.base_image is None else self.base_skeleton
+            skeleton.make_mount_points(spec.writable_paths)
+            app, base = (
+                None if one is None else self.images.path(one)
+                for one in (verb.image, verb.base_image)
+            )
+            return replace(spec, app=app, base=base)
         except OSError as error:
             raise OSError(f"its files cannot be mounted: {error}") from None
 

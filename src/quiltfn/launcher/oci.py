@@ -93,7 +93,8 @@ class Host:
 class SandboxSpec:
     """What the launcher needs to know to make one sandbox.
 
-    `app`: the files it sees at /app, where it has some. `writable_paths`: where a tmpfs is laid
+    `app`: the files it sees at /app, where it has some. `base`: its root file system; None: the
+    host image. `writable_paths`: where a tmpfs is laid
     beside /tmp; the mount points exist. `binds`: further read-only binds, path inside → outside.
     `egress`: it reaches public addresses, by the network namespace at `netns`. `isolation`: which
     program makes it, CRUN or GVISOR.
@@ -101,6 +102,7 @@ class SandboxSpec:
 
     limits: Limits
     app: Path | None = None
+    base: Path | None = None
     writable_paths: tuple[str, ...] = ()
     binds: dict[str, str] = field(default_factory=dict)
     egress: bool = False
@@ -149,7 +151,8 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
     The control group is joined beforehand, and /proc and /sys are of gVisor's making.
     """
     process, linux = made["process"], made["linux"]
-    guest, tmp, shm, score, _forking, *writable = process["args"]
+    guest, tmp, shm, score, *further = process["args"]
+    writable = [one for one in further if one != FORKING]
     kept = {"uidMappings", "gidMappings"}
     return made | {
         "annotations": {},
@@ -191,7 +194,9 @@ def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
         "args": [
-            *(GUEST, TMP_OPTIONS, SHM_OPTIONS, str(oom_score), FORKING),
+            *(GUEST, TMP_OPTIONS, SHM_OPTIONS, str(oom_score)),
+            # It has some of the guest's privileges, so it has to be the host's own shell.
+            *([FORKING] if spec.base is None else []),
             *output,
             *spec.writable_paths,
         ],

@@ -5,6 +5,10 @@ on it (flock, fcntl) is noticed by the others, and can keep them from taking it.
 gets the image through overlays of its own, without an upper layer: locks and notifications belong
 to the overlay's inode, while what is read still comes from one page cache.
 
+With a base image, the root is that image below a skeleton (`host_image.py`), in one overlay. Who
+uploaded the image chose every name in it, so nothing is mounted at a path of the image: whatever is
+mounted on belongs to the skeleton.
+
 The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies it,
 and detached when that has ended, so that the namespace stays small; a sandbox keeps its copies.
 """
@@ -26,12 +30,13 @@ OWN = "its own, by overlays"
 
 
 class Roots:
-    """`host`: the image that roots are made of. `why_shared`: why sandboxes get binds of it and not
+    """`host`: the image that roots are made of. `over_bases`: what is laid over base images; None
+    where there are none. `why_shared`: why sandboxes get binds of it and not
     overlays, and so share its inodes; empty where they do not.
     """
 
-    def __init__(self, directory: Path, host: Host) -> None:
-        self.host = host
+    def __init__(self, directory: Path, host: Host, over_bases: Path | None = None) -> None:
+        self.host, self._over_bases = host, over_bases
         self.why_shared = ""
         self._directory = directory
         (directory / "empty").mkdir()  # an overlay needs two layers
@@ -64,7 +69,7 @@ class Roots:
         """Mounts the root that `described` names. Raises OSError and then leaves nothing."""
         if self._is_overlaid(spec):
             with self._removed_on_error(name):
-                self._mount(name, spec.app)
+                self._mount(name, spec.app, spec.base)
 
     def remove(self, name: str) -> None:
         """Unmounts a root, if there is one. A sandbox that has it keeps it."""
@@ -76,8 +81,9 @@ class Roots:
                 os.rmdir(self._directory / name)
 
     def _is_overlaid(self, spec: SandboxSpec) -> bool:
-        # gVisor's kernel keeps locks itself, and opens files through one process a sandbox.
-        return spec.isolation == CRUN and not self.why_shared
+        # gVisor's kernel keeps locks itself, and opens files through one process a sandbox. A base
+        # image needs its skeleton, so where no overlay can be mounted, it is refused.
+        return spec.base is not None or (spec.isolation == CRUN and not self.why_shared)
 
     @contextlib.contextmanager
     def _removed_on_error(self, name: str) -> Iterator[None]:
@@ -87,24 +93,31 @@ class Roots:
             self.remove(name)
             raise
 
-    def _mount(self, name: str, app: Path | None) -> None:
+    def _mount(self, name: str, app: Path | None, base: Path | None = None) -> None:
         root = self._directory / name
         root.mkdir(mode=0o755)
         self._mounted.add(name)
-        self._overlay(self.host.root, root)
-        for target, source in self._trees:
-            self._overlay(source, f"{root}{target}")
+        if base is None:
+            self._overlay(self.host.root, root)
+            for target, source in self._trees:
+                self._overlay(source, f"{root}{target}")
+        else:
+            if self._over_bases is None:
+                raise OSError("there is no skeleton for base images")
+            self._overlay(self._over_bases, root, base)
         if app is not None:
             self._overlay(app, f"{root}/app")
 
-    def _overlay(self, source: str | Path, target: str | Path) -> None:
+    def _overlay(self, source: str | Path, target: str | Path, below: Path | None = None) -> None:
         # By descriptors: handlers can read in mountinfo what is said here.
-        lower = os.open(source, OPEN)
-        try:
-            layers = f"lowerdir=/proc/self/fd/{lower}:/proc/self/fd/{self._empty}"
-            syscalls.mount("overlay", target, "overlay", FENCE, f"{layers},{OPTIONS}")
-        finally:
-            os.close(lower)
+        with contextlib.ExitStack() as opened:
+            lowers = [self._empty]
+            for tree in (source,) if below is None else (below, source):
+                lowers.insert(0, os.open(tree, OPEN))
+                opened.callback(os.close, lowers[0])
+            layers = ":".join(f"/proc/self/fd/{one}" for one in lowers)
+            options = f"lowerdir={layers},{OPTIONS}"
+            syscalls.mount("overlay", target, "overlay", FENCE, options)
 
 
 def _with_submounts(binds: dict[str, str]) -> Iterator[tuple[str, str]]:

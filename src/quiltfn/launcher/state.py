@@ -52,6 +52,7 @@ class ServerState:
         self.bundles = self._sandboxes / "bundles"
         self.roots = self._sandboxes / "roots"
         self.root = self.path / "root"
+        self.base_root = self.path / "base_root"
         self.images = self.path / "images"
         (run_dir / "servers").mkdir(parents=True, exist_ok=True)
         UIDS_DIR.mkdir(mode=0o700, exist_ok=True)
@@ -68,7 +69,7 @@ class ServerState:
         # A sandbox's root user must be able to walk to the root file system, and to nothing else.
         for directory in (run_dir, run_dir / "servers", self.path):
             directory.chmod(0o711)
-        for directory in (self.root, self.images):
+        for directory in (self.root, self.base_root, self.images):
             directory.mkdir(mode=0o755)
         self._blocks: dict[int, int] = {}
         self._free: list[int] = []

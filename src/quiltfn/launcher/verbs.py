@@ -2,7 +2,8 @@
 
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
-null, "network": "none" | "egress", "writable_paths": [path, …], "isolation": "crun" | "gvisor"}`,
+null, "base_image": digest or null, "network": "none" | "egress", "writable_paths": [path, …],
+"isolation": "crun" | "gvisor"}`,
 `{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int,
 "verb": "deadline", "deadline": seconds}`, `{"n": int, "verb": "kill" | "used" | "counters" |
 "destroy", "sandbox": id}`. A node's create has a `deadline` as well, after which it is refused; see
@@ -45,6 +46,7 @@ class Create:
     n: int
     limits: Limits
     image: str | None = None
+    base_image: str | None = None
     network: str = "none"
     writable_paths: tuple[str, ...] = ()
     isolation: str = "crun"
@@ -92,11 +94,12 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
         raise Refused(f"n must be an integer, not {n!r}")
     if verb == "create":
         known = {"n", "verb", "memory_mib", "cpu_percent", "image", "network", "writable_paths"}
-        _only(request, known | {"isolation"} | ({"deadline"} & set(request)))
+        _only(request, known | {"isolation", "base_image"} | ({"deadline"} & set(request)))
         return Create(
             n,
             _limits(request, memory_max_mib, cores),
-            _image(request.get("image")),
+            _image("image", request.get("image")),
+            _image("base_image", request.get("base_image")),
             _network(request.get("network")),
             _writable_paths(request.get("writable_paths")),
             _isolation(request.get("isolation")),
@@ -130,10 +133,10 @@ def _sandbox(request: dict[str, Any]) -> str:
     return sandbox
 
 
-def _image(image: Any) -> str | None:
+def _image(name: str, image: Any) -> str | None:
     if image is None or (isinstance(image, str) and IMAGE.fullmatch(image)):
         return image
-    raise Refused(f"image must be 64 hexadecimal digits or null, not {image!r}")
+    raise Refused(f"{name} must be 64 hexadecimal digits or null, not {image!r}")
 
 
 def _network(network: Any) -> str:

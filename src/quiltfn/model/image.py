@@ -12,6 +12,18 @@ class Archive(StrEnum):
     GZIP = "application/gzip"
 
 
+class Contents(StrEnum):
+    """What an uploaded archive holds."""
+
+    FILES = "files"  # of a runtime, at /app
+    ROOTFS = "rootfs"  # a finished root file system
+    IMAGE = "image"  # an execution image: an OCI layout, or what `docker save` writes
+    COPY = "copy"  # what another node has unpacked and checked; not to be uploaded
+
+
+UPLOADED = (Contents.FILES, Contents.ROOTFS, Contents.IMAGE)
+
+
 # What each file, link or directory takes on disk beside its content, and each image once more.
 ENTRY_BYTES = 4096
 NOT_MEASURED = -1
@@ -19,7 +31,9 @@ NOT_MEASURED = -1
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """The files of a runtime, unpacked. `files`: without directories; `entries`: with them.
-    `is_new`: it did not exist before.
+    `is_new`: it did not exist before. `environment`: the variables that an execution image says its
+    programs expect. `interpreters`: kind of runtime → path of the program in a root file system,
+    links resolved.
     """
 
     digest: str
@@ -27,6 +41,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     size_bytes: int
     is_new: bool
+    environment: dict[str, str] = {}
+    interpreters: dict[str, str] = {}
 
     @property
     def counted_bytes(self) -> int:

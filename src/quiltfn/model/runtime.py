@@ -59,6 +59,15 @@ IDLE_MIB: Mapping[Kind, float] = {Kind.PYTHON: 6.0, Kind.NODE: 45.0}
 OTHERS_IDLE_MIB = 0.6
 
 
+# The programs of a base image that run handlers, the better name first. A custom runtime names its
+# own.
+PROGRAMS: Mapping[Kind, tuple[str, ...]] = {
+    Kind.SHELL: ("sh",),
+    Kind.PYTHON: ("python3",),
+    Kind.NODE: ("node", "nodejs"),
+}
+
+
 class Network(StrEnum):
     """Which network a sandbox has."""
 
@@ -85,16 +94,20 @@ def idle_mib(kind: Kind, isolation: Isolation) -> float:
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of a runtime. `created_at` in Unix seconds.
 
-    `image`: the digest (hexadecimal SHA-256) of the files at /app; None for the host image alone.
-    `host`: a hash of the host's packages when this revision was made. `command`: the program of a
-    custom runtime and its arguments. `writable_paths`: further directories that a handler may write
-    to; they are emptied like /tmp.
+    `image`: the digest (hexadecimal SHA-256) of the files at /app; None where it has none of its
+    own. `base_image`: the digest of the root file system; None for the host image, of which `host`
+    is a hash of the packages when this revision was made. `interpreter`: the program of the base
+    image that runs handlers, where the kind has one. `command`: the program of a custom runtime and
+    its arguments. `writable_paths`: further directories that a handler may write to; they are
+    emptied like /tmp.
     """
 
     id: str
     name: str
     kind: Kind
     image: str | None = None
+    base_image: str | None = None
+    interpreter: str = ""
     host: str = ""
     command: tuple[str, ...] = ()
     environment: dict[str, str] = {}
@@ -106,7 +119,15 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def image_digest(self) -> str:
         """A name for the sandbox's files. The host's files are named, but can change."""
-        return f"sha256:{self.image}" if self.image else f"host:{self.host or 'unknown'}"
+        own = f"sha256:{self.image}" if self.image else ""
+        if self.base_image is None:
+            return own or f"host:{self.host or 'unknown'}"
+        return f"{own}+base:{self.base_image}".removeprefix("+")
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The digests of all images that its sandboxes show."""
+        return tuple(one for one in (self.image, self.base_image) if one is not None)
 
     @property
     def is_resident(self) -> bool:
@@ -139,8 +160,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
                 "with a letter or digit, and none of " + ", ".join(sorted(RESERVED_NAMES))
             )
             raise Unprocessable.field("name", expected, self.name, "etl")
-        if self.image is not None and not IMAGE.fullmatch(self.image):
-            raise Unprocessable.field("image", "64 hexadecimal digits, or null", self.image, None)
+        for name, digest in (("image", self.image), ("base_image", self.base_image)):
+            if digest is not None and not IMAGE.fullmatch(digest):
+                raise Unprocessable.field(name, "64 hexadecimal digits, or null", digest, None)
         if self.isolation is Isolation.GVISOR and self.network is not Network.NONE:
             # Its network stack would send past the rules that hold egress.
             raise Unprocessable.field("network", "none with isolation gvisor", self.network, "none")

@@ -18,7 +18,7 @@ from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import Headroom
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import NO_HEADERS, IdempotentRequest, StoredResponse
-from quiltfn.model.image import Archive, Image, ImageFile, Package, TenantImage
+from quiltfn.model.image import Archive, Contents, Image, ImageFile, Package, TenantImage
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Source, Status
 from quiltfn.model.memory import Memory
@@ -743,13 +743,23 @@ class Images(Protocol):
     """The files that runtimes show at /app, by the digest of their content."""
 
     async def take(
-        self, archive: Archive, chunks: AsyncIterator[bytes], admit: Callable[[Image], None]
+        self,
+        archive: Archive,
+        chunks: AsyncIterator[bytes],
+        admit: Callable[[Image], None],
+        contents: Contents = Contents.FILES,
     ) -> Image:
         """Unpacks an archive; the image is on disk when this returns.
 
         `admit` is asked, in a thread, once it is known what is in it; what it raises is raised
         here. Raises `Unprocessable` with the reason where the archive is one that is not taken, and
         `StoreUnavailable` where there is no room. Nothing of it is left then.
+        """
+
+    async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
+        """The first program of one of these names in the directories of `path`, as a PATH lists
+        them, of a root file system that is there; None where it has none. Raises
+        `StoreUnavailable`.
         """
 
     async def measure(self, digest: str) -> int | None:

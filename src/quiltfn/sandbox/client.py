@@ -25,11 +25,19 @@ class SandboxTemplate:
     network: str
     writable_paths: tuple[str, ...]
     isolation: Isolation
+    base_image: str | None = None
+    interpreter: str = ""
 
     @property
     def is_plain(self) -> bool:
         """Whether it shows only the host's files, as the built-in runtimes do."""
-        return self.image is None and self.network == Network.NONE and not self.writable_paths
+        has_image = self.image is not None or self.base_image is not None
+        return not has_image and self.network == Network.NONE and not self.writable_paths
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The digests of the images that it shows."""
+        return tuple(one for one in (self.image, self.base_image) if one is not None)
 
     @classmethod
     def of(cls, runtime: Runtime) -> "SandboxTemplate":
@@ -39,6 +47,8 @@ class SandboxTemplate:
             runtime.network,
             runtime.writable_paths,
             runtime.isolation,
+            runtime.base_image,
+            runtime.interpreter,
         )
 
 
@@ -129,6 +139,7 @@ class LauncherSandboxes:
             memory_mib=limits.memory_mib,
             cpu_percent=limits.cpu_percent,
             image=template.image,
+            base_image=template.base_image,
             network=template.network,
             writable_paths=template.writable_paths,
             isolation=template.isolation,

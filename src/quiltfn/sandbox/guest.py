@@ -67,23 +67,29 @@ def handler_argv(spec: VersionSpec) -> list[str]:
         return ["/bin/sh", "-c", spec.handler]
     if kind is Kind.CUSTOM:
         return list(spec.runtime_snapshot.command)
-    program, *rest = RUNNERS[kind]
+    program, *rest = _runner(kind, spec.runtime_snapshot.interpreter)
     if kind is Kind.NODE:
         heap = int(spec.memory_limit_mb * NODE_HEAP_SHARE)
         return [program, f"--max-old-space-size={heap}", *rest]
     return [program, *rest]
 
 
+def _runner(kind: Kind, interpreter: str) -> list[str]:
+    """The command line of a runner. `interpreter`: of the base image; empty: the host's."""
+    program, *rest = RUNNERS[kind]
+    return [interpreter or program, *rest]
+
+
 # Variables that an interpreter reads only when it starts.
 READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
 
 
-def prepare_frame(kind: Kind) -> bytes | None:
+def prepare_frame(kind: Kind, interpreter: str = "") -> bytes | None:
     """The frame that starts a runner before the version is known; None if no runner can be."""
     if kind is not Kind.PYTHON:
         return None
     variables = environment.ALWAYS | {"QUILT_PREWARMED": "1"}
-    return wire.encode_prepare(argv=list(RUNNERS[kind]), environment=variables)
+    return wire.encode_prepare(argv=_runner(kind, interpreter), environment=variables)
 
 
 def specialise_frame(spec: VersionSpec) -> bytes:
@@ -157,9 +163,9 @@ class GuestSandbox(asyncio.Protocol):
         if version != wire.PROTOCOL_VERSION:
             raise SandboxFailed(f"the guest speaks protocol {version}, not {wire.PROTOCOL_VERSION}")
 
-    def prepare(self, kind: Kind) -> None:
+    def prepare(self, kind: Kind, interpreter: str = "") -> None:
         """Starts the runner of this kind, where it can be started before the version is known."""
-        frame = prepare_frame(kind)
+        frame = prepare_frame(kind, interpreter)
         if frame is not None:
             self._write(frame)
 

@@ -103,9 +103,10 @@ class PrewarmedSandboxes:
     def images(self) -> frozenset[str]:
         """The digests of the images that they show."""
         return frozenset(
-            template.image
+            image
             for template, stock in self._stocks.items()
-            if template.image is not None and stock.ready
+            if stock.ready
+            for image in template.images
         )
 
     async def create(self, spec: VersionSpec) -> Sandbox:
@@ -242,7 +243,7 @@ class PrewarmedSandboxes:
             _log.warning("a prewarmed sandbox could not be made", reason=str(error) or repr(error))
             self._put_off(template)
             return
-        sandbox.prepare(template.kind)
+        sandbox.prepare(template.kind, template.interpreter)
         stock = self._stocks.setdefault(template, _Stock())
         stock.failures = 0
         stock.ready.append(sandbox)

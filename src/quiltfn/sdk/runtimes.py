@@ -57,7 +57,8 @@ def list_packages(name: str) -> Flow[RuntimePackageList]:
 def add_runtime(new: NewRuntime) -> Flow[Runtime]:
     """Add a runtime to the tenant, or give its name to another one.
 
-    `image`: the digest that `upload_image` answered. `shared`: for all tenants, operators only.
+    `image` and `base_image`: digests that `upload_image` answered. `shared`: for all tenants,
+    operators only.
     """
     return ask(post(BASE, Runtime, new, is_repeatable=True))
 
@@ -70,8 +71,11 @@ def remove_runtime(name: str, *, shared: bool = False) -> Flow[None]:
     return ask(delete(f"{BASE}/{segment(name)}{query(shared=shared or None)}"))
 
 
-def upload_image(archive: Path | str) -> Flow[Image]:
+def upload_image(archive: Path | str, *, contents: str = "files") -> Flow[Image]:
     """Upload a runtime's files: a tar archive, gzipped if its name ends in gz.
+
+    `contents`: "files" that it has at /app; "rootfs", a root file system; or "image", an execution
+    image as an OCI layout or as `docker save` writes it. The last two are for `base_image`.
 
     Raises ValueError where there is no such file.
     """
@@ -83,7 +87,7 @@ def upload_image(archive: Path | str) -> Flow[Image]:
     is_gzip = archive.suffix in (".gz", ".tgz")
     request = Request(
         method="POST",
-        path=f"{BASE}/images",
+        path=f"{BASE}/images{query(contents=None if contents == 'files' else contents)}",
         read=as_json(Image),
         headers={"Content-Type": "application/gzip" if is_gzip else "application/x-tar"},
         read_timeout_s=UPLOAD_READ_S,

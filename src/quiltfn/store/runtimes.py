@@ -11,12 +11,16 @@ from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 table, held = tables.runtime, tables.tenant_image
+KINDS = ("image", "base_image")
 # Which images the runtimes and the versions of each tenant name; without one the image is null.
 named = union_all(
-    select(table.c.tenant_id, table.c.image),
-    select(
-        tables.function.c.tenant_id, tables.version.c.pinned["image"].as_string().label("image")
-    ).join_from(tables.version, tables.function),
+    *(select(table.c.tenant_id, table.c[kind].label("image")) for kind in KINDS),
+    *(
+        select(
+            tables.function.c.tenant_id, tables.version.c.pinned[kind].as_string().label("image")
+        ).join_from(tables.version, tables.function)
+        for kind in KINDS
+    ),
 ).subquery()
 
 
@@ -39,10 +43,12 @@ class SqlRuntimes:
 
     async def save(self, tenant_id: str, runtime: Runtime) -> bool:
         this = (table.c.tenant_id == tenant_id) & (table.c.name == runtime.name)
-        image = (held.c.tenant_id == tenant_id) & (held.c.digest == runtime.image)
+        images = [
+            (held.c.tenant_id == tenant_id) & (held.c.digest == one) for one in runtime.images
+        ]
 
         def work(connection: Connection) -> bool:
-            if runtime.image is not None and not _is_there(connection, image):
+            if not all(_is_there(connection, one) for one in images):
                 return False
             connection.execute(delete(table).where(this))
             row = tables.row_of(runtime) | {"tenant_id": tenant_id}

@@ -23,6 +23,12 @@ NEEDED_IMAGES = """
     UNION SELECT json_extract(pinned, '$.image') FROM version
     WHERE coalesce(json_extract(pinned, '$.image'), '') <> ''
 """
+NEEDED_BASE_IMAGES = """
+    SELECT base_image FROM runtime WHERE coalesce(base_image, '') <> ''
+    UNION SELECT json_extract(pinned, '$.base_image') FROM version
+    WHERE coalesce(json_extract(pinned, '$.base_image'), '') <> ''
+"""
+BASE_IMAGES_SINCE = "0019"  # an older schema has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +114,12 @@ def look_through(database: Path) -> Snapshot:
             (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             (functions,) = connection.execute("SELECT count(*) FROM function").fetchone()
             (records,) = connection.execute("SELECT count(*) FROM invocation").fetchone()
-            images = frozenset(one for (one,) in connection.execute(NEEDED_IMAGES))
+            images = {one for (one,) in connection.execute(NEEDED_IMAGES)}
+            if revision >= BASE_IMAGES_SINCE:
+                images |= {one for (one,) in connection.execute(NEEDED_BASE_IMAGES)}
     except sqlite3.Error as error:
         raise StoreBroken(f"The database cannot be read: {error}.") from None
-    return Snapshot(revision, functions, records, images)
+    return Snapshot(revision, functions, records, frozenset(images))
 
 
 def check_revision(revision: str) -> None:

@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0018"
+REVISION = "0019"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -112,6 +112,8 @@ runtime = Table(
     Column("id", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("image", Text),
+    Column("base_image", Text),
+    Column("interpreter", Text, nullable=False, server_default=text("''")),
     Column("host", Text, nullable=False),
     Column("command", JSON, nullable=False),
     Column("environment", JSON, nullable=False),

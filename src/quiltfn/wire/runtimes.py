@@ -64,6 +64,18 @@ ImageOfRuntime = Annotated[
         Documented({"pattern": "^[0-9a-f]{64}$"}),
     ),
 ]
+BaseImage = Annotated[
+    str,
+    about(
+        "the digest of a root file system that was uploaded, or null for the host's own files",
+        None,
+        Documented({"pattern": "^[0-9a-f]{64}$"}),
+    ),
+]
+Interpreter = Annotated[
+    str,
+    about("the program of the base image that runs handlers; empty where it has none to run", ""),
+]
 Command = Annotated[
     list[str],
     about(
@@ -112,6 +124,14 @@ Digest = Annotated[
         "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     ),
 ]
+ImageEnvironment = Annotated[
+    dict[str, str],
+    about("the variables that the image says its programs expect", {"PATH": "/usr/bin:/bin"}),
+]
+ImageInterpreters = Annotated[
+    dict[str, str],
+    about("the paths of its interpreters, by kind of runtime", {"python": "/usr/bin/python3.13"}),
+]
 FileCount = Annotated[int, about("files, without directories", 12)]
 SizeBytes = Annotated[int, about("bytes in all files", 48213)]
 
@@ -132,6 +152,7 @@ class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, 
     name: RuntimeName
     kind: RuntimeKind
     image: ImageOfRuntime | None = None
+    base_image: BaseImage | None = None
     command: Command | None = None
     environment: Environment = {}
     isolation: IsolationOfRuntime = Isolation.CRUN.value
@@ -141,7 +162,7 @@ class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, 
 
 
 class Runtime(Struct, kw_only=True, frozen=True):
-    """A runtime. `image`: null for the host's own files alone. `shared`: whether all tenants can
+    """A runtime. `image`: null where it has no files at /app. `shared`: whether all tenants can
     use it, as they can the `built_in` ones. `created_at` in Unix seconds.
     """
 
@@ -149,6 +170,8 @@ class Runtime(Struct, kw_only=True, frozen=True):
     id: RuntimeId
     kind: RuntimeKind
     image: ImageOfRuntime | None
+    base_image: BaseImage | None
+    interpreter: Interpreter
     image_digest: ImageDigest
     command: Command
     environment: Environment
@@ -167,11 +190,15 @@ class RuntimeList(Struct, kw_only=True, frozen=True):
 
 
 class Image(Struct, kw_only=True, frozen=True):
-    """The files of a runtime. `files` without directories; `size_bytes` of what is in them."""
+    """What was uploaded. `files` without directories; `size_bytes` of what is in them.
+    `environment` and `interpreters`: of a root file system.
+    """
 
     digest: Digest
     files: FileCount
     size_bytes: SizeBytes
+    environment: ImageEnvironment
+    interpreters: ImageInterpreters
 
 
 class RuntimeFile(Struct, kw_only=True, frozen=True):

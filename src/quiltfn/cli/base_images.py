@@ -1,0 +1,133 @@
+"""Base images: where `quiltfn runtimes add` gets a root file system from, and what becomes of it.
+
+Registries are asked by skopeo on the machine where the command is typed, so that their credentials
+stay there and no server reaches where its callers tell it to. What comes of it is uploaded like any
+archive, and the server believes none of it.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quiltfn.cli import show
+from quiltfn.cli.parsing import BadParameter
+
+# How skopeo names where an image is; a reference without one of these is in a registry.
+TRANSPORT = re.compile(
+    r"(docker|oci|oci-archive|docker-archive|docker-daemon|containers-storage|dir):"
+)
+REGISTRY = "docker://"
+PINNED = re.compile(r".*@sha256:[0-9a-f]{64}")
+TAG = re.compile(r":[A-Za-z0-9_][A-Za-z0-9._-]*$")
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+SAID_MAX = 2000
+# What an image says for its own build, and variables that a sandbox has of its own.
+NOT_PASSED_ON = re.compile(
+    r"HOME|HOSTNAME|TERM|USER|GPG_KEY|NODE_VERSION|YARN_VERSION|PYTHON_(VERSION|SHA256|PIP_VERSION"
+    r"|SETUPTOOLS_VERSION|GET_PIP_URL|GET_PIP_SHA256)|QUILT_.*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """How registries are asked. `auth_file`: the credentials; None: skopeo's own. `certs`: a
+    directory with certificates. `verifies_tls`: HTTPS with a certificate that is verified.
+    """
+
+    auth_file: Path | None = None
+    certs: Path | None = None
+    verifies_tls: bool = True
+
+    def options(self, prefix: str) -> list[str]:
+        """As skopeo's command line has them, for a source of an image."""
+        chosen = [f"--{prefix}tls-verify={'true' if self.verifies_tls else 'false'}"]
+        if self.auth_file is not None:
+            chosen += [f"--{'src-' if prefix else ''}authfile={self.auth_file}"]
+        if self.certs is not None:
+            chosen += [f"--{prefix}cert-dir={self.certs}"]
+        return chosen
+
+
+def pack_rootfs(directory: Path, archive: Path) -> None:
+    """Packs a root file system; devices, pipes and sockets are left out. Raises `BadParameter`."""
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        try:
+            for path, relative in _walk(directory, ""):
+                info = tar.gettarinfo(str(path), relative)
+                if info is None or not (
+                    info.isreg() or info.isdir() or info.issym() or info.islnk()
+                ):
+                    continue
+                if not info.isreg():
+                    tar.addfile(info)
+                    continue
+                with path.open("rb") as file:
+                    tar.addfile(info, file)
+        except OSError as error:
+            raise BadParameter(f"{directory} cannot be packed: {error}") from None
+
+
+def _walk(directory: Path, below: str) -> Iterator[tuple[Path, str]]:
+    """Every path of a tree, and what it is below the tree's root. Links are not followed."""
+    for one in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        path, relative = Path(one.path), f"{below}{one.name}"
+        yield path, relative
+        if one.is_dir(follow_symlinks=False):
+            yield from _walk(path, f"{relative}/")
+
+
+def archive_of(reference: str, made: Path, registry: Registry) -> Path:
+    """The archive of an image: an archive or an OCI layout by its path, or whatever skopeo copies
+    into `made`. Raises `BadParameter`.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if not (path / "oci-layout").is_file():
+            raise BadParameter(f"{path} is no OCI layout; --rootfs takes a root file system")
+        pack_rootfs(path, made)
+        return made
+    source = reference if TRANSPORT.match(reference) else REGISTRY + reference
+    if source.startswith(REGISTRY):
+        source = _pinned(source, registry)
+        show.note(f"pulling {source.removeprefix(REGISTRY)}")
+    machine = platform.machine()
+    chosen = ["--override-os=linux", f"--override-arch={ARCHITECTURES.get(machine, machine)}"]
+    copied = ["copy", "--quiet", *registry.options("src-"), "--", source, f"oci-archive:{made}"]
+    _skopeo([*chosen, *copied])
+    return made
+
+
+def _pinned(source: str, registry: Registry) -> str:
+    """The same image by its digest, so that what is told is what is copied."""
+    if PINNED.fullmatch(source):
+        return source
+    asked = ["inspect", "--format={{.Digest}}", "--no-tags", *registry.options(""), "--", source]
+    digest = _skopeo(asked).strip()
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise BadParameter(f"skopeo does not say which image {source} is")
+    return f"{TAG.sub('', source)}@{digest}"
+
+
+def _skopeo(arguments: list[str]) -> str:
+    program = shutil.which("skopeo")
+    if program is None:
+        raise BadParameter("images are copied by skopeo, which is not here: apt install skopeo")
+    done = subprocess.run(
+        [program, *arguments], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise BadParameter(f"skopeo has failed: {done.stderr.strip()[-SAID_MAX:]}")
+    return done.stdout
+
+
+def variables_of(told: Mapping[str, str]) -> dict[str, str]:
+    """Those of an image's variables that its programs need when they run."""
+    return {name: value for name, value in told.items() if not NOT_PASSED_ON.fullmatch(name)}

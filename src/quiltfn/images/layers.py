@@ -1,0 +1,263 @@
+"""Lays the layers of a root file system over each other, in memory. Pure: it knows names, kinds and
+sizes of members, and decides which of them remain; nothing of it is on a disk.
+
+Rule 1: every path is resolved here and inside: a link among the parents of a member is followed
+within the tree, where `..` ends at its root, so what remains has real directories for parents.
+Rule 2: a layer replaces and removes what lower layers have; within a layer nothing is there twice.
+Rule 3: what makes a program another user's, and what is no file, link or directory, does not
+remain: modes become those of any image, and devices and pipes are dropped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from quiltfn.images import archive_rules
+from quiltfn.images.archive_rules import WHITEOUT, refusal
+from quiltfn.images.tar import Kind, Member
+
+LAYERS_MAX = 128
+# So many links are followed in one path, as the kernel does.
+LINKS_MAX = 40
+# Members of all layers together, for each entry that may remain.
+MEMBERS_FOR_EACH = 4
+OPAQUE = WHITEOUT + WHITEOUT + ".opq"
+EXECUTABLE, PLAIN = 0o755, 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class FileData:
+    """The bytes of a file: those of a member of a layer, by its place among the members."""
+
+    layer: int
+    member: int
+    size: int
+    mode: int
+
+
+@dataclass(slots=True)
+class File:
+    """`layer`: which one gave it this name."""
+
+    layer: int
+    content: FileData
+
+
+@dataclass(slots=True)
+class Link:
+    layer: int
+    target: str
+
+
+@dataclass(slots=True)
+class Directory:
+    layer: int
+    children: dict[str, "Node"] = field(default_factory=dict)
+
+
+Node = File | Link | Directory
+
+
+class Layers:
+    """`files_max`: how many files, links and directories may remain. `has_whiteouts`: a layer may
+    remove what lower ones have; where there is only one, nothing can be meant by that.
+    """
+
+    def __init__(self, files_max: int, *, has_whiteouts: bool) -> None:
+        self._files_max, self._has_whiteouts = files_max, has_whiteouts
+        self._root = Directory(-1)
+        self._layer = self._members = -1
+        self._seen = 0
+        # Of the layer: directories whose lower content was removed, and what was dropped.
+        self._opaque: set[int] = set()
+        self._dropped: set[tuple[int, str]] = set()
+
+    def begin_layer(self) -> None:
+        """What is added from here on belongs to the next layer."""
+        self._layer += 1
+        self._members = -1
+        self._opaque.clear()
+        self._dropped.clear()
+        if self._layer >= LAYERS_MAX:
+            raise refusal(f"it has more than {LAYERS_MAX} layers")
+
+    def add(self, member: Member) -> None:
+        """Adds a member. Raises `Unprocessable`."""
+        self._members += 1
+        self._seen += 1
+        if self._seen > MEMBERS_FOR_EACH * self._files_max:
+            raise refusal(f"its layers have more than {MEMBERS_FOR_EACH * self._files_max} members")
+        parts = archive_rules.parts_of(member.name)
+        if not parts:
+            if member.kind is not Kind.DIRECTORY:
+                raise refusal("stands in for the whole image", member.name)
+            return
+        if not self._has_whiteouts:
+            archive_rules.check_no_whiteout(parts, member.name)
+        elif any(part.startswith(WHITEOUT) for part in parts[:-1]):
+            raise refusal("lies below a whiteout", member.name)
+        name = parts[-1]
+        if name.startswith(WHITEOUT) and name != OPAQUE:
+            self._whiteout(self._find(parts[:-1]), name, member)
+            return
+        parent = self._directory(parts[:-1], member.name)
+        if name == OPAQUE:
+            self._make_opaque(parent)
+        elif member.kind is Kind.SPECIAL:
+            self._clear(parent, name, member.name)
+            self._dropped.add((id(parent), name))
+        elif member.kind is Kind.DIRECTORY:
+            self._add_directory(parent, name, member)
+        elif member.kind is Kind.HARD_LINK:
+            self._add_hard_link(parent, name, member)
+        elif member.kind is Kind.LINK:
+            archive_rules.check_target(parts, member.target)
+            self._clear(parent, name, member.name)
+            parent.children[name] = Link(self._layer, member.target)
+        else:
+            self._clear(parent, name, member.name)
+            mode = EXECUTABLE if member.mode & 0o111 else PLAIN
+            content = FileData(self._layer, self._members, member.size, mode)
+            parent.children[name] = File(self._layer, content)
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        """What remains, with its path; a directory comes before what is in it. Raises
+        `Unprocessable` where that is too much.
+        """
+        count = 0
+        waiting: list[tuple[tuple[str, ...], Directory]] = [((), self._root)]
+        while waiting:
+            above, directory = waiting.pop()
+            for name, node in directory.children.items():
+                count += 1
+                if count > self._files_max:
+                    most = self._files_max
+                    raise refusal(f"it has more than {most} files, directories and links")
+                path = "/".join((*above, name))
+                archive_rules.parts_of(path)  # which is another one where a link led there
+                yield path, node
+                if isinstance(node, Directory):
+                    waiting.append(((*above, name), node))
+
+    # One member ----------------------------------------------------------------------------------
+
+    def _make_opaque(self, directory: Directory) -> None:
+        """Removes what lower layers have in a directory, which is of this layer from here on."""
+        directory.layer = self._layer
+        if id(directory) not in self._opaque:
+            self._opaque.add(id(directory))
+            self._prune(directory)
+
+    def _whiteout(self, parent: Directory | None, name: str, member: Member) -> None:
+        """Removes what lower layers have there. Other names of the form .wh..wh.… are those of a
+        storage driver and mean nothing here.
+        """
+        if name.startswith(WHITEOUT + WHITEOUT):
+            return
+        removed = name.removeprefix(WHITEOUT)
+        if removed in ("", ".", ".."):
+            raise refusal("is a whiteout of nothing", member.name)
+        node = None if parent is None else parent.children.get(removed)
+        if isinstance(node, Directory):
+            self._prune(node)
+        if parent is not None and node is not None and self._is_lower(node):
+            del parent.children[removed]
+
+    def _prune(self, directory: Directory) -> None:
+        """Removes what lower layers have in a directory, to any depth."""
+        for name, node in list(directory.children.items()):
+            if isinstance(node, Directory):
+                self._prune(node)
+            if self._is_lower(node):
+                del directory.children[name]
+
+    def _is_lower(self, node: Node) -> bool:
+        """Whether nothing of it is of this layer, for a node that was pruned."""
+        return node.layer < self._layer and not (isinstance(node, Directory) and node.children)
+
+    def _add_directory(self, parent: Directory, name: str, member: Member) -> None:
+        node = parent.children.get(name)
+        if isinstance(node, Directory):
+            node.layer = self._layer
+            return
+        self._clear(parent, name, member.name)
+        parent.children[name] = Directory(self._layer)
+
+    def _add_hard_link(self, parent: Directory, name: str, member: Member) -> None:
+        """A further name of a file that came before."""
+        if member.target.startswith("/") or ".." in member.target.split("/"):
+            raise refusal("is a hard link that leads outside of the image", member.name)
+        target = archive_rules.parts_of(member.target)
+        above = self._find(target[:-1]) if target else None
+        node = None if above is None else above.children.get(target[-1])
+        if above is not None and node is None and (id(above), target[-1]) in self._dropped:
+            self._clear(parent, name, member.name)
+            self._dropped.add((id(parent), name))
+            return
+        if isinstance(node, File):
+            content = node.content
+            self._clear(parent, name, member.name)
+            parent.children[name] = File(self._layer, content)
+            return
+        if isinstance(node, Link):  # which may have several names as well
+            self._clear(parent, name, member.name)
+            parent.children[name] = Link(self._layer, node.target)
+            return
+        raise refusal("is a hard link to no file that came before it", member.name)
+
+    def _clear(self, parent: Directory, name: str, told: str) -> None:
+        """Makes room for something of this layer. Raises `Unprocessable` where it has that."""
+        node = parent.children.get(name)
+        if isinstance(node, Directory):
+            self._prune(node)
+        if node is not None:
+            if not self._is_lower(node):
+                raise refusal("is there twice", told)
+            del parent.children[name]
+
+    # Paths ---------------------------------------------------------------------------------------
+
+    def _directory(self, parts: tuple[str, ...], told: str) -> Directory:
+        """The directory at a path, made where it is missing."""
+        found = self._walk(parts, told, makes=True)
+        assert found is not None
+        return found
+
+    def _find(self, parts: tuple[str, ...]) -> Directory | None:
+        return self._walk(parts, "", makes=False)
+
+    def _walk(self, parts: tuple[str, ...], told: str, *, makes: bool) -> Directory | None:
+        above = [self._root]
+        left, links = list(reversed(parts)), 0
+        while left:
+            part = left.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                above = above[:-1] or [self._root]
+                continue
+            node = above[-1].children.get(part)
+            if isinstance(node, Link):
+                links += 1
+                if links > LINKS_MAX:
+                    if makes:
+                        raise refusal("lies below links that lead nowhere", told)
+                    return None
+                if node.target.startswith("/"):
+                    above = [self._root]
+                left += reversed(node.target.split("/"))
+                continue
+            if not isinstance(node, Directory):
+                if not makes:
+                    return None
+                node = self._make(above, part, node, told)
+            above.append(node)
+        return above[-1]
+
+    def _make(self, above: list[Directory], part: str, there: File | None, told: str) -> Directory:
+        if there is not None and there.layer == self._layer:
+            raise refusal("lies below a file", told)
+        if len(above) > archive_rules.DEPTH_MAX:
+            raise refusal(f"lies deeper than {archive_rules.DEPTH_MAX} directories", told)
+        made = Directory(self._layer)
+        above[-1].children[part] = made
+        return made

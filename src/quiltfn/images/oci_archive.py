@@ -1,0 +1,266 @@
+"""Finds the layers of an execution image in an archive: an OCI image layout (image-spec 1.1) or
+what `docker save` writes. Nothing that the archive says of itself is believed: every size and every
+digest is compared with the bytes.
+
+Rule 1: nothing of the archive gets a name on a disk; all is read in the file of the upload.
+Rule 2: exactly one image for this machine's processor is in it, or it is refused.
+"""
+
+import hashlib
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+import msgspec
+
+from quiltfn.images import archive_rules, tar
+from quiltfn.images.archive_rules import refusal
+from quiltfn.images.tar import Kind, Source
+
+LAYOUT, INDEX, DOCKER = "oci-layout", "index.json", "manifest.json"
+JSON_MAX_BYTES = 4 * 1024 * 1024
+# An archive has a file for each layer, a few more of each image, and those of other images.
+MEMBERS_MAX = 4096
+INDEXES_MAX = 16
+DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+ENVIRONMENT_MAX_BYTES = 32 * 1024
+# As Go calls processors, and so every image.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class Platform(msgspec.Struct):
+    architecture: str = ""
+    os: str = ""
+
+
+class Descriptor(msgspec.Struct, rename="camel"):
+    digest: str
+    size: int
+    media_type: str = ""
+    platform: Platform | None = None
+
+
+class Index(msgspec.Struct):
+    manifests: list[Descriptor]
+
+
+class Manifest(msgspec.Struct):
+    config: Descriptor
+    layers: list[Descriptor]
+
+
+class DockerImage(msgspec.Struct, rename="pascal"):
+    config: str
+    layers: list[str]
+
+
+class Process(msgspec.Struct, rename="pascal"):
+    env: list[str] | None = None
+
+
+class RootFs(msgspec.Struct):
+    diff_ids: list[str]
+
+
+class Config(msgspec.Struct):
+    """What an image says of its root file system, and of the programs in it."""
+
+    rootfs: RootFs
+    architecture: str = ""
+    os: str = ""
+    config: Process | None = None
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer's bytes in the archive, as they are stored. `digest`: of these, where the archive
+    names it; `diff_id`: of the tar that they unpack to. Both are hexadecimal.
+    """
+
+    start: int
+    size: int
+    digest: str | None
+    diff_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`layers`: the lowest first."""
+
+    layers: tuple[Layer, ...]
+    environment: dict[str, str]
+
+
+def find(file: BinaryIO, archive_max: int) -> Found:
+    """The one image of an archive. Raises `Unprocessable`. Blocks."""
+    places = _places(file, archive_max)
+    archive = _Archive(file, places)
+    if LAYOUT in places:
+        return archive.of_layout()
+    if DOCKER in places:
+        return archive.of_docker()
+    raise refusal(f"it has neither {LAYOUT} nor {DOCKER}, so it is no archive of an image")
+
+
+def _places(file: BinaryIO, archive_max: int) -> dict[str, tuple[int, int]]:
+    """Where each file of the archive begins, and its size."""
+    file.seek(0)
+    source = Source(file, archive_max)
+    places: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
+    for count, member in enumerate(tar.members(source)):
+        if count >= MEMBERS_MAX:
+            raise refusal(f"the archive has more than {MEMBERS_MAX} members")
+        name = "/".join(archive_rules.parts_of(member.name))
+        if name in places or name in links:
+            raise refusal("is there twice", member.name)
+        if member.kind is Kind.FILE:
+            places[name] = source.taken, member.size
+            source.skip(member.size)
+        elif member.kind is Kind.LINK:  # older archives have a layer that several images share once
+            links[name] = member.target
+    for name, target in links.items():
+        there = _beside(name, target)
+        if there in places:
+            places[name] = places[there]
+    return places
+
+
+def _beside(name: str, target: str) -> str | None:
+    """The name that a link stands for, where it leads to another file of the archive."""
+    parts = name.split("/")[:-1]
+    for step in target.split("/"):
+        if step == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif step not in ("", "."):
+            parts.append(step)
+    return None if target.startswith("/") else "/".join(parts)
+
+
+class _Archive:
+    def __init__(self, file: BinaryIO, places: Mapping[str, tuple[int, int]]) -> None:
+        self._file, self._places = file, places
+        self._indexes = 0
+
+    def of_layout(self) -> Found:
+        index = self._decoded(self._whole(INDEX), Index, INDEX)
+        wanted = {one.digest: one for one in self._manifests(index)}
+        if len(wanted) != 1:
+            have = "no image" if not wanted else f"{len(wanted)} images"
+            raise refusal(f"it has {have} for {_own_platform()}, and not one")
+        (descriptor,) = wanted.values()
+        manifest = self._decoded(self._blob(descriptor), Manifest, "the manifest")
+        config = self._decoded(self._blob(manifest.config), Config, "the configuration")
+        layers = [self._place_of(one) for one in manifest.layers]
+        return self._found(layers, config)
+
+    def of_docker(self) -> Found:
+        images = self._decoded(self._whole(DOCKER), list[DockerImage], DOCKER)
+        if len(images) != 1:
+            raise refusal(f"it has {len(images)} images, and not one")
+        config = self._decoded(self._whole(images[0].config), Config, "the configuration")
+        return self._found([(*self._place(name), None) for name in images[0].layers], config)
+
+    def _found(self, layers: list[tuple[int, int, str | None]], config: Config) -> Found:
+        own = _own_platform()
+        if (config.os or "linux", config.architecture or "unknown") != tuple(own.split("/")):
+            raise refusal(f"it is for {config.os}/{config.architecture}, and this machine is {own}")
+        diff_ids = config.rootfs.diff_ids
+        if len(diff_ids) != len(layers):
+            raise refusal(f"it has {len(layers)} layers and speaks of {len(diff_ids)}")
+        made = (
+            Layer(start, size, digest, _hexadecimal(diff_id))
+            for (start, size, digest), diff_id in zip(layers, diff_ids, strict=True)
+        )
+        return Found(tuple(made), _environment(config))
+
+    def _manifests(self, index: Index, depth: int = 0) -> Iterator[Descriptor]:
+        """Of images for this machine; an index may name further ones."""
+        self._indexes += 1
+        if depth > 2 or self._indexes > INDEXES_MAX:
+            raise refusal("its index leads on and on")
+        for one in index.manifests:
+            if one.platform is not None and _told(one.platform) != _own_platform():
+                continue
+            if "index" in one.media_type or "manifest.list" in one.media_type:
+                below = self._decoded(self._blob(one), Index, "an index")
+                yield from self._manifests(below, depth + 1)
+            else:  # whom its index says nothing of, its configuration does
+                yield one
+
+    # Bytes ---------------------------------------------------------------------------------------
+
+    def _place(self, name: str) -> tuple[int, int]:
+        place = self._places.get("/".join(archive_rules.parts_of(name)))
+        if place is None:
+            raise refusal("is missing in the archive", name)
+        return place
+
+    def _place_of(self, one: Descriptor) -> tuple[int, int, str | None]:
+        digest = _hexadecimal(one.digest)
+        start, size = self._place(f"blobs/sha256/{digest}")
+        if size != one.size:
+            raise refusal(f"has {size} bytes, and is said to have {one.size}", one.digest)
+        return start, size, digest
+
+    def _blob(self, one: Descriptor) -> bytes:
+        start, size, digest = self._place_of(one)
+        data = self._bytes(start, size)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise refusal("has another digest", one.digest)
+        return data
+
+    def _whole(self, name: str) -> bytes:
+        return self._bytes(*self._place(name))
+
+    def _bytes(self, start: int, size: int) -> bytes:
+        if size > JSON_MAX_BYTES:
+            raise refusal(f"a description in it has more than {JSON_MAX_BYTES} bytes")
+        self._file.seek(start)
+        return self._file.read(size)
+
+    def _decoded(self, data: bytes, kind: type[T], what: str) -> T:
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise refusal(f"{what} cannot be understood: {error}") from None
+
+
+def _hexadecimal(digest: str) -> str:
+    match = DIGEST.fullmatch(digest)
+    if match is None:
+        raise refusal("is no SHA-256 digest", digest)
+    return match[1]
+
+
+def _own_platform() -> str:
+    machine = platform.machine()
+    return f"linux/{ARCHITECTURES.get(machine, machine)}"
+
+
+def _told(one: Platform) -> str:
+    return f"{one.os}/{one.architecture}"
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """The variables that the image's programs expect, as far as they are usable."""
+    found: dict[str, str] = {}
+    told = None if config.config is None else config.config.env
+    for one in told or ():
+        name, equals, value = one.partition("=")
+        if equals and VARIABLE.fullmatch(name) and "\0" not in value:
+            found[name] = value
+    if (
+        sum(len(name) + len(value.encode()) for name, value in found.items())
+        > ENVIRONMENT_MAX_BYTES
+    ):
+        raise refusal(f"its variables have more than {ENVIRONMENT_MAX_BYTES} bytes")
+    return found

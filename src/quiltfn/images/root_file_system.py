@@ -1,0 +1,175 @@
+"""Unpacks a root file system: what the layers of an archive come to when they are laid over each
+other (`layers.py`), written by the rules of every image (`unpack.py`).
+
+The layers are read twice: once to find out what remains and whether they are what the image names,
+once to write it. So nothing is ever written that is removed again, and nothing of a layer whose
+digest is wrong.
+"""
+
+import gzip
+import hashlib
+import io
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO, cast
+
+from quiltfn.images import archive_rules, oci_archive, tar
+from quiltfn.images.archive_rules import refusal
+from quiltfn.images.layers import Directory, File, FileData, Layers
+from quiltfn.images.oci_archive import Layer
+from quiltfn.images.tar import CHUNK, Kind, Member, Source
+from quiltfn.images.unpack import ImageLimits, Tree, Unpacker
+
+GZIP = b"\x1f\x8b"
+OTHERS = {b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+# A layer unpacks to no more than so many times its size, beyond the first so many bytes.
+RATIO_MAX, RATIO_FREE_BYTES = 200, 64 * 1024 * 1024
+NOTHING = Source(io.BytesIO(), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """`environment`: the variables that the image says its programs expect."""
+
+    tree: Tree
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def unpack_tar(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:
+    """Unpacks the one archive of a finished root file system, plain or compressed, into the empty
+    directory of the descriptor `root`. Raises `Unprocessable`. Blocks.
+    """
+    size = file.seek(0, io.SEEK_END)
+    layer = Layer(0, size, None, "")
+    return Unpacked(_Plan(file, (layer,), limits, has_whiteouts=False).unpack(root))
+
+
+def unpack_image(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:
+    """Likewise the one image of an archive. Raises `Unprocessable`. Blocks."""
+    found = oci_archive.find(file, limits.archive_max_bytes)
+    plan = _Plan(file, found.layers, limits, has_whiteouts=True)
+    return Unpacked(plan.unpack(root), found.environment)
+
+
+class _Plan:
+    """What remains of layers, in a file, and how it is written."""
+
+    def __init__(
+        self, file: BinaryIO, layers: tuple[Layer, ...], limits: ImageLimits, *, has_whiteouts: bool
+    ) -> None:
+        self._file, self._layers, self._limits = file, layers, limits
+        self._has_whiteouts = has_whiteouts
+        self._left = limits.archive_max_bytes
+
+    def unpack(self, root: int) -> Tree:
+        unpacker = Unpacker(root, self._limits, archive_rules.check_target)
+        names: defaultdict[FileData, list[str]] = defaultdict(list)
+        for path, node in self._merged().entries():
+            if isinstance(node, File):
+                names[node.content].append(path)
+            elif isinstance(node, Directory):
+                unpacker.add(Member(path, Kind.DIRECTORY, 0o755, "", 0), NOTHING)
+            else:
+                unpacker.add(Member(path, Kind.LINK, 0o777, node.target, 0), NOTHING)
+        size = sum(content.size for content in names)
+        if size > self._limits.unpacked_max_bytes:
+            raise refusal(f"its files hold more than {self._limits.unpacked_max_bytes} bytes")
+        self._left = self._limits.archive_max_bytes
+        for number, layer in enumerate(self._layers):
+            self._write(number, layer, names, unpacker)
+        return unpacker.finish()
+
+    def _merged(self) -> Layers:
+        merged = Layers(self._limits.files_max, has_whiteouts=self._has_whiteouts)
+        for layer in self._layers:
+            merged.begin_layer()
+            source = self._opened(layer)
+            for member in tar.members(source, with_special=True):
+                merged.add(member)
+                _pass_over(source, member)
+            if layer.diff_id:
+                source.check(layer)
+            self._left -= source.taken
+        return merged
+
+    def _write(
+        self,
+        number: int,
+        layer: Layer,
+        names: dict[FileData, list[str]],
+        unpacker: Unpacker,
+    ) -> None:
+        wanted = {one.member: one for one in names if one.layer == number}
+        if not wanted:
+            return
+        source = self._opened(layer)
+        for place, member in enumerate(tar.members(source, with_special=True)):
+            content = wanted.pop(place, None)
+            if content is None:
+                _pass_over(source, member)
+                continue
+            first, *others = names[content]
+            unpacker.add(replace(member, name=first, mode=content.mode), source)
+            for other in others:
+                unpacker.add(Member(other, Kind.HARD_LINK, content.mode, first, 0), NOTHING)
+            if not wanted:
+                break
+        self._left -= source.taken
+
+    def _opened(self, layer: Layer) -> "_LayerSource":
+        most = min(self._left, RATIO_FREE_BYTES + RATIO_MAX * layer.size)
+        return _LayerSource(_Slice(self._file, layer.start, layer.size), most)
+
+
+def _pass_over(source: Source, member: Member) -> None:
+    for _ in source.pieces(member.size):
+        pass
+
+
+class _Slice(io.RawIOBase):
+    """A part of a file, read once from its beginning to its end. `digest`: of what was read."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._at, self._end = file, start, start + size
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+        self._file.seek(self._at)
+        data = self._file.read(min(len(buffer), self._end - self._at))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        self.digest.update(data)
+        return len(data)
+
+
+class _LayerSource(Source):
+    """The unpacked bytes of a layer."""
+
+    def __init__(self, part: _Slice, limit: int) -> None:
+        self._packed = io.BufferedReader(part, CHUNK)
+        self._part, self._unpacked = part, hashlib.sha256()
+        head = self._packed.peek(8)
+        for magic, name in OTHERS.items():
+            if head.startswith(magic):
+                raise refusal(f"it is compressed by {name}: send it plain or by gzip")
+        file: object = self._packed
+        if head.startswith(GZIP):
+            file = gzip.GzipFile(fileobj=self._packed, mode="rb")
+        super().__init__(cast("BinaryIO", file), limit)
+
+    def read(self, size: int) -> bytes:
+        data = super().read(size)
+        self._unpacked.update(data)
+        return data
+
+    def check(self, layer: Layer) -> None:
+        """Refuses a layer that is not the one that the image names. To be called at its end."""
+        while self._packed.read(CHUNK):
+            pass
+        if layer.digest not in (None, self._part.digest.hexdigest()):
+            raise refusal("has another digest", f"sha256:{layer.digest}")
+        if layer.diff_id != self._unpacked.hexdigest():
+            raise refusal("unpacks to another digest", f"sha256:{layer.diff_id}")
