@@ -2,7 +2,7 @@
 
 import asyncio
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from operator import itemgetter
 
@@ -40,12 +40,14 @@ _TEXT = tuple[FunctionSort, str | int, str]
 
 class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which functions a list has. `text`: in the name or the description, in small or capital
-    letters. `after`: only those that come after this position in the order of the list.
+    letters. `also`: what else has to hold of it. `after`: only those that come after this position
+    in the order of the list.
     """
 
     text: str | None = None
     state: FunctionState | None = None
     cluster_id: str | None = None
+    also: Callable[[Entry], bool] | None = None
     sort: FunctionSort = FunctionSort.CREATED_AT
     order: Order = Order.ASCENDING
     after: Position | None = None
@@ -63,6 +65,7 @@ class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
             (self.state is None or function.state is self.state)
             and (self.cluster_id is None or function.cluster_id == self.cluster_id)
             and (self.text is None or self._is_named(function.name, function.description))
+            and (self.also is None or self.also(entry))
         )
 
     def _is_named(self, name: str, description: str | None) -> bool:

@@ -138,6 +138,16 @@ class Runtimes:
                 return OwnedRuntime(tenant_id=owner, runtime=runtime)
         raise NotFound("there is no runtime of this name")
 
+    def is_outdated(self, tenant_id: str, spec: VersionSpec) -> bool:
+        """Whether an update would bring a version another runtime: the name that it was made with
+        has been given to another one since.
+        """
+        try:
+            named = self.get(tenant_id, spec.runtime).runtime
+        except NotFound:
+            return False
+        return spec.runtime_snapshot.is_older_than(named)
+
     def with_snapshot(self, tenant_id: str, spec: VersionSpec) -> VersionSpec:
         """The spec with a snapshot of the runtime that it names. Raises `Unprocessable`."""
         try:

@@ -64,6 +64,33 @@ def test_the_servers_own_are_there_and_stay(operator: Api) -> None:
     operator.refused("NOT_FOUND", 404, "DELETE", f"{RUNTIMES}/nobody")
 
 
+def test_what_a_replaced_runtime_has_not_reached_yet_is_listed(operator: Api) -> None:
+    name, path = new_name(), "/api/functions"
+    first, second = upload(operator, saying("1")), upload(operator, saying("2"))
+
+    def listed(query: str) -> list[str]:
+        found = operator.good("GET", f"{path}?{query}&sort=name")["functions"]
+        return [one["name"] for one in found]
+
+    add(operator, name, image=first)
+    made = []
+    for each, runtime in (("a", name), ("b", name), ("c", "shell")):
+        body = {"name": f"{name}-{each}", "handler": "cat word", "runtime": runtime}
+        made.append(operator.good("POST", path, body, 201)["function_id"])
+    names = [f"{name}-{each}" for each in "abc"]
+    assert (listed("outdated=true"), listed("outdated=false")) == ([], names)
+    add(operator, name, image=second)
+    assert (listed("outdated=true"), listed("outdated=false")) == (names[:2], names[2:])
+    assert listed("outdated=true&view=brief&limit=1") == names[:1]
+    operator.good("PUT", f"{path}/{made[0]}", {"memory_limit_mb": 300})
+    assert listed("outdated=true") == names[1:2]
+    add(operator, name, image=first)  # what b has, so only a is behind now
+    assert listed("outdated=true") == names[:1]
+    operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
+    assert listed("outdated=true") == [], "there is nothing to update to"
+    operator.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{path}?outdated=yes")
+
+
 @pytest.mark.parametrize("scope", ["read", "invoke"])
 def test_below_write_nobody_changes_runtimes(keyed: Keyed, scope: str) -> None:
     caller = keyed.caller(new_name(), scope)

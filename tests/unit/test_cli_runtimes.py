@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from quiltfn.cli import packages, run, show
-from unit.canned_server import INFO, Fake, answered_by
+from unit.canned_server import FUNCTION, INFO, Fake, answered_by
 from unit.sample_archives import a_wheel
 
 DIGEST = "ab" * 32
@@ -354,3 +354,18 @@ def test_a_reference_is_pulled_by_its_digest_with_what_was_given(
     (copy,) = log.read_text().splitlines()
     assert "--src-tls-verify=false" in copy
     assert " -- docker-daemon:x:1 oci-archive:" in copy
+
+
+def test_functions_whose_runtime_was_replaced_are_listed(fake: Fake, capsys: Captured) -> None:
+    summary = {key: one for key, one in FUNCTION.items() if key not in ("handler", "environment")}
+    page = {"functions": [summary], "next_cursor": "c2"}
+    fake.answers["GET", ""] = (200, page)
+    assert run(["runtimes", "outdated", "--limit", "1"]) == 0
+    assert fake.query == "view=brief&limit=1&outdated=true"
+    shown = capsys.readouterr()
+    assert summary["name"] in shown.out
+    assert "--cursor c2" in shown.err
+    assert "quiltfn functions update NAME" in shown.err
+    fake.answers["GET", ""] = (200, {"functions": [], "next_cursor": None})
+    assert run(["runtimes", "outdated"]) == 0
+    assert "update NAME" not in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The routes that look at all functions of a tenant at once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from quiltfn import wire
@@ -19,6 +20,7 @@ from quiltfn.function_list import (
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.ports import Pools
+from quiltfn.runtimes import Runtimes
 
 VIEWS = ("full", "brief")
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)
@@ -30,6 +32,7 @@ class FunctionListServices(RouteServices):
     """What the lists of functions and of pools take."""
 
     pools: Pools
+    runtimes: Runtimes
     fleet: FleetNode | None = None
 
 
@@ -83,9 +86,23 @@ def _query(context: RequestContext[FunctionListServices]) -> FunctionQuery:
         text=text,
         state=None if state is None else FunctionState(state),
         cluster_id=query.get("cluster_id"),
+        also=_outdated(context),
         sort=sort,
         order=Order(order),
         after=None if cursor is None else position_from_cursor(cursor, sort),
+    )
+
+
+def _outdated(
+    context: RequestContext[FunctionListServices],
+) -> Callable[[Entry], bool] | None:
+    """What `outdated` asks of a function; None where it is not given."""
+    wanted = context.query.get("outdated")
+    if wanted is None:
+        return None
+    is_wanted, runtimes = parse.boolean(wanted, "outdated"), context.services.runtimes
+    return lambda entry: (
+        runtimes.is_outdated(entry.function.tenant_id, entry.version.spec) is is_wanted
     )
 
 

@@ -70,6 +70,12 @@ TEXT = Parameter(
     schema={"type": "string", "minLength": 1, "maxLength": function_list.TEXT_MAX_CHARACTERS},
     example="hello",
 )
+OUTDATED = Parameter(
+    name="outdated",
+    about="true: only functions whose runtime was replaced since their version was made, and which "
+    "get it with their next update; false: only the others",
+    schema={"type": "boolean"},
+)
 SORT = Parameter(
     name="sort",
     about="what the list is sorted by; created_at by default",
@@ -277,7 +283,7 @@ LIST = Route(
     handler=function_list.list_functions,
     scope=READ,
     answer=wire.FunctionPage | wire.FunctionSummaryPage,
-    parameters=(LIMIT, CURSOR, STATE, CLUSTER, TEXT, SORT, ORDER, VIEW),
+    parameters=(LIMIT, CURSOR, STATE, CLUSTER, TEXT, OUTDATED, SORT, ORDER, VIEW),
 )
 GET = Route(
     handler=functions.get_function,

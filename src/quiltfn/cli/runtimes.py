@@ -57,6 +57,17 @@ def list_packages(name: Name, connection: Connection) -> None:
 
 
 @app.command()
+def outdated(*, limit: Limit = None, cursor: Cursor = None, connection: Connection) -> None:
+    """List the functions whose runtime was replaced since their version was made.
+
+    They go on with what they have, and get what the name stands for now with their next update.
+    """
+    with connection.session() as at:
+        found = at.client.functions.list_summaries(outdated=True, page_size=limit, cursor=cursor)
+        at.show(found.first(), tables.outdated_functions)
+
+
+@app.command()
 def remove(
     name: Name,
     connection: Connection,

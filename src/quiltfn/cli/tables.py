@@ -14,6 +14,7 @@ from quiltfn.sdk import (
     DoctorReport,
     FunctionQueue,
     FunctionStatsPage,
+    FunctionSummaryPage,
     Health,
     InstanceList,
     InvocationPage,
@@ -502,6 +503,19 @@ def runtimes(found: list[Runtime]) -> None:
         for one in found
     )
     show.table(("NAME", "KIND", "NETWORK", "OF", "ADDED", "FILES"), rows, drop=("NETWORK",))
+
+
+def outdated_functions(found: FunctionSummaryPage) -> None:
+    """Functions whose runtime was replaced."""
+    rows = [
+        (one.name, one.runtime, one.current_version, one.state, show.when(one.updated_at))
+        for one in found.functions
+    ]
+    show.table(("NAME", "RUNTIME", "VERSION", "STATE", "UPDATED"), rows, drop=("UPDATED",))
+    if found.next_cursor:
+        show.note(f"there are more: --cursor {found.next_cursor}")
+    if rows:
+        show.note("an update brings what the runtime is now: quiltfn functions update NAME …")
 
 
 def runtime(one: Runtime) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from quiltfn.model.errors import Unprocessable
 
@@ -144,6 +145,12 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             other, id=self.id, created_at=self.created_at
         ) == msgspec.structs.replace(self)
+
+    def is_older_than(self, named: "Runtime") -> bool:
+        """Whether the name has got another definition since. The host's packages are no part of it:
+        every version has those that are there.
+        """
+        return self.id != named.id and not self.same_as(replace(named, host=self.host))
 
     def check_handler(self, handler: str) -> None:
         """Raises `Unprocessable` for a handler that this kind of runtime cannot run."""

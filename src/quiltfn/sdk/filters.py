@@ -13,6 +13,7 @@ class FunctionFilters(Struct, kw_only=True, frozen=True):
     state: str | None = None
     cluster_id: str | None = None
     search: str | None = None
+    outdated: bool | None = None
     sort: str | None = None
     order: str | None = None
     page_size: int | None = None

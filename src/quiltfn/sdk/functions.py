@@ -87,7 +87,8 @@ def list_functions(filters: FunctionFilters) -> Listing[FunctionPage, Function]:
     """The tenant's functions, oldest first.
 
     `search`: only those with this text in their name or description. `sort`: "name", "created_at",
-    "last_invoked_at" or "invocation_count". `order`: "asc" or "desc".
+    "last_invoked_at" or "invocation_count". `order`: "asc" or "desc". `outdated`: only those whose
+    runtime was replaced since their version was made, or only the others.
     """
 
     def page_after(after: str | None) -> Flow[FunctionPage]:
