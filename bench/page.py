@@ -59,6 +59,7 @@ def main() -> None:
         ("url", url),
         ("forwarded", forwarded),
         ("fleet_size", fleet_size),
+        ("base_images", base_images),
     ):
         file = harness.RESULTS / f"{name}.json"
         if file.exists():
@@ -260,6 +261,21 @@ def cold(figures: dict[str, Any]) -> list[Row]:
             2.5,
             each("python, 100 ms of imports", "p50_ms"),
         ),
+    ]
+
+
+def base_images(figures: dict[str, Any]) -> list[Row]:
+    rounds = figures["rounds"]
+
+    def over_host(name: str) -> list[float]:
+        return [one[f"base, {name}"] / one[f"host, {name}"] for one in rounds]
+
+    floor = [one["base, not prewarmed"] / one["crun run"] for one in rounds]
+    return [
+        Row("base image of 120 MB, upload to first answer", "s", 4, 2, figures["ready_s"]),
+        Row("cold shell of a base image over the host's", "x", 1.3, 1.1, over_host("prewarmed")),
+        Row("the same, not prewarmed", "x", 1.3, 1.1, over_host("not prewarmed")),
+        Row("the same over `crun run` in its root", "x", 1.3, 1.0, floor),
     ]
 
 

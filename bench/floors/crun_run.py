@@ -1,7 +1,8 @@
 """What the OCI runtime alone costs: `crun run` of a shell in a sandbox with all that ours have.
 
-    crun_run.py COUNT COMMAND [PAUSE_S]   prints COUNT durations in nanoseconds, one a line; with a
-    pause before each, as there is before calls that are paced
+    crun_run.py COUNT COMMAND [PAUSE_S [ROOT]]   prints COUNT durations in nanoseconds, one a line;
+    with a pause before each, as there is before calls that are paced; in a root file system of the
+    sandbox's own
 
 The configuration is the one that the launcher writes, with the shell in the guest's place.
 """
@@ -15,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from quiltfn.launcher import cgroups, host_image, oci, state, syscalls
+from quiltfn.launcher import cgroups, host_image, oci, roots, state, syscalls
 from quiltfn.operator.serve import GUEST
 
 CRUN = "/usr/bin/crun"
@@ -31,7 +32,14 @@ def main() -> None:
         ours = state.ServerState(Path(run))
         groups.prepare(ours.id)
         try:
-            host = host_image.build(ours.root, GUEST).host
+            skeleton = host_image.build(ours.root, GUEST)
+            host = skeleton.host
+            if len(sys.argv) > 4:
+                host_image.build_for_bases(ours.base_root, skeleton)
+                made = roots.Roots(ours.roots, host, ours.base_root)
+                spec = oci.SandboxSpec(limits=LIMITS, base=Path(sys.argv[4]))
+                made.make("floor", spec)
+                host = made.described("floor", spec)[0]
             for number in range(count):
                 time.sleep(pause_s)
                 print(one_run(ours, groups, host, f"floor{number}", command), flush=True)
