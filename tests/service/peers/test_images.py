@@ -16,12 +16,13 @@ from quiltfn.fleet import image_fetch
 from quiltfn.fleet import images as fleet_images
 from quiltfn.fleet.image_fetch import ImageUnavailable
 from quiltfn.images import image_store
-from quiltfn.model.errors import CapacityFull, StoreUnavailable
+from quiltfn.model.errors import CapacityFull, StoreUnavailable, Unprocessable
+from quiltfn.model.image import Archive, Contents
 from quiltfn.ports.peers import PIECE_BYTES, Asker
 from service.peers.image_nodes import MIB, PATIENCE_S, ImageFleet, image_fleet
 from service.platform_harness import until
 from timeouts import scaled
-from unit.sample_archives import file, packed
+from unit.sample_archives import file, in_pieces, link, packed
 
 
 def an_archive(size: int = MIB) -> bytes:
@@ -53,6 +54,18 @@ async def test_an_image_is_fetched_once_for_all_who_wait(fleet: ImageFleet) -> N
     assert one.asked == [("GET", "two")]
     # The others know of it, and get it from either.
     assert fleet["three"].fleet.nodes_of(digest) == {"one", "two"}
+
+
+async def test_a_root_file_system_comes_as_it_is(fleet: ImageFleet) -> None:
+    """With links that files at /app may not have; an upload of these is refused as before."""
+    one, two = fleet["one"], fleet["two"]
+    tree = [link("etc/mtab", "/proc/mounts"), link("up", "../../x"), file("bin/sh", mode=0o755)]
+    image = await one.images.take(Archive.TAR, in_pieces(packed(tree)), contents=Contents.ROOTFS)
+    await one.fleet.restore()
+    await two.fleet.obtain(image.digest)
+    assert os.readlink(two.path / image.digest / "up") == "../../x"
+    with pytest.raises(Unprocessable, match="leads outside"):
+        await one.put(packed(tree))
 
 
 async def test_who_waits_may_go_and_the_fetch_goes_on(fleet: ImageFleet) -> None:
