@@ -15,7 +15,7 @@ from quiltfn.cli import packages, run, show
 from unit.canned_server import FUNCTION, INFO, Fake, answered_by
 from unit.sample_archives import a_wheel
 
-DIGEST = "ab" * 32
+DIGEST, BASE = "ab" * 32, "cd" * 32
 RUNTIME: dict[str, Any] = {
     "name": "etl",
     "id": "r1",
@@ -236,6 +236,12 @@ def test_runtimes_are_listed_shown_and_removed(fake: Fake, capsys: Captured) -> 
     assert "server" in listed
     assert run(["runtimes", "show", "etl"]) == 0
     assert f"sha256:{DIGEST}" in capsys.readouterr().out
+    base = {"base_image": BASE, "image": None, "image_digest": f"base:{BASE}"}
+    fake.answers["GET", "/api/runtimes/etl"] = (200, RUNTIME | base | {"interpreter": "/bin/p"})
+    assert run(["runtimes", "show", "etl"]) == 0
+    shown = capsys.readouterr().out
+    assert f"base:{BASE}" in shown
+    assert "/bin/p" in shown
     assert run(["runtimes", "remove", "etl"]) == 0
     assert capsys.readouterr().out == "removed etl\n"
     assert run(["runtimes", "remove", "etl", "-o", "json"]) == 0

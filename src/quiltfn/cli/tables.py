@@ -524,6 +524,7 @@ def runtime(one: Runtime) -> None:
         ("id", one.id),
         ("kind", one.kind),
         ("files", one.image_digest),
+        ("interpreter", one.interpreter),
         ("command", shlex.join(one.command)),
         ("environment", "\n".join(f"{k}={v}" for k, v in one.environment.items())),
         ("isolation", one.isolation),

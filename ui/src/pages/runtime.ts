@@ -50,6 +50,10 @@ function Facts({ of }: { of: Runtime }) {
             }</ul>`
             : html`<span class="muted">none</span>`}</dd>
           <dt>Image</dt><dd class="mono small">${of.image ?? of.image_digest}</dd>
+          ${of.base_image !== null && html`
+            <dt>Base image</dt>
+            <dd class="mono small">${of.base_image} ${of.interpreter}</dd>
+          `}
           ${!of.built_in && html`
             <dt>Made</dt>
             <dd>${exact(of.created_at)}</dd>

@@ -23,12 +23,13 @@ const COLUMNS: Column[] = [
 const WIDTHS = "minmax(12rem, 1fr) 8rem 6rem 6rem 7rem 6rem";
 
 function Row({ one, tabindex }: { one: Runtime; tabindex: number }) {
+  const image = one.image ?? one.base_image;
   return html`
     <span role="cell" class="name"><div><a href=${href(["runtimes", one.name])}
           tabindex=${tabindex}>${one.name}</a><small>${one.kind}</small></div></span>
-    <span role="cell" class="small muted wide clip">${one.image === null
+    <span role="cell" class="small muted wide clip">${image === null
       ? "the host's own"
-      : html`<code>${one.image.slice(0, 12)}</code>`}</span>
+      : html`<code>${image.slice(0, 12)}</code>`}</span>
     <span role="cell" class="small wide">${one.isolation}</span>
     <span role="cell" class="small wide">${one.network}</span>
     <span role="cell" class="small"><${Belongs} of=${one} /></span>
