@@ -9,7 +9,14 @@ import msgspec
 
 from quiltfn.ids import new_id
 from quiltfn.model.environment import ALWAYS
-from quiltfn.model.errors import Conflict, Forbidden, NotFound, RateLimited, Unprocessable
+from quiltfn.model.errors import (
+    Conflict,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    Unprocessable,
+    truncate,
+)
 from quiltfn.model.runtime import OWN_NAMES, PROGRAMS, SHARED, Isolation, Kind, Network, Runtime
 from quiltfn.model.version import VersionSpec, check_environment
 from quiltfn.ports import Change, Clock, RuntimeStore, no_others
@@ -164,6 +171,7 @@ class Runtimes:
             raise Unprocessable.field("runtime", expected, spec.runtime, "shell")
         for image in runtime.images:  # they must not be removed before the version is stored
             self.tenant_images.hold(named.tenant_id, image)
+            self.tenant_images.hold(SHARED, image)
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
 
     async def add(
@@ -173,9 +181,10 @@ class Runtimes:
         runtime, and whether it differs from the one that had the name.
 
         `wanted`: a runtime without id, host, interpreter and time; its images must belong to the
-        tenant. Existing versions keep their snapshots. Raises `Unprocessable`; `Conflict` for a
-        built-in name; `StoreUnavailable` where an image cannot be read, or fetched from another
-        node; and, unless an operator asks, `Forbidden` and `RateLimited`.
+        tenant, its base image to the tenant or to all tenants. Existing versions keep their
+        snapshots. Raises `Unprocessable`; `Conflict` for a built-in name; `StoreUnavailable` where
+        an image cannot be read, or fetched from another node; and, unless an operator asks,
+        `Forbidden` and `RateLimited`.
         """
         check_not_own(wanted.name, "replaced")
         wanted.validate()
@@ -192,9 +201,9 @@ class Runtimes:
         await self.catch_up()
         owner = SHARED if shared else tenant_id
         for image in wanted.images:  # before all other changes have to wait for them
-            for one in {tenant_id, owner}:
+            for one in {tenant_id, SHARED}:
                 await self.tenant_images.bring(one, image)
-        interpreter = await self._interpreter(tenant_id, owner, wanted)
+        interpreter = await self._interpreter(tenant_id, wanted)
         async with self._changing:
             runtime = msgspec.structs.replace(
                 wanted,
@@ -209,7 +218,11 @@ class Runtimes:
             if not is_operator and wanted.name not in there:
                 self._check_count(len(there))
             for field_name, digest in _images(wanted):
-                if not await self._hold(owner, tenant_id, digest):
+                is_held = await self._hold(owner, tenant_id, digest)
+                # What an operator has made for all tenants they may build on.
+                if not is_held and field_name == "base_image":
+                    is_held = self.tenant_images.hold(SHARED, digest)
+                if not is_held:
                     raise _no_image(field_name, digest)
             if not await self._store.save(owner, runtime):  # another node has taken one back
                 raise _no_image(*_images(wanted)[0])
@@ -234,20 +247,21 @@ class Runtimes:
             await self._store.remove(owner, name)
             del self._of[owner][name]
 
-    async def _interpreter(self, tenant_id: str, owner: str, wanted: Runtime) -> str:
+    async def _interpreter(self, tenant_id: str, wanted: Runtime) -> str:
         """The program of the base image that runs handlers of this kind; empty where the kind or
         the host's own has it. Raises `Unprocessable` where the image does not have it.
         """
         image, names = wanted.base_image, PROGRAMS.get(wanted.kind)
         if image is None or names is None:
             return ""
-        if not any(self.tenant_images.hold(one, image) for one in (tenant_id, owner)):
+        if not any(self.tenant_images.hold(one, image) for one in (tenant_id, SHARED)):
             raise _no_image("base_image", image)
         is_shell = wanted.kind is Kind.SHELL
         path = "/bin" if is_shell else wanted.environment.get("PATH", ALWAYS["PATH"])
         program = await self.tenant_images.program(image, names, path)
         if program is None:
-            expected = f"an image with a {names[0]} in one of {path}, for the kind {wanted.kind}"
+            where = truncate(path, 200)
+            expected = f"an image with a {names[0]} in one of {where}, for the kind {wanted.kind}"
             raise Unprocessable.field("base_image", expected, image)
         return "" if is_shell else program
 

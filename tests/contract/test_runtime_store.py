@@ -169,7 +169,8 @@ async def test_no_runtime_names_an_image_that_its_tenant_does_not_have(store: Sq
     kept = a_runtime(image=None)
     assert await runtimes.save("acme", kept)
     assert not await runtimes.save("acme", a_runtime())
-    assert not await runtimes.save("acme", a_runtime(image=None, base_image="ab" * 32))
+    await give(store, "umbrella", "cd" * 32)
+    assert not await runtimes.save("acme", a_runtime(image=None, base_image="cd" * 32))
     assert await runtimes.load() == [("acme", kept)]
     await give(store, "acme", "ab" * 32)
     assert await runtimes.save("acme", a_runtime())
@@ -189,6 +190,16 @@ async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> No
     assert set(await images.load()) == {first, theirs}
     assert await images.add(second, 10_000)
     assert await images.add(TenantImage("acme", "ef" * 32, 5000))  # without a quota
+
+
+async def test_a_base_image_of_all_tenants_stays_while_one_of_them_has_it(store: SqlStore) -> None:
+    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    images: TenantImageStore = SqlTenantImages(store.database)
+    await give(store, SHARED, "ab" * 32)
+    assert await runtimes.save("acme", a_runtime(image=None, base_image="ab" * 32))
+    assert not await images.remove(SHARED, "ab" * 32)
+    await runtimes.remove("acme", "etl")
+    assert await images.remove(SHARED, "ab" * 32)
 
 
 def test_a_backup_of_a_database_from_before_base_images_has_its_images(tmp_path: Path) -> None:

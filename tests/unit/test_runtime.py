@@ -613,7 +613,20 @@ async def test_a_base_image_brings_the_interpreter_of_its_kind() -> None:
         await runtimes.add(T, a_runtime(base_image="sha256:x"))
     images.held.clear()
     runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
-    assert images.held == [DIGEST, BASE], "neither is removed before the version is stored"
+    assert {*images.held} == {DIGEST, BASE}, "neither is removed before the version is stored"
+
+
+async def test_tenants_build_on_the_base_images_of_all() -> None:
+    images = SomeImages(DIGEST, BASE)
+    tenant_images = await tenant_images_of(images, TenantImage(SHARED, BASE, MIB))
+    runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
+    await runtimes.add(T, a_runtime(kind=Kind.SHELL, base_image=BASE))
+    assert tenant_images.bytes_of(T) == 0, "it counts for no tenant"
+    images.held.clear()
+    runtimes.with_snapshot(T, VersionSpec(handler="x", runtime="etl"))
+    assert images.held == [BASE], "it is not removed before the version is stored"
+    with pytest.raises(Unprocessable, match="image must be the digest of an image that is here"):
+        await runtimes.add(T, a_runtime(kind=Kind.SHELL, image=BASE))
 
 
 async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: SomeImages) -> None:

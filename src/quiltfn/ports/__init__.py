@@ -712,7 +712,8 @@ class RuntimeStore(Protocol):
 
     async def save(self, tenant_id: str, runtime: Runtime) -> bool:
         """Adds or replaces the runtime of that name, unless it names an image that the tenant does
-        not have; whether it has done so. Versions keep their runtime snapshots.
+        not have; whether it has done so. Its base image may be one of all tenants. Versions keep
+        their runtime snapshots.
         """
 
     async def remove(self, tenant_id: str, name: str) -> None:

@@ -43,8 +43,9 @@ class SqlRuntimes:
 
     async def save(self, tenant_id: str, runtime: Runtime) -> bool:
         this = (table.c.tenant_id == tenant_id) & (table.c.name == runtime.name)
+        owners = {runtime.base_image: (tenant_id, SHARED), runtime.image: (tenant_id,)}
         images = [
-            (held.c.tenant_id == tenant_id) & (held.c.digest == one) for one in runtime.images
+            held.c.tenant_id.in_(owners[one]) & (held.c.digest == one) for one in runtime.images
         ]
 
         def work(connection: Connection) -> bool:
