@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 HANDLERS = "tests/e2e/test_hostile_handlers.py"
 ENDS = "tests/e2e/test_hostile_ends.py"
+ROOTS, BASES = "tests/unit/test_root_file_system.py", "tests/e2e/test_base_images.py"
 SHARING = "tests/e2e/test_hostile_sharing.py"
 REUSE = "tests/e2e/test_hostile_reuse.py"
 STRESS = "tests/e2e/test_hostile_stress.py"
@@ -290,6 +291,10 @@ CASES = (
             f"{IMAGES}::test_what_is_hostile_is_refused_with_its_reason_and_leaves_nothing",
             f"{IMAGES}::test_a_bomb_is_given_up_at_its_bound_whatever_it_says",
             f"{ENDS}::test_hostile_images_are_refused_by_a_running_server",
+            f"{ROOTS}::test_a_hostile_root_is_refused_with_its_reason_and_leaves_nothing",
+            f"{ROOTS}::test_a_hostile_image_is_refused_with_its_reason_and_leaves_nothing",
+            f"{ROOTS}::test_what_is_dangerous_to_others_does_not_remain",
+            f"{BASES}::test_an_image_cannot_redirect_what_is_mounted_or_started",
         ),
         figure="every one refused with its reason, 0 files outside the store",
     ),
@@ -313,7 +318,11 @@ CASES = (
     Case(
         id="B27",
         tries="runs every setuid and setgid program of the host, and one of its own",
-        tests=(f"{ENDS}::test_a_setuid_program_gives_nothing",),
+        tests=(
+            f"{ENDS}::test_a_setuid_program_gives_nothing",
+            f"{BASES}::test_no_set_user_id_remains_and_no_capability",
+            f"{BASES}::test_its_shell_never_runs_with_the_privileges_of_the_guest",
+        ),
         figure="16 programs, ids and capabilities unchanged",
     ),
     Case(
