@@ -23,6 +23,11 @@ PASTE = """(field, length) => {
     const event = new ClipboardEvent("paste", {clipboardData, bubbles: true, cancelable: true});
     if (field.dispatchEvent(event)) field.value = "pasted";
 }"""
+ASKS_BEFORE_IT_LEAVES = """() => {
+    const event = new Event("beforeunload", {cancelable: true});
+    dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
 SEEN_WITHIN_S = 0.3
 TRIES = 5
 SECTIONS = ("", "settings", "versions", "scaling", "async", "schedules", "network")
@@ -272,6 +277,26 @@ def test_what_cannot_be_saved_is_said_and_stays_in_the_form(
     expect(page.get_by_label("Working directory")).to_have_value("/proc/1")
     page.get_by_role("button", name="Discard").click()
     expect(page.get_by_label("Working directory")).to_have_value("")
+
+
+def test_what_is_not_saved_stays_while_other_pages_are_looked_at(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo before")
+    open_at(page, one, "settings")
+    tab = page.get_by_role("link", name="Code and settings")
+    expect(tab).not_to_contain_text("not saved")
+    page.get_by_label("Timeout").fill("17")
+    expect(tab).to_contain_text("not saved")
+    page.get_by_role("link", name="Overview").click()
+    expect(region(page, "Try it")).to_be_visible()
+    expect(tab).to_contain_text("not saved")
+    assert page.evaluate(ASKS_BEFORE_IT_LEAVES)
+    tab.click()
+    expect(page.get_by_label("Timeout")).to_have_value("17")
+    page.get_by_role("button", name="Discard").click()
+    expect(tab).not_to_contain_text("not saved")
+    assert not page.evaluate(ASKS_BEFORE_IT_LEAVES)
 
 
 def test_versions_are_compared(page: Page, function: Callable[..., Function]) -> None:

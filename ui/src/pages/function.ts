@@ -5,6 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { poolOf } from "../activity.ts";
 import { call, get, type Refused } from "../api.ts";
 import { comingVersion, functionOf, show, tell } from "../current.ts";
+import { forget, isUnsaved } from "../editing.ts";
 import { useEvents } from "../hearing.ts";
 import { html } from "../html.ts";
 import type { PageProps } from "../pages.ts";
@@ -203,7 +204,13 @@ function Tabs({ id, at }: { id: string; at: string }) {
     Object.entries(SECTIONS).map(([name, [title]]) =>
       html`<a href=${href(["functions", id, ...(name ? [name] : [])])} key=${name} aria-current=${
         name === at ? "page" : null
-      }>${title}</a>`
+      }>${title}${
+        name === "settings" && isUnsaved(id) &&
+        html`
+          <span class="muted" title="Something was changed and is not saved."
+          > (not saved)</span>
+        `
+      }</a>`
     )
   }</nav>`;
 }
@@ -211,6 +218,9 @@ function Tabs({ id, at }: { id: string; at: string }) {
 export default function FunctionPage({ function_id: id = "", section = "" }: PageProps) {
   const { one, isGone, problem } = useFunction(id);
   const found = SECTIONS[section];
+  useEffect(() => {
+    if (isGone) forget(id);
+  }, [isGone, id]);
   useTitle(one ? `${one.name}${section && found ? `, ${found[0]}` : ""}` : "Function");
   if (isGone || !found) {
     return html`<p class="empty">There is no such ${found ? "function" : "page"}. <a href="#/"

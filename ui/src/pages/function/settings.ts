@@ -1,8 +1,9 @@
 // What a function is made of. Saving makes a new version of it.
 import { batch, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
 import { get } from "../../api.ts";
 import { failedVersion, show, tell } from "../../current.ts";
-import { changesOf } from "../../fields.ts";
+import { close, type Draft, draftOf, editingOf, type Named } from "../../editing.ts";
 import { html } from "../../html.ts";
 import { Code } from "../../parts/code.ts";
 import { Described } from "../../parts/described.ts";
@@ -13,32 +14,10 @@ import { Variables } from "../../parts/variables.ts";
 import { aboutFiles, settle, standingOf, update } from "../../saving.ts";
 import { may } from "../../scope.ts";
 import type { Variable } from "../../trying.ts";
-import type { Function, FunctionChanges, Runtime, RuntimeList } from "../../wire.ts";
-import { type Editing, type Edits, Files } from "./files.ts";
+import type { Function, Runtime, RuntimeList } from "../../wire.ts";
+import { type Editing, Files } from "./files.ts";
 
 const SHAPE = "FunctionChanges";
-type Named = Omit<Required<FunctionChanges>, "environment" | "min_instances" | "max_instances">;
-type Draft = Named & { variables: readonly Variable[] };
-
-function draftOf(one: Function): Draft {
-  const { name, description, runtime, handler, environment } = one;
-  const { memory_limit_mb, cpu_limit_percent, timeout_seconds } = one;
-  const { cleanup_on_exit, working_directory } = one;
-  return {
-    ...{ name, description, runtime, handler, variables: Object.entries(environment) },
-    ...{ memory_limit_mb, cpu_limit_percent, timeout_seconds },
-    ...{ cleanup_on_exit, working_directory },
-  };
-}
-
-/** What the API is asked to change; empty where nothing is. Rows without a name are left out. */
-function asked(before: Draft, now: Draft): FunctionChanges {
-  const shape = ({ variables, ...rest }: Draft) => ({
-    ...rest,
-    environment: Object.fromEntries(variables.filter(([name]) => name !== "")),
-  });
-  return changesOf(shape(before), shape(now)) as FunctionChanges;
-}
 
 function Limits({ draft, change, isReadOnly }: {
   draft: Draft;
@@ -118,10 +97,8 @@ function About({ draft, change, isReadOnly }: {
 }
 
 export function Settings({ one }: { one: Function }) {
-  const before = useSignal(draftOf(one));
-  const draft = useSignal(before.peek());
-  const edits = useSignal<Edits>(new Map());
-  const base = useSignal(one.current_version);
+  const { before, draft, edits, base, ...form } = editingOf(one);
+  useEffect(() => () => close(one.id), [one.id]);
   const problem = useSignal<Error | null>(null);
   const isBusy = useSignal(false);
   /** The version that was made of what the form has, and could not start. */
@@ -132,8 +109,7 @@ export function Settings({ one }: { one: Function }) {
     (signal) => isReadOnly ? Promise.resolve(null) : standingOf(one, signal),
     [one.id, one.current_version, one.updated_at],
   ).value.value;
-  const changes = asked(before.value, draft.value);
-  const isChanged = Object.keys(changes).length > 0 || edits.value.size > 0;
+  const changes = form.changes.value, isChanged = form.isChanged.value;
   const renew = (now: Function) => {
     before.value = draft.value = draftOf(now);
     edits.value = new Map();

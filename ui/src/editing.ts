@@ -1,0 +1,94 @@
+// The code and settings of functions as they are being changed. They are kept while the tab is open, so
+// that a look at another page loses nothing, and go with the key.
+import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals";
+import { needsKey } from "./api.ts";
+import { changesOf } from "./fields.ts";
+import type { Edits } from "./pages/function/files.ts";
+import type { Variable } from "./trying.ts";
+import type { Function, FunctionChanges } from "./wire.ts";
+
+export type Named = Omit<
+  Required<FunctionChanges>,
+  "environment" | "min_instances" | "max_instances"
+>;
+export type Draft = Named & { variables: readonly Variable[] };
+
+export interface Edited {
+  /** The function as it was when its changes were begun. */
+  before: Signal<Draft>;
+  draft: Signal<Draft>;
+  edits: Signal<Edits>;
+  /** The version that it had then. */
+  base: Signal<number>;
+  /** What the API is asked to change; empty where nothing is. */
+  changes: ReadonlySignal<FunctionChanges>;
+  isChanged: ReadonlySignal<boolean>;
+}
+
+const kept = signal<ReadonlyMap<string, Edited>>(new Map());
+
+export function draftOf(one: Function): Draft {
+  const { name, description, runtime, handler, environment } = one;
+  const { memory_limit_mb, cpu_limit_percent, timeout_seconds } = one;
+  const { cleanup_on_exit, working_directory } = one;
+  return {
+    ...{ name, description, runtime, handler, variables: Object.entries(environment) },
+    ...{ memory_limit_mb, cpu_limit_percent, timeout_seconds },
+    ...{ cleanup_on_exit, working_directory },
+  };
+}
+
+/** What the API is asked to change. Rows without a name are left out. */
+function asked(before: Draft, now: Draft): FunctionChanges {
+  const shape = ({ variables, ...rest }: Draft) => ({
+    ...rest,
+    environment: Object.fromEntries(variables.filter(([name]) => name !== "")),
+  });
+  return changesOf(shape(before), shape(now)) as FunctionChanges;
+}
+
+/** What is being changed of a function. */
+export function editingOf(one: Function): Edited {
+  const known = kept.peek().get(one.id);
+  if (known) return known;
+  const before = signal(draftOf(one)), draft = signal(before.peek());
+  const edits = signal<Edits>(new Map());
+  const changes = computed(() => asked(before.value, draft.value));
+  const isChanged = computed(() => Object.keys(changes.value).length > 0 || edits.value.size > 0);
+  const made: Edited = {
+    before,
+    draft,
+    edits,
+    changes,
+    isChanged,
+    base: signal(one.current_version),
+  };
+  kept.value = new Map([...kept.peek(), [one.id, made]]);
+  return made;
+}
+
+/** Whether something of the function was changed and is not saved. */
+export function isUnsaved(id: string): boolean {
+  return kept.value.get(id)?.isChanged.value ?? false;
+}
+
+/** Forgets what is kept of a function that was not changed. */
+export function close(id: string): void {
+  if (!kept.peek().get(id)?.isChanged.peek()) forget(id);
+}
+
+/** Forgets what was changed of a function that is deleted. */
+export function forget(id: string): void {
+  kept.value = new Map([...kept.peek()].filter(([one]) => one !== id));
+}
+
+/** Has the browser ask before what is not saved is lost with the page. */
+export function askBeforeLeaving(): void {
+  addEventListener("beforeunload", (event) => {
+    if ([...kept.peek().values()].some((one) => one.isChanged.peek())) event.preventDefault();
+  });
+}
+
+effect(() => {
+  if (needsKey.value) kept.value = new Map();
+});
