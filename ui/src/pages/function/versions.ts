@@ -79,9 +79,7 @@ function Row({ one, of, before, isNewest, isCompared, onCompare, onRollback }: {
             html`
               <button class="button" type="button" onClick=${onRollback} aria-label=${isNewer
                 ? `Serve this version, ${of.version}`
-                : `Roll back to version ${of.version}`}>${isNewer
-                ? "Serve this version"
-                : "Roll back"}</button>
+                : `Roll back to version ${of.version}`}>${isNewer ? "Serve" : "Roll back"}</button>
             `}</div>
       </td>
     </tr>
