@@ -48,6 +48,7 @@ def main() -> None:
         ("warm", warm),
         ("python", python),
         ("cold", cold),
+        ("imports", imports),
         ("life", life),
         ("memory", memory),
         ("size", size),
@@ -108,6 +109,8 @@ within an hour it gave, for the version of the day before and for the one in the
   the same configuration. "100 ms of imports" stands for a module that takes that long to import.
 - **Base image**: 5,000 files, 120 MB as a plain tar, on loopback: from the beginning of the upload until a function of it has answered. Its
   cold starts are a shell's, in turns with those of the host image on the same server; `crun run` is given the same root.
+- **Cold call of pandas**: at any time after the deploy: after an idle time, after a restart of the server, after a call that needed too much
+  memory and took the instance with it. Beside it an interpreter of the server's that imports pandas from the same files.
 - **Sandboxes made**: none prewarmed, against `crun run`, two at a time.
 - **Herd**: 500 calls within a tenth of a second for a function without an instance that may have five.
 - **Idle instance**: its control group's memory and its processes' PSS, the larger of the two.
@@ -132,6 +135,21 @@ within an hour it gave, for the version of the day before and for the one in the
 - **Keep-alive**: the server's own policy code on Azure's trace of 2019, no server; at the idle time of a fixed 300 s;
   the spread is over three ways to count. [More](keep-alive.md).
 """
+
+
+def imports(figures: dict[str, Any]) -> list[Row]:
+    rounds = figures["rounds"]
+    middle = [{name: statistics.median(one[name]) for name in one} for one in rounds]
+    calls = [name for name in rounds[0] if name != "import"]
+    slowest = [max(one[name] for name in calls) for one in middle]
+    over = [most / one["import"] for most, one in zip(slowest, middle, strict=True)]
+    return [
+        *(
+            Row(f"cold call of pandas {n}, p50", "ms", 30, 15, [m[n] for m in middle])
+            for n in calls
+        ),
+        Row("the slowest of these over importing it", "x", 0.1, 0.05, over),
+    ]
 
 
 def ratio(rounds: list[dict[str, Any]], row: str) -> list[float]:

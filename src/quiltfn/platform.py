@@ -47,6 +47,7 @@ from quiltfn.node_report import report_of
 from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
 from quiltfn.pool.metering import Metering
+from quiltfn.pool.parking import Parking
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import ChangeKind, Clock, PoolCounting, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
@@ -173,7 +174,7 @@ async def open_platform(
         runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
         await _share_images(shared, fleet, runtimes.tenant_images, others, parts, stack)
         lifecycle, elasticity, urls = await restored_lifecycle(parts, settings, node, runtimes)
-        own = partial(reap, pools), access.keep_fresh, deliveries.run, schedules.run, meter.run
+        own = *pool_tasks(parts), access.keep_fresh, deliveries.run, schedules.run, meter.run
         kept = background_tasks(settings, opened, runtimes.tenant_images, stock, stats, clock)
         services = Services(
             clock=clock,
@@ -358,6 +359,18 @@ def _health(
 ) -> Health:
     started_at = int(clock.unix())
     return Health(node.machine, store, journal, chosen.data_dir, stock.why_not, started_at)
+
+
+def pool_tasks(parts: CallParts) -> tuple[Task, ...]:
+    """What looks after pools beside calls: it ends what was idle for too long, and parks an
+    instance of each function that lacks one, the most called first.
+    """
+
+    def calls(function_id: str) -> int:
+        entry = parts.catalog.known(function_id)
+        return entry.counters.invocation_count if entry else 0
+
+    return partial(reap, parts.pools), Parking(parts.pools, calls).run
 
 
 async def restored_quotas(

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 PREFIX = "QUILTFN_"
 DAY_S = 86_400
+TEN_YEARS_S = 3650 * DAY_S
 MIB = 1024 * 1024
 MEMORY_MIN_MIB = 256
 POLICIES = ("fixed", "histogram")
@@ -122,10 +123,11 @@ class Settings:
         "fixed", "fixed: every idle instance for idle_s; histogram: by when calls have been coming"
     )
     park_s: float = setting(
-        DAY_S,
-        "how long the last instance of a Python function is kept parked after that; 0: not at all",
+        TEN_YEARS_S,
+        "how long the last instance of a Python function is kept parked after that, unless its "
+        "memory is needed; 0: not at all",
         low=0,
-        high=30 * DAY_S,
+        high=TEN_YEARS_S,
     )
     rollback_grace_s: float = setting(
         60.0, "how long instances of the version before are kept for a rollback", low=0, high=DAY_S

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from quiltfn.catalog import Entry
 from quiltfn.model.counts import PoolCounts
@@ -48,7 +49,8 @@ async def test_its_instance_counts_as_the_functions_and_leaves_soon(server: Harn
     entry, first = await updated(server)
     await server.invoke(entry, version=first)
     await until(lambda: server.counts(entry) == {"ready": 2})
-    assert [one.counts for one in server.pools.loads()] == [PoolCounts(ready=2)]
+    (load,) = server.pools.loads()
+    assert replace(load.counts, memory_mib=0.0) == PoolCounts(ready=2)
     server.pass_time(11.0)
     await until(lambda: server.counts(entry) == {"ready": 1})
     server.pass_time(1.0)
@@ -108,4 +110,8 @@ async def test_a_pool_that_serves_nothing_is_reported_while_it_has_instances(
     await server.running(entry)
     await server.lifecycle.pause(entry)
     [load] = server.pools.loads()
-    assert (load.version, load.slots, load.counts) == (NO_VERSION, 0, PoolCounts(busy=1))
+    assert (load.version, load.slots, replace(load.counts, memory_mib=0.0)) == (
+        NO_VERSION,
+        0,
+        PoolCounts(busy=1),
+    )

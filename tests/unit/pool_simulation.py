@@ -8,6 +8,8 @@ and fails where an action breaks a promise to a caller or an operator.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from quiltfn.model.actions import (
     NO_MEMORY,
     QUEUE_FULL,
@@ -25,6 +27,7 @@ from quiltfn.model.actions import (
     Unpark,
 )
 from quiltfn.model.cold_start import ColdStartReason
+from quiltfn.model.counts import PoolCounts
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.memory import Footprint
 from quiltfn.model.pool import Pool, PoolLimits
@@ -48,9 +51,11 @@ class SimulatedSandbox:
     cleaning_since: float = 0.0
     idle_since: float = 0.0
     is_parked: bool = False
+    is_to_park: bool = False  # it was started for nobody, and has had no call
     is_fresh: bool = False  # started or unparked, and not used since; `seen_by`: who waited then
     seen_by: frozenset[int] = frozenset()
     ready_at: float = -1.0
+    reason: ColdStartReason = ColdStartReason.FIRST
 
     @property
     def is_idle(self) -> bool:
@@ -122,6 +127,7 @@ class PoolSimulation:
         sandbox.pending, sandbox.was_ready = False, not sandbox.destroying
         self._was_ready |= sandbox.was_ready
         sandbox.become_ready(self.now, self.waiting)
+        sandbox.is_parked = self._is_parked_ahead(sandbox)
         self._perform(self.pool.started(number, self.now))
 
     def failed(self, number: int, reason: str = "no such directory") -> None:
@@ -165,6 +171,17 @@ class PoolSimulation:
     def close(self, why: str = "paused") -> None:
         self._was_ready, self._previous = False, None
         self._perform(self.pool.close(why, self.now))
+
+    def park(self) -> None:
+        """An instance may be started only to be parked."""
+        before = set(self.simulated)
+        self._perform(self.pool.park(self.now))
+        for number in self.simulated.keys() - before:
+            self.simulated[number].is_to_park = True
+
+    def evict(self, number: int) -> None:
+        """Others need its memory."""
+        self._perform(self.pool.evict(number, self.now))
 
     def set_scaling(self, **limits: int) -> None:
         new = PoolLimits(**limits)  # type: ignore[arg-type]
@@ -223,6 +240,10 @@ class PoolSimulation:
         """What the pool says of its instances, for tests to compare with."""
         return {number: one.state.value for number, one in self.pool.instances.items()}
 
+    def counts(self) -> PoolCounts:
+        """What the pool says of its instances by state, without their memory."""
+        return replace(self.pool.counts(), memory_mib=0.0)
+
     def finish(self, *, release: bool = True) -> None:
         """Completes everything that is under way, until nothing is."""
         for _ in range(10_000):
@@ -258,6 +279,12 @@ class PoolSimulation:
         is_last = not others and not limits.min_instances and self.pool.prepared != current
         is_old = sandbox.is_idle and self.now - sandbox.idle_since >= limits.idle_s
         return is_last and is_old and sandbox.digest == current and self.parks(current)
+
+    def _is_parked_ahead(self, sandbox: SimulatedSandbox) -> bool:
+        """It was started to be parked, and neither a call nor the minimum nor a deploy wants it."""
+        is_wanted = self.waiting or self.pool.limits.min_instances or self.pool.prepared is not None
+        is_current = sandbox.digest == self.pool.current and not sandbox.destroying
+        return sandbox.is_to_park and is_current and not is_wanted
 
     def _perform(self, actions: list[Action], *, is_tick: bool = False) -> None:
         for action in actions:
@@ -305,8 +332,9 @@ class PoolSimulation:
         assert len(self.simulated) < most, "a start above the maximum"
         assert digest in (self.pool.current, self.pool.prepared), "a start for nobody"
         assert number not in self.simulated, "a number used twice"
-        self._check_why(self.pool.instances[number].reason, digest)
-        self.simulated[number] = SimulatedSandbox(digest)
+        reason = self.pool.instances[number].reason
+        self._check_why(reason, digest)
+        self.simulated[number] = SimulatedSandbox(digest, reason=reason)
 
     def _unpark(self, number: int) -> None:
         sandbox = self.simulated[number]
@@ -315,7 +343,11 @@ class PoolSimulation:
         assert not sandbox.dead, "unparked, though it is dead"
         wanted = (self.pool.current, self.pool.prepared)
         assert sandbox.digest in wanted, "unparked for no version"
-        self._check_why(self.pool.instances[number].reason, sandbox.digest, is_unparked=True)
+        reason = self.pool.instances[number].reason
+        if sandbox.is_to_park:
+            assert reason is sandbox.reason, "another reason than that of its start"
+        else:
+            self._check_why(reason, sandbox.digest, is_unparked=True)
         sandbox.become_ready(self.now, self.waiting)
 
     def _note_how_it_went(self, sandbox: SimulatedSandbox) -> None:
@@ -355,7 +387,7 @@ class PoolSimulation:
             f"called {'cold' if cold else 'warm'}, and it was not"
         )
         self._leaves_queue(waiter, None)
-        sandbox.holder, sandbox.is_fresh = waiter, False
+        sandbox.holder, sandbox.is_fresh, sandbox.is_to_park = waiter, False, False
 
     def _leaves_queue(self, waiter: int, answer: Action | None) -> None:
         assert waiter not in self.cancelled, "an answer to somebody who went away"

@@ -10,7 +10,7 @@ from quiltfn.model.member import Report
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.tenant_load import TenantLoad
 
-POOL = '["f", 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, "new"]'
+POOL = '["f", 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, "new"]'
 
 
 @pytest.mark.parametrize(

@@ -155,9 +155,9 @@ def test_a_lower_maximum_ends_idle_instances_at_once_and_busy_ones_as_they_are_g
     sim = a_pool(ready=4, max_instances=4)
     first, _second = sim.acquire(), sim.acquire()
     sim.set_scaling(max_instances=1)
-    assert sim.pool.counts() == PoolCounts(busy=2, terminating=2)
+    assert sim.counts() == PoolCounts(busy=2, terminating=2)
     sim.release(sim.held(first))  # type: ignore[arg-type]
-    assert sim.pool.counts() == PoolCounts(busy=1, terminating=3)
+    assert sim.counts() == PoolCounts(busy=1, terminating=3)
 
 
 def test_a_higher_maximum_starts_instances_for_the_wait_queue_at_once() -> None:
@@ -180,12 +180,12 @@ def test_the_minimum_is_started_by_itself_and_restored_after_a_loss() -> None:
     sim = a_pool(min_instances=2)
     sim.pass_time(0)
     sim.finish()
-    assert sim.pool.counts() == PoolCounts(ready=2)
+    assert sim.counts() == PoolCounts(ready=2)
     sim.lost(1)
     sim.finish()
     sim.pass_time(1)
     sim.finish()
-    assert sim.pool.counts() == PoolCounts(ready=2)
+    assert sim.counts() == PoolCounts(ready=2)
 
 
 def test_idle_instances_leave_after_the_idle_time_down_to_the_minimum_oldest_first() -> None:

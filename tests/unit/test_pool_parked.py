@@ -2,7 +2,8 @@
 
 from quiltfn.model.actions import Assign
 from quiltfn.model.cold_start import ColdStartReason
-from quiltfn.model.pool import PoolCounts, PoolLimits
+from quiltfn.model.memory import Memory
+from quiltfn.model.pool import PARK_AGAIN_S, Pool, PoolCounts, PoolLimits
 from unit.pool_simulation import (
     BUSY,
     PARKED,
@@ -28,7 +29,7 @@ def after_an_update(**limits: float) -> PoolSimulation:
 
 
 def test_a_kept_instance_counts_as_warming() -> None:
-    assert after_an_update().pool.counts() == PoolCounts(warming=1, ready=1, parked=1)
+    assert after_an_update().counts() == PoolCounts(warming=1, ready=1, parked=1)
 
 
 def test_the_first_call_after_a_rollback_is_warm() -> None:
@@ -126,7 +127,7 @@ def a_parked_one(**limits: float) -> PoolSimulation:
 
 
 def test_a_parked_one_counts_as_warming() -> None:
-    assert a_parked_one().pool.counts() == PoolCounts(warming=1, parked=1)
+    assert a_parked_one().counts() == PoolCounts(warming=1, parked=1)
 
 
 def test_the_next_call_gets_it_at_once_and_cold_since_it_was_evicted() -> None:
@@ -184,3 +185,152 @@ def test_one_that_dies_while_it_is_parked_was_no_eviction() -> None:
     sim.acquire()
     assert sim.states() == {2: WARMING}
     assert sim.pool.instances[2].reason is ColdStartReason.REPLACED
+
+
+# Started only to be parked -------------------------------------------------------------------
+
+
+def after_a_restart(
+    version: str = "c", memory_mib: float = 1024, **limits: float
+) -> PoolSimulation:
+    """Version "c", which is worth parking, serves, and there is no instance yet."""
+    sim = PoolSimulation(
+        PoolLimits(**limits),  # type: ignore[arg-type]
+        lambda given: Pool(given, Memory(budget_mib=memory_mib)),
+    )
+    sim.promote(version)
+    return sim
+
+
+def one_that_was_parked_ahead(**limits: float) -> PoolSimulation:
+    sim = after_a_restart("c", 1024, **limits)
+    sim.park()
+    sim.started(1)
+    assert sim.states() == {1: PARKED}
+    return sim
+
+
+def test_after_a_restart_one_is_started_and_parked() -> None:
+    sim = after_a_restart()
+    assert sim.pool.lacks_parked(sim.now)
+    sim.park()
+    assert sim.states() == {1: WARMING}
+    assert not sim.pool.lacks_parked(sim.now)
+    sim.started(1)
+    assert sim.states() == {1: PARKED}
+
+
+def test_it_counts_the_limit_while_it_is_made_and_then_what_it_uses() -> None:
+    sim = after_a_restart()
+    sim.park()
+    assert sim.pool.counts().memory_mib == 256
+    sim.started(1)
+    sim.pool.measured(1, 96.5)
+    assert sim.pool.counts().memory_mib == 96.5
+
+
+def test_the_first_call_gets_what_was_parked_ahead_and_was_the_first() -> None:
+    sim = one_that_was_parked_ahead()
+    caller = sim.acquire()
+    assert sim.answers[caller] == Assign(1, caller, cold=True)
+    assert sim.pool.instances[1].reason is ColdStartReason.FIRST
+
+
+def test_a_call_that_comes_while_one_is_made_to_be_parked_gets_that_one() -> None:
+    sim = after_a_restart()
+    sim.park()
+    caller = sim.acquire()
+    sim.started(1)
+    assert sim.answers[caller] == Assign(1, caller, cold=True)
+    assert sim.states() == {1: BUSY}
+
+
+def test_a_minimum_that_is_set_while_one_is_made_to_be_parked_has_it_ready() -> None:
+    sim = after_a_restart()
+    sim.park()
+    sim.set_scaling(min_instances=1)
+    sim.started(1)
+    assert sim.states() == {1: READY}
+
+
+def test_none_is_started_where_versions_are_not_worth_parking() -> None:
+    sim = after_a_restart(version="a")
+    sim.park()
+    assert sim.states() == {}
+
+
+def test_none_is_started_where_nothing_is_parked() -> None:
+    sim = after_a_restart(park_s=0)
+    sim.park()
+    assert sim.states() == {}
+
+
+def test_none_is_started_beside_one_that_serves() -> None:
+    sim = after_a_restart()
+    sim.acquire()
+    assert not sim.pool.lacks_parked(sim.now)
+
+
+def test_none_is_started_beyond_half_of_the_memory() -> None:
+    sim = after_a_restart(memory_mib=511)
+    sim.park()
+    assert sim.states() == {}
+    assert sim.pool.lacks_parked(sim.now)  # it is started once there is room
+    assert not sim.short  # and nothing is evicted for it
+    sim.pool.memory.budget_mib = 512
+    sim.park()
+    assert sim.states() == {1: WARMING}
+
+
+def test_after_a_call_that_failed_one_is_parked_again() -> None:
+    # Ann's call needs too much memory and the kernel kills it, and the instance with it. Ben's
+    # call, a minute later, must not wait for the imports.
+    sim = one_that_was_parked_ahead()
+    sim.acquire()
+    sim.release(1, healthy=False)
+    sim.gone(1)
+    assert sim.pool.lacks_parked(sim.now)
+    sim.park()
+    sim.started(2)
+    assert sim.states() == {2: PARKED}
+    sim.acquire()
+    assert sim.pool.instances[2].reason is ColdStartReason.REPLACED
+
+
+def test_what_was_evicted_is_not_parked_again_for_a_while() -> None:
+    sim = one_that_was_parked_ahead()
+    sim.evict(1)
+    sim.gone(1)
+    assert not sim.pool.lacks_parked(sim.now)
+    assert sim.pool.lacks_parked(sim.now + PARK_AGAIN_S)
+
+
+def test_a_start_that_failed_is_not_repeated_for_a_while() -> None:
+    sim = after_a_restart()
+    sim.park()
+    sim.failed(1)
+    assert not sim.pool.lacks_parked(sim.now)
+    assert sim.pool.lacks_parked(sim.now + PARK_AGAIN_S)
+
+
+def test_nor_is_one_whose_module_ends_it() -> None:
+    sim = one_that_was_parked_ahead()
+    sim.lost(1)
+    sim.gone(1)
+    assert not sim.pool.lacks_parked(sim.now)
+
+
+def test_a_new_version_may_be_parked_at_once() -> None:
+    sim = after_a_restart()
+    sim.park()
+    sim.failed(1)
+    sim.promote("a")
+    sim.promote("c")
+    assert sim.pool.lacks_parked(sim.now)
+
+
+def test_after_a_pause_none_is_started() -> None:
+    sim = after_a_restart()
+    sim.close()
+    sim.park()
+    assert sim.states() == {}

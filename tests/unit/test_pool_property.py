@@ -71,6 +71,8 @@ EVENTS: dict[str, Callable[[PoolSimulation, int], object]] = {
     "cleaned": on(lambda w: w.those(lambda sandbox: sandbox.cleaning), PoolSimulation.cleaned),
     "lost": on(can_die, PoolSimulation.lost),
     "gone": on(lambda w: w.leaving, PoolSimulation.gone),
+    "park": lambda sim, _: sim.park(),
+    "evict": on(lambda w: w.kept, PoolSimulation.evict),
     "prepare": lambda sim, n: sim.prepare(DIGESTS[n % 3], 1 + n // 3 % 4),
     "promote what is ready": promote_what_is_ready,
     "promote at once": lambda sim, n: sim.promote(DIGESTS[n % 3]),

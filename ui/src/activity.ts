@@ -49,6 +49,7 @@ export function countsOf(one: Happened): Counts {
     ready_count: number("ready"),
     warming_count: number("warming"),
     parked_count: number("parked"),
+    memory_mib: number("memory_mib"),
   };
 }
 

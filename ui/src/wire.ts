@@ -422,6 +422,7 @@ export interface ListedPool {
   busy_count: number;
   total_count: number;
   parked_count: number;
+  memory_mib?: number;
 }
 
 export interface Liveness {

@@ -25,11 +25,13 @@ Deno.test("an instance that is being cleaned is busy", () => {
     recycling: 4,
     terminating: 5,
     parked: 1,
+    memory_mib: 280.5,
   };
   assert.deepEqual(countsOf(told), {
     busy_count: 7,
     ready_count: 2,
     warming_count: 1,
     parked_count: 1,
+    memory_mib: 280.5,
   });
 });

@@ -194,7 +194,12 @@ def pool(function_id: str, counts: PoolCounts) -> wire.Pool:
 
 
 def listed_pool(function_id: str, counts: PoolCounts) -> wire.ListedPool:
-    return gathered(wire.ListedPool, pool(function_id, counts), parked_count=counts.parked)
+    return gathered(
+        wire.ListedPool,
+        pool(function_id, counts),
+        parked_count=counts.parked,
+        memory_mib=counts.memory_mib,
+    )
 
 
 def pool_stats(counts: PoolCounts) -> wire.PoolStats:

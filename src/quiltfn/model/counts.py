@@ -10,7 +10,8 @@ import msgspec
 
 class PoolCounts(msgspec.Struct, frozen=True, gc=False):
     """How many instances are in each of the five states; the API shows exactly these. `parked`: how
-    many of those that are warming are parked.
+    many of those that are warming are parked. `memory_mib`: what all of them count in the memory
+    budget now.
     """
 
     warming: int = 0
@@ -19,6 +20,7 @@ class PoolCounts(msgspec.Struct, frozen=True, gc=False):
     recycling: int = 0
     terminating: int = 0
     parked: int = 0
+    memory_mib: float = 0.0
 
     @property
     def total(self) -> int:
@@ -40,8 +42,9 @@ class Headroom(msgspec.Struct, frozen=True, gc=False):
 
 def sum_counts(counts: Iterable[PoolCounts]) -> PoolCounts:
     """The sum over several pools, state by state."""
-    total = Counter[str]()
+    total, memory_mib = Counter[str](), 0.0
     for one in counts:
+        memory_mib += one.memory_mib
         for name in ("warming", "ready", "busy", "recycling", "terminating", "parked"):
             total[name] += getattr(one, name)
-    return PoolCounts(**total)
+    return PoolCounts(**total, memory_mib=memory_mib)

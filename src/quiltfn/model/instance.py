@@ -50,7 +50,7 @@ NEXT: Mapping[InstanceState, Mapping[InstanceEvent, InstanceState]] = {
 DESCRIPTIONS: Mapping[InstanceState, str] = {
     S.WARMING: "Its sandbox is being made, or specialised for a version.",
     S.PARKED: "It takes no call: it is kept for a rollback, or for the next start of a Python "
-    "function that was idle for long. The API counts it as warming.",
+    "function, with its imports done. The API counts it as warming.",
     S.READY: "Nothing of an earlier call is left in it, and the next call can have it.",
     S.BUSY: "One call runs in it.",
     S.RECYCLING: "Its call is over, and what that left is being removed.",
@@ -67,6 +67,7 @@ class Instance:
     uses when idle; `charge_mib`: what it counts now. `worth`: the least worthy is evicted first.
     `start_ms`: how long its start took. `ready_at`: when it was started or unparked; `is_fresh`: it
     has had no call since. `is_speculative`: it was started for a call that was only expected.
+    `is_to_park`: it was started only to be parked, and has had no call.
     `made_at`: when its start began.
     """
 
@@ -81,6 +82,7 @@ class Instance:
     ready_at: float = 0.0
     is_fresh: bool = True
     is_speculative: bool = False
+    is_to_park: bool = False
     state: InstanceState = InstanceState.WARMING
     holder: int | None = None
     made_at: float = 0.0

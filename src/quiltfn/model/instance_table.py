@@ -25,6 +25,7 @@ class InstanceTable:
         self._memory, self._quota = memory, quota
         self._footprints: dict[str, Footprint] = {}
         self._next_number = 1
+        self._charged_mib = 0.0
 
     def set_footprint(self, digest: str, footprint: Footprint) -> None:
         """Notes how much memory instances of this version need."""
@@ -97,6 +98,7 @@ class InstanceTable:
             recycling=len(there[S.RECYCLING]),
             terminating=len(there[S.TERMINATING]),
             parked=parked,
+            memory_mib=round(self._charged_mib, 1),
         )
 
     def in_state(self, state: InstanceState, digest: str | None = None) -> list[Instance]:
@@ -139,4 +141,5 @@ class InstanceTable:
 
     def _charge(self, one: Instance, mib: float) -> None:
         self._memory.count(mib - one.charge_mib)
+        self._charged_mib += mib - one.charge_mib
         one.charge_mib = mib

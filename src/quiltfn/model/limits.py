@@ -9,8 +9,8 @@ class PoolLimits:
 
     A call waits for a recycling instance for `patience_s` before one is started for it. An instance
     that is not clean after `recycle_s` is ended. Instances of the previous version stay for
-    `grace_s`; a parked one stays for `park_s`. `tenant_id`: the tenant whose quota they count
-    against.
+    `grace_s`; a parked one stays for `park_s`, and none is parked where that is 0. `tenant_id`: the
+    tenant whose quota they count against.
     """
 
     min_instances: int = 0
@@ -21,5 +21,5 @@ class PoolLimits:
     patience_s: float = 0.005
     recycle_s: float = 5.0
     grace_s: float = 60.0
-    park_s: float = 86_400.0
+    park_s: float = 315_360_000.0
     tenant_id: str = ""

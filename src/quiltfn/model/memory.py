@@ -16,6 +16,9 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 
 UNBOUNDED = float("inf")
+# The part of the budget up to which instances are started that no call has asked for, only to be
+# parked: calls find the rest free, without an eviction.
+PARKING_SHARE = 0.5
 ROUNDING_MIB = 1e-6  # sums of floats that should be equal may differ by less
 
 
@@ -65,6 +68,10 @@ class Memory:
     def fits(self, mib: float) -> bool:
         """Whether so much more is within the budget; zero and less always are."""
         return mib <= 0 or self.held_mib + mib <= self.budget_mib + ROUNDING_MIB
+
+    def has_to_spare(self, mib: float) -> bool:
+        """Whether so much more may be held for what no call has asked for."""
+        return self.held_mib + mib <= PARKING_SHARE * self.budget_mib + ROUNDING_MIB
 
     def lacks(self, mib: float) -> float:
         """How much must be evicted so that `mib` more fit, beside what is leaving already."""

@@ -47,6 +47,9 @@ WARMING, PARKED, READY = InstanceState.WARMING, InstanceState.PARKED, InstanceSt
 BUSY, RECYCLING = InstanceState.BUSY, InstanceState.RECYCLING
 TERMINATING = InstanceState.TERMINATING
 NEVER = float("inf")
+# How long nothing is started to be parked after such a start failed, or what was parked died or was
+# evicted.
+PARK_AGAIN_S = 600.0
 
 
 class Pool:
@@ -77,6 +80,7 @@ class Pool:
         self._table = InstanceTable(self.memory, self.quota)
         self._history = StartHistory()
         self._calls = 0
+        self._park_after = 0.0
         # The most instances there may be. Lowering max_instances does not end running calls, so
         # this comes down to it as they end.
         self._instance_cap = limits.max_instances
@@ -189,7 +193,10 @@ class Pool:
         instance.start_ms, instance.ready_at = (now - instance.since) * 1000, now
         self._table.apply(instance, InstanceEvent.STARTED, now)
         self._history.ready()
-        return self._became_ready(instance, now)
+        actions = self._became_ready(instance, now)
+        if instance.is_to_park and instance.state is READY and self._may_stay_parked(instance):
+            self._table.apply(instance, InstanceEvent.PARKED, now)
+        return actions
 
     def failed(self, number: int, reason: str, now: float) -> list[Action]:
         """A sandbox could not be made, and nothing is left of the attempt.
@@ -200,6 +207,8 @@ class Pool:
         was_stopped = instance.state is TERMINATING
         if not was_stopped:
             self._table.apply(instance, InstanceEvent.STOPPED, now)
+        if instance.is_to_park:
+            self._park_after = now + PARK_AGAIN_S
         actions: list[Action] = []
         if not was_stopped and instance.digest == self.current and self.queue:
             actions.append(Fail(self.queue.popleft().id, number, reason))
@@ -220,6 +229,8 @@ class Pool:
         instance = self.instances.get(number)
         if instance is None or instance.state not in (READY, PARKED, RECYCLING):
             return []
+        if instance.is_fresh:  # its module ended it, and would do so again
+            self._park_after = now + PARK_AGAIN_S
         return [*self._stop(instance, now, ColdStartReason.REPLACED), *self._provide(now)]
 
     def gone(self, number: int, now: float) -> list[Action]:
@@ -253,6 +264,7 @@ class Pool:
         """
         self._set_footprint(digest, footprint)
         if digest != self.current:
+            self._park_after = 0.0
             self.previous = self.current if self.limits.grace_s > 0 else None
             self._previous_until = now + self.limits.grace_s
         self.current, self.prepared = digest, None
@@ -321,6 +333,22 @@ class Pool:
                         instance.is_speculative = True
         return actions + self._provide(now)
 
+    def park(self, now: float) -> list[Action]:
+        """Starts an instance only to be parked, where `lacks_parked` says so and there is a place.
+        While it is made it counts the version's limit. A call that comes meanwhile gets it.
+        """
+        digest = self.current
+        if digest is None or not self.lacks_parked(now):
+            return []
+        has_place = len(self.instances) < self.limits.max_instances and self.quota.has_capacity
+        limit = self._table.footprint(digest).limit_mib
+        if not has_place or self.memory.waiting or not self.memory.has_to_spare(limit):
+            return []
+        why = self._history.reason_for(digest, others_ready=False)
+        instance = self._table.add(digest, now, why, limit)
+        instance.is_to_park = True
+        return [Start(instance.id, digest)]
+
     def quota_exhausted(self, now: float) -> list[Action]:
         """The tenant's quota is used up, and none of its instances may be ended for a deploy."""
         if self.prepared is None:
@@ -338,6 +366,7 @@ class Pool:
         instance = self.instances.get(number)
         if instance is None or not instance.is_idle:
             return []
+        self._park_after = now + PARK_AGAIN_S
         return self._stop(instance, now)
 
     def eviction_candidates(self) -> list[EvictionCandidate]:
@@ -374,6 +403,17 @@ class Pool:
         looks = self._is_expected or self._look_again_at < NEVER
         holds = self.current is not None and (self.limits.min_instances > 0 or looks)
         return not (self.instances or self.queue or self.prepared or holds)
+
+    def lacks_parked(self, now: float) -> bool:
+        """Whether the version that serves is worth parking, and no instance of it is there or
+        comes: the next call would have to wait for its imports.
+        """
+        digest = self.current
+        if digest is None or self.prepared is not None or now < self._park_after:
+            return False
+        if not (self.limits.park_s > 0 and self._table.footprint(digest).parks):
+            return False
+        return not (self._table.count_serving(digest) or self._table.count(PARKED, digest))
 
     def lacking(self, now: float) -> int:
         """How many instances it would start now if its maximum allowed them."""
@@ -616,6 +656,11 @@ class Pool:
         served = self._serve_queue(now) if self.queue and instance.digest == self.current else []
         return served if self.prepared is None else [*served, *self._check_prepared()]
 
+    def _may_stay_parked(self, instance: Instance) -> bool:
+        """Whether an instance that was started to be parked is still wanted only for that."""
+        is_spare = self._table.count_serving(instance.digest) > self.limits.min_instances
+        return instance.digest == self.current and self.prepared is None and is_spare
+
     def _check_prepared(self) -> list[Action]:
         """The prepared version is ready with as many instances as were wanted, or with one if only
         busy instances hold the other places: waiting for those would keep the queue from the
@@ -646,11 +691,12 @@ class Pool:
 
     def _assign(self, instance: Instance, waiter: int, now: float, *, cold: bool) -> Assign:
         self._table.apply(instance, InstanceEvent.LEASED, now)
-        instance.holder, instance.is_fresh = waiter, False
+        instance.holder, instance.is_fresh, instance.is_to_park = waiter, False, False
         return Assign(instance.id, waiter, cold)
 
     def _unpark(self, instance: Instance, now: float) -> list[Action]:
-        instance.reason = self._history.reason_for(instance.digest, others_ready=False)
+        if not instance.is_to_park:  # else why it was started is why there was none
+            instance.reason = self._history.reason_for(instance.digest, others_ready=False)
         instance.ready_at, instance.is_fresh = now, True
         self._set_worth(instance)
         self._table.apply(instance, InstanceEvent.UNPARKED, now)

@@ -25,6 +25,7 @@ class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
     recycling: int = 0
     terminating: int = 0
     parked: int = 0
+    memory_mib: float = 0.0
 
     @property
     def per_slot(self) -> float:
@@ -41,6 +42,7 @@ class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
             recycling=self.recycling,
             terminating=self.terminating,
             parked=self.parked,
+            memory_mib=self.memory_mib,
         )
 
     def with_counts(self, counts: PoolCounts) -> "PoolLoad":
@@ -53,4 +55,5 @@ class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
             recycling=counts.recycling,
             terminating=counts.terminating,
             parked=counts.parked,
+            memory_mib=counts.memory_mib,
         )

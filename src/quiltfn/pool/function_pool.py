@@ -19,7 +19,7 @@ from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import QuiltfnError, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import CallResult, ExitKind
-from quiltfn.model.pool import Pool, PoolLimits
+from quiltfn.model.pool import NEVER, Pool, PoolLimits
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version
@@ -164,6 +164,8 @@ class FunctionPool:
         arbiter.add(self)
         tenant_pools.add(self)
         self.on_change: Callable[[FunctionPool], None] = lambda _: None
+        # Is told when an instance should be started only to be parked: `park`. As `on_change`.
+        self.on_lacks_parked: Callable[[], None] = lambda: None
         self.sandboxes: dict[int, Sandbox] = {}
         self.start_timings: dict[int, StartTiming] = {}
         self._versions: dict[str, Version] = {}
@@ -306,6 +308,7 @@ class FunctionPool:
         footprint = version.spec.footprint()
         self._perform(self.model.promote(version.digest, self._clock.now(), footprint))
         self._forget_versions()
+        self._look_for_parked()
 
     def _forget_versions(self) -> None:
         """Those that neither serve, nor are being prepared, nor have an instance."""
@@ -331,6 +334,7 @@ class FunctionPool:
             recycling=counts.recycling,
             terminating=counts.terminating,
             parked=counts.parked,
+            memory_mib=counts.memory_mib,
         )
 
     def close(self, why: str) -> None:
@@ -394,6 +398,23 @@ class FunctionPool:
         metrics.count_eviction()
         self._perform(self.model.evict(number, self._clock.now()))
 
+    async def park(self) -> None:
+        """Starts an instance to be parked, where the model says so; returns when that is over."""
+        for action in self.model.park(self._clock.now()):
+            assert isinstance(action, decided.Start), "only a start is decided"
+            self.on_change(self)
+            start = self._start(action.instance, self._versions[action.digest])
+            await asyncio.wait([self._spawn(start)])  # which goes on if this is cancelled
+            await self.measure()
+
+    def lacks_parked(self) -> bool:
+        return self.model.lacks_parked(self._clock.now())
+
+    def _look_for_parked(self) -> None:
+        # Those that are put off count as well: the time comes when they are not.
+        if self.model.lacks_parked(NEVER):
+            self.on_lacks_parked()
+
     def quota_exhausted(self) -> None:
         self._perform(self.model.quota_exhausted(self._clock.now()))
 
@@ -409,6 +430,7 @@ class FunctionPool:
                 used = await sandbox.used_mib()
                 if instance.is_idle and instance.since == since:  # else a call ran in it meanwhile
                     self.model.measured(number, used)
+                    self.on_change(self)
 
     async def end_running(self, kind: ExitKind, reason: str) -> None:
         """Ends running calls that way and waits until every instance of them is gone."""
@@ -522,6 +544,7 @@ class FunctionPool:
             self._perform(self.model.failed(number, reason, self._clock.now()))
             del self.start_timings[number]
             self._emptied.set()
+            self._look_for_parked()
             return
         self.sandboxes[number] = sandbox
         if self.model.instances[number].state is InstanceState.TERMINATING:
@@ -560,6 +583,7 @@ class FunctionPool:
         self._perform(self.model.gone(number, self._clock.now()))
         self._forget_versions()
         self._emptied.set()
+        self._look_for_parked()
 
     def _cleaned(self, number: int) -> None:
         self._perform(self.model.cleaned(number, self._clock.now()))
@@ -567,10 +591,11 @@ class FunctionPool:
     def _lost(self, number: int) -> None:
         self._perform(self.model.lost(number, self._clock.now()))
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _wake_at(self, at: float) -> None:
         if self._wake is not None:

@@ -11,7 +11,7 @@ from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
-from quiltfn.model.pool import PoolCounts, PoolLimits, sum_counts
+from quiltfn.model.pool import NEVER, PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.pool_load import NO_VERSION, PoolLoad
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.stats import CallStats
@@ -53,6 +53,10 @@ class LocalPools:
         self.on_change: list[Callable[[str, str], None]] = []
         self._used: dict[tuple[str, str], CallStats] = {}
         self._is_bounded = False
+        # Functions that have no instance and whose next call would wait for imports: `Parking`
+        # looks after them.
+        self._lacks_parked: set[str] = set()
+        self.parked_is_lacking = asyncio.Event()
 
     def lease(self, function_id: str, version: Version | None = None) -> PoolLease:
         pool = self._pools.get(function_id)
@@ -169,6 +173,30 @@ class LocalPools:
         """Ends every running call that way, and every instance that is not to start again."""
         await asyncio.gather(*(pool.end_running(kind, reason) for pool in list(self._all())))
 
+    def lacking_parked(self) -> list[str]:
+        """The functions for which an instance should be started now only to be parked. Those that
+        have one by now are forgotten; those whose start is put off are not told yet.
+        """
+        for key in list(self._lacks_parked):
+            if key not in self._pools or not self._pools[key].model.lacks_parked(NEVER):
+                self._lacks_parked.discard(key)
+        return [key for key in self._lacks_parked if self._pools[key].lacks_parked()]
+
+    @property
+    def may_lack_parked(self) -> bool:
+        """Whether `lacking_parked` may have another answer later, with no event before that."""
+        return bool(self._lacks_parked)
+
+    async def park(self, function_id: str) -> bool:
+        """Starts an instance of the function to be parked; returns when that is over. False: there
+        was no memory or no place for it.
+        """
+        pool = self._pools.get(function_id)
+        if pool is None or self._closing:
+            return True
+        await pool.park()
+        return not pool.lacks_parked()
+
     def tick(self) -> None:
         """Lets every pool do what is due; the reaper calls it once a second."""
         for pool in list(self._all()):
@@ -217,6 +245,7 @@ class LocalPools:
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         if function_id not in self._pools:
             pool = self._pools[function_id] = self._new_pool(function_id, limits)
+            pool.on_lacks_parked = partial(self._note_lacking, function_id)
             if self._is_bounded:
                 pool.allow(0, limits.max_instances)
         return self._pools[function_id]
@@ -244,6 +273,11 @@ class LocalPools:
         pool.on_change = partial(self._tell, function_id)
         pool.on_use = partial(self._use, (limits.tenant_id, function_id))
         return pool
+
+    def _note_lacking(self, function_id: str) -> None:
+        if not self._closing:
+            self._lacks_parked.add(function_id)
+            self.parked_is_lacking.set()
 
     def _use(self, whose: tuple[str, str], used: SandboxCounters) -> None:
         if used.cpu_us or used.blocked:

@@ -200,6 +200,7 @@ NextCursor = Annotated[str, about("the cursor of the next page, or null on the l
 ErrorMessage = Annotated[str, about("why it could not be deployed or updated, or null", None)]
 ImageDigest = Annotated[str, about("of the files it runs with", "host:3f9a")]
 InstanceCount = Annotated[int, about("instances", 1)]
+Mib = Annotated[float, about("MiB", 12.5)]
 
 
 FunctionId = Annotated[str, about("the function's id", "01999999-0000-7000-8000-000000000001")]
@@ -407,10 +408,12 @@ class Pool(Struct, kw_only=True, frozen=True):
 
 class ListedPool(Pool, kw_only=True, frozen=True):
     """One function's instances, as in the list of pools. `parked_count`: how many of those that are
-    warming are parked, which is kept for a rollback or for the next start.
+    warming are parked, which is kept for a rollback or for the next start. `memory_mib`: what all
+    of them count in the memory budget now: the limit where a call is in one, else what it uses.
     """
 
     parked_count: InstanceCount
+    memory_mib: Mib = 0.0
 
 
 class PoolList(Struct, kw_only=True, frozen=True):

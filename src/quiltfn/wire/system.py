@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from msgspec import Struct
 
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import FunctionId, TenantId
+from quiltfn.wire.functions import FunctionId, Mib, TenantId
 
 ServerVersion = Annotated[str, about("the release of quiltfn", "0.1.0")]
 NodeId = Annotated[str, about("the name of the machine", "node-1")]
@@ -61,7 +61,6 @@ VersionOfInstance = Annotated[int, about("the number of the version that it runs
 InstanceState = Annotated[
     str, about("warming, parked, ready, busy, recycling or terminating", "ready")
 ]
-Mib = Annotated[float, about("MiB", 12.5)]
 Seconds = Annotated[float, about("seconds", 42.5)]
 StartReason = Annotated[
     str, about("why it was started: first, scaled_out, updated, evicted or replaced", "first")

@@ -13,7 +13,7 @@ import { visible } from "../parts/ansi.ts";
 import { confirm } from "../parts/confirm.ts";
 import { useEdges } from "../parts/edges.ts";
 import { useFetched, Waiting } from "../parts/fetched.ts";
-import { ago, counted } from "../parts/format.ts";
+import { ago, bytes, counted } from "../parts/format.ts";
 import { Notice } from "../parts/notice.ts";
 import { byKind, KINDS, NO_INSTANCES, PoolBar } from "../parts/pool.ts";
 import { Status } from "../parts/status.ts";
@@ -177,6 +177,8 @@ function Facts({ one }: { one: Function }) {
   `;
 }
 
+const MIB = 1024 * 1024;
+
 function PoolStrip({ one }: { one: Function }) {
   const counts = poolOf(one.id).value;
   return html`
@@ -186,7 +188,10 @@ function PoolStrip({ one }: { one: Function }) {
         html`<span class=${`key ${kind} ${many ? "" : "none"}`} key=${kind} title=${
           KINDS[kind as keyof typeof KINDS]
         }><b>${many}</b> ${kind}</span>`
-      )}<span>of ${one.min_instances} to ${one.max_instances}</span></span></section>
+      )}<span>of ${one.min_instances} to ${one.max_instances}</span>
+      <span title="What they count in the memory budget: the limit where a call is in one">${bytes(
+        (counts.memory_mib ?? 0) * MIB,
+      )}</span></span></section>
   `;
 }
 

@@ -7,6 +7,8 @@ export interface Counts {
   /** With those that are parked. */
   warming_count: number;
   parked_count: number;
+  /** What all of them count in the memory budget, where the server says it. */
+  memory_mib?: number;
 }
 
 export const NO_INSTANCES: Counts = {
@@ -22,7 +24,8 @@ export const KINDS = {
   busy: "It has a call, or is being cleaned after one",
   ready: "It waits for a call",
   warming: "It is being started",
-  parked: "It takes no call: it is kept for a rollback, or for the next start",
+  parked:
+    "It takes no call: it is kept for a rollback, or for the next start, with its imports done",
 } as const;
 type Kind = keyof typeof KINDS;
 const names = Object.keys(KINDS) as Kind[];
