@@ -284,7 +284,8 @@ def main() -> None:
                 found[name] = measured(cluster, admin, lines, asked, options.nodes)
                 show(name, found[name])
                 found[f"statements {name}"] = statements(admin, options.nodes * seconds)
-    harness.save("fleet_size", found)
+    if options.rate:  # else it is no whole run
+        harness.save("fleet_size", found)
 
 
 @contextlib.contextmanager
