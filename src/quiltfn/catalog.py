@@ -30,8 +30,13 @@ class Entry:
     counters: FunctionCounters
 
     def fingerprint(self) -> str:
-        """Another one after every change of the function or its version; calls do not change it."""
-        known = msgspec.json.encode([self.function, self.version.id])
+        """Another one after every change of the function or its version; calls do not change it.
+
+        A newer server, whose functions have more fields, makes the same one of the same function.
+        """
+        it = self.function
+        # A restore brings old revisions back, but no time.
+        known = msgspec.json.encode([it.id, it.revision, it.updated_at, self.version.id])
         return hashlib.sha256(known).hexdigest()[:32]
 
 

@@ -21,6 +21,18 @@ def of(catalog: Catalog, tenant_id: str, **more: str) -> list[str]:
     return [entry.function.id for entry in catalog.of_tenant(tenant_id, **more)]
 
 
+def test_the_fingerprint_follows_changes_and_not_the_fields_that_a_release_knows() -> None:
+    """Two releases in one fleet make the same one, whatever fields the newer one has added."""
+    entry = an_entry(ids(1)[0])
+    for change in ({"revision": 2}, {"updated_at": entry.function.updated_at + 1}):
+        changed = Entry(replace(entry.function, **change), entry.version, entry.counters)
+        assert changed.fingerprint() != entry.fingerprint()
+    other = Entry(entry.function, replace(entry.version, id="other"), entry.counters)
+    assert other.fingerprint() != entry.fingerprint()
+    newer = Entry(replace(entry.function, description="a field"), entry.version, entry.counters)
+    assert newer.fingerprint() == entry.fingerprint()
+
+
 def test_functions_are_listed_by_id_however_they_came() -> None:
     catalog, made = Catalog(), ids(6)
     for one in (made[3], made[0], made[5], made[1], made[4], made[2]):
