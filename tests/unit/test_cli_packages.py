@@ -1,6 +1,7 @@
 """What may be installed for a runtime: nothing that runs code where the command is typed."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from quiltfn.cli.parsing import BadParameter
 from unit.sample_archives import a_wheel
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-INTERPRETER = f"/usr/bin/python{VERSION}"
+TARGET = packages.Target(
+    interpreter=f"/usr/bin/python{VERSION}", architecture=platform.machine(), glibc=41
+)
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +170,7 @@ def test_a_wheel_cannot_have_its_dependency_built(tmp_path: Path) -> None:
     marker = tmp_path / "it-ran"
     wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker))
     with pytest.raises(BadParameter, match="could not be installed"):
-        packages.install_python(written(tmp_path, str(wheel)), tmp_path / "tree", INTERPRETER)
+        packages.install_python(written(tmp_path, str(wheel)), tmp_path / "tree", TARGET)
     assert not marker.exists()
 
 
@@ -201,12 +204,12 @@ def test_settings_and_modules_that_lie_about_do_not_count(
     monkeypatch.setenv("PIP_NO_BINARY", ":all:")
     monkeypatch.setenv("UV_NO_BINARY", "1")
     file = written(app, f"{a_wheel(tmp_path)}\n")
-    packages.install_python(file, tmp_path / "tree", INTERPRETER)
+    packages.install_python(file, tmp_path / "tree", TARGET)
     assert (tmp_path / "tree" / "site-packages" / "demo.py").exists()
     if tool == "pip":
         monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
         with pytest.raises(BadParameter, match="could not be installed"):
-            packages.install_python(file, tmp_path / "tree2", INTERPRETER)
+            packages.install_python(file, tmp_path / "tree2", TARGET)
     assert not marker.exists()
 
 
@@ -300,3 +303,93 @@ def test_a_repository_behind_a_dependency_is_not_prepared(tmp_path: Path) -> Non
     # Negative control: npm by itself prepares it.
     subprocess.run(["npm", "install", "--no-audit"], cwd=app, check=True, capture_output=True)
     assert marker.exists()
+
+
+# --- pnpm --------------------------------------------------------------------------------------
+
+INTEGRITY = "integrity: sha512-Wu1VHeILBK8KAWJUAiSZQX94GmOE45Rg6/538fKwiloUu21KncEk=="
+
+
+def pnpm_lock(directory: Path, resolution: str) -> Path:
+    path = directory / "pnpm-lock.yaml"
+    packages_ = f"packages:\n\n  demo@1.0.0:\n    resolution: {resolution}\n"
+    path.write_text(f"lockfileVersion: '9.0'\n\n{packages_}")
+    return path
+
+
+@pytest.mark.parametrize(
+    "resolution",
+    [f"{{{INTEGRITY}}}", f"{{{INTEGRITY}, tarball: https://example.org/demo-1.0.0.tgz}}"],
+)
+def test_archives_with_a_hash_are_taken(tmp_path: Path, resolution: str) -> None:
+    manifest.check_pnpm(pnpm_lock(tmp_path, resolution))
+
+
+@pytest.mark.parametrize(
+    "resolution",
+    [
+        "{commit: 0123456789, repo: https://example.org/demo.git, type: git}",
+        "{directory: demo, type: directory}",
+        "{tarball: https://codeload.example.org/demo/tar.gz/main}",
+        f"{{{INTEGRITY}, tarball: https://example.org/demo}}",
+        f"{{{INTEGRITY}, tarball: git+ssh://example.org/demo.tgz}}",
+        f"{{{INTEGRITY}, type: git}}",
+        "\n      type: git\n      repo: https://example.org/demo.git",
+        "&one {type: git}",
+    ],
+)
+def test_what_pnpm_would_build_is_refused_by_its_line(tmp_path: Path, resolution: str) -> None:
+    with pytest.raises(BadParameter, match=r"pnpm-lock\.yaml, line 6: resolution:"):
+        manifest.check_pnpm(pnpm_lock(tmp_path, resolution))
+
+
+def test_pnpm_sees_what_names_packages_and_nothing_else(tmp_path: Path) -> None:
+    said = {
+        "name": "x",
+        "scripts": {"postinstall": "touch it-ran"},
+        "dependencies": {"demo": "1.0.0"},
+        "pnpm": {"overrides": {"a": "1"}, "configDependencies": {"hook": "1.0.0"}},
+        "packageManager": "pnpm@1.2.3",
+    }
+    (tmp_path / "package.json").write_text(json.dumps(said))
+    assert json.loads(manifest.naming(tmp_path / "package.json")) == {
+        "name": "x",
+        "dependencies": {"demo": "1.0.0"},
+        "pnpm": {"overrides": {"a": "1"}},
+    }
+
+
+def test_pnpm_is_asked_where_only_its_lock_file_is_there(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text("{}")
+    assert not manifest.is_of_pnpm(tmp_path)
+    pnpm_lock(tmp_path, f"{{{INTEGRITY}}}")
+    assert manifest.is_of_pnpm(tmp_path)
+    assert {path.name for path in manifest.files_of(tmp_path)} == {"package.json", "pnpm-lock.yaml"}
+    (tmp_path / "package-lock.json").write_text("{}")
+    assert not manifest.is_of_pnpm(tmp_path)
+
+
+def test_without_pnpm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
+    (tmp_path / "package.json").write_text("{}")
+    pnpm_lock(tmp_path, f"{{{INTEGRITY}}}")
+    with pytest.raises(BadParameter, match="no pnpm here"):
+        packages.install_node(tmp_path)
+
+
+def test_pnpm_installs_without_hooks_or_settings_of_the_directory(tmp_path: Path) -> None:
+    if shutil.which("pnpm") is None:
+        pytest.skip("needs pnpm")
+    marker, app = tmp_path / "it-ran", tmp_path / "app"
+    app.mkdir()
+    hook = f"require('fs').writeFileSync({json.dumps(str(marker))}, ''); module.exports = {{}};"
+    (app / ".pnpmfile.cjs").write_text(hook)
+    (app / "pnpm-workspace.yaml").write_text(f"scriptShell: {marker}\npnpmfile: .pnpmfile.cjs\n")
+    script = {"preinstall": f"touch {marker}", "postinstall": f"touch {marker}"}
+    (app / "package.json").write_text(json.dumps({"name": "x", "scripts": script}))
+    (app / "pnpm-lock.yaml").write_text(
+        "lockfileVersion: '9.0'\n\nsettings:\n  autoInstallPeers: true\n"
+        "  excludeLinksFromLockfile: false\n\nimporters:\n\n  .: {}\n"
+    )
+    packages.install_node(app)
+    assert not marker.exists()

@@ -777,6 +777,8 @@ export interface SystemInfo {
   tenant_id?: string | null;
   scope?: string | null;
   started_at?: number | null;
+  architecture?: string | null;
+  libc?: string | null;
 }
 
 export interface TimedAttempt {

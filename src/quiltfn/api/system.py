@@ -3,6 +3,8 @@
 import base64
 import contextlib
 import hashlib
+import os
+import platform
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -165,8 +167,18 @@ async def get_system_info(context: RequestContext[SystemServices]) -> Response:
             tenant_id=context.tenant_id,
             scope=context.caller.scope,
             started_at=services.health.started_at,
+            architecture=platform.machine(),
+            libc=libc(),
         )
     )
+
+
+def libc() -> str | None:
+    """The C library of this machine and its version: glibc 2.41; None where it does not say."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")
+    except (OSError, ValueError):
+        return None
 
 
 async def get_whoami(context: RequestContext[SystemServices]) -> Response:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from quiltfn.cli import advice, manifest, packages, payload, show, tree
+from quiltfn.cli import advice, lock_files, manifest, packages, payload, show, tree
 from quiltfn.cli.invoke import exit_code, show_ended
 from quiltfn.cli.options import Environment, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
-from quiltfn.cli.runtimes import python_of
+from quiltfn.cli.runtimes import packed, python_of
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
     ApiError,
@@ -178,13 +178,13 @@ class ImageBuilder:
 
     def __init__(self, at: Session, directory: Path, kind: Kind) -> None:
         self._at, self.directory, self.kind = at, directory, kind
-        self._interpreter: str | None = None
+        self._target: packages.Target | None = None
 
     def __enter__(self) -> "ImageBuilder":
         self._made = tempfile.TemporaryDirectory(prefix="quiltfn-dev-")
         self._root = Path(self._made.name)
         if self.kind is Kind.PYTHON:
-            self._interpreter = python_of(self._at)
+            self._target = python_of(self._at)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -196,19 +196,19 @@ class ImageBuilder:
         shutil.rmtree(files, ignore_errors=True)
         kept = self._packages()
         tree.copy(self.directory, files, with_modules=kept is None)
-        if self._interpreter is not None:
-            packages.compile_python(files, self._interpreter)
+        if self._target is not None:
+            packages.compile_python(files, self._target.interpreter)
         if kept is not None:
             shutil.copytree(kept, files / kept.name, symlinks=True, copy_function=os.link)
-        archive = self._root / "image.tar"
-        tree.pack(files, archive)
-        return self._at.client.runtimes.upload_image(archive).digest
+        return self._at.client.runtimes.upload_image(packed(self._at, files)).digest
 
     def _packages(self) -> Path | None:
         """The directory of the packages that the files ask for; installs them if they are new."""
-        names = {Kind.PYTHON: ["requirements.txt"], Kind.NODE: ["package.json", *manifest.LOCKS]}
-        asked = [self.directory / name for name in names.get(self.kind, [])]
-        asked = [path for path in asked if path.is_file()]
+        asked: list[Path] = []
+        if self.kind is Kind.NODE:
+            asked = manifest.files_of(self.directory)
+        elif self.kind is Kind.PYTHON and (listed := lock_files.find(self.directory)) is not None:
+            asked = [listed]
         if not asked:
             return None
         digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in asked)).hexdigest()
@@ -224,9 +224,9 @@ class ImageBuilder:
 
     def _install(self, home: Path, asked: list[Path]) -> None:
         home.mkdir()
-        if self._interpreter is not None:
-            packages.install_python(asked[0], home, self._interpreter)
-            packages.compile_python(home, self._interpreter)
+        if self._target is not None:
+            packages.install_python(asked[0], home, self._target)
+            packages.compile_python(home, self._target.interpreter)
             return
         manifest.check(self.directory)
         for path in asked:

@@ -14,7 +14,16 @@ from urllib.parse import urlsplit
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.sdk.client import without_user
 
+MANIFEST = "package.json"
 LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
+PNPM_LOCK = "pnpm-lock.yaml"
+# Of a package.json, what says which packages there are; the rest could set up programs.
+NAMING = (
+    *("name", "version", "dependencies", "devDependencies", "optionalDependencies"),
+    *("peerDependencies", "peerDependenciesMeta", "overrides", "resolutions"),
+)
+# What pnpm writes of a package that comes as an archive with a known hash: nothing else is taken.
+RESOLVED = re.compile(r"\s+resolution: \{integrity: [A-Za-z0-9+/=-]+(?:, tarball: (\S+))?\}")
 SECTIONS = ("dependencies", "optionalDependencies", "peerDependencies")
 REPOSITORY = re.compile(r"git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|[^@/.~][^@/]*/[^/]+$")
 TARBALL = re.compile(r"\.(tgz|tar\.gz|tar)$")
@@ -27,10 +36,46 @@ def check(directory: Path) -> None:
             f"{directory / '.npmrc'} is not taken: it could name programs that npm starts, and "
             "would become part of the runtime; put your registries into your own ~/.npmrc"
         )
-    for name in ("package.json", *LOCKS):
-        path = directory / name
-        if path.is_file():
-            _check_file(path)
+    for path in files_of(directory):
+        check_pnpm(path) if path.name == PNPM_LOCK else _check_file(path)
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The files of a directory that name packages."""
+    names = (MANIFEST, *LOCKS, PNPM_LOCK)
+    return [path for name in names if (path := directory / name).is_file()]
+
+
+def is_of_pnpm(directory: Path) -> bool:
+    """Whether pnpm is to install the packages: only its lock file is there."""
+    has_others = any((directory / name).is_file() for name in LOCKS)
+    return (directory / PNPM_LOCK).is_file() and not has_others
+
+
+def check_pnpm(lock: Path) -> None:
+    """Raises `BadParameter` that names the line of a pnpm-lock.yaml that is refused."""
+    try:
+        lines = lock.read_text("utf-8").splitlines()
+    except (ValueError, OSError) as error:
+        raise BadParameter(f"{lock} cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if "resolution" in line.partition("#")[0]:
+            found = RESOLVED.fullmatch(line)
+            reason = "it is no archive from a registry" if found is None else None
+            if found is not None and found[1]:
+                reason = _refused(found[1].strip("'\""))
+            if reason:
+                raise BadParameter(f"{lock}, line {number}: {line.strip()}: {reason}")
+
+
+def naming(path: Path) -> str:
+    """A package.json with nothing in it but what names packages."""
+    said = json.loads(path.read_text())
+    kept = {name: said[name] for name in NAMING if name in said}
+    pnpm = said.get("pnpm")
+    if isinstance(pnpm, dict) and "overrides" in pnpm:
+        kept["pnpm"] = {"overrides": pnpm["overrides"]}
+    return json.dumps(kept)
 
 
 def _check_file(path: Path) -> None:

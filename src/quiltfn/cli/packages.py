@@ -12,14 +12,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
-from quiltfn.cli import manifest, requirements
+from quiltfn.cli import lock_files, manifest
 from quiltfn.cli.parsing import BadParameter
 
 PACKAGES = "site-packages"
 SAID_MAX = 2000
+MANY_MODULES = 100
+# The minor versions of glibc that uv has a name for.
+UV_GLIBC = (17, 28, *range(31, 41))
 # Variables that say where packages come from and how to reach it; no other one is passed on.
 OURS = re.compile(r"(PIP|UV)_.*|PYTHON.*")
 PASSED_ON = re.compile(
@@ -36,41 +41,75 @@ NO_WHEEL = (
 )
 
 
-def install_python(wanted: Path, tree: Path, interpreter: str) -> None:
-    """Installs the wheels that the file `wanted` lists into <tree>/site-packages, for the server's
-    `interpreter`."""
-    text = requirements.read(wanted)
-    target = tree / PACKAGES
-    command = [*_installer(Path(interpreter).name.removeprefix("python"))]
-    command += ["--only-binary", ":all:", "--target", str(target)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The Python that packages are installed for. `interpreter`: its path. `architecture`: the
+    processor (x86_64). `glibc`: the minor number of its C library's version, 41 of glibc 2.41; None
+    where it has another one or does not say, and wheels are those of this machine.
+    """
+
+    interpreter: str
+    architecture: str
+    glibc: int | None = None
+
+    @property
+    def version(self) -> str:
+        return Path(self.interpreter).name.removeprefix("python")
+
+
+def install_python(wanted: Path, tree: Path, target: Target) -> None:
+    """Installs the wheels that the file `wanted` lists into <tree>/site-packages."""
+    listed = lock_files.read(wanted)
+    place = tree / PACKAGES
+    command = [*_installer(target), "--only-binary", ":all:", "--target", str(place)]
+    if listed.is_complete:
+        command.append("--no-deps")
     # In an empty directory, where neither tool finds settings, modules or packages.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as empty:
         file = Path(empty) / "requirements.txt"
-        file.write_text(text)
+        file.write_text(listed.text)
         command += ["-r", str(file)]
         _run(command, Path(empty), (f"the packages of {wanted}", NO_WHEEL))
     # Scripts that name this machine's interpreter, and the installer's lock file.
-    shutil.rmtree(target / "bin", ignore_errors=True)
-    (target / ".lock").unlink(missing_ok=True)
+    shutil.rmtree(place / "bin", ignore_errors=True)
+    (place / ".lock").unlink(missing_ok=True)
 
 
-def _installer(version: str) -> list[str]:
+def _installer(target: Target) -> list[str]:
     """The command of uv if it is installed, else of pip. Raises `BadParameter` without either."""
+    architecture, glibc = target.architecture, target.glibc
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if uv:
         command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
-        return [*command, "--python-version", version, "--link-mode", "copy"]
+        if glibc is not None:
+            known = max(one for one in UV_GLIBC if one <= max(glibc, UV_GLIBC[0]))
+            command += ["--python-platform", f"{architecture}-manylinux_2_{known}"]
+        return [*command, "--python-version", target.version, "--link-mode", "copy"]
     if find_spec("pip") is None:
         raise BadParameter("installing packages needs uv or pip here: pipx install uv")
     alone = Path(__file__).with_name("pip_alone.py")
     command = [sys.executable, "-I", str(alone), "install", "--quiet", "--no-compile"]
-    command += ["--disable-pip-version-check", "--no-input", "--python-version", version]
+    command += ["--disable-pip-version-check", "--no-input", "--python-version", target.version]
+    for one in () if glibc is None else platforms(architecture, glibc):
+        command += ["--platform", one]
     return [*command, "--implementation", "cp"]
+
+
+def platforms(architecture: str, glibc: int) -> list[str]:
+    """The tags of wheels that a machine can take, the best first (PEP 600 and its forebears)."""
+    found = [f"manylinux_2_{minor}_{architecture}" for minor in range(glibc, 16, -1)]
+    found.append(f"manylinux2014_{architecture}")
+    if architecture == "x86_64":
+        found += [f"manylinux_2_{minor}_x86_64" for minor in range(16, 4, -1)]
+        found += ["manylinux2010_x86_64", "manylinux1_x86_64"]
+    return [*found, f"linux_{architecture}"]
 
 
 def install_node(tree: Path) -> None:
     """Installs what package.json names into <tree>/node_modules; with a lock file, exactly that."""
     manifest.check(tree)
+    if manifest.is_of_pnpm(tree):
+        return _install_by_pnpm(tree)
     npm = shutil.which("npm")
     if npm is None:
         raise BadParameter(
@@ -81,7 +120,29 @@ def install_node(tree: Path) -> None:
     command = [npm, "ci" if locked else "install", "--omit=dev", "--ignore-scripts"]
     command += ["--no-audit", "--no-fund", "--loglevel=error"]
     command += [f"--git={NO_PROGRAM}", f"--script-shell={NO_PROGRAM}"]
-    _run(command, tree, ("the packages of package.json", None))
+    return _run(command, tree, ("the packages of package.json", None))
+
+
+def _install_by_pnpm(tree: Path) -> None:
+    pnpm = shutil.which("pnpm")
+    if pnpm is None:
+        raise BadParameter(f"there is a {manifest.PNPM_LOCK}, but no pnpm here: install pnpm")
+    command = [pnpm, "install", "--prod", "--frozen-lockfile", "--ignore-scripts"]
+    command += ["--ignore-pnpmfile", "--ignore-workspace", "--reporter=silent"]
+    command += ["--config.node-linker=hoisted", "--config.package-import-method=copy"]
+    command += ["--config.manage-package-manager-versions=false"]
+    command += [f"--config.script-shell={NO_PROGRAM}"]
+    # Where nothing is that could set it up otherwise: no hooks, no workspace, no settings.
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
+        place = Path(made)
+        (place / manifest.MANIFEST).write_text(manifest.naming(tree / manifest.MANIFEST))
+        shutil.copyfile(tree / manifest.PNPM_LOCK, place / manifest.PNPM_LOCK)
+        _run(command, place, (f"the packages of {manifest.PNPM_LOCK}", None))
+        modules = place / "node_modules"
+        for own in modules.glob(".[!b]*"):  # what pnpm notes for itself, and not .bin
+            shutil.rmtree(own) if own.is_dir() else own.unlink()
+        if modules.is_dir():
+            shutil.move(modules, tree / "node_modules")
 
 
 def compile_python(tree: Path, interpreter: str) -> bool:
@@ -97,12 +158,19 @@ def compile_python(tree: Path, interpreter: str) -> bool:
         "compileall",
         "-q",
         "-f",
+        # By all processors, and without what packages have to test themselves: half of pandas.
+        *(["-j", "0", "-x", "/tests/"] if _has_many(tree) else []),
         "--invalidation-mode",
         "unchecked-hash",
     ]
     command += ["-s", str(tree), "-p", "/app", str(tree)]
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return True
+
+
+def _has_many(tree: Path) -> bool:
+    """Whether there are so many modules that it pays to start further processes for them."""
+    return next(islice(tree.rglob("*.py"), MANY_MODULES, None), None) is not None
 
 
 def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None]) -> None:

@@ -55,6 +55,11 @@ def read(path: Path) -> str:
         raise BadParameter(f"{path} is not UTF-8 text") from None
     except OSError as error:
         raise BadParameter(f"{path} cannot be read: {error.strerror}") from None
+    return checked(text, path)
+
+
+def checked(text: str, path: Path) -> str:
+    """As `read`, of a text that stands in the file or was made of it."""
     kept = []
     for number, line in _lines(text):
         try:

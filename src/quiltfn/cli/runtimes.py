@@ -1,5 +1,7 @@
 """`quiltfn runtimes …`: list, show, add and remove runtimes. Only operators change shared ones."""
 
+import platform
+import re
 import shlex
 import tempfile
 import time
@@ -8,13 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from quiltfn.cli import base_images, packages, show, tables, tree
+from quiltfn.cli import base_images, lock_files, packages, show, tables, tree
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
+from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import Image, Runtime
+from quiltfn.sdk.transport import is_loopback
 from quiltfn.wire import Kind, NewRuntime
+
+GLIBC = re.compile(r"glibc 2\.([0-9]{1,3})(\..*)?")
 
 app = Group(
     name="runtimes",
@@ -95,7 +102,7 @@ class FilesOptions:
         Path | None,
         Option(
             metavar="FILE",
-            help="Python packages; else DIR/requirements.txt.",
+            help="Python packages: requirements.txt, pylock.toml or uv.lock; else that of DIR.",
             is_file=True,
         ),
     ] = None
@@ -197,17 +204,16 @@ def _base_image(at: Session, base: BaseOptions) -> Image | None:
 
 
 def _image(
-    at: Session, kind: Kind, files: FilesOptions, python: Callable[[], str | None]
+    at: Session, kind: Kind, files: FilesOptions, python: Callable[[], Target | None]
 ) -> Image | None:
     """Builds and uploads the files; None for a runtime without files. `python`: as `_python`."""
     directory, requirements = files.directory, files.requirements
     if requirements is None and kind is Kind.PYTHON and directory is not None:
-        found = directory / "requirements.txt"
-        requirements = found if found.is_file() else None
+        requirements = lock_files.find(directory)
     if directory is None and requirements is None:
         return None
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
-        root, archive = Path(made) / "tree", Path(made) / "image.tar"
+        root = Path(made) / "tree"
         root.mkdir()
         has_package = directory is not None and (directory / "package.json").is_file()
         has_package = has_package and kind is Kind.NODE
@@ -217,21 +223,33 @@ def _image(
             _add_python(python(), root, requirements)
         elif has_package:
             packages.install_node(root)
-        tree.pack(root, archive)
-        return at.client.runtimes.upload_image(archive)
+        return at.client.runtimes.upload_image(packed(at, root))
 
 
-def python_of(at: Session) -> str:
-    """The path of Python in the server's sandboxes. Raises `BadParameter` if there is none."""
-    interpreter = at.client.system.get_info().interpreters.get("python")
+def packed(at: Session, files: Path) -> Path:
+    """An archive of the files, beside them: compressed if it goes to another machine."""
+    is_far = not is_loopback(urlsplit(at.client.base_url).hostname or "")
+    archive = files.with_name(f"image.tar{'.gz' if is_far else ''}")
+    tree.pack(files, archive)
+    return archive
+
+
+def python_of(at: Session) -> Target:
+    """The Python in the server's sandboxes. Raises `BadParameter` if there is none."""
+    info = at.client.system.get_info()
+    interpreter, known = info.interpreters.get("python"), GLIBC.fullmatch(info.libc or "")
     if interpreter is None:
         raise BadParameter("the server's machine has no Python for runtimes")
-    return interpreter
+    return Target(
+        interpreter=interpreter,
+        architecture=info.architecture or platform.machine(),
+        glibc=int(known[1]) if known else None,
+    )
 
 
-def _python(at: Session, base: Image | None, digest: str | None) -> str | None:
-    """The path of the Python that runs the runtime's handlers; None where only the digest of its
-    base image is known. Raises `BadParameter` if there is none.
+def _python(at: Session, base: Image | None, digest: str | None) -> Target | None:
+    """The Python that runs the runtime's handlers; None where only the digest of its base image is
+    known. Of a base image the C library is not. Raises `BadParameter` if there is none.
     """
     if digest is None:
         return python_of(at)
@@ -240,11 +258,11 @@ def _python(at: Session, base: Image | None, digest: str | None) -> str | None:
     interpreter = base.interpreters.get("python")
     if interpreter is None:
         raise BadParameter("the base image has no python3")
-    return interpreter
+    return Target(interpreter=interpreter, architecture=platform.machine())
 
 
-def _add_python(interpreter: str | None, root: Path, requirements: Path | None) -> None:
-    if interpreter is None:
+def _add_python(target: Target | None, root: Path, requirements: Path | None) -> None:
+    if target is None:
         if requirements is not None:
             raise BadParameter(
                 "packages go with --image or --rootfs: of --base-image it is not known here which "
@@ -252,9 +270,9 @@ def _add_python(interpreter: str | None, root: Path, requirements: Path | None) 
             )
         return
     if requirements is not None:
-        packages.install_python(requirements, root, interpreter)
-    if not packages.compile_python(root, interpreter):
-        word = Path(interpreter).name
+        packages.install_python(requirements, root, target)
+    if not packages.compile_python(root, target.interpreter):
+        word = Path(target.interpreter).name
         show.note(
             f"no {word} here, so nothing is compiled: the first import of each module is slow"
         )

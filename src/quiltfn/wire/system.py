@@ -20,6 +20,8 @@ Interpreters = Annotated[
     dict[str, str],
     about("the paths of interpreters, by kind of runtime", {"python": "/usr/bin/python3.13"}),
 ]
+Architecture = Annotated[str, about("the processor of the server's machine", "x86_64")]
+Libc = Annotated[str, about("its C library with the version, or null", "glibc 2.41")]
 ServerLimits = Annotated[
     dict[str, float], about("what this server allows, by name", {"memory_limit_mb": 4096})
 ]
@@ -125,6 +127,8 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
     tenant_id: CallersTenant | None = None
     scope: CallersScope | None = None
     started_at: StartedAt | None = None
+    architecture: Architecture | None = None
+    libc: Libc | None = None
 
 
 class FunctionOnNode(Struct, kw_only=True, frozen=True):

@@ -1,0 +1,119 @@
+"""Reads the files that list Python packages: requirements.txt, pylock.toml and uv.lock.
+
+Whatever the format, the installer gets requirements that were checked line by line
+(`requirements.py`), and never the file itself. A lock file names every package with its hashes, so
+nothing is looked for beside them.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quiltfn.cli import requirements
+from quiltfn.cli.parsing import BadParameter
+
+UV_LOCK, PROJECT = "uv.lock", "pyproject.toml"
+PYLOCK = re.compile(r"pylock(\.[^.]+)?\.toml")
+# In a directory the first of these counts: what is locked goes before what is not.
+NAMES = ("pylock.toml", UV_LOCK, "requirements.txt")
+EXPORT = (
+    *("export", "--quiet", "--frozen", "--offline", "--no-config", "--no-cache"),
+    *("--no-python-downloads", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"),
+)
+SAID_MAX = 2000
+# Of these a marker speaks that depends on what of the lock file is wanted.
+CHOICES = re.compile(r"\b(extras|dependency_groups)\b")
+NOT_A_WHEEL = "would be built here, which runs its code: build a wheel of it and lock that"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """`text`: one requirement a line. `is_complete`: it has what those need as well."""
+
+    text: str
+    is_complete: bool
+
+
+def find(directory: Path) -> Path | None:
+    """The file in a directory that lists its packages, if there is one."""
+    return next((path for name in NAMES if (path := directory / name).is_file()), None)
+
+
+def read(path: Path) -> Listed:
+    """What the file lists. Raises `BadParameter` that names what is refused."""
+    if path.name == UV_LOCK:
+        return Listed(requirements.checked(_exported(path), path), is_complete=True)
+    if PYLOCK.fullmatch(path.name):
+        return Listed(requirements.checked(_of_pylock(path), path), is_complete=True)
+    return Listed(requirements.read(path), is_complete=False)
+
+
+def _of_pylock(path: Path) -> str:
+    """The requirements of a lock file by PEP 751."""
+    try:
+        said = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadParameter(f"{path} cannot be read: {error}") from None
+    if said.get("lock-version") != "1.0" or not isinstance(said.get("packages"), list):
+        raise BadParameter(f"{path} must have lock-version 1.0 and packages")
+    return "".join(f"{_requirement(path, one)}\n" for one in said["packages"])
+
+
+def _requirement(path: Path, package: Any) -> str:
+    if not isinstance(package, dict) or not isinstance(package.get("name"), str):
+        raise BadParameter(f"{path}: each package must be a table with a name")
+    name, version, marker = (package.get(key, "") for key in ("name", "version", "marker"))
+    wheels = package.get("wheels")
+    if not isinstance(wheels, list) or not wheels or not isinstance(version, str) or not version:
+        raise BadParameter(f"{path}: {name} has no wheel, so it {NOT_A_WHEEL}")
+    if not isinstance(marker, str) or CHOICES.search(marker):
+        raise BadParameter(
+            f"{path}: {name} is only in some extras or groups; lock what this runtime needs alone"
+        )
+    hashes = [f"--hash=sha256:{digest}" for one in wheels if (digest := _sha256(one))]
+    if len(hashes) < len(wheels):
+        raise BadParameter(f"{path}: a wheel of {name} has no sha256")
+    return " ".join([f"{name}=={version}", *([f"; {marker}"] if marker else []), *hashes])
+
+
+def _sha256(wheel: Any) -> str:
+    hashes = wheel.get("hashes") if isinstance(wheel, Mapping) else None
+    found = hashes.get("sha256") if isinstance(hashes, Mapping) else None
+    return found if isinstance(found, str) else ""
+
+
+def _exported(path: Path) -> str:
+    """The requirements of a lock file of uv, which alone knows what is in it."""
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    if uv is None:
+        raise BadParameter(
+            f"{path} is read by uv, which is not here: pipx install uv, or export it "
+            "(uv export --format pylock.toml -o pylock.toml)"
+        )
+    project = path.with_name(PROJECT)
+    if not project.is_file():
+        raise BadParameter(f"{path} needs the {PROJECT} that it was made of beside it")
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
+        # Away from everything else that uv would read beside them.
+        for one in (path, project):
+            shutil.copyfile(one, Path(made) / one.name)
+        done = subprocess.run(
+            [uv, *EXPORT, "--python", sys.executable],
+            cwd=made,
+            env={},
+            stdin=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+    if done.returncode != 0:
+        raise BadParameter(f"{path} could not be read:\n{done.stderr.strip()[-SAID_MAX:]}")
+    return done.stdout
