@@ -55,6 +55,30 @@ def test_event_and_context(shared: Server, cleanup: bool) -> None:
     assert answer(function.invoke())[7:9] == ["v", None]
 
 
+@KEEP
+def test_the_context_has_all_that_lambdas_has(shared: Server, cleanup: bool) -> None:
+    source = """
+    exports.handler = (event, context) => {
+        context.callbackWaitsForEmptyEventLoop = false;
+        return [
+            context.memoryLimitInMB, context.invokedFunctionArn, context.logGroupName,
+            context.logStreamName, 'clientContext' in context, 'identity' in context,
+        ];
+    };
+    """
+    function = node(shared, source, cleanup_on_exit=cleanup, memory_limit_mb=300)
+    record = function.invoke()
+    name, number = record["function_name"], record["invocation_id"]
+    assert answer(record) == [
+        "300",
+        f"arn:quiltfn:lambda:local:000000000000:function:{name}:1",
+        f"/quiltfn/{name}",
+        f"1/{number}",
+        True,
+        True,
+    ]
+
+
 @pytest.mark.parametrize(
     ("statements", "stdout"),
     [
@@ -100,6 +124,7 @@ def test_callbacks_are_answers_too(shared: Server, cleanup: bool) -> None:
 
 WAYS: list[tuple[str, dict[str, str | bytes]]] = [
     ("index.handler", {"index.js": "exports.handler = () => 'ok'"}),
+    ("src/my-app.handler", {"src/my-app.js": "exports.handler = () => 'ok'"}),
     ("lib/index:handler", {"lib/index.js": "exports.handler = () => 'ok'"}),
     ("pkg/sub:handler", {"pkg/sub/index.js": "module.exports = { handler() { return 'ok' } }"}),
     ("index:handler", {"index.cjs": "exports.handler = () => 'ok'"}),

@@ -43,6 +43,68 @@ def test_event_and_context(shared: Server, cleanup: bool) -> None:
     assert answer(function.invoke())[8] is None  # what one call was given is not another's
 
 
+@KEEP
+def test_the_context_has_all_that_lambdas_has(shared: Server, cleanup: bool) -> None:
+    source = """
+    def handler(event, context):
+        context.seen_by = "middleware"
+        identity = context.identity
+        return [context.memory_limit_in_mb, context.invoked_function_arn, context.log_group_name,
+                context.log_stream_name, context.client_context, identity.cognito_identity_id,
+                identity.cognito_identity_pool_id, context.aws_request_id,
+                0 < context.get_remaining_time_in_millis() <= 30_000, context.seen_by]
+    """
+    function = python(shared, source, cleanup_on_exit=cleanup, memory_limit_mb=300)
+    record = function.invoke()
+    name, number = record["function_name"], record["invocation_id"]
+    assert answer(record) == [
+        300,
+        f"arn:quiltfn:lambda:local:000000000000:function:{name}:1",
+        f"/quiltfn/{name}",
+        f"1/{number}",
+        None,
+        None,
+        None,
+        number,
+        True,
+        "middleware",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("logs", "lines"),
+    [
+        (
+            "logging.getLogger().info('a'); logging.getLogger('x').info('b')",
+            "INFO:root:a INFO:x:b",
+        ),
+        ("logging.info('a'); logging.debug('b')", "INFO:root:a"),
+        ("logging.getLogger('x').debug('a'); logging.getLogger('x').warning('b')", "WARNING:x:b"),
+        (
+            "logging.getLogger('x').setLevel(10); logging.getLogger('x').debug('a')",
+            "DEBUG:x:a",
+        ),
+        ("logging.basicConfig(format='%(message)s!'); logging.info('a')", "a!"),
+        (
+            "logging.basicConfig(level='ERROR'); logging.warning('a'); logging.error('b')",
+            "ERROR:root:b",
+        ),
+        ("logging.getLogger().setLevel('ERROR'); logging.warning('a')", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import logging\ndef handler(event):\n    {logs}\n",
+        "def handler(event):\n    import logging\n    {logs}\n",
+    ],
+    ids=["imported at first", "imported in a call"],
+)
+def test_logs_are_seen_from_info_on(shared: Server, source: str, logs: str, lines: str) -> None:
+    record = python(shared, source.format(logs=logs)).invoke()
+    assert record["stderr"].split() == lines.split()
+
+
 @pytest.mark.parametrize(
     ("body", "stdout"),
     [
@@ -96,7 +158,17 @@ def test_a_handler_takes_as_much_as_it_wants(shared: Server, arguments: str) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["mod:handler", "mod.handler", "mod:Class.method", "mod:instance", "pack.sub:handler"]
+    "name",
+    [
+        "mod:handler",
+        "mod.handler",
+        "mod:Class.method",
+        "mod:instance",
+        "pack.sub:handler",
+        "pack/sub.handler",
+        "no-package/my-mod.handler",
+        "no-package/1st.handler",
+    ],
 )
 def test_ways_to_name_a_handler(shared: Server, name: str) -> None:
     source = """
@@ -108,6 +180,7 @@ def test_ways_to_name_a_handler(shared: Server, name: str) -> None:
     instance = Class()
     """
     files = {"mod.py": source, "pack/__init__.py": "", "pack/sub.py": source}
+    files |= {"no-package/my-mod.py": source, "no-package/1st.py": source}
     runtime = sample_runtimes.add(shared, "python", files)  # type: ignore[arg-type]
     assert shared.deploy(name, runtime=runtime).invoke()["stdout"] == "ok"
 

@@ -78,6 +78,7 @@ def test_the_variables_of_a_call(tenant: Api) -> None:
     assert found["QUILT_FUNCTION_ID"] == function_id
     assert found["QUILT_FUNCTION_NAME"] == name
     assert found["QUILT_FUNCTION_VERSION"] == "1"
+    assert found["QUILT_MEMORY_LIMIT_MB"] == "256"
     assert found["QUILT_PAYLOAD"] == "p"
     assert found["TRACEPARENT"] == trace
     assert found["HOME"] == "/tmp"

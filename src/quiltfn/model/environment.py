@@ -35,6 +35,7 @@ def of_call(
         "QUILT_FUNCTION_NAME": function_name,
         "QUILT_FUNCTION_VERSION": str(version.number),
         "QUILT_DEADLINE_MS": str(deadline_unix_ms),
+        "QUILT_MEMORY_LIMIT_MB": str(version.spec.memory_limit_mb),
     }
     if (
         payload is not None

@@ -39,7 +39,8 @@ FIXED_TREES = (
 )
 HANDLERS = {
     "python": (
-        re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*[:.][^\W\d]\w*(?:\.[^\W\d]\w*)*"),
+        # A module may be named by its path, and as any file may be, which AWS Lambda takes, too.
+        re.compile(r"[\w-]+(?:[./][\w-]+)*(?::[^\W\d]\w*(?:\.[^\W\d]\w*)*|\.[^\W\d]\w*)"),
         "app:main",
     ),
     "node": (re.compile(r"[\w@./-]+?[:.][A-Za-z_$][\w$]*"), "index:handler"),

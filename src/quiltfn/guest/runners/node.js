@@ -17,6 +17,8 @@ const { inspect } = require('util');
 const CONTROL = 3;
 const LOG = 2;
 const HOME = '/app';
+// What AWS Lambda would name a function by; of the parts, the last two say something here.
+const ARN = 'arn:quiltfn:lambda:local:000000000000:function';
 const IMPORTER = `${HOME}/.importer.cjs`; // No file: where bare names are looked up from.
 const ENDINGS = ['', '.js', '.mjs', '.cjs', '/index.js', '/index.mjs', '/index.cjs'];
 const LINE_MAX_BYTES = 500;
@@ -25,15 +27,21 @@ const OURS = /^\s+at .*(?:\/\.runners\/node\.js|node:internal\/|node:diagnostics
 /** The handler cannot be run (a sentence). */
 class Refused extends Error {}
 
-/** What a handler is told of its call besides the event. */
+/** What a handler is told of its call besides the event. Everything that AWS Lambda's context has is
+ * here, so that code and libraries which were written for that find it. */
 class Context {
     #deadlineMs;
+    clientContext = undefined;
+    identity = undefined;
+    // The result is sent when the handler has ended, whatever waits in the event loop.
+    callbackWaitsForEmptyEventLoop = false;
 
     constructor(variables) {
         this.invocationId = variables.get('QUILT_INVOCATION_ID') ?? '';
         this.functionId = variables.get('QUILT_FUNCTION_ID') ?? '';
         this.functionName = variables.get('QUILT_FUNCTION_NAME') ?? '';
         this.functionVersion = variables.get('QUILT_FUNCTION_VERSION') ?? '';
+        this.memoryLimitInMB = variables.get('QUILT_MEMORY_LIMIT_MB') ?? '';
         this.traceparent = variables.get('TRACEPARENT') ?? null;
         this.#deadlineMs = Number(variables.get('QUILT_DEADLINE_MS') ?? 0);
     }
@@ -50,6 +58,18 @@ class Context {
 
     get awsRequestId() {
         return this.invocationId;
+    }
+
+    get invokedFunctionArn() {
+        return `${ARN}:${this.functionName}:${this.functionVersion}`;
+    }
+
+    get logGroupName() {
+        return `/quiltfn/${this.functionName}`;
+    }
+
+    get logStreamName() {
+        return `${this.functionVersion}/${this.invocationId}`;
     }
 }
 

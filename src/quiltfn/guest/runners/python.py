@@ -36,6 +36,8 @@ PACKAGES = "/app/site-packages"
 PR_SET_DUMPABLE, MSG_CMSG_CLOEXEC = 4, 0x40000000
 STREAMS, INT_BYTES = 3, 4
 CO_VARARGS = 0x04
+# What AWS Lambda would name a function by; of the parts, the last two say something here.
+ARN = "arn:quiltfn:lambda:local:000000000000:function"
 # The descriptor that results are written to. `main` sets it apart from what is printed.
 RESULT = 1
 
@@ -44,17 +46,22 @@ class Refused(Exception):
     """The handler cannot be run (a sentence)."""
 
 
-class Context:
-    """What a handler is told of its call besides the event."""
+class Identity:
+    """Who has called, as AWS Lambda tells it for users of Amazon Cognito: nobody."""
 
-    __slots__ = (
-        "_deadline_ms",
-        "function_id",
-        "function_name",
-        "function_version",
-        "invocation_id",
-        "traceparent",
-    )
+    cognito_identity_id = None
+    cognito_identity_pool_id = None
+
+
+class Context:
+    """What a handler is told of its call besides the event.
+
+    Everything that AWS Lambda's context has is here, so that code and libraries which were written
+    for that find it.
+    """
+
+    client_context = None
+    identity = Identity()
 
     def __init__(self, variables: dict[str, str]) -> None:
         get = variables.get
@@ -62,6 +69,7 @@ class Context:
         self.function_id = get("QUILT_FUNCTION_ID", "")
         self.function_name = get("QUILT_FUNCTION_NAME", "")
         self.function_version = get("QUILT_FUNCTION_VERSION", "")
+        self.memory_limit_in_mb = int(get("QUILT_MEMORY_LIMIT_MB", "0"))
         self.traceparent = get("TRACEPARENT")
         self._deadline_ms = int(get("QUILT_DEADLINE_MS", "0"))
 
@@ -78,6 +86,56 @@ class Context:
     @property
     def aws_request_id(self) -> str:
         return self.invocation_id
+
+    @property
+    def invoked_function_arn(self) -> str:
+        return f"{ARN}:{self.function_name}:{self.function_version}"
+
+    @property
+    def log_group_name(self) -> str:
+        return f"/quiltfn/{self.function_name}"
+
+    @property
+    def log_stream_name(self) -> str:
+        return f"{self.function_version}/{self.invocation_id}"
+
+
+class ShownLogs:
+    """Makes what is logged from level INFO on seen, as it is in AWS Lambda, without a handler of
+    the handler's author: `logging` itself would show warnings alone.
+
+    It waits in `sys.meta_path` for the first import of `logging`, which takes milliseconds and
+    memory that a handler without logs shall not pay for.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "logging":
+            return None
+        from _frozen_importlib_external import PathFinder
+
+        sys.meta_path.remove(ShownLogs)
+        spec: Any = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                del spec.loader.exec_module
+                execute(module)
+                if hasattr(module, "lastResort"):  # else a module of the function's own
+                    show_logs(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def show_logs(logging: Any) -> None:
+    """Levels from INFO on, in the form that `logging.basicConfig` has. The root logger gets no
+    handler, since with one `basicConfig` would do nothing.
+    """
+    logging.getLogger().setLevel(logging.INFO)
+    logging.lastResort.setLevel(logging.NOTSET)
+    logging.lastResort.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
 
 
 # Talking to the guest ------------------------------------------------------------------------
@@ -160,6 +218,7 @@ def load(name: str) -> Callable[..., Any]:
     module_name, mark, path = name.partition(":")
     if not mark:
         module_name, _, path = name.rpartition(".")
+    module_name = module_name.replace("/", ".")
     try:
         module = __import__(module_name, fromlist=["_"])
     except BaseException as error:
@@ -538,6 +597,10 @@ def main() -> None:
     # for each processor of the machine.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    if "logging" in sys.modules:
+        show_logs(sys.modules["logging"])
+    else:
+        sys.meta_path.insert(0, ShownLogs)
     keep = os.environ.pop("QUILT_KEEP", "0") == "1"
     name = os.environ.pop("QUILT_HANDLER", "")
     try:
