@@ -4,6 +4,7 @@ from quiltfn.api.budgets import WAITING, BodyBudget, Budgets
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.route import ApiLimits
 from quiltfn.images import ImageLimits
+from quiltfn.model.runtime import Room
 from quiltfn.model.tenant_quota import TenantLimits
 from quiltfn.settings import Settings
 
@@ -23,6 +24,16 @@ def budgets(chosen: Settings) -> Budgets:
     streams = StreamSlots(chosen.tenant_streams, max(1, chosen.connections_max // 2))
     waits = StreamSlots(max(1, chosen.connections_max // 4), streams.of_all, WAITING)
     return Budgets(BodyBudget(chosen.bodies_max_bytes), streams=streams, waits=waits)
+
+
+def sandbox_room(chosen: Settings) -> Room:
+    """What the operator lets a sandbox use."""
+    return Room(
+        process_limit=chosen.sandbox_processes_max,
+        tmp_limit_mb=chosen.sandbox_tmp_max_mib,
+        file_limit_mb=chosen.sandbox_file_max_mib,
+        open_files_limit=chosen.sandbox_open_files_max,
+    )
 
 
 def image_limits(chosen: Settings) -> ImageLimits:

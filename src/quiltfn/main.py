@@ -31,6 +31,7 @@ from quiltfn.api.budgets import Budgets
 from quiltfn.api.connections import ConnectionLimits, Connections
 from quiltfn.api.server import Server
 from quiltfn.api.stall_responder import StallResponder
+from quiltfn.bounds import sandbox_room
 from quiltfn.clock import SystemClock
 from quiltfn.inherited import Inherited, inherit
 from quiltfn.model.errors import StoreUnavailable
@@ -62,7 +63,7 @@ async def launcher_sandboxes(
     chosen = given.settings
     channel = LauncherChannel(given.channel)
     try:
-        source = LauncherSandboxes(channel, sum(chosen.output_max))
+        source = LauncherSandboxes(channel, sum(chosen.output_max), sandbox_room(chosen))
         prewarmed = PrewarmedSandboxes(source, clock, chosen.prewarmed, memory)
         prewarmed.start()
         try:

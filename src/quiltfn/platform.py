@@ -23,7 +23,7 @@ from quiltfn.api.idempotency import NAMES_RECORD, Idempotency
 from quiltfn.api.services import Services
 from quiltfn.api.system import refresh_metrics
 from quiltfn.background import Task, background_tasks, inputs_bound, keep_running
-from quiltfn.bounds import api_limits, budgets, image_limits, tenant_limits
+from quiltfn.bounds import api_limits, budgets, image_limits, sandbox_room, tenant_limits
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
 from quiltfn.deliveries import Deliveries
@@ -770,6 +770,7 @@ async def restored_runtimes(
         built_in=built_in(machine.interpreters, machine.packages),
         packages=machine.packages,
         no_gvisor=machine.no_gvisor,
+        most=sandbox_room(chosen),
     )
     rules = TenantRules.of(chosen.words, chosen.tenant_runtimes)
     runtimes = Runtimes(host, SqlRuntimes(store.database), tenant_images, clock, rules)

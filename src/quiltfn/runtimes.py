@@ -17,7 +17,17 @@ from quiltfn.model.errors import (
     Unprocessable,
     truncate,
 )
-from quiltfn.model.runtime import OWN_NAMES, PROGRAMS, SHARED, Isolation, Kind, Network, Runtime
+from quiltfn.model.runtime import (
+    MOST_ROOM,
+    OWN_NAMES,
+    PROGRAMS,
+    SHARED,
+    Isolation,
+    Kind,
+    Network,
+    Room,
+    Runtime,
+)
 from quiltfn.model.version import VersionSpec, check_environment
 from quiltfn.ports import Change, Clock, RuntimeStore, no_others
 from quiltfn.tenant_images import TenantImages
@@ -27,12 +37,14 @@ from quiltfn.tenant_images import TenantImages
 class HostImage:
     """What this machine offers without any upload. `packages`: a hash of the installed packages.
 
-    `no_gvisor`: why there are no gVisor sandboxes here; empty where there are.
+    `no_gvisor`: why there are no gVisor sandboxes here; empty where there are. `most`: what its
+    operator lets a sandbox use at most.
     """
 
     built_in: Mapping[str, Runtime]
     packages: str = ""
     no_gvisor: str = "it has none"
+    most: Room = MOST_ROOM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +200,7 @@ class Runtimes:
         """
         check_not_own(wanted.name, "replaced")
         wanted.validate()
+        wanted.check_room(self._host.most)
         if not is_operator:
             self.rules.check(wanted)
         check_environment(wanted.environment)

@@ -253,6 +253,30 @@ class Settings:
     )
     tenant_runtime_isolations: str = setting("crun", "likewise of isolation: crun, gvisor")
     tenant_runtime_networks: str = setting("none", "likewise of network: none, egress")
+    sandbox_processes_max: int = setting(
+        4096,
+        "processes and threads that a runtime may give a sandbox; those that do not say have 512",
+        low=16,
+        high=32_768,
+    )
+    sandbox_tmp_max_mib: int = setting(
+        10_240,
+        "likewise MiB of /tmp, which count in its memory; 512",
+        low=1,
+        high=2**20,
+    )
+    sandbox_file_max_mib: int = setting(
+        10_240,
+        "likewise MiB of one file; as much as /tmp",
+        low=1,
+        high=2**20,
+    )
+    sandbox_open_files_max: int = setting(
+        65_536,
+        "likewise open files of a process, as many as the launcher may have at most; 4096",
+        low=64,
+        high=2**20,
+    )
     egress_dns: str = setting("", "resolver of sandboxes with egress; empty: the host's own")
     url_host: str = setting(
         "",

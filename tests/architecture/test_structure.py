@@ -114,7 +114,7 @@ MAY_KNOW: dict[str, set[str]] = {
     | CORE
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "telemetry", "tokens"}
-    | {"fleet", "opened_store", "settings"}
+    | {"bounds", "fleet", "opened_store", "settings"}
     | CORE,
     "__main__": {"cli", "operator"},
     "__init__": {"sdk"},

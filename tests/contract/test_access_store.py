@@ -35,7 +35,7 @@ from quiltfn.model.errors import Conflict, NotFound, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.image import NOT_MEASURED, TenantImage
 from quiltfn.model.operation import Operation
-from quiltfn.model.runtime import SHARED, SHELL
+from quiltfn.model.runtime import SHARED, SHELL, Room
 from quiltfn.ports import Audit, AuditQuery, Keys, Operations
 from quiltfn.store import (
     SqlAudit,
@@ -408,7 +408,7 @@ async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
     with engine.begin() as connection:
         command.upgrade(migrations.config(connection), "0005")
         row = tables.row_of(old)
-        for name in ("base_image", "interpreter"):  # which there were none of yet
+        for name in ("base_image", "interpreter", *Room.__struct_fields__):  # unknown then
             del row[name]
         for name in ("command", "environment", "writable_paths"):
             row[name] = json.dumps(row[name])

@@ -88,11 +88,10 @@ def become(patch: pytest.MonkeyPatch, version: str, oldest: str) -> None:
 
 
 def back_to_the_schema_before(fleet: Database) -> None:
-    fleet.run(
-        "DROP TABLE compatibility; ALTER TABLE runtime DROP COLUMN base_image; "
-        "ALTER TABLE runtime DROP COLUMN interpreter; "
-        "UPDATE alembic_version SET version_num = '0017'"
-    )
+    columns = ("process_limit", "tmp_limit_mb", "file_limit_mb", "open_files_limit")
+    gone = ", ".join(f"DROP COLUMN {name}" for name in ("base_image", "interpreter", *columns))
+    fleet.run(f"ALTER TABLE runtime {gone}")
+    fleet.run("DROP TABLE compatibility; UPDATE alembic_version SET version_num = '0017'")
 
 
 async def test_a_node_that_starts_brings_the_schema_up_to_date_under_another_one(

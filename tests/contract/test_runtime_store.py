@@ -27,6 +27,10 @@ def a_runtime(name: str = "etl", **changes: Any) -> Runtime:
         environment={"A": "ä"},
         network=Network.EGRESS,
         writable_paths=("/data",),
+        process_limit=1000,
+        tmp_limit_mb=1024,
+        file_limit_mb=300,
+        open_files_limit=8192,
         created_at=1_760_000_000,
     )
     return replace(runtime, **changes)

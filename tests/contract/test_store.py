@@ -88,6 +88,10 @@ async def test_every_field_of_a_function_and_of_its_version_is_stored(
         isolation=Isolation.GVISOR,
         network=Network.EGRESS,
         writable_paths=("/data",),
+        process_limit=1000,
+        tmp_limit_mb=1024,
+        file_limit_mb=300,
+        open_files_limit=8192,
         created_at=5,
     )
     function = a_function(

@@ -65,7 +65,7 @@ CASES = (
             f"{HANDLERS}::test_a_bomb_of_processes_stays_within_its_limit_and_ends",
             f"{CALLS}::test_a_fork_bomb_ends_by_its_deadline",
         ),
-        figure="at most 64 of 64; over at most 0.04 s after a deadline of 1 s; 20 forks of the host meanwhile succeed",
+        figure="at most 512 of 512; over at most 0.04 s after a deadline of 1 s; 20 forks of the host meanwhile succeed",
         controls=(f"{CONTROLS}::test_without_a_limit_of_processes_a_bomb_grows_beyond_it",),
         runsc=(
             f"{GVISOR}::test_a_fork_bomb_ends_at_its_deadline",
@@ -89,7 +89,7 @@ CASES = (
         id="B4",
         tries="fills every place with bytes and with files; a sparse and an allocated file of 1 TB",
         tests=(f"{HANDLERS}::test_a_disk_is_filled_to_its_cap_and_it_is_the_sandboxs_own",),
-        figure="ENOSPC at 64 MiB and 16,384 files in /tmp, 16 MiB and 1,024 in /dev/shm; 0 bytes elsewhere",
+        figure="ENOSPC at 512 MiB and 131,072 files in /tmp, 64 MiB and 4,096 in /dev/shm; 0 bytes elsewhere",
         controls=(f"{CONTROLS}::test_with_large_file_systems_a_disk_is_filled_beyond_its_cap",),
     ),
     Case(

@@ -147,8 +147,8 @@ def test_mounts(inside: dict[str, str]) -> None:
 def test_limits_and_defaults(inside: dict[str, str]) -> None:
     limits = {line[:26].strip(): line[26:].split()[:2] for line in inside["limits"].splitlines()}
     assert limits["Max core file size"] == ["0", "0"]
-    assert limits["Max open files"] == ["1024", "1024"]
-    assert limits["Max file size"] == [str(64 << 20)] * 2
+    assert limits["Max open files"] == ["4096", "4096"]
+    assert limits["Max file size"] == [str(512 << 20)] * 2
     assert limits["Max locked memory"] == [str(64 << 10)] * 2
     assert int(inside["oom"]) >= 500
     assert inside["umask"].split() == ["0022", "/tmp"]

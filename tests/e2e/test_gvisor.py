@@ -155,9 +155,9 @@ def test_descriptors_and_names(inside: dict[str, str]) -> None:
 def test_limits(inside: dict[str, str]) -> None:
     limits = {line[:26].strip(): line[26:].split()[:2] for line in inside["limits"].splitlines()}
     assert limits["Max core file size"] == ["0", "0"]
-    assert limits["Max open files"] == ["1024", "1024"]
-    assert limits["Max file size"] == [str(64 << 20)] * 2
-    assert limits["Max processes"] == ["64", "64"]
+    assert limits["Max open files"] == ["4096", "4096"]
+    assert limits["Max file size"] == [str(512 << 20)] * 2
+    assert limits["Max processes"] == ["512", "512"]
 
 
 def made(box: Server) -> dict[str, list[int]]:
@@ -397,7 +397,8 @@ def test_a_deadline_holds_and_the_next_call_is_served(box: Server) -> None:
 def test_a_fork_bomb_ends_at_its_deadline(box: Server) -> None:
     function = deploy(box, "f() { f | f & }; f; sleep 20", timeout_seconds=2)
     began = time.monotonic()
-    assert function.invoke()["status"] == "timeout"
+    # So many processes may be more than its memory has room for.
+    assert function.invoke()["status"] in ("timeout", "oom")
     assert time.monotonic() - began < 8
     assert run(box, "echo fine")["stdout"] == "fine\n"
     function.delete()
@@ -405,7 +406,9 @@ def test_a_fork_bomb_ends_at_its_deadline(box: Server) -> None:
 
 def test_a_handler_has_no_more_than_its_processes(box: Server) -> None:
     many = "i=0; while [ $i -lt 200 ]; do sleep 20 & i=$((i+1)); done; echo $i"
-    record = run(box, many)
+    body = {"name": "g-few", "kind": "shell", "isolation": "gvisor", "process_limit": 64}
+    assert box.call("POST", "/api/runtimes", body).status_code == 201
+    record = box.run(many, runtime="g-few")
     assert (record["status"], record["stdout"]) == ("failed", "")
     assert "Cannot fork" in record["stderr"]
 

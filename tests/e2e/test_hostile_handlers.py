@@ -29,7 +29,7 @@ from timeouts import scaled
 pytestmark = pytest.mark.sandbox
 MIB = 1 << 20
 QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick\n'
-PIDS_MAX, MEMORY_MAX = 64, 256 * MIB
+PIDS_MAX, MEMORY_MAX = 512, 256 * MIB
 # The kernel counts a fork before it refuses it: one on each processor may be seen beyond the limit.
 PIDS_SEEN_MAX = PIDS_MAX + (os.cpu_count() or 1)
 
@@ -124,10 +124,29 @@ EATERS = {
         {"oom"},
     ),
     "tmpfs and heap": (
-        "import os\nfor d, n in (('/tmp', 70), ('/dev/shm', 20)):\n    try:\n"
+        "import os\nfor d, n in (('/tmp', 100), ('/dev/shm', 70)):\n    try:\n"
         "        with open(d + '/x', 'wb', 0) as f:\n"
         "            for _ in range(n): f.write(bytes(1 << 20))\n    except OSError: pass\n"
         "x = b'x' * (240 << 20)",
+        {"oom"},
+    ),
+    "tmpfs": (
+        "import os\nwith open('/tmp/x', 'wb', 0) as f:\n"
+        "    for _ in range(400): f.write(bytes(1 << 20))",
+        {"oom"},
+    ),
+    "files without bytes": (
+        "import os\nfor n in range(10 ** 7): os.mknod('/tmp/%d' % n)",
+        {"oom", "failed"},
+    ),
+    # What is thread-local lies above a thread's frames, which are far from using all of its stack.
+    "stacks of threads": (
+        "import ctypes, threading, time\nthreading.stack_size(1 << 20)\nc = ctypes.CDLL(None)\n"
+        "c.__errno_location.restype = ctypes.c_void_p\n"
+        "def deep():\n    ctypes.memset(c.__errno_location() - 900_000, 1, 700_000)\n"
+        "    time.sleep(60)\n"
+        "try:\n    while True: threading.Thread(target=deep, daemon=True).start()\n"
+        "except RuntimeError: time.sleep(60)",
         {"oom"},
     ),
     "sockets": (
@@ -179,7 +198,7 @@ for place in ("/tmp", "/dev/shm", "/dev", "/", "/app", "/usr", "/etc"):
     try:
         for n in range(8):
             fd = os.open(f"{place}/fill{n}", os.O_WRONLY | os.O_CREAT)
-            for _ in range(60):
+            for _ in range(120):
                 wrote += os.write(fd, bytes(1 << 20))
     except OSError as error:
         why = errno.errorcode[error.errno]
@@ -214,11 +233,11 @@ def test_a_disk_is_filled_to_its_cap_and_it_is_the_sandboxs_own(server: Server) 
         return sum(one.stat().st_blocks * 512 for one in server.data_dir.rglob("*"))
 
     before = size()
-    record = server.run(script(FILL), timeout_seconds=30)
+    record = server.run(script(FILL), timeout_seconds=30, memory_limit_mb=1024)
     assert record["status"] == "success", record
     told = json.loads(record["stdout"])
     assert told["sparse"] == told["allocated"] == "EFBIG"
-    for place, (most, inodes) in {"/tmp": (64, 16_384), "/dev/shm": (16, 1024)}.items():
+    for place, (most, inodes) in {"/tmp": (512, 131_072), "/dev/shm": (64, 4096)}.items():
         wrote, why, made, why_not_more = told[place]
         assert (why, why_not_more) == ("ENOSPC", "ENOSPC")
         assert (most - 1) * MIB <= wrote <= most * MIB

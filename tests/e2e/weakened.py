@@ -46,7 +46,7 @@ if "--bundle" in sys.argv and lacks:
     if lacks == "small file systems":
         for one in it["mounts"]:
             if one["type"] == "tmpfs":
-                one["options"] = [o.replace("=64m", "=200m") for o in one["options"]]
+                one["options"] = [o.replace("=512m", "=700m") for o in one["options"]]
     if lacks == "another uid for handlers":
         for inside, outside in (("/.guest", {guest!r}), ("/.runners/shell.so", {library!r})):
             it["mounts"].append({{"destination": inside, "type": "bind", "source": outside,

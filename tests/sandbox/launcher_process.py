@@ -43,7 +43,8 @@ def ask(verb, **more):
 
 def create(**more):
     wanted = dict(memory_mib=64, cpu_percent=100, image=None, network="none", writable_paths=[])
-    return ask("create", **{**wanted, "isolation": "crun", "base_image": None, **more})
+    wanted |= dict(pids=64, tmp_mib=64, file_mib=64, open_files=1024, isolation="crun")
+    return ask("create", **{**wanted, "base_image": None, **more})
 
 def orphan(work):
     '''`work` in a process whose parent has ended.'''

@@ -119,6 +119,7 @@ def test_a_sandbox_that_is_being_made_ends_as_well(made: LauncherProcess) -> Non
         "network": "none",
         "writable_paths": [],
         "isolation": "crun",
+        **{"pids": 64, "tmp_mib": 64, "file_mib": 64, "open_files": 1024},
     }
     made.do(
         f"wanted = {wanted!r}\n"

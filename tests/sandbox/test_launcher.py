@@ -116,6 +116,7 @@ for _ in range(40):
     orphan(lambda: None)
 wanted = dict(memory_mib=64, cpu_percent=100, image=None, base_image=None, network="none")
 wanted["writable_paths"] = []
+wanted |= dict(pids=64, tmp_mib=64, file_mib=64, open_files=1024)
 for n in range(20):
     channel.send(json.dumps({"n": n, "verb": "create", "isolation": "crun", **wanted}).encode())
     orphan(lambda: None)

@@ -21,6 +21,7 @@ SHAPE = [
     *("name", "id", "kind", "image", "base_image", "interpreter", "image_digest", "command"),
     *("environment", "isolation"),
     *("network", "writable_paths", "built_in", "shared", "created_at"),
+    *("process_limit", "tmp_limit_mb", "file_limit_mb", "open_files_limit"),
 ]
 
 
@@ -198,6 +199,10 @@ def test_everything_that_was_said_is_shown_and_secrets_to_writers_only(
         "environment": {"TOKEN": "hidden-from-readers"},
         "network": "egress",
         "writable_paths": ["/data"],
+        "process_limit": 100,
+        "tmp_limit_mb": 32,
+        "file_limit_mb": 16,
+        "open_files_limit": 256,
     }
     added = add(operator, name, **said)  # type: ignore[arg-type]
     assert added.items() >= said.items()
@@ -233,6 +238,14 @@ def test_everything_that_was_said_is_shown_and_secrets_to_writers_only(
         ("network", "host"),
         ("writable_paths", ["/usr"]),
         ("writable_paths", ["/data", "/data/x"]),
+        ("process_limit", 15),
+        ("process_limit", 4097),
+        ("process_limit", 100.5),
+        ("tmp_limit_mb", 0),
+        ("tmp_limit_mb", 10_241),
+        ("file_limit_mb", 10_241),
+        ("open_files_limit", 63),
+        ("open_files_limit", 65_537),
         ("mounts", ["/"]),
     ],
 )

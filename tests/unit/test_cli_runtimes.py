@@ -113,6 +113,7 @@ def test_a_directory_is_sent_without_what_tools_have_made(fake: Fake, app: Path)
 
 def test_every_option_is_understood(fake: Fake, capsys: Captured) -> None:
     words = "--env A=1 --network egress --writable /data --writable /cache --isolation crun"
+    words += " --processes 1000 --tmp 1024 --file-size 300 --open-files 8192"
     code = run(["runtimes", "add", "etl", "--kind", "custom", "--command", "/app/run -v 'a b'",
                 *words.split()])  # fmt: skip
     assert code == 0
@@ -124,6 +125,10 @@ def test_every_option_is_understood(fake: Fake, capsys: Captured) -> None:
         "network": "egress",
         "writable_paths": ["/data", "/cache"],
         "isolation": "crun",
+        "process_limit": 1000,
+        "tmp_limit_mb": 1024,
+        "file_limit_mb": 300,
+        "open_files_limit": 8192,
     }
     assert f"etl is python: sha256:{DIGEST}" in capsys.readouterr().out
 

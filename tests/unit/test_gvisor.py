@@ -54,7 +54,7 @@ def test_mounts_differ_by_options_that_gvisor_does_not_know() -> None:
 def test_the_guest_is_told_where_it_is_and_mounts_what_can_be_mounted() -> None:
     program, tmp, shm, score, where, *writable = GVISOR["process"]["args"]
     assert (program, where, writable) == (oci.GUEST, "gvisor", ["/data"])
-    assert (tmp, shm) == ("mode=1777,size=64m", "mode=1777,size=16m")
+    assert (tmp, shm) == ("mode=1777,size=512m", "mode=1777,size=64m")
     assert GVISOR["process"]["oomScoreAdj"] == int(score) >= 500
 
 

@@ -24,6 +24,9 @@ some_limits = st.builds(
     memory_mib=st.integers(1, 4 << 20),
     cpu_percent=st.floats(1, 51_200),
     pids=st.integers(1, 4096),
+    tmp_mib=st.integers(1, 10_240),
+    file_mib=st.integers(1, 10_240),
+    open_files=st.integers(1, 65_536),
 )
 some_hosts = st.builds(
     oci.Host,
@@ -69,9 +72,9 @@ def no_terminal(it: Config, _host: oci.Host, _limits: Limits) -> None:
 
 
 @rule
-def the_guest_alone_is_started(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def the_guest_alone_is_started(it: Config, _host: oci.Host, limits: Limits) -> None:
     program, tmp, shm, score, forking, *_writable = it["process"]["args"]
-    assert (program, tmp, shm) == (oci.GUEST, oci.TMP_OPTIONS, oci.SHM_OPTIONS)
+    assert (program, tmp, shm) == (oci.GUEST, oci.tmp_options(limits), oci.SHM_OPTIONS)
     assert forking == f"shell={oci.SHELL_LIBRARY}"
     guest = it["process"]["oomScoreAdj"]
     assert 500 <= int(score) <= 1000
@@ -103,15 +106,15 @@ def no_capability_is_inherited(it: Config, _host: oci.Host, _limits: Limits) -> 
 
 
 @rule
-def resource_limits(it: Config, _host: oci.Host, _limits: Limits) -> None:
+def resource_limits(it: Config, _host: oci.Host, limits: Limits) -> None:
     """None of pending signals: here it would be the limit of all sandboxes together."""
     found = {one["type"]: (one["soft"], one["hard"]) for one in it["process"]["rlimits"]}
     assert found == {
-        "RLIMIT_NOFILE": (1024, 1024),
+        "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
         "RLIMIT_CORE": (0, 0),
         "RLIMIT_MEMLOCK": (65_536, 65_536),
         "RLIMIT_MSGQUEUE": (0, 0),
-        "RLIMIT_FSIZE": (64 << 20, 64 << 20),
+        "RLIMIT_FSIZE": (limits.file_mib << 20, limits.file_mib << 20),
     }
 
 
@@ -208,14 +211,15 @@ def binds_are_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
 
 
 @rule
-def only_small_file_systems_in_memory_are_writable(
-    it: Config, _host: oci.Host, _limits: Limits
+def only_bounded_file_systems_in_memory_are_writable(
+    it: Config, _host: oci.Host, limits: Limits
 ) -> None:
     places = ["/tmp", *it["process"]["args"][5:]]
     for point in places:
         assert mounts(it)[point]["type"] == "tmpfs", point
         options = set(mounts(it)[point]["options"])
-        assert {"nosuid", "nodev", "mode=1777", "size=64m", "nr_inodes=16384"} <= options, point
+        bounds = {f"size={limits.tmp_mib}m", f"nr_inodes={256 * limits.tmp_mib}"}
+        assert {"nosuid", "nodev", "mode=1777", *bounds} <= options, point
     writable = {p for p, one in mounts(it).items() if "ro" not in one["options"]}
     assert writable == {"/proc", "/dev", "/dev/shm", *places}
 

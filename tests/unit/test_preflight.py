@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.launcher import preflight
-from quiltfn.launcher.gvisor import PIDS
+from quiltfn.launcher.gvisor import pids
 from quiltfn.launcher.preflight import (
     GVISOR_PROBE,
     PROBE,
@@ -144,7 +144,7 @@ SENTRY = Seen(
         "swap": "0",
         "sockets": WITHIN,
         "cpu": "{} {}".format(*GVISOR_PROBE.cpu_quota_and_period_us()),
-        "pids": str(PIDS),
+        "pids": str(pids(GVISOR_PROBE)),
     },
 )
 

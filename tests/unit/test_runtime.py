@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
+from quiltfn.bounds import sandbox_room
 from quiltfn.model.errors import (
     CapacityFull,
     Conflict,
@@ -30,17 +31,22 @@ from quiltfn.model.image import (
 )
 from quiltfn.model.runtime import (
     COMMAND_MAX_BYTES,
+    DEFAULT_ROOM,
     FIXED_TREES,
+    LEAST_ROOM,
+    MOST_ROOM,
     RESERVED_NAMES,
     SHARED,
     Isolation,
     Kind,
     Network,
+    Room,
     Runtime,
     built_in,
 )
 from quiltfn.model.version import VersionSpec
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
+from quiltfn.settings import Settings
 from quiltfn.tenant_images import MIB, TenantImages
 
 DIGEST, BASE = "ab" * 32, "cd" * 32
@@ -120,6 +126,28 @@ def test_writable_places_that_are_taken() -> None:
 )
 def test_writable_places_that_are_refused(paths: tuple[str, ...]) -> None:
     refused(writable_paths=paths)
+
+
+def test_what_a_runtime_does_not_say_is_the_servers_own() -> None:
+    assert a_runtime().room() == DEFAULT_ROOM
+    given = {"process_limit": 99, "tmp_limit_mb": 64, "file_limit_mb": 9, "open_files_limit": 99}
+    assert a_runtime(**given).room() == Room(**given)
+    assert a_runtime(tmp_limit_mb=2048).room().file_limit_mb == 2048, "as large as /tmp"
+
+
+@pytest.mark.parametrize("name", Room.__struct_fields__)
+def test_a_limit_is_within_what_the_operator_allows(name: str) -> None:
+    most = Room(process_limit=99, tmp_limit_mb=99, file_limit_mb=99, open_files_limit=99)
+    low = getattr(LEAST_ROOM, name)
+    for fine in (None, low, 99):
+        a_runtime(**{name: fine}).check_room(most)
+    for wrong in (low - 1, 100):
+        with pytest.raises(Unprocessable, match=f"^{name} must be {low} to 99"):
+            a_runtime(**{name: wrong}).check_room(most)
+
+
+def test_the_settings_have_the_models_bounds() -> None:
+    assert sandbox_room(Settings()) == MOST_ROOM
 
 
 @pytest.mark.parametrize(

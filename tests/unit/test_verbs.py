@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,15 @@ from quiltfn.launcher.verbs import (
 from quiltfn.model.runtime import FIXED_TREES
 
 MEMORY_MAX, CORES = 4096, 2
+MOST = Limits(
+    memory_mib=MEMORY_MAX,
+    cpu_percent=100.0 * CORES,
+    pids=1000,
+    tmp_mib=2000,
+    file_mib=3000,
+    open_files=8000,
+)
+LIMITS = Limits(memory_mib=256, cpu_percent=25.5)
 ID = "0123456789abcdef01234567"
 DIGEST = "0123456789abcdef" * 4
 BASE = "cd" * 32
@@ -35,17 +45,21 @@ CREATE: dict[str, Any] = {
     "network": "none",
     "writable_paths": [],
     "isolation": "crun",
+    "pids": 512,
+    "tmp_mib": 512,
+    "file_mib": 512,
+    "open_files": 4096,
 }
 DESTROY: dict[str, Any] = {"n": 2, "verb": "destroy", "sandbox": ID}
 
 
 def ask(request: object) -> object:
     message = request if isinstance(request, bytes) else json.dumps(request).encode()
-    return parse(message, memory_max_mib=MEMORY_MAX, cores=CORES)
+    return parse(message, most=MOST)
 
 
 def test_the_verbs() -> None:
-    assert ask(CREATE) == Create(1, Limits(memory_mib=256, cpu_percent=25.5))
+    assert ask(CREATE) == Create(1, LIMITS)
     everything = {"image": DIGEST, "network": "egress", "writable_paths": ["/data", "/var/cache"]}
     everything |= {"isolation": "gvisor", "base_image": BASE}
     limits = Limits(memory_mib=256, cpu_percent=25.5)
@@ -98,6 +112,21 @@ def test_limits_may_be_at_their_bounds(change: dict[str, int]) -> None:
     assert isinstance(ask(CREATE | change), Create)
     assert isinstance(ask(CREATE | {"cpu_percent": 100 * CORES}), Create)
     assert isinstance(ask(CREATE | {"cpu_percent": 1}), Create)
+
+
+BOUNDS = [("pids", 1000), ("tmp_mib", 2000), ("file_mib", 3000), ("open_files", 8000)]
+
+
+@pytest.mark.parametrize(("name", "most"), BOUNDS)
+def test_what_a_sandbox_may_use_is_within_the_operators_bounds(name: str, most: int) -> None:
+    for value in (1, most):
+        made = ask(CREATE | {name: value})
+        assert isinstance(made, Create)
+        room: dict[str, Any] = {name: value}
+        assert made.limits == replace(LIMITS, **room)
+    for wrong in (0, -1, most + 1, 1.0, True, "1", None):
+        with pytest.raises(Refused, match=name):
+            ask(CREATE | {name: wrong})
 
 
 @pytest.mark.parametrize(
@@ -225,7 +254,7 @@ def test_an_id_that_is_none(verb: str, sandbox: object) -> None:
         ask({"n": 1, "verb": verb, "sandbox": sandbox})
 
 
-@pytest.mark.parametrize("field", ["rootfs", "mounts", "uid", "pids", "args", "sandbox ", ""])
+@pytest.mark.parametrize("field", ["rootfs", "mounts", "uid", "processes", "args", "sandbox ", ""])
 def test_a_field_that_is_not_known(field: str) -> None:
     for request in (CREATE, DESTROY):
         with pytest.raises(Refused, match="fields must be"):

@@ -41,6 +41,12 @@ def test_a_version_never_has_more_than_its_machine(field: str, high: int) -> Non
     refused(**{field: high + 1})
 
 
+def test_limits_that_a_runtime_does_not_say_leave_older_digests_as_they_are() -> None:
+    assert spec().digest() == "cd97f093b1534e68d2147d5954a03b0b"
+    more = replace(SHELL, tmp_limit_mb=1024)
+    assert spec(runtime_snapshot=more).digest() != spec().digest()
+
+
 # The environment -----------------------------------------------------------------------------
 
 

@@ -90,6 +90,10 @@ export function withImage(of: Runtime, image: string | null): NewRuntime {
     isolation: isolation as "crun",
     network: network as "none",
     writable_paths,
+    process_limit: of.process_limit,
+    tmp_limit_mb: of.tmp_limit_mb,
+    file_limit_mb: of.file_limit_mb,
+    open_files_limit: of.open_files_limit,
     ...(kind === "custom" && { command }),
     ...(shared && { shared }),
   };

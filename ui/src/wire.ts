@@ -501,6 +501,10 @@ export interface NewRuntime {
   isolation?: "crun" | "gvisor";
   network?: "none" | "egress";
   writable_paths?: string[];
+  process_limit?: number | null;
+  tmp_limit_mb?: number | null;
+  file_limit_mb?: number | null;
+  open_files_limit?: number | null;
   shared?: boolean;
 }
 
@@ -655,6 +659,10 @@ export interface Runtime {
   built_in: boolean;
   shared: boolean;
   created_at: number;
+  process_limit?: number | null;
+  tmp_limit_mb?: number | null;
+  file_limit_mb?: number | null;
+  open_files_limit?: number | null;
 }
 
 export interface RuntimeFile {

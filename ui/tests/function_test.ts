@@ -122,7 +122,8 @@ Deno.test("other files leave a runtime as it was besides", () => {
   const rules = { isolation: "gvisor", network: "egress", writable_paths: ["/x"], shared: false };
   const base = { base_image: "2", interpreter: "/usr/bin/python3" };
   const digests = { image: "1", image_digest: "sha256:1+base:2" };
-  const before = { ...own, ...rules, ...base, ...digests, id: "1" };
+  const limits = { tmp_limit_mb: 64, process_limit: null, file_limit_mb: 9, open_files_limit: 99 };
+  const before = { ...own, ...rules, ...limits, ...base, ...digests, id: "1" };
   const made = withImage({ ...before, built_in: false, created_at: 0 }, "sha256:2");
   assert.deepEqual(made, {
     ...own,
@@ -131,6 +132,7 @@ Deno.test("other files leave a runtime as it was besides", () => {
     isolation: "gvisor",
     network: "egress",
     writable_paths: ["/x"],
+    ...limits,
   });
 });
 

@@ -76,6 +76,10 @@ def runtime_of(new: wire.NewRuntime) -> Runtime:
         isolation=Isolation(new.isolation),
         network=Network(new.network),
         writable_paths=tuple(new.writable_paths),
+        process_limit=new.process_limit,
+        tmp_limit_mb=new.tmp_limit_mb,
+        file_limit_mb=new.file_limit_mb,
+        open_files_limit=new.open_files_limit,
     )
 
 

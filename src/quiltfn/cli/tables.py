@@ -530,6 +530,10 @@ def runtime(one: Runtime) -> None:
         ("isolation", one.isolation),
         ("network", one.network),
         ("writable", " ".join(one.writable_paths)),
+        ("processes", one.process_limit),
+        ("tmp", None if one.tmp_limit_mb is None else f"{one.tmp_limit_mb} MiB"),
+        ("file size", None if one.file_limit_mb is None else f"{one.file_limit_mb} MiB"),
+        ("open files", one.open_files_limit),
         ("of", _whose(one)),
         ("added", None if one.built_in else show.when(one.created_at)),
     ]

@@ -41,14 +41,18 @@ class CgroupsUnusable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one sandbox may use: memory in MiB, processor in percent of one core, processes.
+    """What one sandbox may use: memory in MiB, processor in percent of one core, processes and
+    threads, MiB of /tmp and of one file, open files of one process.
 
     `devices`: as cgroup v1 writes them; v2 has no file for that.
     """
 
     memory_mib: int
     cpu_percent: float
-    pids: int = 64
+    pids: int = 512
+    tmp_mib: int = 512
+    file_mib: int = 512
+    open_files: int = 4096
     devices: tuple[str, ...] = ()
 
     def cpu_quota_and_period_us(self) -> tuple[int, int]:

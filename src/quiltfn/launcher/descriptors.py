@@ -6,7 +6,7 @@ callers nor instances can leave the other without any.
 
 import resource
 
-LEAST = 1024  # as many as a handler may have; crun cannot set a limit above the launcher's
+LEAST = 1024  # handlers have no more either; crun cannot set a limit above the launcher's
 # Standard streams, event loop, signals, the server's channel, and what a verb opens for a moment.
 OWN = 64
 # The most that one sandbox needs in the launcher, if it has egress: processes, namespace, tap

@@ -17,7 +17,7 @@ from quiltfn.launcher.cgroups import Cgroups, Limits
 
 # Its own threads and one or two of the host's for each thread of a handler count here; handlers are
 # held by a limit inside (oci.py). Whoever fills this up ends its own sandbox.
-PIDS = 512
+PIDS_OF_ITS_OWN, PIDS_OF_A_THREAD = 384, 2
 # null, zero, random, urandom: what the sentry and its helper open. Nodes inside are the sentry's.
 DEVICES = ("c 1:3 rw", "c 1:5 rw", "c 1:8 r", "c 1:9 r")
 VERSION_TIMEOUT_S = 5.0
@@ -80,6 +80,11 @@ class Gvisor:
         return [self.path, *always, *FLAGS, *run]
 
 
+def pids(limits: Limits) -> int:
+    """Processes and threads of the host that its sandbox may have."""
+    return PIDS_OF_ITS_OWN + PIDS_OF_A_THREAD * limits.pids
+
+
 def error_in(log: Path) -> str:
     """The first error in runsc's log; "" if there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
@@ -94,5 +99,5 @@ def enter(cgroups: Cgroups, server: str, sandbox: str, limits: Limits) -> None:
     Its kernel may start at the speed of a whole processor; `limits` are set when it has.
     """
     cpu = max(limits.cpu_percent, STARTS_AT_PERCENT)
-    spec = replace(limits, cpu_percent=cpu, pids=PIDS, devices=DEVICES)
+    spec = replace(limits, cpu_percent=cpu, pids=pids(limits), devices=DEVICES)
     cgroups.enter(server, sandbox, spec)

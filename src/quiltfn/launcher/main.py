@@ -17,8 +17,9 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from quiltfn.launcher import (
     cgroups,
@@ -75,6 +76,7 @@ class Options:
     """`server`: the server's command line. `given`: what the server must know, as JSON. The
     launcher adds the host facts and hands it over in memory: every user can read a command line.
     `program`: the paths that the server's program is read from. `output_max`: as in `oci.Host`.
+    `room`: what one sandbox may use at most, by the names of `Limits`.
     """
 
     host: str
@@ -89,6 +91,7 @@ class Options:
     runsc: str = "/usr/bin/runsc"
     egress_dns: str = ""
     output_max: tuple[int, ...] | None = None
+    room: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CannotStart(Exception):
@@ -129,6 +132,9 @@ class Launcher:
         self.children = Children(self.selector)
         self.memory_max_mib = global_limit.machine_memory() // global_limit.MIB
         self.cores = len(os.sched_getaffinity(0))
+        self.most = cgroups.Limits(
+            memory_mib=self.memory_max_mib, cpu_percent=100.0 * self.cores, **options.room
+        )
         self._started_stopping = False
         self.server = 0
         self._server_code: int | None = None
@@ -317,7 +323,7 @@ class Launcher:
                 self._hang_up()
                 return
             try:
-                verb = verbs.parse(packet, memory_max_mib=self.memory_max_mib, cores=self.cores)
+                verb = verbs.parse(packet, most=self.most)
             except verbs.Refused as error:
                 print(f"quiltfn: refused the server's request: {error}", file=sys.stderr)
                 self.children.kill(self.server)
@@ -337,8 +343,10 @@ class Launcher:
             case verbs.Create() if self._is_late(verb):
                 self._answer({"n": n, "error": LATE})
             case verbs.Create():
+                # crun cannot set a limit above the launcher's own.
+                files = min(verb.limits.open_files, descriptors.limit())
                 spec = oci.SandboxSpec(
-                    limits=verb.limits,
+                    limits=replace(verb.limits, open_files=files),
                     writable_paths=verb.writable_paths,
                     egress=verb.network == "egress",
                     isolation=verb.isolation,

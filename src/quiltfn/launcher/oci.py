@@ -22,8 +22,9 @@ GUEST = "/.guest"
 # The library that a shell preloads to be forked; see guest/shell.c.
 SHELL_LIBRARY = "/.runners/shell.so"
 FORKING = f"shell={SHELL_LIBRARY}"
-TMP_OPTIONS = "mode=1777,size=64m,nr_inodes=16384"
-SHM_OPTIONS = "mode=1777,size=16m,nr_inodes=1024"
+# Inodes of a tmpfs take some KiB of the sandbox's memory each, and time to remove.
+INODES_PER_MIB = 256
+SHM_OPTIONS = "mode=1777,size=64m,nr_inodes=4096"
 # The launcher may be among the last to be killed for memory. Guests stand above it, and handlers
 # above their guest; see `Host.oom_score_min`.
 GUEST_OOM_SCORE, HANDLER_OOM_SCORE, OOM_SCORE_MAX = 0, 500, 1000
@@ -49,13 +50,8 @@ DEVICES = [f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom
 READ_ONLY = [*DEVICES, "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 # Not RLIMIT_SIGPENDING: what it is when the user namespace is made becomes the limit of all
 # sandboxes together, so the guest sets it.
-RLIMITS = {
-    "RLIMIT_NOFILE": 1024,
-    "RLIMIT_CORE": 0,
-    "RLIMIT_MEMLOCK": 64 * 1024,
-    "RLIMIT_MSGQUEUE": 0,
-    "RLIMIT_FSIZE": 64 * 1024 * 1024,
-}
+RLIMITS = {"RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 64 * 1024, "RLIMIT_MSGQUEUE": 0}
+MIB = 1024 * 1024
 # No TIME_WAIT, in which the next call would see whom the one before was connected with: nothing of
 # a connection is under way any more once both its ends on loopback are closed.
 NO_TIME_WAIT = {"net.ipv4.tcp_max_tw_buckets": "0"}
@@ -116,6 +112,16 @@ def config(
     """The OCI runtime configuration of one sandbox (runtime-spec 1.0)."""
     made = _for_crun(host, spec, uid_base=uid_base, cgroup=cgroup, hostname=hostname)
     return _for_gvisor(made, spec.limits.pids) if spec.isolation == GVISOR else made
+
+
+def tmp_options(limits: Limits) -> str:
+    """How /tmp and further places that are written to are mounted."""
+    return f"mode=1777,size={limits.tmp_mib}m,nr_inodes={INODES_PER_MIB * limits.tmp_mib}"
+
+
+def _rlimits(limits: Limits) -> list[dict[str, Any]]:
+    of_limits = {"RLIMIT_NOFILE": limits.open_files, "RLIMIT_FSIZE": limits.file_mib * MIB}
+    return [{"type": kind, "soft": n, "hard": n} for kind, n in (RLIMITS | of_limits).items()]
 
 
 def _for_crun(
@@ -194,7 +200,7 @@ def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
         "args": [
-            *(GUEST, TMP_OPTIONS, SHM_OPTIONS, str(oom_score)),
+            *(GUEST, tmp_options(spec.limits), SHM_OPTIONS, str(oom_score)),
             # It has some of the guest's privileges, so it has to be the host's own shell.
             *([FORKING] if spec.base is None else []),
             *output,
@@ -211,7 +217,7 @@ def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
             "inheritable": [],
             "ambient": [],
         },
-        "rlimits": [{"type": kind, "soft": n, "hard": n} for kind, n in RLIMITS.items()],
+        "rlimits": _rlimits(spec.limits),
     }
 
 
@@ -229,7 +235,7 @@ def _mounts(host: Host, spec: SandboxSpec) -> list[dict[str, Any]]:
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "mode=755,size=64k,nr_inodes=64"]),
         _mount("/dev/shm", "tmpfs", "tmpfs", [*safe, "noexec", SHM_OPTIONS]),
         *(
-            _mount(path, "tmpfs", "tmpfs", [*safe, TMP_OPTIONS])
+            _mount(path, "tmpfs", "tmpfs", [*safe, tmp_options(spec.limits)])
             for path in ("/tmp", *spec.writable_paths)
         ),
     ]

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quiltfn.launcher.cgroups import MOUNT, SOCKET_SHARE, Cgroups, Limits
+from quiltfn.launcher.descriptors import LEAST
 from quiltfn.launcher.egress import Egress, EgressProxy
-from quiltfn.launcher.gvisor import PIDS, Gvisor
+from quiltfn.launcher.gvisor import Gvisor, pids
 from quiltfn.launcher.oci import GVISOR, SandboxSpec
 from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
 from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
 
-PROBE = Limits(memory_mib=64, cpu_percent=50.0)
+PROBE = Limits(memory_mib=64, cpu_percent=50.0, open_files=LEAST)
 # More memory: a kernel of its own has to start in it.
-GVISOR_PROBE = Limits(memory_mib=256, cpu_percent=50.0)
+GVISOR_PROBE = Limits(memory_mib=256, cpu_percent=50.0, open_files=LEAST)
 WITHIN = "within the memory limit"
 COMMAND_LINE = Path("/proc/cmdline")
 
@@ -152,7 +153,7 @@ def judge_gvisor(seen: Seen, version: str) -> str:
         "namespaces": (seen.namespaces >= {"mnt", "net", "ipc", "uts", "user"}, ""),
         "seccomp": (seen.status["Seccomp"] == "2", ""),
         "no_new_privileges": (seen.status["NoNewPrivs"] == "1", ""),
-        **_limits(seen, GVISOR_PROBE, PIDS, ""),
+        **_limits(seen, GVISOR_PROBE, pids(GVISOR_PROBE), ""),
     }
     _demand(demands, seen, "gVisor's sentry")
     return (

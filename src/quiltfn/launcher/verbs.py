@@ -3,7 +3,7 @@
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
 null, "base_image": digest or null, "network": "none" | "egress", "writable_paths": [path, …],
-"isolation": "crun" | "gvisor"}`,
+"isolation": "crun" | "gvisor", "pids": int, "tmp_mib": int, "file_mib": int, "open_files": int}`,
 `{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int,
 "verb": "deadline", "deadline": seconds}`, `{"n": int, "verb": "kill" | "used" | "counters" |
 "destroy", "sandbox": id}`. A node's create has a `deadline` as well, after which it is refused; see
@@ -17,7 +17,7 @@ has used.
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quiltfn.launcher.cgroups import Limits
@@ -77,12 +77,17 @@ class OnSandbox:
     sandbox: str
 
 
+# The limits that cannot be changed later, by their names in `Limits`.
+ROOM = ("pids", "tmp_mib", "file_mib", "open_files")
+
 Verb = Create | Limit | SetDeadline | OnSandbox
 ON_SANDBOX = ("kill", "used", "counters", "destroy")
 
 
-def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
-    """The verb in a packet, with every argument checked. Raises `Refused`."""
+def parse(message: bytes, *, most: Limits) -> Verb:
+    """The verb in a packet, with every argument checked. Raises `Refused`. `most`: what one sandbox
+    may use at most.
+    """
     try:
         request = json.loads(message)
     except (ValueError, RecursionError) as error:
@@ -94,10 +99,11 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
         raise Refused(f"n must be an integer, not {n!r}")
     if verb == "create":
         known = {"n", "verb", "memory_mib", "cpu_percent", "image", "network", "writable_paths"}
-        _only(request, known | {"isolation", "base_image"} | ({"deadline"} & set(request)))
+        known |= {"isolation", "base_image", *ROOM}
+        _only(request, known | ({"deadline"} & set(request)))
         return Create(
             n,
-            _limits(request, memory_max_mib, cores),
+            _with_room(request, _limits(request, most), most),
             _image("image", request.get("image")),
             _image("base_image", request.get("base_image")),
             _network(request.get("network")),
@@ -107,7 +113,7 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
         )
     if verb == "limit":
         _only(request, {"n", "verb", "sandbox", "memory_mib", "cpu_percent"})
-        return Limit(n, _sandbox(request), _limits(request, memory_max_mib, cores))
+        return Limit(n, _sandbox(request), _limits(request, most))
     if verb == "deadline":
         _only(request, {"n", "verb", "deadline"})
         return SetDeadline(n, _deadline(request.get("deadline")))
@@ -117,13 +123,23 @@ def parse(message: bytes, *, memory_max_mib: int, cores: int) -> Verb:
     raise Refused(f"there is no verb {verb!r}")
 
 
-def _limits(request: dict[str, Any], memory_max_mib: int, cores: int) -> Limits:
-    memory, cpu = request.get("memory_mib"), request.get("cpu_percent")
-    if type(memory) is bool or not isinstance(memory, int) or not 1 <= memory <= memory_max_mib:
-        raise Refused(f"memory_mib must be 1 to {memory_max_mib}, not {memory!r}")
-    if type(cpu) is bool or not isinstance(cpu, int | float) or not 1 <= cpu <= 100 * cores:
-        raise Refused(f"cpu_percent must be 1 to {100 * cores}, not {cpu!r}")
+def _limits(request: dict[str, Any], most: Limits) -> Limits:
+    memory, cpu = _count(request, "memory_mib", most.memory_mib), request.get("cpu_percent")
+    if type(cpu) is bool or not isinstance(cpu, int | float) or not 1 <= cpu <= most.cpu_percent:
+        raise Refused(f"cpu_percent must be 1 to {most.cpu_percent:g}, not {cpu!r}")
     return Limits(memory_mib=memory, cpu_percent=float(cpu))
+
+
+def _with_room(request: dict[str, Any], limits: Limits, most: Limits) -> Limits:
+    room: dict[str, Any] = {name: _count(request, name, getattr(most, name)) for name in ROOM}
+    return replace(limits, **room)
+
+
+def _count(request: dict[str, Any], name: str, most: int) -> int:
+    value = request.get(name)
+    if type(value) is bool or not isinstance(value, int) or not 1 <= value <= most:
+        raise Refused(f"{name} must be 1 to {most}, not {value!r}")
+    return value
 
 
 def _sandbox(request: dict[str, Any]) -> str:

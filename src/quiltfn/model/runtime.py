@@ -88,6 +88,37 @@ class Isolation(StrEnum):
 KERNEL_MIB: Mapping[Isolation, float] = {Isolation.CRUN: 0.0, Isolation.GVISOR: 20.0}
 
 
+# The least that a runtime may ask for: below it, interpreters do not start.
+PROCESSES_LEAST, OPEN_FILES_LEAST = 16, 64
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sandbox may use besides memory and processor. All of it counts in its memory, too.
+
+    `process_limit`: processes and threads, some of ours among them. `tmp_limit_mb`: MiB of /tmp,
+    and of each further place that is written to. `file_limit_mb`: MiB of one file.
+    `open_files_limit`: descriptors of one process.
+    """
+
+    process_limit: int = 512
+    tmp_limit_mb: int = 512
+    file_limit_mb: int = 512
+    open_files_limit: int = 4096
+
+
+DEFAULT_ROOM = Room()
+# What operators let runtimes ask for, unless their settings say otherwise.
+MOST_ROOM = Room(
+    process_limit=4096, tmp_limit_mb=10_240, file_limit_mb=10_240, open_files_limit=65_536
+)
+LEAST_ROOM = Room(
+    process_limit=PROCESSES_LEAST,
+    tmp_limit_mb=1,
+    file_limit_mb=1,
+    open_files_limit=OPEN_FILES_LEAST,
+)
+
+
 def idle_mib(kind: Kind, isolation: Isolation) -> float:
     """The memory of an idle sandbox with a runner of this kind, in MiB."""
     return IDLE_MIB.get(kind, OTHERS_IDLE_MIB) + KERNEL_MIB[isolation]
@@ -101,7 +132,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     is a hash of the packages when this revision was made. `interpreter`: the program of the base
     image that runs handlers, where the kind has one. `command`: the program of a custom runtime and
     its arguments. `writable_paths`: further directories that a handler may write to; they are
-    emptied like /tmp.
+    emptied like /tmp. The limits are those of `Room`; None: the server's own.
     """
 
     id: str
@@ -116,6 +147,10 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Isolation = Isolation.CRUN
     network: Network = Network.NONE
     writable_paths: tuple[str, ...] = ()
+    process_limit: int | None = None
+    tmp_limit_mb: int | None = None
+    file_limit_mb: int | None = None
+    open_files_limit: int | None = None
     created_at: int = 0
 
     @property
@@ -140,6 +175,22 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     def returns_values(self) -> bool:
         """Whether a handler returns a value; what it prints is its log then."""
         return self.kind in (Kind.PYTHON, Kind.NODE)
+
+    def room(self) -> Room:
+        """What its sandboxes may use, as far as the operator allows that. A runtime that does not
+        say how large a file may be has files as large as /tmp.
+        """
+        own = {name: getattr(self, name) for name in Room.__struct_fields__}
+        own["file_limit_mb"] = own["file_limit_mb"] or own["tmp_limit_mb"]
+        return Room(**{name: value for name, value in own.items() if value is not None})
+
+    def check_room(self, most: Room) -> None:
+        """Raises `Unprocessable` for a limit that is more than the operator allows."""
+        for name in Room.__struct_fields__:
+            value, low, high = (getattr(one, name) for one in (self, LEAST_ROOM, most))
+            if value is not None and not low <= value <= high:
+                expected = f"{low} to {high}, or null for the server's own"
+                raise Unprocessable.field(name, expected, value, getattr(DEFAULT_ROOM, name))
 
     def same_as(self, other: "Runtime") -> bool:
         """Whether a handler could not notice a difference between the two."""

@@ -9,7 +9,7 @@ import msgspec
 
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.memory import Footprint
-from quiltfn.model.runtime import SHELL, Kind, Runtime, idle_mib
+from quiltfn.model.runtime import SHELL, Kind, Room, Runtime, idle_mib
 
 ENVIRONMENT_MAX_BYTES = 32 * 1024
 MEMORY_MIN_MIB = 256
@@ -90,7 +90,13 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
         """A name for exactly this spec: instances of the same digest are interchangeable."""
         # Sorted keys: {"A":…, "B":…} and {"B":…, "A":…} are the same spec, and so are the
         # percentages 50 and 50.0.
-        plain = msgspec.structs.replace(self, cpu_limit_percent=float(self.cpu_limit_percent))
+        plain = msgspec.to_builtins(
+            msgspec.structs.replace(self, cpu_limit_percent=float(self.cpu_limit_percent))
+        )
+        # Younger than many versions, whose digests have none of these.
+        for name in Room.__struct_fields__:
+            if plain["pinned"][name] is None:
+                del plain["pinned"][name]
         return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:32]
 
 

@@ -63,6 +63,12 @@ def main(arguments: Sequence[str]) -> int:
             runsc=settings.runsc,
             egress_dns=settings.egress_dns,
             output_max=settings.output_max,
+            room={
+                "pids": settings.sandbox_processes_max,
+                "tmp_mib": settings.sandbox_tmp_max_mib,
+                "file_mib": settings.sandbox_file_max_mib,
+                "open_files": settings.sandbox_open_files_max,
+            },
         )
     )
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
+from quiltfn.model.runtime import DEFAULT_ROOM, MOST_ROOM, Isolation, Kind, Network, Room, Runtime
 from quiltfn.model.version import MEMORY_MIN_MIB, VersionSpec
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel
@@ -27,12 +27,13 @@ class SandboxTemplate:
     isolation: Isolation
     base_image: str | None = None
     interpreter: str = ""
+    room: Room = DEFAULT_ROOM
 
     @property
     def is_plain(self) -> bool:
-        """Whether it shows only the host's files, as the built-in runtimes do."""
-        has_image = self.image is not None or self.base_image is not None
-        return not has_image and self.network == Network.NONE and not self.writable_paths
+        """Whether it is made as for the built-in runtimes, which show only the host's files."""
+        is_bare = not self.images and not self.writable_paths
+        return is_bare and self.network == Network.NONE and self.room == DEFAULT_ROOM
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -49,6 +50,7 @@ class SandboxTemplate:
             runtime.isolation,
             runtime.base_image,
             runtime.interpreter,
+            runtime.room(),
         )
 
 
@@ -74,10 +76,16 @@ now = time.monotonic
 
 class LauncherSandboxes:
     """`ports.Sandboxes` over the launcher: every sandbox is made on demand. `output_max`: bytes of
-    output that a guest sends of one call, both streams together."""
+    output that a guest sends of one call, both streams together. `most`: what the operator lets a
+    sandbox use, whatever its runtime says."""
 
-    def __init__(self, channel: LauncherChannel, output_max: int = OUTPUT_MAX) -> None:
-        self._channel, self._output_max = channel, output_max
+    def __init__(
+        self,
+        channel: LauncherChannel,
+        output_max: int = OUTPUT_MAX,
+        most: Room = MOST_ROOM,
+    ) -> None:
+        self._channel, self._output_max, self._most = channel, output_max, most
         self._deadline: float | None = None
         self._made_at = self._tried_at = NEVER
         self._why_not: str | None = None
@@ -143,6 +151,10 @@ class LauncherSandboxes:
             network=template.network,
             writable_paths=template.writable_paths,
             isolation=template.isolation,
+            pids=min(template.room.process_limit, self._most.process_limit),
+            tmp_mib=min(template.room.tmp_limit_mb, self._most.tmp_limit_mb),
+            file_mib=min(template.room.file_limit_mb, self._most.file_limit_mb),
+            open_files=min(template.room.open_files_limit, self._most.open_files_limit),
             **bound,
         )
         control, events = answer.descriptors

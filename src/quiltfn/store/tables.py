@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0019"
+REVISION = "0020"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -120,6 +120,10 @@ runtime = Table(
     Column("isolation", Text, nullable=False),
     Column("network", Text, nullable=False),
     Column("writable_paths", JSON, nullable=False),
+    Column("process_limit", Integer),
+    Column("tmp_limit_mb", Integer),
+    Column("file_limit_mb", Integer),
+    Column("open_files_limit", Integer),
     Column("created_at", BigInteger, nullable=False),
 )
 

@@ -110,6 +110,46 @@ WritablePaths = Annotated[
         short="writable",
     ),
 ]
+# Their upper bounds are the operator's, and so checked where these are known.
+ProcessLimit = Annotated[
+    int,
+    about(
+        "processes and threads in a sandbox, 16 to sandbox_processes_max; null: 512",
+        1000,
+        Documented({"minimum": 16}),
+        short="processes",
+    ),
+]
+TmpLimitMb = Annotated[
+    int,
+    about(
+        "MiB of /tmp and of each writable path, 1 to sandbox_tmp_max_mib; null: 512. What is "
+        "written counts in the memory limit",
+        1024,
+        Documented({"minimum": 1}),
+        short="tmp",
+        unit="MiB",
+    ),
+]
+FileLimitMb = Annotated[
+    int,
+    about(
+        "MiB of one file, 1 to sandbox_file_max_mib; null: as much as /tmp",
+        1024,
+        Documented({"minimum": 1}),
+        short="file-size",
+        unit="MiB",
+    ),
+]
+OpenFilesLimit = Annotated[
+    int,
+    about(
+        "descriptors of one process, 64 to sandbox_open_files_max; null: 4096",
+        8192,
+        Documented({"minimum": 64}),
+        short="open-files",
+    ),
+]
 Shared = Annotated[bool, about("for all tenants; needs an operator's key", False)]
 
 
@@ -158,6 +198,10 @@ class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, 
     isolation: IsolationOfRuntime = Isolation.CRUN.value
     network: NetworkOfRuntime = Network.NONE.value
     writable_paths: WritablePaths = []
+    process_limit: ProcessLimit | None = None
+    tmp_limit_mb: TmpLimitMb | None = None
+    file_limit_mb: FileLimitMb | None = None
+    open_files_limit: OpenFilesLimit | None = None
     shared: Shared = False
 
 
@@ -181,6 +225,10 @@ class Runtime(Struct, kw_only=True, frozen=True):
     built_in: BuiltIn
     shared: Shared
     created_at: UnixSeconds
+    process_limit: ProcessLimit | None = None
+    tmp_limit_mb: TmpLimitMb | None = None
+    file_limit_mb: FileLimitMb | None = None
+    open_files_limit: OpenFilesLimit | None = None
 
 
 class RuntimeList(Struct, kw_only=True, frozen=True):

@@ -19,6 +19,17 @@ import type { Runtime } from "../wire.ts";
 
 const USERS = 12; // functions that are named
 
+/** What it says of limits; the others are the server's own. */
+function limitsOf(of: Runtime): string[] {
+  const said: [number | null | undefined, string][] = [
+    [of.process_limit, "processes"],
+    [of.tmp_limit_mb, "MiB in /tmp"],
+    [of.file_limit_mb, "MiB in a file"],
+    [of.open_files_limit, "open files"],
+  ];
+  return said.filter(([limit]) => typeof limit === "number").map(([limit, what]) => `${limit} ${what}`);
+}
+
 function Facts({ of }: { of: Runtime }) {
   const variables = Object.entries(of.environment);
   return html`
@@ -39,6 +50,10 @@ function Facts({ of }: { of: Runtime }) {
             <dd>
               <${Names} of=${of.writable_paths} />
             </dd>
+          `}
+          ${limitsOf(of).length > 0 && html`
+            <dt>Limits</dt>
+            <dd>${limitsOf(of).join(", ")}</dd>
           `}
           <dt>Environment</dt><dd>${variables.length
             ? html`<ul class="plain">${
