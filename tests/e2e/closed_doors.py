@@ -123,8 +123,13 @@ def steal_input():
     fcntl.ioctl(fd, 0x5412, b"x")
 
 
-def new_terminal():
-    os.openpty()
+def of_terminal(number, value):
+    """On one of its own; both are refused for what they let do with others'."""
+
+    def attempt():
+        fcntl.ioctl(os.openpty()[1], number, value)
+
+    return attempt
 
 
 def mount(kind, options):
@@ -190,7 +195,8 @@ for name in ("null", "zero", "full", "random", "urandom", "tty"):
 tries["x32"] = call(0x40000000 | 39)
 tries["i386"] = old_entry
 tries["keys typed for others"] = steal_input
-tries["a terminal"] = new_terminal
+tries["call ioctl TIOCSTI"] = of_terminal(0x5412, b"x")
+tries["call ioctl TIOCSETD"] = of_terminal(0x5423, struct.pack("i", 0))
 tries["mount cgroup2"] = mount("cgroup2", "")
 for controller in CONTROLLERS:
     tries[f"mount cgroup {controller}"] = mount("cgroup", controller)
@@ -222,7 +228,7 @@ for name, attempt in tries.items():
 found = []
 with open("/proc/self/mountinfo") as mounts:
     for line in mounts:
-        if line.split(" - ")[1].startswith("cgroup"):
+        if line.split(" - ")[1].startswith("cgroup") and "ro" not in line.split()[5].split(","):
             found.append(line.split()[4])
 for top, _, files in os.walk("/sys/fs/cgroup"):
     found += [f"{top}/{one}" for one in files if os.access(f"{top}/{one}", os.W_OK)]

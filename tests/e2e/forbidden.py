@@ -106,7 +106,7 @@ TRIES = {
     "real-time": lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)),
     "setuid": lambda: os.setuid(0),
     "setgroups": lambda: os.setgroups([0]),
-    "raise own limits": lambda: resource.setrlimit(7, (4096, 4096)),
+    "raise own limits": lambda: resource.setrlimit(7, (4097, 4097)),
     "raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
     "packet socket": lambda: socket.socket(17, socket.SOCK_RAW, 0),
     "AF_ALG": lambda: socket.socket(38, socket.SOCK_SEQPACKET, 0),

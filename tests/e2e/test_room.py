@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +56,91 @@ def test_no_sandbox_has_more_than_the_operator_allows(another: Callable[..., Ser
     assert processes < 50
     body = {"name": "large", "kind": "shell", "tmp_limit_mb": 11}
     assert server.call("POST", "/api/runtimes", body).status_code == 422
+
+
+# What programs look for ----------------------------------------------------------------------
+
+
+def test_a_sandbox_finds_its_own_name(shared: Server) -> None:
+    code = "import os, socket; n = socket.gethostname(); print(n, socket.gethostbyname(n))"
+    record = shared.run(f"python3 -c '{code}'; hostname; getent hosts localhost")
+    name, address, again, *rest = record["stdout"].split()
+    assert (name, address) == (again, "127.0.1.1")
+    assert "localhost" in rest
+    assert name != shared.run("hostname")["stdout"].strip()
+
+
+TERMINALS = """
+import os, pty
+kept = []
+try:
+    while True: kept.append(os.openpty())
+except OSError as error:
+    print(len(kept), error.errno)
+for pair in kept:
+    for one in pair: os.close(one)
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execlp("sh", "sh", "-c", "tty; echo asked >/dev/tty; stty size")
+try:
+    while data := os.read(terminal, 1000): print(data.decode(), end="")
+except OSError: pass  # nobody has the other end any more
+os.waitpid(pid, 0)
+print(os.listdir("/dev/pts"), oct(os.stat("/dev/pts/0").st_mode), os.stat("/dev/pts/0").st_uid)
+"""
+
+
+def test_a_sandbox_has_terminals_of_its_own(shared: Server) -> None:
+    code = f"exec python3 - <<'END'\n{TERMINALS}\nEND"
+    here, there = (shared.deploy(code) for _ in range(2))
+    for function in (here, there):
+        record = function.invoke()
+        assert record["stdout"].split() == [
+            *("32", "28"),
+            *("/dev/pts/0", "asked", "0", "0"),
+            *("['0',", "'ptmx']", "0o20600", "1000"),
+        ], record
+        function.delete()
+    assert shared.run("ls /dev/pts")["stdout"].split() == ["ptmx"], "none is left for the next"
+
+
+def test_what_programs_read_in_etc_is_there_and_nothing_secret(shared: Server) -> None:
+    record = shared.run(
+        "cd /etc; find . -type l ! -exec test -e {} ';' -print | grep -v alternatives; echo =; "
+        "cat localtime | wc -c; fc-list 2>/dev/null | wc -l; ls; echo =; "
+        "find . ! -type l ! -readable; ls machine-id shadow ssh npmrc pip.conf 2>/dev/null"
+    )
+    _dangling, found, secret = record["stdout"].split("=\n")
+    zone, _fonts, *names = found.split()
+    assert int(zone) > 100
+    for name in ("fonts", "mime.types", "os-release", "services", "timezone"):
+        assert (name in names) == Path("/etc", name).exists(), name
+    assert [one for one in secret.split() if not one.startswith("./ssl/private")] == []
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git: what it says of /app is not shown")
+def test_git_looks_at_files_that_are_somebody_else_s(shared: Server) -> None:
+    files: dict[str, str | bytes] = {".git/HEAD": "ref: refs/heads/main\n"}
+    files |= {".git/objects/x": "", ".git/refs/x": ""}
+    runtime = sample_runtimes.add(shared, "shell", files)
+    record = shared.run("cd /app && git symbolic-ref HEAD", runtime=runtime)
+    assert record["stdout"] == "refs/heads/main\n", record
+
+
+@pytest.mark.parametrize("cleanup", [True, False], ids=["forks", "keeps"])
+def test_interpreters_that_a_handler_starts_find_its_modules(shared: Server, cleanup: bool) -> None:
+    source = """
+    import subprocess, sys
+    def handler(event):
+        code = "import beside, package, mine; print(beside.x, package.x, mine.x)"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    """
+    files: dict[str, str | bytes] = {"mod.py": source, "beside.py": "x = 1"}
+    files |= {"site-packages/package.py": "x = 2", "own/mine.py": "x = 3"}
+    runtime = sample_runtimes.add(shared, "python", files)
+    environment = {"PYTHONPATH": "/app/own"}
+    fields = {"environment": environment, "cleanup_on_exit": cleanup}
+    function = shared.deploy("mod:handler", runtime=runtime, **fields)
+    for _ in range(2):
+        assert function.invoke()["stdout"] == "1 2 3\n"
+    function.delete()

@@ -428,6 +428,7 @@ def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path) -> None:
         id="s",
         bundles=tmp_path / "missing",
         crun_root=tmp_path,
+        roots=tmp_path,
         take_uids=lambda: 7,
         give_back_uids=returned.append,
     )

@@ -163,7 +163,7 @@ def the_root_is_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
 @rule
 def no_sysfs_and_no_control_groups(it: Config, _host: oci.Host, _limits: Limits) -> None:
     kinds = {one["type"] for one in it["mounts"]}
-    assert kinds <= {"proc", "tmpfs", "bind"}
+    assert kinds <= {"proc", "tmpfs", "devpts", "bind"}
     assert not [point for point in mounts(it) if point.startswith("/sys")]
 
 
@@ -174,7 +174,14 @@ def everything_is_nosuid(it: Config, _host: oci.Host, _limits: Limits) -> None:
 
 @rule
 def everything_but_dev_is_nodev(it: Config, _host: oci.Host, _limits: Limits) -> None:
-    assert [p for p, one in mounts(it).items() if "nodev" not in one["options"]] == ["/dev"]
+    with_nodes = [p for p, one in mounts(it).items() if "nodev" not in one["options"]]
+    assert with_nodes == ["/dev", "/dev/pts"]
+
+
+@rule
+def terminals_are_its_own_and_few(it: Config, _host: oci.Host, _limits: Limits) -> None:
+    options = set(mounts(it)["/dev/pts"]["options"])
+    assert {"newinstance", "max=32", "nosuid", "noexec"} <= options
 
 
 @rule
@@ -205,7 +212,9 @@ def what_is_writable_has_a_size(it: Config, _host: oci.Host, _limits: Limits) ->
 @rule
 def binds_are_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
     binds = {point: one for point, one in mounts(it).items() if one["type"] == "bind"}
-    assert set(binds) - set(host.binds) <= {"/app", "/etc/resolv.conf"}, "what was asked for"
+    assert set(binds) - set(host.binds) <= {"/app", "/etc/hosts", "/etc/resolv.conf"}, (
+        "what was asked for"
+    )
     assert set(binds) >= set(host.binds)
     assert all({"rbind", "ro", "nosuid", "nodev"} <= set(one["options"]) for one in binds.values())
 
@@ -221,7 +230,7 @@ def only_bounded_file_systems_in_memory_are_writable(
         bounds = {f"size={limits.tmp_mib}m", f"nr_inodes={256 * limits.tmp_mib}"}
         assert {"nosuid", "nodev", "mode=1777", *bounds} <= options, point
     writable = {p for p, one in mounts(it).items() if "ro" not in one["options"]}
-    assert writable == {"/proc", "/dev", "/dev/shm", *places}
+    assert writable == {"/proc", "/dev", "/dev/pts", "/dev/shm", *places}
 
 
 @rule

@@ -9,11 +9,13 @@ import os
 import platform
 import py_compile
 import shutil
+import stat
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
-from quiltfn.launcher.oci import GUEST, HANDLER_UID, SHELL_LIBRARY, Host
+from quiltfn.launcher.oci import GUEST, HANDLER_UID, SHELL_LIBRARY, Host, hosts
 
 # Where a sandbox has the runners of languages.
 RUNNERS = "/.runners"
@@ -23,17 +25,58 @@ MADE_MAX = 4096
 MOUNT_POINTS = ("app", "dev", "proc", "tmp", "usr", "etc")
 # Real directories over a base image, whatever it has by these names.
 OVER_A_BASE = ("app", "dev", "proc", "tmp", "etc")
-WRITTEN_OVER_A_BASE = ("passwd", "group", "hosts", "resolv.conf")
+WRITTEN_OVER_A_BASE = ("passwd", "group", "hosts", "resolv.conf", "gitconfig")
 LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Without these, links such as /usr/bin/awk dangle and there are no certificates.
 ETC_DIRECTORIES = ("alternatives", "ssl", "ca-certificates")
-ETC_FILES = ("ld.so.cache", "ld.so.conf", "localtime", "mime.types", "services", "protocols")
+# What else programs read there, and who. It is copied, for mounts cost every sandbox: files and
+# trees that every user of the host can read, without what may hold a password (npmrc, pip.conf,
+# odbc.ini) or is the machine's own (machine-id, profile).
+ETC_COPIED = {
+    "chromium*": "Chromium: flags and policies",
+    "debian_version": "installers",
+    "fonts": "fontconfig: without it browsers, JVMs and converters find no font",
+    "gai.conf": "libc: which address of a name goes first",
+    "ghostscript": "Ghostscript: its fonts",
+    "groff": "groff: /usr/share/groff leads here",
+    "host.conf": "libc: how names are resolved",
+    "ImageMagick*": "ImageMagick: what it may convert, and by which programs",
+    "inputrc": "readline",
+    "java*": "JVMs: /usr/lib/jvm leads here, and without java.security none starts",
+    "ld.so.cache": "the loader: where libraries are",
+    "ld.so.conf": "the same",
+    "locale.alias": "libc: /usr/share/locale leads here",
+    "localtime": "libc: the time zone",
+    "magic*": "file",
+    "mailcap": "mailcap, in many languages",
+    "maven": "Maven: /usr/share/maven leads here",
+    "mime.types": "mimetypes, in many languages",
+    "networks": "libc",
+    "OpenCL": "OpenCL: which drivers there are",
+    "os-release": "installers, platform.freedesktop_os_release",
+    "papersize": "converters of documents",
+    "perl": "Perl: Net::Config",
+    "protocols": "libc: getprotobyname",
+    "python3*": "Python: its sitecustomize leads here",
+    "R": "R: its site's start-up files",
+    "rpc": "libc",
+    "services": "libc: getservbyname",
+    "sgml": "catalogs of document types",
+    "shells": "getusershell",
+    "terminfo": "ncurses: terminals that Debian does not ship in /usr",
+    "timezone": "JVMs: the time zone's name",
+    "vulkan": "Vulkan: which drivers there are",
+    "xml": "catalogs of document types",
+}
+COPIED_MAX_BYTES, COPIED_MAX_FILES = 16 * 1024 * 1024, 4096
 WRITTEN = {
     "passwd": "root:x:0:0:guest:/:/usr/sbin/nologin\n"
     f"handler:x:{HANDLER_UID}:{HANDLER_UID}:handler:/tmp:/bin/sh\n"
     "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
-    "group": f"root:x:0:\nhandler:x:{HANDLER_UID}:\nnogroup:x:65534:\n",
-    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "group": f"root:x:0:\ntty:x:5:\nhandler:x:{HANDLER_UID}:\nnogroup:x:65534:\n",
+    "hosts": hosts("sandbox"),
+    # The files at /app are somebody else's than the handler's, which git would refuse to look at.
+    "gitconfig": "[safe]\n\tdirectory = *\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     "resolv.conf": "",
 }
@@ -75,6 +118,33 @@ def copy_runners(source: Path, target: Path) -> None:
     py_compile.compile(str(target / "python.py"), doraise=True, invalidation_mode=unchecked)
 
 
+def copy_public(source: Path, target: Path, patterns: Sequence[str]) -> None:
+    """Copies what has such a name: files, links and trees of these that everybody can read.
+
+    Of a name that is too large nothing is copied that comes behind the bound.
+    """
+    for pattern in patterns:
+        for found in sorted(source.glob(pattern)):
+            left = [COPIED_MAX_FILES, COPIED_MAX_BYTES]
+            _copy(found, target / found.name, left)
+
+
+def _copy(source: Path, target: Path, left: list[int]) -> None:
+    status = source.lstat()
+    left[0] -= 1
+    left[1] -= status.st_size
+    if min(left) < 0 or target.exists():
+        return
+    if stat.S_ISLNK(status.st_mode):
+        target.symlink_to(os.readlink(source))
+    elif stat.S_ISDIR(status.st_mode) and status.st_mode & 0o005 == 0o005:
+        target.mkdir()
+        for one in sorted(source.iterdir()):
+            _copy(one, target / one.name, left)
+    elif stat.S_ISREG(status.st_mode) and status.st_mode & 0o004:
+        shutil.copyfile(source, target)
+
+
 def build(root: Path, guest: Path) -> Skeleton:
     """Makes the skeleton below `root`, in the launcher's mount namespace, and returns it."""
     for name in MOUNT_POINTS:
@@ -91,9 +161,7 @@ def build(root: Path, guest: Path) -> Skeleton:
         if (Path("/etc") / name).is_dir():
             (root / "etc" / name).mkdir()
             binds[f"/etc/{name}"] = f"/etc/{name}"
-    for name in ETC_FILES:
-        if (Path("/etc") / name).is_file():
-            shutil.copyfile(Path("/etc") / name, root / "etc" / name)
+    copy_public(Path("/etc"), root / "etc", list(ETC_COPIED))
     for name, text in WRITTEN.items():
         (root / "etc" / name).write_text(text)
     copy_runners(guest.parent.parent / "runners", root / RUNNERS.lstrip("/"))

@@ -52,6 +52,10 @@ READ_ONLY = [*DEVICES, "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc
 # sandboxes together, so the guest sets it.
 RLIMITS = {"RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 64 * 1024, "RLIMIT_MSGQUEUE": 0}
 MIB = 1024 * 1024
+# Terminals of its own. Of all sandboxes together there can be some thousands, and a terminal takes
+# memory of the kernel that no control group counts, up to 40 KiB: so many of them are no matter.
+PTYS_MAX = 32
+PTY_OPTIONS = f"newinstance,ptmxmode=0666,mode=0600,max={PTYS_MAX}"
 # No TIME_WAIT, in which the next call would see whom the one before was connected with: nothing of
 # a connection is under way any more once both its ends on loopback are closed.
 NO_TIME_WAIT = {"net.ipv4.tcp_max_tw_buckets": "0"}
@@ -112,6 +116,11 @@ def config(
     """The OCI runtime configuration of one sandbox (runtime-spec 1.0)."""
     made = _for_crun(host, spec, uid_base=uid_base, cgroup=cgroup, hostname=hostname)
     return _for_gvisor(made, spec.limits.pids) if spec.isolation == GVISOR else made
+
+
+def hosts(hostname: str) -> str:
+    """/etc/hosts: programs look their own host up."""
+    return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n"
 
 
 def tmp_options(limits: Limits) -> str:
@@ -233,6 +242,7 @@ def _mounts(host: Host, spec: SandboxSpec) -> list[dict[str, Any]]:
         _mount("/proc", "proc", "proc", [*safe, "noexec", "hidepid=2", "gid=0"]),
         # A fresh /dev is also what keeps an image's symlinks from redirecting device creation.
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "mode=755,size=64k,nr_inodes=64"]),
+        _mount("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", PTY_OPTIONS]),
         _mount("/dev/shm", "tmpfs", "tmpfs", [*safe, "noexec", SHM_OPTIONS]),
         *(
             _mount(path, "tmpfs", "tmpfs", [*safe, tmp_options(spec.limits)])

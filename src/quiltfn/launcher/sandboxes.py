@@ -280,14 +280,21 @@ class Sandboxes:
     def _write_bundle(self, sandbox: _Sandbox, spec: oci.SandboxSpec) -> Path:
         bundle = self._state.bundles / sandbox.id
         bundle.mkdir(mode=0o700)
+        hostname = sandbox.id[:12]
+        self._hosts_of(sandbox).write_text(oci.hosts(hostname))
+        spec = replace(spec, binds=spec.binds | {"/etc/hosts": str(self._hosts_of(sandbox))})
         document = oci.config(
             *self._roots.described(sandbox.id, spec),
             uid_base=sandbox.uid_base,
             cgroup=self._cgroups.path(self._state.id, sandbox.id),
-            hostname=sandbox.id[:12],
+            hostname=hostname,
         )
         (bundle / "config.json").write_text(json.dumps(document))
         return bundle
+
+    def _hosts_of(self, sandbox: _Sandbox) -> Path:
+        """Its /etc/hosts. gVisor opens it as the sandbox's user, who cannot enter a bundle."""
+        return self._state.roots / f"{sandbox.id}.hosts"
 
     def _created(
         self,
@@ -345,6 +352,7 @@ class Sandboxes:
         if sandbox.by_runsc:  # its processes share no pid namespace that would end them
             self._cgroups.kill(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
+        self._hosts_of(sandbox).unlink(missing_ok=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
         sandbox.counters = self._count(sandbox)
         if sandbox.proxy is None:

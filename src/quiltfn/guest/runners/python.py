@@ -575,6 +575,23 @@ def held_in_common() -> str:
     return "shares memory" if shared else ""
 
 
+def find_modules() -> None:
+    """Has modules looked for at /app and among the function's packages, by interpreters that the
+    handler starts as well.
+    """
+    sys.path[:0] = [HOME]
+    if os.path.isdir(PACKAGES):
+        import site
+
+        site.addsitedir(PACKAGES)
+        # Before the host's own packages, so that a function gets the versions that it came with.
+        sys.path.remove(PACKAGES)
+        sys.path.insert(1, PACKAGES)
+    # Interpreters that the handler starts find the same modules.
+    places = [HOME, PACKAGES, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, places)))
+
+
 def main() -> None:
     global RESULT
     if os.environ.pop("QUILT_PREWARMED", "") == "1":
@@ -585,14 +602,7 @@ def main() -> None:
     RESULT = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    sys.path[:0] = [HOME]
-    if os.path.isdir(PACKAGES):
-        import site
-
-        site.addsitedir(PACKAGES)
-        # Before the host's own packages, so that a function gets the versions that it came with.
-        sys.path.remove(PACKAGES)
-        sys.path.insert(1, PACKAGES)
+    find_modules()
     # A sandbox has a core or two and may have few processes, so libraries must not start a thread
     # for each processor of the machine.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
