@@ -379,3 +379,10 @@ def test_threads_at_import_are_noticed_and_told(server: Server) -> None:
     assert [count for _, _, count in calls] == [1, 1, 1]
     assert len({(instance, pid) for instance, pid, _ in calls}) == 3
     until(lambda: "ticker" in server.log.read_text())
+    # Who owns it is told, too: by the deploy, and by the function as long as that version serves.
+    for one in (function.deploy(), server.call("GET", function.path).json()):
+        assert one["note"].startswith("the module starts threads when it is imported (ticker), so")
+    files: dict[str, str | bytes] = {"mod.py": "def handler(): return 'forked'"}
+    runtime = sample_runtimes.add(server, "python", files)
+    quiet = server.call("PUT", function.path, {"runtime": runtime}).json()
+    assert (quiet["current_version"], quiet["note"]) == (2, None)

@@ -39,6 +39,7 @@ FUNCTION = [
     "invocation_count",
     "error_count",
     "error_message",
+    "note",  # beyond what the client knows
 ]
 VERSION = [
     "id",

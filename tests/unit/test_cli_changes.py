@@ -109,6 +109,12 @@ def test_an_old_error_does_not_fail_a_deploy_that_works(fake: Fake, capsys: Capt
     assert capsys.readouterr().err == ""
 
 
+def test_what_a_runtime_says_of_how_it_serves_is_shown(fake: Fake, capsys: Captured) -> None:
+    fake.answers["POST", f"/{ID}/deploy"] = (200, {**FUNCTION, "note": "it starts threads"})
+    assert run(["functions", "deploy", "hello"]) == 0
+    assert "it starts threads" in capsys.readouterr().err
+
+
 def test_pause_resume_and_rollback(fake: Fake, capsys: Captured) -> None:
     fake.answers["POST", f"/{ID}/pause"] = (200, {"success": True, "message": "2 calls still run"})
     fake.answers["POST", f"/{ID}/resume"] = (200, FUNCTION)

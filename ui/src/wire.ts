@@ -202,6 +202,7 @@ export interface Function {
   invocation_count: number;
   error_count: number;
   error_message: string | null;
+  note?: string | null;
 }
 
 export interface FunctionChanges {

@@ -111,4 +111,5 @@ def _shown(
 ) -> wire.Function | wire.FunctionSummary:
     if view == "brief":
         return shapes.function_summary(entry)
-    return shapes.function(entry, show=context.sees_values)
+    note = context.services.pools.note(entry.function.id)
+    return shapes.function(entry, note=note, show=context.sees_values)

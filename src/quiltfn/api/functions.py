@@ -286,7 +286,8 @@ async def _record(context: RequestContext[FunctionServices]) -> Invocation:
 
 
 def _function(context: RequestContext[FunctionServices], entry: Entry) -> wire.Function:
-    return shapes.function(entry, show=context.sees_values)
+    note = context.services.pools.note(entry.function.id)
+    return shapes.function(entry, note=note, show=context.sees_values)
 
 
 def _shown(context: RequestContext[FunctionServices], entry: Entry) -> Response:

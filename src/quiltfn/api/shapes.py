@@ -93,8 +93,10 @@ def schedule_of(new: wire.NewSchedule) -> Schedule:
 # --- what is answered --------------------------------------------------------------------------
 
 
-def function(entry: Entry, *, show: bool) -> wire.Function:
-    """`show`: whether the caller may see the values of the environment."""
+def function(entry: Entry, *, note: str, show: bool) -> wire.Function:
+    """`note`: what its runtime has to say. `show`: whether the caller may see the values of the
+    environment.
+    """
     spec = entry.version.spec
     return gathered(
         wire.Function,
@@ -102,6 +104,7 @@ def function(entry: Entry, *, show: bool) -> wire.Function:
         entry.counters,
         spec,
         environment=values_of(spec.environment, show=show),
+        note=note or None,
     )
 
 

@@ -348,6 +348,8 @@ def _show_state(one: Function) -> None:
     show.say(f"{one.name} is {one.state}: version {one.current_version}")
     if one.state == "error":
         show.complain(one.error_message or "it could not be deployed")
+    elif one.note:
+        show.note(one.note)
     elif one.state == "deploying":
         show.note(f"it is not ready yet; look again with: quiltfn functions get {one.name}")
 

@@ -169,6 +169,7 @@ class FunctionPool:
         self.sandboxes: dict[int, Sandbox] = {}
         self.start_timings: dict[int, StartTiming] = {}
         self._versions: dict[str, Version] = {}
+        self._notes: dict[str, str] = {}
         self._waiters: dict[int, asyncio.Future[tuple[int, bool]]] = {}
         self._preparation: Preparation | None = None
         self._waiter_numbers = itertools.count(1)
@@ -315,6 +316,12 @@ class FunctionPool:
         used = {self.model.current, self.model.prepared}
         used |= {one.digest for one in self.model.instances.values()}
         self._versions = {key: one for key, one in self._versions.items() if key in used}
+        self._notes = {key: note for key, note in self._notes.items() if key in used}
+
+    @property
+    def note(self) -> str:
+        """What the newest instance of the version that serves had to say; mostly nothing."""
+        return self._notes.get(self.model.current or "", "")
 
     def load(self, function_id: str) -> PoolLoad | None:
         """How loaded it is; None: it serves no calls."""
@@ -564,6 +571,7 @@ class FunctionPool:
         except BaseException:
             await sandbox.destroy()
             raise
+        self._notes[version.digest] = sandbox.note
         if sandbox.note:
             _log.info("an instance has a note", function=version.function_id, note=sandbox.note)
         return sandbox

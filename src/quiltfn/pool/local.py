@@ -129,6 +129,10 @@ class LocalPools:
     def occupied(self) -> list[str]:
         return [key for key in self._pools if any(pool.model.instances for pool in self._of(key))]
 
+    def note(self, function_id: str) -> str:
+        """As `ports.Pools` says."""
+        return next((note for pool in self._of(function_id) if (note := pool.note)), "")
+
     async def egress(self, function_id: str) -> EgressRefusals:
         """What the networks of its instances refused since the server started."""
         return sum_egress(await asyncio.gather(*(pool.egress() for pool in self._of(function_id))))

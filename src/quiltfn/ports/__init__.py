@@ -350,6 +350,9 @@ class Pools(PoolCounting, Protocol):
         tenant and function.
         """
 
+    def note(self, function_id: str) -> str:
+        """What the runtime of the version that serves has to say of how it does; mostly nothing."""
+
     async def egress(self, function_id: str) -> EgressRefusals:
         """What the networks of its instances have refused since this server started."""
 

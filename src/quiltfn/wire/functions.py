@@ -198,6 +198,14 @@ VersionNumber = Annotated[
 UnixSeconds = Annotated[int, about("Unix seconds", 1760000000)]
 NextCursor = Annotated[str, about("the cursor of the next page, or null on the last one", "Zg")]
 ErrorMessage = Annotated[str, about("why it could not be deployed or updated, or null", None)]
+Note = Annotated[
+    str,
+    about(
+        "what its runtime says of how it serves calls, such as why it cannot fork for each, at the "
+        "node that is asked; mostly null",
+        None,
+    ),
+]
 ImageDigest = Annotated[str, about("of the files it runs with", "host:3f9a")]
 InstanceCount = Annotated[int, about("instances", 1)]
 Mib = Annotated[float, about("MiB", 12.5)]
@@ -310,6 +318,7 @@ class Function(Struct, kw_only=True, frozen=True):
     invocation_count: InvocationCount
     error_count: ErrorCount
     error_message: ErrorMessage | None
+    note: Note | None = None
 
 
 class FunctionSummary(Struct, kw_only=True, frozen=True):

@@ -242,6 +242,7 @@ export default function FunctionPage({ function_id: id = "", section = "" }: Pag
     <${Facts} one=${one} />
     <${PoolStrip} one=${one} />
     <${Tabs} id=${id} at=${section} />
+    ${one.note && html`<p class="notice">${visible(one.note)}</p>`}
     ${one.error_message && html`<${Notice} of=${new Error(visible(one.error_message))} />`}
     <${Section} one=${one} key=${id} />
   `;

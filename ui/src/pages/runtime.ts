@@ -27,7 +27,9 @@ function limitsOf(of: Runtime): string[] {
     [of.file_limit_mb, "MiB in a file"],
     [of.open_files_limit, "open files"],
   ];
-  return said.filter(([limit]) => typeof limit === "number").map(([limit, what]) => `${limit} ${what}`);
+  return said.filter(([limit]) => typeof limit === "number").map(([limit, what]) =>
+    `${limit} ${what}`
+  );
 }
 
 function Facts({ of }: { of: Runtime }) {
