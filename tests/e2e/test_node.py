@@ -243,6 +243,21 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
     assert function.invoke("fine")["stdout"] == "fine"
 
 
+@KEEP
+def test_a_full_heap_is_out_of_memory(shared: Server, cleanup: bool) -> None:
+    source = body(
+        "if (event === 'small') return 'fine';"
+        "if (event === 'abort') process.abort();"
+        "const kept = []; for (;;) kept.push(new Array(1000).fill(kept.length));"
+    )
+    function = node(shared, source, cleanup_on_exit=cleanup)
+    record = function.invoke("big")
+    assert (record["status"], record["exit_code"]) == ("oom", 137), record
+    assert "JavaScript heap out of memory" in record["stderr"]
+    assert function.invoke("small")["stdout"] == "fine"
+    assert function.invoke("abort")["status"] == "failed", "the same signal without that"
+
+
 def test_what_one_call_sets_for_its_end_does_not_end_the_next(shared: Server) -> None:
     source = body("if (event) { process.exitCode = 4; throw new Error('no') } return 'fine'")
     function = node(shared, source, cleanup_on_exit=False)

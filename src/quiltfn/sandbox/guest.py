@@ -6,6 +6,7 @@ connection, which ends the sandbox.
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any, cast
@@ -58,6 +59,9 @@ RUNNERS = {
 # Node does not read its control group's limit. By the machine's memory it would collect garbage too
 # late.
 NODE_HEAP_SHARE = 0.75
+# What Node writes, and the signal that it ends itself by, when its heap is full. That is below the
+# memory limit, so the kernel has killed nobody.
+HEAP_IS_FULL = b"JavaScript heap out of memory"
 
 
 def handler_argv(spec: VersionSpec) -> list[str]:
@@ -144,6 +148,7 @@ class GuestSandbox(asyncio.Protocol):
         self._overdue_at = 0.0
         self._overdue = False
         self._out_of_memory_kills = 0
+        self._has_heap_limit = False
         self._output: OutputLog | None = None
         self._output_bytes = 0
         self._room_bytes = SHORT_OUTPUT_BYTES
@@ -180,6 +185,7 @@ class GuestSandbox(asyncio.Protocol):
 
     async def specialise(self, spec: VersionSpec) -> None:
         self._write(specialise_frame(spec))
+        self._has_heap_limit = spec.runtime_snapshot.kind is Kind.NODE
         limit = RUNNER_STARTS_WITHIN_S if spec.runtime_snapshot.is_resident else GREETING_TIMEOUT_S
         try:
             async with asyncio.timeout(limit):
@@ -320,6 +326,8 @@ class GuestSandbox(asyncio.Protocol):
         if future is None or future.done() or log is None:
             return False
         stdout, stderr = log.take()
+        if self._has_heap_limit and kind is ExitKind.SIGNALLED and HEAP_IS_FULL in stderr:
+            more["out_of_memory"] = more.get("out_of_memory") or more["code"] == signal.SIGABRT
         order = output.to_text(log.order)
         future.set_result(
             CallResult(kind=kind, stdout=stdout, stderr=stderr, output_order=order, **more)
