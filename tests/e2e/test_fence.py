@@ -123,6 +123,29 @@ def test_nothing_of_the_hosts_control_groups(inside: dict[str, str]) -> None:
     assert not named, "the cgroup namespace begins at the sandbox's own group"
 
 
+def test_its_own_control_group_is_shown_and_no_other(shared: Server) -> None:
+    """What is shown is what it may use, nothing is above it or beside it, and it stays as it is."""
+    code = """
+import os, sys
+top = "/sys/fs/cgroup"
+v2 = os.path.exists(top + "/cgroup.controllers")
+names = ["memory.max", "pids.max"] if v2 else ["memory/memory.limit_in_bytes", "pids/pids.max"]
+print(*(open(f"{top}/{name}").read().strip() for name in names))
+print(sum(len(found) for _, found, _ in os.walk(top)) - (0 if v2 else 4))
+for place, below, files in os.walk("/sys"):
+    for name in [*files, *below, "made"]:
+        path = os.path.join(place, name)
+        for act in (lambda: os.mkdir(path + "x"), lambda: os.open(path, os.O_WRONLY),
+                    lambda: os.rmdir(path), lambda: os.chmod(path, 0o777)):
+            try: print("did it to", path, act())
+            except OSError: pass
+"""
+    function = shared.deploy(f"exec python3 - <<'END'\n{code}\nEND", memory_limit_mb=300)
+    for _ in range(2):
+        assert function.invoke()["stdout"].split() == [str(300 << 20), "512", "0"]
+    function.delete()
+
+
 def test_mounts(inside: dict[str, str]) -> None:
     mounts = {}
     for line in inside["mountinfo"].splitlines():
@@ -135,8 +158,12 @@ def test_mounts(inside: dict[str, str]) -> None:
     for point in ("/", "/usr"):
         assert {"ro", "nosuid", "nodev"} <= mounts[point][1]
     kinds = {kind for kind, _ in mounts.values()}
-    assert not kinds & {"sysfs", "cgroup", "cgroup2", "debugfs", "securityfs", "bpf"}
+    assert not kinds & {"sysfs", "debugfs", "securityfs", "bpf"}
     assert "/sys" not in mounts
+    groups = {point for point, (kind, _) in mounts.items() if kind in ("cgroup", "cgroup2")}
+    assert all(point.startswith("/sys/fs/cgroup") for point in groups)
+    for point in groups:
+        assert {"ro", "noexec", "nosuid", "nodev"} <= mounts[point][1]
     for point, (kind, options) in mounts.items():
         masked = kind == "tmpfs" and point.startswith("/proc/") and "ro" in options
         node = kind == "devtmpfs"  # one node of the host's, bound by the runtime

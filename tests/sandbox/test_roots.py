@@ -134,7 +134,8 @@ def test_a_base_image_is_below_the_skeleton_whatever_it_has_there(bench: Bench) 
         (base / "usr").mkdir(parents=True)
         (base / "usr/tool").write_text("of the base")
         out.mkdir()
-        for name in (*host_image.OVER_A_BASE, ".runners", "data"):
+        tops = {name.split("/")[0] for name in host_image.OVER_A_BASE}
+        for name in (*tops, ".runners", "data"):
             (base / name).symlink_to(out)
         (base / ".guest").symlink_to(base / "usr/tool")
         over = a_skeleton(bench.place)

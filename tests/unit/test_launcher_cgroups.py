@@ -102,6 +102,26 @@ def test_the_seam_that_fits_the_host(mounts, table: str, mode: str) -> None:
     assert found.path("server", "sandbox") == "/quiltfn/server/sandbox"
 
 
+BOTH = line("/sys/fs/cgroup/cpu,cpuacct", "cgroup", "rw,cpu,cpuacct")
+REST = "".join(one for one in EACH if ",cpu\n" not in one)
+APART = line("/sys/fs/cgroup/cpuacct", "cgroup", "rw,cpuacct")
+
+
+@pytest.mark.parametrize(
+    ("table", "view"),
+    [
+        (V2_ONLY, ["v2"]),
+        (V1_ONLY + UNIFIED, ["cpu", "memory", "pids"]),
+        (V1_ONLY + APART, ["cpu", "cpuacct", "memory", "pids"]),
+        (REST + TMPFS + BOTH, ["cpu,cpuacct", "memory", "pids"]),
+    ],
+)
+def test_what_a_sandbox_is_shown_of_its_groups(mounts, table: str, view: list[str]) -> None:
+    """The kernel takes all controllers of a hierarchy or none; names of options are none."""
+    mounts(table)
+    assert sorted(cgroups.detect().view().split(":")) == view
+
+
 @pytest.mark.parametrize("gone", cgroups.V1_CONTROLLERS)
 def test_a_missing_controller_is_named(mounts, gone: str) -> None:
     mounts("".join(one for one in EACH if f",{gone}\n" not in one) + TMPFS + UNIFIED)

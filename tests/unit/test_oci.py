@@ -73,7 +73,8 @@ def no_terminal(it: Config, _host: oci.Host, _limits: Limits) -> None:
 
 @rule
 def the_guest_alone_is_started(it: Config, _host: oci.Host, limits: Limits) -> None:
-    program, tmp, shm, score, forking, *_writable = it["process"]["args"]
+    program, tmp, shm, score, forking, shown, *_writable = it["process"]["args"]
+    assert shown == "limits=v2"
     assert (program, tmp, shm) == (oci.GUEST, oci.tmp_options(limits), oci.SHM_OPTIONS)
     assert forking == f"shell={oci.SHELL_LIBRARY}"
     guest = it["process"]["oomScoreAdj"]
@@ -223,7 +224,7 @@ def binds_are_read_only(it: Config, host: oci.Host, _limits: Limits) -> None:
 def only_bounded_file_systems_in_memory_are_writable(
     it: Config, _host: oci.Host, limits: Limits
 ) -> None:
-    places = ["/tmp", *it["process"]["args"][5:]]
+    places = ["/tmp", *it["process"]["args"][6:]]
     for point in places:
         assert mounts(it)[point]["type"] == "tmpfs", point
         options = set(mounts(it)[point]["options"])

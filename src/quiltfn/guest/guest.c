@@ -37,6 +37,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -90,6 +91,23 @@ static void specialise(size_t length)
         ((volatile unsigned char *)out.bytes)[i] = 0;
     special.ready = true;
     prefork_start();
+}
+
+// Mounts a read-only view of our own control group, which our namespace begins at, where programs look
+// for their limits. `kinds`: "v2", or v1's controllers, with a comma between those that have one hierarchy
+// and a colon between these. Where the kernel does not let us, programs see the machine's limits.
+static void show_limits(char *kinds)
+{
+    const unsigned long how = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    if (strcmp(kinds, "v2") == 0) {
+        mount("cgroup2", "/sys/fs/cgroup", "cgroup2", how, NULL);
+        return;
+    }
+    char path[64];
+    for (char *one = strtok(kinds, ":"); one != NULL; one = strtok(NULL, ":")) {
+        snprintf(path, sizeof path, "/sys/fs/cgroup/%.*s", (int)strcspn(one, ","), one);
+        mount("cgroup", path, "cgroup", how, one);
+    }
 }
 
 static void prepare(const char *handlers_score)
@@ -150,6 +168,8 @@ int main(int argc, char **argv)
     writable = argv + 4 + in_gvisor;
     if (*writable != NULL && strncmp(*writable, "shell=", 6) == 0)
         shell_library = *writable++ + 6;
+    if (*writable != NULL && strncmp(*writable, "limits=", 7) == 0)
+        show_limits(*writable++ + 7);
     if (*writable != NULL && strncmp(*writable, "output=", 7) == 0 && !set_output_max(*writable++ + 7))
         return BAD_START;
     prepare(argv[3]);

@@ -7,6 +7,7 @@ the v1 controllers that are used. On every host the groups of a server have one 
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,9 @@ OF_SERVER, V2_OF_SERVER = "server-process", "quiltfn-server-{}"
 V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
 # Where it is mounted apart from "cpu" it is one more; elsewhere the two are one.
 V1_ACCOUNTING = "cpuacct"
+# What sandboxes are shown of v1's: those that programs read their limits from.
+SHOWN = {"memory", "cpu", "cpuacct", "pids"}
+CONTROLLERS = Path("/proc/cgroups")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_US = 100_000
 CPU_QUOTA_MIN_US = 1_000
@@ -79,6 +83,11 @@ class Cgroups(Protocol):
     def path(self, server: str, sandbox: str) -> str:
         """The value of cgroupsPath in config.json."""
 
+    def view(self) -> str:
+        """What a sandbox's guest mounts to show its own group, as guest.c reads it: "v2", or v1's
+        controllers, those of one hierarchy with commas and hierarchies with colons between them.
+        """
+
     def enter(self, server: str, group: str, limits: Limits) -> None:
         """Moves this process into a new group with these limits. Raises OSError."""
 
@@ -129,7 +138,11 @@ def detect() -> Cgroups:
         used = {name: mounts[name] for name in V1_CONTROLLERS}
         if mounts.get(V1_ACCOUNTING, used["cpu"]) != used["cpu"]:
             used[V1_ACCOUNTING] = mounts[V1_ACCOUNTING]
-        return V1(used, hybrid="cgroup2" in mounts)
+        known = {line.split()[0] for line in CONTROLLERS.read_text().splitlines()[1:]}
+        together = [
+            [n for n in sorted(known & set(mounts)) if mounts[n] == at] for at in used.values()
+        ]
+        return V1(used, hybrid="cgroup2" in mounts, together=together)
     missing = ", ".join(sorted(set(V1_CONTROLLERS) - found))
     raise CgroupsUnusable(
         f"neither cgroup v2 at {MOUNT} nor every v1 controller is mounted (missing: {missing})"
@@ -153,9 +166,16 @@ def _cgroup_mounts() -> dict[str, Path]:
 class V1:
     """v1 controllers, alone or beside v2. It kills frozen groups, which cannot fork."""
 
-    def __init__(self, mounts: dict[str, Path], *, hybrid: bool) -> None:
+    def __init__(
+        self, mounts: dict[str, Path], *, hybrid: bool, together: Sequence[Sequence[str]] = ()
+    ) -> None:
+        """`together`: the controllers of each hierarchy that is used."""
         self.mode = "hybrid" if hybrid else "v1"
-        self._mounts = mounts
+        self._mounts, self._together = mounts, together
+
+    def view(self) -> str:
+        shown = {",".join(one): None for one in self._together if SHOWN & set(one)}
+        return ":".join(shown)
 
     def prepare(self, server: str) -> None:
         # Descriptors keep the real mounts reachable while a tmpfs hides their mount points.
@@ -318,6 +338,9 @@ class V2:
 
     def path(self, server: str, sandbox: str) -> str:
         return f"{self._base.rstrip('/')}/{PARENT}/{server}/{sandbox}"
+
+    def view(self) -> str:
+        return "v2"
 
     def enter(self, server: str, group: str, limits: Limits) -> None:
         quota, period = limits.cpu_quota_and_period_us()

@@ -23,8 +23,13 @@ RUNNERS = "/.runners"
 # How many directories are made for writable paths; those of removed runtimes count, too.
 MADE_MAX = 4096
 MOUNT_POINTS = ("app", "dev", "proc", "tmp", "usr", "etc")
+# Where the guest shows a sandbox its own control group, in the order of their depth.
+OF_CONTROL_GROUPS = (
+    *("sys", "sys/fs", "sys/fs/cgroup"),
+    *(f"sys/fs/cgroup/{name}" for name in ("memory", "cpu", "cpuacct", "pids")),
+)
 # Real directories over a base image, whatever it has by these names.
-OVER_A_BASE = ("app", "dev", "proc", "tmp", "etc")
+OVER_A_BASE = ("app", "dev", "proc", "tmp", "etc", *OF_CONTROL_GROUPS)
 WRITTEN_OVER_A_BASE = ("passwd", "group", "hosts", "resolv.conf", "gitconfig")
 LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Without these, links such as /usr/bin/awk dangle and there are no certificates.
@@ -147,7 +152,7 @@ def _copy(source: Path, target: Path, left: list[int]) -> None:
 
 def build(root: Path, guest: Path) -> Skeleton:
     """Makes the skeleton below `root`, in the launcher's mount namespace, and returns it."""
-    for name in MOUNT_POINTS:
+    for name in (*MOUNT_POINTS, *OF_CONTROL_GROUPS):
         (root / name).mkdir()
     binds = {"/usr": "/usr"}
     for name in LINKED_TO_USR:

@@ -188,7 +188,7 @@ class Launcher:
         self.groups = groups
         self.skeleton = host_image.build(self.state.root, self.options.guest)
         self.base_skeleton = host_image.build_for_bases(self.state.base_root, self.skeleton)
-        host = replace(self.skeleton.host, output_max=self.options.output_max)
+        host = replace(self.skeleton.host, limits=groups.view(), output_max=self.options.output_max)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
         sandbox_roots = roots.Roots(self.state.roots, host, self.state.base_root)
         egress = Egress(self.state, groups, self.children, dns=self.options.egress_dns)

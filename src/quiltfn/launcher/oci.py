@@ -78,7 +78,8 @@ class Host:
     """The facts of the machine that config.json needs.
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
-    sandbox → path on the host. `output_max`: bytes that the guest keeps of standard output, of
+    sandbox → path on the host. `limits`: what of its control groups a sandbox is shown, as
+    `Cgroups.view` says. `output_max`: bytes that the guest keeps of standard output, of
     standard error and, if a third is given, of a result; None: its defaults.
     """
 
@@ -86,6 +87,7 @@ class Host:
     root: str
     binds: dict[str, str] = field(default_factory=dict)
     oom_score_min: int = 0
+    limits: str = "v2"
     output_max: tuple[int, ...] | None = None
 
 
@@ -167,7 +169,8 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
     """
     process, linux = made["process"], made["linux"]
     guest, tmp, shm, score, *further = process["args"]
-    writable = [one for one in further if one != FORKING]
+    # Paths are absolute, and what the guest does here in another way begins with its name.
+    writable = [one for one in further if one != FORKING and not one.startswith("limits=")]
     kept = {"uidMappings", "gidMappings"}
     return made | {
         "annotations": {},
@@ -212,6 +215,7 @@ def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
             *(GUEST, tmp_options(spec.limits), SHM_OPTIONS, str(oom_score)),
             # It has some of the guest's privileges, so it has to be the host's own shell.
             *([FORKING] if spec.base is None else []),
+            f"limits={host.limits}",
             *output,
             *spec.writable_paths,
         ],
