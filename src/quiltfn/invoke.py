@@ -36,6 +36,7 @@ from quiltfn.model.invocation import (
 )
 from quiltfn.model.output import OutputLog
 from quiltfn.model.overrides import check_overrides
+from quiltfn.model.runtime import Kind
 from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import StartTiming, Timeline
 from quiltfn.model.version import Version, check_environment
@@ -366,7 +367,7 @@ class Invoker:
                 is_followed=request.on_start is not None,
             )
         )
-        if request.judge is not None:
+        if request.judge is not None and result.refusal is None:
             result = msgspec.structs.replace(result, refusal=request.judge(result))
         took = self._clock.now() - started
         ran, at_ms = took - recorded, int(handed_over * 1000)
@@ -575,6 +576,9 @@ def check(version: Version, request: Request) -> None:
         expected = f"between 1 and the function's own timeout, {limit}"
         raise Unprocessable.field("timeout_seconds", expected, timeout, limit)
     if request.environment:
+        if version.spec.runtime_snapshot.kind is Kind.SERVER:
+            expected = "absent: a server keeps the variables that it was started with"
+            raise Unprocessable.field("environment", expected)
         if not request.may_write:
             check_overrides(version.spec.environment, request.environment)
         check_environment(version.spec.environment | request.environment)

@@ -43,6 +43,7 @@ from quiltfn.ports import Clock, StockedSandboxes
 from quiltfn.ports.fleet import NodeRemoved
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
+from quiltfn.sandbox.output_limits import OutputLimits
 from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
 from quiltfn.settings import BadSetting
 from quiltfn.store import StoreBroken
@@ -63,7 +64,8 @@ async def launcher_sandboxes(
     chosen = given.settings
     channel = LauncherChannel(given.channel)
     try:
-        source = LauncherSandboxes(channel, sum(chosen.output_max), sandbox_room(chosen))
+        limits = OutputLimits(*chosen.output_max)
+        source = LauncherSandboxes(channel, limits, sandbox_room(chosen))
         prewarmed = PrewarmedSandboxes(source, clock, chosen.prewarmed, memory)
         prewarmed.start()
         try:

@@ -204,8 +204,9 @@ class Runtimes:
         if not is_operator:
             self.rules.check(wanted)
         check_environment(wanted.environment)
-        if wanted.base_image is None and wanted.kind not in (Kind.CUSTOM, *self._host.built_in):
-            known = ", ".join([*self._host.built_in, Kind.CUSTOM])
+        known_kinds = (Kind.CUSTOM, Kind.SERVER, *self._host.built_in)
+        if wanted.base_image is None and wanted.kind not in known_kinds:
+            known = ", ".join([*self._host.built_in, Kind.CUSTOM, Kind.SERVER])
             expected = f"one of: {known}; this machine has no interpreter for {wanted.kind}"
             raise Unprocessable.field("kind", expected, wanted.kind, "shell")
         if wanted.isolation is Isolation.GVISOR and self._host.no_gvisor:

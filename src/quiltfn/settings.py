@@ -27,7 +27,7 @@ POLICIES = ("fixed", "histogram")
 DURABILITIES = ("relaxed", "strict")
 # Settings that are some of a few words.
 CHOICES = {
-    "tenant_runtime_kinds": ("python", "node", "shell", "custom"),
+    "tenant_runtime_kinds": ("python", "node", "shell", "custom", "server"),
     "tenant_runtime_isolations": ("crun", "gvisor"),
     "tenant_runtime_networks": ("none", "egress"),
     "otlp_signals": ("traces", "metrics", "logs"),
@@ -249,7 +249,8 @@ class Settings:
         high=2**50,
     )
     tenant_runtime_kinds: str = setting(
-        "python,node,shell,custom", "kinds of runtimes that tenants may add; operators add any"
+        "python,node,shell,custom,server",
+        "kinds of runtimes that tenants may add; operators add any",
     )
     tenant_runtime_isolations: str = setting("crun", "likewise of isolation: crun, gvisor")
     tenant_runtime_networks: str = setting("none", "likewise of network: none, egress")

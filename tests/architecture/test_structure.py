@@ -82,7 +82,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokens": CORE | {"access"},
     "telemetry": CORE | {"health", "settings"},
     "pool": CORE,
-    "sandbox": CORE | {"guest"},
+    "sandbox": CORE | {"guest", "http_trigger"},
     "store": CORE | {"ids"},
     "images": CORE,
     "launcher": {"guest"},

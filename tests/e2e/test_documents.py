@@ -38,6 +38,7 @@ PAGES = [
     "docs/how-to/asynchronous-calls.md",
     "docs/how-to/webhooks-out.md",
     "docs/how-to/urls-and-webhooks-in.md",
+    "docs/how-to/web-servers.md",
     "docs/how-to/schedules.md",
     "docs/how-to/change-under-load.md",
     "docs/how-to/watch-calls.md",

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.sandbox
 def deploy(
     server: Server, directory: Path, files: dict[str, str], *, kind: str = "python", **fields: Any
 ) -> Function:
-    """The runtime by the command line, as its user makes it; the function is `main:handler`."""
+    """The runtime by the command line, as its user makes it; the function is `main:handler`, or
+    what `handler` says.
+    """
     for name, text in files.items():
         (directory / name).write_text(textwrap.dedent(text))
     name = f"real-{directory.name.strip('_').replace('_', '-').lower()[:40].strip('-')}"
@@ -31,7 +33,7 @@ def deploy(
     if "could not be installed" in made.stderr and is_unreachable(made.stderr):
         pytest.skip(f"no registry of packages: {made.stderr[-300:]}")
     assert made.code == 0, made.stderr
-    return server.deploy("main:handler", runtime=name, **fields)
+    return server.deploy(fields.pop("handler", "main:handler"), runtime=name, **fields)
 
 
 def is_unreachable(text: str) -> bool:

@@ -206,8 +206,26 @@ static ssize_t tell_runner(const struct msghdr *message, int flags)
     return result < 0 ? result : (ssize_t)(world.unread - before);
 }
 
+static ssize_t fake_send(int fd, const void *bytes, size_t n, int flags);
+
+// Frames, the first byte of which brings a descriptor.
+static ssize_t tell_host(const struct msghdr *message, int flags)
+{
+    const struct cmsghdr *head = CMSG_FIRSTHDR(message);
+    int given;
+    if (!serves_by_itself() || message->msg_iovlen != 1 || head->cmsg_level != SOL_SOCKET ||
+        head->cmsg_type != SCM_RIGHTS || head->cmsg_len != CMSG_LEN(sizeof given))
+        wrong("the host is sent other rights");
+    memcpy(&given, CMSG_DATA(head), sizeof given);
+    if (what_is(given) != PLAIN && what_is(given) != STDOUT)
+        wrong("the host is given descriptor %d", given);
+    return fake_send(HOST_FD, message->msg_iov[0].iov_base, message->msg_iov[0].iov_len, flags);
+}
+
 static ssize_t fake_sendmsg(int fd, const struct msghdr *message, int flags)
 {
+    if (fd == HOST_FD)
+        return tell_host(message, flags);
     if (what_is(fd) == LINES)
         return tell_runner(message, flags);
     if (what_is(fd) != ZYGOTE || flags != MSG_NOSIGNAL || world.as_handler)

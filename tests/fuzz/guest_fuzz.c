@@ -22,6 +22,7 @@ int guest_main(int argc, char **argv);
 #include "privileges.c"
 #include "processes.c"
 #include "runner.c"
+#include "server.c"
 #include "start.c"
 #include "streams.c"
 #include "survivors.c"
@@ -161,12 +162,13 @@ static bool read_strings(struct view *from, struct strings *to, bool are_variabl
 
 static bool read_specialise(struct view from, struct view *cwd, uint32_t *flags)
 {
-    if (!read32(&from, flags) || *flags > 31 || !read_blob(&from, cwd) ||
+    if (!read32(&from, flags) || *flags > 63 || !read_blob(&from, cwd) ||
         !read_strings(&from, &arguments, false) || !read_strings(&from, &variables, true))
         return false;
     bool resident = (*flags & 2) != 0, keeps = (*flags & 4) != 0, shell = (*flags & 8) != 0;
+    bool serves = (*flags & 32) != 0;
     return from.left == 0 && arguments.count > 0 && (!keeps || resident) &&
-           (!shell || (!resident && arguments.count == 3));
+           (!shell || (!resident && arguments.count == 3)) && (!serves || (*flags & 26) == 0);
 }
 
 // The same strings, each with its end, within the bytes they came in.
@@ -243,7 +245,7 @@ static void specialise_target(const uint8_t *data, size_t size)
         check(special.env_count == variables.count, "the variables are counted wrongly");
         check(special.keep_tmp == (flags & 1) && special.resident == (flags >> 1 & 1) &&
                   special.keep_state == (flags >> 2 & 1) && special.shell == (flags >> 3 & 1) &&
-                  special.fresh == (flags >> 4 & 1),
+                  special.fresh == (flags >> 4 & 1) && special.server == (flags >> 5 & 1),
               "a flag is another one");
     }
     free(copy);
@@ -431,6 +433,11 @@ static void shell_target(const uint8_t *data, size_t size)
 
 // ----------------------------------------------------------------------------------- a guest's life
 
+static bool serves_by_itself(void)
+{
+    return special.server;
+}
+
 static bool has_line_left(void)
 {
     return runner.line_used > 0;
@@ -473,7 +480,7 @@ static void session_target(const uint8_t *data, size_t size)
     if (setjmp(the_end) == 0)
         world.exit_status = guest_main(forks.wanted ? 6 : 5, argv);
     check_afterwards();
-    taken = heard.calls > 0;
+    taken = heard.calls > 0 || (special.server && heard.specialised);
 }
 
 // --------------------------------------------------------------------------------------- every input
@@ -492,7 +499,8 @@ static void begin_again(void)
     runner.line_used = runner.result_left = runner.ask_used = runner.ask_sent = 0;
     runner.file_left = runner.start_log_used = 0;
     special.ready = special.keep_tmp = special.resident = false;
-    special.fresh = special.shell = special.keep_state = false;
+    special.fresh = special.shell = special.keep_state = special.server = false;
+    server = 0;
     special.cwd = "";
     special.argv[0] = special.env[0] = NULL;
     special.env_count = 0;

@@ -298,6 +298,7 @@ static void judge_end(const unsigned char *at, size_t length)
 static bool will_hear(void); // Of a runner that stays.
 static bool has_line_left(void); // The guest, of what its runner has said.
 static void judge_forks(void); // That none of a call is left.
+static bool serves_by_itself(void); // Whether the guest has a server and no calls.
 
 static void judge(const unsigned char *at, size_t length)
 {
@@ -311,6 +312,16 @@ static void judge(const unsigned char *at, size_t length)
         if (length < 4 || length > 4 + 1024 || heard.specialised || !heard.hello)
             wrong("it is specialised with %zu bytes, or twice", length);
         heard.specialised = heard.clean = true;
+    } else if (kind == 'D' || (kind == 'X' && serves_by_itself())) {
+        if (!heard.specialised || heard.ended || !serves_by_itself())
+            wrong("a frame %c that is not of a server", (char)kind);
+        if (kind == 'D' ? length != 4 : number(at, 8) != 0)
+            wrong("a frame %c of %zu bytes, or of a call", (char)kind, length);
+        // The socket that goes with it, and the two that the guest opens at its start.
+        if (open_fds() > 3)
+            wrong("%zu descriptors are left open by a server", open_fds());
+        if (kind == 'X')
+            judge_end(at, length);
     } else if (kind == 'O' || kind == 'E' || kind == 'T' || kind == 'X' || kind == 'Z') {
         if (!heard.specialised || length < 8)
             wrong("a frame %c of %zu bytes, or of no call", (char)kind, length);
@@ -885,6 +896,13 @@ static int fake_pipe(int pair[2])
     return 0;
 }
 
+static int fake_socket(int kind)
+{
+    if ((kind & SOCK_CLOEXEC) == 0)
+        wrong("a socket that processes would inherit");
+    return fault(NO_PIPE) ? fails(EMFILE) : new_fd(PLAIN, 0);
+}
+
 static int fake_socketpair(int pair[2])
 {
     if (fault(NO_SOCKET))
@@ -919,7 +937,7 @@ static int fake_poll(struct pollfd *polled, size_t n, const struct timespec *tim
                 polled[i].revents |= POLLOUT;
             ready += polled[i].revents != 0;
         }
-        if (ready > 0 || (timeout->tv_sec == 0 && timeout->tv_nsec == 0))
+        if (ready > 0 || (timeout != NULL && timeout->tv_sec == 0 && timeout->tv_nsec == 0))
             return ready;
         uint64_t before = world.clock;
         if (!next_event())
@@ -1078,6 +1096,7 @@ static int no_objects(int id, ...)
 #define open(path, flags) fake_open(path)
 #define memfd_create(name, flags) fake_memfd()
 #define pipe2(pair, flags) fake_pipe(pair)
+#define socket(family, kind, protocol) fake_socket(kind)
 #define socketpair(family, kind, protocol, pair) fake_socketpair(pair)
 #define ppoll(polled, n, timeout, mask) fake_poll(polled, n, timeout)
 #define ioctl(fd, what, to) fake_ioctl(fd, what, to)

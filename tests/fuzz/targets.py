@@ -27,7 +27,7 @@ from quiltfn.wire import FunctionChanges, NewFunction
 
 # From docs/reference/guest-protocol.md, not from the decoder: the shortest and longest payload.
 LENGTHS = {"H": (4, 4), "P": (4, 1028), "O": (9, 65544), "E": (9, 65544), "X": (40, 1064)}
-LENGTHS |= {"T": (9, 65544), "Z": (8, 8)}
+LENGTHS |= {"T": (9, 65544), "Z": (8, 8), "D": (4, 4)}
 FRAME_MAX = 8 + 65_544
 
 
@@ -88,6 +88,8 @@ def as_told(event: wire.Event) -> tuple[Any, ...]:
             return ("X", nonce, int(kind), code, out, err, result, text)
         case wire.Clean(nonce):
             return ("Z", nonce)
+        case wire.Socket(errno):
+            return ("D", errno)
 
 
 def decoder(data: bytes, it: Any = wire) -> None:

@@ -8,8 +8,10 @@ namespaces' own mount table, so the end of the guest is the end of everything.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -272,6 +274,8 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0xE, SHM_OPTIONS.encode())
     mount(b"tmpfs", b"/mnt", b"tmpfs", 0x6, b"mode=755")
     Path(SHOWN).write_bytes(library)
+    with socket.socket() as any_socket:  # SIOCSIFFLAGS, IFF_UP: as the runtime does
+        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH22x", b"lo", 1))
     for cap in range(64):
         if cap not in CAPABILITIES and cap != 8:
             libc.prctl(24, cap, 0, 0, 0)  # PR_CAPBSET_DROP

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.guest.wire import (
+    ASK_SOCKET,
     CALL_MAX,
     KEEP_TMP,
     SPECIALISE_MAX,
@@ -503,7 +504,10 @@ VIOLATIONS = {
     "a call before specialisation": encode_call(nonce=1, timeout_ms=1, environment={}),
     "an empty specialisation": host_frame("S"),
     "a specialisation too long": struct.pack("<B3xI", ord("S"), 256 * 1024 + 1),
-    "an unknown flag": host_frame("S", b"\x20" + FINE[9:]),
+    "an unknown flag": host_frame("S", b"\x40" + FINE[9:]),
+    "a server that is a runner": host_frame("S", b"\x22" + FINE[9:]),
+    "a server that is a shell": host_frame("S", b"\x28" + FINE[9:]),
+    "a socket before specialisation": ASK_SOCKET,
     "an empty preparation": host_frame("R", b""),
     "a preparation too long": struct.pack("<B3xI", ord("R"), 256 * 1024 + 1),
     "a preparation with bytes left over": host_frame("R", blobs(b"/bin/true") + blobs() + b"\0"),
@@ -524,6 +528,7 @@ VIOLATIONS = {
 }
 CALL_VIOLATIONS = {
     "a second specialisation": FINE,
+    "a socket of what is no server": ASK_SOCKET,
     "a late preparation": encode_prepare(argv=["/bin/true"], environment={}),
     "a short head": host_frame("C", b"\0" * 19),
     "a frame too long": struct.pack("<B3xI", ord("C"), CALL_MAX + 1),

@@ -11,7 +11,8 @@ import pytest
 from quiltfn.guest import wire
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.ports import Call
-from quiltfn.sandbox.guest import MIB, SHORT_OUTPUT_BYTES, GuestSandbox
+from quiltfn.sandbox.guest import GuestSandbox
+from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES
 from unit.test_wire import as_guest
 
 PIECE = wire.Output(1, "stdout", b"x" * 65_536)

@@ -44,6 +44,7 @@ from quiltfn.model.runtime import (
     Runtime,
     built_in,
 )
+from quiltfn.model.server import ServerSettings
 from quiltfn.model.version import VersionSpec
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.settings import Settings
@@ -88,7 +89,7 @@ def test_an_image_that_is_refused(image: str) -> None:
 
 
 def test_only_a_custom_runtime_has_a_command() -> None:
-    for kind in (Kind.SHELL, Kind.PYTHON, Kind.NODE):
+    for kind in (Kind.SHELL, Kind.PYTHON, Kind.NODE, Kind.SERVER):
         refused(command=("/app/run",), kind=kind)
     a_runtime(kind=Kind.CUSTOM, command=("/app/run", "-x", "ä")).validate()
 
@@ -151,9 +152,41 @@ def test_the_settings_have_the_models_bounds() -> None:
 
 
 @pytest.mark.parametrize(
+    "environment",
+    [
+        {"PORT": "80"},
+        {"PORT": "65536"},
+        {"PORT": "\uff18\uff10\uff18\uff10"},
+        {"PORT": ""},
+        {"AWS_LWA_PORT": "1e4"},
+        {"AWS_LWA_READINESS_CHECK_PATH": "healthz"},
+        {"AWS_LWA_PASS_THROUGH_PATH": "/a b"},
+        {"AWS_LWA_PASS_THROUGH_PATH": "/a\r\nx: y"},
+        {"AWS_LAMBDA_HTTP_ENDPOINT": "0.0.0.0:8080"},
+    ],
+)
+def test_variables_that_say_nothing_of_where_a_server_is(environment: dict[str, str]) -> None:
+    with pytest.raises(Unprocessable) as error:
+        a_runtime(kind=Kind.SERVER, environment=environment).validate()
+    assert str(error.value).startswith(f"environment.{next(iter(environment))} must be")
+    a_runtime(environment=environment).validate()  # to others they are any variables
+
+
+def test_where_a_server_is() -> None:
+    assert ServerSettings.of({}) == ServerSettings(8080, None, "/events")
+    said = {"PORT": "3000", "AWS_LWA_PORT": "4000", "AWS_LWA_READINESS_CHECK_PATH": "/ready?x"}
+    settings = ServerSettings.of(said | {"AWS_LWA_PASS_THROUGH_PATH": "/"})
+    assert settings == ServerSettings(4000, "/ready?x", "/")
+    assert settings.variables == {"PORT": "4000", "AWS_LAMBDA_HTTP_ENDPOINT": "0.0.0.0:4000"}
+    with pytest.raises(Unprocessable):
+        a_runtime(kind=Kind.SERVER, isolation=Isolation.GVISOR).validate()
+
+
+@pytest.mark.parametrize(
     ("kind", "handler"),
     [
         (Kind.SHELL, "anything; at all | here"),
+        (Kind.SERVER, "exec anything --port $PORT"),
         (Kind.CUSTOM, "what the program makes of it"),
         (Kind.PYTHON, "app:main"),
         (Kind.PYTHON, "app.main"),

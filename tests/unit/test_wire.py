@@ -15,6 +15,7 @@ from quiltfn.guest.wire import (
     KEEP_STATE,
     KEEP_TMP,
     RESIDENT,
+    SERVER,
     Clean,
     Decoder,
     End,
@@ -24,6 +25,7 @@ from quiltfn.guest.wire import (
     Hello,
     Output,
     Result,
+    Socket,
     Specialised,
     WireError,
     encode_call,
@@ -44,6 +46,7 @@ events = st.one_of(
     st.builds(Result, nonces, st.just("stdout"), st.binary(min_size=1, max_size=300)),
     st.builds(End, nonces, st.sampled_from(ExitKind), codes, dropped, dropped, texts, dropped),
     st.builds(Clean, nonces),
+    st.builds(Socket, u32),
 )
 strings = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 names = strings.filter(lambda name: name != "" and "=" not in name)
@@ -67,6 +70,8 @@ def as_guest(event: Event) -> bytes:
         case End(nonce, kind, code, out, err, text, result):
             numbers = struct.pack("<QIIQQQ", nonce, kind, code, out, err, result)
             return frame("X", numbers + text.encode())
+        case Socket(errno):
+            return frame("D", struct.pack("<I", errno))
         case Clean(nonce):
             return frame("Z", struct.pack("<Q", nonce))
 
@@ -197,7 +202,7 @@ def test_a_prepare_frame_reads_back_and_is_bounded() -> None:
     st.lists(strings, min_size=1, max_size=5),
     strings,
     st.dictionaries(names, strings, max_size=5),
-    st.sampled_from([0, KEEP_TMP, RESIDENT, RESIDENT | KEEP_STATE]),
+    st.sampled_from([0, KEEP_TMP, RESIDENT, RESIDENT | KEEP_STATE, SERVER, SERVER | KEEP_TMP]),
 )
 def test_a_specialise_frame_reads_back(argv, cwd, environment, flags):
     reader = Reader(

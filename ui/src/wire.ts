@@ -494,7 +494,7 @@ export interface NewQuota {
 
 export interface NewRuntime {
   name: string;
-  kind: "shell" | "python" | "node" | "custom";
+  kind: "shell" | "python" | "node" | "custom" | "server";
   image?: string | null;
   base_image?: string | null;
   command?: string[] | null;

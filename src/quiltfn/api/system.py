@@ -190,7 +190,7 @@ async def get_whoami(context: RequestContext[SystemServices]) -> Response:
     isolation = () if machine.no_gvisor else (Isolation.GVISOR.value,)
     ends = [one for one in (caller.expires_at, caller.token_ends_at) if one is not None]
     fleet = () if services.fleet is None else ("fleet",)
-    kinds = (Kind.SHELL.value, Kind.CUSTOM.value, *machine.interpreters)
+    kinds = (Kind.SHELL.value, Kind.CUSTOM.value, Kind.SERVER.value, *machine.interpreters)
     return json_response(
         wire.Whoami(
             tenant_id=caller.tenant_id,

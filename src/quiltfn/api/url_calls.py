@@ -97,6 +97,10 @@ class UrlRequest(msgspec.Struct, frozen=True):
         return self.spec.runtime_snapshot.kind is Kind.SHELL
 
     @property
+    def is_server(self) -> bool:
+        return self.spec.runtime_snapshot.kind is Kind.SERVER
+
+    @property
     def spec(self) -> VersionSpec:
         return self.found.entry.version.spec
 
@@ -124,7 +128,7 @@ class Judge:
 
     def _read(self, output: bytes) -> HandlerAnswer:
         is_shell, is_binary = self.asked.is_shell, self.is_binary_event
-        if self.asked.url.stream:
+        if self.asked.url.stream or self.asked.is_server:
             return prelude.whole_of(output, is_shell=is_shell, is_binary_event=is_binary)
         if is_shell:
             return cgi.answer_of(output)

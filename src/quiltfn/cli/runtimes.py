@@ -157,8 +157,8 @@ def add(
     """
     began = time.monotonic()
     kind = Kind(fields["kind"])
-    if files.requirements is not None and kind is not Kind.PYTHON:
-        raise BadParameter("--requirements goes with --kind python")
+    if files.requirements is not None and kind not in (Kind.PYTHON, Kind.SERVER):
+        raise BadParameter("--requirements goes with --kind python and --kind server")
     named = [base.image, base.rootfs, fields.get("base_image")]
     if sum(one is not None for one in named) > 1:
         raise BadParameter("--image, --rootfs and --base-image each name a root file system")
@@ -208,7 +208,7 @@ def _image(
 ) -> Image | None:
     """Builds and uploads the files; None for a runtime without files. `python`: as `_python`."""
     directory, requirements = files.directory, files.requirements
-    if requirements is None and kind is Kind.PYTHON and directory is not None:
+    if requirements is None and kind in (Kind.PYTHON, Kind.SERVER) and directory is not None:
         requirements = lock_files.find(directory)
     if directory is None and requirements is None:
         return None
@@ -216,12 +216,12 @@ def _image(
         root = Path(made) / "tree"
         root.mkdir()
         has_package = directory is not None and (directory / "package.json").is_file()
-        has_package = has_package and kind is Kind.NODE
+        has_package = has_package and kind in (Kind.NODE, Kind.SERVER)
         if directory is not None:
             tree.copy(directory, root, with_modules=not has_package)
-        if kind is Kind.PYTHON:
+        if kind is Kind.PYTHON or requirements is not None:
             _add_python(python(), root, requirements)
-        elif has_package:
+        if has_package:
             packages.install_node(root)
         return at.client.runtimes.upload_image(packed(at, root))
 

@@ -67,10 +67,11 @@ bool parse_specialise(unsigned char *at, size_t length)
     struct bytes from = {at, length};
     uint32_t flags;
     size_t argc;
-    if (!take32(&from, &flags) || (flags & ~(KEEP_TMP | RESIDENT | KEEP_STATE | SHELL | FRESH)) != 0)
+    if (!take32(&from, &flags) || (flags & ~(KEEP_TMP | RESIDENT | KEEP_STATE | SHELL | FRESH | SERVER)) != 0)
         return false;
     if (((flags & KEEP_STATE) != 0 && (flags & RESIDENT) == 0) ||
-        ((flags & SHELL) != 0 && (flags & RESIDENT) != 0))
+        ((flags & SHELL) != 0 && (flags & RESIDENT) != 0) ||
+        ((flags & SERVER) != 0 && (flags & (RESIDENT | SHELL | FRESH)) != 0))
         return false;
     char *cwd = take_string(&from);
     if (cwd == NULL || !take_strings(&from, special.argv, &argc, false) || argc == 0)
@@ -81,6 +82,7 @@ bool parse_specialise(unsigned char *at, size_t length)
     special.resident = (flags & RESIDENT) != 0;
     special.keep_state = (flags & KEEP_STATE) != 0;
     special.shell = (flags & SHELL) != 0;
+    special.server = (flags & SERVER) != 0;
     special.fresh = (flags & FRESH) != 0;
     if (special.shell && argc != 3)
         return false;

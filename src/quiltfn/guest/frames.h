@@ -17,6 +17,7 @@ extern struct special {
     bool resident;   // argv is a runner, started before the first call.
     bool fresh;      // A runner that was prepared is of no use for it.
     bool shell;      // argv is a shell, -c and a command line, so that it can be preforked.
+    bool server;     // argv is a program that serves by itself.
     bool keep_state; // It may serve call after call; else nothing of a call may be left in it.
     const char *cwd;
     char *argv[STRINGS_MAX + 1];

@@ -27,6 +27,7 @@
 #include "processes.h"
 #include "protocol.h"
 #include "runner.h"
+#include "server.h"
 #include "start.h"
 #include "streams.h"
 #include "zygote.h"
@@ -68,7 +69,7 @@ static void specialise(size_t length)
 
     const char *why;
     char text[TEXT_MAX];
-    int error = prove_cwd(&why), text_length = 0;
+    int error = prove_cwd(&why), text_length = 0, log = -1;
     if (error != 0)
         text_length = snprintf(text, sizeof text, "working_directory %.300s %s", special.cwd, why);
     if (error == 0 && special.resident) {
@@ -78,12 +79,20 @@ static void specialise(size_t length)
         error = (prepared && !special.fresh ? runner_load() : runner_start()) ? 0 : ENOEXEC;
         text_length = snprintf(text, sizeof text, "%s", runner.told);
     }
+    if (error == 0 && special.server && !server_start(&log)) {
+        error = failure.error;
+        text_length = snprintf(text, sizeof text, "the sandbox could not %s%.300s: %s", failure.step,
+                               failure.name, strerror(error));
+    }
     unsigned char *at = out_frame('P', 4 + (size_t)text_length);
     put32(at, (uint32_t)error);
     memcpy(at + 4, text, (size_t)text_length);
-    out_send();
+    out_send_with(log);
+    close_if_open(&log);
     if (error != 0)
         _exit(GONE);
+    if (special.server)
+        serve_server();
 
     // Touches the pages that the end of a call needs, while there is memory: by then, a handler's files
     // may have used all of it. Prewarmed sandboxes that wait do not pay for them.

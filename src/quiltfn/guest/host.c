@@ -3,6 +3,7 @@
 // Reading from the host and writing to it.
 
 #include "host.h"
+#include "streams.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -51,6 +52,11 @@ void in_exactly(unsigned char *to, size_t length)
     }
 }
 
+bool in_holds_some(void)
+{
+    return in.start != in.end;
+}
+
 void in_wipe(void)
 {
     explicit_bzero(in.bytes, in.most);
@@ -59,7 +65,7 @@ void in_wipe(void)
 
 void expect_silence(void)
 {
-    if (in.start != in.end)
+    if (in_holds_some())
         _exit(BAD_FRAME);
 }
 
@@ -83,21 +89,29 @@ static void out_seal(void)
     out.stream = 0;
 }
 
-void out_send(void)
+void out_send_with(int fd)
 {
     out_seal();
     size_t sent = 0;
     while (sent < out.used) {
         // This may block: a host that does not read has a deadline of its own for us. MSG_NOSIGNAL, so
         // that SIGPIPE need not be ignored, which handlers would inherit.
-        ssize_t n = send(CONTROL, out.bytes + sent, out.used - sent, MSG_NOSIGNAL);
+        struct iovec rest = {out.bytes + sent, out.used - sent};
+        ssize_t n = fd < 0 ? send(CONTROL, rest.iov_base, rest.iov_len, MSG_NOSIGNAL)
+                           : send_with(CONTROL, &rest, &fd, 1, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             _exit(errno == EPIPE || errno == ECONNRESET ? GONE : BROKEN);
+        fd = -1;
         sent += (size_t)n;
     }
     out.used = 0;
+}
+
+void out_send(void)
+{
+    out_send_with(-1);
 }
 
 // Begins a frame whose payload has `length` bytes and returns where they go.

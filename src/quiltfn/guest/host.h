@@ -4,6 +4,7 @@
 
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,8 @@ extern struct out {
 // Up to `most` bytes of what has come, where they lie; waits for the first.
 size_t in_some(unsigned char **at, size_t most);
 void in_exactly(unsigned char *to, size_t length);
+// Whether bytes have been read from the socket that nobody has taken.
+bool in_holds_some(void);
 // Wipes what has been read.
 void in_wipe(void);
 // Ends the guest if more came than a frame: between a call and its CLEAN the host is silent.
@@ -30,4 +33,6 @@ void expect_silence(void);
 void check_host(void);
 
 void out_send(void);
+// The same, and with the first byte a descriptor, unless it is -1.
+void out_send_with(int fd);
 unsigned char *out_frame(unsigned char kind, size_t length);

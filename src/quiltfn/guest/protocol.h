@@ -23,7 +23,7 @@ enum {
 };
 
 static const uint32_t KEEP_TMP = 1, RESIDENT = 2, KEEP_STATE = 4; // of SPECIALISE,
-static const uint32_t SHELL = 8, FRESH = 16;                      // too
+static const uint32_t SHELL = 8, FRESH = 16, SERVER = 32;         // too
 static const uint32_t HAS_PAYLOAD = 1, ENV_REPLACES = 2, FOLLOWED = 4; // of CALL
 enum exit_kind { EXITED = 0, KILLED = 1, DEADLINE = 2, NOT_STARTED = 3 };
 

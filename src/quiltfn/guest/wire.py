@@ -37,6 +37,7 @@ NONCE_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 PREPARE: Final = ord("R")
 SPECIALISE: Final = ord("S")
 CALL: Final = ord("C")
+SOCKET: Final = ord("D")
 HELLO: Final = ord("H")
 SPECIALISED: Final = ord("P")
 STDOUT: Final = ord("O")
@@ -50,6 +51,7 @@ RESIDENT: Final = 2
 KEEP_STATE: Final = 4
 SHELL: Final = 8
 FRESH: Final = 16
+SERVER: Final = 32
 HAS_PAYLOAD: Final = 1
 ENV_REPLACES: Final = 2
 FOLLOWED: Final = 4
@@ -76,6 +78,7 @@ _LENGTHS: Final[Mapping[int, tuple[int, int]]] = {
     RESULT: (9, 8 + OUTPUT_MAX),
     END: (_END.size, _END.size + TEXT_MAX),
     CLEAN: (8, 8),
+    SOCKET: (4, 4),
 }
 
 
@@ -160,7 +163,16 @@ class Clean:
     nonce: int
 
 
-Event = Hello | Specialised | Output | Result | End | Clean
+@dataclass(slots=True)
+class Socket:
+    """A socket of the sandbox, which came as a descriptor; with `errno` there is none."""
+
+    errno: int
+
+
+Event = Hello | Specialised | Output | Result | End | Clean | Socket
+# What asks a server's guest for a socket.
+ASK_SOCKET: Final = _HEADER.pack(SOCKET, 0)
 
 
 def encode_prepare(*, argv: Sequence[str], environment: Mapping[str, str]) -> bytes:
@@ -188,12 +200,15 @@ def encode_specialise(
     `flags`: KEEP_TMP: /tmp survives a call. RESIDENT: argv is a runner, started now; with
     KEEP_STATE it may serve call after call. SHELL: argv is a shell, `-c` and a command line, which
     may be started before the call comes. FRESH: a runner that was prepared cannot be used for it.
+    SERVER: argv is a program that serves by itself, and there are no calls.
     Raises `WireError` for what no process can be given, `FrameTooLong` beyond a limit.
     """
     if not argv:
         raise WireError("argv must have at least one argument")
     if flags & KEEP_STATE and not flags & RESIDENT:
         raise WireError("only a resident program can keep its state")
+    if flags & SERVER and flags & (RESIDENT | SHELL | FRESH):
+        raise WireError("a server is started by itself")
     if flags & SHELL and (flags & RESIDENT or len(argv) != 3):
         raise WireError("a shell is a path, -c and a command line, and not resident")
     body = b"".join(
@@ -353,5 +368,7 @@ def _event(kind: int, data: bytes, start: int, end: int) -> Event:
         return Output(_U64.unpack_from(data, start)[0], "stderr", data[start + 8 : end])
     if kind == HELLO:
         return Hello(_U32.unpack_from(data, start)[0])
+    if kind == SOCKET:
+        return Socket(_U32.unpack_from(data, start)[0])
     text = data[start + 4 : end].decode(errors="replace")
     return Specialised(_U32.unpack_from(data, start)[0], text)

@@ -1,8 +1,11 @@
 """The environment variables of a handler."""
 
 from quiltfn.model.invocation import PAYLOAD_IN_ENVIRONMENT_MAX_BYTES
+from quiltfn.model.runtime import Kind
 from quiltfn.model.version import Version, VersionSpec
 
+# Where an image has Python's packages; the runner of kind python knows it.
+PACKAGES = "/app/site-packages"
 ALWAYS = {
     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
     "HOME": "/tmp",
@@ -12,7 +15,10 @@ ALWAYS = {
 
 def of_version(spec: VersionSpec) -> dict[str, str]:
     """The variables that every call of the version has."""
-    return ALWAYS | spec.runtime_snapshot.environment | spec.environment
+    own = spec.runtime_snapshot.environment | spec.environment
+    if spec.runtime_snapshot.kind is Kind.SERVER:
+        own = {"PYTHONPATH": PACKAGES} | own | spec.server_settings().variables
+    return ALWAYS | own
 
 
 def of_call(

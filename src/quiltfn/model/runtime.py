@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from quiltfn.model.errors import Unprocessable
+from quiltfn.model.server import ServerSettings
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 IMAGE = re.compile(r"[0-9a-f]{64}")
@@ -54,10 +55,11 @@ class Kind(StrEnum):
     PYTHON = "python"  # a function of a module, in an interpreter that stays
     NODE = "node"  # a function that a module exports, likewise
     CUSTOM = "custom"  # a program of the image that speaks the runner protocol
+    SERVER = "server"  # a command line that starts an HTTP server, which stays
 
 
 # What an instance uses while it is idle, in MiB, until it is measured (bench/memory.py).
-IDLE_MIB: Mapping[Kind, float] = {Kind.PYTHON: 6.0, Kind.NODE: 45.0}
+IDLE_MIB: Mapping[Kind, float] = {Kind.PYTHON: 6.0, Kind.NODE: 45.0, Kind.SERVER: 45.0}
 OTHERS_IDLE_MIB = 0.6
 
 
@@ -174,7 +176,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def returns_values(self) -> bool:
         """Whether a handler returns a value; what it prints is its log then."""
-        return self.kind in (Kind.PYTHON, Kind.NODE)
+        return self.kind in (Kind.PYTHON, Kind.NODE, Kind.SERVER)
 
     def room(self) -> Room:
         """What its sandboxes may use, as far as the operator allows that. A runtime that does not
@@ -225,6 +227,11 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         if self.isolation is Isolation.GVISOR and self.network is not Network.NONE:
             # Its network stack would send past the rules that hold egress.
             raise Unprocessable.field("network", "none with isolation gvisor", self.network, "none")
+        if self.isolation is Isolation.GVISOR and self.kind is Kind.SERVER:
+            # A socket of that kernel is no file of the machine's, so it cannot be passed out.
+            raise Unprocessable.field("isolation", "crun with kind server", self.isolation, "crun")
+        if self.kind is Kind.SERVER:
+            ServerSettings.of(self.environment)
         self._check_command()
         self._check_writable_paths()
 

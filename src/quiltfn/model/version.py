@@ -10,12 +10,15 @@ import msgspec
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.memory import Footprint
 from quiltfn.model.runtime import SHELL, Kind, Room, Runtime, idle_mib
+from quiltfn.model.server import ServerSettings
 
 ENVIRONMENT_MAX_BYTES = 32 * 1024
 MEMORY_MIN_MIB = 256
 TIMEOUT_MAX_S = 86_400
 RESERVED_PREFIX = "QUILT_"
 MASK = "***"
+# A command line that starts a server.
+SERVER_EXAMPLE = "python3 -m uvicorn app:app --host 0.0.0.0 --port $PORT"
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -61,9 +64,24 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
         """
         self.runtime_snapshot.check_handler(self.handler)
         check_environment(self.environment)
+        if self.runtime_snapshot.kind is Kind.SERVER:
+            self._check_server()
         at_most("memory_limit_mb", self.memory_limit_mb, host.memory_max_mib, 256)
         at_most("cpu_limit_percent", self.cpu_limit_percent, 100 * host.cores, 100.0)
         at_most("timeout_seconds", self.timeout_seconds, host.timeout_max_s, 30)
+
+    def server_settings(self) -> ServerSettings:
+        """How its server is reached, if it is one. Raises `Unprocessable`."""
+        return ServerSettings.of(self.runtime_snapshot.environment | self.environment)
+
+    def _check_server(self) -> None:
+        self.server_settings()
+        if not self.handler.strip():
+            expected = "a command line that starts the server"
+            raise Unprocessable.field("handler", expected, self.handler, SERVER_EXAMPLE)
+        if self.cleanup_on_exit:
+            expected = "false with a runtime of kind server: one process serves call after call"
+            raise Unprocessable.field("cleanup_on_exit", expected, True, False)
 
     def footprint(self) -> Footprint:
         """How much memory its instances need, and whether the last one is parked: a Python process

@@ -52,6 +52,7 @@ class PoolLease:
     """One instance for one call, from `async with` to its end. `ports.Lease` inside the block."""
 
     __slots__ = (
+        "_call",
         "_ended_well",
         "_pool",
         "_sandbox",
@@ -71,6 +72,7 @@ class PoolLease:
         self._used = False
         self._ended_well = False
         self._sandbox: Sandbox | None = None
+        self._call: Call | None = None
 
     async def __aenter__(self) -> "PoolLease":
         pool = self._pool
@@ -94,12 +96,13 @@ class PoolLease:
 
     async def call(self, call: Call) -> CallResult:
         self._used, self._sandbox = True, self._pool.sandboxes[self.instance]
+        self._call = call
         result = await self._sandbox.call(call)
         self._ended_well = result.kind in ENDED_BY_ITSELF and not result.out_of_memory
         return result
 
     def end_call(self, kind: ExitKind, reason: str) -> bool:
-        return self._pool.sandboxes[self.instance].end_call(kind, reason)
+        return self._pool.sandboxes[self.instance].end_call(kind, reason, self._call)
 
     def withdraw(self, error: Exception) -> None:
         self._pool.withdraw(self._waiter, error)

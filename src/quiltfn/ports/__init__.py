@@ -151,9 +151,10 @@ class Sandbox(Protocol):
         destroy the sandbox.
         """
 
-    def end_call(self, kind: ExitKind, reason: str) -> bool:
+    def end_call(self, kind: ExitKind, reason: str, call: Call | None = None) -> bool:
         """Makes `call` return that result at once, and returns whether a call was running. Its
-        handler still runs: destroy the sandbox next. A call that has its result keeps it.
+        handler still runs: destroy the sandbox next. A call that has its result keeps it. `call`:
+        that one alone, where several may run; None: all of them.
         """
 
     @property

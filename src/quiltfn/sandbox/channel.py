@@ -6,6 +6,7 @@ import os
 import socket
 from array import array
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,15 @@ class Reply:
 
     message: dict[str, Any]
     descriptors: list[int]
+
+
+def descriptors_of(ancillary: Iterable[tuple[int, int, bytes]]) -> "array[int]":
+    """The descriptors that came with a message; whoever has them closes them."""
+    descriptors = array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % 4])
+    return descriptors
 
 
 class LauncherChannel:
@@ -89,10 +99,7 @@ class LauncherChannel:
             if not data:  # the launcher has ended, and the kernel is about to end this process
                 self._loop.remove_reader(self._socket.fileno())
                 return
-            descriptors = array("i")
-            for level, kind, content in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    descriptors.frombytes(content[: len(content) - len(content) % 4])
+            descriptors = descriptors_of(ancillary)
             message = json.loads(data)
             if flags & socket.MSG_CTRUNC:
                 # A descriptor is missing, so the others and the sandbox are of no use.

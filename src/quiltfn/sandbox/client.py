@@ -10,7 +10,8 @@ from quiltfn.model.runtime import DEFAULT_ROOM, MOST_ROOM, Isolation, Kind, Netw
 from quiltfn.model.version import MEMORY_MIN_MIB, VersionSpec
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel
-from quiltfn.sandbox.guest import OUTPUT_MAX, GuestSandbox
+from quiltfn.sandbox.guest import OUTPUT_LIMITS, GuestSandbox
+from quiltfn.sandbox.output_limits import OutputLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +76,18 @@ now = time.monotonic
 
 
 class LauncherSandboxes:
-    """`ports.Sandboxes` over the launcher: every sandbox is made on demand. `output_max`: bytes of
-    output that a guest sends of one call, both streams together. `most`: what the operator lets a
-    sandbox use, whatever its runtime says."""
+    """`ports.Sandboxes` over the launcher: every sandbox is made on demand. `output`: what a guest
+    was told to keep of the output of one call. `most`: what the operator lets a sandbox use,
+    whatever its runtime says.
+    """
 
     def __init__(
         self,
         channel: LauncherChannel,
-        output_max: int = OUTPUT_MAX,
+        output: OutputLimits = OUTPUT_LIMITS,
         most: Room = MOST_ROOM,
     ) -> None:
-        self._channel, self._output_max, self._most = channel, output_max, most
+        self._channel, self._output, self._most = channel, output, most
         self._deadline: float | None = None
         self._made_at = self._tried_at = NEVER
         self._why_not: str | None = None
@@ -159,7 +161,7 @@ class LauncherSandboxes:
         )
         control, events = answer.descriptors
         name = answer.message["sandbox"]
-        sandbox = GuestSandbox(name, events, self._channel, self._output_max)
+        sandbox = GuestSandbox(name, events, self._channel, self._output)
         try:
             await sandbox.greet(socket.socket(fileno=control))
         except BaseException as error:

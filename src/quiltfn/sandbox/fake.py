@@ -123,7 +123,7 @@ class FakeSandbox:
         finally:
             handler.cancel()
 
-    def end_call(self, kind: ExitKind, reason: str) -> bool:
+    def end_call(self, kind: ExitKind, reason: str, call: Call | None = None) -> bool:  # noqa: ARG002
         return self._finish(self._ended_now(kind, reason))
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -25,20 +26,19 @@ from quiltfn.ports import (
     SandboxFailed,
     SandboxRefused,
 )
-from quiltfn.sandbox.channel import LauncherChannel, Reply
+from quiltfn.sandbox.channel import LauncherChannel, Reply, descriptors_of
+from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
+from quiltfn.sandbox.web_server import NO_DESCRIPTORS, WebServer
 
 GREETING_TIMEOUT_S = 10.0
-# Bytes of output that a guest sends of one call, both streams together, unless it is told another
-# limit.
-OUTPUT_MAX = wire.STDOUT_MAX + wire.STDERR_MAX
-MIB = 1024 * 1024
+# What a guest keeps of the output of one call, unless it is told other limits.
+OUTPUT_LIMITS = OutputLimits(wire.STDOUT_MAX, wire.STDERR_MAX)
 # The guest keeps the deadline. If it has not reported the end so long after, the sandbox is killed
 # from outside.
 OUTER_DEADLINE_S = 0.5
 # How long the launcher may take to destroy a sandbox before its guest is left to end it by itself.
 LAUNCHER_ANSWERS_S = 5.0
-# Output beyond this is read only when there is room for long output.
-SHORT_OUTPUT_BYTES = 256 * 1024
+CONTROL_PIECE = 64 * 1024
 # The guest gives a runner 120 s to start. A busy sandbox may be late to notice the end of these.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
@@ -67,7 +67,7 @@ HEAP_IS_FULL = b"JavaScript heap out of memory"
 def handler_argv(spec: VersionSpec) -> list[str]:
     """The command line that the guest executes. A shell expands variables in it."""
     kind = spec.runtime_snapshot.kind
-    if kind is Kind.SHELL:
+    if kind in (Kind.SHELL, Kind.SERVER):
         return ["/bin/sh", "-c", spec.handler]
     if kind is Kind.CUSTOM:
         return list(spec.runtime_snapshot.command)
@@ -103,6 +103,8 @@ def specialise_frame(spec: VersionSpec) -> bytes:
         flags |= wire.KEEP_TMP
     if spec.runtime_snapshot.kind is Kind.SHELL:
         flags |= wire.SHELL
+    elif spec.runtime_snapshot.kind is Kind.SERVER:
+        flags |= wire.SERVER
     else:
         keep = not spec.cleanup_on_exit
         flags |= wire.RESIDENT | (wire.KEEP_STATE if keep else 0)
@@ -123,18 +125,25 @@ def default_directory(spec: VersionSpec) -> str:
 
 
 class GuestSandbox(asyncio.Protocol):
-    """`ports.Sandbox` over a guest. One call at a time."""
+    """`ports.Sandbox` over a guest. One call at a time, but of a server."""
 
     def __init__(
-        self, name: str, events: int, channel: LauncherChannel, output_max: int = OUTPUT_MAX
+        self,
+        name: str,
+        events: int,
+        channel: LauncherChannel,
+        limits: OutputLimits = OUTPUT_LIMITS,
     ) -> None:
         self.id = name
-        self._output_max = output_max
+        self._limits, self._output_max = limits, limits.together
         self.is_alive = True
         self.is_clean = True
         self.note = ""
         self._channel = channel
         self._events = events
+        self._web_server: WebServer | None = None
+        self._control: socket.socket | None = None  # once this object reads it itself
+        self._descriptors: deque[int] = deque()
         self._loop = asyncio.get_running_loop()
         self._decoder = wire.Decoder()
         self._transport: asyncio.Transport | None = None
@@ -184,6 +193,9 @@ class GuestSandbox(asyncio.Protocol):
         )
 
     async def specialise(self, spec: VersionSpec) -> None:
+        is_server = spec.runtime_snapshot.kind is Kind.SERVER
+        if is_server:
+            self._read_descriptors()
         self._write(specialise_frame(spec))
         self._has_heap_limit = spec.runtime_snapshot.kind is Kind.NODE
         limit = RUNNER_STARTS_WITHIN_S if spec.runtime_snapshot.is_resident else GREETING_TIMEOUT_S
@@ -194,9 +206,14 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxRefused("the guest ended while it was being specialised") from None
         if told.errno:
             raise SandboxRefused(told.text)
+        if is_server:
+            await self._start_server(spec)
+            return
         self.note = told.text.partition(" ")[2]  # after the word that says how calls are served
 
     async def call(self, call: Call) -> CallResult:
+        if self._web_server is not None:
+            return await self._call_server(self._web_server, call)
         self._nonce += 1
         frame = wire.encode_call(
             nonce=self._nonce,
@@ -221,7 +238,9 @@ class GuestSandbox(asyncio.Protocol):
             self._look_again_at(self._overdue_at)
         return await self._end
 
-    def end_call(self, kind: ExitKind, reason: str) -> bool:
+    def end_call(self, kind: ExitKind, reason: str, call: Call | None = None) -> bool:
+        if self._web_server is not None:
+            return self._web_server.end_call(kind, reason, call)
         return self._finish(kind, reason=reason)
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
@@ -261,6 +280,7 @@ class GuestSandbox(asyncio.Protocol):
                 future.set_exception(ConnectionResetError("the guest ended"))
                 future.exception()  # marks it as seen: perhaps nobody waits for it
         killed_for_memory = self._was_killed_for_memory()
+        self._forget_server(killed_for_memory)
         if self._overdue:
             self._finish(ExitKind.DEADLINE, reason="killed from outside at its deadline")
         else:
@@ -294,8 +314,79 @@ class GuestSandbox(asyncio.Protocol):
             self._greeted.set_result(event.version)
         elif isinstance(event, wire.Specialised) and not self._specialised.done():
             self._specialised.set_result(event)
-        else:
+        elif self._web_server is None or not self._hear_of_server(self._web_server, event):
             self._break()
+
+    # Of a server -----------------------------------------------------------------------------
+
+    def _read_descriptors(self) -> None:
+        """Reads the guest's socket itself from now on: a transport loses the descriptors."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.pause_reading()
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        self._control = socket.socket(fileno=os.dup(descriptor))
+        self._control.setblocking(False)
+        self._loop.add_reader(self._control.fileno(), self._receive)
+
+    def _receive(self) -> None:
+        assert self._control is not None
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(
+                CONTROL_PIECE, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary = b"", []
+        self._descriptors.extend(descriptors_of(ancillary))
+        if data:
+            self.data_received(data)
+        else:
+            self._loop.remove_reader(self._control.fileno())
+            self._break()
+
+    async def _start_server(self, spec: VersionSpec) -> None:
+        """Waits until it is ready. Raises `SandboxRefused`."""
+        if not self._descriptors:
+            raise SandboxRefused(NO_DESCRIPTORS)
+        self._web_server = WebServer(
+            spec.server_settings(),
+            self._descriptors.popleft(),
+            self._limits,
+            lambda: self._write(wire.ASK_SOCKET),
+            self._was_killed_for_memory,
+        )
+        await self._web_server.wait_until_ready()
+
+    async def _call_server(self, server: WebServer, call: Call) -> CallResult:
+        if not self.is_alive:
+            return CallResult(
+                kind=ExitKind.SANDBOX_GONE, reason="the sandbox had ended before the call"
+            )
+        return await server.call(call)
+
+    def _hear_of_server(self, server: WebServer, event: wire.Event) -> bool:
+        """False: the guest may not say that."""
+        if isinstance(event, wire.Socket):
+            has_one = event.errno == 0 and self._descriptors
+            return server.socket_came(event.errno, self._descriptors.popleft() if has_one else None)
+        if not isinstance(event, wire.End):
+            return False
+        self.is_alive = False
+        kind, killed = EXIT_KINDS[event.kind], self._was_killed_for_memory()
+        server.ended(kind, event.code, out_of_memory=killed)
+        return True
+
+    def _forget_server(self, killed_for_memory: bool) -> None:
+        if self._web_server is not None:
+            self._web_server.lost(out_of_memory=killed_for_memory)
+        if self._control is not None:
+            self._loop.remove_reader(self._control.fileno())
+            self._control.close()
+            self._control = None
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
 
     def _make_room(self, room: LongOutput) -> None:
         """Pauses reading, and so soon the handler, until there is room for its output."""

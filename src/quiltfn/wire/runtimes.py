@@ -20,6 +20,7 @@ class Kind(StrEnum):
     PYTHON = "python"
     NODE = "node"
     CUSTOM = "custom"
+    SERVER = "server"
 
 
 class Network(StrEnum):

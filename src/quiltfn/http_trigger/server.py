@@ -1,0 +1,187 @@
+"""What an HTTP server in a sandbox is sent for a call, and its answer as the output of the call.
+
+Rule 1: a payload that is an event of API Gateway's payload format 2.0, as `event.py` makes it of a
+request to a URL, becomes that request again; anything else becomes a POST to a path of the
+server's own.
+Rule 2: nothing of a payload can end a line or a request early.
+Rule 3: an answer is output as Lambda's response streaming has it, so that everything that knows
+streamed answers knows these.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import quote
+
+import msgspec
+
+from quiltfn.http_trigger.answer import NAME, SET_COOKIE, VALUE
+from quiltfn.http_trigger.call import HOP_BY_HOP, SAID_AGAIN, Field
+from quiltfn.http_trigger.prelude import END, PRELUDE_MAX_BYTES
+
+METHOD = re.compile(r"[A-Z]{1,32}")
+VISIBLE = re.compile(r"[\x21-\x7e]*")
+JSON, OCTETS = "application/json", "application/octet-stream"
+# Requests whose repetition does no more than the first (RFC 9110, 9.2.2).
+IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
+WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
+NOT_PASSED_ON = HOP_BY_HOP | (SAID_AGAIN - {"x-forwarded-prefix"})
+
+
+class BadRequestEvent(Exception):
+    """The event is no HTTP request that can be sent (a sentence)."""
+
+
+class BadServerAnswer(Exception):
+    """The answer of a server cannot be kept (a sentence)."""
+
+
+class ServerRequest(msgspec.Struct, frozen=True):
+    """A request as it is sent. `is_event`: the call was no HTTP request, so its result is the body
+    of the answer alone.
+    """
+
+    head: bytes
+    body: bytes
+    method: str
+    path: str
+    is_event: bool
+
+    @property
+    def may_be_repeated(self) -> bool:
+        return not self.is_event and self.method in IDEMPOTENT
+
+
+class _Http(msgspec.Struct):
+    method: str
+
+
+class _Context(msgspec.Struct):
+    http: _Http
+
+
+class _Event(msgspec.Struct, tag_field="version", tag="2.0"):
+    """What is sent of an event; the rest repeats it."""
+
+    rawPath: str
+    requestContext: _Context
+    rawQueryString: str = ""
+    headers: dict[str, str] = {}
+    cookies: list[str] = []
+    body: str | None = None
+    isBase64Encoded: bool = False
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def request_of(
+    payload: bytes | None, event_path: str, about_call: Mapping[str, str]
+) -> ServerRequest:
+    """The request of a call. `about_call`: headers that say which call it is; nobody else sets
+    them. Raises `BadRequestEvent`.
+    """
+    event = _event_of(payload)
+    if event is None:
+        kind = JSON if _is_json(payload) else OCTETS
+        fields = [("host", "localhost"), ("content-type", kind), *about_call.items()]
+        return _request("POST", event_path, fields, payload or b"", is_event=True)
+    fields = [(name.lower(), value) for name, value in event.headers.items()]
+    fields = [one for one in fields if one[0] not in NOT_PASSED_ON and one[0] not in about_call]
+    if event.cookies:
+        fields.append(("cookie", "; ".join(event.cookies)))
+    if not any(name == "host" for name, _ in fields):
+        fields.append(("host", "localhost"))
+    path = _target(event.rawPath, event.rawQueryString)
+    method = event.requestContext.http.method
+    return _request(method, path, [*fields, *about_call.items()], _body_of(event), is_event=False)
+
+
+def _event_of(payload: bytes | None) -> _Event | None:
+    if not payload or not payload.startswith(b"{"):
+        return None
+    try:
+        return _decode_event(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _is_json(payload: bytes | None) -> bool:
+    try:
+        msgspec.json.decode(payload or b"", type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _body_of(event: _Event) -> bytes:
+    if event.body is None:
+        return b""
+    if not event.isBase64Encoded:
+        return event.body.encode("utf-8", "surrogatepass")
+    try:
+        return base64.b64decode(event.body.encode(), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequestEvent("isBase64Encoded is true, and body is not base64") from None
+
+
+def _target(path: str, query: str) -> str:
+    """Percent-encoded as it was sent; of an event that another program made, what was not encoded
+    is.
+    """
+    if not path.startswith("/"):
+        raise BadRequestEvent("rawPath must begin with /")
+    if not VISIBLE.fullmatch(path) or "?" in path or "#" in path:
+        path = quote(path, safe="/%:@!$&'()*+,;=~")
+    if not VISIBLE.fullmatch(query) or "#" in query:
+        query = quote(query, safe="/%:@!$&'()*+,;=~?")
+    return f"{path}?{query}" if query else path
+
+
+def _request(
+    method: str, path: str, fields: Iterable[Field], body: bytes, *, is_event: bool
+) -> ServerRequest:
+    if not METHOD.fullmatch(method) or method == "CONNECT":
+        raise BadRequestEvent(f"a request cannot have the method {method[:32]!a}")
+    lines = [f"{method} {path} HTTP/1.1"]
+    for name, value in fields:
+        if not NAME.fullmatch(name):
+            raise BadRequestEvent(f"the name of a header is not valid: {name[:80]!a}")
+        if not VALUE.fullmatch(value):
+            raise BadRequestEvent(f"the value of the header {name} holds a control character")
+        lines.append(f"{name}: {value}")
+    if body or method in WITH_BODY:
+        lines.append(f"content-length: {len(body)}")
+    head = "\r\n".join([*lines, "", ""])
+    try:  # what a URL was sent is Latin-1 text for its bytes
+        encoded = head.encode("latin-1")
+    except UnicodeEncodeError:
+        encoded = head.encode("utf-8", "replace")
+    return ServerRequest(encoded, body, method, path, is_event)
+
+
+def prelude_of(status: int, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """What an answer's output begins with. The body follows. Raises `BadServerAnswer`."""
+    headers: dict[str, str] = {}
+    cookies: list[str] = []
+    for raw_name, raw_value in fields:
+        name, value = raw_name.decode("latin-1").lower(), _text_of(raw_value)
+        if name == SET_COOKIE:
+            cookies.append(value)
+        elif name in headers:
+            headers[name] += ", " + value
+        else:
+            headers[name] = value
+    prelude = _encode({"statusCode": status, "headers": headers, "cookies": cookies}) + END
+    if len(prelude) > PRELUDE_MAX_BYTES:
+        raise BadServerAnswer(f"its headers have more than {PRELUDE_MAX_BYTES} bytes")
+    return prelude
+
+
+def _text_of(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

@@ -1,0 +1,469 @@
+"""The HTTP server in a sandbox: its start, the requests that it has, and its log.
+
+Sockets are made inside the sandbox by its guest and come out as descriptors, so that a request
+goes from here straight to the server, over the loopback of that sandbox, and the guest has no part
+in it.
+
+Rule 1: a call that is over has no connection: whatever ended it closed the one that it had, or the
+answer was whole.
+Rule 2: what the server writes is in the record of one call, once: of that which began first of
+those that run, or of the next one. While more comes than `LOG_BYTES_PER_S`, the server has to wait.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine
+
+from quiltfn.http_trigger.server import (
+    BadRequestEvent,
+    BadServerAnswer,
+    ServerRequest,
+    prelude_of,
+    request_of,
+)
+from quiltfn.model import output
+from quiltfn.model.invocation import CallResult, ExitKind
+from quiltfn.model.server import ServerSettings
+from quiltfn.ports import Call, SandboxRefused
+from quiltfn.sandbox.http_connection import HttpConnection
+from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
+
+LOOPBACK = "127.0.0.1"
+# Of what is written while no call runs, so much is kept for the next one.
+LOG_BETWEEN_BYTES = 16 * 1024
+LOG_BYTES_PER_S = 1024 * 1024
+PIECE = 64 * 1024
+# A connection that was idle for longer is not used again: servers close those after some seconds,
+# and a request on its way just then would be lost.
+IDLE_S = 1.0
+READY_WITHIN_S = 120.0
+LOOK_EVERY_S = 0.01
+UNHEALTHY_FROM = 500
+# So long is waited, where a connection was lost, to hear that the server has ended.
+END_HEARD_WITHIN_S = 0.25
+NO_DESCRIPTORS = "the platform has no file descriptors left"
+# Headers that say which call it is, by the variable that other handlers find the same in.
+ABOUT = (
+    ("x-invocation-id", "QUILT_INVOCATION_ID"),
+    ("x-invocation-deadline-ms", "QUILT_DEADLINE_MS"),
+    ("traceparent", "TRACEPARENT"),
+)
+
+
+class Exchange:
+    """One call that the server has: what came of it so far. `http_connection.Answered`."""
+
+    def __init__(self, call: Call, request: ServerRequest, limits: OutputLimits) -> None:
+        self.call, self.request = call, request
+        self.connection: HttpConnection | None = None
+        self.ended: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
+        # `is_reused`: the connection had answered another request; `is_again`: it is sent anew.
+        self.is_reused = self.is_again = False
+        self.on_error: Callable[[Exchange, str], None] = lambda one, why: one.fail(why)
+        self.before_end: Callable[[], None] = _nothing  # before its output is taken
+        self._limits = limits
+        self._status = 0
+        self._room_bytes = SHORT_OUTPUT_BYTES
+        self._stdout = self._stderr = self._stdout_dropped = self._stderr_dropped = 0
+
+    def log(self, data: bytes) -> None:
+        """Adds to what the server has written."""
+        keep = data[: max(0, self._limits.stderr - self._stderr)]
+        if keep:
+            self._stderr += len(keep)
+            self.call.output.append("stderr", keep)
+        self._stderr_dropped += len(data) - len(keep)
+
+    def drop(self, size: int) -> None:
+        """So much of what the server has written was not kept."""
+        self._stderr_dropped += size
+
+    def head(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+        self._status = status
+        if self.request.is_event:
+            return
+        try:
+            self._append(prelude_of(status, fields))
+        except BadServerAnswer as error:
+            self.fail(f"the server's answer cannot be sent: {error}")
+
+    def body(self, data: bytes) -> None:
+        keep = data[: max(0, self._limits.answer - self._stdout)]
+        if keep:
+            self._append(keep)
+        if len(keep) < len(data):
+            self._stdout_dropped += len(data) - len(keep)
+            self.finish(ExitKind.EXITED)  # the rest would be of no use to anybody
+
+    def _append(self, data: bytes) -> None:
+        self._stdout += len(data)
+        self.call.output.append("stdout", data)
+        room = self.call.long_output
+        if self._stdout > self._room_bytes and room is not None and not self.ended.done():
+            if room.take(self._stdout, self._read_on):
+                self._room_bytes = -(-self._stdout // MIB) * MIB
+            elif self.connection is not None:
+                self.connection.pause()
+
+    def _read_on(self) -> None:
+        if self.connection is not None:
+            self.connection.resume()
+
+    def end(self, error: str | None) -> None:
+        if error is not None:
+            self.on_error(self, error)
+        elif self.request.is_event and not 200 <= self._status < 300:
+            self.fail(f"the server answered {self._status} to POST {self.request.path}")
+        else:
+            self.finish(ExitKind.EXITED)
+
+    def fail(self, why: str, *, out_of_memory: bool = False) -> None:
+        """The call has no result, for a reason that is the server's."""
+        code = int(out_of_memory)
+        self.finish(ExitKind.EXITED, code, refusal=why, out_of_memory=out_of_memory)
+
+    def finish(
+        self,
+        kind: ExitKind,
+        code: int = 0,
+        *,
+        reason: str | None = None,
+        refusal: str | None = None,
+        out_of_memory: bool = False,
+    ) -> bool:
+        """Gives the call its result, with the output that has come, unless it has one."""
+        if self.ended.done():
+            return False
+        self.before_end()
+        log = self.call.output
+        stdout, stderr = log.take()
+        self.ended.set_result(
+            CallResult(
+                kind=kind,
+                code=code,
+                reason=reason,
+                refusal=refusal,
+                out_of_memory=out_of_memory,
+                stdout=stdout,
+                stderr=stderr,
+                stdout_dropped=self._stdout_dropped,
+                stderr_dropped=self._stderr_dropped,
+                output_order=output.to_text(log.order),
+            )
+        )
+        return True
+
+
+class _Probe:
+    """Hears whether the server answers a GET. `http_connection.Answered`."""
+
+    def __init__(self) -> None:
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def head(self, status: int, _fields: list[tuple[bytes, bytes]]) -> None:
+        self._set(status)
+
+    def body(self, data: bytes) -> None:
+        pass
+
+    def end(self, _error: str | None) -> None:
+        self._set(0)
+
+    def _set(self, status: int) -> None:
+        if not self.status.done():
+            self.status.set_result(status)
+
+
+class WebServer:
+    """The server of one sandbox. `log`: the end of its pipe, which belongs to this object from now
+    on. `ask_socket`: asks the guest for a socket, which `socket_came` then gets.
+    `was_killed_for_memory`: whether the kernel has since it was asked last.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        log: int,
+        limits: OutputLimits,
+        ask_socket: Callable[[], None],
+        was_killed_for_memory: Callable[[], bool],
+    ) -> None:
+        self._settings, self._log, self._limits = settings, log, limits
+        self._ask_socket, self._was_killed_for_memory = ask_socket, was_killed_for_memory
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[Exchange, None] = {}
+        self._idle: deque[HttpConnection] = deque()
+        self._is_looking = False  # whether somebody will close idle connections
+        self._wanted: deque[asyncio.Future[socket.socket]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()
+        self._how_ended = ""
+        self._between, self._between_dropped, self._last_words = b"", 0, b""
+        self._log_room = LOG_BYTES_PER_S
+        self._refill: asyncio.TimerHandle | None = None
+        os.set_blocking(log, False)
+        self._loop.add_reader(log, self._read_log)
+
+    # Its start ---------------------------------------------------------------------------------
+
+    async def wait_until_ready(self) -> None:
+        """Returns once it accepts connections, or answers as it should. Raises `SandboxRefused`."""
+        port, path = self._settings.port, self._settings.readiness_path
+        why = f"the server did not accept connections on port {port} in time"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_WITHIN_S):
+                while not self._over.is_set():
+                    with contextlib.suppress(OSError):
+                        if path is None:
+                            (await self._connect()).close()
+                            return
+                        status = await self._status_of(path)
+                        if 0 < status < UNHEALTHY_FROM:
+                            return
+                        why = f"the server did not answer GET {path} as one that is ready in time"
+                    await asyncio.sleep(LOOK_EVERY_S)
+        if self._over.is_set():
+            why = f"the server {self._how_ended} before it accepted connections on port {port}"
+        self._read_log()
+        words = self._last_words.decode(errors="replace").strip().rpartition("\n")[2]
+        raise SandboxRefused(f"{why}: {words}" if words else why)
+
+    async def _status_of(self, path: str) -> int:
+        """The status of the answer to a GET; 0: there was none."""
+        connection, probe = await self._connect(), _Probe()
+        head = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        try:
+            connection.send(head.encode(), b"", probe, is_head_request=False)
+            return await probe.status
+        finally:
+            connection.close()
+
+    # Calls -------------------------------------------------------------------------------------
+
+    async def call(self, call: Call) -> CallResult:
+        """As `ports.Sandbox.call`, but that several may run."""
+        try:
+            request = request_of(call.payload, self._settings.event_path, _about(call))
+        except BadRequestEvent as error:
+            why = f"the event is no HTTP request: {error}"
+            return CallResult(kind=ExitKind.EXITED, refusal=why)
+        exchange = Exchange(call, request, self._limits)
+        exchange.on_error, exchange.before_end = self._connection_failed, self._read_log
+        if self._between or self._between_dropped:
+            exchange.log(self._between)
+            exchange.drop(self._between_dropped)
+            self._between, self._between_dropped = b"", 0
+        self._running[exchange] = None
+        overdue = self._loop.call_later(call.timeout_s, exchange.finish, ExitKind.DEADLINE)
+        try:
+            connection = self._take_idle()
+            if connection is None:
+                self._spawn(self._send_on_new(exchange))
+            else:
+                exchange.is_reused = True
+                self._send(exchange, connection)
+            return await exchange.ended
+        finally:
+            overdue.cancel()
+            del self._running[exchange]
+            if exchange.connection is not None:
+                self._give_back(exchange.connection)
+
+    def end_call(self, kind: ExitKind, reason: str, call: Call | None) -> bool:
+        """As `ports.Sandbox.end_call`."""
+        ended = [
+            exchange.finish(kind, reason=reason)
+            for exchange in list(self._running)
+            if call is None or exchange.call is call
+        ]
+        return any(ended)
+
+    def _send(self, exchange: Exchange, connection: HttpConnection) -> None:
+        request, exchange.connection = exchange.request, connection
+        is_head = request.method == "HEAD"
+        connection.send(request.head, request.body, exchange, is_head_request=is_head)
+
+    async def _send_on_new(self, exchange: Exchange) -> None:
+        try:
+            connection = await self._connect()
+        except OSError as error:
+            await self._explain(exchange, f"the server accepts no connection: {error.strerror}")
+            return
+        if exchange.ended.done():
+            self._give_back(connection)
+        else:
+            self._send(exchange, connection)
+
+    def _connection_failed(self, exchange: Exchange, why: str) -> None:
+        connection, exchange.connection = exchange.connection, None
+        assert connection is not None
+        unanswered = exchange.is_reused and not exchange.is_again and not connection.has_begun
+        if unanswered and exchange.request.may_be_repeated and not self._over.is_set():
+            exchange.is_again = True
+            self._spawn(self._send_on_new(exchange))
+        else:
+            self._spawn(self._explain(exchange, why))
+
+    async def _explain(self, exchange: Exchange, why: str) -> None:
+        """Fails a call whose connection failed, unless that was because the server has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_HEARD_WITHIN_S):
+                await self._over.wait()
+        if not exchange.ended.done():
+            exchange.fail(why, out_of_memory=self._was_killed_for_memory())
+
+    # Connections -------------------------------------------------------------------------------
+
+    def _take_idle(self) -> HttpConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and self._loop.time() - connection.idle_since < IDLE_S:
+                return connection
+            connection.close()
+        return None
+
+    def _give_back(self, connection: HttpConnection) -> None:
+        if connection.is_busy or not connection.is_open or self._over.is_set():
+            connection.close()
+            return
+        connection.resume()
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+        if not self._is_looking:
+            self._is_looking = True
+            self._loop.call_later(IDLE_S, self._close_idle)
+
+    def _close_idle(self) -> None:
+        now = self._loop.time()
+        while self._idle and now - self._idle[0].idle_since >= IDLE_S:
+            self._idle.popleft().close()
+        self._is_looking = bool(self._idle)
+        if self._is_looking:
+            self._loop.call_later(IDLE_S, self._close_idle)
+
+    async def _connect(self) -> HttpConnection:
+        """A new connection to the server. Raises `OSError`."""
+        if self._over.is_set():
+            raise OSError(0, "it has ended")
+        asked: asyncio.Future[socket.socket] = self._loop.create_future()
+        self._wanted.append(asked)
+        self._ask_socket()
+        one = await asked
+        try:
+            await self._loop.sock_connect(one, (LOOPBACK, self._settings.port))
+            _, connection = await self._loop.create_connection(HttpConnection, sock=one)
+        except BaseException:
+            one.close()
+            raise
+        return connection
+
+    def socket_came(self, errno: int, descriptor: int | None) -> bool:
+        """A socket that was asked for, or why there is none. False: none was asked for."""
+        asked = self._wanted.popleft() if self._wanted else None
+        one = None if descriptor is None else socket.socket(fileno=descriptor)
+        if asked is None or asked.done():
+            if one is not None:
+                one.close()
+            return asked is not None
+        if one is None:
+            asked.set_exception(OSError(errno, os.strerror(errno) if errno else NO_DESCRIPTORS))
+        elif (one.family, one.type) != (socket.AF_INET, socket.SOCK_STREAM):
+            one.close()
+            asked.set_exception(OSError(0, "the guest gave something else than a socket"))
+        else:
+            one.setblocking(False)
+            asked.set_result(one)
+        return True
+
+    # Its log -----------------------------------------------------------------------------------
+
+    def _read_log(self) -> None:
+        """Takes what the server has written, a piece at most."""
+        if self._log < 0 or self._log_room <= 0:
+            return
+        try:
+            data = os.read(self._log, PIECE)
+        except OSError:  # there is nothing
+            return
+        if not data:  # nobody has the other end any more
+            self._close_log()
+            return
+        self._log_room -= len(data)
+        if self._refill is None:
+            self._refill = self._loop.call_later(1.0, self._refilled)
+        if self._log_room <= 0:
+            self._loop.remove_reader(self._log)
+        self._last_words = data[-512:]
+        owner = next(iter(self._running), None)
+        if owner is not None:
+            owner.log(data)
+            return
+        keep = data[: max(0, LOG_BETWEEN_BYTES - len(self._between))]
+        self._between += keep
+        self._between_dropped += len(data) - len(keep)
+
+    def _refilled(self) -> None:
+        self._refill = None
+        was_full, self._log_room = self._log_room <= 0, LOG_BYTES_PER_S
+        if was_full and self._log >= 0:
+            self._loop.add_reader(self._log, self._read_log)
+
+    def _close_log(self) -> None:
+        if self._log >= 0:
+            self._loop.remove_reader(self._log)
+            os.close(self._log)
+            self._log = -1
+
+    # Its end -----------------------------------------------------------------------------------
+
+    def ended(self, kind: ExitKind, code: int, *, out_of_memory: bool) -> None:
+        """The server has ended, and with it all that it had begun."""
+        is_exit = kind is ExitKind.EXITED
+        how = f"ended with status {code}" if is_exit else f"was killed by signal {code}"
+        self._over_now(how)
+        for exchange in list(self._running):
+            if is_exit and code == 0:
+                exchange.fail("the server ended with status 0 during the call")
+            else:
+                exchange.finish(kind, code, out_of_memory=out_of_memory)
+
+    def lost(self, *, out_of_memory: bool) -> None:
+        """The sandbox is gone."""
+        self._over_now("ended with its sandbox")
+        for exchange in list(self._running):
+            exchange.finish(ExitKind.SANDBOX_GONE, out_of_memory=out_of_memory)
+        for connection in self._idle:
+            connection.close()
+        for task in self._tasks:
+            task.cancel()
+        self._close_log()
+        if self._refill is not None:
+            self._refill.cancel()
+
+    def _over_now(self, how: str) -> None:
+        if self._over.is_set():
+            return
+        self._how_ended = how
+        self._over.set()
+        while self._wanted:
+            asked = self._wanted.popleft()
+            if not asked.done():
+                asked.set_exception(OSError(0, "it has ended"))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _about(call: Call) -> dict[str, str]:
+    """The headers that tell a server which call it has."""
+    given = call.environment
+    return {name: given[variable] for name, variable in ABOUT if variable in given}
+
+
+def _nothing() -> None:
+    pass

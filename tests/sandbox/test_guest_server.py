@@ -1,0 +1,155 @@
+"""The real guest with a server instead of calls: sockets and the log go out as descriptors."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quiltfn.guest.wire import (
+    ASK_SOCKET,
+    SERVER,
+    End,
+    Event,
+    ExitKind,
+    Socket,
+    Specialised,
+    encode_call,
+    encode_specialise,
+)
+from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, build_guest
+from timeouts import scaled
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for the guest's namespaces"),
+]
+GONE, BAD_FRAME = 0, 2
+ECHO = """
+import os, socket, sys
+print(os.getuid(), sorted(map(int, os.listdir("/proc/self/fd")))[:-1], flush=True)
+print("on the other one", file=sys.stderr, flush=True)
+listener = socket.create_server(("127.0.0.1", 45871))
+if os.fork() == 0:
+    import time
+    time.sleep(600)
+while True:
+    one, _ = listener.accept()
+    data = one.recv(100)
+    if data == b"end":
+        os._exit(7)
+    one.sendall(data)
+"""
+
+
+@pytest.fixture(scope="module", params=["shipped", "sanitized"])
+def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp(request.param) / "guest"
+    return build_guest(target, sanitized=request.param == "sanitized")
+
+
+@pytest.fixture
+def empty(guest: Path) -> Iterator[BareGuest]:
+    with BareGuest(guest) as bare_guest:
+        yield bare_guest
+        assert bare_guest.close() != SANITIZER_EXIT
+
+
+def next_with_descriptors(guest: BareGuest) -> tuple[Event, list[int]]:
+    data, descriptors, _, _ = socket.recv_fds(guest.socket, 1 << 16, 4)
+    (event,) = guest.decoder.feed(data)
+    return event, descriptors
+
+
+def serve(guest: BareGuest, source: str = ECHO) -> int:
+    """Starts the server; returns its log."""
+    argv = ["/usr/bin/python3", "-I", "-c", source]
+    frame = encode_specialise(argv=argv, cwd="/", environment={}, flags=SERVER)
+    guest.socket.sendall(frame)
+    event, (log,) = next_with_descriptors(guest)
+    assert event == Specialised(0, "")
+    return log
+
+
+def ask_socket(guest: BareGuest) -> socket.socket:
+    guest.socket.sendall(ASK_SOCKET)
+    event, (descriptor,) = next_with_descriptors(guest)
+    assert event == Socket(0)
+    one = socket.socket(fileno=descriptor)
+    one.settimeout(scaled(10))
+    return one
+
+
+def connected(guest: BareGuest) -> socket.socket:
+    """A connection to the server in there, which may still be starting."""
+    while True:
+        one = ask_socket(guest)
+        try:
+            one.connect(("127.0.0.1", 45871))
+            return one
+        except ConnectionRefusedError:
+            one.close()
+
+
+def test_sockets_reach_the_server_and_nobody_else(empty: BareGuest) -> None:
+    log = serve(empty)
+    for text in (b"one", b"two"):
+        with connected(empty) as one:
+            one.sendall(text)
+            assert one.recv(100) == text
+    # Negative control: a socket of this side's does not get there.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", 45871), scaled(5)).close()
+    # It has no descriptor but the three, is the handler's user, and both outputs are one log.
+    assert os.read(log, 1000) == b"1000 [0, 1, 2]\non the other one\n"
+    os.close(log)
+
+
+def test_several_requests_in_one_packet_are_answered(empty: BareGuest) -> None:
+    log = serve(empty)
+    connected(empty).close()
+    empty.socket.sendall(5 * ASK_SOCKET)
+    for _ in range(5):
+        data, descriptors, _, _ = socket.recv_fds(empty.socket, 12, 4)
+        assert (data, len(descriptors)) == (struct.pack("<III", ord("D"), 4, 0), 1)
+        os.close(descriptors[0])
+    os.close(log)
+
+
+def test_its_end_is_told_once_everything_that_it_began_is_gone(empty: BareGuest) -> None:
+    log = serve(empty)
+    with connected(empty) as one:
+        one.sendall(b"end")
+        assert empty.next() == End(0, ExitKind.EXITED, 7, 0, 0, "")
+    while os.read(log, 1000):  # to its end: nobody has the other one any more
+        pass
+    os.close(log)
+    assert empty.wait() == GONE
+    assert empty.processes() == []
+
+
+def test_a_program_that_is_not_there_is_told(empty: BareGuest) -> None:
+    told = empty.specialise(["/no/such"], flags=SERVER)
+    assert told.errno == 2
+    assert told.text.startswith("the sandbox could not execute /no/such: No such file")
+    assert empty.wait() == GONE
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        encode_call(nonce=1, timeout_ms=1000, environment={}),
+        ASK_SOCKET[:4] + b"\1\0\0\0" + b"x",
+        b"?" + ASK_SOCKET[1:],
+    ],
+    ids=["call", "payload", "unknown"],
+)
+def test_a_server_that_is_sent_nonsense_ends_its_sandbox(empty: BareGuest, frame: bytes) -> None:
+    os.close(serve(empty))
+    empty.socket.sendall(frame)
+    assert empty.wait() == BAD_FRAME
+    assert empty.processes() == []

@@ -1,0 +1,156 @@
+"""What a server in a sandbox is sent for a call, and its answer as output."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from quiltfn.http_trigger import prelude
+from quiltfn.http_trigger.event import event_of
+from quiltfn.http_trigger.server import (
+    BadRequestEvent,
+    BadServerAnswer,
+    ServerRequest,
+    prelude_of,
+    request_of,
+)
+from unit.test_http_trigger_event import CALL
+
+EVENT: dict[str, Any] = {
+    "version": "2.0",
+    "rawPath": "/",
+    "requestContext": {"http": {"method": "GET"}},
+}
+
+
+def of(**changes: Any) -> ServerRequest:
+    return request_of(json.dumps(EVENT | changes).encode(), "/events", {"x-invocation-id": "i"})
+
+
+def lines(request: ServerRequest) -> list[str]:
+    first, *rest, last, nothing = request.head.decode("latin-1").split("\r\n")
+    assert (last, nothing) == ("", "")
+    return [first, *sorted(rest)]
+
+
+def test_a_request_is_the_one_that_its_event_was_made_of() -> None:
+    headers = {"host": "h", "x-a": "b\xe9", "cookie": "a=1; b=2", "content-type": "x/y"}
+    asked = replace(CALL, method="PUT", path="/a%20b", query="q=1&q=2", headers=headers, body=b"\0")
+    made = event_of(asked)
+    request = request_of(made, "/events", {"x-invocation-id": "i", "traceparent": "t"})
+    assert (request.method, request.body, request.is_event) == ("PUT", b"\0", False)
+    assert lines(request) == [
+        "PUT /a%20b?q=1&q=2 HTTP/1.1",
+        "content-length: 1",
+        "content-type: x/y",
+        "cookie: a=1; b=2",
+        "host: h",
+        "traceparent: t",
+        "x-a: b\xe9",
+        "x-invocation-id: i",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        (None, "application/octet-stream"),
+        (b"", "application/octet-stream"),
+        (b"text", "application/octet-stream"),
+        (b"\xff", "application/octet-stream"),
+        (b"[1", "application/octet-stream"),
+        (b"[1]", "application/json"),
+        (b'{"version":"1.0","rawPath":"/"}', "application/json"),
+        (b'{"version":"2.0"}', "application/json"),
+        (b'{"version":"2.0","rawPath":1,"requestContext":{"http":{"method":"GET"}}}', None),
+    ],
+)
+def test_what_is_no_request_is_posted(payload: bytes | None, kind: str | None) -> None:
+    request = request_of(payload, "/there?x", {})
+    assert request.is_event
+    assert not request.may_be_repeated
+    assert request.body == (payload or b"")
+    assert lines(request) == [
+        "POST /there?x HTTP/1.1",
+        f"content-length: {len(payload or b'')}",
+        f"content-type: {kind or 'application/json'}",
+        "host: localhost",
+    ]
+
+
+def test_headers_of_a_connection_and_those_that_tell_of_the_call_are_not_the_caller_s() -> None:
+    given = {"Transfer-Encoding": "chunked", "Content-Length": "9", "Connection": "close"}
+    given |= {"Upgrade": "x", "X-Invocation-Id": "forged", "Expect": "100-continue"}
+    assert lines(of(headers=given)) == ["GET / HTTP/1.1", "host: localhost", "x-invocation-id: i"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"headers": {"a": "b\r\nc: d"}},
+        {"headers": {"a": "b\nc"}},
+        {"headers": {"a": "b\0"}},
+        {"headers": {"a\r\nb": "c"}},
+        {"headers": {"": "c"}},
+        {"headers": {"a:b": "c"}},
+        {"cookies": ["a=1\r\nx: y"]},
+        {"rawPath": "no"},
+        {"rawPath": "http://x/"},
+        {"requestContext": {"http": {"method": "GET /"}}},
+        {"requestContext": {"http": {"method": "CONNECT"}}},
+        {"requestContext": {"http": {"method": ""}}},
+        {"body": "!", "isBase64Encoded": True},
+    ],
+)
+def test_what_would_be_another_request_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadRequestEvent):
+        of(**changes)
+
+
+def test_what_others_did_not_encode_is_encoded() -> None:
+    request = of(rawPath="/a b\r\nX: y?#", rawQueryString="q=\u00e9 \r\n#")
+    assert lines(request)[0] == "GET /a%20b%0D%0AX:%20y%3F%23?q=%C3%A9%20%0D%0A%23 HTTP/1.1"
+
+
+texts = st.text(max_size=30)
+
+
+@given(texts, texts, st.dictionaries(texts, texts, max_size=3), st.lists(texts, max_size=2), texts)
+def test_a_head_has_one_end_whatever_an_event_says(
+    path: str, query: str, headers: dict[str, str], cookies: list[str], method: str
+) -> None:
+    changes = {"rawPath": path, "rawQueryString": query, "headers": headers, "cookies": cookies}
+    changes["requestContext"] = {"http": {"method": method or "GET"}}
+    try:
+        payload = json.dumps(EVENT | changes).encode()
+        request = request_of(payload, "/events", {})
+    except BadRequestEvent:
+        return
+    if request.is_event:
+        return
+    head = request.head
+    assert head.endswith(b"\r\n\r\n")
+    assert head.count(b"\r\n\r\n") == 1
+    assert head.count(b"\n") == head.count(b"\r") == head.count(b"\r\n")
+    assert len(head.split(b"\r\n")[0].split(b" ")) == 3
+
+
+def test_an_answer_is_read_back_as_a_streamed_one() -> None:
+    fields = [(b"X-A", b"1"), (b"x-a", b"\xff"), (b"Set-Cookie", b"a=1"), (b"set-cookie", b"b=2")]
+    output = prelude_of(201, fields) + b"{body\0\0\0\0\0\0\0\0"
+    answer = prelude.whole_of(output, is_shell=False)
+    assert (answer.head.status, answer.body) == (201, b"{body\0\0\0\0\0\0\0\0")
+    headers = dict(answer.head.headers)
+    assert headers["x-a"].encode("latin-1").decode() == "1, \xff"
+    cookies = [value for name, value in answer.head.headers if name == "set-cookie"]
+    assert cookies == ["a=1", "b=2"]
+
+
+def test_an_answer_whose_head_would_not_be_found_is_refused() -> None:
+    fields = [(b"x", b"y" * (prelude.PRELUDE_MAX_BYTES - 70))]
+    assert prelude.whole_of(prelude_of(200, fields), is_shell=False).body == b""
+    with pytest.raises(BadServerAnswer):
+        prelude_of(200, [(b"x", b"y" * prelude.PRELUDE_MAX_BYTES)])
