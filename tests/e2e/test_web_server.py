@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import subprocess
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.sandbox
 # A server of the standard library. It knows nothing of this platform.
 SOURCE = """
     import hashlib, http.server, json, os, sys, threading, time
+
+    LOCK = threading.Condition()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -89,6 +92,37 @@ SOURCE = """
         def on_sleep(self, body, query):
             time.sleep(float(query))
             self.answer(200, b"slept")
+
+        now, most, may_end = 0, 0, threading.Event()
+
+        def on_meet(self, body, query):
+            with LOCK:
+                Handler.now += 1
+                Handler.most = max(Handler.most, Handler.now)
+            print("met", query, flush=True)
+            Handler.may_end.wait(30)
+            with LOCK:
+                Handler.now -= 1
+            self.answer(200, b"%d %d" % (os.getpid(), Handler.most))
+
+        def on_let_go(self, body, query):
+            Handler.may_end.set()
+            self.answer(200, b"%d" % Handler.now)
+
+        def on_gather(self, body, query):
+            with LOCK:
+                Handler.now += 1
+                Handler.most = max(Handler.most, Handler.now)
+                LOCK.notify_all()
+                LOCK.wait_for(lambda: Handler.most >= int(query), 20)
+            time.sleep(0.05)
+            with LOCK:
+                Handler.now -= 1
+                most = Handler.most
+            self.answer(200, b"%d %d" % (os.getpid(), most))
+
+        def on_now(self, body, query):
+            self.answer(200, b"%d" % Handler.now)
 
         def on_exit(self, body, query):
             print("going", flush=True)
@@ -448,6 +482,90 @@ def test_two_servers_on_one_port_do_not_meet(shared: Server) -> None:
     look = "python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8080), 2)'"
     outside = shared.deploy(look)
     assert "Connection refused" in outside.invoke()["stderr"]
+
+
+# --- several calls at a time ---------------------------------------------------------------------
+
+
+def shared_by(server: Server, calls: int, **fields: Any) -> tuple[Function, str]:
+    """A server that gets so many calls at a time, in one instance."""
+    environment = {"AWS_LAMBDA_MAX_CONCURRENCY": str(calls)}
+    function = web(server, environment=environment, max_instances=1, **fields)
+    return function, at_url(server, function)
+
+
+def meet(server: Server, path: str, calls: int) -> list[Future[httpx.Response]]:
+    """So many calls that are in the server, and stay."""
+    running = [server.later(ask, server, "GET", f"{path}/meet?{n}") for n in range(calls)]
+    until(lambda: ask(server, "GET", f"{path}/now").text == str(calls))
+    return running
+
+
+def test_calls_share_an_instance_up_to_its_concurrency(shared: Server) -> None:
+    _, path = shared_by(shared, 4)
+    running = [shared.later(ask, shared, "GET", f"{path}/gather?4") for _ in range(14)]
+    told = [one.result().text.split() for one in running]
+    assert len({pid for pid, _ in told}) == 1
+    assert {most for _, most in told} == {"4"}  # so many at once, and never more
+    # Negative control: without the variable there is one at a time.
+    alone = web(shared, max_instances=1)
+    path = at_url(shared, alone)
+    running = [shared.later(ask, shared, "GET", f"{path}/gather?1") for _ in range(6)]
+    assert {one.result().text.split()[1] for one in running} == {"1"}
+
+
+def test_a_deadline_of_one_call_leaves_the_others(shared: Server) -> None:
+    function, path = shared_by(shared, 8)
+    running = meet(shared, path, 3)
+    answer = function.try_invoke(
+        '{"version": "2.0", "rawPath": "/sleep", "rawQueryString": "60", '
+        '"requestContext": {"http": {"method": "GET"}}}',
+        timeout_seconds=1,
+    )
+    assert answer.json()["status"] == "timeout"
+    # It is not given to another call, and is not ended under those that it has.
+    assert not any(one.done() for one in running)
+    assert function.pool()["busy_count"] == 1
+    function.delete()
+    assert {one.result().status_code for one in running} <= {502, 503}
+
+
+def test_a_cancelled_call_leaves_the_others(shared: Server) -> None:
+    function, path = shared_by(shared, 8)
+    running = meet(shared, path, 3)
+    first = next(number for number, one in function.records().items() if one["status"] == "running")
+    answer = shared.call("POST", f"{function.path}/invocations/{first}/cancel")
+    assert answer.json()["status"] == "cancelled"
+    until(lambda: any(one.done() for one in running))
+    assert [one.done() for one in running].count(True) == 1
+    assert function.pool()["busy_count"] == 1
+    function.delete()
+    assert [one.result().status_code for one in running].count(200) == 0
+
+
+def test_an_end_ends_every_call_in_it_and_each_is_told(shared: Server) -> None:
+    function, path = shared_by(shared, 8)
+    running = meet(shared, path, 5)
+    assert ask(shared, "GET", f"{path}/exit?3").status_code == 502
+    assert {one.result().status_code for one in running} == {502}
+    ended = [one for one in function.records().values() if one["exit_code"] == 3]
+    assert len(ended) == 6
+    assert {one["status"] for one in ended} == {"failed"}
+    assert ask(shared, "GET", f"{path}/now").text == "0"
+
+
+def test_each_line_is_in_the_record_of_one_call(shared: Server) -> None:
+    function, path = shared_by(shared, 8)
+    running = meet(shared, path, 5)
+    assert int(ask(shared, "GET", f"{path}/let-go").text) <= 5
+    told = [one.result().text.split() for one in running]
+    assert len({pid for pid, _ in told}) == 1
+    assert {most for _, most in told} == {"5"}
+    ask(shared, "GET", f"{path}/now")
+    lines = [line for one in function.records().values() for line in one["stderr"].splitlines()]
+    assert sorted(line for line in lines if line.startswith("met ")) == [
+        f"met {number}" for number in range(5)
+    ]
 
 
 # --- servers that nobody here wrote --------------------------------------------------------------

@@ -77,7 +77,7 @@ async def test_a_hand_over_to_a_call_that_was_cancelled_a_moment_before_passes_o
     ben, ann, cem = await callers(server, entry, 3)
     pool = server.pools._pools[entry.function.id]
     ann.task.cancel()
-    pool.release(1, healthy=True)  # in this very tick
+    pool.release(1, 1, healthy=True)  # in this very tick
     pool._cleaned(1)
     with pytest.raises(asyncio.CancelledError):
         await ann.task
@@ -218,7 +218,7 @@ async def test_closing_ends_a_call_that_was_handed_its_instance_in_the_same_tick
     (ben,) = await callers(server, entry, 1)
     ann = await server.running(entry)
     pool = server.pools._pools[entry.function.id]
-    pool.release(1, healthy=True)
+    pool.release(1, 1, healthy=True)
     pool._cleaned(1)
     assert pool.model.held_by(2) == 1  # Ann, whose task has not run since
     async with asyncio.timeout(2):

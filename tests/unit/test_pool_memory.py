@@ -156,8 +156,10 @@ class EvictsTheMinimum(Pool):
 
 
 class CallsCountNothing(Pool):
-    def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
-        actions = super().release(number, now, healthy=healthy)
+    def release(
+        self, number: int, now: float, *, healthy: bool, waiter: int | None = None
+    ) -> list[Action]:
+        actions = super().release(number, now, healthy=healthy, waiter=waiter)
         self._table._charge(self.instances[number], 0.0)
         return actions
 

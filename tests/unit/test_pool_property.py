@@ -203,13 +203,23 @@ class KeepsWhatTheCancelledHeld(Pool):
 
 
 class ReusesTheSick(Pool):
-    def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:  # noqa: ARG002
-        return super().release(number, now, healthy=True)
+    def release(
+        self,
+        number: int,
+        now: float,
+        *,
+        healthy: bool,  # noqa: ARG002
+        waiter: int | None = None,
+    ) -> list[Action]:
+        return super().release(number, now, healthy=True, waiter=waiter)
 
 
 class HandsOutTheUnclean(Pool):
-    def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
-        return [*super().release(number, now, healthy=healthy), *self.cleaned(number, now)]
+    def release(
+        self, number: int, now: float, *, healthy: bool, waiter: int | None = None
+    ) -> list[Action]:
+        actions = super().release(number, now, healthy=healthy, waiter=waiter)
+        return [*actions, *self.cleaned(number, now)]
 
 
 class ServesTheYoungestFirst(Pool):

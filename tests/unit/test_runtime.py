@@ -159,6 +159,9 @@ def test_the_settings_have_the_models_bounds() -> None:
         {"PORT": "\uff18\uff10\uff18\uff10"},
         {"PORT": ""},
         {"AWS_LWA_PORT": "1e4"},
+        {"AWS_LAMBDA_MAX_CONCURRENCY": "0"},
+        {"AWS_LAMBDA_MAX_CONCURRENCY": "1001"},
+        {"AWS_LAMBDA_MAX_CONCURRENCY": "many"},
         {"AWS_LWA_READINESS_CHECK_PATH": "healthz"},
         {"AWS_LWA_PASS_THROUGH_PATH": "/a b"},
         {"AWS_LWA_PASS_THROUGH_PATH": "/a\r\nx: y"},
@@ -175,8 +178,9 @@ def test_variables_that_say_nothing_of_where_a_server_is(environment: dict[str, 
 def test_where_a_server_is() -> None:
     assert ServerSettings.of({}) == ServerSettings(8080, None, "/events")
     said = {"PORT": "3000", "AWS_LWA_PORT": "4000", "AWS_LWA_READINESS_CHECK_PATH": "/ready?x"}
+    said |= {"AWS_LAMBDA_MAX_CONCURRENCY": "32"}
     settings = ServerSettings.of(said | {"AWS_LWA_PASS_THROUGH_PATH": "/"})
-    assert settings == ServerSettings(4000, "/ready?x", "/")
+    assert settings == ServerSettings(4000, "/ready?x", "/", 32)
     assert settings.variables == {"PORT": "4000", "AWS_LAMBDA_HTTP_ENDPOINT": "0.0.0.0:4000"}
     with pytest.raises(Unprocessable):
         a_runtime(kind=Kind.SERVER, isolation=Isolation.GVISOR).validate()

@@ -37,12 +37,9 @@ bool server_start(int *log)
     if (fds[0] < 0 || pipe2(pair, O_CLOEXEC) != 0)
         could_not("make the streams of its server", "", errno);
     act_as_guest();
-    if (failure.step == NULL) {
-        fds[1] = fds[2] = pair[1];
-        server = start(HANDLER, fds, -1, 0, special.argv, special.env);
-        if (server < 0)
-            could_not("make a process", "", errno);
-    }
+    fds[1] = fds[2] = pair[1];
+    if (failure.step == NULL && (server = start(HANDLER, fds, -1, 0, special.argv, special.env)) < 0)
+        could_not("make a process", "", errno);
     close_if_open(&fds[0]);
     close_if_open(&pair[1]);
     *log = pair[0];
@@ -67,11 +64,9 @@ void serve_server(void)
     int status = 0;
     bool more = false;
     for (;;) {
-        struct pollfd polled[2] = {{.fd = CONTROL, .events = POLLIN},
-                                   {.fd = child_signal, .events = POLLIN}};
+        struct pollfd polled[2] = {{CONTROL, POLLIN, 0}, {child_signal, POLLIN, 0}};
         static const struct timespec now;
-        bool waits = !more && !in_holds_some();
-        if (ppoll(polled, 2, waits ? NULL : &now, NULL) < 0 && errno != EINTR)
+        if (ppoll(polled, 2, more || in_holds_some() ? &now : NULL, NULL) < 0 && errno != EINTR)
             _exit(BROKEN);
         if (polled[0].revents != 0 || in_holds_some())
             answer_socket();

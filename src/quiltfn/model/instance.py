@@ -52,7 +52,7 @@ DESCRIPTIONS: Mapping[InstanceState, str] = {
     S.PARKED: "It takes no call: it is kept for a rollback, or for the next start of a Python "
     "function, with its imports done. The API counts it as warming.",
     S.READY: "Nothing of an earlier call is left in it, and the next call can have it.",
-    S.BUSY: "One call runs in it.",
+    S.BUSY: "A call runs in it; in a server, as many as it takes at a time.",
     S.RECYCLING: "Its call is over, and what that left is being removed.",
     S.TERMINATING: "It is being ended. It counts until the machine has everything back.",
     S.GONE: "It does not exist any more and counts nowhere.",
@@ -63,8 +63,10 @@ DESCRIPTIONS: Mapping[InstanceState, str] = {
 class Instance:
     """One instance as its pool knows it. Times in monotonic seconds.
 
-    `since`: when its last event was. `reason`: why it was started or unparked. `idle_mib`: what it
-    uses when idle; `charge_mib`: what it counts now. `worth`: the least worthy is evicted first.
+    `since`: when its last event was. `holders`: the calls that have it, and since when each does.
+    `is_spoilt`: a call of it did not end well, so it gets no other one and is ended with its last.
+    `reason`: why it was started or unparked. `idle_mib`: what it uses when idle; `charge_mib`: what
+    it counts now. `worth`: the least worthy is evicted first.
     `start_ms`: how long its start took. `ready_at`: when it was started or unparked; `is_fresh`: it
     has had no call since. `is_speculative`: it was started for a call that was only expected.
     `is_to_park`: it was started only to be parked, and has had no call.
@@ -84,8 +86,9 @@ class Instance:
     is_speculative: bool = False
     is_to_park: bool = False
     state: InstanceState = InstanceState.WARMING
-    holder: int | None = None
+    is_spoilt: bool = False
     made_at: float = 0.0
+    holders: dict[int, float] = field(default_factory=dict)
     history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
     @property

@@ -25,11 +25,14 @@ ROUNDING_MIB = 1e-6  # sums of floats that should be equal may differ by less
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """What instances of a version count, in MiB: `limit_mib` with a call; without one `idle_mib`,
-    until that is measured. `parks`: its last instance is parked when it was idle for too long."""
+    until that is measured. `parks`: its last instance is parked when it was idle for too long.
+    `concurrency`: how many calls an instance has at most at a time; they count once together.
+    """
 
     limit_mib: float = 256.0
     idle_mib: float = 1.0
     parks: bool = False
+    concurrency: int = 1
 
 
 @dataclass(frozen=True, slots=True)

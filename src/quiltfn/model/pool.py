@@ -84,6 +84,7 @@ class Pool:
         # The most instances there may be. Lowering max_instances does not end running calls, so
         # this comes down to it as they end.
         self._instance_cap = limits.max_instances
+        self._is_shared = False  # whether calls share the instances of the current version
 
     @property
     def instances(self) -> dict[int, Instance]:
@@ -119,12 +120,15 @@ class Pool:
         assert len(self.queue) <= self.limits.queue_max, "the queue is longer than its limit"
         assert len(self.instances) <= self._instance_cap, "more instances than the maximum"
         assert self._instance_cap >= self.limits.max_instances, "the cap is below the maximum"
-        holders = [one.holder for one in self.instances.values() if one.holder is not None]
+        if self.queue and self.current is not None:
+            assert self._with_room() is None, "a call waits beside an instance with room for it"
+        holders = [holder for one in self.instances.values() for holder in one.holders]
         everywhere = holders + [one.id for one in self.queue.waiting]
         assert len(set(everywhere)) == len(everywhere), "a call is in two places"
         for instance in self.instances.values():
-            held = instance.holder is not None
-            assert held == (instance.state is BUSY), (
+            count = len(instance.holders)
+            assert count <= self._concurrency(instance.digest), f"{instance} has too many calls"
+            assert (count > 0) == (instance.state is BUSY), (
                 f"{instance} is busy without a call, or idle with one"
             )
             assert not self._is_unwanted(instance), f"{instance} serves no version"
@@ -143,6 +147,9 @@ class Pool:
         if self.keep_alive is not None:
             self.keep_alive.called(now)
         if not self.queue:
+            shared = self._with_room() if self._is_shared else None
+            if shared is not None:
+                return [self._share(shared, waiter, now, cold=False)]
             idle = self._table.in_state(READY, digest=self.current)
             # The one that became ready last has the warmest caches, and only this choice lets the
             # others be idle for long enough to be ended.
@@ -150,8 +157,7 @@ class Pool:
                 return [self._assign(idle[-1], waiter, now, cold=False)]
         if len(self.queue) >= self.limits.queue_max:
             waited = now - self.queue.first.since if self.queue else 0.0
-            retry = self.queue.retry_after_s(self.limits.max_instances, waited)
-            return [Refuse(waiter, QUEUE_FULL, retry)]
+            return [Refuse(waiter, QUEUE_FULL, self._retry_after_s(waited))]
         self.queue.append(waiter, now)
         return self._provide(now)
 
@@ -163,23 +169,37 @@ class Pool:
         if number is None:
             return []
         instance = self.instances[number]
-        instance.holder = None
+        del instance.holders[waiter]
+        if instance.holders:
+            return self._serve_room(now)
+        if instance.is_spoilt:
+            stopped = self._stop(instance, now, ColdStartReason.REPLACED)
+            return [*stopped, *self._serve_room(now)]
         self._table.apply(instance, InstanceEvent.UNUSED, now)
         return self._became_ready(instance, now)
 
-    def release(self, number: int, now: float, *, healthy: bool) -> list[Action]:
-        """The call is over. A healthy instance is cleaned for the next call, any other is ended."""
+    def release(
+        self, number: int, now: float, *, healthy: bool, waiter: int | None = None
+    ) -> list[Action]:
+        """The call is over. A healthy instance is cleaned for the next call, any other is ended;
+        where others share it, once the last of them is over. `waiter`: whose call, where several
+        may share an instance.
+        """
         instance = self.instances[number]
-        instance.holder = None
-        self.queue.record_duration(now - instance.since)
+        waiter = next(iter(instance.holders)) if waiter is None else waiter
+        self.queue.record_duration(now - instance.holders.pop(waiter))
+        instance.is_spoilt |= not healthy
         if self.keep_alive is not None:
             self.keep_alive.ended(now)
             self._is_expected, self._look_again_at = True, now + KEEP_AT_LEAST_S
-        if not healthy:
-            return self._stop(instance, now, ColdStartReason.REPLACED)
+        if instance.holders:
+            return self._serve_room(now)
+        if instance.is_spoilt:
+            stopped = self._stop(instance, now, ColdStartReason.REPLACED)
+            return [*stopped, *self._serve_room(now)]
         wanted = self._wanted(instance.digest)
         if self._must_yield(instance) if wanted else not self._may_keep_previous(instance):
-            return self._stop(instance, now)
+            return [*self._stop(instance, now), *self._serve_room(now)]
         self._table.apply(instance, InstanceEvent.RELEASED, now)
         return []
 
@@ -225,8 +245,10 @@ class Pool:
         return self._became_ready(instance, now)
 
     def lost(self, number: int, now: float) -> list[Action]:
-        """The sandbox ended by itself. A busy one is reported by the call that holds it."""
+        """The sandbox ended by itself. A busy one is reported by the calls that hold it."""
         instance = self.instances.get(number)
+        if instance is not None and instance.state is BUSY:
+            instance.is_spoilt = True
         if instance is None or instance.state not in (READY, PARKED, RECYCLING):
             return []
         if instance.is_fresh:  # its module ended it, and would do so again
@@ -268,6 +290,7 @@ class Pool:
             self.previous = self.current if self.limits.grace_s > 0 else None
             self._previous_until = now + self.limits.grace_s
         self.current, self.prepared = digest, None
+        self._is_shared = self._concurrency(digest) > 1
         self._history.retain(digest)
         actions: list[Action] = []
         for instance in self._table.in_state(PARKED, digest=digest):
@@ -278,7 +301,7 @@ class Pool:
         """Gives the prepared version up."""
         self.prepared = None
         self._history.retain(self.current)
-        return self._release_unwanted(now)
+        return [*self._release_unwanted(now), *self._serve_room(now)]
 
     def close(self, why: str, now: float) -> list[Action]:
         """The function stops serving: waiting calls are refused, running ones may finish."""
@@ -312,8 +335,7 @@ class Pool:
         if self._quota_denied and not self.quota.has_capacity:
             why = OVER_QUOTA
         for waiting in self.queue.pop_expired(now, self.limits.queue_wait_s):
-            retry = self.queue.retry_after_s(self.limits.max_instances, now - waiting.since)
-            actions.append(Refuse(waiting.id, why, retry))
+            actions.append(Refuse(waiting.id, why, self._retry_after_s(now - waiting.since)))
         if self.previous is not None and now >= self._previous_until:
             self.previous = None
             actions += self._release_unwanted(now)
@@ -367,7 +389,7 @@ class Pool:
         if instance is None or not instance.is_idle:
             return []
         self._park_after = now + PARK_AGAIN_S
-        return self._stop(instance, now)
+        return [*self._stop(instance, now), *self._serve_room(now)]
 
     def eviction_candidates(self) -> list[EvictionCandidate]:
         """The idle instances that may be ended for others. Not those that a call whose turn it is
@@ -421,7 +443,8 @@ class Pool:
             return 0
         recycling = self._table.count(RECYCLING, digest=self.current)
         impatient = self.queue.count_waiting(now, self.limits.patience_s)
-        for_calls = max(len(self.queue) - recycling, impatient)
+        each = self._concurrency(self.current)
+        for_calls = -(-max(len(self.queue) - recycling * each, impatient) // each)
         for_calls -= self._table.count(WARMING, digest=self.current)
         minimum = self.limits.min_instances - self._table.count_serving(self.current)
         return max(0, for_calls, minimum)
@@ -442,16 +465,25 @@ class Pool:
         places = int(min(places, max(0.0, self.quota.limit - self.quota.used)))
         if limit > 0 and free < places * limit:
             places = int(free // limit)
-        waiting = len(self.queue)
-        behind = max(0, idle - waiting)
-        return Headroom(behind, max(0, places - max(0, waiting - idle)))
+        waiting, each = len(self.queue), self._concurrency(self.current)
+        there = self._calls_for(idle)
+        behind = max(0, there - waiting)
+        return Headroom(behind, max(0, places * each - max(0, waiting - there)))
 
     def idle(self) -> int:
         """The `idle` of `headroom`, which a fleet asks for with every call."""
         if self.current is None or self.memory.waiting or not self.instances:
             return 0
         idle, _ = self._idle(self.current)
-        return max(0, idle - len(self.queue))
+        return max(0, self._calls_for(idle) - len(self.queue))
+
+    def _calls_for(self, idle: int) -> int:
+        """How many calls so many idle instances take, and those that calls share already."""
+        if not self._is_shared:
+            return idle
+        # Of an instance that has to come to its end only one call may be served.
+        each = self._concurrency(self.current or "")
+        return idle + (each - 1) * max(0, idle - self._yielding()) + self._room()
 
     def _idle(self, digest: str) -> tuple[int, float]:
         """How many instances of a version could take a call, now or in a moment, and how much
@@ -472,7 +504,7 @@ class Pool:
 
     def held_by(self, waiter: int) -> int | None:
         """The number of the instance that this waiter was given, if any."""
-        return next((one.id for one in self.instances.values() if one.holder == waiter), None)
+        return next((one.id for one in self.instances.values() if waiter in one.holders), None)
 
     # The decisions ---------------------------------------------------------------------------
 
@@ -497,12 +529,13 @@ class Pool:
         if self.queue and self.current is not None:
             actions += self._assign_idle(now)
         if self.queue and self.current is not None and self not in self.memory.waiting:
-            recycling = self._table.count(RECYCLING, digest=self.current)
+            each = self._concurrency(self.current)
+            recycling = each * self._table.count(RECYCLING, digest=self.current)
             impatient = self.queue.count_waiting(now, self.limits.patience_s)
-            warming = self._table.count(WARMING, digest=self.current)
+            warming = each * self._table.count(WARMING, digest=self.current)
             need = max(len(self.queue) - recycling, impatient)
-            if need > warming:
-                callers = list(islice(self.queue.waiting, warming, need))
+            if need > warming:  # one for the first of as many as will share it
+                callers = list(islice(self.queue.waiting, warming, need, each))
                 actions += self._start(self.current, len(callers), now, callers=callers)
             if recycling and impatient < len(self.queue):
                 since = self.queue.waiting[impatient].since
@@ -512,8 +545,10 @@ class Pool:
         return actions
 
     def _assign_idle(self, now: float) -> list[Action]:
-        """Gives idle instances to the queue, as far as the machine's memory allows."""
-        actions: list[Action] = []
+        """Gives the queue what room there is in instances with calls, then idle instances, as far
+        as the machine's memory allows.
+        """
+        actions = self._share_with_queue(now)
         ready = self._table.in_state(READY, digest=self.current)
         for instance in [*reversed(ready), *self._table.in_state(PARKED, digest=self.current)]:
             if not self.queue:
@@ -530,6 +565,16 @@ class Pool:
             # started or unparked.
             cold = instance.is_fresh and instance.ready_at >= waiting.since
             actions.append(self._assign(instance, waiting.id, now, cold=cold))
+            actions += self._share_with_queue(now)
+        return actions
+
+    def _share_with_queue(self, now: float) -> list[Action]:
+        """Gives the queue what room there is in instances that have calls."""
+        actions: list[Action] = []
+        while self.queue and (instance := self._with_room()) is not None:
+            waiting = self.queue.popleft()
+            cold = instance.ready_at >= waiting.since  # it waited for the start, too
+            actions.append(self._share(instance, waiting.id, now, cold=cold))
         return actions
 
     def _wait_for_memory(self, mib: float, since: float) -> list[Action]:
@@ -649,11 +694,14 @@ class Pool:
     def _became_ready(self, instance: Instance, now: float) -> list[Action]:
         """Decides what a ready instance does: serve a call, stay ready, be parked, or end."""
         if not self._wanted(instance.digest):
-            return self._keep_previous(instance, now)
+            return [*self._keep_previous(instance, now), *self._serve_room(now)]
         if not self.queue and self._is_surplus(instance):
             return self._stop(instance, now)
         self._set_worth(instance)
-        served = self._serve_queue(now) if self.queue and instance.digest == self.current else []
+        served: list[Action] = []
+        if self.queue:
+            is_current = instance.digest == self.current
+            served = self._serve_queue(now) if is_current else self._serve_room(now)
         return served if self.prepared is None else [*served, *self._check_prepared()]
 
     def _may_stay_parked(self, instance: Instance) -> bool:
@@ -691,8 +739,56 @@ class Pool:
 
     def _assign(self, instance: Instance, waiter: int, now: float, *, cold: bool) -> Assign:
         self._table.apply(instance, InstanceEvent.LEASED, now)
-        instance.holder, instance.is_fresh, instance.is_to_park = waiter, False, False
+        instance.is_fresh = instance.is_to_park = False
+        return self._share(instance, waiter, now, cold=cold)
+
+    def _share(self, instance: Instance, waiter: int, now: float, *, cold: bool) -> Assign:
+        instance.holders[waiter] = now
         return Assign(instance.id, waiter, cold)
+
+    def _concurrency(self, digest: str) -> int:
+        return self._table.footprint(digest).concurrency
+
+    def _sharing(self) -> list[Instance]:
+        """The instances of the current version that have calls and may get others, the busiest
+        longest first. One that is above the maximum, or in the place of the prepared version, gets
+        none, so that its last call ends.
+        """
+        assert self.current is not None
+        each = self._concurrency(self.current)
+        if each == 1:
+            return []
+        busy = self._table.in_state(BUSY, digest=self.current)
+        return [
+            one for one in busy[self._yielding() :] if not one.is_spoilt and len(one.holders) < each
+        ]
+
+    def _yielding(self) -> int:
+        """How many instances that calls share have to come to their end."""
+        above = self._table.count_live() - self.limits.max_instances
+        if above > 0 or self.prepared is None or self.prepared == self.current:
+            return max(0, above)
+        begun = self._table.count_serving(self.prepared) or self._table.count(TERMINATING)
+        return int(not begun and self._missing_prepared(self.prepared) > 0)
+
+    def _serve_room(self, now: float) -> list[Action]:
+        """Serves the queue if there is room for another call beside others."""
+        if not self.queue or self.current is None or self._with_room() is None:
+            return []
+        return self._serve_queue(now)
+
+    def _with_room(self) -> Instance | None:
+        """An instance of the current version that has calls and takes another one."""
+        return next(iter(self._sharing()), None)
+
+    def _room(self) -> int:
+        """How many more calls the instances that have some would take."""
+        each = self._concurrency(self.current or "")
+        return sum(each - len(one.holders) for one in self._sharing())
+
+    def _retry_after_s(self, waited_s: float) -> int:
+        calls = self.limits.max_instances * self._concurrency(self.current or "")
+        return self.queue.retry_after_s(calls, waited_s)
 
     def _unpark(self, instance: Instance, now: float) -> list[Action]:
         if not instance.is_to_park:  # else why it was started is why there was none

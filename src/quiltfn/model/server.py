@@ -16,21 +16,25 @@ PORT, PORT_OF_ADAPTER = "PORT", "AWS_LWA_PORT"
 ENDPOINT = "AWS_LAMBDA_HTTP_ENDPOINT"
 READINESS_PATH = "AWS_LWA_READINESS_CHECK_PATH"
 EVENT_PATH = "AWS_LWA_PASS_THROUGH_PATH"
+CONCURRENCY = "AWS_LAMBDA_MAX_CONCURRENCY"
 DEFAULT_PORT, DEFAULT_EVENT_PATH = 8080, "/events"
 # A server has no right to listen on a port below.
 PORT_MIN, PORT_MAX = 1024, 65535
+CONCURRENCY_MAX = 1000
 PATH = re.compile(r"/[\x21-\x7e]{0,1023}")
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
     """`port`: of 127.0.0.1 in the sandbox. `readiness_path`: what answers a GET with a status below
     500 once the server is ready; None: it is ready when its port accepts a connection.
-    `event_path`: what gets, as a POST, calls that are no HTTP requests.
+    `event_path`: what gets, as a POST, calls that are no HTTP requests. `concurrency`: how many
+    calls it gets at a time.
     """
 
     port: int = DEFAULT_PORT
     readiness_path: str | None = None
     event_path: str = DEFAULT_EVENT_PATH
+    concurrency: int = 1
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> "ServerSettings":
@@ -43,6 +47,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
             port=_number(variables, name, DEFAULT_PORT, PORT_MIN, PORT_MAX),
             readiness_path=_path(variables, READINESS_PATH, None),
             event_path=_path(variables, EVENT_PATH, DEFAULT_EVENT_PATH) or DEFAULT_EVENT_PATH,
+            concurrency=_number(variables, CONCURRENCY, 1, 1, CONCURRENCY_MAX),
         )
 
     @property

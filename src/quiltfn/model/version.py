@@ -92,6 +92,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
             limit_mib=float(self.memory_limit_mb),
             idle_mib=idle_mib(kind, self.runtime_snapshot.isolation),
             parks=kind is Kind.PYTHON and self.cleanup_on_exit,
+            concurrency=self.server_settings().concurrency if kind is Kind.SERVER else 1,
         )
 
     @property

@@ -108,7 +108,8 @@ class PoolLease:
         self._pool.withdraw(self._waiter, error)
 
     async def ended(self) -> None:
-        if self._sandbox is not None and not self._ended_well:
+        is_shared = self._pool.is_shared(self.instance) if self._used else False
+        if self._sandbox is not None and not self._ended_well and not is_shared:
             await self._sandbox.destroy()
 
     async def __aexit__(
@@ -118,7 +119,7 @@ class PoolLease:
         _trace: TracebackType | None,
     ) -> None:
         if self._used:
-            self._pool.release(self.instance, healthy=self._ended_well)
+            self._pool.release(self.instance, self._waiter, healthy=self._ended_well)
         else:
             self._pool.cancel(self._waiter)
 
@@ -208,7 +209,7 @@ class FunctionPool:
         self._waiters.pop(waiter, None)
         number = self.model.held_by(waiter)
         if number is not None and not self.sandboxes[number].is_alive:
-            self._perform(self.model.release(number, self._clock.now(), healthy=False))
+            self._release(number, waiter, healthy=False)
         else:
             self._perform(self.model.cancel(waiter, self._clock.now()))
 
@@ -220,12 +221,21 @@ class FunctionPool:
             future.exception()  # its task may be cancelled in this step and never see it
             self.cancel(waiter)
 
-    def release(self, number: int, *, healthy: bool) -> None:
+    def release(self, number: int, waiter: int, *, healthy: bool) -> None:
         sandbox = self.sandboxes[number]
         healthy = healthy and sandbox.is_alive
-        self._perform(self.model.release(number, self._clock.now(), healthy=healthy))
+        self._release(number, waiter, healthy=healthy)
         if healthy and sandbox.is_clean:  # it was clean before the call's result was read
             self._perform(self.model.cleaned(number, self._clock.now()))
+
+    def _release(self, number: int, waiter: int, *, healthy: bool) -> None:
+        now = self._clock.now()
+        self._perform(self.model.release(number, now, healthy=healthy, waiter=waiter))
+
+    def is_shared(self, number: int) -> bool:
+        """Whether calls run in the instance."""
+        instance = self.model.instances.get(number)
+        return instance is not None and bool(instance.holders)
 
     def serves(self, version: Version) -> bool:
         """Whether it is the version that calls get now."""

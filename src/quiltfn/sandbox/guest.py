@@ -39,6 +39,8 @@ OUTER_DEADLINE_S = 0.5
 # How long the launcher may take to destroy a sandbox before its guest is left to end it by itself.
 LAUNCHER_ANSWERS_S = 5.0
 CONTROL_PIECE = 64 * 1024
+# Descriptors that may have come before the frames that they belong to.
+DESCRIPTORS_MAX = 2
 # The guest gives a runner 120 s to start. A busy sandbox may be late to notice the end of these.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
@@ -340,7 +342,7 @@ class GuestSandbox(asyncio.Protocol):
         except OSError:
             data, ancillary = b"", []
         self._descriptors.extend(descriptors_of(ancillary))
-        if data:
+        if data and len(self._descriptors) <= DESCRIPTORS_MAX:
             self.data_received(data)
         else:
             self._loop.remove_reader(self._control.fileno())

@@ -27,13 +27,12 @@ class Answered(Protocol):
 
 
 class HttpConnection(asyncio.Protocol):
-    """`is_open`: whether another request can be sent once this one is answered. `answers`: how many
-    were answered; `has_begun`: whether any byte of the present answer has come.
+    """`is_open`: whether another request can be sent once this one is answered. `has_begun`:
+    whether any byte of the present answer has come. `idle_since`: for who keeps it.
     """
 
     def __init__(self) -> None:
         self.is_open = True
-        self.answers = 0
         self.has_begun = False
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
@@ -69,9 +68,15 @@ class HttpConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Ends it. A request that it has is told nothing any more."""
-        self._to, self.is_open = None, False
-        if self._transport is not None:
-            self._transport.abort()
+        is_busy, self._to, self.is_open = self.is_busy, None, False
+        transport = self._transport
+        if transport is None:
+            return
+        # What it has not taken would keep the connection for as long as the server likes.
+        if is_busy or transport.get_write_buffer_size():
+            transport.abort()
+        else:
+            transport.close()
 
     @property
     def is_busy(self) -> bool:
@@ -119,9 +124,13 @@ class HttpConnection(asyncio.Protocol):
             self._end("the server closed the connection without an answer")
 
     def _end(self, error: str | None) -> None:
-        to, self._to = self._to, None
-        self.answers += 1
-        if error is not None or not self.is_open:
+        to = self._to
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self.is_open = False  # it has not taken the whole request
+        if error is not None:
+            self.close()
+        self._to = None
+        if not self.is_open:
             self.close()
         if to is not None:
             to.end(error)

@@ -83,7 +83,7 @@ class Exchange:
 
     def head(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
         self._status = status
-        if self.request.is_event:
+        if self.request.is_event or self.ended.done():
             return
         try:
             self._append(prelude_of(status, fields))
@@ -91,6 +91,8 @@ class Exchange:
             self.fail(f"the server's answer cannot be sent: {error}")
 
     def body(self, data: bytes) -> None:
+        if self.ended.done():
+            return
         keep = data[: max(0, self._limits.answer - self._stdout)]
         if keep:
             self._append(keep)
@@ -269,8 +271,9 @@ class WebServer:
         finally:
             overdue.cancel()
             del self._running[exchange]
-            if exchange.connection is not None:
-                self._give_back(exchange.connection)
+            connection, exchange.connection = exchange.connection, None
+            if connection is not None:
+                self._give_back(connection)
 
     def end_call(self, kind: ExitKind, reason: str, call: Call | None) -> bool:
         """As `ports.Sandbox.end_call`."""
@@ -397,7 +400,8 @@ class WebServer:
         if self._log_room <= 0:
             self._loop.remove_reader(self._log)
         self._last_words = data[-512:]
-        owner = next(iter(self._running), None)
+        # One that has ended is still listed until its task goes on.
+        owner = next((one for one in self._running if not one.ended.done()), None)
         if owner is not None:
             owner.log(data)
             return
@@ -452,6 +456,7 @@ class WebServer:
             asked = self._wanted.popleft()
             if not asked.done():
                 asked.set_exception(OSError(0, "it has ended"))
+                asked.exception()  # marks it as seen: its task may be cancelled
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

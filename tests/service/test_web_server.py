@@ -1,0 +1,275 @@
+"""The HTTP side of a server in a sandbox, over real sockets to a server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from quiltfn.model.invocation import CallResult, ExitKind
+from quiltfn.model.server import ServerSettings
+from quiltfn.ports import Call, SandboxRefused
+from quiltfn.sandbox import web_server as module
+from quiltfn.sandbox.output_limits import OutputLimits
+from quiltfn.sandbox.web_server import WebServer
+from timeouts import scaled
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Guest:
+    """A `WebServer` whose guest is this test. `asked`: how many sockets it was asked for."""
+
+    def __init__(self, port: int) -> None:
+        self.asked = 0
+        self.gives = True
+        log, self.writes = os.pipe()
+        settings = ServerSettings(port=port)
+        limits = OutputLimits(1000, 1000)
+        self.server = WebServer(settings, log, limits, self.ask, lambda: False)
+
+    def ask(self) -> None:
+        self.asked += 1
+        if self.gives:
+            made = socket.socket()
+            assert self.server.socket_came(0, made.detach())
+
+    async def call(
+        self, method: str = "GET", path: str = "/", body: str = "", timeout_s: float = 20.0
+    ) -> CallResult:
+        event = {
+            "version": "2.0",
+            "rawPath": path,
+            "requestContext": {"http": {"method": method}},
+            "body": body,
+        }
+        call = Call(
+            payload=json.dumps(event).encode(),
+            environment={},
+            replaces_environment=False,
+            timeout_s=timeout_s,
+        )
+        return await self.server.call(call)
+
+
+@asynccontextmanager
+async def served(serve: Serve) -> AsyncIterator[Guest]:
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(once, "127.0.0.1", 0)
+    guest = Guest(listener.sockets[0].getsockname()[1])
+    try:
+        yield guest
+    finally:
+        guest.server.lost(out_of_memory=False)
+        os.close(guest.writes)
+        listener.close()
+
+
+async def request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    return head + await reader.readexactly(int(length or 0))
+
+
+async def always(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        await request(reader)
+        writer.write(OK)
+
+
+async def becomes(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(scaled(10)):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.001)
+
+
+def body_of(result: CallResult) -> bytes:
+    assert result.refusal is None, result.refusal
+    return result.stdout.partition(b"\0" * 8)[2]
+
+
+async def test_one_connection_takes_request_after_request() -> None:
+    async with served(always) as guest:
+        for _ in range(5):
+            assert body_of(await guest.call()) == b"ok"
+        assert guest.asked == 1
+        several = await asyncio.gather(*(guest.call() for _ in range(4)))
+        assert [body_of(one) for one in several] == [b"ok"] * 4
+        assert guest.asked == 4
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "IDLE_S", 0.0)
+    async with served(always) as guest:
+        for _ in range(3):
+            assert body_of(await guest.call()) == b"ok"
+        assert guest.asked == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "times", "refusal"),
+    [
+        ("GET", 2, None),
+        ("PUT", 2, None),
+        ("POST", 1, "the server closed the connection without an answer"),
+        ("PATCH", 1, "the server closed the connection without an answer"),
+    ],
+)
+async def test_what_may_be_repeated_is_where_a_kept_connection_is_closed(
+    method: str, times: int, refusal: str | None
+) -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(OK)
+        seen.append(await request(reader))  # read, and the connection is closed without an answer
+
+    async with served(serve) as guest:
+        assert body_of(await guest.call()) == b"ok"
+        result = await guest.call(method)
+        assert result.refusal == refusal
+        assert (len(seen), guest.asked) == (1, times)
+
+
+async def test_nothing_is_repeated_once_an_answer_has_begun_or_twice() -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not seen:
+            await request(reader)
+            writer.write(OK)
+        seen.append(await request(reader))
+        if b"/begun" in seen[-1]:
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+
+    async with served(serve) as guest:
+        assert body_of(await guest.call()) == b"ok"
+        result = await guest.call(path="/begun")
+        assert result.refusal == "the server closed the connection in the middle of its answer"
+        assert len(seen) == 1
+    seen.clear()
+    async with served(serve) as guest:
+        assert body_of(await guest.call()) == b"ok"
+        result = await guest.call(path="/never")
+        assert result.refusal == "the server closed the connection without an answer"
+        assert len(seen) == 2
+
+
+async def test_an_early_answer_leaves_no_rest_of_its_request_to_the_next() -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).partition(b" ")[0])
+        writer.write(OK)
+        await writer.drain()
+        await reader.read()
+
+    async with served(serve) as guest:
+        large = await guest.call("POST", body="x" * 6_000_000)
+        assert body_of(large) == b"ok"
+        assert body_of(await guest.call("GET")) == b"ok"
+    assert heads == [b"POST", b"GET"]
+
+
+async def test_a_deadline_ends_a_call_whatever_it_waits_for() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del writer
+        await reader.read()
+
+    async with served(serve) as guest:
+        result = await guest.call(timeout_s=0.05)
+        assert result.kind is ExitKind.DEADLINE
+        guest.gives = False  # the guest gives no socket
+        assert (await guest.call(timeout_s=0.05)).kind is ExitKind.DEADLINE
+
+
+async def test_a_call_without_a_socket_says_why() -> None:
+    async with served(always) as guest:
+        guest.gives = False
+        running = asyncio.ensure_future(guest.call())
+        await becomes(lambda: guest.asked == 1)
+        assert guest.server.socket_came(24, None)
+        assert "Too many open files" in str((await running).refusal)
+        running = asyncio.ensure_future(guest.call())
+        await becomes(lambda: guest.asked >= 2)
+        other, mine = socket.socketpair()
+        assert guest.server.socket_came(0, other.detach())  # no socket of a network
+        assert "something else than a socket" in str((await running).refusal)
+        mine.close()
+        assert not guest.server.socket_came(0, socket.socket().detach())  # nobody has asked
+
+
+async def test_the_end_of_the_server_ends_its_calls_each_with_what_it_is() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del writer
+        await reader.read()
+
+    async with served(serve) as guest:
+        running = [asyncio.ensure_future(guest.call()) for _ in range(3)]
+        await becomes(lambda: guest.asked >= 3)
+        os.write(guest.writes, b"last words\n")
+        guest.server.ended(ExitKind.SIGNALLED, 11, out_of_memory=False)
+        results = [await one for one in running]
+        assert {(one.kind, one.code) for one in results} == {(ExitKind.SIGNALLED, 11)}
+        assert [one.stderr for one in results] == [b"last words\n", b"", b""]
+        late = await guest.call()
+        assert late.refusal == "the server accepts no connection: it has ended"
+
+
+async def test_a_flood_of_its_log_is_read_no_faster_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOG_BYTES_PER_S", 100_000)
+    async with served(always) as guest:
+        os.set_blocking(guest.writes, False)
+        written = 0
+        for _ in range(300):
+            try:
+                written += os.write(guest.writes, b"x" * 4096)
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+        # What it may write in a second, what a pipe holds, and a piece.
+        assert 100_000 <= written <= 100_000 + 2 * 65_536 + module.PIECE
+        result = await guest.call()
+        assert len(result.stderr) == 1000  # the limit of a call
+        assert result.stderr_dropped >= module.LOG_BETWEEN_BYTES - 1000
+
+
+async def test_one_that_ends_before_it_listens_is_refused_with_its_last_words() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        guest = Guest(free.getsockname()[1])
+        waits = asyncio.ensure_future(guest.server.wait_until_ready())
+        await becomes(lambda: guest.asked >= 2)
+        os.write(guest.writes, b"first\nno such module\n")
+        guest.server.ended(ExitKind.EXITED, 1, out_of_memory=False)
+        with pytest.raises(SandboxRefused, match=r"ended with status 1 .*: no such module$"):
+            await waits
+        guest.server.lost(out_of_memory=False)
+        os.close(guest.writes)
+
+
+async def test_nothing_stays_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    async with served(always) as guest:
+        await asyncio.gather(*(guest.call() for _ in range(8)))
+        assert len(os.listdir("/proc/self/fd")) > before + 8
+    await becomes(lambda: len(os.listdir("/proc/self/fd")) <= before)
