@@ -58,6 +58,7 @@ def main() -> None:
         ("stream", stream),
         ("page_speed", page_speed),
         ("url", url),
+        ("web_server", web_server),
         ("forwarded", forwarded),
         ("fleet_size", fleet_size),
         ("base_images", base_images),
@@ -125,6 +126,8 @@ within an hour it gave, for the version of the day before and for the one in the
   every 10 ms. The guest sends 500 times a second at most. The readers share the two cores with the server.
 - **By its URL**: what the same call, with the same payload, takes longer by `/fn/…` than by `POST …/invoke`, in pairs, both on kept
   connections. **First byte**: from the request to the first bytes of a Python generator's answer.
+- **As a function**: an unmodified server in one sandbox with a core, by its URL with a record of each call, over the same server as an ordinary process; a small JSON answer. The
+  server, quiltfn and wrk share the two cores, which the server alone shares with wrk.
 - **Forwarded**: `echo hello` at a node of a fleet without an instance, over the same call at the node that has it, in turns; PostgreSQL syncs
   on the same disk. Committed: with `--durability strict`. The rate: 32 callers of resident Python, by the CPU of the node that is asked; load, the other node and PostgreSQL share
   the two cores. **Nodes**: the server's own platform on sandboxes that answer at once, with its connections and its background tasks, `scripts/bench fleet-size`; more in
@@ -184,6 +187,21 @@ def url(figures: dict[str, Any]) -> list[Row]:
         Row("a shell by its URL, over an invoke, p50", "ms", 0.1, 0.05, each(shell)),
         Row("Python by its URL, over an invoke, p50", "ms", 0.1, 0.05, each(python_)),
         Row("first byte of a stream by a URL, p50", "ms", 3.0, 1.5, each(first)),
+    ]
+
+
+def web_server(figures: dict[str, Any]) -> list[Row]:
+    callers = figures["callers"]
+    return [
+        Row(
+            f"{name} as a function, {callers} callers, rate over the same server alone",
+            "x",
+            0.5,
+            0.8,
+            [one[name]["ratio"] for one in figures["rounds"]],
+            is_rate=True,
+        )
+        for name in figures["rounds"][0]
     ]
 
 
