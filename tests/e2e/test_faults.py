@@ -1,5 +1,6 @@
 """What is left when processes are killed, and how the server stops, refuses and explains."""
 
+import contextlib
 import os
 import re
 import socket
@@ -61,7 +62,8 @@ def kill(server: Server, what: str) -> int:
     if what in ("launcher", "both"):
         server.kill_launcher()
     if what in ("server", "both"):
-        server.kill_server()
+        with contextlib.suppress(ProcessLookupError):  # it may have followed its launcher
+            server.kill_server()
     code = server.wait(20)
     until(lambda: not any(is_alive(pid) for pid in pids))
     return code

@@ -39,7 +39,6 @@ FUNCTION = [
     "invocation_count",
     "error_count",
     "error_message",
-    "note",  # beyond what the client knows
 ]
 VERSION = [
     "id",

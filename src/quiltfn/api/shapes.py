@@ -104,7 +104,7 @@ def function(entry: Entry, *, note: str, show: bool) -> wire.Function:
         entry.counters,
         spec,
         environment=values_of(spec.environment, show=show),
-        note=note or None,
+        note=note or msgspec.UNSET,
     )
 
 

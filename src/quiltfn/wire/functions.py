@@ -202,8 +202,8 @@ Note = Annotated[
     str,
     about(
         "what its runtime says of how it serves calls, such as why it cannot fork for each, at the "
-        "node that is asked; mostly null",
-        None,
+        "node that is asked; only where there is something to say",
+        "the module starts threads when it is imported, so each call starts a process",
     ),
 ]
 ImageDigest = Annotated[str, about("of the files it runs with", "host:3f9a")]
@@ -318,7 +318,7 @@ class Function(Struct, kw_only=True, frozen=True):
     invocation_count: InvocationCount
     error_count: ErrorCount
     error_message: ErrorMessage | None
-    note: Note | None = None
+    note: Note | UnsetType | None = UNSET
 
 
 class FunctionSummary(Struct, kw_only=True, frozen=True):
