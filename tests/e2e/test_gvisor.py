@@ -162,13 +162,18 @@ def test_limits(inside: dict[str, str]) -> None:
 
 def made(box: Server) -> dict[str, list[int]]:
     """The processes of gVisor's sandboxes, at a moment when the server is not making one: the child
-    that will become a sandbox is in its group before it has become it."""
+    that will become a sandbox is in its group before it has become it, and before the others."""
     groups: dict[str, list[int]] = {}
     for _ in range(20):
         time.sleep(0.1)
         groups = {name: pids for name, pids in box.sandbox_pids().items() if gvisors(pids)}
-        seen = [one for pids in groups.values() for one in statuses_of(pids)]
-        if len(groups) >= 2 and all(one["NoNewPrivs"] == "1" for one in seen):
+        seen = [list(statuses_of(pids)) for pids in groups.values()]
+        is_whole = all(len(those) >= 3 for those in seen)
+        if (
+            len(groups) >= 2
+            and is_whole
+            and all(one["NoNewPrivs"] == "1" for those in seen for one in those)
+        ):
             break
     return groups
 
