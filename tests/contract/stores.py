@@ -19,6 +19,7 @@ from msgspec.structs import replace
 import postgresql
 import sqlite_template
 from manual_clock import ManualClock
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.operation import Operation
@@ -147,8 +148,16 @@ def a_version(function: Function, number: int = 1, **spec: Any) -> Version:
 
 
 async def a_stored_function(store: SqlStore, **changes: Any) -> Function:
+    """On a busy disk the store may have to be asked again: it waits for 0.3 s alone."""
     function = a_function(**changes)
-    await store.create(function, a_version(function))
+
+    async def is_stored() -> bool:
+        with contextlib.suppress(StoreUnavailable):
+            await store.create(function, a_version(function))
+            return True
+        return False
+
+    await eventually(is_stored, 20)
     return function
 
 

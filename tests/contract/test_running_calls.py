@@ -98,8 +98,9 @@ async def test_cancelling_around_the_end_of_a_call_gives_one_end(
 ) -> None:
     entry = await server.function("sleep 0.02")
     for _ in range(5):
-        call = server.call(entry)
-        (invocation_id,) = await server.until_running(1)
+        begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
+        call = server.call(entry, on_start=begun.set_result)
+        invocation_id = (await begun).record.invocation_id
         await asyncio.sleep(delay / 1000)
         record = await server.invoker.cancel(entry.function.id, invocation_id)
         ended = await call
