@@ -19,7 +19,10 @@ from quiltfn.ports import FunctionCounters
 
 def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
     """A list of the tenant's functions, under way."""
-    services: Any = SimpleNamespace(catalog=catalog, budgets=budgets, limits=ApiLimits())
+    pools = SimpleNamespace(note=lambda _: "")
+    services: Any = SimpleNamespace(
+        catalog=catalog, budgets=budgets, limits=ApiLimits(), pools=pools
+    )
     request = Request("GET", "/api/functions", Headers())
     context = RequestContext(
         services=services,
