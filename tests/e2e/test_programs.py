@@ -186,5 +186,6 @@ def test_a_module_of_node_in_c_works(shared: Server, tmp_path: Path) -> None:
     runtime = sample_runtimes.add(shared, "node", files_in(tmp_path) | {"index.js": SQLITE})
     function = shared.deploy("index.handler", runtime=runtime)
     for _ in range(2):
-        assert function.invoke()["stdout"] == "499500"
+        record = function.invoke()
+        assert record["stdout"] == "499500", record
     function.delete()

@@ -397,3 +397,7 @@ def test_no_shell_of_a_base_image_gets_the_guests_privileges(isolation: str) -> 
         forks = base is None and isolation == oci.CRUN
         assert (oci.FORKING in args) == forks
         assert args[-1] == "/data"
+
+
+def test_a_hostname_is_no_number() -> None:
+    assert oci.hostname_of("767082744908" + "0" * 20) == "sandbox-767082744908"

@@ -120,6 +120,11 @@ def config(
     return _for_gvisor(made, spec.limits.pids) if spec.isolation == GVISOR else made
 
 
+def hostname_of(sandbox_id: str) -> str:
+    """A name of its own, which begins with a letter: libraries take digits alone for an address."""
+    return f"sandbox-{sandbox_id[:12]}"
+
+
 def hosts(hostname: str) -> str:
     """/etc/hosts: programs look their own host up."""
     return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n"

@@ -280,7 +280,7 @@ class Sandboxes:
     def _write_bundle(self, sandbox: _Sandbox, spec: oci.SandboxSpec) -> Path:
         bundle = self._state.bundles / sandbox.id
         bundle.mkdir(mode=0o700)
-        hostname = sandbox.id[:12]
+        hostname = oci.hostname_of(sandbox.id)
         self._hosts_of(sandbox).write_text(oci.hosts(hostname))
         spec = replace(spec, binds=spec.binds | {"/etc/hosts": str(self._hosts_of(sandbox))})
         document = oci.config(
