@@ -187,5 +187,5 @@ def test_a_module_of_node_in_c_works(shared: Server, tmp_path: Path) -> None:
     function = shared.deploy("index.handler", runtime=runtime)
     for _ in range(2):
         record = function.invoke()
-        assert record["stdout"] == "499500", record
+        assert record["stdout"] == "499500", record["error_message"] or record["stderr"]
     function.delete()

@@ -192,9 +192,7 @@ def test_npm_installs_what_the_package_names_and_runs_none_of_its_scripts(
     (app / "node_modules" / "old").mkdir(parents=True)
     assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 0
     members = sent(fake)
-    # npm before 10 copies what newer ones link.
-    is_linked = members["node_modules/dep"].linkname == "../dep"
-    assert is_linked or "node_modules/dep/package.json" in members
+    assert members["node_modules/dep"].linkname == "../dep"
     assert "node_modules/old" not in members
     assert not marker.exists()
     assert not (app / "package-lock.json").exists(), "the copy is worked in, not the directory"
