@@ -177,18 +177,37 @@ def test_a_package_without_a_wheel_is_refused_and_its_code_does_not_run(
     assert ("POST", "/api/runtimes") not in fake.asked
 
 
+def with_package_by_path(app: Path, script: str) -> None:
+    """A package.json that names another one by its path; both have that script."""
+    scripts = f'"version": "1.0.0", "scripts": {{{script}}}'
+    (app / "dep").mkdir()
+    (app / "dep" / "package.json").write_text(f'{{"name": "dep", {scripts}}}')
+    (app / "package.json").write_text(
+        f'{{"name": "x", {scripts}, "dependencies": {{"dep": "file:./dep"}}}}'
+    )
+
+
+def test_no_script_runs_that_prepares_a_package_named_by_its_path(
+    fake: Fake, app: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """npm before 10 insists on it, and is given no shell; then the package is refused."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    marker = tmp_path / "it-ran"
+    with_package_by_path(app, f'"prepare": "touch {marker}"')
+    code = run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)])
+    assert not marker.exists()
+    assert code == 0 or "could not be installed" in capsys.readouterr().err
+    assert ("POST", "/api/runtimes") in fake.asked or code == 2
+
+
 def test_npm_installs_what_the_package_names_and_runs_none_of_its_scripts(
     fake: Fake, app: Path, tmp_path: Path
 ) -> None:
     if shutil.which("npm") is None:
         pytest.skip("needs npm")
     marker = tmp_path / "it-ran"
-    script = f'"scripts": {{"postinstall": "touch {marker}", "prepare": "touch {marker}"}}'
-    (app / "dep").mkdir()
-    (app / "dep" / "package.json").write_text(f'{{"name": "dep", "version": "1.0.0", {script}}}')
-    (app / "package.json").write_text(
-        f'{{"name": "x", "version": "1.0.0", "dependencies": {{"dep": "file:./dep"}}, {script}}}'
-    )
+    with_package_by_path(app, f'"postinstall": "touch {marker}"')
     (app / "node_modules" / "old").mkdir(parents=True)
     assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 0
     members = sent(fake)

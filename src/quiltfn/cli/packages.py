@@ -118,7 +118,7 @@ def install_node(tree: Path) -> None:
         )
     locked = any((tree / one).is_file() for one in manifest.LOCKS)
     command = [npm, "ci" if locked else "install", "--omit=dev", "--ignore-scripts"]
-    # npm 9 packs what a package names by a path, and runs its scripts for that in any case.
+    # npm 9 would pack what a package names by a path, and run its scripts for that in any case.
     command += ["--install-links=false", "--no-audit", "--no-fund", "--loglevel=error"]
     command += [f"--git={NO_PROGRAM}", f"--script-shell={NO_PROGRAM}"]
     return _run(command, tree, ("the packages of package.json", None))
