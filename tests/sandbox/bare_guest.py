@@ -121,6 +121,8 @@ if __name__ != "__main__":
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
             self.guest_pid = int(children.read_text())
             self.namespace = os.readlink(f"/proc/{self.guest_pid}/ns/pid")
+            # Held open, it gives its number to no other one, of a sandbox of another test.
+            self.held = os.open(f"/proc/{self.guest_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
         def __enter__(self) -> Self:
             return self
@@ -137,7 +139,11 @@ if __name__ != "__main__":
             """Hangs up, and returns the guest's exit status; nothing is left then."""
             self.socket.close()
             status = self.wait()
-            assert self.processes() == []
+            left = self.processes() if self.held >= 0 else []
+            if self.held >= 0:
+                os.close(self.held)
+                self.held = -1
+            assert left == []
             return status
 
         def wait(self) -> int:
