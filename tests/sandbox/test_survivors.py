@@ -317,7 +317,7 @@ def handler(event):
 """
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL, signal.SIGSTOP, 32, 64]
 LATE = "bool kill_all_but(pid_t kept)\n{\n"
-NAP = "    nanosleep(&(struct timespec){0, 50 * (long)MS_NS}, NULL);\n"
+NAP = "    nanosleep(&(struct timespec){0, 250 * (long)MS_NS}, NULL);\n"
 
 
 @pytest.fixture(scope="module")
