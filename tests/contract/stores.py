@@ -148,17 +148,22 @@ def a_version(function: Function, number: int = 1, **spec: Any) -> Version:
 
 
 async def a_stored_function(store: SqlStore, **changes: Any) -> Function:
-    """On a busy disk the store may have to be asked again: it waits for 0.3 s alone."""
     function = a_function(**changes)
+    await store.create(function, a_version(function))
+    return function
+
+
+async def a_surely_stored_function(store: SqlStore) -> Function:
+    """On a busy disk the store has to be asked again: these wait for 0.3 s alone."""
+    found: list[Function] = []
 
     async def is_stored() -> bool:
         with contextlib.suppress(StoreUnavailable):
-            await store.create(function, a_version(function))
-            return True
-        return False
+            found.append(await a_stored_function(store))
+        return found != []
 
     await eventually(is_stored, 20)
-    return function
+    return found[0]
 
 
 def a_call(function: Function, **changes: Any) -> Invocation:
