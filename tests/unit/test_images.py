@@ -4,6 +4,7 @@ Attack B24 of the hardening list: a malicious image.
 """
 
 import asyncio
+import contextlib
 import io
 import os
 import stat
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from manual_clock import ManualClock
 from quiltfn.images import ImageDirectory, ImageLimits, image_store
 from quiltfn.images.tar import Source, members
+from quiltfn.images.unpack import Tree, Unpacker
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.image import Archive, Image
 from unit.sample_archives import (
@@ -498,3 +500,36 @@ async def test_a_disk_without_room_is_told_and_leaves_nothing(
     with pytest.raises(StoreUnavailable, match=r"No space left on device$"):
         await box.take(good())
     assert list(box.store.iterdir()) == []
+
+
+@pytest.mark.parametrize("archive", [Archive.TAR, Archive.GZIP])
+async def test_the_archive_is_not_synced_beside_its_files(
+    archive: Archive, box: ImagesUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pressed(good()) if archive is Archive.GZIP else good()
+    seen: dict[str, int] = {}
+
+    def unpack(self: Unpacker, source: Source) -> Tree:
+        seen["unpacked"] = bytes_without_a_name(box.store)
+        return unpacked(self, source)
+
+    def sync(_directory: int) -> None:
+        seen["synced"] = bytes_without_a_name(box.store)
+
+    unpacked = Unpacker.unpack
+    monkeypatch.setattr(Unpacker, "unpack", unpack)
+    monkeypatch.setattr(image_store, "_sync", sync)
+    image = await box.take(data, archive)
+    assert seen == {"unpacked": len(data), "synced": 0}
+    assert (box.store / image.digest).is_dir()
+
+
+def bytes_without_a_name(directory: Path) -> int:
+    """Of the files in `directory` that this process has open and that have no name there."""
+    found = 0
+    for one in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # what listed them
+            target = os.readlink(one)
+            if target.startswith(f"{directory}/") and target.endswith(" (deleted)"):
+                found += one.stat().st_size
+    return found

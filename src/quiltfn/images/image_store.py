@@ -193,6 +193,7 @@ class ImageDirectory:
             root = os.open(fresh, DIRECTORY)
             try:
                 unpacked = self._unpacked(upload, root)
+                upload.file.truncate(0)  # it is of no use any more, and would be synced as well
                 _sync(root)
             finally:
                 os.close(root)
