@@ -45,6 +45,8 @@ def api_limits(chosen: Settings) -> ApiLimits:
         body_max=chosen.body_max_bytes,
         invoke_body_max=chosen.invoke_body_max_bytes,
         image_max=chosen.image_upload_max_bytes,
+        image_unpacked_max=chosen.image_max_bytes,
+        image_files_max=chosen.image_files_max,
         stdout_max=chosen.stdout_max_bytes,
         stderr_max=chosen.stderr_max_bytes,
         timeout_max_s=chosen.timeout_max_s,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from quiltfn import __version__
 from quiltfn.api.errors import error_body
 from quiltfn.dispatch import Dispatcher
 from quiltfn.fleet.calls import FleetCalls
@@ -18,12 +19,13 @@ from quiltfn.fleet.failovers import Failovers
 from quiltfn.fleet.membership import Loss, Membership
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import QuiltfnError, StoreUnavailable
-from quiltfn.model.member import NodeState, Report
+from quiltfn.model.member import NodeState, Presence, Report
 from quiltfn.node_report import report_of
 from quiltfn.ports import Clock
 from quiltfn.ports.fleet import NodeRemoved
 from quiltfn.settings import Settings
 from quiltfn.store import SqlStore
+from quiltfn.store.compatibility import is_older
 from quiltfn.store.members import SqlMembers
 from quiltfn.store.postgresql import PostgresDatabase
 
@@ -68,6 +70,12 @@ async def joined(
             await membership.leave()
     finally:
         await connection.aclose()
+
+
+def has_older_nodes(membership: Membership) -> bool:
+    """Whether a node is there whose version is older than this one's."""
+    there = [one for one in membership.seen() if one.presence is Presence.PRESENT]
+    return any(one.version and is_older(one.version, __version__) for one in there)
 
 
 async def _beat(membership: Membership) -> None:

@@ -343,7 +343,9 @@ def _completed(
         dispatcher.may_begin = shared.may_begin
         _run_until_closed(stack, *shared.tasks(services.catalog, services.lifecycle))
     if membership is not None:
-        from quiltfn.joined_fleet import NodeControl  # noqa: PLC0415 - as above
+        from quiltfn.joined_fleet import NodeControl, has_older_nodes  # noqa: PLC0415 - as above
+
+        services.runtimes.has_older_nodes = partial(has_older_nodes, membership)
 
         stack.push_async_callback(NodeControl(membership, made).aclose)
     return made

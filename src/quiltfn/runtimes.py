@@ -18,6 +18,7 @@ from quiltfn.model.errors import (
     truncate,
 )
 from quiltfn.model.runtime import (
+    IMAGES,
     MOST_ROOM,
     OWN_NAMES,
     PROGRAMS,
@@ -118,6 +119,8 @@ class Runtimes:
         self._changing = asyncio.Lock()
         # Brings what other nodes have changed, before something is decided by what there is.
         self.catch_up = no_others
+        # Whether another node of the fleet is of an older version, which would not show packages.
+        self.has_older_nodes: Callable[[], bool] = lambda: False
 
     async def restore(self) -> None:
         """Loads the stored runtimes, once, at the start."""
@@ -194,9 +197,9 @@ class Runtimes:
 
         `wanted`: a runtime without id, host, interpreter and time; its images must belong to the
         tenant, its base image to the tenant or to all tenants. Existing versions keep their
-        snapshots. Raises `Unprocessable`; `Conflict` for a built-in name; `StoreUnavailable` where
-        an image cannot be read, or fetched from another node; and, unless an operator asks,
-        `Forbidden` and `RateLimited`.
+        snapshots. Raises `Unprocessable`; `Conflict` for a built-in name, and for packages beside
+        a node of an older version; `StoreUnavailable` where an image cannot be read, or fetched
+        from another node; and, unless an operator asks, `Forbidden` and `RateLimited`.
         """
         check_not_own(wanted.name, "replaced")
         wanted.validate()
@@ -204,14 +207,7 @@ class Runtimes:
         if not is_operator:
             self.rules.check(wanted)
         check_environment(wanted.environment)
-        known_kinds = (Kind.CUSTOM, Kind.SERVER, *self._host.built_in)
-        if wanted.base_image is None and wanted.kind not in known_kinds:
-            known = ", ".join([*self._host.built_in, Kind.CUSTOM, Kind.SERVER])
-            expected = f"one of: {known}; this machine has no interpreter for {wanted.kind}"
-            raise Unprocessable.field("kind", expected, wanted.kind, "shell")
-        if wanted.isolation is Isolation.GVISOR and self._host.no_gvisor:
-            expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
-            raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
+        self._check_there(wanted)
         await self.catch_up()
         owner = SHARED if shared else tenant_id
         for image in wanted.images:  # before all other changes have to wait for them
@@ -242,6 +238,22 @@ class Runtimes:
                 raise _no_image(*_images(wanted)[0])
             self._of.setdefault(owner, {})[runtime.name] = runtime
         return OwnedRuntime(tenant_id=owner, runtime=runtime), True
+
+    def _check_there(self, wanted: Runtime) -> None:
+        """Raises for what this machine does not have, or an older node does not know."""
+        known_kinds = (Kind.CUSTOM, Kind.SERVER, *self._host.built_in)
+        if wanted.base_image is None and wanted.kind not in known_kinds:
+            known = ", ".join([*self._host.built_in, Kind.CUSTOM, Kind.SERVER])
+            expected = f"one of: {known}; this machine has no interpreter for {wanted.kind}"
+            raise Unprocessable.field("kind", expected, wanted.kind, "shell")
+        if wanted.isolation is Isolation.GVISOR and self._host.no_gvisor:
+            expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
+            raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
+        if wanted.packages is not None and self.has_older_nodes():
+            raise Conflict(
+                "a node of an older version is there, which knows no packages beside an image",
+                hint="upgrade all nodes first",
+            )
 
     async def remove(self, tenant_id: str, name: str, *, shared: bool = False) -> None:
         """Removes the name. New versions cannot use it; existing versions keep their snapshots.
@@ -295,7 +307,7 @@ class Runtimes:
 
 def _images(wanted: Runtime) -> list[tuple[str, str]]:
     """Field and digest of each image that it names."""
-    named = (("image", wanted.image), ("base_image", wanted.base_image))
+    named = ((name, getattr(wanted, name)) for name in IMAGES)
     return [(name, digest) for name, digest in named if digest is not None]
 
 

@@ -168,22 +168,36 @@ class TenantImages:
             await self.fetch(digest)
         return self.images.hold(digest)
 
-    async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
-        """As `Images.files`; the caller has found that the tenant may see the image. Raises as
-        `fetch` does.
+    async def files(self, digests: Sequence[str], after: str, count: int) -> Sequence[ImageFile]:
+        """As `Images.files`, of images that are laid over each other, the upper one first; the
+        caller has found that the tenant may see them. Raises as `fetch` does.
         """
-        found = await self._is_here(digest)
-        return await self.images.files(digest, after, count) if found else ()
+        found: dict[str, ImageFile] = {}
+        for digest in digests:
+            if await self._is_here(digest):
+                for one in await self.images.files(digest, after, count):
+                    found.setdefault(one.path, one)
+        return sorted(found.values(), key=lambda one: one.path.split("/"))[:count]
 
-    async def read(self, digest: str, path: str, most: int) -> bytes | None:
+    async def read(self, digests: Sequence[str], path: str, most: int) -> bytes | None:
         """As `Images.read`, likewise."""
-        found = await self._is_here(digest)
-        return await self.images.read(digest, path, most) if found else None
+        for digest in digests:
+            if await self._is_here(digest):
+                content = await self.images.read(digest, path, most)
+                if content is not None:
+                    return content
+        return None
 
-    async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
+    async def packages(self, digests: Sequence[str]) -> tuple[Sequence[Package], bool]:
         """As `Images.packages`, likewise."""
-        found = await self._is_here(digest)
-        return await self.images.packages(digest) if found else ((), True)
+        found: list[Package] = []
+        are_all = True
+        for digest in digests:
+            if await self._is_here(digest):
+                some, is_complete = await self.images.packages(digest)
+                found, are_all = [*found, *some], are_all and is_complete
+        found = sorted(set(found), key=lambda one: (one.kind, one.name.lower(), one.version))
+        return found, are_all
 
     async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
         """As `Images.program`, likewise."""

@@ -88,8 +88,11 @@ def become(patch: pytest.MonkeyPatch, version: str, oldest: str) -> None:
 
 
 def back_to_the_schema_before(fleet: Database) -> None:
-    columns = ("process_limit", "tmp_limit_mb", "file_limit_mb", "open_files_limit")
-    gone = ", ".join(f"DROP COLUMN {name}" for name in ("base_image", "interpreter", *columns))
+    columns = (
+        *("process_limit", "tmp_limit_mb", "file_limit_mb", "open_files_limit"),
+        *("base_image", "interpreter", "packages", "packages_key"),
+    )
+    gone = ", ".join(f"DROP COLUMN {name}" for name in columns)
     fleet.run(f"ALTER TABLE runtime {gone}")
     fleet.run("DROP TABLE compatibility; UPDATE alembic_version SET version_num = '0017'")
 

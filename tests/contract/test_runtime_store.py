@@ -55,6 +55,27 @@ async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
         assert await SqlRuntimes(store.database).load() == [("acme", other), ("acme", newer)]
 
 
+async def test_packages_are_an_image_like_the_other(store: SqlStore) -> None:
+    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    code, packages, older = "aa" * 32, "bb" * 32, "cc" * 32
+    named = a_runtime(image=code, packages=packages, packages_key="python:1")
+    await give(store, "acme", code)
+    assert not await runtimes.save("acme", named)
+    await give(store, "acme", packages)
+    assert await runtimes.save("acme", named)
+    function = a_function()
+    await store.create(
+        function, a_version(function, runtime_snapshot=replace(SHELL, packages=older))
+    )
+    in_use = {("acme", code), ("acme", packages), (function.tenant_id, older)}
+    assert await runtimes.images_in_use() == in_use
+    assert await runtimes.load() == [("acme", named)]
+    images: TenantImageStore = SqlTenantImages(store.database)
+    assert not await images.remove("acme", packages)
+    await runtimes.remove("acme", "etl")
+    assert await images.remove("acme", packages)
+
+
 async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
     store: SqlStore,
 ) -> None:

@@ -82,6 +82,8 @@ async def test_every_field_of_a_function_and_of_its_version_is_stored(
         name="etl",
         kind=Kind.CUSTOM,
         image="a" * 64,
+        packages="d" * 64,
+        packages_key="python:1",
         base_image="b" * 64,
         interpreter="/usr/bin/python3",
         host="h",

@@ -89,6 +89,17 @@ def test_its_own_files_are_over_it_and_nothing_can_be_written(server: Server, ti
     assert said(server, "touch /srv/data/x /tmp/x; ls /srv/data", "both") == "x\n"
 
 
+def test_code_and_packages_are_over_it_and_it_is_none_of_them(server: Server, tiny: str) -> None:
+    code = upload(server, packed([file("word", b"own")]), "files")["digest"]
+    below = upload(server, packed([file("word", b"x"), file("lib", b"lib")]), "files")["digest"]
+    add(server, "three", base_image=tiny, image=code, packages=below)
+    assert said(server, "cat word lib /etc/os-release", "three") == "ownlibID=tiny\n"
+    for name, wanted in (("three", ["lib", "word"]), ("tiny", [])):
+        told = server.call("GET", f"{RUNTIMES}/{name}/files").json()
+        assert [one["path"] for one in told["files"]] == wanted
+    assert said(server, "pwd", "tiny") == "/tmp\n", "it has no files at /app"
+
+
 def test_no_set_user_id_remains_and_no_capability(server: Server, tree: Path) -> None:
     """Negative control: the archive has the bits."""
     (tree / "usr/bin/su").chmod(0o6755)

@@ -95,6 +95,17 @@ def test_a_python_function_keeps_state_only_where_it_may(
     function.delete()
 
 
+def test_packages_lie_below_the_code(box: Server) -> None:
+    packages = sample_runtimes.upload(
+        box, {"site-packages/lib.py": "WORD = 'packages'", "mod.py": "not this one"}
+    )
+    source = "import lib\ndef handler(event, context):\n    return lib.WORD\n"
+    name = sample_runtimes.add(
+        box, "python", {"mod.py": source}, isolation="gvisor", packages=packages
+    )
+    assert box.deploy("mod:handler", runtime=name).invoke()["stdout"] == "packages"
+
+
 def test_writable_paths_are_there_and_emptied(box: Server) -> None:
     body = {"name": "g-data", "kind": "shell", "isolation": "gvisor", "writable_paths": ["/data"]}
     assert box.call("POST", "/api/runtimes", body).status_code == 201

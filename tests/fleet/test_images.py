@@ -73,6 +73,26 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(fleet: Fleet) -> Non
     assert not leftovers(*nodes)
 
 
+def test_packages_come_to_a_node_with_the_code(fleet: Fleet) -> None:
+    nodes = [fleet.node(name, SHORT).start() for name in ("one", "two", "three")]
+    one, *others = nodes
+    packages = sample_runtimes.upload(one, {"site-packages/lib.py": "WORD = 'packages'"})
+    source = "import lib\ndef handler(event, context):\n    return lib.WORD\n"
+    name = sample_runtimes.add(one, "python", {"mod.py": source}, packages=packages)
+    # Where a busy machine made a node look silent, all have copies by now.
+    last = next((node for node in others if not having(packages, node)), others[-1])
+    function = one.deploy("mod:handler", runtime=name)
+    until(partial(is_active, last, function))
+    # Nobody else takes calls any more, so the node that lacks the packages gets them.
+    for node, name in zip(nodes, ("one", "two", "three"), strict=True):
+        if node is not last:
+            assert one.call("POST", f"/api/nodes/{name}/drain").status_code == 200
+    until(lambda: Function(last, function.id).try_invoke().status_code == 200, 30)
+    record = Function(last, function.id).invoke()
+    assert record["stdout"] == "packages"
+    assert having(packages, last)
+
+
 def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None:
     one, two = (fleet.node(name, SHORT).start() for name in ("one", "two"))
     assert one.call("POST", "/api/nodes/two/drain").status_code == 200

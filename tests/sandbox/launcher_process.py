@@ -44,7 +44,7 @@ def ask(verb, **more):
 def create(**more):
     wanted = dict(memory_mib=64, cpu_percent=100, image=None, network="none", writable_paths=[])
     wanted |= dict(pids=64, tmp_mib=64, file_mib=64, open_files=1024, isolation="crun")
-    return ask("create", **{**wanted, "base_image": None, **more})
+    return ask("create", **{**wanted, "base_image": None, "packages": None, **more})
 
 def orphan(work):
     '''`work` in a process whose parent has ended.'''

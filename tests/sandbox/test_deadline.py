@@ -116,6 +116,7 @@ def test_a_sandbox_that_is_being_made_ends_as_well(made: LauncherProcess) -> Non
         "cpu_percent": 100,
         "image": None,
         "base_image": None,
+        "packages": None,
         "network": "none",
         "writable_paths": [],
         "isolation": "crun",

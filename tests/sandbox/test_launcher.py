@@ -115,7 +115,7 @@ def test_many_sandboxes_at_once_are_made_beside_dying_orphans(shared: LauncherPr
 for _ in range(40):
     orphan(lambda: None)
 wanted = dict(memory_mib=64, cpu_percent=100, image=None, base_image=None, network="none")
-wanted["writable_paths"] = []
+wanted |= dict(writable_paths=[], packages=None)
 wanted |= dict(pids=64, tmp_mib=64, file_mib=64, open_files=1024)
 for n in range(20):
     channel.send(json.dumps({"n": n, "verb": "create", "isolation": "crun", **wanted}).encode())

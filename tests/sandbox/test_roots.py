@@ -10,6 +10,7 @@ import pytest
 
 from quiltfn.launcher import host_image, oci, syscalls
 from quiltfn.launcher.cgroups import Limits
+from quiltfn.launcher.images import Images
 from quiltfn.launcher.roots import OWN, Roots
 
 pytestmark = pytest.mark.sandbox
@@ -79,6 +80,62 @@ def test_a_root_has_the_image_its_file_systems_and_the_files(bench: Bench) -> No
         assert str(root) not in Path("/proc/self/mountinfo").read_text()
         assert not root.exists()
         roots.remove("one")
+
+    apart(work)
+
+
+def with_packages(bench: Bench) -> Path:
+    """Further files, of which one has the path of one of the code's."""
+    packages = bench.place / "packages"
+    (packages / "site-packages").mkdir(parents=True)
+    (packages / "site-packages/lib.py").write_text("lib")
+    (packages / "mod.py").write_text("not this one")
+    return packages
+
+
+def test_code_lies_over_packages(bench: Bench) -> None:
+    packages = with_packages(bench)
+
+    def work() -> None:
+        roots = bench.roots()
+        spec = oci.SandboxSpec(limits=SPEC.limits, app=bench.place / "app", packages=packages)
+        roots.make("one", spec)
+        host, rest = roots.described("one", spec)
+        app = Path(host.root) / "app"
+        assert (rest.app, rest.packages) == (None, None), "nothing is left to bind"
+        assert (app / "mod.py").read_text() == "mod"
+        assert (app / "site-packages/lib.py").read_text() == "lib"
+        with pytest.raises(OSError, match="Read-only"):
+            (app / "site-packages/new").write_text("")
+        roots.remove("one")
+
+    apart(work)
+
+
+def test_for_a_sandbox_without_overlays_of_its_own_the_pair_is_mounted_once(bench: Bench) -> None:
+    store, mounts, code, packages = bench.place / "store", bench.place / "m", "aa" * 32, "bb" * 32
+    store.mkdir()
+    mounts.mkdir()
+    with_packages(bench).rename(store / packages)
+    (bench.place / "app").rename(store / code)
+
+    def work() -> None:
+        images = Images(store, mounts)
+        path = images.pair(code, packages)
+        assert images.pair(code, packages) == path
+        assert (path / "mod.py").read_text() == "mod"
+        assert (path / "site-packages/lib.py").read_text() == "lib"
+        with pytest.raises(OSError, match="Read-only"):
+            (path / "new").write_text("")
+        (store / code).rename(store / "gone")  # removed, and uploaded again with other files
+        (store / code).mkdir()
+        assert (images.pair(code, packages) / "mod.py").read_text() == "not this one"
+        (store / packages).rename(store / "gone-too")
+        (store / packages).symlink_to("/etc")
+        with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+            images.pair(code, packages)
+        images.close()
+        assert str(mounts) not in Path("/proc/self/mountinfo").read_text()
 
     apart(work)
 

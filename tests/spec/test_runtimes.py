@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ SHAPE = [
     *("environment", "isolation"),
     *("network", "writable_paths", "built_in", "shared", "created_at"),
     *("process_limit", "tmp_limit_mb", "file_limit_mb", "open_files_limit"),
+    *("packages", "packages_key"),
 ]
 
 
@@ -347,6 +349,48 @@ def test_the_command_line_makes_a_runtime_whose_packages_are_there(
     assert quiltfn(*words, env=environment).stdout == done.stdout, "the same tree, the same runtime"
 
 
+SERVER_OF_BOTH = """
+import demo, http.server, os, subprocess
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        node = ["node", "-p", "require('dep')"]
+        word = subprocess.run(node, check=True, capture_output=True, text=True).stdout
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"{demo.WORD}, {word}".encode())
+
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+def test_a_server_has_packages_of_both_languages(
+    another: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = another().start()
+    api = Api(server.url)
+    if not {"python", "node"} <= set(api.good("GET", "/api/system/info")["interpreters"]):
+        pytest.skip("needs a Python and a Node in /usr")
+    app = tmp_path / "app"
+    (app / "dep").mkdir(parents=True)
+    (app / "server.py").write_text(SERVER_OF_BOTH)
+    (app / "requirements.txt").write_text(f"{a_wheel(tmp_path)}\n")
+    (app / "package.json").write_text('{"dependencies": {"dep": "file:./dep"}}')
+    (app / "dep/package.json").write_text('{"name": "dep", "version": "1.0.0"}')
+    (app / "dep/index.js").write_text("module.exports = 'from npm'")
+    environment = os.environ | {"QUILT_BASE_URL": server.url, "UV_OFFLINE": "1"}
+    done = quiltfn(
+        "runtimes", "add", "both", "--kind", "server", "--dir", str(app), env=environment
+    )
+    assert done.code == 0, done.stderr
+    both = {"runtime": "both", "cleanup_on_exit": False}
+    answer = api.invoke(api.active("exec python3 server.py", **both), "{}")
+    assert answer["stdout"] == "from the wheel, from npm\n", answer
+    listed = api.good("GET", f"{RUNTIMES}/both/packages")["packages"]
+    assert [one["name"] for one in listed] == ["demo"], "links are not followed"
+
+
 # What a version pins -------------------------------------------------------------------------
 
 
@@ -410,12 +454,13 @@ def test_pins_and_names_outlive_a_kill(another: Callable[..., Server]) -> None:
 def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]) -> None:
     server = another("--image-grace-s 1 --prewarmed 0").start()
     api, images = Api(server.url), server.data_dir / "images"
-    kept, named, unused = (upload(api, saying(word)) for word in ("kept", "named", "unused"))
-    add(api, "kept", image=kept)
+    words = ("kept", "named", "unused", "below")
+    kept, named, unused, below = (upload(api, saying(word)) for word in words)
+    add(api, "kept", image=kept, packages=below)
     function = api.active("cat /app/word", runtime="kept")
     add(api, "named", image=named)
     api.good("DELETE", f"{RUNTIMES}/kept", status=204)
-    until(lambda: {one.name for one in images.iterdir()} == {kept, named})
+    until(lambda: {one.name for one in images.iterdir()} == {kept, named, below})
     body = {"name": "late", "kind": "shell", "image": unused}
     assert api.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)["error"].startswith(
         "image must be the digest of an image"
@@ -428,6 +473,52 @@ def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]
     # The same files once more: the launcher must not show the directory that is gone.
     add(api, "again", image=upload(api, saying("kept")))
     assert api.invoke(api.active("cat /app/word", runtime="again"))["stdout"] == "kept"
+
+
+def test_packages_are_files_below_those_of_the_image(tenant: Api) -> None:
+    own = {"word": b"mine", "site-packages/own.py": b""}
+    below = {"word": b"theirs", "site-packages/lib.py": b"", "deep/er": b"x"}
+    code, packages = (
+        upload(tenant, packed([file(path, content) for path, content in one.items()]))
+        for one in (own, below)
+    )
+    name = new_name()
+    added = add(tenant, name, image=code, packages=packages, packages_key="python:1")
+    assert (added["packages"], added["packages_key"]) == (packages, "python:1")
+    assert added["image_digest"] == f"sha256:{code}+{packages}"
+    function = tenant.active("cd /app; cat word; echo; ls site-packages; cat deep/er", runtime=name)
+    assert tenant.invoke(function)["stdout"] == "mine\nlib.py\nown.py\nx"
+    wanted = ["deep/er", "site-packages/lib.py", "site-packages/own.py", "word"]
+    found: list[str] = []
+    cursor = ""
+    while True:
+        page = tenant.good("GET", f"{RUNTIMES}/{name}/files?limit=1{cursor}")
+        found += [one["path"] for one in page["files"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert found == wanted
+    files = f"{of(function)}/versions/1/files"
+    assert [one["path"] for one in tenant.good("GET", files)["files"]] == wanted
+    assert tenant("GET", f"{files}/word").content == b"mine"
+    assert tenant("GET", f"{files}/deep/er").content == b"x"
+    alone = new_name()
+    add(tenant, alone, packages=packages)
+    assert tenant.invoke(tenant.active("cat /app/word", runtime=alone))["stdout"] == "theirs"
+
+
+def test_packages_are_refused_like_an_image(tenant: Api, keyed: Keyed) -> None:
+    del keyed
+    digest = upload(tenant, saying(new_name()))
+    for fields, named in (
+        ({"packages": "ab" * 32}, "packages must be the digest of an image"),
+        ({"packages": "../etc"}, "packages must be 64 hexadecimal digits"),
+        ({"packages": digest, "packages_key": "a b"}, "packages_key must be"),
+        ({"packages_key": "of-nothing"}, "packages_key must be"),
+    ):
+        body = {"name": new_name(), "kind": "shell", **fields}
+        told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)
+        assert told["error"].startswith(named), told
 
 
 def test_every_change_is_audited(operator: Api, keyed: Keyed) -> None:

@@ -1,16 +1,15 @@
 """Lists of Python packages in each of their formats: what the installer gets, what is refused."""
 
-import io
 import shutil
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from quiltfn.cli import lock_files, packages, run, runtimes
+from quiltfn.cli import lock_files, packages, run, runtime_files
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.wire import Kind
 from unit.canned_server import INFO, Fake, answered_by
 from unit.sample_archives import a_wheel
 
@@ -195,43 +194,22 @@ def tagged(directory: Path, tag: str) -> Path:
     return found
 
 
-def test_wheels_are_for_the_machine_that_the_server_says_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_server_says_what_its_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake()
     answered_by(fake, monkeypatch)
-    seen: list[packages.Target] = []
+    seen: list[packages.Target | None] = []
 
-    def install_python(_wanted: Path, _tree: Path, target: packages.Target) -> None:
+    def key_of(_source: object, target: packages.Target | None) -> None:
         seen.append(target)
         raise BadParameter("enough")
 
-    monkeypatch.setattr(packages, "install_python", install_python)
-    listed = tmp_path / "requirements.txt"
-    listed.write_text("")
+    monkeypatch.setattr(runtime_files, "key_of", key_of)
     for info, glibc in (({"libc": "glibc 2.36"}, 36), ({"libc": "musl 1.2"}, None), ({}, None)):
         told = INFO | {"interpreters": {"python": "/usr/bin/python3.13"}, "architecture": "riscv64"}
         fake.answers["GET", "/api/system/info"] = (200, told | info)
-        words = ["runtimes", "add", "x", "--kind", "python", "--requirements", str(listed)]
+        words = ["runtimes", "add", "x", "--kind", Kind.PYTHON.value, "--requirements", __file__]
         assert run(words) == 2
         expected = packages.Target(
             interpreter="/usr/bin/python3.13", architecture="riscv64", glibc=glibc
         )
         assert seen.pop() == expected
-
-
-def test_files_go_compressed_to_another_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = Fake()
-    fake.answers["POST", "/api/runtimes/images"] = (422, {"error": "enough", "error_code": "X"})
-    answered_by(fake, monkeypatch)
-    (tmp_path / "run.sh").write_text("echo hello")
-    for is_near in (True, False):
-        fake.bodies.clear()
-        monkeypatch.setattr(runtimes, "is_loopback", lambda _, near=is_near: near)
-        assert run(["runtimes", "add", "x", "--kind", "shell", "--dir", str(tmp_path)]) == 1
-        (archive,) = (one for one in fake.bodies if isinstance(one, bytes))
-        assert (archive[:2] == b"\x1f\x8b") is not is_near
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            assert "run.sh" in tar.getnames()

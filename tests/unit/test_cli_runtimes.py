@@ -1,8 +1,10 @@
 """`quiltfn runtimes`: the tree that is put together, what never runs meanwhile, what is sent."""
 
+import dataclasses
 import io
 import json
 import os
+import platform
 import shutil
 import sys
 import tarfile
@@ -11,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from quiltfn.cli import packages, run, show
+from quiltfn.cli import packages, run, runtime_files, show, tree
+from quiltfn.wire import Kind
 from unit.canned_server import FUNCTION, INFO, Fake, answered_by
 from unit.sample_archives import a_wheel
 
@@ -41,7 +44,13 @@ IMAGE: dict[str, Any] = {
     "interpreters": {},
 }
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-WITH_PYTHON = {**INFO, "interpreters": {"python": f"/usr/bin/python{VERSION}"}}
+TARGET = packages.Target(interpreter=f"/usr/bin/python{VERSION}", architecture="x86_64", glibc=41)
+WITH_PYTHON = {
+    **INFO,
+    "interpreters": {"python": TARGET.interpreter},
+    "architecture": TARGET.architecture,
+    "libc": f"glibc 2.{TARGET.glibc}",
+}
 Captured = pytest.CaptureFixture[str]
 
 
@@ -81,10 +90,16 @@ def a_source_package(path: Path, marker: Path) -> Path:
 
 
 def sent(fake: Fake) -> dict[str, tarfile.TarInfo]:
-    """The members of the archive that was uploaded."""
-    (archive,) = (one for one in fake.bodies if isinstance(one, bytes))
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        return {one.name: one for one in tar.getmembers()}
+    """The members of the archives that were uploaded."""
+    members: dict[str, tarfile.TarInfo] = {}
+    for archive in archives(fake):
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            members |= {one.name: one for one in tar.getmembers()}
+    return members
+
+
+def archives(fake: Fake) -> list[bytes]:
+    return [one for one in fake.bodies if isinstance(one, bytes)]
 
 
 @pytest.fixture
@@ -108,7 +123,11 @@ def test_a_directory_is_sent_without_what_tools_have_made(fake: Fake, app: Path)
     assert members["run"].mode & 0o100
     assert {(one.uid, one.gid, one.uname) for one in members.values()} == {(0, 0, "")}
     assert fake.body == {"name": "etl", "kind": "shell", "image": DIGEST}
-    assert fake.asked == [("POST", "/api/runtimes/images"), ("POST", "/api/runtimes")]
+    assert fake.asked == [
+        ("GET", "/api/system/info"),
+        ("POST", "/api/runtimes/images"),
+        ("POST", "/api/runtimes"),
+    ]
 
 
 def test_every_option_is_understood(fake: Fake, capsys: Captured) -> None:
@@ -147,11 +166,11 @@ def test_packages_come_as_wheels_and_everything_is_compiled(
     elif not (Path(sys.executable).parent / "uv").exists():
         pytest.skip("needs uv")
     (app / "requirements.txt").write_text(f"{a_wheel(app.parent)}\n")
-    archives = []
+    twice = []
     for _ in range(2):
         assert run(["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]) == 0
         members = sent(fake)
-        archives += [one for one in fake.bodies if isinstance(one, bytes)]
+        twice.append(archives(fake))
         fake.bodies.clear()
     assert {"site-packages/demo.py", "app.py", "data/one.txt"} <= set(members)
     assert not [one for one in members if one.startswith("site-packages/bin")]
@@ -159,7 +178,8 @@ def test_packages_come_as_wheels_and_everything_is_compiled(
         tag = f"cpython-{VERSION.replace('.', '')}"
         assert f"site-packages/__pycache__/demo.{tag}.pyc" in members
         assert f"__pycache__/app.{tag}.pyc" in members
-    assert archives[0] == archives[1], "the same tree is the same archive"
+    assert twice[0] == twice[1], "the same trees are the same archives"
+    assert len(twice[0]) == 2, "code and packages are images of their own"
 
 
 def test_a_package_without_a_wheel_is_refused_and_its_code_does_not_run(
@@ -224,7 +244,7 @@ def test_without_npm_it_says_what_to_do(
     (app / "package.json").write_text("{}")
     assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 2
     assert "no npm here" in capsys.readouterr().err
-    assert fake.asked == []
+    assert not [one for one in fake.asked if one[0] == "POST"]
 
 
 def test_modules_that_nobody_installs_again_are_sent(fake: Fake, app: Path) -> None:
@@ -331,7 +351,6 @@ def test_packages_are_for_the_python_of_the_base_image(
     requirements.write_text("x\n")
     assert run([*add, "--base-image", DIGEST, "--requirements", str(requirements)]) != 0
     assert "packages go with --image or --rootfs" in capsys.readouterr().err
-    assert ("GET", "/api/system/info") not in fake.asked, "which tells the host's Python"
 
 
 @pytest.mark.parametrize(
@@ -399,3 +418,182 @@ def test_functions_whose_runtime_was_replaced_are_listed(fake: Fake, capsys: Cap
     fake.answers["GET", ""] = (200, {"functions": [], "next_cursor": None})
     assert run(["runtimes", "outdated"]) == 0
     assert "update NAME" not in capsys.readouterr().err
+
+
+# Packages, which are an image of their own ---------------------------------------------------
+
+
+def with_a_package(app: Path) -> None:
+    (app / "requirements.txt").write_text(f"{a_wheel(app.parent)}\n")
+
+
+def added(fake: Fake, *options: str, directory: Path) -> dict[str, Any]:
+    """What the command said of the new runtime. `fake` knows the runtime from then on."""
+    fake.bodies.clear()
+    words = ["runtimes", "add", "etl", "--kind", "python", "--dir", str(directory), *options]
+    assert run(words) == 0
+    body = dict(fake.body)
+    known = RUNTIME | {name: body.get(name) for name in ("packages", "packages_key")}
+    fake.answers["GET", "/api/runtimes"] = (200, {"runtimes": [known]})
+    return body
+
+
+def test_packages_that_a_runtime_has_are_neither_installed_nor_sent_again(
+    fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_package(app)
+    first = added(fake, directory=app)
+    assert len(archives(fake)) == 2
+    assert first["packages"] == DIGEST
+    monkeypatch.setattr(packages, "install_python", lambda *_: pytest.fail("installed again"))
+    (app / "app.py").write_text("def main(event): return 2\n")
+    second = added(fake, directory=app)
+    assert second == first
+    assert set(sent(fake)) >= {"app.py", "requirements.txt"}
+    assert "site-packages/demo.py" not in sent(fake)
+
+
+def test_with_other_packages_or_on_request_they_are(fake: Fake, app: Path) -> None:
+    with_a_package(app)
+    first = added(fake, directory=app)
+    again = added(fake, "--upgrade", directory=app)
+    assert "site-packages/demo.py" in sent(fake)
+    assert again == first
+    assert runtime_files.key_of(source(app), TARGET) == first["packages_key"]
+    a_wheel(app.parent, "other")  # the same path, other content
+    (app.parent / "other-1.0-py3-none-any.whl").replace(app.parent / "demo-1.0-py3-none-any.whl")
+    key = runtime_files.key_of(source(app), TARGET)
+    assert key != first["packages_key"]
+    for other in (
+        dataclasses.replace(TARGET, interpreter="/usr/bin/python3.99"),
+        dataclasses.replace(TARGET, architecture="aarch64"),
+    ):
+        assert runtime_files.key_of(source(app), other) != key
+
+
+def test_packages_of_another_machine_are_used_where_it_does_not_matter(
+    app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_package(app)
+    (app / "package.json").write_text("{}")
+    node = runtime_files.Source(kind=Kind.NODE, directory=app)
+    python, unknown = source(app), dataclasses.replace(TARGET, glibc=None)
+
+    def keys() -> list[str | None]:
+        wanted = ((python, TARGET), (python, unknown), (node, None))
+        return [runtime_files.key_of(*one) for one in wanted]
+
+    here = keys()
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    there = keys()
+    same = [one == other for one, other in zip(here, there, strict=True)]
+    assert same == [True, False, False]
+
+
+def source(app: Path) -> runtime_files.Source:
+    listed = app / "requirements.txt"
+    return runtime_files.Source(kind=Kind.PYTHON, directory=app, requirements=listed)
+
+
+def test_packages_of_a_shared_runtime_are_not_a_tenants_to_name(fake: Fake, app: Path) -> None:
+    with_a_package(app)
+    body = added(fake, directory=app)
+    shared = RUNTIME | body | {"shared": True}
+    fake.answers["GET", "/api/runtimes"] = (200, {"runtimes": [shared]})
+    fake.bodies.clear()
+    words = ["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]
+    assert run(words) == 0
+    assert len(archives(fake)) == 2
+    fake.bodies.clear()
+    assert run([*words, "--shared"]) == 0
+    assert len(archives(fake)) == 1
+
+
+def test_what_is_too_large_is_refused_before_it_is_packed(
+    fake: Fake, app: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "pack", lambda *_: pytest.fail("packed"))
+    for limits, told in (
+        ({"image_bytes": 5}, "and the server takes 5"),
+        ({"image_files": 2}, "and the server takes 2"),
+    ):
+        fake.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
+        assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 2
+        assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_it_goes_compressed_to_another_machine(
+    fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_files, "is_loopback", lambda _: False)
+    assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 0
+    (archive,) = archives(fake)
+    assert archive[:2] == b"\x1f\x8b"
+    assert "app.py" in sent(fake)
+
+
+def test_it_goes_compressed_where_it_would_be_too_long(fake: Fake, app: Path) -> None:
+    for most, is_compressed in ((1 << 20, False), (100, True)):
+        fake.bodies.clear()
+        limits = {"image_upload_bytes": most}
+        fake.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
+        assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 0
+        (archive,) = archives(fake)
+        assert (archive[:2] == b"\x1f\x8b") is is_compressed
+
+
+def test_node_packages_have_a_key_unless_files_are_among_them(app: Path) -> None:
+    node = runtime_files.Source(kind=Kind.NODE, directory=app)
+    assert not node.installers
+    (app / "package.json").write_text('{"dependencies": {"left-pad": "1.3.0"}}')
+    assert node.installers == (Kind.NODE,)
+    first = runtime_files.key_of(node, None)
+    (app / "package-lock.json").write_text("{}")
+    assert first not in (None, runtime_files.key_of(node, None))
+    (app / "package.json").write_text('{"dependencies": {"dep": "file:./dep"}}')
+    assert runtime_files.key_of(node, None) is None
+
+
+def test_a_server_gets_packages_of_both_languages_as_one_image(
+    fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[str] = []
+
+    def install_python(_wanted: Path, place: Path, _target: packages.Target) -> None:
+        installed.append("python")
+        (place / "site-packages").mkdir()
+        (place / "site-packages/demo.py").write_text("NAME = 1\n")
+
+    def install_node(place: Path) -> None:
+        installed.append("node")
+        (place / "node_modules").mkdir()
+        (place / "node_modules/dep.js").write_text("")
+
+    monkeypatch.setattr(packages, "install_python", install_python)
+    monkeypatch.setattr(packages, "install_node", install_node)
+    with_a_package(app)
+    (app / "package.json").write_text("{}")
+    (app / "node_modules").mkdir()
+    (app / "node_modules/mine.js").write_text("")
+    server = ("--kind", "server")
+    first = added(fake, *server, directory=app)
+    assert installed == ["python", "node"]
+    assert len(archives(fake)) == 2
+    assert {"site-packages/demo.py", "node_modules/dep.js", "app.py"} <= set(sent(fake))
+    assert "node_modules/mine.js" not in sent(fake)
+    assert first["packages_key"].startswith("python+node:")
+    assert added(fake, *server, directory=app) == first
+    assert len(archives(fake)) == 1
+    assert installed == ["python", "node"]
+    (app / "package.json").write_text('{"dependencies": {}}')  # either list gives another key
+    second = added(fake, *server, directory=app)
+    (app / "requirements.txt").write_text("")
+    third = added(fake, *server, directory=app)
+    assert len({one["packages_key"] for one in (first, second, third)}) == 3
+    (app / "package.json").unlink()  # and without Node's, the directory's own modules are sent
+    fourth = added(fake, *server, directory=app)
+    assert fourth["packages_key"].startswith("python:")
+    assert "node_modules/mine.js" in sent(fake)
+    python = added(fake, directory=app)
+    assert python["packages_key"] == fourth["packages_key"]
+    assert "site-packages/demo.py" not in sent(fake)

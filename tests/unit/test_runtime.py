@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
+from quiltfn import __version__
 from quiltfn.bounds import sandbox_room
+from quiltfn.joined_fleet import has_older_nodes
 from quiltfn.model.errors import (
     CapacityFull,
     Conflict,
@@ -29,6 +32,7 @@ from quiltfn.model.image import (
     Package,
     TenantImage,
 )
+from quiltfn.model.member import Presence
 from quiltfn.model.runtime import (
     COMMAND_MAX_BYTES,
     DEFAULT_ROOM,
@@ -51,6 +55,7 @@ from quiltfn.settings import Settings
 from quiltfn.tenant_images import MIB, TenantImages
 
 DIGEST, BASE = "ab" * 32, "cd" * 32
+BEFORE = "bb7e2bc2f3d8a0701675e0058db8bf44"  # of a version, when there were no packages
 T, U = "acme", "umbrella"
 
 
@@ -86,6 +91,43 @@ def test_a_name_that_is_refused(name: str) -> None:
 )
 def test_an_image_that_is_refused(image: str) -> None:
     refused(image=image)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"packages": "xyz"},
+        {"packages": DIGEST, "packages_key": ""},
+        {"packages": DIGEST, "packages_key": "a b"},
+        {"packages": DIGEST, "packages_key": "x" * 129},
+        {"packages_key": "of-nothing"},
+    ],
+)
+def test_packages_that_are_refused(fields: dict[str, Any]) -> None:
+    refused(**fields)
+
+
+def test_the_files_are_named_by_both_images() -> None:
+    other = "cd" * 32
+    assert a_runtime(image=DIGEST).image_digest == f"sha256:{DIGEST}"
+    assert a_runtime(packages=other).image_digest == f"sha256:{other}"
+    both = a_runtime(image=DIGEST, packages=other, packages_key="python:1")
+    both.validate()
+    assert both.image_digest == f"sha256:{DIGEST}+{other}"
+    assert both.images == both.app_images == (DIGEST, other)
+    over_base = replace(both, base_image="ef" * 32)
+    assert over_base.images == (DIGEST, other, "ef" * 32)
+    assert over_base.app_images == (DIGEST, other)
+    assert over_base.image_digest == f"{both.image_digest}+base:{'ef' * 32}"
+
+
+def test_a_version_without_packages_has_the_digest_that_it_had_before_there_were_any() -> None:
+    # Taken from the release before: versions are stored with their digests.
+    runtime = Runtime(id="r", name="etl", kind=Kind.PYTHON, image=DIGEST, host="h", created_at=5)
+    spec = VersionSpec(handler="app:main", runtime="etl", runtime_snapshot=runtime)
+    assert spec.digest() == BEFORE
+    packages = replace(runtime, packages="cd" * 32)
+    assert replace(spec, runtime_snapshot=packages).digest() != BEFORE
 
 
 def test_only_a_custom_runtime_has_a_command() -> None:
@@ -453,6 +495,7 @@ async def test_what_cannot_work_is_refused_when_it_is_added(
 ) -> None:
     for change in (
         {"image": "cd" * 32},
+        {"packages": "cd" * 32},
         {"kind": Kind.NODE},  # this host has no node
         {"environment": {"QUILT_X": "1"}},
         {"name": "images"},
@@ -460,6 +503,34 @@ async def test_what_cannot_work_is_refused_when_it_is_added(
         with pytest.raises(Unprocessable, match=f"^{next(iter(change))}"):
             await runtimes.add(T, a_runtime(**change))
     assert store.rows == {}
+
+
+async def test_no_packages_while_a_node_of_an_older_version_would_run_without_them(
+    runtimes: Runtimes, store: MemoryRuntimes
+) -> None:
+    runtimes.has_older_nodes = lambda: True
+    with pytest.raises(Conflict, match="older version"):
+        await runtimes.add(T, a_runtime(packages=DIGEST))
+    assert store.rows == {}
+    assert (await runtimes.add(T, a_runtime(image=DIGEST)))[1]
+
+
+@pytest.mark.parametrize(
+    ("version", "presence", "is_older"),
+    [
+        ("0.0.9", Presence.PRESENT, True),
+        ("0.0.9", Presence.GONE, False),
+        (__version__, Presence.PRESENT, False),
+        ("99.0", Presence.PRESENT, False),
+        ("", Presence.PRESENT, False),
+    ],
+)
+def test_an_older_node_is_one_that_is_there_and_of_an_older_version(
+    version: str, presence: Presence, is_older: bool
+) -> None:
+    seen = [SimpleNamespace(version=version, presence=presence)]
+    membership: Any = SimpleNamespace(seen=lambda: seen)
+    assert has_older_nodes(membership) is is_older
 
 
 async def test_names_come_back_after_a_restart(
@@ -637,8 +708,11 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() 
     # A server that is alone has none to fetch it from.
     with pytest.raises(Unprocessable, match="an image that is here"):
         await runtimes.add(T, a_runtime(image=DIGEST))
-    assert (await tenant_images.files(DIGEST, "", 9), await tenant_images.read(DIGEST, "a", 9)) == (
-        (),
+    assert (
+        await tenant_images.files([DIGEST], "", 9),
+        await tenant_images.read([DIGEST], "a", 9),
+    ) == (
+        [],
         None,
     )
     fetched: list[str] = []
@@ -653,7 +727,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() 
     with pytest.raises(StoreUnavailable, match="no node that is there"):
         await runtimes.add(T, a_runtime(image=DIGEST))
     await runtimes.add(T, a_runtime(image=DIGEST))
-    assert len(await tenant_images.files(DIGEST, "", 9)) == 1
+    assert len(await tenant_images.files([DIGEST], "", 9)) == 1
     # What the tenant has not is not asked for, so that nobody learns who has it.
     with pytest.raises(Unprocessable):
         await runtimes.add(T, a_runtime(image="ef" * 32))

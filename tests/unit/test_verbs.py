@@ -42,6 +42,7 @@ CREATE: dict[str, Any] = {
     "cpu_percent": 25.5,
     "image": None,
     "base_image": None,
+    "packages": None,
     "network": "none",
     "writable_paths": [],
     "isolation": "crun",
@@ -61,10 +62,10 @@ def ask(request: object) -> object:
 def test_the_verbs() -> None:
     assert ask(CREATE) == Create(1, LIMITS)
     everything = {"image": DIGEST, "network": "egress", "writable_paths": ["/data", "/var/cache"]}
-    everything |= {"isolation": "gvisor", "base_image": BASE}
+    everything |= {"isolation": "gvisor", "base_image": BASE, "packages": "ef" * 32}
     limits = Limits(memory_mib=256, cpu_percent=25.5)
     assert ask(CREATE | everything) == Create(
-        1, limits, DIGEST, BASE, "egress", ("/data", "/var/cache"), "gvisor"
+        1, limits, DIGEST, BASE, "egress", ("/data", "/var/cache"), "gvisor", packages="ef" * 32
     )
     assert ask(DESTROY) == OnSandbox(2, "destroy", ID)
     assert ask(DESTROY | {"verb": "kill"}) == OnSandbox(2, "kill", ID)
@@ -173,9 +174,14 @@ def test_a_share_of_processor_that_is_refused(cpu: object) -> None:
     ["", "..", DIGEST[:-1], DIGEST + "0", DIGEST.upper(), f"../{DIGEST[3:]}", DIGEST + "\n", 1, []],
 )
 def test_an_image_that_is_none(image: object) -> None:
-    for name in ("image", "base_image"):
+    for name in ("image", "base_image", "packages"):
         with pytest.raises(Refused, match=f"^{name} must be"):
-            ask(CREATE | {name: image})
+            ask(CREATE | {"image": DIGEST, name: image})
+
+
+def test_packages_lie_below_an_image() -> None:
+    with pytest.raises(Refused, match="below an image"):
+        ask(CREATE | {"packages": DIGEST})
 
 
 @pytest.mark.parametrize("network", ["", "host", "None", "egress ", None, True, ["egress"], {}])

@@ -78,13 +78,23 @@ export function aboutFiles(
     };
 }
 
-/** The runtime with another image; what it has besides stays as it is. */
-export function withImage(of: Runtime, image: string | null): NewRuntime {
+/** The digests of the images whose files are at /app. */
+interface Images {
+  image: string | null;
+  packages?: string | null;
+}
+
+/** The runtime with other files; what it has besides stays as it is. */
+export function withImages(of: Runtime, { image, packages = null }: Images): NewRuntime {
   const { name, kind, command, environment, isolation, network, writable_paths, shared } = of;
   return {
     name,
     kind: kind as "shell",
     image,
+    ...(packages !== null && {
+      packages,
+      packages_key: packages === of.packages ? of.packages_key ?? null : null,
+    }),
     ...(of.base_image !== null && { base_image: of.base_image }),
     environment,
     isolation: isolation as "crun",
@@ -99,36 +109,39 @@ export function withImage(of: Runtime, image: string | null): NewRuntime {
   };
 }
 
-const OF_AN_IMAGE = "sha256:"; // else a digest names the files of the host, or a base image alone
+const OF_IMAGES = "sha256:"; // else a digest names the files of the host, or a base image alone
 
-const imageOf = (digest: string): string | null =>
-  digest.startsWith(OF_AN_IMAGE) ? digest.slice(OF_AN_IMAGE.length).split("+")[0] ?? null : null;
+function imagesOf(digest: string): Images {
+  const all = digest.startsWith(OF_IMAGES) ? digest.slice(OF_IMAGES.length).split("+") : [];
+  const [image, packages] = all.filter((one) => !one.startsWith("base:"));
+  return { image: image ?? null, packages: packages ?? null };
+}
 
 async function upload(files: readonly File[]): Promise<string> {
   const options = { body: tar(files), type: "application/x-tar" };
   return (await call<Image>("POST", "api/runtimes/images", options)).digest;
 }
 
-/** Makes a version, after its runtime has got an image; undefined: what it has. A runtime whose
+/** Makes a version, after its runtime has got images; undefined: what it has. A runtime whose
  * version was refused gets back what it had.
  */
 async function put(
   one: Function,
   runtime: Runtime | undefined,
-  image: string | null | undefined,
+  images: Images | undefined,
   changes: FunctionChanges,
 ): Promise<Function> {
   const path = `api/functions/${one.id}`;
-  if (runtime === undefined || image === undefined) {
+  if (runtime === undefined || images === undefined) {
     return await call<Function>("PUT", path, { body: changes });
   }
   const body = { runtime: runtime.name, ...changes };
-  await call("POST", "api/runtimes", { body: withImage(runtime, image) });
+  await call("POST", "api/runtimes", { body: withImages(runtime, images) });
   try {
     return await call<Function>("PUT", path, { body });
   } catch (error) {
     if (error instanceof Refused && error.status >= 400 && error.status < 500) {
-      await call("POST", "api/runtimes", { body: withImage(runtime, runtime.image) });
+      await call("POST", "api/runtimes", { body: withImages(runtime, runtime) });
     }
     throw error;
   }
@@ -160,19 +173,19 @@ export async function update(
     return await coming(one, next, () => put(one, undefined, undefined, changes));
   }
   const others = othersWith(one, runtime);
-  let image: string | null | undefined;
+  let images: Images | undefined;
   if (edits.size > 0) {
     const title = `Change ${[...edits.keys()].join(", ")}?`;
     const text = `Runtime ${runtime.name} gets the files of version ${standing.served.version} ` +
       `with what you changed. ${theyGet(others)}`;
     if (others && !(await isAgreed(title, text))) return null;
-    image = await upload(await editedFiles(one, edits));
+    images = { image: await upload(await editedFiles(one, edits)) };
   } else if (hasOtherFiles(standing)) {
     const title = `Take the files of ${runtime.name}?`;
     if (others && !(await isAgreed(title, aboutFiles(one, standing)?.said ?? ""))) return null;
-    if (!others) image = imageOf(standing.served.image_digest);
+    if (!others) images = imagesOf(standing.served.image_digest);
   }
-  return await coming(one, next, () => put(one, runtime, image, changes));
+  return await coming(one, next, () => put(one, runtime, images, changes));
 }
 
 const isAgreed = (title: string, text: string) => confirm({ title, text, verb: "Save and deploy" });
@@ -198,7 +211,7 @@ export async function replaceFiles(
   if (!isSure) return;
   const newest = (await standingOf(one))?.newest ?? one.current_version;
   const image = await upload(files);
-  await settle(one, await coming(one, newest + 1, () => put(one, runtime, image, {})), true);
+  await settle(one, await coming(one, newest + 1, () => put(one, runtime, { image }, {})), true);
 }
 
 /** Takes back an update: the version before serves again, and its undo is the same once more. */

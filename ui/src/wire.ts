@@ -497,6 +497,8 @@ export interface NewRuntime {
   kind: "shell" | "python" | "node" | "custom" | "server";
   image?: string | null;
   base_image?: string | null;
+  packages?: string | null;
+  packages_key?: string | null;
   command?: string[] | null;
   environment?: Record<string, string>;
   isolation?: "crun" | "gvisor";
@@ -664,6 +666,8 @@ export interface Runtime {
   tmp_limit_mb?: number | null;
   file_limit_mb?: number | null;
   open_files_limit?: number | null;
+  packages?: string | null;
+  packages_key?: string | null;
 }
 
 export interface RuntimeFile {

@@ -7,7 +7,7 @@ import { html } from "../src/html.ts";
 import { isBrokenJson } from "../src/pages/function/try.ts";
 import { aboutEmpty, Described, taken, wordsOf } from "../src/parts/described.ts";
 import { dashAt, words } from "../src/parts/chart.ts";
-import { withImage } from "../src/saving.ts";
+import { withImages } from "../src/saving.ts";
 import { may } from "../src/scope.ts";
 import { filled, queryOf, sums } from "../src/series.ts";
 import { newSecret, testDelivery } from "../src/signing.ts";
@@ -124,7 +124,7 @@ Deno.test("other files leave a runtime as it was besides", () => {
   const digests = { image: "1", image_digest: "sha256:1+base:2" };
   const limits = { tmp_limit_mb: 64, process_limit: null, file_limit_mb: 9, open_files_limit: 99 };
   const before = { ...own, ...rules, ...limits, ...base, ...digests, id: "1" };
-  const made = withImage({ ...before, built_in: false, created_at: 0 }, "sha256:2");
+  const made = withImages({ ...before, built_in: false, created_at: 0 }, { image: "sha256:2" });
   assert.deepEqual(made, {
     ...own,
     image: "sha256:2",

@@ -32,6 +32,36 @@ Deno.test("where the runtime has other files, those of the version that serves a
   assert.equal(aboutFiles(one, standing)?.said, "Saving keeps the code of version 1.");
 });
 
+Deno.test("packages come with the code that lies over them, and back with it", async () => {
+  const now = { image: NEW, packages: "c".repeat(64), packages_key: "python:1" };
+  const own = { ...runtime, ...now, image_digest: `sha256:${NEW}+${now.packages}` };
+  const before = "d".repeat(64);
+  const cases: [string, unknown][] = [
+    [`sha256:${OLD}+${now.packages}`, { ...now, image: OLD }],
+    [`sha256:${OLD}+${before}`, { image: OLD, packages: before, packages_key: null }],
+    [`sha256:${OLD}+${before}+base:1`, { image: OLD, packages: before, packages_key: null }],
+    [`sha256:${OLD}+base:1`, { image: OLD }],
+    ["base:1", { image: null }],
+  ];
+  for (const [image_digest, expected] of cases) {
+    const served = [{ version: 1, image_digest }];
+    const sent = await answered(
+      [
+        ...[[200, { runtimes: [own] }], [200, { versions: served }], [201, own]] as typeof known,
+        [422, { error: "no" }],
+        [201, own],
+      ],
+      () => assert.rejects(update(one, { memory_limit_mb: 1 }, new Map())),
+    );
+    const [tried, undone] = [2, 4].map((n) => {
+      const { image, packages, packages_key } = JSON.parse(sent[n]?.body ?? "");
+      return { image, ...(packages !== undefined && { packages, packages_key }) };
+    });
+    assert.deepEqual(tried, expected);
+    assert.deepEqual(undone, now);
+  }
+});
+
 Deno.test("a runtime gets its files back where the version is refused", async () => {
   const sent = await answered(
     [...known, [201, runtime], [422, { error: "memory_limit_mb must be less" }], [201, runtime]],

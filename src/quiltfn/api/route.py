@@ -27,6 +27,8 @@ class ApiLimits:
     body_max: int = MIB
     invoke_body_max: int = 8 * MIB
     image_max: int = 512 * MIB
+    image_unpacked_max: int = 2048 * MIB
+    image_files_max: int = 100_000
     stdout_max: int = 6 * MIB
     stderr_max: int = MIB
     timeout_max_s: int = 86_400

@@ -74,7 +74,7 @@ async def list_runtime_files(context: RequestContext[RuntimeServices]) -> Respon
     image has none of its own.
     """
     named = context.services.runtimes.get(context.tenant_id, context.parameters["name"])
-    return await file_page(context, named.runtime.image)
+    return await file_page(context, named.runtime.app_images)
 
 
 async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Response:
@@ -82,10 +82,8 @@ async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Res
     themselves.
     """
     services = context.services
-    image = services.runtimes.get(context.tenant_id, context.parameters["name"]).runtime.image
-    found, is_complete = (
-        ((), True) if image is None else await services.tenant_images.packages(image)
-    )
+    named = services.runtimes.get(context.tenant_id, context.parameters["name"])
+    found, is_complete = await services.tenant_images.packages(named.runtime.app_images)
     packages = [shapes.runtime_package(one) for one in found]
     return json_response(wire.RuntimePackageList(packages=packages, is_complete=is_complete))
 

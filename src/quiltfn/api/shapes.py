@@ -71,6 +71,8 @@ def runtime_of(new: wire.NewRuntime) -> Runtime:
         kind=Kind(new.kind),
         image=new.image,
         base_image=new.base_image,
+        packages=new.packages,
+        packages_key=new.packages_key,
         command=tuple(new.command or ()),
         environment=new.environment,
         isolation=Isolation(new.isolation),

@@ -239,6 +239,8 @@ def limits_of(services: SystemServices, tenant_id: str) -> dict[str, float]:
         "stdout_bytes": services.limits.stdout_max,
         "stderr_bytes": services.limits.stderr_max,
         "image_upload_bytes": services.limits.image_max,
+        "image_bytes": services.limits.image_unpacked_max,
+        "image_files": services.limits.image_files_max,
         "tenant_calls_in_flight": own.calls_in_flight,
         "tenant_streams": services.budgets.streams.of_tenant,
         "tenant_functions": own.functions,

@@ -11,7 +11,6 @@ from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.cursors import no_cursor, text_of
 from quiltfn.model.errors import NotFound
-from quiltfn.model.image import ImageFile
 from quiltfn.tenant_images import TenantImages
 from quiltfn.wire.functions import VERSION_NUMBER_MAX
 
@@ -33,18 +32,16 @@ class VersionFileServices(ImageFileServices):
     lifecycle: Lifecycle
 
 
-async def file_page(context: RequestContext[S], image: str | None) -> Response:
-    """A page of the files of an image, which the caller may see; without an image there are none.
-    Raises `Unprocessable`.
+async def file_page(context: RequestContext[S], images: Sequence[str]) -> Response:
+    """A page of the files of images that are laid over each other, which the caller may see;
+    without an image there are none. Raises `Unprocessable`.
     """
     limit, cursor = pages.limit_of(context), context.query.get("cursor")
     after = "" if cursor is None else text_of(cursor)
     if cursor is not None and not after:
         raise no_cursor(cursor)
     async with pages.reserved(context):
-        found: Sequence[ImageFile] = ()
-        if image is not None:
-            found = await context.services.tenant_images.files(image, after, limit + 1)
+        found = await context.services.tenant_images.files(images, after, limit + 1)
         shown = ((one.path, shapes.runtime_file(one)) for one in found)
         return await pages.page_response(context, "files", shown, limit)
 
@@ -53,19 +50,17 @@ async def list_version_files(context: RequestContext[VersionFileServices]) -> Re
     """List the files that a version of a function has at /app, in the order of their paths. A
     version whose runtime has no image has none.
     """
-    return await file_page(context, await _image_of(context))
+    return await file_page(context, await _images_of(context))
 
 
 async def get_version_file(context: RequestContext[VersionFileServices]) -> Response:
     """Read a file of a version, as it was uploaded: the code that runs. A link is not followed; it
     is no file here. `Range` asks for a part.
     """
-    image, path = await _image_of(context), context.parameters["path"]
+    images, path = await _images_of(context), context.parameters["path"]
     async with pages.reserved(context):
         most = context.services.limits.page_max
-        content = None
-        if image is not None:
-            content = await context.services.tenant_images.read(image, path, most)
+        content = await context.services.tenant_images.read(images, path, most)
         if content is None:
             raise NotFound("the version has no file with this path")
         headers = [("content-type", OCTETS), ("accept-ranges", "bytes")]
@@ -77,7 +72,7 @@ async def get_version_file(context: RequestContext[VersionFileServices]) -> Resp
         return Response(status=206, headers=headers, body=content[start:end])
 
 
-async def _image_of(context: RequestContext[VersionFileServices]) -> str | None:
+async def _images_of(context: RequestContext[VersionFileServices]) -> Sequence[str]:
     number = parse.integer(context.parameters["version"], "version", 1, VERSION_NUMBER_MAX)
     version = await context.services.lifecycle.version(context.entry(), number)
-    return version.spec.runtime_snapshot.image
+    return version.spec.runtime_snapshot.app_images

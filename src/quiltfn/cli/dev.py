@@ -5,21 +5,19 @@ import fcntl
 import hashlib
 import os
 import platform
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from quiltfn.cli import advice, lock_files, manifest, packages, payload, show, tree
+from quiltfn.cli import advice, lock_files, payload, runtime_files, show, tree
 from quiltfn.cli.invoke import exit_code, show_ended
 from quiltfn.cli.options import Environment, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
-from quiltfn.cli.runtimes import packed, python_of
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
     ApiError,
@@ -81,8 +79,7 @@ def dev(
             at = stack.enter_context(connection.session())
             name = name_of(directory)
             stack.enter_context(alone(directory))
-            builder = stack.enter_context(ImageBuilder(at, directory, kind))
-            function = DevFunction(at, builder, options, name, piped)
+            function = DevFunction(at, partial(source_of, directory, kind), options, name, piped)
             stack.callback(function.remove)
             if options.once:
                 raise Exit(exit_code(function.run()))
@@ -168,80 +165,29 @@ def kind_of(directory: Path) -> Kind:
     raise BadParameter(f"{directory} has neither .py nor .js files; say what it is: --kind")
 
 
+def source_of(directory: Path, kind: Kind) -> runtime_files.Source:
+    """What the function's runtime is made of now."""
+    wanted = lock_files.find(directory) if kind is Kind.PYTHON else None
+    return runtime_files.Source(kind=kind, directory=directory, requirements=wanted)
+
+
 class Broken(ClientError):
     """The function could not be deployed from these files."""
-
-
-class ImageBuilder:
-    """Builds images of a directory. Packages are installed again only if the files that list them
-    change."""
-
-    def __init__(self, at: Session, directory: Path, kind: Kind) -> None:
-        self._at, self.directory, self.kind = at, directory, kind
-        self._target: packages.Target | None = None
-
-    def __enter__(self) -> "ImageBuilder":
-        self._made = tempfile.TemporaryDirectory(prefix="quiltfn-dev-")
-        self._root = Path(self._made.name)
-        if self.kind is Kind.PYTHON:
-            self._target = python_of(self._at)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._made.cleanup()
-
-    def image(self) -> str:
-        """Builds and uploads an image of the directory as it is now; returns its digest."""
-        files = self._root / "tree"
-        shutil.rmtree(files, ignore_errors=True)
-        kept = self._packages()
-        tree.copy(self.directory, files, with_modules=kept is None)
-        if self._target is not None:
-            packages.compile_python(files, self._target.interpreter)
-        if kept is not None:
-            shutil.copytree(kept, files / kept.name, symlinks=True, copy_function=os.link)
-        return self._at.client.runtimes.upload_image(packed(self._at, files)).digest
-
-    def _packages(self) -> Path | None:
-        """The directory of the packages that the files ask for; installs them if they are new."""
-        asked: list[Path] = []
-        if self.kind is Kind.NODE:
-            asked = manifest.files_of(self.directory)
-        elif self.kind is Kind.PYTHON and (listed := lock_files.find(self.directory)) is not None:
-            asked = [listed]
-        if not asked:
-            return None
-        digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in asked)).hexdigest()
-        home = self._root / digest
-        kept = home / (packages.PACKAGES if self.kind is Kind.PYTHON else tree.MODULES)
-        if not home.exists():
-            try:
-                self._install(home, asked)
-            except BaseException:
-                shutil.rmtree(home, ignore_errors=True)
-                raise
-        return kept if kept.is_dir() else None
-
-    def _install(self, home: Path, asked: list[Path]) -> None:
-        home.mkdir()
-        if self._target is not None:
-            packages.install_python(asked[0], home, self._target)
-            packages.compile_python(home, self._target.interpreter)
-            return
-        manifest.check(self.directory)
-        for path in asked:
-            shutil.copyfile(path, home / path.name)
-        packages.install_node(home)
 
 
 class DevFunction:
     """The function that `dev` runs, from its first build to its removal."""
 
     def __init__(
-        self, at: Session, builder: ImageBuilder, options: DevOptions, name: str, handed: str | None
+        self,
+        at: Session,
+        source: Callable[[], runtime_files.Source],
+        options: DevOptions,
+        name: str,
+        handed: str | None,
     ) -> None:
-        """`handed`: the payload, if it was read before."""
-        self._at, self._builder, self._options, self._name = at, builder, options, name
+        """`source`: what its files are made of. `handed`: the payload, if it was read before."""
+        self._at, self._source, self._options, self._name = at, source, options, name
         self._handed = handed
         self._function: str | None = None
         self._has_runtime = False
@@ -294,12 +240,12 @@ class DevFunction:
             return None
 
     def _deploy(self) -> Function:
-        client, options = self._at.client, self._options
+        client, options, source = self._at.client, self._options, self._source()
         client.runtimes.add(
             name=self._name,
-            kind=self._builder.kind.value,
-            image=self._builder.image(),
+            kind=source.kind.value,
             network=options.network.value,
+            **runtime_files.upload(self._at, source).fields,
         )
         self._has_runtime = True
         environment = pairs_of("--env", options.env)

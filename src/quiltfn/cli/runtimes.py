@@ -1,27 +1,21 @@
 """`quiltfn runtimes …`: list, show, add and remove runtimes. Only operators change shared ones."""
 
 import platform
-import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-from quiltfn.cli import base_images, lock_files, packages, show, tables, tree
+from quiltfn.cli import base_images, lock_files, runtime_files, show, tables
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import Image, Runtime
-from quiltfn.sdk.transport import is_loopback
 from quiltfn.wire import Kind, NewRuntime
-
-GLIBC = re.compile(r"glibc 2\.([0-9]{1,3})(\..*)?")
 
 app = Group(
     name="runtimes",
@@ -106,6 +100,12 @@ class FilesOptions:
             is_file=True,
         ),
     ] = None
+    upgrade: Annotated[
+        bool,
+        Option(
+            ("--upgrade",), help="Install packages again, though a runtime has some of these lists."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +152,9 @@ def add(
 ) -> None:
     """Add a runtime, or replace the one of that name.
 
-    Packages are installed on this machine, as wheels and without running their scripts. Functions
-    that use the runtime keep what they have until they are updated.
+    Packages are installed on this machine, as wheels and without running their scripts, unless
+    a runtime has those of the same list already. Functions that use the runtime keep what they have
+    until they are updated.
     """
     began = time.monotonic()
     kind = Kind(fields["kind"])
@@ -164,22 +165,31 @@ def add(
         raise BadParameter("--image, --rootfs and --base-image each name a root file system")
     if command is not None:
         fields["command"] = shlex.split(command)
+    source = runtime_files.Source(
+        kind=kind,
+        directory=files.directory,
+        requirements=_requirements(kind, files),
+        shared=fields.get("shared", False),
+        is_fresh=files.upgrade,
+    )
     with connection.session() as at:
         root = _base_image(at, base)
         if root is not None:
             fields["base_image"] = root.digest
             variables = base_images.variables_of(root.environment)
             fields["environment"] = variables | fields.get("environment", {})
-        image = _image(at, kind, files, partial(_python, at, root, fields.get("base_image")))
-        if image is not None:
-            fields["image"] = image.digest
+        uploaded = runtime_files.upload(
+            at, source, partial(_python, at, root, fields.get("base_image"))
+        )
+        fields |= uploaded.fields
 
         def added(runtime: Runtime) -> None:
             show.say(f"{runtime.name} is {runtime.kind}: {runtime.image_digest}")
-            for one in (root, image):
-                if one is not None:
-                    sent = f"{show.amount(one.files, 'file')}, {show.size(one.size_bytes)}"
-                    show.note(f"{sent}, {time.monotonic() - began:.1f} s")
+            sent = [*([root] if root else []), *uploaded.sent]
+            if sent:
+                files = show.amount(sum(one.files for one in sent), "file")
+                size = show.size(sum(one.size_bytes for one in sent))
+                show.note(f"{files}, {size}, {time.monotonic() - began:.1f} s")
 
         at.show(at.client.runtimes.add(name=name, **fields), added)
 
@@ -203,56 +213,12 @@ def _base_image(at: Session, base: BaseOptions) -> Image | None:
         return at.client.runtimes.upload_image(archive, contents="rootfs")
 
 
-def _image(
-    at: Session, kind: Kind, files: FilesOptions, python: Callable[[], Target | None]
-) -> Image | None:
-    """Builds and uploads the files; None for a runtime without files. `python`: as `_python`."""
-    directory, requirements = files.directory, files.requirements
-    if requirements is None and kind in (Kind.PYTHON, Kind.SERVER) and directory is not None:
-        requirements = lock_files.find(directory)
-    if directory is None and requirements is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
-        root = Path(made) / "tree"
-        root.mkdir()
-        has_package = directory is not None and (directory / "package.json").is_file()
-        has_package = has_package and kind in (Kind.NODE, Kind.SERVER)
-        if directory is not None:
-            tree.copy(directory, root, with_modules=not has_package)
-        if kind is Kind.PYTHON or requirements is not None:
-            _add_python(python(), root, requirements)
-        if has_package:
-            packages.install_node(root)
-        return at.client.runtimes.upload_image(packed(at, root))
-
-
-def packed(at: Session, files: Path) -> Path:
-    """An archive of the files, beside them: compressed if it goes to another machine."""
-    is_far = not is_loopback(urlsplit(at.client.base_url).hostname or "")
-    archive = files.with_name(f"image.tar{'.gz' if is_far else ''}")
-    tree.pack(files, archive)
-    return archive
-
-
-def python_of(at: Session) -> Target:
-    """The Python in the server's sandboxes. Raises `BadParameter` if there is none."""
-    info = at.client.system.get_info()
-    interpreter, known = info.interpreters.get("python"), GLIBC.fullmatch(info.libc or "")
-    if interpreter is None:
-        raise BadParameter("the server's machine has no Python for runtimes")
-    return Target(
-        interpreter=interpreter,
-        architecture=info.architecture or platform.machine(),
-        glibc=int(known[1]) if known else None,
-    )
-
-
 def _python(at: Session, base: Image | None, digest: str | None) -> Target | None:
     """The Python that runs the runtime's handlers; None where only the digest of its base image is
     known. Of a base image the C library is not. Raises `BadParameter` if there is none.
     """
     if digest is None:
-        return python_of(at)
+        return runtime_files.target_of(at)
     if base is None:
         return None
     interpreter = base.interpreters.get("python")
@@ -261,18 +227,9 @@ def _python(at: Session, base: Image | None, digest: str | None) -> Target | Non
     return Target(interpreter=interpreter, architecture=platform.machine())
 
 
-def _add_python(target: Target | None, root: Path, requirements: Path | None) -> None:
-    if target is None:
-        if requirements is not None:
-            raise BadParameter(
-                "packages go with --image or --rootfs: of --base-image it is not known here which "
-                "Python it has"
-            )
-        return
-    if requirements is not None:
-        packages.install_python(requirements, root, target)
-    if not packages.compile_python(root, target.interpreter):
-        word = Path(target.interpreter).name
-        show.note(
-            f"no {word} here, so nothing is compiled: the first import of each module is slow"
-        )
+def _requirements(kind: Kind, files: FilesOptions) -> Path | None:
+    """The file that lists Python packages, if there is one."""
+    takes_them = kind in (Kind.PYTHON, Kind.SERVER)
+    if files.requirements is None and takes_them and files.directory is not None:
+        return lock_files.find(files.directory)
+    return files.requirements

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 from quiltfn.cli import advice, show
 from quiltfn.cli.parsing import Argument, BadParameter, Option, nearest
 from quiltfn.sdk import ApiError, Client, ClientError, NotTrusted
+from quiltfn.wire import SystemInfo
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class Session:
 
     def __init__(self, connection: "Connection", name_or_id: str | None = None) -> None:
         self.output, self.name_or_id, self.body = connection.output, name_or_id, b""
+        self._info: SystemInfo | None = None
         try:
             # A command reports a failure at once; its user decides whether to repeat it.
             self.client = Client(
@@ -45,6 +47,13 @@ class Session:
         except ValueError as error:
             # The client names its argument; the command has an option for it.
             raise BadParameter(re.sub(r"^cacert\b", "--cacert", str(error))) from None
+
+    @property
+    def info(self) -> SystemInfo:
+        """What the server says of itself, asked once."""
+        if self._info is None:
+            self._info = self.client.system.get_info()
+        return self._info
 
     def show(
         self,

@@ -1,4 +1,5 @@
-"""The files of runtimes, which sandboxes see at /app: one read-only mount for each image.
+"""The files of runtimes, which sandboxes see at /app: one read-only mount for each image, and one
+for each pair of code and packages where a sandbox cannot lay the one over the other itself.
 
 The server has unpacked them and names an image by its digest alone. Since the server can change its
 directory at any time, that is not trusted: only a real directory is mounted, which was opened step
@@ -7,9 +8,11 @@ by step without following a link, and later uses go through the mount.
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
+from quiltfn.launcher.roots import lay_over
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # How many images are mounted at most, since each new mount namespace copies all mounts. The least
@@ -25,25 +28,36 @@ class Images:
         self._store, self._mounts = store, mounts
         # What is mounted, with device and inode of its directory: an image that was removed and
         # uploaded again is another directory of the same name.
-        self._bound: dict[str, tuple[int, int]] = {}
+        self._bound: dict[str, tuple[int, ...]] = {}
 
     def path(self, digest: str) -> Path:
         """The path of the image's mount, made if needed. Raises OSError if there is no image."""
-        target = self._mounts / digest
-        image = self._open(digest)
-        try:
-            seen = os.fstat(image)
-            which = (seen.st_dev, seen.st_ino)
-            if self._bound.get(digest) != which:
-                if self._bound.pop(digest, None) is not None:
-                    syscalls.unmount(target)
-                self._make_room()
-                target.mkdir(mode=0o755, exist_ok=True)
-                syscalls.bind(f"/proc/self/fd/{image}", target, FENCE)
-            self._bound.pop(digest, None)
-            self._bound[digest] = which  # moves it to the end: used last
-        finally:
-            os.close(image)
+        with self._opened(digest) as image:
+            return self._mounted(
+                digest,
+                _identity(image),
+                lambda target: syscalls.bind(f"/proc/self/fd/{image}", target, FENCE),
+            )
+
+    def pair(self, code: str, packages: str) -> Path:
+        """As `path`, of the files of `code` laid over those of `packages`."""
+        with self._opened(code) as upper, self._opened(packages) as lower:
+            return self._mounted(
+                f"{code}-{packages}",
+                _identity(upper) + _identity(lower),
+                lambda target: lay_over((upper, lower), target),
+            )
+
+    def _mounted(self, name: str, which: tuple[int, ...], mount: Callable[[Path], None]) -> Path:
+        target = self._mounts / name
+        if self._bound.get(name) != which:
+            if self._bound.pop(name, None) is not None:
+                syscalls.unmount(target)
+            self._make_room()
+            target.mkdir(mode=0o755, exist_ok=True)
+            mount(target)
+        self._bound.pop(name, None)
+        self._bound[name] = which  # moves it to the end: used last
         return target
 
     def _make_room(self) -> None:
@@ -55,10 +69,18 @@ class Images:
 
     def close(self) -> None:
         """Removes every mount; a sandbox that is alive keeps its own."""
-        for digest in self._bound:
+        for name in self._bound:
             with contextlib.suppress(OSError):
-                syscalls.unmount(self._mounts / digest)
+                syscalls.unmount(self._mounts / name)
         self._bound.clear()
+
+    @contextlib.contextmanager
+    def _opened(self, digest: str) -> Iterator[int]:
+        image = self._open(digest)
+        try:
+            yield image
+        finally:
+            os.close(image)
 
     def _open(self, digest: str) -> int:
         store = None  # it is not there before the first image is
@@ -70,3 +92,8 @@ class Images:
         finally:
             if store is not None:
                 os.close(store)
+
+
+def _identity(directory: int) -> tuple[int, ...]:
+    seen = os.fstat(directory)
+    return seen.st_dev, seen.st_ino

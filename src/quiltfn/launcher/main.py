@@ -190,7 +190,7 @@ class Launcher:
         self.base_skeleton = host_image.build_for_bases(self.state.base_root, self.skeleton)
         host = replace(self.skeleton.host, limits=groups.view(), output_max=self.options.output_max)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
-        sandbox_roots = roots.Roots(self.state.roots, host, self.state.base_root)
+        self.roots = sandbox_roots = roots.Roots(self.state.roots, host, self.state.base_root)
         egress = Egress(self.state, groups, self.children, dns=self.options.egress_dns)
         gvisor = Gvisor(self.options.runsc)
         programs = Programs(self.options.crun, gvisor)
@@ -389,11 +389,14 @@ class Launcher:
         try:
             skeleton = self.skeleton if verb.base_image is None else self.base_skeleton
             skeleton.make_mount_points(spec.writable_paths)
-            app, base = (
+            app, base, packages = (
                 None if one is None else self.images.path(one)
-                for one in (verb.image, verb.base_image)
+                for one in (verb.image, verb.base_image, verb.packages)
             )
-            return replace(spec, app=app, base=base)
+            spec = replace(spec, app=app, base=base, packages=packages)
+            if verb.image is None or verb.packages is None or self.roots.is_overlaid(spec):
+                return spec
+            return replace(spec, app=self.images.pair(verb.image, verb.packages), packages=None)
         except OSError as error:
             raise OSError(f"its files cannot be mounted: {error}") from None
 

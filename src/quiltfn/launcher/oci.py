@@ -95,9 +95,9 @@ class Host:
 class SandboxSpec:
     """What the launcher needs to know to make one sandbox.
 
-    `app`: the files it sees at /app, where it has some. `base`: its root file system; None: the
-    host image. `writable_paths`: where a tmpfs is laid
-    beside /tmp; the mount points exist. `binds`: further read-only binds, path inside → outside.
+    `app`: the files it sees at /app, where it has some; `packages`: those below them. `base`: its
+    root file system; None: the host image. `writable_paths`: where a tmpfs is laid beside /tmp; the
+    mount points exist. `binds`: further read-only binds, path inside → outside.
     `egress`: it reaches public addresses, by the network namespace at `netns`. `isolation`: which
     program makes it, CRUN or GVISOR.
     """
@@ -105,6 +105,7 @@ class SandboxSpec:
     limits: Limits
     app: Path | None = None
     base: Path | None = None
+    packages: Path | None = None
     writable_paths: tuple[str, ...] = ()
     binds: dict[str, str] = field(default_factory=dict)
     egress: bool = False

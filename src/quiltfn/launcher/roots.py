@@ -15,7 +15,7 @@ and detached when that has ended, so that the namespace stays small; a sandbox k
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,17 +59,17 @@ class Roots:
 
     def described(self, name: str, spec: SandboxSpec) -> tuple[Host, SandboxSpec]:
         """Host and spec as the configuration needs them, with the image and the files at /app."""
-        if not self._is_overlaid(spec):
+        if not self.is_overlaid(spec):
             return self.host, spec
         return replace(self.host, root=str(self._directory / name), binds={}), replace(
-            spec, app=None
+            spec, app=None, packages=None
         )
 
     def make(self, name: str, spec: SandboxSpec) -> None:
         """Mounts the root that `described` names. Raises OSError and then leaves nothing."""
-        if self._is_overlaid(spec):
+        if self.is_overlaid(spec):
             with self._removed_on_error(name):
-                self._mount(name, spec.app, spec.base)
+                self._mount(name, spec.app, spec.base, spec.packages)
 
     def remove(self, name: str) -> None:
         """Unmounts a root, if there is one. A sandbox that has it keeps it."""
@@ -80,7 +80,8 @@ class Roots:
             with contextlib.suppress(OSError):
                 os.rmdir(self._directory / name)
 
-    def _is_overlaid(self, spec: SandboxSpec) -> bool:
+    def is_overlaid(self, spec: SandboxSpec) -> bool:
+        """Whether the sandbox gets overlays of its own, and not binds."""
         # gVisor's kernel keeps locks itself, and opens files through one process a sandbox. A base
         # image needs its skeleton, so where no overlay can be mounted, it is refused.
         return spec.base is not None or (spec.isolation == CRUN and not self.why_shared)
@@ -93,7 +94,9 @@ class Roots:
             self.remove(name)
             raise
 
-    def _mount(self, name: str, app: Path | None, base: Path | None = None) -> None:
+    def _mount(
+        self, name: str, app: Path | None, base: Path | None = None, packages: Path | None = None
+    ) -> None:
         root = self._directory / name
         root.mkdir(mode=0o755)
         self._mounted.add(name)
@@ -106,18 +109,22 @@ class Roots:
                 raise OSError("there is no skeleton for base images")
             self._overlay(self._over_bases, root, base)
         if app is not None:
-            self._overlay(app, f"{root}/app")
+            self._overlay(app, f"{root}/app", packages)
 
     def _overlay(self, source: str | Path, target: str | Path, below: Path | None = None) -> None:
-        # By descriptors: handlers can read in mountinfo what is said here.
         with contextlib.ExitStack() as opened:
             lowers = [self._empty]
             for tree in (source,) if below is None else (below, source):
                 lowers.insert(0, os.open(tree, OPEN))
                 opened.callback(os.close, lowers[0])
-            layers = ":".join(f"/proc/self/fd/{one}" for one in lowers)
-            options = f"lowerdir={layers},{OPTIONS}"
-            syscalls.mount("overlay", target, "overlay", FENCE, options)
+            lay_over(lowers, target)
+
+
+def lay_over(layers: Sequence[int], target: str | Path) -> None:
+    """Mounts the files of open directories over each other, the upper one first. Raises OSError."""
+    # By descriptors: handlers can read in mountinfo what is said here.
+    lower = ":".join(f"/proc/self/fd/{one}" for one in layers)
+    syscalls.mount("overlay", target, "overlay", FENCE, f"lowerdir={lower},{OPTIONS}")
 
 
 def _with_submounts(binds: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -2,12 +2,12 @@
 
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or
-null, "base_image": digest or null, "network": "none" | "egress", "writable_paths": [path, …],
-"isolation": "crun" | "gvisor", "pids": int, "tmp_mib": int, "file_mib": int, "open_files": int}`,
-`{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`, `{"n": int,
-"verb": "deadline", "deadline": seconds}`, `{"n": int, "verb": "kill" | "used" | "counters" |
-"destroy", "sandbox": id}`. A node's create has a `deadline` as well, after which it is refused; see
-`deadline.py`. Answers repeat `n`; a create's
+null, "base_image" and "packages" likewise, "network": "none" | "egress", "writable_paths": [path,
+…], "isolation": "crun" | "gvisor", "pids": int, "tmp_mib": int, "file_mib": int, "open_files":
+int}`, `{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`,
+`{"n": int, "verb": "deadline", "deadline": seconds}`, `{"n": int, "verb": "kill" | "used" |
+"counters" | "destroy", "sandbox": id}`. A node's create has a `deadline` as well, after which it is
+refused; see `deadline.py`. Answers repeat `n`; a create's
 answer carries two descriptors, the control socket and the event counter; that of used carries
 `bytes` of memory; those of counters and destroy carry `blocked`, how many attempts to reach
 something the sandbox's network has refused, `refused`, where the first of these were to go, as
@@ -51,6 +51,7 @@ class Create:
     writable_paths: tuple[str, ...] = ()
     isolation: str = "crun"
     deadline: float | None = None
+    packages: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,10 @@ def parse(message: bytes, *, most: Limits) -> Verb:
         raise Refused(f"n must be an integer, not {n!r}")
     if verb == "create":
         known = {"n", "verb", "memory_mib", "cpu_percent", "image", "network", "writable_paths"}
-        known |= {"isolation", "base_image", *ROOM}
+        known |= {"isolation", "base_image", "packages", *ROOM}
         _only(request, known | ({"deadline"} & set(request)))
+        if request["packages"] is not None and request["image"] is None:
+            raise Refused("packages are only below an image")
         return Create(
             n,
             _with_room(request, _limits(request, most), most),
@@ -110,6 +113,7 @@ def parse(message: bytes, *, most: Limits) -> Verb:
             _writable_paths(request.get("writable_paths")),
             _isolation(request.get("isolation")),
             _deadline(request["deadline"]) if "deadline" in request else None,
+            _image("packages", request.get("packages")),
         )
     if verb == "limit":
         _only(request, {"n", "verb", "sandbox", "memory_mib", "cpu_percent"})

@@ -16,6 +16,9 @@ from quiltfn.model.server import ServerSettings
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 IMAGE = re.compile(r"[0-9a-f]{64}")
+# The fields of a runtime that name one.
+IMAGES = ("image", "packages", "base_image")
+PACKAGES_KEY = re.compile(r"[!-~]{1,128}")
 # The owner of the runtimes and images that an operator made for all tenants. No tenant's id is
 # empty.
 SHARED = ""
@@ -130,7 +133,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of a runtime. `created_at` in Unix seconds.
 
     `image`: the digest (hexadecimal SHA-256) of the files at /app; None where it has none of its
-    own. `base_image`: the digest of the root file system; None for the host image, of which `host`
+    own. `packages`: that of a second image, whose files are at /app as well where the first has
+    none of the same path. `packages_key`: what they were installed from, as whoever did it names
+    it. `base_image`: the digest of the root file system; None for the host image, of which `host`
     is a hash of the packages when this revision was made. `interpreter`: the program of the base
     image that runs handlers, where the kind has one. `command`: the program of a custom runtime and
     its arguments. `writable_paths`: further directories that a handler may write to; they are
@@ -143,6 +148,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     image: str | None = None
     base_image: str | None = None
     interpreter: str = ""
+    packages: str | None = None
+    packages_key: str | None = None
     host: str = ""
     command: tuple[str, ...] = ()
     environment: dict[str, str] = {}
@@ -158,15 +165,21 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def image_digest(self) -> str:
         """A name for the sandbox's files. The host's files are named, but can change."""
-        own = f"sha256:{self.image}" if self.image else ""
+        own = self.app_images
+        files = f"sha256:{'+'.join(own)}" if own else ""
         if self.base_image is None:
-            return own or f"host:{self.host or 'unknown'}"
-        return f"{own}+base:{self.base_image}".removeprefix("+")
+            return files or f"host:{self.host or 'unknown'}"
+        return f"{files}+base:{self.base_image}".removeprefix("+")
+
+    @property
+    def app_images(self) -> tuple[str, ...]:
+        """The digests of the images whose files are at /app, the upper one first."""
+        return tuple(one for one in (self.image, self.packages) if one is not None)
 
     @property
     def images(self) -> tuple[str, ...]:
         """The digests of all images that its sandboxes show."""
-        return tuple(one for one in (self.image, self.base_image) if one is not None)
+        return tuple(one for name in IMAGES if (one := getattr(self, name)) is not None)
 
     @property
     def is_resident(self) -> bool:
@@ -221,9 +234,11 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
                 "with a letter or digit, and none of " + ", ".join(sorted(RESERVED_NAMES))
             )
             raise Unprocessable.field("name", expected, self.name, "etl")
-        for name, digest in (("image", self.image), ("base_image", self.base_image)):
+        for name in IMAGES:
+            digest = getattr(self, name)
             if digest is not None and not IMAGE.fullmatch(digest):
                 raise Unprocessable.field(name, "64 hexadecimal digits, or null", digest, None)
+        self._check_packages_key()
         if self.isolation is Isolation.GVISOR and self.network is not Network.NONE:
             # Its network stack would send past the rules that hold egress.
             raise Unprocessable.field("network", "none with isolation gvisor", self.network, "none")
@@ -234,6 +249,12 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
             ServerSettings.of(self.environment)
         self._check_command()
         self._check_writable_paths()
+
+    def _check_packages_key(self) -> None:
+        key = self.packages_key
+        if key is not None and (self.packages is None or not PACKAGES_KEY.fullmatch(key)):
+            expected = "1 to 128 visible ASCII characters, and only beside packages"
+            raise Unprocessable.field("packages_key", expected, key[:200], None)
 
     def _check_command(self) -> None:
         example = ["/app/runner"]

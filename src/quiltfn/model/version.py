@@ -113,7 +113,13 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.replace(self, cpu_limit_percent=float(self.cpu_limit_percent))
         )
         # Younger than many versions, whose digests have none of these.
-        for name in ("base_image", "interpreter", *Room.__struct_fields__):
+        for name in (
+            "base_image",
+            "interpreter",
+            "packages",
+            "packages_key",
+            *Room.__struct_fields__,
+        ):
             if not plain["pinned"][name]:
                 del plain["pinned"][name]
         return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()[:32]

@@ -29,6 +29,7 @@ class SandboxTemplate:
     base_image: str | None = None
     interpreter: str = ""
     room: Room = DEFAULT_ROOM
+    packages: str | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -39,19 +40,22 @@ class SandboxTemplate:
     @property
     def images(self) -> tuple[str, ...]:
         """The digests of the images that it shows."""
-        return tuple(one for one in (self.image, self.base_image) if one is not None)
+        named = (self.image, self.packages, self.base_image)
+        return tuple(one for one in named if one is not None)
 
     @classmethod
     def of(cls, runtime: Runtime) -> "SandboxTemplate":
+        upper, lower = (*runtime.app_images, None, None)[:2]
         return cls(
             runtime.kind,
-            runtime.image,
+            upper,
             runtime.network,
             runtime.writable_paths,
             runtime.isolation,
             runtime.base_image,
             runtime.interpreter,
             runtime.room(),
+            lower,
         )
 
 
@@ -150,6 +154,7 @@ class LauncherSandboxes:
             cpu_percent=limits.cpu_percent,
             image=template.image,
             base_image=template.base_image,
+            packages=template.packages,
             network=template.network,
             writable_paths=template.writable_paths,
             isolation=template.isolation,

@@ -123,7 +123,7 @@ def specialise_frame(spec: VersionSpec) -> bytes:
 
 def default_directory(spec: VersionSpec) -> str:
     """The working directory of a version that names none: its files, or /tmp if it has none."""
-    return DEFAULT_DIRECTORY if spec.runtime_snapshot.image is None else IMAGE_DIRECTORY
+    return IMAGE_DIRECTORY if spec.runtime_snapshot.app_images else DEFAULT_DIRECTORY
 
 
 class GuestSandbox(asyncio.Protocol):

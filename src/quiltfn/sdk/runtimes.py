@@ -57,8 +57,8 @@ def list_packages(name: str) -> Flow[RuntimePackageList]:
 def add_runtime(new: NewRuntime) -> Flow[Runtime]:
     """Add a runtime to the tenant, or give its name to another one.
 
-    `image` and `base_image`: digests that `upload_image` answered. `shared`: for all tenants,
-    operators only.
+    `image`, `packages` and `base_image`: digests that `upload_image` answered. `shared`: for all
+    tenants, operators only.
     """
     return ask(post(BASE, Runtime, new, is_repeatable=True))
 

@@ -5,21 +5,20 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, union_all
 
 from quiltfn.model.image import TenantImage
-from quiltfn.model.runtime import SHARED, Runtime
+from quiltfn.model.runtime import IMAGES, SHARED, Runtime
 from quiltfn.ports import ChangeKind
 from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
 table, held = tables.runtime, tables.tenant_image
-KINDS = ("image", "base_image")
 # Which images the runtimes and the versions of each tenant name; without one the image is null.
 named = union_all(
-    *(select(table.c.tenant_id, table.c[kind].label("image")) for kind in KINDS),
+    *(select(table.c.tenant_id, table.c[kind].label("image")) for kind in IMAGES),
     *(
         select(
             tables.function.c.tenant_id, tables.version.c.pinned[kind].as_string().label("image")
         ).join_from(tables.version, tables.function)
-        for kind in KINDS
+        for kind in IMAGES
     ),
 ).subquery()
 
@@ -43,9 +42,11 @@ class SqlRuntimes:
 
     async def save(self, tenant_id: str, runtime: Runtime) -> bool:
         this = (table.c.tenant_id == tenant_id) & (table.c.name == runtime.name)
-        owners = {runtime.base_image: (tenant_id, SHARED), runtime.image: (tenant_id,)}
+        mine, any_of = (tenant_id,), (tenant_id, SHARED)
         images = [
-            held.c.tenant_id.in_(owners[one]) & (held.c.digest == one) for one in runtime.images
+            held.c.tenant_id.in_(any_of if one == runtime.base_image else mine)
+            & (held.c.digest == one)
+            for one in runtime.images
         ]
 
         def work(connection: Connection) -> bool:

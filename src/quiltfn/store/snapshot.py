@@ -20,8 +20,11 @@ DATABASE = "quiltfn.db"
 TRIES, TRY_AGAIN_S = 50, 0.02
 NEEDED_IMAGES = """
     SELECT image FROM runtime WHERE coalesce(image, '') <> ''
+    UNION SELECT packages FROM runtime WHERE coalesce(packages, '') <> ''
     UNION SELECT json_extract(pinned, '$.image') FROM version
     WHERE coalesce(json_extract(pinned, '$.image'), '') <> ''
+    UNION SELECT json_extract(pinned, '$.packages') FROM version
+    WHERE coalesce(json_extract(pinned, '$.packages'), '') <> ''
 """
 NEEDED_BASE_IMAGES = """
     SELECT base_image FROM runtime WHERE coalesce(base_image, '') <> ''

@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0020"
+REVISION = "0021"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -114,6 +114,8 @@ runtime = Table(
     Column("image", Text),
     Column("base_image", Text),
     Column("interpreter", Text, nullable=False, server_default=text("''")),
+    Column("packages", Text),
+    Column("packages_key", Text),
     Column("host", Text, nullable=False),
     Column("command", JSON, nullable=False),
     Column("environment", JSON, nullable=False),

@@ -73,9 +73,27 @@ BaseImage = Annotated[
         Documented({"pattern": "^[0-9a-f]{64}$"}),
     ),
 ]
+PackagesOfRuntime = Annotated[
+    str,
+    about(
+        "the digest of a second image, with packages, whose files are at /app where image has none "
+        "of the same path",
+        None,
+        Documented({"pattern": "^[0-9a-f]{64}$"}),
+    ),
+]
 Interpreter = Annotated[
     str,
     about("the program of the base image that runs handlers; empty where it has none to run", ""),
+]
+PackagesKey = Annotated[
+    str,
+    about(
+        "a name for what the packages were installed from: who finds it at a runtime can give the "
+        "same packages again",
+        None,
+        Documented({"pattern": "^[!-~]{1,128}$"}),
+    ),
 ]
 Command = Annotated[
     list[str],
@@ -194,6 +212,8 @@ class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, 
     kind: RuntimeKind
     image: ImageOfRuntime | None = None
     base_image: BaseImage | None = None
+    packages: PackagesOfRuntime | None = None
+    packages_key: PackagesKey | None = None
     command: Command | None = None
     environment: Environment = {}
     isolation: IsolationOfRuntime = Isolation.CRUN.value
@@ -230,6 +250,8 @@ class Runtime(Struct, kw_only=True, frozen=True):
     tmp_limit_mb: TmpLimitMb | None = None
     file_limit_mb: FileLimitMb | None = None
     open_files_limit: OpenFilesLimit | None = None
+    packages: PackagesOfRuntime | None = None
+    packages_key: PackagesKey | None = None
 
 
 class RuntimeList(Struct, kw_only=True, frozen=True):

@@ -67,6 +67,10 @@ function Facts({ of }: { of: Runtime }) {
             }</ul>`
             : html`<span class="muted">none</span>`}</dd>
           <dt>Image</dt><dd class="mono small">${of.image ?? of.image_digest}</dd>
+          ${of.packages && html`
+            <dt>Packages</dt>
+            <dd class="mono small">${of.packages}</dd>
+          `}
           ${of.base_image !== null && html`
             <dt>Base image</dt>
             <dd class="mono small">${of.base_image} ${of.interpreter}</dd>
@@ -129,7 +133,7 @@ export default function RuntimePage({ name = "" }: PageProps) {
       <${Facts} of=${one} />
       <${Users} of=${one} />
     </div>
-    ${one.image !== null &&
+    ${(one.image ?? one.packages) &&
       html`
         <div class="grid">
           <${Files} path=${path} />

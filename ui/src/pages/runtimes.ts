@@ -23,7 +23,7 @@ const COLUMNS: Column[] = [
 const WIDTHS = "minmax(12rem, 1fr) 8rem 6rem 6rem 7rem 6rem";
 
 function Row({ one, tabindex }: { one: Runtime; tabindex: number }) {
-  const image = one.image ?? one.base_image;
+  const image = one.image ?? one.packages ?? one.base_image;
   return html`
     <span role="cell" class="name"><div><a href=${href(["runtimes", one.name])}
           tabindex=${tabindex}>${one.name}</a><small>${one.kind}</small></div></span>

@@ -1,0 +1,215 @@
+"""The files of a runtime, uploaded as two images: the code of a directory, and its packages.
+
+Packages have a key: what they were installed from and for. Where a runtime of the server has
+packages of the same key they are neither installed nor sent again. So an edit of the code costs
+what the code is large, and runtimes that need the same packages share them.
+"""
+
+import hashlib
+import platform
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from quiltfn.cli import lock_files, manifest, packages, show, tree
+from quiltfn.cli.packages import Target
+from quiltfn.cli.parsing import BadParameter
+from quiltfn.cli.session import Session
+from quiltfn.sdk import Image
+from quiltfn.sdk.transport import is_loopback
+from quiltfn.wire import Kind
+
+# Another one where the same lists give another tree, as after a change of how modules are compiled.
+LAYOUT = "1"
+# Of each member of an archive, with what fills its last block up.
+HEADER_BYTES = 1024
+GLIBC = re.compile(r"glibc 2\.([0-9]{1,3})(\..*)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a runtime's files are made of. `requirements`: the file that lists Python packages.
+    `shared`: whether the runtime is for all tenants. `is_fresh`: packages are installed again, also
+    where there are some of the same key.
+    """
+
+    kind: Kind
+    directory: Path | None
+    requirements: Path | None = None
+    shared: bool = False
+    is_fresh: bool = False
+
+    @property
+    def installers(self) -> tuple[Kind, ...]:
+        """Whose packages are to be installed: Python's, Node's, both of a server, or none."""
+        found = [Kind.PYTHON] if self.requirements is not None else []
+        if self.kind in (Kind.NODE, Kind.SERVER) and self.directory is not None:
+            found += [Kind.NODE] if (self.directory / manifest.MANIFEST).is_file() else []
+        return tuple(found)
+
+
+@dataclass(kw_only=True)
+class Uploaded:
+    """`fields`: those of a new runtime that name the images. `sent`: what was uploaded."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    sent: list[Image] = field(default_factory=list)
+
+    def said(self) -> str:
+        """What was uploaded, in words."""
+        files = show.amount(sum(one.files for one in self.sent), "file")
+        return f"{files}, {show.size(sum(one.size_bytes for one in self.sent))}"
+
+
+def upload(
+    at: Session, source: Source, python: Callable[[], Target | None] | None = None
+) -> Uploaded:
+    """Builds and uploads what the server lacks. `python`: the Python that runs the handlers, else
+    that of the server's machine; None where it is not known. Raises `BadParameter`, and as the
+    client does.
+    """
+    done = Uploaded()
+    if source.directory is None and source.requirements is None:
+        return done
+    target = None
+    if source.kind is Kind.PYTHON or source.requirements is not None:
+        target = target_of(at) if python is None else python()
+        if target is None and source.requirements is not None:
+            raise BadParameter(
+                "packages go with --image or --rootfs: of --base-image it is not known here which "
+                "Python it has"
+            )
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
+        if source.installers:  # first, as more can be wrong with them
+            _add_packages(at, source, target, Path(made) / "packages", done)
+        if source.directory is not None:
+            code = Path(made) / "code"
+            tree.copy(source.directory, code, with_modules=Kind.NODE not in source.installers)
+            _compile(code, target)
+            _send(at, code, "image", done)
+    return done
+
+
+def _add_packages(
+    at: Session, source: Source, target: Target | None, place: Path, done: Uploaded
+) -> None:
+    key = key_of(source, target)
+    known = None if source.is_fresh else _found(at, key, shared=source.shared)
+    if known is not None:
+        done.fields |= {"packages": known, "packages_key": key}
+        return
+    place.mkdir()
+    if target is not None and source.requirements is not None:
+        packages.install_python(source.requirements, place, target)
+        _compile(place, target)
+    if source.directory is not None and Kind.NODE in source.installers:
+        _install_node(source.directory, place)
+    if not any(place.iterdir()):
+        return
+    _send(at, place, "packages", done)
+    if key is not None:
+        done.fields["packages_key"] = key
+
+
+def _install_node(directory: Path, place: Path) -> None:
+    """node_modules of the directory, and nothing else, at `place`."""
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
+        copy = Path(made) / "tree"
+        tree.copy(directory, copy, with_modules=False)
+        packages.install_node(copy)
+        if (copy / tree.MODULES).is_dir():
+            (copy / tree.MODULES).rename(place / tree.MODULES)
+
+
+def key_of(source: Source, target: Target | None) -> str | None:
+    """What the packages would be installed from and for, as a name; None where that is more than
+    the files that list them say. Raises `BadParameter`.
+    """
+    installers = source.installers
+    told = hashlib.sha256(f"{LAYOUT}\0{target}\0".encode())
+    if Kind.NODE in installers or target is None or target.glibc is None:
+        told.update(f"{platform.system()} {platform.machine()}\0".encode())  # they are for this one
+    if source.requirements is not None:
+        for line in lock_files.read(source.requirements).text.splitlines():
+            wheel = Path(line.partition(" ;")[0])
+            if wheel.is_absolute():  # wherever it is, and whatever is in it
+                told.update(wheel.read_bytes())
+            told.update(f"{line.replace(str(wheel), wheel.name, 1)}\n".encode())
+    if source.directory is not None and Kind.NODE in installers:
+        for path in manifest.files_of(source.directory):
+            content = path.read_bytes()
+            if b'"file:' in content:
+                return None
+            told.update(f"\0{path.name}\0".encode() + content)
+    return f"{'+'.join(installers)}:{told.hexdigest()}"
+
+
+def _found(at: Session, key: str | None, *, shared: bool) -> str | None:
+    """The digest of packages of this key that the new runtime may have."""
+    if key is None:
+        return None
+    for one in at.client.runtimes.list():
+        if one.packages_key == key and (shared or not one.shared):
+            return one.packages
+    return None
+
+
+def _compile(files: Path, target: Target | None) -> None:
+    if target is not None and not packages.compile_python(files, target.interpreter):
+        word = Path(target.interpreter).name
+        show.note(
+            f"no {word} here, so nothing is compiled: the first import of each module is slow"
+        )
+
+
+def _send(at: Session, files: Path, name: str, done: Uploaded) -> None:
+    """Uploads a tree. It is compressed if it goes to another machine, or would be too long as it
+    is.
+    """
+    length = _checked_length(at, files)
+    is_far = not is_loopback(urlsplit(at.client.base_url).hostname or "")
+    is_long = length > at.info.limits.get("image_upload_bytes", length)
+    archive = files.with_name(f"{files.name}.tar{'.gz' if is_far or is_long else ''}")
+    tree.pack(files, archive)
+    image = at.client.runtimes.upload_image(archive)
+    archive.unlink()
+    done.fields[name] = image.digest
+    done.sent.append(image)
+
+
+def _checked_length(at: Session, files: Path) -> int:
+    """About how long its archive will be, in bytes. Raises `BadParameter` before anything is packed
+    that the server would refuse.
+    """
+    count = size = 0
+    for path in tree.walk(files):
+        count += 1
+        size += path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
+    for limit, found, what, setting in (
+        ("image_files", count, "files, directories and links", "image_files_max"),
+        ("image_bytes", size, "bytes", "image_max_bytes"),
+    ):
+        most = at.info.limits.get(limit)
+        if most is not None and found > most:
+            raise BadParameter(
+                f"the {files.name} has {found} {what}, and the server takes {most:.0f} "
+                f"(its setting {setting})"
+            )
+    return size + HEADER_BYTES * count
+
+
+def target_of(at: Session) -> Target:
+    """The Python of the server's sandboxes. Raises `BadParameter` if there is none."""
+    interpreter = at.info.interpreters.get("python")
+    if interpreter is None:
+        raise BadParameter("the server's machine has no Python for runtimes")
+    known = GLIBC.fullmatch(at.info.libc or "")
+    return Target(
+        interpreter=interpreter,
+        architecture=at.info.architecture or platform.machine(),
+        glibc=int(known[1]) if known else None,
+    )
