@@ -49,6 +49,7 @@ def main() -> None:
         ("python", python),
         ("cold", cold),
         ("imports", imports),
+        ("packages", packages),
         ("life", life),
         ("memory", memory),
         ("size", size),
@@ -112,6 +113,9 @@ within an hour it gave, for the version of the day before and for the one in the
   cold starts are a shell's, in turns with those of the host image on the same server; `crun run` is given the same root.
 - **Cold call of pandas**: at any time after the deploy: after an idle time, after a restart of the server, after a call that needed too much
   memory and took the instance with it. Beside it an interpreter of the server's that imports pandas from the same files.
+- **Packages**: `quiltfn runtimes add` of a runtime with pandas and scikit-learn on an empty server, beside `uv pip install` into an empty
+  directory, both from uv's cache. An edit: from the save to the moment at which calls get the new version, by the command line and one request; what the server's
+  disk keeps of it.
 - **Sandboxes made**: none prewarmed, against `crun run`, two at a time.
 - **Herd**: 500 calls within a tenth of a second for a function without an instance that may have five.
 - **Idle instance**: its control group's memory and its processes' PSS, the larger of the two.
@@ -152,6 +156,18 @@ def imports(figures: dict[str, Any]) -> list[Row]:
             for n in calls
         ),
         Row("the slowest of these over importing it", "x", 0.1, 0.05, over),
+    ]
+
+
+def packages(figures: dict[str, Any]) -> list[Row]:
+    rounds = figures["rounds"]
+    added = [one["first add"] for one in rounds]
+    over = [one["first add"] / one["install"] for one in rounds]
+    return [
+        Row("packages: first add of pandas and scikit-learn", "s", 15, 8, added),
+        Row("packages: first add over installing them", "x", 10, 5, over),
+        Row("packages: an edit of the code, live", "s", 0.5, 0.2, [one["edit"] for one in rounds]),
+        Row("packages: kept of an edit", "KiB", 50, 20, [one["edit, KiB"] for one in rounds]),
     ]
 
 
