@@ -233,11 +233,12 @@ def test_a_backup_of_a_database_from_before_base_images_has_its_images(tmp_path:
     row = f"'acme', 'etl', 'x', 'shell', '{'ab' * 32}', '', '[]', '{{}}', 'crun', 'none'"
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(
-            f"INSERT INTO runtime ({fields}, writable_paths, created_at, base_image) "
-            f"VALUES ({row}, '[]', 0, '{'cd' * 32}')"
+            f"INSERT INTO runtime ({fields}, writable_paths, created_at, base_image, packages) "
+            f"VALUES ({row}, '[]', 0, '{'cd' * 32}', '{'ef' * 32}')"
         )
-    assert snapshot.look_through(database).images == {"ab" * 32, "cd" * 32}
+    assert snapshot.look_through(database).images == {"ab" * 32, "cd" * 32, "ef" * 32}
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("ALTER TABLE runtime DROP COLUMN base_image")
+        for column in ("packages", "packages_key", "base_image", "interpreter"):
+            connection.execute(f"ALTER TABLE runtime DROP COLUMN {column}")
         connection.execute("UPDATE alembic_version SET version_num = '0018'")
     assert snapshot.look_through(database).images == {"ab" * 32}

@@ -12,26 +12,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from quiltfn.model.runtime import IMAGES
 from quiltfn.store import consistency, spool, sqlite_header
 from quiltfn.store.directory import OWNER_ONLY, SPOOLS, DataDirectory, StoreBroken, open_own
 from quiltfn.store.tables import REVISION
 
 DATABASE = "quiltfn.db"
 TRIES, TRY_AGAIN_S = 50, 0.02
-NEEDED_IMAGES = """
-    SELECT image FROM runtime WHERE coalesce(image, '') <> ''
-    UNION SELECT packages FROM runtime WHERE coalesce(packages, '') <> ''
-    UNION SELECT json_extract(pinned, '$.image') FROM version
-    WHERE coalesce(json_extract(pinned, '$.image'), '') <> ''
-    UNION SELECT json_extract(pinned, '$.packages') FROM version
-    WHERE coalesce(json_extract(pinned, '$.packages'), '') <> ''
-"""
-NEEDED_BASE_IMAGES = """
-    SELECT base_image FROM runtime WHERE coalesce(base_image, '') <> ''
-    UNION SELECT json_extract(pinned, '$.base_image') FROM version
-    WHERE coalesce(json_extract(pinned, '$.base_image'), '') <> ''
-"""
-BASE_IMAGES_SINCE = "0019"  # an older schema has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +104,23 @@ def look_through(database: Path) -> Snapshot:
             (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             (functions,) = connection.execute("SELECT count(*) FROM function").fetchone()
             (records,) = connection.execute("SELECT count(*) FROM invocation").fetchone()
-            images = {one for (one,) in connection.execute(NEEDED_IMAGES)}
-            if revision >= BASE_IMAGES_SINCE:
-                images |= {one for (one,) in connection.execute(NEEDED_BASE_IMAGES)}
+            images = _needed_images(connection)
     except sqlite3.Error as error:
         raise StoreBroken(f"The database cannot be read: {error}.") from None
-    return Snapshot(revision, functions, records, frozenset(images))
+    return Snapshot(revision, functions, records, images)
+
+
+def _needed_images(connection: sqlite3.Connection) -> frozenset[str]:
+    """The digests of all images that are named. An older schema has fewer fields for them."""
+    known = {row[1] for row in connection.execute("PRAGMA table_info(runtime)")}
+    found: set[str] = set()
+    for kind in IMAGES:
+        queries = [f"SELECT json_extract(pinned, '$.{kind}') FROM version"]
+        if kind in known:
+            queries.append(f"SELECT {kind} FROM runtime")
+        for query in queries:
+            found.update(one for (one,) in connection.execute(query) if one)
+    return frozenset(found)
 
 
 def check_revision(revision: str) -> None:
