@@ -54,7 +54,11 @@ def behind(connection: Connection, number: int, limit: int) -> ChangePage | None
     """The changes behind that number, oldest first, by one statement; None where that does not say
     whether some are missing.
     """
-    found = _from(connection, number, limit)
+    return _certain(_from(connection, number, limit), number, limit)
+
+
+def _certain(found: list[Change], number: int, limit: int) -> ChangePage | None:
+    """The page of the changes that were found from that number on, likewise."""
     if found and found[0].number == number:  # so what is behind it is there, too
         return ChangePage(items=found[1:], is_complete=True, has_more=len(found) > limit)
     if number == 0 and (not found or found[0].number == 1):  # the newest are always kept
@@ -64,10 +68,10 @@ def behind(connection: Connection, number: int, limit: int) -> ChangePage | None
 
 def since(connection: Connection, number: int, limit: int) -> ChangePage:
     """The changes behind that number, oldest first."""
-    page = behind(connection, number, limit)
+    found = _from(connection, number, limit)
+    page = _certain(found, number, limit)
     if page is not None:
         return page
-    found = _from(connection, number, limit)
     last = newest(connection)
     first = connection.execute(select(func.min(change.number))).scalar() or last + 1
     # A number that was never given is of another database: before a backup was restored.
