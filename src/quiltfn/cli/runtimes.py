@@ -182,14 +182,12 @@ def add(
             at, source, partial(_python, at, root, fields.get("base_image"))
         )
         fields |= uploaded.fields
+        uploaded.sent += [root] if root else []
 
         def added(runtime: Runtime) -> None:
             show.say(f"{runtime.name} is {runtime.kind}: {runtime.image_digest}")
-            sent = [*([root] if root else []), *uploaded.sent]
-            if sent:
-                files = show.amount(sum(one.files for one in sent), "file")
-                size = show.size(sum(one.size_bytes for one in sent))
-                show.note(f"{files}, {size}, {time.monotonic() - began:.1f} s")
+            if uploaded.sent:
+                show.note(f"{uploaded.said()}, {time.monotonic() - began:.1f} s")
 
         at.show(at.client.runtimes.add(name=name, **fields), added)
 
