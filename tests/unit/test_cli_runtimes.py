@@ -405,6 +405,36 @@ def test_a_reference_is_pulled_by_its_digest_with_what_was_given(
     assert " -- docker-daemon:x:1 oci-archive:" in copy
 
 
+@pytest.mark.parametrize(
+    ("told", "taken"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("riscv64", "riscv64")]
+)
+def test_an_image_and_packages_are_for_the_processor_of_the_server(
+    fake: Fake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    told: str,
+    taken: str,
+) -> None:
+    log = tmp_path / "log"
+    skopeo = tmp_path / "skopeo"
+    skopeo.write_text(
+        f'#!/bin/sh\necho "$*" >{log}\nfor last; do :; done\necho x >"${{last#*:}}"\n'
+    )
+    skopeo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(platform, "machine", lambda: "s390x")  # where the command is typed
+    image = IMAGE | {"interpreters": {"python": TARGET.interpreter}}
+    fake.answers["POST", "/api/runtimes/images"] = (201, image)
+    fake.answers["GET", "/api/system/info"] = (200, WITH_PYTHON | {"architecture": told})
+    add = ["runtimes", "add", "etl", "--kind", "python", "--image", "docker-daemon:x:1"]
+    assert run(add) == 0
+    assert f"--override-arch={taken} " in log.read_text()
+    (tmp_path / "requirements.txt").write_text("x\n")
+    assert run([*add, "--requirements", str(tmp_path / "requirements.txt")]) != 0
+    assert f"alone, Linux {told}; this one is Linux s390x" in capsys.readouterr().err
+
+
 def test_functions_whose_runtime_was_replaced_are_listed(fake: Fake, capsys: Captured) -> None:
     summary = {key: one for key, one in FUNCTION.items() if key not in ("handler", "environment")}
     page = {"functions": [summary], "next_cursor": "c2"}

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from manual_clock import ManualClock
 from quiltfn.images import ImageDirectory, ImageLimits, root_file_system
 from quiltfn.images.layers import LAYERS_MAX, Directory, File, Layers, Link
-from quiltfn.images.oci_archive import ARCHITECTURES
 from quiltfn.images.tar import Kind, Member
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import Archive, Contents, Image
+from quiltfn.processors import name_in_images
 from unit.sample_archives import (
     Entry,
     directory,
@@ -41,7 +41,7 @@ from unit.sample_archives import (
 )
 
 LIMITS = ImageLimits(unpacked_max_bytes=2_000_000, files_max=300)
-AMD64 = ARCHITECTURES[platform.machine()]
+OWN = name_in_images(platform.machine())
 
 
 class Box:
@@ -93,7 +93,7 @@ def described(data: bytes, kind: str = "manifest.v1+json", **more: Any) -> dict[
 
 def config_of(layers: Sequence[bytes], **more: Any) -> bytes:
     rootfs = {"type": "layers", "diff_ids": [sha(one) for one in layers]}
-    return json.dumps({"os": "linux", "architecture": AMD64, "rootfs": rootfs} | more).encode()
+    return json.dumps({"os": "linux", "architecture": OWN, "rootfs": rootfs} | more).encode()
 
 
 def blob(data: bytes, digest: str | None = None) -> Entry:

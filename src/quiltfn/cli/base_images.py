@@ -6,17 +6,17 @@ archive, and the server believes none of it.
 """
 
 import os
-import platform
 import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from quiltfn.cli import show
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.processors import name_in_images
 
 # How skopeo names where an image is; a reference without one of these is in a registry.
 TRANSPORT = re.compile(
@@ -25,7 +25,6 @@ TRANSPORT = re.compile(
 REGISTRY = "docker://"
 PINNED = re.compile(r".*@sha256:[0-9a-f]{64}")
 TAG = re.compile(r":[A-Za-z0-9_][A-Za-z0-9._-]*$")
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 SAID_MAX = 2000
 # What an image says for its own build, and variables that a sandbox has of its own.
 NOT_PASSED_ON = re.compile(
@@ -82,9 +81,11 @@ def _walk(directory: Path, below: str) -> Iterator[tuple[Path, str]]:
             yield from _walk(path, f"{relative}/")
 
 
-def archive_of(reference: str, made: Path, registry: Registry) -> Path:
+def archive_of(
+    reference: str, made: Path, registry: Registry, processor: Callable[[], str]
+) -> Path:
     """The archive of an image: an archive or an OCI layout by its path, or whatever skopeo copies
-    into `made`. Raises `BadParameter`.
+    into `made`. `processor`: which one the image is to be for. Raises `BadParameter`.
     """
     path = Path(reference)
     if path.is_file():
@@ -98,8 +99,7 @@ def archive_of(reference: str, made: Path, registry: Registry) -> Path:
     if source.startswith(REGISTRY):
         source = _pinned(source, registry)
         show.note(f"pulling {source.removeprefix(REGISTRY)}")
-    machine = platform.machine()
-    chosen = ["--override-os=linux", f"--override-arch={ARCHITECTURES.get(machine, machine)}"]
+    chosen = ["--override-os=linux", f"--override-arch={name_in_images(processor())}"]
     copied = ["copy", "--quiet", *registry.options("src-"), "--", source, f"oci-archive:{made}"]
     _skopeo([*chosen, *copied])
     return made

@@ -6,6 +6,7 @@ caches, and nothing that has packages built or adds to what was asked for.
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -58,7 +59,15 @@ class Target:
 
 
 def install_python(wanted: Path, tree: Path, target: Target) -> None:
-    """Installs the wheels that the file `wanted` lists into <tree>/site-packages."""
+    """Installs the wheels that the file `wanted` lists into <tree>/site-packages. Raises
+    `BadParameter`.
+    """
+    here, there = f"{platform.system()} {platform.machine()}", f"Linux {target.architecture}"
+    if target.glibc is None and here != there:
+        raise BadParameter(
+            "the C library that packages are for is not known here, so they are installed on a "
+            f"machine like the server's alone, {there}; this one is {here}"
+        )
     listed = lock_files.read(wanted)
     place = tree / PACKAGES
     command = [*_installer(target), "--only-binary", ":all:", "--target", str(place)]

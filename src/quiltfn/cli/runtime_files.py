@@ -210,6 +210,6 @@ def target_of(at: Session) -> Target:
     known = GLIBC.fullmatch(at.info.libc or "")
     return Target(
         interpreter=interpreter,
-        architecture=at.info.architecture or platform.machine(),
+        architecture=at.processor,
         glibc=int(known[1]) if known else None,
     )

@@ -1,6 +1,5 @@
 """`quiltfn runtimes …`: list, show, add and remove runtimes. Only operators change shared ones."""
 
-import platform
 import shlex
 import tempfile
 import time
@@ -198,7 +197,9 @@ def _base_image(at: Session, base: BaseOptions) -> Image | None:
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         archive = Path(made) / "image.tar"
         if base.image is not None:
-            archive = base_images.archive_of(base.image, archive, registry)
+            archive = base_images.archive_of(
+                base.image, archive, registry, processor=lambda: at.processor
+            )
             return at.client.runtimes.upload_image(archive, contents="image")
         if base.rootfs is None:
             return None
@@ -222,7 +223,7 @@ def _python(at: Session, base: Image | None, digest: str | None) -> Target | Non
     interpreter = base.interpreters.get("python")
     if interpreter is None:
         raise BadParameter("the base image has no python3")
-    return Target(interpreter=interpreter, architecture=platform.machine())
+    return Target(interpreter=interpreter, architecture=at.processor)
 
 
 def _requirements(kind: Kind, files: FilesOptions) -> Path | None:

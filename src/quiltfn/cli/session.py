@@ -1,5 +1,6 @@
 """The connection of a command to its server, and how the answer is printed."""
 
+import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,11 @@ class Session:
         if self._info is None:
             self._info = self.client.system.get_info()
         return self._info
+
+    @property
+    def processor(self) -> str:
+        """That of the server's machine; of this one where an older server does not say it."""
+        return self.info.architecture or platform.machine()
 
     def show(
         self,

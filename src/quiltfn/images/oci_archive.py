@@ -18,6 +18,7 @@ import msgspec
 from quiltfn.images import archive_rules, tar
 from quiltfn.images.archive_rules import refusal
 from quiltfn.images.tar import Kind, Source
+from quiltfn.processors import name_in_images
 
 LAYOUT, INDEX, DOCKER = "oci-layout", "index.json", "manifest.json"
 JSON_MAX_BYTES = 4 * 1024 * 1024
@@ -27,8 +28,6 @@ INDEXES_MAX = 16
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 ENVIRONMENT_MAX_BYTES = 32 * 1024
-# As Go calls processors, and so every image.
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class Platform(msgspec.Struct):
@@ -242,8 +241,7 @@ def _hexadecimal(digest: str) -> str:
 
 
 def _own_platform() -> str:
-    machine = platform.machine()
-    return f"linux/{ARCHITECTURES.get(machine, machine)}"
+    return f"linux/{name_in_images(platform.machine())}"
 
 
 def _told(one: Platform) -> str:
