@@ -18,6 +18,7 @@ from quiltfn.model.errors import (
     truncate,
 )
 from quiltfn.model.runtime import (
+    EVERYWHERE,
     IMAGES,
     MOST_ROOM,
     OWN_NAMES,
@@ -241,10 +242,11 @@ class Runtimes:
 
     def _check_there(self, wanted: Runtime) -> None:
         """Raises for what this machine does not have, or an older node does not know."""
-        known_kinds = (Kind.CUSTOM, Kind.SERVER, *self._host.built_in)
-        if wanted.base_image is None and wanted.kind not in known_kinds:
-            known = ", ".join([*self._host.built_in, Kind.CUSTOM, Kind.SERVER])
-            expected = f"one of: {known}; this machine has no interpreter for {wanted.kind}"
+        known = list(dict.fromkeys([*self._host.built_in, *EVERYWHERE]))
+        if wanted.base_image is None and wanted.kind not in known:
+            expected = (
+                f"one of: {', '.join(known)}; this machine has no interpreter for {wanted.kind}"
+            )
             raise Unprocessable.field("kind", expected, wanted.kind, "shell")
         if wanted.isolation is Isolation.GVISOR and self._host.no_gvisor:
             expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
@@ -282,14 +284,13 @@ class Runtimes:
             return ""
         if not any(self.tenant_images.hold(one, image) for one in (tenant_id, SHARED)):
             raise _no_image("base_image", image)
-        is_shell = wanted.kind is Kind.SHELL
-        path = "/bin" if is_shell else wanted.environment.get("PATH", ALWAYS["PATH"])
+        path = "/bin" if wanted.is_command_line else wanted.environment.get("PATH", ALWAYS["PATH"])
         program = await self.tenant_images.program(image, names, path)
         if program is None:
             where = truncate(path, 200)
             expected = f"an image with a {names[0]} in one of {where}, for the kind {wanted.kind}"
             raise Unprocessable.field("base_image", expected, image)
-        return "" if is_shell else program
+        return "" if wanted.is_command_line else program
 
     async def _hold(self, owner: str, tenant_id: str, digest: str) -> bool:
         if owner == SHARED:

@@ -348,6 +348,8 @@ class SomeImages:
     def __init__(self, *digests: str) -> None:
         self.digests = set(digests)
         self.held: list[str] = []
+        # Where each has them. The Python is not in the usual place.
+        self.programs = {"sh": "/bin", "python3": "/opt/bin"}
 
     async def take(
         self,
@@ -366,10 +368,9 @@ class SomeImages:
         return image
 
     async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
-        """Every image has a shell, and a Python that is not in the usual place."""
         assert digest in self.digests
-        has = {"sh": "/bin", "python3": "/opt/bin"}
-        return next((f"{has[n]}/{n}" for n in names if has.get(n) in path.split(":")), None)
+        has, places = self.programs, path.split(":")
+        return next((f"{has[one]}/{one}" for one in names if has.get(one) in places), None)
 
     async def measure(self, digest: str) -> int | None:
         return 7 * MIB if digest in self.digests else None
@@ -748,6 +749,8 @@ async def test_a_base_image_brings_the_interpreter_of_its_kind() -> None:
     assert (shell.interpreter, shell.host, shell.images) == ("", "", (BASE,))
     assert shell.image_digest == f"base:{BASE}"
     path = {"PATH": "/usr/bin:/opt/bin"}
+    web = await added(kind=Kind.SERVER, environment=path)
+    assert (web.interpreter, web.images) == ("", (BASE,))
     python = await added(image=DIGEST, environment=path)
     assert (python.interpreter, python.images) == ("/opt/bin/python3", (DIGEST, BASE))
     assert python.image_digest == f"sha256:{DIGEST}+base:{BASE}"
@@ -762,6 +765,10 @@ async def test_a_base_image_brings_the_interpreter_of_its_kind() -> None:
     images.held.clear()
     runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
     assert {*images.held} == {DIGEST, BASE}, "neither is removed before the version is stored"
+    del images.programs["sh"]
+    for kind in (Kind.SHELL, Kind.SERVER):
+        with pytest.raises(Unprocessable, match="base_image must be an image with a sh in one of"):
+            await added(kind=kind)
 
 
 async def test_tenants_build_on_the_base_images_of_all() -> None:

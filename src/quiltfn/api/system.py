@@ -21,7 +21,7 @@ from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.health import Health
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import Forbidden, ShuttingDown, StoreUnavailable, Unprocessable
-from quiltfn.model.runtime import Isolation, Kind
+from quiltfn.model.runtime import EVERYWHERE, Isolation
 from quiltfn.observe import metrics
 from quiltfn.ports import Audit, AuditQuery, Clock, Journal, Keys, Pools, WarmStock
 from quiltfn.ports.fleet import Nodes
@@ -190,7 +190,7 @@ async def get_whoami(context: RequestContext[SystemServices]) -> Response:
     isolation = () if machine.no_gvisor else (Isolation.GVISOR.value,)
     ends = [one for one in (caller.expires_at, caller.token_ends_at) if one is not None]
     fleet = () if services.fleet is None else ("fleet",)
-    kinds = (Kind.SHELL.value, Kind.CUSTOM.value, Kind.SERVER.value, *machine.interpreters)
+    kinds = (*(one.value for one in EVERYWHERE), *machine.interpreters)
     return json_response(
         wire.Whoami(
             tenant_id=caller.tenant_id,

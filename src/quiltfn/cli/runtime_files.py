@@ -23,6 +23,8 @@ from quiltfn.sdk import Image
 from quiltfn.sdk.transport import is_loopback
 from quiltfn.wire import Kind
 
+# The kinds that take packages of Python, and of Node.
+WITH_PYTHON, WITH_NODE = (Kind.PYTHON, Kind.SERVER), (Kind.NODE, Kind.SERVER)
 # Another one where the same lists give another tree, as after a change of how modules are compiled.
 LAYOUT = "1"
 # Of each member of an archive, with what fills its last block up.
@@ -47,7 +49,7 @@ class Source:
     def installers(self) -> tuple[Kind, ...]:
         """Whose packages are to be installed: Python's, Node's, both of a server, or none."""
         found = [Kind.PYTHON] if self.requirements is not None else []
-        if self.kind in (Kind.NODE, Kind.SERVER) and self.directory is not None:
+        if self.kind in WITH_NODE and self.directory is not None:
             found += [Kind.NODE] if (self.directory / manifest.MANIFEST).is_file() else []
         return tuple(found)
 

@@ -157,8 +157,9 @@ def add(
     """
     began = time.monotonic()
     kind = Kind(fields["kind"])
-    if files.requirements is not None and kind not in (Kind.PYTHON, Kind.SERVER):
-        raise BadParameter("--requirements goes with --kind python and --kind server")
+    if files.requirements is not None and kind not in runtime_files.WITH_PYTHON:
+        kinds = " and ".join(f"--kind {one}" for one in runtime_files.WITH_PYTHON)
+        raise BadParameter(f"--requirements goes with {kinds}")
     named = [base.image, base.rootfs, fields.get("base_image")]
     if sum(one is not None for one in named) > 1:
         raise BadParameter("--image, --rootfs and --base-image each name a root file system")
@@ -228,7 +229,7 @@ def _python(at: Session, base: Image | None, digest: str | None) -> Target | Non
 
 def _requirements(kind: Kind, files: FilesOptions) -> Path | None:
     """The file that lists Python packages, if there is one."""
-    takes_them = kind in (Kind.PYTHON, Kind.SERVER)
+    takes_them = kind in runtime_files.WITH_PYTHON
     if files.requirements is None and takes_them and files.directory is not None:
         return lock_files.find(files.directory)
     return files.requirements

@@ -61,6 +61,10 @@ class Kind(StrEnum):
     SERVER = "server"  # a command line that starts an HTTP server, which stays
 
 
+# The kinds that every machine can run: they need no interpreter of the host.
+EVERYWHERE = (Kind.SHELL, Kind.CUSTOM, Kind.SERVER)
+
+
 # What an instance uses while it is idle, in MiB, until it is measured (bench/memory.py).
 IDLE_MIB: Mapping[Kind, float] = {Kind.PYTHON: 6.0, Kind.NODE: 45.0, Kind.SERVER: 45.0}
 OTHERS_IDLE_MIB = 0.6
@@ -70,6 +74,7 @@ OTHERS_IDLE_MIB = 0.6
 # own.
 PROGRAMS: Mapping[Kind, tuple[str, ...]] = {
     Kind.SHELL: ("sh",),
+    Kind.SERVER: ("sh",),
     Kind.PYTHON: ("python3",),
     Kind.NODE: ("node", "nodejs"),
 }
@@ -185,6 +190,11 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     def is_resident(self) -> bool:
         """Whether its program is started before a call comes, not for each call."""
         return self.kind is not Kind.SHELL
+
+    @property
+    def is_command_line(self) -> bool:
+        """Whether a handler is a command line, which /bin/sh runs."""
+        return self.kind in (Kind.SHELL, Kind.SERVER)
 
     @property
     def returns_values(self) -> bool:

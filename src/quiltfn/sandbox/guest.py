@@ -69,7 +69,7 @@ HEAP_IS_FULL = b"JavaScript heap out of memory"
 def handler_argv(spec: VersionSpec) -> list[str]:
     """The command line that the guest executes. A shell expands variables in it."""
     kind = spec.runtime_snapshot.kind
-    if kind in (Kind.SHELL, Kind.SERVER):
+    if spec.runtime_snapshot.is_command_line:
         return ["/bin/sh", "-c", spec.handler]
     if kind is Kind.CUSTOM:
         return list(spec.runtime_snapshot.command)
