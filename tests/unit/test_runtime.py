@@ -466,6 +466,16 @@ async def test_the_same_runtime_again_is_the_revision_that_is_there(runtimes: Ru
     assert (first, is_new, is_newer) == (again, True, False)
 
 
+async def test_a_version_is_outdated_by_what_its_handler_could_notice(runtimes: Runtimes) -> None:
+    given = {"packages": DIGEST, "packages_key": "python:1"}
+    await runtimes.add(T, a_runtime(**given))
+    spec = runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
+    _, is_new = await runtimes.add(T, a_runtime(**given | {"packages_key": "python:2"}))
+    assert (is_new, runtimes.is_outdated(T, spec)) == (True, False)
+    await runtimes.add(T, a_runtime(**given, environment={"A": "1"}))
+    assert runtimes.is_outdated(T, spec)
+
+
 async def test_a_removed_name_is_refused_and_may_be_given_again(
     runtimes: Runtimes, store: MemoryRuntimes
 ) -> None:

@@ -218,16 +218,18 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
                 raise Unprocessable.field(name, expected, value, getattr(DEFAULT_ROOM, name))
 
     def same_as(self, other: "Runtime") -> bool:
-        """Whether a handler could not notice a difference between the two."""
+        """Whether the two differ in nothing but their ids and when they were made."""
         return msgspec.structs.replace(
             other, id=self.id, created_at=self.created_at
         ) == msgspec.structs.replace(self)
 
     def is_older_than(self, named: "Runtime") -> bool:
-        """Whether the name has got another definition since. The host's packages are no part of it:
-        every version has those that are there.
+        """Whether the name has got a definition since that a handler could tell from this one. The
+        host's packages are no part of it: every version has those that are there. Nor is what the
+        packages are called.
         """
-        return self.id != named.id and not self.same_as(replace(named, host=self.host))
+        there = replace(named, host=self.host, packages_key=self.packages_key)
+        return self.id != named.id and not self.same_as(there)
 
     def check_handler(self, handler: str) -> None:
         """Raises `Unprocessable` for a handler that this kind of runtime cannot run."""
