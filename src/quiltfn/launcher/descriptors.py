@@ -6,11 +6,11 @@ callers nor instances can leave the other without any.
 
 import resource
 
-LEAST = 1024  # handlers have no more either; crun cannot set a limit above the launcher's
+LEAST = 1024  # a sandbox asks for more (`Limits.open_files`), and gets no more than this process
 # Standard streams, event loop, signals, the server's channel, and what a verb opens for a moment.
 OWN = 64
 # The most that one sandbox needs in the launcher, if it has egress: processes, namespace, tap
-# device and rules. It needs two in the server.
+# device and rules. It needs two in the server; one of a web server four, and one for each request.
 OF_A_SANDBOX = 6
 
 

@@ -202,8 +202,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind in (Kind.PYTHON, Kind.NODE, Kind.SERVER)
 
     def room(self) -> Room:
-        """What its sandboxes may use, as far as the operator allows that. A runtime that does not
-        say how large a file may be has files as large as /tmp.
+        """What its sandboxes may use, unless the operator allows less. A runtime that does not say
+        how large a file may be has files as large as /tmp.
         """
         own = {name: getattr(self, name) for name in Room.__struct_fields__}
         own["file_limit_mb"] = own["file_limit_mb"] or own["tmp_limit_mb"]
