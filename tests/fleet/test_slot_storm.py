@@ -74,12 +74,12 @@ def test_a_storm_of_faults_never_exceeds_the_maximum(
             storm.signal(stopped, signal.SIGCONT)
         before = storm.calls
         until(lambda: storm.calls > before + 20, 20)  # it has survived it all
+        until(lambda: len(storm.worked) == storm.nodes, 20)
     assert storm.exceeded == 0, (
         f"{storm.exceeded} of {storm.samples} samples, up to {storm.most_seen}"
     )
     assert storm.most_seen == MOST, "it was never at its maximum"
     assert storm.taken_over > 0
-    assert len(storm.worked) == storm.nodes
     print(f"{storm.samples} samples, {storm.calls} calls, {storm.taken_over} take-overs")
 
 

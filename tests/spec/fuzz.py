@@ -34,7 +34,8 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 413, 415, 422, 428,
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 503]
 """
-KEYED_PHASES, OPEN_PHASES = "examples,coverage,fuzzing,stateful", "coverage"
+# Without a credential every operation refuses before it reads a field: its limits show nothing.
+KEYED_PHASES, OPEN_PHASES = "examples,coverage,fuzzing,stateful", "fuzzing"
 
 
 @dataclass
@@ -68,7 +69,7 @@ def fuzz(server: Server, secret: str, requests: int, examples: int) -> Report:
             report,
         )
         if seed == 1:
-            _round(server, [], OPEN_PHASES, (seed, 1), report)
+            _round(server, [], OPEN_PHASES, (seed, examples), report)
         strange = _handlers(server, bearer) - set(HANDLERS)
         if strange:
             report.failures.append(f"the fuzzer made functions with other handlers: {strange}")
