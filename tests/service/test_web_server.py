@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
+import sys
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -14,24 +17,25 @@ import pytest
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.server import ServerSettings
 from quiltfn.ports import Call, SandboxRefused
+from quiltfn.sandbox import http_connection
 from quiltfn.sandbox import web_server as module
 from quiltfn.sandbox.output_limits import OutputLimits
 from quiltfn.sandbox.web_server import WebServer
 from timeouts import scaled
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LIMITS = OutputLimits(1000, 1000)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Guest:
     """A `WebServer` whose guest is this test. `asked`: how many sockets it was asked for."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, limits: OutputLimits) -> None:
         self.asked = 0
         self.gives = True
         log, self.writes = os.pipe()
         settings = ServerSettings(port=port)
-        limits = OutputLimits(1000, 1000)
         self.server = WebServer(settings, log, limits, self.ask, lambda: False)
 
     def ask(self) -> None:
@@ -59,7 +63,7 @@ class Guest:
 
 
 @asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[Guest]:
+async def served(serve: Serve, limits: OutputLimits = LIMITS) -> AsyncIterator[Guest]:
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await serve(reader, writer)
@@ -69,7 +73,7 @@ async def served(serve: Serve) -> AsyncIterator[Guest]:
             writer.close()
 
     listener = await asyncio.start_server(once, "127.0.0.1", 0)
-    guest = Guest(listener.sockets[0].getsockname()[1])
+    guest = Guest(listener.sockets[0].getsockname()[1], limits)
     try:
         yield guest
     finally:
@@ -253,10 +257,98 @@ async def test_a_flood_of_its_log_is_read_no_faster_than_it_may(
         assert result.stderr_dropped >= module.LOG_BETWEEN_BYTES - 1000
 
 
+async def test_a_log_of_single_bytes_wakes_nobody_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOG_BYTES_PER_S", 4 * module.LOG_READ_BYTES)
+    async with served(always) as guest:
+        for _ in range(8):
+            os.write(guest.writes, b"x")
+            await asyncio.sleep(0.05)
+        assert unread(guest.writes) == 4  # four reads have used up the second's
+        await becomes(lambda: unread(guest.writes) == 0)
+
+
+def unread(pipe: int) -> int:
+    """How many bytes wait in a pipe."""
+    counted = bytearray(4)
+    fcntl.ioctl(pipe, termios.FIONREAD, counted)
+    return int.from_bytes(counted, sys.byteorder)
+
+
+async def always_tiny_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"1\r\na\r\n" * 10_000)
+        await writer.drain()
+
+
+@pytest.mark.parametrize(("rate", "is_held"), [(10_000, True), (10**9, False)])
+async def test_an_answer_of_tiny_chunks_is_read_no_faster_than_it_may(
+    monkeypatch: pytest.MonkeyPatch, rate: int, is_held: bool
+) -> None:
+    monkeypatch.setattr(http_connection, "TINY_CHUNKS_PER_S", rate)
+    one_read = 256 * 1024 // len(b"1\r\na\r\n")
+    limits = OutputLimits(6 * one_read, 1000)
+    async with served(always_tiny_chunks, limits) as guest:
+        results = await asyncio.gather(*(guest.call(timeout_s=scaled(2)) for _ in range(4)))
+        read = sum(len(one.stdout) + one.stdout_dropped for one in results)
+    # All four together; without a rate, each is read to what is kept of an answer.
+    assert (read < 3 * one_read) is is_held
+    kinds = {one.kind for one in results}
+    assert kinds == {ExitKind.DEADLINE if is_held else ExitKind.EXITED}
+
+
+async def test_after_too_many_tiny_chunks_reading_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "TINY_CHUNKS_PER_S", 100)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            writer.write(b"1\r\na\r\n" * 150 + b"0\r\n\r\n")
+            await writer.drain()
+
+    async with served(serve) as guest:
+        for _ in range(2):
+            result = await guest.call()
+            assert result.stdout.endswith(b"\0" + b"a" * 150)
+
+
+async def test_chunks_of_a_usual_size_have_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "TINY_CHUNKS_PER_S", 1)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write((b"800\r\n" + b"a" * 2048 + b"\r\n") * 1024 + b"0\r\n\r\n")
+        await writer.drain()
+
+    async with served(serve, OutputLimits(4 << 20, 1000)) as guest:
+        result = await guest.call()
+        assert len(result.stdout) > 2 << 20
+
+
+async def test_one_that_starts_for_long_is_asked_ever_more_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "READY_WITHIN_S", 1.0)
+    monkeypatch.setattr(module, "LATER_BY", 0.2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        guest = Guest(free.getsockname()[1], LIMITS)
+        with pytest.raises(SandboxRefused, match="did not accept connections"):
+            await guest.server.wait_until_ready()
+        assert 2 <= guest.asked < 25  # every hundredth of a second it would be up to a hundred
+        guest.server.lost(out_of_memory=False)
+        os.close(guest.writes)
+
+
 async def test_one_that_ends_before_it_listens_is_refused_with_its_last_words() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        guest = Guest(free.getsockname()[1])
+        guest = Guest(free.getsockname()[1], LIMITS)
         waits = asyncio.ensure_future(guest.server.wait_until_ready())
         await becomes(lambda: guest.asked >= 2)
         os.write(guest.writes, b"first\nno such module\n")

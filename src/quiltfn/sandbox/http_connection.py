@@ -2,10 +2,13 @@
 
 Rule 1: the server is as little trusted as any handler. What is no HTTP, a head without end, or a
 byte that belongs to no answer ends the connection, and with it at most the request that it had.
-Rule 2: nothing is held: each piece of an answer is handed on as it comes.
+Rule 2: nothing is held: what has come of an answer is handed on at once.
+Rule 3: to read an answer costs its server as much as us, but where it is cut into tiny chunks. So
+those have a rate, all connections to a server together.
 """
 
 import asyncio
+from enum import Enum, auto
 from typing import Protocol, cast
 
 import httptools
@@ -13,6 +16,19 @@ import httptools
 # Bytes of an answer that bring nothing of its body: of its head, and between pieces of the body.
 HEAD_MAX_BYTES = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
+# One chunk for each so many bytes that came together costs no more than the bytes.
+BYTES_OF_A_CHUNK = 1024
+# So many tiny chunks of all answers of a server are read in a second.
+TINY_CHUNKS_PER_S = 100_000
+# Reading goes on when there is room again for those of so many seconds.
+ROOM_AGAIN_S = 0.5
+
+
+class Wait(Enum):
+    """Why nothing is read of a connection."""
+
+    FOR_ROOM = auto()  # for long output
+    FOR_CHUNKS = auto()
 
 
 class Answered(Protocol):
@@ -26,12 +42,50 @@ class Answered(Protocol):
         """The last of all. `error`: why the answer is not whole (a sentence)."""
 
 
-class HttpConnection(asyncio.Protocol):
-    """`is_open`: whether another request can be sent once this one is answered. `has_begun`:
-    whether any byte of the present answer has come. `idle_since`: for who keeps it.
+class ChunkRoom:
+    """The tiny chunks that are read of all connections to one server. Where there are too many, all
+    of these wait.
     """
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._left, self._at = float(TINY_CHUNKS_PER_S), self._loop.time()
+        self._connections: set[HttpConnection] = set()
+        self._is_full = False
+
+    def add(self, connection: "HttpConnection") -> None:
+        self._connections.add(connection)
+        if self._is_full:
+            connection.pause(Wait.FOR_CHUNKS)
+
+    def remove(self, connection: "HttpConnection") -> None:
+        self._connections.discard(connection)
+
+    def take(self, count: int) -> None:
+        """So many were read."""
+        now = self._loop.time()
+        left = self._left + (now - self._at) * TINY_CHUNKS_PER_S
+        self._left, self._at = min(left, float(TINY_CHUNKS_PER_S)) - count, now
+        if self._left >= 0 or self._is_full:
+            return
+        self._is_full = True
+        self._loop.call_later(ROOM_AGAIN_S - self._left / TINY_CHUNKS_PER_S, self._read_on)
+        for connection in self._connections:
+            connection.pause(Wait.FOR_CHUNKS)
+
+    def _read_on(self) -> None:
+        self._is_full = False
+        for connection in self._connections:
+            connection.resume(Wait.FOR_CHUNKS)
+
+
+class HttpConnection(asyncio.Protocol):
+    """`is_open`: whether another request can be sent once this one is answered. `has_begun`:
+    whether any byte of the present answer has come. `idle_since`: for who keeps it.
+    `chunk_room`: of all connections to the same server.
+    """
+
+    def __init__(self, chunk_room: ChunkRoom) -> None:
         self.is_open = True
         self.has_begun = False
         self.idle_since = 0.0
@@ -42,6 +96,10 @@ class HttpConnection(asyncio.Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._without_body = 0
         self._is_in_body = self._has_moved = False
+        self._chunk_room = chunk_room
+        self._pieces: list[bytes] = []
+        self._chunks = 0
+        self._waits_for: set[Wait] = set()
 
     def send(self, head: bytes, body: bytes, to: Answered, *, is_head_request: bool) -> None:
         """Sends one request. `to.end` is always called, once."""
@@ -57,13 +115,16 @@ class HttpConnection(asyncio.Protocol):
             transport.write(head)
             transport.write(body)
 
-    def pause(self) -> None:
-        """Nothing is read until `resume`."""
+    def pause(self, why: Wait) -> None:
+        """Nothing is read until `resume` was called for each reason."""
+        self._waits_for.add(why)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
-    def resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+    def resume(self, why: Wait) -> None:
+        self._waits_for.discard(why)
+        is_open = self._transport is not None and not self._transport.is_closing()
+        if self._transport is not None and is_open and not self._waits_for:
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -88,12 +149,20 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport, but are no subclasses.
         self._transport = cast("asyncio.Transport", transport)
+        self._chunk_room.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._to is None:  # it belongs to no answer
             self.close()
             return
         self.has_begun, self._has_moved = True, False
+        self._chunks = 0
+        self._parse(data)
+        tiny = self._chunks - len(data) // BYTES_OF_A_CHUNK - 1
+        if tiny > 0:
+            self._chunk_room.take(tiny)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -105,6 +174,7 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._end("the server answered with another protocol, which is not passed on")
             return
+        self._hand_on()
         self._without_body = 0 if self._has_moved else self._without_body + len(data)
         if self._without_body > HEAD_MAX_BYTES and self._to is not None:
             self._end(f"the server's answer has a head of more than {HEAD_MAX_BYTES} bytes")
@@ -114,6 +184,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.is_open = False
+        self._chunk_room.remove(self)
         if self._to is None:
             return
         if self._is_in_body and self._is_until_end and _error is None:
@@ -123,7 +194,15 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._end("the server closed the connection without an answer")
 
+    def _hand_on(self) -> None:
+        """What has come of the body, as one piece: many small ones would cost much more."""
+        pieces, self._pieces = self._pieces, []
+        self._chunks += len(pieces)
+        if pieces and self._to is not None:
+            self._to.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
     def _end(self, error: str | None) -> None:
+        self._hand_on()
         to = self._to
         if self._transport is not None and self._transport.get_write_buffer_size():
             self.is_open = False  # it has not taken the whole request
@@ -165,8 +244,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._has_moved = True
-        if self._to is not None:
-            self._to.body(data)
+        self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         if not self._is_in_body:  # an interim answer

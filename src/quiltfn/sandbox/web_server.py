@@ -28,19 +28,23 @@ from quiltfn.model import output
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.server import ServerSettings
 from quiltfn.ports import Call, SandboxRefused
-from quiltfn.sandbox.http_connection import HttpConnection
+from quiltfn.sandbox.http_connection import ChunkRoom, HttpConnection, Wait
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 
 LOOPBACK = "127.0.0.1"
 # Of what is written while no call runs, so much is kept for the next one.
 LOG_BETWEEN_BYTES = 16 * 1024
 LOG_BYTES_PER_S = 1024 * 1024
+# A read of the log counts as so many bytes at least: to be woken costs more than what is read.
+LOG_READ_BYTES = 256
 PIECE = 64 * 1024
 # A connection that was idle for longer is not used again: servers close those after some seconds,
 # and a request on its way just then would be lost.
 IDLE_S = 1.0
 READY_WITHIN_S = 120.0
-LOOK_EVERY_S = 0.01
+# Whether it is ready is looked at so often, and after a while each time that its start has taken
+# a twentieth longer.
+LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S, LATER_BY = 0.01, 0.5, 0.05
 UNHEALTHY_FROM = 500
 # So long is waited, where a connection was lost, to hear that the server has ended.
 END_HEARD_WITHIN_S = 0.25
@@ -108,11 +112,11 @@ class Exchange:
             if room.take(self._stdout, self._read_on):
                 self._room_bytes = -(-self._stdout // MIB) * MIB
             elif self.connection is not None:
-                self.connection.pause()
+                self.connection.pause(Wait.FOR_ROOM)
 
     def _read_on(self) -> None:
         if self.connection is not None:
-            self.connection.resume()
+            self.connection.resume(Wait.FOR_ROOM)
 
     def end(self, error: str | None) -> None:
         if error is not None:
@@ -206,6 +210,7 @@ class WebServer:
         self._between, self._between_dropped, self._last_words = b"", 0, b""
         self._log_room = LOG_BYTES_PER_S
         self._refill: asyncio.TimerHandle | None = None
+        self._chunk_room = ChunkRoom()
         os.set_blocking(log, False)
         self._loop.add_reader(log, self._read_log)
 
@@ -215,6 +220,7 @@ class WebServer:
         """Returns once it accepts connections, or answers as it should. Raises `SandboxRefused`."""
         port, path = self._settings.port, self._settings.readiness_path
         why = f"the server did not accept connections on port {port} in time"
+        began = self._loop.time()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_WITHIN_S):
                 while not self._over.is_set():
@@ -226,7 +232,10 @@ class WebServer:
                         if 0 < status < UNHEALTHY_FROM:
                             return
                         why = f"the server did not answer GET {path} as one that is ready in time"
-                    await asyncio.sleep(LOOK_EVERY_S)
+                    taken_s = self._loop.time() - began
+                    await asyncio.sleep(
+                        min(max(LOOK_EVERY_S, taken_s * LATER_BY), LOOK_AT_LEAST_EVERY_S)
+                    )
         if self._over.is_set():
             why = f"the server {self._how_ended} before it accepted connections on port {port}"
         self._read_log()
@@ -332,7 +341,7 @@ class WebServer:
         if connection.is_busy or not connection.is_open or self._over.is_set():
             connection.close()
             return
-        connection.resume()
+        connection.resume(Wait.FOR_ROOM)
         connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if not self._is_looking:
@@ -357,7 +366,9 @@ class WebServer:
         one = await asked
         try:
             await self._loop.sock_connect(one, (LOOPBACK, self._settings.port))
-            _, connection = await self._loop.create_connection(HttpConnection, sock=one)
+            _, connection = await self._loop.create_connection(
+                lambda: HttpConnection(self._chunk_room), sock=one
+            )
         except BaseException:
             one.close()
             raise
@@ -394,7 +405,7 @@ class WebServer:
         if not data:  # nobody has the other end any more
             self._close_log()
             return
-        self._log_room -= len(data)
+        self._log_room -= max(len(data), LOG_READ_BYTES)
         if self._refill is None:
             self._refill = self._loop.call_later(1.0, self._refilled)
         if self._log_room <= 0:
