@@ -113,8 +113,14 @@ def test_nothing_but_a_regular_file_is_read_for_it(tmp_path: Path) -> None:
     (root / "link.dist-info" / "METADATA").symlink_to(secret)
     os.mkfifo(root / "fifo.dist-info" / "METADATA")
     (root / "directory.dist-info" / "METADATA").mkdir()
-    (root / "linked.dist-info").symlink_to(tmp_path)
+    metadata(tmp_path / "outside", "b", "Name: secret\nVersion: 1\n")
+    write(tmp_path, "outside/a/package.json", '{"name":"secret","version":"1"}')
+    (root / "linked.dist-info").symlink_to(tmp_path / "outside/b.dist-info")
+    (root / "node_modules").mkdir()
+    (root / "node_modules/linked").symlink_to(tmp_path / "outside/a")
     assert packages_of(root) == ([], True)
+    found, _ = packages_of(tmp_path / "outside")
+    assert found, "without the link there is something to be found"
 
 
 def test_names_are_shortened_and_can_be_sent(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manual_clock import ManualClock
-from quiltfn.images import ImageDirectory, ImageLimits, root_file_system
+from quiltfn.images import ImageDirectory, ImageLimits, contents, layers, root_file_system
 from quiltfn.images.layers import LAYERS_MAX, Directory, File, Layers, Link
 from quiltfn.images.tar import Kind, Member
 from quiltfn.model.errors import Unprocessable
@@ -556,6 +556,50 @@ async def test_more_may_be_removed_than_may_remain(box: Box) -> None:
     image = await box.take(oci(many, packed([file(".wh.d", b""), file("x", b"")])), Contents.IMAGE)
     assert below(box.root_of(image)) == {"x": ""}
     assert "have more than 1200 members" in await box.refused(oci(*[many] * 4), Contents.IMAGE)
+
+
+def winding(count: int) -> list[Member]:
+    """Files in a directory to which 38 links lead, each by a path of some 400 steps."""
+    around = "d/../" * 198
+    links = [Member("l0", Kind.LINK, 0o777, f"{around}d", 0)]
+    links += [Member(f"l{n}", Kind.LINK, 0o777, f"{around}l{n - 1}", 0) for n in range(1, 38)]
+    files = [Member(f"l37/f{n}", Kind.FILE, 0o644, "", 0) for n in range(count)]
+    return [Member("d", Kind.DIRECTORY, 0o755, "", 0), *links, *files]
+
+
+def removed_again(count: int) -> list[Member]:
+    """A directory that this layer has, and whiteouts of what lower ones have of it."""
+    files = [Member(f"d/f{n}", Kind.FILE, 0o644, "", 0) for n in range(count)]
+    return files + [Member(".wh.d", Kind.FILE, 0o644, "", 0)] * count
+
+
+@pytest.mark.parametrize("members", [winding(150), removed_again(1500)])
+def test_a_layer_that_takes_too_many_steps_is_refused(
+    monkeypatch: pytest.MonkeyPatch, members: list[Member]
+) -> None:
+    def lay() -> None:
+        merged = Layers(2000, has_whiteouts=True)
+        merged.begin_layer()
+        for member in members:
+            merged.add(member)
+
+    with pytest.raises(Unprocessable, match="too many steps"):
+        lay()
+    monkeypatch.setattr(layers, "STEPS_FREE", 10_000_000)
+    lay()
+
+
+async def test_a_program_is_looked_for_in_so_many_steps(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = "d/../" * 150
+    entries = [link("l0", f"{around}bin")]
+    entries += [link(f"l{n}", f"{around}l{n - 1}") for n in range(1, 38)]
+    image = await box.take(packed([directory("d"), file("bin/sh", b"", mode=0o755), *entries]))
+    assert await box.images.program(image.digest, ("sh",), "/l3") == "/l3/sh"
+    assert await box.images.program(image.digest, ("sh",), "/l37") is None
+    monkeypatch.setattr(contents, "STEPS_MAX", 100_000)
+    assert await box.images.program(image.digest, ("sh",), "/l37") == "/l37/sh"
 
 
 async def test_a_layer_that_is_compressed_beyond_all_measure_is_refused(

@@ -26,6 +26,8 @@ READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIST_INFO = ".dist-info"
 # A program is looked for in so many directories, through so many links.
 DIRECTORIES_MAX, LINKS_MAX = 32, 40
+# Each part of a path that is looked at on the way is a step, those of links included.
+STEPS_MAX = 10_000
 # A part of the path is not there, no directory, a link, too long, or a socket.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
@@ -111,10 +113,11 @@ def interpreters_of(root: Path, variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _program(root: Path, names: Sequence[str], path: str) -> tuple[str, str] | None:
+    steps = iter(range(STEPS_MAX))
     for directory in path.split(":")[:DIRECTORIES_MAX]:
         for name in names if directory.startswith("/") else ():
             wanted = f"{directory.rstrip('/')}/{name}"
-            real = _resolved(root, wanted)
+            real = _resolved(root, wanted, steps)
             if real is None:
                 continue
             with suppress(OSError):
@@ -124,10 +127,14 @@ def _program(root: Path, names: Sequence[str], path: str) -> tuple[str, str] | N
     return None
 
 
-def _resolved(root: Path, path: str) -> str | None:
-    """Where a path of a root file system leads, all links followed inside; None: nowhere."""
+def _resolved(root: Path, path: str, steps: Iterator[int]) -> str | None:
+    """Where a path of a root file system leads, all links followed inside; None: nowhere, or there
+    are no `steps` left.
+    """
     left, real, links = list(reversed(path.split("/"))), list[str](), 0
     while left:
+        if next(steps, None) is None:
+            return None
         part = left.pop()
         if part in ("", "."):
             continue
@@ -163,6 +170,8 @@ def packages_of(root: Path) -> tuple[list[Package], bool]:
             return _sorted(found), False
         directory = Path(where)
         for name in directories:
+            if (directory / name).is_symlink():
+                continue  # it leads wherever who uploaded it wanted
             one = _python(directory / name) or _node(directory, name)
             if one is not None:
                 found.add(one)

@@ -6,6 +6,8 @@ within the tree, where `..` ends at its root, so what remains has real directori
 Rule 2: a layer replaces and removes what lower layers have; within a layer nothing is there twice.
 Rule 3: what makes a program another user's, and what is no file, link or directory, does not
 remain: modes become those of any image, and devices and pipes are dropped.
+Rule 4: what a member can ask for is counted: the steps of its path and of the links in it, and what
+is looked through to remove something. Else a small archive would take hours.
 """
 
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ LAYERS_MAX = 128
 LINKS_MAX = 40
 # Members of all layers together, for each entry that may remain.
 MEMBERS_FOR_EACH = 4
+# Likewise steps of paths, and entries that are looked through; and so many in any case.
+STEPS_FOR_EACH, STEPS_FREE = 128, 100_000
 OPAQUE = WHITEOUT + WHITEOUT + ".opq"
 EXECUTABLE, PLAIN = 0o755, 0o644
 
@@ -67,6 +71,7 @@ class Layers:
         self._root = Directory(-1)
         self._layer = self._members = -1
         self._seen = 0
+        self._steps_left = STEPS_FOR_EACH * files_max + STEPS_FREE
         # Of the layer: directories whose lower content was removed, and what was dropped.
         self._opaque: set[int] = set()
         self._dropped: set[tuple[int, str]] = set()
@@ -164,6 +169,7 @@ class Layers:
 
     def _prune(self, directory: Directory) -> None:
         """Removes what lower layers have in a directory, to any depth."""
+        self._spend(len(directory.children))
         for name, node in list(directory.children.items()):
             if isinstance(node, Directory):
                 self._prune(node)
@@ -214,6 +220,11 @@ class Layers:
                 raise refusal("is there twice", told)
             del parent.children[name]
 
+    def _spend(self, steps: int) -> None:
+        self._steps_left -= steps
+        if self._steps_left < 0:
+            raise refusal("its paths, links and whiteouts take too many steps to follow")
+
     # Paths ---------------------------------------------------------------------------------------
 
     def _directory(self, parts: tuple[str, ...], told: str) -> Directory:
@@ -228,6 +239,7 @@ class Layers:
     def _walk(self, parts: tuple[str, ...], told: str, *, makes: bool) -> Directory | None:
         above = [self._root]
         left, links = list(reversed(parts)), 0
+        self._spend(len(left))
         while left:
             part = left.pop()
             if part in ("", "."):
@@ -244,7 +256,9 @@ class Layers:
                     return None
                 if node.target.startswith("/"):
                     above = [self._root]
-                left += reversed(node.target.split("/"))
+                target = node.target.split("/")
+                self._spend(len(target))
+                left += reversed(target)
                 continue
             if not isinstance(node, Directory):
                 if not makes:
