@@ -63,6 +63,7 @@ OTHER_VARIABLES = frozenset(
         "THROW_AWAY_MACHINE",
         "TEST_JUMP",
         "TEST_TIME_FACTOR",
+        "TEST_BUSY_FACTOR",
     )
 )
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")

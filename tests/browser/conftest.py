@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from browser.chromium import Complaints, launched, why_no_browser
 from browser.pictures import Camera
@@ -18,7 +18,9 @@ from e2e.server import Function, Server, watched
 from quiltfn.sdk import Client
 from spec.api_client import Api, make_key
 from spec.conftest import Keyed
+from timeouts import scaled
 
+expect.set_options(timeout=scaled(5_000))
 WINDOW: ViewportSize = {"width": 1280, "height": 900}
 SEEN_AS: dict[str, Any] = {
     "locale": "en-GB",

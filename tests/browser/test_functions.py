@@ -9,6 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from e2e.server import Server
 from spec.api_client import new_name
+from timeouts import scaled
 
 MANY = 10_000
 SLOWEST_MS = 200
@@ -184,7 +185,7 @@ def test_ten_thousand_functions_can_be_worked_with(
     page = open_page(crowded.url)
     page.add_init_script(NOTE_DELAYS)
     page.goto("/ui/#/?sort=name&order=asc")
-    expect(table(page)).to_have_attribute("aria-rowcount", str(MANY + 1), timeout=30_000)
+    expect(table(page)).to_have_attribute("aria-rowcount", str(MANY + 1), timeout=scaled(30_000))
     rows = table(page).get_by_role("rowgroup").last.get_by_role("row")
     assert rows.count() < 60, "only those in sight are in the document"
     page.keyboard.press("/")
@@ -202,4 +203,5 @@ def test_ten_thousand_functions_can_be_worked_with(
     page.wait_for_timeout(300)
     delays = page.evaluate("() => window.delays")
     assert delays, "something was measured"
-    assert max(ms for _, ms in delays) <= SLOWEST_MS, sorted(delays, key=lambda one: -one[1])[:5]
+    slowest = sorted(delays, key=lambda one: -one[1])[:5]
+    assert slowest[0][1] <= scaled(SLOWEST_MS), slowest

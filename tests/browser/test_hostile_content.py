@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 from browser.scene import archive_of
 from e2e.server import Function, Server
 from quiltfn.sdk import Client
+from timeouts import scaled
 
 MARKUP = (
     "<script>window.hacked=1</script><img src=x onerror='window.hacked=2'>"
@@ -143,7 +144,8 @@ def test_a_line_of_a_megabyte_is_shown_at_once(page: Page, site: Server, text: s
     took = time.monotonic() - before
     is_unharmed(page)
     one.delete()
-    assert took < 3, f"{took:.1f} s"
+    # As one paragraph it takes ten seconds where nothing else runs.
+    assert took < scaled(3), f"{took:.1f} s"
 
 
 def test_an_error_of_the_server_with_markup_is_text(page: Page, expected: list[str]) -> None:

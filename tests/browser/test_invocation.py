@@ -12,6 +12,7 @@ from browser.pictures import Camera
 from browser.scene import Scene
 from browser.wire import Wire
 from e2e.server import Function, Server, until
+from timeouts import scaled
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_what_was_written_while_the_wire_was_cut_is_there_once(
     page.wait_for_timeout(700)
     wire.mend()
     call.result()
-    expect(status(page)).to_contain_text("success", timeout=10_000)
+    expect(status(page)).to_contain_text("success", timeout=scaled(10_000))
     expect(output_of(page)).to_have_text("".join(f"part {n}" for n in range(1, 7)))
 
 

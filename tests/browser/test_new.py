@@ -9,6 +9,7 @@ from playwright.sync_api import FilePayload, Page, expect
 from browser.pictures import Camera
 from e2e.server import Server
 from spec.api_client import new_name
+from timeouts import scaled
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_each_template_answers_its_first_call_and_a_request(
     camera.take(page, f"new-{language}")
     make(page)
     answer = page.get_by_role("region", name="Answer")
-    expect(answer).to_contain_text("success", timeout=20_000)
+    expect(answer).to_contain_text("success", timeout=scaled(20_000))
     expect(page.get_by_label("Output", exact=True)).to_contain_text(ANSWERS[language, template])
     if template == HELLO:
         return
@@ -85,7 +86,7 @@ def test_code_becomes_a_function_with_an_answer(page: Page, site: Server, langua
     page.get_by_label("Payload").fill('{"n":1}')
     make(page)
     answer = page.get_by_role("region", name="Answer")
-    expect(answer).to_contain_text("success", timeout=20_000)
+    expect(answer).to_contain_text("success", timeout=scaled(20_000))
     expect(page.get_by_label("Output", exact=True)).to_have_text(
         "[1+1]" if language == "shell" else "[2]"
     )
@@ -113,7 +114,9 @@ def test_files_that_are_dropped_are_the_image(page: Page, site: Server) -> None:
     expect(page.locator("q-code .cm-content")).to_contain_text("import other")
     page.get_by_role("button", name="Leave out unwanted.bin").click()
     make(page)
-    expect(page.get_by_label("Output", exact=True)).to_have_text("out of a file", timeout=20_000)
+    expect(page.get_by_label("Output", exact=True)).to_have_text(
+        "out of a file", timeout=scaled(20_000)
+    )
     runtime = site.call("GET", f"/api/runtimes/{name}").json()
     assert runtime["kind"] == "python"
 
@@ -136,7 +139,7 @@ def test_what_is_wrong_is_said_and_only_the_rest_is_done_again(page: Page, site:
     assert site.call("GET", f"/api/runtimes/{taken}").status_code == 404
     field.fill(name)
     make(page)
-    expect(alert).to_contain_text("SyntaxError", timeout=20_000)
+    expect(alert).to_contain_text("SyntaxError", timeout=scaled(20_000))
     expect(page.locator(".cm-markedLine")).to_have_text("def handler(event)")
     made = site.call("GET", f"/api/functions/by-name/{name}").json()
     link = page.get_by_role("link", name=f"the page of {name}")
@@ -144,13 +147,13 @@ def test_what_is_wrong_is_said_and_only_the_rest_is_done_again(page: Page, site:
     write(page, "def handler(event):\n    return 'mended'\n")
     expect(page.locator(".cm-markedLine")).to_have_count(0)
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_label("Output", exact=True)).to_have_text("mended", timeout=20_000)
+    expect(page.get_by_label("Output", exact=True)).to_have_text("mended", timeout=scaled(20_000))
     assert page.get_by_role("alert").count() == 0
     expect(page.get_by_role("region", name="Answer")).to_contain_text("version 2")
     expect(page.get_by_role("heading", level=1)).to_have_text(name)
     write(page, "def handler(event):\n    return = 3\n")
     page.keyboard.press("Control+Enter")
-    expect(alert).to_contain_text("version 3 cannot serve", timeout=20_000)
+    expect(alert).to_contain_text("version 3 cannot serve", timeout=scaled(20_000))
     expect(page.locator(".cm-markedLine")).to_have_text("    return = 3")
     expect(page.get_by_text("Version 2 still answers calls")).to_be_visible()
     expect(page.get_by_role("region", name="Answer")).to_have_count(0)
@@ -166,7 +169,9 @@ def test_a_runtime_of_the_same_name_is_not_replaced(page: Page, site: Server) ->
     page.goto("/ui/#/functions/new")
     page.get_by_label("Name").fill(name)
     make(page)
-    expect(page.get_by_role("region", name="Answer")).to_contain_text("success", timeout=20_000)
+    expect(page.get_by_role("region", name="Answer")).to_contain_text(
+        "success", timeout=scaled(20_000)
+    )
     assert site.call("GET", f"/api/runtimes/{name}").json()["kind"] == "shell"
     made = site.call("GET", f"/api/functions/by-name/{name}").json()
     assert made["runtime"] == f"{name}-2"

@@ -26,6 +26,7 @@ from quiltfn.model.operation import Operation
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.store import SpoolJournal, SqlStore, database, nodes, open_sqlite, postgres_connection
 from quiltfn.store.postgresql import open_postgresql
+from timeouts import scaled
 
 
 @contextlib.asynccontextmanager
@@ -237,7 +238,7 @@ def is_on_postgresql(path: Path) -> bool:
 
 async def eventually(true: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
     """Waits until it is so."""
-    until = time.monotonic() + within_s
+    until = time.monotonic() + scaled(within_s)
     while not await true():
         assert time.monotonic() < until, "it did not come about"
         await asyncio.sleep(0.01)

@@ -14,6 +14,7 @@ import pytest
 
 from contract.stores import child_environment
 from quiltfn.launcher import confine
+from timeouts import scaled
 
 OWNER, OTHER = 0x7000_0000, 1234
 SECRET = b"root's own file, which is longer than any word that a lock holds\n"
@@ -64,7 +65,7 @@ def run(data: Path, *arguments: str, program: str = TOOL) -> subprocess.Complete
         text=True,
         env=child_environment(),
         check=False,
-        timeout=60,
+        timeout=scaled(60),
     )
 
 

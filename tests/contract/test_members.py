@@ -55,6 +55,7 @@ from quiltfn.store import (
 )
 from quiltfn.store.members import SqlMembers
 from quiltfn.store.postgresql import PostgresDatabase
+from timeouts import scaled
 
 LOST = b'{"error":"lost"}'
 LATER_MS = NOW_MS + HOUR_MS
@@ -515,8 +516,8 @@ async def test_a_beat_does_not_wait_behind_records_that_are_stored(open_shared, 
         await begun_at.wait()
         one.store.database.busy_timeout_s = 0.5  # before PostgreSQL ends the transaction
         with pytest.raises(StoreUnavailable):  # the control: another write does wait
-            await asyncio.wait_for(one.store.database.write(lambda _: None), 30)
-        async with asyncio.timeout(2):
+            await asyncio.wait_for(one.store.database.write(lambda _: None), scaled(30))
+        async with asyncio.timeout(scaled(2)):
             assert await one.members.beat(BUSY) is not None
             assert await two.members.beat(BUSY) is not None
         free.set()

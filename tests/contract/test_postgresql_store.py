@@ -817,20 +817,21 @@ async def test_others_write_where_a_server_stands_still_in_the_middle_of_a_trans
             )
             for name, wait_s in (("one", 20.0), ("two", scaled(5.0)))
         ]
-        begun = threading.Event()
+        begun, has_written = threading.Event(), threading.Event()
         tries: list[float] = []
 
         def stand_still(connection: Connection) -> None:
             count_one(connection)
             tries.append(time.monotonic())
             begun.set()
-            if len(tries) == 1:
-                time.sleep(4)  # longer than PostgreSQL waits
+            if len(tries) == 1:  # until the other has written, which it does not wait for
+                assert has_written.wait(scaled(20))
 
         stored = asyncio.ensure_future(one.database.write(stand_still))
         await asyncio.to_thread(begun.wait)
         await two.ping()  # within the time that it may wait
-        assert 2.5 < time.monotonic() - tries[0] < scaled(4)
+        assert time.monotonic() - tries[0] > 2.5  # what PostgreSQL waits
+        has_written.set()
         await stored
         assert len(tries) == 2
 

@@ -28,7 +28,7 @@ from quiltfn.store.migrations.versions import r0016_slots
 from quiltfn.store.postgres_connection import engine
 from quiltfn.store.quick_connection import QuickConnection
 from quiltfn.store.slots import LOCKED_MAX, SqlSlots, free
-from timeouts import scaled
+from timeouts import full_wait, scaled
 
 ONE, TWO, THREE = NodeEpoch("one", 1), NodeEpoch("two", 1), NodeEpoch("three", 1)
 
@@ -277,13 +277,14 @@ async def test_it_does_not_wait_for_a_lock_for_long(fleet: Fleet) -> None:
 
 
 async def test_a_function_that_is_locked_holds_up_no_other(fleet: Fleet) -> None:
-    others = [(await a_stored_function(fleet.store)).id for _ in range(LOCKED_MAX + 1)]
+    most_s = scaled(LOCKED_MAX + 1.5)  # a second for each that it waits for
+    others = [(await a_stored_function(fleet.store)).id for _ in range(int(most_s) + 2)]
     wants = dict.fromkeys([others[0], fleet.function.id, *others[1:]], 2)
     with psycopg.connect(fleet.url) as held_up:
         held_up.execute("SELECT 1 FROM slot WHERE function_id = ANY(%s) FOR UPDATE", (others,))
         began = time.monotonic()
         found = await fleet.slots.hold(ONE, wants)
-    assert time.monotonic() - began < scaled(LOCKED_MAX + 1.5)
+    assert time.monotonic() - began < most_s
     assert {key: one and one.held_by("one") for key, one in found.items()} == {fleet.function.id: 2}
     assert set(await fleet.slots.hold(ONE, wants)) == wants.keys()
 
@@ -297,7 +298,7 @@ def test_no_race_exceeds_the_maximum(tmp_path: Path) -> None:
     """Six nodes ask and give back as fast as they can, each noting what it holds in memory that all
     of them share: raised after the answer, lowered before what is given back is said."""
     most, grants = race(tmp_path, by_slots)
-    assert grants > 100
+    assert grants > 30
     assert most == MOST
 
 
@@ -344,7 +345,7 @@ def race(path: Path, ask: Ask) -> tuple[int, int]:
     function_id = asyncio.run(with_racers(path))
     counts, tally = [0] * RACERS, threading.Lock()
     most, grants = 0, 0
-    end = time.monotonic() + scaled(RACE_S)
+    end = time.monotonic() + full_wait(RACE_S)
 
     def note(number: int, count: int) -> None:
         nonlocal most, grants

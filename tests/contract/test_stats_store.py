@@ -33,6 +33,7 @@ from quiltfn.model.stats import (
 from quiltfn.store import SpoolJournal, SqlStats, SqlStore, SqlWork, tables
 from quiltfn.store.directory import SPOOLS
 from quiltfn.store.stats import FOLD_ROWS, READ_ROWS
+from timeouts import scaled
 
 ENDED = 1_760_000_101  # as `done` says
 NEVER_S = 3600.0
@@ -454,7 +455,7 @@ async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(
 
     monkeypatch.setattr(store.database, "read", slow)
     reader = asyncio.ensure_future(stats.usage("much", WHOLE, DAY_S))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(scaled(10)):
         await half_way.wait()
         assert (await stats.of_tenant("little", 0))["f"].count == 12
         await prune_all(stats)

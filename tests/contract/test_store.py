@@ -27,6 +27,7 @@ from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.store import SqlStore
+from timeouts import scaled
 
 # What is stored ------------------------------------------------------------------------------
 
@@ -229,7 +230,8 @@ async def test_a_locked_database_refuses_writes_in_time_and_still_reads(
     function = await a_stored_function(store)
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        async with asyncio.timeout(1.0):  # All of them: they do not wait one after the other.
+        # All of them: they do not wait one after the other.
+        async with asyncio.timeout(scaled(1.0)):
             attempts = [store.create(one := a_function(), a_version(one)) for _ in range(10)]
             refused = await asyncio.gather(*attempts, return_exceptions=True)
         assert all(isinstance(one, StoreUnavailable) for one in refused)

@@ -25,6 +25,7 @@ from contract.stores import (
     opened_journal,
 )
 from quiltfn.store import SqlStore, StoreBroken, migrations, open_sqlite, tables
+from timeouts import scaled
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ async def test_a_log_that_went_missing_after_a_kill_is_noticed(
     open_store: StoreOpener, tmp_path: Path, without_log: bool
 ) -> None:
     with holder(tmp_path, "die") as process:
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(scaled(10)) == -signal.SIGKILL
     if without_log:
         (tmp_path / "quiltfn.db-wal").unlink()
         with pytest.raises(StoreBroken, match="-wal is missing"):
@@ -177,7 +178,7 @@ async def test_a_data_directory_has_one_server_and_lets_tools_in(
             # The server is killed while the tool is in: the tool's leaving removes the log, and the
             # next server must not take that for a loss.
             process.kill()
-            process.wait(10)
+            process.wait(scaled(10))
     async with open_store(tmp_path) as store:
         names = {stored.function.name for stored in await store.load()}
     assert names == {"kept", "brought"}

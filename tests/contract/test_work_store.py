@@ -32,6 +32,7 @@ from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, outcomes
 from quiltfn.store.record_key import RecordKey
 from quiltfn.store.sql import statements
 from quiltfn.store.work import AT_ONCE_MAX_BYTES
+from timeouts import scaled
 
 OF_FUNCTION = ("work", "input", "attempt", "dead_letter", "delivery", "work_count", "schedule")
 # A table that is read from one end to the other; of an index on the few claimed rows that is well.
@@ -232,7 +233,7 @@ async def test_another_server_claims_what_this_one_has_not(
                 claim = await queue.claim(function.id, 7, NOW_MS, is_begun=False)
                 seen.extend(work.record.invocation_id for work in claim.work)
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(scaled(60)):
             await asyncio.gather(*(give(n) for n in (0, 1)), *map(take, queues))
         assert sorted(seen) == sorted(piece.record.invocation_id for piece in pieces)
 

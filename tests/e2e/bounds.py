@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from e2e.server import Function, Server, watched
 from quiltfn.settings import Settings
 from spec.api_client import make_key, raw, request, statuses
+from timeouts import scaled
 
 MIB = 1024 * 1024
 RSS_MAX_MIB = 300
@@ -183,7 +184,7 @@ async def unread(at: Target) -> None:
     try:
         for _ in range(20):
             writer.write(at.request("GET", "/openapi.json") * 20)
-            await asyncio.wait_for(writer.drain(), 20)
+            await asyncio.wait_for(writer.drain(), scaled(20))
             await asyncio.sleep(0.5)
     finally:
         writer.transport.abort()
@@ -349,7 +350,7 @@ def broken(seen: Seen) -> list[str]:
         "launcher_mib": RSS_MAX_MIB,
         "files": files,
         "disk_mib": DISK_MAX_MIB,
-        "health_s": HEALTH_MAX_S,
+        "health_s": scaled(HEALTH_MAX_S),
     }
     return [
         f"{seen.attack}: {name} {getattr(seen, name):.1f}, at most {bound}"

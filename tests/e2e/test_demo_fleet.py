@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from timeouts import scaled
+
 pytestmark = pytest.mark.sandbox
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +24,11 @@ def processes() -> list[str]:
 
 def test_the_demo_of_a_fleet_holds_and_leaves_nothing() -> None:
     done = subprocess.run(
-        [ROOT / "scripts" / "demo-fleet"], capture_output=True, text=True, check=False, timeout=300
+        [ROOT / "scripts" / "demo-fleet"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=scaled(300),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all as promised" in done.stdout

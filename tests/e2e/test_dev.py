@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import QUILTFN, Completed, Server, quiltfn, until
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 PYTHON = (
@@ -52,7 +53,7 @@ def dev(server: Server, directory: Path, *more: str) -> Iterator[Dev]:
     finally:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGINT)
-        process.wait(20)
+        process.wait(scaled(20))
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_an_edit_is_live_at_once(shared: Server, app: Path, name: str, source: s
             began = time.monotonic()
             it.wait_for(f"edit{number} you")
             # It takes a fifth of a second where nothing else runs.
-            assert time.monotonic() - began < 5.0
+            assert time.monotonic() - began < scaled(5)
     assert it.process.returncode == 0
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
     assert "dev-my-app" not in shared.call("GET", "/api/functions").text
@@ -105,7 +106,7 @@ def test_what_a_killed_session_left_is_gone_on_with(shared: Server, app: Path) -
     with dev(shared, app) as it:
         it.wait_for("watching")
         os.kill(it.process.pid, signal.SIGKILL)
-        it.process.wait(10)
+        it.process.wait(scaled(10))
     (app / "main.py").write_text(PYTHON.replace("WORD", "second"))
     with dev(shared, app) as it:
         it.wait_for("second None")

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from e2e.server import QUILTFN, Function, Server, quiltfn, until
+from timeouts import scaled
 
 STRACE = shutil.which("strace")
 CALLS = "write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync"
@@ -56,7 +57,7 @@ def traced(server: Server, out: Path) -> Iterator[None]:
         assert b"attached" in tracer.stderr.readline()
         yield
         tracer.send_signal(signal.SIGINT)
-        tracer.wait(10)
+        tracer.wait(scaled(10))
 
 
 def told(lines: str, key: str) -> list[str]:
@@ -136,7 +137,7 @@ def test_accepted_work_is_synced_before_the_answer(server: Server, tmp_path: Pat
             server.later(server.call, "POST", path, {"payload": f"payload-{number:02}"})
             for number in range(20)
         ]
-        answers = [one.result(30) for one in asked]
+        answers = [one.result(scaled(30)) for one in asked]
         until(lambda: out.read_text().count("HTTP/1.1 202") == len(answers))
     lines = out.read_text()
     for number, answer in enumerate(answers):
@@ -158,7 +159,7 @@ def test_a_key_is_synced_before_it_is_printed(server: Server, tmp_path: Path) ->
         [*strace_into(out), *command, "--data-dir", str(server.data_dir)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=True,
     )
     assert "quilt_sk_" in made.stdout

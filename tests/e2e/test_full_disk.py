@@ -10,6 +10,7 @@ import pytest
 
 from e2e.full_disk import Disk, small_disk
 from e2e.server import Server, until
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 MIB = 1024 * 1024
@@ -40,7 +41,7 @@ def test_a_full_disk_refuses_calls_and_loses_none(server: Server, disk: Disk) ->
     under_way = [server.later(function.invoke, "2") for _ in range(4)]
     until(lambda: len(server.named("sleep")) == 4)
     disk.fill()
-    acknowledged += [one.result(30) for one in under_way]  # There is room for their ends.
+    acknowledged += [one.result(scaled(30)) for one in under_way]  # There is room for their ends.
     until(lambda: function.try_invoke().status_code == 503)
     refused(server, "POST", f"{function.path}/invoke")
     refused(server, "POST", "/api/functions", {"name": "more", "handler": "true"})
@@ -89,7 +90,7 @@ def test_a_server_starts_on_a_full_disk_though_it_cannot_take_in_what_was_left(
     under_way = [server.later(function.try_invoke) for _ in range(4)]
     until(lambda: len(server.named("sleep")) == 4)
     disk.fill()
-    answers = [one.result(30) for one in under_way]
+    answers = [one.result(scaled(30)) for one in under_way]
     acknowledged = [one.json() for one in answers if one.status_code == 200]
     assert acknowledged
     server.kill_server()

@@ -22,7 +22,7 @@ from e2e.test_hostile_handlers import BOMBS, FILL, PIDS_SEEN_MAX
 from e2e.test_hostile_handlers import PROBE as DOORS
 from e2e.test_hostile_sharing import TAKE
 from e2e.weakened import Weakened
-from timeouts import scaled
+from timeouts import full_wait
 
 pytestmark = pytest.mark.sandbox
 
@@ -90,7 +90,7 @@ def test_without_the_filter_forbidden_calls_succeed(box: WeakenedServer) -> None
 def test_without_a_limit_of_processes_a_bomb_grows_beyond_it(box: WeakenedServer) -> None:
     """B2."""
     box.runtime.lacks("pids")
-    function = box.server.deploy(BOMBS["vfork"], timeout_seconds=round(scaled(5)))
+    function = box.server.deploy(BOMBS["vfork"], timeout_seconds=round(full_wait(5)))
     with Meter(box.server) as meter:
         function.invoke()
     box.runtime.lacks("")
@@ -107,7 +107,7 @@ def test_without_uids_of_their_own_two_sandboxes_are_one_user(box: WeakenedServe
     """B1, C8."""
     server = box.server
     box.runtime.lacks("own uids")
-    function = server.deploy(f"exec sleep {scaled(1)}", max_instances=2)
+    function = server.deploy(f"exec sleep {full_wait(1)}", max_instances=2)
     calls = [server.later(function.invoke) for _ in range(2)]
     pids = until(lambda: [] if len(server.named("sleep")) < 2 else server.named("sleep"))
     uids = {status_of(pid)["Uid"] for pid in pids}

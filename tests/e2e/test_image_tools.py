@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from e2e import tiny_root
 from e2e.server import QUILTFN, Server, until, watched
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 MIRROR = "deb.debian.org"
@@ -53,7 +54,7 @@ def command(server: Server, *words: str | Path) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=scaled(300),
     )
 
 
@@ -70,7 +71,7 @@ def run(*words: str | Path, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=scaled(300),
         env=os.environ | environment,
     )
     assert done.returncode == 0, f"{words}: {done.stderr}"

@@ -19,6 +19,7 @@ from quiltfn.fleet.peer_server import open_peer_server
 from quiltfn.fleet.peers import HttpPeers
 from quiltfn.ports.peers import Asker
 from service.peers.pair import CALL, Directory, a_fleet, a_node
+from timeouts import scaled
 
 pytestmark = test_egress.pytestmark
 __all__ = ["the_lab"]  # a fixture
@@ -57,7 +58,7 @@ def peer_port() -> Iterator[int]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(scaled(10))
         # The control: a node is let in, at each address of the host.
         for address in HOST:
             shown = f"[{address}]" if ":" in address else address

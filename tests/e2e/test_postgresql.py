@@ -285,7 +285,7 @@ def test_accepted_work_is_kept_through_an_end_of_postgresql(
         until(partial(lambda before: len(accepted) > before + 20, len(accepted)), 30)
     is_over.set()
     for one in givers:
-        one.result(60)
+        one.result(scaled(60))
     assert {one.status_code for one in refused} <= {409, 503}, [one.text for one in refused]
     found = queued(function)
     assert len(set(accepted.values())) == len(accepted)

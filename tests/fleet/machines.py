@@ -32,6 +32,7 @@ from fleet_network import (
     database,
     network,
 )
+from timeouts import scaled
 
 NAMES = ("one", "two", "three")
 HOST = "host"  # where clients are
@@ -121,7 +122,7 @@ class FleetMachine(Server):
             while self._keeper.is_alive() and time.monotonic() < end:
                 if self.process is not None:
                     self._signal(self.process.pid, signal.SIGTERM)
-                self._keeper.join(10)
+                self._keeper.join(scaled(10))
             if self._keeper.is_alive():
                 self.kill_all()
                 self._keeper.join()

@@ -16,6 +16,7 @@ from quiltfn.fleet import files
 from quiltfn.fleet.peers import SILENT_S, HttpPeers
 from quiltfn.settings import read_private
 from service.peers.pair import Directory
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -87,15 +88,15 @@ def test_a_call_goes_to_the_node_that_has_an_instance(shared: list[Server]) -> N
 def test_what_a_handler_writes_is_seen_at_another_node_as_it_comes(shared: list[Server]) -> None:
     nodes = Nodes(shared, "echo first; sleep 3; echo last")
     url = f"{nodes.two.url}{nodes.function.path}/invoke"
-    began = time.monotonic()
     with httpx.stream(
-        "POST", url, headers={"accept": "text/event-stream"}, timeout=20, trust_env=False
+        "POST", url, headers={"accept": "text/event-stream"}, timeout=scaled(20), trust_env=False
     ) as answer:
         assert answer.status_code == 200
         lines = answer.iter_lines()
         assert any("first" in line for line in lines)
-        assert time.monotonic() - began < 2.5
+        first_at = time.monotonic()
         assert any("last" in line for line in lines)
+        assert time.monotonic() - first_at > 1, "the first came before the last was written"
 
 
 def test_a_running_call_is_followed_and_cancelled_from_any_node(
@@ -145,7 +146,7 @@ def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(fleet:
     nodes.one.kill_launcher()
     nodes.one.wait()
     answer = called.result()
-    assert time.monotonic() - killed_at < 3
+    assert time.monotonic() - killed_at < scaled(3)
     assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
     assert answer.headers["x-invocation-id"] == one
     record = f"{nodes.function.path}/invocations/{one}"
@@ -164,7 +165,7 @@ def test_a_node_that_stands_still_is_noticed(fleet: Fleet) -> None:
     try:
         began = time.monotonic()
         sent = nodes.two.call("POST", path)
-        assert SILENT_S <= time.monotonic() - began < SILENT_S + 2
+        assert SILENT_S <= time.monotonic() - began < SILENT_S + scaled(2)
         later = [nodes.two.call("POST", path).json() for _ in range(2)]
     finally:
         os.kill(server, signal.SIGCONT)
@@ -182,7 +183,7 @@ def test_nodes_that_are_drained_one_after_the_other_fail_no_call(fleet: Fleet) -
     until_s = time.monotonic() + 12
 
     def call(node: Server) -> None:
-        with httpx.Client(trust_env=False, timeout=20) as http:
+        with httpx.Client(trust_env=False, timeout=scaled(20)) as http:
             while time.monotonic() < until_s:
                 answer = http.post(f"{node.url}{nodes.function.path}/invoke", json={})
                 ends.append((answer.status_code, answer.text if answer.is_error else ""))
@@ -198,5 +199,5 @@ def test_nodes_that_are_drained_one_after_the_other_fail_no_call(fleet: Fleet) -
         assert nodes.one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
     for one in callers:
         one.result()
-    assert len(ends) > 200
+    assert len(ends) > 100
     assert {status for status, _ in ends} == {200}, {text for _, text in ends}

@@ -12,7 +12,7 @@ import pytest
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
 from fleet.sampler import groups, sampled, sandboxes
-from timeouts import scaled
+from timeouts import full_wait, scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -45,7 +45,7 @@ def test_calls_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
     there = on(two, function)
     for name in ("one", "two"):  # which then run the calls that they are asked for, and no others
         assert one.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
-    time.sleep(scaled(1.5))  # until each has heard of it
+    time.sleep(full_wait(1.5))  # until each has heard of it
     with most_at_a_time(one, two) as most:
         for _ in range(3):
             for each in (function, there):  # it is there, or it goes there

@@ -11,7 +11,7 @@ import pytest
 from e2e.server import Function, Server, quiltfn, until
 from fleet.nodes import Fleet
 from quiltfn.model.invocation import NODE_LOST
-from timeouts import scaled
+from timeouts import full_wait
 
 pytestmark = pytest.mark.sandbox
 REAP_S = 10
@@ -225,7 +225,7 @@ def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, clus
     health = one.call("GET", "/api/functions/health").json()
     assert health["checks"]["membership"] == {"ok": True, "reason": "the other nodes see it"}
     with cluster.frozen():
-        time.sleep(scaled(2))
+        time.sleep(full_wait(2))
         late = one.call("GET", "/api/functions/health").json()
     assert not late["checks"]["membership"]["ok"]
     assert "no beat was stored for" in late["checks"]["membership"]["reason"]

@@ -58,7 +58,7 @@ def followed(node: Server, path: str = "/api/events") -> Iterator[list[Told]]:
         thread.start()
         yield told
         answer.extensions["network_stream"].get_extra_info("socket").shutdown(2)
-        thread.join(10)
+        thread.join(scaled(10))
 
 
 def of_call(told: list[Told], invocation_id: str) -> list[str]:

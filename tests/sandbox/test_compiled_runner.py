@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.launcher import host_image
+from timeouts import scaled
 
 SOURCE = Path(host_image.__file__).parents[1] / "guest/runners"
 
@@ -24,7 +25,7 @@ def runners(tmp_path: Path) -> Path:
 def started(runners: Path) -> str:
     """What it says. It has no control socket, and so the runner itself says nothing."""
     command = [sys.executable, "-s", str(runners / "start_python.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=scaled(30))
     return done.stdout + done.stderr
 
 

@@ -14,7 +14,7 @@ import pytest
 from e2e.server import is_alive, until, why_not
 from quiltfn.launcher.deadline import Deadline, boottime
 from sandbox.launcher_process import LauncherProcess, place, run_launcher
-from timeouts import scaled
+from timeouts import full_wait, scaled
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -72,7 +72,7 @@ def two_sandboxes(made: LauncherProcess, **more: float) -> set[int]:
 
 def test_a_stopped_server_s_sandboxes_end_at_the_deadline(made: LauncherProcess) -> None:
     """The server's machine is short of processor time for a minute, and others take it over."""
-    at = boottime() + scaled(DEADLINE_S)
+    at = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=at)
     with stopped(made.server_pid):
         until_boottime(at - 0.5)
@@ -91,19 +91,19 @@ def test_without_a_deadline_they_would_live_on(made: LauncherProcess) -> None:
     """The negative control, and what a server that is alone has."""
     inside = two_sandboxes(made)
     with stopped(made.server_pid):
-        until_boottime(boottime() + scaled(DEADLINE_S) + LATER_S)
+        until_boottime(boottime() + full_wait(DEADLINE_S) + LATER_S)
         assert processes(made) == inside
     assert "sandbox" in made.create()
 
 
 def test_each_renewal_moves_it(made: LauncherProcess) -> None:
-    first = boottime() + scaled(DEADLINE_S)
+    first = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=first)
-    hand_over(made, first + scaled(DEADLINE_S))
+    hand_over(made, first + full_wait(DEADLINE_S))
     hand_over(made, first - 1)  # one that was late on its way takes nothing back
     until_boottime(first + LATER_S)
     assert processes(made) == inside
-    until_boottime(first + scaled(DEADLINE_S) + LATER_S)
+    until_boottime(first + full_wait(DEADLINE_S) + LATER_S)
     assert processes(made) == set()
 
 
@@ -135,7 +135,7 @@ def test_a_sandbox_that_is_being_made_ends_as_well(made: LauncherProcess) -> Non
 
 def test_a_stopped_launcher_is_made_up_for_by_the_server(made: LauncherProcess) -> None:
     """The server closes what it holds of its guests, and each ends its sandbox by itself."""
-    inside = two_sandboxes(made, deadline=boottime() + scaled(DEADLINE_S))
+    inside = two_sandboxes(made, deadline=boottime() + full_wait(DEADLINE_S))
     with stopped(made.launcher):
         made.do("[os.close(one) for one in kept]; kept.clear()")
         until(lambda: not [pid for pid in inside if is_alive(pid)], 5)
@@ -143,7 +143,7 @@ def test_a_stopped_launcher_is_made_up_for_by_the_server(made: LauncherProcess) 
 
 def test_where_both_are_stopped_they_end_when_the_launcher_goes_on(made: LauncherProcess) -> None:
     """What the deadline does not hold: nobody is there to end them."""
-    at = boottime() + scaled(DEADLINE_S)
+    at = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=at)
     with stopped(made.server_pid):
         with stopped(made.launcher):

@@ -31,6 +31,7 @@ from quiltfn.guest.wire import (
     encode_specialise,
 )
 from sandbox.bare_guest import SANITIZER, SANITIZER_EXIT, BareGuest, build_guest
+from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -127,15 +128,20 @@ def test_the_standard_streams_can_be_opened_again_by_name(bare_guest):
 def test_output_that_somebody_follows_is_sent_at_once(bare_guest, is_followed):
     """The handler says when it wrote; the control is a call that nobody follows."""
     script = "printf '%s\\n' $(date +%s%N); sleep 0.02"
-    delays = []
-    for _ in range(20):
+
+    def delay_ms():
         bare_guest.send_call({"SCRIPT": script}, is_followed=is_followed)
         first = bare_guest.next()
-        delays.append(time.time_ns() - int(first.data))
+        delay = time.time_ns() - int(first.data)
         while not isinstance(bare_guest.next(), Clean):
             pass
-    shortest = min(delays) / 1e6
-    assert shortest < 1.5 if is_followed else shortest > 1.8
+        return delay / 1e6
+
+    # Whatever else runs, one of some is read as soon as it is sent.
+    if is_followed:
+        assert any(delay_ms() < 1.5 for _ in range(200))
+    else:
+        assert all(delay_ms() > 1.8 for _ in range(20))
 
 
 def test_a_flood_that_somebody_follows_is_sent_in_few_pieces(bare_guest):
@@ -211,7 +217,7 @@ def test_output_is_streamed_while_the_handler_runs(bare_guest):
     bare_guest.send_call({"SCRIPT": "echo early; exec sleep 60"}, timeout_ms=60_000)
     began = time.monotonic()
     assert bare_guest.next() == Output(bare_guest.nonce, "stdout", b"early\n")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < scaled(5)
 
 
 def test_beyond_its_limit_output_is_counted_and_thrown_away(bare_guest):
@@ -243,7 +249,7 @@ def test_a_flood_starves_neither_the_other_stream_nor_the_deadline(bare_guest):
     answer = bare_guest.run("yes & yes >&2 & sleep 0.2; echo last >&2; wait", timeout_ms=700)
     assert answer.end is not None
     assert answer.end.kind is ExitKind.DEADLINE
-    assert answer.seconds < 2
+    assert answer.seconds < scaled(2)
     assert (len(answer.stdout), len(answer.stderr)) == (STDOUT_MAX, STDERR_MAX)
     assert answer.end.dropped_stdout > 0
     assert answer.end.dropped_stderr > 0
@@ -290,7 +296,7 @@ def test_a_handler_killed_by_a_signal_is_reported_so(bare_guest):
 def test_the_deadline_ends_whatever_does_not_end(bare_guest, script):
     answer = bare_guest.run(script, timeout_ms=200)
     assert answer.end == End(bare_guest.nonce, ExitKind.DEADLINE, 0, 0, 0, "")
-    assert 0.15 < answer.seconds < 1.2
+    assert 0.15 < answer.seconds < scaled(1.2)
     assert answer.alive_at_end == 1
     assert bare_guest.run("echo next").stdout == b"next\n"
 
@@ -300,7 +306,7 @@ def test_a_grandchild_that_holds_stdout_open_does_not_hold_the_answer(bare_guest
     assert answer.stdout == b"done\n"
     assert answer.end is not None
     assert answer.end.kind is ExitKind.EXITED
-    assert answer.seconds < 1
+    assert answer.seconds < scaled(1)
 
 
 def test_a_daemon_is_dead_before_the_end_is_told(bare_guest):
@@ -332,7 +338,7 @@ def test_a_handler_that_forks_without_end_meets_its_deadline(bare_guest):
     answer = bare_guest.run("ulimit -u 60; f() { while :; do (:) & done; }; f", timeout_ms=400)
     assert answer.end is not None
     assert answer.end.kind is ExitKind.DEADLINE
-    assert answer.seconds < 3
+    assert answer.seconds < scaled(3)
     assert answer.alive_at_end == 1
 
 
@@ -346,7 +352,7 @@ def test_a_stream_parked_in_a_message_to_nobody_does_not_hold_the_answer(bare_gu
     )
     answer = bare_guest.run(python(code))
     assert answer.stdout == b"parked"
-    assert answer.seconds < 2
+    assert answer.seconds < scaled(2)
     assert bare_guest.run("echo next").stdout == b"next\n"
 
 

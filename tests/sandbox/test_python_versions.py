@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
+from timeouts import scaled
+
 RUNNER = Path(__file__).parents[2] / "src/quiltfn/guest/runners/python.py"
 OLDEST = re.search(r"any Python from (3\.\d+) on", RUNNER.read_text())
 assert OLDEST is not None
@@ -68,7 +70,7 @@ class Runner:
 
     def __init__(self, control: socket.socket, result: int, log: int) -> None:
         self.control, self.result, self.log = control, result, log
-        self.control.settimeout(20)
+        self.control.settimeout(scaled(20))
         self.rest = b""
 
     def line(self) -> str:
@@ -128,7 +130,7 @@ def started(python: str, directory: Path, handler: str, *, keep: bool) -> Iterat
         yield Runner(ours, read, log.fileno())
     finally:
         ours.close()
-        assert process.wait(20) == 0, (directory / "log").read_text()
+        assert process.wait(scaled(20)) == 0, (directory / "log").read_text()
         os.close(read)
         log.close()
 

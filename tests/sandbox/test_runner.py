@@ -27,6 +27,7 @@ from quiltfn.guest.wire import (
     encode_prepare,
 )
 from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, Outcome, build_guest
+from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -118,12 +119,12 @@ def test_state_that_may_not_be_kept_costs_a_process_each_call(
 
 def test_the_next_runner_is_ready_before_the_sandbox_is_clean(bare_guest: BareGuest) -> None:
     small(bare_guest, "time.sleep(0.3)\n" + ECHO.format(mode="once"))
-    answer = bare_guest.call()
-    assert answer.end is not None
-    began = time.monotonic()
-    words(bare_guest.call())  # CLEAN of the first came when the second had been started
-    assert time.monotonic() - began > 0.25  # its own CLEAN, for the third
-    assert answer.seconds < 0.25  # but END did not wait
+    for _ in range(2):  # CLEAN of the first came when the second had been started
+        began = time.monotonic()
+        answer = bare_guest.call()
+        clean_s = time.monotonic() - began
+        assert words(answer)
+        assert clean_s - answer.seconds > 0.25, "END did not wait for it"
 
 
 def test_what_a_runner_says_before_it_is_ready_opens_the_first_calls_log(
@@ -192,7 +193,7 @@ def test_a_runner_that_does_not_answer_runs_into_the_deadline(bare_guest: BareGu
     began = time.monotonic()
     bare_guest.send_call(timeout_ms=300)
     assert end_of(bare_guest).kind is ExitKind.DEADLINE
-    assert 0.25 < time.monotonic() - began < 1.5
+    assert 0.25 < time.monotonic() - began < scaled(1.5)
     assert bare_guest.wait() == 0
     assert bare_guest.processes() == []
 

@@ -78,7 +78,9 @@ class Harness:
     async def invoke(self, entry: Entry, **request: Any) -> Invocation:
         with contextlib.suppress(NotFound):
             entry = self.catalog.get(entry.function.id)
-        async with asyncio.timeout(10):  # a call that hangs is a failed test, not a hung one
+        async with asyncio.timeout(
+            scaled(10)
+        ):  # a call that hangs is a failed test, not a hung one
             return await self.invoker.invoke(entry, Request(may_write=True, **request))
 
     async def running(self, entry: Entry, **request: Any) -> "asyncio.Future[Invocation]":
@@ -145,7 +147,7 @@ async def open_harness(
         finally:
             fake.may_start.set()
             fake.may_end.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(scaled(5)):
                 await harness.pools.aclose()
                 await asyncio.gather(*harness.tasks, return_exceptions=True)
     assert fake.alive == {}, "sandboxes are left"

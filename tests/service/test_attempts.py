@@ -12,6 +12,7 @@ from quiltfn.model.errors import CapacityFull, FunctionNotActive, RuntimeUnavail
 from quiltfn.model.invocation import Invocation, Source, Status, WorkOutcome
 from quiltfn.model.pool import PoolLimits
 from service.platform_harness import Harness, open_harness, until
+from timeouts import scaled
 
 AGAIN, DEAD = WorkOutcome(retry_at_ms=5_000_000), WorkOutcome(dead_letter="attempts")
 
@@ -118,5 +119,5 @@ async def test_a_cancelled_attempt_is_decided_on(server: Harness, is_waiting: bo
 
 
 async def cancel(server: Harness, entry: Entry, invocation_id: str) -> Invocation | None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(scaled(10)):
         return await server.invoker.cancel(entry.function.id, invocation_id)

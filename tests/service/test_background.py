@@ -12,6 +12,7 @@ from quiltfn import background, platform
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStats
 from service.platform_harness import open_harness
+from timeouts import scaled
 
 
 async def test_a_background_task_that_fails_is_logged_and_begun_again(
@@ -30,7 +31,7 @@ async def test_a_background_task_that_fails_is_logged_and_begun_again(
 
     monkeypatch.setattr(SqlStats, "prune_some", damaged)
     with structlog.testing.capture_logs() as lines:
-        async with open_harness(tmp_path), asyncio.timeout(10):
+        async with open_harness(tmp_path), asyncio.timeout(scaled(10)):
             await again.wait()
     assert [one["event"] for one in lines if one["log_level"] == "error"] == [
         "a background task has failed; it is begun again"

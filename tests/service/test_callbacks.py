@@ -33,6 +33,7 @@ from quiltfn.launcher.main import NAMES
 from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.settings import Settings
+from timeouts import scaled
 
 
 def ranges_of(text: str) -> list[AddressRange]:
@@ -247,7 +248,7 @@ async def test_of_an_endless_body_only_the_status_is_read() -> None:
     async with receiver(OUTSIDE, endless_body) as there:
         url = f"http://hook.example:{there.port}{SECRET_PATH}"
         assert await post(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=5), url) == 200
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(scaled(5)):
             await there.closed.wait()  # the connection ended
 
 
@@ -257,8 +258,8 @@ async def test_an_answer_that_does_not_come_to_its_point_is_given_up(answer: Rep
         url = f"http://hook.example:{there.port}{SECRET_PATH}"
         before = time.monotonic()
         await refused(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=0.5), url)
-        assert time.monotonic() - before < 5
-        async with asyncio.timeout(5):
+        assert time.monotonic() - before < scaled(5)
+        async with asyncio.timeout(scaled(5)):
             await there.closed.wait()
 
 
@@ -351,7 +352,7 @@ async def test_names_that_nobody_answers_for_hold_up_nothing_else(
     is_over = threading.Event()
 
     def silent(*_arguments: object, **_named: object) -> list[object]:
-        is_over.wait(20)
+        is_over.wait(scaled(20))
         raise OSError
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
@@ -359,7 +360,7 @@ async def test_names_that_nobody_answers_for_hold_up_nothing_else(
     some = [asyncio.ensure_future(resolver(f"{n}.example", 80)) for n in range(40)]
     try:
         await asyncio.sleep(0.05)
-        async with asyncio.timeout(5):  # the threads of everything else are free
+        async with asyncio.timeout(scaled(5)):  # the threads of everything else are free
             assert await asyncio.to_thread(lambda: 1) == 1
     finally:
         is_over.set()

@@ -9,6 +9,7 @@ import pytest
 from quiltfn.catalog import Entry
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from service.platform_harness import Harness, open_harness, until
+from timeouts import scaled
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def ids(server: Harness) -> list[str]:
 
 
 async def cancel(server: Harness, entry: Entry, invocation_id: str) -> Invocation | None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(scaled(10)):
         return await server.invoker.cancel(entry.function.id, invocation_id)
 
 
@@ -245,5 +246,5 @@ async def test_a_drain_ends_with_the_last_call_that_is_cancelled(server: Harness
     draining = asyncio.ensure_future(server.invoker.drain(60))
     await asyncio.sleep(0)
     await cancel(server, entry, invocation_id)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scaled(5)):
         await draining

@@ -14,12 +14,13 @@ from quiltfn.ports import SandboxFailed
 from quiltfn.sandbox import guest
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import PLAIN, LauncherSandboxes, Limits
+from timeouts import scaled
 
 
 @pytest.fixture
 async def ends() -> AsyncIterator[tuple[LauncherChannel, socket.socket]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    theirs.settimeout(5)
+    theirs.settimeout(scaled(5))
     channel = LauncherChannel(ours)
     with theirs:
         yield channel, theirs

@@ -36,6 +36,7 @@ from quiltfn.work import Work
 from service.platform_harness import open_harness, until
 from service.test_callbacks import ranges_of, receiver
 from sqlite_template import with_schema
+from timeouts import scaled
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 URL = "https://hook.example/x"
@@ -146,7 +147,7 @@ class World:
 
     async def until(self, function: Function, delivery_id: str, **wanted: Any) -> Delivery:
         """The delivery once its fields are as wanted."""
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(scaled(SOON_S)):
             while True:
                 one = await self.one(function, delivery_id)
                 if all(getattr(one, name) == value for name, value in wanted.items()):
@@ -478,7 +479,7 @@ async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> 
                 to = Destination(url=f"https://slow{number}.{tenant}.example", secret=SECRET)
                 slow = await world.function(f"s{number}", to, tenant_id=tenant)
                 await world.end_call(slow)
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(scaled(SOON_S)):
             while len(world.sender.posts) < AT_ONCE:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
         delivery_id = await world.end_call(quick)
@@ -497,7 +498,7 @@ async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world
     function = await world.function("f", TO_URL)
     async with world.running():
         delivery_id = await world.end_call(function)
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(scaled(SOON_S)):
             await world.sender.posted.wait()
     await restart(world.store)
     world.sender.reply = world.sender.fine
@@ -581,7 +582,7 @@ async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(
     monkeypatch.setattr(world.kept, "release", seen)
     async with world.running():
         delivery_id = await world.end_call(function)
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(scaled(SOON_S)):
             await is_back.wait()
     world.deliveries = world.made()
     async with world.running():
@@ -619,7 +620,7 @@ async def test_a_platform_sends_the_end_of_what_it_accepted(tmp_path: Path) -> N
             await policies.set_policy(entry.function.id, AsyncPolicy(on_failure=to_url))
             await policies.set_policy(target.function.id, AsyncPolicy(on_success=to_function))
             first = await server.work.accept(target, Input(payload=b"grain"))
-            async with asyncio.timeout(SOON_S):
+            async with asyncio.timeout(scaled(SOON_S)):
                 await there.closed.wait()
     _, _, body = there.received.partition(b"\r\n\r\n")
     told = json.loads(body)

@@ -19,6 +19,7 @@ from quiltfn.model.work import AsyncPolicy, Backoff
 from quiltfn.observe import metrics
 from quiltfn.ports.work import Input
 from service.platform_harness import Harness, open_harness, until
+from timeouts import scaled
 
 MIB = 1024 * 1024
 EXACT = Backoff(first=10.0, factor=2.0, jitter=0.0)
@@ -568,7 +569,7 @@ async def test_waiting_work_is_cancelled_also_where_it_was_claimed(server: Harne
     running, held, waits = await accept(server, entry, 3)
     await until(lambda: busy(server, entry) == 1)
     for one in (held, waits, running):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(scaled(5)):
             record = await server.work.cancel(entry, one)
         assert record.status is Status.CANCELLED
     await quiet(server)

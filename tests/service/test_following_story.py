@@ -33,6 +33,7 @@ from quiltfn.ports import ChangeKind
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.store import SqlPolicies, SqlStore, SqlUrls
 from quiltfn.urls import Urls
+from timeouts import scaled
 
 TENANT, NAMES = "default", ("f", "g")
 
@@ -148,7 +149,7 @@ async def two_nodes() -> AsyncIterator[list[StoryNode]]:
 async def told(story: list[list[tuple[int, str, str]]]) -> None:
     async with two_nodes() as nodes:
         for group in story:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(scaled(60)):
                 await asyncio.gather(*(nodes[at].do(what, name) for at, what, name in group))
         for node in nodes:
             await node.follower.refresh()

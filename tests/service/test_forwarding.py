@@ -35,6 +35,7 @@ from quiltfn.ports.placement import Destination, PeerUnavailable
 from quiltfn.sandbox.fake import FakeSandboxes
 from service.in_process import InProcess, headers_of
 from service.platform_harness import Harness, open_harness, until
+from timeouts import scaled
 
 
 class PeerResponse(PeerAnswer):
@@ -171,7 +172,9 @@ class Nodes:
         app_there = make_app(replace(there.services, fleet=other))
         self.network.apps["node-2"] = answering_peers(app_there, other)
         self.http = httpx.AsyncClient(
-            transport=InProcess(self.app, "10.1.2.3"), base_url="http://127.0.0.1", timeout=30
+            transport=InProcess(self.app, "10.1.2.3"),
+            base_url="http://127.0.0.1",
+            timeout=scaled(30),
         )
         self.placed.goes_to = ["node-2"]
 
@@ -601,7 +604,7 @@ async def test_the_logs_of_a_function_are_those_of_both_nodes(nodes: Nodes) -> N
     await nodes.call("cat", "there")
     nodes.placed.goes_to = []
     await nodes.call("cat", "here")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(scaled(10)):
         while not (b'"there"' in told and b'"here"' in told and told.count(b"event: end") == 2):
             told += await coming
             coming = asyncio.ensure_future(anext(body))

@@ -11,6 +11,7 @@ from quiltfn.model.invocation import CallResult, ExitKind, Status
 from quiltfn.pool import function_pool
 from quiltfn.ports import Call, Destination, EgressRefusals
 from service.platform_harness import Harness, open_harness, until
+from timeouts import scaled
 
 CALL = Call(payload=None, environment={}, replaces_environment=False, timeout_s=5)
 
@@ -151,7 +152,7 @@ async def test_an_alarm_that_rings_a_hair_too_early_is_set_again(tmp_path: Path)
         await asyncio.sleep(0.02)
         assert server.counts(entry) == {"recycling": 1}
         server.clock.time += 0.0004
-        record = await asyncio.wait_for(waiting, 0.5)
+        record = await asyncio.wait_for(waiting, scaled(0.5))
         assert record.cold_start is True
 
 
@@ -221,7 +222,7 @@ async def test_closing_ends_a_call_that_was_handed_its_instance_in_the_same_tick
     pool.release(1, 1, healthy=True)
     pool._cleaned(1)
     assert pool.model.held_by(2) == 1  # Ann, whose task has not run since
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(scaled(2)):
         await server.pools.aclose()
     with pytest.raises(ShuttingDown):
         await ann

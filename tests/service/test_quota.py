@@ -13,6 +13,7 @@ from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.version import VersionSpec
 from quiltfn.pool.tenant_pools import TenantPools
 from service.platform_harness import TENANT, Harness, open_harness, until
+from timeouts import scaled
 
 
 def crowd_of(harness: Harness, tenant: str = TENANT) -> TenantPools:
@@ -172,7 +173,7 @@ async def test_whatever_happens_it_is_never_exceeded_and_nobody_is_forgotten(
                 await asyncio.sleep(0.001)
                 live(harness)
         harness.pass_time(11)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(scaled(10)):
             ended = await asyncio.gather(*calls, return_exceptions=True)
         assert not [one for one in ended if isinstance(one, AssertionError)]
         for entry in entries:

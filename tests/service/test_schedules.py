@@ -14,6 +14,7 @@ from quiltfn.model.invocation import Status
 from quiltfn.model.schedule import Missed, Overlap, Schedule
 from quiltfn.ports.work import AcceptedWork
 from service.platform_harness import TENANT, Harness, open_harness
+from timeouts import scaled
 
 
 class SetClock(ManualClock):
@@ -161,7 +162,7 @@ async def test_a_mistake_while_firing_does_not_end_the_schedules(
         monkeypatch.setattr(schedules, "fire_due", fire_due)
         monkeypatch.setattr("quiltfn.schedules.RETRY_S", 0.01)
         running = asyncio.ensure_future(schedules.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(scaled(10)):
             await went_on.wait()
         running.cancel()
 

@@ -17,6 +17,7 @@ from quiltfn.api.routes import ROUTES
 from quiltfn.api.server import Server
 from quiltfn.model.access import Scope
 from service.platform_harness import open_harness
+from timeouts import scaled
 
 CHUNK = b"y" * 65536
 CHUNKS = 512
@@ -79,7 +80,7 @@ async def ask(port: int, line: str, *headers: str) -> tuple[bytes, bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = REQUEST.format(line).replace("\r\n\r\n", "".join(f"\r\n{one}" for one in headers))
     writer.write(head.encode() + b"\r\n\r\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(scaled(20)):
         answer = await reader.read()
     writer.close()
     got, _, body = answer.partition(b"\r\n\r\n")

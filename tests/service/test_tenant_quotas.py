@@ -17,6 +17,7 @@ from quiltfn.model.work import AsyncPolicy, Destination
 from quiltfn.ports.work import Input
 from quiltfn.store.spool import Spool
 from service.platform_harness import TENANT, Harness, open_harness, until
+from timeouts import scaled
 
 
 async def used_today(harness: Harness) -> float:
@@ -306,7 +307,7 @@ async def test_a_commit_that_was_read_and_is_told_of_later_is_counted_once(
         def late(spool: Spool) -> None:
             """In the writer's thread, between a commit and the news of it."""
             committed.set()
-            may_tell.wait(10)
+            may_tell.wait(scaled(10))
             clear(spool)
 
         await harness.journal.synced()

@@ -38,6 +38,7 @@ from quiltfn.telemetry import CannotSend, headers_of, open_telemetry
 from service.in_process import InProcess, request_of
 from service.otlp_collector import Collector, values
 from service.platform_harness import FACTS, Harness, open_harness, until
+from timeouts import scaled
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADER = f"00-{TRACE}-{SPAN}-01"
@@ -555,9 +556,9 @@ def test_an_answer_without_an_end_is_not_read_to_it() -> None:
     chunk = b"10000\r\n%b\r\n" % bytes(65_536)
     with answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", chunk) as (url, taken):
         with session(5.0) as one:
-            assert one.post(url, b"spans", timeout=5.0).status_code == 200
+            assert one.post(url, b"spans", timeout=scaled(5.0)).status_code == 200
         with suppress(requests.RequestException):  # the control
-            requests.post(url, b"spans", timeout=5.0)
+            requests.post(url, b"spans", timeout=scaled(5.0))
     # The kernel's buffers take some of it.
     assert taken[0] < 16 * 1024 * 1024 < 60 * 1024 * 1024 < taken[1]
 
@@ -565,7 +566,7 @@ def test_an_answer_without_an_end_is_not_read_to_it() -> None:
 def test_an_answer_that_comes_byte_by_byte_is_not_waited_for() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"
     with answering(head, b"x", pause_s=0.05) as (url, taken), session(0.2) as one:
-        assert one.post(url, b"spans", timeout=5.0).status_code == 200
+        assert one.post(url, b"spans", timeout=scaled(5.0)).status_code == 200
     assert taken[0] < len(head) + 500
 
 

@@ -17,6 +17,7 @@ from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.store import SqlIdempotencyStore
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness, until
+from timeouts import scaled
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -453,7 +454,7 @@ async def test_who_waits_for_a_call_is_woken_by_its_end(api: Api) -> None:
     await until(lambda: waiters._events)
     assert not waiting.done()
     await api.good("POST", f"{path}/cancel")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scaled(5)):
         assert (await waiting)["status"] == "cancelled"
     await call
     assert not waiters._events, "nobody is remembered who waits no longer"
@@ -477,7 +478,7 @@ async def test_nobody_keeps_waiting_while_the_server_ends(api: Api) -> None:
     work = api.harness.services.work
     await until(lambda: work.waiters._events)
     work.waiters.release()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scaled(5)):
         assert (await waiting)["status"] == "queued"
 
 

@@ -20,6 +20,7 @@ import httpx
 import jwt
 
 from e2e.server import START_S, Server, quiltfn, until
+from timeouts import scaled
 
 TLS_READY = re.compile(r"listening on (https://127\.0\.0\.1:\d+)\n")
 ERROR_KEYS = ["error", "error_code", "request_id", "details", "retry_after", "hint"]
@@ -104,7 +105,7 @@ class Api:
         self.http = httpx.Client(
             base_url=url,
             headers=headers,
-            timeout=60,
+            timeout=scaled(60),
             transport=httpx.HTTPTransport(
                 verify=verify,  # without HTTPS there is nothing to verify
                 limits=httpx.Limits(max_keepalive_connections=0),  # so nothing is left to close
@@ -188,7 +189,7 @@ class Wire:
             self.socket.sendall(data)
         return self
 
-    def receive(self, timeout_s: float = 3.0) -> bytes:
+    def receive(self, timeout_s: float = scaled(3)) -> bytes:
         """Everything until the other side closes, or says nothing more for a moment."""
         found, end = b"", time.monotonic() + timeout_s
         with contextlib.suppress(TimeoutError, ConnectionResetError):
@@ -209,7 +210,7 @@ def statuses(data: bytes) -> list[int]:
     return [int(one) for one in re.findall(rb"HTTP/1\.[01] (\d{3}) ", data)]
 
 
-def raw(url: str, data: bytes, timeout_s: float = 3.0) -> bytes:
+def raw(url: str, data: bytes, timeout_s: float = scaled(3)) -> bytes:
     wire = Wire(url)
     try:
         return wire.send(data).receive(timeout_s)

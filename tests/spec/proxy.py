@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from e2e.server import short_dir, until
+from timeouts import scaled
 
 NGINX = "/usr/sbin/nginx"
 # One worker and one kept connection: whatever is left on it meets the next request.
@@ -86,7 +87,7 @@ def nginx(to: str, manner: str) -> Iterator[Proxy]:
         finally:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
-            process.wait(10)
+            process.wait(scaled(10))
 
 
 def free_port() -> int:

@@ -28,6 +28,7 @@ from spec.api_client import (
     rss_kib,
     statuses,
 )
+from timeouts import scaled
 
 MIB = 1024 * 1024
 OPEN: list[Wire] = []
@@ -94,28 +95,28 @@ def test_a_body_that_trickles_on_behind_its_answer_ends_the_connection(impatient
         wire = connect(impatient.url)
         begin = b"1" if "Transfer-Encoding" not in headers else b"ffff\r\n1"
         wire.send(request(method, path, headers, begin))
-        answered = wire.receive(5.0)
+        answered = wire.receive(scaled(5))
         assert statuses(answered) == [status], case
-        return seconds_until_closed(wire, b"1", 0.2, 14.0)
+        return seconds_until_closed(wire, b"1", 0.2, scaled(14))
 
     with ThreadPoolExecutor(len(TRICKLED)) as pool:
         took = dict(zip(TRICKLED, pool.map(trickles, TRICKLED), strict=True))
     # Five seconds for the rest; the body's own three are over where it was read.
-    assert max(took.values()) < 10.0, took
+    assert max(took.values()) < scaled(10), took
 
 
 def test_empty_lines_do_not_keep_a_connection(impatient: Server) -> None:
     wire = connect(impatient.url)
     wire.send(request("GET", "/health"))
     assert statuses(wire.receive()) == [200]
-    assert seconds_until_closed(wire, b"\r\n", 0.2, 12.0) < 6.0
+    assert seconds_until_closed(wire, b"\r\n", 0.2, scaled(12)) < scaled(6)
 
 
 def test_the_rest_of_a_body_may_follow_its_answer(impatient: Server) -> None:
     """Who sends on for a moment reads the answer, and may go on with the connection."""
     wire = connect(impatient.url)
     wire.send(request("POST", "/api/nothing", {"Content-Length": "100000"}, b"x" * 10))
-    assert statuses(wire.receive(1.0)) == [404]
+    assert statuses(wire.receive(scaled(1))) == [404]
     wire.send(b"x" * 99_990 + request("GET", "/health"))
     assert statuses(wire.receive()) == [200]
 
@@ -126,12 +127,12 @@ def test_requests_ahead_of_their_turn_are_bounded(open_server: Server) -> None:
         wire = connect(open_server.url)
         call = request("POST", f"{function.path}/invoke")
         wire.send(call + request("GET", "/health") * 5000)
-        found = statuses(wire.receive(6.0))
+        found = statuses(wire.receive(scaled(6)))
         assert found == [200] * 17  # the call, and the sixteen that may wait behind it
         wire = connect(open_server.url)
         large = request("POST", "/api/functions", {"Content-Length": "100000"}, b"x" * 100_000)
         wire.send(call + request("GET", "/health") + large)
-        assert statuses(wire.receive(6.0)) == [200, 200]
+        assert statuses(wire.receive(scaled(6))) == [200, 200]
     finally:
         function.delete()
 
@@ -144,7 +145,7 @@ def test_a_reader_that_does_not_read_is_cut_off(impatient: Server) -> None:
     wire.socket.settimeout(0.5)
     asks, sent = request("GET", "/openapi.json") * 100, 0
     start = time.monotonic()
-    while time.monotonic() - start < 20:
+    while time.monotonic() - start < scaled(20):
         try:
             wire.socket.send(asks)
             sent += 1
@@ -152,7 +153,7 @@ def test_a_reader_that_does_not_read_is_cut_off(impatient: Server) -> None:
             assert rss_kib(impatient.pid) - before < 24 * 1024
         except OSError:
             break
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < scaled(15)
     assert rss_kib(impatient.pid) - before < 24 * 1024
 
 
@@ -183,11 +184,11 @@ def test_a_flood_of_connections_leaves_room_for_management(
     held = len(os.listdir(f"/proc/{server.pid}/fd"))
     assert held < 50 + 32 + 60
     for path in ("/health", "/api/functions", function_path, "/api/functions/pool/stats"):
-        answer = Api(server.url).http.get(path, timeout=5)
+        answer = Api(server.url).http.get(path, timeout=scaled(5))
         assert answer.status_code == 200, path
     if kind == "calls that run":
         # No call takes one of the places that are kept free of them.
-        refused = Api(server.url).http.post(f"{function_path}/invoke", timeout=5)
+        refused = Api(server.url).http.post(f"{function_path}/invoke", timeout=scaled(5))
         body = is_error(refused, "CAPACITY_FULL", 503)
         assert body["retry_after"] == 1
     for wire in wires:
@@ -202,12 +203,12 @@ def test_with_few_files_connections_and_sandboxes_leave_each_other_some() -> Non
         flood(server.url, 900)
         assert len(os.listdir(f"/proc/{server.pid}/fd")) < 64 + 480 + 32
         function = Api(server.url).http.post(
-            "/api/functions", json={"name": "f", "handler": "echo hello"}, timeout=5
+            "/api/functions", json={"name": "f", "handler": "echo hello"}, timeout=scaled(5)
         )
         path = f"/api/functions/{function.json()['function_id']}"
         for verb in ("deploy", "invoke"):
-            assert Api(server.url).http.post(f"{path}/{verb}", timeout=5).status_code == 200
-        assert Api(server.url).http.delete(path, timeout=5).status_code == 204
+            assert Api(server.url).http.post(f"{path}/{verb}", timeout=scaled(5)).status_code == 200
+        assert Api(server.url).http.delete(path, timeout=scaled(5)).status_code == 204
 
 
 def test_the_soft_limit_of_files_is_raised() -> None:
@@ -283,7 +284,7 @@ def test_unfinished_bodies_of_strangers_leave_room_for_a_tenant_s_own_calls(
     def is_full() -> bool:
         """With one more that is not finished."""
         connect(server.url, 20).send(request("POST", path, head, b" " * (MIB - 100)))
-        answer = httpx.post(server.url + path, json={"payload": "x" * MIB}, timeout=20)
+        answer = httpx.post(server.url + path, json={"payload": "x" * MIB}, timeout=scaled(20))
         return answer.status_code == 429
 
     until(is_full)
@@ -358,7 +359,9 @@ def test_a_page_of_long_records_costs_the_server_little(another: Callable[..., S
     before = rss_kib(server.pid)
 
     def lists(_: int) -> int:
-        answer = Api(server.url).http.get(f"{function.path}/invocations?limit=1000", timeout=60)
+        answer = Api(server.url).http.get(
+            f"{function.path}/invocations?limit=1000", timeout=scaled(60)
+        )
         return answer.status_code
 
     with ThreadPoolExecutor(12) as pool:
@@ -366,10 +369,10 @@ def test_a_page_of_long_records_costs_the_server_little(another: Callable[..., S
         slowest = 0.0
         while not all(code.done() for code in codes):
             start = time.monotonic()
-            assert Api(server.url).http.get("/health", timeout=10).status_code == 200
+            assert Api(server.url).http.get("/health", timeout=scaled(10)).status_code == 200
             slowest = max(slowest, time.monotonic() - start)
     assert {code.result() for code in codes} == {200}
-    assert slowest < 2.0
+    assert slowest < scaled(2)
     assert peak_kib(server.pid) < 300 * 1024, (before, peak_kib(server.pid))
 
 
@@ -434,7 +437,7 @@ def test_one_tenant_leaves_half_of_what_is_bounded_to_the_others(
         for _ in range(3):
             answer = other("POST", f"{long}/invoke").json()
             assert (answer["status"], len(answer["stdout"])) == ("success", 3_000_000)
-            assert answer["duration_ms"] < 2000
+            assert answer["duration_ms"] < scaled(2000)
             answer = other("POST", f"{echo}/invoke", payload).json()
             assert answer["stdout"].strip() == str(3 * MIB)
         refused = [call.result() for call in calls if call.done()]
@@ -462,8 +465,8 @@ def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[...,
     trusted = ssl.create_default_context(cafile=str(server.root / "cert.pem"))
     for _ in range(3):
         with httpx.Client(verify=trusted, trust_env=False, base_url=server.url) as client:
-            assert client.get("/health", timeout=5).status_code == 200
-            assert client.get("/health", timeout=5).status_code == 200
+            assert client.get("/health", timeout=scaled(5)).status_code == 200
+            assert client.get("/health", timeout=scaled(5)).status_code == 200
     server.close()
 
 
@@ -473,7 +476,7 @@ def test_kept_answers_that_nobody_reads_are_loaded_one_at_a_time(
     server = another().start()
     function = server.deploy("head -c 6000000 /dev/zero | tr '\\0' x")
     key = {"Idempotency-Key": "again"}
-    first = Api(server.url).http.post(f"{function.path}/invoke", headers=key, timeout=30)
+    first = Api(server.url).http.post(f"{function.path}/invoke", headers=key, timeout=scaled(30))
     assert first.status_code == 200
     for _ in range(60):
         OPEN.append(Wire(server.url))
@@ -483,7 +486,7 @@ def test_kept_answers_that_nobody_reads_are_loaded_one_at_a_time(
     assert peak_kib(server.pid) < 300 * 1024
     while OPEN:
         OPEN.pop().close()
-    again = Api(server.url).http.post(f"{function.path}/invoke", headers=key, timeout=30)
+    again = Api(server.url).http.post(f"{function.path}/invoke", headers=key, timeout=scaled(30))
     assert again.content == first.content
     assert again.headers["idempotency-replayed"] == "true"
 
@@ -498,7 +501,7 @@ def test_long_answers_that_are_to_be_kept_wait_one_after_the_other(
 
     def keyed(number: int) -> tuple[int, int]:
         path, key = f"{server.url}{function.path}/invoke", {"Idempotency-Key": str(number)}
-        with httpx.Client(trust_env=False, timeout=60) as http:
+        with httpx.Client(trust_env=False, timeout=scaled(60)) as http:
             with http.stream("POST", path, headers=key) as answer:
                 return answer.status_code, sum(len(part) for part in answer.iter_raw())
 

@@ -10,6 +10,7 @@ from e2e.server import Server, until
 from quiltfn.settings import Settings
 from spec.api_client import Api, new_name, of
 from spec.test_contract_services import in_background
+from timeouts import scaled
 
 SETTINGS_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
@@ -33,7 +34,7 @@ def test_a_shorter_timeout_is_for_this_call(tenant: Api) -> None:
     function_id = tenant.active("sleep ${QUILT_PAYLOAD}", timeout_seconds=30)
     record = tenant.invoke(function_id, "9", timeout_seconds=1)
     assert record["status"] == "timeout"
-    assert 1000 <= record["duration_ms"] < 2000
+    assert 1000 <= record["duration_ms"] < scaled(2000)
     assert tenant.invoke(function_id, "0", timeout_seconds=None)["status"] == "success"
 
 
@@ -176,14 +177,14 @@ def test_a_pause_lets_running_calls_finish_and_empties_the_pool(tenant: Api) -> 
 
 
 def test_a_deletion_ends_the_calls_that_wait(tenant: Api) -> None:
-    function_id = tenant.active("sleep 1", max_instances=1)
+    function_id = tenant.active("sleep 2", max_instances=1)
     path = f"{of(function_id)}/invoke"
     first, running = in_background(lambda: tenant("POST", path, {}))
     until(lambda: tenant.pool(function_id)["busy_count"] == 1)
     second, waiting = in_background(lambda: tenant("POST", path, {}))
     time.sleep(0.2)
     tenant.good("DELETE", of(function_id), status=204)
-    second.join(0.5)
+    second.join(scaled(0.5))
     assert waiting[0].json()["error_code"] == "NOT_FOUND"
     first.join()
     assert running[0].json()["status"] == "success"

@@ -16,6 +16,7 @@ from quiltfn.api.route import ANY_METHOD
 from quiltfn.api.routes import ROUTES
 from spec.api_client import Api, new_name
 from spec.conftest import Keyed
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 MARKDOWN = "text/markdown; charset=utf-8"
@@ -87,7 +88,7 @@ def run_as_printed(text: str, url: str, key: str | None) -> list[tuple[int, int]
         input=watch + "\n".join(blocks),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=False,
         env=environment,
     )

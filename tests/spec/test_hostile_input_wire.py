@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from spec.api_client import (
 )
 from spec.conftest import Keyed
 from spec.smuggling import FUNCTIONS, JSON, ONE_REQUEST, PHANTOM, REFUSED, create, post
+from timeouts import full_wait, scaled
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.one_server("it measures one server")]
 MIB = 1024 * 1024
@@ -52,7 +54,7 @@ def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(
     open_server: Server, count: Callable[[], int], vector: bytes
 ) -> None:
     wire = Wire(open_server.url)
-    answer = wire.send(vector).receive()
+    answer = wire.send(vector).receive(full_wait(3))
     wire.close()
     assert count() == 0, answer[:300]
     found = statuses(answer)
@@ -64,7 +66,7 @@ def test_a_connection_is_closed_after_a_refusal(open_server: Server) -> None:
     wire = Wire(open_server.url)
     answer = wire.send(REFUSED["two lengths that differ"]).receive()
     assert statuses(answer) == [400]
-    wire.socket.settimeout(2)
+    wire.socket.settimeout(scaled(2))
     assert wire.socket.recv(10) == b""
     wire.close()
 
@@ -87,7 +89,7 @@ def test_a_call_that_offers_http_2_has_its_payload(
     function = of(anybody.active(handler="cat"))
     command = ["curl", "-sS", version, "-H", "Content-Type: application/json"]
     command += ["-d", '{"payload":"the payload"}', f"{open_server.url}{function}/invoke"]
-    answer = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=scaled(30)).stdout
     assert "the payload" in json.loads(answer)["stdout"]
 
 
@@ -173,12 +175,12 @@ def test_100_megabytes_are_refused_soon_and_not_kept(
     wire = Wire(open_server.url)
     sender = threading.Thread(target=_send_all, args=(wire, path, framing, piece))
     sender.start()
-    answer = wire.receive(3)
+    answer = wire.receive(scaled(3))
     took = time.monotonic() - began
     wire.close()
     sender.join()
     assert statuses(answer) == [413]
-    assert took < 2
+    assert took < scaled(2)
     grown = peak_kib(open_server.pid) - before
     print(f"{way} {path}: grew by {grown} KiB")
     assert grown <= 2 * limit_kib + 4096
@@ -205,7 +207,7 @@ def test_very_many_keys_are_refused_soon(anybody: Api, open_server: Server, twin
         began = time.monotonic()
         answer = anybody("POST", where, content=keys(count, twin), headers=JSON)
         is_error(answer, "BAD_REQUEST", 400)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < scaled(2)
     grown = peak_kib(open_server.pid) - before
     print(f"grew by {grown} KiB")
     assert grown <= 2 * 8 * 1024 + 4096
@@ -221,7 +223,7 @@ def test_very_many_values_are_refused_before_they_are_made(
     began = time.monotonic()
     answer = anybody("POST", f"{FUNCTIONS}/invoke/nobody", content=body, headers=JSON)
     is_error(answer, "BAD_REQUEST", 400)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < scaled(2)
     assert peak_kib(open_server.pid) - before <= 3 * 8 * 1024 + 4096
 
 
@@ -238,7 +240,7 @@ def test_a_packed_body_is_not_unpacked(anybody: Api, encoding: str) -> None:
     began = time.monotonic()
     answer = anybody("POST", FUNCTIONS, content=bomb, headers=headers)
     assert answer.status_code in (400, 413, 415)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < scaled(2)
 
 
 def test_a_body_that_is_not_whole_makes_nothing(open_server: Server, anybody: Api) -> None:
@@ -268,9 +270,9 @@ def test_a_head_or_a_body_that_never_ends_is_given_up(impatient: Server) -> None
     began = time.monotonic()
     head.send(b"GET /health HTTP/1.1\r\nX: ")
     body.send(request("POST", FUNCTIONS, JSON | {"Content-Length": "100"}, b"{"))
-    assert statuses(body.receive(3)) == [400]
-    assert statuses(head.receive(3)) in ([], [408])
-    assert time.monotonic() - began < 4
+    assert statuses(body.receive(scaled(3))) == [400]
+    assert statuses(head.receive(scaled(3))) in ([], [408])
+    assert time.monotonic() - began < scaled(4)
     for wire in (head, body):
         wire.close()
 
@@ -336,30 +338,22 @@ def test_who_guesses_is_stopped_and_who_knows_is_not(keyed: Keyed) -> None:
     address = new_address()
     good = Api(keyed.server.url, keyed.key(new_name(), "read")["key"], address=address)
     codes: list[int] = []
-    refused: list[int] = []
-    done = threading.Event()
 
-    def guess(number: int) -> None:
+    def guess(number: int) -> list[int]:
         text = f"quilt_sk_{number:012x}_" + "x" * 43
         wrong = Api(keyed.server.url, text, address=address)
-        while not done.is_set():
-            refused.append(wrong("GET", FUNCTIONS).status_code)
+        return [wrong("GET", FUNCTIONS).status_code for _ in range(60)]
 
-    guessers = [threading.Thread(target=guess, args=(number,)) for number in range(4)]
     began = time.monotonic()
-    for one in guessers:
-        one.start()
-    while time.monotonic() - began < 1.5:
-        codes.append(good("GET", FUNCTIONS).status_code)
-    done.set()
-    for one in guessers:
-        one.join()
-    print(f"{len(refused) / 1.5:.0f} guesses/s, {refused.count(401)} answered 401, "
-          f"{len(codes)} good calls")  # fmt: skip
+    with ThreadPoolExecutor(4) as threads:
+        guessers = [threads.submit(guess, number) for number in range(4)]
+        while not all(one.done() for one in guessers):
+            codes.append(good("GET", FUNCTIONS).status_code)
+    refused = [code for one in guessers for code in one.result()]
+    print(f"{len(refused)} guesses in {time.monotonic() - began:.1f} s, {len(codes)} good calls")
     assert set(codes) == {200}
     assert refused.count(401) == 20
     assert set(refused) == {401, 429}
-    assert len(refused) > 200
 
 
 # Strange paths and methods without keys ----------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 
 from e2e.leftovers import UIDS
 from e2e.server import CRUN, Function, Server, children, status_of, until
+from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -110,7 +111,7 @@ def watched_call(server: Server, function: Function, **body: Any) -> tuple[Watch
         until(lambda: min(watch.looks[role] for role in ("guest", "handler", "server")) >= 5)
         for pid in server.named("sleep"):
             os.kill(pid, signal.SIGKILL)
-        record = call.result(10)
+        record = call.result(scaled(10))
     assert record["status"] == "success", record
     assert record["stdout"].endswith("on\n")
     return watch, record

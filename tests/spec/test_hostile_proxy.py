@@ -18,6 +18,7 @@ from e2e.server import Server, until
 from spec.api_client import Api, Wire, new_name, raw, request, statuses
 from spec.proxy import MANNERS, NGINX, Proxy, nginx
 from spec.smuggling import FUNCTIONS, ONE_REQUEST, PHANTOM, REFUSED, create, post
+from timeouts import full_wait
 
 pytestmark = [
     pytest.mark.one_server("it looks at one server behind a proxy"),
@@ -66,7 +67,7 @@ def ask(proxy: Proxy) -> tuple[str, str]:
 def attack(proxy: Proxy, vector: bytes) -> bytes:
     """What the attacker is told; then its neighbours ask, and get what is theirs."""
     wire = Wire(proxy.url)
-    answer = wire.send(vector).receive()
+    answer = wire.send(vector).receive(full_wait(3))
     wire.close()
     for _ in range(NEIGHBOURS):
         sent, told = ask(proxy)

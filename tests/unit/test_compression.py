@@ -12,6 +12,7 @@ from quiltfn.api.budgets import SHORT_BYTES, ResponseBudget
 from quiltfn.api.compression import FROM_BYTES, Compression, wants_gzip
 from quiltfn.api.request import Headers
 from quiltfn.api.response import JSON, Response
+from timeouts import scaled
 
 ASKS = Headers({"accept-encoding": "gzip"})
 
@@ -100,7 +101,7 @@ async def test_long_answers_are_compressed_aside_one_at_a_time_and_count(
         under_way += 1
         at_once.append(under_way)
         assert threading.current_thread() is not threading.main_thread()
-        go_on.wait(5)
+        go_on.wait(scaled(5))
         under_way -= 1
         return b"packed"
 

@@ -15,6 +15,7 @@ from quiltfn.api.connection import HttpConnection
 from quiltfn.api.connections import ConnectionLimits, Connections
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import Response
+from timeouts import scaled
 
 CHUNK = b"x" * 65536
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
@@ -59,7 +60,7 @@ class ServerUnderTest:
         """Everything that comes back until the server ends the connection."""
         async with self.client() as (reader, writer):
             writer.write(data)
-            return await asyncio.wait_for(reader.read(), 10)
+            return await asyncio.wait_for(reader.read(), scaled(10))
 
 
 @contextlib.asynccontextmanager
@@ -110,7 +111,7 @@ async def three() -> AsyncIterator[bytes]:
 
 
 async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(scaled(10)):
         while not true():  # noqa: ASYNC110  # the other side is a socket
             await asyncio.sleep(0.01)
 
@@ -213,7 +214,7 @@ async def test_for_a_new_connection_the_one_that_has_been_idle_longest_ends(used
             third = await stack.enter_async_context(door.client())
             await ask(*third)
             with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(clients[1 - used][0].read(), 10) == b""
+                assert await asyncio.wait_for(clients[1 - used][0].read(), scaled(10)) == b""
             await ask(*clients[used])
 
 
@@ -228,7 +229,7 @@ async def test_one_that_has_sent_nothing_yet_is_idle_since_it_came() -> None:
                 writer.write(get("/p"))
                 await reader.readuntil(b"/p")
                 with contextlib.suppress(ConnectionResetError):
-                    assert await asyncio.wait_for(silent[0].read(), 10) == b""
+                    assert await asyncio.wait_for(silent[0].read(), scaled(10)) == b""
                 used[1].write(get("/p"))
                 await used[0].readuntil(b"/p")
 
@@ -316,7 +317,7 @@ async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, wai
     async with door.client() as (reader, writer):
         writer.write(get("/s"))
         await reader.readuntil(b"begun")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scaled(5)):
         await closed.wait()
     await until(lambda: not door.connections.tasks)
 
@@ -369,7 +370,7 @@ async def test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not() -> N
                 assert await reader.readexactly(2**20)
                 assert not closed.is_set()
                 await asyncio.sleep(0.05)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(scaled(5)):
                 await closed.wait()
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await reader.readexactly(2**30)
@@ -494,7 +495,7 @@ async def told_bodies(door: ServerUnderTest, data: bytes, piece: int | None = No
             await writer.drain()
             if piece:
                 await asyncio.sleep(0.001)
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), scaled(10))
     assert answer.count(b"HTTP/1.1 200") == len(bodies)
     return bodies
 
@@ -738,14 +739,14 @@ async def test_a_body_that_turns_bad_behind_its_response_has_no_second_one(
         writer.write(get("/a", "Transfer-Encoding: chunked"))
         assert (await reader.readuntil(b"/a")).startswith(b"HTTP/1.1 200")
         writer.write(bad)
-        assert await asyncio.wait_for(reader.read(), 2) == b""
+        assert await asyncio.wait_for(reader.read(), scaled(2)) == b""
     async with door.client() as (reader, writer):
         writer.write(get("/slow", "Transfer-Encoding: chunked"))
         await reader.readuntil(b"one\r\n")
         writer.write(bad)
         await asyncio.sleep(0.05)
         may_end.set()
-        assert await asyncio.wait_for(reader.read(), 2) == b"3\r\ntwo\r\n0\r\n\r\n"
+        assert await asyncio.wait_for(reader.read(), scaled(2)) == b"3\r\ntwo\r\n0\r\n\r\n"
     # A control: without a response there is a refusal.
     answer = await door.ask(get("/read", "Transfer-Encoding: chunked", method="POST") + bad)
     assert answer.startswith(b"HTTP/1.1 400")
@@ -771,7 +772,7 @@ async def test_a_head_that_is_not_read_has_time() -> None:
             assert (await reader.read()).endswith(b"\r\n\r\n/a")
         async with door.client() as (reader, writer):  # a control: this one is read
             writer.write(half)
-            assert await asyncio.wait_for(reader.read(), 1) == b""
+            assert await asyncio.wait_for(reader.read(), scaled(1)) == b""
             assert door.begun == ["/slow", "/a", "/a"]
 
 
@@ -808,7 +809,7 @@ async def test_the_rest_of_a_body_has_time_while_it_is_not_read(
             assert (await reader.read()).endswith(b"\r\n\r\n/a")
         async with door.client() as (reader, writer):  # a control: this one is read
             writer.write(get("/a", "Content-Length: 2"))
-            assert (await asyncio.wait_for(reader.read(), 1)).endswith(b"\r\n\r\n/a")
+            assert (await asyncio.wait_for(reader.read(), scaled(1))).endswith(b"\r\n\r\n/a")
 
 
 async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(
@@ -931,7 +932,7 @@ async def test_the_rest_of_a_refused_body_is_read_for_a_while_only(
         writer.write(get("/a", "Content-Length: 999999999", method="POST"))
         assert (await reader.read()).endswith(b"too long")
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(keep_sending(writer, b"x" if stops else CHUNK), 5)
+            await asyncio.wait_for(keep_sending(writer, b"x" if stops else CHUNK), scaled(5))
 
 
 async def keep_sending(writer: asyncio.StreamWriter, data: bytes) -> None:

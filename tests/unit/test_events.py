@@ -20,6 +20,7 @@ from quiltfn.model.event import ALWAYS, WORDS, Event, EventType, change_of, type
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status, WorkOutcome
 from quiltfn.ports.work import QueueCounts
+from timeouts import scaled
 
 FUNCTION = a_function(state=FunctionState.ACTIVE)
 TENANT = FUNCTION.tenant_id
@@ -41,7 +42,7 @@ def events(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Events:
 
 
 async def some(reader: AsyncGenerator[Event, None], count: int) -> list[Event]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scaled(5)):
         return [await anext(reader) for _ in range(count)]
 
 

@@ -39,14 +39,29 @@ def test_tests_are_patient_where_every_instruction_is_emulated_and_nowhere_else(
     assert re.findall(word, emulated) == [f"quiltfn.time_factor={CODE['TIME_FACTOR']}"]
 
 
-@pytest.mark.parametrize(("said", "bound"), [(None, 2.0), ("", 2.0), ("10", 20.0)])
-def test_a_bound_is_what_is_written_unless_the_machine_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, said: str | None, bound: float
+@pytest.mark.parametrize(
+    ("machine", "busy", "bound", "wait"),
+    [
+        (None, None, 2.0, 2.0),
+        ("", "", 2.0, 2.0),
+        ("10", None, 20.0, 20.0),
+        (None, "3", 6.0, 2.0),
+        ("10", "3", 20.0, 20.0),
+    ],
+)
+def test_a_bound_is_what_is_written_unless_the_machine_or_its_load_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str | None,
+    busy: str | None,
+    bound: float,
+    wait: float,
 ) -> None:
-    monkeypatch.delenv("QUILTFN_TEST_TIME_FACTOR", raising=False)
-    if said is not None:
-        monkeypatch.setenv("QUILTFN_TEST_TIME_FACTOR", said)
-    assert runpy.run_path(str(ROOT / "tests" / "timeouts.py"))["scaled"](2.0) == bound
+    for name, said in (("TIME", machine), ("BUSY", busy)):
+        monkeypatch.delenv(f"QUILTFN_TEST_{name}_FACTOR", raising=False)
+        if said is not None:
+            monkeypatch.setenv(f"QUILTFN_TEST_{name}_FACTOR", said)
+    timeouts = runpy.run_path(str(ROOT / "tests" / "timeouts.py"))
+    assert (timeouts["scaled"](2.0), timeouts["full_wait"](2.0)) == (bound, wait)
 
 
 def test_another_init_is_named_to_the_kernel(tmp_path: Path) -> None:

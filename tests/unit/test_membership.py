@@ -15,6 +15,7 @@ from quiltfn.fleet.membership import Loss, Membership
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.member import Member, NodeState, Presence, Report, TakenOver
+from timeouts import scaled
 
 TIMES = Times(beat_s=1, fence_s=3, end_s=5, reap_s=8)
 
@@ -203,7 +204,7 @@ async def test_a_node_that_was_taken_over_says_so_once_and_beats_no_more(
     node.on_lost.append(told.append)
     await turns(node, clock, 1)
     table.rows["a"] = replace(table.rows["a"], epoch=9, presence=Presence.GONE)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scaled(5)):
         await node.run()
     assert told == [Loss.TAKEN_OVER]
     assert node.problem == Loss.TAKEN_OVER
@@ -235,7 +236,7 @@ async def test_a_removed_node_ends(clock: ManualClock) -> None:
     table = Table("a")
     node = a_node(table, clock)
     await table.set_state("a", NodeState.REMOVED)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scaled(5)):
         await node.run()
     assert node.lost is Loss.REMOVED
 

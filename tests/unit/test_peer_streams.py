@@ -155,7 +155,7 @@ async def test_a_stream_ends_where_a_node_does_not_end_an_event(
         nodes.there["b"].says(b"x")
         nodes.own.says(b"data: own\n\n")
     with pytest.raises(CutShort, match="not ended an event in time"):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(scaled(5)):
             await read(events, 9)
 
 

@@ -25,6 +25,7 @@ from quiltfn.sdk import (
     transport,
 )
 from quiltfn.sdk.request import Request, ask
+from timeouts import scaled
 
 ALIVE = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
 
@@ -106,7 +107,7 @@ def behaving(act: Callable[[socket.socket], None]) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(scaled(5))
 
 
 # --- one connection ----------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_a_connection_that_the_server_has_closed_is_made_again() -> None:
     with behaving(once) as url, client(url) as at:
         for _ in range(3):
             assert at.system.get_liveness().status == "ok"
-            assert closed.acquire(timeout=5)
+            assert closed.acquire(timeout=scaled(5))
     assert len(asked) == 3
 
 
@@ -184,7 +185,7 @@ def test_a_refusal_that_comes_before_the_body_is_read_is_told(tmp_path: Path) ->
         head = f"HTTP/1.1 413 X\r\nConnection: close\r\nContent-Length: {len(said)}\r\n\r\n"
         connection.sendall(head.encode() + said)
         connection.shutdown(socket.SHUT_WR)
-        connection.settimeout(5)
+        connection.settimeout(scaled(5))
         for _ in range(10):  # a part of the body, so that what was said is not lost to a reset
             connection.recv(65536)
 
@@ -234,7 +235,7 @@ def test_silence_is_told_with_its_length() -> None:
     slow = Request(method="GET", path="/", read=bytes, read_timeout_s=0.2)
 
     def act(_: socket.socket) -> None:
-        silent.wait(5)
+        silent.wait(scaled(5))
 
     with behaving(act) as url, client(url) as at:
         with pytest.raises(ConnectionFailed, match=r"did not answer within 0.2 s"):

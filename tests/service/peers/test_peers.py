@@ -242,7 +242,7 @@ async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
         await pair.ask()
         waits.append(time.monotonic() - began)
     assert len((await long)[1]) == 32 * MIB
-    assert len(waits) > 20, "short ones went beside it"
+    assert len(waits) > 5, "short ones went beside it"
 
 
 # Ends ----------------------------------------------------------------------------------------

@@ -1,0 +1,120 @@
+"""No test fails because the machine has something else to do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+CLOCKS = {"monotonic", "perf_counter", "boottime", "monotonic_ns", "time_ns"}
+# How a time that passed is called where another function measured it.
+TIMES = ("took", "elapsed", "seconds", "slowest", "quickest")
+
+
+def names_in(tree: ast.AST) -> Iterator[str]:
+    for one in ast.walk(tree):
+        if isinstance(one, ast.Name | ast.Attribute):
+            yield one.id if isinstance(one, ast.Name) else one.attr
+
+
+def is_measured(tree: ast.AST) -> bool:
+    """Whether something is subtracted from what a clock says."""
+    return any(
+        isinstance(one, ast.BinOp)
+        and isinstance(one.op, ast.Sub)
+        and any(
+            isinstance(call, ast.Call) and CLOCKS & set(names_in(call.func))
+            for call in ast.walk(one.left)
+        )
+        for one in ast.walk(tree)
+    )
+
+
+def measured(function: ast.AST) -> set[str]:
+    """The names that a function gives to times that it measured."""
+    found: set[str] = set()
+    for one in ast.walk(function):
+        targets: list[ast.expr] = []
+        if isinstance(one, ast.Assign):
+            targets = one.targets
+        elif isinstance(one, ast.AnnAssign):
+            targets = [one.target]
+        elif isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute):
+            targets = [one.func.value] if one.func.attr == "append" else []
+        if targets and is_measured(one):
+            found |= {name for target in targets for name in names_in(target)}
+    return found
+
+
+def is_elapsed(tree: ast.AST, known: set[str]) -> bool:
+    names = set(names_in(tree))
+    return (
+        is_measured(tree)
+        or bool(names & known)
+        or any(name.startswith(TIMES) for name in names)
+        or any(
+            isinstance(one, ast.Constant) and one.value == "duration_ms" for one in ast.walk(tree)
+        )
+    )
+
+
+def is_bare(bound: ast.AST) -> bool:
+    """Whether it is made of nothing but numbers and constants, so that `scaled` is not in it, and
+    nothing that was measured in the same run."""
+    has_number = any(isinstance(one, ast.Constant | ast.Name) for one in ast.walk(bound))
+    return has_number and all(name.isupper() for name in names_in(bound))
+
+
+def compared(function: ast.AST) -> Iterator[tuple[int, ast.expr, ast.expr]]:
+    """What a function asserts to be less than something: the line, what, and than what."""
+    asserted = [one.test for one in ast.walk(function) if isinstance(one, ast.Assert)]
+    for one in (each for test in asserted for each in ast.walk(test)):
+        if isinstance(one, ast.Compare):
+            sides = pairwise([one.left, *one.comparators])
+            for op, (left, right) in zip(one.ops, sides, strict=True):
+                if isinstance(op, ast.Lt | ast.LtE):
+                    yield one.lineno, left, right
+                elif isinstance(op, ast.Gt | ast.GtE):
+                    yield one.lineno, right, left
+
+
+def bare_bounds(source: str) -> list[int]:
+    """The lines that assert that a time is less than a bare number."""
+    found = set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            bare = [one for one in compared(function) if is_bare(one[2])]
+            known = measured(function) if bare else set()
+            found |= {line for line, less, _ in bare if is_elapsed(less, known)}
+    return sorted(found)
+
+
+def test_every_bound_on_a_time_that_passes_is_scaled() -> None:
+    found = [
+        f"{path.relative_to(TESTS)}:{line}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for line in bare_bounds(path.read_text())
+    ]
+    assert found == [], "see tests/timeouts.py"
+
+
+def test_a_bare_bound_is_found() -> None:
+    """Negative control."""
+    for bare in (
+        "began = time.monotonic()\n    assert time.monotonic() - began < 2",
+        "took_s = time.monotonic() - began\n    assert 1 < took_s <= LONGEST_S + 1, took_s",
+        "waits.append(perf_counter() - began)\n    assert 0.3 > max(waits)",
+        "record, took = timed(f)\n    assert took < 2 and record",
+        "record = f.invoke()\n    assert record['duration_ms'] < 900",
+    ):
+        assert bare_bounds(f"def f(began, waits):\n    {bare}\n") == [3], bare
+    for fine in (
+        "assert time.monotonic() - began < scaled(2)",
+        "assert time.monotonic() - began > 2",
+        "took = time.monotonic() - began\n    assert 1 < took < scaled(LONGEST_S)",
+        "took = time.monotonic() - began\n    assert took < 2 * alone",
+        "assert count() < 2",
+    ):
+        assert bare_bounds(f"def f(began, alone):\n    {fine}\n") == [], fine
