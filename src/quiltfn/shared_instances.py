@@ -73,4 +73,4 @@ class SharedInstances:
         )
 
     def _read(self, members: Sequence[Member]) -> None:
-        self._places = Places.of(members)
+        self._places = Places.of(members, self._places.number + 1)

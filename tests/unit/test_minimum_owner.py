@@ -1,6 +1,8 @@
 """One node keeps a function's minimum, and another one once that has left."""
 
 import asyncio
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,9 +28,21 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minimum, "LOOK_EVERY_S", 0)
 
 
-async def taken(me: str, functions: list[Function], places: Places, fails: int = 0) -> set[str]:
-    """The ids of the functions that the node makes its own."""
-    found, left = dict[str, None](), [fails]
+async def taken(
+    me: str,
+    functions: list[Function],
+    places: Places,
+    fails: int = 0,
+    read: Callable[[int], Places] | None = None,
+) -> set[str]:
+    """The ids of the functions that the node makes its own. `read`: what each look finds, by its
+    number; None: `places`.
+    """
+    found, left, numbers = dict[str, None](), [fails], itertools.count(1)
+
+    def look() -> Places:
+        number = next(numbers)
+        return (places if read is None else read(number))._replace(number=number)
 
     async def own(function_id: str) -> None:
         if left[0]:
@@ -39,7 +53,7 @@ async def taken(me: str, functions: list[Function], places: Places, fails: int =
             replace(one, owner_node_id=me) if one.id == function_id else one for one in functions
         ]
 
-    keeping = asyncio.ensure_future(keep_minimum(lambda: functions, own, me, lambda: places))
+    keeping = asyncio.ensure_future(keep_minimum(lambda: functions, own, me, look))
     for _ in range(30):
         await asyncio.sleep(0)
     keeping.cancel()
@@ -61,6 +75,18 @@ async def test_an_owner_that_is_there_keeps_it() -> None:
     places = Places(keepers={"a", "cordoned"}, heirs={"a"})
     assert await taken("a", [a_kept("cordoned")], places) == set()
     assert len(await taken("a", [a_kept("draining")], places)) == 1
+
+
+@pytest.mark.parametrize("reads_before", [1, 2])
+async def test_the_owner_may_have_started_since_the_nodes_were_read(reads_before: int) -> None:
+    before, after = Places({"a"}, {"a"}), Places({"a", "new"}, {"a", "new"})
+    function = a_kept("new")
+
+    def read(number: int) -> Places:
+        return before if number <= reads_before else after
+
+    assert await taken("a", [function], before, read=read) == set()
+    assert await taken("a", [function], before) == {function.id}  # it does not come
 
 
 def test_a_node_that_leaves_neither_keeps_a_minimum_nor_inherits_one() -> None:

@@ -2,7 +2,8 @@
 names as its owner.
 
 Where the owner has left or was given up, one of the others takes its place: the same one in the
-eyes of all, and the store lets only one change a function at a time.
+eyes of all, and the store lets only one change a function at a time. A function may be heard of
+before the start of its owner: an owner is given up by what was read after that.
 """
 
 import asyncio
@@ -18,22 +19,28 @@ from quiltfn.model.member import Member
 
 _log = structlog.get_logger("quiltfn.fleet")
 LOOK_EVERY_S = 1.0
+# The first may have been under way when the function was heard of.
+READS = 2
 
 
 class Places(NamedTuple):
-    """The nodes that may go on keeping a minimum, and those that may begin to."""
+    """The nodes that may go on keeping a minimum, and those that may begin to. `number`: of the
+    read of the store that says so.
+    """
 
     keepers: Collection[str] = frozenset()
     heirs: Collection[str] = frozenset()
+    number: int = 0
 
     @classmethod
-    def of(cls, members: Sequence[Member]) -> "Places":
-        """As the nodes were at the last look. One that does not answer keeps its place until it is
+    def of(cls, members: Sequence[Member], number: int = 0) -> "Places":
+        """As the nodes were at that read. One that does not answer keeps its place until it is
         taken over.
         """
         return cls(
             keepers=frozenset(one.name for one in members if one.keeps),
             heirs=frozenset(one.name for one in members if one.takes_more),
+            number=number,
         )
 
 
@@ -44,11 +51,15 @@ async def keep_minimum(
     places: Callable[[], Places],
 ) -> None:
     """Runs until it is cancelled. `own` makes this node, `me`, the owner of a function."""
+    heard: dict[tuple[str, str], int] = {}  # By function and owner: the read before that.
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        keepers, heirs = places()
-        for function in list(functions()):
-            if not _needs_owner(function) or function.owner_node_id in keepers:
+        keepers, heirs, number = places()
+        owned = [one for one in functions() if _needs_owner(one)]
+        keys = [(one.id, one.owner_node_id) for one in owned]
+        heard = {key: heard.get(key, number) for key in keys}
+        for function, key in zip(owned, keys, strict=True):
+            if function.owner_node_id in keepers or number - heard[key] < READS:
                 continue
             if in_order(function.id, heirs)[:1] != [me]:
                 continue
