@@ -60,12 +60,18 @@ def test_a_call_that_does_not_exist(rules: list[Config], name: str) -> None:
 
 
 def test_socket_families(rules: list[Config]) -> None:
-    found = of(rules, "socket")
+    found = [one for one in of(rules, "socket") if one["action"] == "SCMP_ACT_ALLOW"]
     families = {one["args"][0]["value"] for one in found}
     assert families == {1, 2, 10}, "unix, inet, inet6"
     assert all(one["args"][0]["op"] == "SCMP_CMP_EQ" for one in found)
     (pair,) = of(rules, "socketpair")
     assert pair["args"] == [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]
+
+
+def test_netlink_is_refused_as_a_family_that_is_not_there(rules: list[Config]) -> None:
+    (only,) = (one for one in of(rules, "socket") if one["args"][0]["value"] == 16)
+    assert (only["action"], only["errnoRet"]) == ("SCMP_ACT_ERRNO", 22)
+    assert only["args"] == [{"index": 0, "value": 16, "op": "SCMP_CMP_EQ"}]
 
 
 @pytest.mark.parametrize("family", [2, 10])

@@ -303,6 +303,15 @@ def seccomp(machine: str) -> dict[str, Any]:
         for args in _alternatives(rule["args"])
     ]
     rules += [
+        {
+            "names": rule["names"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": rule["errno"],
+            "args": rule["args"],
+        }
+        for rule in profile["refused_as"]
+    ]
+    rules += [
         {"names": rule["names"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
         for rule in profile["no_such_call"]
     ]
