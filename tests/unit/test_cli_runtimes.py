@@ -1,6 +1,7 @@
 """`quiltfn runtimes`: the tree that is put together, what never runs meanwhile, what is sent."""
 
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -331,6 +332,20 @@ def test_a_directory_is_packed_whole_but_for_what_is_no_file(fake: Fake, tmp_pat
         "base_image": DIGEST,
         "environment": {"PATH": "/opt/bin", "A": "own", "B": "b"},
     }
+
+
+def test_a_root_goes_compressed_where_it_would_be_too_long(fake: Fake, tmp_path: Path) -> None:
+    fake.answers["GET", "/api/system/info"] = (200, INFO | {"limits": {"image_upload_bytes": 100}})
+    archive, gzipped = tmp_path / "root.tar", tmp_path / "root.tar.gz"
+    archive.write_bytes(bytes(10_000))
+    gzipped.write_bytes(gzip.compress(bytes(10_000), 0))
+    for path, length_max in ((archive, 100), (gzipped, 20_000)):
+        fake.bodies.clear()
+        assert run(["runtimes", "add", "etl", "--kind", "shell", "--rootfs", str(path)]) == 0
+        (sent_as,) = archives(fake)
+        assert gzip.decompress(sent_as) == bytes(10_000)
+        assert len(sent_as) < length_max
+    assert sent_as == gzipped.read_bytes(), "it is not compressed twice"
 
 
 def test_packages_are_for_the_python_of_the_base_image(

@@ -5,6 +5,7 @@ stay there and no server reaches where its callers tell it to. What comes of it 
 archive, and the server believes none of it.
 """
 
+import gzip
 import os
 import re
 import shutil
@@ -79,6 +80,16 @@ def _walk(directory: Path, below: str) -> Iterator[tuple[Path, str]]:
         yield path, relative
         if one.is_dir(follow_symlinks=False):
             yield from _walk(path, f"{relative}/")
+
+
+def compressed(archive: Path, made: Path) -> Path:
+    """A shorter copy of an archive, in the directory `made`; itself if it is compressed already."""
+    if archive.suffix in (".gz", ".tgz"):
+        return archive
+    shorter = made / "compressed.tar.gz"
+    with archive.open("rb") as whole, gzip.open(shorter, "wb", compresslevel=1) as out:
+        shutil.copyfileobj(whole, out, 1 << 20)
+    return shorter
 
 
 def archive_of(

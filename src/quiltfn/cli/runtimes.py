@@ -1,5 +1,6 @@
 """`quiltfn runtimes …`: list, show, add and remove runtimes. Only operators change shared ones."""
 
+import math
 import shlex
 import tempfile
 import time
@@ -210,6 +211,8 @@ def _base_image(at: Session, base: BaseOptions) -> Image | None:
             archive = base.rootfs
         else:
             raise BadParameter(f"--rootfs: there is no {base.rootfs}")
+        if archive.stat().st_size > at.info.limits.get("image_upload_bytes", math.inf):
+            archive = base_images.compressed(archive, Path(made))
         return at.client.runtimes.upload_image(archive, contents="rootfs")
 
 
