@@ -37,6 +37,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.status, self.delay_s = 200, 0.0
+        self._ends = threading.Event()
         self.spans: list[Span] = []
         self.logs: list[LogRecord] = []
         self.metrics: dict[str, Metric] = {}
@@ -57,7 +58,7 @@ class Collector:
         try:
             yield self
         finally:
-            self.delay_s = 0.0
+            self._ends.set()
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
@@ -109,7 +110,7 @@ class Collector:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                time.sleep(collector.delay_s)
+                collector._ends.wait(collector.delay_s)
                 if collector.status == 200:
                     headers = {name.lower(): value for name, value in self.headers.items()}
                     collector._take(self.path, headers, body)

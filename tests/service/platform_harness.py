@@ -128,6 +128,7 @@ async def open_harness(
         node = FACTS.node_id, open_sqlite(with_schema(path), node_id=FACTS.node_id)
     name, store = node
     fake = fakes or FakeSandboxes(**sandboxes)
+    fake.slower = scaled(1)
     clock = clock or ManualClock()
 
     @contextlib.asynccontextmanager

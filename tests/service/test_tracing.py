@@ -446,7 +446,7 @@ async def is_busy(collector: Collector) -> str:
 
 
 async def is_slow(collector: Collector) -> str:
-    collector.delay_s = 0.5
+    collector.delay_s = 30
     return collector.url
 
 

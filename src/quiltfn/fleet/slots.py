@@ -274,7 +274,7 @@ class SlotKeeper:
             wanted = min(wanted, max(there, row.share_of(me)))
         elsewhere = row.wanted_by_others(me)
         if elsewhere and wanted <= there:
-            self._end_idle(row, holding, elsewhere)
+            self._end_idle(row, holding, elsewhere - max(0, holding.held - there))
         needed = max(there, wanted)
         is_late = self._is_unused(holding, needed) or elsewhere > 0
         if needed < holding.held and is_late:
@@ -295,14 +295,16 @@ class SlotKeeper:
             holding.unused_since = self._clock.now()
         return self._clock.now() - holding.unused_since >= UNUSED_S
 
-    def _end_idle(self, row: FunctionSlots, holding: _Holding, elsewhere: int) -> None:
-        """Ends idle instances for nodes that lack slots; those need a moment to get them."""
+    def _end_idle(self, row: FunctionSlots, holding: _Holding, lacking: int) -> None:
+        """Ends idle instances for nodes that lack so many slots, beside those that this node has
+        no instance for and gives back. Those nodes need a moment to get them.
+        """
         free = max(0, row.max_instances - sum(row.held.values()))
         now = self._clock.now()
-        if elsewhere > free and now - holding.evicted_at >= 2 * SWEEP_S:
+        if lacking > free and now - holding.evicted_at >= 2 * SWEEP_S:
             holding.evicted_at = now
             self._given.add(row.function_id)
-            self._pools.evict_idle(row.function_id, elsewhere - free)
+            self._pools.evict_idle(row.function_id, lacking - free)
 
     async def _end_all(self) -> None:
         """Every instance ends, and then the node holds nothing that it knows of."""

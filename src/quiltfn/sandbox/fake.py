@@ -29,11 +29,13 @@ STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
 
 class FakeSandboxes:
     """`ports.StockedSandboxes` that keeps none ready. Times in seconds; `may_start` and `may_end`
-    hold up what they are named for while a test has cleared them.
+    hold up what they are named for while a test has cleared them. `sleep` takes `slower` times as
+    long as it says: a machine that is busy needs more time for what is done meanwhile.
     """
 
     def __init__(self, *, start_s: float = 0.0, recycle_s: float = 0.0) -> None:
         self.start_s, self.recycle_s = start_s, recycle_s
+        self.slower = 1.0
         self.created: list[str] = []
         self.destroyed: list[str] = []
         self.alive: dict[str, FakeSandbox] = {}
@@ -169,7 +171,7 @@ class FakeSandbox:
         variables = call.environment
         if not call.replaces_environment:
             variables = environment.of_version(self._spec) | variables
-        await asyncio.sleep(float(argument) if command == "sleep" else 0)
+        await asyncio.sleep(float(argument) * self._source.slower if command == "sleep" else 0)
         match command:
             case "echo":
                 shown = variables.get(argument[1:], "") if argument.startswith("$") else argument

@@ -145,9 +145,9 @@ SENDING = ("/api/forwarding.py", "/fleet/peers.py", "/fleet/peer_connection.py")
 CALLS, SENDING_CALLS_MAX = 20, 50
 
 
-async def python_calls_of_sending(servers: Servers) -> float:
-    """For each call that the other node answers."""
-    count = 0
+async def python_calls_of_sending(servers: Servers) -> int:
+    """The fewest for a call that the other node answers; a busy machine wakes coroutines again."""
+    count, counts = 0, []
 
     def seen(frame: FrameType, event: str, _: object) -> None:
         nonlocal count
@@ -160,7 +160,9 @@ async def python_calls_of_sending(servers: Servers) -> float:
             assert (await servers.call("cat", "x")).status_code == 200
         finally:
             sys.setprofile(None)
-    return count / CALLS
+        counts.append(count)
+        count = 0
+    return min(counts[CALLS:])
 
 
 async def test_a_call_is_sent_on_in_few_python_calls(servers: Servers) -> None:
@@ -172,4 +174,4 @@ async def test_negative_control_an_answer_that_is_read_in_pieces_is_noticed(
 ) -> None:
     before = await python_calls_of_sending(servers)
     monkeypatch.setattr(PeerConnection, "take_whole", lambda *_: None)
-    assert await python_calls_of_sending(servers) >= round(before) + 3
+    assert await python_calls_of_sending(servers) >= before + 3
