@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -299,39 +300,59 @@ def call_in_turns(bare_guest: BareGuest) -> None:
 
 
 # A sibling of the call's process waits until that is gone, then sends the runner a signal and ends,
-# or stays. The guests of these tests look for it late, so that it is always in time.
+# or stays. The guests of these tests look for it when it has left a mark: it is always in time.
 SENDER = """
 import ctypes, os, signal, time
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
 def handler(event):
     if event == "look": return "fine"
     number, ends = event
+    os.unlink("{mark}")
     runner, me = os.getppid(), os.getpid()
     if ctypes.CDLL(None).syscall(CLONE, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0) != 0: return "sent"
     try:
         while os.kill(me, 0) is None: pass
     except ProcessLookupError: pass
     os.kill(runner, number)
+    os.close(os.open("{mark}", os.O_CREAT))
     if not ends: time.sleep(60)
     os._exit(0)
 """
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL, signal.SIGSTOP, 32, 64]
 LATE = "bool kill_all_but(pid_t kept)\n{\n"
-NAP = "    nanosleep(&(struct timespec){0, 250 * (long)MS_NS}, NULL);\n"
+NAP = """
+    for (int n = 0; n < 2000 && access("{mark}", F_OK) != 0; n++)
+        nanosleep(&(struct timespec){0, 5 * (long)MS_NS}, NULL);
+    nanosleep(&(struct timespec){0, 250 * (long)MS_NS}, NULL);
+"""
 
 
 @pytest.fixture(scope="module")
-def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mark() -> Iterator[Path]:
+    """A file that handlers may remove and make again; calls without a sender leave it there."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o777)
+        Path(name, "mark").touch()
+        yield Path(name, "mark")
+
+
+def sender(mark: Path) -> str:
+    mark.touch()
+    return SENDER.replace("{mark}", str(mark))
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
     directory = tmp_path_factory.mktemp("late")
-    source = with_mistake(directory, "survivors.c", LATE, LATE + NAP)
+    source = with_mistake(directory, "survivors.c", LATE, LATE + NAP.replace("{mark}", str(mark)))
     return build_guest(directory / "program", sanitized=False, source=source)
 
 
 @pytest.fixture(scope="module")
-def late_and_blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def late_and_blind(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
     """One that does not look how the runner is, either."""
     directory = tmp_path_factory.mktemp("late-and-blind")
-    source = with_mistake(directory, "survivors.c", LATE, LATE + NAP)
+    source = with_mistake(directory, "survivors.c", LATE, LATE + NAP.replace("{mark}", str(mark)))
     right = "        spoilt = !same || !waits;\n"
     call = source / "call.c"
     text = call.read_text()
@@ -343,10 +364,10 @@ def late_and_blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("ends", [True, False], ids=["ends", "stays"])
 @pytest.mark.parametrize("number", SIGNALS, ids=str)
 def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
-    late: Path, app: Path, number: int, ends: bool
+    late: Path, app: Path, mark: Path, number: int, ends: bool
 ) -> None:
     with BareGuest(late) as bare_guest:
-        python(bare_guest, app, SENDER)
+        python(bare_guest, app, sender(mark))
         bare_guest.send_call(payload=json.dumps([int(number), ends]).encode())
         said, end = output_and_end(bare_guest)
         # A sender that lived until all were stopped had the runner go on with them.
@@ -371,11 +392,11 @@ def output_and_end(bare_guest: BareGuest) -> tuple[bytes, End]:
 
 @pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGCONT, signal.SIGIO, signal.SIGURG])
 def test_a_signal_that_the_kernel_sends_too_does_not_reach_the_runner(
-    late: Path, app: Path, number: int
+    late: Path, app: Path, mark: Path, number: int
 ) -> None:
     heeding = f"import signal\nsignal.signal({int(number)}, lambda *_: 1 / 0)\n"
     with BareGuest(late) as bare_guest:
-        python(bare_guest, app, heeding + SENDER)
+        python(bare_guest, app, heeding + sender(mark))
         for _ in range(2):
             assert (
                 bare_guest.call(payload=json.dumps([int(number), True]).encode()).stdout == b"sent"
@@ -384,10 +405,10 @@ def test_a_signal_that_the_kernel_sends_too_does_not_reach_the_runner(
 
 
 def test_negative_control_a_guest_that_does_not_look_lets_the_next_call_fail(
-    late_and_blind: Path, app: Path
+    late_and_blind: Path, app: Path, mark: Path
 ) -> None:
     with BareGuest(late_and_blind) as bare_guest:
-        python(bare_guest, app, SENDER)
+        python(bare_guest, app, sender(mark))
         assert (
             bare_guest.call(payload=json.dumps([int(signal.SIGSTOP), True]).encode()).stdout
             == b"sent"
