@@ -702,6 +702,33 @@ async def test_what_leads_to_nothing_within_a_body_is_bounded(
     assert (taken, answer[:12]) == (pieces, b"HTTP/1.1 200")
 
 
+async def test_a_body_of_tiny_chunks_is_taken_by_what_has_come_together(
+    door: ServerUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    feed = Request.feed
+
+    def counted(request: Request, data: bytes) -> None:
+        taken.append(len(data))
+        feed(request, data)
+
+    async def read(request: Request) -> Response:
+        return Response(body=b"".join([chunk async for chunk in request.chunks()]))
+
+    monkeypatch.setattr(Request, "feed", counted)
+    door.answers["/a"] = read
+    digits = b"0123456789" * 2000
+    head = get("/a", "Transfer-Encoding: chunked", CLOSE, method="POST")
+    async with door.client() as (reader, writer):
+        writer.write(head)
+        await until(lambda: door.begun)
+        writer.write(b"".join(b"1\r\n%c\r\n" % one for one in digits) + b"0\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.endswith(digits)
+    assert sum(taken) >= len(digits) - 1
+    assert len(taken) < len(digits) / 100  # one for each read of the socket
+
+
 @pytest.mark.parametrize(("count", "size"), [(101, 1), (20, 1000)])
 async def test_trailer_fields_are_bounded_in_number_and_bytes(
     door: ServerUnderTest, count: int, size: int

@@ -107,6 +107,9 @@ class HttpConnection(asyncio.Protocol):
         self._app, self._connections = app, connections
         self._limits = connections.limits
         self._loop = asyncio.get_running_loop()
+        # The parser's pieces of a body, each of which may be a byte, so that none costs a call.
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
         self._parser = self._new_parser()
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._client = "unknown"
@@ -198,10 +201,7 @@ class HttpConnection(asyncio.Protocol):
         if begins and b" RTSP/" in data and RTSP_REQUEST.match(data):
             self._refuse(OTHER_PROTOCOL)
             return
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
-            self._parse_on(data, error)
+        self._parse(data)
         if self._queue and self._current is None:
             self._start_next()
         if self._queue or self._queued_bytes or self._is_in_head:
@@ -219,8 +219,21 @@ class HttpConnection(asyncio.Protocol):
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
-    def _parse_on(self, data: bytes, stopped: Exception) -> None:
-        """What is to be done where the parser has stopped within `data`."""
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+            is_refused = False
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+            is_refused = not self._parse_on(data, error)
+        try:
+            self._take_body()
+        except RefusedRequestError:
+            is_refused = True
+        if is_refused:
+            self._refuse(self._refusal)
+
+    def _parse_on(self, data: bytes, stopped: Exception) -> bool:
+        """What is to be done where the parser has stopped within `data`. False: nothing can."""
         # This server has no other protocol, so a request to change to one is a request as any
         # other: what follows its head is its body, and then the next request. The parser takes both
         # for the other protocol, so that a new one goes on.
@@ -230,10 +243,10 @@ class HttpConnection(asyncio.Protocol):
             self._parser = self._new_parser()
             try:
                 self._parser.feed_data(data)
-                return
+                return True
             except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
                 stopped = error
-        self._refuse(self._refusal)
+        return False
 
     # What the parser finds -------------------------------------------------------------------
 
@@ -305,7 +318,12 @@ class HttpConnection(asyncio.Protocol):
         self._arriving = request
         self._queue.append(request)
 
-    def on_body(self, data: bytes) -> None:
+    def _take_body(self) -> None:
+        """What has come of a body, as one piece. Raises `RefusedRequestError`."""
+        if not self._pieces:
+            return
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
         request = self._arriving
         assert request is not None
         self._unfinished_bytes = 0
@@ -329,6 +347,7 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._body_head:
             return  # only the head is complete: see `_parse_on`
+        self._take_body()
         request, self._arriving = self._arriving, None
         assert request is not None
         self._unfinished_bytes = 0
