@@ -343,6 +343,27 @@ def test_what_pnpm_would_build_is_refused_by_its_line(tmp_path: Path, resolution
         manifest.check_pnpm(pnpm_lock(tmp_path, resolution))
 
 
+REPOSITORY_OF_PNPM = "{type: git, repo: https://example.org/demo.git, commit: a}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f'"\\x72esolution": {REPOSITORY_OF_PNPM}',
+        f'"resol\\\n      ution": {REPOSITORY_OF_PNPM}',
+        f"'#': {{resolution: {REPOSITORY_OF_PNPM}}}",
+        f'resolution: {{{INTEGRITY}, tarball: https://a/a.tgz,"type":"git","x":"b.tgz"}}',
+        f"resolution: {{{INTEGRITY}}}\u2028, type: git}}",
+    ],
+)
+def test_no_other_notation_of_yaml_hides_it(tmp_path: Path, lines: str) -> None:
+    lock = pnpm_lock(tmp_path, f"{{{INTEGRITY}}}")
+    manifest.check_pnpm(lock)
+    lock.write_text(f"{lock.read_text()}\n  other@1.0.0:\n    {lines}\n")
+    with pytest.raises(BadParameter, match=r"pnpm-lock\.yaml, line (8|9): "):
+        manifest.check_pnpm(lock)
+
+
 def test_pnpm_sees_what_names_packages_and_nothing_else(tmp_path: Path) -> None:
     said = {
         "name": "x",

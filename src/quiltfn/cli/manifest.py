@@ -22,8 +22,13 @@ NAMING = (
     *("name", "version", "dependencies", "devDependencies", "optionalDependencies"),
     *("peerDependencies", "peerDependenciesMeta", "overrides", "resolutions"),
 )
-# What pnpm writes of a package that comes as an archive with a known hash: nothing else is taken.
-RESOLVED = re.compile(r"\s+resolution: \{integrity: [A-Za-z0-9+/=-]+(?:, tarball: (\S+))?\}")
+# What pnpm writes of a package that comes as an archive with a known hash: nothing else is taken,
+# and nothing that YAML could read as more than that.
+RESOLVED = re.compile(
+    r" +resolution: \{integrity: [A-Za-z0-9+/=-]+"
+    r"(?:, tarball: (?:([^\s,'\"{}\[\]]+)|'([^\s']+)'))?\}"
+)
+LINE_END = re.compile(r"\r\n|\r|\n")
 SECTIONS = ("dependencies", "optionalDependencies", "peerDependencies")
 REPOSITORY = re.compile(r"git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|[^@/.~][^@/]*/[^/]+$")
 TARBALL = re.compile(r"\.(tgz|tar\.gz|tar)$")
@@ -55,17 +60,26 @@ def is_of_pnpm(directory: Path) -> bool:
 def check_pnpm(lock: Path) -> None:
     """Raises `BadParameter` that names the line of a pnpm-lock.yaml that is refused."""
     try:
-        lines = lock.read_text("utf-8").splitlines()
+        lines = LINE_END.split(lock.read_bytes().decode())
     except (ValueError, OSError) as error:
         raise BadParameter(f"{lock} cannot be read: {error}") from None
     for number, line in enumerate(lines, 1):
-        if "resolution" in line.partition("#")[0]:
-            found = RESOLVED.fullmatch(line)
-            reason = "it is no archive from a registry" if found is None else None
-            if found is not None and found[1]:
-                reason = _refused(found[1].strip("'\""))
-            if reason:
-                raise BadParameter(f"{lock}, line {number}: {line.strip()}: {reason}")
+        reason = _why_not(line)
+        if reason:
+            raise BadParameter(f"{lock}, line {number}: {line.strip()}: {reason}")
+
+
+def _why_not(line: str) -> str | None:
+    """Why a line of a pnpm-lock.yaml is refused; None: it is not."""
+    if "\\" in line and '"' in line:
+        return "by such characters it could say something else than is written"
+    if "resolution" not in line:
+        return None
+    found = RESOLVED.fullmatch(line)
+    if found is None:
+        return "it is no archive from a registry"
+    source = found[1] or found[2]
+    return _refused(source) if source else None
 
 
 def naming(path: Path) -> str:
