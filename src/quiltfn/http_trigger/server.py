@@ -26,6 +26,7 @@ JSON, OCTETS = "application/json", "application/octet-stream"
 # Requests whose repetition does no more than the first (RFC 9110, 9.2.2).
 IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
+OF_PROXIES = "x-forwarded-"
 NOT_PASSED_ON = HOP_BY_HOP | (SAID_AGAIN - {"x-forwarded-prefix"})
 
 
@@ -89,7 +90,7 @@ def request_of(
         fields = [("host", "localhost"), ("content-type", kind), *about_call.items()]
         return _request("POST", event_path, fields, payload or b"", is_event=True)
     fields = [(name.lower(), value) for name, value in event.headers.items()]
-    fields = [one for one in fields if one[0] not in NOT_PASSED_ON and one[0] not in about_call]
+    fields = [one for one in fields if _is_passed_on(one[0], about_call)]
     if event.cookies:
         fields.append(("cookie", "; ".join(event.cookies)))
     if not any(name == "host" for name, _ in fields):
@@ -97,6 +98,16 @@ def request_of(
     path = _target(event.rawPath, event.rawQueryString)
     method = event.requestContext.http.method
     return _request(method, path, [*fields, *about_call.items()], _body_of(event), is_event=False)
+
+
+def _is_passed_on(name: str, about_call: Mapping[str, str]) -> bool:
+    """False for what is said by us, also by a name that servers read as the same: WSGI and CGI make
+    one variable of x-a and x_a.
+    """
+    same = name.replace("_", "-")
+    if same in NOT_PASSED_ON or same in about_call:
+        return False
+    return same == name or not same.startswith(OF_PROXIES)
 
 
 def _event_of(payload: bytes | None) -> _Event | None:
