@@ -44,6 +44,7 @@ def api_limits(chosen: Settings) -> ApiLimits:
     return ApiLimits(
         body_max=chosen.body_max_bytes,
         invoke_body_max=chosen.invoke_body_max_bytes,
+        server_body_max=chosen.server_body_max_bytes,
         image_max=chosen.image_upload_max_bytes,
         image_unpacked_max=chosen.image_max_bytes,
         image_files_max=chosen.image_files_max,

@@ -52,6 +52,7 @@ from quiltfn.ports import (
     Pools,
     SandboxFailed,
 )
+from quiltfn.ports.streamed_body import StreamedBody
 
 T = TypeVar("T")
 MISTAKE = "the server made a mistake; its log has more"
@@ -90,6 +91,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `conclude`: says what becomes of accepted work, from the record of an attempt that is over.
     `adds_environment`: `environment` has only names that the version's has not. `judge`: says why
     the result of a handler that succeeded is none, and then the call has failed; None: it is one.
+    `body`: what a server gets while it arrives, behind the request that is in `payload`. There is
+    no second attempt with it, and it is not kept.
     """
 
     payload: bytes | None = None
@@ -109,6 +112,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     conclude: Callable[[Invocation], WorkOutcome] | None = None
     adds_environment: bool = False
     judge: Callable[[CallResult], str | None] | None = None
+    body: StreamedBody | None = None
 
 
 class _CallState(msgspec.Struct):
@@ -356,17 +360,7 @@ class Invoker:
             told(record)
         if self._listeners or request.on_start is not None:
             self._tell(call)
-        result = await lease.call(
-            Call(
-                payload=request.payload,
-                environment=variables,
-                replaces_environment=bool(request.environment) and not request.adds_environment,
-                timeout_s=timeout,
-                long_output=request.long_output,
-                output=call.output,
-                is_followed=request.on_start is not None,
-            )
-        )
+        result = await lease.call(_call_of(request, variables, timeout, call.output))
         if request.judge is not None and result.refusal is None:
             result = msgspec.structs.replace(result, refusal=request.judge(result))
         took = self._clock.now() - started
@@ -534,6 +528,21 @@ class Invoker:
                 await self._idle.wait()
         except TimeoutError:
             return
+
+
+def _call_of(
+    request: Request, variables: dict[str, str], timeout_s: float, output: OutputLog
+) -> Call:
+    return Call(
+        payload=request.payload,
+        body=request.body,
+        environment=variables,
+        replaces_environment=bool(request.environment) and not request.adds_environment,
+        timeout_s=timeout_s,
+        long_output=request.long_output,
+        output=output,
+        is_followed=request.on_start is not None,
+    )
 
 
 def _with_own(variables: dict[str, str], version: Version, request: Request) -> dict[str, str]:

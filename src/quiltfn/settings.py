@@ -140,8 +140,17 @@ class Settings:
     invoke_body_max_bytes: int = setting(
         8 * MIB, "longest body of an invocation", low=1024, high=64 * MIB
     )
+    server_body_max_bytes: int = setting(
+        1024 * MIB,
+        "longest body that a web server gets while it arrives",
+        low=64 * 1024,
+        high=1024 * 1024 * MIB,
+    )
     body_timeout_s: float = setting(
-        30.0, "how long a body, or the next piece of an image, may take", low=1, high=900
+        30.0,
+        "how long a body may take, or the next piece of an image and of what a web server gets",
+        low=1,
+        high=900,
     )
     stdout_max_bytes: int = setting(
         6 * MIB,

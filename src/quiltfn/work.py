@@ -284,7 +284,8 @@ class Work:
 
     async def keep_input(self, record: Invocation, request: Request, caller: str) -> None:
         """Keeps the input of a synchronous call, if its function says so. `caller`: who asked."""
-        if self.policies.record_policy_of(record.function_id).keep_input == "all":
+        keeps = self.policies.record_policy_of(record.function_id).keep_input == "all"
+        if keeps and request.body is None:
             await self.store.keep_input(record, input_of(request, caller))
 
     async def counts(self, entry: Entry, now_ms: int | None = None) -> QueueCounts:

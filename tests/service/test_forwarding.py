@@ -502,6 +502,7 @@ async def test_a_request_that_is_given_up_leaves_none_to_another_node(
     context: Any = SimpleNamespace(
         headers={"x-on-disconnect": on_disconnect},
         request=SimpleNamespace(lost=asyncio.Event().wait),
+        passed_on=None,
     )
     asking = asyncio.ensure_future(ask())
     await until(lambda: under_way)

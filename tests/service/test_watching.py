@@ -23,6 +23,7 @@ from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
+from quiltfn.ports.streamed_body import StreamedBody
 from quiltfn.ports.work import QueueCounts
 from timeouts import scaled
 
@@ -50,10 +51,11 @@ class Network:
         method: str,
         target: bytes,
         headers: Sequence[tuple[str, str]],
-        body: bytes,
+        body: bytes | StreamedBody,
         call: ForwardedCall | None,
     ) -> AsyncIterator[Any]:
         del call
+        assert isinstance(body, bytes)
         if node in self.lost:
             raise PeerUnavailable("it cannot be reached", may_have_run=False)
         self.requests.append((node, json.loads(body)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import json
 import os
 import socket
 import sys
 import termios
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.server import ServerSettings
 from quiltfn.ports import Call, SandboxRefused
+from quiltfn.ports.streamed_body import BodyCut
 from quiltfn.sandbox import http_connection
 from quiltfn.sandbox import web_server as module
 from quiltfn.sandbox.output_limits import OutputLimits
@@ -25,6 +27,7 @@ from timeouts import scaled
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LIMITS = OutputLimits(1000, 1000)
+PIECE, MANY = b"x" * 65536, 400
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
@@ -45,7 +48,12 @@ class Guest:
             assert self.server.socket_came(0, made.detach())
 
     async def call(
-        self, method: str = "GET", path: str = "/", body: str = "", timeout_s: float = 20.0
+        self,
+        method: str = "GET",
+        path: str = "/",
+        body: str = "",
+        timeout_s: float = 20.0,
+        streamed: Body | None = None,
     ) -> CallResult:
         event = {
             "version": "2.0",
@@ -58,8 +66,25 @@ class Guest:
             environment={},
             replaces_environment=False,
             timeout_s=timeout_s,
+            body=streamed,
         )
         return await self.server.call(call)
+
+
+class Body:
+    """A body that is passed on. `asked_for`: how many pieces were; `error`: what its end is."""
+
+    def __init__(
+        self, pieces: Iterable[bytes], length: int | None = None, error: str | None = None
+    ) -> None:
+        self.length, self.asked_for, self.error, self._pieces = length, 0, error, pieces
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        for piece in self._pieces:
+            self.asked_for += 1
+            yield piece
+        if self.error is not None:
+            raise BodyCut(self.error)
 
 
 @asynccontextmanager
@@ -365,3 +390,96 @@ async def test_nothing_stays_open() -> None:
         await asyncio.gather(*(guest.call() for _ in range(8)))
         assert len(os.listdir("/proc/self/fd")) > before + 8
     await becomes(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+# Bodies that are passed on ---------------------------------------------------------------------
+
+
+async def test_a_body_that_is_passed_on_is_sent_as_it_came_and_on_a_new_connection() -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            is_chunked = b"transfer-encoding: chunked\r\n" in head
+            end = b"0\r\n\r\n"
+            read = reader.readuntil(end) if is_chunked else reader.readexactly(2)
+            seen.append(await read)
+            writer.write(OK)
+
+    async with served(serve) as guest:
+        for length in (2, None, 2):
+            assert body_of(await guest.call("POST", streamed=Body([b"a", b"b"], length))) == b"ok"
+        assert seen == [b"ab", b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n", b"ab"]
+        assert guest.asked == 3
+
+
+async def test_no_more_of_a_body_is_asked_for_than_the_server_takes() -> None:
+    may_read = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await may_read.wait()
+        await reader.readexactly(MANY * len(PIECE))
+        writer.write(OK)
+
+    body = Body([PIECE] * MANY, MANY * len(PIECE))
+    async with served(serve) as guest:
+        call = asyncio.ensure_future(guest.call("POST", streamed=body))
+        before = 0
+        while body.asked_for != before or not before:
+            before = body.asked_for
+            await asyncio.sleep(0.2)
+        assert before < MANY // 2
+        may_read.set()
+        assert body_of(await call) == b"ok"
+        assert body.asked_for == MANY
+
+
+async def test_an_answer_arrives_though_the_server_has_closed_upon_the_body() -> None:
+    """What is sent then is refused by the kernel, which would hide what can still be read."""
+    answer = b"HTTP/1.1 413 Too Long\r\ncontent-length: 2\r\n\r\nno"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.transport.abort()  # with much of the body unread
+
+    async with served(serve) as guest:
+        for _ in range(20):
+            result = await guest.call("POST", streamed=Body([PIECE] * MANY, MANY * len(PIECE)))
+            assert body_of(result) == b"no"
+
+
+async def test_a_body_that_does_not_come_to_its_end_ends_its_call_and_its_connection() -> None:
+    ends: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        try:
+            ends.append(await reader.read())
+        except ConnectionError:
+            ends.append(b"reset")
+
+    async with served(serve) as guest:
+        for length in (10, None):
+            body = Body([b"ab"], length, "its sender has gone")
+            result = await guest.call("POST", streamed=body)
+            assert (result.kind, result.reason) == (ExitKind.BODY_CUT, "its sender has gone")
+            await becomes(lambda: bool(ends))
+            assert not ends.pop().endswith(b"0\r\n\r\n")
+
+
+async def test_a_deadline_ends_the_sending_of_a_body() -> None:
+    async def serve(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(scaled(10))
+
+    body = Body(itertools.repeat(PIECE))
+    async with served(serve) as guest:
+        result = await guest.call("POST", streamed=body, timeout_s=0.3)
+        assert result.kind is ExitKind.DEADLINE
+        before = body.asked_for
+        await asyncio.sleep(0.1)
+        assert body.asked_for == before

@@ -25,6 +25,7 @@ from quiltfn.api.forwarding import elsewhere
 from quiltfn.api.guards import check_connection, check_credentials, check_origin, is_for_host
 from quiltfn.api.help import HelpDocuments
 from quiltfn.api.idempotency import INVOCATION_ID, idempotent_request
+from quiltfn.api.passed_on import HELD_BYTES, PassedOnBody, too_long
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import Response
 from quiltfn.api.route import (
@@ -247,9 +248,19 @@ class Endpoint:
         limit = self._services.limits.bytes_max
         if request.is_whole:
             self._take_body(context, request, route, limit)
+        elif route.passes_on is not None and route.passes_on(context):
+            self._pass_on(context, request, route)
         else:
             await self._read_body(context, request, route, limit)
         return await self._run(context, request, route)
+
+    def _pass_on(self, context: RequestContext[Services], request: Request, route: Route) -> None:
+        """A body that the route's own work takes while it arrives."""
+        limits = self._services.limits
+        passed = PassedOnBody(request, limits.server_body_max, limits.body_timeout_s)
+        length = HELD_BYTES if passed.length is None else passed.length
+        self._reserve(context, route, min(length, HELD_BYTES))
+        context.passed_on = passed
 
     async def _identify(self, request: Request) -> Caller:
         """Whose credential it is, or who another node says it is. Raises `Unauthorized`."""
@@ -264,7 +275,7 @@ class Endpoint:
         """A body that is there already, as most are."""
         size = len(request.body)
         if size > limit:
-            raise body.too_long(limit)
+            raise too_long(limit)
         if size > SHORT_BYTES:
             self._reserve(context, route, size)
         context.raw_body = request.take_body()

@@ -4,22 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from quiltfn.api import parse
+from quiltfn.api.passed_on import bounded, check_announced, too_long
 from quiltfn.api.request import Request
 from quiltfn.api.response import JSON
 from quiltfn.api.route import ApiLimits, Route
-from quiltfn.model.errors import BadRequest, PayloadTooLarge, Unprocessable, UnsupportedMediaType
-
-
-def too_long(limit: int) -> PayloadTooLarge:
-    """What a body of more than `limit` bytes is refused with."""
-    return PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
-
-
-def _check_announced(request: Request, limit: int) -> None:
-    """Refuses a body that says itself that it is too long, before any of it is read."""
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > limit:
-        raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
+from quiltfn.model.errors import BadRequest, Unprocessable, UnsupportedMediaType
 
 
 def _check_encoding(request: Request) -> None:
@@ -34,7 +23,7 @@ async def read_whole(
 
     `reserve` is told its size so far and may refuse it.
     """
-    _check_announced(request, limit)
+    check_announced(request, limit)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -77,22 +66,5 @@ def streamed(route: Route, request: Request, limits: ApiLimits) -> AsyncIterator
         raise UnsupportedMediaType(f"the body must be an archive, sent with Content-Type: {known}")
     _check_encoding(request)
     limit = limits.image_max
-    _check_announced(request, limit)
-    return _bounded(request, limit, limits.body_timeout_s)
-
-
-async def _bounded(request: Request, limit: int, timeout_s: float) -> AsyncIterator[bytes]:
-    """A large archive may take long; a sender that falls silent may not."""
-    size, chunks = 0, request.chunks()
-    while True:
-        try:
-            async with asyncio.timeout(timeout_s):
-                chunk = await anext(chunks, None)
-        except TimeoutError:
-            raise BadRequest(f"nothing more of the body arrived within {timeout_s:g} s") from None
-        if chunk is None:
-            return
-        size += len(chunk)
-        if size > limit:
-            raise too_long(limit)
-        yield chunk
+    check_announced(request, limit)
+    return bounded(request, limit, limits.body_timeout_s)

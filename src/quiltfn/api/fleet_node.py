@@ -104,7 +104,7 @@ def request_of(
     if headers.repeated:
         sent_on = [(name, value) for name, _ in sent_on for value in headers.getlist(name)]
     sent_on.append(("x-request-id", context.request_id))
-    body = context.raw_body or b""
+    body = context.passed_on or context.raw_body or b""
     return peers.request(node, request.method, _origin_form(request), sent_on, body, call)
 
 

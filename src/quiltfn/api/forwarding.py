@@ -21,11 +21,12 @@ from quiltfn.api.response import CutShort, Header, Response, encode
 from quiltfn.api.route import Application, RequestContext, Route
 from quiltfn.catalog import Entry
 from quiltfn.ids import made_at_ms, new_id
-from quiltfn.model.errors import RuntimeUnavailable
+from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
 from quiltfn.ports import Outline
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+from quiltfn.ports.streamed_body import BodyCut
 
 # What a node says to another one with its response. A handler's own header of the name is removed.
 ANSWER = "x-quiltfn-fleet"
@@ -77,6 +78,12 @@ async def _placed(context: RequestContext[Any], entry: Entry) -> Response | None
         response = await _sent(context, destination.node, call, entry)
         if response is not None:
             return response
+        if context.passed_on is not None and context.passed_on.is_begun:
+            raise CapacityFull(
+                "the node that was to run the call refused it when some of its body was taken",
+                hint="send it again",
+                retry_after=1,
+            )
         tried.add(destination.node)
     return None
 
@@ -149,6 +156,11 @@ async def _sent(
         if not error.may_have_run or is_only_looked_at:
             return None  # this node says what the store has of the call
         raise gone(error) from error
+    except BodyCut:
+        passed = context.passed_on
+        assert passed is not None
+        assert passed.error is not None
+        raise passed.error from None
     # Left here, but for a body that is sent on as it comes: that leaves it at its own end.
     response = None
     try:
@@ -205,7 +217,8 @@ async def _while_wanted(
     """What the node answers. If the client goes away and its call is to end with it, the connection
     to the node ends as well, and the node does with the call what it would do for its own client.
     """
-    if context.headers.get("x-on-disconnect") != "cancel":
+    is_told = context.passed_on is not None  # by the body, which is read meanwhile
+    if is_told or context.headers.get("x-on-disconnect") != "cancel":
         return await request.__aenter__()
     answered = asyncio.ensure_future(request.__aenter__())
     lost = asyncio.ensure_future(context.request.lost())

@@ -8,6 +8,7 @@ import msgspec
 
 from quiltfn.access import Access
 from quiltfn.api.budgets import Budgets
+from quiltfn.api.passed_on import PassedOnBody
 from quiltfn.api.request import NO_PARAMETERS, Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
@@ -26,6 +27,7 @@ class ApiLimits:
 
     body_max: int = MIB
     invoke_body_max: int = 8 * MIB
+    server_body_max: int = 1024 * MIB
     image_max: int = 512 * MIB
     image_unpacked_max: int = 2048 * MIB
     image_files_max: int = 100_000
@@ -67,7 +69,8 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     that the route declares; where the route takes a stream, its chunks while they arrive; where the
     route admits by itself, what its `admit` has found.
     `invocation_id`: of the call that a request with an Idempotency-Key begins; its handler uses it.
-    `raw_body`: until it is parsed. `reserved_bytes`: of the budget of long bodies. `is_executed`:
+    `raw_body`: until it is parsed. `passed_on`: in its place, a body that is still arriving.
+    `reserved_bytes`: of the budget of long bodies. `is_executed`:
     the route's own work was begun.
     """
 
@@ -84,6 +87,7 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     query: Mapping[str, str] = NO_PARAMETERS
     body: Any = None
     raw_body: bytes | None = None
+    passed_on: PassedOnBody | None = None
     invocation_id: str | None = None
     reserved_bytes: int = 0
     is_executed: bool = False
@@ -143,6 +147,7 @@ class Route:
     `streams`: the content types of a body that is no JSON and is handed on as it arrives.
     `admit`: of a route without `scope`: says who asks and for what, before the body is read; raises
     what it refuses. The body is then any bytes, whatever the method, and stays in `raw_body`.
+    `passes_on`: of such a route: whether its work takes the body of this request while it arrives.
     `found`: of a route that begins a call, under the id that the context has: what a repetition
     gets whose first response was lost, if that call was accepted. It may raise `NotFound`.
     `on_refused`: is told what such a route refuses or fails with.
@@ -166,6 +171,7 @@ class Route:
     action: str | None = None
     streams: tuple[str, ...] = ()
     admit: Callable[[RequestContext[Any]], Awaitable[Any]] | None = None
+    passes_on: Callable[[RequestContext[Any]], bool] | None = None
     found: Found | None = None
     on_refused: Callable[[RequestContext[Any], QuiltfnError], None] | None = None
     called: Called | None = None

@@ -489,6 +489,7 @@ CALL_URL = Route(
     handler=url_calls.invoke_function_url,
     scope=None,
     admit=url_calls.admit,
+    passes_on=url_calls.passes_on,
     on_refused=url_calls.count_refusal,
     called=url_calls.called,
     answer=str,

@@ -17,6 +17,7 @@ from quiltfn.api.failures import failure
 from quiltfn.api.functions import FunctionServices
 from quiltfn.api.guards import check_credentials, check_origin
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
+from quiltfn.api.passed_on import announced_length
 from quiltfn.api.response import Header, Response
 from quiltfn.api.route import NOBODY, RequestContext
 from quiltfn.api.urls import UrlServices
@@ -59,6 +60,9 @@ from quiltfn.ports import Clock
 from quiltfn.urls import Found
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+# A body of a server up to here is read before the server gets the call, so that a sender of a few
+# bytes a second does not hold a place in an instance, and so that it can be kept.
+WHOLE_BYTES = 64 * 1024
 UNSIGNED = "the signature of this call is missing, wrong or too old"
 # What is counted of a call that was refused. What is not here has a record, or is the server's.
 REASONS: dict[type[QuiltfnError], Refusal] = {
@@ -178,6 +182,21 @@ async def _identify(context: RequestContext[UrlCallServices]) -> Caller:
     return await access.identify(request.headers, request.client)
 
 
+def passes_on(context: RequestContext[UrlCallServices]) -> bool:
+    """Whether the function gets the body of the request while it arrives: servers do, unless it is
+    short, has to be there for its signature to be checked, or is to be kept.
+    """
+    asked: UrlRequest = context.body
+    if asked.is_preflight or not asked.is_server or asked.url.webhook is not None:
+        return False
+    length, services = announced_length(context.request), context.services
+    if length is not None and length <= WHOLE_BYTES:
+        return False
+    policy = services.work.policies.record_policy_of(asked.found.entry.function.id)
+    fits = length is not None and length <= services.limits.bytes_max
+    return not (fits and policy.keep_input == "all")
+
+
 def count_refusal(context: RequestContext[UrlCallServices], error: QuiltfnError) -> None:
     """Counts a call that was refused, where there is the URL that it was for. A call that went well
     never comes here.
@@ -254,7 +273,7 @@ def _request(
 ) -> tuple[Request, Judge]:
     """What the handler is given. Raises `BadRequest` and `PayloadTooLarge`."""
     call = _call(context, asked, body)
-    event = cloudevents.read(call.headers, body)
+    event = None if context.passed_on is not None else cloudevents.read(call.headers, body)
     judge = Judge(asked, cloudevents.is_binary(call.headers))
     traceparent = context.headers.get("traceparent")
     make = partial(
@@ -271,7 +290,7 @@ def _request(
                 f"the event that this request makes has {len(payload)} bytes; a handler takes "
                 f"{PAYLOAD_MAX_BYTES}, and a body that is no text takes a third more"
             )
-        return make(payload=payload), judge
+        return make(payload=payload, body=context.passed_on), judge
     if event is not None:
         call = cgi.from_event(call, event)
     own = asked.spec.runtime_snapshot.environment | asked.spec.environment
@@ -325,8 +344,9 @@ async def _respond(
     context: RequestContext[UrlCallServices], asked: UrlRequest, record: Invocation, judge: Judge
 ) -> Response:
     """The answer of a call that is over. Raises `HandlerFailed`, `HandlerTimedOut` and
-    `CapacityFull`.
+    `CapacityFull`; of a call whose body did not come to its end, the reason.
     """
+    _check_body(context, record)
     answer = judge.answer
     if record.status is not Status.SUCCESS or answer is None:
         raise failed(record)
@@ -337,10 +357,22 @@ async def _respond(
     )
     if context.caller is not NOBODY and record.timeline is not None:
         response.headers.append(("server-timing", record.timeline.server_timing()))
+    # What a client still sends is not waited for.
+    response.closes = context.passed_on is not None and not context.request.is_whole
     if len(answer.body) > LONG_OUTPUT_BYTES:
         async with long_response(context, record.invocation_id, len(answer.body)):
             return response
     return response
+
+
+def _check_body(context: RequestContext[UrlCallServices], record: Invocation) -> None:
+    """Raises why the body of a call did not come to its end, if the call has ended with that."""
+    passed = context.passed_on
+    if passed is None or passed.error is None or record.status is not Status.CANCELLED:
+        return
+    if isinstance(passed.error, QuiltfnError):
+        passed.error.with_record(record.invocation_id, executed=True)
+    raise passed.error
 
 
 def _headers(

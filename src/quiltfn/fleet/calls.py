@@ -35,6 +35,7 @@ from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports import Journal, Pools
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+from quiltfn.ports.streamed_body import StreamedBody
 
 # Where a node asks whether another one knows something of a call that is not in the store: what it
 # is told, and how long it waits.
@@ -232,7 +233,7 @@ class CountedPeers:
         method: str,
         target: bytes,
         headers: Sequence[tuple[str, str]],
-        body: bytes,
+        body: bytes | StreamedBody,
         call: ForwardedCall | None,
     ) -> "CountedRequest":
         """As `Peers` says."""

@@ -2,10 +2,12 @@
 
 Rule 1: what has ended without the end of an answer fails whoever waits, at once.
 Rule 2: no more is received than is taken: behind `AHEAD_BYTES` of an answer the node has to wait.
-Rule 3: no more is sent than the node takes, in pieces between which other work goes on.
+Rule 3: no more is sent than the node takes, in pieces between which other work goes on. Of a
+streamed body nothing is asked for before the node wants it.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,9 +15,11 @@ from typing import Any
 import httptools
 
 from quiltfn.ports.peers import PIECE_BYTES, PeerAnswerTooLong, PeerGone, PeerUnreachable
+from quiltfn.ports.streamed_body import StreamedBody
 
 HEAD_MAX_BYTES = 256 * 1024
 AHEAD_BYTES = 2 * PIECE_BYTES
+CONTINUE = 100
 LONG_HEAD = "node {node} sent too long a head"
 
 
@@ -100,6 +104,9 @@ class PeerConnection(asyncio.BufferedProtocol):
         self._writable: asyncio.Future[None] | None = None
         self._is_writing_paused = False
         self._is_sent = True
+        self._sending: asyncio.Task[None] | None = None
+        self._wanted: asyncio.Future[None] | None = None  # Whether the node wants the body.
+        self._is_interim = False
 
     @property
     def is_reusable(self) -> bool:
@@ -115,11 +122,12 @@ class PeerConnection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     async def exchange(
-        self, head: bytes, body: bytes | AsyncIterator[bytes], *, has_answer_body: bool = True
+        self, head: bytes, body: bytes | StreamedBody, *, has_answer_body: bool = True
     ) -> PeerAnswer:
-        """Sends a request; the answer as soon as its head has come. `has_answer_body`: False for
-        HEAD, whose answer ends the connection. Raises `PeerGone`, or `PeerUnreachable` where the
-        node has not got all of a body in bytes, and what the body's iterator raises.
+        """Sends a request; the answer as soon as its head has come. The rest of a streamed body is
+        sent while that is read, until `stop_sending`. `has_answer_body`: False for HEAD, whose
+        answer ends the connection. Raises `PeerGone`, or `PeerUnreachable` where the node has not
+        got all of a body in bytes, and what a streamed body raises.
         """
         if self.error is not None:
             raise PeerUnreachable(str(self.error))
@@ -130,12 +138,14 @@ class PeerConnection(asyncio.BufferedProtocol):
             self._transport.write(head + body)
             self._is_sent = True
             return await self._head
-        sending = self._loop.create_task(self._send(head, body))
+        self._wanted = self._loop.create_future()
+        sending = self._sending = self._loop.create_task(self._send(head, body))
+        sending.add_done_callback(self._sent)
         try:
             # Whichever comes first: a node may answer before it has taken the body.
             both: set[asyncio.Future[Any]] = {self._head, sending}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not self._head.done():
+            if sending.done() and not self._has_answer:
                 await sending
             return await self._head
         except PeerGone as error:
@@ -143,15 +153,31 @@ class PeerConnection(asyncio.BufferedProtocol):
                 raise PeerUnreachable(str(error)) from error
             raise
         finally:
-            if not sending.done():
-                sending.cancel()
-            await asyncio.wait({sending})
-            if not sending.cancelled():
-                sending.exception()  # seen
+            if isinstance(body, bytes) or not self._has_answer:
+                self.stop_sending()
+                await asyncio.wait({sending})
             if not self._head.cancel() and not self._head.cancelled():
                 self._head.exception()  # seen, too
 
-    async def _send(self, head: bytes, body: bytes | AsyncIterator[bytes]) -> None:
+    @property
+    def _has_answer(self) -> bool:
+        head = self._head
+        is_done = head is not None and head.done() and not head.cancelled()
+        return is_done and head is not None and head.exception() is None
+
+    def stop_sending(self) -> None:
+        """Nobody needs the rest of the body any more."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.cancel()
+
+    def _sent(self, sending: "asyncio.Task[None]") -> None:
+        """Where a streamed body does not come to its end, the node is to know that."""
+        error = None if sending.cancelled() else sending.exception()
+        if error is not None and not isinstance(error, PeerGone):
+            self.fail(PeerGone(f"the body for node {self.node} did not come to its end"))
+
+    async def _send(self, head: bytes, body: bytes | StreamedBody) -> None:
         self._transport.write(head)
         if isinstance(body, bytes):
             view = memoryview(body)
@@ -159,13 +185,23 @@ class PeerConnection(asyncio.BufferedProtocol):
                 await self._may_write()
                 self._transport.write(view[start : start + PIECE_BYTES])
         else:
-            async for chunk in body:
+            assert self._wanted is not None
+            await self._wanted
+            await self._send_stream(body)
+        self._is_sent = True
+
+    async def _send_stream(self, body: StreamedBody) -> None:
+        is_chunked = body.length is None
+        async with contextlib.aclosing(body.pieces()) as chunks:
+            async for chunk in chunks:
                 for start in range(0, len(chunk), PIECE_BYTES):
                     piece = chunk[start : start + PIECE_BYTES]
                     await self._may_write()
-                    self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    framed = b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece
+                    self._transport.write(framed)
+                await self._may_write()  # before more is asked for
+        if is_chunked:
             self._transport.write(b"0\r\n\r\n")
-        self._is_sent = True
 
     async def _may_write(self) -> None:
         """Returns once the node has taken most of what was sent, and others had their turn."""
@@ -274,6 +310,11 @@ class PeerConnection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         self._unfinished_bytes = 0
+        self._is_interim = self._parser.get_status_code() == CONTINUE
+        if self._is_interim:
+            if self._wanted is not None and not self._wanted.done():
+                self._wanted.set_result(None)
+            return
         self._keeps_alive = self._parser.should_keep_alive() and self._has_body
         if not self._has_body:  # The parser waits for one.
             self._is_whole = True
@@ -294,6 +335,8 @@ class PeerConnection(asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         self._unfinished_bytes = 0
+        if self._is_interim:
+            return
         self._is_whole = True
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from quiltfn.api.tls_acceptor import receive_buffer
@@ -33,6 +33,7 @@ from quiltfn.fleet.tls import client_context, set_options
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.ports.peers import PeerBusy, PeerDirectory, PeerGone, PeerUnreachable
 from quiltfn.ports.placement import PeerUnavailable
+from quiltfn.ports.streamed_body import StreamedBody
 
 CONNECTIONS_MAX = 256  # to one node
 CONNECT_S = 2.0
@@ -53,7 +54,7 @@ def head_of(
     method: str,
     target: bytes,
     headers: Sequence[tuple[str, str]],
-    body: bytes | AsyncIterator[bytes],
+    body: bytes | StreamedBody,
 ) -> bytes:
     """The lines of a request's head. Raises `ValueError` for what would end a line of it."""
     lines = [f"{method} {target.decode('latin-1')} HTTP/1.1"]
@@ -61,7 +62,11 @@ def head_of(
     if not any(name == "host" for name, _ in headers):
         lines.append(f"host: {node}")
     if not isinstance(body, bytes):
-        lines.append("transfer-encoding: chunked")
+        is_chunked = body.length is None
+        lines.append(
+            "transfer-encoding: chunked" if is_chunked else f"content-length: {body.length}"
+        )
+        lines.append("expect: 100-continue")
     elif body or method not in ("GET", "DELETE"):
         lines.append(f"content-length: {len(body)}")
     text = "\n".join(lines)
@@ -131,6 +136,7 @@ class PeerLink:
 
     def give_back(self, connection: PeerConnection) -> None:
         """Its request is over, one way or another."""
+        connection.stop_sending()
         if connection.is_reusable:
             connection.drop_rest()
             connection.idle_since = self._loop.time()
@@ -191,9 +197,7 @@ class PeerLink:
 
 
 # What a request is made of: method, target, headers, body, and what is said of the call.
-Parts = tuple[
-    str, bytes, Sequence[tuple[str, str]], bytes | AsyncIterator[bytes], ForwardedCall | None
-]
+Parts = tuple[str, bytes, Sequence[tuple[str, str]], bytes | StreamedBody, ForwardedCall | None]
 
 
 class PeerRequest:
@@ -260,11 +264,11 @@ class HttpPeers:
         method: str,
         target: bytes,
         headers: Sequence[tuple[str, str]],
-        body: bytes | AsyncIterator[bytes],
+        body: bytes | StreamedBody,
         call: ForwardedCall | None,
     ) -> "PeerRequest":
-        """As `Peers` says. A body may come in pieces, which are taken as the node takes them; what
-        its iterator raises comes out. `call` None: this node asks for itself. Raises `ValueError`
+        """As `Peers` says. A streamed body is taken as the node takes it, and is sent on while the
+        node answers. `call` None: this node asks for itself. Raises `ValueError`
         for what would not be one request.
         """
         return PeerRequest(self, node, (method, target, headers, body, call))

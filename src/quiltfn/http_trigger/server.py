@@ -79,10 +79,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def request_of(
-    payload: bytes | None, event_path: str, about_call: Mapping[str, str]
+    payload: bytes | None,
+    event_path: str,
+    about_call: Mapping[str, str],
+    framing: str | None = None,
 ) -> ServerRequest:
     """The request of a call. `about_call`: headers that say which call it is; nobody else sets
-    them. Raises `BadRequestEvent`.
+    them. `framing`: the header that says how long the body is, where that is sent apart. Raises
+    `BadRequestEvent`.
     """
     event = _event_of(payload)
     if event is None:
@@ -97,7 +101,15 @@ def request_of(
         fields.append(("host", "localhost"))
     path = _target(event.rawPath, event.rawQueryString)
     method = event.requestContext.http.method
-    return _request(method, path, [*fields, *about_call.items()], _body_of(event), is_event=False)
+    fields += about_call.items()
+    if framing is not None:
+        return _request(method, path, fields, b"", is_event=False, framing=framing)
+    return _request(method, path, fields, _body_of(event), is_event=False)
+
+
+def framing_of(length: int | None) -> str:
+    """The header of a body that has so many bytes; None: that is known at its end alone."""
+    return "transfer-encoding: chunked" if length is None else f"content-length: {length}"
 
 
 def _is_passed_on(name: str, about_call: Mapping[str, str]) -> bool:
@@ -152,7 +164,13 @@ def _target(path: str, query: str) -> str:
 
 
 def _request(
-    method: str, path: str, fields: Iterable[Field], body: bytes, *, is_event: bool
+    method: str,
+    path: str,
+    fields: Iterable[Field],
+    body: bytes,
+    *,
+    is_event: bool,
+    framing: str | None = None,
 ) -> ServerRequest:
     if not METHOD.fullmatch(method) or method == "CONNECT":
         raise BadRequestEvent(f"a request cannot have the method {method[:32]!a}")
@@ -163,8 +181,10 @@ def _request(
         if not VALUE.fullmatch(value):
             raise BadRequestEvent(f"the value of the header {name} holds a control character")
         lines.append(f"{name}: {value}")
-    if body or method in WITH_BODY:
-        lines.append(f"content-length: {len(body)}")
+    if framing is None and (body or method in WITH_BODY):
+        framing = framing_of(len(body))
+    if framing is not None:
+        lines.append(framing)
     head = "\r\n".join([*lines, "", ""])
     try:  # what a URL was sent is Latin-1 text for its bytes
         encoded = head.encode("latin-1")

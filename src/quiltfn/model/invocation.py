@@ -87,7 +87,8 @@ DESCRIPTIONS: Mapping[Status, str] = {
     S.FAILED: "Its handler exited with another code, or was killed by a signal (128 + its number).",
     S.TIMEOUT: "It did not end by its deadline and was killed with everything it had started.",
     S.OOM: "It needed more memory than its limit and the kernel killed it (137).",
-    S.CANCELLED: "It was ended on request, or because its function was deleted.",
+    S.CANCELLED: "It was ended on request, because its function was deleted, or because the rest "
+    "of its caller's body did not come.",
     S.ERROR: "The platform could not run it, or accepted work was too old to be started. A caller "
     "who waited got a 503.",
     S.INTERRUPTED: "The server ended while it ran, or may have run; whether its handler did its "
@@ -111,6 +112,8 @@ class ExitKind(enum.Enum):
     NOT_STARTED = "not started"
     SANDBOX_GONE = "sandbox gone"
     CANCELLED = "cancelled"
+    # What its caller sent did not come to its end, so the call was given up.
+    BODY_CUT = "body cut"
     INTERRUPTED = "interrupted"
 
 
@@ -296,7 +299,7 @@ def conclude(result: CallResult) -> tuple[CallEvent, int | None, str | None]:
     An out-of-memory kill counts only if the handler did not exit with 0: a shell may lose a child
     to it, go on and exit 0, and that is a success.
     """
-    if result.kind is ExitKind.CANCELLED:
+    if result.kind is ExitKind.CANCELLED or result.kind is ExitKind.BODY_CUT:
         return CallEvent.CANCELLED, None, result.reason or "the call was cancelled"
     if result.kind is ExitKind.INTERRUPTED:
         return CallEvent.INTERRUPTED, None, result.reason or "the server was stopped"

@@ -45,7 +45,7 @@ _log = structlog.get_logger("quiltfn.pool")
 NOTHING = SandboxCounters()
 # Of the destinations that a function was refused, the first are kept.
 DESTINATIONS_MAX = 100
-ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED)
+ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED, ExitKind.BODY_CUT)
 
 
 class PoolLease:

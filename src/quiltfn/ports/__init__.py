@@ -31,6 +31,7 @@ from quiltfn.model.runtime import Runtime
 from quiltfn.model.stats import CallStats
 from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version, VersionSpec
+from quiltfn.ports.streamed_body import StreamedBody
 
 T = TypeVar("T")
 
@@ -81,13 +82,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     `environment`: variables for this call. They are added to the version's own, or, with
     `replaces_environment`, are all there is. `timeout_s`: seconds from the hand-over. `long_output`
     None: there is room for all of it. `output`: gets the output while the handler runs; after the
-    call it has what the result has. `is_followed`: somebody waits for output from its begin on.
+    call it has what the result has. `body`: of a request to a server, what follows `payload`.
+    `is_followed`: somebody waits for output from its begin on.
     """
 
     payload: bytes | None
     environment: dict[str, str]
     replaces_environment: bool
     timeout_s: float
+    body: StreamedBody | None = None
     long_output: LongOutput | None = None
     output: OutputLog = msgspec.field(default_factory=OutputLog)
     is_followed: bool = False

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.pool_load import PoolLoad
+from quiltfn.ports.streamed_body import StreamedBody
 
 
 class Destination(NamedTuple):
@@ -86,10 +87,11 @@ class Peers(Protocol):
         method: str,
         target: bytes,
         headers: Sequence[tuple[str, str]],
-        body: bytes,
+        body: bytes | StreamedBody,
         call: ForwardedCall | None,
     ) -> AbstractAsyncContextManager[PeerResponse]:
-        """The response, from its head on; leaving the block early ends the request, which the node
+        """The response, from its head on. A streamed body is not begun before the node asks for it,
+        and what it raises comes out. Leaving the block early ends the request, which the node
         notices. `call`: what is said of a client's request; None: this node asks for itself. There
         is no bound on the time while the node is there. Raises `PeerUnavailable` as soon as the
         connection ends, or nothing has come from the node for some two seconds.

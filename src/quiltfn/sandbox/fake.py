@@ -1,6 +1,7 @@
 """Fake sandboxes, without processes, for tests. They keep the promises of the port.
 
-The handlers they know: `echo TEXT` (or `echo $NAME`, from the environment), `cat` (the payload),
+The handlers they know: `echo TEXT` (or `echo $NAME`, from the environment), `cat` (the payload,
+or the body of a server),
 `exit N`, `sleep SECONDS`, `oom`, `die` (the sandbox ends during the call), `fail-to-start` (no
 sandbox can be made) and `refuse-to-specialise`. A working directory called `/missing`, or anything
 below it, does not exist.
@@ -22,6 +23,7 @@ from quiltfn.ports import (
     SandboxFailed,
     SandboxRefused,
 )
+from quiltfn.ports.streamed_body import BodyCut, StreamedBody
 
 PIECE = 65_536
 STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
@@ -177,6 +179,8 @@ class FakeSandbox:
                 shown = variables.get(argument[1:], "") if argument.startswith("$") else argument
                 return _exited(stdout=shown.encode() + b"\n")
             case "cat":
+                if call.body is not None:
+                    return await _body_of(call.body)
                 return _exited(stdout=call.payload or b"")
             case "exit":
                 return _exited(int(argument))
@@ -233,6 +237,13 @@ def _exited(code: int = 0, stdout: bytes = b"", stderr: bytes = b"") -> CallResu
         stdout_dropped=max(0, len(stdout) - STDOUT_MAX),
         stderr_dropped=max(0, len(stderr) - STDERR_MAX),
     )
+
+
+async def _body_of(body: StreamedBody) -> CallResult:
+    try:
+        return _exited(stdout=b"".join([piece async for piece in body.pieces()]))
+    except BodyCut as error:
+        return CallResult(kind=ExitKind.BODY_CUT, reason=str(error))
 
 
 def _nothing() -> None:

@@ -2,19 +2,27 @@
 
 Rule 1: the server is as little trusted as any handler. What is no HTTP, a head without end, or a
 byte that belongs to no answer ends the connection, and with it at most the request that it had.
-Rule 2: nothing is held: what has come of an answer is handed on at once.
+Rule 2: nothing is held: what has come of an answer is handed on at once, and of a body no more is
+asked for than the server takes.
 Rule 3: to read an answer costs its server as much as us, but where it is cut into tiny chunks. So
 those have a rate, all connections to a server together.
+Rule 4: a server may answer before it has read the body, and close the connection. What it has
+answered arrives, though the kernel fails the next write.
 """
 
 import asyncio
+import contextlib
+import os
 from enum import Enum, auto
 from typing import Protocol, cast
 
 import httptools
 
+from quiltfn.ports.streamed_body import StreamedBody
+
 # Bytes of an answer that bring nothing of its body: of its head, and between pieces of the body.
 HEAD_MAX_BYTES = 64 * 1024
+PIECE_BYTES = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
 # One chunk for each so many bytes that came together costs no more than the bytes.
 BYTES_OF_A_CHUNK = 1024
@@ -100,6 +108,11 @@ class HttpConnection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._chunks = 0
         self._waits_for: set[Wait] = set()
+        self._is_sending = False  # a body is not sent to its end
+        self._is_write_paused = False
+        self._writable: asyncio.Future[None] | None = None
+        # The same socket again, while a body is sent: it can be read after a write has failed.
+        self._again = -1
 
     def send(self, head: bytes, body: bytes, to: Answered, *, is_head_request: bool) -> None:
         """Sends one request. `to.end` is always called, once."""
@@ -114,6 +127,29 @@ class HttpConnection(asyncio.Protocol):
         else:
             transport.write(head)
             transport.write(body)
+
+    async def send_body(self, body: StreamedBody) -> None:
+        """Sends the body of the request whose head was sent, as the server takes it. Returns early
+        where nobody takes it any more. Raises `BodyCut`.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._is_sending = True
+        self._again = os.dup(transport.get_extra_info("socket").fileno())
+        is_chunked = body.length is None
+        async with contextlib.aclosing(body.pieces()) as pieces:
+            async for piece in pieces:
+                if transport.is_closing() or not self.is_busy:
+                    return
+                transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
+                del piece
+                while self._is_write_paused and not transport.is_closing():
+                    self._writable = asyncio.get_running_loop().create_future()
+                    await self._writable
+        if is_chunked:
+            transport.write(b"0\r\n\r\n")
+        self._is_sending = False
 
     def pause(self, why: Wait) -> None:
         """Nothing is read until `resume` was called for each reason."""
@@ -130,6 +166,7 @@ class HttpConnection(asyncio.Protocol):
     def close(self) -> None:
         """Ends it. A request that it has is told nothing any more."""
         is_busy, self._to, self.is_open = self.is_busy, None, False
+        self._forget_again()
         transport = self._transport
         if transport is None:
             return
@@ -182,12 +219,23 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         return False
 
-    def connection_lost(self, _error: Exception | None) -> None:
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False
         self._chunk_room.remove(self)
+        self.resume_writing()
+        is_ended = error is None or self._read_rest()
+        self._forget_again()
         if self._to is None:
             return
-        if self._is_in_body and self._is_until_end and _error is None:
+        if self._is_in_body and self._is_until_end and is_ended:
             self._end(None)
         elif self.has_begun:
             self._end("the server closed the connection in the middle of its answer")
@@ -201,10 +249,28 @@ class HttpConnection(asyncio.Protocol):
         if pieces and self._to is not None:
             self._to.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
+    def _read_rest(self) -> bool:
+        """Reads what the server had sent before a write to it failed. Whether it came to an end."""
+        while self._again >= 0 and self._to is not None:
+            try:
+                data = os.read(self._again, PIECE_BYTES)
+            except OSError:
+                return False
+            if not data:
+                return True
+            self.data_received(data)
+        return False
+
+    def _forget_again(self) -> None:
+        again, self._again = self._again, -1
+        if again >= 0:
+            os.close(again)
+
     def _end(self, error: str | None) -> None:
         self._hand_on()
         to = self._to
-        if self._transport is not None and self._transport.get_write_buffer_size():
+        unsent = self._transport is not None and self._transport.get_write_buffer_size()
+        if unsent or self._is_sending:
             self.is_open = False  # it has not taken the whole request
         if error is not None:
             self.close()

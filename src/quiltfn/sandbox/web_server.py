@@ -8,6 +8,7 @@ Rule 1: a call that is over has no connection: whatever ended it closed the one 
 answer was whole.
 Rule 2: what the server writes is in the record of one call, once: of that which began first of
 those that run, or of the next one. While more comes than `LOG_BYTES_PER_S`, the server has to wait.
+Rule 3: a body that is passed on while it arrives is sent once, on a connection of its own.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from quiltfn.http_trigger.server import (
     BadRequestEvent,
     BadServerAnswer,
     ServerRequest,
+    framing_of,
     prelude_of,
     request_of,
 )
@@ -28,6 +30,7 @@ from quiltfn.model import output
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.server import ServerSettings
 from quiltfn.ports import Call, SandboxRefused
+from quiltfn.ports.streamed_body import BodyCut, StreamedBody
 from quiltfn.sandbox.http_connection import ChunkRoom, HttpConnection, Wait
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 
@@ -63,6 +66,7 @@ class Exchange:
     def __init__(self, call: Call, request: ServerRequest, limits: OutputLimits) -> None:
         self.call, self.request = call, request
         self.connection: HttpConnection | None = None
+        self.sending: asyncio.Task[None] | None = None  # its body
         self.ended: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
         # `is_reused`: the connection had answered another request; `is_again`: it is sent anew.
         self.is_reused = self.is_again = False
@@ -257,7 +261,8 @@ class WebServer:
     async def call(self, call: Call) -> CallResult:
         """As `ports.Sandbox.call`, but that several may run."""
         try:
-            request = request_of(call.payload, self._settings.event_path, _about(call))
+            framing = None if call.body is None else framing_of(call.body.length)
+            request = request_of(call.payload, self._settings.event_path, _about(call), framing)
         except BadRequestEvent as error:
             why = f"the event is no HTTP request: {error}"
             return CallResult(kind=ExitKind.EXITED, refusal=why)
@@ -270,7 +275,7 @@ class WebServer:
         self._running[exchange] = None
         overdue = self._loop.call_later(call.timeout_s, exchange.finish, ExitKind.DEADLINE)
         try:
-            connection = self._take_idle()
+            connection = self._take_idle() if call.body is None else None
             if connection is None:
                 self._spawn(self._send_on_new(exchange))
             else:
@@ -280,6 +285,8 @@ class WebServer:
         finally:
             overdue.cancel()
             del self._running[exchange]
+            if exchange.sending is not None:
+                exchange.sending.cancel()
             connection, exchange.connection = exchange.connection, None
             if connection is not None:
                 self._give_back(connection)
@@ -297,6 +304,20 @@ class WebServer:
         request, exchange.connection = exchange.request, connection
         is_head = request.method == "HEAD"
         connection.send(request.head, request.body, exchange, is_head_request=is_head)
+        if exchange.call.body is not None:
+            passing = self._pass_on(exchange, connection, exchange.call.body)
+            exchange.sending = self._spawn(passing)
+
+    async def _pass_on(
+        self, exchange: Exchange, connection: HttpConnection, body: StreamedBody
+    ) -> None:
+        """Sends a body while it arrives. If the rest does not come, the call ends with that."""
+        try:
+            await connection.send_body(body)
+        except BodyCut as error:
+            exchange.finish(ExitKind.BODY_CUT, reason=str(error))
+        except OSError as error:
+            exchange.fail(f"the body could not be sent to the server: {error.strerror}")
 
     async def _send_on_new(self, exchange: Exchange) -> None:
         try:
@@ -469,10 +490,11 @@ class WebServer:
                 asked.set_exception(OSError(0, "it has ended"))
                 asked.exception()  # marks it as seen: its task may be cancelled
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _about(call: Call) -> dict[str, str]:

@@ -16,12 +16,15 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from quiltfn.api import url_calls
 from quiltfn.api.app import make_app
 from quiltfn.api.forwarding import answering_peers
-from quiltfn.api.request import Request
+from quiltfn.api.request import ClientDisconnected, Headers, Request
 from quiltfn.api.response import Response
+from quiltfn.api.route import Application
 from quiltfn.fleet.peer_connection import PeerConnection
 from quiltfn.model.forwarded import Refusal
+from quiltfn.model.invocation import Status
 from quiltfn.ports.peers import Asker
 from quiltfn.sandbox.fake import FakeSandboxes
 from service.in_process import InProcess
@@ -42,6 +45,9 @@ class Servers:
     pair: Pair
     http: httpx.AsyncClient
 
+    # The application of the first.
+    app: Application
+
     async def call(self, name: str, payload: str = "", **headers: str) -> httpx.Response:
         path = f"/api/functions/invoke/{name}"
         return await self.http.post(path, json={"payload": payload}, headers=headers)
@@ -52,6 +58,11 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
     async with open_harness(tmp_path / "a") as server:
         for name, handler in (("cat", "cat"), ("sleeps", "sleep 30")):
             await server.active(handler, name, max_instances=4)
+        own = InProcess(make_app(server.services))
+        async with httpx.AsyncClient(transport=own, base_url="http://127.0.0.1") as http:
+            function = (await http.get("/api/functions/by-name/cat")).json()["id"]
+            path = f"/api/functions/{function}/url"
+            assert (await http.put(path, json={"auth": "none"})).status_code == 200
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     async with (
         open_harness(tmp_path / "a", fakes=FakeSandboxes()) as here,
@@ -75,7 +86,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
         async with httpx.AsyncClient(
             transport=InProcess(app, "10.1.2.3"), base_url="http://127.0.0.1", timeout=scaled(30)
         ) as http:
-            yield Servers(here, there, placed, placed_there, pair, http)
+            yield Servers(here, there, placed, placed_there, pair, http, app)
 
 
 @pytest.mark.parametrize("size", [0, 100, 1_000_000])
@@ -108,6 +119,86 @@ async def test_a_node_that_refuses_or_cannot_be_reached_is_passed_over(servers: 
     servers.pair.of_one.refusals["two"] = "it was removed from the fleet"
     assert (await servers.call("cat", "grain")).json()["stdout"] == "grain"
     assert (servers.here.sandboxes.calls, servers.there.sandboxes.calls) == (3, 0)
+
+
+class Sending:
+    """A request to a server's URL whose body is still arriving. `wants`: it was asked for."""
+
+    def __init__(self, servers: Servers, **headers: str) -> None:
+        self.wants = asyncio.Event()
+        given = Headers({"host": "127.0.0.1", **headers})
+        self.request = Request("POST", "/fn/default/cat/x", given, source=self)
+        self.request.target = b"/fn/default/cat/x"
+        self.answer = asyncio.ensure_future(servers.app(self.request))
+
+    def want_body(self) -> None:
+        self.wants.set()
+
+    async def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            async with asyncio.timeout(scaled(10)):
+                await self.wants.wait()
+            self.wants.clear()
+            self.request.feed(piece)
+
+    def end(self) -> None:
+        self.request.is_whole = True
+        self.request.wake()
+
+
+@pytest.fixture
+def _as_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every function is taken for a server; the fake sandboxes take bodies, too."""
+    monkeypatch.setattr(url_calls.UrlRequest, "is_server", property(lambda _: True))
+    monkeypatch.setattr(url_calls.UrlRequest, "is_shell", property(lambda _: False))
+
+
+@pytest.mark.usefixtures("_as_servers")
+@pytest.mark.parametrize(
+    "framing", [{"content-length": "200000"}, {"transfer-encoding": "chunked"}]
+)
+@pytest.mark.parametrize("refuses", [None, Refusal.BUSY])
+async def test_a_body_is_passed_on_to_the_node_that_takes_the_call_and_to_no_other(
+    servers: Servers, framing: dict[str, str], refuses: Refusal | None
+) -> None:
+    servers.placed_there.refuses = refuses
+    sending = Sending(servers, **framing)
+    await sending.send(b"a" * 100_000, b"b" * 100_000)
+    sending.end()
+    answer = await sending.answer
+    found: Any = answer.body
+    if not isinstance(found, bytes):
+        found, rest = b"".join([piece async for piece in found]), found
+        await rest.aclose()
+    assert (answer.status, found) == (200, b"a" * 100_000 + b"b" * 100_000)
+    ran = servers.here.sandboxes.calls, servers.there.sandboxes.calls
+    assert ran == ((0, 1) if refuses is None else (1, 0))
+    ((request, _),) = servers.pair.seen
+    for name in ("content-length", "transfer-encoding"):
+        assert request.headers.get(name) == framing.get(name)
+
+
+@pytest.mark.usefixtures("_as_servers")
+async def test_a_sender_that_has_gone_ends_its_call_on_the_other_node(servers: Servers) -> None:
+    sending = Sending(servers, **{"content-length": "200000"})
+    await sending.send(b"a" * 100_000)
+    await sending.wants.wait()
+    sending.request.is_lost = True
+    sending.request.wake()
+    with pytest.raises(ClientDisconnected):
+        await sending.answer
+    ((_, asker),) = servers.pair.seen
+    assert asker.call is not None
+    journal, call = servers.there.services.journal, asker.call
+
+    async def is_over() -> bool:
+        found = await journal.get(call.function_id, call.invocation_id)
+        return found is not None and found.status is Status.CANCELLED
+
+    async with asyncio.timeout(scaled(5)):
+        while not await is_over():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert servers.here.sandboxes.calls == 0
 
 
 async def started(servers: Servers, **headers: str) -> "asyncio.Task[httpx.Response]":

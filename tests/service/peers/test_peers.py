@@ -3,17 +3,18 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from quiltfn.api import connections
-from quiltfn.api.request import Request
+from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import CutShort, Response
 from quiltfn.fleet import peers as client
 from quiltfn.ports.peers import (
@@ -108,7 +109,7 @@ async def test_requests_share_connections(pair: Pair) -> None:
 @pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 6 * MIB])
 async def test_bodies_come_whole_in_pieces(pair: Pair, size: int) -> None:
     body = bytes(range(256)) * (size // 256) + b"y" * (size % 256)
-    for sent in (body, _iterated(body)):
+    for sent in (body, _iterated(body), _iterated(body, size)):
         async with pair.request(method="POST", body=sent) as answer:
             found = [piece async for piece in answer.body]
         assert all(0 < len(piece) <= PIECE_BYTES for piece in found)
@@ -116,9 +117,20 @@ async def test_bodies_come_whole_in_pieces(pair: Pair, size: int) -> None:
     assert len(pair.server.connections) == 1, "both were read to their end"
 
 
-async def _iterated(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), 100_000):
-        yield body[start : start + 100_000]
+class Body:
+    """A streamed body. `length`: as it is told; `asked_for`: how many pieces were."""
+
+    def __init__(self, pieces: Iterable[bytes], length: int | None = None) -> None:
+        self.length, self.asked_for, self._pieces = length, 0, pieces
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        for piece in self._pieces:
+            self.asked_for += 1
+            yield piece
+
+
+def _iterated(body: bytes, length: int | None = None) -> Body:
+    return Body([body[at : at + 100_000] for at in range(0, len(body), 100_000)], length)
 
 
 @pytest.mark.usefixtures("_no_pings")
@@ -190,41 +202,62 @@ async def test_a_stream_that_nobody_reads_is_not_made(pair: Pair) -> None:
 
 
 async def test_a_body_that_is_not_taken_is_not_asked_for(pair: Pair) -> None:
-    asked_for, read = 0, asyncio.Event()
-
-    async def body() -> AsyncIterator[bytes]:
-        nonlocal asked_for
-        while asked_for < 400:
-            asked_for += 1
-            yield b"x" * PIECE_BYTES
+    wants, read = asyncio.Event(), asyncio.Event()
+    body = Body([b"x" * PIECE_BYTES] * 400)
 
     async def handle(asked: Request, _: Asker) -> Response:
+        await wants.wait()
+        chunks = asked.chunks()
+        size = len(await anext(chunks))
         await read.wait()
-        size = sum([len(piece) async for piece in asked.chunks()])
+        size += sum([len(piece) async for piece in chunks])
         return Response(body=b"%d" % size)
 
     pair.handler = handle
-    call = asyncio.ensure_future(pair.ask(method="POST", body=body()))
-    before = -1
-    while asked_for != before:
-        before = asked_for
+    call = asyncio.ensure_future(pair.ask(method="POST", body=body))
+    await asyncio.sleep(0.3)
+    assert body.asked_for == 0, "the node has not asked for it"
+    wants.set()
+    before = 0
+    while body.asked_for != before or not before:
+        before = body.asked_for
         await asyncio.sleep(0.3)
-    assert 0 < asked_for < 200
+    assert before < 200
     read.set()
     assert await call == (200, b"%d" % (400 * PIECE_BYTES))
 
 
 async def test_an_answer_before_the_body_ends_the_sending(pair: Pair) -> None:
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            yield b"x" * PIECE_BYTES
-
-    async def handle(_: Request, __: Asker) -> Response:
+    async def handle(asked: Request, _: Asker) -> Response:
+        if asked.path == "/some":
+            await anext(asked.chunks())
         return Response(status=413)
 
     pair.handler = handle
-    assert (await pair.ask(method="POST", body=endless()))[0] == 413
+    for path in ("/none", "/some"):
+        body = Body(itertools.repeat(b"x" * PIECE_BYTES))
+        assert (await pair.ask(path, method="POST", body=body))[0] == 413
+        assert (body.asked_for == 0) is (path == "/none")
     assert (await pair.ask(method="POST", body=b"x" * 6 * MIB))[0] == 413
+
+
+async def test_an_answer_and_a_body_pass_each_other(pair: Pair) -> None:
+    async def handle(asked: Request, _: Asker) -> Response:
+        chunks = asked.chunks()
+        first = await anext(chunks)  # once an answer has begun it is too late to ask for a body
+
+        async def echo() -> AsyncIterator[bytes]:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+        return Response(body=echo())
+
+    pair.handler = handle
+    body = Body([b"x" * PIECE_BYTES] * 100)
+    async with pair.request(method="POST", body=body) as answer:
+        assert len(await answer.read(8 * MIB)) == 100 * PIECE_BYTES
+    assert body.asked_for == 100
 
 
 async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
@@ -297,13 +330,29 @@ async def test_a_request_that_takes_too_long_is_given_up_and_the_node_told(pair:
     await _until(lambda: not len(pair.server.connections))
 
 
+async def collected(asked: Request) -> bytes:
+    return b"".join([piece async for piece in asked.chunks()])
+
+
 async def test_a_body_that_fails_ends_the_request_with_its_error(pair: Pair) -> None:
-    async def bad() -> AsyncIterator[bytes]:
+    def bad() -> Iterator[bytes]:
         yield b"x"
         raise TimeoutError("of the body's own")
 
+    is_told = asyncio.Event()
+
+    async def handle(asked: Request, _: Asker) -> Response:
+        with pytest.raises(ClientDisconnected):
+            await collected(asked)
+        is_told.set()
+        raise ClientDisconnected
+
+    pair.handler, before = handle, pair.handler
     with pytest.raises(TimeoutError, match="of the body's own"):
-        await pair.ask(method="POST", body=bad())
+        await pair.ask(method="POST", body=Body(bad()))
+    async with asyncio.timeout(scaled(10)):
+        await is_told.wait()
+    pair.handler = before
     with pytest.raises(TimeoutError, match="of the block"):
         async with pair.request():
             raise TimeoutError("of the block")

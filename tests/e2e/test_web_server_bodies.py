@@ -1,0 +1,280 @@
+"""Bodies that a server in a real sandbox gets while they arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from e2e import sample_runtimes
+from e2e.server import Function, Server, until
+from e2e.test_urls import ask, at_url
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+
+MIB = 1024 * 1024
+LONG = 200 * MIB
+# What the memory of the server may grow by, whatever passes through it.
+GROWS_MAX_KIB = 12 * 1024
+WEBHOOK = {"scheme": "github", "secret": "s" * 16}
+# What the kernel takes on both connections before the sender notices that nobody reads.
+BUFFERS_MAX = 64 * MIB
+SOURCE = """
+    import hashlib, http.server, json, os, threading
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        may_read, seen = threading.Event(), 0
+
+        def answer(self, status, told):
+            body = json.dumps(told).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def pieces(self):
+            if "chunked" in self.headers.get("transfer-encoding", ""):
+                while size := int(self.rfile.readline(), 16):
+                    yield self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return
+            left = int(self.headers["content-length"])
+            while left and (piece := self.rfile.read1(min(left, 65536))):
+                left -= len(piece)
+                yield piece
+
+        def do_POST(self):
+            getattr(self, "on_" + self.path.strip("/"))()
+
+        def on_count(self):
+            Handler.seen, digest = 0, hashlib.sha256()
+            for piece in self.pieces():
+                Handler.seen += len(piece)
+                digest.update(piece)
+            self.answer(200, {"seen": Handler.seen, "digest": digest.hexdigest(),
+                              "framing": self.headers.get("content-length"), "pid": os.getpid()})
+
+        def on_wait(self):
+            Handler.may_read.wait(60)
+            self.on_count()
+
+        def on_refuse(self):  # and closes the connection, with all that came unread
+            self.close_connection = True
+            self.answer(413, {"error": "too long for me"})
+
+        def on_echo(self):
+            self.send_response(200)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            for piece in self.pieces():
+                self.wfile.write(b"%x\\r\\n%b\\r\\n" % (len(piece), piece))
+            self.wfile.write(b"0\\r\\n\\r\\n")
+
+        def do_GET(self):
+            if self.path == "/go":
+                Handler.may_read.set()
+            self.answer(200, {"seen": Handler.seen, "pid": os.getpid()})
+
+    http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def receiver(server: Server, **fields: object) -> Function:
+    runtime = sample_runtimes.add(server, "server", {"server.py": SOURCE})
+    environment = {"AWS_LAMBDA_MAX_CONCURRENCY": "8"}
+    more = {"cleanup_on_exit": False, "environment": environment, "max_instances": 1}
+    return server.deploy("exec python3 server.py", runtime=runtime, **more, **fields)
+
+
+@contextlib.contextmanager
+def sender(server: Server, path: str, *fields: str) -> Iterator[socket.socket]:
+    """A connection on which the head of a POST was sent."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=scaled(60)) as connection:
+        head = "\r\n".join([f"POST {path} HTTP/1.1", "host: x", *fields, "", ""])
+        connection.sendall(head.encode())
+        yield connection
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """All that comes until the server ends the connection, or the answer's length is there."""
+    found = b""
+    while True:
+        head, end, body = found.partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        if end and length and len(body) >= int(length):
+            return found
+        if not (more := connection.recv(65536)):
+            return found
+        found += more
+
+
+def statuses(function: Function) -> list[tuple[str, str | None]]:
+    found = function.server.call("GET", f"{function.path}/invocations?limit=5")
+    return [(one["status"], one["error_message"]) for one in found.json()["invocations"]]
+
+
+@contextlib.contextmanager
+def growth(server: Server) -> Iterator[Callable[[], int]]:
+    """By how many KiB the server's memory has grown in the block, at most."""
+    before, over = server.rss_kib(), threading.Event()
+    most = before
+
+    def look() -> None:
+        nonlocal most
+        while not over.wait(0.02):
+            most = max(most, server.rss_kib())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield lambda: most - before
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_200_mb_pass_through_and_nothing_is_kept(shared: Server) -> None:
+    function = receiver(shared)
+    path = at_url(shared, function)
+    piece = bytes(range(256)) * 4096
+    digest = hashlib.sha256(piece * (LONG // MIB)).hexdigest()
+    ask(shared, "POST", f"{path}/count", content=piece)  # what a first time costs
+    with growth(shared) as grown:
+        for length in (f"content-length: {LONG}", "transfer-encoding: chunked"):
+            with sender(shared, f"{path}/count", length) as connection:
+                for _ in range(LONG // MIB):
+                    is_chunked = "chunked" in length
+                    connection.sendall(b"%x\r\n%b\r\n" % (MIB, piece) if is_chunked else piece)
+                connection.sendall(b"0\r\n\r\n" if is_chunked else b"")
+                answer = answer_of(connection)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+            assert digest.encode() in answer
+            assert (b'"framing": null' in answer) is is_chunked
+        assert grown() < GROWS_MAX_KIB
+    assert statuses(function)[:2] == [("success", None)] * 2
+
+
+def test_control_bodies_that_are_held_are_seen_in_the_memory(shared: Server) -> None:
+    """The body of a webhook is read whole, for its signature."""
+    path = at_url(shared, receiver(shared), auth="webhook", webhook=WEBHOOK)
+    size = 4 * MIB
+    with growth(shared) as grown, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            one = sender(shared, f"{path}/count", f"content-length: {size}")
+            stack.enter_context(one).sendall(b"x" * (size - 1))
+        until(lambda: grown() > GROWS_MAX_KIB)
+
+
+def test_what_the_server_does_not_read_waits_with_the_client(shared: Server) -> None:
+    function = receiver(shared)
+    path = at_url(shared, function)
+    ask(shared, "POST", f"{path}/count", content=b"x" * MIB)
+    sent = 0
+    with (
+        growth(shared) as grown,
+        sender(shared, f"{path}/wait", f"content-length: {LONG}") as connection,
+    ):
+        connection.settimeout(scaled(1.0))
+        with contextlib.suppress(TimeoutError):
+            while sent < LONG:
+                sent += connection.send(b"x" * min(65536, LONG - sent))
+        assert sent < BUFFERS_MAX
+        assert ask(shared, "GET", f"{path}/go").status_code == 200  # others go on meanwhile
+        connection.settimeout(scaled(60))
+        while sent < LONG:
+            sent += connection.send(b"x" * min(65536, LONG - sent))
+        assert f'"seen": {LONG}'.encode() in answer_of(connection)
+        assert grown() < GROWS_MAX_KIB
+
+
+def test_a_body_is_there_before_its_end(shared: Server) -> None:
+    path = at_url(shared, receiver(shared))
+    half = MIB // 2
+    fields = f"content-length: {2 * half}", "expect: 100-continue"
+    with sender(shared, f"{path}/count", *fields) as connection:
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"x" * half)
+        until(lambda: ask(shared, "GET", f"{path}/").json()["seen"] == half)
+        connection.sendall(b"x" * half)
+        assert f'"seen": {2 * half}'.encode() in answer_of(connection)
+
+
+def test_an_answer_and_a_body_pass_each_other(shared: Server) -> None:
+    path = at_url(shared, receiver(shared), stream=True)
+    with sender(shared, f"{path}/echo", "transfer-encoding: chunked") as connection:
+        found = b""
+        for word in (b"first", b"second", b"third"):
+            connection.sendall(b"%x\r\n%b\r\n" % (len(word), word))
+            while word not in found:
+                found += connection.recv(65536)
+        connection.sendall(b"0\r\n\r\n")
+        while not found.endswith(b"0\r\n\r\n"):
+            found += connection.recv(65536)
+
+
+def test_an_early_answer_arrives(shared: Server) -> None:
+    function = receiver(shared)
+    path = at_url(shared, function)
+    for _ in range(5):
+        with sender(shared, f"{path}/refuse", f"content-length: {LONG}") as connection:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(8):
+                    connection.sendall(b"x" * MIB)
+            answer = answer_of(connection)
+        assert answer.startswith(b"HTTP/1.1 413"), answer
+        assert b"too long for me" in answer
+    assert statuses(function) == [("success", None)] * 5
+
+
+def test_a_client_that_goes_away_or_stalls_ends_its_call_alone(
+    another: Callable[..., Server],
+) -> None:
+    server = another("--body-timeout-s 2 --server-body-max-bytes 1048576").start()
+    function = receiver(server)
+    path = at_url(server, function)
+    pid = ask(server, "GET", f"{path}/").json()["pid"]
+    with sender(server, f"{path}/count", f"content-length: {MIB}") as connection:
+        connection.sendall(b"x" * 1000)
+        until(lambda: ask(server, "GET", f"{path}/").json()["seen"] == 1000)
+    left = "its caller went away before the body had ended"
+    until(lambda: ("cancelled", left) in statuses(function))
+    began = time.monotonic()
+    with sender(server, f"{path}/count", f"content-length: {MIB}") as connection:
+        connection.sendall(b"x" * 1000)
+        answer = answer_of(connection)
+    assert answer.startswith(b"HTTP/1.1 400"), answer
+    assert 1.5 < time.monotonic() - began < scaled(10)
+    stalled = "nothing more of the body arrived within 2 s"
+    assert statuses(function)[0] == ("cancelled", stalled)
+    with sender(server, f"{path}/count", f"content-length: {MIB + 1}") as connection:
+        assert answer_of(connection).startswith(b"HTTP/1.1 413")
+    with sender(server, f"{path}/count", "transfer-encoding: chunked") as connection:
+        connection.sendall(b"100001\r\n" + b"x" * (MIB + 1) + b"\r\n0\r\n\r\n")
+        assert answer_of(connection).startswith(b"HTTP/1.1 413")
+    too_long = f"the body is longer than the {MIB} bytes this route takes"
+    assert statuses(function)[0] == ("cancelled", too_long)
+    assert ask(server, "GET", f"{path}/").json()["pid"] == pid, "the instance goes on"
+
+
+def test_the_deadline_ends_a_call_whose_body_trickles(shared: Server) -> None:
+    function = receiver(shared, timeout_seconds=2)
+    path = at_url(shared, function)
+    with sender(shared, f"{path}/count", f"content-length: {MIB}") as connection:
+        over = time.monotonic() + scaled(20)
+        connection.settimeout(0.2)
+        found = b""
+        while not found and time.monotonic() < over:
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(b"x")
+                found = connection.recv(65536)
+    assert found.startswith(b"HTTP/1.1 504"), found
+    assert statuses(function)[0][0] == "timeout"
