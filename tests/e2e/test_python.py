@@ -365,6 +365,18 @@ def test_a_value_that_is_too_large_fails(shared: Server, what: str, keep: bool) 
     assert function.invoke()["status"] == "failed"
 
 
+def test_libraries_are_told_to_start_no_threads_unless_the_function_says_so(server: Server) -> None:
+    source = """
+    import os
+    SEEN = os.environ["OMP_NUM_THREADS"], os.environ["JE_ARROW_MALLOC_CONF"]
+    def handler(event): return SEEN
+    """
+    own = {"OMP_NUM_THREADS": "2"}
+    for environment, wanted in (({}, "1"), (own, "2")):
+        record = python(server, source, environment=environment).invoke()
+        assert answer(record) == [wanted, "background_thread:false"]
+
+
 def test_threads_at_import_are_noticed_and_told(server: Server) -> None:
     source = """
     import os, threading, time

@@ -607,6 +607,8 @@ def main() -> None:
     # for each processor of the machine.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    # Arrow, which pandas imports, would have a thread for its memory, and could not be forked.
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     if "logging" in sys.modules:
         show_logs(sys.modules["logging"])
     else:
