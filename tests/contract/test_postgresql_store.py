@@ -448,6 +448,8 @@ class Wire:
 
     def close(self) -> None:
         self._is_over = True
+        self.has_cut.set()  # whoever still waits ends
+        self.goes_on.set()
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port)).close()
         for one in self._threads:
