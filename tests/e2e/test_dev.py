@@ -21,6 +21,14 @@ PYTHON = (
 NODE = "exports.handler = (event) => { console.log('log'); return `WORD ${event}` }\n"
 
 
+SERVER = (
+    "import http.server, os\n\n\nclass App(http.server.BaseHTTPRequestHandler):\n"
+    "    def do_GET(self):\n        self.send_response(200)\n        self.end_headers()\n"
+    "        self.wfile.write(b'WORD ' + self.path.encode())\n\n    do_POST = do_GET\n\n\n"
+    "http.server.HTTPServer(('', int(os.environ['PORT'])), App).serve_forever()\n"
+)
+
+
 class Dev:
     """The command while it runs, and what it has printed so far."""
 
@@ -191,6 +199,31 @@ def test_once_ends_by_itself(shared: Server, app: Path) -> None:
     )
     assert (done.code, done.stdout) == (0, "from the directory\n"), done.stderr
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
+
+
+def test_a_server_answers_at_its_url_after_every_edit(shared: Server, app: Path) -> None:
+    (app / "app.py").write_text(SERVER.replace("WORD", "first"))
+    (app / "package.json").write_text("{}")
+    with dev(shared, app, "--kind", "server", "--handler", "exec python3 app.py") as it:
+        url = it.wait_for("watching").partition("it answers at ")[2].split()[0]
+        assert url.startswith(f"{shared.url}/fn/")
+        assert shared.call("GET", f"{url.removeprefix(shared.url)}/tea").text == "first /tea"
+        (app / "app.py").write_text(SERVER.replace("WORD", "second"))
+        it.wait_for("version 2 is live")
+        assert shared.call("GET", f"{url.removeprefix(shared.url)}/tea").text == "second /tea"
+        assert "/events" not in it.text  # nothing but what was asked for
+    assert not [one for one in runtimes(shared) if one.startswith("dev-")]
+
+
+def test_once_calls_a_server_if_there_is_a_payload(shared: Server, app: Path) -> None:
+    (app / "app.py").write_text(SERVER.replace("WORD", "got"))
+    started = ("--kind", "server", "--handler", "exec python3 app.py")
+    for more, stdout in (((), ""), (("--payload", "x"), "got /events")):
+        done = once(shared, app, *started, *more)
+        assert (done.code, done.stdout) == (0, stdout), done.stderr
+    for kind in ("server", "shell"):
+        done = once(shared, app, "--kind", kind)
+        assert (done.code, "needs --handler" in done.stderr) == (2, True)
 
 
 def test_a_directory_that_tells_nothing(shared: Server, app: Path) -> None:

@@ -366,13 +366,35 @@ def test_every_call_that_an_error_of_the_server_names_is_known_as_a_command() ->
     assert named <= set(advice.COMMANDS), named
 
 
-def test_an_error_about_a_field_names_its_option(fake: Fake, capsys: Captured) -> None:
-    said = "memory_limit_mb must be 256 or more, and min_instances at most max_instances"
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "memory_limit_mb must be 256 or more, and min_instances at most max_instances",
+            "--memory must be 256 or more, and --min at most --max",
+        ),
+        (
+            "cleanup_on_exit must be false with a runtime of kind server: one process serves",
+            "--keep-state must be given with a runtime of kind server: one process serves",
+        ),
+        ("isolation must be crun with kind server", "--isolation must be crun with kind server"),
+        ("environment must be absent: a server", "--env must be absent: a server"),
+        ("environment.PORT must be a number", "--env PORT must be a number"),
+        (
+            "process_limit must be 16 to 4096, or null for the server's own",
+            "--processes must be 16 to 4096",
+        ),
+        ("name must be short", "name must be short"),
+        ("it has no command of its own", "it has no command of its own"),
+    ],
+)
+def test_an_error_about_a_field_names_its_option(
+    fake: Fake, capsys: Captured, said: str, told: str
+) -> None:
     body = {"error": said, "error_code": "UNPROCESSABLE_ENTITY", "hint": None}
     fake.answers["POST", ""] = (422, body)
     assert run(["functions", "create", "a", "--handler", "h", "--memory", "10"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: --memory must be 256 or more, and --min at most --max\n")
+    assert capsys.readouterr().err.startswith(f"error: {told}\n")
 
 
 @pytest.mark.usefixtures("fake")

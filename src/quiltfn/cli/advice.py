@@ -20,6 +20,8 @@ HINTS = {
     "UNAUTHORIZED": "set QUILT_API_KEY to a key; on the server's machine this makes one: "
     "quiltfn keys create --data-dir DIR, with the data directory of the server, or --fleet FILE",
 }
+# Fields that are no option of their own.
+NO_OPTION = ("name", "image")
 FIELDS = {"error_message": "its error (quiltfn functions get {word})"}
 
 
@@ -37,16 +39,23 @@ def translate_errors(error: ApiError, word: str | None) -> None:
 
 
 def options_of(text: str) -> str:
-    """The text with options in place of the fields of the API whose names no sentence has."""
-    from quiltfn.cli.options import option_of  # noqa: PLC0415 — for an error alone
+    """The text with options in place of the fields of the API: of those whose names no sentence
+    has, and of the one that the text begins with.
+    """
+    from quiltfn.cli.options import OPPOSITES, option_of  # noqa: PLC0415 — for an error alone
     from quiltfn.wire import NewFunction, NewRuntime  # noqa: PLC0415
     from quiltfn.wire.fields import fields_of  # noqa: PLC0415
 
     fields = [*fields_of(NewFunction).values(), *fields_of(NewRuntime).values()]
     for one in fields:
+        if one.name in OPPOSITES:
+            text = re.sub(rf"^{one.name} must be false\b", f"{option_of(one)} must be given", text)
+        if one.name not in NO_OPTION:
+            text = re.sub(rf"^{one.name} must\b", f"{option_of(one)} must", text)
         if "_" in one.name:
             text = re.sub(rf"\b{one.name}\b", option_of(one), text)
-    return re.sub(r"\benvironment\.(?=\w)", "--env ", text)
+    text = re.sub(r"\benvironment\.(?=\w)", "--env ", text)
+    return re.sub(r", or null( for the server's own)?$", "", text)
 
 
 def commands_of(text: str, word: str | None) -> str:

@@ -9,12 +9,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from quiltfn.cli import advice, lock_files, payload, runtime_files, show, tree
+from quiltfn.cli import advice, lock_files, payload, runtime_files, show, tree, urls
 from quiltfn.cli.invoke import exit_code, show_ended
 from quiltfn.cli.options import Environment, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
@@ -30,6 +30,7 @@ from quiltfn.wire import Kind, Network
 
 # Events within SETTLES_MS of an edit count as one edit, since editors write a file several times.
 SETTLES_MS, LOOKS_EVERY_MS = 60, 20
+MAIN = "main:handler"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,12 @@ class DevOptions:
     """How `dev` runs the directory."""
 
     handler: Annotated[
-        str, Option(help="What to run: module:function, or for shell a command line.")
-    ] = "main:handler"
+        str | None,
+        Option(
+            help="What to run: module:function, for shell and server a command line (else "
+            "main:handler)."
+        ),
+    ] = None
     kind: Annotated[
         Kind | None, Option(help="The kind of runtime; by default the files decide.")
     ] = None
@@ -67,8 +72,10 @@ def dev(
     The function and its runtime are called dev-DIRECTORY-… and are removed at the end (Ctrl-C).
     With --once the exit code is that of `invoke`, or says that it could not be built, and without
     --payload and --payload-file the handler reads what is piped into this command.
+    A server keeps its state, has a URL, and is called here only if there is a payload.
     """
     kind = options.kind or kind_of(directory)
+    handler = handler_of(kind, options.handler)
     # Read before anything is built: a payload that cannot be sent is refused at once.
     piped = payload.of_call(options.payload, options.payload_file) if options.once else None
     # A script that starts it in the background has these signals ignored.
@@ -79,10 +86,12 @@ def dev(
             at = stack.enter_context(connection.session())
             name = name_of(directory)
             stack.enter_context(alone(directory))
-            function = DevFunction(at, partial(source_of, directory, kind), options, name, piped)
+            chosen = replace(options, kind=kind, handler=handler)
+            function = DevFunction(at, partial(source_of, directory, kind), chosen, name, piped)
             stack.callback(function.remove)
             if options.once:
-                raise Exit(exit_code(function.run()))
+                ended = function.run()
+                raise Exit(0 if ended is None else exit_code(ended))
             watch(directory, function)
     except KeyboardInterrupt:
         if options.once:
@@ -165,9 +174,18 @@ def kind_of(directory: Path) -> Kind:
     raise BadParameter(f"{directory} has neither .py nor .js files; say what it is: --kind")
 
 
+def handler_of(kind: Kind, said: str | None) -> str:
+    """What is run. Raises `BadParameter` where no handler can be guessed."""
+    if said is None and kind not in (Kind.PYTHON, Kind.NODE):
+        what = "the command line that starts the server" if kind is Kind.SERVER else "what to run"
+        raise BadParameter(f"--kind {kind.value} needs --handler: {what}")
+    return MAIN if said is None else said
+
+
 def source_of(directory: Path, kind: Kind) -> runtime_files.Source:
     """What the function's runtime is made of now."""
-    wanted = lock_files.find(directory) if kind is Kind.PYTHON else None
+    takes_them = kind in runtime_files.WITH_PYTHON
+    wanted = lock_files.find(directory) if takes_them else None
     return runtime_files.Source(kind=kind, directory=directory, requirements=wanted)
 
 
@@ -186,11 +204,14 @@ class DevFunction:
         name: str,
         handed: str | None,
     ) -> None:
-        """`source`: what its files are made of. `handed`: the payload, if it was read before."""
+        """`source`: what its files are made of. `options`: with the kind and the handler.
+        `handed`: the payload, if it was read before.
+        """
         self._at, self._source, self._options, self._name = at, source, options, name
         self._handed = handed
+        self._is_server = options.kind is Kind.SERVER
         self._function: str | None = None
-        self._has_runtime = False
+        self._has_runtime = self._has_url = False
 
     def turn(self) -> None:
         """As `run`, but shows errors instead of raising them: the next edit may mend them."""
@@ -204,8 +225,9 @@ class DevFunction:
         except Broken as error:
             show.complain(str(error))
 
-    def run(self) -> Invocation:
-        """Builds, deploys and calls the function, and shows the result.
+    def run(self) -> Invocation | None:
+        """Builds, deploys and calls the function, and shows the result. A server without a payload
+        is not called: it has a URL, which is shown.
 
         Raises `Broken` if it cannot be deployed, and the errors of the client and the installers.
         """
@@ -219,8 +241,18 @@ class DevFunction:
         at, options, handed = self._at, self._options, self._handed
         if handed is None:
             handed = payload.of_options(options.payload, options.payload_file)
+        if self._is_server:
+            self._show_url(function.id)
+            if handed is None:
+                return None
         ended = at.client.invoke(function.id, handed)
         return at.show(ended, lambda one: show_ended(at.client, one))
+
+    def _show_url(self, function: str) -> None:
+        if not self._has_url:
+            given = self._at.client.functions.set_url(function)
+            self._has_url = True
+            show.note(f"it answers at {urls.address_of(given, self._at.client.base_url)}")
 
     def remove(self) -> None:
         """Removes the function and the runtime, if they were created."""
@@ -248,21 +280,25 @@ class DevFunction:
             **runtime_files.upload(self._at, source).fields,
         )
         self._has_runtime = True
-        environment = pairs_of("--env", options.env)
+        handler, environment = options.handler or MAIN, pairs_of("--env", options.env)
         if self._function is None:
             self._function = self._left_over()
             if self._function is not None:
                 # Where the runtime does not suit the handler, the update below brings it.
                 with suppress(FunctionFailed):
                     client.functions.update(
-                        self._function, handler=options.handler, environment=environment
+                        self._function,
+                        handler=handler,
+                        environment=environment,
+                        cleanup_on_exit=not self._is_server,
                     )
         if self._function is None:
             created = client.functions.create(
                 name=self._name,
-                handler=options.handler,
+                handler=handler,
                 runtime=self._name,
                 environment=environment,
+                cleanup_on_exit=not self._is_server,
             )
             self._function = created.function_id
             return client.functions.deploy(self._function)

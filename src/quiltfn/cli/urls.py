@@ -108,9 +108,14 @@ def told_at(server: str) -> Callable[[FunctionUrl], None]:
     return lambda one: told(one, server)
 
 
+def address_of(one: FunctionUrl, server: str) -> str:
+    """The whole URL, where the server has no host of its own for URLs."""
+    return f"{server.rstrip('/')}{one.path}"
+
+
 def told(one: FunctionUrl, server: str) -> None:
     """The URL as a table, whole where it is at the address of the API."""
-    where = [("url", f"{server.rstrip('/')}{one.path}")]
+    where = [("url", address_of(one, server))]
     if one.host is not None:
         where = [("path", one.path), ("host", one.host)]
     rows = [*where, ("auth", one.auth)]
