@@ -713,3 +713,24 @@ def test_a_static_program(shared: Server, tmp_path: Path, language: str) -> None
     for _ in range(3):
         answer = ask(shared, "PUT", f"{path}/there", content=b"hello")
         assert (answer.status_code, answer.text) == (200, "PUT /there hello")
+
+
+def test_calls_that_share_an_instance_count_its_time_once(shared: Server) -> None:
+    def seconds(concurrency: int) -> float:
+        """What eight calls of a second count that came at once."""
+        own = {"AWS_LAMBDA_MAX_CONCURRENCY": str(concurrency)}
+        function = web(shared, environment=own, memory_limit_mb=256, max_instances=8)
+        path = at_url(shared, function)
+        calls = [shared.later(ask, shared, "GET", f"{path}/sleep?1") for _ in range(8)]
+        assert [one.result().text for one in calls] == ["slept"] * 8
+
+        def used() -> float:
+            found = shared.call("GET", "/api/usage?by=function&step=all").json()["rows"]
+            own = [one for one in found if one["function_id"] == function.id]
+            done = sum(one["calls"] for one in own)
+            return sum(float(one["gb_seconds"]) for one in own) if done == 8 else 0.0
+
+        return float(until(used)) * 4
+
+    assert 0.9 < seconds(8) < scaled(4)
+    assert seconds(1) > 7.9, "control: eight instances count a second each"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from quiltfn.model.cold_start import ColdStartReason
+from quiltfn.model.shared_time import SharedTime
 from quiltfn.model.state_machine import transition
 
 
@@ -70,7 +71,7 @@ class Instance:
     `start_ms`: how long its start took. `ready_at`: when it was started or unparked; `is_fresh`: it
     has had no call since. `is_speculative`: it was started for a call that was only expected.
     `is_to_park`: it was started only to be parked, and has had no call.
-    `made_at`: when its start began.
+    `made_at`: when its start began. `time`: of one that may have several calls.
     """
 
     id: int
@@ -89,6 +90,7 @@ class Instance:
     is_spoilt: bool = False
     made_at: float = 0.0
     holders: dict[int, float] = field(default_factory=dict)
+    time: SharedTime = field(default_factory=SharedTime)
     history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
     @property

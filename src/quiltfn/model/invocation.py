@@ -120,7 +120,9 @@ class ExitKind(enum.Enum):
 class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call gave, as its sandbox reports it. `code`: exit code or signal number.
     `*_dropped`: bytes of a stream beyond its limit, which are not kept. `output_order`: as in the
-    record. `refusal`: why what it wrote is no result, if its handler exited with 0; None: it is."""
+    record. `share_us`: likewise. `refusal`: why what it wrote is no result, if its handler exited
+    with 0; None: it is.
+    """
 
     kind: ExitKind
     code: int = 0
@@ -132,6 +134,7 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     output_order: str | None = None
     reason: str | None = None
     refusal: str | None = None
+    share_us: int | None = None
 
 
 class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -160,9 +163,10 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     next. `due_at`: when accepted work may start. `parent_invocation_id`: the call that caused this
     one. `origin_invocation_id`: the call that this one repeats. `output_order`: how its streams
     interleave, a JSON list of [stream, bytes], oldest first; None: not known. `memory_mib`: the
-    memory limit of the attempt, once it is over; 0 if none was run. `outcome`: of an attempt that
-    is over, what becomes of its work. It is in the journal and in no column: storing the record
-    carries it out.
+    memory limit of the attempt, once it is over; 0 if none was run. `share_us`: of an attempt whose
+    instance may have several calls, its part of the time of that, in microseconds. `outcome`: of an
+    attempt that is over, what becomes of its work. The last two are in the journal and in no
+    column: storing the record counts the one and carries the other out.
     """
 
     invocation_id: str
@@ -192,6 +196,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     origin_invocation_id: str | None = None
     output_order: str | None = None
     memory_mib: int = 0
+    share_us: int | None = None
     outcome: WorkOutcome | None = None
 
     @property
@@ -207,6 +212,13 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             return None
         kept = 0 if self.timeline is None else self.timeline.started_ms
         return kept or self.started_at * 1000
+
+    @property
+    def mib_ms(self) -> int:
+        """What the attempt used: memory limit times duration, or its part where calls share."""
+        if self.share_us is not None:
+            return round(self.memory_mib * self.share_us / 1000)
+        return self.memory_mib * (self.duration_ms or 0)
 
     def after_attempt(self) -> "Invocation":
         """The record of the call once this attempt is over: itself, or, where another attempt
@@ -228,6 +240,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             timeline=None,
             output_order=None,
             memory_mib=0,
+            share_us=None,
             attempt=self.attempt + 1,
             due_at=self.outcome.retry_at_ms // 1000,
             outcome=None,
@@ -274,6 +287,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             stderr_dropped=result.stderr_dropped,
             output_order=result.output_order,
             memory_mib=memory_mib,
+            share_us=result.share_us,
         )
 
 

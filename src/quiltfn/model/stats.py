@@ -40,7 +40,8 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
     """What calls came to; it is added to, and added up with others.
 
     `calls`: how many ended, by status. `latency`: how many calls are in each bin (see `bin_of`).
-    `mib_ms`: memory limit times duration, of every attempt. `cpu_us`: measured processor time, in
+    `mib_ms`: memory limit times duration, of every attempt; calls that share an instance divide
+    its time. `cpu_us`: measured processor time, in
     microseconds. `egress_refused`: connections that networks of instances have refused. `queued`:
     accepted work that came into the queue.
     """
@@ -55,8 +56,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
 
     def add_ended(self, record: Invocation) -> None:
         """Adds an attempt that is over, and the call if that is over with it."""
-        if record.duration_ms:
-            self.mib_ms += record.memory_mib * record.duration_ms
+        self.mib_ms += record.mib_ms
         if not record.is_final:
             return
         status = record.status.value

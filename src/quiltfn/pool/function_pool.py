@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 
+import msgspec
 import structlog
 
 from quiltfn.model import actions as decided
@@ -21,6 +22,7 @@ from quiltfn.model.instance import InstanceState
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.pool import NEVER, Pool, PoolLimits
 from quiltfn.model.pool_load import PoolLoad
+from quiltfn.model.runtime import Kind
 from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version
 from quiltfn.observe import metrics
@@ -97,9 +99,22 @@ class PoolLease:
     async def call(self, call: Call) -> CallResult:
         self._used, self._sandbox = True, self._pool.sandboxes[self.instance]
         self._call = call
-        result = await self._sandbox.call(call)
+        if self.version.spec.runtime_snapshot.kind is Kind.SERVER:
+            result = await self._call_shared(self._sandbox, call)
+        else:
+            result = await self._sandbox.call(call)
         self._ended_well = result.kind in ENDED_BY_ITSELF and not result.out_of_memory
         return result
+
+    async def _call_shared(self, sandbox: Sandbox, call: Call) -> CallResult:
+        """Calls a sandbox that may have others; the result has the call's part of the time."""
+        now, time = self._pool.now, self._pool.model.instances[self.instance].time
+        begun, share = time.enter(now()), 0.0
+        try:
+            result = await sandbox.call(call)
+        finally:
+            share = time.leave(now(), begun)
+        return msgspec.structs.replace(result, share_us=round(share * 1_000_000))
 
     def end_call(self, kind: ExitKind, reason: str) -> bool:
         return self._pool.sandboxes[self.instance].end_call(kind, reason, self._call)
@@ -160,6 +175,7 @@ class FunctionPool:
         tenant_pools: TenantPools,
     ) -> None:
         self._source, self._clock, self._arbiter = sandboxes, clock, arbiter
+        self.now = clock.now
         # The function's own, and on a node of a fleet how much of them is this node's.
         self.limits = limits
         self.allowance: Allowance | None = None

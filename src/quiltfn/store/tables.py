@@ -594,7 +594,8 @@ tenant_quota = Table(
 )
 
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__
-INVOCATION_COLUMNS = Invocation.__struct_fields__[:-1]  # without `outcome`, which is carried out
+# Without `share_us`, which is counted, and `outcome`, which is carried out.
+INVOCATION_COLUMNS = Invocation.__struct_fields__[:-2]
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
 SOURCE_AT = INVOCATION_COLUMNS.index("source")
@@ -638,7 +639,7 @@ def read_stored(row: RowMapping) -> StoredFunction:
 
 def invocation_row(one: Invocation) -> list[Any]:
     """A record in the order of its fields, for the driver, which takes JSON as text."""
-    row = list(msgspec.structs.astuple(one)[:-1])
+    row = list(msgspec.structs.astuple(one)[: len(INVOCATION_COLUMNS)])
     row[STATUS_AT] = one.status.value
     row[SOURCE_AT] = one.source.value
     if one.timeline is not None:

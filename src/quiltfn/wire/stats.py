@@ -32,7 +32,11 @@ StepSeconds = Annotated[int, about("how many seconds a point stands for", 60, un
 StepName = Annotated[str, about("hour or day, in UTC, or all: one stretch", "day")]
 GbSeconds = Annotated[
     float,
-    about("memory limit times duration of every attempt, in GB (1024 MiB) and seconds", 41.7),
+    about(
+        "memory limit times duration of every attempt, in GB (1024 MiB) and seconds; calls that "
+        "share an instance divide its time",
+        41.7,
+    ),
 ]
 CpuSeconds = Annotated[
     float,
