@@ -369,22 +369,24 @@ class Endpoint:
             response = await self._audited(context, response, code)
         return response
 
-    async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
-        """What another node has acknowledged is so here: of what may have changed there a moment
-        ago, this one hears first. A call does not wait for that where its function is known, and
-        nothing waits long for a database that does not answer. Raises `Unauthorized` where the
-        caller's credential was revoked.
+    def _is_known(self, context: RequestContext[Services], route: Route) -> bool:
+        """Whether a request need not wait for what other nodes have changed: a call of a function
+        that is known here, and what is about none.
         """
         named, catalog = context.parameters, self._services.catalog
-        if route.is_invoke:
-            if "function_id" in named:
-                entry = catalog.known(named["function_id"])
-            else:
-                entry = catalog.find(context.tenant_id, named["name"]) if "name" in named else None
-            if entry is not None and entry.function.state is FunctionState.ACTIVE:
-                return
-        elif route.scope is None and "function_id" not in named:
-            return
+        if not route.is_invoke:
+            return route.scope is None and "function_id" not in named
+        if "function_id" in named:
+            entry = catalog.known(named["function_id"])
+        else:
+            entry = catalog.find(context.tenant_id, named["name"]) if "name" in named else None
+        return entry is not None and entry.function.state is FunctionState.ACTIVE
+
+    async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
+        """What another node has acknowledged is so here: of what may have changed there a moment
+        ago, this one hears first. Nothing waits long for a database that does not answer. Raises
+        `Unauthorized` where the caller's credential was revoked.
+        """
         with contextlib.suppress(StoreUnavailable, TimeoutError):  # then it is as it is known here
             async with asyncio.timeout(HEAR_MAX_S):
                 await self._services.lifecycle.catch_up()
@@ -402,7 +404,7 @@ class Endpoint:
         try:
             if request.query and route.scope is not None:
                 context.query = _query(route, request)
-            if self._has_others:
+            if self._has_others and not self._is_known(context, route):
                 await self._hear_of_others(context, route)
             if self._services.fleet is not None:
                 response = await elsewhere(context, route)

@@ -211,15 +211,22 @@ def _is_kept(context: RequestContext[Any]) -> bool:
     return is_idempotent and "idempotency-key" in context.headers
 
 
-async def _while_wanted(
+def _while_wanted(
     context: RequestContext[Any], request: AbstractAsyncContextManager[PeerResponse]
-) -> PeerResponse:
+) -> Awaitable[PeerResponse]:
     """What the node answers. If the client goes away and its call is to end with it, the connection
     to the node ends as well, and the node does with the call what it would do for its own client.
     """
     is_told = context.passed_on is not None  # by the body, which is read meanwhile
     if is_told or context.headers.get("x-on-disconnect") != "cancel":
-        return await request.__aenter__()
+        return request.__aenter__()
+    return _unless_lost(context, request)
+
+
+async def _unless_lost(
+    context: RequestContext[Any], request: AbstractAsyncContextManager[PeerResponse]
+) -> PeerResponse:
+    """As `_while_wanted`. Raises `ClientDisconnected`."""
     answered = asyncio.ensure_future(request.__aenter__())
     lost = asyncio.ensure_future(context.request.lost())
     is_wanted = False

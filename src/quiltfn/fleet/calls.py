@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager
 
 from quiltfn.api.budgets import ResponseBudget
 from quiltfn.api.errors import error_response
@@ -20,7 +19,7 @@ from quiltfn.fleet.files import NodeFile
 from quiltfn.fleet.lost_calls import LostCalls
 from quiltfn.fleet.membership import Membership
 from quiltfn.fleet.peer_server import PeerHandler, open_peer_server
-from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers
+from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers, PeerRequest
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.reports import ReportReader
 from quiltfn.fleet.routing import RoutingTable
@@ -34,7 +33,7 @@ from quiltfn.model.member import Member, NodeState
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports import Journal, Pools
 from quiltfn.ports.peers import Asker
-from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.ports.streamed_body import StreamedBody
 
 # Where a node asks whether another one knows something of a call that is not in the store: what it
@@ -194,31 +193,6 @@ class FleetCalls:
         await self._lost.aclose()
 
 
-class CountedRequest:
-    """A request of `CountedPeers`, for one block."""
-
-    __slots__ = ("_peers", "_request")
-
-    def __init__(
-        self, peers: "CountedPeers", request: AbstractAsyncContextManager[PeerResponse]
-    ) -> None:
-        self._peers, self._request = peers, request
-
-    async def __aenter__(self) -> PeerResponse:
-        self._peers.started()
-        try:
-            return await self._request.__aenter__()
-        except BaseException:
-            self._peers.ended()
-            raise
-
-    async def __aexit__(self, *raised: Any) -> None:
-        try:
-            await self._request.__aexit__(*raised)
-        finally:
-            self._peers.ended()
-
-
 class CountedPeers:
     """`Peers` that know whether a request is under way."""
 
@@ -235,9 +209,9 @@ class CountedPeers:
         headers: Sequence[tuple[str, str]],
         body: bytes | StreamedBody,
         call: ForwardedCall | None,
-    ) -> "CountedRequest":
+    ) -> PeerRequest:
         """As `Peers` says."""
-        return CountedRequest(self, self._peers.request(node, method, target, headers, body, call))
+        return PeerRequest(self._peers, node, (method, target, headers, body, call), self)
 
     def started(self) -> None:
         """One more is under way."""

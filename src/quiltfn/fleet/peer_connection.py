@@ -9,7 +9,7 @@ streamed body nothing is asked for before the node wants it.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httptools
@@ -121,9 +121,9 @@ class PeerConnection(asyncio.BufferedProtocol):
             self._is_reading_paused = False
             self._transport.resume_reading()
 
-    async def exchange(
+    def exchange(
         self, head: bytes, body: bytes | StreamedBody, *, has_answer_body: bool = True
-    ) -> PeerAnswer:
+    ) -> Awaitable[PeerAnswer]:
         """Sends a request; the answer as soon as its head has come. The rest of a streamed body is
         sent while that is read, until `stop_sending`. `has_answer_body`: False for HEAD, whose
         answer ends the connection. Raises `PeerGone`, or `PeerUnreachable` where the node has not
@@ -131,23 +131,29 @@ class PeerConnection(asyncio.BufferedProtocol):
         """
         if self.error is not None:
             raise PeerUnreachable(str(self.error))
-        self._head = self._loop.create_future()
+        answered = self._head = self._loop.create_future()
         self._is_whole = self._is_sent = False
         self._has_body = has_answer_body
         if isinstance(body, bytes) and len(body) <= PIECE_BYTES:
             self._transport.write(head + body)
             self._is_sent = True
-            return await self._head
+            return answered
+        return self._exchange_long(head, body, answered)
+
+    async def _exchange_long(
+        self, head: bytes, body: bytes | StreamedBody, answered: "asyncio.Future[PeerAnswer]"
+    ) -> PeerAnswer:
+        """`exchange` with a body that is sent in pieces."""
         self._wanted = self._loop.create_future()
         sending = self._sending = self._loop.create_task(self._send(head, body))
         sending.add_done_callback(self._sent)
         try:
             # Whichever comes first: a node may answer before it has taken the body.
-            both: set[asyncio.Future[Any]] = {self._head, sending}
+            both: set[asyncio.Future[Any]] = {answered, sending}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if sending.done() and not self._has_answer:
                 await sending
-            return await self._head
+            return await answered
         except PeerGone as error:
             if isinstance(body, bytes) and not self._is_sent:  # it begins with a whole body
                 raise PeerUnreachable(str(error)) from error
@@ -156,8 +162,8 @@ class PeerConnection(asyncio.BufferedProtocol):
             if isinstance(body, bytes) or not self._has_answer:
                 self.stop_sending()
                 await asyncio.wait({sending})
-            if not self._head.cancel() and not self._head.cancelled():
-                self._head.exception()  # seen, too
+            if not answered.cancel() and not answered.cancelled():
+                answered.exception()  # seen, too
 
     @property
     def _has_answer(self) -> bool:

@@ -15,6 +15,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 from quiltfn.api.tls_acceptor import receive_buffer
 from quiltfn.fleet.files import NodeFile, split_address
@@ -57,9 +58,12 @@ def head_of(
     body: bytes | StreamedBody,
 ) -> bytes:
     """The lines of a request's head. Raises `ValueError` for what would end a line of it."""
-    lines = [f"{method} {target.decode('latin-1')} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers if name not in RESERVED]
-    if not any(name == "host" for name, _ in headers):
+    lines, has_host = [f"{method} {target.decode('latin-1')} HTTP/1.1"], False
+    for name, value in headers:
+        if name not in RESERVED:
+            lines.append(f"{name}: {value}")
+            has_host = has_host or name == "host"
+    if not has_host:
         lines.append(f"host: {node}")
     if not isinstance(body, bytes):
         is_chunked = body.length is None
@@ -69,11 +73,12 @@ def head_of(
         lines.append("expect: 100-continue")
     elif body or method not in ("GET", "DELETE"):
         lines.append(f"content-length: {len(body)}")
-    text = "\n".join(lines)
-    is_bad = text.count("\n") != len(lines) - 1 or "\r" in text or "\0" in text
+    lines.append("")
+    text, ends = "\r\n".join(lines), len(lines) - 1
+    is_bad = text.count("\n") != ends or text.count("\r") != ends or "\0" in text
     if is_bad or b" " in target or not target.startswith(b"/"):
         raise ValueError("a line of the head holds what would end it")
-    return text.replace("\n", "\r\n").encode("latin-1") + b"\r\n"
+    return text.encode("latin-1")
 
 
 def _reason(error: OSError) -> str:
@@ -200,21 +205,35 @@ class PeerLink:
 Parts = tuple[str, bytes, Sequence[tuple[str, str]], bytes | StreamedBody, ForwardedCall | None]
 
 
+class RequestCount(Protocol):
+    """Who counts requests that are under way."""
+
+    def started(self) -> None:
+        """One more is."""
+
+    def ended(self) -> None:
+        """One less is."""
+
+
 class PeerRequest:
     """One request of `HttpPeers`. It is sent when the block is entered, which gives the answer from
     its head on; at the end of the block its connection is there for the next one. No generator and
-    no task: each would cost a call more than its signature.
+    no task: each would cost a call more than its signature. `count`: counts it from then to then.
     """
 
-    __slots__ = ("_connection", "_link", "_node", "_parts", "_peers")
+    __slots__ = ("_connection", "_count", "_link", "_node", "_parts", "_peers")
 
-    def __init__(self, peers: "HttpPeers", node: str, parts: Parts) -> None:
-        self._peers, self._node, self._parts = peers, node, parts
+    def __init__(
+        self, peers: "HttpPeers", node: str, parts: Parts, count: RequestCount | None = None
+    ) -> None:
+        self._peers, self._node, self._parts, self._count = peers, node, parts, count
 
     async def __aenter__(self) -> PeerAnswer:
         link = self._link = self._peers.link(self._node)
         self._connection: PeerConnection | None = None
         link.in_use += 1
+        if self._count is not None:
+            self._count.started()
         try:
             connection = self._connection = link.idle() or await link.another()
             answer = await self._sent(link, connection)
@@ -244,6 +263,8 @@ class PeerRequest:
 
     def _end(self) -> None:
         self._link.in_use -= 1
+        if self._count is not None:
+            self._count.ended()
         if self._connection is not None:
             self._link.give_back(self._connection)
 
