@@ -8,7 +8,6 @@ import random
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from quiltfn.guest.wire import (
     encode_prepare,
     encode_specialise,
 )
-from sandbox.bare_guest import SANITIZER, SANITIZER_EXIT, BareGuest, build_guest
+from sandbox.bare_guest import SANITIZER, BareGuest
 from timeouts import scaled
 
 pytestmark = [
@@ -40,20 +39,6 @@ pytestmark = [
 
 EVAL = ["/bin/sh", "-c", 'eval "$SCRIPT"']
 GONE, BAD_START, BAD_FRAME = 0, 1, 2
-
-
-@pytest.fixture(scope="module", params=["shipped", "sanitized"])
-def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp(request.param) / "guest"
-    return build_guest(target, sanitized=request.param == "sanitized")
-
-
-@pytest.fixture
-def empty(guest: Path) -> Iterator[BareGuest]:
-    """A guest that has said hello and nothing else."""
-    with BareGuest(guest) as bare_guest:
-        yield bare_guest
-        assert bare_guest.close() != SANITIZER_EXIT
 
 
 @pytest.fixture

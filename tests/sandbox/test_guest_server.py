@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +19,7 @@ from quiltfn.guest.wire import (
     encode_call,
     encode_specialise,
 )
-from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, build_guest
+from sandbox.bare_guest import BareGuest
 from timeouts import scaled
 
 pytestmark = [
@@ -44,19 +42,6 @@ while True:
         os._exit(7)
     one.sendall(data)
 """
-
-
-@pytest.fixture(scope="module", params=["shipped", "sanitized"])
-def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp(request.param) / "guest"
-    return build_guest(target, sanitized=request.param == "sanitized")
-
-
-@pytest.fixture
-def empty(guest: Path) -> Iterator[BareGuest]:
-    with BareGuest(guest) as bare_guest:
-        yield bare_guest
-        assert bare_guest.close() != SANITIZER_EXIT
 
 
 def next_with_descriptors(guest: BareGuest) -> tuple[Event, list[int]]:

@@ -86,12 +86,6 @@ HANDLERS = [
 VARIABLES = {"QUILT_A": "a'b''c", "QUILT_B": 'x\ny $V `id` \\ " é\t*', "TRACEPARENT": "00-1-2-01"}
 
 
-@pytest.fixture(scope="module", params=["shipped", "sanitized"])
-def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp(request.param) / "guest"
-    return build_guest(target, sanitized=request.param == "sanitized")
-
-
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_guest(tmp_path_factory.mktemp("one") / "guest", sanitized=False)

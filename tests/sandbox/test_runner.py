@@ -26,7 +26,7 @@ from quiltfn.guest.wire import (
     Specialised,
     encode_prepare,
 )
-from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, Outcome, build_guest
+from sandbox.bare_guest import BareGuest, Outcome, build_guest
 from timeouts import scaled
 
 pytestmark = [
@@ -50,17 +50,9 @@ def hear():
 """
 
 
-@pytest.fixture(scope="module", params=["shipped", "sanitized"])
-def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp(request.param) / "guest"
-    return build_guest(target, sanitized=request.param == "sanitized")
-
-
 @pytest.fixture
-def bare_guest(guest: Path) -> Iterator[BareGuest]:
-    with BareGuest(guest) as one:
-        yield one
-        assert one.close() != SANITIZER_EXIT
+def bare_guest(empty: BareGuest) -> BareGuest:
+    return empty
 
 
 def small(bare_guest: BareGuest, script: str, *, keep: bool = False) -> Specialised:
