@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from quiltfn import wire
 from quiltfn.api import pages, parse, shapes
@@ -28,10 +29,19 @@ TEXT_MAX_CHARACTERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionListServices(RouteServices):
-    """What the lists of functions and of pools take."""
+class PoolServices(RouteServices):
+    """What showing a function takes."""
 
     pools: Pools
+
+
+P = TypeVar("P", bound=PoolServices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionListServices(PoolServices):
+    """What the lists of functions and of pools take."""
+
     runtimes: Runtimes
     fleet: FleetNode | None = None
 
@@ -111,5 +121,10 @@ def _shown(
 ) -> wire.Function | wire.FunctionSummary:
     if view == "brief":
         return shapes.function_summary(entry)
+    return shown_function(context, entry)
+
+
+def shown_function(context: RequestContext[P], entry: Entry) -> wire.Function:
+    """The whole function, as the caller may see it."""
     note = context.services.pools.note(entry.function.id)
     return shapes.function(entry, note=note, show=context.sees_values)

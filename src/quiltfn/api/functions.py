@@ -9,6 +9,7 @@ from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import OCTETS, part_of
 from quiltfn.api.call_response import call_response, truncated
 from quiltfn.api.fleet_node import FleetNode, all_pools
+from quiltfn.api.function_list import PoolServices, shown_function
 from quiltfn.api.guards import check_connection
 from quiltfn.api.live_call import cancelled_if_lost, stream_call
 from quiltfn.api.response import Response, json_response
@@ -25,17 +26,16 @@ from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.output import STREAMS
 from quiltfn.model.pool import sum_counts
 from quiltfn.model.url import path_of
-from quiltfn.ports import Journal, Pools
+from quiltfn.ports import Journal
 from quiltfn.urls import Urls
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionServices(WorkServices):
+class FunctionServices(WorkServices, PoolServices):
     """What the routes of functions and their calls take."""
 
     journal: Journal
     lifecycle: Lifecycle
-    pools: Pools
     fleet: FleetNode | None = None
     urls: Urls
 
@@ -285,13 +285,9 @@ async def _record(context: RequestContext[FunctionServices]) -> Invocation:
     return await context.services.work.record(context.entry(), context.parameters["invocation_id"])
 
 
-def _function(context: RequestContext[FunctionServices], entry: Entry) -> wire.Function:
-    note = context.services.pools.note(entry.function.id)
-    return shapes.function(entry, note=note, show=context.sees_values)
-
-
 def _shown(context: RequestContext[FunctionServices], entry: Entry) -> Response:
-    return json_response(_function(context, entry), headers=[("etag", f'"{entry.fingerprint()}"')])
+    function = shown_function(context, entry)
+    return json_response(function, headers=[("etag", f'"{entry.fingerprint()}"')])
 
 
 def _if_match(context: RequestContext[FunctionServices]) -> set[str] | None:
