@@ -24,10 +24,10 @@ from quiltfn.api.failures import bug, failure, log_bug
 from quiltfn.api.forwarding import elsewhere
 from quiltfn.api.guards import check_connection, check_credentials, check_origin, is_for_host
 from quiltfn.api.help import HelpDocuments
-from quiltfn.api.idempotency import INVOCATION_ID, idempotent_request
+from quiltfn.api.idempotency import idempotent_request
 from quiltfn.api.passed_on import HELD_BYTES, PassedOnBody, too_long
 from quiltfn.api.request import ClientDisconnected, Request
-from quiltfn.api.response import Response
+from quiltfn.api.response import INVOCATION_ID, Response
 from quiltfn.api.route import (
     ANY_METHOD,
     NOBODY,

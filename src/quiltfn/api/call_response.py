@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from quiltfn.api import shapes
-from quiltfn.api.response import Header, Response, json_response
+from quiltfn.api.response import INVOCATION_ID, Header, Response, json_response
 from quiltfn.api.route import RequestContext, S
 from quiltfn.api.text_size import text_size
 from quiltfn.model.errors import CapacityFull
@@ -18,7 +18,7 @@ async def call_response(context: RequestContext[S], record: Invocation) -> Respo
     """The record of a call, as its caller gets it. Raises `CapacityFull` if too much is to be sent
     at the moment; the call was executed then.
     """
-    headers = [("x-invocation-id", record.invocation_id)]
+    headers = [(INVOCATION_ID, record.invocation_id)]
     if record.stdout_dropped or record.stderr_dropped:
         headers += truncated(record)
     if record.timeline is not None:

@@ -1,6 +1,6 @@
 """The one table from error codes to HTTP statuses, and the one body that every refusal has."""
 
-from quiltfn.api.response import JSON, Header, Response, encode
+from quiltfn.api.response import INVOCATION_ID, JSON, Header, Response, encode
 from quiltfn.model.errors import (
     CapacityFull,
     FunctionNotActive,
@@ -59,7 +59,7 @@ def error_response(error: QuiltfnError, request_id: str) -> Response:
     if isinstance(error, RangeNotSatisfiable):
         headers.append(("content-range", f"bytes */{error.size}"))
     if error.invocation_id is not None:
-        headers.append(("x-invocation-id", error.invocation_id))
+        headers.append((INVOCATION_ID, error.invocation_id))
     headers.append(("content-type", JSON))
     return Response(
         status=STATUS[error.code],

@@ -9,16 +9,16 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from quiltfn.api.response import JSON, Response
+from quiltfn.api.response import INVOCATION_ID, JSON, Response
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable, Unprocessable
 from quiltfn.model.idempotency import LOST_STATUS, IdempotentRequest, StoredResponse
 from quiltfn.ports import Clock, IdempotencyStore
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
-INVOCATION_ID = "x-invocation-id"
 CONTENT_TYPE = "content-type"
 NAMES_RECORD = (
-    "x-invocation-id names its record, where it was an invocation; one without a record did not run"
+    f"{INVOCATION_ID} names its record, where it was an invocation; "
+    "one without a record did not run"
 )
 REPLAYED = ("idempotency-replayed", "true")
 

@@ -14,7 +14,7 @@ from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.event_stream import Events, event
 from quiltfn.api.failures import failure, log_bug
 from quiltfn.api.live_output import OutputReader, live_events, started
-from quiltfn.api.response import Response
+from quiltfn.api.response import INVOCATION_ID, Response
 from quiltfn.api.route import RequestContext
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Request, RunningCall
@@ -104,7 +104,7 @@ async def stream_call(
 
         return stream.response(
             _events(context, entry, request, running, call),
-            [("x-invocation-id", request.invocation_id or "")],
+            [(INVOCATION_ID, request.invocation_id or "")],
             on_close=end_with_client,
         )
 

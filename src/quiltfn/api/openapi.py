@@ -9,6 +9,7 @@ import msgspec
 from quiltfn import __version__, wire
 from quiltfn.api import errors
 from quiltfn.api.event_stream import EVENT_STREAM
+from quiltfn.api.response import INVOCATION_ID
 from quiltfn.api.route import ANY_METHOD, Parameter, Route
 from quiltfn.wire.fields import fields_of
 
@@ -39,7 +40,7 @@ OWN_HEADERS = {
         "description": "respond-async: the call is queued.",
         "schema": {"type": "string"},
     },
-    "x-invocation-id": {
+    INVOCATION_ID: {
         "description": "The id of the call's record.",
         "schema": {"type": "string"},
     },
@@ -69,7 +70,7 @@ OWN_HEADERS = {
 COMMON_METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 ACCEPTED = 202
 ACCEPTED_HEADERS = {
-    name: OWN_HEADERS[name] for name in ("location", "preference-applied", "x-invocation-id")
+    name: OWN_HEADERS[name] for name in ("location", "preference-applied", INVOCATION_ID)
 }
 # What a further status of a good answer means, where that is not "Done before."
 ALSO = {ACCEPTED: "Queued: its record says what becomes of it.", 206: "A part of it."}

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 JSON = "application/json"
+# The header that names the record of a call.
+INVOCATION_ID = "x-invocation-id"
 Header = tuple[str, str]
 encode = msgspec.json.Encoder().encode
 
@@ -42,10 +44,15 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its name in small letters."""
-        for one, value in self.headers:
-            if one == name:
-                return value
-        return None
+        return first_value(self.headers, name)
+
+
+def first_value(headers: Iterable[Header], name: str) -> str | None:
+    """The first value of a header, by its name in small letters; None where there is none."""
+    for one, value in headers:
+        if one == name:
+            return value
+    return None
 
 
 def json_response(

@@ -27,6 +27,7 @@ from quiltfn.api import (
 )
 from quiltfn.api.byte_range import OCTETS
 from quiltfn.api.event_stream import EVENT_STREAM
+from quiltfn.api.response import INVOCATION_ID
 from quiltfn.api.route import ANY_METHOD, Called, Found, Handler, Parameter, Route
 from quiltfn.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
@@ -337,7 +338,7 @@ def invoking(handler: Handler, found: Found, called: Called) -> Route:
         texts=(EVENT_STREAM,),
         codes=(*PLACED, "CONFLICT"),
         also={202: wire.Invocation},
-        headers=("x-invocation-id", "server-timing", "x-output-truncated"),
+        headers=(INVOCATION_ID, "server-timing", "x-output-truncated"),
         found=found,
         called=called,
     )
@@ -433,7 +434,7 @@ REPLAY = Route(
     parameters=(IDEMPOTENCY,),
     codes=(*PLACED, "CONFLICT"),
     also={202: wire.Invocation},
-    headers=("x-invocation-id", "server-timing", "x-output-truncated"),
+    headers=(INVOCATION_ID, "server-timing", "x-output-truncated"),
     action="invocation.replay",
     found=work.accepted_by_id,
 )
@@ -787,7 +788,7 @@ RUN_SCHEDULE = Route(
     is_idempotent=True,
     parameters=(IDEMPOTENCY,),
     codes=("CAPACITY_FULL", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE", "CONFLICT"),
-    headers=("x-invocation-id", "location"),
+    headers=(INVOCATION_ID, "location"),
     action="schedule.run",
     found=schedules.accepted_run,
 )

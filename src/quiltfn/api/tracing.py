@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from quiltfn.api.request import Request
-from quiltfn.api.response import Response
+from quiltfn.api.response import INVOCATION_ID, Response
 from quiltfn.api.route import Application, Route
 from quiltfn.observe.trace import Answered, Tracer, Value, current
 
@@ -12,7 +12,7 @@ METRICS = "/metrics"
 # Strangers say how long a path is, and thousands of spans may wait for a collector.
 PATH_MAX = 512
 ACCEPTED, SERVER_ERROR = 202, 500
-IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": "x-invocation-id"}
+IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": INVOCATION_ID}
 
 
 def traced(
@@ -60,5 +60,5 @@ def _answered(request: Request, path: str, response: Response) -> Answered:
         if value is not None:
             attributes[name] = value
     error = f"HTTP {response.status}" if response.status >= SERVER_ERROR else None
-    work_id = response.header("x-invocation-id") if response.status == ACCEPTED else None
+    work_id = response.header(INVOCATION_ID) if response.status == ACCEPTED else None
     return Answered(f"{request.method} {path}", attributes, error, work_id)

@@ -18,7 +18,7 @@ from quiltfn.api.functions import FunctionServices
 from quiltfn.api.guards import check_credentials, check_origin
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
 from quiltfn.api.passed_on import announced_length
-from quiltfn.api.response import Header, Response
+from quiltfn.api.response import INVOCATION_ID, Header, Response
 from quiltfn.api.route import NOBODY, RequestContext
 from quiltfn.api.urls import UrlServices
 from quiltfn.catalog import Entry
@@ -383,7 +383,7 @@ def _headers(
     if asked.url.cors is not None:
         fields = cors.answered(asked.url.cors, context.headers, fields)
     if context.caller is not NOBODY:
-        fields.append(("x-invocation-id", invocation_id))
+        fields.append((INVOCATION_ID, invocation_id))
     return fields
 
 

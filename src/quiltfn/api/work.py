@@ -10,7 +10,7 @@ from quiltfn.admission import Admission
 from quiltfn.api import pages, parse, shapes
 from quiltfn.api.budgets import SHORT_BYTES, CallOutputBudget
 from quiltfn.api.call_response import call_response
-from quiltfn.api.response import Response, json_response
+from quiltfn.api.response import INVOCATION_ID, Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Invoker
@@ -130,7 +130,7 @@ def accepted(record: Invocation) -> Response:
     headers = [
         ("location", f"/api/functions/{record.function_id}/invocations/{record.invocation_id}"),
         ("preference-applied", RESPOND_ASYNC),
-        ("x-invocation-id", record.invocation_id),
+        (INVOCATION_ID, record.invocation_id),
     ]
     return json_response(shapes.invocation(record), status=202, headers=headers)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import httptools
 
+from quiltfn.api.response import first_value
 from quiltfn.ports.peers import PIECE_BYTES, PeerAnswerTooLong, PeerGone, PeerUnreachable
 from quiltfn.ports.streamed_body import StreamedBody
 
@@ -51,10 +52,7 @@ class PeerAnswer:
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its name in small letters."""
-        for one, value in self.headers:
-            if one == name:
-                return value
-        return None
+        return first_value(self.headers, name)
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises `PeerGone`, and `PeerAnswerTooLong` behind `limit` bytes."""
