@@ -18,9 +18,9 @@ from quiltfn.model.errors import (
     truncate,
 )
 from quiltfn.model.runtime import (
+    DEFAULT_ROOM,
     EVERYWHERE,
     IMAGES,
-    MOST_ROOM,
     OWN_NAMES,
     PROGRAMS,
     SHARED,
@@ -46,7 +46,7 @@ class HostImage:
     built_in: Mapping[str, Runtime]
     packages: str = ""
     no_gvisor: str = "it has none"
-    most: Room = MOST_ROOM
+    most: Room = DEFAULT_ROOM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quiltfn.launcher.main import Launcher, Options
-from quiltfn.operator.serve import GUEST, program_paths
+from quiltfn.operator.serve import GUEST, program_paths, room_of
 from quiltfn.ports import Sandbox, Sandboxes
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
+from quiltfn.settings import Settings
 from timeouts import scaled
 
 CRUN = "/usr/bin/crun"
@@ -146,6 +147,7 @@ def main(handed: str, run_dir: str, data_dir: str) -> int:
             given={},
             program=program_paths(),
             crun=CRUN,
+            room=room_of(Settings()),
         )
     ).run()
 

@@ -23,7 +23,8 @@ from typing import Any
 from e2e.server import CRUN, children, is_alive
 from quiltfn.launcher import host_image, images, jobs
 from quiltfn.launcher.main import Launcher, Options
-from quiltfn.operator.serve import GUEST, program_paths
+from quiltfn.operator.serve import GUEST, program_paths, room_of
+from quiltfn.settings import Settings
 from timeouts import scaled
 
 RUNSC = "/usr/bin/runsc"
@@ -198,6 +199,7 @@ def main(handed: str, told: str) -> int:
             given={},
             program=program_paths(),
             crun=how.get("crun", CRUN),
+            room=room_of(Settings()),
             runsc=how.get("runsc", RUNSC),
         )
     ).run()

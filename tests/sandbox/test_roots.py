@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from quiltfn.launcher import host_image, oci, syscalls
-from quiltfn.launcher.cgroups import Limits
 from quiltfn.launcher.images import Images
+from quiltfn.launcher.preflight import PROBE
 from quiltfn.launcher.roots import OWN, Roots
 
 pytestmark = pytest.mark.sandbox
 
-SPEC = oci.SandboxSpec(limits=Limits(memory_mib=64, cpu_percent=100.0))
+SPEC = oci.SandboxSpec(limits=PROBE)
 
 
 @dataclass

@@ -1,21 +1,22 @@
 """What gVisor's runsc is told: the fence of every sandbox, said so that runsc keeps it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from quiltfn.launcher import gvisor, oci
-from quiltfn.launcher.cgroups import Limits
 from quiltfn.launcher.gvisor import Gvisor
+from quiltfn.launcher.preflight import GVISOR_PROBE
 from quiltfn.launcher.state import UID_BASE
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 
 Config = dict[str, Any]
 HOST = oci.Host(machine="x86_64", root="/root", binds={"/usr": "/usr"}, oom_score_min=0)
-LIMITS = Limits(memory_mib=256, cpu_percent=100.0)
+LIMITS = replace(GVISOR_PROBE, cpu_percent=100.0, tmp_mib=512, open_files=4096)
 
 
 def made(isolation: str, *writable: str) -> Config:

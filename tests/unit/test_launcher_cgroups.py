@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from quiltfn.launcher import cgroups
 from quiltfn.launcher.cgroups import V1, V2, CgroupsUnusable, Limits
 from quiltfn.launcher.oci import SandboxSpec
+from quiltfn.launcher.preflight import PROBE
 from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
 
 PERCENT = st.floats(1, 100 * 512, allow_nan=False)
@@ -202,7 +203,7 @@ def test_v2_says_where_controllers_are_not_handed_down(unified: Path) -> None:
 
 def test_v2_puts_a_process_of_ours_into_a_group_with_limits(unified: Path) -> None:
     (unified / "quiltfn" / "s").mkdir(parents=True)
-    V2().enter("s", "0123-egress-proxy", Limits(memory_mib=64, cpu_percent=50.0, pids=1))
+    V2().enter("s", "0123-egress-proxy", Limits(memory_mib=64, cpu_percent=50.0), pids=1)
     group = unified / "quiltfn" / "s" / "0123-egress-proxy"
     told = {file.name: file.read_text() for file in group.iterdir()}
     assert told == {
@@ -217,7 +218,7 @@ def test_v1_puts_a_process_of_ours_into_a_group_of_every_controller(tmp_path: Pa
     tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
     for top in tops.values():
         (top / "quiltfn" / "s").mkdir(parents=True)
-    V1(tops, hybrid=True).enter("s", "one", Limits(memory_mib=64, cpu_percent=50.0, pids=1))
+    V1(tops, hybrid=True).enter("s", "one", Limits(memory_mib=64, cpu_percent=50.0), pids=1)
     for name, wanted in {
         "memory/memory.limit_in_bytes": str(64 * 1024 * 1024),
         "memory/memory.kmem.tcp.limit_in_bytes": str(16 * 1024 * 1024),
@@ -235,8 +236,8 @@ def test_v1_opens_the_devices_that_were_asked_for_and_no_other(tmp_path: Path) -
     tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
     for top in tops.values():
         (top / "quiltfn" / "s").mkdir(parents=True)
-    limits = Limits(memory_mib=64, cpu_percent=50.0, devices=("c 1:3 rw",))
-    V1(tops, hybrid=True).enter("s", "one", limits)
+    limits = Limits(memory_mib=64, cpu_percent=50.0)
+    V1(tops, hybrid=True).enter("s", "one", limits, pids=1, devices=("c 1:3 rw",))
     group = tops["devices"] / "quiltfn" / "s" / "one"
     assert (group / "devices.deny").read_text() == "a"
     assert (group / "devices.allow").read_text() == "c 1:3 rw"
@@ -465,7 +466,7 @@ def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path) -> None:
     programs = Programs(crun="", gvisor=nothing)
     sandboxes = Sandboxes(state, cgroups, nothing, programs, children, egress)
     answers: list[Created | NotCreated] = []
-    spec = SandboxSpec(limits=Limits(memory_mib=1, cpu_percent=1))
+    spec = SandboxSpec(limits=PROBE)
     sandboxes.create(spec, answers.append)
     assert [type(one) for one in answers] == [NotCreated]
     assert returned == [7]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quiltfn.launcher import oci
-from quiltfn.launcher.cgroups import Limits
+from quiltfn.launcher.cgroups import SandboxLimits as Limits
+from quiltfn.launcher.preflight import PROBE
 from quiltfn.launcher.state import SERVER_UIDS, UID_BASE, UIDS_PER_SANDBOX
 
 Config = dict[str, Any]
@@ -372,7 +373,7 @@ def test_rule(check: Rule) -> None:
 @pytest.mark.parametrize("netns", ["", NETNS])
 def test_the_network_is_the_one_that_was_made_for_it(netns: str) -> None:
     """And where none was made, a new one with nothing but loopback in it."""
-    spec = oci.SandboxSpec(limits=Limits(memory_mib=256, cpu_percent=100.0), netns=netns)
+    spec = oci.SandboxSpec(limits=PROBE, netns=netns)
     host = oci.Host(machine="x86_64", root="/root")
     made = oci.config(host, spec, uid_base=UID_BASE + 65_536, cgroup=CGROUP, hostname="0123")
     (network,) = [one for one in made["linux"]["namespaces"] if one["type"] == "network"]
@@ -386,11 +387,10 @@ def test_there_are_rules() -> None:
 
 @pytest.mark.parametrize("isolation", [oci.CRUN, oci.GVISOR])
 def test_no_shell_of_a_base_image_gets_the_guests_privileges(isolation: str) -> None:
-    limits = Limits(memory_mib=256, cpu_percent=100.0)
     host = oci.Host(machine="x86_64", root="/root", output_max=(1, 2))
     for base in (None, Path("/base")):
         spec = oci.SandboxSpec(
-            limits=limits, base=base, writable_paths=("/data",), isolation=isolation
+            limits=PROBE, base=base, writable_paths=("/data",), isolation=isolation
         )
         made = oci.config(host, spec, uid_base=UID_BASE, cgroup="/x", hostname="x")
         args = made["process"]["args"]

@@ -38,7 +38,6 @@ from quiltfn.model.runtime import (
     DEFAULT_ROOM,
     FIXED_TREES,
     LEAST_ROOM,
-    MOST_ROOM,
     RESERVED_NAMES,
     SHARED,
     Isolation,
@@ -53,6 +52,8 @@ from quiltfn.model.version import VersionSpec
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.settings import Settings
 from quiltfn.tenant_images import MIB, TenantImages
+from quiltfn.wire.constraints import Documented
+from quiltfn.wire.runtimes import FileLimitMb, OpenFilesLimit, ProcessLimit, TmpLimitMb
 
 DIGEST, BASE = "ab" * 32, "cd" * 32
 BEFORE = "bb7e2bc2f3d8a0701675e0058db8bf44"  # of a version, when there were no packages
@@ -189,8 +190,28 @@ def test_a_limit_is_within_what_the_operator_allows(name: str) -> None:
             a_runtime(**{name: wrong}).check_room(most)
 
 
-def test_the_settings_have_the_models_bounds() -> None:
-    assert sandbox_room(Settings()) == MOST_ROOM
+@pytest.mark.parametrize(
+    ("name", "of_api", "setting"),
+    [
+        ("process_limit", ProcessLimit, "sandbox_processes_max"),
+        ("tmp_limit_mb", TmpLimitMb, "sandbox_tmp_max_mib"),
+        ("file_limit_mb", FileLimitMb, "sandbox_file_max_mib"),
+        ("open_files_limit", OpenFilesLimit, "sandbox_open_files_max"),
+    ],
+)
+def test_the_settings_and_the_api_have_the_models_bounds(
+    name: str, of_api: Any, setting: str
+) -> None:
+    """They may not know the model, and tell users its numbers."""
+    default, least = (getattr(one, name) for one in (DEFAULT_ROOM, LEAST_ROOM))
+    (of_setting,) = (one for one in dataclasses.fields(Settings) if one.name == setting)
+    assert getattr(sandbox_room(Settings()), name) == of_setting.default > default
+    assert of_setting.metadata["low"] == least
+    told = of_api.__metadata__[0]
+    assert told.extra["constraints"] == (Documented({"minimum": least}),)
+    said = "as much as /tmp" if name == "file_limit_mb" else str(default)
+    assert f"{least} to {setting}; null: {said}" in told.description.replace("MiB, ", "")
+    assert of_setting.metadata["about"].endswith(said)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quiltfn.launcher.cgroups import Limits
+from quiltfn.launcher.cgroups import Limits, SandboxLimits
 from quiltfn.launcher.verbs import (
     ON_SANDBOX,
     Create,
@@ -23,7 +23,7 @@ from quiltfn.launcher.verbs import (
 from quiltfn.model.runtime import FIXED_TREES
 
 MEMORY_MAX, CORES = 4096, 2
-MOST = Limits(
+MOST = SandboxLimits(
     memory_mib=MEMORY_MAX,
     cpu_percent=100.0 * CORES,
     pids=1000,
@@ -31,7 +31,9 @@ MOST = Limits(
     file_mib=3000,
     open_files=8000,
 )
-LIMITS = Limits(memory_mib=256, cpu_percent=25.5)
+LIMITS = SandboxLimits(
+    memory_mib=256, cpu_percent=25.5, pids=512, tmp_mib=500, file_mib=400, open_files=4096
+)
 ID = "0123456789abcdef01234567"
 DIGEST = "0123456789abcdef" * 4
 BASE = "cd" * 32
@@ -46,10 +48,10 @@ CREATE: dict[str, Any] = {
     "network": "none",
     "writable_paths": [],
     "isolation": "crun",
-    "pids": 512,
-    "tmp_mib": 512,
-    "file_mib": 512,
-    "open_files": 4096,
+    "pids": LIMITS.pids,
+    "tmp_mib": LIMITS.tmp_mib,
+    "file_mib": LIMITS.file_mib,
+    "open_files": LIMITS.open_files,
 }
 DESTROY: dict[str, Any] = {"n": 2, "verb": "destroy", "sandbox": ID}
 
@@ -63,23 +65,20 @@ def test_the_verbs() -> None:
     assert ask(CREATE) == Create(1, LIMITS)
     everything = {"image": DIGEST, "network": "egress", "writable_paths": ["/data", "/var/cache"]}
     everything |= {"isolation": "gvisor", "base_image": BASE, "packages": "ef" * 32}
-    limits = Limits(memory_mib=256, cpu_percent=25.5)
     assert ask(CREATE | everything) == Create(
-        1, limits, DIGEST, BASE, "egress", ("/data", "/var/cache"), "gvisor", packages="ef" * 32
+        1, LIMITS, DIGEST, BASE, "egress", ("/data", "/var/cache"), "gvisor", packages="ef" * 32
     )
     assert ask(DESTROY) == OnSandbox(2, "destroy", ID)
     assert ask(DESTROY | {"verb": "kill"}) == OnSandbox(2, "kill", ID)
     assert ask(DESTROY | {"verb": "counters"}) == OnSandbox(2, "counters", ID)
-    limits = {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}  # type: ignore[assignment]
-    assert ask(DESTROY | limits) == Limit(2, ID, Limits(memory_mib=512, cpu_percent=50.0))  # type: ignore[operator]
+    limits = {"verb": "limit", "memory_mib": 512, "cpu_percent": 50}
+    assert ask(DESTROY | limits) == Limit(2, ID, Limits(memory_mib=512, cpu_percent=50.0))
 
 
 def test_a_node_of_a_fleet_hands_deadlines_over() -> None:
     deadline = {"n": 1, "verb": "deadline", "deadline": 12.5}
     assert ask(deadline) == SetDeadline(1, 12.5)
-    assert ask(CREATE | {"deadline": 12}) == Create(
-        1, Limits(memory_mib=256, cpu_percent=25.5), deadline=12.0
-    )
+    assert ask(CREATE | {"deadline": 12}) == Create(1, LIMITS, deadline=12.0)
     with pytest.raises(Refused, match="fields"):
         ask(deadline | {"sandbox": ID})
 

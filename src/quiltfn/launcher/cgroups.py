@@ -45,19 +45,10 @@ class CgroupsUnusable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one sandbox may use: memory in MiB, processor in percent of one core, processes and
-    threads, MiB of /tmp and of one file, open files of one process.
-
-    `devices`: as cgroup v1 writes them; v2 has no file for that.
-    """
+    """What can be set anew at any time: memory in MiB, processor in percent of one core."""
 
     memory_mib: int
     cpu_percent: float
-    pids: int = 512
-    tmp_mib: int = 512
-    file_mib: int = 512
-    open_files: int = 4096
-    devices: tuple[str, ...] = ()
 
     def cpu_quota_and_period_us(self) -> tuple[int, int]:
         """The kernel refuses quotas below 1 ms, so small shares get a longer period (up to 1 s)."""
@@ -67,6 +58,18 @@ class Limits:
             period = min(1_000_000, round(CPU_QUOTA_MIN_US * 100 / self.cpu_percent))
             quota = max(CPU_QUOTA_MIN_US, round(period * self.cpu_percent / 100))
         return quota, period
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxLimits(Limits):
+    """What one sandbox may use: also processes and threads, MiB of /tmp and of one file, open files
+    of one process. The server says all of it; nothing is assumed here.
+    """
+
+    pids: int
+    tmp_mib: int
+    file_mib: int
+    open_files: int
 
 
 class Cgroups(Protocol):
@@ -88,8 +91,12 @@ class Cgroups(Protocol):
         controllers, those of one hierarchy with commas and hierarchies with colons between them.
         """
 
-    def enter(self, server: str, group: str, limits: Limits) -> None:
-        """Moves this process into a new group with these limits. Raises OSError."""
+    def enter(
+        self, server: str, group: str, limits: Limits, pids: int, devices: Sequence[str] = ()
+    ) -> None:
+        """Moves this process into a new group with these limits. `pids`: processes and threads.
+        `devices`: as cgroup v1 writes them; v2 has no file for that. Raises OSError.
+        """
 
     def enter_alone(self, server: str) -> None:
         """Moves this process, which becomes the server, into the new group `OF_SERVER`. `kill` and
@@ -195,7 +202,9 @@ class V1:
     def path(self, server: str, sandbox: str) -> str:
         return f"/{PARENT}/{server}/{sandbox}"
 
-    def enter(self, server: str, group: str, limits: Limits) -> None:
+    def enter(
+        self, server: str, group: str, limits: Limits, pids: int, devices: Sequence[str] = ()
+    ) -> None:
         quota, period = limits.cpu_quota_and_period_us()
         memory = limits.memory_mib * 1024 * 1024
         files: dict[str, dict[str, object]] = {
@@ -205,7 +214,7 @@ class V1:
                 "memory.kmem.tcp.limit_in_bytes": memory // SOCKET_SHARE,
             },
             "cpu": {"cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota},
-            "pids": {"pids.max": limits.pids},
+            "pids": {"pids.max": pids},
             "devices": {"devices.deny": "a"},
         }
         for controller in self._mounts:
@@ -214,7 +223,7 @@ class V1:
             for name, value in files.get(controller, {}).items():
                 if "memsw" not in name or (path / name).exists():  # swap accounting may be off
                     (path / name).write_text(str(value))
-        for device in limits.devices:
+        for device in devices:
             (self._group("devices", server, group) / "devices.allow").write_text(device)
         for controller in self._mounts:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
@@ -342,7 +351,9 @@ class V2:
     def view(self) -> str:
         return "v2"
 
-    def enter(self, server: str, group: str, limits: Limits) -> None:
+    def enter(
+        self, server: str, group: str, limits: Limits, pids: int, _devices: Sequence[str] = ()
+    ) -> None:
         quota, period = limits.cpu_quota_and_period_us()
         path = self._group(server, group)
         path.mkdir()
@@ -350,7 +361,7 @@ class V2:
         if (path / "memory.swap.max").exists():  # swap accounting may be off
             (path / "memory.swap.max").write_text("0")
         (path / "cpu.max").write_text(f"{quota} {period}")
-        (path / "pids.max").write_text(str(limits.pids))
+        (path / "pids.max").write_text(str(pids))
         (path / "cgroup.procs").write_text("0")
 
     def enter_alone(self, server: str) -> None:

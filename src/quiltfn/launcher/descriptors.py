@@ -6,7 +6,8 @@ callers nor instances can leave the other without any.
 
 import resource
 
-LEAST = 1024  # a sandbox asks for more (`Limits.open_files`), and gets no more than this process
+# Sandboxes may have more (`SandboxLimits.open_files`), but not more than this process.
+LEAST = 1024
 # Standard streams, event loop, signals, the server's channel, and what a verb opens for a moment.
 OWN = 64
 # The most that one sandbox needs in the launcher, if it has egress: processes, namespace, tap

@@ -231,7 +231,7 @@ class Egress:
         for path in (inner, outer):
             path.chmod(0o644)
         launcher = os.getpid()
-        share = Limits(memory_mib=PROXY_MEMORY_MIB, cpu_percent=limits.cpu_percent, pids=1)
+        share = Limits(memory_mib=PROXY_MEMORY_MIB, cpu_percent=limits.cpu_percent)
         ready, tell = os.pipe()
         try:
             pid = os.fork()
@@ -242,7 +242,7 @@ class Egress:
         if pid == 0:
             try:
                 confine.forget_the_launcher()
-                self._cgroups.enter(self._state.id, name + SUFFIX, share)
+                self._cgroups.enter(self._state.id, name + SUFFIX, share, pids=1)
                 # The last uid of the sandbox's range: a handler cannot become it.
                 self._confine(launcher, uid_base + UIDS_PER_SANDBOX - 1, outer)
                 _become_slirp(netns.tap, tell, v6=seen.v6)

@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from quiltfn.launcher.cgroups import Cgroups, Limits
+from quiltfn.launcher.cgroups import Cgroups, SandboxLimits
 
 # Its own threads and one or two of the host's for each thread of a handler count here; handlers are
 # held by a limit inside (oci.py). Whoever fills this up ends its own sandbox.
@@ -80,7 +80,7 @@ class Gvisor:
         return [self.path, *always, *FLAGS, *run]
 
 
-def pids(limits: Limits) -> int:
+def pids(limits: SandboxLimits) -> int:
     """Processes and threads of the host that its sandbox may have."""
     return PIDS_OF_ITS_OWN + PIDS_OF_A_THREAD * limits.pids
 
@@ -93,11 +93,10 @@ def error_in(log: Path) -> str:
     return ""
 
 
-def enter(cgroups: Cgroups, server: str, sandbox: str, limits: Limits) -> None:
+def enter(cgroups: Cgroups, server: str, sandbox: str, limits: SandboxLimits) -> None:
     """This very process into the sandbox's group: all that it becomes and starts is held there.
 
     Its kernel may start at the speed of a whole processor; `limits` are set when it has.
     """
     cpu = max(limits.cpu_percent, STARTS_AT_PERCENT)
-    spec = replace(limits, cpu_percent=cpu, pids=pids(limits), devices=DEVICES)
-    cgroups.enter(server, sandbox, spec)
+    cgroups.enter(server, sandbox, replace(limits, cpu_percent=cpu), pids(limits), DEVICES)

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Options:
     """`server`: the server's command line. `given`: what the server must know, as JSON. The
     launcher adds the host facts and hands it over in memory: every user can read a command line.
     `program`: the paths that the server's program is read from. `output_max`: as in `oci.Host`.
-    `room`: what one sandbox may use at most, by the names of `Limits`.
+    `room`: what one sandbox may use at most, by the names of `SandboxLimits`.
     """
 
     host: str
@@ -88,10 +88,10 @@ class Options:
     given: Mapping[str, object]
     program: Sequence[Path]
     crun: str
+    room: Mapping[str, Any]
     runsc: str = "/usr/bin/runsc"
     egress_dns: str = ""
     output_max: tuple[int, ...] | None = None
-    room: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CannotStart(Exception):
@@ -132,7 +132,7 @@ class Launcher:
         self.children = Children(self.selector)
         self.memory_max_mib = global_limit.machine_memory() // global_limit.MIB
         self.cores = len(os.sched_getaffinity(0))
-        self.most = cgroups.Limits(
+        self.most = cgroups.SandboxLimits(
             memory_mib=self.memory_max_mib, cpu_percent=100.0 * self.cores, **options.room
         )
         self._started_stopping = False

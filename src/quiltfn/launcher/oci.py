@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from quiltfn.launcher.cgroups import Limits
+from quiltfn.launcher.cgroups import SandboxLimits
 
 HANDLER_UID = 1000
 CONTROL_FD = 3
@@ -102,7 +102,7 @@ class SandboxSpec:
     program makes it, CRUN or GVISOR.
     """
 
-    limits: Limits
+    limits: SandboxLimits
     app: Path | None = None
     base: Path | None = None
     packages: Path | None = None
@@ -131,12 +131,12 @@ def hosts(hostname: str) -> str:
     return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n"
 
 
-def tmp_options(limits: Limits) -> str:
+def tmp_options(limits: SandboxLimits) -> str:
     """How /tmp and further places that are written to are mounted."""
     return f"mode=1777,size={limits.tmp_mib}m,nr_inodes={INODES_PER_MIB * limits.tmp_mib}"
 
 
-def _rlimits(limits: Limits) -> list[dict[str, Any]]:
+def _rlimits(limits: SandboxLimits) -> list[dict[str, Any]]:
     of_limits = {"RLIMIT_NOFILE": limits.open_files, "RLIMIT_FSIZE": limits.file_mib * MIB}
     return [{"type": kind, "soft": n, "hard": n} for kind, n in (RLIMITS | of_limits).items()]
 
@@ -276,7 +276,7 @@ def _mapping(base: int) -> list[dict[str, int]]:
     return [{"containerID": 0, "hostID": base, "size": 65_536}]
 
 
-def _resources(limits: Limits) -> dict[str, Any]:
+def _resources(limits: SandboxLimits) -> dict[str, Any]:
     memory = limits.memory_mib * 1024 * 1024
     quota, period = limits.cpu_quota_and_period_us()
     return {

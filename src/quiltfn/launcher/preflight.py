@@ -8,10 +8,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quiltfn.launcher.cgroups import MOUNT, SOCKET_SHARE, Cgroups, Limits
+from quiltfn.launcher.cgroups import MOUNT, SOCKET_SHARE, Cgroups, SandboxLimits
 from quiltfn.launcher.descriptors import LEAST
 from quiltfn.launcher.egress import Egress, EgressProxy
 from quiltfn.launcher.gvisor import Gvisor, pids
@@ -19,9 +19,11 @@ from quiltfn.launcher.oci import GVISOR, SandboxSpec
 from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
 from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
 
-PROBE = Limits(memory_mib=64, cpu_percent=50.0, open_files=LEAST)
+PROBE = SandboxLimits(
+    memory_mib=64, cpu_percent=50.0, pids=64, tmp_mib=64, file_mib=64, open_files=LEAST
+)
 # More memory: a kernel of its own has to start in it.
-GVISOR_PROBE = Limits(memory_mib=256, cpu_percent=50.0, open_files=LEAST)
+GVISOR_PROBE = replace(PROBE, memory_mib=256)
 WITHIN = "within the memory limit"
 COMMAND_LINE = Path("/proc/cmdline")
 
@@ -170,7 +172,7 @@ def _identity(seen: Seen) -> Demands:
     return {"user_namespace": (uid >= UID_BASE + UIDS_PER_SANDBOX, f"own uid range from {uid}")}
 
 
-def _limits(seen: Seen, probe: Limits, pids: int, mode: str) -> Demands:
+def _limits(seen: Seen, probe: SandboxLimits, pids: int, mode: str) -> Demands:
     quota, period = probe.cpu_quota_and_period_us()
     size = probe.memory_mib * 1024 * 1024
     memory, apart = str(size), str(size // SOCKET_SHARE)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quiltfn.launcher import descriptors, oci
-from quiltfn.launcher.cgroups import Cgroups, Limits
+from quiltfn.launcher.cgroups import Cgroups, Limits, SandboxLimits
 from quiltfn.launcher.children import Children
 from quiltfn.launcher.egress import NOTHING_BLOCKED, SUFFIX, Egress, EgressProxy
 from quiltfn.launcher.egress_rules import Destination
@@ -73,7 +73,7 @@ class _Sandbox:
 
     id: str
     uid_base: int
-    limits: Limits
+    limits: SandboxLimits
     by_runsc: bool
     with_files: Callable[[], oci.SandboxSpec]
     is_starting: bool = True

@@ -17,10 +17,10 @@ has used.
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from quiltfn.launcher.cgroups import Limits
+from quiltfn.launcher.cgroups import Limits, SandboxLimits
 
 MESSAGE_MAX = 64 * 1024
 SANDBOX_ID = re.compile(r"[0-9a-f]{24}")
@@ -44,7 +44,7 @@ class Refused(Exception):
 @dataclass(frozen=True, slots=True)
 class Create:
     n: int
-    limits: Limits
+    limits: SandboxLimits
     image: str | None = None
     base_image: str | None = None
     network: str = "none"
@@ -78,14 +78,14 @@ class OnSandbox:
     sandbox: str
 
 
-# The limits that cannot be changed later, by their names in `Limits`.
+# The limits that cannot be changed later, by their names in `SandboxLimits`.
 ROOM = ("pids", "tmp_mib", "file_mib", "open_files")
 
 Verb = Create | Limit | SetDeadline | OnSandbox
 ON_SANDBOX = ("kill", "used", "counters", "destroy")
 
 
-def parse(message: bytes, *, most: Limits) -> Verb:
+def parse(message: bytes, *, most: SandboxLimits) -> Verb:
     """The verb in a packet, with every argument checked. Raises `Refused`. `most`: what one sandbox
     may use at most.
     """
@@ -106,7 +106,7 @@ def parse(message: bytes, *, most: Limits) -> Verb:
             raise Refused("packages are only below an image")
         return Create(
             n,
-            _with_room(request, _limits(request, most), most),
+            _sandbox_limits(request, most),
             _image("image", request.get("image")),
             _image("base_image", request.get("base_image")),
             _network(request.get("network")),
@@ -134,9 +134,10 @@ def _limits(request: dict[str, Any], most: Limits) -> Limits:
     return Limits(memory_mib=memory, cpu_percent=float(cpu))
 
 
-def _with_room(request: dict[str, Any], limits: Limits, most: Limits) -> Limits:
-    room: dict[str, Any] = {name: _count(request, name, getattr(most, name)) for name in ROOM}
-    return replace(limits, **room)
+def _sandbox_limits(request: dict[str, Any], most: SandboxLimits) -> SandboxLimits:
+    limits = _limits(request, most)
+    room = {name: _count(request, name, getattr(most, name)) for name in ROOM}
+    return SandboxLimits(memory_mib=limits.memory_mib, cpu_percent=limits.cpu_percent, **room)
 
 
 def _count(request: dict[str, Any], name: str, most: int) -> int:

@@ -98,10 +98,6 @@ class Isolation(StrEnum):
 KERNEL_MIB: Mapping[Isolation, float] = {Isolation.CRUN: 0.0, Isolation.GVISOR: 20.0}
 
 
-# The least that a runtime may ask for: below it, interpreters do not start.
-PROCESSES_LEAST, OPEN_FILES_LEAST = 16, 64
-
-
 class Room(msgspec.Struct, frozen=True, kw_only=True):
     """What a sandbox may use besides memory and processor. All of it counts in its memory, too.
 
@@ -117,16 +113,8 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_ROOM = Room()
-# What operators let runtimes ask for, unless their settings say otherwise.
-MOST_ROOM = Room(
-    process_limit=4096, tmp_limit_mb=10_240, file_limit_mb=10_240, open_files_limit=65_536
-)
-LEAST_ROOM = Room(
-    process_limit=PROCESSES_LEAST,
-    tmp_limit_mb=1,
-    file_limit_mb=1,
-    open_files_limit=OPEN_FILES_LEAST,
-)
+# The least that a runtime may ask for: below it, interpreters do not start.
+LEAST_ROOM = Room(process_limit=16, tmp_limit_mb=1, file_limit_mb=1, open_files_limit=64)
 
 
 def idle_mib(kind: Kind, isolation: Isolation) -> float:

@@ -63,14 +63,19 @@ def main(arguments: Sequence[str]) -> int:
             runsc=settings.runsc,
             egress_dns=settings.egress_dns,
             output_max=settings.output_max,
-            room={
-                "pids": settings.sandbox_processes_max,
-                "tmp_mib": settings.sandbox_tmp_max_mib,
-                "file_mib": settings.sandbox_file_max_mib,
-                "open_files": settings.sandbox_open_files_max,
-            },
+            room=room_of(settings),
         )
     )
+
+
+def room_of(settings: Settings) -> dict[str, int]:
+    """What one sandbox may use at most, by the names that the launcher has."""
+    return {
+        "pids": settings.sandbox_processes_max,
+        "tmp_mib": settings.sandbox_tmp_max_mib,
+        "file_mib": settings.sandbox_file_max_mib,
+        "open_files": settings.sandbox_open_files_max,
+    }
 
 
 def read_secrets(settings: Settings) -> dict[str, str]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quiltfn.model.runtime import DEFAULT_ROOM, MOST_ROOM, Isolation, Kind, Network, Room, Runtime
+from quiltfn.model.runtime import DEFAULT_ROOM, Isolation, Kind, Network, Room, Runtime
 from quiltfn.model.version import MEMORY_MIN_MIB, VersionSpec
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.sandbox.channel import LauncherChannel
@@ -89,7 +89,7 @@ class LauncherSandboxes:
         self,
         channel: LauncherChannel,
         output: OutputLimits = OUTPUT_LIMITS,
-        most: Room = MOST_ROOM,
+        most: Room = DEFAULT_ROOM,
     ) -> None:
         self._channel, self._output, self._most = channel, output, most
         self._deadline: float | None = None
