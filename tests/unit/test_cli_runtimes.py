@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from quiltfn.cli import packages, run, runtime_files, show, tree
+from quiltfn.cli.parsing import BadParameter
 from quiltfn.wire import Kind
 from unit.canned_server import FUNCTION, INFO, Fake, answered_by
 from unit.sample_archives import a_wheel
@@ -514,6 +515,25 @@ def test_with_other_packages_or_on_request_they_are(fake: Fake, app: Path) -> No
         dataclasses.replace(TARGET, architecture="aarch64"),
     ):
         assert runtime_files.key_of(source(app), other) != key
+
+
+@pytest.mark.parametrize("form", ["{0} --hash=sha256:{1}", "file://{0}", "demo @ file://{0} ;a"])
+def test_a_wheel_of_this_machine_counts_by_what_is_in_it(tmp_path: Path, form: str) -> None:
+    wheel, listed = a_wheel(tmp_path), tmp_path / "requirements.txt"
+    listed.write_text(form.format(wheel, "0" * 64).replace(" ;a", ' ; python_version > "3"') + "\n")
+    wanted = runtime_files.Source(kind=Kind.PYTHON, directory=None, requirements=listed)
+    keys = [runtime_files.key_of(wanted, TARGET) for _ in range(2)]
+    wheel.write_bytes(b"another")
+    keys.append(runtime_files.key_of(wanted, TARGET))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_wheel_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    listed = tmp_path / "requirements.txt"
+    listed.write_text("file:///no/such.whl\n")
+    wanted = runtime_files.Source(kind=Kind.PYTHON, directory=None, requirements=listed)
+    with pytest.raises(BadParameter, match=r"^/no/such\.whl cannot be read: No such file"):
+        runtime_files.key_of(wanted, TARGET)
 
 
 def test_packages_of_another_machine_are_used_where_it_does_not_matter(

@@ -16,6 +16,8 @@ NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 BARE = re.compile(rf"{NAME}\s*(?:\[[^\]/:@]*\])?\s*(?:\(?\s*[<>=!~][^/;@]*)?(?:;.*)?", re.DOTALL)
 NAMED_SOURCE = re.compile(rf"(?P<name>{NAME}\s*(?:\[[^\]]*\])?)\s*@\s*(?P<source>.+)", re.DOTALL)
 ARCHIVE = re.compile(r"\.(zip|tgz|tbz|txz|tlz|tar(\.\w+)?)$", re.IGNORECASE)
+# A marker, and hashes, as a checked line has them.
+BEHIND_SOURCE = re.compile(r" ;| --hash=")
 HASH = re.compile(r"--hash=[a-z0-9]+:[0-9a-fA-F]+")
 VARIABLE = re.compile(r"\$\{[^}]*\}")
 COMMENT = re.compile(r"(^|\s+)#.*$")
@@ -67,6 +69,15 @@ def checked(text: str, path: Path) -> str:
         except ValueError as error:
             raise BadParameter(f"{path}, line {number}: {error}") from None
     return "".join(f"{line}\n" for line in kept)
+
+
+def local_wheel(line: str) -> Path | None:
+    """The wheel on this machine that a checked line names, by its path or its address."""
+    bare = BEHIND_SOURCE.split(line, maxsplit=1)[0]
+    if bare.startswith("/"):
+        return Path(bare)
+    parts = urlsplit(bare.rpartition("@ ")[2])
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

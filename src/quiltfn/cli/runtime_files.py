@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from quiltfn.cli import lock_files, manifest, packages, show, tree
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.cli.requirements import local_wheel
 from quiltfn.cli.session import Session
 from quiltfn.sdk import Image
 from quiltfn.sdk.transport import is_loopback
@@ -137,17 +138,25 @@ def key_of(source: Source, target: Target | None) -> str | None:
         told.update(f"{platform.system()} {platform.machine()}\0".encode())  # they are for this one
     if source.requirements is not None:
         for line in lock_files.read(source.requirements).text.splitlines():
-            wheel = Path(line.partition(" ;")[0])
-            if wheel.is_absolute():  # wherever it is, and whatever is in it
-                told.update(wheel.read_bytes())
-            told.update(f"{line.replace(str(wheel), wheel.name, 1)}\n".encode())
+            wheel, named = local_wheel(line), line
+            if wheel is not None:  # its content counts, and not where it is
+                told.update(_content(wheel))
+                named = line.replace(str(wheel), wheel.name, 1)
+            told.update(f"{named}\n".encode())
     if source.directory is not None and Kind.NODE in installers:
         for path in manifest.files_of(source.directory):
-            content = path.read_bytes()
+            content = _content(path)
             if b'"file:' in content:
                 return None
             told.update(f"\0{path.name}\0".encode() + content)
     return f"{'+'.join(installers)}:{told.hexdigest()}"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadParameter(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _found(at: Session, key: str | None, *, shared: bool) -> str | None:
