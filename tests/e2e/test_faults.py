@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e import leftovers
+from e2e import leftovers, sample_runtimes
 from e2e.faults import Runtime, foreign_container
 from e2e.full_disk import small_disk
 from e2e.server import CRUN, QUILTFN, Function, Server, is_alive, quiltfn, until
@@ -201,6 +201,32 @@ def test_sigterm_to_an_idle_server_ends_it_at_once(server: Server) -> None:
     assert server.wait(3) == 0
     assert "Traceback" not in server.log.read_text()
     server.start()
+
+
+HANGS = """
+import subprocess
+subprocess.run(["sleep", "300"])
+def handler(event, context):
+    return 1
+"""
+
+
+@pytest.mark.parametrize("kind", ["python", "server"])
+def test_an_instance_that_does_not_come_up_holds_nothing_up(server: Server, kind: str) -> None:
+    """Its module, or its server, would take minutes."""
+    runtime = sample_runtimes.add(server, kind, {"mod.py": HANGS})
+    handler = {"python": "mod:handler", "server": "exec sleep 300"}[kind]
+    function = server.create(handler, runtime=runtime, cleanup_on_exit=False)
+    deploys = server.later(server.call, "POST", f"{function.path}/deploy")
+    until(lambda: server.named("sleep"), 10)
+    server.terminate()
+    assert server.wait(5) == 0
+    deploys.result(scaled(5))
+    assert not server.named("sleep")
+    server.start()  # and goes on with it
+    until(lambda: server.named("sleep"), 10)
+    function.delete()
+    until(lambda: not server.named("sleep"), 5)
 
 
 def test_sigterm_while_it_starts_ends_it_well(another: Callable[..., Server]) -> None:

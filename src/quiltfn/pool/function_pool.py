@@ -187,6 +187,7 @@ class FunctionPool:
         # Is told when an instance should be started only to be parked: `park`. As `on_change`.
         self.on_lacks_parked: Callable[[], None] = lambda: None
         self.sandboxes: dict[int, Sandbox] = {}
+        self._specialising: dict[int, Sandbox] = {}
         self.start_timings: dict[int, StartTiming] = {}
         self._versions: dict[str, Version] = {}
         self._notes: dict[str, str] = {}
@@ -545,8 +546,10 @@ class FunctionPool:
         self.on_change(self)
 
     def _end(self, number: int) -> None:
-        if number in self.sandboxes:  # else its start is under way and will see it
+        if number in self.sandboxes:
             self._spawn(self._destroy(number, self.sandboxes[number]))
+        elif number in self._specialising:  # a handler's module may take minutes, and is cut short
+            self._spawn(self._specialising[number].destroy())
 
     def _end_preparation(self, digest: str, error: NotPrepared | None) -> None:
         preparation = self._preparation
@@ -567,20 +570,19 @@ class FunctionPool:
             future.set_exception(error)
 
     async def _start(self, number: int, version: Version) -> None:
-        start_timing = StartTiming(self.model.instances[number].reason, self._clock.now())
-        self.start_timings[number] = start_timing
+        reason = self.model.instances[number].reason
+        self.start_timings[number] = StartTiming(reason, self._clock.now())
         try:
-            sandbox = await self._make(version, start_timing)
+            sandbox = await self._make(number, version)
         except Exception as error:
-            reason = str(error)
+            why = str(error)
             if not isinstance(error, SandboxFailed | SandboxRefused):
                 # A mistake of ours must not leave an instance that counts for ever.
                 _log.exception("an instance could not be made", function=version.function_id)
-                reason = "an instance could not be made; the server's log has more"
-            self._perform(self.model.failed(number, reason, self._clock.now()))
+                why = "an instance could not be made; the server's log has more"
+            self._perform(self.model.failed(number, why, self._clock.now()))
             del self.start_timings[number]
-            self._emptied.set()
-            self._look_for_parked()
+            self._look_after_end()
             return
         self.sandboxes[number] = sandbox
         if self.model.instances[number].state is InstanceState.TERMINATING:
@@ -591,15 +593,21 @@ class FunctionPool:
         if not sandbox.is_alive:  # it ended before anybody watched
             self._lost(number)
 
-    async def _make(self, version: Version, start_timing: StartTiming) -> Sandbox:
+    async def _make(self, number: int, version: Version) -> Sandbox:
+        start_timing = self.start_timings[number]
         sandbox = await self._source.create(version.spec)
         start_timing.placed = self._clock.now()
+        self._specialising[number] = sandbox
         try:
+            if self.model.instances[number].state is InstanceState.TERMINATING:
+                raise SandboxFailed("nobody needs the instance any more")
             await sandbox.specialise(version.spec)
             start_timing.specialised = self._clock.now()
         except BaseException:
             await sandbox.destroy()
             raise
+        finally:
+            del self._specialising[number]
         self._notes[version.digest] = sandbox.note
         if sandbox.note:
             _log.info("an instance has a note", function=version.function_id, note=sandbox.note)
@@ -618,6 +626,10 @@ class FunctionPool:
             self.egress_before = sum_egress([self.egress_before, egress_of(counters)])
         del self.sandboxes[number], self.start_timings[number]
         self._perform(self.model.gone(number, self._clock.now()))
+        self._look_after_end()
+
+    def _look_after_end(self) -> None:
+        """What may follow once an instance is gone."""
         self._forget_versions()
         self._emptied.set()
         self._look_for_parked()
