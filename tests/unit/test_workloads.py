@@ -1,0 +1,57 @@
+"""The table of `scripts/soak workloads`: twenty, told apart, each with known packages."""
+
+import re
+
+import pytest
+
+from e2e.workload_soak import Seen
+from e2e.workloads import ALL, IMAGES, Workload
+
+# An exact version, not a range, a tag or an address.
+PINNED = re.compile(r"[a-z][a-z0-9-]*(==\d+(\.\d+)*|@\d+\.\d+\.\d+)")
+
+
+def test_there_are_twenty_that_run_and_no_two_have_a_name_or_a_runtime() -> None:
+    assert len([one for one in ALL if not one.cannot]) >= 20
+    for names in ({one.name for one in ALL}, {one.slug for one in ALL}):
+        assert len(names) == len(ALL)
+
+
+@pytest.mark.parametrize("work", ALL, ids=lambda one: one.slug)
+def test_packages_are_pinned_or_of_the_base_image(work: Workload) -> None:
+    assert work.packages
+    of_debian = IMAGES[work.image] if work.image else ()
+    for one in work.packages:
+        assert PINNED.fullmatch(one) or one in of_debian
+    assert bool(work.cannot) == bool(work.why)
+
+
+def test_every_base_image_has_a_workload() -> None:
+    assert {one.image for one in ALL} - {""} == set(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("cannot", "wrong", "as_known"),
+    [
+        ("", "", True),
+        ("", "exit code 1", False),
+        ("no bindings", "failed: no bindings here", True),
+        ("no bindings", "", False),
+        ("no bindings", "exit code 1", False),
+    ],
+)
+def test_what_cannot_run_has_to_fail_for_the_known_reason(
+    cannot: str, wrong: str, as_known: bool
+) -> None:
+    work = Workload(
+        name="one",
+        does="it",
+        kind="shell",
+        packages=(),
+        handler="",
+        files={},
+        prints="",
+        cannot=cannot,
+        why="of a reason",
+    )
+    assert Seen(work, "", wrong=wrong).is_as_known == as_known
