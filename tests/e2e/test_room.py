@@ -150,3 +150,33 @@ def test_interpreters_that_a_handler_starts_find_its_modules(shared: Server, cle
     for _ in range(2):
         assert function.invoke()["stdout"] == "1 2 3\n"
     function.delete()
+
+
+SEEN = """
+import os
+seen = {}
+for line in open("/proc/meminfo"):
+    name, _, value = line.partition(":")
+    assert value.endswith(" kB\\n"), line
+    seen[name] = int(value.split()[0])
+assert {"Buffers", "Cached", "SReclaimable", "Shmem", "Active", "Inactive"} <= set(seen), seen
+print(seen["MemTotal"], seen["MemFree"], seen["MemAvailable"], seen["SwapTotal"])
+for act in (lambda: open("/proc/meminfo", "r+"), lambda: os.unlink("/proc/meminfo"),
+            lambda: os.chmod("/proc/meminfo", 0o777), lambda: os.truncate("/proc/meminfo", 0)):
+    try: print("did it", act())
+    except OSError: pass
+"""
+
+
+def test_programs_that_know_no_control_groups_see_the_memory_of_the_sandbox(
+    shared: Server,
+) -> None:
+    """Prewarmed sandboxes have it before their limit is known, so several limits are tried."""
+    for mib in (256, 300, 512):
+        record = shared.run(f"exec python3 - <<'END'\n{SEEN}\nEND", memory_limit_mb=mib)
+        kib = str(mib * 1024)
+        assert record["stdout"].split() == [kib, kib, kib, "0"], record
+    (total, *_) = shared.run("free -k | grep ^Mem:", memory_limit_mb=280)["stdout"].split()[1:]
+    assert int(total) == 280 * 1024
+    own = Path("/proc/meminfo").read_text()
+    assert int(own.split()[1]) > 512 * 1024, "control: the machine's is another"

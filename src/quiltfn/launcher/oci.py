@@ -47,6 +47,9 @@ MASKED = [
 ]
 # crun binds the host's own: anybody who may write to one could set its times.
 DEVICES = [f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero")]
+# Of /proc/meminfo, what programs ask for.
+ALL_FREE = ("MemTotal", "MemFree", "MemAvailable")
+NONE_USED = "Buffers Cached SwapCached Active Inactive SwapTotal SwapFree Shmem Slab SReclaimable"
 READ_ONLY = [*DEVICES, "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 # Not RLIMIT_SIGPENDING: what it is when the user namespace is made becomes the limit of all
 # sandboxes together, so the guest sets it.
@@ -129,6 +132,15 @@ def hostname_of(sandbox_id: str) -> str:
 def hosts(hostname: str) -> str:
     """/etc/hosts: programs look their own host up."""
     return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n"
+
+
+def meminfo(memory_mib: int, machine_kib: int) -> bytes:
+    """/proc/meminfo of a sandbox: what it may use, all of it free, for programs that do not look
+    at control groups. Always of the same length, so that it can be written over.
+    """
+    most = min(memory_mib * 1024, machine_kib)
+    lines = [(name, most) for name in ALL_FREE] + [(name, 0) for name in NONE_USED.split()]
+    return "".join(f"{name + ':':<16}{kib:>12} kB\n" for name, kib in lines).encode()
 
 
 def tmp_options(limits: SandboxLimits) -> str:

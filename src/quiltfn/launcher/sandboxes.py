@@ -5,6 +5,7 @@ Nothing here blocks for longer than a system call.
 
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -24,6 +25,7 @@ from quiltfn.launcher.jobs import Job, Jobs, explained
 from quiltfn.launcher.roots import Roots
 from quiltfn.launcher.state import ServerState
 
+MACHINE_KIB = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024
 # When the removal of a control group is tried again: soon, then after ever longer pauses.
 RETRY_MIN_S, RETRY_MAX_S = 0.01, 5.0
 # How long a request to destroy a sandbox waits for such a group. Its uids are held for longer.
@@ -175,6 +177,8 @@ class Sandboxes:
         if name not in self._known:
             raise FileNotFoundError("there is no such sandbox")
         self._cgroups.limit(self._state.id, name, limits)
+        if not self._known[name].by_runsc:
+            self._write_meminfo(self._known[name], limits)
 
     def kill(self, name: str) -> None:
         """Kills everything in the sandbox at once. `destroy` is still needed."""
@@ -282,7 +286,11 @@ class Sandboxes:
         bundle.mkdir(mode=0o700)
         hostname = oci.hostname_of(sandbox.id)
         self._hosts_of(sandbox).write_text(oci.hosts(hostname))
-        spec = replace(spec, binds=spec.binds | {"/etc/hosts": str(self._hosts_of(sandbox))})
+        own = {"/etc/hosts": str(self._hosts_of(sandbox))}
+        if not sandbox.by_runsc:  # gVisor makes a /proc of its own
+            self._write_meminfo(sandbox, spec.limits)
+            own["/proc/meminfo"] = str(self._meminfo_of(sandbox))
+        spec = replace(spec, binds=spec.binds | own)
         document = oci.config(
             *self._roots.described(sandbox.id, spec),
             uid_base=sandbox.uid_base,
@@ -295,6 +303,17 @@ class Sandboxes:
     def _hosts_of(self, sandbox: _Sandbox) -> Path:
         """Its /etc/hosts. gVisor opens it as the sandbox's user, who cannot enter a bundle."""
         return self._state.roots / f"{sandbox.id}.hosts"
+
+    def _meminfo_of(self, sandbox: _Sandbox) -> Path:
+        return self._state.roots / f"{sandbox.id}.meminfo"
+
+    def _write_meminfo(self, sandbox: _Sandbox, limits: Limits) -> None:
+        """In place, since the sandbox has that very file."""
+        file = os.open(self._meminfo_of(sandbox), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.pwrite(file, oci.meminfo(limits.memory_mib, MACHINE_KIB), 0)
+        finally:
+            os.close(file)
 
     def _created(
         self,
@@ -353,6 +372,7 @@ class Sandboxes:
             self._cgroups.kill(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         self._hosts_of(sandbox).unlink(missing_ok=True)
+        self._meminfo_of(sandbox).unlink(missing_ok=True)
         shutil.rmtree(self._state.crun_root / sandbox.id, ignore_errors=True)
         sandbox.counters = self._count(sandbox)
         if sandbox.proxy is None:
