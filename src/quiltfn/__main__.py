@@ -7,6 +7,7 @@ load a terminal library, and a client command must not load the server.
 import os
 import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 # The exit codes that a shell reports for programs ended by SIGINT and SIGPIPE.
@@ -46,11 +47,13 @@ def run(word: str) -> int:
     if word in ("backup", "restore"):
         from quiltfn.operator import backup  # noqa: PLC0415
 
+        end_in_order()
         act = backup.backup if word == "backup" else backup.restore
         return act(sys.argv[2:])
     if word == "store":
         from quiltfn.operator import store  # noqa: PLC0415
 
+        end_in_order()
         return store.main(sys.argv[2:])
     if word == "fleet":
         from quiltfn.operator import fleet  # noqa: PLC0415
@@ -72,7 +75,23 @@ def run(word: str) -> int:
 
     if is_usual:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_in_order()
     return cli.main()
+
+
+def end_in_order() -> None:
+    """From now on SIGTERM and SIGHUP end the command as Ctrl-C does: what it made for itself, such
+    as packages that it installs, is removed, and programs that it runs are ended. A second signal
+    ends it at once.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
 
 
 def leave_silently() -> NoReturn:

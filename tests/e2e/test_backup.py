@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import tarfile
 import threading
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import pytest
 
 from contract.stores import files_at_most
 from e2e import tiny_root
-from e2e.server import Server, quiltfn, short_dir, until
+from e2e.server import QUILTFN, Server, children, is_alive, quiltfn, short_dir, until
+from timeouts import scaled
 
 FILES = ["quiltfn.db", "journal-a.spool", "journal-b.spool"]
 
@@ -274,3 +276,22 @@ def test_damage_is_found_when_it_is_backed_up(server: Server, tmp_path: Path, wh
     if what == "database":
         (server.data_dir / "quiltfn.db").write_bytes(intact)
     server.start()
+
+
+def test_a_backup_that_is_ended_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    long = server.data_dir / "images" / ("ab" * 32)
+    long.mkdir(mode=0o755)
+    (long / "file").touch()
+    os.truncate(long / "file", 4 << 30)  # sparse: it takes long to read
+    command = [str(QUILTFN), "backup", str(tmp_path / "kept"), "--data-dir", str(server.data_dir)]
+    process = subprocess.Popen(command)
+    try:
+        work = until(lambda: next(iter(tmp_path.glob(".kept-*/archive")), None))
+        (writer,) = until(lambda: work.stat().st_size and children(process.pid))
+        process.terminate()
+        assert process.wait(scaled(20)) == 128 + signal.SIGTERM
+        assert list(tmp_path.iterdir()) == []
+        assert not is_alive(writer)
+    finally:
+        process.kill()
+        process.wait()

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from e2e import tiny_root
-from e2e.server import QUILTFN, Server, until, watched
+from e2e.server import QUILTFN, Server, is_alive, until, watched
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -238,6 +239,37 @@ def _answers(host: str) -> bool:
     name, _, port = host.partition(":")
     with socket.socket() as asked:
         return asked.connect_ex((name, int(port))) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hup"])
+def test_a_command_that_is_ended_leaves_no_files_and_no_installer(
+    server: Server, tmp_path: Path, number: signal.Signals
+) -> None:
+    code, programs, made = (tmp_path / one for one in ("code", "programs", "made"))
+    for one in (code, programs, made):
+        one.mkdir()
+    (code / "main.js").write_text("exports.handler = () => 1\n")
+    (code / "package.json").write_text('{"dependencies": {"x": "1.0.0"}}')
+    npm = programs / "npm"
+    npm.write_text(f"#!/bin/sh\nmkdir node_modules; echo $$ >{made}/pid; exec sleep 300\n")
+    npm.chmod(0o755)
+    variables = {"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(made)}
+    words = ["runtimes", "add", "ended", "--kind", "node", "--dir", str(code), "--url", server.url]
+    process = subprocess.Popen(
+        [str(QUILTFN), *words], env={**os.environ, **variables}, stdin=subprocess.DEVNULL
+    )
+    pid = int(until(lambda: (made / "pid").exists() and (made / "pid").read_text(), 30))
+    try:
+        assert len(list(made.glob("quiltfn-*"))) == 2
+        process.send_signal(number)
+        assert process.wait(scaled(20)) == 128 + number
+        assert list(made.glob("quiltfn-*")) == []
+        assert not is_alive(pid)
+    finally:
+        process.kill()
+        process.wait()
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 @needs("buildah", "skopeo", "docker-registry")

@@ -422,6 +422,31 @@ def test_a_reference_is_pulled_by_its_digest_with_what_was_given(
 
 
 @pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        ("kill -9 $$", "skopeo has failed: it was killed by signal 9"),
+        (r"printf 'no \377\n' >&2; exit 3", "skopeo has failed: no \ufffd"),
+        (r"printf '\377'", "skopeo does not say which image"),
+    ],
+)
+def test_what_becomes_of_skopeo_is_told(
+    fake: Fake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    does: str,
+    why: str,
+) -> None:
+    skopeo = tmp_path / "skopeo"
+    skopeo.write_text(f"#!/bin/sh\n{does}\n")
+    skopeo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert run(["runtimes", "add", "etl", "--kind", "shell", "--image", "debian:13"]) == 2
+    assert why in capsys.readouterr().err
+    assert ("POST", "/api/runtimes") not in fake.asked
+
+
+@pytest.mark.parametrize(
     ("told", "taken"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("riscv64", "riscv64")]
 )
 def test_an_image_and_packages_are_for_the_processor_of_the_server(

@@ -9,13 +9,12 @@ import gzip
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quiltfn.cli import show
+from quiltfn.cli import show, tools
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.processors import name_in_images
 
@@ -26,7 +25,6 @@ TRANSPORT = re.compile(
 REGISTRY = "docker://"
 PINNED = re.compile(r".*@sha256:[0-9a-f]{64}")
 TAG = re.compile(r":[A-Za-z0-9_][A-Za-z0-9._-]*$")
-SAID_MAX = 2000
 # What an image says for its own build, and variables that a sandbox has of its own.
 NOT_PASSED_ON = re.compile(
     r"HOME|HOSTNAME|TERM|USER|GPG_KEY|NODE_VERSION|YARN_VERSION|PYTHON_(VERSION|SHA256|PIP_VERSION"
@@ -131,11 +129,9 @@ def _skopeo(arguments: list[str]) -> str:
     program = shutil.which("skopeo")
     if program is None:
         raise BadParameter("images are copied by skopeo, which is not here: apt install skopeo")
-    done = subprocess.run(
-        [program, *arguments], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    done = tools.run([program, *arguments])
     if done.returncode:
-        raise BadParameter(f"skopeo has failed: {done.stderr.strip()[-SAID_MAX:]}")
+        raise BadParameter(f"skopeo has failed: {tools.said(done)}")
     return done.stdout
 
 

@@ -7,7 +7,6 @@ nothing is looked for beside them.
 
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quiltfn.cli import requirements
+from quiltfn.cli import requirements, tools
 from quiltfn.cli.parsing import BadParameter
 
 UV_LOCK, PROJECT = "uv.lock", "pyproject.toml"
@@ -27,7 +26,6 @@ EXPORT = (
     *("export", "--quiet", "--frozen", "--offline", "--no-config", "--no-cache"),
     *("--no-python-downloads", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"),
 )
-SAID_MAX = 2000
 # Of these a marker speaks that depends on what of the lock file is wanted.
 CHOICES = re.compile(r"\b(extras|dependency_groups)\b")
 NOT_A_WHEEL = "would be built here, which runs its code: build a wheel of it and lock that"
@@ -104,16 +102,7 @@ def _exported(path: Path) -> str:
         # Away from everything else that uv would read beside them.
         for one in (path, project):
             shutil.copyfile(one, Path(made) / one.name)
-        done = subprocess.run(
-            [uv, *EXPORT, "--python", sys.executable],
-            cwd=made,
-            env={},
-            stdin=subprocess.DEVNULL,
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+        done = tools.run([uv, *EXPORT, "--python", sys.executable], Path(made), {})
     if done.returncode != 0:
-        raise BadParameter(f"{path} could not be read:\n{done.stderr.strip()[-SAID_MAX:]}")
+        raise BadParameter(f"{path} could not be read:\n{tools.said(done)}")
     return done.stdout

@@ -18,11 +18,10 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from quiltfn.cli import lock_files, manifest
+from quiltfn.cli import lock_files, manifest, tools
 from quiltfn.cli.parsing import BadParameter
 
 PACKAGES = "site-packages"
-SAID_MAX = 2000
 MANY_MODULES = 100
 # The minor versions of glibc that uv has a name for.
 UV_GLIBC = (17, 28, *range(31, 41))
@@ -185,23 +184,10 @@ def _has_many(tree: Path) -> bool:
 
 def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None]) -> None:
     what, advice = about
-    try:
-        done = subprocess.run(
-            command,
-            cwd=directory,
-            env=environment(os.environ),
-            stdin=subprocess.DEVNULL,
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise BadParameter(f"{command[0]} cannot be run: {error.strerror}") from None
+    done = tools.run(command, directory, environment(os.environ))
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip())[-SAID_MAX:]
         hint = f"\n{advice}" if advice else ""
-        raise BadParameter(f"{what} could not be installed:\n{said}{hint}")
+        raise BadParameter(f"{what} could not be installed:\n{tools.said(done)}{hint}")
 
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:
