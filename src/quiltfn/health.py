@@ -2,12 +2,12 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quiltfn.host_findings import Finding, database, disk, fine, of_the_host, warn
+from quiltfn.host_findings import Finding, database, disk, fine, images, of_the_host, warn
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Journal, Store
 
@@ -61,6 +61,8 @@ class Health:
         # calls for a while.
         self.why_not_seen: Callable[[], str | None] | None = None
         self.refuses = ""
+        # Of a server alone: the images whose files are gone. A node's may be on other nodes.
+        self.missing_images: Callable[[], Awaitable[Sequence[str]]] | None = None
 
     @property
     def durability(self) -> str:
@@ -101,7 +103,10 @@ class Health:
 
     async def findings(self) -> list[Finding]:
         """What `quiltfn doctor` finds, as far as this process can see it: without root."""
-        return await asyncio.to_thread(self._findings)
+        found = await asyncio.to_thread(self._findings)
+        if self.missing_images is not None:
+            found.append(images(await self.missing_images()))
+        return found
 
     def _findings(self) -> list[Finding]:
         machine, data_dir = self.machine, self._data_dir

@@ -7,13 +7,14 @@ Each function takes the root directory to look below, so that a test can make a 
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 KERNEL_MIN = (5, 10)
 FREE_MIN_MIB, FREE_ADVISED_MIB = 64, 1024
+IMAGES_NAMED = 5  # digests in one sentence
 
 
 class Level(StrEnum):
@@ -97,6 +98,19 @@ def disk(path: Path) -> Finding:
     if free < FREE_ADVISED_MIB:
         return warn("disk", sentence, advice)
     return fine("disk", sentence)
+
+
+def images(missing: Sequence[str]) -> Finding:
+    """Whether the files of runtimes are where they were put. `missing`: digests."""
+    if not missing:
+        return fine("images", "all images have their files")
+    some = ", ".join(missing[:IMAGES_NAMED]) + (" …" if len(missing) > IMAGES_NAMED else "")
+    return warn(
+        "images",
+        f"images without files, so that their functions cannot be called: {len(missing)} ({some})",
+        "bring them back from a backup, or upload the same files again "
+        "(quiltfn runtimes add --upgrade)",
+    )
 
 
 # What makes the fence stronger or weaker ---------------------------------------------------------

@@ -348,6 +348,8 @@ def _completed(
         services.runtimes.has_older_nodes = partial(has_older_nodes, membership)
 
         stack.push_async_callback(NodeControl(membership, made).aclose)
+    else:
+        services.health.missing_images = services.tenant_images.missing
     return made
 
 

@@ -259,6 +259,10 @@ class TenantImages:
             found |= held
         return found
 
+    async def missing(self) -> Sequence[str]:
+        """The images that a tenant has and whose files are not on this machine."""
+        return await self.images.missing(sorted(self.counted()))
+
     def counted_bytes(self, digest: str) -> int | None:
         """What an image counts; None where no tenant has it."""
         for held in self._counted.values():

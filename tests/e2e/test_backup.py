@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from contract.stores import files_at_most
-from e2e import tiny_root
+from e2e import sample_runtimes, tiny_root
 from e2e.server import QUILTFN, Server, children, is_alive, quiltfn, short_dir, until
 from timeouts import scaled
 
@@ -295,3 +296,29 @@ def test_a_backup_that_is_ended_leaves_nothing(server: Server, tmp_path: Path) -
     finally:
         process.kill()
         process.wait()
+
+
+def test_an_image_that_has_lost_its_files_is_told_and_comes_back_by_an_upload(
+    server: Server,
+) -> None:
+    files: dict[str, str | bytes] = {"mod.py": "def handler(event, context):\n    return 7\n"}
+    runtime = sample_runtimes.add(server, "python", files)
+    digest = str(server.call("GET", f"/api/runtimes/{runtime}").json()["image"])
+
+    def told() -> tuple[str, bool]:
+        found = server.call("GET", "/api/system/doctor").json()["findings"]
+        (one,) = (one for one in found if one["name"] == "images")
+        return one["level"], digest in one["sentence"]
+
+    assert told() == ("ok", False)
+    server.stop()
+    shutil.rmtree(server.data_dir / "images" / digest)
+    server.start()
+    assert told() == ("warn", True)
+    function = server.create("mod:handler", runtime=runtime)
+    failed = function.deploy()
+    assert (failed["state"], digest in failed["error_message"]) == ("error", True)
+    assert sample_runtimes.upload(server, files) == digest
+    assert told() == ("ok", False)
+    assert function.deploy()["state"] == "active"
+    assert function.invoke("{}")["stdout"] == "7"

@@ -358,6 +358,7 @@ def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
     told = keyed.operator.good("GET", "/api/system/doctor")
     names = [one["name"] for one in told["findings"]]
     assert {"kernel", "user_namespaces", "seccomp", "disk", "swap", "cgroups"} <= set(names)
+    assert "images" in names
     assert len(names) == len(set(names))
     for one in told["findings"]:
         assert one["level"] in ("ok", "warn", "NO")

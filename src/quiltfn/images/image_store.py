@@ -140,6 +140,12 @@ class ImageDirectory:
     async def measure(self, digest: str) -> int | None:
         return await asyncio.to_thread(_measured, self._path / digest)
 
+    async def missing(self, digests: Collection[str]) -> Sequence[str]:
+        def look() -> list[str]:
+            return [one for one in digests if not (self._path / one).is_dir()]
+
+        return await asyncio.to_thread(look)
+
     async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
         with _translate_errors("the image cannot be read"):
             async with self._reading:

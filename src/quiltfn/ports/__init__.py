@@ -773,6 +773,9 @@ class Images(Protocol):
     async def measure(self, digest: str) -> int | None:
         """What the image counts, as `Image.counted_bytes` says; None where there is none."""
 
+    async def missing(self, digests: Collection[str]) -> Sequence[str]:
+        """Those of the digests that have no files here, as the disk says now."""
+
     async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
         """Up to `count` files and links of an image that is there, in the order of their paths,
         those behind the path `after`. Raises `StoreUnavailable`.
