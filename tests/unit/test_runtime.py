@@ -396,6 +396,9 @@ class SomeImages:
     async def measure(self, digest: str) -> int | None:
         return 7 * MIB if digest in self.digests else None
 
+    async def missing(self, digests: Collection[str]) -> Sequence[str]:
+        return [one for one in digests if one not in self.digests]
+
     async def files(self, digest: str, after: str, count: int) -> list[ImageFile]:
         assert digest in self.digests
         return [one for one in [ImageFile(path="a", size_bytes=MIB)] if one.path > after][:count]
