@@ -43,6 +43,14 @@ def test_a_lock_file_by_pep_751_becomes_exact_requirements_with_their_hashes(
     ]
 
 
+@pytest.mark.parametrize("name", ["poetry.lock", "Pipfile.lock", "pyproject.toml", "conda.yml"])
+def test_a_list_of_another_tool_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(HEAD)
+    with pytest.raises(BadParameter, match=rf"{name} is none of .*: pylock.toml, uv.lock, requ"):
+        lock_files.read(tmp_path / name)
+    assert lock_files.find(tmp_path) is None
+
+
 @pytest.mark.parametrize(
     ("package", "reason"),
     [

@@ -376,6 +376,9 @@ def test_packages_are_for_the_python_of_the_base_image(
         (["--image", "EMPTY"], "is no OCI layout; --rootfs takes a root file system"),
         (["--rootfs", "/nowhere"], "there is no /nowhere"),
         (["--image", "x", "--base-image", DIGEST], "each name a root file system"),
+        (["--image", "x", "--auth-file", "/nowhere"], "--auth-file: there is no file /nowhere"),
+        (["--image", "x", "--cert-dir", "/nowhere"], "--cert-dir: there is no directory /nowhere"),
+        (["--insecure-registry"], "go with --image"),
     ],
 )
 def test_what_is_no_base_image_is_said_before_anything_is_sent(
@@ -393,6 +396,33 @@ def test_what_is_no_base_image_is_said_before_anything_is_sent(
     assert fake.asked == []
 
 
+def test_a_refused_base_image_is_called_as_it_was_given(
+    fake: Fake, tmp_path: Path, capsys: Captured
+) -> None:
+    archive = tmp_path / "root.tar"
+    archive.write_bytes(b"a tar")
+    fake.answers["POST", "/api/runtimes/images"] = (201, IMAGE)
+    said = {"error": "base_image must be an image with a sh", "error_code": "UNPROCESSABLE_ENTITY"}
+    fake.answers["POST", "/api/runtimes"] = (422, said)
+    add = ["runtimes", "add", "etl", "--kind", "shell"]
+    for option, value in (("--rootfs", archive), ("--image", archive), ("--base-image", DIGEST)):
+        assert run([*add, option, str(value)]) == 1
+        assert f"error: {option} must be an image with a sh" in capsys.readouterr().err
+
+
+def test_what_skopeo_says_is_a_sentence(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    skopeo = tmp_path / "skopeo"
+    said = 'time="2026" level=fatal msg="no image \\\\"x\\\\": not here"'
+    skopeo.write_text(f"#!/bin/sh\nprintf '%b\\n' '{said}' >&2\nexit 1\n")
+    skopeo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert run(["runtimes", "add", "etl", "--kind", "shell", "--image", "x"]) == 2
+    assert 'error: --image: skopeo has failed: no image "x": not here\n' in capsys.readouterr().err
+    assert fake.asked == []
+
+
 def test_a_reference_is_pulled_by_its_digest_with_what_was_given(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -405,12 +435,15 @@ def test_a_reference_is_pulled_by_its_digest_with_what_was_given(
     )
     skopeo.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    add = ["runtimes", "add", "etl", "--kind", "shell", "--auth-file", "/a", "--cert-dir", "/c"]
+    auth, certs = tmp_path / "auth", tmp_path
+    auth.touch()
+    add = ["runtimes", "add", "etl", "--kind", "shell"]
+    add += ["--auth-file", str(auth), "--cert-dir", str(certs)]
     assert run([*add, "--image", "host:5000/--name:3"]) == 0
     inspect, copy = log.read_text().splitlines()
-    options = "tls-verify=true --{0}authfile=/a --{0}cert-dir=/c"
+    options = f"tls-verify=true --{{0}}authfile={auth} --{{0}}cert-dir={certs}"
     assert inspect.startswith("inspect --format={{.Digest}} --no-tags --tls-verify=true")
-    assert inspect.endswith("--authfile=/a --cert-dir=/c -- docker://host:5000/--name:3")
+    assert inspect.endswith(f"--authfile={auth} --cert-dir={certs} -- docker://host:5000/--name:3")
     assert f"--src-{options.format('src-')} -- docker://host:5000/--name@{digest} oci-arch" in copy
     assert b"archive\n" in fake.bodies
     assert f"pulling host:5000/--name@{digest}" in capsys.readouterr().err

@@ -25,6 +25,8 @@ TRANSPORT = re.compile(
 REGISTRY = "docker://"
 PINNED = re.compile(r".*@sha256:[0-9a-f]{64}")
 TAG = re.compile(r":[A-Za-z0-9_][A-Za-z0-9._-]*$")
+# The sentence in a line of skopeo's log.
+SENTENCE = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
 # What an image says for its own build, and variables that a sandbox has of its own.
 NOT_PASSED_ON = re.compile(
     r"HOME|HOSTNAME|TERM|USER|GPG_KEY|NODE_VERSION|YARN_VERSION|PYTHON_(VERSION|SHA256|PIP_VERSION"
@@ -131,7 +133,10 @@ def _skopeo(arguments: list[str]) -> str:
         raise BadParameter("images are copied by skopeo, which is not here: apt install skopeo")
     done = tools.run([program, *arguments])
     if done.returncode:
-        raise BadParameter(f"skopeo has failed: {tools.said(done)}")
+        told = tools.said(done)
+        sentence = SENTENCE.search(told)
+        why = re.sub(r"\\(.)", r"\1", sentence[1]) if sentence else told
+        raise BadParameter(f"--image: skopeo has failed: {why}")
     return done.stdout
 
 

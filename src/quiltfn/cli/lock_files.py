@@ -26,6 +26,8 @@ EXPORT = (
     *("export", "--quiet", "--frozen", "--offline", "--no-config", "--no-cache"),
     *("--no-python-downloads", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"),
 )
+# What other tools list packages in; a list of requirements may have any other name.
+OTHER_LISTS = (".lock", ".toml", ".json", ".yml", ".yaml")
 # Of these a marker speaks that depends on what of the lock file is wanted.
 CHOICES = re.compile(r"\b(extras|dependency_groups)\b")
 NOT_A_WHEEL = "would be built here, which runs its code: build a wheel of it and lock that"
@@ -50,6 +52,10 @@ def read(path: Path) -> Listed:
         return Listed(requirements.checked(_exported(path), path), is_complete=True)
     if PYLOCK.fullmatch(path.name):
         return Listed(requirements.checked(_of_pylock(path), path), is_complete=True)
+    if path.suffix in OTHER_LISTS:
+        raise BadParameter(
+            f"{path} is none of the lists that are understood: {', '.join(NAMES)}; export it as one"
+        )
     return Listed(requirements.read(path), is_complete=False)
 
 

@@ -14,7 +14,7 @@ from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Session
-from quiltfn.sdk import Image, Runtime
+from quiltfn.sdk import ApiError, Image, Runtime
 from quiltfn.wire import Kind, NewRuntime
 
 app = Group(
@@ -125,14 +125,24 @@ class BaseOptions:
     ] = None
     auth_file: Annotated[
         Path | None,
-        Option(metavar="FILE", help="Credentials for registries, as skopeo reads them."),
+        Option(
+            metavar="FILE", help="Credentials for registries, as skopeo reads them.", is_file=True
+        ),
     ] = None
-    cert_dir: Annotated[Path | None, Option(metavar="DIR", help="Certificates for registries.")] = (
-        None
-    )
+    cert_dir: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Certificates for registries.", is_directory=True),
+    ] = None
     insecure: Annotated[
         bool, Option(("--insecure-registry",), help="Take registries without verified TLS.")
     ] = False
+
+    def check(self, digest: str | None) -> None:
+        """`digest`: of --base-image. Raises `BadParameter` if options contradict each other."""
+        if sum(one is not None for one in (self.image, self.rootfs, digest)) > 1:
+            raise BadParameter("--image, --rootfs and --base-image each name a root file system")
+        if self.image is None and (self.auth_file or self.cert_dir or self.insecure):
+            raise BadParameter("--auth-file, --cert-dir and --insecure-registry go with --image")
 
 
 @app.command()
@@ -161,9 +171,7 @@ def add(
     if files.requirements is not None and kind not in runtime_files.WITH_PYTHON:
         kinds = " and ".join(f"--kind {one}" for one in runtime_files.WITH_PYTHON)
         raise BadParameter(f"--requirements goes with {kinds}")
-    named = [base.image, base.rootfs, fields.get("base_image")]
-    if sum(one is not None for one in named) > 1:
-        raise BadParameter("--image, --rootfs and --base-image each name a root file system")
+    base.check(fields.get("base_image"))
     if command is not None:
         fields["command"] = shlex.split(command)
     source = runtime_files.Source(
@@ -190,7 +198,13 @@ def add(
             if uploaded.sent:
                 show.note(f"{uploaded.said()}, {time.monotonic() - began:.1f} s")
 
-        at.show(at.client.runtimes.add(name=name, **fields), added)
+        try:
+            at.show(at.client.runtimes.add(name=name, **fields), added)
+        except ApiError as error:
+            if root is not None:  # which the caller has given otherwise
+                option = "--rootfs" if base.image is None else "--image"
+                error.message = error.message.replace("base_image", option)
+            raise
 
 
 def _base_image(at: Session, base: BaseOptions) -> Image | None:
