@@ -53,7 +53,7 @@ from quiltfn.ports import (
 from quiltfn.runtimes import Runtimes
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
-UPDATE_READY_WITHIN_S = 10.0
+UPDATE_READY_WITHIN_S = 20.0
 DELETE_GRACE_S = 5.0
 STORE_AGAIN_S = 1.0
 FOLLOWED_AT_ONCE = 50

@@ -240,6 +240,9 @@ def test_a_call_that_is_no_request_is_posted_to_a_path(shared: Server) -> None:
     record = refusing.invoke("{}")
     assert (record["status"], record["exit_code"], record["stdout"]) == ("failed", 1, "told")
     assert record["error_message"] == "the server answered 503 to POST /status?503"
+    elsewhere = web(shared, environment={"AWS_LWA_PASS_THROUGH_PATH": "/status?404"})
+    told = elsewhere.invoke("{}")["error_message"]
+    assert told.startswith("the server answered 404 to POST /status?404 (calls that are no")
 
 
 def test_an_event_of_an_api_gateway_is_the_request_that_it_tells_of(shared: Server) -> None:
@@ -421,6 +424,9 @@ def test_one_that_does_not_start_is_told(shared: Server) -> None:
         "the server ended with status 7 before it accepted connections on port 8080: no such thing"
     )
     assert "was killed by signal 9" in refusal(shared, "kill -9 $$")
+    assert "foreground" in refusal(shared, "sleep 9 & exit 0")
+    in_pieces = "printf 'the reason'; sleep 0.2; echo; sleep 0.2; exit 7"
+    assert refusal(shared, in_pieces).endswith("port 8080: the reason")
 
 
 def test_it_is_ready_when_its_port_accepts_or_a_path_answers(shared: Server) -> None:

@@ -45,6 +45,12 @@ PIECE = 64 * 1024
 # and a request on its way just then would be lost.
 IDLE_S = 1.0
 READY_WITHIN_S = 120.0
+LAST_WORDS_BYTES = 512
+ENDED_WELL = "ended with status 0"
+IN_FRONT = " (it has to stay in the foreground)"
+NO_SUCH_PATH = (
+    " (calls that are no HTTP requests go to AWS_LWA_PASS_THROUGH_PATH; requests to the URL)"
+)
 # Whether it is ready is looked at so often, and after a while each time that its start has taken
 # a twentieth longer.
 LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S, LATER_BY = 0.01, 0.5, 0.05
@@ -126,7 +132,8 @@ class Exchange:
         if error is not None:
             self.on_error(self, error)
         elif self.request.is_event and not 200 <= self._status < 300:
-            self.fail(f"the server answered {self._status} to POST {self.request.path}")
+            advice = NO_SUCH_PATH if self._status in (404, 405) else ""
+            self.fail(f"the server answered {self._status} to POST {self.request.path}{advice}")
         else:
             self.finish(ExitKind.EXITED)
 
@@ -242,6 +249,7 @@ class WebServer:
                     )
         if self._over.is_set():
             why = f"the server {self._how_ended} before it accepted connections on port {port}"
+            why += IN_FRONT if self._how_ended == ENDED_WELL else ""
         self._read_log()
         words = self._last_words.decode(errors="replace").strip().rpartition("\n")[2]
         raise SandboxRefused(f"{why}: {words}" if words else why)
@@ -431,7 +439,8 @@ class WebServer:
             self._refill = self._loop.call_later(1.0, self._refilled)
         if self._log_room <= 0:
             self._loop.remove_reader(self._log)
-        self._last_words = data[-512:]
+        # Some shells write a message piece by piece, and its line end alone.
+        self._last_words = (self._last_words + data)[-LAST_WORDS_BYTES:]
         # One that has ended is still listed until its task goes on.
         owner = next((one for one in self._running if not one.ended.done()), None)
         if owner is not None:
