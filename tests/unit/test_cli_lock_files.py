@@ -43,6 +43,32 @@ def test_a_lock_file_by_pep_751_becomes_exact_requirements_with_their_hashes(
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "is_list"),
+    [
+        ("poetry.lock", "", True),
+        ("pyproject.toml", '[project]\ndependencies = ["x"]\n', True),
+        ("pyproject.toml", "[tool.ruff]\nline-length = 100\n", False),
+        ("pyproject.toml", "broken [", False),
+        ("pyproject.toml", "project = 1\n", False),
+    ],
+)
+def test_a_list_that_is_not_read_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str,
+    is_list: bool,
+) -> None:
+    (tmp_path / "main.py").touch()
+    (tmp_path / name).write_text(content)
+    answered_by(Fake(), monkeypatch)
+    run(["runtimes", "add", "etl", "--kind", "server", "--dir", str(tmp_path)])
+    told = f"no packages are installed: {tmp_path / name} is not read"
+    assert (told in capsys.readouterr().err) is is_list
+
+
 @pytest.mark.parametrize("name", ["poetry.lock", "Pipfile.lock", "pyproject.toml", "conda.yml"])
 def test_a_list_of_another_tool_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(HEAD)

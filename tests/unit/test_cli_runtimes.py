@@ -720,3 +720,17 @@ def test_a_server_gets_packages_of_both_languages_as_one_image(
     python = added(fake, directory=app)
     assert python["packages_key"] == fourth["packages_key"]
     assert "site-packages/demo.py" not in sent(fake)
+
+
+def test_it_is_said_that_no_function_is_outdated(fake: Fake, capsys: Captured) -> None:
+    fake.answers["GET", ""] = (200, {"functions": [], "next_cursor": None})
+    assert run(["runtimes", "outdated"]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "no function is outdated\n")
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_refused_manifest_is_named_by_its_own_path(app: Path, capsys: Captured) -> None:
+    (app / "package.json").write_text("{bad")
+    assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 2
+    assert f"error: {app / 'package.json'} cannot be read" in capsys.readouterr().err

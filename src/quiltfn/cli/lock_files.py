@@ -27,6 +27,7 @@ EXPORT = (
     *("--no-python-downloads", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"),
 )
 # What other tools list packages in; a list of requirements may have any other name.
+OTHERS = ("poetry.lock", "pdm.lock", "Pipfile.lock", PROJECT)
 OTHER_LISTS = (".lock", ".toml", ".json", ".yml", ".yaml")
 # Of these a marker speaks that depends on what of the lock file is wanted.
 CHOICES = re.compile(r"\b(extras|dependency_groups)\b")
@@ -44,6 +45,24 @@ class Listed:
 def find(directory: Path) -> Path | None:
     """The file in a directory that lists its packages, if there is one."""
     return next((path for name in NAMES if (path := directory / name).is_file()), None)
+
+
+def find_other(directory: Path) -> Path | None:
+    """The file in a directory that lists its packages for another tool, if there is one."""
+    for name in OTHERS:
+        path = directory / name
+        if path.is_file() and (name != PROJECT or _has_dependencies(path)):
+            return path
+    return None
+
+
+def _has_dependencies(project: Path) -> bool:
+    try:
+        said = tomllib.loads(project.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False  # it is no list of packages for anybody
+    table = said.get("project")
+    return isinstance(table, dict) and bool(table.get("dependencies"))
 
 
 def read(path: Path) -> Listed:

@@ -78,6 +78,8 @@ def upload(
     done = Uploaded()
     if source.directory is None and source.requirements is None:
         return done
+    if source.kind in WITH_PYTHON and source.requirements is None and source.directory is not None:
+        _tell_of_other_lists(source.directory)
     target = None
     if source.kind is Kind.PYTHON or source.requirements is not None:
         target = target_of(at) if python is None else python()
@@ -95,6 +97,14 @@ def upload(
             _compile(code, target)
             _send(at, code, "image", done)
     return done
+
+
+def _tell_of_other_lists(directory: Path) -> None:
+    """Says so where a directory lists packages in a way that is not understood."""
+    other = lock_files.find_other(directory)
+    if other is not None:
+        names = ", ".join(lock_files.NAMES)
+        show.note(f"no packages are installed: {other} is not read; export it as one of {names}")
 
 
 def _add_packages(
@@ -120,6 +130,7 @@ def _add_packages(
 
 def _install_node(directory: Path, place: Path) -> None:
     """node_modules of the directory, and nothing else, at `place`."""
+    manifest.check(directory)  # of the copy it is done again, but names a file that nobody knows
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         copy = Path(made) / "tree"
         tree.copy(directory, copy, with_modules=False)

@@ -507,6 +507,9 @@ def runtimes(found: list[Runtime]) -> None:
 
 def outdated_functions(found: FunctionSummaryPage) -> None:
     """Functions whose runtime was replaced."""
+    if not found.functions:
+        show.note("no function is outdated")
+        return
     rows = [
         (one.name, one.runtime, one.current_version, one.state, show.when(one.updated_at))
         for one in found.functions
@@ -514,8 +517,8 @@ def outdated_functions(found: FunctionSummaryPage) -> None:
     show.table(("NAME", "RUNTIME", "VERSION", "STATE", "UPDATED"), rows, drop=("UPDATED",))
     if found.next_cursor:
         show.note(f"there are more: --cursor {found.next_cursor}")
-    if rows:
-        show.note("an update brings what the runtime is now: quiltfn functions update NAME …")
+    command = "quiltfn functions update NAME --runtime RUNTIME"
+    show.note(f"an update brings what the runtime is now: {command}")
 
 
 def runtime(one: Runtime) -> None:
