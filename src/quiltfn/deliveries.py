@@ -37,7 +37,7 @@ from quiltfn.model.invocation import Invocation, Source
 from quiltfn.model.work import Destination
 from quiltfn.ports import Clock, Journal, Page, no_others
 from quiltfn.ports.deliveries import CallbackFailed, CallbackSender, DeliveryStore
-from quiltfn.ports.work import AcceptedWork, DueWork, Input
+from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.work import Cause, Work
 
 # How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
@@ -116,16 +116,12 @@ class Deliveries:
         self._note(function.id, function.tenant_id, now_ms)
         return found
 
-    async def follow_waiting(self) -> Sequence[DueWork]:
-        """Hears of deliveries that wait, whichever node made them or gave them back. Returns the
-        accepted work that waits, which the same query finds.
-        """
-        found = await self._store.waiting()
-        for one in found.deliveries:
+    async def follow_waiting(self) -> None:
+        """Hears of deliveries that wait, whichever node made them or gave them back."""
+        for one in await self._store.waiting():
             known = self._due.get(one.function_id)
             if known is None or one.next_due_ms < known[1]:
                 self._note(one.function_id, one.tenant_id, one.next_due_ms)
-        return found.work
 
     async def run(self) -> None:
         """Sends what is due, until it is cancelled. What is being sent then is sent again after

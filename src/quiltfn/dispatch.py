@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import heapq
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -154,9 +154,9 @@ class Dispatcher:
         for told in self.on_arrived:
             told(tenant_id, function_id)
 
-    async def follow_waiting(self, waiting: Iterable[DueWork]) -> None:
+    async def follow_waiting(self) -> None:
         """Hears of work that waits, whichever node accepted it or put it back."""
-        found = [one for one in waiting if self._is_news(one)]
+        found = [one for one in await self.store.due() if self._is_news(one)]
         if found:
             await self.catch_up()  # what was changed before it was accepted is known then
         for one in found:

@@ -559,9 +559,6 @@ def follow_others(
     async def follow_keys(_: object) -> None:
         await services.access.refresh()
 
-    async def follow_waiting() -> None:
-        await dispatcher.follow_waiting(await services.deliveries.follow_waiting())
-
     others.listeners |= {
         ChangeKind.KEY: follow_keys,
         ChangeKind.FUNCTION: services.lifecycle.follow_changes,
@@ -577,7 +574,8 @@ def follow_others(
     dispatcher.catch_up = others.refresh
     nodes = store.database.servers
     changes = Repeated(others.refresh, nodes=nodes)
-    waiting = Repeated(follow_waiting, nodes=nodes)
+    within = dispatcher.follow_waiting, services.deliveries.follow_waiting
+    waiting = Repeated(*within, nodes=nodes)
     use = Repeated(services.quotas.follow_use, services.work.follow_ends, services.schedules.look)
     keep_time = partial(go_by_database, clock, store)
     slow = Repeated(services.lifecycle.follow_counters, keep_time, every_s=SLOW_EVERY_S)

@@ -73,23 +73,6 @@ async def test_a_claimed_one_is_nobody_elses_until_the_next_start(
     assert (again.id, again.attempts) == (one.id, 2)
 
 
-async def test_one_look_finds_all_that_waits(
-    deliveries: SqlDeliveries, queue: SqlWork, journal: SpoolJournal, function: Function
-) -> None:
-    assert await deliveries.waiting() == ([], [])
-    await ended(journal, function, destination_id=an_id())
-    await queue.accept(a_piece(function, due_at_ms=NOW_MS + 1))
-    await queue.accept(a_piece(function))
-    found = await deliveries.waiting()
-    (work,), (delivery,) = found
-    assert (work.function_id, work.tenant_id) == (function.id, function.tenant_id)
-    assert work.next_due_ms == NOW_MS
-    assert [delivery] == await deliveries.load()
-    await queue.claim(function.id, 2, NOW_MS * 2, is_begun=False)
-    await deliveries.claim(function.id, 1, NOW_MS * 2)
-    assert await deliveries.waiting() == ([], [])
-
-
 async def test_a_try_that_failed_is_due_again_and_one_that_was_not_begun_does_not_count(
     deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
 ) -> None:

@@ -405,7 +405,7 @@ async def test_what_a_stopped_dispatcher_heard_of_keeps_it_from_nothing_later(
     await asyncio.sleep(0.05)
     await store.release([call], now_ms + 1000)
     server.pass_time(2)
-    await server.dispatcher.follow_waiting(await server.services.deliveries.follow_waiting())
+    await server.dispatcher.follow_waiting()
     assert (await final(server, entry, call)).status is Status.SUCCESS
 
 

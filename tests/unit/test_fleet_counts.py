@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from msgspec.structs import replace
-
 from manual_clock import ManualClock
 from quiltfn.fleet.counts import FleetCounts
 from quiltfn.model.counts import PoolCounts
@@ -117,20 +115,3 @@ def test_what_a_node_says_with_an_answer_is_newer_than_its_last_report() -> None
     assert known.counts.counts(G).ready == 7
     known.counts.told("nobody", G, PoolCounts(busy=1))  # as of a node that has just left
     assert known.counts.counts(G).busy == 0
-
-
-def test_a_report_that_says_nothing_new_keeps_its_node_and_ends_what_was_told_meanwhile() -> None:
-    known, first = Known(), member("b", load(G))
-    known.read(first)
-    for beat in (2, 3):
-        known.clock.time += QUIET_S - 0.1
-        known.read(replace(first, beat=beat))
-        assert known.counts.counts(G).ready == 1
-    known.counts.told("b", G, PoolCounts(busy=1))
-    known.read(replace(first, beat=4))  # it may be from before that
-    assert known.counts.counts(G).busy == 1
-    known.clock.time += BEAT_S
-    known.read(replace(first, beat=5))
-    assert known.counts.counts(G) == PoolCounts(ready=1)
-    known.read(replace(first, epoch=2, beat=1))
-    assert known.counts.counts(G) == PoolCounts(ready=1)

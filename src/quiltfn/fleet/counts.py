@@ -9,21 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from quiltfn.model.counts import PoolCounts, sum_counts
-from quiltfn.model.member import Member, Report
+from quiltfn.model.member import Member
 from quiltfn.ports import Clock, PoolCounting
 
 
 @dataclass(slots=True)
 class _Said:
     """What a node said. `at`: when this node heard of its last beat, in monotonic seconds. `told`:
-    when it said something of a function after that, which an older report may not undo. While it
-    has told nothing, `pools` are those of `report`.
+    when it said something of a function after that, which an older report may not undo.
     """
 
     epoch: int
     beat: int
     at: float
-    report: Report
+    waiting: int
     pools: dict[str, PoolCounts] = field(default_factory=dict)
     told: dict[str, float] = field(default_factory=dict)
 
@@ -76,7 +75,7 @@ class FleetCounts:
 
     def waiting(self) -> int:
         """As the port says."""
-        return self._pools.waiting() + sum(said.report.queued for said in self._heard())
+        return self._pools.waiting() + sum(said.waiting for said in self._heard())
 
     def nodes(self) -> Sequence[str]:
         """The other nodes that have not been quiet for too long."""
@@ -93,20 +92,16 @@ class FleetCounts:
         if known is not None and (known.epoch, known.beat) == (member.epoch, member.beat):
             return known
         now = self._clock.now()
-        is_same_start = known is not None and known.epoch == member.epoch
-        if known is not None and is_same_start and known.report is report and not known.told:
-            known.beat, known.at = member.beat, now
-            return known
         pools = {one.function_id: one.counts for one in report.pools}
         told: dict[str, float] = {}
-        if known is not None and is_same_start:
+        if known is not None and known.epoch == member.epoch:
             told = {key: at for key, at in known.told.items() if now - at < self._beat_s}
             pools |= {key: known.pools.get(key, PoolCounts()) for key in told}
         return _Said(
             epoch=member.epoch,
             beat=member.beat,
             at=now,
-            report=report,
+            waiting=report.queued,
             pools={key: counts for key, counts in pools.items() if counts.total},
             told=told,
         )

@@ -1,13 +1,13 @@
 """The interface to deliveries in the store, to which the commit of a call's last record adds."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
 from quiltfn.model.delivery import Delivery, DeliveryStatus
 from quiltfn.ports import Page
-from quiltfn.ports.work import AcceptedWork, DueWork
+from quiltfn.ports.work import AcceptedWork
 
 
 class DueDeliveries(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,13 +16,6 @@ class DueDeliveries(msgspec.Struct, frozen=True, kw_only=True):
     function_id: str
     tenant_id: str
     next_due_ms: int
-
-
-class Waiting(NamedTuple):
-    """What waits for any node."""
-
-    work: Sequence[DueWork]
-    deliveries: Sequence[DueDeliveries]
 
 
 class DeliveryStore(Protocol):
@@ -36,8 +29,8 @@ class DeliveryStore(Protocol):
         server was sending waits again: whether it arrived is not known.
         """
 
-    async def waiting(self) -> Waiting:
-        """Every function that has some waiting, or accepted work, as they are: one query."""
+    async def waiting(self) -> Sequence[DueDeliveries]:
+        """Every function that has some waiting, as they are."""
 
     async def next_due(self, function_id: str) -> DueDeliveries | None:
         """When the first of the function's is due; None where none waits."""

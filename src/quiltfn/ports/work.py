@@ -146,6 +146,9 @@ class WorkStore(Protocol):
     async def load(self) -> Sequence[FunctionQueue]:
         """Every function that has work waiting. Called at the start."""
 
+    async def due(self) -> Sequence[DueWork]:
+        """Every function that has work waiting, and when the first of it is due: one query."""
+
     async def over(self, invocation_ids: Collection[str]) -> Collection[str]:
         """Those of the ids whose calls are over."""
 

@@ -23,12 +23,11 @@ from quiltfn.model.cursors import AFTER_EVERY_ID, first_id, from_cursor, to_curs
 from quiltfn.model.delivery import Delivery, DeliveryStatus
 from quiltfn.model.retention import StorageLimit
 from quiltfn.ports import Page
-from quiltfn.ports.deliveries import DueDeliveries, Waiting
-from quiltfn.ports.work import AcceptedWork, DueWork
+from quiltfn.ports.deliveries import DueDeliveries
+from quiltfn.ports.work import AcceptedWork
 from quiltfn.store import tables, usage
 from quiltfn.store.database import Database
 from quiltfn.store.nodes import Boot, of_earlier_boots
-from quiltfn.store.sql import run
 from quiltfn.store.work import SqlWork
 
 STEP_ROWS = 200
@@ -65,9 +64,9 @@ class SqlDeliveries:
 
         return await self._database.write(work, frees=True)
 
-    async def waiting(self) -> Waiting:
+    async def waiting(self) -> Sequence[DueDeliveries]:
         """As the port says."""
-        return await self._database.poll(_all_waiting)
+        return await self._database.poll(_waiting)
 
     async def next_due(self, function_id: str) -> DueDeliveries | None:
         query = (
@@ -241,17 +240,6 @@ def _waiting(connection: Connection) -> list[DueDeliveries]:
         .group_by(one.function_id, one.tenant_id)
     )
     return [_due(row) for row in connection.execute(query)]
-
-
-def _all_waiting(connection: Connection) -> Waiting:
-    """Each node asks it once a second, so it is one statement, and made without SQLAlchemy."""
-    work, deliveries = [], []
-    for is_work, *row in run(connection, "all_waiting"):
-        if not is_work:
-            deliveries.append(_due(row))
-        elif row[2] is not None:
-            work.append(DueWork(function_id=row[0], tenant_id=row[1], next_due_ms=row[2]))
-    return Waiting(work, deliveries)
 
 
 def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:

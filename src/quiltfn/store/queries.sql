@@ -109,18 +109,13 @@ SELECT invocation_id FROM work
 -- next_due: when the first of it that waits is due
 SELECT due_at_ms FROM work WHERE function_id = ? AND epoch = 0 ORDER BY due_at_ms LIMIT 1;
 
--- all_waiting: every function that has work waiting, and every one that has deliveries waiting,
--- with when the first of each is due
-SELECT 1 AS is_work, work_count.function_id, function.tenant_id,
+-- due_work: every function that has work waiting, and when the first of it is due
+SELECT work_count.function_id, function.tenant_id,
        (SELECT due_at_ms FROM work
          WHERE work.function_id = work_count.function_id AND epoch = 0
          ORDER BY due_at_ms LIMIT 1) AS next_due_ms
   FROM work_count JOIN function ON function.id = work_count.function_id
- WHERE work_count.number > 0
- UNION ALL
-SELECT 0, function_id, tenant_id, MIN(due_at_ms) FROM delivery
- WHERE status = 'waiting' AND epoch = 0
- GROUP BY function_id, tenant_id;
+ WHERE work_count.number > 0;
 
 -- first_waiting: the first of it that waits
 SELECT invocation_id FROM work WHERE function_id = ? AND epoch = 0

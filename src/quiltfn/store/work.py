@@ -29,6 +29,7 @@ from quiltfn.ports.work import (
     Claim,
     ClaimedWork,
     DeadLetter,
+    DueWork,
     FunctionQueue,
     Input,
     QueueCounts,
@@ -153,6 +154,15 @@ class SqlWork:
             return found
 
         return await self._database.read(read)
+
+    async def due(self) -> Sequence[DueWork]:
+        """As the port says."""
+
+        def read(connection: Connection) -> list[DueWork]:
+            rows = run(connection, "due_work").mappings()
+            return [tables.read(row, DueWork) for row in rows if row["next_due_ms"] is not None]
+
+        return await self._database.poll(read)
 
     async def over(self, invocation_ids: Collection[str]) -> Collection[str]:
         """As the port says."""
