@@ -262,6 +262,13 @@ async def test_none_are_kept_where_none_are_wanted(made: Any) -> None:
     assert len(source.made) == 1
 
 
+async def test_no_template_is_remembered_where_none_are_kept(made: Any) -> None:
+    prewarmed, _source, _ = made(0)
+    await prewarmed.create(VersionSpec(handler="x"))
+    prewarmed.expect(VersionSpec(handler="x", runtime_snapshot=PYTHON))
+    assert not prewarmed._stocks
+
+
 async def test_closing_ends_every_one(made: Any) -> None:
     prewarmed, source, _ = made(3)
     prewarmed.expect(VersionSpec(handler="x"))

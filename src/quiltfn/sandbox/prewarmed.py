@@ -156,7 +156,8 @@ class PrewarmedSandboxes:
 
     def _note(self, template: SandboxTemplate, *, is_asked: bool) -> _Stock:
         now = self._clock.now()
-        stock = self._stocks.setdefault(template, _Stock())
+        # Where none are kept nobody drops what is unused, and each upload is another template.
+        stock = self._stocks.setdefault(template, _Stock()) if self._per_template else _Stock()
         stock.used_at = now
         if is_asked:
             stock.retry_at = 0.0  # the caller's own attempt shows whether one can be made
