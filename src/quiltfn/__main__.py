@@ -53,7 +53,6 @@ def run(word: str) -> int:
     if word == "store":
         from quiltfn.operator import store  # noqa: PLC0415
 
-        end_in_order()
         return store.main(sys.argv[2:])
     if word == "fleet":
         from quiltfn.operator import fleet  # noqa: PLC0415

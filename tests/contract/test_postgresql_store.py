@@ -492,7 +492,8 @@ class Wire:
                 _end(near)
                 self.has_cut.set()
                 break
-            far.sendall(data)
+            with contextlib.suppress(OSError):  # PostgreSQL may have ended
+                far.sendall(data)
         _end(far)
 
     def _back(self, near: socket.socket, far: socket.socket, answers_end: threading.Event) -> None:

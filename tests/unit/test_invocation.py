@@ -47,6 +47,7 @@ ENDS = [
     (ExitKind.SANDBOX_GONE,    0, True,  "oom",            137, "memory"),
     (ExitKind.CANCELLED,       0, False, "cancelled",     None, "cancelled"),
     (ExitKind.CANCELLED,       0, True,  "cancelled",     None, "cancelled"),
+    (ExitKind.BODY_CUT,        0, False, "cancelled",     None, "cancelled"),
     (ExitKind.INTERRUPTED,     0, False, "interrupted",   None, "stopped"),
 ]
 # fmt: on

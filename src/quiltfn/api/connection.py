@@ -225,10 +225,11 @@ class HttpConnection(asyncio.Protocol):
             is_refused = False
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
             is_refused = not self._parse_on(data, error)
-        try:
-            self._take_body()
-        except RefusedRequestError:
-            is_refused = True
+        if self._pieces:
+            try:
+                self._take_body()
+            except RefusedRequestError:
+                is_refused = True
         if is_refused:
             self._refuse(self._refusal)
 
@@ -319,9 +320,7 @@ class HttpConnection(asyncio.Protocol):
         self._queue.append(request)
 
     def _take_body(self) -> None:
-        """What has come of a body, as one piece. Raises `RefusedRequestError`."""
-        if not self._pieces:
-            return
+        """The pieces that have come of a body, as one. Raises `RefusedRequestError`."""
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         request = self._arriving
@@ -347,7 +346,8 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._body_head:
             return  # only the head is complete: see `_parse_on`
-        self._take_body()
+        if self._pieces:
+            self._take_body()
         request, self._arriving = self._arriving, None
         assert request is not None
         self._unfinished_bytes = 0

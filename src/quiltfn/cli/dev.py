@@ -16,7 +16,7 @@ from typing import Annotated
 
 from quiltfn.cli import advice, lock_files, payload, runtime_files, show, tree, urls
 from quiltfn.cli.invoke import exit_code, show_ended
-from quiltfn.cli.options import Environment, pairs_of
+from quiltfn.cli.options import Environment, keeping_state, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
@@ -290,7 +290,7 @@ class DevFunction:
                         self._function,
                         handler=handler,
                         environment=environment,
-                        cleanup_on_exit=not self._is_server,
+                        **keeping_state(self._is_server),
                     )
         if self._function is None:
             created = client.functions.create(
@@ -298,7 +298,7 @@ class DevFunction:
                 handler=handler,
                 runtime=self._name,
                 environment=environment,
-                cleanup_on_exit=not self._is_server,
+                **keeping_state(self._is_server),
             )
             self._function = created.function_id
             return client.functions.deploy(self._function)

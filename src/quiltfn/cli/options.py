@@ -35,6 +35,11 @@ OPPOSITES = {
 }
 
 
+def keeping_state(keeps: bool) -> dict[str, Any]:
+    """What `--keep-state` or `--clean` stands for in a request."""
+    return {"cleanup_on_exit": not keeps}
+
+
 def seconds_of(option: str, age: str) -> int:
     """An age as it is written. Raises `BadParameter`."""
     seconds = seconds_in(age)

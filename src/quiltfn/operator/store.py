@@ -16,7 +16,7 @@ from quiltfn.settings import BadSetting, check_store, password_in, read_secret
 from quiltfn.store import copy, copy_sqlite
 from quiltfn.store.copy import Source, Target
 
-INTERRUPTED = 130
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def is_url(text: str) -> bool:
@@ -61,31 +61,31 @@ class Address:
 def main(arguments: Sequence[str]) -> int:
     """Copies; returns the exit code."""
     given = parser().parse_args(arguments)
-    with ending_at_ctrl_c(name_of(given.target)):
+    with ending_at_a_signal(name_of(given.target)):
         return told(lambda: copied(given))
 
 
 @contextlib.contextmanager
-def ending_at_ctrl_c(target: str) -> Iterator[None]:
-    """Ctrl-C removes what was begun and ends the process at once: an exception in the middle of a
+def ending_at_a_signal(target: str) -> Iterator[None]:
+    """A signal removes what was begun and ends the process at once: an exception in the middle of a
     driver's work may become another one. A database gives up what is not committed by itself.
     """
-    former = signal.getsignal(signal.SIGINT)
-    if former is signal.SIG_IGN:
-        yield
-        return
 
-    def end(_number: int, _frame: object) -> None:
+    def end(number: int, _frame: object) -> None:
         if not is_url(target):
             copy_sqlite.remove_unfinished(Path(target))
         os.write(sys.stderr.fileno(), f"quiltfn: stopped; {target} is as it was\n".encode())
-        os._exit(INTERRUPTED)
+        os._exit(128 + number)
 
-    signal.signal(signal.SIGINT, end)
+    former = {number: signal.getsignal(number) for number in ENDING}
+    heeded = [number for number, handler in former.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number in heeded:
+            signal.signal(number, former[number])
 
 
 def copied(given: argparse.Namespace) -> str:
