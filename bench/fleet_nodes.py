@@ -12,7 +12,7 @@ import httpx
 
 import harness
 import postgresql
-from e2e.server import watched
+from e2e.server import Server
 from fleet.nodes import Fleet
 from postgresql import PASSWORD, Cluster
 
@@ -29,13 +29,18 @@ def database(*settings: str) -> Iterator[Cluster]:
         yield cluster
 
 
+def not_by_tests(**_: object) -> Server:
+    """Nodes are started by `harness.server`."""
+    raise AssertionError
+
+
 @contextlib.contextmanager
 def nodes(
     cluster: Cluster, options: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, httpx.Client]]:
     """Running nodes by their names. `options`: those of each."""
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        made = Fleet(Path(directory), cluster.tcp_url(DATABASE, None), watched).init(PASSWORD)
+        made = Fleet(Path(directory), cluster.tcp_url(DATABASE, None), not_by_tests).init(PASSWORD)
         found = {
             name: stack.enter_context(harness.server("--fleet", str(made.add(name)), *more))
             for name, more in options.items()

@@ -43,7 +43,7 @@ def server(*options: str, data_dir: Path | None = None) -> Iterator[httpx.Client
         sys.exit("bench: must be run as root, as quiltfn serve is")
     with tempfile.TemporaryDirectory() as directory:
         data = data_dir or Path(directory) / "data"
-        command = [QUILTFN, "serve", "--port", "0", "--data-dir", data, *options]
+        command = [str(QUILTFN), "serve", "--port", "0", "--data-dir", str(data), *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:

@@ -6,6 +6,7 @@ A row without a result keeps the line that it has on the page, with its date.
 from __future__ import annotations
 
 import json
+import operator
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ class Row:
     def line(self, measured: str) -> str:
         found = statistics.median(self.values)
         spread = f"{min(self.values):.2f} to {max(self.values):.2f}"
-        meets = (lambda bound: found >= bound) if self.is_rate else (lambda bound: found <= bound)
-        verdict = "aim" if meets(self.aim) else "must" if meets(self.must) else "**missed**"
+        better = operator.ge if self.is_rate else operator.le
+        is_met, is_aim = better(found, self.must), better(found, self.aim)
+        verdict = "aim" if is_aim else "must" if is_met else "**missed**"
         sign = "≥" if self.is_rate else "≤"
         unit = f" {self.unit}" if self.unit else ""
         return (

@@ -88,7 +88,7 @@ def warm_calls(small: httpx.Client, large: httpx.Client, options: Any) -> list[d
         harness.wrk(client, at[which][1], connections=1, seconds=1)
     rounds = []
     for number in range(options.rounds):
-        one = {}
+        one: dict[str, float] = {}
         for which, (client, path) in at.items():
             call = harness.wrk(client, path, connections=1, seconds=options.seconds)
             one |= {f"{which}_p50_us": call["p50_us"], f"{which}_p99_us": call["p99_us"]}

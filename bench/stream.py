@@ -27,8 +27,10 @@ HANDLERS = {
     "        yield f'{time.time_ns()}\\n'\n"
     f"        time.sleep({PAUSE_S})\n",
 }
-ROWS = ("shell, p50, µs", "shell, p99, µs", "Python yield, p50, µs", "Python yield, p99, µs")
-ROWS += (f"{FOLLOWERS} readers, p50, µs", f"{FOLLOWERS} readers, p99, µs")
+ROWS = (
+    *("shell, p50, µs", "shell, p99, µs", "Python yield, p50, µs", "Python yield, p99, µs"),
+    *(f"{FOLLOWERS} readers, p50, µs", f"{FOLLOWERS} readers, p99, µs"),
+)
 
 
 def main() -> None:

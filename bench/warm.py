@@ -15,8 +15,10 @@ import harness
 
 HANDLER = "echo hello"
 PACE_S = 0.01
-ROWS = ("back to back p50, µs", "back to back p99, µs", "at 100 a second p50, µs")
-ROWS += ("8 callers, calls/s", "CPU a call, µs")
+ROWS = (
+    *("back to back p50, µs", "back to back p99, µs", "at 100 a second p50, µs"),
+    *("8 callers, calls/s", "CPU a call, µs"),
+)
 
 
 def main() -> None:

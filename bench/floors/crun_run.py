@@ -17,10 +17,18 @@ import time
 from pathlib import Path
 
 from quiltfn.launcher import cgroups, host_image, oci, roots, state, syscalls
+from quiltfn.model.runtime import DEFAULT_ROOM
 from quiltfn.operator.serve import GUEST
 
 CRUN = "/usr/bin/crun"
-LIMITS = cgroups.Limits(memory_mib=256, cpu_percent=100.0)
+LIMITS = cgroups.SandboxLimits(
+    memory_mib=256,
+    cpu_percent=100.0,
+    pids=DEFAULT_ROOM.process_limit,
+    tmp_mib=DEFAULT_ROOM.tmp_limit_mb,
+    file_mib=DEFAULT_ROOM.file_limit_mb,
+    open_files=DEFAULT_ROOM.open_files_limit,
+)
 
 
 def main() -> None:
