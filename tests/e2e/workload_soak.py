@@ -39,7 +39,8 @@ PAYLOAD = '{"price": 2.5}'
 MEMORY_PEAK = ("memory.peak", "memory.max_usage_in_bytes")
 CGROUPS = Path("/sys/fs/cgroup")
 # Instances end soon, so that there is a cold call; calls of what is long to start may wait for it.
-OPTIONS = "--idle-s 2 --park-s 0 --queue-wait-s 60"
+# All that is added counts for one tenant.
+OPTIONS = f"--idle-s 2 --park-s 0 --queue-wait-s 60 --tenant-image-bytes {10 * 1024**3}"
 FAILURES = (AssertionError, httpx.HTTPError, subprocess.SubprocessError, OSError)
 
 
