@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -197,11 +198,28 @@ class Cluster:
     def _end(self, number: signal.Signals) -> None:
         if self.process is None:
             return
-        for pid in self.processes() if number == signal.SIGKILL else [self.process.pid]:
+        if number == signal.SIGKILL:
+            os.kill(self.process.pid, signal.SIGSTOP)  # it starts no others from now on
+            for pid in reversed(self.processes()):
+                _kill(pid)
+        else:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+                os.kill(self.process.pid, number)
         self.process.wait(scaled(STOP_S))
         self.process = None
+
+
+def _kill(pid: int) -> None:
+    """Returns once the process has ended: until then it holds the cluster's shared memory, and no
+    other cluster can start on the same files.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        ended = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            assert select.select([ended], [], [], scaled(STOP_S))[0], f"{pid} does not end"
+        finally:
+            os.close(ended)
 
 
 @contextlib.contextmanager

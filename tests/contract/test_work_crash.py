@@ -345,8 +345,11 @@ async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) 
 async def test_the_check_would_notice_work_that_runs_before_the_journal_has_its_start(
     path: Path,
 ) -> None:
-    verdict, _, _ = await storm(path, CONTROL_ROUNDS, eager=True)
-    assert verdict.found[Rule.TWICE] > 0, verdict
+    for _ in range(5):  # where the kills come is chance
+        verdict, _, _ = await storm(path, CONTROL_ROUNDS, eager=True)
+        if verdict.found[Rule.TWICE] > 0:
+            return
+    raise AssertionError(str(verdict))
 
 
 if __name__ == "__main__":
