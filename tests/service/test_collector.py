@@ -109,15 +109,15 @@ API = ("/quiltfn/api/", "/quiltfn/access.py", "/quiltfn/admission.py")
 API_CALLS_MAX = 50
 
 
-async def python_calls_of_the_api(
-    harness: Harness, connection: Connection, name: str = "f"
-) -> float:
-    """For each warm call; a coroutine that is resumed counts again."""
+async def python_calls_of_the_api(harness: Harness, connection: Connection, name: str = "f") -> int:
+    """The fewest of a warm call: a coroutine that is resumed counts again, and a machine that is
+    busy resumes some once more.
+    """
     entry = await harness.active(name=name)
     path = f"/api/functions/{entry.function.id}/invoke"
     for _ in range(CALLS):
         await connection.call(path)
-    count = 0
+    count, counts = 0, []
 
     def seen(frame: FrameType, event: str, _: object) -> None:
         nonlocal count
@@ -127,10 +127,12 @@ async def python_calls_of_the_api(
     sys.setprofile(seen)
     try:
         for _ in range(CALLS):
+            count = 0
             await connection.call(path)
+            counts.append(count)
     finally:
         sys.setprofile(None)
-    return count / CALLS
+    return min(counts)
 
 
 async def test_a_warm_call_takes_few_python_calls_of_the_api(
@@ -151,5 +153,4 @@ async def test_negative_control_two_more_steps_of_the_api_are_noticed(
         return body
 
     monkeypatch.setattr(Request, "take_body", twice)
-    # What is called once in a while makes a few hundredths.
-    assert await python_calls_of_the_api(harness, connection, "g") >= round(before) + 2
+    assert await python_calls_of_the_api(harness, connection, "g") >= before + 2
