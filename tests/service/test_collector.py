@@ -8,10 +8,8 @@ the 250 µs that the server spends on a warm call.
 
 import asyncio
 import gc
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from quiltfn.api.connection import HttpConnection
 from quiltfn.api.connections import Connections
 from quiltfn.api.request import Request
 from service.platform_harness import Harness, open_harness
+from service.python_calls import fewest_python_calls
 
 CALLS = 50
 REQUEST = (
@@ -110,29 +109,10 @@ API_CALLS_MAX = 50
 
 
 async def python_calls_of_the_api(harness: Harness, connection: Connection, name: str = "f") -> int:
-    """The fewest of a warm call: a coroutine that is resumed counts again, and a machine that is
-    busy resumes some once more.
-    """
+    """Of a warm call."""
     entry = await harness.active(name=name)
     path = f"/api/functions/{entry.function.id}/invoke"
-    for _ in range(CALLS):
-        await connection.call(path)
-    count, counts = 0, []
-
-    def seen(frame: FrameType, event: str, _: object) -> None:
-        nonlocal count
-        if event == "call" and any(part in frame.f_code.co_filename for part in API):
-            count += 1
-
-    sys.setprofile(seen)
-    try:
-        for _ in range(CALLS):
-            count = 0
-            await connection.call(path)
-            counts.append(count)
-    finally:
-        sys.setprofile(None)
-    return min(counts)
+    return await fewest_python_calls(API, lambda: connection.call(path), CALLS)
 
 
 async def test_a_warm_call_takes_few_python_calls_of_the_api(

@@ -4,12 +4,11 @@ the same data in one process.
 
 import asyncio
 import shutil
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -30,6 +29,7 @@ from quiltfn.sandbox.fake import FakeSandboxes
 from service.in_process import InProcess
 from service.peers.pair import Pair, a_pair
 from service.platform_harness import Harness, open_harness, until
+from service.python_calls import fewest_python_calls
 from service.test_forwarding import Placed
 from timeouts import scaled
 
@@ -237,23 +237,12 @@ CALLS, SENDING_CALLS_MAX = 20, 50
 
 
 async def python_calls_of_sending(servers: Servers) -> int:
-    """The fewest for a call that the other node answers; a busy machine wakes coroutines again."""
-    count, counts = 0, []
+    """Of a call that the other node answers."""
 
-    def seen(frame: FrameType, event: str, _: object) -> None:
-        nonlocal count
-        if event == "call" and frame.f_code.co_filename.endswith(SENDING):
-            count += 1
+    async def call() -> None:
+        assert (await servers.call("cat", "x")).status_code == 200
 
-    for at in range(2 * CALLS):
-        sys.setprofile(seen if at >= CALLS else None)
-        try:
-            assert (await servers.call("cat", "x")).status_code == 200
-        finally:
-            sys.setprofile(None)
-        counts.append(count)
-        count = 0
-    return min(counts[CALLS:])
+    return await fewest_python_calls(SENDING, call, CALLS)
 
 
 async def test_a_call_is_sent_on_in_few_python_calls(servers: Servers) -> None:
