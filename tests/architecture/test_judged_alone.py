@@ -1,0 +1,69 @@
+"""What becomes of a test that fails while others run beside it: scripts/test in a small project."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+# Fails where others run beside it: scripts/test says so by the variable.
+BESIDE = "import os\ndef test_{n}(): assert 'QUILTFN_TEST_BUSY_FACTOR' not in os.environ\n"
+FINE = "def test_fine(): pass\n"
+# Fails beside others, then passes twice, then fails.
+SELDOM = """
+from pathlib import Path
+def test_seldom():
+    runs = Path("runs")
+    with runs.open("a") as file:
+        file.write("x")
+    assert len(runs.read_text()) in (2, 3)
+"""
+
+
+def run(tmp_path: Path, test: str) -> subprocess.CompletedProcess[str]:
+    """`scripts/test sandboxes` where tests/contract is `test` and tests/sandbox passes."""
+    for folder in ("scripts", ".venv/bin", "tests/contract", "tests/sandbox"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(REPO / "scripts/test", tmp_path / "scripts/test")
+    for name, script in (
+        ("scripts/setup", "#!/bin/sh\n"),
+        (".venv/bin/python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'),
+    ):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "tests/contract/test_one.py").write_text(test)
+    (tmp_path / "tests/sandbox/test_two.py").write_text(FINE)
+    command = [str(tmp_path / "scripts/test"), "sandboxes"]
+    environment = {"PATH": "/usr/bin:/bin", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_test_that_fails_only_beside_others_is_named_and_passes(tmp_path: Path) -> None:
+    ran = run(tmp_path, BESIDE.format(n=1))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    named = "were run three times by themselves:\n  tests/contract/test_one.py::test_1\n"
+    assert named in ran.stdout
+    assert ran.stdout.count("1 passed") == 4  # the other line, and three times
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        pytest.param(SELDOM, id="one of three"),
+        pytest.param("".join(BESIDE.format(n=n) for n in range(4)), id="too many"),
+        pytest.param("import os\ndef test_ends(): os._exit(1)\n", id="a crash"),
+    ],
+)
+def test_any_other_failure_fails_the_run(tmp_path: Path, test: str) -> None:
+    ran = run(tmp_path, test)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+
+
+def test_nothing_is_repeated_where_all_pass(tmp_path: Path) -> None:
+    ran = run(tmp_path, FINE)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "by themselves" not in ran.stdout
