@@ -1,5 +1,6 @@
 """The page of a function: seen live, called, changed, and brought back to what it was."""
 
+import json
 import re
 import subprocess
 import time
@@ -138,6 +139,18 @@ def test_a_call_has_variables_and_says_how_it_began(
     link = outcome.get_by_role("link", name="This call").get_attribute("href")
     assert str(link).rsplit("/", 1)[1] in greeting.records()
     busy.result()
+
+
+def test_a_call_is_shown_as_a_line_for_a_terminal(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function('printf "%s, %s" "$(cat)" "$PLACE"; echo noted >&2')
+    open_at(page, one)
+    page.get_by_label("Payload").fill("it's me")
+    page.get_by_text("This call from a terminal").click()
+    answered = json.loads(delivered(str(page.get_by_text("curl -sS").text_content())))
+    assert (answered["status"], answered["stdout"]) == ("success", "it's me, ")
+    assert answered["stderr"] == "noted\n"
 
 
 def test_a_cold_start_says_why(page: Page, function: Callable[..., Function]) -> None:

@@ -49,6 +49,16 @@ def test_a_call_from_outside_is_seen_in_its_row(page: Page, site: Server) -> Non
     expect(row.get_by_title("1 error in 1 call of the last hour").last).to_contain_text("1.0")
 
 
+def test_errors_are_seen_on_a_telephone(page: Page, site: Server) -> None:
+    name = new_name()
+    site.deploy("exit 1", name=name).invoke()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"/ui/#/?q={name}")
+    expect(row_of(page, name).get_by_text("1 error", exact=True)).to_be_visible()
+    page.set_viewport_size({"width": 1280, "height": 844})
+    expect(row_of(page, name).get_by_text("1 error", exact=True)).to_be_hidden()
+
+
 def test_statistics_that_cannot_be_fetched_are_told_until_they_are(
     page: Page, site: Server, expected: list[str]
 ) -> None:

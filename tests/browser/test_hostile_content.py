@@ -107,7 +107,7 @@ def test_every_page_shows_hostile_text_as_text(page: Page, hostile: Hostile) -> 
 
 def test_a_call_shows_what_it_was_given_and_what_it_wrote(page: Page, hostile: Hostile) -> None:
     page.goto(f"/ui/#/functions/{hostile.function.id}/invocations/{hostile.failed}")
-    for name in ("Input", "Error output"):
+    for name in ("Input", "Log"):
         region = page.get_by_role("region", name=name)
         expect(region).to_contain_text("<script>window.hacked=1</script>")
         expect(region).to_contain_text("a⟨U+202E⟩gnp.exe⟨U+2066⟩x⟨U+200F⟩y")

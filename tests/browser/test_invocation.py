@@ -43,6 +43,7 @@ def status(page: Page) -> Locator:
 def test_a_cold_start_is_explained(page: Page, scene: Scene) -> None:
     page.goto(f"/ui/#/{scene.calls['cold']}")
     expect(page.get_by_text("Cold: every instance was busy.")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"in all \S+ ms"))).to_be_visible()
     phases = page.get_by_role("table", name="Phases").get_by_role("row")
     expect(phases).to_have_count(5)
     expect(phases.nth(3)).to_contain_text(re.compile(r"ran.*the handler.*ms", re.S))
@@ -58,7 +59,7 @@ def test_attempts_are_listed(page: Page, scene: Scene) -> None:
     rows = page.get_by_role("region", name="Attempts").get_by_role("row")
     expect(rows).to_have_count(4)
     expect(rows.nth(3)).to_contain_text("failed")
-    expect(page.get_by_role("region", name="Error output")).to_have_text("card declined by issuer")
+    expect(page.get_by_role("region", name="Log")).to_have_text("card declined by issuer")
 
 
 def test_output_is_coloured_and_searched(page: Page, scene: Scene) -> None:
@@ -102,7 +103,7 @@ def test_a_call_is_seen_while_it_runs(
     call.result()
     expect(output_of(page)).to_have_text("part onepart twopart three")
     expect(status(page)).to_contain_text("success")
-    expect(page.get_by_role("region", name="Error output")).to_have_text("end")
+    expect(page.get_by_role("region", name="Log")).to_have_text("end")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     expect(page.get_by_role("table", name="Phases")).to_be_visible()
 

@@ -1,5 +1,6 @@
 // How the senders of webhooks sign, as far as the page can help: a secret of their kind, where they
 // want it, and a line that sends a test delivery as they would.
+import { quoted } from "./command.ts";
 import type { WebhookRule } from "./wire.ts";
 
 export type Scheme = WebhookRule["scheme"];
@@ -58,8 +59,6 @@ function keyOf(secret: string): string | null {
     return null;
   }
 }
-
-const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
 
 /** A line for a shell that sends a delivery with a good signature; null where the secret cannot be
  * one of the scheme.

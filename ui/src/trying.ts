@@ -161,10 +161,11 @@ function ended(trial: Trial, record: Invocation): void {
   change(trial, { id, record, stdout, stderr });
 }
 
-function bodyOf(trial: Trial) {
-  const environment = Object.fromEntries(trial.variables.peek().filter(([name]) => name !== ""));
+/** What is sent for the trial. */
+export function bodyOf(trial: Trial) {
+  const environment = Object.fromEntries(trial.variables.value.filter(([name]) => name !== ""));
   return {
-    payload: trial.payload.peek() || null,
+    payload: trial.payload.value || null,
     ...(Object.keys(environment).length > 0 && { environment }),
   };
 }

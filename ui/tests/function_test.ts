@@ -10,6 +10,7 @@ import { dashAt, words } from "../src/parts/chart.ts";
 import { withImages } from "../src/saving.ts";
 import { may } from "../src/scope.ts";
 import { filled, queryOf, sums } from "../src/series.ts";
+import { callLine } from "../src/command.ts";
 import { newSecret, testDelivery } from "../src/signing.ts";
 import { who } from "../src/store.ts";
 import { cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
@@ -201,4 +202,13 @@ Deno.test("a test delivery quotes the secret for the shell, and there is none fo
   const line = testDelivery("github", "it's $(date)", "http://x.test/fn/a") ?? "";
   assert.ok(line.includes(`-hmac 'it'\\''s $(date)'`), line);
   assert.equal(testDelivery("standard", "whsec_*", "http://x.test/fn/a"), null);
+});
+
+Deno.test("a call's line quotes what is sent, and names the key's variable, not the key", () => {
+  const line = callLine("f1", { payload: "it's $(date)" }, { hasKey: true, isQueued: true });
+  assert.ok(line.includes(`-d '{"payload":"it'\\''s $(date)"}'`), line);
+  assert.ok(line.includes('"X-Api-Key: $QUILT_API_KEY"'), line);
+  assert.ok(line.includes("respond-async"), line);
+  const plain = callLine("f1", { payload: null }, { hasKey: false, isQueued: false });
+  assert.ok(!/Key|respond-async/.test(plain), plain);
 });

@@ -109,6 +109,7 @@ function Figures({ of }: { of: FunctionStats | null }) {
 
 function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
   const known = lastCallOf(one.id).value ?? one.last_invoked_at;
+  const errors = statsOf(one.id).value?.errors ?? 0;
   return html`
     <span role="cell" class="name"><${Status} of=${one.state} isQuiet />
           <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
@@ -120,7 +121,10 @@ function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
       : html`<${PoolBar} counts=${poolOf(one.id).value} most=${one.max_instances} />`}</span>
     <span role="cell" class="rate num small right wide"><${Rate} id=${one.id} /></span>
     <${Figures} of=${statsOf(one.id).value} />
-    <span role="cell" class="num small right"><${Ago} at=${known} /></span>
+    <span role="cell" class="num small right">${errors > 0 &&
+      html`<span class="narrow some">${
+        counted(errors, "error")
+      } </span>`}<${Ago} at=${known} /></span>
   `;
 }
 

@@ -29,8 +29,12 @@ import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
 const linkOf = (functionId: string, id: string) =>
   href(["functions", functionId, "invocations", id]);
 
+/** A call must have taken so much longer than its handler for that to be told. */
+const WORTH_TELLING_MS = 1;
+
 function Facts({ of, timeline }: { of: Invocation; timeline: Timeline | null }) {
   const isRunning = of.status === "running" && of.started_at !== null;
+  const inAll = (timeline?.total_microseconds ?? 0) / 1000;
   return html`<p class="facts">
       ${of.started_at !== null && html`<span>began <b><${Ago} at=${of.started_at} /></b></span>`}
       ${
@@ -40,6 +44,10 @@ function Facts({ of, timeline }: { of: Invocation; timeline: Timeline | null }) 
       }</b></span>`
       : of.duration_ms !== null &&
         html`<span>took <b class="num">${duration(of.duration_ms)}</b></span>`
+  }
+      ${
+    of.duration_ms !== null && inAll - of.duration_ms >= WORTH_TELLING_MS &&
+    html`<span>in all <b class="num">${duration(inAll)}</b></span>`
   }
       ${of.exit_code !== null && html`<span>exit code <b class="num">${of.exit_code}</b></span>`}
       ${timeline?.version && html`<span>version <b class="num">${timeline.version}</b></span>`}
@@ -247,7 +255,10 @@ export default function InvocationPage(
               html`<${OutputReader} stream="stdout" title="Output" text=${written.value.stdout} ...${shown} />
           ${
                 (isLive || written.value.stderr) &&
-                html`<${OutputReader} stream="stderr" title="Error output" text=${written.value.stderr} ...${shown} />`
+                html`
+                  <${OutputReader} stream="stderr" title="Log" text=${written.value.stderr}
+                    isError=${one.status !== "success"} ...${shown} />
+                `
               }`}</div>
       <div><${Input} functionId=${id} of=${one} isKept=${times?.has_input} onReplay=${() => {
         isReplayed.value = true;

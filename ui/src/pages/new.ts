@@ -141,7 +141,10 @@ function Answer({ of: { call: of, version }, name, id }: {
       <a class="push" href=${href(["functions", id])}>Go to ${name}</a></header>
     ${of.error_message && html`<p class="inside">${of.error_message}</p>`}
     ${of.stdout && html`<${Output} text=${of.stdout} label="Output" />`}
-    ${of.stderr && html`<${Output} text=${of.stderr} label="Error output" isError />`}
+    ${
+    of.stderr &&
+    html`<${Output} text=${of.stderr} label="Log" isError=${of.status !== "success"} />`
+  }
     ${!of.stdout && !of.stderr && html`<p class="empty">It wrote nothing.</p>`}</section>`;
 }
 

@@ -17,6 +17,8 @@ export interface OutputReaderProps {
   stream: "stdout" | "stderr";
   title: string;
   text: string;
+  /** Whether it tells of a failure. */
+  isError?: boolean;
   /** Whether more may come: then its end is kept in sight. */
   isLive: boolean;
   /** The path of the call, and what a file with its output is called. */
@@ -46,7 +48,7 @@ function windowOf(whole: OutputText, from: number | null): [number, number] {
 }
 
 export function OutputReader(props: OutputReaderProps) {
-  const { stream, title, text, isLive } = props;
+  const { title, text, isLive, isError = false } = props;
   const whole = useMemo(() => layOut(text), [text]);
   const query = useSignal("");
   const nth = useSignal(0);
@@ -93,7 +95,7 @@ export function OutputReader(props: OutputReaderProps) {
     ${
     text
       ? html`
-        <pre class=${`output tall ${stream === "stderr" ? "err" : ""}`} ref=${box} tabindex="0"
+        <pre class=${`output tall ${isError ? "err" : ""}`} ref=${box} tabindex="0"
           role="region" aria-label=${title} onScroll=${() => {
             const at = box.current;
             if (at) {

@@ -1,7 +1,10 @@
 // The box in which a function is called by hand.
 import { useSignal } from "@preact/signals";
+import { credential } from "../../api.ts";
+import { callLine } from "../../command.ts";
 import { html } from "../../html.ts";
 import { visible } from "../../parts/ansi.ts";
+import { Copy } from "../../parts/copy.ts";
 import { counted, duration } from "../../parts/format.ts";
 import { CTRL_ENTER } from "../../parts/keys.ts";
 import { Notice } from "../../parts/notice.ts";
@@ -13,7 +16,16 @@ import { Variables } from "../../parts/variables.ts";
 import { coldSentence } from "../../parts/waterfall.ts";
 import { href } from "../../router.ts";
 import { now } from "../../store.ts";
-import { cancel, history, type Mode, type Run, start, type Trial, trialOf } from "../../trying.ts";
+import {
+  bodyOf,
+  cancel,
+  history,
+  type Mode,
+  type Run,
+  start,
+  type Trial,
+  trialOf,
+} from "../../trying.ts";
 import type { Function } from "../../wire.ts";
 
 const MODES: [Mode, string][] = [
@@ -66,7 +78,7 @@ function Payload({ id, trial }: { id: string; trial: Trial }) {
   `;
 }
 
-function How({ trial }: { trial: Trial }) {
+function How({ id, trial }: { id: string; trial: Trial }) {
   const variables = trial.variables.value;
   return html`
     <div class="field"><label for="mode">How</label><select class="text" id="mode" value=${trial
@@ -87,6 +99,13 @@ function How({ trial }: { trial: Trial }) {
       ) => {
         trial.variables.value = all;
       }} />
+    </details>
+    <details>
+      <summary>This call from a terminal</summary>
+      <${Copy} text=${callLine(id, bodyOf(trial), {
+        hasKey: credential.get() !== null,
+        isQueued: trial.mode.value === "async",
+      })} />
     </details>
   `;
 }
@@ -117,7 +136,10 @@ function Written({ run }: { run: Run }) {
   const { stdout, stderr } = run;
   if (stdout || stderr) {
     return html`${stdout && html`<${Output} text=${stdout} label="Output" />`}${
-      stderr && html`<${Output} text=${stderr} label="Error output" isError />`
+      stderr && html`
+        <${Output} text=${stderr} label="Log"
+          isError=${run.isOver && run.record?.status !== "success"} />
+      `
     }`;
   }
   return html`<div class="output waiting">${
@@ -159,7 +181,8 @@ export function TryIt({ one }: { one: Function }) {
         `}<button class="button primary" type="button"
           aria-disabled=${isRunning} onClick=${begin}>Call <kbd class="wide"
           aria-hidden="true">${CTRL_ENTER}</kbd></button></header>
-      <div class="inside"><${Payload} id=${one.id} trial=${trial} /><${How} trial=${trial} />
+      <div class="inside"><${Payload} id=${one.id} trial=${trial} /><${How} id=${one
+        .id} trial=${trial} />
         ${run && html`<${Outcome} one=${one} run=${run} />`}</div>
       ${run
         ? html`<${Written} run=${run} />`

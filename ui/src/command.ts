@@ -1,0 +1,24 @@
+// Lines for a shell.
+import { urlOf } from "./api.ts";
+
+/** `text` as one word of a shell. */
+export const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
+
+/**
+ * The line that makes a call from a terminal: `body` as the API takes it, `isQueued` for one that is
+ * accepted and run later. The key is taken from the variable that `quiltfn` takes it from.
+ */
+export function callLine(
+  id: string,
+  body: unknown,
+  { hasKey, isQueued }: { hasKey: boolean; isQueued: boolean },
+): string {
+  return [
+    "curl -sS",
+    quoted(urlOf(`api/functions/${id}/invoke`).href),
+    hasKey && '-H "X-Api-Key: $QUILT_API_KEY"',
+    "-H 'Content-Type: application/json'",
+    isQueued && "-H 'Prefer: respond-async'",
+    `-d ${quoted(JSON.stringify(body))}`,
+  ].filter(Boolean).join(" ");
+}
