@@ -154,18 +154,15 @@ def test_a_call_is_shown_as_a_line_for_a_terminal(
 
 
 def test_a_cold_start_says_why(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo done", max_instances=2)
-    with_one_busy = one.server.later(one.invoke, "x", environment={"A": "1"})
-    with_one_busy.result()
-    one.server.call("POST", f"{one.path}/pause")
-    one.server.call("POST", f"{one.path}/resume")
-    one.server.call("PUT", one.path, {"handler": "sleep 1; echo done", "max_instances": 2})
-    busy = one.server.later(one.invoke)
+    one = function('[ "$(cat)" != long ] || sleep 50; echo done', max_instances=2)
+    busy = one.server.later(one.invoke, "long")
     until(lambda: "running" in [each["status"] for each in one.records().values()])
     open_at(page, one)
     page.get_by_role("button", name=re.compile("^Call")).click()
     expect(page.get_by_text("Cold: every instance was busy.")).to_be_visible()
-    busy.result()
+    (long,) = [id for id, each in one.records().items() if each["status"] == "running"]
+    one.server.call("POST", f"{one.path}/invocations/{long}/cancel")
+    assert busy.result()["status"] == "cancelled"
 
 
 def test_it_is_paused_resumed_and_deleted(page: Page, function: Callable[..., Function]) -> None:
