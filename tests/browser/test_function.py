@@ -142,12 +142,13 @@ def test_a_call_has_variables_and_says_how_it_began(
 
 
 def test_a_call_is_shown_as_a_line_for_a_terminal(
-    page: Page, function: Callable[..., Function]
+    page: Page, function: Callable[..., Function], camera: Camera
 ) -> None:
     one = function('printf "%s, %s" "$(cat)" "$PLACE"; echo noted >&2')
     open_at(page, one)
     page.get_by_label("Payload").fill("it's me")
     page.get_by_text("This call from a terminal").click()
+    camera.take(page, "call-line")
     answered = json.loads(delivered(str(page.get_by_text("curl -sS").text_content())))
     assert (answered["status"], answered["stdout"]) == ("success", "it's me, ")
     assert answered["stderr"] == "noted\n"
