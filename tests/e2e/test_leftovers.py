@@ -1,5 +1,6 @@
 """The host oracle sees what it must see: a leftover of each kind is planted and found."""
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -65,3 +66,15 @@ def test_a_namespace_is_found_but_for_those_that_tests_make_for_themselves(tmp_p
         for one in names:
             subprocess.run(["ip", "netns", "delete", one], check=False)
     assert left == ["bound namespace /run/netns/quiltfn-oracle", "network namespace quiltfn-oracle"]
+
+
+@pytest.mark.parametrize("left", [[], ["what stays"]], ids=["nothing", "something"])
+def test_what_another_server_is_just_ending_at_each_look_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: list[str]
+) -> None:
+    pids = itertools.count()
+    monkeypatch.setattr(
+        leftovers, "look", lambda *_: leftovers.Traces(frozenset([*left, f"process {next(pids)}"]))
+    )
+    before = leftovers.Traces(frozenset())
+    assert leftovers.nothing_since(before, tmp_path, tmp_path, (), 0.1) == left
