@@ -18,7 +18,7 @@ from quiltfn.invoke import Request
 from quiltfn.model.access import Caller
 from quiltfn.model.errors import NotFound
 from quiltfn.model.function import FunctionState, NewFunction
-from quiltfn.model.invocation import Invocation
+from quiltfn.model.invocation import CallResult, ExitKind, Invocation
 from quiltfn.model.memory import Memory
 from quiltfn.model.version import VersionSpec
 from quiltfn.platform import Node, Platform, open_platform
@@ -167,6 +167,17 @@ async def until(true: Callable[[], object], within_s: float = 20.0) -> None:
             raise AssertionError("it did not come about")
         await asyncio.sleep(0 if turn < 1000 else 0.001)
         turn += 1
+
+
+async def end_one(server: Harness) -> None:
+    """The call that runs ends, and its instance is clean."""
+    await until(lambda: [one for one in server.sandboxes.alive.values() if one._end])
+    (sandbox,) = [one for one in server.sandboxes.alive.values() if one._end]
+    assert sandbox._finish(CallResult(kind=ExitKind.EXITED))
+    await asyncio.sleep(0)
+    sandbox._cleaned()
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def open_access() -> Any:

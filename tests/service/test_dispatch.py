@@ -9,16 +9,17 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
+from contract.stores import eventually
 from manual_clock import ManualClock
 from quiltfn import claims
 from quiltfn.catalog import Entry
 from quiltfn.dispatch import DUE_SPARE
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
-from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Source, Status
+from quiltfn.model.invocation import ExitKind, Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff
 from quiltfn.observe import metrics
 from quiltfn.ports.work import Input
-from service.platform_harness import Harness, open_harness, until
+from service.platform_harness import Harness, end_one, open_harness, until
 from timeouts import scaled
 
 MIB = 1024 * 1024
@@ -244,17 +245,6 @@ async def test_a_caller_who_waits_is_served_before_accepted_work(server: Harness
     # The first end was that of work, the second the caller's, though two more pieces were due.
     assert caller.done()
     assert (await caller).status is Status.SUCCESS
-
-
-async def end_one(server: Harness) -> None:
-    """The call that runs ends, and its instance is clean."""
-    await until(lambda: [one for one in server.sandboxes.alive.values() if one._end])
-    (sandbox,) = [one for one in server.sandboxes.alive.values() if one._end]
-    assert sandbox._finish(CallResult(kind=ExitKind.EXITED))
-    await asyncio.sleep(0)
-    sandbox._cleaned()
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def test_callers_who_fill_a_function_do_not_keep_its_work_from_running_for_ever(
@@ -621,10 +611,15 @@ async def test_a_store_that_does_not_answer_for_a_while_loses_and_doubles_nothin
 
     monkeypatch.setattr(server.work.store, "claim", fails)
     ids = await accept(server, entry, 5)
-    for _ in range(20):
+
+    async def over() -> bool:
         await asyncio.sleep(0.02)
         server.pass_time(1.1)
         server.dispatcher._look_again()
+        records = [await server.work.record(entry, one) for one in ids]
+        return all(one.is_final for one in records)
+
+    await eventually(over)
     for one in ids:
         assert (await final(server, entry, one)).status is Status.SUCCESS
     assert server.sandboxes.calls == 5

@@ -144,6 +144,12 @@ async def busy(function: Function, *where: OneNode) -> AsyncIterator[asyncio.Eve
         await asyncio.gather(*calls)
 
 
+async def two_idle(function: Function, one: OneNode) -> None:
+    """Two instances of the node are idle: two calls had one at the same time."""
+    async with busy(function, one, one):
+        pass
+
+
 async def is_started(one: OneNode) -> bool:
     """Whether an instance of the node has a call."""
     await asyncio.sleep(0.01)
@@ -261,7 +267,7 @@ async def test_a_call_waits_where_other_nodes_have_every_instance(nodes: TwoNode
 
 
 async def test_an_idle_instance_makes_way_for_a_call_elsewhere(nodes: TwoNodes) -> None:
-    await asyncio.gather(*[nodes.one.call(nodes.function, 0.1) for _ in range(2)])
+    await two_idle(nodes.function, nodes.one)
     assert len(nodes.one.fakes.alive) == MOST
     async with asyncio.timeout(scaled(2)):
         await nodes.two.call(nodes.function)
@@ -270,21 +276,18 @@ async def test_an_idle_instance_makes_way_for_a_call_elsewhere(nodes: TwoNodes) 
 
 async def test_who_gives_up_is_not_waited_for(nodes: TwoNodes) -> None:
     """A call waits for a slot and is cancelled: idle instances elsewhere stay then."""
-    busy = [asyncio.ensure_future(nodes.one.call(nodes.function, 0.4)) for _ in range(2)]
-    await asyncio.sleep(0.1)
-    waiting = asyncio.ensure_future(nodes.two.call(nodes.function))
 
     async def is_known() -> bool:
         return (await nodes.now()).wanted_by_others("one") == 1
 
-    await eventually(is_known)
-    waiting.cancel()
-
     async def is_forgotten() -> bool:
         return (await nodes.now()).wanted_by_others("one") == 0
 
-    await eventually(is_forgotten)
-    await asyncio.gather(*busy)
+    async with busy(nodes.function, nodes.one, nodes.one):
+        waiting = asyncio.ensure_future(nodes.two.call(nodes.function))
+        await eventually(is_known)
+        waiting.cancel()
+        await eventually(is_forgotten)
     await asyncio.sleep(0.1)
     assert len(nodes.one.fakes.alive) == MOST
 
@@ -349,7 +352,7 @@ async def test_a_version_is_prepared_in_a_pool_that_held_nothing(nodes: TwoNodes
 
 
 async def test_a_version_is_prepared_while_idle_instances_are_elsewhere(nodes: TwoNodes) -> None:
-    await asyncio.gather(*[nodes.two.call(nodes.function, 0.1) for _ in range(2)])
+    await two_idle(nodes.function, nodes.two)
     async with (
         asyncio.timeout(scaled(4)),
         nodes.one.pools.prepared(nodes.function.id, a_version(nodes.function, 2), limits(), 1),
@@ -402,7 +405,7 @@ async def test_an_answer_that_is_lost_costs_no_slot(nodes: TwoNodes) -> None:
 
 
 async def test_an_answer_to_a_return_that_is_lost_costs_nothing_either(nodes: TwoNodes) -> None:
-    await asyncio.gather(*[nodes.one.call(nodes.function, 0.1) for _ in range(2)])
+    await two_idle(nodes.function, nodes.one)
     nodes.one.slots.is_away = True
     nodes.one.pools.evict_idle(nodes.function.id, 2)
     await asyncio.sleep(0.1)

@@ -13,7 +13,7 @@ from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
-from service.platform_harness import Harness, open_harness, until
+from service.platform_harness import Harness, end_one, open_harness, until
 
 
 @pytest.fixture
@@ -87,11 +87,12 @@ async def test_a_call_beside_a_busy_instance_is_scaled_out(server: Harness) -> N
 async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
     server: Harness,
 ) -> None:
-    entry = await server.active("sleep 0.05", max_instances=1)
+    entry = await server.active("sleep 60", max_instances=1)
     first = await server.running(entry)
     update = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}, None))
     await asyncio.sleep(0.01)
     waiting = await server.running(entry)
+    await end_one(server)
     assert why(await first) is None
     await update
     record = await waiting

@@ -8,26 +8,34 @@ import pytest
 from manual_clock import ManualClock
 from quiltfn import retention
 
+TURNS = 100
+
 
 async def looks(servers: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How often all of them together look in half a second."""
-    monkeypatch.setattr(retention, "RECORDS_EVERY_S", 0.02)
+    """How often all of them together look while each has so many turns."""
+    monkeypatch.setattr(retention, "RECORDS_EVERY_S", 0.0)
     monkeypatch.setattr(retention, "random", random.Random(5))
-    found = 0
+    found = turns = 0
+    over = asyncio.Event()
 
     async def prune_some() -> int:
         nonlocal found
-        found += 1
+        found += not over.is_set()
         return 0
+
+    def at_a_turn() -> int:
+        nonlocal turns
+        turns += 1
+        if turns > TURNS * servers:
+            over.set()
+        return servers
 
     async with asyncio.TaskGroup() as group:
         loops = [
-            group.create_task(
-                retention.prune_until_done(prune_some, ManualClock(), lambda: servers)
-            )
+            group.create_task(retention.prune_until_done(prune_some, ManualClock(), at_a_turn))
             for _ in range(servers)
         ]
-        await asyncio.sleep(0.5)
+        await over.wait()
         for one in loops:
             one.cancel()
     return found
@@ -35,5 +43,5 @@ async def looks(servers: int, monkeypatch: pytest.MonkeyPatch) -> int:
 
 async def test_twenty_servers_look_about_as_often_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     one = await looks(1, monkeypatch)
-    assert one > 2  # at each turn of its own
+    assert one == TURNS  # at each turn of its own
     assert one / 3 < await looks(20, monkeypatch) < 3 * one
