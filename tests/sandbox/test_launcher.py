@@ -15,7 +15,7 @@ import pytest
 
 from e2e.server import CRUN, children, is_alive, quiltfn, until, why_not
 from quiltfn.launcher import cgroups, state
-from quiltfn.launcher.jobs import LEFT_BEHIND_S
+from quiltfn.launcher.jobs import LEFT_BEHIND_S, TIMEOUT_S
 from sandbox.launcher_process import RUNSC, LauncherProcess, place, run_launcher
 from timeouts import scaled
 
@@ -182,7 +182,9 @@ def test_what_a_failed_runtime_has_started_is_ended_before_it_makes_a_sandbox(
     root: Path, mode: str
 ) -> None:
     runtime = Runtime(root)
-    with run_launcher(root, crun=str(runtime.path), job_s=0.4) as made:
+    # Of the mode `detached` none is late, whatever else the machine does.
+    job_s = scaled(0.5) if mode == "late" else TIMEOUT_S
+    with run_launcher(root, crun=str(runtime.path), job_s=job_s) as made:
         runtime.becomes(mode)
         answer = made.create()
         assert "own-runtime" in answer["error"], answer

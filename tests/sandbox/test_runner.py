@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import tempfile
 import time
 import zlib
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.server import until
 from fuzz.harness import with_mistake
 from quiltfn.guest.wire import (
     FRESH,
@@ -321,7 +324,24 @@ time.sleep(60)
 
 # What a runner says at the wrong time -----------------------------------------------------------
 
+# A step of a runner that the host can see: PR_SET_NAME.
+CALLED = "__import__('ctypes').CDLL(None).prctl(15, b'{}', 0, 0, 0)"
+
+
+def until_called(bare_guest: BareGuest, name: str) -> None:
+    """Until a process of the sandbox has that name."""
+
+    def is_there() -> bool:
+        paths = [Path(f"/proc/{pid}/comm") for pid in bare_guest.processes()]
+        with contextlib.suppress(OSError):  # one that ended meanwhile
+            return name in [path.read_text().strip() for path in paths]
+        return False
+
+    until(is_there)
+
+
 AHEAD = """
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 say("ready keep")
 number = int(hear()[0])
 one = f"done {number} exited 0 4\\none.".encode()
@@ -347,10 +367,13 @@ def test_a_runner_that_says_more_than_its_answer_serves_no_other_call(
 
 def answer_after_one_ahead(bare_guest: BareGuest) -> tuple[bytes, End]:
     """What the second call got; its answer was forged when the first had ended."""
-    late = "control.write(one); time.sleep(0.2); control.write(ahead)"
+    waits = "signal.sigwait([signal.SIGUSR1])"
+    late = f"control.write(one); {waits}; control.write(ahead); {CALLED.format('ahead')}"
     small(bare_guest, AHEAD.replace("WRITE", late), keep=True)
     assert bare_guest.call().stdout == b"one."
-    time.sleep(0.5)
+    for pid in set(bare_guest.processes()) - {bare_guest.guest_pid}:
+        os.kill(pid, signal.SIGUSR1)
+    until_called(bare_guest, "ahead")
     bare_guest.send_call()
     said = b""
     while not isinstance(event := bare_guest.next(), End):
@@ -378,9 +401,10 @@ def test_negative_control_without_the_look_it_answers_the_call(tmp_path: Path) -
 def test_a_runner_for_one_call_that_speaks_first_costs_that_call_alone(
     bare_guest: BareGuest,
 ) -> None:
-    small(bare_guest, "say('ready once'); say('done 42 exited 0'); time.sleep(60)")
+    ahead = f"say('done 42 exited 0'); {CALLED.format('ahead')}"
+    small(bare_guest, f"say('ready once'); {ahead}; time.sleep(60)")
     for _ in range(2):
-        time.sleep(0.3)
+        until_called(bare_guest, "ahead")
         answer = bare_guest.call()
         assert answer.end is not None
         assert answer.end.kind is ExitKind.NOT_STARTED
