@@ -410,7 +410,7 @@ def test_which_version_answers_is_said_while_another_is_deployed(page: Page, sit
     packed(site, "coming", main="handler = lambda event: 'first'\n")
     one = site.deploy("main:handler", runtime="coming")
     open_at(page, one, "settings")
-    slow = "import time; time.sleep(1.5); handler = lambda event: 'second'"
+    slow = "import subprocess; subprocess.run(['sleep', '60']); handler = lambda event: 'second'"
     code = page.locator(".open-file .cm-content")
     code.press("Control+A")
     code.press_sequentially(slow)  # faster than the page draws
@@ -421,6 +421,7 @@ def test_which_version_answers_is_said_while_another_is_deployed(page: Page, sit
     page.get_by_role("button", name=re.compile("^Call")).click()
     outcome = region(page, "Try it").get_by_role("status")
     expect(outcome).to_contain_text("version 1")
+    site.wake()
     expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
     expect(page.get_by_text("is being deployed")).to_have_count(0)
     page.get_by_role("button", name=re.compile("^Call")).click()

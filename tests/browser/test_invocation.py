@@ -94,14 +94,18 @@ def test_output_is_saved_byte_for_byte(
 def test_a_call_is_seen_while_it_runs(
     page: Page, site: Server, function: Callable[..., Function]
 ) -> None:
-    one = function("for part in one two three; do echo part $part; sleep 0.7; done; echo end >&2")
+    one = function("for part in one two three; do echo part $part; sleep 60; done; echo end >&2")
     call = site.later(one.invoke)
     page.goto(page_of(one, running(one)))
     expect(output_of(page)).to_have_text("part one")
     expect(status(page)).to_contain_text("running")
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
-    call.result()
+    site.wake()
+    expect(output_of(page)).to_have_text("part onepart two")
+    site.wake()
     expect(output_of(page)).to_have_text("part onepart twopart three")
+    site.wake()
+    call.result()
     expect(status(page)).to_contain_text("success")
     expect(page.get_by_role("region", name="Log")).to_have_text("end")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)

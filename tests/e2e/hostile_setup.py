@@ -13,7 +13,7 @@ from typing import Any
 
 from e2e import oracle
 from e2e.oracle import Victim
-from e2e.server import CRUN, IN_FULL, Function, Server, watched
+from e2e.server import CRUN, IN_FULL, Function, Server, until, watched
 from spec.api_client import make_key
 from timeouts import scaled
 
@@ -52,7 +52,7 @@ def ground() -> Iterator[Ground]:
         planted = stack.enter_context(oracle.canaries(*places))
         before = oracle.look(planted)
         key = make_key(server, "--tenant", "victim", "--scope", "write")["key"]
-        time.sleep(1.1)  # the server hears of a new key within a second
+        until_known(server, key)
         victim = Victim(server.url, key)
         with victim:
             yield Ground(server, victim, planted)
@@ -63,6 +63,12 @@ def ground() -> Iterator[Ground]:
         assert oracle.p99(victim.under_attack_ms) <= victim.bound_ms + scaled(oracle.TOLERANCE_MS)
 
 
+def until_known(server: Server, key: str) -> None:
+    """Until the server knows a new key: it hears of it within a second."""
+    headers = {"X-Api-Key": key}
+    until(lambda: server.http.get("/api/functions", headers=headers).status_code == 200)
+
+
 def script(code: str) -> str:
     """A handler of the shell runtime that is a Python program."""
     return f"exec python3 - <<'END'\n{code}\nEND"
@@ -71,7 +77,7 @@ def script(code: str) -> str:
 def of_another_tenant(server: Server, tenant: str) -> Callable[..., Any]:
     """A function like `server.call` that asks for that tenant."""
     key = make_key(server, "--tenant", tenant, "--scope", "write")["key"]
-    time.sleep(1.1)
+    until_known(server, key)
 
     def call(method: str, path: str, body: Any = None) -> Any:
         return server.http.request(method, path, json=body, headers={"X-Api-Key": key})

@@ -346,6 +346,12 @@ class Server:
                     found.append(pid)
         return found
 
+    def wake(self, count: int = 1) -> None:
+        """Ends the program `sleep` in which so many handlers wait, or begin to wait now."""
+        until(lambda: len(self.named("sleep")) >= count)
+        for pid in self.named("sleep"):
+            os.kill(pid, signal.SIGPIPE)  # of which alone a shell says nothing
+
 
 @dataclass
 class Function:

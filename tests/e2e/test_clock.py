@@ -113,7 +113,7 @@ def test_a_keyed_call_is_not_run_again_because_the_clock_jumps(server: Server, j
 def test_an_hour_back_leaves_ends_behind_starts_and_the_order_as_it_was(
     server: Server, jump: Jump
 ) -> None:
-    function = server.deploy("sleep 1")
+    function = server.deploy("sleep ${QUILT_PAYLOAD:-1}")
     during = server.later(function.invoke)
     until(lambda: server.named("sleep"))
     jump.set(-HOUR_S)
@@ -125,7 +125,7 @@ def test_an_hour_back_leaves_ends_behind_starts_and_the_order_as_it_was(
         assert one["ended_at"] - one["started_at"] in (1, 2)
         assert 1000 <= one["duration_ms"] < scaled(2000)
     # A call that its server does not outlive.
-    lost = server.later(function.try_invoke)
+    lost = server.later(function.try_invoke, "60")
     until(lambda: server.named("sleep"))
     jump.set(-2 * HOUR_S)
     server.kill_server()

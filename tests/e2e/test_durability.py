@@ -6,7 +6,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -29,8 +28,8 @@ def strict(another: Callable[..., Server]) -> Server:
 
 
 def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
-    """What the server's process wrote and synced for one call and half a second more: `end` for the
-    record's end, `sync`, `answer`, in the kernel's order.
+    """What the server's process wrote and synced for one call, until three things have happened:
+    `end` for the record's end, `sync`, `answer`, in the kernel's order.
     """
     function = server.deploy(handler)
     function.invoke()
@@ -39,9 +38,8 @@ def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
     with traced(server, out):
         record = function.invoke()
         key = f'\\"invocation_id\\":\\"{record["invocation_id"]}\\"'
-        until(lambda: "answer" in told(out.read_text(), key))
-        time.sleep(0.5)
-    return told(out.read_text(), key)
+        until(lambda: len(told(out.read_text(), key)) >= 3)
+    return told(out.read_text(), key)[:3]
 
 
 def strace_into(out: Path) -> list[str]:
@@ -55,19 +53,22 @@ def traced(server: Server, out: Path) -> Iterator[None]:
     with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
         assert tracer.stderr is not None
         assert b"attached" in tracer.stderr.readline()
-        yield
-        tracer.send_signal(signal.SIGINT)
-        tracer.wait(scaled(10))
+        try:
+            yield
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait(scaled(10))
 
 
 def told(lines: str, key: str) -> list[str]:
+    """What happened from the write of the record's end on."""
     found = []
     for line in lines.splitlines():
         if key in line and "HTTP/1.1 200" in line:
             found.append("answer")
         elif key in line and '\\"status\\":\\"running\\"' not in line:
             found.append("end")
-        elif SYNCED.search(line):
+        elif SYNCED.search(line) and found:
             found.append("sync")
     return [what for what, _ in itertools.groupby(found)]
 
@@ -76,13 +77,15 @@ def told(lines: str, key: str) -> list[str]:
 def test_under_strict_a_call_is_answered_once_its_end_is_synced(
     strict: Server, tmp_path: Path
 ) -> None:
-    assert trace(strict, tmp_path, "echo hello")[:3] == ["end", "sync", "answer"]
+    assert trace(strict, tmp_path, "echo hello") == ["end", "sync", "answer"]
 
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_relaxed_answers_before_and_syncs_by_itself(server: Server, tmp_path: Path) -> None:
-    """The negative control of the test above."""
-    assert trace(server, tmp_path, "echo hello")[:3] == ["end", "answer", "sync"]
+    """The negative control of the test above. What was written before, such as the call's start,
+    may be synced just between the two."""
+    orders = (trace(server, tmp_path, "echo hello") for _ in range(10))
+    assert any(order == ["end", "answer", "sync"] for order in orders)
 
 
 def order_of(lines: str, stored: str, answer: str) -> list[str]:

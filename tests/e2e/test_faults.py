@@ -150,14 +150,12 @@ def force(server: Server, function: Function) -> None:
 
 
 def test_the_first_sigterm_lets_running_calls_end(server: Server) -> None:
-    slow = "sleep 1.5; echo finished"
+    slow = "sleep 60; echo finished"
     function = server.deploy(f'[ "$QUILT_PAYLOAD" ] || {{ {slow}; }}', max_instances=6)
     calls = [server.later(function.invoke) for _ in range(5)]
     until(lambda: len(server.named("sleep")) == 5)
     server.terminate()
-    refused = until(
-        lambda: (answer := function.try_invoke("quick")).status_code == 503 and answer, 1
-    )
+    refused = until(lambda: (answer := function.try_invoke("quick")).status_code == 503 and answer)
     assert refused.json()["error_code"] == "SHUTTING_DOWN"
     assert int(refused.headers["retry-after"]) >= 1
     for method, path in (
@@ -169,6 +167,7 @@ def test_the_first_sigterm_lets_running_calls_end(server: Server) -> None:
         answer = server.call(method, path, {"name": "late", "handler": "echo"})
         assert (answer.status_code, answer.json()["error_code"]) == (503, "SHUTTING_DOWN")
     assert server.call("GET", function.path).status_code == 200
+    server.wake(5)
     assert {call.result()["stdout"] for call in calls} == {"finished\n"}
     assert server.wait(5) == 0
     server.start()

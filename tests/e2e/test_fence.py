@@ -233,7 +233,7 @@ for kind, major, minor in ((stat.S_IFBLK, 8, 0), (stat.S_IFCHR, 1, 1)):
 
 
 def test_two_instances_at_once_are_two_users_of_the_host(shared: Server) -> None:
-    function = shared.deploy("exec sleep 2", max_instances=2)
+    function = shared.deploy("sleep 60; :", max_instances=2)
     calls = [shared.later(function.invoke) for _ in range(2)]
     pids = until(lambda: [] if len(shared.named("sleep")) < 2 else shared.named("sleep"))
     seen = [status_of(pid) for pid in pids]
@@ -249,6 +249,7 @@ def test_two_instances_at_once_are_two_users_of_the_host(shared: Server) -> None
         for name in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
             host = Path(f"/proc/self/ns/{name}").readlink()
             assert Path(f"/proc/{pid}/ns/{name}").readlink() != host
+    shared.wake(2)
     assert [call.result()["status"] for call in calls] == ["success"] * 2
 
 
@@ -369,11 +370,11 @@ def test_a_killed_guest_costs_one_call_and_is_replaced(shared: Server) -> None:
 
 
 def test_a_stopped_guest_ends_at_the_outer_deadline(shared: Server) -> None:
-    function = shared.deploy("exec sleep 20", timeout_seconds=1)
+    function = shared.deploy("exec sleep 20", timeout_seconds=3)
     call = shared.later(function.invoke)
     guest = int(status_of(until(lambda: shared.named("sleep"))[0])["PPid"])
     os.kill(guest, signal.SIGSTOP)
-    assert call.result(scaled(3))["status"] == "timeout"
+    assert call.result(scaled(5))["status"] == "timeout"
     until(lambda: not shared.named("sleep"), 2.0)
 
 

@@ -403,9 +403,9 @@ def test_no_network_but_its_own_loopback(
 
 def test_a_deadline_holds_and_the_next_call_is_served(box: Server) -> None:
     handler = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; trap "" TERM; sleep 99 & sleep 99'
-    function = deploy(box, handler, timeout_seconds=1)
+    function = deploy(box, handler)
     began = time.monotonic()
-    assert function.invoke("slow")["status"] == "timeout"
+    assert function.invoke("slow", timeout_seconds=1)["status"] == "timeout"
     assert time.monotonic() - began < scaled(5)
     assert function.invoke("quick")["stdout"] == "quick\n"
     function.delete()

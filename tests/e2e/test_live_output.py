@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import threading
@@ -23,41 +24,52 @@ pytestmark = pytest.mark.sandbox
 RUNSC = "/usr/bin/runsc"
 GIB = 1024 * 1024 * 1024
 MIB = 1024 * 1024
+# Each waits until it is woken after each part.
 PYTHON = {
     "generator": """
-        import time
+        import subprocess
         def handler(event):
             for number in range(3):
                 yield {"number": number}
-                time.sleep(0.4)
+                subprocess.run(["sleep", "60"])
     """,
     "async generator": """
-        import asyncio
+        import asyncio, subprocess
         async def handler(event):
             for number in range(3):
                 yield {"number": number}
-                await asyncio.sleep(0.4)
+                await asyncio.to_thread(subprocess.run, ["sleep", "60"])
     """,
 }
 NODE = {
     "async iterable": """
+        const { execFile } = require('child_process');
         exports.handler = async function* () {
             for (let number = 0; number < 3; number++) {
                 yield { number };
-                await new Promise((resolve) => setTimeout(resolve, 400));
+                await new Promise((resolve) => execFile('sleep', ['60'], resolve));
             }
         };
     """,
     "stream": """
         const { Readable } = require('stream');
+        const { execFile } = require('child_process');
         exports.handler = async () => Readable.from((async function* () {
             for (let number = 0; number < 3; number++) {
                 yield `{"number": ${number}}\\n`;
-                await new Promise((resolve) => setTimeout(resolve, 400));
+                await new Promise((resolve) => execFile('sleep', ['60'], resolve));
             }
         })());
     """,
 }
+# What the host cannot wake says itself when it went on.
+TIMED = """
+    import asyncio, time
+    async def handler(event):
+        for number in range(3):
+            yield {"number": number, "at": time.time()}
+            await asyncio.sleep(1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +81,15 @@ def server() -> Iterator[Server]:
 def comes_in_parts(server: Server, function: Function) -> None:
     api = Api(server.url)
     with streaming(api, "POST", f"/api/functions/{function.id}/invoke") as (_, coming):
-        arrived = [(time.monotonic(), one) for one in coming]
-    outs = [(at, one) for at, one in arrived if one.name == "stdout"]
-    assert [one.bytes.replace(b" ", b"") for _, one in outs] == [
-        b'{"number":%d}\n' % number for number in range(3)
-    ]
-    gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(outs)]
-    assert min(gaps) > 0.2, "they came together"
-    end = arrived[-1][1]
-    assert end.name == "end"
-    assert end.data["status"] == "success"
-    assert end.data["stdout"].encode() == output(one for _, one in arrived)
+        arrived = [next(coming)]
+        for number in range(3):
+            arrived.append(next(coming))
+            assert arrived[-1].bytes.replace(b" ", b"") == b'{"number":%d}\n' % number
+            server.wake()  # it has come before the next one is written
+        arrived += coming
+    assert [one.name for one in arrived] == ["started", *["stdout"] * 3, "end"]
+    assert arrived[-1].data["status"] == "success"
+    assert arrived[-1].data["stdout"].encode() == output(arrived)
 
 
 @pytest.mark.parametrize("cleanup", [True, False], ids=["cleaned", "kept"])
@@ -98,10 +108,15 @@ def test_what_node_yields_comes_as_it_is_yielded(server: Server, kind: str, clea
 
 @pytest.mark.skipif(not os.access(RUNSC, os.X_OK), reason=f"needs {RUNSC}: apt install runsc")
 def test_output_comes_as_it_is_written_under_gvisor(server: Server) -> None:
-    runtime = sample_runtimes.add(
-        server, "python", {"mod.py": PYTHON["async generator"]}, isolation="gvisor"
-    )
-    comes_in_parts(server, server.deploy("mod:handler", runtime=runtime))
+    runtime = sample_runtimes.add(server, "python", {"mod.py": TIMED}, isolation="gvisor")
+    function = server.deploy("mod:handler", runtime=runtime)
+    path = f"/api/functions/{function.id}/invoke"
+    with streaming(Api(server.url), "POST", path) as (_, coming):
+        arrived = [(time.time(), one.bytes) for one in coming if one.name == "stdout"]
+    seen = [(at, json.loads(one)) for at, one in arrived]
+    assert [one["number"] for _, one in seen] == [0, 1, 2]
+    for (at, _), (_, later) in itertools.pairwise(seen):
+        assert at < later["at"], "it came after the next one was written"
 
 
 def test_a_value_that_is_too_large_is_taken_back(server: Server) -> None:

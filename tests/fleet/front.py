@@ -118,6 +118,9 @@ def three_nodes(options: str, directory: Path) -> Iterator[Server]:
         first = copy.copy(nodes[0])
         nodes[0].http.close()
         first.url, first.http = front.url, front.client()
+        first.named = lambda comm: [  # type: ignore[method-assign]
+            pid for node in nodes for pid in node.named(comm)
+        ]
         secret = directory / PASSWORD_FILE
         where = cluster.tcp_url("spec", None)
         first.key_options = ("--store", where, "--store-password-file", str(secret))

@@ -251,7 +251,7 @@ def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
     another: Callable[..., Server],
 ) -> None:
     server = another("--bodies-max-bytes 24000000 --queue-wait-s 30").start()
-    function = server.deploy("sleep 2", max_instances=1)
+    function = server.deploy("sleep 60; :", max_instances=1)
     quick = server.deploy("cat")
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(function.try_invoke, "x" * (4 * MIB)) for _ in range(6)]
@@ -263,6 +263,9 @@ def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
         assert quick.invoke("hello")["stdout"] == "hello"
         # A server that is full of calls can still be managed.
         server.create("x" * 60_000)
+        server.wake()
+        until(lambda: sum(call.done() for call in calls) >= 5)
+        server.wake()
         done = [call.result() for call in calls if call.result().status_code == 200]
         assert len(done) == 2
     assert quick.invoke("x" * (4 * MIB))["status"] == "success"  # all of the room came back

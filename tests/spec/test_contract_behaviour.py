@@ -9,6 +9,7 @@ import pytest
 from e2e.server import Server, until
 from quiltfn.settings import Settings
 from spec.api_client import Api, new_name, of
+from spec.conftest import Keyed
 from spec.test_contract_services import in_background
 from timeouts import scaled
 
@@ -111,11 +112,12 @@ def test_cleanup_on_exit(tenant: Api) -> None:
 
 
 @pytest.mark.one_server("another node has a cold start of its own")
-def test_cold_start_is_true_where_the_call_waited_for_a_start(tenant: Api) -> None:
+def test_cold_start_is_true_where_the_call_waited_for_a_start(keyed: Keyed, tenant: Api) -> None:
     function_id = tenant.active(max_instances=2)
     assert tenant.invoke(function_id)["cold_start"] is False
-    busy = tenant.active("sleep 0.5", max_instances=2)
+    busy = tenant.active("sleep 60", max_instances=2)
     threads = [in_background(lambda: tenant.invoke(busy)) for _ in range(2)]
+    keyed.server.wake(2)
     for thread, _ in threads:
         thread.join()
     assert sorted(found[0]["cold_start"] for _, found in threads) == [False, True]
@@ -160,43 +162,47 @@ def test_deploy_makes_at_least_one_instance_ready(tenant: Api, least: int) -> No
     assert tenant.pool(function_id)["ready_count"] == max(1, least)
 
 
-def test_a_pause_lets_running_calls_finish_and_empties_the_pool(tenant: Api) -> None:
-    function_id = tenant.active("sleep 1", max_instances=1)
+def test_a_pause_lets_running_calls_finish_and_empties_the_pool(keyed: Keyed, tenant: Api) -> None:
+    function_id = tenant.active("sleep 60; :", max_instances=1)
     thread, running = in_background(lambda: tenant.invoke(function_id))
-    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
+    until(lambda: keyed.server.named("sleep"))
     path = f"{of(function_id)}/invoke"
     waiter, waiting = in_background(lambda: tenant("POST", path, {}))
     time.sleep(0.2)
     tenant.good("POST", f"{of(function_id)}/pause")
     tenant.refused("FUNCTION_NOT_ACTIVE", 409, "POST", path, {})
     waiter.join()
+    keyed.server.wake()
     thread.join()
     assert waiting[0].json()["error_code"] == "FUNCTION_NOT_ACTIVE"
     assert running[0]["status"] == "success"
     until(lambda: tenant.pool(function_id)["total_count"] == 0, 5)
 
 
-def test_a_deletion_ends_the_calls_that_wait(tenant: Api) -> None:
-    function_id = tenant.active("sleep 2", max_instances=1)
+def test_a_deletion_ends_the_calls_that_wait(keyed: Keyed, tenant: Api) -> None:
+    function_id = tenant.active("sleep 60; :", max_instances=1)
     path = f"{of(function_id)}/invoke"
     first, running = in_background(lambda: tenant("POST", path, {}))
-    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
+    until(lambda: keyed.server.named("sleep"))
     second, waiting = in_background(lambda: tenant("POST", path, {}))
     time.sleep(0.2)
     tenant.good("DELETE", of(function_id), status=204)
-    second.join(scaled(0.5))
+    second.join()
     assert waiting[0].json()["error_code"] == "NOT_FOUND"
+    assert not running, "and do not wait for those that run"
+    keyed.server.wake()
     first.join()
     assert running[0].json()["status"] == "success"
 
 
-def test_an_update_never_touches_the_active_version(tenant: Api) -> None:
-    function_id = tenant.active("sleep 1; echo 1", max_instances=3)
+def test_an_update_never_touches_the_active_version(keyed: Keyed, tenant: Api) -> None:
+    function_id = tenant.active("sleep 60; echo 1", max_instances=3)
     thread, running = in_background(lambda: tenant.invoke(function_id))
-    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
+    until(lambda: keyed.server.named("sleep"))
     answer = tenant.good("PUT", of(function_id), {"handler": "echo $QUILT_FUNCTION_VERSION"})
     assert answer["current_version"] == 2
     assert {tenant.invoke(function_id)["stdout"] for _ in range(5)} == {"2\n"}
+    keyed.server.wake()
     thread.join()
     assert running[0]["stdout"] == "1\n"
     answer = tenant.good("POST", f"{of(function_id)}/rollback", {"version": 1})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from e2e.server import until
 from spec.api_client import Api, is_error, new_name, of
 from spec.conftest import Keyed
 from timeouts import scaled
@@ -149,20 +150,13 @@ def test_a_synchronous_call_is_cancelled_by_anybody_who_may_call(tenant: Api) ->
 
 
 def until_running(api: Api, function_id: str, record: dict[str, Any]) -> None:
-    for _ in range(200):
-        if api.good("GET", call(function_id, record))["status"] == "running":
-            return
-        time.sleep(0.05)
-    raise AssertionError("it does not run")
+    until(lambda: api.good("GET", call(function_id, record))["status"] == "running")
 
 
 def first_record(api: Api, function_id: str) -> dict[str, Any]:
-    for _ in range(200):
-        found = api.good("GET", f"{of(function_id)}/invocations")["invocations"]
-        if found:
-            return found[0]
-        time.sleep(0.05)
-    raise AssertionError("there is no record")
+    path = f"{of(function_id)}/invocations"
+    found: dict[str, Any] = until(lambda: api.good("GET", path)["invocations"])[0]
+    return found
 
 
 def test_inputs_replay_and_versions(tenant: Api) -> None:

@@ -73,11 +73,12 @@ def test_what_is_idle_leaves_and_what_is_busy_is_waited_for(limited: LimitedServ
         assert most <= QUOTA
         assert [call.result()["stdout"] for call in calls] == ["done\n"] * len(calls)
     # Three that stay busy for longer than calls wait: the fourth is told why.
-    busy = [acme.active("sleep 4") for _ in range(QUOTA)]
+    busy = [acme.active("sleep 60; :") for _ in range(QUOTA)]
     calls = [limited.server.later(acme.invoke, one) for one in busy]
-    until(lambda: acme.good("GET", "/api/functions/pool/stats")["busy_count"] == QUOTA)
+    until(lambda: len(limited.server.named("sleep")) == QUOTA)
     told = acme.refused("CAPACITY_FULL", 503, "POST", f"{of(functions[0])}/invoke", {})
     assert "the tenant has as many instances as its quota allows" in told["error"]
+    limited.server.wake(QUOTA)
     assert [call.result()["status"] for call in calls] == ["success"] * QUOTA
 
 
