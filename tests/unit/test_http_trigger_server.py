@@ -14,7 +14,7 @@ from quiltfn.http_trigger.server import (
     BadRequestEvent,
     BadServerAnswer,
     ServerRequest,
-    prelude_of,
+    answer_head,
     request_of,
 )
 from unit.test_http_trigger_event import CALL
@@ -155,8 +155,10 @@ def test_a_head_has_one_end_whatever_an_event_says(
 
 def test_an_answer_is_read_back_as_a_streamed_one() -> None:
     fields = [(b"X-A", b"1"), (b"x-a", b"\xff"), (b"Set-Cookie", b"a=1"), (b"set-cookie", b"b=2")]
-    output = prelude_of(201, fields) + b"{body\0\0\0\0\0\0\0\0"
+    head, told = answer_head(201, fields)
+    output = told + b"{body\0\0\0\0\0\0\0\0"
     answer = prelude.whole_of(output, is_shell=False)
+    assert prelude.begin_of_server(head) == prelude.begin_of(output, is_shell=False)
     assert (answer.head.status, answer.body) == (201, b"{body\0\0\0\0\0\0\0\0")
     headers = dict(answer.head.headers)
     assert headers["x-a"].encode("latin-1").decode() == "1, \xff"
@@ -166,6 +168,6 @@ def test_an_answer_is_read_back_as_a_streamed_one() -> None:
 
 def test_an_answer_whose_head_would_not_be_found_is_refused() -> None:
     fields = [(b"x", b"y" * (prelude.PRELUDE_MAX_BYTES - 70))]
-    assert prelude.whole_of(prelude_of(200, fields), is_shell=False).body == b""
+    assert prelude.whole_of(answer_head(200, fields)[1], is_shell=False).body == b""
     with pytest.raises(BadServerAnswer):
-        prelude_of(200, [(b"x", b"y" * prelude.PRELUDE_MAX_BYTES)])
+        answer_head(200, [(b"x", b"y" * prelude.PRELUDE_MAX_BYTES)])

@@ -19,7 +19,7 @@ from quiltfn.api.response import CutShort
 from quiltfn.api.route import RequestContext
 from quiltfn.catalog import Entry
 from quiltfn.http_trigger.answer import BadAnswer
-from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of
+from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of, begin_of_server
 from quiltfn.ids import new_id
 from quiltfn.invoke import Request, RunningCall
 from quiltfn.model.errors import HandlerFailed
@@ -47,13 +47,18 @@ class LiveReader:
         """
         while self._reader.is_live:
             self._change.clear()
-            output = self._running.output.read(STDOUT, 0, LOOKED_AT_BYTES)
-            begin = begin_of(output, is_shell=is_shell)
+            begin = self._begin(is_shell=is_shell)
             if begin is not None:
                 self._reader.start({**NOWHERE, STDOUT: begin.size})
                 return begin
             await self._change.wait()
         return None
+
+    def _begin(self, *, is_shell: bool) -> Begin | None:
+        output = self._running.output
+        if output.answer_head is not None:
+            return begin_of_server(output.answer_head)
+        return begin_of(output.read(STDOUT, 0, LOOKED_AT_BYTES), is_shell=is_shell)
 
     async def live_pieces(self) -> AsyncGenerator[bytes, None]:
         """What is written, as it comes, while the call runs."""

@@ -125,14 +125,18 @@ class Judge:
         if result.stdout_dropped:
             return f"its answer is longer than the {len(result.stdout)} bytes that are kept of one"
         try:
-            self.answer = self._read(result.stdout)
+            self.answer = self._read(result)
         except BadAnswer as error:
             return f"the handler's answer cannot be sent: {error}"
         return None
 
-    def _read(self, output: bytes) -> HandlerAnswer:
+    def _read(self, result: CallResult) -> HandlerAnswer:
+        output = result.stdout
+        if result.answer_head is not None:
+            begin = prelude.begin_of_server(result.answer_head)
+            return HandlerAnswer(begin.head, output[begin.size :])
         is_shell, is_binary = self.asked.is_shell, self.is_binary_event
-        if self.asked.url.stream or self.asked.is_server:
+        if self.asked.url.stream:
             return prelude.whole_of(output, is_shell=is_shell, is_binary_event=is_binary)
         if is_shell:
             return cgi.answer_of(output)

@@ -2,7 +2,8 @@
 
 A shell begins with a header block, as `cgi.py` has it. A runner's handler begins with an object
 that has `statusCode`, and ends it with a line's end or with eight NULs, as Lambda's response
-streaming does. Output that begins with neither is sent as it comes.
+streaming does. Output that begins with neither is sent as it comes. The head of a server is there
+by itself.
 """
 
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import msgspec
 
 from quiltfn.http_trigger import cgi
-from quiltfn.http_trigger.answer import OCTETS, TEXT, HandlerAnswer, Head
+from quiltfn.http_trigger.answer import OCTETS, SET_COOKIE, TEXT, HandlerAnswer, Head, head_of
 from quiltfn.http_trigger.event import answer_of, metadata_of
+from quiltfn.model.output import AnswerHead
 
 END = b"\0" * 8
 PRELUDE_MAX_BYTES = 32 * 1024
@@ -50,6 +52,12 @@ def begin_of(output: bytes, *, is_shell: bool) -> Begin | None:
         if value is not None:
             return Begin(metadata_of(value).with_type(OCTETS), line + 1)
     return plain if len(output) > PRELUDE_MAX_BYTES else None
+
+
+def begin_of_server(told: AnswerHead) -> Begin:
+    """The begin of the answer of a server. Raises `BadAnswer`."""
+    fields = [*told.headers.items(), *((SET_COOKIE, one) for one in told.cookies)]
+    return Begin(head_of(told.status, fields).with_type(OCTETS), told.size)
 
 
 def whole_of(output: bytes, *, is_shell: bool, is_binary_event: bool = False) -> HandlerAnswer:

@@ -5,7 +5,7 @@ request to a URL, becomes that request again; anything else becomes a POST to a 
 server's own.
 Rule 2: nothing of a payload can end a line or a request early.
 Rule 3: an answer is output as Lambda's response streaming has it, so that everything that knows
-streamed answers knows these.
+streamed answers knows these. Its head is handed over beside that, so that nobody has to parse it.
 """
 
 import base64
@@ -19,6 +19,7 @@ import msgspec
 from quiltfn.http_trigger.answer import NAME, SET_COOKIE, VALUE
 from quiltfn.http_trigger.call import HOP_BY_HOP, SAID_AGAIN, Field
 from quiltfn.http_trigger.prelude import END, PRELUDE_MAX_BYTES
+from quiltfn.model.output import AnswerHead
 
 METHOD = re.compile(r"[A-Z]{1,32}")
 VISIBLE = re.compile(r"[\x21-\x7e]*")
@@ -193,8 +194,12 @@ def _request(
     return ServerRequest(encoded, body, method, path, is_event)
 
 
-def prelude_of(status: int, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """What an answer's output begins with. The body follows. Raises `BadServerAnswer`."""
+def answer_head(
+    status: int, fields: Iterable[tuple[bytes, bytes]]
+) -> tuple[AnswerHead, bytes]:
+    """The head of an answer, and what its output begins with, before the body. Raises
+    `BadServerAnswer`.
+    """
     headers: dict[str, str] = {}
     cookies: list[str] = []
     for raw_name, raw_value in fields:
@@ -208,7 +213,7 @@ def prelude_of(status: int, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     prelude = _encode({"statusCode": status, "headers": headers, "cookies": cookies}) + END
     if len(prelude) > PRELUDE_MAX_BYTES:
         raise BadServerAnswer(f"its headers have more than {PRELUDE_MAX_BYTES} bytes")
-    return prelude
+    return AnswerHead(status, headers, cookies, len(prelude)), prelude
 
 
 def _text_of(value: bytes) -> str:

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from quiltfn.model.output import AnswerHead
 from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import Timeline
 
@@ -120,8 +121,8 @@ class ExitKind(enum.Enum):
 class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call gave, as its sandbox reports it. `code`: exit code or signal number.
     `*_dropped`: bytes of a stream beyond its limit, which are not kept. `output_order`: as in the
-    record. `share_us`: likewise. `refusal`: why what it wrote is no result, if its handler exited
-    with 0; None: it is.
+    record. `share_us`: likewise. `answer_head`: as in the output. `refusal`: why what it wrote is
+    no result, if its handler exited with 0; None: it is.
     """
 
     kind: ExitKind
@@ -135,6 +136,7 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None = None
     refusal: str | None = None
     share_us: int | None = None
+    answer_head: AnswerHead | None = None
 
 
 class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

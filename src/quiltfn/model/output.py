@@ -17,20 +17,33 @@ Order = Sequence[Run]
 _decode_order = msgspec.json.Decoder(list[Run]).decode
 
 
+class AnswerHead(msgspec.Struct, frozen=True):
+    """The head of an HTTP answer, as a server has sent it: its headers by their names in small
+    letters, without its cookies. The first `size` bytes of the standard output tell the same.
+    """
+
+    status: int
+    headers: dict[str, str]
+    cookies: list[str]
+    size: int
+
+
 class OutputLog:
     """What one running call has written, as its record will have it. Its sandbox appends; any
     number of readers read by offset, and none of them holds up the others or the handler.
 
-    `is_closed`: the call is over, and the rest is to be read from its record.
+    `answer_head`: of the answer of a server, once that has begun. `is_closed`: the call is over,
+    and the rest is to be read from its record.
     """
 
-    __slots__ = ("_held", "_is_order_cut", "_runs", "_watchers", "is_closed")
+    __slots__ = ("_held", "_is_order_cut", "_runs", "_watchers", "answer_head", "is_closed")
 
     def __init__(self) -> None:
         self._held: dict[str, bytes | bytearray] = {"stdout": b"", "stderr": b""}
         self._runs: list[Run] = []
         self._is_order_cut = False
         self._watchers: tuple[Callable[[], None], ...] = ()
+        self.answer_head: AnswerHead | None = None
         self.is_closed = False
 
     def append(self, stream: str, data: bytes) -> None:

@@ -22,8 +22,8 @@ from quiltfn.http_trigger.server import (
     BadRequestEvent,
     BadServerAnswer,
     ServerRequest,
+    answer_head,
     framing_of,
-    prelude_of,
     request_of,
 )
 from quiltfn.model import output
@@ -100,9 +100,11 @@ class Exchange:
         if self.request.is_event or self.ended.done():
             return
         try:
-            self._append(prelude_of(status, fields))
+            self.call.output.answer_head, prelude = answer_head(status, fields)
         except BadServerAnswer as error:
             self.fail(f"the server's answer cannot be sent: {error}")
+            return
+        self._append(prelude)
 
     def body(self, data: bytes) -> None:
         if self.ended.done():
@@ -169,6 +171,7 @@ class Exchange:
                 stdout_dropped=self._stdout_dropped,
                 stderr_dropped=self._stderr_dropped,
                 output_order=output.to_text(log.order),
+                answer_head=log.answer_head,
             )
         )
         return True
