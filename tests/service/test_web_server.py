@@ -230,6 +230,23 @@ async def test_a_deadline_ends_a_call_whatever_it_waits_for() -> None:
         assert (await guest.call(timeout_s=0.05)).kind is ExitKind.DEADLINE
 
 
+async def test_each_call_ends_at_its_own_deadline() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del writer
+        await reader.read()
+
+    ended: list[float] = []
+    async with served(serve) as guest, asyncio.timeout(scaled(10)):
+
+        async def call(timeout_s: float) -> None:
+            assert (await guest.call(timeout_s=timeout_s)).kind is ExitKind.DEADLINE
+            ended.append(timeout_s)
+
+        await asyncio.gather(*map(call, (0.6, 0.2, 0.4)))
+        await call(0.1)
+    assert ended == [0.2, 0.4, 0.6, 0.1]
+
+
 async def test_a_call_without_a_socket_says_why() -> None:
     async with served(always) as guest:
         guest.gives = False

@@ -6,6 +6,7 @@ Rule 2: a caller without a credential is told what the handler answered, or a st
 meaning; never the id of a call, nor why it failed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -86,15 +87,18 @@ class UrlCallServices(UrlServices, FunctionServices):
 
 
 class UrlRequest(msgspec.Struct, frozen=True):
-    """A request that was admitted. `is_preflight`: it is answered without the function."""
+    """A request that was admitted. `prefix`: what of the path names the function; `path`: the rest,
+    both percent-encoded. `is_preflight`: it is answered without the function.
+    """
 
     found: Found
-    target: Target
+    prefix: str
+    path: str
     is_preflight: bool = False
 
-    @property
-    def prefix(self) -> str:
-        return self.target.prefix(self.found.segments)
+    @classmethod
+    def of(cls, found: Found, target: Target) -> "UrlRequest":
+        return cls(found, target.prefix(found.segments), target.rest(found.segments))
 
     @property
     def is_shell(self) -> bool:
@@ -154,11 +158,11 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
     target = target_of(request.raw_path)
     found = None if target is None else services.urls.find(target.first, target.second)
     if found is not None and target is not None:
-        asked, tenant_id = UrlRequest(found, target), found.entry.function.tenant_id
-        if asked.url.cors is not None and cors.is_preflight(request.method, context.headers):
+        asked, tenant_id = UrlRequest.of(found, target), found.entry.function.tenant_id
+        if found.url.cors is not None and cors.is_preflight(request.method, context.headers):
             context.tenant_id = tenant_id
             return msgspec.structs.replace(asked, is_preflight=True)
-        if asked.url.auth is not Auth.KEY:
+        if found.url.auth is not Auth.KEY:
             context.tenant_id = tenant_id
             return asked
     caller = await _identify(context)
@@ -166,7 +170,7 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
         raise NotFound("there is no such URL")
     context.caller, context.tenant_id = caller, caller.tenant_id
     caller.must_have(Scope.INVOKE)
-    return UrlRequest(found, target)
+    return UrlRequest.of(found, target)
 
 
 def called(context: RequestContext[UrlCallServices]) -> Entry | None:
@@ -238,12 +242,11 @@ async def invoke_function_url(context: RequestContext[UrlCallServices]) -> Respo
             raise Unauthorized(UNSIGNED)
     if not _is_allowed(context.request.method, url):
         return _wrong_method(context, url)
-    check_path(asked.target.rest(asked.found.segments))
-    request, judge = _request(context, asked, body)
-    del body
+    check_path(asked.path)
     services, entry = context.services, asked.found.entry
     output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
-    request = msgspec.structs.replace(request, long_output=output)
+    request, judge = _request(context, asked, body, output)
+    del body
     if url.stream:
         live = await stream_answer(context, entry, request, output, is_shell=asked.is_shell)
         if isinstance(live, LiveAnswer):
@@ -273,7 +276,10 @@ def _wrong_method(context: RequestContext[UrlCallServices], url: FunctionUrl) ->
 
 
 def _request(
-    context: RequestContext[UrlCallServices], asked: UrlRequest, body: bytes
+    context: RequestContext[UrlCallServices],
+    asked: UrlRequest,
+    body: bytes,
+    output: CallOutputBudget,
 ) -> tuple[Request, Judge]:
     """What the handler is given. Raises `BadRequest` and `PayloadTooLarge`."""
     call = _call(context, asked, body)
@@ -286,6 +292,7 @@ def _request(
         traceparent=traceparent,
         judge=judge,
         invocation_id=context.invocation_id,
+        long_output=output,
     )
     if not asked.is_shell:
         payload = event_of(call, event)
@@ -315,16 +322,14 @@ def _size(variables: dict[str, str]) -> int:
 
 def _call(context: RequestContext[UrlCallServices], asked: UrlRequest, body: bytes) -> HttpCall:
     request, headers, services = context.request, context.headers, context.services
-    fields = [
-        (name, value)
-        for name, first in headers.items()
-        for value in (headers.repeated.get(name) or (first,))
-    ]
+    fields: Iterable[Header] = headers.items()
+    if headers.repeated:
+        fields = [(name, value) for name in headers for value in headers.getlist(name)]
     function = asked.found.entry.function
     call = HttpCall(
         method=request.method,
         prefix=asked.prefix,
-        path=asked.target.rest(asked.found.segments),
+        path=asked.path,
         query=request.query.decode("latin-1"),
         headers=passed_on(fields, is_ours=asked.url.auth is Auth.KEY),
         body=body,

@@ -6,13 +6,15 @@ connection, the length, its ids, cookies and powers over the whole host, orders 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from quiltfn.http_trigger.call import HOP_BY_HOP, Field
 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+# Possessive: a payload may name a million, and each would be remembered to be tried again.
+NAMES = re.compile(rf"(?:{NAME.pattern}+\n)*+")
 # Visible characters, spaces and tabs (RFC 9110, 5.5); anything above ASCII as UTF-8.
 VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 HEADERS_MAX, HEADERS_MAX_BYTES = 100, 32 * 1024
@@ -42,6 +44,7 @@ OF_THE_HOST = frozenset(
         "strict-transport-security",
     }
 )
+OURS_AND_OF_THE_HOST = OURS | OF_THE_HOST
 # By these a proxy in front of this server is told to send something else in place of the answer,
 # such as a file of its own or what is behind another address.
 OF_THE_PROXY = ("x-accel-", "x-sendfile", "x-lighttpd-send", "x-reproxy-")
@@ -62,7 +65,7 @@ class Head(msgspec.Struct, frozen=True):
 
     def with_type(self, kind: str) -> "Head":
         """The same; `kind` is its content type where it names none."""
-        if any(name == "content-type" for name, _ in self.headers):
+        if "content-type" in [name for name, _ in self.headers]:
             return self
         return Head(self.status, [*self.headers, ("content-type", kind)])
 
@@ -76,21 +79,38 @@ class HandlerAnswer(msgspec.Struct, frozen=True):
 
 def head_of(status: object, fields: Iterable[Field]) -> Head:
     """Checks what a handler has said. Raises `BadAnswer`."""
-    headers: list[Field] = []
-    size = 0
-    for name, value in fields:
-        if not NAME.fullmatch(name):
-            raise BadAnswer(f"the name of a header is not valid: {name[:80]!a}")
-        if not VALUE.fullmatch(value):
-            raise BadAnswer(f"the value of the header {name} holds a control character")
-        size += len(name) + len(value)
-        headers.append((name.lower(), _as_latin(value)))
+    given = list(fields)
+    wrong = wrong_field(given)
+    if wrong is not None:
+        raise BadAnswer(wrong)
+    headers = [
+        (name.lower(), value.strip(" \t") if value.isascii() else _as_latin(value))
+        for name, value in given
+    ]
+    size = sum([len(name) + len(value) for name, value in given])
     if len(headers) > HEADERS_MAX or size > HEADERS_MAX_BYTES:
         raise BadAnswer(
             f"it has {len(headers)} headers of {size} bytes; at most {HEADERS_MAX} of "
             f"{HEADERS_MAX_BYTES} are sent"
         )
     return Head(status_of(status), headers)
+
+
+def wrong_field(fields: Sequence[Field]) -> str | None:
+    """Why one of the fields cannot be sent (a sentence); None: all can be."""
+    names = "".join([f"{name}\n" for name, _ in fields])
+    if (
+        names.count("\n") == len(fields)
+        and NAMES.fullmatch(names)
+        and "".join([value for _, value in fields]).isprintable()
+    ):
+        return None  # as most are, and a look at each takes several times as long
+    for name, value in fields:
+        if not NAME.fullmatch(name):
+            return f"the name of a header is not valid: {name[:80]!a}"
+        if not VALUE.fullmatch(value):
+            return f"the value of the header {name} holds a control character"
+    return None
 
 
 def status_of(status: object) -> int:
@@ -110,10 +130,11 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
     """The headers that go to the caller. `prefix`: the path of the function's URL, to which its
     cookies are confined. `has_own_host`: URLs have a host of their own, where the API is not.
     """
-    dropped = set(OURS if has_own_host else OURS | OF_THE_HOST)
+    dropped = OURS if has_own_host else OURS_AND_OF_THE_HOST
     for name, value in head.headers:
         if name == "connection":
-            dropped |= {one.strip().lower() for one in value.split(",")} - {SET_COOKIE}
+            named = {one.strip().lower() for one in value.split(",")} - {SET_COOKIE}
+            dropped = dropped if named <= dropped else dropped | named
     found: list[Field] = []
     for name, value in head.headers:
         if name == SET_COOKIE:
@@ -152,8 +173,6 @@ def _as_latin(value: str) -> str:
     """Text whose Latin-1 is the UTF-8 of `value`: a connection sends headers as Latin-1. Raises
     `BadAnswer`.
     """
-    if value.isascii():
-        return value.strip(" \t")
     try:
         return value.strip(" \t").encode().decode("latin-1")
     except UnicodeEncodeError:

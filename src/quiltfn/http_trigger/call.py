@@ -21,6 +21,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 SAID_AGAIN = frozenset({"content-length", "expect", "x-forwarded-prefix"})
+NOT_PASSED_ON = HOP_BY_HOP | SAID_AGAIN
 CREDENTIALS = ("authorization", "x-api-key")
 KEY_MARK = "quilt_sk_"
 
@@ -53,9 +54,10 @@ class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name_and_port(self) -> tuple[str, str]:
         """The host's name and its port, which is that of the scheme where it names none."""
-        name, colon, port = self.host.rpartition(":")
+        host = self.host
+        name, colon, port = host.rpartition(":")
         if not colon or not port.isdigit():
-            name, port = self.host, "443" if self.scheme == "https" else "80"
+            name, port = host, "443" if self.scheme == "https" else "80"
         return name, port
 
 
@@ -65,7 +67,7 @@ def passed_on(fields: Iterable[Field], *, is_ours: bool) -> dict[str, str]:
     back.
     """
     found: dict[str, str] = {}
-    dropped = HOP_BY_HOP | SAID_AGAIN
+    dropped = NOT_PASSED_ON
     given = list(fields)
     for name, value in given:
         if name == "connection":

@@ -8,6 +8,7 @@ https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads
 import base64
 import binascii
 import time
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -50,12 +51,11 @@ _encode = msgspec.json.Encoder().encode
 
 def event_of(call: HttpCall, cloud_event: cloudevents.Event | None = None) -> bytes:
     """The event, as JSON. `cloud_event`: what the request carries, if it is a CloudEvent."""
-    headers = dict(call.headers)
+    headers, host = dict(call.headers), call.host
     cookies = headers.pop("cookie", None)
     if call.body:
         headers["content-length"] = str(len(call.body))
     body, is_base64 = _body_of(call)
-    at = time.gmtime(call.now)
     event: dict[str, Any] = {
         "version": "2.0",
         "routeKey": "$default",
@@ -65,8 +65,8 @@ def event_of(call: HttpCall, cloud_event: cloudevents.Event | None = None) -> by
         "requestContext": {
             "accountId": call.tenant_id,
             "apiId": call.function_id,
-            "domainName": call.host,
-            "domainPrefix": call.host.partition(".")[0],
+            "domainName": host,
+            "domainPrefix": host.partition(".")[0],
             "http": {
                 "method": call.method,
                 "path": call.path,
@@ -77,7 +77,7 @@ def event_of(call: HttpCall, cloud_event: cloudevents.Event | None = None) -> by
             "requestId": call.request_id,
             "routeKey": "$default",
             "stage": "$default",
-            "time": time.strftime("%d/%b/%Y:%H:%M:%S +0000", at),
+            "time": _time_of(int(call.now)),
             "timeEpoch": int(call.now * 1000),
         },
         "isBase64Encoded": is_base64,
@@ -91,6 +91,11 @@ def event_of(call: HttpCall, cloud_event: cloudevents.Event | None = None) -> by
     if cloud_event is not None:
         event["cloudEvent"] = cloud_event
     return _encode(event)
+
+
+@lru_cache(maxsize=1)  # many requests come in one second
+def _time_of(second: int) -> str:
+    return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
 
 
 def _parameters_of(query: str) -> dict[str, str]:

@@ -56,7 +56,7 @@ def begin_of(output: bytes, *, is_shell: bool) -> Begin | None:
 
 def begin_of_server(told: AnswerHead) -> Begin:
     """The begin of the answer of a server. Raises `BadAnswer`."""
-    fields = [*told.headers.items(), *((SET_COOKIE, one) for one in told.cookies)]
+    fields = [*told.headers.items(), *[(SET_COOKIE, one) for one in told.cookies]]
     return Begin(head_of(told.status, fields).with_type(OCTETS), told.size)
 
 

@@ -11,12 +11,12 @@ streamed answers knows these. Its head is handed over beside that, so that nobod
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from urllib.parse import quote
 
 import msgspec
 
-from quiltfn.http_trigger.answer import NAME, SET_COOKIE, VALUE
+from quiltfn.http_trigger.answer import SET_COOKIE, wrong_field
 from quiltfn.http_trigger.call import HOP_BY_HOP, SAID_AGAIN, Field
 from quiltfn.http_trigger.prelude import END, PRELUDE_MAX_BYTES
 from quiltfn.model.output import AnswerHead
@@ -94,11 +94,15 @@ def request_of(
         kind = JSON if _is_json(payload) else OCTETS
         fields = [("host", "localhost"), ("content-type", kind), *about_call.items()]
         return _request("POST", event_path, fields, payload or b"", is_event=True)
-    fields = [(name.lower(), value) for name, value in event.headers.items()]
-    fields = [one for one in fields if _is_passed_on(one[0], about_call)]
+    dropped = NOT_PASSED_ON | about_call.keys()
+    fields = [
+        (name, value)
+        for name, value in [(name.lower(), value) for name, value in event.headers.items()]
+        if name not in dropped and ("_" not in name or _is_passed_on(name, dropped))
+    ]
     if event.cookies:
         fields.append(("cookie", "; ".join(event.cookies)))
-    if not any(name == "host" for name, _ in fields):
+    if "host" not in [name for name, _ in fields]:
         fields.append(("host", "localhost"))
     path = _target(event.rawPath, event.rawQueryString)
     method = event.requestContext.http.method
@@ -113,14 +117,12 @@ def framing_of(length: int | None) -> str:
     return "transfer-encoding: chunked" if length is None else f"content-length: {length}"
 
 
-def _is_passed_on(name: str, about_call: Mapping[str, str]) -> bool:
-    """False for what is said by us, also by a name that servers read as the same: WSGI and CGI make
-    one variable of x-a and x_a.
+def _is_passed_on(name: str, dropped: Set[str]) -> bool:
+    """False for a name with underscores that servers read as one which is said by us: WSGI and CGI
+    make one variable of x-a and x_a.
     """
     same = name.replace("_", "-")
-    if same in NOT_PASSED_ON or same in about_call:
-        return False
-    return same == name or not same.startswith(OF_PROXIES)
+    return same not in dropped and not same.startswith(OF_PROXIES)
 
 
 def _event_of(payload: bytes | None) -> _Event | None:
@@ -167,7 +169,7 @@ def _target(path: str, query: str) -> str:
 def _request(
     method: str,
     path: str,
-    fields: Iterable[Field],
+    fields: Sequence[Field],
     body: bytes,
     *,
     is_event: bool,
@@ -175,18 +177,14 @@ def _request(
 ) -> ServerRequest:
     if not METHOD.fullmatch(method) or method == "CONNECT":
         raise BadRequestEvent(f"a request cannot have the method {method[:32]!a}")
-    lines = [f"{method} {path} HTTP/1.1"]
-    for name, value in fields:
-        if not NAME.fullmatch(name):
-            raise BadRequestEvent(f"the name of a header is not valid: {name[:80]!a}")
-        if not VALUE.fullmatch(value):
-            raise BadRequestEvent(f"the value of the header {name} holds a control character")
-        lines.append(f"{name}: {value}")
+    wrong = wrong_field(fields)
+    if wrong is not None:
+        raise BadRequestEvent(wrong)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
     if framing is None and (body or method in WITH_BODY):
         framing = framing_of(len(body))
-    if framing is not None:
-        lines.append(framing)
-    head = "\r\n".join([*lines, "", ""])
+    end = "\r\n" if framing is None else f"{framing}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\n{lines}{end}"
     try:  # what a URL was sent is Latin-1 text for its bytes
         encoded = head.encode("latin-1")
     except UnicodeEncodeError:
@@ -194,9 +192,7 @@ def _request(
     return ServerRequest(encoded, body, method, path, is_event)
 
 
-def answer_head(
-    status: int, fields: Iterable[tuple[bytes, bytes]]
-) -> tuple[AnswerHead, bytes]:
+def answer_head(status: int, fields: Iterable[tuple[bytes, bytes]]) -> tuple[AnswerHead, bytes]:
     """The head of an answer, and what its output begins with, before the body. Raises
     `BadServerAnswer`.
     """

@@ -4,6 +4,7 @@ Rule: a path is split where it was sent with a slash, and decoded then. So no en
 another function of a path, and none of it is decoded twice.
 """
 
+from functools import lru_cache
 from urllib.parse import unquote, unquote_to_bytes
 
 import msgspec
@@ -12,20 +13,18 @@ from quiltfn.model.errors import BadRequest
 from quiltfn.model.url import PREFIX
 
 DOTS = (b".", b"..")
+# Paths up to here are split once; clients ask for the same few again and again.
+REMEMBERED_PATH = 128
 
 
 class Target(msgspec.Struct, frozen=True):
-    """`segments`: the path behind `/fn`, split at its slashes, still encoded."""
+    """`segments`: the path behind `/fn`, split at its slashes, still encoded. `first` and `second`:
+    of these, decoded.
+    """
 
     segments: tuple[str, ...]
-
-    @property
-    def first(self) -> str:
-        return unquote(self.segments[0])
-
-    @property
-    def second(self) -> str | None:
-        return unquote(self.segments[1]) if len(self.segments) > 1 else None
+    first: str
+    second: str | None
 
     def prefix(self, segments: int) -> str:
         """What of the path names the function."""
@@ -38,9 +37,17 @@ class Target(msgspec.Struct, frozen=True):
 
 def target_of(raw_path: str) -> Target | None:
     """None: the path, as it was sent, is not below `/fn/`."""
+    return (_remembered if len(raw_path) <= REMEMBERED_PATH else _target_of)(raw_path)
+
+
+def _target_of(raw_path: str) -> Target | None:
     if not raw_path.startswith(PREFIX):
         return None
-    return Target(tuple(raw_path.removeprefix(PREFIX).split("/")))
+    first, *more = raw_path.removeprefix(PREFIX).split("/")
+    return Target((first, *more), unquote(first), unquote(more[0]) if more else None)
+
+
+_remembered = lru_cache(maxsize=1024)(_target_of)
 
 
 def check_path(rest: str) -> None:

@@ -33,7 +33,8 @@ def of_call(
     """The variables of one call. Their names are reserved, so a version cannot have them.
 
     The payload is one of them if it is small and text without NUL, as a variable has to be; of any
-    kind and size, a shell handler has it on standard input, and a runner gets it over its socket.
+    kind and size, a shell handler has it on standard input, and a runner gets it over its socket. A
+    server gets a request.
     """
     variables = {
         "QUILT_INVOCATION_ID": invocation_id,
@@ -45,6 +46,7 @@ def of_call(
     }
     if (
         payload is not None
+        and version.spec.runtime_snapshot.kind is not Kind.SERVER
         and len(payload) <= PAYLOAD_IN_ENVIRONMENT_MAX_BYTES
         and b"\0" not in payload
     ):

@@ -273,7 +273,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             result = msgspec.structs.replace(
                 result, stdout=b"", stdout_dropped=size, output_order=None
             )
-        else:
+        elif result.stdout_dropped or result.stderr_dropped:
             message = _with_dropped(message, result)
         return msgspec.structs.replace(
             self,
@@ -295,8 +295,6 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
 def _with_dropped(message: str | None, result: CallResult) -> str | None:
     """The message of a record, with how much output was dropped."""
-    if not (result.stdout_dropped or result.stderr_dropped):
-        return message
     told = [message] if message else []
     if result.stdout_dropped:
         told.append(_lacks("standard output", result.stdout, result.stdout_dropped))

@@ -57,7 +57,7 @@ class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
             self.placed,
             self.specialised,
             self.ran,
-            self.recorded + _us(seconds),
+            self.recorded + round(seconds * 1e6),
             self.started_ms,
         )
 
@@ -86,18 +86,15 @@ def of_call(
     `accepted` and `handed` in monotonic seconds, as `start_timing` has them; `ran` and `recorded`
     in seconds; `started_ms` as in the timeline.
     """
-    wait = _us(handed - accepted)
+    wait = round((handed - accepted) * 1e6)
+    ran_us, recorded_us = round(ran * 1e6), round(recorded * 1e6)
     if start_timing is None:
-        return Timeline(None, wait, 0, 0, _us(ran), _us(recorded), started_ms)
+        return Timeline(None, wait, 0, 0, ran_us, recorded_us, started_ms)
     # Only the part of the start that falls into the call's wait counts.
     started = min(max(start_timing.started, accepted), handed)
     placed = max(started, handed if start_timing.placed is None else start_timing.placed)
     ready = max(placed, handed if start_timing.specialised is None else start_timing.specialised)
-    placing, specialising = _us(placed - started), _us(ready - placed)
+    placing, specialising = round((placed - started) * 1e6), round((ready - placed) * 1e6)
     queued = max(0, wait - placing - specialising)
-    took = (queued, placing, specialising, _us(ran), _us(recorded))
+    took = (queued, placing, specialising, ran_us, recorded_us)
     return Timeline(start_timing.reason, *took, started_ms)
-
-
-def _us(seconds: float) -> int:
-    return round(seconds * 1e6)

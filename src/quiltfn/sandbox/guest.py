@@ -215,7 +215,7 @@ class GuestSandbox(asyncio.Protocol):
 
     async def call(self, call: Call) -> CallResult:
         if self._web_server is not None:
-            return await self._call_server(self._web_server, call)
+            return await self._web_server.call(call) if self.is_alive else _ended_before()
         self._nonce += 1
         frame = wire.encode_call(
             nonce=self._nonce,
@@ -229,9 +229,7 @@ class GuestSandbox(asyncio.Protocol):
         self._output_bytes, self._room_bytes = 0, SHORT_OUTPUT_BYTES
         self._end = self._loop.create_future()
         if not self.is_alive:
-            return CallResult(
-                kind=ExitKind.SANDBOX_GONE, reason="the sandbox had ended before the call"
-            )
+            return _ended_before()
         self.is_clean = False
         self._write(frame)
         del frame  # it may be long, and was sent
@@ -361,13 +359,6 @@ class GuestSandbox(asyncio.Protocol):
         )
         await self._web_server.wait_until_ready()
 
-    async def _call_server(self, server: WebServer, call: Call) -> CallResult:
-        if not self.is_alive:
-            return CallResult(
-                kind=ExitKind.SANDBOX_GONE, reason="the sandbox had ended before the call"
-            )
-        return await server.call(call)
-
     def _hear_of_server(self, server: WebServer, event: wire.Event) -> bool:
         """False: the guest may not say that."""
         if isinstance(event, wire.Socket):
@@ -491,6 +482,10 @@ class GuestSandbox(asyncio.Protocol):
             if self._events >= 0:
                 os.close(self._events)
                 self._events = -1
+
+
+def _ended_before() -> CallResult:
+    return CallResult(kind=ExitKind.SANDBOX_GONE, reason="the sandbox had ended before the call")
 
 
 def _nothing() -> None:

@@ -44,7 +44,8 @@ class Answered(Protocol):
 
     def head(self, status: int, fields: list[tuple[bytes, bytes]], /) -> None: ...
 
-    def body(self, data: bytes) -> None: ...
+    def body(self, data: bytes) -> None:
+        """What has come of it. Behind the head always once, even where nothing has."""
 
     def end(self, error: str | None, /) -> None:
         """The last of all. `error`: why the answer is not whole (a sentence)."""
@@ -99,11 +100,11 @@ class HttpConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self._transport: asyncio.Transport | None = None
         self._to: Answered | None = None
-        self._is_head_request = self._is_until_end = False
+        self._is_head_request = False
         self._parser = httptools.HttpResponseParser(self)
         self._fields: list[tuple[bytes, bytes]] = []
         self._without_body = 0
-        self._is_in_body = self._has_moved = False
+        self._is_in_body = self._has_moved = self._has_new_head = False
         self._chunk_room = chunk_room
         self._pieces: list[bytes] = []
         self._chunks = 0
@@ -117,7 +118,7 @@ class HttpConnection(asyncio.Protocol):
     def send(self, head: bytes, body: bytes, to: Answered, *, is_head_request: bool) -> None:
         """Sends one request. `to.end` is always called, once."""
         self._to, self._is_head_request = to, is_head_request
-        self.has_begun = self._is_in_body = False
+        self.has_begun = self._is_in_body = self._has_new_head = False
         self._without_body = 0
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -158,6 +159,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self, why: Wait) -> None:
+        if not self._waits_for:
+            return
         self._waits_for.discard(why)
         is_open = self._transport is not None and not self._transport.is_closing()
         if self._transport is not None and is_open and not self._waits_for:
@@ -211,7 +214,8 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._end("the server answered with another protocol, which is not passed on")
             return
-        self._hand_on()
+        if self._pieces or self._has_new_head:
+            self._hand_on()
         self._without_body = 0 if self._has_moved else self._without_body + len(data)
         if self._without_body > HEAD_MAX_BYTES and self._to is not None:
             self._end(f"the server's answer has a head of more than {HEAD_MAX_BYTES} bytes")
@@ -235,18 +239,25 @@ class HttpConnection(asyncio.Protocol):
         self._forget_again()
         if self._to is None:
             return
-        if self._is_in_body and self._is_until_end and is_ended:
+        if self._is_in_body and is_ended and self._ends_with_connection():
             self._end(None)
         elif self.has_begun:
             self._end("the server closed the connection in the middle of its answer")
         else:
             self._end("the server closed the connection without an answer")
 
+    def _ends_with_connection(self) -> bool:
+        """Whether nothing else says where the body ends that is being read."""
+        names = {name.lower() for name, _ in self._fields}
+        has_length = b"content-length" in names or b"transfer-encoding" in names
+        return not has_length and self._parser.get_status_code() not in WITHOUT_BODY
+
     def _hand_on(self) -> None:
         """What has come of the body, as one piece: many small ones would cost much more."""
-        pieces, self._pieces = self._pieces, []
+        pieces = self._pieces
+        self._pieces, self._has_new_head = [], False
         self._chunks += len(pieces)
-        if pieces and self._to is not None:
+        if self._to is not None:
             self._to.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _read_rest(self) -> bool:
@@ -267,7 +278,8 @@ class HttpConnection(asyncio.Protocol):
             os.close(again)
 
     def _end(self, error: str | None) -> None:
-        self._hand_on()
+        if self._pieces or self._has_new_head:
+            self._hand_on()
         to = self._to
         unsent = self._transport is not None and self._transport.get_write_buffer_size()
         if unsent or self._is_sending:
@@ -295,13 +307,10 @@ class HttpConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200 or self._to is None:
             return
-        names = {name.lower() for name, _ in self._fields}
-        has_length = b"content-length" in names or b"transfer-encoding" in names
-        has_none = self._is_head_request or status in WITHOUT_BODY
-        self._is_until_end = not has_length and not has_none
         self._is_in_body = True
         if not self._parser.should_keep_alive():
             self.is_open = False
+        self._has_new_head = True
         self._to.head(status, self._fields)
         if self._is_head_request:
             # The parser waits for the body that a length announces, so nothing more can be read.

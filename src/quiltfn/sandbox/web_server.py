@@ -13,8 +13,10 @@ Rule 3: a body that is passed on while it arrives is sent once, on a connection 
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
+import termios
 from collections import deque
 from collections.abc import Callable, Coroutine
 
@@ -41,6 +43,7 @@ LOG_BYTES_PER_S = 1024 * 1024
 # A read of the log counts as so many bytes at least: to be woken costs more than what is read.
 LOG_READ_BYTES = 256
 PIECE = 64 * 1024
+NO_BYTES = bytes(4)  # a number of bytes, as the kernel tells it: none
 # A connection that was idle for longer is not used again: servers close those after some seconds,
 # and a request on its way just then would be lost.
 IDLE_S = 1.0
@@ -67,21 +70,32 @@ ABOUT = (
 
 
 class Exchange:
-    """One call that the server has: what came of it so far. `http_connection.Answered`."""
+    """One call that the server has: what came of it so far. `http_connection.Answered`.
+    `deadline`: by the clock of the loop. `on_error`: is told why the answer is not whole.
+    `before_end`: is called before the output is taken.
+    """
 
-    def __init__(self, call: Call, request: ServerRequest, limits: OutputLimits) -> None:
-        self.call, self.request = call, request
-        self.connection: HttpConnection | None = None
-        self.sending: asyncio.Task[None] | None = None  # its body
-        self.ended: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
-        # `is_reused`: the connection had answered another request; `is_again`: it is sent anew.
-        self.is_reused = self.is_again = False
-        self.on_error: Callable[[Exchange, str], None] = lambda one, why: one.fail(why)
-        self.before_end: Callable[[], None] = _nothing  # before its output is taken
-        self._limits = limits
-        self._status = 0
-        self._room_bytes = SHORT_OUTPUT_BYTES
-        self._stdout = self._stderr = self._stdout_dropped = self._stderr_dropped = 0
+    connection: HttpConnection | None = None
+    sending: asyncio.Task[None] | None = None  # its body
+    # `is_reused`: the connection had answered another request; `is_again`: it is sent anew.
+    is_reused = is_again = False
+    _status, _prelude = 0, b""
+    _room_bytes = SHORT_OUTPUT_BYTES
+    _stdout = _stderr = _stdout_dropped = _stderr_dropped = 0
+
+    def __init__(
+        self,
+        call: Call,
+        request: ServerRequest,
+        limits: OutputLimits,
+        on_error: "Callable[[Exchange, str], None]",
+        before_end: Callable[[], None],
+    ) -> None:
+        self.call, self.request, self._limits = call, request, limits
+        self.on_error, self.before_end = on_error, before_end
+        loop = asyncio.get_running_loop()
+        self.deadline = loop.time() + call.timeout_s
+        self.ended: asyncio.Future[CallResult] = loop.create_future()
 
     def log(self, data: bytes) -> None:
         """Adds to what the server has written."""
@@ -104,14 +118,15 @@ class Exchange:
         except BadServerAnswer as error:
             self.fail(f"the server's answer cannot be sent: {error}")
             return
-        self._append(prelude)
+        self._prelude = prelude  # which goes with what has come of the body by now
 
     def body(self, data: bytes) -> None:
         if self.ended.done():
             return
-        keep = data[: max(0, self._limits.answer - self._stdout)]
-        if keep:
-            self._append(keep)
+        prelude, self._prelude = self._prelude, b""
+        keep = data[: max(0, self._limits.answer - self._stdout - len(prelude))]
+        if keep or prelude:
+            self._append(prelude + keep)
         if len(keep) < len(data):
             self._stdout_dropped += len(data) - len(keep)
             self.finish(ExitKind.EXITED)  # the rest would be of no use to anybody
@@ -224,6 +239,7 @@ class WebServer:
         self._between, self._between_dropped, self._last_words = b"", 0, b""
         self._log_room = LOG_BYTES_PER_S
         self._refill: asyncio.TimerHandle | None = None
+        self._overdue: asyncio.TimerHandle | None = None
         self._chunk_room = ChunkRoom()
         os.set_blocking(log, False)
         self._loop.add_reader(log, self._read_log)
@@ -277,14 +293,14 @@ class WebServer:
         except BadRequestEvent as error:
             why = f"the event is no HTTP request: {error}"
             return CallResult(kind=ExitKind.EXITED, refusal=why)
-        exchange = Exchange(call, request, self._limits)
-        exchange.on_error, exchange.before_end = self._connection_failed, self._read_log
+        exchange = Exchange(call, request, self._limits, self._connection_failed, self._look_at_log)
         if self._between or self._between_dropped:
             exchange.log(self._between)
             exchange.drop(self._between_dropped)
             self._between, self._between_dropped = b"", 0
         self._running[exchange] = None
-        overdue = self._loop.call_later(call.timeout_s, exchange.finish, ExitKind.DEADLINE)
+        if self._overdue is None or self._overdue.when() > exchange.deadline:
+            self._look_for_overdue_at(exchange.deadline)
         try:
             connection = self._take_idle() if call.body is None else None
             if connection is None:
@@ -294,7 +310,6 @@ class WebServer:
                 self._send(exchange, connection)
             return await exchange.ended
         finally:
-            overdue.cancel()
             del self._running[exchange]
             if exchange.sending is not None:
                 exchange.sending.cancel()
@@ -310,6 +325,21 @@ class WebServer:
             if call is None or exchange.call is call
         ]
         return any(ended)
+
+    def _look_for_overdue_at(self, at: float) -> None:
+        """Sets the one timer for the deadlines of all calls; one for each would cost every call."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+        self._overdue = self._loop.call_at(at, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        self._overdue, now = None, self._loop.time()
+        for exchange in list(self._running):
+            if exchange.deadline <= now:
+                exchange.finish(ExitKind.DEADLINE)
+        left = [one.deadline for one in self._running if one.deadline > now]
+        if left:
+            self._look_for_overdue_at(min(left))
 
     def _send(self, exchange: Exchange, connection: HttpConnection) -> None:
         request, exchange.connection = exchange.request, connection
@@ -426,6 +456,11 @@ class WebServer:
 
     # Its log -----------------------------------------------------------------------------------
 
+    def _look_at_log(self) -> None:
+        """As `_read_log`, where there is mostly nothing: to ask for that is less than a read."""
+        if self._log >= 0 and fcntl.ioctl(self._log, termios.FIONREAD, NO_BYTES) != NO_BYTES:
+            self._read_log()
+
     def _read_log(self) -> None:
         """Takes what the server has written, a piece at most."""
         if self._log < 0 or self._log_room <= 0:
@@ -488,8 +523,9 @@ class WebServer:
         for task in self._tasks:
             task.cancel()
         self._close_log()
-        if self._refill is not None:
-            self._refill.cancel()
+        for timer in (self._refill, self._overdue):
+            if timer is not None:
+                timer.cancel()
 
     def _over_now(self, how: str) -> None:
         if self._over.is_set():
@@ -513,7 +549,3 @@ def _about(call: Call) -> dict[str, str]:
     """The headers that tell a server which call it has."""
     given = call.environment
     return {name: given[variable] for name, variable in ABOUT if variable in given}
-
-
-def _nothing() -> None:
-    pass

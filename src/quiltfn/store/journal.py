@@ -357,7 +357,9 @@ class SpoolJournal:
     def _remember(self, record: Invocation) -> None:
         self._pending[record.invocation_id] = record
         self._written += 1
-        self._commit_in_time()
+        # Mostly the time of the next commit is set.
+        if self._timer is None or self._spool.size > COMMIT_AT_BYTES:
+            self._commit_in_time()
 
     def _commit_in_time(self) -> None:
         """Schedules the next commit; at once if much is waiting."""

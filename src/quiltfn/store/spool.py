@@ -58,28 +58,23 @@ class Spool:
 
     def append(self, record: Invocation) -> None:
         """Writes one record. If it raises `OSError`, the segment is as it was."""
+        line = to_line(record)
         self.writing_since = monotonic()
         try:
-            self._append(to_line(record))
+            if self._is_torn:
+                self._cut()
+            self._is_torn = True  # A write that fails may leave a part; the next one removes that.
+            written = os.write(self._file, line)
+            if written != len(line):
+                self._cut()
+                told = f"No space left on device: {written} of {len(line)} bytes could be written"
+                raise OSError(errno.ENOSPC, told)
+            self._is_torn = False
+            if self.size == 0:
+                self._holds(self.path.name, True)
+            self.size += written
         finally:
             self.writing_since = 0.0
-
-    def _append(self, line: bytes) -> None:
-        if self._is_torn:
-            self._cut()
-        try:
-            written = os.write(self._file, line)
-        except OSError:
-            self._is_torn = True  # It may have written a part; the next write removes that.
-            raise
-        if written != len(line):
-            self._is_torn = True
-            self._cut()
-            told = f"No space left on device: {written} of {len(line)} bytes could be written"
-            raise OSError(errno.ENOSPC, told)
-        if self.size == 0:
-            self._holds(self.path.name, True)
-        self.size += written
 
     def read(self) -> list[Invocation]:
         """All complete records, without a torn last one. Other damage raises `StoreBroken`."""
