@@ -13,7 +13,7 @@ from contract.stores import (
     STORES,
     SharedStoreOpener,
     StoreOpener,
-    a_surely_stored_function,
+    a_stored_function,
     url_of,
 )
 from quiltfn.model.function import Function
@@ -49,7 +49,7 @@ async def store(open_store: StoreOpener, tmp_path: Path) -> AsyncIterator[SqlSto
 
 @pytest.fixture
 async def function(store: SqlStore) -> Function:
-    return await a_surely_stored_function(store)
+    return await a_stored_function(store)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 import postgresql
-from contract.stores import a_stored_function
+from contract.stores import BUSY_TIMEOUT_S, a_stored_function
 from quiltfn import __version__
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStore, StoreBroken, compatibility, migrations, tables
@@ -56,8 +56,9 @@ class Database(NamedTuple):
             return cursor.fetchall() if cursor.description else []
 
     def node(self, name: str) -> AbstractAsyncContextManager[SqlStore]:
+        wait_s = BUSY_TIMEOUT_S
         return open_as_node(
-            self.url, self.path / name, None, node_id=name, fleet_id=FLEET, busy_timeout_s=0.5
+            self.url, self.path / name, None, node_id=name, fleet_id=FLEET, busy_timeout_s=wait_s
         )
 
     @property

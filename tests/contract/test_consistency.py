@@ -18,6 +18,7 @@ from alembic import command
 from sqlalchemy import create_engine, pool
 
 from contract.stores import (
+    HELD_S,
     StoreOpener,
     a_call,
     a_stored_function,
@@ -218,7 +219,7 @@ async def test_a_lock_file_that_is_deleted_lets_nobody_in_and_comes_back(
     async with open_store(tmp_path) as store:
         (tmp_path / "quiltfn.lock").unlink()
         with pytest.raises(StoreBroken, match="Another quiltfn"):
-            async with open_store(tmp_path):
+            async with on_sqlite(tmp_path, busy_timeout_s=HELD_S):
                 pass
         tool = DataDirectory(tmp_path)
         tool.enter(alone=False, wait_s=0)

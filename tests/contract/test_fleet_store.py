@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import postgresql
-from contract.stores import a_stored_function
+from contract.stores import BUSY_TIMEOUT_S, HELD_S, a_stored_function
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStore, StoreBroken
 from quiltfn.store.copy import copy
@@ -37,9 +37,19 @@ def name_of(url: str) -> str:
 
 
 def node(
+    url: str, path: Path, name: str, fleet_id: str = FLEET, wait_s: float = BUSY_TIMEOUT_S
+) -> AbstractAsyncContextManager[SqlStore]:
+    """`wait_s`: for what another one holds, or held until PostgreSQL has ended its connection."""
+    return open_as_node(
+        url, path / name, None, node_id=name, fleet_id=fleet_id, busy_timeout_s=wait_s
+    )
+
+
+def refused(
     url: str, path: Path, name: str, fleet_id: str = FLEET
 ) -> AbstractAsyncContextManager[SqlStore]:
-    return open_as_node(url, path / name, None, node_id=name, fleet_id=fleet_id, busy_timeout_s=0.3)
+    """A node that another server does not let in."""
+    return node(url, path, name, fleet_id, HELD_S)
 
 
 async def test_nodes_of_different_names_share_it(url: str, tmp_path: Path) -> None:
@@ -57,7 +67,7 @@ async def test_a_second_node_of_a_name_is_refused_and_takes_it_when_the_first_is
 ) -> None:
     async with node(url, tmp_path, "one") as one:
         with pytest.raises(StoreUnavailable, match="A node named one is serving from this"):
-            async with node(url, tmp_path / "other", "one"):
+            async with refused(url, tmp_path / "other", "one"):
                 pass
         await one.ping()
         epoch = one.database.boot.epoch
@@ -72,20 +82,22 @@ async def test_the_lock_of_a_name_is_taken_again_with_a_new_connection(
         await one.ping()
         postgresql.running().disconnect(name_of(url))
         async with node(url, tmp_path / "other", "one"):
+            one.database.busy_timeout_s = HELD_S
             with pytest.raises(StoreUnavailable, match="A node named one"):
                 await one.database.write(lambda _: None)
+            one.database.busy_timeout_s = BUSY_TIMEOUT_S
         # The lock is its own again, but the other one has ended what it had.
         with pytest.raises(StoreUnavailable, match="started again elsewhere"):
             await one.database.write(lambda _: None)
         with pytest.raises(StoreUnavailable, match="A node named one"):
-            async with node(url, tmp_path / "other", "one"):
+            async with refused(url, tmp_path / "other", "one"):
                 pass
 
 
 async def test_two_servers_of_one_data_directory_are_no_two_nodes(url: str, tmp_path: Path) -> None:
     async with node(url, tmp_path, "one"):
         shared = open_as_node(
-            url, tmp_path / "one", None, node_id="two", fleet_id=FLEET, busy_timeout_s=0.3
+            url, tmp_path / "one", None, node_id="two", fleet_id=FLEET, busy_timeout_s=HELD_S
         )
         with pytest.raises(StoreBroken, match="Another quiltfn is serving from"):
             async with shared:
@@ -117,7 +129,7 @@ async def test_a_server_alone_and_a_fleet_exclude_each_other(tmp_path: Path) -> 
             pass
     async with node(url, tmp_path, "one") as one:
         with pytest.raises(StoreUnavailable, match="Another quiltfn"):
-            async with open_postgresql(url, tmp_path / "alone", busy_timeout_s=0.3):
+            async with open_postgresql(url, tmp_path / "alone", busy_timeout_s=HELD_S):
                 pass
         await one.ping()
         async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:
@@ -132,7 +144,7 @@ async def test_another_fleets_node_is_refused_and_leaves_no_trace(url: str, tmp_
         assert before
         for named in ("one", "two"):
             with pytest.raises((StoreBroken, StoreUnavailable), match=r"another fleet|named one"):
-                async with node(url, tmp_path / "other", named, "f" * 32):
+                async with refused(url, tmp_path / "other", named, "f" * 32):
                     pass
     with pytest.raises(StoreBroken, match=f"another fleet's .{FLEET}.; the file .* is of ffff"):
         async with node(url, tmp_path / "other", "one", "f" * 32):

@@ -17,6 +17,8 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, pool, text
 
 from contract.stores import (
+    BUSY_TIMEOUT_S,
+    HELD_S,
     OF_SQLITE,
     StoreOpener,
     a_call,
@@ -483,6 +485,7 @@ async def test_a_list_is_read_from_the_index_alone(store: SqlStore) -> None:
 async def test_nothing_is_lost_while_another_process_holds_the_lock(
     store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
+    store.database.busy_timeout_s = HELD_S
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         first = done(a_call(function))
@@ -500,6 +503,7 @@ async def test_nothing_is_lost_while_another_process_holds_the_lock(
             second.invocation_id,
         }
         other.execute("ROLLBACK")
+    store.database.busy_timeout_s = BUSY_TIMEOUT_S
 
     async def is_well() -> bool:
         await asyncio.sleep(0.01)

@@ -21,6 +21,8 @@ from sqlalchemy import Connection
 
 import postgresql
 from contract.stores import (
+    BUSY_TIMEOUT_S,
+    HELD_S,
     a_call,
     a_function,
     a_stored_function,
@@ -416,14 +418,16 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
     """As where its disk hangs: the kernel keeps the connections and nobody answers."""
     monkeypatch.setattr(postgres_connection, "ANSWER_MAX_S", 1.0)
     url = a_database(cluster)
-    async with open_postgresql(url, tmp_path, busy_timeout_s=0.5) as store:
+    async with open_postgresql(url, tmp_path, busy_timeout_s=BUSY_TIMEOUT_S) as store:
         await asyncio.gather(store.ping(), store.newest_change())
+        store.database.busy_timeout_s = HELD_S
         with cluster.frozen():
             asked = [store.ping(), store.newest_change(), store.ping()]
             async with asyncio.timeout(scaled(20)):
                 told = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(one) for one in told] == [StoreUnavailable] * 3
-        store.database.busy_timeout_s = 5.0  # PostgreSQL has yet to end the old connection
+        # PostgreSQL has yet to end the old connection.
+        store.database.busy_timeout_s = BUSY_TIMEOUT_S
         await store.ping()
         await store.newest_change()
         assert rows_of(url, COUNT)[0][0] in (2, 3)
@@ -703,7 +707,7 @@ async def test_a_commit_that_nobody_can_tell_of_is_said_to_be_unknown(
             host="127.0.0.1", port=wire.port, user=postgresql.ROLE, dbname="a", sslmode="disable"
         )
         async with open_postgresql(
-            through, tmp_path, password=PASSWORD, busy_timeout_s=1.0
+            through, tmp_path, password=PASSWORD, busy_timeout_s=BUSY_TIMEOUT_S
         ) as store:
             stopping: list[threading.Thread] = []
 
@@ -720,10 +724,12 @@ async def test_a_commit_that_nobody_can_tell_of_is_said_to_be_unknown(
                 stopping.append(threading.Thread(target=stop_when_cut))
                 stopping[0].start()
 
+            store.database.busy_timeout_s = scaled(1.0)  # until nobody can tell
             with pytest.raises(StoreUnavailable, match="did not tell"):
                 await store.database.write(cut_for_good)
             await asyncio.to_thread(stopping[0].join)
             await asyncio.to_thread(cluster.start)
+            store.database.busy_timeout_s = BUSY_TIMEOUT_S
             await store.ping()
             assert rows_of(url, COUNT) == [(2,)]
 
@@ -732,10 +738,12 @@ async def test_a_commit_that_nobody_can_tell_of_is_said_to_be_unknown(
             wire.has_cut.clear()
             stopping.clear()
             cut_at_commit()
+            store.database.busy_timeout_s = scaled(1.0)
             with pytest.raises(StoreUnavailable, match="did not tell"):
                 await operations.add(operation)
             await asyncio.to_thread(stopping[0].join)
             await asyncio.to_thread(cluster.start)
+            store.database.busy_timeout_s = BUSY_TIMEOUT_S
             held = "SELECT operation_id FROM operation"
             assert rows_of(url, held) == [(operation.operation_id,)]
             again = replace(operation, operation_id="another")
@@ -757,7 +765,7 @@ async def test_a_server_that_is_alone_lets_no_other_in(tmp_path: Path) -> None:
                 StoreUnavailable, match="Another quiltfn is serving from this database"
             ):
                 async with open_postgresql(
-                    url, tmp_path / "two", node_id="two", alone=alone, busy_timeout_s=0.2
+                    url, tmp_path / "two", node_id="two", alone=alone, busy_timeout_s=HELD_S
                 ):
                     pass
         async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:  # No server.
@@ -765,7 +773,7 @@ async def test_a_server_that_is_alone_lets_no_other_in(tmp_path: Path) -> None:
         await store.ping()
     async with open_postgresql(url, tmp_path / "two", node_id="two", alone=False) as store:
         with pytest.raises(StoreUnavailable, match="Another quiltfn"):
-            async with open_postgresql(url, tmp_path / "one", busy_timeout_s=0.2):
+            async with open_postgresql(url, tmp_path / "one", busy_timeout_s=HELD_S):
                 pass
         async with open_postgresql(url, tmp_path / "one", node_id="one", alone=False):
             await store.ping()
@@ -795,7 +803,7 @@ async def test_a_write_waits_for_others_no_longer_than_it_may(
     store: SqlStore, tmp_path: Path
 ) -> None:
     await store.wait_swept()  # what the start writes may wait for longer
-    store.database.busy_timeout_s = 0.3
+    store.database.busy_timeout_s = HELD_S
     with psycopg.connect(url_of(tmp_path)) as other:
         lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
         other.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
@@ -804,6 +812,7 @@ async def test_a_write_waits_for_others_no_longer_than_it_may(
             await store.ping()
         assert time.monotonic() - began < scaled(2)
         assert await store.newest_change() == 0  # Readers do not wait.
+    store.database.busy_timeout_s = BUSY_TIMEOUT_S
     await store.ping()
 
 

@@ -12,6 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import (
+    BUSY_TIMEOUT_S,
+    HELD_S,
     OF_SQLITE,
     StoreOpener,
     a_call,
@@ -228,6 +230,7 @@ async def test_a_locked_database_refuses_writes_in_time_and_still_reads(
     store: SqlStore, tmp_path: Path
 ) -> None:
     function = await a_stored_function(store)
+    store.database.busy_timeout_s = HELD_S
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         # All of them: they do not wait one after the other.
@@ -239,6 +242,7 @@ async def test_a_locked_database_refuses_writes_in_time_and_still_reads(
             await store.ping()
         assert [stored.function for stored in await store.load()] == [function]
         other.execute("ROLLBACK")
+    store.database.busy_timeout_s = BUSY_TIMEOUT_S
     await store.ping()
     await a_stored_function(store)
     assert len(await store.load()) == 2

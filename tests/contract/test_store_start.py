@@ -17,6 +17,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
 from contract.stores import (
+    HELD_S,
     StoreOpener,
     a_stored_function,
     change,
@@ -168,7 +169,7 @@ async def test_a_data_directory_has_one_server_and_lets_tools_in(
         assert process.stdin is not None
         process.stdout.readline()
         with pytest.raises(StoreBroken, match="Another quiltfn"):
-            async with open_store(tmp_path):
+            async with on_sqlite(tmp_path, busy_timeout_s=HELD_S):
                 pass
         async with open_sqlite(tmp_path, alone=False) as tool:
             await a_stored_function(tool, name="brought")
