@@ -15,7 +15,6 @@ import pwd
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,6 +26,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from free_ports import free_port
 from timeouts import scaled
 
 INSTALLED = Path("/usr/lib/postgresql")
@@ -73,7 +73,7 @@ class Cluster:
         self.data, self.sockets, self.log = (
             directory / name for name in ("data", "sockets", "log")
         )
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._user = _user()
         for one in (self.data, self.sockets):
@@ -302,13 +302,6 @@ def _parent() -> Path | None:
         return None
     found = os.statvfs(IN_MEMORY)
     return IN_MEMORY if found.f_bavail * found.f_frsize >= ROOM_BYTES else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _user() -> pwd.struct_passwd:

@@ -13,8 +13,9 @@ from playwright.sync_api import Page, Route, expect
 
 from browser.wire import Wire
 from e2e.server import Server, short_dir, until
+from free_ports import free_port
 from spec.api_client import make_key, new_name
-from spec.proxy import NGINX, free_port
+from spec.proxy import NGINX
 
 
 def found(name: str) -> str:

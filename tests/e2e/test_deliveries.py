@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import httpx
 import pytest
 
 from e2e.server import QUILTFN, Server, until
+from free_ports import free_port
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -72,8 +72,7 @@ def test_the_receiver_of_the_page_takes_what_is_genuine(
     page = (ROOT / "docs/how-to/webhooks-out.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (commands,) = re.findall(r"```sh\n(quiltfn functions async-policy.*?)```", page, re.DOTALL)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     (tmp_path / "hook-secret").write_text(f"{SECRET}\n")
     server = another(options="--callback-networks 127.0.0.0/8").start()
     server.deploy("echo done", name="audited")

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from e2e import tiny_root
 from e2e.server import QUILTFN, Server, is_alive, until, watched
+from free_ports import free_port
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -201,9 +202,7 @@ def with_certificate(place: Path) -> None:
 
 @contextlib.contextmanager
 def registry(place: Path) -> Iterator[Registry]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+    host = f"127.0.0.1:{free_port()}"
     with_certificate(place)
     crypt = ctypes.CDLL("libcrypt.so.1").crypt
     crypt.restype = ctypes.c_char_p

@@ -1,22 +1,14 @@
 """Real nodes of one fleet for tests: each a server with a file and directories of its own."""
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e.server import Server
+from free_ports import free_port
 from quiltfn.operator import fleet
 
 PASSWORD_FILE = "password"
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run(*words: str) -> None:

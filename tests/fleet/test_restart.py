@@ -8,7 +8,8 @@ import pytest
 
 from e2e.server import Server
 from fleet.balancer import Balancer, Calls
-from fleet.nodes import Fleet, free_port
+from fleet.nodes import Fleet
+from free_ports import free_port
 
 pytestmark = pytest.mark.sandbox
 

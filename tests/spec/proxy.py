@@ -6,12 +6,13 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from e2e.server import short_dir, until
+from free_ports import free_port
 from timeouts import scaled
 
 NGINX = "/usr/sbin/nginx"
@@ -88,11 +89,6 @@ def nginx(to: str, manner: str) -> Iterator[Proxy]:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
             process.wait(scaled(10))
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        return int(taken.getsockname()[1])
 
 
 def _listens(port: int) -> bool:
