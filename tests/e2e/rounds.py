@@ -17,6 +17,7 @@ from functools import partial
 
 from e2e.server import Server, watched
 from e2e.timed_client import Client, Marked, TimedResponse, client_of, deploy, is_free, until
+from timeouts import scaled
 
 CALLERS = (2, 8)
 LATE_S = 0.03  # each begins up to so much after the start, so that every moment is met
@@ -60,7 +61,7 @@ class Race:
         ]
         changing = asyncio.ensure_future(self._change(change, gate, changed))
         gate.set()
-        async with asyncio.timeout(MOST_S):
+        async with asyncio.timeout(scaled(MOST_S)):
             answers = [one for caller in callers for one in await caller]
             done = await changing
         self.told.rounds += 1

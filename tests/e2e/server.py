@@ -289,6 +289,27 @@ class Server:
         """`work` in a thread of its own."""
         return self._threads.submit(work, *arguments, **more)
 
+    def is_ready(self) -> bool:
+        """Whether each part that a call needs is well now."""
+        return bool(self.call("GET", "/api/functions/health").json()["ready"])
+
+    def until_ready(self, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Waits until each part that a call needs is well, and returns what health says then. Where
+        the disk is busy, a server that has just started may not store within health's three
+        seconds.
+        """
+        reports: list[dict[str, Any]] = []
+
+        def is_ready() -> bool:
+            reports.append(self.call("GET", "/api/functions/health").json())
+            return bool(reports[-1]["ready"])
+
+        try:
+            until(is_ready, timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"it did not become ready: {reports[-1]}") from error
+        return reports[-1]
+
     def create(self, handler: str, **fields: Any) -> Function:
         name = fields.pop("name", None) or f"f{next(_names)}"
         answer = self.call("POST", "/api/functions", {"name": name, "handler": handler, **fields})

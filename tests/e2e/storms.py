@@ -39,6 +39,7 @@ from e2e.test_clock import Jump
 from e2e.work_history import WorkVerdict, judge_work
 from e2e.work_load import WITNESSED, WorkLoad, pages, witness
 from quiltfn.launcher import syscalls
+from timeouts import scaled
 
 CALLERS, QUEUERS = 10, 14  # clients that call, and those that queue calls
 INSTANCES = 8
@@ -337,7 +338,7 @@ class Disk:
 
     def mount(self) -> None:
         """Tries until the file system is a new one: a process that ends may hold the old one."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + scaled(20)
         while True:
             run("mount", "-o", "loop", str(self.image), str(self.path))
             try:
@@ -350,7 +351,7 @@ class Disk:
                 return
 
     def unmount(self) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + scaled(20)
         while subprocess.run(
             ["umount", str(self.path)], capture_output=True, check=False
         ).returncode:

@@ -122,7 +122,7 @@ def test_a_fork_bomb_ends_by_its_deadline(shared: Server) -> None:
     assert took < scaled(3.0)
     # Instances of other tests have the guest, its zygote and the shell that waits for a call.
     until(lambda: not any(len(pids) > 3 for pids in shared.sandbox_pids().values()), 2.0)
-    assert shared.call("GET", "/api/functions/health").json()["ready"] is True
+    shared.until_ready()
     assert shared.run("echo alive")["stdout"] == "alive\n"
 
 

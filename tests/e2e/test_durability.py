@@ -33,7 +33,7 @@ def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
     """
     function = server.deploy(handler)
     function.invoke()
-    assert server.call("GET", "/api/functions/health").json()["ready"]  # nothing waits to be synced
+    server.until_ready()  # nothing waits to be synced
     out = tmp_path / "trace"
     with traced(server, out):
         record = function.invoke()

@@ -415,8 +415,7 @@ def test_where_the_fence_cannot_be_had_such_sandboxes_are_refused(
     the_lab: Lab, how: str, sentence: str
 ) -> None:
     with serving(the_lab, change=without_rules(how)) as server:
-        health = server.call("GET", "/api/functions/health").json()
-        assert health["ready"]
+        health = server.until_ready()
         assert health["protections"]["egress"].startswith("refused: ")
         function = server.create("echo", runtime="out")
         state = function.deploy()

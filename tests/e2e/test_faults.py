@@ -128,7 +128,7 @@ def test_doctor_sweeps_the_dead_and_spares_the_living(
     ids = server.ids | living.ids
     assert not leftovers.nothing_since(before, server.root, server.run_dir, ids)
     assert set(living.sandbox_pids()) == sandboxes
-    assert living.call("GET", "/api/functions/health").json()["ready"] is True
+    living.until_ready()
     again = quiltfn("doctor", "--sweep", "--run-dir", str(server.run_dir))
     assert again.stdout.startswith("swept 0 ended server(s)")
     force(living, kept)

@@ -80,7 +80,7 @@ def test_health_and_management_answer_while_the_disk_does_not(
             assert time.monotonic() - began < scaled(3)
             assert not waiting.done()
         assert waiting.result(scaled(20)).json()["stdout"] == "hello\n"
-        until(lambda: server.call("GET", "/api/functions/health").json()["ready"])
+        server.until_ready()
         names = {one["name"] for one in server.call("GET", "/api/functions").json()["functions"]}
         assert "late" not in names
         until(lambda: "takes writes again" in server.log.read_text())
@@ -102,5 +102,5 @@ def test_health_answers_while_an_idle_server_has_no_disk(
             assert not report["ready"]
             assert not report["checks"]["store"]["ok"]
             assert server.call("GET", function.path).status_code == 200
-        until(lambda: server.call("GET", "/api/functions/health").json()["ready"])
+        server.until_ready()
         server.stop()

@@ -523,7 +523,7 @@ def test_a_killed_server_leaves_nothing(server: Server, killed: str) -> None:
     server.wait()
     if killed == "kill_launcher":  # who is to sweep is dead: the next one does
         server.start()
-        assert server.call("GET", "/api/functions/health").json()["ready"]
+        server.until_ready()
     until(lambda: not [pid for pid in pids if is_alive(pid)])
     before = look_at_host(server.root, server.run_dir, ())
     dead = server.ids - ({server.id} if server.process else set())

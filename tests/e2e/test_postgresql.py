@@ -86,8 +86,7 @@ def test_all_of_a_servers_state_is_in_postgresql(server: Server, cluster: Cluste
     assert kept["stdout"] == "hello\0there"
     assert function.invoke("again")["stdout"] == "again"
     assert not list(server.data_dir.glob("quiltfn.db*"))
-    health = server.call("GET", "/api/functions/health").json()
-    assert health["ready"], health
+    server.until_ready()
     found = server.call("GET", "/api/system/doctor").json()["findings"]
     assert any("state is kept in postgresql://quiltfn@127.0.0.1" in f["sentence"] for f in found)
     assert cluster.run("SELECT 1 FROM pg_stat_activity WHERE usename = 'quiltfn'")
@@ -198,9 +197,6 @@ def test_calls_go_on_while_postgresql_is_away_and_none_is_lost(
     """Their records wait in the spool. What has to be in the database first is refused."""
     function = server.deploy("echo hello")
 
-    def health() -> bool:
-        return bool(server.call("GET", "/api/functions/health").json()["ready"])
-
     with Load(function) as load:
         until(partial(load.has, 20))
         if how == "frozen":
@@ -212,7 +208,7 @@ def test_calls_go_on_while_postgresql_is_away_and_none_is_lost(
             getattr(cluster, how)()
             away(server, load)
             cluster.start()
-        until(health, 30)
+        server.until_ready(30)
         until(partial(load.has, len(load.known) + 20))
     assert load.refused == []
     load.check()
@@ -228,9 +224,9 @@ def away(server: Server, load: Load) -> None:
     answer = server.call("POST", "/api/functions", {"name": "refused", "handler": "true"})
     assert answer.status_code == 503, answer.text
     assert PASSWORD not in answer.text
-    assert not server.call("GET", "/api/functions/health").json()["ready"]
+    assert not server.is_ready()
     time.sleep(2)
-    assert len(load.known) > before
+    until(partial(load.has, before))
 
 
 def test_a_server_that_is_stopped_while_postgresql_is_away_loses_nothing(
@@ -334,7 +330,7 @@ def test_a_second_server_is_refused_the_database(
     second.start_without_waiting()
     assert second.wait() == 75
     assert "Another quiltfn is serving from this database" in second.log.read_text()
-    assert server.call("GET", "/api/functions/health").json()["ready"]
+    server.until_ready()
 
 
 def test_a_sandbox_reaches_neither_the_socket_nor_the_port(

@@ -31,8 +31,7 @@ def refusal(server: Server, code: int) -> str:
 def test_two_nodes_share_a_store_and_have_their_names(fleet: Fleet) -> None:
     one, two = fleet.node("one").start(), fleet.node("two").start()
     for node, name in ((one, "one"), (two, "two")):
-        health = node.call("GET", "/api/functions/health").json()
-        assert health["ready"], health
+        node.until_ready()
         record = node.deploy("echo hello", name=f"of-{name}").invoke()
         assert record["execution_node_id"] == name
     assert not list(one.data_dir.glob("quiltfn.db*"))
@@ -65,7 +64,7 @@ def test_no_secret_of_a_node_is_to_be_read(fleet: Fleet) -> None:
 def test_a_second_node_of_a_name_is_refused_until_the_first_is_killed(fleet: Fleet) -> None:
     first, second = fleet.node("one").start(), fleet.node("one")
     assert "A node named one is serving from this database already" in refusal(second, 75)
-    assert first.call("GET", "/api/functions/health").json()["ready"]
+    first.until_ready()
     first.kill_server()
     assert first.wait() == 70
     second.start()

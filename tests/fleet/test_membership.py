@@ -135,7 +135,7 @@ def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> 
     assert "this node ends: another node has taken this one over" in one.log.read_text()
     one.start()
     assert nodes(two)["one"]["presence"] == "present"
-    assert one.call("GET", "/api/functions/health").json()["ready"]
+    one.until_ready()
 
 
 def test_a_node_that_is_stopped_in_order_leaves_at_once(fleet: Fleet) -> None:
@@ -167,7 +167,7 @@ def test_a_node_is_drained_and_uncordoned_by_another(fleet: Fleet) -> None:
     done = quiltfn("nodes", "drain", "one", *at)
     assert done.code == 0, done.stderr
     assert "draining" in done.stdout
-    until(lambda: not one.call("GET", "/api/functions/health").json()["ready"])
+    until(lambda: not one.is_ready())
     assert one.call("GET", "/health").status_code == 200
     left_out = one.call("GET", "/health/ready")  # what balances load asks, without a key
     assert (left_out.status_code, left_out.json()["error_code"]) == (503, "SHUTTING_DOWN")
@@ -176,7 +176,7 @@ def test_a_node_is_drained_and_uncordoned_by_another(fleet: Fleet) -> None:
     assert "draining" in health.json()["checks"]["accepting_calls"]["reason"]
     # What still comes to it runs at the other one.
     assert function.invoke()["execution_node_id"] == "two"
-    assert two.call("GET", "/api/functions/health").json()["ready"]
+    two.until_ready()
     assert running.result()["status"] == "success"  # what ran has ended as it would have
     until(lambda: nodes(two)["one"]["running_calls"] == 0)
     waiting = accepted(one, function)
@@ -185,7 +185,7 @@ def test_a_node_is_drained_and_uncordoned_by_another(fleet: Fleet) -> None:
     until(lambda: record_of(one, function, waiting)["status"] == "success")
     assert record_of(one, function, waiting)["execution_node_id"] == "two"
     assert quiltfn("nodes", "uncordon", "one", *at).code == 0
-    until(lambda: one.call("GET", "/api/functions/health").json()["ready"])
+    one.until_ready()
     listed = quiltfn("nodes", "list", *at)
     assert [line.split()[:2] for line in listed.stdout.splitlines()[1:]] == [
         ["one", "ready"],
@@ -200,7 +200,7 @@ def test_a_cordoned_node_begins_no_accepted_work_and_serves_calls(fleet: Fleet) 
     waiting = accepted(one, function)
     assert function.invoke()["status"] == "success"
     assert record_of(one, function, waiting)["status"] == "queued"
-    assert one.call("GET", "/api/functions/health").json()["ready"]
+    one.until_ready()
     assert one.call("POST", "/api/nodes/one/uncordon").json()["state"] == "ready"
     until(lambda: record_of(one, function, waiting)["status"] == "success")
 
@@ -217,7 +217,7 @@ def test_a_removed_node_ends_and_does_not_come_back(fleet: Fleet) -> None:
     assert nodes(two)["one"]["state"] == "removed"
     refused = two.call("POST", "/api/nodes/one/uncordon")
     assert refused.status_code == 409
-    assert two.call("GET", "/api/functions/health").json()["ready"]
+    two.until_ready()
 
 
 def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, cluster: Any) -> None:
@@ -229,5 +229,5 @@ def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, clus
         late = one.call("GET", "/api/functions/health").json()
     assert not late["checks"]["membership"]["ok"]
     assert "no beat was stored for" in late["checks"]["membership"]["reason"]
-    until(lambda: one.call("GET", "/api/functions/health").json()["ready"], 30)
+    one.until_ready(30)
     assert nodes(one)["one"]["presence"] == "present"
