@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from e2e.server import Function, Server, until
-from fleet.freshness import Freshness
+from fleet.freshness import MOST_S, Freshness
 from fleet.nodes import Fleet
 from timeouts import scaled
 
@@ -86,10 +86,12 @@ def test_a_storm_measures_how_late_calls_see_a_change(nodes: tuple[Server, Serve
     fleet.deploy = nodes[0].deploy
     freshness = Freshness(fleet, lambda _node, _since: True)
     freshness.start()
-    time.sleep(4)
-    freshness.stop()
-    assert (freshness.stale_there, freshness.late) == (0, 0), freshness.examples
-    assert freshness.changes > 2
+    try:
+        until(lambda: freshness.changes > 4, 30)
+    finally:
+        freshness.stop()
+    assert freshness.stale_there == 0, freshness.examples
+    assert freshness.slowest_s < scaled(MOST_S), freshness.examples
 
 
 def named(node: Server) -> dict[str, Any]:
@@ -167,13 +169,20 @@ def test_each_tick_of_a_schedule_is_made_once_by_two_nodes(nodes: tuple[Server, 
     body = {"name": "ticks", "function": "ticking", "every_seconds": 1, "jitter_seconds": 0}
     made = one.call("POST", "/api/schedules", body)
     assert made.status_code == 201, made.text
-    time.sleep(20)
+    until(lambda: made_by(two) >= 18, 30)
     paused = two.call("PUT", "/api/schedules/ticks", {"enabled": False})
     assert paused.is_success, paused.text
     runs = two.call("GET", "/api/schedules/ticks/runs?limit=1000").json()["runs"]
     due = [run["due_at"] for run in runs]
     assert len(due) == len(set(due)), "a tick was decided on twice"
-    assert 18 <= sum(run["outcome"] == "accepted" for run in runs) <= 22
-    assert max(due) - min(due) + 1 == len(due), "a tick was left out"
-    fired = {run["invocation_id"] for run in runs}
+    # Where both nodes are late by a second, the newest tick is made and the others are missed.
+    decided = sum(run["missed"] or 1 for run in runs)
+    first = min(run["due_at"] - max(0, run["missed"] - 1) for run in runs)
+    assert max(due) - first + 1 == decided, "a tick was left out"
+    fired = {run["invocation_id"] for run in runs if run["outcome"] == "accepted"}
     until(lambda: set(function.records()) == fired, 10)
+
+
+def made_by(node: Server) -> int:
+    """How many ticks of the schedule were made, as the node says."""
+    return int(node.call("GET", "/api/schedules/ticks").json()["fired_count"])
