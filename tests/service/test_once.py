@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.stores import files_at_most, restart
+from contract.stores import BUSY_TIMEOUT_S, HELD_S, files_at_most, restart
 from quiltfn.api import idempotency
 from quiltfn.api.app import make_app
 from quiltfn.api.budgets import Budgets
@@ -66,7 +66,6 @@ class KeyedApp:
 @contextlib.asynccontextmanager
 async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[KeyedApp]:
     async with open_harness(path) as harness:
-        harness.store.database.busy_timeout_s = 0.3
         app = make_app(harness.services)
         known = harness.catalog.of_tenant("default", "")
         entry = next(iter(known), None) or await harness.active(handler, max_instances=2)
@@ -249,10 +248,12 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
     await inner.wait()
     if fault is no_more_room:
         monkeypatch.setattr(door.harness.journal, "_append_end", lambda _: None)
+    door.harness.store.database.busy_timeout_s = HELD_S
     with fault(tmp_path):
         invocation_id = told(await first, "STORE_UNAVAILABLE")
         # Neither answered nor free: whoever comes is told so, and nothing runs.
         assert (await door.call()).status_code == 503
+    door.harness.store.database.busy_timeout_s = BUSY_TIMEOUT_S
     again = await door.call()
     assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
     assert again.json()["invocation_id"] == again.headers["x-invocation-id"] == invocation_id

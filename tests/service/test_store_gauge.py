@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from contract.stores import eventually
+from contract.stores import BUSY_TIMEOUT_S, HELD_S, eventually
 from quiltfn.api.app import make_app
 from quiltfn.model.errors import StoreUnavailable
 from service.in_process import InProcess
@@ -32,8 +32,8 @@ async def test_the_gauge_is_0_while_the_database_takes_no_writes_and_1_again_aft
     tmp_path: Path,
 ) -> None:
     async with open_harness(tmp_path) as harness:
-        harness.store.database.busy_timeout_s = 0.2
         entry = await harness.active("echo hello")
+        harness.store.database.busy_timeout_s = HELD_S
         app = InProcess(make_app(harness.services))
         database = sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)
         async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as http:
@@ -50,5 +50,6 @@ async def test_the_gauge_is_0_while_the_database_takes_no_writes_and_1_again_aft
                     await harness.store.ping()
                 assert await gauge(http) == 0  # A server without calls notices it, too.
                 database.execute("ROLLBACK")
+                harness.store.database.busy_timeout_s = BUSY_TIMEOUT_S
                 await harness.store.ping()
                 assert await gauge(http) == 1
