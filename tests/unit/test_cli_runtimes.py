@@ -9,14 +9,17 @@ import platform
 import shutil
 import sys
 import tarfile
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quiltfn.cli import packages, run, runtime_files, show, tree
+from quiltfn.cli import packages, run, runtime_files, show, tools, tree
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.wire import Kind
+from timeouts import scaled
 from unit.canned_server import FUNCTION, INFO, Fake, answered_by
 from unit.sample_archives import a_wheel
 
@@ -421,6 +424,46 @@ def test_what_skopeo_says_is_a_sentence(
     assert run(["runtimes", "add", "etl", "--kind", "shell", "--image", "x"]) == 2
     assert 'error: --image: skopeo has failed: no image "x": not here\n' in capsys.readouterr().err
     assert fake.asked == []
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; not, of one that nobody has waited for."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def test_a_program_that_hangs_is_ended_with_what_it_has_started(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """Nothing that it put aside stays, and the error names it."""
+    made, aside = tmp_path / "made", tmp_path / "aside"
+    aside.mkdir()
+    skopeo = tmp_path / "skopeo"
+    skopeo.write_text(
+        "#!/bin/sh\necho asking for it >&2\ntrap '' TERM\n"
+        'for one; do case "$one" in --tmpdir=*) to="${one#*=}";; esac; done\n'
+        f'sleep 600 & echo "$! $to" >{made}\necho part >"$to/part"\nwait\nwait\n'
+    )
+    skopeo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(tools, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(tempfile, "tempdir", str(aside))
+    add = ["runtimes", "add", "etl", "--kind", "shell", "--timeout", "1"]
+    add += ["--image", "x@sha256:" + "ab" * 32]
+    began = time.monotonic()
+    assert run(add) == 2
+    assert time.monotonic() - began < scaled(20)
+    told = capsys.readouterr().err
+    assert "skopeo was ended: it was not done after 1 s" in told
+    assert "--timeout" in told
+    assert "asking for it" in told
+    child, place = made.read_text().split()
+    assert not runs(int(child))
+    assert not Path(place).exists()
+    assert list(aside.iterdir()) == []
+    assert {method for method, _ in fake.asked} == {"GET"}  # nothing was sent
 
 
 def test_a_reference_is_pulled_by_its_digest_with_what_was_given(

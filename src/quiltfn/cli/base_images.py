@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,9 @@ def archive_of(
         show.note(f"pulling {source.removeprefix(REGISTRY)}")
     chosen = ["--override-os=linux", f"--override-arch={name_in_images(processor())}"]
     copied = ["copy", "--quiet", *registry.options("src-"), "--", source, f"oci-archive:{made}"]
-    _skopeo([*chosen, *copied])
+    # Its layers, which are gone even where skopeo had to be ended.
+    with tempfile.TemporaryDirectory(prefix="quiltfn-", dir=_roomy()) as aside:
+        _skopeo([*chosen, f"--tmpdir={aside}", *copied])
     return made
 
 
@@ -138,6 +141,11 @@ def _skopeo(arguments: list[str]) -> str:
         why = re.sub(r"\\(.)", r"\1", sentence[1]) if sentence else told
         raise BadParameter(f"--image: skopeo has failed: {why}")
     return done.stdout
+
+
+def _roomy() -> str | None:
+    """Where there is room for an image beside its archive: /tmp can be in memory."""
+    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
 
 
 def variables_of(told: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from quiltfn.cli import base_images, lock_files, runtime_files, show, tables
+from quiltfn.cli import base_images, lock_files, runtime_files, show, tables, tools
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
@@ -106,6 +106,14 @@ class FilesOptions:
             ("--upgrade",), help="Install packages again, though a runtime has some of these lists."
         ),
     ] = False
+    timeout: Annotated[
+        int,
+        Option(
+            metavar="SECONDS",
+            least=1,
+            help="How long each program may take that fetches (skopeo, uv, pip, npm, pnpm).",
+        ),
+    ] = tools.TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +189,7 @@ def add(
         shared=fields.get("shared", False),
         is_fresh=files.upgrade,
     )
-    with connection.session() as at:
+    with connection.session() as at, tools.time_limit(files.timeout):
         root = _base_image(at, base)
         if root is not None:
             fields["base_image"] = root.digest

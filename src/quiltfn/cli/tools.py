@@ -1,14 +1,34 @@
 """The programs of others that commands run: pip, uv, npm, pnpm, skopeo. Each may fail, be killed,
-and say anything in any encoding.
+say anything in any encoding, and wait for ever for somebody who does not answer.
 """
 
+import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from quiltfn.cli.parsing import BadParameter
 
 SAID_MAX = 2000
+TIMEOUT_SECONDS = 900
+# How long a program has to end by itself once it was told to.
+GRACE_SECONDS = 5
+
+_timeout_seconds: ContextVar[float] = ContextVar("timeout_seconds", default=TIMEOUT_SECONDS)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """How long each program may take that is run within."""
+    token = _timeout_seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _timeout_seconds.reset(token)
 
 
 def run(
@@ -17,21 +37,55 @@ def run(
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end, in the directory (else here) and with the variables (else ours).
-    An exception here ends it. Raises `BadParameter` if it cannot be run.
+    What it puts aside, where it is given variables, is removed with it. An exception here, or the
+    time limit, ends it and all that it has started. Raises `BadParameter` if it cannot be run or
+    takes too long.
     """
-    try:
-        return subprocess.run(
-            command,
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise BadParameter(f"{command[0]} cannot be run: {error.strerror}") from None
+    seconds = _timeout_seconds.get()
+    with tempfile.TemporaryDirectory(prefix="quiltfn-", ignore_cleanup_errors=True) as aside:
+        variables = None if environment is None else {**environment, "TMPDIR": aside}
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=directory,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BadParameter(f"{command[0]} cannot be run: {error.strerror}") from None
+        with process:
+            try:
+                output, errors = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                told = said(_ended(process))
+                words = f". It said:\n{told}" if told else ""
+                raise BadParameter(
+                    f"{Path(command[0]).name} was ended: it was not done after {seconds:g} s, as "
+                    "where a registry does not answer (quiltfn runtimes add --timeout sets the "
+                    f"limit){words}"
+                ) from None
+            except BaseException:
+                _ended(process)
+                raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Ends a program and what it has started, and gives what they had said. What leaves the group
+    is not waited for.
+    """
+    output = errors = ""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            output, errors = process.communicate(timeout=GRACE_SECONDS)
+    return subprocess.CompletedProcess(process.args, 0, output, errors)
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
