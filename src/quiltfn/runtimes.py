@@ -176,10 +176,7 @@ class Runtimes:
         try:
             named = self.get(tenant_id, spec.runtime)
         except NotFound:
-            known = ", ".join(sorted(one.runtime.name for one in self.all(tenant_id)))
-            raise Unprocessable.field(
-                "runtime", f"one of: {known}", spec.runtime, "shell"
-            ) from None
+            raise self._no_runtime(tenant_id, spec) from None
         runtime = named.runtime
         if runtime.isolation is Isolation.GVISOR and self._host.no_gvisor:
             why = self._host.no_gvisor
@@ -189,6 +186,21 @@ class Runtimes:
             self.tenant_images.hold(named.tenant_id, image)
             self.tenant_images.hold(SHARED, image)
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
+
+    def _no_runtime(self, tenant_id: str, spec: VersionSpec) -> Unprocessable:
+        """The refusal of a spec whose runtime is not there; a function that was made with it still
+        names it.
+        """
+        expected = f"one of: {', '.join(sorted(one.runtime.name for one in self.all(tenant_id)))}"
+        if spec.runtime_snapshot.name != spec.runtime:
+            return Unprocessable.field("runtime", expected, spec.runtime, "shell")
+        expected += f"; the function names {spec.runtime}, which was removed"
+        error = Unprocessable.field("runtime", expected, spec.runtime, "shell")
+        error.hint = (
+            f"add {spec.runtime} again, or update the function with the name of another one; "
+            "the version that serves goes on with what it has"
+        )
+        return error
 
     async def add(
         self, tenant_id: str, wanted: Runtime, *, shared: bool = False, is_operator: bool = False

@@ -425,6 +425,8 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     assert told["error"].startswith("runtime must be one of: ")
     told = operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function), {"description": "x"})
     assert told["error"].startswith("runtime must be one of: ")
+    assert told["error"].endswith(f"; the function names {name}, which was removed")
+    assert f"add {name} again" in told["hint"]
 
 
 def test_the_files_cannot_be_changed_and_writable_places_can(operator: Api) -> None:

@@ -467,6 +467,17 @@ def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named(runtimes: Ru
         runtimes.with_snapshot(T, VersionSpec(handler="x", runtime="cobol"))
 
 
+async def test_a_removed_runtime_that_a_function_still_names_is_told(runtimes: Runtimes) -> None:
+    await runtimes.add(T, a_runtime())
+    served = runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
+    await runtimes.remove(T, "etl")
+    with pytest.raises(Unprocessable) as refused:
+        runtimes.with_snapshot(T, served)
+    why = "runtime must be one of: python, shell; the function names etl, which was removed"
+    assert str(refused.value) == why
+    assert str(refused.value.hint).startswith("add etl again, or update the function with")
+
+
 async def test_a_version_has_what_the_name_stood_for_then(
     runtimes: Runtimes, images: SomeImages
 ) -> None:
