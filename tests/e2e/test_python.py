@@ -286,7 +286,10 @@ def test_what_cannot_run_shows_at_deploy(shared: Server, source: str, told: str)
 def test_a_module_that_is_not_there_is_named(shared: Server) -> None:
     runtime = sample_runtimes.add(shared, "python", {"other.py": ""})
     state = shared.create("mod:handler", runtime=runtime).deploy()
-    assert state["error_message"].endswith("there is no module 'mod' in /app")
+    sentence, told, *lines = state["error_message"].splitlines()
+    assert sentence.endswith("there is no module 'mod' in /app")
+    assert told == "It wrote last:"
+    assert lines[-1] == "ModuleNotFoundError: No module named 'mod'"
 
 
 def test_the_handler_sees_its_packages_before_the_hosts(shared: Server) -> None:

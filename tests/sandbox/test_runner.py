@@ -143,14 +143,27 @@ def test_a_flood_before_it_is_ready_is_cut_and_does_not_hold_it_up(bare_guest: B
         ("say('refused it has no handler')", "it has no handler"),
         ("sys.exit(7)", "the runtime's program ended with status 7 before it was ready"),
         ("os.kill(os.getpid(), 11)", "the runtime's program was killed by signal 11"),
-        ("raise ValueError('no luck')", "ValueError: no luck"),
+        ("raise ValueError('no luck')", "ended with status 1 before it was ready"),
     ],
 )
 def test_a_runner_that_cannot_start_says_why(bare_guest: BareGuest, script: str, text: str) -> None:
     answer = small(bare_guest, script)
     assert answer.errno != 0
     assert text in answer.text
+    assert answer.written.endswith(b"ValueError: no luck\n" if "luck" in script else b"")
     assert bare_guest.wait() == 0
+
+
+@pytest.mark.parametrize("end", ["say('refused it has no handler')", "sys.exit(7)"])
+def test_a_runner_that_cannot_start_tells_what_it_wrote_last(
+    bare_guest: BareGuest, end: str
+) -> None:
+    """Also behind more than is kept for the first call."""
+    script = "os.write(2, b''.join(b'line %d\\n' % one for one in range(20_000)))\n"
+    answer = small(bare_guest, script + end)
+    assert answer.written.endswith(b"\nline 19998\nline 19999\n")
+    assert len(answer.written) == 4096
+    assert answer.text.endswith("handler" if "refused" in end else "status 7 before it was ready")
 
 
 def test_a_program_that_is_missing_is_named(bare_guest: BareGuest) -> None:

@@ -9,14 +9,18 @@ import pytest
 from msgspec.structs import replace
 
 from quiltfn import lifecycle
+from quiltfn.api.shapes import function_summary
 from quiltfn.model.errors import (
     Conflict,
     FunctionNotActive,
     NotFound,
+    RuntimeUnavailable,
     StoreUnavailable,
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
+from quiltfn.ports import SandboxRefused
+from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import TENANT, Harness, open_harness, until
 
 
@@ -60,6 +64,27 @@ async def test_a_deploy_that_cannot_be_prepared_is_an_error_with_a_reason(
     entry = await server.lifecycle.deploy(entry)
     assert entry.function.state is FunctionState.ACTIVE
     assert entry.function.error_message is None
+
+
+async def test_what_a_program_wrote_is_told_of_the_function_and_not_to_its_callers(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers, and lists, have the sentence alone."""
+    entry = await server.active()
+
+    async def refuses(*_: object) -> None:
+        raise SandboxRefused("it ended: secret\nIt wrote last:\na\nsecret")
+
+    for one in list(server.sandboxes.alive.values()):
+        one.end_by_itself()
+    monkeypatch.setattr(FakeSandbox, "specialise", refuses)
+    entry = await server.lifecycle.update(entry, {"description": "another"})
+    assert entry.function.error_message is not None
+    assert entry.function.error_message.endswith("secret\nIt wrote last:\na\nsecret")
+    shown = function_summary(entry).error_message
+    assert shown == "version 2 cannot serve: it ended: secret"
+    with pytest.raises(RuntimeUnavailable, match=r"^it ended: secret$"):
+        await server.invoke(entry)
 
 
 async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(

@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import termios
@@ -395,8 +396,11 @@ async def test_one_that_ends_before_it_listens_is_refused_with_its_last_words() 
         await becomes(lambda: guest.asked >= 2)
         os.write(guest.writes, b"first\nno such module\n")
         guest.server.ended(ExitKind.EXITED, 1, out_of_memory=False)
-        with pytest.raises(SandboxRefused, match=r"ended with status 1 .*: no such module$"):
+        with pytest.raises(SandboxRefused) as refused:
             await waits
+        sentence, *below = str(refused.value).splitlines()
+        assert re.search(r"ended with status 1 .*: no such module$", sentence)
+        assert below == ["It wrote last:", "first", "no such module"]
         guest.server.lost(out_of_memory=False)
         os.close(guest.writes)
 

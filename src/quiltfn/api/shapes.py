@@ -111,7 +111,11 @@ def function(entry: Entry, *, note: str, show: bool) -> wire.Function:
 
 
 def function_summary(entry: Entry) -> wire.FunctionSummary:
-    return gathered(wire.FunctionSummary, entry.function, entry.counters, entry.version.spec)
+    function = entry.function
+    if function.error_message:  # what its program wrote may be long
+        sentence = function.error_message.partition("\n")[0]
+        function = msgspec.structs.replace(function, error_message=sentence)
+    return gathered(wire.FunctionSummary, function, entry.counters, entry.version.spec)
 
 
 def version(one: Version, current: int, *, show: bool) -> wire.Version:

@@ -68,7 +68,7 @@ static void specialise(size_t length)
         _exit(BAD_FRAME);
 
     const char *why;
-    char text[TEXT_MAX];
+    char text[TEXT_MAX + 1 + LAST_WORDS];
     int error = prove_cwd(&why), text_length = 0, log = -1;
     if (error != 0)
         text_length = snprintf(text, sizeof text, "working_directory %.300s %s", special.cwd, why);
@@ -78,6 +78,8 @@ static void specialise(size_t length)
             runner_drop();
         error = (prepared && !special.fresh ? runner_load() : runner_start()) ? 0 : ENOEXEC;
         text_length = snprintf(text, sizeof text, "%s", runner.told);
+        if (error != 0) // After the NUL.
+            text_length += 1 + (int)runner_last_log((unsigned char *)text + text_length + 1);
     }
     if (error == 0 && special.server && !server_start(&log)) {
         error = failure.error;

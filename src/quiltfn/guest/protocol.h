@@ -20,6 +20,7 @@ enum {
     STRINGS_MAX = 16 * 1024,             // arguments, and variables, of one frame
     CHUNK_MAX = 64 * 1024,               // bytes of output in one frame: what a pipe holds
     TEXT_MAX = 512,                      // a sentence in a frame
+    LAST_WORDS = 4096,                   // what a runner that did not start wrote last
 };
 
 static const uint32_t KEEP_TMP = 1, RESIDENT = 2, KEEP_STATE = 4; // of SPECIALISE,

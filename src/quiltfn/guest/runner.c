@@ -319,15 +319,13 @@ static bool runner_open(int fds[3], int *control)
     return fine;
 }
 
-// Takes what the pipe holds now. The beginning of all that it writes is kept, the rest is thrown away.
+// Takes what the pipe holds now. The newest of all that it writes is kept, the rest is thrown away.
 static void runner_keep_start(int *fd)
 {
-    static unsigned char beyond[4096];
+    static unsigned char some[4096];
     size_t held = *fd >= 0 ? held_by(*fd) : 0;
     for (bool first = true; *fd >= 0 && (first || held > 0); first = false) {
-        bool keep = runner.start_log_used < sizeof start_log;
-        unsigned char *to = keep ? start_log + runner.start_log_used : beyond;
-        ssize_t n = read(*fd, to, keep ? sizeof start_log - runner.start_log_used : sizeof beyond);
+        ssize_t n = read(*fd, some, sizeof some);
         if (n == 0) { // The runner closed it, and poll would return at once for ever.
             close(*fd);
             *fd = -1;
@@ -335,8 +333,11 @@ static void runner_keep_start(int *fd)
         if (n <= 0)
             return;
         held -= (size_t)n < held ? (size_t)n : held;
-        if (keep)
-            runner.start_log_used += (size_t)n;
+        size_t used = runner.start_log_used, most = sizeof start_log - (size_t)n;
+        size_t stays = used < most ? used : most;
+        memmove(start_log, start_log + used - stays, stays);
+        memcpy(start_log + stays, some, (size_t)n);
+        runner.start_log_used = stays + (size_t)n;
     }
 }
 
@@ -346,18 +347,11 @@ void runner_tell_start(struct stream *log, uint64_t nonce)
     runner.start_log_used = 0;
 }
 
-// Sets `told` to `what` and the last line that the runner wrote.
-static void runner_last_words(const char *what)
+size_t runner_last_log(unsigned char *to)
 {
-    size_t n = runner.start_log_used, most = 200;
-    while (n > 0 && start_log[n - 1] <= ' ')
-        n--;
-    size_t from = n > most ? n - most : 0;
-    for (size_t i = from; i < n; i++)
-        if (start_log[i] == '\n')
-            from = i + 1;
-    snprintf(runner.told, sizeof runner.told, "%s%s%.*s", what, n > from ? ": " : "",
-             (int)(n - from), (const char *)start_log + from);
+    size_t used = runner.start_log_used, n = used < LAST_WORDS ? used : LAST_WORDS;
+    memcpy(to, start_log + used - n, n);
+    return n;
 }
 
 // Waits for "ready fork|keep|once [NOTE]", before which "result stdout" may come, or "refused WHY".
@@ -368,7 +362,7 @@ static bool runner_await(void)
     for (;;) {
         uint64_t now = now_ns();
         if (now >= deadline) {
-            runner_last_words("the runtime's program was not ready in time");
+            snprintf(runner.told, sizeof runner.told, "the runtime's program was not ready in time");
             return false;
         }
         struct timespec timeout = {got_line ? 0 : (time_t)((deadline - now) / SECOND_NS) + 1, 0};
@@ -401,6 +395,8 @@ static bool runner_await(void)
         }
         if (line != NULL && strncmp(line, "refused ", 8) == 0) {
             snprintf(runner.told, sizeof runner.told, "%s", line + 8);
+            runner_keep_start(&runner.out);
+            runner_keep_start(&runner.log);
             return false;
         }
         int status = 0;
@@ -408,11 +404,10 @@ static bool runner_await(void)
         forget_child_signal();
         if (reap(runner.pid, &status, &more)) {
             runner_keep_start(&runner.log);
-            char what[96];
             struct end end = end_of(status);
-            snprintf(what, sizeof what, "the runtime's program %s %" PRIu32 " before it was ready",
+            snprintf(runner.told, sizeof runner.told,
+                     "the runtime's program %s %" PRIu32 " before it was ready",
                      end.kind == EXITED ? "ended with status" : "was killed by signal", end.code);
-            runner_last_words(what);
             runner.pid = 0;
             return false;
         }

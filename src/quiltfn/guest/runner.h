@@ -38,7 +38,9 @@ extern struct runner {
     struct stream streams[2];
 } runner;
 
-// Starting it. False: `told` says why, and it is gone.
+// Starting it. False: `told` says why, and it is gone; runner_last_log copies what it wrote last, at most
+// LAST_WORDS bytes.
+size_t runner_last_log(unsigned char *to);
 bool runner_spawn(void);
 bool runner_start(void);
 bool runner_load(void);

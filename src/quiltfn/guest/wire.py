@@ -31,6 +31,8 @@ OUTPUT_MAX: Final = 64 * 1024
 STDOUT_MAX: Final = 6 * 1024 * 1024
 STDERR_MAX: Final = 1024 * 1024
 TEXT_MAX: Final = 1024
+# What a runner that did not start wrote last, and the NUL before it.
+LAST_WORDS_MAX: Final = 4096 + 1
 TIMEOUT_MS_MAX: Final = 0xFFFF_FFFF
 NONCE_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -72,7 +74,7 @@ DROPPED_MAX: Final = 1 << 53
 # The shortest and the longest payload of each frame a guest may send.
 _LENGTHS: Final[Mapping[int, tuple[int, int]]] = {
     HELLO: (4, 4),
-    SPECIALISED: (4, 4 + TEXT_MAX),
+    SPECIALISED: (4, 4 + TEXT_MAX + LAST_WORDS_MAX),
     STDOUT: (9, 8 + OUTPUT_MAX),
     STDERR: (9, 8 + OUTPUT_MAX),
     RESULT: (9, 8 + OUTPUT_MAX),
@@ -114,10 +116,12 @@ class Specialised:
     """The guest is ready for calls, or says with `errno` and a sentence why it is not.
 
     Of a runner that is ready, `text` is how it serves calls: `fork`, `once` or `keep`, and a note.
+    `written`: what one that is not ready wrote last.
     """
 
     errno: int
     text: str
+    written: bytes = b""
 
 
 @dataclass(slots=True)
@@ -370,5 +374,5 @@ def _event(kind: int, data: bytes, start: int, end: int) -> Event:
         return Hello(_U32.unpack_from(data, start)[0])
     if kind == SOCKET:
         return Socket(_U32.unpack_from(data, start)[0])
-    text = data[start + 4 : end].decode(errors="replace")
-    return Specialised(_U32.unpack_from(data, start)[0], text)
+    told, _, written = data[start + 4 : end].partition(b"\0")
+    return Specialised(_U32.unpack_from(data, start)[0], told.decode(errors="replace"), written)

@@ -524,7 +524,8 @@ class FunctionPool:
                 case decided.Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
                     self._fail(waiter, refusal(why, retry_after_s))
                 case decided.Fail(waiter=waiter, instance=instance, reason=reason):
-                    error = RuntimeUnavailable(reason)
+                    # What the program wrote is for the function's owner, and not for every caller.
+                    error = RuntimeUnavailable(reason.partition("\n")[0])
                     error.start_timing = self.start_timings[instance]
                     self._fail(waiter, error)
                 case decided.Unpark(instance=instance):

@@ -27,6 +27,7 @@ from quiltfn.ports import (
     SandboxRefused,
 )
 from quiltfn.sandbox.channel import LauncherChannel, Reply, descriptors_of
+from quiltfn.sandbox.last_words import with_last_line, with_output
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 from quiltfn.sandbox.web_server import NO_DESCRIPTORS, WebServer
 
@@ -43,6 +44,8 @@ CONTROL_PIECE = 64 * 1024
 DESCRIPTORS_MAX = 2
 # The guest gives a runner 120 s to start. A busy sandbox may be late to notice the end of these.
 RUNNER_STARTS_WITHIN_S = 125.0
+# How the guest's sentence begins about one that has not said itself why it cannot start.
+RUNNER_ENDED = "the runtime's program "
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
 EXIT_KINDS = {
@@ -207,7 +210,10 @@ class GuestSandbox(asyncio.Protocol):
         except (TimeoutError, ConnectionError):
             raise SandboxRefused("the guest ended while it was being specialised") from None
         if told.errno:
-            raise SandboxRefused(told.text)
+            why, written = told.text, told.written
+            if why.startswith(RUNNER_ENDED):
+                why = with_last_line(why, written)
+            raise SandboxRefused(with_output(why, written))
         if is_server:
             await self._start_server(spec)
             return

@@ -34,6 +34,7 @@ from quiltfn.model.server import ServerSettings
 from quiltfn.ports import Call, SandboxRefused
 from quiltfn.ports.streamed_body import BodyCut, StreamedBody
 from quiltfn.sandbox.http_connection import ChunkRoom, HttpConnection, Wait
+from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, with_last_line, with_output
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 
 LOOPBACK = "127.0.0.1"
@@ -48,7 +49,6 @@ NO_BYTES = bytes(4)  # a number of bytes, as the kernel tells it: none
 # and a request on its way just then would be lost.
 IDLE_S = 1.0
 READY_WITHIN_S = 120.0
-LAST_WORDS_BYTES = 512
 ENDED_WELL = "ended with status 0"
 IN_FRONT = " (it has to stay in the foreground)"
 NO_SUCH_PATH = (
@@ -270,8 +270,8 @@ class WebServer:
             why = f"the server {self._how_ended} before it accepted connections on port {port}"
             why += IN_FRONT if self._how_ended == ENDED_WELL else ""
         self._read_log()
-        words = self._last_words.decode(errors="replace").strip().rpartition("\n")[2]
-        raise SandboxRefused(f"{why}: {words}" if words else why)
+        words = self._last_words
+        raise SandboxRefused(with_output(with_last_line(why, words), words))
 
     async def _status_of(self, path: str) -> int:
         """The status of the answer to a GET; 0: there was none."""
@@ -478,7 +478,7 @@ class WebServer:
         if self._log_room <= 0:
             self._loop.remove_reader(self._log)
         # Some shells write a message piece by piece, and its line end alone.
-        self._last_words = (self._last_words + data)[-LAST_WORDS_BYTES:]
+        self._last_words = (self._last_words + data)[-2 * LAST_WORDS_BYTES :]
         # One that has ended is still listed until its task goes on.
         owner = next((one for one in self._running if not one.ended.done()), None)
         if owner is not None:

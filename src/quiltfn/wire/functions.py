@@ -197,7 +197,14 @@ VersionNumber = Annotated[
 
 UnixSeconds = Annotated[int, about("Unix seconds", 1760000000)]
 NextCursor = Annotated[str, about("the cursor of the next page, or null on the last one", "Zg")]
-ErrorMessage = Annotated[str, about("why it could not be deployed or updated, or null", None)]
+ErrorMessage = Annotated[
+    str,
+    about(
+        "why it could not be deployed or updated, or null: a sentence, and of one function alone "
+        "below it what its program wrote last",
+        None,
+    ),
+]
 Note = Annotated[
     str,
     about(

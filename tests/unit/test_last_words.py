@@ -1,0 +1,39 @@
+"""What a program that did not start wrote last, in the error."""
+
+import pytest
+
+from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, LINE_MAX, with_last_line, with_output
+
+
+@pytest.mark.parametrize(
+    ("written", "line", "whole"),
+    [
+        (b"", "it ended", "it ended"),
+        (b" \n\n", "it ended", "it ended"),
+        (b"no luck\n", "it ended: no luck", "it ended: no luck"),
+        (b"a\n  b\r\n", "it ended: b", "it ended: b\nIt wrote last:\na\n  b"),
+        (b"\xff\0", "it ended: \ufffd\ufffd", "it ended: \ufffd\ufffd"),
+    ],
+)
+def test_a_sentence_has_the_last_line_and_below_it_all_lines(
+    written: bytes, line: str, whole: str
+) -> None:
+    assert with_last_line("it ended", written) == line
+    assert with_output(line, written) == whole
+
+
+def test_of_long_output_the_last_whole_lines_are_kept() -> None:
+    written = "".join(f"line {number} ü\n" for number in range(2000)).encode()
+    _, told, *below = with_output("it ended", written).split("\n")
+    assert told == "It wrote last:"
+    assert below[-1] == "line 1999 ü"
+    assert below[0].startswith("line ")
+    assert LAST_WORDS_BYTES - 20 < len("\n".join(below).encode()) <= LAST_WORDS_BYTES
+
+
+def test_of_one_long_line_the_end_is_kept() -> None:
+    written = b"x" * 10_000 + b"end"
+    told = with_output("it ended", written)
+    assert told.endswith("end")
+    assert len(told) < LAST_WORDS_BYTES + 100
+    assert with_last_line("it ended", written) == f"it ended: {'x' * (LINE_MAX - 3)}end"
