@@ -367,7 +367,7 @@ def _health(
 
 def pool_tasks(parts: CallParts) -> tuple[Task, ...]:
     """What looks after pools beside calls: it ends what was idle for too long, and parks an
-    instance of each function that lacks one, the most called first.
+    instance of each function that lacks one.
     """
 
     def calls(function_id: str) -> int:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from quiltfn.catalog import Entry
+from quiltfn.model.function import NewFunction
 from quiltfn.model.memory import Footprint
 from quiltfn.model.version import VersionSpec
+from quiltfn.pool import parking
 from quiltfn.ports import Sandbox
 from quiltfn.sandbox.fake import FakeSandboxes
 from service.platform_harness import Harness, open_harness, until
@@ -72,6 +74,82 @@ async def test_they_are_made_one_at_a_time(tmp_path: Path) -> None:
         fakes.may_start.set()
         await until(lambda: parked(harness, *entries.values()) == 3)
         assert fakes.most_alive == 3
+
+
+async def of_tenants(path: Path, names: dict[str, list[str]]) -> list[Entry]:
+    """Functions of several tenants, of a server that has ended by now; they are their handlers."""
+    entries = []
+    async with open_harness(path) as harness:
+        for tenant, handlers in names.items():
+            for handler in handlers:
+                new = NewFunction(name=handler.replace(" ", "-"))
+                entry = await harness.lifecycle.create(tenant, new, VersionSpec(handler=handler))
+                entries.append(await harness.lifecycle.deploy(entry))
+        await harness.journal.synced()
+    return entries
+
+
+class Told(FakeSandboxes):
+    """`wanted`: the handlers in the order of their starts. Those of `slow` take until `held`."""
+
+    def __init__(self, *slow: str) -> None:
+        super().__init__()
+        self.slow, self.held = slow, asyncio.Event()
+        self.wanted: list[str] = []
+
+    async def create(self, spec: VersionSpec) -> Sandbox:
+        made = await super().create(spec)
+        self.wanted.append(spec.handler)
+        if spec.handler in self.slow:
+            await self.held.wait()
+        return made
+
+
+async def test_tenants_take_turns(tmp_path: Path) -> None:
+    """Many functions of one do not hold up those of others."""
+    names = {
+        "a": [f"echo a{one}" for one in range(6)],
+        "b": ["echo b0", "echo b1"],
+        "c": ["echo c"],
+    }
+    entries = await of_tenants(tmp_path, names)
+    fakes = Told()
+    async with open_harness(tmp_path, fakes=fakes) as harness:
+        await until(lambda: parked(harness, *entries) == 9)
+    turns = [handler[5] for handler in fakes.wanted]
+    assert sorted(turns[:3]) == ["a", "b", "c"]
+    assert sorted(turns[3:5]) == ["a", "b"]
+    assert turns[5:] == ["a"] * 4
+
+
+async def test_slow_imports_hold_up_those_of_their_tenant_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "SLOW_S", 0.05)
+    names = {"a": ["echo a0", "echo a1"], "b": ["echo b0", "echo b1"], "c": ["echo c"]}
+    entries = await of_tenants(tmp_path, names)
+    fakes = Told("echo a0", "echo a1")
+    async with open_harness(tmp_path, fakes=fakes) as harness:
+        await until(lambda: parked(harness, *entries[2:]) == 3)
+        await asyncio.sleep(0.1)
+        assert sum(handler.startswith("echo a") for handler in fakes.wanted) == 1
+        fakes.held.set()
+        await until(lambda: parked(harness, *entries) == 5)
+
+
+async def test_only_some_slow_starts_go_on_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "SLOW_S", 0.02)
+    names = {tenant: [f"echo {tenant}"] for tenant in "abcd"}
+    entries = await of_tenants(tmp_path, names)
+    fakes = Told(*(f"echo {tenant}" for tenant in "abcd"))
+    async with open_harness(tmp_path, fakes=fakes) as harness:
+        await until(lambda: len(fakes.wanted) == parking.SLOW_AT_ONCE)
+        await asyncio.sleep(0.2)
+        assert len(fakes.wanted) == parking.SLOW_AT_ONCE
+        fakes.held.set()
+        await until(lambda: parked(harness, *entries) == 4)
 
 
 async def test_a_call_does_not_wait_for_those_of_others(tmp_path: Path) -> None:

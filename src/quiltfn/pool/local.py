@@ -177,14 +177,16 @@ class LocalPools:
         """Ends every running call that way, and every instance that is not to start again."""
         await asyncio.gather(*(pool.end_running(kind, reason) for pool in list(self._all())))
 
-    def lacking_parked(self) -> list[str]:
-        """The functions for which an instance should be started now only to be parked. Those that
-        have one by now are forgotten; those whose start is put off are not told yet.
+    def lacking_parked(self) -> list[tuple[str, str]]:
+        """Tenant and id of the functions for which an instance should be started now only to be
+        parked. Those that have one by now are forgotten; those whose start is put off are not told
+        yet.
         """
         for key in list(self._lacks_parked):
             if key not in self._pools or not self._pools[key].model.lacks_parked(NEVER):
                 self._lacks_parked.discard(key)
-        return [key for key in self._lacks_parked if self._pools[key].lacks_parked()]
+        lacking = [(key, self._pools[key]) for key in self._lacks_parked]
+        return [(pool.limits.tenant_id, key) for key, pool in lacking if pool.lacks_parked()]
 
     @property
     def may_lack_parked(self) -> bool:
