@@ -148,7 +148,7 @@ class Settings:
     )
     body_timeout_s: float = setting(
         30.0,
-        "how long a body may take, or the next piece of an image and of what a web server gets",
+        "how long a body may take, or the next 64 KiB of an image and of what a web server gets",
         low=1,
         high=900,
     )

@@ -1,4 +1,4 @@
-"""Bodies that are passed on while they arrive: bounded in size, and in the time between pieces.
+"""Bodies that are passed on while they arrive: bounded in size, and in how slow they may be.
 
 Rule: what is taken of such a body is gone. Nothing may be tried a second time with it.
 """
@@ -6,6 +6,7 @@ Rule: what is taken of such a body is gone. Nothing may be tried a second time w
 import asyncio
 from collections.abc import AsyncGenerator
 
+from quiltfn.api.connections import LEAST_PROGRESS
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.model.errors import BadRequest, PayloadTooLarge, QuiltfnError
 from quiltfn.ports.streamed_body import BodyCut
@@ -37,19 +38,27 @@ def check_announced(request: Request, limit: int) -> None:
 
 
 async def bounded(request: Request, limit: int, timeout_s: float) -> AsyncGenerator[bytes, None]:
-    """A long body may take long; a sender that falls silent may not. Raises `BadRequest`,
-    `PayloadTooLarge` and `ClientDisconnected`.
+    """A long body may take long; a sender that falls silent, or that sends less than
+    `LEAST_PROGRESS` in the time that a short body has, may not. Only what is waited for it counts.
+    Raises `BadRequest`, `PayloadTooLarge` and `ClientDisconnected`.
     """
-    size, chunks = 0, request.chunks()
+    loop, chunks = asyncio.get_running_loop(), request.chunks()
+    size = seen = 0
+    left_s = timeout_s
     while True:
+        began = loop.time()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(left_s):
                 chunk = await anext(chunks, None)
         except TimeoutError:
-            raise BadRequest(f"nothing more of the body arrived within {timeout_s:g} s") from None
+            what = f"only {size - seen} bytes" if size > seen else "nothing more"
+            raise BadRequest(f"{what} of the body arrived within {timeout_s:g} s") from None
         if chunk is None:
             return
-        size += len(chunk)
+        left_s -= loop.time() - began
+        is_first, size = size == 0, size + len(chunk)
+        if is_first or size - seen >= LEAST_PROGRESS:
+            seen, left_s = size, timeout_s
         if size > limit:
             raise too_long(limit)
         yield chunk
