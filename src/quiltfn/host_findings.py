@@ -100,6 +100,26 @@ def disk(path: Path) -> Finding:
     return fine("disk", sentence)
 
 
+def image_contents(damaged: Sequence[Path], count: int, *, is_node: bool) -> Finding:
+    """Whether images are what was uploaded. `damaged`: where each of those is that is not. `count`:
+    how many were looked at. `is_node`: other nodes of a fleet have copies.
+    """
+    if not damaged:
+        return fine("image_contents", f"all {count} images are what was uploaded")
+    back = (
+        "it comes from another node when it is needed"
+        if is_node
+        else "bring it back from a backup, or upload the same files again (quiltfn runtimes add "
+        "--upgrade)"
+    )
+    return warn(
+        "image_contents",
+        f"damaged images, whose functions may do anything: {len(damaged)} of {count} "
+        f"({', '.join(map(str, damaged))})",
+        f"examine the disk; stop the server, remove the directory, start the server, and {back}",
+    )
+
+
 def images(missing: Sequence[str]) -> Finding:
     """Whether the files of runtimes are where they were put. `missing`: digests."""
     if not missing:

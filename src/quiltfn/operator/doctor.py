@@ -1,7 +1,7 @@
 """`quiltfn doctor`: what this machine offers; `--sweep` removes what a crash left.
 
-It changes nothing without `--sweep`. Each line is ok, warn or NO, a sentence, and what to do; NO
-means that `serve` cannot start.
+It changes nothing without `--sweep`. `--images` reads all images, which can take minutes. Each line
+is ok, warn or NO, a sentence, and what to do; NO means that `serve` cannot start.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"quiltfn: {error}", file=sys.stderr)
         return NOT_FINE
     findings = examine(settings)
+    if given.images:
+        findings.append(images(settings))
     print(as_json(findings) if given.output == "json" else as_text(findings))
     return NOT_FINE if any(one.level is Level.NO for one in findings) else FINE
 
@@ -120,6 +122,20 @@ def fleet(settings: Settings) -> Iterator[Finding]:
     yield from fleet_doctor.examine(settings, settings.fleet)
 
 
+def images(settings: Settings) -> Finding:
+    """Whether the images of runtimes are what was uploaded. A server may run beside."""
+    from quiltfn.images import verify  # noqa: PLC0415 — for this option alone
+
+    try:
+        there = verify.stored(settings.data_dir / "images")
+    except PermissionError:
+        sentence = f"{settings.data_dir} is for its server and root to read"
+        return host_findings.warn("image_contents", sentence, "run doctor as root")
+    damaged = [one for one in there if verify.is_damaged(one)]
+    is_node = settings.fleet != Path()
+    return host_findings.image_contents(damaged, len(there), is_node=is_node)
+
+
 def leftovers(run_dir: Path) -> Finding:
     """Looks without sweeping."""
     try:
@@ -180,6 +196,11 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 a server can start · 1 it cannot",
     )
     it.add_argument("--sweep", action="store_true", help="end and remove what dead servers left")
+    it.add_argument(
+        "--images",
+        action="store_true",
+        help="read every image in the data directory, and name those that are damaged",
+    )
     it.add_argument("--config", help="the server's settings file")
     it.add_argument("--run-dir", help="run-time state (default /run/quiltfn)")
     it.add_argument("--data-dir", help="the server's data directory (default ./data)")
