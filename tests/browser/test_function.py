@@ -338,6 +338,20 @@ def returning(word: str) -> str:
     return f"def handler(event): return {word!r}\n"
 
 
+def test_a_replaced_runtime_is_told_until_the_next_update(page: Page, site: Server) -> None:
+    packed(site, "renewed", main="def handler(event): return 1")
+    one = site.deploy("main:handler", runtime="renewed")
+    open_at(page, one)
+    told = page.get_by_text("The runtime renewed was replaced since version 1 was made.")
+    expect(page.get_by_role("region", name="Pool")).to_be_visible()
+    expect(told).to_have_count(0)
+    packed(site, "renewed", main="def handler(event): return 2")
+    page.reload()
+    expect(told).to_be_visible()
+    site.call("PUT", one.path, {"memory_limit_mb": 300})
+    expect(told).to_have_count(0)
+
+
 def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: Path) -> None:
     packed(site, "replaced", main=returning("old"))
     one = site.deploy("main:handler", runtime="replaced")

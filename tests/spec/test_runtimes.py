@@ -85,6 +85,8 @@ def test_what_a_replaced_runtime_has_not_reached_yet_is_listed(operator: Api) ->
     add(operator, name, image=second)
     assert (listed("outdated=true"), listed("outdated=false")) == (names[:2], names[2:])
     assert listed("outdated=true&view=brief&limit=1") == names[:1]
+    outdated = [operator.good("GET", f"{path}/{one}").get("runtime_outdated") for one in made]
+    assert outdated == [True, True, None]
     operator.good("PUT", f"{path}/{made[0]}", {"memory_limit_mb": 300})
     assert listed("outdated=true") == names[1:2]
     add(operator, name, image=first)  # what b has, so only a is behind now

@@ -777,3 +777,11 @@ def test_a_refused_manifest_is_named_by_its_own_path(app: Path, capsys: Captured
     (app / "package.json").write_text("{bad")
     assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 2
     assert f"error: {app / 'package.json'} cannot be read" in capsys.readouterr().err
+
+
+def test_of_one_function_it_is_said_whether_it_is_outdated(fake: Fake, capsys: Captured) -> None:
+    assert run(["functions", "get", "hello"]) == 0
+    assert "outdated" not in capsys.readouterr().out
+    fake.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "runtime_outdated": True})
+    assert run(["functions", "get", "hello"]) == 0
+    assert "its runtime was replaced since this version was made" in capsys.readouterr().out

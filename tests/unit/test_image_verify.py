@@ -55,6 +55,16 @@ def flipped(root: Path) -> None:
         it.write(b"y")
 
 
+def made_a_pipe(root: Path) -> None:
+    (root / "mod.py").unlink()
+    os.mkfifo(root / "mod.py")
+
+
+def led_elsewhere(root: Path) -> None:
+    (root / "there").unlink()
+    (root / "there").symlink_to("bin")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -65,8 +75,8 @@ def flipped(root: Path) -> None:
         lambda root: (root / "empty").rmdir(),
         lambda root: (root / "empty/more").touch(),
         lambda root: (root / "a b.txt").rename(root / "a c.txt"),
-        lambda root: ((root / "there").unlink(), (root / "there").symlink_to("bin")),
-        lambda root: ((root / "mod.py").unlink(), os.mkfifo(root / "mod.py")),
+        led_elsewhere,
+        made_a_pipe,
     ],
 )
 def test_every_change_is_found(images: Path, damage: Callable[[Path], object]) -> None:

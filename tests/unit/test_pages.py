@@ -20,8 +20,9 @@ from quiltfn.ports import FunctionCounters
 def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
     """A list of the tenant's functions, under way."""
     pools = SimpleNamespace(note=lambda _: "")
+    runtimes = SimpleNamespace(is_outdated=lambda *_: False)
     services: Any = SimpleNamespace(
-        catalog=catalog, budgets=budgets, limits=ApiLimits(), pools=pools
+        catalog=catalog, budgets=budgets, limits=ApiLimits(), pools=pools, runtimes=runtimes
     )
     request = Request("GET", "/api/functions", Headers())
     context = RequestContext(

@@ -203,6 +203,7 @@ export interface Function {
   error_count: number;
   error_message: string | null;
   note?: string | null;
+  runtime_outdated?: boolean;
 }
 
 export interface FunctionChanges {

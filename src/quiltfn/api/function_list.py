@@ -33,6 +33,7 @@ class PoolServices(RouteServices):
     """What showing a function takes."""
 
     pools: Pools
+    runtimes: Runtimes
 
 
 P = TypeVar("P", bound=PoolServices)
@@ -42,7 +43,6 @@ P = TypeVar("P", bound=PoolServices)
 class FunctionListServices(PoolServices):
     """What the lists of functions and of pools take."""
 
-    runtimes: Runtimes
     fleet: FleetNode | None = None
 
 
@@ -126,5 +126,10 @@ def _shown(
 
 def shown_function(context: RequestContext[P], entry: Entry) -> wire.Function:
     """The whole function, as the caller may see it."""
-    note = context.services.pools.note(entry.function.id)
-    return shapes.function(entry, note=note, show=context.sees_values)
+    services, spec = context.services, entry.version.spec
+    return shapes.function(
+        entry,
+        note=services.pools.note(entry.function.id),
+        is_outdated=services.runtimes.is_outdated(entry.function.tenant_id, spec),
+        show=context.sees_values,
+    )

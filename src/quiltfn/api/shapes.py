@@ -95,9 +95,9 @@ def schedule_of(new: wire.NewSchedule) -> Schedule:
 # --- what is answered --------------------------------------------------------------------------
 
 
-def function(entry: Entry, *, note: str, show: bool) -> wire.Function:
-    """`note`: what its runtime has to say. `show`: whether the caller may see the values of the
-    environment.
+def function(entry: Entry, *, note: str, is_outdated: bool, show: bool) -> wire.Function:
+    """`note`: what its runtime has to say. `is_outdated`: that was replaced. `show`: whether the
+    caller may see the values of the environment.
     """
     spec = entry.version.spec
     return gathered(
@@ -107,6 +107,7 @@ def function(entry: Entry, *, note: str, show: bool) -> wire.Function:
         spec,
         environment=values_of(spec.environment, show=show),
         note=note or msgspec.UNSET,
+        runtime_outdated=is_outdated or msgspec.UNSET,
     )
 
 

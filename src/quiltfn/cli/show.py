@@ -140,6 +140,7 @@ def functions(page: FunctionPage) -> None:
 
 # Fields of a new function that have a place of their own in the table.
 SHOWN_ELSEWHERE = ("name", "cluster_id", "min_instances", "max_instances")
+OUTDATED = "its runtime was replaced since this version was made; an update brings the new one"
 
 
 def function(one: Function) -> None:
@@ -150,6 +151,7 @@ def function(one: Function) -> None:
         ("error", one.error_message),
         ("cluster", one.cluster_id),
         ("version", one.current_version),
+        ("outdated", OUTDATED if one.runtime_outdated is True else None),
     ]
     for name, field in fields_of(NewFunction).items():
         if name not in SHOWN_ELSEWHERE:

@@ -205,6 +205,14 @@ ErrorMessage = Annotated[
         None,
     ),
 ]
+RuntimeOutdated = Annotated[
+    bool,
+    about(
+        "true where its runtime was replaced since its version was made, so that an update brings "
+        "another one; only where it is so",
+        True,
+    ),
+]
 Note = Annotated[
     str,
     about(
@@ -326,6 +334,7 @@ class Function(Struct, kw_only=True, frozen=True):
     error_count: ErrorCount
     error_message: ErrorMessage | None
     note: Note | UnsetType | None = UNSET
+    runtime_outdated: RuntimeOutdated | UnsetType = UNSET
 
 
 class FunctionSummary(Struct, kw_only=True, frozen=True):

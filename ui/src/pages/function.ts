@@ -242,6 +242,12 @@ export default function FunctionPage({ function_id: id = "", section = "" }: Pag
     <${Facts} one=${one} />
     <${PoolStrip} one=${one} />
     <${Tabs} id=${id} at=${section} />
+    ${one.runtime_outdated && html`
+      <p
+        class="notice">The runtime <a href=${href(["runtimes", one.runtime])}>${one
+          .runtime}</a> was replaced since version ${one
+          .current_version} was made. An update brings what it is now.</p>
+    `}
     ${one.note && html`<p class="notice">${visible(one.note)}</p>`}
     ${one.error_message && html`<${Notice} of=${new Error(visible(one.error_message))} />`}
     <${Section} one=${one} key=${id} />
