@@ -1,15 +1,17 @@
 """What of a node's calls is told of the other nodes, and from when to when."""
 
+import asyncio
 import time
 from types import SimpleNamespace
 from typing import Any
 
 from manual_clock import ManualClock
 from quiltfn.events import Events
-from quiltfn.fleet.calls import FleetCalls
+from quiltfn.fleet.calls import CountedPeers, FleetCalls
 from quiltfn.fleet.watching import Watching
 from quiltfn.joined_fleet import NodeControl
 from service.peers import pair
+from timeouts import scaled
 from unit.test_membership import Table, a_node
 
 
@@ -50,3 +52,21 @@ async def test_a_node_that_ends_is_told_of_no_state_any_more() -> None:
     await control.aclose()
     assert membership.on_state == [heard.append]
     assert membership.on_lost == []
+
+
+async def test_requests_are_settled_once_none_is_under_way() -> None:
+    part: Any = None
+    peers = CountedPeers(part)
+    async with asyncio.timeout(scaled(5)):
+        await peers.settled()  # of none
+    peers.started()
+    waiting = [asyncio.create_task(peers.settled()) for _ in range(2)]
+    await asyncio.sleep(0)
+    peers.started()
+    peers.ended()
+    await asyncio.sleep(0)
+    assert not any(one.done() for one in waiting)
+    peers.ended()
+    peers.started()  # one that nobody waited for
+    async with asyncio.timeout(scaled(5)):
+        await asyncio.gather(*waiting)

@@ -205,12 +205,14 @@ class Endpoint:
     ) -> Response:
         """Who asks, for what, and may they? Then the route's own work, once or again."""
         services = self._services
-        access = services.access
-        if access.is_open and access.is_outdated:
+        access, forwarded = services.access, request.forwarded
+        # Of a forwarded request the node that was asked has said who its caller is.
+        is_known = forwarded is not None and forwarded.caller is not None
+        if access.is_open and not is_known and access.is_outdated:
             await access.refresh()
         if route is not None and route.admit is not None:
             return await self._respond_raw(context, request, route)
-        is_open = access.is_open and request.forwarded is None
+        is_open = access.is_open and forwarded is None
         if is_open:
             check_origin(request, is_public=route is not None and route.scope is None)
         if route is None:

@@ -198,8 +198,7 @@ class CountedPeers:
 
     def __init__(self, peers: HttpPeers) -> None:
         self._peers, self._under_way, self.asked_at = peers, 0, float("-inf")
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self._settled: asyncio.Event | None = None  # Only while somebody waits for it.
 
     def request(
         self,
@@ -217,16 +216,19 @@ class CountedPeers:
         """One more is under way."""
         self._under_way += 1
         self.asked_at = asyncio.get_running_loop().time()
-        self._settled.clear()
 
     def ended(self) -> None:
         """One less."""
         self._under_way -= 1
-        if not self._under_way:
+        if self._settled is not None and not self._under_way:
             self._settled.set()
+            self._settled = None
 
     async def settled(self) -> None:
-        await self._settled.wait()
+        """Returns once none is under way."""
+        if self._under_way:
+            self._settled = self._settled or asyncio.Event()
+            await self._settled.wait()
 
     async def aclose(self) -> None:
         await self._peers.aclose()

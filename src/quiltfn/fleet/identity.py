@@ -19,7 +19,7 @@ from quiltfn.model.forwarded import ForwardedCall
 HEADER = "quilt-peer"
 NONCE_HEADER = "quilt-peer-nonce"
 # Of an answer: the node did not begin with the request.
-REFUSED_HEADER = "quilt-peer-refused"
+REFUSED_HEADER, REFUSED_STATUS = "quilt-peer-refused", 403
 # Nobody but a node says any of these.
 RESERVED = frozenset((HEADER, NONCE_HEADER, REFUSED_HEADER))
 # What a node answers itself, unsigned: the nonce of a connection, and that it is there.

@@ -28,6 +28,7 @@ from quiltfn.fleet.identity import (
     NONCE_HEADER,
     PING,
     REFUSED_HEADER,
+    REFUSED_STATUS,
     RESERVED,
     BadIdentity,
     Side,
@@ -228,7 +229,7 @@ class PeerServerConnection(HttpConnection):
         """Says why, and ends the connection."""
         self._server.refusals.add(kind, reason, address=_shown(self._address))
         response = text_response(reason, "text/plain; charset=utf-8")
-        response.status, response.closes = 403, True
+        response.status, response.closes = REFUSED_STATUS, True
         response.headers.append((REFUSED_HEADER, kind))
         return response
 

@@ -25,6 +25,7 @@ from quiltfn.fleet.identity import (
     NONCE_HEADER,
     PING,
     REFUSED_HEADER,
+    REFUSED_STATUS,
     RESERVED,
     Side,
     Signer,
@@ -237,7 +238,7 @@ class PeerRequest:
         try:
             connection = self._connection = link.idle() or await link.another()
             answer = await self._sent(link, connection)
-            if answer.header(REFUSED_HEADER) is not None:
+            if answer.status == REFUSED_STATUS and answer.header(REFUSED_HEADER) is not None:
                 told = (await answer.read(REASON_MAX_BYTES)).decode("utf-8", "replace")
                 raise PeerUnreachable(f"node {self._node} does not let this one in: {told}")
         except BaseException:

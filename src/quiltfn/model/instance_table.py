@@ -22,6 +22,7 @@ class InstanceTable:
     def __init__(self, memory: Memory, quota: Quota) -> None:
         self.instances: dict[int, Instance] = {}
         self._in: dict[InstanceState, dict[int, Instance]] = {state: {} for state in S}
+        self._free = [self._in[state] for state in FREE]
         self._memory, self._quota = memory, quota
         self._footprints: dict[str, Footprint] = {}
         self._next_number = 1
@@ -120,7 +121,12 @@ class InstanceTable:
 
     def count_free(self, digest: str) -> int:
         """How many instances of a version have no call, or soon have none."""
-        return sum([self.count(state, digest) for state in FREE])
+        found = 0
+        for there in self._free:
+            for one in there.values():
+                if one.digest == digest:
+                    found += 1
+        return found
 
     def count_serving(self, digest: str) -> int:
         """How many instances of a version serve calls or soon can: not parked, not terminating."""

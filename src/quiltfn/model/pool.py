@@ -472,10 +472,12 @@ class Pool:
 
     def idle(self) -> int:
         """The `idle` of `headroom`, which a fleet asks for with every call."""
-        if self.current is None or self.memory.waiting or not self.instances:
+        if self.current is None or self.memory.waiting or not self._table.instances:
             return 0
         idle, _ = self._idle(self.current)
-        return max(0, self._calls_for(idle) - len(self.queue))
+        if self._is_shared:
+            idle = self._calls_for(idle)
+        return max(0, idle - len(self.queue.waiting))
 
     def _calls_for(self, idle: int) -> int:
         """How many calls so many idle instances take, and those that calls share already."""

@@ -358,14 +358,18 @@ class FunctionPool:
         model = self.model
         if model.current is None:
             return None
+        version, slots = self._versions[model.current].number, model.limits.max_instances
+        waiting = len(model.queue.waiting)
+        if not model.instances:  # as where most calls go to other nodes
+            return PoolLoad(function_id, version, waiting=waiting, slots=slots)
         counts = model.counts()
         return PoolLoad(
             function_id=function_id,
-            version=self._versions[model.current].number,
+            version=version,
             idle=model.idle(),
             busy=counts.busy,
-            waiting=len(model.queue),
-            slots=model.limits.max_instances,
+            waiting=waiting,
+            slots=slots,
             warming=counts.warming,
             ready=counts.ready,
             recycling=counts.recycling,

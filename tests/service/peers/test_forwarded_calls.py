@@ -15,6 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from quiltfn.access import Access
 from quiltfn.api import url_calls
 from quiltfn.api.app import make_app
 from quiltfn.api.forwarding import answering_peers
@@ -229,6 +230,15 @@ async def test_the_node_hears_of_a_client_that_has_gone(servers: Servers) -> Non
     async with asyncio.timeout(scaled(2)):
         while not request.is_lost:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_whether_keys_were_made_is_looked_for_where_the_call_came_in(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Access] = []
+    monkeypatch.setattr(Access, "is_outdated", property(looked.append))
+    assert (await servers.call("cat", "grain")).json()["stdout"] == "grain"
+    assert looked == [servers.here.services.access]
 
 
 # What sends a call on, on top of what every request costs; a coroutine that goes on counts again.
