@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import httpx
 import structlog
@@ -26,7 +28,8 @@ from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
-from service.in_process import InProcess
+from quiltfn.store import disk_reserve
+from service.in_process import InProcess, request_of
 from service.platform_harness import Harness, open_harness
 from service.story_time import StoryLoop
 from sqlite_template import with_schema
@@ -35,6 +38,8 @@ T = TypeVar("T")
 PATIENCE_S = 300.0  # for an answer, of the loop's time
 DRAIN_S, GRACE_S = 30.0, 2.0  # as `main.serve` has them
 EPOCH = 1_760_000_000.0
+# Of a disk that never is full. In memory, to set 32 MiB aside takes as long as thirty requests.
+RESERVE_BYTES = 4096
 MARK = re.compile(r'echo "(?P<mark>(?P<key>\w+)\.\w+) ')
 # How long sandboxes take to be made, to be cleaned and to be destroyed, in seconds.
 SPEEDS = ((0.0, 0.0, 0.0), (0.05, 0.003, 0.01), (2.0, 0.5, 0.5), (0.5, 0.02, 1.5))
@@ -118,9 +123,10 @@ async def serving(
     path: Path, fakes: StoryFakes, clock: LoopClock, change: Callable[[Harness], None]
 ) -> AsyncIterator[tuple[Harness, InProcess]]:
     """`change`: what is to be broken, before anything is asked."""
-    async with open_harness(path, clock, fakes) as harness:
-        change(harness)
-        yield harness, InProcess(make_app(harness.services))
+    with mock.patch.object(disk_reserve, "RESERVE_BYTES", RESERVE_BYTES):
+        async with open_harness(path, clock, fakes) as harness:
+            change(harness)
+            yield harness, InProcess(make_app(harness.services))
 
 
 class FakeRunning:
@@ -179,10 +185,12 @@ class FakeDriver:
     async def _send(
         self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        # Without a client around it, which would take longer than the server.
-        url = f"http://localhost{path}"
-        request = httpx.Request(method, url, headers=headers, json=body)
-        answer = await self._http.handle_async_request(request)
+        told = {name.lower(): value for name, value in (headers or {}).items()}
+        data = b""
+        if body is not None:
+            data, told["content-type"] = json.dumps(body).encode(), "application/json"
+        given = request_of(method, path, {"host": "localhost", **told}, data)
+        answer = await self._http.answer(given)
         await answer.aread()
         return answer
 
