@@ -1,5 +1,6 @@
 """A server that keeps its state in PostgreSQL: what it stores, what it survives, who reaches it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 PACE_S = 0.01  # of callers, who would else take all processors while something is waited for
+LONG_PACE_S = 0.1  # of each, where seconds are waited for, and of who was refused
 # Tries to connect to what its arguments name, and says of each what came of it.
 TRY = """python3 -c '
 import json, socket, sys
@@ -139,6 +141,7 @@ class Load:
         self.function, self.url = function, function.server.url
         self.known: list[str] = []
         self.refused: list[Any] = []
+        self._pace_s = PACE_S
         self._is_over = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(callers)]
 
@@ -155,7 +158,7 @@ class Load:
     def _run(self) -> None:
         with httpx.Client(base_url=self.url, timeout=scaled(30), trust_env=False) as http:
             while not self._is_over.is_set():
-                time.sleep(PACE_S)
+                time.sleep(self._pace_s)
                 try:
                     answer = http.post(f"{self.function.path}/invoke", json={})
                 except httpx.TransportError as error:
@@ -166,6 +169,13 @@ class Load:
                     self.known.append(answer.json()["invocation_id"])
                 else:
                     self.refused.append(answer.json())
+
+    @contextlib.contextmanager
+    def slowly(self) -> Iterator[None]:
+        """Calls go on meanwhile, and leave the processors to what is waited for."""
+        self._pace_s = LONG_PACE_S
+        yield
+        self._pace_s = PACE_S
 
     def has(self, number: int) -> bool:
         """Whether so many were acknowledged."""
@@ -221,11 +231,12 @@ def test_calls_go_on_while_postgresql_is_away_and_none_is_lost(
 def away(server: Server, load: Load) -> None:
     """Some seconds without the database."""
     before = len(load.known)
-    answer = server.call("POST", "/api/functions", {"name": "refused", "handler": "true"})
-    assert answer.status_code == 503, answer.text
-    assert PASSWORD not in answer.text
-    assert not server.is_ready()
-    time.sleep(2)
+    with load.slowly():
+        answer = server.call("POST", "/api/functions", {"name": "refused", "handler": "true"})
+        assert answer.status_code == 503, answer.text
+        assert PASSWORD not in answer.text
+        assert not server.is_ready()
+        time.sleep(2)
     until(partial(load.has, before))
 
 
@@ -268,6 +279,7 @@ def test_accepted_work_is_kept_through_an_end_of_postgresql(
                 number += 1
             else:
                 refused.append(answer)
+                time.sleep(LONG_PACE_S)
 
     givers = [server.later(give, name) for name in "abcd"]
     until(lambda: len(accepted) > 20)
