@@ -3,6 +3,8 @@
 Every server ends by asking the host what is left of it (`e2e/leftovers.py`).
 """
 
+import compileall
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from e2e.server import Server, watched, why_not
+import quiltfn
+from e2e.server import GVISOR, RUNSC, Server, watched, why_not
 from quiltfn.store import audit, record_list
 
 # A machine that is busy with other work is no reason to fail.
@@ -45,12 +48,23 @@ NEED_SERVERS = {Path(__file__).parent / name for name in ("browser", "e2e", "fle
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where no real server can be started, what needs one is skipped and says why."""
     reason = why_not()
+    if not reason and any(NEED_SERVERS & set(item.path.parents) for item in items):
+        compile_changed()
     for item in items:
         one_server = item.get_closest_marker("one_server")
         if one_server and config.getoption("--fleet"):
             item.add_marker(pytest.mark.skip(reason=one_server.args[0]))
         if reason and NEED_SERVERS & set(item.path.parents):
             item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("gvisor") and not os.access(RUNSC, os.X_OK):
+            item.add_marker(pytest.mark.skip(reason=f"needs {RUNSC}: apt install runsc"))
+
+
+def compile_changed() -> None:
+    """Compiles what of the package was edited since it was compiled, once: servers run as a user
+    who can write nothing into the checkout, and each would compile it again.
+    """
+    compileall.compile_dir(Path(quiltfn.__file__).parent, quiet=1)
 
 
 @pytest.fixture(autouse=True)
@@ -64,22 +78,32 @@ def whole_pages(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, 60.0)
 
 
+def gvisor(request: pytest.FixtureRequest) -> str:
+    """The option for a server, where a test that the fixture is made for has the marker."""
+    here = request.node
+    tests = (here,) if isinstance(here, pytest.Item) else request.session.items
+    of_here = (one for one in tests if here in (one, one.parent))
+    return GVISOR if any(one.get_closest_marker("gvisor") for one in of_here) else ""
+
+
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Server]:
+def shared(request: pytest.FixtureRequest) -> Iterator[Server]:
     """One server for the tests of a module that leave it as they found it."""
-    with watched() as server:
+    with watched(gvisor(request)) as server:
         yield server.start()
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of the test's own, to be broken as it likes."""
-    with watched() as server:
+    with watched(gvisor(request)) as server:
         yield server.start()
 
 
 @pytest.fixture
-def another() -> Iterator[Callable[..., Server]]:
+def another(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
     """Makes further servers, not started yet, with what `watched` takes."""
     with ExitStack() as stack:
-        yield lambda *options, **more: stack.enter_context(watched(*options, **more))
+        yield lambda options="", **more: stack.enter_context(
+            watched(f"{gvisor(request)} {options}", **more)
+        )

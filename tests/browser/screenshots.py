@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from browser.chromium import launched
 from browser.fleet_scene import fleet_of, open_shop
 from browser.scene import Scene, make_scene
-from e2e.server import watched
+from e2e.server import GVISOR, watched
 from quiltfn.sdk import Client
 
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
@@ -85,7 +85,7 @@ def settled(page: Page) -> None:
 def take_all(directory: Path) -> None:
     """Takes each picture, of a server that is started for them."""
     directory.mkdir(parents=True, exist_ok=True)
-    with watched() as server, launched() as browser:
+    with watched(GVISOR) as server, launched() as browser:
         with Client(server.start().url) as client:
             scene = make_scene(client)
         with customers(server.url):

@@ -27,6 +27,8 @@ from timeouts import scaled
 
 QUILTFN = Path(sys.executable).parent / "quiltfn"
 CRUN = "/usr/bin/crun"
+RUNSC = "/usr/bin/runsc"
+GVISOR = f"--runsc {RUNSC}"
 # `scripts/soak hostile` plays the whole catalogue: as many tries as it asks for, of five minutes.
 IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
 CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
@@ -112,7 +114,8 @@ class AnyServer(Protocol):
 class Server:
     """One server, started again as often as a test likes on the same two directories.
 
-    `makes_database`: whether it begins with an empty directory.
+    `makes_database`: whether it begins with an empty directory. It looks for gVisor where the
+    options say `GVISOR`: to try it is a quarter of a start. Tests with that marker get it.
     """
 
     makes_database = False
@@ -136,6 +139,8 @@ class Server:
             "0",
             "--crun",
             crun,
+            "--runsc",
+            "/not/wanted/runsc",
             *options.split(),
         ]
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]

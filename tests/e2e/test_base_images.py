@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from e2e import tiny_root
-from e2e.server import Server, short_dir, until, watched
+from e2e.server import GVISOR, Server, short_dir, until, watched
 from e2e.weakened import Weakened
 from unit.sample_archives import Entry, directory, entry, file, link, packed
 from unit.test_root_file_system import oci
@@ -56,7 +56,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with watched("--prewarmed 0") as one:
+    with watched(f"--prewarmed 0 {GVISOR}") as one:
         yield one.start()
 
 
@@ -216,7 +216,7 @@ def test_a_prewarmed_sandbox_of_a_base_image_becomes_an_instance(tree: Path) -> 
         until(lambda: len(set(server.guests()) - before) == 1)  # the next one: none was made for it
 
 
-@pytest.mark.skipif(not os.access("/usr/bin/runsc", os.X_OK), reason="needs runsc")
+@pytest.mark.gvisor
 def test_a_base_image_below_a_kernel_of_its_own(server: Server, tiny: str) -> None:
     add(server, "gvisor", base_image=tiny, isolation="gvisor")
     lines = said(server, "cat /etc/os-release; ls -d /app /dev/null; id", "gvisor").splitlines()

@@ -23,11 +23,7 @@ from e2e.server import Function, Server, children, is_alive, statuses_of, until
 from e2e.test_fence import PROBE, TRIES, sections
 from timeouts import scaled
 
-RUNSC = "/usr/bin/runsc"
-pytestmark = [
-    pytest.mark.sandbox,
-    pytest.mark.skipif(not os.access(RUNSC, os.X_OK), reason=f"needs {RUNSC}: apt install runsc"),
-]
+pytestmark = [pytest.mark.sandbox, pytest.mark.gvisor]
 STATE = "n = 0\ndef handler(event):\n    global n\n    n += 1\n    return [n, event]\n"
 
 

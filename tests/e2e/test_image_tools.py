@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from e2e import tiny_root
-from e2e.server import QUILTFN, Server, is_alive, until, watched
+from e2e.server import GVISOR, QUILTFN, Server, is_alive, until, watched
 from free_ports import free_port
 from timeouts import scaled
 
@@ -40,7 +40,7 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with watched("--prewarmed 0") as one:
+    with watched(f"--prewarmed 0 {GVISOR}") as one:
         yield one.start()
 
 
@@ -339,12 +339,10 @@ exports.handler = async (event) => ({exe: process.execPath, sum: event[0] + even
 
 
 @needs("mmdebstrap")
-@pytest.mark.parametrize("isolation", ["crun", "gvisor"])
+@pytest.mark.parametrize("isolation", ["crun", pytest.param("gvisor", marks=pytest.mark.gvisor)])
 def test_python_and_node_are_those_of_the_image(
     server: Server, debian: str, tmp_path: Path, isolation: str
 ) -> None:
-    if isolation == "gvisor" and shutil.which("runsc") is None:
-        pytest.skip("needs runsc")
     (tmp_path / "app.py").write_text(PYTHON)
     (tmp_path / "index.js").write_text(NODE)
     kinds = [("python", "app:main"), ("node", "index:handler")]

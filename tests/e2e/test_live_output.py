@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import socket
 import threading
 import time
@@ -14,14 +13,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from e2e import sample_runtimes
-from e2e.server import Function, Server, until, watched
+from e2e.server import GVISOR, Function, Server, until, watched
 from spec.api_client import Api
 from spec.live_events import events, output, streaming
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
-RUNSC = "/usr/bin/runsc"
 GIB = 1024 * 1024 * 1024
 MIB = 1024 * 1024
 # Each waits until it is woken after each part.
@@ -74,7 +72,7 @@ TIMED = """
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with watched() as one:
+    with watched(GVISOR) as one:
         yield one.start()
 
 
@@ -106,7 +104,7 @@ def test_what_node_yields_comes_as_it_is_yielded(server: Server, kind: str, clea
     comes_in_parts(server, sample_runtimes.node(server, NODE[kind], cleanup_on_exit=cleanup))
 
 
-@pytest.mark.skipif(not os.access(RUNSC, os.X_OK), reason=f"needs {RUNSC}: apt install runsc")
+@pytest.mark.gvisor
 def test_output_comes_as_it_is_written_under_gvisor(server: Server) -> None:
     runtime = sample_runtimes.add(server, "python", {"mod.py": TIMED}, isolation="gvisor")
     function = server.deploy("mod:handler", runtime=runtime)

@@ -4,7 +4,6 @@ In bare namespaces, where more ways are tried: `tests/sandbox/test_survivors.py`
 """
 
 import json
-import os
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +15,7 @@ from e2e import sample_runtimes
 from e2e.server import Function, Server, until
 
 pytestmark = pytest.mark.sandbox
-GVISOR = pytest.param(
-    "gvisor",
-    marks=pytest.mark.skipif(
-        not os.access("/usr/bin/runsc", os.X_OK), reason="needs /usr/bin/runsc: apt install runsc"
-    ),
-)
-TIERS = ["crun", GVISOR]
+TIERS = ["crun", pytest.param("gvisor", marks=pytest.mark.gvisor)]
 
 # Says who else is there, then leaves a child of its parent, a child of its own that has lost its
 # parent, and a child that nobody is asked to end: what the runner would do that with is taken away.
@@ -107,7 +100,7 @@ KINDS = {
 @pytest.mark.parametrize("tier", TIERS)
 def test_no_process_of_a_call_is_alive_in_the_next(shared: Server, how: str, tier: str) -> None:
     kind, source, tiers = KINDS[how]
-    if tier == "gvisor" and GVISOR not in tiers:
+    if tier == "gvisor" and tiers != TIERS:
         pytest.skip("the gVisor of this machine starts no threads in sandboxes")
     stays = "stays" in how
     function = deploy(shared, kind, tier, source, max_instances=1, cleanup_on_exit=not stays)

@@ -482,7 +482,7 @@ def test_variables_of_a_call_and_gvisor_are_refused(shared: Server) -> None:
     body = {"name": "g", "kind": "server", "isolation": "gvisor"}
     answer = shared.call("POST", "/api/runtimes", body)
     assert answer.status_code == 422
-    assert answer.json()["error"].startswith("isolation must be crun")
+    assert answer.json()["error"].startswith("isolation must be crun with kind server")
 
 
 def test_two_servers_on_one_port_do_not_meet(shared: Server) -> None:
