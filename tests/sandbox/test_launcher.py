@@ -413,7 +413,9 @@ for _ in range(5000):
 
 def mount_points(made: LauncherProcess) -> set[str]:
     """Directories of the image that every sandbox is made of."""
-    return {one.name for one in (made.root / "run" / "servers" / made.id / "root").iterdir()}
+    run_dir = (made.root / "run").resolve().relative_to("/")
+    seen = Path(f"/proc/{made.launcher}/root", run_dir)  # by the launcher alone
+    return {one.name for one in (seen / "servers" / made.id / "root").iterdir()}
 
 
 def image_mounts(made: LauncherProcess) -> int:

@@ -35,6 +35,9 @@ END_S = 10.0
 # The bundles and crun's state: some 60 KiB for each sandbox.
 FILES_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 FILES_OPTIONS = "mode=711,size=1g"
+# What roots are made of: some 160 files, which no run directory on a disk has to take and lose.
+SKELETON_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+SKELETON_OPTIONS = "mode=755,size=1g"
 
 
 class ServerState:
@@ -71,6 +74,8 @@ class ServerState:
             directory.chmod(0o711)
         for directory in (self.root, self.base_root, self.images):
             directory.mkdir(mode=0o755)
+        for skeleton in (self.root, self.base_root):
+            syscalls.mount("tmpfs", skeleton, "tmpfs", SKELETON_FLAGS, SKELETON_OPTIONS)
         self._blocks: dict[int, int] = {}
         self._free: list[int] = []
 
@@ -88,7 +93,7 @@ class ServerState:
         """Removes everything. Unless `all_ended`, the directory stays, and nobody gets the uid
         ranges before a sweep has removed it.
         """
-        for mounted in (self.root, self._sandboxes):
+        for mounted in (self.root, self.root, self.base_root, self._sandboxes):  # a bind over it
             with contextlib.suppress(OSError):  # it was never mounted
                 syscalls.unmount(mounted)
         with _exclusive(self.run_dir):
