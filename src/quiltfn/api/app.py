@@ -26,6 +26,7 @@ from quiltfn.api.guards import check_connection, check_credentials, check_origin
 from quiltfn.api.help import HelpDocuments
 from quiltfn.api.idempotency import idempotent_request
 from quiltfn.api.passed_on import HELD_BYTES, PassedOnBody, too_long
+from quiltfn.api.path_pattern import PathPattern
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import INVOCATION_ID, Response
 from quiltfn.api.route import (
@@ -83,7 +84,13 @@ class App:
     """
 
     def __init__(self, endpoints: "Iterable[Endpoint]", url_host: str = "") -> None:
-        self._endpoints = [(path_pattern(endpoint.path), endpoint) for endpoint in endpoints]
+        table = [(PathPattern(endpoint.path), endpoint) for endpoint in endpoints]
+        self._longest = 1 + max(pattern.length for pattern, _ in table)
+        # By the number of a path's segments, up to the longest; what is longer fits the same.
+        self._endpoints = [
+            [(pattern, endpoint) for pattern, endpoint in table if pattern.takes(length)]
+            for length in range(self._longest + 1)
+        ]
         self._url_host = url_host
         self._find_remembered = lru_cache(maxsize=1024)(self._find)
 
@@ -111,24 +118,12 @@ class App:
         return None if route is None else (endpoint.path, route)
 
     def _find(self, path: str) -> "tuple[Endpoint, Mapping[str, str]] | None":
-        for pattern, endpoint in self._endpoints:
-            match = pattern.fullmatch(path)
-            if match is not None:
-                return endpoint, MappingProxyType(match.groupdict())
+        segments = path.split("/")
+        for pattern, endpoint in self._endpoints[min(len(segments), self._longest)]:
+            parameters = pattern.parameters_of(segments)
+            if parameters is not None:
+                return endpoint, MappingProxyType(parameters)
         return None
-
-
-def path_pattern(path: str) -> re.Pattern[str]:
-    """The paths that a route's path stands for: `{name}` is one segment, `{name:path}` the rest."""
-    parts = re.split(r"(\{\w+(?::path)?\})", path)
-    found = ""
-    for part in parts:
-        if part.startswith("{"):
-            name, _, kind = part[1:-1].partition(":")
-            found += f"(?P<{name}>.*)" if kind else f"(?P<{name}>[^/]+)"
-        else:
-            found += re.escape(part)
-    return re.compile(found, re.DOTALL)
 
 
 class Endpoint:

@@ -155,24 +155,37 @@ ELASTICITY_EXAMPLES = [
 ]
 
 
+ELASTICITY = "/api/elasticity"
+
+
 class HelpDocuments:
     """Documents about the routes. `limits`: what this server allows, by the names of fields."""
 
     def __init__(self, table: Table, limits: Mapping[str, float]) -> None:
         routes = self._routes = list(table)
-        elastic = [(path, ways) for path, ways in routes if path.startswith("/api/elasticity")]
-        others = [(path, ways) for path, ways in routes if not path.startswith("/api/elasticity")]
         self.limits = limits
         words = [path.split("/")[2] for path, _ in routes if path.startswith("/api/")]
         self.parts = sorted(set(words))  # of the API, by the first word of their paths
-        self.functions_help = help_document("The functions API", others)
-        self.elasticity_help = help_document("Pool targets", elastic)
         self.functions_examples = {"examples": FUNCTION_EXAMPLES}
         self.elasticity_examples = {"examples": ELASTICITY_EXAMPLES}
 
+    # Made when they are first asked for, by few servers: OpenAPI takes 30 ms.
+
+    @cached_property
+    def functions_help(self) -> dict[str, Any]:
+        """About all routes but those of the next one."""
+        others = [(path, ways) for path, ways in self._routes if not path.startswith(ELASTICITY)]
+        return help_document("The functions API", others)
+
+    @cached_property
+    def elasticity_help(self) -> dict[str, Any]:
+        """About pool targets."""
+        elastic = [(path, ways) for path, ways in self._routes if path.startswith(ELASTICITY)]
+        return help_document("Pool targets", elastic)
+
     @cached_property
     def openapi(self) -> bytes:
-        """The OpenAPI document, made when it is first asked for: 30 ms that few servers need."""
+        """The OpenAPI document."""
         return encode(document(self._routes, self.limits))
 
 

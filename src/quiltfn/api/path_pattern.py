@@ -1,0 +1,33 @@
+"""Which paths a route's path stands for."""
+
+
+class PathPattern:
+    """The paths that a route's path stands for: `{name}` is one segment that is not empty, and
+    `{name:path}` at its end the rest. A regular expression of each takes long to compile.
+    """
+
+    def __init__(self, path: str) -> None:
+        *first, last = path.split("/")
+        self._rest = last[1 : -len(":path}")] if last.endswith(":path}") else ""
+        segments = first if self._rest else [*first, last]
+        self.length = len(segments)
+        self._names = [(n, one[1:-1]) for n, one in enumerate(segments) if one.startswith("{")]
+        self._words = [(n, one) for n, one in enumerate(segments) if not one.startswith("{")]
+
+    def takes(self, segments: int) -> bool:
+        """Whether a path of so many segments can be one of them."""
+        return segments > self.length if self._rest else segments == self.length
+
+    def parameters_of(self, segments: list[str]) -> dict[str, str] | None:
+        """By their names, None where the path is another one."""
+        if not self.takes(len(segments)):
+            return None
+        for n, word in self._words:
+            if segments[n] != word:
+                return None
+        found = {name: segments[n] for n, name in self._names}
+        if "" in found.values():
+            return None
+        if self._rest:
+            found[self._rest] = "/".join(segments[self.length :])
+        return found
