@@ -8,7 +8,6 @@ together.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
@@ -21,16 +20,14 @@ from quiltfn.ports import Clock
 from quiltfn.ports.quotas import OtherNodes
 
 
-@dataclass(slots=True)
-class _Bucket:
+class _Bucket(msgspec.Struct):
     """Tokens that refill with time; one second's worth may come at once."""
 
     tokens: float
     at: float
 
 
-@dataclass(slots=True)
-class DayUse:
+class DayUse(msgspec.Struct):
     """What the calls of a tenant have used on a day: `day` counts from 1970, in UTC."""
 
     day: int

@@ -5,7 +5,6 @@ import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -18,8 +17,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, eq=False):
     """A function at one moment and the version it pointed to then; a change makes a new entry.
 
     `counters` are shared by all entries of the function: calls go on whatever changes.

@@ -6,7 +6,8 @@ only what can begin at once is claimed, and it counts as begun from then on.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from quiltfn.model.dispatch import slice_size
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
@@ -20,8 +21,7 @@ HELD_MAX_BYTES = 64 * 1024 * 1024
 RELEASED_AT_ONCE = 500
 
 
-@dataclass(slots=True, eq=False)
-class Backlog:
+class Backlog(msgspec.Struct, eq=False):
     """The work of one function. `next_due_ms`: of what waits in the store; None: nothing waits.
     `alarm_ms`: when it is looked at for that, if it was set. `held`: claimed and not begun, by id.
     `running`: ids of attempts; `launched`: how many of those have not asked for an instance yet.
@@ -35,8 +35,8 @@ class Backlog:
     tenant_id: str
     next_due_ms: int | None = None
     alarm_ms: int | None = None
-    held: dict[str, ClaimedWork] = field(default_factory=dict)
-    running: set[str] = field(default_factory=set)
+    held: dict[str, ClaimedWork] = msgspec.field(default_factory=dict)
+    running: set[str] = msgspec.field(default_factory=set)
     launched: int = 0
     claim: "asyncio.Task[None] | None" = None
     returning: int = 0

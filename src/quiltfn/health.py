@@ -3,9 +3,10 @@
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from quiltfn.host_findings import Finding, database, disk, fine, images, of_the_host, warn
 from quiltfn.model.errors import StoreUnavailable
@@ -15,8 +16,7 @@ STORE_WITHIN_S = 3.0
 DISK_MIN_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostFacts:
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the launcher found out at start: facts, and protections read back from the kernel.
 
     `no_gvisor`: why sandboxes with gVisor are not possible; empty if they are. `store`: the URL of

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import resource
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,7 @@ FILES_OF_ITS_OWN = 64
 PR_SET_DUMPABLE = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inherited:
+class Inherited(msgspec.Struct, frozen=True, kw_only=True):
     """What the launcher gives. `secrets`: the contents of files that only root may read; `fleet`:
     the file that makes it a node of a fleet, whose store and name the settings have then.
     """

@@ -7,10 +7,8 @@ and leaving the block without a commit undoes it.
 """
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -64,8 +62,7 @@ T = TypeVar("T")
 _log = structlog.get_logger("quiltfn.lifecycle")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the operations need to know of this node: its id, what a function may ask of the
     machine, the limits of its pools. `tenant_instances`: how many instances a tenant may have.
     `owns`: whether this node keeps the `min_instances` of a function, and ends its deployment.
@@ -79,8 +76,7 @@ class NodeConfig:
     owns: Callable[[Function], bool] = lambda _: True
 
 
-@dataclass(slots=True, eq=False)
-class Activity:
+class Activity(msgspec.Struct, eq=False):
     """What is being done to one function.
 
     `lock`: one operation at a time. `deployment`: the deploy that is under way. `preparing`: the
@@ -89,7 +85,7 @@ class Activity:
     point in waiting for its instances.
     """
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
     deployment: "asyncio.Task[None] | None" = None
     preparing: asyncio.Timeout | None = None
     stop_requests: int = 0
@@ -626,7 +622,7 @@ class Lifecycle:
         )
 
     def _limits(self, function: Function) -> PoolLimits:
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             self._node.pools,
             min_instances=function.min_instances if self._node.owns(function) else 0,
             max_instances=function.max_instances,

@@ -8,11 +8,12 @@ which they need each other and close backwards; where opening fails, what was op
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
+from msgspec.structs import replace
 
 from quiltfn import __version__
 from quiltfn.access import Access, Verifier
@@ -102,22 +103,20 @@ class CannotServe(Exception):
     """The settings do not fit the machine or the data directory: a sentence for the operator."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Node(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a server's machine. `secrets`: each by the setting that names its file;
     `fleet`: what makes it a node of a fleet, None where the server is alone.
     """
 
     machine: HostFacts
-    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    secrets: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     fleet: "NodeFile | None" = None
 
     def secret(self, name: str) -> bytes | None:
         return self.secrets.get(name)
 
 
-@dataclass(frozen=True, slots=True)
-class CallParts:
+class CallParts(msgspec.Struct, frozen=True):
     """What calls run on."""
 
     store: SqlStore
@@ -133,8 +132,7 @@ def _unended() -> "asyncio.Future[Exception]":
     return asyncio.get_running_loop().create_future()
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(msgspec.Struct, frozen=True):
     """A server without its socket: the services that routes call, and the parts below them.
     `ended`: gets the error with which the server has to end by itself.
     """
@@ -146,7 +144,7 @@ class Platform:
     health: Health
     work: Work
     dispatcher: Dispatcher
-    ended: "asyncio.Future[Exception]" = field(default_factory=_unended)
+    ended: "asyncio.Future[Exception]" = msgspec.field(default_factory=_unended)
 
 
 @asynccontextmanager

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from quiltfn.admission import Admission, DayUse
 from quiltfn.model.errors import CapacityFull, StoreUnavailable
@@ -28,8 +29,7 @@ FOLLOWED_AT_ONCE = 50
 NONE = TenantQuota()
 
 
-@dataclass(eq=False, slots=True)
-class _Count:
+class _Count(msgspec.Struct, eq=False):
     """What a tenant used is being read. `border`: from when on that is in the order of commits.
     `is_outdated`: a commit has added to what is read without an order.
     """
@@ -39,8 +39,7 @@ class _Count:
     is_outdated: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class _Earlier:
+class _Earlier(msgspec.Struct, kw_only=True):
     """What a tenant used on a day before `border` (Unix seconds), read at `at` (monotonic)."""
 
     day: int

@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -35,8 +34,7 @@ from quiltfn.ports import Change, Clock, RuntimeStore, no_others
 from quiltfn.tenant_images import TenantImages
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostImage:
+class HostImage(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine offers without any upload. `packages`: a hash of the installed packages.
 
     `no_gvisor`: why there are no gVisor sandboxes here; empty where there are. `most`: what its
@@ -49,8 +47,7 @@ class HostImage:
     most: Room = DEFAULT_ROOM
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantRules:
+class TenantRules(msgspec.Struct, frozen=True, kw_only=True):
     """Which runtimes tenants may add, and how many each may have. Operators have no such limits."""
 
     kinds: frozenset[Kind] = frozenset(Kind)
@@ -83,12 +80,11 @@ class TenantRules:
                 )
 
 
-@dataclass(slots=True, kw_only=True)
-class OwnedRuntime:
+class OwnedRuntime(msgspec.Struct, kw_only=True):
     """A runtime and its owner. `tenant_id`: `SHARED` for built-in and operators' runtimes."""
 
     tenant_id: str = SHARED
-    runtime: Runtime = field()
+    runtime: Runtime = msgspec.field()
 
     @property
     def is_shared(self) -> bool:

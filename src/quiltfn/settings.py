@@ -11,7 +11,6 @@ import os
 import re
 import socket
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -670,6 +669,8 @@ def _values_of(
 
 def read_file(path: Path) -> dict[str, Any]:
     """The settings in a TOML file. Raises `BadSetting`, also for a name that is no setting."""
+    import tomllib  # noqa: PLC0415 — most servers have no such file
+
     try:
         with path.open("rb") as file:
             found = tomllib.load(file)

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from quiltfn import __version__
@@ -25,8 +25,7 @@ class CannotSend(Exception):
     """The settings ask for what cannot be done here (a sentence for the operator)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Telemetry:
+class Telemetry(msgspec.Struct, frozen=True):
     """`tracer` and `sender`: None where nothing is traced or sent."""
 
     tracer: Tracer | None = None

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -126,8 +125,7 @@ class Redriven(msgspec.Struct, frozen=True, kw_only=True):
     remaining: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What callers do with accepted work, and with calls that are over."""
 
     store: WorkStore
@@ -138,8 +136,8 @@ class Work:
     queue: Queue
     clock: Clock
     tracer: Tracer | None = None
-    waiters: Waiters = field(default_factory=Waiters)
-    redriving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiters: Waiters = msgspec.field(default_factory=Waiters)
+    redriving: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     # Accepting -------------------------------------------------------------------------------
 

@@ -552,7 +552,8 @@ async def test_instances_are_those_of_both_nodes(
     await nodes.call("cat", "grain")
     nodes.placed.goes_to = []
     await nodes.call("cat", "grain")
-    nodes.here.platform.health.machine = replace(nodes.here.platform.health.machine, node_id="one")
+    health = nodes.here.platform.health
+    health.machine = msgspec.structs.replace(health.machine, node_id="one")
     found = (await nodes.http.get("/api/instances?limit=1")).json()
     assert (found["total_count"], len(found["instances"])) == (2, 1)
     assert found["memory"]["budget_mib"] == 2 * nodes.here.pools.memory.budget_mib

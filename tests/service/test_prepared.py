@@ -4,11 +4,11 @@ new scaling targets, or it is as it was before.
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from quiltfn import lifecycle
 from quiltfn.catalog import Entry

@@ -6,7 +6,7 @@ Slots are PostgreSQL's, pools are real ones on fake sandboxes, and a test says w
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ async def is_started(one: OneNode) -> bool:
 
 
 def limits(**changes: Any) -> PoolLimits:
-    return replace(PoolLimits(max_instances=MOST, queue_wait_s=20.0, grace_s=0.0), **changes)
+    return changed(PoolLimits(max_instances=MOST, queue_wait_s=20.0, grace_s=0.0), **changes)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The catalog: a tenant sees its own functions, in the order of their making, whatever there is."""
 
 import contextlib
-from dataclasses import FrozenInstanceError
 
 import pytest
 from msgspec.structs import replace
@@ -107,7 +106,7 @@ def test_a_change_makes_a_new_entry_and_leaves_the_old_one_as_it_was() -> None:
     assert before.function.name != after.function.name
     assert after.version is before.version
     assert after.counters is before.counters
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match="immutable"):
         before.function = after.function  # type: ignore[misc]
     assert catalog.by_name("a", "other") is after
     with pytest.raises(NotFound):

@@ -654,7 +654,7 @@ async def test_anothers_image_is_as_unknown_as_one_that_is_nowhere(runtimes: Run
 async def test_tenants_have_what_the_operator_allows_them(
     store: MemoryRuntimes, tenant_images: TenantImages, field: str, value: Any
 ) -> None:
-    host = dataclasses.replace(OWN, no_gvisor="")
+    host = replace(OWN, no_gvisor="")
     strict = Runtimes(host, store, tenant_images, ManualClock())
     with pytest.raises(Forbidden, match=f"^{field} {value} is not allowed to tenants"):
         await strict.add(T, a_runtime(**{field: value}))

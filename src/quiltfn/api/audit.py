@@ -7,8 +7,9 @@ and then one a minute. Those beyond are in the log and in quiltfn_refused_reques
 """
 
 import contextlib
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext
@@ -23,8 +24,7 @@ CREDENTIALS_MAX = 10_000
 OBJECT_MAX = 128  # a path that is refused may hold anything
 
 
-@dataclass(slots=True)
-class _Allowance:
+class _Allowance(msgspec.Struct):
     """How many refusals may have an entry, as of `at`."""
 
     left: float

@@ -8,7 +8,6 @@ import contextlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -293,18 +292,19 @@ class UploadSlots:
         self._free += 1
 
 
-@dataclass(frozen=True, slots=True)
-class Budgets:
+class Budgets(msgspec.Struct, frozen=True):
     """The budgets of one server."""
 
-    bodies: BodyBudget = field(default_factory=BodyBudget)
-    responses: ResponseBudget = field(default_factory=ResponseBudget)
-    outputs: OutputBudget = field(default_factory=OutputBudget)
-    uploads: UploadSlots = field(default_factory=UploadSlots)
-    streams: StreamSlots = field(default_factory=StreamSlots)
-    waits: StreamSlots = field(default_factory=lambda: StreamSlots(500, 1000, WAITING))
-    _parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _loading: ResponseBudget = field(default_factory=lambda: ResponseBudget(0))  # for one at a time
+    bodies: BodyBudget = msgspec.field(default_factory=BodyBudget)
+    responses: ResponseBudget = msgspec.field(default_factory=ResponseBudget)
+    outputs: OutputBudget = msgspec.field(default_factory=OutputBudget)
+    uploads: UploadSlots = msgspec.field(default_factory=UploadSlots)
+    streams: StreamSlots = msgspec.field(default_factory=StreamSlots)
+    waits: StreamSlots = msgspec.field(default_factory=lambda: StreamSlots(500, 1000, WAITING))
+    _parsing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    _loading: ResponseBudget = msgspec.field(
+        default_factory=lambda: ResponseBudget(0)
+    )  # for one at a time
 
     @contextlib.asynccontextmanager
     async def stored_response(self, tenant_id: str) -> AsyncIterator[None]:

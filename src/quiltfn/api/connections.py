@@ -14,8 +14,9 @@ sent, less than 64 KiB is nothing; of a stream, which holds little, any byte cou
 import asyncio
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from quiltfn.api.budgets import ResponseBudget
 
@@ -34,8 +35,7 @@ class SlotKind(enum.Enum):
     NONE = enum.auto()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of each connection. `most`: how many there are, without the reserved ones."""
 
     most: int = 2000

@@ -7,7 +7,6 @@ the connection without the end of the body.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -82,8 +81,7 @@ class LiveReader:
         self._reader.close()
 
 
-@dataclass(frozen=True, slots=True)
-class LiveAnswer:
+class LiveAnswer(msgspec.Struct, frozen=True):
     """An answer that has begun."""
 
     begin: Begin

@@ -21,8 +21,7 @@ MIB = 1024 * 1024
 ANY_METHOD = "*"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiLimits:
+class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a request may need of the server, and a call may have of it, in bytes and seconds."""
 
     body_max: int = MIB
@@ -121,20 +120,18 @@ Found = Callable[[RequestContext[Any], str], Awaitable[Response | None]]
 Called = Callable[[RequestContext[Any]], Entry | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     """A query parameter or a header that a route reads. `schema`: JSON Schema."""
 
     name: str
     about: str
-    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+    schema: Mapping[str, Any] = msgspec.field(default_factory=lambda: {"type": "string"})
     required: bool = False
     where: str = "query"
     example: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, kw_only=True):
     """`scope` None: anybody, without a credential. `answer` None: no body; str: text alone; a
     union: one of these shapes.
 
@@ -166,7 +163,7 @@ class Route:
     parameters: tuple[Parameter, ...] = ()
     codes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
-    also: Mapping[int, Any] = field(default_factory=dict)
+    also: Mapping[int, Any] = msgspec.field(default_factory=dict)
     headers: tuple[str, ...] = ()
     action: str | None = None
     streams: tuple[str, ...] = ()

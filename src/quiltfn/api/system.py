@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from quiltfn import __version__, wire
@@ -128,7 +128,7 @@ async def get_openapi_document(context: RequestContext[SystemServices]) -> Respo
 
 async def get_docs_page(_context: RequestContext[SystemServices]) -> Response:
     """Show a page that describes every route and can call it."""
-    page = resources.files("quiltfn.api").joinpath("docs.html").read_text()
+    page = Path(__file__).with_name("docs.html").read_text()
     headers = [("content-security-policy", policy_of(page)), ("referrer-policy", "no-referrer")]
     return text_response(page, "text/html; charset=utf-8", headers)
 

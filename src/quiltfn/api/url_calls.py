@@ -7,7 +7,7 @@ meaning; never the id of a call, nor why it failed.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -117,13 +117,12 @@ class UrlRequest(msgspec.Struct, frozen=True):
         return self.found.url
 
 
-@dataclass
-class Judge:
+class Judge(msgspec.Struct):
     """Reads the answer out of a call's output, before the record of the call is closed."""
 
     asked: UrlRequest
     is_binary_event: bool
-    answer: HandlerAnswer | None = field(default=None)
+    answer: HandlerAnswer | None = msgspec.field(default=None)
 
     def __call__(self, result: CallResult) -> str | None:
         if result.stdout_dropped:

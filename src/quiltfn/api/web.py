@@ -8,7 +8,9 @@ import gzip
 import hashlib
 import re
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
+
+import msgspec
 
 from quiltfn.api.compression import wants_gzip
 from quiltfn.api.request import Headers
@@ -44,8 +46,7 @@ class WebServices(RouteServices):
     """What the routes of the dashboard take: nothing of their own."""
 
 
-@dataclass(frozen=True, slots=True)
-class WebFile:
+class WebFile(msgspec.Struct, frozen=True):
     """One file. `digest`: of its content; `is_packed`: that is compressed."""
 
     name: str
@@ -95,7 +96,7 @@ def has_tag(if_none_match: str, tag: str) -> bool:
 def files() -> dict[str, WebFile]:
     """All files by their names; none where the dashboard was not built."""
     found: dict[str, WebFile] = {}
-    directory = resources.files("quiltfn").joinpath("web")
+    directory = Path(__file__).parent.with_name("web")
     if directory.is_dir():
         for one in directory.iterdir():
             name = one.name.removesuffix(PACKED)

@@ -24,7 +24,6 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -247,8 +246,7 @@ class ImageDirectory:
         return Unpacked(Unpacker(root, limits, check_link).unpack(source))
 
 
-@dataclass(frozen=True, slots=True)
-class _Upload:
+class _Upload(msgspec.Struct, frozen=True):
     archive: Archive
     contents: Contents
     file: BinaryIO

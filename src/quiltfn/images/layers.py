@@ -11,7 +11,8 @@ is looked through to remove something. Else a small archive would take hours.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from quiltfn.images import archive_rules
 from quiltfn.images.archive_rules import WHITEOUT, refusal
@@ -28,8 +29,7 @@ OPAQUE = WHITEOUT + WHITEOUT + ".opq"
 EXECUTABLE, PLAIN = 0o755, 0o644
 
 
-@dataclass(frozen=True, slots=True)
-class FileData:
+class FileData(msgspec.Struct, frozen=True):
     """The bytes of a file: those of a member of a layer, by its place among the members."""
 
     layer: int
@@ -38,24 +38,21 @@ class FileData:
     mode: int
 
 
-@dataclass(slots=True)
-class File:
+class File(msgspec.Struct):
     """`layer`: which one gave it this name."""
 
     layer: int
     content: FileData
 
 
-@dataclass(slots=True)
-class Link:
+class Link(msgspec.Struct):
     layer: int
     target: str
 
 
-@dataclass(slots=True)
-class Directory:
+class Directory(msgspec.Struct):
     layer: int
-    children: dict[str, "Node"] = field(default_factory=dict)
+    children: dict[str, "Node"] = msgspec.field(default_factory=dict)
 
 
 Node = File | Link | Directory

@@ -10,7 +10,6 @@ import hashlib
 import platform
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 import msgspec
@@ -76,8 +75,7 @@ class Config(msgspec.Struct):
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """A layer's bytes in the archive, as they are stored. `digest`: of these, where the archive
     names it; `diff_id`: of the tar that they unpack to. Both are hexadecimal.
     """
@@ -88,8 +86,7 @@ class Layer:
     diff_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """`layers`: the lowest first."""
 
     layers: tuple[Layer, ...]

@@ -10,8 +10,10 @@ import gzip
 import hashlib
 import io
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
 from typing import BinaryIO, cast
+
+import msgspec
+from msgspec.structs import replace
 
 from quiltfn.images import archive_rules, oci_archive, tar
 from quiltfn.images.archive_rules import refusal
@@ -27,12 +29,11 @@ RATIO_MAX, RATIO_FREE_BYTES = 200, 64 * 1024 * 1024
 NOTHING = Source(io.BytesIO(), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(msgspec.Struct, frozen=True):
     """`environment`: the variables that the image says its programs expect."""
 
     tree: Tree
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def unpack_tar(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:

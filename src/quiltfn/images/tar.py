@@ -11,9 +11,10 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import BinaryIO
+
+import msgspec
 
 from quiltfn.images.archive_rules import refusal
 
@@ -54,8 +55,7 @@ KINDS = {
 SPECIAL = {tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE}
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """One entry of the archive. `name` and `target` are not checked yet."""
 
     name: str

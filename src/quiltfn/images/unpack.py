@@ -12,7 +12,8 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from quiltfn.images import archive_rules, tar
 from quiltfn.images.tar import Kind, Member, Source
@@ -24,8 +25,7 @@ MTIME_NS = (946_684_800 * 10**9,) * 2  # the year 2000: some tools cannot say le
 OVERHEAD_BYTES, OVERHEAD_EACH_BYTES = 2 * 1024 * 1024, 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageLimits:
+class ImageLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of one image. `files_max` counts directories and links, too."""
 
     unpacked_max_bytes: int = 2 * 1024 * 1024 * 1024
@@ -37,8 +37,7 @@ class ImageLimits:
         return self.unpacked_max_bytes + OVERHEAD_BYTES + OVERHEAD_EACH_BYTES * self.files_max
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(msgspec.Struct, frozen=True):
     """What was unpacked. `files` counts files and links, `entries` directories as well."""
 
     digest: str

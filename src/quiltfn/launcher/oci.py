@@ -10,7 +10,6 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +368,6 @@ def _blocks(first: int, last: int, bits: int = 64) -> Iterator[dict[str, Any]]:
 
 
 def _profile() -> dict[str, Any]:
-    text = resources.files("quiltfn.launcher").joinpath("seccomp.json").read_text()
+    text = Path(__file__).with_name("seccomp.json").read_text()
     profile: dict[str, Any] = json.loads(text)
     return profile

@@ -11,7 +11,8 @@ full function than one more caller would.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 STARVED_S = 2.0
 # How much work is claimed ahead of its start: what is begun in about so long, within these bounds.
@@ -19,8 +20,7 @@ SLICE_S = 0.25
 SLICE_LEAST, SLICE_MOST = 8, 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class Load(msgspec.Struct, frozen=True, kw_only=True):
     """One function's accepted work on this node. `running`: attempts under way; `in_line`: how many
     of them wait for an instance. `waited_s`: for how long the next one has been due.
     """

@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.shared_time import SharedTime
@@ -60,8 +61,7 @@ DESCRIPTIONS: Mapping[InstanceState, str] = {
 }
 
 
-@dataclass(slots=True)
-class Instance:
+class Instance(msgspec.Struct):
     """One instance as its pool knows it. Times in monotonic seconds.
 
     `since`: when its last event was. `holders`: the calls that have it, and since when each does.
@@ -89,9 +89,9 @@ class Instance:
     state: InstanceState = InstanceState.WARMING
     is_spoilt: bool = False
     made_at: float = 0.0
-    holders: dict[int, float] = field(default_factory=dict)
-    time: SharedTime = field(default_factory=SharedTime)
-    history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    holders: dict[int, float] = msgspec.field(default_factory=dict)
+    time: SharedTime = msgspec.field(default_factory=SharedTime)
+    history: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=8))
 
     @property
     def is_idle(self) -> bool:

@@ -16,9 +16,10 @@ Times are seconds on any clock that only goes forward. Two policies:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
+
+import msgspec
 
 MINUTE_S = 60.0
 # How far we plan, in minutes: four hours, as the published policy does.
@@ -30,8 +31,7 @@ PRICE_IN_IDLE_TIMES = 4.0
 KEEP_AT_LEAST_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """An instance should be there from `begins` to `ends`. A window that begins after the idle time
     did is a pre-warm: an instance is started for it."""
 

@@ -1,10 +1,9 @@
 """PoolLimits: how many instances and waiting calls a pool may have, and for how long."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolLimits:
+class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     """`*_s` in seconds.
 
     A call waits for a recycling instance for `patience_s` before one is started for it. An instance

@@ -13,7 +13,8 @@ Instances that min_instances asks for are never evicted.
 """
 
 from collections.abc import Collection, Hashable
-from dataclasses import dataclass, field
+
+import msgspec
 
 UNBOUNDED = float("inf")
 # The part of the budget up to which instances are started that no call has asked for, only to be
@@ -22,8 +23,7 @@ PARKING_SHARE = 0.5
 ROUNDING_MIB = 1e-6  # sums of floats that should be equal may differ by less
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footprint:
+class Footprint(msgspec.Struct, frozen=True, kw_only=True):
     """What instances of a version count, in MiB: `limit_mib` with a call; without one `idle_mib`,
     until that is measured. `parks`: its last instance is parked when it was idle for too long.
     `concurrency`: how many calls an instance has at most at a time; they count once together.
@@ -35,8 +35,7 @@ class Footprint:
     concurrency: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class EvictionCandidate:
+class EvictionCandidate(msgspec.Struct, frozen=True):
     """An idle instance that may be evicted. `is_parked`: or kept for a rollback."""
 
     pool: Hashable
@@ -46,8 +45,7 @@ class EvictionCandidate:
     is_parked: bool
 
 
-@dataclass(slots=True)
-class Memory:
+class Memory(msgspec.Struct):
     """The budget, in MiB, and what counts against it.
 
     `leaving_mib`: the part of `held_mib` that is being freed. `prewarmed_mib`: the part of it that
@@ -61,7 +59,7 @@ class Memory:
     prewarmed_mib: float = 0.0
     clock: float = 0.0
     frees: int = 0
-    waiting: dict[Hashable, float] = field(default_factory=dict)
+    waiting: dict[Hashable, float] = msgspec.field(default_factory=dict)
 
     def count(self, mib: float) -> None:
         """Adds to what is held; subtracts, if negative."""

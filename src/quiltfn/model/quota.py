@@ -4,13 +4,12 @@ Each instance takes a range of the machine's uids, of which there are a few thou
 is idle, parked, being made or being ended. It counts until it is gone.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 UNBOUNDED = float("inf")
 
 
-@dataclass(slots=True, eq=False)
-class Quota:
+class Quota(msgspec.Struct, eq=False):
     """Of one tenant: `used` of `limit`, of which `leaving` are being ended."""
 
     limit: float = UNBOUNDED

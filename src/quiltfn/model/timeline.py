@@ -10,8 +10,6 @@ ends where the next one begins. So they add up to the whole time, from the momen
 accepted to the moment its record was closed.
 """
 
-from dataclasses import dataclass
-
 import msgspec
 
 from quiltfn.model.cold_start import ColdStartReason
@@ -19,8 +17,7 @@ from quiltfn.model.cold_start import ColdStartReason
 PHASES = ("queued", "placed", "specialised", "ran", "recorded")
 
 
-@dataclass(slots=True)
-class StartTiming:
+class StartTiming(msgspec.Struct):
     """When the steps of an instance's start were, in monotonic seconds; None: not yet."""
 
     reason: ColdStartReason

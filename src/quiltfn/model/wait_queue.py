@@ -2,14 +2,14 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
+
+import msgspec
 
 LONGEST_RETRY_S = 60
 NEWEST_COUNTS = 0.2
 
 
-@dataclass(slots=True)
-class Waiter:
+class Waiter(msgspec.Struct):
     """A waiting call. `since`: monotonic seconds."""
 
     id: int

@@ -6,9 +6,10 @@ wait for.
 """
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+
+import msgspec
 
 from quiltfn.model.limits import PoolLimits
 
@@ -34,7 +35,7 @@ class Allowance:
 
     def bounded(self, limits: PoolLimits) -> PoolLimits:
         """The limits for the pure pool."""
-        return dataclasses.replace(limits, max_instances=min(limits.max_instances, self.count))
+        return msgspec.structs.replace(limits, max_instances=min(limits.max_instances, self.count))
 
     def set(self, count: int, reachable: int) -> bool:
         """Whether the count is another one now."""

@@ -1,10 +1,11 @@
 """The pools of this node, one for each function, and the memory that they share."""
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+
+import msgspec
 
 from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
@@ -263,7 +264,7 @@ class LocalPools:
         pools = self._side_pools.setdefault(function_id, {})
         pool = pools.get(version.id)
         if pool is None:
-            beside = dataclasses.replace(
+            beside = msgspec.structs.replace(
                 limits, min_instances=0, max_instances=1, idle_s=SIDE_IDLE_S, grace_s=0, park_s=0
             )
             pool = pools[version.id] = self._new_pool(function_id, beside)

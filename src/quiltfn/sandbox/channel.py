@@ -7,8 +7,9 @@ import socket
 from array import array
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from quiltfn.ports import SandboxFailed
 
@@ -17,8 +18,7 @@ DESCRIPTORS_MAX = 2
 TRUNCATED = "the server has no file descriptors left"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """`descriptors` belong to the receiver, who closes them."""
 
     message: dict[str, Any]

@@ -4,7 +4,8 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from quiltfn.model.runtime import DEFAULT_ROOM, Isolation, Kind, Network, Room, Runtime
 from quiltfn.model.version import MEMORY_MIN_MIB, VersionSpec
@@ -14,8 +15,7 @@ from quiltfn.sandbox.guest import OUTPUT_LIMITS, GuestSandbox
 from quiltfn.sandbox.output_limits import OutputLimits
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxTemplate:
+class SandboxTemplate(msgspec.Struct, frozen=True):
     """What a sandbox is made with and cannot change later.
 
     Sandboxes of equal templates can become instances of the same versions.
@@ -59,8 +59,7 @@ class SandboxTemplate:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Limits of a sandbox: memory in MiB, processor in percent of one core."""
 
     memory_mib: int = MEMORY_MIN_MIB

@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
 from quiltfn.model.memory import Memory
@@ -43,16 +43,15 @@ PAUSE_S = 10.0
 BASE = Limits()
 
 
-@dataclass(slots=True)
-class _Stock:
+class _Stock(msgspec.Struct):
     """The prewarmed sandboxes of one template.
 
     `asked`: when sandboxes were asked for, within the last second. `failures`: attempts that failed
     in a row; the next is made at `retry_at` or later.
     """
 
-    ready: deque[GuestSandbox] = field(default_factory=deque)
-    asked: deque[float] = field(default_factory=deque)
+    ready: deque[GuestSandbox] = msgspec.field(default_factory=deque)
+    asked: deque[float] = msgspec.field(default_factory=deque)
     used_at: float = 0.0
     most_at_once: int = 0
     failures: int = 0

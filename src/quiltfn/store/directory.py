@@ -18,9 +18,10 @@ import os
 import re
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 OWNER_ONLY = 0o600
 STAMP_MAX_BYTES = 1_000_000  # all of it a hole
@@ -58,8 +59,7 @@ class StoreBroken(Exception):
     """The data on disk cannot be used as it is; the text says why. The server must not start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """What the last server left in the lock file. `owners`: the `application_id`s of its file."""
 
     word: str

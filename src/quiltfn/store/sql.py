@@ -9,7 +9,7 @@ each row, a third of what storing a record costs.
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult
@@ -35,7 +35,7 @@ def statements(dialect: str) -> Mapping[str, str]:
     found: dict[str, str] = {}
     own = (f"{dialect}.sql", "fleet.sql") if dialect == "postgresql" else (f"{dialect}.sql",)
     for name in ("queries.sql", *own):
-        found |= parse(files("quiltfn.store").joinpath(name).read_text("utf-8"))
+        found |= parse(Path(__file__).with_name(name).read_text("utf-8"))
     if dialect == "postgresql":
         return {name: for_psycopg(statement) for name, statement in found.items()}
     return found

@@ -8,9 +8,9 @@ it was begun, and it counts as interrupted: so work with one attempt is never ru
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 from sqlalchemy import Connection, RowMapping
 
@@ -39,8 +39,7 @@ SERVER_ENDED = Why(records.INTERRUPTED, UNKNOWN)
 TAKEN_OVER = Why(NODE_LOST, NODE_LOST)
 
 
-@dataclass(frozen=True, slots=True)
-class StartTime:
+class StartTime(msgspec.Struct, frozen=True):
     """When the server starts: by the wall clock in Unix seconds, which records have, and by trusted
     time in Unix milliseconds, which queues go by.
     """

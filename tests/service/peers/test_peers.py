@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
 import os
 import socket
@@ -10,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -489,7 +489,7 @@ async def test_connections_that_the_node_has_ended_are_not_asked_for_pings(pair:
 
 async def test_a_node_with_as_many_connections_as_it_takes_has_not_begun(pair: Pair) -> None:
     limits = pair.server.connections
-    limits.limits = dataclasses.replace(limits.limits, most=2)
+    limits.limits = msgspec.structs.replace(limits.limits, most=2)
     release = asyncio.Event()
 
     async def handle(_: Request, __: Asker) -> Response:
