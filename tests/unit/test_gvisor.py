@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from quiltfn.launcher import gvisor, oci
+from quiltfn.launcher import gvisor, oci, preflight
 from quiltfn.launcher.gvisor import Gvisor
-from quiltfn.launcher.preflight import GVISOR_PROBE
+from quiltfn.launcher.preflight import GVISOR_PROBE, PreflightFailed
 from quiltfn.launcher.state import UID_BASE
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
@@ -160,3 +160,40 @@ def test_it_is_not_combined_with_egress() -> None:
     )
     with pytest.raises(Unprocessable, match="network"):
         runtime.validate()
+
+
+LATE = PreflightFailed(
+    "the sandbox could not be made: runsc had not ended after 6 s and was killed"
+)
+BROKEN = PreflightFailed("the sandbox could not be made: runsc ended with 1")
+
+
+@pytest.mark.parametrize(
+    ("probes", "seen"),
+    [
+        ([LATE, "it"], "what was seen"),
+        ([LATE, LATE], f"refused: {LATE}"),
+        ([BROKEN], f"refused: {BROKEN}"),
+    ],
+    ids=["held up once", "always late", "broken"],
+)
+def test_a_probe_that_was_only_held_up_is_made_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probes: list[Any], seen: str
+) -> None:
+    """What is refused at the start is refused for as long as the server runs."""
+    found = Gvisor(program(tmp_path / "runsc", "echo runsc version release-20260101.0; echo spec"))
+    asked = iter(probes)
+
+    def probe(*_: object) -> Any:
+        assert not found.why_not, "or no sandbox is made"
+        one = next(asked)
+        if isinstance(one, PreflightFailed):
+            raise one
+        return one
+
+    monkeypatch.setattr(preflight, "_probe", probe)
+    monkeypatch.setattr(preflight, "judge_gvisor", lambda *_: "what was seen")
+    none: Any = None
+    assert preflight.check_gvisor(found, none, none, none, none) == seen
+    assert next(asked, "all were made") == "all were made"
+    assert found.why_not == seen.partition("refused: ")[2]

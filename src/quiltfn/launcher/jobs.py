@@ -26,6 +26,7 @@ from quiltfn.launcher.oci import CONTROL_FD
 TIMEOUT_S = 6.0
 # How long the processes that a failed program has left are killed, again and again.
 LEFT_BEHIND_S = 2.0
+LATE = "had not ended after"  # of a program that the limit has ended
 NOT_STARTED = 127  # what a shell says of a program that it cannot start
 NO_PROCESS = (
     "no further process can be started: the machine or the control group of quiltfn has as many "
@@ -98,7 +99,7 @@ class Jobs:
         if late:
             kill_trees({job.pid for job in late}, list(processes()))
         for job in late:
-            job.why = f"{job.program} had not ended after {TIMEOUT_S:.0f} s and was killed"
+            job.why = f"{job.program} {LATE} {TIMEOUT_S:.0f} s and was killed"
         self._end_left_behind(now)
 
     def _run_waiting(self) -> None:

@@ -15,6 +15,7 @@ from quiltfn.launcher.cgroups import MOUNT, SOCKET_SHARE, Cgroups, SandboxLimits
 from quiltfn.launcher.descriptors import LEAST
 from quiltfn.launcher.egress import Egress, EgressProxy
 from quiltfn.launcher.gvisor import Gvisor, pids
+from quiltfn.launcher.jobs import LATE
 from quiltfn.launcher.oci import GVISOR, SandboxSpec
 from quiltfn.launcher.sandboxes import Created, NotCreated, Sandboxes
 from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
@@ -59,18 +60,20 @@ def check_gvisor(
     cgroups: Cgroups,
     turn: Callable[[], None],
 ) -> str:
-    """The same with gVisor: examines its sentry, the process in which a handler's code runs.
+    """The same with gVisor: examines its sentry, the process in which a handler's code runs. Once
+    more where it was only held up, as no other one follows until the next start.
 
     Returns what was seen, or "refused: " and why gVisor cannot be used on this machine.
     """
-    if gvisor.find():
+    spec = SandboxSpec(limits=GVISOR_PROBE, isolation=GVISOR)
+    for _ in range(2) if gvisor.find() else ():
         gvisor.why_not = ""
         try:
-            spec = SandboxSpec(limits=GVISOR_PROBE, isolation=GVISOR)
-            seen = _probe(spec, sandboxes, state, cgroups, turn)
-            return judge_gvisor(seen, gvisor.version)
+            return judge_gvisor(_probe(spec, sandboxes, state, cgroups, turn), gvisor.version)
         except PreflightFailed as error:
             gvisor.why_not = str(error)
+            if LATE not in gvisor.why_not:
+                break
     return f"refused: {gvisor.why_not}"
 
 
