@@ -789,6 +789,19 @@ async def test_the_bytes_of_a_response_can_be_had() -> None:
     assert heard == [body] * 2
 
 
+async def test_a_function_has_an_etag_that_an_update_goes_by() -> None:
+    answer = answering(200, FUNCTION, ETag='"f1"')
+    with client(answer) as at:
+        assert at.functions.get_with_etag(ID) == (at.functions.get(ID), '"f1"')
+    async with AsyncClient(transport=httpx.MockTransport(answer)) as later:
+        _, etag = await later.functions.get_with_etag(ID)
+    assert etag == '"f1"'
+    out = sent(lambda one: one.functions.update_if_match(ID, etag, handler="echo"))
+    assert (out.headers["if-match"], json.loads(out.content)) == ('"f1"', {"handler": "echo"})
+    with client(answering(412, REFUSAL)) as at, pytest.raises(ConflictError):
+        at.functions.update_if_match(ID, etag, handler="echo")
+
+
 async def test_the_asynchronous_client_reads_and_raises_the_same() -> None:
     def answer(out: httpx.Request) -> httpx.Response:
         asked_for_it = out.url.path.endswith("/invoke")

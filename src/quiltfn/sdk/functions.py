@@ -24,6 +24,7 @@ from quiltfn.sdk.payload import key_header, new_invocation
 from quiltfn.sdk.request import (
     Flow,
     Request,
+    WithEtag,
     as_json,
     ask,
     delete,
@@ -116,6 +117,30 @@ def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
 
     Raises VersionFailed where the new version cannot serve; the one before it goes on serving.
     """
+    return _updated(function, changes, {})
+
+
+def get_function_with_etag(function: str) -> Flow[tuple[Function, str]]:
+    """One function, and the ETag of what it is now: see `update_if_match`."""
+    return on(
+        function,
+        lambda one: WithEtag(
+            method="GET",
+            path=f"{BASE}/{segment(one)}",
+            read=as_json(Function),
+            is_repeatable=True,
+        ),
+    )
+
+
+def update_function_if_match(function: str, etag: str, **changes: Any) -> Flow[Function]:
+    """As `update`, if the function still has this ETag. Raises ConflictError if it was changed
+    meanwhile.
+    """
+    return _updated(function, FunctionChanges(**changes), {"If-Match": etag})
+
+
+def _updated(function: str, changes: FunctionChanges, headers: Mapping[str, str]) -> Flow[Function]:
     changed = yield from on(
         function,
         lambda one: Request(
@@ -123,6 +148,7 @@ def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
             path=f"{BASE}/{segment(one)}",
             read=as_json(Function),
             body=encoded(changes),
+            headers=headers,
         ),
     )
     # The server clears the message of an earlier failure before it makes the version.
@@ -451,6 +477,8 @@ class FunctionMethods(WorkMethods, UrlMethods, VersionFileMethods):
     list = PagedMethod(list_functions)
     list_summaries = PagedMethod(list_function_summaries)
     update = Method(update_function)
+    get_with_etag = Method(get_function_with_etag)
+    update_if_match = Method(update_function_if_match)
     delete = Method(delete_function)
     deploy = Method(deploy_function)
     pause = Method(pause_function)

@@ -49,6 +49,13 @@ class Request(Generic[T]):
         return self.read(body)
 
 
+class WithEtag(Request[Any]):
+    """A request whose answer is also told by its ETag."""
+
+    def understand(self, status: int, headers: Mapping[str, str], body: bytes) -> tuple[Any, str]:
+        return super().understand(status, headers, body), headers.get("etag", "")
+
+
 Flow: TypeAlias = Generator[Request[Any], Any, T]
 
 
