@@ -1,35 +1,29 @@
 """`quiltfn dev`: runs a directory as a function. After every edit it deploys the function again,
 calls it and shows the result."""
 
-import fcntl
 import hashlib
-import os
 import platform
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from quiltfn.cli import advice, lock_files, payload, runtime_files, show, tree, urls
+from quiltfn.cli import lock_files, payload, runtime_files, show, urls, watching
 from quiltfn.cli.invoke import exit_code, show_ended
 from quiltfn.cli.options import Environment, keeping_state, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
     ApiError,
-    ClientError,
     Function,
     FunctionFailed,
     Invocation,
 )
 from quiltfn.wire import Kind, Network
 
-# Events within SETTLES_MS of an edit count as one edit, since editors write a file several times.
-SETTLES_MS, LOOKS_EVERY_MS = 60, 20
 MAIN = "main:handler"
 
 
@@ -78,21 +72,19 @@ def dev(
     handler = handler_of(kind, options.handler)
     # Read before anything is built: a payload that cannot be sent is refused at once.
     piped = payload.of_call(options.payload, options.payload_file) if options.once else None
-    # A script that starts it in the background has these signals ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    watching.take_signals()
     try:
         with ExitStack() as stack:
             at = stack.enter_context(connection.session())
             name = name_of(directory)
-            stack.enter_context(alone(directory))
+            stack.enter_context(watching.alone(directory, "quiltfn dev"))
             chosen = replace(options, kind=kind, handler=handler)
             function = DevFunction(at, partial(source_of, directory, kind), chosen, name, piped)
             stack.callback(function.remove)
             if options.once:
                 ended = function.run()
                 raise Exit(0 if ended is None else exit_code(ended))
-            watch(directory, function)
+            watching.watch(directory, function.turn)
     except KeyboardInterrupt:
         if options.once:
             raise
@@ -106,61 +98,6 @@ def name_of(directory: Path) -> str:
     told = f"{platform.node()}\0{path}".encode(errors="surrogateescape")
     digest = hashlib.sha256(told).hexdigest()[:8]
     return f"dev-{word.lower().strip('-')}"[:50].strip("-") + f"-{digest}"
-
-
-@contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Refuses a second session of the same directory: it would remove the first one's function.
-
-    Raises `BadParameter`.
-    """
-    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # Some network file systems cannot lock a directory; then there is no protection.
-        with suppress(OSError):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BadParameter(
-                    f"another `quiltfn dev` of {directory.resolve()} runs; end it first"
-                ) from None
-        yield
-    finally:
-        os.close(lock)
-
-
-def watch(directory: Path, function: "DevFunction") -> None:
-    """Deploys and calls now and after every edit, until a signal ends it."""
-    import watchfiles  # noqa: PLC0415 — --help and --once do without it
-
-    seen = stamp(directory)
-    function.turn()
-    show.note(f"watching {directory.resolve()}; Ctrl-C ends")
-    edits = watchfiles.watch(
-        directory,
-        debounce=SETTLES_MS,
-        step=LOOKS_EVERY_MS,
-        rust_timeout=500,
-        yield_on_timeout=True,
-    )
-    # No event comes for an edit during a build or before watching began, so the files are compared.
-    for _ in edits:
-        now = stamp(directory)
-        if now != seen:
-            seen = now
-            function.turn()
-
-
-def stamp(directory: Path) -> dict[str, int]:
-    """The time of the last write of each file, without files that tools make."""
-    found = {}
-    for place, below, names in os.walk(directory):
-        below[:] = [name for name in below if name not in (*tree.LEFT_OUT, tree.MODULES)]
-        for name in names:
-            with suppress(OSError):
-                path = os.path.join(place, name)
-                found[path] = os.stat(path).st_mtime_ns
-    return found
 
 
 def kind_of(directory: Path) -> Kind:
@@ -189,10 +126,6 @@ def source_of(directory: Path, kind: Kind) -> runtime_files.Source:
     return runtime_files.Source(kind=kind, directory=directory, requirements=wanted)
 
 
-class Broken(ClientError):
-    """The function could not be deployed from these files."""
-
-
 class DevFunction:
     """The function that `dev` runs, from its first build to its removal."""
 
@@ -215,27 +148,17 @@ class DevFunction:
 
     def turn(self) -> None:
         """As `run`, but shows errors instead of raising them: the next edit may mend them."""
-        try:
-            self.run()
-        except ApiError as error:
-            advice.translate_errors(error, self._name)
-            show.complain(error.message, error.hint)
-        except (BadParameter, OSError) as error:
-            show.complain(getattr(error, "message", None) or str(error), own_lines=True)
-        except Broken as error:
-            show.complain(str(error))
+        watching.told(self.run, self._name)
 
     def run(self) -> Invocation | None:
         """Builds, deploys and calls the function, and shows the result. A server without a payload
         is not called: it has a URL, which is shown.
 
-        Raises `Broken` if it cannot be deployed, and the errors of the client and the installers.
+        Raises `FunctionFailed` if it cannot be deployed, and the errors of the client and the
+        installers.
         """
         began = time.monotonic()
-        try:
-            function = self._deploy()
-        except FunctionFailed as failed:
-            raise Broken(str(failed)) from None
+        function = self._deploy()
         took = time.monotonic() - began
         show.note(f"version {function.current_version} is live after {took:.2f} s")
         at, options, handed = self._at, self._options, self._handed

@@ -145,6 +145,11 @@ class BaseOptions:
         bool, Option(("--insecure-registry",), help="Take registries without verified TLS.")
     ] = False
 
+    @property
+    def is_named(self) -> bool:
+        """Whether one is to be uploaded."""
+        return self.image is not None or self.rootfs is not None
+
     def check(self, digest: str | None) -> None:
         """`digest`: of --base-image. Raises `BadParameter` if options contradict each other."""
         if sum(one is not None for one in (self.image, self.rootfs, digest)) > 1:
@@ -190,16 +195,11 @@ def add(
         is_fresh=files.upgrade,
     )
     with connection.session() as at, tools.time_limit(files.timeout):
-        root = _base_image(at, base)
-        if root is not None:
-            fields["base_image"] = root.digest
-            variables = base_images.variables_of(root.environment)
+        uploaded = made_of(at, source, base, fields.get("base_image"))
+        variables = uploaded.fields.pop("environment", {})
+        if variables:
             fields["environment"] = variables | fields.get("environment", {})
-        uploaded = runtime_files.upload(
-            at, source, partial(_python, at, root, fields.get("base_image"))
-        )
         fields |= uploaded.fields
-        uploaded.sent += [root] if root else []
 
         def added(runtime: Runtime) -> None:
             show.say(f"{runtime.name} is {runtime.kind}: {runtime.image_digest}")
@@ -209,10 +209,26 @@ def add(
         try:
             at.show(at.client.runtimes.add(name=name, **fields), added)
         except ApiError as error:
-            if root is not None:  # which the caller has given otherwise
+            if base.is_named:  # which the caller has given otherwise
                 option = "--rootfs" if base.image is None else "--image"
                 error.message = error.message.replace("base_image", option)
             raise
+
+
+def made_of(
+    at: Session, source: runtime_files.Source, base: BaseOptions, digest: str | None = None
+) -> runtime_files.Uploaded:
+    """Uploads what a runtime is made of, and the server lacks. `digest`: of a root file system that
+    was uploaded before. Raises `BadParameter`, and as the client does.
+    """
+    root = _base_image(at, base)
+    digest = digest if root is None else root.digest
+    done = runtime_files.upload(at, source, partial(_python, at, root, digest))
+    if root is not None:
+        done.fields["base_image"] = root.digest
+        done.fields["environment"] = base_images.variables_of(root.environment)
+        done.sent.append(root)
+    return done
 
 
 def _base_image(at: Session, base: BaseOptions) -> Image | None:

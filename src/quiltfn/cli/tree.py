@@ -2,7 +2,7 @@
 
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from quiltfn.cli.parsing import BadParameter
@@ -13,9 +13,11 @@ MODULES = "node_modules"
 MTIME = 946_684_800  # the same for all files, so that equal trees give equal archives
 
 
-def copy(source: Path, tree: Path, *, with_modules: bool) -> None:
-    """Copies `source` to `tree`; links stay links. `with_modules`: copies node_modules too."""
-    left_out = LEFT_OUT if with_modules else (*LEFT_OUT, MODULES)
+def copy(source: Path, tree: Path, *, with_modules: bool, left_out: Collection[str] = ()) -> None:
+    """Copies `source` to `tree`; links stay links. `with_modules`: copies node_modules too.
+    `left_out`: further names of files and directories that are not copied.
+    """
+    left_out = (*LEFT_OUT, *left_out) if with_modules else (*LEFT_OUT, *left_out, MODULES)
     try:
         shutil.copytree(
             source,

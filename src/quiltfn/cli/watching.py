@@ -1,0 +1,89 @@
+"""Does something again after every edit of a directory's files, until Ctrl-C."""
+
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from quiltfn.cli import advice, show, tree
+from quiltfn.cli.parsing import BadParameter
+from quiltfn.sdk import ApiError, FunctionFailed
+
+# Events within SETTLES_MS of an edit count as one edit, since editors write a file several times.
+SETTLES_MS, LOOKS_EVERY_MS = 60, 20
+
+
+def take_signals() -> None:
+    """A script that starts the command in the background has these signals ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def alone(directory: Path, command: str) -> Iterator[None]:
+    """Refuses a second session of the command on a directory: the two would undo each other.
+
+    Raises `BadParameter`.
+    """
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Some network file systems cannot lock a directory; then there is no protection.
+        with suppress(OSError):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadParameter(
+                    f"another `{command}` of {directory.resolve()} runs; end it first"
+                ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def watch(directory: Path, turn: Callable[[], object]) -> None:
+    """Calls `turn` now and after every edit, until a signal ends it."""
+    import watchfiles  # noqa: PLC0415 — --help and --once do without it
+
+    seen = stamp(directory)
+    turn()
+    show.note(f"watching {directory.resolve()}; Ctrl-C ends")
+    edits = watchfiles.watch(
+        directory,
+        debounce=SETTLES_MS,
+        step=LOOKS_EVERY_MS,
+        rust_timeout=500,
+        yield_on_timeout=True,
+    )
+    # No event comes for an edit during a turn or before watching began, so the files are compared.
+    for _ in edits:
+        now = stamp(directory)
+        if now != seen:
+            seen = now
+            turn()
+
+
+def stamp(directory: Path) -> dict[str, int]:
+    """The time of the last write of each file, without files that tools make."""
+    found = {}
+    for place, below, names in os.walk(directory):
+        below[:] = [name for name in below if name not in (*tree.LEFT_OUT, tree.MODULES)]
+        for name in names:
+            with suppress(OSError):
+                path = os.path.join(place, name)
+                found[path] = os.stat(path).st_mtime_ns
+    return found
+
+
+def told(turn: Callable[[], object], name: str | None = None) -> None:
+    """Calls `turn`, and shows errors that the next edit may mend. `name`: of the function."""
+    try:
+        turn()
+    except ApiError as error:
+        advice.translate_errors(error, name)
+        show.complain(error.message, error.hint)
+    except (BadParameter, OSError) as error:
+        show.complain(getattr(error, "message", None) or str(error), own_lines=True)
+    except FunctionFailed as error:
+        show.complain(str(error))
