@@ -1,6 +1,6 @@
 """Writes the files that follow from the code: the settings' reference page and sample, the list of
-the Python client's methods, the pages of the states and of the security tests, the types of the
-dashboard.
+the Python client's methods, the pages of the states, of the security tests and of the project file,
+the types of the dashboard.
 
 .venv/bin/python scripts/generate.py
 """
@@ -10,12 +10,15 @@ import inspect
 import json
 import re
 import runpy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from quiltfn import Client, sdk, settings, wire
 from quiltfn.api import openapi
 from quiltfn.api.routes import ROUTES
+from quiltfn.cli.project import file as project_file
+from quiltfn.cli.project.toml import value
 from quiltfn.model import function, instance, invocation
 from quiltfn.sdk.elasticity import ElasticityMethods
 from quiltfn.sdk.functions import FunctionMethods
@@ -25,7 +28,7 @@ from quiltfn.sdk.methods import Listing
 from quiltfn.sdk.runtimes import RuntimeMethods
 from quiltfn.sdk.system import SystemMethods
 from quiltfn.wire import keys
-from quiltfn.wire.fields import fields_of
+from quiltfn.wire.fields import Field, fields_of
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a service needs to be different from a server that is started in a directory by hand.
@@ -262,6 +265,93 @@ def page_type(schema: dict[str, Any]) -> str:
     return plain.get(kind or "", kind if kind in simple else "unknown")
 
 
+PROJECT = """\
+# The project file
+
+`quiltfn.toml` in a directory says what `quiltfn deploy` makes of it
+([how to](../how-to/deploy-a-project.md)). It is TOML. Paths are seen from the file's directory.
+What is left out has its default, on the server as well. It is no settings file of a server, which
+may have the same name.
+Made by scripts/generate.py, from the shapes of the API.
+
+## Above all tables
+
+{head}
+## `[functions.NAME]`
+
+NAME is the function's: {name}.
+
+{function}
+A function that names a `runtime`, or none, has nothing of the next table. Any other gets a runtime
+that is made for it, from these:
+
+{runtime}
+And for every function:
+
+{files}
+## `[functions.NAME.url]`
+
+Without this table the function has no URL.
+
+{url}
+`webhook` is a table with `scheme` and `secret_from`, the variable with the secret. `cors` is a
+table:
+
+{cors}
+## `[functions.NAME.schedules.SCHEDULE]`
+
+SCHEDULE is the schedule's name: {schedule_name}. One of `cron` and `every_seconds` is given.
+
+{schedule}
+## `[functions.NAME.async_policy]`
+
+{async_policy}
+`backoff_seconds` is a table of `first`, `factor`, `most` and `jitter`. `on_success` and
+`on_failure` are tables with `function`, or with `url` and `secret_from`.
+
+## `[functions.NAME.record_policy]`
+
+{record_policy}"""
+
+
+def project_page() -> str:
+    """docs/reference/project-file.md."""
+    left_out = ("name", "function", "cluster_id")
+    new, runtime = fields_of(wire.NewFunction), fields_of(wire.NewRuntime)
+    schedule = fields_of(wire.NewSchedule)
+    made_from = [
+        fields_of(project_file.FunctionFiles)[one] for one in ("code", "requirements", "image")
+    ]
+    others = [fields_of(project_file.FunctionFiles)[one] for one in ("secrets", "adopted")]
+    return PROJECT.format(
+        head=field_table(fields_of(project_file.Head).values()),
+        name=new["name"].meaning,
+        function=field_table(one for name, one in new.items() if name not in left_out),
+        runtime=field_table([*(runtime[one] for one in project_file.OF_RUNTIME), *made_from]),
+        files=field_table(others),
+        url=field_table(fields_of(wire.NewFunctionUrl).values()),
+        cors=field_table(fields_of(wire.CorsRule).values()),
+        schedule_name=schedule["name"].meaning,
+        schedule=field_table(one for name, one in schedule.items() if name not in left_out),
+        async_policy=field_table(fields_of(wire.NewAsyncPolicy).values()),
+        record_policy=field_table(fields_of(wire.RecordPolicy).values()),
+    )
+
+
+def field_table(fields: Iterable[Field]) -> str:
+    """Fields as a file of TOML has them, which cannot say null."""
+    rows = ["| field | default | meaning |\n|---|---|---|\n"]
+    for one in fields:
+        is_plain = isinstance(one.default, str | int | float | list) and one.default != []
+        default = "required" if one.is_required else f"`{value(one.default)}`" if is_plain else ""
+        meaning = re.sub(r", or null\b|; null with \w+", "", one.meaning)
+        meaning = meaning.replace("null: ", "left out: ").replace(
+            "left out or left out", "left out"
+        )
+        rows.append(f"| `{one.name}` | {default} | {meaning} |\n")
+    return "".join(rows)
+
+
 FILES = {
     ROOT / "ui" / "src" / "wire.ts": page_types,
     CLIENT: python_client,
@@ -269,6 +359,7 @@ FILES = {
     ROOT / "packaging" / "quiltfn.toml": sample,
     ROOT / "docs" / "reference" / "settings.md": settings_page,
     ROOT / "docs" / "reference" / "security-tests.md": security_tests,
+    ROOT / "docs" / "reference" / "project-file.md": project_page,
 }
 
 

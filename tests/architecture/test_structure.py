@@ -135,7 +135,8 @@ DATACLASSES_WITH_REASON = {
     "store/snapshot.Snapshot": "for a command alone",
 }
 READS_ENVIRONMENT_WITH_REASON = {
-    "cli/packages.py": "hands registries and proxies on to the installers"
+    "cli/packages.py": "hands registries and proxies on to the installers",
+    "cli/project/commands.py": "secrets of a project are in the environment of whoever deploys",
 }
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "managers", "util", "helper", "manager"}
 

@@ -29,6 +29,7 @@ PAGES = [
     "docs/tutorial.md",
     "docs/tutorial-python-client.md",
     "docs/reference/python-client.md",
+    "docs/how-to/deploy-a-project.md",
     "docs/how-to/runtimes.md",
     "docs/how-to/base-images.md",
     "docs/reference/handlers.md",

@@ -347,7 +347,7 @@ def _tell_of_files(at: Session, now: Function, served: int) -> None:
 def _show_state(one: Function) -> None:
     show.say(f"{one.name} is {one.state}: version {one.current_version}")
     if one.state == "error":
-        _complain(one.error_message or "it could not be deployed")
+        show.complain(show.quoted(one.error_message or "it could not be deployed"), own_lines=True)
     elif one.note:
         show.note(one.note)
     elif one.state == "deploying":
@@ -358,12 +358,7 @@ def _changed(one: Function) -> None:
     """A new version that cannot serve is kept; the old one goes on serving."""
     _show_state(one)
     if one.state != "error" and one.error_message:
-        _complain(one.error_message)
-
-
-def _complain(told: str) -> None:
-    """What a program wrote is below the sentence, in lines that nobody takes for ours."""
-    show.complain(told.replace("\n", "\n  | "), own_lines=True)
+        show.complain(show.quoted(one.error_message), own_lines=True)
 
 
 def _must_be_ready(one: Function) -> None:

@@ -246,7 +246,7 @@ class Taken:
         told = about.help.replace("%", "%%")
         if isinstance(about, Argument):
             metavar = about.metavar or self.name.upper()
-            nargs = None if self.is_required else "?"
+            nargs = "+" if self.is_list else None if self.is_required else "?"
             parser.add_argument(self.key, metavar=metavar, type=self._read, nargs=nargs, help=told)
         elif self.kind is bool:
             yes = {"action": "store_true", "default": self.default, "help": told}

@@ -78,6 +78,11 @@ def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> Non
     write(sys.stderr, "".join(f"{line}\n" for line in lines))
 
 
+def quoted(told: str) -> str:
+    """A message whose further lines a program wrote, in lines that nobody takes for ours."""
+    return told.replace("\n", "\n  | ")
+
+
 def note(text: str) -> None:
     """Prints a dim line on standard error."""
     dim = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")

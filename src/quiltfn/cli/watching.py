@@ -86,4 +86,4 @@ def told(turn: Callable[[], object], name: str | None = None) -> None:
     except (BadParameter, OSError) as error:
         show.complain(getattr(error, "message", None) or str(error), own_lines=True)
     except FunctionFailed as error:
-        show.complain(str(error))
+        show.complain(show.quoted(str(error)), own_lines=True)

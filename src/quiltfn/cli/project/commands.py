@@ -1,0 +1,239 @@
+"""`quiltfn deploy` and `quiltfn destroy`: make a server have what a project's file says, or nothing
+of it any more.
+"""
+
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from quiltfn.cli import show, urls, watching
+from quiltfn.cli.parsing import Argument, Exit, Option
+from quiltfn.cli.project import drawing, file, state
+from quiltfn.cli.project.plan import CurrentState, DesiredState, Noun, Plan, Step, plan_for
+from quiltfn.cli.project.sources import Sources
+from quiltfn.cli.project.steps import ChangedMeanwhile, Execution, Upload
+from quiltfn.cli.session import Connection, Output, Session
+from quiltfn.sdk import ApiError, ConnectionFailed
+
+DONE, REFUSED, PARTLY = 0, 1, 3
+# How often the server is compared again where others change the project at the same time.
+ROUNDS = 6
+FIRST_WAIT_S = 0.2
+
+Directory = Annotated[Path, Argument(metavar="DIR", help="Where quiltfn.toml is; else here.")]
+Yes = Annotated[bool, Option(("--yes", "-y"), help="Do not ask before something is deleted.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployOptions:
+    """How a project is deployed."""
+
+    dry_run: Annotated[
+        bool, Option(("--dry-run",), help="Show what would be done, and do nothing.")
+    ] = False
+    watch: Annotated[bool, Option(("--watch",), help="Deploy again after every edit.")] = False
+    env_file: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Where secrets are that the environment has not; else .env beside quiltfn.toml.",
+            is_file=True,
+        ),
+    ] = None
+
+
+def deploy(
+    directory: Directory = Path(),
+    yes: Yes = False,
+    *,
+    options: DeployOptions,
+    connection: Connection,
+) -> None:
+    """Make the server have what quiltfn.toml says: functions, code, URLs, schedules, policies.
+
+    Nothing is done where nothing has changed. A function whose new version cannot serve goes on
+    with the old one, and nothing is deleted then. Exit codes: 0 it is as the file says; 1 refused,
+    and what serves is as before; 2 the command line or the file is wrong; 3 some of it was done.
+    """
+    with connection.session() as at:
+        project = Project(at, directory, options, yes)
+        if not options.watch:
+            raise Exit(_answered(project.deploy))
+        watching.take_signals()
+        with suppress(KeyboardInterrupt), watching.alone(directory, "quiltfn deploy --watch"):
+            watching.watch(directory, lambda: watching.told(project.turn))
+
+
+def destroy(
+    directory: Directory = Path(),
+    yes: Yes = False,
+    *,
+    dry_run: Annotated[
+        bool, Option(("--dry-run",), help="Show what would be deleted, and delete nothing.")
+    ] = False,
+    connection: Connection,
+) -> None:
+    """Delete every function of the project, with its URL and schedules, and its runtimes.
+
+    Functions that are adopted stay. Exit codes are those of `deploy`.
+    """
+    name = file.project_of(directory / file.NAME)
+    with connection.session() as at:
+        project = Project(at, directory, DeployOptions(dry_run=dry_run), yes)
+        raise Exit(_answered(lambda: project.make_so(DesiredState(project=name))))
+
+
+def _answered(run: Callable[[], int]) -> int:
+    """The exit code; also where nobody answers, since 3 says here that some of it was done."""
+    try:
+        return run()
+    except ConnectionFailed as error:
+        show.complain(str(error))
+        return REFUSED
+
+
+class Project:
+    """The project of a directory, on one server."""
+
+    def __init__(self, at: Session, directory: Path, options: DeployOptions, yes: bool) -> None:
+        self._at, self._path, self._options = at, directory / file.NAME, options
+        self._says_yes = yes
+        self._steps: list[Step] = []  # what was done
+        self._failed: dict[str, str] = {}
+
+    def turn(self) -> None:
+        """As `deploy`, where the next edit may do what this one does not."""
+        with suppress(Exit):
+            self.deploy()
+
+    def deploy(self) -> int:
+        """Reads the file and makes the server have what it says; returns the exit code."""
+        variables = self._variables()
+        file.read(self._path, variables)  # what is wrong is told before a server is asked
+        found = file.read(self._path, variables, self._at.info.limits)
+        with tempfile.TemporaryDirectory(prefix="quiltfn-") as place:
+            env_file = self._options.env_file
+            left_out = () if env_file is None else (env_file.name,)
+            sources = Sources(self._at, found, Path(place), left_out)
+            return self.make_so(sources.wanted(), sources.upload)
+
+    def make_so(self, wanted: DesiredState, upload: Upload = lambda _: {}) -> int:
+        """Makes the server have it; returns the exit code. Raises as the client does, where nothing
+        was done before.
+        """
+        self._steps, self._failed = [], {}
+        state.check_scope(self._at)
+        found = state.find(self._at, wanted.project, wanted.functions)
+        plan = plan_for(wanted, found)
+        if plan.refused:
+            return self._refuse(wanted, plan)
+        self._tell(lambda: drawing.plan(wanted, plan, self._at.client.base_url))
+        if self._options.dry_run or not plan.steps:
+            return self._ended(wanted, found, plan, DONE)
+        if plan.deletions and not self._says_yes:
+            self._ask(plan)
+        try:
+            found, left = self._rounds(wanted, found, plan, upload)
+        except (ConnectionFailed, ApiError) as error:
+            if not any(map(_is_noticed, self._steps)):
+                raise
+            show.complain(str(error), "do it again: what was done stays, the rest follows")
+            return self._ended(wanted, found, plan, PARTLY)
+        return self._ended(wanted, found, plan, self._code(left))
+
+    def _rounds(
+        self, wanted: DesiredState, found: CurrentState, plan: Plan, upload: Upload
+    ) -> tuple[CurrentState, Plan]:
+        """Compares and acts until there is nothing left to do; returns what there is then, and what
+        could not be done.
+        """
+        agreed = plan.deletions
+        for turn in range(ROUNDS):
+            execution = Execution(self._at.client, wanted, found, upload)
+            why = "the server is not as the file says yet"
+            try:
+                execution.perform(plan.steps, lambda one: self._tell(lambda: drawing.done(one)))
+            except ChangedMeanwhile as error:
+                why = str(error)
+            finally:
+                self._steps += execution.done
+                self._failed |= execution.failed
+            found = state.find(self._at, wanted.project, wanted.functions)
+            plan = plan_for(wanted, found)
+            if self._failed or plan.refused or not plan.steps or plan.deletions - agreed:
+                break
+            show.note(f"{why}; comparing again")
+            time.sleep(random.uniform(0, FIRST_WAIT_S * 2**turn))
+        return found, plan
+
+    def _code(self, left: Plan) -> int:
+        for name, why in self._failed.items():
+            show.complain(f"{name}: {why}", own_lines=True)
+        is_noticed = any(map(_is_noticed, self._steps))
+        if self._failed:
+            return PARTLY if is_noticed else REFUSED
+        if left.steps or left.refused:
+            show.complain(
+                "the project is not as the file says, because somebody else changes it as well",
+                "deploy again",
+            )
+            return PARTLY
+        return DONE
+
+    def _variables(self) -> Mapping[str, str]:
+        """Where the values of secrets come from: the environment goes first."""
+        path = self._options.env_file or self._path.with_name(file.ENV_FILE)
+        return (file.variables_in(path) if path.is_file() else {}) | dict(os.environ)
+
+    def _refuse(self, wanted: DesiredState, plan: Plan) -> int:
+        for sentence in plan.refused:
+            show.complain(sentence)
+        self._print_json(wanted, plan, "refused", {})
+        return REFUSED
+
+    def _ask(self, plan: Plan) -> None:
+        """Raises `Exit` without a yes."""
+        names = ", ".join(sorted(f"{noun} {name}" for noun, name in plan.deletions))
+        if self._at.output is Output.JSON or sys.stdin is None or not sys.stdin.isatty():
+            show.complain(f"this would delete {names}", "nothing was done; --yes allows it")
+            raise Exit(REFUSED)
+        show.ask(f"Delete {names}?")
+
+    def _ended(self, wanted: DesiredState, found: CurrentState, plan: Plan, code: int) -> int:
+        addresses = {
+            name: urls.address_of(one.url, self._at.client.base_url)
+            for name, one in found.functions.items()
+            if one.url is not None and name in wanted.functions
+        }
+        words = {DONE: "done", REFUSED: "refused", PARTLY: "partly"}
+        word = "planned" if self._options.dry_run else words[code]
+        self._print_json(wanted, plan, word, addresses)
+        if not self._options.dry_run:
+            self._tell(lambda: drawing.next_step(wanted, addresses, code == DONE))
+        return code
+
+    def _print_json(
+        self, wanted: DesiredState, plan: Plan, word: str, addresses: Mapping[str, str]
+    ) -> None:
+        if self._at.output is Output.JSON:
+            told: dict[str, Any] = {"project": wanted.project, "outcome": word}
+            told |= {"server": self._at.client.base_url, "steps": plan.steps}
+            told |= {"done": self._steps, "failed": self._failed, "urls": addresses}
+            told |= {"refused": plan.refused, "notes": plan.notes}
+            show.json(show.encoded(told))
+
+    def _tell(self, print_it: Callable[[], None]) -> None:
+        if self._at.output is Output.TABLE:
+            print_it()
+
+
+def _is_noticed(step: Step) -> bool:
+    """Whether callers can notice it: a runtime that is added changes nothing that serves."""
+    return step.noun is not Noun.RUNTIME

@@ -1,0 +1,70 @@
+"""Shows plans and what came of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quiltfn.cli import show
+from quiltfn.cli.project.plan import DesiredState, FieldChange, Plan, Step, Verb
+
+SIGNS = {
+    Verb.CREATE: "+",
+    Verb.UPDATE: "~",
+    Verb.DEPLOY: ">",
+    Verb.DELETE: "-",
+    Verb.PRUNE: "-",
+}
+PAST = {
+    Verb.CREATE: "created",
+    Verb.UPDATE: "updated",
+    Verb.DEPLOY: "deployed",
+    Verb.DELETE: "deleted",
+    Verb.PRUNE: "removed",
+}
+VALUE_MAX_CHARACTERS = 60
+
+
+def plan(wanted: DesiredState, one: Plan, server: str) -> None:
+    """The steps as a difference: what comes with +, what changes with ~, what goes with -."""
+    show.say(f"project {wanted.project} at {server}")
+    for step in one.steps:
+        show.say(f"{SIGNS[step.verb]} {_words(step)}")
+        for change in step.changes:
+            show.say(f"    {_change(change)}")
+    for note in one.notes:
+        show.note(note)
+    if not one.steps:
+        show.say("nothing to do: the server has what the file says")
+
+
+def done(step: Step) -> None:
+    show.note(f"{PAST[step.verb]} {_words(step)}")
+
+
+def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool) -> None:
+    """Where the functions answer, and what to type next."""
+    for name, address in sorted(addresses.items()):
+        show.say(f"{name} answers at {address}")
+    if not wanted.functions or not is_done:
+        return
+    name = next(iter(wanted.functions))
+    show.note(f"call it with: quiltfn invoke {name}; see its calls with: quiltfn logs {name}")
+
+
+def _words(step: Step) -> str:
+    of = f" of {step.function}" if step.function not in (None, step.name) else ""
+    kind = f"unused {step.noun}" if step.verb is Verb.PRUNE else f"{step.noun}"
+    return f"{kind} {step.name}{of}"
+
+
+def _change(one: FieldChange) -> str:
+    if one.old is None:
+        return f"{one.field}: {_value(one.new)}"
+    if one.new is None:
+        return f"{one.field}: {_value(one.old)} -> default or none"
+    return f"{one.field}: {_value(one.old)} -> {_value(one.new)}"
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else show.encoded(value).decode()
+    is_long = len(text) > VALUE_MAX_CHARACTERS
+    return f"{text[:VALUE_MAX_CHARACTERS]}…" if is_long else text

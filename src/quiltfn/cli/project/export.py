@@ -1,0 +1,104 @@
+"""`quiltfn export`: functions that a server has, as `quiltfn.toml` would describe them."""
+
+import re
+import sys
+from typing import Annotated, Any
+
+from msgspec import Struct
+
+from quiltfn.cli import show
+from quiltfn.cli.parsing import Argument, Option
+from quiltfn.cli.project import file, state, toml
+from quiltfn.cli.project.plan import LABEL, CurrentFunction, CurrentState, as_wanted
+from quiltfn.cli.session import Connection, Output
+from quiltfn.wire import NewAsyncPolicy, NewFunction, NewFunctionUrl, NewSchedule, RecordPolicy
+from quiltfn.wire.fields import fields_of
+
+NO_PROJECT = ""
+
+
+def export(
+    names: Annotated[list[str], Argument(metavar="NAME", help="A function; several are taken.")],
+    *,
+    values: Annotated[
+        bool, Option(help="Write the values of variables too; else they become secrets.")
+    ] = False,
+    connection: Connection,
+) -> None:
+    """Print the tables of functions that the server has, for quiltfn.toml.
+
+    A function that no project has made is `adopted`: it is changed from the file, and not deleted.
+    Its files are not printed: the table names its runtime.
+    """
+    with connection.session() as at:
+        state.check_scope(at)
+        for name in names:
+            at.client.functions.get(name)  # says so where there is none
+        found = state.find(at, NO_PROJECT, names)
+        tables = {name: described(found, name, values=values) for name in names}
+        if at.output is Output.JSON:
+            show.json(show.encoded({"functions": tables}))
+            return
+        lines = []
+        for name, one in tables.items():
+            lines += [*_remarks(found.functions[name]), *toml.table(["functions", name], one), ""]
+        show.pass_through("\n".join(lines), sys.stdout)
+
+
+def described(found: CurrentState, name: str, *, values: bool) -> dict[str, Any]:
+    """The table of a function, with what is not the default. `values`: with those of variables."""
+    one = found.functions[name]
+    function, prefix = one.function, re.sub("[^A-Z0-9]+", "_", name.upper())
+    fields = {field: getattr(function, field) for field in file.OF_FUNCTION}
+    table = _not_default(NewFunction, fields)
+    table.pop("environment", None)
+    if function.environment:
+        table |= (
+            {"environment": function.environment}
+            if values
+            else {"secrets": sorted(function.environment)}
+        )
+    if not (function.cluster_id or "").startswith(LABEL):
+        table["adopted"] = True
+    if one.url is not None:
+        url = _not_default(NewFunctionUrl, as_wanted(one.url, NewFunctionUrl))
+        table["url"] = _named_secrets(url, prefix) or {"auth": one.url.auth}
+    policy = as_wanted(one.async_policy, NewAsyncPolicy)
+    table["async_policy"] = _named_secrets(_not_default(NewAsyncPolicy, policy), prefix)
+    table["record_policy"] = _not_default(RecordPolicy, one.record_policy)
+    table["schedules"] = {
+        schedule.name: _not_default(NewSchedule, schedule, ("name", "function"))
+        for schedule in found.schedules.values()
+        if schedule.function == name
+    }
+    return {field: value for field, value in table.items() if value not in ({}, None)}
+
+
+def _not_default(shape: type[Struct], one: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a shape that `one` has otherwise than by default, as TOML can say them."""
+    found = {}
+    for name, field in fields_of(shape).items():
+        value = one[name] if isinstance(one, dict) and name in one else getattr(one, name, None)
+        if name in left_out or value is None or value == field.default:
+            continue
+        found[name] = _not_default(type(value), value) if isinstance(value, Struct) else value
+    return found
+
+
+def _named_secrets(table: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The table with the names of variables in place of secrets."""
+    told: dict[str, Any] = {}
+    for name, one in table.items():
+        told[name] = one
+        if isinstance(one, dict) and file.SECRET in one:
+            variable = f"{prefix}_{name.upper()}_{file.SECRET.upper()}"
+            kept = {key: value for key, value in one.items() if key != file.SECRET}
+            told[name] = kept | {file.SECRET_FROM: variable}
+    return told
+
+
+def _remarks(one: CurrentFunction) -> list[str]:
+    label = one.function.cluster_id or ""
+    if label.startswith(LABEL):
+        return [f"# Of the project {label.removeprefix(LABEL)}."]
+    return []

@@ -1,0 +1,378 @@
+"""Reads `quiltfn.toml`. Every field that the API has is the API's own: its type, its limits and its
+meaning come from the shapes of `quiltfn.wire`.
+"""
+
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Struct, field
+
+from quiltfn.cli.parsing import BadParameter, nearest
+from quiltfn.cli.project.plan import RUNTIME_SETTINGS
+from quiltfn.wire import (
+    NewAsyncPolicy,
+    NewFunction,
+    NewFunctionUrl,
+    NewRuntime,
+    NewSchedule,
+    RecordPolicy,
+)
+from quiltfn.wire.check import NO_LIMITS, Invalid, checked
+from quiltfn.wire.constraints import Pattern, Rule
+from quiltfn.wire.fields import about, fields_of
+
+NAME = "quiltfn.toml"
+ENV_FILE = ".env"
+# Neither is part of a function's code: one would make a new version of every change of a schedule,
+# the other has secrets.
+NOT_CODE = (NAME, ENV_FILE, f"{ENV_FILE}.*")
+PROJECT_NAME = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
+VARIABLE = "(?!QUILT_)[A-Za-z_][A-Za-z0-9_]*"
+WRONG_FIELDS_MAX = 50
+
+T = TypeVar("T", bound=Struct)
+
+
+def _wrong_variables(names: list[str]) -> str | None:
+    import re  # noqa: PLC0415 — for a list that is not empty alone
+
+    if len(set(names)) < len(names) or any(not re.fullmatch(VARIABLE, one) for one in names):
+        return "a list of names of variables, each once"
+    return None
+
+
+ProjectName = Annotated[
+    str,
+    about(
+        "what the functions of this file have in common on the server: 1 to 32 small letters, "
+        "digits or dashes; begins and ends with a letter or digit",
+        "shop",
+        Pattern(PROJECT_NAME, "1 to 32 small letters, digits or dashes, ending in no dash"),
+    ),
+]
+CodeDirectory = Annotated[
+    str, about("the directory with the files at /app, seen from that of this file", ".")
+]
+Requirements = Annotated[
+    str,
+    about(
+        "the file that lists Python packages; else that of the code directory",
+        "requirements.txt",
+    ),
+]
+RootImage = Annotated[
+    str,
+    about(
+        "the root file system: an image by its reference, or the path of its archive or OCI "
+        "layout; pulled again when this changes",
+        "docker.io/library/alpine:3.22",
+    ),
+]
+Secrets = Annotated[
+    list[str],
+    about(
+        "variables whose values are those of whoever deploys, of the environment or of the file "
+        f"{ENV_FILE}, and never stand in this file",
+        ["API_TOKEN"],
+        Rule(_wrong_variables, {"items": {"type": "string", "pattern": f"^{VARIABLE}$"}}),
+    ),
+]
+Adopted = Annotated[
+    bool,
+    about(
+        "the function was made otherwise: it is changed like the others, but never deleted",
+        False,
+    ),
+]
+
+
+class FunctionFiles(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What a function is made of, and what the API has no field for."""
+
+    code: CodeDirectory | None = None
+    requirements: Requirements | None = None
+    image: RootImage | None = None
+    secrets: Secrets = []
+    adopted: Adopted = False
+
+
+class Head(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What stands above the functions."""
+
+    project: ProjectName
+
+
+# Fields of the API that a function's table has not: they follow from others.
+OF_FUNCTION = [one for one in fields_of(NewFunction) if one not in ("name", "cluster_id")]
+OF_RUNTIME = RUNTIME_SETTINGS
+OF_FILES = list(fields_of(FunctionFiles))
+# The tables below a function's.
+SCHEDULES = "schedules"
+TABLES: Mapping[str, type[Struct]] = {
+    "url": NewFunctionUrl,
+    "async_policy": NewAsyncPolicy,
+    "record_policy": RecordPolicy,
+}
+# Where the API has a secret, the file has the name of the variable that holds it.
+WITH_SECRET = {"url": ("webhook",), "async_policy": ("on_success", "on_failure")}
+SECRET, SECRET_FROM = "secret", "secret_from"
+
+
+class FunctionTable(Struct, frozen=True, kw_only=True):
+    """One `[functions.NAME]`. `runtime`: the settings of a runtime that is to be made, with a kind;
+    None where it names one that there is. `environment` of `new` has the secrets.
+    """
+
+    new: NewFunction
+    files: FunctionFiles
+    runtime: NewRuntime | None = None
+    url: NewFunctionUrl | None = None
+    async_policy: NewAsyncPolicy = field(default_factory=NewAsyncPolicy)
+    record_policy: RecordPolicy = field(default_factory=RecordPolicy)
+    schedules: Mapping[str, NewSchedule] = {}
+
+
+class ProjectFile(Struct, frozen=True, kw_only=True):
+    """What the file says. `directory`: the one that it is in."""
+
+    project: str
+    directory: Path
+    functions: Mapping[str, FunctionTable]
+
+
+def read(
+    path: Path, variables: Mapping[str, str], limits: Mapping[str, float] = NO_LIMITS
+) -> ProjectFile:
+    """`variables`: where secrets are looked up. `limits`: what the server allows. Raises
+    `BadParameter` that names each wrong field.
+    """
+    try:
+        said = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadParameter(f"there is no {path}", "quiltfn init makes one") from None
+    except (OSError, ValueError) as error:
+        raise BadParameter(f"{path} cannot be read: {error}") from None
+    reader = _Reader(path, variables, limits)
+    found = reader.project(said)
+    if reader.wrong:
+        raise BadParameter("\n".join(reader.wrong[:WRONG_FIELDS_MAX]))
+    return found
+
+
+def project_of(path: Path) -> str:
+    """The project's name alone. Raises `BadParameter`."""
+    try:
+        said = tomllib.loads(path.read_text("utf-8"))
+        return checked({"project": said.get("project")}, Head).project
+    except FileNotFoundError:
+        raise BadParameter(f"there is no {path}") from None
+    except (OSError, ValueError) as error:
+        raise BadParameter(f"{path} cannot be read: {error}") from None
+    except Invalid as error:
+        raise BadParameter(f"{path}: {error.message}") from None
+
+
+def variables_in(path: Path) -> dict[str, str]:
+    """The KEY=VALUE lines of an env file. Raises `BadParameter`."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise BadParameter(f"{path} cannot be read: {error}") from None
+    found = {}
+    for number, whole in enumerate(lines, 1):
+        line = whole.strip().removeprefix("export ")
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not name.strip():
+            raise BadParameter(f"{path}, line {number}: expected KEY=VALUE")
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        found[name.strip()] = value
+    return found
+
+
+class _Reader:
+    """Reads one file. `wrong`: a sentence for each wrong field."""
+
+    def __init__(
+        self, path: Path, variables: Mapping[str, str], limits: Mapping[str, float]
+    ) -> None:
+        self._path, self._variables, self._limits = path, variables, limits
+        self.wrong: list[str] = []
+
+    def project(self, said: dict[str, Any]) -> ProjectFile:
+        tables = said.get("functions", {})
+        head = {name: one for name, one in said.items() if name != "functions"}
+        found = self._checked(head, Head, "", [*fields_of(Head), "functions"])
+        functions = {}
+        for name, table in self._tables(tables, "functions").items():
+            functions[name] = self._function(name, table)
+        self._check_schedules(functions)
+        return ProjectFile(
+            project=found.project,
+            directory=self._path.parent,
+            functions={name: one for name, one in functions.items() if one is not None},
+        )
+
+    def _function(self, name: str, said: dict[str, Any]) -> FunctionTable | None:
+        before, place = len(self.wrong), f"functions.{name}"
+        known = [*OF_FUNCTION, *OF_RUNTIME, *OF_FILES, *TABLES, SCHEDULES]
+        for one in [one for one in said if one not in known]:
+            self._unknown(place, one, known)
+
+        def part(names: Collection[str], **more: Any) -> dict[str, Any]:
+            return {one: said[one] for one in said if one in names} | more
+
+        files = self._checked(part(OF_FILES), FunctionFiles, place, OF_FILES)
+        own = part(OF_FUNCTION, name=name)
+        new = self._checked(own, NewFunction, place, OF_FUNCTION)
+        runtime = None
+        if any(one in said for one in (*OF_RUNTIME, "code", "requirements", "image")):
+            if "runtime" in said:
+                self._tell(place, "runtime goes with no kind, code, requirements or image")
+            made = part(OF_RUNTIME, name="made")
+            runtime = self._checked(made, NewRuntime, place, OF_RUNTIME)
+        self._check_paths(place, files)
+        below: dict[str, Any] = {}
+        for table, shape in TABLES.items():
+            if table in said:
+                below[table] = self._below(f"{place}.{table}", table, said[table], shape)
+        below[SCHEDULES] = {
+            one: self._schedule(f"{place}.{SCHEDULES}.{one}", one, name, table)
+            for one, table in self._tables(said.get(SCHEDULES, {}), f"{place}.{SCHEDULES}").items()
+        }
+        new = self._with_secrets(place, new, files)
+        if len(self.wrong) > before:
+            return None
+        return FunctionTable(new=new, files=files, runtime=runtime, **below)
+
+    def _below(self, place: str, table: str, said: Any, shape: type[T]) -> T:
+        if isinstance(said, dict):
+            said = {
+                name: self._secret(f"{place}.{name}", one)
+                if name in WITH_SECRET.get(table, ())
+                else one
+                for name, one in said.items()
+            }
+        found = self._checked(said, shape, place, list(fields_of(shape)))
+        if isinstance(found, NewFunctionUrl) and (found.auth == "webhook") != bool(found.webhook):
+            self._tell(place, 'auth = "webhook" goes with a webhook, and a webhook with that')
+        return found
+
+    def _secret(self, place: str, said: Any) -> Any:
+        """A table with the secret that the variable holds which it names."""
+        if not isinstance(said, dict):
+            return said
+        kept = {name: one for name, one in said.items() if name not in (SECRET, SECRET_FROM)}
+        if SECRET in said:
+            self._tell(
+                place, f"{SECRET} must not stand in this file: name its variable with {SECRET_FROM}"
+            )
+        elif SECRET_FROM in said:
+            value = self._variable(place, SECRET_FROM, said[SECRET_FROM])
+            kept |= {} if value is None else {SECRET: value}
+        elif "scheme" in said or "url" in said:
+            self._tell(place, f"{SECRET_FROM} is required: the variable with the secret")
+        return kept
+
+    def _variable(self, place: str, name: str, variable: Any) -> str | None:
+        value = self._variables.get(variable) if isinstance(variable, str) else None
+        if not isinstance(variable, str):
+            self._tell(place, f"{name} must be the name of a variable")
+        elif value is None:
+            self._tell(
+                place, f"{name}: {variable} is neither in your environment nor in {ENV_FILE}"
+            )
+        return value
+
+    def _with_secrets(self, place: str, new: NewFunction, files: FunctionFiles) -> NewFunction:
+        environment = dict(new.environment)
+        for variable in files.secrets:
+            if variable in environment:
+                self._tell(place, f"{variable} is in environment and in secrets")
+            value = self._variable(place, "secrets", variable)
+            environment |= {} if value is None else {variable: value}
+        return _replaced(new, environment=environment)
+
+    def _schedule(self, place: str, name: str, function: str, said: Any) -> NewSchedule:
+        fields = [one for one in fields_of(NewSchedule) if one not in ("name", "function")]
+        for one in ("name", "function"):
+            if one in said:
+                self._unknown(place, one, fields)
+        whole = {**said, "name": name, "function": function}
+        found = self._checked(whole, NewSchedule, place, fields)
+        if (found.cron is None) == (found.every_seconds is None):
+            self._tell(place, "give one of cron and every_seconds")
+        return found
+
+    def _check_schedules(self, functions: Mapping[str, FunctionTable | None]) -> None:
+        first: dict[str, str] = {}
+        for function, table in functions.items():
+            for name in () if table is None else table.schedules:
+                other = first.setdefault(name, function)
+                if other != function:
+                    self._tell(
+                        f"functions.{function}.{SCHEDULES}.{name}",
+                        f"a schedule has a name of its own, and this one is in functions.{other}",
+                    )
+
+    def _check_paths(self, place: str, files: FunctionFiles) -> None:
+        directory = self._path.parent
+        if files.code is not None and not (directory / files.code).is_dir():
+            self._tell(place, f"code must be a directory, and there is none at {files.code}")
+        if files.requirements is not None and not (directory / files.requirements).is_file():
+            self._tell(place, f"requirements must be a file, and there is no {files.requirements}")
+
+    def _tables(self, said: Any, place: str) -> dict[str, dict[str, Any]]:
+        """The tables of a table. What is none is told, and left out."""
+        if not isinstance(said, dict):
+            self._tell("", f"{place} must be a table of tables, as [{place}.NAME]")
+            return {}
+        for name, one in said.items():
+            if not isinstance(one, dict):
+                self._tell(place, f"{name} must be a table, as [{place}.{name}]")
+        return {name: one for name, one in said.items() if isinstance(one, dict)}
+
+    def _checked(self, said: Any, shape: type[T], place: str, known: Collection[str]) -> T:
+        """`said` as a shape, also where fields are wrong: each is told, and an example takes its
+        place.
+        """
+        value = dict(said) if isinstance(said, dict) else said
+        if not isinstance(value, dict):
+            self._tell(place, "must be a table")
+            value = {}
+        fields = fields_of(shape)
+        while True:
+            try:
+                return checked(value, shape, self._limits)
+            except Invalid as error:
+                name = error.path.partition(".")[0].partition("[")[0]
+                if name not in fields:
+                    self._unknown(place, name, known)
+                    value.pop(name)
+                    continue
+                self._tell(place, error.message)
+                value.pop(name, None)
+                if fields[name].is_required:
+                    value[name] = fields[name].example
+
+    def _unknown(self, place: str, name: str, known: Collection[str]) -> None:
+        fields = [*fields_of(NewFunction).values(), *fields_of(NewRuntime).values()]
+        by_short = {one.short: one.name for one in fields if one.name in known}
+        meant = by_short.get(name) or nearest(name, list(known))
+        hint = f"is it {meant}?" if meant else f"there are: {', '.join(known)}"
+        self._tell(place, f"{name} is no field of this table; {hint}")
+
+    def _tell(self, place: str, sentence: str) -> None:
+        at = f"{self._path}: [{place}] " if place else f"{self._path}: "
+        self.wrong.append(f"{at}{sentence}")
+
+
+def _replaced(new: NewFunction, **fields: Any) -> NewFunction:
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    return replace(new, **fields)

@@ -1,0 +1,318 @@
+"""What has to be done so that a server has what a project wants: a comparison of two values, which
+asks nobody and changes nothing.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from msgspec import Struct, field
+
+from quiltfn.wire import (
+    AsyncPolicy,
+    Function,
+    FunctionChanges,
+    FunctionUrl,
+    NewAsyncPolicy,
+    NewDestination,
+    NewFunction,
+    NewFunctionUrl,
+    NewRuntime,
+    NewSchedule,
+    RecordPolicy,
+    Runtime,
+    Schedule,
+    ScheduleChanges,
+)
+from quiltfn.wire.fields import fields_of
+
+T = TypeVar("T", bound=Struct)
+
+LABEL = "project:"
+HIDDEN = "***"
+# Of a runtime, what follows from its files; the rest is set, and compared field by field.
+FROM_FILES = ("name", "image", "base_image", "packages", "packages_key", "environment", "shared")
+RUNTIME_SETTINGS = [one for one in fields_of(NewRuntime) if one not in FROM_FILES]
+
+
+class Verb(StrEnum):
+    """What a step does. `PRUNE` removes what nothing uses any more, and nobody is asked first."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DEPLOY = "deploy"
+    DELETE = "delete"
+    PRUNE = "prune"
+
+
+class Noun(StrEnum):
+    """What a step is done to."""
+
+    RUNTIME = "runtime"
+    FUNCTION = "function"
+    ASYNC_POLICY = "async policy"
+    RECORD_POLICY = "record policy"
+    URL = "url"
+    SCHEDULE = "schedule"
+
+
+class FieldChange(Struct, frozen=True):
+    """A field that gets another value. Values of variables and secrets are not in it."""
+
+    field: str
+    old: Any
+    new: Any
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """`name`: of the runtime or schedule, else of the function. `function`: whose it is."""
+
+    verb: Verb
+    noun: Noun
+    name: str
+    function: str | None = None
+    changes: tuple[FieldChange, ...] = ()
+
+
+class DesiredFunction(Struct, frozen=True, kw_only=True):
+    """A function as it is to be. `runtime`: the one that is made for it, whose name is made of what
+    is in it; `new` names it.
+    """
+
+    new: NewFunction
+    runtime: NewRuntime | None = None
+    url: NewFunctionUrl | None = None
+    async_policy: NewAsyncPolicy = field(default_factory=NewAsyncPolicy)
+    record_policy: RecordPolicy = field(default_factory=RecordPolicy)
+    schedules: Mapping[str, NewSchedule] = {}
+    adopted: bool = False
+
+
+class DesiredState(Struct, frozen=True, kw_only=True):
+    """What a server is to have of a project."""
+
+    project: str
+    functions: Mapping[str, DesiredFunction] = {}
+
+
+class CurrentFunction(Struct, frozen=True, kw_only=True):
+    """A function as a server has it. `etag`: of this very state."""
+
+    function: Function
+    etag: str
+    url: FunctionUrl | None
+    async_policy: AsyncPolicy
+    record_policy: RecordPolicy
+
+
+class CurrentState(Struct, frozen=True, kw_only=True):
+    """What a server has: the functions of the project and those that are named like one that is
+    wanted, all schedules, and the runtimes of the tenant.
+    """
+
+    functions: Mapping[str, CurrentFunction] = {}
+    schedules: Mapping[str, Schedule] = {}
+    runtimes: Mapping[str, Runtime] = {}
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """`refused`: why nothing of it may be done. `notes`: what is left as it is, and why."""
+
+    steps: tuple[Step, ...] = ()
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def deletions(self) -> set[tuple[Noun, str]]:
+        """What is asked about first."""
+        return {(one.noun, one.name) for one in self.steps if one.verb is Verb.DELETE}
+
+
+def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
+    """The steps in their order: what serves first, then what leads to it, then what goes. Nothing
+    is deleted before everything else is there.
+    """
+    refused = tuple(_refusals(wanted, found))
+    if refused:
+        return Plan(refused=refused)
+    steps = list(_new_runtimes(wanted, found))
+    for function in wanted.functions.values():
+        steps += _serving(function, found)
+    for name, function in wanted.functions.items():
+        steps += _around(name, function, found)
+    steps += _deletions(wanted, found)
+    return Plan(steps=tuple(steps), notes=tuple(_notes(wanted, found)))
+
+
+def plan_to_destroy(project: str, found: CurrentState) -> Plan:
+    """The steps after which a server has nothing of the project."""
+    return plan_for(DesiredState(project=project), found)
+
+
+def is_own(project: str, function: Function) -> bool:
+    """Whether a function was made for the project."""
+    return function.cluster_id == f"{LABEL}{project}"
+
+
+def _refusals(wanted: DesiredState, found: CurrentState) -> Iterator[str]:
+    own = {name for name, one in found.functions.items() if is_own(wanted.project, one.function)}
+    for name, function in wanted.functions.items():
+        there = found.functions.get(name)
+        if there is not None and name not in own and not function.adopted:
+            label = there.function.cluster_id
+            whose = f"has the label {label}" if label else "was made otherwise"
+            yield (
+                f"there is a function {name} that {whose}: give this one another name, delete that"
+                " one, or write adopted = true to change it from here"
+            )
+        for schedule in function.schedules:
+            other = found.schedules.get(schedule)
+            if other is not None and other.function not in own | wanted.functions.keys():
+                yield f"there is a schedule {schedule} already, which runs {other.function}"
+
+
+def _new_runtimes(wanted: DesiredState, found: CurrentState) -> Iterator[Step]:
+    names = {one.runtime.name: 0 for one in wanted.functions.values() if one.runtime is not None}
+    for name in names:  # each once, as functions may share one
+        if name not in found.runtimes:
+            yield Step(verb=Verb.CREATE, noun=Noun.RUNTIME, name=name)
+
+
+def _serving(wanted: DesiredFunction, found: CurrentState) -> Iterator[Step]:
+    name = wanted.new.name
+    there = found.functions.get(name)
+    changes = (*_changes_of(wanted, found),)
+    if there is None:
+        yield Step(verb=Verb.CREATE, noun=Noun.FUNCTION, name=name, function=name, changes=changes)
+    elif changes:
+        yield Step(verb=Verb.UPDATE, noun=Noun.FUNCTION, name=name, function=name, changes=changes)
+    if there is None or there.function.state not in ("active", "paused"):
+        yield Step(verb=Verb.DEPLOY, noun=Noun.FUNCTION, name=name, function=name)
+
+
+def _changes_of(wanted: DesiredFunction, found: CurrentState) -> Iterator[FieldChange]:
+    there = found.functions.get(wanted.new.name)
+    if there is None:
+        defaults = fields_of(NewFunction)
+        for name in fields_of(FunctionChanges):
+            value = getattr(wanted.new, name)
+            if name != "name" and value != defaults[name].default:
+                yield from _changed(name, None, value)
+        return
+    for name in changed_fields(wanted.new, there.function):
+        yield from _changed(name, getattr(there.function, name), getattr(wanted.new, name))
+    before = found.runtimes.get(there.function.runtime)
+    if wanted.runtime is not None and before is not None and before.name != wanted.runtime.name:
+        for name in RUNTIME_SETTINGS:
+            old, new = getattr(before, name), getattr(wanted.runtime, name)
+            yield from _changed(name, old or None, new or None)
+
+
+def changed_fields(new: NewFunction, old: Function) -> list[str]:
+    """The fields that an update has to name."""
+    return [one for one in fields_of(FunctionChanges) if getattr(old, one) != getattr(new, one)]
+
+
+def _changed(name: str, old: Any, new: Any) -> Iterator[FieldChange]:
+    """The change of a field, if there is one. Of variables the names alone are told."""
+    if old == new:
+        return
+    if name == "environment":
+        before, after = old or {}, new or {}
+        for one in sorted(before.keys() | after.keys()):
+            if before.get(one) != after.get(one):
+                was, is_now = (HIDDEN if one in each else None for each in (before, after))
+                yield FieldChange(f"{name}.{one}", was, is_now)
+        return
+    yield FieldChange(name, without_secrets(old), without_secrets(new))
+
+
+def without_secrets(value: Any) -> Any:
+    """A value as it may be shown: as JSON has it, and secrets hidden."""
+    if isinstance(value, Struct):
+        fields = {one: getattr(value, one) for one in value.__struct_fields__}
+        return {
+            name: HIDDEN if name == "secret" and one else without_secrets(one)
+            for name, one in fields.items()
+            if one is not None
+        }
+    return value
+
+
+def _around(name: str, wanted: DesiredFunction, found: CurrentState) -> Iterator[Step]:
+    """What belongs to a function that serves: its policies, its URL, its schedules."""
+    there = found.functions.get(name)
+    before = NewAsyncPolicy() if there is None else as_wanted(there.async_policy, NewAsyncPolicy)
+    kept = RecordPolicy() if there is None else there.record_policy
+    yield from _set(Noun.ASYNC_POLICY, name, before, wanted.async_policy)
+    yield from _set(Noun.RECORD_POLICY, name, kept, wanted.record_policy)
+    url = None if there is None or there.url is None else as_wanted(there.url, NewFunctionUrl)
+    if wanted.url is not None:
+        yield from _set(Noun.URL, name, url, wanted.url)
+    for schedule, one in wanted.schedules.items():
+        yield from _schedule(one, found.schedules.get(schedule), name)
+
+
+def _set(noun: Noun, name: str, old: Struct | None, new: Struct) -> Iterator[Step]:
+    if old == new:
+        return
+    verb = Verb.CREATE if old is None else Verb.UPDATE
+    changes = tuple(_differences(old, new, fields_of(type(new))))
+    yield Step(verb=verb, noun=noun, name=name, function=name, changes=changes)
+
+
+def _schedule(new: NewSchedule, old: Schedule | None, function: str) -> Iterator[Step]:
+    fields = [one for one in fields_of(ScheduleChanges) if old is not None or one != "function"]
+    changes = tuple(_differences(old, new, fields))
+    verb = Verb.CREATE if old is None else Verb.UPDATE
+    if changes or old is None:
+        yield Step(verb=verb, noun=Noun.SCHEDULE, name=new.name, function=function, changes=changes)
+
+
+def _differences(old: Struct | None, new: Struct, fields: Collection[str]) -> Iterator[FieldChange]:
+    """Field by field; of something new, what is not the default."""
+    defaults = fields_of(type(new))
+    for name in fields:
+        before = defaults[name].default if old is None else getattr(old, name)
+        for one in _changed(name, before, getattr(new, name)):
+            yield FieldChange(one.field, None, one.new) if old is None else one
+
+
+def as_wanted(found: AsyncPolicy | FunctionUrl, shape: type[T]) -> T:
+    """What a server answers as the shape that a client sends, to be compared with one."""
+    fields = {name: getattr(found, name) for name in fields_of(shape)}
+    for name in ("on_success", "on_failure"):
+        if (one := fields.get(name)) is not None:
+            fields[name] = NewDestination(function=one.function, url=one.url, secret=one.secret)
+    return shape(**fields)
+
+
+def _deletions(wanted: DesiredState, found: CurrentState) -> Iterator[Step]:
+    own = {name for name, one in found.functions.items() if is_own(wanted.project, one.function)}
+    schedules = {one for function in wanted.functions.values() for one in function.schedules}
+    for name, schedule in found.schedules.items():
+        if name not in schedules and schedule.function in own | wanted.functions.keys():
+            yield Step(verb=Verb.DELETE, noun=Noun.SCHEDULE, name=name, function=schedule.function)
+    for name, function in wanted.functions.items():
+        there = found.functions.get(name)
+        if function.url is None and there is not None and there.url is not None:
+            yield Step(verb=Verb.DELETE, noun=Noun.URL, name=name, function=name)
+    for name in found.functions:
+        if name in own - wanted.functions.keys():
+            yield Step(verb=Verb.DELETE, noun=Noun.FUNCTION, name=name, function=name)
+    used = {one.new.runtime for one in wanted.functions.values()}
+    for name, runtime in found.runtimes.items():
+        is_ours = name.startswith(f"{wanted.project}.") and not runtime.shared
+        if is_ours and name not in used:
+            yield Step(verb=Verb.PRUNE, noun=Noun.RUNTIME, name=name)
+
+
+def _notes(wanted: DesiredState, found: CurrentState) -> Iterator[str]:
+    for name, one in wanted.functions.items():
+        there = found.functions.get(name)
+        if there is not None and there.function.state == "paused":
+            yield f"{name} is paused, and stays so: quiltfn functions resume {name}"
+        is_named = one.runtime is None
+        if is_named and there is not None and there.function.runtime_outdated is True:
+            brought = f"quiltfn functions update {name} --runtime {there.function.runtime}"
+            yield f"the runtime of {name} was replaced since, and comes with: {brought}"

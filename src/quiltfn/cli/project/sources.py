@@ -1,0 +1,157 @@
+"""The files of a project, and the runtimes that are made of them.
+
+A runtime has a name that is made of what is in it: its settings, its code, its packages, its root
+file system. So a function runs other code exactly if it names another runtime, one request says
+which, and a runtime that is there need not be made again.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from quiltfn.cli import lock_files, runtime_files, runtimes, tree
+from quiltfn.cli.parsing import BadParameter
+from quiltfn.cli.project.file import NOT_CODE, FunctionTable, ProjectFile
+from quiltfn.cli.project.plan import RUNTIME_SETTINGS, DesiredFunction, DesiredState
+from quiltfn.cli.session import Session
+from quiltfn.wire import Kind, NewRuntime
+
+# Another one where the same files shall give other runtimes.
+LAYOUT = 1
+PIECE = 1 << 20
+
+
+class Sources:
+    """The files of one project as they are now: copied, so that what is sent is what was compared.
+
+    `place`: an empty directory for the copies. `left_out`: names of files that are no code.
+    """
+
+    def __init__(
+        self, at: Session, file: ProjectFile, place: Path, left_out: tuple[str, ...] = ()
+    ) -> None:
+        self._at, self._file, self._place = at, file, place
+        self._left_out = (*NOT_CODE, *left_out)
+        self._copies: dict[tuple[Path, bool], tuple[Path, str]] = {}
+        # By the names of the runtimes that are made of them.
+        self._made: dict[str, tuple[runtime_files.Source, runtimes.BaseOptions]] = {}
+
+    def wanted(self) -> DesiredState:
+        """What the server is to have. Raises `BadParameter`."""
+        functions = {name: self._function(one) for name, one in self._file.functions.items()}
+        return DesiredState(project=self._file.project, functions=functions)
+
+    def upload(self, runtime: NewRuntime) -> dict[str, Any]:
+        """Uploads what a runtime is made of; returns all of its fields. Raises `BadParameter`, and
+        as the client does.
+        """
+        source, base = self._made[runtime.name]
+        settings = {name: getattr(runtime, name) for name in ("name", *RUNTIME_SETTINGS)}
+        return settings | runtimes.made_of(self._at, source, base).fields
+
+    def _function(self, table: FunctionTable) -> DesiredFunction:
+        new, runtime = table.new, None
+        if table.runtime is not None:
+            runtime = self._runtime(table, table.runtime)
+            new = replace(new, runtime=runtime.name)
+        return DesiredFunction(
+            new=new,
+            runtime=runtime,
+            url=table.url,
+            async_policy=table.async_policy,
+            record_policy=table.record_policy,
+            schedules=table.schedules,
+            adopted=table.files.adopted,
+        )
+
+    def _runtime(self, table: FunctionTable, settings: NewRuntime) -> NewRuntime:
+        files, kind, digest = table.files, Kind(settings.kind), None
+        requirements, directory = self._requirements(table, kind), None
+        if files.code is not None:
+            code = (self._file.directory / files.code).resolve()
+            has_packages = kind in runtime_files.WITH_NODE and (code / "package.json").is_file()
+            directory, digest = self._copied(code, with_modules=not has_packages)
+        source = runtime_files.Source(kind=kind, directory=directory, requirements=requirements)
+        image, root = self._image(files.image)
+        target = None
+        if requirements is not None and image is None:
+            target = runtime_files.target_of(self._at)
+        told = {name: getattr(settings, name) for name in RUNTIME_SETTINGS}
+        packages = runtime_files.key_of(source, target) if source.installers else None
+        content = [LAYOUT, told, digest, packages, root]
+        key = hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
+        name = f"{self._file.project}.{kind.value}-{key}"
+        self._made[name] = source, runtimes.BaseOptions(image=image)
+        return replace(settings, name=name, packages_key=packages)
+
+    def _requirements(self, table: FunctionTable, kind: Kind) -> Path | None:
+        files, directory = table.files, self._file.directory
+        takes_them = kind in runtime_files.WITH_PYTHON
+        if files.requirements is not None:
+            if not takes_them:
+                raise BadParameter(
+                    f"[functions.{table.new.name}] requirements goes with the kinds "
+                    f"{' and '.join(runtime_files.WITH_PYTHON)}"
+                )
+            return directory / files.requirements
+        if takes_them and files.code is not None:
+            return lock_files.find(directory / files.code)
+        return None
+
+    def _image(self, image: str | None) -> tuple[str | None, str | None]:
+        """Where a root file system comes from, and what it is known by."""
+        if image is None:
+            return None, None
+        path = self._file.directory / image
+        if path.is_file():
+            return str(path), _digest_of_file(path)
+        if path.is_dir():
+            return str(path), digest_of(path)
+        return image, image
+
+    def _copied(self, code: Path, *, with_modules: bool) -> tuple[Path, str]:
+        known = self._copies.get((code, with_modules))
+        if known is None:
+            copy = self._place / str(len(self._copies))
+            tree.copy(code, copy, with_modules=with_modules, left_out=self._left_out)
+            known = copy, digest_of(copy)
+            self._copies[code, with_modules] = known
+        return known
+
+
+def digest_of(directory: Path) -> str:
+    """A hash of a tree: names, contents, links, and what may be executed."""
+    told = hashlib.sha256()
+    for path in tree.walk(directory):
+        relative = str(path.relative_to(directory))
+        if path.is_symlink():
+            entry = [relative, "link", os.readlink(path)]
+        elif path.is_dir():
+            entry = [relative, "directory"]
+        else:
+            is_program = bool(path.stat().st_mode & 0o100)
+            entry = [relative, "program" if is_program else "file", _digest_of_file(path)]
+        told.update(msgspec.json.encode([os.fsencode(one) for one in entry]))
+    return told.hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    told = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                told.update(piece)
+    except OSError as error:
+        raise BadParameter(f"{path} cannot be read: {error.strerror}") from None
+    return told.hexdigest()
+
+
+def runtimes_of(wanted: DesiredState) -> Mapping[str, NewRuntime]:
+    """The runtimes that are made for a project, by their names."""
+    made = [one.runtime for one in wanted.functions.values() if one.runtime is not None]
+    return {one.name: one for one in made}

@@ -1,0 +1,62 @@
+"""Reads what a server has of a project."""
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from quiltfn.cli.parsing import Exit
+from quiltfn.cli.project.plan import LABEL, CurrentFunction, CurrentState
+from quiltfn.cli.session import Session
+from quiltfn.cli.show import complain
+from quiltfn.sdk import NotFoundError
+from quiltfn.wire.keys import SCOPES
+
+NEEDED_SCOPE = "write"
+# Functions are asked for side by side, since the way to a server may be long.
+AT_ONCE = 8
+
+
+def check_scope(at: Session) -> None:
+    """Raises `Exit` where the key could not do it: it would not see all that is compared either."""
+    scope = at.client.system.whoami().scope
+    if SCOPES.index(scope) < SCOPES.index(NEEDED_SCOPE):
+        complain(
+            f"the key has the scope {scope}, and projects need {NEEDED_SCOPE}",
+            f"quiltfn keys create --scope {NEEDED_SCOPE}, on the server's machine",
+        )
+        raise Exit(1)
+
+
+def find(at: Session, project: str, names: Collection[str]) -> CurrentState:
+    """What the server has of the project, and under these names of functions."""
+    client = at.client
+    label = f"{LABEL}{project}"
+    ids = {one.name: one.id for one in client.functions.list_summaries(cluster_id=label)}
+    others = set(names) - ids.keys()
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        asked = [*ids.values(), *others]
+        functions = [one for one in threads.map(lambda one: _function(at, one), asked) if one]
+    return CurrentState(
+        functions={one.function.name: one for one in functions},
+        schedules={one.name: one for one in client.schedules.list()},
+        runtimes={one.name: one for one in client.runtimes.list()},
+    )
+
+
+def _function(at: Session, name_or_id: str) -> CurrentFunction | None:
+    """A function with all that belongs to it; None if there is none, or not any more."""
+    functions = at.client.functions
+    try:
+        one, etag = functions.get_with_etag(name_or_id)
+        url = None
+        with suppress(NotFoundError):
+            url = functions.get_url(one.id, reveal=True)
+        return CurrentFunction(
+            function=one,
+            etag=etag,
+            url=url,
+            async_policy=functions.get_async_policy(one.id),
+            record_policy=functions.get_record_policy(one.id),
+        )
+    except NotFoundError:
+        return None

@@ -1,0 +1,33 @@
+"""Writes tables of TOML."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+BARE = re.compile("[A-Za-z0-9_-]+")
+
+
+def table(path: Sequence[str], fields: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a table and of those in it; what is None is left out."""
+    yield f"[{'.'.join(map(key, path))}]"
+    inner = {name: one for name, one in fields.items() if isinstance(one, Mapping)}
+    for name, one in fields.items():
+        if name not in inner and one is not None:
+            yield f"{key(name)} = {value(one)}"
+    for name, one in inner.items():
+        if one:
+            yield ""
+            yield from table([*path, name], one)
+
+
+def key(name: str) -> str:
+    return name if BARE.fullmatch(name) else value(name)
+
+
+def value(one: Any) -> str:
+    """A text, number, truth value or list of these."""
+    if isinstance(one, list | tuple):
+        return f"[{', '.join(map(value, one))}]"
+    # JSON writes texts and numbers as TOML does, but for this character.
+    return json.dumps(one, ensure_ascii=False).replace("\x7f", "\\u007f")

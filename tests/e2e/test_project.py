@@ -1,0 +1,385 @@
+"""`quiltfn deploy`: a server has what a project's file says, whatever happened before."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.server import QUILTFN, Completed, Server, quiltfn, until
+from timeouts import scaled
+from unit.sample_archives import a_wheel
+
+pytestmark = pytest.mark.sandbox
+TIMEOUT_S = 120.0
+HANDLER = "import demo\n\n\ndef handler(event, context):\n    return 'WORD ' + demo.WORD\n"
+FILE = """\
+project = "shop"
+
+[functions.hello]
+kind = "python"
+code = "src"
+handler = "main:handler"
+environment = { PLAIN = "1" }
+secrets = ["TOKEN"]
+
+[functions.hello.url]
+auth = "none"
+
+[functions.hello.schedules.nightly]
+cron = "0 3 * * *"
+payload = "{}"
+
+[functions.hello.async_policy]
+max_attempts = 3
+retry_on = ["oom", "failed"]
+backoff_seconds = { first = 2 }
+on_failure = { function = "plain" }
+
+[functions.plain]
+handler = "echo plain"
+
+[functions.plain.url]
+auth = "webhook"
+methods = ["POST"]
+webhook = { scheme = "github", secret_from = "HOOK_SECRET" }
+cors = { allow_origins = ["https://example.com"] }
+
+[functions.plain.record_policy]
+keep_input = "all"
+"""
+SECRETS = "TOKEN=s3cret\nHOOK_SECRET=a-long-random-text\n"
+
+
+class Shop:
+    """A project on a server, and what a person types in its directory."""
+
+    def __init__(self, server: Server, directory: Path, **more: str) -> None:
+        self.server, self.directory = server, directory
+        self.env = {**os.environ, "QUILT_BASE_URL": server.url, **more}
+
+    def write(self, word: str = "first", text: str = FILE) -> None:
+        (self.directory / "src").mkdir(exist_ok=True)
+        (self.directory / "src" / "main.py").write_text(HANDLER.replace("WORD", word, 1))
+        (self.directory / "quiltfn.toml").write_text(text)
+        (self.directory / ".env").write_text(SECRETS)
+        if not (self.directory / "src" / "requirements.txt").exists():
+            made = a_wheel(self.directory)
+            (self.directory / "src" / "requirements.txt").write_text(f"../{made.name}\n")
+
+    def run(self, command: str, *more: str) -> Completed:
+        words = [command, str(self.directory), *more]
+        return quiltfn(*words, timeout_s=TIMEOUT_S, env=self.env)
+
+    def deploy(self, *more: str) -> dict[str, Any]:
+        done = self.run("deploy", "-o", "json", *more)
+        assert done.code == 0, done.stderr
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+    def get(self, path: str) -> Any:
+        return self.server.call("GET", path).json()
+
+    def names(self) -> list[str]:
+        """Of the functions that the project has."""
+        found = self.get("/api/functions?cluster_id=project:shop")["functions"]
+        return sorted(one["name"] for one in found)
+
+    def runtimes(self) -> list[str]:
+        listed = self.get("/api/runtimes")["runtimes"]
+        return sorted(one["name"] for one in listed if one["name"].startswith("shop."))
+
+    def answer(self, name: str = "hello") -> str:
+        return httpx.get(f"{self.server.url}/fn/{name}", timeout=scaled(30)).text
+
+    def assert_is_whole(self, word: str) -> None:
+        assert self.names() == ["hello", "plain"]
+        assert self.answer() == f"{word} from the wheel"
+        assert len(self.runtimes()) == 1
+        hello = self.get("/api/functions/by-name/hello")
+        assert hello["environment"] == {"PLAIN": "1", "TOKEN": "s3cret"}
+        assert hello["state"] == "active"
+        assert self.get("/api/schedules/nightly")["function"] == "hello"
+        policy = self.get(f"/api/functions/{hello['id']}/async-policy")
+        assert (policy["max_attempts"], policy["on_failure"]) == (3, {"function": "plain"})
+        plain = self.get("/api/functions/by-name/plain")["id"]
+        assert self.get(f"/api/functions/{plain}/record-policy") == {"keep_input": "all"}
+        assert self.get(f"/api/functions/{plain}/url")["methods"] == ["POST"]
+        assert self.deploy("--dry-run")["steps"] == []
+
+
+@pytest.fixture
+def shop(shared: Server, tmp_path: Path) -> Iterator[Shop]:
+    one = Shop(shared, tmp_path)
+    yield one
+    for path in tmp_path.rglob("quiltfn.toml"):
+        Shop(shared, path.parent).run("destroy", "--yes")
+    assert one.names() == []
+    assert one.runtimes() == []
+    assert one.get("/api/schedules")["schedules"] == []
+
+
+def test_three_commands_from_an_empty_directory_to_a_url(shared: Server, tmp_path: Path) -> None:
+    there = Shop(shared, tmp_path / "letters")
+    assert there.run("init").code == 0
+    made = a_wheel(there.directory)
+    (there.directory / "requirements.txt").write_text(f"{made.name}\n")
+    (there.directory / "main.py").write_text(HANDLER.replace("WORD", "Hello", 1))
+    with (there.directory / "quiltfn.toml").open("a") as file:
+        file.write('\n[functions.letters.schedules.daily]\ncron = "0 6 * * *"\n')
+    done = there.run("deploy")
+    assert done.code == 0, done.stderr
+    assert f"letters answers at {shared.url}/fn/default/letters" in done.stdout
+    assert "call it with: quiltfn invoke letters" in done.stderr
+    assert there.answer("letters") == "Hello from the wheel"
+    assert there.get("/api/schedules/daily")["next_runs"]
+    again = there.run("deploy")
+    assert "nothing to do" in again.stdout
+    gone = there.run("destroy", "--yes")
+    assert gone.code == 0
+    assert there.get("/api/functions/by-name/letters")["error_code"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("kind", ["node", "shell"])
+def test_what_init_writes_works(shared: Server, tmp_path: Path, kind: str) -> None:
+    there = Shop(shared, tmp_path / kind)
+    assert there.run("init", f"--{kind}").code == 0
+    assert there.run("deploy").code == 0
+    assert "Hello!" in there.answer(kind)
+    assert there.run("destroy", "--yes").code == 0
+
+
+def test_a_plan_is_shown_done_and_then_there_is_nothing_to_do(shop: Shop) -> None:
+    shop.write()
+    planned = shop.run("deploy", "--dry-run")
+    assert planned.code == 0
+    assert "+ function hello\n    handler: main:handler\n" in planned.stdout
+    assert "s3cret" not in planned.stdout
+    assert shop.names() == shop.runtimes() == []
+    told = shop.deploy()
+    assert (told["outcome"], told["failed"]) == ("done", {})
+    assert told["done"] == told["steps"]
+    shop.assert_is_whole("first")
+    again = shop.deploy()
+    assert (again["outcome"], again["steps"]) == ("done", [])
+    assert again["urls"]["hello"] == f"{shop.server.url}/fn/default/hello"
+
+
+def test_a_change_is_told_field_by_field_and_takes_one_version(shop: Shop) -> None:
+    shop.write()
+    shop.deploy()
+    shop.write("second", FILE.replace('environment = { PLAIN = "1" }', "memory_limit_mb = 300"))
+    planned = shop.run("deploy", "--dry-run").stdout
+    assert "~ function hello\n" in planned
+    assert "    memory_limit_mb: 256 -> 300\n" in planned
+    assert "    environment.PLAIN: *** -> default or none\n" in planned
+    shop.deploy()
+    assert shop.answer() == "second from the wheel"
+    assert shop.get("/api/functions/by-name/hello")["current_version"] == 2
+    # What somebody changed by hand is as the file says again.
+    assert quiltfn("functions", "rollback", "hello", "1", env=shop.env).code == 0
+    assert shop.answer() == "first from the wheel"
+    (step,) = shop.deploy()["steps"]
+    assert {one["field"] for one in step["changes"]} >= {"runtime", "memory_limit_mb"}
+    assert shop.answer() == "second from the wheel"
+
+
+def test_files_that_are_no_code_are_not_sent_and_make_no_version(shop: Shop) -> None:
+    here = 'code = "."\nrequirements = "src/requirements.txt"'
+    text = FILE.replace('code = "src"', here).replace("main:handler", "src/main.handler")
+    shop.write(text=text)
+    shop.deploy()
+    shop.write(text=text.replace("0 3 * * *", "0 4 * * *"))
+    assert [one["noun"] for one in shop.deploy()["steps"]] == ["schedule"]
+    files = quiltfn("functions", "files", "hello", "-o", "json", env=shop.env).stdout
+    assert "src/main.py" in files
+    assert ".env" not in files
+    assert "quiltfn.toml" not in files
+
+
+def test_a_broken_edit_leaves_the_old_version_serving_and_says_so(shop: Shop) -> None:
+    shop.write()
+    shop.deploy()
+    source = shop.directory / "src" / "main.py"
+    source.write_text("def handler(:\n")
+    done = shop.run("deploy")
+    assert done.code == 1
+    assert "hello: version 2 cannot serve" in done.stderr
+    assert "SyntaxError" in done.stderr
+    assert shop.answer() == "first from the wheel"
+    # Beside it another one is changed, and nothing is deleted meanwhile.
+    text = FILE.replace("functions.plain", "functions.other").replace('"plain"', '"other"')
+    (shop.directory / "quiltfn.toml").write_text(text)
+    assert shop.run("deploy", "--yes").code == 3
+    assert shop.names() == ["hello", "other", "plain"]
+    shop.write("mended")
+    shop.deploy("--yes")
+    shop.assert_is_whole("mended")
+
+
+def test_what_is_gone_from_the_file_is_deleted_after_a_yes(shop: Shop) -> None:
+    shop.write()
+    shop.deploy()
+    renamed = FILE.replace("functions.hello", "functions.greet")
+    shop.write(text=renamed)
+    refused = shop.run("deploy")
+    assert refused.code == 1
+    assert "this would delete function hello" in refused.stderr
+    assert shop.names() == ["hello", "plain"]
+    shop.deploy("--yes")
+    assert shop.names() == ["greet", "plain"]
+    assert shop.get("/api/schedules/nightly")["function"] == "greet"
+    alone = renamed[: renamed.index("[functions.plain]")]
+    shop.write(text=alone.replace('on_failure = { function = "plain" }\n', ""))
+    assert {one["name"] for one in shop.deploy("--yes")["steps"] if one["verb"] == "delete"} == {
+        "plain"
+    }
+    shop.write(text=renamed.replace('[functions.greet.url]\nauth = "none"\n', ""))
+    assert shop.run("deploy").code == 1
+    shop.deploy("--yes")
+    assert "NOT_FOUND" in shop.answer("greet")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 7])
+def test_a_deploy_that_was_killed_is_gone_on_with(shop: Shop, steps: int) -> None:
+    shop.write()
+    killed_after(shop, steps)
+    shop.deploy()
+    shop.assert_is_whole("first")
+    renamed = FILE.replace("functions.plain", "functions.other").replace('"plain"', '"other"')
+    shop.write("second", renamed)
+    killed_after(shop, steps, "--yes")
+    shop.write("second")
+    shop.deploy("--yes")
+    shop.assert_is_whole("second")
+
+
+def killed_after(shop: Shop, steps: int, *more: str) -> None:
+    """`kill -9` in the moment that a step was done, or while the first one is being done."""
+    process = subprocess.Popen(
+        [str(QUILTFN), "deploy", str(shop.directory), *more],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**shop.env, "TMPDIR": str(shop.directory)},
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        process.stdout.readline()
+        for _ in range(steps):
+            process.stderr.readline()
+        process.send_signal(signal.SIGKILL)
+
+
+def test_several_at_once_end_in_one_state(shop: Shop) -> None:
+    """Of one file; and of two, where the state is that of one of them, whole."""
+    shop.write()
+    with ThreadPoolExecutor(3) as threads:
+        done = list(threads.map(lambda _: shop.run("deploy"), range(3)))
+    assert [one.code for one in done] == [0, 0, 0], [one.stderr for one in done]
+    shop.assert_is_whole("first")
+    other = Shop(shop.server, shop.directory / "elsewhere")
+    other.directory.mkdir()
+    shop.write("one", FILE.replace('PLAIN = "1"', 'PLAIN = "one"'))
+    two = FILE.replace('PLAIN = "1"', 'PLAIN = "two"').replace("echo plain", "echo two")
+    other.write("two", two)
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(lambda each: each.run("deploy"), (shop, other)))
+    assert {one.code for one in done} <= {0, 3}
+    assert 0 in [one.code for one in done]
+    left = [len(each.deploy("--dry-run")["steps"]) for each in (shop, other)]
+    assert 0 in left
+
+
+def test_an_adopted_function_is_changed_and_stays(shop: Shop) -> None:
+    made = ["create", "mine", "--handler", "echo old", "--env", "KEY=x", "--memory", "300"]
+    assert quiltfn("functions", *made, env=shop.env).code == 0
+    assert quiltfn("url", "set", "mine", "--auth", "none", env=shop.env).code == 0
+    table = 'project = "shop"\n\n[functions.mine]\nhandler = "echo new"\n'
+    (shop.directory / "quiltfn.toml").write_text(table)
+    refused = shop.run("deploy")
+    assert refused.code == 1
+    assert "adopted = true" in refused.stderr
+    exported = quiltfn("export", "mine", env=shop.env)
+    assert exported.code == 0
+    assert "adopted = true" in exported.stdout
+    assert 'secrets = ["KEY"]' in exported.stdout
+    (shop.directory / "quiltfn.toml").write_text(f'project = "shop"\n{exported.stdout}')
+    (shop.directory / ".env").write_text("KEY=x\n")
+    assert [one["verb"] for one in shop.deploy()["steps"]] == ["deploy"]
+    (shop.directory / "quiltfn.toml").write_text('project = "shop"\n')
+    assert shop.deploy()["steps"] == []
+    assert quiltfn("functions", "delete", "mine", "--yes", env=shop.env).code == 0
+
+
+def test_watch_deploys_after_every_edit(shop: Shop) -> None:
+    shop.write()
+    printed = shop.directory / "printed.log"
+    with printed.open("wb") as file:
+        process = subprocess.Popen(
+            [str(QUILTFN), "deploy", str(shop.directory), "--watch"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=shop.env,
+        )
+    try:
+        until(lambda: "watching" in printed.read_text(), 60.0)
+        assert shop.answer() == "first from the wheel"
+        source = shop.directory / "src" / "main.py"
+        source.write_text("def handler(:\n")
+        until(lambda: "SyntaxError" in printed.read_text(), 30.0)
+        source.write_text(HANDLER.replace("WORD", "second", 1))
+        until(lambda: shop.answer() == "second from the wheel", 30.0)
+        (shop.directory / "quiltfn.toml").write_text("x = ")
+        until(lambda: "cannot be read" in printed.read_text(), 30.0)
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(scaled(20)) == 0
+    shop.write("second")
+
+
+def test_a_key_that_can_write_is_enough(server: Server, tmp_path: Path) -> None:
+    keys = {}
+    for scope in ("write", "read"):
+        words = ["keys", "create", "--tenant", "shop", "--scope", scope, "-o", "json"]
+        made = quiltfn(*words, *server.key_options)
+        assert made.code == 0, made.stderr
+        keys[scope] = json.loads(made.stdout)["key"]
+    server.restart()
+    there = Shop(server, tmp_path, QUILT_API_KEY=keys["write"])
+    there.write()
+    assert there.run("deploy").code == 0
+    assert there.deploy()["steps"] == []
+    reads = Shop(server, tmp_path, QUILT_API_KEY=keys["read"]).run("deploy")
+    assert reads.code == 1
+    assert "the key has the scope read, and projects need write" in reads.stderr
+    # What only an operator may allow is refused with a sentence, before anything changes.
+    there.write(text=FILE.replace('code = "src"', 'code = "src"\nnetwork = "egress"', 1))
+    refused = there.run("deploy")
+    assert refused.code == 1
+    assert "an operator can add the runtime" in refused.stderr
+    there.write()
+    assert there.deploy()["steps"] == []
+    assert there.run("destroy", "--yes").code == 0
+
+
+def test_where_nobody_answers_nothing_was_done(tmp_path: Path) -> None:
+    env = {**os.environ, "QUILT_BASE_URL": "http://127.0.0.1:9"}
+    (tmp_path / "quiltfn.toml").write_text('project = "shop"\n')
+    began = time.monotonic()
+    for command in ("deploy", "destroy"):
+        done = quiltfn(command, str(tmp_path), env=env)
+        assert (done.code, "no quiltfn server answers" in done.stderr) == (1, True)
+    assert time.monotonic() - began < scaled(10)
+    (tmp_path / "quiltfn.toml").write_text("project = 3\n")
+    assert quiltfn("deploy", str(tmp_path), env=env).code == 2

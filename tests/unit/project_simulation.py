@@ -1,0 +1,192 @@
+"""A server that does the steps of a plan, as far as plans can tell."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec.structs import asdict, replace
+
+from quiltfn.cli.project.plan import (
+    LABEL,
+    CurrentFunction,
+    CurrentState,
+    DesiredState,
+    Step,
+    Verb,
+    changed_fields,
+)
+from quiltfn.wire import (
+    AsyncPolicy,
+    Destination,
+    Function,
+    FunctionUrl,
+    NewAsyncPolicy,
+    NewDestination,
+    NewFunction,
+    NewFunctionUrl,
+    NewRuntime,
+    NewSchedule,
+    RecordPolicy,
+    Runtime,
+    Schedule,
+)
+
+ids = itertools.count()
+
+
+def function_of(new: NewFunction, **more: Any) -> Function:
+    set_by_server: dict[str, Any] = {
+        **{"id": f"id-{next(ids)}", "tenant_id": "default", "owner_node_id": "n1"},
+        **{"state": "pending", "current_version": 1, "created_at": 0, "updated_at": 0},
+        **{"last_invoked_at": None, "invocation_count": 0, "error_count": 0},
+        "error_message": None,
+    }
+    return Function(**asdict(new) | set_by_server | more)
+
+
+def policy_of(new: NewAsyncPolicy) -> AsyncPolicy:
+    def told(one: NewDestination | None) -> Destination | None:
+        return None if one is None else Destination(**asdict(one))
+
+    ends = {"on_success": told(new.on_success), "on_failure": told(new.on_failure)}
+    return AsyncPolicy(**asdict(new) | ends)
+
+
+def url_of(new: NewFunctionUrl, name: str) -> FunctionUrl:
+    return FunctionUrl(**asdict(new), path=f"/fn/default/{name}", host=None, refused={"size": 3})
+
+
+def schedule_of(new: NewSchedule) -> Schedule:
+    set_by_server: dict[str, Any] = {
+        **{"id": "s", "created_at": 0, "updated_at": 0, "next_runs": [1], "last_run": None},
+        **{"fired_count": 4, "skipped_count": 0, "missed_count": 0},
+    }
+    return Schedule(**asdict(new) | set_by_server)
+
+
+def runtime_of(new: NewRuntime, **more: Any) -> Runtime:
+    fields = {name: one for name, one in asdict(new).items() if name in Runtime.__struct_fields__}
+    fields["command"] = fields["command"] or []
+    own: dict[str, Any] = {"id": "r", "interpreter": "", "image_digest": "d", "created_at": 0}
+    return Runtime(**fields | own | {"built_in": False, "shared": False} | more)
+
+
+def found_function(function: Function) -> CurrentFunction:
+    return CurrentFunction(
+        function=function,
+        etag='"1"',
+        url=None,
+        async_policy=policy_of(NewAsyncPolicy()),
+        record_policy=RecordPolicy(),
+    )
+
+
+class Simulation:
+    """What a server has, and what becomes of it step by step."""
+
+    def __init__(self, wanted: DesiredState, found: CurrentState) -> None:
+        self.wanted = wanted
+        self.functions = dict(found.functions)
+        self.schedules = dict(found.schedules)
+        self.runtimes = dict(found.runtimes)
+
+    @property
+    def found(self) -> CurrentState:
+        return CurrentState(
+            functions=dict(self.functions),
+            schedules=dict(self.schedules),
+            runtimes=dict(self.runtimes),
+        )
+
+    def perform(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            getattr(self, step.noun.name.lower())(step)
+
+    def runtime(self, step: Step) -> None:
+        if step.verb is Verb.PRUNE:
+            del self.runtimes[step.name]
+            return
+        assert step.name not in self.runtimes
+        made = [one.runtime for one in self.wanted.functions.values() if one.runtime]
+        new = next(one for one in made if one.name == step.name)
+        self.runtimes[step.name] = runtime_of(new)
+
+    def function(self, step: Step) -> None:
+        if step.verb is Verb.DELETE:
+            del self.functions[step.name]
+            # As the server's schedules go with their function.
+            assert all(one.function != step.name for one in self.schedules.values())
+            return
+        if step.verb is Verb.DEPLOY:
+            self._change(step.name, state="active")
+            return
+        wanted = self.wanted.functions[step.name]
+        if wanted.runtime is not None:
+            assert wanted.runtime.name in self.runtimes, "a function before its runtime"
+        if step.verb is Verb.CREATE:
+            assert step.name not in self.functions
+            label = None if wanted.adopted else f"{LABEL}{self.wanted.project}"
+            made = function_of(wanted.new, cluster_id=label)
+            self.functions[step.name] = found_function(made)
+            return
+        there = self.functions[step.name].function
+        names = changed_fields(wanted.new, there)
+        assert names, "an update of nothing makes a version"
+        self._change(step.name, **{one: getattr(wanted.new, one) for one in names})
+
+    def _change(self, name: str, **fields: Any) -> None:
+        one = self.functions[name]
+        self.functions[name] = replace(one, function=replace(one.function, **fields))
+
+    def async_policy(self, step: Step) -> None:
+        policy = policy_of(self.wanted.functions[step.name].async_policy)
+        self.functions[step.name] = replace(self.functions[step.name], async_policy=policy)
+
+    def record_policy(self, step: Step) -> None:
+        policy = self.wanted.functions[step.name].record_policy
+        self.functions[step.name] = replace(self.functions[step.name], record_policy=policy)
+
+    def url(self, step: Step) -> None:
+        new = None if step.verb is Verb.DELETE else self.wanted.functions[step.name].url
+        url = None if new is None else url_of(new, step.name)
+        self.functions[step.name] = replace(self.functions[step.name], url=url)
+
+    def schedule(self, step: Step) -> None:
+        if step.verb is Verb.DELETE:
+            del self.schedules[step.name]
+            return
+        assert step.function in self.functions, "a schedule of no function"
+        assert (step.verb is Verb.CREATE) == (step.name not in self.schedules)
+        new = self.wanted.functions[step.function].schedules[step.name]
+        self.schedules[step.name] = schedule_of(new)
+
+
+def is_as_wanted(wanted: DesiredState, found: CurrentState) -> bool:
+    """Whether a server has what is wanted, and nothing else of the project: looked at anew, and not
+    as plans do.
+    """
+    for name, one in wanted.functions.items():
+        there = found.functions.get(name)
+        if there is None or there.function.state not in ("active", "paused"):
+            return False
+        if any(
+            getattr(one.new, field) != getattr(there.function, field)
+            for field in one.new.__struct_fields__
+            if field != "cluster_id"
+        ):
+            return False
+        url = None if one.url is None else url_of(one.url, name)
+        if (there.url, there.async_policy) != (url, policy_of(one.async_policy)):
+            return False
+        if there.record_policy != one.record_policy:
+            return False
+        schedules = {key: each for key, each in found.schedules.items() if each.function == name}
+        if schedules != {key: schedule_of(each) for key, each in one.schedules.items()}:
+            return False
+        if one.runtime is not None and one.runtime.name not in found.runtimes:
+            return False
+    label = f"{LABEL}{wanted.project}"
+    own = {name for name, one in found.functions.items() if one.function.cluster_id == label}
+    used = {one.new.runtime for one in wanted.functions.values()}
+    made = {name for name in found.runtimes if name.startswith(f"{wanted.project}.")}
+    return own <= wanted.functions.keys() and made <= used

@@ -1,0 +1,268 @@
+"""`quiltfn.toml`: what it may say, and how what is wrong is told."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.cli import run
+from quiltfn.cli.parsing import BadParameter
+from quiltfn.cli.project import file, toml
+from quiltfn.cli.project.init import project_name
+from quiltfn.wire import NewDestination, NewFunctionUrl, WebhookRule
+
+Captured = pytest.CaptureFixture[str]
+VARIABLES = {"TOKEN": "s3cret", "HOOK": "a-long-random-text"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / file.NAME
+
+
+def read(place: Path, text: str) -> file.ProjectFile:
+    place.write_text(f'project = "shop"\n{text}')
+    return file.read(place, VARIABLES, {"memory_limit_mb": 4096})
+
+
+def wrong(place: Path, text: str) -> list[str]:
+    with pytest.raises(BadParameter) as error:
+        read(place, text)
+    before = f"{place}: "
+    lines = error.value.message.splitlines()
+    assert all(one.startswith(before) for one in lines)
+    return [one.removeprefix(before) for one in lines]
+
+
+WHOLE = """
+[functions.hello]
+kind = "python"
+code = "."
+requirements = "needs.txt"
+handler = "main:handler"
+description = "says hello"
+memory_limit_mb = 512
+cpu_limit_percent = 50
+timeout_seconds = 9
+min_instances = 1
+max_instances = 2
+network = "egress"
+environment = { GREETING = "Hello" }
+secrets = ["TOKEN"]
+
+[functions.hello.url]
+auth = "webhook"
+webhook = { scheme = "github", secret_from = "HOOK" }
+
+[functions.hello.schedules.nightly]
+cron = "0 3 * * *"
+timezone = "Europe/Paris"
+
+[functions.hello.async_policy]
+max_attempts = 3
+on_failure = { url = "https://example.com/hook", secret_from = "HOOK" }
+
+[functions.hello.record_policy]
+keep_input = "all"
+
+[functions.plain]
+handler = "echo plain"
+"""
+
+
+def test_a_whole_file(place: Path) -> None:
+    (place.parent / "needs.txt").write_text("")
+    found = read(place, WHOLE)
+    assert (found.project, found.directory) == ("shop", place.parent)
+    hello, plain = found.functions["hello"], found.functions["plain"]
+    assert hello.new.environment == {"GREETING": "Hello", "TOKEN": "s3cret"}
+    assert (hello.new.memory_limit_mb, hello.new.max_instances) == (512, 2)
+    assert hello.runtime is not None
+    assert (hello.runtime.kind, hello.runtime.network) == ("python", "egress")
+    assert hello.files == file.FunctionFiles(code=".", requirements="needs.txt", secrets=["TOKEN"])
+    rule = WebhookRule(scheme="github", secret=VARIABLES["HOOK"])
+    assert hello.url == NewFunctionUrl(auth="webhook", webhook=rule)
+    where = NewDestination(url="https://example.com/hook", secret=VARIABLES["HOOK"])
+    assert hello.async_policy.on_failure == where
+    assert hello.record_policy.keep_input == "all"
+    nightly = hello.schedules["nightly"]
+    assert (nightly.name, nightly.function, nightly.timezone) == (
+        "nightly",
+        "hello",
+        "Europe/Paris",
+    )
+    assert plain.new.runtime == "shell"
+    assert plain.runtime is None
+    assert plain.url is None
+
+
+def test_a_file_without_functions(place: Path) -> None:
+    assert read(place, "").functions == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "said"),
+    [
+        ("memory = 512", "", "memory is no field of this table; is it memory_limit_mb?"),
+        ("memory_limit_mb = 3", "", "memory_limit_mb must be between 256 and 4096"),
+        ("memory_limit_mb = 99999", "", "memory_limit_mb must be between 256 and 4096"),
+        ('description = ["x"]', "", "description must be a string or null"),
+        ('kind = "perl"', "", "kind must be one of: shell, python, node, custom, server"),
+        ('code = "."', "", "kind is required"),
+        ('kind = "python"\nruntime = "etl"', "", "runtime goes with no kind, code"),
+        ('kind = "python"\ncode = "no"', "", "code must be a directory, and there is none at no"),
+        ('kind = "python"\nrequirements = "no"', "", "requirements must be a file"),
+        ('cluster_id = "x"', "", "cluster_id is no field of this table"),
+        ('secrets = ["NOPE"]', "", "secrets: NOPE is neither in your environment nor in .env"),
+        ('secrets = ["A B"]', "", "secrets must be a list of names of variables, each once"),
+        (
+            'secrets = ["TOKEN"]\nenvironment = { TOKEN = "x" }',
+            "",
+            "TOKEN is in environment and in secrets",
+        ),
+        ("url = 3", ".url", "must be a table"),
+        ('url = { auth = "all" }', ".url", "auth must be one of: key, none, webhook"),
+        ('url = { auth = "webhook" }', ".url", 'auth = "webhook" goes with a webhook'),
+        (
+            'url = { auth = "webhook", webhook = { scheme = "github", secret = "x" } }',
+            ".url.webhook",
+            "secret must not stand in this file",
+        ),
+        (
+            'url = { auth = "webhook", webhook = { scheme = "github" } }',
+            ".url.webhook",
+            "secret_from is required",
+        ),
+        ("schedules = { s = {} }", ".schedules.s", "give one of cron and every_seconds"),
+        (
+            'schedules = { s = { cron = "0 3 * * *", every_seconds = 3 } }',
+            ".schedules.s",
+            "give one of cron and every_seconds",
+        ),
+        ("schedules = { s = 3 }", ".schedules", "s must be a table"),
+        (
+            'schedules = { "s s" = { every_seconds = 3 } }',
+            ".schedules.s s",
+            "name must be 1 to 64",
+        ),
+        (
+            'schedules = { s = { every_seconds = 3, name = "t" } }',
+            ".schedules.s",
+            "name is no field of this table",
+        ),
+        (
+            "async_policy = { max_attempts = 99 }",
+            ".async_policy",
+            "max_attempts must be between 1 and 10",
+        ),
+        (
+            'async_policy = { backoff_seconds = { first = "x" } }',
+            ".async_policy",
+            "backoff_seconds.first must be a number",
+        ),
+        (
+            'record_policy = { keep_input = "some" }',
+            ".record_policy",
+            "keep_input must be one of",
+        ),
+    ],
+)
+def test_a_wrong_field_is_told_with_its_table_and_what_was_expected(
+    place: Path, text: str, table: str, said: str
+) -> None:
+    (sentence,) = wrong(place, f'[functions.f]\nhandler = "x"\n{text}')
+    assert sentence.startswith(f"[functions.f{table}] {said}")
+
+
+def test_every_wrong_field_is_told(place: Path) -> None:
+    text = '[functions.f]\nhandler = 3\nnope = 1\n[functions.g]\n[functions."h h"]\nhandler = "x"'
+    assert [one.partition(";")[0] for one in wrong(place, text)] == [
+        "[functions.f] nope is no field of this table",
+        "[functions.f] handler must be a string",
+        "[functions.g] handler is required",
+        "[functions.h h] name must be 1 to 64 letters, digits, dots, dashes or underscores, "
+        "ending in a letter or digit",
+    ]
+
+
+def test_a_schedule_stands_once(place: Path) -> None:
+    one = 'handler = "x"\nschedules = { daily = { cron = "0 3 * * *" } }\n'
+    (said,) = wrong(place, f"[functions.f]\n{one}[functions.g]\n{one}")
+    assert said.startswith("[functions.g.schedules.daily] a schedule has a name of its own")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = ", "cannot be read"),
+        ('project = "Shop"', "project must be 1 to 32 small letters"),
+        ("", "project is required"),
+        ('project = "shop"\nregion = "x"', "region is no field of this table"),
+        ('project = "shop"\nfunctions = 3', "functions must be a table of tables"),
+    ],
+)
+def test_the_head_of_the_file(place: Path, text: str, said: str) -> None:
+    place.write_text(text)
+    with pytest.raises(BadParameter, match=said):
+        file.read(place, VARIABLES)
+
+
+def test_an_env_file(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("# secrets\n\nA=1\nexport B = 'two words'\nC=\"x=y\"\nD=\n")
+    assert file.variables_in(path) == {"A": "1", "B": "two words", "C": "x=y", "D": ""}
+    path.write_text("A=1\nnonsense\n")
+    with pytest.raises(BadParameter, match="line 2: expected KEY=VALUE"):
+        file.variables_in(path)
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+leaves = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-9, 9) | st.booleans()
+values = leaves | st.lists(leaves, max_size=3)
+tables: Any = st.recursive(
+    values,
+    lambda inner: st.dictionaries(st.text("ab.\"' é\n", min_size=1), inner, min_size=1, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text("ab.-", min_size=1), tables, max_size=4))
+def test_a_table_that_was_written_reads_the_same(table: dict[str, Any]) -> None:
+    text = "\n".join(toml.table(["functions", "a.b"], table))
+    assert tomllib.loads(text)["functions"]["a.b"] == table
+
+
+@pytest.mark.parametrize("kind", ["--python", "--node", "--shell", "--image"])
+def test_init_writes_a_file_that_can_be_read(tmp_path: Path, kind: str, capsys: Captured) -> None:
+    where = tmp_path / "My Shop"
+    assert run(["init", str(where), kind]) == 0
+    found = file.read(where / file.NAME, {})
+    assert found.project == "my-shop"
+    assert list(found.functions) == ["my-shop"]
+    said = capsys.readouterr()
+    assert f"wrote {where}/quiltfn.toml" in said.out
+    assert f"quiltfn deploy '{where}'" in said.err
+
+
+def test_init_overwrites_nothing(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "main.py").write_text("mine")
+    assert run(["init", str(tmp_path)]) == 1
+    assert "main.py is there already" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["main.py"]
+    assert (tmp_path / "main.py").read_text() == "mine"
+
+
+def test_init_takes_one_kind(tmp_path: Path) -> None:
+    assert run(["init", str(tmp_path), "--python", "--node"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [("My App", "my-app"), ("stats", "hello"), ("---", "hello"), ("a" * 40, "a" * 32)],
+)
+def test_a_project_is_named_after_its_directory(tmp_path: Path, directory: str, name: str) -> None:
+    assert project_name(tmp_path / directory) == name

@@ -1,0 +1,280 @@
+"""Plans: whatever a server has, doing a plan gives what the project wants, and then there is
+nothing left to do.
+"""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.cli.project.plan import (
+    LABEL,
+    CurrentFunction,
+    CurrentState,
+    DesiredFunction,
+    DesiredState,
+    FieldChange,
+    Noun,
+    Step,
+    Verb,
+    plan_for,
+    plan_to_destroy,
+)
+from quiltfn.wire import (
+    NewAsyncPolicy,
+    NewDestination,
+    NewFunction,
+    NewFunctionUrl,
+    NewRuntime,
+    NewSchedule,
+    RecordPolicy,
+    WebhookRule,
+)
+from unit.project_simulation import (
+    Simulation,
+    found_function,
+    function_of,
+    is_as_wanted,
+    policy_of,
+    runtime_of,
+    schedule_of,
+    url_of,
+)
+
+PROJECT = "shop"
+NAMES, SCHEDULES = ("a", "b", "c"), ("daily", "hourly", "nightly")
+KEYS = ("1", "2", "3")
+texts = st.sampled_from(["x", "y"])
+environments = st.dictionaries(st.sampled_from(["A", "B"]), texts)
+urls = st.builds(
+    NewFunctionUrl,
+    auth=st.sampled_from(["key", "none"]),
+    methods=st.none() | st.just(["GET"]),
+    stream=st.booleans(),
+) | st.builds(
+    NewFunctionUrl,
+    auth=st.just("webhook"),
+    webhook=st.builds(WebhookRule, scheme=st.just("github"), secret=texts),
+)
+policies = st.builds(
+    NewAsyncPolicy,
+    max_attempts=st.integers(1, 2),
+    on_failure=st.none() | st.builds(NewDestination, function=texts),
+)
+records = st.builds(RecordPolicy, keep_input=st.sampled_from(["async", "all"]))
+
+
+def runtime(key: str) -> NewRuntime:
+    return NewRuntime(name=f"{PROJECT}.python-{key}", kind="python")
+
+
+@st.composite
+def functions(draw: st.DrawFn, name: str) -> NewFunction:
+    return NewFunction(
+        name=name,
+        handler=draw(texts),
+        runtime=draw(st.sampled_from(["shell", *(runtime(one).name for one in KEYS)])),
+        memory_limit_mb=draw(st.sampled_from([256, 512])),
+        environment=draw(environments),
+        description=draw(st.none() | texts),
+    )
+
+
+@st.composite
+def schedules(draw: st.DrawFn, name: str, function: str) -> NewSchedule:
+    return NewSchedule(
+        name=name,
+        function=function,
+        cron=draw(st.sampled_from(["0 3 * * *", "0 4 * * *"])),
+        enabled=draw(st.booleans()),
+    )
+
+
+@st.composite
+def wanted_projects(draw: st.DrawFn) -> DesiredState:
+    names = draw(st.sets(st.sampled_from(NAMES)))
+    owners = {one: draw(st.sampled_from([*sorted(names), None])) for one in SCHEDULES}
+    found = {}
+    for name in sorted(names):
+        new = draw(functions(name))
+        made = [runtime(one) for one in KEYS if runtime(one).name == new.runtime]
+        own = [one for one, owner in owners.items() if owner == name]
+        found[name] = DesiredFunction(
+            new=new,
+            runtime=made[0] if made else None,
+            url=draw(st.none() | urls),
+            async_policy=draw(policies),
+            record_policy=draw(records),
+            schedules={one: draw(schedules(one, name)) for one in own},
+        )
+    return DesiredState(project=PROJECT, functions=found)
+
+
+@st.composite
+def servers(draw: st.DrawFn) -> CurrentState:
+    """A server with functions of the project, also half made, and with others."""
+    names = draw(st.sets(st.sampled_from(NAMES)))
+    found: dict[str, CurrentFunction] = {}
+    for name in sorted(names):
+        state = draw(st.sampled_from(["pending", "deploying", "active", "paused", "error"]))
+        new = draw(functions(name))
+        url = draw(st.none() | urls)
+        found[name] = CurrentFunction(
+            function=function_of(new, cluster_id=f"{LABEL}{PROJECT}", state=state),
+            etag='"1"',
+            url=None if url is None else url_of(url, name),
+            async_policy=policy_of(draw(policies)),
+            record_policy=draw(records),
+        )
+    there = {}
+    for one in draw(st.sets(st.sampled_from(SCHEDULES))) if names else ():
+        there[one] = schedule_of(draw(schedules(one, draw(st.sampled_from(sorted(names))))))
+    made = {
+        runtime(one).name: runtime_of(runtime(one)) for one in draw(st.sets(st.sampled_from(KEYS)))
+    }
+    other = found_function(function_of(NewFunction(name="other", handler="x"), state="active"))
+    theirs = NewSchedule(name="theirs", function="other", every_seconds=60)
+    return CurrentState(
+        functions=found | {"other": other},
+        schedules=there | {"theirs": schedule_of(theirs)},
+        runtimes=made | {"etl": runtime_of(NewRuntime(name="etl", kind="python"))},
+    )
+
+
+@given(wanted_projects(), servers())
+def test_doing_a_plan_gives_what_is_wanted_and_then_nothing_is_left(
+    wanted: DesiredState, found: CurrentState
+) -> None:
+    server = Simulation(wanted, found)
+    server.perform(plan_for(wanted, found).steps)
+    assert is_as_wanted(wanted, server.found)
+    assert plan_for(wanted, server.found).steps == ()
+    assert server.functions["other"] == found.functions["other"]
+    assert server.schedules["theirs"] == found.schedules["theirs"]
+    assert "etl" in server.runtimes
+
+
+@given(wanted_projects(), servers(), st.integers(0, 40))
+def test_a_plan_that_ended_anywhere_is_gone_on_with(
+    wanted: DesiredState, found: CurrentState, done: int
+) -> None:
+    """As after `kill -9` between two steps."""
+    server = Simulation(wanted, found)
+    server.perform(plan_for(wanted, found).steps[:done])
+    server.perform(plan_for(wanted, server.found).steps)
+    assert is_as_wanted(wanted, server.found)
+
+
+@given(servers())
+def test_destroying_leaves_what_is_of_others(found: CurrentState) -> None:
+    server = Simulation(DesiredState(project=PROJECT), found)
+    server.perform(plan_to_destroy(PROJECT, found).steps)
+    assert list(server.functions) == ["other"]
+    assert list(server.schedules) == ["theirs"]
+    assert list(server.runtimes) == ["etl"]
+
+
+def wanted(*news: NewFunction, **more: Any) -> DesiredState:
+    made = {one.name: DesiredFunction(new=one, **more) for one in news}
+    return DesiredState(project=PROJECT, functions=made)
+
+
+def had(new: NewFunction, **more: Any) -> CurrentState:
+    fields = {"cluster_id": f"{LABEL}{PROJECT}", "state": "active"} | more
+    return CurrentState(functions={new.name: found_function(function_of(new, **fields))})
+
+
+OLD = NewFunction(name="a", handler="x", environment={"KEY": "old", "GONE": "1"})
+NEW = NewFunction(name="a", handler="y", environment={"KEY": "new", "MORE": "1"})
+
+
+def test_a_change_says_old_and_new_and_no_value_of_a_variable() -> None:
+    (step,) = plan_for(wanted(NEW), had(OLD)).steps
+    assert step == Step(
+        verb=Verb.UPDATE,
+        noun=Noun.FUNCTION,
+        name="a",
+        function="a",
+        changes=(
+            FieldChange("handler", "x", "y"),
+            FieldChange("environment.GONE", "***", None),
+            FieldChange("environment.KEY", "***", "***"),
+            FieldChange("environment.MORE", None, "***"),
+        ),
+    )
+
+
+def test_no_secret_is_shown() -> None:
+    rule = WebhookRule(scheme="github", secret="hush-hush")
+    url = NewFunctionUrl(auth="webhook", webhook=rule)
+    where = NewDestination(url="https://example.com", secret="hush-hush")
+    more = {"url": url, "async_policy": NewAsyncPolicy(on_failure=where)}
+    assert "hush-hush" not in repr(plan_for(wanted(OLD, **more), had(OLD)))
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [(None, "was made otherwise"), (f"{LABEL}other", "has the label")]
+)
+def test_a_function_of_others_is_left_alone(label: str | None, said: str) -> None:
+    plan = plan_for(wanted(NEW), had(OLD, cluster_id=label))
+    assert not plan.steps
+    assert said in plan.refused[0]
+
+
+def test_an_adopted_function_is_changed_and_never_deleted() -> None:
+    there = had(OLD, cluster_id=None)
+    plan = plan_for(wanted(NEW, adopted=True), there)
+    assert [one.verb for one in plan.steps] == [Verb.UPDATE]
+    assert plan_for(wanted(), there).steps == ()
+
+
+def test_a_schedule_of_others_is_left_alone() -> None:
+    theirs = schedule_of(NewSchedule(name="daily", function="other", cron="0 3 * * *"))
+    ours = NewSchedule(name="daily", function="a", cron="0 4 * * *")
+    found = CurrentState(schedules={"daily": theirs})
+    plan = plan_for(wanted(NEW, schedules={"daily": ours}), found)
+    assert plan.refused == ("there is a schedule daily already, which runs other",)
+
+
+def test_a_paused_function_stays_paused_and_that_is_said() -> None:
+    plan = plan_for(wanted(OLD), had(OLD, state="paused"))
+    assert not plan.steps
+    assert "stays so" in plan.notes[0]
+
+
+def test_a_named_runtime_that_was_replaced_is_told() -> None:
+    plan = plan_for(wanted(OLD), had(OLD, runtime_outdated=True))
+    assert not plan.steps
+    assert "quiltfn functions update a --runtime shell" in plan.notes[0]
+
+
+def test_functions_may_share_a_runtime_and_it_is_made_once() -> None:
+    one = runtime("1")
+    news = [NewFunction(name=name, handler="x", runtime=one.name) for name in ("a", "b")]
+    steps = plan_for(wanted(*news, runtime=one), CurrentState()).steps
+    assert [step.name for step in steps if step.noun is Noun.RUNTIME] == [one.name]
+    assert steps[0].noun is Noun.RUNTIME
+
+
+def test_nothing_is_deleted_before_everything_else_is_there() -> None:
+    found = had(NewFunction(name="old", handler="x"))
+    steps = plan_for(wanted(NEW), found).steps
+    assert [one.verb for one in steps] == [Verb.CREATE, Verb.DEPLOY, Verb.DELETE]
+
+
+def test_a_made_runtime_that_was_removed_is_made_again() -> None:
+    one = runtime("1")
+    new = NewFunction(name="a", handler="x", runtime=one.name)
+    (step,) = plan_for(wanted(new, runtime=one), had(new)).steps
+    assert (step.verb, step.noun) == (Verb.CREATE, Noun.RUNTIME)
+
+
+def test_settings_of_a_runtime_are_told_field_by_field() -> None:
+    one, other = runtime("1"), NewRuntime(name="shop.python-2", kind="python", network="egress")
+    old = NewFunction(name="a", handler="x", runtime=one.name)
+    new = NewFunction(name="a", handler="x", runtime=other.name)
+    found = had(old)
+    found.runtimes[one.name] = runtime_of(one)  # type: ignore[index]
+    update = plan_for(wanted(new, runtime=other), found).steps[1]
+    assert FieldChange("network", "none", "egress") in update.changes
