@@ -94,6 +94,7 @@ class Dispatcher:
         self._is_pumping = self._is_settling = self._is_stopping = False
         self._claims_again_at = 0.0  # monotonic seconds; later than now where the store failed
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # uvloop's timers do not always tell
         self._look: asyncio.TimerHandle | None = None
         # Brings what other nodes have changed, before work that they accepted is begun.
         self.catch_up = no_others
@@ -259,11 +260,12 @@ class Dispatcher:
             return
         loop = asyncio.get_running_loop()
         wait = min(LONGEST_SLEEP_S, max(0.0, (self._due[0][0] - self._now_ms()) / 1000))
+        at = loop.time() + wait
         if self._timer is not None:
-            if self._timer.when() <= loop.time() + wait:
+            if self._timer_at <= at:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(wait, self.tick)
+        self._timer, self._timer_at = loop.call_at(at, self.tick), at
 
     def _block(self, backlog: Backlog) -> None:
         """Something is due and may not start now: it is looked at when a call of the function

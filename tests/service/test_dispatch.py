@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import uvloop
 from msgspec.structs import replace
 
 from contract.stores import eventually
@@ -125,6 +126,21 @@ async def test_what_came_to_be_due_ever_earlier_and_was_cancelled_is_not_remembe
     (one,) = await accept(server, entry, due_at_ms=round((server.clock.time + 60) * 1000))
     server.pass_time(61.0)
     assert (await final(server, entry, one)).status is Status.SUCCESS
+
+
+def test_work_arrives_while_other_work_is_due_at_once_on_the_loop_that_the_server_has(
+    tmp_path: Path,
+) -> None:
+    async def check() -> None:
+        async with open_harness(tmp_path) as server:
+            now_ms = round(server.clock.time * 1000)
+            server.dispatcher.arrived("first", "tenant", now_ms + 60_000)
+            server.clock.time += 70
+            for one in ("second", "third"):
+                server.dispatcher.arrived(one, "tenant", now_ms + 90_000)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(check())
 
 
 async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.server import ServerSettings
@@ -246,6 +247,30 @@ async def test_each_call_ends_at_its_own_deadline() -> None:
         await asyncio.gather(*map(call, (0.6, 0.2, 0.4)))
         await call(0.1)
     assert ended == [0.2, 0.4, 0.6, 0.1]
+
+
+def test_calls_come_while_a_deadline_is_at_hand_on_the_loop_that_the_server_has() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del writer
+        await reader.read()
+
+    async def check() -> None:
+        async with served(serve) as guest, asyncio.timeout(scaled(10)):
+            # uvloop's handle of what is due at once cannot tell when that is.
+            results = await asyncio.gather(guest.call(timeout_s=0.0001), guest.call(timeout_s=0.05))
+        assert [one.kind for one in results] == [ExitKind.DEADLINE] * 2
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(check())
+
+
+async def test_a_log_that_is_no_pipe_is_refused() -> None:
+    """Else its end could not be looked for, and no call would end."""
+    log = os.eventfd(0, os.EFD_NONBLOCK)
+    with pytest.raises(SandboxRefused, match="something else than a pipe"):
+        WebServer(ServerSettings(port=80), log, LIMITS, lambda: None, lambda: False)
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(log)
 
 
 async def test_a_call_without_a_socket_says_why() -> None:

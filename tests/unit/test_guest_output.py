@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+import uvloop
 
 from quiltfn.guest import wire
 from quiltfn.model.invocation import CallResult, ExitKind
@@ -56,16 +57,19 @@ async def called(
 ) -> tuple[GuestSandbox, Transport, asyncio.Future[CallResult]]:
     sandbox, transport = GuestSandbox("one", -1, cast("Any", None)), Transport()
     sandbox.connection_made(cast("Any", transport))
-    call = Call(
+    running = asyncio.ensure_future(sandbox.call(call_with(room)))
+    await asyncio.sleep(0)
+    return sandbox, transport, running
+
+
+def call_with(room: Room | None) -> Call:
+    return Call(
         payload=None,
         environment={},
         replaces_environment=False,
         timeout_s=60,
         long_output=room,
     )
-    running = asyncio.ensure_future(sandbox.call(call))
-    await asyncio.sleep(0)
-    return sandbox, transport, running
 
 
 async def test_room_is_asked_for_again_with_each_mib() -> None:
@@ -77,6 +81,23 @@ async def test_room_is_asked_for_again_with_each_mib() -> None:
     assert transport.is_reading
     sandbox.data_received(as_guest(END))
     assert len((await running).stdout) == 3 * MIB
+
+
+def test_a_call_comes_while_a_time_is_at_hand_on_the_loop_that_the_server_has() -> None:
+    async def check() -> None:
+        sandbox, _, running = await called()
+        sandbox.data_received(as_guest(END))
+        await running
+        sandbox.data_received(as_guest(wire.Clean(1)))
+        running = asyncio.ensure_future(sandbox.call(call_with(None)))
+        # uvloop's handle of what is due at once cannot tell when that is.
+        sandbox._look_again_at(asyncio.get_running_loop().time())
+        await asyncio.sleep(0)
+        sandbox.data_received(as_guest(wire.End(2, wire.ExitKind.EXITED, 0, 0, 0, "")))
+        assert (await running).kind is ExitKind.EXITED
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(check())
 
 
 async def test_nothing_is_read_until_there_is_room() -> None:

@@ -159,7 +159,7 @@ class GuestSandbox(asyncio.Protocol):
         self._on_lost: Callable[[], None] = _nothing
         self._nonce = 0
         self._outer: asyncio.TimerHandle | None = None
-        self._overdue_at = 0.0
+        self._overdue_at = self._outer_at = 0.0
         self._overdue = False
         self._out_of_memory_kills = 0
         self._has_heap_limit = False
@@ -240,7 +240,7 @@ class GuestSandbox(asyncio.Protocol):
         self._write(frame)
         del frame  # it may be long, and was sent
         self._overdue_at = self._loop.time() + call.timeout_s + OUTER_DEADLINE_S
-        if self._outer is None or self._outer.when() > self._overdue_at:
+        if self._outer is None or self._outer_at > self._overdue_at:
             self._look_again_at(self._overdue_at)
         return await self._end
 
@@ -456,6 +456,7 @@ class GuestSandbox(asyncio.Protocol):
         """Sets the one timer of this sandbox; a timer for each call would cost every warm call."""
         if self._outer is not None:
             self._outer.cancel()
+        self._outer_at = at  # uvloop's timers do not always tell
         self._outer = self._loop.call_at(at, self._kill_if_overdue)
 
     def _kill_if_overdue(self) -> None:

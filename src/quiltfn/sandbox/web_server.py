@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 import termios
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -215,7 +216,8 @@ class _Probe:
 class WebServer:
     """The server of one sandbox. `log`: the end of its pipe, which belongs to this object from now
     on. `ask_socket`: asks the guest for a socket, which `socket_came` then gets.
-    `was_killed_for_memory`: whether the kernel has since it was asked last.
+    `was_killed_for_memory`: whether the kernel has since it was asked last. Making one raises
+    `SandboxRefused` where the log is no pipe.
     """
 
     def __init__(
@@ -226,6 +228,9 @@ class WebServer:
         ask_socket: Callable[[], None],
         was_killed_for_memory: Callable[[], bool],
     ) -> None:
+        if not stat.S_ISFIFO(os.fstat(log).st_mode):  # else no call might end for its sake
+            os.close(log)
+            raise SandboxRefused("the guest gave something else than a pipe")
         self._settings, self._log, self._limits = settings, log, limits
         self._ask_socket, self._was_killed_for_memory = ask_socket, was_killed_for_memory
         self._loop = asyncio.get_running_loop()
@@ -240,6 +245,8 @@ class WebServer:
         self._log_room = LOG_BYTES_PER_S
         self._refill: asyncio.TimerHandle | None = None
         self._overdue: asyncio.TimerHandle | None = None
+        # Of that timer; uvloop's own do not always tell.
+        self._overdue_at = 0.0
         self._chunk_room = ChunkRoom()
         os.set_blocking(log, False)
         self._loop.add_reader(log, self._read_log)
@@ -299,7 +306,7 @@ class WebServer:
             exchange.drop(self._between_dropped)
             self._between, self._between_dropped = b"", 0
         self._running[exchange] = None
-        if self._overdue is None or self._overdue.when() > exchange.deadline:
+        if self._overdue is None or self._overdue_at > exchange.deadline:
             self._look_for_overdue_at(exchange.deadline)
         try:
             connection = self._take_idle() if call.body is None else None
@@ -330,6 +337,7 @@ class WebServer:
         """Sets the one timer for the deadlines of all calls; one for each would cost every call."""
         if self._overdue is not None:
             self._overdue.cancel()
+        self._overdue_at = at
         self._overdue = self._loop.call_at(at, self._end_overdue)
 
     def _end_overdue(self) -> None:
