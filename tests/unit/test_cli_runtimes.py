@@ -7,9 +7,11 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -464,6 +466,35 @@ def test_a_program_that_hangs_is_ended_with_what_it_has_started(
     assert not Path(place).exists()
     assert list(aside.iterdir()) == []
     assert {method for method, _ in fake.asked} == {"GET"}  # nothing was sent
+
+
+def test_a_program_that_does_not_want_to_end_is_ended_though_ctrl_c_comes_twice(
+    tmp_path: Path,
+) -> None:
+    made = tmp_path / "made"
+    command = ["sh", "-c", f"trap '' TERM; echo $$ >{made}; sleep 600; sleep 600"]
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        while not (made.exists() and made.read_text()):
+            time.sleep(0.01)
+        for _ in range(2):
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        tools.run(command)
+    thread.join()
+    number = int(made.read_text())
+    until = time.monotonic() + scaled(5)
+    while (runs_on := runs(number)) and time.monotonic() < until:
+        time.sleep(0.01)
+    if runs_on:
+        os.killpg(number, signal.SIGKILL)
+    assert not runs_on
 
 
 def test_a_reference_is_pulled_by_its_digest_with_what_was_given(

@@ -80,12 +80,20 @@ def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     is not waited for.
     """
     output = errors = ""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+    try:
+        _signal(process, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=GRACE_SECONDS)
+    finally:  # also where somebody does not wait for that
+        _signal(process, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             output, errors = process.communicate(timeout=GRACE_SECONDS)
     return subprocess.CompletedProcess(process.args, 0, output, errors)
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
