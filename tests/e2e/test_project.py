@@ -13,9 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
+from e2e import tiny_root
 from e2e.server import QUILTFN, Completed, Server, quiltfn, until
+from quiltfn.cli.project.init import IMAGE
 from timeouts import scaled
 from unit.sample_archives import a_wheel
+from unit.test_root_file_system import oci
 
 pytestmark = pytest.mark.sandbox
 TIMEOUT_S = 120.0
@@ -153,6 +156,21 @@ def test_what_init_writes_works(shared: Server, tmp_path: Path, kind: str) -> No
     assert there.run("init", f"--{kind}").code == 0
     assert there.run("deploy").code == 0
     assert "Hello!" in there.answer(kind)
+    assert there.run("destroy", "--yes").code == 0
+
+
+def test_what_init_writes_runs_in_an_image(shared: Server, tmp_path: Path) -> None:
+    there = Shop(shared, tmp_path / "box")
+    assert there.run("init", "--image").code == 0
+    (there.directory / "box.tar").write_bytes(
+        oci(tiny_root.packed(tiny_root.make(tmp_path / "root")))
+    )
+    project = there.directory / "quiltfn.toml"
+    project.write_text(project.read_text().replace(IMAGE, "box.tar"))
+    done = there.run("deploy")
+    assert done.code == 0, done.stderr
+    assert "Hello!" in there.answer("box")
+    assert there.deploy()["steps"] == []
     assert there.run("destroy", "--yes").code == 0
 
 
