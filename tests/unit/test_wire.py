@@ -36,10 +36,11 @@ from quiltfn.guest.wire import (
 nonces = st.integers(0, wire.NONCE_MAX)
 u32 = st.integers(0, 0xFFFF_FFFF)
 texts = st.text(max_size=60)
+strings = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 codes, dropped = st.integers(0, wire.CODE_MAX), st.integers(0, wire.DROPPED_MAX)
 events = st.one_of(
     st.builds(Hello, u32),
-    st.builds(Specialised, u32, texts),
+    st.builds(Specialised, u32, strings, st.binary(max_size=60)),
     st.builds(
         Output, nonces, st.sampled_from(["stdout", "stderr"]), st.binary(min_size=1, max_size=300)
     ),
@@ -48,7 +49,6 @@ events = st.one_of(
     st.builds(Clean, nonces),
     st.builds(Socket, u32),
 )
-strings = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 names = strings.filter(lambda name: name != "" and "=" not in name)
 
 
@@ -61,8 +61,9 @@ def as_guest(event: Event) -> bytes:
     match event:
         case Hello(version):
             return frame("H", struct.pack("<I", version))
-        case Specialised(errno, text):
-            return frame("P", struct.pack("<I", errno) + text.encode())
+        case Specialised(errno, text, written):
+            behind = b"\0" + written if written else b""
+            return frame("P", struct.pack("<I", errno) + text.encode() + behind)
         case Result(nonce, "stdout", data):
             return frame("T", struct.pack("<Q", nonce) + data)
         case Output(nonce, stream, data):
