@@ -154,6 +154,13 @@ def test_a_runner_that_cannot_start_says_why(bare_guest: BareGuest, script: str,
     assert bare_guest.wait() == 0
 
 
+@pytest.mark.parametrize("pages", range(17, 29))
+def test_what_it_wrote_last_may_come_as_it_ends(bare_guest: BareGuest, pages: int) -> None:
+    """More than a pipe holds: the rest is written, and the program gone, while that is read."""
+    script = f"os.write(1, b'x' * {pages} * 4096 + b'end'); os._exit(7)"
+    assert small(bare_guest, script).written.endswith(b"xend")
+
+
 @pytest.mark.parametrize("end", ["say('refused it has no handler')", "sys.exit(7)"])
 def test_a_runner_that_cannot_start_tells_what_it_wrote_last(
     bare_guest: BareGuest, end: str

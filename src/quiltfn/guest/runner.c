@@ -403,6 +403,7 @@ static bool runner_await(void)
         bool more = false;
         forget_child_signal();
         if (reap(runner.pid, &status, &more)) {
+            runner_keep_start(&runner.out);
             runner_keep_start(&runner.log);
             struct end end = end_of(status);
             snprintf(runner.told, sizeof runner.told,
