@@ -104,6 +104,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 def another(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
     """Makes further servers, not started yet, with what `watched` takes."""
     with ExitStack() as stack:
-        yield lambda options="", **more: stack.enter_context(
-            watched(f"{gvisor(request)} {options}", **more)
+        yield lambda options="", kind=Server, **more: stack.enter_context(
+            watched(f"{gvisor(request)} {options}", kind, **more)
         )

@@ -309,7 +309,7 @@ static void judge(const unsigned char *at, size_t length)
             wrong("a greeting of %zu bytes, or a second one", length);
         heard.hello = true;
     } else if (kind == 'P') {
-        if (length < 4 || length > 4 + 1024 || heard.specialised || !heard.hello)
+        if (length < 4 || length > 4 + 1024 + 1 + 4096 || heard.specialised || !heard.hello)
             wrong("it is specialised with %zu bytes, or twice", length);
         heard.specialised = heard.clean = true;
     } else if (kind == 'D' || (kind == 'X' && serves_by_itself())) {

@@ -26,7 +26,7 @@ from quiltfn.wire import FunctionChanges, NewFunction
 # ------------------------------------------------------------------------------- a guest's frames
 
 # From docs/reference/guest-protocol.md, not from the decoder: the shortest and longest payload.
-LENGTHS = {"H": (4, 4), "P": (4, 1028), "O": (9, 65544), "E": (9, 65544), "X": (40, 1064)}
+LENGTHS = {"H": (4, 4), "P": (4, 5125), "O": (9, 65544), "E": (9, 65544), "X": (40, 1064)}
 LENGTHS |= {"T": (9, 65544), "Z": (8, 8), "D": (4, 4)}
 FRAME_MAX = 8 + 65_544
 
@@ -70,7 +70,9 @@ def told(kind: str, body: bytes) -> tuple[Any, ...]:
     if kind in "OET":
         return (kind, int.from_bytes(body[:8], "little"), body[8:])
     if kind == "P":
-        return (kind, int.from_bytes(body[:4], "little"), body[4:].decode(errors="replace"))
+        text, _, written = body[4:].partition(b"\0")
+        errno = int.from_bytes(body[:4], "little")
+        return (kind, errno, text.decode(errors="replace"), written)
     return (kind, int.from_bytes(body, "little"))
 
 
@@ -78,8 +80,8 @@ def as_told(event: wire.Event) -> tuple[Any, ...]:
     match event:
         case wire.Hello(version):
             return ("H", version)
-        case wire.Specialised(errno, text):
-            return ("P", errno, text)
+        case wire.Specialised(errno, text, written):
+            return ("P", errno, text, written)
         case wire.Result(nonce, "stdout", data):
             return ("T", nonce, data)
         case wire.Output(nonce, stream, data):

@@ -180,7 +180,7 @@ PARSER_MISTAKES: list[tuple[Callable[..., None], ModuleType, str, str]] = [
     (targets.decoder, wire, "self._needed = 8\n", "self._needed = 0\n                at -= 1\n"),
     (targets.decoder, wire, "            self._failed = error\n", ""),
     (targets.decoder, wire, "            rest.clear()\n", ""),
-    (targets.decoder, wire, '4 : end].decode(errors="replace")', "4 : end].decode()"),
+    (targets.decoder, wire, 'told.decode(errors="replace")', "told.decode()"),
     (targets.json_body, parse, "            _check_strings(value)\n", "            pass\n"),
     (targets.json_body, parse, 'if "\\\\u" in text or ', "if "),
     (targets.json_body, parse, " >= DEPTH_MAX:\n", " >= 2 * DEPTH_MAX:\n"),
