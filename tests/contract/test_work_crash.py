@@ -317,19 +317,24 @@ async def two_functions(path: Path) -> dict[str, int]:
         return found
 
 
-async def storm(path: Path, rounds: int, *, eager: bool) -> tuple[WorkVerdict, Told, WorkSeen]:
-    """So many kills, and more until a child has done all that the test compares."""
-    told, dice = Told(await two_functions(path)), random.Random()
+async def storm(
+    path: Path, told: Told, rounds: int, *, eager: bool
+) -> tuple[WorkVerdict, WorkSeen]:
+    """So many kills, and more until a child has done all that the test compares. `told`: what was
+    told before, and is gone on with.
+    """
+    dice = random.Random()
     for number in range(5 * rounds):
         if number >= rounds and (eager or told.is_complete):
             break
         told.take(await run_and_kill(path, dice.random() * LIFE_S, eager=eager))
     seen = await finished(path, told)
-    return judge_work(told.history, told.runs, seen), told, seen
+    return judge_work(told.history, told.runs, seen), seen
 
 
 async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) -> None:
-    verdict, told, seen = await storm(path, ROUNDS, eager=False)
+    told = Told(await two_functions(path))
+    verdict, seen = await storm(path, told, ROUNDS, eager=False)
     assert verdict.is_clean, f"{verdict}\n" + "\n".join(verdict.examples)
     # What was told to have ended has ended so.
     changed = [
@@ -345,8 +350,9 @@ async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) 
 async def test_the_check_would_notice_work_that_runs_before_the_journal_has_its_start(
     path: Path,
 ) -> None:
+    told = Told(await two_functions(path))
     for _ in range(5):  # where the kills come is chance
-        verdict, _, _ = await storm(path, CONTROL_ROUNDS, eager=True)
+        verdict, _ = await storm(path, told, CONTROL_ROUNDS, eager=True)
         if verdict.found[Rule.TWICE] > 0:
             return
     raise AssertionError(str(verdict))
