@@ -1,0 +1,24 @@
+"""What scripts/setup installs: the tests' packages hold those of a server, with the same versions."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+FILES = Path(__file__).parents[2] / "requirements"
+PACKAGE = re.compile(r"^([A-Za-z0-9._-]+(?:\[[^]]*\])?==\S+)", re.MULTILINE)
+
+
+def packages(name: str) -> set[str]:
+    return set(PACKAGE.findall((FILES / f"{name}.txt").read_text()))
+
+
+@pytest.mark.parametrize("name", ["run", "postgresql"])
+def test_what_tests_need_holds_what_servers_need(name: str) -> None:
+    """So that a script which runs beside the tests does not install anything again."""
+    assert packages(name)
+    assert packages(name) - packages("test") == set()
+
+
+def test_there_are_packages_that_only_tests_need() -> None:
+    assert packages("test") - packages("run")
