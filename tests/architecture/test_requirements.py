@@ -1,4 +1,4 @@
-"""What scripts/setup installs: the tests' packages hold those of a server, with the same versions."""
+"""What scripts/setup installs: the tests' packages hold those of a server, in the same versions."""
 
 import re
 from pathlib import Path

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from quiltfn.model.counts import Headroom
@@ -45,6 +45,21 @@ def test_as_many_calls_as_there_is_headroom_for_are_served(
     live_through(story, size)
 
 
+# An instance that was started to be parked comes up while a call of its pool waits for memory.
+WANTED_WHEN_IT_COMES_UP = [
+    *[("acquire", 0, 0), ("cancel while waiting", 0, 0)] * 5,
+    *[("promote at once", 0, 2), ("park", 0, 0)],
+    *[("acquire", 1, 0), ("acquire", 1, 0), ("acquire", 0, 0)],
+]
+# An idle instance is found to have more than it was counted, and then more is held than may be.
+MORE_THAN_MAY_BE = [
+    *[("acquire", 0, 0)] * 10,
+    *[("acquire three", 1, 0), ("all quiet", 0, 0), ("time", 0, 3), ("measure", 0, 6)],
+]
+
+
+@example(story=WANTED_WHEN_IT_COMES_UP, which=0)
+@example(story=MORE_THAN_MAY_BE, which=1)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES_OF_SEVERAL, which=st.integers(0, 2))
 def test_and_so_where_several_pools_share_the_memory(

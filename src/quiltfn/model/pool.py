@@ -37,7 +37,7 @@ from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
 from quiltfn.model.instance_table import FREE, InstanceTable
 from quiltfn.model.keepalive import KEEP_AT_LEAST_S, KeepAlive, is_wanted, next_change
 from quiltfn.model.limits import PoolLimits
-from quiltfn.model.memory import EvictionCandidate, Footprint, Memory
+from quiltfn.model.memory import ROUNDING_MIB, EvictionCandidate, Footprint, Memory
 from quiltfn.model.quota import Quota
 from quiltfn.model.wait_queue import Waiter, WaitQueue
 
@@ -214,7 +214,9 @@ class Pool:
         self._table.apply(instance, InstanceEvent.STARTED, now)
         self._history.ready()
         actions = self._became_ready(instance, now)
-        if instance.is_to_park and instance.state is READY and self._may_stay_parked(instance):
+        # A call that waits for memory, after those of other pools, finds it ready in its turn.
+        is_wanted = instance.state is not READY or self.queue
+        if instance.is_to_park and not is_wanted and self._may_stay_parked(instance):
             self._table.apply(instance, InstanceEvent.PARKED, now)
         return actions
 
@@ -493,15 +495,16 @@ class Pool:
         """
         there = self._table.count_free(digest)
         limit = self._table.footprint(digest).limit_mib
-        free = max(0.0, self.memory.budget_mib - self.memory.held_mib)
+        spare = self.memory.budget_mib - self.memory.held_mib  # negative: more than it may
+        free = max(0.0, spare)
         # What is idle counts less than its limit, and grows to it with the call.
         if free >= there * limit:
             return there, free - there * limit
         growth = sum(
             limit - one.charge_mib for state in FREE for one in self._table.in_state(state, digest)
         )
-        if growth <= free:
-            return there, free - growth
+        if growth <= spare + ROUNDING_MIB:
+            return there, max(0.0, free - growth)
         return min(there, int(free // limit)), 0.0
 
     def held_by(self, waiter: int) -> int | None:
