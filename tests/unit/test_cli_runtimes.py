@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -816,3 +817,29 @@ def test_of_one_function_it_is_said_whether_it_is_outdated(fake: Fake, capsys: C
     fake.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "runtime_outdated": True})
     assert run(["functions", "get", "hello"]) == 0
     assert "its runtime was replaced since this version was made" in capsys.readouterr().out
+
+
+def test_a_signal_while_a_program_is_started_ends_that_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    class Signalled(subprocess.Popen[str]):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGTERM)
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    monkeypatch.setattr(subprocess, "Popen", Signalled)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            tools.run(["sleep", "300"])
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)

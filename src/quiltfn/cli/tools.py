@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from quiltfn.cli.parsing import BadParameter
 
@@ -44,6 +46,7 @@ def run(
     seconds = _timeout_seconds.get()
     with tempfile.TemporaryDirectory(prefix="quiltfn-", ignore_cleanup_errors=True) as aside:
         variables = None if environment is None else {**environment, "TMPDIR": aside}
+        release = _hold_signals()
         try:
             process = subprocess.Popen(
                 command,
@@ -57,9 +60,11 @@ def run(
                 start_new_session=True,
             )
         except OSError as error:
+            release()
             raise BadParameter(f"{command[0]} cannot be run: {error.strerror}") from None
         with process:
             try:
+                release()
                 output, errors = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 told = said(_ended(process))
@@ -73,6 +78,26 @@ def run(
                 _ended(process)
                 raise
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _hold_signals() -> Callable[[], None]:
+    """From now on signals that end the command wait, until what is returned is called. One that
+    came while a program is started would leave that behind: nobody has its number yet.
+    """
+    came: list[int] = []
+    held: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # others get no signals
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(signal.getsignal(number)):
+                held[number] = signal.signal(number, lambda one, _: came.append(one))
+
+    def release() -> None:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)
+
+    return release
 
 
 def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
