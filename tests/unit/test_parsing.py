@@ -109,6 +109,17 @@ def test_what_is_out_of_range_is_said_by_its_name(words: list[str], sentence: st
     assert refused.value.message == sentence
 
 
+def test_a_word_that_may_be_left_out_has_its_default() -> None:
+    found: list[Path] = []
+
+    def where(place: Annotated[Path, Argument(help="A place.")] = Path()) -> None:
+        found.append(place)
+
+    parsing.run(where, "quiltfn where", [])
+    parsing.run(where, "quiltfn where", ["x"])
+    assert found == [Path(), Path("x")]
+
+
 def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         seen("--help")

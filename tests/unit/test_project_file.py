@@ -256,6 +256,19 @@ def test_init_overwrites_nothing(tmp_path: Path, capsys: Captured) -> None:
     assert (tmp_path / "main.py").read_text() == "mine"
 
 
+def test_a_project_is_here_where_no_directory_is_named(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["deploy"], ["destroy"]):
+        assert run(words) == 2
+        assert "there is no quiltfn.toml" in capsys.readouterr().err
+    assert run(["init"]) == 0
+    assert {one.name for one in tmp_path.iterdir()} == {"quiltfn.toml", "main.py"}
+    assert run(["init"]) == 1
+    assert "quiltfn.toml and main.py are there already" in capsys.readouterr().err
+
+
 def test_init_takes_one_kind(tmp_path: Path) -> None:
     assert run(["init", str(tmp_path), "--python", "--node"]) == 2
 

@@ -247,7 +247,14 @@ class Taken:
         if isinstance(about, Argument):
             metavar = about.metavar or self.name.upper()
             nargs = "+" if self.is_list else None if self.is_required else "?"
-            parser.add_argument(self.key, metavar=metavar, type=self._read, nargs=nargs, help=told)
+            parser.add_argument(
+                self.key,
+                metavar=metavar,
+                type=self._read,
+                nargs=nargs,
+                default=self.default,
+                help=told,
+            )
         elif self.kind is bool:
             yes = {"action": "store_true", "default": self.default, "help": told}
             parser.add_argument(*self.names, dest=self.key, **yes)

@@ -82,7 +82,8 @@ def init(
     }
     there = [str(path) for path in files if path.exists()]
     if there:
-        show.complain(f"{', '.join(there)} is there already", "nothing was written")
+        verb = "is" if len(there) == 1 else "are"
+        show.complain(f"{' and '.join(there)} {verb} there already", "nothing was written")
         raise Exit(1)
     try:
         directory.mkdir(parents=True, exist_ok=True)
