@@ -156,9 +156,14 @@ def test_a_server_without_functions_teaches_how_to_make_one(
     page = open_page(empty.url, permissions=["clipboard-read", "clipboard-write"])
     page.goto("/ui/")
     expect(page.get_by_role("heading", name="No functions yet")).to_be_visible()
-    page.get_by_role("button", name="Copy the command").first.click()
-    copied = page.evaluate("() => navigator.clipboard.readText()")
-    assert copied == "quiltfn functions create hello --handler 'echo hello'"
+    copied = []
+    for button in page.get_by_role("button", name="Copy the command").all()[:2]:
+        button.click()
+        copied.append(page.evaluate("() => navigator.clipboard.readText()"))
+    assert copied == [
+        f"export QUILT_BASE_URL='{empty.url}'",
+        "quiltfn functions create hello --handler 'echo hello'",
+    ]
     page.get_by_role("link", name="Write one here").click()
     expect(page.get_by_role("heading", name="New function")).to_be_visible()
 

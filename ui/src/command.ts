@@ -1,6 +1,14 @@
 // Lines for a shell.
 import { urlOf } from "./api.ts";
 
+const USUAL = ["http://127.0.0.1:8080", "http://localhost:8080"];
+
+/** The line after which `quiltfn` finds this server; null: it does without. */
+export function serverLine(): string | null {
+  const address = urlOf("").href.replace(/\/$/, "");
+  return USUAL.includes(address) ? null : `export QUILT_BASE_URL=${quoted(address)}`;
+}
+
 /** `text` as one word of a shell. */
 export const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
 

@@ -56,15 +56,20 @@ export function othersWith(one: Function, runtime: Runtime): string {
   return others.length === 0 ? "" : counted(others.length, "other function");
 }
 
-/** What becomes of the function's files where only its settings are changed, and how; null: they
- * stay, and nothing is done for it.
+/** What becomes of the function's files and of the rest of its runtime where only its settings are
+ * changed, and how; null: they stay, and nothing is done for it.
  */
 export function aboutFiles(
   one: Function,
   standing: Standing,
 ): { said: string; how?: string } | null {
   const { served: { version }, runtime } = standing;
-  if (runtime === undefined || !hasOtherFiles(standing)) return null;
+  if (runtime === undefined) return null;
+  if (!hasOtherFiles(standing)) {
+    return one.runtime_outdated
+      ? { said: `A new version gets runtime ${runtime.name} as it is now.` }
+      : null;
+  }
   return othersWith(one, runtime)
     ? {
       said: `Runtime ${runtime.name}, which others use as well, has other files than version ` +

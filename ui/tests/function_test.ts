@@ -10,7 +10,7 @@ import { dashAt, words } from "../src/parts/chart.ts";
 import { withImages } from "../src/saving.ts";
 import { may } from "../src/scope.ts";
 import { filled, queryOf, sums } from "../src/series.ts";
-import { callLine } from "../src/command.ts";
+import { callLine, serverLine } from "../src/command.ts";
 import { newSecret, testDelivery } from "../src/signing.ts";
 import { who } from "../src/store.ts";
 import { cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
@@ -211,4 +211,18 @@ Deno.test("a call's line quotes what is sent, and names the key's variable, not 
   assert.ok(line.includes("respond-async"), line);
   const plain = callLine("f1", { payload: null }, { hasKey: false, isQueued: false });
   assert.ok(!/Key|respond-async/.test(plain), plain);
+});
+
+Deno.test("a terminal is told where the server is, unless it is where quiltfn looks", () => {
+  const page = document as { baseURI: string };
+  const before = page.baseURI;
+  try {
+    assert.equal(serverLine(), "export QUILT_BASE_URL='http://proxy.test/q'");
+    for (const host of ["127.0.0.1:8080", "localhost:8080"]) {
+      page.baseURI = `http://${host}/ui/`;
+      assert.equal(serverLine(), null);
+    }
+  } finally {
+    page.baseURI = before;
+  }
 });

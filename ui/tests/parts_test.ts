@@ -147,6 +147,13 @@ Deno.test("a notice has the hint of a refusal", () => {
   assert.match(text, /role="alert".*taken.*choose another/s);
 });
 
+Deno.test("a hint leaves out the call of the API that a page has a button for", () => {
+  const hint = "resume it first: POST /api/functions/<id>/resume";
+  const refusal = new Refused(409, { error: "paused", hint });
+  const text = renderToString(html`<${Notice} of=${refusal} />`);
+  assert.match(text, />resume it first<\/p>/);
+});
+
 Deno.test("what never happened has no date", () => {
   assert.match(renderToString(html`<${Ago} at=${null} />`), /never/);
   assert.match(renderToString(html`<${Ago} at=${0} />`), /datetime="1970-01-01T00:00:00.000Z"/i);

@@ -107,6 +107,15 @@ Deno.test("who else has a runtime is known", () => {
   functions.value = new Map();
 });
 
+Deno.test("where a runtime changed otherwise than by its files, that comes with the next version", () => {
+  const same = { ...standing, served: versions[0] as Version };
+  assert.equal(aboutFiles(one, same), null);
+  assert.equal(
+    aboutFiles({ ...one, runtime_outdated: true }, same)?.said,
+    "A new version gets runtime r as it is now.",
+  );
+});
+
 Deno.test("the only file is opened at once, or the one that the handler names", () => {
   const file = (path: string, size_bytes = 1) => ({
     ...{ path, size_bytes, is_link: false, is_executable: false },

@@ -242,11 +242,13 @@ export default function FunctionPage({ function_id: id = "", section = "" }: Pag
     <${Facts} one=${one} />
     <${PoolStrip} one=${one} />
     <${Tabs} id=${id} at=${section} />
-    ${one.runtime_outdated && html`
+    ${one.runtime_outdated && section !== "settings" && html`
       <p
         class="notice">The runtime <a href=${href(["runtimes", one.runtime])}>${one
           .runtime}</a> was replaced since version ${one
-          .current_version} was made. An update brings what it is now.</p>
+          .current_version} was made. That version keeps what it was made with; <a
+          href=${href(["functions", id, "settings"])}>Code and settings</a> says what the next one
+        gets.</p>
     `}
     ${one.note && html`<p class="notice">${visible(one.note)}</p>`}
     ${one.error_message && html`<${Notice} of=${new Error(visible(one.error_message))} />`}

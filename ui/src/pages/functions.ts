@@ -12,6 +12,7 @@ import {
   statsOf,
   watchActivity,
 } from "../activity.ts";
+import { serverLine } from "../command.ts";
 import { html } from "../html.ts";
 import { visible } from "../parts/ansi.ts";
 import { Choice } from "../parts/choice.ts";
@@ -137,12 +138,14 @@ function Empty() {
         }}>Show all</button></p>
     `;
   }
+  const there = serverLine();
   return html`
     <div class="card empty teach">
       <h2>No functions yet</h2>
       <p>A function is a piece of code that runs when it is called, in a sandbox of its own.</p>
       <p><a class="button primary" href="#/functions/new">Write one here</a></p>
       <p>or in a terminal:</p>
+      ${there && html`<${Copy} text=${there} />`}
       <${Copy} text="quiltfn functions create hello --handler 'echo hello'" />
       <${Copy} text="quiltfn functions deploy hello" />
       <${Copy} text="quiltfn invoke hello" />

@@ -63,7 +63,7 @@ function Empty() {
       <p>A schedule runs a function by a cron expression or at an interval.</p>
       <p><a class="button primary" href="#/new-schedule">Make one here</a></p>
       <p>or in a terminal:</p>
-      <${Copy} text="quiltfn schedules create nightly --function hello --cron '0 3 * * *'" />
+      <${Copy} text="quiltfn schedules add nightly hello --cron '0 3 * * *'" />
     </div>
   `;
 }

@@ -1,0 +1,33 @@
+"""The lines for a terminal that the dashboard shows."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from quiltfn.cli import run
+
+SOURCE = Path(__file__).parents[2] / "ui/src"
+# Commands of the machine are run by another program.
+ELSEWHERE = ("quiltfn fleet ", "quiltfn keys ")
+SHOWN = re.compile(r"""text=(?:"|\$\{`)(quiltfn [^"`]+)["`]""")
+LINES = sorted(
+    line
+    for line in {n for one in SOURCE.rglob("*.ts") for n in SHOWN.findall(one.read_text("utf-8"))}
+    if not line.startswith(ELSEWHERE)
+)
+
+
+def test_lines_are_found() -> None:
+    assert {line.split()[1] for line in LINES} >= {"functions", "invoke", "schedules", "runtimes"}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_that_the_dashboard_shows_is_a_command(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(line.replace("${one.name}", "hello"))[1:]
+    assert run([*words, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert [word for word in words if word.startswith("--") and word not in told] == []
