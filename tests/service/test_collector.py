@@ -9,6 +9,7 @@ the 250 µs that the server spends on a warm call.
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
         yield harness
 
 
-@pytest.fixture
-async def connection(harness: Harness) -> AsyncIterator[Connection]:
+@asynccontextmanager
+async def connected(harness: Harness) -> AsyncIterator[Connection]:
+    """A caller's connection to the application, by real sockets."""
     app, connections = make_app(harness.services), Connections()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: HttpConnection(app, connections), "127.0.0.1")
@@ -68,6 +70,12 @@ async def connection(harness: Harness) -> AsyncIterator[Connection]:
     caller.close()
     server.close()
     await server.wait_closed()
+
+
+@pytest.fixture
+async def connection(harness: Harness) -> AsyncIterator[Connection]:
+    async with connected(harness) as caller:
+        yield caller
 
 
 async def left_by_calls(harness: Harness, connection: Connection) -> int:

@@ -2,16 +2,12 @@
 in this process.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from quiltfn.api.app import make_app
-from quiltfn.api.connection import HttpConnection
-from quiltfn.api.connections import Connections
 from quiltfn.http_trigger.answer import wrong_field
 from quiltfn.model.invocation import CallResult
 from quiltfn.model.runtime import SHELL, Kind
@@ -21,7 +17,7 @@ from quiltfn.runtimes import Runtimes
 from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import open_harness
 from service.python_calls import fewest_python_calls
-from service.test_collector import Connection
+from service.test_collector import Connection, connected
 from service.test_urls import Web
 from service.test_web_server import always, served
 
@@ -44,14 +40,8 @@ async def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         monkeypatch.setattr(Runtimes, "with_snapshot", as_server)
         web = Web(harness)
         await web.url(await web.function(cleanup_on_exit=False), {}, auth="none")
-        app, connections = make_app(harness.services), Connections()
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: HttpConnection(app, connections), "127.0.0.1")
-        caller = Connection(*await asyncio.open_connection(*server.sockets[0].getsockname()))
-        yield caller
-        caller.close()
-        server.close()
-        await server.wait_closed()
+        async with connected(harness) as caller:
+            yield caller
 
 
 async def python_calls(connection: Connection) -> int:
