@@ -89,20 +89,29 @@ def recent(client: Client, function: str, age: float | None) -> list[Invocation]
 
 def write(events: Iterator[Event], *, as_json: bool) -> None:
     """Prints output as it comes, and notes of the rest; or each event as a line of JSON."""
+    is_unended = False  # what was written last, where a note would come behind it
     for event in events:
         if as_json:
             show.pass_through(show.encoded(as_object(event)).decode() + "\n", sys.stdout)
         elif isinstance(event, Output):
             to = sys.stdout if event.stream == "stdout" else sys.stderr
             show.write_bytes(to, event.data)
-        elif isinstance(event, Started):
-            show.note(f"{event.invocation_id} started{' cold' if event.cold_start else ''}")
-        elif isinstance(event, Gap):
-            show.note(missing(event))
-        elif isinstance(event, End):
-            ended = event.invocation
-            told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
-            show.note(f"{ended.invocation_id} {ended.status}{told}")
+            is_unended = event.data[-1:] not in (b"", b"\n") and (to is sys.stderr or to.isatty())
+        else:
+            if is_unended:
+                show.write(sys.stderr, "\n")
+            is_unended = False
+            show.note(note_of(event))
+
+
+def note_of(event: Started | Gap | End) -> str:
+    if isinstance(event, Started):
+        return f"{event.invocation_id} started{' cold' if event.cold_start else ''}"
+    if isinstance(event, Gap):
+        return missing(event)
+    ended = event.invocation
+    told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
+    return f"{ended.invocation_id} {ended.status}{told}"
 
 
 def as_object(event: Event) -> dict[str, object]:

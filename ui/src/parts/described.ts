@@ -19,6 +19,8 @@ export interface DescribedProps {
   isReadOnly?: boolean;
   /** What may be chosen, where the server names it elsewhere. */
   options?: readonly string[] | undefined;
+  /** What is shown of an option that does not say it itself. */
+  words?: Record<string, string>;
   isMono?: boolean;
 }
 
@@ -82,7 +84,7 @@ interface ControlProps extends DescribedProps {
   tell: (value: Value) => void;
 }
 
-function Control({ name, label, value, options, isMono, field, shared, tell }: ControlProps) {
+function Control({ name, label, value, options, words = {}, isMono, field, shared, tell }: ControlProps) {
   const { id: _id, ...unnamed } = shared;
   const typed = (event: Event) => tell(taken((event.target as HTMLInputElement).value, field));
   const all = options ?? field.options;
@@ -107,7 +109,7 @@ function Control({ name, label, value, options, isMono, field, shared, tell }: C
   if (all) {
     return html`<select class="text" ...${shared} value=${value} onChange=${typed}>${
       all.map((one) =>
-        html`<option value=${one} key=${one} selected=${one === value}>${one}</option>`
+        html`<option value=${one} key=${one} selected=${one === value}>${words[one] ?? one}</option>`
       )
     }</select>`;
   }

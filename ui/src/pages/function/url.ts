@@ -61,6 +61,12 @@ function Cors({ of, isReadOnly, onValue }: {
   }${field("allow_credentials", "With credentials", false)}</div>`;
 }
 
+const CALLERS = {
+  key: "key: who has one",
+  none: "none: anybody",
+  webhook: "webhook: who can sign",
+};
+
 /** What is saved as a draft: without the mask, the secret stays as it is. */
 function rulesOf(url: FunctionUrl): NewFunctionUrl {
   const { path: _path, host: _host, refused: _refused, last_refused_at: _last, ...more } = url;
@@ -80,7 +86,7 @@ function Rules({ of, url, change, isReadOnly, onReveal }: {
   return html`
     <div class="settings">
       <${Described} shape=${SHAPE} name="auth" label="Who may call" value=${auth}
-        isReadOnly=${isReadOnly} onValue=${(chosen: "key" | "none" | "webhook") =>
+        words=${CALLERS} isReadOnly=${isReadOnly} onValue=${(chosen: "key" | "none" | "webhook") =>
           change({
             auth: chosen,
             webhook: chosen === "webhook"

@@ -1,0 +1,27 @@
+"""`quiltfn logs`: where what a program wrote ends, and a note about its call begins."""
+
+import sys
+
+import pytest
+
+from quiltfn.cli import logs
+from quiltfn.sdk.events import Event, Output, Started
+from unit.canned_server import Terminal
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, *written: Event) -> str:
+    """What a terminal gets of it."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    logs.write(iter([*written, Started("a-call", cold_start=False)]), as_json=False)
+    return terminal.getvalue()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_note_begins_a_line(monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    note = "\x1b[2ma-call started\x1b[0m\n"
+    assert shown(monkeypatch, Output(stream, 0, b"answer")) == f"answer\n{note}"
+    assert shown(monkeypatch, Output(stream, 0, b"line\n")) == f"line\n{note}"
+    assert shown(monkeypatch, Output(stream, 0, b"")) == note
+    assert shown(monkeypatch) == note
