@@ -264,7 +264,8 @@ def test_a_version_that_cannot_start_is_known_after_another_deployment(
     page.get_by_role("button", name="Save and deploy").click()
     expect(page.get_by_text("Saved as version 2, which could not start.")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(1)
-    expect(page.get_by_text("SyntaxError")).to_have_count(1)
+    expect(page.get_by_text("failed: SyntaxError")).to_have_count(1)
+    expect(page.get_by_role("alert").locator("pre")).to_contain_text("^")
     page.get_by_role("button", name="Redeploy version 1").click()
     expect(page.get_by_text(re.compile("Version 1 of .* serves"))).to_be_visible()
     page.get_by_role("link", name="Versions").click()
@@ -273,7 +274,7 @@ def test_a_version_that_cannot_start_is_known_after_another_deployment(
     expect(row).to_contain_text("SyntaxError")
     row.get_by_role("button", name="Serve this version").click()
     expect(page.get_by_role("alert")).to_contain_text("version 2 cannot serve")
-    expect(page.get_by_text("SyntaxError")).to_have_count(1)
+    expect(page.get_by_text("failed: SyntaxError")).to_have_count(1)
 
 
 def test_what_cannot_be_saved_is_said_and_stays_in_the_form(

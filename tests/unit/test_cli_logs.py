@@ -9,7 +9,7 @@ from quiltfn.sdk.events import Event, Output, Started
 from unit.canned_server import Terminal
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, *written: Event) -> str:
+def printed(monkeypatch: pytest.MonkeyPatch, *written: Event) -> str:
     """What a terminal gets of it."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
@@ -21,7 +21,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, *written: Event) -> str:
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_note_begins_a_line(monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
     note = "\x1b[2ma-call started\x1b[0m\n"
-    assert shown(monkeypatch, Output(stream, 0, b"answer")) == f"answer\n{note}"
-    assert shown(monkeypatch, Output(stream, 0, b"line\n")) == f"line\n{note}"
-    assert shown(monkeypatch, Output(stream, 0, b"")) == note
-    assert shown(monkeypatch) == note
+    assert printed(monkeypatch, Output(stream, 0, b"answer")) == f"answer\n{note}"
+    assert printed(monkeypatch, Output(stream, 0, b"line\n")) == f"line\n{note}"
+    assert printed(monkeypatch, Output(stream, 0, b"")) == note
+    assert printed(monkeypatch) == note

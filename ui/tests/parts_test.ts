@@ -147,6 +147,14 @@ Deno.test("a notice has the hint of a refusal", () => {
   assert.match(text, /role="alert".*taken.*choose another/s);
 });
 
+Deno.test("what a program wrote stays in its columns", () => {
+  const message =
+    "importing main failed\nIt wrote last:\n  def handler(event)\n                    ^";
+  const text = renderToString(html`<${Notice} of=${new Error(message)} />`);
+  assert.match(text, /<p>importing main failed<\/p>/);
+  assert.match(text, /<pre class="mono small"> {2}def handler\(event\)\n {20}\^<\/pre>/);
+});
+
 Deno.test("a hint leaves out the call of the API that a page has a button for", () => {
   const hint = "resume it first: POST /api/functions/<id>/resume";
   const refusal = new Refused(409, { error: "paused", hint });

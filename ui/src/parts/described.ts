@@ -84,7 +84,9 @@ interface ControlProps extends DescribedProps {
   tell: (value: Value) => void;
 }
 
-function Control({ name, label, value, options, words = {}, isMono, field, shared, tell }: ControlProps) {
+function Control(
+  { name, label, value, options, words = {}, isMono, field, shared, tell }: ControlProps,
+) {
   const { id: _id, ...unnamed } = shared;
   const typed = (event: Event) => tell(taken((event.target as HTMLInputElement).value, field));
   const all = options ?? field.options;
@@ -109,7 +111,9 @@ function Control({ name, label, value, options, words = {}, isMono, field, share
   if (all) {
     return html`<select class="text" ...${shared} value=${value} onChange=${typed}>${
       all.map((one) =>
-        html`<option value=${one} key=${one} selected=${one === value}>${words[one] ?? one}</option>`
+        html`<option value=${one} key=${one} selected=${one === value}>${
+          words[one] ?? one
+        }</option>`
       )
     }</select>`;
   }

@@ -5,10 +5,20 @@ import type { Refused } from "../api.ts";
 // A call of the API at the end of a hint; a reader of a page has a button for it.
 const CALL = /: [A-Z]+ \/api\/\S+$/;
 
+// What a program wrote before its start failed comes behind this in a message.
+const WROTE = "\nIt wrote last:\n";
+
 /** `of`: the error; `onRetry`: what its button does, where another try makes sense. */
 export function Notice({ of, onRetry }: { of: Error | Refused; onRetry?: () => void }) {
   const hint = "hint" in of ? of.hint?.replace(CALL, "") : null;
-  return html`<div class="notice" role="alert"><p>${of.message}</p>
+  const [said, wrote] = of.message.split(WROTE, 2);
+  return html`<div class="notice" role="alert"><p>${said}</p>
+    ${
+    wrote && html`
+      <p class="muted small">It wrote last:</p>
+      <pre class="mono small">${wrote}</pre>
+    `
+  }
     ${hint && html`<p class="muted">${hint}</p>`}
     ${
     onRetry && html`<button class="button" type="button" onClick=${onRetry}>Try again</button>`

@@ -12,7 +12,7 @@ const KEYS: [keys: string[], does: string][] = [
   [["Home", "End"], "to its first and its last row"],
   [["Enter"], "opens"],
   [["←", "→"], "read a chart, moment by moment"],
-  [[CTRL_ENTER], "creates, calls"],
+  [[CTRL_ENTER], "creates, saves, calls"],
   [["Esc"], "closes, empties the search, leaves the editor with Tab"],
 ];
 
