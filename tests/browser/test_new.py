@@ -175,3 +175,13 @@ def test_a_runtime_of_the_same_name_is_not_replaced(page: Page, site: Server) ->
     assert site.call("GET", f"/api/runtimes/{name}").json()["kind"] == "shell"
     made = site.call("GET", f"/api/functions/by-name/{name}").json()
     assert made["runtime"] == f"{name}-2"
+
+
+def test_text_that_is_typed_over_a_selection_brings_no_styles(page: Page) -> None:
+    """The policy refuses those, and the page's console would say so."""
+    page.goto("/ui/#/functions/new")
+    code = page.locator("q-code .cm-content")
+    code.press("Control+a")
+    page.keyboard.type("# mine\ndef handler(event):\n", delay=5)
+    expect(code).to_contain_text("# mine")
+    expect(code).to_contain_text("def handler(event):")

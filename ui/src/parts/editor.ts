@@ -96,6 +96,20 @@ const marked = StateField.define<DecorationSet>({
   provide: (field) => EditorView.decorations.from(field),
 });
 
+/**
+ * Types over a selection in place of the browser, which keeps the look of what it replaces by a style
+ * attribute, and a strict policy refuses that.
+ */
+function typeOver(event: InputEvent, view: EditorView): boolean {
+  const { state } = view;
+  if (event.inputType !== "insertText" || event.data === null || state.readOnly) return false;
+  if (state.selection.main.empty) return false;
+  event.preventDefault();
+  const how = { userEvent: "input.type", scrollIntoView: true };
+  view.dispatch(state.replaceSelection(event.data), how);
+  return true;
+}
+
 /** What <q-code> is made with. `before`: the text that the differences are shown to. */
 export interface Setup {
   text: string;
@@ -138,6 +152,7 @@ export class CodeEditor extends HTMLElement {
       // Tab leaves the editor, and Ctrl Enter is the page's.
       keymap.of([{ key: "Mod-Enter", run: () => true }, ...defaultKeymap, ...historyKeymap]),
       EditorView.contentAttributes.of({ "aria-label": label }),
+      EditorView.domEventHandlers({ beforeinput: typeOver }),
       EditorView.updateListener.of((update) => {
         if (update.docChanged && !this.#isBeingSet) onText(update.state.doc.toString());
       }),
