@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from quiltfn.cli.parsing import BadParameter, nearest
-from quiltfn.cli.project.plan import RUNTIME_SETTINGS
+from quiltfn.cli.project.plan import RUNTIME_SETTINGS, DesiredFunction
 from quiltfn.wire import (
     NewAsyncPolicy,
     NewFunction,
@@ -120,18 +120,12 @@ WITH_SECRET = {"url": ("webhook",), "async_policy": ("on_success", "on_failure")
 SECRET, SECRET_FROM = "secret", "secret_from"
 
 
-class FunctionTable(Struct, frozen=True, kw_only=True):
-    """One `[functions.NAME]`. `runtime`: the settings of a runtime that is to be made, with a kind;
-    None where it names one that there is. `environment` of `new` has the secrets.
+class FunctionTable(DesiredFunction, frozen=True, kw_only=True):
+    """One `[functions.NAME]`. `runtime`: the settings of a runtime that is to be made, with a kind
+    and no name yet; None where it names one that there is. `environment` of `new` has the secrets.
     """
 
-    new: NewFunction
     files: FunctionFiles
-    runtime: NewRuntime | None = None
-    url: NewFunctionUrl | None = None
-    async_policy: NewAsyncPolicy = field(default_factory=NewAsyncPolicy)
-    record_policy: RecordPolicy = field(default_factory=RecordPolicy)
-    schedules: Mapping[str, NewSchedule] = {}
 
 
 class ProjectFile(Struct, frozen=True, kw_only=True):
@@ -248,7 +242,7 @@ class _Reader:
         new = self._with_secrets(place, new, files)
         if len(self.wrong) > before:
             return None
-        return FunctionTable(new=new, files=files, runtime=runtime, **below)
+        return FunctionTable(new=new, files=files, runtime=runtime, adopted=files.adopted, **below)
 
     def _below(self, place: str, table: str, said: Any, shape: type[T]) -> T:
         if isinstance(said, dict):

@@ -55,19 +55,10 @@ class Sources:
         return settings | runtimes.made_of(self._at, source, base).fields
 
     def _function(self, table: FunctionTable) -> DesiredFunction:
-        new, runtime = table.new, None
-        if table.runtime is not None:
-            runtime = self._runtime(table, table.runtime)
-            new = replace(new, runtime=runtime.name)
-        return DesiredFunction(
-            new=new,
-            runtime=runtime,
-            url=table.url,
-            async_policy=table.async_policy,
-            record_policy=table.record_policy,
-            schedules=table.schedules,
-            adopted=table.files.adopted,
-        )
+        if table.runtime is None:
+            return table
+        runtime = self._runtime(table, table.runtime)
+        return replace(table, new=replace(table.new, runtime=runtime.name), runtime=runtime)
 
     def _runtime(self, table: FunctionTable, settings: NewRuntime) -> NewRuntime:
         files, kind, digest = table.files, Kind(settings.kind), None
