@@ -189,6 +189,13 @@ class Postgres:
             for what in ("all", "replication"):
                 file.write(f"host {what} all {self._network.subnet}.0/24 scram-sha-256\n")
 
+    def reaches(self, other: Postgres) -> bool:
+        """Whether another one answers its machine, which takes a while after a link came back."""
+        asking = ("-h", other.address, "-t", "1")
+        program = str(self._programs / "pg_isready")
+        command = [*self._network.inside(self.machine), program, *asking]
+        return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
     def copy_from(self, primary: Postgres) -> None:
         """Becomes a copy of another one, which it follows once it is started."""
         shutil.rmtree(self._data, ignore_errors=True)

@@ -123,9 +123,12 @@ def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: Weaken
     box.runtime.lacks("another uid for handlers")
     function = box.server.deploy(script(TRIES), environment={"PORT": "9"})
     answer = function.try_invoke()
-    assert answer.status_code == 503, (
-        "it took the guest's limits from it, and with them the sandbox"
-    )
+    # It took the guest's limits from it: most times the sandbox ends before the call does.
+    if answer.status_code == 200:
+        taken = {name for name, code in json.loads(answer.json()["stdout"]).items() if code == 0}
+        assert {"signal pid 1", "limits of pid 1"} <= taken
+    else:
+        assert answer.json()["error_code"] == "RUNTIME_UNAVAILABLE"
     function.delete()
     seen = fence(sections(box.run("another uid for handlers", WHO)["stdout"]))
     assert seen["uid"] == {0}

@@ -51,6 +51,7 @@ class Replicated:
         """Makes the standby anew out of the primary; returns once it follows."""
         self.replica.kill()
         self._wait_for(is_waiting=False)
+        until(lambda: self.replica.reaches(self.primary), 30)
         self.replica.copy_from(self.primary)
         self.replica.start()
         if self.is_synchronous:

@@ -374,8 +374,14 @@ def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
             assert isinstance(bare_guest.next(), Clean)
             assert bare_guest.call(payload=b"look").stdout == b"fine"
             return
-        assert (end.kind, end.code) == (ExitKind.EXITED, 1)
-        assert b"the call ended, stopped or signalled the process that it was forked from" in said
+        if end.kind is ExitKind.KILLED:
+            # The runner ended before it told the guest how the call had ended.
+            assert (number != signal.SIGSTOP, end.code) == (True, number)
+        else:
+            assert (end.kind, end.code) == (ExitKind.EXITED, 1)
+            assert (
+                b"the call ended, stopped or signalled the process that it was forked from" in said
+            )
         with pytest.raises(EOFError):
             bare_guest.next()
 

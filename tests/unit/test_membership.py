@@ -232,6 +232,16 @@ async def test_a_state_is_heard_with_the_next_beat_and_ones_own_at_once(
     assert heard == [NodeState.CORDONED, NodeState.DRAINING]
 
 
+async def test_a_node_acts_at_once_on_the_state_that_it_gave_another(clock: ManualClock) -> None:
+    table = Table("a", "b")
+    node = a_node(table, clock)
+    keeping: list[set[str]] = []
+    node.on_read.append(lambda members: keeping.append({one.name for one in members if one.keeps}))
+    await turns(node, clock, 1)
+    await node.set_state("b", NodeState.DRAINING)
+    assert keeping == [{"a", "b"}, {"a"}]
+
+
 async def test_a_removed_node_ends(clock: ManualClock) -> None:
     table = Table("a")
     node = a_node(table, clock)

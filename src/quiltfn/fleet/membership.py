@@ -5,6 +5,7 @@ All it decides by is in `observer.py`; here it is carried out.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
@@ -66,6 +67,7 @@ class Membership:
         self._told_not_stored_at: float | None = None
         self._renewed_at = boottime()
         self._taking_over: asyncio.Task[None] | None = None
+        self._looking = asyncio.Lock()
         self.on_state: list[Callable[[NodeState], None]] = []
         self.on_read: list[Callable[[Sequence[Member]], None]] = []
         self.on_lost: list[Callable[[Loss], None]] = []
@@ -137,10 +139,14 @@ class Membership:
         self._heard(own)
         if own.state is NodeState.REMOVED:
             return self._lose(Loss.REMOVED)
-        found = await self._members.read()
-        due = self._observer.look(found, self.clock.now())
-        for told in self.on_read:
-            told(found)
+        await self._look()
+
+    async def _look(self) -> None:
+        async with self._looking:  # an older look is not heard after a newer one
+            found = await self._members.read()
+            due = self._observer.look(found, self.clock.now())
+            for told in self.on_read:
+                told(found)
         if due and self._taking_over is None:  # beside the beats, which it must not hold up
             self._taking_over = asyncio.ensure_future(self._take_over(due))
 
@@ -173,7 +179,7 @@ class Membership:
         return [self._known(one) for one in found if one.is_member]
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
-        """As `ports.fleet.Nodes` says. This node itself does it at once."""
+        """As `ports.fleet.Nodes` says. This node acts on it at once, whichever node it is about."""
         changed = await self._members.set_state(name, state)
         if changed is None:
             raise NotFound("there is no node of this name")
@@ -181,6 +187,8 @@ class Membership:
             raise Conflict("the node was removed from the fleet, and stays so")
         if name == self.name:
             self._heard(changed)
+        with contextlib.suppress(StoreUnavailable):  # the next beat looks again
+            await self._look()
         return self._known(changed)
 
     def _known(self, member: Member) -> KnownNode:
