@@ -5,6 +5,7 @@ Every server ends by asking the host what is left of it (`e2e/leftovers.py`).
 
 import compileall
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,9 @@ import quiltfn
 from e2e.server import GVISOR, RUNSC, Server, watched, why_not
 from quiltfn.store import audit, record_list
 
+# Whoever runs the tests may have stored a server and a key, which no command of a test may ask.
+NO_PROFILES = tempfile.TemporaryDirectory(prefix="quiltfn-config-")
+os.environ["XDG_CONFIG_HOME"] = NO_PROFILES.name
 # A machine that is busy with other work is no reason to fail.
 ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("any machine", ANY_MACHINE)

@@ -51,6 +51,7 @@ PAGES = [
     "docs/how-to/slow-calls.md",
     "docs/reference/keep-alive.md",
     "docs/how-to/keys.md",
+    "docs/how-to/command-line.md",
     "docs/how-to/backup.md",
     "docs/how-to/postgresql.md",
     "docs/how-to/fleet.md",
@@ -112,7 +113,7 @@ class Terminal:
             done = subprocess.run(
                 command,
                 cwd=self.directory,
-                env=newcomer(),
+                env=newcomer(self.state.parent / "config"),
                 stdin=subprocess.DEVNULL,
                 stdout=to_out,
                 stderr=to_err,
@@ -125,8 +126,10 @@ class Terminal:
         return said, complained
 
 
-def newcomer() -> dict[str, str]:
+def newcomer(config: Path) -> dict[str, str]:
+    """`config`: where commands store what is set for whoever runs them."""
     mine = {name: os.environ[name] for name in KEPT if name in os.environ}
+    mine["XDG_CONFIG_HOME"] = str(config)
     # Packages were fetched before, since there is no way out of this network.
     return {**mine, "PATH": "/usr/local/bin:/usr/bin:/bin", "COLUMNS": "200", "UV_OFFLINE": "1"}
 

@@ -17,7 +17,8 @@ COMMANDS = {
 CALL = re.compile(r"(?:GET|POST|PUT|DELETE) /api/[\w/<>.-]*")
 # Hints that are about HTTP headers, as they are for a command line.
 HINTS = {
-    "UNAUTHORIZED": "set QUILT_API_KEY to a key; on the server's machine this makes one: "
+    "UNAUTHORIZED": "store a key with: quiltfn login, or set QUILT_API_KEY to one; on the "
+    "server's machine this makes one: "
     "quiltfn keys create --data-dir DIR, with the data directory of the server, or --fleet FILE",
 }
 # Fields that are no option of their own.

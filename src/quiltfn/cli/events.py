@@ -5,8 +5,9 @@ import time
 from typing import Annotated
 
 from quiltfn.cli import show
+from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import BadParameter, Option
-from quiltfn.cli.session import Connection, Output
+from quiltfn.cli.session import Connection
 from quiltfn.sdk import TenantEvent
 
 

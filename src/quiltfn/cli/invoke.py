@@ -11,9 +11,9 @@ import msgspec
 
 from quiltfn.cli import payload, show, tables
 from quiltfn.cli.options import FieldsOf
+from quiltfn.cli.output import Output as Form
 from quiltfn.cli.parsing import BadParameter, Exit, Option
 from quiltfn.cli.session import Connection, NameOrId, Session
-from quiltfn.cli.session import Output as Form
 from quiltfn.sdk import Client, ClientError, Invocation
 from quiltfn.sdk.events import End, Event, Output
 from quiltfn.wire import NewInvocation

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from quiltfn.cli import show
 from quiltfn.cli.options import seconds_of
+from quiltfn.cli.output import Output as Form
 from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.cli.session import Output as Form
 from quiltfn.sdk import Client, Invocation
 from quiltfn.sdk.events import End, Event, Gap, Output, Started
 

@@ -50,7 +50,7 @@ class Exit(Exception):
 
 class Option(Struct, frozen=True):
     """How an option is written (by default --name-of-the-parameter) and its help text. For a flag,
-    `off` is the opposite option."""
+    `off` is the opposite option. `completes`: what its value names, such as `function`."""
 
     names: tuple[str, ...] = ()
     help: str = ""
@@ -60,16 +60,18 @@ class Option(Struct, frozen=True):
     choices: tuple[str, ...] = ()
     is_directory: bool = False
     is_file: bool = False
+    completes: str | None = None
 
 
 class Argument(Struct, frozen=True):
     """The help text of a positional argument, and what it must be. One with a default may be left
-    out.
+    out. `completes`: as for an option.
     """
 
     help: str = ""
     metavar: str | None = None
     least: int | None = None
+    completes: str | None = None
 
 
 class Parameters:

@@ -24,6 +24,7 @@ GROUPS = {
     "quota": "quotas.app",
     "nodes": "nodes.app",
     "url": "urls.app",
+    "config": "login.app",
 }
 COMMANDS = {
     "invoke": "invoke",
@@ -34,6 +35,7 @@ COMMANDS = {
     "replay": "work",
     "queue": "work",
     "dev": "dev",
+    "login": "login",
     "init": "project.init",
     "deploy": "project.commands",
     "destroy": "project.commands",
@@ -62,10 +64,19 @@ ON_THIS_MACHINE = {
 }
 
 
+# How `quiltfn --help` lists them.
+SECTIONS = {
+    "start": ("login", "init", "deploy", "dev", "invoke", "logs"),
+    "functions": ("functions", "runtimes", "schedules", "url", "export", "destroy"),
+    "work": ("invocations", "wait", "cancel", "replay", "queue", "dead-letters", "deliveries"),
+    "watch": ("stats", "series", "usage", "events", "pool-stats", "instances", "audit"),
+    "server": ("whoami", "quota", "nodes", "health", "info"),
+    "this command": ("config",),
+}
 ABOUT = "Serverless functions on your own Linux machine."
 EPILOG = (
-    "The server is found at --url, else QUILT_BASE_URL, else http://127.0.0.1:8080.",
-    "The key, if it wants one: --api-key, else QUILT_API_KEY.",
+    "The server and its key: --url and --api-key, else --profile, else QUILT_BASE_URL and",
+    "QUILT_API_KEY, else the profile that `quiltfn login` has stored, else http://127.0.0.1:8080.",
 )
 
 
@@ -91,14 +102,19 @@ def perform(words: Sequence[str]) -> None:
 
 def overview() -> str:
     """The text of `quiltfn --help`."""
-    told = {word: parsing.first_sentence(_command(word)) for word in COMMANDS}
-    told |= {word: _group(word).help for word in GROUPS}
-    lines = ["usage: quiltfn COMMAND …", "", ABOUT, "", "commands (each has --help):"]
-    lines += [f"  {word:<14}{about}" for word, about in told.items()]
+    lines = ["usage: quiltfn COMMAND …", "", ABOUT, "Each command has --help."]
+    for section, words in SECTIONS.items():
+        lines += ["", f"{section}:"]
+        lines += [f"  {word:<14}{about(word)}" for word in words]
     lines += ["", "this machine:"]
-    lines += [f"  {word:<14}{about}" for word, about in ON_THIS_MACHINE.items()]
+    lines += [f"  {word:<14}{told}" for word, told in ON_THIS_MACHINE.items()]
     lines += ["", *EPILOG, "", "--version shows the version."]
     return "".join(f"{line}\n" for line in lines)
+
+
+def about(word: str) -> str:
+    """What a command is for, in a sentence."""
+    return _group(word).help if word in GROUPS else parsing.first_sentence(_command(word))
 
 
 def _group(word: str) -> Group:

@@ -5,23 +5,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from quiltfn.cli import advice, show
+from quiltfn.cli import advice, profiles, show
+from quiltfn.cli.output import Output, OutputOption, print_answer
 from quiltfn.cli.parsing import Argument, BadParameter, Option, nearest
 from quiltfn.sdk import ApiError, Client, ClientError, NotTrusted
 from quiltfn.wire import SystemInfo
 
 T = TypeVar("T")
-
-
-class Output(StrEnum):
-    """How an answer is printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 NameOrId = Annotated[
@@ -36,12 +29,13 @@ class Session:
     def __init__(self, connection: "Connection", name_or_id: str | None = None) -> None:
         self.output, self.name_or_id, self.body = connection.output, name_or_id, b""
         self._info: SystemInfo | None = None
+        target = connection.target()
         try:
             # A command reports a failure at once; its user decides whether to repeat it.
             self.client = Client(
-                connection.url,
-                api_key=connection.api_key,
-                cacert=connection.cacert,
+                target.url,
+                api_key=target.api_key,
+                cacert=target.cacert,
                 retries=0,
                 on_response=self._keep,
             )
@@ -67,16 +61,13 @@ class Session:
         print_it: Callable[[T], None],
         done: Mapping[str, object] | None = None,
     ) -> T:
-        """Print the last answer as a table or as JSON, and return it. `done`: what to print as JSON
-        if the server's answer was empty."""
+        """Print the last answer as a table or for programs, and return it. `done`: what programs
+        get if the server's answer was empty."""
         self.print(answer, self.body or (show.encoded(done) if done else b""), print_it)
         return answer
 
     def print(self, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
-        if self.output is Output.TABLE:
-            print_it(answer)
-        elif body:
-            show.json(body)
+        print_answer(self.output, answer, body, print_it)
 
     def nearest_function(self, error: ApiError) -> str | None:
         """A hint: the function that may have been meant, if there is none of the name."""
@@ -101,7 +92,9 @@ class Connection:
 
     url: Annotated[
         str | None,
-        Option(help="The server; else QUILT_BASE_URL, else http://127.0.0.1:8080."),
+        Option(
+            help="The server; else QUILT_BASE_URL, the profile's, http://127.0.0.1:8080.",
+        ),
     ] = None
     api_key: Annotated[
         str | None,
@@ -117,9 +110,21 @@ class Connection:
             help="Certificate authorities to trust (PEM); else SSL_CERT_FILE, else the machine's.",
         ),
     ] = None
-    output: Annotated[
-        Output, Option(("--output", "-o"), help="json prints the server's answer, for programs.")
-    ] = Output.TABLE
+    profile: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="The server and key that `quiltfn login` has stored; else QUILTFN_PROFILE.",
+        ),
+    ] = None
+    output: OutputOption = Output.TABLE
+
+    def target(self) -> profiles.Target:
+        """The server and the key. Raises `BadParameter`."""
+        given = profiles.Given(
+            url=self.url, api_key=self.api_key, cacert=self.cacert, profile=self.profile
+        )
+        return profiles.target(given)
 
     @contextmanager
     def session(self, name_or_id: str | None = None) -> Iterator[Session]:

@@ -61,11 +61,6 @@ def write_bytes(stream: TextIO, output: bytes) -> None:
         raise NobodyReads from None
 
 
-def json(body: bytes) -> None:
-    """Prints the server's JSON, indented."""
-    pass_through(msgspec.json.format(body, indent=2).decode() + "\n", sys.stdout)
-
-
 def encoded(value: object) -> bytes:
     """A value as JSON, for what did not come from the server as JSON."""
     return msgspec.json.encode(value)

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from quiltfn.cli import show, tables
 from quiltfn.cli.options import seconds_of
+from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Argument, Option
-from quiltfn.cli.session import Connection, NameOrId, Output
+from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.wire.stats import USAGE_STEPS, FunctionStatsPage
 
 Since = Annotated[str | None, Option(metavar="AGE", help="How far back, such as 30m, 12h or 7d.")]

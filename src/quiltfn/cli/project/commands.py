@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from quiltfn.cli import show, urls, watching
+from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Argument, Exit, Option
 from quiltfn.cli.project import drawing, file, state
 from quiltfn.cli.project.plan import CurrentState, DesiredState, Noun, Plan, Step, plan_for
 from quiltfn.cli.project.sources import Sources
 from quiltfn.cli.project.steps import ChangedMeanwhile, Execution, Upload
-from quiltfn.cli.session import Connection, Output, Session
+from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import ApiError, ConnectionFailed
 
 DONE, REFUSED, PARTLY = 0, 1, 3
@@ -227,7 +228,7 @@ class Project:
             told |= {"server": self._at.client.base_url, "steps": plan.steps}
             told |= {"done": self._steps, "failed": self._failed, "urls": addresses}
             told |= {"refused": plan.refused, "notes": plan.notes}
-            show.json(show.encoded(told))
+            self._at.print(None, show.encoded(told), lambda _: None)
 
     def _tell(self, print_it: Callable[[], None]) -> None:
         if self._at.output is Output.TABLE:

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from msgspec import Struct
 
 from quiltfn.cli import show
+from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Argument, Option
 from quiltfn.cli.project import file, state, toml
 from quiltfn.cli.project.plan import LABEL, CurrentFunction, CurrentState, as_wanted
-from quiltfn.cli.session import Connection, Output
+from quiltfn.cli.session import Connection
 from quiltfn.wire import NewAsyncPolicy, NewFunction, NewFunctionUrl, NewSchedule, RecordPolicy
 from quiltfn.wire.fields import fields_of
 
@@ -37,7 +38,7 @@ def export(
         found = state.find(at, NO_PROJECT, names)
         tables = {name: described(found, name, values=values) for name in names}
         if at.output is Output.JSON:
-            show.json(show.encoded({"functions": tables}))
+            at.print(None, show.encoded({"functions": tables}), lambda _: None)
             return
         lines = []
         for name, one in tables.items():

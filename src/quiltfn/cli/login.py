@@ -1,0 +1,158 @@
+"""`quiltfn login` and `quiltfn config …`: servers and keys that commands remember."""
+
+import getpass
+import sys
+from dataclasses import replace
+from typing import Annotated
+
+from msgspec import Struct
+
+from quiltfn.cli import profiles, show
+from quiltfn.cli.output import Output, OutputOption, print_answer
+from quiltfn.cli.parsing import Argument, Group
+from quiltfn.cli.profiles import DEFAULT, Profile
+from quiltfn.cli.session import Connection
+from quiltfn.sdk import ApiError
+from quiltfn.sdk.client import base_url_of, without_user
+
+app = Group(name="config", help="List, choose, show and remove profiles: servers with their keys.")
+
+Name = Annotated[str, Argument(help="The profile's name.", completes="profile")]
+
+
+class ShownProfile(Struct, kw_only=True, frozen=True):
+    """A profile without its key."""
+
+    name: str
+    current: bool
+    url: str
+    has_key: bool
+    cacert: str | None
+
+
+class ShownTarget(Struct, kw_only=True, frozen=True):
+    """What a command uses, and where each comes from."""
+
+    url: str
+    url_from: str
+    has_key: bool
+    key_from: str
+    cacert: str | None
+    file: str
+
+
+def login(connection: Connection) -> None:
+    """Store a server and its key as a profile, for all commands from now on.
+
+    The key is asked for, or read from standard input. It is stored once the server takes it, in a
+    file that nobody else can read. Without --profile the profile is called `default`.
+    """
+    name = profiles.named(connection.profile) or DEFAULT
+    stored = profiles.read()
+    stored.check_name(name)
+    known = stored.profiles.get(name)
+    by_profile = None if known is None else known.url
+    url = connection.url or by_profile or profiles.target(profiles.Given()).url
+    key = connection.api_key or typed_key(url) or profiles.key_of_environment()
+    at_server = replace(connection, url=url, api_key=key, profile=None)
+    try:
+        with at_server.session() as at:
+            who, address = at.client.system.whoami(), at.client.base_url
+    except ApiError as error:
+        if error.code == "UNAUTHORIZED":
+            error.hint = "nothing was stored; give the whole key, as it was printed once"
+        raise
+    profile = Profile(
+        url=address,
+        api_key=key if who.needs_credential else None,
+        cacert=None if connection.cacert is None else str(connection.cacert.resolve()),
+    )
+    profiles.write(profiles.read().with_profile(name, profile))
+
+    def told(_: object) -> None:
+        whose = f"tenant {who.tenant_id}, scope {who.scope}"
+        show.say(f"logged in to {without_user(profile.url)}: {whose}")
+        show.note(f"stored as profile {name} in {profiles.path()}")
+        if key and not who.needs_credential:
+            show.note("the server needs no key yet, so none was stored")
+        for variable in profiles.variables_that_go_before(profile):
+            show.note(f"{variable} is set and goes before the profile: unset {variable}")
+
+    shown = _shown(name, profile, name)
+    print_answer(connection.output, shown, show.encoded(shown), told)
+
+
+def typed_key(url: str | None) -> str | None:
+    """The key that somebody types, unseen, or pipes in."""
+    if sys.stdin is None:
+        return None
+    if sys.stdin.isatty():
+        where = without_user(base_url_of(url))
+        return getpass.getpass(show.visible(f"API key for {where}: ")).strip() or None
+    return sys.stdin.readline().strip() or None
+
+
+@app.command("list")
+def list_profiles(output: OutputOption = Output.TABLE) -> None:
+    """List profiles. The one that commands use has a star."""
+    found = profiles.read()
+    shown = [_shown(name, one, found.current) for name, one in found.profiles.items()]
+    print_answer(output, shown, show.encoded({"profiles": shown}), _table)
+
+
+@app.command()
+def use(name: Name) -> None:
+    """Choose the profile that commands use where none is named."""
+    profiles.write(profiles.read().using(name))
+    show.say(f"commands use profile {name} from now on")
+
+
+@app.command("show")
+def show_used(connection: Connection) -> None:
+    """Show the server that commands use, and where it, its key and its certificate come from."""
+    found = connection.target()
+    shown = ShownTarget(
+        url=without_user(base_url_of(found.url)),
+        url_from=found.sources["url"],
+        has_key=found.sources["api_key"] != profiles.NOWHERE,
+        key_from=found.sources["api_key"],
+        cacert=None if found.cacert is None else str(found.cacert),
+        file=str(profiles.path()),
+    )
+    print_answer(connection.output, shown, show.encoded(shown), _target)
+
+
+@app.command()
+def remove(name: Name) -> None:
+    """Remove a profile and its key from this machine. The server keeps the key: revoke it there."""
+    profiles.write(profiles.read().without(name))
+    show.say(f"removed profile {name}")
+
+
+def _shown(name: str, one: Profile, current: str | None) -> ShownProfile:
+    return ShownProfile(
+        name=name,
+        current=name == current,
+        url=without_user(one.url),
+        has_key=one.api_key is not None,
+        cacert=one.cacert,
+    )
+
+
+def _table(found: list[ShownProfile]) -> None:
+    if not found:
+        show.note("no profiles; make one with: quiltfn login --url URL")
+        return
+    rows = (
+        ("*" if one.current else "", one.name, one.url, "stored" if one.has_key else "none")
+        for one in found
+    )
+    show.table(("", "NAME", "SERVER", "KEY"), rows)
+
+
+def _target(one: ShownTarget) -> None:
+    rows = [("server", f"{one.url} ({one.url_from})")]
+    rows.append(("key", f"set ({one.key_from})" if one.has_key else "none"))
+    if one.cacert is not None:
+        rows.append(("certificates", one.cacert))
+    show.table(None, [*rows, ("profiles", one.file)])

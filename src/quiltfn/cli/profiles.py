@@ -1,0 +1,205 @@
+"""Profiles: servers with their keys, by name, in a file that its owner alone can read.
+
+What has more weight is written here once: an option, then the profile that --profile names, then
+QUILT_BASE_URL and QUILT_API_KEY, then the profile that QUILTFN_PROFILE names or `config use` chose,
+then the server of this machine. A profile's key goes to its own server and to no other.
+"""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from quiltfn.cli.parsing import BadParameter, nearest
+
+DEFAULT = "default"
+NOWHERE = "default"  # the source of what nobody has said
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+SECRET_MODE, DIRECTORY_MODE = 0o600, 0o700
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class Profile(Struct, frozen=True, kw_only=True):
+    """A server and what it is asked with. `cacert`: a file."""
+
+    url: str
+    api_key: str | None = None
+    cacert: str | None = None
+
+
+class Profiles(Struct, frozen=True, kw_only=True):
+    """What the file has. `current`: the profile that is used where none is named."""
+
+    current: str | None = None
+    profiles: dict[str, Profile] = {}
+
+    def get(self, name: str) -> Profile:
+        """Raises `BadParameter` if there is none of the name."""
+        if name in self.profiles:
+            return self.profiles[name]
+        meant = nearest(name, list(self.profiles))
+        hint = f"is it {meant}?" if meant else f"quiltfn login --profile {name} makes one"
+        raise BadParameter(f"there is no profile {name!r}", hint)
+
+    def check_name(self, name: str) -> None:
+        """Raises `BadParameter` if no profile can have the name."""
+        if not re.fullmatch(NAME, name):
+            raise BadParameter(
+                "a profile's name has 1 to 64 letters, digits, dots, dashes and underscores, "
+                f"and begins with a letter or digit, not {name!r}"
+            )
+
+    def with_profile(self, name: str, profile: Profile) -> "Profiles":
+        """With the profile, which is the current one then."""
+        return replace(self, current=name, profiles={**self.profiles, name: profile})
+
+    def without(self, name: str) -> "Profiles":
+        """Raises `BadParameter` if there is none of the name."""
+        self.get(name)
+        left = {key: one for key, one in self.profiles.items() if key != name}
+        current = None if self.current == name else self.current
+        return replace(self, current=current, profiles=left)
+
+    def using(self, name: str) -> "Profiles":
+        """Raises `BadParameter` if there is none of the name."""
+        self.get(name)
+        return replace(self, current=name)
+
+
+class Given(Struct, frozen=True, kw_only=True):
+    """What the options of a command say."""
+
+    url: str | None = None
+    api_key: str | None = None
+    cacert: Path | None = None
+    profile: str | None = None
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """The server that is asked, and with what; None is the client library's default, which is of
+    the environment. `sources`: where each comes from, in words.
+    """
+
+    url: str | None
+    api_key: str | None
+    cacert: Path | None
+    sources: dict[str, str]
+
+
+def path() -> Path:
+    """Where the file is."""
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    # As the specification says: what is not absolute is not used.
+    base = Path(config) if os.path.isabs(config) else Path.home() / ".config"
+    return base / "quiltfn" / "profiles.json"
+
+
+def read() -> Profiles:
+    """Raises `BadParameter` for a file that is not to be trusted, or not to be understood."""
+    place = path()
+    try:
+        with place.open("rb") as file:
+            _check_private(place, os.fstat(file.fileno()))
+            text = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return Profiles()
+    except OSError as error:
+        raise BadParameter(f"{place} cannot be read: {error.strerror}") from None
+    try:
+        return msgspec.json.decode(text, type=Profiles)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadParameter(
+            f"{place} has no profiles that can be read: {error}",
+            "mend or remove it; quiltfn login makes a new one",
+        ) from None
+
+
+def _check_private(place: Path, found: os.stat_result) -> None:
+    if os.name != "posix":  # where a mode says nothing of others
+        return
+    if found.st_mode & OTHERS:
+        raise BadParameter(
+            f"{place} has keys, and others than its owner can read or write it",
+            f"chmod 600 {place}, and make new keys if somebody may have read these",
+        )
+    if found.st_uid not in (os.geteuid(), 0):
+        raise BadParameter(f"{place} belongs to somebody else, who can read its keys")
+
+
+def write(profiles: Profiles) -> None:
+    """Replaces the file whole. Raises `BadParameter` where that cannot be."""
+    place = path()
+    place = place.resolve() if place.is_symlink() else place
+    text = msgspec.json.format(msgspec.json.encode(profiles), indent=2) + b"\n"
+    draft = place.with_name(f"{place.name}.{os.getpid()}")
+    try:
+        place.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SECRET_MODE)
+        try:
+            with os.fdopen(file, "wb") as out:
+                out.write(text)
+                out.flush()
+                os.fsync(out.fileno())
+            draft.replace(place)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BadParameter(f"{place} cannot be written: {error.strerror}") from None
+
+
+def named(option: str | None) -> str | None:
+    """The profile that the option or the environment names."""
+    return option or os.environ.get("QUILTFN_PROFILE") or None
+
+
+def target(given: Given) -> Target:
+    """What a command asks. Raises `BadParameter`, where a profile is named that is not there too.
+
+    Where an option says the server and the key, no file is read.
+    """
+    if given.profile is None and given.url is not None and given.api_key is not None:
+        said = {"url": "--url", "api_key": "--api-key"}
+        return Target(url=given.url, api_key=given.api_key, cacert=given.cacert, sources=said)
+    profiles = read()
+    name = named(given.profile) or profiles.current
+    profile = None if name is None else profiles.get(name)
+    is_first = given.profile is not None  # an option goes before the environment
+    url, told = _first(
+        (given.url, "--url"),
+        (profile.url if profile and is_first else None, f"profile {name}"),
+        (os.environ.get("QUILT_BASE_URL"), "QUILT_BASE_URL"),
+        (profile.url if profile else None, f"profile {name}"),
+    )
+    # The key is the server's alone: where another one is asked, it stays here.
+    is_own = profile is not None and url is not None and url.rstrip("/") == profile.url
+    own = profile if is_own else None
+    key, key_told = _first(
+        (given.api_key, "--api-key"),
+        (own.api_key if own and is_first else None, f"profile {name}"),
+        (os.environ.get("QUILT_API_KEY"), "QUILT_API_KEY"),
+        (own.api_key if own else None, f"profile {name}"),
+    )
+    cacert = given.cacert
+    if cacert is None and own is not None and own.cacert is not None:
+        cacert = Path(own.cacert)
+    sources = {"url": told, "api_key": key_told}
+    return Target(url=url, api_key=key, cacert=cacert, sources=sources)
+
+
+def _first(*said: tuple[str | None, str]) -> tuple[str | None, str]:
+    return next(((one, told) for one, told in said if one), (None, NOWHERE))
+
+
+def key_of_environment() -> str | None:
+    return os.environ.get("QUILT_API_KEY") or None
+
+
+def variables_that_go_before(profile: Profile) -> list[str]:
+    """Those of the environment that say otherwise than the profile, where nobody names it."""
+    said = {"QUILT_BASE_URL": profile.url, "QUILT_API_KEY": profile.api_key}
+    return [name for name, own in said.items() if os.environ.get(name, own) not in (own, "")]
