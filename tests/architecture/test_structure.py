@@ -123,7 +123,16 @@ MAY_KNOW: dict[str, set[str]] = {
 # Rooms whose process must stay small or privileged: nothing but the standard library there.
 STANDARD_LIBRARY_ALONE = {"launcher", "guest", "settings", "operator", "host_findings"}
 LIBRARIES = {"msgspec", "structlog", "httptools", "uvloop", "sqlalchemy", "alembic"}
-LIBRARIES |= {"cronsim", "httpcore", "httpx", "rich", "watchfiles", "psycopg"}
+LIBRARIES |= {
+    "cronsim",
+    "httpcore",
+    "httpx",
+    "rich",
+    "watchfiles",
+    "psycopg",
+    "yaml",
+    "argcomplete",
+}
 
 TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
 # Rooms that no server loads, or no server that is alone, and rooms without libraries.

@@ -1,6 +1,7 @@
 """The command line against a small fake: what is sent, what is printed where, and how it exits."""
 
 import ast
+import inspect
 import io
 import json
 import re
@@ -10,10 +11,12 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import yaml
 
 from quiltfn import __main__, __version__
 from quiltfn.cli import advice, invoke, parsing, root, run, session, show
 from quiltfn.cli.invoke import exit_code
+from quiltfn.cli.output import Output, print_event
 from quiltfn.model.errors import NEXT_STEP
 from quiltfn.model.invocation import FINAL
 from quiltfn.sdk import Invocation
@@ -80,6 +83,37 @@ def test_json_output_is_what_the_server_said(capsys: Captured) -> None:
     assert json.loads(printed.out) == FUNCTION
     assert printed.out.startswith('{\n  "id": ')
     assert printed.err == ""
+
+
+@pytest.mark.usefixtures("fake")
+def test_yaml_output_is_what_the_server_said(capsys: Captured) -> None:
+    assert run(["functions", "get", "hello", "-o", "yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed) == FUNCTION
+    assert printed.startswith(f"id: {ID}\ntenant_id: default\n"), "in the server's order"
+    assert "\x1b" not in printed
+
+
+def test_yaml_of_what_comes_one_by_one_is_a_document_for_each(capsys: Captured) -> None:
+    told = [{"text": "---\nä \x1b: " + "long " * 50}, {"text": None}]
+    for one in told:
+        print_event(Output.YAML, one)
+    assert list(yaml.safe_load_all(capsys.readouterr().out)) == told
+    for one in told:
+        print_event(Output.JSON, one)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == told
+
+
+def test_every_command_that_asks_a_server_can_print_for_programs() -> None:
+    found = [(word, root._command(word)) for word in root.COMMANDS]
+    for group in root.GROUPS:
+        found += [(f"{group} {name}", one) for name, one in root._group(group).commands.items()]
+    without = {
+        words
+        for words, one in found
+        if not {"connection", "output"} & inspect.signature(one).parameters.keys()
+    }
+    assert without == {"init", "config use", "config remove"}, "they change files alone"
 
 
 @pytest.mark.usefixtures("fake")

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from quiltfn.cli import logs
+from quiltfn.cli.output import Output as Form
 from quiltfn.sdk.events import Event, Output, Started
 from unit.canned_server import Terminal
 
@@ -14,7 +15,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, *written: Event) -> str:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
-    logs.write(iter([*written, Started("a-call", cold_start=False)]), as_json=False)
+    logs.write(iter([*written, Started("a-call", cold_start=False)]), Form.TABLE)
     return terminal.getvalue()
 
 

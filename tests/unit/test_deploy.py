@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from quiltfn.operator import serve
 from quiltfn.settings import from_everywhere

@@ -1,11 +1,10 @@
 """`quiltfn events`: what happens in the tenant, as it happens."""
 
-import sys
 import time
 from typing import Annotated
 
 from quiltfn.cli import show
-from quiltfn.cli.output import Output
+from quiltfn.cli.output import Output, print_event
 from quiltfn.cli.parsing import BadParameter, Option
 from quiltfn.cli.session import Connection
 from quiltfn.sdk import TenantEvent
@@ -34,11 +33,10 @@ def events(
     with connection.session(function) as at:
         wanted = types.split(",") if types else ()
         for one in at.client.system.follow_events(function, types=wanted, after=after):
-            if at.output is Output.JSON:
-                told = {"id": one.id, "type": one.type, "data": one.data}
-                show.pass_through(show.encoded(told).decode() + "\n", sys.stdout)
-            else:
+            if at.output is Output.TABLE:
                 show.say(line_of(one))
+            else:
+                print_event(at.output, {"id": one.id, "type": one.type, "data": one.data})
 
 
 def line_of(one: TenantEvent) -> str:

@@ -122,7 +122,7 @@ def watched(at: Session, events: Iterator[Event]) -> Invocation:
     """Prints a call's output as it comes and its status, or its record for a program."""
     ended = None
     for event in events:
-        if isinstance(event, Output) and at.output is not Form.JSON:
+        if isinstance(event, Output) and at.output is Form.TABLE:
             show.write_bytes(sys.stdout if event.stream == "stdout" else sys.stderr, event.data)
         elif isinstance(event, End):
             ended = event.invocation

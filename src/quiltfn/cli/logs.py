@@ -10,6 +10,7 @@ from typing import Annotated
 from quiltfn.cli import show
 from quiltfn.cli.options import seconds_of
 from quiltfn.cli.output import Output as Form
+from quiltfn.cli.output import print_event
 from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.sdk import Client, Invocation
@@ -58,11 +59,11 @@ def logs(
     age = None if wanted.since is None else seconds_of("--since", wanted.since)
     only = None if wanted.stream is None else str(wanted.stream)
     with connection.session(name_or_id) as at:
-        functions, as_json = at.client.functions, at.output is Form.JSON
+        functions = at.client.functions
 
         def show_call(function: str, one: str) -> None:
             found = functions.follow_invocation_logs(function, one, only=only, tail=wanted.tail)
-            write(found, as_json=as_json)
+            write(found, at.output)
 
         if wanted.call is not None:
             show_call(name_or_id, wanted.call)
@@ -71,7 +72,7 @@ def logs(
             for record in recent(at.client, name_or_id, age):
                 show_call(record.function_id, record.invocation_id)
         if follow:
-            write(functions.follow_logs(name_or_id, only=only), as_json=as_json)
+            write(functions.follow_logs(name_or_id, only=only), at.output)
 
 
 def recent(client: Client, function: str, age: float | None) -> list[Invocation]:
@@ -87,12 +88,12 @@ def recent(client: Client, function: str, age: float | None) -> list[Invocation]
     return found[::-1]
 
 
-def write(events: Iterator[Event], *, as_json: bool) -> None:
-    """Prints output as it comes, and notes of the rest; or each event as a line of JSON."""
+def write(events: Iterator[Event], form: Form) -> None:
+    """Prints output as it comes, and notes of the rest; or each event for programs."""
     is_unended = False  # what was written last, where a note would come behind it
     for event in events:
-        if as_json:
-            show.pass_through(show.encoded(as_object(event)).decode() + "\n", sys.stdout)
+        if form is not Form.TABLE:
+            print_event(form, as_object(event))
         elif isinstance(event, Output):
             to = sys.stdout if event.stream == "stdout" else sys.stderr
             show.write_bytes(to, event.data)

@@ -196,13 +196,13 @@ class Project:
     def _refuse(self, wanted: DesiredState, plan: Plan) -> int:
         for sentence in plan.refused:
             show.complain(sentence)
-        self._print_json(wanted, plan, "refused", {})
+        self._print_whole(wanted, plan, "refused", {})
         return REFUSED
 
     def _ask(self, plan: Plan) -> None:
         """Raises `Exit` without a yes."""
         names = ", ".join(sorted(f"{noun} {name}" for noun, name in plan.deletions))
-        if self._at.output is Output.JSON or sys.stdin is None or not sys.stdin.isatty():
+        if self._at.output is not Output.TABLE or sys.stdin is None or not sys.stdin.isatty():
             show.complain(f"this would delete {names}", "nothing was done; --yes allows it")
             raise Exit(REFUSED)
         show.ask(f"Delete {names}?")
@@ -215,15 +215,15 @@ class Project:
         }
         words = {DONE: "done", REFUSED: "refused", PARTLY: "partly"}
         word = "planned" if self._options.dry_run else words[code]
-        self._print_json(wanted, plan, word, addresses)
+        self._print_whole(wanted, plan, word, addresses)
         if not self._options.dry_run:
             self._tell(lambda: drawing.next_step(wanted, addresses, code == DONE))
         return code
 
-    def _print_json(
+    def _print_whole(
         self, wanted: DesiredState, plan: Plan, word: str, addresses: Mapping[str, str]
     ) -> None:
-        if self._at.output is Output.JSON:
+        if self._at.output is not Output.TABLE:
             told: dict[str, Any] = {"project": wanted.project, "outcome": word}
             told |= {"server": self._at.client.base_url, "steps": plan.steps}
             told |= {"done": self._steps, "failed": self._failed, "urls": addresses}

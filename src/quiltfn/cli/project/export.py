@@ -37,7 +37,7 @@ def export(
             at.client.functions.get(name)  # says so where there is none
         found = state.find(at, NO_PROJECT, names)
         tables = {name: described(found, name, values=values) for name in names}
-        if at.output is Output.JSON:
+        if at.output is not Output.TABLE:
             at.print(None, show.encoded({"functions": tables}), lambda _: None)
             return
         lines = []
