@@ -185,7 +185,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def fetch() -> None:
-    """What the tutorial installs, into the cache of the tool that installs it."""
+    """What pages install, into the cache of the tool that installs it."""
     uv = Path(sys.executable).with_name("uv")
     place = "/tmp/quiltfn-fetched"
     done = subprocess.run(
@@ -218,7 +218,7 @@ def test_the_readme_does_what_it_says(terminal: Terminal) -> None:
 def test_a_page_does_what_it_says(terminal: Terminal, page: str) -> None:
     if page.endswith("gvisor.md") and shutil.which("runsc") is None:
         pytest.skip("needs runsc")
-    if page.endswith("tutorial.md"):
+    if page.endswith(("tutorial.md", "deploy-a-project.md")):
         fetch()
     terminal.run(page)
 

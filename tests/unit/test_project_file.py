@@ -273,6 +273,18 @@ def test_init_takes_one_kind(tmp_path: Path) -> None:
     assert run(["init", str(tmp_path), "--python", "--node"]) == 2
 
 
+def test_init_writes_packages_and_a_schedule(tmp_path: Path, capsys: Captured) -> None:
+    where = tmp_path / "report"
+    more = ["--package", "jinja2", "--package", "numpy>=2", "--cron", '0 7 * * "1"']
+    assert run(["init", str(where), *more]) == 0
+    assert (where / "requirements.txt").read_text() == "jinja2\nnumpy>=2\n"
+    (function,) = file.read(where / file.NAME, {}).functions.values()
+    assert [one.cron for one in function.schedules.values()] == ['0 7 * * "1"']
+    assert run(["init", str(tmp_path / "js"), "--node", "--package", "jinja2"]) == 2
+    assert "--package goes with --python" in capsys.readouterr().err
+    assert not (tmp_path / "js").exists()
+
+
 @pytest.mark.parametrize(
     ("directory", "name"),
     [("My App", "my-app"), ("stats", "hello"), ("---", "hello"), ("a" * 40, "a" * 32)],

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from quiltfn.cli import show
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Option
-from quiltfn.cli.project.file import NAME
+from quiltfn.cli.project import toml
+from quiltfn.cli.project.file import NAME, SCHEDULES
 from quiltfn.wire.functions import RESERVED_FUNCTION_NAMES
 
 FALLBACK = "hello"
@@ -66,20 +67,47 @@ class KindOptions:
         return _fields("python", "main:handler"), "main.py", PYTHON
 
 
+@dataclass(frozen=True, kw_only=True)
+class PartOptions:
+    """What there is beside the handler and its URL."""
+
+    package: Annotated[
+        list[str] | None,
+        Option(metavar="REQUIREMENT", help="A Python package to be installed; repeatable."),
+    ] = None
+    cron: Annotated[
+        str | None,
+        Option(metavar="EXPRESSION", help="When it runs by itself, in UTC: '0 7 * * *'."),
+    ] = None
+
+    def requirements(self, handler: str) -> str | None:
+        """The text of requirements.txt. Raises `BadParameter`."""
+        if not self.package:
+            return None
+        if not handler.endswith(".py"):
+            raise BadParameter("--package goes with --python; Node has a package.json")
+        return "".join(f"{one}\n" for one in self.package)
+
+
 def init(
     directory: Annotated[
         Path, Argument(metavar="DIR", help="Where it is made; else here.")
     ] = Path(),
     *,
     kind: KindOptions,
+    parts: PartOptions,
 ) -> None:
     """Write a small project: quiltfn.toml and one handler. No file is ever overwritten."""
     fields, handler, source = kind.files()
+    requirements = parts.requirements(handler)
     name = project_name(directory)
-    files = {
-        directory / NAME: FILE.format(name=name, fields=fields),
-        directory / handler: source,
-    }
+    text = FILE.format(name=name, fields=fields)
+    if parts.cron is not None:
+        table = toml.table(["functions", name, SCHEDULES, name], {"cron": parts.cron})
+        text += "\n".join(["", *table, ""])
+    files = {directory / NAME: text, directory / handler: source}
+    if requirements is not None:
+        files[directory / "requirements.txt"] = requirements
     there = [str(path) for path in files if path.exists()]
     if there:
         verb = "is" if len(there) == 1 else "are"
@@ -88,7 +116,7 @@ def init(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():
-            with path.open("x") as file:
+            with path.open("x", encoding="utf-8", newline="\n") as file:
                 file.write(text)
             show.say(f"wrote {path}")
     except OSError as error:
