@@ -1,5 +1,7 @@
 """The entry point: commands for this machine go to `operator`, all others to the HTTP client.
 
+The client's distribution has no `operator`: it runs on machines that can have no server.
+
 The imports are inside functions on purpose: `serve` becomes the privileged launcher and must not
 load a terminal library, and a client command must not load the server.
 """
@@ -13,11 +15,28 @@ from typing import NoReturn
 
 # The exit codes that a shell reports for programs ended by SIGINT and SIGPIPE.
 INTERRUPTED, NOBODY_READS = 130, 141
+WRONG = 2
+OPERATOR = "quiltfn.operator"
 
 
 def main() -> None:
     """The `quiltfn` command."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
+    try:
+        start(word)
+    except ModuleNotFoundError as error:
+        if error.name != OPERATOR:
+            raise
+        print(
+            f"error: this is the client of quiltfn, and {word} is a command of the server's machine"
+            "\nhint: install quiltfn there, and run it there",
+            file=sys.stderr,
+        )
+        sys.exit(WRONG)
+
+
+def start(word: str) -> NoReturn:
+    """Runs the command that `word` names, and ends the program."""
     if word == "serve":
         gc.disable()
         from quiltfn.operator import serve  # noqa: PLC0415
@@ -96,7 +115,10 @@ def end_in_order() -> None:
     as packages that it installs, is removed, and programs that it runs are ended. A second signal
     ends it at once.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    ends = [signal.SIGTERM]
+    if sys.platform != "win32":
+        ends.append(signal.SIGHUP)
+    for number in ends:
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(number, _end)
 

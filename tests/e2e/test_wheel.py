@@ -156,6 +156,16 @@ def test_an_installed_wheel_serves(
         server.close()
 
 
+def test_the_client_s_wheel_has_the_same_files(wheel: Path, away: Path) -> None:
+    """So that it changes nothing where somebody installs it over a server of its version."""
+    run(ROOT / "scripts" / "wheel", "--client", "--out", away / "client")
+    (client,) = (away / "client").iterdir()
+    with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(client) as part:
+        names = [one for one in part.namelist() if one.startswith("quiltfn/")]
+        assert len(names) > 50
+        assert all(part.read(one) == whole.read(one) for one in names)
+
+
 SERVER_ALONE = {"starlette", "uvicorn", "sqlalchemy", "alembic", "structlog", "httptools", "jwt"}
 SERVER_ALONE |= {"prometheus_client", "uvloop", "httpx", "rich"}
 

@@ -84,7 +84,7 @@ def _why_not(line: str) -> str | None:
 
 def naming(path: Path) -> str:
     """A package.json with nothing in it but what names packages."""
-    said = json.loads(path.read_text())
+    said = json.loads(path.read_text("utf-8"))
     kept = {name: said[name] for name in NAMING if name in said}
     pnpm = said.get("pnpm")
     if isinstance(pnpm, dict) and "overrides" in pnpm:
@@ -94,7 +94,7 @@ def naming(path: Path) -> str:
 
 def _check_file(path: Path) -> None:
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
         said = json.loads(text)
     except (ValueError, OSError) as error:
         raise BadParameter(f"{path} cannot be read: {error}") from None

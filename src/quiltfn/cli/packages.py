@@ -75,7 +75,7 @@ def install_python(wanted: Path, tree: Path, target: Target) -> None:
     # In an empty directory, where neither tool finds settings, modules or packages.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as empty:
         file = Path(empty) / "requirements.txt"
-        file.write_text(listed.text)
+        file.write_text(listed.text, "utf-8")
         command += ["-r", str(file)]
         _run(command, Path(empty), (f"the packages of {wanted}", NO_WHEEL))
     # Scripts that name this machine's interpreter, and the installer's lock file.
@@ -144,7 +144,8 @@ def _install_by_pnpm(tree: Path) -> None:
     # Where nothing is that could set it up otherwise: no hooks, no workspace, no settings.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         place = Path(made)
-        (place / manifest.MANIFEST).write_text(manifest.naming(tree / manifest.MANIFEST))
+        said = manifest.naming(tree / manifest.MANIFEST)
+        (place / manifest.MANIFEST).write_text(said, "utf-8")
         shutil.copyfile(tree / manifest.PNPM_LOCK, place / manifest.PNPM_LOCK)
         _run(command, place, (f"the packages of {manifest.PNPM_LOCK}", None))
         modules = place / "node_modules"

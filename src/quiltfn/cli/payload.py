@@ -1,7 +1,6 @@
 """The payload of a call: from options, a file, or standard input."""
 
 import os
-import select
 import stat
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from quiltfn.cli.parsing import BadParameter
 # The longest silence of a pipe, which may have no writer, and the most bytes read from it.
 SILENCE_S = 5.0
 PIPED_MAX_BYTES = 64 * 1024 * 1024
-CHUNK = 1 << 16
+CHUNK, READ_AHEAD = 1 << 16, 4
 STANDARD_INPUT = "standard input"
 
 
@@ -57,15 +56,32 @@ def piped() -> str | None:
 
 
 def _read_pipe(number: int) -> bytes:
-    look, content = select.poll(), bytearray()
-    look.register(number, select.POLLIN)
+    import queue  # noqa: PLC0415 — for a pipe alone
+    import threading  # noqa: PLC0415
+
+    pieces, content = queue.Queue[bytes | OSError](READ_AHEAD), bytearray()
+
+    def read() -> None:
+        piece: bytes | OSError = b"begun"
+        while piece and not isinstance(piece, OSError):
+            try:
+                piece = os.read(number, CHUNK)
+            except OSError as error:
+                piece = error
+            pieces.put(piece)
+
+    # Not every system can say whether there is something in a pipe.
+    threading.Thread(target=read, daemon=True).start()
     while True:
-        if not look.poll(SILENCE_S * 1000):
+        try:
+            piece = pieces.get(timeout=SILENCE_S)
+        except queue.Empty:
             raise BadParameter(
                 f"standard input is a pipe, and nothing came from it for {SILENCE_S:g} s; "
                 "--payload-file - waits as long as it takes, </dev/null means that there is none"
-            )
-        piece = os.read(number, CHUNK)
+            ) from None
+        if isinstance(piece, OSError):
+            raise BadParameter(f"{STANDARD_INPUT} cannot be read: {piece.strerror}")
         content += piece
         if not piece:
             return bytes(content)

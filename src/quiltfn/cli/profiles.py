@@ -8,6 +8,7 @@ then the server of this machine. A profile's key goes to its own server and to n
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 
 import msgspec
@@ -119,7 +120,7 @@ def read() -> Profiles:
 
 
 def _check_private(place: Path, found: os.stat_result) -> None:
-    if os.name != "posix":  # where a mode says nothing of others
+    if sys.platform == "win32":  # where a mode says nothing of others
         return
     if found.st_mode & OTHERS:
         raise BadParameter(

@@ -106,7 +106,11 @@ def overview() -> str:
     for section, words in SECTIONS.items():
         lines += ["", f"{section}:"]
         lines += [f"  {word:<14}{about(word)}" for word in words]
-    lines += ["", "this machine:"]
+    from importlib.util import find_spec  # noqa: PLC0415 — for help alone
+
+    has_server = find_spec("quiltfn.operator") is not None
+    where = "this machine" if has_server else "a server's machine, which has all of quiltfn"
+    lines += ["", f"{where}:"]
     lines += [f"  {word:<14}{told}" for word, told in ON_THIS_MACHINE.items()]
     lines += ["", *EPILOG, "", "--version shows the version."]
     return "".join(f"{line}\n" for line in lines)

@@ -5,6 +5,7 @@ say anything in any encoding, and wait for ever for somebody who does not answer
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,10 @@ SAID_MAX = 2000
 TIMEOUT_SECONDS = 900
 # How long a program has to end by itself once it was told to.
 GRACE_SECONDS = 5
+# What ends a command, as far as the system has it.
+ENDING = [signal.SIGINT, signal.SIGTERM]
+if sys.platform != "win32":
+    ENDING.append(signal.SIGHUP)
 
 _timeout_seconds: ContextVar[float] = ContextVar("timeout_seconds", default=TIMEOUT_SECONDS)
 
@@ -87,7 +92,7 @@ def _hold_signals() -> Callable[[], None]:
     came: list[int] = []
     held: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():  # others get no signals
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING:
             if callable(signal.getsignal(number)):
                 held[number] = signal.signal(number, lambda one, _: came.append(one))
 
@@ -106,19 +111,22 @@ def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """
     output = errors = ""
     try:
-        _signal(process, signal.SIGTERM)
+        _end(process, gently=True)
         with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=GRACE_SECONDS)
     finally:  # also where somebody does not wait for that
-        _signal(process, signal.SIGKILL)
+        _end(process)
         with suppress(subprocess.TimeoutExpired):
             output, errors = process.communicate(timeout=GRACE_SECONDS)
     return subprocess.CompletedProcess(process.args, 0, output, errors)
 
 
-def _signal(process: subprocess.Popen[str], number: int) -> None:
+def _end(process: subprocess.Popen[str], *, gently: bool = False) -> None:
+    if sys.platform == "win32":  # without groups of processes, and without a gentle way
+        process.kill()
+        return
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal.SIGTERM if gently else signal.SIGKILL)
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:

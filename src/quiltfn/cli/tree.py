@@ -40,12 +40,12 @@ def pack(tree: Path, archive: Path) -> None:
         else tarfile.open(archive, "w", format=tarfile.PAX_FORMAT)
     ) as tar:
         for path in walk(tree):
-            tar.add(path, str(path.relative_to(tree)), recursive=False, filter=_plain)
+            tar.add(path, path.relative_to(tree).as_posix(), recursive=False, filter=_plain)
 
 
 def walk(tree: Path) -> Iterator[Path]:
     """Every path below `tree`; a directory comes before its contents. Links are not followed."""
-    for path in sorted(tree.iterdir()):
+    for path in sorted(tree.iterdir(), key=lambda one: one.name):
         yield path
         if path.is_dir() and not path.is_symlink():
             yield from walk(path)

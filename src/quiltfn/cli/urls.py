@@ -133,6 +133,6 @@ def told(one: FunctionUrl, server: str) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text("utf-8").strip()
     except OSError as error:
         raise BadParameter(f"--secret-file: {error.strerror}: {path}") from None

@@ -1,8 +1,8 @@
 """Does something again after every edit of a directory's files, until Ctrl-C."""
 
-import fcntl
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +27,11 @@ def alone(directory: Path, command: str) -> Iterator[None]:
 
     Raises `BadParameter`.
     """
+    if sys.platform == "win32":  # a directory cannot be locked there
+        yield
+        return
+    import fcntl  # noqa: PLC0415 — only where there is one
+
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # Some network file systems cannot lock a directory; then there is no protection.

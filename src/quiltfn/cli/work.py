@@ -326,6 +326,6 @@ def _destination(word: str, secret_file: Path | None) -> NewDestination:
     if secret_file is None:
         raise BadParameter(f"requests to {word} are signed: give --secret-file")
     try:
-        return NewDestination(url=word, secret=secret_file.read_text().strip())
+        return NewDestination(url=word, secret=secret_file.read_text("utf-8").strip())
     except OSError as error:
         raise BadParameter(f"--secret-file: {error.strerror}: {secret_file}") from None

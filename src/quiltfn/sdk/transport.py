@@ -5,9 +5,10 @@ An HTTP library would take longer to import than a call takes, and a command mak
 
 import base64
 import http.client
-import select
+import selectors
 import socket
 import ssl
+import sys
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,11 @@ WRITE_S = 30.0
 CHUNK_BYTES = 64 * 1024
 # An answer may take a day. TCP keep-alive finds out whether the server still exists: after a minute
 # of silence it probes every 15 s, and four probes without an answer close the connection.
-KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+if sys.platform == "darwin":
+    _IDLE = socket.TCP_KEEPALIVE
+else:
+    _IDLE = socket.TCP_KEEPIDLE
+KEEP_ALIVE = ((_IDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 PORTS = {"http": 80, "https": 443}
 
 
@@ -201,9 +206,9 @@ def _is_open(sock: socket.socket | None) -> bool:
     """Whether the connection can be used again. One that the server has closed is readable."""
     if sock is None:
         return False
-    look = select.poll()
-    look.register(sock, select.POLLIN)
-    return not look.poll(0)
+    with selectors.DefaultSelector() as look:
+        look.register(sock, selectors.EVENT_READ)
+        return not look.select(0)
 
 
 def _authorization(header: str, parts: SplitResult) -> dict[str, str]:

@@ -119,7 +119,7 @@ def digest_of(directory: Path) -> str:
     """A hash of a tree: names, contents, links, and what may be executed."""
     told = hashlib.sha256()
     for path in tree.walk(directory):
-        relative = str(path.relative_to(directory))
+        relative = path.relative_to(directory).as_posix()
         if path.is_symlink():
             entry = [relative, "link", os.readlink(path)]
         elif path.is_dir():

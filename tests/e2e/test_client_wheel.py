@@ -1,0 +1,171 @@
+"""The client's wheel: for any system, alone in an environment, away from the server's machine."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from e2e import netlab
+from e2e.server import Server, quiltfn, short_dir, watched
+from e2e.test_documents import blocks, fetch, newcomer
+from e2e.test_wheel import ROOT, run
+from quiltfn.cli.root import ON_THIS_MACHINE
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+PAGE = "docs/how-to/deploy-a-project.md"
+TENANT = "shop"
+LIST_PACKAGES = """
+from importlib.metadata import distributions
+print(*(one.name.lower() for one in distributions()))
+"""
+USES_BOTH_CLIENTS = """
+import asyncio, quiltfn
+with quiltfn.Client() as client:
+    print(client.invoke("shop-window", payload={"name": "Ada"}).stdout)
+async def main():
+    async with quiltfn.AsyncClient() as client:
+        print([one.name async for one in client.functions.list()])
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class ClientMachine:
+    """A directory that nothing of the checkout is in. The client was installed from the wheel."""
+
+    wheel: Path
+    directory: Path
+
+    @property
+    def programs(self) -> Path:
+        return self.directory / "venv" / "bin"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**newcomer(self.directory), "PATH": f"{self.programs}:/usr/bin:/bin"}
+
+    def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """A program of the environment; `more`: further variables."""
+        return subprocess.run(
+            [self.programs / words[0], *words[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**self.variables, **more},
+            cwd=self.directory,
+            timeout=scaled(60),
+        )
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[ClientMachine]:
+    """It has uv as well, and what that fetched before."""
+    python = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+    uv = Path(sys.executable).with_name("uv")
+    fetch()
+    with short_dir() as away:
+        run(ROOT / "scripts" / "wheel", "--client", "--out", away / "made")
+        (wheel,) = (away / "made").iterdir()
+        run(uv, "venv", "--quiet", "--python", python, away / "venv")
+        made = ClientMachine(wheel, away)
+        run(uv, "pip", "install", "--quiet", "--python", made.programs / "python", wheel)
+        (made.programs / "uv").symlink_to(uv)
+        yield made
+
+
+def test_it_is_one_wheel_for_every_system_and_has_no_part_of_the_server(
+    machine: ClientMachine,
+) -> None:
+    assert re.fullmatch(r"quiltfn_client-[\d.]+-py3-none-any\.whl", machine.wheel.name)
+    size = machine.wheel.stat().st_size
+    print(f"{machine.wheel.name}: {size / 1000:.0f} kB")
+    assert size < 1_000_000
+    with zipfile.ZipFile(machine.wheel) as archive:
+        names = archive.namelist()
+    assert {one.split("/")[1].removesuffix(".py") for one in names if "/" in one} >= {"cli", "sdk"}
+    assert all(one.endswith((".py", "/py.typed")) for one in names if ".dist-info" not in one)
+    missing = machine.run("python", "-c", "import quiltfn.launcher")
+    assert "No module named 'quiltfn.launcher'" in missing.stderr
+    packages = set(machine.run("python", "-c", LIST_PACKAGES).stdout.split())
+    assert {"quiltfn-client", "msgspec", "rich"} <= packages
+    assert not packages & {"alembic", "sqlalchemy", "uvloop", "cryptography", "quiltfn"}
+
+
+@pytest.mark.parametrize("word", ON_THIS_MACHINE)
+def test_what_a_server_s_machine_is_for_is_refused_in_a_sentence(
+    machine: ClientMachine, word: str
+) -> None:
+    done = machine.run("quiltfn", word)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"error: this is the client of quiltfn, and {word} is a command of the server's machine",
+        "hint: install quiltfn there, and run it there",
+    ]
+
+
+def test_its_help_says_where_those_commands_are(machine: ClientMachine) -> None:
+    shown = machine.run("quiltfn", "--help").stdout
+    assert "a server's machine, which has all of quiltfn:\n  serve" in shown
+    assert "\nthis machine:\n  serve" in quiltfn("--help").stdout
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[netlab.Lab]:
+    with short_dir() as directory, netlab.lab(directory) as made:
+        yield made
+
+
+@pytest.fixture
+def server(lab: netlab.Lab) -> Iterator[tuple[Server, str]]:
+    """One that other machines reach, and the key of a tenant that may write."""
+    with netlab.inside(lab.host), watched(f"--host {netlab.HOST_V4[0]}") as one:
+        said = ("--tenant", TENANT, "--scope", "write", "--data-dir", str(one.data_dir))
+        key = quiltfn("keys", "create", *said).stdout.strip()
+        one.headers = {"Authorization": f"Bearer {key}"}
+        yield one.start(), key
+
+
+def test_three_commands_on_another_machine_lead_from_nothing_to_a_url(
+    machine: ClientMachine, lab: netlab.Lab, server: tuple[Server, str]
+) -> None:
+    """Those of the page, word for word; with a package and a schedule."""
+    at, key = server
+    typed = next(str(one["text"]) for one in blocks(PAGE))
+    assert [line.split()[:2] for line in typed.splitlines()] == [
+        ["quiltfn", "init"],
+        ["quiltfn", "deploy"],
+        ["quiltfn", "invoke"],
+    ]
+    here = machine.directory / "empty"
+    here.mkdir()
+    variables = {"QUILT_BASE_URL": at.url, "QUILT_API_KEY": key}
+    with netlab.inside(lab.world):
+        began = time.monotonic()
+        said = run("/bin/sh", "-ec", typed, cwd=here, env=machine.variables | variables)
+        took = time.monotonic() - began
+        print(f"three commands, from nothing to a URL that answers: {took:.1f} s")
+        both = machine.run("python", "-c", USES_BOTH_CLIENTS, **variables)
+        files = machine.run("quiltfn", "functions", "files", "shop-window", **variables)
+    assert took < scaled(60)
+    url = f"{at.url}/fn/{TENANT}/shop-window"
+    assert f"shop-window answers at {url}\n" in said
+    assert '\n{"message": "Hello!"}' in said
+    assert both.stdout == '{"message": "Hello!"}\n' + "['shop-window']\n", both.stderr
+    assert "jinja2/environment.py" in files.stdout
+    answer = httpx.post(url, headers=at.headers, timeout=scaled(30))
+    assert answer.json() == {"message": "Hello!"}
+    (schedule,) = at.call("GET", "/api/schedules").json()["schedules"]
+    assert schedule["next_runs"]
+    with netlab.inside(lab.world):
+        gone = machine.run("quiltfn", "destroy", str(here / "shop-window"), "--yes", **variables)
+    assert gone.returncode == 0, gone.stderr

@@ -1,0 +1,51 @@
+"""The command on systems that are no Linux: what it does where something is missing there."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from quiltfn.cli import tools, tree, watching
+from quiltfn.cli.parsing import BadParameter
+from timeouts import scaled
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own modules have found out at their import where they are."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+
+
+@pytest.mark.usefixtures("windows")
+def test_a_program_is_ended_where_there_are_no_groups_of_processes(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    began = time.monotonic()
+    with tools.time_limit(0.5), pytest.raises(BadParameter, match="it was not done"):
+        tools.run(["/bin/sh", "-c", f"echo $$ >{noted}; exec sleep 60"])
+    assert time.monotonic() - began < scaled(20)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(noted.read_text()), 0)
+
+
+@pytest.mark.usefixtures("windows")
+def test_a_directory_is_watched_where_it_cannot_be_locked(tmp_path: Path) -> None:
+    with watching.alone(tmp_path, "quiltfn dev"), watching.alone(tmp_path, "quiltfn dev"):
+        pass
+
+
+def test_where_it_can_be_locked_it_is(tmp_path: Path) -> None:
+    """Negative control."""
+    with watching.alone(tmp_path, "quiltfn dev"), pytest.raises(BadParameter, match="another"):
+        with watching.alone(tmp_path, "quiltfn dev"):
+            pass
+
+
+def test_files_come_in_the_order_of_their_names_wherever_they_are(tmp_path: Path) -> None:
+    """Windows orders paths without regard to case, and what is told by its content is the same."""
+    for name in ("b", "A", "a", "B"):
+        (tmp_path / name).touch()
+    assert [one.name for one in tree.walk(tmp_path)] == ["A", "B", "a", "b"]
