@@ -12,7 +12,10 @@ from quiltfn.sdk import TenantEvent
 
 def events(
     function: Annotated[
-        str | None, Option(metavar="NAME_OR_ID", help="Only what happens to this function.")
+        str | None,
+        Option(
+            metavar="NAME_OR_ID", help="Only what happens to this function.", completes="function"
+        ),
     ] = None,
     types: Annotated[
         str | None,

@@ -16,7 +16,8 @@ class CallOptions:
     """Which calls are listed."""
 
     function: Annotated[
-        str | None, Option(metavar="NAME_OR_ID", help="Only calls of this function.")
+        str | None,
+        Option(metavar="NAME_OR_ID", help="Only calls of this function.", completes="function"),
     ] = None
     status: Annotated[str | None, Option(help="Only calls with this status.")] = None
     cold: Annotated[bool | None, Option(("--cold",), off="--warm", help="Only cold starts.")] = None

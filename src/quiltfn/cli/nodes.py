@@ -9,7 +9,7 @@ from quiltfn.sdk import Node
 
 app = Group(name="nodes", help="List the nodes of a fleet, drain them and remove them.")
 
-Name = Annotated[str, Argument(help="The node's name.")]
+Name = Annotated[str, Argument(help="The node's name.", completes="node")]
 Force = Annotated[
     bool, Option(("--force",), help="Although images go with it that no other node has.")
 ]

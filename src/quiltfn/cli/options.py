@@ -25,6 +25,8 @@ Environment = Annotated[
 Limit = Annotated[int | None, Option(least=1, help="How many at most.")]
 Cursor = Annotated[str | None, Option(help="Where to go on: printed at the end of a list.")]
 METAVARS = {"MiB": "MB", "%": "PERCENT", "s": SECONDS}
+# Fields whose values are names of what the server has.
+NAMED = ("function", "runtime")
 # These options are written as the opposite of the field.
 OPPOSITES = {
     "cleanup_on_exit": Option(
@@ -111,6 +113,7 @@ def _option(one: Field) -> Option:
         help=_help(one),
         metavar=_metavar(one),
         choices=words[0] if words else (),
+        completes=one.name if one.name in NAMED else None,
     )
 
 

@@ -17,6 +17,8 @@ from typing import Any, Union, get_args, get_origin
 from msgspec import Struct
 
 WRONG = 2
+# The options that all commands share come last in --help, below a head of their own.
+SHARED, OF_ALL = "connection", "the server and its answer"
 SECONDS = "SECONDS"  # the metavar of what may have a unit as well
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 DURATIONS = "90s, 10m, 2h or 1d"
@@ -142,15 +144,39 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
 
 def run(function: Run, program: str, words: Sequence[str]) -> None:
     """Parses `words` and calls the function. Raises `Exit`, and what the function raises."""
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=inspect.getdoc(function),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(prog=program, **parser_of(function), allow_abbrev=False)
+    taken = declare(function, parser)
+    values = {n for one in taken for n in one.valued()}
+    known, unknown = parser.parse_known_args(joined(words, values))
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0], taken)}")
+    said = vars(known)
+    given: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for each in taken:
+        value = each.checked(said[each.key])
+        place = given if each.group is None else parts.setdefault(each.group, {})
+        place[each.name] = value
     parameters = inspect.signature(function).parameters
+    for name, fields in parts.items():
+        kind = parameters[name].annotation
+        is_class = dataclasses.is_dataclass(kind)
+        given[name] = kind(**fields) if is_class else get_args(kind)[-1].value(fields)
+    function(**given)
+
+
+def parser_of(function: Run) -> dict[str, Any]:
+    """What a parser of the command is made with, besides its name."""
+    return {
+        "description": inspect.getdoc(function),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
+def declare(function: Run, parser: argparse.ArgumentParser) -> list["Taken"]:
+    """Gives the parser the options and arguments of the command; returns them."""
     taken: list[Taken] = []
-    for name, one in parameters.items():
+    for name, one in inspect.signature(function).parameters.items():
         if dataclasses.is_dataclass(one.annotation):
             taken += [
                 Taken(part.name, part.type, part.default, group=name)
@@ -163,24 +189,10 @@ def run(function: Run, program: str, words: Sequence[str]) -> None:
             ]
         else:
             taken.append(Taken(name, one.annotation, one.default))
+    shared = parser.add_argument_group(OF_ALL)
     for each in taken:
-        each.declare(parser)
-    values = {n for one in taken for n in one.valued()}
-    known, unknown = parser.parse_known_args(joined(words, values))
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0], taken)}")
-    said = vars(known)
-    given: dict[str, Any] = {}
-    parts: dict[str, dict[str, Any]] = {}
-    for each in taken:
-        value = each.checked(said[each.key])
-        place = given if each.group is None else parts.setdefault(each.group, {})
-        place[each.name] = value
-    for name, fields in parts.items():
-        kind = parameters[name].annotation
-        is_class = dataclasses.is_dataclass(kind)
-        given[name] = kind(**fields) if is_class else get_args(kind)[-1].value(fields)
-    function(**given)
+        each.declare(shared if each.group == SHARED else parser)
+    return taken
 
 
 def _meant(word: str, taken: Sequence["Taken"]) -> str:
@@ -243,16 +255,18 @@ class Taken:
         """The options that take a value."""
         return () if isinstance(self.about, Argument) or self.kind is bool else self.names
 
-    def declare(self, parser: argparse.ArgumentParser) -> None:
+    def declare(self, parser: argparse._ActionsContainer) -> None:
         about = self.about
         told = about.help.replace("%", "%%")
         if isinstance(about, Argument):
             metavar = about.metavar or self.name.upper()
+            choices = [one.value for one in self.kind] if issubclass(self.kind, Enum) else None
             nargs = "+" if self.is_list else None if self.is_required else "?"
             parser.add_argument(
                 self.key,
                 metavar=metavar,
-                type=self._read,
+                type=str if choices else self._read,
+                choices=choices,
                 nargs=nargs,
                 default=self.default,
                 help=told,

@@ -36,6 +36,7 @@ COMMANDS = {
     "queue": "work",
     "dev": "dev",
     "login": "login",
+    "completion": "completion",
     "init": "project.init",
     "deploy": "project.commands",
     "destroy": "project.commands",
@@ -71,7 +72,7 @@ SECTIONS = {
     "work": ("invocations", "wait", "cancel", "replay", "queue", "dead-letters", "deliveries"),
     "watch": ("stats", "series", "usage", "events", "pool-stats", "instances", "audit"),
     "server": ("whoami", "quota", "nodes", "health", "info"),
-    "this command": ("config",),
+    "this command": ("config", "completion"),
 }
 ABOUT = "Serverless functions on your own Linux machine."
 EPILOG = (
@@ -91,9 +92,9 @@ def perform(words: Sequence[str]) -> None:
         if not words:
             raise Exit(WRONG)
     elif word in GROUPS:
-        _group(word).run(program, words[1:])
+        group(word).run(program, words[1:])
     elif word in COMMANDS:
-        parsing.run(_command(word), program, words[1:])
+        parsing.run(command(word), program, words[1:])
     elif word in ON_THIS_MACHINE:
         _on_this_machine(word, list(words[1:]))
     else:
@@ -118,20 +119,21 @@ def overview() -> str:
 
 def about(word: str) -> str:
     """What a command is for, in a sentence."""
-    return _group(word).help if word in GROUPS else parsing.first_sentence(_command(word))
+    return group(word).help if word in GROUPS else parsing.first_sentence(command(word))
 
 
-def _group(word: str) -> Group:
+def group(word: str) -> Group:
+    """A group of commands, whose module is loaded now."""
     module, _, name = GROUPS[word].partition(".")
-    group: Group = getattr(importlib.import_module(f"quiltfn.cli.{module}"), name)
-    return group
+    found: Group = getattr(importlib.import_module(f"quiltfn.cli.{module}"), name)
+    return found
 
 
-def _command(word: str) -> Run:
-    command: Run = getattr(
-        importlib.import_module(f"quiltfn.cli.{COMMANDS[word]}"), word.replace("-", "_")
-    )
-    return command
+def command(word: str) -> Run:
+    """A command, whose module is loaded now."""
+    module = importlib.import_module(f"quiltfn.cli.{COMMANDS[word]}")
+    found: Run = getattr(module, word.replace("-", "_"))
+    return found
 
 
 def _on_this_machine(word: str, arguments: list[str]) -> None:
@@ -184,6 +186,10 @@ def run(argv: Sequence[str]) -> int:
 
 def main() -> int:
     """The program; returns the exit code. Characters that the terminal cannot show are escaped."""
+    if "_ARGCOMPLETE" in os.environ:
+        from quiltfn.cli import completion  # noqa: PLC0415 — for a shell that asks alone
+
+        completion.answer(os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", ""))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -23,7 +23,7 @@ app = Group(
 )
 
 
-Name = Annotated[str, Argument(help="The runtime's name.")]
+Name = Annotated[str, Argument(help="The runtime's name.", completes="runtime")]
 
 
 @app.command("list")

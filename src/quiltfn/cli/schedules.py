@@ -16,7 +16,7 @@ app = Group(
     help="Run functions by a cron expression or an interval.",
 )
 
-Name = Annotated[str, Argument(help="The schedule's name.")]
+Name = Annotated[str, Argument(help="The schedule's name.", completes="schedule")]
 PayloadFile = Annotated[
     Path | None, Option(metavar="FILE", help="A file with the payload; - is standard input.")
 ]
@@ -25,7 +25,9 @@ PayloadFile = Annotated[
 @app.command()
 def add(
     name: Name,
-    function: Annotated[str, Argument(help="The name of the function that it runs.")],
+    function: Annotated[
+        str, Argument(help="The name of the function that it runs.", completes="function")
+    ],
     *,
     payload_file: PayloadFile = None,
     fields: Annotated[

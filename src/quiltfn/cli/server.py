@@ -16,7 +16,8 @@ def whoami(connection: Connection) -> None:
 
 def instances(
     function: Annotated[
-        str | None, Option(metavar="NAME_OR_ID", help="Only instances of this function.")
+        str | None,
+        Option(metavar="NAME_OR_ID", help="Only instances of this function.", completes="function"),
     ] = None,
     limit: Limit = None,
     *,

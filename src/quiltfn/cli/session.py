@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 NameOrId = Annotated[
     str,
-    Argument(metavar="NAME_OR_ID", help="The function's name or id."),
+    Argument(metavar="NAME_OR_ID", help="The function's name or id.", completes="function"),
 ]
 
 
@@ -114,6 +114,7 @@ class Connection:
         str | None,
         Option(
             metavar="NAME",
+            completes="profile",
             help="The server and key that `quiltfn login` has stored; else QUILTFN_PROFILE.",
         ),
     ] = None

@@ -15,7 +15,8 @@ Since = Annotated[str | None, Option(metavar="AGE", help="How far back, such as 
 
 def stats(
     name_or_id: Annotated[
-        str | None, Argument(metavar="NAME_OR_ID", help="One function; without it, all.")
+        str | None,
+        Argument(metavar="NAME_OR_ID", help="One function; without it, all.", completes="function"),
     ] = None,
     since: Annotated[
         str, Option(metavar="AGE", help="How far back, from 1m to 24h, such as 30m.")

@@ -19,7 +19,10 @@ NO_PROJECT = ""
 
 
 def export(
-    names: Annotated[list[str], Argument(metavar="NAME", help="A function; several are taken.")],
+    names: Annotated[
+        list[str],
+        Argument(metavar="NAME", help="A function; several are taken.", completes="function"),
+    ],
     *,
     values: Annotated[
         bool, Option(help="Write the values of variables too; else they become secrets.")

@@ -1,0 +1,157 @@
+"""Completion: what a shell is told, and what the command answers when the shell asks.
+
+A shell asks by the command itself, with the line so far in its environment (argcomplete). The tree
+of commands is built as far as that line goes, so that one module is loaded.
+"""
+
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+from argcomplete import autocomplete
+from argcomplete.completers import DirectoriesCompleter, FilesCompleter, SuppressCompleter
+from argcomplete.lexers import split_line
+from argcomplete.shell_integration import shellcode
+
+from quiltfn.cli import parsing, profiles, root, show
+from quiltfn.cli.parsing import Argument, Run, Taken
+from quiltfn.cli.session import Connection
+from quiltfn.sdk import Client
+
+# Somebody waits for it with a finger on the key.
+SERVER_TIMEOUT_S = 1.0
+# No more names than a person would read, and none that could mean something to a shell.
+NAMES_MAX = 200
+HARMLESS = re.compile(r"[\w.:/@-]+")
+
+
+class Shell(StrEnum):
+    """The shells that can complete."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+def completion(shell: Annotated[Shell, Argument(help="bash, zsh or fish.")]) -> None:
+    """Print what makes a shell complete commands, options, and names that the server has.
+
+    bash, in ~/.bashrc:                    eval "$(quiltfn completion bash)"
+    zsh, in ~/.zshrc, behind compinit:     eval "$(quiltfn completion zsh)"
+    fish: quiltfn completion fish >~/.config/fish/completions/quiltfn.fish
+    """
+    show.write(sys.stdout, shellcode(["quiltfn"], shell=shell.value))
+
+
+def answer(line: str, point: str) -> None:
+    """Answers a shell that asks, and ends the process. `point`: where in the line."""
+    _, _, _, words, _ = split_line(line, int(point) if point.isdecimal() else None)
+    autocomplete(
+        tree(words[1:]),
+        always_complete_options="long",
+        exclude=("-h", "--help"),
+        default_completer=SuppressCompleter(),
+    )
+
+
+def tree(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of what can stand behind `words`."""
+    parser = argparse.ArgumentParser(prog="quiltfn", add_help=False)
+    commands = parser.add_subparsers()
+    word = words[0] if words else None
+    for name in [name for names in root.SECTIONS.values() for name in names]:
+        if word is None:
+            commands.add_parser(name, help=root.about(name))
+        elif name == word and name in root.GROUPS:
+            _add_group(commands.add_parser(name), root.group(name), words[1:])
+        elif name == word:
+            _add_command(commands, name, root.command(name))
+    for name, about in root.ON_THIS_MACHINE.items():
+        commands.add_parser(name, help=about, add_help=False)
+    return parser
+
+
+def _add_group(parser: argparse.ArgumentParser, group: parsing.Group, words: Sequence[str]) -> None:
+    commands = parser.add_subparsers()
+    for name, function in group.commands.items():
+        if not words:
+            commands.add_parser(name, help=parsing.first_sentence(function))
+        elif name == words[0]:
+            _add_command(commands, name, function)
+
+
+def _add_command(commands: Any, name: str, function: Run) -> None:
+    parser = commands.add_parser(name, allow_abbrev=False)
+    taken = {one.key: one for one in parsing.declare(function, parser)}
+    for action in parser._actions:
+        if action.dest in taken and action.nargs != 0 and not action.choices:
+            action.completer = _completer(taken[action.dest])
+
+
+def _completer(one: Taken) -> Any:
+    what = one.about.completes
+    if what is not None:
+        return lambda prefix, parsed_args, **_: names(what, prefix, parsed_args)
+    if one.kind is Path:
+        return DirectoriesCompleter() if one.about.metavar == "DIR" else FilesCompleter()
+    return _nothing
+
+
+def _nothing(**_: object) -> tuple[str, ...]:
+    """Other than argcomplete's own, it does not hide its option."""
+    return ()
+
+
+def names(what: str, prefix: str, said: argparse.Namespace) -> list[str]:
+    """The names that begin with `prefix`; none where the server does not answer in time."""
+    found: list[str] = []
+    # Whatever goes wrong, what somebody types is not disturbed.
+    with suppress(Exception):
+        if what == "profile":
+            found = list(profiles.read().profiles)
+        else:
+            given = vars(said)
+            url, key, cacert, profile = (
+                given.get(f"{parsing.SHARED}.{name}")
+                for name in ("url", "api_key", "cacert", "profile")
+            )
+            connection = Connection(url=url, api_key=key, cacert=cacert, profile=profile)
+            with at_most(SERVER_TIMEOUT_S), connection.session() as at:
+                found = LISTS[what](at.client, prefix)
+    fitting = [one for one in found if one.startswith(prefix) and HARMLESS.fullmatch(one)]
+    return fitting[:NAMES_MAX]
+
+
+def _functions(client: Client, prefix: str) -> list[str]:
+    return [one.name for one in client.functions.list(search=prefix or None).first().functions]
+
+
+LISTS: dict[str, Callable[[Client, str], list[str]]] = {
+    "function": _functions,
+    "runtime": lambda client, _: [one.name for one in client.runtimes.list()],
+    "schedule": lambda client, _: [one.name for one in client.schedules.list().first().schedules],
+    "node": lambda client, _: [one.name for one in client.nodes.list()],
+}
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in the block after so many seconds, whatever it waits for."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
