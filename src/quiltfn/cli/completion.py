@@ -6,13 +6,12 @@ of commands is built as far as that line goes, so that one module is loaded.
 
 import argparse
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 from argcomplete import autocomplete
@@ -112,21 +111,29 @@ def _nothing(**_: object) -> tuple[str, ...]:
 def names(what: str, prefix: str, said: argparse.Namespace) -> list[str]:
     """The names that begin with `prefix`; none where the server does not answer in time."""
     found: list[str] = []
-    # Whatever goes wrong, what somebody types is not disturbed.
-    with suppress(Exception):
-        if what == "profile":
-            found = list(profiles.read().profiles)
-        else:
-            given = vars(said)
-            url, key, cacert, profile = (
-                given.get(f"{parsing.SHARED}.{name}")
-                for name in ("url", "api_key", "cacert", "profile")
-            )
-            connection = Connection(url=url, api_key=key, cacert=cacert, profile=profile)
-            with at_most(SERVER_TIMEOUT_S), connection.session() as at:
-                found = LISTS[what](at.client, prefix)
+
+    def ask() -> None:
+        # Whatever goes wrong, what somebody types is not disturbed.
+        with suppress(Exception):
+            found.extend(_known(what, prefix, vars(said)))
+
+    # Left alone after that time: the process ends with its answer.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(SERVER_TIMEOUT_S)
     fitting = [one for one in found if one.startswith(prefix) and HARMLESS.fullmatch(one)]
     return fitting[:NAMES_MAX]
+
+
+def _known(what: str, prefix: str, said: Mapping[str, Any]) -> list[str]:
+    if what == "profile":
+        return list(profiles.read().profiles)
+    url, key, cacert, profile = (
+        said.get(f"{parsing.SHARED}.{name}") for name in ("url", "api_key", "cacert", "profile")
+    )
+    connection = Connection(url=url, api_key=key, cacert=cacert, profile=profile)
+    with connection.session() as at:
+        return LISTS[what](at.client, prefix)
 
 
 def _functions(client: Client, prefix: str) -> list[str]:
@@ -139,19 +146,3 @@ LISTS: dict[str, Callable[[Client, str], list[str]]] = {
     "schedule": lambda client, _: [one.name for one in client.schedules.list().first().schedules],
     "node": lambda client, _: [one.name for one in client.nodes.list()],
 }
-
-
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the block after so many seconds, whatever it waits for."""
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
