@@ -1,5 +1,6 @@
 """Build hook: compiles the guest and the library of its shells, and builds the dashboard, so that a
-wheel or an editable install carries them. A source archive carries the dashboard, as it was built.
+wheel or an editable install carries them. A wheel carries the documentation as well, and a source
+archive both, as they were built.
 
 An editable install compiles it in place. A wheel compiles it elsewhere, for the processor that
 QUILTFN_MACHINE names, and leaves the binary that the checkout runs with alone.
@@ -10,6 +11,7 @@ import platform
 import runpy
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,8 @@ class GuestBuildHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
         self._build_dashboard(root)
+        if version != "editable":
+            self._build_documentation(root)
         if self.target_name != "wheel":
             return
         machine = platform.machine()
@@ -98,6 +102,18 @@ class GuestBuildHook(BuildHookInterface[Any]):
             if self.target_name == "sdist":
                 raise
             self.app.display_warning(f"the dashboard was not built: {error}")
+
+    def _build_documentation(self, root: Path) -> None:
+        """As the dashboard, but for an editable install: a first start should not wait for it."""
+        python = root / ".venv/bin/python"
+        program = python if python.exists() else sys.executable
+        command = [str(program), str(root / "docs" / "site" / "build.py")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        if self.target_name == "sdist":
+            raise RuntimeError(done.stderr)
+        self.app.display_warning(done.stderr.strip())
 
     def finalize(self, _version: str, _build_data: dict[str, Any], _artifact_path: str) -> None:
         if hasattr(self, "_elsewhere"):

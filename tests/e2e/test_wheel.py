@@ -112,7 +112,7 @@ def test_a_wheel_is_made_for_its_platform_and_holds_a_static_guest(wheel: Path) 
     check_guest(wheel, {"x86_64": X86_64, "aarch64": AARCH64}[platform.machine()])
 
 
-def test_a_wheel_of_the_source_archive_needs_no_tools_for_the_dashboard(
+def test_a_wheel_of_the_source_archive_needs_no_tools_for_dashboard_and_documentation(
     wheel: Path, away: Path
 ) -> None:
     hatchling = [sys.executable, "-m", "hatchling", "build", "--directory", away / "source"]
@@ -124,14 +124,15 @@ def test_a_wheel_of_the_source_archive_needs_no_tools_for_the_dashboard(
     without = {**os.environ, "PATH": "/usr/bin:/bin", "https_proxy": "http://127.0.0.1:9"}
     run(*hatchling, "--target", "wheel", cwd=tree, env=without)
     (again,) = (away / "source").glob("*.whl")
-    assert dashboard_of(again) == dashboard_of(wheel)
-    assert any(name.endswith("index.html") for name in dashboard_of(again))
+    assert built_in(again) == built_in(wheel)
+    assert {"quiltfn/web/index.html", "quiltfn/site/index.html.gz"} <= built_in(again).keys()
 
 
-def dashboard_of(wheel: Path) -> dict[str, bytes]:
+def built_in(wheel: Path) -> dict[str, bytes]:
+    """The files of dashboard and documentation in a wheel."""
     with zipfile.ZipFile(wheel) as archive:
-        names = [one for one in archive.namelist() if one.startswith("quiltfn/web/")]
-        return {name: archive.read(name) for name in names}
+        built = ("quiltfn/web/", "quiltfn/site/")
+        return {name: archive.read(name) for name in archive.namelist() if name.startswith(built)}
 
 
 def test_an_installed_wheel_serves(

@@ -301,7 +301,7 @@ def test_of_two_origins_none_may_be_foreign(anybody: Api) -> None:
 
 
 def test_what_is_public_can_be_followed_a_link_to(anybody: Api) -> None:
-    for path in ("/docs", "/openapi.json", "/health"):
+    for path in ("/docs/api/", "/openapi.json", "/health"):
         answer = anybody("GET", path, headers={"Sec-Fetch-Site": "cross-site"})
         assert answer.status_code == 200
 
@@ -327,7 +327,7 @@ def test_no_answer_can_be_framed_or_taken_for_something_else(anybody: Api) -> No
     function_id = anybody.active()
     invoke = f"{of(function_id)}/invoke"
     for method, path, more in (
-        ("GET", "/docs", {}),
+        ("GET", "/docs/api/", {}),
         ("GET", "/openapi.json", {}),
         ("GET", "/nowhere", {}),
         ("GET", f"{LIST}/help?format=markdown", {}),
@@ -343,7 +343,7 @@ def test_no_answer_can_be_framed_or_taken_for_something_else(anybody: Api) -> No
 
 
 def test_the_documents_page_runs_what_is_written_in_it_and_nothing_else(anybody: Api) -> None:
-    answer = anybody("GET", "/docs")
+    answer = anybody("GET", "/docs/api/")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy

@@ -1,4 +1,6 @@
-"""The dashboard as a browser asks for it: where it is, what it is made of, what it may do."""
+"""Dashboard and documentation as a browser asks for them: where they are, what they are made of,
+what they may do.
+"""
 
 import re
 from urllib.parse import urljoin
@@ -11,7 +13,12 @@ from spec.conftest import Keyed
 
 pytestmark = pytest.mark.sandbox
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-built = pytest.mark.skipif(not web.files(), reason="the dashboard was not built: scripts/setup")
+built = pytest.mark.skipif(
+    not web.files(web.DASHBOARD), reason="the dashboard was not built: scripts/setup"
+)
+documented = pytest.mark.skipif(
+    not web.files(web.DOCUMENTATION), reason="no documentation was built: scripts/setup --docs"
+)
 
 
 def parts_of(page: str) -> list[str]:
@@ -100,7 +107,52 @@ def test_the_page_can_run_its_own_code_and_reach_its_own_server_alone(anybody: A
         "/ui/index.html%00.js",
         "/ui/web/index.html",
         "/ui/nothing-ABCDEF12.js",
+        "/docs/../web/index.html",
+        "/docs/..%2f..%2fsettings.py",
+        "/docs/how-to/%2e%2e/%2e%2e/%2e%2e/settings.py",
+        "/docs//etc/passwd",
+        "/docs/made-of",
+        "/docs/index.html%00.js",
+        "/docs/how-to",
     ],
 )
 def test_nothing_but_its_files_can_be_read(anybody: Api, path: str) -> None:
     is_error(anybody("GET", path), "NOT_FOUND", 404)
+
+
+@documented
+def test_the_documentation_is_there_without_a_credential_wherever_a_proxy_has_put_it(
+    keyed: Keyed,
+) -> None:
+    stranger = Api(keyed.server.url)
+    led = stranger("GET", "/docs")
+    assert led.status_code == 302
+    assert urljoin("http://x.test/deep/docs", led.headers["location"]) == "http://x.test/deep/docs/"
+    start = stranger("GET", "/docs/", headers=BROWSER)
+    assert (start.status_code, start.headers["cache-control"]) == (200, "no-cache")
+    deep = stranger("GET", "/docs/how-to/keys.html")
+    parts = {urljoin(str(page.url), name) for page in (start, deep) for name in parts_of(page.text)}
+    assert len(parts) > 5
+    for address in parts:
+        part = stranger("GET", address.removeprefix(keyed.server.url))
+        assert part.status_code == 200, address
+        assert "immutable" in part.headers["cache-control"]
+
+
+@documented
+def test_a_page_of_the_documentation_is_sent_compressed_and_once(anybody: Api) -> None:
+    packed = anybody("GET", "/docs/tutorial.html", headers={"Accept-Encoding": "gzip"})
+    plain = anybody("GET", "/docs/tutorial.html", headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.content == plain.content
+    known = {"Accept-Encoding": "gzip", "If-None-Match": packed.headers["etag"]}
+    assert anybody("GET", "/docs/tutorial.html", headers=known).status_code == 304
+
+
+@documented
+def test_the_documentation_has_the_policy_of_the_dashboard(anybody: Api) -> None:
+    page = anybody("GET", "/docs/tutorial.html").headers
+    assert page["content-security-policy"].endswith(web.POLICY)
+    assert "trusted-types 'none'" in web.POLICY
+    assert page["x-content-type-options"] == "nosniff"
+    assert "set-cookie" not in page

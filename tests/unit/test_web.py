@@ -1,4 +1,6 @@
-"""The files of the dashboard: what is served of them, and how they are built. No server."""
+"""The files of dashboard and documentation: what is served of them, and how the dashboard is built.
+No server.
+"""
 
 import gzip
 import os
@@ -53,11 +55,36 @@ def test_what_a_page_may_do_is_said_with_every_file() -> None:
 
 
 async def test_where_it_was_not_built_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "files", dict)
+    monkeypatch.setattr(web, "files", lambda _: {})
     asked: Any = SimpleNamespace(headers=Headers(), parameters={"file": "main.js"})
     for handler in (web.get_dashboard, web.get_dashboard_file):
         with pytest.raises(NotFound, match="the dashboard was not built"):
             await handler(asked)
+    asked = SimpleNamespace(headers=Headers(), parameters={"path": ""})
+    with pytest.raises(NotFound, match="the documentation was not built"):
+        await web.get_documentation(asked)
+
+
+async def test_a_page_of_the_documentation_is_found_by_its_name_and_by_its_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = {
+        name: WebFile.of(name, name.encode(), is_packed=False)
+        for name in ("index.html", "api/index.html", "how-to/keys.html")
+    }
+    monkeypatch.setattr(web, "files", lambda _: known)
+
+    async def get(path: str) -> Any:
+        asked: Any = SimpleNamespace(headers=Headers(), parameters={"path": path})
+        return await web.get_documentation(asked)
+
+    for path, name in (("", "index.html"), ("api/", "api/index.html"), ("how-to/keys.html",) * 2):
+        assert (await get(path)).body == name.encode()
+    led = await get("api")
+    assert (led.status, led.header("location")) == (302, "api/")
+    for path in ("how-to", "how-to/", "keys.html", "/index.html", "../index.html", "index.html/"):
+        with pytest.raises(NotFound, match="no such page"):
+            await get(path)
 
 
 # The build -----------------------------------------------------------------------------------
@@ -109,9 +136,11 @@ def test_the_lock_names_no_host() -> None:
     assert "://" not in (ROOT / "ui" / "deno.lock").read_text()
 
 
-@pytest.mark.skipif(not web.files(), reason="the dashboard was not built: see scripts/setup")
+@pytest.mark.skipif(
+    not web.files(web.DASHBOARD), reason="the dashboard was not built: see scripts/setup"
+)
 def test_the_page_asks_for_files_that_are_there_and_for_nothing_else() -> None:
-    files = web.files()
+    files = web.files(web.DASHBOARD)
     page = files["index.html"].content.decode()
     named = {
         part.partition('"')[0]

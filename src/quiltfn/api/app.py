@@ -68,7 +68,8 @@ _log = structlog.get_logger("quiltfn.api")
 
 def make_app(services: Services, routes: RouteTable = ROUTES) -> Application:
     """The application over `services`."""
-    web.files()  # read now: a disk that hangs later stops nobody
+    for directory in (web.DASHBOARD, web.DOCUMENTATION):
+        web.files(directory)  # read now: a disk that hangs later stops nobody
     table = list(routes)
     documents = HelpDocuments(table, field_limits(services))
     audit_log = AuditLog(services.audit, services.clock)

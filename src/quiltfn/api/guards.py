@@ -40,7 +40,7 @@ def check_origin(request: Request, *, is_public: bool) -> None:
         raise Forbidden(
             "this server has no keys and takes no calls from other pages, nor from those of other "
             "ports",
-            hint="make a key (quiltfn keys create) and send it, or use the page at /docs",
+            hint="make a key (quiltfn keys create) and send it, or use the page at /docs/api/",
         )
 
 

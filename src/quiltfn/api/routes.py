@@ -815,7 +815,16 @@ INSTANCES = Route(
 )
 DOCTOR = Route(handler=system.get_doctor_report, scope=OPERATOR, answer=wire.DoctorReport)
 METRICS = Route(handler=system.get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
+WEB_KINDS = tuple(kind.partition(";")[0] for kind in web.CONTENT_TYPES.values())
 DOCS = Route(handler=system.get_docs_page, scope=None, answer=str, texts=("text/html",))
+DOCUMENTATION_DIRECTORY = Route(handler=web.get_documentation_directory, scope=None, status=302)
+DOCUMENTATION = Route(
+    handler=web.get_documentation,
+    scope=None,
+    answer=str,
+    texts=WEB_KINDS,
+    codes=("NOT_FOUND",),
+)
 DASHBOARD = Route(
     handler=web.get_dashboard,
     scope=None,
@@ -827,7 +836,7 @@ DASHBOARD_FILE = Route(
     handler=web.get_dashboard_file,
     scope=None,
     answer=str,
-    texts=tuple(kind.partition(";")[0] for kind in web.CONTENT_TYPES.values()),
+    texts=WEB_KINDS,
     codes=("NOT_FOUND",),
 )
 LIVENESS = Route(handler=system.get_liveness, scope=None, answer=wire.Liveness)
@@ -957,7 +966,9 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/nodes/{name}/uncordon", {"POST": UNCORDON_NODE}),
     ("/metrics", {"GET": METRICS}),
     ("/openapi.json", {"GET": Route(handler=system.get_openapi_document, scope=None, answer=dict)}),
-    ("/docs", {"GET": DOCS}),
+    ("/docs", {"GET": DOCUMENTATION_DIRECTORY}),
+    ("/docs/api/", {"GET": DOCS}),
+    ("/docs/{path:path}", {"GET": DOCUMENTATION}),
     (
         "/",
         {"GET": Route(handler=web.get_start_page, scope=None, status=302, codes=("NOT_FOUND",))},

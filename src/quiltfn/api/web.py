@@ -1,4 +1,5 @@
-"""The dashboard: files that ui/build.py has made, served from memory as they are.
+"""The dashboard and the documentation: files that ui/build.py and docs/site/build.py have made,
+served from memory as they are.
 
 Whatever a path names, it is looked up among the names of these files and nowhere else.
 """
@@ -19,11 +20,14 @@ from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.model.errors import NotFound
 
 INDEX, PACKED = "index.html", ".gz"
+# Where in the package the files are.
+DASHBOARD, DOCUMENTATION = "web", "site"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
     ".txt": "text/plain; charset=utf-8",
 }
 HASHED = re.compile(r".*-[A-Z0-9]{8}\.\w+")
@@ -43,7 +47,7 @@ FOREVER, ASKED_EACH_TIME = "public, max-age=31536000, immutable", "no-cache"
 
 @dataclass(frozen=True, kw_only=True)
 class WebServices(RouteServices):
-    """What the routes of the dashboard take: nothing of their own."""
+    """What the routes of dashboard and documentation take: nothing of their own."""
 
 
 class WebFile(msgspec.Struct, frozen=True):
@@ -93,15 +97,17 @@ def has_tag(if_none_match: str, tag: str) -> bool:
 
 
 @functools.cache
-def files() -> dict[str, WebFile]:
-    """All files by their names; none where the dashboard was not built."""
+def files(directory: str) -> dict[str, WebFile]:
+    """All files in and below a directory of the package by their names, such as `how-to/keys.html`;
+    none where it was not built.
+    """
     found: dict[str, WebFile] = {}
-    directory = Path(__file__).parent.with_name("web")
-    if directory.is_dir():
-        for one in directory.iterdir():
-            name = one.name.removesuffix(PACKED)
-            if "." + name.rpartition(".")[2] in CONTENT_TYPES:
-                found[name] = WebFile.of(name, one.read_bytes(), is_packed=one.name != name)
+    top = Path(__file__).parents[1] / directory
+    for one in top.rglob("*"):
+        told = one.relative_to(top).as_posix()
+        name = told.removesuffix(PACKED)
+        if "." + name.rpartition(".")[2] in CONTENT_TYPES:
+            found[name] = WebFile.of(name, one.read_bytes(), is_packed=told != name)
     return found
 
 
@@ -127,6 +133,29 @@ async def get_dashboard_file(context: RequestContext[WebServices]) -> Response:
     return _file(context.parameters["file"], context)
 
 
+async def get_documentation_directory(_context: RequestContext[WebServices]) -> Response:
+    """Lead to the documentation."""
+    return _led_to("docs/")
+
+
+async def get_documentation(context: RequestContext[WebServices]) -> Response:
+    """Get a page of the documentation, or a file that its pages consist of."""
+    name, known = context.parameters["path"], files(DOCUMENTATION)
+    if not known:
+        raise NotFound(
+            "the documentation was not built when this server was installed",
+            hint="run scripts/setup --docs in its checkout and start it again, or ask for "
+            "/api/functions/help?format=markdown",
+        )
+    if f"{name}/{INDEX}" in known:
+        return _led_to(name.rpartition("/")[2] + "/")
+    if name == "" or name.endswith("/"):
+        name += INDEX
+    if name not in known:
+        raise NotFound("the documentation has no such page", hint="/docs/ has them all")
+    return known[name].response(context.headers)
+
+
 def _led_to(place: str, *headers: Header) -> Response:
     """`place` is relative, so that it is right below whatever path a proxy has put in front."""
     return Response(
@@ -135,7 +164,7 @@ def _led_to(place: str, *headers: Header) -> Response:
 
 
 def _file(name: str, context: RequestContext[WebServices]) -> Response:
-    known = files()
+    known = files(DASHBOARD)
     if not known:
         raise NotFound(
             "the dashboard was not built when this server was installed",

@@ -1,0 +1,3 @@
+"use strict";
+// Before anything is drawn.
+document.body.dataset.theme = localStorage.getItem("theme") || "auto";
