@@ -41,6 +41,8 @@ COMMANDS = {
     "deploy": "project.commands",
     "destroy": "project.commands",
     "export": "project.export",
+    "top": "top",
+    "open": "dashboard",
     "events": "events",
     "audit": "audit",
     "whoami": "server",
@@ -67,10 +69,10 @@ ON_THIS_MACHINE = {
 
 # How `quiltfn --help` lists them.
 SECTIONS = {
-    "start": ("login", "init", "deploy", "dev", "invoke", "logs"),
+    "start": ("login", "init", "deploy", "dev", "invoke", "logs", "open"),
     "functions": ("functions", "runtimes", "schedules", "url", "export", "destroy"),
     "work": ("invocations", "wait", "cancel", "replay", "queue", "dead-letters", "deliveries"),
-    "watch": ("stats", "series", "usage", "events", "pool-stats", "instances", "audit"),
+    "watch": ("top", "stats", "series", "usage", "events", "pool-stats", "instances", "audit"),
     "server": ("whoami", "quota", "nodes", "health", "info"),
     "this command": ("config", "completion"),
 }

@@ -1,0 +1,42 @@
+"""`quiltfn open`: the dashboard in a browser."""
+
+import os
+import sys
+import webbrowser
+from typing import Annotated
+
+from quiltfn.cli import show
+from quiltfn.cli.parsing import Argument
+from quiltfn.cli.session import Connection
+
+
+def open(  # it is called as the command is
+    name_or_id: Annotated[
+        str | None,
+        Argument(
+            metavar="NAME_OR_ID",
+            help="The page of this function; without it, of all.",
+            completes="function",
+        ),
+    ] = None,
+    *,
+    connection: Connection,
+) -> None:
+    """Open the dashboard in a browser, or a function's page, and print its address.
+
+    Without a display it is printed alone. The page asks for a key itself.
+    """
+    with connection.session(name_or_id) as at:
+        address = f"{at.client.base_url}/ui/"
+        if name_or_id is not None:
+            address += f"#/functions/{at.client.functions.get(name_or_id).id}"
+        at.print(address, show.encoded({"url": address}), show.say)
+        if has_display() and not webbrowser.open(address):
+            show.note("no browser could be opened: copy the address into one")
+
+
+def has_display() -> bool:
+    """Whether a browser would have a window; one in the terminal is not what is meant."""
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,160 @@
+"""`quiltfn top`: what every function is doing, again each second."""
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from quiltfn.cli import show
+from quiltfn.cli.output import Output
+from quiltfn.cli.session import Connection
+from quiltfn.sdk import Client, ConnectionFailed
+
+REFRESH_S = 1.0
+# What calls came to is counted over the last so many seconds: the least that a server sums up.
+WINDOW_S = 60
+# Names and versions of functions are asked for again after so long, or for one that is new.
+NAMES_FOR_S = 10.0
+# So many functions are known by name; a person sees those that do most.
+FUNCTIONS_MAX = 1000
+HEAD: tuple[str, ...] = ("FUNCTION", "VERSION", "READY", "BUSY", "STARTING", "PARKED")
+HEAD += ("CALLS/S", "P50", "P99", "ERRORS", "MEMORY")
+DROP = ("MEMORY", "PARKED", "VERSION", "STARTING")
+
+
+class FunctionLoad(Struct, kw_only=True, frozen=True):
+    """What one function is doing. Calls are those that ended in the last minute."""
+
+    function_id: str
+    name: str
+    version: int | None
+    ready: int = 0
+    busy: int = 0
+    starting: int = 0
+    parked: int = 0
+    memory_mib: float = 0.0
+    calls_per_second: float = 0.0
+    errors: int = 0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+class Load(Struct, kw_only=True, frozen=True):
+    """What all functions are doing that have instances or had calls, the busiest first."""
+
+    functions: list[FunctionLoad]
+
+
+def top(connection: Connection) -> None:
+    """Show what every function is doing, again each second; q or Ctrl-C ends it.
+
+    Of each: its instances by state, and of the last minute calls a second, latencies and errors.
+    Where nobody watches, in a pipe or with -o json, it is shown once.
+    """
+    with connection.session() as at:
+        observer = Observer(at.client)
+        if at.output is Output.TABLE and sys.stdout.isatty():
+            from quiltfn.cli import screen  # noqa: PLC0415 — loads what draws
+
+            screen.refresh(frames(observer, at.client.base_url), REFRESH_S)
+            return
+        found = observer.look()
+        at.print(found, show.encoded(found), _table)
+
+
+def frames(observer: "Observer", server: str) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """A line about all, and the rows of the table; what there was last while nobody answers."""
+    found = Load(functions=[])
+    while True:
+        trouble = ""
+        try:
+            found = observer.look()
+        except ConnectionFailed:
+            trouble = ", which does not answer; this is what it said last"
+        yield f"{server}{trouble} · {summary(found)}", [row(one) for one in found.functions]
+
+
+class Observer:
+    """Asks a server what its functions are doing."""
+
+    def __init__(self, client: Client) -> None:
+        self._client, self._names = client, dict[str, tuple[str, int]]()
+        self._named_at = -NAMES_FOR_S
+
+    def look(self) -> Load:
+        """Raises as the client does."""
+        functions = self._client.functions
+        pools = {one.function_id: one for one in functions.list_pools()}
+        page = functions.list_stats(window_seconds=WINDOW_S).first()
+        stats = {one.function_id: one for one in page.functions}
+        self._name(pools.keys() | stats.keys())
+        found = []
+        for function_id in pools.keys() | stats.keys():
+            name, version = self._names.get(function_id, (function_id, None))
+            said: dict[str, Any] = {"function_id": function_id, "name": name, "version": version}
+            if (pool := pools.get(function_id)) is not None:
+                said |= {"ready": pool.ready_count, "busy": pool.busy_count}
+                said |= {"starting": pool.warming_count - pool.parked_count}
+                said |= {"parked": pool.parked_count, "memory_mib": pool.memory_mib}
+            if (calls := stats.get(function_id)) is not None:
+                said |= {"calls_per_second": calls.calls / WINDOW_S, "errors": calls.errors}
+                said |= {"p50_ms": calls.p50_ms, "p99_ms": calls.p99_ms}
+            found.append(FunctionLoad(**said))
+        found.sort(key=lambda one: (-one.busy, -one.calls_per_second, one.name))
+        return Load(functions=found)
+
+    def _name(self, wanted: set[str]) -> None:
+        now = time.monotonic()
+        if wanted <= self._names.keys() and now - self._named_at < NAMES_FOR_S:
+            return
+        self._named_at = now
+        self._names = {}
+        for one in self._client.functions.list_summaries():
+            self._names[one.id] = (one.name, one.current_version)
+            if len(self._names) == FUNCTIONS_MAX:
+                break
+
+
+def summary(found: Load) -> str:
+    """All functions in a line."""
+    functions = found.functions
+    instances = sum(one.ready + one.busy + one.starting + one.parked for one in functions)
+    busy = sum(one.busy for one in functions)
+    calls = sum(one.calls_per_second for one in functions)
+    memory = sum(one.memory_mib for one in functions)
+    told = [show.amount(len(functions), "function"), show.amount(instances, "instance")]
+    return ", ".join([*told, f"{busy} busy", f"{_rate(calls)} calls/s", f"{memory:,.0f} MiB"])
+
+
+def row(one: FunctionLoad) -> tuple[str, ...]:
+    """A row of the table, as HEAD names its cells."""
+    counts = (one.ready, one.busy, one.starting, one.parked)
+    return (
+        one.name,
+        "-" if one.version is None else str(one.version),
+        *(str(count) if count else "-" for count in counts),
+        _rate(one.calls_per_second),
+        _latency(one.p50_ms),
+        _latency(one.p99_ms),
+        str(one.errors or "-"),
+        f"{one.memory_mib:,.0f} MiB",
+    )
+
+
+def _rate(calls: float) -> str:
+    return "-" if not calls else f"{calls:.2f}" if calls < 10 else f"{calls:,.0f}"
+
+
+def _latency(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "-"
+    return f"{milliseconds:.1f} ms" if milliseconds < 100 else f"{milliseconds:,.0f} ms"
+
+
+def _table(found: Load) -> None:
+    if not found.functions:
+        show.note("no function has instances, and none was called in the last minute")
+        return
+    show.table(HEAD, [row(one) for one in found.functions], drop=DROP)
