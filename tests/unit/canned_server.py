@@ -3,11 +3,11 @@
 import io
 import json
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from quiltfn.cli import session
 from quiltfn.sdk import Client

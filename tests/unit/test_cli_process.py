@@ -23,6 +23,7 @@ QUILTFN = [sys.executable, "-m", "quiltfn"]
 NOBODY = "http://127.0.0.1:9"
 # What a call has no use for and what takes its time to load.
 HEAVY = {"httpx", "rich", "pygments", "asyncio", "watchfiles", "click", "tarfile", "cryptography"}
+HEAVY |= {"dataclasses", "inspect"}
 HEAVY |= {"yaml", "argcomplete", "getpass"}
 
 

@@ -1,6 +1,5 @@
 """`quiltfn runtimes`: the tree that is put together, what never runs meanwhile, what is sent."""
 
-import dataclasses
 import gzip
 import io
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from quiltfn.cli import packages, run, runtime_files, show, tools, tree
 from quiltfn.cli.parsing import BadParameter
@@ -644,8 +644,8 @@ def test_with_other_packages_or_on_request_they_are(fake: Fake, app: Path) -> No
     key = runtime_files.key_of(source(app), TARGET)
     assert key != first["packages_key"]
     for other in (
-        dataclasses.replace(TARGET, interpreter="/usr/bin/python3.99"),
-        dataclasses.replace(TARGET, architecture="aarch64"),
+        structs.replace(TARGET, interpreter="/usr/bin/python3.99"),
+        structs.replace(TARGET, architecture="aarch64"),
     ):
         assert runtime_files.key_of(source(app), other) != key
 
@@ -675,7 +675,7 @@ def test_packages_of_another_machine_are_used_where_it_does_not_matter(
     with_a_package(app)
     (app / "package.json").write_text("{}")
     node = runtime_files.Source(kind=Kind.NODE, directory=app)
-    python, unknown = source(app), dataclasses.replace(TARGET, glibc=None)
+    python, unknown = source(app), structs.replace(TARGET, glibc=None)
 
     def keys() -> list[str | None]:
         wanted = ((python, TARGET), (python, unknown), (node, None))

@@ -1,13 +1,14 @@
 """How words become the parameters of a command."""
 
-from dataclasses import dataclass
+import inspect
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from msgspec import Struct
 
-from quiltfn.cli import parsing
+from quiltfn.cli import parsing, root
 from quiltfn.cli.parsing import Argument, BadParameter, Option
 
 SEEN: dict[str, Any] = {}
@@ -20,8 +21,7 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
+class Shared(Struct, frozen=True, kw_only=True):
     """Options of several commands."""
 
     share: Annotated[float | None, Option(help="A fraction.")] = None
@@ -127,3 +127,17 @@ def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for said in ("WORD", "And say more", "--warm", "{red,blue}", "100 % of it.", "--dir"):
         assert said in printed
+
+
+def test_what_a_command_takes_is_what_inspect_says() -> None:
+    """It is read without `inspect`, which takes its time to load."""
+    commands = [command, *(root.command(word) for word in root.COMMANDS)]
+    for group in map(root.group, root.GROUPS):
+        commands += group.commands.values()
+    for one in commands:
+        known = inspect.signature(one).parameters.values()
+        assert parsing.parameters_of(one) == {
+            each.name: (each.annotation, ... if each.default is each.empty else each.default)
+            for each in known
+        }
+        assert parsing.told_of(one) == (inspect.getdoc(one) or "").strip()

@@ -1,6 +1,7 @@
 """The client library: what it sends, how it reads, what it raises. No server, no socket."""
 
 import http.client
+import inspect
 import json
 import re
 import ssl
@@ -1166,3 +1167,13 @@ def test_everything_that_is_exported_is_there() -> None:
     assert sdk.Function is Function
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sdk.nothing
+
+
+def test_help_shows_the_fields_that_a_method_takes() -> None:
+    client = Client("http://127.0.0.1:9")
+    shown = inspect.signature(client.functions.create).parameters
+    assert {"name", "handler", "memory_limit_mb"} <= shown.keys()
+    assert shown["memory_limit_mb"].annotation is int
+    assert client.functions.create.__name__ == "create_function"
+    changes = inspect.signature(client.functions.update).parameters
+    assert next(iter(changes)) == "function"

@@ -1,7 +1,8 @@
 """`quiltfn audit`: who changed what, or was refused it."""
 
-from dataclasses import dataclass
 from typing import Annotated
+
+from msgspec import Struct
 
 from quiltfn.cli import tables
 from quiltfn.cli.options import Cursor, Limit
@@ -10,8 +11,7 @@ from quiltfn.cli.session import Connection
 from quiltfn.cli.stats import start_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class AuditOptions:
+class AuditOptions(Struct, frozen=True, kw_only=True):
     """Which entries are listed."""
 
     action: Annotated[

@@ -12,8 +12,9 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from quiltfn.cli import show, tools
 from quiltfn.cli.parsing import BadParameter
@@ -35,8 +36,7 @@ NOT_PASSED_ON = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Registry:
+class Registry(Struct, frozen=True):
     """How registries are asked. `auth_file`: the credentials; None: skopeo's own. `certs`: a
     directory with certificates. `verifies_tls`: HTTPS with a certificate that is verified.
     """

@@ -6,10 +6,12 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from quiltfn.cli import lock_files, payload, runtime_files, show, urls, watching
 from quiltfn.cli.invoke import exit_code, show_ended
@@ -27,8 +29,7 @@ from quiltfn.wire import Kind, Network
 MAIN = "main:handler"
 
 
-@dataclass(frozen=True, kw_only=True)
-class DevOptions:
+class DevOptions(Struct, frozen=True, kw_only=True):
     """How `dev` runs the directory."""
 
     handler: Annotated[

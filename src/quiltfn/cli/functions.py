@@ -4,8 +4,9 @@ import base64
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Annotated, Any
+
+from msgspec import Struct
 
 from quiltfn.cli import show, tables, work
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
@@ -62,8 +63,7 @@ def update(
     _must_be_ready(one)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListOptions:
+class ListOptions(Struct, frozen=True, kw_only=True):
     """Which functions are listed, and in which order."""
 
     state: Annotated[str | None, Option(help="Only those in this state.")] = None

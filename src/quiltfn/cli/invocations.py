@@ -1,8 +1,9 @@
 """`quiltfn invocations`: the calls of all functions."""
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
+
+from msgspec import Struct
 
 from quiltfn.cli import tables
 from quiltfn.cli.options import Cursor, Limit
@@ -11,8 +12,7 @@ from quiltfn.cli.session import Connection
 from quiltfn.cli.stats import start_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallOptions:
+class CallOptions(Struct, frozen=True, kw_only=True):
     """Which calls are listed."""
 
     function: Annotated[

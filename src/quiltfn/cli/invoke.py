@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import Struct
 
 from quiltfn.cli import payload, show, tables
 from quiltfn.cli.options import FieldsOf
@@ -25,8 +25,7 @@ TIMED_OUT, OUT_OF_MEMORY = 124, 137
 HANDLERS_MAX = 125  # of a handler's greater codes; those say what ended a program of this machine
 
 
-@dataclass(frozen=True, kw_only=True)
-class PayloadOptions:
+class PayloadOptions(Struct, frozen=True, kw_only=True):
     """Where the handler's payload comes from."""
 
     payload: Annotated[str | None, Option(metavar="TEXT", help="The payload.")] = None
@@ -39,8 +38,7 @@ class PayloadOptions:
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallMode:
+class CallMode(Struct, frozen=True, kw_only=True):
     """Whether the call is queued, watched, or waited for in silence."""
 
     is_async: Annotated[bool, Option(("--async",), help="Queue the call and print its id.")] = False

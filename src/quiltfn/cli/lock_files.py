@@ -11,9 +11,10 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from quiltfn.cli import requirements, tools
 from quiltfn.cli.parsing import BadParameter
@@ -34,8 +35,7 @@ CHOICES = re.compile(r"\b(extras|dependency_groups)\b")
 NOT_A_WHEEL = "would be built here, which runs its code: build a wheel of it and lock that"
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """`text`: one requirement a line. `is_complete`: it has what those need as well."""
 
     text: str

@@ -2,10 +2,10 @@
 
 import getpass
 import sys
-from dataclasses import replace
 from typing import Annotated
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from quiltfn.cli import profiles, show
 from quiltfn.cli.output import Output, OutputOption, print_answer

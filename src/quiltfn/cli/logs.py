@@ -3,9 +3,10 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
+
+from msgspec import Struct
 
 from quiltfn.cli import show
 from quiltfn.cli.options import seconds_of
@@ -26,8 +27,7 @@ class Stream(StrEnum):
     STDERR = "stderr"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogOptions:
+class LogOptions(Struct, frozen=True, kw_only=True):
     """Which output is shown."""
 
     call: Annotated[

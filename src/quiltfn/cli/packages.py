@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+
+from msgspec import Struct
 
 from quiltfn.cli import lock_files, manifest, tools
 from quiltfn.cli.parsing import BadParameter
@@ -41,8 +42,7 @@ NO_WHEEL = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """The Python that packages are installed for. `interpreter`: its path. `architecture`: the
     processor (x86_64). `glibc`: the minor number of its C library's version, 41 of glibc 2.41; None
     where it has another one or does not say, and wheels are those of this machine.

@@ -10,10 +10,11 @@ import platform
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from quiltfn.cli import lock_files, manifest, packages, show, tree
 from quiltfn.cli.packages import Target
@@ -33,8 +34,7 @@ HEADER_BYTES = 1024
 GLIBC = re.compile(r"glibc 2\.([0-9]{1,3})(\..*)?")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """What a runtime's files are made of. `requirements`: the file that lists Python packages.
     `shared`: whether the runtime is for all tenants. `is_fresh`: packages are installed again, also
     where there are some of the same key.
@@ -55,12 +55,11 @@ class Source:
         return tuple(found)
 
 
-@dataclass(kw_only=True)
-class Uploaded:
+class Uploaded(Struct, kw_only=True):
     """`fields`: those of a new runtime that name the images. `sent`: what was uploaded."""
 
-    fields: dict[str, Any] = field(default_factory=dict)
-    sent: list[Image] = field(default_factory=list)
+    fields: dict[str, Any] = {}
+    sent: list[Image] = []
 
     def said(self) -> str:
         """What was uploaded, in words."""

@@ -4,10 +4,11 @@ import math
 import shlex
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+
+from msgspec import Struct
 
 from quiltfn.cli import base_images, lock_files, runtime_files, show, tables, tools
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
@@ -84,8 +85,7 @@ def remove(
         at.show(gone, lambda _: show.say(f"removed {name}"), done)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FilesOptions:
+class FilesOptions(Struct, frozen=True, kw_only=True):
     """What a runtime's files are made of."""
 
     directory: Annotated[
@@ -116,8 +116,7 @@ class FilesOptions:
     ] = tools.TIMEOUT_SECONDS
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaseOptions:
+class BaseOptions(Struct, frozen=True, kw_only=True):
     """Which root file system a runtime has; the host's own where none is named."""
 
     image: Annotated[

@@ -4,9 +4,10 @@ import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
+
+from msgspec import Struct
 
 from quiltfn.cli import advice, profiles, show
 from quiltfn.cli.output import Output, OutputOption, print_answer
@@ -86,8 +87,7 @@ class Session:
         self.body = body
 
 
-@dataclass(frozen=True, kw_only=True)
-class Connection:
+class Connection(Struct, frozen=True, kw_only=True):
     """The server, the key, and how the answer is printed."""
 
     url: Annotated[

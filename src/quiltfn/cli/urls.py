@@ -1,9 +1,10 @@
 """`quiltfn url …`: functions behind plain HTTP."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+from msgspec import Struct
 
 from quiltfn.cli import show
 from quiltfn.cli.options import FieldsOf
@@ -16,8 +17,7 @@ app = Group(name="url", help="Call functions over plain HTTP: set, show and dele
 WRITTEN_OTHERWISE = ["webhook", "cors", "methods"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class UrlOptions:
+class UrlOptions(Struct, frozen=True, kw_only=True):
     """What of a URL is written on a command line otherwise than in the API."""
 
     method: Annotated[

@@ -3,11 +3,11 @@
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import Struct
 
 from quiltfn.cli import payload, show, tables
 from quiltfn.cli.invoke import PayloadOptions, exit_code, show_ended, show_queued
@@ -183,8 +183,7 @@ def input_of(name_or_id: NameOrId, invocation_id: InvocationId, connection: Conn
         at.show(at.client.functions.get_invocation_input(name_or_id, invocation_id), told)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PolicyOptions:
+class PolicyOptions(Struct, frozen=True, kw_only=True):
     """What of a policy is written on a command line otherwise than in the API."""
 
     backoff: Annotated[

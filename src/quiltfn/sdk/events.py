@@ -2,25 +2,23 @@
 
 import base64
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from quiltfn.sdk.errors import ConnectionFailed, read_error
 from quiltfn.wire import CallStarted, Invocation, OutputChunk
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """A handler has the call."""
 
     invocation_id: str
     cold_start: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """A handler wrote `data` to `stream` ("stdout" or "stderr"), behind `offset` bytes. In the logs
     of a function `invocation_id` says which call it was.
     """
@@ -36,7 +34,7 @@ class Output:
         return self.data.decode("utf-8", "replace")
 
 
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
+class Gap(Struct, frozen=True, kw_only=True):
     """`bytes` bytes from `offset` of `stream` on are not kept. In the logs of a function also: so
     many `calls` are left out, because the reader was slow; or, with `node_id`, what was written on
     that node is missing.
@@ -50,8 +48,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """The call is over; `invocation` is its record."""
 
     invocation: Invocation
@@ -60,8 +57,7 @@ class End:
 Event: TypeAlias = Started | Output | Gap | End
 
 
-@dataclass(frozen=True, slots=True)
-class TenantEvent:
+class TenantEvent(Struct, frozen=True):
     """Something happened in the tenant: `type` says what, such as "invocation.ended", and `data` to
     what. `id`: what to go on after, within a minute.
     """

@@ -6,7 +6,6 @@ documentation.
 """
 
 import functools
-import inspect
 import operator
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -250,6 +249,8 @@ def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
     try:
         return call(*args, **kwargs)
     except TypeError:
+        import inspect  # noqa: PLC0415 — for what is wrong alone
+
         signature = inspect.signature(call)
         try:
             signature.bind(*args, **kwargs)
@@ -259,17 +260,44 @@ def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
         raise
 
 
+class _Taking(Generic[P, T]):
+    """A flow that takes the fields of a shape as its parameters."""
+
+    def __init__(
+        self, call: Callable[P, T], flow: Callable[..., T], shape: Callable[..., Any]
+    ) -> None:
+        functools.update_wrapper(self, flow)
+        self._call, self._flow, self._shape = call, flow, shape
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._call(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> Any:
+        """What `help` and editors show: the flow's, the shape's fields in it. Worked out when it is
+        asked for, which commands never do.
+        """
+        import inspect  # noqa: PLC0415 — takes a tenth of a command's time
+
+        signature = inspect.signature(self._flow)
+        *others, _ = signature.parameters.values()
+        fields = [
+            one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_bare(one.annotation))
+            for one in inspect.signature(self._shape).parameters.values()
+        ]
+        return signature.replace(parameters=[*others, *fields])
+
+
 def with_fields_of(
     shape: Callable[P, S],
 ) -> Callable[[Callable[[S], R]], Callable[P, R]]:
     """A decorator: the flow takes the fields of a shape as its parameters."""
 
     def taking(flow: Callable[[S], R]) -> Callable[P, R]:
-        @functools.wraps(flow)
         def taken(*args: P.args, **kwargs: P.kwargs) -> R:
             return flow(shape(*args, **kwargs))
 
-        return _described(taken, flow, shape)
+        return _Taking(taken, flow, shape)
 
     return taking
 
@@ -280,27 +308,12 @@ def with_name_and_fields_of(
     """As `with_fields_of`, for a flow that takes the name or id of something first."""
 
     def taking(flow: Callable[[str, S], R]) -> Callable[Concatenate[str, P], R]:
-        @functools.wraps(flow)
         def taken(name: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
             return flow(name, shape(*args, **kwargs))
 
-        return _described(taken, flow, shape)
+        return _Taking(taken, flow, shape)
 
     return taking
-
-
-def _described(
-    taken: Callable[P, T], flow: Callable[..., Any], shape: Callable[..., Any]
-) -> Callable[P, T]:
-    """With the signature that `help` and editors show: the flow's, the shape's fields in it."""
-    *others, _ = inspect.signature(flow).parameters.values()
-    fields = [
-        one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_bare(one.annotation))
-        for one in inspect.signature(shape).parameters.values()
-    ]
-    signature = inspect.signature(flow).replace(parameters=[*others, *fields])
-    taken.__signature__ = signature  # type: ignore[attr-defined]
-    return taken
 
 
 def _bare(kind: Any) -> Any:

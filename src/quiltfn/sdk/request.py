@@ -5,12 +5,12 @@ the call's result. `Client` and `AsyncClient` send what it yields and differ in 
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
+from msgspec import Struct
 
 from quiltfn.sdk.errors import read_error
 
@@ -22,8 +22,7 @@ STREAM_READ_S = 60.0
 EVENTS = {"Accept": "text/event-stream"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request(Generic[T]):
+class Request(Struct, Generic[T], frozen=True, kw_only=True):
     """One request and how its answer becomes a T.
 
     `archive`: a file that is its body instead. `streams`: its answer is not read, but handed on in
@@ -35,7 +34,7 @@ class Request(Generic[T]):
     path: str
     read: Callable[[bytes], T]
     body: bytes | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     read_timeout_s: float = READ_S
     archive: Path | None = None
     streams: bool = False
@@ -49,7 +48,7 @@ class Request(Generic[T]):
         return self.read(body)
 
 
-class WithEtag(Request[Any]):
+class WithEtag(Request[Any], frozen=True):
     """A request whose answer is also told by its ETag."""
 
     def understand(self, status: int, headers: Mapping[str, str], body: bytes) -> tuple[Any, str]:

@@ -1,8 +1,9 @@
 """Which requests are sent again after a failure, and when."""
 
 import os
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from quiltfn.sdk.errors import ApiError, ClientError, ConnectionFailed, NotFoundError
 from quiltfn.sdk.request import Request

@@ -10,10 +10,12 @@ import socket
 import ssl
 import sys
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 CONNECT_S = 5.0
 WRITE_S = 30.0
@@ -28,8 +30,7 @@ KEEP_ALIVE = ((_IDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpRequest:
+class HttpRequest(Struct, frozen=True, kw_only=True):
     """One request. If the body is a file, `headers` has its length."""
 
     method: str
@@ -39,8 +40,7 @@ class HttpRequest:
     read_timeout_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpResponse:
+class HttpResponse(Struct, frozen=True, kw_only=True):
     """One response; the names of headers are lower-case."""
 
     status: int

@@ -9,9 +9,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+from msgspec import Struct
 
 from quiltfn.cli import show, urls, watching
 from quiltfn.cli.output import Output
@@ -32,8 +33,7 @@ Directory = Annotated[Path, Argument(metavar="DIR", help="Where quiltfn.toml is;
 Yes = Annotated[bool, Option(("--yes", "-y"), help="Do not ask before something is deleted.")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeployOptions:
+class DeployOptions(Struct, frozen=True, kw_only=True):
     """How a project is deployed."""
 
     dry_run: Annotated[

@@ -2,9 +2,10 @@
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+
+from msgspec import Struct
 
 from quiltfn.cli import show
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Option
@@ -44,8 +45,7 @@ OWN_FILES = 'code = "."\nhandler = "{handler}"'
 IMAGE = "docker.io/library/alpine:3.22"
 
 
-@dataclass(frozen=True, kw_only=True)
-class KindOptions:
+class KindOptions(Struct, frozen=True, kw_only=True):
     """What the function is written in; Python where nothing is said."""
 
     python: Annotated[bool, Option(help="A handler in Python.")] = False
@@ -67,8 +67,7 @@ class KindOptions:
         return _fields("python", "main:handler"), "main.py", PYTHON
 
 
-@dataclass(frozen=True, kw_only=True)
-class PartOptions:
+class PartOptions(Struct, frozen=True, kw_only=True):
     """What there is beside the handler and its URL."""
 
     package: Annotated[
