@@ -26,6 +26,7 @@ from quiltfn.catalog import Catalog, Entry
 from quiltfn.claims import Backlog, Claims
 from quiltfn.ids import new_id
 from quiltfn.invoke import Invoker, Request
+from quiltfn.known_versions import KnownVersions
 from quiltfn.model.dispatch import Load, Rota, may_start
 from quiltfn.model.errors import (
     Forbidden,
@@ -52,7 +53,6 @@ SETTLE_AFTER_S = 0.05
 LONGEST_SLEEP_S = 60.0
 # So many times beyond two for each function are remembered that are no longer so.
 DUE_SPARE = 64
-VERSIONS_MAX = 64
 
 
 @dataclass(eq=False, kw_only=True)
@@ -88,7 +88,7 @@ class Dispatcher:
         # until the pools are asked again. None before it.
         self._cold: list[Backlog] | None = None
         self._retries: list[tuple[str, str, int]] = []
-        self._versions: dict[tuple[str, int], Version] = {}
+        self._versions = KnownVersions(self.functions)
         self._in_doubt: set[str] = set()  # functions whose claims are being made sure of
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_pumping = self._is_settling = self._is_stopping = False
@@ -399,8 +399,8 @@ class Dispatcher:
         request = self._request(backlog, work)
         try:
             try:
-                if work.input.version not in (None, entry.version.number):
-                    version = await self._version(entry, work.input.version or 0)
+                if work.input.version is not None:
+                    version = await self._version(entry, work.input.version)
                     request = replace(request, version=version)
                 with self.long_output(backlog.tenant_id) as output:
                     await self.invoker.invoke(entry, replace(request, long_output=output))
@@ -468,16 +468,13 @@ class Dispatcher:
             self._is_settling = False
 
     async def _version(self, entry: Entry, number: int) -> Version:
-        """A version that is not the current one. Raises `Unprocessable` if there is none."""
-        key = entry.function.id, number
-        if key not in self._versions:
-            version = await self.functions.version(*key)
-            if version is None:
-                raise Unprocessable(no_version(number))
-            while len(self._versions) >= VERSIONS_MAX:
-                del self._versions[next(iter(self._versions))]
-            self._versions[key] = version
-        return self._versions[key]
+        """The version that the work names. Raises `Unprocessable` if there is none."""
+        if number == entry.version.number:
+            return entry.version
+        version = await self._versions.get(entry.function.id, number)
+        if version is None:
+            raise Unprocessable(no_version(number))
+        return version
 
     # Claiming and putting back ---------------------------------------------------------------
 

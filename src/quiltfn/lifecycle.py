@@ -16,6 +16,7 @@ import structlog
 
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ids import new_id
+from quiltfn.known_versions import KnownVersions
 from quiltfn.model.errors import (
     Conflict,
     NotFound,
@@ -103,6 +104,7 @@ class Lifecycle:
     ) -> None:
         self._catalog, self._store, self._pools = catalog, store, pools
         self._clock, self._node = clock, node
+        self._known_versions = KnownVersions(store)
         self._activities: dict[str, Activity] = {}
         self._background: set[asyncio.Task[None]] = set()
         # Brings what other nodes have changed. An operation decides by what the function is now.
@@ -293,7 +295,7 @@ class Lifecycle:
         """One version. Raises `NotFound`."""
         if number == entry.version.number:
             return entry.version
-        version = await self._store.version(entry.function.id, number)
+        version = await self._known_versions.get(entry.function.id, number)
         if version is None:
             raise NotFound(no_version(number))
         return version

@@ -41,6 +41,7 @@ PAGES = [
     "docs/how-to/urls-and-webhooks-in.md",
     "docs/how-to/web-servers.md",
     "docs/how-to/schedules.md",
+    "docs/how-to/versions-and-aliases.md",
     "docs/how-to/change-under-load.md",
     "docs/how-to/watch-calls.md",
     "docs/how-to/dashboard.md",

@@ -245,7 +245,7 @@ class ForgetsToTick(Pool):
 
 class LetsTheQueueHoldUpThePrepared(Pool):
     def _must_yield(self, instance: object) -> bool:  # noqa: ARG002
-        return self._table.count_live() > self.limits.max_instances
+        return self.places.live > self.limits.max_instances
 
 
 class KeepsTheOldVersion(Pool):

@@ -21,13 +21,21 @@ from quiltfn.ids import new_id
 from quiltfn.invoke import Request
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.cursors import from_cursor
-from quiltfn.model.errors import NotFound, PreconditionFailed, Unauthorized, Unprocessable
+from quiltfn.model.errors import (
+    Forbidden,
+    NotFound,
+    PreconditionFailed,
+    Unauthorized,
+    Unprocessable,
+)
 from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.output import STREAMS
 from quiltfn.model.pool import sum_counts
 from quiltfn.model.url import path_of
+from quiltfn.model.version import Version
 from quiltfn.ports import Journal
 from quiltfn.urls import Urls
+from quiltfn.wire.functions import VERSION_NUMBER_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +138,20 @@ def invoke_function_by_name(context: RequestContext[FunctionServices]) -> Awaita
 
 
 def called_by_id(context: RequestContext[FunctionServices]) -> Entry | None:
-    """The function that the request calls; None: it only has the call accepted."""
-    return None if wants_async(context) else context.entry()
+    """The function whose current version the request calls; None: it only has the call accepted, or
+    names a version, of which other nodes are not asked whether they have instances.
+    """
+    return None if "version" in context.query or wants_async(context) else context.entry()
 
 
 def called_by_name(context: RequestContext[FunctionServices]) -> Entry | None:
     """As `called_by_id`."""
-    return None if wants_async(context) else context.entry_by_name()
+    return None if "version" in context.query or wants_async(context) else context.entry_by_name()
 
 
-def _request(context: RequestContext[FunctionServices], output: CallOutputBudget) -> Request:
+def _request(
+    context: RequestContext[FunctionServices], output: CallOutputBudget, version: Version | None
+) -> Request:
     """The call that the body describes, under an id. The body is not kept, because the call may
     wait long.
     """
@@ -152,20 +164,33 @@ def _request(context: RequestContext[FunctionServices], output: CallOutputBudget
         may_write=context.sees_values,
         long_output=output,
         invocation_id=context.invocation_id or new_id(),
+        version=version,
     )
 
 
+async def _named_version(context: RequestContext[FunctionServices], entry: Entry) -> Version:
+    """The version that the query names. Raises `Unprocessable`, `Forbidden` and `NotFound`."""
+    number = parse.integer(context.query["version"], "version", 1, VERSION_NUMBER_MAX)
+    if number != entry.version.number and not context.sees_values:
+        raise Forbidden(
+            f"version {number} is not the current one, and only a key of scope write may call it",
+        )
+    return await context.services.lifecycle.version(entry, number)
+
+
 async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Response:
-    headers = context.headers
-    if (context.query or "prefer" in headers) and wants_async(context):
-        return await accept_call(context, entry)
+    headers, version = context.headers, None
+    if context.query or "prefer" in headers:
+        version = await _named_version(context, entry) if "version" in context.query else None
+        if wants_async(context):
+            return await accept_call(context, entry, version)
     services = context.services
     tenant_id = context.tenant_id
     output = CallOutputBudget(services.budgets.outputs, tenant_id)
     if "accept" in headers and event_stream.wants_events(headers):
-        return await stream_call(context, entry, _request(context, output), output)
+        return await stream_call(context, entry, _request(context, output, version), output)
     with services.admission.call(tenant_id), output:
-        request = _request(context, output)
+        request = _request(context, output, version)
         if "x-on-disconnect" in headers:
             async with cancelled_if_lost(context, entry, request):
                 record = await services.invoker.invoke(entry, request)

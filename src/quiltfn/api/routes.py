@@ -245,6 +245,11 @@ NOT_BEFORE = Parameter(
     "most a year from now",
     schema=MOMENT,
 )
+CALLED_VERSION = Parameter(
+    name="version",
+    about="run this version and not the current one; any but that takes scope write",
+    schema={"type": "integer", "minimum": 1, "maximum": VERSION_NUMBER_MAX},
+)
 WAIT = Parameter(
     name="wait_seconds",
     about="answer as soon as the call is over, else after so many seconds",
@@ -334,7 +339,7 @@ def invoking(handler: Handler, found: Found, called: Called) -> Route:
         needs_body=False,
         is_invoke=True,
         is_idempotent=True,
-        parameters=(IDEMPOTENCY, ON_DISCONNECT, PREFER, MODE, DELAY, NOT_BEFORE),
+        parameters=(IDEMPOTENCY, ON_DISCONNECT, PREFER, MODE, DELAY, NOT_BEFORE, CALLED_VERSION),
         texts=(EVENT_STREAM,),
         codes=(*PLACED, "CONFLICT"),
         also={202: wire.Invocation},

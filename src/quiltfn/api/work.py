@@ -17,7 +17,7 @@ from quiltfn.invoke import Invoker
 from quiltfn.model.callback import check_secret, check_url, without_path
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.invocation import Invocation, Status
-from quiltfn.model.version import MASK
+from quiltfn.model.version import MASK, Version
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports.work import Input
 from quiltfn.wire.work import MODES
@@ -64,8 +64,12 @@ def _prefers_async(context: RequestContext[W]) -> bool:
     return any(one.partition(";")[0].strip().lower() == RESPOND_ASYNC for one in preferences)
 
 
-async def accept_call(context: RequestContext[W], entry: Entry) -> Response:
-    """Queues the call that the body describes: 202, once it is on disk."""
+async def accept_call(
+    context: RequestContext[W], entry: Entry, version: Version | None = None
+) -> Response:
+    """Queues the call that the body describes: 202, once it is on disk. `version`: the one that it
+    runs on, whatever is current by then.
+    """
     services = context.services
     body, context.body = context.body or wire.NewInvocation(), None
     given = Input(
@@ -75,6 +79,7 @@ async def accept_call(context: RequestContext[W], entry: Entry) -> Response:
         caller=context.caller.credential,
         may_write=context.sees_values,
         traceparent=context.headers.get("traceparent"),
+        version=None if version is None else version.number,
     )
     cause = Cause(invocation_id=context.invocation_id)
     with services.admission.call(context.tenant_id):

@@ -79,7 +79,7 @@ def invoke(
     connection: Connection,
 ) -> None:
     """Call a function once and print its output. If it fails, this command has its exit code.
-    Ctrl-C ends the call.
+    Ctrl-C ends the call. NAME@3 calls version 3, and NAME the current one.
 
     With --async the call is queued, also while nothing can run it, and its id is printed; --wait
     prints its output once it is over, and Ctrl-C leaves it alone.
@@ -95,7 +95,7 @@ def invoke(
     if timing and mode.is_async and not mode.wait:
         raise BadParameter("--timing goes with --async only beside --wait")
     text = payload.of_call(given.payload, given.payload_file)
-    with connection.session(name_or_id) as at:
+    with connection.session(name_or_id.partition("@")[0]) as at:
         if mode.stream:
             events = at.client.functions.stream(name_or_id, text, on_disconnect="cancel", **fields)
             ended = watched(at, events)
@@ -139,7 +139,7 @@ def _queued(
         function, text, not_before=delay, idempotency_key=mode.idempotency_key, **fields
     )
     if not mode.wait:
-        at.show(one, lambda queued: show_queued(function, queued))
+        at.show(one, lambda queued: show_queued(at.name_or_id or function, queued))
         raise Exit(0)
     return at.client.functions.wait(one.function_id, one.invocation_id)
 

@@ -76,6 +76,14 @@ class RequestQuota(msgspec.Struct, frozen=True):
     """The tenant's quota has no instance left for the pool: something should be evicted."""
 
 
+class RequestPlaces(msgspec.Struct, frozen=True):
+    """The maximum has no place left for so many instances: idle ones of other versions should be
+    evicted.
+    """
+
+    count: int
+
+
 Action = (
     Start
     | Assign
@@ -88,6 +96,7 @@ Action = (
     | PrepareFailed
     | RequestMemory
     | RequestQuota
+    | RequestPlaces
 )
 
 QUEUE_FULL = "queue full"

@@ -1,9 +1,10 @@
-"""InstanceTable: the instances of one pool, and what each counts in memory and quota."""
+"""InstanceTable: the instances of one pool, and what each counts in memory, quota and places."""
 
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
 from quiltfn.model.memory import Footprint, Memory
+from quiltfn.model.places import Places
 from quiltfn.model.quota import Quota
 
 S = InstanceState
@@ -19,11 +20,11 @@ class InstanceTable:
     that has been in a state for longest is the first there.
     """
 
-    def __init__(self, memory: Memory, quota: Quota) -> None:
+    def __init__(self, memory: Memory, quota: Quota, places: Places) -> None:
         self.instances: dict[int, Instance] = {}
         self._in: dict[InstanceState, dict[int, Instance]] = {state: {} for state in S}
         self._free = [self._in[state] for state in FREE]
-        self._memory, self._quota = memory, quota
+        self._memory, self._quota, self._places = memory, quota, places
         self._footprints: dict[str, Footprint] = {}
         self._next_number = 1
         self._charged_mib = 0.0
@@ -48,6 +49,7 @@ class InstanceTable:
         self.instances[one.id] = self._in[S.WARMING][one.id] = one
         self._charge(one, charge_mib)
         self._quota.used += 1
+        self._places.used += 1
         return one
 
     def apply(self, one: Instance, event: InstanceEvent, now: float) -> None:
@@ -63,6 +65,7 @@ class InstanceTable:
         elif one.state is S.TERMINATING:
             self._memory.leaving_mib += one.charge_mib
             self._quota.leaving += 1
+            self._places.leaving += 1
 
     def remove(self, number: int, now: float) -> None:
         """The instance is gone and no longer counts."""
@@ -72,6 +75,9 @@ class InstanceTable:
         self._memory.leaving_mib -= one.charge_mib
         self._quota.used -= 1
         self._quota.leaving -= 1
+        self._places.used -= 1
+        self._places.leaving -= 1
+        self._places.frees += 1
         self._charge(one, 0.0)
 
     def measured(self, number: int, mib: float) -> None:
@@ -131,10 +137,6 @@ class InstanceTable:
     def count_serving(self, digest: str) -> int:
         """How many instances of a version serve calls or soon can: not parked, not terminating."""
         return sum(self.count(state, digest) for state in (S.WARMING, S.READY, *WITH_A_CALL))
-
-    def count_live(self) -> int:
-        """How many instances are not terminating."""
-        return len(self.instances) - len(self._in[S.TERMINATING])
 
     def check(self) -> None:
         """Asserts that every instance counts what it should."""

@@ -8,6 +8,9 @@ A version spec is known here by its digest. `current` is the one that serves cal
 function is not active. `prepared` is one whose instances are being made ready beside it, for a
 deploy or an update; they stay idle until `promote` makes it the current one. `previous` was current
 before, and its instances stay parked for a while, so that a rollback finds them.
+
+Another version that is called while `current` serves has a pool of its own, which shares `places`
+with this one (`model/places.py`): all instances of the function are within one maximum.
 """
 
 from collections.abc import Sequence
@@ -26,6 +29,7 @@ from quiltfn.model.actions import (
     PrepareFailed,
     Refuse,
     RequestMemory,
+    RequestPlaces,
     RequestQuota,
     Start,
     TickAt,
@@ -38,6 +42,7 @@ from quiltfn.model.instance_table import FREE, InstanceTable
 from quiltfn.model.keepalive import KEEP_AT_LEAST_S, KeepAlive, is_wanted, next_change
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.memory import ROUNDING_MIB, EvictionCandidate, Footprint, Memory
+from quiltfn.model.places import FIRST, Places
 from quiltfn.model.quota import Quota
 from quiltfn.model.wait_queue import Waiter, WaitQueue
 
@@ -61,7 +66,9 @@ class Pool:
         memory: Memory | None = None,
         keep_alive: KeepAlive | None = None,
         quota: Quota | None = None,
+        places: Places | None = None,
     ) -> None:
+        """`places`: those of the function; None: this pool has all its instances."""
         self.limits = limits
         # What earlier calls say about the next one; None: `idle_s` is the rule for every instance.
         self.keep_alive = keep_alive
@@ -77,9 +84,11 @@ class Pool:
         self.quota = quota or Quota()
         # How many instances the quota denied when some were wanted last.
         self._quota_denied = 0
-        self._table = InstanceTable(self.memory, self.quota)
+        self.places = places or Places()
+        self._table = InstanceTable(self.memory, self.quota, self.places)
         self._history = StartHistory()
         self._calls = 0
+        self._lacks_place = False  # when something was to be started last
         self._park_after = 0.0
         # The most instances there may be. Lowering max_instances does not end running calls, so
         # this comes down to it as they end.
@@ -164,7 +173,8 @@ class Pool:
     def cancel(self, waiter: int, now: float) -> list[Action]:
         """The call went away: it leaves the queue, or its unused instance serves the next."""
         if self.queue.discard(waiter):
-            return self._provide(now) if self in self.memory.waiting else []
+            waits = self in self.memory.waiting or self in self.places.waiting
+            return self._provide(now) if waits else []
         number = self.held_by(waiter)
         if number is None:
             return []
@@ -292,6 +302,7 @@ class Pool:
             self.previous = self.current if self.limits.grace_s > 0 else None
             self._previous_until = now + self.limits.grace_s
         self.current, self.prepared = digest, None
+        self.places.waiting.pop(self, None)
         self._is_shared = self._concurrency(digest) > 1
         self._history.retain(digest)
         actions: list[Action] = []
@@ -302,6 +313,7 @@ class Pool:
     def abandon(self, now: float) -> list[Action]:
         """Gives the prepared version up."""
         self.prepared = None
+        self.places.waiting.pop(self, None)
         self._history.retain(self.current)
         return [*self._release_unwanted(now), *self._serve_room(now)]
 
@@ -310,6 +322,7 @@ class Pool:
         self.current = self.prepared = self.previous = None
         self.closed_because = why
         self._history.clear()
+        self.places.waiting.pop(self, None)
         if self.memory.waiting.pop(self, None) is not None:
             self.memory.pass_turn()
         return [Refuse(one.id, why) for one in self.queue.clear()] + self._release_unwanted(now)
@@ -321,7 +334,7 @@ class Pool:
         self.prepared_count = min(self.prepared_count, limits.max_instances)
         actions: list[Action] = []
         idle = self._table.in_state(PARKED) + self._table.in_state(READY)
-        for instance in idle[: max(0, self._table.count_live() - limits.max_instances)]:
+        for instance in idle[: max(0, self.places.live - limits.max_instances)]:
             actions += self._stop(instance, now)
         return [*actions, *self.tick(now), *self._check_prepared()]
 
@@ -364,7 +377,7 @@ class Pool:
         digest = self.current
         if digest is None or not self.lacks_parked(now):
             return []
-        has_place = len(self.instances) < self.limits.max_instances and self.quota.has_capacity
+        has_place = self.places.used < self.limits.max_instances and self.quota.has_capacity
         limit = self._table.footprint(digest).limit_mib
         if not has_place or self.memory.waiting or not self.memory.has_to_spare(limit):
             return []
@@ -463,7 +476,7 @@ class Pool:
         idle, free = self._idle(self.current)
         limit = self._table.footprint(self.current).limit_mib
         most = self.limits.max_instances if max_instances is None else max_instances
-        places = max(0, most - len(self.instances))
+        places = max(0, most - self.places.used)
         places = int(min(places, max(0.0, self.quota.limit - self.quota.used)))
         if limit > 0 and free < places * limit:
             places = int(free // limit)
@@ -520,7 +533,10 @@ class Pool:
             self.prepared is not None
         ):  # first, or a queue that is never empty would take every place
             missing = self.prepared_count - self._table.count_serving(self.prepared)
+            self._lacks_place = False
             actions += self._start(self.prepared, missing, now)
+            if not self._lacks_place:
+                self.places.waiting.pop(self, None)
         return actions + self._serve_queue(now)
 
     def _serve_queue(self, now: float) -> list[Action]:
@@ -531,6 +547,7 @@ class Pool:
         """
         actions: list[Action] = []
         short_since = self.memory.waiting.pop(self, None)
+        self._lacks_place = False
         if self.queue and self.current is not None:
             actions += self._assign_idle(now)
         if self.queue and self.current is not None and self not in self.memory.waiting:
@@ -545,6 +562,8 @@ class Pool:
             if recycling and impatient < len(self.queue):
                 since = self.queue.waiting[impatient].since
                 actions.append(TickAt(since + self.limits.patience_s))
+        if self.places.waiting and self.prepared is None and not self._lacks_place:
+            self.places.waiting.pop(self, None)
         if short_since not in (None, self.memory.waiting.get(self)):
             self.memory.pass_turn()
         return actions
@@ -592,7 +611,7 @@ class Pool:
     ) -> list[Action]:
         """Starts up to `count` instances, for as many `callers` if there are any, and unparks first
         what is parked. At the maximum it ends idle instances of another version instead: those
-        kept for a rollback, or those that these replace.
+        kept for a rollback, those that these replace, or those of other pools.
         """
         actions: list[Action] = []
         for instance in self._table.in_state(PARKED, digest=digest)[: max(0, count)]:
@@ -600,14 +619,39 @@ class Pool:
             count -= 1
         if count <= 0:
             return actions
-        places = max(0, self.limits.max_instances - len(self.instances))
+        since = self._waits_since(digest, callers)
+        places = self.limits.max_instances - self.places.used
+        if self.places.waiting:
+            places -= self.places.due(self, since)
+        places = max(0, places)
         if places:
             actions += self._start_new(digest, min(count, places), now, callers)
-        short = count - places - self._table.count(TERMINATING)
+        short = count - places - self.places.leaving
         if short > 0:
             for instance in self._replaceable(digest)[:short]:
                 actions += self._stop(instance, now)
-        return actions
+                short -= 1
+        if len(self.instances) == self.places.used:
+            return actions  # no other version has one
+        if count > places and since is not None:
+            self._lacks_place, self.places.waiting[self] = True, since
+        return [*actions, RequestPlaces(short)] if short > 0 else actions
+
+    def _waits_since(self, digest: str, callers: Sequence[Waiter]) -> float | None:
+        """Since when a place is lacking for this version: FIRST where it has no instance, None
+        where no call waits for one. Of the prepared version one is enough.
+        """
+        if (callers or digest == self.prepared) and not self._table.count_serving(digest):
+            return FIRST
+        return callers[0].since if callers else None
+
+    def place_candidates(self) -> list[int]:
+        """The idle instances whose places calls of other versions may have, the first to go first.
+        Also those that min_instances asks for: a call that waits comes first.
+        """
+        ready = [one for one in self._table.in_state(READY) if one.digest != self.prepared]
+        parked = self._table.in_state(PARKED)
+        return [] if self.queue else [one.id for one in [*parked, *ready]]
 
     def _replaceable(self, digest: str) -> list[Instance]:
         """The instances that may be ended to make place for `digest`, the first to go first."""
@@ -723,8 +767,8 @@ class Pool:
             return []
         coming = self._table.count(WARMING, digest=self.prepared)
         ready = self._table.count_serving(self.prepared) - coming
-        nothing_to_come = not coming and not self._table.count(TERMINATING)
-        full = len(self.instances) >= self.limits.max_instances
+        nothing_to_come = not coming and not self.places.leaving
+        full = self.places.used >= self.limits.max_instances
         idle = self._table.in_state(READY) + self._table.in_state(PARKED)
         only_busy = nothing_to_come and full and all(one.digest == self.prepared for one in idle)
         enough = ready >= self.prepared_count or (ready > 0 and only_busy)
@@ -734,8 +778,8 @@ class Pool:
         """How many instances the prepared version lacks beyond the places that are free, or will be
         once what is terminating is gone.
         """
-        places = max(0, self.limits.max_instances - len(self.instances))
-        leaving = self._table.count(TERMINATING)
+        places = max(0, self.limits.max_instances - self.places.used)
+        leaving = self.places.leaving
         return self.prepared_count - self._table.count_serving(prepared) - places - leaving
 
     def _may_assign(self, instance: Instance, since: float) -> bool:
@@ -770,10 +814,12 @@ class Pool:
 
     def _yielding(self) -> int:
         """How many instances that calls share have to come to their end."""
-        above = self._table.count_live() - self.limits.max_instances
+        above = self.places.live - self.limits.max_instances
+        if self.places.waiting:
+            above = max(above, int(self._yields_place()))
         if above > 0 or self.prepared is None or self.prepared == self.current:
             return max(0, above)
-        begun = self._table.count_serving(self.prepared) or self._table.count(TERMINATING)
+        begun = self._table.count_serving(self.prepared) or self.places.leaving
         return int(not begun and self._missing_prepared(self.prepared) > 0)
 
     def _serve_room(self, now: float) -> list[Action]:
@@ -847,25 +893,33 @@ class Pool:
 
     def _may_keep_previous(self, instance: Instance) -> bool:
         """Whether it is of the previous version and takes no place that is needed."""
-        full = len(self.instances) >= self.limits.max_instances
+        full = self.places.used >= self.limits.max_instances
         in_the_way = self._is_surplus(instance) or (self.queue and full)
         return instance.digest == self.previous and not in_the_way
 
     def _is_surplus(self, instance: Instance) -> bool:
-        """Whether this idle instance is one too many: above the maximum, or in a place that the
-        prepared version needs.
+        """Whether this idle instance is one too many: above the maximum, or in a place that another
+        version needs.
         """
-        if self._table.count_live() > self.limits.max_instances:
+        if self.places.live > self.limits.max_instances:
             return True
+        if self.places.waiting and self._yields_place():
+            return instance.digest != self.prepared
         if self.prepared is None or instance.digest == self.prepared:
             return False
         return self._missing_prepared(self.prepared) > 0
 
+    def _yields_place(self) -> bool:
+        """Whether an instance makes way for a call of another version, which has its own pool."""
+        return self.places.must_yield(self, self.queue.first.since if self.queue else None)
+
     def _must_yield(self, instance: Instance) -> bool:
         """As `_is_surplus`, though calls may wait for it: so only the first makes way for the
         prepared version, and the rest serve the queue until an instance of that is ready."""
-        above = self._table.count_live() > self.limits.max_instances
+        above = self.places.live > self.limits.max_instances
+        if self.places.waiting and self._yields_place():
+            return True
         if self.prepared is None:
             return above
-        begun = self._table.count_serving(self.prepared) or self._table.count(TERMINATING)
+        begun = self._table.count_serving(self.prepared) or self.places.leaving
         return self._is_surplus(instance) and (not begun or above)

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -48,6 +49,16 @@ NOTHING = SandboxCounters()
 # Of the destinations that a function was refused, the first are kept.
 DESTINATIONS_MAX = 100
 ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED, ExitKind.BODY_CUT)
+
+
+class Siblings(Protocol):
+    """What a pool needs to know of the other pools of its function (`pool/version_pools.py`)."""
+
+    def make_places(self, wants: "FunctionPool", count: int) -> None: ...
+
+    def serve_waiting(self) -> None: ...
+
+    def scaled(self, pool: "FunctionPool", limits: PoolLimits) -> None: ...
 
 
 class PoolLease:
@@ -139,6 +150,26 @@ class PoolLease:
             self._pool.cancel(self._waiter)
 
 
+class PinnedLease(PoolLease):
+    """A lease for a call that names its version. `find`: the pool that serves that one now, which
+    is asked again where the version stopped to be the current one while the call waited.
+    """
+
+    __slots__ = ("_find", "_pinned")
+
+    def __init__(self, version: Version, find: "Callable[[Version], FunctionPool]") -> None:
+        super().__init__(find(version))
+        self._pinned, self._find = version, find
+
+    async def __aenter__(self) -> "PoolLease":
+        await super().__aenter__()
+        while self.version.id != self._pinned.id:
+            self._pool.cancel(self._waiter)
+            self._pool = self._find(self._pinned)
+            await super().__aenter__()
+        return self
+
+
 class Preparation:
     """`ports.Preparation`: one version in one pool, its instances being made ready or ready."""
 
@@ -170,17 +201,20 @@ class FunctionPool:
         self,
         sandboxes: Sandboxes,
         clock: Clock,
-        limits: PoolLimits,
+        model: Pool,
         arbiter: MemoryArbiter,
         tenant_pools: TenantPools,
     ) -> None:
+        """`model`: with the memory of `arbiter` and the quota of `tenant_pools`."""
         self._source, self._clock, self._arbiter = sandboxes, clock, arbiter
         self.now = clock.now
         # The function's own, and on a node of a fleet how much of them is this node's.
-        self.limits = limits
+        self.limits = model.limits
         self.allowance: Allowance | None = None
         self.tenant_pools = tenant_pools
-        self.model = Pool(limits, arbiter.memory, arbiter.keep_alive(), tenant_pools.quota)
+        self.model = model
+        # The function's pools of other versions, while there may be some.
+        self.siblings: Siblings | None = None
         arbiter.add(self)
         tenant_pools.add(self)
         self.on_change: Callable[[FunctionPool], None] = lambda _: None
@@ -289,7 +323,7 @@ class FunctionPool:
         """`ports.Pools.prepared`."""
         async with contextlib.AsyncExitStack() as stack:
             if self.allowance is not None:
-                most = min(len(self.model.instances) + count, limits.max_instances)
+                most = min(self.model.places.used + count, limits.max_instances)
                 await stack.enter_async_context(self.allowance.reserved(most, self._ask))
             preparation = self._prepare(version, limits, count)
             stack.callback(self._roll_back, preparation)
@@ -392,6 +426,8 @@ class FunctionPool:
     def set_scaling(self, limits: PoolLimits) -> None:
         self.limits = limits
         bounded = limits if self.allowance is None else self.allowance.bounded(limits)
+        if self.siblings is not None:
+            self.siblings.scaled(self, bounded)
         self._perform(self.model.set_scaling(bounded, self._clock.now()))
 
     # On a node of a fleet --------------------------------------------------------------------
@@ -405,22 +441,29 @@ class FunctionPool:
         if self.allowance.set(count, reachable) or is_new:
             self.set_scaling(self.limits)
 
-    def wanted(self) -> int:
-        """How many instances it has, and needs for calls, for the minimum and for a preparation,
-        as far as those it may have are why it has no more.
+    def wanted(self, beside: int = 0) -> int:
+        """How many instances the function has, and needs for calls, for the minimum and for a
+        preparation, as far as those it may have are why it has no more. `beside`: how many other
+        versions need.
         """
-        allowance, there = self.allowance, len(self.model.instances)
+        allowance, there = self.allowance, self.model.places.used
         if allowance is None:
             return there
         wanted = there
         if there >= allowance.count:  # else memory or a quota is why
-            wanted += self.model.lacking(self._clock.now())
+            wanted += self.lacking() + beside
         return min(self.limits.max_instances, max(wanted, allowance.reservation))
 
-    def evict_idle(self, most: int) -> None:
-        """Ends so many idle instances for another node."""
-        for candidate in self.model.eviction_candidates()[: max(0, most)]:
+    def lacking(self) -> int:
+        """How many instances it would start now if its maximum allowed them."""
+        return self.model.lacking(self._clock.now())
+
+    def evict_idle(self, most: int) -> int:
+        """Ends up to so many idle instances for another node; how many."""
+        chosen = self.model.eviction_candidates()[: max(0, most)]
+        for candidate in chosen:
             self.evict(candidate.instance)
+        return len(chosen)
 
     def headroom(self) -> Headroom:
         if self.allowance is None:
@@ -536,10 +579,10 @@ class FunctionPool:
                     now = self._clock.now()
                     reason = self.model.instances[instance].reason
                     self.start_timings[instance] = StartTiming(reason, now, now, now)
-                case decided.RequestMemory(mib=mib):
-                    self._arbiter.free_memory(mib)
-                case decided.RequestQuota():
-                    self.tenant_pools.request(self)
+                case (
+                    decided.RequestMemory() | decided.RequestQuota() | decided.RequestPlaces()
+                ) as wanted:
+                    self._make_room(wanted)
                 case decided.TickAt(at=at):
                     self._wake_at(at)
                 case decided.Prepared(digest=digest):
@@ -548,7 +591,21 @@ class FunctionPool:
                     self._end_preparation(digest, NotPrepared(reason))
         self._arbiter.serve_waiting()
         self.tenant_pools.serve_waiting()
+        if self.siblings is not None:
+            self.siblings.serve_waiting()
         self.on_change(self)
+
+    def _make_room(
+        self, wanted: decided.RequestMemory | decided.RequestQuota | decided.RequestPlaces
+    ) -> None:
+        """Idle instances are evicted, where that helps."""
+        match wanted:
+            case decided.RequestMemory(mib=mib):
+                self._arbiter.free_memory(mib)
+            case decided.RequestQuota():
+                self.tenant_pools.request(self)
+            case decided.RequestPlaces(count=count) if self.siblings is not None:
+                self.siblings.make_places(self, count)
 
     def _end(self, number: int) -> None:
         if number in self.sandboxes:

@@ -1,29 +1,33 @@
 """The pools of this node, one for each function, and the memory that they share."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-
-import msgspec
 
 from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
-from quiltfn.model.pool import NEVER, PoolCounts, PoolLimits, sum_counts
+from quiltfn.model.places import Places
+from quiltfn.model.pool import NEVER, Pool, PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.pool_load import NO_VERSION, PoolLoad
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.stats import CallStats
 from quiltfn.model.version import Version
-from quiltfn.pool.function_pool import FunctionPool, PoolLease, Preparation, sum_egress
+from quiltfn.pool.function_pool import (
+    FunctionPool,
+    PinnedLease,
+    PoolLease,
+    Preparation,
+    sum_egress,
+)
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING
 from quiltfn.pool.tenant_pools import TenantPools
+from quiltfn.pool.version_pools import VersionPools
 from quiltfn.ports import Clock, EgressRefusals, InstanceView, SandboxCounters, Sandboxes
-
-SIDE_IDLE_S = 10.0
 
 
 class LocalPools:
@@ -46,8 +50,8 @@ class LocalPools:
         self.tenant_instances = tenant_instances
         self._tenants: dict[str, TenantPools] = {}
         self._pools: dict[str, FunctionPool] = {}
-        # Of each function, by version: pools of versions that are not the current one.
-        self._side_pools: dict[str, dict[str, FunctionPool]] = {}
+        # Of functions of which versions are called that are not the current one.
+        self._versions: dict[str, VersionPools] = {}
         self._closing = False
         # Each is told that instances changed: of which tenant and function. It must not raise or
         # wait.
@@ -63,9 +67,9 @@ class LocalPools:
         pool = self._pools.get(function_id)
         if pool is None:
             raise RuntimeUnavailable("the function has no pool on this node")
-        if version is None or pool.model.current is None or pool.serves(version):
+        if version is None:
             return PoolLease(pool)
-        return PoolLease(self._side_pool(function_id, version, pool.limits))
+        return PinnedLease(version, partial(self._pool_of, function_id))
 
     def headroom(self, function_id: str) -> Headroom:
         pool = self._pools.get(function_id)
@@ -74,7 +78,7 @@ class LocalPools:
     def load(self, function_id: str) -> PoolLoad | None:
         pool = self._pools.get(function_id)
         load = pool.load(function_id) if pool else None
-        if load is None or function_id not in self._side_pools:
+        if load is None or function_id not in self._versions:
             return load
         return load.with_counts(self.counts(function_id))
 
@@ -119,10 +123,10 @@ class LocalPools:
         for pool in self._of(function_id):
             self._leave(pool)
         self._pools.pop(function_id, None)
-        self._side_pools.pop(function_id, None)
+        self._versions.pop(function_id, None)
 
     def counts(self, function_id: str) -> PoolCounts:
-        if function_id not in self._side_pools:
+        if function_id not in self._versions:
             pool = self._pools.get(function_id)
             return pool.model.counts() if pool else PoolCounts()
         return sum_counts(pool.model.counts() for pool in self._of(function_id))
@@ -146,7 +150,7 @@ class LocalPools:
     def waiting(self) -> int:
         return sum(len(pool.model.queue) for pool in self._all())
 
-    # On a node of a fleet; side pools are not bounded, as they are not by a function's maximum.
+    # On a node of a fleet
 
     def bind(self, sandboxes: Sandboxes) -> None:
         """From now on a new pool may have no instance before `allow` says so, and they are made by
@@ -160,19 +164,23 @@ class LocalPools:
             self._pools[function_id].allow(count, reachable)
 
     def wanted(self, function_id: str) -> int:
-        """How many instances its pool has and needs, as far as it would be allowed more."""
+        """How many instances the function has and needs here, as far as it would be allowed
+        more.
+        """
         pool = self._pools.get(function_id)
-        return pool.wanted() if pool else 0
+        return pool.wanted(sum(one.lacking() for one in self._beside(function_id))) if pool else 0
 
     def there(self, function_id: str) -> int:
-        """How many instances its pool has, in any state, until nothing is left of them."""
+        """How many instances the function has here, of any version and in any state, until nothing
+        is left of them.
+        """
         pool = self._pools.get(function_id)
-        return len(pool.model.instances) if pool else 0
+        return pool.model.places.used if pool else 0
 
     def evict_idle(self, function_id: str, most: int) -> None:
         """Ends so many idle instances that nobody here needs."""
-        if function_id in self._pools:
-            self._pools[function_id].evict_idle(most)
+        for pool in reversed(self._of(function_id)):
+            most -= pool.evict_idle(most)
 
     async def end_all(self, kind: ExitKind, reason: str) -> None:
         """Ends every running call that way, and every instance that is not to start again."""
@@ -209,7 +217,7 @@ class LocalPools:
         for pool in list(self._all()):
             if not pool.model.is_at_rest:  # with thousands of functions most are at rest
                 pool.tick()
-        self._drop_side_pools()
+        self._drop_unused()
 
     async def measure(self) -> None:
         """Measures the instances that became idle; the reaper calls it every ten seconds."""
@@ -240,14 +248,19 @@ class LocalPools:
         await asyncio.gather(*(pool.end_running(ExitKind.INTERRUPTED, reason) for pool in pools))
 
     def _of(self, function_id: str) -> list[FunctionPool]:
-        """The function's pool and its side pools."""
+        """The function's own pool, and those of its other versions."""
         own = [self._pools[function_id]] if function_id in self._pools else []
-        return [*own, *self._side_pools.get(function_id, {}).values()]
+        return [*own, *self._beside(function_id)]
+
+    def _beside(self, function_id: str) -> Sequence[FunctionPool]:
+        """The function's pools of versions that are not the current one."""
+        pools = self._versions.get(function_id)
+        return () if pools is None else tuple(pools.beside.values())
 
     def _all(self) -> Iterator[FunctionPool]:
         yield from self._pools.values()
-        for pools in self._side_pools.values():
-            yield from pools.values()
+        for pools in self._versions.values():
+            yield from pools.beside.values()
 
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         if function_id not in self._pools:
@@ -257,26 +270,33 @@ class LocalPools:
                 pool.allow(0, limits.max_instances)
         return self._pools[function_id]
 
-    def _side_pool(self, function_id: str, version: Version, limits: PoolLimits) -> FunctionPool:
-        """For the calls that ask for this version. It has one instance, which counts against the
-        memory and the tenant's quota like any other, and ends soon after its last call.
-        """
-        pools = self._side_pools.setdefault(function_id, {})
-        pool = pools.get(version.id)
+    def _pool_of(self, function_id: str, version: Version) -> FunctionPool:
+        """The pool for calls that ask for this version: the function's own, or one beside it."""
+        own = self._pools.get(function_id)
+        if own is None:
+            raise RuntimeUnavailable("the function has no pool on this node")
+        if own.model.current is None or own.serves(version):
+            return own
+        if function_id not in self._versions:
+            self._versions[function_id] = VersionPools(own)
+        pools = self._versions[function_id]
+        pool = pools.beside.get(version.id)
         if pool is None:
-            beside = msgspec.structs.replace(
-                limits, min_instances=0, max_instances=1, idle_s=SIDE_IDLE_S, grace_s=0, park_s=0
-            )
-            pool = pools[version.id] = self._new_pool(function_id, beside)
-            pool.model.keep_alive = None  # a repeated call says nothing of the next
+            pool = self._new_pool(function_id, pools.limits, pools.places)
+            pool.model.keep_alive = None  # what is learnt is of the function's calls
+            pools.add(version.id, pool)
         if not pool.serves(version):  # it is new, or was closed and is empty or will be
             pool.serve(version)
         return pool
 
-    def _new_pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
+    def _new_pool(
+        self, function_id: str, limits: PoolLimits, places: Places | None = None
+    ) -> FunctionPool:
         quota = TenantPools(self.tenant_instances)
         tenant_pools = self._tenants.setdefault(limits.tenant_id, quota)
-        pool = FunctionPool(self._sandboxes, self._clock, limits, self._arbiter, tenant_pools)
+        keep_alive = self._arbiter.keep_alive()
+        model = Pool(limits, self.memory, keep_alive, tenant_pools.quota, places)
+        pool = FunctionPool(self._sandboxes, self._clock, model, self._arbiter, tenant_pools)
         pool.on_change = partial(self._tell, function_id)
         pool.on_use = partial(self._use, (limits.tenant_id, function_id))
         return pool
@@ -296,17 +316,17 @@ class LocalPools:
         for told in self.on_change:
             told(pool.model.limits.tenant_id, function_id)
 
-    def _drop_side_pools(self) -> None:
-        """Those that have no instance any more, and no call."""
-        for function_id, pools in list(self._side_pools.items()):
-            for key in [key for key, pool in pools.items() if pool.model.is_at_rest]:
-                pool = pools.pop(key)
+    def _drop_unused(self) -> None:
+        """Pools of other versions that have no instance any more, and no call."""
+        for function_id, pools in list(self._versions.items()):
+            for key in [key for key, pool in pools.beside.items() if pool.model.is_at_rest]:
+                pool = pools.beside.pop(key)
                 self._leave(pool)
-                if function_id in self._pools:
-                    own = self._pools[function_id]
-                    own.egress_before = sum_egress([own.egress_before, pool.egress_before])
-            if not pools:
-                del self._side_pools[function_id]
+                own = pools.own
+                own.egress_before = sum_egress([own.egress_before, pool.egress_before])
+            if not pools.beside:
+                pools.own.siblings = None
+                del self._versions[function_id]
 
     def _leave(self, pool: FunctionPool) -> None:
         self._arbiter.remove(pool)

@@ -299,8 +299,8 @@ class Pools(PoolCounting, Protocol):
     def lease(self, function_id: str, version: Version | None = None) -> PendingLease:
         """Holds an instance of the function's current version, or of the one given.
 
-        Calls of a version that is not the current one have one instance of that version, beside
-        those that `max_instances` allows. It ends with the function's own.
+        Instances of all versions are within the function's `max_instances`. Those of a version
+        that is not the current one are the first to be ended for a call of another one.
 
         Raises `CapacityFull` (the queue is full, or the call waited too long), `FunctionNotActive`
         or `NotFound` (closed while waiting), or `RuntimeUnavailable` (no instance could be made).

@@ -19,7 +19,7 @@ from quiltfn.sdk.methods import (
     with_fields_of,
     with_name_and_fields_of,
 )
-from quiltfn.sdk.named_function import BASE, by_id, by_name, either, invocation_path, on
+from quiltfn.sdk.named_function import BASE, by_id, by_name, calling, either, invocation_path, on
 from quiltfn.sdk.payload import key_header, new_invocation
 from quiltfn.sdk.request import (
     Flow,
@@ -231,10 +231,11 @@ def invoke_function(
 ) -> Flow[Invocation]:
     """Call a function and wait for its end.
 
-    `payload`: a text as it is, anything else as JSON. A handler that fails is a result, not an
-    exception: look at `status` and `exit_code`. With an `idempotency_key` the function runs once
-    for it however often the call is repeated, and the client repeats it where the connection was
-    lost. `on_disconnect`: "cancel" ends the call when the connection is lost.
+    `function`: its name or its id, or NAME@3 for its version 3, which takes scope `write` unless it
+    is the current one. `payload`: a text as it is, anything else as JSON. A handler that fails is a
+    result, not an exception: look at `status` and `exit_code`. With an `idempotency_key` the
+    function runs once for it however often the call is repeated, and the client repeats it where
+    the connection was lost. `on_disconnect`: "cancel" ends the call when the connection is lost.
     """
     body = new_invocation(payload, environment, timeout_seconds)
     runs_s = CALL_MAX_S if timeout_seconds is None else timeout_seconds
@@ -242,10 +243,10 @@ def invoke_function(
     if on_disconnect is not None:
         headers["X-On-Disconnect"] = on_disconnect
 
-    def call(path: str) -> Flow[Invocation]:
+    def call(path: str, which: dict[str, str]) -> Flow[Invocation]:
         return ask(
             post(
-                path,
+                path + query(**which),
                 Invocation,
                 body,
                 headers=headers,
@@ -254,11 +255,7 @@ def invoke_function(
             )
         )
 
-    return either(
-        function,
-        lambda one: call(f"{BASE}/{segment(one)}/invoke"),
-        lambda one: call(f"{BASE}/invoke/{segment(one)}"),
-    )
+    return calling(function, call)
 
 
 def stream_function(
@@ -277,14 +274,10 @@ def stream_function(
     body = new_invocation(payload, environment, timeout_seconds)
     headers = {} if on_disconnect is None else {"X-On-Disconnect": on_disconnect}
 
-    def call(path: str) -> Flow[Any]:
-        return ask(stream("POST", path, body, headers=headers))
+    def call(path: str, which: dict[str, str]) -> Flow[Any]:
+        return ask(stream("POST", path + query(**which), body, headers=headers))
 
-    return either(
-        function,
-        lambda one: call(f"{BASE}/{segment(one)}/invoke"),
-        lambda one: call(f"{BASE}/invoke/{segment(one)}"),
-    )
+    return calling(function, call)
 
 
 @with_name_and_fields_of(CallFilters)

@@ -58,5 +58,19 @@ def either(
             raise no_such_id from None
 
 
+def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Flow[T]:
+    """The call of a function, by the path of its route and the query parameters that say on which
+    version: NAME@VERSION names one.
+    """
+    which: dict[str, str] = {}
+    if isinstance(function, str) and "@" in function:
+        function, _, which["version"] = function.partition("@")
+    return either(
+        function,
+        lambda one: call(f"{BASE}/{segment(one)}/invoke", which),
+        lambda one: call(f"{BASE}/invoke/{segment(one)}", which),
+    )
+
+
 def invocation_path(function_id: str, invocation_id: str) -> str:
     return f"{BASE}/{segment(function_id)}/invocations/{segment(invocation_id)}"

@@ -9,7 +9,7 @@ from functools import partial
 from msgspec import UNSET
 
 from quiltfn.sdk.methods import Listing, Method, PagedMethod, with_name_and_fields_of
-from quiltfn.sdk.named_function import BASE, either, invocation_path, on
+from quiltfn.sdk.named_function import BASE, calling, invocation_path, on
 from quiltfn.sdk.payload import key_header, new_invocation, payload_text
 from quiltfn.sdk.request import (
     Flow,
@@ -63,20 +63,17 @@ def submit_function(
     repeats it where the connection was lost. The rest is as for `invoke`.
     """
     body = new_invocation(payload, environment, timeout_seconds)
-    wanted = query(mode="async", **_start(not_before))
+    start = _start(not_before)
 
-    def call(path: str) -> Flow[Invocation]:
+    def call(path: str, which: dict[str, str]) -> Flow[Invocation]:
+        wanted = query(mode="async", **start, **which)
         is_repeatable = idempotency_key is not None
         headers = key_header(idempotency_key)
         return ask(
             post(path + wanted, Invocation, body, headers=headers, is_repeatable=is_repeatable)
         )
 
-    return either(
-        function,
-        lambda one: call(f"{BASE}/{segment(one)}/invoke"),
-        lambda one: call(f"{BASE}/invoke/{segment(one)}"),
-    )
+    return calling(function, call)
 
 
 def _start(not_before: datetime | timedelta | None) -> dict[str, int]:

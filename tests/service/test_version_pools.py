@@ -34,6 +34,18 @@ async def updated(server: Harness, first: str = "echo one") -> tuple[Entry, Vers
     return entry, version
 
 
+def states(server: Harness, version: int) -> list[str]:
+    """Of the instances of a version."""
+    return [one.state for one in server.pools.instances() if one.version == version]
+
+
+async def cancel_one(server: Harness, entry: Entry) -> None:
+    """Cancels a call that its handler has."""
+    function_id = entry.function.id
+    one = server.invoker.running_calls(function_id)[0]
+    await server.invoker.cancel(function_id, one.record.invocation_id)
+
+
 async def test_a_call_runs_on_the_version_that_it_names(server: Harness) -> None:
     entry, first = await updated(server)
     record = await server.invoke(entry, version=first)
@@ -45,16 +57,24 @@ async def test_a_call_runs_on_the_version_that_it_names(server: Harness) -> None
     assert (await server.invoke(entry, version=entry.version)).cold_start is False
 
 
-async def test_its_instance_counts_as_the_functions_and_leaves_soon(server: Harness) -> None:
+async def test_its_instance_counts_as_the_functions_and_leaves_by_the_idle_rule(
+    server: Harness,
+) -> None:
     entry, first = await updated(server)
     await server.invoke(entry, version=first)
     await until(lambda: server.counts(entry) == {"ready": 2})
     (load,) = server.pools.loads()
     assert replace(load.counts, memory_mib=0.0) == PoolCounts(ready=2)
-    server.pass_time(11.0)
-    await until(lambda: server.counts(entry) == {"ready": 1})
+    server.pass_time(200.0)
+    await server.invoke(entry, version=first)
+    await until(lambda: states(server, 1) == ["ready"])
+    server.pass_time(299.0)
+    assert states(server, 1) == ["ready"]
+    server.pass_time(2.0)
+    await until(lambda: states(server, 1) == [])
+    await server.invoke(entry)
     server.pass_time(1.0)
-    assert not server.pools._side_pools
+    assert not server.pools._versions
     assert server.pools.occupied() == [entry.function.id]
 
 
@@ -71,11 +91,65 @@ async def test_it_counts_against_the_tenants_quota(server: Harness) -> None:
     assert not third.done()
 
 
-async def test_a_second_call_waits_for_the_one_instance(server: Harness) -> None:
+async def test_several_versions_share_the_maximum(server: Harness) -> None:
     entry, first = await updated(server, "sleep 0.01")
-    records = await asyncio.gather(*(server.invoke(entry, version=first) for _ in range(3)))
+    entry = await server.lifecycle.set_scaling(entry, 0, 2)
+    most = 0
+
+    def seen(_tenant: str, _function: str) -> None:
+        nonlocal most
+        most = max(most, server.pools.there(entry.function.id))
+
+    server.pools.on_change.append(seen)
+    calls = [server.invoke(entry, version=version) for version in (first, None) * 10]
+    records = await asyncio.gather(*calls)
     assert {one.status for one in records} == {Status.SUCCESS}
-    assert sum(one.cold_start for one in records) == 1
+    assert [one.version for one in records] == [1, 2] * 10
+    assert most == 2
+
+
+async def test_a_call_that_waits_while_its_version_is_replaced_still_runs_on_it(
+    server: Harness,
+) -> None:
+    entry = await server.active("sleep 60", max_instances=2)
+    first = entry.version
+    running = [await server.running(entry, version=first) for _ in range(2)]
+    named = await server.running(entry, version=first)
+    update = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo two"}))
+    await until(lambda: server.pools._pools[entry.function.id].model.prepared)
+    await cancel_one(server, entry)
+    await update
+    await until(lambda: states(server, 1) == ["busy"] * 2)
+    assert not named.done()
+    await cancel_one(server, entry)
+    await cancel_one(server, entry)
+    for one in (*running, named):
+        ended = await one
+        assert (ended.status, ended.version) == (Status.CANCELLED, 1)
+    assert (await server.invoke(entry)).version == 2
+
+
+async def test_a_maximum_that_is_lowered_ends_idle_instances_of_other_versions_first(
+    server: Harness,
+) -> None:
+    entry, first = await updated(server)
+    await server.invoke(entry, version=first)
+    await until(lambda: server.counts(entry) == {"ready": 2})
+    await server.lifecycle.set_scaling(entry, 0, 1)
+    await until(lambda: server.counts(entry) == {"ready": 1})
+    assert (await server.invoke(entry)).cold_start is False
+
+
+async def test_a_rollback_to_a_version_that_is_called_needs_no_more_than_the_maximum(
+    server: Harness,
+) -> None:
+    entry, first = await updated(server)
+    await server.lifecycle.set_scaling(entry, 0, 1)
+    await server.invoke(entry, version=first)
+    entry = await server.lifecycle.rollback(entry, 1)
+    assert entry.function.current_version == 1
+    assert (await server.invoke(entry)).version == 1
+    assert server.pools.there(entry.function.id) == 1
 
 
 async def test_pause_refuses_it_and_resume_serves_it_again(server: Harness) -> None:
@@ -99,7 +173,7 @@ async def test_delete_ends_it_with_the_function(server: Harness) -> None:
         await server.invoke(entry, version=first)
     await server.pools.end_running(entry.function.id, *DELETED)
     assert (await running).status is Status.CANCELLED
-    await until(lambda: not server.pools._side_pools)
+    await until(lambda: not server.pools._versions)
     assert server.counts(entry) == {}
 
 

@@ -1,0 +1,31 @@
+"""KnownVersions: the versions that calls named last, in memory. A version never changes."""
+
+from quiltfn.model.version import Version
+from quiltfn.ports import Store
+
+KNOWN_MAX_BYTES = 8 * 1024 * 1024
+
+
+class KnownVersions:
+    """Of all functions; what was asked for longest ago is forgotten first."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[str, int], Version] = {}
+        self._size = 0
+
+    async def get(self, function_id: str, number: int) -> Version | None:
+        """The version of a function, if there is one."""
+        key = function_id, number
+        version = self._known.pop(key, None)
+        if version is None:
+            version = await self._store.version(function_id, number)
+            if version is None:
+                return None
+            if key not in self._known:  # else another call was faster
+                self._size += version.spec.size
+        self._known[key] = version  # as the newest
+        while self._size > KNOWN_MAX_BYTES and len(self._known) > 1:
+            oldest = next(iter(self._known))
+            self._size -= self._known.pop(oldest).spec.size
+        return version

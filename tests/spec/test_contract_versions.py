@@ -1,0 +1,88 @@
+"""The contract: calls that name their version."""
+
+from typing import Any
+
+import pytest
+
+from e2e.server import until
+from spec.api_client import Api, new_name, of
+from spec.conftest import Keyed
+
+pytestmark = pytest.mark.sandbox
+
+
+def two_versions(api: Api) -> str:
+    function_id = api.active("echo one", max_instances=2)
+    api.good("PUT", of(function_id), {"handler": "echo two"})
+    return function_id
+
+
+def invoked(api: Api, function_id: str, version: object) -> dict[str, Any]:
+    """The record, with the version that ran."""
+    return seen(api, api.good("POST", f"{of(function_id)}/invoke?version={version}"))
+
+
+def seen(api: Api, record: dict[str, Any]) -> dict[str, Any]:
+    path = f"{of(record['function_id'])}/invocations/{record['invocation_id']}/timeline"
+    return record | {"version": api.good("GET", path)["version"]}
+
+
+def test_a_call_runs_on_the_version_that_it_names(tenant: Api) -> None:
+    function_id = two_versions(tenant)
+    for version, stdout in ((1, "one\n"), (2, "two\n"), (1, "one\n")):
+        record = invoked(tenant, function_id, version)
+        assert (record["stdout"], record["version"]) == (stdout, version)
+    assert invoked(tenant, function_id, 1)["cold_start"] is False
+    name = tenant.get(function_id)["name"]
+    record = tenant.good("POST", f"/api/functions/invoke/{name}?version=1")
+    assert seen(tenant, record)["version"] == 1
+    assert seen(tenant, tenant.invoke(function_id))["version"] == 2
+    assert tenant.pool(function_id)["total_count"] == 2
+
+
+def test_a_version_that_is_not_there_is_named(tenant: Api) -> None:
+    path = f"{of(two_versions(tenant))}/invoke"
+    told = tenant.refused("NOT_FOUND", 404, "POST", f"{path}?version=3")
+    assert "version 3" in told["error"]
+    for wrong in ("0", "-1", "one", "1.0", "", "99999999999"):
+        told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", f"{path}?version={wrong}")
+        assert "version" in told["error"]
+
+
+def test_no_version_of_a_paused_function_is_served(tenant: Api) -> None:
+    function_id = two_versions(tenant)
+    invoked(tenant, function_id, 1)
+    tenant.good("POST", f"{of(function_id)}/pause")
+    path = f"{of(function_id)}/invoke"
+    plain = tenant("POST", path)
+    named = tenant("POST", f"{path}?version=1")
+    assert (named.status_code, named.json()["error_code"]) == (409, "FUNCTION_NOT_ACTIVE")
+    assert plain.json()["error"] == named.json()["error"]
+    until(lambda: tenant.pool(function_id)["total_count"] == 0)
+
+
+def test_accepted_work_runs_on_the_version_that_it_names(tenant: Api) -> None:
+    function_id = tenant.active("echo one")
+    path = f"{of(function_id)}/invoke?mode=async&delay_seconds=1"
+    fixed = tenant.good("POST", f"{path}&version=1", status=202)["invocation_id"]
+    plain = tenant.good("POST", path, status=202)["invocation_id"]
+    tenant.good("PUT", of(function_id), {"handler": "echo two"})
+
+    def version_of(invocation_id: str) -> int:
+        path = f"{of(function_id)}/invocations/{invocation_id}?wait_seconds=20"
+        version = seen(tenant, tenant.good("GET", path))["version"]
+        assert isinstance(version, int)
+        return version
+
+    assert (version_of(fixed), version_of(plain)) == (1, 2)
+
+
+def test_a_key_that_may_only_call_calls_the_current_version_alone(keyed: Keyed) -> None:
+    name = new_name()
+    owner, caller = keyed.caller(name, "write"), keyed.caller(name, "invoke")
+    function_id = two_versions(owner)
+    path = f"{of(function_id)}/invoke?version=2"
+    assert caller.good("POST", path)["stdout"] == "two\n"
+    told = caller.refused("FORBIDDEN", 403, "POST", f"{of(function_id)}/invoke?version=1")
+    assert "version 1" in told["error"]
+    owner.clear()
