@@ -1,6 +1,6 @@
 """Writes the files that follow from the code: the settings' reference page and sample, the list of
-the Python client's methods, the pages of the states, of the security tests and of the project file,
-the types of the dashboard.
+the Python client's methods, the pages of the states, of the security tests, of the project file and
+of the API, the types of the dashboard.
 
 .venv/bin/python scripts/generate.py
 """
@@ -14,19 +14,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+import api_pages
 from quiltfn import Client, sdk, settings, wire
 from quiltfn.api import openapi
 from quiltfn.api.routes import ROUTES
 from quiltfn.cli.project import file as project_file
 from quiltfn.cli.project.toml import value
 from quiltfn.model import function, instance, invocation
-from quiltfn.sdk.elasticity import ElasticityMethods
-from quiltfn.sdk.functions import FunctionMethods
-from quiltfn.sdk.invocations import InvocationMethods
-from quiltfn.sdk.keys import KeyMethods
 from quiltfn.sdk.methods import Listing
-from quiltfn.sdk.runtimes import RuntimeMethods
-from quiltfn.sdk.system import SystemMethods
 from quiltfn.wire import keys
 from quiltfn.wire.fields import Field, fields_of
 
@@ -128,14 +123,6 @@ def security_tests() -> str:
 
 CLIENT = ROOT / "docs" / "reference" / "python-client.md"
 MADE = "<!-- From here on made by scripts/generate.py, from the library itself. -->\n"
-GROUPS = {
-    "functions": FunctionMethods,
-    "invocations": InvocationMethods,
-    "elasticity": ElasticityMethods,
-    "runtimes": RuntimeMethods,
-    "keys": KeyMethods,
-    "system": SystemMethods,
-}
 
 
 def python_client() -> str:
@@ -143,7 +130,7 @@ def python_client() -> str:
     by_hand, _, _ = CLIENT.read_text().partition(MADE)
     parts = [by_hand, MADE, "\n`client.invoke` is `client.functions.invoke`.\n"]
     with Client() as client:
-        for group, methods in GROUPS.items():
+        for group, methods in api_pages.GROUPS.items():
             parts.append(f"\n### client.{group}\n")
             for name in {name: 0 for one in methods.__mro__[:-1] for name in vars(one)}:
                 if not name.startswith("_"):
@@ -363,10 +350,16 @@ FILES = {
 }
 
 
+API = ROOT / "docs" / "api"
+
+
 def main() -> None:
     for path, text in FILES.items():
         path.write_text(text())
         print(path.relative_to(ROOT))
+    for name, page in api_pages.pages().items():
+        (API / name).write_text(page)
+        print((API / name).relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,13 @@ html_show_copyright = False
 html_use_index = False
 
 
+def on_page(app: Sphinx, name: str, *_: object) -> None:
+    """Pages of the API have forms."""
+    if name.startswith("api/"):
+        app.add_js_file("explorer.js")
+
+
 def setup(app: Sphinx) -> None:
     """Shows as plain text what there are no colours for."""
     app.add_lexer("haproxy", TextLexer)
+    app.connect("html-page-context", on_page)

@@ -25,6 +25,10 @@ IN_PAGES = [
     ),
     (re.compile(r' style="display: none;"'), ' class="is-hidden"'),
     (re.compile(r' style="opacity: 50%"'), ' opacity="0.5"'),
+    # What scrolls can be scrolled by keys, and a heading has its level.
+    (re.compile("<pre>"), '<pre tabindex="0">'),
+    (re.compile('<div class="table-wrapper'), '<div tabindex="0" class="table-wrapper'),
+    (re.compile('class="caption" role="heading"'), 'class="caption" role="heading" aria-level="2"'),
 ]
 IN_SEARCH = [
     ("linkEl.innerHTML = _escapeHTML(title);", "linkEl.textContent = title;"),
@@ -41,7 +45,12 @@ IN_SEARCH = [
         "htmlString;",
     ),
 ]
-SINKS = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|DOMParser|document\.write|\beval\(")
+# It adds a link that runs a script, to what a key does as well.
+IN_HIGHLIGHTS = re.compile(r"\n    const searchBox = .*?\n    \);\n", re.DOTALL)
+SINKS = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|DOMParser|document\.write"
+    r"|\beval\(|javascript:"
+)
 PACKAGES = ("furo", "sphinx", "sphinx-basic-ng", "snowballstemmer")
 
 
@@ -75,7 +84,7 @@ class Page(HTMLParser):
 
 def finish(html: Path, out: Path) -> list[str]:
     """Writes the site into `out`. Returns what is wrong with it, a line for each fault."""
-    patch_search(html / "_static/searchtools.js")
+    patch_search(html / "_static")
     pages = {str(one.relative_to(html)): one.read_text() for one in sorted(html.rglob("*.html"))}
     names: dict[str, str] = {}
     for name, text in pages.items():
@@ -108,13 +117,16 @@ def clean(text: str, name: str) -> str:
     return text
 
 
-def patch_search(path: Path) -> None:
+def patch_search(static: Path) -> None:
     """Sphinx's search without its uses of HTML as text. What is not found any more is told by the
-    search for such uses."""
-    text = path.read_text()
+    search for such uses.
+    """
+    search, highlight = static / "searchtools.js", static / "sphinx_highlight.js"
+    text = search.read_text()
     for before, after in IN_SEARCH:
         text = text.replace(before, after)
-    path.write_text(text)
+    search.write_text(text)
+    highlight.write_text(IN_HIGHLIGHTS.sub("\n", highlight.read_text()))
 
 
 def with_hashed(text: str, page: str, html: Path, names: dict[str, str]) -> str:

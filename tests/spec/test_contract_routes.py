@@ -395,7 +395,7 @@ def test_no_function_bears_a_reserved_word(tenant: Api, word: str) -> None:
 SCOPES = ["read", "invoke", "write", "admin", "operator"]
 ID = "/api/functions/01a20e60-4498-7000-aca5-20281701ad36"
 PUBLIC = [("GET", "/health"), ("GET", "/health/ready"), ("GET", "/openapi.json")]
-PUBLIC += [("GET", "/docs"), ("GET", "/docs/api/"), ("GET", "/docs/{path}")]
+PUBLIC += [("GET", "/docs"), ("GET", "/docs/{path}")]
 PUBLIC += [("GET", "/ui"), ("GET", "/ui/"), ("GET", "/ui/{file}"), ("GET", "/")]
 # Who may call the URL of a function is said by that URL: tests/service/test_urls.py.
 PUBLIC += [(method, "/fn/{path}") for method in ("GET", "PUT", "POST", "DELETE")]

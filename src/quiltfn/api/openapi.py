@@ -66,6 +66,35 @@ OWN_HEADERS = {
     },
 }
 
+# The groups of operations, in the order in which they are shown, and the words of a path that tell
+# them: the last word of a path that is known here.
+TAGS = {
+    "Functions": ("Create, deploy, change, pause and delete functions.", {"functions"}),
+    "Calls": (
+        "Call functions, and see what their calls came to.",
+        {"invoke", "invocations", "logs"},
+    ),
+    "Queues": (
+        "What becomes of accepted work: policies, dead letters, what is sent elsewhere.",
+        {"async-policy", "record-policy", "dead-letters", "queue", "deliveries"},
+    ),
+    "Versions": ("A function's versions and their files.", {"versions", "rollback"}),
+    "URLs": ("Plain HTTP in front of functions.", {"url", "fn"}),
+    "Schedules": ("Run functions at times.", {"schedules"}),
+    "Runtimes": ("The files and packages of functions.", {"runtimes"}),
+    "Pools": (
+        "The instances of functions, and how many there are.",
+        {"pool", "pools", "pool-target", "operations", "instances", "egress"},
+    ),
+    "Usage": (
+        "What calls came to, and what a tenant may use.",
+        {"stats", "series", "usage", "quota"},
+    ),
+    "Keys": ("Keys, who asks with which, and who changed what.", {"keys", "whoami", "audit"}),
+    "Fleet": ("The nodes of a fleet.", {"nodes"}),
+    "Server": ("Health, metrics, events, and documents of this server.", set[str]()),
+}
+
 # What a route of any method is described as.
 COMMON_METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 ACCEPTED = 202
@@ -100,6 +129,7 @@ def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": about} for name, (about, _) in TAGS.items()],
         "security": [{"key": []}, {"bearer": []}, {}],
         "paths": {path.replace(":path}", "}"): _path(path, ways) for path, ways in routes},
         "components": {
@@ -127,6 +157,18 @@ def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, floa
             parts[0].update(constraint.schema(limits.get(name)))
 
 
+def tag_of(path: str) -> str:
+    """The group of what is asked for by a path."""
+    words = path.split("/")
+    if words[-1] in ("health", "help", "examples"):
+        return "Server"
+    for word in reversed(words):
+        for name, (_, known) in TAGS.items():
+            if word in known:
+                return name
+    return "Server"
+
+
 def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:
     item: dict[str, Any] = {}
     names = re.findall(r"{(\w+)(?::path)?}", path)
@@ -135,20 +177,22 @@ def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in names
         ]
+    tag = tag_of(path)
     for method, way in ways.items():
         if method != ANY_METHOD:
-            item[method.lower()] = _operation(way, has_path_parameters=bool(names))
+            item[method.lower()] = _operation(way, tag, has_path_parameters=bool(names))
             continue
         for each in COMMON_METHODS:
-            operation = _operation(way, has_path_parameters=bool(names))
+            operation = _operation(way, tag, has_path_parameters=bool(names))
             operation["operationId"] += each.capitalize()
             item[each.lower()] = operation
     return item
 
 
-def _operation(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
+def _operation(way: Route, tag: str, *, has_path_parameters: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": operation_id(way),
+        "tags": [tag],
         "summary": way.about.split(". ")[0].rstrip("."),
         "description": way.about + (f" Needs scope {way.scope}." if way.scope else ""),
         "responses": _responses(way, has_path_parameters=has_path_parameters),

@@ -821,7 +821,6 @@ INSTANCES = Route(
 DOCTOR = Route(handler=system.get_doctor_report, scope=OPERATOR, answer=wire.DoctorReport)
 METRICS = Route(handler=system.get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
 WEB_KINDS = tuple(kind.partition(";")[0] for kind in web.CONTENT_TYPES.values())
-DOCS = Route(handler=system.get_docs_page, scope=None, answer=str, texts=("text/html",))
 DOCUMENTATION_DIRECTORY = Route(handler=web.get_documentation_directory, scope=None, status=302)
 DOCUMENTATION = Route(
     handler=web.get_documentation,
@@ -972,7 +971,6 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/metrics", {"GET": METRICS}),
     ("/openapi.json", {"GET": Route(handler=system.get_openapi_document, scope=None, answer=dict)}),
     ("/docs", {"GET": DOCUMENTATION_DIRECTORY}),
-    ("/docs/api/", {"GET": DOCS}),
     ("/docs/{path:path}", {"GET": DOCUMENTATION}),
     (
         "/",

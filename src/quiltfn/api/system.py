@@ -1,13 +1,9 @@
 """The routes about the server itself, its keys and its audit log."""
 
-import base64
 import contextlib
-import hashlib
 import os
 import platform
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from quiltfn import __version__, wire
@@ -124,27 +120,6 @@ async def list_elasticity_examples(context: RequestContext[SystemServices]) -> R
 async def get_openapi_document(context: RequestContext[SystemServices]) -> Response:
     """Show the OpenAPI 3.1 document of this server."""
     return Response(headers=[("content-type", JSON)], body=context.help.openapi)
-
-
-async def get_docs_page(_context: RequestContext[SystemServices]) -> Response:
-    """Show a page that describes every route and can call it."""
-    page = Path(__file__).with_name("docs.html").read_text()
-    headers = [("content-security-policy", policy_of(page)), ("referrer-policy", "no-referrer")]
-    return text_response(page, "text/html; charset=utf-8", headers)
-
-
-def policy_of(page: str) -> str:
-    """The Content-Security-Policy of a page: what is written in it, and calls to this server."""
-
-    def written(tag: str) -> str:
-        parts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digests = [hashlib.sha256(one.encode()).digest() for one in parts]
-        return " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in digests)
-
-    return (
-        f"default-src 'none'; script-src {written('script')}; style-src {written('style')}; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 async def get_system_info(context: RequestContext[SystemServices]) -> Response:

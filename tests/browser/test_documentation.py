@@ -1,0 +1,78 @@
+"""The documentation in a browser: it is found, searched, and sends what it describes."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.accessibility import grave_findings
+from quiltfn.api import web
+from spec.api_client import new_name
+from spec.conftest import Keyed
+
+Open = Callable[..., Page]
+pytestmark = pytest.mark.skipif(
+    not web.files(web.DOCUMENTATION), reason="no documentation was built: scripts/setup --docs"
+)
+
+
+def test_what_is_searched_for_is_found_without_the_internet(open_page: Open) -> None:
+    page = open_page()
+    page.goto("/docs/")
+    page.keyboard.press("/")
+    page.keyboard.type("dead letters")
+    page.keyboard.press("Enter")
+    found = page.get_by_role("main").get_by_role("link", name="Queue calls, and try again")
+    expect(found.first).to_be_visible()
+    expect(page.locator("p.context").first).to_contain_text("dead letter")
+    found.first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Queue calls")
+
+
+def test_an_operation_is_sent_from_its_page(
+    open_as: Callable[..., Page], keyed: Keyed, expected: list[str]
+) -> None:
+    expected.append("409")
+    key = keyed.key(new_name(), "write")["key"]
+    page = open_as(key)
+    page.goto("/docs/api/functions.html")
+    section = page.locator("section", has=page.get_by_role("heading", name="Create a function"))
+    section = section.last
+    section.get_by_text("Try it").click()
+    expect(section.get_by_label("body")).to_have_value(re.compile('"handler": "echo hello"'))
+    section.get_by_role("button", name="Send").click()
+    expect(section.get_by_label("answer")).to_contain_text("201")
+    expect(section.get_by_label("answer")).to_contain_text('"state": "pending"')
+    section.get_by_role("button", name="Send").click()
+    expect(section.get_by_label("answer")).to_contain_text("409")
+
+
+def test_a_key_is_kept_in_the_tab_and_sent(
+    open_page: Open, keyed: Keyed, expected: list[str]
+) -> None:
+    expected.append("401")
+    page = open_page(keyed.server.url)
+    page.goto("/docs/api/keys.html")
+    section = page.locator(
+        "section", has=page.get_by_role("heading", name="Show whose credential")
+    ).last
+    section.get_by_text("Try it").click()
+    section.get_by_role("button", name="Send").click()
+    expect(section.get_by_label("answer")).to_contain_text("401")
+    page.get_by_label("API key").fill(keyed.key(new_name(), "read")["key"])
+    page.get_by_label("API key").blur()
+    section.get_by_role("button", name="Send").click()
+    expect(section.get_by_label("answer")).to_contain_text('"scope": "read"')
+    page.goto("/docs/api/functions.html")
+    expect(page.get_by_label("API key")).to_have_value(re.compile("quilt_sk_"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["", "reference/settings.html", "api/calls.html"])
+def test_a_page_can_be_read_by_everybody(open_page: Open, name: str, scheme: str) -> None:
+    page = open_page(color_scheme=scheme, viewport={"width": 390, "height": 844})
+    page.goto(f"/docs/{name}")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    assert grave_findings(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
