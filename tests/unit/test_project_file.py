@@ -138,6 +138,11 @@ def test_a_file_without_functions(place: Path) -> None:
         ),
         ("schedules = { s = {} }", ".schedules.s", "give one of cron and every_seconds"),
         (
+            'schedules = { s = { cron = "61 3 * * *" } }',
+            ".schedules.s",
+            "cron must be an expression of five fields",
+        ),
+        (
             'schedules = { s = { cron = "0 3 * * *", every_seconds = 3 } }',
             ".schedules.s",
             "give one of cron and every_seconds",
@@ -275,11 +280,14 @@ def test_init_takes_one_kind(tmp_path: Path) -> None:
 
 def test_init_writes_packages_and_a_schedule(tmp_path: Path, capsys: Captured) -> None:
     where = tmp_path / "report"
-    more = ["--package", "jinja2", "--package", "numpy>=2", "--cron", '0 7 * * "1"']
+    more = ["--package", "jinja2", "--package", "numpy>=2", "--cron", "0 7 * * MON"]
     assert run(["init", str(where), *more]) == 0
     assert (where / "requirements.txt").read_text() == "jinja2\nnumpy>=2\n"
     (function,) = file.read(where / file.NAME, {}).functions.values()
-    assert [one.cron for one in function.schedules.values()] == ['0 7 * * "1"']
+    assert [one.cron for one in function.schedules.values()] == ["0 7 * * MON"]
+    assert run(["init", str(tmp_path / "daily"), "--cron", "@daily"]) == 2
+    assert "--cron must be an expression of five fields" in capsys.readouterr().err
+    assert not (tmp_path / "daily").exists()
     assert run(["init", str(tmp_path / "js"), "--node", "--package", "jinja2"]) == 2
     assert "--package goes with --python" in capsys.readouterr().err
     assert not (tmp_path / "js").exists()

@@ -20,6 +20,8 @@ from quiltfn.model.schedule import (
     Schedule,
     decide,
 )
+from quiltfn.wire import ScheduleChanges
+from quiltfn.wire.check import Invalid, checked
 
 NOON = int(datetime(2026, 6, 1, 12, tzinfo=UTC).timestamp() * 1000)
 HOUR = 3_600_000
@@ -122,15 +124,17 @@ def test_an_interval_is_counted_from_when_the_schedule_was_made() -> None:
     ],
 )
 def test_what_is_no_cron_expression_is_refused_by_its_field(cron: str, names: str) -> None:
-    with pytest.raises(Unprocessable, match=names) as refused:
-        a_schedule(cron=cron)
-    assert refused.value.details is not None
-    assert refused.value.details["example"] == "0 3 * * *"
+    """By the shapes of the API, so that clients know before they ask."""
+    with pytest.raises(Invalid, match=names) as refused:
+        checked({"cron": cron}, ScheduleChanges)
+    assert refused.value.path == "cron"
+    assert refused.value.example == "0 3 * * *"
 
 
 @given(st.text(st.sampled_from("0123456789*,-/#LWMON Fx²"), max_size=30))
 def test_no_text_breaks_the_check(text: str) -> None:
-    with contextlib.suppress(Unprocessable):
+    with contextlib.suppress(Invalid):
+        checked({"cron": text}, ScheduleChanges)
         assert a_schedule(cron=text).next_due_ms is not None
 
 

@@ -1,10 +1,11 @@
 """Schedules and their runs, as they are sent and answered."""
 
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import UNSET, Struct, UnsetType
 
-from quiltfn.wire.constraints import Between, Bytes, Documented, OneOf, Pattern
+from quiltfn.wire.constraints import Between, Bytes, Documented, OneOf, Pattern, Rule
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import (
     VARIABLES,
@@ -19,6 +20,25 @@ INTERVAL_MAX_S = 366 * 86_400
 JITTER_MAX_S = 86_400
 OVERLAPS = ("allow", "skip", "queue")
 MISSED = ("skip", "run_once")
+CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
+
+
+def _wrong_cron(expression: str) -> str | None:
+    """What is expected of one that is no cron expression, or never comes due."""
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415 — for schedules alone
+
+    expected = f"an expression of five fields: {', '.join(CRON_FIELDS)}"
+    if len(expression.split()) != len(CRON_FIELDS):
+        return expected
+    try:
+        comes_due = next(CronSim(expression, datetime(2000, 1, 1)), None) is not None
+    except CronSimError as error:
+        wrong = str(error).removeprefix("Bad ").replace("-", " ")
+        return f"{expected}; its {wrong} is not one"
+    except (ValueError, AssertionError, TypeError):  # what cronsim says of some odd mixtures
+        return expected
+    return None if comes_due else "an expression that comes due within 50 years"
+
 
 ScheduleName = Annotated[
     str,
@@ -43,6 +63,7 @@ Cron = Annotated[
         "every_seconds",
         "0 3 * * *",
         Bytes(0, 256),
+        Rule(_wrong_cron, {}),
     ),
 ]
 EverySeconds = Annotated[

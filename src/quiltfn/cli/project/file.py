@@ -299,7 +299,8 @@ class _Reader:
                 self._unknown(place, one, fields)
         whole = {**said, "name": name, "function": function}
         found = self._checked(whole, NewSchedule, place, fields)
-        if (found.cron is None) == (found.every_seconds is None):
+        # As the file has them: a wrong one was told of, and is not there any more.
+        if len([one for one in ("cron", "every_seconds") if said.get(one) is not None]) != 1:
             self._tell(place, "give one of cron and every_seconds")
         return found
 

@@ -11,6 +11,8 @@ from quiltfn.cli import show
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Option
 from quiltfn.cli.project import toml
 from quiltfn.cli.project.file import NAME, SCHEDULES
+from quiltfn.wire import NewSchedule
+from quiltfn.wire.check import Invalid, checked
 from quiltfn.wire.functions import RESERVED_FUNCTION_NAMES
 
 FALLBACK = "hello"
@@ -87,6 +89,13 @@ class PartOptions(Struct, frozen=True, kw_only=True):
             raise BadParameter("--package goes with --python; Node has a package.json")
         return "".join(f"{one}\n" for one in self.package)
 
+    def check_cron(self, name: str) -> None:
+        """Raises `BadParameter`."""
+        try:
+            checked({"name": name, "function": name, "cron": self.cron}, NewSchedule)
+        except Invalid as error:
+            raise BadParameter(f"--{error.message}") from None
+
 
 def init(
     directory: Annotated[
@@ -102,6 +111,7 @@ def init(
     name = project_name(directory)
     text = FILE.format(name=name, fields=fields)
     if parts.cron is not None:
+        parts.check_cron(name)
         table = toml.table(["functions", name, SCHEDULES, name], {"cron": parts.cron})
         text += "\n".join(["", *table, ""])
     files = {directory / NAME: text, directory / handler: source}
