@@ -231,6 +231,7 @@ def test_a_broken_edit_leaves_the_old_version_serving_and_says_so(shop: Shop) ->
     assert done.code == 1
     assert "hello: version 2 cannot serve" in done.stderr
     assert "SyntaxError" in done.stderr
+    assert "answers at" not in done.stdout
     assert shop.answer() == "first from the wheel"
     # Beside it another one is changed, and nothing is deleted meanwhile.
     text = FILE.replace("functions.plain", "functions.other").replace('"plain"', '"other"')

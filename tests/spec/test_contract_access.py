@@ -215,7 +215,9 @@ def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[...,
     key = make_key(server)["key"]
     server.start_without_waiting()
     line = server._first_line()
-    url = line.removeprefix("listening on ").strip().replace("0.0.0.0", "127.0.0.1")
+    told = line.removeprefix("listening on ").strip()
+    assert server._first_line() == f"dashboard at {told}/ui/\n", "the line behind it"
+    url = told.replace("0.0.0.0", "127.0.0.1")
     server.ids |= server.server_dirs()
     health = Api(url, key).good("GET", "/api/functions/health")
     assert health["transport"] == "cleartext"

@@ -199,6 +199,40 @@ def test_invoke_says_what_the_record_says_beside_the_exit_code(
     assert capsys.readouterr().err.endswith(f"i1\n{sentence}\n")
 
 
+TRACEBACK = """\
+called
+Traceback (most recent call last):
+  File "/app/main.py", line 2, in handler
+    return 1 / 0
+           ~~^~~
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (
+            TRACEBACK + "ZeroDivisionError: division by zero\n",
+            ": ZeroDivisionError: division by zero",
+        ),
+        (TRACEBACK + "shop.Empty\n", ": shop.Empty"),
+        (TRACEBACK + "ValueError: one\ntwo: three\n", ": ValueError: one"),
+        (f"{TRACEBACK}KeyError: 1\n\nDuring …\n\n{TRACEBACK}TypeError: 2\n", ": TypeError: 2"),
+        (TRACEBACK + "ValueError: " + "x" * 500, f": ValueError: {'x' * 108}…"),
+        (TRACEBACK, ""),
+        ("ValueError: printed by hand\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_line_about_a_call_says_what_its_handler_raised(
+    fake: Fake, capsys: Captured, log: str, told: str
+) -> None:
+    fake.ends(status="failed", exit_code=1, stderr=log)
+    assert run(["invoke", "hello"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"failed (exit code 1{told}) · 3 ms · warm · i1"
+
+
 def test_output_prints_bytes_and_harmless_text_onto_a_terminal(
     fake: Fake, capfdbinary: Bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,7 +87,8 @@ def test_a_success_whose_output_was_cut_says_so_and_keeps_the_beginning() -> Non
     both = replace(CUT, code=3, stderr=b"c", stderr_dropped=1)
     message = a_call(a_function()).after(both, now=0, duration_ms=1).error_message
     assert message is not None
-    assert message.startswith(f"the handler exited with code 3; {told}; of its standard error")
+    told += "; of its log (standard error)"
+    assert message.startswith(f"the handler exited with code 3; {told}")
 
 
 def test_a_value_that_is_too_large_fails_and_no_part_of_it_is_the_result() -> None:

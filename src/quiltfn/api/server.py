@@ -56,7 +56,9 @@ class Server:
         accepting = await self._accept(listener)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        print(f"listening on {'https' if self._tls else 'http'}://{shown}:{port}", flush=True)
+        address = f"{'https' if self._tls else 'http'}://{shown}:{port}"
+        # At once: who waits for the first line may not stay for the second.
+        print(f"listening on {address}\ndashboard at {address}/ui/", flush=True)
         loop = asyncio.get_running_loop()
         while not self._leaving.is_set():
             self._date()

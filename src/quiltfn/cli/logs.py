@@ -112,7 +112,7 @@ def note_of(event: Started | Gap | End) -> str:
         return missing(event)
     ended = event.invocation
     told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
-    return f"{ended.invocation_id} {ended.status}{told}"
+    return f"{ended.invocation_id} {ended.status}{told}{show.raised(ended.stderr or '')}"
 
 
 def as_object(event: Event) -> dict[str, object]:

@@ -18,6 +18,8 @@ from quiltfn.wire.fields import fields_of
 # these, a handler's output could change what the terminal shows elsewhere.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
+RAISED_MAX_CHARACTERS = 120
+
 
 class NobodyReads(Exception):
     """The reader of the output has closed it, as `head` does."""
@@ -190,7 +192,7 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
         write(sys.stderr, "\n")
     status = one.status
     if one.status == "failed" and one.exit_code is not None:
-        status = f"failed (exit code {one.exit_code})"
+        status = f"failed (exit code {one.exit_code}{raised(one.stderr or '')})"
     took = [f"{one.duration_ms} ms", "cold" if one.cold_start else "warm"]
     if one.duration_ms is None:
         took = ["not started"]
@@ -199,6 +201,16 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     said = f"the handler exited with code {one.exit_code}"
     if one.status in ("success", "failed") and one.error_message not in (None, said):
         note(str(one.error_message))
+
+
+def raised(log: str) -> str:
+    """What a handler in Python raised, to be told behind its exit code; empty for any other end."""
+    _, traceback, rest = log.rpartition("Traceback (most recent call last):\n")
+    lines = [line for line in rest.splitlines() if re.match(r"[A-Za-z_][\w.]*(: |$)", line)]
+    if not traceback or not lines:
+        return ""
+    told = lines[0] if len(lines[0]) <= RAISED_MAX_CHARACTERS else lines[0][:RAISED_MAX_CHARACTERS]
+    return f": {told}{'…' if told != lines[0] else ''}"
 
 
 def when(moment: int | None, zone: str | None = None) -> str:

@@ -299,7 +299,7 @@ def _with_dropped(message: str | None, result: CallResult) -> str | None:
     if result.stdout_dropped:
         told.append(_lacks("standard output", result.stdout, result.stdout_dropped))
     if result.stderr_dropped:
-        told.append(_lacks("standard error", result.stderr, result.stderr_dropped))
+        told.append(_lacks("log (standard error)", result.stderr, result.stderr_dropped))
     return "; ".join(told)
 
 

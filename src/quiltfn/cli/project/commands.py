@@ -216,8 +216,9 @@ class Project:
         words = {DONE: "done", REFUSED: "refused", PARTLY: "partly"}
         word = "planned" if self._options.dry_run else words[code]
         self._print_whole(wanted, plan, word, addresses)
-        if not self._options.dry_run:
-            self._tell(lambda: drawing.next_step(wanted, addresses, code == DONE))
+        if not self._options.dry_run and code != REFUSED:
+            served = {name: one for name, one in addresses.items() if name not in self._failed}
+            self._tell(lambda: drawing.next_step(wanted, served, code == DONE))
         return code
 
     def _print_whole(
