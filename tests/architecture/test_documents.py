@@ -122,3 +122,18 @@ def test_a_line_without_a_section_is_noticed() -> None:
     assert changelog_faults(good) == []
     for bad in ("### Added\n", " - 2026-11-26", "[", "Fixed"):
         assert changelog_faults(good.replace(bad, "", 1)), bad
+
+
+def unsourced(text: str) -> list[str]:
+    """Cells of the comparison with others that name no source."""
+    _, _, rest = text.partition("\n## Beside others\n")
+    rows = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    cells = [cell.strip() for row in rows[2:] for cell in row.strip("|").split("|")[1:]]
+    assert len(cells) >= 30
+    return [cell for cell in cells if not re.search(r"\]\((https://[^)]+|[\w./#-]+)\)", cell)]
+
+
+def test_every_cell_of_the_comparison_names_its_source() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert unsourced(text) == []
+    assert unsourced(text.replace("[Apache-2.0](LICENSE)", "free")) == ["free"], "it can fail"
