@@ -36,7 +36,7 @@ CHANGED = {"error": "it was changed", "error_code": "PRECONDITION_FAILED", "hint
 
 class Server:
     """A server with functions of the project. `updates`: what becomes of the next updates: None:
-    they are done; an exception; or the status, and what the function is then.
+    they are done; an exception; a response; or the status, and what the function is then.
     """
 
     def __init__(self) -> None:
@@ -74,6 +74,8 @@ class Server:
         given = next(self.updates, None)
         if isinstance(given, Exception):
             raise given
+        if isinstance(given, httpx.Response):
+            return given
         status, now = given or (200, json.loads(request.read()))
         one |= now
         return httpx.Response(status, json=one if status == 200 else CHANGED)
@@ -139,6 +141,18 @@ def test_who_never_gets_a_turn_gives_up(server: Server, place: Path, capsys: Cap
     assert run(["deploy", str(place)]) == 3
     assert server.count("PUT") == commands.ROUNDS
     assert "somebody else changes it as well" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("wait_s", "code"), [(10, 0), (60, 1)])
+def test_what_is_refused_for_a_moment_alone_is_tried_again(
+    server: Server, place: Path, capsys: Captured, wait_s: int, code: int
+) -> None:
+    """As where others of the tenant upload at the same time, and not where its quota is reached."""
+    busy = {"error": "others are at it", "error_code": "RATE_LIMITED", "hint": None}
+    server.updates = iter([httpx.Response(429, json=busy | {"retry_after": wait_s})])
+    assert run(["deploy", str(place)]) == code
+    assert server.count("PUT") == (2 if code == 0 else 1)
+    assert "others are at it" in capsys.readouterr().err
 
 
 def test_a_function_that_fails_keeps_what_would_be_deleted(

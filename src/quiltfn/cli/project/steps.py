@@ -24,14 +24,26 @@ from quiltfn.cli.project.plan import (
 )
 from quiltfn.cli.project.sources import runtimes_of
 from quiltfn.cli.show import quoted
-from quiltfn.sdk import ApiError, Client, ConflictError, FunctionFailed, NotFoundError
+from quiltfn.sdk import (
+    ApiError,
+    Client,
+    ConflictError,
+    FunctionFailed,
+    NotFoundError,
+    RateLimitError,
+)
 from quiltfn.wire import NewRuntime
+
+# Who is told to wait no longer is refused because of what else is done at this moment.
+MOMENT_S = 10
 
 Upload = Callable[[NewRuntime], dict[str, Any]]
 
 
 class ChangedMeanwhile(Exception):
-    """Somebody else has changed what the plan was made from: it has to be made again."""
+    """Somebody else has changed what the plan was made from, or is at it: it has to be made
+    again.
+    """
 
 
 class Execution:
@@ -67,6 +79,8 @@ class Execution:
             except ConflictError as error:
                 raise ChangedMeanwhile(error.message) from None
             except ApiError as error:
+                if isinstance(error, RateLimitError) and 0 < (error.retry_after or 0) <= MOMENT_S:
+                    raise ChangedMeanwhile(error.message) from None
                 self._check_runtime(step)
                 hint = f" ({error.hint})" if error.hint else ""
                 self._fail(step, f"{_named(step)}: {error.message}{hint}")
