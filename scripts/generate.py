@@ -1,5 +1,6 @@
 """Writes the files that follow from the code: the settings' reference page and sample, the list of
-the Python client's methods, the pages of the states, of the security tests, of the project file and
+the Python client's methods, the pages of the states, of the security tests, of the project file, of
+the command line (and its manual page) and
 of the API, the types of the dashboard.
 
 .venv/bin/python scripts/generate.py
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import api_pages
+import cli_pages
 from quiltfn import Client, sdk, settings, wire
 from quiltfn.api import openapi
 from quiltfn.api.routes import ROUTES
@@ -347,6 +349,8 @@ FILES = {
     ROOT / "docs" / "reference" / "settings.md": settings_page,
     ROOT / "docs" / "reference" / "security-tests.md": security_tests,
     ROOT / "docs" / "reference" / "project-file.md": project_page,
+    ROOT / "docs" / "reference" / "cli.md": cli_pages.page,
+    ROOT / "client" / "quiltfn.1": cli_pages.manual,
 }
 
 

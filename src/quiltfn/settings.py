@@ -48,15 +48,12 @@ KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
 }
 # Settings by their old names, which go on working.
 RENAMED = {"stem_cells": "prewarmed", "line_max": "queue_max", "line_wait_s": "queue_wait_s"}
-# Variables that begin like settings and are none: the launcher's mark on its processes, and those
-# of the tests, benchmarks and scripts of this project.
+# Variables that begin like settings and are none: the launcher's mark on its processes, the profile
+# of client commands, and those of the tests, benchmarks and scripts of this project.
 OTHER_VARIABLES = frozenset(
     PREFIX + name
     for name in (
-        "CONFIG",
-        "SERVER",
-        "MACHINE",
-        "TRACE",
+        *("CONFIG", "SERVER", "PROFILE", "MACHINE", "TRACE"),
         "FUZZ_TARGET",
         "HOSTILE_IN_FULL",
         "THROW_AWAY_MACHINE",

@@ -1,5 +1,6 @@
 """The files of a packaged server: the unit, the sample settings, and what the how-to says."""
 
+import os
 import re
 import runpy
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn import settings
+from quiltfn.cli import root
 from quiltfn.operator import service
 from quiltfn.settings import Settings
 
@@ -175,6 +177,36 @@ def test_every_generated_file_is_current() -> None:
     files = runpy.run_path(str(ROOT / "scripts" / "generate.py"))["FILES"]
     for path, text in files.items():
         assert path.read_text() == text(), f"{path}: run scripts/generate.py"
+
+
+def test_the_manual_page_is_one_that_man_reads_without_a_warning(tmp_path: Path) -> None:
+    if shutil.which("man") is None:
+        pytest.skip("needs man: apt install man-db")
+
+    def read(page: Path) -> subprocess.CompletedProcess[str]:
+        command = ["man", "--warnings", "--encoding=UTF-8", "--local-file", str(page)]
+        environment = {**os.environ, "MANWIDTH": "200"}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+    done = read(ROOT / "client" / "quiltfn.1")
+    assert done.stderr == ""
+    assert "quiltfn functions create NAME [OPTIONS]" in done.stdout
+    assert "base64 -w0 photo.jpg | quiltfn invoke thumb >thumb.png" in done.stdout
+    wrong = tmp_path / "wrong.1"  # a negative control
+    wrong.write_text(".TH QUILTFN 1\n.SH NAME\nquiltfn\n.nothing of the kind\n")
+    assert "nothing" in read(wrong).stderr
+
+
+def test_every_command_and_what_it_takes_is_on_the_page_of_the_command_line() -> None:
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    for words in root.COMMANDS.keys() | {
+        f"{word} {name}" for word in root.GROUPS for name in root.group(word).commands
+    }:
+        assert page.count(f"### quiltfn {words}\n") == 1
+    for word in root.ON_THIS_MACHINE:
+        assert f"| `quiltfn {word}` |" in page
+    assert "| `--output, -o {table,json,yaml}` |" in page
+    assert "| `--keep-state, --clean` |" in page
 
 
 def test_the_sample_sets_nothing_but_the_data_directory() -> None:

@@ -1,0 +1,213 @@
+"""The page of the command line (docs/reference/cli.md) and its manual page (client/quiltfn.1), from
+the signatures that the parser is made of too.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from quiltfn.cli import parsing, root
+from quiltfn.cli.parsing import Argument, Run, Taken
+
+# Where the exit codes are written; the table of those that all commands have.
+CODES_PAGE = Path(__file__).parents[1] / "docs" / "reference" / "exit-codes.md"
+CODES_OF_ALL = "Of every command that asks a server:"
+FILES_OF_ALL = "$XDG_CONFIG_HOME/quiltfn/profiles.json"
+INVOKE = (
+    "invoke ends as its handler did, with 1 to 125; with 124 where the deadline passed, and with "
+    "137 where memory ran out."
+)
+VARIABLES = (
+    ("QUILT_BASE_URL", "the server"),
+    ("QUILT_API_KEY", "the key"),
+    ("QUILTFN_PROFILE", "the profile, where --profile does not name one"),
+    ("SSL_CERT_FILE", "certificate authorities to trust (PEM)"),
+)
+
+
+class Described(Struct, frozen=True):
+    """A command: the words that name it, what is told of it, and what it takes."""
+
+    words: str
+    about: str
+    taken: list[Taken]
+
+    @property
+    def own(self) -> list[Taken]:
+        """Without the options that every command has."""
+        return [one for one in self.taken if one.group != parsing.SHARED]
+
+    @property
+    def usage(self) -> str:
+        arguments = [argument_of(one) for one in self.own if isinstance(one.about, Argument)]
+        return " ".join([f"quiltfn {self.words}", *arguments, "[OPTIONS]"])
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Each argument and option as it is written, with its meaning."""
+        return [(written(one), one.about.help) for one in self.own if one.about.help]
+
+
+def commands() -> dict[str, list[Described]]:
+    """Those that ask a server, by the sections of --help."""
+    found: dict[str, list[Described]] = {}
+    for section, words in root.SECTIONS.items():
+        found[section] = [
+            _described(words_of, function) for word in words for words_of, function in _of(word)
+        ]
+    return found
+
+
+def _of(word: str) -> Iterator[tuple[str, Run]]:
+    if word in root.GROUPS:
+        for name, function in root.group(word).commands.items():
+            yield f"{word} {name}", function
+    else:
+        yield word, root.command(word)
+
+
+def _described(words: str, function: Run) -> Described:
+    taken = parsing.declare(function, argparse.ArgumentParser(add_help=False))
+    return Described(words, parsing.told_of(function), taken)
+
+
+def shared() -> list[tuple[str, str]]:
+    """The options of every command that asks a server."""
+    taken = _described("health", root.command("health")).taken
+    return [(written(one), one.about.help) for one in taken if one.group == parsing.SHARED]
+
+
+def exit_codes() -> list[tuple[str, str]]:
+    """Of every command, with what each means."""
+    _, _, rest = CODES_PAGE.read_text().partition(CODES_OF_ALL)
+    table = rest.strip().partition("\n\n")[0].splitlines()[2:]
+    cells = ([cell.strip() for cell in line.split("|")] for line in table)
+    return [(code, meaning) for _, code, meaning, _ in cells]
+
+
+def argument_of(one: Taken) -> str:
+    name = one.about.metavar or one.name.upper()
+    name = f"{name} …" if one.is_list else name
+    return name if one.is_required else f"[{name}]"
+
+
+def written(one: Taken) -> str:
+    """An argument or an option as it is typed: `--output, -o {table,json}`."""
+    if isinstance(one.about, Argument):
+        return one.about.metavar or one.name.upper()
+    names = ", ".join([*one.names, *([one.about.off] if one.about.off else [])])
+    if one.kind is bool:
+        return names
+    members = getattr(one.kind, "__members__", {})
+    words = one.about.choices or [each.value for each in members.values()]
+    value = f"{{{','.join(words)}}}" if words else one.about.metavar or one.name.upper()
+    return f"{names} {value}"
+
+
+# --- Markdown ------------------------------------------------------------------------------------
+
+HEAD = """\
+# The command line
+
+Every command of `quiltfn`, with its arguments and options: what `--help` says, on one page, and
+what `man quiltfn` says too. Made by scripts/generate.py, from the signatures of the commands.
+[How it is used well](../how-to/command-line.md) is a page of its own, and so are the
+[exit codes](exit-codes.md).
+
+## Options of every command that asks a server
+
+{shared}
+`--url` and `--api-key` go before `--profile`, that before the environment, and that before the
+stored profile; see
+[which one is used](../how-to/command-line.md#servers-and-keys-that-are-remembered).
+"""
+
+
+def page() -> str:
+    """docs/reference/cli.md."""
+    parts = [HEAD.format(shared=_table(shared(), "option"))]
+    for section, found in commands().items():
+        parts.append(f"\n## {section.capitalize()}\n")
+        for one in found:
+            parts.append(f"\n### quiltfn {one.words}\n\n`{one.usage}`\n\n{_marked(one.about)}\n")
+            if one.rows:
+                parts.append(f"\n{_table(one.rows, 'argument or option')}")
+    parts.append("\n## On the server's machine\n\nEach has `--help` of its own.\n\n")
+    rows = [(f"quiltfn {word}", told) for word, told in root.ON_THIS_MACHINE.items()]
+    return "".join([*parts, _table(rows, "command")])
+
+
+def _table(rows: list[tuple[str, str]], head: str) -> str:
+    lines = [f"| {head} | meaning |", "|---|---|"]
+    lines += [f"| `{_cell(what)}` | {_cell(told)} |" for what, told in rows]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _marked(text: str) -> str:
+    """A docstring as Markdown: what is indented is typed."""
+    parts = []
+    for paragraph in text.split("\n\n"):
+        plain = [line for line in paragraph.splitlines() if not line.startswith("  ")]
+        typed = [line.strip() for line in paragraph.splitlines() if line.startswith("  ")]
+        parts += ["\n".join(plain).replace("<", "\\<")] if plain else []
+        parts += ["\n".join(f"    {line}" for line in typed)] if typed else []
+    return "\n\n".join(parts)
+
+
+# --- roff ----------------------------------------------------------------------------------------
+
+
+def manual() -> str:
+    """client/quiltfn.1, as man(7) has it."""
+    lines = [
+        '.\\" Made by scripts/generate.py, from the signatures of the commands.',
+        ".TH QUILTFN 1",
+        ".SH NAME",
+        "quiltfn \\- serverless functions on your own Linux machine",
+        ".SH SYNOPSIS",
+        ".B quiltfn",
+        ".I COMMAND",
+        "[\\fIOPTIONS\\fR]",
+        ".SH DESCRIPTION",
+        "Creates, deploys and calls functions of a quiltfn server, and starts that server. Each",
+        "command has",
+        ".BR \\-\\-help .",
+    ]
+    for section, found in commands().items():
+        lines += [f'.SH "{_roff(section.upper())}"']
+        for one in found:
+            lines += [".SS", f"\\fB{_roff(one.usage)}\\fR", *_paragraphs(one.about)]
+            lines += _list(one.rows)
+    lines += ['.SH "ON THE SERVER\'S MACHINE"']
+    lines += _list([(f"quiltfn {word}", told) for word, told in root.ON_THIS_MACHINE.items()])
+    lines += ['.SH "OPTIONS OF EVERY COMMAND"', *_list(shared())]
+    lines += [".SH ENVIRONMENT", *_list(list(VARIABLES))]
+    lines += [".SH FILES", *_list([(FILES_OF_ALL, "servers and keys that quiltfn login stored")])]
+    lines += ['.SH "EXIT STATUS"', *_list(exit_codes()), ".PP", _roff(INVOKE)]
+    return "\n".join([*lines, ""])
+
+
+def _list(rows: list[tuple[str, str]]) -> list[str]:
+    return [line for what, told in rows for line in (".TP", f"\\fB{_roff(what)}\\fR", _roff(told))]
+
+
+def _paragraphs(text: str) -> list[str]:
+    lines: list[str] = []
+    for paragraph in text.split("\n\n"):
+        lines.append(".PP")
+        for line in paragraph.splitlines():
+            lines += [".br", _roff(line.strip()), ".br"] if line.startswith("  ") else [_roff(line)]
+    return lines
+
+
+def _roff(text: str) -> str:
+    """Text in which nothing is a request or an escape."""
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...").replace("`", "\\(ga")
+    return re.sub(r"^([.'])", r"\\&\1", text)
