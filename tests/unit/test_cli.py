@@ -518,7 +518,8 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
     answered_by(refuse, monkeypatch)
     assert run(["functions", "list", "--url", "http://127.0.0.1:9"]) == 3
     assert capsys.readouterr().err == (
-        "error: no quiltfn server answers at http://127.0.0.1:9; start one with: quiltfn serve\n"
+        "error: no quiltfn server answers at http://127.0.0.1:9; start one with: quiltfn serve, or "
+        "say where it is: QUILT_BASE_URL\n"
     )
 
 

@@ -321,7 +321,7 @@ def explained(url: str, request: Request[T], error: Exception) -> ClientError:
 
 def _advice(url: str, error: NotConnected) -> str:
     if is_loopback(urlsplit(url).hostname or ""):
-        return "; start one with: quiltfn serve"
+        return "; start one with: quiltfn serve, or say where it is: QUILT_BASE_URL"
     why = error.strerror or str(error)
     return f": {why[:1].lower()}{why[1:]}" if why else ""
 
