@@ -82,6 +82,24 @@ async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_ow
         assert kept.body == b"{}"
 
 
+async def test_a_server_frees_and_answers_no_slot_that_another_one_has_by_now(
+    open_shared: SharedStoreOpener, tmp_path: Path
+) -> None:
+    """A release was stored and its server did not hear of it, so that it tells the store again."""
+    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
+        first, second = (SqlIdempotencyStore(each.database) for each in (one, two))
+        assert await first.reserve(REQUEST, NOW) is None
+        await first.release(REQUEST)
+        assert await second.reserve(REQUEST, NOW) is None
+        await first.release(REQUEST)
+        await first.complete(REQUEST, 503, {}, b"of the first")
+        assert await first.reserve(REQUEST, NOW) == StoredResponse(body_digest="d1")
+        await second.complete(REQUEST, 202, {}, b"of the second")
+        kept = await first.reserve(REQUEST, NOW)
+        assert kept is not None
+        assert (kept.status, kept.body) == (202, b"of the second")
+
+
 async def test_of_many_who_want_one_slot_at_once_one_gets_it(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:

@@ -27,10 +27,12 @@ from contract.stores import (
     rows,
 )
 from manual_clock import ManualClock
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
-from quiltfn.model.invocation import Status, WorkOutcome
+from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
+from quiltfn.ports import InvocationQuery
 from quiltfn.store import (
     SpoolJournal,
     SqlPolicies,
@@ -44,6 +46,7 @@ from quiltfn.store.directory import SPOOLS
 from quiltfn.store.work_recovery import UNKNOWN
 
 TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
+SUCCESS = Status.SUCCESS
 LATE_MS = 2_000_000_000_000
 # Columns of records that releases since have added.
 LATER = ("output_order", "memory_mib")
@@ -237,6 +240,45 @@ async def test_the_work_of_a_server_that_still_runs_is_left_alone(
             assert (again.invocation_id, again.attempt) == (theirs.invocation_id, 1)
         await attempted(journal, ours)
         assert rows(tmp_path, "SELECT invocation_id FROM work") == [(theirs.invocation_id,)]
+
+
+async def test_nobody_is_told_of_an_end_that_another_node_may_replace(
+    open_shared: SharedStoreOpener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a node has not stored is run again elsewhere where that node is taken over."""
+
+    async def refused(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the database takes no writes")
+
+    async with open_shared(tmp_path, "one") as one, opened_journal(one, tmp_path / "n") as journal:
+        function = await a_stored_function(one)
+        await an_accepted(SqlWork(one.database), function, expires_at_ms=LATE_MS)
+        (record,) = await claimed(SqlWork(one.database), function)
+        answered = a_call(function)
+        with monkeypatch.context() as patch:
+            patch.setattr(one.database, "write", refused)
+            for call in (record, answered):
+                journal.opened(begun(call))
+            journal.closed(replace(done(begun(record)), outcome=WorkOutcome()))
+            journal.closed(done(begun(answered)))
+            with pytest.raises(StoreUnavailable):
+                await journal.get(function.id, record.invocation_id)
+            # This one its caller was told of, and nobody runs it again.
+            assert await status_of(journal, answered) is SUCCESS
+            assert await statuses(journal, function) == {SUCCESS, Status.QUEUED}
+        assert await status_of(journal, record) is SUCCESS
+        assert await statuses(journal, function) == {SUCCESS}
+
+
+async def status_of(journal: SpoolJournal, call: Invocation) -> Status:
+    found = await journal.get(call.function_id, call.invocation_id)
+    assert found is not None
+    return found.status
+
+
+async def statuses(journal: SpoolJournal, function: Function) -> set[Status]:
+    page = await journal.query(InvocationQuery(function_id=function.id, limit=10))
+    return {one.status for one in page.items}
 
 
 async def test_a_synchronous_call_ends_as_ever(open_store: StoreOpener, tmp_path: Path) -> None:

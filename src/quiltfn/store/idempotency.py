@@ -76,6 +76,13 @@ class SqlIdempotencyStore:
         is_own = and_(answer.c.node_id == boot.node_id, answer.c.epoch == boot.epoch)
         return and_(answer.c.status.is_(None), is_own)
 
+    def _is_running(self, request: IdempotentRequest) -> ColumnElement[bool]:
+        """Whether this start of the server made the row for this request, and its call has no
+        response yet. Another server may have reserved the key since this one released it without
+        hearing that it had.
+        """
+        return and_(self._is_own(), answer.c.body_digest == request.body_digest)
+
     async def reserve(
         self,
         request: IdempotentRequest,
@@ -128,7 +135,7 @@ class SqlIdempotencyStore:
 
         It may use the reserve of a full disk, since the call was accepted.
         """
-        change = update(answer).where(at(request), is_running(request))
+        change = update(answer).where(at(request), self._is_running(request))
         values = {"status": status, "headers": headers, "body": body}
 
         def work(connection: Connection) -> None:
@@ -170,7 +177,7 @@ class SqlIdempotencyStore:
 
     async def release(self, request: IdempotentRequest) -> None:
         """As the port says. A stored response stays."""
-        removal = delete(answer).where(at(request), is_running(request))
+        removal = delete(answer).where(at(request), self._is_running(request))
         await self._database.write(lambda c: c.execute(removal).close(), frees=True)
 
     async def prune(self, now: int) -> int:
@@ -208,8 +215,3 @@ def at(request: IdempotentRequest) -> ColumnElement[bool]:
 def is_expired(now: int) -> ColumnElement[bool]:
     """Whether a row is older than 24 hours by trusted time, and its call has ended."""
     return and_(answer.c.made_at <= now - KEPT_S, answer.c.status.is_not(None))
-
-
-def is_running(request: IdempotentRequest) -> ColumnElement[bool]:
-    """Whether its call has no response yet and the row was made for this request."""
-    return and_(answer.c.status.is_(None), answer.c.body_digest == request.body_digest)

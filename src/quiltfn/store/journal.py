@@ -11,7 +11,7 @@ An idle journal does nothing: the first record after a commit sets the timer of 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -248,15 +248,28 @@ class SpoolJournal:
 
     async def _told_from_memory(self, invocation_id: str) -> Invocation | None:
         """The record as it will be stored. None where the database is to be asked: it has been, or
-        it is an end and the journal is strict. Whoever is told of an end may rely on it as much as
-        the caller, so that it is stored first; and what is stored then may be another one's.
+        it is an end that has to be stored before anybody is told of it; and what is stored then may
+        be another one's.
         """
         fresh = self._unstored(invocation_id)
-        is_end = fresh is not None and fresh.status in FINAL
-        if is_end and self.is_strict and self._left_to_do is None:
+        if fresh is not None and self._counts_once_stored(fresh) and self._left_to_do is None:
             await self.synced()
             return None
         return fresh
+
+    def _counts_once_stored(self, record: Invocation) -> bool:
+        """Whether it is an end that its caller waits for, too, or one that another node may put its
+        own in the place of: it takes accepted work over from a node that stores nothing.
+        """
+        is_replaceable = record.outcome is not None and not self._boot.is_alone
+        return record.status in FINAL and (self.is_strict or is_replaceable)
+
+    def _told_in_lists(self) -> Iterator[Invocation]:
+        """The records that are not stored, as they will be, but for what counts once it is."""
+        for one in (*self._committing.values(), *self._pending.values()):
+            fresh = one.after_attempt()
+            if not self._counts_once_stored(fresh):
+                yield fresh
 
     async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
         fresh = await self._told_from_memory(invocation_id)
@@ -290,8 +303,8 @@ class SpoolJournal:
         # in both, and none is in neither. A record in memory replaces its row, even if only the
         # row would match.
         fresh = {
-            record.invocation_id: record.after_attempt()
-            for record in (*self._committing.values(), *self._pending.values())
+            record.invocation_id: record
+            for record in self._told_in_lists()
             if query.function_id in (None, record.function_id)
             and query.tenant_id in (None, record.tenant_id)
         }
@@ -310,10 +323,9 @@ class SpoolJournal:
         return Page(items, to_cursor(last) if last else None)
 
     async def children(self, tenant_id: str, invocation_id: str, most: int) -> Sequence[Invocation]:
-        known = [*self._committing.values(), *self._pending.values()]
         fresh = {
-            one.invocation_id: without_output(one.after_attempt())
-            for one in known
+            one.invocation_id: without_output(one)
+            for one in self._told_in_lists()
             if one.parent_invocation_id == invocation_id and one.tenant_id == tenant_id
         }
         stored = await self._database.read(
