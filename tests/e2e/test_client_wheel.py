@@ -95,6 +95,9 @@ def test_it_is_one_wheel_for_every_system_and_has_no_part_of_the_server(
     assert {one.split("/")[1].removesuffix(".py") for one in names if "/" in one} >= {"cli", "sdk"}
     others = [one for one in names if not re.search(r"\.dist-info/|\.py$|/py\.typed$", one)]
     assert [one.partition(".data/")[2] for one in others] == ["data/share/man/man1/quiltfn.1"]
+    began = time.monotonic()
+    assert machine.run("quiltfn", "--version").stdout.startswith("quiltfn ")
+    print(f"quiltfn --version: {1000 * (time.monotonic() - began):.0f} ms")
     missing = machine.run("python", "-c", "import quiltfn.launcher")
     assert "No module named 'quiltfn.launcher'" in missing.stderr
     packages = set(machine.run("python", "-c", LIST_PACKAGES).stdout.split())
