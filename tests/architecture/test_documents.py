@@ -1,15 +1,29 @@
 """Documents are kept like code: links lead somewhere, commands exist, nothing of one machine."""
 
+import ast
+import json
 import re
 import subprocess
+import textwrap
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACKED = subprocess.run(
     ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
 ).stdout.split("\0")
+FENCED = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+READERS: dict[str, Callable[[str], object]] = {
+    "json": json.loads,
+    "toml": tomllib.loads,
+    "yaml": yaml.safe_load,
+    "python": ast.parse,
+    "py": ast.parse,
+}
 EXAMPLE = "Processes incoming data"
 CHANGES = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 VERSION = re.compile(r"## (\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d)")
@@ -28,6 +42,13 @@ def test_files_that_documents_name_exist(path: Path) -> None:
         r"`((?:scripts|src/quiltfn|tests|bench|docs)/[\w./-]+)`", path.read_text()
     ):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
+def test_blocks_of_data_and_of_programs_can_be_read(path: Path) -> None:
+    for _, kind, text in FENCED.findall(path.read_text()):
+        if kind in READERS:
+            READERS[kind](textwrap.dedent(text))
 
 
 def test_pictures_are_few_small_shown_and_can_be_taken_again() -> None:
