@@ -34,6 +34,8 @@ def stage(root: Path, out: Path) -> None:
             text += "".join(tree(caption, names) for caption, names in trees.items())
         elif place.removesuffix(".md") not in in_trees:
             text = ORPHAN + text
+        if place.startswith("decisions/"):
+            text += "\n[All decisions](index.md)\n"
         write(out / place, text)
     listed = f"# {DECISIONS}\n{sections[DECISIONS]}"
     write(out / "decisions/index.md", moved(listed, MAP, "decisions/index.md", root, places))

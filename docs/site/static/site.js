@@ -1,5 +1,6 @@
 "use strict";
 // A page that is parsed and not shown: no text is made HTML of here.
+// deno-lint-ignore no-unused-vars -- the search calls it
 const fetchDocument = (url) =>
   new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
