@@ -373,6 +373,28 @@ def test_a_line_of_the_servers_does_not_look_like_one_of_ours(fake: Fake, capsys
     assert capsys.readouterr().err.endswith("\none\\u000atwo\n")
 
 
+def test_a_terminal_gets_colours_unless_its_user_wants_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    show.complain("no", "yes")
+    show.note("well")
+    assert terminal.getvalue() == (
+        "\x1b[1;31merror:\x1b[0m no\n\x1b[36mhint:\x1b[0m yes\n\x1b[2mwell\x1b[0m\n"
+    )
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        monkeypatch.setenv(name, value)
+        terminal.truncate(0)
+        terminal.seek(0)
+        show.complain("no", "yes")
+        assert terminal.getvalue() == "error: no\nhint: yes\n"
+        monkeypatch.undo()
+        monkeypatch.setattr(sys, "stderr", terminal)
+
+
 def test_lines_of_our_own_messages_stay_lines(capsys: Captured) -> None:
     show.complain("one:\ntwo\x1b", own_lines=True)
     assert capsys.readouterr().err == "error: one:\ntwo\\u001b\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from quiltfn.cli import show, tools
+from quiltfn.cli import progress, show, tools
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.processors import name_in_images
 
@@ -114,7 +114,10 @@ def archive_of(
     chosen = ["--override-os=linux", f"--override-arch={name_in_images(processor())}"]
     copied = ["copy", "--quiet", *registry.options("src-"), "--", source, f"oci-archive:{made}"]
     # Its layers, which are gone even where skopeo had to be ended.
-    with tempfile.TemporaryDirectory(prefix="quiltfn-", dir=_roomy()) as aside:
+    with (
+        tempfile.TemporaryDirectory(prefix="quiltfn-", dir=_roomy()) as aside,
+        progress.step("pulling"),
+    ):
         _skopeo([*chosen, f"--tmpdir={aside}", *copied])
     return made
 

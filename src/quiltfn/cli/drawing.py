@@ -1,14 +1,20 @@
-"""Tables. A module of its own because the library that draws them is slow to import."""
+"""Tables, and lines that move. A module of its own because the library that draws them is slow to
+import.
+"""
 
 import io
 import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _UNBOUNDED = 100_000
 # The spaces at the end of a line; only the end of a style may come after them.
@@ -49,3 +55,41 @@ def drawn(
         markup=False,
     ).print(table)
     return PADDING.sub(r"\1", paper.getvalue())
+
+
+def moving_lines() -> "Progress":
+    """Lines on standard error that show what is done, and are gone with the end of the block."""
+    from rich.progress import (  # noqa: PLC0415 — not for a table
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    class OfBytes(ProgressColumn):
+        """A bar and how many bytes of how many, where that is known."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._bar, self._bytes = BarColumn(bar_width=24), DownloadColumn(binary_units=True)
+
+        def render(self, task: Task) -> RenderableType:
+            if task.total is None:
+                return Text()
+            beside = Table.grid(padding=(0, 1))
+            beside.add_row(self._bar.render(task), self._bytes.render(task))
+            return beside
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        OfBytes(),
+        TimeElapsedColumn(),
+        console=Console(file=sys.stderr, highlight=False, emoji=False, markup=False),
+        transient=True,
+        redirect_stdout=False,  # what programs read is not drawn
+    )

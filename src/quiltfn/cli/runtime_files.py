@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from quiltfn.cli import lock_files, manifest, packages, show, tree
+from quiltfn.cli import lock_files, manifest, packages, progress, show, tree
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.requirements import local_wheel
@@ -116,10 +116,13 @@ def _add_packages(
         return
     place.mkdir()
     if target is not None and source.requirements is not None:
-        packages.install_python(source.requirements, place, target)
-        _compile(place, target)
+        with progress.step(f"installing the packages of {source.requirements.name}"):
+            packages.install_python(source.requirements, place, target)
+        with progress.step("compiling modules"):
+            _compile(place, target)
     if source.directory is not None and Kind.NODE in source.installers:
-        _install_node(source.directory, place)
+        with progress.step(f"installing the packages of {manifest.MANIFEST}"):
+            _install_node(source.directory, place)
     if not any(place.iterdir()):
         return
     _send(at, place, "packages", done)
@@ -195,8 +198,9 @@ def _send(at: Session, files: Path, name: str, done: Uploaded) -> None:
     is_far = not is_loopback(urlsplit(at.client.base_url).hostname or "")
     is_long = length > at.info.limits.get("image_upload_bytes", length)
     archive = files.with_name(f"{files.name}.tar{'.gz' if is_far or is_long else ''}")
-    tree.pack(files, archive)
-    image = at.client.runtimes.upload_image(archive)
+    with progress.counted(f"packing the {files.name}", length) as packed:
+        tree.pack(files, archive, packed)
+    image = at.upload(archive)
     archive.unlink()
     done.fields[name] = image.digest
     done.sent.append(image)

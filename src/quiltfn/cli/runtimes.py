@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Struct
 
-from quiltfn.cli import base_images, lock_files, runtime_files, show, tables, tools
+from quiltfn.cli import base_images, lock_files, progress, runtime_files, show, tables, tools
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
@@ -239,18 +239,19 @@ def _base_image(at: Session, base: BaseOptions) -> Image | None:
             archive = base_images.archive_of(
                 base.image, archive, registry, processor=lambda: at.processor
             )
-            return at.client.runtimes.upload_image(archive, contents="image")
+            return at.upload(archive, "image")
         if base.rootfs is None:
             return None
         if base.rootfs.is_dir():
-            base_images.pack_rootfs(base.rootfs, archive)
+            with progress.step(f"packing {base.rootfs}"):
+                base_images.pack_rootfs(base.rootfs, archive)
         elif base.rootfs.is_file():
             archive = base.rootfs
         else:
             raise BadParameter(f"--rootfs: there is no {base.rootfs}")
         if archive.stat().st_size > at.info.limits.get("image_upload_bytes", math.inf):
             archive = base_images.compressed(archive, Path(made))
-        return at.client.runtimes.upload_image(archive, contents="rootfs")
+        return at.upload(archive, "rootfs")
 
 
 def _python(at: Session, base: Image | None, digest: str | None) -> Target | None:

@@ -9,10 +9,10 @@ from typing import Annotated, TypeVar
 
 from msgspec import Struct
 
-from quiltfn.cli import advice, profiles, show
+from quiltfn.cli import advice, profiles, progress, show
 from quiltfn.cli.output import Output, OutputOption, print_answer
 from quiltfn.cli.parsing import Argument, BadParameter, Option, nearest
-from quiltfn.sdk import ApiError, Client, ClientError, NotTrusted
+from quiltfn.sdk import ApiError, Client, ClientError, Image, NotTrusted
 from quiltfn.wire import SystemInfo
 
 T = TypeVar("T")
@@ -50,6 +50,16 @@ class Session:
         if self._info is None:
             self._info = self.client.system.get_info()
         return self._info
+
+    def upload(self, archive: Path, contents: str = "files") -> Image:
+        """Uploads an archive, and shows how far it is. Raises as the client does."""
+        size = archive.stat().st_size
+        with progress.counted("uploading", size) as sent:
+            self.client.on_upload = sent
+            try:
+                return self.client.runtimes.upload_image(archive, contents=contents)
+            finally:
+                self.client.on_upload = None
 
     @property
     def processor(self) -> str:

@@ -1,6 +1,7 @@
 """Prints results. Text of other origin is escaped before it reaches a terminal."""
 
 import contextlib
+import os
 import re
 import sys
 import time
@@ -18,6 +19,8 @@ from quiltfn.wire.fields import fields_of
 # these, a handler's output could change what the terminal shows elsewhere.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
+# Styles, as terminals know them.
+DIM, BOLD_RED, RED, GREEN, YELLOW, CYAN = "2", "1;31", "31", "32", "33", "36"
 RAISED_MAX_CHARACTERS = 120
 
 
@@ -70,8 +73,9 @@ def encoded(value: object) -> bytes:
 
 def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> None:
     """Prints an error and what to do about it. `own_lines`: the sentence has line feeds of ours."""
-    lines = [f"error: {(visible if own_lines else one_line)(sentence)}"]
-    lines += [f"hint: {one_line(hint)}" for hint in advice if hint]
+    error, hint = painted("error:", BOLD_RED, sys.stderr), painted("hint:", CYAN, sys.stderr)
+    lines = [f"{error} {(visible if own_lines else one_line)(sentence)}"]
+    lines += [f"{hint} {one_line(one)}" for one in advice if one]
     write(sys.stderr, "".join(f"{line}\n" for line in lines))
 
 
@@ -82,8 +86,14 @@ def quoted(told: str) -> str:
 
 def note(text: str) -> None:
     """Prints a dim line on standard error."""
-    dim = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
-    write(sys.stderr, f"{one_line(text).join(dim)}\n")
+    write(sys.stderr, f"{painted(one_line(text), DIM, sys.stderr)}\n")
+
+
+def painted(text: str, style: str, stream: TextIO) -> str:
+    """The text in a style, where `stream` is a terminal that shows it and its user wants that."""
+    is_plain = not stream.isatty() or os.environ.get("TERM") == "dumb"
+    is_plain = is_plain or bool(os.environ.get("NO_COLOR"))  # no-color.org
+    return text if is_plain else f"\x1b[{style}m{text}\x1b[0m"
 
 
 def ask(question: str) -> None:
@@ -99,8 +109,9 @@ def ask(question: str) -> None:
             raise Exit(1)
 
 
-def say(text: str) -> None:
-    write(sys.stdout, f"{one_line(text)}\n")
+def say(text: str, style: str | None = None) -> None:
+    told = one_line(text)
+    write(sys.stdout, f"{told if style is None else painted(told, style, sys.stdout)}\n")
 
 
 def amount(count: int, one: str, several: str | None = None) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -55,7 +55,8 @@ class Client:
     the authorities whose certificates are accepted, else the machine's (SSL_CERT_FILE). `retries`:
     how often a request is sent again that could not be answered; one that could be done twice by
     that is not. `on_response` is given the body of every response. Raises ValueError if one of them
-    cannot be used.
+    cannot be used. The attribute `on_upload`, if it is set, is told how many bytes more of an
+    archive were sent.
 
     Every method raises an `ApiError` if the server refuses, ConnectionFailed if no answer comes,
     NotTrusted if its certificate is not accepted and UnreadableAnswer if the answer is not one of a
@@ -78,6 +79,7 @@ class Client:
             self.base_url, trust_for(self.base_url, cacert)
         )
         self._retries, self._on_response = Retries(retries), on_response
+        self.on_upload: Callable[[int], None] | None = None
         self._is_closed = False
         self.functions = Functions(self)
         self.invoke = self.functions.invoke
@@ -170,7 +172,7 @@ class Client:
             return chunks  # type: ignore[no-any-return]
         try:
             with opened(request.archive) as file:
-                answer = self._transport.exchange(self._built(request, file))
+                answer = self._transport.exchange(self._built(request, self._told_of(file)))
             result = request.understand(answer.status, answer.headers, answer.content)
         except FAILURES as error:
             raise explained(self.base_url, request, error) from error
@@ -195,6 +197,11 @@ class Client:
             raise explained(self.base_url, request, error) from error
         except NONSENSE as error:
             raise unreadable(self.base_url, error) from error
+
+    def _told_of(self, file: BinaryIO | None) -> BinaryIO | None:
+        if file is None or self.on_upload is None:
+            return file
+        return cast("BinaryIO", ToldFile(file, self.on_upload))
 
     def _built(self, request: Request[Any], file: BinaryIO | None) -> HttpRequest:
         return HttpRequest(
@@ -276,6 +283,18 @@ def trust_for(url: str, cacert: Path | None) -> ssl.SSLContext | None:
         shown = without_user(url)
         raise ValueError(f"cacert goes with an address that begins with https://, not {shown}")
     return None
+
+
+class ToldFile:
+    """A file that tells how many bytes more were read of it."""
+
+    def __init__(self, file: BinaryIO, told: Callable[[int], None]) -> None:
+        self._file, self._told = file, told
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._file.read(size)
+        self._told(len(piece))
+        return piece
 
 
 @contextmanager

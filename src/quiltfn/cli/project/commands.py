@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from msgspec import Struct
 
-from quiltfn.cli import show, urls, watching
+from quiltfn.cli import progress, show, urls, watching
 from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Argument, Exit, Option
 from quiltfn.cli.project import drawing, file, state
@@ -160,7 +160,11 @@ class Project:
             execution = Execution(self._at.client, wanted, found, upload)
             why = "the server is not as the file says yet"
             try:
-                execution.perform(plan.steps, lambda one: self._tell(lambda: drawing.done(one)))
+                execution.perform(
+                    plan.steps,
+                    lambda one: self._tell(lambda: drawing.done(one)),
+                    lambda one: progress.step(drawing.doing(one)),
+                )
             except ChangedMeanwhile as error:
                 why = str(error)
             finally:

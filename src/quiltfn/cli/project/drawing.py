@@ -13,12 +13,26 @@ SIGNS = {
     Verb.DELETE: "-",
     Verb.PRUNE: "-",
 }
+STYLES = {
+    Verb.CREATE: show.GREEN,
+    Verb.UPDATE: show.YELLOW,
+    Verb.DEPLOY: show.CYAN,
+    Verb.DELETE: show.RED,
+    Verb.PRUNE: show.DIM,
+}
 PAST = {
     Verb.CREATE: "created",
     Verb.UPDATE: "updated",
     Verb.DEPLOY: "deployed",
     Verb.DELETE: "deleted",
     Verb.PRUNE: "removed",
+}
+PRESENT = {
+    Verb.CREATE: "creating",
+    Verb.UPDATE: "updating",
+    Verb.DEPLOY: "deploying",
+    Verb.DELETE: "deleting",
+    Verb.PRUNE: "removing",
 }
 VALUE_MAX_CHARACTERS = 60
 
@@ -27,7 +41,7 @@ def plan(wanted: DesiredState, one: Plan, server: str) -> None:
     """The steps as a difference: what comes with +, what changes with ~, what goes with -."""
     show.say(f"project {wanted.project} at {server}")
     for step in one.steps:
-        show.say(f"{SIGNS[step.verb]} {_words(step)}")
+        show.say(f"{SIGNS[step.verb]} {_words(step)}", STYLES[step.verb])
         for change in step.changes:
             show.say(f"    {_change(change)}")
     for note in one.notes:
@@ -38,6 +52,10 @@ def plan(wanted: DesiredState, one: Plan, server: str) -> None:
 
 def done(step: Step) -> None:
     show.note(f"{PAST[step.verb]} {_words(step)}")
+
+
+def doing(step: Step) -> str:
+    return f"{PRESENT[step.verb]} {_words(step)}"
 
 
 def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool) -> None:

@@ -5,7 +5,7 @@ again, and finds what is left.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar
 
 from msgspec import UNSET, Struct
@@ -61,9 +61,14 @@ class Execution:
         self.done: list[Step] = []
         self.failed: dict[str, str] = {}
 
-    def perform(self, steps: Iterable[Step], told: Callable[[Step], None]) -> None:
-        """`told`: is told of each step once it is done. Raises `ChangedMeanwhile`, and
-        `ConnectionFailed`.
+    def perform(
+        self,
+        steps: Iterable[Step],
+        told: Callable[[Step], None],
+        around: Callable[[Step], AbstractContextManager[None]],
+    ) -> None:
+        """`told`: is told of each step once it is done. `around`: makes what a step is done in.
+        Raises `ChangedMeanwhile`, and `ConnectionFailed`.
         """
         for step in steps:
             if step.function in self.failed:
@@ -71,7 +76,8 @@ class Execution:
             if self.failed and step.verb in (Verb.DELETE, Verb.PRUNE):
                 continue
             try:
-                self._actions[step.noun](self, step)
+                with around(step):
+                    self._actions[step.noun](self, step)
             except FunctionFailed as error:
                 self._fail(step, quoted(str(error)))
             except BadParameter as error:
