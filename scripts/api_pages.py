@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from quiltfn import wire
 from quiltfn.api import openapi
 from quiltfn.api.path_pattern import PathPattern
 from quiltfn.api.routes import ROUTES
@@ -21,6 +22,7 @@ from quiltfn.sdk.keys import KeyMethods
 from quiltfn.sdk.methods import OfClient
 from quiltfn.sdk.runtimes import RuntimeMethods
 from quiltfn.sdk.system import SystemMethods
+from quiltfn.wire.fields import Field, fields_of
 
 GROUPS: dict[str, Any] = {
     "functions": FunctionMethods,
@@ -155,7 +157,7 @@ def section(document: dict[str, Any], path: str, method: str, operation: dict[st
     if schema:
         name = schema["$ref"].rpartition("/")[2]
         lines += [f"Its body, a [{name}](shapes.md#{name.lower()}):", ""]
-        lines += [table(document["components"]["schemas"][name]), ""]
+        lines += [table(name, document["components"]["schemas"][name]), ""]
     lines += ["```bash", curl(document, path, method, operation), "```", ""]
     body = example(document["components"]["schemas"], name) if schema else {}
     call = sdk_call(path, method, body)
@@ -192,24 +194,25 @@ def answers(operation: dict[str, Any]) -> str:
 
 def shape(name: str, schema: dict[str, Any]) -> str:
     about = prose(schema.get("description", ""))
-    return f"\n## {name}\n\n{about}\n\n{table(schema)}\n"
+    return f"\n## {name}\n\n{about}\n\n{table(name, schema)}\n"
 
 
-def table(schema: dict[str, Any]) -> str:
+def table(shape: str, schema: dict[str, Any]) -> str:
+    """The fields of a shape. What is a shape itself may be described there alone."""
+    declared = fields_of(getattr(wire, shape))
     rows = ["| field | type | | meaning |", "|---|---|---|---|"]
     for name, one in schema.get("properties", {}).items():
         default = json.dumps(one["default"]) if one.get("default") is not None else None
         state = "required" if name in schema.get("required", ()) else ""
         if default not in (None, "{}", "[]", '""'):
             state = f"`{prose(str(default))}`"
-        rows.append(f"| `{name}` | {kind(one)} | {state} | {prose(meaning(one))} |")
+        rows.append(f"| `{name}` | {kind(one)} | {state} | {prose(meaning(declared[name]))} |")
     return "\n".join(rows)
 
 
-def meaning(schema: dict[str, Any]) -> str:
-    """What is said of a field, or of the part of it that is not null."""
-    parts = [schema, *schema.get("anyOf", [])]
-    return next((one["description"] for one in parts if "description" in one), "")
+def meaning(field: Field) -> str:
+    described = inspect.getdoc(field.kind) if field.is_shape else None
+    return field.meaning or (described or "").split("\n\n")[0]
 
 
 def kind(schema: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ project = "quiltfn"
 version = release = re.findall(r'__version__ = "([^"]+)"', PACKAGE)[0]
 extensions = ["myst_parser"]
 myst_heading_anchors = 6
+# What is an option, such as --profile, stays one.
+smartquotes = False
 
 html_theme = "furo"
 html_title = f"quiltfn {version}"
