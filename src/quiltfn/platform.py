@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from quiltfn import __version__
 from quiltfn.access import Access, Verifier
 from quiltfn.admission import Admission
+from quiltfn.aliases import Aliases
 from quiltfn.api.budgets import Budgets, CallOutputBudget
 from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import NAMES_RECORD, Idempotency
@@ -60,6 +61,7 @@ from quiltfn.schedules import Schedules
 from quiltfn.settings import Settings, is_loopback
 from quiltfn.store import (
     SpoolJournal,
+    SqlAliases,
     SqlAudit,
     SqlClockStore,
     SqlDeliveries,
@@ -171,8 +173,7 @@ async def open_platform(
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
         await _share_images(shared, fleet, runtimes.tenant_images, others, parts, stack)
-        lifecycle, elasticity, urls = await restored_lifecycle(parts, settings, node, runtimes)
-        own = *pool_tasks(parts), access.keep_fresh, deliveries.run, schedules.run, meter.run
+        lifecycle, elasticity, urls, aliases = await functions_of(parts, settings, node, runtimes)
         kept = background_tasks(settings, opened, runtimes.tenant_images, stock, stats, clock)
         services = Services(
             clock=clock,
@@ -196,6 +197,7 @@ async def open_platform(
             schedules=schedules,
             stats=stats,
             urls=urls,
+            aliases=aliases,
             quotas=quotas,
             nodes=_nodes(membership, parts),
             fleet=fleet,
@@ -204,10 +206,21 @@ async def open_platform(
             budgets=parts.budgets,
             tracer=telemetry.tracer,
         )
-        metrics = partial(telemetry.send_metrics, partial(refresh_metrics, services))
-        _run_until_closed(stack, *own, await _begun_work(membership, dispatcher, journal), metrics)
+        own = *_own_tasks(parts, telemetry, services), meter.run
+        _run_until_closed(stack, *own, await _begun_work(membership, dispatcher, journal))
         _run_until_closed(stack, *kept, *follow_others(others, services, dispatcher, opened, clock))
         yield _completed(services, parts, dispatcher, membership, shared, stack)
+
+
+def _own_tasks(parts: CallParts, telemetry: Telemetry, services: Services) -> tuple[Task, ...]:
+    """What goes on while the server is open."""
+    return (
+        *pool_tasks(parts),
+        services.access.keep_fresh,
+        services.deliveries.run,
+        services.schedules.run,
+        partial(telemetry.send_metrics, partial(refresh_metrics, services)),
+    )
 
 
 def _call_parts(
@@ -399,10 +412,10 @@ def telemetry_of(
     return open_telemetry(chosen, node.machine, clock, node.secret("otlp_headers_file"))
 
 
-async def restored_lifecycle(
+async def functions_of(
     parts: CallParts, chosen: Settings, node: Node, runtimes: Runtimes
-) -> tuple[Lifecycle, Elasticity, Urls]:
-    """The functions as they were, what changes them, and the URLs that they have."""
+) -> tuple[Lifecycle, Elasticity, Urls, Aliases]:
+    """The functions as they were, what changes them, and the URLs and aliases that they have."""
     config = node_config(chosen, node.machine, runtimes)
     if not parts.store.database.boot.is_alone:
         name = node.machine.node_id
@@ -414,7 +427,11 @@ async def restored_lifecycle(
     urls = Urls(SqlUrls(parts.store.database), parts.catalog, chosen.url_host)
     await urls.restore()
     parts.catalog.on_change.append(urls.function_changed)
-    return lifecycle, elasticity, urls
+    stored = SqlAliases(parts.store.database)
+    aliases = Aliases(stored, parts.catalog, lifecycle, parts.clock)
+    await aliases.restore()
+    parts.catalog.on_change.append(aliases.function_changed)
+    return lifecycle, elasticity, urls, aliases
 
 
 async def work_of(
@@ -562,6 +579,7 @@ def follow_others(
         ChangeKind.FUNCTION: services.lifecycle.follow_changes,
         ChangeKind.POLICY: services.work.policies.follow_changes,
         ChangeKind.URL: services.urls.follow_changes,
+        ChangeKind.ALIAS: services.aliases.follow_changes,
         ChangeKind.QUOTA: services.quotas.follow_changes,
         ChangeKind.IMAGE: services.tenant_images.follow_changes,
         ChangeKind.RUNTIME: services.runtimes.follow_changes,

@@ -20,11 +20,14 @@ from quiltfn.ports.urls import UrlStore
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A function with a URL. `segments`: how many of the path name it; 1 in the short form."""
+    """A function with a URL. `segments`: how many of the path name it; 1 in the short form.
+    `alias`: that of <name>@<alias>, if the path has one.
+    """
 
     entry: Entry
     url: FunctionUrl
     segments: int
+    alias: str | None = None
 
 
 class Urls:
@@ -98,9 +101,12 @@ class Urls:
             self._put(before.id, before.tenant_id, None)
 
     def _named(self, tenant_id: str, name: str, segments: int) -> Found | None:
-        entry = self._catalog.find(tenant_id, name)
+        entry, alias = self._catalog.find(tenant_id, name), None
+        if entry is None and "@" in name:  # which no name has
+            name, _, alias = name.partition("@")
+            entry = self._catalog.find(tenant_id, name)
         url = None if entry is None else self._by_function.get(entry.function.id)
-        return None if entry is None or url is None else Found(entry, url, segments)
+        return None if entry is None or url is None else Found(entry, url, segments, alias)
 
     def _put(self, function_id: str, tenant_id: str, url: FunctionUrl | None) -> None:
         if self._by_function.pop(function_id, None) is not None:

@@ -35,6 +35,7 @@ VERBS |= {
     "schedules",
     "quotas",
     "urls",
+    "aliases",
 }
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
@@ -78,6 +79,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "health": CORE | {"host_findings"},
     "access": CORE | {"ids"},
     "admission": CORE,
+    "aliases": CORE | {"catalog", "lifecycle"},
     "elasticity": CORE | {"catalog", "ids", "lifecycle"},
     "background": {"clock", "tenant_images", "settings", "store", "retention"} | CORE,
     "retention": CORE | {"clock", "tenant_images", "ids"},

@@ -95,7 +95,9 @@ def back_to_the_schema_before(fleet: Database) -> None:
     )
     gone = ", ".join(f"DROP COLUMN {name}" for name in columns)
     fleet.run(f"ALTER TABLE runtime {gone}")
-    fleet.run("DROP TABLE compatibility; UPDATE alembic_version SET version_num = '0017'")
+    fleet.run(
+        "DROP TABLE function_alias, compatibility; UPDATE alembic_version SET version_num = '0017'"
+    )
 
 
 async def test_a_node_that_starts_brings_the_schema_up_to_date_under_another_one(

@@ -33,6 +33,7 @@ from quiltfn.catalog import Catalog, Entry
 from quiltfn.fleet.follower import Follower
 from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.model.access import Key, Scope
+from quiltfn.model.alias import Alias
 from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest
@@ -49,6 +50,7 @@ from quiltfn.ports import ChangeKind, ChangePage, FunctionCounters
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.store import (
     SpoolJournal,
+    SqlAliases,
     SqlIdempotencyStore,
     SqlKeys,
     SqlOperations,
@@ -239,6 +241,7 @@ async def test_every_kind_of_shared_state_is_among_the_changes(
     key = Key(id="a", tenant_id="t", scope=Scope.READ, prefix="p", digest="d", created_at=1)
     schedule = a_schedule(function)
     other = replace(schedule, payload="other")
+    alias = Alias(name="a", version=1, revision=1)
     made: dict[str, tuple[str, list[Callable[[], Awaitable[object]]]]] = {
         "runtime": (
             "etl",
@@ -261,6 +264,13 @@ async def test_every_kind_of_shared_state_is_among_the_changes(
             [
                 lambda: SqlUrls(database).save(function.id, FunctionUrl()),
                 lambda: SqlUrls(database).save(function.id, None),
+            ],
+        ),
+        "alias": (
+            function.id,
+            [
+                lambda: SqlAliases(database).save(function.id, "a", alias, None),
+                lambda: SqlAliases(database).save(function.id, "a", None, 1),
             ],
         ),
         "policy": (

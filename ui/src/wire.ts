@@ -6,6 +6,22 @@ export const STATUSES = ["queued", "running", "success", "failed", "timeout", "o
 
 export const SOURCES = ["sync", "async", "schedule", "url", "redrive", "replay", "destination"] as const;
 
+export interface Alias {
+  name: string;
+  version: number;
+  also: AliasShare | null;
+  updated_at: number;
+}
+
+export interface AliasList {
+  aliases: Alias[];
+}
+
+export interface AliasShare {
+  version: number;
+  weight: number;
+}
+
 export interface AsyncPolicy {
   max_attempts: number;
   backoff_seconds: Backoff;
@@ -429,6 +445,11 @@ export interface ListedPool {
 
 export interface Liveness {
   status?: string;
+}
+
+export interface NewAlias {
+  version: number;
+  also?: AliasShare | null;
 }
 
 export interface NewAsyncPolicy {

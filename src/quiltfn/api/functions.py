@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.api import event_stream, pages, parse, shapes
+from quiltfn.api.aliases import AliasServices, names_version, version_named
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import OCTETS, part_of
 from quiltfn.api.call_response import call_response, truncated
+from quiltfn.api.etags import if_match
 from quiltfn.api.fleet_node import FleetNode, all_pools
 from quiltfn.api.function_list import PoolServices, shown_function
 from quiltfn.api.guards import check_connection
@@ -19,12 +21,9 @@ from quiltfn.call_timeline import call_timeline
 from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
 from quiltfn.invoke import Request
-from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.cursors import from_cursor
 from quiltfn.model.errors import (
-    Forbidden,
     NotFound,
-    PreconditionFailed,
     Unauthorized,
     Unprocessable,
 )
@@ -35,15 +34,13 @@ from quiltfn.model.url import path_of
 from quiltfn.model.version import Version
 from quiltfn.ports import Journal
 from quiltfn.urls import Urls
-from quiltfn.wire.functions import VERSION_NUMBER_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionServices(WorkServices, PoolServices):
+class FunctionServices(WorkServices, PoolServices, AliasServices):
     """What the routes of functions and their calls take."""
 
     journal: Journal
-    lifecycle: Lifecycle
     fleet: FleetNode | None = None
     urls: Urls
 
@@ -92,7 +89,7 @@ async def update_function(context: RequestContext[FunctionServices]) -> Response
             details={"expected": f"one or more of: {known}", "example": {"handler": "echo hello"}},
         )
     entry = context.entry()
-    expected = _if_match(context)
+    expected = if_match(context)
     return _shown(context, await context.services.lifecycle.update(entry, changes, expected))
 
 
@@ -141,12 +138,12 @@ def called_by_id(context: RequestContext[FunctionServices]) -> Entry | None:
     """The function whose current version the request calls; None: it only has the call accepted, or
     names a version, of which other nodes are not asked whether they have instances.
     """
-    return None if "version" in context.query or wants_async(context) else context.entry()
+    return None if names_version(context) or wants_async(context) else context.entry()
 
 
 def called_by_name(context: RequestContext[FunctionServices]) -> Entry | None:
     """As `called_by_id`."""
-    return None if "version" in context.query or wants_async(context) else context.entry_by_name()
+    return None if names_version(context) or wants_async(context) else context.entry_by_name()
 
 
 def _request(
@@ -168,20 +165,10 @@ def _request(
     )
 
 
-async def _named_version(context: RequestContext[FunctionServices], entry: Entry) -> Version:
-    """The version that the query names. Raises `Unprocessable`, `Forbidden` and `NotFound`."""
-    number = parse.integer(context.query["version"], "version", 1, VERSION_NUMBER_MAX)
-    if number != entry.version.number and not context.sees_values:
-        raise Forbidden(
-            f"version {number} is not the current one, and only a key of scope write may call it",
-        )
-    return await context.services.lifecycle.version(entry, number)
-
-
 async def _invoke(context: RequestContext[FunctionServices], entry: Entry) -> Response:
     headers, version = context.headers, None
     if context.query or "prefer" in headers:
-        version = await _named_version(context, entry) if "version" in context.query else None
+        version = await version_named(context, entry)
         if wants_async(context):
             return await accept_call(context, entry, version)
     services = context.services
@@ -313,15 +300,3 @@ async def _record(context: RequestContext[FunctionServices]) -> Invocation:
 def _shown(context: RequestContext[FunctionServices], entry: Entry) -> Response:
     function = shown_function(context, entry)
     return json_response(function, headers=[("etag", f'"{entry.fingerprint()}"')])
-
-
-def _if_match(context: RequestContext[FunctionServices]) -> set[str] | None:
-    """The fingerprints that If-Match allows; None: any."""
-    given = context.headers.get("if-match")
-    if given is None or given.strip() == "*":
-        return None
-    tags = [tag.strip() for tag in given.split(",")]
-    if not all(len(tag) >= 2 and tag[0] == tag[-1] == '"' for tag in tags):
-        # A weak tag never matches here (RFC 9110, 13.1.1), and anything else is not a tag.
-        raise PreconditionFailed("If-Match must be an ETag as a GET gave it", hint="GET it again")
-    return {tag[1:-1] for tag in tags}

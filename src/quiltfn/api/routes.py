@@ -2,6 +2,7 @@
 
 from quiltfn import wire
 from quiltfn.api import (
+    aliases,
     deliveries,
     elasticity,
     events,
@@ -150,7 +151,7 @@ FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["js
 IF_MATCH = Parameter(
     name="If-Match",
     where="header",
-    about="make the change only if the function still has this ETag",
+    about="make the change only if what is changed still has this ETag",
 )
 VISIBLE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}
 IDEMPOTENCY = Parameter(
@@ -247,8 +248,12 @@ NOT_BEFORE = Parameter(
 )
 CALLED_VERSION = Parameter(
     name="version",
-    about="run this version and not the current one; any but that takes scope write",
+    about="run this version and not the current one; any but that takes scope write, unless an "
+    "alias names it",
     schema={"type": "integer", "minimum": 1, "maximum": VERSION_NUMBER_MAX},
+)
+CALLED_ALIAS = Parameter(
+    name="alias", about="run the version that this alias of the function names", example="live"
 )
 WAIT = Parameter(
     name="wait_seconds",
@@ -339,7 +344,16 @@ def invoking(handler: Handler, found: Found, called: Called) -> Route:
         needs_body=False,
         is_invoke=True,
         is_idempotent=True,
-        parameters=(IDEMPOTENCY, ON_DISCONNECT, PREFER, MODE, DELAY, NOT_BEFORE, CALLED_VERSION),
+        parameters=(
+            IDEMPOTENCY,
+            ON_DISCONNECT,
+            PREFER,
+            MODE,
+            DELAY,
+            NOT_BEFORE,
+            CALLED_VERSION,
+            CALLED_ALIAS,
+        ),
         texts=(EVENT_STREAM,),
         codes=(*PLACED, "CONFLICT"),
         also={202: wire.Invocation},
@@ -491,6 +505,25 @@ SET_URL = Route(
     action="url.set",
 )
 DELETE_URL = Route(handler=urls.delete_function_url, scope=WRITE, status=204, action="url.delete")
+ALIASES = Route(handler=aliases.list_aliases, scope=READ, answer=wire.AliasList)
+GET_ALIAS = Route(handler=aliases.get_alias, scope=READ, answer=wire.Alias)
+SET_ALIAS = Route(
+    handler=aliases.set_alias,
+    scope=WRITE,
+    answer=wire.Alias,
+    body=wire.NewAlias,
+    parameters=(IF_MATCH,),
+    codes=("CONFLICT", "PRECONDITION_FAILED"),
+    action="alias.set",
+)
+DELETE_ALIAS = Route(
+    handler=aliases.delete_alias,
+    scope=WRITE,
+    status=204,
+    parameters=(IF_MATCH,),
+    codes=("CONFLICT", "PRECONDITION_FAILED"),
+    action="alias.delete",
+)
 CALL_URL = Route(
     handler=url_calls.invoke_function_url,
     scope=None,
@@ -901,6 +934,8 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
         FUNCTION + "/async-policy",
         {"GET": GET_ASYNC_POLICY, "PUT": SET_ASYNC_POLICY, "DELETE": DELETE_ASYNC_POLICY},
     ),
+    (FUNCTION + "/aliases", {"GET": ALIASES}),
+    (FUNCTION + "/aliases/{alias}", {"GET": GET_ALIAS, "PUT": SET_ALIAS, "DELETE": DELETE_ALIAS}),
     (FUNCTION + "/url", {"GET": GET_URL, "PUT": SET_URL, "DELETE": DELETE_URL}),
     (FUNCTION + "/record-policy", {"GET": GET_RECORD_POLICY, "PUT": SET_RECORD_POLICY}),
     (FUNCTION + "/dead-letters", {"GET": DEAD_LETTERS}),

@@ -55,7 +55,7 @@ from quiltfn.model.invocation import (
 )
 from quiltfn.model.runtime import Kind
 from quiltfn.model.url import Auth, FunctionUrl, Refusal
-from quiltfn.model.version import ENVIRONMENT_MAX_BYTES, VersionSpec
+from quiltfn.model.version import ENVIRONMENT_MAX_BYTES, Version, VersionSpec
 from quiltfn.observe import metrics
 from quiltfn.ports import Clock
 from quiltfn.urls import Found
@@ -88,13 +88,15 @@ class UrlCallServices(UrlServices, FunctionServices):
 
 class UrlRequest(msgspec.Struct, frozen=True):
     """A request that was admitted. `prefix`: what of the path names the function; `path`: the rest,
-    both percent-encoded. `is_preflight`: it is answered without the function.
+    both percent-encoded. `is_preflight`: it is answered without the function. `version`: the one
+    that the path names by an alias.
     """
 
     found: Found
     prefix: str
     path: str
     is_preflight: bool = False
+    version: Version | None = None
 
     @classmethod
     def of(cls, found: Found, target: Target) -> "UrlRequest":
@@ -110,7 +112,7 @@ class UrlRequest(msgspec.Struct, frozen=True):
 
     @property
     def spec(self) -> VersionSpec:
-        return self.found.entry.version.spec
+        return (self.version or self.found.entry.version).spec
 
     @property
     def url(self) -> FunctionUrl:
@@ -163,19 +165,33 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
             return msgspec.structs.replace(asked, is_preflight=True)
         if found.url.auth is not Auth.KEY:
             context.tenant_id = tenant_id
-            return asked
+            return await _by_alias(context, asked)
     caller = await _identify(context)
     if found is None or target is None or found.entry.function.tenant_id != caller.tenant_id:
         raise NotFound("there is no such URL")
     context.caller, context.tenant_id = caller, caller.tenant_id
     caller.must_have(Scope.INVOKE)
-    return UrlRequest.of(found, target)
+    return await _by_alias(context, UrlRequest.of(found, target))
+
+
+async def _by_alias(context: RequestContext[UrlCallServices], asked: UrlRequest) -> UrlRequest:
+    """With the version of this call, if the path has an alias. Raises `NotFound`."""
+    found = asked.found
+    if found.alias is None:
+        return asked
+    try:
+        version = await context.services.aliases.version(found.entry, found.alias)
+    except NotFound:
+        raise NotFound("there is no such URL") from None
+    return msgspec.structs.replace(asked, version=version)
 
 
 def called(context: RequestContext[UrlCallServices]) -> Entry | None:
-    """The function that the request calls; None: it calls none."""
+    """The function whose current version the request calls; None: it calls none, or one that an
+    alias names.
+    """
     asked: UrlRequest = context.body
-    return None if asked.is_preflight else asked.found.entry
+    return None if asked.is_preflight or asked.version is not None else asked.found.entry
 
 
 async def _identify(context: RequestContext[UrlCallServices]) -> Caller:
@@ -227,8 +243,9 @@ def count_refusal(context: RequestContext[UrlCallServices], error: QuiltfnError)
 async def invoke_function_url(context: RequestContext[UrlCallServices]) -> Response:
     """Call a function by its URL: any method, any type of body; the answer is the handler's own.
     /fn/<tenant>/<name>, or /fn/<name> for a function of the tenant default unless that is the name
-    of a tenant with URLs. What follows is the handler's path. Handlers of runners are given an
-    event of API Gateway's payload format 2.0, shells CGI/1.1.
+    of a tenant with URLs; <name>@<alias> for the version of an alias. What follows is the handler's
+    path. Handlers of runners are given an event of API Gateway's payload format 2.0, shells
+    CGI/1.1.
     """
     asked: UrlRequest = context.body
     url, body = asked.url, context.raw_body or b""
@@ -292,6 +309,7 @@ def _request(
         judge=judge,
         invocation_id=context.invocation_id,
         long_output=output,
+        version=asked.version,
     )
     if not asked.is_shell:
         payload = event_of(call, event)

@@ -79,7 +79,8 @@ def invoke(
     connection: Connection,
 ) -> None:
     """Call a function once and print its output. If it fails, this command has its exit code.
-    Ctrl-C ends the call. NAME@3 calls version 3, and NAME the current one.
+    Ctrl-C ends the call. NAME@3 calls version 3, NAME@ALIAS what the alias names, and NAME the
+    current version.
 
     With --async the call is queued, also while nothing can run it, and its id is printed; --wait
     prints its output once it is over, and Ctrl-C leaves it alone.

@@ -24,6 +24,7 @@ GROUPS = {
     "quota": "quotas.app",
     "nodes": "nodes.app",
     "url": "urls.app",
+    "aliases": "aliases.app",
     "config": "login.app",
 }
 COMMANDS = {
@@ -70,7 +71,7 @@ ON_THIS_MACHINE = {
 # How `quiltfn --help` lists them.
 SECTIONS = {
     "start": ("login", "init", "deploy", "dev", "invoke", "logs", "open"),
-    "functions": ("functions", "runtimes", "schedules", "url", "export", "destroy"),
+    "functions": ("functions", "runtimes", "schedules", "url", "aliases", "export", "destroy"),
     "work": ("invocations", "wait", "cancel", "replay", "queue", "dead-letters", "deliveries"),
     "watch": ("top", "stats", "series", "usage", "events", "pool-stats", "instances", "audit"),
     "server": ("whoami", "quota", "nodes", "health", "info"),

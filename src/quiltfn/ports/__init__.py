@@ -433,12 +433,14 @@ class ChangeKind(StrEnum):
     QUOTA = "quota"
     SCHEDULE = "schedule"
     IMAGE_COPY = "image_copy"
+    ALIAS = "alias"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Something was made, changed or removed. `kind` None: of a kind that a later release has, of
     which this one knows nothing. `object_id`: an id; of a runtime its name, of an image and of
-    its copies the digest, of a URL and of policies the function's id, and of a quota the tenant's.
+    its copies the digest, of a URL, of aliases and of policies the function's id, and of a quota
+    the tenant's.
     """
 
     number: int

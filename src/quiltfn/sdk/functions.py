@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from quiltfn.sdk.aliases import AliasMethods
 from quiltfn.sdk.errors import DeployFailed, VersionFailed
 from quiltfn.sdk.events import EventReader
 from quiltfn.sdk.filters import CallFilters, FunctionFilters, parameters_of
@@ -231,11 +232,12 @@ def invoke_function(
 ) -> Flow[Invocation]:
     """Call a function and wait for its end.
 
-    `function`: its name or its id, or NAME@3 for its version 3, which takes scope `write` unless it
-    is the current one. `payload`: a text as it is, anything else as JSON. A handler that fails is a
-    result, not an exception: look at `status` and `exit_code`. With an `idempotency_key` the
-    function runs once for it however often the call is repeated, and the client repeats it where
-    the connection was lost. `on_disconnect`: "cancel" ends the call when the connection is lost.
+    `function`: its name or its id, or NAME@ALIAS, or NAME@3 for its version 3, which takes scope
+    `write` unless it is the current one or an alias names it. `payload`: a text as it is, anything
+    else as JSON. A handler that fails is a result, not an exception: look at `status` and
+    `exit_code`. With an `idempotency_key` the function runs once for it however often the call is
+    repeated, and the client repeats it where the connection was lost. `on_disconnect`: "cancel"
+    ends the call when the connection is lost.
     """
     body = new_invocation(payload, environment, timeout_seconds)
     runs_s = CALL_MAX_S if timeout_seconds is None else timeout_seconds
@@ -462,7 +464,7 @@ def get_series(
     return on(function, lambda one: get(f"{BASE}/{segment(one)}/series{wanted}", Series))
 
 
-class FunctionMethods(WorkMethods, UrlMethods, VersionFileMethods):
+class FunctionMethods(WorkMethods, UrlMethods, AliasMethods, VersionFileMethods):
     """What both clients can do with functions."""
 
     create = Method(create_function)

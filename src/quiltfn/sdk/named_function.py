@@ -60,11 +60,12 @@ def either(
 
 def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Flow[T]:
     """The call of a function, by the path of its route and the query parameters that say on which
-    version: NAME@VERSION names one.
+    version: NAME@3 or NAME@ALIAS name one.
     """
     which: dict[str, str] = {}
     if isinstance(function, str) and "@" in function:
-        function, _, which["version"] = function.partition("@")
+        function, _, reference = function.partition("@")
+        which = {"version" if reference.isdigit() else "alias": reference}
     return either(
         function,
         lambda one: call(f"{BASE}/{segment(one)}/invoke", which),

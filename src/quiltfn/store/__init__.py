@@ -7,6 +7,7 @@ API keys, answers to idempotent requests, audit entries, operations, runtimes, i
 accepted work, policies and URLs of functions, deliveries, statistics of calls, quotas of tenants.
 """
 
+from quiltfn.store.aliases import SqlAliases
 from quiltfn.store.audit import SqlAudit
 from quiltfn.store.audit_retention import SqlAuditRetention
 from quiltfn.store.clock import SqlClockStore
@@ -31,6 +32,7 @@ from quiltfn.store.work import SqlWork
 
 __all__ = [
     "SpoolJournal",
+    "SqlAliases",
     "SqlAudit",
     "SqlAuditRetention",
     "SqlClockStore",

@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0021"
+REVISION = "0022"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -582,6 +582,16 @@ function_url = Table(
     metadata,
     Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
     Column("url", JSON, nullable=False),
+)
+
+# A row for each alias of a function. `alias`: a `model.alias.Alias`.
+function_alias = Table(
+    "function_alias",
+    metadata,
+    Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("alias", JSON, nullable=False),
+    Column("revision", Integer, nullable=False),
 )
 
 # A row for each tenant that has other quotas than the settings. `quota`: a

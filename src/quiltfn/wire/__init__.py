@@ -4,6 +4,7 @@ The server, the client library and the command line use these very types. This p
 them, and nothing but msgspec.
 """
 
+from quiltfn.wire.aliases import Alias, AliasList, AliasShare, NewAlias
 from quiltfn.wire.deliveries import Delivery, DeliveryPage
 from quiltfn.wire.functions import (
     BlockedDestination,
@@ -120,6 +121,9 @@ from quiltfn.wire.work import (
 )
 
 __all__ = [
+    "Alias",
+    "AliasList",
+    "AliasShare",
     "AsyncPolicy",
     "Attempt",
     "AttemptList",
@@ -171,6 +175,7 @@ __all__ = [
     "ListedPool",
     "Liveness",
     "Network",
+    "NewAlias",
     "NewAsyncPolicy",
     "NewDestination",
     "NewFunction",

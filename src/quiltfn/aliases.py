@@ -1,0 +1,157 @@
+"""The aliases of functions in memory, and which version a call by one of them runs on."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from random import Random
+
+import msgspec
+
+from quiltfn.catalog import Catalog, Entry
+from quiltfn.lifecycle import Lifecycle
+from quiltfn.model.alias import ALIASES_MAX, Alias
+from quiltfn.model.errors import Conflict, NotFound, Outdated, PreconditionFailed, StoreUnavailable
+from quiltfn.model.function import Function
+from quiltfn.model.version import Version
+from quiltfn.ports import Change, Clock
+from quiltfn.ports.aliases import AliasStore
+
+# How often a change is decided again that another node was faster with.
+TRIES = 5
+
+
+class Aliases:
+    """Which aliases functions have. A change is stored first and is in memory only then.
+
+    `dice`: what chooses between two versions; the one place where chance is.
+    """
+
+    def __init__(
+        self,
+        store: AliasStore,
+        catalog: Catalog,
+        lifecycle: Lifecycle,
+        clock: Clock,
+        dice: Random | None = None,
+    ) -> None:
+        self._store, self._catalog, self._lifecycle = store, catalog, lifecycle
+        self._clock, self._dice = clock, dice or Random()
+        self._by_function: dict[str, dict[str, Alias]] = {}
+        self._changing = asyncio.Lock()  # so that memory has what was stored last
+
+    async def restore(self) -> None:
+        """Loads what is stored. Called at the start."""
+        await self._load(None)
+
+    def of(self, function_id: str) -> list[Alias]:
+        """Those of a function, by name."""
+        found = self._by_function.get(function_id, {})
+        return [found[name] for name in sorted(found)]
+
+    def get(self, function_id: str, name: str) -> Alias:
+        """Raises `NotFound`."""
+        alias = self._by_function.get(function_id, {}).get(name)
+        if alias is None:
+            raise NotFound(f"the function has no alias {name}")
+        return alias
+
+    def names(self, function_id: str, version: int) -> bool:
+        """Whether an alias of the function names this version."""
+        return any(version in one.versions for one in self.of(function_id))
+
+    async def version(self, entry: Entry, name: str) -> Version:
+        """What a call by this name runs on. Raises `NotFound`."""
+        number = self.get(entry.function.id, name).choose(self._dice.random())
+        return await self._lifecycle.version(entry, number)
+
+    async def set(self, entry: Entry, alias: Alias, expected: Collection[str] | None) -> Alias:
+        """Makes or replaces an alias. Raises `PreconditionFailed` where it is none of the
+        `expected` fingerprints, `NotFound` for a version that there is not, and `Conflict` for one
+        alias too many.
+        """
+        for number in alias.versions:
+            await self._lifecycle.version(entry, number)
+        changed = await self._change(entry.function.id, alias.name, alias, expected)
+        assert changed is not None, "it was set"
+        return changed
+
+    async def remove(self, entry: Entry, name: str, expected: Collection[str] | None) -> None:
+        """Removes an alias. Raises `NotFound` and `PreconditionFailed`."""
+        await self._change(entry.function.id, name, None, expected)
+
+    async def _change(
+        self, function_id: str, name: str, alias: Alias | None, expected: Collection[str] | None
+    ) -> Alias | None:
+        async with self._changing:
+            for _ in range(TRIES):
+                known = self._by_function.get(function_id, {}).get(name)
+                self._check(function_id, name, alias, known, expected)
+                revision = None if known is None else known.revision
+                if alias is not None:
+                    alias = msgspec.structs.replace(
+                        alias, revision=(revision or 0) + 1, updated_at=int(self._clock.unix())
+                    )
+                try:
+                    await self._store.save(function_id, name, alias, revision)
+                except Outdated:  # another node was faster
+                    await self._load([function_id])
+                    continue
+                except StoreUnavailable:
+                    await self._reload_quietly(function_id)  # it may have been stored
+                    raise
+                self._put(function_id, name, alias)
+                return alias
+        raise Outdated
+
+    async def _reload_quietly(self, function_id: str) -> None:
+        try:
+            await self._load([function_id])
+        except StoreUnavailable:
+            return
+
+    def _check(
+        self,
+        function_id: str,
+        name: str,
+        alias: Alias | None,
+        known: Alias | None,
+        expected: Collection[str] | None,
+    ) -> None:
+        """Raises why the change is not made."""
+        if expected is not None and (known is None or known.fingerprint() not in expected):
+            raise PreconditionFailed(
+                f"the alias {name} was changed since it was read",
+                hint="GET it again and repeat the change on what it is now",
+            )
+        if alias is None and known is None:
+            raise NotFound(f"the function has no alias {name}")
+        if known is None and len(self._by_function.get(function_id, {})) >= ALIASES_MAX:
+            raise Conflict(f"a function has at most {ALIASES_MAX} aliases")
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what other nodes have made of aliases; None: of all of them."""
+        only = None if changes is None else {one.object_id for one in changes}
+        async with self._changing:
+            await self._load(only)
+
+    async def _load(self, only: Collection[str] | None) -> None:
+        found: dict[str, dict[str, Alias]] = {}
+        for one in await self._store.load(only):
+            found.setdefault(one.function_id, {})[one.alias.name] = one.alias
+        for function_id in list(self._by_function) if only is None else only:
+            self._by_function.pop(function_id, None)
+        self._by_function |= found
+
+    def function_changed(self, before: Function | None, after: Function | None) -> None:
+        """Is told by the catalog: the aliases of a function that was deleted go with it."""
+        if before is not None and after is None:
+            self._by_function.pop(before.id, None)
+
+    def _put(self, function_id: str, name: str, alias: Alias | None) -> None:
+        if self._catalog.known(function_id) is None:
+            return  # it was deleted in the same moment
+        aliases = self._by_function.setdefault(function_id, {})
+        aliases.pop(name, None)
+        if alias is not None:
+            aliases[name] = alias
+        if not aliases:
+            del self._by_function[function_id]

@@ -1,0 +1,108 @@
+"""The routes over aliases of functions, and which version a call names."""
+
+import re
+from dataclasses import dataclass
+from typing import TypeVar
+
+from quiltfn import wire
+from quiltfn.aliases import Aliases
+from quiltfn.api import parse
+from quiltfn.api.etags import if_match
+from quiltfn.api.response import Response, json_response
+from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.catalog import Entry
+from quiltfn.lifecycle import Lifecycle
+from quiltfn.model.alias import Alias, Share
+from quiltfn.model.errors import Forbidden, Unprocessable
+from quiltfn.model.version import Version
+from quiltfn.wire.aliases import ALIAS
+from quiltfn.wire.functions import VERSION_NUMBER_MAX
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasServices(RouteServices):
+    """What the routes of aliases take, and calls that name a version."""
+
+    aliases: Aliases
+    lifecycle: Lifecycle
+
+
+A = TypeVar("A", bound=AliasServices)
+
+
+async def list_aliases(context: RequestContext[AliasServices]) -> Response:
+    """List the aliases of a function, by name."""
+    found = context.services.aliases.of(context.entry().function.id)
+    return json_response(wire.AliasList(aliases=[_as_wire(one) for one in found]))
+
+
+async def get_alias(context: RequestContext[AliasServices]) -> Response:
+    """Show one alias. Send its ETag as If-Match with a change that must not overwrite another."""
+    return _shown(context.services.aliases.get(context.entry().function.id, _name(context)))
+
+
+async def set_alias(context: RequestContext[AliasServices]) -> Response:
+    """Make an alias, or replace it as a whole. It applies to calls from now on: by
+    ?alias=NAME with an invoke, and below /fn/<name>@<alias>. A call by it runs on its version, or
+    on the other one with the weight that this has.
+    """
+    body, name = context.body, _name(context)
+    if not re.fullmatch(ALIAS, name):
+        expected = "1 to 32 letters, digits, dashes or underscores, with a letter first"
+        raise Unprocessable.field("alias", expected, name, "live")
+    if body.also is not None and body.also.version == body.version:
+        raise Unprocessable.field("also.version", "another version than version", body.version)
+    also = body.also and Share(version=body.also.version, weight=body.also.weight)
+    alias = Alias(name=name, version=body.version, also=also)
+    services = context.services
+    return _shown(await services.aliases.set(context.entry(), alias, if_match(context)))
+
+
+async def delete_alias(context: RequestContext[AliasServices]) -> Response:
+    """Remove an alias. Calls that run are not ended."""
+    await context.services.aliases.remove(context.entry(), _name(context), if_match(context))
+    return Response(status=204)
+
+
+def names_version(context: RequestContext[A]) -> bool:
+    """Whether the request calls another version than the current one, or may do so."""
+    return "version" in context.query or "alias" in context.query
+
+
+async def version_named(context: RequestContext[A], entry: Entry) -> Version | None:
+    """The version that the query names; None: it names none. Raises `Unprocessable`, `Forbidden`
+    and `NotFound`.
+    """
+    query, services = context.query, context.services
+    if "alias" in query:
+        if "version" in query:
+            raise Unprocessable.field("version", "left out where there is alias", query["version"])
+        return await services.aliases.version(entry, query["alias"])
+    if "version" not in query:
+        return None
+    number = parse.integer(query["version"], "version", 1, VERSION_NUMBER_MAX)
+    may_call = context.sees_values or services.aliases.names(entry.function.id, number)
+    if number != entry.version.number and not may_call:
+        raise Forbidden(
+            f"version {number} is neither the current one nor that of an alias, and only a key of "
+            "scope write may call it"
+        )
+    return await services.lifecycle.version(entry, number)
+
+
+def _name(context: RequestContext[AliasServices]) -> str:
+    return context.parameters["alias"]
+
+
+def _shown(alias: Alias) -> Response:
+    return json_response(_as_wire(alias), headers=[("etag", f'"{alias.fingerprint()}"')])
+
+
+def _as_wire(alias: Alias) -> wire.Alias:
+    also = alias.also
+    return wire.Alias(
+        name=alias.name,
+        version=alias.version,
+        also=None if also is None else wire.AliasShare(version=also.version, weight=also.weight),
+        updated_at=alias.updated_at,
+    )

@@ -1,0 +1,42 @@
+"""An alias: a name for one version of a function, or for two between which calls are split."""
+
+import hashlib
+
+import msgspec
+
+# As many a function may have.
+ALIASES_MAX = 20
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """Another version that gets some of the calls. `weight`: from 0 to 1, how many."""
+
+    version: int
+    weight: float
+
+
+class Alias(msgspec.Struct, frozen=True, kw_only=True):
+    """What calls by this name run on. `revision`: how often it was changed; `updated_at`: Unix
+    seconds.
+    """
+
+    name: str
+    version: int
+    also: Share | None = None
+    revision: int = 0
+    updated_at: int = 0
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions that calls by this name may run on."""
+        return (self.version,) if self.also is None else (self.version, self.also.version)
+
+    def fingerprint(self) -> str:
+        """Another one after every change."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
+
+    def choose(self, dice: float) -> int:
+        """The version of one call. `dice`: a random number from 0 to below 1."""
+        if self.also is not None and dice < self.also.weight:
+            return self.also.version
+        return self.version

@@ -1,0 +1,44 @@
+"""Aliases of functions, as part of `client.functions`."""
+
+from quiltfn.sdk.methods import Method
+from quiltfn.sdk.named_function import BASE, on
+from quiltfn.sdk.request import Flow, delete, get, put, segment
+from quiltfn.wire import Alias, AliasList, AliasShare, NewAlias
+
+
+def _path(function_id: str, name: str) -> str:
+    return f"{BASE}/{segment(function_id)}/aliases/{segment(name)}"
+
+
+def list_aliases(function: str) -> Flow[AliasList]:
+    """The aliases of a function, by name."""
+    return on(function, lambda one: get(f"{BASE}/{segment(one)}/aliases", AliasList))
+
+
+def get_alias(function: str, name: str) -> Flow[Alias]:
+    """One alias of a function. Raises NotFoundError if there is none of this name."""
+    return on(function, lambda one: get(_path(one, name), Alias))
+
+
+def set_alias(
+    function: str, name: str, version: int, *, also: AliasShare | None = None
+) -> Flow[Alias]:
+    """Make an alias of a function, or replace it as a whole. `also`: another version that gets some
+    of the calls. Call it as NAME@ALIAS.
+    """
+    alias = NewAlias(version=version, also=also)
+    return on(function, lambda one: put(_path(one, name), Alias, alias))
+
+
+def delete_alias(function: str, name: str) -> Flow[None]:
+    """Remove an alias of a function."""
+    return on(function, lambda one: delete(_path(one, name)))
+
+
+class AliasMethods:
+    """What both clients can do with aliases of functions."""
+
+    list_aliases = Method(list_aliases)
+    get_alias = Method(get_alias)
+    set_alias = Method(set_alias)
+    delete_alias = Method(delete_alias)

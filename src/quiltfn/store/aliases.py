@@ -1,0 +1,65 @@
+"""The aliases of functions: a row for each."""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select, update
+
+from quiltfn.model.alias import Alias
+from quiltfn.model.converting import convert
+from quiltfn.model.errors import NotFound, Outdated
+from quiltfn.ports import ChangeKind
+from quiltfn.ports.aliases import StoredAlias
+from quiltfn.store import changes, tables
+from quiltfn.store.database import Database
+
+row = tables.function_alias
+owner = tables.function
+
+
+class SqlAliases:
+    """`ports.aliases.AliasStore` over a table of `database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredAlias]:
+        """As the port says."""
+        query = select(row.c.function_id, row.c.alias).order_by(row.c.function_id, row.c.name)
+        if only is not None:
+            query = query.where(row.c.function_id.in_(only))
+
+        def work(connection: Connection) -> list[StoredAlias]:
+            return [
+                StoredAlias(function_id=one.function_id, alias=convert(one.alias, Alias))
+                for one in connection.execute(query)
+            ]
+
+        return await self._database.read(work)
+
+    async def save(
+        self, function_id: str, name: str, alias: Alias | None, revision: int | None
+    ) -> None:
+        """As the port says."""
+        there = select(owner.c.tenant_id).where(owner.c.id == function_id)
+        this = row.c.function_id == function_id, row.c.name == name
+        found = select(row.c.revision).where(*this)
+
+        def work(connection: Connection) -> None:
+            tenant_id = connection.execute(there).scalar()
+            if tenant_id is None:
+                raise NotFound("the function was deleted")
+            if connection.execute(found).scalar() != revision:
+                raise Outdated
+            changes.record(connection, ChangeKind.ALIAS, tenant_id, function_id)
+            if alias is None:
+                connection.execute(delete(row).where(*this))
+                return
+            values = {"alias": msgspec.to_builtins(alias), "revision": alias.revision}
+            if revision is None:
+                key = {"function_id": function_id, "name": name}
+                connection.execute(insert(row), key | values)
+            else:
+                connection.execute(update(row).where(*this).values(values))
+
+        await self._database.write(work)

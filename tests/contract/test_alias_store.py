@@ -1,0 +1,64 @@
+"""The promises of `ports.aliases.AliasStore`."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from contract.stores import StoreOpener, a_function, a_version
+from quiltfn.model.alias import Alias, Share
+from quiltfn.model.errors import NotFound, Outdated
+from quiltfn.ports.aliases import AliasStore, StoredAlias
+from quiltfn.store import SqlAliases, SqlStore
+
+LIVE = Alias(
+    name="live", version=1, also=Share(version=2, weight=0.1), revision=1, updated_at=1_760_000_000
+)
+NIGHTLY = Alias(name="Nightly", version=2, revision=1, updated_at=1_760_000_001)
+
+
+async def test_what_is_saved_comes_back_after_a_restart(
+    open_store: StoreOpener, tmp_path: Path
+) -> None:
+    function, other = a_function(), a_function(name="g")
+    async with open_store(tmp_path) as store:
+        aliases: AliasStore = SqlAliases(store.database)
+        for one in (function, other):
+            await store.create(one, a_version(one))
+            await aliases.save(one.id, "live", LIVE, None)
+        await aliases.save(function.id, "Nightly", NIGHTLY, None)
+        changed = replace(LIVE, also=None, revision=2)
+        await aliases.save(function.id, "live", changed, 1)
+        await aliases.save(other.id, "live", None, 1)
+    async with open_store(tmp_path) as store:
+        aliases = SqlAliases(store.database)
+        mine = [StoredAlias(function_id=function.id, alias=one) for one in (NIGHTLY, changed)]
+        assert await aliases.load() == mine
+        assert await aliases.load([other.id]) == []
+        assert await aliases.load([function.id]) == mine
+
+
+async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) -> None:
+    function = a_function()
+    await store.create(function, a_version(function))
+    aliases: AliasStore = SqlAliases(store.database)
+    with pytest.raises(Outdated):
+        await aliases.save(function.id, "live", LIVE, 1)
+    await aliases.save(function.id, "live", LIVE, None)
+    for revision in (None, 2):
+        with pytest.raises(Outdated):
+            await aliases.save(function.id, "live", replace(LIVE, version=9), revision)
+        with pytest.raises(Outdated):
+            await aliases.save(function.id, "live", None, revision)
+    assert [one.alias for one in await aliases.load()] == [LIVE]
+
+
+async def test_aliases_go_with_their_function(store: SqlStore) -> None:
+    function = a_function()
+    await store.create(function, a_version(function))
+    aliases: AliasStore = SqlAliases(store.database)
+    await aliases.save(function.id, "live", LIVE, None)
+    await store.delete(function.id)
+    assert await aliases.load() == []
+    with pytest.raises(NotFound):
+        await aliases.save(function.id, "live", LIVE, None)

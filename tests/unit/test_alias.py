@@ -1,0 +1,45 @@
+"""Which version a call by an alias runs on."""
+
+import random
+
+import pytest
+
+from quiltfn.model.alias import Alias, Share
+
+CALLS = 10_000
+# Of chi-square with one degree of freedom: one of a thousand samples of a right split is above it.
+CRITICAL = 10.83
+
+
+def chi_square(weight: float, chosen: int) -> float:
+    """Of so many of CALLS that the other version got."""
+    expected = weight * CALLS
+    return (chosen - expected) ** 2 / expected + (chosen - expected) ** 2 / (CALLS - expected)
+
+
+def chosen(weight: float, seed: int) -> int:
+    alias = Alias(name="live", version=1, also=Share(version=2, weight=weight))
+    dice = random.Random(seed)
+    return [alias.choose(dice.random()) for _ in range(CALLS)].count(2)
+
+
+@pytest.mark.parametrize("weight", [0.001, 0.01, 0.1, 0.5, 0.9, 0.999])
+def test_the_split_is_within_what_chi_square_expects(weight: float) -> None:
+    assert chi_square(weight, chosen(weight, seed=19)) < CRITICAL
+
+
+def test_chi_square_finds_a_wrong_weight() -> None:
+    assert chi_square(0.1, chosen(0.12, seed=19)) > CRITICAL
+    assert chi_square(0.5, chosen(0.48, seed=19)) > CRITICAL
+
+
+def test_the_bounds_of_the_dice() -> None:
+    alias = Alias(name="live", version=1, also=Share(version=2, weight=0.25))
+    assert [alias.choose(dice) for dice in (0.0, 0.2499, 0.25, 0.9999)] == [2, 2, 1, 1]
+    assert Alias(name="live", version=1).choose(0.0) == 1
+
+
+def test_its_fingerprint_is_another_one_after_a_change() -> None:
+    first = Alias(name="live", version=1, revision=1)
+    assert first.fingerprint() != Alias(name="live", version=1, revision=2).fingerprint()
+    assert first.versions == (1,)
