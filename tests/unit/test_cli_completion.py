@@ -153,6 +153,30 @@ def test_every_option_of_every_command_is_completed(words: list[str]) -> None:
     assert known <= completion.LISTS.keys()
 
 
+@pytest.mark.parametrize(
+    ("words", "below", "options"),
+    [
+        (["keys"], {"create", "list", "revoke"}, set()),
+        (["keys", "create"], set(), {"--data-dir", "--scope"}),
+        (["serve", "--port", "1"], set(), {"--port", "--data-dir", "--durability"}),
+        (["doctor"], set(), {"--sweep", "--images", "--config"}),
+        (["backup", "/tmp/x"], set(), {"--replace"}),
+    ],
+    ids=str,
+)
+def test_commands_of_this_machine_are_completed_by_what_their_help_says(
+    words: list[str], below: set[str], options: set[str]
+) -> None:
+    parser = completion.tree(words)
+    for word in [one for one in words if one in ("keys", "create", "serve", "doctor", "backup")]:
+        (commands,) = (
+            one for one in parser._actions if isinstance(one, argparse._SubParsersAction)
+        )
+        parser = commands.choices[word]
+    assert options <= {name for one in parser._actions for name in one.option_strings}
+    assert not below or words_of(parser) == below
+
+
 def asked(**options: Any) -> argparse.Namespace:
     return argparse.Namespace(**{f"connection.{name}": one for name, one in options.items()})
 

@@ -6,6 +6,7 @@ of commands is built as far as that line goes, so that one module is loaded.
 
 import argparse
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,12 @@ SERVER_TIMEOUT_S = 1.0
 # No more names than a person would read, and none that could mean something to a shell.
 NAMES_MAX = 200
 HARMLESS = re.compile(r"[\w.:/@-]+")
+# What a shell that asks has set.
+ASKED = "_ARGCOMPLETE"
+HELP_TIMEOUT_S = 3.0
+# As argparse writes them: in the usage `[--port VALUE]`, below it `    create    make a key`.
+OPTION = re.compile(r"(--[a-z][\w-]*)( [A-Z{])?")
+SUBCOMMAND = re.compile(r"^    ([a-z][a-z-]*) {2,}(\S.*)$", re.MULTILINE)
 
 
 class Shell(StrEnum):
@@ -73,8 +80,40 @@ def tree(words: Sequence[str]) -> argparse.ArgumentParser:
         elif name == word:
             _add_command(commands, name, root.command(name))
     for name, about in root.ON_THIS_MACHINE.items():
-        commands.add_parser(name, help=about, add_help=False)
+        its = commands.add_parser(name, help=about, add_help=False)
+        if name == word:
+            _add_as_told(its, words)
     return parser
+
+
+def _add_as_told(parser: Any, words: Sequence[str]) -> None:
+    """What a command of this machine takes, as its --help says: its code is the server's, which is
+    not loaded here, and not there on a machine that has the client alone.
+    """
+    named = [one for one in words[:2] if not one.startswith("-")]
+    told = ""
+    with suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(
+            ["/usr/bin/env", "-u", ASKED, sys.executable, "-m", "quiltfn", *named, "--help"],
+            capture_output=True,
+            text=True,
+            timeout=HELP_TIMEOUT_S,
+            check=False,
+        ).stdout
+    usage, _, rest = told.partition("\n\n")
+    if usage.startswith(f"usage: quiltfn {' '.join(named)} ") and len(named) == len(
+        ("keys", "list")
+    ):
+        parser = parser.add_subparsers().add_parser(named[1], add_help=False)
+    elif below := SUBCOMMAND.findall(rest):
+        commands = parser.add_subparsers()
+        for name, about in below:
+            commands.add_parser(name, help=about, add_help=False)
+    for name, value in OPTION.findall(usage):
+        parser.add_argument(name, action="store" if value else "store_true")
+    for action in parser._actions:
+        if action.nargs is None:
+            action.completer = FilesCompleter()
 
 
 def _add_group(parser: argparse.ArgumentParser, group: parsing.Group, words: Sequence[str]) -> None:

@@ -41,7 +41,8 @@ def plan(wanted: DesiredState, one: Plan, server: str) -> None:
     """The steps as a difference: what comes with +, what changes with ~, what goes with -."""
     show.say(f"project {wanted.project} at {server}")
     for step in one.steps:
-        show.say(f"{SIGNS[step.verb]} {_words(step)}", STYLES[step.verb])
+        verb = "deploy " if step.verb is Verb.DEPLOY else ""
+        show.say(f"{SIGNS[step.verb]} {verb}{_words(step)}", STYLES[step.verb])
         for change in step.changes:
             show.say(f"    {_change(change)}")
     for note in one.notes:
