@@ -24,6 +24,9 @@ READERS: dict[str, Callable[[str], object]] = {
     "python": ast.parse,
     "py": ast.parse,
 }
+COMMAND = re.compile(r"(?:^|[|;&(] *)quiltfn ((?:[a-z][a-z-]*(?: |$))+)([^|;&\n]*)", re.MULTILINE)
+QUOTED = re.compile(r"'[^']*'")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 EXAMPLE = "Processes incoming data"
 CHANGES = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 VERSION = re.compile(r"## (\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d)")
@@ -49,6 +52,48 @@ def test_blocks_of_data_and_of_programs_can_be_read(path: Path) -> None:
     for _, kind, text in FENCED.findall(path.read_text()):
         if kind in READERS:
             READERS[kind](textwrap.dedent(text))
+
+
+def known_commands() -> dict[str, set[str]]:
+    """Every command with its options, from the page that is made from their signatures; of those
+    for a server's machine, which have parsers of their own, the empty set."""
+    page = (ROOT / "docs/reference/cli.md").read_text()
+    _, _, rest = page.partition("## Options of every command that asks a server")
+    parts = re.split(r"^#{2,3} (?:quiltfn )?(.+)$", rest, flags=re.MULTILINE)
+    common = set(OPTION.findall(parts[0])) | {"--help"}
+    found = {
+        name: set(OPTION.findall(text)) | common
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    return found | {
+        word: set() for word in re.findall(r"^\| `quiltfn ([a-z]+)` \|", page, re.MULTILINE)
+    }
+
+
+def wrong_commands(text: str, known: dict[str, set[str]]) -> list[str]:
+    """What the blocks of commands ask of `quiltfn` that it does not have."""
+    wrong = []
+    blocks = [block for _, kind, block in FENCED.findall(text) if kind == "sh"]
+    said = QUOTED.sub("''", "\n".join(blocks).replace("\\\n", " "))
+    for words, options in COMMAND.findall(said):
+        parts = words.split()
+        names = [" ".join(parts[:n]) for n in (2, 1) if " ".join(parts[:n]) in known]
+        if not names:
+            wrong.append(f"quiltfn {words}")
+        elif known[names[0]]:
+            wrong += [one for one in OPTION.findall(options) if one not in known[names[0]]]
+    return wrong
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
+def test_commands_of_blocks_exist_also_where_they_are_not_run(path: Path) -> None:
+    assert wrong_commands(path.read_text(), known_commands()) == []
+
+
+def test_a_command_and_an_option_that_do_not_exist_are_noticed() -> None:
+    """Negative control."""
+    text = "```sh\nquiltfn invoke a --payload b --colour red\nx | quiltfn paint it\n```\n"
+    assert wrong_commands(text, known_commands()) == ["--colour", "quiltfn paint it"]
 
 
 def test_pictures_are_few_small_shown_and_can_be_taken_again() -> None:
