@@ -38,6 +38,28 @@ asyncio.run(main())
 """
 
 
+# What Windows has not is taken away, and the client alone is told that it is there.
+AS_ON_WINDOWS = """
+import builtins, os, select, shutil, signal, socket, ssl, subprocess, sys, tempfile
+class Windows:
+    platform = "win32"
+    def __getattr__(self, name):
+        return getattr(sys, name)
+usual = builtins.__import__
+def asked(name, globals=None, *more, **named):
+    is_client = (globals or {}).get("__name__", "").startswith("quiltfn")
+    return Windows() if name == "sys" and is_client else usual(name, globals, *more, **named)
+builtins.__import__ = asked
+missing = {os: "killpg geteuid getuid O_DIRECTORY O_CLOEXEC fork", select: "poll epoll"}
+for module, names in {**missing, signal: "SIGHUP SIGKILL SIGALRM setitimer"}.items():
+    for name in names.split():
+        delattr(module, name)
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))
+from quiltfn.__main__ import main
+main()
+"""
+
+
 @dataclass(frozen=True)
 class ClientMachine:
     """A directory that nothing of the checkout is in. The client was installed from the wheel."""
@@ -173,3 +195,27 @@ def test_three_commands_on_another_machine_lead_from_nothing_to_a_url(
     with netlab.inside(lab.world):
         gone = machine.run("quiltfn", "destroy", str(here / "shop-window"), "--yes", **variables)
     assert gone.returncode == 0, gone.stderr
+
+
+def test_the_commands_work_with_what_windows_has(
+    machine: ClientMachine, lab: netlab.Lab, server: tuple[Server, str]
+) -> None:
+    """A deploy with a package, a call that is piped something, a table."""
+    at, key = server
+    variables = {"QUILT_BASE_URL": at.url, "QUILT_API_KEY": key}
+    (machine.directory / "on_windows.py").write_text(AS_ON_WINDOWS)
+    typed = """
+        quiltfn() { python ../on_windows.py "$@"; }
+        quiltfn init shop --package jinja2
+        quiltfn deploy shop
+        printf '{"name": "Ada"}' | quiltfn invoke shop
+        quiltfn functions list
+        quiltfn destroy shop --yes
+    """
+    here = machine.directory / "windows"
+    here.mkdir()
+    with netlab.inside(lab.world):
+        said = run("/bin/bash", "-ec", typed, cwd=here, env=machine.variables | variables)
+    assert "called with {'name': 'Ada'}" in said
+    assert re.search(r"^shop +active", said, re.MULTILINE), said
+    assert "deleted function shop" in said
