@@ -203,6 +203,13 @@ def pool(name_or_id: NameOrId, connection: Connection) -> None:
 
 
 @app.command()
+def egress(name_or_id: NameOrId, connection: Connection) -> None:
+    """Show what a function may reach, and what it was refused since the server started."""
+    with connection.session(name_or_id) as at:
+        at.show(at.client.functions.get_egress(name_or_id), tables.egress)
+
+
+@app.command()
 def invocations(
     name_or_id: NameOrId,
     *,
@@ -220,6 +227,18 @@ def invocations(
             name_or_id, page_size=limit, status=status, cold_start=cold, cursor=cursor
         )
         at.show(found.first(), tables.invocations)
+
+
+@app.command()
+def record(
+    name_or_id: NameOrId,
+    invocation_id: Annotated[str, Argument(help="An id that `invocations` lists.")],
+    connection: Connection,
+) -> None:
+    """Show the record of a call, without what it wrote; -o json has that too."""
+    with connection.session(name_or_id) as at:
+        found = at.client.functions.get_invocation(name_or_id, invocation_id)
+        at.show(found, tables.invocation)
 
 
 @app.command()

@@ -25,6 +25,7 @@ GROUPS = {
     "nodes": "nodes.app",
     "url": "urls.app",
     "aliases": "aliases.app",
+    "api-keys": "api_keys.app",
     "config": "login.app",
 }
 COMMANDS = {
@@ -74,7 +75,7 @@ SECTIONS = {
     "functions": ("functions", "runtimes", "schedules", "url", "aliases", "export", "destroy"),
     "work": ("invocations", "wait", "cancel", "replay", "queue", "dead-letters", "deliveries"),
     "watch": ("top", "stats", "series", "usage", "events", "pool-stats", "instances", "audit"),
-    "server": ("whoami", "quota", "nodes", "health", "info"),
+    "server": ("whoami", "api-keys", "quota", "nodes", "health", "info"),
     "this command": ("config", "completion"),
 }
 ABOUT = "Serverless functions on your own Linux machine."

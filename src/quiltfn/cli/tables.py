@@ -12,11 +12,13 @@ from quiltfn.sdk import (
     DeliveryPage,
     Destination,
     DoctorReport,
+    Egress,
     FunctionQueue,
     FunctionStatsPage,
     FunctionSummaryPage,
     Health,
     InstanceList,
+    Invocation,
     InvocationPage,
     InvocationSummaryPage,
     NewQuota,
@@ -80,6 +82,30 @@ def invocations(page: InvocationPage) -> None:
     show.table(("STARTED", "STATUS", "TOOK", "START", "ID"), rows, drop=("START",))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def invocation(one: Invocation) -> None:
+    rows: list[tuple[str, object]] = [
+        ("id", one.invocation_id),
+        ("function", one.function_name),
+        ("status", one.status),
+        ("exit code", one.exit_code),
+        ("why", one.error_message),
+        ("started", show.when(one.started_at)),
+        ("took", _with_unit(one.duration_ms, "ms")),
+        ("start", "cold" if one.cold_start else "warm"),
+        ("node", one.execution_node_id),
+        ("standard output", show.size(len((one.stdout or "").encode()))),
+        ("log", show.size(len((one.stderr or "").encode()))),
+    ]
+    show.table(None, [row for row in rows if row[1] not in (None, "")])
+
+
+def egress(one: Egress) -> None:
+    show.table(None, [("network", one.network), ("refused", one.blocked_count)])
+    if one.blocked_destinations:
+        rows = [(to.address, to.port, to.protocol) for to in one.blocked_destinations]
+        show.table(("REFUSED ADDRESS", "PORT", "PROTOCOL"), rows)
 
 
 def all_invocations(page: InvocationSummaryPage) -> None:

@@ -1,0 +1,76 @@
+"""`quiltfn api-keys …`: API keys, made, listed and revoked over HTTP; needs scope admin."""
+
+from typing import Annotated, Any
+
+from quiltfn.cli import show
+from quiltfn.cli.options import FieldsOf, seconds_of
+from quiltfn.cli.parsing import Argument, Group, Option
+from quiltfn.cli.session import Connection
+from quiltfn.sdk import CreatedKey, Key
+from quiltfn.wire import NewKey
+
+app = Group(
+    name="api-keys",
+    help="Create, list and revoke API keys of a server, from anywhere; needs scope admin.",
+)
+
+
+@app.command()
+def create(
+    *,
+    fields: Annotated[dict[str, Any], FieldsOf(NewKey, leave_out=["expires_seconds"])],
+    expires: Annotated[
+        str | None, Option(metavar="AGE", help="When it ends, such as 12h or 30d; else never.")
+    ] = None,
+    connection: Connection,
+) -> None:
+    """Create a key and print it. It is shown this once, and works from the next request on."""
+    if expires is not None:
+        fields["expires_seconds"] = seconds_of("--expires", expires)
+    with connection.session() as at:
+        at.show(at.client.keys.create(**fields), _created)
+
+
+@app.command("list")
+def list_keys(connection: Connection) -> None:
+    """List the tenant's keys, without their secrets; an operator sees all."""
+    with connection.session() as at:
+        at.show(at.client.keys.list(), _table)
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, Argument(help="An id that `list` shows.")], connection: Connection
+) -> None:
+    """Revoke a key, for good. What it has begun goes on; its next request is refused."""
+    with connection.session() as at:
+        gone = at.client.keys.revoke(key_id)
+        done = {"revoked": True, "id": key_id}
+        at.show(gone, lambda _: show.say(f"revoked {key_id}"), done)
+
+
+def _created(made: CreatedKey) -> None:
+    show.say(made.key)
+    ends = "never expires" if made.expires_at is None else f"until {show.when(made.expires_at)}"
+    show.note(f"key {made.id}: tenant {made.tenant_id}, scope {made.scope}, {ends}")
+
+
+def _table(found: list[Key]) -> None:
+    rows = (
+        (
+            one.id,
+            one.tenant_id,
+            one.scope,
+            one.prefix,
+            show.when(one.created_at),
+            "never" if one.expires_at is None else show.when(one.expires_at),
+            "-" if one.revoked_at is None else show.when(one.revoked_at),
+            one.label or "-",
+        )
+        for one in found
+    )
+    columns = ("ID", "TENANT", "SCOPE", "PREFIX", "CREATED", "EXPIRES", "REVOKED", "LABEL")
+    if found:
+        show.table(columns, rows, drop=("CREATED", "PREFIX", "TENANT"))
+    else:
+        show.note("no keys: the server needs none until the first is made")

@@ -1,0 +1,120 @@
+"""Keys over HTTP, the record of a call, what a function was refused; and no verb is missing."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quiltfn.cli import root, run
+from quiltfn.sdk.elasticity import ElasticityMethods
+from quiltfn.sdk.functions import FunctionMethods
+from quiltfn.sdk.invocations import InvocationMethods
+from quiltfn.sdk.keys import KeyMethods
+from quiltfn.sdk.nodes import NodeMethods
+from quiltfn.sdk.quotas import QuotaMethods
+from quiltfn.sdk.runtimes import RuntimeMethods
+from quiltfn.sdk.schedules import ScheduleMethods
+from quiltfn.sdk.system import SystemMethods
+from unit.canned_server import ID, INVOCATION, Fake, answered_by
+
+Captured = pytest.CaptureFixture[str]
+KEY: dict[str, Any] = {
+    **{"id": "k1", "tenant_id": "acme", "scope": "write", "prefix": "3f9a01b2c4d5"},
+    **{"created_at": 1760000000, "expires_at": None, "revoked_at": None, "label": "a\x1b[31m"},
+}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    one = Fake()
+    one.answers["GET", "/api/keys"] = (200, {"keys": [KEY]})
+    one.answers["POST", "/api/keys"] = (201, {**KEY, "key": "quilt_sk_new"})
+    one.answers["DELETE", "/api/keys/k1"] = (204, None)
+    answered_by(one, monkeypatch)
+    return one
+
+
+def test_a_new_key_is_printed_alone_so_that_it_can_be_piped(fake: Fake, capsys: Captured) -> None:
+    words = ["--scope", "write", "--tenant", "acme", "--expires", "2h", "--label", "ci"]
+    assert run(["api-keys", "create", *words]) == 0
+    assert fake.body == {"scope": "write", "tenant": "acme", "expires_seconds": 7200, "label": "ci"}
+    printed = capsys.readouterr()
+    assert printed.out == "quilt_sk_new\n"
+    assert "key k1: tenant acme, scope write, never expires" in printed.err
+    assert run(["api-keys", "create", "--expires", "soon"]) == 2
+    assert "--expires must be an age" in capsys.readouterr().err
+
+
+def test_keys_are_listed_without_secrets_and_revoked(fake: Fake, capsys: Captured) -> None:
+    assert run(["api-keys", "list"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.split()[:4] == ["k1", "acme", "write", "3f9a01b2c4d5"]
+    assert r"a\u001b[31m" in row
+    assert run(["api-keys", "revoke", "k1"]) == 0
+    assert fake.asked[-1] == ("DELETE", "/api/keys/k1")
+    assert capsys.readouterr().out == "revoked k1\n"
+    assert run(["api-keys", "revoke", "k2"]) == 1
+    fake.answers["GET", "/api/keys"] = (200, {"keys": []})
+    assert run(["api-keys", "list"]) == 0
+    assert "needs none until the first" in capsys.readouterr().err
+
+
+def test_the_record_of_a_call_is_shown_in_short_and_whole(fake: Fake, capsys: Captured) -> None:
+    record = {**INVOCATION, "stdout": "ä" * 1024, "error_message": None}
+    fake.answers["GET", f"/{ID}/invocations/i1"] = (200, record)
+    assert run(["functions", "record", "hello", "i1"]) == 0
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    told = {name.strip(): one.strip() for name, one in rows.items()}
+    assert told["status"] == "success"
+    assert told["took"] == "3 ms"
+    assert told["standard output"] == "2.0 KiB"
+    assert "why" not in told
+    assert run(["functions", "record", "hello", "i1", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == record
+
+
+def test_what_a_function_was_refused_is_shown(fake: Fake, capsys: Captured) -> None:
+    refused = [{"address": "10.0.0.1", "port": 22, "protocol": "tcp"}]
+    answer = {"function_id": ID, "network": "egress", "blocked_count": 7}
+    fake.answers["GET", f"/{ID}/egress"] = (200, {**answer, "blocked_destinations": refused})
+    assert run(["functions", "egress", "hello"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == [["network", "egress"], ["refused", "7"]]
+    assert lines[-1] == ["10.0.0.1", "22", "tcp"]
+
+
+# What the client library can do and no command does, with the reason.
+WITHOUT_A_COMMAND = {
+    "system.get_liveness": "health says more",
+    "system.get_readiness": "health says more",
+    "elasticity.create_operation": "for orchestrators; functions scale does the same",
+    "elasticity.get_operation": "likewise",
+    "functions.get_alias": "aliases list shows them",
+    "functions.get_invocation_logs": "logs --call follows them",
+}
+METHODS = {
+    "functions": FunctionMethods,
+    "invocations": InvocationMethods,
+    "elasticity": ElasticityMethods,
+    "keys": KeyMethods,
+    "nodes": NodeMethods,
+    "quotas": QuotaMethods,
+    "runtimes": RuntimeMethods,
+    "schedules": ScheduleMethods,
+    "system": SystemMethods,
+}
+
+
+def test_every_verb_of_the_client_library_is_one_of_a_command() -> None:
+    place = Path(root.__file__).parent
+    source = "\n".join(path.read_text() for path in place.rglob("*.py"))
+    without = {
+        f"{group}.{name}"
+        for group, methods in METHODS.items()
+        for name in {name for one in methods.__mro__[:-1] for name in vars(one)}
+        if not name.startswith("_")
+        and not re.search(rf"\b({group}|calls|client)\.{name}\b", source)
+    }
+    assert without == set(WITHOUT_A_COMMAND)
