@@ -94,6 +94,12 @@ def test_yaml_output_is_what_the_server_said(capsys: Captured) -> None:
     assert "\x1b" not in printed
 
 
+@pytest.mark.parametrize("text", ["a\x85b", "a\u2028b", "\u2029", "\ufeffa: b", "\x1b[2J", "on"])
+def test_yaml_of_any_text_is_that_text(text: str, capsys: Captured) -> None:
+    print_event(Output.YAML, {"said": [text, {text: text}]})
+    assert yaml.safe_load(capsys.readouterr().out) == {"said": [text, {text: text}]}
+
+
 def test_yaml_of_what_comes_one_by_one_is_a_document_for_each(capsys: Captured) -> None:
     told = [{"text": "---\nä \x1b: " + "long " * 50}, {"text": None}]
     for one in told:

@@ -289,3 +289,15 @@ def test_what_is_used_is_shown_with_where_it_comes_from(
     shown = capsys.readouterr().out
     assert "set (profile prod)" in shown
     assert "quilt_sk" not in shown
+
+
+@pytest.mark.parametrize("words", [["login"], ["config", "show"]])
+def test_what_is_no_address_is_an_error_that_shows_no_password(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(""))
+    monkeypatch.setenv("QUILT_BASE_URL", "ftp://me:canary@there")
+    assert run(words) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("error: the server's address must look like http://127.0.0.1:8080")
+    assert "canary" not in told.out + told.err

@@ -214,3 +214,26 @@ def test_a_page_is_opened_where_there_is_a_display_and_its_address_printed(
     assert run(["open"]) == 0
     assert "no browser could be opened" in capsys.readouterr().err
     assert run(["open", "nobody"]) == 1
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_password_in_the_servers_address_is_neither_shown_nor_given_to_a_browser(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    opened: list[str] = []
+
+    def open_page(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", open_page)
+    monkeypatch.setattr(dashboard, "has_display", lambda: True)
+    monkeypatch.setenv("QUILT_BASE_URL", "http://me:canary@127.0.0.1:8080")
+    assert run(["open"]) == 0
+    assert opened == ["http://127.0.0.1:8080/ui/"]
+    assert capsys.readouterr() == (f"{opened[0]}\n", "")
+    seen: list[str] = []
+    monkeypatch.setattr(screen, "refresh", lambda frames, _: seen.append(next(frames)[0]))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run(["top"]) == 0
+    assert seen[0].startswith("http://127.0.0.1:8080 · ")

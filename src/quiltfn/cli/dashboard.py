@@ -27,7 +27,7 @@ def open(  # it is called as the command is
     Without a display it is printed alone. The page asks for a key itself.
     """
     with connection.session(name_or_id) as at:
-        address = f"{at.client.base_url}/ui/"
+        address = f"{at.address}/ui/"
         if name_or_id is not None:
             address += f"#/functions/{at.client.functions.get(name_or_id).id}"
         at.print(address, show.encoded({"url": address}), show.say)

@@ -176,7 +176,7 @@ class DevFunction:
         if not self._has_url:
             given = self._at.client.functions.set_url(function)
             self._has_url = True
-            show.note(f"it answers at {urls.address_of(given, self._at.client.base_url)}")
+            show.note(f"it answers at {urls.address_of(given, self._at.address)}")
 
     def remove(self) -> None:
         """Removes the function and the runtime, if they were created."""

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from quiltfn.cli import profiles, show
 from quiltfn.cli.output import Output, OutputOption, print_answer
-from quiltfn.cli.parsing import Argument, Group
+from quiltfn.cli.parsing import Argument, BadParameter, Group
 from quiltfn.cli.profiles import DEFAULT, Profile
 from quiltfn.cli.session import Connection
 from quiltfn.sdk import ApiError
@@ -87,8 +87,8 @@ def typed_key(url: str | None) -> str | None:
     if sys.stdin is None:
         return None
     if sys.stdin.isatty():
-        where = without_user(base_url_of(url))
-        return getpass.getpass(show.visible(f"API key for {where}: ")).strip() or None
+        prompt = show.visible(f"API key for {_address(url)}: ")
+        return getpass.getpass(prompt).strip() or None
     return sys.stdin.readline().strip() or None
 
 
@@ -112,7 +112,7 @@ def show_used(connection: Connection) -> None:
     """Show the server that commands use, and where it, its key and its certificate come from."""
     found = connection.target()
     shown = ShownTarget(
-        url=without_user(base_url_of(found.url)),
+        url=_address(found.url),
         url_from=found.sources["url"],
         has_key=found.sources["api_key"] != profiles.NOWHERE,
         key_from=found.sources["api_key"],
@@ -127,6 +127,14 @@ def remove(name: Name) -> None:
     """Remove a profile and its key from this machine. The server keeps the key: revoke it there."""
     profiles.write(profiles.read().without(name))
     show.say(f"removed profile {name}")
+
+
+def _address(url: str | None) -> str:
+    """The address that is asked, as it may be shown. Raises `BadParameter` for what is none."""
+    try:
+        return without_user(base_url_of(url))
+    except ValueError as error:
+        raise BadParameter(str(error)) from None
 
 
 def _shown(name: str, one: Profile, current: str | None) -> ShownProfile:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from quiltfn.cli.parsing import Option
 T = TypeVar("T")
 
 UNBROKEN = 1_000_000  # a text is not broken into lines
+UNPLAIN = set("\x85\u2028\u2029\ufeff")
 
 
 class Output(StrEnum):
@@ -55,5 +56,14 @@ def _whole(output: Output, body: bytes) -> str:
 def _yaml(body: bytes) -> str:
     import yaml  # noqa: PLC0415 — for YAML alone
 
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # which has no types
+        """Escapes what YAML takes for the end of a line, or of a file, and JSON does not."""
+
+        def represent_text(self, text: str) -> Any:
+            style = '"' if UNPLAIN & set(text) else None
+            return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    Dumper.add_representer(str, Dumper.represent_text)
     told = msgspec.json.decode(body)
-    return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=UNBROKEN))
+    options = {"sort_keys": False, "allow_unicode": True, "width": UNBROKEN}
+    return str(yaml.dump(told, Dumper=Dumper, **options))

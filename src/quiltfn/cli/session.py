@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -60,6 +61,12 @@ class Session:
                 return self.client.runtimes.upload_image(archive, contents=contents)
             finally:
                 self.client.on_upload = None
+
+    @property
+    def address(self) -> str:
+        """The server's address as it may be shown and opened: without a name and a password."""
+        parts = urlsplit(self.client.base_url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @property
     def processor(self) -> str:

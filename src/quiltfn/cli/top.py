@@ -58,7 +58,7 @@ def top(connection: Connection) -> None:
         if at.output is Output.TABLE and sys.stdout.isatty():
             from quiltfn.cli import screen  # noqa: PLC0415 — loads what draws
 
-            screen.refresh(frames(observer, at.client.base_url), REFRESH_S)
+            screen.refresh(frames(observer, at.address), REFRESH_S)
             return
         found = observer.look()
         at.print(found, show.encoded(found), _table)

@@ -77,9 +77,7 @@ def set_url(
     if given.get("auth", fields.get("auth")) != fields.get("auth", given.get("auth")):
         raise BadParameter("--scheme goes with --auth webhook")
     with connection.session(name_or_id) as at:
-        at.show(
-            at.client.functions.set_url(name_or_id, **(fields | given)), told_at(at.client.base_url)
-        )
+        at.show(at.client.functions.set_url(name_or_id, **(fields | given)), told_at(at.address))
 
 
 @app.command("show")
@@ -92,7 +90,7 @@ def show_url(
     """Show how a function is called over plain HTTP."""
     with connection.session(name_or_id) as at:
         found = at.client.functions.get_url(name_or_id, reveal=reveal)
-        at.show(found, told_at(at.client.base_url))
+        at.show(found, told_at(at.address))
 
 
 @app.command("delete")

@@ -135,7 +135,7 @@ class Project:
         plan = plan_for(wanted, found)
         if plan.refused:
             return self._refuse(wanted, plan)
-        self._tell(lambda: drawing.plan(wanted, plan, self._at.client.base_url))
+        self._tell(lambda: drawing.plan(wanted, plan, self._at.address))
         if self._options.dry_run or not plan.steps:
             return self._ended(wanted, found, plan, DONE)
         if plan.deletions and not self._says_yes:
@@ -213,7 +213,7 @@ class Project:
 
     def _ended(self, wanted: DesiredState, found: CurrentState, plan: Plan, code: int) -> int:
         addresses = {
-            name: urls.address_of(one.url, self._at.client.base_url)
+            name: urls.address_of(one.url, self._at.address)
             for name, one in found.functions.items()
             if one.url is not None and name in wanted.functions
         }
@@ -230,7 +230,7 @@ class Project:
     ) -> None:
         if self._at.output is not Output.TABLE:
             told: dict[str, Any] = {"project": wanted.project, "outcome": word}
-            told |= {"server": self._at.client.base_url, "steps": plan.steps}
+            told |= {"server": self._at.address, "steps": plan.steps}
             told |= {"done": self._steps, "failed": self._failed, "urls": addresses}
             told |= {"refused": plan.refused, "notes": plan.notes}
             self._at.print(None, show.encoded(told), lambda _: None)
