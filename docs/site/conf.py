@@ -28,6 +28,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 html_use_index = False
+html_search_scorer = str(HERE / "scorer.js")
 
 
 def on_page(app: Sphinx, name: str, *_: object) -> None:

@@ -68,6 +68,16 @@ def test_a_key_is_kept_in_the_tab_and_sent(
     expect(page.get_by_label("API key")).to_have_value(re.compile("quilt_sk_"))
 
 
+def test_what_helps_comes_before_what_explains_how_it_came_to_be(open_page: Open) -> None:
+    page = open_page()
+    page.goto("/docs/search.html?q=timeout")
+    expect(page.locator(".search-summary")).to_contain_text("found")
+    told = page.locator("ul.search > li > a").evaluate_all("all => all.map(one => one.pathname)")
+    explains = ["/decisions/" in one or "/changelog" in one for one in told]
+    assert True in explains
+    assert explains[:5] == [False] * 5
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["", "reference/settings.html", "api/calls.html"])
 def test_a_page_can_be_read_by_everybody(open_page: Open, name: str, scheme: str) -> None:
