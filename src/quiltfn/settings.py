@@ -130,7 +130,9 @@ class Settings:
         60.0, "how long instances of the version before are kept for a rollback", low=0, high=DAY_S
     )
     drain_s: float = setting(30.0, "how long running calls have after SIGTERM", low=0, high=DAY_S)
-    queue_max: int = setting(1000, "how many calls may wait for one function", low=0, high=100_000)
+    queue_max: int = setting(
+        1000, "how many calls may wait for one version of a function", low=0, high=100_000
+    )
     queue_wait_s: float = setting(10.0, "how long a call waits for an instance", low=0.1, high=900)
     body_max_bytes: int = setting(MIB, "longest body of a management call", low=1024, high=64 * MIB)
     invoke_body_max_bytes: int = setting(

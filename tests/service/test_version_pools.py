@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from quiltfn.catalog import Entry
 from quiltfn.model.counts import PoolCounts
-from quiltfn.model.errors import FunctionNotActive, NotFound
+from quiltfn.model.errors import CapacityFull, FunctionNotActive, NotFound
 from quiltfn.model.invocation import ExitKind, Status
 from quiltfn.model.pool_load import NO_VERSION
 from quiltfn.model.version import Version
+from quiltfn.pool.version_pools import WAITING_MAX
 from service.platform_harness import Harness, open_harness, until
 
 DELETED = (ExitKind.CANCELLED, "the function was deleted")
@@ -106,6 +107,26 @@ async def test_several_versions_share_the_maximum(server: Harness) -> None:
     assert {one.status for one in records} == {Status.SUCCESS}
     assert [one.version for one in records] == [1, 2] * 10
     assert most == 2
+
+
+async def test_so_many_versions_wait_that_to_serve_them_holds_up_nobody(server: Harness) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    first = entry.version
+    await server.running(entry)
+    versions = [
+        replace(first, id=f"v{number}", number=number, digest=f"d{number}")
+        for number in range(2, WAITING_MAX + 3)
+    ]
+    waiting = [await server.running(entry, version=one) for one in versions[:-1]]
+    with pytest.raises(CapacityFull) as refused:
+        await server.invoke(entry, version=versions[-1])
+    assert refused.value.retry_after == 1
+    again = await server.running(entry, version=versions[0])
+    assert not any(one.done() for one in (*waiting, again))
+    await cancel_one(server, entry)  # and the next one is served
+    await until(lambda: states(server, 2) == ["busy"])
+    await until(lambda: len(server.pools._versions[entry.function.id].places.waiting) < WAITING_MAX)
+    await server.running(entry, version=versions[-1])
 
 
 async def test_a_call_that_waits_while_its_version_is_replaced_still_runs_on_it(

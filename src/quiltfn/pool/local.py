@@ -282,6 +282,7 @@ class LocalPools:
         pools = self._versions[function_id]
         pool = pools.beside.get(version.id)
         if pool is None:
+            pools.check_room()
             pool = self._new_pool(function_id, pools.limits, pools.places)
             pool.model.keep_alive = None  # what is learnt is of the function's calls
             pools.add(version.id, pool)

@@ -2,13 +2,19 @@
 
 All their instances are within the function's maximum (`model/places.py`). Idle ones are ended for a
 call of another version that waits, first those of versions that are not the current one.
+
+Each place that becomes free is offered to every version that waits for one. So as many wait at most
+as that takes no noticeable time for, and a call of one more is refused.
 """
 
 from msgspec.structs import replace
 
+from quiltfn.model.errors import CapacityFull
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.places import Places
 from quiltfn.pool.function_pool import FunctionPool
+
+WAITING_MAX = 64
 
 
 class VersionPools:
@@ -34,6 +40,14 @@ class VersionPools:
         """Of a pool beside."""
         return _beside(self.own.model.limits)
 
+    def check_room(self) -> None:
+        """Raises `CapacityFull` where no further version may be called now."""
+        if len(self.places.waiting) >= WAITING_MAX:
+            raise CapacityFull(
+                f"calls of {WAITING_MAX} versions of the function wait for an instance",
+                retry_after=1,
+            )
+
     def add(self, version_id: str, pool: FunctionPool) -> None:
         self.beside[version_id] = pool
         pool.siblings = self
@@ -48,8 +62,10 @@ class VersionPools:
 
     def make_places(self, wants: FunctionPool, count: int) -> None:
         """Ends so many idle instances of other versions than that of `wants`."""
-        pools = [one for one in (*self.beside.values(), self.own) if one is not wants]
-        found = [(pool, number) for pool in pools for number in pool.model.place_candidates()]
+        found: list[tuple[FunctionPool, int]] = []
+        for pool in (*self.beside.values(), self.own):
+            if len(found) < count and pool is not wants and pool.model.has_idle:
+                found += [(pool, number) for number in pool.model.place_candidates()]
         for pool, number in found[:count]:
             pool.evict(number)
 
