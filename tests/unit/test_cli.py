@@ -17,6 +17,7 @@ from quiltfn import __main__, __version__
 from quiltfn.cli import advice, invoke, parsing, root, run, session, show
 from quiltfn.cli.invoke import exit_code
 from quiltfn.cli.output import Output, print_event
+from quiltfn.cli.project import commands
 from quiltfn.model.errors import NEXT_STEP
 from quiltfn.model.invocation import FINAL
 from quiltfn.sdk import Invocation
@@ -341,6 +342,10 @@ def test_the_page_of_exit_codes_has_the_codes_of_the_commands() -> None:
     assert rows["`oom`"].startswith(f"{invoke.OUT_OF_MEMORY},")
     most = invoke.HANDLERS_MAX
     assert rows["`failed`"].startswith(f"the handler's, from 1 to {most - 1}; {most} where")
+    own = {code: rows[str(code)] for code in (commands.DONE, commands.REFUSED, commands.PARTLY)}
+    assert own[0].startswith("the server has what the file says")
+    assert own[1].startswith("refused")
+    assert own[3].startswith("some of it was done")
     for code in (parsing.WRONG, root.NO_SERVER, root.INTERRUPTED, __main__.NOBODY_READS):
         assert str(code) in rows
     shown = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
@@ -609,6 +614,17 @@ def test_help_lists_every_command(capsys: Captured) -> None:
     printed = capsys.readouterr().out
     for word in ("functions", "invoke", "stats", "serve", "keys", "doctor", "fleet", "--sweep"):
         assert word in printed
+
+
+def test_sections_of_help_are_seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run(["--help"]) == 0
+    heads = [line for line in terminal.getvalue().splitlines() if "\x1b" in line]
+    assert heads[:2] == ["\x1b[1mstart:\x1b[0m", "\x1b[1mfunctions:\x1b[0m"]
+    assert len(heads) == len(root.SECTIONS) + 1
 
 
 @pytest.mark.parametrize("word", ["serve", "keys", "doctor"])

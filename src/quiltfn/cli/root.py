@@ -92,7 +92,8 @@ def perform(words: Sequence[str]) -> None:
     if word == "--version":
         show.say(f"quiltfn {__version__}")
     elif word in ("--help", "-h"):
-        show.pass_through(overview(), sys.stdout)
+        for line in overview().splitlines():
+            show.say(line, show.BOLD if line.endswith(":") else None)
         if not words:
             raise Exit(WRONG)
     elif word in GROUPS:

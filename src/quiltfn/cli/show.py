@@ -20,7 +20,7 @@ from quiltfn.wire.fields import fields_of
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 # Styles, as terminals know them.
-DIM, BOLD_RED, RED, GREEN, YELLOW, CYAN = "2", "1;31", "31", "32", "33", "36"
+BOLD, DIM, BOLD_RED, RED, GREEN, YELLOW, CYAN = "1", "2", "1;31", "31", "32", "33", "36"
 RAISED_MAX_CHARACTERS = 120
 
 
