@@ -1,7 +1,7 @@
 """The aliases of functions in memory, and which version a call by one of them runs on."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 
 import msgspec
@@ -36,11 +36,20 @@ class Aliases:
         self._store, self._catalog, self._lifecycle = store, catalog, lifecycle
         self._clock, self._dice = clock, dice or Random()
         self._by_function: dict[str, dict[str, Alias]] = {}
+        # Each is told of whose function aliases changed. It must not raise or wait.
+        self.on_change: list[Callable[[str], None]] = []
+        # As `on_change`, of an alias that lost its second version by itself: the tenant, the
+        # function, the alias as it was, and as it is.
+        self.on_rolled_back: list[Callable[[str, str, Alias, Alias], None]] = []
         self._changing = asyncio.Lock()  # so that memory has what was stored last
 
     async def restore(self) -> None:
         """Loads what is stored. Called at the start."""
         await self._load(None)
+
+    def functions(self) -> list[str]:
+        """The ids of functions that have some."""
+        return list(self._by_function)
 
     def of(self, function_id: str) -> list[Alias]:
         """Those of a function, by name."""
@@ -77,6 +86,17 @@ class Aliases:
     async def remove(self, entry: Entry, name: str, expected: Collection[str] | None) -> None:
         """Removes an alias. Raises `NotFound` and `PreconditionFailed`."""
         await self._change(entry.function.id, name, None, expected)
+
+    async def roll_back(self, function_id: str, alias: Alias, why: str) -> str | None:
+        """Takes the second version of an alias back, for good; whose function it is. None: the
+        alias is another by now. Raises `StoreUnavailable`.
+        """
+        expected = {alias.fingerprint()}
+        try:
+            await self._change(function_id, alias.name, alias.without_canary(why), expected)
+            return self._catalog.get(function_id).function.tenant_id
+        except (NotFound, PreconditionFailed, Outdated):
+            return None
 
     async def _change(
         self, function_id: str, name: str, alias: Alias | None, expected: Collection[str] | None
@@ -137,21 +157,34 @@ class Aliases:
         found: dict[str, dict[str, Alias]] = {}
         for one in await self._store.load(only):
             found.setdefault(one.function_id, {})[one.alias.name] = one.alias
-        for function_id in list(self._by_function) if only is None else only:
-            self._by_function.pop(function_id, None)
-        self._by_function |= found
+        for function_id in self._by_function.keys() | found.keys() if only is None else only:
+            self._replace(function_id, found.get(function_id, {}))
 
     def function_changed(self, before: Function | None, after: Function | None) -> None:
         """Is told by the catalog: the aliases of a function that was deleted go with it."""
         if before is not None and after is None:
-            self._by_function.pop(before.id, None)
+            self._replace(before.id, {})
 
     def _put(self, function_id: str, name: str, alias: Alias | None) -> None:
         if self._catalog.known(function_id) is None:
             return  # it was deleted in the same moment
-        aliases = self._by_function.setdefault(function_id, {})
-        aliases.pop(name, None)
-        if alias is not None:
-            aliases[name] = alias
-        if not aliases:
-            del self._by_function[function_id]
+        aliases = self._by_function.get(function_id, {})
+        others = {key: one for key, one in aliases.items() if key != name}
+        self._replace(function_id, others if alias is None else others | {name: alias})
+
+    def _replace(self, function_id: str, after: dict[str, Alias]) -> None:
+        """The one place where what is known of a function's aliases changes."""
+        before = self._by_function.pop(function_id, {})
+        if after:
+            self._by_function[function_id] = after
+        if before == after:
+            return
+        for told in self.on_change:
+            told(function_id)
+        entry = self._catalog.known(function_id)
+        for name, alias in after.items():
+            known = before.get(name)
+            if known is None or known.also is None or not alias.rolled_back or entry is None:
+                continue
+            for hears in self.on_rolled_back:
+                hears(entry.function.tenant_id, function_id, known, alias)

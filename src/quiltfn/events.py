@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from quiltfn.model.alias import Alias
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.event import (
@@ -260,6 +261,19 @@ class Events:
             "invocation_id": invocation_id,
         }
         self._tell(tenant_id, EventType.SCHEDULE_FIRED, function_id, told)
+
+    def alias_rolled_back(
+        self, tenant_id: str, function_id: str, before: Alias, after: Alias
+    ) -> None:
+        """An alias has lost its second version by itself."""
+        told = {
+            "function_id": function_id,
+            "alias": after.name,
+            "version": after.version,
+            "taken_back": None if before.also is None else before.also.version,
+            "reason": after.rolled_back,
+        }
+        self._tell(tenant_id, EventType.ALIAS_ROLLED_BACK, function_id, told)
 
     # What other nodes tell -------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from quiltfn.api.services import Services
 from quiltfn.api.system import refresh_metrics
 from quiltfn.background import Task, background_tasks, inputs_bound, keep_running
 from quiltfn.bounds import api_limits, budgets, image_limits, sandbox_room, tenant_limits
+from quiltfn.canaries import Canaries
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
 from quiltfn.deliveries import Deliveries
@@ -214,7 +215,10 @@ async def open_platform(
 
 def _own_tasks(parts: CallParts, telemetry: Telemetry, services: Services) -> tuple[Task, ...]:
     """What goes on while the server is open."""
+    canaries = Canaries(services.aliases, services.invoker, services.audit, services.clock)
+    services.aliases.on_rolled_back.append(services.events.alias_rolled_back)
     return (
+        canaries.run,
         *pool_tasks(parts),
         services.access.keep_fresh,
         services.deliveries.run,

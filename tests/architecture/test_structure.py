@@ -36,6 +36,7 @@ VERBS |= {
     "quotas",
     "urls",
     "aliases",
+    "canaries",
 }
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
@@ -80,6 +81,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "access": CORE | {"ids"},
     "admission": CORE,
     "aliases": CORE | {"catalog", "lifecycle"},
+    "canaries": CORE | {"aliases", "ids", "invoke"},
     "elasticity": CORE | {"catalog", "ids", "lifecycle"},
     "background": {"clock", "tenant_images", "settings", "store", "retention"} | CORE,
     "retention": CORE | {"clock", "tenant_images", "ids"},

@@ -94,7 +94,7 @@ def back_to_the_schema_before(fleet: Database) -> None:
         *("base_image", "interpreter", "packages", "packages_key"),
     )
     gone = ", ".join(f"DROP COLUMN {name}" for name in columns)
-    fleet.run(f"ALTER TABLE runtime {gone}")
+    fleet.run(f"ALTER TABLE runtime {gone}; ALTER TABLE audit DROP COLUMN note")
     fleet.run(
         "DROP TABLE function_alias, compatibility; UPDATE alembic_version SET version_num = '0017'"
     )

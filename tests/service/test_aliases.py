@@ -54,6 +54,8 @@ async def test_an_alias_is_set_shown_listed_and_removed(web: Web) -> None:
         "name": "live",
         "version": 1,
         "also": {"version": 2, "weight": 0.25},
+        "rollback_on": None,
+        "rolled_back": None,
         "updated_at": 1_760_000_000,
     }
     assert (await web("GET", f"{path}/aliases/live")).json() == told

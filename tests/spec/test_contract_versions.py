@@ -86,3 +86,34 @@ def test_a_key_that_may_only_call_calls_the_current_version_alone(keyed: Keyed) 
     told = caller.refused("FORBIDDEN", 403, "POST", f"{of(function_id)}/invoke?version=1")
     assert "version 1" in told["error"]
     owner.clear()
+
+
+def test_a_version_that_fails_is_taken_back_and_fails_no_more_calls_than_its_weight_explains(
+    tenant: Api,
+) -> None:
+    function_id = tenant.active("echo one", max_instances=4)
+    tenant.good("PUT", of(function_id), {"handler": "exit 1"})
+    tenant.good("POST", f"{of(function_id)}/rollback", {"version": 1})
+    canary = {"version": 2, "weight": 0.1}
+    body = {"version": 1, "also": canary, "rollback_on": {"error_rate": 0.05, "within_s": 300}}
+    path = f"{of(function_id)}/aliases/live"
+    tenant.good("PUT", path, body)
+    failed, calls = 0, 0
+    while tenant.good("GET", path)["also"] is not None:
+        for _ in range(10):
+            record = tenant.good("POST", f"{of(function_id)}/invoke?alias=live")
+            failed += record["status"] == "failed"
+            calls += 1
+        assert calls < 1000, "it is not taken back"
+    # Three failures are enough, and a few calls may come before it is stored that it is taken back.
+    assert 3 <= failed <= 6
+    alias = tenant.good("GET", path)
+    assert alias["rolled_back"].startswith("version 2: 3 of 3 calls failed")
+    for _ in range(50):
+        record = tenant.good("POST", f"{of(function_id)}/invoke?alias=live")
+        assert record["stdout"] == "one\n"
+    query = f"/api/audit?action=alias.roll_back&object_id={function_id}"
+    until(lambda: tenant.good("GET", query)["entries"])
+    [entry] = tenant.good("GET", query)["entries"]
+    assert entry["note"] == f"live: {alias['rolled_back']}"
+    assert entry["credential"] == "canary"

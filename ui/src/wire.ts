@@ -10,6 +10,8 @@ export interface Alias {
   name: string;
   version: number;
   also: AliasShare | null;
+  rollback_on?: RollbackRule | null;
+  rolled_back?: string | null;
   updated_at: number;
 }
 
@@ -61,6 +63,7 @@ export interface AuditEntry {
   error_code: string | null;
   address: string;
   request_id: string;
+  note?: string | null;
 }
 
 export interface AuditPage {
@@ -450,6 +453,7 @@ export interface Liveness {
 export interface NewAlias {
   version: number;
   also?: AliasShare | null;
+  rollback_on?: RollbackRule | null;
 }
 
 export interface NewAsyncPolicy {
@@ -666,6 +670,12 @@ export interface Replay {
 
 export interface Rollback {
   version: number;
+}
+
+export interface RollbackRule {
+  error_rate?: number | null;
+  p99_ms?: number | null;
+  within_s?: number;
 }
 
 export interface Runtime {

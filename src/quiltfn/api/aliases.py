@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from quiltfn import wire
 from quiltfn.aliases import Aliases
 from quiltfn.api import parse
@@ -13,6 +15,7 @@ from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.alias import Alias, Share
+from quiltfn.model.canary import RollbackRule
 from quiltfn.model.errors import Forbidden, Unprocessable
 from quiltfn.model.version import Version
 from quiltfn.wire.aliases import ALIAS
@@ -44,7 +47,8 @@ async def get_alias(context: RequestContext[AliasServices]) -> Response:
 async def set_alias(context: RequestContext[AliasServices]) -> Response:
     """Make an alias, or replace it as a whole. It applies to calls from now on: by
     ?alias=NAME with an invoke, and below /fn/<name>@<alias>. A call by it runs on its version, or
-    on the other one with the weight that this has.
+    on the other one with the weight that this has. rollback_on takes that one back by itself where
+    its own calls fail or are slow, and rolled_back says why then.
     """
     body, name = context.body, _name(context)
     if not re.fullmatch(ALIAS, name):
@@ -53,7 +57,8 @@ async def set_alias(context: RequestContext[AliasServices]) -> Response:
     if body.also is not None and body.also.version == body.version:
         raise Unprocessable.field("also.version", "another version than version", body.version)
     also = body.also and Share(version=body.also.version, weight=body.also.weight)
-    alias = Alias(name=name, version=body.version, also=also)
+    rule = _rule(body)
+    alias = Alias(name=name, version=body.version, also=also, rollback_on=rule)
     services = context.services
     return _shown(await services.aliases.set(context.entry(), alias, if_match(context)))
 
@@ -62,6 +67,18 @@ async def delete_alias(context: RequestContext[AliasServices]) -> Response:
     """Remove an alias. Calls that run are not ended."""
     await context.services.aliases.remove(context.entry(), _name(context), if_match(context))
     return Response(status=204)
+
+
+def _rule(body: wire.NewAlias) -> RollbackRule | None:
+    """When the other version is taken back. Raises `Unprocessable`."""
+    rule = body.rollback_on
+    if rule is None:
+        return None
+    if body.also is None:
+        raise Unprocessable.field("rollback_on", "null where also is null")
+    if rule.error_rate is None and rule.p99_ms is None:
+        raise Unprocessable.field("rollback_on.error_rate", "given, or p99_ms", None, 0.05)
+    return RollbackRule(**msgspec.structs.asdict(rule))
 
 
 def names_version(context: RequestContext[A]) -> bool:
@@ -99,10 +116,12 @@ def _shown(alias: Alias) -> Response:
 
 
 def _as_wire(alias: Alias) -> wire.Alias:
-    also = alias.also
+    also, rule = alias.also, alias.rollback_on
     return wire.Alias(
         name=alias.name,
         version=alias.version,
         also=None if also is None else wire.AliasShare(version=also.version, weight=also.weight),
+        rollback_on=None if rule is None else wire.RollbackRule(**msgspec.structs.asdict(rule)),
+        rolled_back=alias.rolled_back,
         updated_at=alias.updated_at,
     )

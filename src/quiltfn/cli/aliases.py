@@ -3,14 +3,43 @@
 import re
 from typing import Annotated
 
+from msgspec import Struct
+
 from quiltfn.cli import show
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.wire import Alias, AliasList, AliasShare
+from quiltfn.wire import Alias, AliasList, AliasShare, RollbackRule
 
 app = Group(name="aliases", help="Name versions of a function, and split calls between two.")
 AliasName = Annotated[str, Argument(help="The alias, such as live.")]
+PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
 SPLIT = re.compile(r"([0-9]{1,9})=([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
+
+
+class RollbackOptions(Struct, frozen=True, kw_only=True):
+    """When the version of --also is taken back."""
+
+    error_rate: Annotated[
+        str | None, Option(metavar="PERCENT", help="So many of its calls may fail, as 5%.")
+    ] = None
+    p99_ms: Annotated[
+        int | None, Option(least=1, help="99 of 100 of its calls end within so many ms.")
+    ] = None
+    within_s: Annotated[
+        int, Option(least=1, help="For how many seconds from now it is watched.")
+    ] = 300
+
+    def rule(self) -> RollbackRule | None:
+        """None: it is not taken back. Raises `BadParameter`."""
+        if self.error_rate is None and self.p99_ms is None:
+            return None
+        rate = None
+        if self.error_rate is not None:
+            found = PERCENT.fullmatch(self.error_rate)
+            if found is None:
+                raise BadParameter(f"--error-rate must be as 5%, not {self.error_rate!r}")
+            rate = round(float(found[1]) / 100, 4)
+        return RollbackRule(error_rate=rate, p99_ms=self.p99_ms, within_s=self.within_s)
 
 
 @app.command("list")
@@ -30,12 +59,23 @@ def set_alias(
         str | None,
         Option(metavar="VERSION=PERCENT", help="Another one that gets some of them, as 4=10%."),
     ] = None,
+    rules: RollbackOptions,
     connection: Connection,
 ) -> None:
-    """Make an alias of a function, or replace it. Call it with: quiltfn invoke NAME@ALIAS"""
+    """Make an alias of a function, or replace it. Call it with: quiltfn invoke NAME@ALIAS
+
+    With --error-rate or --p99-ms the version of --also is taken back by itself where its own calls
+    fail more often, or are slower.
+    """
     share = None if also is None else _share(also)
+    rule = rules.rule()
+    if rule is not None and share is None:
+        raise BadParameter("--error-rate and --p99-ms go with --also")
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.set_alias(name_or_id, alias, version, also=share), _told)
+        functions = at.client.functions
+        at.show(
+            functions.set_alias(name_or_id, alias, version, also=share, rollback_on=rule), _told
+        )
 
 
 @app.command("remove")
@@ -54,8 +94,11 @@ def _share(text: str) -> AliasShare:
 
 
 def _table(found: AliasList) -> None:
-    rows = [(one.name, *_cells(one), show.when(one.updated_at)) for one in found.aliases]
-    show.table(("alias", "version", "also", "changed"), rows)
+    rows = [
+        (one.name, *_cells(one), show.when(one.updated_at), one.rolled_back or "")
+        for one in found.aliases
+    ]
+    show.table(("alias", "version", "also", "changed", "taken back"), rows)
 
 
 def _told(one: Alias) -> None:

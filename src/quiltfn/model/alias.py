@@ -4,6 +4,8 @@ import hashlib
 
 import msgspec
 
+from quiltfn.model.canary import RollbackRule
+
 # As many a function may have.
 ALIASES_MAX = 20
 
@@ -16,13 +18,16 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True):
-    """What calls by this name run on. `revision`: how often it was changed; `updated_at`: Unix
+    """What calls by this name run on. `rollback_on`: when it loses `also` by itself; `rolled_back`:
+    why it did, until it is set again. `revision`: how often it was changed; `updated_at`: Unix
     seconds.
     """
 
     name: str
     version: int
     also: Share | None = None
+    rollback_on: RollbackRule | None = None
+    rolled_back: str | None = None
     revision: int = 0
     updated_at: int = 0
 
@@ -34,6 +39,10 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
     def fingerprint(self) -> str:
         """Another one after every change."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
+
+    def without_canary(self, why: str) -> "Alias":
+        """What is left of it once the other version was taken back."""
+        return msgspec.structs.replace(self, also=None, rollback_on=None, rolled_back=why)
 
     def choose(self, dice: float) -> int:
         """The version of one call. `dice`: a random number from 0 to below 1."""

@@ -4,7 +4,9 @@ import msgspec
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Who did what, and what came of it; never payloads, environments or secrets. `at`: Unix s."""
+    """Who did what, and what came of it; never payloads, environments or secrets. `at`: Unix s.
+    `note`: why, where the server did it by itself.
+    """
 
     id: str
     at: int
@@ -16,3 +18,4 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None
     address: str
     request_id: str
+    note: str | None = None

@@ -27,6 +27,7 @@ class EventType(StrEnum):
     POOL = "pool"
     QUEUE = "queue"
     SCHEDULE_FIRED = "schedule.fired"
+    ALIAS_ROLLED_BACK = "alias.rolled_back"
     GAP = "gap"
     RESET = "reset"
 
@@ -39,6 +40,7 @@ GROUPS: dict[str, frozenset[EventType]] = {
     # `calls` stands for starts and ends that have no event of their own.
     "invocation": frozenset((E.INVOCATION_STARTED, E.INVOCATION_ENDED, E.CALLS)),
     "schedule": frozenset((E.SCHEDULE_FIRED,)),
+    "alias": frozenset((E.ALIAS_ROLLED_BACK,)),
 }
 # What a reader may ask for.
 WORDS = (*GROUPS, *(one for one in E if one not in ALWAYS))

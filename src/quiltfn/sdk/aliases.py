@@ -3,7 +3,7 @@
 from quiltfn.sdk.methods import Method
 from quiltfn.sdk.named_function import BASE, on
 from quiltfn.sdk.request import Flow, delete, get, put, segment
-from quiltfn.wire import Alias, AliasList, AliasShare, NewAlias
+from quiltfn.wire import Alias, AliasList, AliasShare, NewAlias, RollbackRule
 
 
 def _path(function_id: str, name: str) -> str:
@@ -21,12 +21,17 @@ def get_alias(function: str, name: str) -> Flow[Alias]:
 
 
 def set_alias(
-    function: str, name: str, version: int, *, also: AliasShare | None = None
+    function: str,
+    name: str,
+    version: int,
+    *,
+    also: AliasShare | None = None,
+    rollback_on: RollbackRule | None = None,
 ) -> Flow[Alias]:
     """Make an alias of a function, or replace it as a whole. `also`: another version that gets some
-    of the calls. Call it as NAME@ALIAS.
+    of the calls. `rollback_on`: when that is taken back by itself. Call it as NAME@ALIAS.
     """
-    alias = NewAlias(version=version, also=also)
+    alias = NewAlias(version=version, also=also, rollback_on=rollback_on)
     return on(function, lambda one: put(_path(one, name), Alias, alias))
 
 

@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0022"
+REVISION = "0023"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -348,6 +348,7 @@ audit = Table(
     Column("error_code", Text),
     Column("address", Text, nullable=False),
     Column("request_id", Text, nullable=False),
+    Column("note", Text),
     Index("audit_listing", "tenant_id", "id"),
     Index("audit_age", "at"),
 )

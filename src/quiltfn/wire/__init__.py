@@ -4,7 +4,7 @@ The server, the client library and the command line use these very types. This p
 them, and nothing but msgspec.
 """
 
-from quiltfn.wire.aliases import Alias, AliasList, AliasShare, NewAlias
+from quiltfn.wire.aliases import Alias, AliasList, AliasShare, NewAlias, RollbackRule
 from quiltfn.wire.deliveries import Delivery, DeliveryPage
 from quiltfn.wire.functions import (
     BlockedDestination,
@@ -203,6 +203,7 @@ __all__ = [
     "RedriveResult",
     "Replay",
     "Rollback",
+    "RollbackRule",
     "Runtime",
     "RuntimeFile",
     "RuntimeFilePage",

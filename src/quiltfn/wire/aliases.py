@@ -40,11 +40,61 @@ Also = Annotated[
 ]
 
 
+ErrorRate = Annotated[
+    float,
+    about(
+        "the part of its calls that may fail, from 0.001 to 0.999; or null",
+        0.05,
+        Between(0.001, 0.999),
+    ),
+]
+P99Ms = Annotated[
+    int,
+    about(
+        "99 of 100 of its calls end within that; or null", 500, Between(1, 86_400_000), unit="ms"
+    ),
+]
+WithinS = Annotated[
+    int,
+    about(
+        "for how long after it was set the alias is watched, from 1 to 604800 seconds",
+        300,
+        Between(1, 604_800),
+        unit="s",
+    ),
+]
+
+
+class RollbackRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """When the other version is taken back. It needs error_rate, p99_ms, or both."""
+
+    error_rate: ErrorRate | None = None
+    p99_ms: P99Ms | None = None
+    within_s: WithinS = 300
+
+
+RollbackOn = Annotated[
+    RollbackRule,
+    about(
+        "when the other version is taken back by itself, judged by its own calls; or null",
+        {"error_rate": 0.05, "within_s": 300},
+    ),
+]
+RolledBack = Annotated[
+    str,
+    about(
+        "why the other version was taken back, until the alias is set again; or null",
+        "version 2: 7 of 9 calls failed, where 5% may",
+    ),
+]
+
+
 class NewAlias(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What calls by an alias run on."""
 
     version: VersionNumber
     also: Also | None = None
+    rollback_on: RollbackOn | None = None
 
 
 class Alias(Struct, kw_only=True, frozen=True):
@@ -53,6 +103,8 @@ class Alias(Struct, kw_only=True, frozen=True):
     name: AliasName
     version: VersionNumber
     also: AliasShare | None
+    rollback_on: RollbackRule | None = None
+    rolled_back: RolledBack | None = None
     updated_at: UnixSeconds
 
 

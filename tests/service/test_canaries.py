@@ -1,0 +1,184 @@
+"""A version that gets a part of the calls is taken back by itself, on fake sandboxes."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from quiltfn.model.canary import LEAST
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.ports import AuditQuery
+from service.platform_harness import open_harness, until
+from service.test_aliases import printed, put
+from service.test_urls import Web
+
+RULE = {"error_rate": 0.05, "within_s": 300}
+HALF = {"version": 2, "weight": 0.5}
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[Web]:
+    async with open_harness(tmp_path) as harness:
+        yield Web(harness)
+
+
+async def with_canary(web: Web, handler: str = "exit 1", **alias: Any) -> str:
+    """The path of a function that calls by the alias live may run on another version of."""
+    path = f"/api/functions/{await web.function('f', 'echo 1')}"
+    assert (await web("PUT", path, json={"handler": handler})).status_code == 200
+    body: dict[str, Any] = {"version": 1, "also": HALF, "rollback_on": RULE}
+    await put(web, path, **(body | alias))
+    return path
+
+
+async def called(web: Web, path: str, version: int = 2, times: int = LEAST) -> None:
+    for _ in range(times):
+        answer = await web("POST", f"{path}/invoke?version={version}")
+        assert answer.status_code == 200
+
+
+async def alias_of(web: Web, path: str, name: str = "live") -> dict[str, Any]:
+    answer = await web("GET", f"{path}/aliases/{name}")
+    return dict(answer.json())
+
+
+async def rolled_back(web: Web, path: str, name: str = "live") -> dict[str, Any]:
+    """The alias, once it was rolled back."""
+    function_id = path.rsplit("/", 1)[1]
+    aliases = web.harness.services.aliases
+    await until(lambda: aliases.get(function_id, name).rolled_back)
+    return await alias_of(web, path, name)
+
+
+async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> None:
+    path = await with_canary(web)
+    with web.harness.services.events.cursor("default") as cursor:
+        await called(web, path)
+        alias = await rolled_back(web, path)
+        told = []
+        while (event := cursor.next()) is not None:
+            told.append((event.type, event.data))
+    why = "version 2: 3 of 3 calls failed, where 5% may"
+    assert (alias["version"], alias["also"], alias["rollback_on"]) == (1, None, None)
+    assert alias["rolled_back"] == why
+    [data] = [data.decode() for kind, data in told if kind == "alias.rolled_back"]
+    assert why in data
+    assert '"alias":"live"' in data.replace(": ", ":")
+    audit = web.harness.services.audit
+    await until(lambda: not web.harness.services.aliases._changing.locked())
+    query = AuditQuery(tenant_id="default", limit=10, action="alias.roll_back")
+    entries: list[Any] = []
+    while not entries:
+        entries = list((await audit.query(query)).items)
+    [entry] = entries
+    assert entry.object_id == path.rsplit("/", 1)[1]
+    assert (entry.credential, entry.note) == ("canary", f"live: {why}")
+    assert {await printed(web, f"{path}/invoke?alias=live") for _ in range(20)} == {"1"}
+    # Whoever sets it again begins anew.
+    again = await put(web, path, version=1, also=HALF, rollback_on=RULE)
+    assert again["rolled_back"] is None
+    await called(web, path, times=LEAST - 1)
+    assert (await alias_of(web, path))["also"] == HALF
+
+
+async def test_what_is_no_fault_of_the_version_does_not_take_it_back(web: Web) -> None:
+    path = await with_canary(web, "echo 2")
+    await called(web, path, times=20)
+    await called(web, path, version=1, times=5)
+    invoker = web.harness.invoker
+    assert len(invoker.on_closed) == len(set(invoker.on_closed))
+    assert (await alias_of(web, path))["also"] == HALF
+
+
+async def test_failures_of_the_other_version_do_not_count(web: Web) -> None:
+    path = await with_canary(web, "exit 1", version=2, also={"version": 1, "weight": 0.5})
+    await called(web, path, version=2, times=20)
+    assert (await alias_of(web, path))["rolled_back"] is None
+
+
+async def test_it_is_watched_for_its_time_alone(web: Web) -> None:
+    path = await with_canary(web)
+    web.harness.clock.time += 301
+    await called(web, path, times=10)
+    assert (await alias_of(web, path))["also"] == HALF
+
+
+async def test_calls_know_nothing_of_it_where_no_alias_has_a_rule(web: Web) -> None:
+    before = len(web.harness.invoker.on_closed)
+    path = await with_canary(web)
+    assert len(web.harness.invoker.on_closed) == before + 1
+    await put(web, path, version=1)
+    assert len(web.harness.invoker.on_closed) == before
+    await put(web, path, version=1, also=HALF, rollback_on=RULE)
+    assert (await web("DELETE", path)).status_code == 204
+    assert len(web.harness.invoker.on_closed) == before
+
+
+async def test_it_stays_taken_back_after_a_restart_and_goes_on_being_watched(
+    tmp_path: Path,
+) -> None:
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        path = await with_canary(web)
+        await put(web, path, "other", version=1, also=HALF, rollback_on=RULE | {"error_rate": 0.9})
+        await called(web, path)
+        await rolled_back(web, path)
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        assert (await alias_of(web, path))["also"] is None
+        await called(web, path, times=70)
+        other = await rolled_back(web, path, "other")
+        assert other["rolled_back"] == "version 2: 66 of 66 calls failed, where 90% may"
+
+
+async def test_a_store_that_is_away_is_asked_again(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await with_canary(web)
+    store, asked = web.harness.services.aliases._store, []
+    save = store.save
+
+    async def away(*given: Any) -> None:
+        asked.append(given)
+        if len(asked) == 1:
+            raise StoreUnavailable
+        await save(*given)
+
+    monkeypatch.setattr(store, "save", away)
+    await called(web, path)
+    assert (await rolled_back(web, path))["also"] is None
+    assert len(asked) == 2
+
+
+async def test_an_alias_that_was_changed_meanwhile_is_left_alone(web: Web) -> None:
+    path = await with_canary(web)
+    aliases, function_id = web.harness.services.aliases, path.rsplit("/", 1)[1]
+    old = aliases.get(function_id, "live")
+    assert await aliases.roll_back(function_id, replace(old, revision=9), "why") is None
+    assert await aliases.roll_back(function_id, old, "why") == "default"
+    assert await aliases.roll_back(function_id, old, "why") is None
+    assert aliases.get(function_id, "live").rolled_back == "why"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"version": 1, "rollback_on": RULE}, "rollback_on"),
+        ({"version": 1, "also": HALF, "rollback_on": {"within_s": 5}}, "error_rate"),
+        ({"version": 1, "also": HALF, "rollback_on": RULE | {"error_rate": 0}}, "error_rate"),
+        ({"version": 1, "also": HALF, "rollback_on": {"p99_ms": 0}}, "p99_ms"),
+        ({"version": 1, "also": HALF, "rollback_on": RULE | {"within_s": 0}}, "within_s"),
+        ({"version": 1, "also": HALF, "rollback_on": RULE | {"on": 1}}, "on"),
+    ],
+)
+async def test_a_wrong_rule_is_refused_by_its_field(
+    web: Web, body: dict[str, Any], field: str
+) -> None:
+    path = await with_canary(web)
+    before = await alias_of(web, path)
+    answer = await web("PUT", f"{path}/aliases/live", json=body)
+    assert answer.status_code == 422
+    assert field in answer.json()["error"]
+    assert await alias_of(web, path) == before
