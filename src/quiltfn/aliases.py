@@ -105,13 +105,14 @@ class Aliases:
             for _ in range(TRIES):
                 known = self._by_function.get(function_id, {}).get(name)
                 self._check(function_id, name, alias, known, expected)
-                revision = None if known is None else known.revision
                 if alias is not None:
                     alias = msgspec.structs.replace(
-                        alias, revision=(revision or 0) + 1, updated_at=int(self._clock.unix())
+                        alias,
+                        revision=1 if known is None else known.revision + 1,
+                        updated_at=int(self._clock.unix()),
                     )
                 try:
-                    await self._store.save(function_id, name, alias, revision)
+                    await self._store.save(function_id, name, alias, known)
                 except Outdated:  # another node was faster
                     await self._load([function_id])
                     continue

@@ -28,8 +28,8 @@ async def test_what_is_saved_comes_back_after_a_restart(
             await aliases.save(one.id, "live", LIVE, None)
         await aliases.save(function.id, "Nightly", NIGHTLY, None)
         changed = replace(LIVE, also=None, revision=2)
-        await aliases.save(function.id, "live", changed, 1)
-        await aliases.save(other.id, "live", None, 1)
+        await aliases.save(function.id, "live", changed, LIVE)
+        await aliases.save(other.id, "live", None, LIVE)
     async with open_store(tmp_path) as store:
         aliases = SqlAliases(store.database)
         mine = [StoredAlias(function_id=function.id, alias=one) for one in (NIGHTLY, changed)]
@@ -43,13 +43,14 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
     await store.create(function, a_version(function))
     aliases: AliasStore = SqlAliases(store.database)
     with pytest.raises(Outdated):
-        await aliases.save(function.id, "live", LIVE, 1)
+        await aliases.save(function.id, "live", LIVE, LIVE)
     await aliases.save(function.id, "live", LIVE, None)
-    for revision in (None, 2):
+    # One that was removed and made anew begins with the same revision.
+    for known in (None, replace(LIVE, revision=2), replace(LIVE, version=3)):
         with pytest.raises(Outdated):
-            await aliases.save(function.id, "live", replace(LIVE, version=9), revision)
+            await aliases.save(function.id, "live", replace(LIVE, version=9), known)
         with pytest.raises(Outdated):
-            await aliases.save(function.id, "live", None, revision)
+            await aliases.save(function.id, "live", None, known)
     assert [one.alias for one in await aliases.load()] == [LIVE]
 
 

@@ -270,7 +270,7 @@ async def test_every_kind_of_shared_state_is_among_the_changes(
             function.id,
             [
                 lambda: SqlAliases(database).save(function.id, "a", alias, None),
-                lambda: SqlAliases(database).save(function.id, "a", None, 1),
+                lambda: SqlAliases(database).save(function.id, "a", None, alias),
             ],
         ),
         "policy": (

@@ -22,8 +22,8 @@ class AliasStore(Protocol):
         """All of them, or those of the functions with these ids."""
 
     async def save(
-        self, function_id: str, name: str, alias: Alias | None, revision: int | None
+        self, function_id: str, name: str, alias: Alias | None, known: Alias | None
     ) -> None:
-        """Replaces the one that has this revision; None: makes it. `alias` None: removes it. Raises
-        `NotFound` if the function was deleted, and `Outdated` if the alias is another by now.
+        """Replaces `known`; None: makes it. `alias` None: removes it. Raises `NotFound` if the
+        function was deleted, and `Outdated` if the alias is another by now.
         """

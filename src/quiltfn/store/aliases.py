@@ -38,25 +38,27 @@ class SqlAliases:
         return await self._database.read(work)
 
     async def save(
-        self, function_id: str, name: str, alias: Alias | None, revision: int | None
+        self, function_id: str, name: str, alias: Alias | None, known: Alias | None
     ) -> None:
         """As the port says."""
         there = select(owner.c.tenant_id).where(owner.c.id == function_id)
         this = row.c.function_id == function_id, row.c.name == name
-        found = select(row.c.revision).where(*this)
+        found = select(row.c.alias).where(*this)
 
         def work(connection: Connection) -> None:
             tenant_id = connection.execute(there).scalar()
             if tenant_id is None:
                 raise NotFound("the function was deleted")
-            if connection.execute(found).scalar() != revision:
+            stored = connection.execute(found).scalar()
+            # As a whole: one that was removed and made anew begins with the same revision.
+            if (None if stored is None else convert(stored, Alias)) != known:
                 raise Outdated
             changes.record(connection, ChangeKind.ALIAS, tenant_id, function_id)
             if alias is None:
                 connection.execute(delete(row).where(*this))
                 return
             values = {"alias": msgspec.to_builtins(alias), "revision": alias.revision}
-            if revision is None:
+            if known is None:
                 key = {"function_id": function_id, "name": name}
                 connection.execute(insert(row), key | values)
             else:
