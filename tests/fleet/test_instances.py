@@ -56,6 +56,23 @@ def test_calls_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
         until(lambda: most() == 2)
 
 
+def test_calls_of_two_versions_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
+    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    function = one.deploy("echo old", max_instances=1)
+    there = on(two, function)
+    assert one.call("PUT", function.path, {"handler": "echo new"}).status_code == 200
+    alias = f"{function.path}/aliases/live"
+    assert one.call("PUT", alias, {"version": 1}).status_code == 200
+    until(lambda: two.call("GET", alias).status_code == 200)
+    with most_at_a_time(one, two) as most:
+        for query in ("version=1", "alias=live"):
+            named = two.call("POST", f"{there.path}/invoke?{query}").json()
+            assert named["stdout"] == "old\n"
+            assert named["execution_node_id"] == "two"
+            assert function.invoke()["stdout"] == "new\n"
+    assert most() == 1
+
+
 def test_a_function_is_changed_where_another_node_keeps_its_minimum(fleet: Fleet) -> None:
     """Every place is taken by what that node keeps ready."""
     one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
