@@ -194,6 +194,33 @@ def test_ctrl_c_is_130_without_a_traceback() -> None:
     assert (process.returncode, out, err) == (130, "", "")
 
 
+HALF_MADE = """
+import http.client, socket, sys
+from quiltfn.cli import root
+class Other:
+    def __del__(self): self.gone
+sys.unraisablehook = root.of_interrupted
+http.client.HTTPResponse.__new__(http.client.HTTPResponse)
+socket.SocketIO.__new__(socket.SocketIO)
+assert {control}
+"""
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        "True",
+        "Other()",
+        "not setattr(sys, 'unraisablehook', "
+        "sys.__unraisablehook__) and socket.SocketIO.__new__(socket.SocketIO)",
+    ],
+)
+def test_a_connection_that_was_interrupted_while_it_was_made_is_not_told_of(control: str) -> None:
+    code = HALF_MADE.format(control=control)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("Exception ignored" in done.stderr) is (control != "True")
+
+
 @pytest.mark.parametrize("after_s", [0.02, 0.06, 0.1])
 def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

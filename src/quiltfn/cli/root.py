@@ -189,12 +189,22 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def of_interrupted(told: "sys.UnraisableHookArgs") -> None:
+    """Says nothing of a connection that Ctrl-C interrupted while it was made, whose end looks for
+    what was to be set last. Whatever else cannot be raised is told as always.
+    """
+    place = type(told.object).__module__
+    if not (isinstance(told.exc_value, AttributeError) and place in ("http.client", "socket")):
+        sys.__unraisablehook__(told)
+
+
 def main() -> int:
     """The program; returns the exit code. Characters that the terminal cannot show are escaped."""
     if "_ARGCOMPLETE" in os.environ:
         from quiltfn.cli import completion  # noqa: PLC0415 — for a shell that asks alone
 
         completion.answer(os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", ""))
+    sys.unraisablehook = of_interrupted
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
