@@ -5,7 +5,15 @@ import random
 
 import pytest
 
-from quiltfn.model.canary import LEAST, CanaryCounters, RollbackRule, is_beyond, tail, verdict
+from quiltfn.model.canary import (
+    LEAST,
+    ONE_IN,
+    CanaryCounters,
+    RollbackRule,
+    is_beyond,
+    tail,
+    verdict,
+)
 
 RULE = RollbackRule(error_rate=0.05)
 
@@ -34,6 +42,25 @@ def test_the_tail_of_many_calls_is_found() -> None:
     assert 0 < tail(5_300, 100_000, 0.05) < 1e-4
     assert tail(5_000, 100_000, 0.05) == 1.0
     assert tail(100_000, 100_000, 0.001) == 0.0  # too small to be written
+
+
+@pytest.mark.parametrize("calls", [10_000, 1_000_000])
+def test_what_is_asked_after_each_call_is_told_after_few_terms(calls: int) -> None:
+    asked = 0
+
+    class Calls(int):
+        """Counts the terms, of each of which it is a factor."""
+
+        def __sub__(self, other: int) -> int:
+            nonlocal asked
+            asked += 1
+            return int(self) - other
+
+    for sigmas in (0.1, 1.0, 2.0):
+        count = round(calls / 2 + sigmas * math.sqrt(calls) / 2)
+        assert tail(count, Calls(calls), 0.5, 1 / ONE_IN) >= 1 / ONE_IN
+        assert not is_beyond(count, calls, 0.5)
+    assert asked < math.sqrt(calls)
 
 
 def test_less_than_three_failures_say_nothing() -> None:

@@ -54,11 +54,14 @@ def verdict(rule: RollbackRule, counters: CanaryCounters) -> str | None:
 
 def is_beyond(count: int, calls: int, rate: float) -> bool:
     """Whether so many of the calls, or more, are too unlikely at that rate."""
-    return count >= LEAST and tail(count, calls, rate) * ONE_IN < 1
+    return count >= LEAST and tail(count, calls, rate, 1 / ONE_IN) * ONE_IN < 1
 
 
-def tail(count: int, calls: int, rate: float) -> float:
-    """The probability of `count` or more of `calls`, each with the probability `rate`."""
+def tail(count: int, calls: int, rate: float, enough: float = 1.0) -> float:
+    """The probability of `count` or more of `calls`, each with the probability `rate`; where it is
+    `enough` or more, some number from there on. It is asked for after each call, and of a million
+    calls it has thousands of terms.
+    """
     if count <= calls * rate:
         return 1.0  # it is a half or more, and of no interest
     logs = math.lgamma(calls + 1) - math.lgamma(count + 1) - math.lgamma(calls - count + 1)
@@ -66,7 +69,7 @@ def tail(count: int, calls: int, rate: float) -> float:
     total = 0.0
     for at in range(count, calls + 1):  # the terms become less from here on
         total += term
-        if term < total * 1e-9:
+        if total >= enough or term < total * 1e-9:
             break
         term *= (calls - at) / (at + 1) * rate / (1 - rate)
     return total
