@@ -20,6 +20,7 @@ from quiltfn.store import audit, record_list
 # Whoever runs the tests may have stored a server and a key, which no command of a test may ask.
 NO_PROFILES = tempfile.TemporaryDirectory(prefix="quiltfn-config-")
 os.environ["XDG_CONFIG_HOME"] = NO_PROFILES.name
+os.environ.pop("QUILTFN_PROFILE", None)
 # A machine that is busy with other work is no reason to fail.
 ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("any machine", ANY_MACHINE)
