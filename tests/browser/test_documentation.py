@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -28,6 +29,17 @@ def test_what_is_searched_for_is_found_without_the_internet(open_page: Open) -> 
     expect(page.locator("p.context").first).to_contain_text("dead letter")
     found.first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Queue calls")
+
+
+@pytest.mark.parametrize("at", ["search.html?q={}", "search.html?q=timeout&highlight={}", "#{}"])
+def test_text_in_the_address_is_no_html(open_page: Open, at: str) -> None:
+    page = open_page()
+    told = quote('"><img src=x onerror="window.ran=1"><script>window.ran=1</script>')
+    page.goto(f"/docs/{at.format(told)}")
+    whole = ".search-summary" if "?" in at else "h1"
+    expect(page.locator(whole).first).to_be_visible()
+    assert page.evaluate("window.ran") is None
+    assert page.locator("img[src=x]").count() == 0
 
 
 def test_an_operation_is_sent_from_its_page(

@@ -191,7 +191,20 @@ def test_names_are_those_of_the_server_that_the_line_names() -> None:
 def test_what_could_mean_something_to_a_shell_is_not_offered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hostile = ["ok", "$(id)", "a b", "a;b", "a`b", "\x1b[31m", "a\nb", ""]
+    hostile = [
+        "ok",
+        "$(id)",
+        "a b",
+        "a;b",
+        "a`b",
+        "\x1b[31m",
+        "a\nb",
+        "",
+        "--url",
+        "-o",
+        "../x",
+        "n" * 65,
+    ]
     many = [f"n{number}" for number in range(1000)]
     monkeypatch.setitem(completion.LISTS, "function", lambda *_: [*hostile, *many])
     found = completion.names("function", "", asked(url="http://127.0.0.1:9"))

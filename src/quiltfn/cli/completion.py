@@ -27,9 +27,10 @@ from quiltfn.sdk import Client
 
 # Somebody waits for it with a finger on the key.
 SERVER_TIMEOUT_S = 1.0
-# No more names than a person would read, and none that could mean something to a shell.
+# No more names than a person would read, and none that could mean something to a shell, be taken
+# for an option, or fill a line: names have 64 characters at most.
 NAMES_MAX = 200
-HARMLESS = re.compile(r"[\w.:/@-]+")
+HARMLESS = re.compile(r"\w[\w.:/@-]{0,63}")
 # What a shell that asks has set.
 ASKED = "_ARGCOMPLETE"
 HELP_TIMEOUT_S = 3.0
