@@ -209,6 +209,38 @@ def test_a_change_is_told_field_by_field_and_takes_one_version(shop: Shop) -> No
     assert shop.answer() == "second from the wheel"
 
 
+def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop: Shop) -> None:
+    shop.write()
+    shop.deploy("--canary", "10%")
+    path = f"/api/functions/{shop.get('/api/functions/by-name/hello')['id']}/aliases/live"
+    assert (shop.get(path)["version"], shop.get(path)["also"]) == (1, None)
+    assert shop.deploy("--canary", "10%")["steps"] == []
+    shop.write("second")
+    steps = shop.deploy("--canary", "10%")["steps"]
+    assert ["update", "alias"] in [[one["verb"], one["noun"]] for one in steps]
+    assert shop.get(path)["also"] == {"version": 2, "weight": 0.1}
+    assert shop.answer() == "second from the wheel"
+    assert shop.deploy("--canary", "10%")["steps"] == []
+    assert shop.deploy()["steps"] == [], "aliases are left alone"
+    # As where a deploy was killed between the two.
+    assert shop.server.call("PUT", path, {"version": 1}).status_code == 200
+    (step,) = shop.deploy("--canary", "50%")["steps"]
+    assert (step["noun"], shop.get(path)["also"]) == ("alias", {"version": 2, "weight": 0.5})
+    assert shop.server.call("PUT", path, {"version": 2}).status_code == 200
+    shop.write("third", FILE.replace('environment = { PLAIN = "1" }', ""))
+    (shop.directory / "src" / "main.py").write_text("def handler(event, context):\n    1 / 0\n")
+    shop.deploy("--canary", "50%")
+    for _ in range(100):
+        shop.answer("hello@live")
+        if shop.get(path)["also"] is None:
+            break
+    assert shop.get(path)["version"] == 2
+    assert shop.get(path)["rolled_back"].startswith("version 3: 3 of 3 calls failed")
+    assert {shop.answer("hello@live") for _ in range(5)} == {"second from the wheel"}
+    wrong = shop.run("deploy", "--canary", "much")
+    assert (wrong.code, "--canary must be a percentage" in wrong.stderr) == (2, True)
+
+
 def test_files_that_are_no_code_are_not_sent_and_make_no_version(shop: Shop) -> None:
     here = 'code = "."\nrequirements = "src/requirements.txt"'
     text = FILE.replace('code = "src"', here).replace("main:handler", "src/main.handler")

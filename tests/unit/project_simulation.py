@@ -8,6 +8,7 @@ from msgspec.structs import asdict, replace
 
 from quiltfn.cli.project.plan import (
     LABEL,
+    LIVE,
     CurrentFunction,
     CurrentState,
     DesiredState,
@@ -16,6 +17,8 @@ from quiltfn.cli.project.plan import (
     changed_fields,
 )
 from quiltfn.wire import (
+    Alias,
+    AliasShare,
     AsyncPolicy,
     Destination,
     Function,
@@ -132,7 +135,8 @@ class Simulation:
         there = self.functions[step.name].function
         names = changed_fields(wanted.new, there)
         assert names, "an update of nothing makes a version"
-        self._change(step.name, **{one: getattr(wanted.new, one) for one in names})
+        changes = {one: getattr(wanted.new, one) for one in names}
+        self._change(step.name, **changes, current_version=there.current_version + 1)
 
     def _change(self, name: str, **fields: Any) -> None:
         one = self.functions[name]
@@ -151,6 +155,21 @@ class Simulation:
         url = None if new is None else url_of(new, step.name)
         self.functions[step.name] = replace(self.functions[step.name], url=url)
 
+    def alias(self, step: Step) -> None:
+        assert self.wanted.canary is not None
+        assert step.function is not None
+        there = self.functions[step.function]
+        current = there.function.current_version
+        if step.verb is Verb.CREATE:
+            assert there.live is None
+            live = Alias(name=LIVE, version=current, also=None, updated_at=1)
+        else:
+            assert there.live is not None, "a part of the calls of no alias"
+            also = AliasShare(version=current, weight=self.wanted.canary)
+            assert there.live.version != current, "a version beside itself"
+            live = replace(there.live, also=also, rolled_back=None)
+        self.functions[step.function] = replace(there, live=live)
+
     def schedule(self, step: Step) -> None:
         if step.verb is Verb.DELETE:
             del self.schedules[step.name]
@@ -161,6 +180,14 @@ class Simulation:
         self.schedules[step.name] = schedule_of(new)
 
 
+def _has_canary(there: CurrentFunction, weight: float) -> bool:
+    """Whether calls by the alias run on the version that serves, or a part of them does."""
+    live, current = there.live, there.function.current_version
+    if live is None or live.version == current:
+        return live is not None
+    return live.also == AliasShare(version=current, weight=weight)
+
+
 def is_as_wanted(wanted: DesiredState, found: CurrentState) -> bool:
     """Whether a server has what is wanted, and nothing else of the project: looked at anew, and not
     as plans do.
@@ -168,6 +195,8 @@ def is_as_wanted(wanted: DesiredState, found: CurrentState) -> bool:
     for name, one in wanted.functions.items():
         there = found.functions.get(name)
         if there is None or there.function.state not in ("active", "paused"):
+            return False
+        if wanted.canary is not None and not _has_canary(there, wanted.canary):
             return False
         if any(
             getattr(one.new, field) != getattr(there.function, field)

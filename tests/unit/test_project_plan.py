@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from quiltfn.cli.project.plan import (
     LABEL,
+    LIVE,
     CurrentFunction,
     CurrentState,
     DesiredFunction,
@@ -22,6 +24,8 @@ from quiltfn.cli.project.plan import (
     plan_to_destroy,
 )
 from quiltfn.wire import (
+    Alias,
+    AliasShare,
     NewAsyncPolicy,
     NewDestination,
     NewFunction,
@@ -108,7 +112,8 @@ def wanted_projects(draw: st.DrawFn) -> DesiredState:
             record_policy=draw(records),
             schedules={one: draw(schedules(one, name)) for one in own},
         )
-    return DesiredState(project=PROJECT, functions=found)
+    canary = draw(st.none() | st.sampled_from([0.1, 0.5]))
+    return DesiredState(project=PROJECT, functions=found, canary=canary)
 
 
 @st.composite
@@ -120,8 +125,21 @@ def servers(draw: st.DrawFn) -> CurrentState:
         state = draw(st.sampled_from(["pending", "deploying", "active", "paused", "error"]))
         new = draw(functions(name))
         url = draw(st.none() | urls)
+        current = draw(st.integers(1, 3))
+        function = function_of(
+            new, cluster_id=f"{LABEL}{PROJECT}", state=state, current_version=current
+        )
+        shares = st.builds(AliasShare, version=st.just(current), weight=st.sampled_from([0.1, 0.9]))
+        older = st.builds(
+            Alias,
+            name=st.just(LIVE),
+            version=st.integers(1, current),
+            also=st.none() | shares,
+            updated_at=st.just(1),
+        )
         found[name] = CurrentFunction(
-            function=function_of(new, cluster_id=f"{LABEL}{PROJECT}", state=state),
+            function=function,
+            live=draw(st.none() | older),
             etag='"1"',
             url=None if url is None else url_of(url, name),
             async_policy=policy_of(draw(policies)),
@@ -278,3 +296,20 @@ def test_settings_of_a_runtime_are_told_field_by_field() -> None:
     found.runtimes[one.name] = runtime_of(one)  # type: ignore[index]
     update = plan_for(wanted(new, runtime=other), found).steps[1]
     assert FieldChange("network", "none", "egress") in update.changes
+
+
+def test_aliases_are_left_alone_without_a_canary() -> None:
+    steps = plan_for(wanted(NEW), had(OLD)).steps
+    assert all(one.noun is not Noun.ALIAS for one in steps)
+
+
+def test_what_calls_run_on_is_kept_before_an_update_and_split_after_it() -> None:
+    plan = plan_for(replace(wanted(NEW), canary=0.1), had(OLD))
+    assert [(one.verb, one.noun) for one in plan.steps] == [
+        (Verb.CREATE, Noun.ALIAS),
+        (Verb.UPDATE, Noun.FUNCTION),
+        (Verb.UPDATE, Noun.ALIAS),
+    ]
+    assert plan.steps[2].changes == (
+        FieldChange("also", None, "the new version, 10% of the calls"),
+    )

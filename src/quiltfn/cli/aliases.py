@@ -33,12 +33,8 @@ class RollbackOptions(Struct, frozen=True, kw_only=True):
         """None: it is not taken back. Raises `BadParameter`."""
         if self.error_rate is None and self.p99_ms is None:
             return None
-        rate = None
-        if self.error_rate is not None:
-            found = PERCENT.fullmatch(self.error_rate)
-            if found is None:
-                raise BadParameter(f"--error-rate must be as 5%, not {self.error_rate!r}")
-            rate = round(float(found[1]) / 100, 4)
+        given = self.error_rate
+        rate = None if given is None else fraction_of(given, "--error-rate")
         return RollbackRule(error_rate=rate, p99_ms=self.p99_ms, within_s=self.within_s)
 
 
@@ -84,6 +80,14 @@ def remove_alias(name_or_id: NameOrId, alias: AliasName, connection: Connection)
     with connection.session(name_or_id) as at:
         gone = at.client.functions.delete_alias(name_or_id, alias)
         at.show(gone, lambda _: show.say(f"{alias} is removed"), {"deleted": True})
+
+
+def fraction_of(text: str, option: str) -> float:
+    """What a percentage stands for. Raises `BadParameter`."""
+    found = PERCENT.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise BadParameter(f"{option} must be a percentage such as 5%, not {text!r}")
+    return round(float(found[1]) / 100, 4)
 
 
 def _share(text: str) -> AliasShare:

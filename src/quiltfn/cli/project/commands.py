@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from quiltfn.cli import progress, show, urls, watching
+from quiltfn.cli.aliases import fraction_of
 from quiltfn.cli.output import Output
-from quiltfn.cli.parsing import Argument, Exit, Option
+from quiltfn.cli.parsing import Argument, BadParameter, Exit, Option
 from quiltfn.cli.project import drawing, file, state
-from quiltfn.cli.project.plan import CurrentState, DesiredState, Noun, Plan, Step, plan_for
+from quiltfn.cli.project.plan import CurrentState, DesiredState, Noun, Plan, Step, Verb, plan_for
 from quiltfn.cli.project.sources import Sources
 from quiltfn.cli.project.steps import ChangedMeanwhile, Execution, Upload
 from quiltfn.cli.session import Connection, Session
@@ -40,6 +42,13 @@ class DeployOptions(Struct, frozen=True, kw_only=True):
         bool, Option(("--dry-run",), help="Show what would be done, and do nothing.")
     ] = False
     watch: Annotated[bool, Option(("--watch",), help="Deploy again after every edit.")] = False
+    canary: Annotated[
+        str | None,
+        Option(
+            metavar="PERCENT",
+            help="Give a new version this part of the calls by NAME@live, such as 10%.",
+        ),
+    ] = None
     env_file: Annotated[
         Path | None,
         Option(
@@ -60,9 +69,13 @@ def deploy(
     """Make the server have what quiltfn.toml says: functions, code, URLs, schedules, policies.
 
     Nothing is done where nothing has changed. A function whose new version cannot serve goes on
-    with the old one, and nothing is deleted then. Exit codes: 0 it is as the file says; 1 refused,
-    and what serves is as before; 2 the command line or the file is wrong; 3 some of it was done.
+    with the old one, and nothing is deleted then. With --canary, calls by NAME@live stay on the
+    version before, but for that part of them; it is taken back where 5% of those fail. Exit codes:
+    0 it is as the file says; 1 refused, and what serves is as before; 2 the command line or the
+    file is wrong; 3 some of it was done.
     """
+    if options.canary is not None and options.watch:
+        raise BadParameter("give --canary or --watch, not both")
     with connection.session() as at:
         project = Project(at, directory, options, yes)
         if not options.watch:
@@ -108,6 +121,8 @@ class Project:
         self._says_yes = yes
         self._steps: list[Step] = []  # what was done
         self._failed: dict[str, str] = {}
+        given = options.canary
+        self._canary = None if given is None else fraction_of(given, "--canary")
 
     def turn(self) -> None:
         """As `deploy`, where the next edit may do what this one does not."""
@@ -123,7 +138,8 @@ class Project:
             env_file = self._options.env_file
             left_out = () if env_file is None else (env_file.name,)
             sources = Sources(self._at, found, Path(place), left_out)
-            return self.make_so(sources.wanted(), sources.upload)
+            wanted = replace(sources.wanted(), canary=self._canary)
+            return self.make_so(wanted, sources.upload)
 
     def make_so(self, wanted: DesiredState, upload: Upload = lambda _: {}) -> int:
         """Makes the server have it; returns the exit code. Raises as the client does, where nothing
@@ -131,7 +147,7 @@ class Project:
         """
         self._steps, self._failed = [], {}
         state.check_scope(self._at)
-        found = state.find(self._at, wanted.project, wanted.functions)
+        found = self._found(wanted)
         plan = plan_for(wanted, found)
         if plan.refused:
             return self._refuse(wanted, plan)
@@ -170,13 +186,17 @@ class Project:
             finally:
                 self._steps += execution.done
                 self._failed |= execution.failed
-            found = state.find(self._at, wanted.project, wanted.functions)
+            found = self._found(wanted)
             plan = plan_for(wanted, found)
             if self._failed or plan.refused or not plan.steps or plan.deletions - agreed:
                 break
             show.note(f"{why}; comparing again")
             time.sleep(random.uniform(0, FIRST_WAIT_S * 2**turn))
         return found, plan
+
+    def _found(self, wanted: DesiredState) -> CurrentState:
+        with_aliases = wanted.canary is not None
+        return state.find(self._at, wanted.project, wanted.functions, with_aliases=with_aliases)
 
     def _code(self, left: Plan) -> int:
         for name, why in self._failed.items():
@@ -241,5 +261,8 @@ class Project:
 
 
 def _is_noticed(step: Step) -> bool:
-    """Whether callers can notice it: a runtime that is added changes nothing that serves."""
-    return step.noun is not Noun.RUNTIME
+    """Whether callers can notice it: a runtime that is added, and an alias of what serves, change
+    nothing that serves.
+    """
+    is_name = step.noun is Noun.ALIAS and step.verb is Verb.CREATE
+    return step.noun is not Noun.RUNTIME and not is_name

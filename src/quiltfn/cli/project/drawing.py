@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quiltfn.cli import show
-from quiltfn.cli.project.plan import DesiredState, FieldChange, Plan, Step, Verb
+from quiltfn.cli.project.plan import LIVE, DesiredState, FieldChange, Plan, Step, Verb
 
 SIGNS = {
     Verb.CREATE: "+",
@@ -66,6 +66,8 @@ def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool)
     if not wanted.functions or not is_done:
         return
     name = next(iter(wanted.functions))
+    if wanted.canary is not None:
+        show.note(f"when it is good: quiltfn aliases set {name} {LIVE} VERSION")
     show.note(f"call it with: quiltfn invoke {name}; see its calls with: quiltfn logs {name}")
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from msgspec import Struct, field
 
 from quiltfn.wire import (
+    Alias,
     AsyncPolicy,
     Function,
     FunctionChanges,
@@ -29,6 +30,8 @@ from quiltfn.wire.fields import fields_of
 T = TypeVar("T", bound=Struct)
 
 LABEL = "project:"
+# The alias that has the versions of a canary.
+LIVE = "live"
 HIDDEN = "***"
 # Of a runtime, what follows from its files; the rest is set, and compared field by field.
 FROM_FILES = ("name", "image", "base_image", "packages", "packages_key", "environment", "shared")
@@ -54,6 +57,7 @@ class Noun(StrEnum):
     RECORD_POLICY = "record policy"
     URL = "url"
     SCHEDULE = "schedule"
+    ALIAS = "alias"
 
 
 class FieldChange(Struct, frozen=True):
@@ -89,20 +93,26 @@ class DesiredFunction(Struct, frozen=True, kw_only=True):
 
 
 class DesiredState(Struct, frozen=True, kw_only=True):
-    """What a server is to have of a project."""
+    """What a server is to have of a project. `canary`: the part of the calls by the alias LIVE that
+    a new version gets; None: aliases are left alone.
+    """
 
     project: str
     functions: Mapping[str, DesiredFunction] = {}
+    canary: float | None = None
 
 
 class CurrentFunction(Struct, frozen=True, kw_only=True):
-    """A function as a server has it. `etag`: of this very state."""
+    """A function as a server has it. `etag`: of this very state. `live`: its alias LIVE, where that
+    is asked for.
+    """
 
     function: Function
     etag: str
     url: FunctionUrl | None
     async_policy: AsyncPolicy
     record_policy: RecordPolicy
+    live: Alias | None = None
 
 
 class CurrentState(Struct, frozen=True, kw_only=True):
@@ -137,7 +147,17 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
         return Plan(refused=refused)
     steps = list(_new_runtimes(wanted, found))
     for function in wanted.functions.values():
-        steps += _serving(function, found)
+        name = function.new.name
+        is_there = name in found.functions
+        named = list(_named(wanted, name, found))
+        # What calls by the alias run on is kept before there is something else.
+        steps += named if is_there else ()
+        serving = list(_serving(function, found))
+        steps += serving
+        steps += () if is_there else named
+        if is_there:
+            is_updated = any(one.verb is Verb.UPDATE for one in serving)
+            steps += _canary(wanted, found.functions[name], is_updated=is_updated)
     for name, function in wanted.functions.items():
         steps += _around(name, function, found)
     steps += _deletions(wanted, found)
@@ -188,6 +208,29 @@ def _serving(wanted: DesiredFunction, found: CurrentState) -> Iterator[Step]:
         yield Step(verb=Verb.UPDATE, noun=Noun.FUNCTION, name=name, function=name, changes=changes)
     if there is None or there.function.state not in ("active", "paused"):
         yield Step(verb=Verb.DEPLOY, noun=Noun.FUNCTION, name=name, function=name)
+
+
+def _named(wanted: DesiredState, name: str, found: CurrentState) -> Iterator[Step]:
+    """The alias of the version that serves, where it is missing."""
+    there = found.functions.get(name)
+    if wanted.canary is not None and (there is None or there.live is None):
+        yield Step(verb=Verb.CREATE, noun=Noun.ALIAS, name=LIVE, function=name)
+
+
+def _canary(wanted: DesiredState, there: CurrentFunction, *, is_updated: bool) -> Iterator[Step]:
+    """The new version gets its part of the calls, also where a deploy was killed before that, and
+    where it was taken back since.
+    """
+    weight, live, current = wanted.canary, there.live, there.function.current_version
+    if weight is None:
+        return
+    is_behind = live is not None and live.version != current
+    also = None if live is None or live.also is None else live.also
+    has_it = also is not None and (also.version, also.weight) == (current, weight)
+    if is_updated or (is_behind and not has_it):
+        change = FieldChange("also", None, f"the new version, {weight * 100:g}% of the calls")
+        name = there.function.name
+        yield Step(verb=Verb.UPDATE, noun=Noun.ALIAS, name=LIVE, function=name, changes=(change,))
 
 
 def _changes_of(wanted: DesiredFunction, found: CurrentState) -> Iterator[FieldChange]:

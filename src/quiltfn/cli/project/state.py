@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from quiltfn.cli.parsing import Exit
-from quiltfn.cli.project.plan import LABEL, CurrentFunction, CurrentState
+from quiltfn.cli.project.plan import LABEL, LIVE, CurrentFunction, CurrentState
 from quiltfn.cli.session import Session
 from quiltfn.cli.show import complain
 from quiltfn.sdk import NotFoundError
@@ -27,7 +27,9 @@ def check_scope(at: Session) -> None:
         raise Exit(1)
 
 
-def find(at: Session, project: str, names: Collection[str]) -> CurrentState:
+def find(
+    at: Session, project: str, names: Collection[str], *, with_aliases: bool = False
+) -> CurrentState:
     """What the server has of the project, and under these names of functions."""
     client = at.client
     label = f"{LABEL}{project}"
@@ -35,7 +37,9 @@ def find(at: Session, project: str, names: Collection[str]) -> CurrentState:
     others = set(names) - ids.keys()
     with ThreadPoolExecutor(AT_ONCE) as threads:
         asked = [*ids.values(), *others]
-        functions = [one for one in threads.map(lambda one: _function(at, one), asked) if one]
+        functions = [
+            one for one in threads.map(lambda one: _function(at, one, with_aliases), asked) if one
+        ]
     return CurrentState(
         functions={one.function.name: one for one in functions},
         schedules={one.name: one for one in client.schedules.list()},
@@ -43,7 +47,7 @@ def find(at: Session, project: str, names: Collection[str]) -> CurrentState:
     )
 
 
-def _function(at: Session, name_or_id: str) -> CurrentFunction | None:
+def _function(at: Session, name_or_id: str, with_aliases: bool) -> CurrentFunction | None:
     """A function with all that belongs to it; None if there is none, or not any more."""
     functions = at.client.functions
     try:
@@ -51,12 +55,17 @@ def _function(at: Session, name_or_id: str) -> CurrentFunction | None:
         url = None
         with suppress(NotFoundError):
             url = functions.get_url(one.id, reveal=True)
+        live = None
+        if with_aliases:
+            aliases = functions.list_aliases(one.id).aliases
+            live = next((each for each in aliases if each.name == LIVE), None)
         return CurrentFunction(
             function=one,
             etag=etag,
             url=url,
             async_policy=functions.get_async_policy(one.id),
             record_policy=functions.get_record_policy(one.id),
+            live=live,
         )
     except NotFoundError:
         return None

@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.project.plan import (
     LABEL,
+    LIVE,
     CurrentState,
     DesiredFunction,
     DesiredState,
@@ -32,10 +33,13 @@ from quiltfn.sdk import (
     NotFoundError,
     RateLimitError,
 )
-from quiltfn.wire import NewRuntime
+from quiltfn.wire import AliasShare, NewRuntime, RollbackRule
 
 # Who is told to wait no longer is refused because of what else is done at this moment.
 MOMENT_S = 10
+
+# When a new version that gets a part of the calls is taken back.
+RULE = RollbackRule(error_rate=0.05)
 
 Upload = Callable[[NewRuntime], dict[str, Any]]
 
@@ -153,6 +157,19 @@ class Execution:
         else:
             self._client.functions.set_url(self._id(step), **fields_in(wanted.url))
 
+    def _alias(self, step: Step) -> None:
+        functions, weight = self._client.functions, self._wanted.canary
+        assert weight is not None, "aliases are left alone otherwise"
+        now = functions.get(self._id(step))
+        if step.verb is Verb.CREATE:
+            functions.set_alias(now.id, LIVE, now.current_version)
+            return
+        live = functions.get_alias(now.id, LIVE)
+        if live.version == now.current_version:
+            raise ChangedMeanwhile(f"the alias {LIVE} of {now.name} was changed")
+        also = AliasShare(version=now.current_version, weight=weight)
+        functions.set_alias(now.id, LIVE, live.version, also=also, rollback_on=RULE)
+
     def _schedule(self, step: Step) -> None:
         schedules = self._client.schedules
         if step.verb is Verb.DELETE:
@@ -186,6 +203,7 @@ class Execution:
         Noun.RECORD_POLICY: _record_policy,
         Noun.URL: _url,
         Noun.SCHEDULE: _schedule,
+        Noun.ALIAS: _alias,
     }
 
 
