@@ -91,7 +91,6 @@ WITHOUT_A_COMMAND = {
     "system.get_readiness": "health says more",
     "elasticity.create_operation": "for orchestrators; functions scale does the same",
     "elasticity.get_operation": "likewise",
-    "functions.get_alias": "aliases list shows them",
     "functions.get_invocation_logs": "logs --call follows them",
 }
 METHODS = {
