@@ -178,20 +178,26 @@ def test_a_node_that_stands_still_is_noticed(fleet: Fleet) -> None:
 
 
 def test_nodes_that_are_drained_one_after_the_other_fail_no_call(fleet: Fleet) -> None:
-    """As in an upgrade: what comes to a node that is drained runs at another one."""
+    """As in an upgrade: what comes to a node that is drained runs at another one, and so do calls
+    that name a version.
+    """
     nodes = Nodes(started(fleet), "echo hello", max_instances=4)
+    changed = nodes.one.call("PUT", nodes.function.path, {"handler": "echo other"})
+    assert changed.status_code == 200
     ends: list[tuple[int, str]] = []
     is_over = threading.Event()
 
-    def call(node: Server) -> None:
+    def call(node: Server, query: str) -> None:
         with httpx.Client(trust_env=False, timeout=scaled(20)) as http:
             while not is_over.is_set():
-                answer = http.post(f"{node.url}{nodes.function.path}/invoke", json={})
+                answer = http.post(f"{node.url}{nodes.function.path}/invoke{query}", json={})
                 ends.append((answer.status_code, answer.text if answer.is_error else ""))
                 time.sleep(0.02)
 
     callers = [
-        node.later(call, node) for node in (nodes.one, nodes.two, nodes.three) for _ in range(2)
+        node.later(call, node, query)
+        for node in (nodes.one, nodes.two, nodes.three)
+        for query in ("", "?version=1")
     ]
     try:
         for name in ("one", "two", "three"):

@@ -119,14 +119,21 @@ class Placed:
         self.functions: set[tuple[str, int]] = set()
         self.calls: list[tuple[str, str]] = []
         self.refuses: Refusal | None = None
+        self.is_current: bool | None = None
         self.is_taking = True
         self.loads: list[tuple[str, PoolLoad | None]] = []
         self.own_load: PoolLoad | None = None
 
     async def place(
-        self, function_id: str, version: int, tried: Collection[str] = ()
+        self,
+        function_id: str,
+        version: int,
+        tried: Collection[str] = (),
+        *,
+        is_current: bool = True,
     ) -> Destination | None:
         self.functions.add((function_id, version))
+        self.is_current = is_current
         left = [one for one in self.goes_to if one not in tried]
         return Destination(left[0], may_wait=True) if left else None
 
@@ -416,6 +423,15 @@ async def test_the_request_to_the_node_ends_with_a_stream_that_nobody_reads(node
     assert not isinstance(response.body, bytes)
     await response.body.aclose()  # type: ignore[attr-defined]
     assert sent.is_lost
+
+
+async def test_a_call_that_names_a_version_is_placed_as_one(nodes: Nodes) -> None:
+    path = "/api/functions/invoke/cat"
+    for query, is_current in (("", True), ("?version=1", False)):
+        answer = await nodes.http.post(path + query, json={"payload": "grain"})
+        assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")
+        assert nodes.placed.is_current is is_current
+    assert nodes.there.sandboxes.calls == 2
 
 
 async def test_a_call_that_is_only_accepted_is_accepted_here(nodes: Nodes) -> None:

@@ -18,7 +18,7 @@ from quiltfn.api.call_response import long_response
 from quiltfn.api.fleet_node import PER_CONNECTION, FleetNode, request_of
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import CutShort, Header, Response, encode
-from quiltfn.api.route import Application, RequestContext, Route
+from quiltfn.api.route import Application, CalledFunction, RequestContext, Route
 from quiltfn.catalog import Entry
 from quiltfn.ids import made_at_ms, new_id
 from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
@@ -49,20 +49,23 @@ async def elsewhere(context: RequestContext[Any], route: Route) -> Response | No
     if context.request.forwarded is not None:  # it was decided where it was asked
         return None
     if route.called is not None:
-        entry = route.called(context)
-        return None if entry is None else await _placed(context, entry)
+        called = route.called(context)
+        return None if called is None else await _placed(context, called)
     if "invocation_id" in context.parameters:
         return await _where_it_is(context, route)
     return None
 
 
-async def _placed(context: RequestContext[Any], entry: Entry) -> Response | None:
+async def _placed(context: RequestContext[Any], called: CalledFunction) -> Response | None:
     """The response of another node that took the call; None: it is to run here."""
     fleet: FleetNode = context.services.fleet
+    entry, is_current = called.entry, called.is_current
     function_id, version = entry.function.id, entry.version.number
     tried: set[str] = set()
     for _ in range(TRIES):
-        destination = await fleet.placement.place(function_id, version, tried)
+        destination = await fleet.placement.place(
+            function_id, version, tried, is_current=is_current
+        )
         if destination is None:
             return None
         context.invocation_id = context.invocation_id or new_id()

@@ -15,7 +15,7 @@ from quiltfn.api.function_list import PoolServices, shown_function
 from quiltfn.api.guards import check_connection
 from quiltfn.api.live_call import cancelled_if_lost, stream_call
 from quiltfn.api.response import Response, json_response
-from quiltfn.api.route import RequestContext
+from quiltfn.api.route import CalledFunction, RequestContext
 from quiltfn.api.work import WAIT_MAX_S, WorkServices, accept_call, wants_async
 from quiltfn.call_timeline import call_timeline
 from quiltfn.catalog import Entry
@@ -134,16 +134,18 @@ def invoke_function_by_name(context: RequestContext[FunctionServices]) -> Awaita
     return _invoke(context, context.entry_by_name())
 
 
-def called_by_id(context: RequestContext[FunctionServices]) -> Entry | None:
-    """The function whose current version the request calls; None: it only has the call accepted, or
-    names a version, of which other nodes are not asked whether they have instances.
-    """
-    return None if names_version(context) or wants_async(context) else context.entry()
+def called_by_id(context: RequestContext[FunctionServices]) -> CalledFunction | None:
+    """The function that the request calls; None: it only has the call accepted."""
+    if wants_async(context):
+        return None
+    return CalledFunction(context.entry(), not names_version(context))
 
 
-def called_by_name(context: RequestContext[FunctionServices]) -> Entry | None:
+def called_by_name(context: RequestContext[FunctionServices]) -> CalledFunction | None:
     """As `called_by_id`."""
-    return None if names_version(context) or wants_async(context) else context.entry_by_name()
+    if wants_async(context):
+        return None
+    return CalledFunction(context.entry_by_name(), not names_version(context))
 
 
 def _request(

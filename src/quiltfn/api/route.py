@@ -117,7 +117,16 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
 
 Handler = Callable[[RequestContext[Any]], Awaitable[Response]]
 Found = Callable[[RequestContext[Any], str], Awaitable[Response | None]]
-Called = Callable[[RequestContext[Any]], Entry | None]
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    """What a request calls. `is_current`: its current version."""
+
+    entry: Entry
+    is_current: bool = True
+
+
+Called = Callable[[RequestContext[Any]], CalledFunction | None]
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,9 +20,8 @@ from quiltfn.api.guards import check_credentials, check_origin
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
 from quiltfn.api.passed_on import announced_length
 from quiltfn.api.response import INVOCATION_ID, Header, Response
-from quiltfn.api.route import NOBODY, RequestContext
+from quiltfn.api.route import NOBODY, CalledFunction, RequestContext
 from quiltfn.api.urls import UrlServices
-from quiltfn.catalog import Entry
 from quiltfn.health import Health
 from quiltfn.http_trigger import cgi, cloudevents, cors, prelude
 from quiltfn.http_trigger.answer import BadAnswer, HandlerAnswer, Head, sent_headers
@@ -186,12 +185,12 @@ async def _by_alias(context: RequestContext[UrlCallServices], asked: UrlRequest)
     return msgspec.structs.replace(asked, version=version)
 
 
-def called(context: RequestContext[UrlCallServices]) -> Entry | None:
-    """The function whose current version the request calls; None: it calls none, or one that an
-    alias names.
-    """
+def called(context: RequestContext[UrlCallServices]) -> CalledFunction | None:
+    """The function that the request calls; None: it calls none."""
     asked: UrlRequest = context.body
-    return None if asked.is_preflight or asked.version is not None else asked.found.entry
+    if asked.is_preflight:
+        return None
+    return CalledFunction(asked.found.entry, asked.version is None)
 
 
 async def _identify(context: RequestContext[UrlCallServices]) -> Caller:

@@ -2,7 +2,8 @@
 
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
 node may start; where this node lacks the image that it shows, rather one that a node with the image
-may start. Else the call waits: here where this node may have instances, or at a node that may.
+may start. Else the call waits: here where this node may have instances, or at a node that may. A
+call of a version that is not the current one runs here: nodes do not tell of its instances.
 A node that runs no new calls sends all that it still gets to others; one that does not reach the
 store goes on with the instances that it has, and sends what needs others.
 """
@@ -40,10 +41,17 @@ class Placement:
         self.on_told: list[Callable[[str, PoolLoad], None]] = []
 
     async def place(
-        self, function_id: str, version: int, tried: Collection[str] = ()
+        self,
+        function_id: str,
+        version: int,
+        tried: Collection[str] = (),
+        *,
+        is_current: bool = True,
     ) -> Destination | None:
         if not self._serves():
             return self._elsewhere(function_id, version, tried)
+        if not is_current:
+            return None
         here = self._pool(function_id)
         if here is not None and here.idle:
             return None

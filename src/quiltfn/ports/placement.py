@@ -30,9 +30,16 @@ class Placement(Protocol):
     """Where calls run: here, or on another node."""
 
     async def place(
-        self, function_id: str, version: int, tried: Collection[str] = ()
+        self,
+        function_id: str,
+        version: int,
+        tried: Collection[str] = (),
+        *,
+        is_current: bool = True,
     ) -> Destination | None:
-        """The node that is to run a call, but for those that were tried; None: this one."""
+        """The node that is to run a call, but for those that were tried; None: this one. `version`:
+        the current one of the function; `is_current`: whether it is the one that is called.
+        """
 
     def sent(self, node: str, function_id: str) -> None:
         """A call of the function goes to the node."""
