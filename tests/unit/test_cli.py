@@ -574,11 +574,18 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
         "functions get hello --output xml",
         "invoke hello --payload a --payload-file -",
         "invoke hello --payload-file /does/not/exist",
+        "invoke @1 --payload a",
+        "invoke hello@ --payload a",
+        "invoke a/b --payload a",
+        "functions get a/b",
     ],
 )
-def test_a_line_that_makes_no_sense_is_exit_code_2_and_asks_nobody(fake: Fake, line: str) -> None:
+def test_a_line_that_makes_no_sense_is_exit_code_2_and_asks_nobody(
+    fake: Fake, capsys: Captured, line: str
+) -> None:
     assert run(line.split()) == 2
     assert fake.asked == []
+    assert "quiltfn has a bug" not in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("fake")

@@ -139,6 +139,18 @@ def test_login_stores_nothing_of_a_key_that_is_refused(
     assert server.asked_with == [("http://127.0.0.1:8080", "quilt_sk_wrong")]
 
 
+def test_login_without_a_key_takes_none_of_another_profile(
+    server: Server, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Profile(url="http://lab.example", api_key="quilt_sk_good")
+    profiles.write(Profiles(current="lab", profiles={"lab": good}))
+    typed("", monkeypatch)
+    assert run(["login", "--url", "http://lab.example", "--profile", "second"]) == 1
+    assert "nothing was stored" in capsys.readouterr().err
+    assert server.asked_with == [("http://lab.example", None)]
+    assert list(profiles.read().profiles) == ["lab"]
+
+
 def test_on_a_terminal_the_key_is_asked_for_unseen(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

@@ -467,3 +467,34 @@ def test_who_drains_a_node_that_does_not_hear_it_is_told_so(
     assert run(["nodes", verb, "one"]) == 0
     err = capsys.readouterr().err
     assert said in err if said else not err
+
+
+# --- aliases -------------------------------------------------------------------------------------
+
+LIVE = {
+    "name": "live",
+    "version": 4,
+    "also": {"version": 5, "weight": 0.1},
+    "updated_at": 1_700_000_000,
+}
+
+
+def test_an_alias_is_set_and_listed_in_words(fake: Fake, capsys: Captured) -> None:
+    fake.answers["PUT", f"/{ID}/aliases/live"] = (200, LIVE)
+    assert run(["aliases", "set", ID, "live", "4", "--also", "5=10%"]) == 0
+    assert fake.body["also"] == {"version": 5, "weight": 0.1}
+    said = capsys.readouterr().out
+    assert said == "live is version 4, and version 5 for 10% of its calls\n"
+    fake.answers["GET", f"/{ID}/aliases"] = (200, {"aliases": [LIVE]})
+    assert run(["aliases", "list", ID]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ALIAS", "VERSION", "ALSO", "CHANGED", "TAKEN", "BACK"]
+    assert row.split()[:3] == ["live", "4", "5=10%"]
+
+
+@pytest.mark.parametrize("share", ["5", "5=0%", "5=0.09%", "5=99.91%", "5=100%", "5=0.1", "x=5%"])
+def test_a_share_that_cannot_be_says_which_can(fake: Fake, capsys: Captured, share: str) -> None:
+    assert run(["aliases", "set", ID, "live", "4", "--also", share]) == 2
+    told = capsys.readouterr().err
+    assert "--also must be VERSION=PERCENT, from 0.1% to 99.9%" in told
+    assert fake.asked == []

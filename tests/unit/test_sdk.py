@@ -382,6 +382,8 @@ NAN = float("nan")
         ),
         (lambda at: at.functions.get("a/b"), ValueError, "function must be .* not 'a/b'"),
         (lambda at: at.functions.deploy(""), ValueError, "function must not be empty"),
+        (lambda at: at.invoke("@1"), ValueError, "function must not be empty"),
+        (lambda at: at.invoke("a@"), ValueError, "a version or an alias behind @, not 'a@'"),
         (lambda at: at.runtimes.get(None), TypeError, "a name or id must be text, not None"),
         (lambda at: at.runtimes.upload_image("no.tar"), ValueError, "archive: there is no file no"),
         (lambda at: at.runtimes.upload_image(7), TypeError, "archive must be a path, not int"),

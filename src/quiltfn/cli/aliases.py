@@ -13,6 +13,7 @@ from quiltfn.wire import Alias, AliasList, AliasShare, RollbackRule
 app = Group(name="aliases", help="Name versions of a function, and split calls between two.")
 AliasName = Annotated[str, Argument(help="The alias, such as live.")]
 PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
+LEAST, MOST = 0.1, 99.9  # percent, of the version that gets a part
 SPLIT = re.compile(r"([0-9]{1,9})=([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
 
 
@@ -92,8 +93,10 @@ def fraction_of(text: str, option: str) -> float:
 
 def _share(text: str) -> AliasShare:
     found = SPLIT.fullmatch(text)
-    if found is None:
-        raise BadParameter(f"--also must be VERSION=PERCENT, such as 4=10%, not {text!r}")
+    if found is None or not LEAST <= float(found[2]) <= MOST:
+        raise BadParameter(
+            f"--also must be VERSION=PERCENT, from {LEAST}% to {MOST}%, such as 4=10%, not {text!r}"
+        )
     return AliasShare(version=int(found[1]), weight=round(float(found[2]) / 100, 4))
 
 
@@ -102,15 +105,21 @@ def _table(found: AliasList) -> None:
         (one.name, *_cells(one), show.when(one.updated_at), one.rolled_back or "")
         for one in found.aliases
     ]
-    show.table(("alias", "version", "also", "changed", "taken back"), rows)
+    show.table(("ALIAS", "VERSION", "ALSO", "CHANGED", "TAKEN BACK"), rows)
 
 
 def _told(one: Alias) -> None:
-    version, also = _cells(one)
-    also = also and f", and {also} of the calls"
-    show.say(f"{one.name} is version {version}{also}")
+    also = one.also
+    share = (
+        "" if also is None else f", and version {also.version} for {_percent(also)} of its calls"
+    )
+    show.say(f"{one.name} is version {one.version}{share}")
 
 
 def _cells(one: Alias) -> tuple[str, str]:
     also = one.also
-    return str(one.version), "" if also is None else f"{also.version}={also.weight * 100:g}%"
+    return str(one.version), "" if also is None else f"{also.version}={_percent(also)}"
+
+
+def _percent(one: AliasShare) -> str:
+    return f"{one.weight * 100:g}%"

@@ -54,7 +54,8 @@ def login(connection: Connection) -> None:
     by_profile = None if known is None else known.url
     url = connection.url or by_profile or profiles.target(profiles.Given()).url
     key = connection.api_key or typed_key(url) or profiles.key_of_environment()
-    at_server = replace(connection, url=url, api_key=key, profile=None)
+    # An empty key is none; without one, that of another profile would be taken.
+    at_server = replace(connection, url=url, api_key=key or "", profile=None)
     try:
         with at_server.session() as at:
             who, address = at.client.system.whoami(), at.client.base_url

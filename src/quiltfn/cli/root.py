@@ -10,6 +10,7 @@ from quiltfn import __version__
 from quiltfn.cli import parsing, show
 from quiltfn.cli.parsing import WRONG, BadParameter, Exit, Group, Run
 from quiltfn.sdk import ApiError, ClientError, ConnectionFailed
+from quiltfn.sdk.named_function import NotAFunction
 
 NO_SERVER, INTERRUPTED = 3, 130
 
@@ -157,6 +158,9 @@ def run(argv: Sequence[str]) -> int:
         return end.code
     except BadParameter as error:
         show.complain(error.message, error.hint, own_lines=True)
+        return WRONG
+    except NotAFunction as error:
+        show.complain(str(error))
         return WRONG
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -17,6 +17,10 @@ BASE = "/api/functions"
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
+class NotAFunction(ValueError):
+    """What can be neither the name nor the id of a function."""
+
+
 def by_id(function_id: str) -> Request[Function]:
     return get(f"{BASE}/{segment(function_id)}", Function)
 
@@ -38,14 +42,16 @@ def on(function: str, request: Callable[[str], Request[T]]) -> Flow[T]:
 def either(
     function: str, with_id: Callable[[str], Flow[T]], with_name: Callable[[str], Flow[T]]
 ) -> Flow[T]:
-    """One of two ways, by what the word looks like. Raises TypeError and ValueError for what cannot
-    be a name."""
+    """One of two ways, by what the word looks like. Raises TypeError and `NotAFunction` for what
+    cannot be a name."""
     if not isinstance(function, str):
         raise TypeError(f"function must be a name or an id, not {type(function).__name__}")
     if not function:
-        raise ValueError("function must not be empty: it is a name or an id")
+        raise NotAFunction("function must not be empty: it is a name or an id")
     if "/" in function:
-        raise ValueError(f"function must be a name or an id, which have no slash, not {function!r}")
+        raise NotAFunction(
+            f"function must be a name or an id, which have no slash, not {function!r}"
+        )
     if not UUID.fullmatch(function):
         return (yield from with_name(function))
     try:
@@ -60,11 +66,14 @@ def either(
 
 def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Flow[T]:
     """The call of a function, by the path of its route and the query parameters that say on which
-    version: NAME@3 or NAME@ALIAS name one.
+    version: NAME@3 or NAME@ALIAS name one. Raises as `either` does.
     """
     which: dict[str, str] = {}
     if isinstance(function, str) and "@" in function:
-        function, _, reference = function.partition("@")
+        whole = function
+        function, _, reference = whole.partition("@")
+        if not reference:
+            raise NotAFunction(f"function must have a version or an alias behind @, not {whole!r}")
         which = {"version" if reference.isdigit() else "alias": reference}
     return either(
         function,
