@@ -14,6 +14,7 @@ from quiltfn.model.invocation import ExitKind, Status
 from quiltfn.model.pool_load import NO_VERSION
 from quiltfn.model.version import Version
 from quiltfn.pool.version_pools import WAITING_MAX
+from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import Harness, open_harness, until
 
 DELETED = (ExitKind.CANCELLED, "the function was deleted")
@@ -210,3 +211,30 @@ async def test_a_pool_that_serves_nothing_is_reported_while_it_has_instances(
         0,
         PoolCounts(busy=1),
     )
+
+
+async def test_calls_of_a_version_go_on_with_its_instances_after_an_update(
+    server: Harness,
+) -> None:
+    entry = await server.active("sleep 0.01", max_instances=3, min_instances=2)
+    first = entry.version
+    await asyncio.gather(*(server.invoke(entry, version=first) for _ in range(2)))
+    entry = await server.lifecycle.update(entry, {"handler": "echo two"})
+    made = len({one.number for one in server.pools.instances()})
+    records = await asyncio.gather(*(server.invoke(entry, version=first) for _ in range(1)))
+    assert [(one.version, one.cold_start) for one in records] == [(1, False)]
+    assert len(server.pools.instances()) == made
+    assert (await server.invoke(entry)).cold_start is False
+    await until(lambda: set(server.counts(entry)) == {"ready"})
+    for pool in server.pools._of(entry.function.id):
+        pool.model.check()
+        assert pool.sandboxes.keys() == pool.model.instances.keys() == pool.start_timings.keys()
+    # One that ends by itself is noticed by the pool that has it.
+    beside = server.pools._of(entry.function.id)[1]
+    [sandbox] = beside.sandboxes.values()
+    assert isinstance(sandbox, FakeSandbox)
+    sandbox.end_by_itself()
+    await until(lambda: not beside.model.instances)
+    await server.lifecycle.delete(entry)
+    await server.pools.end_running(entry.function.id, *DELETED)
+    assert server.counts(entry) == {}

@@ -40,6 +40,17 @@ def test_a_call_runs_on_the_version_that_it_names(tenant: Api) -> None:
     assert tenant.pool(function_id)["total_count"] == 2
 
 
+def test_callers_by_an_alias_go_on_with_warm_instances_after_an_update(tenant: Api) -> None:
+    function_id = tenant.active("echo one", min_instances=1, max_instances=3)
+    path = f"{of(function_id)}/aliases/live"
+    tenant.good("PUT", path, {"version": 1})
+    tenant.good("PUT", of(function_id), {"handler": "echo two"})
+    record = tenant.good("POST", f"{of(function_id)}/invoke?alias=live")
+    assert (record["stdout"], record["cold_start"]) == ("one\n", False)
+    record = tenant.good("POST", f"{of(function_id)}/invoke")
+    assert (record["stdout"], record["cold_start"]) == ("two\n", False)
+
+
 def test_a_version_that_is_not_there_is_named(tenant: Api) -> None:
     path = f"{of(two_versions(tenant))}/invoke"
     told = tenant.refused("NOT_FOUND", 404, "POST", f"{path}?version=3")

@@ -302,3 +302,27 @@ def test_nobody_waits_for_ever_and_the_maximum_is_kept(seed: int) -> None:
     at.finish()
     assert sorted(at.order) == calls
     assert not at.refused
+
+
+def test_instances_that_are_kept_for_a_rollback_go_to_the_pool_of_their_version() -> None:
+    at = Versions(limits(max_instances=3, grace_s=60.0), OLD)
+    own, other = at.pools[CURRENT], at.pools[OLD]
+    at.perform(CURRENT, own.promote(OLD, at.now))
+    first, second = at.call(CURRENT), at.call(CURRENT)
+    at.settle()
+    at.perform(CURRENT, own.promote("next", at.now))
+    at.end_call(first)
+    at.settle()
+    handed = own.hand_over(OLD)
+    assert len(handed) == 1, "not the one that has a call"
+    assert own.hand_over("next") == []
+    numbers = [other.take_in(one, at.now) for one in handed]
+    for number in numbers:
+        at.perform(OLD, other.adopted(number, at.now))
+    third = at.call(OLD)
+    assert at.running[third] == (OLD, numbers[0])
+    assert at.places.used == 2
+    for pool in at.pools.values():
+        pool.check()
+    at.finish()
+    assert second in at.order

@@ -80,6 +80,22 @@ class InstanceTable:
         self._places.frees += 1
         self._charge(one, 0.0)
 
+    def take_out(self, one: Instance) -> None:
+        """The idle instance goes to another pool of the function; it counts there."""
+        del self.instances[one.id], self._in[one.state][one.id]
+        self._charge(one, 0.0)
+        self._quota.used -= 1
+        self._places.used -= 1
+
+    def take_in(self, one: Instance, now: float) -> None:
+        """A parked instance comes from another pool of the function, and is ready here."""
+        one.apply(InstanceEvent.UNPARKED, now)
+        one.id, self._next_number = self._next_number, self._next_number + 1
+        self.instances[one.id] = self._in[one.state][one.id] = one
+        self._charge(one, one.idle_mib)
+        self._quota.used += 1
+        self._places.used += 1
+
     def measured(self, number: int, mib: float) -> None:
         """Notes what an idle instance uses, which it counts from now on while it is idle."""
         one = self.instances.get(number)

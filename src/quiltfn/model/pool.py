@@ -392,6 +392,25 @@ class Pool:
             return []
         return [PrepareFailed(self.prepared, self.quota.refusal), *self.abandon(now)]
 
+    # What another pool of the function does ---------------------------------------------------
+
+    def hand_over(self, digest: str) -> list[Instance]:
+        """Gives up the instances that are kept for a rollback to this version, to its own pool."""
+        found = [] if self._wanted(digest) else self._table.in_state(PARKED, digest=digest)
+        for instance in found:
+            self._table.take_out(instance)
+        return found
+
+    def take_in(self, instance: Instance, now: float) -> int:
+        """Takes such an instance; its number here. Then `adopted`."""
+        self._table.take_in(instance, now)
+        instance.is_fresh = instance.is_to_park = False
+        return instance.id
+
+    def adopted(self, number: int, now: float) -> list[Action]:
+        """Calls may be given an instance that was taken in."""
+        return self._became_ready(self.instances[number], now)
+
     # What the machine's memory does ----------------------------------------------------------
 
     def provide(self, now: float) -> list[Action]:

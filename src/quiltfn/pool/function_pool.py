@@ -10,6 +10,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
@@ -313,6 +314,20 @@ class FunctionPool:
             )
             for one in self.model.instances.values()
         ]
+
+    def adopt_kept(self, other: "FunctionPool", digest: str) -> None:
+        """Takes the instances that the function's own pool keeps for a rollback to this version:
+        whoever calls it goes on with them after an update.
+        """
+        now = self._clock.now()
+        for instance in other.model.hand_over(digest):
+            before, number = instance.id, self.model.take_in(instance, now)
+            sandbox = self.sandboxes[number] = other.sandboxes.pop(before)
+            self.start_timings[number] = other.start_timings.pop(before)
+            self._counters[number] = other._counters.pop(before, NOTHING)
+            sandbox.watch(partial(self._cleaned, number), partial(self._lost, number))
+            self._perform(self.model.adopted(number, now))
+            other._look_after_end()
 
     # Lifecycle -------------------------------------------------------------------------------
 

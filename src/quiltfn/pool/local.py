@@ -288,6 +288,8 @@ class LocalPools:
             pools.add(version.id, pool)
         if not pool.serves(version):  # it is new, or was closed and is empty or will be
             pool.serve(version)
+        if own.model.previous == version.digest:
+            pool.adopt_kept(own, version.digest)
         return pool
 
     def _new_pool(
