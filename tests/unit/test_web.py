@@ -27,6 +27,7 @@ def test_a_packed_file_goes_out_as_the_client_can_read_it() -> None:
     plain = PACKED.response(Headers())
     assert isinstance(packed.body, bytes)
     assert gzip.decompress(packed.body) == plain.body == b"code"
+    assert PACKED.response(Headers()).body is plain.body, "it is not unpacked again"
     assert packed.header("content-encoding") == "gzip"
     assert plain.header("content-encoding") is None
     assert packed.header("vary") == plain.header("vary") == "accept-encoding"
