@@ -238,3 +238,32 @@ async def test_calls_of_a_version_go_on_with_its_instances_after_an_update(
     await server.lifecycle.delete(entry)
     await server.pools.end_running(entry.function.id, *DELETED)
     assert server.counts(entry) == {}
+
+
+async def test_instances_that_go_to_another_pool_leave_no_room_to_others_meanwhile(
+    tmp_path: Path,
+) -> None:
+    async with open_harness(tmp_path, settings={"tenant_instances": 5}) as server:
+        other = await server.active("sleep 60", name="g")
+        server.pass_time(301.0)
+        await until(lambda: server.counts(other) == {})
+        entry = await server.active("sleep 0.01", max_instances=5)
+        first = entry.version
+        await asyncio.gather(*(server.invoke(entry) for _ in range(3)))
+        await until(lambda: server.counts(entry) == {"ready": 3})
+        entry = await server.lifecycle.update(entry, {"handler": "echo two"})
+        quota = server.pools._tenants["default"].quota
+        assert quota.used == 4
+        # The second of these has the place of an instance that was kept, the third waits for one.
+        calls = [asyncio.ensure_future(server.invoke(other)) for _ in range(3)]
+        server.tasks += calls
+        await until(lambda: server.counts(other) == {"busy": 2})
+        most = 0.0
+
+        def seen(_tenant: str, _function: str) -> None:
+            nonlocal most
+            most = max(most, quota.used)
+
+        server.pools.on_change.append(seen)
+        await server.invoke(entry, version=first)
+        assert most == quota.limit

@@ -408,8 +408,11 @@ class Pool:
         return instance.id
 
     def adopted(self, number: int, now: float) -> list[Action]:
-        """Calls may be given an instance that was taken in."""
-        return self._became_ready(self.instances[number], now)
+        """Calls may be given an instance that was taken in, if it is still there for them."""
+        instance = self.instances.get(number)
+        if instance is None or instance.state is not READY:
+            return []
+        return self._became_ready(instance, now)
 
     # What the machine's memory does ----------------------------------------------------------
 

@@ -319,15 +319,19 @@ class FunctionPool:
         """Takes the instances that the function's own pool keeps for a rollback to this version:
         whoever calls it goes on with them after an update.
         """
-        now = self._clock.now()
+        now, taken = self._clock.now(), []
         for instance in other.model.hand_over(digest):
             before, number = instance.id, self.model.take_in(instance, now)
+            taken.append(number)
             sandbox = self.sandboxes[number] = other.sandboxes.pop(before)
             self.start_timings[number] = other.start_timings.pop(before)
             self._counters[number] = other._counters.pop(before, NOTHING)
             sandbox.watch(partial(self._cleaned, number), partial(self._lost, number))
-            self._perform(self.model.adopted(number, now))
+        if taken:
             other._look_after_end()
+        # Only now that all of them count again: what follows may start others in free places.
+        for number in taken:
+            self._perform(self.model.adopted(number, now))
 
     # Lifecycle -------------------------------------------------------------------------------
 
