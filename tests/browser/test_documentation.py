@@ -60,6 +60,18 @@ def test_an_operation_is_sent_from_its_page(
     expect(section.get_by_label("answer")).to_contain_text("409")
 
 
+def test_a_form_says_what_its_fields_take(open_page: Open) -> None:
+    page = open_page()
+    page.goto("/docs/api/calls.html")
+    heading = page.get_by_role("heading", name="Call a function and wait for its end")
+    section = page.locator("section", has=heading).last
+    section.get_by_text("Try it", exact=True).click()
+    for name, words in {"function_id": "id, and not its name", "mode": "sync or async"}.items():
+        expect(section.get_by_label(name, exact=True)).to_have_attribute(
+            "placeholder", re.compile(words)
+        )
+
+
 def test_a_key_is_kept_in_the_tab_and_sent(
     open_page: Open, keyed: Keyed, expected: list[str]
 ) -> None:

@@ -66,6 +66,22 @@ def test_every_field_of_a_request_is_described() -> None:
             assert part(field).get("description"), f"{body}.{name}"
 
 
+def test_every_part_of_a_path_says_whose_it_is() -> None:
+    paths = document(ROUTES, LIMITS)["paths"]
+    told = {
+        path: [one["description"] for one in item["parameters"]]
+        for path, item in paths.items()
+        if "parameters" in item
+    }
+    assert len(told) > 50
+    assert told["/api/nodes/{name}"] == ["the node's name"]
+    assert told["/api/functions/invoke/{name}"] == ["the function's name"]
+    assert told["/api/functions/{function_id}/aliases/{alias}"] == [
+        "the function's id, and not its name",
+        "the alias's name",
+    ]
+
+
 def test_bounds_and_examples_are_told_those_of_this_server_too() -> None:
     fields = fields_of("NewFunction")
     assert (

@@ -69,7 +69,9 @@ async function show(answer, request) {
 function form(path, method, operation, shared, example) {
   const inside = make("form", { class: "try" });
   const fields = [...shared, ...(operation.parameters || [])].map((one) => {
-    const input = make("input", { "aria-label": one.name, placeholder: one.example ?? "", autocomplete: "off" });
+    const words = one.in === "path" ? one.description : (one.schema.enum || []).join(" or ");
+    const placeholder = one.example ?? words;
+    const input = make("input", { "aria-label": one.name, placeholder, autocomplete: "off" });
     if (one.required) input.required = true;
     inside.append(make("label", {}, make("code", {}, one.name), input));
     return [one, input];

@@ -66,6 +66,21 @@ OWN_HEADERS = {
     },
 }
 
+# What stands for a word of a path; {name} is that of what the path lists.
+IN_PATH = {
+    "function_id": "the function's id, and not its name",
+    "invocation_id": "the call's id",
+    "delivery_id": "the delivery's id",
+    "operation_id": "the operation's id",
+    "key_id": "the key's id",
+    "alias": "the alias's name",
+    "version": "the version's number",
+    "tenant": "the tenant's name",
+    "path": "a path, which may have slashes",
+    "file": "the file's name",
+}
+NAMED = {"runtimes": "runtime", "schedules": "schedule", "nodes": "node"}
+
 # The groups of operations, in the order in which they are shown, and the words of a path that tell
 # them: the last word of a path that is known here.
 TAGS = {
@@ -169,12 +184,25 @@ def tag_of(path: str) -> str:
     return "Server"
 
 
+def _in_path(path: str, name: str) -> str:
+    if name != "name":
+        return IN_PATH[name]
+    group = path.partition("/{name}")[0].rpartition("/")[2]
+    return f"the {NAMED.get(group, 'function')}'s name"
+
+
 def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:
     item: dict[str, Any] = {}
     names = re.findall(r"{(\w+)(?::path)?}", path)
     if names:
         item["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "description": _in_path(path, name),
+                "schema": {"type": "string"},
+            }
             for name in names
         ]
     tag = tag_of(path)

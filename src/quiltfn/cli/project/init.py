@@ -18,12 +18,14 @@ from quiltfn.wire.functions import RESERVED_FUNCTION_NAMES
 FALLBACK = "hello"
 PYTHON = """\
 def handler(event, context):
+    # event is the payload, or the request where its URL is called.
     # What it prints is its log; what it returns is the answer.
     print("called with", event)
     return {"message": "Hello!"}
 """
 NODE = """\
 exports.handler = async (event, context) => {
+  // event is the payload, or the request where its URL is called.
   // What it prints is its log; what it returns is the answer.
   console.log("called with", event);
   return { message: "Hello!" };
