@@ -16,7 +16,9 @@ from quiltfn.model.version import Version
 from quiltfn.pool.version_pools import WAITING_MAX
 from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import Harness, open_harness, until
+from service.python_calls import fewest_python_calls
 
+OWN = "/src/quiltfn/"
 DELETED = (ExitKind.CANCELLED, "the function was deleted")
 
 
@@ -267,3 +269,21 @@ async def test_instances_that_go_to_another_pool_leave_no_room_to_others_meanwhi
         server.pools.on_change.append(seen)
         await server.invoke(entry, version=first)
         assert most == quota.limit
+
+
+async def test_a_call_costs_hardly_more_beside_instances_of_another_version(
+    server: Harness,
+) -> None:
+    """Counted in Python functions that are called, whatever else the machine does."""
+    entry, first = await updated(server)
+    own = server.pools._pools[entry.function.id].model.instances
+
+    async def call() -> None:
+        await server.invoke(entry)
+        await until(lambda: [one.state for one in own.values()] == ["ready"])
+
+    alone = await fewest_python_calls([OWN], call, 20)
+    await server.invoke(entry, version=first)
+    await until(lambda: server.counts(entry) == {"ready": 2})
+    beside = await fewest_python_calls([OWN], call, 20)
+    assert beside <= 1.05 * alone, f"{alone} and {beside}"

@@ -1,6 +1,7 @@
 """Instances of several versions of one function, each in its pool, within one maximum."""
 
 import random
+from collections.abc import Callable, Hashable
 
 import pytest
 from msgspec.structs import replace
@@ -22,8 +23,10 @@ CURRENT, OLD, OLDER = "current", "old", "older"
 class Versions:
     """Pools of several versions, and sandboxes that start, clean and end when a test says so."""
 
-    def __init__(self, limits: PoolLimits, *others: str) -> None:
-        self.now, self.places, self.limits = 1000.0, Places(), limits
+    def __init__(
+        self, limits: PoolLimits, *others: str, places: Callable[[], Places] = Places
+    ) -> None:
+        self.now, self.places, self.limits = 1000.0, places(), limits
         self.pools = {CURRENT: Pool(limits, places=self.places)}
         self.running: dict[int, tuple[str, int]] = {}  # by waiter
         self.order: list[int] = []
@@ -191,6 +194,25 @@ def test_a_version_without_an_instance_gets_the_next_place_though_others_wait_lo
     assert not set(behind) & set(at.running)
     at.finish()
     assert set(behind) < set(at.order)
+
+
+class NobodyYields(Places):
+    """A mistake: who has a place keeps it as long as it has calls."""
+
+    def due(self, _who: Hashable, _since: float | None) -> int:
+        return 0
+
+
+def test_without_the_rules_a_version_waits_for_all_calls_of_another() -> None:
+    at = Versions(limits(max_instances=1), OLD, places=NobodyYields)
+    first = at.call(CURRENT)
+    at.settle()
+    behind = [at.call(CURRENT) for _ in range(5)]
+    old = at.call(OLD)
+    at.end_call(first)
+    at.settle()
+    assert old not in at.running
+    assert behind[0] in at.running
 
 
 def test_a_version_that_has_one_gets_another_place_once_its_call_waited_longer() -> None:

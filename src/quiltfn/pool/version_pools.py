@@ -22,6 +22,7 @@ class VersionPools:
 
     def __init__(self, own: FunctionPool) -> None:
         self.own = own
+        self.places: Places = own.model.places
         self.beside: dict[str, FunctionPool] = {}
         self._frees_seen = 0
         self._is_serving = False
@@ -30,10 +31,6 @@ class VersionPools:
     @property
     def all(self) -> list[FunctionPool]:
         return [self.own, *self.beside.values()]
-
-    @property
-    def places(self) -> Places:
-        return self.own.model.places
 
     @property
     def limits(self) -> PoolLimits:
