@@ -306,6 +306,9 @@ async def test_a_call_that_may_have_run_is_not_run_again(nodes: Nodes) -> None:
     [(node, record)] = nodes.lost
     assert (node, record.invocation_id) == ("node-2", answer.headers["x-invocation-id"])
     assert (record.status, record.execution_node_id) == (Status.INTERRUPTED, "node-2")
+    assert record.version == 1
+    await nodes.http.post("/api/functions/invoke/cat?version=1", json={})
+    assert nodes.lost[1][1].version is None, "nobody here knows which"
 
 
 async def test_a_node_that_is_lost_in_the_middle_of_its_answer(nodes: Nodes) -> None:

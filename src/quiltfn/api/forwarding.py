@@ -19,7 +19,6 @@ from quiltfn.api.fleet_node import PER_CONNECTION, FleetNode, request_of
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import CutShort, Header, Response, encode
 from quiltfn.api.route import Application, CalledFunction, RequestContext, Route
-from quiltfn.catalog import Entry
 from quiltfn.ids import made_at_ms, new_id
 from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
@@ -59,12 +58,11 @@ async def elsewhere(context: RequestContext[Any], route: Route) -> Response | No
 async def _placed(context: RequestContext[Any], called: CalledFunction) -> Response | None:
     """The response of another node that took the call; None: it is to run here."""
     fleet: FleetNode = context.services.fleet
-    entry, is_current = called.entry, called.is_current
-    function_id, version = entry.function.id, entry.version.number
+    function_id, version = called.entry.function.id, called.entry.version.number
     tried: set[str] = set()
     for _ in range(TRIES):
         destination = await fleet.placement.place(
-            function_id, version, tried, is_current=is_current
+            function_id, version, tried, is_current=called.is_current
         )
         if destination is None:
             return None
@@ -78,7 +76,7 @@ async def _placed(context: RequestContext[Any], called: CalledFunction) -> Respo
             caller=None if context.is_stranger else context.caller,
             client=context.request.client,
         )
-        response = await _sent(context, destination.node, call, entry)
+        response = await _sent(context, destination.node, call, called)
         if response is not None:
             return response
         if context.passed_on is not None and context.passed_on.is_begun:
@@ -141,21 +139,24 @@ def _is_id(text: str) -> bool:
 
 
 async def _sent(
-    context: RequestContext[Any], node: str, call: ForwardedCall, entry: Entry | None = None
+    context: RequestContext[Any],
+    node: str,
+    call: ForwardedCall,
+    called: CalledFunction | None = None,
 ) -> Response | None:
-    """The node's response; None: it has done nothing, so another one may be asked. `entry`: the
+    """The node's response; None: it has done nothing, so another one may be asked. `called`: the
     function, where the request calls it.
     """
     fleet: FleetNode = context.services.fleet
     placement, function_id = fleet.placement, call.function_id
-    gone = partial(_gone, context, node, call, entry)
+    gone = partial(_gone, context, node, call, called)
     placement.sent(node, function_id)
     request = request_of(context, fleet.peers, node, call)
     try:
         answer = await _while_wanted(context, request)
     except PeerUnavailable as error:
         placement.told(node, function_id, None)
-        is_only_looked_at = entry is None and context.action is None
+        is_only_looked_at = called is None and context.action is None
         if not error.may_have_run or is_only_looked_at:
             return None  # this node says what the store has of the call
         raise gone(error) from error
@@ -288,22 +289,24 @@ def _gone(
     context: RequestContext[Any],
     node: str,
     call: ForwardedCall,
-    entry: Entry | None,
+    called: CalledFunction | None,
     error: PeerUnavailable,
 ) -> RuntimeUnavailable:
     """What a caller is told whose call may have run on a node that cannot be reached any more."""
-    if entry is not None:
+    if called is not None:
+        function = called.entry.function
         is_url = context.route is not None and context.route.admit is not None
         record = Invocation(
             invocation_id=call.invocation_id,
-            tenant_id=entry.function.tenant_id,
-            function_id=entry.function.id,
-            function_name=entry.function.name,
+            tenant_id=function.tenant_id,
+            function_id=function.id,
+            function_name=function.name,
             execution_node_id=node,
             status=Status.INTERRUPTED,
             ended_at=int(context.services.clock.unix()),
             error_message=NODE_LOST,
-            version=call.version,
+            # Of another one than the current one the lost node chose which.
+            version=call.version if called.is_current else None,
             source=Source.URL if is_url else Source.SYNC,
         )
         context.services.fleet.lost(node, record)
