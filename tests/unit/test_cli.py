@@ -485,6 +485,7 @@ def test_every_call_that_an_error_of_the_server_names_is_known_as_a_command() ->
             "process_limit must be 16 to 4096, or null for the server's own",
             "--processes must be 16 to 4096",
         ),
+        ("rollback_on.within_s must be 1 to 604800", "--within-s must be 1 to 604800"),
         ("name must be short", "name must be short"),
         ("it has no command of its own", "it has no command of its own"),
     ],

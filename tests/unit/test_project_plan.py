@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from quiltfn.cli.project import drawing
 from quiltfn.cli.project.plan import (
     LABEL,
     LIVE,
@@ -313,3 +314,15 @@ def test_what_calls_run_on_is_kept_before_an_update_and_split_after_it() -> None
     assert plan.steps[2].changes == (
         FieldChange("also", None, "the new version, 10% of the calls"),
     )
+
+
+def test_who_splits_calls_is_told_how_the_new_version_gets_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = had(OLD)
+    there = found.functions["a"]
+    alone = Alias(name=LIVE, version=4, also=None, updated_at=1)
+    split = replace(alone, also=AliasShare(version=5, weight=0.1))
+    for live in (None, alone, split):
+        drawing.canaries(replace(found, functions={"a": replace(there, live=live)}))
+    assert capsys.readouterr().err == "when version 5 is good: quiltfn aliases set a live 5\n"

@@ -56,6 +56,7 @@ def options_of(text: str) -> str:
         if "_" in one.name:
             text = re.sub(rf"\b{one.name}\b", option_of(one), text)
     text = re.sub(r"\benvironment\.(?=\w)", "--env ", text)
+    text = re.sub(r"^rollback_on\.(\w+)", lambda one: f"--{one[1].replace('_', '-')}", text)
     return re.sub(r", or null( for the server's own)?$", "", text)
 
 

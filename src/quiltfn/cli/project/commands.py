@@ -243,6 +243,7 @@ class Project:
         if not self._options.dry_run and code != REFUSED:
             served = {name: one for name, one in addresses.items() if name not in self._failed}
             self._tell(lambda: drawing.next_step(wanted, served, code == DONE))
+            self._tell(lambda: drawing.canaries(found))
         return code
 
     def _print_whole(

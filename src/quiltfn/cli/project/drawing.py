@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quiltfn.cli import show
-from quiltfn.cli.project.plan import LIVE, DesiredState, FieldChange, Plan, Step, Verb
+from quiltfn.cli.project.plan import LIVE, CurrentState, DesiredState, FieldChange, Plan, Step, Verb
 
 SIGNS = {
     Verb.CREATE: "+",
@@ -66,9 +66,15 @@ def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool)
     if not wanted.functions or not is_done:
         return
     name = next(iter(wanted.functions))
-    if wanted.canary is not None:
-        show.note(f"when it is good: quiltfn aliases set {name} {LIVE} VERSION")
     show.note(f"call it with: quiltfn invoke {name}; see its calls with: quiltfn logs {name}")
+
+
+def canaries(found: CurrentState) -> None:
+    """How versions that get a part of the calls are given all of them."""
+    for name, one in sorted(found.functions.items()):
+        if one.live is not None and one.live.also is not None:
+            new = one.live.also.version
+            show.note(f"when version {new} is good: quiltfn aliases set {name} {LIVE} {new}")
 
 
 def _words(step: Step) -> str:
