@@ -65,6 +65,7 @@ def main() -> None:
         ("forwarded", forwarded),
         ("fleet_size", fleet_size),
         ("base_images", base_images),
+        ("canary", canary),
     ):
         file = harness.RESULTS / f"{name}.json"
         if file.exists():
@@ -208,6 +209,14 @@ def url(figures: dict[str, Any]) -> list[Row]:
         Row("a shell by its URL, over an invoke, p50", "ms", 0.1, 0.05, each(shell)),
         Row("Python by its URL, over an invoke, p50", "ms", 0.1, 0.05, each(python_)),
         Row("first byte of a stream by a URL, p50", "ms", 3.0, 1.5, each(first)),
+    ]
+
+
+def canary(figures: dict[str, Any]) -> list[Row]:
+    failed = [float(one) for one in figures["failed"]]
+    return [
+        Row("a call beside a version in use, over one alone, p50", "x", 1.05, 1.0, figures["costs"]),
+        Row("failed calls of a version at 10 % that always fails", "", 6, 3, failed),
     ]
 
 
