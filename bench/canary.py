@@ -31,7 +31,9 @@ def main() -> None:
             print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
         print(f"{COST:56}{harness.spread(costs):>24}")
         split = chi_square(client, beside)
-    X
+        print(
+            f"{CALLS} calls by an alias at {WEIGHT:.0%}: chi-square {split:.2f} ({CHI_SQUARE_MAX})"
+        )
         assert split <= CHI_SQUARE_MAX
         failed = [until_taken_back(client, f"bad-{n}") for n in range(options.rounds)]
         print(f"{FAILED:56}{harness.spread([float(one) for one, _ in failed]):>24}")

@@ -215,7 +215,9 @@ def url(figures: dict[str, Any]) -> list[Row]:
 def canary(figures: dict[str, Any]) -> list[Row]:
     failed = [float(one) for one in figures["failed"]]
     return [
-        Row("a call beside a version in use, over one alone, p50", "x", 1.05, 1.0, figures["costs"]),
+        Row(
+            "a call beside a version in use, over one alone, p50", "x", 1.05, 1.0, figures["costs"]
+        ),
         Row("failed calls of a version at 10 % that always fails", "", 6, 3, failed),
     ]
 
