@@ -61,7 +61,7 @@ def test_an_operation_is_sent_from_its_page(
 
 
 def test_a_form_says_what_its_fields_take(open_page: Open) -> None:
-    page = open_page()
+    page = open_page(viewport={"width": 390, "height": 844})
     page.goto("/docs/api/calls.html")
     heading = page.get_by_role("heading", name="Call a function and wait for its end")
     section = page.locator("section", has=heading).last
@@ -70,6 +70,10 @@ def test_a_form_says_what_its_fields_take(open_page: Open) -> None:
         expect(section.get_by_label(name, exact=True)).to_have_attribute(
             "placeholder", re.compile(words)
         )
+    # On a phone a field has a line of its own, or nobody could read that.
+    box = section.get_by_label("function_id", exact=True).bounding_box()
+    assert box is not None
+    assert box["width"] > 300
 
 
 def test_a_key_is_kept_in_the_tab_and_sent(
