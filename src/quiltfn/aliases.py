@@ -69,6 +69,8 @@ class Aliases:
 
     async def version(self, entry: Entry, name: str) -> Version:
         """What a call by this name runs on. Raises `NotFound`."""
+        if name not in self._by_function.get(entry.function.id, {}):
+            await self._lifecycle.catch_up()  # another node may have made it
         number = self.get(entry.function.id, name).choose(self._dice.random())
         return await self._lifecycle.version(entry, number)
 

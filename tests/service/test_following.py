@@ -24,6 +24,7 @@ from quiltfn.catalog import Entry
 from quiltfn.clock import SystemClock
 from quiltfn.fleet import follower
 from quiltfn.model.access import Scope
+from quiltfn.model.alias import Alias
 from quiltfn.model.errors import (
     Conflict,
     FunctionNotActive,
@@ -644,6 +645,21 @@ async def test_a_tick_of_a_function_that_a_node_has_not_heard_of_is_not_missed(
         await two.services.schedules.fire_due()
         runs = await two.services.schedules.runs(TENANT, "n", None, 10)
         assert [run.outcome for run in runs.items] == [RunOutcome.ACCEPTED]
+
+
+async def test_a_call_by_an_alias_that_a_node_has_not_heard_of_looks_for_it(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "EVERY_S", 600.0)
+    async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
+        await asyncio.sleep(full_wait(0.3))  # until they have looked for the first time
+        entry = await one.active()
+        await one.services.aliases.set(entry, Alias(name="live", version=1), None)
+        aliases = two.services.aliases
+        assert not aliases.of(entry.function.id)
+        assert (await aliases.version(entry, "live")).number == 1
+        with pytest.raises(NotFound, match="no alias other"):
+            await aliases.version(entry, "other")
 
 
 async def test_a_delivery_is_made_by_a_node_that_has_time_for_it(shared: Path) -> None:

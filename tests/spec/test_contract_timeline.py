@@ -50,6 +50,7 @@ def later(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+@pytest.mark.one_server("another node has a cold start of its own")
 def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api) -> None:
     function_id = tenant.active("sleep 0.2")
     tenant.invoke(function_id)
@@ -83,6 +84,7 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
     assert attempt["duration_ms"] == answer.json()["duration_ms"]
 
 
+@pytest.mark.one_server("a node hears of what another one changed within a second")
 def test_it_names_the_variables_and_tells_no_value(tenant: Api) -> None:
     function_id = tenant.active(environment={"OF_VERSION": "hidden-1"})
     tenant.good("PUT", f"{of(function_id)}/record-policy", {"keep_input": "all"})

@@ -27,6 +27,7 @@ def seen(api: Api, record: dict[str, Any]) -> dict[str, Any]:
     return record | {"version": api.good("GET", path)["version"]}
 
 
+@pytest.mark.one_server("another node has instances of its own")
 def test_a_call_runs_on_the_version_that_it_names(tenant: Api) -> None:
     function_id = two_versions(tenant)
     for version, stdout in ((1, "one\n"), (2, "two\n"), (1, "one\n")):
@@ -40,6 +41,7 @@ def test_a_call_runs_on_the_version_that_it_names(tenant: Api) -> None:
     assert tenant.pool(function_id)["total_count"] == 2
 
 
+@pytest.mark.one_server("another node has instances of its own")
 def test_callers_by_an_alias_go_on_with_warm_instances_after_an_update(tenant: Api) -> None:
     function_id = tenant.active("echo one", min_instances=1, max_instances=3)
     path = f"{of(function_id)}/aliases/live"
@@ -60,6 +62,7 @@ def test_a_version_that_is_not_there_is_named(tenant: Api) -> None:
         assert "version" in told["error"]
 
 
+@pytest.mark.one_server("a node hears of what another one changed within a second")
 def test_no_version_of_a_paused_function_is_served(tenant: Api) -> None:
     function_id = two_versions(tenant)
     invoked(tenant, function_id, 1)
@@ -88,6 +91,7 @@ def test_accepted_work_runs_on_the_version_that_it_names(tenant: Api) -> None:
     assert (version_of(fixed), version_of(plain)) == (1, 2)
 
 
+@pytest.mark.one_server("a node hears of what another one changed within a second")
 def test_a_key_that_may_only_call_calls_the_current_version_alone(keyed: Keyed) -> None:
     name = new_name()
     owner, caller = keyed.caller(name, "write"), keyed.caller(name, "invoke")
@@ -99,6 +103,7 @@ def test_a_key_that_may_only_call_calls_the_current_version_alone(keyed: Keyed) 
     owner.clear()
 
 
+@pytest.mark.one_server("each node counts the calls that it has run")
 def test_a_version_that_fails_is_taken_back_and_fails_no_more_calls_than_its_weight_explains(
     tenant: Api,
 ) -> None:
