@@ -47,10 +47,17 @@ class Nodes:
         self.unreachable: set[str] = set()
         self.mistakes: list[Exception] = []
         self.slots = StreamSlots(3, 2, "streams open")
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     def together(self) -> Together:
         own = self.own.body()
         return Together(own, lambda: self.names, self.ask, gap, self.slots, "t")
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        together = self.together()
+        await together.start()
+        return together.events()
 
     @contextlib.asynccontextmanager
     async def ask(self, node: str) -> AsyncIterator[Any]:
@@ -60,6 +67,7 @@ class Nodes:
         source.asked += 1
         if self.mistakes:
             raise self.mistakes.pop()
+        await self.answers.wait()
         body = source.body()
         try:
             yield SimpleNamespace(status=200, body=body)
@@ -83,7 +91,7 @@ async def read(events: AsyncGenerator[bytes, None], count: int) -> list[bytes]:
 
 async def test_what_every_node_sends_comes_once() -> None:
     nodes = Nodes("b", "c")
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.own.says(b"own\n\n")
     nodes.there["b"].says(b"b1\n\n", b"b2\n\n")
     nodes.there["c"].says(b"c\n\n")
@@ -94,9 +102,36 @@ async def test_what_every_node_sends_comes_once() -> None:
     assert {one.asked for one in nodes.there.values()} == {1}
 
 
+async def test_a_reader_is_answered_once_the_other_nodes_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = Nodes("b", "c")
+    nodes.unreachable.add("c")  # and nobody waits for it
+    nodes.answers.clear()
+    together = nodes.together()
+    following = asyncio.ensure_future(together.start())
+    await asyncio.sleep(0.02)
+    assert not following.done()
+    nodes.answers.set()
+    async with asyncio.timeout(scaled(5)):
+        await following
+    assert nodes.there["b"].asked == 1
+    together.close()
+    # A node that does not answer holds nobody up for long.
+    monkeypatch.setattr(module, "BEGINS_WITHIN_S", 0.01)
+    nodes.answers.clear()
+    async with asyncio.timeout(scaled(5)):
+        await (slow := nodes.together()).start()
+    slow.close()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        await asyncio.wait(tasks, timeout=scaled(5))
+    assert all(one.done() for one in tasks)
+
+
 async def test_no_event_is_sent_within_another_one() -> None:
     nodes = Nodes("b")
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.there["b"].says(b"data: be")
     assert await read(events, 1) == [b"data: be"]
     nodes.own.says(b"own\n\n")
@@ -107,7 +142,7 @@ async def test_no_event_is_sent_within_another_one() -> None:
 
 async def test_a_node_that_is_lost_is_a_gap_and_comes_again() -> None:
     nodes = Nodes("b")
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.there["b"].says(b"b1\n\n")
     await read(events, 1)
     nodes.unreachable.add("b")
@@ -123,7 +158,7 @@ async def test_a_node_that_is_lost_is_a_gap_and_comes_again() -> None:
 async def test_a_mistake_of_ours_is_a_gap_and_the_node_is_asked_again() -> None:
     nodes = Nodes("b")
     nodes.mistakes.append(RuntimeError("a mistake"))
-    events = nodes.together().events()
+    events = await nodes.events()
     assert await read(events, 1) == [b"gap b\n\n"]
     nodes.there["b"].says(b"b1\n\n")
     assert await read(events, 1) == [b"b1\n\n"]
@@ -133,7 +168,7 @@ async def test_a_mistake_of_ours_is_a_gap_and_the_node_is_asked_again() -> None:
 async def test_a_stream_ends_where_a_node_was_lost_within_an_event() -> None:
     """Nobody could tell where it goes on."""
     nodes = Nodes("b")
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.there["b"].says(b"data: be")
     await read(events, 1)
     nodes.there["b"].says(LOST)
@@ -147,7 +182,7 @@ async def test_a_stream_ends_where_a_node_does_not_end_an_event(
     """Nobody else's may be sent meanwhile."""
     monkeypatch.setattr(peer_streams, "EVENT_MAX_S", 0.1)
     nodes = Nodes("b")
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.there["b"].says(b"data: be")
     await read(events, 1)
     for _ in range(5):  # as where it goes on a little at a time
@@ -161,7 +196,7 @@ async def test_a_stream_ends_where_a_node_does_not_end_an_event(
 
 async def test_the_gap_of_a_node_that_joins_waits_for_no_other_event() -> None:
     nodes = Nodes()
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.own.says(b"own\n\n")
     await read(events, 1)
     nodes.there["d"] = Source()
@@ -172,7 +207,7 @@ async def test_the_gap_of_a_node_that_joins_waits_for_no_other_event() -> None:
 
 async def test_a_node_that_joins_is_asked_and_what_it_did_before_is_a_gap() -> None:
     nodes = Nodes()
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.own.says(b"own\n\n")
     await read(events, 1)
     nodes.there["d"] = Source()
@@ -185,7 +220,7 @@ async def test_a_node_that_joins_is_asked_and_what_it_did_before_is_a_gap() -> N
 
 async def test_a_reader_that_is_slow_holds_back_the_node() -> None:
     nodes = Nodes("b")
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.there["b"].says(*[b"b\n\n"] * 100)
     await read(events, 1)
     await asyncio.sleep(0.05)
@@ -196,7 +231,7 @@ async def test_a_reader_that_is_slow_holds_back_the_node() -> None:
 
 async def test_it_ends_with_this_node_s_own() -> None:
     nodes = Nodes("b")
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.own.says(b"own\n\n", None)
     assert [one async for one in events] == [b"own\n\n"]
 
@@ -213,7 +248,7 @@ async def test_there_are_so_many_and_no_more() -> None:
 async def test_nothing_is_left_when_the_reader_goes() -> None:
     nodes = Nodes("b", "c")
     before = asyncio.all_tasks()
-    events = nodes.together().events()
+    events = await nodes.events()
     nodes.own.says(b"own\n\n")
     await read(events, 1)
     await events.aclose()

@@ -76,6 +76,11 @@ async def get_function_logs(context: RequestContext[LogServices]) -> Response:
         together = streamed_by_all(context, own, _lost)
         if together is None:
             return stream.response(own, is_endless=True)
+        try:
+            await together.start()
+        except BaseException:
+            together.close()
+            raise
         return stream.response(together.events(), is_endless=True, on_close=together.close)
 
 

@@ -7,6 +7,7 @@ there; one that joins is asked from then on.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -19,6 +20,8 @@ from quiltfn.api.response import CutShort
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 LOOK_EVERY_S = 1.0
+# So long the other nodes are waited for until they follow, before a reader is answered.
+BEGINS_WITHIN_S = 1.0
 # So long a node is waited for until it has sent the rest of an event.
 EVENT_MAX_S = 10.0
 END_OF_EVENT = b"\n\n"
@@ -34,6 +37,7 @@ class _Source:
     def __init__(self) -> None:
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
         self.reading: asyncio.Task[None] | None = None
+        self.answered = asyncio.Event()  # its node follows, or does not and is asked again
         self._tail = b""
 
     @property
@@ -72,19 +76,38 @@ class Together:
         self._slots, self._tenant_id = slots, tenant_id
         self._own, self._others, self._ask, self._gap = own, others, ask, gap
         self._here = _Source()
+        self._looking: asyncio.Task[None] | None = None
         self._there: dict[str, _Source] = {}
         self._lost: Counter[str] = Counter()
         self._untold: list[str] = []
         self._change = asyncio.Event()
 
+    async def start(self) -> None:
+        """To be called first. Returns once the other nodes follow, so that what begins after it is
+        among the events; a node that does not answer within `BEGINS_WITHIN_S` is not waited for.
+        """
+        self._here.reading = asyncio.ensure_future(self._read(self._here, self._own))
+        self._ask_others(is_first=True)
+        self._looking = asyncio.ensure_future(self._look())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEGINS_WITHIN_S):
+                for source in list(self._there.values()):
+                    await source.answered.wait()
+
     def close(self) -> None:
         """To be called once, whether `events` was begun or not."""
+        for task in self._tasks:
+            task.cancel()
         self._slots.release(self._tenant_id)
+
+    @property
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        sources = (self._here, *self._there.values())
+        return [one for one in (self._looking, *(each.reading for each in sources)) if one]
 
     async def events(self) -> Events:
         """All of them, until it is closed or this node's own end."""
-        self._here.reading = asyncio.ensure_future(self._read(self._here, self._own))
-        looking = asyncio.ensure_future(self._look())
+        assert self._here.reading is not None, "it was started"
         try:
             while not self._here.is_over:
                 for source in (self._here, *self._there.values()):
@@ -96,10 +119,10 @@ class Together:
                     await self._next_change()
             self._here.reading.result()
         finally:
-            tasks = [one.reading for one in (self._here, *self._there.values()) if one.reading]
-            for task in (looking, *tasks):
+            tasks = self._tasks
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait((looking, *tasks))
+            await asyncio.wait(tasks)
             await self._own.aclose()
 
     @property
@@ -143,21 +166,23 @@ class Together:
 
     async def _look(self) -> None:
         """Asks those that are not asked, again and again."""
-        is_first = True
         while True:
-            for node in self._others():
-                source = self._there.get(node)
-                if source is None and not is_first:  # what it did before it was known is missing
-                    self._tell_gap(node)
-                if source is None or (source.is_over and not source.is_within):
-                    source = self._there[node] = _Source()
-                    source.reading = asyncio.ensure_future(self._follow(node, source))
-            is_first = False
             await asyncio.sleep(LOOK_EVERY_S)
+            self._ask_others(is_first=False)
+
+    def _ask_others(self, *, is_first: bool) -> None:
+        for node in self._others():
+            source = self._there.get(node)
+            if source is None and not is_first:  # what it did before it was known is missing
+                self._tell_gap(node)
+            if source is None or (source.is_over and not source.is_within):
+                source = self._there[node] = _Source()
+                source.reading = asyncio.ensure_future(self._follow(node, source))
 
     async def _follow(self, node: str, source: _Source) -> None:
         try:
             async with self._ask(node) as answer:
+                source.answered.set()
                 if answer.status == HTTPStatus.OK:
                     self._lost.pop(node, None)
                     await self._read(source, aiter(answer.body))
@@ -165,6 +190,7 @@ class Together:
             pass  # it is asked again
         except Exception:  # A mistake of ours is a gap, too.
             _log.exception("a stream of a node is not read; it is asked again", node=node)
+        source.answered.set()
         if not self._lost[node]:
             self._tell_gap(node)
         self._lost[node] += 1
