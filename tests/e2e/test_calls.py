@@ -144,8 +144,8 @@ def test_a_flood_of_output_is_cut_and_counted(shared: Server, where: str) -> Non
     for stream in ("stdout", "stderr") if where == "both" else (where,):
         most = 6 * MIB if stream == "stdout" else MIB
         assert record[stream] == "y\n" * (most // 2)
-        name = "output" if stream == "stdout" else "error"
-        assert f"of its standard {name} the first {most} bytes" in record["error_message"]
+        name = "standard output" if stream == "stdout" else "log (standard error)"
+        assert f"of its {name} the first {most} bytes" in record["error_message"]
     assert function.records()[record["invocation_id"]] == record
     function.delete()
 

@@ -164,22 +164,22 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
             return msgspec.structs.replace(asked, is_preflight=True)
         if found.url.auth is not Auth.KEY:
             context.tenant_id = tenant_id
-            return await _by_alias(context, asked)
+            return asked if found.alias is None else await _by_alias(context, asked, found.alias)
     caller = await _identify(context)
     if found is None or target is None or found.entry.function.tenant_id != caller.tenant_id:
         raise NotFound("there is no such URL")
     context.caller, context.tenant_id = caller, caller.tenant_id
     caller.must_have(Scope.INVOKE)
-    return await _by_alias(context, UrlRequest.of(found, target))
+    asked = UrlRequest.of(found, target)
+    return asked if found.alias is None else await _by_alias(context, asked, found.alias)
 
 
-async def _by_alias(context: RequestContext[UrlCallServices], asked: UrlRequest) -> UrlRequest:
-    """With the version of this call, if the path has an alias. Raises `NotFound`."""
-    found = asked.found
-    if found.alias is None:
-        return asked
+async def _by_alias(
+    context: RequestContext[UrlCallServices], asked: UrlRequest, alias: str
+) -> UrlRequest:
+    """With the version of this call, by the alias in its path. Raises `NotFound`."""
     try:
-        version = await context.services.aliases.version(found.entry, found.alias)
+        version = await context.services.aliases.version(asked.found.entry, alias)
     except NotFound:
         raise NotFound("there is no such URL") from None
     return msgspec.structs.replace(asked, version=version)
