@@ -4,7 +4,7 @@ compressed and ready to be served.
 .venv/bin/python docs/site/build.py           builds it, if what is there was made of something else
 .venv/bin/python docs/site/build.py --check   exits 1 if it would have to be built
 
-It needs the packages of requirements/docs.txt (scripts/build-docs installs them) and no network.
+It needs the packages of requirements/docs.txt (scripts/setup --docs installs them) and no network.
 A warning of Sphinx, a dead link and anything that the site's policy would refuse are errors.
 """
 
@@ -66,7 +66,7 @@ def build(root: Path) -> None:
 def make(root: Path, work: Path) -> None:
     """Makes the site in `work`/site. Raises `BuildFailed`."""
     if importlib.util.find_spec("sphinx") is None:
-        raise BuildFailed("there is no Sphinx; scripts/build-docs installs it")
+        raise BuildFailed("there is no Sphinx; scripts/setup --docs installs it")
     staging.stage(root, work / "pages")
     words = ["-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2", "-b", "html"]
     directories = (root / "docs/site", work / "doctrees", work / "pages", work / "html")

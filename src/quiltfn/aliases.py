@@ -70,7 +70,7 @@ class Aliases:
     async def version(self, entry: Entry, name: str) -> Version:
         """What a call by this name runs on. Raises `NotFound`."""
         if name not in self._by_function.get(entry.function.id, {}):
-            await self._lifecycle.catch_up()  # another node may have made it
+            await self._lifecycle.hear_of_others()  # another node may have made it
         number = self.get(entry.function.id, name).choose(self._dice.random())
         return await self._lifecycle.version(entry, number)
 
@@ -90,8 +90,8 @@ class Aliases:
         await self._change(entry.function.id, name, None, expected)
 
     async def roll_back(self, function_id: str, alias: Alias, why: str) -> str | None:
-        """Takes the second version of an alias back, for good; whose function it is. None: the
-        alias is another by now. Raises `StoreUnavailable`.
+        """Takes the second version out of the alias, for good. Returns the tenant's id; None where
+        the alias is another by now. Raises `StoreUnavailable`.
         """
         expected = {alias.fingerprint()}
         try:

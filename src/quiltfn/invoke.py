@@ -85,8 +85,8 @@ Listener = Callable[[RunningCall], None]
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. `timeout_seconds` None: the function's own. `may_write`: whether the
     caller's scope is `write` or more; only then it may set any variable. `on_start`: is told of
-    this call. `version`: one that is not the current one. `invocation_id`: None for a new one; the
-    next five are kept in the record.
+    this call. `version`: the one that the call names, also the current one; None: whichever is
+    current when it runs. `invocation_id`: None for a new one; the next five are kept in the record.
 
     `conclude`: says what becomes of accepted work, from the record of an attempt that is over.
     `adds_environment`: `environment` has only names that the version's has not. `judge`: says why

@@ -8,7 +8,7 @@ and leaving the block without a commit undoes it.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,6 +55,8 @@ DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 20.0
 DELETE_GRACE_S = 5.0
 STORE_AGAIN_S = 1.0
+# How long a request waits to hear of what other nodes have changed.
+HEAR_MAX_S = 0.5
 FOLLOWED_AT_ONCE = 50
 STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
@@ -126,6 +128,14 @@ class Lifecycle:
             task.cancel()
         if self._background:
             await asyncio.wait(self._background)
+
+    async def hear_of_others(self) -> None:
+        """As `catch_up`, but nobody waits long for a database that does not answer: then all is as
+        it is known here.
+        """
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(HEAR_MAX_S):
+                await self.catch_up()
 
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
         """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""

@@ -1,6 +1,7 @@
 """A version that gets a part of the calls is taken back by itself, on fake sandboxes."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,19 @@ async def test_what_is_no_fault_of_the_version_does_not_take_it_back(web: Web) -
     await called(web, path, version=1, times=5)
     invoker = web.harness.invoker
     assert len(invoker.on_closed) == len(set(invoker.on_closed))
+    assert (await alias_of(web, path))["also"] == HALF
+
+
+async def test_calls_that_were_cancelled_are_no_fault_of_the_version(web: Web) -> None:
+    path = await with_canary(web, "sleep 60")
+    running = partial(web.harness.invoker.running_call, path.rsplit("/", 1)[1])
+    for _ in range(LEAST + 2):
+        answer = await web("POST", f"{path}/invoke?mode=async&version=2")
+        one = answer.json()["invocation_id"]
+        await until(partial(running, one))
+        call = f"{path}/invocations/{one}"
+        assert (await web("POST", f"{call}/cancel")).status_code == 200
+        assert (await web("GET", f"{call}?wait_seconds=5")).json()["status"] == "cancelled"
     assert (await alias_of(web, path))["also"] == HALF
 
 

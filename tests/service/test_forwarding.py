@@ -119,7 +119,7 @@ class Placed:
         self.functions: set[tuple[str, int]] = set()
         self.calls: list[tuple[str, str]] = []
         self.refuses: Refusal | None = None
-        self.is_current: bool | None = None
+        self.names_version: bool | None = None
         self.is_taking = True
         self.loads: list[tuple[str, PoolLoad | None]] = []
         self.own_load: PoolLoad | None = None
@@ -130,10 +130,10 @@ class Placed:
         version: int,
         tried: Collection[str] = (),
         *,
-        is_current: bool = True,
+        names_version: bool = False,
     ) -> Destination | None:
         self.functions.add((function_id, version))
-        self.is_current = is_current
+        self.names_version = names_version
         left = [one for one in self.goes_to if one not in tried]
         return Destination(left[0], may_wait=True) if left else None
 
@@ -430,10 +430,10 @@ async def test_the_request_to_the_node_ends_with_a_stream_that_nobody_reads(node
 
 async def test_a_call_that_names_a_version_is_placed_as_one(nodes: Nodes) -> None:
     path = "/api/functions/invoke/cat"
-    for query, is_current in (("", True), ("?version=1", False)):
+    for query, names in (("", False), ("?version=1", True)):
         answer = await nodes.http.post(path + query, json={"payload": "grain"})
         assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")
-        assert nodes.placed.is_current is is_current
+        assert nodes.placed.names_version is names
     assert nodes.there.sandboxes.calls == 2
 
 

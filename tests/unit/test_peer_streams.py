@@ -122,6 +122,9 @@ async def test_a_reader_is_answered_once_the_other_nodes_follow(
     nodes.answers.clear()
     async with asyncio.timeout(scaled(5)):
         await (slow := nodes.together()).start()
+        events = slow.events()
+        assert {await anext(events), await anext(events)} == {gap("b"), gap("c")}
+        await events.aclose()
     slow.close()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     if tasks:

@@ -157,10 +157,10 @@ async def test_nodes_that_take_no_calls_do_not_count_though_they_have_the_image(
 
 async def test_a_call_of_another_version_runs_here_unless_the_node_is_drained() -> None:
     node = Node(None, b=load(idle=3))
-    assert await node.placement.place(F, V, is_current=False) is None
+    assert await node.placement.place(F, V, names_version=True) is None
     node.serves = False
     expected = Destination("b", may_wait=True, in_any_case=True)
-    assert await node.placement.place(F, V, is_current=False) == expected
+    assert await node.placement.place(F, V, names_version=True) == expected
 
 
 async def test_a_drained_node_prefers_one_with_the_image() -> None:

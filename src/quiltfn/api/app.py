@@ -4,8 +4,6 @@ A connection (`connection.py`) hands every request to `App` and sends the `Respo
 back. Whatever is to see every request, such as a tracer, is a function around that call.
 """
 
-import asyncio
-import contextlib
 import re
 from collections.abc import Awaitable, Iterable, Mapping
 from functools import lru_cache, partial
@@ -61,8 +59,6 @@ from quiltfn.ports import no_others
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Paths up to here are looked up once; clients ask for the same few again and again.
 REMEMBERED_PATH = 128
-# How long a request waits to hear of what other nodes have changed.
-HEAR_MAX_S = 0.5
 _log = structlog.get_logger("quiltfn.api")
 
 
@@ -382,15 +378,12 @@ class Endpoint:
 
     async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
         """What another node has acknowledged is so here: of what may have changed there a moment
-        ago, this one hears first. Nothing waits long for a database that does not answer. Raises
-        `Unauthorized` where the caller's credential was revoked.
+        ago, this one hears first. Raises `Unauthorized` where the caller's credential was revoked.
         """
-        with contextlib.suppress(StoreUnavailable, TimeoutError):  # then it is as it is known here
-            async with asyncio.timeout(HEAR_MAX_S):
-                await self._services.lifecycle.catch_up()
-            is_identified_here = route.scope is not None and context.request.forwarded is None
-            if is_identified_here and not self._services.access.still_holds(context.caller):
-                raise Unauthorized("the credential was revoked, or has expired, meanwhile")
+        await self._services.lifecycle.hear_of_others()
+        is_identified_here = route.scope is not None and context.request.forwarded is None
+        if is_identified_here and not self._services.access.still_holds(context.caller):
+            raise Unauthorized("the credential was revoked, or has expired, meanwhile")
 
     async def _execute_somewhere(
         self, context: RequestContext[Services], request: Request, route: Route

@@ -62,7 +62,7 @@ async def _placed(context: RequestContext[Any], called: CalledFunction) -> Respo
     tried: set[str] = set()
     for _ in range(TRIES):
         destination = await fleet.placement.place(
-            function_id, version, tried, is_current=called.is_current
+            function_id, version, tried, names_version=called.names_version
         )
         if destination is None:
             return None
@@ -305,8 +305,8 @@ def _gone(
             status=Status.INTERRUPTED,
             ended_at=int(context.services.clock.unix()),
             error_message=NODE_LOST,
-            # Of another one than the current one the lost node chose which.
-            version=call.version if called.is_current else None,
+            # Where the call named a version or an alias, the lost node looked it up.
+            version=None if called.names_version else call.version,
             source=Source.URL if is_url else Source.SYNC,
         )
         context.services.fleet.lost(node, record)

@@ -138,14 +138,14 @@ def called_by_id(context: RequestContext[FunctionServices]) -> CalledFunction | 
     """The function that the request calls; None: it only has the call accepted."""
     if wants_async(context):
         return None
-    return CalledFunction(context.entry(), not names_version(context))
+    return CalledFunction(context.entry(), names_version(context))
 
 
 def called_by_name(context: RequestContext[FunctionServices]) -> CalledFunction | None:
     """As `called_by_id`."""
     if wants_async(context):
         return None
-    return CalledFunction(context.entry_by_name(), not names_version(context))
+    return CalledFunction(context.entry_by_name(), names_version(context))
 
 
 def _request(

@@ -84,7 +84,7 @@ class Together:
 
     async def start(self) -> None:
         """To be called first. Returns once the other nodes follow, so that what begins after it is
-        among the events; a node that does not answer within `BEGINS_WITHIN_S` is not waited for.
+        among the events; a node that does not answer within `BEGINS_WITHIN_S` is a gap.
         """
         self._here.reading = asyncio.ensure_future(self._read(self._here, self._own))
         self._ask_others(is_first=True)
@@ -93,6 +93,9 @@ class Together:
             async with asyncio.timeout(BEGINS_WITHIN_S):
                 for source in list(self._there.values()):
                     await source.answered.wait()
+        for node, source in self._there.items():
+            if not source.answered.is_set():
+                self._tell_gap(node)
 
     def close(self) -> None:
         """To be called once, whether `events` was begun or not."""

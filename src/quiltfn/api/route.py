@@ -120,10 +120,12 @@ Found = Callable[[RequestContext[Any], str], Awaitable[Response | None]]
 
 
 class CalledFunction(msgspec.Struct, frozen=True):
-    """What a request calls. `is_current`: its current version."""
+    """What a request calls. `names_version`: by a version or an alias, which may be the current one
+    of the function.
+    """
 
     entry: Entry
-    is_current: bool = True
+    names_version: bool = False
 
 
 Called = Callable[[RequestContext[Any]], CalledFunction | None]

@@ -190,7 +190,7 @@ def called(context: RequestContext[UrlCallServices]) -> CalledFunction | None:
     asked: UrlRequest = context.body
     if asked.is_preflight:
         return None
-    return CalledFunction(asked.found.entry, asked.version is None)
+    return CalledFunction(asked.found.entry, asked.version is not None)
 
 
 async def _identify(context: RequestContext[UrlCallServices]) -> Caller:

@@ -13,8 +13,7 @@ from quiltfn.wire import Alias, AliasList, AliasShare, RollbackRule
 app = Group(name="aliases", help="Name versions of a function, and split calls between two.")
 AliasName = Annotated[str, Argument(help="The alias, such as live.")]
 PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
-LEAST, MOST = 0.1, 99.9  # percent, of the version that gets a part
-SPLIT = re.compile(r"([0-9]{1,9})=([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
+LEAST, MOST = 0.1, 99.9  # percent, of calls to another version or of failures
 
 
 class RollbackOptions(Struct, frozen=True, kw_only=True):
@@ -86,18 +85,17 @@ def remove_alias(name_or_id: NameOrId, alias: AliasName, connection: Connection)
 def fraction_of(text: str, option: str) -> float:
     """What a percentage stands for. Raises `BadParameter`."""
     found = PERCENT.fullmatch(text)
-    if found is None or not float(found[1]):
-        raise BadParameter(f"{option} must be a percentage such as 5%, not {text!r}")
+    if found is None or not LEAST <= float(found[1]) <= MOST:
+        expected = f"a percentage from {LEAST}% to {MOST}%, such as 5%"
+        raise BadParameter(f"{option} must be {expected}, not {text!r}")
     return round(float(found[1]) / 100, 4)
 
 
 def _share(text: str) -> AliasShare:
-    found = SPLIT.fullmatch(text)
-    if found is None or not LEAST <= float(found[2]) <= MOST:
-        raise BadParameter(
-            f"--also must be VERSION=PERCENT, from {LEAST}% to {MOST}%, such as 4=10%, not {text!r}"
-        )
-    return AliasShare(version=int(found[1]), weight=round(float(found[2]) / 100, 4))
+    version, _, part = text.partition("=")
+    if not re.fullmatch("[0-9]{1,9}", version) or not part:
+        raise BadParameter(f"--also must be VERSION=PERCENT, such as 4=10%, not {text!r}")
+    return AliasShare(version=int(version), weight=fraction_of(part, "--also"))
 
 
 def _table(found: AliasList) -> None:

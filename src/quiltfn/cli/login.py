@@ -52,7 +52,7 @@ def login(connection: Connection) -> None:
     stored.check_name(name)
     known = stored.profiles.get(name)
     by_profile = None if known is None else known.url
-    url = connection.url or by_profile or profiles.target(profiles.Given()).url
+    url = connection.url or by_profile or profiles.url_of_environment()
     key = connection.api_key or typed_key(url) or profiles.key_of_environment()
     # An empty key is none; without one, that of another profile would be taken.
     at_server = replace(connection, url=url, api_key=key or "", profile=None)

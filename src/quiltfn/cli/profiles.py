@@ -43,7 +43,7 @@ class Profiles(Struct, frozen=True, kw_only=True):
         if name in self.profiles:
             return self.profiles[name]
         meant = nearest(name, list(self.profiles))
-        hint = f"is it {meant}?" if meant else f"quiltfn login --profile {name} makes one"
+        hint = f"is it {meant}?" if meant else f"quiltfn login --profile {name} --url URL makes one"
         raise BadParameter(f"there is no profile {name!r}", hint)
 
     def check_name(self, name: str) -> None:
@@ -194,6 +194,10 @@ def target(given: Given) -> Target:
 
 def _first(*said: tuple[str | None, str]) -> tuple[str | None, str]:
     return next(((one, told) for one, told in said if one), (None, NOWHERE))
+
+
+def url_of_environment() -> str | None:
+    return os.environ.get("QUILT_BASE_URL") or None
 
 
 def key_of_environment() -> str | None:

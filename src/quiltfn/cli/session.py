@@ -110,7 +110,8 @@ class Connection(Struct, frozen=True, kw_only=True):
     url: Annotated[
         str | None,
         Option(
-            help="The server; else QUILT_BASE_URL, the profile's, http://127.0.0.1:8080.",
+            help="The server; else that of --profile, QUILT_BASE_URL, the stored profile's, "
+            "http://127.0.0.1:8080.",
         ),
     ] = None
     api_key: Annotated[

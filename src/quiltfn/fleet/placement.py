@@ -46,11 +46,11 @@ class Placement:
         version: int,
         tried: Collection[str] = (),
         *,
-        is_current: bool = True,
+        names_version: bool = False,
     ) -> Destination | None:
         if not self._serves():
             return self._elsewhere(function_id, version, tried)
-        if not is_current:
+        if names_version:
             return None
         here = self._pool(function_id)
         if here is not None and here.idle:

@@ -4,7 +4,7 @@ A rule allows a part of them to fail, or one of a hundred to be slower than `p99
 taken back once so many did that the rule's own rate would bring about less than ONE_IN of such
 samples (an exact one-sided binomial test), and at least LEAST. It is looked at after each call, so
 a version that is exactly at its rate is wrongly taken back more often than that:
-`tests/unit/test_canary.py` has how often.
+in some 1.3% of cases; `tests/unit/test_canary.py` holds it to 3%.
 """
 
 import math

@@ -35,10 +35,10 @@ class Placement(Protocol):
         version: int,
         tried: Collection[str] = (),
         *,
-        is_current: bool = True,
+        names_version: bool = False,
     ) -> Destination | None:
         """The node that is to run a call, but for those that were tried; None: this one. `version`:
-        the current one of the function; `is_current`: whether it is the one that is called.
+        the current one of the function; `names_version`: the call names one, or an alias.
         """
 
     def sent(self, node: str, function_id: str) -> None:

@@ -2,7 +2,16 @@
 
 from quiltfn.sdk.methods import Method
 from quiltfn.sdk.named_function import BASE, on
-from quiltfn.sdk.request import Flow, delete, get, put, segment
+from quiltfn.sdk.request import (
+    Flow,
+    Request,
+    WithEtag,
+    as_json,
+    delete,
+    encoded,
+    get,
+    segment,
+)
 from quiltfn.wire import Alias, AliasList, AliasShare, NewAlias, RollbackRule
 
 
@@ -20,6 +29,16 @@ def get_alias(function: str, name: str) -> Flow[Alias]:
     return on(function, lambda one: get(_path(one, name), Alias))
 
 
+def get_alias_with_etag(function: str, name: str) -> Flow[tuple[Alias, str]]:
+    """One alias of a function, and the ETag of what it is now: see `set_alias`."""
+    return on(
+        function,
+        lambda one: WithEtag(
+            method="GET", path=_path(one, name), read=as_json(Alias), is_repeatable=True
+        ),
+    )
+
+
 def set_alias(
     function: str,
     name: str,
@@ -27,12 +46,25 @@ def set_alias(
     *,
     also: AliasShare | None = None,
     rollback_on: RollbackRule | None = None,
+    etag: str | None = None,
 ) -> Flow[Alias]:
     """Make an alias of a function, or replace it as a whole. `also`: another version that gets some
-    of the calls. `rollback_on`: when that is taken back by itself. Call it as NAME@ALIAS.
+    of the calls. `rollback_on`: when that is taken back by itself. Call it as NAME@ALIAS. `etag`:
+    only if the alias still has this one; raises ConflictError if it was changed meanwhile.
     """
     alias = NewAlias(version=version, also=also, rollback_on=rollback_on)
-    return on(function, lambda one: put(_path(one, name), Alias, alias))
+    return on(
+        function,
+        lambda one: Request(
+            method="PUT",
+            path=_path(one, name),
+            read=as_json(Alias),
+            body=encoded(alias),
+            headers={} if etag is None else {"If-Match": etag},
+            # Once it was done, it has another ETag.
+            is_repeatable=etag is None,
+        ),
+    )
 
 
 def delete_alias(function: str, name: str) -> Flow[None]:
@@ -45,5 +77,6 @@ class AliasMethods:
 
     list_aliases = Method(list_aliases)
     get_alias = Method(get_alias)
+    get_alias_with_etag = Method(get_alias_with_etag)
     set_alias = Method(set_alias)
     delete_alias = Method(delete_alias)

@@ -70,9 +70,9 @@ def deploy(
 
     Nothing is done where nothing has changed. A function whose new version cannot serve goes on
     with the old one, and nothing is deleted then. With --canary, calls by NAME@live stay on the
-    version before, but for that part of them; it is taken back where 5% of those fail. Exit codes:
-    0 it is as the file says; 1 refused, and what serves is as before; 2 the command line or the
-    file is wrong; 3 some of it was done.
+    version before, but for that part of them; the alias loses the new version where more than 5% of
+    all its calls fail. Exit codes: 0 it is as the file says; 1 refused, and what serves is as
+    before; 2 the command line or the file is wrong; 3 some of it was done.
     """
     if options.canary is not None and options.watch:
         raise BadParameter("give --canary or --watch, not both")

@@ -161,14 +161,18 @@ class Execution:
         functions, weight = self._client.functions, self._wanted.canary
         assert weight is not None, "aliases are left alone otherwise"
         now = functions.get(self._id(step))
+        changed = ChangedMeanwhile(f"the alias {LIVE} of {now.name} was changed")
         if step.verb is Verb.CREATE:
+            with suppress(NotFoundError):
+                functions.get_alias(now.id, LIVE)
+                raise changed
             functions.set_alias(now.id, LIVE, now.current_version)
             return
-        live = functions.get_alias(now.id, LIVE)
+        live, etag = functions.get_alias_with_etag(now.id, LIVE)
         if live.version == now.current_version:
-            raise ChangedMeanwhile(f"the alias {LIVE} of {now.name} was changed")
+            raise changed
         also = AliasShare(version=now.current_version, weight=weight)
-        functions.set_alias(now.id, LIVE, live.version, also=also, rollback_on=RULE)
+        functions.set_alias(now.id, LIVE, live.version, also=also, rollback_on=RULE, etag=etag)
 
     def _schedule(self, step: Step) -> None:
         schedules = self._client.schedules
