@@ -97,6 +97,7 @@ def test_it_names_the_variables_and_tells_no_value(tenant: Api) -> None:
     assert "hidden" not in str(told)
 
 
+@pytest.mark.one_server("a node hears of what another one changed within a second")
 def test_it_tells_every_attempt_and_what_came_of_the_call(tenant: Api) -> None:
     after = tenant.active(name="after-it")
     function_id = tenant.active("exit 3")
