@@ -8,8 +8,8 @@ It needs the packages of requirements/docs.txt (scripts/setup --docs installs th
 A warning of Sphinx, a dead link and anything that the site's policy would refuse are errors.
 """
 
-import hashlib
 import importlib.util
+import runpy
 import shutil
 import subprocess
 import sys
@@ -35,11 +35,8 @@ def made_of(root: Path) -> str:
     """The digest of everything that the site is made of."""
     found = [*root.glob("*.md"), *(root / one for one in OTHERS)]
     found += [one for one in (root / "docs").rglob("*") if one.is_file() and one.suffix in KEPT]
-    whole = hashlib.sha256()
-    for path in sorted(found):
-        content = path.read_bytes()
-        whole.update(f"{path.relative_to(root)}\0{len(content)}\0".encode() + content)
-    return whole.hexdigest()
+    digest = runpy.run_path(str(ROOT / "ui/build.py"))["digest"]
+    return str(digest(found, root))
 
 
 def is_current(root: Path) -> bool:

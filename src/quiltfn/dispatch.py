@@ -37,11 +37,11 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallEvent, Invocation, WorkOutcome
-from quiltfn.model.version import Version, no_version
+from quiltfn.model.version import Version
 from quiltfn.model.work import outcome
 from quiltfn.observe import metrics
 from quiltfn.policies import Policies
-from quiltfn.ports import Clock, Journal, LongOutput, Pools, Store, no_others
+from quiltfn.ports import Clock, Journal, LongOutput, Pools, no_others
 from quiltfn.ports.work import ClaimedWork, DueWork, WorkStore
 from quiltfn.work import request_of
 
@@ -63,7 +63,7 @@ class Dispatcher:
     """
 
     store: WorkStore
-    functions: Store
+    versions: KnownVersions
     catalog: Catalog
     pools: Pools
     invoker: Invoker
@@ -88,7 +88,6 @@ class Dispatcher:
         # until the pools are asked again. None before it.
         self._cold: list[Backlog] | None = None
         self._retries: list[tuple[str, str, int]] = []
-        self._versions = KnownVersions(self.functions)
         self._in_doubt: set[str] = set()  # functions whose claims are being made sure of
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_pumping = self._is_settling = self._is_stopping = False
@@ -469,12 +468,10 @@ class Dispatcher:
 
     async def _version(self, entry: Entry, number: int) -> Version:
         """The version that the work names. Raises `Unprocessable` if there is none."""
-        if number == entry.version.number:
-            return entry.version
-        version = await self._versions.get(entry.function.id, number)
-        if version is None:
-            raise Unprocessable(no_version(number))
-        return version
+        try:
+            return await self.versions.of(entry, number)
+        except NotFound as error:
+            raise Unprocessable(str(error)) from None
 
     # Claiming and putting back ---------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """KnownVersions: the versions that calls named last, in memory. A version never changes."""
 
-from quiltfn.model.version import Version
+from quiltfn.catalog import Entry
+from quiltfn.model.errors import NotFound
+from quiltfn.model.version import Version, no_version
 from quiltfn.ports import Store
 
 KNOWN_MAX_BYTES = 8 * 1024 * 1024
@@ -14,14 +16,16 @@ class KnownVersions:
         self._known: dict[tuple[str, int], Version] = {}
         self._size = 0
 
-    async def get(self, function_id: str, number: int) -> Version | None:
-        """The version of a function, if there is one."""
-        key = function_id, number
+    async def of(self, entry: Entry, number: int) -> Version:
+        """A version of a function. Raises `NotFound`."""
+        if number == entry.version.number:
+            return entry.version
+        key = entry.function.id, number
         version = self._known.pop(key, None)
         if version is None:
-            version = await self._store.version(function_id, number)
+            version = await self._store.version(*key)
             if version is None:
-                return None
+                raise NotFound(no_version(number))
             if key not in self._known:  # else another call was faster
                 self._size += version.spec.size
         self._known[key] = version  # as the newest

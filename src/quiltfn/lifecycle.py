@@ -36,7 +36,7 @@ from quiltfn.model.function import (
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
-from quiltfn.model.version import HostLimits, Version, VersionSpec, no_version
+from quiltfn.model.version import HostLimits, Version, VersionSpec
 from quiltfn.ports import (
     Change,
     Clock,
@@ -102,11 +102,16 @@ class Lifecycle:
     """
 
     def __init__(
-        self, catalog: Catalog, store: Store, pools: Pools, clock: Clock, node: NodeConfig
+        self,
+        catalog: Catalog,
+        store: Store,
+        versions: KnownVersions,
+        pools: Pools,
+        clock: Clock,
+        node: NodeConfig,
     ) -> None:
         self._catalog, self._store, self._pools = catalog, store, pools
-        self._clock, self._node = clock, node
-        self._known_versions = KnownVersions(store)
+        self._versions, self._clock, self._node = versions, clock, node
         self._activities: dict[str, Activity] = {}
         self._background: set[asyncio.Task[None]] = set()
         # Brings what other nodes have changed. An operation decides by what the function is now.
@@ -303,12 +308,7 @@ class Lifecycle:
 
     async def version(self, entry: Entry, number: int) -> Version:
         """One version. Raises `NotFound`."""
-        if number == entry.version.number:
-            return entry.version
-        version = await self._known_versions.get(entry.function.id, number)
-        if version is None:
-            raise NotFound(no_version(number))
-        return version
+        return await self._versions.of(entry, number)
 
     # One operation at a time -----------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from quiltfn.events import Events
 from quiltfn.health import Health, HostFacts
 from quiltfn.images import ImageDirectory
 from quiltfn.invoke import Invoker
+from quiltfn.known_versions import KnownVersions
 from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.lone_node import LoneNode
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable, Unprocessable
@@ -124,6 +125,7 @@ class CallParts(msgspec.Struct, frozen=True):
 
     store: SqlStore
     catalog: Catalog
+    versions: KnownVersions
     pools: LocalPools
     journal: SpoolJournal
     invoker: Invoker
@@ -236,7 +238,8 @@ def _call_parts(
     clock: Clock,
 ) -> CallParts:
     catalog, bounds = Catalog(chosen.functions_max_bytes), budgets(chosen)
-    return CallParts(store, catalog, pools, journal, invoker, clock, bounds)
+    versions = KnownVersions(store)
+    return CallParts(store, catalog, versions, pools, journal, invoker, clock, bounds)
 
 
 async def _joined(
@@ -424,7 +427,9 @@ async def functions_of(
     if not parts.store.database.boot.is_alone:
         name = node.machine.node_id
         config = replace(config, owns=lambda function: function.owner_node_id == name)
-    lifecycle = Lifecycle(parts.catalog, parts.store, parts.pools, parts.clock, config)
+    lifecycle = Lifecycle(
+        parts.catalog, parts.store, parts.versions, parts.pools, parts.clock, config
+    )
     await lifecycle.restore()
     elasticity = Elasticity(lifecycle, SqlOperations(parts.store.database), parts.clock)
     await elasticity.restore()
@@ -447,7 +452,7 @@ async def work_of(
     queue, policies = await restored_work(chosen, parts.store, node)
     dispatcher = Dispatcher(
         store=queue,
-        functions=parts.store,
+        versions=parts.versions,
         catalog=parts.catalog,
         pools=parts.pools,
         invoker=parts.invoker,

@@ -53,7 +53,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "function_list": CORE | {"catalog"},
     "call_timeline": CORE | {"catalog", "work"},
     "invoke": CORE | {"catalog", "ids"},
-    "known_versions": CORE,
+    "known_versions": CORE | {"catalog"},
     "lifecycle": CORE | {"catalog", "ids", "known_versions", "runtimes"},
     "policies": CORE,
     "claims": CORE,
@@ -117,7 +117,7 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "bounds": {"api", "images", "settings"} | CORE | VERBS,
     "platform": {"background", "callbacks", "api", "bounds", "images", "pool", "store", "settings"}
-    | {"telemetry", "fleet", "joined_fleet", "shared_images", "shared_instances"}
+    | {"telemetry", "fleet", "joined_fleet", "known_versions", "shared_images", "shared_instances"}
     | CORE
     | VERBS,
     "main": {"api", "clock", "inherited", "platform", "sandbox", "store", "telemetry", "tokens"}

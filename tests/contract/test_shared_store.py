@@ -31,6 +31,7 @@ from contract.test_schedule_store import a_schedule
 from manual_clock import ManualClock
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.fleet.follower import Follower
+from quiltfn.known_versions import KnownVersions
 from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.alias import Alias
@@ -109,7 +110,8 @@ def a_follower(catalog: Catalog, store: Any) -> Follower:
         runtimes=cast("Any", None),
         pools=PoolLimits(),
     )
-    lifecycle = Lifecycle(catalog, store, LocalPools(FakeSandboxes(), clock), clock, node)
+    pools = LocalPools(FakeSandboxes(), clock)
+    lifecycle = Lifecycle(catalog, store, KnownVersions(store), pools, clock, node)
     follower = Follower(store)
     follower.listeners[ChangeKind.FUNCTION] = lifecycle.follow_changes
     return follower

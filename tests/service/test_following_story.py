@@ -19,6 +19,7 @@ from contract.stores import SHARED_STORES
 from manual_clock import ManualClock
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.fleet.follower import Follower
+from quiltfn.known_versions import KnownVersions
 from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.model.errors import QuiltfnError
 from quiltfn.model.function import FunctionState, NewFunction
@@ -62,7 +63,8 @@ class StoryNode:
             pools=PoolLimits(),
         )
         self.pools = LocalPools(self.sandboxes, clock)
-        self.lifecycle = Lifecycle(self.catalog, self.store, self.pools, clock, config)
+        versions = KnownVersions(self.store)
+        self.lifecycle = Lifecycle(self.catalog, self.store, versions, self.pools, clock, config)
         self.urls = Urls(SqlUrls(self.store.database), self.catalog)
         self.policies = Policies(SqlPolicies(self.store.database))
         self.catalog.on_change += [self.urls.function_changed, self.policies.function_changed]

@@ -18,7 +18,7 @@ from quiltfn.model.alias import Alias, Share
 from quiltfn.model.canary import RollbackRule
 from quiltfn.model.errors import Forbidden, Unprocessable
 from quiltfn.model.version import Version
-from quiltfn.wire.aliases import ALIAS
+from quiltfn.wire.aliases import ALIAS, ALIAS_RULE
 from quiltfn.wire.functions import VERSION_NUMBER_MAX
 
 
@@ -52,8 +52,7 @@ async def set_alias(context: RequestContext[AliasServices]) -> Response:
     """
     body, name = context.body, _name(context)
     if not re.fullmatch(ALIAS, name):
-        expected = "1 to 32 letters, digits, dashes or underscores, with a letter first"
-        raise Unprocessable.field("alias", expected, name, "live")
+        raise Unprocessable.field("alias", ALIAS_RULE, name, "live")
     if body.also is not None and body.also.version == body.version:
         raise Unprocessable.field("also.version", "another version than version", body.version)
     also = body.also and Share(version=body.also.version, weight=body.also.weight)

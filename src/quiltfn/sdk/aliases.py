@@ -2,16 +2,7 @@
 
 from quiltfn.sdk.methods import Method
 from quiltfn.sdk.named_function import BASE, on
-from quiltfn.sdk.request import (
-    Flow,
-    Request,
-    WithEtag,
-    as_json,
-    delete,
-    encoded,
-    get,
-    segment,
-)
+from quiltfn.sdk.request import Flow, delete, get, get_with_etag, put, segment
 from quiltfn.wire import Alias, AliasList, AliasShare, NewAlias, RollbackRule
 
 
@@ -31,12 +22,7 @@ def get_alias(function: str, name: str) -> Flow[Alias]:
 
 def get_alias_with_etag(function: str, name: str) -> Flow[tuple[Alias, str]]:
     """One alias of a function, and the ETag of what it is now: see `set_alias`."""
-    return on(
-        function,
-        lambda one: WithEtag(
-            method="GET", path=_path(one, name), read=as_json(Alias), is_repeatable=True
-        ),
-    )
+    return on(function, lambda one: get_with_etag(_path(one, name), Alias))
 
 
 def set_alias(
@@ -53,18 +39,7 @@ def set_alias(
     only if the alias still has this one; raises ConflictError if it was changed meanwhile.
     """
     alias = NewAlias(version=version, also=also, rollback_on=rollback_on)
-    return on(
-        function,
-        lambda one: Request(
-            method="PUT",
-            path=_path(one, name),
-            read=as_json(Alias),
-            body=encoded(alias),
-            headers={} if etag is None else {"If-Match": etag},
-            # Once it was done, it has another ETag.
-            is_repeatable=etag is None,
-        ),
-    )
+    return on(function, lambda one: put(_path(one, name), Alias, alias, etag))
 
 
 def delete_alias(function: str, name: str) -> Flow[None]:

@@ -25,12 +25,12 @@ from quiltfn.sdk.payload import key_header, new_invocation
 from quiltfn.sdk.request import (
     Flow,
     Request,
-    WithEtag,
     as_json,
     ask,
     delete,
     encoded,
     get,
+    get_with_etag,
     post,
     query,
     segment,
@@ -123,15 +123,7 @@ def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
 
 def get_function_with_etag(function: str) -> Flow[tuple[Function, str]]:
     """One function, and the ETag of what it is now: see `update_if_match`."""
-    return on(
-        function,
-        lambda one: WithEtag(
-            method="GET",
-            path=f"{BASE}/{segment(one)}",
-            read=as_json(Function),
-            is_repeatable=True,
-        ),
-    )
+    return on(function, lambda one: get_with_etag(f"{BASE}/{segment(one)}", Function))
 
 
 def update_function_if_match(function: str, etag: str, **changes: Any) -> Flow[Function]:

@@ -68,6 +68,10 @@ def get(path: str, shape: type[T]) -> Request[T]:
     return Request(method="GET", path=path, read=as_json(shape), is_repeatable=True)
 
 
+def get_with_etag(path: str, shape: type[Any]) -> WithEtag:
+    return WithEtag(method="GET", path=path, read=as_json(shape), is_repeatable=True)
+
+
 def post(path: str, shape: type[T], body: object = None, **more: Any) -> Request[T]:
     return Request(method="POST", path=path, read=as_json(shape), body=encoded(body), **more)
 
@@ -87,10 +91,17 @@ def stream(method: str, path: str, body: object = None, **more: Any) -> Request[
     )
 
 
-def put(path: str, shape: type[T], body: object) -> Request[T]:
-    """Repeatable: it says what there is to be."""
+def put(path: str, shape: type[T], body: object, etag: str | None = None) -> Request[T]:
+    """Repeatable, since it says what there is to be; not where it is only for what has that ETag,
+    which is another one once it was done.
+    """
     return Request(
-        method="PUT", path=path, read=as_json(shape), body=encoded(body), is_repeatable=True
+        method="PUT",
+        path=path,
+        read=as_json(shape),
+        body=encoded(body),
+        headers={} if etag is None else {"If-Match": etag},
+        is_repeatable=etag is None,
     )
 
 

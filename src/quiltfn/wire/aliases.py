@@ -9,14 +9,11 @@ from quiltfn.wire.fields import about
 from quiltfn.wire.functions import UnixSeconds, VersionNumber
 
 ALIAS = "[A-Za-z][A-Za-z0-9_-]{0,31}"
+ALIAS_RULE = "1 to 32 letters, digits, dashes or underscores, with a letter first"
 
 AliasName = Annotated[
     str,
-    about(
-        "1 to 32 letters, digits, dashes or underscores, with a letter first",
-        "live",
-        Pattern(ALIAS, "1 to 32 letters, digits, dashes or underscores, with a letter first"),
-    ),
+    about(ALIAS_RULE, "live", Pattern(ALIAS, ALIAS_RULE)),
 ]
 Weight = Annotated[
     float,
