@@ -250,18 +250,26 @@ class StoryState:
     def look_at_pool(self, function: KnownFunction) -> None:
         pool = self.pools[function.id]
         if self.driver.is_fleet:  # what one node has ended another may have started already
-
-            def is_within() -> bool:
-                return bool(self.pool(function)["total_count"] <= function.bound)
-
-            self.until(is_within, EMPTY_WITHIN_S, f"at most {function.bound} in {pool}")
-            pool = self.pool(function)
+            pool = self._settled_pool(function)
         now, most = self.driver.of_function(function.key) or (pool["total_count"],) * 2
         assert pool["total_count"] <= function.bound, f"{pool}, at most {function.bound}"
         assert most <= function.bound, f"there were {most} sandboxes, at most {function.bound}"
         function.bound = max(function.high, min(function.bound, now))
         if function.state in ("pending", "paused", "error"):
             self.until(lambda: self._is_empty(function), EMPTY_WITHIN_S, "an empty pool")
+
+    def _settled_pool(self, function: KnownFunction) -> dict[str, Any]:
+        """Of a fleet: the first answer that is within the bound. The next may come from a node that
+        has not heard as much yet.
+        """
+        answers = [self.pools[function.id]]
+
+        def is_within() -> bool:
+            answers.append(self.pool(function))
+            return bool(answers[-1]["total_count"] <= function.bound)
+
+        self.until(is_within, EMPTY_WITHIN_S, f"at most {function.bound} in {answers}")
+        return answers[-1]
 
     def _is_empty(self, function: KnownFunction) -> bool:
         pool = self.pool(function)

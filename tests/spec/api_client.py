@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -90,7 +90,12 @@ class TlsServer(Server):
 
 
 class Api:
-    """One caller of a server, with or without a credential."""
+    """One caller of a server, with or without a credential.
+
+    `others_hear_s`: how long after a change calls at another node may go on as before.
+    """
+
+    others_hear_s: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -128,6 +133,10 @@ class Api:
         self, code: str, status: int, method: str, path: str, body: Any = None, **more: Any
     ) -> dict[str, Any]:
         return is_error(self(method, path, body, **more), code, status)
+
+    def heard(self) -> None:
+        """Returns once every node that may be asked goes by what was changed."""
+        time.sleep(self.others_hear_s)
 
     def create(self, handler: str = "echo hello", **fields: Any) -> str:
         body = {"name": new_name(), "handler": handler} | fields

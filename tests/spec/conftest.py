@@ -11,6 +11,8 @@ from e2e.server import Server, short_dir, watched
 from fleet.front import three_nodes
 from spec.api_client import Api, make_key, make_secret, new_name
 
+OTHERS_HEAR_S = 1.0  # the fleet's promise
+
 
 @dataclass
 class Keyed:
@@ -42,6 +44,7 @@ def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Makes a server with the options that it is given, or three with --fleet."""
     if not request.config.getoption("--fleet"):
         return alone
+    Api.others_hear_s = OTHERS_HEAR_S
     return lambda options: three_nodes(options, tmp_path_factory.mktemp("fleet"))
 
 

@@ -62,11 +62,11 @@ def test_a_version_that_is_not_there_is_named(tenant: Api) -> None:
         assert "version" in told["error"]
 
 
-@pytest.mark.one_server("a node hears of what another one changed within a second")
 def test_no_version_of_a_paused_function_is_served(tenant: Api) -> None:
     function_id = two_versions(tenant)
     invoked(tenant, function_id, 1)
     tenant.good("POST", f"{of(function_id)}/pause")
+    tenant.heard()
     path = f"{of(function_id)}/invoke"
     plain = tenant("POST", path)
     named = tenant("POST", f"{path}?version=1")
@@ -91,11 +91,11 @@ def test_accepted_work_runs_on_the_version_that_it_names(tenant: Api) -> None:
     assert (version_of(fixed), version_of(plain)) == (1, 2)
 
 
-@pytest.mark.one_server("a node hears of what another one changed within a second")
 def test_a_key_that_may_only_call_calls_the_current_version_alone(keyed: Keyed) -> None:
     name = new_name()
     owner, caller = keyed.caller(name, "write"), keyed.caller(name, "invoke")
     function_id = two_versions(owner)
+    owner.heard()
     path = f"{of(function_id)}/invoke?version=2"
     assert caller.good("POST", path)["stdout"] == "two\n"
     told = caller.refused("FORBIDDEN", 403, "POST", f"{of(function_id)}/invoke?version=1")

@@ -143,5 +143,6 @@ def test_the_documented_body_works_with_a_key_that_may_write(both: Tenant) -> No
     assert answer["stdout"] == "value\n"
     refused(both.caller, function, PAGE_INVOKE["environment"])
     both.writer.good("PUT", of(function), {"environment": {"EXTRA_VAR": ""}})
+    both.caller.heard()
     answer = both.caller.good("POST", f"{of(function)}/invoke", PAGE_INVOKE)
     assert answer["stdout"] == "value\n"

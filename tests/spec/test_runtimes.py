@@ -409,8 +409,10 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
 
     # Any update takes what the name stands for now; a rollback goes back to what was then.
     operator.good("PUT", of(function), {"description": "another"})
+    operator.heard()
     assert operator.invoke(function)["stdout"] == "new"
     operator.good("POST", f"{of(function)}/rollback", {"version": 1})
+    operator.heard()
     assert operator.invoke(function)["stdout"] == "old"
     versions = operator.good("GET", f"{of(function)}/versions")["versions"]
     assert versions[0]["image_digest"] == f"sha256:{new}"
@@ -421,6 +423,7 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     assert operator.invoke(function)["stdout"] == "old"
     operator.good("POST", f"{of(function)}/pause")
     operator.good("POST", f"{of(function)}/resume")
+    operator.heard()
     assert operator.invoke(function)["stdout"] == "old"
     body = {"name": new_name(), "handler": "true", "runtime": name}
     told = operator.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
