@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from quiltfn.sdk import Backoff, Client
+from quiltfn.sdk import AliasShare, Backoff, Client, RollbackRule
 
 THUMBNAIL = '''
 import json, sys, time
@@ -80,6 +80,7 @@ def archive_of(files: Mapping[str, str]) -> bytes:
 def make_scene(client: Client) -> Scene:
     functions = _functions(client)
     _schedules(client)
+    _aliases(client)
     return Scene(functions, _calls(client, functions))
 
 
@@ -124,6 +125,17 @@ def _schedules(client: Client) -> None:
     for name in ("nightly", "prices"):
         record = client.schedules.run(name)
         client.functions.wait(record.function_id, record.invocation_id)
+
+
+def _aliases(client: Client) -> None:
+    """An alias that sends a part of its calls to a new version, and one that does not."""
+    functions = client.functions
+    functions.update("charge-card", description="Charges a card, and tries a second provider")
+    functions.rollback("charge-card", 1)
+    canary = AliasShare(version=2, weight=0.1)
+    rule = RollbackRule(error_rate=0.2)
+    functions.set_alias("charge-card", "live", version=1, also=canary, rollback_on=rule)
+    functions.set_alias("charge-card", "stable", version=1)
 
 
 def _calls(client: Client, functions: Mapping[str, str]) -> dict[str, str]:

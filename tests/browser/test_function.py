@@ -326,6 +326,61 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
     expect(page).to_have_url(re.compile(r"\?from=1&to=2$"))
 
 
+def test_an_alias_is_made_split_and_taken_back(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo old")
+    one.server.call("PUT", one.path, {"handler": "exit 3"})
+    one.server.call("POST", f"{one.path}/rollback", {"version": 1})
+    open_at(page, one, "versions")
+    versions, aliases = region(page, "Versions"), page.get_by_role("form", name="Aliases")
+    expect(aliases).to_contain_text("An alias is a name that calls use instead of a version")
+    aliases.get_by_role("button", name="New alias").click()
+    aliases.get_by_label("Name").fill("live")
+    aliases.get_by_role("button", name="Save").click()
+    expect(versions.get_by_role("row", name=re.compile("^v1"))).to_contain_text("live")
+
+    aliases.get_by_role("button", name="Change live").click()
+    aliases.get_by_label("Another version").select_option("v2")
+    aliases.get_by_label("Its part of the calls").fill("0.5")
+    aliases.get_by_role("button", name="Save").click()
+    row = aliases.get_by_role("row", name=re.compile("^live"))
+    expect(row).to_contain_text("v1 50 %, v2 50 %")
+    expect(row).to_contain_text("taken back if more than 5 % of its calls fail")
+    expect(versions.get_by_role("row", name=re.compile("^v2"))).to_contain_text("live 50 %")
+
+    # It loses its second version by itself, and the page hears of it.
+    alias = f"{one.path}/aliases/live"
+    for _ in range(60):
+        one.server.call("POST", f"{one.path}/invoke?alias=live", {})
+    assert one.server.call("GET", alias).json()["also"] is None
+    expect(row).to_contain_text("taken back version 2: ")
+    expect(row.get_by_role("button", name="Send all calls")).to_have_count(0)
+
+    aliases.get_by_role("button", name="Remove live").click()
+    expect(page.get_by_text("Alias live was removed.")).to_be_visible()
+    assert one.server.call("GET", alias).status_code == 404
+    page.get_by_role("button", name="Undo").last.click()
+    expect(row).to_contain_text("v1")
+    assert one.server.call("GET", alias).json()["version"] == 1
+
+
+def test_an_alias_that_is_refused_is_said_beside_its_field(
+    page: Page, function: Callable[..., Function], expected: list[str]
+) -> None:
+    expected += ["422"]
+    one = function("echo old")
+    open_at(page, one, "versions")
+    aliases = page.get_by_role("form", name="Aliases")
+    aliases.get_by_role("button", name="New alias").click()
+    aliases.get_by_label("Name").fill("1st")
+    aliases.get_by_role("button", name="Save").click()
+    expect(aliases.get_by_role("alert")).to_contain_text("with a letter first")
+    expect(aliases.get_by_label("Name")).to_have_value("1st")
+    aliases.get_by_role("button", name="Cancel").click()
+    expect(aliases.get_by_role("button", name="New alias")).to_be_visible()
+
+
 def packed(site: Server, runtime: str, **modules: str) -> None:
     """Gives a runtime of Python these modules and nothing else."""
     kind = {"content-type": "application/x-tar"}

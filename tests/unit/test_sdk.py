@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quiltfn import sdk
+from quiltfn import sdk, wire
 from quiltfn.api.routes import ROUTES
 from quiltfn.sdk import (
     ApiError,
@@ -38,6 +38,7 @@ from quiltfn.sdk import (
 )
 from quiltfn.sdk import client as client_module
 from quiltfn.sdk.functions import FunctionMethods
+from quiltfn.sdk.methods import OfClient
 from quiltfn.sdk.work import WorkMethods
 from unit import canned_server
 from unit.canned_server import ID, INVOCATION, Canned
@@ -1175,6 +1176,21 @@ def test_everything_that_is_exported_is_there() -> None:
     assert sdk.Function is Function
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sdk.nothing
+
+
+def test_what_methods_take_and_give_is_exported() -> None:
+    """Whoever annotates a call, or makes what it takes, imports it from where the client is."""
+    missing = set()
+    at = Client("http://127.0.0.1:9")
+    found = [getattr(at, name) for name in {*dir(at), *vars(at)} if not name.startswith("_")]
+    groups = [one for one in found if isinstance(one, OfClient)]
+    assert len(groups) > 5
+    for group in groups:
+        for name, method in inspect.getmembers(group, callable):
+            if not name.startswith("_"):
+                named = set(re.findall(r"\b[A-Z]\w+", str(inspect.signature(method))))
+                missing |= {one for one in named - set(sdk.__all__) if hasattr(wire, one)}
+    assert not missing
 
 
 def test_help_shows_the_fields_that_a_method_takes() -> None:

@@ -52,6 +52,7 @@ Deno.test("only what was changed is sent", () => {
 
 Deno.test("a form speaks of what is left empty, where the API speaks of null", () => {
   assert.equal(aboutEmpty("a name, or null; may be long"), "a name; may be empty; may be long");
+  assert.equal(aboutEmpty("so many; or null"), "so many; may be empty");
   assert.equal(aboutEmpty("the methods; null: any"), "the methods; empty: any");
   assert.equal(aboutEmpty("nullable words stay"), "nullable words stay");
 });

@@ -33,6 +33,9 @@ from quiltfn.sdk.errors import (
 )
 from quiltfn.sdk.events import End, Event, Gap, Output, Started, TenantEvent
 from quiltfn.wire import (
+    Alias,
+    AliasList,
+    AliasShare,
     AsyncPolicy,
     Attempt,
     AuditEntry,
@@ -70,6 +73,8 @@ from quiltfn.wire import (
     InvocationSummary,
     InvocationSummaryPage,
     Key,
+    ListedPool,
+    Liveness,
     NewDestination,
     NewFunction,
     NewKey,
@@ -86,6 +91,7 @@ from quiltfn.wire import (
     QuotaUse,
     RecordPolicy,
     RedriveResult,
+    RollbackRule,
     Runtime,
     RuntimeFile,
     RuntimeFilePage,
@@ -114,6 +120,9 @@ if TYPE_CHECKING:
     from quiltfn.sdk.asynchronous import AsyncClient
 
 __all__ = [
+    "Alias",
+    "AliasList",
+    "AliasShare",
     "ApiError",
     "AsyncClient",
     "AsyncPolicy",
@@ -164,6 +173,8 @@ __all__ = [
     "InvocationSummary",
     "InvocationSummaryPage",
     "Key",
+    "ListedPool",
+    "Liveness",
     "NewDestination",
     "NewFunction",
     "NewKey",
@@ -185,6 +196,7 @@ __all__ = [
     "RateLimitError",
     "RecordPolicy",
     "RedriveResult",
+    "RollbackRule",
     "Runtime",
     "RuntimeFile",
     "RuntimeFilePage",

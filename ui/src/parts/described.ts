@@ -35,7 +35,7 @@ export function taken(
 
 /** What the API says of a field, for a form: there null is a field that is left empty. */
 export function aboutEmpty(about: string): string {
-  return about.replace(/,? or null\b/, "; may be empty").replace(/\bnull:/, "empty:");
+  return about.replace(/[,;]? or null\b/, "; may be empty").replace(/\bnull:/, "empty:");
 }
 
 /** A list that was typed: its words are parted by commas or spaces. */

@@ -1,5 +1,6 @@
 // All versions of a function: what each has changed, how two differ, and the way back.
 import { useSignal } from "@preact/signals";
+import { namesOf } from "../../aliases.ts";
 import { get } from "../../api.ts";
 import { type Difference, differences, summary } from "../../comparing.ts";
 import { failures, tell } from "../../current.ts";
@@ -12,8 +13,9 @@ import { Ago } from "../../parts/time.ts";
 import { note, route } from "../../router.ts";
 import { rollback } from "../../saving.ts";
 import { may } from "../../scope.ts";
-import type { Function, RuntimeList, Version } from "../../wire.ts";
+import type { Alias, AliasList, Function, RuntimeList, Version } from "../../wire.ts";
 import { changedPaths } from "../../version_files.ts";
+import { Aliases } from "./aliases.ts";
 import { FileDifferences } from "./file_differences.ts";
 import { More, usePaged } from "./paged.ts";
 
@@ -49,9 +51,10 @@ function Standing({ one, version }: { one: Function; version: number }) {
     html`<span class="badge">${one.state === "active" ? "serves" : "current"}</span>`;
 }
 
-function Row({ one, of, before, isNewest, isCompared, onCompare, onRollback }: {
+function Row({ one, of, aliases, before, isNewest, isCompared, onCompare, onRollback }: {
   one: Function;
   of: Version;
+  aliases: readonly Alias[];
   before: Version | undefined;
   isNewest: boolean;
   isCompared: boolean;
@@ -62,7 +65,13 @@ function Row({ one, of, before, isNewest, isCompared, onCompare, onRollback }: {
   const why = failures(one.id).value.get(of.version);
   return html`
     <tr class=${isCompared ? "marked" : ""}>
-      <td class="num"><b>v${of.version}</b><${Standing} one=${one} version=${of.version} /></td>
+      <td
+        class="num"><b>v${of.version}</b><${Standing} one=${one} version=${of.version} />${namesOf(
+          aliases,
+          of.version,
+        ).map((name) =>
+          html`<span class="badge plain" title="Calls by this alias run on it" key=${name}>${name}</span>`
+        )}</td>
       <td class="num small">
         <${Ago} at=${of.created_at} />
       </td>
@@ -182,6 +191,11 @@ export function Versions({ one }: { one: Function }) {
     one.updated_at,
   ]);
   const { all, problem } = list;
+  const { value, again, problem: unheard } = useFetched(
+    (signal) => get<AliasList>(`api/functions/${one.id}/aliases`, {}, signal),
+    [one.id],
+  );
+  const aliases = value.value?.aliases;
   const query = route.peek().query;
   const from = useSignal(Number(query.get("from")));
   const to = useSignal(Number(query.get("to")));
@@ -226,8 +240,9 @@ export function Versions({ one }: { one: Function }) {
             </thead>
             <tbody>${all.map((each, n) =>
               html`
-                <${Row} one=${one} of=${each} before=${all[n + 1]} isNewest=${n < NAMED} key=${each
-                  .version}
+                <${Row} one=${one} of=${each} aliases=${aliases ?? []} before=${all[n + 1]}
+                  isNewest=${n < NAMED} key=${each
+                    .version}
                   isCompared=${each === first || each === second} onCompare=${() => compareOne(n)}
                   onRollback=${() => back(each.version)} />
               `
@@ -236,6 +251,11 @@ export function Versions({ one }: { one: Function }) {
         </div>
         <${More} of=${list} />
       </section>
+    `}
+    ${unheard.value && html`<${Notice} of=${unheard.value} onRetry=${again} />`}
+    ${all && aliases && html`
+      <${Aliases} one=${one} all=${aliases} versions=${all.map(({ version }) => version)}
+        again=${again} />
     `}
     ${all && first && second &&
       html`<${Comparison} id=${one.id} all=${all} from=${first} to=${second} onChange=${compare} />`}

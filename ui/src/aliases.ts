@@ -1,0 +1,84 @@
+// What an alias says, and what of it is sent when it is set: words, shares and the body of the request.
+import type { Alias, AliasShare, NewAlias, RollbackRule } from "./wire.ts";
+
+/** What a reader types of an alias. `other`: the number of the second version, which gets `weight` of
+ * the calls; 0: there is none. Limits that are null are not judged.
+ */
+export interface AliasDraft {
+  name: string;
+  version: number;
+  other: number;
+  weight: number;
+  rule: { error_rate: number | null; p99_ms: number | null; within_s: number };
+}
+
+const WEIGHT = 0.1; // of a new second version
+const WATCHED = { error_rate: 0.05, p99_ms: null, within_s: 300 };
+const UNWATCHED = { error_rate: null, p99_ms: null, within_s: 300 };
+
+/** A new alias for the version that serves. */
+export function newDraft(version: number): AliasDraft {
+  return { name: "", version, other: 0, weight: WEIGHT, rule: { ...WATCHED } };
+}
+
+export function draftOf({ name, version, also, rollback_on: rule }: Alias): AliasDraft {
+  return {
+    name,
+    version,
+    other: also?.version ?? 0,
+    weight: also?.weight ?? WEIGHT,
+    rule: rule
+      ? {
+        error_rate: rule.error_rate ?? null,
+        p99_ms: rule.p99_ms ?? null,
+        within_s: rule.within_s ?? 300,
+      }
+      : { ...(also ? UNWATCHED : WATCHED) },
+  };
+}
+
+/** The body that sets the alias. */
+export function bodyOf({ version, other, weight, rule }: AliasDraft): NewAlias {
+  const also = other === 0 ? null : { version: other, weight };
+  const isWatched = rule.error_rate !== null || rule.p99_ms !== null;
+  return { version, also, rollback_on: also && isWatched ? rule : null };
+}
+
+/** The body that makes an alias what it was. */
+export function sameAgain({ version, also, rollback_on: rule = null }: Alias): NewAlias {
+  return { version, also, rollback_on: rule };
+}
+
+/** Of 100 calls, as exactly as a weight can be. */
+export const percentOf = (weight: number): number => Math.round(weight * 1000) / 10;
+
+/** The versions that calls by the alias run on, each with its part of 100, the main one first. */
+export function shares({ version, also }: { version: number; also: AliasShare | null }): {
+  version: number;
+  percent: number;
+}[] {
+  if (also === null) return [{ version, percent: 100 }];
+  const other = percentOf(also.weight);
+  return [{ version, percent: percentOf(1 - also.weight) }, {
+    version: also.version,
+    percent: other,
+  }];
+}
+
+/** What stands beside a version: the aliases that name it, with its share where there are two. */
+export function namesOf(all: readonly Alias[], version: number): string[] {
+  return all.flatMap((one) =>
+    shares(one).filter((share) => share.version === version).map(({ percent }) =>
+      percent === 100 ? one.name : `${one.name} ${percent} %`
+    )
+  );
+}
+
+/** When the second version is taken back, in words. */
+export function ruleSaid({ error_rate: rate, p99_ms: p99, within_s: within = 300 }: RollbackRule) {
+  const when = [
+    rate != null && `more than ${percentOf(rate)} % of its calls fail`,
+    p99 != null && `its p99 is above ${p99} ms`,
+  ].filter(Boolean).join(", or ");
+  return `taken back if ${when}; watched for ${within} s`;
+}

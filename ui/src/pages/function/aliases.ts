@@ -1,0 +1,249 @@
+// The aliases of a function: names for versions, between two of which calls may be split.
+import { type Signal, useSignal } from "@preact/signals";
+import {
+  type AliasDraft,
+  bodyOf,
+  draftOf,
+  newDraft,
+  ruleSaid,
+  sameAgain,
+  shares,
+} from "../../aliases.ts";
+import { call } from "../../api.ts";
+import { html } from "../../html.ts";
+import { useEvents } from "../../hearing.ts";
+import { visible } from "../../parts/ansi.ts";
+import { Copy } from "../../parts/copy.ts";
+import { Described } from "../../parts/described.ts";
+import { Form } from "../../parts/failing.ts";
+import { Rail } from "../../parts/rail.ts";
+import { Ago } from "../../parts/time.ts";
+import { toast, toastError } from "../../parts/toast.ts";
+import { may } from "../../scope.ts";
+import type { Alias, Function, NewAlias } from "../../wire.ts";
+
+interface Changing {
+  one: Function;
+  again: () => Promise<void>;
+}
+
+const pathOf = (one: Function, name: string): string =>
+  `api/functions/${one.id}/aliases/${encodeURIComponent(name)}`;
+
+/** Sets an alias, or removes it where it is null. `before`: what it was, for the way back. */
+async function set(
+  { one, again }: Changing,
+  name: string,
+  body: NewAlias | null,
+  before: Alias | null,
+): Promise<void> {
+  const path = pathOf(one, name);
+  const now = body === null
+    ? await call<null>("DELETE", path)
+    : await call<Alias>("PUT", path, { body });
+  await again();
+  const what = body === null ? "was removed" : before === null ? "is set" : "was changed";
+  toast(`Alias ${name} ${what}.`, {
+    undo: () => set({ one, again }, name, before && sameAgain(before), now),
+  });
+}
+
+function Share({ of }: { of: Alias }) {
+  const both = shares(of);
+  const said = both.map(({ version, percent }) =>
+    percent === 100 ? `v${version}` : `v${version} ${percent} %`
+  ).join(", ");
+  const parts = both.map(({ percent, version }, n) => ({
+    kind: n === 0 ? "used" as const : "warming" as const,
+    size: percent,
+    title: `version ${version}: ${percent} %`,
+  }));
+  return html`<span class="num">${said}</span>${
+    both.length > 1 && html`
+      <${Rail} parts=${parts} whole=${100} said=${said} />
+    `
+  }`;
+}
+
+function Row({ of, one, again, onChange }: Changing & { of: Alias; onChange: () => void }) {
+  const other = of.also?.version;
+  async function act(body: NewAlias | null) {
+    await set({ one, again }, of.name, body, of).catch(toastError);
+  }
+  return html`
+    <tr>
+      <td><b>${of.name}</b>
+        <p class="narrow small muted"><${Ago} at=${of.updated_at} /></p>
+      </td>
+      <td><${Share} of=${of} />${of.rollback_on && of.also &&
+        html`<div class="small muted">v${other} is ${ruleSaid(of.rollback_on)}</div>`}${of
+        .rolled_back && html`
+        <div class="small"><span class="badge bad first">taken back</span> ${visible(
+          of.rolled_back,
+        )}</div>
+      `}</td>
+      <td class="small wide">
+        <${Ago} at=${of.updated_at} />
+      </td>
+      <td class="right">
+        <div class="actions">${may("write") && html`
+          ${other !== undefined && html`
+            <button class="button" type="button" onClick=${() => act({ version: other })}
+              aria-label=${`Send all calls by ${of.name} to version ${other}`}>All to v${other}
+            </button>
+          `}<button class="button" type="button" onClick=${onChange}
+            aria-label=${`Change ${of.name}`}>Change</button><button class="button" type="button"
+            onClick=${() => act(null)} aria-label=${`Remove ${of.name}`}>Remove</button>
+        `}</div>
+      </td>
+    </tr>
+  `;
+}
+
+function Pick({ label, name, value, none, versions, onValue }: {
+  label: string;
+  name: string;
+  value: number;
+  /** What is said where no version is chosen; without it one must be. */
+  none?: string;
+  versions: readonly number[];
+  onValue: (version: number) => void;
+}) {
+  const all = versions.includes(value) || value === 0 ? versions : [value, ...versions];
+  return html`
+    <div class="field"><label for=${name}>${label}</label><select class="text" id=${name}
+      value=${value} onChange=${(event: Event) =>
+        onValue(Number((event.target as HTMLSelectElement).value))}>${none &&
+        html`<option value="0" selected=${value === 0}>${none}</option>`}${all.map((version) =>
+          html`<option value=${version} key=${version} selected=${
+            version === value
+          }>v${version}</option>`
+        )}</select></div>
+  `;
+}
+
+function Fields({ draft, isNew, versions }: {
+  draft: Signal<AliasDraft | null>;
+  isNew: boolean;
+  versions: readonly number[];
+}) {
+  const of = draft.value;
+  if (of === null) return null;
+  const change = (part: Partial<AliasDraft>) => {
+    draft.value = { ...of, ...part };
+  };
+  const rule = (name: "error_rate" | "p99_ms" | "within_s", label: string) =>
+    html`
+      <${Described} shape="RollbackRule" within="rollback_on" name=${name} label=${label}
+        value=${of.rule[name]} onValue=${(value: number) =>
+          change({ rule: { ...of.rule, [name]: value } })} />
+    `;
+  return html`
+    <div class="settings">
+      ${isNew && html`
+        <${Described} shape="Alias" name="name" label="Name" value=${of.name} isMono
+          onValue=${(name: string) => change({ name })} />
+      `}
+      <${Pick} label="Version" name="alias-version" value=${of.version} versions=${versions}
+        onValue=${(version: number) => change({ version })} />
+      <${Pick} label="Another version" name="alias-other" value=${of.other}
+        none="none: all calls run on the one" versions=${versions.filter((one) =>
+          one !== of.version
+        )} onValue=${(other: number) => change({ other })} />
+      ${of.other !== 0 && html`
+        <${Described} shape="AliasShare" within="also" name="weight" label="Its part of the calls"
+          value=${of.weight} onValue=${(weight: number) => change({ weight })} />
+      `}
+    </div>
+    ${of.other !== 0 && html`
+      <p class="small muted">Version ${of.other} is taken back by itself where its own calls fail or
+        are slow. Empty: that is not looked at.</p>
+      <div class="settings">${rule("error_rate", "May fail")}${rule(
+        "p99_ms",
+        "p99 at most, ms",
+      )}${rule("within_s", "Watched for, s")}</div>
+    `}
+  `;
+}
+
+const TEACH =
+  "An alias is a name that calls use instead of a version, such as live. It can send a " +
+  "part of its calls to another version, and take that one back by itself where it fails.";
+
+/** `versions`: those that an alias may name, the newest first. */
+export function Aliases({ one, all, versions, again }: Changing & {
+  all: readonly Alias[];
+  versions: readonly number[];
+}) {
+  const draft = useSignal<AliasDraft | null>(null);
+  const before = useSignal<Alias | null>(null); // the one that is changed
+  const failed = useSignal<Error | null>(null);
+  useEvents(one.id, /^alias\./, 0, again);
+  function open(of: Alias | null) {
+    before.value = of;
+    draft.value = of === null ? newDraft(one.current_version) : draftOf(of);
+    failed.value = null;
+  }
+  async function save(event: Event) {
+    event.preventDefault();
+    const body = draft.peek();
+    if (!body) return;
+    failed.value = null;
+    try {
+      await set({ one, again }, body.name, bodyOf(body), before.peek());
+      draft.value = null;
+    } catch (error) {
+      failed.value = error as Error;
+    }
+  }
+  const isNew = before.value === null;
+  return html`
+    <form class="card after" aria-labelledby="aliases" onSubmit=${save}>
+      <header><h2 id="aliases">Aliases</h2>${may("write") && html`
+        <div class="actions">${draft.value
+          ? html`
+            <button class="button" type="button" key="cancel" onClick=${() => {
+              draft.value = null;
+            }}>Cancel</button><button
+              class="button primary" type="submit" key="save">Save</button>
+          `
+          : html`<button class="button" type="button" key="new" onClick=${() =>
+            open(null)}>New alias</button>`}</div>
+      `}</header>
+      ${all.length === 0 && !draft.value && html`
+        <div class="empty teach">
+          <p>${TEACH} In a terminal:</p>
+          <${Copy} text=${`quiltfn aliases set ${one.name} live ${one.current_version}`} />
+        </div>
+      `}
+      ${all.length > 0 && html`
+        <div class="scrolls">
+          <table class="table">
+            <thead>
+              <tr>
+                <th>Name</th>
+                <th>Calls run on</th>
+                <th class="wide">Set</th>
+                <th><span class="hidden-visually">What can be done</span></th>
+              </tr>
+            </thead>
+            <tbody>${all.map((each) =>
+              html`
+                <${Row} of=${each} one=${one} again=${again} key=${each.name}
+                  onChange=${() => open(each)} />
+              `
+            )}</tbody>
+          </table>
+        </div>
+      `}
+      ${draft.value && html`
+        <div class="inside">
+          <h3>${isNew ? "New alias" : `Change ${draft.value.name}`}</h3>
+          <${Form} of=${failed.value}>
+            <${Fields} draft=${draft} isNew=${isNew} versions=${versions} />
+            </${Form}>
+            </div>
+      `}
+    </form>
+  `;
+}
