@@ -15,6 +15,9 @@ from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports import FunctionCounters, StoredFunction
 
 MIB = 1024 * 1024
+# A name where an id belongs is the usual mistake.
+BY_NAME = "GET /api/functions/by-name/<name> finds a function by its name"
+LISTED = "GET /api/functions lists those that there are"
 
 
 class Entry(msgspec.Struct, frozen=True, eq=False):
@@ -207,7 +210,7 @@ class Catalog:
         """Raises `NotFound`, for another tenant's id in just the same words."""
         entry = self._by_id.get(function_id)
         if entry is None or entry.function.tenant_id != tenant_id:
-            raise NotFound("there is no function with this id")
+            raise NotFound("there is no function with this id", hint=BY_NAME)
         return entry
 
     def find(self, tenant_id: str, name: str) -> Entry | None:
@@ -218,7 +221,7 @@ class Catalog:
         """Raises `NotFound`."""
         entry = self._by_name.get((tenant_id, name))
         if entry is None:
-            raise NotFound("there is no function with this name")
+            raise NotFound("there is no function with this name", hint=LISTED)
         return entry
 
     def count(self, tenant_id: str) -> int:

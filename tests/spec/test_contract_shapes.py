@@ -258,7 +258,7 @@ def test_output_is_kept_to_its_limit_and_what_is_dropped_is_said_beside_it(
     assert f"first {most} bytes are kept and 100 were dropped" in record["error_message"]
     again = tenant("POST", path, {}, headers={"Idempotency-Key": "large"})
     assert again.headers["idempotency-replayed"] == "true"
-    for name in ("x-output-truncated", "x-invocation-id", "server-timing"):
+    for name in ("x-output-truncated", "x-invocation-id", "x-function-version", "server-timing"):
         assert again.headers[name] == first.headers[name]
     assert again.content == first.content
     shown = tenant("GET", f"{of(function_id)}/invocations/{record['invocation_id']}")

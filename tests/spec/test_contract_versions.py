@@ -53,6 +53,17 @@ def test_callers_by_an_alias_go_on_with_warm_instances_after_an_update(tenant: A
     assert (record["stdout"], record["cold_start"]) == ("two\n", False)
 
 
+def test_the_answer_says_which_version_ran(tenant: Api) -> None:
+    function_id = two_versions(tenant)
+    tenant.good("PUT", f"{of(function_id)}/aliases/live", {"version": 1})
+    tenant.heard()
+    path = f"{of(function_id)}/invoke"
+    for query, version in (("", "2"), ("?version=1", "1"), ("?alias=live", "1")):
+        assert tenant("POST", f"{path}{query}").headers["x-function-version"] == version
+    told = tenant("POST", f"{path}?version=9")
+    assert (told.status_code, "x-function-version" in told.headers) == (404, False)
+
+
 def test_a_version_that_is_not_there_is_named(tenant: Api) -> None:
     path = f"{of(two_versions(tenant))}/invoke"
     told = tenant.refused("NOT_FOUND", 404, "POST", f"{path}?version=3")

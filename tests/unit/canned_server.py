@@ -40,6 +40,18 @@ FUNCTION: dict[str, Any] = {
     "error_count": 0,
     "error_message": None,
 }
+OF_VERSION = (
+    *("handler", "runtime", "environment", "created_at", "description", "working_directory"),
+    *("memory_limit_mb", "cpu_limit_percent", "timeout_seconds", "cleanup_on_exit"),
+)
+
+
+def version(number: int, image: str) -> dict[str, Any]:
+    """A version of `FUNCTION`; the fifth one serves. `image`: the digest of its files."""
+    own = {"id": f"v{number}", "function_id": ID, "version": number, "is_active": number == 5}
+    return {name: FUNCTION[name] for name in OF_VERSION} | own | {"image_digest": image}
+
+
 INVOCATION: dict[str, Any] = {
     "invocation_id": "i1",
     "function_id": ID,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quiltfn.cli import run, show
-from unit.canned_server import FUNCTION, ID, INFO, INVOCATION, Fake, Terminal, answered_by
+from unit.canned_server import FUNCTION, ID, INFO, INVOCATION, Fake, Terminal, answered_by, version
 
 
 @pytest.fixture
@@ -35,19 +35,11 @@ def _updated(fake: Fake) -> Any:
     return fake.bodies[at]
 
 
-def _version(number: int, image: str) -> dict[str, Any]:
-    same = ("handler", "runtime", "environment", "created_at", "description", "working_directory")
-    limits = ("memory_limit_mb", "cpu_limit_percent", "timeout_seconds", "cleanup_on_exit")
-    fixed = {name: FUNCTION[name] for name in (*same, *limits)}
-    own = {"id": f"v{number}", "function_id": ID, "version": number, "is_active": number == 5}
-    return fixed | own | {"image_digest": image}
-
-
 @pytest.mark.parametrize(("image", "is_told"), [("sha256:4", True), ("sha256:3", False)])
 def test_update_says_where_the_new_version_has_other_files(
     fake: Fake, capsys: Captured, image: str, is_told: bool
 ) -> None:
-    versions = [_version(5, image), _version(4, "sha256:4"), _version(3, "sha256:3")]
+    versions = [version(5, image), version(4, "sha256:4"), version(3, "sha256:3")]
     fake.answers["PUT", f"/{ID}"] = (200, {**FUNCTION, "current_version": 5})
     fake.answers["GET", f"/{ID}/versions"] = (200, {"versions": versions})
     assert run(["functions", "update", "hello", "--memory", "512"]) == 0

@@ -17,7 +17,7 @@ import pytest
 
 from quiltfn.cli import completion, parsing, profiles, root, run
 from timeouts import scaled
-from unit.canned_server import FUNCTION, ID
+from unit.canned_server import FUNCTION, ID, version
 from unit.test_transport import listening
 
 QUILTFN = Path(sys.executable).with_name("quiltfn")
@@ -32,15 +32,23 @@ SHELLS = {
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Has three functions and nothing else."""
+    """Has three functions; each has an alias and two versions."""
     functions = [{**FUNCTION, "id": ID, "name": name} for name in NAMES]
+    alias = {"name": "live", "version": 1, "also": None, "updated_at": 1}
+    versions = [version(number, "host:aa") for number in (2, 1)]
+    bodies = {
+        "/api/functions": {"functions": functions, "next_cursor": None},
+        "/api/functions/by-name/other": functions[2],
+        f"/api/functions/{ID}/aliases": {"aliases": [alias]},
+        f"/api/functions/{ID}/versions": {"versions": versions, "next_cursor": None},
+    }
     with listening() as (port, kind):
 
         def answer(self: Any) -> None:
             path = self.path.partition("?")[0]
-            body = {"functions": functions, "next_cursor": None}
-            said = json.dumps(body if path == "/api/functions" else {"error": "no"}).encode()
-            self.send_response(200 if path == "/api/functions" else 404)
+            body = bodies.get(path)
+            said = json.dumps(body or {"error": "no"}).encode()
+            self.send_response(404 if body is None else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
@@ -106,6 +114,8 @@ def test_a_shell_completes_commands_options_and_names_of_the_server(
             screen.completes("quiltfn schedules li", to="quiltfn schedules list")
             screen.completes("quiltfn invoke oth", to="quiltfn invoke other")
             screen.completes("quiltfn invoke greet-b", to="quiltfn invoke greet-bert")
+            screen.completes("quiltfn invoke other@l", to="quiltfn invoke other@live")
+            screen.completes("quiltfn aliases remove other l", to="aliases remove other live")
             screen.completes("quiltfn invoke --idem", to="quiltfn invoke --idempotency-key")
             screen.completes("quiltfn functions list --output y", to="--output yaml")
             screen.completes("quiltfn doct", to="quiltfn doctor")
@@ -186,6 +196,11 @@ def test_names_are_those_of_the_server_that_the_line_names() -> None:
         assert completion.names("function", "", asked(url=url)) == list(NAMES)
         assert completion.names("function", "greet", asked(url=url)) == list(NAMES[:2])
         assert completion.names("schedule", "", asked(url=url)) == [], "it answers 404"
+        assert completion.names("called", "greet", asked(url=url)) == list(NAMES[:2])
+        known = ["other@live", "other@2", "other@1"]
+        assert completion.names("called", "other@", asked(url=url)) == known
+        assert completion.names("function", "other@", asked(url=url)) == []
+        assert completion.names("alias", "", asked(url=url)) == [], "no function is named"
 
 
 def test_what_could_mean_something_to_a_shell_is_not_offered(

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from quiltfn.api import shapes
-from quiltfn.api.response import INVOCATION_ID, Header, Response, json_response
+from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID, Header, Response, json_response
 from quiltfn.api.route import RequestContext, S
 from quiltfn.api.text_size import text_size
 from quiltfn.model.errors import CapacityFull
@@ -19,6 +19,8 @@ async def call_response(context: RequestContext[S], record: Invocation) -> Respo
     at the moment; the call was executed then.
     """
     headers = [(INVOCATION_ID, record.invocation_id)]
+    if record.version is not None:
+        headers.append((FUNCTION_VERSION, str(record.version)))
     if record.stdout_dropped or record.stderr_dropped:
         headers += truncated(record)
     if record.timeline is not None:

@@ -9,7 +9,7 @@ import msgspec
 from quiltfn import __version__, wire
 from quiltfn.api import errors
 from quiltfn.api.event_stream import EVENT_STREAM
-from quiltfn.api.response import INVOCATION_ID
+from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID
 from quiltfn.api.route import ANY_METHOD, Parameter, Route
 from quiltfn.wire.fields import fields_of
 
@@ -42,6 +42,10 @@ OWN_HEADERS = {
     },
     INVOCATION_ID: {
         "description": "The id of the call's record.",
+        "schema": {"type": "string"},
+    },
+    FUNCTION_VERSION: {
+        "description": "The number of the version that the call ran on.",
         "schema": {"type": "string"},
     },
     "x-function-url": {

@@ -12,6 +12,7 @@ import msgspec
 JSON = "application/json"
 # The header that names the record of a call.
 INVOCATION_ID = "x-invocation-id"
+FUNCTION_VERSION = "x-function-version"
 Header = tuple[str, str]
 encode = msgspec.json.Encoder().encode
 

@@ -28,7 +28,7 @@ from quiltfn.api import (
 )
 from quiltfn.api.byte_range import OCTETS
 from quiltfn.api.event_stream import EVENT_STREAM
-from quiltfn.api.response import INVOCATION_ID
+from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID
 from quiltfn.api.route import ANY_METHOD, Called, Found, Handler, Parameter, Route
 from quiltfn.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
@@ -357,7 +357,7 @@ def invoking(handler: Handler, found: Found, called: Called) -> Route:
         texts=(EVENT_STREAM,),
         codes=(*PLACED, "CONFLICT"),
         also={202: wire.Invocation},
-        headers=(INVOCATION_ID, "server-timing", "x-output-truncated"),
+        headers=(INVOCATION_ID, FUNCTION_VERSION, "server-timing", "x-output-truncated"),
         found=found,
         called=called,
     )
@@ -453,7 +453,7 @@ REPLAY = Route(
     parameters=(IDEMPOTENCY,),
     codes=(*PLACED, "CONFLICT"),
     also={202: wire.Invocation},
-    headers=(INVOCATION_ID, "server-timing", "x-output-truncated"),
+    headers=(INVOCATION_ID, FUNCTION_VERSION, "server-timing", "x-output-truncated"),
     action="invocation.replay",
     found=work.accepted_by_id,
 )

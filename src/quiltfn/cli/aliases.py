@@ -11,7 +11,7 @@ from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.wire import Alias, AliasList, AliasShare, RollbackRule
 
 app = Group(name="aliases", help="Name versions of a function, and split calls between two.")
-AliasName = Annotated[str, Argument(help="The alias, such as live.")]
+AliasName = Annotated[str, Argument(help="The alias, such as live.", completes="alias")]
 PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
 LEAST, MOST = 0.1, 99.9  # percent, of calls to another version or of failures
 

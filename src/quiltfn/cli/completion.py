@@ -15,8 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from argcomplete import autocomplete
 from argcomplete.completers import DirectoriesCompleter, FilesCompleter, SuppressCompleter
+from argcomplete.finders import CompletionFinder
 from argcomplete.lexers import split_line
 from argcomplete.shell_integration import shellcode
 
@@ -29,11 +29,15 @@ from quiltfn.sdk import Client
 SERVER_TIMEOUT_S = 1.0
 # No more names than a person would read, and none that could mean something to a shell, be taken
 # for an option, or fill a line: names have 64 characters at most.
-NAMES_MAX = 200
+NAMES_MAX, VERSIONS_MAX = 200, 20
 HARMLESS = re.compile(r"\w[\w.:/@-]{0,63}")
+# Where the function is that a command names.
+FUNCTION = ".name_or_id"
 # What a shell that asks has set.
 ASKED = "_ARGCOMPLETE"
 HELP_TIMEOUT_S = 3.0
+# What the line has already, by the keys of `parsing.Taken`.
+Options = Mapping[str, Any]
 # As argparse writes them: in the usage `[--port VALUE]`, below it `    create    make a key`.
 OPTION = re.compile(r"(--[a-z][\w-]*)( [A-Z{])?")
 SUBCOMMAND = re.compile(r"^    ([a-z][a-z-]*) {2,}(\S.*)$", re.MULTILINE)
@@ -57,10 +61,25 @@ def completion(shell: Annotated[Shell, Argument(help="bash, zsh or fish.")]) -> 
     show.write(sys.stdout, shellcode(["quiltfn"], shell=shell.value))
 
 
+class Finder(CompletionFinder):
+    """argcomplete's, for words with an @ as well."""
+
+    def quote_completions(
+        self, completions: list[str], cword_prequote: str, last_wordbreak_pos: int | None
+    ) -> list[str]:
+        """What bash puts in place of the word. It parts words at @, as at other characters, but
+        takes that one as the begin of the word behind it.
+        """
+        at = last_wordbreak_pos
+        if at is not None and all(one[at : at + 1] == "@" for one in completions):
+            last_wordbreak_pos = at - 1
+        return super().quote_completions(completions, cword_prequote, last_wordbreak_pos)
+
+
 def answer(line: str, point: str) -> None:
     """Answers a shell that asks, and ends the process. `point`: where in the line."""
     _, _, _, words, _ = split_line(line, int(point) if point.isdecimal() else None)
-    autocomplete(
+    Finder()(
         tree(words[1:]),
         always_complete_options="long",
         exclude=("-h", "--help"),
@@ -165,7 +184,7 @@ def names(what: str, prefix: str, said: argparse.Namespace) -> list[str]:
     return fitting[:NAMES_MAX]
 
 
-def _known(what: str, prefix: str, said: Mapping[str, Any]) -> list[str]:
+def _known(what: str, prefix: str, said: Options) -> list[str]:
     if what == "profile":
         return list(profiles.read().profiles)
     url, key, cacert, profile = (
@@ -173,16 +192,33 @@ def _known(what: str, prefix: str, said: Mapping[str, Any]) -> list[str]:
     )
     connection = Connection(url=url, api_key=key, cacert=cacert, profile=profile)
     with connection.session() as at:
-        return LISTS[what](at.client, prefix)
+        return LISTS[what](at.client, prefix, said)
 
 
-def _functions(client: Client, prefix: str) -> list[str]:
+def _called(client: Client, prefix: str, _said: Options) -> list[str]:
+    """Functions; behind `NAME@` its aliases and newest versions."""
+    name, at, _ = prefix.partition("@")
+    if not at:
+        return _functions(client, prefix, _said)
+    aliases = _aliases(client, prefix, {FUNCTION: name})
+    versions = client.functions.list_versions(name, page_size=VERSIONS_MAX).first().versions
+    return [f"{name}@{one}" for one in (*aliases, *(one.version for one in versions))]
+
+
+def _aliases(client: Client, _prefix: str, said: Options) -> list[str]:
+    """Those of the function that stands before."""
+    return [one.name for one in client.functions.list_aliases(said[FUNCTION]).aliases]
+
+
+def _functions(client: Client, prefix: str, _said: Options) -> list[str]:
     return [one.name for one in client.functions.list(search=prefix or None).first().functions]
 
 
-LISTS: dict[str, Callable[[Client, str], list[str]]] = {
+LISTS: dict[str, Callable[[Client, str, Options], list[str]]] = {
+    "alias": _aliases,
     "function": _functions,
-    "runtime": lambda client, _: [one.name for one in client.runtimes.list()],
-    "schedule": lambda client, _: [one.name for one in client.schedules.list().first().schedules],
-    "node": lambda client, _: [one.name for one in client.nodes.list()],
+    "called": _called,
+    "runtime": lambda client, *_: [one.name for one in client.runtimes.list()],
+    "schedule": lambda client, *_: [one.name for one in client.schedules.list().first().schedules],
+    "node": lambda client, *_: [one.name for one in client.nodes.list()],
 }

@@ -12,8 +12,8 @@ from msgspec import Struct
 from quiltfn.cli import payload, show, tables
 from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.output import Output as Form
-from quiltfn.cli.parsing import BadParameter, Exit, Option
-from quiltfn.cli.session import Connection, NameOrId, Session
+from quiltfn.cli.parsing import Argument, BadParameter, Exit, Option
+from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import Client, ClientError, Invocation
 from quiltfn.sdk.events import End, Event, Output
 from quiltfn.wire import NewInvocation
@@ -23,6 +23,16 @@ REPLACEMENT = "\ufffd"
 # As timeout(1) and a shell report them. docs/reference/exit-codes.md lists them.
 TIMED_OUT, OUT_OF_MEMORY = 124, 137
 HANDLERS_MAX = 125  # of a handler's greater codes; those say what ended a program of this machine
+
+
+Called = Annotated[
+    str,
+    Argument(
+        metavar="NAME_OR_ID",
+        help="The function's name or id, with @VERSION or @ALIAS behind it or not.",
+        completes="called",
+    ),
+]
 
 
 class PayloadOptions(Struct, frozen=True, kw_only=True):
@@ -68,7 +78,7 @@ class CallMode(Struct, frozen=True, kw_only=True):
 
 
 def invoke(
-    name_or_id: NameOrId,
+    name_or_id: Called,
     given: PayloadOptions,
     mode: CallMode,
     fields: Annotated[dict[str, Any], FieldsOf(NewInvocation, leave_out=["payload"])],
