@@ -21,7 +21,7 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
-BEAT_S = 0.2
+BEAT_S, HEARD_S = 0.2, 1.0  # the other nodes' calls go by a change within that
 SHORT = f"--fleet-beat-s {BEAT_S} --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
 
 
@@ -68,6 +68,32 @@ def knows(node: Server, path: str) -> bool:
 
 def is_active(node: Server, function: Function) -> bool:
     return bool(node.call("GET", function.path).json().get("state") == "active")
+
+
+def test_a_version_that_one_node_takes_back_gets_no_more_calls_at_others(
+    shared: list[Server],
+) -> None:
+    one, two, three = shared
+    function = one.deploy("echo one", max_instances=3)
+    assert one.call("PUT", function.path, {"handler": "exit 1"}).status_code == 200
+    assert one.call("POST", f"{function.path}/rollback", {"version": 1}).status_code == 200
+    alias, call = f"{function.path}/aliases/live", f"{function.path}/invoke?alias=live"
+    body = {"version": 1, "also": {"version": 2, "weight": 0.5}, "rollback_on": {"error_rate": 0.1}}
+    assert one.call("PUT", alias, body).status_code == 200
+    for node in (two, three):
+        until(partial(knows, node, alias))
+
+    def called_at(node: Server) -> str:
+        answer = node.call("POST", call, {})
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-function-version"]
+
+    until(lambda: called_at(three) == "2")  # each node has both at first
+    until(lambda: called_at(two) and two.call("GET", alias).json()["also"] is None)
+    time.sleep(HEARD_S)
+    for node in shared:
+        assert {called_at(node) for _ in range(10)} == {"1"}
+        assert "2: " in node.call("GET", alias).json()["rolled_back"]
 
 
 def test_a_call_goes_to_the_node_that_has_an_instance(shared: list[Server]) -> None:
