@@ -131,9 +131,19 @@ SOURCES = [
     and (ROOT / name).is_file()
 ]
 
+# Where a Python text has none of these, none of its tokens is a name that has a row.
+MAY_HAVE_ONE = re.compile(
+    rf"\b(?:{'|'.join(IDENTIFIERS)})\b"
+    rf"|\bdef[\s\\]+(?:{'|'.join(FUNCTIONS)})\b"
+    rf"|^\s*(?:from|import)\b(?:[^\n]|\\\n)*\b(?:{'|'.join(MODULES)})\b",
+    re.MULTILINE,
+)
+
 
 def python_names(text: str) -> Iterator[tuple[str, int]]:
     """The names in a Python text that have a row, each with its line; no comment, no string."""
+    if not MAY_HAVE_ONE.search(text):  # Most texts, and tokens take long.
+        return
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     before, imports = "", False
     for token in tokens:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from architecture.syntax import statements
+
 TESTS = Path(__file__).resolve().parents[1]
 CLOCKS = {"monotonic", "perf_counter", "boottime", "monotonic_ns", "time_ns"}
 # How a time that passed is called where another function measured it.
@@ -69,7 +71,7 @@ def is_bare(bound: ast.AST) -> bool:
 
 def compared(function: ast.AST) -> Iterator[tuple[int, ast.expr, ast.expr]]:
     """What a function asserts to be less than something: the line, what, and than what."""
-    asserted = [one.test for one in ast.walk(function) if isinstance(one, ast.Assert)]
+    asserted = [one.test for one in statements(function) if isinstance(one, ast.Assert)]
     for one in (each for test in asserted for each in ast.walk(test)):
         if isinstance(one, ast.Compare):
             sides = pairwise([one.left, *one.comparators])
@@ -83,7 +85,7 @@ def compared(function: ast.AST) -> Iterator[tuple[int, ast.expr, ast.expr]]:
 def bare_bounds(source: str) -> list[int]:
     """The lines that assert that a time is less than a bare number."""
     found = set()
-    for function in ast.walk(ast.parse(source)):
+    for function in statements(ast.parse(source)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             bare = [one for one in compared(function) if is_bare(one[2])]
             known = measured(function) if bare else set()
