@@ -89,7 +89,7 @@ def test_from_code_to_a_rollback_without_a_mouse(page: Page, site: Server) -> No
     expect(page.get_by_text("Version 2 of typed-here serves.")).to_be_visible()
     tab_to(page, page.get_by_role("link", name="Versions"))
     page.keyboard.press("Enter")
-    tab_to(page, page.get_by_role("button", name="Roll back to version 1"))
+    tab_to(page, page.get_by_role("button", name="Serve version 1"))
     page.keyboard.press("Enter")
     expect(page.get_by_text("Version 1 of typed-here serves.")).to_be_visible()
     made = site.call("GET", "/api/functions/by-name/typed-here").json()
@@ -272,9 +272,18 @@ def test_a_version_that_cannot_start_is_known_after_another_deployment(
     row = page.get_by_role("row").filter(has_text="v2")
     expect(row).to_contain_text("could not start")
     expect(row).to_contain_text("SyntaxError")
-    row.get_by_role("button", name="Serve this version").click()
+    row.get_by_role("button", name="Serve version 2").click()
     expect(page.get_by_role("alert")).to_contain_text("version 2 cannot serve")
     expect(page.get_by_text("failed: SyntaxError")).to_have_count(1)
+    # It can be put away, and comes back when it comes again.
+    page.get_by_role("button", name="Close").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.get_by_role("link", name="Code and settings").click()
+    expect(page.get_by_label("Memory")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.get_by_role("link", name="Versions").click()
+    row.get_by_role("button", name="Serve version 2").click()
+    expect(page.get_by_role("alert")).to_contain_text("version 2 cannot serve")
 
 
 def test_what_cannot_be_saved_is_said_and_stays_in_the_form(
@@ -408,6 +417,38 @@ def test_a_replaced_runtime_is_told_until_the_next_update(page: Page, site: Serv
     expect(told).to_have_count(0)
 
 
+def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
+    """Where the pointer is, nothing else comes to be. And who has edited the function's own code is
+    told of its versions, not of a runtime that was replaced.
+    """
+    packed(site, "edited-here", main=returning("first"))
+    one = site.deploy("main:handler", runtime="edited-here")
+    packed(site, "edited-here", main=returning("second"))
+    one.server.call("PUT", one.path, {"runtime": "edited-here"})
+    open_at(page, one, "versions")
+    button = page.get_by_role("button", name="Serve version 1")
+    before = page.get_by_role("row", name="v1").bounding_box()
+    at = button.bounding_box()
+    assert at is not None
+    middle = (at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    page.mouse.click(*middle)
+    page.wait_for_timeout(180)
+    page.mouse.click(*middle)
+    expect(page.get_by_text(re.compile("Version 1 of .* serves"))).to_be_visible()
+    expect(page.get_by_role("row", name="v1")).to_contain_text("serves")
+    page.mouse.click(*middle)
+    assert page.get_by_role("row", name="v1").bounding_box() == before
+    expect(page.get_by_role("button", name="Serve version 2")).to_be_enabled()
+    expect(region(page, "What differs")).to_have_count(0)
+    assert one.server.call("GET", one.path).json()["current_version"] == 1
+    page.get_by_role("link", name="Overview").click()
+    expect(page.get_by_text("Version 1 serves; newer: v2.")).to_be_visible()
+    expect(page.get_by_text("was replaced since")).to_have_count(0)
+    page.get_by_role("main").get_by_role("link", name="v2").click()
+    page.get_by_role("button", name="Serve version 2").click()
+    expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
+
+
 def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: Path) -> None:
     packed(site, "replaced", main=returning("old"))
     one = site.deploy("main:handler", runtime="replaced")
@@ -453,12 +494,12 @@ def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site
     one.server.call("PUT", one.path, {"runtime": "kept"})
     one.server.call("POST", f"{one.path}/rollback", {"version": 1})
     open_at(page, one, "settings")
-    expect(page.get_by_text("Saving keeps the code of version 1.")).to_be_visible()
+    expect(page.get_by_text("You are editing the code of version 1; saving makes version 3.")).to_be_visible()
     expect(page.get_by_text("was replaced since")).to_have_count(0)
     page.get_by_label("Memory").fill("300")
     page.get_by_role("button", name="Save and deploy").click()
     expect(page.get_by_text(re.compile("Version 3 of .* serves"))).to_be_visible()
-    expect(page.get_by_text("Saving keeps")).to_have_count(0)
+    expect(page.get_by_text("You are editing")).to_have_count(0)
     assert "first" in one.invoke()["stdout"]
     # Where others have the runtime it stays as it is, and the reader is asked.
     packed(site, "kept", main=returning("third"))

@@ -23,8 +23,12 @@ export function failedVersion({ error_message: error }: Function): number | null
 /** Tells in a toast what failed, unless it is the error that the page of the function shows. */
 export function tell(id: string, error: unknown): void {
   const shown = functionOf(id).peek()?.error_message;
+  closed(id).value = null;
   if (!(error instanceof Error && error.message === shown)) toastError(error);
 }
+
+/** The error of a function that the reader has closed; it is shown again when it comes again. */
+export const closed = byId<string | null>(null);
 
 function learn(one: Function): void {
   const known = failures(one.id), failed = failedVersion(one);

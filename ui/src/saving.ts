@@ -1,7 +1,7 @@
 // How a function gets a new version: with the files of the version that serves, unless others are
 // wanted, although the API gives it those that its runtime has by now.
 import { call, get, pages, Refused } from "./api.ts";
-import { comingVersion, show } from "./current.ts";
+import { closed, comingVersion, show } from "./current.ts";
 import { confirm } from "./parts/confirm.ts";
 import { counted } from "./parts/format.ts";
 import { type File, tar } from "./parts/tar.ts";
@@ -63,7 +63,7 @@ export function aboutFiles(
   one: Function,
   standing: Standing,
 ): { said: string; how?: string } | null {
-  const { served: { version }, runtime } = standing;
+  const { served: { version }, newest, runtime } = standing;
   if (runtime === undefined) return null;
   if (!hasOtherFiles(standing)) {
     return one.runtime_outdated
@@ -76,7 +76,7 @@ export function aboutFiles(
         `${version}: a new version gets those of the runtime.`,
     }
     : {
-      said: `Saving keeps the code of version ${version}.`,
+      said: `You are editing the code of version ${version}; saving makes version ${newest + 1}.`,
       how:
         `Runtime ${runtime.name} has the files of another version. Saving first gives it those ` +
         `of version ${version}.`,
@@ -228,6 +228,7 @@ export async function rollback(one: Function, version: number): Promise<void> {
     () => call<Function>("POST", path, { body: { version } }),
   );
   show(now);
+  closed(one.id).value = null;
   // A version that cannot start leaves the one that served, and the page of the function says why.
   if (now.current_version !== version) return;
   toast(`Version ${version} of ${now.name} serves.`, {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { answered } from "./page.ts";
+import { named, outdatedBy } from "../src/outdated.ts";
 import { aboutFiles, othersWith, update } from "../src/saving.ts";
 import { functions } from "../src/store.ts";
 import { mainOf } from "../src/version_files.ts";
@@ -29,7 +30,21 @@ Deno.test("where the runtime has other files, those of the version that serves a
   );
   assert.equal(JSON.parse(sent[2]?.body ?? "").image, OLD);
   assert.equal(lines(sent)[3], 'PUT api/functions/F {"runtime":"r","memory_limit_mb":300}');
-  assert.equal(aboutFiles(one, standing)?.said, "Saving keeps the code of version 1.");
+  assert.equal(
+    aboutFiles(one, standing)?.said,
+    "You are editing the code of version 1; saving makes version 3.",
+  );
+});
+
+Deno.test("a runtime that only has newer code of the function was not replaced", () => {
+  assert.deepEqual(outdatedBy(one, standing, versions), [2]);
+  assert.equal(outdatedBy(one, standing, versions.slice(1)), "runtime"); // by somebody elsewhere
+  const served = versions[0] as Version;
+  const latest = { ...one, current_version: 2 };
+  assert.equal(outdatedBy(latest, { ...standing, served }, versions), "runtime"); // its settings
+  const shared = { ...runtime, shared: true };
+  assert.equal(outdatedBy(one, { ...standing, runtime: shared }, versions), "runtime");
+  assert.equal(named([5, 4, 3, 2]), "v5, v4, v3, …");
 });
 
 Deno.test("packages come with the code that lies over them, and back with it", async () => {

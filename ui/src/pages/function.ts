@@ -26,6 +26,7 @@ import { now, put } from "../store.ts";
 import type { Function, PoolList } from "../wire.ts";
 import { Async } from "./function/async.ts";
 import { Network } from "./function/network.ts";
+import { Notices } from "./function/notices.ts";
 import { Overview } from "./function/overview.ts";
 import { Scaling } from "./function/scaling.ts";
 import { Schedules } from "./function/schedules.ts";
@@ -242,16 +243,7 @@ export default function FunctionPage({ function_id: id = "", section = "" }: Pag
     <${Facts} one=${one} />
     <${PoolStrip} one=${one} />
     <${Tabs} id=${id} at=${section} />
-    ${one.runtime_outdated && section !== "settings" && html`
-      <p
-        class="notice">The runtime <a href=${href(["runtimes", one.runtime])}>${one
-          .runtime}</a> was replaced since version ${one
-          .current_version} was made. That version keeps what it was made with; <a
-          href=${href(["functions", id, "settings"])}>Code and settings</a> says what the next one
-        gets.</p>
-    `}
-    ${one.note && html`<p class="notice">${visible(one.note)}</p>`}
-    ${one.error_message && html`<${Notice} of=${new Error(visible(one.error_message))} />`}
+    ${section !== "versions" && html`<${Notices} one=${one} section=${section} key=${id} />`}
     <${Section} one=${one} key=${id} />
   `;
 }

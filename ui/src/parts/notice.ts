@@ -8,11 +8,21 @@ const CALL = /: [A-Z]+ \/api\/\S+$/;
 // What a program wrote before its start failed comes behind this in a message.
 const WROTE = "\nIt wrote last:\n";
 
-/** `of`: the error; `onRetry`: what its button does, where another try makes sense. */
-export function Notice({ of, onRetry }: { of: Error | Refused; onRetry?: () => void }) {
+/** `of`: the error; `onRetry`: what its button does, where another try makes sense; `onClose`: where
+ * it can be put away.
+ */
+export function Notice({ of, onRetry, onClose }: {
+  of: Error | Refused;
+  onRetry?: () => void;
+  onClose?: () => void;
+}) {
   const hint = "hint" in of ? of.hint?.replace(CALL, "") : null;
   const [said, wrote] = of.message.split(WROTE, 2);
-  return html`<div class="notice" role="alert"><p>${said}</p>
+  return html`<div class=${`notice ${onClose ? "closes" : ""}`} role="alert"><p>${said}</p>
+    ${
+    onClose &&
+    html`<button class="button icon" type="button" aria-label="Close" onClick=${onClose}>✕</button>`
+  }
     ${
     wrote && html`
       <p class="muted small">It wrote last:</p>

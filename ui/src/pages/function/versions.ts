@@ -17,9 +17,11 @@ import type { Alias, AliasList, Function, RuntimeList, Version } from "../../wir
 import { changedPaths } from "../../version_files.ts";
 import { Aliases } from "./aliases.ts";
 import { FileDifferences } from "./file_differences.ts";
+import { Notices } from "./notices.ts";
 import { More, usePaged } from "./paged.ts";
 
 const NAMED = 10;
+const SETTLES_MS = 600; // in which a second click is one too many
 
 /** What a version changed; the files by their names, of the newest versions alone. */
 function Changed({ of, before, isNewest }: {
@@ -51,17 +53,41 @@ function Standing({ one, version }: { one: Function; version: number }) {
     html`<span class="badge">${one.state === "active" ? "serves" : "current"}</span>`;
 }
 
-function Row({ one, of, aliases, before, isNewest, isCompared, onCompare, onRollback }: {
+/** What can be done with a version. The place of a button that is not there stays free, so that no other
+ * gets below the pointer.
+ */
+function Actions({ one, of, isBusy, onCompare, onServe }: {
+  one: Function;
+  of: Version;
+  isBusy: boolean;
+  onCompare: () => void;
+  onServe: () => void;
+}) {
+  return html`
+    <div class="actions"><button class="button" type="button" aria-disabled=${isBusy}
+        onClick=${() => isBusy || onCompare()}
+        aria-label=${`Compare version ${of.version}`}>Compare</button>${may("write") &&
+          (of.version === one.current_version
+            ? html`<span class="button held" aria-hidden="true">Serve</span>`
+            : html`
+              <button class="button" type="button" aria-disabled=${isBusy} onClick=${() =>
+                isBusy || onServe()}
+                aria-label=${`Serve version ${of.version}`}>Serve</button>
+            `)}</div>
+  `;
+}
+
+function Row({ one, of, aliases, before, isNewest, isCompared, ...doing }: {
   one: Function;
   of: Version;
   aliases: readonly Alias[];
   before: Version | undefined;
   isNewest: boolean;
   isCompared: boolean;
+  isBusy: boolean;
   onCompare: () => void;
-  onRollback: () => void;
+  onServe: () => void;
 }) {
-  const isNewer = of.version > one.current_version;
   const why = failures(one.id).value.get(of.version);
   return html`
     <tr class=${isCompared ? "marked" : ""}>
@@ -81,15 +107,7 @@ function Row({ one, of, aliases, before, isNewest, isCompared, onCompare, onRoll
       </td>
       <td class="small muted wide">${of.runtime}</td>
       <td class="right">
-        <div class="actions"
-        ><button class="button" type="button" onClick=${onCompare}
-          aria-label=${`Compare version ${of.version}`}>Compare</button>${may("write") &&
-            of.version !== one.current_version &&
-            html`
-              <button class="button" type="button" onClick=${onRollback} aria-label=${isNewer
-                ? `Serve this version, ${of.version}`
-                : `Roll back to version ${of.version}`}>${isNewer ? "Serve" : "Roll back"}</button>
-            `}</div>
+        <${Actions} one=${one} of=${of} ...${doing} />
       </td>
     </tr>
   `;
@@ -216,7 +234,9 @@ export function Versions({ one }: { one: Function }) {
     if (isBusy.peek()) return;
     isBusy.value = true;
     await rollback(one, version).catch((error) => tell(one.id, error));
-    isBusy.value = false;
+    setTimeout(() => {
+      isBusy.value = false;
+    }, SETTLES_MS);
   }
   const numbered = new Map(all?.map((each) => [each.version, each]));
   const [first, second] = [numbered.get(from.value), numbered.get(to.value)];
@@ -244,7 +264,7 @@ export function Versions({ one }: { one: Function }) {
                   isNewest=${n < NAMED} key=${each
                     .version}
                   isCompared=${each === first || each === second} onCompare=${() => compareOne(n)}
-                  onRollback=${() => back(each.version)} />
+                  isBusy=${isBusy.value} onServe=${() => back(each.version)} />
               `
             )}</tbody>
           </table>
@@ -252,6 +272,9 @@ export function Versions({ one }: { one: Function }) {
         <${More} of=${list} />
       </section>
     `}
+    <div class="after">
+      <${Notices} one=${one} section="versions" />
+    </div>
     ${unheard.value && html`<${Notice} of=${unheard.value} onRetry=${again} />`}
     ${all && aliases && html`
       <${Aliases} one=${one} all=${aliases} versions=${all.map(({ version }) => version)}

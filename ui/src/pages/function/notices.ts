@@ -1,0 +1,67 @@
+// What is to be known of a function above all else: that its runtime is another one by now, what the
+// platform notes of it, and why a version could not start.
+import { get } from "../../api.ts";
+import { closed } from "../../current.ts";
+import { html } from "../../html.ts";
+import { named, outdatedBy } from "../../outdated.ts";
+import { visible } from "../../parts/ansi.ts";
+import { useFetched } from "../../parts/fetched.ts";
+import { Notice } from "../../parts/notice.ts";
+import { href } from "../../router.ts";
+import { standingOf } from "../../saving.ts";
+import { areAllLoaded } from "../../store.ts";
+import type { Function, VersionPage } from "../../wire.ts";
+
+const VERSIONS = 100;
+
+/** Nothing until it is known whether others use the runtime. */
+function Replaced({ one, section }: { one: Function; section: string }) {
+  const isKnown = areAllLoaded.value;
+  const { value } = useFetched(async (signal) => {
+    if (!isKnown) return null;
+    const standing = await standingOf(one, signal);
+    const path = `api/functions/${one.id}/versions`;
+    const { versions } = await get<VersionPage>(path, { limit: VERSIONS }, signal);
+    return standing && outdatedBy(one, standing, versions);
+  }, [one.id, one.current_version, one.updated_at, isKnown]);
+  const found = value.value;
+  if (found === null) return null;
+  if (found === "runtime") {
+    return html`
+      <p
+        class="notice">The runtime <a href=${href(["runtimes", one.runtime])}>${one
+          .runtime}</a> was replaced since version ${one
+          .current_version} was made. That version keeps what it was made with; <a
+          href=${href([
+            "functions",
+            one.id,
+            "settings",
+          ])}>Code and settings</a> says what the next one
+        gets.</p>
+    `;
+  }
+  if (found.length === 0 || section === "versions") return null;
+  return html`
+    <p
+      class="notice told-only">Version ${one.current_version} serves; newer: <a href=${href([
+        "functions",
+        one.id,
+        "versions",
+      ])}>${named(found)}</a>.</p>
+  `;
+}
+
+export function Notices({ one, section }: { one: Function; section: string }) {
+  const error = one.error_message;
+  const isClosed = error !== null && closed(one.id).value === error;
+  return html`
+    ${one.runtime_outdated && section !== "settings" &&
+      html`<${Replaced} one=${one} section=${section} />`}
+    ${one.note && html`<p class="notice">${visible(one.note)}</p>`}
+    ${error && !isClosed && html`
+      <${Notice} of=${new Error(visible(error))} onClose=${() => {
+        closed(one.id).value = error;
+      }} />
+    `}
+  `;
+}
