@@ -119,6 +119,21 @@ def test_output_is_seen_as_it_comes_and_escape_cancels(
     expect(page.get_by_label("Sent earlier")).to_contain_text('{"a": 1')
 
 
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 720)])
+def test_an_answer_comes_into_sight_and_leaves_the_focus(
+    open_page: Callable[..., Page], function: Callable[..., Function], width: int, height: int
+) -> None:
+    one = function("seq 9; echo the last line >&2; exit 1")
+    page = open_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    open_at(page, one)
+    assert page.evaluate("() => scrollY") == 0
+    button = page.get_by_role("button", name=re.compile("^Call"))
+    button.click()
+    expect(page.get_by_label("Log")).to_be_in_viewport(ratio=1)
+    expect(region(page, "Try it").get_by_role("status")).to_be_in_viewport(ratio=1)
+    expect(button).to_be_focused()
+
+
 @pytest.mark.parametrize("mode", ["Wait for the answer", "Queue it"])
 def test_a_call_has_variables_and_says_how_it_began(
     page: Page, function: Callable[..., Function], mode: str

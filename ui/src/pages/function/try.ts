@@ -1,5 +1,6 @@
 // The box in which a function is called by hand.
 import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
 import { credential } from "../../api.ts";
 import { callLine } from "../../command.ts";
 import { html } from "../../html.ts";
@@ -10,6 +11,7 @@ import { CTRL_ENTER } from "../../parts/keys.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Output } from "../../parts/output.ts";
 import { refuseLong } from "../../parts/paste.ts";
+import { isInSight, reveal } from "../../parts/reveal.ts";
 import { Status } from "../../parts/status.ts";
 import { toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
@@ -34,6 +36,7 @@ const MODES: [Mode, string][] = [
   ["async", "Queue it"],
 ];
 const SHOWN_CHARACTERS = 60;
+const QUICK_MS = 2_000;
 
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
 
@@ -152,10 +155,20 @@ export function TryIt({ one }: { one: Function }) {
   const run = trial.run.value;
   const isRunning = run !== null && !run.isOver;
   const stopping = useSignal(false);
+  const box = useRef<HTMLElement>(null);
+  const isBegun = useRef(false); // here, and not by a visit before
   const begin = () => {
     stopping.value = false;
+    isBegun.current = true;
     start(one.id, trial);
   };
+  useEffect(() => {
+    if (run === null || !isBegun.current) return;
+    const outcome = box.current?.querySelector(".outcome") ?? null;
+    // Whoever has gone on reading elsewhere in a long call stays there.
+    const isWatched = Date.now() - run.began < QUICK_MS || isInSight(outcome);
+    if (!run.isOver || isWatched) reveal(outcome, box.current);
+  }, [run?.began, run?.isOver]);
   async function stop() {
     stopping.value = true;
     await cancel(one.id, trial).catch(toastError);
@@ -170,7 +183,7 @@ export function TryIt({ one }: { one: Function }) {
     }
   }
   return html`
-    <section class="card column" aria-labelledby="try"
+    <section class="card column" aria-labelledby="try" ref=${box}
       onKeyDown=${keys}><header><h2 id="try">Try it</h2
       ><span class="push" /> ${isRunning &&
         html`

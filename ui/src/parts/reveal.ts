@@ -1,0 +1,34 @@
+// Scrolls what has just come into sight, without moving the focus.
+
+const TOP_BAR_PX = 48, MARGIN_PX = 16;
+const STAYS = ".stays, .saving"; // bars of a page that stand still below the top one
+
+/** Of an element, in the window. */
+interface Box {
+  top: number;
+  bottom: number;
+}
+
+/** By how much the page is to scroll so that a box is in `sight`: all of it, or its beginning and as much
+ * as fits; 0 where it is.
+ */
+export function toReveal(box: Box, sight: Box): number {
+  const toTop = box.top - sight.top;
+  return toTop < 0 ? toTop : Math.min(toTop, Math.max(0, box.bottom - sight.bottom));
+}
+
+/** Scrolls until `from` is in sight and as much as fits of what follows it, up to the end of `to`. */
+export function reveal(from: Element | null, to: Element | null = from): void {
+  if (!from || !to) return;
+  const box = { top: from.getBoundingClientRect().top, bottom: to.getBoundingClientRect().bottom };
+  const bar = document.querySelector<HTMLElement>(STAYS)?.offsetHeight ?? 0;
+  const sight = { top: TOP_BAR_PX + bar + MARGIN_PX, bottom: innerHeight - MARGIN_PX };
+  const top = toReveal(box, sight);
+  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (top !== 0) scrollBy({ top, behavior: isStill ? "instant" : "smooth" });
+}
+
+export function isInSight(one: Element | null): boolean {
+  const box = one?.getBoundingClientRect();
+  return box !== undefined && box.top >= 0 && box.bottom <= innerHeight;
+}
