@@ -27,6 +27,13 @@ def write(page: Page, code: str) -> None:
     page.keyboard.press("Control+v")
 
 
+ASKS_BEFORE_IT_LEAVES = """() => {
+    const event = new Event("beforeunload", {cancelable: true});
+    dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+
 def make(page: Page) -> None:
     page.get_by_role("button", name="Create, deploy and call").click()
 
@@ -96,6 +103,58 @@ def test_code_becomes_a_function_with_an_answer(page: Page, site: Server, langua
     assert made["runtime"] == ("shell" if language == "shell" else name)
     page.get_by_role("link", name=f"Go to {name}").click()
     expect(page).to_have_url(re.compile(f"#/functions/{made['id']}$"))
+
+
+def test_a_draft_is_kept_and_what_was_made_has_its_own_address(page: Page, site: Server) -> None:
+    name = new_name()
+    page.goto("/ui/#/functions/new")
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Language").select_option("shell")
+    write(page, "cat; exit 3")
+    page.get_by_label("Payload").fill("sent first")
+    page.get_by_role("link", name="Runtimes").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runtimes")
+    assert page.evaluate(ASKS_BEFORE_IT_LEAVES)
+    page.go_back()
+    expect(page.get_by_label("Name")).to_have_value(name)
+    expect(page.get_by_label("Payload")).to_have_value("sent first")
+    page.get_by_label("Name").press("Control+Enter")
+    answer = page.get_by_role("region", name="Answer")
+    expect(answer).to_contain_text("failed", timeout=scaled(20_000))
+    expect(answer).to_be_in_viewport(ratio=1)
+    # The call is no step that was done where it failed.
+    progress = page.get_by_role("list", name="Progress")
+    expect(progress.get_by_text("Call broken")).to_be_attached()
+    expect(progress.get_by_text("Call done")).to_have_count(0)
+    assert not page.evaluate(ASKS_BEFORE_IT_LEAVES)
+    made = site.call("GET", f"/api/functions/by-name/{name}").json()
+    expect(page).to_have_url(re.compile(f"#/functions/{made['id']}$"))
+    page.get_by_label("Payload").fill("sent next")
+    button = page.get_by_role("button", name="Call again")
+    button.click()
+    expect(page.get_by_label("Output", exact=True)).to_have_text("sent next")
+    expect(button).to_be_in_viewport(ratio=1)
+    assert site.call("GET", f"/api/functions/{made['id']}").json()["current_version"] == 1
+    page.get_by_role("link", name=f"Go to {name}").click()
+    expect(page.get_by_label("Payload")).to_have_value("sent next")
+    expect(page.get_by_label("Sent earlier")).to_contain_text("sent first")
+    page.get_by_role("link", name="Functions", exact=True).first.click()
+    page.get_by_role("link", name="New function").click()
+    expect(page.get_by_label("Name")).to_have_value("")
+
+
+def test_a_draft_can_be_dropped_and_a_wrong_name_is_told_once(page: Page) -> None:
+    page.goto("/ui/#/functions/new")
+    page.get_by_label("Name").fill("my job")
+    page.keyboard.press("Control+Enter")
+    field = page.get_by_label("Name")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    # What a name has to be is said once.
+    expect(page.get_by_text(re.compile("letters"))).to_have_count(1)
+    page.get_by_role("button", name="Discard").click()
+    expect(field).to_have_value("")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_role("button", name="Discard")).to_have_count(0)
 
 
 def test_files_that_are_dropped_are_the_image(page: Page, site: Server) -> None:

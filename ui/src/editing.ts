@@ -2,6 +2,7 @@
 // that a look at another page loses nothing, and go with the key.
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { needsKey } from "./api.ts";
+import { isDrafted } from "./drafting.ts";
 import { changesOf } from "./fields.ts";
 import type { Edits } from "./pages/function/files.ts";
 import type { Variable } from "./trying.ts";
@@ -85,7 +86,8 @@ export function forget(id: string): void {
 /** Has the browser ask before what is not saved is lost with the page. */
 export function askBeforeLeaving(): void {
   addEventListener("beforeunload", (event) => {
-    if ([...kept.peek().values()].some((one) => one.isChanged.peek())) event.preventDefault();
+    const isChanged = [...kept.peek().values()].some((one) => one.isChanged.peek());
+    if (isChanged || isDrafted.peek()) event.preventDefault();
   });
 }
 

@@ -128,10 +128,31 @@ export class Making {
   /** The version that answers calls. */
   serving: number | null = null;
   #runtime: string | null = null;
+  /** What the version that answers was made of; null where another one was begun since. */
+  #deployed: Omit<Draft, "payload"> | null = null;
+
+  /** Whether the version that answers is the draft's own, but for what it is called with. */
+  isDeployed({ name, language, code, files }: Draft): boolean {
+    const of = this.#deployed;
+    return of !== null && of.name === name && of.language === language && of.code === code &&
+      of.files === files;
+  }
 
   /** Goes through the steps. `began`: hears which one is under way. Throws `Refused`. */
   async run(draft: Draft, began: (step: Step) => void): Promise<Answered> {
     if (this.functionId === null) checkName(draft.name);
+    const version = this.isDeployed(draft) && this.serving !== null
+      ? this.serving
+      : await this.#make(draft, began);
+    began("call");
+    const body = { payload: draft.payload || null };
+    const path = `api/functions/${this.functionId}/invoke`;
+    return { call: await call<Invocation>("POST", path, { body }), version };
+  }
+
+  /** Makes a version that serves; which one that is. */
+  async #make(draft: Draft, began: (step: Step) => void): Promise<number> {
+    this.#deployed = null;
     const isOwn = needsImage(draft);
     if (isOwn) began("code");
     const runtime = isOwn ? await this.#makeRuntime(draft) : draft.language;
@@ -139,10 +160,8 @@ export class Making {
     const updated = await this.#makeFunction(draft, runtime);
     began("deploy");
     const version = await this.#deploy(updated);
-    began("call");
-    const body = { payload: draft.payload || null };
-    const path = `api/functions/${this.functionId}/invoke`;
-    return { call: await call<Invocation>("POST", path, { body }), version };
+    this.#deployed = draft;
+    return version;
   }
 
   /** Sees to it that the newest version serves; which one that is. */

@@ -47,7 +47,13 @@ export const path = computed(() => route.value.parts.join("/"));
 
 /** Goes to another page, as a link does. */
 export function go(to: string): void {
-  location.hash = to;
+  if (to === location.hash) route.value = parse(to); // the address was `stand`ing there already
+  else location.hash = to;
+}
+
+/** Has another page's address stand in place of this one's, which stays: reloaded, it is the other. */
+export function stand(to: string): void {
+  history.replaceState(null, "", to);
 }
 
 /** Notes the state of a page in its address, such as a filter; the page stays, history as well. */
@@ -62,5 +68,11 @@ export function note(query: Record<string, string | number | null>): void {
 export function listen(): void {
   addEventListener("hashchange", () => {
     route.value = parse(location.hash);
+  });
+  // A link to the address that stands there changes no hash.
+  addEventListener("click", (event) => {
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const to = (event.target as Element).closest("a")?.getAttribute("href");
+    if (to && to === location.hash) route.value = parse(to);
   });
 }

@@ -21,7 +21,10 @@ export const TEMPLATES: Record<Language, readonly [Template, ...Template[]]> = {
     {
       title: ANSWERS,
       code: `def handler(event, context):
-    """Runs once for each call. What it returns is the answer."""
+    """Runs once for each call. What it returns is the answer.
+
+    event: the payload, as JSON says it; other text as a str, and None where it is empty.
+    """
     name = event or "world"
     return {"hello": name}
 `,
@@ -63,7 +66,10 @@ def handler(event, context):
   node: [
     {
       title: ANSWERS,
-      code: `/** Runs once for each call. What it returns is the answer. */
+      code: `/**
+ * Runs once for each call. What it returns is the answer.
+ * event: the payload, as JSON says it; other text as a string, and null where it is empty.
+ */
 export async function handler(event) {
   return { hello: event ?? "world" };
 }

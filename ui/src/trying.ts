@@ -85,6 +85,13 @@ export function prepare(id: string, call: string): void {
   trialOf(id).payload.value = sent.get(call) ?? "";
 }
 
+/** Notes what was sent to a function from another page, for the box in which it is called. */
+export function noteSent(id: string, call: string, payload: string): void {
+  keep(id, payload);
+  remember(call, payload);
+  trialOf(id).payload.value = payload;
+}
+
 function keep(id: string, payload: string): void {
   if (payload === "") return;
   try {

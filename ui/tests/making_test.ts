@@ -92,13 +92,14 @@ Deno.test("each step is one request, and what was done is not done again", async
 Deno.test("a version that cannot serve is told, and one that serves is not deployed again", async () => {
   const shell = { ...draft, language: "shell" as const };
   const making = new Making();
-  const run = () => making.run(shell, () => {});
+  const run = (code = shell.code) => making.run({ ...shell, code }, () => {});
   const active = { state: "active", name: "Etl", current_version: 1 };
-  await answered([[201, { function_id: "F" }], [200, active], [200, {}]], run);
+  const first: [number, unknown][] = [[201, { function_id: "F" }], [200, active], [200, {}]];
+  await answered(first, () => run());
   const error_message = "version 2 cannot serve: SyntaxError";
   const failed = await answered(
     [[200, { ...active, error_message }]],
-    () => assert.rejects(run(), /version 2 cannot serve: SyntaxError/),
+    () => assert.rejects(run("y"), /version 2 cannot serve: SyntaxError/),
   );
   assert.deepEqual(lines(failed), ["PUT api/functions/F"]);
   assert.equal(making.serving, 1);
@@ -107,6 +108,29 @@ Deno.test("a version that cannot serve is told, and one that serves is not deplo
     async () => assert.equal((await run()).version, 3),
   );
   assert.deepEqual(lines(mended), ["PUT api/functions/F", "POST api/functions/F/invoke"]);
+});
+
+Deno.test("what is only called with another payload makes no version", async () => {
+  const shell = { ...draft, language: "shell" as const };
+  const making = new Making();
+  const active = { state: "active", name: "Etl", current_version: 1 };
+  const first: [number, unknown][] = [[201, { function_id: "F" }], [200, active], [200, {}]];
+  await answered(first, () => making.run(shell, () => {}));
+  const began: string[] = [];
+  const other = { ...shell, payload: "other" };
+  assert.ok(making.isDeployed(other));
+  const sent = await answered(
+    [[200, { status: "success" }]],
+    async () => assert.equal((await making.run(other, (one) => began.push(one))).version, 1),
+  );
+  assert.deepEqual(lines(sent), ["POST api/functions/F/invoke"]);
+  assert.equal(JSON.parse(sent[0]?.body ?? "").payload, "other");
+  assert.deepEqual(began, ["call"]);
+  for (
+    const part of [{ name: "b" }, { code: "y" }, { files: [{ path: "a", content: bytes("") }] }]
+  ) {
+    assert.ok(!making.isDeployed({ ...other, ...part }));
+  }
 });
 
 const lines = (sent: Awaited<ReturnType<typeof answered>>) =>

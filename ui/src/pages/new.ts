@@ -15,7 +15,7 @@ import {
   type Step,
   stepsOf,
 } from "../making.ts";
-import { fieldIn, Form, Unnamed, WrongOf } from "../parts/failing.ts";
+import { fieldIn, Form, Unnamed, useFailure, Wrong, WrongOf } from "../parts/failing.ts";
 import { Code } from "../parts/code.ts";
 import { bytes, duration } from "../parts/format.ts";
 import { CTRL_ENTER, submits } from "../parts/keys.ts";
@@ -24,11 +24,13 @@ import { refuseLong } from "../parts/paste.ts";
 import { Status } from "../parts/status.ts";
 import { Steps } from "../parts/steps.ts";
 import type { File as ImageFile } from "../parts/tar.ts";
-import { href } from "../router.ts";
+import { reveal } from "../parts/reveal.ts";
+import { drafted, forgetDraft, isDrafted } from "../drafting.ts";
+import { href, stand } from "../router.ts";
+import { noteSent } from "../trying.ts";
 import { lineIn } from "../version_files.ts";
 import { templateOf, TEMPLATES } from "../templates.ts";
 
-const FIRST: Language = "python";
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
 
 function Name({ draft, change, taken }: {
@@ -37,21 +39,25 @@ function Name({ draft, change, taken }: {
   taken: NameTaken | null;
 }) {
   const field = useRef<HTMLInputElement>(null);
+  const said = useFailure("name", "Name", "name");
   useEffect(() => field.current?.focus(), [taken]);
   return html`
     <div class="field"><label for="name">Name</label>
       <input class="text" id="name" ref=${field} maxlength="64" placeholder="my-function"
         autocomplete="off" spellcheck=${false} value=${draft.name} aria-describedby="name-about"
-        aria-invalid=${taken ? true : null}
+        aria-invalid=${taken || said ? true : null}
         onInput=${(event: Event) => change({ name: valueOf(event) })} />
-      <${WrongOf} path="name" label="Name" of="name" />
-      ${taken && html`
-        <small class="wrong" role="alert">${taken.message} <a href=${href([
-          "functions",
-          taken.id,
-        ])}>Go to it</a></small>
-      `}
-      <small id="name-about" class="muted">letters, digits, dots, dashes, underscores</small></div>
+      ${taken
+        ? html`
+          <small id="name-about" class="wrong"
+            role="alert">${taken.message} <a href=${href([
+              "functions",
+              taken.id,
+            ])}>Go to it</a></small>
+        `
+        : said
+        ? html`<${Wrong} said=${said} id="name-about" />`
+        : html`<small id="name-about" class="muted">letters, digits, dots, dashes, underscores</small>`}</div>
   `;
 }
 
@@ -156,21 +162,26 @@ const SAID: Record<Step, string> = {
 };
 
 /** How far it is. */
-function Progress({ draft, step, problem, making }: {
+function Progress({ draft, step, problem, answer, making }: {
   draft: Draft;
   step: Signal<Step | "done" | null>;
   problem: Error | null;
+  answer: Answered | null;
   making: Making;
 }) {
   const { functionId: id, name, serving } = making;
   const names = stepsOf(draft);
-  const at = step.value === null
+  const isFailed = answer !== null && answer.call.status !== "success";
+  const at = isFailed
+    ? names.indexOf("call")
+    : step.value === null
     ? -1
     : step.value === "done"
     ? names.length
     : names.indexOf(step.value);
   return html`
-    <${Steps} names=${names.map((one) => SAID[one])} at=${at} isBroken=${problem !== null} />
+    <${Steps} names=${names.map((one) => SAID[one])} at=${at} isBroken=${problem !== null ||
+      isFailed} />
     <${Unnamed} />
     ${problem && id && html`
       <p>${serving === null
@@ -183,13 +194,7 @@ function Progress({ draft, step, problem, making }: {
 }
 
 export default function New() {
-  const draft = useSignal<Draft>({
-    name: "",
-    language: FIRST,
-    code: TEMPLATES[FIRST][0].code,
-    files: [],
-    payload: TEMPLATES[FIRST][0].payload,
-  });
+  const draft = useSignal<Draft>(drafted.peek());
   const step = useSignal<Step | "done" | null>(null);
   const problem = useSignal<Error | null>(null);
   const answer = useSignal<Answered | null>(null);
@@ -199,10 +204,15 @@ export default function New() {
   const now = draft.value;
   const change = (part: Partial<Draft>) => {
     draft.value = { ...draft.peek(), ...part };
+    if (making.current.functionId === null) drafted.value = draft.value;
   };
   const { functionId, name } = making.current;
   const isBusy = step.value !== null && step.value !== "done" && problem.value === null;
-  const verb = functionId ? "Deploy and call again" : "Create, deploy and call";
+  const verb = making.current.isDeployed(now)
+    ? "Call again"
+    : functionId
+    ? "Deploy and call again"
+    : "Create, deploy and call";
   const taken = problem.value instanceof NameTaken ? problem.value : null;
   async function go(event?: Event) {
     event?.preventDefault();
@@ -210,14 +220,29 @@ export default function New() {
     problem.value = answer.value = null;
     step.value = null;
     try {
-      answer.value = await making.current.run(draft.peek(), (one) => {
+      const sent = draft.peek();
+      const found = await making.current.run(sent, (one) => {
         step.value = one;
       });
+      noteSent(found.call.function_id, found.call.invocation_id, sent.payload);
+      answer.value = found;
       step.value = "done";
     } catch (error) {
       problem.value = error as Error;
     }
   }
+  function discard() {
+    forgetDraft();
+    draft.value = drafted.peek();
+    problem.value = null;
+    step.value = null;
+  }
+  // What is there has a page of its own, which a reload is to find.
+  useEffect(() => {
+    if (functionId === null) return;
+    forgetDraft();
+    stand(href(["functions", functionId]));
+  }, [functionId]);
   async function dropped(event: DragEvent) {
     isOver.value = false;
     if (!event.dataTransfer?.files.length) return;
@@ -231,7 +256,7 @@ export default function New() {
   }
   useEffect(() => {
     if (step.value === "done" || problem.value && fieldIn(problem.value) === null) {
-      result.current?.scrollIntoView({ block: "nearest" });
+      reveal(result.current);
     }
   }, [step.value, problem.value]);
   const over = (event: DragEvent) => {
@@ -245,10 +270,16 @@ export default function New() {
         <p class="crumbs"><a href="#/">Functions</a> / ${functionId
           ? html`<a href=${href(["functions", functionId])}>${name}</a>`
           : "new"}</p>
-        <div class="title"><h1>${name ??
-          "New function"}</h1><button class="button primary push" type="submit"
+        <div class="title stays">
+          <h1>${name ??
+            "New function"}</h1>
+          <div class="actions">${functionId === null && isDrafted.value &&
+            !isBusy &&
+            html`<button class="button" type="button" onClick=${discard}>Discard</button>`}<button
+          class="button primary" type="submit"
           disabled=${isBusy}>${isBusy ? "Working …" : verb} <kbd class="wide"
           aria-hidden="true">${CTRL_ENTER}</kbd></button></div>
+        </div>
         <section class=${`card drop ${
           isOver.value ? "over" : ""
         }`} aria-label="Code" onDragOver=${over}
@@ -280,7 +311,7 @@ export default function New() {
         </section>
         <div
           ref=${result}><${Progress} draft=${now} step=${step} problem=${problem
-            .value} making=${making.current} />
+            .value} answer=${answer.value} making=${making.current} />
         ${answer.value &&
           html`<${Answer} of=${answer.value} name=${name} id=${functionId} />`}</div>
         </${Form}>
