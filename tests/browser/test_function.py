@@ -464,6 +464,20 @@ def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
     expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
 
 
+def test_what_a_handler_raised_is_said_in_place_of_its_exit_code(page: Page, site: Server) -> None:
+    packed(site, "raising", main="def handler(event):\n    raise ValueError('no such name')\n")
+    one = site.deploy("main:handler", runtime="raising")
+    raised = "ValueError: no such name (main.py, line 2)"
+    open_at(page, one)
+    page.get_by_role("button", name=re.compile("^Call")).click()
+    expect(region(page, "Try it").get_by_text(raised)).to_be_visible()
+    page.get_by_role("link", name="This call").click()
+    expect(page.get_by_role("region", name="Why it ended so")).to_contain_text(raised)
+    expect(page.get_by_text("exited with code")).to_have_count(0)
+    page.goto(f"/ui/#/invocations?function={one.id}")
+    expect(page.get_by_role("table", name="Invocations")).to_contain_text(raised)
+
+
 def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: Path) -> None:
     packed(site, "replaced", main=returning("old"))
     one = site.deploy("main:handler", runtime="replaced")

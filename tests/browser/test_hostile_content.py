@@ -3,6 +3,7 @@ the page can be used.
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,6 +115,14 @@ def test_a_call_shows_what_it_was_given_and_what_it_wrote(page: Page, hostile: H
     expect(page.get_by_role("region", name="Input")).to_contain_text("␛[2J")
     expect(page.get_by_role("region", name="Input")).to_contain_text(ESCAPED)
     expect(page.get_by_role("region", name="Environment and related calls")).to_contain_text("TRAP")
+
+
+def test_what_hostile_code_raised_is_text_and_cut(page: Page, hostile: Hostile) -> None:
+    page.goto(f"/ui/#/invocations?function={hostile.function.id}")
+    row = page.get_by_role("table", name="Invocations")
+    expect(row).to_contain_text("ValueError: <script>window.hacked=1</script>")
+    expect(row).to_contain_text(re.compile(r"… \(trap\.py, line 6\)"))
+    is_unharmed(page)
 
 
 def test_hostile_text_can_be_replayed_and_edited(page: Page, hostile: Hostile) -> None:

@@ -1,5 +1,6 @@
 // Why a call did not succeed, in a sentence of what the page knows of it.
 import { duration } from "./parts/format.ts";
+import { isExit, raisedIn } from "./raised.ts";
 import type { Invocation, Version } from "./wire.ts";
 
 const SIGNALS: Record<number, string> = {
@@ -11,7 +12,10 @@ const LAST_LINES = 3;
 
 /** What the version that ran may take. */
 export type Limits = Pick<Version, "memory_limit_mb" | "timeout_seconds">;
-type Ended = Pick<Invocation, "status" | "exit_code" | "duration_ms" | "error_message">;
+type Ended = Pick<
+  Invocation,
+  "status" | "exit_code" | "duration_ms" | "error_message" | "stderr"
+>;
 
 /** `limits`: of the version that ran, where they are known. Null where there is nothing to say. */
 export function whyOf(of: Ended, limits: Limits | null): string | null {
@@ -37,6 +41,10 @@ export function whyOf(of: Ended, limits: Limits | null): string | null {
         const number = code - SIGNALLED;
         const name = SIGNALS[number];
         return `The handler was killed by signal ${number}${name ? ` (${name})` : ""}.`;
+      }
+      if (isExit(told)) {
+        const raised = raisedIn(of.stderr);
+        if (raised !== null) return raised;
       }
       return code === null ? told : `The handler exited with code ${code}.`;
     case "error":

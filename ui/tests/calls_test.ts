@@ -71,7 +71,13 @@ Deno.test("attempts stand where they began, and the last one ends the line", () 
 
 Deno.test("why a call did not succeed is a sentence with the limits of its version", () => {
   const limits = { memory_limit_mb: 256, timeout_seconds: 2 };
-  const of = { status: "timeout", exit_code: null, duration_ms: 2_000, error_message: "deadline" };
+  const of = {
+    status: "timeout",
+    exit_code: null,
+    duration_ms: 2_000,
+    error_message: "deadline",
+    stderr: "",
+  };
   assert.match(
     whyOf(of, limits) ?? "",
     /^It ran for 2.00 s, into its deadline.* timeout is 2 s\.$/,
@@ -84,6 +90,10 @@ Deno.test("why a call did not succeed is a sentence with the limits of its versi
   // An exit code of its own above 128 is no signal.
   const exited = { ...failed, error_message: "the handler exited with code 137" };
   assert.equal(whyOf(exited, null), "The handler exited with code 137.");
+  const stderr =
+    'Traceback (most recent call last):\n  File "/app/m.py", line 2, in h\nKeyError: 1\n';
+  assert.equal(whyOf({ ...exited, stderr }, null), "KeyError: 1 (m.py, line 2)");
+  assert.match(whyOf({ ...signalled, stderr }, null) ?? "", /SIGKILL/);
   const value = { ...failed, exit_code: 1, error_message: "the handler returned 9 bytes" };
   assert.equal(whyOf(value, null), "the handler returned 9 bytes");
   const none = { ...of, status: "error", error_message: "no sandbox" };

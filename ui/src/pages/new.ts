@@ -16,6 +16,7 @@ import {
   stepsOf,
 } from "../making.ts";
 import { fieldIn, Form, Unnamed, useFailure, Wrong, WrongOf } from "../parts/failing.ts";
+import { visible } from "../parts/ansi.ts";
 import { Code } from "../parts/code.ts";
 import { bytes, duration } from "../parts/format.ts";
 import { CTRL_ENTER, submits } from "../parts/keys.ts";
@@ -27,6 +28,7 @@ import type { File as ImageFile } from "../parts/tar.ts";
 import { reveal } from "../parts/reveal.ts";
 import { drafted, forgetDraft, isDrafted } from "../drafting.ts";
 import { href, stand } from "../router.ts";
+import { endOf } from "../raised.ts";
 import { noteSent } from "../trying.ts";
 import { lineIn } from "../version_files.ts";
 import { templateOf, TEMPLATES } from "../templates.ts";
@@ -145,7 +147,7 @@ function Answer({ of: { call: of, version }, name, id }: {
   }</span>
       ${of.cold_start && html`<span class="cold">cold</span>`}
       <a class="push" href=${href(["functions", id])}>Go to ${name}</a></header>
-    ${of.error_message && html`<p class="inside">${of.error_message}</p>`}
+    ${of.error_message && html`<p class="inside">${visible(endOf(of) ?? "")}</p>`}
     ${of.stdout && html`<${Output} text=${of.stdout} label="Output" />`}
     ${
     of.stderr &&

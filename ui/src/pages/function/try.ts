@@ -16,6 +16,7 @@ import { Status } from "../../parts/status.ts";
 import { toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
 import { coldSentence } from "../../parts/waterfall.ts";
+import { endOf } from "../../raised.ts";
 import { href } from "../../router.ts";
 import { now } from "../../store.ts";
 import {
@@ -130,7 +131,8 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
       html`<span class="num muted">version ${timeline.version}</span>`}${id &&
       html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
     ${run.problem && html`<${Notice} of=${run.problem} />`}
-    ${record?.error_message && html`<p class="small">${visible(record.error_message)}</p>`}
+    ${record?.error_message &&
+      html`<p class="small ended">${visible(endOf(record) ?? "")}</p>`}
     ${timeline?.cold_start && html`<p class="small muted">${coldSentence(timeline)}</p>`}
   `;
 }
