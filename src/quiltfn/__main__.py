@@ -42,7 +42,10 @@ def start(word: str) -> NoReturn:
         from quiltfn.operator import serve  # noqa: PLC0415
 
         collect_again()
-        sys.exit(serve.main(sys.argv[2:]))
+        code = serve.main(sys.argv[2:])
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(code)  # as `quiltfn.main` ends
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

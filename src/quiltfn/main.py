@@ -225,4 +225,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_code = main()
+    # Everything is closed and stored. Taking the interpreter apart is a twentieth of what a server
+    # takes from its start to its end, and frees what the kernel frees anyway.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(end_code)
