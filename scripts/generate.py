@@ -6,7 +6,6 @@ of the API, the types of the dashboard.
 .venv/bin/python scripts/generate.py
 """
 
-import dataclasses
 import inspect
 import json
 import re
@@ -40,8 +39,8 @@ HEAD = """\
 def sample() -> str:
     """packaging/quiltfn.toml."""
     parts = [HEAD]
-    for field in dataclasses.fields(settings.Settings):
-        about, low, high = (field.metadata[name] for name in ("about", "low", "high"))
+    for field in settings.SETTINGS:
+        about, low, high = field.about, field.low, field.high
         span = "" if low is None else f" ({low:.15g} to {high:.15g})"
         line = f"{field.name} = {toml(field.default)}"
         if field.name in SERVICE:
@@ -70,11 +69,11 @@ def settings_page() -> str:
         "| setting | default | range | meaning |",
         "|---|---|---|---|",
     ]
-    for field in dataclasses.fields(settings.Settings):
-        low, high = (field.metadata[name] for name in ("low", "high"))
+    for field in settings.SETTINGS:
+        low, high = field.low, field.high
         shown = field.default if field.default not in ("", Path()) else "none"
         span = f"{low} … {high}" if low is not None else ""
-        lines.append(f"| `{field.name}` | {shown} | {span} | {field.metadata['about']} |")
+        lines.append(f"| `{field.name}` | {shown} | {span} | {field.about} |")
     return "\n".join([*lines, ""])
 
 

@@ -4,7 +4,6 @@ machine, and the secrets that only root may read.
 
 import argparse
 import ctypes
-import dataclasses
 import json
 import resource
 import socket
@@ -62,7 +61,7 @@ def inherit(arguments: list[str]) -> Inherited:
     secrets: dict[str, str] = given["secrets"]
     fleet = node_file(secrets.pop("fleet", None))
     if fleet is not None:
-        chosen = dataclasses.replace(chosen, store=fleet.store, node_id=fleet.name)
+        chosen = chosen.replace(store=fleet.store, node_id=fleet.name)
         if fleet.store_password:
             secrets["store_password_file"] = fleet.store_password
     channel, listener = (socket.socket(fileno=one) for one in (numbers.channel, numbers.listener))

@@ -5,17 +5,17 @@ by the environment (`QUILTFN_IDLE_S=60`), or by the TOML file that `--config` na
 `docs/reference/settings.md` is generated from this file.
 """
 
-import dataclasses
 import ipaddress
 import os
 import re
 import socket
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from quiltfn.frozen import Frozen
 
 PREFIX = "QUILTFN_"
 DAY_S = 86_400
@@ -71,15 +71,31 @@ class BadSetting(ValueError):
     """A setting that cannot be used (a sentence that names it)."""
 
 
+class Setting:
+    """One setting. `kind`: a type of `KINDS`; `low` and `high`: the range of a number."""
+
+    name: str
+    kind: Any
+
+    def __init__(self, default: Any, about: str, low: float | None, high: float | None) -> None:
+        self.default, self.about, self.low, self.high = default, about, low, high
+
+    def __set_name__(self, settings: type["Settings"], name: str) -> None:
+        """Gives the class the default in its place."""
+        self.name, self.kind = name, settings.__annotations__[name]
+        SETTINGS.append(self)
+        setattr(settings, name, self.default)
+
+
+SETTINGS: list[Setting] = []
+
+
 def setting(default: T, about: str, *, low: float | None = None, high: float | None = None) -> T:
     """A setting with its meaning and, for numbers, its range."""
-    metadata = {"about": about, "low": low, "high": high}
-    field: T = dataclasses.field(default=default, metadata=metadata)
-    return field
+    return cast("T", Setting(default, about, low, high))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Frozen):
     """`*_s` in seconds, `*_bytes` in bytes. Made by `from_everywhere`."""
 
     host: str = setting("127.0.0.1", "address to listen on; any but loopback needs a key")
@@ -388,11 +404,14 @@ class Settings:
         high=7200,
     )
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, low, high = getattr(self, field.name), *_range(field)
-            if low is not None and not low <= value <= high:  # NaN is refused by this, too
-                raise BadSetting(f"{field.name} must be between {low} and {high}, not {value}")
+    def check(self) -> None:
+        """As `Frozen` says. Raises `BadSetting`."""
+        for one in SETTINGS:
+            value, low, high = getattr(self, one.name), one.low, one.high
+            if low is None or high is None:
+                continue
+            if not low <= value <= high:  # NaN is refused by this, too
+                raise BadSetting(f"{one.name} must be between {low} and {high}, not {value}")
         if (self.tls_cert == Path()) != (self.tls_key == Path()):
             raise BadSetting("tls_cert and tls_key go together; only one of them is set")
         if self.egress_dns and not _is_address(self.egress_dns):
@@ -600,11 +619,11 @@ def from_everywhere(given: Mapping[str, Any], environ: Mapping[str, str] | None 
     config = given.get("config") or environ.get(PREFIX + "CONFIG")
     in_file = read_file(Path(config)) if config else {}
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(Settings):
-        name = field.name
+    for one in SETTINGS:
+        name = one.name
         for value in _given_as(name, given, environ, in_file):
             if value is not None:
-                values[name] = _converted(name, field.type, value)
+                values[name] = _converted(name, one.kind, value)
                 break
     # Said here, where it is known what it is relative to: the server works in another directory.
     values.setdefault("data_dir", Path("data").absolute())
@@ -644,7 +663,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     error, as it would be in a settings file: the environment may hold other programs' variables.
     """
     environ = os.environ if environ is None else environ
-    names = [*(field.name for field in dataclasses.fields(Settings)), *RENAMED]
+    names = [*(one.name for one in SETTINGS), *RENAMED]
     known = {PREFIX + name.upper() for name in names} | OTHER_VARIABLES
     return [
         f"the variable {name} is ignored: {name.removeprefix(PREFIX).lower()} is not a setting"
@@ -675,15 +694,11 @@ def read_file(path: Path) -> dict[str, Any]:
             found = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"the settings file {path} cannot be read: {error}") from None
-    known = {field.name for field in dataclasses.fields(Settings)}
+    known = {one.name for one in SETTINGS}
     for name in found:
         if name not in known and name not in RENAMED:
             raise BadSetting(f"{path}: {name} is not a setting")
     return found
-
-
-def _range(field: "dataclasses.Field[Any]") -> tuple[Any, Any]:
-    return field.metadata["low"], field.metadata["high"]
 
 
 def _converted(name: str, kind: Any, value: Any) -> Any:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,8 +174,8 @@ class Nodes:
             others=lambda: ["node-2"],
         )
         other: Any = SimpleNamespace(name="node-2", placement=self.placed_there, peers=self.network)
-        self.app = make_app(replace(here.services, fleet=node))
-        app_there = make_app(replace(there.services, fleet=other))
+        self.app = make_app(here.services.replace(fleet=node))
+        app_there = make_app(there.services.replace(fleet=other))
         self.network.apps["node-2"] = answering_peers(app_there, other)
         self.http = httpx.AsyncClient(
             transport=InProcess(self.app, "10.1.2.3"),

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +49,7 @@ from quiltfn.model.runtime import (
 from quiltfn.model.server import ServerSettings
 from quiltfn.model.version import VersionSpec
 from quiltfn.runtimes import HostImage, Runtimes, TenantRules
-from quiltfn.settings import Settings
+from quiltfn.settings import SETTINGS, Settings
 from quiltfn.tenant_images import MIB, TenantImages
 from quiltfn.wire.constraints import Documented
 from quiltfn.wire.runtimes import FileLimitMb, OpenFilesLimit, ProcessLimit, TmpLimitMb
@@ -204,14 +203,14 @@ def test_the_settings_and_the_api_have_the_models_bounds(
 ) -> None:
     """They may not know the model, and tell users its numbers."""
     default, least = (getattr(one, name) for one in (DEFAULT_ROOM, LEAST_ROOM))
-    (of_setting,) = (one for one in dataclasses.fields(Settings) if one.name == setting)
+    (of_setting,) = (one for one in SETTINGS if one.name == setting)
     assert getattr(sandbox_room(Settings()), name) == of_setting.default > default
-    assert of_setting.metadata["low"] == least
+    assert of_setting.low == least
     told = of_api.__metadata__[0]
     assert told.extra["constraints"] == (Documented({"minimum": least}),)
     said = "as much as /tmp" if name == "file_limit_mb" else str(default)
     assert f"{least} to {setting}; null: {said}" in told.description.replace("MiB, ", "")
-    assert of_setting.metadata["about"].endswith(said)
+    assert of_setting.about.endswith(said)
 
 
 @pytest.mark.parametrize(

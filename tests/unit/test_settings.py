@@ -1,6 +1,5 @@
 """Settings: where they come from, what is refused, and that the page about them is current."""
 
-import dataclasses
 import re
 import runpy
 from pathlib import Path
@@ -15,19 +14,20 @@ from quiltfn.settings import (
     FLEET_ENDING_S,
     PREFIX,
     RENAMED,
+    SETTINGS,
     BadSetting,
-    Settings,
+    Setting,
     from_everywhere,
     old_names,
     unknown_variables,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-NUMBERS = [one for one in dataclasses.fields(Settings) if one.metadata["low"] is not None]
+NUMBERS = [one for one in SETTINGS if one.low is not None]
 # Times that must grow from one to the next, all as short and as long as they may be.
 GROWING = [one for one in NUMBERS if one.name.startswith("fleet_")]
-SHORTEST = {one.name: str(one.metadata["low"]) for one in GROWING}
-LONGEST = {one.name: str(one.metadata["high"]) for one in GROWING}
+SHORTEST = {one.name: str(one.low) for one in GROWING}
+LONGEST = {one.name: str(one.high) for one in GROWING}
 
 
 def config(tmp_path: Path, text: str) -> dict[str, Any]:
@@ -139,9 +139,11 @@ def test_a_node_is_not_taken_over_while_its_server_waits_for_the_launcher() -> N
 
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
-def test_a_range_includes_its_ends_and_nothing_beyond(field: "dataclasses.Field[Any]") -> None:
-    low, high = field.metadata["low"], field.metadata["high"]
-    step = 1 if field.type is int else 0.01
+def test_a_range_includes_its_ends_and_nothing_beyond(field: Setting) -> None:
+    low, high = field.low, field.high
+    assert low is not None
+    assert high is not None
+    step = 1 if field.kind is int else 0.01
     for value, others in ((low, SHORTEST), (high, LONGEST)):
         given = others | {field.name: str(value)}
         assert getattr(from_everywhere(given, {}), field.name) == value
@@ -152,15 +154,13 @@ def test_a_range_includes_its_ends_and_nothing_beyond(field: "dataclasses.Field[
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
 @pytest.mark.parametrize("value", ["", "x", "nan", "1e999", "0x10"])
-def test_a_value_that_is_no_number_in_range_is_named(
-    field: "dataclasses.Field[Any]", value: str
-) -> None:
+def test_a_value_that_is_no_number_in_range_is_named(field: Setting, value: str) -> None:
     with pytest.raises(BadSetting, match=rf"^{field.name} must be"):
         from_everywhere({}, {PREFIX + field.name.upper(): value})
 
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
-def test_a_truth_value_is_no_number(tmp_path: Path, field: "dataclasses.Field[Any]") -> None:
+def test_a_truth_value_is_no_number(tmp_path: Path, field: Setting) -> None:
     with pytest.raises(BadSetting, match=rf"^{field.name} must be"):
         from_everywhere(config(tmp_path, f"{field.name} = true"), {})
 

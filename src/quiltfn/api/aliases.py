@@ -1,7 +1,6 @@
 """The routes over aliases of functions, and which version a call names."""
 
 import re
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -22,7 +21,6 @@ from quiltfn.wire.aliases import ALIAS, ALIAS_RULE
 from quiltfn.wire.functions import VERSION_NUMBER_MAX
 
 
-@dataclass(frozen=True, kw_only=True)
 class AliasServices(RouteServices):
     """What the routes of aliases take, and calls that name a version."""
 

@@ -1,7 +1,5 @@
 """The routes over deliveries to destinations."""
 
-from dataclasses import dataclass
-
 from quiltfn import wire
 from quiltfn.api import pages, parse
 from quiltfn.api.response import Response, json_response
@@ -10,7 +8,6 @@ from quiltfn.deliveries import Deliveries
 from quiltfn.model.delivery import Delivery, DeliveryStatus
 
 
-@dataclass(frozen=True, kw_only=True)
 class DeliveryServices(RouteServices):
     """What the routes of deliveries take."""
 

@@ -1,7 +1,6 @@
 """The routes over pool targets: directly, and as controlled operations."""
 
 import re
-from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -13,7 +12,6 @@ from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
 ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ElasticityServices(RouteServices):
     """What the routes of pool targets take."""
 

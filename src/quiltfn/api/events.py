@@ -1,7 +1,6 @@
 """The route that follows what happens in a tenant."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 
 from quiltfn.api import event_stream
 from quiltfn.api.response import Response
@@ -11,7 +10,6 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.model.event import WORDS, Event, EventType, types_of
 
 
-@dataclass(frozen=True, kw_only=True)
 class EventServices(RouteServices):
     """What the route of events takes."""
 

@@ -1,7 +1,6 @@
 """The routes that look at all functions of a tenant at once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from quiltfn import wire
@@ -28,7 +27,6 @@ LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.D
 TEXT_MAX_CHARACTERS = 200
 
 
-@dataclass(frozen=True, kw_only=True)
 class PoolServices(RouteServices):
     """What showing a function takes."""
 
@@ -39,7 +37,6 @@ class PoolServices(RouteServices):
 P = TypeVar("P", bound=PoolServices)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FunctionListServices(PoolServices):
     """What the lists of functions and of pools take."""
 

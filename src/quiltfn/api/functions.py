@@ -1,7 +1,6 @@
 """The routes over functions: what each does, parse being done: call a verb, render."""
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.api import event_stream, pages, parse, shapes
@@ -36,7 +35,6 @@ from quiltfn.ports import Journal
 from quiltfn.urls import Urls
 
 
-@dataclass(frozen=True, kw_only=True)
 class FunctionServices(WorkServices, PoolServices, AliasServices):
     """What the routes of functions and their calls take."""
 

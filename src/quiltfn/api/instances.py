@@ -2,7 +2,6 @@
 
 import contextlib
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import msgspec
 
@@ -18,7 +17,6 @@ from quiltfn.ports import InstanceView, Pools, WarmStock
 from quiltfn.work import Work
 
 
-@dataclass(frozen=True, kw_only=True)
 class InstanceServices(RouteServices):
     """What the route of instances takes."""
 

@@ -1,7 +1,6 @@
 """The routes that list calls: those of one function, and those of all functions of a tenant."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from quiltfn.api import pages, parse, shapes
@@ -16,7 +15,6 @@ OUTPUTS = ("full", "none")
 DURATION_MAX_MS = 999_999_999
 
 
-@dataclass(frozen=True, kw_only=True)
 class CallListServices(RouteServices):
     """What the lists of calls take."""
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from quiltfn import wire
@@ -25,7 +24,6 @@ POSITION = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
 OFFSET = re.compile(r"[0-9]{1,15}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class LogServices(RouteServices):
     """What the routes of logs take."""
 

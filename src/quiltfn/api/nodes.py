@@ -1,7 +1,6 @@
 """The routes over the nodes of a fleet, for operators. A server that is alone shows itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from quiltfn import wire
 from quiltfn.api import parse
@@ -17,7 +16,6 @@ LISTED_MAX = 100  # functions of one node in the list of all
 NAMED_MAX = 5  # functions in one sentence
 
 
-@dataclass(frozen=True, kw_only=True)
 class NodeServices(RouteServices):
     """What the routes of nodes take."""
 

@@ -1,7 +1,5 @@
 """The routes over quotas of tenants: operators set them, and a tenant sees its own."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from quiltfn import wire
@@ -16,7 +14,6 @@ from quiltfn.quotas import NONE, Quotas
 from quiltfn.tenant_images import TenantImages
 
 
-@dataclass(frozen=True, kw_only=True)
 class QuotaServices(RouteServices):
     """What the routes of quotas take."""
 

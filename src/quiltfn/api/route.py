@@ -1,7 +1,6 @@
 """What a route is: its handler, who may call it, what it takes, and everything it can answer."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -12,6 +11,7 @@ from quiltfn.api.passed_on import PassedOnBody
 from quiltfn.api.request import NO_PARAMETERS, Headers, Request
 from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
+from quiltfn.frozen import Frozen
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import QuiltfnError
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
@@ -42,8 +42,7 @@ class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.invoke_body_max, PAYLOAD_MAX_BYTES)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RouteServices:
+class RouteServices(Frozen):
     """What any route may need. A module of routes adds what its own need in a class of its own;
     `Services` (services.py) is all of these together.
     """
@@ -51,7 +50,7 @@ class RouteServices:
     access: Access
     catalog: Catalog
     limits: ApiLimits
-    budgets: Budgets = field(default_factory=Budgets)
+    budgets: Budgets
 
 
 S = TypeVar("S", bound=RouteServices)

@@ -1,7 +1,5 @@
 """The routes over runtimes: what each does, parse being done: call a verb, render."""
 
-from dataclasses import dataclass
-
 from quiltfn import wire
 from quiltfn.api import parse, shapes
 from quiltfn.api.response import Response, json_response
@@ -12,7 +10,6 @@ from quiltfn.model.image import UPLOADED, Archive, Contents
 from quiltfn.runtimes import OwnedRuntime, Runtimes
 
 
-@dataclass(frozen=True, kw_only=True)
 class RuntimeServices(ImageFileServices):
     """What the routes of runtimes and their images take."""
 

@@ -1,7 +1,6 @@
 """The routes over schedules: what each does, parse being done: call a verb, render."""
 
 import asyncio
-from dataclasses import dataclass
 
 import msgspec
 
@@ -19,7 +18,6 @@ from quiltfn.schedules import Schedules
 SLICE = 10
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScheduleServices(WorkServices):
     """What the routes of schedules take."""
 

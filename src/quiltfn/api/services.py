@@ -1,7 +1,5 @@
 """Everything that the API takes, for the one place that makes it (`platform.py`)."""
 
-from dataclasses import dataclass
-
 from quiltfn.api.deliveries import DeliveryServices
 from quiltfn.api.elasticity import ElasticityServices
 from quiltfn.api.events import EventServices
@@ -27,7 +25,6 @@ from quiltfn.observe.trace import Tracer
 from quiltfn.ports import Audit, Clock
 
 
-@dataclass(frozen=True, kw_only=True)
 class PipelineServices(RouteServices):
     """What is done for every request, whatever its route."""
 
@@ -39,7 +36,6 @@ class PipelineServices(RouteServices):
     fleet: FleetNode | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Services(
     PipelineServices,
     UrlCallServices,

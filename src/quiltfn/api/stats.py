@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from quiltfn import wire
@@ -36,7 +35,6 @@ STEP_S = {"hour": HOUR_S, "day": DAY_S}
 LATE_S = MINUTE_S
 
 
-@dataclass(frozen=True, kw_only=True)
 class StatsServices(RouteServices):
     """What the routes of statistics take."""
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import platform
-from dataclasses import dataclass
 from typing import Any
 
 from quiltfn import __version__, wire
@@ -28,7 +27,6 @@ from quiltfn.work import Work
 AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
-@dataclass(frozen=True, kw_only=True)
 class SystemServices(RouteServices):
     """What the routes about the server itself take."""
 
@@ -40,7 +38,6 @@ class SystemServices(RouteServices):
     fleet: FleetNode | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class MetricServices(RouteServices):
     """What the metrics are read from when they are asked for."""
 
@@ -52,7 +49,6 @@ class MetricServices(RouteServices):
     work: Work
 
 
-@dataclass(frozen=True, kw_only=True)
 class KeyServices(RouteServices):
     """What the routes of keys take."""
 
@@ -60,7 +56,6 @@ class KeyServices(RouteServices):
     keys: Keys
 
 
-@dataclass(frozen=True, kw_only=True)
 class AuditServices(RouteServices):
     """What the route of the audit log takes."""
 

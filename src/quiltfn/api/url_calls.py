@@ -7,7 +7,6 @@ meaning; never the id of a call, nor why it failed.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -77,7 +76,6 @@ REASONS: dict[type[QuiltfnError], Refusal] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
 class UrlCallServices(UrlServices, FunctionServices):
     """What calls of functions by their URLs take."""
 

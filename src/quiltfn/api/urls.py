@@ -1,6 +1,5 @@
 """The routes over the URLs of functions: how each function is reached over plain HTTP."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,7 +16,6 @@ from quiltfn.model.version import MASK
 from quiltfn.urls import Urls
 
 
-@dataclass(frozen=True, kw_only=True)
 class UrlServices(RouteServices):
     """What the routes of URLs take."""
 

@@ -1,7 +1,6 @@
 """The files of a version: those that its image has at /app, which a version never changes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from quiltfn.api import pages, parse, shapes
@@ -15,7 +14,6 @@ from quiltfn.tenant_images import TenantImages
 from quiltfn.wire.functions import VERSION_NUMBER_MAX
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageFileServices(RouteServices):
     """What lists of the files of images take."""
 
@@ -25,7 +23,6 @@ class ImageFileServices(RouteServices):
 S = TypeVar("S", bound=ImageFileServices)
 
 
-@dataclass(frozen=True, kw_only=True)
 class VersionFileServices(ImageFileServices):
     """What the routes of a version's files take."""
 

@@ -8,7 +8,6 @@ import functools
 import gzip
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -45,7 +44,6 @@ SAFETY = (
 FOREVER, ASKED_EACH_TIME = "public, max-age=31536000, immutable", "no-cache"
 
 
-@dataclass(frozen=True, kw_only=True)
 class WebServices(RouteServices):
     """What the routes of dashboard and documentation take: nothing of their own."""
 

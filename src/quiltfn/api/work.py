@@ -1,6 +1,5 @@
 """The routes over accepted work: asynchronous calls, policies, attempts, inputs, dead letters."""
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -28,7 +27,6 @@ DELAY_MAX_S = 365 * 86_400
 WAIT_MAX_S = 60
 
 
-@dataclass(frozen=True, kw_only=True)
 class WorkServices(RouteServices):
     """What the routes of accepted work take."""
 

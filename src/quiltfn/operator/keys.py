@@ -5,7 +5,6 @@ What reads a database takes longer to load than all else here: it is loaded wher
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
             secret = store_secret(chosen)
         else:
             store, secret = fleet_store(chosen.fleet)
-            chosen = dataclasses.replace(chosen, store=store, fleet=Path())
+            chosen = chosen.replace(store=store, fleet=Path())
     except BadSetting as error:
         return complain(error, BAD_SETTING)
     data_dir = chosen.data_dir
@@ -93,7 +92,7 @@ def directory_beside(chosen: Settings) -> Iterator[Settings]:
         yield chosen
         return
     with tempfile.TemporaryDirectory(prefix="quiltfn-keys-") as path:
-        yield dataclasses.replace(chosen, data_dir=Path(path))
+        yield chosen.replace(data_dir=Path(path))
 
 
 async def run(given: argparse.Namespace, chosen: Settings, secret: str | None) -> int:

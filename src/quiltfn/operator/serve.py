@@ -1,7 +1,6 @@
 """`quiltfn serve`: this process becomes the launcher; it starts the server and watches it."""
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import quiltfn
 from quiltfn.launcher import main as launcher
 from quiltfn.settings import (
     RENAMED,
+    SETTINGS,
     BadSetting,
     Settings,
     from_everywhere,
@@ -89,8 +89,8 @@ def read_secrets(settings: Settings) -> dict[str, str]:
 
 def as_text(settings: Settings) -> dict[str, str]:
     """Every setting as text, for the server to read again. An unset path is an empty text."""
-    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    return {name: "" if value == Path() else str(value) for name, value in fields.items()}
+    values = {one.name: getattr(settings, one.name) for one in SETTINGS}
+    return {name: "" if value == Path() else str(value) for name, value in values.items()}
 
 
 def program_paths() -> list[Path]:
@@ -111,10 +111,10 @@ def parser() -> argparse.ArgumentParser:
         "77 not root · 78 a setting is wrong",
     )
     it.add_argument("--config", help="a TOML file with settings")
-    for field in dataclasses.fields(Settings):
-        default = "" if field.default in ("", Path()) else f" (default {field.default})"
-        option = "--" + field.name.replace("_", "-")
-        it.add_argument(option, metavar="VALUE", help=field.metadata["about"] + default)
+    for one in SETTINGS:
+        default = "" if one.default in ("", Path()) else f" (default {one.default})"
+        option = "--" + one.name.replace("_", "-")
+        it.add_argument(option, metavar="VALUE", help=one.about + default)
     for old in RENAMED:
         it.add_argument("--" + old.replace("_", "-"), help=argparse.SUPPRESS)
     return it

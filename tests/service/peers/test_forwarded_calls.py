@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,7 +75,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
             name="one", placement=placed, peers=pair.peers, lost=lambda *_: None
         )
         other: Any = SimpleNamespace(name="two", placement=placed_there, peers=pair.peers)
-        answer = answering_peers(make_app(replace(there.services, fleet=other)), other)
+        answer = answering_peers(make_app(there.services.replace(fleet=other)), other)
 
         async def handle(request: Request, asker: Asker) -> Response:
             assert asker.call is not None
@@ -83,7 +83,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
 
         pair.handler = handle
         placed.goes_to = ["two"]
-        app = make_app(replace(here.services, fleet=node))
+        app = make_app(here.services.replace(fleet=node))
         async with httpx.AsyncClient(
             transport=InProcess(app, "10.1.2.3"), base_url="http://127.0.0.1", timeout=scaled(30)
         ) as http:

@@ -1,0 +1,59 @@
+"""What is made by keywords once and does not change."""
+
+import pytest
+
+from quiltfn.frozen import Frozen
+
+
+class Address(Frozen):
+    host: str
+    port: int = 80
+
+
+class Named(Frozen):
+    name: str
+
+
+class Server(Address, Named):
+    """Of several bases, as `Services` is."""
+
+
+class Even(Frozen):
+    number: int
+
+    def check(self) -> None:
+        if self.number % 2:
+            raise ValueError("odd")
+
+
+def test_it_has_what_it_is_given_and_else_the_default() -> None:
+    one = Server(host="a", name="x")
+    assert (one.host, one.port, one.name) == ("a", 80, "x")
+    assert Server(host="a", name="x", port=81).port == 81
+
+
+def test_what_is_missing_or_unknown_is_named() -> None:
+    with pytest.raises(TypeError, match="Server needs name"):
+        Server(host="a")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Server has no hots, prot"):
+        Server(host="a", name="x", hots="b", prot=1)  # type: ignore[call-arg]
+
+
+def test_it_does_not_change() -> None:
+    one = Address(host="a")
+    with pytest.raises(AttributeError, match="Address does not change: port"):
+        one.port = 81  # type: ignore[misc]
+    assert one.replace(port=81) == Address(host="a", port=81)
+    assert one == Address(host="a", port=80)
+    assert one != one.replace(host="b")
+    assert Named(name="a") != Address(host="a")
+
+
+def test_it_is_checked_when_it_is_made_and_when_it_is_replaced() -> None:
+    for make in (lambda: Even(number=1), lambda: Even(number=2).replace(number=3)):
+        with pytest.raises(ValueError, match="odd"):
+            make()
+
+
+def test_it_shows_its_values() -> None:
+    assert repr(Address(host="a")) == "Address(host='a', port=80)"
