@@ -13,16 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import httpx
 
 import sqlite_template
-from e2e import leftovers
+from e2e import commands, leftovers
 from timeouts import scaled
 
 QUILTFN = Path(sys.executable).parent / "quiltfn"
@@ -35,6 +35,7 @@ CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
 READY = re.compile(r"listening on (http://[\d.]+:\d+)\n")
 START_S, STOP_S = 40.0, 45.0  # before `scaled`
 _names = itertools.count(1)
+_forks = commands.Forks()
 
 
 def why_not() -> str | None:
@@ -83,15 +84,29 @@ class Completed:
     stderr: str
 
 
-def quiltfn(*arguments: str, timeout_s: float = 30.0, **more: Any) -> Completed:
-    more.setdefault("stdin", subprocess.DEVNULL)  # what is piped in would be a payload
+def quiltfn(
+    *arguments: str,
+    timeout_s: float = 30.0,
+    own_process: bool = False,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,  # what is piped in would be a payload
+) -> Completed:
+    """Runs a command to its end. `own_process`: from its start, also where it could be forked with
+    its imports (see `e2e/commands.py`).
+    """
+    words, env = [str(QUILTFN), *arguments], os.environ if env is None else env
+    if arguments[0] in commands.WORDS and not own_process and stdin == subprocess.DEVNULL:
+        return Completed(*_forks.run(words, scaled(timeout_s), cwd=cwd or os.getcwd(), env=env))
     done = subprocess.run(
-        [str(QUILTFN), *arguments],
+        words,
+        stdin=stdin,
         capture_output=True,
         text=True,
         timeout=scaled(timeout_s),
         check=False,
-        **more,
+        cwd=cwd,
+        env=env,
     )
     return Completed(done.returncode, done.stdout, done.stderr)
 

@@ -23,14 +23,14 @@ from timeouts import scaled
 FILES = ["quiltfn.db", "journal-a.spool", "journal-b.spool"]
 
 
-def backup(server: Server, file: Path, *more: str) -> str:
-    done = quiltfn("backup", str(file), "--data-dir", str(server.data_dir), *more)
+def backup(server: Server, file: Path, *more: str, **how: Any) -> str:
+    done = quiltfn("backup", str(file), "--data-dir", str(server.data_dir), *more, **how)
     assert (done.code, done.stderr) == (0, "")
     return done.stdout
 
 
-def restore(file: Path, data_dir: Path, *more: str) -> None:
-    done = quiltfn("restore", str(file), "--data-dir", str(data_dir), *more)
+def restore(file: Path, data_dir: Path, *more: str, **how: Any) -> None:
+    done = quiltfn("restore", str(file), "--data-dir", str(data_dir), *more, **how)
     assert (done.code, done.stderr) == (0, "")
 
 
@@ -121,13 +121,13 @@ def test_images_keys_and_settings_of_a_stopped_server_come_back(
     digest = an_image(server, tmp_path)
     server.deploy("echo hello", name="kept")
     server.stop()
-    backup(server, tmp_path / "kept")
+    backup(server, tmp_path / "kept", own_process=True)
     with tarfile.open(tmp_path / "kept") as archive:
         assert archive.getnames() == [*FILES, f"images/{digest}.tar", "manifest.json"]
         manifest = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
     assert (manifest["functions"], manifest["images"]) == (1, 1)
     other = another()
-    restore(tmp_path / "kept", other.data_dir)
+    restore(tmp_path / "kept", other.data_dir, own_process=True)
     image = other.data_dir / "images" / digest
     assert (image / "lib" / "link").readlink() == Path("../run.sh")
     other.start()
@@ -249,7 +249,7 @@ def test_a_backup_appears_whole_or_not_at_all(server: Server, tmp_path: Path) ->
     assert "elsewhere" in refused("backup", str(server.data_dir / "kept"), *where)
     assert "no database" in refused("backup", str(tmp_path / "x"), "--data-dir", str(tmp_path))
     with files_at_most(50_000):
-        done = quiltfn("backup", str(tmp_path / "kept"), *where)
+        done = quiltfn("backup", str(tmp_path / "kept"), *where, own_process=True)
     assert done.code in (1, 74)
     assert "Traceback" not in done.stderr
     backup(server, tmp_path / "there", "--replace")

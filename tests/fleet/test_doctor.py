@@ -21,9 +21,9 @@ OF_A_FLEET = (
 )
 
 
-def examined(path: Path, *options: str) -> tuple[int, dict[str, Any]]:
+def examined(path: Path, *options: str, **how: Any) -> tuple[int, dict[str, Any]]:
     """The exit code, and the findings by their names."""
-    done = quiltfn("doctor", "--fleet", str(path), "--output", "json", *options)
+    done = quiltfn("doctor", "--fleet", str(path), "--output", "json", *options, **how)
     assert PASSWORD not in done.stdout + done.stderr
     for line in path.read_text().splitlines():  # keys and certificates
         assert len(line) < 50 or "=" in line or line not in done.stdout + done.stderr
@@ -42,7 +42,7 @@ def test_the_doctor_examines_a_node_and_its_fleet(
     assert found["peer_two"]["level"] == "warn"  # it has not heard of this node yet
     one.start()
     until(lambda: examined(file)[1]["peer_two"]["level"] == "ok")
-    code, found = examined(file)
+    code, found = examined(file, own_process=True)
     expected = {"synced": "warn"}  # the tests' PostgreSQL does not sync
     for name in (*OF_A_FLEET, "peer_two"):
         assert found[name]["level"] == expected.get(name, "ok"), found[name]

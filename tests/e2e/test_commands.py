@@ -1,0 +1,40 @@
+"""A command that was forked does what it does when it starts from nothing."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from e2e.commands import Forks
+from e2e.server import QUILTFN, quiltfn
+
+pytestmark = pytest.mark.sandbox
+LINES = [
+    "keys create --tenant one --data-dir there",
+    "keys --nonsense",
+    "backup kept --data-dir there",
+    "doctor --sweep --run-dir run",
+]
+
+
+def test_a_forked_command_says_and_ends_as_one_that_starts_from_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for line in LINES[1:]:
+        forked, own = (
+            quiltfn(*line.split(), cwd=str(tmp_path), env={"PATH": "/usr/bin"}, own_process=one)
+            for one in (False, True)
+        )
+        assert forked == own, line
+        assert forked.stdout + forked.stderr, line
+    made = quiltfn(*LINES[0].split(), cwd=str(tmp_path))
+    assert (made.code, made.stdout.startswith("quilt_sk_")) == (0, True)
+    assert (tmp_path / "there" / "quiltfn.db").exists()
+
+
+def test_a_forked_command_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    forks = Forks()
+    words = [str(QUILTFN), "keys", "create", "--data-dir", "there"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        forks.run(words, 0.0, cwd=str(tmp_path), env={})
+    assert not (tmp_path / "there" / "quiltfn.db").exists()
+    assert forks.run(words, 60.0, cwd=str(tmp_path), env={})[0] == 0
