@@ -3,12 +3,10 @@
 A lock on a shared one would be noticed by everybody, and keep everybody else from taking it.
 """
 
-import contextlib
 import fcntl
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,9 +17,9 @@ from e2e.weakened import Weakened
 
 pytestmark = pytest.mark.sandbox
 
-# Locks each file that it can open, says which, and holds on to them for a while.
+# Locks each file that it can open, says which, and holds on to them until it is woken.
 LOCK = r"""
-import fcntl, json, os, time
+import fcntl, json, os, subprocess
 held, kept = [], []
 places = ["/app", "/app/mod.py", "/.guest", "/.runners/python.py", "/.runners/shell.so"]
 for top, directories, files in os.walk("/", followlinks=False):
@@ -44,7 +42,7 @@ for place in sorted(set(map(os.path.realpath, places))):
         pass
     if len(kept) > 900: break
 print(json.dumps([held, len(kept)]), flush=True)
-time.sleep(float(os.environ["HOLD"]))
+if os.environ["HOLDS"] == "yes": subprocess.run(["sleep", "60"])
 """
 HOST = ["/usr", "/usr/bin/env", "/etc/ssl", "/etc/alternatives"]
 
@@ -61,27 +59,19 @@ def two_lockers(server: Server) -> tuple[tuple[list[str], int], tuple[list[str],
     """What the first and, meanwhile, the second one could lock; and of HOST what the host could."""
     runtime = sample_runtimes.add(server, "shell", {"mod.py": "x = 1\n"})
     first, second = (
-        server.deploy(script(LOCK), runtime=runtime, environment={"HOLD": hold})
-        for hold in ("4", "0")
+        server.deploy(script(LOCK), runtime=runtime, environment={"HOLDS": holds})
+        for holds in ("yes", "no")
     )
     call = server.later(first.invoke)
-    until(lambda: sleeping(server))
+    until(lambda: server.named("sleep"))
     hosts = {place for place in HOST if can_lock(place)}
     theirs = json.loads(second.invoke()["stdout"])
     assert not call.done(), "the first one held its locks meanwhile"
+    server.wake()
     mine = json.loads(call.result()["stdout"])
     for one in (first, second):
         one.delete()
     return mine, theirs, hosts
-
-
-def sleeping(server: Server) -> bool:
-    """Whether the first one holds its locks and has come to its sleep."""
-    for pid in server.named("python3"):
-        with contextlib.suppress(OSError):
-            if "nanosleep" in Path(f"/proc/{pid}/wchan").read_text():
-                return True
-    return False
 
 
 def can_lock(place: str) -> bool:
