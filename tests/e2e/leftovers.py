@@ -104,10 +104,12 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
             real = int(status.partition("\nUid:\t")[2].partition("\t")[0])
             # Read of those alone that it can say something of.
             groups = _text(f"/proc/{pid}/cgroup") if ids or real in UIDS else ""
-            command = _text(f"/proc/{pid}/cmdline").replace("\0", " ")
             server = OF_A_SERVER.search(groups)
             ours = server is not None and server[1] in ids
             stray = real in UIDS and real not in SERVER_UIDS and server is None
+            if root is None and not (ours or stray):
+                continue
+            command = _text(f"/proc/{pid}/cmdline").replace("\0", " ")
             mine = root is not None and f"{root}/" in f"{command}/"
             if ours or stray or mine:
                 yield f"process {pid} of uid {real}: {command.strip()[:120]}"
