@@ -2,16 +2,24 @@
 
 import random
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from e2e.server import Function, Server, until
+from e2e.server import Function, Server, until, watched
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 PIECES, KILLS = 150, 3
 FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """One that tests stop and kill, and start again."""
+    with watched() as one:
+        yield one.start()
 
 
 def accept(server: Server, function: Function, count: int, **query: Any) -> list[str]:

@@ -231,15 +231,16 @@ def test_a_restore_that_was_cut_off_is_not_served_and_can_be_done_again(
 
 
 def test_a_backup_names_the_directory_that_it_cannot_be_put_in(
-    server: Server, tmp_path: Path
+    shared: Server, tmp_path: Path
 ) -> None:
     nowhere = tmp_path / "nowhere"
-    done = quiltfn("backup", str(nowhere / "b.tar"), "--data-dir", str(server.data_dir))
+    done = quiltfn("backup", str(nowhere / "b.tar"), "--data-dir", str(shared.data_dir))
     assert (done.code, done.stdout) == (1, "")
     assert done.stderr == f"quiltfn: {nowhere}: No such file or directory\n"
 
 
-def test_a_backup_appears_whole_or_not_at_all(server: Server, tmp_path: Path) -> None:
+def test_a_backup_appears_whole_or_not_at_all(shared: Server, tmp_path: Path) -> None:
+    server = shared
     server.create("echo")
     where = ("--data-dir", str(server.data_dir))
     (tmp_path / "there").write_text("mine")
@@ -257,29 +258,32 @@ def test_a_backup_appears_whole_or_not_at_all(server: Server, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("what", ["database", "image"])
-def test_damage_is_found_when_it_is_backed_up(server: Server, tmp_path: Path, what: str) -> None:
-    digest = an_image(server, tmp_path)
+def test_damage_is_found_when_it_is_backed_up(shared: Server, tmp_path: Path, what: str) -> None:
+    server = shared
+    broken = server.data_dir / "images" / an_image(server, tmp_path) / "run.sh"
     server.stop()
     if what == "database":
-        with closing(sqlite3.connect(server.data_dir / "quiltfn.db")) as connection:
+        broken = server.data_dir / "quiltfn.db"
+    intact = broken.read_bytes()
+    if what == "database":
+        with closing(sqlite3.connect(broken)) as connection:
             (page,) = connection.execute(
                 "SELECT rootpage FROM sqlite_schema WHERE name = 'invocation'"
             ).fetchone()
-        intact = (server.data_dir / "quiltfn.db").read_bytes()
-        with (server.data_dir / "quiltfn.db").open("r+b") as file:
+        with broken.open("r+b") as file:
             file.seek(4096 * (page - 1))
             file.write(os.urandom(4096))
     else:
-        (server.data_dir / "images" / digest / "run.sh").write_text("echo something else\n")
+        broken.write_text("echo something else\n")
     said = refused("backup", str(tmp_path / "kept"), "--data-dir", str(server.data_dir))
     assert ("its name says" in said) == (what == "image")
     assert not (tmp_path / "kept").exists()
-    if what == "database":
-        (server.data_dir / "quiltfn.db").write_bytes(intact)
+    broken.write_bytes(intact)
     server.start()
 
 
-def test_a_backup_that_is_ended_leaves_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_backup_that_is_ended_leaves_nothing(shared: Server, tmp_path: Path) -> None:
+    server = shared
     long = server.data_dir / "images" / ("ab" * 32)
     long.mkdir(mode=0o755)
     (long / "file").touch()
@@ -296,11 +300,13 @@ def test_a_backup_that_is_ended_leaves_nothing(server: Server, tmp_path: Path) -
     finally:
         process.kill()
         process.wait()
+        shutil.rmtree(long)
 
 
 def test_an_image_that_has_lost_its_files_is_told_and_comes_back_by_an_upload(
-    server: Server,
+    shared: Server,
 ) -> None:
+    server = shared
     files: dict[str, str | bytes] = {"mod.py": "def handler(event, context):\n    return 7\n"}
     runtime = sample_runtimes.add(server, "python", files)
     digest = str(server.call("GET", f"/api/runtimes/{runtime}").json()["image"])

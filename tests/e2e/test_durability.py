@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from e2e.server import QUILTFN, Function, Server, quiltfn, until
+from e2e.server import QUILTFN, Function, Server, quiltfn, until, watched
 from timeouts import scaled
 
 STRACE = shutil.which("strace")
@@ -22,9 +22,10 @@ SYNCED = re.compile(r"(fsync|fdatasync)(\(\d+| resumed>)\) += 0$")
 OLD = "01800000-0000-7000-8000-{:012x}"  # in 2022
 
 
-@pytest.fixture
-def strict(another: Callable[..., Server]) -> Server:
-    return another(options="--durability strict").start()
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Server]:
+    with watched("--durability strict") as server:
+        yield server.start()
 
 
 def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
@@ -81,10 +82,10 @@ def test_under_strict_a_call_is_answered_once_its_end_is_synced(
 
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
-def test_relaxed_answers_before_and_syncs_by_itself(server: Server, tmp_path: Path) -> None:
+def test_relaxed_answers_before_and_syncs_by_itself(shared: Server, tmp_path: Path) -> None:
     """The negative control of the test above. What was written before, such as the call's start,
     may be synced just between the two."""
-    orders = (trace(server, tmp_path, "echo hello") for _ in range(10))
+    orders = (trace(shared, tmp_path, "echo hello") for _ in range(10))
     assert any(order == ["end", "answer", "sync"] for order in orders)
 
 
@@ -111,9 +112,9 @@ def is_synced_first(order: list[str]) -> bool:
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_a_function_and_its_version_are_synced_before_the_answer(
-    server: Server, tmp_path: Path
+    shared: Server, tmp_path: Path
 ) -> None:
-    out = tmp_path / "trace"
+    server, out = shared, tmp_path / "trace"
     with traced(server, out):
         function = server.create("echo the-first-handler", name="synced-function")
         until(lambda: "answer" in order_of(out.read_text(), "", "HTTP/1.1 201"))
@@ -129,9 +130,9 @@ def test_a_function_and_its_version_are_synced_before_the_answer(
 
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
-def test_accepted_work_is_synced_before_the_answer(server: Server, tmp_path: Path) -> None:
+def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Path) -> None:
     """Also under relaxed; of twenty calls that share commits, each one."""
-    out = tmp_path / "trace"
+    server, out = shared, tmp_path / "trace"
     function = server.create("true", name="accepting")
     function.deploy()
     path = f"{function.path}/invoke?mode=async&delay_seconds=3600"

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from e2e import leftovers, sample_runtimes
 from e2e.faults import Runtime, foreign_container
 from e2e.full_disk import small_disk
-from e2e.server import CRUN, QUILTFN, Function, Server, is_alive, quiltfn, until
+from e2e.server import CRUN, QUILTFN, Function, Server, is_alive, quiltfn, until, watched
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -120,7 +120,7 @@ def test_doctor_sweeps_the_dead_and_spares_the_living(
     assert any("control group" in one for one in left)
     assert any("directory" in one for one in left)
 
-    swept = quiltfn("doctor", "--sweep", "--run-dir", str(server.run_dir))
+    swept = quiltfn("doctor", "--sweep", "--run-dir", str(server.run_dir), own_process=True)
     assert (swept.code, swept.stderr) == (0, "")
     found = re.match(r"swept 1 ended server\(s\) and (\d+) sandbox\(es\)", swept.stdout)
     assert found, swept.stdout
@@ -199,7 +199,6 @@ def test_sigterm_to_an_idle_server_ends_it_at_once(server: Server) -> None:
     server.terminate()
     assert server.wait(3) == 0
     assert "Traceback" not in server.log.read_text()
-    server.start()
 
 
 HANGS = """
@@ -331,7 +330,8 @@ def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
     assert "Read-only file system" in said
 
 
-def test_a_data_directory_in_use(server: Server) -> None:
+def test_a_data_directory_in_use(warm: tuple[Server, Runtime]) -> None:
+    server, _ = warm
     function = server.deploy("echo mine")
     code, said = serve(server.root)
     assert code == 74
@@ -370,13 +370,33 @@ def test_a_runtime_that_fails_is_noticed_at_start(tmp_path: Path) -> None:
     assert "the sandbox could not be made" in said
 
 
+@contextlib.contextmanager
+def breakable(options: str = "") -> Iterator[tuple[Server, Runtime]]:
+    """A server, and its runtime, which a test has work again at its end."""
+    with tempfile.TemporaryDirectory(prefix="quiltfn-test-") as directory:
+        runtime = Runtime(Path(directory))
+        with watched(options, crun=str(runtime.path)) as server:
+            yield server.start(), runtime
+
+
+@pytest.fixture(scope="module")
+def cold() -> Iterator[tuple[Server, Runtime]]:
+    """Without prewarmed sandboxes, which would hide for a while that the runtime breaks."""
+    with breakable("--prewarmed 0") as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[tuple[Server, Runtime]]:
+    with breakable() as both:
+        yield both
+
+
 @pytest.mark.parametrize("mode", ["fail", "hang", "missing"])
 def test_a_runtime_that_breaks_later_fails_calls_until_it_works_again(
-    another: Callable[..., Server], tmp_path: Path, mode: str
+    cold: tuple[Server, Runtime], mode: str
 ) -> None:
-    runtime = Runtime(tmp_path)
-    # Without prewarmed sandboxes, which would hide it for a while.
-    server = another(crun=str(runtime.path), options="--prewarmed 0").start()
+    server, runtime = cold
     function = server.deploy("exec sleep 20", timeout_seconds=1, max_instances=1)
     fine = server.deploy("echo fine")
     assert function.invoke()["status"] == "timeout"  # its only instance is gone with that
@@ -393,14 +413,13 @@ def test_a_runtime_that_breaks_later_fails_calls_until_it_works_again(
     runtime.becomes("fine")
     assert function.invoke()["status"] == "timeout"  # so its one slot had been given back
     assert set(FINAL) >= {one["status"] for one in function.records().values()}
+    for one in (function, fine):
+        one.delete()
 
 
 @pytest.mark.parametrize("mode", ["fail", "hang", "missing"])
-def test_health_says_when_no_sandbox_can_be_made(
-    another: Callable[..., Server], tmp_path: Path, mode: str
-) -> None:
-    runtime = Runtime(tmp_path)
-    server = another(crun=str(runtime.path)).start()
+def test_health_says_when_no_sandbox_can_be_made(warm: tuple[Server, Runtime], mode: str) -> None:
+    server, runtime = warm
 
     def check() -> dict[str, Any]:
         report = server.call("GET", "/api/functions/health").json()
@@ -415,8 +434,7 @@ def test_health_says_when_no_sandbox_can_be_made(
     until(lambda: check()["ok"], 20)
 
 
-def test_the_runtime_is_the_one_named(another: Callable[..., Server], tmp_path: Path) -> None:
-    runtime = Runtime(tmp_path)
-    server = another(crun=str(runtime.path)).start()
+def test_the_runtime_is_the_one_named(warm: tuple[Server, Runtime]) -> None:
+    server, runtime = warm
     info = server.call("GET", "/api/system/info").json()
     assert info["oci_runtime"] == str(runtime.path) != CRUN

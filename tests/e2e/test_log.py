@@ -9,7 +9,8 @@ from e2e.server import Server
 pytestmark = pytest.mark.sandbox
 
 
-def test_a_refusal_and_a_change_are_logged_with_their_ids(server: Server) -> None:
+def test_a_refusal_and_a_change_are_logged_with_their_ids(shared: Server) -> None:
+    server = shared
     made = server.call("POST", "/api/functions", {"name": "logged", "handler": "true"})
     refused = server.call("POST", f"/api/functions/{made.json()['function_id']}/invoke")
     assert (made.status_code, refused.status_code) == (201, 409)
@@ -20,7 +21,8 @@ def test_a_refusal_and_a_change_are_logged_with_their_ids(server: Server) -> Non
     assert (line["status"], line["method"]) == (409, "POST")
 
 
-def test_no_control_character_of_a_caller_reaches_the_log(server: Server) -> None:
+def test_no_control_character_of_a_caller_reaches_the_log(shared: Server) -> None:
+    server = shared
     server.call("GET", "/api/functions/%1b%5b31m%0ared")
     assert "\x1b" not in server.log.read_text()
     assert "\\u001b[31m\\nred" in server.log.read_text()

@@ -16,12 +16,13 @@ import httpx
 import pytest
 
 import postgresql
-from e2e.server import Function, Server, children, quiltfn, until
+from e2e.server import Function, Server, children, quiltfn, until, watched
 from e2e.work_load import pages
 from postgresql import PASSWORD, Cluster
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
+SHARED = "shared"  # the database of the server that tests share
 PACE_S = 0.01  # of callers, who would else take all processors while something is waited for
 LONG_PACE_S = 0.1  # of each, where seconds are waited for, and of who was refused
 # Tries to connect to what its arguments name, and says of each what came of it.
@@ -58,10 +59,30 @@ def url(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def password(tmp_path: Path) -> Path:
-    file = tmp_path / "password"
+    return in_a_file(tmp_path)
+
+
+def in_a_file(directory: Path) -> Path:
+    """The password, where a server reads it."""
+    file = directory / "password"
     file.write_text(PASSWORD + "\n")
     file.chmod(0o600)
     return file
+
+
+@pytest.fixture(scope="module")
+def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for the tests that leave it, its database and PostgreSQL as they found them."""
+    cluster.create(SHARED)
+    password = in_a_file(tmp_path_factory.mktemp("shared"))
+    store = f"--store {cluster.tcp_url(SHARED, None)} --store-password-file {password}"
+    with watched(store) as one:
+        yield one.start()
+
+
+def name_of(url: str) -> str:
+    """Of a database."""
+    return url.rpartition("/")[2]
 
 
 @pytest.fixture
@@ -94,7 +115,8 @@ def test_all_of_a_servers_state_is_in_postgresql(server: Server, cluster: Cluste
     assert cluster.run("SELECT 1 FROM pg_stat_activity WHERE usename = 'quiltfn'")
 
 
-def test_the_password_is_nowhere_to_be_read(server: Server) -> None:
+def test_the_password_is_nowhere_to_be_read(shared: Server) -> None:
+    server = shared
     server.deploy("echo").invoke()
     for pid in (server.launcher, server.pid, *children(server.pid)):
         for name in ("cmdline", "environ"):
@@ -189,7 +211,8 @@ class Load:
         assert {found.get(one) for one in self.known} == {"success"}
 
 
-def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Server) -> None:
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(shared: Server) -> None:
+    server = shared
     function = server.deploy("echo hello")
     for _ in range(3):
         with Load(function) as load:
@@ -202,9 +225,10 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server: Server) 
 
 @pytest.mark.parametrize("how", ["stop", "kill", "frozen", "cut"])
 def test_calls_go_on_while_postgresql_is_away_and_none_is_lost(
-    server: Server, cluster: Cluster, url: str, how: str
+    shared: Server, cluster: Cluster, how: str
 ) -> None:
     """Their records wait in the spool. What has to be in the database first is refused."""
+    server = shared
     function = server.deploy("echo hello")
 
     with Load(function) as load:
@@ -213,7 +237,7 @@ def test_calls_go_on_while_postgresql_is_away_and_none_is_lost(
             with cluster.frozen():
                 away(server, load)
         elif how == "cut":
-            assert cluster.disconnect(url.rpartition("/")[2])
+            assert cluster.disconnect(SHARED)
         else:
             getattr(cluster, how)()
             away(server, load)
@@ -241,16 +265,17 @@ def away(server: Server, load: Load) -> None:
 
 
 def test_a_server_that_is_stopped_while_postgresql_is_away_loses_nothing(
-    server: Server, cluster: Cluster
+    shared: Server, cluster: Cluster
 ) -> None:
     """Its spool stays, and its exit code says that not all could be stored."""
+    server, said_before = shared, len(shared.log.read_text())
     function = server.deploy("echo hello")
     cluster.stop()
     try:
         known = [function.invoke()["invocation_id"] for _ in range(5)]
         server.terminate()
         assert server.wait() == 75
-        assert "Traceback" not in server.log.read_text()
+        assert "Traceback" not in server.log.read_text()[said_before:]
     finally:
         cluster.start()
     server.start()
@@ -259,9 +284,10 @@ def test_a_server_that_is_stopped_while_postgresql_is_away_loses_nothing(
 
 @pytest.mark.parametrize("how", ["stop", "kill", "cut"])
 def test_accepted_work_is_kept_through_an_end_of_postgresql(
-    server: Server, cluster: Cluster, url: str, how: str
+    shared: Server, cluster: Cluster, how: str
 ) -> None:
     """What was answered 202 is there afterwards, once for each key; the rest may be repeated."""
+    server = shared
     function = server.deploy("echo hello")
     path = f"{function.path}/invoke?mode=async&delay_seconds=3600"
     accepted: dict[str, str] = {}
@@ -285,7 +311,7 @@ def test_accepted_work_is_kept_through_an_end_of_postgresql(
     until(lambda: len(accepted) > 20)
     for away_s in (6, 1, 1):  # the first time longer than a write waits for the database
         if how == "cut":
-            cluster.disconnect(url.rpartition("/")[2])
+            cluster.disconnect(SHARED)
         else:
             getattr(cluster, how)()
             time.sleep(away_s)
@@ -336,17 +362,18 @@ def test_a_server_reaches_postgresql_by_a_unix_socket(
 
 
 def test_a_second_server_is_refused_the_database(
-    server: Server, another: Callable[..., Server], url: str, password: Path
+    shared: Server, another: Callable[..., Server], cluster: Cluster, password: Path
 ) -> None:
-    second = another(options=f"--store {url} --store-password-file {password}")
+    store = f"--store {cluster.tcp_url(SHARED, None)} --store-password-file {password}"
+    second = another(options=store)
     second.start_without_waiting()
     assert second.wait() == 75
     assert "Another quiltfn is serving from this database" in second.log.read_text()
-    server.until_ready()
+    shared.until_ready()
 
 
 def test_a_sandbox_reaches_neither_the_socket_nor_the_port(
-    server: Server, cluster: Cluster
+    shared: Server, cluster: Cluster
 ) -> None:
     doors = json.dumps(
         [
@@ -358,7 +385,7 @@ def test_a_sandbox_reaches_neither_the_socket_nor_the_port(
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", TRY]
     said = subprocess.run(user, input=doors, capture_output=True, text=True, check=True)
     assert json.loads(said.stdout) == {"unix": "open", "tcp": "open"}
-    record = server.run(TRY, doors)
+    record = shared.run(TRY, doors)
     assert record["status"] == "success", record
     found = json.loads(record["stdout"])
     assert found == {"unix": "FileNotFoundError", "tcp": "ConnectionRefusedError"}
@@ -368,7 +395,7 @@ def test_keys_are_made_in_postgresql_beside_a_server_and_without_one(
     server: Server, url: str, password: Path
 ) -> None:
     where = ("--store", url, "--store-password-file", str(password))
-    made = quiltfn("keys", "create", *where, cwd="/")
+    made = quiltfn("keys", "create", *where, cwd="/", own_process=True)
     assert made.code == 0, made.stderr
     key = made.stdout.strip()
 
@@ -453,7 +480,7 @@ def test_a_certificate_is_checked(
                 server.start()
                 server.deploy("echo").invoke()
                 used = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
-                assert cluster.run(used + "WHERE usename = 'quiltfn'") == [(True,)]
+                assert cluster.run(f"{used} WHERE datname = '{name_of(url)}'") == [(True,)]
     finally:
         cluster.run("ALTER SYSTEM RESET ssl")
 
@@ -469,7 +496,8 @@ def test_a_server_moves_to_postgresql_and_back(
     waiting = first.call("POST", path, {"payload": "later"}).json()["invocation_id"]
     first.stop()
     secret = ("--to-password-file", str(password))
-    done = quiltfn("store", "copy", str(first.data_dir), url, *secret, timeout_s=60)
+    how: dict[str, Any] = {"timeout_s": 60, "own_process": True}
+    done = quiltfn("store", "copy", str(first.data_dir), url, *secret, **how)
     assert done.code == 0, done.stderr
     first._command += ["--store", url, "--store-password-file", str(password)]
     first.start()
@@ -485,14 +513,15 @@ def test_a_server_moves_to_postgresql_and_back(
     assert first.wait() == 74, "a start without the setting makes no empty store"
     assert "name the database with --store" in first.log.read_text()
     secret = ("--from-password-file", str(password))
-    done = quiltfn("store", "copy", url, str(first.data_dir), *secret, timeout_s=60)
+    done = quiltfn("store", "copy", url, str(first.data_dir), *secret, **how)
     assert done.code == 0, done.stderr
     assert first._command == with_store[:-4]
     first.start()
     assert set(function.records()) == {record["invocation_id"], waiting, in_postgresql}
     assert function.invoke()["stdout"] == "moved\n"
     first.stop()
-    assert not cluster.run("SELECT 1 FROM pg_stat_activity WHERE usename = 'quiltfn'")
+    users = "SELECT 1 FROM pg_stat_activity WHERE datname = "
+    assert not cluster.run(f"{users} '{name_of(url)}'")
 
 
 def test_without_the_setting_nothing_of_it_is_loaded(another: Callable[..., Server]) -> None:

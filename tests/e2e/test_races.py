@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
 from e2e.rounds import KINDS, play
-from e2e.server import Server
+from e2e.server import Server, watched
 from e2e.timed_client import (
     ECHO,
     Client,
@@ -37,10 +37,11 @@ TOGETHER = 20
 GONE_S = 5.0
 
 
-@pytest.fixture
-def counted(another: Callable[..., Server]) -> Server:
-    """A server whose every sandbox is an instance."""
-    return another(options="--prewarmed 0").start()
+@pytest.fixture(scope="module")
+def counted() -> Iterator[Server]:
+    """A server whose every sandbox is an instance. Each test leaves it without one."""
+    with watched("--prewarmed 0") as server:
+        yield server.start()
 
 
 @pytest_asyncio.fixture
