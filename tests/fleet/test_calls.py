@@ -27,12 +27,8 @@ SHORT = f"--fleet-beat-s {BEAT_S} --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap
 
 @pytest.fixture(scope="module")
 def shared(shared_fleet: Fleet) -> list[Server]:
-    """Three nodes that stay as they are."""
-    return started(shared_fleet)
-
-
-def started(fleet: Fleet) -> list[Server]:
-    return [fleet.node(name, SHORT).start() for name in ("one", "two", "three")]
+    """Three nodes, which each test leaves as they were."""
+    return [shared_fleet.node(name, SHORT).start() for name in ("one", "two", "three")]
 
 
 class Nodes:
@@ -164,8 +160,10 @@ def running(node: Server, function: Function) -> list[str]:
     return [one["invocation_id"] for one in found["invocations"]]
 
 
-def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(fleet: Fleet) -> None:
-    nodes = Nodes(started(fleet), "sleep ${QUILT_PAYLOAD:-0}")
+def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(
+    shared: list[Server],
+) -> None:
+    nodes = Nodes(shared, "sleep ${QUILT_PAYLOAD:-0}")
     path = f"{nodes.two.url}{nodes.function.path}/invoke"
     called = nodes.two.later(nodes.two.http.post, path, json={"payload": "30"})
     [one] = until(lambda: running(nodes.three, nodes.function))
@@ -183,8 +181,8 @@ def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(fleet:
     nodes.one.start()  # which clears away what the killed one left
 
 
-def test_a_node_that_stands_still_is_noticed(fleet: Fleet) -> None:
-    nodes = Nodes(started(fleet), "echo hello", max_instances=3)
+def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
+    nodes = Nodes(shared, "echo hello", max_instances=3)
     path = f"{nodes.function.path}/invoke"
     assert nodes.ran_on(nodes.at(nodes.two).invoke()) == "one"  # there is a connection from now on
     server = nodes.one.pid
@@ -203,11 +201,11 @@ def test_a_node_that_stands_still_is_noticed(fleet: Fleet) -> None:
     until(partial(knows, nodes.three, record))
 
 
-def test_nodes_that_are_drained_one_after_the_other_fail_no_call(fleet: Fleet) -> None:
+def test_nodes_that_are_drained_one_after_the_other_fail_no_call(shared: list[Server]) -> None:
     """As in an upgrade: what comes to a node that is drained runs at another one, and so do calls
     that name a version.
     """
-    nodes = Nodes(started(fleet), "echo hello", max_instances=4)
+    nodes = Nodes(shared, "echo hello", max_instances=4)
     changed = nodes.one.call("PUT", nodes.function.path, {"handler": "echo other"})
     assert changed.status_code == 200
     ends: list[tuple[int, str]] = []
@@ -227,10 +225,11 @@ def test_nodes_that_are_drained_one_after_the_other_fail_no_call(fleet: Fleet) -
     ]
     try:
         for name in ("one", "two", "three"):
-            time.sleep(1)
-            assert nodes.one.call("POST", f"/api/nodes/{name}/drain").status_code == 200
-            time.sleep(2)
-            assert nodes.one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
+            for verb in ("drain", "uncordon"):
+                before = len(ends)
+                assert nodes.one.call("POST", f"/api/nodes/{name}/{verb}").status_code == 200
+                time.sleep(1)  # by then the others have heard of it
+                until(lambda before=before: len(ends) > before + 50, 30)  # type: ignore[misc]
         until(lambda: len(ends) > 100, 30)
     finally:
         is_over.set()

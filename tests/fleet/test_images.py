@@ -13,6 +13,7 @@ from fleet.test_calls import SHORT, is_active
 
 pytestmark = pytest.mark.sandbox
 
+NAMES = ("one", "two", "three")
 SOURCE = "def handler(event, context):\n    return 'image'\n"
 # Incompressible and longer than what is on the way at a time, with a link and an empty directory.
 FILES: dict[str, str | bytes] = {
@@ -20,6 +21,12 @@ FILES: dict[str, str | bytes] = {
     "data/long": os.urandom(3_000_000),
     "run*": "#!/bin/sh\n",
 }
+
+
+@pytest.fixture(scope="module")
+def three(shared_fleet: Fleet) -> list[Server]:
+    """Nodes that each test leaves as they were, but for images."""
+    return [shared_fleet.node(name, SHORT).start() for name in NAMES]
 
 
 def having(digest: str, *nodes: Server) -> list[Server]:
@@ -32,8 +39,8 @@ def leftovers(*nodes: Server) -> list[Path]:
     return [path for node in nodes for path in (node.data_dir / "images").glob(".*")]
 
 
-def test_an_image_is_on_two_nodes_and_every_node_can_use_it(fleet: Fleet) -> None:
-    nodes = [fleet.node(name, SHORT).start() for name in ("one", "two", "three")]
+def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server]) -> None:
+    nodes = three
     one, *others = nodes
     name = sample_runtimes.add(one, "python", FILES)
     digest = one.call("GET", f"/api/runtimes/{name}").json()["image"]
@@ -62,7 +69,7 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(fleet: Fleet) -> Non
     small = sample_runtimes.upload(one, {"mod.py": "x = 1"})
     [holder] = having(small, *others)
     [last] = [node for node in others if node is not holder]
-    name_of = dict(zip(nodes, ("one", "two", "three"), strict=True))
+    name_of = dict(zip(nodes, NAMES, strict=True))
     assert one.call("POST", f"/api/nodes/{name_of[holder]}/drain").status_code == 200
     until(lambda: having(small, last))
     # The node that took the upload is not needed any more.
@@ -71,10 +78,11 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(fleet: Fleet) -> Non
     record = there.invoke()
     assert (record["stdout"], record["execution_node_id"] != "one") == ("image", True)
     assert not leftovers(*nodes)
+    one.start()
 
 
-def test_packages_come_to_a_node_with_the_code(fleet: Fleet) -> None:
-    nodes = [fleet.node(name, SHORT).start() for name in ("one", "two", "three")]
+def test_packages_come_to_a_node_with_the_code(three: list[Server]) -> None:
+    nodes = three
     one, *others = nodes
     packages = sample_runtimes.upload(one, {"site-packages/lib.py": "WORD = 'packages'"})
     source = "import lib\ndef handler(event, context):\n    return lib.WORD\n"
@@ -84,13 +92,15 @@ def test_packages_come_to_a_node_with_the_code(fleet: Fleet) -> None:
     function = one.deploy("mod:handler", runtime=name)
     until(partial(is_active, last, function))
     # Nobody else takes calls any more, so the node that lacks the packages gets them.
-    for node, name in zip(nodes, ("one", "two", "three"), strict=True):
-        if node is not last:
-            assert one.call("POST", f"/api/nodes/{name}/drain").status_code == 200
+    drained = [name for node, name in zip(nodes, NAMES, strict=True) if node is not last]
+    for name in drained:
+        assert one.call("POST", f"/api/nodes/{name}/drain").status_code == 200
     until(lambda: Function(last, function.id).try_invoke().status_code == 200, 30)
     record = Function(last, function.id).invoke()
     assert record["stdout"] == "packages"
     assert having(packages, last)
+    for name in drained:
+        assert one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
 
 
 def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None:

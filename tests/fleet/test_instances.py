@@ -19,6 +19,22 @@ pytestmark = pytest.mark.sandbox
 SHORT = "--prewarmed 0 --fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 3 --fleet-reap-s 9"
 
 
+@pytest.fixture(scope="module")
+def two_nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
+    return shared_fleet.node("one", SHORT).start(), shared_fleet.node("two", SHORT).start()
+
+
+@pytest.fixture
+def nodes(two_nodes: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
+    """Two nodes that have no function and no sandbox, at the beginning and afterwards."""
+    yield two_nodes
+    one = two_nodes[0]
+    for function in one.call("GET", "/api/functions").json()["functions"]:
+        Function(one, function["id"]).delete()
+    homes = [group for node in two_nodes for group in groups(node)]
+    until(lambda: not sandboxes(homes))
+
+
 @contextlib.contextmanager
 def most_at_a_time(*nodes: Server) -> Iterator[Callable[[], int]]:
     """The most sandboxes that all nodes together had at a time; counted until the end."""
@@ -39,8 +55,8 @@ def on(node: Server, function: Function) -> Function:
     return there
 
 
-def test_calls_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
-    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+def test_calls_at_two_nodes_have_one_instance_at_a_time(nodes: tuple[Server, Server]) -> None:
+    one, two = nodes
     function = one.deploy("echo hello", max_instances=1)
     there = on(two, function)
     for name in ("one", "two"):  # which then run the calls that they are asked for, and no others
@@ -54,10 +70,15 @@ def test_calls_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
     with most_at_a_time(one, two) as most:  # two are seen where there are two
         one.deploy("echo hello", min_instances=1, max_instances=1)
         until(lambda: most() == 2)
+    for name in ("one", "two"):
+        assert one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
+    time.sleep(full_wait(1))  # until each has heard of it
 
 
-def test_calls_of_two_versions_at_two_nodes_have_one_instance_at_a_time(fleet: Fleet) -> None:
-    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+def test_calls_of_two_versions_at_two_nodes_have_one_instance_at_a_time(
+    nodes: tuple[Server, Server],
+) -> None:
+    one, two = nodes
     function = one.deploy("echo old", max_instances=1)
     there = on(two, function)
     assert one.call("PUT", function.path, {"handler": "echo new"}).status_code == 200
@@ -73,9 +94,11 @@ def test_calls_of_two_versions_at_two_nodes_have_one_instance_at_a_time(fleet: F
     assert most() == 1
 
 
-def test_a_function_is_changed_where_another_node_keeps_its_minimum(fleet: Fleet) -> None:
+def test_a_function_is_changed_where_another_node_keeps_its_minimum(
+    nodes: tuple[Server, Server],
+) -> None:
     """Every place is taken by what that node keeps ready."""
-    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    one, two = nodes
     function = one.deploy("echo old", min_instances=1, max_instances=1)
     there = on(two, function)
     with most_at_a_time(one, two) as most:
@@ -90,11 +113,13 @@ def test_a_function_is_changed_where_another_node_keeps_its_minimum(fleet: Fleet
     assert most() == 1
 
 
-def test_a_stopped_node_s_instances_are_gone_before_another_starts_its_own(fleet: Fleet) -> None:
+def test_a_stopped_node_s_instances_are_gone_before_another_starts_its_own(
+    nodes: tuple[Server, Server],
+) -> None:
     """The server of a node stands still: its launcher ends what it has, and nothing of it is there
     again once it goes on.
     """
-    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    one, two = nodes
     function = one.deploy("echo hello", max_instances=1, min_instances=1)
     there = on(two, function)
     assert function.invoke()["status"] == "success"
@@ -114,6 +139,7 @@ def test_a_stopped_node_s_instances_are_gone_before_another_starts_its_own(fleet
             lambda: len({one.name for one in sandboxes(groups(two))}) == 1
         )  # the minimum, which that keeps from now on
     assert most() == 1
+    one.start()
 
 
 def succeeded(function: Function) -> dict[str, object] | None:

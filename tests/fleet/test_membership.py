@@ -19,6 +19,12 @@ SHORT = f"--fleet-beat-s 0.2 --fleet-fence-s 3 --fleet-end-s 4 --fleet-reap-s {R
 THRICE = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "jitter": 0}}
 
 
+@pytest.fixture(scope="module")
+def two_nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
+    """With the times that a fleet has by default, which each test leaves as they were."""
+    return shared_fleet.node("one").start(), shared_fleet.node("two").start()
+
+
 def nodes(asked: Server) -> dict[str, dict[str, Any]]:
     answer = asked.call("GET", "/api/nodes")
     assert answer.status_code == 200, answer.text
@@ -144,8 +150,9 @@ def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> 
     one.until_ready()
 
 
-def test_a_node_that_is_stopped_in_order_leaves_at_once(fleet: Fleet) -> None:
-    one, two = fleet.node("one").start(), fleet.node("two").start()
+def test_a_node_that_is_stopped_in_order_leaves_at_once(two_nodes: tuple[Server, Server]) -> None:
+    one, two = two_nodes
+    before = take_overs(two)
     function = one.deploy("sleep 2; echo done")
     running = one.later(function.invoke)
     until(lambda: nodes(one)["one"]["running_calls"] == 1)
@@ -154,18 +161,21 @@ def test_a_node_that_is_stopped_in_order_leaves_at_once(fleet: Fleet) -> None:
     assert one.wait() == 0
     # Without waiting for the reap time, which is 100 s.
     until(lambda: nodes(two)["one"]["presence"] == "gone", 10)
-    assert take_overs(two) == 1
+    assert take_overs(two) == before + 1
+    one.start()
 
 
-def test_a_node_that_is_stopped_as_it_starts_leaves(fleet: Fleet) -> None:
-    one, two = fleet.node("one").start(), fleet.node("two").start()
+def test_a_node_that_is_stopped_as_it_starts_leaves(two_nodes: tuple[Server, Server]) -> None:
+    one, two = two_nodes
+    one.restart()
     one.terminate()
     assert one.wait() == 0
     until(lambda: nodes(two)["one"]["presence"] != "present", 10)  # not after the reap time
+    one.start()
 
 
-def test_a_node_is_drained_and_uncordoned_by_another(fleet: Fleet) -> None:
-    one, two = fleet.node("one").start(), fleet.node("two").start()
+def test_a_node_is_drained_and_uncordoned_by_another(two_nodes: tuple[Server, Server]) -> None:
+    one, two = two_nodes
     function = one.deploy("sleep 3; echo done", max_instances=2)
     running = one.later(function.invoke)
     until(lambda: nodes(one)["one"]["running_calls"] == 1)
@@ -211,17 +221,20 @@ def test_a_cordoned_node_begins_no_accepted_work_and_serves_calls(fleet: Fleet) 
     until(lambda: record_of(one, function, waiting)["status"] == "success")
 
 
-def test_a_removed_node_ends_and_does_not_come_back(fleet: Fleet) -> None:
-    one, two = fleet.node("one").start(), fleet.node("two").start()
+def test_a_removed_node_ends_and_does_not_come_back(
+    shared_fleet: Fleet, two_nodes: tuple[Server, Server]
+) -> None:
+    one, two = shared_fleet.node("three").start(), two_nodes[1]
+    until(lambda: nodes(two)["three"]["presence"] == "present")
     assert two.call("DELETE", "/api/nodes/nobody").status_code == 404
-    assert two.call("DELETE", "/api/nodes/one").status_code == 204
+    assert two.call("DELETE", "/api/nodes/three").status_code == 204
     assert one.wait() != 0
     assert "an operator has removed this node" in one.log.read_text()
     one.start_without_waiting()
     assert one.wait() == 78
-    assert "The node one was removed from the fleet" in one.log.read_text()
-    assert nodes(two)["one"]["state"] == "removed"
-    refused = two.call("POST", "/api/nodes/one/uncordon")
+    assert "The node three was removed from the fleet" in one.log.read_text()
+    assert nodes(two)["three"]["state"] == "removed"
+    refused = two.call("POST", "/api/nodes/three/uncordon")
     assert refused.status_code == 409
     two.until_ready()
 
