@@ -7,13 +7,13 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from e2e import sample_runtimes
-from e2e.server import Server, until
+from e2e.server import Function, Server, until, watched
 from timeouts import scaled
 
 pytestmark = [
@@ -61,10 +61,19 @@ def guest_of(server: Server) -> int:
     return guest
 
 
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Server]:
+    with watched("--prewarmed 0") as server:
+        yield server.start()
+
+
 @pytest.fixture
-def lone(another: Callable[..., Server]) -> Server:
+def lone(bare: Server) -> Iterator[Server]:
     """A server whose only sandbox is the function's."""
-    return another(options="--prewarmed 0").start()
+    yield bare
+    for one in bare.call("GET", "/api/functions").json()["functions"]:
+        Function(bare, one["id"]).delete()
+    until(lambda: not bare.sandbox_pids())
 
 
 def test_a_warm_call_opens_nothing_and_starts_nothing(lone: Server, tmp_path: Path) -> None:
