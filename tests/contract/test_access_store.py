@@ -1,27 +1,23 @@
 """The promises of `ports.Keys`, `Audit` and `Operations`, and coming from the first schema."""
 
 import asyncio
-import contextlib
 import json
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from alembic import command
 from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, insert, pool, text
 
+from contract.forked import forked
 from contract.stores import (
     OF_SQLITE,
     StoreOpener,
     a_function,
     a_version,
     an_id,
-    child_environment,
     ids,
     opened_as_before,
     rows,
@@ -139,42 +135,23 @@ async def test_every_change_of_a_key_and_nothing_else_changes_the_revision(
     assert await keys.revision() == seen[-1]
 
 
-VISITOR = """
-import asyncio, pathlib, sys
-import msgspec
-from quiltfn.model.access import Key
-from contract.stores import opened_as_before
-from quiltfn.store import SqlKeys
-async def main():
-    key = msgspec.json.decode(sys.argv[2], type=Key)
-    async with opened_as_before(pathlib.Path(sys.argv[1]), alone=False) as store:
-        await SqlKeys(store.database).add(key)
-        print("added", flush=True)
-        sys.stdin.readline()
-        await SqlKeys(store.database).revoke(key, 7)
-        print("revoked", flush=True)
-        sys.stdin.readline()
-asyncio.run(main())
-"""
+def visits(path: Path, key: Key) -> None:
+    """The process of a tool that makes a key, and revokes it when it is told to."""
+
+    async def visit() -> None:
+        async with opened_as_before(path, alone=False) as store:
+            await SqlKeys(store.database).add(key)
+            print("added", flush=True)
+            sys.stdin.readline()
+            await SqlKeys(store.database).revoke(key, 7)
+            print("revoked", flush=True)
+            sys.stdin.readline()
+
+    asyncio.run(visit())
 
 
-@contextlib.asynccontextmanager
-async def another_process(program: str, *arguments: str) -> AsyncIterator[Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, *arguments),
-        stdin=PIPE,
-        stdout=PIPE,
-        env=child_environment(),
-    )
-    try:
-        yield process
-    finally:
-        await process.communicate()
-
-
-async def said(process: Process) -> bytes:
-    assert process.stdout is not None
-    while b"warning" in (line := await process.stdout.readline()):
+async def said(lines: asyncio.StreamReader) -> bytes:
+    while b"warning" in (line := await lines.readline()):
         pass  # A notice about the start.
     return line
 
@@ -186,13 +163,13 @@ async def test_a_server_sees_at_once_what_a_tool_does_to_the_keys(
     keys, key = SqlKeys(store.database), a_key()
     at_first = await keys.revision()
     assert await keys.load() == []
-    async with another_process(VISITOR, str(tmp_path), msgspec.json.encode(key).decode()) as tool:
-        assert await said(tool) == b"added\n"
+    with forked(visits, tmp_path, key) as tool:
+        lines = await tool.lines()
+        assert await said(lines) == b"added\n"
         after_adding = await keys.revision()
         assert await keys.load() == [key]
-        assert tool.stdin is not None
-        tool.stdin.write(b"\n")
-        assert await said(tool) == b"revoked\n"
+        tool.tell()
+        assert await said(lines) == b"revoked\n"
         after_revoking = await keys.revision()
         assert await keys.load() == [replace(key, revoked_at=7)]
     assert len({at_first, after_adding, after_revoking}) == 3

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,12 +16,12 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, pool
 
+from contract.forked import forked
 from contract.stores import (
     HELD_S,
     StoreOpener,
     a_call,
     a_stored_function,
-    child_environment,
     done,
     eventually,
     on_sqlite,
@@ -405,29 +404,24 @@ def test_the_count_of_transactions_begins_again_after_the_last_number() -> None:
     assert not sqlite_header.is_older(5, 5)
 
 
-CRASH = """
-import asyncio, os, pathlib, signal, sys
-from contract.stores import a_stored_function
-from quiltfn.store import SqlStore, open_sqlite
-from quiltfn.store.directory import DataDirectory
-mark, count = DataDirectory.mark, int(sys.argv[2])
-def marking(self, *arguments):
-    global count
-    mark(self, *arguments)
-    count -= 1
-    if count == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-DataDirectory.mark = marking
-async def main():
-    async with open_sqlite(pathlib.Path(sys.argv[1])) as store:
-        pass
-asyncio.run(main())
-"""
+def crash(path: Path, at: int) -> None:
+    """The process of a server that is killed when it has noted so many steps of its start."""
+    mark, left = DataDirectory.mark, at
 
+    def marking(self: DataDirectory, *arguments: Any) -> None:
+        nonlocal left
+        mark(self, *arguments)
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def ended(path: Path, at: int) -> int:
-    program = [sys.executable, "-c", CRASH, str(path), str(at)]
-    return subprocess.run(program, env=child_environment(), check=False).returncode
+    DataDirectory.mark = marking  # type: ignore[assignment,method-assign]
+
+    async def start() -> None:
+        async with open_sqlite(path):
+            pass
+
+    asyncio.run(start())
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -440,7 +434,8 @@ async def test_a_start_that_was_killed_at_any_step_can_be_begun_again(
             function = (await store.load())[0].function
             journal.opened(a_call(function))
             left = killed(tmp_path / "data", tmp_path / "left")
-    assert ended(left, at) == -signal.SIGKILL
+    with forked(crash, left, at) as process:
+        assert process.wait() == -signal.SIGKILL
     assert await names(open_store, left) == {"kept"}
 
 

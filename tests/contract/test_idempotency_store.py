@@ -1,18 +1,17 @@
 """The promises of `ports.IdempotencyStore`."""
 
 import asyncio
+import os
 import signal
-import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
+from contract.forked import forked
 from contract.stores import (
     SharedStoreOpener,
     StoreOpener,
-    child_environment,
     opened_as_before,
     restart,
 )
@@ -116,30 +115,23 @@ async def test_of_many_who_want_one_slot_at_once_one_gets_it(
         assert again == StoredResponse(body_digest="d1")
 
 
-DYING = """
-import asyncio, os, pathlib, signal, sys
-import msgspec
-from quiltfn.model.idempotency import IdempotentRequest
-from contract.stores import opened_as_before
-from quiltfn.store import SqlIdempotencyStore
-async def main():
-    async with opened_as_before(pathlib.Path(sys.argv[1])) as store:
-        request = msgspec.json.decode(sys.argv[2], type=IdempotentRequest)
-        answers, headers = SqlIdempotencyStore(store.database), {"x-invocation-id": "one"}
-        assert await answers.reserve(request, int(sys.argv[3]), headers=headers) is None
-        os.kill(os.getpid(), signal.SIGKILL)
-asyncio.run(main())
-"""
+def dies(path: Path) -> None:
+    """The process of a server that is killed in the middle of a call."""
+
+    async def reserve() -> None:
+        async with opened_as_before(path) as store:
+            answers, headers = SqlIdempotencyStore(store.database), {"x-invocation-id": "one"}
+            assert await answers.reserve(REQUEST, NOW, headers=headers) is None
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(reserve())
 
 
 async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
     path: Path,
 ) -> None:
-    request = msgspec.json.encode(REQUEST).decode()
-    server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", DYING, str(path), request, str(NOW)), env=child_environment()
-    )
-    assert await server.wait() == -signal.SIGKILL
+    with forked(dies, path) as server:
+        assert server.wait() == -signal.SIGKILL
     answered, old = replace(REQUEST, key="answered"), replace(REQUEST, key="old")
     async with opened_as_before(path) as store:
         answers = SqlIdempotencyStore(store.database)

@@ -6,7 +6,6 @@ its spool keeps the last records in memory, and the very same check must find th
 """
 
 import asyncio
-import contextlib
 import random
 import signal
 import sys
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from contract.forked import Child, forked
 from contract.stores import (
     a_call,
     a_stored_function,
-    child_environment,
     done,
     is_on_postgresql,
     opened_as_before,
@@ -38,10 +37,14 @@ ROUNDS = 12
 CONTROL_ROUNDS = 6
 
 
-async def write_for_ever(path: Path, lazy: bool) -> None:
-    """The child: up to 20 calls at a time, each acknowledgement one line on standard output."""
+def child(path: Path, lazy: bool) -> None:
     if lazy:
         make_lazy()
+    asyncio.run(write_for_ever(path))
+
+
+async def write_for_ever(path: Path) -> None:
+    """The child: up to 20 calls at a time, each acknowledgement one line on standard output."""
     pick = random.Random()
     async with opened_as_before(path) as store, opened_journal(store, path) as journal:
         (stored, *_) = await store.load()
@@ -81,22 +84,23 @@ def make_lazy() -> None:
 
 async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[str, str]:
     """What a child acknowledged, by invocation id, before it was killed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, __file__, str(path), "lazy" if lazy else "honest"),
-        stdout=asyncio.subprocess.PIPE,
-        env=child_environment(),
-        limit=1 << 30,
-    )
-    assert process.stdout is not None
-    while (line := await process.stdout.readline()) != b"ready\n":
+    with forked(child, path, lazy) as process:
+        lines = await ready(process)
+        reading = asyncio.create_task(lines.read())
+        await asyncio.sleep(after_s)
+        process.kill()
+        told = (await reading).decode()
+        assert process.wait() == -signal.SIGKILL
+    acknowledged = told[: told.rfind("\n") + 1].splitlines()
+    return {key: what for what, _, key in (line.partition(" ") for line in acknowledged)}
+
+
+async def ready(process: Child) -> asyncio.StreamReader:
+    """What it says once it has opened the store and the journal."""
+    lines = await process.lines()
+    while (line := await lines.readline()) != b"ready\n":
         assert line  # A notice about the start.
-    reading = asyncio.create_task(process.stdout.read())
-    await asyncio.sleep(after_s)
-    process.kill()
-    told = (await reading).decode()
-    assert await process.wait() == -signal.SIGKILL
-    lines = told[: told.rfind("\n") + 1].splitlines()
-    return {key: what for what, _, key in (line.partition(" ") for line in lines)}
+    return lines
 
 
 async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
@@ -162,16 +166,15 @@ async def test_a_kill_during_the_restart_loses_nothing_either(
 ) -> None:
     acknowledged = await run_and_kill(path, 0.1)
     pick = random.Random()
+    began = time.monotonic()
+    with forked(child, path, False) as process:
+        await ready(process)
+    takes_s = time.monotonic() - began
     for _ in range(6):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, __file__, str(path), "honest"),
-            stdout=asyncio.subprocess.DEVNULL,
-            env=child_environment(),
-        )
-        await asyncio.sleep(0.2 + pick.random() * 0.25)  # About where it has opened the store.
-        with contextlib.suppress(ProcessLookupError):
+        with forked(child, path, False) as process:
+            await asyncio.sleep(pick.random() * takes_s)
             process.kill()
-        await process.wait()
+            assert process.wait() == -signal.SIGKILL
     assert lost(acknowledged, await recorded(path, function)) == []
 
 
@@ -184,7 +187,3 @@ async def test_the_check_would_notice_a_journal_that_keeps_records_in_memory(
         if lost(acknowledged, await recorded(path, function)):
             return
     pytest.fail(f"nothing was lost in {time.monotonic() - started:.1f} s of broken promises")
-
-
-if __name__ == "__main__":
-    asyncio.run(write_for_ever(Path(sys.argv[1]), lazy=sys.argv[2] == "lazy"))

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
+import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -14,14 +14,15 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection, event
 
+from contract.forked import forked
 from contract.stores import (
+    SHARED_STORES,
     SharedStoreOpener,
     a_call,
     a_function,
     a_stored_function,
     a_version,
     an_operation,
-    child_environment,
     done,
     is_on_postgresql,
     opened_journal,
@@ -619,23 +620,21 @@ async def test_a_server_that_was_renamed_ends_what_it_left_under_its_old_name(
     assert rows(tmp_path, "SELECT name, epoch FROM node ORDER BY epoch") == [("old", 1), ("new", 2)]
 
 
-DYING = """
-import asyncio, os, pathlib, signal, sys
-from contract.stores import SHARED_STORES, a_call, opened_journal
-from msgspec.structs import replace
-async def main():
-    path, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
-    async with SHARED_STORES[kind](path / "shared", "two") as store:
-        (stored,) = await store.load()
-        async with opened_journal(store, path / "two") as journal:
-            calls = [replace(a_call(stored.function), execution_node_id="two") for _ in range(2)]
-            journal.opened(calls[0])
-            await journal.synced()
-            journal.opened(calls[1])  # In the spool alone.
-            print(*(one.invocation_id for one in calls), flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-asyncio.run(main())
-"""
+def dies(path: Path, kind: str) -> None:
+    """The process of a server that is killed with a call in the store and one in its spool."""
+
+    async def open_calls() -> None:
+        async with SHARED_STORES[kind](path / "shared", "two") as store:
+            (stored,) = await store.load()
+            async with opened_journal(store, path / "two") as journal:
+                calls = [of_node(stored.function, "two") for _ in range(2)]
+                journal.opened(calls[0])
+                await journal.synced()
+                journal.opened(calls[1])  # In the spool alone.
+                print(*(one.invocation_id for one in calls), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(open_calls())
 
 
 async def test_the_crash_of_one_server_does_not_stop_the_other(
@@ -646,13 +645,9 @@ async def test_the_crash_of_one_server_does_not_stop_the_other(
         ours = of_node(function, "one")
         one.journal.opened(ours)
         kind = "postgresql" if is_on_postgresql(tmp_path / "shared") else "sqlite"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", DYING, str(tmp_path), kind),
-            env=child_environment(),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        told, _ = await process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        with forked(dies, tmp_path, kind) as process:
+            told = process.said.read()
+            assert process.wait() == -signal.SIGKILL
         in_store, in_spool = told.decode().splitlines()[-1].split()  # Behind notices of its start.
         one.journal.closed(done(ours))
         await one.journal.synced()

@@ -16,6 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
+from contract.forked import forked
 from contract.stores import (
     HELD_S,
     StoreOpener,
@@ -120,37 +121,26 @@ async def test_spool_segments_without_a_database_are_refused(
     assert not (tmp_path / "quiltfn.db").exists()
 
 
-HOLDER = """
-import asyncio, os, pathlib, signal, sys
-from contract.stores import a_stored_function
-from quiltfn.store import SqlStore, open_sqlite
-async def main():
-    async with open_sqlite(pathlib.Path(sys.argv[1])) as store:
-        await a_stored_function(store, name="kept")
-        if sys.argv[2] == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        print("ready", flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-asyncio.run(main())
-"""
+def holds(path: Path, end: str) -> None:
+    """The process of a server that is killed, or ends once its standard input does."""
 
+    async def serve() -> None:
+        async with open_sqlite(path) as store:
+            await a_stored_function(store, name="kept")
+            if end == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            print("ready", flush=True)
+            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
-def holder(path: Path, end: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path), end],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=child_environment(),
-    )
+    asyncio.run(serve())
 
 
 @pytest.mark.parametrize("without_log", [False, True])
 async def test_a_log_that_went_missing_after_a_kill_is_noticed(
     open_store: StoreOpener, tmp_path: Path, without_log: bool
 ) -> None:
-    with holder(tmp_path, "die") as process:
-        assert process.wait(scaled(10)) == -signal.SIGKILL
+    with forked(holds, tmp_path, "die") as process:
+        assert process.wait() == -signal.SIGKILL
     if without_log:
         (tmp_path / "quiltfn.db-wal").unlink()
         with pytest.raises(StoreBroken, match="-wal is missing"):
@@ -164,10 +154,8 @@ async def test_a_log_that_went_missing_after_a_kill_is_noticed(
 async def test_a_data_directory_has_one_server_and_lets_tools_in(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
-    with holder(tmp_path, "wait") as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        process.stdout.readline()
+    with forked(holds, tmp_path, "wait") as process:
+        process.said.readline()
         with pytest.raises(StoreBroken, match="Another quiltfn"):
             async with on_sqlite(tmp_path, busy_timeout_s=HELD_S):
                 pass

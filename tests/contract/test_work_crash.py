@@ -19,10 +19,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from contract.forked import forked
 from contract.stores import (
     a_stored_function,
     an_id,
-    child_environment,
     done,
     opened_as_before,
     opened_journal,
@@ -162,7 +162,11 @@ async def opened(path: Path) -> AsyncIterator[tuple[SqlStore, SpoolJournal]]:
         yield store, journal
 
 
-async def child(path: Path, *, eager: bool) -> None:
+def child(path: Path, eager: bool) -> None:
+    asyncio.run(live(path, eager))
+
+
+async def live(path: Path, eager: bool) -> None:
     async with opened(path) as (store, journal):
         functions = [one.function for one in await store.load()]
         policies = {key: policy for key, policy, _ in await SqlPolicies(store.database).load()}
@@ -176,20 +180,15 @@ async def child(path: Path, *, eager: bool) -> None:
 
 async def run_and_kill(path: Path, after_s: float, *, eager: bool) -> list[str]:
     """The lines of a child, up to the last whole one."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, __file__, str(path), "eager" if eager else "honest"),
-        stdout=asyncio.subprocess.PIPE,
-        env=child_environment(),
-        limit=1 << 30,
-    )
-    assert process.stdout is not None
-    while (line := await process.stdout.readline()) != b"ready\n":
-        assert line  # A notice about the start.
-    reading = asyncio.create_task(process.stdout.read())
-    await asyncio.sleep(after_s)
-    process.kill()
-    told = (await reading).decode()
-    assert await process.wait() == -signal.SIGKILL
+    with forked(child, path, eager) as process:
+        lines = await process.lines()
+        while (line := await lines.readline()) != b"ready\n":
+            assert line  # A notice about the start.
+        reading = asyncio.create_task(lines.read())
+        await asyncio.sleep(after_s)
+        process.kill()
+        told = (await reading).decode()
+        assert process.wait() == -signal.SIGKILL
     return told[: told.rfind("\n") + 1].splitlines()
 
 
@@ -356,7 +355,3 @@ async def test_the_check_would_notice_work_that_runs_before_the_journal_has_its_
         if verdict.found[Rule.TWICE] > 0:
             return
     raise AssertionError(str(verdict))
-
-
-if __name__ == "__main__":
-    asyncio.run(child(Path(sys.argv[1]), eager=sys.argv[2] == "eager"))

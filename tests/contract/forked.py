@@ -1,0 +1,99 @@
+"""Processes of a test's own that begin with their imports done: forked from one that has them.
+
+The imports are most of what a short life costs. What is killed is a process of its own all the
+same: it opened its files and its connections itself, and nobody else has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from typing import BinaryIO
+
+from timeouts import scaled
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["contract.stores", "e2e.work_history"])
+
+
+class Child:
+    """A process that runs. `said`: its standard output."""
+
+    def __init__(self, process: ForkServerProcess, said: BinaryIO, told: BinaryIO) -> None:
+        self._process, self.said, self._told = process, said, told
+        self._transport: asyncio.ReadTransport | None = None
+
+    def tell(self) -> None:
+        """Writes a line to its standard input."""
+        self._told.write(b"\n")
+        self._told.flush()
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        self._process.kill()
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """How it ended, as `subprocess` says it. Its standard input ends."""
+        self._told.close()
+        self._process.join(scaled(timeout_s))
+        code = self._process.exitcode
+        assert code is not None, "it does not end"
+        return code
+
+    async def lines(self) -> asyncio.StreamReader:
+        """Its standard output for the loop that runs, instead of `said`; ask once."""
+        stream = asyncio.StreamReader(limit=1 << 30)
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), self.said
+        )
+        return stream
+
+    def end(self) -> None:
+        """Whatever happened before: nothing of it runs or is open afterwards."""
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self._told.close()
+        if self._transport is None:
+            self.said.close()
+        else:
+            self._transport.close()
+
+
+@contextmanager
+def forked(work: Callable[..., None], *arguments: object) -> Iterator[Child]:
+    """A process that calls `work`, a function of a module, with `arguments`, which are pickled. It
+    is over in the end.
+    """
+    reads, tells = _CONTEXT.Pipe(duplex=False)
+    hears, writes = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_run, args=(work, arguments, reads, writes))
+    with reads, writes:
+        process.start()
+    with tells, hears:
+        said, told = (
+            os.fdopen(os.dup(hears.fileno()), "rb"),
+            os.fdopen(os.dup(tells.fileno()), "wb"),
+        )
+    child = Child(process, said, told)
+    try:
+        yield child
+    finally:
+        child.end()
+
+
+def _run(
+    work: Callable[..., None], arguments: tuple[object, ...], reads: Connection, writes: Connection
+) -> None:
+    os.dup2(reads.fileno(), 0)
+    os.dup2(writes.fileno(), 1)
+    reads.close()
+    writes.close()
+    sys.stdin = os.fdopen(0)
+    work(*arguments)
