@@ -15,6 +15,7 @@ from browser.pictures import Camera
 from browser.scene import Scene, make_scene
 from browser.wire import Wire, wire_to
 from e2e.server import Function, Server, watched
+from lasting import Lasting
 from quiltfn.sdk import Client
 from spec.api_client import Api, make_key
 from spec.conftest import Keyed
@@ -44,10 +45,16 @@ def site() -> Iterator[Server]:
         yield server.start()
 
 
+@pytest.fixture(scope="session")
+def _browsers() -> Iterator[Lasting[Browser]]:
+    with Lasting(launched) as browsers:
+        yield browsers
+
+
 # Not for the whole session: while it is open, no other test can have an event loop of its own.
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with launched() as browser:
+def chromium(_browsers: Lasting[Browser], request: pytest.FixtureRequest) -> Iterator[Browser]:
+    with _browsers.lent(request) as browser:
         yield browser
 
 
