@@ -51,7 +51,7 @@ async def open_telemetry(
     chosen: Settings, machine: HostFacts, clock: Clock, headers: bytes | None
 ) -> AsyncIterator[Telemetry]:
     """`headers`: the contents of `otlp_headers_file`. Raises `CannotSend`."""
-    metrics.started(__version__)
+    metrics.started(__version__, clock.unix())
     if not chosen.otlp_endpoint:
         yield Telemetry()
         return

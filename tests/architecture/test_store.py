@@ -108,7 +108,7 @@ def test_placeholders_are_translated_for_psycopg() -> None:
 
 
 def test_a_server_loads_nothing_that_its_settings_do_not_ask_for() -> None:
-    """Of PostgreSQL, of tokens, of encryption, of terminals: imports are most of a start."""
+    """Of PostgreSQL, of tokens, of encryption, of terminals, of metrics."""
     told = subprocess.run(
         [sys.executable, "-I", "-X", "importtime", "-m", "quiltfn.main", "--help"],
         capture_output=True,
@@ -120,5 +120,6 @@ def test_a_server_loads_nothing_that_its_settings_do_not_ask_for() -> None:
     theirs = (
         *("psycopg", "quiltfn.store.post", "sqlalchemy.dialects.postgresql", "alembic"),
         *("jwt", "cryptography", "rich.", "opentelemetry", "httpx"),
+        *("prometheus_client", "http.server", "wsgiref"),
     )
     assert not [name for name in loaded if name.startswith(theirs)]

@@ -711,5 +711,5 @@ async def test_metrics_count_attempts_dead_letters_and_what_waits(server: Harnes
 
 def figures() -> dict[str, float]:
     """Of the metrics, by name and labels."""
-    lines = [one for one in metrics.text().splitlines() if not one.startswith("#")]
+    lines = [one for one in metrics.text()[0].splitlines() if not one.startswith("#")]
     return {name: float(value) for name, value in (one.rsplit(" ", 1) for one in lines)}

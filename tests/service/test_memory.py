@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from metric_values import sample_value
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.pool import sum_counts
-from quiltfn.observe import metrics
 from service.platform_harness import open_harness, until
 
 
 def evictions() -> float:
-    return metrics.registry.get_sample_value("quiltfn_evicted_instances_total") or 0.0
+    return sample_value("quiltfn_evicted_instances_total")
 
 
 async def test_calls_beyond_the_memory_wait_and_are_all_answered(tmp_path: Path) -> None:

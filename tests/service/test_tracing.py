@@ -22,6 +22,7 @@ import requests
 import structlog
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from metric_values import sample_value
 from quiltfn.api import tracing
 from quiltfn.api.app import make_app
 from quiltfn.api.request import Request
@@ -409,12 +410,8 @@ async def test_what_is_left_is_sent_when_the_server_ends(
 
 
 def dropped(signal: str, reason: str) -> float:
-    return (
-        metrics.registry.get_sample_value(
-            "quiltfn_otlp_dropped_total", {"signal": signal, "reason": reason}
-        )
-        or 0.0
-    )
+    labels = {"signal": signal, "reason": reason}
+    return sample_value("quiltfn_otlp_dropped_total", labels)
 
 
 @pytest.fixture

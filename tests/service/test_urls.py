@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from metric_values import sample_value
 from quiltfn.access import make_key
 from quiltfn.api import budgets
 from quiltfn.api.app import make_app
@@ -20,7 +21,6 @@ from quiltfn.api.call_response import LONG_OUTPUT_BYTES
 from quiltfn.model.access import Scope
 from quiltfn.model.function import NewFunction
 from quiltfn.model.version import VersionSpec
-from quiltfn.observe import metrics
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness
 
@@ -279,7 +279,7 @@ async def refused_by(web: Web, function: str, key: dict[str, str]) -> dict[str, 
 
 def refused_calls(reason: str) -> float:
     name = "quiltfn_url_refused_calls_total"
-    return metrics.registry.get_sample_value(name, {"reason": reason}) or 0.0
+    return sample_value(name, {"reason": reason})
 
 
 async def test_refused_calls_are_counted_by_why_and_good_ones_are_not(web: Web) -> None:

@@ -1,5 +1,6 @@
 """The routes about the server itself, its keys and its audit log."""
 
+import asyncio
 import contextlib
 import os
 import platform
@@ -302,7 +303,7 @@ async def list_audit_entries(context: RequestContext[AuditServices]) -> Response
 async def get_metrics(context: RequestContext[MetricServices]) -> Response:
     """Show the server's metrics in Prometheus' text format."""
     await refresh_metrics(context.services)
-    return text_response(metrics.text(), metrics.CONTENT_TYPE)
+    return text_response(*await asyncio.to_thread(metrics.text))
 
 
 async def refresh_metrics(services: MetricServices) -> None:

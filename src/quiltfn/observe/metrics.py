@@ -1,148 +1,181 @@
-"""Prometheus metrics. Labels are bounded: no tenant, function or path is ever one."""
+"""Prometheus metrics. Labels are bounded: no tenant, function or path is ever one.
 
+What is counted is kept here, and `prometheus_client` writes it down for who asks. It is loaded
+then: with the HTTP server that it brings along it takes a fifteenth of all imports of a start.
+"""
+
+import threading
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
-
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    generate_latest,
-)
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING, Protocol, cast
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.pool import PoolCounts, sum_counts
 from quiltfn.model.url import Refusal
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
+
 SECONDS = (
     *(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900),
     *(3600, 14_400, 86_400),
 )
 
-registry = CollectorRegistry()
-_calls = Counter(
-    "quiltfn_invocations",
-    "Calls that ended, by status and by how their instance was found.",
-    ("status", "start"),
-    registry=registry,
-)
+
+class _Numbers:
+    """The series of a metric, each by the values of its labels. Any thread may change them."""
+
+    def __init__(self, name: str, about: str, labels: tuple[str, ...] = ()) -> None:
+        self.name, self.about, self.labels = name, about, labels
+        self._lock = threading.Lock()
+        # What it is, and when it was first counted in monotonic seconds.
+        self._series: dict[tuple[str, ...], tuple[float, float]] = {}
+        if not labels:
+            self.add(0)
+        _all.append(self)
+
+    def add(self, amount: float, *labels: str) -> None:
+        with self._lock:
+            number, since = self._series.get(labels) or (0.0, time.monotonic())
+            self._series[labels] = number + amount, since
+
+    def set(self, number: float, *labels: str) -> None:
+        with self._lock:
+            self._series[labels] = float(number), 0.0
+
+    def clear(self) -> None:
+        with self._lock:
+            self._series.clear()
+
+    def family(self) -> "Metric":
+        """As prometheus_client has it."""
+        raise NotImplementedError
+
+    def series(self) -> list[tuple[tuple[str, ...], tuple[float, float]]]:
+        with self._lock:
+            return list(self._series.items())
 
 
-class Durations(Collector):
-    """A histogram that every call counts in: prometheus_client's own looks through its buckets and
-    takes three locks for each.
-    """
+class Counter(_Numbers):
+    """What only grows."""
+
+    def family(self) -> "Metric":
+        from prometheus_client.metrics_core import CounterMetricFamily  # noqa: PLC0415 - see above
+
+        found = CounterMetricFamily(self.name, self.about, labels=self.labels)
+        for labels, (number, since) in self.series():
+            found.add_metric(labels, number, created=_began_unix + since)
+        return found
+
+
+class Gauge(_Numbers):
+    """What is so at this moment."""
+
+    def family(self) -> "Metric":
+        from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415 - see above
+
+        found = GaugeMetricFamily(self.name, self.about, labels=self.labels)
+        for labels, (number, _) in self.series():
+            found.add_metric(labels, number)
+        return found
+
+
+class Durations:
+    """A histogram that every call counts in."""
 
     def __init__(self, name: str, about: str) -> None:
         self._name, self._about = name, about
         self._counts, self._sum = [0] * (len(SECONDS) + 1), 0.0
+        _all.append(self)
 
     def observe(self, seconds: float) -> None:
         self._counts[bisect_left(SECONDS, seconds)] += 1
         self._sum += seconds
 
-    def collect(self) -> Iterable[Metric]:
+    def family(self) -> "Metric":
+        from prometheus_client.metrics_core import HistogramMetricFamily  # noqa: PLC0415 - see above
+
         bounds = [*map(str, map(float, SECONDS)), "+Inf"]
         buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        yield HistogramMetricFamily(self._name, self._about, buckets, self._sum)
+        return HistogramMetricFamily(self._name, self._about, buckets, self._sum)
 
 
+class _Any(Protocol):
+    def family(self) -> "Metric": ...
+
+
+_all: list[_Any] = []
+# Unix seconds at the beginning of monotonic time.
+_began_unix = 0.0
+_calls = Counter(
+    "quiltfn_invocations",
+    "Calls that ended, by status and by how their instance was found.",
+    ("status", "start"),
+)
 _attempts = Counter(
-    "quiltfn_work_attempts",
-    "Attempts at accepted work that ended, by status.",
-    ("status",),
-    registry=registry,
+    "quiltfn_work_attempts", "Attempts at accepted work that ended, by status.", ("status",)
 )
 _dead_letters = Counter(
-    "quiltfn_dead_letters",
-    "Accepted work that was given up, by why.",
-    ("reason",),
-    registry=registry,
+    "quiltfn_dead_letters", "Accepted work that was given up, by why.", ("reason",)
 )
 # From the start at 0: of a series that begins with 1, nobody could see the increase.
 for _reason in ("attempts", "age"):
-    _dead_letters.labels(_reason)
-_queued = Gauge("quiltfn_queued_calls", "Accepted work that waits, due or not.", registry=registry)
+    _dead_letters.add(0, _reason)
+_queued = Gauge("quiltfn_queued_calls", "Accepted work that waits, due or not.")
 _oldest_due = Gauge(
     "quiltfn_queue_oldest_due_seconds",
     "For how long the accepted work that waits has been due, the first of it; else 0.",
-    registry=registry,
 )
 _duration = Durations(
     "quiltfn_invocation_duration_seconds",
     "From the hand-over to the handler until its end was seen.",
 )
-registry.register(_duration)
-_refused = Counter(
-    "quiltfn_refused_requests", "Requests that were refused, by code.", ("code",), registry=registry
-)
+_refused = Counter("quiltfn_refused_requests", "Requests that were refused, by code.", ("code",))
 _refused_by_urls = Counter(
-    "quiltfn_url_refused_calls",
-    "Calls of functions' URLs that were refused, by why.",
-    ("reason",),
-    registry=registry,
+    "quiltfn_url_refused_calls", "Calls of functions' URLs that were refused, by why.", ("reason",)
 )
 for _refusal in Refusal:
-    _refused_by_urls.labels(_refusal)
+    _refused_by_urls.add(0, _refusal.value)
 _blocked = Counter(
     "quiltfn_egress_blocked",
     "Attempts of handlers to reach what their network refuses, counted when an instance ends.",
-    registry=registry,
 )
 _evictions = Counter(
     "quiltfn_evicted_instances",
     "Idle instances that were ended because others needed their memory or their place.",
-    registry=registry,
 )
-_instances = Gauge(
-    "quiltfn_instances", "Instances on this node, by state.", ("state",), registry=registry
-)
+_instances = Gauge("quiltfn_instances", "Instances on this node, by state.", ("state",))
 _prewarmed = Gauge(
     "quiltfn_prewarmed_sandboxes",
     "Sandboxes that are ready and not yet an instance of any version.",
-    registry=registry,
 )
-_prewarmed_old_name = Gauge(
-    "quiltfn_stem_cells", "The old name of quiltfn_prewarmed_sandboxes.", registry=registry
-)
+_prewarmed_old_name = Gauge("quiltfn_stem_cells", "The old name of quiltfn_prewarmed_sandboxes.")
 _held = Gauge(
     "quiltfn_memory_held_mebibytes",
     "What instances and prewarmed sandboxes count against the memory budget.",
-    registry=registry,
 )
-_budget = Gauge(
-    "quiltfn_memory_budget_mebibytes",
-    "The memory for all instances together.",
-    registry=registry,
-)
+_budget = Gauge("quiltfn_memory_budget_mebibytes", "The memory for all instances together.")
 _images = Gauge(
     "quiltfn_image_bytes",
     "What the images of all runtimes count, each once: content, and 4,096 for each file.",
-    registry=registry,
 )
-_waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.", registry=registry)
+_waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.")
 _exported = Counter(
     "quiltfn_otlp_exported",
     "Spans, log records and metrics that the collector has taken, by signal.",
     ("signal",),
-    registry=registry,
 )
 _not_exported = Counter(
     "quiltfn_otlp_dropped",
     "Likewise those that it did not get: it failed, or too many waited (calls and requests then).",
     ("signal", "reason"),
-    registry=registry,
 )
-_build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",), registry=registry)
+_build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",))
 _store_ok = Gauge(
-    "quiltfn_store_ok",
-    "1 while the database takes writes, records of calls included, else 0.",
-    registry=registry,
+    "quiltfn_store_ok", "1 while the database takes writes, records of calls included, else 0."
 )
 # Of a server that is alone there are none of these.
 _members = Gauge(
@@ -150,89 +183,83 @@ _members = Gauge(
     "Nodes of the fleet by what they do, as this one sees them: ready, cordoned, draining, left, "
     "gone or removed.",
     ("state",),
-    registry=registry,
 )
 _unmoved = Gauge(
     "quiltfn_fleet_beat_age_seconds",
     "For how long this node has seen no beat of another one.",
     ("node",),
-    registry=registry,
 )
-_take_overs = Counter(
-    "quiltfn_fleet_take_overs", "Lost nodes that this one has taken over.", registry=registry
-)
+_take_overs = Counter("quiltfn_fleet_take_overs", "Lost nodes that this one has taken over.")
 _image_fetches = Counter(
     "quiltfn_fleet_image_fetches",
     "Images that this node needed and got from another one, by outcome: fetched or failed.",
     ("outcome",),
-    registry=registry,
 )
 _images_lacking = Gauge(
     "quiltfn_fleet_images_lacking_copies",
     "Images of this node that are on fewer nodes than they should be.",
-    registry=registry,
 )
 
 
-def started(version: str) -> None:
-    """Once, at start."""
-    _build.labels(version).set(1)
+def started(version: str, unix: float) -> None:
+    """Once, at start. `unix`: Unix seconds now."""
+    global _began_unix
+    _began_unix = unix - time.monotonic()
+    _build.set(1, version)
     _store_ok.set(1)
 
 
-# Found once: looking a label up takes a lock each time.
-_counters = {
-    (status, cold): _calls.labels(status, "cold" if cold else "warm")
-    for status in FINAL
-    for cold in (True, False)
-}
+# From the start at 0, as above.
+for _status in FINAL:
+    for _start in ("cold", "warm"):
+        _calls.add(0, _status.value, _start)
 
 
 def count_call(record: Invocation) -> None:
     """A call has ended."""
-    _counters[record.status, record.cold_start].inc()
+    _calls.add(1, record.status.value, "cold" if record.cold_start else "warm")
     if record.duration_ms is not None:
         _duration.observe(record.duration_ms / 1000)
 
 
 def count_attempt(ended: Status) -> None:
     """An attempt at accepted work has ended."""
-    _attempts.labels(ended).inc()
+    _attempts.add(1, ended.value)
 
 
 def count_dead_letter(reason: str) -> None:
     """Accepted work was given up."""
-    _dead_letters.labels(reason).inc()
+    _dead_letters.add(1, reason)
 
 
 def count_blocked(attempts: int) -> None:
     """An instance has ended whose network had refused that many attempts."""
-    _blocked.inc(attempts)
+    _blocked.add(attempts)
 
 
 def count_eviction() -> None:
     """An idle instance was ended because memory was short, or its tenant's quota used up."""
-    _evictions.inc()
+    _evictions.add(1)
 
 
 def count_refusal(code: str) -> None:
     """A request was refused with an error code."""
-    _refused.labels(code).inc()
+    _refused.add(1, code)
 
 
 def count_url_refusal(reason: Refusal) -> None:
     """A URL refused a call."""
-    _refused_by_urls.labels(reason).inc()
+    _refused_by_urls.add(1, reason.value)
 
 
 def count_exported(signal: str, count: int) -> None:
     """The collector has taken so many."""
-    _exported.labels(signal).inc(count)
+    _exported.add(count, signal)
 
 
 def count_not_exported(signal: str, reason: str, count: int) -> None:
     """So many were dropped. `reason`: "failed" or "full"."""
-    _not_exported.labels(signal, reason).inc(count)
+    _not_exported.add(count, signal, reason)
 
 
 def show_memory(held_mib: float, budget_mib: float) -> None:
@@ -256,7 +283,7 @@ def show_pools(counts: Iterable[PoolCounts]) -> None:
     """The instances, as they are counted at this moment."""
     total = sum_counts(counts)
     for state in ("warming", "ready", "busy", "recycling", "terminating"):
-        _instances.labels(state).set(getattr(total, state))
+        _instances.set(getattr(total, state), state)
 
 
 def show_waiting(waiting: int) -> None:
@@ -279,20 +306,20 @@ def show_members(states: Mapping[str, int], ages_s: Mapping[str, float]) -> None
     """The nodes of the fleet: how many are in each state, and how old the last beat of each is."""
     _members.clear()
     for state, count in states.items():
-        _members.labels(state).set(count)
+        _members.set(count, state)
     _unmoved.clear()
     for node, age_s in ages_s.items():
-        _unmoved.labels(node).set(age_s)
+        _unmoved.set(age_s, node)
 
 
 def count_take_over() -> None:
     """This node has taken another one over."""
-    _take_overs.inc()
+    _take_overs.add(1)
 
 
 def count_image_fetch(outcome: str) -> None:
     """This node has got an image from another one, or has not."""
-    _image_fetches.labels(outcome).inc()
+    _image_fetches.add(1, outcome)
 
 
 def show_images_lacking(count: int) -> None:
@@ -300,11 +327,22 @@ def show_images_lacking(count: int) -> None:
     _images_lacking.set(count)
 
 
-def families() -> list[Metric]:
-    """Everything, as prometheus_client collects it."""
-    return list(registry.collect())
+def families() -> "list[Metric]":
+    """Everything, as prometheus_client has it."""
+    return [one.family() for one in _all]
 
 
-def text() -> str:
-    """Everything, in the text format."""
-    return generate_latest(registry).decode()
+class _Registry:
+    """What `generate_latest` asks."""
+
+    def collect(self) -> "Iterable[Metric]":
+        return families()
+
+
+def text() -> tuple[str, str]:
+    """Everything, in the text format, and its media type. In a thread, since it may load the
+    library first.
+    """
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - see above
+
+    return generate_latest(cast("Collector", _Registry())).decode(), CONTENT_TYPE_LATEST
