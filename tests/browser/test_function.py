@@ -567,8 +567,10 @@ def test_which_version_answers_is_said_while_another_is_deployed(page: Page, sit
     site.wake()
     expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
     expect(page.get_by_text("is being deployed")).to_have_count(0)
+    expect(outcome).to_contain_text("not version 2, which serves now")
     page.get_by_role("button", name=re.compile("^Call")).click()
-    expect(outcome).to_contain_text("version 2")
+    expect(outcome).to_contain_text(re.compile("ms.*version 2"))
+    expect(outcome).not_to_contain_text("serves now")
 
 
 def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]) -> None:

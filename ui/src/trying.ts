@@ -31,10 +31,13 @@ export interface Trial {
   variables: Signal<readonly Variable[]>;
   mode: Signal<Mode>;
   run: Signal<Run | null>;
+  /** Whether it was to repeat a call whose payload this tab does not know. */
+  isUnknown: Signal<boolean>;
 }
 
 const DRAWN_EVERY_MS = 100;
 const KEPT = "quiltfn.payloads.";
+const SENT = `${KEPT}by-call`;
 const KEPT_MOST = 20;
 const KEPT_MOST_CHARACTERS = 200_000;
 
@@ -49,6 +52,7 @@ export function trialOf(id: string): Trial {
     variables: signal([]),
     mode: signal("stream"),
     run: signal(null),
+    isUnknown: signal(false),
   };
   trials.set(id, made);
   return made;
@@ -67,22 +71,32 @@ export function withPayload(known: readonly string[], payload: string): string[]
   return all.filter((one) => (size += one.length) <= KEPT_MOST_CHARACTERS);
 }
 
-/** Payloads by the call that they were sent with, the newest ones. */
-const sent = new Map<string, string>();
-
-function remember(call: string, payload: string): void {
-  sent.delete(call);
-  sent.set(call, payload);
-  let size = 0;
-  for (const [one, text] of [...sent].reverse()) {
-    size += one.length + text.length;
-    if (size > KEPT_MOST_CHARACTERS) sent.delete(one);
-  }
+/** Payloads by the call that they were sent with, the newest ones; they outlive a reload. */
+function sent(): Map<string, string> {
+  const kept: unknown = JSON.parse(sessionStorage.getItem(SENT) ?? "[]");
+  return new Map(Array.isArray(kept) ? kept : []);
 }
 
-/** Fills the box in which a function is called with what this tab sent with a call, if it did. */
+function remember(call: string, payload: string): void {
+  const all = sent();
+  all.delete(call);
+  all.set(call, payload);
+  let size = 0;
+  for (const [one, text] of [...all].reverse()) {
+    size += one.length + text.length;
+    if (size > KEPT_MOST_CHARACTERS) all.delete(one);
+  }
+  store(SENT, [...all]);
+}
+
+/** Fills the box in which a function is called with what this tab sent with a call, if it did. The
+ * answer to another call that stood there goes.
+ */
 export function prepare(id: string, call: string): void {
-  trialOf(id).payload.value = sent.get(call) ?? "";
+  const trial = trialOf(id), known = sent().get(call);
+  trial.payload.value = known ?? "";
+  trial.isUnknown.value = known === undefined;
+  if (trial.run.peek()?.isOver) trial.run.value = null;
 }
 
 /** Notes what was sent to a function from another page, for the box in which it is called. */
@@ -90,12 +104,16 @@ export function noteSent(id: string, call: string, payload: string): void {
   keep(id, payload);
   remember(call, payload);
   trialOf(id).payload.value = payload;
+  trialOf(id).isUnknown.value = false;
 }
 
 function keep(id: string, payload: string): void {
-  if (payload === "") return;
+  if (payload !== "") store(KEPT + id, withPayload(history(id), payload));
+}
+
+function store(key: string, value: unknown): void {
   try {
-    sessionStorage.setItem(KEPT + id, JSON.stringify(withPayload(history(id), payload)));
+    sessionStorage.setItem(key, JSON.stringify(value));
   } catch {
     // The storage is full: what is kept stays as it is.
   }
@@ -104,7 +122,6 @@ function keep(id: string, payload: string): void {
 effect(() => {
   if (!needsKey.value) return;
   trials.clear();
-  sent.clear();
   const all = Object.keys(globalThis.sessionStorage ?? {});
   for (const key of all) if (key.startsWith(KEPT)) sessionStorage.removeItem(key);
 });
@@ -114,6 +131,7 @@ const leaving = new WeakMap<Trial, AbortController>();
 /** Calls the function, unless a call of the trial is under way. */
 export async function start(id: string, trial: Trial): Promise<void> {
   if (trial.run.peek()?.isOver === false) return;
+  trial.isUnknown.value = false;
   const mode = trial.mode.peek();
   const abort = new AbortController();
   leaving.set(trial, abort);

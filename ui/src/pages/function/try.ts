@@ -65,6 +65,8 @@ function Payload({ id, trial }: { id: string; trial: Trial }) {
         }} />
       <small id="payload-about" class="muted">${isBrokenJson(text)
         ? "This is no valid JSON: it is sent as text."
+        : trial.isUnknown.value && text === ""
+        ? "What that call was given was not kept."
         : ""}</small></div>
     ${earlier.length > 0 && html`
       <div class="field"><label for="earlier">Sent earlier</label><select class="text mono" id="earlier"
@@ -121,15 +123,19 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
   const status = run.isOver ? record?.status : record?.status ?? "running";
   const id = record?.invocation_id ?? run.id;
   return html`
-    <div class="outcome" role="status">${status && html`<${Status} of=${status} />`}${run.isOver
-      ? record &&
-        html`<span class="num">${duration(record.duration_ms)}</span>${
-          record.exit_code !== null && html`<span class="num muted">exit ${record.exit_code}</span>`
-        }`
-      : html`<span class="num muted">${seconds} s</span>`}${record?.cold_start &&
-      html`<span class="cold">cold</span>`}${timeline?.version &&
-      html`<span class="num muted">version ${timeline.version}</span>`}${id &&
-      html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
+    <div class="outcome"
+      role="status">${status && html`<${Status} of=${status} />`}${run.isOver
+        ? record &&
+          html`<span class="num">${duration(record.duration_ms)}</span>${
+            record.exit_code !== null &&
+            html`<span class="num muted">exit ${record.exit_code}</span>`
+          }`
+        : html`<span class="num muted">${seconds} s</span>`}${record?.cold_start &&
+        html`<span class="cold">cold</span>`}${timeline?.version &&
+        html`<span class="num muted">version ${timeline.version}</span>`}${timeline?.version &&
+        timeline.version !== one.current_version &&
+        html`<span class="badge old">not version ${one.current_version}, which serves now</span>`}${id &&
+        html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
     ${run.problem && html`<${Notice} of=${run.problem} />`}
     ${record?.error_message &&
       html`<p class="small ended">${visible(endOf(record) ?? "")}</p>`}
@@ -187,7 +193,8 @@ export function TryIt({ one }: { one: Function }) {
   return html`
     <section class="card column" aria-labelledby="try" ref=${box}
       onKeyDown=${keys}><header><h2 id="try">Try it</h2
-      ><span class="push" /> ${isRunning &&
+      ><span class="num muted small">calls version ${one
+        .current_version}</span><span class="push" /> ${isRunning &&
         html`
           <button class="button" type="button"
             onClick=${stop}>${stopping.value

@@ -245,7 +245,7 @@ export function Versions({ one }: { one: Function }) {
     ${!all ? html`<${Waiting} />` : html`
       <section class="card" aria-labelledby="versions">
         <header><h2 id="versions">Versions</h2
-            ><span class="muted small wide">A version never changes. Any of them can be made to serve.</span
+            ><span class="muted small wide">A version never changes. Serve sends calls to it, if it can start.</span
             ></header>
         <div class="scrolls">
           <table class="table">
