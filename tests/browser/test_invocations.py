@@ -108,3 +108,25 @@ def test_nothing_is_wider_than_the_window(
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.locator("[aria-busy=true]")).to_have_count(0)
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
+
+
+def test_on_a_telephone_the_filters_open_and_say_how_many_are_set(
+    open_page: Callable[..., Page], busy: Function
+) -> None:
+    page = open_page(viewport={"width": 390, "height": 844})
+    page.goto(f"/ui/#/invocations?function={busy.id}")
+    top = rows(page).first.bounding_box()
+    assert top is not None
+    assert top["y"] < 844 / 4
+    button = page.get_by_role("button", name="Filters (1)")
+    expect(page.get_by_role("group", name="Filters")).to_be_hidden()
+    button.click()
+    page.get_by_label("Status").select_option("failed")
+    expect(count(page)).to_have_text(str(MANY // 10))
+    expect(page.get_by_role("button", name="Filters (2)")).to_be_visible()
+    # Where the reader is is not faded.
+    here = page.get_by_role("link", name="Invocations", exact=True).bounding_box()
+    row = page.get_by_role("navigation", name="Pages").bounding_box()
+    assert here is not None
+    assert row is not None
+    assert here["x"] - row["x"] >= 48

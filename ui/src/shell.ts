@@ -82,6 +82,8 @@ function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
   return Ready && html`<${Ready} ...${parameters} />`;
 }
 
+const FADE_PX = 56; // at an edge where the row goes on, what is there is faded
+
 function Navigation({ here }: { here: Page | undefined }) {
   const current = here?.nav ?? here?.under;
   const nav = useRef<HTMLElement>(null);
@@ -89,7 +91,7 @@ function Navigation({ here }: { here: Page | undefined }) {
   useEdges(nav);
   useEffect(() => {
     const at = nav.current?.querySelector<HTMLElement>("[aria-current]");
-    if (at) nav.current?.scrollTo({ left: at.offsetLeft - nav.current.offsetLeft });
+    if (at) nav.current?.scrollTo({ left: at.offsetLeft - nav.current.offsetLeft - FADE_PX });
   }, [current, named.length]);
   return html`<nav aria-label="Pages" ref=${nav}>${
     named.map((one) =>
@@ -115,7 +117,7 @@ function Brand() {
 function Account() {
   const me = who.value;
   if (!me || needsKey.value) return null;
-  return html`<span class="account small muted wide" title="tenant, scope">${me.tenant_id}, ${me.scope}</span>
+  return html`<span class="account small muted wide" title=${`tenant ${me.tenant_id}, scope ${me.scope}`}>${me.tenant_id}, ${me.scope}</span>
     ${
     me.needs_credential &&
     html`<button class="button quiet" type="button" onClick=${signOut}>Sign out</button>`

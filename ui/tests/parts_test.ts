@@ -17,7 +17,7 @@ import { Status } from "../src/parts/status.ts";
 import { Steps } from "../src/parts/steps.ts";
 import { Ago } from "../src/parts/time.ts";
 import { dismiss, toast, toasts } from "../src/parts/toast.ts";
-import { coldSentence, lanes, Waterfall } from "../src/parts/waterfall.ts";
+import { coldSentence, lanes, ranSentence, Waterfall } from "../src/parts/waterfall.ts";
 import { Refused } from "../src/api.ts";
 import { fieldIn, saidOf } from "../src/parts/failing.ts";
 import { route } from "../src/router.ts";
@@ -108,6 +108,17 @@ Deno.test("phases stand one behind the other and fill the whole", () => {
 
 Deno.test("a warm call says so", () =>
   assert.match(coldSentence({ cold_start: false, cold_reason: null }), /^Warm/));
+
+Deno.test("a long call says whether the time was the handler's own", () => {
+  const phases = (queued: number, ran: number) => [
+    { name: "queued", microseconds: queued * 1000 },
+    { name: "ran", microseconds: ran * 1000 },
+  ];
+  assert.match(ranSentence(phases(1, 118)), /^The handler itself took 118 ms of the 119 ms/);
+  assert.match(ranSentence(phases(0, 118)), /^The handler itself took all of the 118 ms/);
+  assert.equal(ranSentence(phases(100, 118)), "");
+  assert.equal(ranSentence(phases(0, 12)), "");
+});
 
 Deno.test("a gap in the data is a gap in the line", () =>
   assert.deepEqual(runs([1, 2, null, 3]), [[[0, 1], [1, 2]], [[3, 3]]]));

@@ -167,8 +167,8 @@ MaxInstances = Annotated[
 CleanupOnExit = Annotated[
     bool,
     about(
-        "whether nothing of a call is left for the next one; else /tmp and the interpreter keep "
-        "their state",
+        "whether each call begins afresh; otherwise it finds what calls before it left in /tmp "
+        "and in the interpreter",
         True,
         short="cleanup",
     ),

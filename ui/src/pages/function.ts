@@ -189,10 +189,10 @@ function PoolStrip({ one }: { one: Function }) {
         html`<span class=${`key ${kind} ${many ? "" : "none"}`} key=${kind} title=${
           KINDS[kind as keyof typeof KINDS]
         }><b>${many}</b> ${kind}</span>`
-      )}<span>of ${one.min_instances} to ${one.max_instances}</span>
+      )}<span>between ${one.min_instances} and ${counted(one.max_instances, "instance")}</span>
       <span title="What they count in the memory budget: the limit where a call is in one">${bytes(
         (counts.memory_mib ?? 0) * MIB,
-      )}</span></span></section>
+      )} of memory</span></span></section>
   `;
 }
 

@@ -53,7 +53,8 @@ function Facts({ of, timeline }: { of: Invocation; timeline: Timeline | null }) 
       ${of.exit_code !== null && html`<span>exit code <b class="num">${of.exit_code}</b></span>`}
       ${timeline?.version && html`<span>version <b class="num">${timeline.version}</b></span>`}
       ${
-    timeline?.source && html`<span>by <b>${FROM[timeline.source] ?? timeline.source}</b></span>`
+    timeline?.source &&
+    html`<span title=${FROM[timeline.source]}>source <b>${timeline.source}</b></span>`
   }
       <span>on <b>${of.execution_node_id}</b></span>
       <span class="mono small">${of.invocation_id}</span></p>`;

@@ -124,25 +124,37 @@ function FunctionPick() {
 }
 
 function Filters() {
-  const isAny = NAMES.some((name) => filters[name].value !== "");
-  return html`<div class="bar" role="group" aria-label="Filters"><${FunctionPick} />
-    <${Pick} label="Status" of="status" options=${[["", "Any status"], ...same(STATUSES)]} />
-    <${Pick} label="Start" of="start" options=${[["", "Cold or warm"], ["cold", "cold starts"], [
-    "warm",
-    "warm calls",
-  ]]} />
-    <${Pick} label="Source" of="source" options=${[["", "Any source"], ...same(SOURCES)]} />
-    <${Pick} label="Time" of="since" options=${[["", "Any time"], ["1h", "the last hour"], [
-    "24h",
-    "the last 24 hours",
-  ], ["7d", "the last 7 days"]]} />
-    <label class="pick slow"><span>took at least</span><input type="number" min="0" max="999999999"
-      value=${filters.slow.value} onInput=${(event: Event) => {
-    filters.slow.value = (event.target as HTMLInputElement).value;
-  }} /> ms</label>
-    ${
-    isAny && html`<button class="button quiet" type="button" onClick=${clear}>Clear</button>`
-  }</div>`;
+  const many = NAMES.filter((name) => filters[name].value !== "").length;
+  const isOpen = useSignal(false);
+  // On a telephone they would take half of the window.
+  return html`
+    <button class="button narrow filters-button" type="button" aria-expanded=${isOpen.value}
+      aria-controls="filters" onClick=${() => {
+        isOpen.value = !isOpen.value;
+      }}>Filters${many > 0 && ` (${many})`}</button><div id="filters"
+      class=${`bar filters ${isOpen.value ? "open" : ""}`} role="group"
+      aria-label="Filters"><${FunctionPick} />
+        <${Pick} label="Status" of="status" options=${[["", "Any status"], ...same(STATUSES)]} />
+        <${Pick} label="Start" of="start" options=${[
+          ["", "Cold or warm"],
+          ["cold", "cold starts"],
+          [
+            "warm",
+            "warm calls",
+          ],
+        ]} />
+        <${Pick} label="Source" of="source" options=${[["", "Any source"], ...same(SOURCES)]} />
+        <${Pick} label="Time" of="since" options=${[["", "Any time"], ["1h", "the last hour"], [
+          "24h",
+          "the last 24 hours",
+        ], ["7d", "the last 7 days"]]} />
+        <label class="pick slow"><span>took at least</span><input type="number" min="0" max="999999999"
+          value=${filters.slow.value} onInput=${(event: Event) => {
+            filters.slow.value = (event.target as HTMLInputElement).value;
+          }} /> ms</label>
+        ${many > 0 &&
+          html`<button class="button quiet" type="button" onClick=${clear}>Clear</button>`}</div>
+  `;
 }
 
 function clear() {

@@ -1,7 +1,7 @@
 // What asked for a call, in words; by the names of the API.
 export const FROM: Record<string, string> = {
-  sync: "a caller who waited or followed it",
-  async: "a caller who queued it",
+  sync: "a caller who waited",
+  async: "a caller who did not wait",
   schedule: "a schedule",
   url: "a request to the function's URL",
   redrive: "a dead letter that was queued again",

@@ -8,11 +8,11 @@ type Shape = Pick<Timeline, "cold_start" | "cold_reason" | "phases">;
 
 // What a phase is drawn as, and what it means.
 const PHASES: Record<string, [kind: string, about: string]> = {
-  queued: ["wait", "in line for an instance"],
-  placed: ["cold", "a sandbox was made"],
-  specialised: ["cold", "it became this version's"],
-  ran: ["run", "the handler"],
-  recorded: ["book", "its record was written"],
+  queued: ["wait", "waited for an instance"],
+  placed: ["cold", "sandbox started"],
+  specialised: ["cold", "runtime and code loaded"],
+  ran: ["run", "the handler's own time"],
+  recorded: ["book", "record written"],
 };
 const REASONS: Record<string, string> = {
   first: "no instance had stood since the server's start or the last deploy. A minimum of one " +
@@ -29,6 +29,20 @@ const REASONS: Record<string, string> = {
 export function coldSentence(of: Pick<Timeline, "cold_start" | "cold_reason">): string {
   if (!of.cold_start) return "Warm: an instance stood ready.";
   return `Cold: ${REASONS[of.cold_reason ?? ""] ?? "an instance had to be started."}`;
+}
+
+const LONG_MS = 20, MOSTLY = 0.9;
+
+/** What else the phases say: that most of a long time was the handler's own; empty where it was not. */
+export function ranSentence(phases: Shape["phases"]): string {
+  const whole = phases.reduce((sum, one) => sum + one.microseconds, 0) / 1000;
+  const ran = (phases.find(({ name }) => name === "ran")?.microseconds ?? 0) / 1000;
+  if (ran < LONG_MS || ran < MOSTLY * whole) return "";
+  const [part, all] = [duration(ran), duration(whole)];
+  return `The handler itself took ${
+    part === all ? "all" : part
+  } of the ${all}: its code, what it ` +
+    "imports while it runs, and its wait for a processor.";
 }
 
 export interface Lane {
@@ -71,7 +85,7 @@ export function Waterfall({ timeline }: { timeline: Shape }) {
   const all = lanes(timeline);
   const whole = all.reduce((sum, one) => sum + one.ms, 0) || 0.001;
   return html`
-    <p class="sentence">${coldSentence(timeline)}</p>
+    <p class="sentence">${coldSentence(timeline)} ${ranSentence(timeline.phases)}</p>
     <div
       class="waterfall"><div role="table" aria-label="Phases" class="row">${all.map((one) =>
         html`<${LaneRow} one=${one} key=${one.name} />`
