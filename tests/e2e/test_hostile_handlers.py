@@ -192,7 +192,8 @@ def test_memory_of_every_kind_is_the_sandboxs_own(server: Server, eater: str) ->
 FILL = r"""
 import errno, json, os
 told = {}
-for place in ("/tmp", "/dev/shm", "/dev", "/", "/app", "/usr", "/etc"):
+# Of places that the environment names, only the bytes that go in.
+for place in os.environ.get("PLACES", "/tmp /dev/shm /dev / /app /usr /etc").split():
     wrote, why = 0, ""
     try:
         for n in range(8):
@@ -207,7 +208,7 @@ for place in ("/tmp", "/dev/shm", "/dev", "/", "/app", "/usr", "/etc"):
         except OSError: pass
     made = 0
     try:
-        while True:
+        while "PLACES" not in os.environ:
             os.mknod(f"{place}/i{made}")
             made += 1
     except OSError as error:
