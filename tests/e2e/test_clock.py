@@ -4,7 +4,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.server import Function, Server, short_dir, until
+from e2e.server import Function, Server, short_dir, until, watched
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -39,15 +39,17 @@ class Jump:
         return [sys.executable, str(HERE / "jumping.py"), str(self.library), str(self.file)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def jump() -> Iterator[Jump]:
     with short_dir() as root:
         yield Jump(root)
 
 
-@pytest.fixture
-def server(jump: Jump, another: Callable[..., Server]) -> Server:
-    return another(program=jump.program).start()
+@pytest.fixture(scope="module")
+def server(jump: Jump) -> Iterator[Server]:
+    """Its clock is the real one at the beginning of each test, and at its end."""
+    with watched(program=jump.program) as one:
+        yield one.start()
 
 
 def seen(server: Server) -> int:
@@ -135,3 +137,4 @@ def test_an_hour_back_leaves_ends_behind_starts_and_the_order_as_it_was(
     record = function.records()[in_order(function)[-1]]
     assert record["status"] == "interrupted"
     assert record["ended_at"] == record["started_at"]
+    jump.set(0)
