@@ -163,6 +163,7 @@ def test_a_call_is_shown_as_a_line_for_a_terminal(
     open_at(page, one)
     page.get_by_label("Payload").fill("it's me")
     page.get_by_text("This call from a terminal").click()
+    assert page.get_by_text("curl -sS").evaluate("(one) => one.scrollWidth <= one.clientWidth")
     camera.take(page, "call-line")
     answered = json.loads(delivered(str(page.get_by_text("curl -sS").text_content())))
     assert (answered["status"], answered["stdout"]) == ("success", "it's me, ")
@@ -600,6 +601,8 @@ def test_an_instance_that_is_kept_for_a_rollback_is_parked_not_warming(
     page.reload()
     expect(pool.get_by_role("img", name=shown)).to_be_visible()
     expect(pool.get_by_title("kept for a rollback").last).to_have_text("1 parked")
+    expect(pool).to_contain_text("between 0 and 5 instances")
+    expect(pool).to_contain_text(re.compile("MiB of memory$"))
 
 
 def test_dead_letters_are_redriven_and_dropped(

@@ -23,6 +23,11 @@ def found(name: str) -> str:
     return f"/ui/#/?q={name}"
 
 
+def test_who_the_page_speaks_for_is_named(page: Page) -> None:
+    page.goto("/ui/")
+    expect(page.get_by_title("tenant default, scope operator")).to_be_visible()
+
+
 def line(page: Page, state: str, timeout_s: float = 5) -> None:
     expect(page.locator(".line")).to_have_attribute("data-state", state, timeout=timeout_s * 1000)
 

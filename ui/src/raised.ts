@@ -4,7 +4,7 @@ import { send } from "./api.ts";
 
 const TRACEBACK = "Traceback (most recent call last):\n";
 const EXCEPTION = /^[A-Za-z_][\w.]*(?:: |$)/;
-const NODE_FRAME = /^ {4}at .*?([^/\s():]+):(\d+)(?::\d+)?\)?$/;
+const NODE_FRAME = /^ {4}at .*?([^/\s():]+):(\d+)(?::\d+)?\)?(?: \{)?$/;
 const FRAME = /^ {2}File "([^"\n]*)", line (\d+)/;
 const OWN = "/app/";
 const SAID_CHARACTERS = 120;

@@ -24,6 +24,8 @@ Deno.test("what Node threw is the line above its stack", () => {
   const log = "begin\nTypeError: x is not a function\n    at inner (file:///app/main.mjs:3:9)\n" +
     "    at handler (file:///app/main.mjs:7:1)\n";
   assert.equal(raisedIn(log), "TypeError: x is not a function (main.mjs, line 3)");
+  const more = "Error: no\n    at handler (file:///app/main.mjs:2:9) {\n  code: 1\n}\n";
+  assert.equal(raisedIn(more), "Error: no (main.mjs, line 2)");
   assert.equal(raisedIn("said\n\n    at lunch:12\n"), null);
 });
 
