@@ -70,6 +70,8 @@ def test_each_template_answers_its_first_call_and_a_request(
     begin = page.get_by_label("Begin with")
     begin.select_option(str(begin.get_by_text(template).text_content()))
     camera.take(page, f"new-{language}")
+    if template == HELLO and language != "shell":
+        expect(page.locator("q-code .cm-content")).to_contain_text("parsed if it is JSON")
     make(page)
     answer = page.get_by_role("region", name="Answer")
     expect(answer).to_contain_text("success", timeout=scaled(20_000))

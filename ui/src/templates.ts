@@ -23,7 +23,8 @@ export const TEMPLATES: Record<Language, readonly [Template, ...Template[]]> = {
       code: `def handler(event, context):
     """Runs once for each call. What it returns is the answer.
 
-    event: the payload, as JSON says it; other text as a str, and None where it is empty.
+    event: the payload, parsed if it is JSON,
+    else a str; None if it is empty.
     """
     name = event or "world"
     return {"hello": name}
@@ -68,7 +69,9 @@ def handler(event, context):
       title: ANSWERS,
       code: `/**
  * Runs once for each call. What it returns is the answer.
- * event: the payload, as JSON says it; other text as a string, and null where it is empty.
+ *
+ * event: the payload, parsed if it is JSON,
+ * else a string; null if it is empty.
  */
 export async function handler(event) {
   return { hello: event ?? "world" };

@@ -141,19 +141,21 @@ function Answer({ of: { call: of, version }, name, id }: {
   name: string;
   id: string;
 }) {
-  return html`<section class="card after" aria-labelledby="answer"><header><h2 id="answer">Answer</h2>
-      <${Status} of=${of.status} /><span class="num muted small">version ${version}</span><span class="num muted small">${
-    duration(of.duration_ms)
-  }</span>
-      ${of.cold_start && html`<span class="cold">cold</span>`}
-      <a class="push" href=${href(["functions", id])}>Go to ${name}</a></header>
-    ${of.error_message && html`<p class="inside">${visible(endOf(of) ?? "")}</p>`}
-    ${of.stdout && html`<${Output} text=${of.stdout} label="Output" />`}
-    ${
-    of.stderr &&
-    html`<${Output} text=${of.stderr} label="Log" isError=${of.status !== "success"} />`
-  }
-    ${!of.stdout && !of.stderr && html`<p class="empty">It wrote nothing.</p>`}</section>`;
+  return html`
+    <section class="card after"
+      aria-labelledby="answer"><header class="wraps"><h2 id="answer">Answer</h2>
+          <${Status} of=${of
+            .status} /><span class="num muted small">version ${version}</span><span class="num muted small">${duration(
+              of.duration_ms,
+            )}</span>
+          ${of.cold_start && html`<span class="cold">cold</span>`}
+          <a class="push" href=${href(["functions", id])}>Go to ${name}</a></header>
+        ${of.error_message && html`<p class="inside">${visible(endOf(of) ?? "")}</p>`}
+        ${of.stdout && html`<${Output} text=${of.stdout} label="Output" />`}
+        ${of.stderr &&
+          html`<${Output} text=${of.stderr} label="Log" isError=${of.status !== "success"} />`}
+        ${!of.stdout && !of.stderr && html`<p class="empty">It wrote nothing.</p>`}</section>
+  `;
 }
 
 const SAID: Record<Step, string> = {
