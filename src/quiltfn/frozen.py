@@ -8,8 +8,7 @@ from typing import Any, Self, dataclass_transform
 NOTHING = object()
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-class Frozen:
+class _ByKeywords:
     """Its attributes are the annotations of its class and of all bases, with what each is by
     default.
     """
@@ -35,9 +34,6 @@ class Frozen:
         """The same with these changes."""
         return type(self)(**(vars(self) | changes))
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} does not change: {name}")
-
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
 
@@ -46,3 +42,18 @@ class Frozen:
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({values})"
+
+
+@dataclass_transform(kw_only_default=True)
+class ByKeywords(_ByKeywords):
+    """Made by keywords; its attributes may change. What each is by default is shared, so that no
+    list or dictionary can be one.
+    """
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Frozen(_ByKeywords):
+    """Made by keywords; its attributes do not change."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} does not change: {name}")

@@ -3,7 +3,7 @@
 import os
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -200,7 +200,7 @@ def test_a_base_image_is_below_the_skeleton_whatever_it_has_there(bench: Bench) 
         (bench.place / "roots").mkdir()
         roots = Roots(bench.place / "roots", bench.host, over)
         for isolation in (oci.CRUN, oci.GVISOR):
-            spec = replace(SPEC, app=bench.place / "app", base=base, isolation=isolation)
+            spec = SPEC.replace(app=bench.place / "app", base=base, isolation=isolation)
             roots.make("one", spec)
             host, rest = roots.described("one", spec)
             root = Path(host.root)
@@ -247,5 +247,5 @@ def test_a_base_image_is_refused_where_no_overlay_can_be_mounted(
     roots = Roots(bench.place / "roots", bench.host, over)
     roots.check(bench.place)
     with pytest.raises(OSError, match="No such device"):
-        roots.make("one", replace(SPEC, base=bench.place / "app"))
+        roots.make("one", SPEC.replace(base=bench.place / "app"))
     assert [one.name for one in (bench.place / "roots").iterdir()] == ["empty"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quiltfn.frozen import Frozen
+from quiltfn.frozen import ByKeywords, Frozen
 
 
 class Address(Frozen):
@@ -30,6 +30,20 @@ def test_it_has_what_it_is_given_and_else_the_default() -> None:
     one = Server(host="a", name="x")
     assert (one.host, one.port, one.name) == ("a", 80, "x")
     assert Server(host="a", name="x", port=81).port == 81
+
+
+class Job(ByKeywords):
+    name: str
+    pid: int = 0
+
+
+def test_what_may_change_changes_for_itself_alone() -> None:
+    one, other = Job(name="a"), Job(name="a")
+    one.pid = 5
+    assert (one.pid, other.pid, Job.pid) == (5, 0, 0)
+    assert one != other
+    with pytest.raises(TypeError, match="Job needs name"):
+        Job(pid=1)  # type: ignore[call-arg]
 
 
 def test_what_is_missing_or_unknown_is_named() -> None:

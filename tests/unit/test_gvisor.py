@@ -1,7 +1,6 @@
 """What gVisor's runsc is told: the fence of every sandbox, said so that runsc keeps it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 
 Config = dict[str, Any]
 HOST = oci.Host(machine="x86_64", root="/root", binds={"/usr": "/usr"}, oom_score_min=0)
-LIMITS = replace(GVISOR_PROBE, cpu_percent=100.0, tmp_mib=512, open_files=4096)
+LIMITS = GVISOR_PROBE.replace(cpu_percent=100.0, tmp_mib=512, open_files=4096)
 
 
 def made(isolation: str, *writable: str) -> Config:

@@ -1,6 +1,5 @@
 """The verdict over what was seen of the probe: every protection that is missing is named."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,12 +35,12 @@ GOOD = Seen(
 
 
 def status(**change: str) -> Seen:
-    return replace(GOOD, status=GOOD.status | change)
+    return GOOD._replace(status=GOOD.status | change)
 
 
 def limits(**change: str | None) -> Seen:
     changed = GOOD.limits | change
-    return replace(GOOD, limits={name: n for name, n in changed.items() if n is not None})
+    return GOOD._replace(limits={name: n for name, n in changed.items() if n is not None})
 
 
 @pytest.mark.parametrize("mode", ["v1", "v2", "hybrid"])
@@ -81,7 +80,7 @@ MISSING = {
         status(Uid="1000\t" * 4),
     ],
     "namespaces": [
-        replace(GOOD, namespaces=GOOD.namespaces - {name})
+        GOOD._replace(namespaces=GOOD.namespaces - {name})
         for name in ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
     ],
     "seccomp": [status(Seccomp="0"), status(Seccomp="1"), status(Seccomp="")],
@@ -157,16 +156,16 @@ def test_a_whole_sentry_is_reported_as_it_was_seen() -> None:
 
 SENTRY_MISSING = {
     "user_namespace": [
-        replace(SENTRY, status=SENTRY.status | {"Uid": uid * 4}) for uid in ("0\t", "65534\t")
+        SENTRY._replace(status=SENTRY.status | {"Uid": uid * 4}) for uid in ("0\t", "65534\t")
     ],
     "namespaces": [
-        replace(SENTRY, namespaces=SENTRY.namespaces - {one}) for one in sorted(SENTRY.namespaces)
+        SENTRY._replace(namespaces=SENTRY.namespaces - {one}) for one in sorted(SENTRY.namespaces)
     ],
-    "seccomp": [replace(SENTRY, status=SENTRY.status | {"Seccomp": one}) for one in ("0", "")],
-    "no_new_privileges": [replace(SENTRY, status=SENTRY.status | {"NoNewPrivs": "0"})],
-    "socket_limit": [replace(SENTRY, limits=SENTRY.limits | {"sockets": "9" * 19})],
+    "seccomp": [SENTRY._replace(status=SENTRY.status | {"Seccomp": one}) for one in ("0", "")],
+    "no_new_privileges": [SENTRY._replace(status=SENTRY.status | {"NoNewPrivs": "0"})],
+    "socket_limit": [SENTRY._replace(limits=SENTRY.limits | {"sockets": "9" * 19})],
     **{
-        f"{name}_limit": [replace(SENTRY, limits=SENTRY.limits | {name: "max"})]
+        f"{name}_limit": [SENTRY._replace(limits=SENTRY.limits | {name: "max"})]
         for name in ("memory", "swap", "cpu", "pids")
     },
 }

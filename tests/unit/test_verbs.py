@@ -3,7 +3,6 @@
 import json
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,7 +122,7 @@ def test_what_a_sandbox_may_use_is_within_the_operators_bounds(name: str, most: 
         made = ask(CREATE | {name: value})
         assert isinstance(made, Create)
         room: dict[str, Any] = {name: value}
-        assert made.limits == replace(LIMITS, **room)
+        assert made.limits == LIMITS.replace(**room)
     for wrong in (0, -1, most + 1, 1.0, True, "1", None):
         with pytest.raises(Refused, match=name):
             ask(CREATE | {name: wrong})

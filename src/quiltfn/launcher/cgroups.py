@@ -8,10 +8,10 @@ the v1 controllers that are used. On every host the groups of a server have one 
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from quiltfn.frozen import Frozen
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.cgroup_tree import children, kill_members, remove_tree, write
 
@@ -43,8 +43,7 @@ class CgroupsUnusable(Exception):
     """This host's control groups cannot enforce the limits (a sentence for the operator)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Frozen):
     """What can be set anew at any time: memory in MiB, processor in percent of one core."""
 
     memory_mib: int
@@ -60,7 +59,6 @@ class Limits:
         return quota, period
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxLimits(Limits):
     """What one sandbox may use: also processes and threads, MiB of /tmp and of one file, open files
     of one process. The server says all of it; nothing is assumed here.

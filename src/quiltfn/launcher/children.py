@@ -10,12 +10,11 @@ import os
 import selectors
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class _Watched:
+class _Watched(NamedTuple):
     pidfd: int
     ended: Callable[[int], None]
 
@@ -81,8 +80,7 @@ class Children:
                 watched.ended(-end.si_status if killed else end.si_status)
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """One process of the machine."""
 
     pid: int

@@ -16,9 +16,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from quiltfn.frozen import ByKeywords
 from quiltfn.launcher import confine, syscalls
 from quiltfn.launcher import egress_rules as rules
 from quiltfn.launcher.cgroups import Cgroups, Limits
@@ -44,8 +45,7 @@ Blocked = tuple[int, tuple[rules.Destination, ...]]
 NOTHING_BLOCKED: Blocked = (0, ())
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """The host's network when a sandbox is made. `resolv_conf`: the proxy's."""
 
     addresses: set[str]
@@ -57,8 +57,7 @@ class Seen:
         return rules.resolvers_of(self.resolv_conf, v6=self.v6)
 
 
-@dataclass(slots=True)
-class EgressProxy:
+class EgressProxy(ByKeywords):
     """The network of one sandbox. `path`: what crun joins; `resolv_conf`: the sandbox's own."""
 
     name: str
@@ -70,7 +69,7 @@ class EgressProxy:
     _kill: Callable[[], None]
     _on_lost: Callable[[], None]
     is_alive: bool = True
-    _on_gone: list[Callable[[], None]] = field(default_factory=list)
+    _on_gone: list[Callable[[], None]]
     _last: Blocked = NOTHING_BLOCKED
 
     def end(self) -> None:
@@ -251,9 +250,15 @@ class Egress:
         netns.give_tap()
         os.close(tell)
         proxy = EgressProxy(
-            *(name, netns.path, inner, netns, seen.addresses, ready),
-            lambda: self._children.kill(pid),
-            on_lost,
+            name=name,
+            path=netns.path,
+            resolv_conf=inner,
+            _netns=netns,
+            _denied=seen.addresses,
+            _ready=ready,
+            _kill=lambda: self._children.kill(pid),
+            _on_lost=on_lost,
+            _on_gone=[],
         )
         try:
             self._children.watch_new(pid, lambda _: self._ended(proxy))

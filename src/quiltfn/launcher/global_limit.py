@@ -7,8 +7,8 @@ is computed from the machine alone and each of them writes the same.
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from quiltfn.launcher.cgroup_tree import write
 from quiltfn.launcher.cgroups import SOCKET_SHARE, Cgroups, CgroupsUnusable
@@ -20,8 +20,7 @@ KEPT_SHARE, KEPT_MIB, KEPT_SHARE_MAX = 0.1, 512, 0.25
 PID_MAX, THREADS_MAX = Path("/proc/sys/kernel/pid_max"), Path("/proc/sys/kernel/threads-max")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GlobalLimit:
+class GlobalLimit(NamedTuple):
     """`memory`: bytes. `tasks`: processes and threads."""
 
     memory: int

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 from quiltfn.launcher.cgroups import Cgroups, SandboxLimits
@@ -99,4 +98,4 @@ def enter(cgroups: Cgroups, server: str, sandbox: str, limits: SandboxLimits) ->
     Its kernel may start at the speed of a whole processor; `limits` are set when it has.
     """
     cpu = max(limits.cpu_percent, STARTS_AT_PERCENT)
-    cgroups.enter(server, sandbox, replace(limits, cpu_percent=cpu), pids(limits), DEVICES)
+    cgroups.enter(server, sandbox, limits.replace(cpu_percent=cpu), pids(limits), DEVICES)

@@ -11,7 +11,6 @@ import py_compile
 import shutil
 import stat
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
@@ -194,7 +193,7 @@ def build_for_bases(root: Path, of_host: Skeleton) -> Skeleton:
         (root / "etc" / name).write_text(WRITTEN[name])
     shutil.copytree(of_host.root / RUNNERS.lstrip("/"), root / RUNNERS.lstrip("/"))
     shutil.copyfile(of_host.root / GUEST.lstrip("/"), root / GUEST.lstrip("/"))
-    return Skeleton(root, replace(of_host.host, root=str(root), binds={}), _opened(root))
+    return Skeleton(root, of_host.host.replace(root=str(root), binds={}), _opened(root))
 
 
 def _opened(root: Path) -> int:

@@ -14,9 +14,9 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from quiltfn.frozen import ByKeywords
 from quiltfn.launcher import confine
 from quiltfn.launcher.children import Children, Process, kill_trees, processes
 from quiltfn.launcher.oci import CONTROL_FD
@@ -42,8 +42,7 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 MARK = "QUILTFN_SERVER"
 
 
-@dataclass(slots=True)
-class Job:
+class Job(ByKeywords):
     """One process. `command`: a program's path and its arguments. `done` gets the reason why it
     failed, or "" if it did not.
 
@@ -57,9 +56,9 @@ class Job:
     guest_socket: socket.socket
     prepare: Callable[[], None] | None = None
     before: Callable[[], None] | None = None
-    pid: int = field(default=0, init=False)
-    deadline: float = field(default=0.0, init=False)
-    why: str = field(default="", init=False)
+    pid: int = 0
+    deadline: float = 0.0
+    why: str = ""
 
     @property
     def program(self) -> str:

@@ -17,10 +17,10 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from quiltfn.frozen import Frozen
 from quiltfn.launcher import (
     cgroups,
     confine,
@@ -71,8 +71,7 @@ ROOTLESS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(Frozen):
     """`server`: the server's command line. `given`: what the server must know, as JSON. The
     launcher adds the host facts and hands it over in memory: every user can read a command line.
     `program`: the paths that the server's program is read from. `output_max`: as in `oci.Host`.
@@ -188,7 +187,7 @@ class Launcher:
         self.groups = groups
         self.skeleton = host_image.build(self.state.root, self.options.guest)
         self.base_skeleton = host_image.build_for_bases(self.state.base_root, self.skeleton)
-        host = replace(self.skeleton.host, limits=groups.view(), output_max=self.options.output_max)
+        host = self.skeleton.host.replace(limits=groups.view(), output_max=self.options.output_max)
         self.images = images.Images(self.options.data_dir / "images", self.state.images)
         self.roots = sandbox_roots = roots.Roots(self.state.roots, host, self.state.base_root)
         egress = Egress(self.state, groups, self.children, dns=self.options.egress_dns)
@@ -346,7 +345,7 @@ class Launcher:
                 # crun cannot set a limit above the launcher's own.
                 files = min(verb.limits.open_files, descriptors.limit())
                 spec = oci.SandboxSpec(
-                    limits=replace(verb.limits, open_files=files),
+                    limits=verb.limits.replace(open_files=files),
                     writable_paths=verb.writable_paths,
                     egress=verb.network == "egress",
                     isolation=verb.isolation,
@@ -393,10 +392,10 @@ class Launcher:
                 None if one is None else self.images.path(one)
                 for one in (verb.image, verb.base_image, verb.packages)
             )
-            spec = replace(spec, app=app, base=base, packages=packages)
+            spec = spec.replace(app=app, base=base, packages=packages)
             if verb.image is None or verb.packages is None or self.roots.is_overlaid(spec):
                 return spec
-            return replace(spec, app=self.images.pair(verb.image, verb.packages), packages=None)
+            return spec.replace(app=self.images.pair(verb.image, verb.packages), packages=None)
         except OSError as error:
             raise OSError(f"its files cannot be mounted: {error}") from None
 

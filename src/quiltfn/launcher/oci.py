@@ -8,11 +8,12 @@ talked to by anybody, only names limits.
 import functools
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from quiltfn.frozen import Frozen
 from quiltfn.launcher.cgroups import SandboxLimits
 
 HANDLER_UID = 1000
@@ -75,8 +76,7 @@ PENDING_SIGNALS = 128
 ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(Frozen):
     """The facts of the machine that config.json needs.
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
@@ -87,14 +87,13 @@ class Host:
 
     machine: str
     root: str
-    binds: dict[str, str] = field(default_factory=dict)
+    binds: Mapping[str, str] = MappingProxyType({})
     oom_score_min: int = 0
     limits: str = "v2"
     output_max: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxSpec:
+class SandboxSpec(Frozen):
     """What the launcher needs to know to make one sandbox.
 
     `app`: the files it sees at /app, where it has some; `packages`: those below them. `base`: its
@@ -109,7 +108,7 @@ class SandboxSpec:
     base: Path | None = None
     packages: Path | None = None
     writable_paths: tuple[str, ...] = ()
-    binds: dict[str, str] = field(default_factory=dict)
+    binds: Mapping[str, str] = MappingProxyType({})
     egress: bool = False
     netns: str = ""
     isolation: str = CRUN

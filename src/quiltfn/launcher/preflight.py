@@ -5,11 +5,10 @@ does not start.
 """
 
 import os
-import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from quiltfn.launcher.cgroups import MOUNT, SOCKET_SHARE, Cgroups, SandboxLimits
 from quiltfn.launcher.descriptors import LEAST
@@ -24,7 +23,7 @@ PROBE = SandboxLimits(
     memory_mib=64, cpu_percent=50.0, pids=64, tmp_mib=64, file_mib=64, open_files=LEAST
 )
 # More memory: a kernel of its own has to start in it.
-GVISOR_PROBE = replace(PROBE, memory_mib=256)
+GVISOR_PROBE = PROBE.replace(memory_mib=256)
 WITHIN = "within the memory limit"
 COMMAND_LINE = Path("/proc/cmdline")
 
@@ -33,8 +32,7 @@ class PreflightFailed(Exception):
     """This machine does not give a sandbox what it needs (a sentence for the operator)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What the kernel reports about the probe."""
 
     status: dict[str, str]
@@ -114,7 +112,7 @@ def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -
     answers: list[EgressProxy | str] = []
     lost: list[bool] = []
     uids = state.take_uids()
-    name = secrets.token_hex(12)
+    name = os.urandom(12).hex()
     egress.open(name, uids, PROBE, done=answers.append, on_lost=lambda: lost.append(True))
     _until(lambda: bool(answers), turn)
     proxy = answers[0]

@@ -15,8 +15,7 @@ and detached when that has ended, so that the namespace stays small; a sandbox k
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from quiltfn.launcher import syscalls
@@ -61,9 +60,8 @@ class Roots:
         """Host and spec as the configuration needs them, with the image and the files at /app."""
         if not self.is_overlaid(spec):
             return self.host, spec
-        return replace(self.host, root=str(self._directory / name), binds={}), replace(
-            spec, app=None, packages=None
-        )
+        host = self.host.replace(root=str(self._directory / name), binds={})
+        return host, spec.replace(app=None, packages=None)
 
     def make(self, name: str, spec: SandboxSpec) -> None:
         """Mounts the root that `described` names. Raises OSError and then leaves nothing."""
@@ -127,7 +125,7 @@ def lay_over(layers: Sequence[int], target: str | Path) -> None:
     syscalls.mount("overlay", target, "overlay", FENCE, f"lowerdir={lower},{OPTIONS}")
 
 
-def _with_submounts(binds: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _with_submounts(binds: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Target and source of every file system in the trees; an overlay ends where another begins."""
     mounted = sorted(set(_mount_points()))
     for target, source in binds.items():

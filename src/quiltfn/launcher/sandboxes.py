@@ -6,15 +6,14 @@ Nothing here blocks for longer than a system call.
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from quiltfn.frozen import ByKeywords
 from quiltfn.launcher import descriptors, oci
 from quiltfn.launcher.cgroups import Cgroups, Limits, SandboxLimits
 from quiltfn.launcher.children import Children
@@ -32,8 +31,7 @@ RETRY_MIN_S, RETRY_MAX_S = 0.01, 5.0
 ANSWER_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(NamedTuple):
     """`control`: the launcher's end of the guest's socket; `events`: counts out-of-memory kills.
 
     Both belong to the receiver, who closes them. `pid`: the guest, as the host numbers it.
@@ -45,8 +43,7 @@ class Created:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class NotCreated:
+class NotCreated(NamedTuple):
     """The attempt failed and left nothing. `reason` is a sentence."""
 
     reason: str
@@ -65,8 +62,7 @@ class Counters(NamedTuple):
 NOTHING = Counters()
 
 
-@dataclass(slots=True)
-class _Sandbox:
+class _Sandbox(ByKeywords):
     """`is_starting`: crun or runsc has not ended yet, so nothing can be deleted yet.
 
     `limits`: those that it was made with. `by_runsc`: it is a gVisor sandbox. `pid`: its first
@@ -85,8 +81,7 @@ class _Sandbox:
     on_gone: list[Callable[[Counters], None]] | None = None
 
 
-@dataclass(slots=True)
-class _Retry:
+class _Retry(ByKeywords):
     """A sandbox that has ended, but of which a control group is left."""
 
     sandbox: _Sandbox
@@ -95,8 +90,7 @@ class _Retry:
     answer_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Programs:
+class Programs(NamedTuple):
     """The programs that make sandboxes. `crun`: a path. `gvisor` knows whether it can be used."""
 
     crun: str
@@ -142,13 +136,19 @@ class Sandboxes:
         if len(self._known) >= self._most:
             done(NotCreated(f"there are {self._most} sandboxes, and no files for more may be open"))
             return
-        name = secrets.token_hex(12)
+        name = os.urandom(12).hex()
         try:
             uids = self._state.take_uids()
         except OSError as error:
             done(NotCreated(f"the sandbox could not be prepared: {error}"))
             return
-        sandbox = _Sandbox(name, uids, spec.limits, by_runsc, with_files or (lambda: spec))
+        sandbox = _Sandbox(
+            id=name,
+            uid_base=uids,
+            limits=spec.limits,
+            by_runsc=by_runsc,
+            with_files=with_files or (lambda: spec),
+        )
         self._known[name] = sandbox
         if spec.egress:
             self._egress.open(
@@ -248,17 +248,17 @@ class Sandboxes:
         try:
             spec = sandbox.with_files()
             if sandbox.proxy is not None:
-                binds = spec.binds | {"/etc/resolv.conf": str(sandbox.proxy.resolv_conf)}
-                spec = replace(spec, netns=sandbox.proxy.path, binds=binds)
+                binds = {**spec.binds, "/etc/resolv.conf": str(sandbox.proxy.resolv_conf)}
+                spec = spec.replace(netns=sandbox.proxy.path, binds=binds)
             bundle = self._write_bundle(sandbox, spec)
             ours, guests = socket.socketpair()
         except OSError as error:
             self._give_up(sandbox, error.strerror or str(error), done)
             return
         job = Job(
-            self._crun_command(bundle),
-            lambda why: self._created(sandbox, ours, why, done),
-            guests,
+            command=self._crun_command(bundle),
+            done=lambda why: self._created(sandbox, ours, why, done),
+            guest_socket=guests,
             prepare=lambda: self._roots.make(sandbox.id, spec),
         )
         if sandbox.by_runsc:
@@ -290,7 +290,7 @@ class Sandboxes:
         if not sandbox.by_runsc:  # gVisor makes a /proc of its own
             self._write_meminfo(sandbox, spec.limits)
             own["/proc/meminfo"] = str(self._meminfo_of(sandbox))
-        spec = replace(spec, binds=spec.binds | own)
+        spec = spec.replace(binds={**spec.binds, **own})
         document = oci.config(
             *self._roots.described(sandbox.id, spec),
             uid_base=sandbox.uid_base,
@@ -394,7 +394,12 @@ class Sandboxes:
         else:
             now = time.monotonic()
             self._retries.append(
-                _Retry(sandbox, RETRY_MIN_S, now + RETRY_MIN_S, answer_at=now + ANSWER_S)
+                _Retry(
+                    sandbox=sandbox,
+                    pause_s=RETRY_MIN_S,
+                    next_at=now + RETRY_MIN_S,
+                    answer_at=now + ANSWER_S,
+                )
             )
 
     def _are_groups_gone(self, sandbox: _Sandbox) -> bool:

@@ -10,7 +10,6 @@ import fcntl
 import functools
 import hashlib
 import os
-import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -88,7 +87,7 @@ def _take(locks: int, owner: int) -> int:
     if owner in SERVER_UIDS and owner != SHARED_UID and _lock_byte(locks, owner - UID_BASE):
         return owner
     for _ in range(TRIES):
-        number = 1 + secrets.randbelow(UIDS_PER_SANDBOX - 1)
+        number = 1 + int.from_bytes(os.urandom(8)) % (UIDS_PER_SANDBOX - 1)
         if _lock_byte(locks, number):
             return UID_BASE + number
     raise OSError("every uid for servers is taken on this machine")

@@ -11,7 +11,6 @@ the server that holds the lock of a block may give its ranges to sandboxes.
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ class ServerState:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.id = secrets.token_hex(4)
+        self.id = os.urandom(4).hex()
         self.path = run_dir / "servers" / self.id
         self._sandboxes = self.path / "sandboxes"
         self.crun_root = self._sandboxes / "crun"

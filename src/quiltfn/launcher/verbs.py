@@ -17,8 +17,7 @@ has used.
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from quiltfn.launcher.cgroups import Limits, SandboxLimits
 
@@ -41,8 +40,7 @@ class Refused(Exception):
     """The server sent what no correct server sends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(NamedTuple):
     n: int
     limits: SandboxLimits
     image: str | None = None
@@ -54,23 +52,20 @@ class Create:
     packages: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SetDeadline:
+class SetDeadline(NamedTuple):
     """`deadline`: seconds of CLOCK_BOOTTIME."""
 
     n: int
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     n: int
     sandbox: str
     limits: Limits
 
 
-@dataclass(frozen=True, slots=True)
-class OnSandbox:
+class OnSandbox(NamedTuple):
     """`verb`: one of `ON_SANDBOX`."""
 
     n: int
