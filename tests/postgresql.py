@@ -44,6 +44,7 @@ OPTIONS = (
     "max_wal_size=128MB",
     "shared_buffers=32MB",
     "max_connections=60",
+    "dynamic_shared_memory_type=mmap",  # in its directory: what is killed leaves nothing elsewhere
     "listen_addresses=127.0.0.1",
     "log_line_prefix=%m [%p] %d ",
 )

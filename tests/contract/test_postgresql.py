@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -60,6 +61,13 @@ def test_what_was_committed_survives_stop_and_kill(cluster):
         answer(url)
     cluster.start()
     assert answer(url, "SELECT sum(n) FROM t") == (15,)
+
+
+def test_all_memory_that_has_a_name_is_in_its_directory(cluster):
+    """So nothing is left of one that is killed and not started again."""
+    maps = Path(f"/proc/{cluster.processes()[0]}/maps").read_text()
+    assert f"{cluster.data}/pg_dynshmem/" in maps
+    assert "/dev/shm/PostgreSQL." not in maps
 
 
 def test_a_frozen_one_keeps_connections_and_answers_nothing(cluster):
