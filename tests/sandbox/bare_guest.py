@@ -1,17 +1,9 @@
-"""A place for the real guest, made of bare namespaces: no OCI runtime, no cgroup, no seccomp.
-
-Run as a script it makes the namespaces, takes the user ids that its parent
-maps for it, mounts /proc, /tmp and /dev/shm, and becomes pid 1's parent. All mounts live in the
-namespaces' own mount table, so the end of the guest is the end of everything.
-"""
+"""A place for the real guest, made of bare namespaces: no OCI runtime, no cgroup, no seccomp."""
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -20,20 +12,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from quiltfn.guest.wire import (
+    PROTOCOL_VERSION,
+    Clean,
+    Decoder,
+    End,
+    Event,
+    Hello,
+    Output,
+    Result,
+    Specialised,
+    encode_call,
+    encode_specialise,
+)
+from sandbox import bare_namespaces
+from timeouts import scaled
+
 UID_BASE = 1_700_000_000
-TMP_OPTIONS = "mode=1777,size=8m,nr_inodes=2048"
-SHM_OPTIONS = "mode=1777,size=4m,nr_inodes=256"
-# What the runtime gives a guest: KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN.
-CAPABILITIES = (5, 6, 7, 8, 21)
-SANITIZER = {
-    "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
-    "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
-}
 SANITIZER_EXIT = 99
 SOURCE = Path(__file__).parents[2] / "src/quiltfn/guest"
-SHELL_LIBRARY = SOURCE / "bin/shell.so"
-# Where it has that library, for everybody to read.
-SHOWN = "/mnt/shell.so"
 STRICT = [
     "-std=c11",
     "-D_GNU_SOURCE",
@@ -57,247 +54,179 @@ def build_guest(target: Path, *, sanitized: bool, source: Path = SOURCE) -> Path
     return target
 
 
-if __name__ != "__main__":
-    from quiltfn.guest.wire import (
-        PROTOCOL_VERSION,
-        Clean,
-        Decoder,
-        End,
-        Event,
-        Hello,
-        Output,
-        Result,
-        Specialised,
-        encode_call,
-        encode_specialise,
-    )
-    from timeouts import scaled
+@dataclass
+class Outcome:
+    """What one call gave, and how many times the host had to read for it."""
 
-    @dataclass
-    class Outcome:
-        """What one call gave, and how many times the host had to read for it."""
+    end: End | None = None
+    stdout: bytes = b""  # as clients are shown it, with the result behind it
+    result: bytes = b""
+    stderr: bytes = b""
+    reads: int = 0
+    seconds: float = 0.0
+    alive_at_end: int = -1
+    events: list[Event] = field(default_factory=list)
 
-        end: End | None = None
-        stdout: bytes = b""  # as clients are shown it, with the result behind it
-        result: bytes = b""
-        stderr: bytes = b""
-        reads: int = 0
-        seconds: float = 0.0
-        alive_at_end: int = -1
-        events: list[Event] = field(default_factory=list)
 
-    class BareGuest:
-        """One sandbox with the guest in it, and the host's end of its socket."""
+class BareGuest:
+    """One sandbox with the guest in it, and the host's end of its socket."""
 
-        def __init__(self, guest: Path, *options: str) -> None:
-            """`options`: arguments of the guest, behind the three that it always has."""
-            self.decoder = Decoder()
-            self.waiting: list[Event] = []
-            self.nonce = 41
-            self.socket, inner = socket.socketpair()
-            self.socket.settimeout(scaled(20))
-            told, tell = os.pipe()
-            heard, say = os.pipe()
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-I", __file__, guest),
-                    *map(str, (inner.fileno(), heard, tell)),
-                    *options,
-                ],
-                pass_fds=(inner.fileno(), heard, tell),
-                stdin=subprocess.DEVNULL,
+    def __init__(self, guest: Path, *options: str) -> None:
+        """`options`: arguments of the guest, behind the three that it always has."""
+        self.decoder = Decoder()
+        self.waiting: list[Event] = []
+        self.nonce = 41
+        self.socket, inner = socket.socketpair()
+        self.socket.settimeout(scaled(20))
+        told, tell = os.pipe()
+        heard, say = os.pipe()
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-S", bare_namespaces.__file__, guest),
+                *map(str, (inner.fileno(), heard, tell)),
+                *options,
+            ],
+            pass_fds=(inner.fileno(), heard, tell),
+            stdin=subprocess.DEVNULL,
+        )
+        for fd in (heard, tell):
+            os.close(fd)
+        inner.close()
+        assert os.read(told, 1) == b"u", "the bare_guest could not make its namespaces"
+        for kind in ("uid", "gid"):
+            Path(f"/proc/{self.process.pid}/{kind}_map").write_text(f"0 {UID_BASE} 65536")
+        os.write(say, b"m")
+        os.close(told)
+        os.close(say)
+        hello = self.next()
+        assert hello == Hello(PROTOCOL_VERSION)
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        self.guest_pid = int(children.read_text())
+        self.namespace = os.readlink(f"/proc/{self.guest_pid}/ns/pid")
+        # Held open, it gives its number to no other one, of a sandbox of another test.
+        self.held = os.open(f"/proc/{self.guest_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> int:
+        """Hangs up, and returns the guest's exit status; nothing is left then."""
+        self.socket.close()
+        status = self.wait()
+        left = self.processes() if self.held >= 0 else []
+        if self.held >= 0:
+            os.close(self.held)
+            self.held = -1
+        assert left == []
+        return status
+
+    def wait(self) -> int:
+        try:
+            return self.process.wait(timeout=scaled(20))
+        except subprocess.TimeoutExpired:
+            os.kill(self.guest_pid, 9)
+            self.process.wait()
+            raise
+
+    def processes(self) -> list[int]:
+        """The machine's ids of all that runs in there, zombies included."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    if os.readlink(f"/proc/{entry}/ns/pid") == self.namespace:
+                        found.append(int(entry))
+                except OSError:
+                    continue
+        return found
+
+    def next(self) -> Event:
+        while not self.waiting:
+            data = self.socket.recv(1 << 18)
+            if not data:
+                raise EOFError("the guest hung up")
+            self.waiting += self.decoder.feed(data)
+        return self.waiting.pop(0)
+
+    def specialise(
+        self,
+        argv: list[str],
+        cwd: str = "/",
+        environment: dict[str, str] | None = None,
+        *,
+        flags: int = 0,
+    ) -> Specialised:
+        env = {"PATH": "/usr/bin:/bin"} if environment is None else environment
+        frame = encode_specialise(argv=argv, cwd=cwd, environment=env, flags=flags)
+        self.socket.sendall(frame)
+        event = self.next()
+        assert isinstance(event, Specialised)
+        return event
+
+    def send_call(
+        self,
+        environment: dict[str, str] | None = None,
+        payload: bytes | None = None,
+        *,
+        timeout_ms: int = 10_000,
+        env_replaces: bool = False,
+        is_followed: bool = False,
+    ) -> None:
+        self.nonce += 1
+        self.socket.sendall(
+            encode_call(
+                nonce=self.nonce,
+                timeout_ms=timeout_ms,
+                environment=environment or {},
+                payload=payload,
+                env_replaces=env_replaces,
+                is_followed=is_followed,
             )
-            for fd in (heard, tell):
-                os.close(fd)
-            inner.close()
-            assert os.read(told, 1) == b"u", "the bare_guest could not make its namespaces"
-            for kind in ("uid", "gid"):
-                Path(f"/proc/{self.process.pid}/{kind}_map").write_text(f"0 {UID_BASE} 65536")
-            os.write(say, b"m")
-            os.close(told)
-            os.close(say)
-            hello = self.next()
-            assert hello == Hello(PROTOCOL_VERSION)
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-            self.guest_pid = int(children.read_text())
-            self.namespace = os.readlink(f"/proc/{self.guest_pid}/ns/pid")
-            # Held open, it gives its number to no other one, of a sandbox of another test.
-            self.held = os.open(f"/proc/{self.guest_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        )
 
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            trace: TracebackType | None,
-        ) -> None:
-            self.close()
-
-        def close(self) -> int:
-            """Hangs up, and returns the guest's exit status; nothing is left then."""
-            self.socket.close()
-            status = self.wait()
-            left = self.processes() if self.held >= 0 else []
-            if self.held >= 0:
-                os.close(self.held)
-                self.held = -1
-            assert left == []
-            return status
-
-        def wait(self) -> int:
-            try:
-                return self.process.wait(timeout=scaled(20))
-            except subprocess.TimeoutExpired:
-                os.kill(self.guest_pid, 9)
-                self.process.wait()
-                raise
-
-        def processes(self) -> list[int]:
-            """The machine's ids of all that runs in there, zombies included."""
-            found = []
-            for entry in os.listdir("/proc"):
-                if entry.isdigit():
-                    try:
-                        if os.readlink(f"/proc/{entry}/ns/pid") == self.namespace:
-                            found.append(int(entry))
-                    except OSError:
-                        continue
-            return found
-
-        def next(self) -> Event:
-            while not self.waiting:
-                data = self.socket.recv(1 << 18)
-                if not data:
-                    raise EOFError("the guest hung up")
-                self.waiting += self.decoder.feed(data)
-            return self.waiting.pop(0)
-
-        def specialise(
-            self,
-            argv: list[str],
-            cwd: str = "/",
-            environment: dict[str, str] | None = None,
-            *,
-            flags: int = 0,
-        ) -> Specialised:
-            env = {"PATH": "/usr/bin:/bin"} if environment is None else environment
-            frame = encode_specialise(argv=argv, cwd=cwd, environment=env, flags=flags)
-            self.socket.sendall(frame)
+    def answer(self) -> Outcome:
+        """Reads up to CLEAN; every frame must be of the call in hand."""
+        answer, began = Outcome(), time.monotonic()
+        out, err = bytearray(), bytearray()
+        while True:
+            if not self.waiting:
+                answer.reads += 1
             event = self.next()
-            assert isinstance(event, Specialised)
-            return event
+            answer.events.append(event)
+            assert isinstance(event, Output | End | Clean)
+            assert event.nonce == self.nonce
+            if isinstance(event, Output):
+                assert answer.end is None
+                if isinstance(event, Result):
+                    answer.result += event.data
+                (out if event.stream == "stdout" else err).extend(event.data)
+            elif isinstance(event, End):
+                answer.end = event
+                answer.seconds = time.monotonic() - began
+                answer.alive_at_end = len(self.processes())
+            else:
+                answer.stdout, answer.stderr = bytes(out), bytes(err)
+                return answer
 
-        def send_call(
-            self,
-            environment: dict[str, str] | None = None,
-            payload: bytes | None = None,
-            *,
-            timeout_ms: int = 10_000,
-            env_replaces: bool = False,
-            is_followed: bool = False,
-        ) -> None:
-            self.nonce += 1
-            self.socket.sendall(
-                encode_call(
-                    nonce=self.nonce,
-                    timeout_ms=timeout_ms,
-                    environment=environment or {},
-                    payload=payload,
-                    env_replaces=env_replaces,
-                    is_followed=is_followed,
-                )
-            )
+    def call(
+        self,
+        environment: dict[str, str] | None = None,
+        payload: bytes | None = None,
+        *,
+        timeout_ms: int = 10_000,
+        env_replaces: bool = False,
+    ) -> Outcome:
+        self.send_call(environment, payload, timeout_ms=timeout_ms, env_replaces=env_replaces)
+        return self.answer()
 
-        def answer(self) -> Outcome:
-            """Reads up to CLEAN; every frame must be of the call in hand."""
-            answer, began = Outcome(), time.monotonic()
-            out, err = bytearray(), bytearray()
-            while True:
-                if not self.waiting:
-                    answer.reads += 1
-                event = self.next()
-                answer.events.append(event)
-                assert isinstance(event, Output | End | Clean)
-                assert event.nonce == self.nonce
-                if isinstance(event, Output):
-                    assert answer.end is None
-                    if isinstance(event, Result):
-                        answer.result += event.data
-                    (out if event.stream == "stdout" else err).extend(event.data)
-                elif isinstance(event, End):
-                    answer.end = event
-                    answer.seconds = time.monotonic() - began
-                    answer.alive_at_end = len(self.processes())
-                else:
-                    answer.stdout, answer.stderr = bytes(out), bytes(err)
-                    return answer
-
-        def call(
-            self,
-            environment: dict[str, str] | None = None,
-            payload: bytes | None = None,
-            *,
-            timeout_ms: int = 10_000,
-            env_replaces: bool = False,
-        ) -> Outcome:
-            self.send_call(environment, payload, timeout_ms=timeout_ms, env_replaces=env_replaces)
-            return self.answer()
-
-        def run(self, script: str, *, timeout_ms: int = 10_000) -> Outcome:
-            """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: another handler each time."""
-            return self.call({"SCRIPT": script}, timeout_ms=timeout_ms)
-
-
-def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def check(result: int) -> None:
-        if result != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
-        check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data))
-
-    # Before /tmp is another one: the checkout may lie there.
-    binary, library = os.open(guest, os.O_RDONLY), SHELL_LIBRARY.read_bytes()
-    # User, PID, mount, IPC and network namespace.
-    check(libc.unshare(0x10000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x40000000))
-    os.write(tell, b"u")
-    if os.read(heard, 1) != b"m":
-        return
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    child = os.fork()
-    if child:
-        os.close(control)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        os._exit(status if status >= 0 else 128 - status)
-    mount(b"none", b"/", b"", 0x4000 | 0x40000, b"")  # MS_REC | MS_PRIVATE
-    mount(b"proc", b"/proc", b"proc", 0xE, b"hidepid=2,gid=0")  # nosuid, nodev, noexec
-    mount(b"tmpfs", b"/tmp", b"tmpfs", 0x6, TMP_OPTIONS.encode())
-    mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0xE, SHM_OPTIONS.encode())
-    mount(b"tmpfs", b"/mnt", b"tmpfs", 0x6, b"mode=755")
-    Path(SHOWN).write_bytes(library)
-    with socket.socket() as any_socket:  # SIOCSIFFLAGS, IFF_UP: as the runtime does
-        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH22x", b"lo", 1))
-    for cap in range(64):
-        if cap not in CAPABILITIES and cap != 8:
-            libc.prctl(24, cap, 0, 0, 0)  # PR_CAPBSET_DROP
-    check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    os.umask(0o077)  # Not the guest's own, so that it has to set it.
-    if binary <= 3 or control != 3:
-        binary = os.dup2(binary, 200)
-        os.dup2(control, 3)
-    os.set_inheritable(3, True)
-    os.closerange(4, 200)
-    os.set_inheritable(binary, False)
-    os.execve(binary, ["guest", TMP_OPTIONS, SHM_OPTIONS, "500", *options], dict(SANITIZER))
-
-
-if __name__ == "__main__":
-    try:
-        _inside(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])  # type: ignore[arg-type]
-    finally:
-        os._exit(97)
+    def run(self, script: str, *, timeout_ms: int = 10_000) -> Outcome:
+        """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: another handler each time."""
+        return self.call({"SCRIPT": script}, timeout_ms=timeout_ms)

@@ -29,7 +29,8 @@ from quiltfn.guest.wire import (
     encode_prepare,
     encode_specialise,
 )
-from sandbox.bare_guest import SANITIZER, BareGuest
+from sandbox.bare_guest import BareGuest
+from sandbox.bare_namespaces import SANITIZER
 from timeouts import scaled
 
 pytestmark = [

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from quiltfn.guest.wire import SHELL, ExitKind
-from sandbox.bare_guest import SANITIZER_EXIT, SHOWN, BareGuest, Outcome, build_guest
+from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, Outcome, build_guest
+from sandbox.bare_namespaces import SHOWN
 from timeouts import scaled
 
 pytestmark = [

@@ -1,0 +1,84 @@
+"""A program that makes the namespaces of `bare_guest.py`, takes the user ids that its parent
+maps for it, mounts /proc, /tmp and /dev/shm, and becomes pid 1's parent. All mounts live in the
+namespaces' own mount table, so the end of the guest is the end of everything.
+
+It is started for every guest, and most of what it takes are imports: so it has few.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+import sys
+
+TMP_OPTIONS = "mode=1777,size=8m,nr_inodes=2048"
+SHM_OPTIONS = "mode=1777,size=4m,nr_inodes=256"
+# What the runtime gives a guest: KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN.
+CAPABILITIES = (5, 6, 7, 8, 21)
+SANITIZER = {
+    "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
+    "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
+}
+SHELL_LIBRARY = f"{os.path.dirname(__file__)}/../../src/quiltfn/guest/bin/shell.so"
+# Where it has that library, for everybody to read.
+SHOWN = "/mnt/shell.so"
+
+
+def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def check(result: int) -> None:
+        if result != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
+        check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data))
+
+    # Before /tmp is another one: the checkout may lie there.
+    binary = os.open(guest, os.O_RDONLY)
+    with open(SHELL_LIBRARY, "rb") as file:
+        library = file.read()
+    # User, PID, mount, IPC and network namespace.
+    check(libc.unshare(0x10000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x40000000))
+    os.write(tell, b"u")
+    if os.read(heard, 1) != b"m":
+        return
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    child = os.fork()
+    if child:
+        os.close(control)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(status if status >= 0 else 128 - status)
+    mount(b"none", b"/", b"", 0x4000 | 0x40000, b"")  # MS_REC | MS_PRIVATE
+    mount(b"proc", b"/proc", b"proc", 0xE, b"hidepid=2,gid=0")  # nosuid, nodev, noexec
+    mount(b"tmpfs", b"/tmp", b"tmpfs", 0x6, TMP_OPTIONS.encode())
+    mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0xE, SHM_OPTIONS.encode())
+    mount(b"tmpfs", b"/mnt", b"tmpfs", 0x6, b"mode=755")
+    with open(SHOWN, "wb") as shown:
+        shown.write(library)
+    any_socket = libc.socket(2, 2, 0)  # AF_INET, SOCK_DGRAM
+    # SIOCSIFFLAGS, IFF_UP: as the runtime does
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH22x", b"lo", 1))
+    os.close(any_socket)
+    for cap in range(64):
+        if cap not in CAPABILITIES and cap != 8:
+            libc.prctl(24, cap, 0, 0, 0)  # PR_CAPBSET_DROP
+    check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
+    os.umask(0o077)  # Not the guest's own, so that it has to set it.
+    if binary <= 3 or control != 3:
+        binary = os.dup2(binary, 200)
+        os.dup2(control, 3)
+    os.set_inheritable(3, True)
+    os.closerange(4, 200)
+    os.set_inheritable(binary, False)
+    os.execve(binary, ["guest", TMP_OPTIONS, SHM_OPTIONS, "500", *options], dict(SANITIZER))
+
+
+if __name__ == "__main__":
+    try:
+        _inside(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])  # type: ignore[arg-type]
+    finally:
+        os._exit(97)
