@@ -5,6 +5,7 @@ In bare namespaces, where more ways are tried: `tests/sandbox/test_survivors.py`
 
 import json
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,7 @@ def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: 
         for pid in started().get(where[0], ()):
             with suppress(OSError):  # one that has ended is no reason to miss the others
                 scores.add(score_of(pid))
+        time.sleep(0.05)
     assert scores == {500}
     if tier == "crun":
         assert floor < score_of(guests[where[0]]) == max(0, floor + 1)
