@@ -494,13 +494,16 @@ def test_kept_answers_that_nobody_reads_are_loaded_one_at_a_time(
     assert again.headers["idempotency-replayed"] == "true"
 
 
+AT_ONCE = 9
+
+
 def test_long_answers_that_are_to_be_kept_wait_one_after_the_other(
     another: Callable[..., Server],
 ) -> None:
     server = another().start()
-    # A byte of it is six of the answer.
+    # A byte of it is six of the answer: `AT_ONCE` of them are longer than the bound.
     long = "head -c 6200000 /dev/zero | tr '\\0' '\\1'"
-    function = server.deploy(long, max_instances=12, timeout_seconds=60)
+    function = server.deploy(long, max_instances=AT_ONCE, timeout_seconds=60)
 
     def keyed(number: int) -> tuple[int, int]:
         path, key = f"{server.url}{function.path}/invoke", {"Idempotency-Key": str(number)}
@@ -508,8 +511,8 @@ def test_long_answers_that_are_to_be_kept_wait_one_after_the_other(
             with http.stream("POST", path, headers=key) as answer:
                 return answer.status_code, sum(len(part) for part in answer.iter_raw())
 
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(keyed, range(12)))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(keyed, range(AT_ONCE)))
     assert {code for code, _ in answers} == {200}
     assert min(size for _, size in answers) > 6 * 6_200_000
     assert peak_kib(server.pid) < 300 * 1024
