@@ -20,8 +20,10 @@ if __name__ == "__main__":
     # What is imported stays. To look for garbage in it meanwhile takes a seventh as long as the
     # imports themselves; `main` goes on with that.
     gc.disable()
-    # What structlog loads, where it is installed, to draw lines for a terminal.
-    sys.modules["rich"] = None  # type: ignore[assignment]
+    # What structlog loads, where they are installed: to draw lines for a terminal, and for threads
+    # of a kind that a server has none of.
+    for of_structlog in ("rich", "greenlet"):
+        sys.modules[of_structlog] = None  # type: ignore[assignment]
 
 import structlog
 import uvloop

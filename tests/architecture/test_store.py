@@ -119,7 +119,7 @@ def test_a_server_loads_nothing_that_its_settings_do_not_ask_for() -> None:
     assert {"quiltfn.platform", "quiltfn.store", "sqlalchemy", "structlog"} <= loaded
     theirs = (
         *("psycopg", "quiltfn.store.post", "sqlalchemy.dialects.postgresql", "alembic"),
-        *("jwt", "cryptography", "rich.", "opentelemetry", "httpx"),
+        *("jwt", "cryptography", "rich.", "opentelemetry", "httpx", "greenlet."),
         *("prometheus_client", "http.server", "wsgiref"),
     )
     assert not [name for name in loaded if name.startswith(theirs)]
