@@ -21,7 +21,7 @@ from service.test_collector import Connection, connected
 from service.test_urls import Web
 from service.test_web_server import always, served
 
-CALLS, PYTHON_CALLS_MAX = 50, 246
+CALLS, PYTHON_CALLS_MAX = 50, 247
 SERVER = replace(SHELL, id="server", name="server", kind=Kind.SERVER)
 
 

@@ -27,7 +27,9 @@ def test_lines_are_found() -> None:
 def test_a_line_that_the_dashboard_shows_is_a_command(
     line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = shlex.split(line.replace("${one.name}", "hello"))[1:]
+    for name, value in {"${one.name}": "hello", "${one.current_version}": "1"}.items():
+        line = line.replace(name, value)
+    words = shlex.split(line)[1:]
     assert run([*words, "--help"]) == 0
     told = capsys.readouterr().out
     assert [word for word in words if word.startswith("--") and word not in told] == []
