@@ -366,8 +366,8 @@ def test_an_alias_is_made_split_and_taken_back(
     expect(versions.get_by_role("row", name=re.compile("^v1"))).to_contain_text("live")
 
     aliases.get_by_role("button", name="Change live").click()
-    aliases.get_by_label("Another version").select_option("v2")
-    aliases.get_by_label("Its part of the calls").fill("0.5")
+    aliases.get_by_label("Send a part to").select_option("v2")
+    aliases.get_by_label("Its part of the calls").fill("50")
     aliases.get_by_role("button", name="Save").click()
     row = aliases.get_by_role("row", name=re.compile("^live"))
     expect(row).to_contain_text("v1 50 %, v2 50 %")
@@ -380,14 +380,39 @@ def test_an_alias_is_made_split_and_taken_back(
         one.server.call("POST", f"{one.path}/invoke?alias=live", {})
     assert one.server.call("GET", alias).json()["also"] is None
     expect(row).to_contain_text("taken back version 2: ")
-    expect(row.get_by_role("button", name="Send all calls")).to_have_count(0)
+    expect(row.get_by_role("button", name="All to v2")).to_have_count(0)
 
     aliases.get_by_role("button", name="Remove live").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(page.get_by_text("Alias live was removed.")).to_be_visible()
     assert one.server.call("GET", alias).status_code == 404
     page.get_by_role("button", name="Undo").last.click()
     expect(row).to_contain_text("v1")
     assert one.server.call("GET", alias).json()["version"] == 1
+
+
+def test_a_call_is_tried_by_an_alias_and_by_a_version(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo old")
+    one.server.call("PUT", one.path, {"handler": "echo new"})
+    one.server.call("PUT", f"{one.path}/aliases/live", {"version": 1})
+    open_at(page, one)
+    box = region(page, "Try it")
+    target = box.get_by_label("Runs on")
+    for chosen, said, output in (
+        ("alias live: v1", "calls alias live", "old"),
+        ("what serves: v2", "calls version 2", "new"),
+        ("version 1", "calls version 1", "old"),
+    ):
+        target.select_option(chosen)
+        expect(box).to_contain_text(said)
+        box.get_by_role("button", name="Call").click()
+        expect(box.locator(".output").first).to_have_text(output)
+        expect(box.get_by_role("status")).to_contain_text("success")
+    expect(box).not_to_contain_text("which serves now")
+    box.get_by_text("This call from a terminal").click()
+    expect(box).to_contain_text("/invoke?version=1")
 
 
 def test_an_alias_that_is_refused_is_said_beside_its_field(

@@ -65,6 +65,34 @@ export function shares({ version, also }: { version: number; also: AliasShare | 
   }];
 }
 
+/** "v2 75 %, v1 25 %" */
+export function sharesSaid(one: Parameters<typeof shares>[0]): string {
+  return shares(one).map(({ version, percent }) =>
+    percent === 100 ? `v${version}` : `v${version} ${percent} %`
+  ).join(", ");
+}
+
+/** What a call may run on: each as the query says it, and in words. The first is what serves. */
+export function targetsOf(
+  aliases: readonly Alias[],
+  versions: readonly number[],
+  serving: number,
+): (readonly [target: string, said: string])[] {
+  const others = versions.filter((one) => one !== serving);
+  return [
+    ["", `what serves: v${serving}`],
+    ...aliases.map((one) =>
+      [`alias=${one.name}`, `alias ${one.name}: ${sharesSaid(one)}`] as const
+    ),
+    ...others.map((one) => [`version=${one}`, `version ${one}`] as const),
+  ];
+}
+
+/** "version 2", "alias live" */
+export function targetSaid(target: string, serving: number): string {
+  return target === "" ? `version ${serving}` : target.replace("=", " ");
+}
+
 /** What stands beside a version: the aliases that name it, with its share where there are two. */
 export function namesOf(all: readonly Alias[], version: number): string[] {
   return all.flatMap((one) =>

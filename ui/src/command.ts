@@ -1,5 +1,5 @@
 // Lines for a shell.
-import { urlOf } from "./api.ts";
+import { type Query, urlOf } from "./api.ts";
 
 const USUAL = ["http://127.0.0.1:8080", "http://localhost:8080"];
 
@@ -14,16 +14,16 @@ export const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`
 
 /**
  * The line that makes a call from a terminal: `body` as the API takes it, `isQueued` for one that is
- * accepted and run later. The key is taken from the variable that `quiltfn` takes it from.
+ * accepted and run later, `query` which version it names. The key is taken from the variable that `quiltfn` takes it from.
  */
 export function callLine(
   id: string,
   body: unknown,
-  { hasKey, isQueued }: { hasKey: boolean; isQueued: boolean },
+  { hasKey, isQueued, query = {} }: { hasKey: boolean; isQueued: boolean; query?: Query },
 ): string {
   return [
     "curl -sS",
-    quoted(urlOf(`api/functions/${id}/invoke`).href),
+    quoted(urlOf(`api/functions/${id}/invoke`, query).href),
     hasKey && '-H "X-Api-Key: $QUILT_API_KEY"',
     "-H 'Content-Type: application/json'",
     isQueued && "-H 'Prefer: respond-async'",

@@ -18,6 +18,7 @@ export interface Run {
   isOver: boolean;
   id: string | null;
   payload: string;
+  target: string;
   stdout: string;
   stderr: string;
   record: Invocation | null;
@@ -30,6 +31,8 @@ export interface Trial {
   payload: Signal<string>;
   variables: Signal<readonly Variable[]>;
   mode: Signal<Mode>;
+  /** What it runs on, as the query of the call says it, such as alias=live; empty: what serves. */
+  target: Signal<string>;
   run: Signal<Run | null>;
   /** Whether it was to repeat a call whose payload this tab does not know. */
   isUnknown: Signal<boolean>;
@@ -51,6 +54,7 @@ export function trialOf(id: string): Trial {
     payload: signal(history(id)[0] ?? ""),
     variables: signal([]),
     mode: signal("stream"),
+    target: signal(""),
     run: signal(null),
     isUnknown: signal(false),
   };
@@ -141,6 +145,7 @@ export async function start(id: string, trial: Trial): Promise<void> {
     isOver: false,
     id: null,
     payload: trial.payload.peek(),
+    target: trial.target.peek(),
     stdout: "",
     stderr: "",
     record: null,
@@ -195,23 +200,28 @@ export function bodyOf(trial: Trial) {
   };
 }
 
+/** What the address of the call says beside the function. */
+export function queryOf(trial: Trial): Record<string, string> {
+  return Object.fromEntries(new URLSearchParams(trial.target.value));
+}
+
 // Who closes the page has seen enough: the call then ends as well.
 const WITH_US = { "X-On-Disconnect": "cancel" };
 
 const RUNNERS: Record<Mode, (id: string, trial: Trial, signal: AbortSignal) => Promise<void>> = {
   async sync(id, trial, signal) {
     const body = bodyOf(trial);
-    const options = { body, signal, headers: WITH_US };
+    const options = { body, signal, headers: WITH_US, query: queryOf(trial) };
     ended(trial, await call<Invocation>("POST", `api/functions/${id}/invoke`, options));
   },
   async stream(id, trial, signal) {
     const headers = { ...WITH_US, Accept: "text/event-stream" };
-    const options = { body: bodyOf(trial), signal, headers };
+    const options = { body: bodyOf(trial), signal, headers, query: queryOf(trial) };
     const response = await send("POST", `api/functions/${id}/invoke`, options);
     await follow(response, trial);
   },
   async async(id, trial, signal) {
-    const options = { body: bodyOf(trial), signal, query: { mode: "async" } };
+    const options = { body: bodyOf(trial), signal, query: { mode: "async", ...queryOf(trial) } };
     let record = await call<Invocation>("POST", `api/functions/${id}/invoke`, options);
     const path = `api/functions/${id}/invocations/${record.invocation_id}`;
     change(trial, { id: record.invocation_id, record });

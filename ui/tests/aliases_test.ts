@@ -1,5 +1,15 @@
 import assert from "node:assert/strict";
-import { bodyOf, draftOf, namesOf, newDraft, ruleSaid, sameAgain, shares } from "../src/aliases.ts";
+import {
+  bodyOf,
+  draftOf,
+  namesOf,
+  newDraft,
+  ruleSaid,
+  sameAgain,
+  shares,
+  targetSaid,
+  targetsOf,
+} from "../src/aliases.ts";
 import type { Alias } from "../src/wire.ts";
 
 const ALONE: Alias = { name: "live", version: 2, also: null, rollback_on: null, updated_at: 1 };
@@ -20,6 +30,17 @@ Deno.test("a version is told which aliases name it", () => {
   assert.deepEqual(namesOf([ALONE, SPLIT], 2), ["live", "next 12.5 %"]);
   assert.deepEqual(namesOf([ALONE, SPLIT], 1), ["next 87.5 %"]);
   assert.deepEqual(namesOf([ALONE, SPLIT], 3), []);
+});
+
+Deno.test("a call may run on what serves, on an alias, or on another version", () => {
+  assert.deepEqual(targetsOf([SPLIT], [3, 2, 1], 2), [
+    ["", "what serves: v2"],
+    ["alias=next", "alias next: v1 87.5 %, v2 12.5 %"],
+    ["version=3", "version 3"],
+    ["version=1", "version 1"],
+  ]);
+  assert.equal(targetSaid("alias=next", 2), "alias next");
+  assert.equal(targetSaid("", 2), "version 2");
 });
 
 Deno.test("a draft sends a second version and its rule only where there is one", () => {

@@ -1,21 +1,27 @@
 // The aliases of a function: names for versions, between two of which calls may be split.
 import { type Signal, useSignal } from "@preact/signals";
+import { useEffect, useId, useRef } from "preact/hooks";
 import {
   type AliasDraft,
   bodyOf,
   draftOf,
   newDraft,
+  percentOf,
   ruleSaid,
   sameAgain,
   shares,
+  sharesSaid,
 } from "../../aliases.ts";
 import { call } from "../../api.ts";
-import { html } from "../../html.ts";
+import { described } from "../../fields.ts";
 import { useEvents } from "../../hearing.ts";
+import { html } from "../../html.ts";
 import { visible } from "../../parts/ansi.ts";
+import { confirm } from "../../parts/confirm.ts";
 import { Copy } from "../../parts/copy.ts";
 import { Described } from "../../parts/described.ts";
-import { Form } from "../../parts/failing.ts";
+import { Form, useFailure } from "../../parts/failing.ts";
+import { Field } from "../../parts/form.ts";
 import { Rail } from "../../parts/rail.ts";
 import { Ago } from "../../parts/time.ts";
 import { toast, toastError } from "../../parts/toast.ts";
@@ -50,9 +56,7 @@ async function set(
 
 function Share({ of }: { of: Alias }) {
   const both = shares(of);
-  const said = both.map(({ version, percent }) =>
-    percent === 100 ? `v${version}` : `v${version} ${percent} %`
-  ).join(", ");
+  const said = sharesSaid(of);
   const parts = both.map(({ percent, version }, n) => ({
     kind: n === 0 ? "used" as const : "warming" as const,
     size: percent,
@@ -69,6 +73,11 @@ function Row({ of, one, again, onChange }: Changing & { of: Alias; onChange: () 
   const other = of.also?.version;
   async function act(body: NewAlias | null) {
     await set({ one, again }, of.name, body, of).catch(toastError);
+  }
+  async function remove() {
+    const title = `Remove the alias ${of.name}?`;
+    const text = "Calls by it are refused from then on; calls that run go on.";
+    if (await confirm({ title, text, verb: "Remove" })) await act(null);
   }
   return html`
     <tr>
@@ -89,11 +98,11 @@ function Row({ of, one, again, onChange }: Changing & { of: Alias; onChange: () 
         <div class="actions">${may("write") && html`
           ${other !== undefined && html`
             <button class="button" type="button" onClick=${() => act({ version: other })}
-              aria-label=${`Send all calls by ${of.name} to version ${other}`}>All to v${other}
+              aria-label=${`All to v${other}: every call by ${of.name}`}>All to v${other}
             </button>
           `}<button class="button" type="button" onClick=${onChange}
             aria-label=${`Change ${of.name}`}>Change</button><button class="button" type="button"
-            onClick=${() => act(null)} aria-label=${`Remove ${of.name}`}>Remove</button>
+            onClick=${remove} aria-label=${`Remove ${of.name}`}>Remove</button>
         `}</div>
       </td>
     </tr>
@@ -122,6 +131,29 @@ function Pick({ label, name, value, none, versions, onValue }: {
   `;
 }
 
+/** A fraction that is typed in percent; null: the field is empty. `path`: the field of the API. */
+function Percent({ path, label, about, value, onValue }: {
+  path: string;
+  label: string;
+  about: string;
+  value: number | null;
+  onValue: (value: number | null) => void;
+}) {
+  const id = useId();
+  const text = useSignal(value === null ? "" : String(percentOf(value)));
+  const said = useFailure(path, label, id);
+  return html`
+    <${Field} label=${label} about=${about} id=${id} said=${said}>
+      <input class="text" id=${id} type="number" min="0.1" max="99.9" step="any" value=${text}
+        aria-describedby=${`${id}-about`} aria-invalid=${said ? true : null} autocomplete="off"
+        onInput=${(event: Event) => {
+          text.value = (event.target as HTMLInputElement).value;
+          onValue(text.value === "" ? null : Number(text.value) / 100);
+        }} />
+      </${Field}>
+  `;
+}
+
 function Fields({ draft, isNew, versions }: {
   draft: Signal<AliasDraft | null>;
   isNew: boolean;
@@ -132,37 +164,47 @@ function Fields({ draft, isNew, versions }: {
   const change = (part: Partial<AliasDraft>) => {
     draft.value = { ...of, ...part };
   };
-  const rule = (name: "error_rate" | "p99_ms" | "within_s", label: string) =>
+  const rule = (name: "p99_ms" | "within_s", label: string) =>
     html`
       <${Described} shape="RollbackRule" within="rollback_on" name=${name} label=${label}
         value=${of.rule[name]} onValue=${(value: number) =>
           change({ rule: { ...of.rule, [name]: value } })} />
     `;
+  const isKnown = described.value !== null; // until then a field cannot be typed in
+  const fields = useRef<HTMLDivElement>(null);
+  useEffect(() => fields.current?.querySelector<HTMLElement>("input, select")?.focus(), [isKnown]);
   return html`
-    <div class="settings">
-      ${isNew && html`
-        <${Described} shape="Alias" name="name" label="Name" value=${of.name} isMono
-          onValue=${(name: string) => change({ name })} />
-      `}
-      <${Pick} label="Version" name="alias-version" value=${of.version} versions=${versions}
-        onValue=${(version: number) => change({ version })} />
-      <${Pick} label="Another version" name="alias-other" value=${of.other}
-        none="none: all calls run on the one" versions=${versions.filter((one) =>
-          one !== of.version
-        )} onValue=${(other: number) => change({ other })} />
+    <div ref=${fields}>
+      <div class="settings">
+        ${isNew && html`
+          <${Described} shape="Alias" name="name" label="Name" value=${of.name} isMono
+            onValue=${(name: string) => change({ name })} />
+        `}
+        <${Pick} label="Version" name="alias-version" value=${of.version} versions=${versions}
+          onValue=${(version: number) => change({ version })} />
+        <${Pick} label="Send a part to" name="alias-other" value=${of.other}
+          none="no other version" versions=${versions.filter((one) => one !== of.version)}
+          onValue=${(other: number) => change({ other })} />
+        ${of.other !== 0 && html`
+          <${Percent} path="also.weight" label="Its part of the calls, %" value=${of.weight}
+            about="chosen at random for each call; from 0.1 to 99.9"
+            onValue=${(weight: number | null) => change({ weight: weight ?? 0 })} />
+        `}
+      </div>
       ${of.other !== 0 && html`
-        <${Described} shape="AliasShare" within="also" name="weight" label="Its part of the calls"
-          value=${of.weight} onValue=${(weight: number) => change({ weight })} />
+        <p class="small muted">Version ${of
+          .other} is taken back by itself once more of its own calls
+          fail, at least three, or more are slow than is allowed here. After the time the split stays
+          as it is.</p>
+        <div class="settings">
+          <${Percent} path="rollback_on.error_rate" label="May fail, %" value=${of.rule.error_rate}
+            about="of its calls; from 0.1 to 99.9; empty: failures are not looked at"
+            onValue=${(rate: number | null) =>
+              change({ rule: { ...of.rule, error_rate: rate } })} />
+          ${rule("p99_ms", "p99 at most, ms")}${rule("within_s", "Watched for, s")}
+        </div>
       `}
     </div>
-    ${of.other !== 0 && html`
-      <p class="small muted">Version ${of.other} is taken back by itself where its own calls fail or
-        are slow. Empty: that is not looked at.</p>
-      <div class="settings">${rule("error_rate", "May fail")}${rule(
-        "p99_ms",
-        "p99 at most, ms",
-      )}${rule("within_s", "Watched for, s")}</div>
-    `}
   `;
 }
 
@@ -200,15 +242,7 @@ export function Aliases({ one, all, versions, again }: Changing & {
   return html`
     <form class="card after" aria-labelledby="aliases" onSubmit=${save}>
       <header><h2 id="aliases">Aliases</h2>${may("write") && html`
-        <div class="actions">${draft.value
-          ? html`
-            <button class="button" type="button" key="cancel" onClick=${() => {
-              draft.value = null;
-            }}>Cancel</button><button
-              class="button primary" type="submit" key="save">Save</button>
-          `
-          : html`<button class="button" type="button" key="new" onClick=${() =>
-            open(null)}>New alias</button>`}</div>
+        <button class="button push" type="button" onClick=${() => open(null)}>New alias</button>
       `}</header>
       ${all.length === 0 && !draft.value && html`
         <div class="empty teach">
@@ -240,8 +274,13 @@ export function Aliases({ one, all, versions, again }: Changing & {
         <div class="inside">
           <h3>${isNew ? "New alias" : `Change ${draft.value.name}`}</h3>
           <${Form} of=${failed.value}>
-            <${Fields} draft=${draft} isNew=${isNew} versions=${versions} />
+            <${Fields} draft=${draft} isNew=${isNew} versions=${versions}
+              key=${before.value?.name ?? ""} />
             </${Form}>
+            <div
+              class="actions"><button class="button" type="button" onClick=${() => {
+                draft.value = null;
+              }}>Cancel</button><button class="button primary" type="submit">Save</button></div>
             </div>
       `}
     </form>

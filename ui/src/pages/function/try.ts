@@ -1,11 +1,14 @@
 // The box in which a function is called by hand.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { credential } from "../../api.ts";
+import { targetSaid, targetsOf } from "../../aliases.ts";
+import { credential, get } from "../../api.ts";
 import { callLine } from "../../command.ts";
+import { useEvents } from "../../hearing.ts";
 import { html } from "../../html.ts";
 import { visible } from "../../parts/ansi.ts";
 import { Copy } from "../../parts/copy.ts";
+import { useFetched } from "../../parts/fetched.ts";
 import { counted, duration } from "../../parts/format.ts";
 import { CTRL_ENTER } from "../../parts/keys.ts";
 import { Notice } from "../../parts/notice.ts";
@@ -24,12 +27,13 @@ import {
   cancel,
   history,
   type Mode,
+  queryOf,
   type Run,
   start,
   type Trial,
   trialOf,
 } from "../../trying.ts";
-import type { Function } from "../../wire.ts";
+import type { AliasList, Function, VersionPage } from "../../wire.ts";
 
 const MODES: [Mode, string][] = [
   ["stream", "Watch: output as it comes"],
@@ -38,6 +42,7 @@ const MODES: [Mode, string][] = [
 ];
 const SHOWN_CHARACTERS = 60;
 const QUICK_MS = 2_000;
+const VERSIONS = 20; // that are offered, the newest ones
 
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
 
@@ -84,6 +89,32 @@ function Payload({ id, trial }: { id: string; trial: Trial }) {
   `;
 }
 
+/** What the call runs on, where there is a choice. */
+function Target({ one, trial }: { one: Function; trial: Trial }) {
+  const path = `api/functions/${one.id}`;
+  const { value, again } = useFetched(async (signal) => {
+    const [{ aliases }, { versions }] = await Promise.all([
+      get<AliasList>(`${path}/aliases`, {}, signal),
+      get<VersionPage>(`${path}/versions`, { limit: VERSIONS }, signal),
+    ]);
+    return targetsOf(aliases, versions.map(({ version }) => version), one.current_version);
+  }, [one.id, one.current_version, one.updated_at]);
+  useEvents(one.id, /^alias\./, 0, again);
+  const targets = value.value ?? [];
+  const chosen = trial.target.value;
+  if (targets.length < 2 && chosen === "") return null;
+  const isGone = !targets.some(([target]) => target === chosen);
+  const all = isGone ? [...targets, [chosen, chosen.replace("=", " ")] as const] : targets;
+  return html`
+    <div class="field"><label for="target">Runs on</label><select class="text" id="target"
+      value=${chosen} onChange=${(event: Event) => {
+        trial.target.value = valueOf(event);
+      }}>${all.map(([target, said]) =>
+        html`<option value=${target} key=${target} selected=${target === chosen}>${said}</option>`
+      )}</select></div>
+  `;
+}
+
 function How({ id, trial }: { id: string; trial: Trial }) {
   const variables = trial.variables.value;
   return html`
@@ -111,6 +142,7 @@ function How({ id, trial }: { id: string; trial: Trial }) {
       <${Copy} text=${callLine(id, bodyOf(trial), {
         hasKey: credential.get() !== null,
         isQueued: trial.mode.value === "async",
+        query: queryOf(trial),
       })} />
     </details>
   `;
@@ -133,7 +165,7 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
         : html`<span class="num muted">${seconds} s</span>`}${record?.cold_start &&
         html`<span class="cold">cold</span>`}${timeline?.version &&
         html`<span class="num muted">version ${timeline.version}</span>`}${timeline?.version &&
-        timeline.version !== one.current_version &&
+        run.target === "" && timeline.version !== one.current_version &&
         html`<span class="badge old">not version ${one.current_version}, which serves now</span>`}${id &&
         html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
     ${run.problem && html`<${Notice} of=${run.problem} />`}
@@ -193,8 +225,10 @@ export function TryIt({ one }: { one: Function }) {
   return html`
     <section class="card column" aria-labelledby="try" ref=${box}
       onKeyDown=${keys}><header><h2 id="try">Try it</h2
-      ><span class="num muted small">calls version ${one
-        .current_version}</span><span class="push" /> ${isRunning &&
+      ><span class="num muted small">calls ${targetSaid(
+        trial.target.value,
+        one.current_version,
+      )}</span><span class="push" /> ${isRunning &&
         html`
           <button class="button" type="button"
             onClick=${stop}>${stopping.value
@@ -203,7 +237,8 @@ export function TryIt({ one }: { one: Function }) {
         `}<button class="button primary" type="button"
           aria-disabled=${isRunning} onClick=${begin}>Call <kbd class="wide"
           aria-hidden="true">${CTRL_ENTER}</kbd></button></header>
-      <div class="inside"><${Payload} id=${one.id} trial=${trial} /><${How} id=${one
+      <div class="inside"><${Payload} id=${one
+        .id} trial=${trial} /><${Target} one=${one} trial=${trial} /><${How} id=${one
         .id} trial=${trial} />
         ${run && html`<${Outcome} one=${one} run=${run} />`}</div>
       ${run
