@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 from browser.pictures import Camera
 from browser.scene import archive_of
@@ -488,6 +488,41 @@ def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
     page.get_by_role("main").get_by_role("link", name="v2").click()
     page.get_by_role("button", name="Serve version 2").click()
     expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
+
+
+def posts_to(page: Page, verb: str) -> list[str]:
+    """The bodies of the requests that the page sends to `verb` of a function from now on."""
+    bodies: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST" and urlsplit(request.url).path.endswith(f"/{verb}"):
+            bodies.append(request.post_data or "")
+
+    page.on("request", note)
+    return bodies
+
+
+def test_a_second_press_on_undo_takes_no_undo_back(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    """What the undo did is told by a toast whose own Undo comes to be below the pointer."""
+    one = function("echo first")
+    one.server.call("PUT", one.path, {"handler": "echo second"})
+    open_at(page, one, "versions")
+    served = posts_to(page, "rollback")
+    page.get_by_role("button", name="Serve version 1").click()
+    undo = page.get_by_role("button", name="Undo")
+    at = undo.bounding_box()
+    assert at is not None
+    middle = (at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    page.mouse.click(*middle)
+    expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
+    assert undo.bounding_box() == at
+    page.mouse.click(*middle)
+    expect(undo).to_be_enabled()
+    assert served == ['{"version":1}', '{"version":2}']
+    undo.click()
+    expect(page.get_by_text(re.compile("Version 1 of .* serves"))).to_be_visible()
 
 
 def test_what_a_handler_raised_is_said_in_place_of_its_exit_code(page: Page, site: Server) -> None:

@@ -13,10 +13,11 @@ import { Output } from "../src/parts/output.ts";
 import { PoolBar } from "../src/parts/pool.ts";
 import { marks, roundUp } from "../src/parts/scale.ts";
 import { fits } from "../src/parts/search.ts";
+import { SETTLES_MS } from "../src/parts/settling.ts";
 import { Status } from "../src/parts/status.ts";
 import { Steps } from "../src/parts/steps.ts";
 import { Ago } from "../src/parts/time.ts";
-import { dismiss, toast, toasts } from "../src/parts/toast.ts";
+import { dismiss, takeBack, type Toast, toast, toasts } from "../src/parts/toast.ts";
 import { coldSentence, lanes, ranSentence, Waterfall } from "../src/parts/waterfall.ts";
 import { Refused } from "../src/api.ts";
 import { fieldIn, saidOf } from "../src/parts/failing.ts";
@@ -194,6 +195,30 @@ Deno.test("a toast goes when it is dismissed, and the oldest when there are many
   for (const one of toasts.value) dismiss(one.id);
   assert.deepEqual(toasts.value, []);
   route.value = { parts: [], query: new URLSearchParams() };
+});
+
+Deno.test("an undo is not pressed twice, and what it did is not taken back by the same press", async () => {
+  const settled: (() => void)[] = [];
+  const real = globalThis.setTimeout;
+  globalThis.setTimeout = ((run: () => void, ms: number) => {
+    if (ms === SETTLES_MS) settled.push(run);
+  }) as never;
+  const done: string[] = [];
+  const last = () => toasts.value[toasts.value.length - 1] as Toast;
+  toast("1 serves", {
+    undo: () => {
+      done.push("2 serves");
+      toast("2 serves", { undo: () => void done.push("1 serves again") });
+    },
+  });
+  await Promise.all([takeBack(last()), takeBack(last())]);
+  await takeBack(last());
+  assert.deepEqual(done, ["2 serves"]);
+  for (const run of settled.splice(0)) run();
+  await takeBack(last());
+  assert.deepEqual(done, ["2 serves", "1 serves again"]);
+  for (const run of settled) run();
+  globalThis.setTimeout = real;
 });
 
 Deno.test("a row says at which sides it goes on", () => {

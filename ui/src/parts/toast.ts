@@ -2,6 +2,7 @@
 import { effect, signal } from "@preact/signals";
 import { html } from "../html.ts";
 import { path } from "../router.ts";
+import { Settling } from "./settling.ts";
 
 export interface Toast {
   id: number;
@@ -49,13 +50,18 @@ export function dismiss(id: number): void {
   toasts.value = toasts.peek().filter((one) => one.id !== id);
 }
 
-async function takeBack(one: Toast): Promise<void> {
-  dismiss(one.id);
-  try {
-    await one.undo?.();
-  } catch (error) {
-    toastError(error);
-  }
+const undoing = new Settling(); // of all toasts: what an undo did is told where it was pressed
+
+/** Takes back what a toast tells, unless another undo is under way or has just been. */
+export async function takeBack(one: Toast): Promise<void> {
+  await undoing.run(async () => {
+    dismiss(one.id);
+    try {
+      await one.undo?.();
+    } catch (error) {
+      toastError(error);
+    }
+  });
 }
 
 export function Toasts() {
@@ -63,7 +69,8 @@ export function Toasts() {
     toasts.value.map((one) =>
       html`<div class=${`toast ${one.isBad ? "bad" : ""}`} key=${one.id}><span>${one.text}</span>
         ${
-        one.undo && html`<button class="button" type="button" onClick=${() =>
+        one.undo &&
+        html`<button class="button" type="button" aria-disabled=${undoing.isBusy.value} onClick=${() =>
           takeBack(one)}>Undo</button>`
       }
         <button class="button icon" type="button" aria-label="Dismiss" onClick=${() =>
