@@ -525,6 +525,26 @@ def test_a_second_press_on_undo_takes_no_undo_back(
     expect(page.get_by_text(re.compile("Version 1 of .* serves"))).to_be_visible()
 
 
+def test_a_double_click_deploys_once_and_what_is_said_again_is_shown_once(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo hi")
+    open_at(page, one)
+    deployed = posts_to(page, "deploy")
+    said = page.get_by_text(re.compile("Version 1 of .* serves"))
+    button = page.get_by_role("button", name="Redeploy version 1")
+    button.click()
+    expect(said).to_be_visible()
+    # Once the first answer is there, as the second click of a slow double click is.
+    button.dispatch_event("click")
+    expect(button).to_be_enabled()
+    assert len(deployed) == 1
+    button.click()
+    expect(button).to_be_enabled()
+    assert len(deployed) == 2
+    expect(said).to_have_count(1)
+
+
 def test_what_a_handler_raised_is_said_in_place_of_its_exit_code(page: Page, site: Server) -> None:
     packed(site, "raising", main="def handler(event):\n    raise ValueError('no such name')\n")
     one = site.deploy("main:handler", runtime="raising")

@@ -16,6 +16,7 @@ import { useFetched, Waiting } from "../parts/fetched.ts";
 import { ago, bytes, counted } from "../parts/format.ts";
 import { Notice } from "../parts/notice.ts";
 import { byKind, KINDS, NO_INSTANCES, PoolBar } from "../parts/pool.ts";
+import { useSettling } from "../parts/settling.ts";
 import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { useTitle } from "../parts/title.ts";
@@ -119,9 +120,9 @@ async function remove(one: Function): Promise<void> {
 }
 
 function Actions({ one }: { one: Function }) {
-  const doing = useSignal(false);
+  const doing = useSettling();
   if (!may("write")) return null;
-  const isBusy = doing.value || one.state === "deploying";
+  const isBusy = doing.isBusy.value || one.state === "deploying";
   const version = `version ${one.current_version}`;
   const again = {
     said: `Redeploy ${version}`,
@@ -134,12 +135,8 @@ function Actions({ one }: { one: Function }) {
   ) =>
     html`
       <button class=${`button ${isFirst ? "primary" : ""}`} type="button" aria-disabled=${isBusy}
-        title=${title} onClick=${async () => {
-          if (isBusy) return;
-          doing.value = true;
-          await act(one, verb);
-          doing.value = false;
-        }}>${said ?? verb.charAt(0).toUpperCase() + verb.slice(1)}</button>
+        title=${title} onClick=${() => isBusy || doing.run(() => act(one, verb))}>${said ??
+          verb.charAt(0).toUpperCase() + verb.slice(1)}</button>
     `;
   return html`
     <div

@@ -23,10 +23,11 @@ const MOST = 4;
 export const toasts = signal<Toast[]>([]);
 let last = 0;
 
-/** Shows a note for some seconds. `undo`: is offered as a button. */
+/** Shows a note for some seconds, in place of one that says the same. `undo`: is offered as a button. */
 export function toast(text: string, more: { isBad?: boolean; undo?: Toast["undo"] } = {}): void {
   const one = { id: ++last, text, isBad: more.isBad ?? false, undo: more.undo ?? null };
-  toasts.value = [...toasts.peek(), { ...one, since: Date.now() }].slice(-MOST);
+  const others = toasts.peek().filter((other) => other.text !== text);
+  toasts.value = [...others, { ...one, since: Date.now() }].slice(-MOST);
   setTimeout(function end() {
     if (isPointedAt()) setTimeout(end, LOOKED_AT_MS);
     else dismiss(one.id);

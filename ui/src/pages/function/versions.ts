@@ -9,6 +9,7 @@ import { visible } from "../../parts/ansi.ts";
 import { Code } from "../../parts/code.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { Notice } from "../../parts/notice.ts";
+import { useSettling } from "../../parts/settling.ts";
 import { Ago } from "../../parts/time.ts";
 import { note, route } from "../../router.ts";
 import { rollback } from "../../saving.ts";
@@ -21,7 +22,6 @@ import { Notices } from "./notices.ts";
 import { More, usePaged } from "./paged.ts";
 
 const NAMED = 10;
-const SETTLES_MS = 600; // in which a second click is one too many
 
 /** What a version changed; the files by their names, of the newest versions alone. */
 function Changed({ of, before, isNewest }: {
@@ -217,7 +217,7 @@ export function Versions({ one }: { one: Function }) {
   const query = route.peek().query;
   const from = useSignal(Number(query.get("from")));
   const to = useSignal(Number(query.get("to")));
-  const isBusy = useSignal(false);
+  const serving = useSettling();
   function compare(first: number, second: number) {
     from.value = first;
     to.value = second;
@@ -230,14 +230,8 @@ export function Versions({ one }: { one: Function }) {
     const other = of.version === one.current_version ? all[n + 1] ?? of : null;
     compare(other?.version ?? one.current_version, of.version);
   }
-  async function back(version: number) {
-    if (isBusy.peek()) return;
-    isBusy.value = true;
-    await rollback(one, version).catch((error) => tell(one.id, error));
-    setTimeout(() => {
-      isBusy.value = false;
-    }, SETTLES_MS);
-  }
+  const back = (version: number) =>
+    serving.run(() => rollback(one, version).catch((error) => tell(one.id, error)));
   const numbered = new Map(all?.map((each) => [each.version, each]));
   const [first, second] = [numbered.get(from.value), numbered.get(to.value)];
   return html`
@@ -264,7 +258,7 @@ export function Versions({ one }: { one: Function }) {
                   isNewest=${n < NAMED} key=${each
                     .version}
                   isCompared=${each === first || each === second} onCompare=${() => compareOne(n)}
-                  isBusy=${isBusy.value} onServe=${() => back(each.version)} />
+                  isBusy=${serving.isBusy.value} onServe=${() => back(each.version)} />
               `
             )}</tbody>
           </table>
