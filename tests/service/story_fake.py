@@ -275,8 +275,10 @@ class FakeDriver:
         self._harness, self._http = self.run(self._life.__aenter__())
 
     async def _drain(self) -> None:
-        """What SIGTERM does."""
+        """What SIGTERM does: see `main._drain_on_sigterm`."""
         self._harness.platform.health.draining = True
+        self._harness.services.work.waiters.release()
+        await self._harness.dispatcher.stop()
         await self._harness.invoker.drain(DRAIN_S)
         await self._harness.pools.aclose()
         tasks = [one._task for one in self._running]
@@ -284,6 +286,8 @@ class FakeDriver:
             await asyncio.wait(tasks, timeout=GRACE_S)
 
     async def _end(self) -> None:
+        # Closed pools refuse all work, and a dispatcher that goes on begins it again at once.
+        await self._harness.dispatcher.stop()
         # Requests have ended with the pools, which are closed first; then the client may be.
         await self._harness.pools.aclose()
         await asyncio.sleep(0.1)
