@@ -2,7 +2,7 @@
 
 import contextlib
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -302,7 +302,7 @@ def expected(one: Schedule, now: int) -> int:
         sure = max(0, (now - first) // step - 1)
         last = (first + each * step for each in (sure, sure + 1, sure + 2))
         return sure + sum(one.due_ms(each) <= now for each in last)
-    for count, tick in enumerate((first, *islice(one.ticks(first), 1000))):
+    for count, tick in enumerate(chain((first,), islice(one.ticks(first), 1000))):
         if tick > now or one.due_ms(tick) > now:
             return count
     raise AssertionError("more than this test looks at")
