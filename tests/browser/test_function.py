@@ -340,9 +340,14 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
     one = function("echo old", environment={"A": "1", "B": "secret"})
     changes = {"handler": "echo new", "environment": {"A": "2"}, "memory_limit_mb": 512}
     one.server.call("PUT", one.path, changes)
+    page.set_viewport_size({"width": 1280, "height": 600})
     open_at(page, one, "versions")
     page.get_by_role("button", name="Compare version 2").click()
     differs = region(page, "What differs")
+    expect(differs.get_by_role("heading")).to_be_in_viewport(ratio=1)
+    expect(differs.locator(".cm-changedLine")).to_be_in_viewport(ratio=1)
+    shown, aliases = differs.bounding_box(), page.get_by_role("form", name="Aliases").bounding_box()
+    assert shown and aliases and shown["y"] < aliases["y"]
     expect(differs.get_by_role("row", name=re.compile("Memory"))).to_contain_text("512 MiB")
     expect(differs.get_by_role("row", name=re.compile("Variable A"))).to_contain_text("another")
     expect(differs.get_by_role("row", name=re.compile("Variable B"))).to_contain_text("\u2013")

@@ -1,6 +1,7 @@
 // Scrolls what has just come into sight, without moving the focus.
 
 const TOP_BAR_PX = 48, MARGIN_PX = 16;
+const GROWS_MS = 1_500;
 const STAYS = ".stays, .saving"; // bars of a page that stand still below the top one
 
 /** Of an element, in the window. */
@@ -26,6 +27,19 @@ export function reveal(from: Element | null, to: Element | null = from): void {
   const top = toReveal(box, sight);
   const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (top !== 0) scrollBy({ top, behavior: isStill ? "instant" : "smooth" });
+}
+
+/** Reveals it, and again where it grows in the first moments, as what it shows is fetched. Gives back
+ * what ends that.
+ */
+export function revealGrowing(one: Element): () => void {
+  const watch = new ResizeObserver(() => reveal(one));
+  watch.observe(one);
+  const end = setTimeout(() => watch.disconnect(), GROWS_MS);
+  return () => {
+    clearTimeout(end);
+    watch.disconnect();
+  };
 }
 
 export function isInSight(one: Element | null): boolean {

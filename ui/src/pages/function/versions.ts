@@ -1,5 +1,6 @@
 // All versions of a function: what each has changed, how two differ, and the way back.
 import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
 import { namesOf } from "../../aliases.ts";
 import { get } from "../../api.ts";
 import { type Difference, differences, summary } from "../../comparing.ts";
@@ -9,6 +10,7 @@ import { visible } from "../../parts/ansi.ts";
 import { Code } from "../../parts/code.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { Notice } from "../../parts/notice.ts";
+import { revealGrowing } from "../../parts/reveal.ts";
 import { useSettling } from "../../parts/settling.ts";
 import { Ago } from "../../parts/time.ts";
 import { note, route } from "../../router.ts";
@@ -218,6 +220,11 @@ export function Versions({ one }: { one: Function }) {
   const from = useSignal(Number(query.get("from")));
   const to = useSignal(Number(query.get("to")));
   const serving = useSettling();
+  const compared = useRef<HTMLDivElement>(null);
+  const asked = useSignal(0); // how often a comparison was
+  useEffect(() => {
+    if (asked.value && compared.current) return revealGrowing(compared.current);
+  }, [asked.value]);
   function compare(first: number, second: number) {
     from.value = first;
     to.value = second;
@@ -229,6 +236,7 @@ export function Versions({ one }: { one: Function }) {
     if (!of) return;
     const other = of.version === one.current_version ? all[n + 1] ?? of : null;
     compare(other?.version ?? one.current_version, of.version);
+    asked.value++;
   }
   const back = (version: number) =>
     serving.run(() => rollback(one, version).catch((error) => tell(one.id, error)));
@@ -266,6 +274,8 @@ export function Versions({ one }: { one: Function }) {
         <${More} of=${list} />
       </section>
     `}
+    <div ref=${compared}>${all && first && second &&
+      html`<${Comparison} id=${one.id} all=${all} from=${first} to=${second} onChange=${compare} />`}</div>
     <div class="after">
       <${Notices} one=${one} section="versions" />
     </div>
@@ -274,7 +284,5 @@ export function Versions({ one }: { one: Function }) {
       <${Aliases} one=${one} all=${aliases} versions=${all.map(({ version }) => version)}
         again=${again} />
     `}
-    ${all && first && second &&
-      html`<${Comparison} id=${one.id} all=${all} from=${first} to=${second} onChange=${compare} />`}
   `;
 }
