@@ -131,6 +131,9 @@ def test_a_draft_is_kept_and_what_was_made_has_its_own_address(page: Page, site:
     assert not page.evaluate(ASKS_BEFORE_IT_LEAVES)
     made = site.call("GET", f"/api/functions/by-name/{name}").json()
     expect(page).to_have_url(re.compile(f"#/functions/{made['id']}$"))
+    # Deploying again renames nothing.
+    expect(page.get_by_label("Name")).not_to_be_editable()
+    expect(page.get_by_text("The function exists: its page changes the name")).to_be_visible()
     page.get_by_label("Payload").fill("sent next")
     button = page.get_by_role("button", name="Call again")
     button.click()

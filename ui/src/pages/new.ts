@@ -33,20 +33,25 @@ import { noteSent } from "../trying.ts";
 import { lineIn } from "../version_files.ts";
 import { templateOf, TEMPLATES } from "../templates.ts";
 
-const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
-
-function Name({ draft, change, taken }: {
+interface Naming {
   draft: Draft;
   change: (part: Partial<Draft>) => void;
   taken: NameTaken | null;
-}) {
+  /** Whether the function is there: it is renamed in its settings. */
+  isMade: boolean;
+}
+
+const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
+
+function Name({ draft, change, taken, isMade }: Naming) {
   const field = useRef<HTMLInputElement>(null);
   const said = useFailure("name", "Name", "name");
   useEffect(() => field.current?.focus(), [taken]);
   return html`
     <div class="field"><label for="name">Name</label>
       <input class="text" id="name" ref=${field} maxlength="64" placeholder="my-function"
-        autocomplete="off" spellcheck=${false} value=${draft.name} aria-describedby="name-about"
+        autocomplete="off" spellcheck=${false} value=${draft
+          .name} readonly=${isMade} aria-describedby="name-about"
         aria-invalid=${taken || said ? true : null}
         onInput=${(event: Event) => change({ name: valueOf(event) })} />
       ${taken
@@ -59,15 +64,15 @@ function Name({ draft, change, taken }: {
         `
         : said
         ? html`<${Wrong} said=${said} id="name-about" />`
-        : html`<small id="name-about" class="muted">letters, digits, dots, dashes, underscores</small>`}</div>
+        : html`<small id="name-about" class="muted">${
+          isMade
+            ? "The function exists: its page changes the name, in Code and settings."
+            : "letters, digits, dots, dashes, underscores"
+        }</small>`}</div>
   `;
 }
 
-function Identity({ draft, change, taken }: {
-  draft: Draft;
-  change: (part: Partial<Draft>) => void;
-  taken: NameTaken | null;
-}) {
+function Identity({ draft, change, ...naming }: Naming) {
   const template = templateOf(draft);
   function choose(event: Event) {
     const language = valueOf(event) as Language;
@@ -81,7 +86,7 @@ function Identity({ draft, change, taken }: {
   }
   return html`
     <div class="inside pair">
-      <${Name} draft=${draft} change=${change} taken=${taken} />
+      <${Name} draft=${draft} change=${change} ...${naming} />
       <div class="field"><label for="language">Language</label><select class="text" id="language"
           value=${draft.language} onChange=${choose}>${Object.entries(LANGUAGES).map((
             [one, { title }],
@@ -290,7 +295,7 @@ export default function New() {
           onDragLeave=${() => {
             isOver.value = false;
           }} onDrop=${dropped}>
-          <${Identity} draft=${now} change=${change} taken=${taken} />
+          <${Identity} draft=${now} change=${change} taken=${taken} isMade=${functionId !== null} />
           <div
             class="code-head small muted"><span class="mono">${mainFile(
               now.language,
