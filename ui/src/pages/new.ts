@@ -31,6 +31,7 @@ import { href, stand } from "../router.ts";
 import { endOf } from "../raised.ts";
 import { noteSent } from "../trying.ts";
 import { lineIn } from "../version_files.ts";
+import { isBrokenJson } from "./function/try.ts";
 import { templateOf, TEMPLATES } from "../templates.ts";
 
 interface Naming {
@@ -313,9 +314,12 @@ export default function New() {
         </section>
         <section class="card after">
           <div class="inside field"><label for="payload">Payload</label>
-          <textarea id="payload" rows="2" spellcheck=${false} value=${now
+          <textarea id="payload" rows="2" aria-describedby="payload-about" spellcheck=${false} value=${now
             .payload} placeholder="Text, often JSON; may be empty" onPaste=${refuseLong}
             onInput=${(event: Event) => change({ payload: valueOf(event) })} />
+          <small id="payload-about" class="muted">${isBrokenJson(now.payload)
+            ? "This is no valid JSON: it is sent as text."
+            : ""}</small>
           <${WrongOf} path="payload" label="Payload" of="payload" /></div>
         </section>
         <div
