@@ -347,7 +347,9 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
     expect(differs.get_by_role("heading")).to_be_in_viewport(ratio=1)
     expect(differs.locator(".cm-changedLine")).to_be_in_viewport(ratio=1)
     shown, aliases = differs.bounding_box(), page.get_by_role("form", name="Aliases").bounding_box()
-    assert shown and aliases and shown["y"] < aliases["y"]
+    assert shown
+    assert aliases
+    assert shown["y"] < aliases["y"]
     expect(differs.get_by_role("row", name=re.compile("Memory"))).to_contain_text("512 MiB")
     expect(differs.get_by_role("row", name=re.compile("Variable A"))).to_contain_text("another")
     expect(differs.get_by_role("row", name=re.compile("Variable B"))).to_contain_text("\u2013")

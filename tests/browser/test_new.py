@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import FilePayload, Page, Route, expect
 
 from browser.pictures import Camera
 from e2e.server import Server
@@ -136,7 +136,7 @@ def test_a_draft_is_kept_and_what_was_made_has_its_own_address(page: Page, site:
     expect(page).to_have_url(re.compile(f"#/functions/{made['id']}$"))
     # Deploying again renames nothing.
     expect(page.get_by_label("Name")).not_to_be_editable()
-    expect(page.get_by_text("The function exists: its page changes the name")).to_be_visible()
+    expect(page.get_by_text("The function exists: rename it on its page")).to_be_visible()
     page.get_by_label("Payload").fill("sent next")
     button = page.get_by_role("button", name="Call again")
     button.click()
@@ -149,6 +149,34 @@ def test_a_draft_is_kept_and_what_was_made_has_its_own_address(page: Page, site:
     page.get_by_role("link", name="Functions", exact=True).first.click()
     page.get_by_role("link", name="New function").click()
     expect(page.get_by_label("Name")).to_have_value("")
+
+
+def test_the_answer_before_stays_in_its_place_until_the_next_one_is_there(page: Page) -> None:
+    page.emulate_media(reduced_motion="reduce")  # where it scrolls to, it is at once
+    page.goto("/ui/#/functions/new")
+    page.get_by_label("Name").fill(new_name())
+    page.get_by_label("Language").select_option("shell")
+    write(page, "cat")
+    page.get_by_label("Payload").fill("sent first")
+    make(page)
+    answer, output = page.get_by_role("region", name="Answer"), page.get_by_label("Output")
+    expect(output).to_have_text("sent first", timeout=scaled(20_000))
+    page.get_by_label("Payload").fill("sent next")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/invoke", hold)
+    before, top = answer.bounding_box(), page.evaluate("scrollY")
+    page.get_by_role("button", name="Call again").click()
+    expect(page.get_by_role("button", name="Working")).to_be_visible()
+    expect(answer).to_have_attribute("aria-busy", "true")
+    expect(output).to_have_text("sent first")
+    assert (answer.bounding_box(), page.evaluate("scrollY")) == (before, top)
+    held[0].continue_()
+    expect(answer).to_have_attribute("aria-busy", "false")
+    expect(output).to_have_text("sent next")
 
 
 def test_a_draft_can_be_dropped_and_a_wrong_name_is_told_once(page: Page) -> None:

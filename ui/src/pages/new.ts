@@ -67,7 +67,7 @@ function Name({ draft, change, taken, isMade }: Naming) {
         ? html`<${Wrong} said=${said} id="name-about" />`
         : html`<small id="name-about" class="muted">${
           isMade
-            ? "The function exists: its page changes the name, in Code and settings."
+            ? "The function exists: rename it on its page, in Code and settings."
             : "letters, digits, dots, dashes, underscores"
         }</small>`}</div>
   `;
@@ -142,13 +142,15 @@ async function take(list: Iterable<File>, draft: Draft): Promise<Partial<Draft>>
   return { ...part, files: [...files.values()] };
 }
 
-function Answer({ of: { call: of, version }, name, id }: {
+/** `isOld`: another call is under way. Its answer takes the place of this one, so that nothing moves. */
+function Answer({ of: { call: of, version }, isOld, name, id }: {
   of: Answered;
+  isOld: boolean;
   name: string;
   id: string;
 }) {
   return html`
-    <section class="card after"
+    <section class="card after answer" aria-busy=${isOld}
       aria-labelledby="answer"><header class="wraps"><h2 id="answer">Answer</h2>
           <${Status} of=${of
             .status} /><span class="num muted small">version ${version}</span><span class="num muted small">${duration(
@@ -208,6 +210,7 @@ export default function New() {
   const step = useSignal<Step | "done" | null>(null);
   const problem = useSignal<Error | null>(null);
   const answer = useSignal<Answered | null>(null);
+  const isCalling = useSignal(false);
   const isOver = useSignal(false);
   const making = useRef(new Making());
   const result = useRef<HTMLDivElement>(null);
@@ -217,7 +220,7 @@ export default function New() {
     if (making.current.functionId === null) drafted.value = draft.value;
   };
   const { functionId, name } = making.current;
-  const isBusy = step.value !== null && step.value !== "done" && problem.value === null;
+  const isBusy = isCalling.value;
   const verb = making.current.isDeployed(now)
     ? "Call again"
     : functionId
@@ -227,8 +230,9 @@ export default function New() {
   async function go(event?: Event) {
     event?.preventDefault();
     if (isBusy) return;
-    problem.value = answer.value = null;
+    problem.value = null;
     step.value = null;
+    isCalling.value = true;
     try {
       const sent = draft.peek();
       const found = await making.current.run(sent, (one) => {
@@ -239,6 +243,9 @@ export default function New() {
       step.value = "done";
     } catch (error) {
       problem.value = error as Error;
+      answer.value = null;
+    } finally {
+      isCalling.value = false;
     }
   }
   function discard() {
@@ -324,9 +331,9 @@ export default function New() {
         </section>
         <div
           ref=${result}><${Progress} draft=${now} step=${step} problem=${problem
-            .value} answer=${answer.value} making=${making.current} />
+            .value} answer=${isBusy ? null : answer.value} making=${making.current} />
         ${answer.value &&
-          html`<${Answer} of=${answer.value} name=${name} id=${functionId} />`}</div>
+          html`<${Answer} of=${answer.value} isOld=${isBusy} name=${name} id=${functionId} />`}</div>
         </${Form}>
         </form>
   `;
