@@ -48,6 +48,14 @@ def test_a_command_loads_what_it_needs_and_no_more(line: str) -> None:
 STORE, SERVER = {"sqlalchemy"}, {"structlog", "rich", "pygments", "quiltfn.launcher.main"}
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with a database, and a key in it."""
+    data = tmp_path_factory.mktemp("keys") / "data"
+    subprocess.run([*QUILTFN, "keys", "create", "--data-dir", str(data)], check=True)
+    return data
+
+
 @pytest.mark.parametrize(
     ("line", "code", "spared"),
     [
@@ -58,13 +66,10 @@ STORE, SERVER = {"sqlalchemy"}, {"structlog", "rich", "pygments", "quiltfn.launc
     ],
 )
 def test_keys_load_the_store_where_there_is_one_and_no_server(
-    tmp_path: Path, line: str, code: int, spared: set[str]
+    database: Path, line: str, code: int, spared: set[str]
 ) -> None:
     """The database is made before: only that needs what migrates it."""
-    data = tmp_path / "data"
-    words = line.replace("DATA", str(data)).split()
-    if str(data) in words:
-        subprocess.run([*QUILTFN, "keys", "create", "--data-dir", str(data)], check=True)
+    words = line.replace("DATA", str(database)).split()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "quiltfn", *words],
         capture_output=True,
