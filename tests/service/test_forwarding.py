@@ -71,8 +71,27 @@ class PeerResponse(PeerAnswer):
             raise PeerUnavailable("the connection has ended", may_have_run=True)
 
 
+class OneRequest:
+    """`PeerRequest`: a block that is entered once the network is there."""
+
+    def __init__(
+        self, network: "Network", block: contextlib.AbstractAsyncContextManager[PeerResponse]
+    ) -> None:
+        self._network, self._block, self.is_sent = network, block, False
+
+    async def __aenter__(self) -> PeerResponse:
+        await self._network.is_there.wait()
+        self.is_sent = True
+        return await self._block.__aenter__()
+
+    async def __aexit__(self, *why: Any) -> bool | None:
+        return await self._block.__aexit__(*why)
+
+
 class Network:
-    """`Peers` of nodes in this process. `broken`: what is raised in place of an answer."""
+    """`Peers` of nodes in this process. `broken`: what is raised in place of an answer. `is_there`:
+    until it is set, requests wait for their connections.
+    """
 
     def __init__(self) -> None:
         self.apps: dict[str, PeerApplication] = {}
@@ -80,9 +99,14 @@ class Network:
         self.cut_after: int | None = None
         self.sent: list[tuple[str, Headers, ForwardedCall]] = []
         self.requests: list[Request] = []
+        self.is_there = asyncio.Event()
+        self.is_there.set()
+
+    def request(self, *parts: Any) -> OneRequest:
+        return OneRequest(self, self._exchange(*parts))
 
     @contextlib.asynccontextmanager
-    async def request(
+    async def _exchange(
         self,
         node: str,
         method: str,
@@ -510,7 +534,7 @@ async def test_a_request_that_is_given_up_leaves_none_to_another_node(
             under_way.clear()
 
     async def ask() -> None:
-        request = asked()
+        request: Any = asked()
         await forwarding._while_wanted(context, request)
         try:
             await asyncio.Event().wait()
@@ -534,20 +558,33 @@ async def test_a_request_that_is_given_up_leaves_none_to_another_node(
     assert not under_way
 
 
-async def test_a_call_that_ends_with_its_client_ends_there(nodes: Nodes) -> None:
-    request = Request(
-        "POST",
-        "/api/functions/invoke/sleeps",
-        Headers(
-            {
-                "host": "127.0.0.1",
-                "content-type": "application/json",
-                "x-on-disconnect": "cancel",
-            }
-        ),
-    )
+def cancelled_with_its_client() -> Request:
+    """A call of `sleeps` that ends when its client goes away."""
+    headers = {"host": "127.0.0.1", "content-type": "application/json", "x-on-disconnect": "cancel"}
+    request = Request("POST", "/api/functions/invoke/sleeps", Headers(headers))
     request.target = b"/api/functions/invoke/sleeps"
     request.feed(json.dumps({"payload": ""}).encode())
+    return request
+
+
+async def test_a_call_whose_client_leaves_before_it_is_sent_on_has_a_record_here(
+    nodes: Nodes,
+) -> None:
+    nodes.network.is_there.clear()
+    request = cancelled_with_its_client()
+    answer = asyncio.ensure_future(nodes.app(request))
+    await until(lambda: nodes.placed.calls)
+    request.is_lost = True
+    request.wake()
+    with contextlib.suppress(Exception):
+        await answer
+    assert nodes.network.sent == []
+    (record,) = await nodes.here.records(nodes.runs("sleeps"))
+    assert (record.status.value, record.started_at) == ("cancelled", None)
+
+
+async def test_a_call_that_ends_with_its_client_ends_there(nodes: Nodes) -> None:
+    request = cancelled_with_its_client()
     answer = asyncio.ensure_future(nodes.app(request))
     await until(lambda: nodes.there.sandboxes.calls == 1)
     request.is_lost = True

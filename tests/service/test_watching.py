@@ -114,7 +114,8 @@ class Node:
         self.events = Events(self.clock, epoch, lambda _: self._all(), queue_counts)
         self.told = Events(self.clock, epoch, lambda _: self.counts[name], None)
         self.own = OwnEvents(self.told)
-        self.watching = Watching(self.events, network, self._counted)
+        peers: Any = network  # nobody asks whether what it was asked was sent
+        self.watching = Watching(self.events, peers, self._counted)
         network.nodes[name] = self
 
     def _all(self) -> PoolCounts:

@@ -92,10 +92,12 @@ class TlsServer(Server):
 class Api:
     """One caller of a server, with or without a credential.
 
-    `others_hear_s`: how long after a change calls at another node may go on as before.
+    `others_hear_s`: how long after a change calls at another node may go on as before. `nodes`: how
+    many there are that may be asked.
     """
 
     others_hear_s: ClassVar[float] = 0.0
+    nodes: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from e2e.server import Server, short_dir, watched
-from fleet.front import three_nodes
+from fleet.front import NODES, three_nodes
 from spec.api_client import Api, make_key, make_secret, new_name
 
 OTHERS_HEAR_S = 1.0  # the fleet's promise
@@ -44,7 +44,7 @@ def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Makes a server with the options that it is given, or three with --fleet."""
     if not request.config.getoption("--fleet"):
         return alone
-    Api.others_hear_s = OTHERS_HEAR_S
+    Api.others_hear_s, Api.nodes = OTHERS_HEAR_S, len(NODES)
     return lambda options: three_nodes(options, tmp_path_factory.mktemp("fleet"))
 
 

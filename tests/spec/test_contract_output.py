@@ -88,9 +88,9 @@ def test_no_output_is_no_bytes_and_an_unfinished_call_has_none_yet(tenant: Api) 
     path = f"{of(function_id)}/invoke"
     call = threading.Thread(target=lambda: tenant("POST", path, {"payload": "1\n"}))
     call.start()
-    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
-    listed = tenant.good("GET", f"{of(function_id)}/invocations")["invocations"]
-    running = output_of(tenant, listed[0])
+    path_of_list = f"{of(function_id)}/invocations?status=running"
+    (listed,) = until(lambda: tenant.good("GET", path_of_list)["invocations"])
+    running = output_of(tenant, listed)
     call.join()
     assert is_error(running, "NOT_FOUND", 404)["hint"] == "ask again once it has"
 

@@ -215,6 +215,7 @@ def test_a_call_of_a_deleted_function_ends_cancelled_after_five_seconds(tenant: 
     call.start()
     until(lambda: tenant.pool(function_id)["busy_count"] == 1)
     tenant.good("DELETE", of(function_id), status=204)
+    tenant.heard()
     tenant.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/invoke")
     call.join(scaled(8))
     record = with_answer[0].json()

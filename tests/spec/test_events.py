@@ -54,8 +54,11 @@ def test_the_life_of_a_function_is_seen(api: Api) -> None:
         record = api.good("POST", f"{of(function_id)}/invoke", {"payload": SECRET})
         found = until_type(coming, "pool")  # which is told a moment later
         api.good("PUT", of(function_id), {"handler": "echo two"})
+        api.heard()  # nodes tell of what each does in its order, and not in that of all
         api.good("POST", f"{of(function_id)}/rollback", {"version": 1})
+        api.heard()
         api.good("POST", f"{of(function_id)}/pause")
+        api.heard()
         api("DELETE", of(function_id))
         found += until_type(coming, "function.deleted")
     names = [one.name for one in found]

@@ -36,7 +36,7 @@ def test_calls_are_in_stats_series_and_usage(tenant: Api) -> None:
         for _ in range(count):
             tenant.invoke(one)
     told = stats_of(tenant, good, 3)
-    assert (told["errors"], told["cold_starts"] <= 1) == (0, True)
+    assert (told["errors"], told["cold_starts"] <= Api.nodes) == (0, True)
     assert 0 < told["p50_ms"] <= told["p99_ms"]
     assert stats_of(tenant, bad, 2)["errors"] == 2
 

@@ -14,7 +14,7 @@ from quiltfn.api.route import Application, RequestContext
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import PoolCounting, Pools
-from quiltfn.ports.placement import PeerResponse, Peers, Placement
+from quiltfn.ports.placement import PeerRequest, Peers, Placement
 
 # What belongs to one connection (RFC 9110, 7.6.1), and the length, which the connection counts.
 PER_CONNECTION = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
@@ -93,7 +93,7 @@ def request_of(
     node: str,
     call: ForwardedCall,
     left_out: AbstractSet[str] = frozenset(),
-) -> AbstractAsyncContextManager[PeerResponse]:
+) -> PeerRequest:
     """The client's request, for another node. `left_out`: headers that are not sent on."""
     request, headers = context.request, context.headers
     # At its URL a function may have credentials of its own; that node keeps ours from handlers.

@@ -7,7 +7,6 @@ nothing of it, so the next one is tried.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
 from quiltfn.ports import Outline
-from quiltfn.ports.placement import PeerResponse, PeerUnavailable
+from quiltfn.ports.placement import PeerRequest, PeerResponse, PeerUnavailable
 from quiltfn.ports.streamed_body import BodyCut
 
 # What a node says to another one with its response. A handler's own header of the name is removed.
@@ -215,9 +214,7 @@ def _is_kept(context: RequestContext[Any]) -> bool:
     return is_idempotent and "idempotency-key" in context.headers
 
 
-def _while_wanted(
-    context: RequestContext[Any], request: AbstractAsyncContextManager[PeerResponse]
-) -> Awaitable[PeerResponse]:
+def _while_wanted(context: RequestContext[Any], request: PeerRequest) -> Awaitable[PeerResponse]:
     """What the node answers. If the client goes away and its call is to end with it, the connection
     to the node ends as well, and the node does with the call what it would do for its own client.
     """
@@ -227,19 +224,23 @@ def _while_wanted(
     return _unless_lost(context, request)
 
 
-async def _unless_lost(
-    context: RequestContext[Any], request: AbstractAsyncContextManager[PeerResponse]
-) -> PeerResponse:
-    """As `_while_wanted`. Raises `ClientDisconnected`."""
+async def _unless_lost(context: RequestContext[Any], request: PeerRequest) -> PeerResponse:
+    """As `_while_wanted`. Raises `ClientDisconnected`; `PeerUnavailable` where the client left
+    before anything was sent: then the call ends here, with a record that says so.
+    """
     answered = asyncio.ensure_future(request.__aenter__())
     lost = asyncio.ensure_future(context.request.lost())
     is_wanted = False
     try:
         await asyncio.wait((answered, lost), return_when=asyncio.FIRST_COMPLETED)
         is_wanted = answered.done()
-        if not is_wanted:
+        if is_wanted:
+            return answered.result()
+        answered.cancel()
+        await asyncio.wait([answered])
+        if request.is_sent:
             raise ClientDisconnected
-        return answered.result()
+        raise PeerUnavailable("the client left before it was sent", may_have_run=False)
     finally:
         lost.cancel()
         if not is_wanted:
@@ -264,11 +265,9 @@ class _Rest:
     it.
     """
 
-    def __init__(
-        self, answer: PeerResponse, gone: Gone, request: AbstractAsyncContextManager[PeerResponse]
-    ) -> None:
+    def __init__(self, answer: PeerResponse, gone: Gone, request: PeerRequest) -> None:
         self._pieces, self._gone = aiter(answer.body), gone
-        self._request: AbstractAsyncContextManager[PeerResponse] | None = request
+        self._request: PeerRequest | None = request
 
     def __aiter__(self) -> "_Rest":
         return self

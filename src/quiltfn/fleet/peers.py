@@ -222,12 +222,13 @@ class PeerRequest:
     no task: each would cost a call more than its signature. `count`: counts it from then to then.
     """
 
-    __slots__ = ("_connection", "_count", "_link", "_node", "_parts", "_peers")
+    __slots__ = ("_connection", "_count", "_link", "_node", "_parts", "_peers", "is_sent")
 
     def __init__(
         self, peers: "HttpPeers", node: str, parts: Parts, count: RequestCount | None = None
     ) -> None:
         self._peers, self._node, self._parts, self._count = peers, node, parts, count
+        self.is_sent = False
 
     async def __aenter__(self) -> PeerAnswer:
         link = self._link = self._peers.link(self._node)
@@ -260,6 +261,7 @@ class PeerRequest:
         # Last, for what is signed must be sent: the next number is expected behind it.
         signature = signer.sign(method, target.decode("latin-1"), call)
         head = b"%b%b: %b\r\n\r\n" % (head, HEADER_NAME, signature.encode())
+        self.is_sent = True
         return connection.exchange(head, body, has_answer_body=method != "HEAD")
 
     def _end(self) -> None:

@@ -1,7 +1,6 @@
 """The interface of what decides where a call runs in a fleet."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 from quiltfn.model.forwarded import ForwardedCall, Refusal
@@ -85,6 +84,19 @@ class PeerResponse(Protocol):
         """
 
 
+class PeerRequest(Protocol):
+    """A request: entering the block sends it and gives the response. `is_sent`: whether the node
+    may have something of it, also where the block could not be entered.
+    """
+
+    @property
+    def is_sent(self) -> bool: ...
+
+    async def __aenter__(self) -> PeerResponse: ...
+
+    async def __aexit__(self, *_: object) -> bool | None: ...
+
+
 class Peers(Protocol):
     """Sends requests to other nodes."""
 
@@ -96,7 +108,7 @@ class Peers(Protocol):
         headers: Sequence[tuple[str, str]],
         body: bytes | StreamedBody,
         call: ForwardedCall | None,
-    ) -> AbstractAsyncContextManager[PeerResponse]:
+    ) -> PeerRequest:
         """The response, from its head on. A streamed body is not begun before the node asks for it,
         and what it raises comes out. Leaving the block early ends the request, which the node
         notices. `call`: what is said of a client's request; None: this node asks for itself. There
