@@ -226,6 +226,9 @@ def test_a_call_of_somebody_else_is_in_the_list_and_the_sums(
     expect(row).to_contain_text("failed")
     expect(row).to_contain_text(record["invocation_id"])
     expect(region(page, "Last hour")).to_contain_text("100 %")
+    expect(page.get_by_title("Estimated from a histogram")).to_have_text(
+        re.compile(r"^\s*Highest p99\s*about [\d.]+ m?s\s*$")
+    )
     page.get_by_role("button", name="week").click()
     expect(region(page, "Last week").get_by_role("img")).to_have_attribute(
         "aria-label", re.compile("1 call, 1 failed")

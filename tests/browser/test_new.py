@@ -174,6 +174,8 @@ def test_the_answer_before_stays_in_its_place_until_the_next_one_is_there(page: 
     expect(answer).to_have_attribute("aria-busy", "true")
     expect(output).to_have_text("sent first")
     assert (answer.bounding_box(), page.evaluate("scrollY")) == (before, top)
+    while not held:
+        page.wait_for_timeout(10)
     held[0].continue_()
     expect(answer).to_have_attribute("aria-busy", "false")
     expect(output).to_have_text("sent next")

@@ -1,6 +1,21 @@
 import assert from "node:assert/strict";
-import { ago, bytes, count, counted, duration, percent } from "../src/parts/format.ts";
+import { about, ago, bytes, count, counted, duration, percent } from "../src/parts/format.ts";
 import { marks, secondsBetween } from "../src/parts/scale.ts";
+
+Deno.test("what is estimated says so and has two digits", () => {
+  const said = [null, 0.412, 9, 113, 960, 1912, 2113, 19_600, 123_456].map(about);
+  assert.deepEqual(said, [
+    "–",
+    "about 410 µs",
+    "about 9 ms",
+    "about 110 ms",
+    "about 960 ms",
+    "about 1.9 s",
+    "about 2.1 s",
+    "about 20 s",
+    "about 2 min 0 s",
+  ]);
+});
 
 Deno.test("a duration has the unit that suits it", () => {
   const said = [null, 0, 0.25, 4.26, 16.4, 999.6, 1500, 59_940, 59_960, 61_000, 3_660_000].map(

@@ -15,6 +15,13 @@ export function duration(ms: number | null | undefined): string {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** Milliseconds that are an estimate: two digits, and that it is one. */
+export function about(ms: number | null): string {
+  if (ms === null) return duration(ms);
+  const rounded = duration(Number(ms.toPrecision(2)));
+  return `about ${rounded.replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ")}`;
+}
+
 const whole = new Intl.NumberFormat("en");
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 

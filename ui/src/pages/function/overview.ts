@@ -6,7 +6,7 @@ import { useEvents } from "../../hearing.ts";
 import { html } from "../../html.ts";
 import { Chart, ChartLegend } from "../../parts/chart.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
-import { count, duration, percent } from "../../parts/format.ts";
+import { about, count, duration, percent } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
 import { FROM } from "../../parts/source.ts";
 import { Status } from "../../parts/status.ts";
@@ -71,18 +71,20 @@ function OverTime({ id }: { id: string }) {
   `;
 }
 
+const P99_TITLE = "Estimated from a histogram: within 5 % of what the calls took";
+
 function Figures({ data }: { data: Series }) {
   const { calls, errors, cold, slowest } = sums(data);
   const all = [
     ["Calls", count(calls)],
     ["Errors", percent(errors, calls)],
     ["Cold starts", percent(cold, calls)],
-    ["Highest p99", duration(slowest)],
+    ["Highest p99", about(slowest), P99_TITLE],
   ];
   return html`<div class="figures num">${
-    all.map(([name, value]) =>
+    all.map(([name, value, title]) =>
       html`
-        <dl key=${name}>
+        <dl key=${name} title=${title}>
           <dt>${name}</dt>
           <dd>${value}</dd>
         </dl>
