@@ -132,6 +132,10 @@ def test_an_answer_comes_into_sight_and_leaves_the_focus(
     expect(page.get_by_label("Log")).to_be_in_viewport(ratio=1)
     expect(region(page, "Try it").get_by_role("status")).to_be_in_viewport(ratio=1)
     expect(button).to_be_focused()
+    # Where there are two, each says which one it is.
+    for name in ("Output", "Log"):
+        named = "(one) => getComputedStyle(one, '::before').content"
+        assert page.get_by_label(name).evaluate(named) == f'"{name}"'
 
 
 @pytest.mark.parametrize("mode", ["Wait for the answer", "Queue it"])
@@ -423,6 +427,29 @@ def test_a_call_is_tried_by_an_alias_and_by_a_version(
     expect(box).not_to_contain_text("which serves now")
     box.get_by_text("This call from a terminal").click()
     expect(box).to_contain_text("/invoke?version=1")
+
+
+def test_badges_of_versions_stay_on_one_line_on_a_telephone(
+    open_page: Callable[..., Page], function: Callable[..., Function]
+) -> None:
+    one = function("echo old")
+    changes = {"handler": "echo new", "environment": {"A": "1"}, "memory_limit_mb": 512}
+    one.server.call("PUT", one.path, changes)  # so many words beside them that they have no room
+    shares = {"version": 1, "also": {"version": 2, "weight": 0.1}}
+    one.server.call("PUT", f"{one.path}/aliases/live", shares)
+    page = open_page(viewport={"width": 390, "height": 844})
+    open_at(page, one, "versions")
+    for said in ("live 90 %", "live 10 %", "serves"):
+        badge = region(page, "Versions").get_by_text(said, exact=True)
+        lines, unused_px, is_cut = badge.evaluate("""(one) => {
+            const text = document.createRange();
+            text.selectNodeContents(one);
+            const width = text.getBoundingClientRect().width;
+            return [text.getClientRects().length, one.clientWidth - width,
+                one.scrollWidth > one.clientWidth];
+        }""")
+        assert (lines, is_cut) == (1, False), said
+        assert unused_px < 16, said
 
 
 def test_an_alias_that_is_refused_is_said_beside_its_field(
@@ -777,6 +804,8 @@ def test_its_schedules_are_run_and_turned_off(
 def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo over http")
     open_at(page, one, "network")
+    outgoing = region(page, "Outgoing connections")
+    expect(outgoing).to_contain_text("No network access (set in its runtime).")
     page.get_by_role("button", name="Give it a URL").click()
     callers = page.get_by_label("Who may call")
     expect(callers.locator("option", has_text="none")).to_have_text("none: anybody")

@@ -8,8 +8,8 @@ import type { Egress, Function } from "../../wire.ts";
 import { Url } from "./url.ts";
 
 const NETWORKS: Record<string, string> = {
-  none: "It reaches nothing but itself: its runtime has network none.",
-  egress: "It reaches public addresses: its runtime has network egress.",
+  none: "No network access (set in its runtime).",
+  egress: "Access to public addresses (set in its runtime).",
 };
 
 export function Network({ one }: { one: Function }) {

@@ -98,7 +98,7 @@ function Row({ one, of, aliases, before, isNewest, isCompared, ...doing }: {
           aliases,
           of.version,
         ).map((name) =>
-          html`<span class="badge plain" title="Calls by this alias run on it" key=${name}>${name}</span>`
+          html`<span class="badge plain" title=${`${name}: calls by this alias run on it`} key=${name}>${name}</span>`
         )}</td>
       <td class="num small">
         <${Ago} at=${of.created_at} />
