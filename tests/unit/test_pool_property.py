@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -177,6 +177,8 @@ def the_minimum_is_restored_and_the_rest_leaves(sim: PoolSimulation) -> None:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES, size=st.integers(0, 63))
+# More are started than the minimum, so that the one that was started to be parked is.
+@example(story=[("park", 0), *[("acquire", 0)] * 4, *[("cancel while waiting", 0)] * 4], size=26)
 def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int) -> None:
     live_through(story, size)
 

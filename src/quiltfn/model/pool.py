@@ -776,9 +776,11 @@ class Pool:
         return served if self.prepared is None else [*served, *self._check_prepared()]
 
     def _may_stay_parked(self, instance: Instance) -> bool:
-        """Whether an instance that was started to be parked is still wanted only for that."""
-        is_spare = self._table.count_serving(instance.digest) > self.limits.min_instances
-        return instance.digest == self.current and self.prepared is None and is_spare
+        """Whether an instance that was started to be parked is still wanted only for that: where a
+        minimum is kept ready, nothing is parked.
+        """
+        is_needed = self.limits.min_instances or self.prepared is not None
+        return instance.digest == self.current and not is_needed
 
     def _check_prepared(self) -> list[Action]:
         """The prepared version is ready with as many instances as were wanted, or with one if only
