@@ -17,7 +17,7 @@ from postgresql import Cluster
 # A process with a cluster of its own, which it tells of.
 STARTS_ONE = """
 import time, postgresql
-with postgresql.started() as cluster:
+with postgresql.started(is_in_memory=False) as cluster:
     print(cluster.process.pid, flush=True)
     time.sleep(60)
 """
@@ -117,5 +117,6 @@ def test_it_ends_with_tests_that_are_killed():
             assert tests.stdout is not None
             pid = int(tests.stdout.readline())
             assert is_alive(pid)
+            assert list(directory.glob("quiltfn-postgresql-*")), "its files are elsewhere"
             tests.send_signal(signal.SIGKILL)
         until(lambda: not is_alive(pid))
