@@ -62,6 +62,17 @@ export function trialOf(id: string): Trial {
   return made;
 }
 
+/** What is said below a payload that looks like JSON and is none; empty: nothing. */
+export function aboutPayload(payload: string): string {
+  if (!/^\s*[{[]/.test(payload)) return "";
+  try {
+    JSON.parse(payload);
+    return "";
+  } catch {
+    return "This is no valid JSON: it is sent as text.";
+  }
+}
+
 /** The payloads that were sent to a function from this tab, newest first. */
 export function history(id: string): string[] {
   const kept: unknown = JSON.parse(sessionStorage.getItem(KEPT + id) ?? "[]");

@@ -4,7 +4,6 @@ import { answered } from "./page.ts";
 import { differences, summary } from "../src/comparing.ts";
 import { changesOf, described, fieldOf } from "../src/fields.ts";
 import { html } from "../src/html.ts";
-import { isBrokenJson } from "../src/pages/function/try.ts";
 import { aboutEmpty, Described, taken, wordsOf } from "../src/parts/described.ts";
 import { dashAt, words } from "../src/parts/chart.ts";
 import { withImages } from "../src/saving.ts";
@@ -13,7 +12,7 @@ import { filled, queryOf, sums } from "../src/series.ts";
 import { callLine, serverLine } from "../src/command.ts";
 import { newSecret, testDelivery } from "../src/signing.ts";
 import { who } from "../src/store.ts";
-import { cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
+import { aboutPayload, cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
 import type { Series, Version, Whoami } from "../src/wire.ts";
 
 const version: Version = {
@@ -102,7 +101,8 @@ Deno.test("a payload is kept once, newest first, and not without bound", () => {
 });
 
 Deno.test("broken JSON is noticed, other text is not", () => {
-  assert.deepEqual(['{"a":', "[1]", "plain", ""].map(isBrokenJson), [true, false, false, false]);
+  assert.match(aboutPayload('{"a":'), /no valid JSON/);
+  assert.deepEqual(["[1]", "plain", ""].map(aboutPayload), ["", "", ""]);
 });
 
 Deno.test("a scope includes those below it; without a key nothing is offered", () => {

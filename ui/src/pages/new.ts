@@ -29,9 +29,8 @@ import { reveal } from "../parts/reveal.ts";
 import { drafted, forgetDraft, isDrafted } from "../drafting.ts";
 import { href, stand } from "../router.ts";
 import { endOf } from "../raised.ts";
-import { noteSent } from "../trying.ts";
+import { aboutPayload, noteSent } from "../trying.ts";
 import { lineIn } from "../version_files.ts";
-import { isBrokenJson } from "./function/try.ts";
 import { templateOf, TEMPLATES } from "../templates.ts";
 
 interface Naming {
@@ -324,9 +323,7 @@ export default function New() {
           <textarea id="payload" rows="2" aria-describedby="payload-about" spellcheck=${false} value=${now
             .payload} placeholder="Text, often JSON; may be empty" onPaste=${refuseLong}
             onInput=${(event: Event) => change({ payload: valueOf(event) })} />
-          <small id="payload-about" class="muted">${isBrokenJson(now.payload)
-            ? "This is no valid JSON: it is sent as text."
-            : ""}</small>
+          <small id="payload-about" class="muted">${aboutPayload(now.payload)}</small>
           <${WrongOf} path="payload" label="Payload" of="payload" /></div>
         </section>
         <div

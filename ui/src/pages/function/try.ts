@@ -23,6 +23,7 @@ import { endOf } from "../../raised.ts";
 import { href } from "../../router.ts";
 import { now } from "../../store.ts";
 import {
+  aboutPayload,
   bodyOf,
   cancel,
   history,
@@ -46,17 +47,6 @@ const VERSIONS = 20; // that are offered, the newest ones
 
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
 
-/** Whether a payload looks like JSON and is none: it is then sent as text. */
-export function isBrokenJson(payload: string): boolean {
-  if (!/^\s*[{[]/.test(payload)) return false;
-  try {
-    JSON.parse(payload);
-    return false;
-  } catch {
-    return true;
-  }
-}
-
 function Payload({ id, trial }: { id: string; trial: Trial }) {
   const earlier = history(id);
   const text = trial.payload.value;
@@ -68,11 +58,9 @@ function Payload({ id, trial }: { id: string; trial: Trial }) {
         onInput=${(event: Event) => {
           trial.payload.value = valueOf(event);
         }} />
-      <small id="payload-about" class="muted">${isBrokenJson(text)
-        ? "This is no valid JSON: it is sent as text."
-        : trial.isUnknown.value && text === ""
+      <small id="payload-about" class="muted">${trial.isUnknown.value && text === ""
         ? "What that call was given was not kept."
-        : ""}</small></div>
+        : aboutPayload(text)}</small></div>
     ${earlier.length > 0 && html`
       <div class="field"><label for="earlier">Sent earlier</label><select class="text mono" id="earlier"
         value="" onChange=${(event: Event) => {
