@@ -42,6 +42,12 @@ Gone = Callable[[PeerUnavailable], RuntimeUnavailable]
 PeerApplication = Callable[[Request, ForwardedCall], Awaitable[Response]]
 
 
+class _LeftUnsent(Exception):
+    """The client left before anything was sent to the node. A call ends here then, with a record
+    that says so.
+    """
+
+
 async def elsewhere(context: RequestContext[Any], route: Route) -> Response | None:
     """The response of the node that is to answer the request; None: this one is."""
     if context.request.forwarded is not None:  # it was decided where it was asked
@@ -153,6 +159,8 @@ async def _sent(
     request = request_of(context, fleet.peers, node, call)
     try:
         answer = await _while_wanted(context, request)
+    except _LeftUnsent:
+        return None
     except PeerUnavailable as error:
         placement.told(node, function_id, None)
         is_only_looked_at = called is None and context.action is None
@@ -225,9 +233,7 @@ def _while_wanted(context: RequestContext[Any], request: PeerRequest) -> Awaitab
 
 
 async def _unless_lost(context: RequestContext[Any], request: PeerRequest) -> PeerResponse:
-    """As `_while_wanted`. Raises `ClientDisconnected`; `PeerUnavailable` where the client left
-    before anything was sent: then the call ends here, with a record that says so.
-    """
+    """As `_while_wanted`. Raises `ClientDisconnected`; `_LeftUnsent` where nothing was sent yet."""
     answered = asyncio.ensure_future(request.__aenter__())
     lost = asyncio.ensure_future(context.request.lost())
     is_wanted = False
@@ -236,11 +242,6 @@ async def _unless_lost(context: RequestContext[Any], request: PeerRequest) -> Pe
         is_wanted = answered.done()
         if is_wanted:
             return answered.result()
-        answered.cancel()
-        await asyncio.wait([answered])
-        if request.is_sent:
-            raise ClientDisconnected
-        raise PeerUnavailable("the client left before it was sent", may_have_run=False)
     finally:
         lost.cancel()
         if not is_wanted:
@@ -248,6 +249,7 @@ async def _unless_lost(context: RequestContext[Any], request: PeerRequest) -> Pe
             await asyncio.wait([answered])
             if not answered.cancelled() and answered.exception() is None:  # it came meanwhile
                 await request.__aexit__(None, None, None)
+    raise ClientDisconnected if request.is_sent else _LeftUnsent
 
 
 async def _whole(answer: PeerResponse, gone: Gone, size: int) -> bytes:
