@@ -109,28 +109,6 @@ function Row({ of, one, again, onChange }: Changing & { of: Alias; onChange: () 
   `;
 }
 
-function Pick({ label, name, value, none, versions, onValue }: {
-  label: string;
-  name: string;
-  value: number;
-  /** What is said where no version is chosen; without it one must be. */
-  none?: string;
-  versions: readonly number[];
-  onValue: (version: number) => void;
-}) {
-  const all = versions.includes(value) || value === 0 ? versions : [value, ...versions];
-  return html`
-    <div class="field"><label for=${name}>${label}</label><select class="text" id=${name}
-      value=${value} onChange=${(event: Event) =>
-        onValue(Number((event.target as HTMLSelectElement).value))}>${none &&
-        html`<option value="0" selected=${value === 0}>${none}</option>`}${all.map((version) =>
-          html`<option value=${version} key=${version} selected=${
-            version === value
-          }>v${version}</option>`
-        )}</select></div>
-  `;
-}
-
 /** A fraction that is typed in percent; null: the field is empty. `path`: the field of the API. */
 function Percent({ path, label, about, value, onValue }: {
   path: string;
@@ -170,6 +148,11 @@ function Fields({ draft, isNew, versions }: {
         value=${of.rule[name]} onValue=${(value: number) =>
           change({ rule: { ...of.rule, [name]: value } })} />
     `;
+  const numbers = [...new Set([...versions, of.version, of.other || of.version])].map(String);
+  const words = {
+    "0": "no other version",
+    ...Object.fromEntries(numbers.map((one) => [one, `v${one}`])),
+  };
   const isKnown = described.value !== null; // until then a field cannot be typed in
   const fields = useRef<HTMLDivElement>(null);
   useEffect(() => fields.current?.querySelector<HTMLElement>("input, select")?.focus(), [isKnown]);
@@ -180,10 +163,11 @@ function Fields({ draft, isNew, versions }: {
           <${Described} shape="Alias" name="name" label="Name" value=${of.name} isMono
             onValue=${(name: string) => change({ name })} />
         `}
-        <${Pick} label="Version" name="alias-version" value=${of.version} versions=${versions}
-          onValue=${(version: number) => change({ version })} />
-        <${Pick} label="Send a part to" name="alias-other" value=${of.other}
-          none="no other version" versions=${versions.filter((one) => one !== of.version)}
+        <${Described} shape="NewAlias" name="version" label="Version" value=${String(of.version)}
+          options=${numbers} words=${words} onValue=${(version: number) => change({ version })} />
+        <${Described} shape="AliasShare" within="also" name="version" label="Send a part to"
+          value=${String(of.other)} words=${words}
+          options=${["0", ...numbers.filter((one) => one !== String(of.version))]}
           onValue=${(other: number) => change({ other })} />
         ${of.other !== 0 && html`
           <${Percent} path="also.weight" label="Its part of the calls, %" value=${of.weight}
