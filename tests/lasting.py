@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from types import TracebackType
 from typing import Generic, TypeVar
 
 import pytest
@@ -15,22 +14,11 @@ Made = TypeVar("Made")
 class Lasting(Generic[Made]):
     """Made for the first module whose tests ask for it, and closed after the last one in a row.
 
-    Enter it in a fixture of the session, and lend what it makes in a fixture of a module.
+    Close it in a fixture of the session, and lend what it makes in a fixture of a module.
     """
 
     def __init__(self, make: Callable[[], AbstractContextManager[Made]]) -> None:
         self._make, self._stack, self._made = make, ExitStack(), list[Made]()
-
-    def __enter__(self) -> Lasting[Made]:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
 
     @contextmanager
     def lent(self, request: pytest.FixtureRequest) -> Iterator[Made]:
@@ -45,8 +33,9 @@ class Lasting(Generic[Made]):
             for one in session.items[last + 1 : last + 2]
         )
         if not is_wanted or session.shouldfail or session.shouldstop:
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Closes what it has made."""
         self._made.clear()
         self._stack.pop_all().close()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,7 +47,7 @@ def site() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def _browsers() -> Iterator[Lasting[Browser]]:
-    with Lasting(launched) as browsers:
+    with closing(Lasting(launched)) as browsers:
         yield browsers
 
 

@@ -1,5 +1,6 @@
 """A server to attack from within, which the tests of hostile handlers share."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from lasting import Lasting
 
 @pytest.fixture(scope="session")
 def _grounds() -> Iterator[Lasting[Ground]]:
-    with Lasting(hostile_setup.ground) as grounds:
+    with contextlib.closing(Lasting(hostile_setup.ground)) as grounds:
         yield grounds
 
 

@@ -195,11 +195,11 @@ def _known(what: str, prefix: str, said: Options) -> list[str]:
         return LISTS[what](at.client, prefix, said)
 
 
-def _called(client: Client, prefix: str, _said: Options) -> list[str]:
+def _called(client: Client, prefix: str, said: Options) -> list[str]:
     """Functions; behind `NAME@` its aliases and newest versions."""
     name, at, _ = prefix.partition("@")
     if not at:
-        return _functions(client, prefix, _said)
+        return _functions(client, prefix, said)
     aliases = _aliases(client, prefix, {FUNCTION: name})
     versions = client.functions.list_versions(name, page_size=VERSIONS_MAX).first().versions
     return [f"{name}@{one}" for one in (*aliases, *(one.version for one in versions))]
