@@ -225,6 +225,7 @@ def _own_tasks(parts: CallParts, telemetry: Telemetry, services: Services) -> tu
         services.access.keep_fresh,
         services.deliveries.run,
         services.schedules.run,
+        services.idempotency.tell_again,
         partial(telemetry.send_metrics, partial(refresh_metrics, services)),
     )
 

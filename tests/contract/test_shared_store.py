@@ -30,13 +30,16 @@ from contract.stores import (
 )
 from contract.test_schedule_store import a_schedule
 from manual_clock import ManualClock
+from quiltfn.api import idempotency
+from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.fleet.follower import Follower
 from quiltfn.known_versions import KnownVersions
 from quiltfn.lifecycle import Lifecycle, NodeConfig
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.alias import Alias
-from quiltfn.model.errors import NotFound, Outdated, StoreUnavailable
+from quiltfn.model.errors import Conflict, NotFound, OutcomeUnknown, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.model.image import TenantImage
@@ -601,6 +604,51 @@ async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
         stored = await one.store.find(function.id)
         assert stored is not None
         assert (stored.counters.invocation_count, stored.counters.error_count) == (2, 1)
+
+
+@pytest.mark.parametrize("untold", ["that it is taken", "the answer", "that it is free"])
+async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_servers(
+    servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
+) -> None:
+    """Its client repeats the request at the other server, and nobody asks this one again."""
+    monkeypatch.setattr(idempotency, "AGAIN_S", 0.01)
+    one, two = (
+        Idempotency(SqlIdempotencyStore(each.store.database), ManualClock()) for each in servers
+    )
+    ran = 0
+
+    async def execute() -> Response:
+        nonlocal ran
+        ran += untold != "that it is free"
+        return Response(status=200, body=b"done", executed=untold != "that it is free")
+
+    async def unknown(self: SqlIdempotencyStore, *given: Any, **more: Any) -> None:
+        patch.undo()
+        if untold == "that it is taken":
+            await self.reserve(*given, **more)
+        raise OutcomeUnknown
+
+    name = {"that it is taken": "reserve", "the answer": "complete"}.get(untold, "release")
+    telling = asyncio.ensure_future(one.tell_again())
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlIdempotencyStore, name, unknown)
+        with contextlib.suppress(StoreUnavailable):
+            await one.run(REQUEST, execute)
+    before = ran
+    async with asyncio.timeout(scaled(5)):
+        while True:
+            with contextlib.suppress(Conflict):  # it still runs, as far as the store knows
+                answer = await two.run(REQUEST, execute)
+                break
+            await asyncio.sleep(0.01)
+    assert (answer.status, answer.body) == (200, b"done")
+    assert (before, ran) == {
+        "that it is taken": (0, 1),
+        "the answer": (1, 1),
+        "that it is free": (0, 0),
+    }[untold]
+    telling.cancel()
+    await asyncio.wait([telling])
 
 
 async def test_a_server_that_was_renamed_ends_what_it_left_under_its_old_name(

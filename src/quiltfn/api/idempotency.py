@@ -10,7 +10,13 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from quiltfn.api.response import INVOCATION_ID, JSON, Response
-from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable, Unprocessable
+from quiltfn.model.errors import (
+    Conflict,
+    NotFound,
+    OutcomeUnknown,
+    StoreUnavailable,
+    Unprocessable,
+)
 from quiltfn.model.idempotency import LOST_STATUS, IdempotentRequest, StoredResponse
 from quiltfn.ports import Clock, IdempotencyStore
 
@@ -25,6 +31,8 @@ REPLAYED = ("idempotency-replayed", "true")
 # Responses that the store did not take are kept in memory up to so many bytes; beyond that, only
 # that there was one.
 UNSTORED_MAX_BYTES = 16 * 1024 * 1024
+# How often the store is told again of what it did not take.
+AGAIN_S = 1.0
 # Identifies a request without its body.
 KeyName = tuple[str, str, str, str]
 # Gives the response of the call with an id, if that was accepted. It may raise `NotFound`.
@@ -50,14 +58,16 @@ class Idempotency:
     """Runs a request once for each key.
 
     If the store does not take the end of a request, it is told again before the next key is looked
-    up, so that a full disk leaves no key that is neither answered nor free. `lost`: the body that
-    is kept where there is no response, or where too many wait for the store.
+    up, so that a full disk leaves no key that is neither answered nor free; and every second, for
+    another server may be asked next. `lost`: the body that is kept where there is no response, or
+    where too many wait for the store.
     """
 
     def __init__(self, responses: IdempotencyStore, clock: Clock, lost: bytes = b"") -> None:
         self._responses, self._clock, self._lost = responses, clock, lost
         self._running: dict[KeyName, str] = {}  # to the digest of the body
         self._unstored: dict[KeyName, _Unstored] = {}
+        self._is_left = asyncio.Event()  # there may be something that is not stored
         self._storing_again = asyncio.Lock()
         # Requests with the same key at the same time ask the store one after the other.
         self._turns: WeakValueDictionary[KeyName, asyncio.Lock] = WeakValueDictionary()
@@ -96,11 +106,20 @@ class Idempotency:
                 unstored = None
         finally:
             if unstored is not None:
-                self._unstored[name] = self._bounded(unstored)
+                self._leave(name, unstored)
             del self._running[name]
         if error is not None and response.executed and not response.is_unknown:
             raise _not_stored(response, error) from error
         return response  # if it is a refusal, nothing was done, and it stands all the same
+
+    async def tell_again(self) -> None:
+        """Until it is cancelled, tells the store what it did not take."""
+        while True:
+            await self._is_left.wait()
+            await asyncio.sleep(AGAIN_S)
+            await self._store_again(None)
+            if not self._unstored:
+                self._is_left.clear()
 
     async def aclose(self) -> None:
         """Tells the store once more what it did not take. The next start answers for the rest."""
@@ -119,13 +138,11 @@ class Idempotency:
         error = await self._store_again(name)
         if error is not None:
             raise error
-        now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
-        kept = await self._responses.reserve(request, now, made_at, headers)
-        if kept is not None and kept.status is None:
-            # Nothing runs with it here. So another server runs it, or the store took an earlier
-            # request's key and could not say so.
-            check_body(kept.body_digest, request)
-            kept = await self._responses.reserve(request, now, made_at, headers, again=True)
+        try:
+            kept = await self._reserved(request, headers)
+        except OutcomeUnknown:  # nothing was done, so a key that the store took is to be free
+            self._leave(name, _Unstored(request, None))
+            raise
         if kept is None:
             self._running[name] = request.body_digest
             return None
@@ -135,6 +152,24 @@ class Idempotency:
         if not kept.body:
             raise gone(kept)
         return kept
+
+    async def _reserved(
+        self, request: IdempotentRequest, headers: dict[str, str]
+    ) -> StoredResponse | None:
+        """As `IdempotencyStore.reserve` says."""
+        now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
+        kept = await self._responses.reserve(request, now, made_at, headers)
+        if kept is None or kept.status is not None:
+            return kept
+        # Nothing runs with it here. So another server runs it, or the store took an earlier
+        # request's key and could not say so.
+        check_body(kept.body_digest, request)
+        return await self._responses.reserve(request, now, made_at, headers, again=True)
+
+    def _leave(self, name: KeyName, end: _Unstored) -> None:
+        """The store is to be told that, and did not take it."""
+        self._unstored[name] = self._bounded(end)
+        self._is_left.set()
 
     async def _store(self, end: _Unstored) -> StoreUnavailable | None:
         """Tells the store; returns why it does not take it, if so."""
