@@ -433,6 +433,26 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
         assert rows_of(url, COUNT)[0][0] in (2, 3)
 
 
+async def test_who_waits_for_others_to_read_is_told_in_time_that_nobody_answers(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them may take seconds: a queue of requests would last as long as the outage."""
+    database: Any = store.database
+    quick = database.quick_connection()
+    for ask in (database.read, database.poll, quick.run):
+        with monkeypatch.context() as patch:
+            patch.setattr("quiltfn.store.postgresql.READ_WAIT_MAX_S", 0.2)
+            patch.setattr("quiltfn.store.quick_connection.WAIT_MAX_S", 0.2)
+            slow = asyncio.ensure_future(ask(lambda _: time.sleep(0.5)))
+            others = [asyncio.ensure_future(ask(lambda _: None)) for _ in range(3)]
+            for one in others:
+                with pytest.raises(StoreUnavailable, match="has not answered"):
+                    await one
+            await slow
+        assert await ask(lambda _: "all is well") == "all is well"
+    await quick.aclose()
+
+
 class Wire:
     """A way to PostgreSQL that cuts one connection where a transaction ends: before PostgreSQL has
     read that, or instead of its answer; or, to "hold", for all until

@@ -39,6 +39,7 @@ from quiltfn.store.functions import SqlStore, opened
 from quiltfn.store.nodes import Boot
 from quiltfn.store.postgres_connection import (
     NAMESPACE,
+    NO_ANSWER,
     NOT_ALLOWED,
     READ_ONLY,
     RETRIED,
@@ -90,6 +91,9 @@ WHAT_BECAME = (
 )
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
 TRIES, LOOK_AGAIN_S = 3, 0.05
+# Who wants to read waits so long for those before, each of whom may take seconds to learn that
+# PostgreSQL does not answer.
+READ_WAIT_MAX_S = 10.0
 TABLE_WAIT_MS = 1000
 HELD = (
     "Another session, such as a backup or a long query, holds what the start needs of the "
@@ -220,13 +224,11 @@ class PostgresDatabase:
 
     async def read(self, work: Work[T]) -> T:
         """As `Database` says. All of `work` sees one state."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader_thread, self._look, work, self._in_one_state)
+        return await self._looked(work, self._in_one_state)
 
     async def poll(self, work: Work[T]) -> T:
         """As `Database` says."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader_thread, self._look, work, self._by_itself)
+        return await self._looked(work, self._by_itself)
 
     def quick_connection(self) -> QuickConnection:
         """Another connection, for statements that must not wait behind records."""
@@ -246,7 +248,13 @@ class PostgresDatabase:
 
     # Reading, in its thread ------------------------------------------------------------------
 
-    def _look(self, work: Work[T], within: Callable[[Connection, Work[T]], T]) -> T:
+    async def _looked(self, work: Work[T], within: Callable[[Connection, Work[T]], T]) -> T:
+        loop, until = asyncio.get_running_loop(), time.monotonic() + READ_WAIT_MAX_S
+        return await loop.run_in_executor(self._reader_thread, self._look, work, within, until)
+
+    def _look(self, work: Work[T], within: Callable[[Connection, Work[T]], T], until: float) -> T:
+        if time.monotonic() > until:
+            raise StoreUnavailable(NO_ANSWER)
         try:
             return self._look_once(work, within)
         except NotStored:  # The connection had ended; a new one has another chance.

@@ -6,6 +6,7 @@ more than two seconds is given up, by PostgreSQL or, where that does not answer,
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -13,9 +14,11 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store.postgres_connection import is_lost, is_of_database, reason_of
+from quiltfn.store.postgres_connection import NO_ANSWER, is_lost, is_of_database, reason_of
 
 T = TypeVar("T")
+# Who asks waits so long for those before, each of whom may take seconds where nobody answers.
+WAIT_MAX_S = 5.0
 
 
 class QuickConnection:
@@ -30,7 +33,8 @@ class QuickConnection:
         """Runs `work`, each statement of which is committed by itself. Raises `StoreUnavailable`:
         the last statement may have been made or not.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+        loop, until = asyncio.get_running_loop(), time.monotonic() + WAIT_MAX_S
+        return await loop.run_in_executor(self._thread, self._run, work, until)
 
     async def aclose(self) -> None:
         """Ends it. Harmless when repeated."""
@@ -38,7 +42,9 @@ class QuickConnection:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    def _run(self, work: Callable[[Connection], T]) -> T:
+    def _run(self, work: Callable[[Connection], T], until: float) -> T:
+        if time.monotonic() > until:
+            raise StoreUnavailable(NO_ANSWER)
         try:
             if is_lost(self._connection):
                 self._close()
