@@ -629,6 +629,48 @@ async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged(
+    tmp_path: Path, alone: bool
+) -> None:
+    """A person who cancels what hangs there ends the wait, and PostgreSQL tells of no error."""
+    options = (*postgresql.OPTIONS, "wal_level=replica", "max_wal_senders=1")
+    with postgresql.started(options) as cluster:
+        url, is_over = a_database(cluster), threading.Event()
+        where: dict[str, Any] = {} if alone else {"alone": False, "node_id": "one"}
+
+        def cancel() -> None:
+            cancelled = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+            while not is_over.wait(0.05):
+                cluster.run(f"{cancelled} WHERE wait_event = 'SyncRep'")
+
+        def waits_for(name: str) -> None:
+            cluster.run(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+            cluster.stop()  # When a reload is over nobody says.
+            cluster.start()
+
+        person = threading.Thread(target=cancel)
+        async with open_postgresql(url, tmp_path, busy_timeout_s=BUSY_TIMEOUT_S, **where) as store:
+            await store.ping()
+            database: Any = store.database
+            waits_for("nobody")
+            quick = database.quick_connection()
+            person.start()
+            try:
+                store.database.busy_timeout_s = scaled(1.0)
+                with pytest.raises(OutcomeUnknown):
+                    await store.ping()
+                with pytest.raises(StoreUnavailable, match="the wait for the standby"):
+                    await quick.run(count_one)
+            finally:
+                is_over.set()
+                person.join()
+                await quick.aclose()
+                waits_for("")
+            store.database.busy_timeout_s = BUSY_TIMEOUT_S
+            await store.ping()
+
+
 async def test_a_commit_is_not_taken_for_another_one_with_its_number(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ CONNECT_TIMEOUT_S = 3
 # Longer than any statement or any wait for a lock takes where all is well.
 ANSWER_MAX_S = 10.0
 NO_ANSWER = "PostgreSQL has not answered for some seconds"
+NOT_ON_STANDBY = "somebody has ended the wait for the standby, which may not have what was stored"
 TRANSACTION_MAX_S = 300  # where PostgreSQL has it
 LIMITS = {
     # A server that stands still in the middle of a transaction loses it before the others, which
@@ -79,6 +80,7 @@ TELLING = ("08", "25", "28", "3D", "40", "42501", "53", "55", "57", "58")
 RETRIED = ("40001", "40P01")  # Two transactions were in each other's way.
 READ_ONLY = "25006"  # The server that was the primary is none any more.
 NOT_ALLOWED = "42501"
+WARNING = "01000"
 
 
 def escaped(text: str) -> str:
@@ -119,6 +121,13 @@ class _Connection(psycopg.Connection[Any]):
 
     answer_max_s = ANSWER_MAX_S
     history: tuple[PostgresTimeline, History] | None = None
+    is_warned = False  # since it was last waited for
+
+    def warned(self, told: "psycopg.errors.Diagnostic") -> None:
+        """PostgreSQL warns of nothing else that is done here: the transaction was committed, and
+        whoever cancels its wait for a standby gets no error.
+        """
+        self.is_warned |= told.sqlstate == WARNING
 
     def check(self, timeline: PostgresTimeline) -> None:
         """Closes itself where it is one to an old primary. Raises `psycopg.OperationalError`."""
@@ -134,11 +143,15 @@ class _Connection(psycopg.Connection[Any]):
         return self.history is not None and self.history[1].is_before(self.history[0].newest)
 
     def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
+        self.is_warned = False
         try:
-            return super().wait(_answered_in_time(gen, self.answer_max_s), *given, **named)
+            found = super().wait(_answered_in_time(gen, self.answer_max_s), *given, **named)
         except TimeoutError:
             self.pgconn.finish()
             raise psycopg.OperationalError(NO_ANSWER) from None
+        if self.is_warned:
+            raise psycopg.OperationalError(NOT_ON_STANDBY)
+        return found
 
 
 class _QuickConnection(_Connection):
@@ -235,8 +248,10 @@ def engine(
         if is_hurried:
             connects = _QuickConnection if is_quick else _Connection
         made = connects.connect(**server, autocommit=True, prepare_threshold=3)
-        if timeline is not None and isinstance(made, _Connection):
-            made.check(timeline)
+        if isinstance(made, _Connection):
+            made.add_notice_handler(made.warned)
+            if timeline is not None:
+                made.check(timeline)
         made.prepared_max = 300
         if is_hurried and made.info.server_version >= 17_00_00:
             made.execute(f"SET transaction_timeout = '{transaction_max_s}s'".encode())
