@@ -28,6 +28,7 @@ from quiltfn.model.errors import (
     Conflict,
     FunctionNotActive,
     NotFound,
+    OutcomeUnknown,
     QuiltfnError,
     ShuttingDown,
     StoreUnavailable,
@@ -75,7 +76,8 @@ class Deliveries:
         self._due: dict[str, tuple[str, int]] = {}  # by function: its tenant, and when
         self._arrived: set[str] = set()
         self._changed = asyncio.Event()
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], str] = {}  # with the id of the delivery
+        self._is_unsure = False  # the store did not say whether a claim was made
         self._busy: Counter[tuple[str, str]] = Counter()
         self._ended: dict[str, str] = {}  # by function: its tenant
         self._noticing: asyncio.Task[None] | None = None
@@ -158,6 +160,9 @@ class Deliveries:
 
     async def _begin_due(self) -> float | None:
         """Begins what is due and has room; returns in how many seconds more is due."""
+        if self._is_unsure:
+            await self._store.release_others(self._sending.values())
+            self._is_unsure = False
         now_ms = self._now_ms()
         due: defaultdict[str, list[str]] = defaultdict(list)
         for function_id, (tenant_id, due_ms) in self._due.items():
@@ -197,7 +202,8 @@ class Deliveries:
             for one in claimed:
                 self._start(one)
             following = await self._store.next_due(function_id)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            self._is_unsure |= isinstance(error, OutcomeUnknown)
             self._arrived.add(function_id)
             raise
         # At its end, so that the next round begins with other functions.
@@ -250,10 +256,10 @@ class Deliveries:
         keys = [("tenant", delivery.tenant_id), *self._keys(delivery.function_id)]
         self._busy.update(keys)
         task = asyncio.ensure_future(self._send(delivery))
-        self._sending.add(task)
+        self._sending[task] = delivery.id
 
         def over(task: asyncio.Task[None]) -> None:
-            self._sending.discard(task)
+            self._sending.pop(task, None)
             self._busy.subtract(keys)
             self._busy = +self._busy
             self._changed.set()

@@ -90,6 +90,21 @@ async def test_a_try_that_failed_is_due_again_and_one_that_was_not_begun_does_no
     assert (shown.http_status, shown.error_message) == (500, "no")
 
 
+async def test_what_is_claimed_and_not_known_waits_again_and_does_not_count(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
+) -> None:
+    for _ in range(2):
+        await ended(journal, function, destination_id=an_id())
+    known, other = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    await deliveries.release_others([known.id])
+    (again,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    assert (again.id, again.attempts) == (other.id, 1)
+    await deliveries.finish(replace(known, status=DeliveryStatus.DELIVERED))
+    await deliveries.release_others([])
+    (again,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    assert (again.id, again.attempts) == (other.id, 1)
+
+
 async def test_the_end_of_an_earlier_try_changes_nothing_and_a_try_under_way_stays_as_it_is(
     deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
 ) -> None:

@@ -22,7 +22,7 @@ from quiltfn.clock import SystemClock
 from quiltfn.deliveries import AT_ONCE, LOOKED_AT, OF_HOST, OF_TENANT, Deliveries
 from quiltfn.model import delivery as model
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
-from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
+from quiltfn.model.errors import Conflict, NotFound, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import WorkOutcome
 from quiltfn.model.retention import StorageLimit
@@ -216,6 +216,31 @@ async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -
     assert (one.attempts, one.http_status, one.error_message) == (4, 200, None)
     assert {headers["webhook-id"] for _, headers, _ in world.sender.posts} == {delivery_id}
     assert len({body for _, _, body in world.sender.posts}) == 1
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_one_that_may_have_been_claimed_is_sent_once_that_is_known(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    """As where the database ends in the middle of a commit and stays away for a while."""
+    monkeypatch.setattr("quiltfn.deliveries.STORE_AGAIN_S", 0.05)
+    claim, asked = world.kept.claim, 0
+
+    async def unknown_at_first(*given: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            return await claim(*given)
+        if is_made:
+            await claim(*given)
+        raise OutcomeUnknown
+
+    monkeypatch.setattr(world.kept, "claim", unknown_at_first)
+    function = await world.function("f", TO_URL)
+    async with world.running():
+        delivery_id = await world.end_call(function)
+        one = await world.until(function, delivery_id, status="delivered")
+    assert (one.attempts, len(world.sender.posts)) == (1, 1)
 
 
 async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -> None:

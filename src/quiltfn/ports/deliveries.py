@@ -1,6 +1,6 @@
 """The interface to deliveries in the store, to which the commit of a call's last record adds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -42,6 +42,11 @@ class DeliveryStore(Protocol):
 
     async def release(self, delivery: Delivery) -> None:
         """Puts one back whose try was not begun; it does not count."""
+
+    async def release_others(self, known: Collection[str]) -> None:
+        """After a claim of which it is not known whether it was made: likewise for every one that
+        is this server's to send, but for those with the ids that are `known`.
+        """
 
     async def finish(self, delivery: Delivery) -> None:
         """Stores what became of a try: one that waits is due again."""

@@ -4,7 +4,7 @@ waiting (epoch 0) ──claim──▶ claimed ──finish, accept──▶ del
                                 └──release, a start──▶ waiting
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -109,6 +109,20 @@ class SqlDeliveries:
     async def release(self, delivery: Delivery) -> None:
         values = {**NOBODY, "attempts": delivery.attempts - 1}
         await self._change(delivery, values)
+
+    async def release_others(self, known: Collection[str]) -> None:
+        """As the port says."""
+        boot = self._database.boot
+        others = (
+            WAITS,
+            one.epoch == boot.epoch,
+            one.node_id == boot.node_id,
+            one.id.not_in(list(known)),
+        )
+        change = update(table).where(*others).values({**NOBODY, "attempts": one.attempts - 1})
+        await self._database.write(
+            lambda connection: connection.execute(change).close(), frees=True
+        )
 
     async def finish(self, delivery: Delivery) -> None:
         await self._change(delivery, _end_of(delivery))
