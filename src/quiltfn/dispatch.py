@@ -107,7 +107,8 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Begins nothing more, and puts back what was claimed and not begun. Where that cannot be
-        stored it is begun after `resume`, and else the next start puts it back.
+        stored, `follow_waiting` does it later; else it is begun after `resume`, or the next start
+        puts it back.
         """
         self._is_stopping = True
         for timer in (self._timer, self._look):
@@ -117,9 +118,19 @@ class Dispatcher:
         if claims:
             await asyncio.wait(claims)
         try:
-            await self._claims.release_all(self._backlogs.values())
+            await self._put_all_back()
         except StoreUnavailable as error:
             _log.warning(f"claimed work could not be put back: {error}")
+
+    async def _put_all_back(self) -> None:
+        """All that was claimed and not begun. Raises `StoreUnavailable`."""
+        await self._claims.release_all(self._backlogs.values())
+        unsure = [backlog for backlog in self._backlogs.values() if backlog.is_uncertain]
+        if unsure:
+            known = {one for backlog in unsure for one in backlog.running}
+            await self.journal.synced()  # what was over before that is not claimed any more
+            for backlog in unsure:
+                await self._claims.make_sure(backlog, known | backlog.running)
 
     async def resume(self) -> None:
         """After `stop`: begins to run what waits again. Raises `StoreUnavailable`."""
@@ -155,7 +166,11 @@ class Dispatcher:
             told(tenant_id, function_id)
 
     async def follow_waiting(self) -> None:
-        """Hears of work that waits, whichever node accepted it or put it back."""
+        """Hears of work that waits, whichever node accepted it or put it back. Others are to have
+        what was claimed here, if nothing is begun here.
+        """
+        if self._is_stopping:
+            await self._put_all_back()
         found = [one for one in await self.store.due() if self._is_news(one)]
         if found:
             await self.catch_up()  # what was changed before it was accepted is known then

@@ -559,6 +559,40 @@ async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
     assert server.sandboxes.calls == 2
 
 
+@pytest.mark.parametrize("error", [StoreUnavailable, OutcomeUnknown])
+async def test_what_cannot_be_put_back_as_a_server_stops_is_put_back_later(
+    server: Harness, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """It is being drained, and goes on for as long as an operator likes."""
+    entry = await server.active("sleep 60", max_instances=1)
+    running, held = await accept(server, entry, 2)
+    await until(lambda: busy(server, entry) == 1)
+    backlog = server.dispatcher._backlogs[entry.function.id]
+    await until(lambda: held in backlog.held)
+
+    async def fails(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.work.store, "release", fails)
+        await server.dispatcher.stop()
+    now_ms = int(server.clock.time * 1000)
+    store, function_id = server.work.store, entry.function.id
+    assert (await store.claim(function_id, 9, now_ms, is_begun=False)).work == []
+    await server.dispatcher.follow_waiting()
+    other = await store.claim(function_id, 9, now_ms, is_begun=False)
+    assert [one.record.invocation_id for one in other.work] == [held]
+    await store.release([held])
+    await server.dispatcher.resume()
+    await end_one(server)
+    await until(lambda: busy(server, entry) == 1)
+    await end_one(server)
+    for one in (running, held):
+        assert (await final(server, entry, one)).status is Status.SUCCESS
+    await quiet(server)
+    assert server.sandboxes.calls == 2
+
+
 async def test_a_deleted_functions_work_is_never_run(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     await accept(server, entry, 3)
