@@ -9,6 +9,7 @@ A node that cannot be reached is asked again after half a second at the earliest
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -44,6 +45,8 @@ AGAIN_S = 0.5
 # Less than the node keeps an idle connection.
 IDLE_S = 30.0
 REASON_MAX_BYTES = 1024
+# This node lacks what a connection takes.
+OWN_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 HEADER_NAME = HEADER.encode()
 
 
@@ -87,6 +90,15 @@ def _reason(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return error.strerror or "its name is not known"
     return os.strerror(error.errno) if error.errno else "it is not there"
+
+
+def _says_nothing(error: BaseException | None) -> bool:
+    """Whether a node may go on with what it has, though it could not be pinged: it may be ending,
+    and lets nobody in who is not there yet, or it was not asked at all. Then it is the kernel that
+    notices, by `tls.set_options`, that its machine is gone.
+    """
+    is_refused = isinstance(error, ConnectionRefusedError)
+    return is_refused or (isinstance(error, OSError) and error.errno in OWN_LACKS)
 
 
 class PeerLink:
@@ -186,8 +198,7 @@ class PeerLink:
                 await (await self._pings_on.exchange(_get(PING, self.node), b"")).read(0)
             self._pings_on.idle_since = self._loop.time()
         except PeerUnreachable as error:
-            # Its machine has answered. It may be ending, and lets nobody in who is not there yet.
-            if isinstance(error.__cause__, ConnectionRefusedError):
+            if _says_nothing(error.__cause__):
                 self.heard()
         except (PeerUnavailable, TimeoutError):
             pass

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import resource
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
@@ -437,6 +438,32 @@ async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pai
     with socket.create_server(("127.0.0.1", 0)) as closed:
         pair.of_one.addresses["two"] = f"127.0.0.1:{closed.getsockname()[1]}"
     await asyncio.sleep(3.5)
+    release.set()
+    assert await call == (200, b"done")
+
+
+async def test_a_node_without_a_descriptor_for_pings_takes_nobody_for_dead(pair: Pair) -> None:
+    release = asyncio.Event()
+
+    async def handle(_: Request, __: Asker) -> Response:
+        await release.wait()
+        return Response(body=b"done")
+
+    pair.handler = handle
+    call = asyncio.ensure_future(pair.ask())
+    await _until(lambda: pair.server.connections.tasks)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        await asyncio.sleep(3.5)
+    finally:
+        for one in taken:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     release.set()
     assert await call == (200, b"done")
 
