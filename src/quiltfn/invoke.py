@@ -188,10 +188,11 @@ class Invoker:
 
         Raises `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` or `Unprocessable`, and
         then leaves no record. Raises `RuntimeUnavailable` if no instance could be made or the
-        sandbox ended during the call, with a record of status `error`. Raises `ShuttingDown`: if
-        no new calls are accepted any more, without a record; if the server had to stop before the
-        call ended, with one. An error with a record has its `invocation_id`. A call that `cancel`
-        ended returns its record, with status `cancelled`.
+        sandbox ended during the call, with a record of status `error`, but for a call that was not
+        begun where too many records wait to be stored. Raises `ShuttingDown`: if no new calls are
+        accepted any more, without a record; if the server had to stop before the call ended, with
+        one. An error with a record has its `invocation_id`. A call that `cancel` ended returns its
+        record, with status `cancelled`.
         """
         accepted = self._clock.now()
         if self._draining or self.refuses:
@@ -318,7 +319,7 @@ class Invoker:
                 mistake.with_record(call.invocation_id, executed=True)
                 raise mistake from error
             error.with_record(call.invocation_id, executed=True)
-        elif isinstance(error, RuntimeUnavailable):
+        elif isinstance(error, RuntimeUnavailable) and not self._leaves_no_record(call):
             error.with_record(call.invocation_id, executed=False)
             try:
                 self._record_failure(call, error)
@@ -418,7 +419,13 @@ class Invoker:
         kept = timeline.of_call(call.accepted, now, None)
         record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.CANCELLED)
         record = msgspec.structs.replace(record, error_message=why, timeline=kept)
-        return self._close(call, record, now)
+        return record if self._leaves_no_record(call) else self._close(call, record, now)
+
+    def _leaves_no_record(self, call: _CallState) -> bool:
+        """Whether a call that was not begun is forgotten: a store that is away for long would be
+        owed one record more with each try of a caller. Of accepted work it has the beginning.
+        """
+        return self._journal.is_behind and call.request.conclude is None
 
     def end_unstarted(
         self, entry: Entry, request: Request, event: CallEvent, message: str

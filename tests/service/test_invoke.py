@@ -17,7 +17,7 @@ from quiltfn.model.errors import (
     Unprocessable,
 )
 from quiltfn.model.function import FunctionState
-from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Source, Status
+from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Source, Status, WorkOutcome
 from quiltfn.model.pool import PoolLimits
 from quiltfn.node_report import report_of
 from service.platform_harness import Harness, open_harness, until
@@ -141,6 +141,38 @@ async def test_an_instance_that_cannot_be_made_leaves_an_error_record(server: Ha
     failed = next(one for one in records if one.invocation_id == error.value.invocation_id)
     assert (failed.status, failed.exit_code, failed.started_at) == (Status.ERROR, None, None)
     assert failed.error_message == "there is no room for another sandbox"
+
+
+async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_and_no_more(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is away for long, and callers go on trying a function that cannot start."""
+
+    async def fails(*_: object) -> None:
+        raise StoreUnavailable
+
+    entry = await server.active()
+    for sandbox in list(server.sandboxes.alive.values()):
+        sandbox.end_by_itself()
+    broken = server.sandboxes.create
+    told: list[str | None] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("quiltfn.store.journal.SEGMENT_MAX_BYTES", 2000)
+        patch.setattr(server.journal, "_store", fails)
+        patch.setattr(
+            server.sandboxes, "create", lambda s: broken(type(s)(handler="fail-to-start"))
+        )
+        for _ in range(20):
+            with pytest.raises(RuntimeUnavailable, match="no room") as error:
+                await server.invoke(entry)
+            told.append(error.value.invocation_id)
+        assert None in told[10:]
+        with pytest.raises(RuntimeUnavailable) as error:  # of accepted work somebody waits for it
+            await server.invoke(entry, conclude=lambda _: WorkOutcome())
+        told.append(error.value.invocation_id)
+    kept = {one for one in told if one is not None}
+    assert {one.invocation_id for one in await server.records(entry)} == kept != set()
+    assert (await server.invoke(entry)).status is Status.SUCCESS
 
 
 async def test_a_sandbox_that_dies_under_the_call_is_an_error_with_a_record(

@@ -538,6 +538,11 @@ class Journal(Protocol):
         """Whether `opened` would refuse a call at the moment, as far as is known."""
         ...
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits to be stored that nothing is to be written that can be left out."""
+        ...
+
     def opened(self, record: Invocation) -> None:
         """Writes that a handler gets the call next. Raises `StoreUnavailable`: refuse the call."""
 

@@ -172,7 +172,7 @@ class SpoolJournal:
             raise DiskFull(REFUSED)
         if self._database.directory.problem is not None:
             self._check_directory()
-        if self._is_behind:
+        if self.is_behind:
             raise StoreUnavailable(f"too much waits to be stored ({self.problem or 'it is slow'})")
         try:
             self._spool.append(record)
@@ -184,14 +184,14 @@ class SpoolJournal:
     @property
     def refuses(self) -> bool:
         is_unwritable = monotonic() - self._refused_at < TRIED_AGAIN_S
-        return is_unwritable or self._lacks_room or self._is_behind
+        return is_unwritable or self._lacks_room or self.is_behind
 
     @property
     def _lacks_room(self) -> bool:
         return self._database.reserve.is_spent or self._left_to_do is not None
 
     @property
-    def _is_behind(self) -> bool:
+    def is_behind(self) -> bool:
         return self._spool.size > SEGMENT_MAX_BYTES
 
     def closed(self, record: Invocation) -> None:
