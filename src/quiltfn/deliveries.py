@@ -324,7 +324,8 @@ class Deliveries:
             except FOR_GOOD:
                 await self.catch_up()
                 work = self._call_of(delivery, name)
-            await self._store.accept(replace(delivery, ended_at=self._now_s()), work)
+            with self._work.looked_for(work):
+                await self._store.accept(replace(delivery, ended_at=self._now_s()), work)
         except ShuttingDown:
             await self._store.release(delivery)
             return None

@@ -156,7 +156,8 @@ class Schedules:
         entry = self._catalog.get(schedule.function_id)
         cause = msgspec.structs.replace(BY_SCHEDULE, invocation_id=invocation_id)
         work = self._work.prepared(entry, given, cause=cause)
-        await self._store.run_now(schedule, work, self._now_ms())
+        with self._work.looked_for(work):
+            await self._store.run_now(schedule, work, self._now_ms())
         self._fired(schedule, work)
         return work.record
 
@@ -239,7 +240,8 @@ class Schedules:
                 continue
             if firing is not None:
                 firings.append(firing)
-        outcomes = await self._store.fire(firings) if firings else ()
+        with self._work.looked_for(*(one.work for one in firings if one.work is not None)):
+            outcomes = await self._store.fire(firings) if firings else ()
         for firing, outcome in zip(firings, outcomes, strict=True):
             if outcome is RunOutcome.ACCEPTED and firing.work is not None:
                 self._fired(firing.schedule, firing.work)
@@ -318,7 +320,9 @@ class Schedules:
             except QuiltfnError as error:
                 await self._store.drop_waiting(schedule, str(error))
                 continue
-            if await self._store.start_waiting(schedule, work) is RunOutcome.ACCEPTED:
+            with self._work.looked_for(work):
+                outcome = await self._store.start_waiting(schedule, work)
+            if outcome is RunOutcome.ACCEPTED:
                 self._fired(schedule, work)
 
     def _closed(self, record: Invocation) -> None:

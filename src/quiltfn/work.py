@@ -19,6 +19,7 @@ from quiltfn.model.errors import (
     Conflict,
     FunctionNotActive,
     NotFound,
+    OutcomeUnknown,
     ShuttingDown,
 )
 from quiltfn.model.function import FunctionState
@@ -152,7 +153,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         `Unprocessable`; then nothing is queued.
         """
         work = self.prepared(entry, given, due_at_ms, cause)
-        await self.store.accept(work)
+        with self.looked_for(work):
+            await self.store.accept(work)
         self.stored(work)
         return work.record
 
@@ -197,9 +199,24 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     def stored(self, work: AcceptedWork) -> None:
         """The work is on disk: it is run when it is due."""
+        self._arrived(work)
+        self._traced(work)
+
+    @contextlib.contextmanager
+    def looked_for(self, *works: AcceptedWork) -> Iterator[None]:
+        """Where the store does not say whether it has accepted the works in the block, they are run
+        when they are due if it has.
+        """
+        try:
+            yield
+        except OutcomeUnknown:
+            for work in works:
+                self._arrived(work)
+            raise
+
+    def _arrived(self, work: AcceptedWork) -> None:
         record = work.record
         self.queue.arrived(record.function_id, record.tenant_id, work.due_at_ms)
-        self._traced(work)
 
     def _traced(self, work: AcceptedWork) -> None:
         if self.tracer is not None:
@@ -413,10 +430,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
                 size += given.size_bytes
         if not again:
             return []
-        ids = await self.store.redrive(entry.function.id, again)
+        with self.looked_for(again[0][1]):  # all of one function, and due at once
+            ids = await self.store.redrive(entry.function.id, again)
         made = set(ids)
         taken = [work for _, work in again if work.record.invocation_id in made]
-        if taken:  # all of one function, and due at once
+        if taken:
             self.stored(taken[0])
         for work in taken[1:]:
             self._traced(work)

@@ -222,6 +222,23 @@ async def test_a_key_of_work_that_may_be_queued_is_not_free_again(
     assert (await api.good("GET", f"{function}/queue"))["queued"] == int(is_stored)
 
 
+async def test_work_that_is_queued_though_the_store_did_not_say_so_is_run(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other server looks for it, and the function may never be called again."""
+    function = await api.function()
+    accept = api.harness.services.work.store.accept
+
+    async def unknown(*given: Any, **named: Any) -> None:
+        await accept(*given, **named)
+        raise OutcomeUnknown
+
+    monkeypatch.setattr(api.harness.services.work.store, "accept", unknown)
+    refused = await api("POST", f"{function}/invoke", {"payload": "x"}, headers=ASYNC)
+    assert refused.status_code == 503
+    await until(lambda: api.harness.sandboxes.calls == 1)
+
+
 async def dies_before_it_answers(
     api: Api, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any, headers: Any
 ) -> httpx.Response:
