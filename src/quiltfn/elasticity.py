@@ -1,16 +1,21 @@
 """Scaling targets set over the API: directly, or as an operation that is executed once."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import msgspec
 
 from quiltfn.catalog import Entry
 from quiltfn.ids import new_id
 from quiltfn.lifecycle import Lifecycle
-from quiltfn.model.errors import NotFound, QuiltfnError
+from quiltfn.model.errors import NotFound, OutcomeUnknown, QuiltfnError, StoreUnavailable
 from quiltfn.model.operation import FAILED, Operation, interrupted
 from quiltfn.ports import Clock, Operations
 
 POOL_TARGET = "elasticity.function_pool_target"
 APPLIED, REPLAY = "succeeded", "ELASTICITY_IDEMPOTENCY_REPLAY"
+AGAIN_S = 1.0
 
 
 class Elasticity:
@@ -18,12 +23,20 @@ class Elasticity:
 
     def __init__(self, lifecycle: Lifecycle, operations: Operations, clock: Clock) -> None:
         self._lifecycle, self._operations, self._clock = lifecycle, operations, clock
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def restore(self) -> None:
         """At start: marks the operations that the last server did not finish as failed."""
         ended = [interrupted(one) for one in await self._operations.interrupted()]
         if ended:  # or each start would make a transaction for nothing
             await self._operations.finish_interrupted(ended)
+
+    async def aclose(self) -> None:
+        """What the store was not told by then the next start tells it."""
+        for one in self._telling:
+            one.cancel()
+        if self._telling:
+            await asyncio.wait(self._telling)
 
     async def target(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
         """New targets, at once. Raises `Unprocessable`."""
@@ -32,7 +45,9 @@ class Elasticity:
     async def controlled(
         self, entry: Entry, targets: tuple[int, int], key: str, action_id: str
     ) -> tuple[Operation, bool]:
-        """The operation, and whether it is a repetition: then nothing was done this time."""
+        """The operation, and whether it is a repetition: then nothing was done this time. Raises
+        what `target` does, and `StoreUnavailable`; the store is told later what it was not told.
+        """
         operation = Operation(
             operation_id=new_id(),
             tenant_id=entry.function.tenant_id,
@@ -45,7 +60,11 @@ class Elasticity:
             retryable=False,
             created_at=int(self._clock.unix()),
         )
-        earlier = await self._operations.add(operation)
+        try:
+            earlier = await self._operations.add(operation)
+        except OutcomeUnknown:  # whoever asks for it finds none
+            self._tell_later(partial(self._operations.forget, operation.operation_id))
+            raise
         if earlier is not None:
             return earlier, True
         try:
@@ -58,11 +77,34 @@ class Elasticity:
                 reason_message=str(error),
                 retryable=error.blame == "platform",
             )
-            await self._operations.finish(ended)
+            await self._finish(ended)
             raise
         ended = msgspec.structs.replace(operation, status=APPLIED)
-        await self._operations.finish(ended)
+        await self._finish(ended)
         return ended, False
+
+    async def _finish(self, ended: Operation) -> None:
+        tell = partial(self._operations.finish, ended)
+        try:
+            await tell()
+        except StoreUnavailable:
+            self._tell_later(tell)
+            raise
+
+    def _tell_later(self, tell: Callable[[], Awaitable[None]]) -> None:
+        """As soon as the store takes it: who asks for the operation would wait for ever."""
+
+        async def insist() -> None:
+            while True:
+                await asyncio.sleep(AGAIN_S)
+                try:
+                    return await tell()
+                except StoreUnavailable:
+                    pass
+
+        task = asyncio.ensure_future(insist())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def operation(self, tenant_id: str, operation_id: str) -> Operation:
         """Raises `NotFound`."""

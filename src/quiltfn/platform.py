@@ -355,7 +355,7 @@ def _completed(
     """The platform. Until the stack is closed it does what an operator of its fleet wants, and
     shares instances with its other nodes.
     """
-    stack.push_async_callback(services.lifecycle.aclose)
+    _end(stack, services.elasticity.aclose, services.lifecycle.aclose)
     within = parts.store, parts.journal, parts.pools
     made = Platform(services, *within, services.health, services.work, dispatcher)
     if shared is not None:

@@ -24,16 +24,19 @@ from contract.stores import (
     a_version,
     an_operation,
     done,
+    eventually,
     is_on_postgresql,
     opened_journal,
     rows,
 )
 from contract.test_schedule_store import a_schedule
 from manual_clock import ManualClock
+from quiltfn import elasticity
 from quiltfn.api import idempotency
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
+from quiltfn.elasticity import Elasticity
 from quiltfn.fleet.follower import Follower
 from quiltfn.known_versions import KnownVersions
 from quiltfn.lifecycle import Lifecycle, NodeConfig
@@ -649,6 +652,50 @@ async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_ser
     }[untold]
     telling.cancel()
     await asyncio.wait([telling])
+
+
+class Targets:
+    """`Lifecycle`, as far as targets are set. `count`: how often."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def set_scaling(self, entry: Entry, *_: int) -> Entry:
+        self.count += 1
+        return entry
+
+
+@pytest.mark.parametrize("untold", ["add", "finish"])
+async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_ever(
+    servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
+) -> None:
+    monkeypatch.setattr(elasticity, "AGAIN_S", 0.01)
+    targets, entry = Targets(), Entry(a_function(), cast("Any", None), FunctionCounters())
+    one, two = (
+        Elasticity(cast("Any", targets), SqlOperations(each.store.database), ManualClock())
+        for each in servers
+    )
+    tell, left = getattr(SqlOperations, untold), [OutcomeUnknown()]
+
+    async def unknown(self: SqlOperations, *given: Any) -> Any:
+        if left and untold == "finish":
+            raise left.pop()
+        told = await tell(self, *given)
+        if left:
+            raise left.pop()
+        return told
+
+    monkeypatch.setattr(SqlOperations, untold, unknown)
+    with pytest.raises(StoreUnavailable):
+        await one.controlled(entry, (0, 1), "k", "a")
+
+    async def is_over() -> bool:
+        operation, _ = await two.controlled(entry, (0, 1), "k", "a")
+        return operation.status == elasticity.APPLIED
+
+    await eventually(is_over)
+    assert targets.count == 1
+    await one.aclose()
 
 
 async def test_a_server_that_was_renamed_ends_what_it_left_under_its_old_name(

@@ -701,6 +701,9 @@ class Operations(Protocol):
     async def finish(self, operation: Operation) -> None:
         """Stores its end."""
 
+    async def forget(self, operation_id: str) -> None:
+        """Removes one that was not begun, if it is there."""
+
     async def interrupted(self) -> Sequence[Operation]:
         """Those that were running when this server ended before its present start."""
 

@@ -56,6 +56,13 @@ class SqlOperations:
         # It may use the reserve of a full disk, since the operation was accepted.
         await self._database.write(lambda connection: finish(connection, operation), frees=True)
 
+    async def forget(self, operation_id: str) -> None:
+        """As the port says."""
+        removal = delete(table).where(table.c.operation_id == operation_id)
+        await self._database.write(
+            lambda connection: connection.execute(removal).close(), frees=True
+        )
+
     async def finish_interrupted(self, ended: Sequence[Operation]) -> None:
         self._ended = {one.operation_id: one for one in ended}
 
