@@ -29,6 +29,8 @@ from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.member import Member, Report
 from quiltfn.model.pool_load import PoolLoad
+from quiltfn.model.version import VersionSpec
+from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.ports.peers import PeerAnswerTooLong
 from quiltfn.ports.placement import Destination, PeerUnavailable
 from quiltfn.sandbox.fake import FakeSandboxes
@@ -414,6 +416,26 @@ async def test_a_call_that_comes_while_a_node_is_drained_goes_to_the_next(nodes:
     assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
     assert nodes.here.sandboxes.calls == 1
     assert nodes.placed.loads == [("node-2", None)]  # and is not taken for ready
+
+
+@pytest.mark.parametrize("is_url", [False, True])
+async def test_a_call_that_left_a_record_at_a_node_is_not_sent_to_the_next(
+    nodes: Nodes, is_url: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not begun there, for the node was to start nothing any more. Its record is final."""
+
+    async def create(_spec: VersionSpec) -> Sandbox:
+        raise SandboxFailed("this node has not been heard of for too long")
+
+    monkeypatch.setattr(nodes.there.sandboxes, "create", create)
+    await set_url(nodes, "cat", auth="none")
+    nodes.placed_there.is_taking = False
+    call = nodes.http.post("/fn/cat", content=b"grain") if is_url else nodes.call("cat", "grain")
+    assert (await call).status_code == 503
+    assert nodes.here.sandboxes.calls == 0
+    [record] = await nodes.there.records(nodes.runs("cat"))
+    assert record.status is Status.ERROR
+    assert record.invocation_id == nodes.network.sent[0][2].invocation_id
 
 
 async def test_a_refusal_of_the_other_node_leaves_the_key_free(nodes: Nodes) -> None:

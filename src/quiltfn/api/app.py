@@ -423,9 +423,12 @@ def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response
     route = context.route
     if route is not None and route.on_refused is not None:
         route.on_refused(context, error)
+    has_record = error.invocation_id is not None
     if route is not None and route.admit is not None and context.caller is NOBODY:
         error = for_strangers(error)
-    return failure(error, context.request_id)
+    response = failure(error, context.request_id)
+    response.has_record = has_record
+    return response
 
 
 def _log_request(context: RequestContext[Services], response: Response) -> None:

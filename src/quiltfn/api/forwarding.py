@@ -326,7 +326,9 @@ def answering_peers(app: Application, fleet: FleetNode) -> PeerApplication:
         else:
             request.forwarded, request.client = call, call.client
             response = await app(request)
-            is_left = call.version is not None and not response.executed
+            # A call that has a record, as of an instance that could not be started, is not to run
+            # at another node: that one's record would be the second.
+            is_left = call.version is not None and not (response.executed or response.has_record)
             if is_left and not fleet.placement.takes_calls():
                 refusal = Refusal.DRAINING  # it was told so while the body still came
         load = fleet.placement.load(call.function_id) if call.function_id else None

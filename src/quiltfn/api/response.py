@@ -31,8 +31,9 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     encoding unless `headers` say its `content-length`.
 
     `executed`: False for a refusal that came before anything was done. `is_unknown`: nobody knows
-    whether it was. `object_id`: what was made, for the audit log, where the path does not name it.
-    `closes`: the connection ends with it.
+    whether it was. `has_record`: the call that is refused has a record all the same. `object_id`:
+    what was made, for the audit log, where the path does not name it. `closes`: the connection ends
+    with it.
     """
 
     status: int = 200
@@ -40,6 +41,7 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     body: bytes | AsyncIterator[bytes] = b""
     executed: bool = True
     is_unknown: bool = False
+    has_record: bool = False
     object_id: str | None = None
     closes: bool = False
 
