@@ -1,12 +1,13 @@
 """The background tasks of a server, with their settings."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 
 import structlog
 
 from quiltfn.clock import ResumableClock
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.ports import Retention, WarmStock
 from quiltfn.retention import (
@@ -35,8 +36,11 @@ from quiltfn.store import (
 from quiltfn.tenant_images import TenantImages
 
 Task = Callable[[], Coroutine[None, None, None]]
+# Has memory take over all that the store has of something.
+TakeOver = Callable[[None], Awaitable[None]]
 # After a mistake of ours.
 AGAIN_S = 10.0
+STORE_AGAIN_S = 1.0
 
 _log = structlog.get_logger("quiltfn.background")
 
@@ -51,6 +55,23 @@ async def keep_running(task: Task) -> None:
         except Exception:
             _log.exception("a background task has failed; it is begun again")
             await asyncio.sleep(AGAIN_S)
+
+
+async def compare_when_unsure(store: SqlStore, take_overs: Iterable[TakeOver]) -> None:
+    """Of a server that is alone, until it is cancelled: where the store could not say whether it
+    has made a change, memory takes over what it has, once it stores something again. Those that
+    write come one after the other, so a change that was under way is made then, or never.
+    """
+    while True:
+        await store.database.unsure()
+        while True:
+            try:
+                await store.ping()
+                for take_over in take_overs:
+                    await take_over(None)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_AGAIN_S)
 
 
 def inputs_bound(chosen: Settings) -> StorageLimit:

@@ -24,7 +24,13 @@ from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import NAMES_RECORD, Idempotency
 from quiltfn.api.services import Services
 from quiltfn.api.system import refresh_metrics
-from quiltfn.background import Task, background_tasks, inputs_bound, keep_running
+from quiltfn.background import (
+    Task,
+    background_tasks,
+    compare_when_unsure,
+    inputs_bound,
+    keep_running,
+)
 from quiltfn.bounds import api_limits, budgets, image_limits, sandbox_room, tenant_limits
 from quiltfn.canaries import Canaries
 from quiltfn.catalog import Catalog
@@ -89,7 +95,7 @@ from quiltfn.work import Work
 if TYPE_CHECKING:
     from quiltfn.fleet.calls import FleetCalls
     from quiltfn.fleet.files import NodeFile
-    from quiltfn.fleet.follower import Follower
+    from quiltfn.fleet.follower import Follower, Listener
     from quiltfn.fleet.membership import Membership
     from quiltfn.shared_instances import SharedInstances
 
@@ -574,27 +580,15 @@ def follow_others(
     clock: ResumableClock,
 ) -> tuple[Task, ...]:
     """Has every service follow the other nodes, if there can be some; returns what is to be run
-    for that.
+    for that, or for what this server itself may not have heard of.
     """
+    listeners = _listeners(services)
     if others is None:
-        return ()
+        return (partial(compare_when_unsure, store, listeners.values()),)
     from quiltfn.fleet.follower import SLOW_EVERY_S, Repeated  # noqa: PLC0415 — as above
     from quiltfn.store.changes import Notice  # noqa: PLC0415
 
-    async def follow_keys(_: object) -> None:
-        await services.access.refresh()
-
-    others.listeners |= {
-        ChangeKind.KEY: follow_keys,
-        ChangeKind.FUNCTION: services.lifecycle.follow_changes,
-        ChangeKind.POLICY: services.work.policies.follow_changes,
-        ChangeKind.URL: services.urls.follow_changes,
-        ChangeKind.ALIAS: services.aliases.follow_changes,
-        ChangeKind.QUOTA: services.quotas.follow_changes,
-        ChangeKind.IMAGE: services.tenant_images.follow_changes,
-        ChangeKind.RUNTIME: services.runtimes.follow_changes,
-        ChangeKind.SCHEDULE: services.schedules.follow_changes,
-    }
+    others.listeners |= listeners
     for one in (services.lifecycle, services.runtimes, services.schedules, services.deliveries):
         one.catch_up = others.refresh
     dispatcher.catch_up = others.refresh
@@ -618,6 +612,25 @@ def follow_others(
         await store.database.listen(told)
 
     return listen, changes.run, waiting.run, use.run, slow.run
+
+
+def _listeners(services: Services) -> "dict[ChangeKind, Listener]":
+    """What takes over each kind of change, in the order in which they are told."""
+
+    async def follow_keys(_: object) -> None:
+        await services.access.refresh()
+
+    return {
+        ChangeKind.KEY: follow_keys,
+        ChangeKind.FUNCTION: services.lifecycle.follow_changes,
+        ChangeKind.POLICY: services.work.policies.follow_changes,
+        ChangeKind.URL: services.urls.follow_changes,
+        ChangeKind.ALIAS: services.aliases.follow_changes,
+        ChangeKind.QUOTA: services.quotas.follow_changes,
+        ChangeKind.IMAGE: services.tenant_images.follow_changes,
+        ChangeKind.RUNTIME: services.runtimes.follow_changes,
+        ChangeKind.SCHEDULE: services.schedules.follow_changes,
+    }
 
 
 def _end(stack: AsyncExitStack, *closes: Callable[[], Awaitable[None]]) -> None:

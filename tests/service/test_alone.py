@@ -3,13 +3,19 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import postgresql
+from contract.stores import on_postgresql
+from quiltfn.model.errors import OutcomeUnknown
+from quiltfn.model.invocation import Status
 from quiltfn.model.pool import Pool
 from quiltfn.pool.function_pool import FunctionPool
-from service.platform_harness import open_harness
+from service.platform_harness import FACTS, TENANT, open_harness, until
 from timeouts import scaled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,3 +76,37 @@ async def test_a_server_alone_asks_for_no_slots(
         assert pool.allowance is None
         assert pool.model.limits is pool.limits
         assert one.sandboxes.deadline is None
+
+
+@pytest.fixture
+def of_database(tmp_path: Path) -> Iterator[Path]:
+    """The directory of a database in PostgreSQL."""
+    yield tmp_path
+    postgresql.drop_databases()
+
+
+async def test_it_hears_of_its_own_change_that_the_store_made_without_saying_so(
+    of_database: Path,
+) -> None:
+    """As where PostgreSQL ends in the middle of a commit and stays away: nobody else tells it."""
+    store = on_postgresql(of_database, node_id=FACTS.node_id)
+    async with open_harness(of_database, node=(FACTS.node_id, store)) as server:
+        database: Any = server.store.database
+        perform = database._perform
+
+        def unknown(*given: Any) -> None:
+            perform(*given)
+            raise OutcomeUnknown
+
+        database._perform = unknown
+        with pytest.raises(OutcomeUnknown):
+            await server.create()
+        database._perform = perform
+        await until(lambda: server.catalog.find(TENANT, "f"))
+        entry = await server.lifecycle.deploy(server.catalog.by_name(TENANT, "f"))
+        assert (await server.invoke(entry)).status is Status.SUCCESS
+        database._perform = unknown
+        with pytest.raises(OutcomeUnknown):
+            await server.lifecycle.delete(entry)
+        database._perform = perform
+        await until(lambda: server.catalog.find(TENANT, "f") is None)

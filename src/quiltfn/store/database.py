@@ -60,6 +60,11 @@ class Database(Protocol):
         """
         ...
 
+    async def unsure(self) -> None:
+        """Returns once `write` has raised `OutcomeUnknown` since this returned last: then there may
+        be something in the database that nobody here knows of.
+        """
+
     async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
         """Like `write`, for what a start stores: on a full disk the server starts all the same, and
         `work` is done when the reserve is there again.

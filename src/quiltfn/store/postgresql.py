@@ -167,6 +167,7 @@ class PostgresDatabase:
         self.servers: Callable[[], int] = one_server
         self._boot: Boot | None = None
         self._put_off = PutOff(self.write)
+        self._is_unsure = asyncio.Event()
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
         self._writer: Connection | None = None
@@ -208,9 +209,18 @@ class PostgresDatabase:
         del frees
         deadline = time.monotonic() + self.busy_timeout_s
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._writer_thread, self._transact, work, deadline, after
-        )
+        try:
+            return await loop.run_in_executor(
+                self._writer_thread, self._transact, work, deadline, after
+            )
+        except OutcomeUnknown:
+            self._is_unsure.set()
+            raise
+
+    async def unsure(self) -> None:
+        """As `Database` says."""
+        await self._is_unsure.wait()
+        self._is_unsure.clear()
 
     async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
         """As `Database` says."""

@@ -118,6 +118,10 @@ class SqliteDatabase:
             self._writer_thread, self._transact, work, deadline, after, frees
         )
 
+    async def unsure(self) -> None:
+        """As `Database` says. A file always tells."""
+        await asyncio.Event().wait()
+
     async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
         """As `Database` says."""
         await self._put_off.write(work, after)
