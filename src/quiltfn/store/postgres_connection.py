@@ -80,7 +80,9 @@ TELLING = ("08", "25", "28", "3D", "40", "42501", "53", "55", "57", "58")
 RETRIED = ("40001", "40P01")  # Two transactions were in each other's way.
 READ_ONLY = "25006"  # The server that was the primary is none any more.
 NOT_ALLOWED = "42501"
-WARNING = "01000"
+# What in PostgreSQL warns that a commit has not waited for a standby. The text may be translated,
+# and the code is that of all warnings.
+WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
 
 
 def escaped(text: str) -> str:
@@ -124,10 +126,10 @@ class _Connection(psycopg.Connection[Any]):
     is_warned = False  # since it was last waited for
 
     def warned(self, told: "psycopg.errors.Diagnostic") -> None:
-        """PostgreSQL warns of nothing else that is done here: the transaction was committed, and
-        whoever cancels its wait for a standby gets no error.
+        """The transaction was committed, and where somebody cancels its wait for a standby that is
+        told in a warning, and not in an error.
         """
-        self.is_warned |= told.sqlstate == WARNING
+        self.is_warned |= told.source_function == WAITS_FOR_STANDBY
 
     def check(self, timeline: PostgresTimeline) -> None:
         """Closes itself where it is one to an old primary. Raises `psycopg.OperationalError`."""
