@@ -279,10 +279,10 @@ def _blobs(texts: Sequence[str]) -> bytes:
 
 def _variables(environment: Mapping[str, str]) -> bytes:
     # In one piece, because every call has some.
-    for name in environment:
-        if not name or "=" in name:
-            raise WireError(f"{name!r} cannot be the name of a variable")
-    texts = [f"{name}={value}" for name, value in environment.items()]
+    if "" in environment or "=" in "".join(environment):
+        bad = next(name for name in environment if not name or "=" in name)
+        raise WireError(f"{bad!r} cannot be the name of a variable")
+    texts = list(map("=".join, environment.items()))
     joined = "\0".join(texts)
     if not joined.isascii() or len(joined) > STRING_MAX or joined.count("\0") != len(texts) - 1:
         return _blobs(texts)

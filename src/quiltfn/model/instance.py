@@ -60,6 +60,8 @@ DESCRIPTIONS: Mapping[InstanceState, str] = {
     S.GONE: "It does not exist any more and counts nowhere.",
 }
 
+IDLE = (InstanceState.READY, InstanceState.PARKED)
+
 
 class Instance(msgspec.Struct):
     """One instance as its pool knows it. Times in monotonic seconds.
@@ -96,7 +98,7 @@ class Instance(msgspec.Struct):
     @property
     def is_idle(self) -> bool:
         """Whether it is ready or parked."""
-        return self.state in (InstanceState.READY, InstanceState.PARKED)
+        return self.state in IDLE
 
     def apply(self, event: InstanceEvent, now: float) -> None:
         """Changes the state by the table. Raises `InvalidTransition` with the last events."""

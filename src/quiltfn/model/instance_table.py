@@ -1,5 +1,7 @@
 """InstanceTable: the instances of one pool, and what each counts in memory, quota and places."""
 
+from collections.abc import Iterable
+
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.instance import Instance, InstanceEvent, InstanceState
@@ -10,6 +12,7 @@ from quiltfn.model.quota import Quota
 S = InstanceState
 WITH_A_CALL = (S.BUSY, S.RECYCLING)
 FREE = (S.READY, S.PARKED, S.WARMING, S.RECYCLING)
+SERVING = (S.WARMING, S.READY, *WITH_A_CALL)
 UNKNOWN, NONE = Footprint(), PoolCounts()
 
 
@@ -24,6 +27,7 @@ class InstanceTable:
         self.instances: dict[int, Instance] = {}
         self._in: dict[InstanceState, dict[int, Instance]] = {state: {} for state in S}
         self._free = [self._in[state] for state in FREE]
+        self._serving = [self._in[state] for state in SERVING]
         self._memory, self._quota, self._places = memory, quota, places
         self._footprints: dict[str, Footprint] = {}
         self._next_number = 1
@@ -133,26 +137,15 @@ class InstanceTable:
 
     def count(self, state: InstanceState, digest: str | None = None) -> int:
         there = self._in[state]
-        if digest is None or not there:
-            return len(there)
-        found = 0
-        for one in there.values():
-            if one.digest == digest:
-                found += 1
-        return found
+        return len(there) if digest is None or not there else _of_version(digest, (there,))
 
     def count_free(self, digest: str) -> int:
         """How many instances of a version have no call, or soon have none."""
-        found = 0
-        for there in self._free:
-            for one in there.values():
-                if one.digest == digest:
-                    found += 1
-        return found
+        return _of_version(digest, self._free)
 
     def count_serving(self, digest: str) -> int:
         """How many instances of a version serve calls or soon can: not parked, not terminating."""
-        return sum(self.count(state, digest) for state in (S.WARMING, S.READY, *WITH_A_CALL))
+        return _of_version(digest, self._serving)
 
     def check(self) -> None:
         """Asserts that every instance counts what it should."""
@@ -167,3 +160,13 @@ class InstanceTable:
         self._memory.count(mib - one.charge_mib)
         self._charged_mib += mib - one.charge_mib
         one.charge_mib = mib
+
+
+def _of_version(digest: str, tables: Iterable[dict[int, Instance]]) -> int:
+    """How many of these instances are of the version."""
+    found = 0
+    for there in tables:
+        for one in there.values():
+            if one.digest == digest:
+                found += 1
+    return found

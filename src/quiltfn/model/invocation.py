@@ -204,8 +204,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     @property
     def is_final(self) -> bool:
         """Whether the call is over: its status is an end, and no attempt follows."""
-        again = self.outcome is not None and self.outcome.retry_at_ms is not None
-        return self.status in FINAL and not again
+        outcome = self.outcome
+        return self.status in FINAL and (outcome is None or outcome.retry_at_ms is None)
 
     @property
     def started_ms(self) -> int | None:

@@ -86,6 +86,7 @@ class Pool:
         self._quota_denied = 0
         self.places = places or Places()
         self._table = InstanceTable(self.memory, self.quota, self.places)
+        self.instances = self._table.instances
         self._history = StartHistory()
         self._calls = 0
         self._lacks_place = False  # when something was to be started last
@@ -94,10 +95,6 @@ class Pool:
         # this comes down to it as they end.
         self._instance_cap = limits.max_instances
         self._is_shared = False  # whether calls share the instances of the current version
-
-    @property
-    def instances(self) -> dict[int, Instance]:
-        return self._table.instances
 
     def counts(self) -> PoolCounts:
         return self._table.counts()
@@ -575,7 +572,8 @@ class Pool:
         if self.queue and self.current is not None and self not in self.memory.waiting:
             each = self._concurrency(self.current)
             recycling = each * self._table.count(RECYCLING, digest=self.current)
-            impatient = self.queue.count_waiting(now, self.limits.patience_s)
+            # Where nothing is recycling, all calls need an instance, however long they have waited.
+            impatient = self.queue.count_waiting(now, self.limits.patience_s) if recycling else 0
             warming = each * self._table.count(WARMING, digest=self.current)
             need = max(len(self.queue) - recycling, impatient)
             if need > warming:  # one for the first of as many as will share it
@@ -617,7 +615,7 @@ class Pool:
     def _share_with_queue(self, now: float) -> list[Action]:
         """Gives the queue what room there is in instances that have calls."""
         actions: list[Action] = []
-        while self.queue and (instance := self._with_room()) is not None:
+        while self._is_shared and self.queue and (instance := self._with_room()) is not None:
             waiting = self.queue.popleft()
             cold = instance.ready_at >= waiting.since  # it waited for the start, too
             actions.append(self._share(instance, waiting.id, now, cold=cold))
@@ -641,7 +639,9 @@ class Pool:
             count -= 1
         if count <= 0:
             return actions
-        since = self._waits_since(digest, callers)
+        # Nobody waits for a place where no other version has an instance.
+        is_alone = len(self.instances) == self.places.used and not self.places.waiting
+        since = None if is_alone else self._waits_since(digest, callers)
         places = self.limits.max_instances - self.places.used
         if self.places.waiting:
             places -= self.places.due(self, since)
@@ -654,7 +654,7 @@ class Pool:
                 actions += self._stop(instance, now)
                 short -= 1
         if len(self.instances) == self.places.used:
-            return actions  # no other version has one
+            return actions
         if count > places and since is not None:
             self._lacks_place, self.places.waiting[self] = True, since
         return [*actions, RequestPlaces(short)] if short > 0 else actions
@@ -848,7 +848,7 @@ class Pool:
 
     def _serve_room(self, now: float) -> list[Action]:
         """Serves the queue if there is room for another call beside others."""
-        if not self.queue or self.current is None or self._with_room() is None:
+        if not self._is_shared or not self.queue or self._with_room() is None:
             return []
         return self._serve_queue(now)
 

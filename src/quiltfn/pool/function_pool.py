@@ -261,7 +261,7 @@ class FunctionPool:
         self._waiters.pop(waiter, None)
         number = self.model.held_by(waiter)
         if number is not None and not self.sandboxes[number].is_alive:
-            self._release(number, waiter, healthy=False)
+            self.release(number, waiter, healthy=False)
         else:
             self._perform(self.model.cancel(waiter, self._clock.now()))
 
@@ -274,15 +274,12 @@ class FunctionPool:
             self.cancel(waiter)
 
     def release(self, number: int, waiter: int, *, healthy: bool) -> None:
-        sandbox = self.sandboxes[number]
+        sandbox, now = self.sandboxes[number], self._clock.now()
         healthy = healthy and sandbox.is_alive
-        self._release(number, waiter, healthy=healthy)
+        actions = self.model.release(number, now, healthy=healthy, waiter=waiter)
         if healthy and sandbox.is_clean:  # it was clean before the call's result was read
-            self._perform(self.model.cleaned(number, self._clock.now()))
-
-    def _release(self, number: int, waiter: int, *, healthy: bool) -> None:
-        now = self._clock.now()
-        self._perform(self.model.release(number, now, healthy=healthy, waiter=waiter))
+            actions += self.model.cleaned(number, now)
+        self._perform(actions)
 
     def is_shared(self, number: int) -> bool:
         """Whether calls run in the instance."""
@@ -716,7 +713,8 @@ class FunctionPool:
         self._look_for_parked()
 
     def _cleaned(self, number: int) -> None:
-        self._perform(self.model.cleaned(number, self._clock.now()))
+        if self.model.instances[number].state is InstanceState.RECYCLING:  # else `release` sees it
+            self._perform(self.model.cleaned(number, self._clock.now()))
 
     def _lost(self, number: int) -> None:
         self._perform(self.model.lost(number, self._clock.now()))
