@@ -167,7 +167,7 @@ async def until(true: Callable[[], object], within_s: float = 20.0) -> None:
     while not true():
         if time.monotonic() > end:
             raise AssertionError("it did not come about")
-        await asyncio.sleep(0 if turn < 1000 else 0.001)
+        await asyncio.sleep(0 if turn < 30 else 0.0005)
         turn += 1
 
 

@@ -5,7 +5,7 @@ Slots are PostgreSQL's, pools are real ones on fake sandboxes, and a test says w
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from quiltfn.model.version import Version
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import Call, Clock, NotPrepared
 from quiltfn.ports.fleet import NodeEpoch
-from quiltfn.sandbox.fake import FakeSandboxes
+from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
 from quiltfn.store import SqlStore
 from quiltfn.store.postgres_connection import engine
 from quiltfn.store.quick_connection import QuickConnection
@@ -203,7 +203,7 @@ async def nodes(tmp_path: Path) -> AsyncIterator[TwoNodes]:
             both = TwoNodes(store, function, version, one, two)
             for each in (one, two):
                 each.pools.open(function.id, version, limits())
-            async with sampled(both):
+            with counted(both):
                 yield both
         query = text("SELECT value ->> 'wanted' FROM slot, json_each(held)")
         left = await store.database.read(
@@ -212,23 +212,29 @@ async def nodes(tmp_path: Path) -> AsyncIterator[TwoNodes]:
         assert set(left) <= {"0"}  # who leaves gives everything back
 
 
-@contextlib.asynccontextmanager
-async def sampled(both: TwoNodes) -> AsyncIterator[None]:
-    """Counts from outside, at every turn of the loop, what runs on both."""
+class Counted(dict[str, FakeSandbox]):
+    """What runs on one node. Whoever asks is told of each start, at once."""
+
+    def __init__(self, started: Callable[[], None]) -> None:
+        self._started = started
+
+    def __setitem__(self, sandbox_id: str, sandbox: FakeSandbox) -> None:
+        super().__setitem__(sandbox_id, sandbox)
+        self._started()
+
+
+@contextlib.contextmanager
+def counted(both: TwoNodes) -> Iterator[None]:
+    """Counts from outside, at every start, what runs on both."""
     most = 0
 
-    async def look() -> None:
+    def started() -> None:
         nonlocal most
-        while True:
-            most = max(most, len(both.one.fakes.alive) + len(both.two.fakes.alive))
-            await asyncio.sleep(0)
+        most = max(most, len(both.one.fakes.alive) + len(both.two.fakes.alive))
 
-    looking = asyncio.ensure_future(look())
-    try:
-        yield
-    finally:
-        looking.cancel()
-        await asyncio.wait([looking])
+    for one in (both.one, both.two):
+        one.fakes.alive = Counted(started)
+    yield
     assert most <= MOST, f"{most} instances at a time"
 
 
