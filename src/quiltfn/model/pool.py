@@ -475,12 +475,16 @@ class Pool:
         """How many instances it would start now if its maximum allowed them."""
         if self.current is None or self in self.memory.waiting:
             return 0
+        minimum = self.limits.min_instances
+        if minimum:
+            minimum -= self._table.count_serving(self.current)
+        if not self.queue:
+            return max(0, minimum)
         recycling = self._table.count(RECYCLING, digest=self.current)
         impatient = self.queue.count_waiting(now, self.limits.patience_s)
         each = self._concurrency(self.current)
         for_calls = -(-max(len(self.queue) - recycling * each, impatient) // each)
         for_calls -= self._table.count(WARMING, digest=self.current)
-        minimum = self.limits.min_instances - self._table.count_serving(self.current)
         return max(0, for_calls, minimum)
 
     def headroom(self, max_instances: int | None = None) -> Headroom:
