@@ -11,7 +11,6 @@ from alembic import command
 from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine, insert, pool, text
 
-from contract.forked import forked
 from contract.stores import (
     OF_SQLITE,
     StoreOpener,
@@ -22,6 +21,7 @@ from contract.stores import (
     opened_as_before,
     rows,
 )
+from forked import forked
 from manual_clock import ManualClock
 from quiltfn.access import make_key
 from quiltfn.model.access import Key, Scope

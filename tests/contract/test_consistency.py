@@ -16,7 +16,6 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, pool
 
-from contract.forked import forked
 from contract.stores import (
     HELD_S,
     StoreOpener,
@@ -28,6 +27,7 @@ from contract.stores import (
     opened_journal,
     rows,
 )
+from forked import forked
 from manual_clock import ManualClock
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import (

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from contract.forked import forked
 from contract.stores import (
     SharedStoreOpener,
     StoreOpener,
     opened_as_before,
     restart,
 )
+from forked import forked
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.ports import IdempotencyStore
 from quiltfn.store import SqlIdempotencyStore, SqlStore, StoreBroken, batches

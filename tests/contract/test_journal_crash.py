@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from contract.forked import Child, forked
 from contract.stores import (
     a_call,
     a_stored_function,
@@ -24,6 +23,7 @@ from contract.stores import (
     opened_as_before,
     opened_journal,
 )
+from forked import Child, forked
 from manual_clock import ManualClock
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import FINAL, Invocation, Status

@@ -14,7 +14,6 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection, event
 
-from contract.forked import forked
 from contract.stores import (
     SHARED_STORES,
     SharedStoreOpener,
@@ -30,6 +29,7 @@ from contract.stores import (
     rows,
 )
 from contract.test_schedule_store import a_schedule
+from forked import forked
 from manual_clock import ManualClock
 from quiltfn import elasticity
 from quiltfn.api import idempotency

@@ -16,7 +16,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
-from contract.forked import forked
 from contract.stores import (
     HELD_S,
     StoreOpener,
@@ -26,6 +25,7 @@ from contract.stores import (
     on_sqlite,
     opened_journal,
 )
+from forked import forked
 from quiltfn.store import SqlStore, StoreBroken, migrations, open_sqlite, tables
 from timeouts import scaled
 

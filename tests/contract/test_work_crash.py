@@ -19,7 +19,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from contract.forked import forked
 from contract.stores import (
     a_stored_function,
     an_id,
@@ -38,6 +37,7 @@ from e2e.work_history import (
     WorkVerdict,
     judge_work,
 )
+from forked import forked
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff, outcome

@@ -37,7 +37,6 @@ HOMES = (Path("/sys/fs/cgroup/pids/quiltfn"), Path("/sys/fs/cgroup/quiltfn"))
 READY = re.compile(r"listening on (http://[\d.]+:\d+)\n")
 START_S, STOP_S = 40.0, 45.0  # before `scaled`
 _names = itertools.count(1)
-_forks = commands.Forks()
 
 
 def why_not() -> str | None:
@@ -99,7 +98,7 @@ def quiltfn(
     """
     words, env = [str(QUILTFN), *arguments], os.environ if env is None else env
     if arguments[0] in commands.WORDS and not own_process and stdin == subprocess.DEVNULL:
-        return Completed(*_forks.run(words, scaled(timeout_s), cwd=cwd or os.getcwd(), env=env))
+        return Completed(*commands.run(words, scaled(timeout_s), cwd=cwd or os.getcwd(), env=env))
     done = subprocess.run(
         words,
         stdin=stdin,

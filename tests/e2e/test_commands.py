@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.commands import Forks
+from e2e import commands
 from e2e.server import QUILTFN, quiltfn
 
 pytestmark = pytest.mark.sandbox
@@ -32,9 +32,8 @@ def test_a_forked_command_says_and_ends_as_one_that_starts_from_nothing(tmp_path
 
 
 def test_a_forked_command_that_takes_too_long_is_killed(tmp_path: Path) -> None:
-    forks = Forks()
     words = [str(QUILTFN), "keys", "create", "--data-dir", "there"]
     with pytest.raises(subprocess.TimeoutExpired):
-        forks.run(words, 0.0, cwd=str(tmp_path), env={})
+        commands.run(words, 0.0, cwd=str(tmp_path), env={})
     assert not (tmp_path / "there" / "quiltfn.db").exists()
-    assert forks.run(words, 60.0, cwd=str(tmp_path), env={})[0] == 0
+    assert commands.run(words, 60.0, cwd=str(tmp_path), env={})[0] == 0

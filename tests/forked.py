@@ -18,8 +18,12 @@ from typing import BinaryIO
 
 from timeouts import scaled
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["contract.stores", "e2e.work_history"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["contract.stores", "e2e.work_history", "quiltfn.__main__"]
+    + [f"quiltfn.operator.{name}" for name in ("backup", "doctor", "fleet", "keys", "store")]
+    + ["quiltfn.operator.fleet_doctor", "quiltfn.store.postgresql"]
+)
 
 
 class Child:
@@ -71,9 +75,9 @@ def forked(work: Callable[..., None], *arguments: object) -> Iterator[Child]:
     """A process that calls `work`, a function of a module, with `arguments`, which are pickled. It
     is over in the end.
     """
-    reads, tells = _CONTEXT.Pipe(duplex=False)
-    hears, writes = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_run, args=(work, arguments, reads, writes))
+    reads, tells = CONTEXT.Pipe(duplex=False)
+    hears, writes = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_run, args=(work, arguments, reads, writes))
     with reads, writes:
         process.start()
     with tells, hears:
