@@ -52,7 +52,7 @@ from quiltfn.store import (
 from quiltfn.store.disk_reserve import DiskFull
 from quiltfn.store.postgres_connection import engine, run_alone
 from quiltfn.store.postgresql import PostgresDatabase, open_postgresql
-from quiltfn.store.sql import run, sql
+from quiltfn.store.sql import driver, run, sql
 from timeouts import scaled
 
 COUNT = "SELECT count FROM probe"
@@ -359,6 +359,22 @@ async def test_a_connection_that_postgresql_has_ended_is_made_anew(
             await store.ping()
             await store.newest_change()
             assert rows_of(url, COUNT) == [(2 * number,)]
+
+
+async def test_a_connection_that_was_left_in_the_middle_of_a_batch_is_made_anew(
+    store: SqlStore,
+) -> None:
+    """PostgreSQL has said that it ends it, and the end of the connection has not come yet."""
+
+    def leave(connection: Connection) -> None:
+        driver(connection).pgconn.enter_pipeline_mode()
+        raise psycopg.OperationalError("cannot exit pipeline mode with uncollected results")
+
+    for ask in (store.database.write, store.database.read):
+        with pytest.raises(StoreUnavailable, match="uncollected results"):
+            await ask(leave)
+        assert await ask(lambda connection: run_alone(connection, "SELECT 1")) == [(1,)]
+    await store.ping()
 
 
 def test_a_rollback_on_an_ended_connection_writes_no_traceback(

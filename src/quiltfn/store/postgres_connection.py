@@ -321,13 +321,18 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_lost(connection: Connection | None) -> bool:
-    """Whether the connection is none any more, or one to a server that was the primary once."""
+    """Whether the connection is none any more, or one to a server that was the primary once, or was
+    left in the middle of a batch of statements: PostgreSQL has ended it there, and libpq, which
+    sends nothing more, has not heard of that.
+    """
     if connection is None or connection.closed or connection.invalidated:
         return True
     driver: Any = connection.connection.driver_connection
     if isinstance(driver, _Connection) and driver.is_old:
         return True
-    return driver is None or driver.closed
+    if driver is None or driver.closed:
+        return True
+    return bool(driver.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF)
 
 
 def is_of_database(error: BaseException) -> bool:
