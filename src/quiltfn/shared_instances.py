@@ -51,7 +51,8 @@ class SharedInstances:
         slots = SqlSlots(connection.run)
         self._keeper = SlotKeeper(slots, pools, lambda: own, self.lease, self._clock)
         stack.push_async_callback(self._keeper.aclose)
-        pools.bind(GatedSandboxes(self.sandboxes, self.lease, self._stock.end_by))
+        gated = GatedSandboxes(self.sandboxes, self.lease, self._stock.end_by)
+        pools.bind(gated, self.lease.problem)
 
     async def obtain(self, function_id: str) -> bool:
         """As `SlotKeeper` says."""

@@ -81,7 +81,8 @@ class OneNode:
         times = LeaseTimes(start_s=10, end_s=60)
         self.lease = NodeLease(lambda: self.renewed, times, lambda: self.boottime)
         self.pools = LocalPools(self.fakes, SystemClock())
-        self.pools.bind(GatedSandboxes(self.fakes, self.lease, self.fakes.end_by))
+        gated = GatedSandboxes(self.fakes, self.lease, self.fakes.end_by)
+        self.pools.bind(gated, self.lease.problem)
         own = NodeEpoch(self.name, 1)
         self.keeper = SlotKeeper(self.slots, self.pools, lambda: own, self.lease, self.clock)
 
@@ -454,16 +455,21 @@ async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: 
     other = asyncio.ensure_future(nodes.one.call(nodes.function))
     await asyncio.gather(slow, other)
     assert len(nodes.one.fakes.created) == created
-    with pytest.raises(StoreUnavailable, match="has not reached the store for 11 s") as told:
-        nodes.one.lease.check()
-    assert told.value.retry_after == 5
     nodes.one.pools.evict_idle(nodes.function.id, 1)
     await asyncio.sleep(0.05)
-    with pytest.raises((RuntimeUnavailable, CapacityFull)):
+    with pytest.raises((RuntimeUnavailable, CapacityFull), match=r"not reached the store for 11 s"):
         await nodes.one.call(nodes.function)
     await nodes.one.cut_off(0)
-    nodes.one.lease.check()
     await nodes.one.call(nodes.function)
+
+
+async def test_a_call_that_waited_at_a_node_that_is_cut_off_is_told_so(nodes: TwoNodes) -> None:
+    """Not that every instance is busy: there is none, and none may be started."""
+    nodes.one.slots.is_away = True
+    await nodes.one.cut_off(11)
+    nodes.one.pools.set_scaling(nodes.function.id, limits(queue_wait_s=0.2))
+    with pytest.raises(CapacityFull, match="has not reached the store for 11 s"):
+        await nodes.one.call(nodes.function)
 
 
 async def test_a_start_right_after_a_renewal_does_not_go_by_the_deadline_before(

@@ -6,8 +6,6 @@ from quiltfn.fleet.lease import NodeLease
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Sandbox, Sandboxes, SandboxFailed
 
-CLOSED = "this node does not reach the store and starts nothing until it does: repeat the request"
-
 
 class GatedSandboxes:
     """`ports.Sandboxes` of a node of a fleet."""
@@ -22,15 +20,21 @@ class GatedSandboxes:
         """As the port says. Raises `SandboxFailed` without a lease, also where that ended while the
         sandbox was made.
         """
-        if not self._lease.is_held:
-            raise SandboxFailed(CLOSED)
+        self._check()
         # Just after a renewal the launcher may know of an earlier deadline, which is over.
         self._end_by(self._lease.deadline)
         sandbox = await self._sandboxes.create(spec)
-        if not self._lease.is_held:
+        try:
+            self._check()
+        except SandboxFailed:
             await sandbox.destroy()
-            raise SandboxFailed(CLOSED)
+            raise
         return sandbox
+
+    def _check(self) -> None:
+        problem = self._lease.problem()
+        if problem:
+            raise SandboxFailed(problem)
 
     def expect(self, spec: VersionSpec) -> None:
         """As the port says."""

@@ -11,16 +11,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from quiltfn.model.errors import StoreUnavailable
-
 LOOK_EVERY_S = 0.25
 # So long before the launcher ends every sandbox the server ends its calls itself: it can say why.
 END_CALLS_BEFORE_S = 0.5
 CUT_OFF = (
-    "this node has not reached the store for {age:.0f} s and takes no new calls until it has; "
+    "this node has not reached the store for {age:.0f} s and starts nothing until it has; "
     "ask another node, or repeat the request"
 )
-RETRY_AFTER_S = 5
 
 
 def boottime() -> float:
@@ -84,11 +81,10 @@ class NodeLease:
         """Whether something may be started."""
         return self.state is LeaseState.HELD
 
-    def check(self) -> None:
-        """For whoever takes a call from elsewhere. Raises `StoreUnavailable` with a Retry-After."""
-        if not self.is_held:
-            age = self._now() - self._renewed_at()
-            raise StoreUnavailable(CUT_OFF.format(age=age), retry_after=RETRY_AFTER_S)
+    def problem(self) -> str:
+        """Why nothing may be started; empty where something may."""
+        age = self._now() - self._renewed_at()
+        return "" if self.is_held else CUT_OFF.format(age=age)
 
     async def watch(
         self, renewed: Callable[[float], None], changed: Callable[[LeaseState], Awaitable[None]]

@@ -219,6 +219,8 @@ class FunctionPool:
         arbiter.add(self)
         tenant_pools.add(self)
         self.on_change: Callable[[FunctionPool], None] = lambda _: None
+        # Why no instance may be started at the moment; empty where one may.
+        self.problem: Callable[[], str] = str
         # Is told when an instance should be started only to be parked: `park`. As `on_change`.
         self.on_lacks_parked: Callable[[], None] = lambda: None
         self.sandboxes: dict[int, Sandbox] = {}
@@ -585,7 +587,7 @@ class FunctionPool:
                 case decided.Destroy(instance=instance):
                     self._end(instance)
                 case decided.Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
-                    self._fail(waiter, refusal(why, retry_after_s))
+                    self._fail(waiter, refusal(why, retry_after_s, self.problem()))
                 case decided.Fail(waiter=waiter, instance=instance, reason=reason):
                     # What the program wrote is for the function's owner, and not for every caller.
                     error = RuntimeUnavailable(reason.partition("\n")[0])

@@ -58,6 +58,7 @@ class LocalPools:
         self.on_change: list[Callable[[str, str], None]] = []
         self._used: dict[tuple[str, str], CallStats] = {}
         self._is_bounded = False
+        self._problem: Callable[[], str] = str
         # Functions that have no instance and whose next call would wait for imports: `Parking`
         # looks after them.
         self._lacks_parked: set[str] = set()
@@ -152,11 +153,12 @@ class LocalPools:
 
     # On a node of a fleet
 
-    def bind(self, sandboxes: Sandboxes) -> None:
+    def bind(self, sandboxes: Sandboxes, problem: Callable[[], str] = str) -> None:
         """From now on a new pool may have no instance before `allow` says so, and they are made by
-        `sandboxes`. To be called before there is a pool.
+        `sandboxes`. `problem`: why none may be started at the moment; empty where one may. To be
+        called before there is a pool.
         """
-        self._is_bounded, self._sandboxes = True, sandboxes
+        self._is_bounded, self._sandboxes, self._problem = True, sandboxes, problem
 
     def allow(self, function_id: str, count: int, reachable: int) -> None:
         """The function may have so many instances here; see `FunctionPool.allow`."""
@@ -301,6 +303,7 @@ class LocalPools:
         model = Pool(limits, self.memory, keep_alive, tenant_pools.quota, places)
         pool = FunctionPool(self._sandboxes, self._clock, model, self._arbiter, tenant_pools)
         pool.on_change = partial(self._tell, function_id)
+        pool.problem = self._problem
         pool.on_use = partial(self._use, (limits.tenant_id, function_id))
         return pool
 

@@ -25,8 +25,12 @@ REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
 }
 
 
-def refusal(why: str, retry_after_s: int) -> QuiltfnError:
-    """The error for a call that the pool refuses; else `why` is the function's state."""
+def refusal(why: str, retry_after_s: int, problem: str = "") -> QuiltfnError:
+    """The error for a call that the pool refuses; else `why` is the function's state. `problem`:
+    why no instance may be started at the moment.
+    """
+    if problem and why == decided.WAITED_TOO_LONG:
+        return CapacityFull(problem, retry_after=retry_after_s)
     if why in CAPACITY_REASONS:
         return CapacityFull(CAPACITY_REASONS[why], retry_after=retry_after_s)
     make = REFUSALS.get(why)
