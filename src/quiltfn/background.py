@@ -9,7 +9,7 @@ import structlog
 from quiltfn.clock import ResumableClock
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
-from quiltfn.ports import Retention, WarmStock
+from quiltfn.ports import STORE_AGAIN_S, Retention, WarmStock
 from quiltfn.retention import (
     collect_images,
     follow_wall_clock,
@@ -40,7 +40,6 @@ Task = Callable[[], Coroutine[None, None, None]]
 TakeOver = Callable[[None], Awaitable[None]]
 # After a mistake of ours.
 AGAIN_S = 10.0
-STORE_AGAIN_S = 1.0
 
 _log = structlog.get_logger("quiltfn.background")
 

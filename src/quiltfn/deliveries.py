@@ -36,7 +36,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.invocation import Invocation, Source
 from quiltfn.model.work import Destination
-from quiltfn.ports import Clock, Journal, Page, no_others
+from quiltfn.ports import STORE_AGAIN_S, Clock, Journal, Page, no_others
 from quiltfn.ports.deliveries import CallbackFailed, CallbackSender, DeliveryStore
 from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.work import Cause, Work
@@ -46,7 +46,6 @@ from quiltfn.work import Cause, Work
 AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
 # So many functions of a tenant that have no room are looked at in a row; the others a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
-STORE_AGAIN_S = 1.0
 GONE = 410
 NOT_KEPT = "what was to be sent had to make room for other deliveries and is not kept"
 # Nobody has to be told of these again: they will be the same at the next try.

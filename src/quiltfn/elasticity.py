@@ -11,11 +11,10 @@ from quiltfn.ids import new_id
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.errors import NotFound, OutcomeUnknown, QuiltfnError, StoreUnavailable
 from quiltfn.model.operation import FAILED, Operation, interrupted
-from quiltfn.ports import Clock, Operations
+from quiltfn.ports import STORE_AGAIN_S, Clock, Operations
 
 POOL_TARGET = "elasticity.function_pool_target"
 APPLIED, REPLAY = "succeeded", "ELASTICITY_IDEMPOTENCY_REPLAY"
-AGAIN_S = 1.0
 
 
 class Elasticity:
@@ -96,7 +95,7 @@ class Elasticity:
 
         async def insist() -> None:
             while True:
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(STORE_AGAIN_S)
                 try:
                     return await tell()
                 except StoreUnavailable:

@@ -38,6 +38,7 @@ from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.version import HostLimits, Version, VersionSpec
 from quiltfn.ports import (
+    STORE_AGAIN_S,
     Change,
     Clock,
     FunctionCounters,
@@ -54,7 +55,6 @@ from quiltfn.runtimes import Runtimes
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 20.0
 DELETE_GRACE_S = 5.0
-STORE_AGAIN_S = 1.0
 # How long a request waits to hear of what other nodes have changed.
 HEAR_MAX_S = 0.5
 FOLLOWED_AT_ONCE = 50

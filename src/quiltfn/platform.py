@@ -59,7 +59,7 @@ from quiltfn.pool.local import LocalPools
 from quiltfn.pool.metering import Metering
 from quiltfn.pool.parking import Parking
 from quiltfn.pool.reaper import reap
-from quiltfn.ports import ChangeKind, Clock, PoolCounting, StockedSandboxes
+from quiltfn.ports import STORE_AGAIN_S, ChangeKind, Clock, PoolCounting, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
 from quiltfn.ports.fleet import NodeRemoved, Nodes
 from quiltfn.quotas import Quotas
@@ -103,7 +103,6 @@ UNKEPT = StoreUnavailable("this may have been done; the answer to it could not b
 DIED = ShuttingDown(
     "the server ended while the first call with this key was running", hint=NAMES_RECORD
 )
-STORE_AGAIN_S = 1.0
 
 # Opens the sandboxes of this machine, which count in the memory given.
 OpenSandboxes = Callable[[Memory], AbstractAsyncContextManager[StockedSandboxes]]

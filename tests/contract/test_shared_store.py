@@ -614,7 +614,7 @@ async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_ser
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
 ) -> None:
     """Its client repeats the request at the other server, and nobody asks this one again."""
-    monkeypatch.setattr(idempotency, "AGAIN_S", 0.01)
+    monkeypatch.setattr(idempotency, "STORE_AGAIN_S", 0.01)
     one, two = (
         Idempotency(SqlIdempotencyStore(each.store.database), ManualClock()) for each in servers
     )
@@ -669,7 +669,7 @@ class Targets:
 async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_ever(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
 ) -> None:
-    monkeypatch.setattr(elasticity, "AGAIN_S", 0.01)
+    monkeypatch.setattr(elasticity, "STORE_AGAIN_S", 0.01)
     targets, entry = Targets(), Entry(a_function(), cast("Any", None), FunctionCounters())
     one, two = (
         Elasticity(cast("Any", targets), SqlOperations(each.store.database), ManualClock())

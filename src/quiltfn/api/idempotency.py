@@ -18,7 +18,7 @@ from quiltfn.model.errors import (
     Unprocessable,
 )
 from quiltfn.model.idempotency import LOST_STATUS, IdempotentRequest, StoredResponse
-from quiltfn.ports import Clock, IdempotencyStore
+from quiltfn.ports import STORE_AGAIN_S, Clock, IdempotencyStore
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 CONTENT_TYPE = "content-type"
@@ -31,8 +31,6 @@ REPLAYED = ("idempotency-replayed", "true")
 # Responses that the store did not take are kept in memory up to so many bytes; beyond that, only
 # that there was one.
 UNSTORED_MAX_BYTES = 16 * 1024 * 1024
-# How often the store is told again of what it did not take.
-AGAIN_S = 1.0
 # Identifies a request without its body.
 KeyName = tuple[str, str, str, str]
 # Gives the response of the call with an id, if that was accepted. It may raise `NotFound`.
@@ -116,7 +114,7 @@ class Idempotency:
         """Until it is cancelled, tells the store what it did not take."""
         while True:
             await self._is_left.wait()
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(STORE_AGAIN_S)
             await self._store_again(None)
             if not self._unstored:
                 self._is_left.clear()

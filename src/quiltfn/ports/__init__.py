@@ -34,6 +34,8 @@ from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports.streamed_body import StreamedBody
 
 T = TypeVar("T")
+# How soon a store that took or said nothing is told or asked again.
+STORE_AGAIN_S = 1.0
 
 
 async def no_others() -> None:
