@@ -141,11 +141,12 @@ class Placed:
 
     def __init__(self) -> None:
         self.goes_to: list[str] = []
+        self.ready: list[str] = []  # of those, where an instance is ready as far as is known
         self.functions: set[tuple[str, int]] = set()
         self.calls: list[tuple[str, str]] = []
         self.refuses: Refusal | None = None
         self.names_version: bool | None = None
-        self.is_taking = True
+        self.is_taking, self.takes_waiting = True, False
         self.loads: list[tuple[str, PoolLoad | None]] = []
         self.own_load: PoolLoad | None = None
 
@@ -156,11 +157,13 @@ class Placed:
         tried: Collection[str] = (),
         *,
         names_version: bool = False,
+        is_last: bool = False,
     ) -> Destination | None:
         self.functions.add((function_id, version))
         self.names_version = names_version
         left = [one for one in self.goes_to if one not in tried]
-        return Destination(left[0], may_wait=True) if left else None
+        may_wait = is_last or not set(left[:1]) & set(self.ready)
+        return Destination(left[0], may_wait=may_wait) if left else None
 
     def sent(self, node: str, function_id: str) -> None:
         self.calls.append((node, function_id))
@@ -178,7 +181,7 @@ class Placed:
 
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
         assert call.version == 1
-        return self.refuses
+        return None if self.takes_waiting and call.may_wait else self.refuses
 
 
 class Nodes:
@@ -314,6 +317,18 @@ async def test_a_refusal_has_done_nothing_and_the_next_node_is_tried(nodes: Node
     assert nodes.there.sandboxes.calls == 0
     assert nodes.here.sandboxes.calls == 1
     assert nodes.placed.loads == [("node-2", load)]
+
+
+async def test_a_call_waits_at_a_node_whose_ready_instance_was_taken_meanwhile(
+    nodes: Nodes,
+) -> None:
+    """And not here, where it would wait for a slot that the other node needs."""
+    nodes.placed.ready = ["node-2"]
+    nodes.placed_there.refuses, nodes.placed_there.takes_waiting = Refusal.BUSY, True
+    assert (await nodes.call("cat", "grain")).json()["stdout"] == "grain"
+    assert [call.may_wait for _, _, call in nodes.network.sent] == [False, False, True]
+    assert nodes.there.sandboxes.calls == 1
+    assert nodes.here.sandboxes.calls == 0
 
 
 async def test_a_node_that_cannot_be_reached_is_passed_over(nodes: Nodes) -> None:

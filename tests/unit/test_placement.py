@@ -83,6 +83,12 @@ async def test_then_the_call_waits_at_a_node_that_may_have_instances() -> None:
     assert await node.place() == Destination("b", may_wait=True)
 
 
+async def test_a_call_that_is_placed_for_the_last_time_waits_where_an_instance_is_ready() -> None:
+    """That may be taken by the time the call comes."""
+    node = Node(load(busy=1), b=load(idle=1))
+    assert await node.placement.place(F, V, is_last=True) == Destination("b", may_wait=True)
+
+
 async def test_it_waits_here_where_fewer_wait() -> None:
     assert await Node(load(busy=2), b=load(busy=2, waiting=1)).place() is None
     node = Node(load(busy=2, waiting=2), b=load(busy=2, waiting=1))

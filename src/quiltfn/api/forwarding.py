@@ -65,9 +65,13 @@ async def _placed(context: RequestContext[Any], called: CalledFunction) -> Respo
     fleet: FleetNode = context.services.fleet
     function_id, version = called.entry.function.id, called.entry.version.number
     tried: set[str] = set()
-    for _ in range(TRIES):
+    for left in reversed(range(TRIES)):
         destination = await fleet.placement.place(
-            function_id, version, tried, names_version=called.names_version
+            function_id,
+            version,
+            tried,
+            names_version=called.names_version,
+            is_last=not left,
         )
         if destination is None:
             return None
@@ -90,7 +94,9 @@ async def _placed(context: RequestContext[Any], called: CalledFunction) -> Respo
                 hint="send it again",
                 retry_after=1,
             )
-        tried.add(destination.node)
+        # Where the instance that was ready has another call by now, this one may still wait.
+        if destination.may_wait:
+            tried.add(destination.node)
     return None
 
 

@@ -47,6 +47,7 @@ class Placement:
         tried: Collection[str] = (),
         *,
         names_version: bool = False,
+        is_last: bool = False,
     ) -> Destination | None:
         if not self._serves():
             return self._elsewhere(function_id, version, tried)
@@ -57,7 +58,7 @@ class Placement:
             return None
         if not self.may_start() and (here is None or not here.slots):
             return self._elsewhere(function_id, version, tried)
-        node = self._table.idle_node(function_id, version, tried)
+        node = None if is_last else self._table.idle_node(function_id, version, tried)
         if node is not None:
             return Destination(node, may_wait=False)
         if here is None:

@@ -35,9 +35,11 @@ class Placement(Protocol):
         tried: Collection[str] = (),
         *,
         names_version: bool = False,
+        is_last: bool = False,
     ) -> Destination | None:
         """The node that is to run a call, but for those that were tried; None: this one. `version`:
         the current one of the function; `names_version`: the call names one, or an alias.
+        `is_last`: it is not asked again, so the call rather waits there than finds none ready.
         """
 
     def sent(self, node: str, function_id: str) -> None:
