@@ -313,6 +313,7 @@ def _shared_with_others(
     shared.bind(parts.pools, parts.store, stack)
     within = parts.invoker, parts.pools, parts.journal, shared.obtain
     calls = FleetCalls(node.fleet, membership, *within)
+    calls.placement.holders = shared.others
     stack.push_async_callback(calls.aclose)
     failovers = tell_failovers(membership, calls, parts.store)
     stack.push_async_callback(failovers.aclose)

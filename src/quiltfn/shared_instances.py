@@ -2,7 +2,7 @@
 long it may go on by itself, and whose minimum it keeps. A server that is alone imports none of it.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -57,6 +57,10 @@ class SharedInstances:
     async def obtain(self, function_id: str) -> bool:
         """As `SlotKeeper` says."""
         return await self._keeper.obtain(function_id)
+
+    def others(self, function_id: str) -> Collection[str]:
+        """As `SlotKeeper` says."""
+        return self._keeper.others(function_id)
 
     def may_begin(self) -> bool:
         """Whether accepted work may begin here."""

@@ -258,6 +258,8 @@ async def test_all_that_wait_are_asked_for_at_once(nodes: TwoNodes) -> None:
         return await nodes.held() == {"one": 2}
 
     await eventually(both_are_held)
+    assert not await nodes.two.keeper.obtain(nodes.function.id)
+    assert list(nodes.two.keeper.others(nodes.function.id)) == ["one"]
     await running
     assert nodes.one.fakes.most_alive == MOST
 

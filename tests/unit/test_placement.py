@@ -95,6 +95,17 @@ async def test_it_waits_here_where_fewer_wait() -> None:
     assert await node.place() == Destination("b", may_wait=True)
 
 
+async def test_it_waits_at_a_node_that_has_the_places_though_that_has_not_said_so_yet() -> None:
+    """As right after a function was resumed there."""
+    node = Node(load(slots=0), b=load(busy=2))
+    node.table.reported("b")
+    node.placement.holders = lambda _: ["b"]
+    assert await node.place() == Destination("b", may_wait=True)
+    assert await node.place("b") is None
+    node.here = load(busy=1, slots=1)
+    assert await node.place() is None
+
+
 async def test_without_another_node_it_waits_here() -> None:
     assert await Node(load(slots=0)).place() is None
 

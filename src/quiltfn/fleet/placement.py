@@ -37,6 +37,8 @@ class Placement:
         self._table, self._pool, self._obtain, self.image = table, pool, obtain, image
         self._serves, self._may_take = serves, takes_calls
         self.may_start: Callable[[], bool] = lambda: True  # whether anything may start here
+        # The nodes that have the places of a function, as the fleet said when one was asked for.
+        self.holders: Callable[[str], Collection[str]] = lambda _: ()
         # Each is told what a node says of a pool with its answer. It must not raise or wait.
         self.on_told: list[Callable[[str, PoolLoad], None]] = []
 
@@ -74,6 +76,9 @@ class Placement:
         if is_obtained:
             return None
         node = self._table.busy_node(function_id, version, tried)
+        if node is None and (here is None or not here.slots):
+            # What a node that has places said last may be from before it had them.
+            node = self._table.any_node(tried, self.holders(function_id))
         if node is None or self._waits_better_here(here, node, function_id):
             return None
         return Destination(node, may_wait=True)

@@ -10,7 +10,7 @@ Rule 3: who is refused asks again; who holds what others want ends idle instance
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -40,13 +40,15 @@ ENDED = "the node could not reach the store for too long, and other nodes may ha
 @dataclass(slots=True)
 class _Holding:
     """What is known of one function. `held`: how many slots the node has, and not one more than the
-    store has confirmed; `is_sure`: the store has no more either. `unused_since`: since when there
-    are slots without an instance; `refused_at`: when a slot that was asked for was not given last;
-    `evicted_at`: when idle ones were last ended for other nodes.
+    store has confirmed; `is_sure`: the store has no more either. `others`: the nodes that had some
+    when it said so last. `unused_since`: since when there are slots without an instance;
+    `refused_at`: when a slot that was asked for was not given last; `evicted_at`: when idle ones
+    were last ended for other nodes.
     """
 
     held: int = 0
     is_sure: bool = True
+    others: Collection[str] = ()
     unused_since: float | None = None
     refused_at: float = float("-inf")
     evicted_at: float = float("-inf")
@@ -80,6 +82,11 @@ class SlotKeeper:
         """How many slots of the function this node has."""
         holding = self._holdings.get(function_id)
         return holding.held if holding else 0
+
+    def others(self, function_id: str) -> Collection[str]:
+        """The nodes that have slots of the function, as the store said when it was asked last."""
+        holding = self._holdings.get(function_id)
+        return holding.others if holding else ()
 
     async def obtain(self, function_id: str) -> bool:
         """Whether an instance may be started here now: the store is asked for one more slot if
@@ -217,6 +224,7 @@ class SlotKeeper:
         key, name = row.function_id, self._node().name
         holding = self._holdings.setdefault(key, _Holding())
         holding.held, holding.is_sure = row.held_by(name), True
+        holding.others = [one for one, held in row.held.items() if held and one != name]
         self._allow(row, holding.held)
 
     def _allow(self, row: FunctionSlots, count: int) -> None:
