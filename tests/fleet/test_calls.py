@@ -36,12 +36,12 @@ class Nodes:
 
     def __init__(self, nodes: list[Server], handler: str, **more: Any) -> None:
         self.one, self.two, self.three = nodes
-        before = ready(self.two).get("one", 0)
         self.function = self.one.deploy(handler, **{"max_instances": 1, **more})
         for node in (self.two, self.three):
             until(partial(is_active, node, self.function))
         assert self.ran_on(self.function.invoke()) == "one"
-        until(lambda: ready(self.two).get("one", 0) > before)
+        for node in (self.two, self.three):
+            until(partial(has_one_ready, self.at(node)))
         time.sleep(3 * BEAT_S)  # by then the others have read it
 
     def at(self, node: Server) -> Function:
@@ -52,10 +52,8 @@ class Nodes:
         return str(record["execution_node_id"])
 
 
-def ready(node: Server) -> dict[str, int]:
-    """How many instances each node has said that it has ready."""
-    found = node.call("GET", "/api/nodes").json()["nodes"]
-    return {one["name"]: one["ready_instances"] for one in found}
+def has_one_ready(function: Function) -> bool:
+    return bool(function.pool()["ready_count"] == 1)
 
 
 def knows(node: Server, path: str) -> bool:
