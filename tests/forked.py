@@ -7,14 +7,16 @@ same: it opened its files and its connections itself, and nobody else has them.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from timeouts import scaled
 
@@ -24,6 +26,17 @@ CONTEXT.set_forkserver_preload(
     + [f"quiltfn.operator.{name}" for name in ("backup", "doctor", "fleet", "keys", "store")]
     + ["quiltfn.operator.fleet_doctor", "quiltfn.store.postgresql"]
 )
+
+
+def _end_server() -> None:
+    """Else Python may never end, mostly where a test has failed: it waits for its tracker of
+    resources, which waits for the fork server, which waits for the end of this process.
+    """
+    server: Any = forkserver._forkserver
+    server._stop()
+
+
+atexit.register(_end_server)
 
 
 class Child:
