@@ -7,9 +7,8 @@ from functools import partial
 import structlog
 
 from quiltfn.clock import ResumableClock
-from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
-from quiltfn.ports import STORE_AGAIN_S, Retention, WarmStock
+from quiltfn.ports import Retention, WarmStock
 from quiltfn.retention import (
     collect_images,
     follow_wall_clock,
@@ -34,6 +33,7 @@ from quiltfn.store import (
     SqlWork,
 )
 from quiltfn.tenant_images import TenantImages
+from quiltfn.until_stored import until_stored
 
 Task = Callable[[], Coroutine[None, None, None]]
 # Has memory take over all that the store has of something.
@@ -61,16 +61,15 @@ async def compare_when_unsure(store: SqlStore, take_overs: Iterable[TakeOver]) -
     has made a change, memory takes over what it has, once it stores something again. Those that
     write come one after the other, so a change that was under way is made then, or never.
     """
+
+    async def compare() -> None:
+        await store.ping()
+        for take_over in take_overs:
+            await take_over(None)
+
     while True:
         await store.database.unsure()
-        while True:
-            try:
-                await store.ping()
-                for take_over in take_overs:
-                    await take_over(None)
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_AGAIN_S)
+        await until_stored(compare)
 
 
 def inputs_bound(chosen: Settings) -> StorageLimit:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import structlog
@@ -39,6 +39,7 @@ from quiltfn.model.work import Destination
 from quiltfn.ports import STORE_AGAIN_S, Clock, Journal, Page, no_others
 from quiltfn.ports.deliveries import CallbackFailed, CallbackSender, DeliveryStore
 from quiltfn.ports.work import AcceptedWork, Input
+from quiltfn.until_stored import until_stored
 from quiltfn.work import Cause, Work
 
 # How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
@@ -148,13 +149,7 @@ class Deliveries:
     # Deciding --------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        while True:
-            try:
-                found = await self._store.load()
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_AGAIN_S)
-        for one in found:
+        for one in await until_stored(self._store.load):
             self._note(one.function_id, one.tenant_id, one.next_due_ms)
 
     async def _begin_due(self) -> float | None:
@@ -285,7 +280,7 @@ class Deliveries:
             self._tracer.delivery_tried(after, started, to_function=is_call)
         if is_call and after.status is DeliveryStatus.DELIVERED:
             return  # which was noted with the call
-        await self._insist(lambda: self._store.finish(after))
+        await until_stored(lambda: self._store.finish(after))  # it is known nowhere else
         if after.status is DeliveryStatus.WAITING:
             self._note(after.function_id, after.tenant_id, after.due_at_ms)
         elif after.status is DeliveryStatus.FAILED:
@@ -399,14 +394,6 @@ class Deliveries:
         return replace(
             delivery, status=DeliveryStatus.FAILED, error_message=why, ended_at=self._now_s()
         )
-
-    async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Until the store takes it: it is known nowhere else."""
-        while True:
-            try:
-                return await write()
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_AGAIN_S)
 
     async def _stop(self) -> None:
         tasks = [*self._sending, *([self._noticing] if self._noticing else [])]

@@ -12,6 +12,7 @@ from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.errors import NotFound, OutcomeUnknown, QuiltfnError, StoreUnavailable
 from quiltfn.model.operation import FAILED, Operation, interrupted
 from quiltfn.ports import STORE_AGAIN_S, Clock, Operations
+from quiltfn.until_stored import until_stored
 
 POOL_TARGET = "elasticity.function_pool_target"
 APPLIED, REPLAY = "succeeded", "ELASTICITY_IDEMPOTENCY_REPLAY"
@@ -93,15 +94,11 @@ class Elasticity:
     def _tell_later(self, tell: Callable[[], Awaitable[None]]) -> None:
         """As soon as the store takes it: who asks for the operation would wait for ever."""
 
-        async def insist() -> None:
-            while True:
-                await asyncio.sleep(STORE_AGAIN_S)
-                try:
-                    return await tell()
-                except StoreUnavailable:
-                    pass
+        async def later() -> None:
+            await asyncio.sleep(STORE_AGAIN_S)
+            await until_stored(tell)
 
-        task = asyncio.ensure_future(insist())
+        task = asyncio.ensure_future(later())
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 

@@ -28,6 +28,7 @@ from quiltfn.store import SqlStore
 from quiltfn.store.compatibility import is_older
 from quiltfn.store.members import SqlMembers
 from quiltfn.store.postgresql import PostgresDatabase
+from quiltfn.until_stored import until_stored
 
 if TYPE_CHECKING:
     from quiltfn.platform import Platform
@@ -151,16 +152,6 @@ class NodeControl:
             self._platform.ended.set_result(error(f"this node ends: {why}"))
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.get_running_loop().create_task(_until_stored(work))
+        task = asyncio.get_running_loop().create_task(until_stored(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _until_stored(work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await work()
-        except StoreUnavailable:
-            await asyncio.sleep(AGAIN_S)
-        else:
-            return

@@ -59,7 +59,7 @@ from quiltfn.pool.local import LocalPools
 from quiltfn.pool.metering import Metering
 from quiltfn.pool.parking import Parking
 from quiltfn.pool.reaper import reap
-from quiltfn.ports import STORE_AGAIN_S, ChangeKind, Clock, PoolCounting, StockedSandboxes
+from quiltfn.ports import ChangeKind, Clock, PoolCounting, StockedSandboxes
 from quiltfn.ports.deliveries import CallbackSender
 from quiltfn.ports.fleet import NodeRemoved, Nodes
 from quiltfn.quotas import Quotas
@@ -89,6 +89,7 @@ from quiltfn.store import (
 from quiltfn.store.inputs import Cipher
 from quiltfn.telemetry import Telemetry, open_telemetry
 from quiltfn.tenant_images import TenantImages
+from quiltfn.until_stored import until_stored
 from quiltfn.urls import Urls
 from quiltfn.work import Work
 
@@ -508,13 +509,8 @@ def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings
 
 async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
     """After a start on a full disk: work that the last server had claimed waits again later."""
-    if not await journal.recovered():
-        return
-    while True:
-        try:
-            return await dispatcher.start()
-        except StoreUnavailable:
-            await asyncio.sleep(STORE_AGAIN_S)
+    if await journal.recovered():
+        await until_stored(dispatcher.start)
 
 
 async def connected_events(

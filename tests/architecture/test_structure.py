@@ -37,6 +37,7 @@ VERBS |= {
     "urls",
     "aliases",
     "canaries",
+    "until_stored",
 }
 CORE = {"model", "ports", "observe"}
 # Who may import whom; a late import or one for type checking counts too. What is not in a row may
@@ -48,6 +49,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "ports": {"model"},
     "observe": {"model"},
     "clock": {"model", "ports"},
+    "until_stored": {"model", "ports"},
     "ids": {"clock"},
     "catalog": CORE,
     "function_list": CORE | {"catalog"},
@@ -62,7 +64,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "work": CORE | {"catalog", "ids", "invoke", "policies"},
     "callbacks": CORE,
     "events": CORE,
-    "deliveries": CORE | {"catalog", "work"},
+    "deliveries": CORE | {"catalog", "until_stored", "work"},
     "schedules": CORE | {"admission", "catalog", "ids", "invoke", "work"},
     "urls": CORE | {"catalog"},
     "http_trigger": {"model"},
@@ -75,15 +77,16 @@ MAY_KNOW: dict[str, set[str]] = {
     "shared_images": CORE
     | {"catalog", "fleet", "platform", "shared_instances", "store", "tenant_images"},
     "joined_fleet": CORE
-    | {"api", "dispatch", "fleet", "node_report", "platform", "settings", "store"},
+    | {"api", "dispatch", "fleet", "node_report", "platform", "settings", "store", "until_stored"},
     "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE | {"host_findings"},
     "access": CORE | {"ids"},
     "admission": CORE,
     "aliases": CORE | {"catalog", "lifecycle"},
     "canaries": CORE | {"aliases", "ids", "invoke"},
-    "elasticity": CORE | {"catalog", "ids", "lifecycle"},
-    "background": {"clock", "tenant_images", "settings", "store", "retention"} | CORE,
+    "elasticity": CORE | {"catalog", "ids", "lifecycle", "until_stored"},
+    "background": {"clock", "tenant_images", "settings", "store", "retention", "until_stored"}
+    | CORE,
     "retention": CORE | {"clock", "tenant_images", "ids"},
     "tokens": CORE | {"access"},
     "telemetry": CORE | {"health", "settings"},

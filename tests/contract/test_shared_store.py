@@ -31,7 +31,7 @@ from contract.stores import (
 from contract.test_schedule_store import a_schedule
 from forked import forked
 from manual_clock import ManualClock
-from quiltfn import elasticity
+from quiltfn import elasticity, until_stored
 from quiltfn.api import idempotency
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.response import Response
@@ -669,7 +669,8 @@ class Targets:
 async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_ever(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
 ) -> None:
-    monkeypatch.setattr(elasticity, "STORE_AGAIN_S", 0.01)
+    for module in (elasticity, until_stored):
+        monkeypatch.setattr(module, "STORE_AGAIN_S", 0.01)
     targets, entry = Targets(), Entry(a_function(), cast("Any", None), FunctionCounters())
     one, two = (
         Elasticity(cast("Any", targets), SqlOperations(each.store.database), ManualClock())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from quiltfn import background, platform
+from quiltfn import background, platform, until_stored
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStats
 from service.platform_harness import open_harness
@@ -41,7 +41,7 @@ async def test_a_background_task_that_fails_is_logged_and_begun_again(
 async def test_work_that_a_full_disk_put_off_waits_again_though_the_store_refuses_at_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(platform, "STORE_AGAIN_S", 0.0)
+    monkeypatch.setattr(until_stored, "STORE_AGAIN_S", 0.0)
     tries = 0
 
     async def recovered() -> bool:

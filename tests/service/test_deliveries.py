@@ -567,7 +567,7 @@ async def test_what_became_of_a_try_is_noted_however_often_the_store_fails(
         await finish(delivery)
 
     monkeypatch.setattr(world.kept, "finish", fails)
-    monkeypatch.setattr("quiltfn.deliveries.STORE_AGAIN_S", 0.01)
+    monkeypatch.setattr("quiltfn.until_stored.STORE_AGAIN_S", 0.01)
     async with world.running():
         delivery_id = await world.end_call(function)
         one = await world.until(function, delivery_id, status="delivered")
