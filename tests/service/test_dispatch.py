@@ -41,6 +41,15 @@ async def accept(server: Harness, entry: Entry, count: int = 1, **more: Any) -> 
     return [one.invocation_id for one in records]
 
 
+async def one_held(server: Harness) -> tuple[Entry, str, str]:
+    """A function of one instance, which has a call, and the next one, which is claimed and held."""
+    entry = await server.active("sleep 60", max_instances=1)
+    running, held = await accept(server, entry, 2)
+    await until(lambda: busy(server, entry) == 1)
+    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
+    return entry, running, held
+
+
 async def record_of(server: Harness, entry: Entry, invocation_id: str) -> Invocation:
     record = await server.journal.get(entry.function.id, invocation_id)
     assert record is not None
@@ -466,11 +475,8 @@ async def test_what_is_put_back_for_want_of_memory_is_run_though_the_last_attemp
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As above, where what is held may not begin and other functions need the memory."""
-    entry = await server.active("sleep 60", max_instances=1)
-    _, held = await accept(server, entry, 2)
-    await until(lambda: busy(server, entry) == 1)
+    entry, _, held = await one_held(server)
     backlog = server.dispatcher._backlogs[entry.function.id]
-    await until(lambda: held in backlog.held)
     may_go_on = releases_later(server, monkeypatch)
     monkeypatch.setattr(claims, "HELD_MAX_BYTES", 0)
     server.dispatcher._consider(backlog)
@@ -525,11 +531,8 @@ async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
     server: Harness, monkeypatch: pytest.MonkeyPatch, is_made: bool
 ) -> None:
     """Here that is another server, which gets it before this one hears what the store has."""
-    entry = await server.active("sleep 60", max_instances=1)
-    _, held = await accept(server, entry, 2)
-    await until(lambda: busy(server, entry) == 1)
+    entry, _, held = await one_held(server)
     backlog = server.dispatcher._backlogs[entry.function.id]
-    await until(lambda: held in backlog.held)
     does_not_tell(server, monkeypatch, "release", is_made=is_made)
     sure, may_go_on = server.work.store.release_others, asyncio.Event()
 
@@ -564,11 +567,7 @@ async def test_what_cannot_be_put_back_as_a_server_stops_is_put_back_later(
     server: Harness, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """It is being drained, and goes on for as long as an operator likes."""
-    entry = await server.active("sleep 60", max_instances=1)
-    running, held = await accept(server, entry, 2)
-    await until(lambda: busy(server, entry) == 1)
-    backlog = server.dispatcher._backlogs[entry.function.id]
-    await until(lambda: held in backlog.held)
+    entry, running, held = await one_held(server)
 
     async def fails(*_: Any) -> None:
         raise error

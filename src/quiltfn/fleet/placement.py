@@ -76,7 +76,7 @@ class Placement:
         if is_obtained:
             return None
         node = self._table.busy_node(function_id, version, tried)
-        if node is None and (here is None or not here.slots):
+        if node is None and not here.slots:
             # What a node that has places said last may be from before it had them.
             node = self._table.any_node(tried, self.holders(function_id))
         if node is None or self._waits_better_here(here, node, function_id):

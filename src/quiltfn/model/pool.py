@@ -643,9 +643,9 @@ class Pool:
             count -= 1
         if count <= 0:
             return actions
-        # Nobody waits for a place where no other version has an instance.
-        is_alone = len(self.instances) == self.places.used and not self.places.waiting
-        since = None if is_alone else self._waits_since(digest, callers)
+        is_alone = len(self.instances) == self.places.used  # no other version has an instance
+        is_asked = not is_alone or self.places.waiting
+        since = self._waits_since(digest, callers) if is_asked else None
         places = self.limits.max_instances - self.places.used
         if self.places.waiting:
             places -= self.places.due(self, since)
@@ -657,7 +657,7 @@ class Pool:
             for instance in self._replaceable(digest)[:short]:
                 actions += self._stop(instance, now)
                 short -= 1
-        if len(self.instances) == self.places.used:
+        if is_alone:
             return actions
         if count > places and since is not None:
             self._lacks_place, self.places.waiting[self] = True, since

@@ -47,6 +47,18 @@ def _no_pings(monkeypatch: pytest.MonkeyPatch) -> None:
 # What comes across ---------------------------------------------------------------------------
 
 
+def waits_to_answer(pair: Pair) -> asyncio.Event:
+    """The node answers `done`, to whatever it is asked, once the event is set."""
+    release = asyncio.Event()
+
+    async def handle(_: Request, __: Asker) -> Response:
+        await release.wait()
+        return Response(body=b"done")
+
+    pair.handler = handle
+    return release
+
+
 async def test_a_request_comes_with_who_asks_and_for_whom(pair: Pair) -> None:
     headers = [("content-type", "application/json"), ("x-request-id", "r1")]
     answer = await pair.ask("/api/f%20g?a=1", method="POST", headers=headers, body=b"{}", call=CALL)
@@ -409,13 +421,7 @@ async def test_a_node_that_is_silent_is_taken_for_dead(pair: Pair) -> None:
 
 
 async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None:
-    release = asyncio.Event()
-
-    async def handle(_: Request, __: Asker) -> Response:
-        await release.wait()
-        return Response(body=b"done")
-
-    pair.handler = handle
+    release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
     await asyncio.sleep(1.0)
     time.sleep(3.0)  # noqa: ASYNC251 — that is the story
@@ -426,13 +432,7 @@ async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None
 
 async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pair) -> None:
     """A node that is ending takes no new connections; pings need one."""
-    release = asyncio.Event()
-
-    async def handle(_: Request, __: Asker) -> Response:
-        await release.wait()
-        return Response(body=b"done")
-
-    pair.handler = handle
+    release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
     await _until(lambda: pair.server.connections.tasks)
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -443,13 +443,7 @@ async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pai
 
 
 async def test_a_node_without_a_descriptor_for_pings_takes_nobody_for_dead(pair: Pair) -> None:
-    release = asyncio.Event()
-
-    async def handle(_: Request, __: Asker) -> Response:
-        await release.wait()
-        return Response(body=b"done")
-
-    pair.handler = handle
+    release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
     await _until(lambda: pair.server.connections.tasks)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -517,13 +511,7 @@ async def test_connections_that_the_node_has_ended_are_not_asked_for_pings(pair:
 async def test_a_node_with_as_many_connections_as_it_takes_has_not_begun(pair: Pair) -> None:
     limits = pair.server.connections
     limits.limits = msgspec.structs.replace(limits.limits, most=2)
-    release = asyncio.Event()
-
-    async def handle(_: Request, __: Asker) -> Response:
-        await release.wait()
-        return Response(body=b"done")
-
-    pair.handler = handle
+    release = waits_to_answer(pair)
     calls = [asyncio.ensure_future(pair.ask()) for _ in range(2)]
     await _until(lambda: len(limits.tasks) == 2)
     with pytest.raises(PeerUnreachable, match="as many connections as it takes"):
