@@ -6,6 +6,7 @@ Every server ends by asking the host what is left of it (`e2e/leftovers.py`).
 import compileall
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,11 @@ from quiltfn.store import audit, record_list
 NO_PROFILES = tempfile.TemporaryDirectory(prefix="quiltfn-config-")
 os.environ["XDG_CONFIG_HOME"] = NO_PROFILES.name
 os.environ.pop("QUILTFN_PROFILE", None)
+# A run in the background (`&`, nohup) ignores these signals, and so would each program that a test
+# starts and then interrupts. A program gets the default for a signal that has a handler here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 # A machine that is busy with other work is no reason to fail.
 ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("any machine", ANY_MACHINE)

@@ -10,6 +10,14 @@ import pytest
 REPO = Path(__file__).parents[2]
 # Fails where others run beside it: scripts/test says so by the variable.
 BESIDE = "import os\ndef test_{n}(): assert 'QUILTFN_TEST_BUSY_FACTOR' not in os.environ\n"
+# A fixture that fails beside others, and five tests with it.
+FIXTURE = """
+import os, pytest
+@pytest.fixture(scope="module")
+def server(): assert "QUILTFN_TEST_BUSY_FACTOR" not in os.environ
+@pytest.mark.parametrize("n", range(5))
+def test_with(server, n): pass
+"""
 FINE = "def test_fine(): pass\n"
 # Fails beside others, then passes twice, then fails.
 SELDOM = """
@@ -50,6 +58,13 @@ def test_a_test_that_fails_only_beside_others_is_named_and_passes(tmp_path: Path
     assert ran.stdout.count("1 passed") == 4  # the other line, and three times
 
 
+def test_tests_whose_fixture_failed_count_as_one(tmp_path: Path) -> None:
+    """One server that could not start must not fail the run with every test of its file."""
+    ran = run(tmp_path, FIXTURE)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("5 passed") == 3
+
+
 @pytest.mark.parametrize(
     "test",
     [
@@ -61,6 +76,7 @@ def test_a_test_that_fails_only_beside_others_is_named_and_passes(tmp_path: Path
 def test_any_other_failure_fails_the_run(tmp_path: Path, test: str) -> None:
     ran = run(tmp_path, test)
     assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_nothing_is_repeated_where_all_pass(tmp_path: Path) -> None:

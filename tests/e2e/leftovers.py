@@ -22,8 +22,6 @@ UIDS = range(0x7000_0000, 0x8000_0000)
 SERVER_UIDS = range(UIDS[0], UIDS[0] + 65_536)
 NETNS = Path("/run/netns")
 OF_A_SERVER = re.compile(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", re.M)
-# netlab.py, scripts/fleet_network.py
-OF_A_LAB = re.compile("q[hw][0-9a-f]{6}|quiltfn-(demo|storm)-[0-9a-f]{4}-[a-z]+")
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def look(root: Path | None, run_dir: Path, servers: Iterable[str]) -> Traces:
                 *_mounts(run_dir, ids),
                 *_processes(root, ids),
                 *_directories(run_dir, ids),
-                *_namespaces(),
+                *_namespaces(ids),
             ]
         )
     )
@@ -131,12 +129,9 @@ def _directories(run_dir: Path, ids: set[str]) -> Iterable[str]:
             yield f"directory {run_dir / name}"
 
 
-def _namespaces() -> Iterable[str]:
-    """All but those that stand for a host in a test: a server makes none of these."""
+def _namespaces(ids: set[str]) -> Iterable[str]:
+    """Named network namespaces. Those bound below the run directory are among the mounts."""
     if NETNS.is_dir():
-        names = (one.name for one in NETNS.iterdir())
-        yield from (f"network namespace {one}" for one in names if not OF_A_LAB.fullmatch(one))
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        at = Path(line.split()[4])
-        if " - nsfs " in line and not OF_A_LAB.fullmatch(at.name):
-            yield f"bound namespace {at}"
+        for namespace in NETNS.iterdir():
+            if any(server in namespace.name for server in ids):
+                yield f"network namespace {namespace}"

@@ -90,7 +90,9 @@ def collect() -> dict[str, httpx.Response]:
     with watched(OPTIONS) as server:
         key = make_key(server)["key"]
         api = Api(server.start().url, key)
-        scene = Scene(server, api, api.active("sleep 3", name="busy", max_instances=1))
+        # It runs until the scene has seen what it wants, however slow the machine is.
+        busy = api.active("sleep 60", name="busy", max_instances=1, timeout_seconds=300)
+        scene = Scene(server, api, busy)
         found = {code: make(scene) for code, make in EASY.items()}
         found["HANDLER_FAILED"] = _behind_a_url(scene, "exit 3")
         found["HANDLER_TIMEOUT"] = _behind_a_url(scene, "sleep 9", timeout_seconds=1)
@@ -136,11 +138,11 @@ def _behind_a_url(scene: Scene, handler: str, **fields: int) -> httpx.Response:
 
 def _capacity_full(scene: Scene) -> httpx.Response:
     path = f"{of(scene.active)}/invoke"
-    calls = [scene.later(lambda: scene.api("POST", path, {})) for _ in range(1)]
+    call = scene.later(lambda: scene.api("POST", path, {}))
     until(lambda: scene.api.pool(scene.active)["busy_count"] == 1)
     answer = scene.api("POST", path, {})  # waits its second in line
-    for one in calls:
-        one.join()
+    scene.server.wake()
+    call.join()
     return answer
 
 
@@ -165,6 +167,7 @@ def _shutting_down(scene: Scene) -> httpx.Response:
             and one
         )
     )
+    scene.server.wake()
     call.join()
     return answer
 
