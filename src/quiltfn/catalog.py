@@ -192,17 +192,26 @@ class Catalog:
             return False
         return True
 
-    def follow_counters(self, stored: Mapping[str, FunctionCounters]) -> None:
-        """Counts the calls of other servers, which the store has. What this one counted and has not
-        stored yet stays counted: counters only grow.
+    def follow_counters(
+        self,
+        stored: Mapping[str, FunctionCounters],
+        unstored: Mapping[str, FunctionCounters] | None,
+    ) -> None:
+        """Takes over the stored counters and adds what this server has not stored yet. If that is
+        not known (None), counters only grow: a late completion lowers `error_count` the next time.
         """
         for function_id, found in stored.items():
             entry = self._by_id.get(function_id)
             if entry is None:
                 continue
             known = entry.counters
-            known.invocation_count = max(known.invocation_count, found.invocation_count)
-            known.error_count = max(known.error_count, found.error_count)
+            if unstored is not None:
+                own = unstored.get(function_id) or FunctionCounters()
+                known.invocation_count = found.invocation_count + own.invocation_count
+                known.error_count = found.error_count + own.error_count
+            else:
+                known.invocation_count = max(known.invocation_count, found.invocation_count)
+                known.error_count = max(known.error_count, found.error_count)
             if found.last_invoked_at is not None:
                 known.last_invoked_at = max(known.last_invoked_at or 0, found.last_invoked_at)
 

@@ -504,9 +504,7 @@ class Invoker:
 
     def _count(self, entry: Entry, record: Invocation) -> None:
         metrics.count_call(record)
-        entry.counters.invocation_count += 1
-        entry.counters.error_count += record.status is not Status.SUCCESS
-        entry.counters.last_invoked_at = record.started_at or record.ended_at
+        entry.counters.count(record)
 
     def in_background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Does work that goes on if whoever asked for it goes away."""

@@ -42,6 +42,7 @@ from quiltfn.ports import (
     Change,
     Clock,
     FunctionCounters,
+    Journal,
     NotPrepared,
     Page,
     Pools,
@@ -567,9 +568,17 @@ class Lifecycle:
             await self._follow(ids[start : start + FOLLOWED_AT_ONCE])
         return None
 
-    async def follow_counters(self) -> None:
-        """Counts the calls of other nodes as far as they are stored."""
-        self._catalog.follow_counters(await self._store.counters())
+    async def follow_counters(self, journal: Journal) -> None:
+        """Counts the invocations of other nodes as far as they are stored. `journal`: what this
+        node has not stored.
+        """
+        before = journal.uncounted()
+        stored = await self._store.counters()
+        after = journal.uncounted()
+        # A commit in between may be in `stored` or not.
+        is_exact = before is not None and after is not None and before.commits == after.commits
+        unstored = after.counters if after is not None and is_exact else None
+        self._catalog.follow_counters(stored, unstored)
 
     async def _follow(self, ids: Sequence[str]) -> None:
         # A function that was removed here while the store answered stays removed.

@@ -217,7 +217,7 @@ async def open_platform(
         )
         own = *_own_tasks(parts, telemetry, services), meter.run
         _run_until_closed(stack, *own, await _begun_work(membership, dispatcher, journal))
-        _run_until_closed(stack, *kept, *follow_others(others, services, dispatcher, opened, clock))
+        _run_until_closed(stack, *kept, *follow_others(others, services, dispatcher, parts, clock))
         yield _completed(services, parts, dispatcher, membership, shared, stack)
 
 
@@ -572,13 +572,13 @@ def follow_others(
     others: "Follower | None",
     services: Services,
     dispatcher: Dispatcher,
-    store: SqlStore,
+    parts: CallParts,
     clock: ResumableClock,
 ) -> tuple[Task, ...]:
     """Has every service follow the other nodes, if there can be some; returns what is to be run
     for that, or for what this server itself may not have heard of.
     """
-    listeners = _listeners(services)
+    listeners, store = _listeners(services), parts.store
     if others is None:
         return (partial(compare_when_unsure, store, listeners.values()),)
     from quiltfn.fleet.follower import SLOW_EVERY_S, Repeated  # noqa: PLC0415 — as above
@@ -594,7 +594,8 @@ def follow_others(
     waiting = Repeated(*within, nodes=nodes)
     use = Repeated(services.quotas.follow_use, services.work.follow_ends, services.schedules.look)
     keep_time = partial(go_by_database, clock, store)
-    slow = Repeated(services.lifecycle.follow_counters, keep_time, every_s=SLOW_EVERY_S)
+    count = partial(services.lifecycle.follow_counters, parts.journal)
+    slow = Repeated(count, keep_time, every_s=SLOW_EVERY_S)
     wakes: dict[str, Callable[[], None]] = {
         Notice.CHANGE: changes.wake,
         Notice.WORK: waiting.wake,

@@ -5,7 +5,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, cast
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import Connection
 
 import postgresql
 from contract.stores import SHARED_STORES, a_stored_function, child_environment, url_of
@@ -40,10 +41,11 @@ from quiltfn.model.schedule import Overlap, RunOutcome, Schedule
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.model.url import FunctionUrl
 from quiltfn.model.work import AsyncPolicy, Destination, RecordPolicy
-from quiltfn.ports import ChangePage
+from quiltfn.ports import ChangePage, FunctionCounters
 from quiltfn.ports.work import Input
 from quiltfn.store import SqlQuotas, SqlTenantImages, changes
 from quiltfn.store.postgresql import open_postgresql
+from quiltfn.store.sql import run
 from service.in_process import InProcess
 from service.platform_harness import TENANT, Harness, open_harness
 from service.test_forwarding import Nodes
@@ -751,8 +753,51 @@ async def test_the_counters_of_a_function_are_of_all_nodes(
         await harness.invoke(entry)
         await harness.journal.synced()
     for harness in nodes:
-        await harness.lifecycle.follow_counters()
+        await harness.lifecycle.follow_counters(harness.journal)
         assert harness.now(entry).counters.invocation_count == 3
+
+
+async def test_an_error_that_a_late_completion_corrects_is_counted_nowhere(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    """Neither with an invocation that a node has not stored yet, nor while a commit is under way:
+    then it is corrected the next time.
+    """
+    one, two = nodes
+    entry = await one.active("exit 1")
+    await known(two, entry)
+    await one.invoke(entry)
+    await one.journal.synced()
+    await two.lifecycle.follow_counters(two.journal)
+    two.journal._commit_after_s = 1000
+    await two.invoke(entry)
+    assert two.now(entry).counters.error_count == 2
+
+    def correct(connection: Connection) -> None:  # as `late.reopen`, and the end that follows
+        corrected = {"function_id": entry.function.id, "calls": 0, "errors": -1, "last": 0}
+        run(connection, "add_to_counters", corrected)
+
+    await one.store.database.write(correct)
+
+    async def counted(commit: Awaitable[object] | None = None) -> tuple[int, int]:
+        counters = two.store.counters
+
+        async def read() -> Mapping[str, FunctionCounters]:
+            found = await counters()
+            if commit is not None:
+                await commit
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(two.store, "counters", read)
+            await two.lifecycle.follow_counters(two.journal)
+        seen = two.now(entry).counters
+        return seen.invocation_count, seen.error_count
+
+    assert await counted(two.journal.synced()) == (2, 2)
+    assert await counted() == (2, 1)
+    await two.invoke(entry)
+    assert await counted() == (3, 2)
 
 
 async def test_nothing_goes_on_behind_a_node_that_is_closed(shared: Path) -> None:

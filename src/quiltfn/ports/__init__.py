@@ -414,6 +414,19 @@ class FunctionCounters(msgspec.Struct, kw_only=True):
     error_count: int = 0
     last_invoked_at: int | None = None
 
+    def count(self, record: Invocation) -> None:
+        """Adds a completed invocation. Every status except success is an error."""
+        self.invocation_count += 1
+        self.error_count += record.status is not Status.SUCCESS
+        self.last_invoked_at = record.started_at or record.ended_at
+
+
+class Uncounted(msgspec.Struct, frozen=True, kw_only=True):
+    """Completed invocations that wait for a commit, by function. `commits` differs after each."""
+
+    commits: int
+    counters: Mapping[str, FunctionCounters]
+
 
 class StoredFunction(msgspec.Struct, frozen=True, kw_only=True):
     """A function as the store has it, with its current version."""
@@ -566,6 +579,9 @@ class Journal(Protocol):
     def is_unstored(self, invocation_id: str) -> bool:
         """Whether this server knows something of the call that is not committed yet."""
         ...
+
+    def uncounted(self) -> "Uncounted | None":
+        """What the counters in the database do not have yet; None while a commit is under way."""
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
         """One record, including what is not committed yet; where the journal is strict, an end is

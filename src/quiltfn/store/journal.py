@@ -11,6 +11,7 @@ An idle journal does nothing: the first record after a commit sets the timer of 
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -21,7 +22,14 @@ from sqlalchemy import Connection
 from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import FINAL, Invocation
-from quiltfn.ports import Clock, InvocationQuery, Outline, Page
+from quiltfn.ports import (
+    Clock,
+    FunctionCounters,
+    InvocationQuery,
+    Outline,
+    Page,
+    Uncounted,
+)
 from quiltfn.store import late, record_list, records, work_recovery
 from quiltfn.store.database import Database, Work
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
@@ -240,6 +248,15 @@ class SpoolJournal:
 
     def is_unstored(self, invocation_id: str) -> bool:
         return self._unstored(invocation_id) is not None
+
+    def uncounted(self) -> Uncounted | None:
+        if self._committing:
+            return None
+        counters: defaultdict[str, FunctionCounters] = defaultdict(FunctionCounters)
+        for record in self._pending.values():
+            if record.is_final:
+                counters[record.function_id].count(record)
+        return Uncounted(commits=self._kept, counters=counters)
 
     def _unstored(self, invocation_id: str) -> Invocation | None:
         """The record as it will be stored, if it has not been."""
