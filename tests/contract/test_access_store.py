@@ -24,10 +24,11 @@ from contract.stores import (
 from forked import forked
 from manual_clock import ManualClock
 from quiltfn.access import make_key
+from quiltfn.ids import new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import first_id
-from quiltfn.model.errors import Conflict, NotFound, Unprocessable
+from quiltfn.model.errors import CapacityFull, Conflict, NotFound, RateLimited, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.image import NOT_MEASURED, TenantImage
 from quiltfn.model.operation import Operation
@@ -45,6 +46,7 @@ from quiltfn.store import (
     tables,
 )
 from quiltfn.store import audit as audit_module
+from quiltfn.store import keys as keys_module
 from quiltfn.store.database import Work
 
 NOW = 1_760_000_000
@@ -133,6 +135,65 @@ async def test_every_change_of_a_key_and_nothing_else_changes_the_revision(
         await keys.add(a_key(prefix=key.prefix))
     assert await keys.load() == [revoked]
     assert await keys.revision() == seen[-1]
+
+
+async def test_valid_keys_have_a_limit_and_of_the_others_the_newest_are_kept(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "TENANT_KEYS_MAX", 3)
+    monkeypatch.setattr(keys_module, "KEYS_MAX", 5)
+    keys: Keys = SqlKeys(store.database)
+    expiring, *mine = [a_key(expires_at=NOW + 9), a_key(), a_key()]
+    for key in (expiring, *mine):
+        await keys.add(key)
+    before = await keys.load(), await keys.revision()
+    with pytest.raises(RateLimited, match="3 valid keys"):
+        await keys.add(a_key())
+    assert (await keys.load(), await keys.revision()) == before
+
+    mine.append(a_key(created_at=NOW + 9))
+    await keys.add(mine[-1])  # one has expired
+    for _ in range(2):
+        await keys.add(a_key(tenant_id="other", created_at=NOW + 9))
+    with pytest.raises(CapacityFull, match="5 valid keys"):
+        await keys.add(a_key(tenant_id="third", created_at=NOW + 9))
+
+    # Making and revoking keys without end fills nothing.
+    revoked = [expiring]
+    await keys.revoke(mine[0], NOW)
+    revoked.append(mine.pop(0))
+    for _ in range(5):
+        revoked.append(await keys.add(a_key(created_at=NOW + 9)))
+        await keys.revoke(revoked[-1], NOW + 10)
+    await keys.add(a_key(created_at=NOW + 9))
+    kept = {key.id for key in await keys.load() if key.tenant_id == "default"}
+    assert {key.id for key in mine} < kept
+    assert kept & {key.id for key in revoked} == {key.id for key in sorted(revoked, key=_id)[-3:]}
+    assert len(await keys.load()) == 3 + 3 + 2
+
+
+def _id(key: Key) -> str:
+    return key.id
+
+
+async def test_keys_are_read_page_by_page(store: SqlStore) -> None:
+    keys: Keys = SqlKeys(store.database)
+    tenants = ("default", "other", "default", "default")
+    all_keys = [a_key(id=new_id(), tenant_id=tenant) for tenant in tenants]
+    for key in all_keys:
+        await keys.add(key)
+    for tenant, expected in ((None, all_keys), ("default", [all_keys[0], *all_keys[2:]])):
+        found, cursor, sizes = list[Key](), None, list[int]()
+        while True:
+            page = await keys.page(tenant, 2, cursor)
+            found += page.items
+            sizes.append(len(page.items))
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert (found, max(sizes)) == (expected, 2)
+    with pytest.raises(Unprocessable, match="cursor"):
+        await keys.page(None, 2, "bogus")
 
 
 def visits(path: Path, key: Key) -> None:

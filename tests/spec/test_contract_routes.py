@@ -546,6 +546,14 @@ def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
         one["id"] for one in (operator, admin, writer)
     }
     caller.refused("NOT_FOUND", 404, "DELETE", f"/api/keys/{elsewhere['id']}")
+    first = caller.good("GET", "/api/keys?limit=2")
+    rest = caller.good("GET", f"/api/keys?limit=2&cursor={first['next_cursor']}")
+    ids = [[one["id"] for one in page["keys"]] for page in (first, rest)]
+    assert ids == [[operator["id"], admin["id"]], [writer["id"]]]
+    assert rest["next_cursor"] is None
+    for query in ("limit=0", "limit=1001", "cursor=bogus"):
+        told = caller.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"/api/keys?{query}")
+        assert query.partition("=")[0] in told["error"]
     for one in (writer, admin):
         caller.good("DELETE", f"/api/keys/{one['id']}", status=204)
     Api(keyed.server.url, operator["key"]).good("DELETE", f"/api/keys/{operator['id']}", status=204)

@@ -758,9 +758,17 @@ KEY: dict[str, Any] = {
 
 
 def test_keys_and_the_audit_log_become_types() -> None:
-    with client(answering(200, {"keys": [KEY]})) as at:
+    with client(answering(200, {"keys": [KEY]})) as at:  # an older server, which has no pages
         (key,) = at.keys.list()
     assert (key.id, key.expires_at, key.revoked_at) == ("k1", None, None)
+
+    def page(request: httpx.Request) -> httpx.Response:
+        last = request.url.params.get("cursor") == "c2"
+        keys = [{**KEY, "id": "k2"}] if last else [KEY]
+        return httpx.Response(200, json={"keys": keys, "next_cursor": None if last else "c2"})
+
+    with client(page) as at:
+        assert [key.id for key in at.keys.list()] == ["k1", "k2"]
     entry = {
         **{"id": "a", "at": 1, "tenant_id": "t", "credential": "k1", "action": "key.create"},
         **{"object_id": None, "status": 201, "error_code": None, "address": "", "request_id": "r"},

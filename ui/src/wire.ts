@@ -434,6 +434,7 @@ export interface Key {
 
 export interface KeyList {
   keys: Key[];
+  next_cursor?: string | null;
 }
 
 export interface ListedPool {

@@ -733,9 +733,12 @@ MAKE_KEY = Route(
     answer=wire.CreatedKey,
     status=201,
     body=wire.NewKey,
+    codes=("RATE_LIMITED", "CAPACITY_FULL"),
     action="key.create",
 )
-LIST_KEYS = Route(handler=system.list_api_keys, scope=ADMIN, answer=wire.KeyList)
+LIST_KEYS = Route(
+    handler=system.list_api_keys, scope=ADMIN, answer=wire.KeyList, parameters=(LIMIT, CURSOR)
+)
 REVOKE_KEY = Route(handler=system.revoke_api_key, scope=ADMIN, status=204, action="key.revoke")
 AUDIT = Route(
     handler=system.list_audit_entries,

@@ -10,7 +10,7 @@ from quiltfn import __version__, wire
 from quiltfn.access import make_key, revoke_key
 from quiltfn.admission import Admission
 from quiltfn.api import help as help_documents
-from quiltfn.api import parse, shapes
+from quiltfn.api import pages, parse, shapes
 from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
@@ -254,11 +254,15 @@ async def create_api_key(context: RequestContext[KeyServices]) -> Response:
 
 async def list_api_keys(context: RequestContext[KeyServices]) -> Response:
     """List the API keys of the tenant, including revoked ones and those of a higher scope. An
-    operator sees the keys of all tenants. The keys themselves are never shown.
+    operator sees the keys of all tenants. The keys themselves are never shown. A tenant has at
+    most 1,000 valid keys; of those that are revoked or expired, the newest 1,000 are kept.
     """
-    keys = await context.services.keys.load()
-    seen = [key for key in keys if context.caller.reaches(key.tenant_id)]
-    return json_response(wire.KeyList(keys=[shapes.key(key) for key in seen]))
+    limit = pages.limit_of(context, pages.PAGE_MAX)
+    everything = context.caller.scope.includes(Scope.OPERATOR)
+    tenant_id = None if everything else context.tenant_id
+    page = await context.services.keys.page(tenant_id, limit, context.query.get("cursor"))
+    shown = ((key.id, shapes.key(key)) for key in page.items)
+    return await pages.page_response(context, "keys", shown, limit, page.next_cursor)
 
 
 async def revoke_api_key(context: RequestContext[KeyServices]) -> Response:

@@ -11,6 +11,9 @@ from quiltfn.model.errors import Forbidden, Unprocessable
 
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,100}")
+# How many keys are valid at a time, of a tenant and of all. As many that are revoked or expired are
+# remembered, the newest.
+TENANT_KEYS_MAX, KEYS_MAX = 1000, 20_000
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

@@ -639,9 +639,16 @@ class Keys(Protocol):
     async def load(self) -> Sequence[Key]:
         """All keys, oldest first."""
 
+    async def page(self, tenant_id: str | None, limit: int, cursor: str | None) -> Page[Key]:
+        """Up to `limit` keys of the tenant, oldest first; None: of all tenants. Raises
+        `Unprocessable` for a cursor that no page gave.
+        """
+
     async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
         """Stores a new key and returns it. The first key of all gets `first_scope`, if given: of
-        several that are added at the same time, exactly one.
+        several that are added at the same time, exactly one. Raises `RateLimited` if the tenant has
+        `TENANT_KEYS_MAX` valid keys, and `CapacityFull` if all have `KEYS_MAX`. Of those that are
+        not valid any more, only as many are kept, the newest.
         """
 
     async def revoke(self, key: Key, now: int) -> Key:

@@ -3,11 +3,23 @@
 from collections.abc import Sequence
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, exc, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exc,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
-from quiltfn.model.access import Key, Scope
-from quiltfn.model.errors import Conflict, NotFound
-from quiltfn.ports import ChangeKind
+from quiltfn.model.access import KEYS_MAX, TENANT_KEYS_MAX, Key, Scope
+from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.errors import CapacityFull, Conflict, NotFound, RateLimited
+from quiltfn.ports import ChangeKind, Page
 from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
 
@@ -38,6 +50,21 @@ class SqlKeys:
 
         return await self._database.read(work)
 
+    async def page(self, tenant_id: str | None, limit: int, cursor: str | None) -> Page[Key]:
+        # Ids are UUIDv7, so their order is the order of time.
+        columns, after = tables.api_key.c, from_cursor(cursor, BEFORE_EVERY_ID)
+        query = select(tables.api_key).where(columns.id > after)
+        if tenant_id is not None:
+            query = query.where(columns.tenant_id == tenant_id)
+        query = query.order_by(columns.id).limit(limit + 1)
+
+        def work(connection: Connection) -> Page[Key]:
+            found = [tables.read(row, Key) for row in connection.execute(query).mappings()]
+            items = found[:limit]
+            return Page(items, to_cursor(items[-1].id) if len(found) > limit else None)
+
+        return await self._database.read(work)
+
     async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
         """As the port says. Raises `Conflict` if there is a key with its id or prefix."""
         any_key = select(tables.api_key.c.id).limit(1)
@@ -47,6 +74,7 @@ class SqlKeys:
             kept = key
             if first_scope is not None and connection.execute(any_key).first() is None:
                 kept = replace(key, scope=first_scope)
+            make_room(connection, key)
             connection.execute(insert(tables.api_key), tables.row_of(kept))
             count_up(connection, key)
             return kept
@@ -73,6 +101,33 @@ class SqlKeys:
         return await self._database.write(
             work, self._database.directory.mark_keys_changed, frees=True
         )
+
+
+def make_room(connection: Connection, key: Key) -> None:
+    """Checks the limits for one more key, and forgets the oldest of those that are not valid any
+    more where there are as many. Raises `RateLimited` and `CapacityFull`.
+    """
+    columns = tables.api_key.c
+    unexpired = or_(columns.expires_at.is_(None), columns.expires_at > key.created_at)
+    is_valid = and_(columns.revoked_at.is_(None), unexpired)
+    of_tenant = columns.tenant_id == key.tenant_id
+    hint = "revoke one that is not needed"
+    if _count(connection, is_valid, of_tenant) >= TENANT_KEYS_MAX:
+        sentence = f"the tenant has {TENANT_KEYS_MAX} valid keys, its limit"
+        raise RateLimited(sentence, hint=hint, retry_after=60)
+    if _count(connection, is_valid) >= KEYS_MAX:
+        raise CapacityFull(f"there are {KEYS_MAX} valid keys, the limit", hint=hint, retry_after=60)
+    for most, whose in ((TENANT_KEYS_MAX, [of_tenant]), (KEYS_MAX, [])):
+        ended = select(columns.id).where(~is_valid, *whose).order_by(columns.id.desc())
+        newest_to_forget = connection.execute(ended.offset(most).limit(1)).scalar()
+        if newest_to_forget is not None:
+            gone = delete(tables.api_key).where(~is_valid, columns.id <= newest_to_forget, *whose)
+            connection.execute(gone)
+
+
+def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
+    query = select(func.count()).select_from(tables.api_key).where(*conditions)
+    return int(connection.execute(query).scalar_one())
 
 
 def count_up(connection: Connection, key: Key) -> None:

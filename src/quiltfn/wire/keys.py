@@ -96,9 +96,10 @@ class CreatedKey(Key, kw_only=True, frozen=True):
 
 
 class KeyList(Struct, kw_only=True, frozen=True):
-    """Every key of the tenant; an operator sees all."""
+    """Some keys of the tenant, oldest first; an operator sees those of all tenants."""
 
     keys: list[Key]
+    next_cursor: NextCursor | None = None
 
 
 AuditNote = Annotated[

@@ -1,7 +1,7 @@
 // Who changed what, and who was refused: newest first, back to the first entry that is kept.
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { get } from "../api.ts";
+import { get, pages } from "../api.ts";
 import { type Filter, FILTERS, madeAt, placeOf, queryOf, TIMES, type Wanted } from "../audit.ts";
 import { html } from "../html.ts";
 import { visible } from "../parts/ansi.ts";
@@ -180,10 +180,12 @@ function Filters({ actions }: { actions: readonly string[] }) {
   }</div>`;
 }
 
-function learnKeys(): void {
-  get<KeyList>("api/keys").then((found) => {
-    keys.value = new Map(found.keys.map((one) => [one.id, one]));
-  }, () => {}); // then they go by their ids
+async function learnKeys(): Promise<void> {
+  try {
+    for await (const page of pages<KeyList>("api/keys")) {
+      keys.value = new Map([...keys.value, ...page.keys.map((key) => [key.id, key] as const)]);
+    }
+  } catch { /* then they go by their ids */ }
 }
 
 /** Those that were seen, and what they are kinds of. */

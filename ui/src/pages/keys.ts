@@ -1,7 +1,7 @@
 // The tenant's API keys: who may do what, until when; made and revoked here.
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { call, credential, get, type Refused } from "../api.ts";
+import { call, credential, get, pages, type Refused } from "../api.ts";
 import { html } from "../html.ts";
 import { visible } from "../parts/ansi.ts";
 import { Choice } from "../parts/choice.ts";
@@ -78,7 +78,8 @@ interface Known {
 }
 
 async function ask(signal: AbortSignal): Promise<Known> {
-  const { keys } = await get<KeyList>("api/keys", {}, signal);
+  const keys: Key[] = [];
+  for await (const page of pages<KeyList>("api/keys", {}, signal)) keys.push(...page.keys);
   return { keys: keys.reverse(), me: await get<Whoami>("api/whoami", {}, signal) };
 }
 
