@@ -11,7 +11,8 @@ import contextlib
 import hmac
 import secrets
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 from quiltfn.ids import new_id
 from quiltfn.model.access import Caller, Key, Scope, check_label, check_tenant, digest_of, prefix_of
@@ -41,7 +42,12 @@ NOBODY = Key(
 # The caller of every request while the server has no keys.
 ANYBODY = Caller(tenant_id="default", scope=Scope.OPERATOR, credential="open")
 
-Verifier = Callable[[str], Caller]
+
+class Verifier(Protocol):
+    """Checks signed tokens."""
+
+    def __call__(self, token: str, *, at_any_time: bool = False) -> Caller:
+        """Raises `Unauthorized`. `at_any_time`: also before it holds and after it has expired."""
 
 
 class Access:
@@ -101,6 +107,18 @@ class Access:
             "the credential is wrong, expired or revoked" if secret else "a credential is needed",
             hint="send a key as X-Api-Key or as Authorization: Bearer",
         )
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether signed tokens are credentials of this server."""
+        return self._verify is not None
+
+    def is_own_token(self, text: str) -> bool:
+        """Whether a signed token is a credential of this server, be it now or at another time."""
+        try:
+            return self._verify is not None and bool(self._verify(text, at_any_time=True))
+        except Unauthorized:
+            return False
 
     def still_holds(self, caller: Caller) -> bool:
         """Whether the credential of a caller that was identified is valid by now: of a server that

@@ -268,7 +268,14 @@ async def test_who_can_sign_may_call(web: Web) -> None:
     for content, headers in ((body + b" ", signed), (body, {}), (body, key)):
         refused = await web("POST", "/fn/f", content=content, headers=headers)
         assert refused.status_code == 401
+    for more in (("X-Hub-Signature-256", "x"), ("x_hub_signature_256", "x"),
+                 ("Connection", "x-hub-signature-256")):  # fmt: skip
+        refused = await web("POST", "/fn/f", content=body, headers=[*signed.items(), more])
+        assert refused.status_code == 401, more
     assert web.harness.sandboxes.calls == calls, "the function was not called"
+    assert (await refused_by(web, function, key))["signature"] == 6
+    harmless = [*signed.items(), ("Connection", "x-other"), ("X_Other", "1")]
+    assert (await web("POST", "/fn/f", content=body, headers=harmless)).status_code == 200
 
 
 async def refused_by(web: Web, function: str, key: dict[str, str]) -> dict[str, int]:

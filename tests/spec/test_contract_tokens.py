@@ -146,6 +146,49 @@ def test_a_bad_token_is_refused(signer: Signer, make: Callable[[Signer], str]) -
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
+# Every way in which a caller may send a token without the server asking for it.
+CARRIED: dict[str, dict[str, str]] = {
+    "bearer": {"Authorization": "Bearer TOKEN"},
+    "x-api-key": {"X-Api-Key": "TOKEN"},
+    "another scheme": {"Authorization": "Token token=TOKEN"},
+    "another header": {"X-Forwarded-Access-Token": "TOKEN"},
+    "with underscores": {"Auth_Token": "TOKEN"},
+    "a list": {"X-Tokens": "a.b.c, x.y.z.TOKEN, d"},
+    "a cookie": {"Cookie": "theme=dark; session=TOKEN"},
+    "an encoded cookie": {"Cookie": "theme=dark; session=%22Bearer%20TOKEN%22"},
+    "JSON": {"X-State": '{"token":"\\u0022TOKEN\\u0022"}'},
+}
+
+
+def test_a_token_of_ours_reaches_no_handler_in_any_header(signer: Signer) -> None:
+    write = jwt.encode(signer.claims(scope="write", tenant="t9"), signer.secret, "HS256")
+    api, bearer = Api(signer.server.url), {"Authorization": f"Bearer {write}"}
+    body = {"name": "seen", "handler": "env"}
+    function = api.good("POST", "/api/functions", body, 201, headers=bearer)["function_id"]
+    api.good("POST", f"/api/functions/{function}/deploy", None, 200, headers=bearer)
+    api.good("PUT", f"/api/functions/{function}/url", {"auth": "none"}, headers=bearer)
+    soon = signer.claims(nbf=int(time.time()) + 60)
+    ours = {
+        "HS256": jwt.encode(signer.claims(), signer.secret, "HS256"),
+        "RS256": jwt.encode(signer.claims(), signer.rsa, "RS256", headers={"kid": "r"}),
+        "ES256": jwt.encode(signer.claims(), signer.ec, "ES256", headers={"kid": "e"}),
+        "not yet": jwt.encode(soon, signer.secret, "HS256"),
+    }
+    others = {
+        "other secret": jwt.encode(signer.claims(), "x" * 48, "HS256"),
+        "no scope": jwt.encode(signer.claims(scope=None), signer.secret, "HS256"),
+    }
+    for token_name, token in (ours | others).items():
+        for header_name, header in CARRIED.items():
+            headers = {name: value.replace("TOKEN", token) for name, value in header.items()}
+            answer = api("GET", "/fn/t9/seen", headers=headers | {"X-Plain": "kept"})
+            assert answer.status_code == 200, answer.text
+            assert "HTTP_X_PLAIN=kept" in answer.text
+            is_dropped = token_name in ours or header_name == "with underscores"
+            assert (token in answer.text) != is_dropped, (token_name, header_name)
+            assert ("theme=dark" in answer.text) == ("Cookie" in header)
+
+
 def test_a_secret_that_is_too_short_is_refused(another: Callable[..., Server]) -> None:
     server = another("--jwt-secret ROOT/short")
     (server.root / "short").write_text("x" * 31)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 import tracemalloc
 from typing import Any
 
@@ -21,11 +22,13 @@ from quiltfn.http_trigger.answer import (
     head_of,
     sent_headers,
 )
-from quiltfn.http_trigger.call import HttpCall, forwarded, passed_on
+from quiltfn.http_trigger.call import TOKENS_MAX, HttpCall, forwarded, passed_on
 from quiltfn.http_trigger.event import answer_of, event_of
 from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of, whole_of
 from quiltfn.http_trigger.target import check_path, target_of
+from quiltfn.model.access import tokens_in
 from quiltfn.model.errors import BadRequest
+from timeouts import scaled
 
 CALL = HttpCall(
     method="POST",
@@ -136,6 +139,35 @@ def test_a_credential_of_ours_is_not_passed_on() -> None:
     assert passed_on(fields, is_ours=False) == dict(fields)
     leaked = [("authorization", "Bearer quilt_sk_0123456789ab_x"), ("x-api-key", "quilt_sk_x")]
     assert passed_on(leaked, is_ours=False) == {}
+    elsewhere = [("x-token", "a quilt_sk_x"), ("cookie", "a=1; k=quilt_sk_x;b=2"), ("x-b", "1")]
+    assert passed_on(elsewhere, is_ours=False) == {"cookie": "a=1;b=2", "x-b": "1"}
+
+
+def token(number: int) -> str:
+    return f"eyJhbGciOiJIUzI1NiJ9.e30.{number:043}"
+
+
+def test_so_many_signed_tokens_are_checked_and_no_more() -> None:
+    checked: list[str] = []
+
+    def is_token(text: str) -> bool:
+        checked.append(text)
+        return False
+
+    fields = [(f"x-{number}", token(number)) for number in range(TOKENS_MAX)]
+    twice = [*fields, ("x-again", token(0))]
+    assert passed_on(twice, is_ours=False, is_token=is_token) == dict(twice)
+    assert len(checked) == TOKENS_MAX
+    with pytest.raises(BadRequest, match="signed tokens"):
+        passed_on([*fields, ("x-more", token(99))], is_ours=False, is_token=is_token)
+    assert passed_on([*fields, ("x-more", token(99))], is_ours=False), "none is known to anybody"
+
+
+@pytest.mark.parametrize("text", ["a." * 32_000, "eyJ" * 21_000, "eyJ." * 16_000, "-" * 64_000])
+def test_tokens_are_found_in_time_that_grows_with_the_text_alone(text: str) -> None:
+    began = time.process_time()
+    assert not list(tokens_in(text))
+    assert time.process_time() - began < scaled(0.5)
 
 
 def test_what_is_of_the_connection_is_not_passed_on() -> None:
@@ -151,6 +183,26 @@ def test_what_is_of_the_connection_is_not_passed_on() -> None:
         ("host", "h"),
     ]
     assert passed_on(fields, is_ours=False) == {"host": "h"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        # What a proxy has said of the caller stays, whatever the caller says of its connection.
+        ([("connection", "X-Forwarded-For, Forwarded, X-Real-Ip, X-A"), ("x-forwarded-for", "c"),
+          ("forwarded", "for=c"), ("x-real-ip", "c"), ("x-a", "1")],
+         ["x-forwarded-for", "forwarded", "x-real-ip"]),
+        # A name with underscores is a variable of the same name to CGI and WSGI.
+        ([("x_forwarded_for", "evil"), ("x-real_ip", "evil"), ("ce_type", "evil")], []),
+        ([("x-a", "1"), ("x_a", "2")], ["x-a"]),
+        ([("connection", "x-b"), ("x-b", "1"), ("x_b", "2")], []),
+        ([("x_a", "2"), ("x_c", "3")], ["x_a", "x_c"]),
+    ],
+)  # fmt: skip
+def test_a_caller_changes_nothing_of_what_was_checked_or_said_by_a_proxy(
+    fields: list[tuple[str, str]], kept: list[str]
+) -> None:
+    assert list(passed_on(fields, is_ours=False)) == kept
 
 
 def test_fields_of_one_name_become_one() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook as Sender
 
-from quiltfn.http_trigger.webhook import TOLERANCE_S, is_signed
+from quiltfn.http_trigger.webhook import TOLERANCE_S, is_ambiguous, is_signed
 from quiltfn.model.url import Scheme, Webhook
 
 # docs.github.com, "Validating webhook deliveries", "Testing the webhook payload validation".
@@ -57,6 +57,25 @@ TIMED = pytest.mark.parametrize("name", ["standard", "stripe"])
 def test_a_delivery_as_its_sender_signs_it_is_taken(case: Any) -> None:
     webhook, headers, body, now = case
     assert is_signed(webhook, headers, body, now)
+
+
+@EACH
+def test_a_field_that_the_handler_may_see_otherwise_makes_it_ambiguous(case: Any) -> None:
+    webhook, headers, _, _ = case
+    fields = list(headers.items())
+    others = [("connection", "keep-alive, x-other"), ("x-other", "1"), ("x-other", "2")]
+    assert not is_ambiguous(webhook.scheme, [*fields, *others])
+    for name, value in fields:
+        for more in (
+            (name, value),
+            (name, "other"),
+            (name.replace("-", "_"), "other"),
+            (name.replace("-", "_", 1), value),
+            ("connection", name),
+            ("connection", f"close , {name.upper()}"),
+        ):
+            assert is_ambiguous(webhook.scheme, [*fields, more]), more
+            assert is_ambiguous(webhook.scheme, [more, *fields]), more
 
 
 @EACH

@@ -11,6 +11,7 @@ from quiltfn.api.budgets import ResponseBudget
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.request import Request
 from quiltfn.api.route import Application, RequestContext
+from quiltfn.http_trigger.call import of_the_connection
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import PoolCounting, Pools
@@ -100,6 +101,10 @@ def request_of(
     is_url = context.route is not None and context.route.admit is not None
     known = LEFT_OUT_OF_URLS if is_url else LEFT_OUT
     left_out = left_out | known if left_out else known
+    if is_url and "connection" in headers:
+        left_out = left_out | of_the_connection(
+            [("connection", value) for value in headers.getlist("connection")]
+        )
     sent_on = [one for one in headers.items() if one[0] not in left_out]
     if headers.repeated:
         sent_on = [(name, value) for name, _ in sent_on for value in headers.getlist(name)]

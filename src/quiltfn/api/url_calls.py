@@ -18,6 +18,7 @@ from quiltfn.api.functions import FunctionServices
 from quiltfn.api.guards import check_credentials, check_origin
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
 from quiltfn.api.passed_on import announced_length
+from quiltfn.api.request import Headers
 from quiltfn.api.response import INVOCATION_ID, Header, Response
 from quiltfn.api.route import NOBODY, CalledFunction, RequestContext
 from quiltfn.api.urls import UrlServices
@@ -27,7 +28,7 @@ from quiltfn.http_trigger.answer import BadAnswer, HandlerAnswer, Head, sent_hea
 from quiltfn.http_trigger.call import HttpCall, forwarded, passed_on
 from quiltfn.http_trigger.event import answer_of, event_of
 from quiltfn.http_trigger.target import Target, check_path, target_of
-from quiltfn.http_trigger.webhook import is_signed, is_untimely
+from quiltfn.http_trigger.webhook import is_ambiguous, is_signed, is_untimely
 from quiltfn.invoke import Request
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import (
@@ -62,7 +63,7 @@ METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # A body of a server up to here is read before the server gets the call, so that a sender of a few
 # bytes a second does not hold a place in an instance, and so that it can be kept.
 WHOLE_BYTES = 64 * 1024
-UNSIGNED = "the signature of this call is missing, wrong or too old"
+UNSIGNED = "the signature of this call is missing, wrong, ambiguous or too old"
 # What is counted of a call that was refused. What is not here has a record, or is the server's.
 REASONS: dict[type[QuiltfnError], Refusal] = {
     Unauthorized: Refusal.CREDENTIAL,
@@ -162,6 +163,9 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
             return msgspec.structs.replace(asked, is_preflight=True)
         if found.url.auth is not Auth.KEY:
             context.tenant_id = tenant_id
+            webhook = found.url.webhook
+            if webhook is not None and is_ambiguous(webhook.scheme, _fields(context.headers)):
+                raise Unauthorized(UNSIGNED)
             return asked if found.alias is None else await _by_alias(context, asked, found.alias)
     caller = await _identify(context)
     if found is None or target is None or found.entry.function.tenant_id != caller.tenant_id:
@@ -334,18 +338,26 @@ def _size(variables: dict[str, str]) -> int:
     return sum(len(name) + len(value.encode()) + 2 for name, value in variables.items())
 
 
+def _fields(headers: Headers) -> Iterable[Header]:
+    """Every field of a request, also those of one name."""
+    if not headers.repeated:
+        return headers.items()
+    return [(name, value) for name in headers for value in headers.getlist(name)]
+
+
 def _call(context: RequestContext[UrlCallServices], asked: UrlRequest, body: bytes) -> HttpCall:
     request, headers, services = context.request, context.headers, context.services
-    fields: Iterable[Header] = headers.items()
-    if headers.repeated:
-        fields = [(name, value) for name in headers for value in headers.getlist(name)]
     function = asked.found.entry.function
     call = HttpCall(
         method=request.method,
         prefix=asked.prefix,
         path=asked.path,
         query=request.query.decode("latin-1"),
-        headers=passed_on(fields, is_ours=asked.url.auth is Auth.KEY),
+        headers=passed_on(
+            _fields(headers),
+            is_ours=asked.url.auth is Auth.KEY,
+            is_token=services.access.is_own_token if services.access.takes_tokens else None,
+        ),
         body=body,
         client=request.client,
         scheme="https" if services.health.machine.transport == "tls" else "http",

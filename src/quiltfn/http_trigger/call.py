@@ -2,9 +2,13 @@
 this server, and without credentials of ours.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
 import msgspec
+
+from quiltfn.model.access import KEY_MARK, tokens_in
+from quiltfn.model.errors import BadRequest
 
 # Of one connection alone (RFC 9110, 7.6.1), and what is said of the body is said anew.
 HOP_BY_HOP = frozenset(
@@ -22,8 +26,13 @@ HOP_BY_HOP = frozenset(
 )
 SAID_AGAIN = frozenset({"content-length", "expect", "x-forwarded-prefix"})
 NOT_PASSED_ON = HOP_BY_HOP | SAID_AGAIN
+# What proxies before this server have said, and of events what this server has checked. A caller
+# neither has one of these removed nor says another thing beside it.
+FROM_PROXIES = ("x-forwarded-", "forwarded", "x-real-ip")
+CHECKED = (*FROM_PROXIES, "ce-")
 CREDENTIALS = ("authorization", "x-api-key")
-KEY_MARK = "quilt_sk_"
+# How many signed tokens of a request are checked; each takes as long as a signature.
+TOKENS_MAX = 32
 
 Field = tuple[str, str]
 
@@ -61,25 +70,82 @@ class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
         return name, port
 
 
-def passed_on(fields: Iterable[Field], *, is_ours: bool) -> dict[str, str]:
-    """The fields of a request that its handler gets, several of a name as one. `is_ours`: the
-    credential of the request is one of this server; else only what looks like a key of it is kept
-    back.
+def connection_options(fields: Iterable[Field]) -> set[str]:
+    """The fields that the sender says are of its connection alone (RFC 9110, 7.6.1)."""
+    return {
+        option.strip().lower()
+        for name, value in fields
+        if name == "connection"
+        for option in value.split(",")
+    }
+
+
+def of_the_connection(fields: Iterable[Field]) -> set[str]:
+    """Those of `connection_options` that are left out because of it: a caller does not have removed
+    what it must send or what a proxy has added.
     """
-    found: dict[str, str] = {}
-    dropped = NOT_PASSED_ON
+    return {
+        option
+        for option in connection_options(fields)
+        if option != "host" and not option.startswith(FROM_PROXIES)
+    }
+
+
+def passed_on(
+    fields: Iterable[Field], *, is_ours: bool, is_token: Callable[[str], bool] | None = None
+) -> dict[str, str]:
+    """The fields of a request that its handler gets, several of a name as one. `is_ours`: the
+    credential of the request is one of this server. What looks like a key of it is kept back in any
+    field, and so is a signed token that `is_token` knows as a credential of it. Raises `BadRequest`
+    for more signed tokens than are checked.
+    """
     given = list(fields)
+    names = {name for name, _ in given}
+    dropped = NOT_PASSED_ON | of_the_connection(given)
+    withheld = _withholding(is_token)
+    found: dict[str, str] = {}
     for name, value in given:
-        if name == "connection":
-            dropped = dropped | {one.strip().lower() for one in value.split(",")} - {"host"}
-    for name, value in given:
-        if name in dropped or (name in CREDENTIALS and (is_ours or KEY_MARK in value)):
+        if name in dropped or (is_ours and name in CREDENTIALS):
             continue
+        if "_" in name and _is_shadow(name.replace("_", "-"), names, dropped):
+            continue
+        kept = value
+        if withheld(value):
+            cookies = value.split(";") if name == "cookie" else []
+            kept = ";".join([cookie for cookie in cookies if not withheld(cookie)]).strip()
+            if not kept:
+                continue
         if name in found:
-            found[name] += ("; " if name == "cookie" else ",") + value
+            found[name] += ("; " if name == "cookie" else ",") + kept
         else:
-            found[name] = value
+            found[name] = kept
     return found
+
+
+def _is_shadow(name: str, names: AbstractSet[str], dropped: AbstractSet[str]) -> bool:
+    """Whether programs that make variables of headers (CGI, WSGI) may read a name with underscores
+    as `name`, which was checked or is sent as well.
+    """
+    return name in names or name in dropped or name.startswith(CHECKED)
+
+
+def _withholding(is_token: Callable[[str], bool] | None) -> Callable[[str], bool]:
+    """Whether a value, or a part of one, has a credential of this server."""
+    checked: dict[str, bool] = {}
+
+    def is_known(token: str) -> bool:
+        if token not in checked:
+            if len(checked) >= TOKENS_MAX:
+                raise BadRequest(f"the headers must have at most {TOKENS_MAX} signed tokens")
+            checked[token] = is_token is not None and is_token(token)
+        return checked[token]
+
+    def withheld(value: str) -> bool:
+        return KEY_MARK in value or (
+            is_token is not None and any(is_known(token) for token in tokens_in(value))
+        )
+
+    return withheld
 
 
 def forwarded(

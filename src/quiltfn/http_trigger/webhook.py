@@ -9,8 +9,9 @@ Stripe: https://docs.stripe.com/webhooks#verify-manually
 import base64
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from quiltfn.http_trigger.call import Field, connection_options
 from quiltfn.model.callback import key_of
 from quiltfn.model.url import Scheme, Webhook
 
@@ -20,6 +21,24 @@ SIGNATURES_MAX = 16
 DIGITS_MAX = 15
 
 Headers = Mapping[str, str]
+STANDARD = ("webhook-id", "webhook-timestamp", "webhook-signature")
+# The fields that a signature is checked by.
+SIGNED: Mapping[Scheme, tuple[str, ...]] = {
+    Scheme.STANDARD: STANDARD,
+    Scheme.GITHUB: ("x-hub-signature-256",),
+    Scheme.STRIPE: ("stripe-signature",),
+}
+
+
+def is_ambiguous(scheme: Scheme, fields: Iterable[Field]) -> bool:
+    """Whether the handler might see another value than the one that is checked: the field came
+    several times, also with underscores, which many servers read as dashes, or the sender says that
+    it is of its connection alone, so that it is not passed on.
+    """
+    given = list(fields)
+    names = [name.replace("_", "-") for name, _ in given]
+    options = connection_options(given)
+    return any(names.count(name) > 1 or name in options for name in SIGNED[scheme])
 
 
 def is_signed(webhook: Webhook, headers: Headers, body: bytes, now: float) -> bool:
@@ -43,9 +62,7 @@ def is_untimely(webhook: Webhook, headers: Headers, now: float) -> bool:
 
 
 def _standard(secret: str, headers: Headers, body: bytes, now: float) -> bool:
-    message, time, given = (
-        headers.get(f"webhook-{name}") for name in ("id", "timestamp", "signature")
-    )
+    message, time, given = (headers.get(name) for name in STANDARD)
     if message is None or time is None or given is None or not _is_recent(time, now):
         return False
     signed = b"%b.%b.%b" % (_bytes(message), time.encode(), body)

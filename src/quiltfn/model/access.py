@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+import string
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 import msgspec
@@ -10,6 +11,11 @@ import msgspec
 from quiltfn.model.errors import Forbidden, Unprocessable
 
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+KEY_MARK = "quilt_sk_"
+# The alphabet of the three parts of a signed token, and how short the first and the last can be.
+BASE64URL = string.ascii_letters + string.digits + "-_"
+TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+TOKEN_HEAD_MIN, TOKEN_SIGNATURE_MIN = len("eyJhbGciOiJIUzI1NiJ9"), 43
 LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,100}")
 # How many keys are valid at a time, of a tenant and of all. As many that are revoked or expired are
 # remembered, the newest.
@@ -90,6 +96,22 @@ def prefix_of(secret: str) -> str | None:
     """The part of a key by which its row is found; None if this is not a key."""
     match = KEY.fullmatch(secret)
     return match["prefix"] if match else None
+
+
+def tokens_in(text: str) -> Iterator[str]:
+    """Everything in a header's value that may be a signed token (JWT), whatever is around it: a
+    scheme, quotes, or escapes such as %22, whose digits look like a part of it.
+    """
+    parts = text.split(".")
+    for before, claims, after in zip(parts, parts[1:], parts[2:], strict=False):
+        head = before[len(before.rstrip(BASE64URL)) :]
+        signature = after[: len(after) - len(after.lstrip(BASE64URL))]
+        if len(head) < TOKEN_HEAD_MIN or len(signature) < TOKEN_SIGNATURE_MIN:
+            continue
+        if not claims.strip(BASE64URL):
+            yield f"{head}.{claims}.{signature}"
+            if (start := head.find("eyJ")) > 0:
+                yield f"{head[start:]}.{claims}.{signature}"
 
 
 def check_label(label: str | None) -> None:
