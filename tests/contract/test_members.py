@@ -24,6 +24,7 @@ from contract.stores import (
     rows,
 )
 from manual_clock import ManualClock
+from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest
@@ -416,7 +417,9 @@ async def with_late_end(
             one.journal.opened(running)
             await one.journal.synced()
             one.journal._commit_after_s = 1000
-            one.journal.closed(replace(done(running), outcome=WorkOutcome()))
+            destination_id = an_id() if policy and policy.on_success else None
+            outcome = WorkOutcome(destination_id=destination_id)
+            one.journal.closed(replace(done(running), outcome=outcome))
             seen = await killed(one)
             assert await two.members.take_over(seen) is not None
         yield one, two, function, running
@@ -475,6 +478,29 @@ async def test_a_late_end_does_not_change_a_call_that_was_redriven(open_shared, 
             kept = await two.journal.get(function.id, call)
             assert kept is not None
             assert kept.status is Status.INTERRUPTED
+
+
+@pytest.mark.parametrize("is_tried", [True, False])
+async def test_the_delivery_of_a_late_completion_names_the_one_that_it_replaces(
+    open_shared, tmp_path, is_tried: bool
+) -> None:
+    """A receiver may have the first one; what was never tried is not sent any more."""
+    to = Destination(url="https://example.com/", secret="whsec_" + "A" * 32)
+    policy = AsyncPolicy(on_success=to, on_failure=to)
+    async with with_late_end(open_shared, tmp_path, policy) as (_, two, function, _running):
+        deliveries = SqlDeliveries(two.store.database, two.work)
+        later, first = NOW_MS + HOUR_MS, None
+        if is_tried:
+            (told,) = await deliveries.claim(function.id, 1, later)
+            assert json.loads(told.body)["data"]["status"] == "interrupted"
+            assert json.loads(told.body)["data"]["replaces"] is None
+            await deliveries.finish(replace(told, status=DeliveryStatus.DELIVERED))
+            first = told.id
+        async with a_node(open_shared, tmp_path, "one"):
+            (second,) = await deliveries.claim(function.id, 10, later)
+            data = json.loads(second.body)["data"]
+            assert (data["status"], data["replaces"]) == ("success", first)
+            assert second.id != first
 
 
 # PostgreSQL ----------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ def body_of(record: Invocation) -> bytes:
         "source": record.source,
         "status": record.status,
         "attempts": record.attempt,
+        "replaces": record.outcome.replaces_id if record.outcome else None,
         "started_at": record.started_at,
         "ended_at": record.ended_at,
         "duration_ms": record.duration_ms,

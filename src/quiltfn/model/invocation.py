@@ -145,13 +145,15 @@ class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
     `retry_at_ms`: when the next attempt is due, in Unix milliseconds; None: this was the last.
     `dead_letter`: why the work is given up, "attempts" or "age"; None: it is not. `destination_id`:
     the id of what the function's policy sends to a destination; None: nothing is sent.
-    `decided_at_ms`: the trusted time at which it was decided, in Unix milliseconds.
+    `decided_at_ms`: the trusted time at which it was decided, in Unix milliseconds. `replaces_id`:
+    the delivery that may have reported this invocation as interrupted before; None: there is none.
     """
 
     retry_at_ms: int | None = None
     dead_letter: str | None = None
     destination_id: str | None = None
     decided_at_ms: int = 0
+    replaces_id: str | None = None
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -115,9 +115,10 @@ class SpoolJournal:
             start = work_recovery.StartTime(now, int(self._clock.trusted() * 1000))
 
             def work(connection: Connection) -> Sums:
+                kept = list(left.values())
                 if not boot.is_alone:  # Others may have ended some of it in our place.
-                    late.reopen(connection, left)
-                sums = records.upsert(connection, list(left.values()), boot.epoch - 1)
+                    kept = late.reopen(connection, left)
+                sums = records.upsert(connection, kept, boot.epoch - 1)
                 work_recovery.recover(connection, boot, start, is_spool_whole=is_whole)
                 records.interrupt(connection, boot, now)
                 return sums

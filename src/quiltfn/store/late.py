@@ -8,6 +8,7 @@ its next attempt, or it was redriven. Nothing else is ever replaced.
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, delete, select, update
 
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
@@ -19,15 +20,22 @@ invocation, dead_letter, delivery = tables.invocation, tables.dead_letter, table
 WITHOUT_WORK = (Source.SYNC, Source.URL)
 
 
-def reopen(connection: Connection, left: Mapping[str, Invocation]) -> None:
+def reopen(connection: Connection, left: Mapping[str, Invocation]) -> list[Invocation]:
     """Makes those of the records that a take-over has ended, and whose end is `left` in the spool,
-    running again. `left`: by id; they are to be stored in the same transaction.
+    running again. `left`: by id. Returns what is to be stored in the same transaction: a completion
+    names the delivery that it replaces.
     """
+    to_store = dict(left)
     ends = [one for one in left.values() if one.is_final]
     for start in range(0, len(ends), records.STATEMENT_ROWS):
         some = {one.invocation_id: one for one in ends[start : start + records.STATEMENT_ROWS]}
         for known in _made_up(connection, some):
-            _undo(connection, known)
+            completed = some[known.invocation_id]
+            replaced = _undo(connection, known)
+            if completed.outcome is not None:
+                outcome = replace(completed.outcome, replaces_id=replaced)
+                to_store[known.invocation_id] = replace(completed, outcome=outcome)
+    return list(to_store.values())
 
 
 def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Invocation]:
@@ -45,7 +53,8 @@ def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Inv
     return [one for one in found if one.source in WITHOUT_WORK or one.invocation_id in kept]
 
 
-def _undo(connection: Connection, known: Invocation) -> None:
+def _undo(connection: Connection, known: Invocation) -> str | None:
+    """Returns the id of the delivery that its receiver may have, if there is one."""
     this = known.invocation_id
     again = {"status": Status.RUNNING.value, "ended_at": None, "error_message": None}
     connection.execute(
@@ -61,4 +70,7 @@ def _undo(connection: Connection, known: Invocation) -> None:
     # What was sent, or is being sent, stays so: it was true that nobody knew.
     unsent = delivery.c.status == "waiting", delivery.c.epoch == 0
     of_call = delivery.c.function_id == known.function_id, delivery.c.invocation_id == this
+    tried = select(delivery.c.id).where(*of_call, delivery.c.attempts > 0)
+    replaced: str | None = connection.execute(tried.order_by(delivery.c.id.desc())).scalar()
     connection.execute(delete(delivery).where(*of_call, *unsent)).close()
+    return replaced
