@@ -292,6 +292,31 @@ def test_a_reader_comes_back_behind_the_last_event_it_had(
         assert turns(all_of(api, "GET", logs(record, f"?offset={one.id}"))) == turns(again)
 
 
+def test_a_reader_that_has_more_than_the_record_or_of_an_earlier_attempt_hears_of_it(
+    api: Api,
+) -> None:
+    """Event ids name the attempt, after the first one: offsets of another one mean nothing."""
+    function_id = api.active("echo hello; exit 1")
+    policy = {"max_attempts": 2, "backoff_seconds": {"first": 0, "jitter": 0}}
+    api.good("PUT", f"{of(function_id)}/async-policy", policy)
+    accepted = api.good("POST", f"{invoke(function_id)}?mode=async", {}, 202)
+    path = f"{of(function_id)}/invocations/{accepted['invocation_id']}?wait_seconds=60"
+    record = api.good("GET", path)
+    assert record["status"] == "failed"
+    hello, gap = [("stdout", b"hello\n")], {"stream": "stdout", "offset": 6, "bytes": 14}
+    for event_id, expected, gaps in (
+        ("3-0", hello, []),
+        ("20-0", hello, []),
+        ("3-0-2", [("stdout", b"lo\n")], []),
+        ("20-0-2", [], [gap]),
+    ):
+        found = all_of(api, "GET", logs(record), last_event_id=event_id)
+        assert turns(found) == expected, event_id
+        assert [one.data for one in found if one.name == "gap"] == gaps, event_id
+        assert {one.id for one in found if one.name == "stdout"} <= {"6-0-2"}
+        assert found[-1].name == "end"
+
+
 @pytest.mark.parametrize(
     ("query", "names"),
     [

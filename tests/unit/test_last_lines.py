@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ from quiltfn.api.live_output import RECORD_SLICE_BYTES, OutputReader
 from quiltfn.invoke import RunningCall
 from quiltfn.model.output import OutputLog
 
+RECORD = cast("Any", SimpleNamespace(attempt=1))
 LONG = b"x" * (RECORD_SLICE_BYTES + 7)
 
 
@@ -19,7 +21,7 @@ async def last(pieces: list[tuple[str, bytes]], count: int) -> bytes:
     for stream, data in pieces:
         log.append(stream, data)
     reader = OutputReader(cast("Any", None), "function", "call")
-    reader.attach(RunningCall(cast("Any", None), log))
+    reader.attach(RunningCall(RECORD, log))
     reader.start(await reader.last_lines(count))
     shown = b""
     while (found := await reader.next()) is not None:
@@ -49,7 +51,7 @@ async def test_without_a_last_line_nothing_is_passed_over() -> None:
     log = OutputLog()
     log.append("stdout", b"half")
     reader = OutputReader(cast("Any", None), "function", "call")
-    reader.attach(RunningCall(cast("Any", None), log))
+    reader.attach(RunningCall(RECORD, log))
     reader.start(await reader.last_lines(0))
     log.append("stdout", b"!")
     found = await reader.next()

@@ -53,16 +53,22 @@ class OutputReader:
         self._cursor = Cursor(NOWHERE, streams)
         self._running: RunningCall | None = None
         self._changed: Callable[[], None] | None = None
+        self.attempt = 1
         self.outline: Outline | None = None
 
-    def start(self, at: Mapping[str, int]) -> None:
-        """Reads from there on."""
+    def start(self, at: Mapping[str, int], attempt: int | None = None) -> None:
+        """Reads from there on. `attempt`: the one that `at` is of; if it is not the current one,
+        reads the current one from its start. None: `at` is of whichever is current.
+        """
+        if attempt not in (None, self.attempt):
+            at = NOWHERE
         self._cursor = Cursor(at, self._streams)
 
     def attach(self, running: RunningCall, changed: Callable[[], None] | None = None) -> None:
         """Reads what the running call writes. `changed` is called when there may be more."""
         self.close()
         self._running, self._changed = running, changed
+        self.attempt = running.record.attempt
         if changed is not None:
             running.output.watch(changed)
 
@@ -82,6 +88,7 @@ class OutputReader:
         self.outline = await self._journal.outline(self._function_id, self._invocation_id)
         if self.outline is None:
             raise no_such_call()
+        self.attempt = self.outline.record.attempt
         return self.outline
 
     async def next(self, most: int = SLICE_BYTES) -> tuple[Part, bytes] | None:
@@ -163,7 +170,8 @@ class OutputReader:
     @property
     def event_id(self) -> str:
         """Where the reader is, to come back to."""
-        return f"{self._cursor.at['stdout']}-{self._cursor.at['stderr']}"
+        at = f"{self._cursor.at['stdout']}-{self._cursor.at['stderr']}"
+        return at if self.attempt == 1 else f"{at}-{self.attempt}"
 
     async def last_events(self) -> Events:
         """What the record does not have, as `gap`, and the record itself as `end`."""
@@ -171,11 +179,14 @@ class OutputReader:
         record = outline.record
         dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
         for stream in self._streams:
-            if dropped[stream]:
+            size = outline.sizes[stream]
+            # What the reader has was lost with the server that ran the invocation.
+            missing = max(dropped[stream], self._cursor.at[stream] - size)
+            if missing:
                 gap = wire.OutputGap(
                     stream=stream,
-                    offset=outline.sizes[stream],
-                    bytes=dropped[stream],
+                    offset=size,
+                    bytes=missing,
                     invocation_id=self._invocation_id if self._names_call else None,
                 )
                 yield event("gap", encode(gap))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from quiltfn import wire
 from quiltfn.api import event_stream, parse
@@ -19,9 +20,17 @@ from quiltfn.ports import Journal
 
 PLAIN = "text/plain; charset=utf-8"
 TAIL_MAX = 1_000_000
-# How far in stdout and in stderr, as the ids of events say it; or in the one stream asked for.
-POSITION = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
+# How far in stdout and in stderr, and of which attempt, as the ids of events say it; or how far in
+# the one stream that is read.
+POSITION = re.compile(r"([0-9]{1,15})-([0-9]{1,15})(?:-([0-9]{1,9}))?")
 OFFSET = re.compile(r"[0-9]{1,15}")
+
+
+class Position(NamedTuple):
+    """Bytes of each stream. `attempt`: the one that they are of; None: the current one."""
+
+    at: Mapping[str, int]
+    attempt: int | None
 
 
 class LogServices(RouteServices):
@@ -41,7 +50,8 @@ async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
     services, query = context.services, context.query
     follows = event_stream.follows(context)
     streams = _streams(query)
-    at, tail = _start_of(context, streams)
+    position, tail = _start_of(context, streams)
+    at, attempt = position
     function_id, one = context.entry().function.id, context.parameters["invocation_id"]
     reader = OutputReader(services.journal, function_id, one, streams)
     find = partial(services.invoker.running_call, function_id, one)
@@ -53,7 +63,7 @@ async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
         headers += truncated((await reader.load()).record)
     if tail is not None:
         at = await reader.last_lines(tail)
-    reader.start(at)
+    reader.start(at, attempt)
     if not follows:
         return Response(headers=[*headers, ("content-type", PLAIN)], body=written(reader))
     with event_stream.opened(context) as stream:
@@ -93,22 +103,24 @@ def _streams(query: Mapping[str, str]) -> Sequence[str]:
 
 def _start_of(
     context: RequestContext[LogServices], streams: Sequence[str]
-) -> tuple[Mapping[str, int], int | None]:
+) -> tuple[Position, int | None]:
     """Where to begin, or with how many of the last lines."""
     query, tail = context.query, None
     if "tail" in query:
         tail = parse.integer(query["tail"], "tail", 0, TAIL_MAX)
     if "last-event-id" in context.headers:  # a client that comes back sends its query again
-        return _position(context.headers["last-event-id"], "Last-Event-ID", streams), None
+        position = _position(context.headers["last-event-id"], "Last-Event-ID", streams)
+        return position._replace(attempt=position.attempt or 1), None
     if "offset" in query and tail is not None:
         raise Unprocessable.field("tail", "left out where there is an offset", query["tail"])
     return _position(query.get("offset", "0-0"), "offset", streams), tail
 
 
-def _position(text: str, name: str, streams: Sequence[str]) -> Mapping[str, int]:
+def _position(text: str, name: str, streams: Sequence[str]) -> Position:
     if (found := POSITION.fullmatch(text)) is not None:
-        return {"stdout": int(found[1]), "stderr": int(found[2])}
+        at = {"stdout": int(found[1]), "stderr": int(found[2])}
+        return Position(at, int(found[3]) if found[3] else None)
     if len(streams) == 1 and OFFSET.fullmatch(text):
-        return dict.fromkeys(STREAMS, 0) | {streams[0]: int(text)}
+        return Position(dict.fromkeys(STREAMS, 0) | {streams[0]: int(text)}, None)
     expected = "the id of an event, such as 120-0, or with stream a number of bytes"
     raise Unprocessable.field(name, expected, text, "120-0")

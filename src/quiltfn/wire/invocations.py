@@ -172,7 +172,8 @@ class OutputChunk(Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 class OutputGap(Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The event `gap`: so many bytes from `offset` on are not in the record. They were written
-    beyond its limit, or belong to a returned value that is too large.
+    beyond its limit, belong to a returned value that is too large, or were lost with the server
+    that ran the invocation after a reader had received them.
     """
 
     stream: StreamName
