@@ -400,19 +400,45 @@ def test_what_the_handler_calls_its_connection_s_is_dropped_too() -> None:
     assert sent_headers(head, "/fn/a/b", has_own_host=True) == [("x-kept", "2")]
 
 
-def test_what_holds_for_the_whole_host_is_dropped_where_it_is_shared() -> None:
-    head = head_of(
-        200,
-        [
-            ("Strict-Transport-Security", "1"),
-            ("Clear-Site-Data", "*"),
-            ("Service-Worker-Allowed", "/"),
-        ],
-    )
-    assert len(sent_headers(head, "/fn/a/b", has_own_host=True)) == 3
-    assert sent_headers(head, "/fn/a/b", has_own_host=False) == [
-        ("content-security-policy", SANDBOX)
-    ]
+OF_THE_HOST = {
+    **dict.fromkeys(["Accept-CH", "Critical-CH", "Delegate-CH"], "Sec-CH-UA-Arch"),
+    **dict.fromkeys(["Set-Login", "Activate-Storage-Access"], "logged-in"),
+    "Use-As-Dictionary": 'match="/*"',
+    "Secure-Session-Registration": '(ES256);path="/start"',
+    "Strict-Transport-Security": "max-age=1",
+    "Clear-Site-Data": '"*"',
+    "Service-Worker-Allowed": "/",
+    "Alt-Svc": 'h3=":443"',
+    "NEL": "{}",
+    "Report-To": "{}",
+    "Origin-Agent-Cluster": "?1",
+    "Speculation-Rules": '"/rules"',
+    "A-Header-Of-The-Next-Browser": "1",
+    "WWW-Authenticate": 'Bearer, Basic realm="everybody"',
+}
+OF_THE_RESPONSE = {
+    "Cache-Control": "no-store",
+    "Content-Disposition": "attachment",
+    "ETag": '"1"',
+    "Location": "there",
+    "Link": "<2>; rel=next",
+    "Retry-After": "1",
+    "Access-Control-Allow-Origin": "*",
+    "Ce-Type": "t",
+    "Mcp-Session-Id": "1",
+    "X-Anything": "1",
+    "WWW-Authenticate": 'Bearer realm="api"',
+}
+
+
+def test_on_a_shared_host_only_what_holds_for_the_response_alone_is_sent() -> None:
+    for fields, on_shared in ((OF_THE_HOST, {}), (OF_THE_RESPONSE, OF_THE_RESPONSE)):
+        head = head_of(200, fields.items())
+        everything = [(name.lower(), value) for name, value in fields.items()]
+        assert sent_headers(head, "/fn/a/b", has_own_host=True) == everything
+        kept = [(name.lower(), value) for name, value in on_shared.items()]
+        policy = ("content-security-policy", SANDBOX)
+        assert sent_headers(head, "/fn/a/b", has_own_host=False) == [*kept, policy]
 
 
 def test_a_policy_of_the_handler_s_own_holds_beside_ours() -> None:

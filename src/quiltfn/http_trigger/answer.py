@@ -2,11 +2,13 @@
 
 Rule 1: what would change how this server's own bytes are read is refused: names and values that are
 no HTTP, statuses without a body of their own. Rule 2: what is this server's to say is dropped: the
-connection, the length, its ids, cookies and powers over the whole host, orders to a proxy.
+connection, the length, its ids, cookies over the whole host, orders to a proxy. Rule 3: on the host
+of the API only known headers are sent, none of which says anything of that host.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -30,21 +32,27 @@ OURS = HOP_BY_HOP | {
     "server-timing",
     "x-output-truncated",
 }
-# They hold for every page of the host, whoever's function answers there.
-OF_THE_HOST = frozenset(
+# What a handler may say on a host that it shares with the API and other tenants' functions: each
+# holds for its own response alone. Browsers learn new headers that hold for the whole origin
+# (Accept-CH, Set-Login, Clear-Site-Data, …), so any other is dropped, but for OF_APPLICATIONS.
+OF_THE_RESPONSE = frozenset(
     {
-        "alt-svc",
-        "clear-site-data",
-        "nel",
-        "origin-agent-cluster",
-        "public-key-pins",
-        "report-to",
-        "reporting-endpoints",
-        "service-worker-allowed",
-        "strict-transport-security",
+        *("accept-patch", "accept-post", "accept-ranges", "age", "allow", "cache-control"),
+        *("content-digest", "content-disposition", "content-encoding", "content-language"),
+        *("content-location", "content-range", "content-security-policy"),
+        "content-type",
+        *("content-security-policy-report-only", "cross-origin-embedder-policy"),
+        *("cross-origin-opener-policy", "cross-origin-resource-policy", "deprecation", "digest"),
+        *("etag", "expires", "last-modified", "link", "location", "permissions-policy", "pragma"),
+        *("preference-applied", "ratelimit", "referrer-policy", "refresh", "repr-digest"),
+        *("retry-after", "sourcemap", "sunset", "timing-allow-origin", "traceparent"),
+        *("tracestate", "vary", "warning", "www-authenticate"),
     }
 )
-OURS_AND_OF_THE_HOST = OURS | OF_THE_HOST
+# No browser gives a header of these names a meaning for a host; applications have their own.
+OF_APPLICATIONS = ("access-control-", "ce-", "hx-", "mcp-", "ratelimit-", "webhook-", "x-")
+# The schemes whose credentials a browser keeps, and sends to whoever asks for them on the host.
+KEPT_BY_BROWSERS = re.compile(r"\b(basic|digest|negotiate|ntlm)\b", re.IGNORECASE)
 # By these a proxy in front of this server is told to send something else in place of the answer,
 # such as a file of its own or what is behind another address.
 OF_THE_PROXY = ("x-accel-", "x-sendfile", "x-lighttpd-send", "x-reproxy-")
@@ -130,7 +138,7 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
     """The headers that go to the caller. `prefix`: the path of the function's URL, to which its
     cookies are confined. `has_own_host`: URLs have a host of their own, where the API is not.
     """
-    dropped = OURS if has_own_host else OURS_AND_OF_THE_HOST
+    dropped: AbstractSet[str] = OURS
     for name, value in head.headers:
         if name == "connection":
             named = {one.strip().lower() for one in value.split(",")} - {SET_COOKIE}
@@ -139,12 +147,21 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
     for name, value in head.headers:
         if name == SET_COOKIE:
             found.append((name, cookie_of(value, prefix)))
-        elif name == "content-type" or not (name in dropped or name.startswith(OF_THE_PROXY)):
+        elif name != "content-type" and (name in dropped or name.startswith(OF_THE_PROXY)):
+            continue
+        elif has_own_host or is_of_the_response(name, value):
             found.append((name, value))
     if not has_own_host:
         # The handler's own policy holds as well: a browser enforces each of several.
         found.append(("content-security-policy", SANDBOX))
     return found
+
+
+def is_of_the_response(name: str, value: str) -> bool:
+    """Whether a header says nothing of the host, nor of what else is there."""
+    if name == "www-authenticate":
+        return KEPT_BY_BROWSERS.search(value) is None
+    return name in OF_THE_RESPONSE or name.startswith(OF_APPLICATIONS)
 
 
 def cookie_of(value: str, prefix: str) -> str:
