@@ -23,7 +23,7 @@ from quiltfn.cli.project import file as project_file
 from quiltfn.cli.project.toml import value
 from quiltfn.model import function, instance, invocation
 from quiltfn.sdk.methods import Listing
-from quiltfn.wire import keys
+from quiltfn.wire import keys, masking
 from quiltfn.wire.fields import Field, fields_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,6 +210,8 @@ LISTS = {
     "STATUSES": tuple(invocation.Status),
     "SOURCES": tuple(invocation.Source),
 }
+# What the dashboard masks, as the command line does.
+PATTERNS = {"SECRET_NAME": masking.SECRET_NAME, "SECRET_VALUE": masking.SECRET_VALUE}
 
 
 def page_types() -> str:
@@ -222,6 +224,8 @@ def page_types() -> str:
     for name, words in LISTS.items():
         listed = ", ".join(json.dumps(str(one)) for one in words)
         lines += [f"export const {name} = [{listed}] as const;", ""]
+    for name, pattern in PATTERNS.items():
+        lines += [f"export const {name} = {json.dumps(pattern)};", ""]
     for name in sorted(shapes):
         shape = shapes[name]
         lines.append(f"export interface {name} {{")
@@ -310,6 +314,7 @@ def project_page() -> str:
     made_from = [
         fields_of(project_file.FunctionFiles)[one] for one in ("code", "requirements", "image")
     ]
+    of_schedule = [one for one in schedule if one not in left_out]
     others = [fields_of(project_file.FunctionFiles)[one] for one in ("secrets", "adopted")]
     return PROJECT.format(
         head=field_table(fields_of(project_file.Head).values()),
@@ -320,7 +325,7 @@ def project_page() -> str:
         url=field_table(fields_of(wire.NewFunctionUrl).values()),
         cors=field_table(fields_of(wire.CorsRule).values()),
         schedule_name=schedule["name"].meaning,
-        schedule=field_table(one for name, one in schedule.items() if name not in left_out),
+        schedule=field_table([*(schedule[one] for one in of_schedule), others[0]]),
         async_policy=field_table(fields_of(wire.NewAsyncPolicy).values()),
         record_policy=field_table(fields_of(wire.RecordPolicy).values()),
     )

@@ -258,6 +258,28 @@ def test_the_chart_follows_calls_as_often_as_the_list(
     expect(region(page, "Last hour").locator("dl").first).to_contain_text(str(calls))
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_secret_is_masked_until_it_is_revealed_and_saved_as_it_is(
+    server: Server, open_page: Callable[..., Page], width: int
+) -> None:
+    variables = {"API_TOKEN": "t0p-secret", "MODE": "fast"}
+    one = server.deploy("echo $API_TOKEN", environment=variables)
+    page = open_page(server.url, viewport={"width": width, "height": 844})
+    open_at(page, one, "settings")
+    secret = page.get_by_label("Value of API_TOKEN")
+    expect(secret).to_have_attribute("type", "password")
+    expect(page.get_by_label("Value of MODE")).to_have_attribute("type", "text")
+    page.get_by_role("button", name="Reveal API_TOKEN").click()
+    expect(secret).to_have_attribute("type", "text")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    page.get_by_role("button", name="Hide API_TOKEN").click()
+    page.get_by_label("Value of MODE").fill("slow")
+    page.get_by_role("button", name="Save and deploy").click()
+    expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
+    saved = one.server.call("GET", one.path).json()["environment"]
+    assert saved == {"API_TOKEN": "t0p-secret", "MODE": "slow"}
+
+
 def test_an_update_is_deployed_and_can_be_taken_back(
     page: Page, function: Callable[..., Function]
 ) -> None:

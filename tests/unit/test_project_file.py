@@ -15,7 +15,7 @@ from quiltfn.cli.project.init import project_name
 from quiltfn.wire import NewDestination, NewFunctionUrl, WebhookRule
 
 Captured = pytest.CaptureFixture[str]
-VARIABLES = {"TOKEN": "s3cret", "HOOK": "a-long-random-text"}
+VARIABLES = {"MASKED": "***", "TOKEN": "s3cret", "HOOK": "a-long-random-text"}
 
 
 @pytest.fixture
@@ -122,6 +122,22 @@ def test_a_file_without_functions(place: Path) -> None:
             'secrets = ["TOKEN"]\nenvironment = { TOKEN = "x" }',
             "",
             "TOKEN is in environment and in secrets",
+        ),
+        (
+            'environment = { A = "***" }',
+            "",
+            "environment.A must be the real value, not ***",
+        ),
+        ('secrets = ["MASKED"]', "", "secrets: MASKED must be the real value, not ***"),
+        (
+            'schedules = { s = { cron = "0 3 * * *", secrets = ["NOPE"] } }',
+            ".schedules.s",
+            "secrets: NOPE is neither in your environment nor in .env",
+        ),
+        (
+            'schedules = { s = { cron = "0 3 * * *", environment = { A = "***" } } }',
+            ".schedules.s",
+            "environment.A must be the real value, not ***",
         ),
         ("url = 3", ".url", "must be a table"),
         ('url = { auth = "all" }', ".url", "auth must be one of: key, none, webhook"),

@@ -204,12 +204,16 @@ def had(new: NewFunction, **more: Any) -> CurrentState:
     return CurrentState(functions={new.name: found_function(function_of(new, **fields))})
 
 
-OLD = NewFunction(name="a", handler="x", environment={"KEY": "old", "GONE": "1"})
-NEW = NewFunction(name="a", handler="y", environment={"KEY": "new", "MORE": "1"})
+OLD = NewFunction(
+    name="a", handler="x", environment={"KEY": "old", "GONE": "1", "MODE": "fast", "PIN": "12"}
+)
+NEW = NewFunction(
+    name="a", handler="y", environment={"KEY": "new", "MORE": "1", "MODE": "slow", "PIN": "34"}
+)
 
 
-def test_a_change_says_old_and_new_and_no_value_of_a_variable() -> None:
-    (step,) = plan_for(wanted(NEW), had(OLD)).steps
+def test_a_change_says_old_and_new_and_no_value_of_a_secret() -> None:
+    (step,) = plan_for(wanted(NEW, secrets=frozenset({"PIN"})), had(OLD)).steps
     assert step == Step(
         verb=Verb.UPDATE,
         noun=Noun.FUNCTION,
@@ -219,7 +223,9 @@ def test_a_change_says_old_and_new_and_no_value_of_a_variable() -> None:
             FieldChange("handler", "x", "y"),
             FieldChange("environment.GONE", "***", None),
             FieldChange("environment.KEY", "***", "***"),
-            FieldChange("environment.MORE", None, "***"),
+            FieldChange("environment.MODE", "fast", "slow"),
+            FieldChange("environment.MORE", None, "1"),
+            FieldChange("environment.PIN", "***", "***"),
         ),
     )
 

@@ -6,6 +6,10 @@ export const STATUSES = ["queued", "running", "success", "failed", "timeout", "o
 
 export const SOURCES = ["sync", "async", "schedule", "url", "redrive", "replay", "destination"] as const;
 
+export const SECRET_NAME = "^(?!.*(?:PUBLIC_KEY|_FILE|_PATH|_DIR)$).*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN(?!S|IZ)|CREDENTIAL|API_?KEY|WEBHOOK|_PWD$|CONN(?:ECTION)?_STR|(?:^|_)(?:KEY|KEYS|PASS|AUTH|DSN|PAT|JWT|COOKIE|SALT|CREDS)(?:_|$))";
+
+export const SECRET_VALUE = "://[^/\\s:@]*:[^/\\s@]+@|(?:^|[?&;\\s])(?:password|pwd|secret|token|sig|signature|api[-_]?key|access[-_]?key|accountkey|sharedaccesskey|access_token)\\s*=\\s*[^\\s&;]|^(?:sk-|[rs]k_live_|[rs]k_test_|whsec_|quilt_sk_|gh[opsur]_|github_pat_|glpat-|xox[a-z]-|npm_|hf_|pypi-|SG\\.|dckr_pat_|AIza|A[KS]IA)[\\w.-]{10,}|^eyJ[\\w-]+\\.[\\w-]+\\.|-----BEGIN [A-Z ]*PRIVATE KEY|^(?:bearer|basic) [\\w+/=.~-]{8,}$|^(?=.*\\d)(?=.*[A-Za-z])[A-Za-z0-9+=][A-Za-z0-9+/=]{31,}$";
+
 export interface Alias {
   name: string;
   version: number;

@@ -4,7 +4,6 @@ import { lastLines, nextOf, whyOf } from "../src/why.ts";
 import { bars } from "../src/parts/attempts.ts";
 import { Written } from "../src/parts/call.ts";
 import { interval } from "../src/parts/schedule.ts";
-import { parseVariables, variablesText } from "../src/parts/schedule_form.ts";
 import { queryOf } from "../src/pages/invocations.ts";
 
 const NONE = { function: "", status: "", start: "", source: "", slow: "", since: "" };
@@ -46,13 +45,6 @@ Deno.test("an interval is said in the unit that fits", () => {
     "2 h",
     "1 d",
   ]);
-});
-
-Deno.test("variables are lines, and a value may have an equals sign", () => {
-  assert.deepEqual(parseVariables("A=1\n\n B=x=y\n"), { A: "1", B: "x=y" });
-  assert.equal(parseVariables(" \n"), null);
-  assert.throws(() => parseVariables("A"), /“A” is not/);
-  assert.equal(variablesText({ A: "1", B: "x=y" }), "A=1\nB=x=y");
 });
 
 Deno.test("attempts stand where they began, and the last one ends the line", () => {

@@ -11,7 +11,7 @@ from msgspec import Struct
 from quiltfn.cli import show, tables, work
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
-from quiltfn.cli.session import Connection, NameOrId, Session
+from quiltfn.cli.session import Connection, NameOrId, Reveal, Session
 from quiltfn.sdk import (
     ApiError,
     CreatedFunction,
@@ -78,10 +78,15 @@ class ListOptions(Struct, frozen=True, kw_only=True):
 
 @app.command("list")
 def list_functions(
-    wanted: ListOptions, *, limit: Limit = None, cursor: Cursor = None, connection: Connection
+    wanted: ListOptions,
+    *,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    reveal: Reveal = False,
+    connection: Connection,
 ) -> None:
     """List functions, oldest first unless --sort says otherwise."""
-    with connection.session() as at:
+    with connection.session(reveal=reveal) as at:
         found = at.client.functions.list(
             state=wanted.state,
             search=wanted.search,
@@ -94,9 +99,9 @@ def list_functions(
 
 
 @app.command()
-def get(name_or_id: NameOrId, connection: Connection) -> None:
+def get(name_or_id: NameOrId, reveal: Reveal = False, *, connection: Connection) -> None:
     """Show one function."""
-    with connection.session(name_or_id) as at:
+    with connection.session(name_or_id, reveal=reveal) as at:
         at.show(at.client.functions.get(name_or_id), show.function)
 
 
@@ -150,10 +155,11 @@ def versions(
     *,
     limit: Limit = None,
     cursor: Cursor = None,
+    reveal: Reveal = False,
     connection: Connection,
 ) -> None:
     """List a function's versions, newest first."""
-    with connection.session(name_or_id) as at:
+    with connection.session(name_or_id, reveal=reveal) as at:
         found = at.client.functions.list_versions(name_or_id, page_size=limit, cursor=cursor)
         at.show(found.first(), tables.versions)
 

@@ -26,7 +26,9 @@ class Output(StrEnum):
 
 OutputOption = Annotated[
     Output,
-    Option(("--output", "-o"), help="json and yaml print the server's whole answer."),
+    Option(
+        ("--output", "-o"), help="json and yaml print the server's whole answer, secrets masked."
+    ),
 ]
 
 

@@ -14,7 +14,7 @@ from quiltfn.cli import base_images, lock_files, progress, runtime_files, show, 
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
-from quiltfn.cli.session import Connection, Session
+from quiltfn.cli.session import Connection, Reveal, Session
 from quiltfn.sdk import ApiError, Image, Runtime
 from quiltfn.wire import Kind, NewRuntime
 
@@ -28,16 +28,16 @@ Name = Annotated[str, Argument(help="The runtime's name.", completes="runtime")]
 
 
 @app.command("list")
-def list_runtimes(connection: Connection) -> None:
+def list_runtimes(reveal: Reveal = False, *, connection: Connection) -> None:
     """List runtimes."""
-    with connection.session() as at:
+    with connection.session(reveal=reveal) as at:
         at.show(at.client.runtimes.list(), tables.runtimes)
 
 
 @app.command("show")
-def show_runtime(name: Name, connection: Connection) -> None:
+def show_runtime(name: Name, reveal: Reveal = False, *, connection: Connection) -> None:
     """Show one runtime."""
-    with connection.session() as at:
+    with connection.session(reveal=reveal) as at:
         at.show(at.client.runtimes.get(name), tables.runtime)
 
 

@@ -7,7 +7,7 @@ from quiltfn.cli import payload as payloads
 from quiltfn.cli import show, tables
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
-from quiltfn.cli.session import Connection
+from quiltfn.cli.session import Connection, Reveal
 from quiltfn.sdk import Invocation, Schedule
 from quiltfn.wire import NewSchedule, ScheduleChanges
 
@@ -72,19 +72,20 @@ def update(
 def list_schedules(
     limit: Limit = None,
     cursor: Cursor = None,
+    reveal: Reveal = False,
     *,
     connection: Connection,
 ) -> None:
     """List schedules."""
-    with connection.session() as at:
+    with connection.session(reveal=reveal) as at:
         found = at.client.schedules.list(page_size=limit, cursor=cursor)
         at.show(found.first(), tables.schedules)
 
 
 @app.command("show")
-def show_schedule(name: Name, connection: Connection) -> None:
+def show_schedule(name: Name, reveal: Reveal = False, *, connection: Connection) -> None:
     """Show one schedule: when it is due next, and what came of it last."""
-    with connection.session() as at:
+    with connection.session(reveal=reveal) as at:
         at.show(at.client.schedules.get(name), tables.schedule)
 
 

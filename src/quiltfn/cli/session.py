@@ -5,19 +5,23 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
 
 from quiltfn.cli import advice, profiles, progress, show
 from quiltfn.cli.output import Output, OutputOption, print_answer
 from quiltfn.cli.parsing import Argument, BadParameter, Option, nearest
 from quiltfn.sdk import ApiError, Client, ClientError, Image, NotTrusted
-from quiltfn.wire import SystemInfo
+from quiltfn.wire import Function, Runtime, Schedule, SystemInfo
+from quiltfn.wire.masking import MASK, masked
 
 T = TypeVar("T")
 
+HIDDEN = f"{MASK} hides a value that looks like a secret; --reveal shows it"
+WITHHELD = f"{MASK} is what a key below scope write sees of values"
 
 NameOrId = Annotated[
     str,
@@ -25,10 +29,23 @@ NameOrId = Annotated[
 ]
 
 
-class Session:
-    """One conversation with the server. `name_or_id`: the function that the command named."""
+Reveal = Annotated[
+    bool, Option(("--reveal",), help="Show secrets too, which needs a key of scope write.")
+]
 
-    def __init__(self, connection: "Connection", name_or_id: str | None = None) -> None:
+
+class Session:
+    """One conversation with the server. `name_or_id`: the function that the command named.
+    `reveal`: whether secrets are printed; None: the command has no option for that.
+    """
+
+    def __init__(
+        self,
+        connection: "Connection",
+        name_or_id: str | None = None,
+        reveal: bool | None = None,
+    ) -> None:
+        self._reveal = reveal
         self.output, self.name_or_id, self.body = connection.output, name_or_id, b""
         self._info: SystemInfo | None = None
         target = connection.target()
@@ -85,7 +102,18 @@ class Session:
         return answer
 
     def print(self, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
+        """Print an answer, or for programs its `body`; values that look like secrets are masked in
+        both, unless they are to be revealed.
+        """
+        if not self._reveal:
+            shown = masked(answer)
+            print_answer(self.output, shown, _masked_body(body), print_it)
+            if self._reveal is False and _has_variables(shown) and shown is not answer:
+                show.note(HIDDEN)
+            return
         print_answer(self.output, answer, body, print_it)
+        if _has_variables(answer) and MASK in (answer.environment or {}).values():
+            show.note(WITHHELD)
 
     def nearest_function(self, error: ApiError) -> str | None:
         """A hint: the function that may have been meant, if there is none of the name."""
@@ -146,9 +174,13 @@ class Connection(Struct, frozen=True, kw_only=True):
         return profiles.target(given)
 
     @contextmanager
-    def session(self, name_or_id: str | None = None) -> Iterator[Session]:
-        """`name_or_id`: the function that the command is about, for advice in errors."""
-        session = Session(self, name_or_id)
+    def session(
+        self, name_or_id: str | None = None, *, reveal: bool | None = None
+    ) -> Iterator[Session]:
+        """`name_or_id`: the function that the command is about, for advice in errors. `reveal`:
+        whether secrets are printed.
+        """
+        session = Session(self, name_or_id, reveal)
         with session.client:
             try:
                 yield session
@@ -158,3 +190,17 @@ class Connection(Struct, frozen=True, kw_only=True):
                 raise
             except NotTrusted as error:
                 raise NotTrusted(str(error).replace("cacert=FILE", "--cacert FILE")) from error
+
+
+def _has_variables(answer: object) -> TypeGuard[Function | Runtime | Schedule]:
+    """Whether its table has a line for each variable."""
+    return isinstance(answer, Function | Runtime | Schedule)
+
+
+def _masked_body(body: bytes) -> bytes:
+    """The same bytes if nothing of it looks like a secret."""
+    if b'"environment"' not in body and b'"secret"' not in body:
+        return body
+    whole = msgspec.json.decode(body)
+    shown = masked(whole)
+    return body if shown is whole else show.encoded(shown)

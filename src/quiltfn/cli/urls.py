@@ -9,7 +9,7 @@ from msgspec import Struct
 from quiltfn.cli import show
 from quiltfn.cli.options import FieldsOf
 from quiltfn.cli.parsing import BadParameter, Group, Option
-from quiltfn.cli.session import Connection, NameOrId
+from quiltfn.cli.session import Connection, NameOrId, Reveal
 from quiltfn.wire import CorsRule, FunctionUrl, NewFunctionUrl, WebhookRule
 from quiltfn.wire.urls import SCHEMES
 
@@ -84,11 +84,11 @@ def set_url(
 def show_url(
     name_or_id: NameOrId,
     *,
-    reveal: Annotated[bool, Option(help="Show the secret of webhooks too.")] = False,
+    reveal: Reveal = False,
     connection: Connection,
 ) -> None:
     """Show how a function is called over plain HTTP."""
-    with connection.session(name_or_id) as at:
+    with connection.session(name_or_id, reveal=reveal) as at:
         found = at.client.functions.get_url(name_or_id, reveal=reveal)
         at.show(found, told_at(at.address))
 

@@ -13,7 +13,7 @@ from quiltfn.cli import payload, show, tables
 from quiltfn.cli.invoke import PayloadOptions, exit_code, show_ended, show_queued
 from quiltfn.cli.options import Cursor, FieldsOf, Limit, pairs_of
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
-from quiltfn.cli.session import Connection, NameOrId, Session
+from quiltfn.cli.session import Connection, NameOrId, Reveal, Session
 from quiltfn.sdk import Invocation, InvocationInput, RedriveResult
 from quiltfn.wire import AsyncPolicy, Backoff, NewAsyncPolicy, NewDestination, RecordPolicy
 from quiltfn.wire.fields import fields_of
@@ -171,7 +171,13 @@ def attempts(name_or_id: NameOrId, invocation_id: InvocationId, connection: Conn
         at.show(at.client.functions.list_attempts(name_or_id, invocation_id), tables.attempts)
 
 
-def input_of(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
+def input_of(
+    name_or_id: NameOrId,
+    invocation_id: InvocationId,
+    reveal: Reveal = False,
+    *,
+    connection: Connection,
+) -> None:
     """Print the payload that a call was given; -o json says more."""
 
     def told(one: InvocationInput) -> None:
@@ -179,7 +185,7 @@ def input_of(name_or_id: NameOrId, invocation_id: InvocationId, connection: Conn
         who = "a caller without a key" if one.caller == OPEN else one.caller
         show.note(f"source {one.source}, from {who}")
 
-    with connection.session(name_or_id) as at:
+    with connection.session(name_or_id, reveal=reveal) as at:
         at.show(at.client.functions.get_invocation_input(name_or_id, invocation_id), told)
 
 
@@ -253,6 +259,7 @@ def async_policy(
     options: PolicyOptions,
     reset: Annotated[bool, Option(help="Go back to the default.")] = False,
     *,
+    reveal: Reveal = False,
     connection: Connection,
 ) -> None:
     """Show how a function's asynchronous calls are run, or change it.
@@ -262,7 +269,7 @@ def async_policy(
     given = fields | options.fields()
     if reset and given:
         raise BadParameter("give --reset alone")
-    with connection.session(name_or_id) as at:
+    with connection.session(name_or_id, reveal=reveal) as at:
         functions = at.client.functions
         if reset:
             gone = functions.delete_async_policy(name_or_id)

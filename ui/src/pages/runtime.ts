@@ -13,6 +13,7 @@ import { Belongs } from "../parts/runtime.ts";
 import { Files, Packages } from "../parts/runtime_files.ts";
 import { useTitle } from "../parts/title.ts";
 import { toast, toastError } from "../parts/toast.ts";
+import { VariableValue } from "../parts/variables.ts";
 import { go, href } from "../router.ts";
 import { functions } from "../store.ts";
 import type { Runtime } from "../wire.ts";
@@ -60,9 +61,8 @@ function Facts({ of }: { of: Runtime }) {
           <dt>Environment</dt><dd>${variables.length
             ? html`<ul class="plain">${
               variables.map(([name, value]) =>
-                html`<li key=${name}><code>${name}</code> <span class="muted small">${
-                  visible(value)
-                }</span></li>`
+                html`<li key=${name}><code>${name}</code> <${VariableValue} name=${name}
+                  value=${value} /></li>`
               )
             }</ul>`
             : html`<span class="muted">none</span>`}</dd>

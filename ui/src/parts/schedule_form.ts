@@ -1,13 +1,15 @@
 // What a schedule is made of, to be filled in or changed.
 import { type Signal, useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { call, Refused } from "../api.ts";
+import { call, type Refused } from "../api.ts";
 import { html } from "../html.ts";
 import { functions } from "../store.ts";
+import type { Variable } from "../trying.ts";
 import type { NewSchedule, Schedule } from "../wire.ts";
-import { Form } from "./failing.ts";
+import { Form, WrongOf } from "./failing.ts";
 import { Area, Field, Select, Text } from "./form.ts";
 import { submits } from "./keys.ts";
+import { Variables } from "./variables.ts";
 
 const USUAL = [
   ["0 * * * *", "every hour"],
@@ -22,25 +24,6 @@ const OVERLAPS = [
   ["queue", "let the next one wait"],
 ] as const;
 const MISSED = [["skip", "skip it"], ["run_once", "run once for all of it"]] as const;
-
-/** Variables, a line each: `NAME=value`. Throws for a line that is none. */
-export function parseVariables(text: string): Record<string, string> | null {
-  const found: Record<string, string> = {};
-  for (const line of text.split("\n")) {
-    if (line.trim() === "") continue;
-    const at = line.indexOf("=");
-    if (at < 1) {
-      throw new Refused(422, {
-        error: `environment must be NAME=value in each line; “${line}” is not`,
-      });
-    }
-    found[line.slice(0, at).trim()] = line.slice(at + 1);
-  }
-  return Object.keys(found).length ? found : null;
-}
-
-export const variablesText = (all: Record<string, string> | null | undefined): string =>
-  Object.entries(all ?? {}).map(([name, value]) => `${name}=${value}`).join("\n");
 
 const ownZone = (): string => Intl.DateTimeFormat().resolvedOptions().timeZone;
 
@@ -61,7 +44,7 @@ export function ScheduleForm(
     every: useSignal(String(of?.every_seconds ?? 900)),
     timezone: useSignal(of?.timezone ?? ownZone()),
     payload: useSignal(of?.payload ?? ""),
-    environment: useSignal(variablesText(of?.environment)),
+    environment: useSignal<readonly Variable[]>(Object.entries(of?.environment ?? {})),
     overlap: useSignal(of?.overlap ?? "skip"),
     missed: useSignal<string>(of?.missed ?? "skip"),
     jitter: useSignal(String(of?.jitter_seconds ?? 0)),
@@ -76,6 +59,7 @@ export function ScheduleForm(
     problem.value = null;
     try {
       const isCron = form.kind.value === "cron";
+      const named = form.environment.value.filter(([name]) => name !== "");
       const body = {
         function: form.function.value.trim(),
         ...(isCron
@@ -83,7 +67,7 @@ export function ScheduleForm(
           : { every_seconds: Number(form.every.value) }),
         timezone: form.timezone.value.trim(),
         payload: form.payload.value === "" ? null : form.payload.value,
-        environment: parseVariables(form.environment.value),
+        environment: named.length > 0 ? Object.fromEntries(named) : null,
         overlap: form.overlap.value,
         missed: form.missed.value,
         jitter_seconds: Number(form.jitter.value),
@@ -134,9 +118,13 @@ export function ScheduleForm(
           <${Area} label="Payload" name="payload" value=${form
             .payload} placeholder='{"key": "value"}'
             about="What each run is given; empty: nothing" />
-          <${Area} label="Environment" name="environment" value=${form
-            .environment} placeholder="NAME=value"
-            about="Variables in place of the function's, a line each" />
+          <fieldset class="field"><legend>Environment</legend>
+            <${Variables} of=${form.environment.value} label="Environment" onChange=${(
+              all: readonly Variable[],
+            ) => {
+              form.environment.value = all;
+            }} /><${WrongOf} path="environment" label="Environment" />
+            <small class="muted">Variables in place of the function's</small></fieldset>
         </div>
         </${Form}>
         <footer

@@ -14,6 +14,7 @@ from quiltfn.cli.project.plan import LABEL, CurrentFunction, CurrentState, as_wa
 from quiltfn.cli.session import Connection
 from quiltfn.wire import NewAsyncPolicy, NewFunction, NewFunctionUrl, NewSchedule, RecordPolicy
 from quiltfn.wire.fields import fields_of
+from quiltfn.wire.masking import secrets_of
 
 NO_PROJECT = ""
 
@@ -25,7 +26,12 @@ def export(
     ],
     *,
     values: Annotated[
-        bool, Option(help="Write the values of variables too; else they become secrets.")
+        bool,
+        Option(
+            ("--reveal", "--values"),
+            help="Write the values of variables that look like secrets too; else the table lists "
+            "these variables as secrets, whose values whoever deploys has.",
+        ),
     ] = False,
     connection: Connection,
 ) -> None:
@@ -34,7 +40,7 @@ def export(
     A function that no project has made is `adopted`: it is changed from the file, and not deleted.
     Its files are not printed: the table names its runtime.
     """
-    with connection.session() as at:
+    with connection.session(reveal=values) as at:
         state.check_scope(at)
         for name in names:
             at.client.functions.get(name)  # says so where there is none
@@ -50,18 +56,13 @@ def export(
 
 
 def described(found: CurrentState, name: str, *, values: bool) -> dict[str, Any]:
-    """The table of a function, with what is not the default. `values`: with those of variables."""
+    """The table of a function, with what is not the default. `values`: with those of secrets."""
     one = found.functions[name]
     function, prefix = one.function, re.sub("[^A-Z0-9]+", "_", name.upper())
     fields = {field: getattr(function, field) for field in file.OF_FUNCTION}
     table = _not_default(NewFunction, fields)
-    table.pop("environment", None)
-    if function.environment:
-        table |= (
-            {"environment": function.environment}
-            if values
-            else {"secrets": sorted(function.environment)}
-        )
+    if not values:
+        table = _without_secrets(table)
     if not (function.cluster_id or "").startswith(LABEL):
         table["adopted"] = True
     if one.url is not None:
@@ -70,10 +71,14 @@ def described(found: CurrentState, name: str, *, values: bool) -> dict[str, Any]
     policy = as_wanted(one.async_policy, NewAsyncPolicy)
     table["async_policy"] = _named_secrets(_not_default(NewAsyncPolicy, policy), prefix)
     table["record_policy"] = _not_default(RecordPolicy, one.record_policy)
-    table["schedules"] = {
+    schedules = {
         schedule.name: _not_default(NewSchedule, schedule, ("name", "function"))
         for schedule in found.schedules.values()
         if schedule.function == name
+    }
+    table["schedules"] = {
+        schedule: fields if values else _without_secrets(fields)
+        for schedule, fields in schedules.items()
     }
     return {field: value for field, value in table.items() if value not in ({}, None)}
 
@@ -87,6 +92,19 @@ def _not_default(shape: type[Struct], one: Any, left_out: tuple[str, ...] = ()) 
             continue
         found[name] = _not_default(type(value), value) if isinstance(value, Struct) else value
     return found
+
+
+def _without_secrets(table: dict[str, Any]) -> dict[str, Any]:
+    """The table of a function or a schedule with the names alone of variables that look like
+    secrets: a masked value would be deployed as one.
+    """
+    variables = table.get("environment", {})
+    names = secrets_of(variables)
+    if not names:
+        return table
+    shown = {name: value for name, value in variables.items() if name not in names}
+    kept = {field: value for field, value in table.items() if field != "environment"}
+    return kept | ({"environment": shown} if shown else {}) | {file.SECRETS: names}
 
 
 def _named_secrets(table: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from quiltfn.wire import (
 from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 from quiltfn.wire.constraints import Pattern, Rule
 from quiltfn.wire.fields import about, fields_of
+from quiltfn.wire.masking import MASK
 
 NAME = "quiltfn.toml"
 ENV_FILE = ".env"
@@ -98,6 +99,12 @@ class FunctionFiles(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     adopted: Adopted = False
 
 
+class ScheduleSecrets(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What the API has no field for in a schedule."""
+
+    secrets: Secrets = []
+
+
 class Head(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What stands above the functions."""
 
@@ -118,6 +125,7 @@ TABLES: Mapping[str, type[Struct]] = {
 # Where the API has a secret, the file has the name of the variable that holds it.
 WITH_SECRET = {"url": ("webhook",), "async_policy": ("on_success", "on_failure")}
 SECRET, SECRET_FROM = "secret", "secret_from"
+SECRETS = "secrets"
 
 
 class FunctionTable(DesiredFunction, frozen=True, kw_only=True):
@@ -235,14 +243,22 @@ class _Reader:
         for table, shape in TABLES.items():
             if table in said:
                 below[table] = self._below(f"{place}.{table}", table, said[table], shape)
+        schedules = self._tables(said.get(SCHEDULES, {}), f"{place}.{SCHEDULES}")
         below[SCHEDULES] = {
             one: self._schedule(f"{place}.{SCHEDULES}.{one}", one, name, table)
-            for one, table in self._tables(said.get(SCHEDULES, {}), f"{place}.{SCHEDULES}").items()
+            for one, table in schedules.items()
         }
-        new = self._with_secrets(place, new, files)
+        new = self._with_secrets(place, new, files.secrets)
         if len(self.wrong) > before:
             return None
-        return FunctionTable(new=new, files=files, runtime=runtime, adopted=files.adopted, **below)
+        return FunctionTable(
+            new=new,
+            files=files,
+            runtime=runtime,
+            adopted=files.adopted,
+            secrets=frozenset(files.secrets).union(*map(secrets_in, schedules.values())),
+            **below,
+        )
 
     def _below(self, place: str, table: str, said: Any, shape: type[T]) -> T:
         if isinstance(said, dict):
@@ -281,24 +297,34 @@ class _Reader:
             self._tell(
                 place, f"{name}: {variable} is neither in your environment nor in {ENV_FILE}"
             )
+        elif value == MASK:
+            self._tell(place, f"{name}: {variable} must be the real value, not {MASK}")
         return value
 
-    def _with_secrets(self, place: str, new: NewFunction, files: FunctionFiles) -> NewFunction:
-        environment = dict(new.environment)
-        for variable in files.secrets:
+    def _with_secrets(self, place: str, new: T, secrets: Collection[str]) -> T:
+        """A function or a schedule with the values of its secrets."""
+        environment: dict[str, str] = dict(getattr(new, "environment") or {})  # noqa: B009 — of T
+        for variable, value in environment.items():
+            if value == MASK:
+                self._tell(place, f"environment.{variable} must be the real value, not {MASK}")
+        for variable in secrets:
             if variable in environment:
                 self._tell(place, f"{variable} is in environment and in secrets")
-            value = self._variable(place, "secrets", variable)
-            environment |= {} if value is None else {variable: value}
-        return _replaced(new, environment=environment)
+            value_now = self._variable(place, "secrets", variable)
+            environment |= {} if value_now is None else {variable: value_now}
+        return _replaced(new, environment=environment) if environment else new
 
     def _schedule(self, place: str, name: str, function: str, said: Any) -> NewSchedule:
         fields = [one for one in fields_of(NewSchedule) if one not in ("name", "function")]
         for one in ("name", "function"):
             if one in said:
                 self._unknown(place, one, fields)
-        whole = {**said, "name": name, "function": function}
-        found = self._checked(whole, NewSchedule, place, fields)
+        own = {one: value for one, value in said.items() if one == SECRETS}
+        secrets = self._checked(own, ScheduleSecrets, place, [SECRETS]).secrets
+        whole = {one: value for one, value in said.items() if one != SECRETS}
+        whole |= {"name": name, "function": function}
+        found = self._checked(whole, NewSchedule, place, [*fields, SECRETS])
+        found = self._with_secrets(place, found, secrets)
         # As the file has them: a wrong one was told of, and is not there any more.
         if len([one for one in ("cron", "every_seconds") if said.get(one) is not None]) != 1:
             self._tell(place, "give one of cron and every_seconds")
@@ -367,7 +393,12 @@ class _Reader:
         self.wrong.append(f"{at}{sentence}")
 
 
-def _replaced(new: NewFunction, **fields: Any) -> NewFunction:
+def secrets_in(schedule: Mapping[str, Any]) -> list[str]:
+    """The names that a schedule's table lists as secrets, if they are right."""
+    return schedule.get(SECRETS) or []
+
+
+def _replaced(new: T, **fields: Any) -> T:
     from msgspec.structs import replace  # noqa: PLC0415
 
     return replace(new, **fields)

@@ -26,13 +26,13 @@ from quiltfn.wire import (
     ScheduleChanges,
 )
 from quiltfn.wire.fields import fields_of
+from quiltfn.wire.masking import MASK, masked_values, secrets_of
 
 T = TypeVar("T", bound=Struct)
 
 LABEL = "project:"
 # The alias that has the versions of a canary.
 LIVE = "live"
-HIDDEN = "***"
 # Of a runtime, what follows from its files; the rest is set, and compared field by field.
 FROM_FILES = ("name", "image", "base_image", "packages", "packages_key", "environment", "shared")
 RUNTIME_SETTINGS = [one for one in fields_of(NewRuntime) if one not in FROM_FILES]
@@ -61,7 +61,7 @@ class Noun(StrEnum):
 
 
 class FieldChange(Struct, frozen=True):
-    """A field that gets another value. Values of variables and secrets are not in it."""
+    """A field that gets another value. Secrets are masked in it."""
 
     field: str
     old: Any
@@ -90,6 +90,8 @@ class DesiredFunction(Struct, frozen=True, kw_only=True):
     record_policy: RecordPolicy = field(default_factory=RecordPolicy)
     schedules: Mapping[str, NewSchedule] = {}
     adopted: bool = False
+    # The variables whose values the project's file has not, of the function and of schedules.
+    secrets: frozenset[str] = frozenset()
 
 
 class DesiredState(Struct, frozen=True, kw_only=True):
@@ -240,10 +242,11 @@ def _changes_of(wanted: DesiredFunction, found: CurrentState) -> Iterator[FieldC
         for name in fields_of(FunctionChanges):
             value = getattr(wanted.new, name)
             if name != "name" and value != defaults[name].default:
-                yield from _changed(name, None, value)
+                yield from _changed(name, None, value, wanted.secrets)
         return
     for name in changed_fields(wanted.new, there.function):
-        yield from _changed(name, getattr(there.function, name), getattr(wanted.new, name))
+        old, new = getattr(there.function, name), getattr(wanted.new, name)
+        yield from _changed(name, old, new, wanted.secrets)
     before = found.runtimes.get(there.function.runtime)
     if wanted.runtime is not None and before is not None and before.name != wanted.runtime.name:
         for name in RUNTIME_SETTINGS:
@@ -256,26 +259,35 @@ def changed_fields(new: NewFunction, old: Function) -> list[str]:
     return [one for one in fields_of(FunctionChanges) if getattr(old, one) != getattr(new, one)]
 
 
-def _changed(name: str, old: Any, new: Any) -> Iterator[FieldChange]:
-    """The change of a field, if there is one. Of variables the names alone are told."""
+def _changed(name: str, old: Any, new: Any, secrets: Collection[str] = ()) -> Iterator[FieldChange]:
+    """The change of a field, if there is one. `secrets`: variables whose values are masked, besides
+    those that look like secrets. Where one of two values is masked, so is the other; and so is each
+    that goes, since it may have been one of `secrets`.
+    """
     if old == new:
         return
     if name == "environment":
         before, after = old or {}, new or {}
+        hidden = {
+            *secrets,
+            *secrets_of(before),
+            *secrets_of(after),
+            *(before.keys() - after.keys()),
+        }
+        was, is_now = masked_values(before, hidden), masked_values(after, hidden)
         for one in sorted(before.keys() | after.keys()):
             if before.get(one) != after.get(one):
-                was, is_now = (HIDDEN if one in each else None for each in (before, after))
-                yield FieldChange(f"{name}.{one}", was, is_now)
+                yield FieldChange(f"{name}.{one}", was.get(one), is_now.get(one))
         return
     yield FieldChange(name, without_secrets(old), without_secrets(new))
 
 
 def without_secrets(value: Any) -> Any:
-    """A value as it may be shown: as JSON has it, and secrets hidden."""
+    """A value as it may be shown: as JSON has it, and secrets masked."""
     if isinstance(value, Struct):
         fields = {one: getattr(value, one) for one in value.__struct_fields__}
         return {
-            name: HIDDEN if name == "secret" and one else without_secrets(one)
+            name: MASK if name == "secret" and one else without_secrets(one)
             for name, one in fields.items()
             if one is not None
         }
@@ -293,7 +305,7 @@ def _around(name: str, wanted: DesiredFunction, found: CurrentState) -> Iterator
     if wanted.url is not None:
         yield from _set(Noun.URL, name, url, wanted.url)
     for schedule, one in wanted.schedules.items():
-        yield from _schedule(one, found.schedules.get(schedule), name)
+        yield from _schedule(one, found.schedules.get(schedule), name, wanted.secrets)
 
 
 def _set(noun: Noun, name: str, old: Struct | None, new: Struct) -> Iterator[Step]:
@@ -304,20 +316,24 @@ def _set(noun: Noun, name: str, old: Struct | None, new: Struct) -> Iterator[Ste
     yield Step(verb=verb, noun=noun, name=name, function=name, changes=changes)
 
 
-def _schedule(new: NewSchedule, old: Schedule | None, function: str) -> Iterator[Step]:
+def _schedule(
+    new: NewSchedule, old: Schedule | None, function: str, secrets: Collection[str]
+) -> Iterator[Step]:
     fields = [one for one in fields_of(ScheduleChanges) if old is not None or one != "function"]
-    changes = tuple(_differences(old, new, fields))
+    changes = tuple(_differences(old, new, fields, secrets))
     verb = Verb.CREATE if old is None else Verb.UPDATE
     if changes or old is None:
         yield Step(verb=verb, noun=Noun.SCHEDULE, name=new.name, function=function, changes=changes)
 
 
-def _differences(old: Struct | None, new: Struct, fields: Collection[str]) -> Iterator[FieldChange]:
+def _differences(
+    old: Struct | None, new: Struct, fields: Collection[str], secrets: Collection[str] = ()
+) -> Iterator[FieldChange]:
     """Field by field; of something new, what is not the default."""
     defaults = fields_of(type(new))
     for name in fields:
         before = defaults[name].default if old is None else getattr(old, name)
-        for one in _changed(name, before, getattr(new, name)):
+        for one in _changed(name, before, getattr(new, name), secrets):
             yield FieldChange(one.field, None, one.new) if old is None else one
 
 

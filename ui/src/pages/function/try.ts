@@ -21,6 +21,7 @@ import { Variables } from "../../parts/variables.ts";
 import { coldSentence } from "../../parts/waterfall.ts";
 import { endOf } from "../../raised.ts";
 import { href } from "../../router.ts";
+import { masked } from "../../secrets.ts";
 import { now } from "../../store.ts";
 import {
   aboutPayload,
@@ -105,6 +106,12 @@ function Target({ one, trial }: { one: Function; trial: Trial }) {
 
 function How({ id, trial }: { id: string; trial: Trial }) {
   const variables = trial.variables.value;
+  const body = bodyOf(trial);
+  const how = {
+    hasKey: credential.get() !== null,
+    isQueued: trial.mode.value === "async",
+    query: queryOf(trial),
+  };
   return html`
     <div class="field"><label for="mode">How</label><select class="text" id="mode" value=${trial
       .mode}
@@ -127,11 +134,10 @@ function How({ id, trial }: { id: string; trial: Trial }) {
     </details>
     <details>
       <summary>This call from a terminal</summary>
-      <${Copy} text=${callLine(id, bodyOf(trial), {
-        hasKey: credential.get() !== null,
-        isQueued: trial.mode.value === "async",
-        query: queryOf(trial),
-      })} />
+      <${Copy} text=${callLine(id, body, how)} shown=${callLine(id, {
+        ...body,
+        ...(body.environment && { environment: masked(body.environment) }),
+      }, how)} />
     </details>
   `;
 }

@@ -1,0 +1,83 @@
+"""Which environment values look like secrets, so that no screen, terminal, or log shows them.
+
+The API itself masks by scope alone: keys below `write` see no value at all. This is for clients
+whose key may see them. The dashboard has the same rules, by `scripts/generate.py`.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+# What the API writes in place of a value, and refuses as one: what is masked cannot be deployed.
+MASK = "***"
+
+# Of a name in capitals, with _ between its words. Both are regular expressions of JavaScript, too.
+SECRET_NAME = (
+    r"^(?!.*(?:PUBLIC_KEY|_FILE|_PATH|_DIR)$).*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN(?!S|IZ)"
+    r"|CREDENTIAL|API_?KEY|WEBHOOK|_PWD$|CONN(?:ECTION)?_STR"
+    r"|(?:^|_)(?:KEY|KEYS|PASS|AUTH|DSN|PAT|JWT|COOKIE|SALT|CREDS)(?:_|$))"
+)
+# A URL with a password, a parameter of a URL or of a connection that is one, the prefixes of known
+# issuers, signed tokens, private keys, and long random text.
+SECRET_VALUE = (
+    r"://[^/\s:@]*:[^/\s@]+@"
+    r"|(?:^|[?&;\s])(?:password|pwd|secret|token|sig|signature|api[-_]?key|access[-_]?key"
+    r"|accountkey|sharedaccesskey|access_token)\s*=\s*[^\s&;]"
+    r"|^(?:sk-|[rs]k_live_|[rs]k_test_|whsec_|quilt_sk_|gh[opsur]_|github_pat_|glpat-|xox[a-z]-|npm_"
+    r"|hf_|pypi-|SG\.|dckr_pat_|AIza|A[KS]IA)[\w.-]{10,}|^eyJ[\w-]+\.[\w-]+\."
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY|^(?:bearer|basic) [\w+/=.~-]{8,}$"
+    r"|^(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+=][A-Za-z0-9+/=]{31,}$"
+)
+_NAME, _VALUE = re.compile(SECRET_NAME), re.compile(SECRET_VALUE, re.IGNORECASE)
+_HUMP = re.compile("([a-z0-9])([A-Z])")
+
+
+def looks_secret(name: str, value: str) -> bool:
+    """Whether a variable is probably a secret. An empty value is none: callers are to set it."""
+    if not value or value == MASK:
+        return False
+    words = _HUMP.sub(r"\1_\2", name).upper()
+    return bool(_NAME.search(words) or _VALUE.search(value))
+
+
+def secrets_of(environment: Mapping[str, str]) -> list[str]:
+    """The names of the variables that look like secrets."""
+    return sorted(name for name, value in environment.items() if looks_secret(name, value))
+
+
+def masked_values(environment: Mapping[str, str], secrets: Collection[str] = ()) -> dict[str, str]:
+    """The variables with `***` for what looks like a secret, or is one of `secrets`."""
+    return {
+        name: MASK if value and (name in secrets or looks_secret(name, value)) else value
+        for name, value in environment.items()
+    }
+
+
+def masked(value: Any) -> Any:
+    """A response of the API, or a part of one, without the values of its fields `environment` that
+    look like secrets, and without those of its fields `secret`. The same object if it has none.
+    """
+    if isinstance(value, Struct):
+        fields = {name: getattr(value, name) for name in value.__struct_fields__}
+        now = masked(fields)
+        return value if now is fields else replace(value, **now)
+    if isinstance(value, dict):
+        found = {name: _masked_field(name, one) for name, one in value.items()}
+        return value if all(found[name] is value[name] for name in value) else found
+    if isinstance(value, list | tuple):
+        kept = [masked(one) for one in value]
+        is_same = all(one is before for one, before in zip(kept, value, strict=True))
+        return value if is_same else type(value)(kept)
+    return value
+
+
+def _masked_field(name: Any, value: Any) -> Any:
+    if name == "environment" and isinstance(value, dict):
+        now = masked_values(value)
+        return value if now == value else now
+    if name == "secret" and isinstance(value, str) and value:
+        return MASK
+    return masked(value)

@@ -1,0 +1,186 @@
+"""What looks like a secret, and that no command prints one unless it is asked to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from quiltfn.cli import run
+from quiltfn.cli.project import export, file, toml
+from quiltfn.cli.project.plan import (
+    LABEL,
+    CurrentFunction,
+    CurrentState,
+    DesiredState,
+    plan_for,
+)
+from quiltfn.wire import NewAsyncPolicy, NewFunction, NewRuntime, NewSchedule, RecordPolicy
+from quiltfn.wire.masking import looks_secret, masked
+from unit.canned_server import FUNCTION, ID, Fake, answered_by, version
+from unit.project_simulation import function_of, policy_of, runtime_of, schedule_of
+
+ROOT = Path(__file__).parents[2]
+# The dashboard's tests read them as well: it has the same rules.
+CASES = json.loads((ROOT / "ui" / "tests" / "masking_cases.json").read_text())
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(("name", "value", "is_secret"), CASES)
+def test_what_looks_like_a_secret(name: str, value: str, is_secret: bool) -> None:
+    assert looks_secret(name, value) is is_secret
+
+
+def test_a_response_without_secrets_is_left_alone() -> None:
+    plain = {"environment": {"MODE": "fast"}, "runs": [{"environment": None}], "secret": None}
+    assert masked(plain) is plain
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+VARIABLES = {"API_TOKEN": "t0p-secret", "DB": "postgres://app:t0p-secret@db", "MODE": "fast"}
+RUNTIME = msgspec.to_builtins(
+    runtime_of(NewRuntime(name="etl", kind="python", environment=VARIABLES))
+)
+SCHEDULE = msgspec.to_builtins(
+    schedule_of(
+        NewSchedule(name="nightly", function="hello", cron="0 3 * * *", environment=VARIABLES)
+    )
+)
+INPUT = {
+    **{"invocation_id": "i1", "payload": "x", "environment": VARIABLES, "version": None},
+    **{"source": "sync", "caller": "open", "parent_invocation_id": None},
+}
+DESTINATION = {"function": None, "url": "https://a.example", "secret": "t0p-secret"}
+POLICY = {
+    **{"max_attempts": 3, "retry_on": ["failed"], "max_age_seconds": 60, "max_queued": 9},
+    **{"backoff_seconds": {"first": 1, "factor": 2, "most": 9, "jitter": 0.1}},
+    **{"max_concurrency": None, "on_success": DESTINATION, "on_failure": None},
+}
+URL = {
+    **{"path": "/fn/default/hello", "host": None, "auth": "webhook", "methods": None},
+    **{"webhook": {"scheme": "github", "secret": "t0p-secret"}, "cors": None, "stream": False},
+}
+ANSWERS: dict[tuple[str, str], Any] = {
+    ("GET", "/by-name/hello"): {**FUNCTION, "environment": VARIABLES},
+    ("GET", f"/{ID}"): {**FUNCTION, "environment": VARIABLES},
+    ("POST", f"/{ID}/deploy"): {**FUNCTION, "environment": VARIABLES},
+    ("PUT", f"/{ID}"): {**FUNCTION, "environment": VARIABLES},
+    ("GET", ""): {
+        "functions": [{**FUNCTION, "environment": VARIABLES}],
+        "next_cursor": None,
+    },
+    ("GET", f"/{ID}/versions"): {
+        "versions": [{**version(1, "x"), "environment": VARIABLES}],
+        "next_cursor": None,
+    },
+    ("GET", f"/{ID}/async-policy"): POLICY,
+    ("GET", f"/{ID}/url"): URL,
+    ("GET", f"/{ID}/invocations/i1/input"): INPUT,
+    ("GET", "/api/runtimes"): {"runtimes": [RUNTIME]},
+    ("GET", "/api/runtimes/etl"): RUNTIME,
+    ("GET", "/api/schedules"): {"schedules": [SCHEDULE], "next_cursor": None},
+    ("GET", "/api/schedules/nightly"): SCHEDULE,
+    ("PUT", "/api/schedules/nightly"): SCHEDULE,
+}
+REVEALING = [
+    "functions get hello",
+    "functions list",
+    "functions versions hello",
+    "functions async-policy hello",
+    "functions input hello i1",
+    "runtimes list",
+    "runtimes show etl",
+    "schedules list",
+    "schedules show nightly",
+    "url show hello",
+]
+OTHERS = [
+    "functions deploy hello",
+    "functions update hello --memory 512",
+    "schedules pause nightly",
+]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    one = Fake()
+    one.answers |= {call: (200, body) for call, body in ANSWERS.items()}
+    answered_by(one, monkeypatch)
+    return one
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("form", ["table", "json", "yaml"])
+@pytest.mark.parametrize("command", [*REVEALING, *OTHERS])
+def test_no_command_prints_a_secret(command: str, form: str, capsys: Captured) -> None:
+    assert run([*command.split(), "-o", form]) == 0
+    said = capsys.readouterr()
+    assert "t0p-secret" not in said.out + said.err
+    if form == "json" and command in REVEALING:
+        assert "***" in said.out
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("command", REVEALING)
+def test_a_command_reveals_secrets_if_it_is_asked_to(command: str, capsys: Captured) -> None:
+    assert run([*command.split(), "-o", "json", "--reveal"]) == 0
+    said = capsys.readouterr().out
+    assert "t0p-secret" in said
+    assert "***" not in said
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    "command", ["functions get hello", "runtimes show etl", "schedules show nightly"]
+)
+def test_a_table_masks_what_looks_like_a_secret_alone(command: str, capsys: Captured) -> None:
+    assert run(command.split()) == 0
+    said = capsys.readouterr()
+    for line in ("API_TOKEN=***", "DB=***", "MODE=fast"):
+        assert line in said.out
+    assert "--reveal shows it" in said.err
+    assert run([*command.split(), "--reveal"]) == 0
+    said = capsys.readouterr()
+    assert "API_TOKEN=t0p-secret" in said.out
+    assert said.err == ""
+
+
+def test_a_key_below_write_is_told_why_nothing_is_revealed(fake: Fake, capsys: Captured) -> None:
+    hidden = {**FUNCTION, "environment": {"MODE": "***"}}
+    fake.answers["GET", "/by-name/hello"] = fake.answers["GET", f"/{ID}"] = (200, hidden)
+    assert run(["functions", "get", "hello", "--reveal"]) == 0
+    assert "a key below scope write" in capsys.readouterr().err
+
+
+# --- export, and deploy again -------------------------------------------------------------------
+
+THERE = NewFunction(name="hello", handler="x", environment=VARIABLES)
+NIGHTLY = NewSchedule(name="nightly", function="hello", cron="0 3 * * *", environment=VARIABLES)
+FOUND = CurrentState(
+    functions={
+        "hello": CurrentFunction(
+            function=function_of(THERE, cluster_id=f"{LABEL}shop", state="active"),
+            etag='"1"',
+            url=None,
+            async_policy=policy_of(NewAsyncPolicy()),
+            record_policy=RecordPolicy(),
+        )
+    },
+    schedules={"nightly": schedule_of(NIGHTLY)},
+)
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_what_is_exported_deploys_as_it_was(tmp_path: Path, values: bool) -> None:
+    table = export.described(FOUND, "hello", values=values)
+    text = "\n".join(toml.table(["functions", "hello"], table))
+    assert ("t0p-secret" in text) is values
+    assert "***" not in text
+    assert 'MODE = "fast"' in text
+    place = tmp_path / file.NAME
+    place.write_text(f'project = "shop"\n{text}')
+    read = file.read(place, {} if values else VARIABLES)
+    wanted = DesiredState(project=read.project, functions=read.functions)
+    assert plan_for(wanted, FOUND).steps == ()
