@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page
 
-WIDTHS = (1280, 390)  # a laptop and a phone
+WIDTHS = (1280, 768, 390)  # a laptop, a tablet and a phone
 HEIGHT = 900
 
 

@@ -1,4 +1,6 @@
-"""Every page, in light and in dark: axe reads it, and pictures are taken where somebody asks."""
+"""Every page, in light and in dark: axe reads it, it fits into the windows of a laptop, a tablet
+and a phone, and pictures are taken where somebody asks.
+"""
 
 from collections.abc import Callable
 
@@ -6,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.accessibility import grave_findings
+from browser.layout import misfits
 from browser.pictures import Camera
 from browser.scene import Scene
 
@@ -48,6 +51,8 @@ def test_nothing_keeps_people_from_using_it(
     page = open_page(color_scheme=scheme)
     page.goto(f"/ui/#/{PAGES[name](scene)}")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.locator("main :is(.card, .empty)").first).to_be_visible()
     expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
     camera.take(page, f"{name}-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []

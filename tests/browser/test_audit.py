@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from browser.accessibility import grave_findings
+from browser.layout import misfits
 from browser.pictures import Camera
 from spec.api_client import Api, new_name, of
 from spec.conftest import Keyed
@@ -118,7 +119,9 @@ def test_nothing_keeps_people_from_using_it(
     expect(rows(page).filter(has_text="function.create")).to_be_visible()
     camera.take(page, f"audit-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []
     rows(page).get_by_role("link", name="function.delete").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     camera.take(page, f"audit-entry-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []

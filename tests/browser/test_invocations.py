@@ -97,19 +97,6 @@ def test_with_the_keyboard_to_a_call(page: Page, scene: Scene) -> None:
     expect(rows(page)).to_have_count(7)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_wider_than_the_window(
-    open_page: Callable[..., Page], scene: Scene, width: int
-) -> None:
-    page = open_page(viewport={"width": width, "height": 844})
-    administration = ("usage", "keys", "audit", "node")
-    for path in ["invocations", "schedules", "runtimes", *administration, *scene.calls.values()]:
-        page.goto(f"/ui/#/{path}")
-        expect(page.get_by_role("heading", level=1)).to_be_visible()
-        expect(page.locator("[aria-busy=true]")).to_have_count(0)
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= width, path
-
-
 def test_on_a_telephone_the_filters_open_and_say_how_many_are_set(
     open_page: Callable[..., Page], busy: Function
 ) -> None:

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from browser.accessibility import grave_findings
 from browser.conftest import watched_page
+from browser.layout import misfits
 from browser.pictures import Camera
 from e2e.server import until, watched
 from spec.api_client import Api, new_name
@@ -136,7 +137,9 @@ def test_nothing_keeps_people_from_using_it(
     make(page, "nightly build", "invoke", "in a week")
     camera.take(page, f"keys-made-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []
     page.get_by_role("button", name="I have it").click()
     page.get_by_role("button", name="New key").click()
     camera.take(page, f"keys-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []

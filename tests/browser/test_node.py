@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.accessibility import grave_findings
+from browser.layout import misfits
 from browser.pictures import Camera
 from quiltfn import __version__
 from spec.api_client import Api, new_name
@@ -83,3 +84,4 @@ def test_nothing_keeps_people_from_using_it(
     page.get_by_role("button", name="All", exact=True).click()
     camera.take(page, f"node-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []

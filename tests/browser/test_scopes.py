@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.accessibility import grave_findings
+from browser.layout import misfits
 from browser.pictures import Camera
 from spec.api_client import new_name
 from spec.conftest import Keyed
@@ -83,7 +84,9 @@ def test_nothing_keeps_people_from_using_it(
     expect(page.get_by_role("alert")).to_be_visible()
     camera.take(page, f"barred-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_be_visible()
     camera.take(page, f"shortcuts-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.accessibility import grave_findings
+from browser.layout import misfits
 from browser.pictures import Camera
 from e2e.server import until
 from spec.api_client import Api, new_name
@@ -124,3 +125,4 @@ def test_nothing_keeps_people_from_using_it(
     expect(figure(page, "Calls")).to_have_text("5")
     camera.take(page, f"usage-{scheme}")
     assert grave_findings(page) == []
+    assert misfits(page) == []

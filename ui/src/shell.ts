@@ -117,7 +117,7 @@ function Brand() {
 function Account() {
   const me = who.value;
   if (!me || needsKey.value) return null;
-  return html`<span class="account small muted wide" title=${`tenant ${me.tenant_id}, scope ${me.scope}`}>${me.tenant_id}, ${me.scope}</span>
+  return html`<span class="account small muted roomy" title=${`tenant ${me.tenant_id}, scope ${me.scope}`}>${me.tenant_id}, ${me.scope}</span>
     ${
     me.needs_credential &&
     html`<button class="button quiet" type="button" onClick=${signOut}>Sign out</button>`

@@ -19,14 +19,13 @@ import { functions } from "../store.ts";
 import type { AuditEntry, AuditPage, Key, KeyList } from "../wire.ts";
 
 const COLUMNS: Column[] = [
-  { name: "Action" },
-  { name: "Object" },
-  { name: "Who", class: "wide" },
-  { name: "Answer", class: "right wide" },
-  { name: "From", class: "wide" },
-  { name: "When", class: "right" },
+  { name: "Action", width: "minmax(12rem, 1fr)" },
+  { name: "Object", width: "minmax(8rem, 1fr)" },
+  { name: "Who", width: "minmax(8rem, 12rem)", class: "wide" },
+  { name: "Answer", width: "4.5rem", class: "right wide" },
+  { name: "From", width: "8.5rem", class: "roomy" },
+  { name: "When", width: "6rem", class: "right" },
 ];
-const WIDTHS = "minmax(12rem, 1fr) minmax(8rem, 1fr) minmax(8rem, 12rem) 4.5rem 8.5rem 6rem";
 const LOOKED_AT_EVERY_MS = 1_000;
 
 const filters = Object.fromEntries(FILTERS.map((name) => [name, signal("")])) as Record<
@@ -69,7 +68,7 @@ function Row({ one, tabindex }: { one: AuditEntry; tabindex: number }) {
     )}</span>
     <span role="cell" class=${`num small right wide ${isGood ? "muted" : "some"}`}>${one
       .status}</span>
-    <span role="cell" class="num small muted wide clip">${visible(one.address)}</span>
+    <span role="cell" class="num small muted roomy clip">${visible(one.address)}</span>
     <span role="cell" class="num small right"><${Ago} at=${one.at} /></span>
   `;
 }
@@ -238,7 +237,7 @@ export default function Audit() {
     ${problem && html`<${Problem} of=${problem} onRetry=${() => shown?.more()} />`}
     ${items.length > 0
       ? html`
-        <${List} label="Audit log" widths=${WIDTHS} columns=${COLUMNS} items=${items}
+        <${List} label="Audit log" columns=${COLUMNS} items=${items}
           isOpen=${!isWhole} onEnd=${() => shown?.more()} keyOf=${(one: AuditEntry) => one.id}
           cells=${(one: AuditEntry, tabindex: number) =>
             html`<${Row} one=${one} tabindex=${tabindex} />`} />

@@ -19,24 +19,22 @@ const MIB = 1024 * 1024;
 const EVERY_MS = 2_000;
 const PLACES_MOST = 6; // that are named in a row
 const COLUMNS: Column[] = [
-  { name: "Node" },
-  { name: "State" },
-  { name: "Last beat", class: "right wide" },
-  { name: "Calls", class: "right wide" },
-  { name: "Instances" },
-  { name: "Free memory", class: "right wide" },
-  { name: "Lag", class: "right wide" },
-  { name: "Version", class: "wide" },
-  { name: "", class: "right wide" },
+  { name: "Node", width: "minmax(9rem, 1fr)" },
+  { name: "State", width: "6.5rem" },
+  { name: "Last beat", width: "5rem", class: "right wide" },
+  { name: "Calls", width: "5.5rem", class: "right wide" },
+  { name: "Instances", width: "8.5rem" },
+  { name: "Free memory", width: "6rem", class: "right wide" },
+  { name: "Lag", width: "4.5rem", class: "right roomy" },
+  { name: "Version", width: "4.5rem", class: "roomy" },
+  { name: "", width: "7rem", class: "right wide" },
 ];
-const WIDTHS = "minmax(9rem, 1fr) 6.5rem 5rem 5.5rem 8.5rem 6rem 4.5rem 4.5rem 7rem";
 const PLACED: Column[] = [
-  { name: "Function" },
-  { name: "Where" },
-  { name: "Calls that wait", class: "right wide" },
-  { name: "Instances", class: "right" },
+  { name: "Function", width: "minmax(11rem, 18rem)" },
+  { name: "Where", width: "minmax(0, 1fr)" },
+  { name: "Calls that wait", width: "7rem", class: "right wide" },
+  { name: "Instances", width: "5rem", class: "right" },
 ];
-const PLACED_WIDTHS = "minmax(11rem, 18rem) minmax(0, 1fr) 7rem 5rem";
 const text = signal("");
 
 const askNodes = (signal: AbortSignal): Promise<NodeList> =>
@@ -80,10 +78,10 @@ function Row({ one, all, tabindex, again }: {
     <span role="cell" class="num small right wide"><${Now} of=${one}>${bytes(
       one.memory_free_mib * MIB,
     )}<//></span>
-    <span role="cell" class="num small right wide"><${Now} of=${one}>${seconds(
+    <span role="cell" class="num small right roomy"><${Now} of=${one}>${seconds(
       one.lag_seconds,
     )}<//></span>
-    <span role="cell" class="small muted wide clip">${one.version}</span>
+    <span role="cell" class="small muted roomy clip">${one.version}</span>
     <span role="cell" class="right wide"><${Told} one=${one} all=${all} again=${again}
       verbs=${["uncordon", ...(one.state === "ready" ? ["drain"] : [])]} /></span>
   `;
@@ -137,7 +135,7 @@ function Places({ of }: { of: readonly Node[] }) {
           `}
         ${found.length > 0
           ? html`
-            <${List} label="Where instances are" columns=${PLACED} widths=${PLACED_WIDTHS}
+            <${List} label="Where instances are" columns=${PLACED}
               items=${found} keyOf=${(one: Placed) => one.of.function_id}
               cells=${(one: Placed, tabindex: number) =>
                 html`<${PlacedRow} one=${one} tabindex=${tabindex} />`} />
@@ -152,7 +150,7 @@ function Board({ nodes, again }: { nodes: readonly Node[]; again: () => Promise<
   const isAlone = nodes.every((one) => !one.address);
   return html`
     <${Totals} of=${nodes} />
-        <${List} label="Nodes" columns=${COLUMNS} widths=${WIDTHS} items=${nodes}
+        <${List} label="Nodes" columns=${COLUMNS} items=${nodes}
       keyOf=${(one: Node) => one.name} cells=${(one: Node, tabindex: number) =>
         html`<${Row} one=${one} all=${nodes} tabindex=${tabindex} again=${again} />`} />
         ${isAlone && html`

@@ -18,13 +18,12 @@ const MIB = 1024 * 1024;
 const EVERY_MS = 2_000;
 const VERBS: readonly Verb[] = ["uncordon", "cordon", "drain", "remove"];
 const COLUMNS: Column[] = [
-  { name: "Function" },
-  { name: "Version", class: "right wide" },
-  { name: "Instances" },
-  { name: "Calls that wait", class: "right wide" },
-  { name: "Tenant", class: "wide" },
+  { name: "Function", width: "minmax(12rem, 1fr)" },
+  { name: "Version", width: "5rem", class: "right wide" },
+  { name: "Instances", width: "12rem" },
+  { name: "Calls that wait", width: "7rem", class: "right wide" },
+  { name: "Tenant", width: "8rem", class: "wide" },
 ];
-const WIDTHS = "minmax(12rem, 1fr) 5rem 12rem 7rem 8rem";
 
 interface Both {
   one: Node;
@@ -82,7 +81,7 @@ function Functions({ of }: { of: readonly FunctionOnNode[] }) {
     ${
     of.length > 0
       ? html`
-        <${List} label="Functions there" columns=${COLUMNS} widths=${WIDTHS} items=${of}
+        <${List} label="Functions there" columns=${COLUMNS} items=${of}
           keyOf=${(one: FunctionOnNode) => one.function_id}
           cells=${(one: FunctionOnNode, tabindex: number) =>
             html`<${Row} one=${one} tabindex=${tabindex} />`} />

@@ -30,17 +30,16 @@ import type { FunctionStats, FunctionSummary } from "../wire.ts";
 
 const STATES = ["active", "paused", "pending", "deploying", "error"] as const;
 const COLUMNS: Column[] = [
-  { name: "Name", sort: "name" },
-  { name: "Runtime", class: "wide" },
-  { name: "Version", class: "wide" },
-  { name: "Pool" },
-  { name: "Calls", class: "right wide", sort: "calls" },
-  { name: "Errors", class: "right wide", sort: "errors" },
-  { name: "p50", class: "right wide", sort: "p50" },
-  { name: "p99", class: "right wide", sort: "p99" },
-  { name: "Last call", class: "right", sort: "last" },
+  { name: "Name", width: "minmax(12rem, 1fr)", sort: "name" },
+  { name: "Runtime", width: "5rem", class: "roomy" },
+  { name: "Version", width: "3.5rem", class: "roomy" },
+  { name: "Pool", width: "9rem" },
+  { name: "Calls", width: "8.5rem", class: "right wide", sort: "calls" },
+  { name: "Errors", width: "4rem", class: "right wide", sort: "errors" },
+  { name: "p50", width: "4.5rem", class: "right roomy", sort: "p50" },
+  { name: "p99", width: "4.5rem", class: "right roomy", sort: "p99" },
+  { name: "Last call", width: "5.5rem", class: "right", sort: "last" },
 ];
-const WIDTHS = "minmax(12rem, 1fr) 5rem 3.5rem 9rem 8.5rem 4rem 4.5rem 4.5rem 5.5rem";
 const lastCall = (one: FunctionSummary): number =>
   Math.max(lastCallOf(one.id).peek() ?? 0, one.last_invoked_at ?? 0);
 const SORTS: Record<string, (one: FunctionSummary) => string | number> = {
@@ -101,7 +100,7 @@ function Figures({ of }: { of: FunctionStats | null }) {
   return cells.map((text, n) =>
     html`
       <span role="cell" title=${said} key=${n}
-        class=${`num small right wide ${
+        class=${`num small right ${n ? "roomy" : "wide"} ${
           !of ? "muted" : n === 0 && of.errors ? "some" : ""
         }`}>${text}</span>
     `
@@ -115,8 +114,8 @@ function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
     <span role="cell" class="name"><${Status} of=${one.state} isQuiet />
           <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
             ><small>${visible(one.error_message ?? one.description ?? "")}</small></div></span>
-    <span role="cell" class="small muted wide">${one.runtime}</span>
-    <span role="cell" class="num small muted wide">v${one.current_version}</span>
+    <span role="cell" class="small muted roomy">${one.runtime}</span>
+    <span role="cell" class="num small muted roomy">v${one.current_version}</span>
     <span role="cell">${one.state === "pending"
       ? html`<span class="small muted">not deployed</span>`
       : html`<${PoolBar} counts=${poolOf(one.id).value} most=${one.max_instances} />`}</span>
@@ -190,7 +189,7 @@ export default function Functions() {
           `}
         ${all.length > 0
           ? html`
-            <${List} label="Functions" columns=${COLUMNS} widths=${WIDTHS} items=${all}
+            <${List} label="Functions" columns=${COLUMNS} items=${all}
               sorted=${sorted.value}
               onSort=${sort} keyOf=${(one: FunctionSummary) => one.id} cells=${(
                 one: FunctionSummary,

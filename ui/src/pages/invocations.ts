@@ -16,15 +16,14 @@ import { functions, now } from "../store.ts";
 import { type InvocationSummary, type InvocationSummaryPage, SOURCES, STATUSES } from "../wire.ts";
 
 const COLUMNS: Column[] = [
-  { name: "Function" },
-  { name: "Began", class: "right" },
-  { name: "Took", class: "right" },
-  { name: "Start", class: "wide" },
-  { name: "Source", class: "wide" },
-  { name: "Version", class: "right wide" },
-  { name: "Invocation", class: "wide" },
+  { name: "Function", width: "minmax(12rem, 1fr)" },
+  { name: "Began", width: "6.5rem", class: "right" },
+  { name: "Took", width: "5.5rem", class: "right" },
+  { name: "Start", width: "3rem", class: "wide" },
+  { name: "Source", width: "5.5rem", class: "wide" },
+  { name: "Version", width: "3.5rem", class: "right wide" },
+  { name: "Invocation", width: "9.5rem", class: "roomy" },
 ];
-const WIDTHS = "minmax(12rem, 1fr) 6.5rem 5.5rem 3rem 5.5rem 3.5rem 9.5rem";
 const PERIODS: Record<string, number> = { "1h": 3600, "24h": 86_400, "7d": 7 * 86_400 };
 const CALLS = /^(invocation\.|calls$)/;
 const LOOKED_AT_EVERY_MS = 500;
@@ -81,7 +80,7 @@ function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
     }`}>${one.source}</span>
     <span role="cell" class="num small muted right wide">${one.version !== null &&
       `v${one.version}`}</span>
-    <span role="cell" class="mono small muted wide clip">${one.invocation_id}</span>
+    <span role="cell" class="mono small muted roomy clip">${one.invocation_id}</span>
   `;
 }
 
@@ -199,7 +198,7 @@ export default function Invocations() {
           html`<${Notice} of=${shown.problem.value} onRetry=${() => shown.more()} />`}
         ${items.length > 0
           ? html`
-            <${List} label="Invocations" widths=${WIDTHS} columns=${COLUMNS} items=${items}
+            <${List} label="Invocations" columns=${COLUMNS} items=${items}
               isOpen=${!isWhole}
               onEnd=${() => shown?.more()} keyOf=${(one: InvocationSummary) => one.invocation_id}
               cells=${(one: InvocationSummary, tabindex: number) =>

@@ -49,14 +49,13 @@ const EXPIRIES: readonly [seconds: string, said: string][] = [
 const STATES = ["valid", "expired", "revoked"] as const;
 type State = typeof STATES[number];
 const COLUMNS: Column[] = [
-  { name: "Key" },
-  { name: "Scope" },
-  { name: "Tenant", class: "wide" },
-  { name: "Made", class: "right wide" },
-  { name: "Ends", class: "right wide" },
-  { name: "State", class: "right" },
+  { name: "Key", width: "minmax(14rem, 1fr)" },
+  { name: "Scope", width: "6rem" },
+  { name: "Tenant", width: "8rem", class: "wide" },
+  { name: "Made", width: "6.5rem", class: "right roomy" },
+  { name: "Ends", width: "6.5rem", class: "right wide" },
+  { name: "State", width: "8.5rem", class: "right" },
 ];
-const WIDTHS = "minmax(14rem, 1fr) 6rem 8rem 6.5rem 6.5rem 8.5rem";
 
 const text = signal("");
 const only = signal("");
@@ -197,7 +196,7 @@ function Row({ one, tabindex, me, again }: {
           " the key of this tab"}</small></div></span>
     <span role="cell">${one.scope}<span class="narrow muted small">, ${ends}</span></span>
     <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
-    <span role="cell" class="num small right wide"><${Ago} at=${one.created_at} /></span>
+    <span role="cell" class="num small right roomy"><${Ago} at=${one.created_at} /></span>
     <span role="cell" class="num small right wide">${ends}</span>
     <span role="cell" class="right">${state === "valid"
       ? html`
@@ -258,7 +257,7 @@ export default function Keys() {
     `}
     ${known && shown.length > 0
       ? html`
-        <${List} label="Keys" columns=${COLUMNS} widths=${WIDTHS} items=${shown}
+        <${List} label="Keys" columns=${COLUMNS} items=${shown}
           keyOf=${(one: Key) => one.id} cells=${(one: Key, tabindex: number) =>
             html`<${Row} one=${one} tabindex=${tabindex} me=${known.me} again=${again} />`} />
       `

@@ -19,18 +19,19 @@ const MIB = 1024 * 1024;
 const INSTANCES_EVERY_MS = 2_000;
 const REST_EVERY_MS = 30_000;
 const COLUMNS: Column[] = [
-  { name: "Function", sort: "name" },
-  { name: "State", sort: "state" },
-  { name: "Memory", class: "right", sort: "memory" },
-  { name: "Age", class: "right wide", sort: "age" },
-  { name: "In this state", class: "right wide", sort: "since" },
-  { name: "Started because", class: "wide" },
-  { name: "Tenant", class: "wide" },
+  { name: "Function", width: "minmax(12rem, 1fr)", sort: "name" },
+  { name: "State", width: "7rem", sort: "state" },
+  { name: "Memory", width: "6.5rem", class: "right", sort: "memory" },
+  { name: "Age", width: "6.5rem", class: "right wide", sort: "age" },
+  { name: "In this state", width: "7rem", class: "right roomy", sort: "since" },
+  { name: "Started because", width: "8rem", class: "roomy" },
+  { name: "Tenant", width: "7rem", class: "wide" },
 ];
-const WIDTHS = "minmax(12rem, 1fr) 7rem 6.5rem 6.5rem 7rem 8rem 7rem";
 // In a fleet the list is that of all nodes.
-const FLEET_COLUMNS: Column[] = [...COLUMNS, { name: "Node", class: "wide", sort: "node" }];
-const FLEET_WIDTHS = "minmax(11rem, 1fr) 6.5rem 6rem 6rem 6.5rem 7rem 6rem 6.5rem";
+const FLEET_COLUMNS: Column[] = [
+  ...COLUMNS,
+  { name: "Node", width: "6.5rem", class: "wide", sort: "node" },
+];
 const SORTS: Record<string, (one: Instance) => string | number> = {
   name: (one) => one.function_name.toLowerCase(),
   state: (one) => one.state,
@@ -193,8 +194,8 @@ function Row({ one, tabindex }: { one: Instance; tabindex: number }) {
     <span role="cell"><${Status} of=${one.state} /></span>
     <span role="cell" class="num small right">${bytes(one.memory_mib * MIB)}</span>
     <span role="cell" class="num small right wide">${duration(one.age_seconds * 1000)}</span>
-    <span role="cell" class="num small right wide">${duration(one.state_seconds * 1000)}</span>
-    <span role="cell" class="small muted wide">${one.start_reason.replaceAll("_", " ")}</span>
+    <span role="cell" class="num small right roomy">${duration(one.state_seconds * 1000)}</span>
+    <span role="cell" class="small muted roomy">${one.start_reason.replaceAll("_", " ")}</span>
     <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
     ${isInFleet() &&
       html`<span role="cell" class="small wide clip">${one.node_id}</span>`}
@@ -230,8 +231,9 @@ function Instances({ of }: { of: InstanceList }) {
         `}
         ${found.length > 0
           ? html`
-            <${List} label="Instances" columns=${isInFleet() ? FLEET_COLUMNS : COLUMNS}
-              widths=${isInFleet() ? FLEET_WIDTHS : WIDTHS} items=${found}
+            <${List} label="Instances" columns=${isInFleet()
+              ? FLEET_COLUMNS
+              : COLUMNS} items=${found}
               sorted=${sorted.value} onSort=${(chosen: string) => {
                 sorted.value = { by: chosen, isDown: chosen === by ? !isDown : chosen !== "name" };
               }} keyOf=${(one: Instance) => `${one.node_id} ${one.function_id} ${one.number}`}

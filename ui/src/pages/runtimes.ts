@@ -12,15 +12,13 @@ import { href } from "../router.ts";
 import type { Runtime, RuntimeList } from "../wire.ts";
 
 const COLUMNS: Column[] = [
-  { name: "Name" },
-  { name: "Files", class: "wide" },
-  { name: "Isolation", class: "wide" },
-  { name: "Network", class: "wide" },
-  { name: "Belongs to" },
-  { name: "Made", class: "right" },
+  { name: "Name", width: "minmax(12rem, 1fr)" },
+  { name: "Files", width: "8rem", class: "wide" },
+  { name: "Isolation", width: "6rem", class: "wide" },
+  { name: "Network", width: "6rem", class: "roomy" },
+  { name: "Belongs to", width: "7rem" },
+  { name: "Made", width: "6rem", class: "right" },
 ];
-
-const WIDTHS = "minmax(12rem, 1fr) 8rem 6rem 6rem 7rem 6rem";
 
 function Row({ one, tabindex }: { one: Runtime; tabindex: number }) {
   const image = one.image ?? one.packages ?? one.base_image;
@@ -31,7 +29,7 @@ function Row({ one, tabindex }: { one: Runtime; tabindex: number }) {
       ? "the host's own"
       : html`<code>${image.slice(0, 12)}</code>`}</span>
     <span role="cell" class="small wide">${one.isolation}</span>
-    <span role="cell" class="small wide">${one.network}</span>
+    <span role="cell" class="small roomy">${one.network}</span>
     <span role="cell" class="small"><${Belongs} of=${one} /></span>
     <span role="cell" class="num small right">${!one.built_in &&
       html`<${Ago} at=${one.created_at} />`}</span>
@@ -52,7 +50,7 @@ export default function Runtimes() {
     ${
     all
       ? html`
-        <${List} label="Runtimes" widths=${WIDTHS} columns=${COLUMNS} items=${all}
+        <${List} label="Runtimes" columns=${COLUMNS} items=${all}
           keyOf=${(one: Runtime) => one.id || one.name} cells=${(one: Runtime, tabindex: number) =>
             html`<${Row} one=${one} tabindex=${tabindex} />`} />
                 ${!isOwn && html`

@@ -17,14 +17,12 @@ import { onEvent } from "../store.ts";
 import type { Schedule, SchedulePage } from "../wire.ts";
 
 const COLUMNS: Column[] = [
-  { name: "Name" },
-  { name: "When" },
-  { name: "Next run" },
-  { name: "Last run", class: "wide" },
-  { name: "Runs", class: "right wide" },
+  { name: "Name", width: "minmax(12rem, 1fr)" },
+  { name: "When", width: "minmax(10rem, 15rem)" },
+  { name: "Next run", width: "7rem" },
+  { name: "Last run", width: "12rem", class: "wide" },
+  { name: "Runs", width: "8rem", class: "right roomy" },
 ];
-
-const WIDTHS = "minmax(12rem, 1fr) minmax(10rem, 15rem) 7rem 12rem 8rem";
 
 const text = signal("");
 
@@ -48,7 +46,7 @@ function Row({ one, tabindex }: { one: Schedule; tabindex: number }) {
     <span role="cell" class="small clip wide">${one.last_run
       ? html`<${Outcome} of=${one.last_run} /> <span class="muted"><${Ago} at=${one.last_run.due_at} /></span>`
       : html`<span class="muted">never</span>`}</span>
-    <span role="cell" class="num small right wide">${count(
+    <span role="cell" class="num small right roomy">${count(
       one.fired_count,
     )}${one.missed_count > 0 && html`
       <span class="some">${count(one.missed_count)} missed</span>
@@ -99,7 +97,7 @@ export default function Schedules() {
           `}
         ${shown.length > 0
           ? html`
-            <${List} label="Schedules" widths=${WIDTHS} columns=${COLUMNS} items=${shown}
+            <${List} label="Schedules" columns=${COLUMNS} items=${shown}
               keyOf=${(one: Schedule) => one.id} cells=${(one: Schedule, tabindex: number) =>
                 html`<${Row} one=${one} tabindex=${tabindex} />`} />
           `

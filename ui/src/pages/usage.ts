@@ -40,15 +40,14 @@ interface Shown {
 }
 
 const COLUMNS: Column[] = [
-  { name: "Function", sort: "name" },
-  { name: "Calls", class: "right", sort: "calls" },
-  { name: "Errors", class: "right wide", sort: "errors" },
-  { name: "Cold starts", class: "right wide", sort: "cold" },
-  { name: "GB-seconds", class: "right", sort: "memory" },
-  { name: "CPU-seconds", class: "right wide", sort: "cpu" },
-  { name: "Of all GB-seconds", class: "wide" },
+  { name: "Function", width: "minmax(12rem, 1fr)", sort: "name" },
+  { name: "Calls", width: "6rem", class: "right", sort: "calls" },
+  { name: "Errors", width: "5rem", class: "right wide", sort: "errors" },
+  { name: "Cold starts", width: "6rem", class: "right wide", sort: "cold" },
+  { name: "GB-seconds", width: "7rem", class: "right", sort: "memory" },
+  { name: "CPU-seconds", width: "7rem", class: "right roomy", sort: "cpu" },
+  { name: "Of all GB-seconds", width: "9rem", class: "roomy" },
 ];
-const WIDTHS = "minmax(12rem, 1fr) 6rem 5rem 6rem 7rem 7rem 9rem";
 const SORTS: Record<string, (one: UsageRow) => string | number> = {
   name: (one) => nameOf(one).toLowerCase(),
   calls: (one) => one.calls,
@@ -215,8 +214,8 @@ function Row({ one, tabindex, whole }: { one: UsageRow; tabindex: number; whole:
     <span role="cell" class="num right wide">${count(one.cold_starts)}</span>
     <span role="cell" class="num right">${amount(one.gb_seconds)}<span class="narrow muted small"
       > GB-s</span></span>
-    <span role="cell" class="num right wide">${amount(one.cpu_seconds)}</span>
-    <span role="cell" class="wide"><${Rail} parts=${[{ kind: "used", size: one.gb_seconds }]}
+    <span role="cell" class="num right roomy">${amount(one.cpu_seconds)}</span>
+    <span role="cell" class="roomy"><${Rail} parts=${[{ kind: "used", size: one.gb_seconds }]}
       whole=${whole || 1} said=${percent(one.gb_seconds, whole)} /></span>
   `;
 }
@@ -238,7 +237,7 @@ function Table({ of }: { of: Shown }) {
       class="bar after"><h2>By function</h2><span class="muted num">${count(
         of.rows.length,
       )}</span><button class="button push" type="button" onClick=${file}>Download as CSV</button></div>
-    <${List} label="Usage by function" columns=${COLUMNS} widths=${WIDTHS}
+    <${List} label="Usage by function" columns=${COLUMNS}
       items=${keyed.map(({ one }) => one)} sorted=${sorted.value} onSort=${(chosen: string) => {
         sorted.value = { by: chosen, isDown: chosen === by ? !isDown : chosen !== "name" };
       }} keyOf=${(one: UsageRow) => one.function_id ?? ""} cells=${(

@@ -31,6 +31,9 @@ export function windowOf(
 
 export interface Column {
   name: string;
+  /** As grid-template-columns has it. */
+  width: string;
+  /** `roomy`: not shown on a tablet; `wide`: not shown on a telephone. */
   class?: string;
   /** What is sorted by when its head is pressed. */
   sort?: string;
@@ -40,8 +43,6 @@ export interface ListProps<T> {
   /** What the rows are, for those who do not see them. */
   label: string;
   columns: Column[];
-  /** The widths of the columns, as grid-template-columns has them. */
-  widths: string;
   items: readonly T[];
   keyOf: (item: T) => string;
   /** The cells of a row. Its first link has this tabindex: it is where the keyboard goes. */
@@ -54,8 +55,17 @@ export interface ListProps<T> {
   isOpen?: boolean;
 }
 
+/** The widths of all columns, and of those that a tablet shows: there the first one may shrink. */
+export function widthsOf(columns: readonly Column[]): Record<string, string> {
+  const kept = columns.filter((one) => !one.class?.includes("roomy")).map((one) => one.width);
+  return {
+    "--columns": columns.map((one) => one.width).join(" "),
+    "--columns-of-tablet": ["minmax(0, 1fr)", ...kept.slice(1)].join(" "),
+  };
+}
+
 export function List<T>(props: ListProps<T>) {
-  const { label, columns, widths, items, keyOf, cells, onEnd, isOpen = false } = props;
+  const { label, columns, items, keyOf, cells, onEnd, isOpen = false } = props;
   const body = useRef<HTMLDivElement>(null);
   const sight = useSignal({ top: 0, height: 900, row: 52 });
   const focused = useSignal(0);
@@ -103,7 +113,7 @@ export function List<T>(props: ListProps<T>) {
   }
   return html`
     <div class="card list" role="table" aria-label=${label}
-      aria-rowcount=${isOpen ? -1 : items.length + 1} style=${{ "--columns": widths }}>
+      aria-rowcount=${isOpen ? -1 : items.length + 1} style=${widthsOf(columns)}>
       <div role="rowgroup" class="heads">
         <div role="row" class="head" aria-rowindex="1">${columns.map((one) =>
           html`<${Head} ...${props} one=${one} key=${one.name} />`

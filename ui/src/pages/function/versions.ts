@@ -99,11 +99,11 @@ function Row({ one, of, aliases, before, isNewest, isCompared, ...doing }: {
           of.version,
         ).map((name) =>
           html`<span class="badge plain" title=${`${name}: calls by this alias run on it`} key=${name}>${name}</span>`
-        )}</td>
-      <td class="num small">
+        )}<div class="narrow small muted"><${Ago} at=${of.created_at} /></div></td>
+      <td class="num small wide">
         <${Ago} at=${of.created_at} />
       </td>
-      <td class="small">
+      <td class="small long">
         <${Changed} of=${of} before=${before} isNewest=${isNewest} />${why &&
           why !== one.error_message && html`<div class="muted">${visible(why)}</div>`}
       </td>
@@ -254,7 +254,7 @@ export function Versions({ one }: { one: Function }) {
             <thead>
               <tr>
                 <th>Version</th>
-                <th>Made</th>
+                <th class="wide">Created</th>
                 <th>Changed</th>
                 <th class="wide">Runtime</th>
                 <th><span class="hidden-visually">What can be done</span></th>
