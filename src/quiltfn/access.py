@@ -57,6 +57,7 @@ class Access:
         self._keys, self._clock, self._verify = keys, clock, verify
         self._by_prefix: dict[str, Key] = {}
         self._by_id: dict[str, Key] = {}
+        self._tenants: set[str] = set()
         # No key was ever made and no tokens are configured: every client has all rights.
         self.is_open = verify is None
         self._revision = -1
@@ -139,6 +140,10 @@ class Access:
         now = int(self._clock.unix())
         return any(key.tenant_id == tenant_id and key.is_valid(now) for key in self._by_id.values())
 
+    def has_keys(self, tenant_id: str) -> bool:
+        """Whether the tenant has a key, be it revoked or expired."""
+        return tenant_id in self._tenants
+
     def _caller(self, secret: str) -> Caller | None:
         prefix = prefix_of(secret)
         if prefix is None:
@@ -203,6 +208,7 @@ class Access:
                 keys = await self._keys.load()
                 self._by_prefix = {key.prefix: key for key in keys}
                 self._by_id = {key.id: key for key in keys}
+                self._tenants = {key.tenant_id for key in keys}
                 self.is_open = not keys and self._verify is None
                 self._revision = revision
             self._stamp = stamp

@@ -182,7 +182,7 @@ async def open_platform(
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
         await _share_images(shared, fleet, runtimes.tenant_images, others, parts, stack)
-        lifecycle, elasticity, urls, aliases = await functions_of(parts, settings, node, runtimes)
+        lifecycle, elasticity, aliases = await functions_of(parts, settings, node, runtimes)
         kept = background_tasks(settings, opened, runtimes.tenant_images, stock, stats, clock)
         services = Services(
             clock=clock,
@@ -205,7 +205,7 @@ async def open_platform(
             tenant_images=runtimes.tenant_images,
             schedules=schedules,
             stats=stats,
-            urls=urls,
+            urls=await _restored_urls(settings, parts, access),
             aliases=aliases,
             quotas=quotas,
             nodes=_nodes(membership, parts),
@@ -429,8 +429,8 @@ def telemetry_of(
 
 async def functions_of(
     parts: CallParts, chosen: Settings, node: Node, runtimes: Runtimes
-) -> tuple[Lifecycle, Elasticity, Urls, Aliases]:
-    """The functions as they were, what changes them, and the URLs and aliases that they have."""
+) -> tuple[Lifecycle, Elasticity, Aliases]:
+    """The functions as they were, what changes them, and the aliases that they have."""
     config = node_config(chosen, node.machine, runtimes)
     if not parts.store.database.boot.is_alone:
         name = node.machine.node_id
@@ -441,14 +441,19 @@ async def functions_of(
     await lifecycle.restore()
     elasticity = Elasticity(lifecycle, SqlOperations(parts.store.database), parts.clock)
     await elasticity.restore()
-    urls = Urls(SqlUrls(parts.store.database), parts.catalog, chosen.url_host)
-    await urls.restore()
-    parts.catalog.on_change.append(urls.function_changed)
     stored = SqlAliases(parts.store.database)
     aliases = Aliases(stored, parts.catalog, lifecycle, parts.clock)
     await aliases.restore()
     parts.catalog.on_change.append(aliases.function_changed)
-    return lifecycle, elasticity, urls, aliases
+    return lifecycle, elasticity, aliases
+
+
+async def _restored_urls(chosen: Settings, parts: CallParts, access: Access) -> Urls:
+    stored = SqlUrls(parts.store.database)
+    urls = Urls(stored, parts.catalog, chosen.url_host, access.has_keys)
+    await urls.restore()
+    parts.catalog.on_change.append(urls.function_changed)
+    return urls
 
 
 async def work_of(

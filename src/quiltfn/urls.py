@@ -1,14 +1,13 @@
 """The URLs of functions in memory, and which function a path below `/fn/` stands for.
 
 A URL has a long form, `/fn/<tenant>/<name>`, and for functions of the tenant `default` a short one,
-`/fn/<name>`. Rule: the first segment names a tenant where any function of that tenant has a URL;
-otherwise it is the name of a function of `default`. So the long form always means the same, and no
-tenant can be kept from it by what a function of `default` is called.
+`/fn/<name>`. Rule: the first segment names a tenant if there is one of that name: it has a function
+or a key, or has ever had a URL. Otherwise it is the name of a function of `default`. So the long
+form always means the same, and a path that was a tenant's never becomes another one's.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -33,20 +32,29 @@ class Found(msgspec.Struct, frozen=True):
 class Urls:
     """Which functions have a URL. A change is stored first and is in memory only then.
 
-    `host`: where they are served, and nothing else is; "": on the host of the API.
+    `host`: where they are served, and nothing else is; "": on the host of the API. `has_keys`:
+    whether a tenant has a key, even if it is revoked.
     """
 
-    def __init__(self, store: UrlStore, catalog: Catalog, host: str = "") -> None:
+    def __init__(
+        self,
+        store: UrlStore,
+        catalog: Catalog,
+        host: str = "",
+        has_keys: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._store, self._catalog, self.host = store, catalog, host.lower()
+        self._has_keys = has_keys
         self._by_function: dict[str, FunctionUrl] = {}
         # Of those whose URL refused a call since the start.
         self._refusals: dict[str, Refusals] = {}
-        # How many URLs each tenant has.
-        self._tenants: Counter[str] = Counter()
+        # Those that have ever had a URL.
+        self._tenants = {SHORT_TENANT}
         self._changing = asyncio.Lock()  # so that memory has what was stored last
 
     async def restore(self) -> None:
         """Loads what is stored. Called at the start."""
+        self._tenants.update(await self._store.tenants())
         for one in await self._store.load():
             self._put(one.function_id, one.tenant_id, one.url)
 
@@ -78,6 +86,7 @@ class Urls:
         """
         only = None if changes is None else {one.object_id for one in changes}
         async with self._changing:
+            self._tenants.update(await self._store.tenants())
             found = {one.function_id: one.url for one in await self._store.load(only)}
             for function_id in self._by_function.keys() | found.keys() if only is None else only:
                 url = found.get(function_id)
@@ -87,13 +96,12 @@ class Urls:
 
     def find(self, first: str, second: str | None) -> Found | None:
         """The function that a path names by its first two segments; None: there is no such URL."""
-        if first in self._tenants:
+        if self._is_tenant(first):
             return None if second is None else self._named(first, second, 2)
         return self._named(SHORT_TENANT, first, 1)
 
-    def tenant_of(self, first: str) -> str:
-        """Whose function a path with this first segment can name."""
-        return first if first in self._tenants else SHORT_TENANT
+    def _is_tenant(self, first: str) -> bool:
+        return first in self._tenants or bool(self._catalog.count(first)) or self._has_keys(first)
 
     def function_changed(self, before: Function | None, after: Function | None) -> None:
         """Is told by the catalog: the URL of a function that was deleted goes with it."""
@@ -109,12 +117,9 @@ class Urls:
         return None if entry is None or url is None else Found(entry, url, segments, alias)
 
     def _put(self, function_id: str, tenant_id: str, url: FunctionUrl | None) -> None:
-        if self._by_function.pop(function_id, None) is not None:
-            self._tenants[tenant_id] -= 1
         if url is not None:
             self._by_function[function_id] = url
-            self._tenants[tenant_id] += 1
+            self._tenants.add(tenant_id)
         else:
+            self._by_function.pop(function_id, None)
             self._refusals.pop(function_id, None)
-        if not self._tenants[tenant_id]:
-            del self._tenants[tenant_id]

@@ -20,6 +20,7 @@ from quiltfn.api.app import make_app
 from quiltfn.api.call_response import LONG_OUTPUT_BYTES
 from quiltfn.model.access import Scope
 from quiltfn.model.function import NewFunction
+from quiltfn.model.url import Auth, FunctionUrl
 from quiltfn.model.version import VersionSpec
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness
@@ -347,22 +348,42 @@ async def test_a_call_that_failed_has_a_record_and_is_not_counted(web: Web) -> N
     assert await refused_by(web, function, {}) == {}
 
 
-async def test_the_long_form_means_the_same_whatever_functions_of_default_are_called(
-    web: Web,
+async def test_a_path_that_was_a_tenant_s_is_nobody_else_s(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        key = await web.key("default")
+        await web.url(await web.function("acme", "echo $PATH_INFO"), key, auth="none")
+        assert (await web("GET", "/fn/acme/hook")).text == "/hook\n", "there is no such tenant"
+        acme = await web.key("acme")
+        assert (await web("GET", "/fn/acme/hook")).status_code == 401
+        function = await web.function("hook", "echo acme's", tenant="acme")
+        await web.url(function, acme, auth="none")
+        assert (await web("GET", "/fn/acme/hook")).text == "acme's\n"
+        assert (await web("GET", "/fn/default/acme/hook")).text == "/hook\n"
+        await web("DELETE", f"/api/functions/{function}/url", headers=acme)
+        assert (await web("GET", "/fn/acme/hook")).status_code == 401, "without a URL"
+        await web("DELETE", f"/api/functions/{function}", headers=acme)
+        assert (await web("GET", "/fn/acme/hook")).status_code == 401, "without a function"
+
+
+@pytest.mark.parametrize("had_url", [True, False])
+async def test_a_tenant_without_keys_keeps_its_path_after_a_restart(
+    tmp_path: Path, had_url: bool
 ) -> None:
-    key = await web.key("default")
-    acme = await web.key("acme")
-    await web.url(await web.function("acme", "echo $PATH_INFO"), key, auth="none")
-    assert (await web("GET", "/fn/acme/hook")).text == "/hook\n", "acme has no URL"
-    function = await web.function("hook", "echo acme's", tenant="acme")
-    await web.url(function, acme, auth="none")
-    assert (await web("GET", "/fn/acme/hook")).text == "acme's\n"
-    assert (await web("GET", "/fn/default/acme/hook")).text == "/hook\n"
-    await web("DELETE", f"/api/functions/{function}/url", headers=acme)
-    assert (await web("GET", "/fn/acme/hook")).text == "/hook\n"
-
-
-# --- the call ----------------------------------------------------------------------------------
+    """As one whose callers have signed tokens."""
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        await web.url(await web.function("acme", "echo $PATH_INFO"), {}, auth="none")
+        function = await web.function("hook", "echo acme's", tenant="acme")
+        assert (await web("GET", "/fn/acme/hook")).status_code == 404, "the tenant has a function"
+        entry = harness.catalog.by_id("acme", function)
+        if had_url:
+            await harness.services.urls.set(entry, FunctionUrl(auth=Auth.NONE))
+            assert (await web("GET", "/fn/acme/hook")).text == "acme's\n"
+        await harness.lifecycle.delete(entry)
+    async with open_harness(tmp_path) as harness:
+        answer = await Web(harness)("GET", "/fn/acme/hook")
+        assert answer.status_code == (404 if had_url else 200)
 
 
 async def test_any_method_and_any_bytes(web: Web) -> None:

@@ -22,6 +22,9 @@ class UrlStore(Protocol):
     async def load(self, only: Collection[str] | None = None) -> Sequence[StoredUrl]:
         """All of them, or those of the functions with these ids."""
 
+    async def tenants(self) -> Sequence[str]:
+        """Those that have ever had a URL, which nobody else is to get."""
+
     async def save(self, function_id: str, url: FunctionUrl | None) -> None:
         """Replaces one; None: there is none any more. Raises `NotFound` if the function was
         deleted.

@@ -197,6 +197,9 @@ SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
  WHERE tenant_id = :tenant_id AND step_s = :step_s AND function_id = ''
  ORDER BY start LIMIT :most;
 
+-- note_url_tenant: remember that a tenant has had a URL
+INSERT INTO url_tenant (tenant_id) VALUES (?) ON CONFLICT DO NOTHING;
+
 -- note_counted: remember that a call was counted that leaves no record
 INSERT INTO counted_call (invocation_id, ended_at) VALUES (?, ?) ON CONFLICT DO NOTHING;
 

@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0023"
+REVISION = "0024"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -584,6 +584,9 @@ function_url = Table(
     Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
     Column("url", JSON, nullable=False),
 )
+
+# The tenants that have ever had a URL: what a path named once, it names for good.
+url_tenant = Table("url_tenant", metadata, Column("tenant_id", Text, primary_key=True))
 
 # A row for each alias of a function. `alias`: a `model.alias.Alias`.
 function_alias = Table(

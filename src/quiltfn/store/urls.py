@@ -12,6 +12,7 @@ from quiltfn.ports import ChangeKind
 from quiltfn.ports.urls import StoredUrl
 from quiltfn.store import changes, tables
 from quiltfn.store.database import Database
+from quiltfn.store.sql import run
 
 row = tables.function_url
 owner = tables.function
@@ -45,6 +46,13 @@ class SqlUrls:
 
         return await self._database.read(work)
 
+    async def tenants(self) -> Sequence[str]:
+        """As the port says."""
+        query = select(tables.url_tenant.c.tenant_id)
+        return await self._database.read(
+            lambda connection: connection.execute(query).scalars().all()
+        )
+
     async def save(self, function_id: str, url: FunctionUrl | None) -> None:
         """As the port says."""
         there = select(owner.c.tenant_id).where(owner.c.id == function_id)
@@ -57,6 +65,7 @@ class SqlUrls:
             if url is None:
                 connection.execute(delete(row).where(row.c.function_id == function_id))
                 return
+            run(connection, "note_url_tenant", (tenant_id,))
             values = {"url": msgspec.to_builtins(url)}
             change = update(row).where(row.c.function_id == function_id).values(values)
             if not connection.execute(change).rowcount:
