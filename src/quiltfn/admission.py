@@ -67,6 +67,9 @@ class Admission:
         self._days: dict[str, DayUse] = {}
         # On a node of a fleet, whose limits are those of all nodes together.
         self.others: OtherNodes | None = None
+        # Ends an invocation of a tenant that reached its limit, if nobody waits for one any more;
+        # returns whether there was one. Until it has ended, both count.
+        self.give_way: Callable[[str], bool] = lambda _: False
         # Told of a tenant whose use of today is needed and not known; `know_use` says it.
         self.on_unknown_use: Callable[[str], None] = lambda _: None
         # Tenants whose use of today was asked for, in the order of that; None: nobody takes them.
@@ -90,7 +93,7 @@ class Admission:
             in_flight >= limits.calls_in_flight
             if self.others is None
             else not self.others.has_room(tenant_id, in_flight, limits.calls_in_flight)
-        ):
+        ) and not self.give_way(tenant_id):
             raise RateLimited(
                 f"the tenant has {limits.calls_in_flight} calls in flight, its limit",
                 retry_after=1,

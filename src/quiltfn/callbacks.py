@@ -106,8 +106,11 @@ class BoundedStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         return BoundedStream(await self._plain.start_tls(ssl_context, server_hostname, timeout))
 
-    def get_extra_info(self, info: str) -> Any:
-        return self._plain.get_extra_info(info)
+    def get_extra_info(self, info: str) -> Any:  # noqa: ARG002
+        """Nothing: no HTTP/2 is negotiated. The library's own reading of a connection that the
+        receiver has reset already raises `AttributeError` on uvloop.
+        """
+        return None
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):

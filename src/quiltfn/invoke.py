@@ -5,7 +5,7 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -57,6 +57,9 @@ from quiltfn.ports.streamed_body import StreamedBody
 T = TypeVar("T")
 MISTAKE = "the server made a mistake; its log has more"
 CANCELLED = "the call was cancelled"
+GAVE_WAY = "its caller went away, and the invocation gave way to one that somebody waits for"
+# How long a tenant is not searched again for invocations that can give way, if there were none.
+SEARCHED_AGAIN_S = 0.05
 # So long, whoever cancels a call waits until everything that it has started is killed.
 KILLED_WITHIN_S = 1.0
 
@@ -82,6 +85,12 @@ class CallProgress(msgspec.Struct, frozen=True):
 Listener = Callable[[RunningCall], None]
 
 
+class Client(Protocol):
+    """The connection of whoever waits for a response."""
+
+    is_lost: bool
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. `timeout_seconds` None: the function's own. `may_write`: whether the
     caller's scope is `write` or more; only then it may set any variable. `on_start`: is told of
@@ -92,7 +101,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `adds_environment`: `environment` has only names that the version's has not. `judge`: says why
     the result of a handler that succeeded is none, and then the call has failed; None: it is one.
     `body`: what a server gets while it arrives, behind the request that is in `payload`. There is
-    no second attempt with it, and it is not kept.
+    no second attempt with it, and it is not kept. `client`: once it is lost, nobody will have the
+    response; None: somebody may ask for it later.
     """
 
     payload: bytes | None = None
@@ -113,6 +123,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     adds_environment: bool = False
     judge: Callable[[CallResult], str | None] | None = None
     body: StreamedBody | None = None
+    client: Client | None = None
 
 
 class _CallState(msgspec.Struct):
@@ -167,6 +178,7 @@ class Invoker:
         # Why no calls are accepted for a while; empty: they are.
         self.refuses = ""
         self._idle = asyncio.Event()
+        self._none_give_way: dict[str, float] = {}  # By tenant: when none were found.
 
     @property
     def running(self) -> int:
@@ -257,6 +269,25 @@ class Invoker:
             async with asyncio.timeout(KILLED_WITHIN_S):
                 await call.lease.ended()
         return record
+
+    def give_way(self, tenant_id: str) -> bool:
+        """Cancels the first invocation of the tenant that waits for an instance and whose caller
+        has left; returns whether there was one.
+        """
+        now = self._clock.now()
+        if now - self._none_give_way.get(tenant_id, -math.inf) < SEARCHED_AGAIN_S:
+            return False
+        for call in self._calls.values():
+            client = call.request.client
+            if client is None or not client.is_lost or call.is_handed_over:
+                continue
+            if call.entry.function.tenant_id == tenant_id and call.cancelled is None:
+                call.cancelled = GAVE_WAY
+                call.lease.withdraw(_Withdrawn())
+                self._none_give_way.pop(tenant_id, None)
+                return True
+        self._none_give_way[tenant_id] = now
+        return False
 
     def running_call(self, function_id: str, invocation_id: str) -> RunningCall | None:
         """The call of the function with this id, if its handler has it on this node."""

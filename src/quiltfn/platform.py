@@ -410,6 +410,7 @@ async def restored_quotas(
     because they are counted by it, and what measures instances.
     """
     database, admission = parts.store.database, Admission(parts.clock, tenant_limits(chosen))
+    admission.give_way = parts.invoker.give_way
     if fleet is not None:
         admission.others = fleet.tenants
     bound = StorageLimit(tenant=chosen.tenant_stats_bytes, all=chosen.stats_bytes)

@@ -506,6 +506,6 @@ def attempt_of(record: Invocation) -> Attempt:
 
 
 def _was_attempted(record: Invocation) -> bool:
-    """Whether the call is over and was handed over, or could not be."""
-    started = record.started_at is not None or record.status is Status.ERROR
-    return record.status in FINAL and started
+    """Whether the call is over and was handed over, could not be, or may have been."""
+    unstarted_too = record.status in (Status.ERROR, Status.INTERRUPTED)
+    return record.status in FINAL and (record.started_at is not None or unstarted_too)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from quiltfn.catalog import Entry
 from quiltfn.model.errors import CapacityFull, FunctionNotActive, RuntimeUnavailable, ShuttingDown
@@ -62,6 +63,27 @@ async def test_a_call_is_counted_once_it_is_final(server: Harness) -> None:
     assert record.is_final
     assert entry.counters.invocation_count == entry.counters.error_count == 1
     assert [one.is_final for one in told] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("status", "started_at", "count"),
+    [
+        (Status.INTERRUPTED, 1_000, 1),
+        (Status.INTERRUPTED, None, 1),  # a node was lost that may have begun it
+        (Status.ERROR, None, 1),
+        (Status.CANCELLED, 1_000, 1),
+        (Status.CANCELLED, None, 0),
+        (Status.RUNNING, 1_000, 0),
+    ],
+)
+async def test_a_synchronous_invocation_has_the_attempt_that_it_may_have_had(
+    server: Harness, status: Status, started_at: int | None, count: int
+) -> None:
+    entry = await server.active()
+    record = await server.invoke(entry)
+    record = replace(record, status=status, started_at=started_at, timeline=None)
+    attempts = await server.services.work.attempts_at(record)
+    assert [one.status for one in attempts] == [status] * count
 
 
 async def test_an_instance_that_cannot_be_made_is_an_attempt(server: Harness) -> None:

@@ -11,20 +11,24 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import httpcore
 import httpx
 import pytest
+import uvloop
 
 from quiltfn.callbacks import (
     ADDRESSES_MAX,
     ANSWER_MAX_BYTES,
     TIMEOUT_S,
+    BoundedStream,
     Callbacks,
     CheckedBackend,
     Resolver,
@@ -278,6 +282,46 @@ async def test_of_interim_answers_only_so_many_bytes_are_read(count: int) -> Non
             assert await post(callbacks, url) == 200
         else:
             assert f"longer than {ANSWER_MAX_BYTES} bytes" in await refused(callbacks, url)
+
+
+def test_a_receiver_that_resets_connections_is_a_failed_callback_and_no_mistake_of_ours() -> None:
+    """On the server's own event loop, which takes the socket away as soon as it sees the reset."""
+
+    async def tried(callbacks: Callbacks, port: int) -> str:
+        try:
+            return str(await callbacks.post(f"http://{OUTSIDE}:{port}/", {}, b"{}"))
+        except CallbackFailed as error:
+            return str(error)
+
+    async def try_many(port: int) -> set[str]:
+        callbacks, seen = Callbacks(ALLOWED), set[str]()
+        for _ in range(40):
+            seen.update(await asyncio.gather(*(tried(callbacks, port) for _ in range(8))))
+        await callbacks.aclose()
+        return seen
+
+    with socket.create_server((OUTSIDE, 0), backlog=100) as listening:
+
+        def reset_all() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    connection.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
+                    connection.close()
+
+        thread = threading.Thread(target=reset_all)
+        thread.start()
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                seen = runner.run(try_many(listening.getsockname()[1]))
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert seen <= {"no connection could be made", "the connection ended before an answer"}
+    # The control needs no luck: the library's own connection is not asked.
+    assert BoundedStream(cast("Any", None)).get_extra_info("ssl_object") is None
 
 
 async def test_a_name_with_very_many_addresses_is_refused_before_they_are_checked() -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from quiltfn.catalog import Entry
+from quiltfn.invoke import GAVE_WAY
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.schedule import Missed, Schedule
@@ -37,6 +39,40 @@ async def test_a_limit_of_calls_in_flight_holds_for_its_tenant_alone(tmp_path: P
         await harness.services.quotas.set("acme", TenantQuota())
         with admission.call("acme"), admission.call("acme"):
             pass
+
+
+async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(tmp_path: Path) -> None:
+    """One that waits for an instance, and no other: not what runs, what somebody waits for, what
+    may be asked for again, or another tenant's. Without a need it goes on.
+    """
+    async with open_harness(tmp_path) as harness:
+        await harness.services.quotas.set(TENANT, TenantQuota(calls_in_flight=5))
+        entry, admission = (
+            await harness.active("sleep 60", max_instances=1),
+            harness.services.admission,
+        )
+        left, there = SimpleNamespace(is_lost=True), SimpleNamespace(is_lost=False)
+
+        async def invoke(client: Any) -> Invocation:
+            with admission.call(TENANT):
+                return await harness.invoke(entry, client=client)
+
+        running, waited, again, first, second = calls = [
+            asyncio.ensure_future(invoke(client)) for client in (left, there, None, left, left)
+        ]
+        await asyncio.sleep(scaled(0.05))
+        assert not any(call.done() for call in calls), "nobody needed their places"
+        assert not harness.invoker.give_way("acme")
+        with admission.call(TENANT), admission.call(TENANT):
+            with pytest.raises(RateLimited, match="5 calls in flight"):
+                admission.call(TENANT)
+            for call in (first, second):
+                record = await call
+                assert (record.status, record.error_message) == (Status.CANCELLED, GAVE_WAY)
+            assert not any(call.done() for call in (running, waited, again))
+        for call in (running, waited, again):
+            call.cancel()
+        await asyncio.wait((running, waited, again))
 
 
 async def test_calls_a_second(tmp_path: Path) -> None:
