@@ -155,6 +155,7 @@ DATACLASSES_WITH_REASON = {
 }
 READS_ENVIRONMENT_WITH_REASON = {
     "cli/packages.py": "hands registries and proxies on to the installers",
+    "cli/tools.py": "programs are found by the PATH, and get the variables of whoever deploys",
     "cli/profiles.py": "what goes before a profile is written in one place",
     "cli/dashboard.py": "whether there is a display is said there",
     "cli/show.py": "NO_COLOR is for every program",

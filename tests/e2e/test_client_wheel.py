@@ -115,7 +115,7 @@ def test_it_is_one_wheel_for_every_system_and_has_no_part_of_the_server(
     with zipfile.ZipFile(machine.wheel) as archive:
         names = archive.namelist()
     assert {one.split("/")[1].removesuffix(".py") for one in names if "/" in one} >= {"cli", "sdk"}
-    others = [one for one in names if not re.search(r"\.dist-info/|\.py$|/py\.typed$", one)]
+    others = [one for one in names if not re.search(r"\.dist-info/|\.py$|\.cjs$|/py\.typed$", one)]
     assert [one.partition(".data/")[2] for one in others] == ["data/share/man/man1/quiltfn.1"]
     began = time.monotonic()
     assert machine.run("quiltfn", "--version").stdout.startswith("quiltfn ")

@@ -152,11 +152,16 @@ def a_builder(place: Path, marker: Path) -> Path:
     return place
 
 
-def a_wheel_that_wants(directory: Path, source: Path) -> Path:
-    """A wheel whose dependency is the directory `source`."""
+def as_repository(directory: Path) -> None:
+    for words in ("init -q .", "add -A", "-c user.name=x -c user.email=x@y commit -qm x"):
+        subprocess.run(["git", *words.split()], cwd=directory, check=True, capture_output=True)
+
+
+def a_wheel_that_wants(directory: Path, source: str) -> Path:
+    """A wheel whose dependency is at the address `source`."""
     wheel = directory / "wants-1.0-py3-none-any.whl"
     about = "Metadata-Version: 2.1\nName: wants\nVersion: 1.0\n"
-    about += f"Requires-Dist: mark @ {source.as_uri()}\n"
+    about += f"Requires-Dist: mark @ {source}\n"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("wants.py", "")
         archive.writestr("wants-1.0.dist-info/METADATA", about)
@@ -166,9 +171,13 @@ def a_wheel_that_wants(directory: Path, source: Path) -> Path:
 
 
 @pytest.mark.usefixtures("tool")
-def test_a_wheel_cannot_have_its_dependency_built(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "git+"])
+def test_a_wheel_cannot_have_its_dependency_built(tmp_path: Path, scheme: str) -> None:
     marker = tmp_path / "it-ran"
-    wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker))
+    builder = a_builder(tmp_path / "mark", marker)
+    if scheme:
+        as_repository(builder)
+    wheel = a_wheel_that_wants(tmp_path, f"{scheme}{builder.as_uri()}")
     with pytest.raises(BadParameter, match="could not be installed"):
         packages.install_python(written(tmp_path, str(wheel)), tmp_path / "tree", TARGET)
     assert not marker.exists()
@@ -177,7 +186,7 @@ def test_a_wheel_cannot_have_its_dependency_built(tmp_path: Path) -> None:
 def test_pip_by_itself_would_have_built_it(tmp_path: Path) -> None:
     """Negative control: `--only-binary :all:` alone does not keep pip from it."""
     marker = tmp_path / "it-ran"
-    wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker))
+    wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker).as_uri())
     command = [sys.executable, "-I", "-m", "pip", "install", "--only-binary", ":all:"]
     subprocess.run(
         [*command, "--target", str(tmp_path / "tree"), str(wheel)], check=False, capture_output=True
@@ -218,7 +227,15 @@ def test_the_installers_see_registries_and_proxies_of_the_environment() -> None:
     mine |= {"HTTPS_PROXY": "d", "SSL_CERT_FILE": "e", "HOME": "f", "PIP_CERT": "g"}
     others = {"PIP_EDITABLE": "a", "PIP_REQUIREMENT": "b", "UV_NO_BUILD": "0", "PYTHONPATH": "c"}
     others |= {"PYTHONSTARTUP": "d", "UV_CONFIG_FILE": "e", "PIP_TARGET": "f", "UV_CONSTRAINT": "g"}
+    others |= {"NODE_OPTIONS": "a", "QUILT_API_KEY": "b", "AWS_SECRET_ACCESS_KEY": "c"}
+    others |= {"npm_config_git": "d", "npm_config_script_shell": "e", "NPM_CONFIG_PREFIX": "f"}
     assert packages.environment({**mine, **others}) == mine
+
+
+def test_npm_gets_the_variables_that_its_users_own_settings_name(tmp_path: Path) -> None:
+    (tmp_path / ".npmrc").write_text("//registry.example.org/:_authToken=${MY_TOKEN}\n")
+    mine = {"HOME": str(tmp_path), "MY_TOKEN": "a", "npm_config_registry": "b"}
+    assert packages.environment({**mine, "OTHER_TOKEN": "c"}) == mine
 
 
 # --- package.json ------------------------------------------------------------------------------
@@ -232,7 +249,11 @@ def package(directory: Path, source: str, section: str = "dependencies") -> None
 
 @pytest.mark.parametrize(
     "source",
-    ["^1.0.0", "*", "latest", "npm:other@1", "file:./dep", "https://example.org/dep-1.0.tgz"],
+    [
+        *("^1.0.0", "*", "latest", ">=1 <2 || ~3.1", "npm:other@1", "npm:@scope/other"),
+        *("file:./dep", "file:dep.tgz", "./dep", "https://example.org/dep-1.0.tgz"),
+        "https://github.com/owner/dep/archive/refs/tags/v1.tar.gz",
+    ],
 )
 def test_what_npm_takes_from_a_registry_or_an_archive_is_taken(tmp_path: Path, source: str) -> None:
     package(tmp_path, source)
@@ -254,6 +275,21 @@ def test_what_npm_takes_from_a_registry_or_an_archive_is_taken(tmp_path: Path, s
         "ssh://git@example.org/dep",
         "https://github.com/owner/dep",
         "https://example.org/dep.git",
+        "~owner/dep",
+        "owner/dep.tgz",
+        "x@github:owner/dep",
+        "https://github.com/owner/dep.tgz",
+        "https://www.github.com/owner/dep/tree/x.tgz",
+        "https://github.com/owner/dep/archive/../../x/y.tgz",
+        "https://gitlab.com/owner/dep.tgz",
+        "https://bitbucket.org/owner/dep/x.tgz",
+        "https://git%68ub.com/owner/dep.tgz",
+        "file:../dep",
+        "file:/srv/dep",
+        "file:~/dep",
+        "file:%2e%2e/dep",
+        "../dep.tgz",
+        "..",
     ],
 )
 @pytest.mark.parametrize("section", ["dependencies", "optionalDependencies", "overrides"])
@@ -289,8 +325,7 @@ def test_a_repository_behind_a_dependency_is_not_prepared(tmp_path: Path) -> Non
     (evil / "package.json").write_text(
         f'{{"name": "evil", "version": "1.0.0", "scripts": {{"prepare": "touch {marker}"}}}}'
     )
-    for words in ("init -q .", "add -A", "-c user.name=x -c user.email=x@y commit -qm x"):
-        subprocess.run(["git", *words.split()], cwd=evil, check=True, capture_output=True)
+    as_repository(evil)
     (app / "dep").mkdir(parents=True)
     wanted = {"evil": f"git+{evil.as_uri()}"}
     (app / "dep" / "package.json").write_text(

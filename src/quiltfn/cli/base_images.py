@@ -134,7 +134,7 @@ def _pinned(source: str, registry: Registry) -> str:
 
 
 def _skopeo(arguments: list[str]) -> str:
-    program = shutil.which("skopeo")
+    program = tools.found("skopeo")
     if program is None:
         raise BadParameter("images are copied by skopeo, which is not here: apt install skopeo")
     done = tools.run([program, *arguments])

@@ -114,7 +114,7 @@ def _sha256(wheel: Any) -> str:
 
 def _exported(path: Path) -> str:
     """The requirements of a lock file of uv, which alone knows what is in it."""
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    uv = tools.found("uv")
     if uv is None:
         raise BadParameter(
             f"{path} is read by uv, which is not here: pipx install uv, or export it "

@@ -1,15 +1,16 @@
 """Checks what a package.json and its lock file name, so that npm runs no code of packages.
 
-npm's own switch leaves install scripts out. It does not cover repositories: what is fetched by git
-is installed with its development packages and prepared.
+npm's own switch leaves install scripts out. It does not cover repositories: in one that was fetched
+npm starts a second npm, which obeys the .npmrc there. So nothing is taken but versions, archives
+and directories below package.json, both in what is named and in what npm finds for that.
 """
 
 import json
+import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.sdk.client import without_user
@@ -20,7 +21,7 @@ PNPM_LOCK = "pnpm-lock.yaml"
 # Of a package.json, what says which packages there are; the rest could set up programs.
 NAMING = (
     *("name", "version", "dependencies", "devDependencies", "optionalDependencies"),
-    *("peerDependencies", "peerDependenciesMeta", "overrides", "resolutions"),
+    *("peerDependencies", "peerDependenciesMeta", "overrides", "resolutions", "workspaces"),
 )
 # What pnpm writes of a package that comes as an archive with a known hash: nothing else is taken,
 # and nothing that YAML could read as more than that.
@@ -30,8 +31,30 @@ RESOLVED = re.compile(
 )
 LINE_END = re.compile(r"\r\n|\r|\n")
 SECTIONS = ("dependencies", "optionalDependencies", "peerDependencies")
-REPOSITORY = re.compile(r"git[+:@]|ssh:|(github|gitlab|bitbucket|gist):|[^@/.~][^@/]*/[^/]+$")
+# In a lock file, what says where an entry comes from, and what an entry wants.
+SOURCES = ("resolved", "from", "version")
+WANTED = (*SECTIONS, "devDependencies", "requires")
+YARN_LOCK = "yarn.lock"
+
+# How npm reads what is wanted of a package: it takes everything else for a repository, or leaves
+# the directory. These are the only notations that are taken.
+PACKAGE_NAME = r"(?:@[a-z0-9~_-][a-z0-9._~-]*/)?[A-Za-z0-9~_-][A-Za-z0-9._~-]*"
+VERSION = r"(?![.])[^/\\:@]*"
+PLAIN = re.compile(rf"{VERSION}|npm:{PACKAGE_NAME}(?:@{VERSION})?|\${PACKAGE_NAME}")
+PATH = re.compile(r"(?:file:)?([A-Za-z0-9._@+-][A-Za-z0-9._@+ /-]*)")
 TARBALL = re.compile(r"\.(tgz|tar\.gz|tar)$")
+URL = re.compile(
+    r"https?://(?:[^\s/\\?#@]*@)?([A-Za-z0-9.-]+)(?::[0-9]+)?(/[^\s\\?#]*)?(?:[?#]\S*)?"
+)
+# Of these hosts npm takes an address for a repository, whatever it ends in, unless it looks so.
+ARCHIVE_OF_HOST = {
+    "github.com": re.compile(r"/[^/]+/[^/]+/(?!tree/).+"),
+    "gitlab.com": re.compile(r"/.+(/-/|/archive\.tar\.gz).*"),
+    "bitbucket.org": re.compile(r"/[^/]+/[^/]+/get/.+"),
+    "gist.github.com": re.compile(r"/[^/]+/[^/]+/raw/.+"),
+    "git.sr.ht": re.compile(r"/[^/]+/[^/]+/archive/.+"),
+}
+CODE_PATH = re.compile(r"(/(?![.])[A-Za-z0-9_.+=~@-]+)+")
 
 
 def check(directory: Path) -> None:
@@ -42,13 +65,34 @@ def check(directory: Path) -> None:
             "would become part of the runtime; put your registries into your own ~/.npmrc"
         )
     for path in files_of(directory):
-        check_pnpm(path) if path.name == PNPM_LOCK else _check_file(path)
+        if path.name == PNPM_LOCK:
+            check_pnpm(path)
+        elif path.name != YARN_LOCK:  # a hint for npm, whose own lock file is checked afterwards
+            _check_file(path)
 
 
 def files_of(directory: Path) -> list[Path]:
     """The files of a directory that name packages."""
-    names = (MANIFEST, *LOCKS, PNPM_LOCK)
+    names = (MANIFEST, *LOCKS, PNPM_LOCK, YARN_LOCK)
     return [path for name in names if (path := directory / name).is_file()]
+
+
+def isolate(tree: Path) -> None:
+    """Leaves in a copy of a directory what npm needs of it: no file that it reads or writes leads
+    out of the copy, and package.json names packages and nothing else.
+    """
+    found = {path.name: path.read_bytes() for path in files_of(tree)}
+    is_locked = any(name in found for name in LOCKS)
+    text = naming(tree / MANIFEST, () if is_locked else ("devDependencies",))
+    for path in tree.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(tree.resolve()):
+            path.unlink()
+    for name, content in (found | {MANIFEST: text.encode()}).items():
+        (tree / name).unlink(missing_ok=True)
+        (tree / name).write_bytes(content)
+    for name in LOCKS:  # a link to nowhere, which npm would write through
+        if name not in found:
+            (tree / name).unlink(missing_ok=True)
 
 
 def is_of_pnpm(directory: Path) -> bool:
@@ -82,17 +126,25 @@ def _why_not(line: str) -> str | None:
     return _refused(source) if source else None
 
 
-def naming(path: Path) -> str:
+def naming(path: Path, left_out: Collection[str] = ()) -> str:
     """A package.json with nothing in it but what names packages."""
     said = json.loads(path.read_text("utf-8"))
-    kept = {name: said[name] for name in NAMING if name in said}
+    kept = {name: said[name] for name in NAMING if name in said and name not in left_out}
     pnpm = said.get("pnpm")
     if isinstance(pnpm, dict) and "overrides" in pnpm:
         kept["pnpm"] = {"overrides": pnpm["overrides"]}
     return json.dumps(kept)
 
 
-def _check_file(path: Path) -> None:
+def check_resolved(tree: Path) -> None:
+    """Raises `BadParameter` if npm has put into its lock file what is not taken: it names what
+    packages want that were not known before.
+    """
+    _check_file(tree / LOCKS[0], MANIFEST)
+
+
+def _check_file(path: Path, shown: str | None = None) -> None:
+    """`shown`: how the file is called where nobody but npm has seen it."""
     try:
         text = path.read_text("utf-8")
         said = json.loads(text)
@@ -100,28 +152,50 @@ def _check_file(path: Path) -> None:
         raise BadParameter(f"{path} cannot be read: {error}") from None
     if not isinstance(said, dict):
         raise BadParameter(f"{path} must be a JSON object")
-    found = _resolved(said) if path.name in LOCKS else _named(said)
-    for name, source in found:
-        reason = _refused(source)
+    found = _locked(said) if path.name in LOCKS else _named(said)
+    for name, source, reason in found:
         if reason:
-            raise BadParameter(f"{path}, line {_line(text, source)}: {name}: {reason}")
+            place = f"{shown} leads to" if shown else f"{path}, line {_line(text, source)}:"
+            raise BadParameter(f"{place} {name}: {reason}")
 
 
-def _named(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for section in SECTIONS:
-        yield from _strings(section, said.get(section))
-    yield from _strings("overrides", said.get("overrides"))
+Entry = tuple[str, str, str | None]
 
 
-def _resolved(said: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every address in a lock file, in all versions of its format."""
-    if isinstance(said, dict):
-        for key, value in said.items():
-            is_address = key in ("resolved", "from", "version") and isinstance(value, str)
-            if is_address and (":" in value or key == "from"):
-                yield name, value
-            elif key not in ("requires", "engines", "funding", "bin"):
-                yield from _resolved(value, key or name)
+def _named(said: Mapping[str, Any]) -> Iterator[Entry]:
+    """What a package.json names: the name, where it comes from, and why it is refused."""
+    for section in (*SECTIONS, "overrides"):
+        for name, source in _strings(section, said.get(section)):
+            yield name, source, _refused(source)
+    workspaces = said.get("workspaces")
+    patterns = workspaces.get("packages") if isinstance(workspaces, dict) else workspaces
+    for one in patterns if isinstance(patterns, list) else []:
+        is_within = isinstance(one, str) and PATH.fullmatch(one.replace("*", "x"))
+        yield "workspaces", str(one), None if is_within and _is_within(one) else LEAVES.format(one)
+
+
+def _locked(said: object, name: str = "", place: str = "") -> Iterator[Entry]:
+    """Every address and every wish in a lock file, in all versions of its format. `place`: where
+    the entry lies that `said` is of.
+    """
+    if not isinstance(said, dict):
+        return
+    for key, value in said.items():
+        if key == "packages" and not place and isinstance(value, dict):
+            for where, entry in value.items():
+                yield where, where, None if _is_within(where) else LEAVES.format(where)
+                yield from _locked(entry, where, where or ".")
+        elif key in SOURCES and isinstance(value, str):
+            is_address = key == "from" or ":" in value or said.get("link") is True
+            is_link = key == "resolved" and said.get("link") is True
+            source = f"file:{value.removeprefix('file:')}" if is_link else value
+            yield name, value, _refused(source, is_found=True) if is_address else None
+        elif key in WANTED and isinstance(value, dict):
+            for other, one in value.items():
+                if isinstance(one, str):
+                    yield other, one, _refused(one, place, is_found=True)
+                else:
+                    yield from _locked(one, other, place)
 
 
 def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
@@ -132,18 +206,40 @@ def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
             yield from _strings(key, one)
 
 
-def _refused(source: str) -> str | None:
+LEAVES = "{} leads out of the directory"
+
+
+def _is_within(path: str, place: str = "") -> bool:
+    whole = posixpath.normpath(posixpath.join(place, path))
+    return not (whole.startswith(("/", "~")) or whole.split("/")[0] == ".." or "\\" in whole)
+
+
+def _refused(source: str, place: str = "", *, is_found: bool = False) -> str | None:
+    """Why npm is not given this; None: it is. `place`: what a path is seen from. `is_found`: it
+    stands in a lock file, where a registry may have archives at any address.
+    """
     source = source.strip()
-    parts = urlsplit(source)
-    if parts.scheme in ("http", "https"):
-        if TARBALL.search(parts.path):
+    shown = without_user(source) if "://" in source else source
+    if url := URL.fullmatch(source):
+        if _is_archive(url[1].lower().removeprefix("www."), url[2] or "/", is_found):
             return None
-        shown = without_user(source)
         return f"{shown} is no archive; what is no .tgz may be taken for a repository"
-    if REPOSITORY.match(source) and not source.startswith(("file:", "npm:")):
-        shown = without_user(source) if "://" in source else source
-        return f"{shown} is a repository, whose code npm would run to prepare it"
-    return None
+    is_file_name = "/" not in source and TARBALL.search(source)
+    if is_file_name or source.startswith(("file:", "/", ".", "~/")):
+        path = PATH.fullmatch(source)
+        if path is not None and _is_within(path[1], place):
+            return None
+        return LEAVES.format(source)
+    if PLAIN.fullmatch(source):
+        return None
+    return f"{shown} is a repository, whose code npm would run to prepare it"
+
+
+def _is_archive(host: str, path: str, is_found: bool) -> bool:
+    pattern = ARCHIVE_OF_HOST.get(host)
+    if pattern is not None:
+        return bool(pattern.fullmatch(path) and CODE_PATH.fullmatch(path))
+    return bool(TARBALL.search(path)) or (is_found and not path.endswith(".git"))
 
 
 def _line(text: str, source: str) -> int:

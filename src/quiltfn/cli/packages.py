@@ -1,8 +1,8 @@
 """Installs packages into a runtime's tree without running any code of theirs.
 
 Only wheels, and npm without install scripts: what a package would do when it is installed, it does
-not do here. Of what the environment sets for pip and uv, they see their registries, proxies and
-caches, and nothing that has packages built or adds to what was asked for.
+not do here. The installers start no other program, run in an empty directory, and see of the
+environment their registries, proxies and caches alone.
 """
 
 import os
@@ -26,16 +26,42 @@ PACKAGES = "site-packages"
 MANY_MODULES = 100
 # The minor versions of glibc that uv has a name for.
 UV_GLIBC = (17, 28, *range(31, 41))
-# Variables that say where packages come from and how to reach it; no other one is passed on.
-OURS = re.compile(r"(PIP|UV)_.*|PYTHON.*")
+# What installers see of the environment: where packages come from, how to reach that, and what a
+# program needs to run at all. No other variable: a setting of npm that somebody else wrote could
+# send it to an address of theirs.
 PASSED_ON = re.compile(
     r"PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|RETRIES"
     r"|TIMEOUT|DEFAULT_TIMEOUT|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE)"
     r"|UV_(INDEX|INDEX_.*|DEFAULT_INDEX|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|INSECURE_HOST|NATIVE_TLS"
     r"|SYSTEM_CERTS|CACHE_DIR|NO_CACHE|OFFLINE|HTTP_.*|KEYRING_PROVIDER|CONCURRENT_.*)"
+    r"|NPM_CONFIG_(.*REGISTRY|HTTPS?[_-]PROXY|PROXY|NO_?PROXY|CAFILE|CA|CERT|KEY|STRICT[_-]SSL|CACHE"
+    r"|USERCONFIG|GLOBALCONFIG|OFFLINE|PREFER[_-]OFFLINE|FETCH[_-].*|MAXSOCKETS|//.*)"
+    r"|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|NETRC"
+    r"|NODE_(EXTRA_CA_CERTS|USE_SYSTEM_CA)"
+    r"|PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|XDG_.*|DBUS_SESSION_BUS_ADDRESS"
+    # Where version managers have the programs.
+    r"|(VOLTA|COREPACK|PNPM)_HOME|(ASDF|FNM|NODENV|NVM|MISE)_(DIR|DATA_DIR|ROOT|VERSION)"
+    r"|(APP|LOCALAPP|PROGRAM)DATA|(SYSTEM|WIN)(ROOT|DIR|DRIVE)|COMSPEC|PATHEXT|TEMP|TMP|USERPROFILE"
+    r"|HOME(DRIVE|PATH)|PROGRAMFILES.*|NUMBER_OF_PROCESSORS|PROCESSOR_.*",
+    re.IGNORECASE,
 )
+# A variable that a .npmrc names.
+NAMED_IN_NPMRC = re.compile(r"\$\{([^}?]+)\??\}")
+# Whatever else says so: git gets nothing, and programs that choose a version of npm or pnpm do not
+# let a package choose it.
+SAFE = {
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_TERMINAL_PROMPT": "0",
+    "COREPACK_ENABLE_PROJECT_SPEC": "0",
+    "COREPACK_ENABLE_DOWNLOAD_PROMPT": "0",
+}
+NO_PROGRAMS = Path(__file__).with_name("no_programs.cjs")
 # A .npmrc can name two programs that npm starts. These options name one that only fails.
 NO_PROGRAM = "/bin/false"
+NO_REPOSITORY = (
+    "a package that is a repository (git, github:…) is not taken, also where another package wants "
+    "it: name a version or an archive, for what others want in the overrides of package.json"
+)
 NO_WHEEL = (
     "every package must have a wheel for the server's Python, since none of their code is run here:"
     " build a wheel of what has none (pip wheel PACKAGE) and name its path in the requirements"
@@ -86,8 +112,7 @@ def install_python(wanted: Path, tree: Path, target: Target) -> None:
 def _installer(target: Target) -> list[str]:
     """The command of uv if it is installed, else of pip. Raises `BadParameter` without either."""
     architecture, glibc = target.architecture, target.glibc
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-    if uv:
+    if uv := tools.found("uv"):
         command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
         if glibc is not None:
             known = max(one for one in UV_GLIBC if one <= max(glibc, UV_GLIBC[0]))
@@ -114,26 +139,53 @@ def platforms(architecture: str, glibc: int) -> list[str]:
 
 
 def install_node(tree: Path) -> None:
-    """Installs what package.json names into <tree>/node_modules; with a lock file, exactly that."""
+    """Installs what package.json names into <tree>/node_modules; with a lock file, exactly that.
+    What else is in the tree can be changed: it is a copy.
+    """
     manifest.check(tree)
     if manifest.is_of_pnpm(tree):
         return _install_by_pnpm(tree)
-    npm = shutil.which("npm")
+    npm = tools.found("npm")
     if npm is None:
         raise BadParameter(
             "there is a package.json, but no npm here: install npm, or install the packages "
             "yourself and remove package.json from the directory"
         )
-    locked = any((tree / one).is_file() for one in manifest.LOCKS)
-    command = [npm, "ci" if locked else "install", "--omit=dev", "--ignore-scripts"]
+    manifest.isolate(tree)
+    options = [f"--prefix={tree}", "--omit=dev", "--ignore-scripts", "--global=false"]
     # npm 9 would pack what a package names by a path, and run its scripts for that in any case.
-    command += ["--install-links=false", "--no-audit", "--no-fund", "--loglevel=error"]
-    command += [f"--git={NO_PROGRAM}", f"--script-shell={NO_PROGRAM}"]
-    return _run(command, tree, ("the packages of package.json", None))
+    options += ["--install-links=false", "--no-audit", "--no-fund", "--loglevel=error"]
+    options += [f"--git={NO_PROGRAM}", f"--script-shell={NO_PROGRAM}"]
+    options += ["--allow-git=none"]  # which npm before 11 does not know
+    about = ("the packages of package.json", NO_REPOSITORY)
+    # In an empty directory, where neither npm nor what chooses its version finds settings.
+    with tempfile.TemporaryDirectory(prefix="quiltfn-") as empty:
+        directory = Path(empty)
+        _check_no_programs(npm, directory)
+        if not any((tree / one).is_file() for one in manifest.LOCKS):
+            lock = ["--package-lock-only", "--package-lock=true"]
+            _run([npm, "install", *lock, *options], directory, about)
+            manifest.check_resolved(tree)
+            options.append("--prefer-offline")  # it has just asked
+        _run([npm, "ci", *options], directory, about)
+
+
+def _check_no_programs(npm: str, directory: Path) -> None:
+    """Raises `BadParameter` if npm could start a program: a Node.js may be built so that it obeys
+    no variables.
+    """
+    loaded = directory / "loaded"
+    tools.run([npm, "--version"], directory, _environment() | {"QUILTFN_LOADED": str(loaded)})
+    if not loaded.is_file():
+        raise BadParameter(
+            f"{npm} cannot be kept from starting programs, so nothing is installed: its Node.js "
+            "does not obey NODE_OPTIONS; install another one"
+        )
+    loaded.unlink()
 
 
 def _install_by_pnpm(tree: Path) -> None:
-    pnpm = shutil.which("pnpm")
+    pnpm = tools.found("pnpm")
     if pnpm is None:
         raise BadParameter(f"there is a {manifest.PNPM_LOCK}, but no pnpm here: install pnpm")
     command = [pnpm, "install", "--prod", "--frozen-lockfile", "--ignore-scripts"]
@@ -144,7 +196,7 @@ def _install_by_pnpm(tree: Path) -> None:
     # Where nothing is that could set it up otherwise: no hooks, no workspace, no settings.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         place = Path(made)
-        said = manifest.naming(tree / manifest.MANIFEST)
+        said = manifest.naming(tree / manifest.MANIFEST, ("workspaces",))
         (place / manifest.MANIFEST).write_text(said, "utf-8")
         shutil.copyfile(tree / manifest.PNPM_LOCK, place / manifest.PNPM_LOCK)
         _run(command, place, (f"the packages of {manifest.PNPM_LOCK}", None))
@@ -157,7 +209,7 @@ def _install_by_pnpm(tree: Path) -> None:
 
 def compile_python(tree: Path, interpreter: str) -> bool:
     """Compiles every module, since /app is read-only. False if there is no such Python here."""
-    python = interpreter if Path(interpreter).exists() else shutil.which(Path(interpreter).name)
+    python = interpreter if Path(interpreter).exists() else tools.found(Path(interpreter).name)
     if python is None:
         return False
     # Tracebacks have the paths that the handler sees. Files that do not compile are left alone.
@@ -185,16 +237,30 @@ def _has_many(tree: Path) -> bool:
 
 def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None]) -> None:
     what, advice = about
-    done = tools.run(command, directory, environment(os.environ))
+    done = tools.run(command, directory, _environment())
     if done.returncode != 0:
         hint = f"\n{advice}" if advice else ""
         raise BadParameter(f"{what} could not be installed:\n{tools.said(done)}{hint}")
 
 
+def _environment() -> dict[str, str]:
+    guard = str(NO_PROGRAMS).replace("\\", "\\\\").replace('"', '\\"')
+    return environment(os.environ) | SAFE | {"NODE_OPTIONS": f'--require="{guard}"'}
+
+
 def environment(ours: Mapping[str, str]) -> dict[str, str]:
     """The variables of this process that the installers get."""
-    return {
-        name: value
-        for name, value in ours.items()
-        if not OURS.fullmatch(name) or PASSED_ON.fullmatch(name)
+    config = ours.get("NPM_CONFIG_USERCONFIG") or ours.get("npm_config_userconfig")
+    named = _named_in(Path(config) if config else Path(ours.get("HOME", ".")) / ".npmrc")
+    kept = {
+        name: value for name, value in ours.items() if PASSED_ON.fullmatch(name) or name in named
     }
+    return kept | ({"PATH": tools.search_path(ours["PATH"])} if "PATH" in ours else {})
+
+
+def _named_in(npmrc: Path) -> set[str]:
+    """The variables that the user's own settings of npm name, such as the key of a registry."""
+    try:
+        return set(NAMED_IN_NPMRC.findall(npmrc.read_text("utf-8", "replace")))
+    except OSError:
+        return set()

@@ -3,6 +3,7 @@ say anything in any encoding, and wait for ever for somebody who does not answer
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 from quiltfn.cli.parsing import BadParameter
 
+# Of these a key of a server is one.
+OWN_VARIABLES = ("QUILT_", "QUILTFN_")
 SAID_MAX = 2000
 TIMEOUT_SECONDS = 900
 # How long a program has to end by itself once it was told to.
@@ -38,19 +41,34 @@ def time_limit(seconds: float) -> Iterator[None]:
         _timeout_seconds.reset(token)
 
 
+def found(name: str) -> str | None:
+    """The path of a program, beside this Python or on the PATH; None: there is none. The directory
+    that a command is given in is not searched: somebody else may have made it.
+    """
+    places = [str(Path(sys.executable).parent), search_path(os.environ.get("PATH", os.defpath))]
+    path = shutil.which(name, path=os.pathsep.join(places))
+    return path if path and os.path.isabs(path) else None
+
+
+def search_path(path: str) -> str:
+    """A PATH without what depends on the current directory."""
+    return os.pathsep.join(one for one in path.split(os.pathsep) if os.path.isabs(one))
+
+
 def run(
     command: Sequence[str],
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a program to its end, in the directory (else here) and with the variables (else ours).
+    """Runs a program to its end, in the directory (else here) and with the variables (else
+    those of this process, without our own).
     What it puts aside, where it is given variables, is removed with it. An exception here, or the
     time limit, ends it and all that it has started. Raises `BadParameter` if it cannot be run or
     takes too long.
     """
     seconds = _timeout_seconds.get()
     with tempfile.TemporaryDirectory(prefix="quiltfn-", ignore_cleanup_errors=True) as aside:
-        variables = None if environment is None else {**environment, "TMPDIR": aside}
+        variables = {**environment, "TMPDIR": aside} if environment is not None else _variables()
         release = _hold_signals()
         try:
             process = subprocess.Popen(
@@ -83,6 +101,10 @@ def run(
                 _ended(process)
                 raise
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _variables() -> dict[str, str]:
+    return {name: it for name, it in os.environ.items() if not name.startswith(OWN_VARIABLES)}
 
 
 def _hold_signals() -> Callable[[], None]:
