@@ -17,6 +17,7 @@ PAGES: dict[str, Callable[[Scene], str]] = {
     "functions": lambda _: "",
     "new-function": lambda _: "functions/new",
     "function": lambda scene: f"functions/{scene.functions['make-thumbnail']}",
+    "function-failing": lambda scene: f"functions/{scene.functions['checkout-tests']}",
     "function-settings": lambda scene: f"functions/{scene.functions['charge-card']}/settings",
     "function-versions": lambda scene: (
         f"functions/{scene.functions['charge-card']}/versions?from=1&to=1"

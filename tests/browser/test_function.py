@@ -186,6 +186,52 @@ def test_a_cold_start_says_why(page: Page, function: Callable[..., Function]) ->
     assert busy.result()["status"] == "cancelled"
 
 
+def test_a_function_that_always_fails_has_no_check_mark(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function('[ "$QUILT_PAYLOAD" = good ]')
+    one.server.call("PUT", f"{one.path}/url", {"auth": "none"})
+    open_at(page, one)
+    expect(state(page)).to_have_text("active")
+    expect(page.locator(".address")).to_contain_text(f"{one.server.url}/fn/default/{name_of(one)}")
+    failed = one.invoke("bad")["invocation_id"]
+    expect(state(page)).to_have_text("active, failing")
+    expect(state(page).locator(".failing")).to_be_visible()
+    last = page.locator(".last-error")
+    expect(last).to_contain_text("the handler exited with code 1")
+    link = last.get_by_role("link", name="Last error")
+    expect(link).to_have_attribute("href", re.compile(failed))
+    page.goto(f"/ui/#/?q={name_of(one)}")
+    expect(page.get_by_role("row").get_by_text("active, failing")).to_be_attached()
+    one.invoke("good")
+    open_at(page, one)
+    expect(state(page)).to_have_text("active")
+    expect(last).to_contain_text("the handler exited with code 1")
+
+
+@pytest.mark.parametrize("wanted", ["pending", "error", "paused"])
+def test_a_function_that_takes_no_invocations_offers_none(
+    page: Page, site: Server, function: Callable[..., Function], wanted: str
+) -> None:
+    if wanted == "paused":
+        one = function("true")
+        one.server.call("POST", f"{one.path}/pause")
+    else:
+        one = site.create("main:missing", runtime="python")
+        if wanted == "error":
+            site.call("POST", f"{one.path}/deploy")
+    open_at(page, one)
+    expect(state(page)).to_contain_text(wanted)
+    button = region(page, "Try it").get_by_role("button", name="Call", exact=False)
+    expect(button).to_have_attribute("aria-disabled", "true")
+    expect(page.locator(".refused-now")).to_contain_text(re.compile("(Deploy|Resume) it"))
+    page.get_by_label("Payload").press("Control+Enter")
+    expect(page.locator(".outcome")).to_have_count(0)
+    page.get_by_label("How").select_option("async")
+    expected = "false" if wanted == "paused" else "true"
+    expect(button).to_have_attribute("aria-disabled", expected)
+
+
 def test_it_is_paused_resumed_and_deleted(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo hi")
     open_at(page, one)

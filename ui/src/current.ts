@@ -2,9 +2,12 @@
 // variables.
 import { toastError } from "./parts/toast.ts";
 import { byId, put } from "./store.ts";
-import type { Function } from "./wire.ts";
+import type { Function, FunctionUrl } from "./wire.ts";
 
 export const functionOf = byId<Function | null>(null);
+
+/** Its URL; null: it has none, or it is not known yet. */
+export const functionUrl = byId<FunctionUrl | null>(null);
 
 /** The version that this tab has asked for and that does not serve yet. */
 export const comingVersion = byId<number | null>(null);

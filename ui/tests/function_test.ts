@@ -14,6 +14,7 @@ import { newSecret, testDelivery } from "../src/signing.ts";
 import { who } from "../src/store.ts";
 import { aboutPayload, cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
 import type { Series, Version, Whoami } from "../src/wire.ts";
+import { isFailing } from "../src/standing.ts";
 
 const version: Version = {
   ...{ id: "v", function_id: "f", version: 1, handler: "echo", runtime: "shell" },
@@ -226,4 +227,17 @@ Deno.test("a terminal is told where the server is, unless it is where quiltfn lo
   } finally {
     page.baseURI = before;
   }
+});
+
+Deno.test("an active function fails if all of the last hour failed, or ever, where that was quiet", () => {
+  const of = (state: string, invocation_count: number, error_count: number) => ({
+    ...{ state, invocation_count, error_count },
+  });
+  assert.equal(isFailing(of("active", 0, 0), null), false);
+  assert.equal(isFailing(of("active", 9, 9), null), true);
+  assert.equal(isFailing(of("active", 9, 8), null), false);
+  assert.equal(isFailing(of("active", 9, 4), { calls: 2, errors: 2 }), true);
+  assert.equal(isFailing(of("active", 9, 9), { calls: 2, errors: 1 }), false);
+  assert.equal(isFailing(of("active", 9, 9), { calls: 0, errors: 0 }), true);
+  assert.equal(isFailing(of("paused", 9, 9), null), false);
 });

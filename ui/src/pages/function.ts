@@ -17,7 +17,6 @@ import { ago, bytes, counted } from "../parts/format.ts";
 import { Notice } from "../parts/notice.ts";
 import { byKind, KINDS, NO_INSTANCES, PoolBar } from "../parts/pool.ts";
 import { useSettling } from "../parts/settling.ts";
-import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { useTitle } from "../parts/title.ts";
 import { toast, toastError } from "../parts/toast.ts";
@@ -26,6 +25,7 @@ import { may } from "../scope.ts";
 import { now, put } from "../store.ts";
 import type { Function, PoolList } from "../wire.ts";
 import { Async } from "./function/async.ts";
+import { Address, LastError, State, useHealth } from "./function/health.ts";
 import { Network } from "./function/network.ts";
 import { Notices } from "./function/notices.ts";
 import { Overview } from "./function/overview.ts";
@@ -220,6 +220,7 @@ function Tabs({ id, at }: { id: string; at: string }) {
 
 export default function FunctionPage({ function_id: id = "", section = "" }: PageProps) {
   const { one, isGone, problem } = useFunction(id);
+  const health = useHealth(id);
   const found = SECTIONS[section];
   useEffect(() => {
     if (isGone) forget(id);
@@ -234,10 +235,12 @@ export default function FunctionPage({ function_id: id = "", section = "" }: Pag
   return html`
     <p class="crumbs wide"><a href="#/">Functions</a> / <span>${one.name}</span></p>
     <div
-      class="title"><h1>${one.name}</h1><span role="status"><${Status} of=${one
-        .state} /></span><${Actions} one=${one} /></div>
+      class="title"><h1>${one.name}</h1><span role="status"><${State} one=${one}
+        health=${health.value} /></span><${Actions} one=${one} /></div>
     ${one.description && html`<p class="about muted">${visible(one.description)}</p>`}
     <${Facts} one=${one} />
+    <${LastError} of=${health.value?.lastError ?? null} />
+    ${section !== "network" && html`<${Address} id=${one.id} key=${one.id} />`}
     <${PoolStrip} one=${one} />
     <${Tabs} id=${id} at=${section} />
     ${section !== "versions" && html`<${Notices} one=${one} section=${section} key=${id} />`}

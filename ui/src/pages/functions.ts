@@ -25,6 +25,7 @@ import { fits, Search } from "../parts/search.ts";
 import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
+import { isFailing } from "../standing.ts";
 import { areAllLoaded, functions, load, now, problem } from "../store.ts";
 import type { FunctionStats, FunctionSummary } from "../wire.ts";
 
@@ -109,9 +110,12 @@ function Figures({ of }: { of: FunctionStats | null }) {
 
 function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
   const known = lastCallOf(one.id).value ?? one.last_invoked_at;
-  const errors = statsOf(one.id).value?.errors ?? 0;
+  const stats = statsOf(one.id).value;
+  const errors = stats?.errors ?? 0;
+  const isBad = isFailing(one, stats);
   return html`
-    <span role="cell" class="name"><${Status} of=${one.state} isQuiet />
+    <span role="cell" class="name"><${Status} of=${isBad ? "failing" : one.state}
+      said=${isBad ? `${one.state}, failing` : one.state} isQuiet />
           <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
             ><small>${visible(one.error_message ?? one.description ?? "")}</small></div></span>
     <span role="cell" class="small muted roomy">${one.runtime}</span>

@@ -18,6 +18,7 @@ const GLYPHS: Record<string, string> = {
   active: "check",
   ready: "check",
   failed: "cross",
+  failing: "cross",
   error: "bang",
   timeout: "clock",
   oom: "full",
@@ -48,8 +49,14 @@ export function Glyph({ name, size = 16 }: { name: string; size?: number }) {
   `;
 }
 
-/** `of`: a state of a function or a status of a call. `isQuiet`: its word is only read aloud. */
-export function Status({ of, isQuiet = false }: { of: string; isQuiet?: boolean }) {
-  return html`<span class=${`status ${of}`} title=${of}><${Glyph} name=${GLYPHS[of] ?? "ring"} />
-    <span class=${isQuiet ? "hidden-visually" : ""}>${of}</span></span>`;
+/** `of`: a state of a function or a status of a call. `said`: another word for it. `isQuiet`: its word
+ * is only read aloud.
+ */
+export function Status({ of, said = of, isQuiet = false }: {
+  of: string;
+  said?: string;
+  isQuiet?: boolean;
+}) {
+  return html`<span class=${`status ${of}`} title=${said}><${Glyph} name=${GLYPHS[of] ?? "ring"} />
+    <span class=${isQuiet ? "hidden-visually" : ""}>${said}</span></span>`;
 }

@@ -22,6 +22,7 @@ import { coldSentence } from "../../parts/waterfall.ts";
 import { endOf } from "../../raised.ts";
 import { href } from "../../router.ts";
 import { masked } from "../../secrets.ts";
+import { whyNotInvoked } from "../../standing.ts";
 import { now } from "../../store.ts";
 import {
   aboutPayload,
@@ -191,7 +192,9 @@ export function TryIt({ one }: { one: Function }) {
   const stopping = useSignal(false);
   const box = useRef<HTMLElement>(null);
   const isBegun = useRef(false); // here, and not by a visit before
+  const whyNot = whyNotInvoked(one, trial.mode.value);
   const begin = () => {
+    if (whyNot !== null) return;
     stopping.value = false;
     isBegun.current = true;
     start(one.id, trial);
@@ -229,9 +232,11 @@ export function TryIt({ one }: { one: Function }) {
               ? "Cancelling …"
               : "Cancel"} <kbd class="wide" aria-hidden="true">Esc</kbd></button>
         `}<button class="button primary" type="button"
-          aria-disabled=${isRunning} onClick=${begin}>Call <kbd class="wide"
+          aria-disabled=${isRunning ||
+            whyNot !== null} title=${whyNot} onClick=${begin}>Call <kbd class="wide"
           aria-hidden="true">${CTRL_ENTER}</kbd></button></header>
-      <div class="inside"><${Payload} id=${one
+      <div class="inside">${whyNot !== null &&
+        html`<p class="muted refused-now">${whyNot}</p>`}<${Payload} id=${one
         .id} trial=${trial} /><${Target} one=${one} trial=${trial} /><${How} id=${one
         .id} trial=${trial} />
         ${run && html`<${Outcome} one=${one} run=${run} />`}</div>

@@ -1,6 +1,8 @@
 // The URL at which a function is reached over plain HTTP; there is none before somebody sets it.
 import { useSignal } from "@preact/signals";
-import { call, get, root, send } from "../../api.ts";
+import { call, get } from "../../api.ts";
+import { functionUrl } from "../../current.ts";
+import { addressOf, fetchUrl } from "../../function_url.ts";
 import { html } from "../../html.ts";
 import { confirm } from "../../parts/confirm.ts";
 import { Copy } from "../../parts/copy.ts";
@@ -23,12 +25,6 @@ const NEW: NewFunctionUrl = {
   methods: null,
   stream: false,
 };
-
-/** Where it is, seen from this page. */
-function whole({ path, host }: FunctionUrl): string {
-  const base = root();
-  return host === null ? new URL(path.slice(1), base).href : `${base.protocol}//${host}${path}`;
-}
 
 function Cors({ of, isReadOnly, onValue }: {
   of: CorsRule;
@@ -100,7 +96,7 @@ function Rules({ of, url, change, isReadOnly, onReveal }: {
         isReadOnly=${isReadOnly} onValue=${(to: boolean) => change({ stream: to })} />
     </div>
     ${webhook && html`
-      <${Webhook} of=${webhook} kept=${kept} url=${url && whole(url)} isReadOnly=${isReadOnly}
+      <${Webhook} of=${webhook} kept=${kept} url=${url && addressOf(url)} isReadOnly=${isReadOnly}
         onReveal=${onReveal} onValue=${(to: WebhookRule) => change({ webhook: to })} />
     `}
     <div class="field"><label class="check"><input type="checkbox" checked=${cors != null}
@@ -127,9 +123,8 @@ export function Url({ one }: { one: Function }) {
   const path = `api/functions/${one.id}/url`;
   const { value, problem, again } = useFetched(
     async (signal) => {
-      const { headers } = await send("GET", `api/functions/${one.id}`, { signal });
-      const isThere = headers.has("x-function-url");
-      return { url: isThere ? await get<FunctionUrl>(path, {}, signal) : null };
+      const url = functionUrl(one.id).value = await fetchUrl(one.id, signal);
+      return { url };
     },
     [one.id, one.name],
   );
@@ -188,7 +183,7 @@ export function Url({ one }: { one: Function }) {
             }}>Give it a URL</button>`}</div>`}</header>
       <div class="inside">${url && html`
         <p class="field">
-          <${Copy} text=${whole(url)} label="URL" />
+          <${Copy} text=${addressOf(url)} label="URL" />
         </p>
         <${Refusals} of=${url} />
       `}

@@ -1,0 +1,77 @@
+// Whether a function fails: at its top, beside its state, with what failed last and a way there.
+import type { Signal } from "@preact/signals";
+import { get } from "../../api.ts";
+import { functionUrl } from "../../current.ts";
+import { addressOf, fetchUrl } from "../../function_url.ts";
+import { useEvents } from "../../hearing.ts";
+import { html } from "../../html.ts";
+import { Copy } from "../../parts/copy.ts";
+import { Ended } from "../../parts/ended.ts";
+import { useFetched } from "../../parts/fetched.ts";
+import { Status } from "../../parts/status.ts";
+import { Ago } from "../../parts/time.ts";
+import { href } from "../../router.ts";
+import { queryOf, sums } from "../../series.ts";
+import { isError, isFailing } from "../../standing.ts";
+import type {
+  Function,
+  FunctionStats,
+  InvocationSummary,
+  InvocationSummaryPage,
+  Series,
+} from "../../wire.ts";
+
+const LOOKED_AT_EVERY_MS = 2_000;
+const LATEST = 20; // among which the last error is looked for
+
+export interface Health {
+  lastHour: Pick<FunctionStats, "calls" | "errors">;
+  lastError: InvocationSummary | null;
+}
+
+/** Keeps up with what the invocations of a function come to; null until it is known. */
+export function useHealth(id: string): Signal<Health | null> {
+  const { value, again } = useFetched(async (signal) => {
+    const query = { function_id: id, limit: LATEST };
+    const [series, latest] = await Promise.all([
+      get<Series>(`api/functions/${id}/series`, queryOf("hour", Date.now() / 1000), signal),
+      get<InvocationSummaryPage>("api/invocations", query, signal),
+    ]);
+    return { lastHour: sums(series), lastError: latest.invocations.find(isError) ?? null };
+  }, [id]);
+  useEvents(id, /^(invocation\.ended|calls)$/, LOOKED_AT_EVERY_MS, again);
+  return value;
+}
+
+/** The state, unless the function fails every time: that is no state to have a check mark. */
+export function State({ one, health }: { one: Function; health: Health | null }) {
+  const isBad = isFailing(one, health?.lastHour ?? null);
+  return html`<${Status} of=${isBad ? "failing" : one.state} said=${
+    isBad ? `${one.state}, failing` : one.state
+  } />`;
+}
+
+export function LastError({ of }: { of: InvocationSummary | null }) {
+  if (of === null) return null;
+  const to = href(["functions", of.function_id, "invocations", of.invocation_id]);
+  return html`
+    <p class="last-error small"><${Status} of=${of.status} isQuiet />
+      <span><a href=${to}>Last error</a>, <${Ago} at=${of.ended_at ?? of.started_at} />:${" "}
+      <${Ended} functionId=${of.function_id} id=${of.invocation_id}
+        message=${of.error_message ?? of.status} /></span></p>
+  `;
+}
+
+/** The URL, to be copied; nothing where there is none. */
+export function Address({ id }: { id: string }) {
+  useFetched(async (signal) => {
+    functionUrl(id).value = await fetchUrl(id, signal);
+    return null;
+  }, [id]);
+  const url = functionUrl(id).value;
+  return url && html`
+    <p class="address">
+      <${Copy} text=${addressOf(url)} label="URL" />
+    </p>
+  `;
+}

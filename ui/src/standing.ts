@@ -1,0 +1,35 @@
+// How a function stands beyond its state: whether it fails, what failed last, and whether it can be called.
+import type { Mode } from "./trying.ts";
+import type { Function, FunctionStats, FunctionSummary, InvocationSummary } from "./wire.ts";
+
+type Counted = Pick<FunctionSummary, "state" | "invocation_count" | "error_count">;
+
+/** Whether an active function has failed every time: in the last hour, or ever where nothing called
+ * it in that hour.
+ */
+export function isFailing(
+  one: Counted,
+  lastHour: Pick<FunctionStats, "calls" | "errors"> | null,
+): boolean {
+  const [calls, errors] = lastHour && lastHour.calls > 0
+    ? [lastHour.calls, lastHour.errors]
+    : [one.invocation_count, one.error_count];
+  return one.state === "active" && calls > 0 && errors >= calls;
+}
+
+const FAILED = new Set(["failed", "timeout", "oom", "error", "interrupted"]);
+
+/** Whether an invocation counts as an error. */
+export const isError = (one: Pick<InvocationSummary, "status">): boolean => FAILED.has(one.status);
+
+/** Why a function cannot be invoked now; null: it can. One that is paused takes asynchronous
+ * invocations, which run once it is resumed.
+ */
+export function whyNotInvoked({ state }: Pick<Function, "state">, mode: Mode): string | null {
+  if (state === "error") return "The function is in state error. Deploy it to invoke it.";
+  if (state === "pending") return "The function isn't deployed yet. Deploy it to invoke it.";
+  if (state === "paused" && mode !== "async") {
+    return "The function is paused. Resume it, or run it asynchronously.";
+  }
+  return null;
+}
