@@ -11,9 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from browser.scene import Scene
+from browser.test_accessibility import PAGES
 from browser.wire import Wire
 from e2e.server import Server, short_dir, until
 from free_ports import free_port
+from quiltfn.api import web
 from spec.api_client import make_key, new_name
 from spec.proxy import NGINX
 
@@ -26,6 +29,23 @@ def found(name: str) -> str:
 def test_who_the_page_speaks_for_is_named(page: Page) -> None:
     page.goto("/ui/")
     expect(page.get_by_title("tenant default, scope operator")).to_be_visible()
+
+
+@pytest.mark.skipif(
+    not web.files(web.DOCUMENTATION), reason="no documentation was built: scripts/setup --docs"
+)
+def test_every_page_leads_to_its_documentation(page: Page, scene: Scene) -> None:
+    found = {}
+    for name, path in {**PAGES, "none": lambda _: "no/such/page"}.items():
+        page.goto(f"/ui/#/{path(scene)}")
+        link = page.get_by_role("banner").get_by_role("link", name="Docs")
+        expect(link).to_be_visible()
+        found[name] = link.evaluate("(one) => one.href")
+    assert "/docs/how-to/schedules.html" in found["function-schedules"]
+    assert "/docs/how-to/keys.html" in found["keys-open"]
+    assert {page.request.get(url).status for url in found.values()} == {200}
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.get_by_role("contentinfo").get_by_role("link", name="Docs")).to_be_visible()
 
 
 def line(page: Page, state: str, timeout_s: float = 5) -> None:

@@ -11,6 +11,10 @@ export interface Page {
   /** The name of its place in the navigation; a page without one belongs to that of `under`. */
   nav?: string;
   under?: string;
+  /** The page of the documentation about it, below docs and without its ending. */
+  docs: string;
+  /** The same for sections that have another one. */
+  docsOf?: Record<string, string>;
   /** Whether the navigation names it; always, by default. */
   isNamed?: () => boolean;
   load: () => Promise<{ default: ComponentType<PageProps> }>;
@@ -19,102 +23,127 @@ export interface Page {
 export const PAGES: Page[] = [
   {
     pattern: "",
+    docs: "how-to/dashboard",
     title: "Functions",
     nav: "Functions",
     load: () => import("./pages/functions.ts"),
   },
   {
     pattern: "functions",
+    docs: "how-to/dashboard",
     title: "Functions",
     under: "Functions",
     load: () => import("./pages/functions.ts"),
   },
   {
     pattern: "functions/new",
+    docs: "tutorial",
     title: "New function",
     under: "Functions",
     load: () => import("./pages/new.ts"),
   },
   {
     pattern: "functions/:function_id",
+    docs: "how-to/dashboard",
     title: "Function",
     under: "Functions",
     load: () => import("./pages/function.ts"),
   },
   {
     pattern: "functions/:function_id/:section",
+    docs: "how-to/dashboard",
+    docsOf: {
+      settings: "reference/handlers",
+      versions: "how-to/versions-and-aliases",
+      scaling: "how-to/slow-calls",
+      async: "how-to/asynchronous-calls",
+      schedules: "how-to/schedules",
+      network: "how-to/urls-and-webhooks-in",
+    },
     title: "Function",
     under: "Functions",
     load: () => import("./pages/function.ts"),
   },
   {
     pattern: "functions/:function_id/invocations/:invocation_id",
+    docs: "how-to/records",
     title: "Invocation",
     under: "Invocations",
     load: () => import("./pages/invocation.ts"),
   },
   {
     pattern: "invocations",
+    docs: "how-to/records",
     title: "Invocations",
     nav: "Invocations",
     load: () => import("./pages/invocations.ts"),
   },
   {
     pattern: "schedules",
+    docs: "how-to/schedules",
     title: "Schedules",
     nav: "Schedules",
     load: () => import("./pages/schedules.ts"),
   },
   {
     pattern: "new-schedule",
+    docs: "how-to/schedules",
     title: "New schedule",
     under: "Schedules",
     load: () => import("./pages/new_schedule.ts"),
   },
   {
     pattern: "schedules/:name",
+    docs: "how-to/schedules",
     title: "Schedule",
     under: "Schedules",
     load: () => import("./pages/schedule.ts"),
   },
   {
     pattern: "runtimes",
+    docs: "how-to/runtimes",
     title: "Runtimes",
     nav: "Runtimes",
     load: () => import("./pages/runtimes.ts"),
   },
   {
     pattern: "runtimes/:name",
+    docs: "how-to/runtimes",
     title: "Runtime",
     under: "Runtimes",
     load: () => import("./pages/runtime.ts"),
   },
   {
     pattern: "usage",
+    docs: "how-to/usage",
     title: "Usage",
     nav: "Usage",
     load: () => import("./pages/usage.ts"),
   },
   {
     pattern: "keys",
+    docs: "how-to/keys",
     title: "Keys",
     nav: "Keys",
     load: () => import("./pages/keys.ts"),
   },
   {
     pattern: "audit",
+    docs: "how-to/keys",
     title: "Audit",
     nav: "Audit",
     load: () => import("./pages/audit.ts"),
   },
   {
     pattern: "node",
+    docs: "how-to/monitoring",
     title: "Node",
     nav: "Node",
     load: () => import("./pages/node.ts"),
   },
   {
     pattern: "fleet",
+    docs: "how-to/fleet",
     title: "Fleet",
     nav: "Fleet",
     isNamed: () => who.value?.offers.includes("fleet") ?? false,
@@ -122,6 +151,7 @@ export const PAGES: Page[] = [
   },
   {
     pattern: "fleet/:name",
+    docs: "how-to/fleet",
     title: "Node of the fleet",
     under: "Fleet",
     load: () => import("./pages/fleet_node.ts"),

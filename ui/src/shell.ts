@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { Component, type ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { needsKey } from "./api.ts";
+import { needsKey, root } from "./api.ts";
 import { html } from "./html.ts";
 import { type Page, type PageProps, PAGES } from "./pages.ts";
 import { Confirm } from "./parts/confirm.ts";
@@ -124,6 +124,15 @@ function Account() {
   }`;
 }
 
+/** Leads to the page of the documentation about this page, where the server has one. */
+function Docs({ of, class: name }: { of: ReturnType<typeof find>; class: string }) {
+  if (!(who.value?.offers.includes("docs") ?? false)) return null;
+  const section = of?.parameters["section"] ?? "";
+  const page = of === null ? "README" : of.page.docsOf?.[section] ?? of.page.docs;
+  const to = new URL(page === "README" ? "docs/" : `docs/${page}.html`, root()).href;
+  return html`<a class=${name} href=${to} title="The documentation of this page">Docs</a>`;
+}
+
 export function Shell() {
   const main = useRef<HTMLElement>(null);
   const found = find(route.value.parts);
@@ -162,6 +171,7 @@ export function Shell() {
           ><span class="wide">${SAID[connection.value]}</span></span>
         `}
       <${Account} />
+      <${Docs} of=${found} class="docs wide" />
       <button class="button icon wide" type="button" aria-label="Keyboard" title="Keyboard (?)"
         onClick=${() => {
           isHelpOpen.value = true;
@@ -175,6 +185,9 @@ export function Shell() {
           </${Boundary}>
       `
       : html`<p class="empty">There is no such page. <a href="#/">All functions</a></p>`}</main>
+    <footer class="foot narrow">
+      <${Docs} of=${found} class="docs" />
+    </footer>
     <${Toasts} />
     <${Confirm} />
     <${Shortcuts} />

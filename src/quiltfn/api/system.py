@@ -10,7 +10,7 @@ from quiltfn import __version__, wire
 from quiltfn.access import make_key, revoke_key
 from quiltfn.admission import Admission
 from quiltfn.api import help as help_documents
-from quiltfn.api import pages, parse, shapes
+from quiltfn.api import pages, parse, shapes, web
 from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
@@ -161,6 +161,7 @@ async def get_whoami(context: RequestContext[SystemServices]) -> Response:
     isolation = () if machine.no_gvisor else (Isolation.GVISOR.value,)
     ends = [one for one in (caller.expires_at, caller.token_ends_at) if one is not None]
     fleet = () if services.fleet is None else ("fleet",)
+    docs = ("docs",) if web.files(web.DOCUMENTATION) else ()
     kinds = (*(one.value for one in EVERYWHERE), *machine.interpreters)
     return json_response(
         wire.Whoami(
@@ -171,7 +172,7 @@ async def get_whoami(context: RequestContext[SystemServices]) -> Response:
             needs_credential=not services.access.is_open,
             version=__version__,
             node_id=machine.node_id,
-            offers=sorted({*context.help.parts, *kinds, *isolation, *fleet}),
+            offers=sorted({*context.help.parts, *kinds, *isolation, *fleet, *docs}),
         )
     )
 

@@ -47,7 +47,8 @@ Offers = Annotated[
     list[str],
     about(
         "what this server has: the parts of its API by their first word, the kinds of runtimes "
-        "that its machine can run, gvisor where it is there, and fleet where it is a node of one",
+        "that its machine can run, gvisor and docs where they are there, and fleet where it is a "
+        "node of one",
         ["events", "functions", "python", "schedules", "shell"],
     ),
 ]
