@@ -66,14 +66,15 @@ class Scene:
     calls: Mapping[str, str]
 
 
-def archive_of(files: Mapping[str, str]) -> bytes:
+def archive_of(files: Mapping[str, str | bytes]) -> bytes:
     """A tar archive with these files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name, text in files.items():
+            content = text if isinstance(text, bytes) else text.encode()
             entry = tarfile.TarInfo(name)
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return packed.getvalue()
 
 

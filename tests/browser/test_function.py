@@ -1,6 +1,8 @@
 """The page of a function: seen live, called, changed, and brought back to what it was."""
 
+import importlib.util
 import json
+import py_compile
 import re
 import subprocess
 import time
@@ -536,10 +538,14 @@ def test_an_alias_that_is_refused_is_said_beside_its_field(
     expect(aliases.get_by_role("button", name="New alias")).to_be_visible()
 
 
-def packed(site: Server, runtime: str, **modules: str) -> None:
-    """Gives a runtime of Python these modules and nothing else."""
+def packed(
+    site: Server, runtime: str, more: dict[str, str | bytes] | None = None, **modules: str
+) -> None:
+    """Gives a runtime of Python these modules, `more` files, and nothing else."""
     kind = {"content-type": "application/x-tar"}
-    content = archive_of({f"{name.replace('__', '/')}.py": text for name, text in modules.items()})
+    content = archive_of(
+        {f"{name.replace('__', '/')}.py": text for name, text in modules.items()} | (more or {})
+    )
     image = site.http.post("/api/runtimes/images", content=content, headers=kind).json()["digest"]
     added = site.call("POST", "/api/runtimes", {"name": runtime, "kind": "python", "image": image})
     assert added.status_code in (200, 201), added.text
@@ -677,13 +683,28 @@ def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: P
     assert "new" in one.invoke()["stdout"]
 
 
-def test_the_code_is_read_changed_and_compared(page: Page, site: Server) -> None:
+def compiled(directory: Path, path: str, text: str) -> dict[str, str | bytes]:
+    """What the command line makes of a module: its source is not looked at any more."""
+    source = directory / "source.py"
+    source.write_text(text)
+    made = py_compile.compile(
+        str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+    )
+    place = Path(path)
+    name = importlib.util.cache_from_source(place.name)
+    return {str(place.parent / name): Path(str(made)).read_bytes()}
+
+
+def test_the_code_is_read_changed_and_compared(page: Page, site: Server, tmp_path: Path) -> None:
     main = "from lib.more import word\n\n\ndef handler(event): return word\n"
-    packed(site, "edited", main=main, lib__more="word = 'first'\n")
+    first = "word = 'first'\n"
+    bytecode = compiled(tmp_path, "lib/more.py", first)
+    packed(site, "edited", more=bytecode, main=main, lib__more=first)
     one = site.deploy("main:handler", runtime="edited")
     open_at(page, one, "settings")
     code = page.locator(".open-file .cm-content")
     expect(code).to_contain_text("def handler")  # what the handler names is open at once
+    expect(page.get_by_role("list", name="Files of this version")).not_to_contain_text("pyc")
     page.get_by_role("button", name="lib/more.py").click()
     expect(code).to_contain_text("word = 'first'")
     code.fill("word = 'second'\n")

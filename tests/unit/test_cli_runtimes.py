@@ -116,6 +116,8 @@ def app(tmp_path: Path) -> Path:
     for name in (".git/config", "__pycache__/app.pyc", ".venv/bin/python", "data/one.txt"):
         (path / name).parent.mkdir(parents=True)
         (path / name).write_text("x")
+    for name in ("app.pyc", "sourceless.pyc"):
+        (path / name).write_text("x")
     (path / "app.py").write_text("def main(event): return 1\n")
     (path / "run").write_text("#!/bin/sh\n")
     (path / "run").chmod(0o700)
@@ -126,7 +128,7 @@ def app(tmp_path: Path) -> Path:
 def test_a_directory_is_sent_without_what_tools_have_made(fake: Fake, app: Path) -> None:
     assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 0
     members = sent(fake)
-    assert set(members) == {"app.py", "run", "current", "data", "data/one.txt"}
+    assert set(members) == {*("app.py", "run", "current", "data", "data/one.txt", "sourceless.pyc")}
     assert members["current"].linkname == "data/one.txt"
     assert members["run"].mode & 0o100
     assert {(one.uid, one.gid, one.uname) for one in members.values()} == {(0, 0, "")}

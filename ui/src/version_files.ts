@@ -1,9 +1,12 @@
 // The files of a function's versions: listed, read, and told apart.
-import { get, send } from "./api.ts";
+import { pages, send } from "./api.ts";
+import { withoutCompiled } from "./compiled.ts";
 import type { File } from "./parts/tar.ts";
 import type { Function, RuntimeFile, RuntimeFilePage } from "./wire.ts";
 
 const LISTED = 100;
+/** Compiled files are fetched with the others: so many at once, and at most. */
+const FETCHED = 250, FETCHED_MAX = 1000;
 /** What is shown and edited here: so many bytes of one file, and of all files together. */
 const TEXT_MAX_BYTES = 256 * 1024, EDITED_MAX_BYTES = 4 * 1024 * 1024;
 /** Files of the same size are read to see whether they differ, so many of them. */
@@ -29,8 +32,17 @@ export async function listFiles(
   version: number,
   signal?: AbortSignal,
 ): Promise<Listing> {
-  const page = await get<RuntimeFilePage>(filesOf(id, version), { limit: LISTED }, signal);
-  return { files: page.files, isWhole: page.next_cursor === null };
+  const found: RuntimeFile[] = [];
+  const query = { limit: FETCHED };
+  for await (const page of pages<RuntimeFilePage>(filesOf(id, version), query, signal)) {
+    found.push(...page.files);
+    const files = withoutCompiled(found);
+    if (page.next_cursor === null) {
+      return { files: files.slice(0, LISTED), isWhole: files.length <= LISTED };
+    }
+    if (files.length > LISTED || found.length >= FETCHED_MAX) break;
+  }
+  return { files: withoutCompiled(found).slice(0, LISTED), isWhole: false };
 }
 
 export async function readFile(

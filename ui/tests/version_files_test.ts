@@ -1,5 +1,14 @@
 import assert from "node:assert/strict";
-import { compare, languageOf, lineIn, textOf, whyNotEdited } from "../src/version_files.ts";
+import { answered } from "./page.ts";
+import { withoutCompiled } from "../src/compiled.ts";
+import {
+  compare,
+  languageOf,
+  lineIn,
+  listFiles,
+  textOf,
+  whyNotEdited,
+} from "../src/version_files.ts";
 
 const file = (path: string, size_bytes = 1, more = {}) => ({
   ...{ path, size_bytes, is_link: false, is_executable: false },
@@ -20,6 +29,21 @@ Deno.test("files are told apart by path, size and kind, and others need a look",
   assert.deepEqual(changed[1]?.after, null);
   assert.deepEqual(changed[3]?.before, null);
   assert.deepEqual(alike.map((one) => one.path), ["a", "e"]);
+});
+
+Deno.test("compiled files are no files of a version, unless they stand for their sources", async () => {
+  const all = ["__pycache__/a.cpython-313.pyc", "a.py", "a.pyc", "lib/__pycache__/b.pyc"];
+  const kept = ["lib/b.py", "lib/only.pyc", "my__pycache__.py"];
+  const files = [...all, ...kept].map((path) => file(path));
+  const paths = (of: { path: string }[]) => of.map((one) => one.path);
+  assert.deepEqual(paths(withoutCompiled(files)), ["a.py", ...kept]);
+  await answered([
+    [200, { files: files.slice(0, 2), next_cursor: "2" }],
+    [200, { files: files.slice(2), next_cursor: null }],
+  ], async () => {
+    const { files: listed, isWhole } = await listFiles("f", 1);
+    assert.deepEqual([paths([...listed]), isWhole], [["a.py", ...kept], true]);
+  });
 });
 
 Deno.test("what is no text is not shown as text", () => {

@@ -18,16 +18,25 @@ def copy(source: Path, tree: Path, *, with_modules: bool, left_out: Collection[s
     `left_out`: further names of files and directories that are not copied.
     """
     left_out = (*LEFT_OUT, *left_out) if with_modules else (*LEFT_OUT, *left_out, MODULES)
+    named = shutil.ignore_patterns(*left_out)
     try:
         shutil.copytree(
             source,
             tree,
             symlinks=True,
-            ignore=shutil.ignore_patterns(*left_out),
+            ignore=lambda directory, names: named(directory, names) | _compiled(names),
             dirs_exist_ok=True,
         )
     except (OSError, shutil.Error) as error:
         raise BadParameter(f"{source} cannot be copied: {_brief(error)}") from None
+
+
+def _compiled(names: list[str]) -> set[str]:
+    """Modules that were compiled of sources beside them. Without its source, one is a file like
+    any other: Python imports it.
+    """
+    compiled = (name for name in names if name.endswith((".pyc", ".pyo")))
+    return {name for name in compiled if name[:-1] in names}
 
 
 def pack(tree: Path, archive: Path, told: Callable[[int], None] = lambda _: None) -> None:

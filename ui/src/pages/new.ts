@@ -1,6 +1,7 @@
 // From code to a first answer on one page.
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
+import { withoutCompiled } from "../compiled.ts";
 import { html } from "../html.ts";
 import {
   type Answered,
@@ -138,7 +139,7 @@ async function take(list: Iterable<File>, draft: Draft): Promise<Partial<Draft>>
       if (!draft.name) part.name = nameOf(one.name);
     } else files.set(one.name, { path: one.name, content });
   }
-  return { ...part, files: [...files.values()] };
+  return { ...part, files: withoutCompiled([...files.values()]) };
 }
 
 /** `isOld`: another call is under way. Its answer takes the place of this one, so that nothing moves. */

@@ -2,6 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get } from "../api.ts";
+import { withoutCompiled } from "../compiled.ts";
 import { html } from "../html.ts";
 import type { RuntimeFile, RuntimeFilePage, RuntimePackageList } from "../wire.ts";
 import { visible } from "./ansi.ts";
@@ -18,7 +19,7 @@ export function Files({ path }: { path: string }) {
       `${path}/files`,
       {},
       (one) => one.path,
-      (page) => ({ items: page.files, next: page.next_cursor }),
+      (page) => ({ items: withoutCompiled(page.files), next: page.next_cursor }),
     );
     return () => mine.end();
   }, [path]);

@@ -1,6 +1,7 @@
 // The files that a function's version has: read, changed with what else is saved, or replaced.
 import { useSignal } from "@preact/signals";
 import { useRef } from "preact/hooks";
+import { withoutCompiled } from "../../compiled.ts";
 import { tell } from "../../current.ts";
 import { html } from "../../html.ts";
 import { visible } from "../../parts/ansi.ts";
@@ -26,10 +27,13 @@ import {
 export type Edits = ReadonlyMap<string, string>;
 
 async function uploaded(list: readonly File[]): Promise<ImageFile[]> {
-  return await Promise.all(list.map(async (file) => ({
-    path: file.webkitRelativePath || file.name,
-    content: new Uint8Array(await file.arrayBuffer()),
-  })));
+  const named = list.map((file) => ({ path: file.webkitRelativePath || file.name, file }));
+  return await Promise.all(
+    withoutCompiled(named).map(async ({ path, file }) => ({
+      path,
+      content: new Uint8Array(await file.arrayBuffer()),
+    })),
+  );
 }
 
 export interface Editing {
