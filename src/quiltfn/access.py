@@ -3,15 +3,17 @@
 All valid keys are in memory, so that a request needs no query. Another process may make or revoke
 keys in the data directory. `keep_fresh` notices that within half a second; a request whose key is
 not in memory asks the store at once; a server without keys looks before each request whether one
-was made.
+was made. A node of a fleet that can neither refresh nor ask another node accepts no key
+(`stale_after_s`, `fleet/keys.py`): it may have been revoked.
 """
 
 import asyncio
 import contextlib
 import hmac
+import math
 import secrets
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from quiltfn.ids import new_id
@@ -60,7 +62,10 @@ class Access:
         self._tenants: set[str] = set()
         # No key was ever made and no tokens are configured: every client has all rights.
         self.is_open = verify is None
-        self._revision = -1
+        self.revision = -1
+        self.stale_after_s = math.inf
+        # When memory had all keys of the store, and when it was known that no node has newer ones.
+        self._current_at = self._confirmed_at = -math.inf
         self._stamp: object = None
         self._looked_at = float("-inf")
         self._refreshing = asyncio.Lock()
@@ -82,15 +87,49 @@ class Access:
         self._looked_at = now
         return self._keys.change_token() != self._stamp
 
+    def now(self) -> float:
+        """The time by which ages of keys are counted, in seconds."""
+        return self._clock.now()
+
+    @property
+    def age_s(self) -> float:
+        """Memory has all keys that the store had so many seconds ago."""
+        return self._clock.now() - self._current_at
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """All keys in memory."""
+        return list(self._by_id.values())
+
+    @property
+    def _is_stale(self) -> bool:
+        return self._clock.now() - self._confirmed_at > self.stale_after_s
+
+    def check_current(self) -> None:
+        """Raises `StoreUnavailable` if keys may have been revoked that are valid in memory."""
+        if self._is_stale:
+            raise StoreUnavailable(
+                f"this node has reached neither the store nor all other nodes for more than "
+                f"{self.stale_after_s:g} s, so it cannot tell whether the credential is valid",
+                hint="ask another node, or repeat the request",
+                retry_after=1,
+            )
+
+    def anybody(self) -> Caller:
+        """The caller of a server without keys. Raises `StoreUnavailable` as `check_current`."""
+        self.check_current()
+        return ANYBODY
+
     async def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """The caller. Raises `Unauthorized`, `RateLimited` after too many failures from `address`,
-        and `StoreUnavailable` if the store has to be asked and does not answer.
+        and `StoreUnavailable` if the store has to be asked and does not answer, or as
+        `check_current`.
 
         A valid credential always passes, however new it is and however many wrong ones came from
         the same address.
         """
         if self.is_open:
-            return ANYBODY
+            return self.anybody()
         secret = headers.get("x-api-key")
         bearer = headers.get("authorization", "")
         if secret is None and bearer[:7].lower() == "bearer ":
@@ -98,9 +137,15 @@ class Access:
         caller = self._caller(secret) if secret else None
         if caller is None and secret:
             # Even if the prefix is known: the time must not tell which prefixes exist.
-            await self._ask_about(prefix_of(secret))
+            try:
+                await self._ask_about(prefix_of(secret))
+            except StoreUnavailable:
+                if self._key(secret) is None:  # it may be new; a known one that ended stays so
+                    raise
             caller = self._caller(secret)
         if caller is not None:
+            if caller.token_ends_at is None:  # signed tokens are not in the store
+                self.check_current()
             return caller
         if secret:  # a request without a credential is no guess
             self._count_failure(address)
@@ -121,17 +166,41 @@ class Access:
         except Unauthorized:
             return False
 
-    def still_holds(self, caller: Caller) -> bool:
-        """Whether the credential of a caller that was identified is valid by now: of a server that
-        needed none, whether it still needs none.
+    async def accept(self, caller: Caller) -> Caller:
+        """The caller, as another node has identified it, if its credential is valid here as well.
+        Raises `Unauthorized`, and `StoreUnavailable` as `identify` does.
         """
-        if caller == ANYBODY:
-            return self.is_open
+        is_key = caller.token_ends_at is None and caller != ANYBODY
+        if is_key and caller.credential not in self._by_id:
+            await self.refresh()  # that node may know of a newer one
+        self.check_holds(caller)
+        return caller
+
+    def check_holds(self, caller: Caller) -> None:
+        """Raises `Unauthorized` unless the credential of a caller is still valid, and
+        `StoreUnavailable` as `check_current`.
+        """
+        if caller.token_ends_at is None:
+            self.check_current()
+        if not self.still_holds(caller):
+            raise Unauthorized("the credential was revoked, or has expired, meanwhile")
+
+    def still_holds(self, caller: Caller) -> bool:
+        """Whether the credential of a caller that was identified is valid by now, as far as this
+        server knows, which it does not once its keys are stale: of a server that needed none,
+        whether it still needs none.
+        """
         now = int(self._clock.unix())
         if caller.token_ends_at is not None:
             return now < caller.token_ends_at
+        if self._is_stale:
+            return False
+        if caller == ANYBODY:
+            return self.is_open
         key = self._by_id.get(caller.credential)
-        return key is not None and key.is_valid(now)
+        if key is None or not key.is_valid(now):
+            return False
+        return (key.tenant_id, key.scope) == (caller.tenant_id, caller.scope)
 
     def knows(self, tenant_id: str) -> bool:
         """Whether the tenant has a valid key, or is that of callers who need none."""
@@ -145,13 +214,10 @@ class Access:
         return tenant_id in self._tenants
 
     def _caller(self, secret: str) -> Caller | None:
-        prefix = prefix_of(secret)
-        if prefix is None:
+        if prefix_of(secret) is None:
             return self._token(secret)
-        # An unknown prefix is compared, too: the time must not tell which prefixes exist.
-        key = self._by_prefix.get(prefix, NOBODY)
-        fits = hmac.compare_digest(key.digest, digest_of(secret))
-        if not fits or not key.is_valid(int(self._clock.unix())):
+        key = self._key(secret)
+        if key is None or not key.is_valid(int(self._clock.unix())):
             return None
         return Caller(
             tenant_id=key.tenant_id,
@@ -159,6 +225,12 @@ class Access:
             credential=key.id,
             expires_at=key.expires_at,
         )
+
+    def _key(self, secret: str) -> Key | None:
+        """The key of that text, even if it is revoked or has expired."""
+        # An unknown prefix is compared, too: the time must not tell which prefixes exist.
+        key = self._by_prefix.get(prefix_of(secret) or "", NOBODY)
+        return key if hmac.compare_digest(key.digest, digest_of(secret)) else None
 
     def _token(self, text: str) -> Caller | None:
         if self._verify is None:
@@ -202,16 +274,32 @@ class Access:
     async def refresh(self) -> None:
         """Loads the keys if the store has others than were loaded last."""
         async with self._refreshing:
+            began = self._clock.now()
             stamp = self._keys.change_token()
             revision = await self._keys.revision()
-            if revision != self._revision:
-                keys = await self._keys.load()
-                self._by_prefix = {key.prefix: key for key in keys}
-                self._by_id = {key.id: key for key in keys}
-                self._tenants = {key.tenant_id for key in keys}
-                self.is_open = not keys and self._verify is None
-                self._revision = revision
+            keys = await self._keys.load() if revision != self.revision else None
+            if began >= self._current_at:  # no other node has said more meanwhile
+                self._take(revision, began, keys)
             self._stamp = stamp
+
+    def take_over(self, revision: int, current_at: float, keys: Sequence[Key] | None) -> None:
+        """What another node knows, if it is newer. `keys`: None if the revision is the same."""
+        if current_at > self._current_at and (keys is not None or revision == self.revision):
+            self._take(revision, current_at, keys)
+
+    def confirm(self, at: float) -> None:
+        """At that time no other node knew more than this one."""
+        self._confirmed_at = max(self._confirmed_at, at)
+
+    def _take(self, revision: int, current_at: float, keys: Sequence[Key] | None) -> None:
+        if keys is not None:
+            self._by_prefix = {key.prefix: key for key in keys}
+            self._by_id = {key.id: key for key in keys}
+            self._tenants = {key.tenant_id for key in keys}
+            self.is_open = not keys and self._verify is None
+            self.revision = revision
+        self._current_at = current_at
+        self.confirm(current_at)
 
     async def keep_fresh(self) -> None:
         """Refreshes until it is cancelled. A failure is tried again: a revocation must be seen."""

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from quiltfn import __version__
+from quiltfn.access import Access
 from quiltfn.api.errors import error_body
 from quiltfn.dispatch import Dispatcher
 from quiltfn.fleet.calls import FleetCalls
 from quiltfn.fleet.failovers import PATH as FAILOVERS
 from quiltfn.fleet.failovers import Failovers
+from quiltfn.fleet.keys import PATH as KEYS
+from quiltfn.fleet.keys import FleetKeys
 from quiltfn.fleet.membership import Loss, Membership
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import QuiltfnError, StoreUnavailable
@@ -96,6 +99,15 @@ def tell_failovers(membership: Membership, calls: FleetCalls, store: SqlStore) -
     calls.handlers[FAILOVERS] = failovers.answer
     membership.on_read.append(failovers.read)
     return failovers
+
+
+def follow_keys(membership: Membership, calls: FleetCalls, access: Access) -> FleetKeys:
+    """From now on this node asks others about keys while the store does not answer; `run` it."""
+    keys = FleetKeys(membership.name, access, calls.uncounted, membership.seen)
+    calls.handlers[KEYS] = keys.answer
+    calls.uncounted.keys = keys
+    access.stale_after_s = membership.times.fence_s
+    return keys
 
 
 async def begin_work(membership: Membership, dispatcher: Dispatcher) -> None:

@@ -176,7 +176,7 @@ async def open_platform(
         stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         parts = _call_parts(settings, opened, pools, invoker, journal, clock)
-        shared, fleet = _shared_with_others(membership, node, parts, stock, stack)
+        shared, fleet = _shared_with_others(membership, node, parts, stock, access, stack)
         admission, stats, quotas, meter = await restored_quotas(settings, parts, fleet, stack)
         work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
@@ -299,6 +299,7 @@ def _shared_with_others(
     node: Node,
     parts: CallParts,
     stock: StockedSandboxes,
+    access: Access,
     stack: AsyncExitStack,
 ) -> "tuple[SharedInstances, FleetCalls] | tuple[None, None]":
     """On a node of a fleet the pools start from now on what the store grants, and calls may go to
@@ -307,7 +308,7 @@ def _shared_with_others(
     if membership is None or node.fleet is None:
         return None, None
     from quiltfn.fleet.calls import FleetCalls  # noqa: PLC0415 - as above
-    from quiltfn.joined_fleet import tell_failovers  # noqa: PLC0415 - as above
+    from quiltfn.joined_fleet import follow_keys, tell_failovers  # noqa: PLC0415 - as above
     from quiltfn.shared_instances import SharedInstances  # noqa: PLC0415 - as above
 
     shared = SharedInstances(stock, membership, parts.clock)
@@ -319,6 +320,7 @@ def _shared_with_others(
     failovers = tell_failovers(membership, calls, parts.store)
     stack.push_async_callback(failovers.aclose)
     stack.callback(membership.on_read.remove, failovers.read)
+    _run_until_closed(stack, follow_keys(membership, calls, access).run)
     return shared, calls
 
 

@@ -68,7 +68,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "schedules": CORE | {"admission", "catalog", "ids", "invoke", "work"},
     "urls": CORE | {"catalog"},
     "http_trigger": {"model"},
-    "fleet": CORE | {"api", "events", "invoke", "settings"},
+    "fleet": CORE | {"access", "api", "events", "invoke", "settings"},
     "tenant_images": CORE,
     "quotas": CORE | {"admission"},
     "lone_node": CORE,
@@ -77,7 +77,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "shared_images": CORE
     | {"catalog", "fleet", "platform", "shared_instances", "store", "tenant_images"},
     "joined_fleet": CORE
-    | {"api", "dispatch", "fleet", "node_report", "platform", "settings", "store", "until_stored"},
+    | {"access", "api", "dispatch", "fleet", "node_report", "platform", "settings", "store"}
+    | {"until_stored"},
     "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE | {"host_findings"},
     "access": CORE | {"ids"},

@@ -32,6 +32,7 @@ from quiltfn.model.errors import (
     NotFound,
     Outdated,
     RateLimited,
+    StoreUnavailable,
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.image import TenantImage
@@ -220,6 +221,30 @@ async def test_a_key_that_is_revoked_on_one_node_manages_nothing_on_the_next(
         await revoke_key(one.services.keys, one.clock, key.id)
         assert (await client.delete(path, headers=headers)).status_code == 401
     assert two.catalog.find(TENANT, "f") is not None
+
+
+async def test_a_node_that_did_not_hear_of_a_revocation_runs_nothing_at_others(
+    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that is to run a call checks the credential that it is forwarded with."""
+    one, two = nodes
+    key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.INVOKE, None)
+    await known(two, await one.active("echo hello"))
+    await seen(lambda: not (one.services.access.is_open or two.services.access.is_open))
+
+    async def cut_off() -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(one.services.access, "refresh", cut_off)
+    forwarding = Nodes(one, two)
+    assert (await forwarding.call("f", x_api_key=text)).json()["execution_node_id"] == "b"
+    caller = await one.services.access.identify({"x-api-key": text}, "192.0.2.1")
+    await revoke_key(two.services.keys, two.clock, key.id)
+    await seen(lambda: not two.services.access.still_holds(caller))
+    assert one.services.access.still_holds(caller), "it has heard"
+    refused = await forwarding.call("f", x_api_key=text)
+    assert (refused.status_code, refused.json()["error_code"]) == (401, "UNAUTHORIZED")
+    await forwarding.http.aclose()
 
 
 async def test_a_change_is_seen_by_its_notice_and_without_one_by_the_next_look(

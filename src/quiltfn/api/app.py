@@ -12,7 +12,6 @@ from urllib.parse import parse_qsl
 
 import structlog
 
-from quiltfn.access import ANYBODY
 from quiltfn.api import body, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
@@ -49,7 +48,6 @@ from quiltfn.model.errors import (
     QuiltfnError,
     ShuttingDown,
     StoreUnavailable,
-    Unauthorized,
     Unprocessable,
 )
 from quiltfn.model.function import FunctionState
@@ -212,7 +210,7 @@ class Endpoint:
                 return Response(status=204, headers=[("allow", self._allow)])
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
-            caller = ANYBODY if is_open else await self._identify(request)
+            caller = access.anybody() if is_open else await self._identify(request)
             context.caller, context.tenant_id = caller, caller.tenant_id
             caller.must_have(route.scope)
         if route.action is not None and services.health.draining:
@@ -257,9 +255,11 @@ class Endpoint:
         context.passed_on = passed
 
     async def _identify(self, request: Request) -> Caller:
-        """Whose credential it is, or who another node says it is. Raises `Unauthorized`."""
+        """Whose credential it is, or who another node says it is. Raises `Unauthorized`, and
+        `StoreUnavailable`.
+        """
         if request.forwarded is not None and request.forwarded.caller is not None:
-            return request.forwarded.caller
+            return await self._services.access.accept(request.forwarded.caller)
         check_credentials(request)
         return await self._services.access.identify(request.headers, request.client)
 
@@ -382,8 +382,8 @@ class Endpoint:
         """
         await self._services.lifecycle.hear_of_others()
         is_identified_here = route.scope is not None and context.request.forwarded is None
-        if is_identified_here and not self._services.access.still_holds(context.caller):
-            raise Unauthorized("the credential was revoked, or has expired, meanwhile")
+        if is_identified_here:
+            self._services.access.check_holds(context.caller)
 
     async def _execute_somewhere(
         self, context: RequestContext[Services], request: Request, route: Route

@@ -23,7 +23,6 @@ from quiltfn.invoke import Request
 from quiltfn.model.cursors import from_cursor
 from quiltfn.model.errors import (
     NotFound,
-    Unauthorized,
     Unprocessable,
 )
 from quiltfn.model.invocation import FINAL, Invocation
@@ -198,8 +197,7 @@ async def get_invocation(context: RequestContext[FunctionServices]) -> Response:
         invocation_id = context.parameters["invocation_id"]
         with context.services.budgets.waits.taken(context.tenant_id):
             await context.services.work.wait(context.entry(), invocation_id, wait)
-        if not context.services.access.still_holds(context.caller):
-            raise Unauthorized("the credential was revoked, or has expired, meanwhile")
+        context.services.access.check_holds(context.caller)
     async with pages.reserved(context):
         record = await _record(context)
         return json_response(shapes.invocation(record), headers=truncated(record))

@@ -199,7 +199,7 @@ def called(context: RequestContext[UrlCallServices]) -> CalledFunction | None:
 async def _identify(context: RequestContext[UrlCallServices]) -> Caller:
     access, request = context.services.access, context.request
     if request.forwarded is not None and request.forwarded.caller is not None:
-        return request.forwarded.caller
+        return await access.accept(request.forwarded.caller)
     if access.is_open:
         check_origin(request, is_public=False)
     else:

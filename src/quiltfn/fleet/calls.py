@@ -142,7 +142,8 @@ class FleetCalls:
                 self._under_way.discard(asker.call.invocation_id)
 
         within = self._own, self._directory, respond
-        async with open_peer_server(*within, responses=responses):
+        async with open_peer_server(*within, responses=responses) as server:
+            server.keys = self.uncounted.keys
             try:
                 yield
             finally:

@@ -20,8 +20,10 @@ HEADER = "quilt-peer"
 NONCE_HEADER = "quilt-peer-nonce"
 # Of an answer: the node did not begin with the request.
 REFUSED_HEADER, REFUSED_STATUS = "quilt-peer-refused", 403
+# Of a ping and its response: the sender's key revision.
+REVISION_HEADER = "quilt-peer-key-revision"
 # Nobody but a node says any of these.
-RESERVED = frozenset((HEADER, NONCE_HEADER, REFUSED_HEADER))
+RESERVED = frozenset((HEADER, NONCE_HEADER, REFUSED_HEADER, REVISION_HEADER))
 # What a node answers itself, unsigned: the nonce of a connection, and that it is there.
 HELLO, PING = "/fleet/hello", "/fleet/ping"
 CALL_MAX_BYTES = 8192

@@ -30,11 +30,12 @@ from quiltfn.fleet.identity import (
     REFUSED_HEADER,
     REFUSED_STATUS,
     RESERVED,
+    REVISION_HEADER,
     BadIdentity,
     Side,
     Verifier,
 )
-from quiltfn.fleet.peers import CONNECTIONS_MAX
+from quiltfn.fleet.peers import CONNECTIONS_MAX, KeyRevisions
 from quiltfn.fleet.tls import node_of, server_context, set_options
 from quiltfn.ports.peers import PIECE_BYTES, Asker, PeerDirectory
 from quiltfn.settings import BadSetting
@@ -110,6 +111,7 @@ class PeerServer:
         self.open: set[PeerServerConnection] = set()
         self.refusals = RefusalLog()
         self.counts: Counter[str] = Counter()
+        self.keys: KeyRevisions | None = None  # Whoever knows keys may set it later.
 
     def handshake_failed(self, address: object, error: OSError) -> None:
         """Whoever it was has shown no certificate of this fleet, or is no TLS at all."""
@@ -187,7 +189,7 @@ class PeerServerConnection(HttpConnection):
             return self._refuse_node("node", f"node {node}: {reason}")
         target = request.target.decode("latin-1")
         if target == PING:
-            return Response(status=204)
+            return self._pinged(request)
         if target == HELLO:
             # One more than a node asks for, for its pings.
             if server.counts[node] > CONNECTIONS_MAX + 1:
@@ -205,6 +207,13 @@ class PeerServerConnection(HttpConnection):
         if isinstance(response.body, bytes) and len(response.body) > PIECE_BYTES:
             response.headers.append(("content-length", str(len(response.body))))
             response.body = self._in_pieces(response.body)
+        return response
+
+    def _pinged(self, request: Request) -> Response:
+        response, keys = Response(status=204), self._server.keys
+        if keys is not None:
+            keys.heard(request.headers.get(REVISION_HEADER))
+            response.headers.append((REVISION_HEADER, str(keys.revision)))
         return response
 
     async def _in_pieces(self, body: bytes) -> AsyncIterator[bytes]:

@@ -28,6 +28,7 @@ from quiltfn.fleet.identity import (
     REFUSED_HEADER,
     REFUSED_STATUS,
     RESERVED,
+    REVISION_HEADER,
     Side,
     Signer,
 )
@@ -50,8 +51,8 @@ OWN_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADD
 HEADER_NAME = HEADER.encode()
 
 
-def _get(target: str, node: str) -> bytes:
-    return f"GET {target} HTTP/1.1\r\nhost: {node}\r\n\r\n".encode()
+def _get(target: str, node: str, more: str = "") -> bytes:
+    return f"GET {target} HTTP/1.1\r\nhost: {node}\r\n{more}\r\n".encode()
 
 
 def head_of(
@@ -101,14 +102,28 @@ def _says_nothing(error: BaseException | None) -> bool:
     return is_refused or (isinstance(error, OSError) and error.errno in OWN_LACKS)
 
 
+class KeyRevisions(Protocol):
+    """What pings say of keys."""
+
+    @property
+    def revision(self) -> int:
+        """As this node knows it."""
+
+    def heard(self, revision: str | None) -> None:
+        """As another node knows it, which may be of an older version and say nothing."""
+
+
 class PeerLink:
-    """The connections to one node."""
+    """The connections to one node. `keys`: whose revisions pings carry, if any."""
 
     def __init__(
-        self, node: str, connect: Callable[["PeerLink"], Awaitable[PeerConnection]]
+        self,
+        node: str,
+        connect: Callable[["PeerLink"], Awaitable[PeerConnection]],
+        keys: KeyRevisions | None,
     ) -> None:
         self.node = node
-        self._connect = connect
+        self._connect, self._keys = connect, keys
         self._loop = asyncio.get_running_loop()
         self.all: dict[PeerConnection, Signer | None] = {}
         self._idle: deque[PeerConnection] = deque()
@@ -194,8 +209,14 @@ class PeerLink:
             if self._pings_on is None or self._pings_on.error is not None:
                 self._pings_on = None
                 self._pings_on = await self._connect(self)
+            keys = self._keys
+            revision = "" if keys is None else f"{REVISION_HEADER}: {keys.revision}\r\n"
             async with asyncio.timeout(2 * SILENT_S):
-                await (await self._pings_on.exchange(_get(PING, self.node), b"")).read(0)
+                ping = _get(PING, self.node, revision)
+                answer = await self._pings_on.exchange(ping, b"")
+                await answer.read(0)
+            if keys is not None:
+                keys.heard(answer.header(REVISION_HEADER))
             self._pings_on.idle_since = self._loop.time()
         except PeerUnreachable as error:
             if _says_nothing(error.__cause__):
@@ -291,6 +312,7 @@ class HttpPeers:
         self._tls, self._buffer = client_context(own), receive_buffer()
         self._links: dict[str, PeerLink] = {}
         self._looking: asyncio.Task[None] | None = None
+        self.keys: KeyRevisions | None = None  # Whoever knows keys may set it later.
         self.is_closed = False  # No more requests are sent.
 
     def request(
@@ -330,7 +352,7 @@ class HttpPeers:
         if link is None:
             if self._directory.address(node) is None:
                 raise PeerUnreachable(f"there is no node {node}")
-            link = self._links[node] = PeerLink(node, self._connect)
+            link = self._links[node] = PeerLink(node, self._connect, self.keys)
             if self._looking is None:
                 self._looking = asyncio.ensure_future(self._look())
         return link

@@ -420,6 +420,30 @@ async def test_a_node_that_is_silent_is_taken_for_dead(pair: Pair) -> None:
         assert time.monotonic() - began < scaled(0.3), "known to be unreachable"
 
 
+class Revision:
+    """`KeyRevisions` of one node."""
+
+    def __init__(self, revision: int) -> None:
+        self.revision, self.others = revision, set[str | None]()
+
+    def heard(self, revision: str | None) -> None:
+        self.others.add(revision)
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+async def test_pings_carry_the_key_revision_both_ways(pair: Pair, is_older: bool) -> None:
+    """A node of an older version says nothing of keys."""
+    asking, asked = Revision(7), Revision(8)
+    pair.peers.keys, pair.server.keys = asking, None if is_older else asked
+    release = waits_to_answer(pair)
+    call = asyncio.ensure_future(pair.ask())
+    await _until(lambda: asking.others)
+    release.set()
+    assert await call == (200, b"done")
+    assert asking.others == ({None} if is_older else {"8"})
+    assert asked.others == (set() if is_older else {"7"})
+
+
 async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None:
     release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())

@@ -1,0 +1,115 @@
+"""FleetKeys: a node that cannot refresh its keys from the store has them from another node.
+
+Without it, a node that is cut off from PostgreSQL alone would accept a key for as long as that
+lasts which was revoked meanwhile. Each node keeps the time at which it last knew all keys. Nodes
+say their key revision with each ping, and who is behind asks the others.
+
+    GET /fleet/keys?revision=N   the revision, its age, and the keys, if the revision isn't N
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from quiltfn.access import Access
+from quiltfn.api.request import Request
+from quiltfn.api.response import Response, json_response
+from quiltfn.model.access import Key
+from quiltfn.model.member import Member, NodeState
+from quiltfn.ports.peers import Asker
+from quiltfn.ports.placement import Peers, PeerUnavailable
+
+PATH = "/fleet/keys"
+LOOK_EVERY_S = 0.5
+# A node that reaches the store refreshes twice a second.
+ASK_AFTER_S = 1.5
+ASK_MAX_S, ANSWER_MAX_BYTES = 2.0, 64 * 1024 * 1024
+_log = structlog.get_logger("quiltfn.fleet")
+
+
+class KeyState(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys as a node knows them. `age_s`: they were complete so many seconds ago. `keys`: None
+    if the asker has this revision.
+    """
+
+    revision: int
+    age_s: float
+    keys: Sequence[Key] | None = None
+
+
+_decode = msgspec.json.Decoder(KeyState).decode
+
+
+class FleetKeys:
+    """Keeps `Access` of a node current. `seen`: all nodes, as the store last said."""
+
+    def __init__(
+        self, own: str, access: Access, peers: Peers, seen: Callable[[], Sequence[Member]]
+    ) -> None:
+        self._own, self._access, self._peers, self._seen = own, access, peers, seen
+        self._is_behind = asyncio.Event()
+
+    @property
+    def revision(self) -> int:
+        """As this node knows it, to be sent with a ping."""
+        return self._access.revision
+
+    def heard(self, revision: str | None) -> None:
+        """The revision that another node has sent with a ping."""
+        if revision is not None and revision.isdecimal() and int(revision) > self._access.revision:
+            self._is_behind.set()
+
+    async def answer(self, request: Request, _asker: Asker) -> Response:
+        """Tells another node which keys this one knows."""
+        access = self._access
+        is_known = request.query == f"revision={access.revision}".encode()
+        keys = None if is_known else access.keys
+        return json_response(
+            KeyState(revision=access.revision, age_s=access.age_s, keys=keys),
+        )
+
+    async def run(self) -> None:
+        """Until it is cancelled: asks the other nodes while the store does not answer, and when one
+        of them knows more.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._is_behind.wait()
+            if self._is_behind.is_set() or self._access.age_s > ASK_AFTER_S:
+                self._is_behind.clear()
+                await self.ask()
+                await asyncio.sleep(LOOK_EVERY_S)  # whatever pings say meanwhile
+
+    async def ask(self) -> None:
+        """Asks every node that should be there, and takes over what is newer.
+
+        If all of them respond, this node knows what any node knows. Then it may go on even if none
+        reaches the store: nobody can revoke a key at a node.
+        """
+        access, asked_at = self._access, self._access.now()
+        nodes = [
+            one.name
+            for one in self._seen()
+            if one.is_there and one.state is not NodeState.REMOVED and one.name != self._own
+        ]
+        states = await asyncio.gather(*map(self._state, nodes))
+        for state in states:
+            if state is not None:
+                access.take_over(state.revision, asked_at - state.age_s, state.keys)
+        if None not in states:
+            access.confirm(asked_at)
+
+    async def _state(self, node: str) -> KeyState | None:
+        target = f"{PATH}?revision={self._access.revision}".encode()
+        with contextlib.suppress(PeerUnavailable, TimeoutError, msgspec.DecodeError):
+            async with (
+                asyncio.timeout(ASK_MAX_S),
+                self._peers.request(node, "GET", target, (), b"", None) as answer,
+            ):
+                if answer.status == 200:
+                    return _decode(await answer.read(ANSWER_MAX_BYTES))
+        return None

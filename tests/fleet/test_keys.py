@@ -1,0 +1,82 @@
+"""Real nodes of one fleet: what a revoked key opens at a node that does not reach PostgreSQL."""
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from e2e.server import Server, quiltfn, until
+from fleet.database_proxy import DatabaseProxy, proxy_of
+from fleet.nodes import PASSWORD_FILE, Fleet
+from timeouts import full_wait
+
+pytestmark = pytest.mark.sandbox
+FENCE_S = 3.0
+TIMES = f"--fleet-beat-s 0.2 --fleet-fence-s {FENCE_S} --fleet-end-s 40 --fleet-reap-s 60"
+
+
+class CutOff:
+    """A node that is asked with a key, which another one may have revoked."""
+
+    def __init__(self, fleet: Fleet, proxy: DatabaseProxy) -> None:
+        self.fleet, self.proxy = fleet, proxy
+        self.one = fleet.node("one", TIMES).start()
+        self.two = fleet.node("two", TIMES).start()
+        self.operator = self.key("operator")
+        for node in (self.one, self.two):
+            node.headers["x-api-key"] = node.http.headers["x-api-key"] = self.operator
+        self.function = self.two.deploy("echo hello", name="f", max_instances=2)
+
+    def key(self, scope: str) -> str:
+        secret = ("--store-password-file", str(self.fleet.directory / PASSWORD_FILE))
+        where = ("--store", self.fleet.url, *secret)
+        made = quiltfn("keys", "create", "--tenant", "default", "--scope", scope, *where)
+        assert made.code == 0, made.stderr
+        return made.stdout.strip()
+
+    def invoke(self, key: str, node: Server | None = None) -> httpx.Response:
+        url = f"{(node or self.two).url}{self.function.path}/invoke"
+        return httpx.post(url, json={}, headers={"x-api-key": key}, timeout=30, trust_env=False)
+
+
+@pytest.fixture
+def cut_off(fleet: Fleet) -> Iterator[CutOff]:
+    with proxy_of(fleet, "two") as proxy:
+        it = CutOff(fleet, proxy)
+        yield it
+        it.two.stop()  # before its proxy
+
+
+def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: CutOff) -> None:
+    key, kept = cut_off.key("invoke"), cut_off.key("invoke")
+    assert cut_off.invoke(key).status_code == cut_off.invoke(kept).status_code == 200
+    cut_off.proxy.cut()
+    assert cut_off.invoke(key).status_code == 200
+    prefix = key.split("_")[2]
+    keys = cut_off.one.call("GET", "/api/keys").json()["keys"]
+    [found] = [one["id"] for one in keys if prefix in one["prefix"]]
+    revoked = cut_off.one.call("DELETE", f"/api/keys/{found}")
+    assert revoked.status_code in (200, 204), revoked.text
+    until(lambda: cut_off.invoke(key).status_code == 401, 10)
+    time.sleep(full_wait(FENCE_S))
+    # The other node vouches for the other key all the time.
+    assert (cut_off.invoke(key).status_code, cut_off.invoke(kept).status_code) == (401, 200)
+    cut_off.proxy.heal()
+    time.sleep(full_wait(2))
+    assert (cut_off.invoke(key).status_code, cut_off.invoke(kept).status_code) == (401, 200)
+
+
+def test_a_node_that_reaches_nobody_accepts_no_key(cut_off: CutOff) -> None:
+    key = cut_off.key("invoke")
+    assert cut_off.invoke(key).status_code == 200
+    cut_off.proxy.cut()
+    cut_off.one.kill_launcher()  # it may know more
+    cut_off.one.wait()
+    until(lambda: cut_off.invoke(key).status_code == 503, 20)
+    refused = cut_off.invoke(key)
+    assert refused.json()["error_code"] == "STORE_UNAVAILABLE", refused.text
+    assert "whether the credential is valid" in refused.text
+    cut_off.proxy.heal()
+    until(lambda: cut_off.invoke(key).status_code == 200, 20)
+    cut_off.one.start()  # which clears away what the killed one left

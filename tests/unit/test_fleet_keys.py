@@ -1,0 +1,216 @@
+"""FleetKeys: what a node accepts that does not reach the store, by what other nodes say."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from manual_clock import ManualClock
+from quiltfn.access import ANYBODY, Access
+from quiltfn.fleet import keys as module
+from quiltfn.fleet.keys import FleetKeys
+from quiltfn.model.access import Caller, Key, Scope, digest_of
+from quiltfn.model.errors import StoreUnavailable, Unauthorized
+from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.ports.placement import PeerUnavailable
+
+FENCE_S = 10.0
+SECRET = f"quilt_sk_{'a' * 12}_{'x' * 43}"
+TOKEN = Caller(tenant_id="acme", scope=Scope.READ, credential="token", token_ends_at=10**10)
+
+
+def a_key(revoked_at: int | None = None) -> Key:
+    return Key(
+        id="key-1",
+        tenant_id="acme",
+        scope=Scope.WRITE,
+        prefix="a" * 12,
+        digest=digest_of(SECRET),
+        created_at=0,
+        revoked_at=revoked_at,
+    )
+
+
+class Store:
+    """`Keys` that all nodes share."""
+
+    def __init__(self, *keys: Key) -> None:
+        self.keys, self.number, self.cut_off = list(keys), 1, set[str]()
+
+    def seen_by(self, name: str) -> Any:
+        def check() -> None:
+            if name in self.cut_off:
+                raise StoreUnavailable("cut off")
+
+        async def revision() -> int:
+            check()
+            return self.number
+
+        async def load() -> list[Key]:
+            check()
+            return list(self.keys)
+
+        return SimpleNamespace(change_token=lambda: None, revision=revision, load=load)
+
+    def revoke(self) -> None:
+        self.keys, self.number = [a_key(revoked_at=1)], self.number + 1
+
+
+class Nodes:
+    """Nodes of a fleet without a network between them: `parted` ones answer nobody."""
+
+    def __init__(self, store: Store, *names: str) -> None:
+        self.store, self.clock, self.parted = store, ManualClock(), set[str]()
+        self.members = [Member(name=name, epoch=1, version="1") for name in names]
+        self.access = {name: Access(store.seen_by(name), self.clock) for name in names}
+        for access in self.access.values():
+            access.stale_after_s = FENCE_S
+        self.keys = {
+            name: FleetKeys(name, access, cast("Any", self), lambda: self.members)
+            for name, access in self.access.items()
+        }
+
+    @contextlib.asynccontextmanager
+    async def request(self, node: str, _method: str, target: bytes, *_: Any) -> AsyncIterator[Any]:
+        if node in self.parted or node not in self.keys:
+            raise PeerUnavailable("parted", may_have_run=False)
+        request = SimpleNamespace(query=target.partition(b"?")[2])
+        response = await self.keys[node].answer(cast("Any", request), cast("Any", None))
+
+        async def read(_limit: int) -> bytes:
+            assert isinstance(response.body, bytes)
+            return response.body
+
+        yield SimpleNamespace(status=response.status, read=read)
+
+    async def refresh(self) -> None:
+        """What each node does again and again."""
+        for access in self.access.values():
+            with contextlib.suppress(StoreUnavailable):
+                await access.refresh()
+        for name, keys in self.keys.items():
+            if self.access[name].age_s > module.ASK_AFTER_S:
+                await keys.ask()
+
+    async def after(self, seconds: float) -> None:
+        self.clock.time += seconds
+        await self.refresh()
+
+    async def invoke(self, name: str) -> int:
+        """The status of a request with the key."""
+        try:
+            await self.access[name].identify({"x-api-key": SECRET}, "192.0.2.1")
+        except (StoreUnavailable, Unauthorized) as error:
+            return 503 if isinstance(error, StoreUnavailable) else 401
+        return 200
+
+
+@pytest.fixture
+async def nodes() -> Nodes:
+    nodes = Nodes(Store(a_key()), "one", "two", "three")
+    await nodes.refresh()
+    return nodes
+
+
+async def test_a_node_without_the_store_follows_a_revocation_by_another_node(nodes: Nodes) -> None:
+    nodes.store.cut_off = {"two"}
+    await nodes.after(5)
+    assert await nodes.invoke("two") == 200
+    nodes.store.revoke()
+    await nodes.after(2)
+    assert await nodes.invoke("two") == 401
+    await nodes.after(100)
+    assert await nodes.invoke("two") == 401
+    nodes.store.cut_off = set()
+    await nodes.after(1)
+    assert await nodes.invoke("two") == 401
+
+
+@pytest.mark.parametrize(
+    ("cut_off", "parted", "status"),
+    [
+        ({"two"}, set(), 200),
+        ({"two"}, {"one"}, 200),  # the third node knows
+        ({"one", "two", "three"}, set(), 200),  # nobody can revoke at a node
+        ({"one", "two", "three"}, {"one"}, 503),  # the first may know more
+        ({"two"}, {"one", "three"}, 503),
+    ],
+)
+async def test_a_valid_key_during_an_outage(
+    nodes: Nodes, cut_off: set[str], parted: set[str], status: int
+) -> None:
+    nodes.store.cut_off, nodes.parted = cut_off, parted
+    began = nodes.clock.now()
+    for _ in range(int(2 * FENCE_S)):
+        await nodes.after(1)
+        expected = status if nodes.clock.now() - began > FENCE_S else 200
+        assert await nodes.invoke("two") == expected, nodes.clock.now()
+    nodes.store.cut_off, nodes.parted = set(), set()
+    await nodes.after(1)
+    assert await nodes.invoke("two") == 200
+
+
+async def test_nodes_that_left_or_were_removed_need_not_respond(nodes: Nodes) -> None:
+    nodes.members += [
+        Member(name="four", epoch=1, version="1", presence=Presence.LEFT),
+        Member(name="five", epoch=1, version="1", state=NodeState.REMOVED),
+    ]
+    nodes.store.cut_off = {"one", "two", "three"}
+    await nodes.after(2 * FENCE_S)
+    assert await nodes.invoke("two") == 200
+    nodes.members.append(Member(name="six", epoch=1, version="1"))  # the control
+    await nodes.after(2 * FENCE_S)
+    assert await nodes.invoke("two") == 503
+
+
+async def test_the_open_mode_ends_as_well_and_a_signed_token_is_not_in_the_store() -> None:
+    nodes = Nodes(Store(), "one")
+    await nodes.refresh()
+    access = nodes.access["one"]
+    assert await access.identify({}, "192.0.2.1") == ANYBODY
+    nodes.clock.time += FENCE_S + 1
+    for call in (access.identify({}, "192.0.2.1"), access.accept(ANYBODY)):
+        with pytest.raises(StoreUnavailable):
+            await call
+    assert not access.still_holds(ANYBODY)
+    assert await access.accept(TOKEN) == TOKEN
+
+
+async def test_what_another_node_says_of_a_caller_is_checked(nodes: Nodes) -> None:
+    access = nodes.access["one"]
+    caller = Caller(tenant_id="acme", scope=Scope.WRITE, credential="key-1")
+    assert await access.accept(caller) == caller
+    for wrong in (
+        Caller(tenant_id="other", scope=Scope.WRITE, credential="key-1"),
+        Caller(tenant_id="acme", scope=Scope.OPERATOR, credential="key-1"),
+        Caller(tenant_id="acme", scope=Scope.WRITE, credential="key-2"),
+        ANYBODY,
+    ):
+        with pytest.raises(Unauthorized):
+            await access.accept(wrong)
+    nodes.store.revoke()
+    await nodes.refresh()
+    with pytest.raises(Unauthorized):
+        await access.accept(caller)
+
+
+@pytest.mark.parametrize(
+    ("heard", "asks"), [("2", True), ("1", False), (None, False), ("many", False)]
+)
+async def test_a_newer_revision_in_a_ping_is_asked_for(
+    nodes: Nodes, heard: str | None, asks: bool
+) -> None:
+    keys = nodes.keys["two"]
+    keys.heard(heard)
+    assert keys._is_behind.is_set() == asks
+    assert keys.revision == 1
+
+
+async def test_an_older_response_replaces_nothing(nodes: Nodes) -> None:
+    access = nodes.access["one"]
+    old = access.now() - 5
+    access.take_over(99, old, [])
+    access.take_over(99, access.now() + 1, None)  # of another revision, without its keys
+    assert (access.revision, await nodes.invoke("one")) == (1, 200)
