@@ -3,8 +3,10 @@
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +20,19 @@ import pytest
 from e2e import leftovers, sample_runtimes
 from e2e.faults import Runtime, foreign_container
 from e2e.full_disk import small_disk
-from e2e.server import CRUN, QUILTFN, Function, Server, is_alive, quiltfn, until, watched
-from timeouts import scaled
+from e2e.server import (
+    CRUN,
+    QUILTFN,
+    Function,
+    Server,
+    children,
+    is_alive,
+    quiltfn,
+    status_of,
+    until,
+    watched,
+)
+from timeouts import full_wait, scaled
 
 pytestmark = pytest.mark.sandbox
 CALLS = 20
@@ -95,6 +108,81 @@ def test_nothing_is_lost_and_nothing_is_left_after_a_kill(
         assert function.invoke("quick")["stdout"] == "quick\n"
 
 
+# A process with the server's uid in its control group, as what a compromised server leaves: in a
+# session of its own, whose parent is gone.
+ESCAPED = """
+import os, sys, time
+uid, *groups = sys.argv[1:]
+for group in groups:
+    with open(group + "/cgroup.procs", "w") as file:
+        file.write("0")
+if os.fork():
+    os._exit(0)
+os.setsid()
+os.setresgid(*[int(uid)] * 3)
+os.setresuid(*[int(uid)] * 3)
+print(os.getpid(), flush=True)
+os.close(1)
+time.sleep(60)
+"""
+
+
+def escaped(server: Server, *groups: str) -> int:
+    """Starts one in these groups; returns its pid."""
+    uid = status_of(server.pid)["Uid"].split()[0]
+    words = [sys.executable, "-c", ESCAPED, uid, *groups]
+    return int(subprocess.run(words, check=True, stdout=subprocess.PIPE, timeout=20).stdout)
+
+
+def server_group(server: Server) -> str:
+    """The control group that the server's processes are in, of v1 or of v2."""
+    lines = Path(f"/proc/{server.pid}/cgroup").read_text().splitlines()
+    by_kind = {controllers: path for _, controllers, path in (one.split(":", 2) for one in lines)}
+    freezer = by_kind.get("freezer")
+    return f"/sys/fs/cgroup/freezer{freezer}" if freezer else f"/sys/fs/cgroup{by_kind['']}"
+
+
+def keeper_of(server: Server) -> int:
+    """The child of the launcher that runs the launcher's own program."""
+
+    def program(pid: int) -> bytes:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+    launchers = program(server.launcher)
+    return until(
+        lambda: next((one for one in children(server.launcher) if program(one) == launchers), 0)
+    )
+
+
+def test_what_the_server_has_left_ends_with_a_killed_launcher(server: Server) -> None:
+    """Its keeper ends it. The controls: a keeper that stands still, and another group."""
+    keeper = keeper_of(server)
+    left, elsewhere = escaped(server, server_group(server)), escaped(server)
+    function = server.deploy("sleep 60", max_instances=1)
+    server.later(answered, function)
+    until(lambda: server.named("sleep"))
+    os.kill(keeper, signal.SIGSTOP)
+    server.kill_launcher()
+    server.wait()
+    time.sleep(full_wait(1))
+    assert is_alive(left)
+    os.kill(keeper, signal.SIGCONT)
+    until(lambda: not (is_alive(left) or is_alive(keeper) or server.named("sleep")))
+    assert is_alive(elsewhere)
+    os.kill(elsewhere, signal.SIGKILL)
+    server.start()
+
+
+def test_a_keeper_that_is_killed_has_a_successor_and_ends_with_a_launcher(server: Server) -> None:
+    first = keeper_of(server)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: keeper_of(server) != first)
+    second = keeper_of(server)
+    server.stop()
+    until(lambda: not is_alive(second))
+    server.start()
+
+
 def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) -> None:
     before = leftovers.look(server.root, server.run_dir, ())
     function = slow_or_quick(server, max_instances=30)
@@ -115,7 +203,10 @@ def test_doctor_sweeps_the_dead_and_spares_the_living(
     sandboxes = set(living.sandbox_pids())
     before = leftovers.look(server.root, server.run_dir, living.ids)
     running(server, 4)
+    keeper = keeper_of(server)
+    os.kill(keeper, signal.SIGSTOP)
     kill(server, "both")
+    os.kill(keeper, signal.SIGKILL)  # else it would kill the sandboxes
     left = leftovers.look(server.root, server.run_dir, server.ids | living.ids).since(before)
     assert any("control group" in one for one in left)
     assert any("directory" in one for one in left)

@@ -517,7 +517,7 @@ def test_a_killed_server_leaves_nothing(server: Server, killed: str) -> None:
     with pytest.raises((httpx.TransportError, AssertionError)):
         call.result(scaled(5))
     server.wait()
-    if killed == "kill_launcher":  # who is to sweep is dead: the next one does
+    if killed == "kill_launcher":  # the next one sweeps the directories
         server.start()
         server.until_ready()
     until(lambda: not [pid for pid in pids if is_alive(pid)])

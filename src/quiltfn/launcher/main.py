@@ -41,6 +41,7 @@ from quiltfn.launcher.deadline import Deadline
 from quiltfn.launcher.egress import Egress
 from quiltfn.launcher.gvisor import Gvisor
 from quiltfn.launcher.jobs import cannot_start
+from quiltfn.launcher.keeper import Keeper
 from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
 from quiltfn.launcher.server_uid import InUse, ServerUid
 
@@ -164,13 +165,16 @@ class Launcher:
                 f"{swept['sandboxes']} sandbox(es) among it",
                 file=sys.stderr,
             )
+        self.keeper = Keeper(lambda: state.end_groups(self.state.id, groups))
         try:
+            self._start_keeper(0)
             return self._serve(groups)
         finally:
             _, all_ended = state.end_everything(self.state.id, groups)
             if hasattr(self, "images"):
                 self.images.close()
             self.state.close(all_ended=all_ended)
+            self.keeper.end()
             self.owner.close()
             if not all_ended:
                 print("quiltfn: not every process has ended; see doctor --sweep", file=sys.stderr)
@@ -182,6 +186,13 @@ class Launcher:
             raise CannotStart(str(error), IN_USE) from None
         except (confine.NotReadable, OSError) as error:
             raise CannotStart(str(error), NO_DATA_DIR) from None
+
+    def _start_keeper(self, _code: int) -> None:
+        """Also where it was killed: nothing would end what outlives the launcher."""
+        try:
+            self.children.watch_new(self.keeper.start(), self._start_keeper)
+        except OSError as error:
+            raise CannotStart(cannot_start("the keeper", error), UNUSABLE) from None
 
     def _serve(self, groups: cgroups.Cgroups) -> int:
         self.groups = groups

@@ -147,6 +147,13 @@ def _sweep_server(path: Path, cgroups: Cgroups) -> int:
 
 
 def end_everything(server: str, cgroups: Cgroups) -> tuple[int, bool]:
+    """As `end_groups`, and removes the parent of the groups as well."""
+    ended = end_groups(server, cgroups)
+    cgroups.remove_server(server)
+    return ended
+
+
+def end_groups(server: str, cgroups: Cgroups) -> tuple[int, bool]:
     """Kills everything in the server's groups, its own processes first, and removes the groups.
     Returns how many sandboxes had a group, and whether nothing is left.
     """
@@ -160,7 +167,6 @@ def end_everything(server: str, cgroups: Cgroups) -> tuple[int, bool]:
         for name in left:
             cgroups.kill(server, name)
         left = [name for name in left if not cgroups.remove(server, name)]
-    cgroups.remove_server(server)
     return count, not left
 
 
