@@ -254,6 +254,31 @@ def test_files_that_are_no_code_are_not_sent_and_make_no_version(shop: Shop) -> 
     assert "quiltfn.toml" not in files
 
 
+def test_nothing_outside_of_the_directory_is_sent_unless_an_option_says_so(shop: Shop) -> None:
+    project = shop.directory / "inner"
+    project.mkdir()
+    inner, listed = Shop(shop.server, project), project / "src" / "requirements.txt"
+    inner.write()
+    wheel = a_wheel(shop.directory)
+    assert inner.run("deploy", "--dry-run").code == 0
+    listed.write_text(f"../../{wheel.name}\n")
+    refused = inner.run("deploy", "--dry-run")
+    assert refused.code == 2
+    assert f"[functions.hello] packages must be in the project's directory, not at {wheel}" in (
+        refused.stderr
+    )
+    assert inner.run("deploy", "--dry-run", "--allow-outside").code == 0
+    (shop.directory / "others.txt").write_text("")
+    listed.unlink()
+    listed.symlink_to(shop.directory / "others.txt")
+    assert "packages must be in" in inner.run("deploy", "--dry-run").stderr
+    listed.unlink()
+    secrets = (project / ".env").rename(shop.directory / ".env")
+    (project / ".env").symlink_to(secrets)
+    assert "leads out of the project's directory" in inner.run("deploy", "--dry-run").stderr
+    assert inner.run("deploy", "--dry-run", "--env-file", str(secrets)).code == 0
+
+
 def test_a_broken_edit_leaves_the_old_version_serving_and_says_so(shop: Shop) -> None:
     shop.write()
     shop.deploy()

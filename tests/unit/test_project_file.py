@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quiltfn.cli import run
+from quiltfn.cli import base_images, run
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.project import file, toml
 from quiltfn.cli.project.init import project_name
@@ -196,6 +196,59 @@ def test_a_wrong_field_is_told_with_its_table_and_what_was_expected(
 ) -> None:
     (sentence,) = wrong(place, f'[functions.f]\nhandler = "x"\n{text}')
     assert sentence.startswith(f"[functions.f{table}] {said}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("code", "../other", "code must be in the project's directory, not ../other"),
+        ("code", "{outside}", "code must be"),
+        ("code", "link", "code must be"),
+        ("code", "inside/link", "code must be"),
+        ("requirements", "../other/needs.txt", "requirements must be"),
+        ("requirements", "link/needs.txt", "requirements must be"),
+        ("image", "../other/image.tar", "image must be in the project's directory"),
+        ("image", "{outside}", "image must be in"),
+        ("image", "link/image.tar", "image must be in"),
+        *(("image", f"{one}../other:x", "image must be the ref") for one in file.LOCAL_IMAGES),
+    ],
+)
+def test_a_path_leads_out_of_the_directory_only_if_an_option_says_so(
+    tmp_path: Path, field: str, value: str, said: str
+) -> None:
+    place, outside = tmp_path / "project" / file.NAME, tmp_path / "other"
+    (place.parent / "inside").mkdir(parents=True)
+    outside.mkdir()
+    for name in ("needs.txt", "image.tar"):
+        (outside / name).write_text("")
+    for link in (place.parent / "link", place.parent / "inside/link"):
+        link.symlink_to(outside)
+    kind = 'kind = "python"\nhandler = "main:handler"'
+    text = f'[functions.x]\n{kind}\n{field} = "{value.format(outside=outside)}"'
+    (sentence,) = wrong(place, text)
+    assert f"[functions.x] {said}" in sentence
+    assert "--allow-outside permits it" in sentence
+    file.read(place, VARIABLES, allows_outside=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("code", "."), ("code", "inside"), ("code", "inside/../inside"), ("code", "link")],
+        *[("image", "docker.io/library/alpine:3.22"), ("image", "docker://a/b"), ("image", "a/b")],
+    ],
+)
+def test_what_is_in_the_directory_is_taken_also_by_links(
+    place: Path, field: str, value: str
+) -> None:
+    (place.parent / "inside").mkdir()
+    (place.parent / "link").symlink_to("inside")
+    read(place, f'[functions.x]\nkind = "python"\nhandler = "a:b"\n{field} = "{value}"')
+
+
+def test_the_images_of_this_machine_are_those_that_skopeo_can_be_told() -> None:
+    names = base_images.TRANSPORT.pattern.removeprefix("(").removesuffix("):").split("|")
+    assert {one.removesuffix(":") for one in file.LOCAL_IMAGES} == set(names) - {"docker"}
 
 
 def test_every_wrong_field_is_told(place: Path) -> None:

@@ -6,6 +6,7 @@ and directories below package.json, both in what is named and in what npm finds 
 """
 
 import json
+import os
 import posixpath
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -84,8 +85,9 @@ def isolate(tree: Path) -> None:
     found = {path.name: path.read_bytes() for path in files_of(tree)}
     is_locked = any(name in found for name in LOCKS)
     text = naming(tree / MANIFEST, () if is_locked else ("devDependencies",))
+    root = os.path.realpath(tree)
     for path in tree.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(tree.resolve()):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
             path.unlink()
     for name, content in (found | {MANIFEST: text.encode()}).items():
         (tree / name).unlink(missing_ok=True)

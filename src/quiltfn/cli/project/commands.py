@@ -49,6 +49,13 @@ class DeployOptions(Struct, frozen=True, kw_only=True):
             help="Give a new version this part of the calls by NAME@live, such as 10%.",
         ),
     ] = None
+    allow_outside: Annotated[
+        bool,
+        Option(
+            ("--allow-outside",),
+            help="Let the file name code, requirements, and images outside its directory.",
+        ),
+    ] = False
     env_file: Annotated[
         Path | None,
         Option(
@@ -132,12 +139,14 @@ class Project:
     def deploy(self) -> int:
         """Reads the file and makes the server have what it says; returns the exit code."""
         variables = self._variables()
-        file.read(self._path, variables)  # what is wrong is told before a server is asked
-        found = file.read(self._path, variables, self._at.info.limits)
+        outside = self._options.allow_outside
+        # What is wrong is told before a server is asked.
+        file.read(self._path, variables, allows_outside=outside)
+        found = file.read(self._path, variables, self._at.info.limits, allows_outside=outside)
         with tempfile.TemporaryDirectory(prefix="quiltfn-") as place:
             env_file = self._options.env_file
             left_out = () if env_file is None else (env_file.name,)
-            sources = Sources(self._at, found, Path(place), left_out)
+            sources = Sources(self._at, found, Path(place), left_out, allows_outside=outside)
             wanted = replace(sources.wanted(), canary=self._canary)
             return self.make_so(wanted, sources.upload)
 
@@ -215,6 +224,9 @@ class Project:
     def _variables(self) -> Mapping[str, str]:
         """Where the values of secrets come from: the environment goes first."""
         path = self._options.env_file or self._path.with_name(file.ENV_FILE)
+        is_given = self._options.env_file is not None or self._options.allow_outside
+        if not is_given and file.is_outside(self._path.parent, path.name):
+            raise BadParameter(f"{path} leads out of the project's directory; name it: --env-file")
         return (file.variables_in(path) if path.is_file() else {}) | dict(os.environ)
 
     def _refuse(self, wanted: DesiredState, plan: Plan) -> int:

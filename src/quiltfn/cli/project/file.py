@@ -2,6 +2,7 @@
 meaning come from the shapes of `quiltfn.wire`.
 """
 
+import os
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -32,6 +33,17 @@ NOT_CODE = (NAME, ENV_FILE, f"{ENV_FILE}.*")
 PROJECT_NAME = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
 VARIABLE = "(?!QUILT_)[A-Za-z_][A-Za-z0-9_]*"
 WRONG_FIELDS_MAX = 50
+
+# References of images that are on this machine, as skopeo names them.
+LOCAL_IMAGES = (
+    "oci:",
+    "oci-archive:",
+    "docker-archive:",
+    "docker-daemon:",
+    "containers-storage:",
+    "dir:",
+)
+HOW = "--allow-outside permits it"
 
 T = TypeVar("T", bound=Struct)
 
@@ -145,10 +157,15 @@ class ProjectFile(Struct, frozen=True, kw_only=True):
 
 
 def read(
-    path: Path, variables: Mapping[str, str], limits: Mapping[str, float] = NO_LIMITS
+    path: Path,
+    variables: Mapping[str, str],
+    limits: Mapping[str, float] = NO_LIMITS,
+    *,
+    allows_outside: bool = False,
 ) -> ProjectFile:
-    """`variables`: where secrets are looked up. `limits`: what the server allows. Raises
-    `BadParameter` that names each wrong field.
+    """`variables`: where secrets are looked up. `limits`: what the server allows. `allows_outside`:
+    the file may name what is outside of its directory. Raises `BadParameter` that names each wrong
+    field.
     """
     try:
         said = tomllib.loads(path.read_text("utf-8"))
@@ -156,11 +173,19 @@ def read(
         raise BadParameter(f"there is no {path}", "quiltfn init makes one") from None
     except (OSError, ValueError) as error:
         raise BadParameter(f"{path} cannot be read: {error}") from None
-    reader = _Reader(path, variables, limits)
+    reader = _Reader(path, variables, limits, allows_outside)
     found = reader.project(said)
     if reader.wrong:
         raise BadParameter("\n".join(reader.wrong[:WRONG_FIELDS_MAX]))
     return found
+
+
+def is_outside(directory: Path, path: str | Path) -> bool:
+    """Whether a path that there is leads out of the directory, also by links."""
+    place = directory / path
+    if not os.path.lexists(place):
+        return False
+    return not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(directory))
 
 
 def project_of(path: Path) -> str:
@@ -201,9 +226,14 @@ class _Reader:
     """Reads one file. `wrong`: a sentence for each wrong field."""
 
     def __init__(
-        self, path: Path, variables: Mapping[str, str], limits: Mapping[str, float]
+        self,
+        path: Path,
+        variables: Mapping[str, str],
+        limits: Mapping[str, float],
+        allows_outside: bool,
     ) -> None:
         self._path, self._variables, self._limits = path, variables, limits
+        self._allows_outside = allows_outside
         self.wrong: list[str] = []
 
     def project(self, said: dict[str, Any]) -> ProjectFile:
@@ -347,6 +377,15 @@ class _Reader:
             self._tell(place, f"code must be a directory, and there is none at {files.code}")
         if files.requirements is not None and not (directory / files.requirements).is_file():
             self._tell(place, f"requirements must be a file, and there is no {files.requirements}")
+        if self._allows_outside:
+            return
+        for name in ("code", "requirements", "image"):
+            value = getattr(files, name)
+            if value is not None and is_outside(directory, value):
+                self._tell(place, f"{name} must be in the project's directory, not {value}; {HOW}")
+        if files.image is not None and files.image.startswith(LOCAL_IMAGES):
+            wanted = "the reference of an image in a registry, or a path in the project's directory"
+            self._tell(place, f"image must be {wanted}, not {files.image}; {HOW}")
 
     def _tables(self, said: Any, place: str) -> dict[str, dict[str, Any]]:
         """The tables of a table. What is none is told, and left out."""

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from quiltfn.cli import lock_files, runtime_files, runtimes, tree
 from quiltfn.cli.parsing import BadParameter
-from quiltfn.cli.project.file import NOT_CODE, FunctionTable, ProjectFile
+from quiltfn.cli.project.file import HOW, NOT_CODE, FunctionTable, ProjectFile, is_outside
 from quiltfn.cli.project.plan import RUNTIME_SETTINGS, DesiredFunction, DesiredState
+from quiltfn.cli.requirements import local_wheel
 from quiltfn.cli.session import Session
 from quiltfn.wire import Kind, NewRuntime
 
@@ -33,10 +34,17 @@ class Sources:
     """
 
     def __init__(
-        self, at: Session, file: ProjectFile, place: Path, left_out: tuple[str, ...] = ()
+        self,
+        at: Session,
+        file: ProjectFile,
+        place: Path,
+        left_out: tuple[str, ...] = (),
+        *,
+        allows_outside: bool = False,
     ) -> None:
         self._at, self._file, self._place = at, file, place
         self._left_out = (*NOT_CODE, *left_out)
+        self._allows_outside = allows_outside
         self._copies: dict[tuple[Path, bool], tuple[Path, str]] = {}
         # By the names of the runtimes that are made of them.
         self._made: dict[str, tuple[runtime_files.Source, runtimes.BaseOptions]] = {}
@@ -67,6 +75,8 @@ class Sources:
             code = (self._file.directory / files.code).resolve()
             has_packages = kind in runtime_files.WITH_NODE and (code / "package.json").is_file()
             directory, digest = self._copied(code, with_modules=not has_packages)
+        if requirements is not None and not self._allows_outside:
+            self._check_inside(table.new.name, requirements)
         source = runtime_files.Source(kind=kind, directory=directory, requirements=requirements)
         image, root = self._image(files.image)
         target = None
@@ -93,6 +103,20 @@ class Sources:
         if takes_them and files.code is not None:
             return lock_files.find(directory / files.code)
         return None
+
+    def _check_inside(self, function: str, requirements: Path) -> None:
+        """Raises `BadParameter` if the list of packages or a wheel in it is outside."""
+        directory = self._file.directory.absolute()
+        paths = [requirements.absolute()]
+        if not is_outside(directory, paths[0]):
+            lines = lock_files.read(requirements).text.splitlines()
+            paths += filter(None, map(local_wheel, lines))
+        for path in paths:
+            if is_outside(directory, path):
+                raise BadParameter(
+                    f"[functions.{function}] packages must be in the project's directory, "
+                    f"not at {os.path.normpath(path)}; {HOW}"
+                )
 
     def _image(self, image: str | None) -> tuple[str | None, str | None]:
         """Where a root file system comes from, and what it is known by."""
