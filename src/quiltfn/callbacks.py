@@ -24,6 +24,8 @@ from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 
 TIMEOUT_S = 15.0
+# A body may take longer: a second for so many bytes.
+BYTES_A_SECOND = 64 * 1024
 # A name server may take far longer to fail than anybody waits for it, and a thread with it. These
 # threads are for the names of callbacks alone; once they are all taken, callbacks wait and fail.
 RESOLVERS = 64
@@ -176,12 +178,13 @@ class Callbacks:
         """As the port says."""
         to, host = _whole(url)
         sent = [("Host", host), *headers.items(), ("connection", "close")]
+        timeout_s = self._timeout_s + len(body) // BYTES_A_SECOND
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 async with self._pool.stream("POST", to, headers=sent, content=body) as answer:
                     return int(answer.status)
         except TimeoutError:
-            raise CallbackFailed(f"there was no answer within {self._timeout_s:g} s") from None
+            raise CallbackFailed(f"there was no answer within {timeout_s:g} s") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise CallbackFailed(_sentence(error)) from None
         except (OSError, httpcore.UnsupportedProtocol, ValueError):

@@ -20,6 +20,7 @@ from quiltfn.model import callback
 from quiltfn.model.delivery import (
     CHAIN_MAX,
     LIFE_S,
+    RESULT_TOO_LARGE,
     Delivery,
     DeliveryStatus,
     retry_due_ms,
@@ -45,6 +46,8 @@ from quiltfn.work import Cause, Work
 # How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
 # slow receiver keeps nobody else's waiting.
 AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
+# No more is begun while the bodies of those under way have so many bytes, in all and of one tenant.
+BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
 # So many functions of a tenant that have no room are looked at in a row; the others a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
 GONE = 410
@@ -79,6 +82,7 @@ class Deliveries:
         self._sending: dict[asyncio.Task[None], str] = {}  # with the id of the delivery
         self._is_unsure = False  # the store did not say whether a claim was made
         self._busy: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[str] = Counter()  # Of the bodies under way, by tenant.
         self._ended: dict[str, str] = {}  # by function: its tenant
         self._noticing: asyncio.Task[None] | None = None
         # Brings what other nodes have changed, before a delivery fails by what there is.
@@ -103,7 +107,7 @@ class Deliveries:
 
     async def retry(self, entry: Entry, delivery_id: str) -> Delivery:
         """Makes a delivery due at once, and for another day. Raises `NotFound`, and `Conflict` for
-        one that was delivered, or whose content had to make room.
+        one that was delivered, or whose content had to make room or is too large.
         """
         now_ms = self._now_ms()
         function = entry.function
@@ -114,7 +118,9 @@ class Deliveries:
             raise Conflict("it was delivered", details={"state": found.status})
         if found.status is DeliveryStatus.FAILED:
             hint = "GET …/invocations/<invocation_id> has the record of the call"
-            raise Conflict(NOT_KEPT, hint=hint, details={"state": found.status})
+            problem = found.error_message or ""
+            why = problem if problem.startswith(RESULT_TOO_LARGE) else NOT_KEPT
+            raise Conflict(why, hint=hint, details={"state": found.status})
         self._note(function.id, function.tenant_id, now_ms)
         return found
 
@@ -214,6 +220,8 @@ class Deliveries:
 
     def _room_of(self, tenant_id: str) -> int:
         """How many of the tenant's, wherever they go to."""
+        if self._bytes[tenant_id] >= BYTES_OF_TENANT or self._bytes.total() >= BYTES_AT_ONCE:
+            return 0
         return min(AT_ONCE - len(self._sending), OF_TENANT - self._busy["tenant", tenant_id])
 
     def _keys(self, function_id: str) -> Sequence[tuple[str, str]]:
@@ -249,6 +257,7 @@ class Deliveries:
     def _start(self, delivery: Delivery) -> None:
         keys = [("tenant", delivery.tenant_id), *self._keys(delivery.function_id)]
         self._busy.update(keys)
+        self._bytes[delivery.tenant_id] += len(delivery.body)
         task = asyncio.ensure_future(self._send(delivery))
         self._sending[task] = delivery.id
 
@@ -256,6 +265,8 @@ class Deliveries:
             self._sending.pop(task, None)
             self._busy.subtract(keys)
             self._busy = +self._busy
+            self._bytes[delivery.tenant_id] -= len(delivery.body)
+            self._bytes = +self._bytes
             self._changed.set()
             if not task.cancelled() and (error := task.exception()) is not None:
                 _log.error("a delivery was not sent", delivery=delivery.id, error=repr(error))

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from contract.pieces import a_piece, begun
-from contract.stores import a_stored_function, a_version, an_id, done, restart
+from contract.stores import a_function, a_stored_function, a_version, an_id, done, restart
 from quiltfn.callbacks import Callbacks
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.clock import SystemClock
@@ -24,7 +24,7 @@ from quiltfn.model import delivery as model
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
 from quiltfn.model.errors import Conflict, NotFound, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
-from quiltfn.model.invocation import WorkOutcome
+from quiltfn.model.invocation import Status, WorkOutcome
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
 from quiltfn.policies import Policies
@@ -133,7 +133,7 @@ class World:
         running = replace(begun(a_piece(function).record), **changes)
         self.journal.opened(running)
         outcome, now = WorkOutcome(destination_id=delivery_id), int(self.clock.unix())
-        record = replace(done(running), ended_at=now, outcome=outcome)
+        record = replace(done(running), ended_at=now, outcome=outcome, **changes)
         self.journal.closed(record)
         self.deliveries.ended(record)
         return delivery_id
@@ -191,6 +191,89 @@ async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> N
     assert message["data"]["stdout"] == "hello\n"
     with pytest.raises(WebhookVerificationError):  # the control
         Webhook(SECRET).verify(body.replace(b"success", b"failure"), headers)
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("changes", "sent", "cut"),
+    [
+        ({"stdout": b"x" * 671_000}, 671_000, (False, False)),
+        ({"stdout": b"x" * (6 * MIB - 2000)}, 6 * MIB - 2000, (False, False)),
+        ({"stdout": b"x" * 6 * MIB}, None, None),  # with the other fields the body is larger
+        ({"stdout": b"x" * 7 * MIB}, None, None),
+        ({"stdout": b"\0" * 2 * MIB}, None, None),  # six bytes each in JSON
+        ({"stdout": b"x" * 9, "stdout_dropped": 1}, None, None),
+        ({"stdout": b"x" * 9, "stderr": b"y" * 70_000}, 9, (False, True)),
+        ({"stdout": b"x" * 9, "stderr_dropped": 1}, 9, (False, True)),
+        ({"status": Status.FAILED, "stdout": b"x" * 7 * MIB}, 65_536, (True, False)),
+        ({"status": Status.FAILED, "stdout": b"x", "stdout_dropped": 1}, 1, (True, False)),
+    ],
+)
+def test_a_result_is_sent_whole_or_not_at_all_and_a_failure_in_any_case(
+    changes: dict[str, Any], sent: int | None, cut: tuple[bool, bool] | None
+) -> None:
+    outcome = WorkOutcome(destination_id="d")
+    record = replace(done(begun(a_piece(a_function()).record)), outcome=outcome, **changes)
+    delivery = model.delivery_of(record)
+    if sent is None:
+        assert (delivery.status, delivery.body, delivery.ended_at) == (
+            "failed",
+            b"",
+            record.ended_at,
+        )
+        assert (delivery.error_message or "").startswith("RESULT_TOO_LARGE: ")
+        return
+    assert (delivery.status, delivery.error_message, delivery.ended_at) == ("waiting", None, None)
+    assert len(delivery.body) <= 6 * MIB
+    data = json.loads(delivery.body)["data"]
+    assert len(data["stdout"]) == sent
+    assert (data["stdout_truncated"], data["stderr_truncated"]) == cut
+    assert data["is_truncated"] is any(cut or ())
+
+
+async def test_a_result_that_is_too_large_is_listed_as_failed_and_sent_to_nobody(
+    world: World,
+) -> None:
+    function = await world.function("f", TO_URL)
+    async with world.running():
+        delivery_id = await world.end_call(function, stdout_dropped=1)
+        after = await world.end_call(function)
+        await world.until(function, after, status="delivered")
+        one = await world.until(function, delivery_id, status="failed")
+        assert (one.attempts, one.error_message and one.error_message[:17]) == (
+            0,
+            "RESULT_TOO_LARGE:",
+        )
+        with pytest.raises(Conflict, match="RESULT_TOO_LARGE"):
+            await world.deliveries.retry(world.entry(function), delivery_id)
+    assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [after]
+
+
+async def test_bodies_under_way_have_a_limit_and_a_tenant_leaves_room_to_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of one claim are begun together."""
+    monkeypatch.setattr("quiltfn.deliveries.BYTES_OF_TENANT", 1)
+    release = asyncio.Event()
+
+    async def slow(_url: str) -> int:
+        await release.wait()
+        return 200
+
+    world.sender.reply = slow
+    functions = [await world.function(f"f{number}", TO_URL) for number in range(3)]
+    other = await world.function("other", TO_URL, tenant_id="other")
+    ids = {one: await world.end_call(one) for one in (*functions, other)}
+    async with world.running():
+        await until(lambda: len(world.sender.posts) == 2, scaled(SOON_S))
+        await asyncio.sleep(0.1)
+        assert world.sender.now == 2
+        release.set()
+        for one, delivery_id in ids.items():
+            await world.until(one, delivery_id, status="delivered")
+    assert not world.deliveries._bytes
 
 
 def in_turn(*replies: int | Exception) -> Callable[[str], Awaitable[int]]:

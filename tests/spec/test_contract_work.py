@@ -239,6 +239,19 @@ def test_who_waits_for_a_call_is_told_nothing_once_the_key_is_revoked(keyed: Key
     assert "secret" not in waits.result().text
 
 
+def test_a_long_result_reaches_a_function_whole(tenant: Api) -> None:
+    name = new_name()
+    taker = tenant.active("tr -dc x | wc -c", name=name)
+    function_id = tenant.active("head -c 671000 /dev/zero | tr '\\0' x")
+    tenant.good("PUT", f"{of(function_id)}/async-policy", {"on_success": {"function": name}})
+    ended(tenant, function_id, submit(tenant, function_id))
+    deliveries = f"{of(function_id)}/deliveries"
+    until(lambda: tenant.good("GET", f"{deliveries}?status=delivered")["deliveries"], scaled(10))
+    (delivery,) = tenant.good("GET", deliveries)["deliveries"]
+    record = ended(tenant, taker, {"invocation_id": delivery["delivery_id"]})
+    assert int(record["stdout"]) >= 671_000
+
+
 def test_the_secret_of_a_destination_is_shown_to_those_who_may_write(keyed: Keyed) -> None:
     name = new_name()
     owner = keyed.caller(name, "write")

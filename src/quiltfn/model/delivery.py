@@ -6,14 +6,17 @@ from typing import Any
 
 import msgspec
 
-from quiltfn.model.invocation import Invocation
+from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Invocation, Status
 from quiltfn.model.work import Backoff, policy_field
 
 # The wait between tries of a callback, and for how long it is tried: some seventeen times.
 BACKOFF = Backoff(first=5.0, factor=3.0, most=7200.0, jitter=0.2)
 LIFE_S = 24 * 3600
-# How much of each stream is sent: the record has all of it.
-OUTPUT_MAX_BYTES = 64 * 1024
+# A destination gets a result whole, in a body of at most so many bytes: what a function takes as
+# its payload. Of standard error, and of all output of a failure, it gets the beginning.
+BODY_MAX_BYTES = PAYLOAD_MAX_BYTES
+EXCERPT_MAX_BYTES = 64 * 1024
+RESULT_TOO_LARGE = "RESULT_TOO_LARGE"
 # Destinations in a row, each the end of the one before it: a function that is its own destination
 # would go on for ever.
 CHAIN_MAX = 16
@@ -53,28 +56,54 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def delivery_of(record: Invocation) -> Delivery:
-    """What is sent of a call that has ended. `record.outcome` has its `destination_id`."""
+    """What is sent of an invocation that has ended. `record.outcome` has its `destination_id`. The
+    delivery has failed already if the result is too large.
+    """
     assert record.outcome is not None
     # What the release before wrote does not say when it was decided.
     now_ms = record.outcome.decided_at_ms or (record.ended_at or 0) * 1000
     assert record.outcome.destination_id is not None
+    body, problem = _body_or_problem(record)
     return Delivery(
         id=record.outcome.destination_id,
         tenant_id=record.tenant_id,
         function_id=record.function_id,
         invocation_id=record.invocation_id,
         policy_field=policy_field(record.status),
-        status=DeliveryStatus.WAITING,
-        body=body_of(record),
+        status=DeliveryStatus.FAILED if problem else DeliveryStatus.WAITING,
+        body=body,
         due_at_ms=now_ms,
         expires_at_ms=now_ms + LIFE_S * 1000,
+        error_message=problem,
+        ended_at=record.ended_at if problem else None,
     )
 
 
+def _body_or_problem(record: Invocation) -> tuple[bytes, str | None]:
+    """The body, or b"" and why there is none."""
+    whole, problem = len(record.stdout) + record.stdout_dropped, ""
+    if record.status is Status.SUCCESS and record.stdout_dropped:
+        problem = f"the result has {whole} bytes, of which the record keeps {len(record.stdout)}"
+    elif record.status is Status.SUCCESS and whole > BODY_MAX_BYTES:
+        problem = f"the result has {whole} bytes"
+    body = b"" if problem else body_of(record)
+    if len(body) > BODY_MAX_BYTES:
+        problem = f"with its result of {whole} bytes the body has {len(body)} bytes"
+    if not problem:
+        return body, None
+    return b"", f"{RESULT_TOO_LARGE}: {problem}; a destination gets up to {BODY_MAX_BYTES} bytes"
+
+
 def body_of(record: Invocation) -> bytes:
-    """The JSON that destinations get: a type, a time and the record, as Standard Webhooks asks. Of
-    each stream it has the first 64 KiB, as text; `is_truncated` says whether that is less than all.
+    """The JSON that destinations get: a type, a time and the record, as Standard Webhooks asks.
+    `stdout` is the whole result of a success; `stdout_truncated` and `stderr_truncated` say whether
+    a stream is less than what was written, and `is_truncated` whether one of the two is.
     """
+    stdout, stderr = record.stdout, record.stderr[:EXCERPT_MAX_BYTES]
+    if record.status is not Status.SUCCESS:
+        stdout = stdout[:EXCERPT_MAX_BYTES]
+    is_out_cut = len(record.stdout) + record.stdout_dropped > len(stdout)
+    is_err_cut = len(record.stderr) + record.stderr_dropped > len(stderr)
     data: dict[str, Any] = {
         "invocation_id": record.invocation_id,
         "function_id": record.function_id,
@@ -89,10 +118,11 @@ def body_of(record: Invocation) -> bytes:
         "duration_ms": record.duration_ms,
         "exit_code": record.exit_code,
         "error_message": record.error_message,
-        "stdout": record.stdout[:OUTPUT_MAX_BYTES].decode("utf-8", "replace"),
-        "stderr": record.stderr[:OUTPUT_MAX_BYTES].decode("utf-8", "replace"),
-        "is_truncated": max(len(record.stdout), len(record.stderr)) > OUTPUT_MAX_BYTES
-        or record.stdout_dropped + record.stderr_dropped > 0,
+        "stdout": stdout.decode("utf-8", "replace"),
+        "stderr": stderr.decode("utf-8", "replace"),
+        "is_truncated": is_out_cut or is_err_cut,
+        "stdout_truncated": is_out_cut,
+        "stderr_truncated": is_err_cut,
     }
     ended = datetime.datetime.fromtimestamp(record.ended_at or 0, datetime.UTC)
     return msgspec.json.encode(

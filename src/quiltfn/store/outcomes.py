@@ -77,6 +77,7 @@ def delivery_row(record: Invocation) -> tuple[Any, ...]:
     return (
         *(one.id, one.tenant_id, one.function_id, one.invocation_id, one.policy_field),
         *(one.status.value, one.body, one.due_at_ms, one.expires_at_ms),
+        *(one.error_message, one.ended_at),
     )
 
 

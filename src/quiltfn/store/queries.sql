@@ -160,8 +160,9 @@ DELETE FROM dead_letter
 
 -- add_delivery: something is to be sent
 INSERT INTO delivery (
-    id, tenant_id, function_id, invocation_id, policy_field, status, body, due_at_ms, expires_at_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+    id, tenant_id, function_id, invocation_id, policy_field, status, body, due_at_ms, expires_at_ms,
+    error_message, ended_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- stats_of: the statistics of a function and a stretch of time
 SELECT stats FROM call_stats
