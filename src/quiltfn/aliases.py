@@ -1,7 +1,6 @@
 """The aliases of functions in memory, and which version a call by one of them runs on."""
 
-import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 
 import msgspec
@@ -41,7 +40,10 @@ class Aliases:
         # As `on_change`, of an alias that lost its second version by itself: the tenant, the
         # function, the alias as it was, and as it is.
         self.on_rolled_back: list[Callable[[str, str, Alias, Alias], None]] = []
-        self._changing = asyncio.Lock()  # so that memory has what was stored last
+        # The default alias of each function that has one: see `Alias.is_default`.
+        self.defaults: dict[str, Alias] = {}
+        self._changing = lifecycle.changing_aliases  # so that memory has what was stored last
+        lifecycle.on_aliases_moved, lifecycle.default_alias = self._moved, self.defaults.get
 
     async def restore(self) -> None:
         """Loads what is stored. Called at the start."""
@@ -74,14 +76,27 @@ class Aliases:
         number = self.get(entry.function.id, name).choose(self._dice.random())
         return await self._lifecycle.version(entry, number)
 
-    async def set(self, entry: Entry, alias: Alias, expected: Collection[str] | None) -> Alias:
-        """Makes or replaces an alias. Raises `PreconditionFailed` where it is none of the
-        `expected` fingerprints, `NotFound` for a version that there is not, and `Conflict` for one
-        alias too many.
+    async def default_version(self, entry: Entry) -> Version:
+        """What a call that names nothing runs on, of a function that has a default alias."""
+        alias = self.defaults.get(entry.function.id)
+        if alias is None:
+            return entry.version
+        return await self._lifecycle.version(entry, alias.choose(self._dice.random()))
+
+    async def set(
+        self,
+        entry: Entry,
+        alias: Alias,
+        expected: Collection[str] | None,
+        is_default: bool | None = None,
+    ) -> Alias:
+        """Makes or replaces an alias. `is_default` None: whether it is the default stays. Raises
+        `PreconditionFailed` where it is none of the `expected` fingerprints, `NotFound` for a
+        version that there is not, and `Conflict` for one alias too many, or a second default.
         """
         for number in alias.versions:
             await self._lifecycle.version(entry, number)
-        changed = await self._change(entry.function.id, alias.name, alias, expected)
+        changed = await self._change(entry.function.id, alias.name, alias, expected, is_default)
         assert changed is not None, "it was set"
         return changed
 
@@ -101,15 +116,24 @@ class Aliases:
             return None
 
     async def _change(
-        self, function_id: str, name: str, alias: Alias | None, expected: Collection[str] | None
+        self,
+        function_id: str,
+        name: str,
+        alias: Alias | None,
+        expected: Collection[str] | None,
+        is_default: bool | None = None,
     ) -> Alias | None:
         async with self._changing:
             for _ in range(TRIES):
                 known = self._by_function.get(function_id, {}).get(name)
                 self._check(function_id, name, alias, known, expected)
+                if is_default:
+                    self._check_default(function_id, name)
                 if alias is not None:
+                    stays = known is not None and known.is_default
                     alias = msgspec.structs.replace(
                         alias,
+                        is_default=stays if is_default is None else is_default,
                         revision=1 if known is None else known.revision + 1,
                         updated_at=int(self._clock.unix()),
                     )
@@ -150,6 +174,15 @@ class Aliases:
         if known is None and len(self._by_function.get(function_id, {})) >= ALIASES_MAX:
             raise Conflict(f"a function has at most {ALIASES_MAX} aliases")
 
+    def _check_default(self, function_id: str, name: str) -> None:
+        """Raises `Conflict` where another alias is the default."""
+        other = self.defaults.get(function_id)
+        if other is not None and other.name != name:
+            raise Conflict(
+                f"the default alias of the function is {other.name}, and there is one at most",
+                hint=f"set {other.name} with default false first",
+            )
+
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
         """Takes over what other nodes have made of aliases; None: of all of them."""
         only = None if changes is None else {one.object_id for one in changes}
@@ -168,6 +201,10 @@ class Aliases:
         if before is not None and after is None:
             self._replace(before.id, {})
 
+    def _moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:
+        for name, alias in moved.items():
+            self._put(function_id, name, alias)
+
     def _put(self, function_id: str, name: str, alias: Alias | None) -> None:
         if self._catalog.known(function_id) is None:
             return  # it was deleted in the same moment
@@ -178,8 +215,12 @@ class Aliases:
     def _replace(self, function_id: str, after: dict[str, Alias]) -> None:
         """The one place where what is known of a function's aliases changes."""
         before = self._by_function.pop(function_id, {})
+        self.defaults.pop(function_id, None)
         if after:
             self._by_function[function_id] = after
+            for alias in after.values():
+                if alias.is_default:
+                    self.defaults[function_id] = alias
         if before == after:
             return
         for told in self.on_change:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -95,7 +95,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. `timeout_seconds` None: the function's own. `may_write`: whether the
     caller's scope is `write` or more; only then it may set any variable. `on_start`: is told of
     this call. `version`: the one that the call names, also the current one; None: whichever is
-    current when it runs. `invocation_id`: None for a new one; the next five are kept in the record.
+    current when it runs, or that of the default alias. `invocation_id`: None for a new one; the
+    next five are kept in the record.
 
     `conclude`: says what becomes of accepted work, from the record of an attempt that is over.
     `adds_environment`: `environment` has only names that the version's has not. `judge`: says why
@@ -153,6 +154,10 @@ class _Withdrawn(Exception):
     """The call was cancelled while it waited for an instance."""
 
 
+async def _current(entry: Entry) -> Version:
+    return entry.version
+
+
 class Invoker:
     """Runs calls, ends one by its id, and drains the server."""
 
@@ -175,6 +180,9 @@ class Invoker:
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
         self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
+        # Functions with a default alias, and the version that it chooses for one call.
+        self.defaults: Container[str] = ()
+        self.default_version: Callable[[Entry], Awaitable[Version]] = _current
         # Why no calls are accepted for a while; empty: they are.
         self.refuses = ""
         self._idle = asyncio.Event()
@@ -211,6 +219,8 @@ class Invoker:
             raise ShuttingDown(self.refuses, retry_after=5)
         if entry.function.state is not FunctionState.ACTIVE:
             raise not_callable(entry.function.state)
+        is_split = request.version is None and entry.function.id in self.defaults
+        request = await self._by_default(entry, request) if is_split else request
         check(request.version or entry.version, request)
         lease = self._pools.lease(entry.function.id, request.version)
         call = _CallState(entry, request, request.invocation_id or new_id(), accepted, lease)
@@ -242,6 +252,9 @@ class Invoker:
         if record.status is Status.ERROR or record.status is Status.INTERRUPTED:
             raise failure_of(record)
         return record
+
+    async def _by_default(self, entry: Entry, request: Request) -> Request:
+        return msgspec.structs.replace(request, version=await self.default_version(entry))
 
     async def cancel(
         self, function_id: str, invocation_id: str, reason: str = CANCELLED

@@ -9,6 +9,7 @@ and leaving the block without a commit undoes it.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ import structlog
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.ids import new_id
 from quiltfn.known_versions import KnownVersions
+from quiltfn.model.alias import Alias
 from quiltfn.model.errors import (
     Conflict,
     NotFound,
@@ -63,6 +65,7 @@ STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
 
 T = TypeVar("T")
+MoveAlias = Callable[[Alias], Alias]
 _log = structlog.get_logger("quiltfn.lifecycle")
 
 
@@ -117,6 +120,12 @@ class Lifecycle:
         self._background: set[asyncio.Task[None]] = set()
         # Brings what other nodes have changed. An operation decides by what the function is now.
         self.catch_up = no_others
+        # Held while a change of a function moves its aliases with it, and while one is set.
+        self.changing_aliases = asyncio.Lock()
+        # Is told of the aliases that a change of their function has moved.
+        self.on_aliases_moved: Callable[[str, Mapping[str, Alias]], None] = lambda *_: None
+        # The alias by which calls of a function run that name nothing.
+        self.default_alias: Callable[[str], Alias | None] = lambda _: None
 
     async def restore(self) -> None:
         """At start: everything is as it was; what this node was deploying is deployed again."""
@@ -177,9 +186,15 @@ class Lifecycle:
             return await uninterrupted(commit())
 
     async def update(
-        self, entry: Entry, changes: Mapping[str, Any], expected: set[str] | None = None
+        self,
+        entry: Entry,
+        changes: Mapping[str, Any],
+        expected: set[str] | None = None,
+        *,
+        moves_default: bool = True,
     ) -> Entry:
-        """A new version with `changes` (names and types already checked), serving at once.
+        """A new version with `changes` (names and types already checked), serving at once. The
+        default alias goes with it, unless `moves_default` is False.
 
         Raises `PreconditionFailed` where the function is none of the `expected` fingerprints.
         On an active function the new version's instances are ready before it takes over; where
@@ -205,22 +220,31 @@ class Lifecycle:
             with self._catalog.reserve(function.tenant_id, spec, current.version.spec):
                 newest = await self._store.newest_number(function.id)
                 version = self._version(function, newest + 1, spec, now)
-                return await self._point_to(function, version, is_new=True)
+                move = partial(Alias.after_update, version=version.number)
+                return await self._point_to(
+                    function, version, move if moves_default else None, is_new=True
+                )
 
     async def rollback(self, entry: Entry, number: int) -> Entry:
         """Points back to an existing version, without making one; clears the `error_message` of a
-        failed update. Raises `NotFound`.
+        failed update. No alias has a part of the version that was current until then, and the
+        default alias is the other one. Raises `NotFound`.
         """
         async with self._changing(entry) as current:
             version = await self.version(current, number)
             function = msgspec.structs.replace(
                 current.function, updated_at=int(self._clock.unix()), error_message=None
             )
-            if number != current.function.current_version:
+            before = current.function.current_version
+            move = partial(Alias.after_rollback, before=before, version=number)
+            if number != before:
                 with self._catalog.reserve(function.tenant_id, version.spec, current.version.spec):
-                    return await self._point_to(function, version, is_new=False)
-            if function.state is FunctionState.ACTIVE and current.function.error_message:
-                return await self._commit(function)
+                    return await self._point_to(function, version, move, is_new=False)
+            default = self.default_alias(function.id)
+            is_elsewhere = default is not None and default.versions != (number,)
+            has_failed = function.state is FunctionState.ACTIVE and current.function.error_message
+            if is_elsewhere or has_failed:
+                return await self._commit(function, move=move)
             return current
 
     async def set_scaling(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
@@ -372,17 +396,18 @@ class Lifecycle:
         *,
         version: Version | None = None,
         new_version: Version | None = None,
+        move: MoveAlias | None = None,
     ) -> Entry:
-        """Stores the function and its new version, if there is one, and only then changes the
-        catalog and, by `then`, the pool. `version`: the one that the function points to from now
-        on. Raises what the store raises, and then nothing has changed. After an `Outdated`, where
-        another server changed the function meanwhile, catalog and pool have what that made of it,
-        so that the caller may repeat the operation.
+        """Stores the function, its new version, if there is one, and what `move` makes of its
+        aliases, and only then changes the catalog and, by `then`, the pool. `version`: the one that
+        the function points to from now on. Raises what the store raises, and then nothing has
+        changed. After an `Outdated`, where another server changed the function meanwhile, catalog
+        and pool have what that made of it, so that the caller may repeat the operation.
         """
 
         async def commit() -> Entry:
             try:
-                saved = await self._store.save(function, new_version)
+                saved = await self._save(function, new_version, move)
             except Outdated:
                 await self._follow([function.id])
                 raise
@@ -392,6 +417,27 @@ class Lifecycle:
             return entry
 
         return await uninterrupted(commit())
+
+    async def _save(
+        self, function: Function, new_version: Version | None, move: MoveAlias | None
+    ) -> Function:
+        if move is None:
+            return await self._store.save(function, new_version)
+        moved: dict[str, Alias] = {}
+
+        def moving(alias: Alias) -> Alias:
+            after = move(alias)
+            if after == alias:
+                return alias
+            moved[alias.name] = msgspec.structs.replace(
+                after, revision=alias.revision + 1, updated_at=function.updated_at
+            )
+            return moved[alias.name]
+
+        async with self.changing_aliases:
+            saved = await self._store.save(function, new_version, moving)
+            self.on_aliases_moved(function.id, moved)
+        return saved
 
     async def _move(
         self,
@@ -415,14 +461,18 @@ class Lifecycle:
     def _close(self, function: Function) -> None:
         self._pools.close(function.id, function.state)
 
-    async def _point_to(self, function: Function, version: Version, *, is_new: bool) -> Entry:
+    async def _point_to(
+        self, function: Function, version: Version, move: MoveAlias | None, *, is_new: bool
+    ) -> Entry:
         """Makes `version` the current one, on an active function once its instances are ready.
         Where they cannot be, the old one goes on serving, and `error_message` says why.
         """
         new_version = version if is_new else None
         target = msgspec.structs.replace(function, current_version=version.number)
         if function.state is not FunctionState.ACTIVE:
-            return await self._commit(target, self._scale, version=version, new_version=new_version)
+            return await self._commit(
+                target, self._scale, version=version, new_version=new_version, move=move
+            )
         target = await self._with_minimum_here(target)
         try:
             async with self._prepared(target, version, UPDATE_READY_WITHIN_S) as preparation:
@@ -431,6 +481,7 @@ class Lifecycle:
                     lambda _: preparation.promote(),
                     version=version,
                     new_version=new_version,
+                    move=move,
                 )
         except NotPrepared as error:
             message = f"version {version.number} cannot serve: {error}"

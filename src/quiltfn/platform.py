@@ -225,6 +225,8 @@ def _own_tasks(parts: CallParts, telemetry: Telemetry, services: Services) -> tu
     """What goes on while the server is open."""
     canaries = Canaries(services.aliases, services.invoker, services.audit, services.clock)
     services.aliases.on_rolled_back.append(services.events.alias_rolled_back)
+    services.invoker.defaults = services.aliases.defaults
+    services.invoker.default_version = services.aliases.default_version
     return (
         canaries.run,
         *pool_tasks(parts),

@@ -341,8 +341,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         """
         _, given = await self.input(entry, origin_id)
         reserve(given.size_bytes)
-        version = None
-        if run.version is not None and run.version != entry.version.number:
+        version = entry.version if run.version == entry.version.number else None
+        if run.version is not None and version is None:
             version = await self.functions.version(entry.function.id, run.version)
             if version is None:
                 raise NotFound(no_version(run.version))

@@ -463,7 +463,7 @@ def test_an_alias_is_made_split_and_taken_back(
     for _ in range(60):
         one.server.call("POST", f"{one.path}/invoke?alias=live", {})
     assert one.server.call("GET", alias).json()["also"] is None
-    expect(row).to_contain_text("taken back version 2: ")
+    expect(row).to_contain_text("rolled back version 2: ")
     expect(row.get_by_role("button", name="All to v2")).to_have_count(0)
 
     aliases.get_by_role("button", name="Remove live").click()
@@ -486,7 +486,7 @@ def test_a_call_is_tried_by_an_alias_and_by_a_version(
     target = box.get_by_label("Runs on")
     for chosen, said, output in (
         ("alias live: v1", "calls alias live", "old"),
-        ("what serves: v2", "calls version 2", "new"),
+        ("what serves: v2", "calls what serves", "new"),
         ("version 1", "calls version 1", "old"),
     ):
         target.select_option(chosen)

@@ -219,7 +219,9 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     steps = shop.deploy("--canary", "10%")["steps"]
     assert ["update", "alias"] in [[one["verb"], one["noun"]] for one in steps]
     assert shop.get(path)["also"] == {"version": 2, "weight": 0.1}
-    assert shop.answer() == "second from the wheel"
+    assert shop.get(path)["default"] is True
+    answers = [shop.answer() for _ in range(20)]
+    assert answers.count("first from the wheel") > answers.count("second from the wheel")
     assert shop.deploy("--canary", "10%")["steps"] == []
     assert shop.deploy()["steps"] == [], "aliases are left alone"
     # As where a deploy was killed between the two.
@@ -231,12 +233,20 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     (shop.directory / "src" / "main.py").write_text("def handler(event, context):\n    1 / 0\n")
     shop.deploy("--canary", "50%")
     for _ in range(100):
-        shop.answer("hello@live")
+        shop.answer()
         if shop.get(path)["also"] is None:
             break
     assert shop.get(path)["version"] == 2
     assert shop.get(path)["rolled_back"].startswith("version 3: 3 of 3 calls failed")
-    assert {shop.answer("hello@live") for _ in range(5)} == {"second from the wheel"}
+    for name in ("hello", "hello@live"):
+        assert {shop.answer(name) for _ in range(5)} == {"second from the wheel"}
+    shop.write("fourth")
+    shop.deploy()
+    assert (shop.get(path)["version"], shop.answer()) == (4, "fourth from the wheel")
+    rolled_back = quiltfn("functions", "rollback", "hello", "2", env=shop.env)
+    assert "live is version 2" in rolled_back.stderr
+    for name in ("hello", "hello@live"):
+        assert shop.answer(name) == "second from the wheel"
     wrong = shop.run("deploy", "--canary", "much")
     assert (wrong.code, "--canary must be a percentage" in wrong.stderr) == (2, True)
 

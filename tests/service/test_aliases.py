@@ -56,6 +56,7 @@ async def test_an_alias_is_set_shown_listed_and_removed(web: Web) -> None:
         "also": {"version": 2, "weight": 0.25},
         "rollback_on": None,
         "rolled_back": None,
+        "default": False,
         "updated_at": 1_760_000_000,
     }
     assert (await web("GET", f"{path}/aliases/live")).json() == told

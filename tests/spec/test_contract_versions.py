@@ -114,6 +114,61 @@ def test_a_key_that_may_only_call_calls_the_current_version_alone(keyed: Keyed) 
     owner.clear()
 
 
+WAYS = ("id", "name", "async", "schedule", "url")
+
+
+def printed(api: Api, path: str) -> str:
+    """What a call has printed, also one that was queued."""
+    record = api("POST", path).json()
+    where = f"{of(record['function_id'])}/invocations/{record['invocation_id']}?wait_seconds=30"
+    return str(api.good("GET", where)["stdout"]).strip()
+
+
+def call_each_way(api: Api, function_id: str) -> dict[str, set[str]]:
+    """What calls that name no version printed, by what made them."""
+    name, tenant = api.get(function_id)["name"], api.good("GET", "/api/whoami")["tenant_id"]
+    paths = {
+        "id": f"{of(function_id)}/invoke",
+        "name": f"/api/functions/invoke/{name}",
+        "async": f"/api/functions/invoke/{name}?mode=async",
+        "schedule": f"/api/schedules/{name}/run",
+    }
+    found = {way: {printed(api, path) for _ in range(5)} for way, path in paths.items()}
+    by_url = (api("POST", f"/fn/{tenant}/{name}") for _ in range(5))
+    return found | {"url": {answer.text.strip() for answer in by_url}}
+
+
+def test_a_canary_applies_to_every_way_to_call_a_function(tenant: Api) -> None:
+    function_id = two_versions(tenant)
+    name = tenant.get(function_id)["name"]
+    tenant.good("PUT", f"{of(function_id)}/url", {"auth": "none"})
+    every = {"name": name, "function": name, "every_seconds": 86_400}
+    tenant.good("POST", "/api/schedules", every, status=201)
+    tenant.heard()
+    assert call_each_way(tenant, function_id) == {way: {"two"} for way in WAYS}
+
+    # As `deploy --canary` does it: no call runs on the new version before it has a share.
+    path = f"{of(function_id)}/aliases/live"
+    tenant.good("PUT", path, {"version": 2, "default": True})
+    tenant.good("PUT", f"{of(function_id)}?default_alias=keep", {"handler": "echo three"})
+    tenant.heard()
+    assert call_each_way(tenant, function_id) == {way: {"two"} for way in WAYS}
+    share = {"version": 3, "weight": 0.9}
+    tenant.good("PUT", path, {"version": 2, "also": share})
+    tenant.heard()
+    seen = call_each_way(tenant, function_id)
+    assert all("three" in printed for printed in seen.values()), seen
+
+    # Everything goes back at once, and stays so.
+    tenant.good("POST", f"{of(function_id)}/rollback", {"version": 2})
+    tenant.heard()
+    assert tenant.good("GET", path)["also"] is None
+    live = tenant.good("POST", f"{of(function_id)}/invoke?alias=live")
+    assert live["stdout"] == "two\n"
+    assert call_each_way(tenant, function_id) == {way: {"two"} for way in WAYS}
+    tenant.good("DELETE", f"/api/schedules/{name}", status=204)
+
+
 @pytest.mark.one_server("each node counts the calls that it has run")
 def test_a_version_that_fails_is_taken_back_and_fails_no_more_calls_than_its_weight_explains(
     tenant: Api,

@@ -83,6 +83,8 @@ class Fake:
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
         self.bodies: list[Any] = []
+        # Of a call that is answered differently each time: these first.
+        self.then: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {
             ("GET", "/by-name/hello"): (200, FUNCTION),
             ("GET", f"/{ID}"): (200, FUNCTION),
@@ -105,7 +107,8 @@ class Fake:
         self.body = json.loads(content) if content and is_json else content or None
         self.bodies.append(self.body)
         self.query, self.headers = request.url.query.decode(), request.headers
-        status, body = self.answers.get(call, (404, NOT_FOUND))
+        first = self.then.get(call)
+        status, body = first.pop(0) if first else self.answers.get(call, (404, NOT_FOUND))
         if isinstance(body, bytes):
             return httpx.Response(status, content=body)
         if body is None:

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from quiltfn.cli.project.plan import (
+    DEFAULT,
     LABEL,
     LIVE,
     CurrentFunction,
@@ -162,12 +163,16 @@ class Simulation:
         current = there.function.current_version
         if step.verb is Verb.CREATE:
             assert there.live is None
-            live = Alias(name=LIVE, version=current, also=None, updated_at=1)
+            live = Alias(name=LIVE, version=current, also=None, default=True, updated_at=1)
+        elif step.changes[0].field == DEFAULT:
+            assert there.live is not None
+            assert not there.live.default
+            live = replace(there.live, version=current, also=None, default=True)
         else:
             assert there.live is not None, "a part of the calls of no alias"
             also = AliasShare(version=current, weight=self.wanted.canary)
             assert there.live.version != current, "a version beside itself"
-            live = replace(there.live, also=also, rolled_back=None)
+            live = replace(there.live, also=also, default=True, rolled_back=None)
         self.functions[step.function] = replace(there, live=live)
 
     def schedule(self, step: Step) -> None:

@@ -113,11 +113,15 @@ def test_pause_resume_and_rollback(fake: Fake, capsys: Captured) -> None:
     fake.answers["POST", f"/{ID}/rollback"] = (200, FUNCTION)
     assert run(["functions", "pause", "hello"]) == 0
     assert run(["functions", "resume", "hello"]) == 0
+    alias = {"name": "live", "version": 3, "also": None, "default": True, "updated_at": 1}
+    of_aliases = ("GET", f"/{ID}/aliases")
+    fake.then[of_aliases] = [(200, {"aliases": []}), (200, {"aliases": [alias]})]
     assert run(["functions", "rollback", "hello", "3"]) == 0
-    assert fake.body == {"version": 3}
     printed = capsys.readouterr()
     assert printed.out == "hello is paused\n" + 2 * "hello is active: version 3\n"
-    assert printed.err == "2 calls still run\n"
+    assert printed.err == (
+        "2 calls still run\nlive is version 3; calls without a version or alias run by it\n"
+    )
 
 
 def test_scale_keeps_the_target_that_was_not_named(fake: Fake, capsys: Captured) -> None:

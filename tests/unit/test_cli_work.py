@@ -488,7 +488,7 @@ def test_an_alias_is_set_and_listed_in_words(fake: Fake, capsys: Captured) -> No
     fake.answers["GET", f"/{ID}/aliases"] = (200, {"aliases": [LIVE]})
     assert run(["aliases", "list", ID]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split() == ["ALIAS", "VERSION", "ALSO", "CHANGED", "TAKEN", "BACK"]
+    assert head.split() == ["ALIAS", "VERSION", "ALSO", "DEFAULT", "CHANGED", "ROLLED", "BACK"]
     assert row.split()[:3] == ["live", "4", "5=10%"]
 
 

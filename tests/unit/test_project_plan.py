@@ -136,6 +136,7 @@ def servers(draw: st.DrawFn) -> CurrentState:
             name=st.just(LIVE),
             version=st.integers(1, current),
             also=st.none() | shares,
+            default=st.booleans(),
             updated_at=st.just(1),
         )
         found[name] = CurrentFunction(
@@ -331,4 +332,30 @@ def test_who_splits_calls_is_told_how_the_new_version_gets_all(
     split = replace(alone, also=AliasShare(version=5, weight=0.1))
     for live in (None, alone, split):
         drawing.canaries(replace(found, functions={"a": replace(there, live=live)}))
-    assert capsys.readouterr().err == "when version 5 is good: quiltfn aliases set a live 5\n"
+    assert capsys.readouterr().err == (
+        "when version 5 is good: quiltfn aliases set a live 5\n"
+        "when it is not: quiltfn functions rollback a 4\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "version", "default", "fields"),
+    [
+        (NEW, 4, False, ["default", "also"]),
+        (NEW, 2, True, ["also"]),
+        (OLD, 4, False, ["default"]),
+        (OLD, 2, False, ["also"]),  # as a release made it that split calls by the alias alone
+        (OLD, 4, True, []),
+    ],
+)
+def test_an_alias_that_is_there_becomes_the_default(
+    new: NewFunction, version: int, default: bool, fields: list[str]
+) -> None:
+    found = had(OLD)
+    function = replace(found.functions["a"].function, current_version=4)
+    live = Alias(name=LIVE, version=version, also=None, default=default, updated_at=1)
+    there = replace(found.functions["a"], function=function, live=live)
+    plan = plan_for(replace(wanted(new), canary=0.1), replace(found, functions={"a": there}))
+    steps = [one for one in plan.steps if one.noun is Noun.ALIAS]
+    assert [one.changes[0].field for one in steps] == fields
+    assert [one.verb for one in steps] == [Verb.UPDATE] * len(fields)

@@ -45,8 +45,10 @@ export function bodyOf({ version, other, weight, rule }: AliasDraft): NewAlias {
 }
 
 /** The body that makes an alias what it was. */
-export function sameAgain({ version, also, rollback_on: rule = null }: Alias): NewAlias {
-  return { version, also, rollback_on: rule };
+export function sameAgain(
+  { version, also, rollback_on: rule = null, default: isDefault = false }: Alias,
+): NewAlias {
+  return { version, also, rollback_on: rule, default: isDefault };
 }
 
 /** Of 100 calls, as exactly as a weight can be. */
@@ -78,9 +80,10 @@ export function targetsOf(
   versions: readonly number[],
   serving: number,
 ): (readonly [target: string, said: string])[] {
-  const others = versions.filter((one) => one !== serving);
+  const others = versions.filter((version) => version !== serving);
+  const byDefault = aliases.find((alias) => alias.default);
   return [
-    ["", `what serves: v${serving}`],
+    ["", byDefault ? `what serves: ${sharesSaid(byDefault)}` : `what serves: v${serving}`],
     ...aliases.map((one) =>
       [`alias=${one.name}`, `alias ${one.name}: ${sharesSaid(one)}`] as const
     ),
@@ -89,9 +92,8 @@ export function targetsOf(
 }
 
 /** "version 2", "alias live" */
-export function targetSaid(target: string, serving: number): string {
-  return target === "" ? `version ${serving}` : target.replace("=", " ");
-}
+export const targetSaid = (target: string): string =>
+  target === "" ? "what serves" : target.replace("=", " ");
 
 /** What stands beside a version: the aliases that name it, with its share where there are two. */
 export function namesOf(all: readonly Alias[], version: number): string[] {

@@ -16,6 +16,7 @@ export interface Alias {
   also: AliasShare | null;
   rollback_on?: RollbackRule | null;
   rolled_back?: string | null;
+  default?: boolean;
   updated_at: number;
 }
 
@@ -459,6 +460,7 @@ export interface NewAlias {
   version: number;
   also?: AliasShare | null;
   rollback_on?: RollbackRule | null;
+  default?: boolean | null;
 }
 
 export interface NewAsyncPolicy {

@@ -39,8 +39,10 @@ Deno.test("a call may run on what serves, on an alias, or on another version", (
     ["version=3", "version 3"],
     ["version=1", "version 1"],
   ]);
-  assert.equal(targetSaid("alias=next", 2), "alias next");
-  assert.equal(targetSaid("", 2), "version 2");
+  assert.equal(targetSaid("alias=next"), "alias next");
+  assert.equal(targetSaid(""), "what serves");
+  const byDefault = { ...SPLIT, default: true };
+  assert.equal(targetsOf([byDefault], [2, 1], 2)[0]?.[1], "what serves: v1 87.5 %, v2 12.5 %");
 });
 
 Deno.test("a draft sends a second version and its rule only where there is one", () => {
@@ -66,6 +68,7 @@ Deno.test("what is changed of an alias goes out from what it was", () => {
     version: 1,
     also: { version: 2, weight: 0.125 },
     rollback_on: { error_rate: 0.05, within_s: 60 },
+    default: false,
   });
   // An alias that nobody watches stays so when its weight is changed.
   assert.equal(bodyOf(draftOf({ ...SPLIT, rollback_on: null })).rollback_on, null);

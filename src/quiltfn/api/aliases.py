@@ -46,7 +46,10 @@ async def set_alias(context: RequestContext[AliasServices]) -> Response:
     """Make an alias, or replace it as a whole. It applies to calls from now on: by
     ?alias=NAME with an invoke, and below /fn/<name>@<alias>. A call by it runs on its version, or
     on the other one with the weight that this has. rollback_on takes that one back by itself where
-    its own calls fail or are slow, and rolled_back says why then.
+    its own calls fail or are slow, and rolled_back says why then. By the default alias run calls
+    that name no version and no alias, whatever makes them: by the function's name or URL, queued,
+    or by a schedule. An update or a rollback of the function moves it, so that all of them run on
+    the version that is current then.
     """
     body, name = context.body, _name(context)
     if not re.fullmatch(ALIAS, name):
@@ -57,7 +60,8 @@ async def set_alias(context: RequestContext[AliasServices]) -> Response:
     rule = _rule(body)
     alias = Alias(name=name, version=body.version, also=also, rollback_on=rule)
     services = context.services
-    return _shown(await services.aliases.set(context.entry(), alias, if_match(context)))
+    entry, expected = context.entry(), if_match(context)
+    return _shown(await services.aliases.set(entry, alias, expected, body.default))
 
 
 async def delete_alias(context: RequestContext[AliasServices]) -> Response:
@@ -78,9 +82,11 @@ def _rule(body: wire.NewAlias) -> RollbackRule | None:
     return RollbackRule(**msgspec.structs.asdict(rule))
 
 
-def names_version(context: RequestContext[A]) -> bool:
+def names_version(context: RequestContext[A], entry: Entry) -> bool:
     """Whether the request calls another version than the current one, or may do so."""
-    return "version" in context.query or "alias" in context.query
+    query = context.query
+    is_named = "version" in query or "alias" in query
+    return is_named or entry.function.id in context.services.aliases.defaults
 
 
 async def version_named(context: RequestContext[A], entry: Entry) -> Version | None:
@@ -120,5 +126,6 @@ def _as_wire(alias: Alias) -> wire.Alias:
         also=None if also is None else wire.AliasShare(version=also.version, weight=also.weight),
         rollback_on=None if rule is None else wire.RollbackRule(**msgspec.structs.asdict(rule)),
         rolled_back=alias.rolled_back,
+        default=alias.is_default,
         updated_at=alias.updated_at,
     )

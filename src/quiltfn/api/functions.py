@@ -33,6 +33,9 @@ from quiltfn.model.version import Version
 from quiltfn.ports import Journal
 from quiltfn.urls import Urls
 
+# What an update makes of the default alias.
+MOVES = ("move", "keep")
+
 
 class FunctionServices(WorkServices, PoolServices, AliasServices):
     """What the routes of functions and their calls take."""
@@ -76,8 +79,11 @@ async def get_function_by_name(context: RequestContext[FunctionServices]) -> Res
 async def update_function(context: RequestContext[FunctionServices]) -> Response:
     """Update a function by making a new version. Existing versions never change. Fields that are
     left out keep their values, and null resets a field that can be null. For an active function the
-    response comes once the new version serves calls, or with error_message if it cannot.
+    response comes once the new version serves calls, or with error_message if it cannot. Then the
+    default alias is the new version, unless default_alias=keep leaves it, and calls by it, on the
+    one that it names.
     """
+    kept = parse.one_of(context.query.get("default_alias", "move"), "default_alias", MOVES, "keep")
     changes = shapes.changes_of(context.body)
     if not changes:
         known = ", ".join(wire.FunctionChanges.__struct_fields__)
@@ -86,8 +92,9 @@ async def update_function(context: RequestContext[FunctionServices]) -> Response
             details={"expected": f"one or more of: {known}", "example": {"handler": "echo hello"}},
         )
     entry = context.entry()
-    expected = if_match(context)
-    return _shown(context, await context.services.lifecycle.update(entry, changes, expected))
+    lifecycle, expected = context.services.lifecycle, if_match(context)
+    moves = kept == "move"
+    return _shown(context, await lifecycle.update(entry, changes, expected, moves_default=moves))
 
 
 async def delete_function(context: RequestContext[FunctionServices]) -> Response:
@@ -135,14 +142,16 @@ def called_by_id(context: RequestContext[FunctionServices]) -> CalledFunction | 
     """The function that the request calls; None: it only has the call accepted."""
     if wants_async(context):
         return None
-    return CalledFunction(context.entry(), names_version(context))
+    entry = context.entry()
+    return CalledFunction(entry, names_version(context, entry))
 
 
 def called_by_name(context: RequestContext[FunctionServices]) -> CalledFunction | None:
     """As `called_by_id`."""
     if wants_async(context):
         return None
-    return CalledFunction(context.entry_by_name(), names_version(context))
+    entry = context.entry_by_name()
+    return CalledFunction(entry, names_version(context, entry))
 
 
 def _request(
@@ -249,7 +258,10 @@ async def list_function_versions(context: RequestContext[FunctionServices]) -> R
 
 
 async def rollback_function(context: RequestContext[FunctionServices]) -> Response:
-    """Go back to an earlier version. This makes no new version."""
+    """Go back to an earlier version. This makes no new version. Aliases go with it: the default
+    alias is that version then, and every other one that named the version which was current until
+    then, or split calls with it, loses that; rolled_back says so.
+    """
     entry = await context.services.lifecycle.rollback(context.entry(), context.body.version)
     return _shown(context, entry)
 

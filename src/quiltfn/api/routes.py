@@ -276,6 +276,13 @@ ENTRIES_SINCE = Parameter(
 ENTRIES_UNTIL = Parameter(
     name="to", about="only what was done before this time, in Unix seconds", schema=SINCE.schema
 )
+DEFAULT_ALIAS = Parameter(
+    name="default_alias",
+    about="move, the default: the default alias of the function, if it has one, is the new version "
+    "then; keep: it stays as it is, and so do calls that name no version",
+    schema={"enum": list(functions.MOVES)},
+    example="keep",
+)
 PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
 GONE = ("NOT_FOUND",)
 
@@ -307,7 +314,7 @@ UPDATE = Route(
     scope=WRITE,
     answer=wire.Function,
     body=wire.FunctionChanges,
-    parameters=(IF_MATCH,),
+    parameters=(IF_MATCH, DEFAULT_ALIAS),
     codes=("RATE_LIMITED", "CONFLICT", "PRECONDITION_FAILED"),
     action="function.update",
 )

@@ -88,7 +88,7 @@ class UrlCallServices(UrlServices, FunctionServices):
 class UrlRequest(msgspec.Struct, frozen=True):
     """A request that was admitted. `prefix`: what of the path names the function; `path`: the rest,
     both percent-encoded. `is_preflight`: it is answered without the function. `version`: the one
-    that the path names by an alias.
+    that an alias chose, which the path names or which is the default.
     """
 
     found: Found
@@ -167,22 +167,27 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
             webhook = found.url.webhook
             if webhook is not None and is_ambiguous(webhook.scheme, _fields(context.headers)):
                 raise Unauthorized(UNSIGNED)
-            return asked if found.alias is None else await _by_alias(context, asked, found.alias)
+            return await _versioned(context, asked)
     caller = await _identify(context)
     if found is None or target is None or found.entry.function.tenant_id != caller.tenant_id:
         raise NotFound("there is no such URL")
     context.caller, context.tenant_id = caller, caller.tenant_id
     caller.must_have(Scope.INVOKE)
-    asked = UrlRequest.of(found, target)
-    return asked if found.alias is None else await _by_alias(context, asked, found.alias)
+    return await _versioned(context, UrlRequest.of(found, target))
 
 
-async def _by_alias(
-    context: RequestContext[UrlCallServices], asked: UrlRequest, alias: str
-) -> UrlRequest:
-    """With the version of this call, by the alias in its path. Raises `NotFound`."""
+async def _versioned(context: RequestContext[UrlCallServices], asked: UrlRequest) -> UrlRequest:
+    """With the version of this call, by the alias in its path or the default one. Raises
+    `NotFound`.
+    """
+    aliases, found = context.services.aliases, asked.found
+    if found.alias is None and found.entry.function.id not in aliases.defaults:
+        return asked
     try:
-        version = await context.services.aliases.version(asked.found.entry, alias)
+        if found.alias is None:
+            version = await aliases.default_version(found.entry)
+        else:
+            version = await aliases.version(found.entry, found.alias)
     except NotFound:
         raise NotFound("there is no such URL") from None
     return msgspec.structs.replace(asked, version=version)

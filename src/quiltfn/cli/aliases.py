@@ -16,6 +16,23 @@ PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
 LEAST, MOST = 0.1, 99.9  # percent, of calls to another version or of failures
 
 
+class AliasOptions(Struct, frozen=True, kw_only=True):
+    """Which calls run on which version."""
+
+    also: Annotated[
+        str | None,
+        Option(metavar="VERSION=PERCENT", help="Another one that gets some of them, as 4=10%."),
+    ] = None
+    default: Annotated[
+        bool | None,
+        Option(
+            ("--default",),
+            off="--no-default",
+            help="Whether calls without a version or alias run by it (default: unchanged).",
+        ),
+    ] = None
+
+
 class RollbackOptions(Struct, frozen=True, kw_only=True):
     """When the version of --also is taken back."""
 
@@ -51,10 +68,7 @@ def set_alias(
     alias: AliasName,
     version: Annotated[int, Argument(help="The version that calls by it run on.")],
     *,
-    also: Annotated[
-        str | None,
-        Option(metavar="VERSION=PERCENT", help="Another one that gets some of them, as 4=10%."),
-    ] = None,
+    options: AliasOptions,
     rules: RollbackOptions,
     connection: Connection,
 ) -> None:
@@ -63,15 +77,16 @@ def set_alias(
     With --error-rate or --p99-ms the version of --also is taken back by itself where its own calls
     fail more often, or are slower.
     """
-    share = None if also is None else _share(also)
+    share = None if options.also is None else _share(options.also)
     rule = rules.rule()
     if rule is not None and share is None:
         raise BadParameter("--error-rate and --p99-ms go with --also")
     with connection.session(name_or_id) as at:
         functions = at.client.functions
-        at.show(
-            functions.set_alias(name_or_id, alias, version, also=share, rollback_on=rule), _told
+        made = functions.set_alias(
+            name_or_id, alias, version, also=share, rollback_on=rule, default=options.default
         )
+        at.show(made, _told)
 
 
 @app.command("remove")
@@ -100,18 +115,31 @@ def _share(text: str) -> AliasShare:
 
 def _table(found: AliasList) -> None:
     rows = [
-        (one.name, *_cells(one), show.when(one.updated_at), one.rolled_back or "")
+        (
+            one.name,
+            *_cells(one),
+            "yes" if one.default else "",
+            show.when(one.updated_at),
+            one.rolled_back or "",
+        )
         for one in found.aliases
     ]
-    show.table(("ALIAS", "VERSION", "ALSO", "CHANGED", "TAKEN BACK"), rows)
+    columns = ("ALIAS", "VERSION", "ALSO", "DEFAULT", "CHANGED", "ROLLED BACK")
+    show.table(columns, rows, drop=("CHANGED",))
 
 
-def _told(one: Alias) -> None:
-    also = one.also
+def in_words(alias: Alias) -> str:
+    """What an alias is, in a sentence."""
+    also = alias.also
     share = (
         "" if also is None else f", and version {also.version} for {_percent(also)} of its calls"
     )
-    show.say(f"{one.name} is version {one.version}{share}")
+    of = "; calls without a version or alias run by it" if alias.default else ""
+    return f"{alias.name} is version {alias.version}{share}{of}"
+
+
+def _told(alias: Alias) -> None:
+    show.say(in_words(alias))
 
 
 def _cells(one: Alias) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from msgspec import Struct
 
 from quiltfn.cli import show, tables, work
+from quiltfn.cli.aliases import in_words
 from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId, Reveal, Session
@@ -21,7 +22,7 @@ from quiltfn.sdk import (
     Scaling,
     Version,
 )
-from quiltfn.wire import FunctionChanges, NewFunction
+from quiltfn.wire import Alias, FunctionChanges, NewFunction
 
 VERSIONS_AT_ONCE = 10
 
@@ -143,9 +144,15 @@ def rollback(
     version: Annotated[int, Argument(least=1, help="A number that `versions` lists.")],
     connection: Connection,
 ) -> None:
-    """Go back to an earlier version. The name and the scaling do not change."""
+    """Go back to an earlier version, with all aliases that name the current one. The name and the
+    scaling do not change.
+    """
     with connection.session(name_or_id) as at:
+        before = _aliases(at, name_or_id)
         one = at.show(_outcome(lambda: at.client.functions.rollback(name_or_id, version)), _changed)
+        for alias in _aliases(at, name_or_id):
+            if alias not in before:
+                show.note(in_words(alias))
     _must_be_ready(one)
 
 
@@ -367,6 +374,12 @@ def _tell_of_files(at: Session, now: Function, served: int) -> None:
             f"version {made.version} has the files that runtime {made.runtime} has now, "
             f"not those of version {served}, which served before"
         )
+
+
+def _aliases(at: Session, name_or_id: str) -> list[Alias]:
+    with suppress(ApiError):  # they are only told of
+        return at.client.functions.list_aliases(name_or_id).aliases
+    return []
 
 
 def _show_state(one: Function) -> None:

@@ -19,8 +19,9 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True):
     """What calls by this name run on. `rollback_on`: when it loses `also` by itself; `rolled_back`:
-    why it did, until it is set again. `revision`: how often it was changed; `updated_at`: Unix
-    seconds.
+    why it did, until it is set again. `is_default`: calls that name no version and no alias run by
+    this one, and an update or rollback of the function moves it. `revision`: how often it was
+    changed; `updated_at`: Unix seconds.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
     also: Share | None = None
     rollback_on: RollbackRule | None = None
     rolled_back: str | None = None
+    is_default: bool = False
     revision: int = 0
     updated_at: int = 0
 
@@ -43,6 +45,28 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
     def without_canary(self, why: str) -> "Alias":
         """What is left of it once the other version was taken back."""
         return msgspec.structs.replace(self, also=None, rollback_on=None, rolled_back=why)
+
+    def pointing_to(self, version: int, why: str | None = None) -> "Alias":
+        """With all calls on one version. `why`: it was rolled back to that."""
+        return msgspec.structs.replace(
+            self, version=version, also=None, rollback_on=None, rolled_back=why
+        )
+
+    def after_update(self, version: int) -> "Alias":
+        """What an update makes of it: calls that name nothing run on the new version."""
+        return self.pointing_to(version) if self.is_default else self
+
+    def after_rollback(self, before: int, version: int) -> "Alias":
+        """What a rollback of the function makes of it: no call by it runs on `before` any more, the
+        version that was current until then. A split with that version ends.
+        """
+        is_there = self.versions == (version,)
+        if is_there or not (self.is_default or before in self.versions):
+            return self
+        kept = self.version if not self.is_default and self.version != before else version
+        if before == version:
+            return self.pointing_to(kept)
+        return self.pointing_to(kept, f"version {before} was rolled back to version {version}")
 
     def choose(self, dice: float) -> int:
         """The version of one call. `dice`: a random number from 0 to below 1."""

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from quiltfn.model.access import Key, Scope
+from quiltfn.model.alias import Alias
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import Headroom
@@ -499,8 +500,14 @@ class Store(Protocol):
     async def create(self, function: Function, version: Version) -> None:
         """Stores both. Raises `Conflict` if the tenant has a function of that name."""
 
-    async def save(self, function: Function, version: Version | None = None) -> Function:
-        """Stores the changed function and, if given, its new version, in one transaction.
+    async def save(
+        self,
+        function: Function,
+        version: Version | None = None,
+        move: Callable[[Alias], Alias] | None = None,
+    ) -> Function:
+        """Stores the changed function and, if given, its new version, in one transaction, and in it
+        what `move` makes of each of its aliases.
 
         Returns the function with its new revision. Raises `Outdated`, a `Conflict`, unless
         `function.revision` is the newest, and `NotFound` if it was deleted.

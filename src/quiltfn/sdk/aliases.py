@@ -1,6 +1,8 @@
 """Aliases of functions, as part of `client.functions`."""
 
-from quiltfn.sdk.methods import Method
+from msgspec import Struct
+
+from quiltfn.sdk.methods import Method, with_name_and_fields_of
 from quiltfn.sdk.named_function import BASE, on
 from quiltfn.sdk.request import Flow, delete, get, get_with_etag, put, segment
 from quiltfn.wire import Alias, AliasList, AliasShare, NewAlias, RollbackRule
@@ -25,21 +27,31 @@ def get_alias_with_etag(function: str, name: str) -> Flow[tuple[Alias, str]]:
     return on(function, lambda one: get_with_etag(_path(one, name), Alias))
 
 
-def set_alias(
-    function: str,
-    name: str,
-    version: int,
-    *,
-    also: AliasShare | None = None,
-    rollback_on: RollbackRule | None = None,
-    etag: str | None = None,
-) -> Flow[Alias]:
+class AliasChange(Struct, frozen=True):
+    """What `set_alias` is given."""
+
+    name: str
+    version: int
+    also: AliasShare | None = None
+    rollback_on: RollbackRule | None = None
+    default: bool | None = None
+    etag: str | None = None
+
+
+@with_name_and_fields_of(AliasChange)
+def set_alias(function: str, change: AliasChange) -> Flow[Alias]:
     """Make an alias of a function, or replace it as a whole. `also`: another version that gets some
-    of the calls. `rollback_on`: when that is taken back by itself. Call it as NAME@ALIAS. `etag`:
+    of the calls. `rollback_on`: when that is taken back by itself. `default`: whether calls that
+    name no version and no alias run by this one; None leaves that. Call it as NAME@ALIAS. `etag`:
     only if the alias still has this one; raises ConflictError if it was changed meanwhile.
     """
-    alias = NewAlias(version=version, also=also, rollback_on=rollback_on)
-    return on(function, lambda one: put(_path(one, name), Alias, alias, etag))
+    alias = NewAlias(
+        version=change.version,
+        also=change.also,
+        rollback_on=change.rollback_on,
+        default=change.default,
+    )
+    return on(function, lambda one: put(_path(one, change.name), Alias, alias, change.etag))
 
 
 def delete_alias(function: str, name: str) -> Flow[None]:

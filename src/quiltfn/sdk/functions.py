@@ -126,19 +126,27 @@ def get_function_with_etag(function: str) -> Flow[tuple[Function, str]]:
     return on(function, lambda one: get_with_etag(f"{BASE}/{segment(one)}", Function))
 
 
-def update_function_if_match(function: str, etag: str, **changes: Any) -> Flow[Function]:
+def update_function_if_match(
+    function: str, etag: str, *, default_alias: str | None = None, **changes: Any
+) -> Flow[Function]:
     """As `update`, if the function still has this ETag. Raises ConflictError if it was changed
-    meanwhile.
+    meanwhile. `default_alias`: "keep" leaves it, and calls by it, on the version that it names.
     """
-    return _updated(function, FunctionChanges(**changes), {"If-Match": etag})
+    headers = {"If-Match": etag}
+    return _updated(function, FunctionChanges(**changes), headers, default_alias)
 
 
-def _updated(function: str, changes: FunctionChanges, headers: Mapping[str, str]) -> Flow[Function]:
+def _updated(
+    function: str,
+    changes: FunctionChanges,
+    headers: Mapping[str, str],
+    default_alias: str | None = None,
+) -> Flow[Function]:
     changed = yield from on(
         function,
         lambda one: Request(
             method="PUT",
-            path=f"{BASE}/{segment(one)}",
+            path=f"{BASE}/{segment(one)}{query(default_alias=default_alias)}",
             read=as_json(Function),
             body=encoded(changes),
             headers=headers,

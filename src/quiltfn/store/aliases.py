@@ -1,6 +1,6 @@
 """The aliases of functions: a row for each."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
@@ -8,6 +8,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from quiltfn.model.alias import Alias
 from quiltfn.model.converting import convert
 from quiltfn.model.errors import NotFound, Outdated
+from quiltfn.model.function import Function
 from quiltfn.ports import ChangeKind
 from quiltfn.ports.aliases import StoredAlias
 from quiltfn.store import changes, tables
@@ -15,6 +16,20 @@ from quiltfn.store.database import Database
 
 row = tables.function_alias
 owner = tables.function
+
+
+def move_all(connection: Connection, function: Function, move: Callable[[Alias], Alias]) -> None:
+    """Stores what `move` makes of each alias of the function."""
+    found = select(row.c.name, row.c.alias).where(row.c.function_id == function.id)
+    for one in connection.execute(found).all():
+        before = convert(one.alias, Alias)
+        after = move(before)
+        if after == before:
+            continue
+        values = {"alias": msgspec.to_builtins(after), "revision": after.revision}
+        this = row.c.function_id == function.id, row.c.name == one.name
+        connection.execute(update(row).where(*this).values(values))
+        changes.record(connection, ChangeKind.ALIAS, function.tenant_id, function.id)
 
 
 class SqlAliases:

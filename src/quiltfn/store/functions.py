@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 from sqlalchemy import Connection, Select, and_, delete, exc, func, insert, select, update
 
+from quiltfn.model.alias import Alias
 from quiltfn.model.cursors import to_cursor
 from quiltfn.model.errors import Conflict, NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
@@ -20,7 +21,7 @@ from quiltfn.ports import (
     Page,
     StoredFunction,
 )
-from quiltfn.store import changes, sweep, tables
+from quiltfn.store import aliases, changes, sweep, tables
 from quiltfn.store.database import Database, Work, violated
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.sql import run
@@ -75,7 +76,12 @@ class SqlStore:
 
         await self._change(function, work)
 
-    async def save(self, function: Function, version: Version | None = None) -> Function:
+    async def save(
+        self,
+        function: Function,
+        version: Version | None = None,
+        move: Callable[[Alias], Alias] | None = None,
+    ) -> Function:
         columns, saved = tables.function.c, replace(function, revision=function.revision + 1)
         this = columns.id == function.id
         change = update(tables.function).where(this, columns.revision == function.revision)
@@ -94,6 +100,8 @@ class SqlStore:
             if version is not None:
                 connection.execute(insert(tables.version), tables.version_row(version))
             connection.execute(scale.values(max_instances=most))
+            if move is not None:
+                aliases.move_all(connection, function, move)
             changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
 
         await self._change(function, work)

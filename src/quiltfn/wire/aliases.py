@@ -86,12 +86,22 @@ RolledBack = Annotated[
 ]
 
 
-class NewAlias(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+IsDefault = Annotated[
+    bool,
+    about(
+        "whether calls that name no version and no alias run by this one; null leaves it as it is",
+        False,
+    ),
+]
+
+
+class NewAlias(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
     """What calls by an alias run on."""
 
     version: VersionNumber
     also: Also | None = None
     rollback_on: RollbackOn | None = None
+    default: IsDefault | None = None
 
 
 class Alias(Struct, kw_only=True, frozen=True):
@@ -102,6 +112,7 @@ class Alias(Struct, kw_only=True, frozen=True):
     also: AliasShare | None
     rollback_on: RollbackRule | None = None
     rolled_back: RolledBack | None = None
+    default: IsDefault = False
     updated_at: UnixSeconds
 
 

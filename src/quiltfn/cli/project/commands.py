@@ -46,7 +46,7 @@ class DeployOptions(Struct, frozen=True, kw_only=True):
         str | None,
         Option(
             metavar="PERCENT",
-            help="Give a new version this part of the calls by NAME@live, such as 10%.",
+            help="Give a new version only this part of the calls, such as 10%.",
         ),
     ] = None
     allow_outside: Annotated[
@@ -76,10 +76,10 @@ def deploy(
     """Make the server have what quiltfn.toml says: functions, code, URLs, schedules, policies.
 
     Nothing is done where nothing has changed. A function whose new version cannot serve goes on
-    with the old one, and nothing is deleted then. With --canary, calls by NAME@live stay on the
-    version before, but for that part of them; the alias loses the new version where more than 5% of
-    all its calls fail. Exit codes: 0 it is as the file says; 1 refused, and what serves is as
-    before; 2 the command line or the file is wrong; 3 some of it was done.
+    with the old one, and nothing is deleted then. With --canary, calls stay on the version before,
+    but for that part of them; the new version loses it where more than 5% of all its calls fail.
+    Exit codes: 0 it is as the file says; 1 refused, and what serves is as before; 2 the command
+    line or the file is wrong; 3 some of it was done.
     """
     if options.canary is not None and options.watch:
         raise BadParameter("give --canary or --watch, not both")

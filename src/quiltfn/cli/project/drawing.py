@@ -73,8 +73,9 @@ def canaries(found: CurrentState) -> None:
     """How versions that get a part of the calls are given all of them."""
     for name, one in sorted(found.functions.items()):
         if one.live is not None and one.live.also is not None:
-            new = one.live.also.version
+            new, old = one.live.also.version, one.live.version
             show.note(f"when version {new} is good: quiltfn aliases set {name} {LIVE} {new}")
+            show.note(f"when it is not: quiltfn functions rollback {name} {old}")
 
 
 def _words(step: Step) -> str:

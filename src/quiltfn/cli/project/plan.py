@@ -31,8 +31,8 @@ from quiltfn.wire.masking import MASK, masked_values, secrets_of
 T = TypeVar("T", bound=Struct)
 
 LABEL = "project:"
-# The alias that has the versions of a canary.
-LIVE = "live"
+# The alias that has the versions of a canary, and the field of the step that makes it the default.
+LIVE, DEFAULT = "live", "default"
 # Of a runtime, what follows from its files; the rest is set, and compared field by field.
 FROM_FILES = ("name", "image", "base_image", "packages", "packages_key", "environment", "shared")
 RUNTIME_SETTINGS = [one for one in fields_of(NewRuntime) if one not in FROM_FILES]
@@ -95,8 +95,8 @@ class DesiredFunction(Struct, frozen=True, kw_only=True):
 
 
 class DesiredState(Struct, frozen=True, kw_only=True):
-    """What a server is to have of a project. `canary`: the part of the calls by the alias LIVE that
-    a new version gets; None: aliases are left alone.
+    """What a server is to have of a project. `canary`: the part of the calls that a new version
+    gets, by the default alias LIVE; None: aliases are left to the server.
     """
 
     project: str
@@ -151,14 +151,14 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
     for function in wanted.functions.values():
         name = function.new.name
         is_there = name in found.functions
-        named = list(_named(wanted, name, found))
-        # What calls by the alias run on is kept before there is something else.
-        steps += named if is_there else ()
         serving = list(_serving(function, found))
+        is_updated = any(one.verb is Verb.UPDATE for one in serving)
+        named = list(_named(wanted, name, found, is_updated=is_updated))
+        # What calls run on is kept before there is something else.
+        steps += named if is_there else ()
         steps += serving
         steps += () if is_there else named
         if is_there:
-            is_updated = any(one.verb is Verb.UPDATE for one in serving)
             steps += _canary(wanted, found.functions[name], is_updated=is_updated)
     for name, function in wanted.functions.items():
         steps += _around(name, function, found)
@@ -212,11 +212,19 @@ def _serving(wanted: DesiredFunction, found: CurrentState) -> Iterator[Step]:
         yield Step(verb=Verb.DEPLOY, noun=Noun.FUNCTION, name=name, function=name)
 
 
-def _named(wanted: DesiredState, name: str, found: CurrentState) -> Iterator[Step]:
-    """The alias of the version that serves, where it is missing."""
+def _named(
+    wanted: DesiredState, name: str, found: CurrentState, *, is_updated: bool
+) -> Iterator[Step]:
+    """The default alias, where it is missing: it keeps calls on the version that serves."""
     there = found.functions.get(name)
-    if wanted.canary is not None and (there is None or there.live is None):
+    if wanted.canary is None:
+        return
+    live = None if there is None else there.live
+    if there is None or live is None:
         yield Step(verb=Verb.CREATE, noun=Noun.ALIAS, name=LIVE, function=name)
+    elif not live.default and (is_updated or live.version == there.function.current_version):
+        change = FieldChange(DEFAULT, None, "calls without a version or alias")
+        yield Step(verb=Verb.UPDATE, noun=Noun.ALIAS, name=LIVE, function=name, changes=(change,))
 
 
 def _canary(wanted: DesiredState, there: CurrentFunction, *, is_updated: bool) -> Iterator[Step]:
@@ -229,6 +237,7 @@ def _canary(wanted: DesiredState, there: CurrentFunction, *, is_updated: bool) -
     is_behind = live is not None and live.version != current
     also = None if live is None or live.also is None else live.also
     has_it = also is not None and (also.version, also.weight) == (current, weight)
+    has_it = has_it and live is not None and live.default
     if is_updated or (is_behind and not has_it):
         change = FieldChange("also", None, f"the new version, {weight * 100:g}% of the calls")
         name = there.function.name

@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.project.plan import (
+    DEFAULT,
     LABEL,
     LIVE,
     CurrentState,
@@ -134,7 +135,8 @@ class Execution:
                 name: getattr(wanted.new, name)
                 for name in changed_fields(wanted.new, there.function)
             }
-            functions.update_if_match(there.function.id, there.etag, **changes)
+            keep = None if self._wanted.canary is None else "keep"
+            functions.update_if_match(there.function.id, there.etag, default_alias=keep, **changes)
         elif step.verb is Verb.DEPLOY:
             functions.deploy(self._id(step))
         else:
@@ -166,13 +168,18 @@ class Execution:
             with suppress(NotFoundError):
                 functions.get_alias(now.id, LIVE)
                 raise changed
-            functions.set_alias(now.id, LIVE, now.current_version)
+            functions.set_alias(now.id, LIVE, now.current_version, default=True)
             return
         live, etag = functions.get_alias_with_etag(now.id, LIVE)
+        if step.changes[0].field == DEFAULT:
+            functions.set_alias(now.id, LIVE, now.current_version, default=True, etag=etag)
+            return
         if live.version == now.current_version:
             raise changed
         also = AliasShare(version=now.current_version, weight=weight)
-        functions.set_alias(now.id, LIVE, live.version, also=also, rollback_on=RULE, etag=etag)
+        functions.set_alias(
+            now.id, LIVE, live.version, also=also, rollback_on=RULE, default=True, etag=etag
+        )
 
     def _schedule(self, step: Step) -> None:
         schedules = self._client.schedules

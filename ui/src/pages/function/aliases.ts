@@ -76,18 +76,23 @@ function Row({ of, one, again, onChange }: Changing & { of: Alias; onChange: () 
   }
   async function remove() {
     const title = `Remove the alias ${of.name}?`;
-    const text = "Calls by it are refused from then on; calls that run go on.";
+    const text = "Calls by it are refused from then on; calls that run go on." +
+      (of.default
+        ? ` Calls that name no version run on the current one, v${one.current_version}, then.`
+        : "");
     if (await confirm({ title, text, verb: "Remove" })) await act(null);
   }
   return html`
     <tr>
-      <td><b>${of.name}</b>
+      <td><b>${of.name}</b>${of.default && html`
+        <span class="badge" title="Calls that name no version and no alias run by it.">default</span>
+      `}
         <p class="narrow small muted"><${Ago} at=${of.updated_at} /></p>
       </td>
       <td><${Share} of=${of} />${of.rollback_on && of.also &&
         html`<div class="small muted">v${other} is ${ruleSaid(of.rollback_on)}</div>`}${of
         .rolled_back && html`
-        <div class="small"><span class="badge bad first">taken back</span> ${visible(
+        <div class="small"><span class="badge bad first">rolled back</span> ${visible(
           of.rolled_back,
         )}</div>
       `}</td>

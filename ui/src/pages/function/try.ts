@@ -224,7 +224,6 @@ export function TryIt({ one }: { one: Function }) {
       onKeyDown=${keys}><header><h2 id="try">Try it</h2
       ><span class="num muted small">calls ${targetSaid(
         trial.target.value,
-        one.current_version,
       )}</span><span class="push" /> ${isRunning &&
         html`
           <button class="button" type="button"

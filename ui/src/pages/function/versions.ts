@@ -213,7 +213,7 @@ export function Versions({ one }: { one: Function }) {
   const { all, problem } = list;
   const { value, again, problem: unheard } = useFetched(
     (signal) => get<AliasList>(`api/functions/${one.id}/aliases`, {}, signal),
-    [one.id],
+    [one.id, one.current_version, one.updated_at], // a rollback moves them
   );
   const aliases = value.value?.aliases;
   const query = route.peek().query;
@@ -247,7 +247,7 @@ export function Versions({ one }: { one: Function }) {
     ${!all ? html`<${Waiting} />` : html`
       <section class="card" aria-labelledby="versions">
         <header><h2 id="versions">Versions</h2
-            ><span class="muted small wide">A version never changes. Serve sends calls to it, if it can start.</span
+            ><span class="muted small wide">A version never changes. Serve sends calls and aliases of the current one to it, if it can start.</span
             ></header>
         <div class="scrolls">
           <table class="table">

@@ -1,0 +1,209 @@
+"""The default alias, on fake sandboxes: what calls that name nothing run on, and what updates,
+rollbacks and canaries make of it.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quiltfn.model.alias import Alias, Share
+from quiltfn.model.errors import StoreUnavailable
+from service.platform_harness import open_harness, until
+from service.test_aliases import printed, put, two_versions
+from service.test_urls import Web
+
+SPLIT = {"version": 2, "weight": 0.5}
+RULE = {"error_rate": 0.05, "within_s": 300}
+
+
+class Dice:
+    """Chooses the main version, then the other one, and so on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def random(self) -> float:
+        self.count += 1
+        return (0.99, 0.0)[self.count % 2]
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[Web]:
+    async with open_harness(tmp_path) as harness:
+        yield Web(harness)
+
+
+async def aliases_of(web: Web, path: str) -> dict[str, dict[str, Any]]:
+    found = (await web("GET", f"{path}/aliases")).json()["aliases"]
+    return {one["name"]: one for one in found}
+
+
+async def rolled_back_to(web: Web, path: str, version: int) -> dict[str, dict[str, Any]]:
+    answer = await web("POST", f"{path}/rollback", json={"version": version})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["current_version"] == version
+    return await aliases_of(web, path)
+
+
+async def test_calls_that_name_nothing_run_by_the_default_alias(web: Web) -> None:
+    path = await two_versions(web)
+    await web.url(path.rsplit("/", 1)[1], {}, auth="none")
+    plain = (f"{path}/invoke", "/api/functions/invoke/f")
+    assert {await printed(web, url) for url in plain} == {"2"}, "before there is one"
+    told = await put(web, path, version=1, default=True)
+    assert told["default"] is True
+    assert {await printed(web, url) for url in plain} == {"1"}
+    await put(web, path, version=1, also=SPLIT)  # it stays the default
+    web.harness.services.aliases._dice = Dice()  # type: ignore[assignment]
+    for url in plain:
+        assert {await printed(web, url) for _ in range(2)} == {"1", "2"}
+    # What names a version runs on that, also on the current one.
+    assert {await printed(web, f"{path}/invoke?version=2") for _ in range(3)} == {"2"}
+    assert {await printed(web, f"{path}/invoke?version=1") for _ in range(3)} == {"1"}
+    await put(web, path, version=1, default=False)
+    assert {await printed(web, url) for url in plain} == {"2"}
+    await put(web, path, version=1, default=True)
+    assert (await web("DELETE", f"{path}/aliases/live")).status_code == 204
+    assert {await printed(web, url) for url in plain} == {"2"}
+
+
+async def test_a_function_has_one_default_alias(web: Web) -> None:
+    path = await two_versions(web)
+    await put(web, path, version=1, default=True)
+    answer = await web("PUT", f"{path}/aliases/beta", json={"version": 2, "default": True})
+    assert (answer.status_code, "live" in answer.json()["error"]) == (409, True)
+    assert set(await aliases_of(web, path)) == {"live"}
+    await put(web, path, "beta", version=2, default=False)
+    await put(web, path, version=2, default=True)
+    assert (await aliases_of(web, path))["beta"]["default"] is False
+
+
+async def test_an_update_moves_the_default_alias_unless_it_is_to_stay(web: Web) -> None:
+    path = await two_versions(web)
+    await put(web, path, version=1, also=SPLIT, rollback_on=RULE, default=True)
+    await put(web, path, "other", version=1, also=SPLIT)
+    url = f"{path}?default_alias=keep"
+    assert (await web("PUT", url, json={"handler": "echo 3"})).status_code == 200
+    live = (await aliases_of(web, path))["live"]
+    assert (live["version"], live["also"], live["default"]) == (1, SPLIT, True)
+    assert {await printed(web, f"{path}/invoke") for _ in range(20)} <= {"1", "2"}
+    assert (await web("PUT", path, json={"handler": "echo 4"})).status_code == 200
+    found = await aliases_of(web, path)
+    live = found["live"]
+    assert (live["version"], live["also"], live["rollback_on"]) == (4, None, None)
+    assert live["default"] is True
+    assert found["other"]["also"] == SPLIT
+    assert await printed(web, f"{path}/invoke") == "4"
+    wrong = await web("PUT", f"{path}?default_alias=stay", json={"handler": "echo 5"})
+    assert (wrong.status_code, "default_alias" in wrong.json()["error"]) == (422, True)
+
+
+async def test_a_rollback_leaves_no_alias_on_the_version_that_was_current(web: Web) -> None:
+    path = await two_versions(web)
+    await put(web, path, version=1, also=SPLIT, rollback_on=RULE, default=True)
+    await put(web, path, "half", version=1, also={"version": 2, "weight": 0.1})
+    await put(web, path, "whole", version=2)
+    await put(web, path, "main", version=2, also={"version": 1, "weight": 0.1})
+    await put(web, path, "old", version=1)
+    before = (await aliases_of(web, path))["old"]
+    with web.harness.services.events.cursor("default") as cursor:
+        found = await rolled_back_to(web, path, 1)
+        events = list(iter(cursor.next, None))
+    names = ("live", "half", "whole", "main", "old")
+    to_1 = dict.fromkeys(names, (1, None))
+    assert {name: (one["version"], one["also"]) for name, one in found.items()} == to_1
+    assert found["old"] == before
+    assert found["live"]["default"] is True
+    for name in ("live", "half", "whole", "main"):
+        assert found[name]["rolled_back"] == "version 2 was rolled back to version 1"
+    told = [event for event in events if event.type == "alias.rolled_back"]
+    assert len(told) == 3, "of those that had a second version"
+    queries = ("", *(f"?alias={name}" for name in names))
+    assert {await printed(web, f"{path}/invoke{query}") for query in queries} == {"1"}
+    assert await rolled_back_to(web, path, 1) == found, "a second time changes nothing"
+
+
+async def test_a_rollback_to_the_current_version_ends_what_keeps_calls_elsewhere(web: Web) -> None:
+    path = await two_versions(web)
+    await put(web, path, version=1, default=True)
+    assert await printed(web, f"{path}/invoke") == "1"
+    found = await rolled_back_to(web, path, 2)
+    assert (found["live"]["version"], found["live"]["rolled_back"]) == (2, None)
+    assert await printed(web, f"{path}/invoke") == "2"
+
+
+async def test_a_canary_that_fails_takes_its_version_from_every_call(web: Web) -> None:
+    path = f"/api/functions/{await web.function('f', 'echo 1')}"
+    await put(web, path, version=1, default=True)
+    answer = await web("PUT", f"{path}?default_alias=keep", json={"handler": "exit 1"})
+    assert answer.status_code == 200
+    await put(web, path, version=1, also=SPLIT, rollback_on=RULE)
+    web.harness.services.aliases._dice = Dice()  # type: ignore[assignment]
+    for _ in range(6):
+        assert (await web("POST", "/api/functions/invoke/f")).status_code == 200
+    aliases, function_id = web.harness.services.aliases, path.rsplit("/", 1)[1]
+    await until(lambda: aliases.get(function_id, "live").rolled_back)
+    assert {await printed(web, f"{path}/invoke") for _ in range(6)} == {"1"}
+    assert (await aliases_of(web, path))["live"]["default"] is True
+
+
+async def test_what_cannot_be_stored_moves_no_alias(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await two_versions(web)
+    await put(web, path, version=1, also=SPLIT, default=True)
+    before = await aliases_of(web, path)
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(web.harness.services.lifecycle._store, "save", away)
+        answer = await web("POST", f"{path}/rollback", json={"version": 1})
+        assert answer.status_code == 503
+    assert await aliases_of(web, path) == before
+    assert (await web("GET", path)).json()["current_version"] == 2
+
+
+async def test_the_default_alias_survives_a_restart(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        path = await two_versions(web)
+        await put(web, path, version=1, also=SPLIT, default=True)
+        await rolled_back_to(web, path, 1)
+        found = await aliases_of(web, path)
+        await put(web, path, version=2)
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        live = (await aliases_of(web, path))["live"]
+        assert (live["version"], live["default"], found["live"]["also"]) == (2, True, None)
+        assert await printed(web, f"{path}/invoke") == "2"
+
+
+@pytest.mark.parametrize(
+    ("alias", "after"),
+    [
+        ({"version": 3}, {"version": 1}),
+        ({"version": 1}, None),
+        ({"version": 2}, None),
+        ({"version": 2, "also": 3}, {"version": 2}),
+        ({"version": 2, "also": 1}, None),
+        ({"version": 3, "also": 2}, {"version": 1}),
+        ({"version": 2, "is_default": True}, {"version": 1}),
+        ({"version": 2, "also": 3, "is_default": True}, {"version": 1}),
+        ({"version": 1, "also": 2, "is_default": True}, {"version": 1}),
+    ],
+)
+def test_what_a_rollback_from_3_to_1_makes_of_an_alias(
+    alias: dict[str, Any], after: dict[str, Any] | None
+) -> None:
+    also = alias.pop("also", None)
+    before = Alias(name="a", also=also and Share(version=also, weight=0.1), **alias)
+    found = before.after_rollback(3, 1)
+    if after is None:
+        assert found == before
+    else:
+        assert (found.versions, found.is_default) == ((after["version"],), before.is_default)
+        assert found.rolled_back == "version 3 was rolled back to version 1"
