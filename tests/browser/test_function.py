@@ -435,6 +435,23 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
     expect(page).to_have_url(re.compile(r"\?from=1&to=2$"))
 
 
+def test_versions_are_compared_with_the_current_one_however_old_that_is(
+    page: Page, site: Server
+) -> None:
+    one = site.create("echo old")
+    for number in range(55):
+        site.call("PUT", one.path, {"handler": f"echo {number}"})
+    assert site.call("POST", f"{one.path}/rollback", {"version": 1}).status_code == 200
+    open_at(page, one, "versions")
+    page.get_by_role("button", name="Compare version 56").click()
+    differs = region(page, "What differs")
+    expect(differs.get_by_label("from")).to_have_value("1")
+    expect(differs.get_by_label("from").locator("option:checked")).to_have_text("v1 (current)")
+    expect(differs.locator(".cm-changedLine")).to_have_text("echo 54")
+    page.get_by_role("button", name="Compare version 1", exact=True).click()
+    expect(page).to_have_url(re.compile(r"\?from=2&to=1$"))
+
+
 def test_an_alias_is_made_split_and_taken_back(
     page: Page, function: Callable[..., Function]
 ) -> None:

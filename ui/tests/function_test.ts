@@ -14,6 +14,7 @@ import { newSecret, testDelivery } from "../src/signing.ts";
 import { who } from "../src/store.ts";
 import { aboutPayload, cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
 import type { Series, Version, Whoami } from "../src/wire.ts";
+import { comparedWith } from "../src/pages/function/versions.ts";
 import { isFailing } from "../src/standing.ts";
 
 const version: Version = {
@@ -240,4 +241,13 @@ Deno.test("an active function fails if all of the last hour failed, or ever, whe
   assert.equal(isFailing(of("active", 9, 9), { calls: 2, errors: 1 }), false);
   assert.equal(isFailing(of("active", 9, 9), { calls: 0, errors: 0 }), true);
   assert.equal(isFailing(of("paused", 9, 9), null), false);
+});
+
+Deno.test("a version is compared with the current one, and that one with its neighbour", () => {
+  const all = [4, 3, 2, 1].map((version) => ({ version }));
+  const of = (current: number) => all.map((_, n) => comparedWith(all, n, current));
+  assert.deepEqual(of(4), [3, 4, 4, 4]);
+  assert.deepEqual(of(2), [2, 2, 1, 2]);
+  assert.deepEqual(of(1), [1, 1, 1, 2]);
+  assert.equal(comparedWith([{ version: 1 }], 0, 1), 1);
 });

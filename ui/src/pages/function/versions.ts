@@ -25,6 +25,18 @@ import { More, usePaged } from "./paged.ts";
 
 const NAMED = 10;
 
+/** What a version is compared with: the current one; that one, with the version before it, or with the
+ * one after it where it is the first. `all`: the newest first.
+ */
+export function comparedWith(
+  all: readonly Pick<Version, "version">[],
+  n: number,
+  current: number,
+): number {
+  const of = all[n]?.version ?? current;
+  return of === current ? (all[n + 1] ?? all[n - 1])?.version ?? of : current;
+}
+
 /** What a version changed; the files by their names, of the newest versions alone. */
 function Changed({ of, before, isNewest }: {
   of: Version;
@@ -68,6 +80,9 @@ function Actions({ one, of, isBusy, onCompare, onServe }: {
   return html`
     <div class="actions"><button class="button" type="button" aria-disabled=${isBusy}
         onClick=${() => isBusy || onCompare()}
+        title=${of.version === one.current_version
+          ? "Compares the current version with the one before it"
+          : `Compares the current version, v${one.current_version}, with this one`}
         aria-label=${`Compare version ${of.version}`}>Compare</button>${may("write") &&
           (of.version === one.current_version
             ? html`<span class="button held" aria-hidden="true">Serve</span>`
@@ -141,10 +156,11 @@ function Table({ of }: { of: readonly Difference[] }) {
   `;
 }
 
-function Pick({ label, all, value, onValue }: {
+function Pick({ label, all, value, current, onValue }: {
   label: string;
   all: readonly Version[];
   value: number;
+  current: number;
   onValue: (version: number) => void;
 }) {
   return html`
@@ -152,15 +168,16 @@ function Pick({ label, all, value, onValue }: {
       class="chosen-version">${label} <select class="text" value=${value} onChange=${(
         event: Event,
       ) => onValue(Number((event.target as HTMLSelectElement).value))}>${all.map(({ version }) =>
-        html`<option value=${version} key=${version} selected=${
-          version === value
-        }>v${version}</option>`
+        html`<option value=${version} key=${version} selected=${version === value}>v${version}${
+          version === current ? " (current)" : ""
+        }</option>`
       )}</select></label>
   `;
 }
 
-function Comparison({ id, all, from, to, onChange }: {
+function Comparison({ id, all, from, to, current, onChange }: {
   id: string;
+  current: number;
   all: readonly Version[];
   from: Version;
   to: Version;
@@ -175,10 +192,12 @@ function Comparison({ id, all, from, to, onChange }: {
       <header class="wraps"
       >
         <h2 id="comparison">What differs</h2>
-        <${Pick} label="from" all=${all} value=${from.version} onValue=${(n: number) =>
-          onChange(n, to.version)} />
-        <${Pick} label="to" all=${all} value=${to.version} onValue=${(n: number) =>
-          onChange(from.version, n)} />
+        <${Pick} label="from" all=${all} current=${current} value=${from.version} onValue=${(
+          n: number,
+        ) => onChange(n, to.version)} />
+        <${Pick} label="to" all=${all} current=${current} value=${to.version} onValue=${(
+          n: number,
+        ) => onChange(from.version, n)} />
       </header>
       ${found.length > 0 && html`<${Table} of=${found} />`}
       ${!isOtherCode && found.length === 0 && from.handler === to.handler &&
@@ -230,14 +249,19 @@ export function Versions({ one }: { one: Function }) {
     to.value = second;
     note({ from: first, to: second });
   }
-  /** With what serves; and what serves, with what was before it. */
   function compareOne(n: number) {
     const of = all?.[n];
     if (!of) return;
-    const other = of.version === one.current_version ? all[n + 1] ?? of : null;
-    compare(other?.version ?? one.current_version, of.version);
+    compare(comparedWith(all, n, one.current_version), of.version);
     asked.value++;
   }
+  // The current version may be older than those of the first pages.
+  const oldest = all?.at(-1)?.version ?? 0;
+  const isMissing = list.cursor !== null &&
+    [from.value, to.value].some((version) => version > 0 && version < oldest);
+  useEffect(() => {
+    if (isMissing) list.more(list.cursor);
+  }, [isMissing, oldest]);
   const back = (version: number) =>
     serving.run(() => rollback(one, version).catch((error) => tell(one.id, error)));
   const numbered = new Map(all?.map((each) => [each.version, each]));
@@ -275,7 +299,10 @@ export function Versions({ one }: { one: Function }) {
       </section>
     `}
     <div ref=${compared}>${all && first && second &&
-      html`<${Comparison} id=${one.id} all=${all} from=${first} to=${second} onChange=${compare} />`}</div>
+      html`
+        <${Comparison} id=${one.id} all=${all} from=${first} to=${second}
+          current=${one.current_version} onChange=${compare} />
+      `}</div>
     <div class="after">
       <${Notices} one=${one} section="versions" />
     </div>
