@@ -8,7 +8,17 @@ from typing import Any
 
 import msgspec
 
-from quiltfn.host_findings import Finding, database, disk, fine, images, of_the_host, warn
+from quiltfn import host_programs
+from quiltfn.host_findings import (
+    Finding,
+    Level,
+    database,
+    disk,
+    fine,
+    images,
+    of_the_host,
+    warn,
+)
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Journal, Store
 
@@ -19,9 +29,9 @@ DISK_MIN_BYTES = 64 * 1024 * 1024
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the launcher found out at start: facts, and protections read back from the kernel.
 
-    `no_gvisor`: why sandboxes with gVisor are not possible; empty if they are. `store`: the URL of
-    the database; empty: SQLite in the data directory. `connections_max`: how many connections the
-    limit of open files allows.
+    `no_gvisor`: why sandboxes with gVisor are not possible; empty if they are. `runsc`: the path of
+    the program that makes them. `store`: the URL of the database; empty: SQLite in the data
+    directory. `connections_max`: how many connections the limit of open files allows.
     """
 
     node_id: str
@@ -34,6 +44,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     interpreters: dict[str, str]
     packages: str
     no_gvisor: str = "it has none"
+    runsc: str = ""
     store: str = ""
     is_store_verified: bool = True
     connections_max: int = 100_000
@@ -112,13 +123,15 @@ class Health:
         machine, data_dir = self.machine, self._data_dir
         found = [
             fine("cgroups", f"control groups: {machine.cgroup_mode}"),
+            host_programs.crun(machine.oci_runtime),
             disk(data_dir),
             *of_the_host(Path("/"), machine.cgroup_mode),
         ]
-        if machine.no_gvisor:
-            found.append(fine("runsc", f"isolation: gvisor is refused: {machine.no_gvisor}"))
-        else:
-            found.append(fine("runsc", "isolation: gvisor is offered"))
+        found.append(host_programs.egress())
+        gvisor = host_programs.gvisor(machine.runsc)
+        if gvisor.level is Level.OK and machine.no_gvisor:
+            gvisor = fine("runsc", f"isolation: gvisor is refused: {machine.no_gvisor}")
+        found.append(gvisor)
         if machine.store:
             found.append(database(machine.store, machine.is_store_verified))
         if machine.transport == "cleartext":

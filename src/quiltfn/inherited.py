@@ -70,6 +70,7 @@ def inherit(arguments: list[str]) -> Inherited:
     facts = given["facts"] | {"node_id": chosen.node_id, "transport": transport_of(chosen)}
     facts["memory_max_mib"] = budget_mib(chosen, facts["memory_max_mib"])
     facts["connections_max"] = connections_max(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    facts["runsc"] = chosen.runsc
     facts["store"] = chosen.store
     facts["is_store_verified"] = settings.is_store_verified(chosen.store)
     facts["interpreters"] = host_packages.interpreters()

@@ -1,6 +1,9 @@
 """The contract, "Routes": each row, who may call it, and that tenants are wholly apart."""
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -365,6 +368,16 @@ def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
         assert one["sentence"]
         assert (one["advice"] is None) == (one["level"] == "ok"), one
     assert told["protections"] == keyed.operator.good("GET", "/api/system/info")["protections"]
+    # What the command finds as root and warns of, the server warns of as well. Its gVisor is
+    # another one, and what dead servers left is for root to see.
+    command = [sys.executable, "-m", "quiltfn", "doctor", "--output", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    warned = {
+        one["name"]: one["sentence"]
+        for one in json.loads(done.stdout)["findings"]
+        if one["level"] == "warn" and one["name"] not in ("leftovers", "runsc")
+    }
+    assert warned.items() <= {one["name"]: one["sentence"] for one in told["findings"]}.items()
 
 
 def test_instances_of_every_tenant_for_an_operator(tenant: Api, keyed: Keyed) -> None:

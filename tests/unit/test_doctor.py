@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn import host_findings
+from quiltfn import host_findings, host_programs
 from quiltfn.host_findings import Finding, Level
-from quiltfn.operator import doctor, machine
+from quiltfn.operator import doctor
 from quiltfn.operator.serve import GUEST
 from quiltfn.settings import Settings
 
@@ -113,7 +113,7 @@ def test_what_is_found_and_what_it_means(
     ],
 )
 def test_the_runtime_and_its_known_holes(said: str | None, level: Level, words: list[str]) -> None:
-    found = machine.crun("/usr/bin/crun", lambda _: said)
+    found = host_programs.crun("/usr/bin/crun", lambda _: said)
     assert found.level is level
     assert [word for word in words if word not in found.sentence] == []
 
@@ -140,7 +140,7 @@ def test_the_guest_is_there_and_runs_here(
     if content is not None:
         path.write_bytes(content)
         path.chmod(mode)
-    found = machine.guest(path, "x86_64")
+    found = host_programs.guest(path, "x86_64")
     assert found.level is level
     assert words in found.sentence
 
@@ -155,22 +155,27 @@ def test_room_for_the_database(
         free = mib * 1024 * 1024
 
     asked: list[Path] = []
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: asked.append(path) or Usage)  # type: ignore[attr-defined, func-returns-value]
+
+    def usage(path: Path) -> type[Usage]:
+        asked.append(path)
+        return Usage
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
     assert host_findings.disk(tmp_path / "not" / "yet").level is level
     assert asked == [tmp_path]
 
 
 def test_what_egress_needs_is_named_and_its_lack_stops_nothing() -> None:
-    missing = machine.egress(lambda name: None if name == "nft" else name)
+    missing = host_programs.egress(lambda name: None if name == "nft" else name)
     assert missing.level is Level.OK
     assert "refused: there is no nft; " in missing.sentence
     assert "apt install nftables slirp4netns" in missing.sentence
-    assert machine.egress(lambda name: name).sentence == "nft and slirp4netns are there"
+    assert host_programs.egress(lambda name: name).sentence == "nft and slirp4netns are there"
 
 
 @pytest.mark.parametrize("said", [None, "", "crun version 1.21\n"])
 def test_without_gvisor_its_runtimes_are_refused_and_nothing_else(said: str | None) -> None:
-    found = machine.gvisor("/r", lambda _: said)
+    found = host_programs.gvisor("/r", lambda _: said)
     assert found.level is Level.OK
     assert "isolation: gvisor is refused: no runsc runs at /r; " in found.sentence
 
@@ -186,7 +191,7 @@ def test_without_gvisor_its_runtimes_are_refused_and_nothing_else(said: str | No
 )
 def test_an_old_gvisor_is_warned_of(version: str, level: Level) -> None:
     said = f"runsc version {version}\nspec: 1.1.0\n"
-    found = machine.gvisor("/r", lambda _: said, today=date(2026, 5, 1))
+    found = host_programs.gvisor("/r", lambda _: said, today=date(2026, 5, 1))
     assert found.level is level
     assert found.sentence.startswith(f"runsc {version} at /r; serve tries it at its start")
     assert ("more than a year old" in found.sentence) == (level is Level.WARN)

@@ -4,7 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from quiltfn import host_programs
 from quiltfn.health import Health, HostFacts
+from quiltfn.host_findings import Level
 from quiltfn.model.errors import StoreUnavailable
 
 
@@ -40,7 +42,8 @@ def made(data_dir: Path) -> Health:
     machine = HostFacts(
         node_id="node-1",
         cgroup_mode="v2",
-        oci_runtime="crun",
+        oci_runtime=str(data_dir / "crun"),
+        runsc=str(data_dir / "runsc"),
         protections={},
         transport="cleartext",
         memory_max_mib=1024,
@@ -51,3 +54,15 @@ def made(data_dir: Path) -> Health:
     store: Any = SimpleNamespace(ping=ping, condition=lambda: (True, "whole"))
     journal: Any = SimpleNamespace(is_strict=False)
     return Health(machine, store, journal, data_dir, none, 0)
+
+
+async def test_a_running_server_warns_of_old_programs_as_the_doctor_does(tmp_path: Path) -> None:
+    """Whatever `quiltfn doctor` says of crun and runsc before the start is said afterwards."""
+    for name, said in {"crun": "crun version 1.21", "runsc": "runsc version 20240729.0"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {said}\n")
+        (tmp_path / name).chmod(0o755)
+    found = {one.name: one for one in await made(tmp_path).findings()}
+    assert found["crun"] == host_programs.crun(str(tmp_path / "crun"))
+    assert found["runsc"] == host_programs.gvisor(str(tmp_path / "runsc"))
+    assert {found[name].level for name in ("crun", "runsc")} == {Level.WARN}
+    assert found["egress"] == host_programs.egress()

@@ -14,10 +14,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from quiltfn import host_findings
+from quiltfn import host_findings, host_programs
 from quiltfn.host_findings import Finding, Level
 from quiltfn.launcher import cgroups, state
-from quiltfn.operator import machine
 from quiltfn.operator.serve import GUEST
 from quiltfn.settings import (
     BadSetting,
@@ -63,13 +62,13 @@ def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
     return [
         user(),
         groups,
-        machine.crun(settings.crun),
-        machine.guest(GUEST, platform.machine()),
+        host_programs.crun(settings.crun),
+        host_programs.guest(GUEST, platform.machine()),
         host_findings.disk(settings.data_dir),
         *(database(settings) if settings.fleet == Path() else fleet(settings)),
         *host_findings.of_the_host(root, mode),
-        machine.egress(),
-        machine.gvisor(settings.runsc),
+        host_programs.egress(),
+        host_programs.gvisor(settings.runsc),
         leftovers(settings.run_dir),
     ]
 
@@ -139,7 +138,7 @@ def images(settings: Settings) -> Finding:
 def leftovers(run_dir: Path) -> Finding:
     """Looks without sweeping."""
     try:
-        return machine.leftovers(sorted(dead_servers(run_dir)))
+        return host_programs.leftovers(sorted(dead_servers(run_dir)))
     except PermissionError:
         return host_findings.warn(
             "leftovers", f"{run_dir} is for root to read", "run doctor as root"

@@ -1,5 +1,5 @@
-"""What the programs of a machine offer, finding by finding. `host_findings.py` has what its files
-say.
+"""What the programs of a machine offer, finding by finding, for `quiltfn doctor` and for a server
+that runs. `host_findings.py` has what the machine's files say.
 """
 
 import re
