@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,34 @@ def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     elif not (Path(sys.executable).parent / "uv").exists():
         pytest.skip("needs uv")
     return str(request.param)
+
+
+# --- what the server says -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["python3.99", "evil", "sh", "python", "python3.13-config"])
+def test_a_program_that_the_server_names_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    marker, tree = tmp_path / "it-ran", tmp_path / "tree"
+    tree.mkdir()
+    for program in (tmp_path / name, tree / name):
+        program.write_text(f"#!/bin/sh\n/usr/bin/touch {marker}\n")
+        program.chmod(0o755)
+    monkeypatch.chdir(tree)
+    assert not packages.compile_python(tree, str(tmp_path / name))
+    assert not marker.exists()
+    if re.fullmatch(r"python3\.\d+", name):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert packages.compile_python(tree, f"/elsewhere/{name}"), "where the PATH has it"
+        assert marker.exists()
+
+
+@pytest.mark.parametrize("interpreter", ["/usr/bin/python3.13 --index-url=x", "/bin/--target=/etc"])
+def test_a_version_that_the_server_names_is_no_option(tmp_path: Path, interpreter: str) -> None:
+    target = packages.Target(interpreter=interpreter, architecture="x86_64", glibc=41)
+    with pytest.raises(BadParameter, match="packages need a Python called"):
+        packages.install_python(written(tmp_path, "flask"), tmp_path / "tree", target)
 
 
 # --- requirements.txt --------------------------------------------------------------------------

@@ -83,6 +83,33 @@ def test_keys_load_the_store_where_there_is_one_and_no_server(
     assert not loaded & spared
 
 
+@pytest.mark.parametrize("asked", ["keys --help", "completion of serve"])
+def test_a_command_of_this_machine_is_not_looked_for_in_the_current_directory(
+    tmp_path: Path, asked: str
+) -> None:
+    marker = tmp_path / "it-ran"
+    for name in ("quiltfn/__init__.py", "quiltfn/__main__.py", "msgspec.py", "argparse.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"open({str(marker)!r}, 'w').close()\n")
+    installed = Path(sys.executable).with_name("quiltfn")
+    line = "quiltfn serve --"
+    shell = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    shell |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "completed")}
+    is_completion = asked.startswith("completion")
+    done = subprocess.run(
+        [str(installed), *([] if is_completion else asked.split())],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=scaled(30),
+        check=False,
+        env={**os.environ, **(shell if is_completion else {})},
+    )
+    assert not marker.exists()
+    told = (tmp_path / "completed").read_text() if is_completion else done.stdout
+    assert ("--data-dir" if is_completion else "usage: quiltfn keys") in told
+
+
 def test_the_client_library_loads_no_http_library_before_it_is_needed() -> None:
     code = "import sys, quiltfn.sdk as s; print('httpx' in sys.modules, s.AsyncClient.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

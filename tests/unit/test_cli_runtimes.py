@@ -322,6 +322,20 @@ def a_rootfs(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("named", ["--policy=/etc/x", "x86_64 y", "a/../b", "\x1b[2J"])
+def test_a_processor_that_is_no_name_becomes_no_word_of_a_command(
+    fake: Fake, capsys: Captured, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "run", lambda *_, **__: pytest.fail("a program was run"))
+    fake.answers["GET", "/api/system/info"] = (200, WITH_PYTHON | {"architecture": named})
+    reference = f"docker.io/library/alpine@sha256:{DIGEST}"
+    for words in (["--kind", "shell", "--image", reference], ["--kind", "python", "--dir", "."]):
+        assert run(["runtimes", "add", "etl", *words]) == 2
+        told = capsys.readouterr().err
+        assert "which is no name of one" in told
+        assert "\x1b" not in told
+
+
 def test_a_directory_is_packed_whole_but_for_what_is_no_file(fake: Fake, tmp_path: Path) -> None:
     root = a_rootfs(tmp_path / "root")
     told = {"PATH": "/opt/bin", "HOME": "/root", "PYTHON_VERSION": "3.12", "A": "image", "B": "b"}

@@ -114,7 +114,7 @@ def _add_as_told(parser: Any, words: Sequence[str]) -> None:
     told = ""
     with suppress(OSError, subprocess.SubprocessError):
         told = subprocess.run(
-            ["/usr/bin/env", "-u", ASKED, sys.executable, "-m", "quiltfn", *named, "--help"],
+            ["/usr/bin/env", "-u", ASKED, sys.executable, "-P", "-m", "quiltfn", *named, "--help"],
             capture_output=True,
             text=True,
             timeout=HELP_TIMEOUT_S,

@@ -4,6 +4,7 @@ import os
 import sys
 import webbrowser
 from typing import Annotated
+from urllib.parse import quote
 
 from quiltfn.cli import show
 from quiltfn.cli.parsing import Argument
@@ -29,7 +30,7 @@ def open(  # it is called as the command is
     with connection.session(name_or_id) as at:
         address = f"{at.address}/ui/"
         if name_or_id is not None:
-            address += f"#/functions/{at.client.functions.get(name_or_id).id}"
+            address += f"#/functions/{quote(at.client.functions.get(name_or_id).id, safe='')}"
         at.print(address, show.encoded({"url": address}), show.say)
         if has_display() and not webbrowser.open(address):
             show.note("no browser could be opened: copy the address into one")

@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -40,7 +39,7 @@ PASSED_ON = re.compile(
     r"|NODE_(EXTRA_CA_CERTS|USE_SYSTEM_CA)"
     r"|PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|XDG_.*|DBUS_SESSION_BUS_ADDRESS"
     # Where version managers have the programs.
-    r"|(VOLTA|COREPACK|PNPM)_HOME|(ASDF|FNM|NODENV|NVM|MISE)_(DIR|DATA_DIR|ROOT|VERSION)"
+    r"|(VOLTA|COREPACK|PNPM)_HOME|(ASDF|FNM|NODENV|NVM|MISE|PYENV)_(DIR|DATA_DIR|ROOT|VERSION)"
     r"|(APP|LOCALAPP|PROGRAM)DATA|(SYSTEM|WIN)(ROOT|DIR|DRIVE)|COMSPEC|PATHEXT|TEMP|TMP|USERPROFILE"
     r"|HOME(DRIVE|PATH)|PROGRAMFILES.*|NUMBER_OF_PROCESSORS|PROCESSOR_.*",
     re.IGNORECASE,
@@ -55,6 +54,8 @@ SAFE = {
     "COREPACK_ENABLE_PROJECT_SPEC": "0",
     "COREPACK_ENABLE_DOWNLOAD_PROMPT": "0",
 }
+# A server says which Python it has. It is never run by the path that it says.
+INTERPRETER = re.compile(r"python3(\.[0-9]{1,3})?")
 NO_PROGRAMS = Path(__file__).with_name("no_programs.cjs")
 # A .npmrc can name two programs that npm starts. These options name one that only fails.
 NO_PROGRAM = "/bin/false"
@@ -80,7 +81,13 @@ class Target(Struct, frozen=True, kw_only=True):
 
     @property
     def version(self) -> str:
-        return Path(self.interpreter).name.removeprefix("python")
+        """Raises `BadParameter` if the server names another program than a Python."""
+        name = Path(self.interpreter).name
+        if not INTERPRETER.fullmatch(name):
+            raise BadParameter(
+                f"packages need a Python called python3 or python3.N, and the server has {name}"
+            )
+        return name.removeprefix("python")
 
 
 def install_python(wanted: Path, tree: Path, target: Target) -> None:
@@ -208,8 +215,11 @@ def _install_by_pnpm(tree: Path) -> None:
 
 
 def compile_python(tree: Path, interpreter: str) -> bool:
-    """Compiles every module, since /app is read-only. False if there is no such Python here."""
-    python = interpreter if Path(interpreter).exists() else tools.found(Path(interpreter).name)
+    """Compiles every module, since /app is read-only, by the program that is called here like the
+    server's `interpreter`. False if there is no such Python here.
+    """
+    name = Path(interpreter).name
+    python = tools.found(name) if INTERPRETER.fullmatch(name) else None
     if python is None:
         return False
     # Tracebacks have the paths that the handler sees. Files that do not compile are left alone.
@@ -226,7 +236,8 @@ def compile_python(tree: Path, interpreter: str) -> bool:
         "unchecked-hash",
     ]
     command += ["-s", str(tree), "-p", "/app", str(tree)]
-    subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Not where the command was given: a file there may say which Python is meant.
+    tools.run(command, tree.parent, _environment())
     return True
 
 

@@ -144,7 +144,8 @@ def command(word: str) -> Run:
 
 def _on_this_machine(word: str, arguments: list[str]) -> None:
     # These need the server's code, which client commands do not load: a new program takes over.
-    os.execv(sys.executable, [sys.executable, "-m", "quiltfn", word, *arguments])
+    # With -P it is not looked for in the current directory, which may be somebody else's.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "quiltfn", word, *arguments])
 
 
 def run(argv: Sequence[str]) -> int:

@@ -87,8 +87,13 @@ class Session:
 
     @property
     def processor(self) -> str:
-        """That of the server's machine; of this one where an older server does not say it."""
-        return self.info.architecture or platform.machine()
+        """That of the server's machine; of this one where an older server does not say it. Raises
+        `BadParameter` for what is no name of one: it becomes a word of a command.
+        """
+        named = self.info.architecture or platform.machine()
+        if not re.fullmatch("[A-Za-z0-9_]{1,32}", named):
+            raise BadParameter(f"the server names its processor {named!r}, which is no name of one")
+        return named
 
     def show(
         self,
