@@ -73,8 +73,7 @@ class Canaries:
             if self._clock.unix() > one.alias.updated_at + one.rule.within_s:
                 one.is_over = True
                 continue
-            failed = record.status is not Status.SUCCESS
-            one.counters.add(one.rule, record.duration_ms, failed=failed)
+            one.counters.add(one.rule, record.duration_ms, failed=record.is_error)
             why = verdict(one.rule, one.counters)
             if why is not None:
                 one.is_over = True

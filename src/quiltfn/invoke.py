@@ -99,8 +99,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     next five are kept in the record.
 
     `conclude`: says what becomes of accepted work, from the record of an attempt that is over.
-    `adds_environment`: `environment` has only names that the version's has not. `judge`: says why
-    the result of a handler that succeeded is none, and then the call has failed; None: it is one.
+    `adds_environment`: `environment` has only names that the version's has not. `judge`: reads the
+    HTTP response out of a result, and says what it has found: its status, or why it is none, and
+    then a handler that succeeded has failed.
     `body`: what a server gets while it arrives, behind the request that is in `payload`. There is
     no second attempt with it, and it is not kept. `client`: once it is lost, nobody will have the
     response; None: somebody may ask for it later.
@@ -122,7 +123,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     origin_invocation_id: str | None = None
     conclude: Callable[[Invocation], WorkOutcome] | None = None
     adds_environment: bool = False
-    judge: Callable[[CallResult], str | None] | None = None
+    judge: Callable[[CallResult], CallResult] | None = None
     body: StreamedBody | None = None
     client: Client | None = None
 
@@ -407,7 +408,7 @@ class Invoker:
             self._tell(call)
         result = await lease.call(_call_of(request, variables, timeout, call.output))
         if request.judge is not None and result.refusal is None:
-            result = msgspec.structs.replace(result, refusal=request.judge(result))
+            result = request.judge(result)
         took = self._clock.now() - started
         ran, at_ms = took - recorded, int(handed_over * 1000)
         kept = timeline.of_call(

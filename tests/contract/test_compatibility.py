@@ -95,6 +95,7 @@ def back_to_the_schema_before(fleet: Database) -> None:
     )
     gone = ", ".join(f"DROP COLUMN {name}" for name in columns)
     fleet.run(f"ALTER TABLE runtime {gone}; ALTER TABLE audit DROP COLUMN note")
+    fleet.run("ALTER TABLE invocation DROP COLUMN http_status")
     fleet.run(
         "DROP TABLE url_tenant, function_alias, compatibility;"
         "UPDATE alembic_version SET version_num = '0017'"

@@ -49,7 +49,7 @@ TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
 SUCCESS = Status.SUCCESS
 LATE_MS = 2_000_000_000_000
 # Columns of records that releases since have added.
-LATER = ("output_order", "memory_mib")
+LATER = ("output_order", "memory_mib", "http_status")
 
 
 class Crashed(NamedTuple):

@@ -84,6 +84,22 @@ async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> 
     assert (await alias_of(web, path))["also"] == HALF
 
 
+@pytest.mark.parametrize(("status", "is_back"), [(500, True), (404, False)])
+async def test_a_version_that_answers_5xx_is_taken_back(
+    web: Web, status: int, is_back: bool
+) -> None:
+    path = await with_canary(web, "cat")
+    await put(web, path, "next", version=2)
+    assert (await web("PUT", f"{path}/url", json={"auth": "none"})).status_code == 200
+    for _ in range(LEAST):
+        answer = await web("POST", "/fn/f@next", content=f"Status: {status}\n\n".encode())
+        assert answer.status_code == status
+    if is_back:
+        assert "3 of 3 calls failed" in (await rolled_back(web, path))["rolled_back"]
+    else:
+        assert (await alias_of(web, path))["also"] == HALF
+
+
 async def test_what_is_no_fault_of_the_version_does_not_take_it_back(web: Web) -> None:
     path = await with_canary(web, "echo 2")
     await called(web, path, times=20)

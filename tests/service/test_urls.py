@@ -348,6 +348,30 @@ async def test_a_call_that_failed_has_a_record_and_is_not_counted(web: Web) -> N
     assert await refused_by(web, function, {}) == {}
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_http_status_from_500_counts_as_an_error_of_a_success(
+    web: Web, stream: bool
+) -> None:
+    function = await web.function()
+    await web.url(function, {}, auth="none", stream=stream)
+    path = f"/api/functions/{function}"
+    before = sample_value("quiltfn_http_errors_total")
+    for status in (200, 404, 500, 503):
+        answer = await web("POST", "/fn/f", content=f"Status: {status}\n\nhi".encode())
+        assert answer.status_code == status
+        record = await web.record(function, {})
+        assert (record["status"], record["http_status"]) == ("success", status)
+    listed = (await web("GET", f"/api/invocations?function_id={function}")).json()["invocations"]
+    assert [one["http_status"] for one in listed] == [503, 500, 404, 200]
+    assert (await web("GET", path)).json()["error_count"] == 2
+    series = (await web("GET", f"{path}/series")).json()
+    assert sum(point["errors"] for point in series["points"]) == 2
+    assert sum(point["statuses"]["success"] for point in series["points"]) == 4
+    assert sample_value("quiltfn_http_errors_total") == before + 2
+    # What the API calls has no HTTP response.
+    assert (await web("POST", f"{path}/invoke")).json().get("http_status") is None
+
+
 async def test_a_path_that_was_a_tenant_s_is_nobody_else_s(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         web = Web(harness)

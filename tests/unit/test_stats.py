@@ -24,6 +24,7 @@ from quiltfn.model.stats import (
     of_ended,
 )
 from quiltfn.model.timeline import Timeline
+from quiltfn.ports import FunctionCounters
 
 NOW = 1_760_000_000
 FINAL = [one for one in Status if one not in (Status.QUEUED, Status.RUNNING)]
@@ -58,6 +59,36 @@ def test_a_call_is_counted_with_its_latency_and_its_memory() -> None:
     # Below a millisecond, as the timeline has it, and not the two that the record rounds up to.
     median, high = one.percentiles_ms(0.5, 0.99)
     assert median == high == pytest.approx(1.35, rel=ERROR_MAX)
+
+
+@pytest.mark.parametrize(
+    ("changes", "errors"),
+    [
+        ({"http_status": 200}, 0),
+        ({"http_status": 404}, 0),
+        ({"http_status": 500}, 1),
+        ({"http_status": 599}, 1),
+        ({"http_status": 500, "status": Status.FAILED}, 1),
+        ({"http_status": 200, "status": Status.FAILED}, 1),
+    ],
+)
+def test_a_success_with_an_http_status_from_500_counts_as_an_error(
+    changes: dict[str, Any], errors: int
+) -> None:
+    record, stats, counters = a_call(**changes), CallStats(), FunctionCounters()
+    stats.add_ended(record)
+    stats.add(stats)
+    counters.count(record)
+    assert record.is_error == bool(errors)
+    assert (stats.count, stats.errors, counters.error_count) == (2, 2 * errors, errors)
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(stats), type=CallStats)
+    assert kept == stats
+
+
+def test_statistics_of_releases_before_are_read() -> None:
+    before = [{"success": 2}, 1, {3: 2}, 8, 9, 1, 4]
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(before), type=CallStats)
+    assert (kept.count, kept.errors, kept.queued) == (2, 0, 4)
 
 
 def test_a_call_without_a_timeline_has_its_duration_and_one_without_either_no_latency() -> None:

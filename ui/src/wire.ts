@@ -385,6 +385,7 @@ export interface Invocation {
   stderr: string;
   error_message: string | null;
   cold_start: boolean;
+  http_status?: number;
 }
 
 export interface InvocationInput {
@@ -419,6 +420,7 @@ export interface InvocationSummary {
   due_at: number | null;
   parent_invocation_id: string | null;
   origin_invocation_id: string | null;
+  http_status?: number | null;
 }
 
 export interface InvocationSummaryPage {
@@ -861,6 +863,7 @@ export interface Timeline {
   environment_names?: string[];
   attempts?: TimedAttempt[];
   has_input?: boolean;
+  http_status?: number | null;
 }
 
 export interface Usage {

@@ -34,6 +34,14 @@ Deno.test("a status has its word and a glyph, also where the word is only read a
   }
 });
 
+Deno.test("a success whose HTTP status counts as an error has no check", () => {
+  for (const [http, word] of [[500, "HTTP 500"], [404, "success"], [null, "success"]]) {
+    const text = renderToString(html`<${Status} of="success" http=${http} />`);
+    assert.match(text, new RegExp(`${word}</span>`));
+    assert.equal(text.includes("status failed"), http === 500);
+  }
+});
+
 Deno.test("a pool has a cell for each instance and says it in words", () => {
   const counts = { busy_count: 2, ready_count: 1, warming_count: 0, parked_count: 0 };
   const text = renderToString(html`<${PoolBar} counts=${counts} most=${5} />`);

@@ -153,6 +153,7 @@ def invocation(record: Invocation) -> wire.Invocation:
         stderr=record.stderr.decode("utf-8", "replace"),
         error_message=record.error_message,
         cold_start=record.cold_start,
+        http_status=record.http_status or msgspec.UNSET,
     )
 
 

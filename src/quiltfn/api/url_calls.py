@@ -49,6 +49,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.invocation import (
     PAYLOAD_MAX_BYTES,
     CallResult,
+    ExitKind,
     Invocation,
     Source,
     Status,
@@ -125,14 +126,19 @@ class Judge(msgspec.Struct):
     is_binary_event: bool
     answer: HandlerAnswer | None = msgspec.field(default=None)
 
-    def __call__(self, result: CallResult) -> str | None:
+    def __call__(self, result: CallResult) -> CallResult:
         if result.stdout_dropped:
-            return f"its answer is longer than the {len(result.stdout)} bytes that are kept of one"
+            most = len(result.stdout)
+            why = f"its answer is longer than the {most} bytes that are kept of one"
+            return msgspec.structs.replace(result, refusal=why)
         try:
             self.answer = self._read(result)
         except BadAnswer as error:
-            return f"the handler's answer cannot be sent: {error}"
-        return None
+            why = f"the handler's answer cannot be sent: {error}"
+            return msgspec.structs.replace(result, refusal=why)
+        if result.code or result.kind is not ExitKind.EXITED:
+            return result
+        return msgspec.structs.replace(result, http_status=self.answer.head.status)
 
     def _read(self, result: CallResult) -> HandlerAnswer:
         output = result.stdout

@@ -111,8 +111,9 @@ def note_of(event: Started | Gap | End) -> str:
     if isinstance(event, Gap):
         return missing(event)
     ended = event.invocation
+    status = ended.status if ended.status == "failed" else show.status_of(ended)
     told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
-    return f"{ended.invocation_id} {ended.status}{told}{show.raised(ended.stderr or '')}"
+    return f"{ended.invocation_id} {status}{told}{show.raised(ended.stderr or '')}"
 
 
 def as_object(event: Event) -> dict[str, object]:

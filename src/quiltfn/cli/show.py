@@ -11,7 +11,7 @@ from typing import TextIO
 import msgspec
 
 from quiltfn.cli.parsing import Exit
-from quiltfn.sdk import Function, FunctionPage, Invocation
+from quiltfn.sdk import Function, FunctionPage, Invocation, InvocationSummary
 from quiltfn.wire import NewFunction
 from quiltfn.wire.fields import fields_of
 
@@ -22,6 +22,7 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Styles, as terminals know them.
 BOLD, DIM, BOLD_RED, RED, GREEN, YELLOW, CYAN = "1", "2", "1;31", "31", "32", "33", "36"
 RAISED_MAX_CHARACTERS = 120
+HTTP_ERRORS = 500  # HTTP statuses from here on are errors.
 
 
 class NobodyReads(Exception):
@@ -201,7 +202,7 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     last, unended = one.stderr or one.stdout, bool(one.stderr) or sys.stdout.isatty()
     if last and not last.endswith("\n") and unended:
         write(sys.stderr, "\n")
-    status = one.status
+    status = status_of(one)
     if one.status == "failed" and one.exit_code is not None:
         status = f"failed (exit code {one.exit_code}{raised(one.stderr or '')})"
     took = [f"{one.duration_ms} ms", "cold" if one.cold_start else "warm"]
@@ -212,6 +213,16 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     said = f"the handler exited with code {one.exit_code}"
     if one.status in ("success", "failed") and one.error_message not in (None, said):
         note(str(one.error_message))
+
+
+def status_of(one: Invocation | InvocationSummary) -> str:
+    """Its status, and why it counts as an error: its exit code, or the status of its HTTP response,
+    which a handler that succeeded may have given.
+    """
+    if one.status == "failed":
+        return f"failed ({one.exit_code})"
+    is_http_error = one.http_status and one.http_status >= HTTP_ERRORS
+    return f"{one.status} (HTTP {one.http_status})" if is_http_error else one.status
 
 
 def raised(log: str) -> str:

@@ -72,7 +72,7 @@ def invocations(page: InvocationPage) -> None:
     rows = (
         (
             show.when(one.started_at),
-            f"failed ({one.exit_code})" if one.status == "failed" else one.status,
+            show.status_of(one),
             _with_unit(one.duration_ms, "ms"),
             "cold" if one.cold_start else "warm",
             one.invocation_id,
@@ -90,6 +90,7 @@ def invocation(one: Invocation) -> None:
         ("function", one.function_name),
         ("status", one.status),
         ("exit code", one.exit_code),
+        ("HTTP status", one.http_status or None),
         ("why", one.error_message),
         ("started", show.when(one.started_at)),
         ("took", _with_unit(one.duration_ms, "ms")),
@@ -116,7 +117,7 @@ def all_invocations(page: InvocationSummaryPage) -> None:
         (
             show.when(one.started_at),
             one.function_name,
-            f"failed ({one.exit_code})" if one.status == "failed" else one.status,
+            show.status_of(one),
             _with_unit(one.duration_ms, "ms"),
             "cold" if one.cold_start else "warm",
             one.source,

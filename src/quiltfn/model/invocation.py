@@ -11,6 +11,7 @@ from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import Timeline
 
 PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
+HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
 PAYLOAD_IN_ENVIRONMENT_MAX_BYTES = 64 * 1024
 
 
@@ -122,7 +123,8 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call gave, as its sandbox reports it. `code`: exit code or signal number.
     `*_dropped`: bytes of a stream beyond its limit, which are not kept. `output_order`: as in the
     record. `share_us`: likewise. `answer_head`: as in the output. `refusal`: why what it wrote is
-    no result, if its handler exited with 0; None: it is.
+    no result, if its handler exited with 0; None: it is. `http_status`: of the HTTP response that
+    the result is.
     """
 
     kind: ExitKind
@@ -137,6 +139,7 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     refusal: str | None = None
     share_us: int | None = None
     answer_head: AnswerHead | None = None
+    http_status: int | None = None
 
 
 class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -167,7 +170,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     next. `due_at`: when accepted work may start. `parent_invocation_id`: the call that caused this
     one. `origin_invocation_id`: the call that this one repeats. `output_order`: how its streams
     interleave, a JSON list of [stream, bytes], oldest first; None: not known. `memory_mib`: the
-    memory limit of the attempt, once it is over; 0 if none was run. `share_us`: of an attempt whose
+    memory limit of the attempt, once it is over; 0 if none was run. `http_status`: of the HTTP
+    response that the handler gave, if its result is one. `share_us`: of an attempt whose
     instance may have several calls, its part of the time of that, in microseconds. `outcome`: of an
     attempt that is over, what becomes of its work. The last two are in the journal and in no
     column: storing the record counts the one and carries the other out.
@@ -200,6 +204,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     origin_invocation_id: str | None = None
     output_order: str | None = None
     memory_mib: int = 0
+    http_status: int | None = None
     share_us: int | None = None
     outcome: WorkOutcome | None = None
 
@@ -208,6 +213,17 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         """Whether the call is over: its status is an end, and no attempt follows."""
         outcome = self.outcome
         return self.status in FINAL and (outcome is None or outcome.retry_at_ms is None)
+
+    @property
+    def is_http_error(self) -> bool:
+        """Whether the handler succeeded, with an HTTP response that says it has not (5xx)."""
+        status = self.http_status
+        return self.status is Status.SUCCESS and status is not None and status >= HTTP_ERRORS
+
+    @property
+    def is_error(self) -> bool:
+        """Whether an invocation that is over counts as an error."""
+        return self.status is not Status.SUCCESS or self.is_http_error
 
     @property
     def started_ms(self) -> int | None:
@@ -244,6 +260,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             timeline=None,
             output_order=None,
             memory_mib=0,
+            http_status=None,
             share_us=None,
             attempt=self.attempt + 1,
             due_at=self.outcome.retry_at_ms // 1000,
@@ -277,9 +294,11 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             )
         elif result.stdout_dropped or result.stderr_dropped:
             message = _with_dropped(message, result)
+        head = result.answer_head
         return msgspec.structs.replace(
             self,
             status=transition(NEXT, self.status, event),
+            http_status=result.http_status if head is None else head.status,
             ended_at=now,
             duration_ms=duration_ms,
             exit_code=exit_code,

@@ -43,7 +43,8 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
     `mib_ms`: memory limit times duration, of every attempt; calls that share an instance divide
     its time. `cpu_us`: measured processor time, in
     microseconds. `egress_refused`: connections that networks of instances have refused. `queued`:
-    accepted work that came into the queue.
+    accepted work that came into the queue. `http_errors`: successful calls whose HTTP response had
+    a status of 500 or more.
     """
 
     calls: dict[str, int] = {}
@@ -53,6 +54,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
     cpu_us: int = 0
     egress_refused: int = 0
     queued: int = 0
+    http_errors: int = 0
 
     def add_ended(self, record: Invocation) -> None:
         """Adds an attempt that is over, and the call if that is over with it."""
@@ -62,6 +64,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
         status = record.status.value
         self.calls[status] = self.calls.get(status, 0) + 1
         self.cold_starts += record.cold_start
+        self.http_errors += record.is_http_error
         latency = latency_us(record)
         if latency is not None:
             at = bin_of(latency)
@@ -78,6 +81,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
         self.cpu_us += other.cpu_us
         self.egress_refused += other.egress_refused
         self.queued += other.queued
+        self.http_errors += other.http_errors
 
     @property
     def count(self) -> int:
@@ -86,8 +90,8 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
 
     @property
     def errors(self) -> int:
-        """How many calls ended in another way than success."""
-        return self.count - self.calls.get(Status.SUCCESS.value, 0)
+        """How many calls ended in another way than success, or with an HTTP response of 5xx."""
+        return self.count - self.calls.get(Status.SUCCESS.value, 0) + self.http_errors
 
     @property
     def gb_seconds(self) -> float:

@@ -115,6 +115,11 @@ _calls = Counter(
     "Calls that ended, by status and by how their instance was found.",
     ("status", "start"),
 )
+_http_errors = Counter(
+    "quiltfn_http_errors",
+    "Calls of status success whose HTTP response had a status of 5xx. They count as errors, as do "
+    "all of another status.",
+)
 _attempts = Counter(
     "quiltfn_work_attempts", "Attempts at accepted work that ended, by status.", ("status",)
 )
@@ -210,6 +215,7 @@ def started(version: str, unix: float) -> None:
 
 
 # From the start at 0, as above.
+_http_errors.add(0)
 for _status in FINAL:
     for _start in ("cold", "warm"):
         _calls.add(0, _status.value, _start)
@@ -218,6 +224,8 @@ for _status in FINAL:
 def count_call(record: Invocation) -> None:
     """A call has ended."""
     _calls.add(1, record.status.value, "cold" if record.cold_start else "warm")
+    if record.is_http_error:
+        _http_errors.add(1)
     if record.duration_ms is not None:
         _duration.observe(record.duration_ms / 1000)
 

@@ -195,6 +195,8 @@ class Tracer:
                     status=record.status,
                     exit_code=record.exit_code,
                     message=(record.error_message or "")[:MESSAGE_MAX],
+                    http_status=record.http_status,
+                    is_error=record.is_error,
                     cold_start=record.cold_start,
                     timeline=record.timeline,
                     version=record.version,
@@ -323,6 +325,8 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: Status
     exit_code: int | None
     message: str
+    http_status: int | None
+    is_error: bool
     cold_start: bool
     timeline: Timeline | None
     version: int | None
@@ -334,7 +338,7 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         phases = self.timeline or Timeline(None, 0, 0, 0, 0, 0)
         start_ns = self.end_ns - phases.total * 1000
         span_id = span_of(self.invocation_id, self.attempt)
-        failed = None if self.status is Status.SUCCESS else self.message or self.status.value
+        failed = (self.message or self._why()) if self.is_error else None
         yield Span(
             name=f"{'attempt' if self.is_accepted else 'invoke'} {self.function_name}",
             kind=Kind.CONSUMER if self.is_accepted else Kind.INTERNAL,
@@ -375,6 +379,10 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
                 **more,
             )
 
+    def _why(self) -> str:
+        is_http = self.status is Status.SUCCESS
+        return f"HTTP {self.http_status}" if is_http else self.status.value
+
     def _attributes(self) -> dict[str, Value]:
         attributes = _of_function(self.tenant_id, self.function_id, self.function_name)
         attributes |= {
@@ -388,6 +396,8 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             attributes["faas.version"] = str(self.version)
         if self.exit_code is not None:
             attributes["quiltfn.exit_code"] = self.exit_code
+        if self.http_status is not None:
+            attributes["quiltfn.http_status"] = self.http_status
         if self.is_accepted:
             attributes["quiltfn.attempt"] = self.attempt
         return attributes

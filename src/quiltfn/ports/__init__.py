@@ -416,9 +416,9 @@ class FunctionCounters(msgspec.Struct, kw_only=True):
     last_invoked_at: int | None = None
 
     def count(self, record: Invocation) -> None:
-        """Adds a completed invocation. Every status except success is an error."""
+        """Adds a completed invocation."""
         self.invocation_count += 1
-        self.error_count += record.status is not Status.SUCCESS
+        self.error_count += record.is_error
         self.last_invoked_at = record.started_at or record.ended_at
 
 

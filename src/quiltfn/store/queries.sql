@@ -4,12 +4,12 @@ INSERT INTO invocation (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order, memory_mib, epoch, size_bytes)
+    origin_invocation_id, output_order, memory_mib, http_status, epoch, size_bytes)
 WITH record (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order, memory_mib)
+    origin_invocation_id, output_order, memory_mib, http_status)
   AS (VALUES $rows)
 SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) FROM record
  WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
@@ -23,6 +23,7 @@ SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) 
        stdout_dropped = excluded.stdout_dropped, stderr_dropped = excluded.stderr_dropped,
        version = excluded.version, attempt = excluded.attempt, due_at = excluded.due_at,
        output_order = excluded.output_order, memory_mib = excluded.memory_mib,
+       http_status = excluded.http_status,
        epoch = excluded.epoch, size_bytes = excluded.size_bytes
  WHERE invocation.status IN ('queued', 'running') AND invocation.attempt <= excluded.attempt;
 

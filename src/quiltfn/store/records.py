@@ -205,12 +205,12 @@ def drop_output(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
-    """Adds calls to their functions' counters. Every end except success is an error."""
+    """Adds calls to their functions' counters."""
     sums: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for record in ended:
         one = sums[record.function_id]
         one[0] += 1
-        one[1] += record.status is not Status.SUCCESS
+        one[1] += record.is_error
         one[2] = max(one[2], record.started_at or record.ended_at or 0)
     if sums:
         run(

@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0024"
+REVISION = "0025"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -184,6 +184,7 @@ invocation = Table(
     Column("origin_invocation_id", Text),
     Column("output_order", Text),
     Column("memory_mib", Integer, nullable=False, server_default=text("0")),
+    Column("http_status", Integer),
     # The last two are no fields of a record: the boot of `execution_node_id` that wrote it, and
     # what it counts in `usage`; by default, as one without output.
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),

@@ -231,7 +231,9 @@ TenantId = Annotated[str, about("the tenant that owns it", "default")]
 NodeId = Annotated[str, about("the node that runs it", "node-1")]
 State = Annotated[str, about("pending, deploying, active, paused or error", "active")]
 InvocationCount = Annotated[int, about("how often it was called", 3)]
-ErrorCount = Annotated[int, about("how many calls did not succeed", 0)]
+ErrorCount = Annotated[
+    int, about("how many calls did not succeed, or gave an HTTP response of 5xx", 0)
+]
 VersionId = Annotated[str, about("the version's id", "01999999-0000-7000-8000-000000000001")]
 IsActive = Annotated[bool, about("whether it serves calls now", True)]
 Success = Annotated[bool, about("always true; a failure is an error", True)]

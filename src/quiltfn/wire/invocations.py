@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from quiltfn.wire.constraints import Bytes, Documented
 from quiltfn.wire.fields import about
@@ -79,6 +79,16 @@ ColdReason = Annotated[
 PhaseName = Annotated[str, about("queued, placed, specialised, ran or recorded", "ran")]
 
 
+HttpStatus = Annotated[
+    int,
+    about(
+        "the status of the HTTP response that the handler gave, if it gave one; from 500 on the "
+        "invocation counts as an error",
+        None,
+    ),
+]
+
+
 class Invocation(Struct, kw_only=True, frozen=True):
     """The record of a call. `status` is success, failed, timeout, oom, cancelled, error or
     interrupted once it is final.
@@ -100,6 +110,7 @@ class Invocation(Struct, kw_only=True, frozen=True):
     stderr: Output
     error_message: InvocationError | None
     cold_start: ColdStart
+    http_status: HttpStatus | UnsetType = UNSET
 
 
 Source = Annotated[
@@ -139,6 +150,7 @@ class InvocationSummary(Struct, kw_only=True, frozen=True):
     due_at: DueAt | None
     parent_invocation_id: ParentId | None
     origin_invocation_id: OriginId | None
+    http_status: HttpStatus | None = None
 
 
 class InvocationSummaryPage(Struct, kw_only=True, frozen=True):
@@ -244,3 +256,4 @@ class Timeline(Struct, kw_only=True, frozen=True):
     environment_names: EnvironmentNames = []
     attempts: list[TimedAttempt] = []
     has_input: HasInput = False
+    http_status: HttpStatus | None = None

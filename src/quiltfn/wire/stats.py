@@ -11,7 +11,10 @@ from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor, TenantI
 USAGE_STEPS = ("hour", "day", "all")
 
 Calls = Annotated[int, about("how many calls ended", 1200)]
-Errors = Annotated[int, about("how many of them ended in another way than success", 3)]
+Errors = Annotated[
+    int,
+    about("how many of them ended in another way than success, or with an HTTP status from 500", 3),
+]
 ColdStarts = Annotated[int, about("how many of them were cold starts", 2)]
 Median = Annotated[
     float,

@@ -194,7 +194,7 @@ function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
               <dt>It caused</dt>
               <dd>
                 <ul class="plain">${children.map((one) =>
-                  html`<li key=${one.invocation_id}><${Status} of=${one.status} isQuiet />
+                  html`<li key=${one.invocation_id}><${Status} of=${one.status} http=${one.http_status} isQuiet />
           <a href=${linkOf(one.function_id, one.invocation_id)}>${one.function_name}</a></li>`
                 )}</ul>
               </dd>
@@ -242,7 +242,7 @@ export default function InvocationPage(
       .function_name}</a> / invocation</p>
         <div
       class="title"><h1>Call of ${one.function_name}</h1><span role="status"><${Status} of=${one
-        .status} /></span>
+        .status} http=${one.http_status} /></span>
           ${one.cold_start && html`<span class="cold">cold</span>`}
           <span class="actions">${isLive &&
             html`<button class="button danger" type="button" disabled=${isCancelling.value} onClick=${cancel}>Cancel</button>`}<${Share} /></span></div>

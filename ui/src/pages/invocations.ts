@@ -9,7 +9,7 @@ import { count, counted, duration } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
 import { Notice } from "../parts/notice.ts";
 import { FROM } from "../parts/source.ts";
-import { Status } from "../parts/status.ts";
+import { isHttpError, Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
 import { functions, now } from "../store.ts";
@@ -57,12 +57,15 @@ export function queryOf(of: Record<Filter, string>, now: number) {
 }
 
 const said = (one: InvocationSummary): string =>
-  one.attempt > 1 ? `${one.status}, attempt ${one.attempt}` : one.status;
+  `${one.status}${isHttpError(one) ? `, HTTP ${one.http_status}` : ""}${
+    one.attempt > 1 ? `, attempt ${one.attempt}` : ""
+  }`;
 
 function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
   const to = href(["functions", one.function_id, "invocations", one.invocation_id]);
   return html`
-    <span role="cell" class="name"><${Status} of=${one.status} isQuiet />
+    <span role="cell" class="name"><${Status} of=${one.status} http=${one
+      .http_status} isQuiet />
           <div><a href=${to} tabindex=${tabindex}>${one.function_name}</a
             ><small><${Ended} functionId=${one.function_id} id=${one
               .invocation_id} message=${one.error_message ?? said(one)} /></small></div></span>

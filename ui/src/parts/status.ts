@@ -49,14 +49,26 @@ export function Glyph({ name, size = 16 }: { name: string; size?: number }) {
   `;
 }
 
-/** `of`: a state of a function or a status of a call. `said`: another word for it. `isQuiet`: its word
- * is only read aloud.
+// From this status on, an HTTP response counts as an error.
+const HTTP_ERRORS = 500;
+
+/** Whether a handler succeeded with an HTTP response that counts as an error. */
+export const isHttpError = (of: { status: string; http_status?: number | null }): boolean =>
+  of.status === "success" && (of.http_status ?? 0) >= HTTP_ERRORS;
+
+/** `of`: a state of a function or a status of a call. `said`: another word for it. `http`: of the HTTP
+ * response that a call gave. `isQuiet`: its word is only read aloud.
  */
-export function Status({ of, said = of, isQuiet = false }: {
+export function Status({ of, said = of, http = null, isQuiet = false }: {
   of: string;
   said?: string;
+  http?: number | null;
   isQuiet?: boolean;
 }) {
-  return html`<span class=${`status ${of}`} title=${said}><${Glyph} name=${GLYPHS[of] ?? "ring"} />
-    <span class=${isQuiet ? "hidden-visually" : ""}>${said}</span></span>`;
+  const isBad = isHttpError({ status: of, http_status: http });
+  const [kind, word] = isBad ? ["failed", `HTTP ${http}`] : [of, said];
+  return html`<span class=${`status ${kind}`} title=${
+    isBad ? `${of}, ${word}` : word
+  }><${Glyph} name=${GLYPHS[kind] ?? "ring"} />
+    <span class=${isQuiet ? "hidden-visually" : ""}>${word}</span></span>`;
 }

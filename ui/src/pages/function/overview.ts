@@ -98,7 +98,7 @@ function Call({ of }: { of: InvocationSummary }) {
   return html`
     <tr>
       <td>
-        <${Status} of=${of.status} />
+        <${Status} of=${of.status} http=${of.http_status} />
       </td>
       <td class="num"><a href=${to}><${Ago}
         at=${of.started_at ?? of.due_at} /></a></td>
