@@ -124,7 +124,7 @@ def _schedules(client: Client) -> None:
         missed="run_once",
         enabled=False,
     )
-    for name in ("nightly", "prices"):
+    for name in ("nightly", *(["prices"] * 6)):
         record = client.schedules.run(name)
         client.functions.wait(record.function_id, record.invocation_id)
 

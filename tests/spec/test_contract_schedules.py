@@ -14,6 +14,7 @@ SCHEDULES = "/api/schedules"
 SHAPE = [
     *("id", "name", "function", "cron", "every_seconds", "timezone", "payload", "environment"),
     *("overlap", "missed", "jitter_seconds", "enabled", "created_at", "updated_at", "next_runs"),
+    "in_words",
     *("last_run", "fired_count", "skipped_count", "missed_count"),
 ]
 RUN_SHAPE = [

@@ -342,3 +342,18 @@ def test_the_next_runs_are_searched_for_once_however_often_they_are_shown(
     shown = one.next_runs(5)
     monkeypatch.setattr("quiltfn.model.schedule.CronSim", None)
     assert one.next_runs(5) == shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"cron": "0 3 * * *"}, "At 03:00 every day"),
+        ({"cron": "30 9 * * 1-5"}, "At 09:30 on Monday through Friday"),
+        ({"every_seconds": 900}, "Every 15 minutes"),
+        ({"every_seconds": 3600}, "Every hour"),
+        ({"every_seconds": 172_800}, "Every 2 days"),
+        ({"every_seconds": 61}, "Every 61 seconds"),
+    ],
+)
+def test_a_schedule_is_said_in_words(fields: dict[str, Any], words: str) -> None:
+    assert a_schedule(**fields).in_words() == words

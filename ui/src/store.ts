@@ -23,6 +23,12 @@ export const problem = signal<Refused | null>(null);
 
 /** Every function, in the order of their creation, by id. */
 export const functions = signal<ReadonlyMap<string, FunctionSummary>>(new Map());
+/** The id of a function by its name; null where it is not known. */
+export function idOf(name: string): string | null {
+  for (const one of functions.value.values()) if (one.name === name) return one.id;
+  return null;
+}
+
 export const areAllLoaded = signal(false);
 
 type Listener = (one: Happened) => void;

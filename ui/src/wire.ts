@@ -764,6 +764,7 @@ export interface Schedule {
   fired_count: number;
   skipped_count: number;
   missed_count: number;
+  in_words?: string | null;
 }
 
 export interface ScheduleChanges {

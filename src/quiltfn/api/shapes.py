@@ -290,6 +290,7 @@ def schedule(stored: StoredSchedule, function: str, *, show: bool) -> wire.Sched
         function=function,
         payload=payload,
         environment=environment,
+        in_words=one.in_words(),
         next_runs=[due_ms // 1000 for due_ms in one.next_runs(NEXT_RUNS)],
         last_run=None if last is None else schedule_run(last),
     )

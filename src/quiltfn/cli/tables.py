@@ -596,6 +596,7 @@ def schedule(one: Schedule) -> None:
         ("name", one.name),
         ("function", one.function),
         ("when", _timing(one)),
+        ("in words", one.in_words if one.cron else None),
         ("jitter", f"{one.jitter_seconds} s" if one.jitter_seconds else None),
         ("next", "\n".join(show.when(each, zone_of(one)) for each in one.next_runs) or "paused"),
         (

@@ -31,6 +31,7 @@ LATE_MS = 60_000
 SLEWED_MS = 30_000
 # So many ticks of a cron expression are looked at in one step.
 STEP_TICKS = 1000
+UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 TIMING = ("cron", "every_seconds", "timezone", "jitter_seconds", "enabled")
 CRON_EXAMPLE = "0 3 * * *"
 
@@ -167,6 +168,15 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         digest = hashlib.sha256(f"{self.id} {tick_ms}".encode()).digest()
         return tick_ms + int.from_bytes(digest[:8]) % room
 
+    def in_words(self) -> str:
+        """When it is due, such as "At 03:00 every day" or "Every 15 minutes"."""
+        if self.cron is not None:
+            return _cron_in_words(self.cron)
+        seconds = self.every_seconds or 0
+        size, unit = next((size, unit) for size, unit in UNITS if seconds % size == 0)
+        count = seconds // size
+        return f"Every {unit}" if count == 1 else f"Every {count} {unit}s"
+
     def next_runs(self, count: int) -> list[int]:
         """When the next ticks are due, in Unix milliseconds."""
         first = self.next_tick_ms
@@ -253,6 +263,11 @@ def _cron_ticks_behind(expression: str, timezone: str, tick_ms: int, count: int)
     that comes due every 28 years takes milliseconds to find.
     """
     return tuple(islice(_cron_ticks(expression, zone_of(timezone), tick_ms), count))
+
+
+@functools.lru_cache(maxsize=2048)
+def _cron_in_words(expression: str) -> str:
+    return CronSim(expression, datetime.fromtimestamp(0, UTC)).explain()
 
 
 def _cron_ticks(expression: str, zone: tzinfo, after_ms: int) -> Iterator[int]:

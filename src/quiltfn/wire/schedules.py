@@ -127,6 +127,7 @@ JitterSeconds = Annotated[
 Enabled = Annotated[bool, about("whether it runs the function when it is due", True)]
 ScheduleId = Annotated[str, about("the schedule's id", "01999999-0000-7000-8000-000000000001")]
 NextRuns = Annotated[list[int], about("when it is due next, in Unix seconds", [1760000000])]
+InWords = Annotated[str, about("when it is due, in English", "At 03:00 every day")]
 MissedCount = Annotated[int, about("how many could not run when they were due", 0)]
 SkippedCount = Annotated[int, about("how many were skipped, because of overlap or a quota", 0)]
 FiredCount = Annotated[int, about("how many runs there were", 3)]
@@ -230,6 +231,7 @@ class Schedule(Struct, kw_only=True, frozen=True):
     fired_count: FiredCount
     skipped_count: SkippedCount
     missed_count: MissedCount
+    in_words: InWords | None = None
 
 
 class SchedulePage(Struct, kw_only=True, frozen=True):

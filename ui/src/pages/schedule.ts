@@ -10,25 +10,20 @@ import { count, counted } from "../parts/format.ts";
 import { Names } from "../parts/names.ts";
 import { Notice } from "../parts/notice.ts";
 import { Printable } from "../parts/printable.ts";
-import { interval, inZone, Outcome, When } from "../parts/schedule.ts";
+import { interval, inZone, Outcome, RunStrip, When } from "../parts/schedule.ts";
 import { ScheduleForm } from "../parts/schedule_form.ts";
 import { Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { useTitle } from "../parts/title.ts";
 import { toast, toastError } from "../parts/toast.ts";
 import { go, href } from "../router.ts";
-import { functions, onEvent } from "../store.ts";
+import { idOf, onEvent } from "../store.ts";
 import type { Invocation, Schedule, ScheduleRun, ScheduleRunPage } from "../wire.ts";
 
+const STRIP = 30; // of the latest runs
 const RUNS = 50; // that are shown at first, and more with each press
 
 const pathOf = (name: string) => `api/schedules/${encodeURIComponent(name)}`;
-
-/** The id of a function by its name; null where it is not known. */
-export function idOf(name: string): string | null {
-  for (const one of functions.value.values()) if (one.name === name) return one.id;
-  return null;
-}
 
 function NextRuns({ of }: { of: Schedule }) {
   return html`<section class="card" aria-labelledby="next"><header><h2 id="next">Next runs</h2>
@@ -90,7 +85,9 @@ function Runs({ of, latest }: { of: Schedule; latest: string }) {
   }, [of.name, latest, most.value]);
   const id = idOf(of.function);
   const found = value.value;
-  return html`<section class="card after" aria-labelledby="runs"><header><h2 id="runs">Runs</h2></header>
+  return html`<section class="card after" aria-labelledby="runs"><header class="wraps"><h2 id="runs">Runs</h2>
+      <span class="push"><${RunStrip} runs=${found?.runs.slice(0, STRIP) ?? []}
+        functionId=${id} /></span></header>
     ${problem.value && html`<${Notice} of=${problem.value} />`}
     ${
     found?.runs.length === 0 ? html`<p class="empty">It has not been due yet.</p>` : found && html`

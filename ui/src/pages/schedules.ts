@@ -8,20 +8,21 @@ import { useFetched, Waiting } from "../parts/fetched.ts";
 import { count } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
 import { Notice } from "../parts/notice.ts";
-import { Outcome, When } from "../parts/schedule.ts";
+import { FetchedStrip, Outcome, When } from "../parts/schedule.ts";
 import { fits, Search } from "../parts/search.ts";
 import { Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
-import { onEvent } from "../store.ts";
+import { idOf, onEvent } from "../store.ts";
 import type { Schedule, SchedulePage } from "../wire.ts";
 
 const COLUMNS: Column[] = [
   { name: "Name", width: "minmax(12rem, 1fr)" },
-  { name: "When", width: "minmax(10rem, 15rem)" },
-  { name: "Next run", width: "7rem" },
-  { name: "Last run", width: "12rem", class: "wide" },
-  { name: "Runs", width: "8rem", class: "right roomy" },
+  { name: "When", width: "minmax(10rem, 18rem)" },
+  { name: "Next run", width: "6rem" },
+  { name: "Last run", width: "11rem", class: "wide" },
+  { name: "Latest runs", width: "14rem", class: "roomy" },
+  { name: "Runs", width: "6rem", class: "right roomy" },
 ];
 
 const text = signal("");
@@ -46,6 +47,9 @@ function Row({ one, tabindex }: { one: Schedule; tabindex: number }) {
     <span role="cell" class="small clip wide">${one.last_run
       ? html`<${Outcome} of=${one.last_run} /> <span class="muted"><${Ago} at=${one.last_run.due_at} /></span>`
       : html`<span class="muted">never</span>`}</span>
+    <span role="cell" class="roomy"><${FetchedStrip} name=${one.name}
+      functionId=${idOf(one.function)}
+      latest=${`${one.fired_count} ${one.last_run?.due_at} ${one.last_run?.status}`} /></span>
     <span role="cell" class="num small right roomy">${count(
       one.fired_count,
     )}${one.missed_count > 0 && html`

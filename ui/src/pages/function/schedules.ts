@@ -7,6 +7,7 @@ import { Copy } from "../../parts/copy.ts";
 import { Waiting } from "../../parts/fetched.ts";
 import { exact } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
+import { FetchedStrip, When } from "../../parts/schedule.ts";
 import { Status } from "../../parts/status.ts";
 import { Ago } from "../../parts/time.ts";
 import { toast, toastError } from "../../parts/toast.ts";
@@ -16,11 +17,6 @@ import { onEvent, onRefetch } from "../../store.ts";
 import type { Function, Invocation, Schedule, SchedulePage } from "../../wire.ts";
 
 const pathOf = (one: Schedule): string => `api/schedules/${encodeURIComponent(one.name)}`;
-
-/** When it runs, in words. */
-export function when({ cron, every_seconds, timezone }: Schedule): string {
-  return cron === null ? `every ${every_seconds} s` : `${cron} (${timezone})`;
-}
 
 function useSchedules(name: string) {
   const all = useSignal<readonly Schedule[] | null>(null);
@@ -50,7 +46,7 @@ function useSchedules(name: string) {
   return { all: all.value, problem: problem.value, again };
 }
 
-function Row({ of, again }: { of: Schedule; again: () => Promise<void> }) {
+function Row({ of, id, again }: { of: Schedule; id: string; again: () => Promise<void> }) {
   async function run() {
     try {
       await call<Invocation>("POST", `${pathOf(of)}/run`);
@@ -74,15 +70,21 @@ function Row({ of, again }: { of: Schedule; again: () => Promise<void> }) {
     <tr>
       <td>
         <div><a href=${href(["schedules", of.name])}>${of.name}</a></div>
-        <p class="narrow small"><span class="mono">${when(of)}</span>, ${next}</p>
+        <p class="narrow small"><${When} of=${of} />, ${next}</p>
       </td>
-      <td class="mono small wide">${when(of)}</td>
+      <td class="small wide">
+        <${When} of=${of} />
+      </td>
       <td class=${`num small wide ${of.enabled ? "" : "muted"}`}>${next}</td>
       <td class="wide small">${of.last_run === null ? html`<span class="muted">never</span>` : html`
         ${of.last_run.status && html`
           <${Status} of=${of.last_run.status} />
         `}<${Ago}
           at=${of.last_run.due_at} />
+        <div>
+          <${FetchedStrip} name=${of.name} functionId=${id}
+            latest=${`${of.fired_count} ${of.last_run.due_at} ${of.last_run.status}`} />
+        </div>
       `}</td>
       <td class="right">
         <div class="actions">${may("invoke") && html`
@@ -132,7 +134,7 @@ export function Schedules({ one }: { one: Function }) {
                   </tr>
                 </thead>
                 <tbody>${all.map((each) =>
-                  html`<${Row} of=${each} again=${again} key=${each.id} />`
+                  html`<${Row} of=${each} id=${one.id} again=${again} key=${each.id} />`
                 )}</tbody>
               </table>
             </div>
