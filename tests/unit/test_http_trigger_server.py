@@ -155,7 +155,7 @@ def test_a_head_has_one_end_whatever_an_event_says(
 
 def test_an_answer_is_read_back_as_a_streamed_one() -> None:
     fields = [(b"X-A", b"1"), (b"x-a", b"\xff"), (b"Set-Cookie", b"a=1"), (b"set-cookie", b"b=2")]
-    head, told = answer_head(201, fields)
+    head, told = answer_head(201, fields, "GET", "/tea?size=2")
     output = told + b"{body\0\0\0\0\0\0\0\0"
     answer = prelude.whole_of(output, is_shell=False)
     assert prelude.begin_of_server(head) == prelude.begin_of(output, is_shell=False)
@@ -166,8 +166,25 @@ def test_an_answer_is_read_back_as_a_streamed_one() -> None:
     assert cookies == ["a=1", "b=2"]
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [("/tea?token=s3cret", "/tea"), ("/", "/"), (f"/{'x' * 2000}", f"/{'x' * 999}")],
+)
+def test_an_answer_names_its_request_and_no_query(target: str, path: str) -> None:
+    told = answer_head(200, [], "GET", target)[1]
+    head = json.loads(told.removesuffix(prelude.END))
+    assert head["request"] == {"method": "GET", "path": path}
+
+
+def test_a_head_that_just_fits_is_sent_without_its_request() -> None:
+    fields = [(b"x", b"y" * (prelude.PRELUDE_MAX_BYTES - 70))]
+    told = answer_head(200, fields, "GET", "/tea")[1]
+    assert b'"request"' not in told
+    assert len(told) <= prelude.PRELUDE_MAX_BYTES
+
+
 def test_an_answer_whose_head_would_not_be_found_is_refused() -> None:
     fields = [(b"x", b"y" * (prelude.PRELUDE_MAX_BYTES - 70))]
-    assert prelude.whole_of(answer_head(200, fields)[1], is_shell=False).body == b""
+    assert prelude.whole_of(answer_head(200, fields, "GET", "/")[1], is_shell=False).body == b""
     with pytest.raises(BadServerAnswer):
-        answer_head(200, [(b"x", b"y" * prelude.PRELUDE_MAX_BYTES)])
+        answer_head(200, [(b"x", b"y" * prelude.PRELUDE_MAX_BYTES)], "GET", "/")

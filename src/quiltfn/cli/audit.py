@@ -5,10 +5,10 @@ from typing import Annotated
 from msgspec import Struct
 
 from quiltfn.cli import tables
+from quiltfn.cli.moments import Period
 from quiltfn.cli.options import Cursor, Limit
 from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection
-from quiltfn.cli.stats import start_of
 
 
 class AuditOptions(Struct, frozen=True, kw_only=True):
@@ -23,21 +23,25 @@ class AuditOptions(Struct, frozen=True, kw_only=True):
     object_id: Annotated[
         str | None, Option(("--object",), metavar="ID", help="Only what was done to this.")
     ] = None
-    since: Annotated[
-        str | None, Option(metavar="AGE", help="Only what was done in the last 90s, 10m, 2h or 1d.")
-    ] = None
 
 
 def audit(
-    wanted: AuditOptions, *, limit: Limit = None, cursor: Cursor = None, connection: Connection
+    wanted: AuditOptions,
+    period: Period,
+    *,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    connection: Connection,
 ) -> None:
     """List who changed what, or was refused it, newest first; needs scope admin."""
+    since, until = period.bounds()
     with connection.session() as at:
         found = at.client.system.list_audit_entries(
             action=wanted.action,
             credential=wanted.credential,
             object_id=wanted.object_id,
-            since=start_of(wanted.since),
+            since=since,
+            until=until,
             page_size=limit,
             cursor=cursor,
         )

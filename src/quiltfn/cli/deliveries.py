@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from quiltfn.cli import show, tables
+from quiltfn.cli import scope, show, tables
 from quiltfn.cli.options import Cursor, Limit
 from quiltfn.cli.parsing import Argument, Group, Option
+from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.sdk import Delivery
 
@@ -16,21 +17,34 @@ app = Group(
 
 @app.command("list")
 def list_deliveries(
-    name_or_id: NameOrId,
+    name_or_id: NameOrAll = None,
     status: Annotated[
         str | None, Option(help="Only those that are waiting, delivered or failed.")
     ] = None,
     limit: Limit = None,
     cursor: Cursor = None,
     *,
+    all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """List the deliveries of a function, newest first."""
+    """List deliveries, newest first. Without a name: the newest of all functions."""
     with connection.session(name_or_id) as at:
-        found = at.client.functions.list_deliveries(
-            name_or_id, status=status, page_size=limit, cursor=cursor
+        functions = at.client.functions
+        if name_or_id is not None:
+            scope.check(name_or_id, all_functions)
+            found = functions.list_deliveries(
+                name_or_id, status=status, page_size=limit, cursor=cursor
+            )
+            at.show(found.first(), tables.deliveries)
+            return
+        names = scope.named(at, scope.functions(at, all_functions=all_functions), cursor)
+        deliveries = scope.newest(
+            names,
+            lambda one, size: functions.list_deliveries(one, status=status, page_size=size),
+            lambda one: one.delivery_id,
+            limit,
         )
-        at.show(found.first(), tables.deliveries)
+        at.print(deliveries, scope.encoded("deliveries", deliveries), tables.all_deliveries)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from quiltfn.cli import lock_files, payload, runtime_files, show, urls, watching
 from quiltfn.cli.invoke import exit_code, show_ended
 from quiltfn.cli.options import Environment, keeping_state, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
+from quiltfn.cli.scope import PROJECT_FILE
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
     ApiError,
@@ -27,6 +28,10 @@ from quiltfn.sdk import (
 from quiltfn.wire import Kind, Network
 
 MAIN = "main:handler"
+IN_A_PROJECT = (
+    f"this directory has a {PROJECT_FILE}: quiltfn deploy --watch deploys what it says after every "
+    "edit; dev runs the files alone, as a function of its own"
+)
 
 
 class DevOptions(Struct, frozen=True, kw_only=True):
@@ -82,6 +87,8 @@ def dev(
             chosen = replace(options, kind=kind, handler=handler)
             function = DevFunction(at, partial(source_of, directory, kind), chosen, name, piped)
             stack.callback(function.remove)
+            if (directory / PROJECT_FILE).is_file():
+                show.note(IN_A_PROJECT)
             if options.once:
                 ended = function.run()
                 raise Exit(0 if ended is None else exit_code(ended))

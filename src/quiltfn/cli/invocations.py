@@ -6,10 +6,10 @@ from typing import Annotated
 from msgspec import Struct
 
 from quiltfn.cli import tables
+from quiltfn.cli.moments import Period
 from quiltfn.cli.options import Cursor, Limit
 from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection
-from quiltfn.cli.stats import start_of
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):
@@ -30,15 +30,18 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     version: Annotated[
         int | None, Option(metavar="N", least=1, help="Only calls that this version ran.")
     ] = None
-    since: Annotated[
-        str | None, Option(metavar="AGE", help="Only calls of the last 90s, 10m, 2h or 1d.")
-    ] = None
 
 
 def invocations(
-    wanted: CallOptions, *, limit: Limit = None, cursor: Cursor = None, connection: Connection
+    wanted: CallOptions,
+    period: Period,
+    *,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    connection: Connection,
 ) -> None:
     """List the calls of all functions, newest first."""
+    since, until = period.bounds()
     with connection.session(wanted.function) as at:
         calls, which = at.client.invocations, wanted.function
         find = calls.list if which is None else partial(calls.list_of, which)
@@ -48,7 +51,8 @@ def invocations(
             min_duration_ms=wanted.slower_than,
             source=wanted.source,
             version=wanted.version,
-            since=start_of(wanted.since),
+            since=since,
+            until=until,
             page_size=limit,
             cursor=cursor,
         )

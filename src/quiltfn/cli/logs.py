@@ -1,22 +1,27 @@
 """`quiltfn logs`: what the calls of a function wrote, and what they are writing."""
 
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import StrEnum
-from typing import Annotated
+from itertools import islice
+from typing import Annotated, Any
 
+import msgspec
 from msgspec import Struct
 
-from quiltfn.cli import show
-from quiltfn.cli.options import seconds_of
+from quiltfn.cli import scope, show
+from quiltfn.cli.moments import Period
 from quiltfn.cli.output import Output as Form
 from quiltfn.cli.output import print_event
-from quiltfn.cli.parsing import Option
-from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.sdk import Client, Invocation
+from quiltfn.cli.parsing import BadParameter, Option
+from quiltfn.cli.scope import AllFunctions, NameOrAll
+from quiltfn.cli.server_log import RequestLine, Servers, as_lines
+from quiltfn.cli.session import Connection, Session
+from quiltfn.sdk import Client, Invocation, InvocationSummary, NotFoundError
 from quiltfn.sdk.events import End, Event, Gap, Output, Started
 
+PAGE = 100
 CALLS = 10
 
 
@@ -31,69 +36,143 @@ class LogOptions(Struct, frozen=True, kw_only=True):
     """Which output is shown."""
 
     call: Annotated[
-        str | None, Option(metavar="ID", help="Only the call with this id, even as it runs.")
-    ] = None
-    since: Annotated[
-        str | None,
-        Option(metavar="AGE", help="Calls that are no older: 90s, 10m, 2h, 1d. Else the last 10."),
+        str | None, Option(metavar="ID", help="Only the invocation with this id, even as it runs.")
     ] = None
     tail: Annotated[
-        int | None, Option(metavar="LINES", help="Of each call only so many of its last lines.")
+        int | None, Option(metavar="LINES", help="Last LINES lines per invocation.")
     ] = None
     stream: Annotated[Stream | None, Option(help="Only this stream.")] = None
 
 
 def logs(
-    name_or_id: NameOrId,
+    name_or_id: NameOrAll = None,
+    *,
     wanted: LogOptions,
+    period: Period,
     follow: Annotated[
         bool, Option(("--follow", "-f"), help="Go on with what calls write from now on.")
     ] = False,
-    *,
+    all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """Show what the calls of a function wrote, oldest first. Their standard output comes on
-    standard output and their standard error on standard error, each as they are, in the order they
-    came.
+    """Show what the invocations of a function wrote, oldest first: the last 10, or those of a time.
+    Their standard output comes on standard output and their standard error on standard error, each
+    as they are, in the order they came.
+
+    Of a function that is an HTTP server, a line with method, path, status, and duration stands in
+    place of the response; `functions output` prints that. Without NAME_OR_ID, --follow shows the
+    output of each invocation once it is over.
     """
-    age = None if wanted.since is None else seconds_of("--since", wanted.since)
-    only = None if wanted.stream is None else str(wanted.stream)
+    since, until = period.bounds()
+    if wanted.call is not None and name_or_id is None:
+        raise BadParameter("--call needs the function too: quiltfn logs NAME --call ID")
+    if follow and until is not None:
+        raise BadParameter("give --follow or --until, not both")
     with connection.session(name_or_id) as at:
-        functions = at.client.functions
-
-        def show_call(function: str, one: str) -> None:
-            found = functions.follow_invocation_logs(function, one, only=only, tail=wanted.tail)
-            write(found, at.output)
-
-        if wanted.call is not None:
-            show_call(name_or_id, wanted.call)
+        shown = Log(at, wanted, names=name_or_id is None)
+        if wanted.call is not None and name_or_id is not None:
+            shown.invocation(name_or_id, wanted.call)
             return
-        if not follow or wanted != LogOptions(stream=wanted.stream):
-            for record in recent(at.client, name_or_id, age):
-                show_call(record.function_id, record.invocation_id)
-        if follow:
-            write(functions.follow_logs(name_or_id, only=only), at.output)
+        chosen = scope.functions(at, name_or_id, all_functions=all_functions)
+        is_plain = wanted.tail is None and period == Period()
+        if not follow or not is_plain:
+            found = recent(at.client, chosen, since, until)
+            for record in found:
+                shown.ended(record)
+            if not found and not follow:
+                show.note("no invocations")
+        if follow and name_or_id is not None:
+            shown.follow_one(name_or_id)
+        elif follow:
+            shown.follow_all(chosen)
 
 
-def recent(client: Client, function: str, age: float | None) -> list[Invocation]:
-    """The last calls that are over, oldest first: those no older than `age` seconds, or some."""
-    oldest = None if age is None else time.time() - age
-    found: list[Invocation] = []
-    for one in client.functions.list_invocations(function, page_size=CALLS):
-        began = one.started_at or one.ended_at or 0
-        if (len(found) == CALLS) if oldest is None else began < oldest:
-            break
-        if one.ended_at is not None:
-            found.append(one)
-    return found[::-1]
+class Log:
+    """Shows the output of invocations. `names`: whether the lines about them name the function."""
+
+    def __init__(self, at: Session, wanted: LogOptions, *, names: bool) -> None:
+        self._names = names
+        self._client, self._form, self._tail = at.client, at.output, wanted.tail
+        self._only = None if wanted.stream is None else str(wanted.stream)
+        self._servers = Servers(at.client)
+
+    def invocation(self, function: str, invocation_id: str, only: str | None = None) -> None:
+        """All that one writes, until it ends."""
+        found = self._client.functions.follow_invocation_logs(
+            function, invocation_id, only=only or self._only, tail=self._tail
+        )
+        is_cut = self._tail is not None or only is not None
+        self._write(found if is_cut else self._lines(function, found))
+
+    def ended(self, record: Invocation | InvocationSummary) -> None:
+        """What one that is over wrote; of a response its head alone is asked for."""
+        function, invocation_id = record.function_id, record.invocation_id
+        line = None
+        if self._only != Stream.STDERR and self._servers.has(function):
+            line = self._servers.line_of(record)
+        if line is None:
+            self.invocation(function, invocation_id)
+            return
+        self._write(iter([line]))
+        if self._only is None:
+            self.invocation(function, invocation_id, Stream.STDERR)
+
+    def follow_one(self, function: str) -> None:
+        found = self._client.functions.follow_logs(function, only=self._only)
+        self._write(self._lines(function, found))
+
+    def follow_all(self, chosen: Mapping[str, str] | None) -> None:
+        """What each invocation of some or all functions wrote, once it is over."""
+        for event in self._client.system.follow_events(types=["invocation"]):
+            function = event.data.get("function_id", "")
+            if chosen is not None and function not in chosen:
+                continue
+            if event.type == "calls" and (count := sum(event.data["ended"].values())):
+                show.note(f"{show.amount(count, 'invocation')} of {function} left out: too many")
+            elif event.type == "invocation.ended" and event.data["is_final"]:
+                with suppress(NotFoundError):  # the function is gone
+                    record = self._client.functions.get_invocation(
+                        function, event.data["invocation_id"]
+                    )
+                    self.ended(record)
+
+    def _lines(self, function: str, events: Iterator[Event]) -> Iterator[Event | RequestLine]:
+        is_response = self._only != Stream.STDERR and self._servers.has(function)
+        return as_lines(events) if is_response else events
+
+    def _write(self, events: Iterator[Event | RequestLine]) -> None:
+        write(events, self._form, names=self._names)
 
 
-def write(events: Iterator[Event], form: Form) -> None:
+def recent(
+    client: Client, chosen: Mapping[str, str] | None, since: int | None, until: int | None
+) -> list[InvocationSummary]:
+    """The last invocations that are over, oldest first: all from `since` on, or some."""
+    period: dict[str, Any] = {"since": since, "until": until}
+    period["page_size"] = CALLS if since is None else PAGE
+    most = CALLS if since is None else None
+
+    def last(listed: Iterable[InvocationSummary]) -> list[InvocationSummary]:
+        return list(islice((one for one in listed if one.ended_at is not None), most))
+
+    if chosen is None:
+        found = last(client.invocations.list(**period))
+    else:
+        by_function = scope.each(
+            lambda one: last(client.invocations.list_of(one, **period)), chosen
+        )
+        found = [one for each in by_function.values() for one in each]
+    return sorted(found, key=lambda one: one.invocation_id)[-(most or len(found)) :]
+
+
+def write(events: Iterator[Event | RequestLine], form: Form, *, names: bool = False) -> None:
     """Prints output as it comes, and notes of the rest; or each event for programs."""
     is_unended = False  # what was written last, where a note would come behind it
     for event in events:
         if form is not Form.TABLE:
             print_event(form, as_object(event))
+        elif isinstance(event, RequestLine):
+            show.say(f"{event.function_name} {event}" if names else str(event))
         elif isinstance(event, Output):
             to = sys.stdout if event.stream == "stdout" else sys.stderr
             show.write_bytes(to, event.data)
@@ -102,10 +181,10 @@ def write(events: Iterator[Event], form: Form) -> None:
             if is_unended:
                 show.write(sys.stderr, "\n")
             is_unended = False
-            show.note(note_of(event))
+            show.note(note_of(event, names=names))
 
 
-def note_of(event: Started | Gap | End) -> str:
+def note_of(event: Started | Gap | End, *, names: bool = False) -> str:
     if isinstance(event, Started):
         return f"{event.invocation_id} started{' cold' if event.cold_start else ''}"
     if isinstance(event, Gap):
@@ -113,10 +192,13 @@ def note_of(event: Started | Gap | End) -> str:
     ended = event.invocation
     status = ended.status if ended.status == "failed" else show.status_of(ended)
     told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
-    return f"{ended.invocation_id} {status}{told}{show.raised(ended.stderr or '')}"
+    name = f"{ended.function_name} " if names else ""
+    return f"{name}{ended.invocation_id} {status}{told}{show.raised(ended.stderr or '')}"
 
 
-def as_object(event: Event) -> dict[str, object]:
+def as_object(event: Event | RequestLine) -> dict[str, object]:
+    if isinstance(event, RequestLine):
+        return {"event": "request", **msgspec.structs.asdict(event)}
     if isinstance(event, End):
         return {"event": "end", "invocation": event.invocation}
     if isinstance(event, Started):

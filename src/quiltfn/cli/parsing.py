@@ -147,6 +147,13 @@ def run(function: Run, program: str, words: Sequence[str]) -> None:
     taken = declare(function, parser)
     values = {n for one in taken for n in one.valued()}
     known, unknown = parser.parse_known_args(joined(words, values))
+    if unknown and not unknown[0].startswith("-") and "--payload" in values:
+        from shlex import quote  # noqa: PLC0415 — for this mistake alone
+
+        raise BadParameter(
+            f"a payload has an option: --payload {quote(' '.join(unknown))}",
+            f"or comes from a file, --payload-file PATH, or a pipe: echo … | {program} …",
+        )
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0], taken)}")
     said = vars(known)

@@ -1,16 +1,14 @@
 """`quiltfn stats`, `series` and `usage`: what calls came to."""
 
-import time
 from typing import Annotated
 
 from quiltfn.cli import show, tables
+from quiltfn.cli.moments import Period
 from quiltfn.cli.options import seconds_of
 from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Argument, Option
 from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.wire.stats import USAGE_STEPS, FunctionStatsPage
-
-Since = Annotated[str | None, Option(metavar="AGE", help="How far back, such as 30m, 12h or 7d.")]
 
 
 def stats(
@@ -45,7 +43,7 @@ def stats(
 
 def series(
     name_or_id: NameOrId,
-    since: Since = None,
+    period: Period,
     step: Annotated[
         int | None, Option(metavar="SECONDS", help="Seconds of a row: 10, 60, 300 or 3600.")
     ] = None,
@@ -53,14 +51,14 @@ def series(
     connection: Connection,
 ) -> None:
     """Show what the calls of a function came to over time; an hour by default."""
-    start = start_of(since)
+    start, end = period.bounds()
     with connection.session(name_or_id) as at:
-        found = at.client.functions.get_series(name_or_id, start=start, step_seconds=step)
+        found = at.client.functions.get_series(name_or_id, start=start, end=end, step_seconds=step)
         at.show(found, tables.series)
 
 
 def usage(
-    since: Since = None,
+    period: Period,
     step: Annotated[
         str | None,
         Option(choices=USAGE_STEPS, help="By hours or days of UTC (else day), or all at once."),
@@ -72,10 +70,7 @@ def usage(
     connection: Connection,
 ) -> None:
     """Show what your calls used: memory times time, processor time; 30 days by default."""
-    start = start_of(since)
+    start, end = period.bounds()
     with connection.session() as at:
-        at.show(at.client.system.get_usage(start=start, step=step, by=by), tables.usage)
-
-
-def start_of(since: str | None) -> int | None:
-    return None if since is None else int(time.time()) - seconds_of("--since", since)
+        found = at.client.system.get_usage(start=start, end=end, step=step, by=by)
+        at.show(found, tables.usage)

@@ -8,7 +8,9 @@ from quiltfn.sdk import (
     AsyncPolicy,
     Attempt,
     AuditPage,
+    DeadLetter,
     DeadLetterPage,
+    Delivery,
     DeliveryPage,
     Destination,
     DoctorReport,
@@ -151,30 +153,54 @@ def attempts(found: list[Attempt]) -> None:
     show.table(columns, rows, drop=("START", "VERSION"))
 
 
+DEAD_LETTER = ("DIED", "OUT OF", "STATUS", "ATTEMPTS", "ID", "WHY")
+
+
 def dead_letters(page: DeadLetterPage) -> None:
     if not page.dead_letters:
         show.note("no dead letters")
         return
-    rows = (
-        (
-            show.when(one.died_at),
-            one.reason,
-            one.status,
-            one.attempts,
-            one.invocation_id,
-            one.error_message or "",
-        )
-        for one in page.dead_letters
-    )
-    show.table(("DIED", "OUT OF", "STATUS", "ATTEMPTS", "ID", "WHY"), rows, drop=("WHY",))
+    show.table(DEAD_LETTER, map(_dead_letter, page.dead_letters), drop=("WHY",))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
 
 
+def all_dead_letters(found: Sequence[tuple[str, DeadLetter]]) -> None:
+    """Those of several functions, each with its name."""
+    if not found:
+        show.note("no dead letters")
+        return
+    rows = ((name, *_dead_letter(one)) for name, one in found)
+    show.table(("FUNCTION", *DEAD_LETTER), rows, drop=("WHY", "OUT OF"))
+
+
+def _dead_letter(one: DeadLetter) -> Sequence[object]:
+    died, why = show.when(one.died_at), one.error_message or ""
+    return (died, one.reason, one.status, one.attempts, one.invocation_id, why)
+
+
+QUEUE = ("QUEUED", "DELAYED", "RUNNING", "OLDEST", "DEAD LETTERS")
+
+
 def queue(one: FunctionQueue) -> None:
-    columns = ("QUEUED", "DELAYED", "RUNNING", "OLDEST", "DEAD LETTERS")
+    show.table(QUEUE, [_queue(one)])
+
+
+def queues(found: Mapping[str, FunctionQueue]) -> None:
+    """Of several functions, each with its name."""
+    if not found:
+        show.note("no asynchronous invocations, and no dead letters")
+        return
+    show.table(("FUNCTION", *QUEUE), ((name, *_queue(one)) for name, one in sorted(found.items())))
+
+
+def is_in_use(one: FunctionQueue) -> bool:
+    return bool(one.queued or one.delayed or one.running or one.dead_letters)
+
+
+def _queue(one: FunctionQueue) -> Sequence[object]:
     oldest = _with_unit(one.oldest_age_seconds, "s")
-    show.table(columns, [(one.queued, one.delayed, one.running, oldest, one.dead_letters)])
+    return (one.queued, one.delayed, one.running, oldest, one.dead_letters)
 
 
 def async_policy(one: AsyncPolicy) -> None:
@@ -495,24 +521,35 @@ def findings(report: DoctorReport) -> None:
             show.note(f"{_words(one.name)}: {one.advice}")
 
 
+DELIVERY = ("ID", "OF CALL", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
+
+
+def all_deliveries(found: Sequence[tuple[str, Delivery]]) -> None:
+    """Those of several functions, each with its name."""
+    if not found:
+        show.note("no deliveries")
+        return
+    rows = ((name, *_delivery(one)) for name, one in found)
+    show.table(("FUNCTION", *DELIVERY), rows, drop=("OF CALL", "ANSWER"))
+
+
+def _delivery(one: Delivery) -> Sequence[object]:
+    return (
+        one.delivery_id,
+        one.invocation_id,
+        one.status,
+        one.attempts,
+        show.when(one.next_attempt_at) if one.next_attempt_at else "-",
+        one.http_status or "-",
+        one.error_message or "-",
+    )
+
+
 def deliveries(page: DeliveryPage) -> None:
     if not page.deliveries:
         show.note("no deliveries")
         return
-    columns = ("ID", "OF CALL", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
-    rows = (
-        (
-            one.delivery_id,
-            one.invocation_id,
-            one.status,
-            one.attempts,
-            show.when(one.next_attempt_at) if one.next_attempt_at else "-",
-            one.http_status or "-",
-            one.error_message or "-",
-        )
-        for one in page.deliveries
-    )
-    show.table(columns, rows, drop=("OF CALL",))
+    show.table(DELIVERY, map(_delivery, page.deliveries), drop=("OF CALL",))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
 

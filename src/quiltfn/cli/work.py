@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Struct
 
-from quiltfn.cli import payload, show, tables
+from quiltfn.cli import payload, scope, show, tables
 from quiltfn.cli.invoke import PayloadOptions, exit_code, show_ended, show_queued
 from quiltfn.cli.options import Cursor, FieldsOf, Limit, pairs_of
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
+from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, NameOrId, Reveal, Session
 from quiltfn.sdk import Invocation, InvocationInput, RedriveResult
 from quiltfn.wire import AsyncPolicy, Backoff, NewAsyncPolicy, NewDestination, RecordPolicy
@@ -100,24 +101,51 @@ def replay(
     raise Exit(exit_code(record))
 
 
-def queue(name_or_id: NameOrId, connection: Connection) -> None:
-    """Count a function's asynchronous calls: queued, delayed, running, and those given up."""
+def queue(
+    name_or_id: NameOrAll = None, *, all_functions: AllFunctions = False, connection: Connection
+) -> None:
+    """Count asynchronous invocations: queued, delayed, running, and dead-lettered. Without a name
+    those functions are shown that have some.
+    """
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.get_queue(name_or_id), tables.queue)
+        functions = at.client.functions
+        if name_or_id is not None:
+            scope.check(name_or_id, all_functions)
+            at.show(functions.get_queue(name_or_id), tables.queue)
+            return
+        names = scope.named(at, scope.functions(at, all_functions=all_functions))
+        found = scope.each(functions.get_queue, names)
+        queues = {names[one]: each for one, each in found.items() if tables.is_in_use(each)}
+        at.print(queues, show.encoded({"queues": queues}), tables.queues)
 
 
 @dead_letters.command("list")
 def list_dead_letters(
-    name_or_id: NameOrId,
+    name_or_id: NameOrAll = None,
     limit: Limit = None,
     cursor: Cursor = None,
     *,
+    all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """List a function's calls that were given up, newest first."""
+    """List invocations that were dead-lettered, newest first. Without a name: the newest of all
+    functions.
+    """
     with connection.session(name_or_id) as at:
-        found = at.client.functions.list_dead_letters(name_or_id, page_size=limit, cursor=cursor)
-        at.show(found.first(), tables.dead_letters)
+        functions = at.client.functions
+        if name_or_id is not None:
+            scope.check(name_or_id, all_functions)
+            found = functions.list_dead_letters(name_or_id, page_size=limit, cursor=cursor)
+            at.show(found.first(), tables.dead_letters)
+            return
+        names = scope.named(at, scope.functions(at, all_functions=all_functions), cursor)
+        letters = scope.newest(
+            names,
+            lambda one, size: functions.list_dead_letters(one, page_size=size),
+            lambda one: one.died_at,
+            limit,
+        )
+        at.print(letters, scope.encoded("dead_letters", letters), tables.all_dead_letters)
 
 
 @dead_letters.command()

@@ -27,6 +27,7 @@ JSON, OCTETS = "application/json", "application/octet-stream"
 # Requests whose repetition does no more than the first (RFC 9110, 9.2.2).
 IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
+PATH_SHOWN_MAX = 1_000
 OF_PROXIES = "x-forwarded-"
 NOT_PASSED_ON = HOP_BY_HOP | (SAID_AGAIN - {"x-forwarded-prefix"})
 
@@ -192,8 +193,11 @@ def _request(
     return ServerRequest(encoded, body, method, path, is_event)
 
 
-def answer_head(status: int, fields: Iterable[tuple[bytes, bytes]]) -> tuple[AnswerHead, bytes]:
-    """The head of an answer, and what its output begins with, before the body. Raises
+def answer_head(
+    status: int, fields: Iterable[tuple[bytes, bytes]], method: str, target: str
+) -> tuple[AnswerHead, bytes]:
+    """The head of an answer, and what its output begins with, before the body. That also names the
+    request, for whoever reads logs: its path alone, since a query may have credentials. Raises
     `BadServerAnswer`.
     """
     headers: dict[str, str] = {}
@@ -206,7 +210,11 @@ def answer_head(status: int, fields: Iterable[tuple[bytes, bytes]]) -> tuple[Ans
             headers[name] += ", " + value
         else:
             headers[name] = value
-    prelude = _encode({"statusCode": status, "headers": headers, "cookies": cookies}) + END
+    told = {"statusCode": status, "headers": headers, "cookies": cookies}
+    request = {"method": method, "path": target.partition("?")[0][:PATH_SHOWN_MAX]}
+    prelude = _encode({**told, "request": request}) + END
+    if len(prelude) > PRELUDE_MAX_BYTES:  # the answer goes before its log
+        prelude = _encode(told) + END
     if len(prelude) > PRELUDE_MAX_BYTES:
         raise BadServerAnswer(f"its headers have more than {PRELUDE_MAX_BYTES} bytes")
     return AnswerHead(status, headers, cookies, len(prelude)), prelude

@@ -115,7 +115,9 @@ class Exchange:
         if self.request.is_event or self.ended.done():
             return
         try:
-            self.call.output.answer_head, prelude = answer_head(status, fields)
+            request = self.request
+            head, prelude = answer_head(status, fields, request.method, request.path)
+            self.call.output.answer_head = head
         except BadServerAnswer as error:
             self.fail(f"the server's answer cannot be sent: {error}")
             return

@@ -1,0 +1,107 @@
+"""Commands that are about one function, or without a name about those of a project or a tenant."""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from quiltfn.cli import show
+from quiltfn.cli.parsing import Argument, BadParameter, Option
+from quiltfn.cli.session import Session
+from quiltfn.sdk import NotFoundError
+
+T = TypeVar("T")
+
+PROJECT_FILE = "quiltfn.toml"
+# Functions are asked side by side; each list has at most so many where nothing is said.
+AT_ONCE, SHOWN = 8, 50
+
+NameOrAll = Annotated[
+    str | None,
+    Argument(
+        metavar="NAME_OR_ID",
+        help="One function; without it, those of the project in this directory, or else all.",
+        completes="function",
+    ),
+]
+AllFunctions = Annotated[
+    bool, Option(("--all-functions",), help="All functions of the tenant, also in a project.")
+]
+
+
+def check(name: str | None, all_functions: bool) -> None:
+    """Raises `BadParameter` for a name beside --all-functions."""
+    if name is not None and all_functions:
+        raise BadParameter("give a name or --all-functions, not both")
+
+
+def functions(
+    at: Session, name: str | None = None, *, all_functions: bool
+) -> dict[str, str] | None:
+    """The names of functions by their ids: of the one with the name, or of the project; None: all
+    of the tenant. Raises `BadParameter`.
+    """
+    check(name, all_functions)
+    if name is not None:
+        one = at.client.functions.get(name)
+        return {one.id: one.name}
+    path = Path(PROJECT_FILE)
+    if all_functions or not path.is_file():
+        return None
+    from quiltfn.cli.project import file  # noqa: PLC0415 — in a project alone
+    from quiltfn.cli.project.plan import LABEL  # noqa: PLC0415
+
+    project = file.project_of(path)
+    found = at.client.functions.list_summaries(cluster_id=f"{LABEL}{project}")
+    names = {one.id: one.name for one in found}
+    show.note(
+        f"project {project}: {show.amount(len(names), 'function')}; --all-functions shows others"
+    )
+    return names
+
+
+def named(at: Session, chosen: dict[str, str] | None, cursor: str | None = None) -> dict[str, str]:
+    """The names of functions by their ids, those of the tenant where none are chosen. Raises
+    `BadParameter` for a `cursor`, which is of one function.
+    """
+    if cursor is not None:
+        raise BadParameter("--cursor needs the name of a function")
+    if chosen is not None:
+        return chosen
+    return {one.id: one.name for one in at.client.functions.list_summaries()}
+
+
+def each(ask: Callable[[str], T], ids: Iterable[str]) -> dict[str, T]:
+    """What `ask` finds of each function, side by side, without those that are gone meanwhile."""
+
+    def found(one: str) -> tuple[str, T] | None:
+        try:
+            return one, ask(one)
+        except NotFoundError:
+            return None
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return dict(one for one in threads.map(found, ids) if one is not None)
+
+
+def newest(
+    names: Mapping[str, str],
+    listed: Callable[[str, int], Iterable[T]],
+    age_of: Callable[[T], Any],
+    limit: int | None,
+) -> list[tuple[str, T]]:
+    """The newest of what is listed of each function, with its name, newest first."""
+    most = limit or SHOWN
+    found = each(lambda one: list(islice(listed(one, most), most)), names)
+    pairs = [(age_of(one), names[name], one) for name, all_ in found.items() for one in all_]
+    pairs.sort(key=lambda pair: pair[0], reverse=True)
+    return [(name, one) for _, name, one in pairs[:most]]
+
+
+def encoded(field: str, found: Iterable[tuple[str, Struct]]) -> bytes:
+    """What was found as JSON, each with the name of its function."""
+    return show.encoded({field: [{"function": name, **asdict(one)} for name, one in found]})

@@ -1,0 +1,191 @@
+"""Commands without a function's name, the times that they take, and the log of HTTP servers."""
+
+import json
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from quiltfn.cli import moments, run, server_log
+from quiltfn.cli.parsing import BadParameter
+from quiltfn.sdk import Invocation
+from quiltfn.sdk.events import End, Event, Output, Started
+from unit.canned_server import FUNCTION, ID, INVOCATION, answered_by
+
+Captured = pytest.CaptureFixture[str]
+
+NAMES = {f"{ID[:-1]}{number}": name for number, name in enumerate(("a", "b", "gone"))}
+
+
+def letter(name: str, died_at: int) -> dict[str, object]:
+    return {
+        **{"invocation_id": f"{name}{died_at}", "reason": "attempts", "died_at": died_at},
+        **{"status": "failed", "attempts": 3, "error_message": "boom", "source": "async"},
+    }
+
+
+def delivery(name: str, number: int) -> dict[str, object]:
+    return {
+        **{"delivery_id": f"{number}-{name}", "function_id": name, "invocation_id": "i"},
+        **{"policy_field": "on_failure", "status": "failed", "attempts": 1},
+        **{"next_attempt_at": None, "http_status": 500, "error_message": "no", "ended_at": 1},
+    }
+
+
+def answer(request: httpx.Request) -> httpx.Response:
+    path, query = request.url.path, dict(request.url.params)
+    if path == "/api/functions":
+        names = set(NAMES.values()) if "cluster_id" not in query else {"b"}
+        assert query.get("cluster_id", "project:shop") == "project:shop"
+        found = [
+            {**FUNCTION, "id": id_, "name": name} for id_, name in NAMES.items() if name in names
+        ]
+        return httpx.Response(200, json={"functions": found, "next_cursor": None})
+    name = NAMES.get(path.split("/")[3], "gone")
+    if name == "gone":  # it was deleted meanwhile
+        gone = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": ""}
+        return httpx.Response(404, json=gone)
+    if path.endswith("/queue"):
+        counts = {"queued": 1 if name == "a" else 0, "delayed": 0, "running": 0}
+        return httpx.Response(200, json={**counts, "oldest_age_seconds": 3, "dead_letters": 0})
+    if path.endswith("/dead-letters"):
+        letters = [letter(name, at) for at in ((5, 1) if name == "a" else (4, 2))]
+        return httpx.Response(200, json={"dead_letters": letters, "next_cursor": None})
+    sent = [delivery(name, at) for at in ((5, 1) if name == "a" else (4, 2))]
+    return httpx.Response(200, json={"deliveries": sent, "next_cursor": None})
+
+
+@pytest.fixture
+def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    answered_by(answer, monkeypatch)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("canned")
+def test_the_queues_that_have_something_are_shown(capsys: Captured) -> None:
+    assert run(["queue", "-o", "json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["queues"]) == ["a"]
+    assert run(["queue"]) == 0
+    assert "\na " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "key", "newest"),
+    [
+        ("dead-letters list", "dead_letters", "died_at", [5, 4, 2]),
+        ("deliveries list", "deliveries", "delivery_id", ["5-a", "4-b", "2-b"]),
+    ],
+)
+def test_the_newest_of_all_functions_come_first(
+    canned: Path, capsys: Captured, command: str, field: str, key: str, newest: list[object]
+) -> None:
+    assert run([*command.split(), "-o", "json", "--limit", "3"]) == 0
+    found = json.loads(capsys.readouterr().out)[field]
+    assert [one[key] for one in found] == newest
+    assert [one["function"] for one in found] == ["a", "b", "b"]
+    assert run(command.split()) == 0
+    assert "FUNCTION" in capsys.readouterr().out
+    (canned / "quiltfn.toml").write_text('project = "shop"\n')
+    assert run([*command.split(), "-o", "json"]) == 0
+    said = capsys.readouterr()
+    assert {one["function"] for one in json.loads(said.out)[field]} == {"b"}
+    assert "project shop: 1 function" in said.err
+    assert run([*command.split(), "-o", "json", "--all-functions"]) == 0
+    assert {one["function"] for one in json.loads(capsys.readouterr().out)[field]} == {"a", "b"}
+
+
+@pytest.mark.usefixtures("canned")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("queue a --all-functions", "a name or --all-functions"),
+        ("logs a --all-functions", "a name or --all-functions"),
+        ("dead-letters list --cursor x", "--cursor needs the name of a function"),
+        ("deliveries list --cursor x", "--cursor needs the name of a function"),
+        ("logs --call x", "--call needs the function too"),
+        ("logs a --follow --until 1h", "--follow or --until"),
+        ("logs a --since 1h --until 2h", "--since must be before --until"),
+        ("logs a --since soon", "--since must be an age such as 90s, 10m, 2h or 1d, today"),
+        ("invocations --until 25:00", "--until must be"),
+        ("usage --since 2026-13-01", "--since must be"),
+        ("invoke hello world", "--payload world"),
+        ("invoke hello a b", "--payload 'a b'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words: str, said: str, capsys: Captured) -> None:
+    assert run(words.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+# --- times --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("90s", "2026-12-01T11:58:30"),
+        ("1d", "2026-11-30T12:00:00"),
+        ("today", "2026-12-01T00:00:00"),
+        ("yesterday", "2026-11-30T00:00:00"),
+        ("09:30", "2026-12-01T09:30:00"),
+        ("09:30:15", "2026-12-01T09:30:15"),
+        ("2026-11-02", "2026-11-02T00:00:00"),
+        ("2026-11-02T09:30", "2026-11-02T09:30:00"),
+        ("2026-11-02 09:30", "2026-11-02T09:30:00"),
+        ("2026-12-01T09:30+05:00", "2026-12-01T05:30:00"),
+    ],
+)
+def test_a_moment_is_an_age_a_day_or_a_time(
+    monkeypatch: pytest.MonkeyPatch, text: str, moment: str
+) -> None:
+    now = 1_796_122_800  # 2026-12-01T12:00:00+01:00
+    monkeypatch.setenv("TZ", "Etc/GMT-1")
+    time.tzset()
+    try:
+        monkeypatch.setattr(time, "time", lambda: float(now))
+        found = moments.moment_of("--since", text)
+        assert time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(found)) == moment
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["", "now", "1w", "9", "24:00:00", "99999-01-01", "1e9"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(BadParameter, match="--since must be"):
+        moments.moment_of("--since", text)
+
+
+# --- HTTP servers -------------------------------------------------------------------------------
+
+HEAD = b'{"statusCode":404,"headers":{},"cookies":[],"request":{"method":"GET","path":"/tea"}}'
+ENDED = End(Invocation(**{**INVOCATION, "invocation_id": "i1"}))
+
+
+def test_a_response_is_a_line_however_it_was_cut() -> None:
+    whole = HEAD + server_log.END + b"a body that is not shown"
+    stderr = Output("stderr", 0, b"log\n", "i1")
+    for cut in range(0, len(whole), 7):
+        pieces = [Output("stdout", 0, whole[:cut], "i1"), Output("stdout", cut, whole[cut:], "i1")]
+        events: list[Event] = [Started("i1", cold_start=False), pieces[0], stderr, pieces[1], ENDED]
+        started, log, line, end = server_log.as_lines(iter(events))
+        assert (started, log, end) == (events[0], stderr, ENDED)
+        assert isinstance(line, server_log.RequestLine)
+        assert str(line).endswith(f" GET /tea 404 {ENDED.invocation.duration_ms} ms")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [b"the result of an event", b"", b"{}" + server_log.END, b"[1]" + server_log.END, HEAD],
+)
+def test_what_is_no_response_is_shown_as_it_is(output: bytes) -> None:
+    events: list[Event] = [Output("stdout", 0, output, "i1"), ENDED]
+    assert list(server_log.as_lines(iter(events))) == events
+
+
+def test_a_response_of_an_earlier_server_has_its_status_alone() -> None:
+    output = b'{"statusCode":200,"headers":{},"cookies":[]}' + server_log.END
+    line, _ = server_log.as_lines(iter([Output("stdout", 0, output, None), ENDED]))
+    assert " - - 200 " in str(line)
