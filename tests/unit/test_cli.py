@@ -642,4 +642,5 @@ def test_commands_for_this_machine_are_handed_on_whole(
     handed: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _, words: handed.append(words))
     assert run([word, "--port", "0", "--sweep", "--help"]) == 0
-    assert handed == [[sys.executable, "-m", "quiltfn", word, "--port", "0", "--sweep", "--help"]]
+    told = [sys.executable, "-P", "-m", "quiltfn", word, "--port", "0", "--sweep", "--help"]
+    assert handed == [told]
