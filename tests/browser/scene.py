@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
+
 from quiltfn.sdk import AliasShare, Backoff, Client, RollbackRule
 
 THUMBNAIL = '''
@@ -49,6 +51,10 @@ HANDLERS = {
     "nightly-report": (
         "Counts the orders of a day",
         'for hour in 0 6 12 18; do echo "hour $hour: $((hour * 7 + 40)) orders"; done',
+    ),
+    "order-status": (
+        "Says over HTTP where an order is",
+        "printf 'Status: 503\\r\\n\\r\\nthe warehouse does not answer\\n'",
     ),
     "search-index": ("Keeps the search index fresh", "sleep ${QUILT_PAYLOAD:-0}; echo indexed"),
 }
@@ -106,7 +112,8 @@ def _functions(client: Client) -> dict[str, str]:
     for name in made:
         client.functions.set_record_policy(name, keep_input="all")
         client.functions.deploy(name)
-    client.functions.set_url("checkout-tests", auth="none")
+    for name in ("checkout-tests", "order-status"):
+        client.functions.set_url(name, auth="none")
     return made
 
 
@@ -171,6 +178,7 @@ def _calls(client: Client, functions: Mapping[str, str]) -> dict[str, str]:
     functions_of.wait("charge-card", retried.invocation_id)
     keep("retried", "charge-card", retried.invocation_id)
     invoke("charge-card", {"order": 1209})
+    assert httpx.get(f"{client.base_url}/fn/default/order-status").status_code == 503
     later = functions_of.submit("search-index", "0", not_before=timedelta(hours=1))
     keep("queued", "search-index", later.invocation_id)
     return calls

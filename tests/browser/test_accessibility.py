@@ -18,6 +18,7 @@ PAGES: dict[str, Callable[[Scene], str]] = {
     "new-function": lambda _: "functions/new",
     "function": lambda scene: f"functions/{scene.functions['make-thumbnail']}",
     "function-failing": lambda scene: f"functions/{scene.functions['checkout-tests']}",
+    "function-http-error": lambda scene: f"functions/{scene.functions['order-status']}",
     "function-settings": lambda scene: f"functions/{scene.functions['charge-card']}/settings",
     "function-versions": lambda scene: (
         f"functions/{scene.functions['charge-card']}/versions?from=1&to=1"

@@ -97,6 +97,21 @@ def test_with_the_keyboard_to_a_call(page: Page, scene: Scene) -> None:
     expect(rows(page)).to_have_count(7)
 
 
+def test_errors_have_their_http_status_and_reason(page: Page, scene: Scene) -> None:
+    page.goto(f"/ui/#/invocations?function={scene.functions['order-status']}")
+    expect(rows(page)).to_have_count(1)
+    expect(rows(page)).to_contain_text("the handler responded with HTTP 503")
+    expect(rows(page).get_by_role("cell").filter(has_text=re.compile("^503$"))).to_be_visible()
+    page.goto(f"/ui/#/functions/{scene.functions['order-status']}")
+    latest = page.get_by_role("region", name="Latest calls").get_by_role("row").nth(1)
+    expect(latest).to_contain_text("the handler responded with HTTP 503")
+    expect(page.locator(".last-error")).to_contain_text("HTTP 503")
+    expect(page.locator(".title")).to_contain_text("active, failing")
+    page.goto(f"/ui/#/functions/{scene.functions['charge-card']}")
+    failed = page.get_by_role("region", name="Latest calls").get_by_role("row", name="failed")
+    expect(failed.first).to_contain_text("the handler exited with code 4")
+
+
 def test_on_a_telephone_the_filters_open_and_say_how_many_are_set(
     open_page: Callable[..., Page], busy: Function
 ) -> None:

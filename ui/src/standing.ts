@@ -1,4 +1,5 @@
 // How a function stands beyond its state: whether it fails, what failed last, and whether it can be called.
+import { isHttpError } from "./parts/status.ts";
 import type { Mode } from "./trying.ts";
 import type { Function, FunctionStats, FunctionSummary, InvocationSummary } from "./wire.ts";
 
@@ -19,8 +20,15 @@ export function isFailing(
 
 const FAILED = new Set(["failed", "timeout", "oom", "error", "interrupted"]);
 
-/** Whether an invocation counts as an error. */
-export const isError = (one: Pick<InvocationSummary, "status">): boolean => FAILED.has(one.status);
+type Ended = Pick<InvocationSummary, "status" | "error_message" | "http_status">;
+
+/** Whether an invocation failed, or its handler gave an HTTP response that says so. */
+export const isError = (one: Ended): boolean => FAILED.has(one.status) || isHttpError(one);
+
+/** Why it counts as an error; null where it does not. */
+export const reasonOf = (one: Ended): string | null =>
+  one.error_message ??
+    (isHttpError(one) ? `the handler responded with HTTP ${one.http_status}` : null);
 
 /** Why a function cannot be invoked now; null: it can. One that is paused takes asynchronous
  * invocations, which run once it is resumed.

@@ -9,9 +9,10 @@ import { count, counted, duration } from "../parts/format.ts";
 import { type Column, List } from "../parts/list.ts";
 import { Notice } from "../parts/notice.ts";
 import { FROM } from "../parts/source.ts";
-import { isHttpError, Status } from "../parts/status.ts";
+import { HttpStatus, Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
+import { reasonOf } from "../standing.ts";
 import { functions, now } from "../store.ts";
 import { type InvocationSummary, type InvocationSummaryPage, SOURCES, STATUSES } from "../wire.ts";
 
@@ -19,6 +20,7 @@ const COLUMNS: Column[] = [
   { name: "Function", width: "minmax(12rem, 1fr)" },
   { name: "Began", width: "6.5rem", class: "right" },
   { name: "Took", width: "5.5rem", class: "right" },
+  { name: "HTTP", width: "3rem", class: "right wide" },
   { name: "Start", width: "3rem", class: "wide" },
   { name: "Source", width: "5.5rem", class: "wide" },
   { name: "Version", width: "3.5rem", class: "right wide" },
@@ -57,9 +59,7 @@ export function queryOf(of: Record<Filter, string>, now: number) {
 }
 
 const said = (one: InvocationSummary): string =>
-  `${one.status}${isHttpError(one) ? `, HTTP ${one.http_status}` : ""}${
-    one.attempt > 1 ? `, attempt ${one.attempt}` : ""
-  }`;
+  one.attempt > 1 ? `${one.status}, attempt ${one.attempt}` : one.status;
 
 function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
   const to = href(["functions", one.function_id, "invocations", one.invocation_id]);
@@ -68,12 +68,13 @@ function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
       .http_status} isQuiet />
           <div><a href=${to} tabindex=${tabindex}>${one.function_name}</a
             ><small><${Ended} functionId=${one.function_id} id=${one
-              .invocation_id} message=${one.error_message ?? said(one)} /></small></div></span>
+              .invocation_id} message=${reasonOf(one) ?? said(one)} /></small></div></span>
     <span role="cell" class="num small right">${one.started_at === null && one.due_at !== null &&
         one.due_at > now.value
       ? html`<${Ahead} at=${one.due_at} />`
       : html`<${Ago} at=${one.started_at ?? one.due_at} />`}</span>
     <span role="cell" class="num small right">${duration(one.duration_ms)}</span>
+    <span role="cell" class="num small right wide"><${HttpStatus} of=${one} /></span>
     <span role="cell" class="small wide">${one.started_at !== null &&
       (one.cold_start
         ? html`<span class="cold">cold</span>`

@@ -72,3 +72,10 @@ export function Status({ of, said = of, http = null, isQuiet = false }: {
   }><${Glyph} name=${GLYPHS[kind] ?? "ring"} />
     <span class=${isQuiet ? "hidden-visually" : ""}>${word}</span></span>`;
 }
+
+/** The status of the HTTP response that an invocation gave; nothing where it gave none. */
+export function HttpStatus({ of }: { of: { http_status?: number | null } }) {
+  const code = of.http_status ?? null;
+  return code !== null &&
+    html`<span class=${code >= HTTP_ERRORS ? "some" : "muted"}>${code}</span>`;
+}

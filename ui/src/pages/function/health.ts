@@ -12,7 +12,7 @@ import { Status } from "../../parts/status.ts";
 import { Ago } from "../../parts/time.ts";
 import { href } from "../../router.ts";
 import { queryOf, sums } from "../../series.ts";
-import { isError, isFailing } from "../../standing.ts";
+import { isError, isFailing, reasonOf } from "../../standing.ts";
 import type {
   Function,
   FunctionStats,
@@ -55,10 +55,10 @@ export function LastError({ of }: { of: InvocationSummary | null }) {
   if (of === null) return null;
   const to = href(["functions", of.function_id, "invocations", of.invocation_id]);
   return html`
-    <p class="last-error small"><${Status} of=${of.status} isQuiet />
+    <p class="last-error small"><${Status} of=${of.status} http=${of.http_status} isQuiet />
       <span><a href=${to}>Last error</a>, <${Ago} at=${of.ended_at ?? of.started_at} />:${" "}
       <${Ended} functionId=${of.function_id} id=${of.invocation_id}
-        message=${of.error_message ?? of.status} /></span></p>
+        message=${reasonOf(of) ?? of.status} /></span></p>
   `;
 }
 

@@ -5,14 +5,16 @@ import { get } from "../../api.ts";
 import { useEvents } from "../../hearing.ts";
 import { html } from "../../html.ts";
 import { Chart, ChartLegend } from "../../parts/chart.ts";
+import { Ended } from "../../parts/ended.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { about, count, duration, percent } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
 import { FROM } from "../../parts/source.ts";
-import { Status } from "../../parts/status.ts";
+import { HttpStatus, Status } from "../../parts/status.ts";
 import { Ago } from "../../parts/time.ts";
 import { href, note, route } from "../../router.ts";
 import { may } from "../../scope.ts";
+import { reasonOf } from "../../standing.ts";
 import { filled, type Period, PERIODS, queryOf, sums } from "../../series.ts";
 import type { Function, InvocationSummary, InvocationSummaryPage, Series } from "../../wire.ts";
 import { TryIt } from "./try.ts";
@@ -93,23 +95,39 @@ function Figures({ data }: { data: Series }) {
   }</div>`;
 }
 
+/** Why a call counts as an error; nothing for others. */
+function Reason({ of }: { of: InvocationSummary }) {
+  const reason = reasonOf(of);
+  return reason &&
+    html`<${Ended} functionId=${of.function_id} id=${of.invocation_id} message=${reason} />`;
+}
+
 function Call({ of }: { of: InvocationSummary }) {
   const to = href(["functions", of.function_id, "invocations", of.invocation_id]);
   return html`
     <tr>
       <td>
         <${Status} of=${of.status} http=${of.http_status} />
+        <div class="narrow small muted">
+          <${Reason} of=${of} />
+        </div>
       </td>
       <td class="num"><a href=${to}><${Ago}
         at=${of.started_at ?? of.due_at} /></a></td>
       <td class="num right">${duration(of.duration_ms)}</td>
+      <td class="wide num right">
+        <${HttpStatus} of=${of} />
+      </td>
+      <td class="wide small long">
+        <${Reason} of=${of} />
+      </td>
       <td class="wide">${of.cold_start
         ? html`<span class="cold">cold</span>`
         : html`<span class="muted">warm</span>`}</td>
       <td class="wide muted" title=${`Asked for by ${FROM[of.source] ?? of.source}`}>${of
         .source}</td>
       <td class="wide num muted">${of.version === null ? "" : `v${of.version}`}</td>
-      <td class="wide mono muted small">${of.invocation_id}</td>
+      <td class="roomy mono muted small">${of.invocation_id}</td>
     </tr>
   `;
 }
@@ -143,10 +161,12 @@ function Latest({ one }: { one: Function }) {
                     <th>Status</th>
                     <th>Began</th>
                     <th class="right">Took</th>
+                    <th class="wide right">HTTP</th>
+                    <th class="wide">Reason</th>
                     <th class="wide">Start</th>
                     <th class="wide">Source</th>
                     <th class="wide">Version</th>
-                    <th class="wide">Id</th>
+                    <th class="roomy">Id</th>
                   </tr>
                 </thead>
                 <tbody>${found.map((each) =>
