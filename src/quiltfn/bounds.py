@@ -37,7 +37,11 @@ def sandbox_room(chosen: Settings) -> Room:
 
 
 def image_limits(chosen: Settings) -> ImageLimits:
-    return ImageLimits(unpacked_max_bytes=chosen.image_max_bytes, files_max=chosen.image_files_max)
+    return ImageLimits(
+        unpacked_max_bytes=chosen.image_max_bytes,
+        files_max=chosen.image_files_max,
+        unpack_max_s=chosen.image_unpack_s,
+    )
 
 
 def api_limits(chosen: Settings) -> ApiLimits:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
@@ -54,6 +54,7 @@ from quiltfn.ports import (
     no_others,
 )
 from quiltfn.runtimes import Runtimes
+from quiltfn.uninterrupted import uninterrupted
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 20.0
@@ -64,7 +65,6 @@ FOLLOWED_AT_ONCE = 50
 STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
 
-T = TypeVar("T")
 MoveAlias = Callable[[Alias], Alias]
 _log = structlog.get_logger("quiltfn.lifecycle")
 
@@ -718,25 +718,6 @@ class Lifecycle:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a change of a function failed in the background", error=repr(error))
-
-
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` to its end, also if the caller is cancelled meanwhile; only then is it cancelled.
-
-    So what is stored and what is in memory do not part.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # or it would be reported as one that nobody looked at
-        raise cancelled
-    return task.result()
 
 
 def _give_up(activity: Activity) -> None:

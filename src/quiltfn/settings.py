@@ -193,6 +193,12 @@ class Settings(Frozen):
     image_files_max: int = setting(
         100_000, "files, directories and links of a runtime at most", low=1, high=2_000_000
     )
+    image_unpack_s: int = setting(
+        300,
+        "CPU seconds that unpacking one archive may take; in all, four times as many seconds",
+        low=1,
+        high=DAY_S,
+    )
     image_grace_s: float = setting(
         600.0, "how long an image that nothing names is kept", low=1, high=DAY_S
     )

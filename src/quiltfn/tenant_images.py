@@ -128,7 +128,7 @@ class TenantImages:
                 added = image.digest
 
         try:
-            image = await self.images.take(archive, chunks, admit, contents)
+            image = await self.images.take(archive, chunks, admit, contents, tenant_id)
             await self._give(TenantImage(tenant_id, image.digest, image.counted_bytes), image)
         except BaseException:
             if added is not None:
@@ -168,33 +168,39 @@ class TenantImages:
             await self.fetch(digest)
         return self.images.hold(digest)
 
-    async def files(self, digests: Sequence[str], after: str, count: int) -> Sequence[ImageFile]:
+    async def files(
+        self, tenant_id: str, digests: Sequence[str], after: str, count: int
+    ) -> Sequence[ImageFile]:
         """As `Images.files`, of images that are laid over each other, the upper one first; the
         caller has found that the tenant may see them. Raises as `fetch` does.
         """
         found: dict[str, ImageFile] = {}
         for digest in digests:
             if await self._is_here(digest):
-                for one in await self.images.files(digest, after, count):
+                for one in await self.images.files(digest, after, count, tenant_id):
                     found.setdefault(one.path, one)
         return sorted(found.values(), key=lambda one: one.path.split("/"))[:count]
 
-    async def read(self, digests: Sequence[str], path: str, most: int) -> bytes | None:
+    async def read(
+        self, tenant_id: str, digests: Sequence[str], path: str, most: int
+    ) -> bytes | None:
         """As `Images.read`, likewise."""
         for digest in digests:
             if await self._is_here(digest):
-                content = await self.images.read(digest, path, most)
+                content = await self.images.read(digest, path, most, tenant_id)
                 if content is not None:
                     return content
         return None
 
-    async def packages(self, digests: Sequence[str]) -> tuple[Sequence[Package], bool]:
+    async def packages(
+        self, tenant_id: str, digests: Sequence[str]
+    ) -> tuple[Sequence[Package], bool]:
         """As `Images.packages`, likewise."""
         found: list[Package] = []
         are_all = True
         for digest in digests:
             if await self._is_here(digest):
-                some, is_complete = await self.images.packages(digest)
+                some, is_complete = await self.images.packages(digest, tenant_id)
                 found, are_all = [*found, *some], are_all and is_complete
         found = sorted(set(found), key=lambda one: (one.kind, one.name.lower(), one.version))
         return found, are_all

@@ -56,7 +56,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "call_timeline": CORE | {"catalog", "work"},
     "invoke": CORE | {"catalog", "ids"},
     "known_versions": CORE | {"catalog"},
-    "lifecycle": CORE | {"catalog", "ids", "known_versions", "runtimes"},
+    "uninterrupted": set(),
+    "lifecycle": CORE | {"catalog", "ids", "known_versions", "runtimes", "uninterrupted"},
     "policies": CORE,
     "claims": CORE,
     "dispatch": CORE
@@ -94,7 +95,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "pool": CORE,
     "sandbox": CORE | {"guest", "http_trigger"},
     "store": CORE | {"ids"},
-    "images": CORE | {"processors"},
+    "images": CORE | {"processors", "uninterrupted"},
     "launcher": {"frozen", "guest"},
     "api": CORE | VERBS | {"frozen", "http_trigger", "wire"},
     "sdk": {"wire"},

@@ -967,3 +967,32 @@ async def keep_sending(writer: asyncio.StreamWriter, data: bytes) -> None:
         writer.write(data)
         await writer.drain()
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("changes_nothing", [True, False])
+async def test_work_that_changes_nothing_ends_with_its_client_and_other_work_does_not(
+    door: ServerUnderTest, changes_nothing: bool
+) -> None:
+    ends: list[str] = []
+    requests: list[Request] = []
+    go_on = asyncio.Event()
+
+    async def work(request: Request) -> Response:
+        request.changes_nothing = changes_nothing
+        requests.append(request)
+        try:
+            await go_on.wait()
+            ends.append("done")
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+        return Response()
+
+    door.answers["/a"] = work
+    async with door.client() as (_, writer):
+        writer.write(get("/a"))
+        await until(lambda: requests)
+    await until(lambda: requests[0].is_lost)
+    go_on.set()
+    await until(lambda: ends == ["cancelled" if changes_nothing else "done"])
+    await until(lambda: not door.connections.tasks)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.images.pack import packed as pack
@@ -38,7 +39,7 @@ class Box:
     def __init__(self, path: Path) -> None:
         self.path, self.clock = path, ManualClock(100.0)
         path.mkdir(parents=True, exist_ok=True)
-        self.images = ImageDirectory(path / "images", self.clock, LIMITS)
+        self.images = ImageDirectory(path / "images", self.clock, LIMITS, InThreadJobs())
         self.images.start()
 
     async def take(self, data: bytes) -> Image:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.images.verify import digest_of, is_damaged, stored
@@ -30,7 +31,7 @@ TREE = [
 async def images(tmp_path: Path) -> Path:
     """A data directory's images: two of them."""
     path = tmp_path / "images"
-    there = ImageDirectory(path, ManualClock(), ImageLimits())
+    there = ImageDirectory(path, ManualClock(), ImageLimits(), InThreadJobs())
     there.start()
     for archive in (packed(TREE), good()):
         await there.take(Archive.TAR, in_pieces(archive))

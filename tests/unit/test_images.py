@@ -20,8 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
-from quiltfn.images import ImageDirectory, ImageLimits, image_store
+from quiltfn.images import ImageDirectory, ImageLimits, image_store, jobs
 from quiltfn.images.tar import Source, members
 from quiltfn.images.unpack import Tree, Unpacker
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
@@ -57,7 +58,7 @@ class ImagesUnderTest:
         self.images = self.open()
 
     def open(self) -> ImageDirectory:
-        images = ImageDirectory(self.store, self.clock, LIMITS)
+        images = ImageDirectory(self.store, self.clock, LIMITS, InThreadJobs())
         images.start()
         return images
 
@@ -370,7 +371,7 @@ async def test_a_chain_of_extended_headers_recurses_into_nothing(box: ImagesUnde
 def test_no_bytes_raise_anything_but_a_refusal(noise: bytes, at: int) -> None:
     data = good()
     for one in (noise, data[:at] + noise + data[at + len(noise) :]):
-        source = Source(cast("BinaryIO", io.BytesIO(one)), 10_000_000)
+        source = Source(cast("BinaryIO", io.BytesIO(one)), 10_000_000, 1000)
         try:
             for member in members(source):
                 for _ in source.pieces(min(member.size, 1_000_000)):
@@ -500,7 +501,7 @@ async def test_a_disk_without_room_is_told_and_leaves_nothing(
     def full(_directory: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image_store, "_sync", full)
+    monkeypatch.setattr(jobs, "_sync", full)
     with pytest.raises(StoreUnavailable, match=r"No space left on device$"):
         await box.take(good())
     assert list(box.store.iterdir()) == []
@@ -522,7 +523,7 @@ async def test_the_archive_is_not_synced_beside_its_files(
 
     unpacked = Unpacker.unpack
     monkeypatch.setattr(Unpacker, "unpack", unpack)
-    monkeypatch.setattr(image_store, "_sync", sync)
+    monkeypatch.setattr(jobs, "_sync", sync)
     image = await box.take(data, archive)
     assert seen == {"unpacked": len(data), "synced": 0}
     assert (box.store / image.digest).is_dir()

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
 from quiltfn.images import ImageDirectory, ImageLimits, contents, layers, root_file_system
 from quiltfn.images.layers import LAYERS_MAX, Directory, File, Layers, Link
@@ -51,7 +52,7 @@ class Box:
         self.path, self.store = path, path / "images"
         (path / "outside").mkdir()
         (path / "outside" / "secret").write_text("untouched")
-        self.images = ImageDirectory(self.store, ManualClock(100.0), LIMITS)
+        self.images = ImageDirectory(self.store, ManualClock(100.0), LIMITS, InThreadJobs())
         self.images.start()
 
     async def take(self, data: bytes, contents: Contents = Contents.ROOTFS) -> Image:

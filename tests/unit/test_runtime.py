@@ -377,6 +377,7 @@ class SomeImages:
         chunks: AsyncIterator[bytes],
         admit: Callable[[Image], None],
         contents: Contents = Contents.FILES,
+        _tenant_id: str = "",
     ) -> Image:
         """What arrives is the digest itself; every image has one file of one MiB."""
         assert (archive, contents) == (Archive.TAR, Contents.FILES)
@@ -398,15 +399,17 @@ class SomeImages:
     async def missing(self, digests: Collection[str]) -> Sequence[str]:
         return [one for one in digests if one not in self.digests]
 
-    async def files(self, digest: str, after: str, count: int) -> list[ImageFile]:
+    async def files(
+        self, digest: str, after: str, count: int, _tenant_id: str = ""
+    ) -> list[ImageFile]:
         assert digest in self.digests
         return [one for one in [ImageFile(path="a", size_bytes=MIB)] if one.path > after][:count]
 
-    async def read(self, digest: str, path: str, most: int) -> bytes | None:
+    async def read(self, digest: str, path: str, most: int, _tenant_id: str = "") -> bytes | None:
         assert digest in self.digests
         return b"x" * min(MIB, most) if path == "a" else None
 
-    async def packages(self, digest: str) -> tuple[list[Package], bool]:
+    async def packages(self, digest: str, _tenant_id: str = "") -> tuple[list[Package], bool]:
         assert digest in self.digests
         return [], True
 
@@ -754,8 +757,8 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() 
     with pytest.raises(Unprocessable, match="an image that is here"):
         await runtimes.add(T, a_runtime(image=DIGEST))
     assert (
-        await tenant_images.files([DIGEST], "", 9),
-        await tenant_images.read([DIGEST], "a", 9),
+        await tenant_images.files(T, [DIGEST], "", 9),
+        await tenant_images.read(T, [DIGEST], "a", 9),
     ) == (
         [],
         None,
@@ -772,7 +775,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() 
     with pytest.raises(StoreUnavailable, match="no node that is there"):
         await runtimes.add(T, a_runtime(image=DIGEST))
     await runtimes.add(T, a_runtime(image=DIGEST))
-    assert len(await tenant_images.files([DIGEST], "", 9)) == 1
+    assert len(await tenant_images.files(T, [DIGEST], "", 9)) == 1
     # What the tenant has not is not asked for, so that nobody learns who has it.
     with pytest.raises(Unprocessable):
         await runtimes.add(T, a_runtime(image="ef" * 32))

@@ -224,6 +224,7 @@ class Endpoint:
                 self._take_body(context, request, route, limit)
             else:
                 await self._read_body(context, request, route, limit)
+        _end_with_client(request)
         key = request.headers.get("idempotency-key") if route.is_idempotent else None
         if key is None:
             return await self._run(context, request, route)
@@ -416,6 +417,14 @@ class Endpoint:
             error.executed = response.executed
             return failure(error, context.request_id)
         return response
+
+
+def _end_with_client(request: Request) -> None:
+    """What only reads is done no longer than somebody waits for it. Raises `ClientDisconnected`."""
+    if request.method in ("GET", "HEAD"):
+        if request.is_lost:
+            raise ClientDisconnected
+        request.changes_nothing = True
 
 
 def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:

@@ -171,8 +171,11 @@ class HttpConnection(asyncio.Protocol):
                 request.is_lost = True
                 request.wake()
         self.resume_writing()
+        current = self._current
         if self._stream is not None:
             self._stream.cancel()
+        elif current is not None and current.changes_nothing and current.task is not None:
+            current.task.cancel()
         self._parser = None
 
     def pause_writing(self) -> None:

@@ -80,7 +80,9 @@ async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Res
     """
     services = context.services
     named = services.runtimes.get(context.tenant_id, context.parameters["name"])
-    found, is_complete = await services.tenant_images.packages(named.runtime.app_images)
+    found, is_complete = await services.tenant_images.packages(
+        context.tenant_id, named.runtime.app_images
+    )
     packages = [shapes.runtime_package(one) for one in found]
     return json_response(wire.RuntimePackageList(packages=packages, is_complete=is_complete))
 

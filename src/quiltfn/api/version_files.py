@@ -38,7 +38,9 @@ async def file_page(context: RequestContext[S], images: Sequence[str]) -> Respon
     if cursor is not None and not after:
         raise no_cursor(cursor)
     async with pages.reserved(context):
-        found = await context.services.tenant_images.files(images, after, limit + 1)
+        found = await context.services.tenant_images.files(
+            context.tenant_id, images, after, limit + 1
+        )
         shown = ((one.path, shapes.runtime_file(one)) for one in found)
         return await pages.page_response(context, "files", shown, limit)
 
@@ -57,7 +59,7 @@ async def get_version_file(context: RequestContext[VersionFileServices]) -> Resp
     images, path = await _images_of(context), context.parameters["path"]
     async with pages.reserved(context):
         most = context.services.limits.page_max
-        content = await context.services.tenant_images.read(images, path, most)
+        content = await context.services.tenant_images.read(context.tenant_id, images, path, most)
         if content is None:
             raise NotFound("the version has no file with this path")
         headers = [("content-type", OCTETS), ("accept-ranges", "bytes")]

@@ -5,13 +5,14 @@ files is opened, and of a file only its beginning is read.
 """
 
 import errno
-import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+
+import msgspec
 
 from quiltfn.model.environment import ALWAYS
 from quiltfn.model.errors import Unprocessable
@@ -20,8 +21,8 @@ from quiltfn.model.runtime import PROGRAMS, Kind
 
 # Of a file that describes a package so much is read, and so many characters of a name are told.
 HEAD_BYTES, NAME_MAX = 64 * 1024, 200
-# So many packages are told, of so many entries that are looked at.
-PACKAGES_MAX, ENTRIES_MAX = 2000, 200_000
+# So many packages are listed, of so many entries that are looked at and descriptions that are read.
+PACKAGES_MAX, ENTRIES_MAX, HEADS_MAX = 2000, 200_000, 10_000
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIST_INFO = ".dist-info"
 # A program is looked for in so many directories, through so many links.
@@ -32,19 +33,27 @@ STEPS_MAX = 10_000
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
-def files_of(root: Path, after: str, count: int) -> list[ImageFile]:
-    """Up to `count` files and links, those whose paths come after `after`. Blocks."""
+def files_of(
+    root: Path, after: str, count: int, is_wanted: Callable[[], bool] = lambda: True
+) -> list[ImageFile]:
+    """Up to `count` files and links, those whose paths come after `after`; fewer once it is not
+    wanted any more. Blocks.
+    """
     behind = tuple(after.split("/")) if after else ()
-    return list(islice(_files(root, (), behind), count))
+    return list(islice(_files(root, (), behind, is_wanted), count))
 
 
-def _files(where: Path, parts: tuple[str, ...], behind: tuple[str, ...]) -> Iterator[ImageFile]:
+def _files(
+    where: Path, parts: tuple[str, ...], behind: tuple[str, ...], is_wanted: Callable[[], bool]
+) -> Iterator[ImageFile]:
     """In the order of their parts. A directory that lies before `behind` is not looked into."""
     for one in sorted(os.scandir(where), key=lambda entry: entry.name):
         path = (*parts, one.name)
+        if not is_wanted():
+            return
         if one.is_dir(follow_symlinks=False):
             if path >= behind[: len(path)]:
-                yield from _files(where / one.name, path, behind)
+                yield from _files(where / one.name, path, behind, is_wanted)
         elif path > behind:
             status = one.stat(follow_symlinks=False)
             is_link = stat.S_ISLNK(status.st_mode)
@@ -163,18 +172,22 @@ def packages_of(root: Path) -> tuple[list[Package], bool]:
     Blocks.
     """
     found: set[Package] = set()
-    seen = 0
+    seen = heads = 0
     for where, directories, _ in os.walk(root):
         seen += 1 + len(directories)
-        if seen > ENTRIES_MAX or len(found) >= PACKAGES_MAX:
+        if seen > ENTRIES_MAX:
             return _sorted(found), False
         directory = Path(where)
         for name in directories:
-            if (directory / name).is_symlink():
-                continue  # it leads wherever who uploaded it wanted
-            one = _python(directory / name) or _node(directory, name)
-            if one is not None:
-                found.add(one)
+            package_in = _reader_of(directory, name)
+            if package_in is None or (directory / name).is_symlink():
+                continue  # a link leads wherever who uploaded it wanted
+            heads += 1
+            if heads > HEADS_MAX or len(found) >= PACKAGES_MAX:
+                return _sorted(found), False
+            package = package_in(directory / name)
+            if package is not None:
+                found.add(package)
     return _sorted(found), True
 
 
@@ -182,10 +195,18 @@ def _sorted(found: set[Package]) -> list[Package]:
     return sorted(found, key=lambda one: (one.kind, one.name.lower(), one.version))[:PACKAGES_MAX]
 
 
+def _reader_of(parent: Path, name: str) -> Callable[[Path], Package | None] | None:
+    """What reads the description of a package in a directory of this name; None where such a one
+    has none.
+    """
+    if name.endswith(DIST_INFO):
+        return _python
+    is_scoped = parent.name.startswith("@") and parent.parent.name == "node_modules"
+    return _node if parent.name == "node_modules" or is_scoped else None
+
+
 def _python(directory: Path) -> Package | None:
     """An installed distribution (Core metadata specifications, PEP 376)."""
-    if not directory.name.endswith(DIST_INFO):
-        return None
     told: dict[str, str] = {}
     for line in _head(directory / "METADATA").decode("utf-8", "replace").splitlines():
         if not line:
@@ -196,21 +217,23 @@ def _python(directory: Path) -> Package | None:
     return _package(PackageKind.PYTHON, told.get("name"), told.get("version"))
 
 
-def _node(parent: Path, name: str) -> Package | None:
+class _Manifest(msgspec.Struct):
+    """What is read of a package.json; all else in it is passed over."""
+
+    name: str
+    version: str
+
+
+def _node(directory: Path) -> Package | None:
     """A package in a directory node_modules, or in a scope there."""
-    is_scoped = parent.name.startswith("@") and parent.parent.name == "node_modules"
-    if parent.name != "node_modules" and not is_scoped:
-        return None
-    told = None
-    with suppress(ValueError, RecursionError):
-        told = json.loads(_head(parent / name / "package.json"))
-    if not isinstance(told, dict):
-        return None
-    return _package(PackageKind.NODE, told.get("name"), told.get("version"))
+    with suppress(msgspec.MsgspecError, RecursionError):
+        manifest = msgspec.json.decode(_head(directory / "package.json"), type=_Manifest)
+        return _package(PackageKind.NODE, manifest.name, manifest.version)
+    return None
 
 
-def _package(kind: PackageKind, name: object, version: object) -> Package | None:
-    if not (isinstance(name, str) and isinstance(version, str) and name and version):
+def _package(kind: PackageKind, name: str | None, version: str | None) -> Package | None:
+    if not name or not version:
         return None
     return Package(kind=kind, name=sendable(name)[:NAME_MAX], version=sendable(version)[:NAME_MAX])
 

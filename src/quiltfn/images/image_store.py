@@ -7,8 +7,6 @@ Rule 3: what a crash leaves (names that start with a dot) is removed by the next
 
 import asyncio
 import contextlib
-import ctypes
-import gzip
 import os
 import re
 import secrets
@@ -25,22 +23,30 @@ from collections.abc import (
     Sequence,
 )
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import msgspec
 
-from quiltfn.images import archive_rules, contents
+from quiltfn.images import contents as image_contents
 from quiltfn.images.archive_rules import refusal
+from quiltfn.images.jobs import ListPackages, Packages, Unpack
 from quiltfn.images.pack import packed
-from quiltfn.images.root_file_system import Unpacked, unpack_image, unpack_tar
-from quiltfn.images.tar import Source
-from quiltfn.images.unpack import DIRECTORY, ImageLimits, Unpacker
+from quiltfn.images.package_cache import PackageCache
+from quiltfn.images.processes import JobProcesses, JobRunner
+from quiltfn.images.root_file_system import Unpacked
+from quiltfn.images.turns import FairTurns
+from quiltfn.images.unpack import DIRECTORY, ImageLimits
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.image import Archive, Contents, Image, ImageFile, Package, counted_bytes
 from quiltfn.ports import Clock
+from quiltfn.uninterrupted import uninterrupted
+
+T = TypeVar("T")
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 WRITE_BYTES = 1024 * 1024
+# How many images are unpacked, and how many are read for a page, at a time.
+UNPACKED_AT_ONCE = READ_AT_ONCE = 2
 # An archive that is sent goes in pieces of so many bytes.
 SENT_BYTES = 64 * 1024
 
@@ -48,13 +54,17 @@ SENT_BYTES = 64 * 1024
 class ImageDirectory:
     """`ports.Images` in a directory. Call `start` first."""
 
-    def __init__(self, path: Path, clock: Clock, limits: ImageLimits) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, limits: ImageLimits, jobs: JobRunner | None = None
+    ) -> None:
         self._path, self._clock, self._limits = path, clock, limits
+        self._jobs = jobs or JobProcesses()
         self._used_at: dict[str, float] = {}
-        # One at a time: unpacking keeps a core and the disk busy, which calls need, too.
-        self._unpacking = asyncio.Lock()
+        # Each keeps a core and the disk busy, which invocations need, too.
+        self._unpacking = FairTurns(UNPACKED_AT_ONCE)
         # Likewise, of what a page is made of.
-        self._reading = asyncio.Lock()
+        self._reading = FairTurns(READ_AT_ONCE)
+        self._packages = PackageCache()
         # How often each is being sent: so long it stays.
         self._sent: Counter[str] = Counter()
         self._removing: set[asyncio.Task[None]] = set()
@@ -78,20 +88,14 @@ class ImageDirectory:
         chunks: AsyncIterator[bytes],
         admit: Callable[[Image], None] = lambda _: None,
         contents: Contents = Contents.FILES,
+        tenant_id: str = "",
     ) -> Image:
         with _translate_errors("the image could not be kept"):
-            with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as file:
-                await self._receive(chunks, cast("BinaryIO", file))
-                async with self._unpacking:
-                    keeping = asyncio.ensure_future(
-                        self._keep(_Upload(archive, contents, cast("BinaryIO", file)), admit)
-                    )
-                    try:
-                        return await asyncio.shield(keeping)
-                    except asyncio.CancelledError:
-                        # A thread goes on: what it leaves must be known, or nobody removes it.
-                        await asyncio.wait([keeping])
-                        raise
+            with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as opened:
+                file = cast("BinaryIO", opened)
+                await self._receive(chunks, file)
+                async with self._unpacking.of(tenant_id):
+                    return await self._keep(archive, contents, file, admit)
 
     def hold(self, digest: str) -> bool:
         if digest not in self._used_at:
@@ -134,7 +138,7 @@ class ImageDirectory:
     async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
         with _translate_errors("the image cannot be read"):
             root = self._path / digest
-            return await asyncio.to_thread(contents.program_of, root, names, path)
+            return await asyncio.to_thread(image_contents.program_of, root, names, path)
 
     async def measure(self, digest: str) -> int | None:
         return await asyncio.to_thread(_measured, self._path / digest)
@@ -145,21 +149,42 @@ class ImageDirectory:
 
         return await asyncio.to_thread(look)
 
-    async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
-        with _translate_errors("the image cannot be read"):
-            async with self._reading:
-                root = self._path / digest
-                return await asyncio.to_thread(contents.files_of, root, after, count)
+    async def files(
+        self, digest: str, after: str, count: int, tenant_id: str = ""
+    ) -> Sequence[ImageFile]:
+        def look(is_wanted: Callable[[], bool]) -> list[ImageFile]:
+            return image_contents.files_of(self._path / digest, after, count, is_wanted)
 
-    async def read(self, digest: str, path: str, most: int) -> bytes | None:
-        with _translate_errors("the image cannot be read"):
-            async with self._reading:
-                return await asyncio.to_thread(contents.read, self._path / digest, path, most)
+        return await self._read(tenant_id, look)
 
-    async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
+    async def read(self, digest: str, path: str, most: int, tenant_id: str = "") -> bytes | None:
+        return await self._read(
+            tenant_id, lambda _: image_contents.read(self._path / digest, path, most)
+        )
+
+    async def packages(self, digest: str, tenant_id: str = "") -> tuple[Sequence[Package], bool]:
         with _translate_errors("the image cannot be read"):
-            async with self._reading:
-                return await asyncio.to_thread(contents.packages_of, self._path / digest)
+            async with self._reading.of(tenant_id):
+                known = self._packages.get(digest)
+                if known is not None:
+                    return known.found, known.is_complete
+                listed = await self._jobs.run(ListPackages(root=str(self._path / digest)))
+                assert isinstance(listed, Packages)
+                self._packages.put(digest, listed)
+                return listed.found, listed.is_complete
+
+    async def _read(self, tenant_id: str, look: Callable[[Callable[[], bool]], T]) -> T:
+        """`look` runs in a thread. What it is given says whether somebody still waits for it."""
+        is_wanted = True
+        with _translate_errors("the image cannot be read"):
+            async with self._reading.of(tenant_id):
+                looking = asyncio.ensure_future(asyncio.to_thread(look, lambda: is_wanted))
+                try:
+                    return await asyncio.shield(looking)
+                except asyncio.CancelledError:
+                    is_wanted = False
+                    await asyncio.wait([looking])
+                    raise
 
     async def _receive(self, chunks: AsyncIterator[bytes], file: BinaryIO) -> None:
         held, most, taken = bytearray(), self._limits.archive_max_bytes, 0
@@ -172,9 +197,31 @@ class ImageDirectory:
                 await asyncio.to_thread(file.write, bytes(held))
                 held.clear()
         await asyncio.to_thread(file.write, bytes(held))
+        await asyncio.to_thread(file.flush)
 
-    async def _keep(self, upload: "_Upload", admit: Callable[[Image], None]) -> Image:
-        image, place = await asyncio.to_thread(self._unpack, upload, admit)
+    async def _keep(
+        self,
+        archive: Archive,
+        contents: Contents,
+        file: BinaryIO,
+        admit: Callable[[Image], None],
+    ) -> Image:
+        """Leaves nothing if it fails."""
+        fresh = self._path / f".new-{secrets.token_hex(8)}"
+        job = Unpack(place=str(fresh), archive=archive, contents=contents, limits=self._limits)
+        try:
+            await uninterrupted(asyncio.to_thread(fresh.mkdir, 0o755))
+            unpacked = await self._jobs.run(job, file)
+            assert isinstance(unpacked, Unpacked)
+            # From here on it is known, or nobody would remove it.
+            return await uninterrupted(self._name_and_note(fresh, unpacked, admit))
+        finally:
+            await uninterrupted(asyncio.to_thread(_remove, fresh))
+
+    async def _name_and_note(
+        self, fresh: Path, unpacked: Unpacked, admit: Callable[[Image], None]
+    ) -> Image:
+        image, place = await asyncio.to_thread(self._place, fresh, unpacked, admit)
         target = self._path / image.digest
         if not image.is_new and not target.is_dir():  # it was collected meanwhile
             image = msgspec.structs.replace(image, is_new=True)
@@ -186,41 +233,29 @@ class ImageDirectory:
             task.add_done_callback(self._removing.discard)
         return image
 
-    def _unpack(self, upload: "_Upload", admit: Callable[[Image], None]) -> tuple[Image, Path]:
-        """Runs in a thread. Returns the image and where its files are. Leaves nothing if it fails.
+    def _place(
+        self, fresh: Path, unpacked: Unpacked, admit: Callable[[Image], None]
+    ) -> tuple[Image, Path]:
+        """Runs in a thread. Returns the image and where its files are.
 
         If the image exists already, the new files get a path of their own and are removed later:
         the time that an upload takes must not tell whether another tenant has the image.
         """
-        fresh = self._path / f".new-{secrets.token_hex(8)}"
-        fresh.mkdir(mode=0o755)
-        try:
-            root = os.open(fresh, DIRECTORY)
-            try:
-                unpacked = self._unpacked(upload, root)
-                upload.file.truncate(0)  # it is of no use any more, and would be synced as well
-                _sync(root)
-            finally:
-                os.close(root)
-            tree, is_root = unpacked.tree, upload.contents in (Contents.ROOTFS, Contents.IMAGE)
-            target = self._path / tree.digest
-            image = Image(
-                digest=tree.digest,
-                files=tree.files,
-                entries=tree.entries,
-                size_bytes=tree.size_bytes,
-                is_new=not target.is_dir(),
-                environment=unpacked.environment,
-                interpreters=contents.interpreters_of(fresh, unpacked.environment)
-                if is_root
-                else {},
-            )
-            admit(image)
-            place = target if image.is_new else self._path / f".old-{secrets.token_hex(8)}"
-            self._name(fresh, place)
-            return image, place
-        finally:
-            _remove(fresh)
+        tree = unpacked.tree
+        target = self._path / tree.digest
+        image = Image(
+            digest=tree.digest,
+            files=tree.files,
+            entries=tree.entries,
+            size_bytes=tree.size_bytes,
+            is_new=not target.is_dir(),
+            environment=unpacked.environment,
+            interpreters=unpacked.interpreters,
+        )
+        admit(image)
+        place = target if image.is_new else self._path / f".old-{secrets.token_hex(8)}"
+        self._name(fresh, place)
+        return image, place
 
     def _name(self, files: Path, name: Path) -> None:
         """The files have the name, and it is on disk, when this returns."""
@@ -230,34 +265,6 @@ class ImageDirectory:
             os.fsync(directory)
         finally:
             os.close(directory)
-
-    def _unpacked(self, upload: "_Upload", root: int) -> Unpacked:
-        file, limits = upload.file, self._limits
-        if upload.contents is Contents.ROOTFS:
-            return unpack_tar(file, root, limits)
-        if upload.contents is Contents.IMAGE:
-            return unpack_image(file, root, limits)
-        file.seek(0)
-        if upload.archive is Archive.GZIP:
-            file = cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb"))
-        is_copy = upload.contents is Contents.COPY
-        check_link = archive_rules.check_target if is_copy else archive_rules.check_link
-        source = Source(file, limits.archive_max_bytes)
-        return Unpacked(Unpacker(root, limits, check_link).unpack(source))
-
-
-class _Upload(msgspec.Struct, frozen=True):
-    archive: Archive
-    contents: Contents
-    file: BinaryIO
-
-
-def _sync(directory: int) -> None:
-    """Syncs the whole file system to disk: one call instead of one for each file."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(directory) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def _measured(path: Path) -> int | None:

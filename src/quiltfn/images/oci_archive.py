@@ -22,7 +22,7 @@ from quiltfn.processors import name_in_images
 LAYOUT, INDEX, DOCKER = "oci-layout", "index.json", "manifest.json"
 JSON_MAX_BYTES = 4 * 1024 * 1024
 # An archive has a file for each layer, a few more of each image, and those of other images.
-MEMBERS_MAX = 4096
+MEMBERS_MAX, HEADERS_MAX = 4096, 4 * 4096
 INDEXES_MAX = 16
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -107,7 +107,7 @@ def find(file: BinaryIO, archive_max: int) -> Found:
 def _places(file: BinaryIO, archive_max: int) -> dict[str, tuple[int, int]]:
     """Where each file of the archive begins, and its size."""
     file.seek(0)
-    source = Source(file, archive_max)
+    source = Source(file, archive_max, HEADERS_MAX)
     places: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     for count, member in enumerate(tar.members(source)):

@@ -26,14 +26,17 @@ GZIP = b"\x1f\x8b"
 OTHERS = {b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 # A layer unpacks to no more than so many times its size, beyond the first so many bytes.
 RATIO_MAX, RATIO_FREE_BYTES = 200, 64 * 1024 * 1024
-NOTHING = Source(io.BytesIO(), 0)
+NOTHING = Source(io.BytesIO(), 0, 0)
 
 
-class Unpacked(msgspec.Struct, frozen=True):
-    """`environment`: the variables that the image says its programs expect."""
+class Unpacked(msgspec.Struct, frozen=True, tag=True):
+    """`environment`: the variables that the image says its programs expect. `interpreters`: as
+    `Image` says.
+    """
 
     tree: Tree
-    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    environment: dict[str, str] = {}
+    interpreters: dict[str, str] = {}
 
 
 def unpack_tar(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:
@@ -60,7 +63,7 @@ class _Plan:
     ) -> None:
         self._file, self._layers, self._limits = file, layers, limits
         self._has_whiteouts = has_whiteouts
-        self._left = limits.archive_max_bytes
+        self._left, self._headers_left = limits.archive_max_bytes, limits.headers_max
 
     def unpack(self, root: int) -> Tree:
         unpacker = Unpacker(root, self._limits, archive_rules.check_target)
@@ -76,6 +79,7 @@ class _Plan:
         if size > self._limits.unpacked_max_bytes:
             raise refusal(f"its files hold more than {self._limits.unpacked_max_bytes} bytes")
         self._left = self._limits.archive_max_bytes
+        self._headers_left = self._limits.headers_max
         for number, layer in enumerate(self._layers):
             self._write(number, layer, names, unpacker)
         return unpacker.finish()
@@ -90,7 +94,7 @@ class _Plan:
                 _pass_over(source, member)
             if layer.diff_id:
                 source.check(layer)
-            self._left -= source.taken
+            self._spend(source)
         return merged
 
     def _write(
@@ -115,11 +119,15 @@ class _Plan:
                 unpacker.add(Member(other, Kind.HARD_LINK, content.mode, first, 0), NOTHING)
             if not wanted:
                 break
-        self._left -= source.taken
+        self._spend(source)
 
     def _opened(self, layer: Layer) -> "_LayerSource":
         most = min(self._left, RATIO_FREE_BYTES + RATIO_MAX * layer.size)
-        return _LayerSource(_Slice(self._file, layer.start, layer.size), most)
+        return _LayerSource(_Slice(self._file, layer.start, layer.size), most, self._headers_left)
+
+    def _spend(self, source: Source) -> None:
+        self._left -= source.taken
+        self._headers_left -= source.headers
 
 
 def _pass_over(source: Source, member: Member) -> None:
@@ -149,7 +157,7 @@ class _Slice(io.RawIOBase):
 class _LayerSource(Source):
     """The unpacked bytes of a layer."""
 
-    def __init__(self, part: _Slice, limit: int) -> None:
+    def __init__(self, part: _Slice, limit: int, headers_max: int) -> None:
         self._packed = io.BufferedReader(part, CHUNK)
         self._part, self._unpacked = part, hashlib.sha256()
         head = self._packed.peek(8)
@@ -159,7 +167,7 @@ class _LayerSource(Source):
         file: object = self._packed
         if head.startswith(GZIP):
             file = gzip.GzipFile(fileobj=self._packed, mode="rb")
-        super().__init__(cast("BinaryIO", file), limit)
+        super().__init__(cast("BinaryIO", file), limit, headers_max)
 
     def read(self, size: int) -> bytes:
         data = super().read(size)

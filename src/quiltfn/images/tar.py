@@ -66,10 +66,13 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Source:
-    """The unpacked bytes of an archive, at most `limit` of them. `taken`: how many were read."""
+    """The unpacked bytes of an archive, at most `limit` of them, and at most `headers_max` headers
+    among them. `taken`, `headers`: how many were read.
+    """
 
-    def __init__(self, file: BinaryIO, limit: int) -> None:
-        self._file, self._limit, self.taken = file, limit, 0
+    def __init__(self, file: BinaryIO, limit: int, headers_max: int) -> None:
+        self._file, self._limit, self._headers_max = file, limit, headers_max
+        self.taken = self.headers = 0
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; fewer only at the end. Raises `Unprocessable`."""
@@ -84,6 +87,13 @@ class Source:
     def _check(self) -> None:
         if self.taken > self._limit:
             raise refusal(f"the archive unpacks to more than {self._limit} bytes")
+
+    def header(self) -> bytes:
+        """The block of the next header. Raises `Unprocessable`."""
+        self.headers += 1
+        if self.headers > self._headers_max:
+            raise refusal("the archive has too many headers for the files that an image may have")
+        return self.exactly(BLOCK)
 
     def exactly(self, size: int) -> bytes:
         """Exactly `size` bytes. Raises `Unprocessable` if the archive ends before."""
@@ -138,7 +148,7 @@ def members(source: Source, *, with_special: bool = False) -> Iterator[Member]:
 
 def _header(source: Source) -> tarfile.TarInfo | None:
     """The next header, or None at the archive's end."""
-    block = source.exactly(BLOCK)
+    block = source.header()
     if not any(block):
         return None
     try:

@@ -23,13 +23,23 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MTIME_NS = (946_684_800 * 10**9,) * 2  # the year 2000: some tools cannot say less than 1980
 # An archive is longer than its files: headers and padding for each, and some at its end.
 OVERHEAD_BYTES, OVERHEAD_EACH_BYTES = 2 * 1024 * 1024, 4096
+# An entry has up to three headers: its own, and one each for a long name and a long target.
+HEADERS_FREE, HEADERS_EACH = 10_000, 4
 
 
 class ImageLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of one image. `files_max` counts directories and links, too."""
+    """Limits of one image. `files_max` counts directories and links, too. `unpack_max_s`: seconds
+    of CPU time.
+    """
 
     unpacked_max_bytes: int = 2 * 1024 * 1024 * 1024
     files_max: int = 100_000
+    unpack_max_s: int = 300
+
+    @property
+    def headers_max(self) -> int:
+        """How many headers an archive may have, or all layers of one together."""
+        return HEADERS_FREE + HEADERS_EACH * self.files_max
 
     @property
     def archive_max_bytes(self) -> int:

@@ -165,7 +165,9 @@ class Reader:
         at, size = self._members[f"images/{digest}.tar"]
         self._file.seek(at)
         limits = ImageLimits(unpacked_max_bytes=size, files_max=size // tarfile.BLOCKSIZE)
-        source = Source(cast("BinaryIO", _Part(self._file, size)), limits.archive_max_bytes)
+        source = Source(
+            cast("BinaryIO", _Part(self._file, size)), limits.archive_max_bytes, limits.headers_max
+        )
         try:
             # A base image has links that files at /app may not have; the digest says it is itself.
             found = Unpacker(root, limits, check_target).unpack(source).digest

@@ -798,8 +798,10 @@ class Images(Protocol):
         chunks: AsyncIterator[bytes],
         admit: Callable[[Image], None],
         contents: Contents = Contents.FILES,
+        tenant_id: str = "",
     ) -> Image:
-        """Unpacks an archive; the image is on disk when this returns.
+        """Unpacks an archive; the image is on disk when this returns. Tenants take turns, here and
+        in `files`, `read` and `packages`; what the server does by itself is the tenant "".
 
         `admit` is asked, in a thread, once it is known what is in it; what it raises is raised
         here. Raises `Unprocessable` with the reason where the archive is one that is not taken, and
@@ -818,17 +820,19 @@ class Images(Protocol):
     async def missing(self, digests: Collection[str]) -> Sequence[str]:
         """Those of the digests that have no files here, as the disk says now."""
 
-    async def files(self, digest: str, after: str, count: int) -> Sequence[ImageFile]:
+    async def files(
+        self, digest: str, after: str, count: int, tenant_id: str = ""
+    ) -> Sequence[ImageFile]:
         """Up to `count` files and links of an image that is there, in the order of their paths,
         those behind the path `after`. Raises `StoreUnavailable`.
         """
 
-    async def read(self, digest: str, path: str, most: int) -> bytes | None:
+    async def read(self, digest: str, path: str, most: int, tenant_id: str = "") -> bytes | None:
         """A file of an image that is there, by its path; None where there is no such file, or only
         a link. Raises `StoreUnavailable`, and `Unprocessable` if it has more than `most` bytes.
         """
 
-    async def packages(self, digest: str) -> tuple[Sequence[Package], bool]:
+    async def packages(self, digest: str, tenant_id: str = "") -> tuple[Sequence[Package], bool]:
         """The packages of an image that is there, and whether these are all. Raises
         `StoreUnavailable`.
         """

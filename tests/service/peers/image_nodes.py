@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
@@ -160,7 +161,7 @@ async def image_fleet(path: Path, *names: str, all_bytes: int = 0) -> AsyncItera
             own, directory = a_node(keys, name, now), Directory()
             for other, socket in bound.items():
                 directory.addresses[other] = f"127.0.0.1:{socket.getsockname()[1]}"
-            images = ImageDirectory(path / name, made.clock, LIMITS)
+            images = ImageDirectory(path / name, made.clock, LIMITS, InThreadJobs())
             images.start()
             tenant_images = TenantImages(
                 made.store, images, made.clock, lambda _: 10**12, all_bytes

@@ -15,7 +15,7 @@ from quiltfn.api.response import CutShort, Response
 from quiltfn.fleet import image_fetch
 from quiltfn.fleet import images as fleet_images
 from quiltfn.fleet.image_fetch import ImageUnavailable
-from quiltfn.images import image_store
+from quiltfn.images import jobs
 from quiltfn.model.errors import CapacityFull, StoreUnavailable, Unprocessable
 from quiltfn.model.image import Archive, Contents
 from quiltfn.ports.peers import PIECE_BYTES, Asker
@@ -268,7 +268,7 @@ async def test_a_full_disk_ends_the_fetch_and_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(image_store, "_sync", full)
+        patched.setattr(jobs, "_sync", full)
         with pytest.raises(ImageUnavailable, match="No space left on device"):
             await fleet["two"].fleet.obtain(digest)
     assert fleet.having(digest) == ["one"]

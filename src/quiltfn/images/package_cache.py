@@ -1,0 +1,31 @@
+"""The packages of images that were asked for last. Images never change, so they are never wrong."""
+
+from collections import OrderedDict
+
+from quiltfn.images.jobs import Packages
+
+# All lists together have so many packages, and each counts as one more.
+KEPT_MAX = 20_000
+
+
+class PackageCache:
+    """By digest; what was not asked for the longest goes first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Packages] = OrderedDict()
+        self._count = 0
+
+    def get(self, digest: str) -> Packages | None:
+        """What was put there, if it is still kept."""
+        packages = self._kept.get(digest)
+        if packages is not None:
+            self._kept.move_to_end(digest)
+        return packages
+
+    def put(self, digest: str, packages: Packages) -> None:
+        """Keeps them, in place of others."""
+        self._kept[digest] = packages
+        self._count += len(packages.found) + 1
+        while self._count > KEPT_MAX:
+            _, gone = self._kept.popitem(last=False)
+            self._count -= len(gone.found) + 1

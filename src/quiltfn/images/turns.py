@@ -1,0 +1,61 @@
+"""Fair turns: tenants that wait for something take turns, however much each of them waits for."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from quiltfn.model.errors import RateLimited
+
+WAITING_MAX = 32
+
+
+class FairTurns:
+    """At most `most` turns at a time, one of each tenant, of which `waiting_max` may wait."""
+
+    def __init__(self, most: int, waiting_max: int = WAITING_MAX) -> None:
+        self._most, self._waiting_max = most, waiting_max
+        # Who waits, by tenant, the one whose turn is next first.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._having: set[str] = set()
+
+    @asynccontextmanager
+    async def of(self, tenant_id: str) -> AsyncIterator[None]:
+        """A turn of the tenant. Raises `RateLimited` where too many of the tenant wait."""
+        waiting = self._waiting.get(tenant_id) or deque()
+        if len(waiting) >= self._waiting_max:
+            raise RateLimited(
+                f"{self._waiting_max} requests of the tenant wait for an image already",
+                retry_after=5,
+            )
+        turn = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        self._waiting[tenant_id] = waiting
+        self._give()
+        try:
+            await turn
+            yield
+        finally:
+            if not turn.cancelled():
+                self._having.remove(tenant_id)
+                if tenant_id in self._waiting:  # behind all others
+                    self._waiting[tenant_id] = self._waiting.pop(tenant_id)
+            elif turn in waiting:
+                waiting.remove(turn)
+                if not waiting and self._waiting.get(tenant_id) is waiting:
+                    del self._waiting[tenant_id]
+            self._give()
+
+    def _give(self) -> None:
+        for tenant_id in list(self._waiting):
+            if len(self._having) >= self._most:
+                return
+            if tenant_id in self._having:
+                continue
+            waiting = self._waiting[tenant_id]
+            turn = waiting.popleft()
+            if not waiting:
+                del self._waiting[tenant_id]
+            if not turn.done():  # whoever waited for it may have gone
+                turn.set_result(None)
+                self._having.add(tenant_id)

@@ -1,0 +1,119 @@
+"""Archives that take long to unpack: the server answers meanwhile, and nothing outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import signal
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e import sample_runtimes
+from e2e.server import Server, all_children, is_alive, until
+from timeouts import scaled
+
+pytestmark = pytest.mark.sandbox
+GZIP = {"content-type": "application/gzip"}
+
+
+@pytest.fixture(scope="module")
+def flood() -> bytes:
+    """Headers of nothing: fewer than are refused, and some seconds of work."""
+    info = tarfile.TarInfo("./")
+    info.type = tarfile.DIRTYPE
+    return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) * 390_000 + bytes(1024), 1)
+
+
+@contextlib.contextmanager
+def unpacking(server: Server, flood: bytes) -> Iterator[tuple[int, Future[httpx.Response]]]:
+    """The process that unpacks, and the response that the upload will get."""
+    response: Future[Any] = server.later(
+        server.http.post, "/api/runtimes/images", content=flood, headers=GZIP
+    )
+    pid = until(lambda: next(iter(workers(server)), None))
+    # It ends with the server from the moment on that it has its limits.
+    until(lambda: os.getpriority(os.PRIO_PROCESS, pid))
+    yield pid, response
+
+
+def workers(server: Server) -> list[int]:
+    found = []
+    for pid in all_children(server.pid):
+        with contextlib.suppress(OSError):
+            if "quiltfn.images.worker" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found
+
+
+def half_made(server: Server) -> list[str]:
+    return [one for one in os.listdir(server.data_dir / "images") if one.startswith(".new")]
+
+
+def test_the_server_answers_while_an_archive_is_unpacked(server: Server, flood: bytes) -> None:
+    with unpacking(server, flood) as (pid, response):
+        took: list[float] = []
+        while is_alive(pid) and len(took) < 50:
+            began = time.monotonic()
+            server.call("GET", "/api/functions")
+            took.append(time.monotonic() - began)
+        assert "it is empty" in response.result(scaled(120)).json()["error"]
+    assert max(took) < scaled(1)
+    assert half_made(server) == []
+
+
+def test_an_unpacker_that_is_killed_leaves_nothing_and_is_an_error(
+    server: Server, flood: bytes
+) -> None:
+    with unpacking(server, flood) as (pid, response):
+        os.kill(pid, signal.SIGKILL)
+        answer = response.result(scaled(20))
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+    assert "killed by signal 9" in answer.json()["error"]
+    assert half_made(server) == []
+    assert sample_runtimes.upload(server, {"a": "b"})
+
+
+@pytest.mark.parametrize("end", [Server.kill_server, Server.kill_launcher, Server.terminate])
+def test_no_unpacker_outlives_the_server(
+    server: Server, flood: bytes, end: Callable[[Server], None]
+) -> None:
+    with unpacking(server, flood) as (pid, response):
+        end(server)
+        server.wait(60)
+        until(lambda: not is_alive(pid))
+        with contextlib.suppress(httpx.HTTPError):
+            response.result(scaled(20))
+    server.start()
+    assert half_made(server) == []
+    assert sample_runtimes.upload(server, {"a": "b"})
+
+
+def test_the_list_of_packages_ends_with_its_caller(server: Server) -> None:
+    """It is stopped while it works, so that nothing but a signal ends it."""
+    package = '{"name": "a", "version": "1"}'
+    files = {f"node_modules/p{n}/package.json": package for n in range(9000)}
+    sample_runtimes.add(server, "node", dict(files), "many")
+    path = "/api/runtimes/many/packages"
+    with httpx.Client(base_url=server.url, timeout=0.01, trust_env=False) as client:
+        for _ in range(3):
+            with pytest.raises(httpx.TimeoutException):
+                client.get(path)
+    until(lambda: not workers(server))
+    listing = server.later(httpx.get, server.url + path, timeout=scaled(3), trust_env=False)
+    pid = until(lambda: next(iter(workers(server)), None))
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(httpx.TimeoutException):
+        listing.result(scaled(10))
+    until(lambda: not is_alive(pid))
+    assert server.call("GET", path).json()["packages"] == [
+        {"kind": "node", "name": "a", "version": "1"}
+    ]
