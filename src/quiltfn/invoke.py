@@ -30,13 +30,14 @@ from quiltfn.model.invocation import (
     CallResult,
     ExitKind,
     Invocation,
+    RunContext,
     Source,
     Status,
     WorkOutcome,
 )
 from quiltfn.model.output import OutputLog
 from quiltfn.model.overrides import check_overrides
-from quiltfn.model.runtime import Kind
+from quiltfn.model.runtime import Kind, Network
 from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import StartTiming, Timeline
 from quiltfn.model.version import Version, check_environment
@@ -419,8 +420,11 @@ class Invoker:
             int(handed_over + took),
             math.ceil(took * 1000),
             kept,
-            memory_mib=version.spec.memory_limit_mb,
-            is_value=version.spec.runtime_snapshot.returns_values,
+            RunContext(
+                memory_mib=version.spec.memory_limit_mb,
+                is_value=version.spec.runtime_snapshot.returns_values,
+                has_network=version.spec.runtime_snapshot.network is not Network.NONE,
+            ),
         )
         call.running = None
         return self._close(call, record, started + took)

@@ -445,6 +445,7 @@ async def test_a_shell_answers_by_a_header_block(web: Web) -> None:
 
 FAILURES = [
     ("exit 3", 502, "HANDLER_FAILED", "exited with code 3"),
+    ("zz-4711", 502, "HANDLER_FAILED", "exited with code 127"),  # its log has that name
     ("oom", 502, "HANDLER_FAILED", "memory"),
     ("sleep 30", 504, "HANDLER_TIMEOUT", "deadline"),
     ("die", 503, "RUNTIME_UNAVAILABLE", "sandbox"),
@@ -465,6 +466,7 @@ async def test_what_a_failure_is_answered_with(
     body = told.json()
     assert body["error_code"] == code
     assert why in body["error"]
+    assert "zz-4711" not in told.text
     invocation_id = told.headers["x-invocation-id"]
     assert invocation_id in body["hint"]
     stranger = await web("GET", "/fn/open")
@@ -476,6 +478,7 @@ async def test_what_a_failure_is_answered_with(
         assert int(stranger.headers["retry-after"]) >= 1
     record = await web.record(web.harness.catalog.by_name("default", "open").function.id, key)
     assert record["invocation_id"] not in stranger.text
+    assert handler != "zz-4711" or "zz-4711" in record["error_message"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

@@ -4,7 +4,16 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import a_call, a_function
-from quiltfn.model.invocation import FINAL, NEXT, CallEvent, CallResult, ExitKind, Status, conclude
+from quiltfn.model.invocation import (
+    FINAL,
+    NEXT,
+    CallEvent,
+    CallResult,
+    ExitKind,
+    RunContext,
+    Status,
+    conclude,
+)
 from quiltfn.model.state_machine import InvalidTransition
 from unit.transition_table import check_table
 
@@ -36,7 +45,7 @@ ENDS = [
     (ExitKind.EXITED,          0, True,  "success",          0, None),
     (ExitKind.EXITED,          1, False, "failed",           1, "exited with code 1"),
     (ExitKind.EXITED,        255, False, "failed",         255, "exited with code 255"),
-    (ExitKind.EXITED,        137, True,  "oom",            137, "memory"),
+    (ExitKind.EXITED,        137, True,  "oom",            137, "its limit of 128 MiB"),
     (ExitKind.SIGNALLED,       9, False, "failed",         137, "signal 9"),
     (ExitKind.SIGNALLED,      15, False, "failed",         143, "signal 15"),
     (ExitKind.SIGNALLED,       9, True,  "oom",            137, "memory"),
@@ -57,7 +66,9 @@ ENDS = [
 def test_an_end_and_what_it_means(
     kind: ExitKind, code: int, oom: bool, status: str, exit_code: int | None, sentence: str | None
 ) -> None:
-    event, concluded, message = conclude(CallResult(kind=kind, code=code, out_of_memory=oom))
+    event, concluded, message = conclude(
+        CallResult(kind=kind, code=code, out_of_memory=oom), RunContext(memory_mib=128)
+    )
     assert (Status(event), concluded) == (status, exit_code)
     if sentence is None:
         assert message is None
@@ -88,20 +99,23 @@ def test_a_success_whose_output_was_cut_says_so_and_keeps_the_beginning() -> Non
     message = a_call(a_function()).after(both, now=0, duration_ms=1).error_message
     assert message is not None
     told += "; of its log (standard error)"
-    assert message.startswith(f"the handler exited with code 3; {told}")
+    assert message.startswith(f"the handler exited with code 3: c; {told}")
 
 
 def test_a_value_that_is_too_large_fails_and_no_part_of_it_is_the_result() -> None:
     call = a_call(a_function())
-    final = call.after(CUT, now=0, duration_ms=1, is_value=True)
+    final = call.after(CUT, now=0, duration_ms=1, ran_in=RunContext(is_value=True))
     assert (final.status, final.exit_code, final.stdout) == (Status.FAILED, 1, b"")
     assert final.stdout_dropped == 7
     assert final.error_message == "the handler returned 7 bytes; at most 2 are kept of a result"
     whole = replace(CUT, stdout_dropped=0, stderr_dropped=9)  # its log may be cut
-    final = call.after(whole, now=0, duration_ms=1, is_value=True)
+    final = call.after(whole, now=0, duration_ms=1, ran_in=RunContext(is_value=True))
     assert (final.status, final.stdout, final.stderr_dropped) == (Status.SUCCESS, b"ab", 9)
     late = replace(CUT, kind=ExitKind.DEADLINE)
-    assert call.after(late, now=0, duration_ms=1, is_value=True).status is Status.TIMEOUT
+    assert (
+        call.after(late, now=0, duration_ms=1, ran_in=RunContext(is_value=True)).status
+        is Status.TIMEOUT
+    )
 
 
 def test_the_final_record_has_the_output_and_cannot_end_again() -> None:

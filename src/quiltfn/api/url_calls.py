@@ -46,6 +46,7 @@ from quiltfn.model.errors import (
     RateLimited,
     Unauthorized,
 )
+from quiltfn.model.failure_reason import without_handler_text
 from quiltfn.model.invocation import (
     PAYLOAD_MAX_BYTES,
     CallResult,
@@ -436,10 +437,13 @@ def _headers(
 
 
 def failed(record: Invocation) -> QuiltfnError:
-    """What a call without an answer is told as: to callers with a key with the id of its record."""
+    """What a call without an answer is told as: to callers with a key with the id of its record. Of
+    what the handler wrote nobody is told anything: callers of a URL may be anybody.
+    """
+    message = without_handler_text(record.error_message, record.exit_code)
     if record.status is Status.TIMEOUT:
-        error: QuiltfnError = HandlerTimedOut(record.error_message)
+        error: QuiltfnError = HandlerTimedOut(message)
     else:
-        error = HandlerFailed(record.error_message)
+        error = HandlerFailed(message)
     error.with_record(record.invocation_id, executed=True)
     return error

@@ -193,7 +193,9 @@ def note_of(event: Started | Gap | End, *, names: bool = False) -> str:
     status = ended.status if ended.status == "failed" else show.status_of(ended)
     told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
     name = f"{ended.function_name} " if names else ""
-    return f"{name}{ended.invocation_id} {status}{told}{show.raised(ended.stderr or '')}"
+    is_well = ended.status == "success"
+    why = "" if is_well else show.why(ended.error_message, ended.exit_code)
+    return f"{name}{ended.invocation_id} {status}{told}{why}"
 
 
 def as_object(event: Event | RequestLine) -> dict[str, object]:

@@ -21,7 +21,6 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 # Styles, as terminals know them.
 BOLD, DIM, BOLD_RED, RED, GREEN, YELLOW, CYAN = "1", "2", "1;31", "31", "32", "33", "36"
-RAISED_MAX_CHARACTERS = 120
 HTTP_ERRORS = 500  # HTTP statuses from here on are errors.
 
 
@@ -202,17 +201,15 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     last, unended = one.stderr or one.stdout, bool(one.stderr) or sys.stdout.isatty()
     if last and not last.endswith("\n") and unended:
         write(sys.stderr, "\n")
-    status = status_of(one)
+    status, message = status_of(one), one.error_message or ""
     if one.status == "failed" and one.exit_code is not None:
-        status = f"failed (exit code {one.exit_code}{raised(one.stderr or '')})"
+        status, message = f"failed (exit code {one.exit_code}{why(message, one.exit_code)})", ""
     took = [f"{one.duration_ms} ms", "cold" if one.cold_start else "warm"]
     if one.duration_ms is None:
         took = ["not started"]
     note(" · ".join([status, *took, one.invocation_id]))
-    # Other messages: dropped output, a returned value that was too large, a signal.
-    said = f"the handler exited with code {one.exit_code}"
-    if one.status in ("success", "failed") and one.error_message not in (None, said):
-        note(str(one.error_message))
+    if message:
+        note(message)
 
 
 def status_of(one: Invocation | InvocationSummary) -> str:
@@ -225,14 +222,10 @@ def status_of(one: Invocation | InvocationSummary) -> str:
     return f"{one.status} (HTTP {one.http_status})" if is_http_error else one.status
 
 
-def raised(log: str) -> str:
-    """What a handler in Python raised, to be told behind its exit code; empty for any other end."""
-    _, traceback, rest = log.rpartition("Traceback (most recent call last):\n")
-    lines = [line for line in rest.splitlines() if re.match(r"[A-Za-z_][\w.]*(: |$)", line)]
-    if not traceback or not lines:
-        return ""
-    told = lines[0] if len(lines[0]) <= RAISED_MAX_CHARACTERS else lines[0][:RAISED_MAX_CHARACTERS]
-    return f": {told}{'…' if told != lines[0] else ''}"
+def why(message: str | None, exit_code: int | None) -> str:
+    """The reason of a failure, to be told behind its exit code; empty if there is no other."""
+    reason = (message or "").removeprefix(f"the handler exited with code {exit_code}").lstrip(":; ")
+    return reason and f": {reason}"
 
 
 def when(moment: int | None, zone: str | None = None) -> str:

@@ -78,10 +78,12 @@ def invocations(page: InvocationPage) -> None:
             _with_unit(one.duration_ms, "ms"),
             "cold" if one.cold_start else "warm",
             one.invocation_id,
+            one.error_message or "",
         )
         for one in page.invocations
     )
-    show.table(("STARTED", "STATUS", "TOOK", "START", "ID"), rows, drop=("START",))
+    columns = ("STARTED", "STATUS", "TOOK", "START", "ID", "WHY")
+    show.table(columns, rows, drop=("START", "WHY"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
 
@@ -124,11 +126,12 @@ def all_invocations(page: InvocationSummaryPage) -> None:
             "cold" if one.cold_start else "warm",
             one.source,
             one.invocation_id,
+            one.error_message or "",
         )
         for one in page.invocations
     )
-    columns = ("STARTED", "FUNCTION", "STATUS", "TOOK", "START", "BY", "ID")
-    show.table(columns, rows, drop=("START", "BY"))
+    columns = ("STARTED", "FUNCTION", "STATUS", "TOOK", "START", "BY", "ID", "WHY")
+    show.table(columns, rows, drop=("START", "BY", "WHY"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
 

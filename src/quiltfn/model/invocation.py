@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from quiltfn.model.failure_reason import with_reason
 from quiltfn.model.output import AnswerHead
 from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import Timeline
@@ -142,6 +143,19 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     http_status: int | None = None
 
 
+class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the end of a call depends on beside its result. `memory_mib`: the limit of the instance
+    that ran it; 0: not known. `is_value`: its standard output is the value that a handler returned.
+    """
+
+    memory_mib: int = 0
+    is_value: bool = False
+    has_network: bool = True
+
+
+NOT_KNOWN = RunContext()
+
+
 class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """What becomes of accepted work after an attempt (`model/work.py` decides it).
 
@@ -273,18 +287,14 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         now: int,
         duration_ms: int,
         timeline: Timeline | None = None,
-        *,
-        memory_mib: int = 0,
-        is_value: bool = False,
+        ran_in: RunContext = NOT_KNOWN,
     ) -> "Invocation":
         """The final record of a running call. `now`: its start plus its duration, because the wall
-        clock may have been set meanwhile. `memory_mib`: the limit of the instance that ran it.
-
-        `is_value`: its standard output is the value that a handler returned. A part of a value is
-        of no use, so a call whose value is too large fails.
+        clock may have been set meanwhile. A part of a returned value is of no use, so a call whose
+        value is too large fails.
         """
-        event, exit_code, message = conclude(result)
-        if is_value and result.stdout_dropped and event is CallEvent.SUCCESS:
+        event, exit_code, message = conclude(result, ran_in)
+        if ran_in.is_value and result.stdout_dropped and event is CallEvent.SUCCESS:
             most = len(result.stdout)
             size = most + result.stdout_dropped
             event, exit_code = CallEvent.FAILED, 1
@@ -309,7 +319,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             stdout_dropped=result.stdout_dropped,
             stderr_dropped=result.stderr_dropped,
             output_order=result.output_order,
-            memory_mib=memory_mib,
+            memory_mib=ran_in.memory_mib,
             share_us=result.share_us,
         )
 
@@ -328,7 +338,9 @@ def _lacks(stream: str, kept: bytes, dropped: int) -> str:
     return f"of its {stream} the first {len(kept)} bytes are kept and {dropped} were dropped"
 
 
-def conclude(result: CallResult) -> tuple[CallEvent, int | None, str | None]:
+def conclude(
+    result: CallResult, ran_in: RunContext = NOT_KNOWN
+) -> tuple[CallEvent, int | None, str | None]:
     """What a result means: the event, the exit code and the message of the record.
 
     An out-of-memory kill counts only if the handler did not exit with 0: a shell may lose a child
@@ -345,9 +357,17 @@ def conclude(result: CallResult) -> tuple[CallEvent, int | None, str | None]:
             return CallEvent.FAILED, 1, result.refusal
         return CallEvent.SUCCESS, 0, None
     if result.out_of_memory:
-        return CallEvent.OOM, 137, "the handler needed more memory than its limit and was killed"
+        limit = f" of {ran_in.memory_mib} MiB" if ran_in.memory_mib else ""
+        message = f"the handler needed more memory than its limit{limit} and was killed"
+        return CallEvent.OOM, 137, message
     if result.kind is ExitKind.EXITED:
-        return CallEvent.FAILED, result.code, f"the handler exited with code {result.code}"
+        reason = with_reason(
+            result.code,
+            result.stderr,
+            is_value=ran_in.is_value,
+            has_network=ran_in.has_network,
+        )
+        return CallEvent.FAILED, result.code, reason
     if result.kind is ExitKind.SIGNALLED:
         signal = result.code
         return CallEvent.FAILED, 128 + signal, f"the handler was killed by signal {signal}"

@@ -71,7 +71,9 @@ InvocationStatus = Annotated[
 ]
 ExitCode = Annotated[int, about("the handler's exit code, or null", 0)]
 Output = Annotated[str, about("what the handler wrote, as text", "hello\n")]
-InvocationError = Annotated[str, about("why it did not succeed, or null", None)]
+InvocationError = Annotated[
+    str, about("why it did not succeed, such as its last exception, or null", None)
+]
 ColdStart = Annotated[bool, about("whether the call waited for an instance to start", False)]
 ColdReason = Annotated[
     str, about("first, scaled_out, updated, evicted or replaced; null of a warm call", None)
