@@ -43,8 +43,37 @@ def test_it_says_who_did_what_and_what_was_refused(open_as: OpenAs, keyed: Keyed
     expect(refused).to_contain_text("403")
     made = rows(page).filter(has_text="function.create")
     expect(made).to_contain_text("laptop")
+    expect(made).to_contain_text(str(admin["tenant_id"]))
     made.get_by_role("link", name="audited", exact=True).click()
     expect(page).to_have_url(re.compile("#/functions/"))
+
+
+def test_what_is_gone_is_named_and_no_name_of_another_tenant_is(
+    open_as: OpenAs, keyed: Keyed
+) -> None:
+    api, admin, function_id = changed(keyed)
+    other = keyed.caller(new_name(), "admin")
+    assert other("DELETE", of(function_id)).status_code == 404
+    (refused,) = other.good("GET", "/api/audit?action=function.delete")["entries"]
+    assert (refused["object_id"], refused["object_name"]) == (function_id, None)
+    schedule = {"name": "nightly", "function": "audited", "cron": "0 3 * * *"}
+    api.good("POST", "/api/schedules", schedule, status=201)
+    api.good("PUT", f"{of(function_id)}/aliases/live", {"version": 1})
+    page = open_as(admin["key"])
+    page.goto("/ui/#/audit")
+    alias = rows(page).filter(has_text="alias.set")
+    expect(alias.get_by_role("link", name="audited", exact=True)).to_be_visible()
+    made = rows(page).filter(has_text="schedule.create")
+    expect(made.get_by_role("link", name="nightly")).to_have_attribute(
+        "href", "#/schedules/nightly"
+    )
+    api.good("DELETE", "/api/schedules/nightly", status=204)
+    api.good("DELETE", of(function_id), status=204)
+    page.reload()
+    gone = rows(page).filter(has_text="function.delete").filter(has_text="204")
+    expect(gone).to_contain_text("audited")
+    expect(rows(page).filter(has_text="function.create")).to_contain_text("audited")
+    expect(rows(page).filter(has_text=function_id)).to_have_count(0)
 
 
 def test_filters_are_in_the_address(open_as: OpenAs, keyed: Keyed) -> None:

@@ -94,7 +94,9 @@ def back_to_the_schema_before(fleet: Database) -> None:
         *("base_image", "interpreter", "packages", "packages_key"),
     )
     gone = ", ".join(f"DROP COLUMN {name}" for name in columns)
-    fleet.run(f"ALTER TABLE runtime {gone}; ALTER TABLE audit DROP COLUMN note")
+    fleet.run(
+        f"ALTER TABLE runtime {gone}; ALTER TABLE audit DROP COLUMN note, DROP COLUMN object_name"
+    )
     fleet.run("ALTER TABLE invocation DROP COLUMN http_status")
     fleet.run(
         "DROP TABLE url_tenant, function_alias, compatibility;"

@@ -272,4 +272,6 @@ def test_changes_are_in_the_audit_log(api: Api) -> None:
     entries = api.good("GET", "/api/audit?limit=20")["entries"]
     actions = {one["action"]: one["object_id"] for one in entries}
     assert actions["schedule.create"] == made["id"]
+    names = {one["action"]: one["object_name"] for one in entries}
+    assert names["schedule.create"] == "nightly"
     assert {"schedule.run", "schedule.delete"} <= actions.keys()

@@ -32,14 +32,17 @@ export function madeAt(id: string): number | null {
 
 const OF_FUNCTIONS = new Set([
   ...["function", "async_policy", "record_policy", "dead_letters", "dead_letter", "invocation"],
-  ...["delivery", "elasticity", "url"],
+  ...["delivery", "elasticity", "url", "alias"],
 ]);
 
-/** The page of what an entry is about. `known`: the functions that there are, by id. */
+/** The page of what an entry is about. `known`: the functions that there are, by id; `name`: what it
+ * was called, where the entry says that.
+ */
 export function placeOf(
   action: string,
   object: string | null,
   known: ReadonlyMap<string, unknown>,
+  name: string | null = null,
 ): string | null {
   if (object === null) return null;
   const [kind = "", verb] = action.split(".");
@@ -47,6 +50,6 @@ export function placeOf(
   if (kind === "key") return href(["keys"], { q: object });
   if (kind === "quota") return href(["usage"]);
   if (kind === "runtime" && verb !== "remove") return href(["runtimes", object]);
-  if (kind === "schedule" && verb !== "delete") return href(["schedules", object]);
+  if (kind === "schedule" && verb !== "delete") return href(["schedules", name ?? object]);
   return null;
 }

@@ -69,6 +69,7 @@ export interface AuditEntry {
   address: string;
   request_id: string;
   note?: string | null;
+  object_name?: string | null;
 }
 
 export interface AuditPage {

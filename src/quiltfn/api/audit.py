@@ -63,17 +63,19 @@ class AuditLog:
     ) -> None:
         assert context.action is not None
         named = next(iter(context.parameters.values()), None)
+        object_id = response.object_id or (named and named[:OBJECT_MAX])
         entry = AuditEntry(
             id=new_id(),
             at=int(self._clock.timestamp()),
             tenant_id=context.tenant_id,
             credential=context.caller.credential,
             action=context.action,
-            object_id=response.object_id or (named and named[:OBJECT_MAX]),
+            object_id=object_id,
             status=response.status,
             error_code=code,
             address=context.request.client,
             request_id=context.request_id,
+            object_name=response.object_name or _name_of(context, object_id),
         )
         await self._audit.append(entry)
 
@@ -90,3 +92,10 @@ class AuditLog:
             return False
         allowance.left -= 1
         return True
+
+
+def _name_of(context: RequestContext[Any], object_id: str | None) -> str | None:
+    """What a function of the tenant is called; nobody learns the name of somebody else's."""
+    entry = None if object_id is None else context.services.catalog.known(object_id)
+    is_own = entry is not None and entry.function.tenant_id == context.tenant_id
+    return entry.function.name if entry is not None and is_own else None

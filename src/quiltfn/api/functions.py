@@ -103,7 +103,7 @@ async def delete_function(context: RequestContext[FunctionServices]) -> Response
     """
     entry = context.entry()
     await context.services.lifecycle.delete(entry)
-    return Response(status=204)
+    return Response(status=204, object_name=entry.function.name)
 
 
 async def deploy_function(context: RequestContext[FunctionServices]) -> Response:

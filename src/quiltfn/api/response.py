@@ -32,7 +32,8 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
 
     `executed`: False for a refusal that came before anything was done. `is_unknown`: nobody knows
     whether it was. `has_record`: the call that is refused has a record all the same. `object_id`:
-    what was made, for the audit log, where the path does not name it. `closes`: the connection ends
+    what was made, for the audit log, where the path does not name it; `object_name`: what it is
+    called, where that is no function that is still there. `closes`: the connection ends
     with it.
     """
 
@@ -43,6 +44,7 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     is_unknown: bool = False
     has_record: bool = False
     object_id: str | None = None
+    object_name: str | None = None
     closes: bool = False
 
     def header(self, name: str) -> str | None:

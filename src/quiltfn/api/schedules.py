@@ -155,4 +155,6 @@ def _schedule(context: RequestContext[ScheduleServices], one: StoredSchedule) ->
 def _shown(
     context: RequestContext[ScheduleServices], one: StoredSchedule, status: int = 200
 ) -> Response:
-    return json_response(_schedule(context, one), status=status, object_id=one.schedule.id)
+    response = json_response(_schedule(context, one), status=status, object_id=one.schedule.id)
+    response.object_name = one.schedule.name
+    return response

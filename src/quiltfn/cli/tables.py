@@ -459,15 +459,16 @@ def audit(page: AuditPage) -> None:
         (
             show.when(one.at),
             one.action,
-            one.object_id or "-",
+            one.object_name or one.object_id or "-",
             one.error_code or "done",
+            one.tenant_id,
             one.credential,
             one.address,
         )
         for one in page.entries
     )
-    columns = ("AT", "ACTION", "OBJECT", "RESULT", "CREDENTIAL", "FROM")
-    show.table(columns, rows, drop=("FROM", "CREDENTIAL"))
+    columns = ("AT", "ACTION", "OBJECT", "RESULT", "TENANT", "CREDENTIAL", "FROM")
+    show.table(columns, rows, drop=("FROM", "CREDENTIAL", "TENANT"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
 

@@ -5,7 +5,7 @@ import msgspec
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Who did what, and what came of it; never payloads, environments or secrets. `at`: Unix s.
-    `note`: why, where the server did it by itself.
+    `note`: why, where the server did it by itself. `object_name`: what the object was called then.
     """
 
     id: str
@@ -19,3 +19,4 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     request_id: str
     note: str | None = None
+    object_name: str | None = None

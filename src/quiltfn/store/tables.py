@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0025"
+REVISION = "0026"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -350,6 +350,7 @@ audit = Table(
     Column("address", Text, nullable=False),
     Column("request_id", Text, nullable=False),
     Column("note", Text),
+    Column("object_name", Text),
     Index("audit_listing", "tenant_id", "id"),
     Index("audit_age", "at"),
 )

@@ -102,6 +102,9 @@ class KeyList(Struct, kw_only=True, frozen=True):
     next_cursor: NextCursor | None = None
 
 
+ObjectName = Annotated[
+    str, about("what the function or schedule was called then; else null", "thumbnails")
+]
 AuditNote = Annotated[
     str,
     about(
@@ -125,6 +128,7 @@ class AuditEntry(Struct, kw_only=True, frozen=True):
     address: Address
     request_id: RequestId
     note: AuditNote | None = None
+    object_name: ObjectName | None = None
 
 
 class AuditPage(Struct, kw_only=True, frozen=True):

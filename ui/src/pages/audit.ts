@@ -15,13 +15,14 @@ import { Status } from "../parts/status.ts";
 import { Ago } from "../parts/time.ts";
 import { go, href, note, route } from "../router.ts";
 import { callerOf } from "../scope.ts";
-import { functions } from "../store.ts";
+import { functions, who } from "../store.ts";
 import type { AuditEntry, AuditPage, Key, KeyList } from "../wire.ts";
 
 const COLUMNS: Column[] = [
   { name: "Action", width: "minmax(12rem, 1fr)" },
-  { name: "Object", width: "minmax(8rem, 1fr)" },
-  { name: "Who", width: "minmax(8rem, 12rem)", class: "wide" },
+  { name: "Object", width: "minmax(6rem, 1fr)" },
+  { name: "Tenant", width: "minmax(4rem, 6rem)", class: "wide" },
+  { name: "Who", width: "minmax(5rem, 9rem)", class: "wide" },
   { name: "Answer", width: "4.5rem", class: "right wide" },
   { name: "From", width: "8.5rem", class: "roomy" },
   { name: "When", width: "6rem", class: "right" },
@@ -46,12 +47,16 @@ function whoOf(id: string): string {
 function Subject({ of }: { of: AuditEntry }) {
   const { object_id: id } = of;
   if (id === null) return html`<span class="muted">–</span>`;
-  const place = placeOf(of.action, id, functions.value);
-  const name = functions.value.get(id)?.name ?? keys.value.get(id)?.prefix ?? visible(id);
+  const place = isOwn(of) ? placeOf(of.action, id, functions.value, of.object_name) : null;
+  const key = keys.value.get(id);
+  const known = of.object_name ?? functions.value.get(id)?.name ?? key?.label ?? key?.prefix;
+  const name = visible(known ?? id);
   return place
     ? html`<a class="above" href=${place} title=${id}>${name}</a>`
     : html`<span title=${id}>${name}</span>`;
 }
+
+const isOwn = (of: AuditEntry): boolean => of.tenant_id === who.value?.tenant_id;
 
 function Row({ one, tabindex }: { one: AuditEntry; tabindex: number }) {
   const isGood = one.status < 400;
@@ -63,6 +68,7 @@ function Row({ one, tabindex }: { one: AuditEntry; tabindex: number }) {
       })} tabindex=${tabindex}>${visible(one.action)}</a>${one.error_code &&
         html`<small>${visible(one.error_code)}</small>`}</div></span>
     <span role="cell" class="small clip"><${Subject} of=${one} /></span>
+    <span role="cell" class="small muted clip wide">${visible(one.tenant_id)}</span>
     <span role="cell" class="small clip wide" title=${one.credential}>${whoOf(
       one.credential,
     )}</span>
@@ -94,7 +100,7 @@ function Entry({ of }: { of: AuditEntry }) {
         <dd>${whoOf(of.credential)}<small class="mono">${visible(of.credential)}</small
           ><a class="small" href=${only({ who: of.credential })}>All that it did</a></dd>
         <dt>Tenant</dt>
-        <dd>${of.tenant_id}</dd>
+        <dd>${visible(of.tenant_id)}</dd>
         <dt>Address</dt>
         <dd class="mono">${visible(of.address)}</dd>
         <dt>Request</dt>

@@ -60,7 +60,7 @@ export function widthsOf(columns: readonly Column[]): Record<string, string> {
   const kept = columns.filter((one) => !one.class?.includes("roomy")).map((one) => one.width);
   return {
     "--columns": columns.map((one) => one.width).join(" "),
-    "--columns-of-tablet": ["minmax(0, 1fr)", ...kept.slice(1)].join(" "),
+    "--columns-of-tablet": ["minmax(8rem, 1.5fr)", ...kept.slice(1)].join(" "),
   };
 }
 
