@@ -648,6 +648,36 @@ def test_packages_that_a_runtime_has_are_neither_installed_nor_sent_again(
     assert "site-packages/demo.py" not in sent(fake)
 
 
+def test_runtimes_for_all_tenants_take_packages_of_such_runtimes_alone(
+    fake: Fake, app: Path
+) -> None:
+    """A tenant chooses the key of its own runtime, and what it gives the key to."""
+    with_a_package(app)
+    key, evil = runtime_files.key_of(source(app), TARGET), "e" * 64
+    bound = f"{key}@{DIGEST[:32]}"
+
+    def packages_with(shared_option: bool, **known: Any) -> tuple[str, str, bool]:
+        there = RUNTIME | {"packages": evil, "packages_key": key} | known
+        fake.answers["GET", "/api/runtimes"] = (200, {"runtimes": [there]})
+        body = added(fake, *(["--shared"] if shared_option else []), directory=app)
+        return body["packages"], body["packages_key"], len(archives(fake)) == 2
+
+    installed = (DIGEST, bound, True)
+    assert packages_with(True, shared=False) == installed
+    assert packages_with(True, shared=False, packages_key=f"{key}@{evil[:32]}") == installed
+    # One that an earlier release may have made of a tenant's, and one whose packages are others.
+    assert packages_with(True, shared=True) == installed
+    assert packages_with(True, shared=True, packages_key=bound) == installed
+    # The controls: what is reused for all tenants, and within a tenant.
+    assert packages_with(True, shared=True, packages=DIGEST, packages_key=bound) == (
+        DIGEST,
+        bound,
+        False,
+    )
+    assert packages_with(False, shared=False) == (evil, key, False)
+    assert packages_with(False, shared=True) == (DIGEST, key, True)
+
+
 def test_with_other_packages_or_on_request_they_are(fake: Fake, app: Path) -> None:
     with_a_package(app)
     first = added(fake, directory=app)
@@ -707,20 +737,6 @@ def test_packages_of_another_machine_are_used_where_it_does_not_matter(
 def source(app: Path) -> runtime_files.Source:
     listed = app / "requirements.txt"
     return runtime_files.Source(kind=Kind.PYTHON, directory=app, requirements=listed)
-
-
-def test_packages_of_a_shared_runtime_are_not_a_tenants_to_name(fake: Fake, app: Path) -> None:
-    with_a_package(app)
-    body = added(fake, directory=app)
-    shared = RUNTIME | body | {"shared": True}
-    fake.answers["GET", "/api/runtimes"] = (200, {"runtimes": [shared]})
-    fake.bodies.clear()
-    words = ["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]
-    assert run(words) == 0
-    assert len(archives(fake)) == 2
-    fake.bodies.clear()
-    assert run([*words, "--shared"]) == 0
-    assert len(archives(fake)) == 1
 
 
 def test_what_is_too_large_is_refused_before_it_is_packed(

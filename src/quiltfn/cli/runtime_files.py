@@ -2,7 +2,9 @@
 
 Packages have a key: what they were installed from and for. Where a runtime of the server has
 packages of the same key they are neither installed nor sent again. So an edit of the code costs
-what the code is large, and runtimes that need the same packages share them.
+what the code is large, and runtimes that need the same packages share them. Whoever adds a runtime
+chooses the key. So a runtime for all tenants takes packages only from such runtimes, which
+operators alone add, and its key names the content as well.
 """
 
 import hashlib
@@ -29,6 +31,8 @@ from quiltfn.wire import Kind
 WITH_PYTHON, WITH_NODE = (Kind.PYTHON, Kind.SERVER), (Kind.NODE, Kind.SERVER)
 # Another one where the same lists give another tree, as after a change of how modules are compiled.
 LAYOUT = "1"
+# A key has at most 128 characters.
+BOUND_DIGITS = 32
 # Of each member of an archive, with what fills its last block up.
 HEADER_BYTES = 1024
 GLIBC = re.compile(r"glibc 2\.([0-9]{1,3})(\..*)?")
@@ -111,8 +115,8 @@ def _add_packages(
 ) -> None:
     key = key_of(source, target)
     known = None if source.is_fresh else _found(at, key, shared=source.shared)
-    if known is not None:
-        done.fields |= {"packages": known, "packages_key": key}
+    if key is not None and known is not None:
+        done.fields |= {"packages": known, "packages_key": _stored(key, known, source.shared)}
         return
     place.mkdir()
     if target is not None and source.requirements is not None:
@@ -127,7 +131,7 @@ def _add_packages(
         return
     _send(at, place, "packages", done)
     if key is not None:
-        done.fields["packages_key"] = key
+        done.fields["packages_key"] = _stored(key, done.fields["packages"], source.shared)
 
 
 def _install_node(directory: Path, place: Path) -> None:
@@ -176,10 +180,18 @@ def _found(at: Session, key: str | None, *, shared: bool) -> str | None:
     """The digest of packages of this key that the new runtime may have."""
     if key is None:
         return None
-    for one in at.client.runtimes.list():
-        if one.packages_key == key and (shared or not one.shared):
-            return one.packages
+    for runtime in at.client.runtimes.list():
+        packages = runtime.packages if runtime.shared == shared else None
+        if packages is not None and runtime.packages_key == _stored(key, packages, shared):
+            return packages
     return None
+
+
+def _stored(key: str, packages: str, shared: bool) -> str:
+    """The key as a runtime has it: that of one for all tenants is bound to the packages' digest. An
+    earlier release took packages for it from a tenant's runtime, and bound no key.
+    """
+    return f"{key}@{packages[:BOUND_DIGITS]}" if shared else key
 
 
 def _compile(files: Path, target: Target | None) -> None:
