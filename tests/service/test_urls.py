@@ -577,6 +577,64 @@ async def test_preflights_are_answered_without_the_function(web: Web) -> None:
     assert "access-control-allow-origin" not in other.headers
 
 
+async def test_a_page_without_an_origin_reads_its_own_url_only_where_anybody_may(
+    tmp_path: Path,
+) -> None:
+    page = {"Origin": "null"}
+    asks = {**page, "Access-Control-Request-Method": "PUT"}
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        key = await web.key("default")
+        function = await web.function()
+        for url, is_allowed in (
+            ({"auth": "none"}, True),
+            ({"auth": "none", "cors": CORS}, False),
+            ({"auth": "key"}, False),
+            (GITHUB, False),
+        ):
+            await web.url(function, key, **url)
+            for method, headers in (("OPTIONS", asks), ("POST", page)):
+                answer = await web(method, "/fn/f", headers={**headers, **key})
+                told = answer.headers.get("access-control-allow-origin")
+                assert told == ("null" if is_allowed else None), (url, method)
+                assert "access-control-allow-credentials" not in answer.headers
+        await web.url(function, key, auth="none")
+        before = harness.sandboxes.calls
+        evil = {**asks, "Origin": "https://evil.example"}
+        assert (
+            "access-control-allow-origin"
+            not in (await web("OPTIONS", "/fn/f", headers=evil)).headers
+        )
+        assert harness.sandboxes.calls == before + 1, "the handler may answer it"
+
+
+async def test_a_browser_is_sent_to_the_slash_behind_which_relative_links_are(web: Web) -> None:
+    function = await web.function(handler="echo $PATH_INFO")
+    await web.url(function, {}, auth="none")
+    page = {"Accept": "text/html,*/*;q=0.8"}
+    for path, to in (
+        ("/fn/default/f", "./f/"),
+        ("/fn/default/f?a=1&b", "./f/?a=1&b"),
+        ("/fn/f", "./f/"),
+        ("/fn/default/%66", "./%66/"),
+    ):
+        moved = await web("GET", path, headers=page)
+        assert (moved.status_code, moved.headers["location"]) == (307, to)
+    assert web.harness.sandboxes.calls == 0
+    for method, path, headers in (
+        ("GET", "/fn/default/f/", page),
+        ("GET", "/fn/default/f", {}),
+        ("GET", "/fn/default/f", {"Accept": "application/json"}),
+        ("POST", "/fn/default/f", page),
+    ):
+        answer = await web(method, path, headers=headers)
+        assert (answer.status_code, answer.text) == (200, "/\n"), (method, path)
+    await web.url(function, {}, auth="none", methods=["POST"])
+    assert (await web("GET", "/fn/default/f", headers=page)).status_code == 405
+    await web.url(function, {})
+    assert (await web("GET", "/fn/default/f", headers=page)).status_code == 200, "a key is needed"
+
+
 async def test_without_keys_pages_of_other_origins_cannot_call_what_needs_one(web: Web) -> None:
     await web.url(await web.function(), {})
     assert (await web("POST", "/fn/f", content=b"x")).status_code == 200

@@ -2,7 +2,13 @@
 
 import pytest
 
-from quiltfn.http_trigger.cors import answered, is_preflight, preflight
+from quiltfn.http_trigger.cors import (
+    OWN_PAGES,
+    answered,
+    answered_to_own_page,
+    is_preflight,
+    preflight,
+)
 from quiltfn.model.url import Cors
 
 APP = "https://app.example.com"
@@ -19,10 +25,12 @@ ANY = Cors()
 
 
 def test_what_is_a_preflight() -> None:
-    assert is_preflight("OPTIONS", ASKS)
-    assert not is_preflight("GET", ASKS)
-    assert not is_preflight("OPTIONS", {"origin": APP})
-    assert not is_preflight("OPTIONS", {"access-control-request-method": "PUT"})
+    assert is_preflight(ONE, "OPTIONS", ASKS)
+    assert not is_preflight(ONE, "GET", ASKS)
+    assert not is_preflight(ONE, "OPTIONS", {"origin": APP})
+    assert not is_preflight(ONE, "OPTIONS", {"access-control-request-method": "PUT"})
+    assert is_preflight(OWN_PAGES, "OPTIONS", ASKS | {"origin": "null"})
+    assert not is_preflight(OWN_PAGES, "OPTIONS", ASKS), "the handler may answer it"
 
 
 def test_a_preflight_of_an_origin_that_may() -> None:
@@ -51,6 +59,21 @@ def test_no_other_origin_is_told_anything(origin: str) -> None:
     told = dict(preflight(ONE, ASKS | {"origin": origin}))
     assert list(told) == ["vary"]
     assert dict(answered(ONE, {"origin": origin}, [])) == {"vary": "Origin"}
+
+
+def test_a_page_without_an_origin_may_call_its_own_url_without_credentials() -> None:
+    page = {"origin": "null"}
+    told = dict(preflight(OWN_PAGES, ASKS | page))
+    assert told["access-control-allow-origin"] == "null"
+    assert "access-control-allow-credentials" not in told
+    assert answered_to_own_page(page, []) == [
+        ("vary", "Origin"),
+        ("access-control-allow-origin", "null"),
+    ]
+    for other in ({}, {"origin": APP}):
+        assert answered_to_own_page(other, []) == [("vary", "Origin")]
+    for own in (("access-control-allow-origin", APP), ("vary", "Accept, Origin")):
+        assert answered_to_own_page(page, [own]) == [own], "the handler has rules of its own"
 
 
 def test_any_origin_may_what_it_asks_for() -> None:

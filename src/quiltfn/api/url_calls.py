@@ -56,7 +56,7 @@ from quiltfn.model.invocation import (
     Status,
 )
 from quiltfn.model.runtime import Kind
-from quiltfn.model.url import Auth, FunctionUrl, Refusal
+from quiltfn.model.url import Auth, Cors, FunctionUrl, Refusal
 from quiltfn.model.version import ENVIRONMENT_MAX_BYTES, Version, VersionSpec
 from quiltfn.observe import metrics
 from quiltfn.ports import Clock
@@ -89,19 +89,26 @@ class UrlCallServices(UrlServices, FunctionServices):
 
 class UrlRequest(msgspec.Struct, frozen=True):
     """A request that was admitted. `prefix`: what of the path names the function; `path`: the rest,
-    both percent-encoded. `is_preflight`: it is answered without the function. `version`: the one
-    that an alias chose, which the path names or which is the default.
+    both percent-encoded. `preflight`: the rule by which it is answered without the function, and
+    `moved_to`: where it is sent instead. `version`: the one that an alias
+    chose, which the path names or which is the default.
     """
 
     found: Found
     prefix: str
     path: str
-    is_preflight: bool = False
+    preflight: Cors | None = None
+    moved_to: str | None = None
     version: Version | None = None
 
     @classmethod
     def of(cls, found: Found, target: Target) -> "UrlRequest":
         return cls(found, target.prefix(found.segments), target.rest(found.segments))
+
+    @property
+    def needs_no_function(self) -> bool:
+        """Whether it is answered here, whatever the function is."""
+        return self.preflight is not None or self.moved_to is not None
 
     @property
     def is_shell(self) -> bool:
@@ -166,14 +173,17 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
     found = None if target is None else services.urls.find(target.first, target.second)
     if found is not None and target is not None:
         asked, tenant_id = UrlRequest.of(found, target), found.entry.function.tenant_id
-        if found.url.cors is not None and cors.is_preflight(request.method, context.headers):
+        rule = _cors_of(context, found.url)
+        if rule is not None and cors.is_preflight(rule, request.method, context.headers):
             context.tenant_id = tenant_id
-            return msgspec.structs.replace(asked, is_preflight=True)
+            return msgspec.structs.replace(asked, preflight=rule)
         if found.url.auth is not Auth.KEY:
             context.tenant_id = tenant_id
             webhook = found.url.webhook
             if webhook is not None and is_ambiguous(webhook.scheme, _fields(context.headers)):
                 raise Unauthorized(UNSIGNED)
+            if _is_page_without_slash(context, target, found):
+                return msgspec.structs.replace(asked, moved_to=_with_slash(context, target))
             return await _versioned(context, asked)
     caller = await _identify(context)
     if found is None or target is None or found.entry.function.tenant_id != caller.tenant_id:
@@ -181,6 +191,34 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
     context.caller, context.tenant_id = caller, caller.tenant_id
     caller.must_have(Scope.INVOKE)
     return await _versioned(context, UrlRequest.of(found, target))
+
+
+def _cors_of(context: RequestContext[UrlCallServices], url: FunctionUrl) -> Cors | None:
+    """The rule by which a request is answered; None: it is the handler's alone."""
+    is_shared = not context.services.urls.host
+    if url.cors is None and is_shared and url.auth is Auth.NONE:
+        return cors.OWN_PAGES
+    return url.cors
+
+
+def _is_page_without_slash(
+    context: RequestContext[UrlCallServices], target: Target, found: Found
+) -> bool:
+    """Whether a browser asks for a page at the path of a function without a slash at its end, from
+    where its relative links would lead to other functions.
+    """
+    return (
+        len(target.segments) == found.segments
+        and context.request.method in ("GET", "HEAD")
+        and _is_allowed("GET", found.url)
+        and "text/html" in context.headers.get("accept", "")
+    )
+
+
+def _with_slash(context: RequestContext[UrlCallServices], target: Target) -> str:
+    """Relative, as a proxy may have the path elsewhere; it must not look like a scheme."""
+    query = context.request.query.decode("latin-1")
+    return f"./{target.segments[-1]}/" + (f"?{query}" if query else "")
 
 
 async def _versioned(context: RequestContext[UrlCallServices], asked: UrlRequest) -> UrlRequest:
@@ -203,7 +241,7 @@ async def _versioned(context: RequestContext[UrlCallServices], asked: UrlRequest
 def called(context: RequestContext[UrlCallServices]) -> CalledFunction | None:
     """The function that the request calls; None: it calls none."""
     asked: UrlRequest = context.body
-    if asked.is_preflight:
+    if asked.needs_no_function:
         return None
     return CalledFunction(asked.found.entry, asked.version is not None)
 
@@ -224,7 +262,7 @@ def passes_on(context: RequestContext[UrlCallServices]) -> bool:
     short, has to be there for its signature to be checked, or is to be kept.
     """
     asked: UrlRequest = context.body
-    if asked.is_preflight or not asked.is_server or asked.url.webhook is not None:
+    if asked.needs_no_function or not asked.is_server or asked.url.webhook is not None:
         return False
     length, services = announced_length(context.request), context.services
     if length is not None and length <= WHOLE_BYTES:
@@ -264,8 +302,10 @@ async def invoke_function_url(context: RequestContext[UrlCallServices]) -> Respo
     asked: UrlRequest = context.body
     url, body = asked.url, context.raw_body or b""
     context.body = context.raw_body = None
-    if asked.is_preflight and url.cors is not None:
-        return Response(status=204, headers=cors.preflight(url.cors, context.headers))
+    if asked.preflight is not None:
+        return Response(status=204, headers=cors.preflight(asked.preflight, context.headers))
+    if asked.moved_to is not None:
+        return Response(status=307, headers=[("location", asked.moved_to), ("vary", "Accept")])
     if url.webhook is not None:
         now = context.services.clock.unix()
         if not is_signed(url.webhook, context.headers, body, now):
@@ -429,8 +469,11 @@ def _headers(
 ) -> list[Header]:
     own_host = bool(context.services.urls.host)
     fields = sent_headers(head, asked.prefix, has_own_host=own_host)
-    if asked.url.cors is not None:
-        fields = cors.answered(asked.url.cors, context.headers, fields)
+    rule = _cors_of(context, asked.url)
+    if rule is cors.OWN_PAGES:
+        fields = cors.answered_to_own_page(context.headers, fields)
+    elif rule is not None:
+        fields = cors.answered(rule, context.headers, fields)
     if context.caller is not NOBODY:
         fields.append((INVOCATION_ID, invocation_id))
     return fields

@@ -8,12 +8,20 @@ from quiltfn.model.url import ANY_ORIGIN, Cors
 Headers = Mapping[str, str]
 VARY = ("vary", "Origin")
 OF_CORS = "access-control-"
+# What the pages of a function send that a browser has given no origin of their own.
+NO_ORIGIN = "null"
+OWN_PAGES = Cors(allow_origins=(NO_ORIGIN,), max_age_seconds=600)
 
 
-def is_preflight(method: str, headers: Headers) -> bool:
-    """Whether a browser asks what a page may do, before it does it."""
+def is_preflight(cors: Cors, method: str, headers: Headers) -> bool:
+    """Whether a browser asks what a page may do, before it does it. Other pages than a function's
+    own may ask the handler, unless its URL has a rule.
+    """
     return (
-        method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
+        method == "OPTIONS"
+        and "origin" in headers
+        and "access-control-request-method" in headers
+        and (cors is not OWN_PAGES or headers["origin"] == NO_ORIGIN)
     )
 
 
@@ -33,6 +41,17 @@ def preflight(cors: Cors, headers: Headers) -> list[Field]:
             fields.append(("access-control-allow-headers", allowed))
         fields.append(("access-control-max-age", str(cors.max_age_seconds)))
     return [*(one for one in fields if one is not VARY), ("vary", vary)]
+
+
+def answered_to_own_page(headers: Headers, fields: list[Field]) -> list[Field]:
+    """The headers of an answer of a URL without a rule: as `OWN_PAGES` says, unless the handler has
+    rules of its own.
+    """
+    has_rules = any(
+        name.startswith(OF_CORS) or (name == "vary" and "origin" in value.lower())
+        for name, value in fields
+    )
+    return fields if has_rules else answered(OWN_PAGES, headers, fields)
 
 
 def answered(cors: Cors, headers: Headers, fields: list[Field]) -> list[Field]:
