@@ -91,6 +91,25 @@ def test_output_is_saved_byte_for_byte(
     assert saved.value.suggested_filename.endswith("-stdout.txt")
 
 
+def test_output_that_is_no_text_is_shown_in_hexadecimal(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function(r"printf '\211PNG\r\n\032\n\000\000\000\rIHDR'")
+    call_id = one.invoke("a\0b")["invocation_id"]
+    page.goto(f"/ui/#/functions/{one.id}/invocations/{call_id}")
+    output = page.get_by_role("region", name="Output in hexadecimal")
+    expect(output).to_contain_text("00000000  89 50 4e 47 0d 0a 1a 0a 00 00 00 0d 49 48 44 52")
+    expect(output).to_contain_text("|.PNG........IHDR|")
+    shown_as = page.get_by_role("group", name="Shown as")
+    shown_as.get_by_role("button", name="text").click()
+    expect(page.get_by_role("region", name="Output", exact=True)).to_contain_text("PNG")
+    shown_as.get_by_role("button", name="hex").click()
+    expect(output).to_be_visible()
+    page.goto(f"/ui/#/functions/{one.id}")
+    page.get_by_role("button", name="Call", exact=False).first.click()
+    expect(output).to_contain_text("|.PNG........IHDR|")
+
+
 def test_a_call_is_seen_while_it_runs(
     page: Page, site: Server, function: Callable[..., Function]
 ) -> None:
@@ -190,7 +209,7 @@ def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
     page.reload()
     page.get_by_role("button", name="Call again").click()
     expect(payload).to_have_value("mine")
-    expect(page.get_by_text("calls version 1")).to_be_visible()
+    expect(page.get_by_text("calls what serves")).to_be_visible()
     page.keyboard.press("Tab")
     payload.fill("other")
     page.keyboard.press("Control+Enter")

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { dump, hasBytes, isBinary } from "../src/hex.ts";
 import { findAll, layOut, marked, rowAt } from "../src/parts/output_text.ts";
 
 const read = (text: string) => layOut(text).text;
@@ -48,3 +49,16 @@ Deno.test("ten thousand places are enough", () =>
 
 Deno.test("what has no glyph has a name, of the second set of controls as well", () =>
   assert.equal(read("a\u009b31mb\u2028c\ufeffd"), "a⟨U+009B⟩31mb⟨U+2028⟩c⟨U+FEFF⟩d\n"));
+
+Deno.test("bytes that are no text are shown by their numbers, sixteen to a row", () => {
+  const raw = new Uint8Array([...new TextEncoder().encode("PNG~ and more, é"), 0, 0xff]);
+  assert.equal(
+    dump(raw),
+    "00000000  50 4e 47 7e 20 61 6e 64 20 6d 6f 72 65 2c 20 c3  |PNG~ and more, .|\n" +
+      "00000010  a9 00 ff                                         |...|",
+  );
+  assert.equal(dump(new Uint8Array()), "");
+  const all = ["a\0b", "\ufffdPNG\ufffd", "caf\ufffd, and more in Latin-1", "é\n", ""];
+  assert.deepEqual(all.map(isBinary), [true, true, false, false, false]);
+  assert.deepEqual(all.map(hasBytes), [true, true, true, false, false]);
+});

@@ -2,9 +2,11 @@
 // being written.
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
+import { hasBytes, isBinary } from "../hex.ts";
 import { html } from "../html.ts";
 import { download } from "./download.ts";
 import { bytes, count } from "./format.ts";
+import { HexOutput } from "./hex.ts";
 import { lookOf } from "./output.ts";
 import { findAll, layOut, marked, type OutputText, type Row, rowAt } from "./output_text.ts";
 import { toast, toastError } from "./toast.ts";
@@ -73,27 +75,45 @@ export function OutputReader(props: OutputReaderProps) {
       box.current?.querySelector("mark.current")?.scrollIntoView({ block: "nearest" })
     );
   }, [current, query.value]);
-  const [start, end] = windowOf(whole, from.value);
+  const wanted = useSignal<boolean | null>(null);
+  const isNoText = !isLive && hasBytes(text);
+  const isHex = isNoText && (wanted.value ?? isBinary(text));
+  const [start, end] = isHex ? [0, whole.rows.length] : windowOf(whole, from.value);
   const step = (by: number) => {
     if (places.length) nth.value = (nth.value + by + places.length) % places.length;
   };
   return html`<section class="card after"><header class="reader">
-      <h2>${title}</h2><span class="small muted num">${text && bytes(sizeOf(text))}</span>
+      <h2>${title}</h2><span class="small muted num">${
+    text && !isNoText && bytes(sizeOf(text))
+  }</span>
       ${
-    text &&
+    isNoText && html`
+      <span class="chips" role="group" aria-label="Shown as">${[true, false].map((hex) =>
+        html`
+          <button class="chip" type="button" key=${hex} aria-pressed=${hex === isHex}
+            onClick=${() => {
+              wanted.value = hex;
+            }}>${hex ? "hex" : "text"}</button>
+        `
+      )}</span>
+    `
+  }
+      ${
+    text && !isHex &&
     html`
       <${Find} query=${query} nth=${nth} found=${places.length} step=${step}
         title=${title} />
-      <${Keep} ...${props} />
     `
-  }</header>
+  }${text && html`<${Keep} ...${props} />`}</header>
     ${
     start > 0 && html`<${More} rows=${start} said="earlier" onPress=${() => {
       from.value = Math.max(0, start - ROWS_SHOWN);
     }} />`
   }
     ${
-    text
+    isHex
+      ? html`<${HexOutput} path=${props.path} stream=${props.stream} label=${title} />`
+      : text
       ? html`
         <pre class=${`output tall ${isError ? "err" : ""}`} ref=${box} tabindex="0"
           role="region" aria-label=${title} onScroll=${() => {

@@ -5,11 +5,14 @@ import { targetSaid, targetsOf } from "../../aliases.ts";
 import { credential, get } from "../../api.ts";
 import { callLine } from "../../command.ts";
 import { useEvents } from "../../hearing.ts";
+import { isBinary } from "../../hex.ts";
 import { html } from "../../html.ts";
 import { visible } from "../../parts/ansi.ts";
+import { callPath } from "../../parts/call.ts";
 import { Copy } from "../../parts/copy.ts";
 import { useFetched } from "../../parts/fetched.ts";
 import { counted, duration } from "../../parts/format.ts";
+import { HexOutput } from "../../parts/hex.ts";
 import { CTRL_ENTER } from "../../parts/keys.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Output } from "../../parts/output.ts";
@@ -170,15 +173,18 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
   `;
 }
 
-function Written({ run }: { run: Run }) {
+function Written({ id, run }: { id: string; run: Run }) {
   const { stdout, stderr } = run;
   if (stdout || stderr) {
-    return html`${stdout && html`<${Output} text=${stdout} label="Output" />`}${
-      stderr && html`
-        <${Output} text=${stderr} label="Log"
-          isError=${run.isOver && run.record?.status !== "success"} />
-      `
-    }`;
+    const isBad = run.isOver && run.record?.status !== "success";
+    const shown = (stream: "stdout" | "stderr", label: string, isError: boolean) => {
+      const text = run[stream];
+      if (!text) return null;
+      return run.isOver && run.id !== null && isBinary(text)
+        ? html`<${HexOutput} path=${callPath(id, run.id)} stream=${stream} label=${label} />`
+        : html`<${Output} text=${text} label=${label} isError=${isError} />`;
+    };
+    return html`${shown("stdout", "Output", false)}${shown("stderr", "Log", isBad)}`;
   }
   return html`<div class="output waiting">${
     run.problem ? "" : run.isOver ? "It wrote nothing." : "Nothing yet."
@@ -240,7 +246,7 @@ export function TryIt({ one }: { one: Function }) {
         .id} trial=${trial} />
         ${run && html`<${Outcome} one=${one} run=${run} />`}</div>
       ${run
-        ? html`<${Written} run=${run} />`
+        ? html`<${Written} id=${one.id} run=${run} />`
         : html`<div class="output waiting">What it writes appears here.</div>`}</section>
   `;
 }

@@ -1,0 +1,28 @@
+// Bytes that are no text, as rows of numbers.
+
+const OF_A_ROW = 16;
+const PRINTABLE = /^[\x20-\x7e]$/;
+
+const NOT_UTF_8 = "\ufffd", MOSTLY = 0.1; // so much of it, and it is no text of another encoding
+
+/** Whether not all of it was text: NUL, or bytes that are not UTF-8 (which are U+FFFD by now). */
+export const hasBytes = (text: string): boolean => text.includes("\0") || text.includes(NOT_UTF_8);
+
+/** Whether it is better read as bytes. */
+export const isBinary = (text: string): boolean =>
+  text.includes("\0") || text.split(NOT_UTF_8).length - 1 > MOSTLY * text.length;
+
+/** "00000010  48 65 6c 6c 6f 00                                 |Hello.|", a line for 16 bytes. */
+export function dump(bytes: Uint8Array): string {
+  const rows: string[] = [];
+  for (let at = 0; at < bytes.length; at += OF_A_ROW) {
+    const some = [...bytes.subarray(at, at + OF_A_ROW)];
+    const numbers = some.map((one) => one.toString(16).padStart(2, "0")).join(" ");
+    const letters = some.map((one) => String.fromCharCode(one));
+    const readable = letters.map((one) => PRINTABLE.test(one) ? one : ".").join("");
+    rows.push(
+      `${at.toString(16).padStart(8, "0")}  ${numbers.padEnd(3 * OF_A_ROW - 1)}  |${readable}|`,
+    );
+  }
+  return rows.join("\n");
+}
