@@ -1,5 +1,8 @@
 """The memory of the machine over whole calls: who waits for it, who leaves, who is told no."""
 
+import ctypes
+import ctypes.util
+import gc
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ from structlog.testing import capture_logs
 from metric_values import sample_value
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.pool import sum_counts
-from service.platform_harness import open_harness, until
+from quiltfn.store.sqlite import ALWAYS
+from service.platform_harness import Harness, open_harness, until
 
 
 def evictions() -> float:
@@ -103,3 +107,33 @@ async def test_an_instance_that_is_gone_while_another_is_measured_does_no_harm(
 
         first.used_mib = used_mib  # type: ignore[method-assign]
         await harness.pools.measure()
+
+
+async def test_functions_that_come_and_go_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither objects nor memory of SQLite: all that grows is its cache of pages, up to a limit,
+    which is small here so that it is full soon.
+    """
+    sqlite = ctypes.CDLL(ctypes.util.find_library("sqlite3"))
+    sqlite.sqlite3_memory_used.restype = ctypes.c_int64
+    small = [one for one in ALWAYS if "cache_size" not in one]
+    assert len(small) == len(ALWAYS) - 1
+    monkeypatch.setattr("quiltfn.store.sqlite.ALWAYS", (*small, "PRAGMA cache_size = -64"))
+
+    async def come_and_go(harness: Harness, count: int) -> tuple[int, int]:
+        for number in range(count):
+            entry = await harness.active(name=f"f{number}")
+            await harness.invoke(entry)
+            await harness.lifecycle.delete(harness.now(entry))
+        await harness.journal.synced()
+        gc.collect()
+        return len(gc.get_objects()), sqlite.sqlite3_memory_used()
+
+    async with open_harness(tmp_path) as harness:
+        await come_and_go(harness, 100)
+        objects, used = await come_and_go(harness, 100)
+        more_objects, more_used = await come_and_go(harness, 300)
+        # The fake sandboxes keep one for each.
+        assert more_objects - objects < 300 * 2, "a function leaves objects"
+        assert more_used - used < 300 * 100, "a function leaves memory of SQLite"

@@ -44,7 +44,11 @@ T = TypeVar("T")
 CHECK_ALL_BELOW_BYTES = 64 * 1024 * 1024
 BEFORE = "quiltfn.db.before-"
 WAL = "PRAGMA journal_mode = WAL"
+# Of each connection, in KiB: what is read and written often, such as the audit log, fills it within
+# some thousand changes, and then it stays so.
+CACHE_KIB = 2000
 ALWAYS = (
+    f"PRAGMA cache_size = -{CACHE_KIB}",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     f"PRAGMA journal_size_limit = {64 * 1024 * 1024}",
