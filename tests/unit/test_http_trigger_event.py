@@ -144,7 +144,7 @@ def test_a_credential_of_ours_is_not_passed_on() -> None:
 
 
 def token(number: int) -> str:
-    return f"eyJhbGciOiJIUzI1NiJ9.e30.{number:043}"
+    return f"eyJhbGciOiJIUzI1NiJ9.{number:040}.{number:043}"
 
 
 def test_so_many_signed_tokens_are_checked_and_no_more() -> None:

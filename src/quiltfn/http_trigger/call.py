@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from quiltfn.model.access import KEY_MARK, tokens_in
+from quiltfn.model.access import KEY_MARK, TOKEN_MIN, tokens_in
 from quiltfn.model.errors import BadRequest
 
 # Of one connection alone (RFC 9110, 7.6.1), and what is said of the body is said anew.
@@ -101,7 +101,8 @@ def passed_on(
     """
     given = list(fields)
     names = {name for name, _ in given}
-    dropped = NOT_PASSED_ON | of_the_connection(given)
+    listed = of_the_connection(given) if "connection" in names else None
+    dropped = NOT_PASSED_ON | listed if listed else NOT_PASSED_ON
     withheld = _withholding(is_token)
     found: dict[str, str] = {}
     for name, value in given:
@@ -141,9 +142,11 @@ def _withholding(is_token: Callable[[str], bool] | None) -> Callable[[str], bool
         return checked[token]
 
     def withheld(value: str) -> bool:
-        return KEY_MARK in value or (
-            is_token is not None and any(is_known(token) for token in tokens_in(value))
-        )
+        if KEY_MARK in value:
+            return True
+        if is_token is None or len(value) < TOKEN_MIN:
+            return False
+        return any(is_known(token) for token in tokens_in(value))
 
     return withheld
 

@@ -12,10 +12,12 @@ from quiltfn.model.errors import Forbidden, Unprocessable
 
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 KEY_MARK = "quilt_sk_"
-# The alphabet of the three parts of a signed token, and how short the first and the last can be.
+# The alphabet of the three parts of a signed token, and how short each can be at least: the second
+# has four claims.
 BASE64URL = string.ascii_letters + string.digits + "-_"
 TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-TOKEN_HEAD_MIN, TOKEN_SIGNATURE_MIN = len("eyJhbGciOiJIUzI1NiJ9"), 43
+TOKEN_HEAD_MIN, TOKEN_CLAIMS_MIN, TOKEN_SIGNATURE_MIN = len("eyJhbGciOiJIUzI1NiJ9"), 40, 43
+TOKEN_MIN = TOKEN_HEAD_MIN + TOKEN_CLAIMS_MIN + TOKEN_SIGNATURE_MIN + 2
 LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,100}")
 # How many keys are valid at a time, of a tenant and of all. As many that are revoked or expired are
 # remembered, the newest.
@@ -103,15 +105,18 @@ def tokens_in(text: str) -> Iterator[str]:
     scheme, quotes, or escapes such as %22, whose digits look like a part of it.
     """
     parts = text.split(".")
-    for before, claims, after in zip(parts, parts[1:], parts[2:], strict=False):
+    for at in range(1, len(parts) - 1):
+        claims = parts[at]
+        if len(claims) < TOKEN_CLAIMS_MIN or claims.strip(BASE64URL):
+            continue
+        before, after = parts[at - 1], parts[at + 1]
         head = before[len(before.rstrip(BASE64URL)) :]
         signature = after[: len(after) - len(after.lstrip(BASE64URL))]
         if len(head) < TOKEN_HEAD_MIN or len(signature) < TOKEN_SIGNATURE_MIN:
             continue
-        if not claims.strip(BASE64URL):
-            yield f"{head}.{claims}.{signature}"
-            if (start := head.find("eyJ")) > 0:
-                yield f"{head[start:]}.{claims}.{signature}"
+        yield f"{head}.{claims}.{signature}"
+        if (start := head.find("eyJ")) > 0:
+            yield f"{head[start:]}.{claims}.{signature}"
 
 
 def check_label(label: str | None) -> None:
