@@ -302,7 +302,7 @@ def test_why_a_call_failed_is_said_with_its_limits(
     broken.server.call("POST", f"{broken.path}/invoke?mode=async")
     call = until(lambda: [i for i, r in broken.records().items() if r["status"] == "failed"])[0]
     page.goto(page_of(broken, call))
-    expect(why).to_contain_text("The handler exited with code 4.")
+    expect(why).to_contain_text("the handler exited with code 4")
     expect(why).to_contain_text("attempt 1 of 1: it was given up and is a dead letter")
     expect(why).to_contain_text("no such order")
     camera.take(page, "why")

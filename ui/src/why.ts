@@ -1,6 +1,5 @@
 // Why a call did not succeed, in a sentence of what the page knows of it.
 import { duration } from "./parts/format.ts";
-import { isExit, raisedIn } from "./raised.ts";
 import type { Invocation, Version } from "./wire.ts";
 
 const SIGNALS: Record<number, string> = {
@@ -34,19 +33,12 @@ export function whyOf(of: Ended, limits: Limits | null): string | null {
         limits ? ` of ${limits.memory_limit_mb} MiB` : ""
       } and was killed.`;
     case "failed":
-      if (told !== null && !/^the handler (exited with code|was killed by signal)/.test(told)) {
-        return told;
-      }
       if (code !== null && told?.startsWith("the handler was killed by signal")) {
         const number = code - SIGNALLED;
         const name = SIGNALS[number];
         return `The handler was killed by signal ${number}${name ? ` (${name})` : ""}.`;
       }
-      if (isExit(told)) {
-        const raised = raisedIn(of.stderr);
-        if (raised !== null) return raised;
-      }
-      return code === null ? told : `The handler exited with code ${code}.`;
+      return told;
     case "error":
       return `The platform could not run it: ${told ?? "it does not know why"}.`;
     default:

@@ -20,7 +20,6 @@ import { useTitle } from "../parts/title.ts";
 import { toast, toastError } from "../parts/toast.ts";
 import { Waterfall } from "../parts/waterfall.ts";
 import { Why } from "../parts/why.ts";
-import { endOf } from "../raised.ts";
 import { callerOf, may } from "../scope.ts";
 import { go, href } from "../router.ts";
 import { now } from "../store.ts";
@@ -249,7 +248,7 @@ export default function InvocationPage(
         <${Facts} of=${one} timeline=${times} />
         ${times && one.status !== "success" && one.status !== "running"
           ? html`<${Why} of=${one} times=${times} />`
-          : one.error_message && html`<p class="notice">${visible(endOf(one) ?? "")}</p>`}
+          : one.error_message && html`<p class="notice">${visible(one.error_message)}</p>`}
         <div class="sided">
       <div><${Times} of=${one} timeline=${times} />
             <${Attempts} of=${times?.attempts ?? []} />

@@ -2,7 +2,7 @@
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { html } from "../html.ts";
-import { Ended } from "../parts/ended.ts";
+import { visible } from "../parts/ansi.ts";
 import { Endless, useEndless } from "../parts/endless.ts";
 import { Waiting } from "../parts/fetched.ts";
 import { count, counted, duration } from "../parts/format.ts";
@@ -67,8 +67,7 @@ function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
     <span role="cell" class="name"><${Status} of=${one.status} http=${one
       .http_status} isQuiet />
           <div><a href=${to} tabindex=${tabindex}>${one.function_name}</a
-            ><small><${Ended} functionId=${one.function_id} id=${one
-              .invocation_id} message=${reasonOf(one) ?? said(one)} /></small></div></span>
+            ><small>${visible(reasonOf(one) ?? said(one))}</small></div></span>
     <span role="cell" class="num small right">${one.started_at === null && one.due_at !== null &&
         one.due_at > now.value
       ? html`<${Ahead} at=${one.due_at} />`

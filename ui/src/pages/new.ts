@@ -29,7 +29,6 @@ import type { File as ImageFile } from "../parts/tar.ts";
 import { reveal } from "../parts/reveal.ts";
 import { drafted, forgetDraft, isDrafted } from "../drafting.ts";
 import { href, stand } from "../router.ts";
-import { endOf } from "../raised.ts";
 import { aboutPayload, noteSent } from "../trying.ts";
 import { lineIn } from "../version_files.ts";
 import { templateOf, TEMPLATES } from "../templates.ts";
@@ -158,7 +157,7 @@ function Answer({ of: { call: of, version }, isOld, name, id }: {
             )}</span>
           ${of.cold_start && html`<span class="cold">cold</span>`}
           <a class="push" href=${href(["functions", id])}>Go to ${name}</a></header>
-        ${of.error_message && html`<p class="inside">${visible(endOf(of) ?? "")}</p>`}
+        ${of.error_message && html`<p class="inside">${visible(of.error_message)}</p>`}
         ${of.stdout && html`<${Output} text=${of.stdout} label="Output" />`}
         ${of.stderr &&
           html`<${Output} text=${of.stderr} label="Log" isError=${of.status !== "success"} />`}

@@ -2,8 +2,8 @@
 import { useSignal } from "@preact/signals";
 import { call } from "../../api.ts";
 import { html } from "../../html.ts";
+import { visible } from "../../parts/ansi.ts";
 import { confirm } from "../../parts/confirm.ts";
-import { Ended } from "../../parts/ended.ts";
 import { Waiting } from "../../parts/fetched.ts";
 import { counted } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
@@ -38,7 +38,7 @@ function Row({ of, id, onRedrive, onDrop }: {
       <td class="num small">${counted(of.attempts, "attempt")}<span
         class="muted wide">, ${WHY[of.reason] ?? of.reason}</span></td>
       <td class="small wide">
-        <${Ended} functionId=${id} id=${of.invocation_id} message=${of.error_message} />
+        ${visible(of.error_message ?? "")}
       </td>
       <td class="right">
         <div class="actions">${may("write") && html`

@@ -5,8 +5,8 @@ import { functionUrl } from "../../current.ts";
 import { addressOf, fetchUrl } from "../../function_url.ts";
 import { useEvents } from "../../hearing.ts";
 import { html } from "../../html.ts";
+import { visible } from "../../parts/ansi.ts";
 import { Copy } from "../../parts/copy.ts";
-import { Ended } from "../../parts/ended.ts";
 import { useFetched } from "../../parts/fetched.ts";
 import { Status } from "../../parts/status.ts";
 import { Ago } from "../../parts/time.ts";
@@ -57,8 +57,7 @@ export function LastError({ of }: { of: InvocationSummary | null }) {
   return html`
     <p class="last-error small"><${Status} of=${of.status} http=${of.http_status} isQuiet />
       <span><a href=${to}>Last error</a>, <${Ago} at=${of.ended_at ?? of.started_at} />:${" "}
-      <${Ended} functionId=${of.function_id} id=${of.invocation_id}
-        message=${reasonOf(of) ?? of.status} /></span></p>
+      ${visible(reasonOf(of) ?? of.status)}</span></p>
   `;
 }
 

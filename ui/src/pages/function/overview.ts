@@ -4,8 +4,8 @@ import { useSignal } from "@preact/signals";
 import { get } from "../../api.ts";
 import { useEvents } from "../../hearing.ts";
 import { html } from "../../html.ts";
+import { visible } from "../../parts/ansi.ts";
 import { Chart, ChartLegend } from "../../parts/chart.ts";
-import { Ended } from "../../parts/ended.ts";
 import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { about, count, duration, percent } from "../../parts/format.ts";
 import { Notice } from "../../parts/notice.ts";
@@ -95,13 +95,6 @@ function Figures({ data }: { data: Series }) {
   }</div>`;
 }
 
-/** Why a call counts as an error; nothing for others. */
-function Reason({ of }: { of: InvocationSummary }) {
-  const reason = reasonOf(of);
-  return reason &&
-    html`<${Ended} functionId=${of.function_id} id=${of.invocation_id} message=${reason} />`;
-}
-
 function Call({ of }: { of: InvocationSummary }) {
   const to = href(["functions", of.function_id, "invocations", of.invocation_id]);
   return html`
@@ -109,7 +102,7 @@ function Call({ of }: { of: InvocationSummary }) {
       <td>
         <${Status} of=${of.status} http=${of.http_status} />
         <div class="narrow small muted">
-          <${Reason} of=${of} />
+          ${visible(reasonOf(of) ?? "")}
         </div>
       </td>
       <td class="num"><a href=${to}><${Ago}
@@ -119,7 +112,7 @@ function Call({ of }: { of: InvocationSummary }) {
         <${HttpStatus} of=${of} />
       </td>
       <td class="wide small long">
-        <${Reason} of=${of} />
+        ${visible(reasonOf(of) ?? "")}
       </td>
       <td class="wide">${of.cold_start
         ? html`<span class="cold">cold</span>`

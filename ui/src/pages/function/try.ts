@@ -22,7 +22,6 @@ import { Status } from "../../parts/status.ts";
 import { toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
 import { coldSentence } from "../../parts/waterfall.ts";
-import { endOf } from "../../raised.ts";
 import { href } from "../../router.ts";
 import { masked } from "../../secrets.ts";
 import { whyNotInvoked } from "../../standing.ts";
@@ -168,7 +167,7 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
         html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
     ${run.problem && html`<${Notice} of=${run.problem} />`}
     ${record?.error_message &&
-      html`<p class="small ended">${visible(endOf(record) ?? "")}</p>`}
+      html`<p class="small ended">${visible(record.error_message)}</p>`}
     ${timeline?.cold_start && html`<p class="small muted">${coldSentence(timeline)}</p>`}
   `;
 }
