@@ -142,7 +142,7 @@ def _skopeo(arguments: list[str]) -> str:
         told = tools.said(done)
         sentence = SENTENCE.search(told)
         why = re.sub(r"\\(.)", r"\1", sentence[1]) if sentence else told
-        raise BadParameter(f"--image: skopeo has failed: {why}")
+        raise BadParameter(f"--image: skopeo has failed: {show.quoted(why)}")
     return done.stdout
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from quiltfn.cli import requirements, tools
+from quiltfn.cli import requirements, show, tools
 from quiltfn.cli.parsing import BadParameter
 
 UV_LOCK, PROJECT = "uv.lock", "pyproject.toml"
@@ -92,6 +92,7 @@ def _of_pylock(path: Path) -> str:
 def _requirement(path: Path, package: Any) -> str:
     if not isinstance(package, dict) or not isinstance(package.get("name"), str):
         raise BadParameter(f"{path}: each package must be a table with a name")
+    package = {**package, "name": show.one_line(package["name"])}
     name, version, marker = (package.get(key, "") for key in ("name", "version", "marker"))
     wheels = package.get("wheels")
     if not isinstance(wheels, list) or not wheels or not isinstance(version, str) or not version:
@@ -129,5 +130,5 @@ def _exported(path: Path) -> str:
             shutil.copyfile(one, Path(made) / one.name)
         done = tools.run([uv, *EXPORT, "--python", sys.executable], Path(made), {})
     if done.returncode != 0:
-        raise BadParameter(f"{path} could not be read:\n{tools.said(done)}")
+        raise BadParameter(f"{path} could not be read:{show.below(tools.said(done))}")
     return done.stdout

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.cli.show import one_line
 from quiltfn.sdk.client import without_user
 
 MANIFEST = "package.json"
@@ -158,7 +159,7 @@ def _check_file(path: Path, shown: str | None = None) -> None:
     for name, source, reason in found:
         if reason:
             place = f"{shown} leads to" if shown else f"{path}, line {_line(text, source)}:"
-            raise BadParameter(f"{place} {name}: {reason}")
+            raise BadParameter(one_line(f"{place} {name}: {reason}"))
 
 
 Entry = tuple[str, str, str | None]

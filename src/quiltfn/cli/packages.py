@@ -18,7 +18,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from quiltfn.cli import lock_files, manifest, tools
+from quiltfn.cli import lock_files, manifest, show, tools
 from quiltfn.cli.parsing import BadParameter
 
 PACKAGES = "site-packages"
@@ -251,7 +251,7 @@ def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None])
     done = tools.run(command, directory, _environment())
     if done.returncode != 0:
         hint = f"\n{advice}" if advice else ""
-        raise BadParameter(f"{what} could not be installed:\n{tools.said(done)}{hint}")
+        raise BadParameter(f"{what} could not be installed:{show.below(tools.said(done))}{hint}")
 
 
 def _environment() -> dict[str, str]:

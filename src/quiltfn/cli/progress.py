@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from quiltfn.cli.show import one_line
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -23,7 +25,7 @@ def step(what: str) -> Iterator[None]:
         yield
         return
     with _displayed() as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(one_line(what), total=None)
         try:
             yield
         finally:
@@ -37,7 +39,7 @@ def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     with _displayed() as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(one_line(what), total=total)
         try:
             yield lambda count: progress.update(task, advance=count)
         finally:

@@ -17,7 +17,7 @@ from quiltfn.wire.fields import fields_of
 
 # Control characters except newline and tab, and marks that change the direction of writing. With
 # these, a handler's output could change what the terminal shows elsewhere.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 # Styles, as terminals know them.
 BOLD, DIM, BOLD_RED, RED, GREEN, YELLOW, CYAN = "1", "2", "1;31", "31", "32", "33", "36"
@@ -82,6 +82,11 @@ def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> Non
 def quoted(told: str) -> str:
     """A message whose further lines a program wrote, in lines that nobody takes for ours."""
     return told.replace("\n", "\n  | ")
+
+
+def below(told: str) -> str:
+    """What a program wrote, whole, in lines below a sentence of ours."""
+    return quoted(f"\n{told}")
 
 
 def note(text: str) -> None:

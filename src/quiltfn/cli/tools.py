@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from quiltfn.cli import show
 from quiltfn.cli.parsing import BadParameter
 
 # Of these a key of a server is one.
@@ -91,7 +92,7 @@ def run(
                 output, errors = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 told = said(_ended(process))
-                words = f". It said:\n{told}" if told else ""
+                words = f". It said:{show.below(told)}" if told else ""
                 raise BadParameter(
                     f"{Path(command[0]).name} was ended: it was not done after {seconds:g} s, as "
                     "where a registry does not answer (quiltfn runtimes add --timeout sets the "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.cli.show import one_line
 
 # Directories that tools make for this machine or user; an image has no use for them.
 LEFT_OUT = (".git", "__pycache__", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache")
@@ -73,5 +74,5 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
 def _brief(error: OSError | shutil.Error) -> str:
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         name, _, why = error.args[0][0]
-        return f"{name}: {why}"
+        return one_line(f"{name}: {why}")
     return str(error)

@@ -173,7 +173,9 @@ def fields_of(key: Key) -> dict[str, Any]:
 def line(key: Key) -> str:
     """A key for a person."""
     ends = "revoked" if key.revoked_at else f"expires {day(key.expires_at)}"
-    called = f"  {key.label}" if key.label else ""
+    # Whoever has a key can give another one a label; here an administrator's terminal shows it.
+    shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in key.label or "")
+    called = f"  {shown}" if shown else ""
     return f"{key.id}  {key.tenant_id}  {key.scope}  quilt_sk_{key.prefix}_…  {ends}{called}"
 
 

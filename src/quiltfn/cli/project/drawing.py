@@ -1,6 +1,7 @@
 """Shows plans and what came of them."""
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from quiltfn.cli import show
@@ -74,7 +75,7 @@ def canaries(found: CurrentState) -> None:
     for name, one in sorted(found.functions.items()):
         if one.live is not None and one.live.also is not None:
             new, old = one.live.also.version, one.live.version
-            show.note(f"when version {new} is good: quiltfn aliases set {name} {LIVE} {new}")
+            show.note(f"when version {new} is good: quiltfn aliases set {quote(name)} {LIVE} {new}")
             show.note(f"when it is not: quiltfn functions rollback {name} {old}")
 
 

@@ -122,5 +122,5 @@ def _named_secrets(table: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _remarks(one: CurrentFunction) -> list[str]:
     label = one.function.cluster_id or ""
     if label.startswith(LABEL):
-        return [f"# Of the project {label.removeprefix(LABEL)}."]
+        return [f"# Of the project {show.one_line(label.removeprefix(LABEL))}."]
     return []

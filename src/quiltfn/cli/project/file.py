@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from quiltfn.cli.parsing import BadParameter, nearest
 from quiltfn.cli.project.plan import RUNTIME_SETTINGS, DesiredFunction
+from quiltfn.cli.show import one_line
 from quiltfn.wire import (
     NewAsyncPolicy,
     NewFunction,
@@ -429,7 +430,7 @@ class _Reader:
 
     def _tell(self, place: str, sentence: str) -> None:
         at = f"{self._path}: [{place}] " if place else f"{self._path}: "
-        self.wrong.append(f"{at}{sentence}")
+        self.wrong.append(one_line(f"{at}{sentence}"))
 
 
 def secrets_in(schedule: Mapping[str, Any]) -> list[str]:

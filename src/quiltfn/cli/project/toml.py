@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from quiltfn.cli.show import visible
+
 BARE = re.compile("[A-Za-z0-9_-]+")
 
 
@@ -29,5 +31,5 @@ def value(one: Any) -> str:
     """A text, number, truth value or list of these."""
     if isinstance(one, list | tuple):
         return f"[{', '.join(map(value, one))}]"
-    # JSON writes texts and numbers as TOML does, but for this character.
-    return json.dumps(one, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON writes texts and numbers as TOML does. What is not seen is written as TOML can, too.
+    return visible(json.dumps(one, ensure_ascii=False))
