@@ -51,7 +51,6 @@ from quiltfn.ports import (
     LongOutput,
     PendingLease,
     Pools,
-    SandboxFailed,
 )
 from quiltfn.ports.streamed_body import StreamedBody
 
@@ -61,8 +60,13 @@ CANCELLED = "the call was cancelled"
 GAVE_WAY = "its caller went away, and the invocation gave way to one that somebody waits for"
 # How long a tenant is not searched again for invocations that can give way, if there were none.
 SEARCHED_AGAIN_S = 0.05
-# So long, whoever cancels a call waits until everything that it has started is killed.
-KILLED_WITHIN_S = 1.0
+# So long, whoever cancels a call waits until everything that it has started is killed. It is more
+# than a guest has to end its sandbox without the launcher.
+KILLED_WITHIN_S = 8.0
+STILL_RUNS = (
+    "the call is recorded as cancelled, but its sandbox has not ended yet, so its handler may "
+    "still run"
+)
 
 
 class RunningCall(msgspec.Struct, frozen=True):
@@ -266,8 +270,8 @@ class Invoker:
         The record has the status `cancelled` and `reason` as its message. A call that has its
         result already keeps it, and that record is returned. Returns None if no such call is under
         way on this node (its record may be in the journal), or if it leaves no record. What
-        the call had started is killed by then, unless the launcher takes longer than
-        `KILLED_WITHIN_S`.
+        the call had started is killed by then. Raises `RuntimeUnavailable` if that takes longer
+        than `KILLED_WITHIN_S`.
         """
         call = self._calls.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
@@ -280,9 +284,13 @@ class Invoker:
         elif call.running is not None:
             call.lease.end_call(ExitKind.CANCELLED, reason)
         record = await asyncio.shield(call.on_end)
-        with contextlib.suppress(TimeoutError, SandboxFailed):
+        try:
             async with asyncio.timeout(KILLED_WITHIN_S):
                 await call.lease.ended()
+        except TimeoutError:
+            error = RuntimeUnavailable(STILL_RUNS, hint="see the server's health", retry_after=5)
+            error.with_record(invocation_id, executed=True)
+            raise error from None
         return record
 
     def give_way(self, tenant_id: str) -> bool:

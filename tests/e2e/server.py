@@ -471,6 +471,18 @@ def children(pid: int) -> list[int]:
     return numbers(Path(f"/proc/{pid}/task/{pid}/children"))
 
 
+def keeper_of(launcher: int) -> int:
+    """The child of the launcher that runs the launcher's own program."""
+
+    def program(pid: int) -> bytes:
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b""
+
+    wanted = program(launcher)
+    return until(lambda: next((one for one in children(launcher) if program(one) == wanted), 0))
+
+
 def all_children(pid: int) -> list[int]:
     """Those of each of its threads."""
     found: list[int] = []

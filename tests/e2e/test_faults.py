@@ -25,8 +25,8 @@ from e2e.server import (
     QUILTFN,
     Function,
     Server,
-    children,
     is_alive,
+    keeper_of,
     quiltfn,
     status_of,
     until,
@@ -142,21 +142,9 @@ def server_group(server: Server) -> str:
     return f"/sys/fs/cgroup/freezer{freezer}" if freezer else f"/sys/fs/cgroup{by_kind['']}"
 
 
-def keeper_of(server: Server) -> int:
-    """The child of the launcher that runs the launcher's own program."""
-
-    def program(pid: int) -> bytes:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-
-    launchers = program(server.launcher)
-    return until(
-        lambda: next((one for one in children(server.launcher) if program(one) == launchers), 0)
-    )
-
-
 def test_what_the_server_has_left_ends_with_a_killed_launcher(server: Server) -> None:
     """Its keeper ends it. The controls: a keeper that stands still, and another group."""
-    keeper = keeper_of(server)
+    keeper = keeper_of(server.launcher)
     left, elsewhere = escaped(server, server_group(server)), escaped(server)
     function = server.deploy("sleep 60", max_instances=1)
     server.later(answered, function)
@@ -174,13 +162,51 @@ def test_what_the_server_has_left_ends_with_a_killed_launcher(server: Server) ->
 
 
 def test_a_keeper_that_is_killed_has_a_successor_and_ends_with_a_launcher(server: Server) -> None:
-    first = keeper_of(server)
+    first = keeper_of(server.launcher)
     os.kill(first, signal.SIGKILL)
-    until(lambda: keeper_of(server) != first)
-    second = keeper_of(server)
+    until(lambda: keeper_of(server.launcher) != first)
+    second = keeper_of(server.launcher)
     server.stop()
     until(lambda: not is_alive(second))
     server.start()
+
+
+@pytest.fixture
+def stalled(server: Server) -> Iterator[Callable[[], None]]:
+    """Stops the launcher until the test is over."""
+    yield lambda: os.kill(server.launcher, signal.SIGSTOP)
+    os.kill(server.launcher, signal.SIGCONT)
+
+
+LEFT_BEHIND = """
+import os, subprocess, time
+def handler(event, context):
+    subprocess.Popen(["sleep", "120"], start_new_session=True)
+    time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("kind", ["shell", "python"])
+def test_a_cancelled_call_runs_no_more_though_the_launcher_stands_still(
+    server: Server, stalled: Callable[[], None], kind: str
+) -> None:
+    """Its guest ends it. The response comes once every process of it is gone."""
+    if kind == "python":
+        function = sample_runtimes.python(server, LEFT_BEHIND, timeout_seconds=120)
+    else:
+        function = server.deploy("setsid sleep 120 & sleep 120", timeout_seconds=120)
+    call = server.later(server.http.post, f"{function.path}/invoke", json={})
+    wanted = 1 if kind == "python" else 2
+    pids = until(lambda: found if len(found := server.named("sleep")) >= wanted else None, 20)
+    [invocation] = until(function.records)
+    stalled()
+    began = time.monotonic()
+    cancelled = server.call("POST", f"{function.path}/invocations/{invocation}/cancel")
+    took = time.monotonic() - began
+    assert not [one for one in pids if is_alive(one)]
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert took < scaled(4)
+    assert call.result().json()["status"] == "cancelled"
 
 
 def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) -> None:
@@ -203,7 +229,7 @@ def test_doctor_sweeps_the_dead_and_spares_the_living(
     sandboxes = set(living.sandbox_pids())
     before = leftovers.look(server.root, server.run_dir, living.ids)
     running(server, 4)
-    keeper = keeper_of(server)
+    keeper = keeper_of(server.launcher)
     os.kill(keeper, signal.SIGSTOP)
     kill(server, "both")
     os.kill(keeper, signal.SIGKILL)  # else it would kill the sandboxes

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from e2e.server import CRUN, children, is_alive, quiltfn, until, why_not
+from e2e.server import CRUN, children, is_alive, keeper_of, quiltfn, until, why_not
 from quiltfn.launcher import cgroups, state
 from quiltfn.launcher.jobs import LEFT_BEHIND_S, TIMEOUT_S
 from sandbox.launcher_process import RUNSC, LauncherProcess, place, run_launcher
-from timeouts import scaled
+from timeouts import full_wait, scaled
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -287,18 +287,24 @@ def test_what_a_server_has_forked_ends_with_its_launcher(root: Path, how: str) -
         assert not is_alive(hidden)
 
 
-@pytest.mark.parametrize("by", ["the next start", "doctor"])
+@pytest.mark.parametrize("by", ["the keeper", "the next start", "doctor"])
 def test_what_a_server_has_forked_is_swept_after_a_kill_of_the_launcher(
     root: Path, by: str
 ) -> None:
     with run_launcher(root) as made:
         told = made.do(HIDE)
+        keeper = keeper_of(made.launcher)
+        os.kill(keeper, signal.SIGSTOP)
         os.kill(made.launcher, signal.SIGKILL)
         assert made.wait() == -signal.SIGKILL
-        time.sleep(0.2)
+        time.sleep(full_wait(0.2))
         assert is_alive(told["pid"]), "nobody is there to end it"
         guests = in_sandbox(made, told["sandbox"])
         assert guests, "and it holds the guest's socket, so that this lives on as well"
+        os.kill(keeper, signal.SIGCONT if by == "the keeper" else signal.SIGKILL)
+        if by == "the keeper":
+            until(lambda: not any(map(is_alive, (told["pid"], *guests, keeper))))
+            return
         if by == "doctor":
             run_dir = str(root / "run")
             assert (

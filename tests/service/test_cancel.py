@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from quiltfn.catalog import Entry
+from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from service.platform_harness import Harness, open_harness, until
 from timeouts import scaled
@@ -56,12 +57,15 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     assert not cancelling.done()
     server.sandboxes.may_end.set()
     assert await cancelling == await running
-    # A launcher that hangs keeps nobody waiting.
+    # Where it does not end, that is not acknowledged.
     monkeypatch.setattr("quiltfn.invoke.KILLED_WITHIN_S", 0.02)
     running = await server.running(entry)
     (invocation_id,) = ids(server)
     server.sandboxes.may_end.clear()
-    assert await cancel(server, entry, invocation_id) == await running
+    with pytest.raises(RuntimeUnavailable, match="its handler may still run") as refused:
+        await cancel(server, entry, invocation_id)
+    assert (refused.value.invocation_id, refused.value.executed) == (invocation_id, True)
+    assert (await running).status is Status.CANCELLED
     server.sandboxes.may_end.set()
 
 

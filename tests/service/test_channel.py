@@ -5,12 +5,13 @@ import json
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import pytest
 
-from quiltfn.ports import SandboxFailed
+from quiltfn.model.invocation import ExitKind
+from quiltfn.ports import Call, SandboxFailed
 from quiltfn.sandbox import guest
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import PLAIN, LauncherSandboxes, Limits
@@ -74,31 +75,78 @@ class Transport:
     """The guest's socket, of which only the end matters."""
 
     is_open = True
+    has_hung_up = False
+    on_abort: Callable[[], None] = staticmethod(lambda: None)
+
+    def is_closing(self) -> bool:
+        return not self.is_open
+
+    def resume_reading(self) -> None:
+        pass
+
+    def write(self, _frame: bytes) -> None:
+        pass
+
+    def write_eof(self) -> None:
+        self.has_hung_up = True
 
     def abort(self) -> None:
         self.is_open = False
+        self.on_abort()
 
 
+@pytest.mark.parametrize("closes", [True, False])
 async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
-    ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:
-    """The launcher stands still; the guest then ends its sandbox by itself."""
+    """The launcher stands still; the guest then ends its sandbox by itself, and says so by closing
+    its end. If it does not, nobody is told that it has.
+    """
     monkeypatch.setattr(guest, "LAUNCHER_ANSWERS_S", 0.2)
+    monkeypatch.setattr(guest, "GUEST_ENDS_S", 0.2)
     channel, theirs = ends
     sandbox, transport = guest.GuestSandbox("one", -1, channel), Transport()
     sandbox.connection_made(cast("asyncio.BaseTransport", transport))
     ending = asyncio.ensure_future(sandbox.destroy())
+    stopped = asyncio.ensure_future(sandbox.stopped())
     for _ in range(20):
         await asyncio.sleep(0)
-    assert transport.is_open  # while it may still be counted what the sandbox has used
+    assert not transport.has_hung_up  # while it may still be counted what the sandbox has used
     async with asyncio.timeout(scaled(5)):
-        while transport.is_open:  # noqa: ASYNC110 - nothing announces it
+        while not transport.has_hung_up:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.01)
+    if closes:
+        sandbox.connection_lost(None)
+        await asyncio.wait_for(stopped, scaled(5))
+    else:
+        async with asyncio.timeout(scaled(5)):
+            while transport.is_open:  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.01)
+        sandbox.connection_lost(None)
+        await asyncio.sleep(0)
+        assert not stopped.done()
     assert not ending.done()
     theirs.send(
         json.dumps({"n": asked(theirs)["n"], "blocked": 0, "cpu_us": 0, "refused": []}).encode()
     )
     await ending
+    await stopped
+
+
+async def test_a_call_that_nobody_ends_at_its_deadline_loses_its_guest(
+    ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its guest, which has that deadline as well, nor the launcher, which is told of it."""
+    for bound in ("OUTER_DEADLINE_S", "LAUNCHER_ANSWERS_S", "GUEST_ENDS_S"):
+        monkeypatch.setattr(guest, bound, 0.05)
+    channel, theirs = ends
+    sandbox, transport = guest.GuestSandbox("one", -1, channel), Transport()
+    sandbox.connection_made(cast("asyncio.BaseTransport", transport))
+    transport.on_abort = lambda: sandbox.connection_lost(None)
+    call = Call(payload=None, environment={}, replaces_environment=False, timeout_s=0.05)
+    result = await asyncio.wait_for(sandbox.call(call), scaled(5))
+    assert (result.kind, transport.has_hung_up) == (ExitKind.DEADLINE, True)
+    assert asked(theirs)["verb"] == "kill"
 
 
 async def test_the_deadline_goes_with_each_create_once_there_is_one(

@@ -438,7 +438,7 @@ CANCEL = Route(
     handler=work.cancel_invocation,
     scope=INVOKE,
     answer=wire.Invocation,
-    codes=("CONFLICT",),
+    codes=("CONFLICT", "RUNTIME_UNAVAILABLE"),
     action="invocation.cancel",
     is_about_call=True,
 )

@@ -3,10 +3,10 @@
 // Reading from the host and writing to it.
 
 #include "host.h"
+#include "processes.h"
 #include "streams.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -20,16 +20,23 @@ static struct {
     size_t start, end, most; // most: how far it has been filled since the last wipe.
 } in;
 
+// The host hangs up: the sandbox ends. Its processes are killed before our end of the socket closes, by
+// which the host knows that nothing runs any more; the kernel would kill them just after it.
+static void end_for_host(bool is_gone)
+{
+    kill_everyone();
+    _exit(is_gone ? GONE : BROKEN);
+}
+
 size_t in_some(unsigned char **at, size_t most)
 {
     if (in.start == in.end) {
         ssize_t n;
-        do
-            n = recv(CONTROL, in.bytes, sizeof in.bytes, 0);
-        while (n < 0 && errno == EINTR);
+        while ((n = recv(CONTROL, in.bytes, sizeof in.bytes, 0)) < 0 && errno == EINTR) {
+        }
         // ECONNRESET is an end as well: the host closed the socket with frames of ours unread.
         if (n <= 0)
-            _exit(n == 0 || errno == ECONNRESET ? GONE : BROKEN);
+            end_for_host(n == 0 || errno == ECONNRESET);
         in.start = 0;
         in.end = (size_t)n;
         if (in.end > in.most)
@@ -43,12 +50,10 @@ size_t in_some(unsigned char **at, size_t most)
 
 void in_exactly(unsigned char *to, size_t length)
 {
-    while (length > 0) {
+    for (size_t n; length > 0; to += n, length -= n) {
         unsigned char *at;
-        size_t n = in_some(&at, length);
+        n = in_some(&at, length);
         memcpy(to, at, n);
-        to += n;
-        length -= n;
     }
 }
 
@@ -76,10 +81,8 @@ void check_host(void)
     ssize_t n = recv(CONTROL, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (n > 0)
         _exit(BAD_FRAME);
-    if (n == 0 || errno == ECONNRESET)
-        _exit(GONE);
-    if (errno != EAGAIN && errno != EINTR)
-        _exit(BROKEN);
+    if (n == 0 || (errno != EAGAIN && errno != EINTR))
+        end_for_host(n == 0 || errno == ECONNRESET);
 }
 
 static void out_seal(void)
@@ -99,10 +102,10 @@ void out_send_with(int fd)
         struct iovec rest = {out.bytes + sent, out.used - sent};
         ssize_t n = fd < 0 ? send(CONTROL, rest.iov_base, rest.iov_len, MSG_NOSIGNAL)
                            : send_with(CONTROL, &rest, &fd, 1, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
-            continue;
+        if (n < 0 && errno != EINTR)
+            end_for_host(errno == EPIPE || errno == ECONNRESET);
         if (n < 0)
-            _exit(errno == EPIPE || errno == ECONNRESET ? GONE : BROKEN);
+            continue;
         fd = -1;
         sent += (size_t)n;
     }

@@ -137,7 +137,7 @@ class PoolLease:
     async def ended(self) -> None:
         is_shared = self._pool.is_shared(self.instance) if self._used else False
         if self._sandbox is not None and not self._ended_well and not is_shared:
-            await self._sandbox.destroy()
+            await self._sandbox.stopped()
 
     async def __aexit__(
         self,

@@ -183,6 +183,11 @@ class Sandbox(Protocol):
     async def destroy(self) -> None:
         """Gives everything back to the machine. Harmless in any state and when repeated."""
 
+    async def stopped(self) -> None:
+        """Destroys it, and waits until nothing in it runs any more, which may be earlier than all
+        is given back.
+        """
+
 
 class Sandboxes(Protocol):
     """Where sandboxes come from."""
@@ -243,7 +248,7 @@ class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
 
     async def ended(self) -> None:
         """Once it was left: waits, where its call did not end by itself, until nothing of that runs
-        any more. Raises as `Sandbox.destroy`.
+        any more.
         """
 
 

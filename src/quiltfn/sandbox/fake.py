@@ -144,6 +144,9 @@ class FakeSandbox:
             self._destroyed = asyncio.ensure_future(self._destroy())
         await asyncio.shield(self._destroyed)
 
+    async def stopped(self) -> None:
+        await self.destroy()
+
     def end_by_itself(self) -> None:
         """Makes it die, during a call or between two. For tests."""
         self.is_alive = False

@@ -37,8 +37,9 @@ OUTPUT_LIMITS = OutputLimits(wire.STDOUT_MAX, wire.STDERR_MAX)
 # The guest keeps the deadline. If it has not reported the end so long after, the sandbox is killed
 # from outside.
 OUTER_DEADLINE_S = 0.5
-# How long the launcher may take to destroy a sandbox before its guest is left to end it by itself.
-LAUNCHER_ANSWERS_S = 5.0
+# How long the launcher may take to end a sandbox before its guest is left to end it by itself, and
+# how long that may take.
+LAUNCHER_ANSWERS_S, GUEST_ENDS_S = 0.5, 5.0
 CONTROL_PIECE = 64 * 1024
 # Descriptors that may have come before the frames that they belong to.
 DESCRIPTORS_MAX = 2
@@ -167,8 +168,10 @@ class GuestSandbox(asyncio.Protocol):
         self._output_bytes = 0
         self._room_bytes = SHORT_OUTPUT_BYTES
         self._long_output: LongOutput | None = None
-        self._is_paused = False
+        self._is_paused = self._is_broken = False
         self._destroyed: asyncio.Task[None] | None = None
+        self._guest_ended: asyncio.Future[None] = self._loop.create_future()
+        self._alone: list[asyncio.TimerHandle] = []
         self._counters = SandboxCounters()
 
     async def greet(self, control: socket.socket) -> None:
@@ -262,9 +265,17 @@ class GuestSandbox(asyncio.Protocol):
         return self._counters
 
     async def destroy(self) -> None:
+        await asyncio.shield(self._destruction())
+
+    async def stopped(self) -> None:
+        await asyncio.wait(
+            (self._destruction(), self._guest_ended), return_when=asyncio.FIRST_COMPLETED
+        )
+
+    def _destruction(self) -> "asyncio.Task[None]":
         if self._destroyed is None:
             self._destroyed = asyncio.ensure_future(self._destroy())
-        await asyncio.shield(self._destroyed)
+        return self._destroyed
 
     # What comes from the guest ---------------------------------------------------------------
 
@@ -281,6 +292,10 @@ class GuestSandbox(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.is_alive = False
+        for timer in self._alone:
+            timer.cancel()
+        if not (self._is_broken or self._guest_ended.done()):
+            self._guest_ended.set_result(None)
         for future in (self._greeted, self._specialised):
             if not future.done():
                 future.set_exception(ConnectionResetError("the guest ended"))
@@ -348,9 +363,10 @@ class GuestSandbox(asyncio.Protocol):
         self._descriptors.extend(descriptors_of(ancillary))
         if data and len(self._descriptors) <= DESCRIPTORS_MAX:
             self.data_received(data)
-        else:
-            self._loop.remove_reader(self._control.fileno())
-            self._break()
+            return
+        self._loop.remove_reader(self._control.fileno())
+        self._break()
+        self._is_broken = bool(data)
 
     async def _start_server(self, spec: VersionSpec) -> None:
         """Waits until it is ready. Raises `SandboxRefused`."""
@@ -470,19 +486,39 @@ class GuestSandbox(asyncio.Protocol):
         self._long_output = None
         self._read_on()  # else the end of the connection would not be seen
         self._channel.tell("kill", sandbox=self.id)
+        self._end_alone()
+
+    def _end_alone(self) -> None:
+        """Without the launcher, which may stand still, the guest ends everything by itself once its
+        socket has ended: that is where it closes the other end.
+        """
+        if self._transport is None or self._alone:
+            return
+        later = self._loop.call_later
+        self._alone = [
+            later(LAUNCHER_ANSWERS_S, self._hang_up),
+            later(LAUNCHER_ANSWERS_S + GUEST_ENDS_S, self._break),
+        ]
+
+    def _hang_up(self) -> None:
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._long_output = None
+            self._read_on()  # else the end of the connection would not be seen
+            self._transport.write_eof()
 
     def _break(self) -> None:
+        """Ends the connection, whatever the guest does: it does not say any more that it ended."""
         if self._transport is not None:
+            self._is_broken = True
             self._transport.abort()
 
     async def _destroy(self) -> None:
         self.is_alive = False
-        # Without the launcher, which may stand still, the guest ends everything by itself.
-        alone = asyncio.get_running_loop().call_later(LAUNCHER_ANSWERS_S, self._break)
+        self._end_alone()
         try:
             self._count(await self._channel.ask("destroy", sandbox=self.id))
         finally:
-            alone.cancel()
             self._break()
             if self._outer is not None:
                 self._outer.cancel()
