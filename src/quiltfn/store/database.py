@@ -102,6 +102,12 @@ class Database(Protocol):
         """
         ...
 
+    async def end_node_session(self, name: str) -> None:
+        """Ends the session that keeps other servers of the name of a node out, which was taken
+        over. Raises `StoreUnavailable`.
+        """
+        ...
+
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says."""
         ...

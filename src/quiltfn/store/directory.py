@@ -31,6 +31,7 @@ NOTE = re.compile(
     r"(open|closed) *\ndatabase (\d{10}) (\d{10})\ncommit (\d{10})\nspool ([+-]{2})\n"
 )
 NODE = "node"  # of a fleet whose records are here
+SESSION = "session"  # of PostgreSQL, that has the locks of this server
 COMMIT_AT, SPOOL_AT = 45, 62  # where the last two numbers stand in the note
 
 
@@ -157,6 +158,16 @@ class DataDirectory:
             )
         replace_file(path, f"{name}\n")
         self.sync()
+
+    def keep_session(self, session: str) -> None:
+        """Notes which session of PostgreSQL has the lock that others are kept out by."""
+        replace_file(self.path / SESSION, f"{session}\n")
+
+    def session(self) -> str:
+        """The one that was noted last; empty: none was."""
+        with contextlib.suppress(OSError):
+            return (self.path / SESSION).read_text("ascii", "replace").strip()
+        return ""
 
     def is_filled(self, spool: str) -> bool:
         """Whether the segment has any content."""

@@ -43,8 +43,25 @@ def check_fleet(connection: Connection, fleet_id: str, *, alone: bool) -> None:
         raise StoreBroken(ANOTHER.format(found=found, own=fleet_id))
 
 
+def _name_lock(name: str) -> bytes:
+    return hashlib.blake2b(f"quiltfn node {name}".encode(), digest_size=8).digest()
+
+
 def try_name_lock(connection: Connection, name: str) -> bool:
     """Takes the lock of a node's name for this session, unless another session has it."""
-    digest = hashlib.blake2b(f"quiltfn node {name}".encode(), digest_size=8).digest()
-    number = int.from_bytes(digest, signed=True)
+    number = int.from_bytes(_name_lock(name), signed=True)
     return bool(run_alone(connection, f"SELECT pg_try_advisory_lock({number})")[0][0])
+
+
+def free_name_lock(connection: Connection, name: str) -> None:
+    """Ends the session that holds the lock of the name of a node that was taken over: something
+    between that node and PostgreSQL may keep the session for ever.
+    """
+    lock = _name_lock(name)
+    high, low = (int.from_bytes(one) for one in (lock[:4], lock[4:]))
+    run_alone(
+        connection,
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        f" AND classid = {high} AND objid = {low} AND objsubid = 1"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )

@@ -6,6 +6,7 @@ A beat is one statement on a connection of its own, so that it never waits behin
 take-over is a transaction among the others that write.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,9 +113,13 @@ class SqlMembers:
     async def take_over(self, seen: Member) -> TakenOver | None:
         """As the port says."""
         now = StartTime(int(self._clock.unix()), int(self._clock.trusted() * 1000))
-        return await self._database.write(
+        found = await self._database.write(
             lambda connection: take_over(connection, seen, now, self._lost_answer)
         )
+        if found is not None:
+            with contextlib.suppress(StoreUnavailable):  # nobody else waits for that
+                await self._database.end_node_session(seen.name)
+        return found
 
     async def _change_own(self, values: dict[str, Any]) -> Member | None:
         """Changes the row of this node's epoch, if that still holds it."""

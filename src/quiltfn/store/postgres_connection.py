@@ -25,6 +25,8 @@ Connected = TypeVar("Connected")
 # The advisory locks of quiltfn in a database. Each server holds the first, alone or with others;
 # each transaction that writes takes the second.
 NAMESPACE, SERVERS, WRITER = 0x7175696C, 1, 2
+SESSION = "pid || '.' || (extract(epoch from backend_start) * 1000000)::bigint"
+OWN_SESSION, SESSION_NAME = "WHERE pid = pg_backend_pid()", re.compile(r"[0-9]+\.[0-9]+")
 CONNECT_TIMEOUT_S = 3
 # Longer than any statement or any wait for a lock takes where all is well.
 ANSWER_MAX_S = 10.0
@@ -287,6 +289,22 @@ def try_servers_lock(connection: Connection, *, alone: bool) -> bool:
     how = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
     (found,) = run_alone(connection, f"SELECT {how}({NAMESPACE}, {SERVERS})")
     return bool(found[0])
+
+
+def session_of(connection: Connection) -> str:
+    """The session, as it is named for `end_session`: a process of PostgreSQL, and its start."""
+    ((found,),) = run_alone(connection, f"SELECT {SESSION} FROM pg_stat_activity {OWN_SESSION}")
+    return str(found)
+
+
+def end_session(connection: Connection, session: str) -> None:
+    """Ends a session that is left of a server that is gone, unless it is in a transaction."""
+    if SESSION_NAME.fullmatch(session):
+        run_alone(
+            connection,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle'"
+            f" AND {SESSION} = '{session}' AND pid <> pg_backend_pid()",
+        )
 
 
 def run_alone(connection: Connection, statements: str) -> list[Any]:

@@ -34,7 +34,7 @@ from quiltfn.store.changes import TOLD
 from quiltfn.store.database import BUSY, NOTHING_MISSING, Work, one_server
 from quiltfn.store.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
-from quiltfn.store.fleet import check_fleet, try_name_lock
+from quiltfn.store.fleet import check_fleet, free_name_lock, try_name_lock
 from quiltfn.store.functions import SqlStore, opened
 from quiltfn.store.nodes import Boot
 from quiltfn.store.postgres_connection import (
@@ -45,12 +45,14 @@ from quiltfn.store.postgres_connection import (
     RETRIED,
     WRITER,
     code_of,
+    end_session,
     engine,
     is_lost,
     is_of_database,
     parameters,
     reason_of,
     run_alone,
+    session_of,
     try_servers_lock,
 )
 from quiltfn.store.postgres_notices import CHANNEL, listen
@@ -252,6 +254,10 @@ class PostgresDatabase:
         """As `Database` says."""
         await listen(self.listens_with, self.timeline, self.boot.epoch, told)
 
+    async def end_node_session(self, name: str) -> None:
+        """As `Database` says."""
+        await self.poll(lambda connection: free_name_lock(connection, name))
+
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says. PostgreSQL looks for damage itself, where it has checksums."""
         return True, "; ".join(self.directory.notices) or NOTHING_MISSING
@@ -431,9 +437,21 @@ class PostgresDatabase:
         """
         told = FLEET_SERVER if self._fleet_id else OTHER_SERVER
         while not try_servers_lock(connection, alone=self._is_alone):
+            self._end_left_session(connection)
             _wait_until(deadline, told)
         while self._fleet_id and not try_name_lock(connection, self._node_id):
+            self._end_left_session(connection)
             _wait_until(deadline, SAME_NAME.format(name=self._node_id))
+        if self.directory.holds_lock:
+            with contextlib.suppress(OSError):  # on a full disk
+                self.directory.keep_session(session_of(connection))
+
+    def _end_left_session(self, connection: Connection) -> None:
+        """Ends the session that had the lock last of those that were made from this directory: its
+        connection is gone, but something on the way to PostgreSQL may keep it for ever.
+        """
+        if self.directory.holds_lock:
+            end_session(connection, self.directory.session())
 
     def _was_committed(self, number: str, life: Sequence[str], deadline: float) -> bool:
         """What became of a transaction whose commit was not answered. Raises `NotStored` where it

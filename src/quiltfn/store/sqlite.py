@@ -143,6 +143,10 @@ class SqliteDatabase:
         """As `Database` says: it has none."""
         del told
 
+    async def end_node_session(self, name: str) -> None:
+        """As `Database` says: there are none."""
+        del name
+
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says."""
         messages = [*self.directory.notices, *([self.check.told] if self.check.told else [])]

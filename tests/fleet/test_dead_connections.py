@@ -1,0 +1,83 @@
+"""Servers that crash behind a proxy that keeps their connections to PostgreSQL: the sessions that
+had their locks live on.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from e2e.server import Server, until
+from fleet.database_proxy import DatabaseProxy, proxy_of
+from fleet.nodes import Fleet
+from postgresql import PASSWORD, Cluster
+
+pytestmark = pytest.mark.sandbox
+TIMES = "--fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 2 --fleet-reap-s 8"
+
+
+# The states of sessions that hold the lock of servers.
+HOLDERS = """
+SELECT state FROM pg_stat_activity JOIN pg_locks USING (pid)
+WHERE locktype = 'advisory' AND classid = 1903520108 AND objid = 1
+"""
+
+
+def crash(server: Server, cluster: Cluster) -> None:
+    """Its session is left without a transaction, which PostgreSQL would end after three seconds."""
+    for _ in range(10):
+        server.kill_launcher()
+        server.wait()
+        time.sleep(0.2)
+        if cluster.run(HOLDERS) == [("idle",)]:
+            return
+        time.sleep(4)
+        server.start()
+    raise AssertionError("its session was always in a transaction")
+
+
+def presence(asked: Server, name: str) -> str:
+    found = asked.call("GET", "/api/nodes").json()["nodes"]
+    return next(str(one["presence"]) for one in found if one["name"] == name)
+
+
+def test_a_node_starts_again_and_at_another_machine_once_it_was_taken_over(
+    fleet: Fleet, cluster: Cluster
+) -> None:
+    with proxy_of(fleet, "two", keeps_dead=True):
+        two = fleet.node("two", TIMES).start()
+        for _ in range(2):
+            crash(two, cluster)
+            two.start()
+        crash(two, cluster)
+        one = fleet.node("one", TIMES).start()
+        # The control, and what another machine knows: nothing of the session.
+        (two.data_dir / "session").unlink()
+        two.start_without_waiting()
+        assert two.wait(30) == 75
+        assert "A node named two is serving from this database already" in two.log.read_text()
+        until(lambda: presence(one, "two") == "gone", 60)
+        two.start()
+        assert two.deploy("echo hello").invoke()["stdout"] == "hello\n"
+        two.stop()
+
+
+def test_a_server_that_is_alone_starts_again(
+    cluster: Cluster, database: str, another: Callable[..., Server], tmp_path: Path
+) -> None:
+    port = urlsplit(database).port
+    assert port is not None
+    secret = tmp_path / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o600)
+    proxy = DatabaseProxy(port, keeps_dead=True)
+    try:
+        url = database.replace(f":{port}/", f":{proxy.port}/")
+        server = another(options=f"--store {url} --store-password-file {secret}").start()
+        crash(server, cluster)
+        server.start()
+        server.stop()
+    finally:
+        proxy.close()
