@@ -64,6 +64,24 @@ def test_the_answer_says_which_version_ran(tenant: Api) -> None:
     assert (told.status_code, "x-function-version" in told.headers) == (404, False)
 
 
+def test_a_path_names_a_version_or_an_alias_as_the_command_line_does(tenant: Api) -> None:
+    function_id = two_versions(tenant)
+    tenant.good("PUT", f"{of(function_id)}/aliases/live", {"version": 1})
+    tenant.heard()
+    path = f"/api/functions/invoke/{tenant.get(function_id)['name']}"
+    for named, version in (("@live", "1"), ("%40live", "1"), ("@1", "1"), ("@2", "2"), ("", "2")):
+        assert tenant("POST", f"{path}{named}").headers["x-function-version"] == version
+        queued = tenant("POST", f"{path}{named}", headers={"prefer": "respond-async"})
+        assert queued.status_code == 202
+    key = {"Idempotency-Key": f"by-path-{function_id}"}
+    told = [tenant("POST", f"{path}@live?mode=async", headers=key).json() for _ in range(2)]
+    assert told[0]["invocation_id"] == told[1]["invocation_id"]
+    for wrong in ("@nobody", "@9", "@"):
+        tenant.refused("NOT_FOUND", 404, "POST", f"{path}{wrong}")
+    for twice in ("@live?alias=live", "@live?version=1", "@1?version=1"):
+        tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", f"{path}{twice}")
+
+
 def test_a_version_that_is_not_there_is_named(tenant: Api) -> None:
     path = f"{of(two_versions(tenant))}/invoke"
     told = tenant.refused("NOT_FOUND", 404, "POST", f"{path}?version=3")

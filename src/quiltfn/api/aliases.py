@@ -1,7 +1,7 @@
 """The routes over aliases of functions, and which version a call names."""
 
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -80,6 +80,22 @@ def _rule(body: wire.NewAlias) -> RollbackRule | None:
     if rule.error_rate is None and rule.p99_ms is None:
         raise Unprocessable.field("rollback_on.error_rate", "given, or p99_ms", None, 0.05)
     return RollbackRule(**msgspec.structs.asdict(rule))
+
+
+def entry_called(context: RequestContext[Any]) -> Entry:
+    """The function that the path of a call names. Of NAME@VERSION and NAME@ALIAS, what follows @
+    becomes a parameter of the query. Raises `NotFound` and `Unprocessable`.
+    """
+    name, at, reference = context.parameters["name"].partition("@")  # which no name has
+    if at and reference:
+        field = "version" if reference.isascii() and reference.isdigit() else "alias"
+        for given in ("version", "alias"):
+            if given in context.query:
+                expected = "left out where the path has @"
+                raise Unprocessable.field(given, expected, context.query[given])
+        context.parameters = {**context.parameters, "name": name}
+        context.query = {**context.query, field: reference}
+    return context.entry_by_name()
 
 
 def names_version(context: RequestContext[A], entry: Entry) -> bool:

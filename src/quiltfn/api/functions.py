@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 
 from quiltfn import wire
 from quiltfn.api import event_stream, pages, parse, shapes
-from quiltfn.api.aliases import AliasServices, names_version, version_named
+from quiltfn.api.aliases import AliasServices, entry_called, names_version, version_named
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.byte_range import OCTETS, part_of
 from quiltfn.api.call_response import call_response, truncated
@@ -134,8 +134,10 @@ def invoke_function(context: RequestContext[FunctionServices]) -> Awaitable[Resp
 
 
 def invoke_function_by_name(context: RequestContext[FunctionServices]) -> Awaitable[Response]:
-    """Call a function by its name and wait for its end."""
-    return _invoke(context, context.entry_by_name())
+    """Call a function by its name and wait for its end. NAME@VERSION and NAME@ALIAS call it as
+    ?version= and ?alias= do.
+    """
+    return _invoke(context, entry_called(context))
 
 
 def called_by_id(context: RequestContext[FunctionServices]) -> CalledFunction | None:
@@ -150,7 +152,7 @@ def called_by_name(context: RequestContext[FunctionServices]) -> CalledFunction 
     """As `called_by_id`."""
     if wants_async(context):
         return None
-    entry = context.entry_by_name()
+    entry = entry_called(context)
     return CalledFunction(entry, names_version(context, entry))
 
 

@@ -7,6 +7,7 @@ import msgspec
 from quiltfn import wire
 from quiltfn.admission import Admission
 from quiltfn.api import pages, parse, shapes
+from quiltfn.api.aliases import entry_called
 from quiltfn.api.budgets import SHORT_BYTES, CallOutputBudget
 from quiltfn.api.call_response import call_response
 from quiltfn.api.response import INVOCATION_ID, Response, json_response
@@ -102,7 +103,7 @@ async def accepted_by_id(context: RequestContext[W], invocation_id: str) -> Resp
 
 async def accepted_by_name(context: RequestContext[W], invocation_id: str) -> Response | None:
     """202 for the call that an earlier request for the function of this name has queued."""
-    return await accepted_before(context, context.entry_by_name(), invocation_id)
+    return await accepted_before(context, entry_called(context), invocation_id)
 
 
 def _due_at_ms(context: RequestContext[W]) -> int | None:
