@@ -31,6 +31,25 @@ def test_what_is_searched_for_is_found_without_the_internet(open_page: Open) -> 
     expect(page.get_by_role("heading", level=1)).to_contain_text("Queue calls")
 
 
+@pytest.mark.parametrize(
+    ("question", "page_name", "anchor"),
+    [
+        ("where do I keep data?", "egress", "where-do-i-keep-data"),
+        ("custom domain", "urls-and-webhooks-in", "custom-domain"),
+        ("CORS", "urls-and-webhooks-in", "cors"),
+    ],
+)
+def test_what_users_ask_leads_to_its_section(
+    open_page: Open, question: str, page_name: str, anchor: str
+) -> None:
+    page = open_page()
+    page.goto(f"/docs/search.html?q={quote(question)}")
+    first = page.locator("ul.search > li > a").first
+    expect(first).to_have_attribute("href", re.compile(f"how-to/{page_name}.html#{anchor}$"))
+    first.click()
+    expect(page.locator(f"section#{anchor}")).to_be_visible()
+
+
 @pytest.mark.parametrize("at", ["search.html?q={}", "search.html?q=timeout&highlight={}", "#{}"])
 def test_text_in_the_address_is_no_html(open_page: Open, at: str) -> None:
     page = open_page()

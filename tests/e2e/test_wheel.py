@@ -65,6 +65,9 @@ def check_guest(wheel: Path, machine: int) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert archive.namelist().count(GUEST) == 1
         assert any(one.endswith("/share/man/man1/quiltfn.1") for one in archive.namelist())
+        assert any(
+            one.endswith("/share/quiltfn/grafana/quiltfn-alerts.yml") for one in archive.namelist()
+        )
         assert archive.getinfo(GUEST).external_attr >> 16 & 0o111, "it can be executed"
         seen, kinds = program_headers(archive.read(GUEST))
         library, _ = program_headers(archive.read(SHELL_LIBRARY))

@@ -38,8 +38,11 @@ export function SignIn() {
             }} /></div>
       <p id="key-problem" role="alert" class="some">${problem.value}</p>
       <button class="button primary" type="submit" disabled=${isBusy.value}>Sign in</button>
-      <p class="muted small">On the server's machine this makes one:</p>
-      <${Copy} text="quiltfn keys create --scope write" />
+      <p
+        class="muted small">On the machine of a server that is a service, as root, this creates one:</p>
+      <${Copy} text="quiltfn keys create --scope write --data-dir /var/lib/quiltfn/data" />
+      <p class="muted small">For a server that was started by hand, name the directory of its
+        <code>--data-dir</code>; for a node of a fleet, replace that option with <code>--fleet FILE</code>.</p>
     </form>
   `;
 }
