@@ -261,10 +261,17 @@ def test_the_installers_see_registries_and_proxies_of_the_environment() -> None:
     assert packages.environment({**mine, **others}) == mine
 
 
-def test_npm_gets_the_variables_that_its_users_own_settings_name(tmp_path: Path) -> None:
+def test_npm_gets_the_variables_that_its_users_own_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".npmrc").write_text("//registry.example.org/:_authToken=${MY_TOKEN}\n")
     mine = {"HOME": str(tmp_path), "MY_TOKEN": "a", "npm_config_registry": "b"}
     assert packages.environment({**mine, "OTHER_TOKEN": "c"}) == mine
+    monkeypatch.chdir(tmp_path)
+    for home in ("", "."):
+        assert "MY_TOKEN" not in packages.environment({**mine, "HOME": home}), "of a directory"
+    on_windows = {"USERPROFILE": str(tmp_path), "MY_TOKEN": "a"}
+    assert packages.environment(on_windows) == on_windows
 
 
 # --- package.json ------------------------------------------------------------------------------

@@ -262,7 +262,10 @@ def _environment() -> dict[str, str]:
 def environment(ours: Mapping[str, str]) -> dict[str, str]:
     """The variables of this process that the installers get."""
     config = ours.get("NPM_CONFIG_USERCONFIG") or ours.get("npm_config_userconfig")
-    named = _named_in(Path(config) if config else Path(ours.get("HOME", ".")) / ".npmrc")
+    home = ours.get("HOME") or ours.get("USERPROFILE") or ""
+    place = Path(config) if config else Path(home) / ".npmrc"
+    # A relative one could be that of somebody else's directory.
+    named = _named_in(place) if place.is_absolute() else set()
     kept = {
         name: value for name, value in ours.items() if PASSED_ON.fullmatch(name) or name in named
     }
