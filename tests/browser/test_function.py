@@ -824,7 +824,7 @@ def test_an_instance_that_is_kept_for_a_rollback_is_parked_not_warming(
     page.reload()
     expect(pool.get_by_role("img", name=shown)).to_be_visible()
     expect(pool.get_by_title("kept for a rollback").last).to_have_text("1 parked")
-    expect(pool).to_contain_text("between 0 and 5 instances")
+    expect(pool).to_contain_text("min 0, max 5")
     expect(pool).to_contain_text(re.compile("MiB of memory$"))
 
 

@@ -164,7 +164,7 @@ def test_a_server_without_functions_teaches_how_to_make_one(
         f"export QUILT_BASE_URL='{empty.url}'",
         "quiltfn functions create hello --handler 'echo hello'",
     ]
-    page.get_by_role("link", name="Write one here").click()
+    page.get_by_role("link", name="Create function").click()
     expect(page.get_by_role("heading", name="New function")).to_be_visible()
 
 

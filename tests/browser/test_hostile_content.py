@@ -162,7 +162,7 @@ def test_an_error_of_the_server_with_markup_is_text(page: Page, expected: list[s
     page.goto("/ui/#/new-schedule")
     page.get_by_label("Name", exact=True).fill("trap-two")
     page.get_by_label("Function", exact=True).fill(MARKUP[:60])
-    page.get_by_role("button", name="Make schedule").click()
+    page.get_by_role("button", name="Create schedule").click()
     expect(page.get_by_role("alert")).to_be_visible()
     is_unharmed(page)
 

@@ -56,7 +56,7 @@ def test_filters_are_in_the_address(page: Page, busy: Function) -> None:
     page.get_by_label("Start").select_option("cold starts")
     expect(page).to_have_url(re.compile("start=cold"))
     page.get_by_label("took at least").fill("999999")
-    expect(page.get_by_text("No call fits.")).to_be_visible()
+    expect(page.get_by_text("No matching invocations.")).to_be_visible()
     page.get_by_role("button", name="Clear").click()
     expect(page).to_have_url(re.compile("#/invocations$"))
     expect(rows(page).first).to_be_visible()

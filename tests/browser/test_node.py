@@ -50,7 +50,7 @@ def test_an_operator_sees_the_machine(open_as: OpenAs, keyed: Keyed, busy: tuple
     expect(row).to_contain_text(re.compile(r"[KM]iB"))
     protections = page.get_by_role("region", name="Protections in force")
     expect(protections).to_contain_text("seccomp")
-    findings = page.get_by_role("region", name="What the doctor finds")
+    findings = page.get_by_role("region", name="System checks")
     findings.get_by_role("button", name="All").click()
     expect(findings).to_contain_text("control groups")
 
@@ -65,7 +65,7 @@ def test_instances_are_found_and_sorted(
     page.get_by_role("searchbox").fill(name)
     expect(table.locator("[data-n]")).to_have_count(1)
     page.get_by_role("searchbox").fill("nobody has this")
-    expect(page.get_by_text("No instance fits.")).to_be_visible()
+    expect(page.get_by_text("No matching instances.")).to_be_visible()
     page.get_by_role("searchbox").fill("")
     table.get_by_role("button", name="Memory").click()
     expect(table.get_by_role("columnheader", name="Memory")).to_have_attribute(

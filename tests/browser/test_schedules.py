@@ -64,7 +64,7 @@ def test_one_is_made_by_its_form(page: Page, site: Server, function: Function) -
         variables.get_by_label(f"Value of {name}").fill(value)
     expect(variables.get_by_label("Value of GREETING")).to_have_attribute("type", "text")
     expect(variables.get_by_label("Value of API_TOKEN")).to_have_attribute("type", "password")
-    page.get_by_label("While one still runs").select_option("let the next one wait")
+    page.get_by_label("If still running").select_option("let the next one wait")
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("heading", name="made-here")).to_be_visible()
     expect(page.get_by_role("region", name="Next runs").get_by_role("listitem")).to_have_count(5)
@@ -85,7 +85,7 @@ def test_what_the_server_refuses_is_said_beside_the_form(
     page.goto("/ui/#/new-schedule")
     page.get_by_label("Name", exact=True).fill("wrong")
     page.get_by_label("Function", exact=True).fill("nobody-has-this")
-    page.get_by_role("button", name="Make schedule").click()
+    page.get_by_role("button", name="Create schedule").click()
     expect(page.get_by_role("alert")).to_contain_text("function")
     expect(page.get_by_label("Name", exact=True)).to_have_value("wrong")
 

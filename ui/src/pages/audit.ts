@@ -22,9 +22,9 @@ const COLUMNS: Column[] = [
   { name: "Action", width: "minmax(12rem, 1fr)" },
   { name: "Object", width: "minmax(6rem, 1fr)" },
   { name: "Tenant", width: "minmax(4rem, 6rem)", class: "wide" },
-  { name: "Who", width: "minmax(5rem, 9rem)", class: "wide" },
+  { name: "Actor", width: "minmax(5rem, 9rem)", class: "wide" },
   { name: "Answer", width: "4.5rem", class: "right wide" },
-  { name: "From", width: "8.5rem", class: "roomy" },
+  { name: "Source address", width: "8.5rem", class: "roomy" },
   { name: "When", width: "6rem", class: "right" },
 ];
 const LOOKED_AT_EVERY_MS = 1_000;
@@ -96,7 +96,7 @@ function Entry({ of }: { of: AuditEntry }) {
             <small class="mono">${visible(of.object_id)}</small><a class="small"
               href=${only({ object: of.object_id })}>All that was done to it</a>
           `}</dd>
-        <dt>Who</dt>
+        <dt>Actor</dt>
         <dd>${whoOf(of.credential)}<small class="mono">${visible(of.credential)}</small
           ><a class="small" href=${only({ who: of.credential })}>All that it did</a></dd>
         <dt>Tenant</dt>
@@ -175,7 +175,7 @@ function Filters({ actions }: { actions: readonly string[] }) {
   const isAny = FILTERS.some((name) => filters[name].value !== "");
   return html`<div class="bar" role="group" aria-label="Filters">
     <${Typed} label="Any action" of="action" suggestions=${actions} />
-    <${Pick} label="Who" of="who" options=${[["", "Anybody"], ...known]} />
+    <${Pick} label="Actor" of="who" options=${[["", "Anybody"], ...known]} />
     <${Typed} label="Any object's id" of="object" suggestions=${[]} />
     <${Pick} label="Time" of="since" options=${[["", "Any time"], ...times]} />
     ${
@@ -252,7 +252,7 @@ export default function Audit() {
       ? html`<${Waiting} />`
       : shown && !problem &&
         html`<p class="empty">${
-          isWhole ? "Nothing was done that fits." : html`Nothing of the newest fits.
+          isWhole ? "No matching entries." : html`No match among the newest entries.
           <button class="button" type="button" onClick=${() =>
             shown.more()}>Look further back</button>`
         }</p>`}

@@ -141,7 +141,7 @@ function Places({ of }: { of: readonly Node[] }) {
                 html`<${PlacedRow} one=${one} tabindex=${tabindex} />`} />
           `
           : html`<p class="card empty">${
-            all.length > 0 ? "No function fits." : "No function has an instance at the moment."
+            all.length > 0 ? "No matching functions." : "No function has an instance at the moment."
           }</p>`}
   `;
 }

@@ -105,7 +105,7 @@ async function remove(one: Function): Promise<void> {
   const isSure = await confirm({
     title: `Delete ${one.name}?`,
     text: `Its ${counted(one.current_version, "version")}, records and queued work go with it. ` +
-      "Calls that run have 5 seconds to end.",
+      "Running invocations are cancelled after 5 seconds.",
     verb: "Delete",
   });
   if (!isSure) return;
@@ -165,8 +165,7 @@ function Facts({ one }: { one: Function }) {
     <p
       class="facts"><span>runtime <a href=${href(["runtimes", one.runtime])}>${one
         .runtime}</a></span><${Serving} one=${one} /><span><b>${one
-        .memory_limit_mb}</b> MiB</span><span><b>${one
-        .timeout_seconds}</b> s at most</span
+        .memory_limit_mb}</b> MiB</span><span>timeout <b>${one.timeout_seconds}</b> s</span
       ><span>${one.last_invoked_at === null
         ? "never called"
         : html`${
@@ -186,7 +185,7 @@ function PoolStrip({ one }: { one: Function }) {
         html`<span class=${`key ${kind} ${many ? "" : "none"}`} key=${kind} title=${
           KINDS[kind as keyof typeof KINDS]
         }><b>${many}</b> ${kind}</span>`
-      )}<span>between ${one.min_instances} and ${counted(one.max_instances, "instance")}</span>
+      )}<span>min ${one.min_instances}, max ${one.max_instances}</span>
       <span title="What they count in the memory budget: the limit where a call is in one">${bytes(
         (counts.memory_mib ?? 0) * MIB,
       )} of memory</span></span></section>

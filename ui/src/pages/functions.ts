@@ -136,7 +136,7 @@ function Empty() {
   if (functions.value.size > 0) {
     return html`
       <p
-        class="empty">No function fits. <button class="button" type="button" onClick=${() => {
+        class="empty">No matching functions. <button class="button" type="button" onClick=${() => {
           text.value = state.value = "";
         }}>Show all</button></p>
     `;
@@ -146,7 +146,7 @@ function Empty() {
     <div class="card empty teach">
       <h2>No functions yet</h2>
       <p>A function is a piece of code that runs when it is called, in a sandbox of its own.</p>
-      <p><a class="button primary" href="#/functions/new">Write one here</a></p>
+      <p><a class="button primary" href="#/functions/new">Create function</a></p>
       <p>or in a terminal:</p>
       ${there && html`<${Copy} text=${there} />`}
       <${Copy} text="quiltfn functions create hello --handler 'echo hello'" />

@@ -18,8 +18,8 @@ import { type InvocationSummary, type InvocationSummaryPage, SOURCES, STATUSES }
 
 const COLUMNS: Column[] = [
   { name: "Function", width: "minmax(12rem, 1fr)" },
-  { name: "Began", width: "6.5rem", class: "right" },
-  { name: "Took", width: "5.5rem", class: "right" },
+  { name: "Started", width: "6.5rem", class: "right" },
+  { name: "Duration", width: "5.5rem", class: "right" },
   { name: "HTTP", width: "3rem", class: "right wide" },
   { name: "Start", width: "3rem", class: "wide" },
   { name: "Source", width: "5.5rem", class: "wide" },
@@ -212,7 +212,7 @@ export default function Invocations() {
           : shown && !shown.problem.value &&
             html`<p class="empty">${
               isFiltered
-                ? isWhole ? "No call fits." : html`None of the newest calls fits.
+                ? isWhole ? "No matching invocations." : html`No match among the newest invocations.
             <button class="button" type="button" onClick=${() =>
                   shown.more()}>Look further back</button>`
                 : html`No calls yet. <code>quiltfn invoke FUNCTION</code>`

@@ -161,7 +161,7 @@ function Answer({ of: { call: of, version }, isOld, name, id }: {
         ${of.stdout && html`<${Output} text=${of.stdout} label="Output" />`}
         ${of.stderr &&
           html`<${Output} text=${of.stderr} label="Log" isError=${of.status !== "success"} />`}
-        ${!of.stdout && !of.stderr && html`<p class="empty">It wrote nothing.</p>`}</section>
+        ${!of.stdout && !of.stderr && html`<p class="empty">No output</p>`}</section>
   `;
 }
 

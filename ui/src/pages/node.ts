@@ -24,7 +24,7 @@ const COLUMNS: Column[] = [
   { name: "Memory", width: "6.5rem", class: "right", sort: "memory" },
   { name: "Age", width: "6.5rem", class: "right wide", sort: "age" },
   { name: "In this state", width: "7rem", class: "right roomy", sort: "since" },
-  { name: "Started because", width: "8rem", class: "roomy" },
+  { name: "Start reason", width: "8rem", class: "roomy" },
   { name: "Tenant", width: "7rem", class: "wide" },
 ];
 // In a fleet the list is that of all nodes.
@@ -105,13 +105,13 @@ function Memory({ of }: { of: InstanceList }) {
   const keys: [string, string][] = [
     ["busy", `${count(counts.busy)} busy`],
     ["ready", `${count(counts.ready)} ready`],
-    ["warming", `${count(counts.warming)} coming or going`],
+    ["warming", `${count(counts.warming)} starting or stopping`],
     ["stock", `${count(of.prewarmed_count)} prewarmed`],
   ];
   const waiting: [string, number][] = [
     ["Instances", of.total_count],
     ["Prewarmed", of.prewarmed_count],
-    ["Calls that wait", of.waiting_calls],
+    ["Pending invocations", of.waiting_calls],
     ["Queued work", of.queued_calls],
   ];
   return html`
@@ -143,7 +143,7 @@ function Findings({ of }: { of: readonly Finding[] }) {
   const shown = isAll.value ? sorted : bad;
   return html`
     <section class="card after"
-      aria-labelledby="findings"><header><h2 id="findings">What the doctor finds</h2>
+      aria-labelledby="findings"><header><h2 id="findings">System checks</h2>
         <span class="push muted num">${bad.length === 0
           ? `${of.length} things looked at, all fine`
           : `${bad.length} of ${of.length} to look at`}</span><button class="button" type="button" aria-pressed=${isAll
@@ -242,7 +242,7 @@ function Instances({ of }: { of: InstanceList }) {
           `
           : html`<p class="card empty">${
             of.instances.length > 0
-              ? "No instance fits."
+              ? "No matching instances."
               : `No instance at the moment${
                 of.prewarmed_count
                   ? `; ${counted(of.prewarmed_count, "sandbox", "sandboxes")} prewarmed`

@@ -112,7 +112,7 @@ function Runs({ of, latest }: { of: Schedule; latest: string }) {
                 <td>
                   <${Outcome} of=${one} />
                 </td>
-                <td class="wide small muted">${one.manual
+                <td class="wide small muted long">${one.manual
                   ? "a caller asked for it"
                   : one.reason}</td>
                 <td class="wide mono small muted">${one.invocation_id}</td>

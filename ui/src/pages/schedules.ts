@@ -106,7 +106,7 @@ export default function Schedules() {
                 html`<${Row} one=${one} tabindex=${tabindex} />`} />
           `
           : whole && whole.length > 0
-          ? html`<p class="empty">No schedule fits.</p>`
+          ? html`<p class="empty">No matching schedules.</p>`
           : whole
           ? html`<${Empty} />`
           : !problem.value && html`<${Waiting} />`}

@@ -43,7 +43,7 @@ export function Attempts({ of }: { of: readonly Attempt[] }) {
             <th>#</th>
             <th>Status</th>
             <th class="right">After</th>
-            <th class="right">Took</th>
+            <th class="right">Duration</th>
             <th class="wide when"><span class="hidden-visually">Along the time</span></th>
             <th class="wide">Start</th>
             <th class="right wide">Version</th>

@@ -104,9 +104,9 @@ export function ScheduleForm(
             .timezone} />
         </div>
         <div class="inside columns">
-          <${Select} label="While one still runs" name="overlap" value=${form.overlap}
+          <${Select} label="If still running" name="overlap" value=${form.overlap}
             options=${OVERLAPS} />
-          <${Select} label="What was missed, such as during a restart" name="missed" value=${form
+          <${Select} label="Missed runs" name="missed" value=${form
             .missed}
             options=${MISSED} />
           <${Text} label="Jitter in seconds" name="jitter_seconds" value=${form
@@ -131,7 +131,7 @@ export function ScheduleForm(
           class="inside actions"><button class="button primary" type="submit" disabled=${isBusy
             .value}>${of
             ? "Save"
-            : "Make schedule"}</button><button class="button" type="button" onClick=${onCancel}>Cancel</button></footer>
+            : "Create schedule"}</button><button class="button" type="button" onClick=${onCancel}>Cancel</button></footer>
         </form>
   `;
 }

@@ -37,7 +37,7 @@ function Row({ of, id, onRedrive, onDrop }: {
         at=${of.died_at} /></a></td>
       <td class="num small">${counted(of.attempts, "attempt")}<span
         class="muted wide">, ${WHY[of.reason] ?? of.reason}</span></td>
-      <td class="small wide">
+      <td class="small wide long">
         ${visible(of.error_message ?? "")}
       </td>
       <td class="right">

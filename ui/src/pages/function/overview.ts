@@ -63,7 +63,7 @@ function OverTime({ id }: { id: string }) {
         <${Figures} data=${data} />
         <div class="inside charted">
           ${data.points.length === 0
-            ? html`<p class="empty">No call ended in this time.</p>`
+            ? html`<p class="empty">No invocations in this period</p>`
             : html`
               <${ChartLegend} />
               <${Chart} data=${filled(data)} />
@@ -152,8 +152,8 @@ function Latest({ one }: { one: Function }) {
                 <thead>
                   <tr>
                     <th>Status</th>
-                    <th>Began</th>
-                    <th class="right">Took</th>
+                    <th>Started</th>
+                    <th class="right">Duration</th>
                     <th class="wide right">HTTP</th>
                     <th class="wide">Reason</th>
                     <th class="wide">Start</th>

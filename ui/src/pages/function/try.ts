@@ -186,7 +186,7 @@ function Written({ id, run }: { id: string; run: Run }) {
     return html`${shown("stdout", "Output", false)}${shown("stderr", "Log", isBad)}`;
   }
   return html`<div class="output waiting">${
-    run.problem ? "" : run.isOver ? "It wrote nothing." : "Nothing yet."
+    run.problem ? "" : run.isOver ? "No output" : "Nothing yet."
   }</div>`;
 }
 
@@ -246,6 +246,6 @@ export function TryIt({ one }: { one: Function }) {
         ${run && html`<${Outcome} one=${one} run=${run} />`}</div>
       ${run
         ? html`<${Written} id=${one.id} run=${run} />`
-        : html`<div class="output waiting">What it writes appears here.</div>`}</section>
+        : html`<div class="output waiting">Output appears here</div>`}</section>
   `;
 }
