@@ -12,12 +12,21 @@ import contextlib
 import hmac
 import math
 import secrets
-from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Container, Mapping, Sequence
 from typing import Protocol
 
 from quiltfn.ids import new_id
-from quiltfn.model.access import Caller, Key, Scope, check_label, check_tenant, digest_of, prefix_of
+from quiltfn.model.access import (
+    Caller,
+    Key,
+    Scope,
+    check_label,
+    check_tenant,
+    digest_of,
+    disabled,
+    prefix_of,
+)
 from quiltfn.model.errors import (
     Forbidden,
     NotFound,
@@ -60,6 +69,8 @@ class Access:
         self._by_prefix: dict[str, Key] = {}
         self._by_id: dict[str, Key] = {}
         self._tenants: set[str] = set()
+        # Tenants whose credentials are refused, but for those of operators.
+        self.disabled: Container[str] = ()
         # No key was ever made and no tokens are configured: every client has all rights.
         self.is_open = verify is None
         self.revision = -1
@@ -121,9 +132,9 @@ class Access:
         return ANYBODY
 
     async def identify(self, headers: Mapping[str, str], address: str) -> Caller:
-        """The caller. Raises `Unauthorized`, `RateLimited` after too many failures from `address`,
-        and `StoreUnavailable` if the store has to be asked and does not answer, or as
-        `check_current`.
+        """The caller. Raises `Unauthorized`, `TenantDisabled`, `RateLimited` after too many
+        failures from `address`, and `StoreUnavailable` if the store has to be asked and does not
+        answer, or as `check_current`.
 
         A valid credential always passes, however new it is and however many wrong ones came from
         the same address.
@@ -146,6 +157,8 @@ class Access:
         if caller is not None:
             if caller.token_ends_at is None:  # signed tokens are not in the store
                 self.check_current()
+            if self._is_refused(caller):
+                raise disabled(caller.tenant_id)
             return caller
         if secret:  # a request without a credential is no guess
             self._count_failure(address)
@@ -170,7 +183,7 @@ class Access:
         """The caller, as another node has identified it, if its credential is valid here as well.
         Raises `Unauthorized`, and `StoreUnavailable` as `identify` does.
         """
-        is_key = caller.token_ends_at is None and caller != ANYBODY
+        is_key = caller.token_ends_at is None and caller.credential != ANYBODY.credential
         if is_key and caller.credential not in self._by_id:
             await self.refresh()  # that node may know of a newer one
         self.check_holds(caller)
@@ -190,17 +203,30 @@ class Access:
         server knows, which it does not once its keys are stale: of a server that needed none,
         whether it still needs none.
         """
+        if self._is_refused(caller):
+            return False
         now = int(self._clock.unix())
         if caller.token_ends_at is not None:
             return now < caller.token_ends_at
         if self._is_stale:
             return False
-        if caller == ANYBODY:
+        if caller.credential == ANYBODY.credential:
             return self.is_open
         key = self._by_id.get(caller.credential)
         if key is None or not key.is_valid(now):
             return False
-        return (key.tenant_id, key.scope) == (caller.tenant_id, caller.scope)
+        is_there = key.tenant_id == caller.tenant_id or (
+            caller.is_visiting and key.scope is Scope.OPERATOR
+        )
+        return is_there and key.scope == caller.scope
+
+    def _is_refused(self, caller: Caller) -> bool:
+        return caller.tenant_id in self.disabled and caller.scope is not Scope.OPERATOR
+
+    def tenants(self) -> dict[str, int]:
+        """How many valid keys each tenant has that has some."""
+        now = int(self._clock.unix())
+        return Counter(key.tenant_id for key in self._by_id.values() if key.is_valid(now))
 
     def knows(self, tenant_id: str) -> bool:
         """Whether the tenant has a valid key, or is that of callers who need none."""

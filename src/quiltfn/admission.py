@@ -12,7 +12,8 @@ from itertools import islice
 
 import msgspec
 
-from quiltfn.model.errors import RateLimited
+from quiltfn.model.access import disabled
+from quiltfn.model.errors import QuiltfnError, RateLimited
 from quiltfn.model.stats import DAY_S, gb_seconds_of
 from quiltfn.model.tenant_load import TenantLoad
 from quiltfn.model.tenant_quota import TenantLimits
@@ -87,8 +88,12 @@ class Admission:
             self._own[tenant_id] = limits
 
     def call(self, tenant_id: str) -> "InFlight":
-        """One invocation, from here to the end of the `with` block. Raises `RateLimited`."""
+        """One invocation, from here to the end of the `with` block. Raises `RateLimited`, and
+        `TenantDisabled`.
+        """
         limits, in_flight = self._own.get(tenant_id, self.limits), self._in_flight[tenant_id]
+        if limits.disabled:
+            raise disabled(tenant_id)
         if (
             in_flight >= limits.calls_in_flight
             if self.others is None
@@ -106,6 +111,17 @@ class Admission:
             self._take_token(tenant_id, limits.calls_per_second)
         self._in_flight[tenant_id] += 1
         return InFlight(self._in_flight, tenant_id)
+
+    def refusal(self, tenant_id: str) -> QuiltfnError | None:
+        """Why nothing of the tenant begins for longer than a moment, whoever wants it; None: it
+        does.
+        """
+        limits = self.limits_of(tenant_id)
+        if limits.disabled:
+            return disabled(tenant_id)
+        if not limits.calls_in_flight:
+            return RateLimited("the tenant may have no calls, its limit", retry_after=60)
+        return self.day_refusal(tenant_id)
 
     def day_refusal(self, tenant_id: str) -> RateLimited | None:
         """Why no call of the tenant begins before tomorrow, whoever wants it; None: they do."""

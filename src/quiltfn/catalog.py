@@ -58,6 +58,10 @@ class Catalog:
         # or wait.
         self.on_change: list[Callable[[Function | None, Function | None], None]] = []
 
+    def tenants(self) -> list[str]:
+        """Those that have a function."""
+        return [tenant_id for tenant_id, ids in self._ids.items() if ids]
+
     @contextlib.contextmanager
     def reserve(
         self, tenant_id: str, spec: VersionSpec, instead_of: VersionSpec | None = None

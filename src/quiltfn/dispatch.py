@@ -334,7 +334,7 @@ class Dispatcher:
         """Whether nothing of it may begin now; then it is considered again later."""
         if not self.may_begin():
             self._block(backlog)
-        elif self.admission.day_refusal(backlog.tenant_id) is not None:
+        elif self.admission.refusal(backlog.tenant_id) is not None:
             self._hold_back(backlog)
         else:
             return False
@@ -380,7 +380,9 @@ class Dispatcher:
         return True
 
     def _hold_back(self, backlog: Backlog) -> None:
-        """The tenant has used up its day: what is due waits until tomorrow or for another quota."""
+        """The tenant has used up its day, or is disabled: what is due waits until tomorrow, or for
+        an operator.
+        """
         if backlog.held:
             self._put_back_soon(backlog, self._claims.take_all(backlog))
         else:

@@ -312,6 +312,17 @@ class Invoker:
         self._none_give_way[tenant_id] = now
         return False
 
+    def end_calls(self, function_id: str, reason: str) -> None:
+        """Ends what handlers have of the function. Accepted work is interrupted, so that it is
+        tried again as its policy says; other calls are cancelled.
+        """
+        for call in self._calls.values():
+            if call.entry.function.id != function_id or call.running is None:
+                continue
+            is_work = call.request.conclude is not None
+            kind = ExitKind.INTERRUPTED if is_work else ExitKind.CANCELLED
+            call.lease.end_call(kind, reason)
+
     def running_call(self, function_id: str, invocation_id: str) -> RunningCall | None:
         """The call of the function with this id, if its handler has it on this node."""
         call = self._calls.get(invocation_id)

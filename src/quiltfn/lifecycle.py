@@ -137,6 +137,12 @@ class Lifecycle:
             else:
                 self._resume_deployment(stored.function)
 
+    def reopen(self, function: Function) -> None:
+        """The pool of an active function serves again that was closed beside its state."""
+        entry = self._catalog.known(function.id)
+        if entry is not None and entry.function.state is FunctionState.ACTIVE:
+            self._pools.open(function.id, entry.version, self._limits(entry.function))
+
     async def aclose(self) -> None:
         """What goes on in the background ends; what is being deployed stays so in the store."""
         for task in self._background:

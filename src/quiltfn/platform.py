@@ -89,6 +89,7 @@ from quiltfn.store import (
 from quiltfn.store.inputs import Cipher
 from quiltfn.telemetry import Telemetry, open_telemetry
 from quiltfn.tenant_images import TenantImages
+from quiltfn.tenants import DisabledTenants
 from quiltfn.until_stored import until_stored
 from quiltfn.urls import Urls
 from quiltfn.work import Work
@@ -225,6 +226,15 @@ def _own_tasks(parts: CallParts, telemetry: Telemetry, services: Services) -> tu
     """What goes on while the server is open."""
     canaries = Canaries(services.aliases, services.invoker, services.audit, services.clock)
     services.aliases.on_rolled_back.append(services.events.alias_rolled_back)
+    services.deliveries.is_disabled = services.quotas.disabled.__contains__
+    DisabledTenants(
+        services.quotas,
+        services.access,
+        services.catalog,
+        services.lifecycle,
+        parts.pools,
+        services.invoker,
+    )
     services.invoker.defaults = services.aliases.defaults
     services.invoker.default_version = services.aliases.default_version
     return (

@@ -8,7 +8,7 @@ and once a clock was set, and costs a call nothing.
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -61,6 +61,10 @@ class Quotas:
         self._counts: set[_Count] = set()
         self._earlier: dict[str, _Earlier] = {}
         self._changing = asyncio.Lock()  # so that memory has what was stored last
+        # Tenants that an operator has disabled. Others see the same set change.
+        self.disabled: set[str] = set()
+        # Is told of a tenant that was disabled or enabled. It must not raise or wait.
+        self.on_disabled: Callable[[str, bool], None] = lambda *_: None
         admission.on_unknown_use = self._count_soon
 
     async def restore(self) -> None:
@@ -74,26 +78,48 @@ class Quotas:
             if self._is_limited(tenant_id):
                 await self._count(tenant_id)
 
+    def tenants(self) -> list[str]:
+        """Those that have a quota of their own, or are disabled."""
+        return list(self._quotas)
+
     def of(self, tenant_id: str) -> TenantQuota:
         """What was set for the tenant; nothing where that is nothing."""
         return self._quotas.get(tenant_id, NONE)
 
     async def set(self, tenant_id: str, quota: TenantQuota) -> None:
-        """Sets a tenant's quota, as a whole. Raises `CapacityFull` if there are too many."""
-        kept = None if quota == NONE else quota
-        if kept is not None and tenant_id not in self._quotas and len(self._quotas) >= QUOTAS_MAX:
-            raise CapacityFull(
-                f"{QUOTAS_MAX} tenants have a quota, as many as may",
-                hint="delete one that is not needed",
-                retry_after=60,
-            )
+        """Sets a tenant's quota, as a whole; a disabled tenant stays so. Raises `CapacityFull` if
+        there are too many.
+        """
+        await self._change(
+            tenant_id, lambda before: msgspec.structs.replace(quota, disabled=before.disabled)
+        )
+
+    async def disable(self, tenant_id: str, *, disabled: bool) -> None:
+        """Disables a tenant, or enables it again, for the next request. Raises as `set`."""
+        await self._change(
+            tenant_id, lambda before: msgspec.structs.replace(before, disabled=disabled)
+        )
+
+    async def _change(self, tenant_id: str, change: Callable[[TenantQuota], TenantQuota]) -> None:
         async with self._changing:
+            found = await self._store.load([tenant_id])  # another node may have changed it
+            quota = change(found.get(tenant_id, NONE))
+            kept = None if quota == NONE else quota
+            self._check_count(tenant_id, kept)
             await self._store.save(tenant_id, kept)
             self._hold(tenant_id, kept)
         if not self._is_limited(tenant_id):
             self._admission.forget_use(tenant_id)
         elif self._admission.used_today(tenant_id) is None:
             await self._count(tenant_id)
+
+    def _check_count(self, tenant_id: str, kept: TenantQuota | None) -> None:
+        if kept is not None and tenant_id not in self._quotas and len(self._quotas) >= QUOTAS_MAX:
+            raise CapacityFull(
+                f"{QUOTAS_MAX} tenants have a quota, as many as may",
+                hint="delete one that is not needed",
+                retry_after=60,
+            )
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
         """Takes over what operators have set on other nodes; None: all of it. What a tenant used
@@ -163,6 +189,10 @@ class Quotas:
             self._quotas[tenant_id] = quota
             limits = self._admission.limits.under(quota)
         self._admission.set_limits(tenant_id, limits)
+        is_disabled = quota is not None and quota.disabled
+        if is_disabled != (tenant_id in self.disabled):
+            (self.disabled.add if is_disabled else self.disabled.discard)(tenant_id)
+            self.on_disabled(tenant_id, is_disabled)
 
     def _is_limited(self, tenant_id: str) -> bool:
         return bool(self._admission.limits_of(tenant_id).gb_seconds_per_day)

@@ -256,10 +256,10 @@ class Schedules:
         )
         if decision.run_tick_ms is None:
             return firing
-        used_up = self._admission.day_refusal(schedule.tenant_id)
-        if used_up is not None:
-            # It would run tomorrow, with all the others of today.
-            return replace(firing, refusal=str(used_up), unrun=RunOutcome.SKIPPED)
+        refusal = self._admission.refusal(schedule.tenant_id)
+        if refusal is not None:
+            # It would run tomorrow, or once the tenant is enabled, with all the others until then.
+            return replace(firing, refusal=str(refusal), unrun=RunOutcome.SKIPPED)
         try:
             return replace(firing, work=await self._prepared(schedule))
         except (ShuttingDown, StoreUnavailable):

@@ -55,6 +55,26 @@ def test_an_operator_sees_the_machine(open_as: OpenAs, keyed: Keyed, busy: tuple
     expect(findings).to_contain_text("control groups")
 
 
+def test_a_tenant_is_disabled_after_a_question_and_enabled(open_as: OpenAs, keyed: Keyed) -> None:
+    tenant = new_name()
+    admin = keyed.caller(tenant, "admin")
+    page = open_as(keyed.operator.key)
+    page.goto("/ui/#/node")
+    tenants = page.get_by_role("table", name="Tenants")
+    row = tenants.get_by_role("row").filter(has_text=tenant)
+    expect(row).to_contain_text("enabled")
+    row.get_by_role("button", name=f"Disable {tenant}").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    admin.good("GET", "/api/functions")
+    row.get_by_role("button", name=f"Disable {tenant}").click()
+    page.get_by_role("dialog").get_by_role("button", name="Disable").click()
+    expect(row).to_contain_text("disabled")
+    admin.refused("FORBIDDEN", 403, "GET", "/api/functions")
+    row.get_by_role("button", name=f"Enable {tenant}").click()
+    expect(row).to_contain_text("enabled")
+    admin.good("GET", "/api/functions")
+
+
 def test_instances_are_found_and_sorted(
     open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str]
 ) -> None:

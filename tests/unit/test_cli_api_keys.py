@@ -17,6 +17,7 @@ from quiltfn.sdk.quotas import QuotaMethods
 from quiltfn.sdk.runtimes import RuntimeMethods
 from quiltfn.sdk.schedules import ScheduleMethods
 from quiltfn.sdk.system import SystemMethods
+from quiltfn.sdk.tenants import TenantMethods
 from unit.canned_server import ID, INVOCATION, Fake, answered_by
 
 Captured = pytest.CaptureFixture[str]
@@ -61,6 +62,29 @@ def test_keys_are_listed_without_secrets_and_revoked(fake: Fake, capsys: Capture
     assert "needs none until the first" in capsys.readouterr().err
 
 
+def test_tenants_are_listed_disabled_and_enabled(fake: Fake, capsys: Captured) -> None:
+    acme = {"tenant_id": "acme", "disabled": True, "functions": 3, "valid_keys": 2}
+    acme |= {"calls_in_flight": 0}
+    fake.answers["GET", "/api/tenants"] = (200, {"tenants": [acme], "next_cursor": "c2"})
+    fake.answers["POST", "/api/tenants/acme/disable"] = (200, acme)
+    fake.answers["POST", "/api/tenants/acme/enable"] = (200, {**acme, "disabled": False})
+    assert run(["tenants", "list", "--limit", "1"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1].split() == ["acme", "disabled", "3", "2", "0"]
+    assert (fake.query, "--cursor c2" in printed.err) == ("limit=1", True)
+    for verb in ("disable", "enable"):
+        assert run(["tenants", verb, "acme"]) == 0
+        assert capsys.readouterr().out == f"acme is {verb}d\n"
+
+
+def test_an_operator_names_the_tenant_that_a_command_is_about(fake: Fake) -> None:
+    fake.answers["POST", f"/{ID}/pause"] = (200, {"success": True, "message": None})
+    assert run(["functions", "pause", "hello", "--as-tenant", "acme"]) == 0
+    assert fake.headers["X-Tenant-Id"] == "acme"
+    assert run(["functions", "pause", "hello"]) == 0
+    assert "X-Tenant-Id" not in fake.headers
+
+
 def test_the_record_of_a_call_is_shown_in_short_and_whole(fake: Fake, capsys: Captured) -> None:
     record = {**INVOCATION, "stdout": "ä" * 1024, "error_message": None}
     fake.answers["GET", f"/{ID}/invocations/i1"] = (200, record)
@@ -99,6 +123,7 @@ METHODS = {
     "elasticity": ElasticityMethods,
     "keys": KeyMethods,
     "nodes": NodeMethods,
+    "tenants": TenantMethods,
     "quotas": QuotaMethods,
     "runtimes": RuntimeMethods,
     "schedules": ScheduleMethods,

@@ -65,7 +65,8 @@ def test_programs_get_numbers(fake: Fake, capsys: Captured) -> None:
     assert run(["top", "-o", "json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["functions"]
     assert first == {
-        **{"function_id": ID, "name": "hello", "version": 3, "ready": 2, "busy": 1},
+        **{"function_id": ID, "name": "hello", "tenant_id": None, "version": 3},
+        **{"ready": 2, "busy": 1},
         **{"starting": 2, "parked": 1, "memory_mib": 512.4, "calls_per_second": 0.0},
         **{"errors": 0, "p50_ms": None, "p99_ms": None},
     }
@@ -74,6 +75,32 @@ def test_programs_get_numbers(fake: Fake, capsys: Captured) -> None:
     fake.answers["GET", "/stats"] = (200, {"functions": [], "next_cursor": None})
     assert run(["top"]) == 0
     assert "no function has instances" in capsys.readouterr().err
+
+
+def test_operators_see_the_functions_of_all_tenants(fake: Fake, capsys: Captured) -> None:
+    instance = {
+        **{"function_id": ID, "function_name": "hello", "tenant_id": "acme", "node_id": "n"},
+        **{"number": 1, "version": 3, "state": "busy", "memory_mib": 1.0, "age_seconds": 1.0},
+        **{"state_seconds": 1.0, "start_reason": "first_call"},
+    }
+    listed: dict[str, Any] = {
+        "total_count": 1,
+        "prewarmed_count": 0,
+        "waiting_calls": 0,
+        "queued_calls": 0,
+    }
+    listed |= {"instances": [instance], "memory": {}}
+    calling = {"tenant_id": "calls", "disabled": False, "functions": 1, "valid_keys": 1}
+    idle = {**calling, "tenant_id": "idle", "calls_in_flight": 0}
+    tenants = [{**calling, "calls_in_flight": 2}, idle]
+    fake.answers["GET", "/api/instances"] = (200, listed)
+    fake.answers["GET", "/api/tenants"] = (200, {"tenants": tenants, "next_cursor": None})
+    assert run(["top", "--all-tenants"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == ["acme/hello", "calls/hello", f"acme/{OTHER}", f"calls/{OTHER}"]
+    assert run(["top", "--all-tenants", "-o", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["functions"]
+    assert {row["tenant_id"] for row in rows} == {"acme", "calls"}
 
 
 def test_names_are_asked_for_again_only_for_a_function_that_is_new() -> None:

@@ -327,6 +327,9 @@ CALLS: list[tuple[Call, str, str]] = [
     (lambda at: at.keys.list(), "GET", "/api/keys"),
     (lambda at: at.keys.create(), "POST", "/api/keys"),
     (lambda at: at.keys.revoke("k1"), "DELETE", "/api/keys/k1"),
+    (lambda at: at.tenants.list().first(), "GET", "/api/tenants"),
+    (lambda at: at.tenants.disable("acme"), "POST", "/api/tenants/acme/disable"),
+    (lambda at: at.tenants.enable("acme"), "POST", "/api/tenants/acme/enable"),
 ]
 
 
@@ -755,6 +758,26 @@ KEY: dict[str, Any] = {
     **{"id": "k1", "tenant_id": "t", "scope": "write", "prefix": "ab", "created_at": 1},
     **{"expires_at": None, "revoked_at": None},
 }
+
+
+async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() -> None:
+    seen: list[str | None] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("x-tenant-id"))
+        return httpx.Response(200, json={"keys": []})
+
+    with client(server) as at:
+        acme = at.in_tenant("acme")
+        for one in (at, acme, acme.in_tenant("umbrella"), at):
+            one.keys.list()
+    assert seen == [None, "acme", "umbrella", None]
+    seen.clear()
+    async with AsyncClient(transport=httpx.MockTransport(server)) as later:
+        other = later.in_tenant("acme")
+        for one_later in (later, other, later):
+            await one_later.keys.list()
+    assert seen == [None, "acme", None]
 
 
 def test_keys_and_the_audit_log_become_types() -> None:

@@ -648,6 +648,7 @@ export interface Quota {
   gb_seconds_per_day: number;
   own: string[];
   used: QuotaUse;
+  disabled?: boolean;
 }
 
 export interface QuotaUse {
@@ -835,6 +836,19 @@ export interface SystemInfo {
   started_at?: number | null;
   architecture?: string | null;
   libc?: string | null;
+}
+
+export interface Tenant {
+  tenant_id: string;
+  disabled: boolean;
+  functions: number;
+  valid_keys: number;
+  calls_in_flight: number;
+}
+
+export interface TenantPage {
+  tenants: Tenant[];
+  next_cursor: string | null;
 }
 
 export interface TimedAttempt {

@@ -9,6 +9,7 @@ from quiltfn.model.errors import (
     PayloadTooLarge,
     QuiltfnError,
     RangeNotSatisfiable,
+    TenantDisabled,
 )
 from quiltfn.wire import ErrorBody, ErrorDetails
 
@@ -77,7 +78,8 @@ def for_strangers(error: QuiltfnError) -> QuiltfnError:
     its calls.
     """
     status = STATUS[error.code]
-    if isinstance(error, FunctionNotActive) or status == STATUS[CapacityFull.code]:
+    is_off = isinstance(error, FunctionNotActive | TenantDisabled)
+    if is_off or status == STATUS[CapacityFull.code]:
         seconds = error.retry_after or RETRY_AFTER_S
         return CapacityFull("the function is not available at the moment", retry_after=seconds)
     if status == STATUS[Internal.code]:

@@ -107,7 +107,7 @@ TAGS = {
     ),
     "Usage": (
         "What calls came to, and what a tenant may use.",
-        {"stats", "series", "usage", "quota"},
+        {"stats", "series", "usage", "quota", "tenants", "disable", "enable"},
     ),
     "Keys": ("Keys, who asks with which, and who changed what.", {"keys", "whoami", "audit"}),
     "Fleet": ("The nodes of a fleet.", {"nodes"}),

@@ -13,7 +13,7 @@ from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.frozen import Frozen
 from quiltfn.model.access import Caller, Scope
-from quiltfn.model.errors import QuiltfnError
+from quiltfn.model.errors import Forbidden, QuiltfnError
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 
 MIB = 1024 * 1024
@@ -100,8 +100,16 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
 
     @property
     def sees_values(self) -> bool:
-        """Whether the caller has scope `write`: it may see secrets and set any variable."""
-        return self.caller.scope.includes(Scope.WRITE)
+        """Whether the caller has scope `write`, in its own tenant: it may see secrets and set any
+        variable.
+        """
+        return self.caller.scope.includes(Scope.WRITE) and not self.caller.is_visiting
+
+    def must_see_values(self) -> None:
+        """Raises `Forbidden` for a caller to whom secrets are not shown."""
+        self.caller.must_have(Scope.WRITE)
+        if not self.sees_values:
+            raise Forbidden("an operator sees no secrets of another tenant")
 
     @property
     def is_stranger(self) -> bool:
@@ -160,6 +168,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     `on_refused`: is told what such a route refuses or fails with.
     `called`: of a route that another node may answer: the function that the request calls, or None.
     `is_about_call`: the node answers where the call runs that the path names.
+    `for_visitors`: of a route that changes something: whether operators may use it in any tenant.
     """
 
     handler: Handler
@@ -183,6 +192,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     on_refused: Callable[[RequestContext[Any], QuiltfnError], None] | None = None
     called: Called | None = None
     is_about_call: bool = False
+    for_visitors: bool = False
 
     @property
     def about(self) -> str:

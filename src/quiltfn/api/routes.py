@@ -20,6 +20,7 @@ from quiltfn.api import (
     schedules,
     stats,
     system,
+    tenants,
     url_calls,
     urls,
     version_files,
@@ -332,6 +333,7 @@ PAUSE = Route(
     answer=wire.PauseResult,
     codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
     action="function.pause",
+    for_visitors=True,
 )
 RESUME = Route(
     handler=functions.resume_function,
@@ -339,6 +341,7 @@ RESUME = Route(
     answer=wire.Function,
     codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
     action="function.resume",
+    for_visitors=True,
 )
 
 
@@ -440,6 +443,7 @@ CANCEL = Route(
     answer=wire.Invocation,
     codes=("CONFLICT", "RUNTIME_UNAVAILABLE"),
     action="invocation.cancel",
+    for_visitors=True,
     is_about_call=True,
 )
 ATTEMPTS = Route(
@@ -662,6 +666,26 @@ SET_QUOTA = Route(
 DELETE_QUOTA = Route(
     handler=quotas.delete_tenant_quota, scope=OPERATOR, status=204, action="quota.delete"
 )
+LIST_TENANTS = Route(
+    handler=tenants.list_tenants,
+    scope=OPERATOR,
+    answer=wire.TenantPage,
+    parameters=(LIMIT, CURSOR),
+)
+DISABLE_TENANT = Route(
+    handler=tenants.disable_tenant,
+    scope=OPERATOR,
+    answer=wire.Tenant,
+    codes=("NOT_FOUND", "CAPACITY_FULL"),
+    action="tenant.disable",
+)
+ENABLE_TENANT = Route(
+    handler=tenants.enable_tenant,
+    scope=OPERATOR,
+    answer=wire.Tenant,
+    codes=("NOT_FOUND", "CAPACITY_FULL"),
+    action="tenant.enable",
+)
 NODE_VIEW = Parameter(
     name="view",
     about="full: with functions that have instances there; brief by default",
@@ -723,6 +747,7 @@ TARGETS = Route(
     body=wire.PoolTarget,
     parameters=(TENANT,),
     action="elasticity.pool_target",
+    for_visitors=True,
 )
 CONTROLLED = Route(
     handler=elasticity.create_pool_target_operation,
@@ -732,6 +757,7 @@ CONTROLLED = Route(
     parameters=(TENANT, ONCE, ACTION_ID),
     also={409: wire.Operation},
     action="elasticity.pool_target",
+    for_visitors=True,
 )
 OPERATION = Route(handler=elasticity.get_operation, scope=READ, answer=wire.Operation)
 MAKE_KEY = Route(
@@ -1004,6 +1030,9 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/keys/{key_id}", {"DELETE": REVOKE_KEY}),
     ("/api/audit", {"GET": AUDIT}),
     ("/api/usage", {"GET": USAGE}),
+    ("/api/tenants", {"GET": LIST_TENANTS}),
+    ("/api/tenants/{tenant}/disable", {"POST": DISABLE_TENANT}),
+    ("/api/tenants/{tenant}/enable", {"POST": ENABLE_TENANT}),
     (
         "/api/tenants/{tenant}/quota",
         {"GET": QUOTA, "PUT": SET_QUOTA, "DELETE": DELETE_QUOTA},

@@ -111,5 +111,6 @@ async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
 
 
 def _answer(context: RequestContext[RuntimeServices], named: OwnedRuntime) -> wire.Runtime:
-    show = context.caller.scope.includes(Scope.OPERATOR if named.is_shared else Scope.WRITE)
+    is_operator = context.caller.scope.includes(Scope.OPERATOR)
+    show = is_operator if named.is_shared else context.sees_values
     return shapes.runtime(named, show=show)

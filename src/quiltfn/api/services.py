@@ -17,6 +17,7 @@ from quiltfn.api.runtimes import RuntimeServices
 from quiltfn.api.schedules import ScheduleServices
 from quiltfn.api.stats import StatsServices
 from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
+from quiltfn.api.tenants import TenantServices
 from quiltfn.api.url_calls import UrlCallServices
 from quiltfn.api.version_files import VersionFileServices
 from quiltfn.api.web import WebServices
@@ -51,6 +52,7 @@ class Services(
     ScheduleServices,
     StatsServices,
     QuotaServices,
+    TenantServices,
     NodeServices,
     SystemServices,
     InstanceServices,

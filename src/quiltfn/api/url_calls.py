@@ -44,6 +44,7 @@ from quiltfn.model.errors import (
     PayloadTooLarge,
     QuiltfnError,
     RateLimited,
+    TenantDisabled,
     Unauthorized,
 )
 from quiltfn.model.failure_reason import without_handler_text
@@ -75,6 +76,7 @@ REASONS: dict[type[QuiltfnError], Refusal] = {
     BadRequest: Refusal.REQUEST,
     PayloadTooLarge: Refusal.SIZE,
     FunctionNotActive: Refusal.STATE,
+    TenantDisabled: Refusal.STATE,
     RateLimited: Refusal.LIMIT,
     CapacityFull: Refusal.LIMIT,
 }

@@ -9,7 +9,6 @@ from quiltfn.api import parse
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry
-from quiltfn.model.access import Scope
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.url import Auth, Cors, FunctionUrl, Scheme, Webhook, path_of
 from quiltfn.model.version import MASK
@@ -28,7 +27,7 @@ async def get_function_url(context: RequestContext[UrlServices]) -> Response:
     """
     is_revealed = parse.boolean(context.query.get("reveal", "false"), "reveal")
     if is_revealed:
-        context.caller.must_have(Scope.WRITE)
+        context.must_see_values()
     entry = context.entry()
     url = context.services.urls.of(entry.function.id)
     if url is None:

@@ -24,6 +24,7 @@ GROUPS = {
     "deliveries": "deliveries.app",
     "quota": "quotas.app",
     "nodes": "nodes.app",
+    "tenants": "tenants.app",
     "url": "urls.app",
     "aliases": "aliases.app",
     "api-keys": "api_keys.app",
@@ -76,7 +77,7 @@ SECTIONS = {
     "functions": ("functions", "runtimes", "schedules", "url", "aliases", "export", "destroy"),
     "work": ("invocations", "wait", "cancel", "replay", "queue", "dead-letters", "deliveries"),
     "watch": ("top", "stats", "series", "usage", "events", "pool-stats", "instances", "audit"),
-    "server": ("whoami", "api-keys", "quota", "nodes", "health", "info"),
+    "server": ("whoami", "api-keys", "tenants", "quota", "nodes", "health", "info"),
     "this command": ("config", "completion"),
 }
 ABOUT = "Serverless functions on your own Linux machine."

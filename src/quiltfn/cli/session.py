@@ -58,6 +58,8 @@ class Session:
                 retries=0,
                 on_response=self._keep,
             )
+            if connection.as_tenant is not None:
+                self.client = self.client.in_tenant(connection.as_tenant)
         except ValueError as error:
             # The client names its argument; the command has an option for it.
             raise BadParameter(re.sub(r"^cacert\b", "--cacert", str(error))) from None
@@ -167,6 +169,13 @@ class Connection(Struct, frozen=True, kw_only=True):
             metavar="NAME",
             completes="profile",
             help="The server and key that `quiltfn login` has stored; else QUILTFN_PROFILE.",
+        ),
+    ] = None
+    as_tenant: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="With an operator's key: look at this tenant, pause, resume, scale and cancel.",
         ),
     ] = None
     output: OutputOption = Output.TABLE

@@ -2,15 +2,18 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from quiltfn.cli import show
 from quiltfn.cli.output import Output
+from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection
-from quiltfn.sdk import Client, ConnectionFailed
+from quiltfn.sdk import Client, ConnectionFailed, NotFoundError
 
 REFRESH_S = 1.0
 # What calls came to is counted over the last so many seconds: the least that a server sums up.
@@ -19,6 +22,8 @@ WINDOW_S = 60
 NAMES_FOR_S = 10.0
 # So many functions are known by name; a person sees those that do most.
 FUNCTIONS_MAX = 1000
+# Of all tenants those are asked about that have most instances and calls: two requests for each.
+TENANTS_MAX = 20
 HEAD: tuple[str, ...] = ("FUNCTION", "VERSION", "READY", "BUSY", "STARTING", "PARKED")
 HEAD += ("CALLS/S", "P50", "P99", "ERRORS", "MEMORY")
 DROP = ("MEMORY", "PARKED", "VERSION", "STARTING")
@@ -29,6 +34,7 @@ class FunctionLoad(Struct, kw_only=True, frozen=True):
 
     function_id: str
     name: str
+    tenant_id: str | None = None
     version: int | None
     ready: int = 0
     busy: int = 0
@@ -47,14 +53,21 @@ class Load(Struct, kw_only=True, frozen=True):
     functions: list[FunctionLoad]
 
 
-def top(connection: Connection) -> None:
+def top(
+    *,
+    all_tenants: Annotated[
+        bool,
+        Option(("--all-tenants",), help="Functions of all tenants; needs an operator's key."),
+    ] = False,
+    connection: Connection,
+) -> None:
     """Show what every function is doing, again each second; q or Ctrl-C ends it.
 
     Of each: its instances by state, and of the last minute calls a second, latencies and errors.
     Where nobody watches, in a pipe or with -o json, it is shown once.
     """
     with connection.session() as at:
-        observer = Observer(at.client)
+        observer = AllTenants(at.client) if all_tenants else Observer(at.client)
         if at.output is Output.TABLE and sys.stdout.isatty():
             from quiltfn.cli import screen  # noqa: PLC0415 — loads what draws
 
@@ -64,7 +77,9 @@ def top(connection: Connection) -> None:
         at.print(found, show.encoded(found), _table)
 
 
-def frames(observer: "Observer", server: str) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+def frames(
+    observer: "Observer | AllTenants", server: str
+) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
     """A line about all, and the rows of the table; what there was last while nobody answers."""
     found = Load(functions=[])
     while True:
@@ -115,6 +130,39 @@ class Observer:
             self._names[one.id] = (one.name, one.current_version)
             if len(self._names) == FUNCTIONS_MAX:
                 break
+
+
+class AllTenants:
+    """Asks a server what the functions of all tenants are doing that have instances or calls, of
+    `TENANTS_MAX` tenants: those with most instances.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client, self._observers = client, dict[str, Observer]()
+
+    def look(self) -> Load:
+        """Raises as the client does."""
+        found = []
+        for tenant_id in self._busiest():
+            observer = self._observers.get(tenant_id)
+            if observer is None:
+                observer = Observer(self._client.in_tenant(tenant_id))
+                self._observers[tenant_id] = observer
+            with suppress(NotFoundError):  # its last key and function went in this moment
+                found += [
+                    structs.replace(load, tenant_id=tenant_id, name=f"{tenant_id}/{load.name}")
+                    for load in observer.look().functions
+                ]
+        found.sort(key=lambda load: (-load.busy, -load.calls_per_second, load.name))
+        return Load(functions=found)
+
+    def _busiest(self) -> list[str]:
+        instances = self._client.system.list_instances().instances
+        counts = Counter(one.tenant_id for one in instances if one.tenant_id)
+        for tenant in self._client.tenants.list(page_size=1000).first().tenants:
+            if tenant.calls_in_flight:
+                counts[tenant.tenant_id] += tenant.calls_in_flight
+        return [tenant_id for tenant_id, _ in counts.most_common(TENANTS_MAX)]
 
 
 def summary(found: Load) -> str:

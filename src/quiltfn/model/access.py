@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from quiltfn.model.errors import Forbidden, Unprocessable
+from quiltfn.model.errors import Forbidden, TenantDisabled, Unprocessable
 
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 KEY_MARK = "quilt_sk_"
@@ -68,13 +68,15 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who sent a request, from its credential. `credential`: an id for the audit log.
     `expires_at`: when the key expires, `token_ends_at`: when the token does, in Unix seconds; None:
-    never, or it is none."""
+    never, or it is none. `is_visiting`: it is an operator who looks at another tenant, sees no
+    secrets there, and may stop what runs."""
 
     tenant_id: str
     scope: Scope
     credential: str
     expires_at: int | None = None
     token_ends_at: int | None = None
+    is_visiting: bool = False
 
     def reaches(self, tenant_id: str) -> bool:
         """Whether this caller may see the tenant's keys. An operator may see all."""
@@ -124,6 +126,13 @@ def check_label(label: str | None) -> None:
     if label is not None and not LABEL.fullmatch(label):
         expected = "1 to 100 characters in one line, none of them a control character"
         raise Unprocessable.field("label", expected, label, "nightly build")
+
+
+def disabled(tenant_id: str) -> TenantDisabled:
+    """The refusal of everything that a disabled tenant asks for."""
+    return TenantDisabled(
+        f"an operator has disabled the tenant {tenant_id}", hint="ask whoever runs this server"
+    )
 
 
 def check_tenant(tenant_id: str) -> None:

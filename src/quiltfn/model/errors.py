@@ -65,6 +65,10 @@ class Forbidden(QuiltfnError):
     code, blame = "FORBIDDEN", "caller"
 
 
+class TenantDisabled(Forbidden):
+    """An operator has disabled the tenant."""
+
+
 class NotFound(QuiltfnError):
     """It does not exist."""
 

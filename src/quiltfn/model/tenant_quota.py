@@ -7,7 +7,8 @@ class TenantQuota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """What an operator has set for a tenant; None: as the settings have it.
 
     `gb_seconds_per_day`: memory limit times duration of the calls of a day, in GB (1024 MiB) and
-    seconds; 0: no such limit, as for `calls_per_second`.
+    seconds; 0: no such limit, as for `calls_per_second`. `disabled`: nothing of the tenant runs,
+    and its credentials are refused; no limit, but stored with them.
     """
 
     calls_in_flight: int | None = None
@@ -15,6 +16,7 @@ class TenantQuota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     functions: int | None = None
     image_bytes: int | None = None
     gb_seconds_per_day: float | None = None
+    disabled: bool = False
 
 
 class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,13 +27,15 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
     functions: int = 10_000
     image_bytes: int = 4096 * 1024 * 1024
     gb_seconds_per_day: float = 0.0
+    disabled: bool = False
 
     def under(self, quota: TenantQuota) -> "TenantLimits":
         """These limits, with those that the quota names in their place."""
-        return msgspec.structs.replace(self, **own_limits(quota))
+        return msgspec.structs.replace(self, **own_limits(quota), disabled=quota.disabled)
 
 
 def own_limits(quota: TenantQuota) -> dict[str, float]:
     """The limits that a quota names."""
     fields = msgspec.structs.asdict(quota)
+    del fields["disabled"]
     return {name: value for name, value in fields.items() if value is not None}

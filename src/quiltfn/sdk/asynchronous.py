@@ -1,6 +1,7 @@
 """`AsyncClient`. A module of its own because it imports an HTTP library."""
 
 import asyncio
+import copy
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 
 from quiltfn.sdk.client import (
     NONSENSE,
+    TENANT,
     base_url_of,
     explained,
     headers_of,
@@ -32,6 +34,7 @@ from quiltfn.sdk.retries import Retries
 from quiltfn.sdk.runtimes import AsyncRuntimes
 from quiltfn.sdk.schedules import AsyncSchedules
 from quiltfn.sdk.system import AsyncSystem
+from quiltfn.sdk.tenants import AsyncTenants
 from quiltfn.sdk.transport import CONNECT_S, WRITE_S, AnswerTimeout, NotConnected, is_loopback
 
 T = TypeVar("T")
@@ -62,6 +65,17 @@ class AsyncClient:
             trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
         )
         self._retries, self._on_response = Retries(retries), on_response
+        self._own_headers: dict[str, str] = {}
+        self._make_groups()
+
+    def in_tenant(self, tenant: str) -> "AsyncClient":
+        """As `Client.in_tenant`."""
+        other = copy.copy(self)
+        other._own_headers = {TENANT: tenant}
+        other._make_groups()
+        return other
+
+    def _make_groups(self) -> None:
         self.functions = AsyncFunctions(self)
         self.invocations = AsyncInvocations(self)
         self.elasticity = AsyncElasticity(self)
@@ -69,6 +83,7 @@ class AsyncClient:
         self.schedules = AsyncSchedules(self)
         self.keys = AsyncApiKeys(self)
         self.quotas = AsyncQuotas(self)
+        self.tenants = AsyncTenants(self)
         self.nodes = AsyncNodes(self)
         self.system = AsyncSystem(self)
         self.invoke = self.functions.invoke
@@ -143,7 +158,7 @@ class AsyncClient:
             request.method,
             request.path,
             content=request.body if file is None else _chunks(file),
-            headers=headers_of(request, {}),
+            headers=headers_of(request, self._own_headers),
             # No limit on the wait for a free connection of our own pool.
             timeout=httpx.Timeout(
                 connect=CONNECT_S, write=WRITE_S, read=request.read_timeout_s, pool=None

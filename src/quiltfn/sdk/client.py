@@ -1,5 +1,6 @@
 """`Client`, and what both clients share."""
 
+import copy
 import http.client
 import os
 import ssl
@@ -37,9 +38,12 @@ if TYPE_CHECKING:
     from quiltfn.sdk.runtimes import Runtimes
     from quiltfn.sdk.schedules import Schedules
     from quiltfn.sdk.system import System
+    from quiltfn.sdk.tenants import Tenants
 
 T = TypeVar("T")
 
+# With an operator's key, the tenant that a request is about.
+TENANT = "X-Tenant-Id"
 DEFAULT_URL = "http://127.0.0.1:8080"
 NONSENSE = (msgspec.DecodeError, UnicodeDecodeError)
 FAILURES = (OSError, http.client.HTTPException)
@@ -117,6 +121,12 @@ class Client:
         return ApiKeys(self)
 
     @cached_property
+    def tenants(self) -> "Tenants":
+        from quiltfn.sdk.tenants import Tenants  # noqa: PLC0415
+
+        return Tenants(self)
+
+    @cached_property
     def quotas(self) -> "Quotas":
         from quiltfn.sdk.quotas import Quotas  # noqa: PLC0415
 
@@ -133,6 +143,20 @@ class Client:
         from quiltfn.sdk.system import System  # noqa: PLC0415
 
         return System(self)
+
+    def in_tenant(self, tenant: str) -> "Client":
+        """This client within another tenant, which takes an operator's key: it sees everything
+        there but secrets, and may pause, resume, scale and cancel. It shares this one's
+        connections, and is not closed itself.
+        """
+        other = copy.copy(self)
+        for name, value in type(self).__dict__.items():
+            if isinstance(value, cached_property):
+                other.__dict__.pop(name, None)
+        other._headers = {**self._headers, TENANT: tenant}
+        other.functions = Functions(other)
+        other.invoke = other.functions.invoke
+        return other
 
     def run(self, flow: Flow[T]) -> T:
         """Send what the flow asks for; returns its result. Raises RuntimeError after `close`."""

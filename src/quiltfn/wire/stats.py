@@ -135,9 +135,9 @@ class Usage(Struct, kw_only=True, frozen=True):
 CallsInFlight = Annotated[
     int,
     about(
-        "calls of the tenant that run or wait at most; null: as the server has it",
+        "calls of the tenant that run or wait at most; 0: none; null: as the server has it",
         1000,
-        Between(1, 1_000_000),
+        Between(0, 1_000_000),
     ),
 ]
 CallsPerSecond = Annotated[
@@ -149,7 +149,7 @@ CallsPerSecond = Annotated[
     ),
 ]
 FunctionsMax = Annotated[
-    int, about("functions at most; null: as the server has it", 10000, Between(1, 1_000_000))
+    int, about("functions at most; null: as the server has it", 10000, Between(0, 1_000_000))
 ]
 ImageBytes = Annotated[
     int,
@@ -180,6 +180,8 @@ TenantKnown = Annotated[
         True,
     ),
 ]
+TenantDisabled = Annotated[bool, about("whether an operator has disabled the tenant", False)]
+ValidKeys = Annotated[int, about("keys that are neither revoked nor expired", 2)]
 InFlightNow = Annotated[int, about("calls that run or wait now", 3)]
 FunctionsNow = Annotated[int, about("functions now", 12)]
 ImageBytesNow = Annotated[int, about("what images count now", 1048576)]
@@ -219,3 +221,21 @@ class Quota(Struct, kw_only=True, frozen=True):
     gb_seconds_per_day: GbSecondsPerDay
     own: OwnLimits
     used: QuotaUse
+    disabled: TenantDisabled = False
+
+
+class Tenant(Struct, kw_only=True, frozen=True):
+    """A tenant as operators see it."""
+
+    tenant_id: TenantId
+    disabled: TenantDisabled
+    functions: FunctionsNow
+    valid_keys: ValidKeys
+    calls_in_flight: InFlightNow
+
+
+class TenantPage(Struct, kw_only=True, frozen=True):
+    """Some tenants, by name."""
+
+    tenants: list[Tenant]
+    next_cursor: NextCursor | None

@@ -13,6 +13,7 @@ import { Ago } from "../parts/time.ts";
 import { countsOf, groupsOf, memoryParts, readable, worstFirst } from "../node.ts";
 import { href } from "../router.ts";
 import { who } from "../store.ts";
+import { Tenants } from "./node_tenants.ts";
 import type { DoctorReport, Finding, Health, Instance, InstanceList, SystemInfo } from "../wire.ts";
 
 const MIB = 1024 * 1024;
@@ -263,6 +264,7 @@ function Board({ of }: { of: Machine }) {
     ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
     <div class="grid">${list && html`<${Memory} of=${list} />`}<${Checks} of=${of.health} /></div>
     <${Findings} of=${of.doctor.findings} />
+    <${Tenants} />
     ${list && html`<${Instances} of=${list} />`}
     <${Protections} of=${of.doctor.protections} />`;
 }

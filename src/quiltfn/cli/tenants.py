@@ -1,0 +1,62 @@
+"""`quiltfn tenants …`: tenants, as operators see them."""
+
+from typing import Annotated
+
+from quiltfn.cli import show
+from quiltfn.cli.options import Cursor, Limit
+from quiltfn.cli.parsing import Argument, Group
+from quiltfn.cli.session import Connection
+from quiltfn.wire import Tenant, TenantPage
+
+app = Group(name="tenants", help="List, disable and enable tenants; needs an operator's key.")
+
+Name = Annotated[str, Argument(help="The tenant.")]
+
+
+@app.command("list")
+def list_tenants(*, limit: Limit = None, cursor: Cursor = None, connection: Connection) -> None:
+    """List tenants by name: those that have a function, a key, a quota, or calls."""
+    with connection.session() as at:
+        at.show(at.client.tenants.list(page_size=limit, cursor=cursor).first(), _table)
+
+
+@app.command()
+def disable(tenant: Name, connection: Connection) -> None:
+    """Disable a tenant until `enable`: refuse its keys and calls, and end its instances.
+
+    Running invocations end. Asynchronous ones wait in the queue, ticks of schedules are skipped,
+    and nothing is sent to destinations. Functions, keys and records stay.
+    """
+    with connection.session() as at:
+        at.show(at.client.tenants.disable(tenant), _told)
+
+
+@app.command()
+def enable(tenant: Name, connection: Connection) -> None:
+    """Enable a tenant that was disabled. Its functions serve again."""
+    with connection.session() as at:
+        at.show(at.client.tenants.enable(tenant), _told)
+
+
+def _told(tenant: Tenant) -> None:
+    show.say(f"{tenant.tenant_id} is {_state(tenant)}")
+
+
+def _state(tenant: Tenant) -> str:
+    return "disabled" if tenant.disabled else "enabled"
+
+
+def _table(page: TenantPage) -> None:
+    rows = [
+        (
+            tenant.tenant_id,
+            _state(tenant),
+            tenant.functions,
+            tenant.valid_keys,
+            tenant.calls_in_flight,
+        )
+        for tenant in page.tenants
+    ]
+    show.table(("TENANT", "STATE", "FUNCTIONS", "KEYS", "IN FLIGHT"), rows)
+    if page.next_cursor:
+        show.note(f"more results: --cursor {page.next_cursor}")

@@ -1,0 +1,283 @@
+"""Operators see other tenants, stop what runs there, and disable a tenant; on fake sandboxes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quiltfn.model.access import Scope
+from quiltfn.model.schedule import Schedule
+from quiltfn.ports import AuditQuery
+from service.platform_harness import open_harness, until
+from service.test_urls import Web
+
+Header = dict[str, str]
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[Web]:
+    async with open_harness(tmp_path) as harness:
+        yield Web(harness)
+
+
+async def keys(web: Web) -> tuple[Header, Header, Header]:
+    """Of an operator of the tenant ops, of acme and of umbrella."""
+    operator = await web.key("ops", Scope.OPERATOR)
+    return operator, await web.key("acme", Scope.ADMIN), await web.key("umbrella", Scope.ADMIN)
+
+
+def within(operator: Header, tenant: str = "acme") -> Header:
+    return operator | {"X-Tenant-Id": tenant}
+
+
+async def switched(web: Web, operator: Header, verb: str, tenant: str = "acme") -> dict[str, Any]:
+    answer = await web("POST", f"/api/tenants/{tenant}/{verb}", headers=operator)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def invoked(web: Web, function: str, key: Header, query: str = "") -> int:
+    path = f"/api/functions/{function}/invoke{query}"
+    return (await web("POST", path, headers=key)).status_code
+
+
+# --- an operator in another tenant ----------------------------------------------------------------
+
+
+async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> None:
+    operator, acme, _ = await keys(web)
+    function = await web.function("f", "sleep 60", "acme", environment={"PLAIN": "secret"})
+    path, visit = f"/api/functions/{function}", within(operator)
+    assert (await web("GET", path, headers=operator)).status_code == 404
+    shown = await web("GET", path, headers=visit)
+    assert (shown.status_code, shown.json()["environment"]) == (200, {"PLAIN": "***"})
+    assert (await web("GET", path, headers=acme)).json()["environment"] == {"PLAIN": "secret"}
+
+    call = asyncio.ensure_future(web("POST", f"{path}/invoke", headers=acme))
+    running = web.harness.invoker.running_calls
+    await until(lambda: running(function))
+    record = running(function)[0].record
+    listed = await web("GET", "/api/invocations?status=running", headers=visit)
+    assert [one["invocation_id"] for one in listed.json()["invocations"]] == [record.invocation_id]
+    cancel = f"{path}/invocations/{record.invocation_id}/cancel"
+    assert (await web("POST", cancel, headers=operator)).status_code == 404
+    assert (await web("POST", cancel, headers=visit)).json()["status"] == "cancelled"
+    assert (await call).json()["status"] == "cancelled"
+
+    for verb, state in (("pause", "paused"), ("resume", "active")):
+        assert (await web("POST", f"{path}/{verb}", headers=visit)).status_code == 200
+        assert (await web("GET", path, headers=acme)).json()["state"] == state
+    target = f"/api/elasticity/functions/{function}/pool-target"
+    body = {"min_instances": 0, "max_instances": 1}
+    assert (await web("POST", target, headers=visit, json=body)).status_code == 200
+
+    # The tenant sees who did it.
+    audit = web.harness.services.audit
+    entries = list((await audit.query(AuditQuery(tenant_id="acme", limit=10))).items)
+    whoami = (await web("GET", "/api/whoami", headers=operator)).json()
+    assert {entry.credential for entry in entries} == {whoami["credential"]}
+    assert {entry.action for entry in entries} == {
+        *("function.pause", "function.resume", "invocation.cancel", "elasticity.pool_target"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/functions", {"name": "g", "handler": "echo"}),
+        ("POST", "/api/functions/invoke/f", {}),
+        ("POST", "/api/functions/ID/invoke", {}),
+        ("PUT", "/api/functions/ID", {"handler": "echo other"}),
+        ("DELETE", "/api/functions/ID", None),
+        ("GET", "/api/functions/ID/invocations/x/input", None),
+        ("POST", "/api/keys", {"scope": "read"}),
+        ("GET", "/api/keys", None),
+        ("GET", "/api/audit", None),
+    ],
+)
+async def test_an_operator_does_nothing_else_in_another_tenant(
+    web: Web, method: str, path: str, body: Any
+) -> None:
+    operator, acme, _ = await keys(web)
+    function = await web.function("f", "echo 1", "acme")
+    answer = await web(method, path.replace("ID", function), headers=within(operator), json=body)
+    assert (answer.status_code, "another tenant" in answer.json()["error"]) == (403, True)
+    assert (await web("GET", "/api/functions", headers=acme)).json()["functions"][0]["name"] == "f"
+
+
+async def test_only_operators_name_another_tenant_and_one_that_there_is(web: Web) -> None:
+    operator, acme, umbrella = await keys(web)
+    function = await web.function("f", "echo 1", "acme")
+    for path in (f"/api/functions/{function}", "/api/functions", "/api/whoami"):
+        answer = await web("GET", path, headers=within(umbrella))
+        assert (answer.status_code, "X-Tenant-Id" in answer.json()["error"]) == (403, True)
+        assert (await web("GET", path, headers=within(acme))).status_code == 200, "its own"
+    pause = f"/api/functions/{function}/pause"
+    assert (await web("POST", pause, headers=within(umbrella))).status_code == 403
+    unknown = await web("GET", "/api/functions", headers=within(operator, "nobody"))
+    assert (unknown.status_code, "nobody" in unknown.json()["error"]) == (404, True)
+    wrong = await web("GET", "/api/functions", headers=within(operator, "no tenant"))
+    assert (wrong.status_code, "X-Tenant-Id" in wrong.json()["error"]) == (422, True)
+    reveal = f"/api/functions/{function}/url"
+    await web.url(function, acme, auth="webhook", webhook={"scheme": "github", "secret": "s" * 16})
+    shown = await web("GET", f"{reveal}?reveal=true", headers=within(operator))
+    assert shown.status_code == 403
+    assert "s" * 16 not in (await web("GET", reveal, headers=within(operator))).text
+
+
+async def test_tenants_are_listed_by_name_to_operators_alone(web: Web) -> None:
+    operator, acme, _ = await keys(web)
+    await web.function("f", "echo 1", "acme")
+    await web.function("f", "echo 1", "without-keys")
+    found = (await web("GET", "/api/tenants", headers=operator)).json()
+    assert [one["tenant_id"] for one in found["tenants"]] == [
+        *("acme", "ops", "umbrella", "without-keys"),
+    ]
+    assert found["tenants"][0] == {
+        "tenant_id": "acme",
+        "disabled": False,
+        "functions": 1,
+        "valid_keys": 1,
+        "calls_in_flight": 0,
+    }
+    first = (await web("GET", "/api/tenants?limit=3", headers=operator)).json()
+    rest = await web("GET", f"/api/tenants?cursor={first['next_cursor']}", headers=operator)
+    assert [one["tenant_id"] for one in rest.json()["tenants"]] == ["without-keys"]
+    for method, path in (
+        ("GET", "/api/tenants"),
+        ("POST", "/api/tenants/acme/disable"),
+        ("POST", "/api/tenants/acme/enable"),
+    ):
+        assert (await web(method, path, headers=acme)).status_code == 403
+    for tenant, status in (("nobody", 404), ("no tenant", 422)):
+        answer = await web("POST", f"/api/tenants/{tenant}/disable", headers=operator)
+        assert answer.status_code == status
+
+
+# --- a tenant that is disabled --------------------------------------------------------------------
+
+
+async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: Web) -> None:
+    operator, acme, umbrella = await keys(web)
+    function = await web.function("f", "cat", "acme")
+    other = await web.function("f", "cat", "umbrella")
+    for one, key in ((function, acme), (other, umbrella)):
+        await web.url(one, key, auth="none")
+    told = await switched(web, operator, "disable")
+    assert (told["tenant_id"], told["disabled"]) == ("acme", True)
+    for path in ("/api/functions", f"/api/functions/{function}", "/api/whoami"):
+        answer = await web("GET", path, headers=acme)
+        assert (answer.status_code, answer.json()["error_code"]) == (403, "FORBIDDEN")
+        assert "disabled the tenant acme" in answer.json()["error"]
+    assert await invoked(web, function, acme) == 403
+    stranger = await web("POST", "/fn/acme/f", content=b"x")
+    assert (stranger.status_code, "acme" in stranger.text) == (503, False)
+    by_key = await web("POST", "/fn/acme/f", content=b"x", headers=acme)
+    assert by_key.status_code == 503, "its URL asks nobody for a key"
+    # Nobody else notices, and operators see what it has.
+    assert (await web("POST", "/fn/umbrella/f", content=b"x")).content == b"x"
+    assert await invoked(web, other, umbrella) == 200
+    assert (await web("GET", "/api/functions", headers=within(operator))).status_code == 200
+    assert (await switched(web, operator, "enable"))["disabled"] is False
+    assert await invoked(web, function, acme) == 200
+    assert (await web("POST", "/fn/acme/f", content=b"x")).content == b"x"
+    actions = await web("GET", "/api/audit?action=tenant", headers=operator)
+    assert [(one["action"], one["object_id"]) for one in actions.json()["entries"]] == [
+        ("tenant.enable", "acme"),
+        ("tenant.disable", "acme"),
+    ]
+
+
+async def test_what_a_disabled_tenant_runs_ends_and_its_instances_go(web: Web) -> None:
+    operator, acme, _ = await keys(web)
+    function = await web.function("f", "sleep 60", "acme")
+    target = {"min_instances": 1, "max_instances": 2}
+    path = f"/api/elasticity/functions/{function}/pool-target"
+    headers = acme | {"X-Tenant-Id": "acme"}
+    assert (await web("POST", path, headers=headers, json=target)).status_code == 200
+    call = asyncio.ensure_future(web("POST", f"/api/functions/{function}/invoke", headers=acme))
+    await until(lambda: web.harness.invoker.running_calls(function))
+    assert web.harness.pools.counts(function).total
+    await switched(web, operator, "disable")
+    record = (await call).json()
+    assert (record["status"], "disabled" in record["error_message"]) == ("cancelled", True)
+    await until(lambda: not web.harness.pools.counts(function).total)
+    # No change of its functions starts any.
+    assert await web("POST", f"/api/functions/{function}/resume", headers=within(operator))
+    web.harness.pass_time(5)
+    await asyncio.sleep(0)
+    assert not web.harness.pools.counts(function).total
+    await switched(web, operator, "enable")
+    await until(lambda: web.harness.pools.counts(function).total)
+
+
+async def test_what_a_disabled_tenant_has_queued_waits_and_ticks_are_skipped(web: Web) -> None:
+    operator, acme, _ = await keys(web)
+    function = await web.function("f", "sleep 60", "acme")
+    schedules = web.harness.services.schedules
+    schedule = Schedule(id="", tenant_id="", function_id="", name="n", every_seconds=60)
+    await schedules.create("acme", "f", schedule)
+    policy = f"/api/functions/{function}/async-policy"
+    assert (await web("PUT", policy, headers=acme, json={"max_attempts": 3})).status_code == 200
+    assert await invoked(web, function, acme, "?mode=async") == 202
+    running = web.harness.invoker.running_calls
+    await until(lambda: running(function))
+    queued_id = running(function)[0].record.invocation_id
+    await switched(web, operator, "disable")
+    path = f"/api/functions/{function}/invocations/{queued_id}"
+    await until(lambda: not running(function))
+    for _ in range(3):
+        web.harness.pass_time(61)
+        await schedules.fire_due()
+        await asyncio.sleep(0.01)
+    await web.harness.journal.synced()
+    shown = (await web("GET", path, headers=within(operator))).json()
+    assert shown["status"] == "queued", "the attempt that was ended is made again"
+    runs = (await web("GET", "/api/schedules/n/runs", headers=within(operator))).json()["runs"]
+    assert runs
+    assert {run["outcome"] for run in runs} == {"skipped"}
+    assert "disabled" in runs[0]["reason"]
+    await switched(web, operator, "enable")
+    for _ in range(3):
+        web.harness.pass_time(120)
+        await asyncio.sleep(0.05)
+    await until(lambda: running(function))
+    assert running(function)[0].record.invocation_id == queued_id
+    assert running(function)[0].record.attempt == 2
+
+
+async def test_a_disabled_tenant_stays_so_over_a_restart_and_a_change_of_its_quota(
+    tmp_path: Path,
+) -> None:
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        operator, acme, _ = await keys(web)
+        function = await web.function("f", "echo 1", "acme")
+        await switched(web, operator, "disable")
+        quota = "/api/tenants/acme/quota"
+        answer = await web("PUT", quota, headers=operator, json={"functions": 3})
+        assert (answer.json()["disabled"], answer.json()["own"]) == (True, ["functions"])
+        assert (await web("DELETE", quota, headers=operator)).status_code == 204
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        await harness.services.access.refresh()
+        assert (await web("GET", "/api/functions", headers=acme)).status_code == 403
+        assert not harness.pools.counts(function).total
+        await switched(web, operator, "enable")
+        assert await invoked(web, function, acme) == 200
+        assert (await web("GET", quota, headers=operator)).json()["own"] == []
+
+
+async def test_a_quota_may_be_0(web: Web) -> None:
+    operator, acme, _ = await keys(web)
+    function = await web.function("f", "echo 1", "acme")
+    body = {"calls_in_flight": 0, "functions": 0, "image_bytes": 0}
+    answer = await web("PUT", "/api/tenants/acme/quota", headers=operator, json=body)
+    assert answer.status_code == 200, answer.text
+    assert await invoked(web, function, acme) == 429
+    assert await invoked(web, function, acme, "?mode=async") == 429
+    new = {"name": "g", "handler": "echo"}
+    assert (await web("POST", "/api/functions", headers=acme, json=new)).status_code == 429
+    assert (await web("GET", "/api/functions", headers=acme)).status_code == 200
