@@ -729,6 +729,18 @@ def test_answers_become_types_and_unknown_fields_are_ignored() -> None:
     assert (function.name, function.state, function.current_version) == ("hello", "active", 1)
 
 
+async def test_a_list_whose_page_leads_to_itself_ends() -> None:
+    def repeat(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"functions": [], "next_cursor": "c2"})
+
+    with client(repeat) as one, pytest.raises(UnreadableAnswer, match="the same page twice"):
+        list(one.functions.list())
+    async with AsyncClient(transport=httpx.MockTransport(repeat)) as other:
+        with pytest.raises(UnreadableAnswer, match="the same page twice"):
+            async for _ in other.functions.list():
+                pass
+
+
 async def test_a_list_is_iterated_over_page_by_page() -> None:
     pages = {
         ("GET", "?limit=1"): {"functions": [FUNCTION], "next_cursor": "c2"},

@@ -25,6 +25,7 @@ from typing import (
 
 from msgspec import UnsetType
 
+from quiltfn.sdk.errors import UnreadableAnswer
 from quiltfn.sdk.events import Reader
 from quiltfn.sdk.request import Flow
 
@@ -114,7 +115,7 @@ class Pages(Generic[Page, Item]):
         while True:
             page = self._client.run(self._listing.page_after(cursor))
             yield page
-            cursor = next_cursor(page)
+            cursor = cursor_behind(page, cursor)
             if cursor is None:
                 return
 
@@ -140,7 +141,7 @@ class AsyncPages(Generic[Page, Item]):
         while True:
             page = await self._client.run(self._listing.page_after(cursor))
             yield page
-            cursor = next_cursor(page)
+            cursor = cursor_behind(page, cursor)
             if cursor is None:
                 return
 
@@ -152,6 +153,16 @@ class AsyncPages(Generic[Page, Item]):
 def next_cursor(page: object) -> str | None:
     """Of a page's shape; None on the last one."""
     return getattr(page, "next_cursor", None) or None
+
+
+def cursor_behind(page: object, cursor: str | None) -> str | None:
+    """As `next_cursor`, of the page that `cursor` named. Raises `UnreadableAnswer` for the same
+    cursor, as of a cache that leaves it out of account: such a list would have no end.
+    """
+    found = next_cursor(page)
+    if found is not None and found == cursor:
+        raise UnreadableAnswer("the list has no end: the server sent the same page twice")
+    return found
 
 
 class PagedMethod(Generic[P, Page, Item]):
