@@ -4,6 +4,7 @@ from quiltfn.api.budgets import WAITING, BodyBudget, Budgets
 from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.route import ApiLimits
 from quiltfn.images import ImageLimits
+from quiltfn.model.retention import VersionLimits
 from quiltfn.model.runtime import Room
 from quiltfn.model.tenant_quota import TenantLimits
 from quiltfn.settings import Settings
@@ -42,6 +43,10 @@ def image_limits(chosen: Settings) -> ImageLimits:
         files_max=chosen.image_files_max,
         unpack_max_s=chosen.image_unpack_s,
     )
+
+
+def version_limits(chosen: Settings) -> VersionLimits:
+    return VersionLimits(kept=chosen.versions_kept, tenant_bytes=chosen.tenant_version_bytes)
 
 
 def api_limits(chosen: Settings) -> ApiLimits:

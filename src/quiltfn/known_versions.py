@@ -16,6 +16,11 @@ class KnownVersions:
         self._known: dict[tuple[str, int], Version] = {}
         self._size = 0
 
+    def forget(self, function_id: str) -> None:
+        """The function got a version, with which older ones may have been removed."""
+        for key in [key for key in self._known if key[0] == function_id]:
+            self._size -= self._known.pop(key).spec.size
+
     async def of(self, entry: Entry, number: int) -> Version:
         """A version of a function. Raises `NotFound`."""
         if number == entry.version.number:

@@ -414,6 +414,8 @@ class Lifecycle:
         async def commit() -> Entry:
             try:
                 saved = await self._save(function, new_version, move)
+                if new_version is not None:
+                    self._versions.forget(function.id)
             except Outdated:
                 await self._follow([function.id])
                 raise
@@ -661,6 +663,7 @@ class Lifecycle:
         """Catalog and pool get what the store has of a function, in one step, if it is newer."""
         if not self._catalog.follow_change(function_id, stored):
             return
+        self._versions.forget(function_id)
         activity = self._activities.get(function_id)
         if activity is not None:
             _give_up(activity)  # what it waits for was decided by what the function was before

@@ -31,7 +31,14 @@ from quiltfn.background import (
     inputs_bound,
     keep_running,
 )
-from quiltfn.bounds import api_limits, budgets, image_limits, sandbox_room, tenant_limits
+from quiltfn.bounds import (
+    api_limits,
+    budgets,
+    image_limits,
+    sandbox_room,
+    tenant_limits,
+    version_limits,
+)
 from quiltfn.canaries import Canaries
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
@@ -679,6 +686,7 @@ async def _started_records(
     chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
 ) -> tuple[SpoolJournal, Idempotency]:
     """What keeps records, and answers to repeated requests, whose calls the first one knows."""
+    store.version_limits = version_limits(chosen)
     journal = await _started_journal(chosen, store, clock, stack)
     return journal, await _started_idempotency(chosen, store, clock, stack)
 

@@ -255,6 +255,18 @@ class Settings(Frozen):
     tenant_functions: int = setting(
         10_000, "functions of one tenant at most", low=1, high=1_000_000
     )
+    versions_kept: int = setting(
+        100,
+        "versions that are kept of a function, beside those that aliases and kept inputs name",
+        low=2,
+        high=100_000,
+    )
+    tenant_version_bytes: int = setting(
+        256 * MIB,
+        "bytes that the versions of one tenant take, each function an equal share; 0: no bound",
+        low=0,
+        high=2**50,
+    )
     tenant_instances: int = setting(
         1000,
         "instances of one tenant at most, in whatever state; a machine has room for 3,839",

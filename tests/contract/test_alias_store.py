@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from contract.stores import StoreOpener, a_function, a_version
 from quiltfn.model.alias import Alias, Share
 from quiltfn.model.errors import NotFound, Outdated
+from quiltfn.model.function import Function
 from quiltfn.ports.aliases import AliasStore, StoredAlias
 from quiltfn.store import SqlAliases, SqlStore
 
@@ -17,6 +18,12 @@ LIVE = Alias(
 NIGHTLY = Alias(name="Nightly", version=2, revision=1, updated_at=1_760_000_001)
 
 
+async def created(store: SqlStore, function: Function) -> None:
+    """A function with two versions."""
+    await store.create(function, a_version(function))
+    await store.save(function, a_version(function, 2))
+
+
 async def test_what_is_saved_comes_back_after_a_restart(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
@@ -24,7 +31,7 @@ async def test_what_is_saved_comes_back_after_a_restart(
     async with open_store(tmp_path) as store:
         aliases: AliasStore = SqlAliases(store.database)
         for one in (function, other):
-            await store.create(one, a_version(one))
+            await created(store, one)
             await aliases.save(one.id, "live", LIVE, None)
         await aliases.save(function.id, "Nightly", NIGHTLY, None)
         changed = replace(LIVE, also=None, revision=2)
@@ -40,7 +47,7 @@ async def test_what_is_saved_comes_back_after_a_restart(
 
 async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) -> None:
     function = a_function()
-    await store.create(function, a_version(function))
+    await created(store, function)
     aliases: AliasStore = SqlAliases(store.database)
     with pytest.raises(Outdated):
         await aliases.save(function.id, "live", LIVE, LIVE)
@@ -56,7 +63,7 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
 
 async def test_aliases_go_with_their_function(store: SqlStore) -> None:
     function = a_function()
-    await store.create(function, a_version(function))
+    await created(store, function)
     aliases: AliasStore = SqlAliases(store.database)
     await aliases.save(function.id, "live", LIVE, None)
     await store.delete(function.id)

@@ -629,7 +629,7 @@ async def test_a_version_other_than_the_current_one_is_run(server: Harness) -> N
     record = await final(server, entry, none)
     assert (record.status, record.error_message) == (
         Status.ERROR,
-        "the function has no version 7",
+        "the function has no version 7: it was not made, or was removed for newer ones",
     )
 
 

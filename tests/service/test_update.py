@@ -16,6 +16,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
+from quiltfn.model.retention import VersionLimits
 from service.platform_harness import TENANT, Harness, open_harness, until
 
 
@@ -264,3 +265,18 @@ async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path:
     async with open_harness(tmp_path) as server:
         entry = server.catalog.by_name(TENANT, "f")
         assert (entry.function.current_version, entry.function.error_message) == (1, None)
+
+
+async def test_a_version_that_was_removed_is_none_to_anybody(server: Harness) -> None:
+    server.store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
+    entry = await server.active("echo 1")
+    entry = await server.lifecycle.update(entry, {"handler": "echo 2"})
+    assert (await server.lifecycle.version(entry, 1)).number == 1  # which is in memory from then on
+    entry = await server.lifecycle.update(entry, {"handler": "echo 3"})
+    for use in (server.lifecycle.version, server.lifecycle.rollback):
+        with pytest.raises(NotFound, match="no version 1: it was not made, or was removed"):
+            await use(entry, 1)
+    assert await numbers(server, entry) == [3, 2]
+    assert (await server.invoke(entry)).stdout == b"3\n"
+    entry = await server.lifecycle.rollback(entry, 2)  # the control
+    assert (await server.invoke(entry)).stdout == b"2\n"

@@ -24,7 +24,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def no_version(number: int) -> str:
     """What a caller is told who names a version that there is not."""
-    return f"the function has no version {number}"
+    return f"the function has no version {number}: it was not made, or was removed for newer ones"
 
 
 class HostLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from quiltfn.model.errors import NotFound, Outdated
 from quiltfn.model.function import Function
 from quiltfn.ports import ChangeKind
 from quiltfn.ports.aliases import StoredAlias
-from quiltfn.store import changes, tables
+from quiltfn.store import changes, old_versions, tables
 from quiltfn.store.database import Database
 
 row = tables.function_alias
@@ -72,6 +72,8 @@ class SqlAliases:
             if alias is None:
                 connection.execute(delete(row).where(*this))
                 return
+            for number in alias.versions:
+                old_versions.check_there(connection, function_id, number)
             values = {"alias": msgspec.to_builtins(alias), "revision": alias.revision}
             if known is None:
                 key = {"function_id": function_id, "name": name}

@@ -12,6 +12,7 @@ from quiltfn.model.alias import Alias
 from quiltfn.model.cursors import to_cursor
 from quiltfn.model.errors import Conflict, NotFound, Outdated, StoreUnavailable
 from quiltfn.model.function import Function
+from quiltfn.model.retention import VersionLimits
 from quiltfn.model.version import Version
 from quiltfn.ports import (
     PAGE_MAX_BYTES,
@@ -21,7 +22,7 @@ from quiltfn.ports import (
     Page,
     StoredFunction,
 )
-from quiltfn.store import aliases, changes, sweep, tables
+from quiltfn.store import aliases, changes, old_versions, sweep, tables
 from quiltfn.store.database import Database, Work, violated
 from quiltfn.store.directory import StoreBroken
 from quiltfn.store.sql import run
@@ -34,6 +35,7 @@ class SqlStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.version_limits = VersionLimits()
         self._sweeping: asyncio.Task[None] | None = None
         self._to_sweep = False
 
@@ -99,9 +101,13 @@ class SqlStore:
                 raise Outdated("the function was changed by another server; repeat the request")
             if version is not None:
                 connection.execute(insert(tables.version), tables.version_row(version))
+            else:
+                old_versions.check_there(connection, function.id, function.current_version)
             connection.execute(scale.values(max_instances=most))
             if move is not None:
                 aliases.move_all(connection, function, move)
+            if version is not None:
+                old_versions.remove(connection, function, self.version_limits)
             changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
 
         await self._change(function, work)
