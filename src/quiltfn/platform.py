@@ -615,6 +615,8 @@ def follow_others(
     for one in (services.lifecycle, services.runtimes, services.schedules, services.deliveries):
         one.catch_up = others.refresh
     dispatcher.catch_up = others.refresh
+    if services.fleet is not None:
+        services.fleet.placement.catch_up = services.lifecycle.hear_of_others
     nodes = store.database.servers
     changes = Repeated(others.refresh, nodes=nodes)
     within = dispatcher.follow_waiting, services.deliveries.follow_waiting

@@ -149,6 +149,10 @@ class Placed:
         self.is_taking, self.takes_waiting = True, False
         self.loads: list[tuple[str, PoolLoad | None]] = []
         self.own_load: PoolLoad | None = None
+        self.versions: list[int | None] = []
+
+    async def catch_up(self) -> None:
+        pass
 
     async def place(
         self,
@@ -180,7 +184,7 @@ class Placed:
         return self.is_taking
 
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
-        assert call.version == 1
+        self.versions.append(call.version)
         return None if self.takes_waiting and call.may_wait else self.refuses
 
 
@@ -307,6 +311,24 @@ async def test_credentials_and_keys_stay_where_they_were_checked(nodes: Nodes) -
     assert headers["tea"] == "y"
     assert call.caller is not None
     assert (call.caller.tenant_id, call.client) == ("default", "10.1.2.3")
+
+
+async def test_a_call_that_another_node_refuses_for_its_version_goes_there_with_the_newer_one(
+    nodes: Nodes,
+) -> None:
+    """That node has heard of an update first. One that has not, and still refuses, is not asked
+    again.
+    """
+    entry = nodes.here.catalog.by_name("default", "says")
+
+    async def catch_up() -> None:
+        if len(nodes.placed_there.versions) == 1:
+            await nodes.here.lifecycle.update(entry, {"handler": "echo new"})
+
+    nodes.placed.catch_up = catch_up  # type: ignore[method-assign]
+    nodes.placed_there.refuses = Refusal.VERSION
+    assert (await nodes.call("says")).json()["stdout"] == "new\n"
+    assert nodes.placed_there.versions == [1, 2]
 
 
 async def test_a_refusal_has_done_nothing_and_the_next_node_is_tried(nodes: Nodes) -> None:

@@ -2,6 +2,7 @@
 
 from random import Random
 
+import msgspec
 import pytest
 
 from quiltfn.fleet.placement import Placement
@@ -45,6 +46,34 @@ class Node:
 
     async def place(self, *tried: str) -> Destination | None:
         return await self.placement.place(F, V, tried)
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "heard", "refusal"),
+    [
+        (1, 2, 2, None),
+        (None, 1, 1, None),
+        (1, 2, 1, Refusal.VERSION),  # the store does not answer
+        (2, 1, 2, Refusal.VERSION),  # the node that asks has to catch up
+    ],
+)
+async def test_a_node_that_is_asked_for_a_newer_version_catches_up_first(
+    known: int | None, asked: int, heard: int, refusal: Refusal | None
+) -> None:
+    def pool(version: int) -> PoolLoad:
+        return msgspec.structs.replace(load(idle=1), version=version)
+
+    node = Node(None if known is None else pool(known))
+    caught_up = []
+
+    async def catch_up() -> None:
+        node.here = pool(heard)
+        caught_up.append(True)
+
+    node.placement.catch_up = catch_up
+    call = msgspec.structs.replace(a_call(), version=asked)
+    assert await node.placement.refusal(call) is refusal
+    assert bool(caught_up) == (known is None or known < asked)
 
 
 async def test_an_instance_that_is_ready_here_comes_first() -> None:

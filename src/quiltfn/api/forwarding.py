@@ -63,9 +63,9 @@ async def elsewhere(context: RequestContext[Any], route: Route) -> Response | No
 async def _placed(context: RequestContext[Any], called: CalledFunction) -> Response | None:
     """The response of another node that took the call; None: it is to run here."""
     fleet: FleetNode = context.services.fleet
-    function_id, version = called.entry.function.id, called.entry.version.number
-    tried: set[str] = set()
+    function_id, tried = called.entry.function.id, set[str]()
     for left in reversed(range(TRIES)):
+        version = _version_now(context, called)
         destination = await fleet.placement.place(
             function_id,
             version,
@@ -94,10 +94,18 @@ async def _placed(context: RequestContext[Any], called: CalledFunction) -> Respo
                 hint="send it again",
                 retry_after=1,
             )
-        # Where the instance that was ready has another call by now, this one may still wait.
-        if destination.may_wait:
+        # Where the instance that was ready has another call by now, this one may still wait; and
+        # with another version it is another call.
+        if destination.may_wait and _version_now(context, called) == version:
             tried.add(destination.node)
     return None
+
+
+def _version_now(context: RequestContext[Any], called: CalledFunction) -> int:
+    """The current version, which may be a newer one than when the request came."""
+    entry = context.services.catalog.known(called.entry.function.id) or called.entry
+    number: int = entry.version.number
+    return number
 
 
 async def _where_it_is(context: RequestContext[Any], route: Route) -> Response | None:
@@ -184,6 +192,8 @@ async def _sent(
         said, length, headers = _read_headers(answer)
         is_leaving = said.refusal is Refusal.DRAINING  # what it has ready is for nobody
         placement.told(node, function_id, None if is_leaving else said.load)
+        if said.refusal is Refusal.VERSION:
+            await placement.catch_up()  # the node may have heard of an update first
         if said.refusal is not None:
             return None
         response = Response(status=answer.status, headers=headers, executed=said.executed)

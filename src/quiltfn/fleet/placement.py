@@ -16,6 +16,10 @@ from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports.placement import Destination, ImagePlaces
 
 
+async def nothing_new() -> None:
+    """What a node does to catch up that has everything."""
+
+
 class Placement:
     """`ports.placement.Placement`.
 
@@ -37,6 +41,7 @@ class Placement:
         self._table, self._pool, self._obtain, self.image = table, pool, obtain, image
         self._serves, self._may_take = serves, takes_calls
         self.may_start: Callable[[], bool] = lambda: True  # whether anything may start here
+        self.catch_up: Callable[[], Awaitable[None]] = nothing_new
         # The nodes that have the places of a function, as the fleet said when one was asked for.
         self.holders: Callable[[str], Collection[str]] = lambda _: ()
         # Each is told what a node says of a pool with its answer. It must not raise or wait.
@@ -122,6 +127,9 @@ class Placement:
         if not self.takes_calls():
             return Refusal.DRAINING
         pool = self._pool(call.function_id)
+        if pool is None or (call.version is not None and pool.version < call.version):
+            await self.catch_up()  # the node that sends it has heard of an update first
+            pool = self._pool(call.function_id)
         if pool is None or pool.version != call.version:
             return Refusal.VERSION
         if pool.idle or call.in_any_case or (call.may_wait and pool.slots):

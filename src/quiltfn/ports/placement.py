@@ -1,6 +1,6 @@
 """The interface of what decides where a call runs in a fleet."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from quiltfn.model.forwarded import ForwardedCall, Refusal
@@ -26,7 +26,11 @@ class ImagePlaces(NamedTuple):
 
 
 class Placement(Protocol):
-    """Where calls run: here, or on another node."""
+    """Where calls run: here, or on another node. `catch_up`: brings into memory what other nodes
+    have changed, as far as that is possible soon.
+    """
+
+    catch_up: Callable[[], Awaitable[None]]
 
     async def place(
         self,
