@@ -118,13 +118,13 @@ export function ScheduleForm(
           <${Area} label="Payload" name="payload" value=${form
             .payload} placeholder='{"key": "value"}'
             about="What each run is given; empty: nothing" />
-          <fieldset class="field"><legend>Environment</legend>
+          <div class="field"><span class="label">Environment</span>
             <${Variables} of=${form.environment.value} label="Environment" onChange=${(
               all: readonly Variable[],
             ) => {
               form.environment.value = all;
             }} /><${WrongOf} path="environment" label="Environment" />
-            <small class="muted">Variables in place of the function's</small></fieldset>
+            <small class="muted">Variables in place of the function's</small></div>
         </div>
         </${Form}>
         <footer
