@@ -30,6 +30,7 @@ from quiltfn.observe.trace import Tracer
 from quiltfn.policies import Policies
 from quiltfn.ports import Clock, Journal, LongOutput, Page, Store
 from quiltfn.ports.work import (
+    ATTEMPT_OUTPUT_BYTES,
     AcceptedWork,
     Attempt,
     DeadLetter,
@@ -276,8 +277,23 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     # What is known of a call -----------------------------------------------------------------
 
     async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
-        """The attempts at a call that are over, first to last. Raises `NotFound`."""
-        return await self.attempts_at(await self.outline(entry, invocation_id))
+        """The attempts at a call that are over, with their output, first to last. Raises
+        `NotFound`.
+        """
+        function_id = entry.function.id
+        outline = await self.journal.outline(function_id, invocation_id)
+        if outline is None:
+            raise no_such_call()
+        attempts = list(await self.attempts_at(outline.record))
+        if outline.record.is_final and attempts and attempts[-1].attempt == outline.record.attempt:
+            ends = {}
+            for stream, size in outline.sizes.items():
+                span = max(0, size - ATTEMPT_OUTPUT_BYTES), ATTEMPT_OUTPUT_BYTES
+                ends[stream] = await self.journal.read_output(
+                    function_id, invocation_id, stream, *span
+                )
+            attempts[-1] = msgspec.structs.replace(attempts[-1], **ends)
+        return attempts
 
     async def attempts_at(self, record: Invocation) -> Sequence[Attempt]:
         """The attempts at the call of a record that are over, first to last."""

@@ -98,6 +98,7 @@ def back_to_the_schema_before(fleet: Database) -> None:
         f"ALTER TABLE runtime {gone}; ALTER TABLE audit DROP COLUMN note, DROP COLUMN object_name"
     )
     fleet.run("ALTER TABLE invocation DROP COLUMN http_status")
+    fleet.run("ALTER TABLE attempt DROP COLUMN stdout, DROP COLUMN stderr")
     fleet.run(
         "DROP TABLE url_tenant, function_alias, compatibility;"
         "UPDATE alembic_version SET version_num = '0017'"

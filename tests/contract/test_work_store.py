@@ -27,10 +27,12 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports import InvocationQuery
-from quiltfn.ports.work import Input
+from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES, Input
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, outcomes, records, sweep
 from quiltfn.store.record_key import RecordKey
+from quiltfn.store.records import drop_output
 from quiltfn.store.sql import statements
+from quiltfn.store.usage import RECORD_BYTES
 from quiltfn.store.work import AT_ONCE_MAX_BYTES
 from timeouts import scaled
 
@@ -286,6 +288,27 @@ async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
     assert (dead.reason, dead.status, dead.attempts) == ("attempts", Status.FAILED, 2)
     counts = await queue.counts(function.id, NOW_MS)
     assert (counts.queued, counts.delayed, counts.running, counts.dead_letters) == (0, 0, 0, 1)
+
+
+async def test_an_attempt_that_another_one_follows_keeps_the_end_of_its_output_and_it_counts(
+    queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore, tmp_path: Path
+) -> None:
+    """It goes where the output of the record goes."""
+    call = await an_accepted(queue, function)
+    (first,) = await claimed(queue, function)
+    journal.opened(begun(first))
+    ended = replace(done(begun(first), 7), stdout=b"a" + b"b" * ATTEMPT_OUTPUT_BYTES, stderr=b"e")
+    journal.closed(replace(ended, outcome=WorkOutcome(retry_at_ms=NOW_MS)))
+    await journal.synced()
+    (second,) = await claimed(queue, function)
+    await attempted(journal, second, 8)
+    kept = [(one.stdout, one.stderr) for one in await queue.attempts(call)]
+    assert kept == [(b"b" * ATTEMPT_OUTPUT_BYTES, b"e"), (None, None)]
+    size = "SELECT size_bytes FROM invocation"
+    assert rows(tmp_path, size) == [(RECORD_BYTES + len(b"hello\n") + ATTEMPT_OUTPUT_BYTES + 1,)]
+    await store.database.write(lambda connection: drop_output(connection, [call]))
+    assert rows(tmp_path, size) == [(RECORD_BYTES,)]
+    assert [one.stdout for one in await queue.attempts(call)] == [None, None]
 
 
 async def test_a_record_that_is_stored_again_is_carried_out_once(

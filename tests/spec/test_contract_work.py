@@ -24,7 +24,7 @@ RECORD = [
 ]
 ATTEMPT = [
     *("attempt", "status", "started_at", "ended_at", "duration_ms", "exit_code"),
-    *("error_message", "execution_node_id", "cold_start", "version"),
+    *("error_message", "execution_node_id", "cold_start", "version", "stdout", "stderr"),
 ]
 
 
@@ -102,6 +102,8 @@ def test_a_failing_call_is_tried_again_and_then_is_a_dead_letter(tenant: Api) ->
     assert [one["attempt"] for one in attempts] == [1, 2, 3]
     assert all(list(one) == ATTEMPT for one in attempts)
     assert {one["exit_code"] for one in attempts} == {3}
+    assert {one["stdout"].strip() for one in attempts} == {record["invocation_id"]}
+    assert [one["stderr"] for one in attempts] == [""] * 3
     (letter,) = tenant.good("GET", f"{of(function_id)}/dead-letters")["dead_letters"]
     assert (letter["reason"], letter["attempts"]) == ("attempts", 3)
     tenant.good("PUT", of(function_id), {"handler": "cat"})

@@ -51,6 +51,8 @@ export interface Attempt {
   execution_node_id: string;
   cold_start: boolean;
   version: number | null;
+  stdout?: string | null;
+  stderr?: string | null;
 }
 
 export interface AttemptList {

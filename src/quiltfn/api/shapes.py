@@ -163,7 +163,12 @@ def invocation_summary(record: Invocation) -> wire.InvocationSummary:
 
 def attempt(one: Attempt) -> wire.Attempt:
     return gathered(
-        wire.Attempt, one, started_at=_seconds(one.started_at), ended_at=_seconds(one.ended_at)
+        wire.Attempt,
+        one,
+        started_at=_seconds(one.started_at),
+        ended_at=_seconds(one.ended_at),
+        stdout=None if one.stdout is None else one.stdout.decode("utf-8", "replace"),
+        stderr=None if one.stderr is None else one.stderr.decode("utf-8", "replace"),
     )
 
 

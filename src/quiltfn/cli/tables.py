@@ -136,6 +136,9 @@ def all_invocations(page: InvocationSummaryPage) -> None:
         show.note(f"there are more: --cursor {page.next_cursor}")
 
 
+ATTEMPT_LINES = 10  # of each stream; -o json has the last 16 KiB.
+
+
 def attempts(found: list[Attempt]) -> None:
     if not found:
         show.note("no attempt is over")
@@ -154,6 +157,11 @@ def attempts(found: list[Attempt]) -> None:
     )
     columns = ("ATTEMPT", "STATUS", "STARTED", "TOOK", "START", "VERSION", "WHY")
     show.table(columns, rows, drop=("START", "VERSION"))
+    for one in found:
+        for stream, text in (("standard output", one.stdout), ("log", one.stderr)):
+            if text:
+                last = show.visible(text).rstrip("\n").split("\n")[-ATTEMPT_LINES:]
+                show.table(None, [(f"attempt {one.attempt}, {stream}", "\n".join(last))])
 
 
 DEAD_LETTER = ("DIED", "OUT OF", "STATUS", "ATTEMPTS", "ID", "WHY")

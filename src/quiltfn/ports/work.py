@@ -101,8 +101,14 @@ class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due_ms: int | None
 
 
+# How much of each stream of an attempt is kept, if another one follows: the end, which says most.
+ATTEMPT_OUTPUT_BYTES = 16 * 1024
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at a call that is over. `started_at` and `ended_at` in Unix milliseconds."""
+    """One attempt at a call that is over. `started_at` and `ended_at` in Unix milliseconds.
+    `stdout` and `stderr`: the end of each stream; None: not known, or in the record.
+    """
 
     attempt: int
     status: Status
@@ -114,6 +120,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     execution_node_id: str
     cold_start: bool
     version: int | None
+    stdout: bytes | None = None
+    stderr: bytes | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

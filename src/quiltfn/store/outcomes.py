@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from quiltfn.model.delivery import delivery_of
 from quiltfn.model.invocation import Invocation
+from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES
 from quiltfn.store import tables
 from quiltfn.store.sql import driver, run, sql
 
@@ -54,10 +55,12 @@ def many(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]
 
 
 def attempt_row(record: Invocation) -> tuple[Any, ...]:
+    out, err = record.stdout[-ATTEMPT_OUTPUT_BYTES:], record.stderr[-ATTEMPT_OUTPUT_BYTES:]
     return (
         *(record.invocation_id, record.attempt, record.status.value),
         *(record.started_ms, in_ms(record.ended_at), record.duration_ms, record.exit_code),
         *(record.error_message, record.execution_node_id, record.cold_start, record.version),
+        *((None, None) if record.is_final else (out, err)),
     )
 
 

@@ -24,7 +24,10 @@ SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) 
        version = excluded.version, attempt = excluded.attempt, due_at = excluded.due_at,
        output_order = excluded.output_order, memory_mib = excluded.memory_mib,
        http_status = excluded.http_status,
-       epoch = excluded.epoch, size_bytes = excluded.size_bytes
+       epoch = excluded.epoch,
+       size_bytes = excluded.size_bytes + CASE WHEN excluded.attempt = 1 THEN 0 ELSE (
+           SELECT coalesce(sum(length(before.stdout) + length(before.stderr)), 0)
+             FROM attempt AS before WHERE before.invocation_id = excluded.invocation_id) END
  WHERE invocation.status IN ('queued', 'running') AND invocation.attempt <= excluded.attempt;
 
 -- function_of_invocation: whose call it is, if that function still is there
@@ -146,8 +149,11 @@ DELETE FROM work WHERE invocation_id = ?;
 -- add_attempt: an attempt is over
 INSERT INTO attempt (
     invocation_id, attempt, status, started_at, ended_at, duration_ms, exit_code, error_message,
-    execution_node_id, cold_start, version)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+    execution_node_id, cold_start, version, stdout, stderr)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- drop_attempt_output: keep the attempts at a call without their output
+UPDATE attempt SET stdout = NULL, stderr = NULL WHERE invocation_id = :invocation_id;
 
 -- add_dead_letter: the work is given up
 INSERT INTO dead_letter (invocation_id, tenant_id, function_id, reason, died_at)

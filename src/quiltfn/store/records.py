@@ -199,6 +199,7 @@ def drop_output(connection: Connection, ids: Sequence[str]) -> int:
     for one in ids:
         row = {"invocation_id": one, "record_bytes": RECORD_BYTES}
         dropped += run(connection, "drop_output", row).rowcount
+        run(connection, "drop_attempt_output", {"invocation_id": one}).close()
         if time.perf_counter() >= until:
             break
     return dropped

@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0026"
+REVISION = "0027"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -445,6 +445,9 @@ attempt = Table(
     Column("execution_node_id", Text, nullable=False),
     Column("cold_start", Boolean, nullable=False),
     Column("version", Integer),
+    # The end of each stream, of an attempt that another one followed. The last is in the record.
+    Column("stdout", LargeBinary),
+    Column("stderr", LargeBinary),
 )
 
 # Accepted work that was given up. `reason`: "attempts" or "age".

@@ -282,9 +282,13 @@ class AsyncPolicy(Struct, kw_only=True, frozen=True):
     on_failure: Destination | None
 
 
+AttemptOutput = Annotated[str, about("the end of what the attempt wrote, or null", "hello\n")]
+
+
 class Attempt(Struct, kw_only=True, frozen=True):
     """One attempt at a call. Times in Unix seconds, `started_at` null where it was never handed
-    over, `duration_ms` in milliseconds. `version`: null where it is not known.
+    over, `duration_ms` in milliseconds. `version`: null where it is not known. `stdout`, `stderr`:
+    the last 16 KiB of each stream; null where they are not kept.
     """
 
     attempt: AttemptNumber
@@ -297,6 +301,8 @@ class Attempt(Struct, kw_only=True, frozen=True):
     execution_node_id: NodeId
     cold_start: ColdStart
     version: VersionNumber | None
+    stdout: AttemptOutput | None = None
+    stderr: AttemptOutput | None = None
 
 
 class AttemptList(Struct, kw_only=True, frozen=True):

@@ -1,0 +1,12 @@
+"""What an attempt wrote that another one followed."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0027"
+down_revision = "0026"
+
+
+def upgrade() -> None:
+    op.add_column("attempt", sa.Column("stdout", sa.LargeBinary, nullable=True))
+    op.add_column("attempt", sa.Column("stderr", sa.LargeBinary, nullable=True))
