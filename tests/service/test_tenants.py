@@ -145,6 +145,9 @@ async def test_tenants_are_listed_by_name_to_operators_alone(web: Web) -> None:
     first = (await web("GET", "/api/tenants?limit=3", headers=operator)).json()
     rest = await web("GET", f"/api/tenants?cursor={first['next_cursor']}", headers=operator)
     assert [one["tenant_id"] for one in rest.json()["tenants"]] == ["without-keys"]
+    for cursor in ("", "bogus", "!"):
+        wrong = await web("GET", f"/api/tenants?cursor={cursor}", headers=operator)
+        assert (wrong.status_code, "cursor" in wrong.json()["error"]) == (422, True)
     for method, path in (
         ("GET", "/api/tenants"),
         ("POST", "/api/tenants/acme/disable"),

@@ -676,14 +676,14 @@ DISABLE_TENANT = Route(
     handler=tenants.disable_tenant,
     scope=OPERATOR,
     answer=wire.Tenant,
-    codes=("NOT_FOUND", "CAPACITY_FULL"),
+    codes=("NOT_FOUND", "UNPROCESSABLE_ENTITY", "CAPACITY_FULL"),
     action="tenant.disable",
 )
 ENABLE_TENANT = Route(
     handler=tenants.enable_tenant,
     scope=OPERATOR,
     answer=wire.Tenant,
-    codes=("NOT_FOUND", "CAPACITY_FULL"),
+    codes=("NOT_FOUND", "UNPROCESSABLE_ENTITY", "CAPACITY_FULL"),
     action="tenant.enable",
 )
 NODE_VIEW = Parameter(

@@ -9,8 +9,8 @@ from quiltfn.admission import Admission
 from quiltfn.api import pages
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, Route, RouteServices
-from quiltfn.model.access import Caller, Scope, check_tenant
-from quiltfn.model.cursors import text_of
+from quiltfn.model.access import TENANT, Caller, Scope, check_tenant
+from quiltfn.model.cursors import no_cursor, text_of
 from quiltfn.model.errors import Forbidden, NotFound, Unprocessable
 from quiltfn.ports.stats import StatsStore
 from quiltfn.quotas import NONE, Quotas
@@ -31,7 +31,7 @@ async def list_tenants(context: RequestContext[TenantServices]) -> Response:
     calls.
     """
     limit = pages.limit_of(context, pages.PAGE_MAX)
-    after = text_of(context.query["cursor"]) if "cursor" in context.query else ""
+    after = _after(context.query.get("cursor"))
     services = context.services
     keys = services.access.tenants()
     names = {*services.catalog.tenants(), *keys, *services.quotas.tenants()}
@@ -39,6 +39,16 @@ async def list_tenants(context: RequestContext[TenantServices]) -> Response:
     found = sorted(name for name in names if name > after)
     shown = ((name, _shown(services, name, keys)) for name in found)
     return await pages.page_response(context, "tenants", shown, limit)
+
+
+def _after(cursor: str | None) -> str:
+    """The name that the page begins behind. Raises `Unprocessable`."""
+    if cursor is None:
+        return ""
+    name = text_of(cursor)
+    if not TENANT.fullmatch(name):
+        raise no_cursor(cursor)
+    return name
 
 
 async def disable_tenant(context: RequestContext[TenantServices]) -> Response:
