@@ -1,5 +1,6 @@
 """The memory of the machine over whole calls: who waits for it, who leaves, who is told no."""
 
+import asyncio
 import ctypes
 import ctypes.util
 import gc
@@ -127,6 +128,8 @@ async def test_functions_that_come_and_go_leave_nothing(
             await harness.invoke(entry)
             await harness.lifecycle.delete(harness.now(entry))
         await harness.journal.synced()
+        # A pool stays for the seconds that running invocations of a deleted function have to end.
+        await until(lambda: not any("_end_deleted" in repr(one) for one in asyncio.all_tasks()), 90)
         gc.collect()
         return len(gc.get_objects()), sqlite.sqlite3_memory_used()
 
