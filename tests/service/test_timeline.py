@@ -90,7 +90,7 @@ async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
     entry = await server.active("sleep 60", max_instances=1)
     first = await server.running(entry)
     update = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}, None))
-    await asyncio.sleep(0.01)
+    await until(lambda: server.pools._pools[entry.function.id].model.prepared)
     waiting = await server.running(entry)
     await end_one(server)
     assert why(await first) is None
