@@ -14,8 +14,7 @@ SCHEDULES = "/api/schedules"
 SHAPE = [
     *("id", "name", "function", "cron", "every_seconds", "timezone", "payload", "environment"),
     *("overlap", "missed", "jitter_seconds", "enabled", "created_at", "updated_at", "next_runs"),
-    "in_words",
-    *("last_run", "fired_count", "skipped_count", "missed_count"),
+    *("last_run", "fired_count", "skipped_count", "missed_count", "in_words"),
 ]
 RUN_SHAPE = [
     *("due_at", "outcome", "invocation_id", "status", "reason", "missed", "manual", "decided_at"),

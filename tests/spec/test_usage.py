@@ -218,8 +218,8 @@ def limited(api: Api, function_id: str) -> dict[str, Any] | None:
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ({"functions": 0}, "functions"),
-        ({"calls_in_flight": 0}, "calls_in_flight"),
+        ({"functions": -1}, "functions"),
+        ({"calls_in_flight": -1}, "calls_in_flight"),
         ({"calls_per_second": -1}, "calls_per_second"),
         ({"image_bytes": "1"}, "image_bytes"),
         ({"gb_seconds": 5}, "gb_seconds"),
