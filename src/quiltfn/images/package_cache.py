@@ -24,6 +24,9 @@ class PackageCache:
 
     def put(self, digest: str, packages: Packages) -> None:
         """Keeps them, in place of others."""
+        replaced = self._kept.pop(digest, None)  # two tenants may have listed an image at once
+        if replaced is not None:
+            self._count -= len(replaced.found) + 1
         self._kept[digest] = packages
         self._count += len(packages.found) + 1
         while self._count > KEPT_MAX:
