@@ -58,7 +58,9 @@ class Verifier(Protocol):
     """Checks signed tokens."""
 
     def __call__(self, token: str, *, at_any_time: bool = False) -> Caller:
-        """Raises `Unauthorized`. `at_any_time`: also before it holds and after it has expired."""
+        """Raises `Unauthorized`. `at_any_time`: also before it holds and after it has expired, and
+        whatever follows its signature.
+        """
 
 
 class Access:

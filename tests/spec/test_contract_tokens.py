@@ -133,6 +133,14 @@ BAD: dict[str, Callable[[Signer], str]] = {
     "claims that nest deep": lambda s: forged(
         {"alg": "HS256"}, b'{"sub":' * 1400, s.secret.encode()
     ),
+    # No search in a header would find these.
+    "header that begins with a space": lambda s: forged(
+        b' {"alg":"HS256"}', s.claims(), s.secret.encode()
+    ),
+    "header with a space in it": lambda s: forged(
+        b'{ "alg":"HS256"}', s.claims(), s.secret.encode()
+    ),
+    "more behind it": lambda s: jwt.encode(s.claims(), s.secret, "HS256") + "-v2",
     "cut short": lambda s: jwt.encode(s.claims(), s.secret, "HS256").rpartition(".")[0],
     "three dots": lambda _: "...",
     "changed": lambda s: jwt.encode(s.claims(), s.secret, "HS256")[:-2] + "xx",
@@ -156,6 +164,10 @@ CARRIED: dict[str, dict[str, str]] = {
     "a list": {"X-Tokens": "a.b.c, x.y.z.TOKEN, d"},
     "a cookie": {"Cookie": "theme=dark; session=TOKEN"},
     "an encoded cookie": {"Cookie": "theme=dark; session=%22Bearer%20TOKEN%22"},
+    "behind a version": {"X-State": "v1-TOKEN"},
+    "behind what looks like one": {"X-State": "eyJxeyJTOKEN"},
+    "before a checksum": {"X-State": "TOKEN-abc_0123"},
+    "before a letter": {"Cookie": "theme=dark; session=TOKENa"},
     "JSON": {"X-State": '{"token":"\\u0022TOKEN\\u0022"}'},
 }
 

@@ -12,10 +12,11 @@ from quiltfn.model.errors import Forbidden, TenantDisabled, Unprocessable
 
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 KEY_MARK = "quilt_sk_"
-# The alphabet of the three parts of a signed token, and how short each can be at least: the second
-# has four claims.
+# The alphabet of the three parts of a signed token, how the first begins (`{"`), and how short each
+# can be at least: the second has four claims.
 BASE64URL = string.ascii_letters + string.digits + "-_"
-TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+TOKEN_START = "eyJ"
+TOKEN = re.compile(TOKEN_START + r"[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 TOKEN_HEAD_MIN, TOKEN_CLAIMS_MIN, TOKEN_SIGNATURE_MIN = len("eyJhbGciOiJIUzI1NiJ9"), 40, 43
 TOKEN_MIN = TOKEN_HEAD_MIN + TOKEN_CLAIMS_MIN + TOKEN_SIGNATURE_MIN + 2
 LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,100}")
@@ -104,7 +105,8 @@ def prefix_of(secret: str) -> str | None:
 
 def tokens_in(text: str) -> Iterator[str]:
     """Everything in a header's value that may be a signed token (JWT), whatever is around it: a
-    scheme, quotes, or escapes such as %22, whose digits look like a part of it.
+    scheme, quotes, or escapes such as %22, whose digits look like a part of it. Behind the
+    signature there may be more of its alphabet.
     """
     parts = text.split(".")
     for at in range(1, len(parts) - 1):
@@ -116,9 +118,10 @@ def tokens_in(text: str) -> Iterator[str]:
         signature = after[: len(after) - len(after.lstrip(BASE64URL))]
         if len(head) < TOKEN_HEAD_MIN or len(signature) < TOKEN_SIGNATURE_MIN:
             continue
-        yield f"{head}.{claims}.{signature}"
-        if (start := head.find("eyJ")) > 0:
+        start, last = head.find(TOKEN_START), len(head) - TOKEN_HEAD_MIN
+        while 0 <= start <= last:
             yield f"{head[start:]}.{claims}.{signature}"
+            start = head.find(TOKEN_START, start + 1)
 
 
 def check_label(label: str | None) -> None:
