@@ -203,11 +203,12 @@ class Told:
 
     @property
     def is_complete(self) -> bool:
-        """Whether work was acknowledged as cancelled, and some was redriven."""
+        """Whether enough was accepted, some acknowledged as cancelled, and some redriven."""
         cancelled = any(
             at is not None for job in self.jobs.values() for at in job.cancelled.values()
         )
-        return cancelled and any(one.made for one in self.history.redrives)
+        enough = sum(len(job.accepted) for job in self.history.jobs) > 10 * ROUNDS
+        return enough and cancelled and any(one.made for one in self.history.redrives)
 
     def take(self, lines: list[str]) -> None:
         for line in lines:
@@ -326,7 +327,9 @@ async def storm(
     for number in range(5 * rounds):
         if number >= rounds and (eager or told.is_complete):
             break
-        told.take(await run_and_kill(path, dice.random() * LIFE_S, eager=eager))
+        # A slow machine does less in a life, so children live longer once the rounds are over.
+        life_s = dice.random() * LIFE_S * max(1, number - rounds)
+        told.take(await run_and_kill(path, life_s, eager=eager))
     seen = await finished(path, told)
     return judge_work(told.history, told.runs, seen), seen
 
