@@ -232,6 +232,36 @@ def test_a_traceback_is_of_the_handler_alone(shared: Server, cleanup: bool) -> N
     assert ".runners" not in trace
 
 
+LOGGED = """import logging, sys
+    try: {}['cached']
+    except KeyError: logging.exception('going on')
+"""
+LOCAL = "class Bad(Exception): pass\n    raise Bad('one\\ntwo')"
+GROUP = """import asyncio
+    async def fail(): return {}['zz-2']
+    async def run():
+        async with asyncio.TaskGroup() as group: group.create_task(fail())
+    asyncio.run(run())"""
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (f"{LOGGED}    print('no disk'); sys.exit(3)", "the handler exited with code 3"),
+        (f"{LOGGED}    sys.exit('no disk')", "the handler exited with code 1: no disk"),
+        (LOCAL, "mod.handler.<locals>.Bad: one (mod.py, line 3)"),
+        (GROUP, "KeyError: 'zz-2' (mod.py, line 3)"),
+    ],
+)
+@KEEP
+def test_the_reason_of_a_failure_is_what_ended_the_handler(
+    shared: Server, body: str, reason: str, cleanup: bool
+) -> None:
+    source = f"def handler(event):\n    {body}\n"
+    record = python(shared, source, cleanup_on_exit=cleanup).invoke()
+    assert record["error_message"] == reason, record["stderr"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

@@ -1,8 +1,11 @@
-"""Why a handler failed: the exception in its log, or its exit code, and to whom that is told."""
+"""Why a handler failed: the exception at the end of its log, or its exit code."""
 
+import msgspec
 import pytest
 
-from quiltfn.model.failure_reason import of_exit, with_reason, without_handler_text
+from contract.stores import a_call, a_function
+from quiltfn.model.failure_reason import of_exit, with_reason
+from quiltfn.model.invocation import CallResult, ExitKind
 
 PYTHON = """looking for zz-4711
 Traceback (most recent call last):
@@ -17,57 +20,112 @@ NODE = """one line
     at exports.handler (/app/index.js:3:11)
     at run (/.runners/node.js:10:2)
 """
+GROUP = """  + Exception Group Traceback (most recent call last):
+  |   File "/app/main.py", line 9, in handler
+  |     raise ExceptionGroup("several", found)
+  | ExceptionGroup: several (2 sub-exceptions)
+  +-+---------------- 1 ----------------
+    | Traceback (most recent call last):
+    |   File "/app/main.py", line 6, in one
+    | ValueError: first
+    +---------------- 2 ----------------
+    | {}KeyError: 'zz-2'
+    +------------------------------------
+"""
+RAISED = 'Traceback (most recent call last):\n    |   File "/app/main.py", line 7, in two\n    | '
 REFUSED = "ConnectionRefusedError: [Errno 111] Connection refused"
 NO_NETWORK = "; this runtime has no network"
-SAYS = "the handler exited with code 3"
+LOGGED = PYTHON.format("KeyError: 'cached'")
+RUNNER, PROGRAM, SERVER = (True, True), (False, False), (True, False)
+
+
+def reason_of(code: int, stderr: str, kind: tuple[bool, bool], *, has_network: bool = False) -> str:
+    is_value, has_runner = kind
+    return with_reason(
+        code,
+        stderr.encode(),
+        is_value=is_value,
+        has_runner=has_runner,
+        has_network=has_network,
+    )
 
 
 @pytest.mark.parametrize(
-    ("stderr", "is_value", "expected"),
+    ("code", "stderr", "kind", "expected"),
     [
-        (PYTHON.format("KeyError: 'zz-4711'"), True, "KeyError: 'zz-4711' (main.py, line 5)"),
-        (PYTHON.format("KeyError: 'zz-4711'"), False, "KeyError: 'zz-4711' (main.py, line 5)"),
-        (PYTHON.format("shop.errors.Gone"), True, "shop.errors.Gone (main.py, line 5)"),
-        (PYTHON.format("A: 1") + PYTHON.format("B: 2"), True, "B: 2 (main.py, line 5)"),
-        (NODE.format("TypeError: x is none"), True, "TypeError: x is none (index.js, line 3)"),
-        (PYTHON.format("not an exception"), True, SAYS),
-        (PYTHON.format(b"E: \\x1b[2J\\x00\\u202e".decode("unicode_escape")), True, None),
-        (PYTHON.format("E: " + "x" * 5000), True, None),
-        (PYTHON.format(REFUSED), True, f"{REFUSED} (main.py, line 5){NO_NETWORK}"),
-        ("curl: (6) Could not resolve host: x\n\n", False, None),
-        ("cat: nothing: No such file\n", False, f"{SAYS}: cat: nothing: No such file"),
-        ("the last thing that it printed\n", True, SAYS),
-        ("\n \n", False, SAYS),
-        ("    at f (/app/index.js:3:11)\n", False, None),
+        (1, LOGGED, RUNNER, "KeyError: 'cached' (main.py, line 5)"),
+        (3, LOGGED, PROGRAM, "KeyError: 'cached' (main.py, line 5)"),
+        (3, LOGGED, SERVER, "KeyError: 'cached' (main.py, line 5)"),
+        (1, PYTHON.format("shop.errors.Gone"), RUNNER, "shop.errors.Gone (main.py, line 5)"),
+        (1, PYTHON.format("m.f.<locals>.Bad: 3"), RUNNER, "m.f.<locals>.Bad: 3 (main.py, line 5)"),
+        (1, PYTHON.format("A: 1") + PYTHON.format("B: 2"), RUNNER, "B: 2 (main.py, line 5)"),
+        (1, PYTHON.format("A: 1\nmore of it"), RUNNER, "A: 1 (main.py, line 5)"),
+        (1, GROUP.format(RAISED), RUNNER, "KeyError: 'zz-2' (main.py, line 7)"),
+        (1, GROUP.format(RAISED), PROGRAM, "KeyError: 'zz-2' (main.py, line 7)"),
+        (1, GROUP.format(""), RUNNER, "ValueError: first (main.py, line 6)"),
+        (1, NODE.format("TypeError: x is none"), RUNNER, "TypeError: x is none (index.js, line 3)"),
+        (
+            1,
+            NODE.format("E: a").rstrip() + " {\n  code: 'B',\n  [cause]: E\n}\n",
+            RUNNER,
+            "E: a (index.js, line 3)",
+        ),
+        # Exceptions that were handled and logged before.
+        (3, LOGGED, RUNNER, of_exit(3)),
+        (3, LOGGED + "fatal: disk full\nSystemExit: 3\n", RUNNER, of_exit(3)),
+        (1, LOGGED + "fatal: disk full\nSystemExit: 1\n", RUNNER, of_exit(1)),
+        (1, LOGGED + "SystemExit: no disk\n", RUNNER, of_exit(1) + ": no disk"),
+        (1, "SystemExit: 1\n" + LOGGED, RUNNER, "KeyError: 'cached' (main.py, line 5)"),
+        (1, LOGGED + "fatal: full\n", PROGRAM, of_exit(1) + ": fatal: full"),
+        (1, LOGGED + "fatal: full\n", SERVER, of_exit(1)),
+        (1, NODE.format("E: a") + "fatal: full\n", RUNNER, of_exit(1)),
+        (1, NODE.format("E: a") + "fatal: full\n", PROGRAM, of_exit(1) + ": fatal: full"),
+        # No exception.
+        (1, PYTHON.format("not an exception"), RUNNER, of_exit(1)),
+        (1, "KeyError: 1\n", RUNNER, of_exit(1)),
+        (3, "the last thing that it printed\n", RUNNER, of_exit(3)),
+        (3, "cat: nothing: No such file\n", PROGRAM, of_exit(3) + ": cat: nothing: No such file"),
+        (3, "\n \n", PROGRAM, of_exit(3)),
+        (3, "", PROGRAM, of_exit(3)),
+        (3, "    at f (/app/index.js:3:11)\n", PROGRAM, None),
+        # Not printable, endless, without a network.
+        (1, PYTHON.format("E: \x1b[2J\x00\u202e"), RUNNER, None),
+        (1, PYTHON.format("E: " + "x" * 5000), RUNNER, None),
+        (1, PYTHON.format(REFUSED), RUNNER, f"{REFUSED} (main.py, line 5){NO_NETWORK}"),
+        (3, "curl: (6) Could not resolve host: x\n\n", PROGRAM, None),
     ],
 )
-def test_a_reason_is_the_exception_and_is_for_readers_of_the_record_alone(
-    stderr: str, is_value: bool, expected: str | None
+def test_a_reason_is_what_ended_the_handler(
+    code: int, stderr: str, kind: tuple[bool, bool], expected: str | None
 ) -> None:
-    reason = with_reason(3, stderr.encode(), is_value=is_value, has_network=False)
+    reason = reason_of(code, stderr, kind)
     assert expected in (None, reason)
     assert reason.isprintable()
     assert len(reason) < 300
-    assert without_handler_text(reason, 3) == SAYS
 
 
 def test_a_network_is_missed_only_where_there_is_none() -> None:
-    stderr = PYTHON.format(REFUSED).encode()
-    assert NO_NETWORK not in with_reason(1, stderr, is_value=True, has_network=True)
-    other = PYTHON.format("KeyError: 1").encode()
-    assert NO_NETWORK not in with_reason(1, other, is_value=True, has_network=False)
+    assert NO_NETWORK not in reason_of(1, PYTHON.format(REFUSED), RUNNER, has_network=True)
+    assert NO_NETWORK not in reason_of(1, LOGGED, RUNNER)
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("result", "expected"),
     [
-        None,
-        of_exit(3),
-        "the handler's answer cannot be sent: it has no status",
-        "the handler returned 7 bytes; at most 2 are kept of a result",
-        "the handler needed more memory than its limit of 128 MiB and was killed",
-        "the server ended with status 0",
+        (CallResult(kind=ExitKind.EXITED, code=3, stderr=b"zz-1: SECRET\n"), of_exit(3)),
+        (CallResult(kind=ExitKind.EXITED, code=3, stderr=b"Na:me (a, line 1)\n"), of_exit(3)),
+        (CallResult(kind=ExitKind.EXITED, code=3, stderr=b"S" * 300), of_exit(3)),
+        (CallResult(kind=ExitKind.EXITED, code=3), of_exit(3)),
+        (CallResult(kind=ExitKind.EXITED, refusal="it has no status"), "it has no status"),
+        (CallResult(kind=ExitKind.SIGNALLED, code=9), "the handler was killed by signal 9"),
+        (CallResult(kind=ExitKind.SANDBOX_GONE, reason="it is gone"), "it is gone"),
+        (CallResult(kind=ExitKind.EXITED), None),
     ],
 )
-def test_what_the_server_says_itself_is_for_everybody(message: str | None) -> None:
-    assert without_handler_text(message, 3) == message
+def test_only_the_servers_own_words_are_for_everybody(
+    result: CallResult, expected: str | None
+) -> None:
+    record = a_call(a_function()).after(result, now=0, duration_ms=1)
+    assert record.public_message == expected
+    stored = msgspec.structs.replace(record, own_message=None)  # as it is read from the store
+    assert b"S" not in (stored.public_message or "").encode()

@@ -155,7 +155,10 @@ def test_a_call_that_failed_says_why_and_a_call_without_an_instance_has_no_handl
     kept = Kept()
     message = "the handler exited with code 3"
     kept.tracer.call_ended(
-        a_record(status=Status.FAILED, exit_code=3, error_message=message), HEADER
+        a_record(
+            status=Status.FAILED, exit_code=3, error_message="KeyError: 1", own_message=message
+        ),
+        HEADER,
     )
     assert kept.by_name["invoke f"].error == kept.by_name["handler"].error == message
     kept.over.clear()

@@ -47,7 +47,6 @@ from quiltfn.model.errors import (
     TenantDisabled,
     Unauthorized,
 )
-from quiltfn.model.failure_reason import without_handler_text
 from quiltfn.model.invocation import (
     PAYLOAD_MAX_BYTES,
     CallResult,
@@ -485,7 +484,7 @@ def failed(record: Invocation) -> QuiltfnError:
     """What a call without an answer is told as: to callers with a key with the id of its record. Of
     what the handler wrote nobody is told anything: callers of a URL may be anybody.
     """
-    message = without_handler_text(record.error_message, record.exit_code)
+    message = record.public_message
     if record.status is Status.TIMEOUT:
         error: QuiltfnError = HandlerTimedOut(message)
     else:

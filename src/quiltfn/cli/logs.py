@@ -194,7 +194,7 @@ def note_of(event: Started | Gap | End, *, names: bool = False) -> str:
     told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
     name = f"{ended.function_name} " if names else ""
     is_well = ended.status == "success"
-    why = "" if is_well else show.why(ended.error_message, ended.exit_code)
+    why = "" if is_well or not ended.error_message else f": {ended.error_message}"
     return f"{name}{ended.invocation_id} {status}{told}{why}"
 
 

@@ -207,8 +207,8 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     if last and not last.endswith("\n") and unended:
         write(sys.stderr, "\n")
     status, message = status_of(one), one.error_message or ""
-    if one.status == "failed" and one.exit_code is not None:
-        status, message = f"failed (exit code {one.exit_code}{why(message, one.exit_code)})", ""
+    if one.status == "failed" and message:
+        status, message = f"failed ({message})", ""
     took = [f"{one.duration_ms} ms", "cold" if one.cold_start else "warm"]
     if one.duration_ms is None:
         took = ["not started"]
@@ -225,12 +225,6 @@ def status_of(one: Invocation | InvocationSummary) -> str:
         return f"failed ({one.exit_code})"
     is_http_error = one.http_status and one.http_status >= HTTP_ERRORS
     return f"{one.status} (HTTP {one.http_status})" if is_http_error else one.status
-
-
-def why(message: str | None, exit_code: int | None) -> str:
-    """The reason of a failure, to be told behind its exit code; empty if there is no other."""
-    reason = (message or "").removeprefix(f"the handler exited with code {exit_code}").lstrip(":; ")
-    return reason and f": {reason}"
 
 
 def when(moment: int | None, zone: str | None = None) -> str:

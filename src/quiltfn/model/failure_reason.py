@@ -1,16 +1,21 @@
-"""Why a handler failed, read out of what it wrote to its standard error: it says more than the exit
-code. The text is the handler's own: it is for those who may read the record, and for nobody else.
+"""Why a handler failed, read from the end of what it wrote to its standard error: it says more than
+the exit code. The text is the handler's own: only readers of the record may see it.
 """
 
 import re
 
 TAIL_BYTES = 16 * 1024
 LINE_CHARS, REASON_CHARS = 1000, 200
-TRACEBACK = "Traceback (most recent call last):\n"
-EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:: |$)")
-REASON = re.compile(EXCEPTION.pattern.replace("$", r" \(|;|…|$"))  # with its place, or cut
+TRACEBACK = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):$")
+EXCEPTION = re.compile(r"[^\W\d](?:[\w.]|<locals>)*(?:: |$)")
 PYTHON_FRAME = re.compile(r' {2}File "([^"\n]*)", line (\d+)')
 NODE_FRAME = re.compile(r" {4}at .*?([^/\s():]+):(\d+)(?::\d+)?\)?(?: \{)?$")
+NODE_DETAIL = re.compile(r"(?: {2}.*|\}|)$")  # the properties of an error follow its frames
+GROUP_END = re.compile(r" *\+-{8,}$")
+GROUP_MARK = re.compile(r" *(?:\+-[-+]*.*|[|+] ?)")
+# How the Python runner ends the log of a handler that called sys.exit, and the exit status of
+# handlers that an exception ended.
+BY_ITSELF, BY_EXCEPTION = "SystemExit: ", 1
 OWN = "/app/"
 UNREACHABLE = re.compile(
     "connection refused|ECONNREFUSED|network is unreachable|ENETUNREACH|name resolution"
@@ -21,57 +26,72 @@ NO_NETWORK = "; this runtime has no network"
 
 
 def of_exit(code: int) -> str:
-    """What is said of a handler of which nothing else is known, and to whoever may not read what it
-    wrote.
-    """
+    """The reason without any of the handler's text."""
     return f"the handler exited with code {code}"
 
 
-def with_reason(code: int, stderr: bytes, *, is_value: bool, has_network: bool) -> str:
-    """The exception that ended a handler, with its place, or else its exit code. `is_value`: it is
-    run by a runner, so its last line may be anything that it printed.
+def with_reason(
+    code: int, stderr: bytes, *, is_value: bool, has_runner: bool, has_network: bool
+) -> str:
+    """The exception that ended a handler, with its place, or its exit code. `is_value`: its last
+    line isn't a reason, since whatever it prints goes to its log. `has_runner`: the Python or
+    Node.js runner called it, so an exception has ended it only if it exited with 1.
     """
     text = stderr[-TAIL_BYTES:].decode("utf-8", "replace")
-    lines = [line[:LINE_CHARS] for line in text.split("\n")]
-    said = place = ""
-    if (found := _python(text) or _node(lines)) is not None:
-        said, place = found
+    lines = [line[:LINE_CHARS] for line in text.rstrip().split("\n")]
+    header = _last(lines, TRACEBACK)
+    exit_text = _exit_text(lines[header + 1 :]) if has_runner else None
+    exception = None
+    if exit_text is None and (code == BY_EXCEPTION or not has_runner):
+        exception = _python(lines, is_sure=has_runner) or _node(lines)
+    if exception is not None:
+        said, place = exception
         reason = _shown(said) + (f" ({_shown(place)})" if place else "")
     else:
-        said = "" if is_value else next((one for one in reversed(lines) if one.strip()), "")
-        reason = of_exit(code) + (f": {_shown(said.strip())}" if said else "")
+        said = exit_text if exit_text is not None else "" if is_value else lines[-1].strip()
+        said = "" if said == str(code) else said
+        reason = of_exit(code) + (f": {_shown(said)}" if said else "")
     if not has_network and UNREACHABLE.search(said):
         reason += NO_NETWORK
     return reason
 
 
-def without_handler_text(message: str | None, code: int | None) -> str | None:
-    """A record's message for whoever may not read what the handler wrote."""
-    if message is None or code is None:
-        return message
-    is_reason = message.startswith(of_exit(code) + ": ") or REASON.match(message)
-    return of_exit(code) if is_reason else message
+def _last(lines: list[str], pattern: re.Pattern[str]) -> int:
+    """The index of the last line that matches; -1: none does."""
+    return next((at for at in reversed(range(len(lines))) if pattern.match(lines[at])), -1)
 
 
-def _python(text: str) -> tuple[str, str] | None:
-    """The last exception of Python, and its place in the function's own code."""
-    _, found, rest = text.rpartition(TRACEBACK)
-    lines = [line[:LINE_CHARS] for line in rest.split("\n")] if found else []
-    end = next((at for at, line in enumerate(lines) if EXCEPTION.match(line)), None)
-    if end is None:
+def _exit_text(lines: list[str]) -> str | None:
+    """The argument of sys.exit; None: the handler didn't call it."""
+    found = [line for line in lines if line.startswith(BY_ITSELF)]
+    return found[-1].removeprefix(BY_ITSELF).strip() if found else None
+
+
+def _python(lines: list[str], *, is_sure: bool) -> tuple[str, str] | None:
+    """The exception of Python at the end, and its place in the function's own code. Unless
+    `is_sure` that an exception was the end, nothing may follow it: a program that handled one may
+    go on, and what it writes then looks like more lines of a message. Of a group, the last one.
+    """
+    if GROUP_END.match(lines[-1]):
+        lines = [GROUP_MARK.sub("", line, count=1) for line in lines[:-1]]
+    block = lines[_last(lines, TRACEBACK) + 1 :]
+    end = next((at for at, line in enumerate(block) if EXCEPTION.match(line)), None)
+    if end is None or len(block) == len(lines) or (end < len(block) - 1 and not is_sure):
         return None
-    frames = [frame for line in lines[:end] if (frame := PYTHON_FRAME.match(line))]
+    frames = [frame for line in block[:end] if (frame := PYTHON_FRAME.match(line))]
     own = [frame for frame in frames if frame[1].startswith(OWN)] or frames
-    return lines[end], _place(own[-1]) if own else ""
+    return block[end], _place(own[-1]) if own else ""
 
 
 def _node(lines: list[str]) -> tuple[str, str] | None:
-    """The last exception of Node.js, and where it was thrown."""
-    last = next((at for at in reversed(range(len(lines))) if NODE_FRAME.match(lines[at])), 0)
+    """The exception of Node.js at the end, and where it was thrown."""
+    last = _last(lines, NODE_FRAME)
+    if not all(map(NODE_DETAIL.match, lines[last + 1 :])):
+        return None
     first = last
     while first > 1 and NODE_FRAME.match(lines[first - 1]):
         first -= 1
-    frame = NODE_FRAME.match(lines[first]) if first else None
+    frame = NODE_FRAME.match(lines[first]) if first > 0 else None
     if frame is None or not EXCEPTION.match(lines[first - 1]):
         return None
     return lines[first - 1], _place(frame)

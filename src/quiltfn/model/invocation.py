@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from quiltfn.model.failure_reason import with_reason
+from quiltfn.model.failure_reason import of_exit, with_reason
 from quiltfn.model.output import AnswerHead
 from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import Timeline
@@ -146,10 +146,12 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the end of a call depends on beside its result. `memory_mib`: the limit of the instance
     that ran it; 0: not known. `is_value`: its standard output is the value that a handler returned.
+    `has_runner`: the Python or Node.js runner called the handler.
     """
 
     memory_mib: int = 0
     is_value: bool = False
+    has_runner: bool = False
     has_network: bool = True
 
 
@@ -187,8 +189,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     memory limit of the attempt, once it is over; 0 if none was run. `http_status`: of the HTTP
     response that the handler gave, if its result is one. `share_us`: of an attempt whose
     instance may have several calls, its part of the time of that, in microseconds. `outcome`: of an
-    attempt that is over, what becomes of its work. The last two are in the journal and in no
-    column: storing the record counts the one and carries the other out.
+    attempt that is over, what becomes of its work. `own_message`: of a failed invocation, its
+    error_message without the handler's text. The last three are in the journal and in no column:
+    storing the record counts the first, carries the second out, and drops the third.
     """
 
     invocation_id: str
@@ -221,6 +224,12 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     http_status: int | None = None
     share_us: int | None = None
     outcome: WorkOutcome | None = None
+    own_message: str | None = None
+
+    @property
+    def public_message(self) -> str | None:
+        """Its message for those who may not see what the handler wrote: callers of URLs, traces."""
+        return self.own_message if self.status is Status.FAILED else self.error_message
 
     @property
     def is_final(self) -> bool:
@@ -276,6 +285,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             memory_mib=0,
             http_status=None,
             share_us=None,
+            own_message=None,
             attempt=self.attempt + 1,
             due_at=self.outcome.retry_at_ms // 1000,
             outcome=None,
@@ -293,17 +303,27 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         clock may have been set meanwhile. A part of a returned value is of no use, so a call whose
         value is too large fails.
         """
-        event, exit_code, message = conclude(result, ran_in)
+        event, exit_code, own = conclude(result, ran_in)
+        message = own
+        if event is CallEvent.FAILED and result.kind is ExitKind.EXITED and result.code:
+            message = with_reason(
+                result.code,
+                result.stderr,
+                is_value=ran_in.is_value,
+                has_runner=ran_in.has_runner,
+                has_network=ran_in.has_network,
+            )
         if ran_in.is_value and result.stdout_dropped and event is CallEvent.SUCCESS:
             most = len(result.stdout)
             size = most + result.stdout_dropped
             event, exit_code = CallEvent.FAILED, 1
-            message = f"the handler returned {size} bytes; at most {most} are kept of a result"
+            own = f"the handler returned {size} bytes; at most {most} are kept of a result"
+            message = own
             result = msgspec.structs.replace(
                 result, stdout=b"", stdout_dropped=size, output_order=None
             )
         elif result.stdout_dropped or result.stderr_dropped:
-            message = _with_dropped(message, result)
+            message, own = _with_dropped(message, result), _with_dropped(own, result)
         head = result.answer_head
         return msgspec.structs.replace(
             self,
@@ -321,6 +341,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             output_order=result.output_order,
             memory_mib=ran_in.memory_mib,
             share_us=result.share_us,
+            own_message=own if event is CallEvent.FAILED else None,
         )
 
 
@@ -341,7 +362,7 @@ def _lacks(stream: str, kept: bytes, dropped: int) -> str:
 def conclude(
     result: CallResult, ran_in: RunContext = NOT_KNOWN
 ) -> tuple[CallEvent, int | None, str | None]:
-    """What a result means: the event, the exit code and the message of the record.
+    """What a result means: the event, the exit code and this server's message of the record.
 
     An out-of-memory kill counts only if the handler did not exit with 0: a shell may lose a child
     to it, go on and exit 0, and that is a success.
@@ -361,13 +382,7 @@ def conclude(
         message = f"the handler needed more memory than its limit{limit} and was killed"
         return CallEvent.OOM, 137, message
     if result.kind is ExitKind.EXITED:
-        reason = with_reason(
-            result.code,
-            result.stderr,
-            is_value=ran_in.is_value,
-            has_network=ran_in.has_network,
-        )
-        return CallEvent.FAILED, result.code, reason
+        return CallEvent.FAILED, result.code, of_exit(result.code)
     if result.kind is ExitKind.SIGNALLED:
         signal = result.code
         return CallEvent.FAILED, 128 + signal, f"the handler was killed by signal {signal}"

@@ -189,6 +189,11 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a handler returns a value; what it prints is its log then."""
         return self.kind in (Kind.PYTHON, Kind.NODE, Kind.SERVER)
 
+    @property
+    def has_own_runner(self) -> bool:
+        """Whether a runner of ours calls its handlers."""
+        return self.kind in (Kind.PYTHON, Kind.NODE)
+
     def room(self) -> Room:
         """What its sandboxes may use, unless the operator allows less. A runtime that does not say
         how large a file may be has files as large as /tmp.

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from quiltfn.model.delivery import Delivery, DeliveryStatus
-from quiltfn.model.failure_reason import without_handler_text
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.timeline import Timeline
 
@@ -195,9 +194,7 @@ class Tracer:
                     function_name=record.function_name,
                     status=record.status,
                     exit_code=record.exit_code,
-                    message=(without_handler_text(record.error_message, record.exit_code) or "")[
-                        :MESSAGE_MAX
-                    ],
+                    message=(record.public_message or "")[:MESSAGE_MAX],
                     http_status=record.http_status,
                     is_error=record.is_error,
                     cold_start=record.cold_start,

@@ -613,8 +613,8 @@ tenant_quota = Table(
 )
 
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__
-# Without `share_us`, which is counted, and `outcome`, which is carried out.
-INVOCATION_COLUMNS = Invocation.__struct_fields__[:-2]
+# Without `share_us`, which is counted, `outcome`, which is carried out, and `own_message`.
+INVOCATION_COLUMNS = Invocation.__struct_fields__[:-3]
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
 SOURCE_AT = INVOCATION_COLUMNS.index("source")

@@ -343,13 +343,15 @@ def write(data: bytes) -> None:
 
 
 def exit_status(error: SystemExit) -> int:
-    """What the interpreter itself would end with."""
+    """What the interpreter itself would end with. The last line of the log says that the handler
+    exited by itself; a traceback before it is of an exception that it handled.
+    """
     if error.code is None:
         return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    print(error.code, file=sys.stderr)
-    return 1
+    status = error.code & 0xFF if isinstance(error.code, int) else 1
+    if status != 0:
+        print(f"SystemExit: {error.code}", file=sys.stderr)
+    return status
 
 
 def show(error: BaseException) -> None:
