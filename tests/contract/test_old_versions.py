@@ -93,7 +93,7 @@ async def test_versions_that_must_stay_are_bounded_as_well(store: SqlStore) -> N
         alias = Alias(name=f"a{number}", version=number, revision=1, updated_at=1)
         await aliases.save(function.id, alias.name, alias, None)
     store.version_limits = VersionLimits(kept=100, tenant_bytes=25_000)
-    with pytest.raises(RateLimited, match="that must stay take"):
+    with pytest.raises(RateLimited, match="old versions that aliases and kept inputs name take"):
         await update(store, function, 7, 10_000)
     assert await numbers(store, function) == [1, 2, 3, 4, 5, 6]
     await aliases.save(function.id, "a3", None, alias)

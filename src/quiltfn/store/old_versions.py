@@ -48,12 +48,11 @@ def remove(connection: Connection, function: Function, limits: VersionLimits) ->
         return
     needed = _needed(connection, function)
     gone = [number for number in reversed(going) if number not in needed]
-    left = sum(has.values()) - sum(has[number] for number in gone)
     named = sum(has[number] for number in going if number in needed)
     if named > most:
         raise RateLimited(
-            f"the versions of the function that must stay take {left} bytes, and it has {most} of "
-            "those that the tenant has for versions",
+            f"old versions that aliases and kept inputs name take {named} bytes; "
+            f"the function may have {most}",
             hint="remove aliases of old versions, or wait until queued calls of old versions have "
             "run; an operator can raise tenant_version_bytes",
             retry_after=60,
