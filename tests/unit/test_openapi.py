@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from quiltfn.api.openapi import document, operation_id
+from quiltfn.api.route import ANY_METHOD
 from quiltfn.api.routes import ROUTES
 
 VERBS = {
@@ -82,6 +83,17 @@ def test_every_part_of_a_path_says_whose_it_is() -> None:
         "the function's id, and not its name",
         "the alias's name",
     ]
+
+
+def test_an_operation_takes_a_tenant_exactly_if_it_needs_a_scope() -> None:
+    paths = document(ROUTES, LIMITS)["paths"]
+    for path, ways in ROUTES:
+        for method, way in ways.items():
+            if method == ANY_METHOD:
+                continue
+            operation = paths[path.replace(":path}", "}")][method.lower()]
+            names = [one["name"] for one in operation.get("parameters", [])]
+            assert names.count("X-Tenant-Id") == (way.scope is not None), (path, method)
 
 
 def test_bounds_and_examples_are_told_those_of_this_server_too() -> None:

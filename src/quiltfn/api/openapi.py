@@ -114,6 +114,16 @@ TAGS = {
     "Server": ("Health, metrics, events, and documents of this server.", set[str]()),
 }
 
+VISIBLE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}
+# Every route with a scope takes it.
+TENANT = Parameter(
+    name="X-Tenant-Id",
+    where="header",
+    about="the tenant that the request is about; only an operator's key may name another one than "
+    "its own (default: the tenant of the key)",
+    schema=VISIBLE,
+)
+
 # What a route of any method is described as.
 COMMON_METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 ACCEPTED = 202
@@ -231,8 +241,11 @@ def _operation(way: Route, tag: str, *, has_path_parameters: bool) -> dict[str, 
     }
     if way.scope is None and way.admit is None:
         operation["security"] = []
-    if way.parameters:
-        operation["parameters"] = [_parameter(one) for one in way.parameters]
+    parameters = list(way.parameters)
+    if way.scope is not None and all(one.name != TENANT.name for one in parameters):
+        parameters.append(TENANT)
+    if parameters:
+        operation["parameters"] = [_parameter(one) for one in parameters]
     if way.body is not None:
         operation["requestBody"] = {
             "required": way.needs_body,

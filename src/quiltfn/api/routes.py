@@ -1,5 +1,7 @@
 """Every route in one screen."""
 
+import msgspec
+
 from quiltfn import wire
 from quiltfn.api import (
     aliases,
@@ -29,6 +31,7 @@ from quiltfn.api import (
 )
 from quiltfn.api.byte_range import OCTETS
 from quiltfn.api.event_stream import EVENT_STREAM
+from quiltfn.api.openapi import TENANT, VISIBLE
 from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID
 from quiltfn.api.route import ANY_METHOD, Called, Found, Handler, Parameter, Route
 from quiltfn.function_list import FunctionSort, Order
@@ -154,20 +157,13 @@ IF_MATCH = Parameter(
     where="header",
     about="make the change only if what is changed still has this ETag",
 )
-VISIBLE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}
 IDEMPOTENCY = Parameter(
     name="Idempotency-Key",
     where="header",
     about="within 24 hours, a repetition with the same key, query and body gets the first response",
     schema=VISIBLE,
 )
-TENANT = Parameter(
-    name="X-Tenant-Id",
-    where="header",
-    required=True,
-    about="the tenant of the credential",
-    schema=VISIBLE,
-)
+NEEDED_TENANT = msgspec.structs.replace(TENANT, required=True)
 ONCE = Parameter(
     name="Idempotency-Key",
     where="header",
@@ -745,7 +741,7 @@ TARGETS = Route(
     scope=WRITE,
     answer=wire.Scaling,
     body=wire.PoolTarget,
-    parameters=(TENANT,),
+    parameters=(NEEDED_TENANT,),
     action="elasticity.pool_target",
     for_visitors=True,
 )
@@ -754,7 +750,7 @@ CONTROLLED = Route(
     scope=WRITE,
     answer=wire.Operation,
     body=wire.PoolTarget,
-    parameters=(TENANT, ONCE, ACTION_ID),
+    parameters=(NEEDED_TENANT, ONCE, ACTION_ID),
     also={409: wire.Operation},
     action="elasticity.pool_target",
     for_visitors=True,
