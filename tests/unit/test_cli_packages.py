@@ -57,6 +57,30 @@ def test_a_program_that_the_server_names_is_not_run(
         assert marker.exists()
 
 
+@pytest.mark.parametrize("count", [1, packages.MANY_MODULES])
+def test_no_file_outside_of_the_tree_is_compiled(tmp_path: Path, count: int) -> None:
+    tree, secret = tmp_path / "tree", tmp_path / "home" / ".pypirc"
+    (tree / "a" / "b").mkdir(parents=True)
+    secret.parent.mkdir()
+    secret.write_text("[pypi]\npassword = topsecret\n")
+    for number in range(count):
+        (tree / f"own{number}.py").write_text("a = 1\n")
+    (tree / "a" / "b" / "sub").symlink_to(tmp_path / "home")
+    links = {
+        "absolute.py": str(secret),
+        "dots.py": f"../..{'/..' * len(tree.parts)}{secret}",
+        "detour.py": "sub/../home/.pypirc",
+        "within.py": "../../own0.py",
+    }
+    for name, target in links.items():
+        (tree / "a" / "b" / name).symlink_to(target)
+        assert (tree / "a" / "b" / name).is_file()
+    assert packages.compile_python(tree, TARGET.interpreter)
+    compiled = [path for path in tree.rglob("*.pyc") if "own" not in path.name]
+    assert [path.name.split(".")[0] for path in compiled] == ["within"]
+    assert not any(b"topsecret" in path.read_bytes() for path in tree.rglob("*.pyc"))
+
+
 @pytest.mark.parametrize("interpreter", ["/usr/bin/python3.13 --index-url=x", "/bin/--target=/etc"])
 def test_a_version_that_the_server_names_is_no_option(tmp_path: Path, interpreter: str) -> None:
     target = packages.Target(interpreter=interpreter, architecture="x86_64", glibc=41)

@@ -235,7 +235,8 @@ def compile_python(tree: Path, interpreter: str) -> bool:
         "--invalidation-mode",
         "unchecked-hash",
     ]
-    command += ["-s", str(tree), "-p", "/app", str(tree)]
+    # No link out of the tree is followed: its bytecode would have what the file says.
+    command += ["-e", str(tree), "-s", str(tree), "-p", "/app", str(tree)]
     # Not where the command was given: a file there may say which Python is meant.
     tools.run(command, tree.parent, _environment())
     return True
