@@ -280,16 +280,19 @@ async def test_memory_and_disk_are_outcomes(
 # Packages ----------------------------------------------------------------------------------------
 
 
-def node_modules(root: Path, count: int, content: str) -> None:
+def node_modules(root: Path, count: int, content: bytes) -> None:
     for n in range(count):
         place = root / "node_modules" / f"p{n}"
         place.mkdir(parents=True)
-        (place / "package.json").write_text(content)
+        (place / "package.json").write_bytes(content)
 
 
-@pytest.mark.parametrize("content", ["{", '{"name": "same", "version": "1"}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b'{"name": "same", "version": "1"}', b'{"name": "\xff", "version": "1"}', b"[" * 9000],
+)
 def test_so_many_descriptions_are_read_whatever_they_say(
-    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is none, or is there already, costs as much as a package that is new."""
     from quiltfn.images import contents  # noqa: PLC0415

@@ -485,6 +485,10 @@ HOSTILE_IMAGES: dict[str, tuple[bytes, str]] = {
         packed([file("oci-layout"), file("index.json", b"[" * 100_000)]),
         "cannot be understood",
     ),
+    "an index that is no UTF-8": (
+        packed([file("oci-layout"), file("index.json", b'{"manifests": [{"mediaType": "\xff"}]}')]),
+        "cannot be understood",
+    ),
     "an index without end": (
         packed([file("oci-layout"), file("index.json", b" " * 4_194_305)]),
         "more than",

@@ -89,7 +89,7 @@ def _line(output: bytes, record: Record | InvocationSummary) -> RequestLine | No
         return None
     try:
         head = msgspec.json.decode(output[:end], type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     request = head.get("request") or {}
     if not isinstance(head.get("statusCode"), int) or not isinstance(request, dict):

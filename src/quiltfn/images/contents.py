@@ -5,14 +5,13 @@ files is opened, and of a file only its beginning is read.
 """
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-
-import msgspec
 
 from quiltfn.model.environment import ALWAYS
 from quiltfn.model.errors import Unprocessable
@@ -217,19 +216,17 @@ def _python(directory: Path) -> Package | None:
     return _package(PackageKind.PYTHON, told.get("name"), told.get("version"))
 
 
-class _Manifest(msgspec.Struct):
-    """What is read of a package.json; all else in it is passed over."""
-
-    name: str
-    version: str
-
-
 def _node(directory: Path) -> Package | None:
     """A package in a directory node_modules, or in a scope there."""
-    with suppress(msgspec.MsgspecError, RecursionError):
-        manifest = msgspec.json.decode(_head(directory / "package.json"), type=_Manifest)
-        return _package(PackageKind.NODE, manifest.name, manifest.version)
-    return None
+    manifest = None
+    with suppress(ValueError, RecursionError):
+        manifest = json.loads(_head(directory / "package.json").decode("utf-8", "replace"))
+    if not isinstance(manifest, dict):
+        return None
+    name, version = manifest.get("name"), manifest.get("version")
+    if not (isinstance(name, str) and isinstance(version, str)):
+        return None
+    return _package(PackageKind.NODE, name, version)
 
 
 def _package(kind: PackageKind, name: str | None, version: str | None) -> Package | None:

@@ -226,7 +226,7 @@ class _Archive:
     def _decoded(self, data: bytes, kind: type[T], what: str) -> T:
         try:
             return msgspec.json.decode(data, type=kind)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise refusal(f"{what} cannot be understood: {error}") from None
 
 
