@@ -369,6 +369,29 @@ async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) 
     assert await names(open_sqlite, tmp_path) == set()
 
 
+@pytest.mark.parametrize("fails", ["newer", "half-way"])
+async def test_copies_stay_where_the_schema_is_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    path, kept = tmp_path / "quiltfn.db", tmp_path / "quiltfn.db.before-0000"
+    before = of_the_schema_before(path)
+    kept.write_bytes(b"")
+    if fails == "newer":
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    else:
+        monkeypatch.setattr("quiltfn.store.migrations.command.upgrade", failing)
+    with pytest.raises((StoreBroken, ZeroDivisionError)):
+        async with open_sqlite(tmp_path):
+            pass
+    expected = {kept.name} if fails == "newer" else {kept.name, f"quiltfn.db.before-{before}"}
+    assert {one.name for one in copies(tmp_path)} == expected
+
+
+def failing(*_: object) -> None:
+    raise ZeroDivisionError
+
+
 async def test_a_copy_that_there_is_no_room_for_leaves_nothing_and_changes_nothing(
     tmp_path: Path,
 ) -> None:

@@ -346,18 +346,19 @@ class SqliteDatabase:
                 raise StoreBroken(
                     f"{path} is in use by another version of quiltfn (stop it first)."
                 )
-            self._keep_copy(str(found))
-            migrate(connection)
+            copy = self._keep_copy(str(found)) if str(found) < REVISION else None
+            migrate(connection)  # refuses a newer schema, for which an older copy may be needed
+            if copy is not None:
+                self._keep_only(copy)
         with connection.begin():  # Everything if that is quick; functions always.
             for what in ("1",) if self._is_small() else ("function", "version"):
                 told = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
                 if told != "ok":
                     raise StoreBroken(f"{path} is damaged: {told}. Restore a backup.")
 
-    def _keep_copy(self, revision: str) -> None:
+    def _keep_copy(self, revision: str) -> str:
         """Copies the database before a migration, so that the older release can be used again.
-
-        Only the newest copy is kept.
+        Returns the name of the copy.
         """
         path, copy = self.directory.database, f"{BEFORE}{revision}"
         fresh = path.with_name(f"{copy}.new")
@@ -368,10 +369,14 @@ class SqliteDatabase:
                 left.unlink(missing_ok=True)
             raise
         fresh.replace(path.with_name(copy))
-        for other in path.parent.glob(f"{BEFORE}*"):
+        self.directory.sync()
+        return copy
+
+    def _keep_only(self, copy: str) -> None:
+        """Removes the copies of earlier migrations, now that this one is done."""
+        for other in self.directory.database.parent.glob(f"{BEFORE}*"):
             if other.name != copy:
                 other.unlink()
-        self.directory.sync()
         self.directory.add_notice(f"the schema was brought up to date; {copy} is the old one")
 
     def _copy_to(self, fresh: Path) -> None:
