@@ -6,12 +6,13 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import insert
 
+from contract.pieces import a_piece
 from contract.stores import a_function, a_version
 from quiltfn.model.alias import Alias, Share
 from quiltfn.model.errors import NotFound, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.retention import VersionLimits
-from quiltfn.store import SqlAliases, SqlStore, tables
+from quiltfn.store import SqlAliases, SqlStore, SqlWork, tables
 
 UNBOUND = VersionLimits(kept=10_000, tenant_bytes=0)
 
@@ -110,5 +111,10 @@ async def test_nothing_begins_to_need_a_version_that_is_gone(store: SqlStore) ->
     aliases = SqlAliases(store.database)
     with pytest.raises(NotFound, match="no version 2"):
         await aliases.save(function.id, "a", replace(alias, version=2), None)
-    await aliases.save(function.id, "a", alias, None)  # the control
+    queue = SqlWork(store.database)
+    piece = a_piece(function)
+    with pytest.raises(NotFound, match="no version 1"):
+        await queue.accept(replace(piece, input=replace(piece.input, version=1)))
+    await queue.accept(replace(piece, input=replace(piece.input, version=3)))  # the control
+    await aliases.save(function.id, "a", alias, None)
     await store.save(replace(function, current_version=3))

@@ -38,6 +38,7 @@ from quiltfn.store import changes, outcomes, records, stats, tables, usage
 from quiltfn.store.database import Database
 from quiltfn.store.inputs import Cipher, input_row, read_environment, read_input, size_of
 from quiltfn.store.old_inputs import OldInputs
+from quiltfn.store.old_versions import check_there
 from quiltfn.store.policies import policy_of
 from quiltfn.store.sql import run
 
@@ -479,6 +480,11 @@ class _Room:
         waiting = self._waiting_of(function_id)
         if waiting is None:
             return NotFound("the function was deleted")
+        if one.input.version is not None:
+            try:  # A removal that comes later sees the input, and leaves its version.
+                check_there(self._connection, function_id, one.input.version)
+            except NotFound as error:
+                return error
         if waiting >= one.max_queued:
             return CapacityFull(
                 f"{waiting} calls of the function wait already, and at most {one.max_queued} may",
