@@ -103,7 +103,8 @@ def tell_failovers(membership: Membership, calls: FleetCalls, store: SqlStore) -
 
 def follow_keys(membership: Membership, calls: FleetCalls, access: Access) -> FleetKeys:
     """From now on this node asks others about keys while the store does not answer; `run` it."""
-    keys = FleetKeys(membership.name, access, calls.uncounted, membership.seen)
+    seen, silent = membership.seen, membership.silent
+    keys = FleetKeys(membership.name, access, calls.uncounted, seen, silent)
     calls.handlers[KEYS] = keys.answer
     calls.uncounted.keys = keys
     access.stale_after_s = membership.times.fence_s

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from manual_clock import ManualClock
@@ -68,14 +69,21 @@ class Nodes:
         for access in self.access.values():
             access.stale_after_s = FENCE_S
         self.keys = {
-            name: FleetKeys(name, access, cast("Any", self), lambda: self.members)
+            name: FleetKeys(name, access, cast("Any", self), lambda: self.members, self.silent)
             for name, access in self.access.items()
         }
+        self.asker = ""
+
+    def silent(self) -> list[str]:
+        return sorted(self.store.cut_off & {one.name for one in self.members})
 
     @contextlib.asynccontextmanager
     async def request(self, node: str, _method: str, target: bytes, *_: Any) -> AsyncIterator[Any]:
         if node in self.parted or node not in self.keys:
             raise PeerUnavailable("parted", may_have_run=False)
+        if self.asker not in {one.name for one in self.members if one.is_there}:
+            self.keys[node].heard_of(self.asker)
+            raise PeerUnavailable("unknown", may_have_run=False)
         request = SimpleNamespace(query=target.partition(b"?")[2])
         response = await self.keys[node].answer(cast("Any", request), cast("Any", None))
 
@@ -91,8 +99,11 @@ class Nodes:
             with contextlib.suppress(StoreUnavailable):
                 await access.refresh()
         for name, keys in self.keys.items():
+            self.asker = name
             if self.access[name].age_s > module.ASK_AFTER_S:
                 await keys.ask()
+            else:
+                await keys.show_itself()
 
     async def after(self, seconds: float) -> None:
         self.clock.time += seconds
@@ -163,6 +174,30 @@ async def test_nodes_that_left_or_were_removed_need_not_respond(nodes: Nodes) ->
     nodes.members.append(Member(name="six", epoch=1, version="1"))  # the control
     await nodes.after(2 * FENCE_S)
     assert await nodes.invoke("two") == 503
+
+
+@pytest.mark.parametrize("presence", [Presence.LEFT, None])
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_node_that_came_after_the_cut_may_have_revoked_a_key(
+    presence: Presence | None, others: int
+) -> None:
+    """The node that is cut off knows the new one as one that has left, or does not know it."""
+    nodes = Nodes(Store(a_key()), *("two", "three")[: 1 + others], "new")
+    new = nodes.members.pop()
+    if presence is not None:
+        nodes.members.append(msgspec.structs.replace(new, presence=presence))
+    nodes.parted = {"new"}
+    await nodes.refresh()
+    nodes.store.cut_off = set(nodes.keys) - {"new"}
+    nodes.store.revoke()
+    statuses = []
+    for _ in range(int(2 * FENCE_S)):
+        await nodes.after(1)
+        statuses.append(await nodes.invoke("two"))
+    assert (statuses[0], statuses[-1]) == (200, 503)
+    nodes.store.cut_off = set()
+    await nodes.after(1)
+    assert await nodes.invoke("two") == 401
 
 
 async def test_the_open_mode_ends_as_well_and_a_signed_token_is_not_in_the_store() -> None:

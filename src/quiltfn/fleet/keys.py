@@ -44,18 +44,33 @@ _decode = msgspec.json.Decoder(KeyState).decode
 
 
 class FleetKeys:
-    """Keeps `Access` of a node current. `seen`: all nodes, as the store last said."""
+    """Keeps `Access` of a node current. `seen`: all nodes, as the store last said. `silent`: those
+    of them that should be there, and whose beats the store does not get.
+    """
 
     def __init__(
-        self, own: str, access: Access, peers: Peers, seen: Callable[[], Sequence[Member]]
+        self,
+        own: str,
+        access: Access,
+        peers: Peers,
+        seen: Callable[[], Sequence[Member]],
+        silent: Callable[[], Sequence[str]],
     ) -> None:
-        self._own, self._access, self._peers, self._seen = own, access, peers, seen
+        self._own, self._access, self._peers = own, access, peers
+        self._seen, self._silent = seen, silent
         self._is_behind = asyncio.Event()
+        # Nodes that asked something since this one reached the store last. One that the store had
+        # not named by then may have changed keys since.
+        self._heard_of: set[str] = set()
 
     @property
     def revision(self) -> int:
         """As this node knows it, to be sent with a ping."""
         return self._access.revision
+
+    def heard_of(self, node: str) -> None:
+        """Another node is there: it asks something."""
+        self._heard_of.add(node)
 
     def heard(self, revision: str | None) -> None:
         """The revision that another node has sent with a ping."""
@@ -73,7 +88,8 @@ class FleetKeys:
 
     async def run(self) -> None:
         """Until it is cancelled: asks the other nodes while the store does not answer, and when one
-        of them knows more.
+        of them knows more. While the store answers, nodes that it does not hear from hear that this
+        one is there.
         """
         while True:
             with contextlib.suppress(TimeoutError):
@@ -83,24 +99,32 @@ class FleetKeys:
                 self._is_behind.clear()
                 await self.ask()
                 await asyncio.sleep(LOOK_EVERY_S)  # whatever pings say meanwhile
+            else:
+                await self.show_itself()
+
+    async def show_itself(self) -> None:
+        """What this node does while it reaches the store."""
+        self._heard_of.clear()
+        await asyncio.gather(*map(self._state, self._silent()))
 
     async def ask(self) -> None:
-        """Asks every node that should be there, and takes over what is newer.
+        """Asks every node that should be there or has asked something, and takes over what is
+        newer.
 
         If all of them respond, this node knows what any node knows. Then it may go on even if none
-        reaches the store: nobody can revoke a key at a node.
+        reaches the store: nobody can revoke a key at a node. A node that knows no other one does
+        not vouch for itself: another may have been started since.
         """
         access, asked_at = self._access, self._access.now()
-        nodes = [
-            one.name
-            for one in self._seen()
-            if one.is_there and one.state is not NodeState.REMOVED and one.name != self._own
-        ]
+        members = [one for one in self._seen() if one.state is not NodeState.REMOVED]
+        removed = {one.name for one in self._seen()} - {one.name for one in members}
+        nodes = {one.name for one in members if one.is_there} | (self._heard_of - removed)
+        nodes.discard(self._own)
         states = await asyncio.gather(*map(self._state, nodes))
         for state in states:
             if state is not None:
                 access.take_over(state.revision, asked_at - state.age_s, state.keys)
-        if None not in states:
+        if nodes and None not in states:
             access.confirm(asked_at)
 
     async def _state(self, node: str) -> KeyState | None:

@@ -184,6 +184,8 @@ class PeerServerConnection(HttpConnection):
         node, verifier, server = self.node, self._verifier, self._server
         if node is None or verifier is None:
             return self._refuse_node("name", "the certificate has no name of one node")
+        if server.keys is not None:
+            server.keys.heard_of(node)
         reason = server.directory.refusal(node)
         if reason is not None:
             return self._refuse_node("node", f"node {node}: {reason}")

@@ -109,6 +109,9 @@ class KeyRevisions(Protocol):
     def revision(self) -> int:
         """As this node knows it."""
 
+    def heard_of(self, node: str) -> None:
+        """Another node is there."""
+
     def heard(self, revision: str | None) -> None:
         """As another node knows it, which may be of an older version and say nothing."""
 

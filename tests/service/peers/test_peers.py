@@ -425,6 +425,10 @@ class Revision:
 
     def __init__(self, revision: int) -> None:
         self.revision, self.others = revision, set[str | None]()
+        self.nodes = set[str]()
+
+    def heard_of(self, node: str) -> None:
+        self.nodes.add(node)
 
     def heard(self, revision: str | None) -> None:
         self.others.add(revision)
@@ -442,6 +446,7 @@ async def test_pings_carry_the_key_revision_both_ways(pair: Pair, is_older: bool
     assert await call == (200, b"done")
     assert asking.others == ({None} if is_older else {"8"})
     assert asked.others == (set() if is_older else {"7"})
+    assert (len(asked.nodes), asking.nodes) == (0 if is_older else 1, set())
 
 
 async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None:
