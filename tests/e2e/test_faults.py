@@ -186,7 +186,7 @@ def handler(event, context):
 """
 
 
-@pytest.mark.parametrize("kind", ["shell", "python"])
+@pytest.mark.parametrize("kind", ["shell", "shell that writes", "python"])
 def test_a_cancelled_call_runs_no_more_though_the_launcher_stands_still(
     server: Server, stalled: Callable[[], None], kind: str
 ) -> None:
@@ -194,7 +194,10 @@ def test_a_cancelled_call_runs_no_more_though_the_launcher_stands_still(
     if kind == "python":
         function = sample_runtimes.python(server, LEFT_BEHIND, timeout_seconds=120)
     else:
-        function = server.deploy("setsid sleep 120 & sleep 120", timeout_seconds=120)
+        handler = "setsid sleep 120 & sleep 120"
+        if kind == "shell that writes":
+            handler = "setsid sleep 120 & sleep 120 & while :; do echo; done"
+        function = server.deploy(handler, timeout_seconds=120)
     call = server.later(server.http.post, f"{function.path}/invoke", json={})
     wanted = 1 if kind == "python" else 2
     pids = until(lambda: found if len(found := server.named("sleep")) >= wanted else None, 20)

@@ -37,6 +37,9 @@ class Transport:
     def resume_reading(self) -> None:
         self.is_reading = True
 
+    def abort(self) -> None:
+        pass
+
 
 class Room:
     """`ports.LongOutput`."""
@@ -148,3 +151,15 @@ async def test_a_call_that_is_ended_from_outside_keeps_what_has_come() -> None:
     assert sandbox.end_call(ExitKind.CANCELLED, "enough")
     result = await running
     assert (result.kind, result.stdout) == (ExitKind.CANCELLED, b"so far")
+
+
+async def test_what_a_cancelled_call_still_sends_ends_no_connection() -> None:
+    """Else nobody would hear that the guest has ended everything."""
+    sandbox, _, running = await called()
+    sandbox.watch(lambda: pytest.fail("it is used again"), lambda: None)
+    assert sandbox.end_call(ExitKind.CANCELLED, "enough")
+    sandbox.data_received(as_guest(PIECE) + as_guest(END) + as_guest(wire.Clean(1)))
+    assert (await running).kind is ExitKind.CANCELLED
+    assert not sandbox._is_broken
+    sandbox.connection_lost(None)
+    assert sandbox._guest_ended.done()

@@ -168,7 +168,7 @@ class GuestSandbox(asyncio.Protocol):
         self._output_bytes = 0
         self._room_bytes = SHORT_OUTPUT_BYTES
         self._long_output: LongOutput | None = None
-        self._is_paused = self._is_broken = False
+        self._is_paused = self._is_broken = self._is_cancelled = False
         self._destroyed: asyncio.Task[None] | None = None
         self._guest_ended: asyncio.Future[None] = self._loop.create_future()
         self._alone: list[asyncio.TimerHandle] = []
@@ -250,7 +250,9 @@ class GuestSandbox(asyncio.Protocol):
     def end_call(self, kind: ExitKind, reason: str, call: Call | None = None) -> bool:
         if self._web_server is not None:
             return self._web_server.end_call(kind, reason, call)
-        return self._finish(kind, reason=reason)
+        is_ended = self._finish(kind, reason=reason)
+        self._is_cancelled |= is_ended
+        return is_ended
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
@@ -328,6 +330,8 @@ class GuestSandbox(asyncio.Protocol):
                 stderr_dropped=event.dropped_stderr,
                 reason=event.text or None,
             )
+        elif self._is_cancelled and isinstance(event, wire.Output | wire.End | wire.Clean):
+            pass  # it was on its way, and this sandbox has no other call
         elif isinstance(event, wire.Clean) and event.nonce == self._nonce and self._end is None:
             self.is_clean = True
             self._on_clean()
