@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from quiltfn.access import Access
 from quiltfn.model.access import Scope
 from quiltfn.model.schedule import Schedule
 from quiltfn.ports import AuditQuery
@@ -118,6 +119,9 @@ async def test_only_operators_name_another_tenant_and_one_that_there_is(web: Web
     assert (await web("POST", pause, headers=within(umbrella))).status_code == 403
     unknown = await web("GET", "/api/functions", headers=within(operator, "nobody"))
     assert (unknown.status_code, "nobody" in unknown.json()["error"]) == (404, True)
+    twice = [*operator.items(), ("X-Tenant-Id", "acme"), ("X-Tenant-Id", "umbrella")]
+    repeated = await web("GET", "/api/functions", headers=twice)
+    assert (repeated.status_code, "X-Tenant-Id" in repeated.json()["error"]) == (400, True)
     wrong = await web("GET", "/api/functions", headers=within(operator, "no tenant"))
     assert (wrong.status_code, "X-Tenant-Id" in wrong.json()["error"]) == (422, True)
     reveal = f"/api/functions/{function}/url"
@@ -191,6 +195,18 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
         ("tenant.enable", "acme"),
         ("tenant.disable", "acme"),
     ]
+
+
+async def test_a_tenant_that_has_signed_tokens_alone_can_be_disabled(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, _, _ = await keys(web)
+    path = "/api/tenants/by-token/disable"
+    assert (await web("POST", path, headers=operator)).status_code == 404, "there are no tokens"
+    monkeypatch.setattr(Access, "takes_tokens", property(lambda _: True))
+    assert (await web("POST", path, headers=operator)).json()["disabled"] is True
+    listed = (await web("GET", "/api/tenants", headers=operator)).json()["tenants"]
+    assert [one["tenant_id"] for one in listed if one["disabled"]] == ["by-token"]
 
 
 async def test_what_a_disabled_tenant_runs_ends_and_its_instances_go(web: Web) -> None:

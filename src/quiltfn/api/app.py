@@ -37,7 +37,7 @@ from quiltfn.api.route import (
 from quiltfn.api.routes import ROUTES
 from quiltfn.api.services import Services
 from quiltfn.api.system import field_limits
-from quiltfn.api.tenants import VISITED, visiting
+from quiltfn.api.tenants import named_tenant, visiting
 from quiltfn.api.tracing import traced
 from quiltfn.ids import new_id
 from quiltfn.model.access import Caller
@@ -212,7 +212,7 @@ class Endpoint:
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
             caller = access.anybody() if is_open else await self._identify(request)
-            visited = request.headers.get(VISITED, caller.tenant_id)
+            visited = named_tenant(request, caller.tenant_id)
             is_own = visited == caller.tenant_id
             caller = caller if is_own else visiting(services, caller, visited, route)
             context.caller, context.tenant_id = caller, caller.tenant_id

@@ -7,11 +7,12 @@ import msgspec
 from quiltfn import wire
 from quiltfn.admission import Admission
 from quiltfn.api import pages
+from quiltfn.api.request import Request
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, Route, RouteServices
 from quiltfn.model.access import TENANT, Caller, Scope, check_tenant
 from quiltfn.model.cursors import no_cursor, text_of
-from quiltfn.model.errors import Forbidden, NotFound, Unprocessable
+from quiltfn.model.errors import BadRequest, Forbidden, NotFound, Unprocessable
 from quiltfn.ports.stats import StatsStore
 from quiltfn.quotas import NONE, Quotas
 
@@ -85,12 +86,22 @@ def _shown(services: TenantServices, tenant_id: str, keys: Mapping[str, int]) ->
 
 
 def _check_known(services: TenantServices, tenant_id: str) -> None:
-    """Raises `NotFound` for a name that nobody uses."""
-    is_used = services.catalog.count(tenant_id) or services.access.knows(tenant_id)
+    """Raises `NotFound` for a name that nobody uses. Whoever signs tokens may use any."""
+    access = services.access
+    is_used = services.catalog.count(tenant_id) or access.knows(tenant_id) or access.takes_tokens
     if not is_used and services.quotas.of(tenant_id) == NONE:
         raise NotFound(
             f"there is no tenant {tenant_id}", hint="quiltfn tenants list shows those there are"
         )
+
+
+def named_tenant(request: Request, own: str) -> str:
+    """The tenant that a request is about: `own` unless its header names one. Raises `BadRequest`
+    where there are two.
+    """
+    if VISITED in request.headers.repeated:
+        raise BadRequest("there must be one X-Tenant-Id header", hint="send it once")
+    return request.headers.get(VISITED, own)
 
 
 def visiting(services: TenantServices, caller: Caller, tenant_id: str, route: Route) -> Caller:
