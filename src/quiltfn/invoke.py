@@ -138,7 +138,8 @@ class _CallState(msgspec.Struct):
     may have started; `started` and `started_at`: when that was, in monotonic and in Unix seconds.
     `running`: the record, until it is final. `cancelled`: the reason, if the call
     was cancelled before the hand-over. `on_end`: gets the final record, or None if the call left
-    none; it exists if somebody waits for it.
+    none; it exists if somebody waits for it. `ending`: the wait for the end of what a cancelled
+    call had started, if that takes long.
     """
 
     entry: Entry
@@ -154,6 +155,7 @@ class _CallState(msgspec.Struct):
     start_timing: StartTiming | None = None
     cancelled: str | None = None
     on_end: asyncio.Future[Invocation | None] | None = None
+    ending: asyncio.Task[None] | None = None
 
 
 class _Withdrawn(Exception):
@@ -178,6 +180,8 @@ class Invoker:
         self._pools, self._journal, self._clock = pools, journal, clock
         self.node_id, self.tracer = node_id, tracer
         self._calls: dict[str, _CallState] = {}
+        # Calls that were cancelled, of which something may still run.
+        self._ending: dict[str, _CallState] = {}
         # Each is told of every hand-over, once it is written. It must not raise or wait.
         self.on_opened: list[Callable[[Invocation], None]] = []
         # Each is told of every end of an attempt, once it is written, and of the end of work that
@@ -273,12 +277,14 @@ class Invoker:
         the call had started is killed by then. Raises `RuntimeUnavailable` if that takes longer
         than `KILLED_WITHIN_S`.
         """
-        call = self._calls.get(invocation_id)
+        call = self._calls.get(invocation_id) or self._ending.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
             return None
         if call.on_end is None:
             call.on_end = asyncio.get_running_loop().create_future()
-        if not call.is_handed_over:
+        if invocation_id in self._ending:
+            pass
+        elif not call.is_handed_over:
             call.cancelled = reason
             call.lease.withdraw(_Withdrawn())
         elif call.running is not None:
@@ -288,10 +294,25 @@ class Invoker:
             async with asyncio.timeout(KILLED_WITHIN_S):
                 await call.lease.ended()
         except TimeoutError:
+            self._remember(call)
             error = RuntimeUnavailable(STILL_RUNS, hint="see the server's health", retry_after=5)
             error.with_record(invocation_id, executed=True)
             raise error from None
         return record
+
+    def _remember(self, call: _CallState) -> None:
+        """Until what the call had started has ended: who cancels it again is told the same."""
+        if call.invocation_id in self._ending:
+            return
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            del self._ending[call.invocation_id]
+            if not task.cancelled():
+                task.exception()  # marks it as seen
+
+        self._ending[call.invocation_id] = call
+        call.ending = asyncio.ensure_future(call.lease.ended())
+        call.ending.add_done_callback(ended)
 
     def give_way(self, tenant_id: str) -> bool:
         """Cancels the first invocation of the tenant that waits for an instance and whose caller
