@@ -889,6 +889,32 @@ def test_why_a_delivery_waits_is_seen_and_it_is_sent_at_once(
     expect(deliveries).to_contain_text("2 tries", timeout=scaled(20) * 1000)
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_secret_of_a_destination_is_dots_until_it_is_revealed(
+    page: Page, function: Callable[..., Function], width: int
+) -> None:
+    one = function("echo hi")
+    hooks = {
+        end: {"url": "http://127.0.0.1:9/hook", "secret": f"whsec_{letter * 32}"}
+        for end, letter in (("on_success", "S"), ("on_failure", "F"))
+    }
+    assert one.server.call("PUT", f"{one.path}/async-policy", hooks).status_code == 200
+    page.set_viewport_size({"width": width, "height": 900})
+    open_at(page, one, "async")
+    for group, end in (("After a success", "on_success"), ("After it was given up", "on_failure")):
+        form = page.get_by_role("group", name=group)
+        secret = form.get_by_label("Secret", exact=True)
+        expect(secret).to_have_value(hooks[end]["secret"])
+        expect(secret).to_have_attribute("type", "password")
+        form.get_by_role("button", name="Reveal secret").click()
+        expect(secret).to_have_attribute("type", "text")
+    secret.fill("whsec_" + "N" * 32)
+    page.get_by_role("button", name="Save").first.click()
+    hooks["on_failure"]["secret"] = "whsec_" + "N" * 32
+    path = f"{one.path}/async-policy"
+    until(lambda: one.server.call("GET", path).json()["on_failure"] == hooks["on_failure"])
+
+
 def test_its_schedules_are_run_and_turned_off(
     page: Page, function: Callable[..., Function]
 ) -> None:

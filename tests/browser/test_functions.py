@@ -222,3 +222,19 @@ def test_ten_thousand_functions_can_be_worked_with(
     assert delays, "something was measured"
     slowest = sorted(delays, key=lambda one: -one[1])[:5]
     assert slowest[0][1] <= scaled(SLOWEST_MS), slowest
+
+
+def test_a_long_name_of_a_runtime_stays_in_its_column(page: Page, site: Server) -> None:
+    runtime = f"{new_name()}.server-42af91d2362d1f47"
+    made = site.call("POST", "/api/runtimes", {"name": runtime, "kind": "shell"})
+    assert made.status_code == 201, made.text
+    name = new_name()
+    site.call("POST", "/api/functions", {"name": name, "handler": "echo", "runtime": runtime})
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(f"{site.url}/#/")
+    cells = row_of(page, name).get_by_role("cell")
+    expect(cells.nth(1)).to_have_attribute("title", runtime)
+    height = cells.nth(1).evaluate("one => one.getBoundingClientRect().height")
+    assert height <= cells.nth(2).evaluate("one => one.getBoundingClientRect().height") + 2
+    inner = cells.nth(1).evaluate("one => [getComputedStyle(one).overflowX, one.clientWidth]")
+    assert inner[0] == "hidden"

@@ -32,7 +32,7 @@ import type { FunctionStats, FunctionSummary } from "../wire.ts";
 const STATES = ["active", "paused", "pending", "deploying", "error"] as const;
 const COLUMNS: Column[] = [
   { name: "Name", width: "minmax(12rem, 1fr)", sort: "name" },
-  { name: "Runtime", width: "5rem", class: "roomy" },
+  { name: "Runtime", width: "minmax(5rem, 0.4fr)", class: "roomy" },
   { name: "Version", width: "3.5rem", class: "roomy" },
   { name: "Pool", width: "9rem" },
   { name: "Calls", width: "8.5rem", class: "right wide", sort: "calls" },
@@ -118,7 +118,7 @@ function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
       said=${isBad ? `${one.state}, failing` : one.state} isQuiet />
           <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
             ><small>${visible(one.error_message ?? one.description ?? "")}</small></div></span>
-    <span role="cell" class="small muted roomy">${one.runtime}</span>
+    <span role="cell" class="small muted roomy clip" title=${one.runtime}>${one.runtime}</span>
     <span role="cell" class="num small muted roomy">v${one.current_version}</span>
     <span role="cell">${one.state === "pending"
       ? html`<span class="small muted">not deployed</span>`

@@ -1,5 +1,6 @@
 // A field of a form as the server describes it: what it means stands below it, and its bounds are its
 // own. What is left empty is null where it may be.
+import { useSignal } from "@preact/signals";
 import { useEffect, useId } from "preact/hooks";
 import { describe, described, type Field, fieldOf } from "../fields.ts";
 import { html } from "../html.ts";
@@ -117,6 +118,9 @@ function Control(
       )
     }</select>`;
   }
+  if (name === "secret") {
+    return html`<${Secret} ...${{ label, value, field, shared, typed }} />`;
+  }
   const isNumber = field.type === "integer" || field.type === "number";
   const bounds = isNumber
     ? { min: field.minimum, max: field.maximum, step: field.type === "integer" ? 1 : "any" }
@@ -125,5 +129,29 @@ function Control(
     <input class=${`text ${isMono ? "mono" : ""}`} ...${shared} ...${bounds} name=${name}
       type=${isNumber ? "number" : "text"} value=${value ?? ""} required=${!field.isNullable}
       autocomplete="off" spellcheck=${false} onInput=${typed} />
+  `;
+}
+
+/** A secret: dots until it is revealed. */
+function Secret({ label, value, field, shared, typed }: {
+  label: string;
+  value: string | null;
+  field: Field;
+  shared: Record<string, unknown>;
+  typed: (event: Event) => void;
+}) {
+  const isShown = useSignal(false);
+  return html`
+    <div class="joined"><input class="text mono" ...${shared} name="secret"
+        type=${isShown.value ? "text" : "password"} value=${value ?? ""}
+        maxlength=${field.maxLength} required=${!field.isNullable} autocomplete="off"
+        spellcheck=${false} onInput=${typed} />
+      ${value && html`
+        <button class="button" type="button" aria-pressed=${isShown.value}
+          aria-label=${`${isShown.value ? "Hide" : "Reveal"} ${label.toLowerCase()}`}
+          onClick=${() => {
+            isShown.value = !isShown.value;
+          }}>${isShown.value ? "Hide" : "Reveal"}</button>
+      `}</div>
   `;
 }
