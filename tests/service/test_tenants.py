@@ -94,8 +94,7 @@ async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> N
         ("DELETE", "/api/functions/ID", None),
         ("GET", "/api/functions/ID/invocations/x/input", None),
         ("POST", "/api/keys", {"scope": "read"}),
-        ("GET", "/api/keys", None),
-        ("GET", "/api/audit", None),
+        ("DELETE", "/api/keys/x", None),
     ],
 )
 async def test_an_operator_does_nothing_else_in_another_tenant(
@@ -106,6 +105,24 @@ async def test_an_operator_does_nothing_else_in_another_tenant(
     answer = await web(method, path.replace("ID", function), headers=within(operator), json=body)
     assert (answer.status_code, "another tenant" in answer.json()["error"]) == (403, True)
     assert (await web("GET", "/api/functions", headers=acme)).json()["functions"][0]["name"] == "f"
+
+
+async def test_an_operator_sees_the_keys_and_the_audit_log_of_one_tenant(web: Web) -> None:
+    operator, _, _ = await keys(web)
+    for verb in ("disable", "enable"):
+        await switched(web, operator, verb)
+    listed = {}
+    for path, field in (("/api/keys", "keys"), ("/api/audit", "entries")):
+        every = (await web("GET", path, headers=operator)).json()[field]
+        own = (await web("GET", path, headers=within(operator))).json()[field]
+        assert {one["tenant_id"] for one in own} == {"acme"}, "a change of a tenant is in its log"
+        assert len(every) > len(own) or field == "entries"
+        listed[field] = own
+    assert [one["action"] for one in listed["entries"]][:2] == ["tenant.enable", "tenant.disable"]
+    denied = await web("POST", "/api/tenants/nobody/disable", headers=operator)
+    assert denied.status_code == 404
+    newest = (await web("GET", "/api/audit", headers=operator)).json()["entries"][0]
+    assert (newest["action"], newest["tenant_id"] != "nobody") == ("tenant.disable", True)
 
 
 async def test_only_operators_name_another_tenant_and_one_that_there_is(web: Web) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext
 from quiltfn.ids import new_id
+from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Audit, Clock
@@ -67,7 +68,7 @@ class AuditLog:
         entry = AuditEntry(
             id=new_id(),
             at=int(self._clock.timestamp()),
-            tenant_id=context.tenant_id,
+            tenant_id=_tenant_of(context, code),
             credential=context.caller.credential,
             action=context.action,
             object_id=object_id,
@@ -92,6 +93,13 @@ class AuditLog:
             return False
         allowance.left -= 1
         return True
+
+
+def _tenant_of(context: RequestContext[Any], code: str | None) -> str:
+    """Whose log has the entry: that of the tenant that was changed, which the path may name."""
+    named = context.parameters.get("tenant")
+    is_changed = code is None and context.caller.scope.includes(Scope.OPERATOR)
+    return named if named is not None and is_changed else context.tenant_id
 
 
 def _name_of(context: RequestContext[Any], object_id: str | None) -> str | None:

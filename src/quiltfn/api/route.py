@@ -168,7 +168,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     `on_refused`: is told what such a route refuses or fails with.
     `called`: of a route that another node may answer: the function that the request calls, or None.
     `is_about_call`: the node answers where the call runs that the path names.
-    `for_visitors`: of a route that changes something: whether operators may use it in any tenant.
+    `for_visitors`: of a route that takes more than `read`: whether operators may use it anywhere.
     """
 
     handler: Handler

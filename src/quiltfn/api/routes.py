@@ -766,7 +766,11 @@ MAKE_KEY = Route(
     action="key.create",
 )
 LIST_KEYS = Route(
-    handler=system.list_api_keys, scope=ADMIN, answer=wire.KeyList, parameters=(LIMIT, CURSOR)
+    handler=system.list_api_keys,
+    scope=ADMIN,
+    answer=wire.KeyList,
+    parameters=(LIMIT, CURSOR),
+    for_visitors=True,
 )
 REVOKE_KEY = Route(handler=system.revoke_api_key, scope=ADMIN, status=204, action="key.revoke")
 AUDIT = Route(
@@ -774,6 +778,7 @@ AUDIT = Route(
     scope=ADMIN,
     answer=wire.AuditPage,
     parameters=(LIMIT, CURSOR, ACTION, CREDENTIAL, OBJECT, ENTRIES_SINCE, ENTRIES_UNTIL),
+    for_visitors=True,
 )
 SHARED = Parameter(
     name="shared",

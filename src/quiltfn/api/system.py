@@ -259,7 +259,7 @@ async def list_api_keys(context: RequestContext[KeyServices]) -> Response:
     most 1,000 valid keys; of those that are revoked or expired, the newest 1,000 are kept.
     """
     limit = pages.limit_of(context, pages.PAGE_MAX)
-    everything = context.caller.scope.includes(Scope.OPERATOR)
+    everything = context.caller.sees_all_tenants
     tenant_id = None if everything else context.tenant_id
     page = await context.services.keys.page(tenant_id, limit, context.query.get("cursor"))
     shown = ((key.id, shapes.key(key)) for key in page.items)
@@ -280,7 +280,7 @@ async def list_audit_entries(context: RequestContext[AuditServices]) -> Response
     """List changes and refused changes, newest first. An operator sees those of all tenants. Where
     few of very many match, a page may have few or none and a next_cursor all the same.
     """
-    everything = context.caller.scope.includes(Scope.OPERATOR)
+    everything = context.caller.sees_all_tenants
     limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
     query = context.query
     since, until = (

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from quiltfn.cli import show
 from quiltfn.cli.options import Cursor, Limit
-from quiltfn.cli.parsing import Argument, Group
+from quiltfn.cli.parsing import Argument, Group, Option
 from quiltfn.cli.session import Connection
 from quiltfn.wire import Tenant, TenantPage
 
@@ -21,13 +21,22 @@ def list_tenants(*, limit: Limit = None, cursor: Cursor = None, connection: Conn
 
 
 @app.command()
-def disable(tenant: Name, connection: Connection) -> None:
+def disable(
+    tenant: Name,
+    yes: Annotated[bool, Option(("--yes", "-y"), help="Skip confirmation.")] = False,
+    *,
+    connection: Connection,
+) -> None:
     """Disable a tenant until `enable`: refuse its keys and calls, and end its instances.
 
     Running invocations end. Asynchronous ones wait in the queue, ticks of schedules are skipped,
     and nothing is sent to destinations. Functions, keys and records stay.
     """
     with connection.session() as at:
+        if not yes:
+            own = tenant == at.client.system.whoami().tenant_id
+            whose = "your own tenant " if own else "tenant "
+            show.ask(f"Disable {whose}{tenant}? All its invocations end, and its URLs fail.")
         at.show(at.client.tenants.disable(tenant), _told)
 
 

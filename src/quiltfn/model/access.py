@@ -79,6 +79,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     token_ends_at: int | None = None
     is_visiting: bool = False
 
+    @property
+    def sees_all_tenants(self) -> bool:
+        """Whether lists have what is of every tenant: to an operator who is in no other one."""
+        return self.scope.includes(Scope.OPERATOR) and not self.is_visiting
+
     def reaches(self, tenant_id: str) -> bool:
         """Whether this caller may see the tenant's keys. An operator may see all."""
         return tenant_id == self.tenant_id or self.scope.includes(Scope.OPERATOR)
