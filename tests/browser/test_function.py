@@ -915,6 +915,25 @@ def test_the_secret_of_a_destination_is_dots_until_it_is_revealed(
     until(lambda: one.server.call("GET", path).json()["on_failure"] == hooks["on_failure"])
 
 
+def test_what_calls_run_on_is_shown_where_it_is_not_the_current_version(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo old")
+    alias = f"{one.path}/aliases/live"
+    one.server.call("PUT", alias, {"version": 1, "default": True})
+    one.server.call("PUT", f"{one.path}?default_alias=keep", {"handler": "echo new"})
+    open_at(page, one, "versions")
+    expect(page.locator(".facts")).to_contain_text("version 2")
+    expect(page.locator(".facts")).to_contain_text("calls run on v1 (live)")
+    row = region(page, "Versions").get_by_role("row", name=re.compile("^v2"))
+    expect(row).to_contain_text("current")
+    expect(row).not_to_contain_text("serves")
+    one.server.call("PUT", alias, {"version": 2})
+    page.reload()
+    expect(row).to_contain_text("serves")
+    expect(page.locator(".facts")).not_to_contain_text("calls run on")
+
+
 def test_its_schedules_are_run_and_turned_off(
     page: Page, function: Callable[..., Function]
 ) -> None:

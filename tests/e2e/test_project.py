@@ -240,6 +240,15 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     assert shop.get(path)["rolled_back"].startswith("version 3: 3 of 3 calls failed")
     for name in ("hello", "hello@live"):
         assert {shop.answer(name) for _ in range(5)} == {"second from the wheel"}
+    said = shop.run("deploy")
+    assert (said.code, "nothing to do" in said.stdout) == (1, False)
+    why = "hello: version 3 serves no calls: they run on version 2, by the default alias live"
+    assert f"{why}; rolled back: version 3: 3 of 3 calls failed" in said.stderr
+    assert "3 (live: 2)" in quiltfn("functions", "list", env=shop.env).stdout
+    one = quiltfn("functions", "get", "hello", env=shop.env).stdout
+    assert "version 2, by the default alias live; rolled back: version 3" in one
+    dry = shop.run("deploy", "--dry-run")
+    assert (dry.code, why in dry.stderr) == (0, True)
     shop.write("fourth")
     shop.deploy()
     assert (shop.get(path)["version"], shop.answer()) == (4, "fourth from the wheel")

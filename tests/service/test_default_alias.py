@@ -80,6 +80,22 @@ async def test_a_function_has_one_default_alias(web: Web) -> None:
     assert (await aliases_of(web, path))["beta"]["default"] is False
 
 
+async def test_a_function_names_its_default_alias_wherever_it_is_shown(web: Web) -> None:
+    path = await two_versions(web)
+    views = (path, "/api/functions/by-name/f", "/api/functions", "/api/functions?view=brief")
+
+    async def named() -> list[dict[str, Any] | None]:
+        found = [(await web("GET", url)).json() for url in views]
+        return [one.get("functions", [one])[0].get("default_alias") for one in found]
+
+    await put(web, path, version=1)
+    assert await named() == [None] * 4, "an alias that is no default"
+    etag = (await web("GET", path)).headers["etag"]
+    told = await put(web, path, version=1, also=SPLIT, rollback_on=RULE, default=True)
+    assert await named() == [told] * 4
+    assert (await web("GET", path)).headers["etag"] == etag, "the function is the same"
+
+
 async def test_an_update_moves_the_default_alias_unless_it_is_to_stay(web: Web) -> None:
     path = await two_versions(web)
     await put(web, path, version=1, also=SPLIT, rollback_on=RULE, default=True)

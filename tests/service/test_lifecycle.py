@@ -81,7 +81,7 @@ async def test_what_a_program_wrote_is_told_of_the_function_and_not_to_its_calle
     entry = await server.lifecycle.update(entry, {"description": "another"})
     assert entry.function.error_message is not None
     assert entry.function.error_message.endswith("secret\nIt wrote last:\na\nsecret")
-    shown = function_summary(entry).error_message
+    shown = function_summary(entry, None).error_message
     assert shown == "version 2 cannot serve: it ended: secret"
     with pytest.raises(RuntimeUnavailable, match=r"^it ended: secret$"):
         await server.invoke(entry)

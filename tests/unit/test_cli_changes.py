@@ -150,7 +150,7 @@ def test_versions_are_listed_with_a_handler_on_one_line(fake: Fake, capsys: Capt
     fake.answers["GET", f"/{ID}/versions"] = (200, {"versions": [VERSION, long]})
     assert run(["functions", "versions", "hello"]) == 0
     head, newest, older = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["VERSION", "SERVES", "RUNTIME"]
+    assert head.split()[:3] == ["VERSION", "CURRENT", "RUNTIME"]
     assert newest.split()[:9] == ["3", "yes", "shell", "256", "MiB", "100", "%", "30", "s"]
     assert newest.endswith("  echo hello")
     assert older.endswith("set -e " + "x" * 32 + "…")

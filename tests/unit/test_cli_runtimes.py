@@ -23,7 +23,7 @@ from quiltfn.cli import packages, run, runtime_files, show, tools, tree
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.wire import Kind
 from timeouts import scaled
-from unit.canned_server import FUNCTION, INFO, Fake, answered_by
+from unit.canned_server import FUNCTION, ID, INFO, Fake, answered_by
 from unit.sample_archives import a_wheel
 
 DIGEST, BASE = "ab" * 32, "cd" * 32
@@ -849,6 +849,40 @@ def test_of_one_function_it_is_said_whether_it_is_outdated(fake: Fake, capsys: C
     fake.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "runtime_outdated": True})
     assert run(["functions", "get", "hello"]) == 0
     assert "its runtime was replaced since this version was made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("alias", "cell", "row"),
+    [
+        ({"version": 3}, " 3 ", None),
+        ({"version": 2}, " 3 (live: 2) ", "version 2, by the default alias live\n"),
+        (
+            {"version": 3, "also": {"version": 2, "weight": 0.1}},
+            " 3 (live: 3, 2=10%) ",
+            "version 3, and version 2 for 10%, by the default alias live\n",
+        ),
+        (
+            {"version": 2, "rolled_back": "version 3: slow"},
+            " 3 (live: 2) ",
+            "version 2, by the default alias live; rolled back: version 3: slow\n",
+        ),
+    ],
+)
+def test_of_a_function_it_is_said_what_calls_run_on_where_that_is_not_its_current_version(
+    fake: Fake, capsys: Captured, alias: dict[str, Any], cell: str, row: str | None
+) -> None:
+    default = {"name": "live", "also": None, "default": True, "updated_at": 1, **alias}
+    one = {**FUNCTION, "default_alias": default}
+    fake.answers["GET", ""] = (200, {"functions": [one], "next_cursor": None})
+    fake.answers["GET", "/by-name/hello"] = (200, one)
+    fake.answers["POST", f"/{ID}/deploy"] = (200, one)
+    assert run(["functions", "list"]) == 0
+    assert cell in capsys.readouterr().out
+    assert run(["functions", "get", "hello"]) == 0
+    assert (row in capsys.readouterr().out) if row else "run on" not in capsys.readouterr().out
+    assert run(["functions", "deploy", ID]) == 0
+    told = capsys.readouterr().err
+    assert (f"calls run on {row}" in told) if row else not told
 
 
 def test_a_signal_while_a_program_is_started_ends_that_too(

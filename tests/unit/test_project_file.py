@@ -99,6 +99,11 @@ def test_a_whole_file(place: Path) -> None:
     assert plain.url is None
 
 
+def test_a_server_cleans_nothing_up_between_calls(place: Path) -> None:
+    found = read(place, '[functions.f]\nhandler = "x"\nkind = "server"\n')
+    assert found.functions["f"].new.cleanup_on_exit is False
+
+
 def test_a_file_without_functions(place: Path) -> None:
     assert read(place, "").functions == {}
 
@@ -112,6 +117,7 @@ def test_a_file_without_functions(place: Path) -> None:
         ('description = ["x"]', "", "description must be a string or null"),
         ('kind = "perl"', "", "kind must be one of: shell, python, node, custom, server"),
         ('code = "."', "", "kind is required"),
+        ('kind = "server"\ncleanup_on_exit = true', "", "cleanup_on_exit must be false with kind"),
         ('kind = "python"\nruntime = "etl"', "", "runtime goes with no kind, code"),
         ('kind = "python"\ncode = "no"', "", "code must be a directory, and there is none at no"),
         ('kind = "python"\nrequirements = "no"', "", "requirements must be a file"),

@@ -248,6 +248,37 @@ def test_a_function_of_others_is_left_alone(label: str | None, said: str) -> Non
     assert said in plan.refused[0]
 
 
+def test_a_named_runtime_that_the_server_has_not_is_refused() -> None:
+    plan = plan_for(wanted(NEW, replace(OLD, name="b", runtime="nosuch")), had(OLD))
+    assert not plan.steps
+    assert "b: runtime must be one that the server has, not nosuch" in plan.refused[0]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "kinds", "said"),
+    [
+        ({}, {}, "call it with: quiltfn invoke a; see its calls with: quiltfn logs a"),
+        ({"a": "http://"}, {}, "call it with: quiltfn invoke b; see its calls with"),
+        ({"a": "http://", "b": "http://"}, {}, "call it with: quiltfn invoke a;"),
+        ({"a": "http://", "b": "http://"}, {"a": "server"}, "call it with: quiltfn invoke b;"),
+        ({}, {"a": "server", "b": "server"}, "see its calls with: quiltfn logs a"),
+    ],
+)
+def test_a_deploy_names_a_function_that_an_event_can_be_sent_to(
+    addresses: dict[str, str], kinds: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions = {
+        name: DesiredFunction(
+            new=replace(NEW, name=name),
+            runtime=NewRuntime(name=f"r-{name}", kind=kinds[name]) if name in kinds else None,
+        )
+        for name in ("a", "b")
+    }
+    desired = DesiredState(project=PROJECT, functions=functions)
+    drawing.next_step(desired, addresses, is_done=True)
+    assert capsys.readouterr().err.startswith(said)
+
+
 def test_an_adopted_function_is_changed_and_never_deleted() -> None:
     there = had(OLD, cluster_id=None)
     plan = plan_for(wanted(NEW, adopted=True), there)
@@ -273,6 +304,42 @@ def test_a_named_runtime_that_was_replaced_is_told() -> None:
     plan = plan_for(wanted(OLD), had(OLD, runtime_outdated=True))
     assert not plan.steps
     assert "quiltfn functions update a --runtime shell" in plan.notes[0]
+
+
+ROLLED_BACK = {"version": 1, "rolled_back": "version 2: 3 of 3 calls failed"}
+
+
+@pytest.mark.parametrize(
+    ("alias", "new", "canary", "rolled_back", "noted"),
+    [
+        (ROLLED_BACK, OLD, None, "version 2 serves no calls: they run on version 1", None),
+        (ROLLED_BACK, NEW, None, None, None),  # the update moves it
+        (ROLLED_BACK, OLD, 0.1, None, None),  # it is tried again
+        ({"version": 2, "rolled_back": "version 3: slow"}, OLD, None, None, None),
+        ({"version": 1}, OLD, None, None, "quiltfn aliases set a live 2"),
+        (ROLLED_BACK | {"also": 2}, OLD, None, None, "and version 2 for 50%"),
+        (None, OLD, None, None, None),
+    ],
+)
+def test_what_calls_run_on_is_told_where_it_is_not_the_current_version(
+    alias: dict[str, Any] | None,
+    new: NewFunction,
+    canary: float | None,
+    rolled_back: str | None,
+    noted: str | None,
+) -> None:
+    found = had(OLD, current_version=2)
+    if alias is not None:
+        also = AliasShare(version=2, weight=0.5) if "also" in alias else None
+        live = Alias(**{"name": LIVE, "updated_at": 1, "default": True, **alias, "also": also})
+        function = replace(found.functions["a"].function, default_alias=live)
+        there = replace(found.functions["a"], function=function, live=live)
+        found = replace(found, functions={"a": there})
+    plan = plan_for(replace(wanted(new), canary=canary), found)
+    assert plan.rolled_back.keys() == ({"a"} if rolled_back else set())
+    assert (rolled_back or "") in plan.rolled_back.get("a", "")
+    assert len(plan.notes) == (1 if noted else 0)
+    assert (noted or "") in "".join(plan.notes)
 
 
 def test_functions_may_share_a_runtime_and_it_is_made_once() -> None:

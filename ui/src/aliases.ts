@@ -74,6 +74,17 @@ export function sharesSaid(one: Parameters<typeof shares>[0]): string {
   ).join(", ");
 }
 
+/** "v1 (live)": which versions calls run on, where the default alias says others than the current one. */
+export function elsewhereSaid(
+  { current_version, default_alias: alias }: {
+    current_version: number;
+    default_alias?: Alias;
+  },
+): string {
+  const said = alias ? sharesSaid(alias) : "";
+  return alias && said !== `v${current_version}` ? `${said} (${alias.name})` : "";
+}
+
 /** What a call may run on: each as the query says it, and in words. The first is what serves. */
 export function targetsOf(
   aliases: readonly Alias[],

@@ -47,7 +47,7 @@ export function onRefetch(refetch: () => void): () => void {
   return () => void refetchers.delete(refetch);
 }
 
-const CHANGED = /^function\./;
+const CHANGED = /^(function|alias)\./;
 const waiting = new Set<string>();
 let loading: AbortController | null = null;
 

@@ -231,6 +231,7 @@ export interface Function {
   error_message: string | null;
   note?: string | null;
   runtime_outdated?: boolean;
+  default_alias?: Alias;
 }
 
 export interface FunctionChanges {
@@ -308,6 +309,7 @@ export interface FunctionSummary {
   invocation_count: number;
   error_count: number;
   error_message: string | null;
+  default_alias?: Alias;
 }
 
 export interface FunctionSummaryPage {

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import {
   bodyOf,
   draftOf,
+  elsewhereSaid,
   namesOf,
   newDraft,
   ruleSaid,
@@ -43,6 +44,18 @@ Deno.test("a call may run on what serves, on an alias, or on another version", (
   assert.equal(targetSaid(""), "what serves");
   const byDefault = { ...SPLIT, default: true };
   assert.equal(targetsOf([byDefault], [2, 1], 2)[0]?.[1], "what serves: v1 87.5 %, v2 12.5 %");
+});
+
+Deno.test("what calls run on is said where it is not the current version", () => {
+  const cases: [number, Alias | undefined, string][] = [
+    [2, undefined, ""],
+    [2, ALONE, ""],
+    [3, ALONE, "v2 (live)"],
+    [2, SPLIT, "v1 87.5 %, v2 12.5 % (next)"],
+  ];
+  for (const [current_version, default_alias, said] of cases) {
+    assert.equal(elsewhereSaid({ current_version, default_alias }), said);
+  }
 });
 
 Deno.test("a draft sends a second version and its rule only where there is one", () => {

@@ -7,7 +7,7 @@ import msgspec
 
 from quiltfn import wire
 from quiltfn.aliases import Aliases
-from quiltfn.api import parse
+from quiltfn.api import parse, shapes
 from quiltfn.api.etags import if_match
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
@@ -18,7 +18,7 @@ from quiltfn.model.canary import RollbackRule
 from quiltfn.model.errors import Forbidden, Unprocessable
 from quiltfn.model.version import Version
 from quiltfn.wire.aliases import ALIAS, ALIAS_RULE
-from quiltfn.wire.functions import VERSION_NUMBER_MAX
+from quiltfn.wire.numbers import VERSION_NUMBER_MAX
 
 
 class AliasServices(RouteServices):
@@ -34,7 +34,7 @@ A = TypeVar("A", bound=AliasServices)
 async def list_aliases(context: RequestContext[AliasServices]) -> Response:
     """List the aliases of a function, by name."""
     found = context.services.aliases.of(context.entry().function.id)
-    return json_response(wire.AliasList(aliases=[_as_wire(one) for one in found]))
+    return json_response(wire.AliasList(aliases=[shapes.alias(one) for one in found]))
 
 
 async def get_alias(context: RequestContext[AliasServices]) -> Response:
@@ -131,17 +131,4 @@ def _name(context: RequestContext[AliasServices]) -> str:
 
 
 def _shown(alias: Alias) -> Response:
-    return json_response(_as_wire(alias), headers=[("etag", f'"{alias.fingerprint()}"')])
-
-
-def _as_wire(alias: Alias) -> wire.Alias:
-    also, rule = alias.also, alias.rollback_on
-    return wire.Alias(
-        name=alias.name,
-        version=alias.version,
-        also=None if also is None else wire.AliasShare(version=also.version, weight=also.weight),
-        rollback_on=None if rule is None else wire.RollbackRule(**msgspec.structs.asdict(rule)),
-        rolled_back=alias.rolled_back,
-        default=alias.is_default,
-        updated_at=alias.updated_at,
-    )
+    return json_response(shapes.alias(alias), headers=[("etag", f'"{alias.fingerprint()}"')])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from quiltfn import wire
+from quiltfn.aliases import Aliases
 from quiltfn.api import pages, parse, shapes
 from quiltfn.api.fleet_node import FleetNode, all_pools
 from quiltfn.api.response import Response, json_response
@@ -30,6 +31,7 @@ TEXT_MAX_CHARACTERS = 200
 class PoolServices(RouteServices):
     """What showing a function takes."""
 
+    aliases: Aliases
     pools: Pools
     runtimes: Runtimes
 
@@ -117,7 +119,8 @@ def _shown(
     context: RequestContext[FunctionListServices], entry: Entry, view: str
 ) -> wire.Function | wire.FunctionSummary:
     if view == "brief":
-        return shapes.function_summary(entry)
+        default = context.services.aliases.defaults.get(entry.function.id)
+        return shapes.function_summary(entry, default)
     return shown_function(context, entry)
 
 
@@ -126,6 +129,7 @@ def shown_function(context: RequestContext[P], entry: Entry) -> wire.Function:
     services, spec = context.services, entry.version.spec
     return shapes.function(
         entry,
+        services.aliases.defaults.get(entry.function.id),
         note=services.pools.note(entry.function.id),
         is_outdated=services.runtimes.is_outdated(entry.function.tenant_id, spec),
         show=context.sees_values,

@@ -9,7 +9,7 @@ from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.invocation import Source, Status
 from quiltfn.ports import InvocationQuery, Journal
-from quiltfn.wire.functions import VERSION_NUMBER_MAX
+from quiltfn.wire.numbers import VERSION_NUMBER_MAX
 
 OUTPUTS = ("full", "none")
 DURATION_MAX_MS = 999_999_999

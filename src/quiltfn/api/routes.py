@@ -42,7 +42,7 @@ from quiltfn.model.image import UPLOADED, Archive
 from quiltfn.model.invocation import Source, Status
 from quiltfn.model.output import STREAMS
 from quiltfn.model.stats import STEPS
-from quiltfn.wire.functions import VERSION_NUMBER_MAX
+from quiltfn.wire.numbers import VERSION_NUMBER_MAX
 from quiltfn.wire.stats import USAGE_STEPS
 
 READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN

@@ -10,6 +10,7 @@ from quiltfn.call_timeline import CallTimeline
 from quiltfn.catalog import Entry
 from quiltfn.ids import made_at_ms
 from quiltfn.model.access import Key
+from quiltfn.model.alias import Alias
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.converting import convert
 from quiltfn.model.function import NewFunction
@@ -95,9 +96,11 @@ def schedule_of(new: wire.NewSchedule) -> Schedule:
 # --- what is answered --------------------------------------------------------------------------
 
 
-def function(entry: Entry, *, note: str, is_outdated: bool, show: bool) -> wire.Function:
-    """`note`: what its runtime has to say. `is_outdated`: that was replaced. `show`: whether the
-    caller may see the values of the environment.
+def function(
+    entry: Entry, default: Alias | None, *, note: str, is_outdated: bool, show: bool
+) -> wire.Function:
+    """`default`: its default alias. `note`: what its runtime has to say. `is_outdated`: that was
+    replaced. `show`: whether the caller may see the values of the environment.
     """
     spec = entry.version.spec
     return gathered(
@@ -108,15 +111,35 @@ def function(entry: Entry, *, note: str, is_outdated: bool, show: bool) -> wire.
         environment=values_of(spec.environment, show=show),
         note=note or msgspec.UNSET,
         runtime_outdated=is_outdated or msgspec.UNSET,
+        default_alias=msgspec.UNSET if default is None else alias(default),
     )
 
 
-def function_summary(entry: Entry) -> wire.FunctionSummary:
+def function_summary(entry: Entry, default: Alias | None) -> wire.FunctionSummary:
     function = entry.function
     if function.error_message:  # what its program wrote may be long
         sentence = function.error_message.partition("\n")[0]
         function = msgspec.structs.replace(function, error_message=sentence)
-    return gathered(wire.FunctionSummary, function, entry.counters, entry.version.spec)
+    return gathered(
+        wire.FunctionSummary,
+        function,
+        entry.counters,
+        entry.version.spec,
+        default_alias=msgspec.UNSET if default is None else alias(default),
+    )
+
+
+def alias(one: Alias) -> wire.Alias:
+    also, rule = one.also, one.rollback_on
+    return wire.Alias(
+        name=one.name,
+        version=one.version,
+        also=None if also is None else wire.AliasShare(version=also.version, weight=also.weight),
+        rollback_on=None if rule is None else wire.RollbackRule(**msgspec.structs.asdict(rule)),
+        rolled_back=one.rolled_back,
+        default=one.is_default,
+        updated_at=one.updated_at,
+    )
 
 
 def version(one: Version, current: int, *, show: bool) -> wire.Version:

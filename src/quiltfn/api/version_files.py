@@ -11,7 +11,7 @@ from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.cursors import no_cursor, text_of
 from quiltfn.model.errors import NotFound
 from quiltfn.tenant_images import TenantImages
-from quiltfn.wire.functions import VERSION_NUMBER_MAX
+from quiltfn.wire.numbers import VERSION_NUMBER_MAX
 
 
 class ImageFileServices(RouteServices):

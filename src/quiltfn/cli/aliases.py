@@ -131,9 +131,8 @@ def _table(found: AliasList) -> None:
 def in_words(alias: Alias) -> str:
     """What an alias is, in a sentence."""
     also = alias.also
-    share = (
-        "" if also is None else f", and version {also.version} for {_percent(also)} of its calls"
-    )
+    percent = "" if also is None else show.percent(also)
+    share = "" if also is None else f", and version {also.version} for {percent} of its calls"
     of = "; calls without a version or alias run by it" if alias.default else ""
     return f"{alias.name} is version {alias.version}{share}{of}"
 
@@ -144,8 +143,4 @@ def _told(alias: Alias) -> None:
 
 def _cells(one: Alias) -> tuple[str, str]:
     also = one.also
-    return str(one.version), "" if also is None else f"{also.version}={_percent(also)}"
-
-
-def _percent(one: AliasShare) -> str:
-    return f"{one.weight * 100:g}%"
+    return str(one.version), "" if also is None else f"{also.version}={show.percent(also)}"

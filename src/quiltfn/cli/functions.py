@@ -384,6 +384,8 @@ def _aliases(at: Session, name_or_id: str) -> list[Alias]:
 
 def _show_state(one: Function) -> None:
     show.say(f"{one.name} is {one.state}: version {one.current_version}")
+    if (alias := show.elsewhere(one)) is not None:
+        show.note(f"calls run on {show.runs_on(alias)}")
     if one.state == "error":
         show.complain(show.quoted(one.error_message or "it could not be deployed"), own_lines=True)
     elif one.note:

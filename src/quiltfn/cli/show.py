@@ -12,7 +12,7 @@ import msgspec
 
 from quiltfn.cli.parsing import Exit
 from quiltfn.sdk import Function, FunctionPage, Invocation, InvocationSummary
-from quiltfn.wire import NewFunction
+from quiltfn.wire import Alias, AliasShare, FunctionSummary, NewFunction
 from quiltfn.wire.fields import fields_of
 
 # Control characters except newline and tab, and marks that change the direction of writing. With
@@ -64,6 +64,15 @@ def write_bytes(stream: TextIO, output: bytes) -> None:
         stream.buffer.flush()
     except BrokenPipeError:
         raise NobodyReads from None
+
+
+def are_together() -> bool:
+    """Whether a reader sees standard output and standard error in one place."""
+    try:
+        output, error = os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return sys.stdout.isatty()
+    return sys.stdout.isatty() or os.path.samestat(output, error)
 
 
 def encoded(value: object) -> bytes:
@@ -141,7 +150,7 @@ def functions(page: FunctionPage) -> None:
         (
             one.name,
             one.state,
-            one.current_version,
+            _version(one),
             one.runtime,
             f"{one.min_instances}-{one.max_instances}",
             one.invocation_count,
@@ -156,12 +165,40 @@ def functions(page: FunctionPage) -> None:
         note(f"there are more: --cursor {page.next_cursor}")
 
 
+def elsewhere(one: Function | FunctionSummary) -> Alias | None:
+    """Its default alias, where calls by that run on other versions than the current one."""
+    alias = one.default_alias
+    if not isinstance(alias, Alias) or (alias.version == one.current_version and not alias.also):
+        return None
+    return alias
+
+
+def runs_on(alias: Alias) -> str:
+    """Which versions calls by a default alias run on, and why."""
+    share = f", and version {alias.also.version} for {percent(alias.also)}" if alias.also else ""
+    why = f"; rolled back: {alias.rolled_back}" if alias.rolled_back else ""
+    return f"version {alias.version}{share}, by the default alias {alias.name}{why}"
+
+
+def percent(share: AliasShare) -> str:
+    return f"{share.weight * 100:g}%"
+
+
+def _version(one: Function) -> str:
+    alias = elsewhere(one)
+    if alias is None:
+        return str(one.current_version)
+    share = f", {alias.also.version}={percent(alias.also)}" if alias.also else ""
+    return f"{one.current_version} ({alias.name}: {alias.version}{share})"
+
+
 # Fields of a new function that have a place of their own in the table.
 SHOWN_ELSEWHERE = ("name", "cluster_id", "min_instances", "max_instances")
 OUTDATED = "its runtime was replaced since this version was made; an update brings the new one"
 
 
 def function(one: Function) -> None:
+    alias = elsewhere(one)
     rows: list[tuple[str, object]] = [
         ("name", one.name),
         ("id", one.id),
@@ -169,6 +206,7 @@ def function(one: Function) -> None:
         ("error", one.error_message),
         ("cluster", one.cluster_id),
         ("version", one.current_version),
+        ("calls run on", runs_on(alias) if alias else None),
         ("outdated", OUTDATED if one.runtime_outdated is True else None),
     ]
     for name, field in fields_of(NewFunction).items():
@@ -203,7 +241,7 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     write_bytes(sys.stdout, output("stdout"))
     write_bytes(sys.stderr, output("stderr"))
     # The line about the call begins a new line.
-    last, unended = one.stderr or one.stdout, bool(one.stderr) or sys.stdout.isatty()
+    last, unended = one.stderr or one.stdout, bool(one.stderr) or are_together()
     if last and not last.endswith("\n") and unended:
         write(sys.stderr, "\n")
     status, message = status_of(one), one.error_message or ""

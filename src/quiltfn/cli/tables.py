@@ -48,7 +48,7 @@ HANDLER_SHOWN = 40
 
 
 def versions(page: VersionPage) -> None:
-    columns = ("VERSION", "SERVES", "RUNTIME", "MEMORY", "CPU", "TIMEOUT", "CREATED", "HANDLER")
+    columns = ("VERSION", "CURRENT", "RUNTIME", "MEMORY", "CPU", "TIMEOUT", "CREATED", "HANDLER")
     rows = (
         (
             one.version,
@@ -533,7 +533,7 @@ def findings(report: DoctorReport) -> None:
             show.note(f"{_words(one.name)}: {one.advice}")
 
 
-DELIVERY = ("ID", "OF CALL", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
+DELIVERY = ("ENDED", "ID", "OF CALL", "EVENT", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
 
 
 def all_deliveries(found: Sequence[tuple[str, Delivery]]) -> None:
@@ -542,13 +542,15 @@ def all_deliveries(found: Sequence[tuple[str, Delivery]]) -> None:
         show.note("no deliveries")
         return
     rows = ((name, *_delivery(one)) for name, one in found)
-    show.table(("FUNCTION", *DELIVERY), rows, drop=("OF CALL", "ANSWER"))
+    show.table(("FUNCTION", *DELIVERY), rows, drop=("OF CALL", "ANSWER", "ENDED"))
 
 
 def _delivery(one: Delivery) -> Sequence[object]:
     return (
+        show.when(one.ended_at),
         one.delivery_id,
         one.invocation_id,
+        one.policy_field,
         one.status,
         one.attempts,
         show.when(one.next_attempt_at) if one.next_attempt_at else "-",
@@ -561,7 +563,7 @@ def deliveries(page: DeliveryPage) -> None:
     if not page.deliveries:
         show.note("no deliveries")
         return
-    show.table(DELIVERY, map(_delivery, page.deliveries), drop=("OF CALL",))
+    show.table(DELIVERY, map(_delivery, page.deliveries), drop=("OF CALL", "ENDED"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
 

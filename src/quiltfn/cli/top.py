@@ -127,7 +127,8 @@ class Observer:
         self._named_at = now
         self._names = {}
         for one in self._client.functions.list_summaries():
-            self._names[one.id] = (one.name, one.current_version)
+            alias = show.elsewhere(one)
+            self._names[one.id] = (one.name, alias.version if alias else one.current_version)
             if len(self._names) == FUNCTIONS_MAX:
                 break
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from quiltfn.wire.constraints import Between, Pattern
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import UnixSeconds, VersionNumber
+from quiltfn.wire.numbers import UnixSeconds, VersionNumber
 
 ALIAS = "[A-Za-z][A-Za-z0-9_-]{0,31}"
 ALIAS_RULE = "1 to 32 letters, digits, dashes or underscores, with a letter first"

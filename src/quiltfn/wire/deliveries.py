@@ -5,8 +5,9 @@ from typing import Annotated
 from msgspec import Struct
 
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import FunctionId, NextCursor, UnixSeconds
+from quiltfn.wire.functions import FunctionId, NextCursor
 from quiltfn.wire.invocations import InvocationId
+from quiltfn.wire.numbers import UnixSeconds
 
 DELIVERY_STATUSES = ("waiting", "delivered", "failed")
 

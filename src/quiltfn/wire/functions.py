@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Struct, UnsetType
 
+from quiltfn.wire.aliases import Alias
 from quiltfn.wire.constraints import (
     NO_NUL,
     Between,
@@ -16,6 +17,7 @@ from quiltfn.wire.constraints import (
     WithoutNul,
 )
 from quiltfn.wire.fields import about
+from quiltfn.wire.numbers import UnixSeconds, VersionNumber
 
 # --- fields that a client sets -----------------------------------------------------------------
 
@@ -32,7 +34,6 @@ ENVIRONMENT_MAX_BYTES = 32 * 1024
 RESERVED_PREFIX = "QUILT_"
 MASK = "***"
 PATH_MAX_BYTES = 1024
-VERSION_NUMBER_MAX = 2**31 - 1
 SPECIAL_TREES = ("/proc", "/sys", "/dev")
 PATH_PART = "(?!\\.{1,2}(?:/|$))[^/\\u0000]+"  # neither empty nor . or ..
 
@@ -189,13 +190,9 @@ WorkingDirectory = Annotated[
         short="workdir",
     ),
 ]
-VersionNumber = Annotated[
-    int, about("the number of an existing version", 1, Between(1, VERSION_NUMBER_MAX))
-]
 
 # --- fields that the server sets ---------------------------------------------------------------
 
-UnixSeconds = Annotated[int, about("Unix seconds", 1760000000)]
 NextCursor = Annotated[str, about("the cursor of the next page, or null on the last one", "Zg")]
 ErrorMessage = Annotated[
     str,
@@ -212,6 +209,10 @@ RuntimeOutdated = Annotated[
         "another one; only where it is so",
         True,
     ),
+]
+DefaultAlias = Annotated[
+    Alias,
+    about("the alias by which calls run that name no version; only where there is one", None),
 ]
 Note = Annotated[
     str,
@@ -337,6 +338,7 @@ class Function(Struct, kw_only=True, frozen=True):
     error_message: ErrorMessage | None
     note: Note | UnsetType | None = UNSET
     runtime_outdated: RuntimeOutdated | UnsetType = UNSET
+    default_alias: DefaultAlias | UnsetType = UNSET
 
 
 class FunctionSummary(Struct, kw_only=True, frozen=True):
@@ -364,6 +366,7 @@ class FunctionSummary(Struct, kw_only=True, frozen=True):
     invocation_count: InvocationCount
     error_count: ErrorCount
     error_message: ErrorMessage | None
+    default_alias: DefaultAlias | UnsetType = UNSET
 
 
 class FunctionSummaryPage(Struct, kw_only=True, frozen=True):

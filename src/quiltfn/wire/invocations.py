@@ -13,8 +13,8 @@ from quiltfn.wire.functions import (
     NextCursor,
     NodeId,
     TimeoutSeconds,
-    UnixSeconds,
 )
+from quiltfn.wire.numbers import UnixSeconds
 
 PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
 

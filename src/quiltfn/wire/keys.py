@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from quiltfn.wire.constraints import Between, Documented, OneOf, Pattern
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import NextCursor, TenantId, UnixSeconds
+from quiltfn.wire.functions import NextCursor, TenantId
+from quiltfn.wire.numbers import UnixSeconds
 
 SCOPES = ("read", "invoke", "write", "admin", "operator")
 EXPIRES_MAX_SECONDS = 10 * 365 * 86_400

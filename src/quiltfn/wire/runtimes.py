@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from quiltfn.wire.constraints import NO_NUL, Documented, OneOf
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import Environment, ImageDigest, NextCursor, UnixSeconds
+from quiltfn.wire.functions import Environment, ImageDigest, NextCursor
+from quiltfn.wire.numbers import UnixSeconds
 
 RESERVED_RUNTIME_NAMES = frozenset({"images", "help", "examples", "health"})
 WRITABLE_PATHS_MAX = 8

@@ -11,9 +11,9 @@ from quiltfn.wire.functions import (
     VARIABLES,
     FunctionName,
     NextCursor,
-    UnixSeconds,
 )
 from quiltfn.wire.invocations import InvocationId, InvocationStatus
+from quiltfn.wire.numbers import UnixSeconds
 
 PAYLOAD_MAX_BYTES = 64 * 1024
 INTERVAL_MAX_S = 366 * 86_400

@@ -12,8 +12,6 @@ from quiltfn.wire.functions import (
     Environment,
     NextCursor,
     NodeId,
-    UnixSeconds,
-    VersionNumber,
 )
 from quiltfn.wire.invocations import (
     AttemptNumber,
@@ -26,6 +24,7 @@ from quiltfn.wire.invocations import (
     Payload,
     Source,
 )
+from quiltfn.wire.numbers import UnixSeconds, VersionNumber
 
 RETRYABLE = ("failed", "timeout", "oom", "error", "interrupted")
 KEEP_INPUT = ("async", "all", "none")

@@ -3,6 +3,7 @@ import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { poolOf } from "../activity.ts";
+import { elsewhereSaid } from "../aliases.ts";
 import { call, get, type Refused } from "../api.ts";
 import { comingVersion, functionOf, show, tell } from "../current.ts";
 import { forget, isUnsaved } from "../editing.ts";
@@ -68,7 +69,7 @@ function useFunction(id: string): {
     poolOf(id).value = pools[0] ?? NO_INSTANCES;
     return one;
   }, [id]);
-  useEvents(id, /^function\.(?!deleted)/, 0, again);
+  useEvents(id, /^(function\.(?!deleted)|alias\.)/, 0, again);
   useEvents(id, /^(invocation\.ended|calls)$/, COUNTED_EVERY_MS, again);
   useEvents(id, /^function\.deleted$/, 0, () => {
     isGone.value = true;
@@ -126,7 +127,7 @@ function Actions({ one }: { one: Function }) {
   const version = `version ${one.current_version}`;
   const again = {
     said: `Redeploy ${version}`,
-    title: `Starts the instances of ${version}, which serves, anew. It saves nothing.`,
+    title: `Starts the instances of ${version}, the current one, anew. It saves nothing.`,
   };
   const button = (
     verb: "deploy" | "pause" | "resume",
@@ -153,7 +154,10 @@ function Actions({ one }: { one: Function }) {
 function Serving({ one }: { one: Function }) {
   const next = comingVersion(one.id).value;
   const now = html`version <b>${one.current_version}</b>`;
-  if (next === null || next === one.current_version) return html`<span>${now}</span>`;
+  if (next === null || next === one.current_version) {
+    const said = elsewhereSaid(one);
+    return html`<span>${now}</span>${said && html`<span>calls run on <b>${said}</b></span>`}`;
+  }
   return html`<span role="status">version <b>${next}</b> is being deployed${
     one.state === "active" && html`; ${now} answers`
   }</span>`;

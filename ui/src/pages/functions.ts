@@ -12,6 +12,7 @@ import {
   statsOf,
   watchActivity,
 } from "../activity.ts";
+import { elsewhereSaid } from "../aliases.ts";
 import { serverLine } from "../command.ts";
 import { html } from "../html.ts";
 import { visible } from "../parts/ansi.ts";
@@ -119,7 +120,9 @@ function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
           <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
             ><small>${visible(one.error_message ?? one.description ?? "")}</small></div></span>
     <span role="cell" class="small muted roomy clip" title=${one.runtime}>${one.runtime}</span>
-    <span role="cell" class="num small muted roomy">v${one.current_version}</span>
+    <span role="cell" class="num small muted roomy" title=${elsewhereSaid(one) &&
+      `version ${one.current_version} is current; calls run on ${elsewhereSaid(one)}`}>v${one
+      .default_alias?.version ?? one.current_version}</span>
     <span role="cell">${one.state === "pending"
       ? html`<span class="small muted">not deployed</span>`
       : html`<${PoolBar} counts=${poolOf(one.id).value} most=${one.max_instances} />`}</span>

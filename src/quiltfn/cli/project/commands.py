@@ -78,8 +78,8 @@ def deploy(
     Nothing is done where nothing has changed. A function whose new version cannot serve goes on
     with the old one, and nothing is deleted then. With --canary, calls stay on the version before,
     but for that part of them; the new version loses it where more than 5% of all its calls fail.
-    Exit codes: 0 it is as the file says; 1 refused, and what serves is as before; 2 the command
-    line or the file is wrong; 3 some of it was done.
+    Exit codes: 0 it is as the file says; 1 refused, or rolled back, and what serves is as before;
+    2 the command line or the file is wrong; 3 some of it was done.
     """
     if options.canary is not None and options.watch:
         raise BadParameter("give --canary or --watch, not both")
@@ -161,8 +161,11 @@ class Project:
         if plan.refused:
             return self._refuse(wanted, plan)
         self._tell(lambda: drawing.plan(wanted, plan, self._at.address))
-        if self._options.dry_run or not plan.steps:
+        if self._options.dry_run:
+            self._tell(lambda: drawing.rolled_back(plan))
             return self._ended(wanted, found, plan, DONE)
+        if not plan.steps:
+            return self._ended(wanted, found, plan, self._code(plan))
         if plan.deletions and not self._says_yes:
             self._ask(plan)
         try:
@@ -208,6 +211,7 @@ class Project:
         return state.find(self._at, wanted.project, wanted.functions, with_aliases=with_aliases)
 
     def _code(self, left: Plan) -> int:
+        self._failed |= left.rolled_back
         for name, why in self._failed.items():
             show.complain(f"{name}: {why}", own_lines=True)
         is_noticed = any(map(_is_noticed, self._steps))

@@ -5,7 +5,16 @@ from shlex import quote
 from typing import Any
 
 from quiltfn.cli import show
-from quiltfn.cli.project.plan import LIVE, CurrentState, DesiredState, FieldChange, Plan, Step, Verb
+from quiltfn.cli.project.plan import (
+    LIVE,
+    CurrentState,
+    DesiredFunction,
+    DesiredState,
+    FieldChange,
+    Plan,
+    Step,
+    Verb,
+)
 
 SIGNS = {
     Verb.CREATE: "+",
@@ -48,8 +57,13 @@ def plan(wanted: DesiredState, one: Plan, server: str) -> None:
             show.say(f"    {_change(change)}")
     for note in one.notes:
         show.note(note)
-    if not one.steps:
+    if not one.steps and not one.rolled_back:
         show.say("nothing to do: the server has what the file says")
+
+
+def rolled_back(one: Plan) -> None:
+    for name, why in one.rolled_back.items():
+        show.note(f"{name}: {why}")
 
 
 def done(step: Step) -> None:
@@ -66,8 +80,16 @@ def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool)
         show.say(f"{name} answers at {address}")
     if not wanted.functions or not is_done:
         return
-    name = next(iter(wanted.functions))
-    show.note(f"call it with: quiltfn invoke {name}; see its calls with: quiltfn logs {name}")
+    # A server takes requests alone, and so may a function with a URL.
+    name = min(
+        wanted.functions, key=lambda one: (_is_server(wanted.functions[one]), one in addresses)
+    )
+    call = "" if _is_server(wanted.functions[name]) else f"call it with: quiltfn invoke {name}; "
+    show.note(f"{call}see its calls with: quiltfn logs {name}")
+
+
+def _is_server(one: DesiredFunction) -> bool:
+    return one.runtime is not None and one.runtime.kind == "server"
 
 
 def canaries(found: CurrentState) -> None:

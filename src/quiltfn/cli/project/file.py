@@ -262,6 +262,10 @@ class _Reader:
 
         files = self._checked(part(OF_FILES), FunctionFiles, place, OF_FILES)
         own = part(OF_FUNCTION, name=name)
+        if said.get("kind") == "server":  # one process serves call after call
+            own.setdefault("cleanup_on_exit", False)
+            if own["cleanup_on_exit"] is True:
+                self._tell(place, "cleanup_on_exit must be false with kind server")
         new = self._checked(own, NewFunction, place, OF_FUNCTION)
         runtime = None
         if any(one in said for one in (*OF_RUNTIME, "code", "requirements", "image")):

@@ -4,10 +4,12 @@ asks nobody and changes nothing.
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
+from shlex import quote
 from typing import Any, TypeVar
 
 from msgspec import Struct, field
 
+from quiltfn.cli import show
 from quiltfn.wire import (
     Alias,
     AsyncPolicy,
@@ -128,11 +130,14 @@ class CurrentState(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """`refused`: why nothing of it may be done. `notes`: what is left as it is, and why."""
+    """`refused`: why nothing of it may be done. `notes`: what is left as it is, and why.
+    `rolled_back`: functions whose version of the file serves no more, each with the reason.
+    """
 
     steps: tuple[Step, ...] = ()
     refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rolled_back: Mapping[str, str] = {}
 
     @property
     def deletions(self) -> set[tuple[Noun, str]]:
@@ -163,7 +168,22 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
     for name, function in wanted.functions.items():
         steps += _around(name, function, found)
     steps += _deletions(wanted, found)
-    return Plan(steps=tuple(steps), notes=tuple(_notes(wanted, found)))
+    updated = {one.name for one in steps if (one.verb, one.noun) == (Verb.UPDATE, Noun.FUNCTION)}
+    unchanged = {} if wanted.canary is not None else _elsewhere(wanted, found, updated)
+    rolled_back = {
+        name: f"version {version} serves no calls: they run on {show.runs_on(alias)}. Change the "
+        f"code, or try it again with: quiltfn deploy --canary 10%"
+        for name, (version, alias) in unchanged.items()
+        if alias.rolled_back and alias.also is None
+    }
+    notes = [
+        f"calls of {name} run on {show.runs_on(alias)}; all on version {version} with: "
+        f"quiltfn aliases set {quote(name)} {alias.name} {version}"
+        for name, (version, alias) in unchanged.items()
+        if name not in rolled_back
+    ]
+    notes += _notes(wanted, found)
+    return Plan(steps=tuple(steps), notes=tuple(notes), rolled_back=rolled_back)
 
 
 def plan_to_destroy(project: str, found: CurrentState) -> Plan:
@@ -178,8 +198,15 @@ def is_own(project: str, function: Function) -> bool:
 
 def _refusals(wanted: DesiredState, found: CurrentState) -> Iterator[str]:
     own = {name for name, one in found.functions.items() if is_own(wanted.project, one.function)}
+    default = fields_of(NewFunction)["runtime"].default
     for name, function in wanted.functions.items():
         there = found.functions.get(name)
+        runtime = function.new.runtime
+        if function.runtime is None and runtime not in (default, *found.runtimes):
+            yield (
+                f"{name}: runtime must be one that the server has, not {runtime}: quiltfn runtimes "
+                "list names them; a project makes its own of code and kind"
+            )
         if there is not None and name not in own and not function.adopted:
             label = there.function.cluster_id
             whose = f"has the label {label}" if label else "was made otherwise"
@@ -373,6 +400,20 @@ def _deletions(wanted: DesiredState, found: CurrentState) -> Iterator[Step]:
         is_ours = name.startswith(f"{wanted.project}.") and not runtime.shared
         if is_ours and name not in used:
             yield Step(verb=Verb.PRUNE, noun=Noun.RUNTIME, name=name)
+
+
+def _elsewhere(
+    wanted: DesiredState, found: CurrentState, updated: Collection[str]
+) -> dict[str, tuple[int, Alias]]:
+    """The current version and the default alias of functions that stay as they are, though calls
+    run on other versions.
+    """
+    return {
+        name: (one.function.current_version, alias)
+        for name, one in found.functions.items()
+        if name in wanted.functions.keys() - updated
+        and (alias := show.elsewhere(one.function)) is not None
+    }
 
 
 def _notes(wanted: DesiredState, found: CurrentState) -> Iterator[str]:

@@ -1,7 +1,7 @@
 // All versions of a function: what each has changed, how two differ, and the way back.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { namesOf } from "../../aliases.ts";
+import { elsewhereSaid, namesOf } from "../../aliases.ts";
 import { get } from "../../api.ts";
 import { type Difference, differences, summary } from "../../comparing.ts";
 import { failures, tell } from "../../current.ts";
@@ -63,8 +63,8 @@ function Standing({ one, version }: { one: Function; version: number }) {
     const title = isCurrent ? one.error_message : why;
     return html`<span class="badge bad" title=${title && visible(title)}>could not start</span>`;
   }
-  return isCurrent &&
-    html`<span class="badge">${one.state === "active" ? "serves" : "current"}</span>`;
+  const serves = one.state === "active" && !elsewhereSaid(one);
+  return isCurrent && html`<span class="badge">${serves ? "serves" : "current"}</span>`;
 }
 
 /** What can be done with a version. The place of a button that is not there stays free, so that no other
