@@ -104,14 +104,14 @@ class Aliases:
         """Removes an alias. Raises `NotFound` and `PreconditionFailed`."""
         await self._change(entry.function.id, name, None, expected)
 
-    async def roll_back(self, function_id: str, alias: Alias, why: str) -> str | None:
-        """Takes the second version out of the alias, for good. Returns the tenant's id; None where
+    async def roll_back(self, function_id: str, alias: Alias, why: str) -> Function | None:
+        """Takes the second version out of the alias, for good. Returns the function; None where
         the alias is another by now. Raises `StoreUnavailable`.
         """
         expected = {alias.fingerprint()}
         try:
             await self._change(function_id, alias.name, alias.without_canary(why), expected)
-            return self._catalog.get(function_id).function.tenant_id
+            return self._catalog.get(function_id).function
         except (NotFound, PreconditionFailed, Outdated):
             return None
 

@@ -96,14 +96,14 @@ class Canaries:
 
     async def _take_back(self, function_id: str, one: _Watched, why: str) -> None:
         name, why = one.alias.name, f"version {one.version}: {why}"
-        tenant_id = await self._aliases.roll_back(function_id, one.alias, why)
-        if tenant_id is None:
+        function = await self._aliases.roll_back(function_id, one.alias, why)
+        if function is None:
             return  # it was changed meanwhile, or another node was faster
         _log.warning(f"alias {name} was rolled back: {why}", function=function_id)
         entry = AuditEntry(
             id=new_id(),
             at=int(self._clock.timestamp()),
-            tenant_id=tenant_id,
+            tenant_id=function.tenant_id,
             credential=ITSELF,
             action=ACTION,
             object_id=function_id,
@@ -112,6 +112,7 @@ class Canaries:
             address="",
             request_id="",
             note=f"{name}: {why}",
+            object_name=function.name,
         )
         await self._kept(entry)
 

@@ -74,7 +74,7 @@ async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> 
     while not entries:
         entries = list((await audit.query(query)).items)
     [entry] = entries
-    assert entry.object_id == path.rsplit("/", 1)[1]
+    assert (entry.object_id, entry.object_name) == (path.rsplit("/", 1)[1], "f")
     assert (entry.credential, entry.note) == ("canary", f"live: {why}")
     assert {await printed(web, f"{path}/invoke?alias=live") for _ in range(20)} == {"1"}
     # Whoever sets it again begins anew.
@@ -187,7 +187,9 @@ async def test_an_alias_that_was_changed_meanwhile_is_left_alone(web: Web) -> No
     aliases, function_id = web.harness.services.aliases, path.rsplit("/", 1)[1]
     old = aliases.get(function_id, "live")
     assert await aliases.roll_back(function_id, replace(old, revision=9), "why") is None
-    assert await aliases.roll_back(function_id, old, "why") == "default"
+    rolled_back = await aliases.roll_back(function_id, old, "why")
+    assert rolled_back is not None
+    assert rolled_back.id == function_id
     assert await aliases.roll_back(function_id, old, "why") is None
     assert aliases.get(function_id, "live").rolled_back == "why"
 

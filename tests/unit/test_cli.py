@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from quiltfn import __main__, __version__
+from quiltfn.catalog import LISTED
 from quiltfn.cli import advice, invoke, parsing, root, run, session, show
 from quiltfn.cli.invoke import exit_code
 from quiltfn.cli.output import Output, print_event
@@ -413,6 +414,7 @@ def test_a_refusal_is_a_sentence_and_a_hint_on_stderr(word: str, capsys: Capture
         ("FUNCTION_NOT_ACTIVE", NEXT_STEP["paused"], "quiltfn functions resume hello"),
         ("FUNCTION_NOT_ACTIVE", NEXT_STEP["error"], "(quiltfn functions get hello), then deploy"),
         ("UNAUTHORIZED", "send a key as X-Api-Key", "set QUILT_API_KEY"),
+        ("NOT_FOUND", LISTED, "hint: quiltfn functions list lists those that there are"),
     ],
 )
 def test_hints_name_commands_and_no_calls_of_the_api(
@@ -532,6 +534,7 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
         "error: no quiltfn server answers at http://127.0.0.1:9; start one with: quiltfn serve, or "
         "say where it is: QUILT_BASE_URL\n"
     )
+    assert run(["events", "--url", "http://127.0.0.1:9"]) == 3, "it needs no --follow"
 
 
 @pytest.mark.parametrize(

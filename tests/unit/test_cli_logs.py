@@ -1,5 +1,6 @@
 """`quiltfn logs`: where what a program wrote ends, and a note about its call begins."""
 
+import subprocess
 import sys
 
 import pytest
@@ -26,3 +27,22 @@ def test_a_note_begins_a_line(monkeypatch: pytest.MonkeyPatch, stream: str) -> N
     assert printed(monkeypatch, Output(stream, 0, b"line\n")) == f"line\n{note}"
     assert printed(monkeypatch, Output(stream, 0, b"")) == note
     assert printed(monkeypatch) == note
+
+
+PROGRAM = """
+from quiltfn.cli import logs
+from quiltfn.cli.output import Output as Form
+from quiltfn.sdk.events import Output, Started
+events = [Output("stdout", 0, b"out"), Output("stderr", 0, b""), Output("stderr", 0, b"err")]
+events.append(Started("a-call", cold_start=False))
+logs.write(iter(events), Form.TABLE, names=True, head="thumb a-call:")
+"""
+
+
+def test_streams_that_are_seen_together_begin_lines_of_their_own() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    merged = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    assert merged.stdout == b"thumb a-call:\nout\nerr\na-call started\n"
+    apart = subprocess.run(command, capture_output=True, check=True)
+    assert apart.stdout == b"out", "as it was written"
+    assert apart.stderr == b"thumb a-call:\nerr\na-call started\n"

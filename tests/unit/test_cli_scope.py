@@ -86,7 +86,9 @@ def test_the_newest_of_all_functions_come_first(
     assert [one[key] for one in found] == newest
     assert [one["function"] for one in found] == ["a", "b", "b"]
     assert run(command.split()) == 0
-    assert "FUNCTION" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "FUNCTION" in shown
+    assert ("on_failure" in shown and "ENDED" in shown) == (field == "deliveries")
     (canned / "quiltfn.toml").write_text('project = "shop"\n')
     assert run([*command.split(), "-o", "json"]) == 0
     said = capsys.readouterr()

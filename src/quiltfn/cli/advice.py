@@ -9,6 +9,7 @@ from quiltfn.sdk import ApiError
 COMMANDS = {
     "POST /api/functions/<id>/deploy": "quiltfn functions deploy {word}",
     "POST /api/functions/<id>/resume": "quiltfn functions resume {word}",
+    "GET /api/functions": "quiltfn functions list",
     "GET /api/functions/help": "quiltfn --help",
     "GET /api/runtimes": "quiltfn runtimes list",
     "PUT /api/functions/<id>/record-policy": "quiltfn functions record-policy {word}",

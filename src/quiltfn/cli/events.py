@@ -5,7 +5,7 @@ from typing import Annotated
 
 from quiltfn.cli import show
 from quiltfn.cli.output import Output, print_event
-from quiltfn.cli.parsing import BadParameter, Option
+from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection
 from quiltfn.sdk import TenantEvent
 
@@ -25,14 +25,15 @@ def events(
         str | None, Option(metavar="ID", help="Go on behind this event; a minute old at most.")
     ] = None,
     follow: Annotated[
-        bool, Option(("--follow", "-f"), help="Show them as they come, until Ctrl-C.")
-    ] = False,
+        bool, Option(("--follow", "-f"), help="The default: events are not kept.")
+    ] = True,
     *,
     connection: Connection,
 ) -> None:
-    """Follow what happens: changes of functions, calls, instances, accepted work and schedules."""
-    if not follow:
-        raise BadParameter("events are not kept: follow them with --follow")
+    """Follow what happens: changes of functions, calls, instances, accepted work and schedules,
+    until Ctrl-C.
+    """
+    del follow  # what it asks for is always so
     with connection.session(function) as at:
         wanted = types.split(",") if types else ()
         for one in at.client.system.follow_events(function, types=wanted, after=after):

@@ -96,13 +96,16 @@ class Log:
         self._only = None if wanted.stream is None else str(wanted.stream)
         self._servers = Servers(at.client)
 
-    def invocation(self, function: str, invocation_id: str, only: str | None = None) -> None:
-        """All that one writes, until it ends."""
+    def invocation(
+        self, function: str, invocation_id: str, only: str | None = None, name: str | None = None
+    ) -> None:
+        """All that one writes, until it ends. `name`: of its function, to stand above that."""
         found = self._client.functions.follow_invocation_logs(
             function, invocation_id, only=only or self._only, tail=self._tail
         )
         is_cut = self._tail is not None or only is not None
-        self._write(found if is_cut else self._lines(function, found))
+        lines = found if is_cut else self._lines(function, found)
+        self._write(lines, None if name is None else f"{name} {invocation_id}:")
 
     def ended(self, record: Invocation | InvocationSummary) -> None:
         """What one that is over wrote; of a response its head alone is asked for."""
@@ -111,7 +114,8 @@ class Log:
         if self._only != Stream.STDERR and self._servers.has(function):
             line = self._servers.line_of(record)
         if line is None:
-            self.invocation(function, invocation_id)
+            name = record.function_name if self._names else None
+            self.invocation(function, invocation_id, name=name)
             return
         self._write(iter([line]))
         if self._only is None:
@@ -140,8 +144,8 @@ class Log:
         is_response = self._only != Stream.STDERR and self._servers.has(function)
         return as_lines(events) if is_response else events
 
-    def _write(self, events: Iterator[Event | RequestLine]) -> None:
-        write(events, self._form, names=self._names)
+    def _write(self, events: Iterator[Event | RequestLine], head: str | None = None) -> None:
+        write(events, self._form, names=self._names, head=head)
 
 
 def recent(
@@ -165,9 +169,18 @@ def recent(
     return sorted(found, key=lambda one: one.invocation_id)[-(most or len(found)) :]
 
 
-def write(events: Iterator[Event | RequestLine], form: Form, *, names: bool = False) -> None:
-    """Prints output as it comes, and notes of the rest; or each event for programs."""
-    is_unended = False  # what was written last, where a note would come behind it
+def write(
+    events: Iterator[Event | RequestLine],
+    form: Form,
+    *,
+    names: bool = False,
+    head: str | None = None,
+) -> None:
+    """Prints output as it comes, below `head`, and notes of the rest; or each event for programs.
+    Where both streams are seen together, each begins a line of its own.
+    """
+    unended = None  # the stream whose last line has no end yet
+    are_together = show.are_together()
     for event in events:
         if form is not Form.TABLE:
             print_event(form, as_object(event))
@@ -175,12 +188,18 @@ def write(events: Iterator[Event | RequestLine], form: Form, *, names: bool = Fa
             show.say(f"{event.function_name} {event}" if names else str(event))
         elif isinstance(event, Output):
             to = sys.stdout if event.stream == "stdout" else sys.stderr
-            show.write_bytes(to, event.data)
-            is_unended = event.data[-1:] not in (b"", b"\n") and (to is sys.stderr or to.isatty())
-        else:
-            if is_unended:
+            if event.data and head is not None:
+                show.note(head)
+                head = None
+            if event.data and are_together and unended not in (None, to):
                 show.write(sys.stderr, "\n")
-            is_unended = False
+            show.write_bytes(to, event.data)
+            if event.data:
+                unended = None if event.data.endswith(b"\n") else to
+        else:
+            if unended is sys.stderr or (unended is not None and are_together):
+                show.write(sys.stderr, "\n")
+            unended = None
             show.note(note_of(event, names=names))
 
 
