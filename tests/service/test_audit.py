@@ -66,6 +66,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
         services: Any = SimpleNamespace(
             access=access,
             audit=SqlAudit(store.database),
+            catalog=SimpleNamespace(known=lambda _: None),
             clock=clock,
             health=SimpleNamespace(
                 machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
