@@ -96,7 +96,7 @@ class Urls:
 
     def find(self, first: str, second: str | None) -> Found | None:
         """The function that a path names by its first two segments; None: there is no such URL."""
-        if self._is_tenant(first):
+        if first in self._tenants or self._is_tenant(first):
             return None if second is None else self._named(first, second, 2)
         return self._named(SHORT_TENANT, first, 1)
 

@@ -25,12 +25,11 @@ ANY = Cors()
 
 
 def test_what_is_a_preflight() -> None:
-    assert is_preflight(ONE, "OPTIONS", ASKS)
-    assert not is_preflight(ONE, "GET", ASKS)
-    assert not is_preflight(ONE, "OPTIONS", {"origin": APP})
-    assert not is_preflight(ONE, "OPTIONS", {"access-control-request-method": "PUT"})
-    assert is_preflight(OWN_PAGES, "OPTIONS", ASKS | {"origin": "null"})
-    assert not is_preflight(OWN_PAGES, "OPTIONS", ASKS), "the handler may answer it"
+    assert is_preflight(ONE, ASKS)
+    assert not is_preflight(ONE, {"origin": APP})
+    assert not is_preflight(ONE, {"access-control-request-method": "PUT"})
+    assert is_preflight(OWN_PAGES, ASKS | {"origin": "null"})
+    assert not is_preflight(OWN_PAGES, ASKS), "the handler may answer it"
 
 
 def test_a_preflight_of_an_origin_that_may() -> None:

@@ -174,10 +174,14 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
     found = None if target is None else services.urls.find(target.first, target.second)
     if found is not None and target is not None:
         asked, tenant_id = UrlRequest.of(found, target), found.entry.function.tenant_id
-        rule = _cors_of(context, found.url)
-        if rule is not None and cors.is_preflight(rule, request.method, context.headers):
-            context.tenant_id = tenant_id
-            return msgspec.structs.replace(asked, preflight=rule)
+        has_version = (
+            found.alias is not None or found.entry.function.id in services.aliases.defaults
+        )
+        if request.method == "OPTIONS":
+            rule = _cors_of(context, found.url)
+            if rule is not None and cors.is_preflight(rule, context.headers):
+                context.tenant_id = tenant_id
+                return msgspec.structs.replace(asked, preflight=rule)
         if found.url.auth is not Auth.KEY:
             context.tenant_id = tenant_id
             webhook = found.url.webhook
@@ -185,13 +189,13 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
                 raise Unauthorized(UNSIGNED)
             if _is_page_without_slash(context, target, found):
                 return msgspec.structs.replace(asked, moved_to=_with_slash(context, target))
-            return await _versioned(context, asked)
+            return await _versioned(context, asked) if has_version else asked
     caller = await _identify(context)
     if found is None or target is None or found.entry.function.tenant_id != caller.tenant_id:
         raise NotFound("there is no such URL")
     context.caller, context.tenant_id = caller, caller.tenant_id
     caller.must_have(Scope.INVOKE)
-    return await _versioned(context, UrlRequest.of(found, target))
+    return await _versioned(context, asked) if has_version else asked
 
 
 def _cors_of(context: RequestContext[UrlCallServices], url: FunctionUrl) -> Cors | None:
@@ -227,8 +231,6 @@ async def _versioned(context: RequestContext[UrlCallServices], asked: UrlRequest
     `NotFound`.
     """
     aliases, found = context.services.aliases, asked.found
-    if found.alias is None and found.entry.function.id not in aliases.defaults:
-        return asked
     try:
         if found.alias is None:
             version = await aliases.default_version(found.entry)

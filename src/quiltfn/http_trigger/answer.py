@@ -46,7 +46,7 @@ OF_THE_RESPONSE = frozenset(
         *("etag", "expires", "last-modified", "link", "location", "permissions-policy", "pragma"),
         *("preference-applied", "ratelimit", "referrer-policy", "refresh", "repr-digest"),
         *("retry-after", "sourcemap", "sunset", "timing-allow-origin", "traceparent"),
-        *("tracestate", "vary", "warning", "www-authenticate"),
+        *("tracestate", "vary", "warning"),
     }
 )
 # No browser gives a header of these names a meaning for a host; applications have their own.
@@ -149,7 +149,7 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
             found.append((name, cookie_of(value, prefix)))
         elif name != "content-type" and (name in dropped or name.startswith(OF_THE_PROXY)):
             continue
-        elif has_own_host or is_of_the_response(name, value):
+        elif has_own_host or name in OF_THE_RESPONSE or is_of_the_response(name, value):
             found.append((name, value))
     if not has_own_host:
         # The handler's own policy holds as well: a browser enforces each of several.
@@ -158,7 +158,9 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
 
 
 def is_of_the_response(name: str, value: str) -> bool:
-    """Whether a header says nothing of the host, nor of what else is there."""
+    """Whether a header says nothing of the host, nor of what else is there. Those of
+    `OF_THE_RESPONSE` never do.
+    """
     if name == "www-authenticate":
         return KEPT_BY_BROWSERS.search(value) is None
     return name in OF_THE_RESPONSE or name.startswith(OF_APPLICATIONS)

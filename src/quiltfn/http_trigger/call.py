@@ -103,7 +103,7 @@ def passed_on(
     names = {name for name, _ in given}
     listed = of_the_connection(given) if "connection" in names else None
     dropped = NOT_PASSED_ON | listed if listed else NOT_PASSED_ON
-    withheld = _withholding(is_token)
+    withheld = None if is_token is None else _withholding(is_token)
     found: dict[str, str] = {}
     for name, value in given:
         if name in dropped or (is_ours and name in CREDENTIALS):
@@ -111,7 +111,9 @@ def passed_on(
         if "_" in name and _is_shadow(name.replace("_", "-"), names, dropped):
             continue
         kept = value
-        if withheld(value):
+        if withheld is None and KEY_MARK in value:
+            withheld = _withholding(is_token)
+        if withheld is not None and withheld(value):
             cookies = value.split(";") if name == "cookie" else []
             kept = ";".join([cookie for cookie in cookies if not withheld(cookie)]).strip()
             if not kept:

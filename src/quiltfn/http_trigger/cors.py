@@ -13,13 +13,12 @@ NO_ORIGIN = "null"
 OWN_PAGES = Cors(allow_origins=(NO_ORIGIN,), max_age_seconds=600)
 
 
-def is_preflight(cors: Cors, method: str, headers: Headers) -> bool:
-    """Whether a browser asks what a page may do, before it does it. Other pages than a function's
-    own may ask the handler, unless its URL has a rule.
+def is_preflight(cors: Cors, headers: Headers) -> bool:
+    """Whether a browser asks by OPTIONS what a page may do, before it does it. Other pages than a
+    function's own may ask the handler, unless its URL has a rule.
     """
     return (
-        method == "OPTIONS"
-        and "origin" in headers
+        "origin" in headers
         and "access-control-request-method" in headers
         and (cors is not OWN_PAGES or headers["origin"] == NO_ORIGIN)
     )
@@ -47,11 +46,10 @@ def answered_to_own_page(headers: Headers, fields: list[Field]) -> list[Field]:
     """The headers of an answer of a URL without a rule: as `OWN_PAGES` says, unless the handler has
     rules of its own.
     """
-    has_rules = any(
-        name.startswith(OF_CORS) or (name == "vary" and "origin" in value.lower())
-        for name, value in fields
-    )
-    return fields if has_rules else answered(OWN_PAGES, headers, fields)
+    for name, value in fields:
+        if name.startswith(OF_CORS) or (name == "vary" and "origin" in value.lower()):
+            return fields
+    return [*fields, VARY] if "origin" not in headers else answered(OWN_PAGES, headers, fields)
 
 
 def answered(cors: Cors, headers: Headers, fields: list[Field]) -> list[Field]:

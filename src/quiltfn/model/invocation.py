@@ -246,7 +246,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     @property
     def is_error(self) -> bool:
         """Whether an invocation that is over counts as an error."""
-        return self.status is not Status.SUCCESS or self.is_http_error
+        status = self.http_status  # read here, as every invocation asks
+        return self.status is not Status.SUCCESS or (status is not None and status >= HTTP_ERRORS)
 
     @property
     def started_ms(self) -> int | None:
