@@ -790,6 +790,15 @@ async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() 
         for one_later in (later, other, later):
             await one_later.keys.list()
     assert seen == [None, "acme", None]
+    for closed in (at, acme, acme.in_tenant("umbrella")):
+        with pytest.raises(RuntimeError, match="closed"):
+            closed.keys.list()
+    with pytest.raises(RuntimeError, match="closed"):
+        await other.keys.list()
+    one = client(server)
+    one.in_tenant("acme").close()
+    with pytest.raises(RuntimeError, match="closed"):
+        one.keys.list()
 
 
 def test_keys_and_the_audit_log_become_types() -> None:

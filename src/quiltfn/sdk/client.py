@@ -49,6 +49,12 @@ NONSENSE = (msgspec.DecodeError, UnicodeDecodeError)
 FAILURES = (OSError, http.client.HTTPException)
 
 
+class Lifetime:
+    """Whether a client is closed; those that share its connections share this."""
+
+    is_closed = False
+
+
 class Client:
     """Talks to a quiltfn server; several threads may share one.
 
@@ -84,7 +90,7 @@ class Client:
         )
         self._retries, self._on_response = Retries(retries), on_response
         self.on_upload: Callable[[int], None] | None = None
-        self._is_closed = False
+        self._lifetime = Lifetime()
         self.functions = Functions(self)
         self.invoke = self.functions.invoke
 
@@ -146,8 +152,8 @@ class Client:
 
     def in_tenant(self, tenant: str) -> "Client":
         """This client within another tenant, which takes an operator's key: it sees everything
-        there but secrets, and may pause, resume, scale and cancel. It shares this one's
-        connections, and is not closed itself.
+        there but secrets, and may pause, resume, scale and cancel. The two share their
+        connections: closing one of them closes both.
         """
         other = copy.copy(self)
         for name, value in type(self).__dict__.items():
@@ -160,7 +166,7 @@ class Client:
 
     def run(self, flow: Flow[T]) -> T:
         """Send what the flow asks for; returns its result. Raises RuntimeError after `close`."""
-        if self._is_closed:
+        if self._lifetime.is_closed:
             raise RuntimeError("the client is closed")
         try:
             request = next(flow)
@@ -238,7 +244,7 @@ class Client:
 
     def close(self) -> None:
         """End the connections; the client can no longer be used."""
-        self._is_closed = True
+        self._lifetime.is_closed = True
         self._transport.close()
 
     def __enter__(self) -> "Client":
