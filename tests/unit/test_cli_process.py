@@ -116,6 +116,13 @@ def test_the_client_library_loads_no_http_library_before_it_is_needed() -> None:
     assert done.stdout == "False AsyncClient\n"
 
 
+def test_the_commands_over_functions_load_no_thread_pool_before_it_is_needed() -> None:
+    code = "import sys, quiltfn.cli.functions, quiltfn.cli.work, quiltfn.cli.dev; "
+    code += "print(sorted({'concurrent.futures', 'logging'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 # --- standard input ----------------------------------------------------------------------------
 
 

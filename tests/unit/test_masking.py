@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from quiltfn.cli import run
-from quiltfn.cli.project import export, file, toml
+from quiltfn.cli.project import PROJECT_FILE, export, file, toml
 from quiltfn.cli.project.plan import (
     LABEL,
     CurrentFunction,
@@ -179,7 +179,7 @@ def test_what_is_exported_deploys_as_it_was(tmp_path: Path, values: bool) -> Non
     assert ("t0p-secret" in text) is values
     assert "***" not in text
     assert 'MODE = "fast"' in text
-    place = tmp_path / file.NAME
+    place = tmp_path / PROJECT_FILE
     place.write_text(f'project = "shop"\n{text}')
     read = file.read(place, {} if values else VARIABLES)
     wanted = DesiredState(project=read.project, functions=read.functions)

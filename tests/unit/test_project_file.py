@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quiltfn.cli import base_images, run
 from quiltfn.cli.parsing import BadParameter
-from quiltfn.cli.project import file, toml
+from quiltfn.cli.project import PROJECT_FILE, file, toml
 from quiltfn.cli.project.init import project_name
 from quiltfn.wire import NewDestination, NewFunctionUrl, WebhookRule
 
@@ -20,7 +20,7 @@ VARIABLES = {"MASKED": "***", "TOKEN": "s3cret", "HOOK": "a-long-random-text"}
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    return tmp_path / file.NAME
+    return tmp_path / PROJECT_FILE
 
 
 def read(place: Path, text: str) -> file.ProjectFile:
@@ -222,7 +222,7 @@ def test_a_wrong_field_is_told_with_its_table_and_what_was_expected(
 def test_a_path_leads_out_of_the_directory_only_if_an_option_says_so(
     tmp_path: Path, field: str, value: str, said: str
 ) -> None:
-    place, outside = tmp_path / "project" / file.NAME, tmp_path / "other"
+    place, outside = tmp_path / "project" / PROJECT_FILE, tmp_path / "other"
     (place.parent / "inside").mkdir(parents=True)
     outside.mkdir()
     for name in ("needs.txt", "image.tar"):
@@ -320,7 +320,7 @@ def test_a_table_that_was_written_reads_the_same(table: dict[str, Any]) -> None:
 def test_init_writes_a_file_that_can_be_read(tmp_path: Path, kind: str, capsys: Captured) -> None:
     where = tmp_path / "My Shop"
     assert run(["init", str(where), kind]) == 0
-    found = file.read(where / file.NAME, {})
+    found = file.read(where / PROJECT_FILE, {})
     assert found.project == "my-shop"
     assert list(found.functions) == ["my-shop"]
     said = capsys.readouterr()
@@ -358,7 +358,7 @@ def test_init_writes_packages_and_a_schedule(tmp_path: Path, capsys: Captured) -
     more = ["--package", "jinja2", "--package", "numpy>=2", "--cron", "0 7 * * MON"]
     assert run(["init", str(where), *more]) == 0
     assert (where / "requirements.txt").read_text() == "jinja2\nnumpy>=2\n"
-    (function,) = file.read(where / file.NAME, {}).functions.values()
+    (function,) = file.read(where / PROJECT_FILE, {}).functions.values()
     assert [one.cron for one in function.schedules.values()] == ["0 7 * * MON"]
     assert run(["init", str(tmp_path / "daily"), "--cron", "@daily"]) == 2
     assert "--cron must be an expression of five fields" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 
 from quiltfn.cli import lock_files, manifest, packages, progress, show, tools
 from quiltfn.cli.parsing import BadParameter
-from quiltfn.cli.project import export, file, toml
+from quiltfn.cli.project import PROJECT_FILE, export, file, toml
 from quiltfn.cli.project.plan import CurrentFunction
 from quiltfn.model.access import Key, Scope
 from quiltfn.operator import keys
@@ -38,7 +38,7 @@ def test_an_export_has_the_tables_that_were_asked_for_and_no_other() -> None:
 
 
 def test_a_project_file_writes_no_line_of_ours(tmp_path: Path) -> None:
-    path = tmp_path / file.NAME
+    path = tmp_path / PROJECT_FILE
     head = 'project = "x"\n[functions.f]\nkind = "shell"\nhandler = "a"'
     text = f"{head}\ncode = {json.dumps(HOSTILE)}\n"
     path.write_text(text.replace("\x7f", "\\u007f"))

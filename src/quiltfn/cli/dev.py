@@ -17,7 +17,7 @@ from quiltfn.cli import lock_files, payload, runtime_files, show, urls, watching
 from quiltfn.cli.invoke import exit_code, show_ended
 from quiltfn.cli.options import Environment, keeping_state, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
-from quiltfn.cli.scope import PROJECT_FILE
+from quiltfn.cli.project import PROJECT_FILE
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import (
     ApiError,

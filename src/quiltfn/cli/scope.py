@@ -1,7 +1,6 @@
 """Commands that are about one function, or without a name about those of a project or a tenant."""
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,13 +10,13 @@ from msgspec.structs import asdict
 
 from quiltfn.cli import show
 from quiltfn.cli.parsing import Argument, BadParameter, Option
+from quiltfn.cli.project import PROJECT_FILE
 from quiltfn.cli.session import Session
 from quiltfn.sdk import NotFoundError
 
 T = TypeVar("T")
 
-PROJECT_FILE = "quiltfn.toml"
-# Functions are asked side by side; each list has at most so many where nothing is said.
+# Functions are asked side by side; a list has at most SHOWN items (default of --limit).
 AT_ONCE, SHOWN = 8, 50
 
 NameOrAll = Annotated[
@@ -77,6 +76,8 @@ def named(at: Session, chosen: dict[str, str] | None, cursor: str | None = None)
 
 def each(ask: Callable[[str], T], ids: Iterable[str]) -> dict[str, T]:
     """What `ask` finds of each function, side by side, without those that are gone meanwhile."""
+
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 — slow to import
 
     def found(one: str) -> tuple[str, T] | None:
         try:

@@ -19,7 +19,7 @@ from quiltfn.cli import progress, show, urls, watching
 from quiltfn.cli.aliases import fraction_of
 from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Option
-from quiltfn.cli.project import drawing, file, state
+from quiltfn.cli.project import PROJECT_FILE, drawing, file, state
 from quiltfn.cli.project.plan import CurrentState, DesiredState, Noun, Plan, Step, Verb, plan_for
 from quiltfn.cli.project.sources import Sources
 from quiltfn.cli.project.steps import ChangedMeanwhile, Execution, Upload
@@ -105,7 +105,7 @@ def destroy(
 
     Functions that are adopted stay. Exit codes are those of `deploy`.
     """
-    name = file.project_of(directory / file.NAME)
+    name = file.project_of(directory / PROJECT_FILE)
     with connection.session() as at:
         project = Project(at, directory, DeployOptions(dry_run=dry_run), yes)
         raise Exit(_answered(lambda: project.make_so(DesiredState(project=name))))
@@ -124,7 +124,7 @@ class Project:
     """The project of a directory, on one server."""
 
     def __init__(self, at: Session, directory: Path, options: DeployOptions, yes: bool) -> None:
-        self._at, self._path, self._options = at, directory / file.NAME, options
+        self._at, self._path, self._options = at, directory / PROJECT_FILE, options
         self._says_yes = yes
         self._steps: list[Step] = []  # what was done
         self._failed: dict[str, str] = {}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from msgspec import Struct
 
 from quiltfn.cli.parsing import BadParameter, nearest
+from quiltfn.cli.project import PROJECT_FILE
 from quiltfn.cli.project.plan import RUNTIME_SETTINGS, DesiredFunction
 from quiltfn.cli.show import one_line
 from quiltfn.wire import (
@@ -26,11 +27,10 @@ from quiltfn.wire.constraints import Pattern, Rule
 from quiltfn.wire.fields import about, fields_of
 from quiltfn.wire.masking import MASK
 
-NAME = "quiltfn.toml"
 ENV_FILE = ".env"
 # Neither is part of a function's code: one would make a new version of every change of a schedule,
 # the other has secrets.
-NOT_CODE = (NAME, ENV_FILE, f"{ENV_FILE}.*")
+NOT_CODE = (PROJECT_FILE, ENV_FILE, f"{ENV_FILE}.*")
 PROJECT_NAME = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
 VARIABLE = "(?!QUILT_)[A-Za-z_][A-Za-z0-9_]*"
 WRONG_FIELDS_MAX = 50

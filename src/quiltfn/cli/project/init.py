@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from quiltfn.cli import show
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Option
-from quiltfn.cli.project import toml
-from quiltfn.cli.project.file import NAME, SCHEDULES
+from quiltfn.cli.project import PROJECT_FILE, toml
+from quiltfn.cli.project.file import SCHEDULES
 from quiltfn.wire import NewSchedule
 from quiltfn.wire.check import Invalid, checked
 from quiltfn.wire.functions import RESERVED_FUNCTION_NAMES
@@ -116,7 +116,7 @@ def init(
         parts.check_cron(name)
         table = toml.table(["functions", name, SCHEDULES, name], {"cron": parts.cron})
         text += "\n".join(["", *table, ""])
-    files = {directory / NAME: text, directory / handler: source}
+    files = {directory / PROJECT_FILE: text, directory / handler: source}
     if requirements is not None:
         files[directory / "requirements.txt"] = requirements
     there = [str(path) for path in files if path.exists()]
