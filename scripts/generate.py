@@ -23,7 +23,7 @@ from quiltfn.cli.project import file as project_file
 from quiltfn.cli.project.toml import value
 from quiltfn.model import function, instance, invocation
 from quiltfn.sdk.methods import Listing
-from quiltfn.wire import keys, masking
+from quiltfn.wire import invocations, keys, masking
 from quiltfn.wire.fields import Field, fields_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,8 +210,13 @@ LISTS = {
     "STATUSES": tuple(invocation.Status),
     "SOURCES": tuple(invocation.Source),
 }
-# What the dashboard masks, as the command line does.
-PATTERNS = {"SECRET_NAME": masking.SECRET_NAME, "SECRET_VALUE": masking.SECRET_VALUE}
+# What the dashboard masks and counts as an error, as the command line does.
+CONSTANTS = {
+    "SECRET_NAME": masking.SECRET_NAME,
+    "SECRET_VALUE": masking.SECRET_VALUE,
+    "MASK": masking.MASK,
+    "HTTP_ERRORS": invocations.HTTP_ERRORS,
+}
 
 
 def page_types() -> str:
@@ -224,8 +229,8 @@ def page_types() -> str:
     for name, words in LISTS.items():
         listed = ", ".join(json.dumps(str(one)) for one in words)
         lines += [f"export const {name} = [{listed}] as const;", ""]
-    for name, pattern in PATTERNS.items():
-        lines += [f"export const {name} = {json.dumps(pattern)};", ""]
+    for name, constant in CONSTANTS.items():
+        lines += [f"export const {name} = {json.dumps(constant)};", ""]
     for name in sorted(shapes):
         shape = shapes[name]
         lines.append(f"export interface {name} {{")

@@ -8,6 +8,9 @@ import tomllib
 from pathlib import Path
 
 from architecture.test_structure import MAY_KNOW, PACKAGE, ROOT, imports, room
+from quiltfn.model import invocation, version
+from quiltfn.wire import invocations as wire_invocations
+from quiltfn.wire import masking
 from timeouts import scaled
 
 CLIENT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())
@@ -91,6 +94,12 @@ def test_every_module_is_imported_without_the_server_and_without_what_linux_alon
     ours = {one.split(".")[1] for one in loaded if one.startswith("quiltfn.")}
     assert ours == ROOMS - {"__init__"}
     assert not {one.split(".")[0] for one in loaded} & {"alembic", "sqlalchemy", "structlog"}
+
+
+def test_constants_that_the_model_repeats_are_equal() -> None:
+    """`model` and `wire` know nothing of each other, and clients have only `wire`."""
+    assert wire_invocations.HTTP_ERRORS == invocation.HTTP_ERRORS
+    assert masking.MASK == version.MASK
 
 
 def test_an_import_of_what_linux_alone_has_is_found_out(tmp_path: Path) -> None:

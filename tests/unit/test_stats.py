@@ -70,6 +70,7 @@ def test_a_call_is_counted_with_its_latency_and_its_memory() -> None:
         ({"http_status": 599}, 1),
         ({"http_status": 500, "status": Status.FAILED}, 1),
         ({"http_status": 200, "status": Status.FAILED}, 1),
+        ({"status": Status.CANCELLED}, 1),
     ],
 )
 def test_a_success_with_an_http_status_from_500_counts_as_an_error(

@@ -1,11 +1,8 @@
 // Which environment values look like secrets. They are masked until somebody asks to see them; the
 // command line has the same rules, which are in the generated wire.ts.
-import { SECRET_NAME, SECRET_VALUE } from "./wire.ts";
+import { MASK, SECRET_NAME, SECRET_VALUE } from "./wire.ts";
 
 const NAME = new RegExp(SECRET_NAME), VALUE = new RegExp(SECRET_VALUE, "i");
-
-/** What the API writes in place of a value that the key may not see. */
-export const MASK = "***";
 
 export function looksSecret(name: string, value: string): boolean {
   if (value === "" || value === MASK) return false;

@@ -18,7 +18,7 @@ export function isFailing(
   return one.state === "active" && calls > 0 && errors >= calls;
 }
 
-const FAILED = new Set(["failed", "timeout", "oom", "error", "interrupted"]);
+const FAILED = new Set(["failed", "timeout", "oom", "cancelled", "error", "interrupted"]);
 
 type Ended = Pick<InvocationSummary, "status" | "error_message" | "http_status">;
 

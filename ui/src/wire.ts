@@ -10,6 +10,10 @@ export const SECRET_NAME = "^(?!.*(?:PUBLIC_KEY|_FILE|_PATH|_DIR)$).*(?:PASSWORD
 
 export const SECRET_VALUE = "://[^/\\s:@]*:[^/\\s@]+@|(?:^|[?&;\\s])(?:password|pwd|secret|token|sig|signature|api[-_]?key|access[-_]?key|accountkey|sharedaccesskey|access_token)\\s*=\\s*[^\\s&;]|^(?:sk-|[rs]k_live_|[rs]k_test_|whsec_|quilt_sk_|gh[opsur]_|github_pat_|glpat-|xox[a-z]-|npm_|hf_|pypi-|SG\\.|dckr_pat_|AIza|A[KS]IA)[\\w.-]{10,}|^eyJ[\\w-]+\\.[\\w-]+\\.|-----BEGIN [A-Z ]*PRIVATE KEY|^(?:bearer|basic) [\\w+/=.~-]{8,}$|^(?=.*\\d)(?=.*[A-Za-z])[A-Za-z0-9+=][A-Za-z0-9+/=]{31,}$";
 
+export const MASK = "***";
+
+export const HTTP_ERRORS = 500;
+
 export interface Alias {
   name: string;
   version: number;

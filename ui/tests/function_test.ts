@@ -13,9 +13,9 @@ import { callLine, serverLine } from "../src/command.ts";
 import { newSecret, testDelivery } from "../src/signing.ts";
 import { who } from "../src/store.ts";
 import { aboutPayload, cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
-import type { Series, Version, Whoami } from "../src/wire.ts";
+import { HTTP_ERRORS, type Series, STATUSES, type Version, type Whoami } from "../src/wire.ts";
 import { comparedWith } from "../src/pages/function/versions.ts";
-import { isFailing } from "../src/standing.ts";
+import { isError, isFailing } from "../src/standing.ts";
 
 const version: Version = {
   ...{ id: "v", function_id: "f", version: 1, handler: "echo", runtime: "shell" },
@@ -241,6 +241,16 @@ Deno.test("an active function fails if all of the last hour failed, or ever, whe
   assert.equal(isFailing(of("active", 9, 9), { calls: 2, errors: 1 }), false);
   assert.equal(isFailing(of("active", 9, 9), { calls: 0, errors: 0 }), true);
   assert.equal(isFailing(of("paused", 9, 9), null), false);
+});
+
+Deno.test("what the server counts as an error is the last error", () => {
+  const errors = STATUSES.filter((status) =>
+    isError({ status, error_message: null, http_status: null })
+  );
+  assert.deepEqual(errors, ["failed", "timeout", "oom", "cancelled", "error", "interrupted"]);
+  const response = (http_status: number) =>
+    isError({ status: "success", error_message: null, http_status });
+  assert.deepEqual([response(HTTP_ERRORS - 1), response(HTTP_ERRORS)], [false, true]);
 });
 
 Deno.test("a version is compared with the current one, and that one with its neighbour", () => {

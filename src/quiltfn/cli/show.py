@@ -14,6 +14,7 @@ from quiltfn.cli.parsing import Exit
 from quiltfn.sdk import Function, FunctionPage, Invocation, InvocationSummary
 from quiltfn.wire import Alias, AliasShare, FunctionSummary, NewFunction
 from quiltfn.wire.fields import fields_of
+from quiltfn.wire.invocations import HTTP_ERRORS
 
 # Control characters except newline and tab, and marks that change the direction of writing. With
 # these, a handler's output could change what the terminal shows elsewhere.
@@ -21,7 +22,6 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 
 # Styles, as terminals know them.
 BOLD, DIM, BOLD_RED, RED, GREEN, YELLOW, CYAN = "1", "2", "1;31", "31", "32", "33", "36"
-HTTP_ERRORS = 500  # HTTP statuses from here on are errors.
 
 
 class NobodyReads(Exception):
@@ -261,7 +261,7 @@ def status_of(one: Invocation | InvocationSummary) -> str:
     """
     if one.status == "failed":
         return f"failed ({one.exit_code})"
-    is_http_error = one.http_status and one.http_status >= HTTP_ERRORS
+    is_http_error = one.status == "success" and (one.http_status or 0) >= HTTP_ERRORS
     return f"{one.status} (HTTP {one.http_status})" if is_http_error else one.status
 
 

@@ -424,7 +424,8 @@ class FunctionCounters(msgspec.Struct, kw_only=True):
         """Adds a completed invocation."""
         self.invocation_count += 1
         self.error_count += record.is_error
-        self.last_invoked_at = record.started_at or record.ended_at
+        last = record.started_at or record.ended_at
+        self.last_invoked_at = max(self.last_invoked_at or 0, last or 0) or None
 
 
 class Uncounted(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, bindparam, exists, select
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
-from quiltfn.ports import Outline
+from quiltfn.ports import FunctionCounters, Outline
 from quiltfn.store import outcomes, stats, tables
 from quiltfn.store.nodes import Boot
 from quiltfn.store.sql import driver, execute, numbered_cursor, run, statements
@@ -207,19 +207,21 @@ def drop_output(connection: Connection, ids: Sequence[str]) -> int:
 
 def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
     """Adds calls to their functions' counters."""
-    sums: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    sums = defaultdict[str, FunctionCounters](FunctionCounters)
     for record in ended:
-        one = sums[record.function_id]
-        one[0] += 1
-        one[1] += record.is_error
-        one[2] = max(one[2], record.started_at or record.ended_at or 0)
+        sums[record.function_id].count(record)
     if sums:
         run(
             connection,
             "add_to_counters",
             [
-                {"function_id": function_id, "calls": calls, "errors": errors, "last": last}
-                for function_id, (calls, errors, last) in sums.items()
+                {
+                    "function_id": function_id,
+                    "calls": counters.invocation_count,
+                    "errors": counters.error_count,
+                    "last": counters.last_invoked_at or 0,
+                }
+                for function_id, counters in sums.items()
             ],
         )
 

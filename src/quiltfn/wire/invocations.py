@@ -115,6 +115,8 @@ class Invocation(Struct, kw_only=True, frozen=True):
     http_status: HttpStatus | UnsetType = UNSET
 
 
+HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
+
 Source = Annotated[
     str, about("sync, async, schedule, url, redrive, replay or destination", "async")
 ]

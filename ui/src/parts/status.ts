@@ -1,5 +1,6 @@
 // A status is a glyph, a word and a colour; never the colour alone.
 import { html } from "../html.ts";
+import { HTTP_ERRORS } from "../wire.ts";
 
 const PATHS: Record<string, string> = {
   check: "M3 8.5l3.2 3L13 4.5",
@@ -48,9 +49,6 @@ export function Glyph({ name, size = 16 }: { name: string; size?: number }) {
     </svg>
   `;
 }
-
-// From this status on, an HTTP response counts as an error.
-const HTTP_ERRORS = 500;
 
 /** Whether a handler succeeded with an HTTP response that counts as an error. */
 export const isHttpError = (of: { status: string; http_status?: number | null }): boolean =>
