@@ -180,7 +180,8 @@ def done(
 ) -> Invocation:
     """The record after its handler exited with `code`."""
     ended = CallResult(kind=ExitKind.EXITED, code=code, stdout=stdout)
-    return record.after(ended, now=1_760_000_101, duration_ms=duration_ms)
+    final = record.after(ended, now=1_760_000_101, duration_ms=duration_ms)
+    return replace(final, own_message=None)  # which no column has
 
 
 def an_operation(created_at: int) -> Operation:
