@@ -106,7 +106,7 @@ class Access:
 
     @property
     def age_s(self) -> float:
-        """Memory has all keys that the store had so many seconds ago."""
+        """Memory has all keys that the store had this many seconds ago."""
         return self._clock.now() - self._current_at
 
     @property

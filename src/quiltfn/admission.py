@@ -113,18 +113,22 @@ class Admission:
         return InFlight(self._in_flight, tenant_id)
 
     def refusal(self, tenant_id: str) -> QuiltfnError | None:
-        """Why nothing of the tenant begins for longer than a moment, whoever wants it; None: it
-        does.
+        """Why none of the tenant's invocations may start now, queued ones included; None if they
+        may. Limits that last a moment, such as calls under way, are left out.
         """
         limits = self.limits_of(tenant_id)
         if limits.disabled:
             return disabled(tenant_id)
         if not limits.calls_in_flight:
-            return RateLimited("the tenant may have no calls, its limit", retry_after=60)
+            return RateLimited(
+                "the tenant's calls_in_flight is 0, so nothing of it runs",
+                hint="an operator can raise it: quiltfn quota set TENANT --calls-in-flight N",
+                retry_after=60,
+            )
         return self.day_refusal(tenant_id)
 
     def day_refusal(self, tenant_id: str) -> RateLimited | None:
-        """Why no call of the tenant begins before tomorrow, whoever wants it; None: they do."""
+        """Why none of the tenant's invocations may start before tomorrow; None if they may."""
         most = self.limits_of(tenant_id).gb_seconds_per_day
         if not most:
             return None

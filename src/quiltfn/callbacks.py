@@ -24,7 +24,7 @@ from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 
 TIMEOUT_S = 15.0
-# A body may take longer: a second for so many bytes.
+# A body may take longer: a second for each N bytes.
 BYTES_A_SECOND = 64 * 1024
 # A name server may take far longer to fail than anybody waits for it, and a thread with it. These
 # threads are for the names of callbacks alone; once they are all taken, callbacks wait and fail.

@@ -46,7 +46,7 @@ from quiltfn.work import Cause, Work
 # How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
 # slow receiver keeps nobody else's waiting.
 AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
-# No more is begun while the bodies of those under way have so many bytes, in all and of one tenant.
+# Maximum bytes of bodies under way, in all and of one tenant; no delivery starts beyond them.
 BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
 # So many functions of a tenant that have no room are looked at in a row; the others a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05

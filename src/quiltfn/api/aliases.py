@@ -45,11 +45,11 @@ async def get_alias(context: RequestContext[AliasServices]) -> Response:
 async def set_alias(context: RequestContext[AliasServices]) -> Response:
     """Make an alias, or replace it as a whole. It applies to calls from now on: by
     ?alias=NAME with an invoke, and below /fn/<name>@<alias>. A call by it runs on its version, or
-    on the other one with the weight that this has. rollback_on takes that one back by itself where
-    its own calls fail or are slow, and rolled_back says why then. By the default alias run calls
-    that name no version and no alias, whatever makes them: by the function's name or URL, queued,
-    or by a schedule. An update or a rollback of the function moves it, so that all of them run on
-    the version that is current then.
+    on the other one with the weight that this has. rollback_on rolls that one back by itself if
+    its own calls fail or are slow, and rolled_back says why then. Calls that name no version and no
+    alias run by the default alias: those by the function's name or URL, queued ones, and those of
+    schedules. An update or a rollback of the function moves the default alias to the version that
+    is current then.
     """
     body, name = context.body, _name(context)
     if not re.fullmatch(ALIAS, name):

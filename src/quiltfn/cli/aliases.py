@@ -34,7 +34,7 @@ class AliasOptions(Struct, frozen=True, kw_only=True):
 
 
 class RollbackOptions(Struct, frozen=True, kw_only=True):
-    """When the version of --also is taken back."""
+    """When the version of --also is rolled back."""
 
     error_rate: Annotated[
         str | None, Option(metavar="PERCENT", help="So many of its calls may fail, as 5%.")
@@ -47,7 +47,7 @@ class RollbackOptions(Struct, frozen=True, kw_only=True):
     ] = 300
 
     def rule(self) -> RollbackRule | None:
-        """None: it is not taken back. Raises `BadParameter`."""
+        """None: it is not rolled back. Raises `BadParameter`."""
         if self.error_rate is None and self.p99_ms is None:
             return None
         given = self.error_rate
@@ -74,7 +74,7 @@ def set_alias(
 ) -> None:
     """Make an alias of a function, or replace it. Call it with: quiltfn invoke NAME@ALIAS
 
-    With --error-rate or --p99-ms the version of --also is taken back by itself where its own calls
+    With --error-rate or --p99-ms the version of --also is rolled back by itself where its own calls
     fail more often, or are slower.
     """
     share = None if options.also is None else _share(options.also)

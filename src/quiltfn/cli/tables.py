@@ -82,7 +82,7 @@ def invocations(page: InvocationPage) -> None:
         )
         for one in page.invocations
     )
-    columns = ("STARTED", "STATUS", "TOOK", "START", "ID", "WHY")
+    columns = ("STARTED", "STATUS", "DURATION", "START", "ID", "WHY")
     show.table(columns, rows, drop=("START", "WHY"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
@@ -130,7 +130,7 @@ def all_invocations(page: InvocationSummaryPage) -> None:
         )
         for one in page.invocations
     )
-    columns = ("STARTED", "FUNCTION", "STATUS", "TOOK", "START", "BY", "ID", "WHY")
+    columns = ("STARTED", "FUNCTION", "STATUS", "DURATION", "START", "BY", "ID", "WHY")
     show.table(columns, rows, drop=("START", "BY", "WHY"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
@@ -155,7 +155,7 @@ def attempts(found: list[Attempt]) -> None:
         )
         for one in found
     )
-    columns = ("ATTEMPT", "STATUS", "STARTED", "TOOK", "START", "VERSION", "WHY")
+    columns = ("ATTEMPT", "STATUS", "STARTED", "DURATION", "START", "VERSION", "WHY")
     show.table(columns, rows, drop=("START", "VERSION"))
     for one in found:
         for stream, text in (("standard output", one.stdout), ("log", one.stderr)):

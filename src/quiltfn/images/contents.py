@@ -18,13 +18,13 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import ImageFile, Package, PackageKind
 from quiltfn.model.runtime import PROGRAMS, Kind
 
-# Of a file that describes a package so much is read, and so many characters of a name are told.
+# Maximum bytes read of a file that describes a package, and characters of a name.
 HEAD_BYTES, NAME_MAX = 64 * 1024, 200
-# So many packages are listed, of so many entries that are looked at and descriptions that are read.
+# Maximum packages listed, entries looked at, and descriptions read.
 PACKAGES_MAX, ENTRIES_MAX, HEADS_MAX = 2000, 200_000, 10_000
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIST_INFO = ".dist-info"
-# A program is looked for in so many directories, through so many links.
+# Maximum directories and links in which a program is looked for.
 DIRECTORIES_MAX, LINKS_MAX = 32, 40
 # Each part of a path that is looked at on the way is a step, those of links included.
 STEPS_MAX = 10_000

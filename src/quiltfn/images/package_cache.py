@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from quiltfn.images.jobs import Packages
 
-# All lists together have so many packages, and each counts as one more.
+# Maximum packages of all lists together; each list counts as one more.
 KEPT_MAX = 20_000
 
 

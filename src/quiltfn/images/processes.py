@@ -16,7 +16,7 @@ from quiltfn.model.errors import StoreUnavailable, Unprocessable
 # -I keeps the caller's environment and directory out.
 COMMAND = (sys.executable, "-I", "-m", "quiltfn.images.worker")
 OUTCOME_MAX_BYTES = 16 * 1024 * 1024
-# A job may last so many seconds for each second of CPU time that it may use: it yields to others.
+# Seconds that a job may last for each second of CPU time that it may use: it yields to others.
 WALL_FOR_CPU = 4
 RETRY_S = 10
 

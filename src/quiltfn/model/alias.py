@@ -57,8 +57,8 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
         return self.pointing_to(version) if self.is_default else self
 
     def after_rollback(self, before: int, version: int) -> "Alias":
-        """What a rollback of the function makes of it: no call by it runs on `before` any more, the
-        version that was current until then. A split with that version ends.
+        """The alias after a rollback of the function from version `before` to `version`: no
+        invocation by it runs on `before` any more, and a split with that version ends.
         """
         is_there = self.versions == (version,)
         if is_there or not (self.is_default or before in self.versions):

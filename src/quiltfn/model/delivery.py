@@ -12,7 +12,7 @@ from quiltfn.model.work import Backoff, policy_field
 # The wait between tries of a callback, and for how long it is tried: some seventeen times.
 BACKOFF = Backoff(first=5.0, factor=3.0, most=7200.0, jitter=0.2)
 LIFE_S = 24 * 3600
-# A destination gets a result whole, in a body of at most so many bytes: what a function takes as
+# A destination gets a result whole, in a body of at most this many bytes: what a function takes as
 # its payload. Of standard error, and of all output of a failure, it gets the beginning.
 BODY_MAX_BYTES = PAYLOAD_MAX_BYTES
 EXCERPT_MAX_BYTES = 64 * 1024

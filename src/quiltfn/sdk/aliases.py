@@ -42,7 +42,7 @@ class AliasChange(Struct, frozen=True):
 def set_alias(function: str, change: AliasChange) -> Flow[Alias]:
     """Make an alias of a function, or replace it as a whole. `also`: another version that gets some
     of the calls. `rollback_on`: when that is taken back by itself. `default`: whether calls that
-    name no version and no alias run by this one; None leaves that. Call it as NAME@ALIAS. `etag`:
+    name no version and no alias run by this one; None keeps it. Call it as NAME@ALIAS. `etag`:
     only if the alias still has this one; raises ConflictError if it was changed meanwhile.
     """
     alias = NewAlias(

@@ -15,7 +15,7 @@ from quiltfn.model.version import no_version
 from quiltfn.store import tables
 
 row = tables.version.c
-# A version takes so much beside its texts. The current one and the one before it always stay.
+# Bytes of a version beside its texts. The current one and the one before it always stay.
 VERSION_BYTES, NEWEST_KEPT = 1024, 2
 # One change removes no more, so that others can write; the next one goes on.
 REMOVED_MAX = 500

@@ -63,7 +63,7 @@ WithinS = Annotated[
 
 
 class RollbackRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """When the other version is taken back. It needs error_rate, p99_ms, or both."""
+    """When the other version is rolled back. It needs error_rate, p99_ms, or both."""
 
     error_rate: ErrorRate | None = None
     p99_ms: P99Ms | None = None
@@ -73,14 +73,14 @@ class RollbackRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 RollbackOn = Annotated[
     RollbackRule,
     about(
-        "when the other version is taken back by itself, judged by its own calls; or null",
+        "when the other version is rolled back by itself, judged by its own calls; or null",
         {"error_rate": 0.05, "within_s": 300},
     ),
 ]
 RolledBack = Annotated[
     str,
     about(
-        "why the other version was taken back, until the alias is set again; or null",
+        "why the other version was rolled back, until the alias is set again; or null",
         "version 2: 7 of 9 calls failed, where 5 % may",
     ),
 ]

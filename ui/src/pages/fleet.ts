@@ -21,7 +21,7 @@ const PLACES_MOST = 6; // that are named in a row
 const COLUMNS: Column[] = [
   { name: "Node", width: "minmax(9rem, 1fr)" },
   { name: "State", width: "6.5rem" },
-  { name: "Last beat", width: "5rem", class: "right wide" },
+  { name: "Last heartbeat", width: "5rem", class: "right wide" },
   { name: "Calls", width: "5.5rem", class: "right wide" },
   { name: "Instances", width: "8.5rem" },
   { name: "Free memory", width: "6rem", class: "right wide" },
@@ -32,7 +32,7 @@ const COLUMNS: Column[] = [
 const PLACED: Column[] = [
   { name: "Function", width: "minmax(11rem, 18rem)" },
   { name: "Where", width: "minmax(0, 1fr)" },
-  { name: "Calls that wait", width: "7rem", class: "right wide" },
+  { name: "Pending invocations", width: "7rem", class: "right wide" },
   { name: "Instances", width: "5rem", class: "right" },
 ];
 const text = signal("");

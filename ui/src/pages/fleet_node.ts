@@ -21,7 +21,7 @@ const COLUMNS: Column[] = [
   { name: "Function", width: "minmax(12rem, 1fr)" },
   { name: "Version", width: "5rem", class: "right wide" },
   { name: "Instances", width: "12rem" },
-  { name: "Calls that wait", width: "7rem", class: "right wide" },
+  { name: "Pending invocations", width: "7rem", class: "right wide" },
   { name: "Tenant", width: "8rem", class: "wide" },
 ];
 
@@ -50,7 +50,7 @@ function Facts({ of: one }: { of: Node }) {
 function Load({ of: one }: { of: Node }) {
   const said: [string, string][] = [
     ["Calls that run", count(one.running_calls - one.waiting_calls)],
-    ["Calls that wait", count(one.waiting_calls)],
+    ["Pending invocations", count(one.waiting_calls)],
     ["Instances", `${count(one.busy_instances)} busy, ${count(one.ready_instances)} ready`],
     ["Free memory", bytes(one.memory_free_mib * MIB)],
   ];
