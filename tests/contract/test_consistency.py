@@ -369,7 +369,7 @@ async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) 
     assert await names(open_sqlite, tmp_path) == set()
 
 
-@pytest.mark.parametrize("fails", ["newer", "half-way"])
+@pytest.mark.parametrize("fails", ["newer", "half-way", "damaged"])
 async def test_copies_stay_where_the_schema_is_not_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
@@ -379,8 +379,13 @@ async def test_copies_stay_where_the_schema_is_not_changed(
     if fails == "newer":
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    else:
+    elif fails == "half-way":
         monkeypatch.setattr("quiltfn.store.migrations.command.upgrade", failing)
+    else:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            connection.execute("CREATE TABLE unsound (a CHECK (a > 0))")
+            connection.execute("INSERT INTO unsound VALUES (-1)")
     with pytest.raises((StoreBroken, ZeroDivisionError)):
         async with open_sqlite(tmp_path):
             pass

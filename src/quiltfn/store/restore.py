@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +50,9 @@ def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
         (data_dir / RESTORING).touch(mode=0o600)
         directory.sync()
         if old:
-            aside = data_dir / f"{REPLACED}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-            aside.mkdir(mode=0o700, exist_ok=True)
+            # Of its own also within a second: what is there is never replaced.
+            prefix = time.strftime(f"{REPLACED}%Y%m%dT%H%M%SZ-", time.gmtime())
+            aside = Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir))
             for one in old:
                 one.rename(aside / one.name)
         directory.forget()

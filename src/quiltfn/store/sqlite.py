@@ -341,6 +341,7 @@ class SqliteDatabase:
             if "alembic_version" not in names:
                 raise StoreBroken(f"{path} is not a database of quiltfn.")
             found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        copy = None
         if found != REVISION:
             if not self.directory.holds_lock:
                 raise StoreBroken(
@@ -348,13 +349,13 @@ class SqliteDatabase:
                 )
             copy = self._keep_copy(str(found)) if str(found) < REVISION else None
             migrate(connection)  # refuses a newer schema, for which an older copy may be needed
-            if copy is not None:
-                self._keep_only(copy)
         with connection.begin():  # Everything if that is quick; functions always.
             for what in ("1",) if self._is_small() else ("function", "version"):
                 told = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
                 if told != "ok":
                     raise StoreBroken(f"{path} is damaged: {told}. Restore a backup.")
+        if copy is not None:
+            self._keep_only(copy)
 
     def _keep_copy(self, revision: str) -> str:
         """Copies the database before a migration, so that the older release can be used again.
@@ -373,7 +374,7 @@ class SqliteDatabase:
         return copy
 
     def _keep_only(self, copy: str) -> None:
-        """Removes the copies of earlier migrations, now that this one is done."""
+        """Removes the copies of earlier migrations, as the database is whole after this one."""
         for other in self.directory.database.parent.glob(f"{BEFORE}*"):
             if other.name != copy:
                 other.unlink()
