@@ -8,7 +8,14 @@ import msgspec
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.lifecycle import Lifecycle
 from quiltfn.model.alias import ALIASES_MAX, Alias
-from quiltfn.model.errors import Conflict, NotFound, Outdated, PreconditionFailed, StoreUnavailable
+from quiltfn.model.errors import (
+    Conflict,
+    NotFound,
+    Outdated,
+    PreconditionFailed,
+    StoreUnavailable,
+    older_node,
+)
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
 from quiltfn.ports import Change, Clock
@@ -42,6 +49,8 @@ class Aliases:
         self.on_rolled_back: list[Callable[[str, str, Alias, Alias], None]] = []
         # The default alias of each function that has one: see `Alias.is_default`.
         self.defaults: dict[str, Alias] = {}
+        # Whether another node of the fleet is of an older version, which would drop the default.
+        self.has_older_nodes: Callable[[], bool] = lambda: False
         self._changing = lifecycle.changing_aliases  # so that memory has what was stored last
         lifecycle.on_aliases_moved, lifecycle.default_alias = self._moved, self.defaults.get
 
@@ -92,7 +101,8 @@ class Aliases:
     ) -> Alias:
         """Makes or replaces an alias. `is_default` None: whether it is the default stays. Raises
         `PreconditionFailed` where it is none of the `expected` fingerprints, `NotFound` for a
-        version that there is not, and `Conflict` for one alias too many, or a second default.
+        version that there is not, and `Conflict` for one alias too many, a second default, or a
+        default beside a node of an older version.
         """
         for number in alias.versions:
             await self._lifecycle.version(entry, number)
@@ -127,10 +137,12 @@ class Aliases:
             for _ in range(TRIES):
                 known = self._by_function.get(function_id, {}).get(name)
                 self._check(function_id, name, alias, known, expected)
+                stays = known is not None and known.is_default
                 if is_default:
                     self._check_default(function_id, name)
+                    if not stays and self.has_older_nodes():
+                        raise older_node("knows no default alias")
                 if alias is not None:
-                    stays = known is not None and known.is_default
                     alias = msgspec.structs.replace(
                         alias,
                         is_default=stays if is_default is None else is_default,

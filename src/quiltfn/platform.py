@@ -392,7 +392,8 @@ def _completed(
     if membership is not None:
         from quiltfn.joined_fleet import NodeControl, has_older_nodes  # noqa: PLC0415 - as above
 
-        services.runtimes.has_older_nodes = partial(has_older_nodes, membership)
+        for part in (services.runtimes, services.aliases, services.quotas):
+            part.has_older_nodes = partial(has_older_nodes, membership)
 
         stack.push_async_callback(NodeControl(membership, made).aclose)
     else:

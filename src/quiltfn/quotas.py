@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from quiltfn.admission import Admission, DayUse
-from quiltfn.model.errors import CapacityFull, StoreUnavailable
+from quiltfn.model.errors import CapacityFull, StoreUnavailable, older_node
 from quiltfn.model.stats import DAY_S, FINEST_S, MINUTE_S, CallStats, Stretch, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.ports import Change, Clock
@@ -65,6 +65,8 @@ class Quotas:
         self.disabled: set[str] = set()
         # Is told of a tenant that was disabled or enabled. It must not raise or wait.
         self.on_disabled: Callable[[str, bool], None] = lambda *_: None
+        # Whether another node of the fleet is of an older version, which knows no disabled tenant.
+        self.has_older_nodes: Callable[[], bool] = lambda: False
         admission.on_unknown_use = self._count_soon
 
     async def restore(self) -> None:
@@ -95,7 +97,11 @@ class Quotas:
         )
 
     async def disable(self, tenant_id: str, *, disabled: bool) -> None:
-        """Disables a tenant, or enables it again, for the next request. Raises as `set`."""
+        """Disables a tenant, or enables it again, for the next request. Raises as `set`, and
+        `Conflict` where a node of an older version would serve it.
+        """
+        if disabled and self.has_older_nodes():
+            raise older_node("would serve the tenant")
         await self._change(
             tenant_id, lambda before: msgspec.structs.replace(before, disabled=disabled)
         )

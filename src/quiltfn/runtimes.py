@@ -14,6 +14,7 @@ from quiltfn.model.errors import (
     NotFound,
     RateLimited,
     Unprocessable,
+    older_node,
     truncate,
 )
 from quiltfn.model.runtime import (
@@ -260,10 +261,7 @@ class Runtimes:
             expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
             raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
         if wanted.packages is not None and self.has_older_nodes():
-            raise Conflict(
-                "a node of an older version is there, which knows no packages beside an image",
-                hint="upgrade all nodes first",
-            )
+            raise older_node("knows no packages beside an image")
 
     async def remove(self, tenant_id: str, name: str, *, shared: bool = False) -> None:
         """Removes the name. New versions cannot use it; existing versions keep their snapshots.

@@ -44,6 +44,20 @@ async def invoked(web: Web, function: str, key: Header, query: str = "") -> int:
     return (await web("POST", path, headers=key)).status_code
 
 
+async def test_none_is_disabled_while_a_node_of_an_older_version_would_serve_it(web: Web) -> None:
+    operator, acme, _ = await keys(web)
+    function = await web.function("f", "true", "acme")
+    quotas = web.harness.services.quotas
+    quotas.has_older_nodes = lambda: True
+    refused = await web("POST", "/api/tenants/acme/disable", headers=operator)
+    assert (refused.status_code, "older version" in refused.text) == (409, True)
+    assert await invoked(web, function, acme) == 200
+    quotas.has_older_nodes = lambda: False
+    assert (await switched(web, operator, "disable"))["disabled"]
+    quotas.has_older_nodes = lambda: True
+    assert not (await switched(web, operator, "enable"))["disabled"]
+
+
 # --- an operator in another tenant ----------------------------------------------------------------
 
 

@@ -214,6 +214,13 @@ class Internal(QuiltfnError):
     """The server made a mistake; its log has the details."""
 
 
+def older_node(lacks: str) -> Conflict:
+    """The refusal of what a node of the version before, which is there, would not keep to."""
+    return Conflict(
+        f"a node of an older version is there, which {lacks}", hint="upgrade all nodes first"
+    )
+
+
 def truncate(value: object, most: int = 200) -> object:
     """`value` in a form that fits into an error: long texts are cut, containers are only counted,
     and numbers that JSON cannot hold become text.
