@@ -292,6 +292,19 @@ def test_nothing_outside_of_the_directory_is_sent_unless_an_option_says_so(shop:
     listed.symlink_to(shop.directory / "others.txt")
     assert "packages must be in" in inner.run("deploy", "--dry-run").stderr
     listed.unlink()
+    for name in ("uv.lock", "pyproject.toml"):  # beside the list, and read with it
+        (shop.directory / name).write_text("")
+        (project / name).symlink_to(shop.directory / name)
+        inner.write(text=FILE.replace('code = "src"', 'code = "src"\nrequirements = "uv.lock"'))
+        assert "must be in" in inner.run("deploy", "--dry-run").stderr
+        (project / name).unlink()
+        (project / name).write_text("")
+    inner.write()
+    listed.unlink(missing_ok=True)
+    listed.symlink_to(shop.directory / "others.txt")
+    refused = inner.run("deploy", "--dry-run", "--allow-outside")
+    assert f"{listed} is a link to" in refused.stderr
+    listed.unlink()
     secrets = (project / ".env").rename(shop.directory / ".env")
     (project / ".env").symlink_to(secrets)
     assert "leads out of the project's directory" in inner.run("deploy", "--dry-run").stderr

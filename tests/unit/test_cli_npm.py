@@ -206,6 +206,22 @@ def test_npm_reads_and_writes_nothing_outside_of_the_copy(app: Path, tmp_path: P
     assert not (outside / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["package.json", "package-lock.json", "pnpm-lock.yaml"])
+def test_a_list_of_packages_outside_of_the_directory_is_refused(
+    app: Path, tmp_path: Path, name: str
+) -> None:
+    project(app)
+    (app / name).unlink(missing_ok=True)
+    for place in (app / "inside", tmp_path / "outside"):
+        place.write_text("{}")
+        (app / name).unlink(missing_ok=True)
+        (app / name).symlink_to(place)
+        if place.parent == app:
+            manifest.check(app)  # negative control
+    with pytest.raises(BadParameter, match=f"{name} leads out of the directory"):
+        manifest.check(app)
+
+
 @pytest.mark.parametrize("pattern", ["../*", "/srv/*", "packages/../../*"])
 def test_workspaces_outside_are_refused(app: Path, pattern: str) -> None:
     project(app, workspaces=[pattern])

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,27 @@ def test_where_it_can_be_locked_it_is(tmp_path: Path) -> None:
     with watching.alone(tmp_path, "quiltfn dev"), pytest.raises(BadParameter, match="another"):
         with watching.alone(tmp_path, "quiltfn dev"):
             pass
+
+
+def test_no_link_in_a_watched_directory_is_followed(tmp_path: Path) -> None:
+    watched, outside = tmp_path / "watched", tmp_path / "outside"
+    for place in (watched / "own", watched / "node_modules", outside / "a", outside / "b"):
+        place.mkdir(parents=True)
+    (watched / "link").symlink_to(outside)
+    watches: list[int] = []
+
+    def turn() -> None:
+        """The first one makes an edit; the second one, which comes of that, counts."""
+        if (watched / "own" / "file").exists():
+            for number in os.listdir("/proc/self/fdinfo"):
+                with suppress(FileNotFoundError):  # the descriptor of the list itself
+                    watches.append(Path("/proc/self/fdinfo", number).read_text().count("wd:"))
+            raise InterruptedError
+        (watched / "own" / "file").touch()
+
+    with pytest.raises(InterruptedError):
+        watching.watch(watched, turn)
+    assert sum(watches) == 2, "the directory and `own`"
 
 
 def test_files_come_in_the_order_of_their_names_wherever_they_are(tmp_path: Path) -> None:

@@ -140,6 +140,33 @@ def test_a_directory_is_sent_without_what_tools_have_made(fake: Fake, app: Path)
     ]
 
 
+@pytest.mark.parametrize(
+    ("target", "leads_out"),
+    [
+        *[("../../app.py", False), ("missing", False), ("../x/../../run", False)],
+        *[("/usr/bin/env", False), ("/app/run", False), ("usr/share", False)],
+        *[("{secret}", True), ("/etc/passwd", True), ("/usr/../etc/passwd", True)],
+        *[("../../../secret.py", True), ("usr/../..{secret}", True), ("../../../missing", True)],
+    ],
+)
+def test_a_link_that_leads_out_of_the_directory_is_refused_before_anything_reads_it(
+    fake: Fake, app: Path, capsys: Captured, target: str, leads_out: bool
+) -> None:
+    """`usr` leads to /usr/share: by counting, `usr/../..` stays in the directory."""
+    secret = app.with_name("secret.py")
+    secret.write_text("KEY = 'sk_live_1'\n")
+    (app / "a" / "x").mkdir(parents=True)
+    (app / "a" / "b").symlink_to("x")
+    (app / "a" / "x" / "usr").symlink_to("/usr/share")
+    (app / "a" / "x" / "link.py").symlink_to(target.format(secret=secret))
+    code = run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)])
+    assert code == (2 if leads_out else 0)
+    assert bool(archives(fake)) is not leads_out
+    if leads_out:
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"{app}/a/x/link.py is a link to" in told
+
+
 def test_every_option_is_understood(fake: Fake, capsys: Captured) -> None:
     words = "--env A=1 --network egress --writable /data --writable /cache --isolation crun"
     words += " --processes 1000 --tmp 1024 --file-size 300 --open-files 8192"

@@ -1,5 +1,6 @@
 """`quiltfn.toml`: what it may say, and how what is wrong is told."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,11 @@ def test_init_overwrites_nothing(tmp_path: Path, capsys: Captured) -> None:
     assert "main.py is there already" in capsys.readouterr().err
     assert [one.name for one in tmp_path.iterdir()] == ["main.py"]
     assert (tmp_path / "main.py").read_text() == "mine"
+    (tmp_path / "main.py").unlink()
+    (tmp_path / "main.py").symlink_to(tmp_path.parent / "elsewhere.py")
+    assert run(["init", str(tmp_path)]) == 1
+    assert "main.py is there already" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["main.py"], "neither half a project, nor a file elsewhere"
 
 
 def test_a_project_is_here_where_no_directory_is_named(

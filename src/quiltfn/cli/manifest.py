@@ -66,7 +66,10 @@ def check(directory: Path) -> None:
             f"{directory / '.npmrc'} is not taken: it could name programs that npm starts, and "
             "would become part of the runtime; put your registries into your own ~/.npmrc"
         )
+    root = os.path.realpath(directory)
     for path in files_of(directory):
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            raise BadParameter(LEAVES.format(path))
         if path.name == PNPM_LOCK:
             check_pnpm(path)
         elif path.name != YARN_LOCK:  # a hint for npm, whose own lock file is checked afterwards

@@ -92,11 +92,12 @@ def upload(
                 "Python it has"
             )
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
-        if source.installers:  # first, as more can be wrong with them
+        code = Path(made) / "code"
+        if source.directory is not None:  # first, as it refuses links that lead out
+            tree.copy(source.directory, code, with_modules=Kind.NODE not in source.installers)
+        if source.installers:
             _add_packages(at, source, target, Path(made) / "packages", done)
         if source.directory is not None:
-            code = Path(made) / "code"
-            tree.copy(source.directory, code, with_modules=Kind.NODE not in source.installers)
             _compile(code, target)
             _send(at, code, "image", done)
     return done

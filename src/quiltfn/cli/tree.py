@@ -1,5 +1,7 @@
 """Copies the files of a runtime into a directory and packs them into an archive."""
 
+import os
+import posixpath
 import shutil
 import tarfile
 from collections.abc import Callable, Collection, Iterator
@@ -11,12 +13,15 @@ from quiltfn.cli.show import one_line
 # Directories that tools make for this machine or user; an image has no use for them.
 LEFT_OUT = (".git", "__pycache__", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 MODULES = "node_modules"
+# Where a link may lead beside the copy itself: the server takes these, and has them in a sandbox.
+LINKED = ("/app", "/usr")
 MTIME = 946_684_800  # the same for all files, so that equal trees give equal archives
 
 
 def copy(source: Path, tree: Path, *, with_modules: bool, left_out: Collection[str] = ()) -> None:
     """Copies `source` to `tree`; links stay links. `with_modules`: copies node_modules too.
-    `left_out`: further names of files and directories that are not copied.
+    `left_out`: further names of files and directories that are not copied. Raises `BadParameter`,
+    also for a link that leads out of the copy: a later step could follow it on this machine.
     """
     left_out = (*LEFT_OUT, *left_out) if with_modules else (*LEFT_OUT, *left_out, MODULES)
     named = shutil.ignore_patterns(*left_out)
@@ -30,6 +35,22 @@ def copy(source: Path, tree: Path, *, with_modules: bool, left_out: Collection[s
         )
     except (OSError, shutil.Error) as error:
         raise BadParameter(f"{source} cannot be copied: {_brief(error)}") from None
+    for path in walk(tree):
+        if path.is_symlink() and _leads_out(path, tree):
+            shown = one_line(f"{source / path.relative_to(tree)} is a link to {path.readlink()}")
+            raise BadParameter(
+                f"{shown}, which leads out of {source}; copy what it leads to into the directory"
+            )
+
+
+def _leads_out(link: Path, tree: Path) -> bool:
+    """Whether a link ends, over all other links on the way, neither in the tree nor in /usr."""
+    end, target = os.path.realpath(link), posixpath.normpath(link.readlink().as_posix())
+    return not (
+        Path(end).is_relative_to(os.path.realpath(tree))
+        or Path(end).is_relative_to("/usr")
+        or any(Path(target).is_relative_to(place) for place in LINKED)
+    )
 
 
 def _compiled(names: list[str]) -> set[str]:

@@ -54,14 +54,17 @@ def watch(directory: Path, turn: Callable[[], object]) -> None:
     seen = stamp(directory)
     turn()
     show.note(f"watching {directory.resolve()}; Ctrl-C ends")
+    # Each directory by itself: a recursive watch would follow links, also one to the root.
     edits = watchfiles.watch(
-        directory,
+        *(place for place, _ in _directories(directory)),
+        recursive=False,
         debounce=SETTLES_MS,
         step=LOOKS_EVERY_MS,
         rust_timeout=500,
         yield_on_timeout=True,
     )
-    # No event comes for an edit during a turn or before watching began, so the files are compared.
+    # No event comes for an edit during a turn, before watching began or in a new directory, so the
+    # files are compared.
     for _ in edits:
         now = stamp(directory)
         if now != seen:
@@ -70,15 +73,23 @@ def watch(directory: Path, turn: Callable[[], object]) -> None:
 
 
 def stamp(directory: Path) -> dict[str, int]:
-    """The time of the last write of each file, without files that tools make."""
+    """The time of the last write of each file, without files that tools make. Links are not
+    followed.
+    """
     found = {}
-    for place, below, names in os.walk(directory):
-        below[:] = [name for name in below if name not in (*tree.LEFT_OUT, tree.MODULES)]
+    for place, names in _directories(directory):
         for name in names:
             with suppress(OSError):
                 path = os.path.join(place, name)
-                found[path] = os.stat(path).st_mtime_ns
+                found[path] = os.lstat(path).st_mtime_ns
     return found
+
+
+def _directories(directory: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every directory with the names of its files."""
+    for place, below, names in os.walk(directory):
+        below[:] = [name for name in below if name not in (*tree.LEFT_OUT, tree.MODULES)]
+        yield place, names
 
 
 def told(turn: Callable[[], object], name: str | None = None) -> None:

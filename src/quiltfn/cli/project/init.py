@@ -1,5 +1,6 @@
 """`quiltfn init`: a small project that can be deployed as it is."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -119,7 +120,7 @@ def init(
     files = {directory / PROJECT_FILE: text, directory / handler: source}
     if requirements is not None:
         files[directory / "requirements.txt"] = requirements
-    there = [str(path) for path in files if path.exists()]
+    there = [str(path) for path in files if os.path.lexists(path)]
     if there:
         verb = "is" if len(there) == 1 else "are"
         show.complain(f"{' and '.join(there)} {verb} there already", "nothing was written")

@@ -71,12 +71,12 @@ class Sources:
     def _runtime(self, table: FunctionTable, settings: NewRuntime) -> NewRuntime:
         files, kind, digest = table.files, Kind(settings.kind), None
         requirements, directory = self._requirements(table, kind), None
+        if requirements is not None and not self._allows_outside:
+            self._check_inside(table.new.name, requirements)
         if files.code is not None:
             code = (self._file.directory / files.code).resolve()
             has_packages = kind in runtime_files.WITH_NODE and (code / "package.json").is_file()
             directory, digest = self._copied(code, with_modules=not has_packages)
-        if requirements is not None and not self._allows_outside:
-            self._check_inside(table.new.name, requirements)
         source = runtime_files.Source(kind=kind, directory=directory, requirements=requirements)
         image, root = self._image(files.image)
         target = None
@@ -108,7 +108,9 @@ class Sources:
         """Raises `BadParameter` if the list of packages or a wheel in it is outside."""
         directory = self._file.directory.absolute()
         paths = [requirements.absolute()]
-        if not is_outside(directory, paths[0]):
+        if requirements.name == lock_files.UV_LOCK:  # it is read together with this file
+            paths.append(paths[0].with_name(lock_files.PROJECT))
+        if not any(is_outside(directory, path) for path in paths):
             lines = lock_files.read(requirements).text.splitlines()
             paths += filter(None, map(local_wheel, lines))
         for path in paths:
