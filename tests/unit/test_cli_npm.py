@@ -123,15 +123,16 @@ def test_packages_of_a_registry_are_installed_and_locked_ones_too(
     assert (app / "node_modules/plain/index.js").is_file()
 
 
-@needs_npm
+@pytest.mark.parametrize("lock", ["package-lock.json", "pnpm-lock.yaml"])
 def test_node_that_obeys_no_variables_is_refused(
-    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
     npm, marker = tmp_path / "npm", tmp_path / "it-ran"
     npm.write_text(f'#!/bin/sh\n[ "$1" = --version ] || touch {marker}\n')
     npm.chmod(0o755)
     monkeypatch.setattr(tools, "found", lambda _: str(npm))
     project(app)
+    (app / lock).write_text("{}")
     with pytest.raises(BadParameter, match="cannot be kept from starting programs"):
         packages.install_node(app)
     assert not marker.exists()

@@ -177,16 +177,16 @@ def install_node(tree: Path) -> None:
         _run([npm, "ci", *options], directory, about)
 
 
-def _check_no_programs(npm: str, directory: Path) -> None:
-    """Raises `BadParameter` if npm could start a program: a Node.js may be built so that it obeys
-    no variables.
+def _check_no_programs(installer: str, directory: Path) -> None:
+    """Raises `BadParameter` if npm or pnpm could start a program: a Node.js may be built so that it
+    obeys no variables, as that within a self-contained pnpm.
     """
     loaded = directory / "loaded"
-    tools.run([npm, "--version"], directory, _environment() | {"QUILTFN_LOADED": str(loaded)})
+    tools.run([installer, "--version"], directory, _environment() | {"QUILTFN_LOADED": str(loaded)})
     if not loaded.is_file():
         raise BadParameter(
-            f"{npm} cannot be kept from starting programs, so nothing is installed: its Node.js "
-            "does not obey NODE_OPTIONS; install another one"
+            f"{installer} cannot be kept from starting programs, so nothing is installed: its "
+            "Node.js does not obey NODE_OPTIONS; install another one, pnpm by npm install -g pnpm"
         )
     loaded.unlink()
 
@@ -203,6 +203,7 @@ def _install_by_pnpm(tree: Path) -> None:
     # Where nothing is that could set it up otherwise: no hooks, no workspace, no settings.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         place = Path(made)
+        _check_no_programs(pnpm, place)
         said = manifest.naming(tree / manifest.MANIFEST, ("workspaces",))
         (place / manifest.MANIFEST).write_text(said, "utf-8")
         shutil.copyfile(tree / manifest.PNPM_LOCK, place / manifest.PNPM_LOCK)
