@@ -15,9 +15,11 @@ class KnownVersions:
         self._store = store
         self._known: dict[tuple[str, int], Version] = {}
         self._size = 0
+        self._forgotten = 0  # how often something was: what was read before may be gone
 
     def forget(self, function_id: str) -> None:
         """The function got a version, with which older ones may have been removed."""
+        self._forgotten += 1
         for key in [key for key in self._known if key[0] == function_id]:
             self._size -= self._known.pop(key).spec.size
 
@@ -28,9 +30,12 @@ class KnownVersions:
         key = entry.function.id, number
         version = self._known.pop(key, None)
         if version is None:
+            before = self._forgotten
             version = await self._store.version(*key)
             if version is None:
                 raise NotFound(no_version(number))
+            if self._forgotten != before:  # it may have been removed since it was read
+                return version
             if key not in self._known:  # else another call was faster
                 self._size += version.spec.size
         self._known[key] = version  # as the newest

@@ -280,3 +280,27 @@ async def test_a_version_that_was_removed_is_none_to_anybody(server: Harness) ->
     assert (await server.invoke(entry)).stdout == b"3\n"
     entry = await server.lifecycle.rollback(entry, 2)  # the control
     assert (await server.invoke(entry)).stdout == b"2\n"
+
+
+async def test_a_version_that_is_removed_while_it_is_read_is_not_kept(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
+    entry = await server.active("echo 1")
+    entry = await server.lifecycle.update(entry, {"handler": "echo 2"})
+    read, was_read, may_answer = server.store.version, asyncio.Event(), asyncio.Event()
+
+    async def late(*key: Any) -> Any:
+        version = await read(*key)
+        was_read.set()
+        await may_answer.wait()
+        return version
+
+    monkeypatch.setattr(server.store, "version", late)
+    reading = asyncio.ensure_future(server.lifecycle.version(entry, 1))
+    await was_read.wait()
+    entry = await server.lifecycle.update(entry, {"handler": "echo 3"})
+    may_answer.set()
+    assert (await reading).number == 1  # it began before
+    with pytest.raises(NotFound, match="no version 1"):
+        await server.lifecycle.version(entry, 1)
