@@ -154,11 +154,11 @@ async def test_a_cold_call_shows_its_sandbox_and_why(traced: Traced, collector: 
 async def test_a_call_that_fails_is_an_error_and_a_refusal_is_none(
     traced: Traced, collector: Collector
 ) -> None:
-    await traced.harness.active("exit 3")
-    await traced.invoke()
+    await traced.harness.active("zz-4711")  # whose log has that name
+    assert "zz-4711" in (await traced.invoke())["error_message"]
     (call,) = await got(collector, "invoke f")
     assert call.status.code == Status.STATUS_CODE_ERROR
-    assert call.status.message == "the handler exited with code 3"
+    assert call.status.message == "the handler exited with code 127"
     assert (await traced.post("/api/functions/invoke/nobody")).status_code == 404
     requests = await got(collector, "POST /api/functions/invoke/{name}", 2)
     assert {one.status.code for one in requests} == {Status.STATUS_CODE_UNSET}

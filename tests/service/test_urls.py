@@ -364,6 +364,8 @@ async def test_an_http_status_from_500_counts_as_an_error_of_a_success(
     listed = (await web("GET", f"/api/invocations?function_id={function}")).json()["invocations"]
     assert [one["http_status"] for one in listed] == [503, 500, 404, 200]
     assert (await web("GET", path)).json()["error_count"] == 2
+    stored = (await web.harness.store.counters())[function]
+    assert (stored.invocation_count, stored.error_count) == (4, 2), "as after a restart"
     series = (await web("GET", f"{path}/series")).json()
     assert sum(point["errors"] for point in series["points"]) == 2
     assert sum(point["statuses"]["success"] for point in series["points"]) == 4
