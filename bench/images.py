@@ -67,7 +67,7 @@ def images_of(own: NodeFile, path: Path, address: str) -> tuple[ImageDirectory, 
     clock, nothing = SystemClock(), Nothing()
     directory = ImageDirectory(path / own.name, clock, ImageLimits())
     directory.start()
-    peers = HttpPeers(own, Directory(address))
+    peers = HttpPeers(own, Directory(address), keys=None)
     parts = ImageParts(directory, nothing, nothing, peers, clock)
     images = FleetImages(own.name, parts, ImageNodes(0.0))
     images.read([Member(name=name, epoch=1, version="2") for name in ("one", "two")])
@@ -101,7 +101,7 @@ async def serve(own: NodeFile, path: Path, told: Connection) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     listener.setblocking(False)
     digests = [(await directory.take(Archive.TAR, pieces(archives(name)))).digest for name in TREES]
-    async with open_peer_server(own, Directory(""), respond, listener):
+    async with open_peer_server(own, Directory(""), respond, listener, keys=None):
         told.send((listener.getsockname()[1], digests))
         await asyncio.to_thread(told.recv)
 
@@ -123,7 +123,7 @@ async def small_requests(peers: HttpPeers, took: list[float]) -> None:
 
 async def measure(own: NodeFile, path: Path, told: tuple[int, list[str]], rounds: int) -> None:
     address = f"127.0.0.1:{told[0]}"
-    peers = HttpPeers(own, Directory(address))
+    peers = HttpPeers(own, Directory(address), keys=None)
     for _ in range(rounds):
         for name, digest in zip(TREES, told[1], strict=True):
             shutil.rmtree(path / own.name, ignore_errors=True)

@@ -70,7 +70,7 @@ async def serve(own: NodeFile, told: Connection) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     listener.setblocking(False)
     ports = listener.getsockname()[1], floor.sockets[0].getsockname()[1]
-    async with open_peer_server(own, Directory(""), respond, listener):
+    async with open_peer_server(own, Directory(""), respond, listener, keys=None):
         told.send(ports)
         await asyncio.to_thread(told.recv)
 
@@ -147,7 +147,7 @@ async def measure(count: int) -> None:
         for name in ("one", "two")
     )
     with another_node(two) as (port, floor_port):
-        peers = HttpPeers(one, Directory(f"127.0.0.1:{port}"))
+        peers = HttpPeers(one, Directory(f"127.0.0.1:{port}"), keys=None)
         await one_after_the_other(peers, count // 10)
         for _ in range(3):
             took, floor = await one_after_the_other(peers, count), await floor_ms(floor_port, count)

@@ -64,19 +64,29 @@ class Verifier(Protocol):
 
 
 class Access:
-    """Tells who a request comes from. `verify` checks signed tokens, if that is configured."""
+    """Tells who a request comes from."""
 
-    def __init__(self, keys: Keys, clock: Clock, verify: Verifier | None = None) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        clock: Clock,
+        *,
+        disabled: Container[str],
+        stale_after_s: float,
+        verify: Verifier | None = None,
+    ) -> None:
+        """`disabled`: tenants whose credentials are refused, but for those of operators.
+        `stale_after_s`: how long keys are accepted that could not be confirmed; infinite on a
+        server that is alone. `verify`: checks signed tokens, if that is configured.
+        """
         self._keys, self._clock, self._verify = keys, clock, verify
+        self._disabled, self._stale_after_s = disabled, stale_after_s
         self._by_prefix: dict[str, Key] = {}
         self._by_id: dict[str, Key] = {}
         self._tenants: set[str] = set()
-        # Tenants whose credentials are refused, but for those of operators.
-        self.disabled: Container[str] = ()
         # No key was ever made and no tokens are configured: every client has all rights.
         self.is_open = verify is None
         self.revision = -1
-        self.stale_after_s = math.inf
         # When memory had all keys of the store, and when it was known that no node has newer ones.
         self._current_at = self._confirmed_at = -math.inf
         self._stamp: object = None
@@ -116,14 +126,14 @@ class Access:
 
     @property
     def _is_stale(self) -> bool:
-        return self._clock.now() - self._confirmed_at > self.stale_after_s
+        return self._clock.now() - self._confirmed_at > self._stale_after_s
 
     def check_current(self) -> None:
         """Raises `StoreUnavailable` if keys may have been revoked that are valid in memory."""
         if self._is_stale:
             raise StoreUnavailable(
                 f"this node has reached neither the store nor all other nodes for more than "
-                f"{self.stale_after_s:g} s, so it cannot tell whether the credential is valid",
+                f"{self._stale_after_s:g} s, so it cannot tell whether the credential is valid",
                 hint="ask another node, or repeat the request",
                 retry_after=1,
             )
@@ -223,7 +233,7 @@ class Access:
         return is_there and key.scope == caller.scope
 
     def _is_refused(self, caller: Caller) -> bool:
-        return caller.tenant_id in self.disabled and caller.scope is not Scope.OPERATOR
+        return caller.tenant_id in self._disabled and caller.scope is not Scope.OPERATOR
 
     def tenants(self) -> dict[str, int]:
         """How many valid keys each tenant has that has some."""

@@ -16,6 +16,7 @@ import structlog
 from msgspec.structs import replace
 
 from quiltfn.catalog import Catalog, Entry
+from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.model import callback
 from quiltfn.model.delivery import (
     CHAIN_MAX,
@@ -37,7 +38,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.invocation import Invocation, Source
 from quiltfn.model.work import Destination
-from quiltfn.ports import STORE_AGAIN_S, Clock, Journal, Page, no_others
+from quiltfn.ports import STORE_AGAIN_S, Journal, Page, no_others
 from quiltfn.ports.deliveries import CallbackFailed, CallbackSender, DeliveryStore
 from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.until_stored import until_stored
@@ -50,8 +51,6 @@ AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
 BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
 # So many functions of a tenant that have no room are looked at in a row; the others a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
-# How often it is looked whether a disabled tenant is enabled again.
-HELD_BACK_S = 1.0
 GONE = 410
 NOT_KEPT = "what was to be sent had to make room for other deliveries and is not kept"
 # Nobody has to be told of these again: they will be the same at the next try.
@@ -70,12 +69,16 @@ class Deliveries:
         catalog: Catalog,
         work: Work,
         journal: Journal,
-        clock: Clock,
         open_sender: Callable[[], CallbackSender],
+        disabled: DisabledTenants,
     ) -> None:
-        """`open_sender`: called once, with the first callback."""
+        """`open_sender`: called once, with the first callback. `disabled`: the tenants whose
+        deliveries wait.
+        """
+        self._disabled = disabled
+        disabled.on_change.append(lambda *_: self._changed.set())
         self._store, self._catalog, self._work = store, catalog, work
-        self._journal, self._clock, self._open_sender = journal, clock, open_sender
+        self._journal, self._clock, self._open_sender = journal, work.clock, open_sender
         self._tracer = work.tracer
         self._sender: CallbackSender | None = None
         self._due: dict[str, tuple[str, int]] = {}  # by function: its tenant, and when
@@ -86,8 +89,6 @@ class Deliveries:
         self._busy: Counter[tuple[str, str]] = Counter()
         self._bytes: Counter[str] = Counter()  # Of the bodies under way, by tenant.
         self._ended: dict[str, str] = {}  # by function: its tenant
-        # Whether nothing of the tenant is sent for now.
-        self.is_disabled: Callable[[str], bool] = lambda _: False
         self._noticing: asyncio.Task[None] | None = None
         # Brings what other nodes have changed, before a delivery fails by what there is.
         self.catch_up = no_others
@@ -169,13 +170,8 @@ class Deliveries:
             self._is_unsure = False
         now_ms = self._now_ms()
         due: defaultdict[str, list[str]] = defaultdict(list)
-        held_back = False
         for function_id, (tenant_id, due_ms) in self._due.items():
-            if due_ms > now_ms:
-                continue
-            if self.is_disabled(tenant_id):
-                held_back = True  # until an operator enables it; then it is late, and sent
-            else:
+            if due_ms <= now_ms and tenant_id not in self._disabled:
                 due[tenant_id].append(function_id)
         # First those of tenants that have fewest under way, however many functions others have.
         is_whole = True
@@ -184,10 +180,7 @@ class Deliveries:
         if not is_whole:
             return LOOK_AGAIN_S
         later = [due for _, due in self._due.values() if due > now_ms]
-        wait = max(0.0, (min(later) - self._now_ms()) / 1000) if later else None
-        if not held_back:
-            return wait
-        return HELD_BACK_S if wait is None else min(wait, HELD_BACK_S)
+        return max(0.0, (min(later) - self._now_ms()) / 1000) if later else None
 
     async def _begin_of(self, tenant_id: str, functions: Sequence[str], now_ms: int) -> bool:
         """Begins what has room of a tenant's functions that have some due. False where there is

@@ -177,7 +177,7 @@ class Invoker:
         node_id: str,
         tracer: Tracer | None = None,
     ) -> None:
-        self._pools, self._journal, self._clock = pools, journal, clock
+        self._pools, self.journal, self._clock = pools, journal, clock
         self.node_id, self.tracer = node_id, tracer
         self._calls: dict[str, _CallState] = {}
         # Calls that were cancelled, of which something may still run.
@@ -244,10 +244,10 @@ class Invoker:
                     record = await self._run(call, held)
             except _Withdrawn:
                 record = self._record_cancelled(call)
-            if self._journal.is_strict:
-                await self._journal.synced()
+            if self.journal.is_strict:
+                await self.journal.synced()
             else:
-                await self._journal.drain()
+                await self.journal.drain()
         except Exception as error:
             await self._failed(call, error)
             raise
@@ -409,8 +409,8 @@ class Invoker:
             error.with_record(call.invocation_id, executed=False)
             try:
                 self._record_failure(call, error)
-                if self._journal.is_strict:
-                    await self._journal.synced()
+                if self.journal.is_strict:
+                    await self.journal.synced()
             except StoreUnavailable as unkept:
                 unkept.with_record(call.invocation_id, executed=False)
                 raise
@@ -439,7 +439,7 @@ class Invoker:
             version=version.number,
         )
         before = self._clock.now()
-        self._journal.opened(record)
+        self.journal.opened(record)
         recorded = self._clock.now() - before
         call.is_handed_over, call.running, call.output = True, record, OutputLog()
         call.started, call.started_at, call.start_timing = started, handed_over, start_timing
@@ -515,7 +515,7 @@ class Invoker:
         """Whether a call that was not begun is forgotten: a store that is away for long would be
         owed one record more with each try of a caller. Of accepted work it has the beginning.
         """
-        return self._journal.is_behind and call.request.conclude is None
+        return self.journal.is_behind and call.request.conclude is None
 
     def end_unstarted(
         self, entry: Entry, request: Request, event: CallEvent, message: str
@@ -566,7 +566,7 @@ class Invoker:
         if record.timeline is not None:
             whole = record.timeline.recorded_for(self._clock.now() - ended)
             record = msgspec.structs.replace(record, timeline=whole)
-            self._journal.amended(record)
+            self.journal.amended(record)
         self._tell_closed(record, call.request)
         return record
 
@@ -589,7 +589,7 @@ class Invoker:
             record = msgspec.structs.replace(record, outcome=request.conclude(record))
         if record.is_final:
             self._count(entry, record)
-        self._journal.closed(record)
+        self.journal.closed(record)
         return record
 
     def _count(self, entry: Entry, record: Invocation) -> None:

@@ -18,7 +18,7 @@ from quiltfn.fleet.calls import FleetCalls
 from quiltfn.fleet.failovers import PATH as FAILOVERS
 from quiltfn.fleet.failovers import Failovers
 from quiltfn.fleet.keys import PATH as KEYS
-from quiltfn.fleet.keys import FleetKeys
+from quiltfn.fleet.keys import FleetKeys, PingedRevisions
 from quiltfn.fleet.membership import Loss, Membership
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import QuiltfnError, StoreUnavailable
@@ -101,13 +101,13 @@ def tell_failovers(membership: Membership, calls: FleetCalls, store: SqlStore) -
     return failovers
 
 
-def follow_keys(membership: Membership, calls: FleetCalls, access: Access) -> FleetKeys:
+def follow_keys(
+    membership: Membership, calls: FleetCalls, access: Access, revisions: PingedRevisions
+) -> FleetKeys:
     """From now on this node asks others about keys while the store does not answer; `run` it."""
     seen, silent = membership.seen, membership.silent
-    keys = FleetKeys(membership.name, access, calls.uncounted, seen, silent)
+    keys = FleetKeys(membership.name, access, calls.uncounted, seen, silent, revisions)
     calls.handlers[KEYS] = keys.answer
-    calls.uncounted.keys = keys
-    access.stale_after_s = membership.times.fence_s
     return keys
 
 

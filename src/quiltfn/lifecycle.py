@@ -62,6 +62,8 @@ DELETE_GRACE_S = 5.0
 # How long a request waits to hear of what other nodes have changed.
 HEAR_MAX_S = 0.5
 FOLLOWED_AT_ONCE = 50
+OPEN_STATES = (FunctionState.ACTIVE, FunctionState.DEPLOYING)
+SUSPENDED = "disabled"
 STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
 
@@ -73,12 +75,14 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the operations need to know of this node: its id, what a function may ask of the
     machine, the limits of its pools. `tenant_instances`: how many instances a tenant may have.
     `owns`: whether this node keeps the `min_instances` of a function, and ends its deployment.
+    `may_run`: whether a tenant's instances may run. Of one whose may not no pool is open.
     """
 
     node_id: str
     host: HostLimits
     runtimes: Runtimes
     pools: PoolLimits
+    may_run: Callable[[str], bool]
     tenant_instances: float = UNBOUNDED
     owns: Callable[[Function], bool] = lambda _: True
 
@@ -133,15 +137,44 @@ class Lifecycle:
             entry = Entry(stored.function, stored.version, stored.counters)
             self._catalog.add(entry)
             if stored.function.state is FunctionState.ACTIVE:
-                self._pools.open(stored.function.id, stored.version, self._limits(stored.function))
+                self._open(stored.function, stored.version)
             else:
                 self._resume_deployment(stored.function)
 
-    def reopen(self, function: Function) -> None:
-        """The pool of an active function serves again that was closed beside its state."""
-        entry = self._catalog.known(function.id)
-        if entry is not None and entry.function.state is FunctionState.ACTIVE:
-            self._pools.open(function.id, entry.version, self._limits(entry.function))
+    def suspend(self, function_id: str) -> None:
+        """Ends the instances of a function whose tenant may not run any more. Its state stays, and
+        a deployment begins again with `reopen`.
+        """
+        entry = self._catalog.known(function_id)
+        if entry is None or entry.function.state not in OPEN_STATES:
+            return
+        if (activity := self._activities.get(function_id)) is not None:
+            activity.deployment = None  # it ends by itself
+        self._pools.close(function_id, SUSPENDED)
+
+    def reopen(self, function_id: str) -> None:
+        """Opens the pool of a function whose tenant may run again, or goes on deploying it."""
+        entry = self._catalog.known(function_id)
+        if entry is None:
+            return
+        if entry.function.state is FunctionState.ACTIVE:
+            self._open(entry.function, entry.version)
+        else:
+            self._resume_deployment(entry.function)
+
+    def _may_run(self, function: Function) -> bool:
+        return self._node.may_run(function.tenant_id)
+
+    def _open(self, function: Function, version: Version) -> None:
+        if self._may_run(function):
+            self._pools.open(function.id, version, self._limits(function))
+
+    def _promote(
+        self, preparation: Preparation, function: Function, version: Version | None = None
+    ) -> None:
+        """Unless the function's tenant was disabled meanwhile. Then `reopen` opens the pool."""
+        if self._may_run(function):
+            preparation.promote(version)
 
     async def aclose(self) -> None:
         """What goes on in the background ends; what is being deployed stays so in the store."""
@@ -477,7 +510,7 @@ class Lifecycle:
         """
         new_version = version if is_new else None
         target = msgspec.structs.replace(function, current_version=version.number)
-        if function.state is not FunctionState.ACTIVE:
+        if function.state is not FunctionState.ACTIVE or not self._may_run(function):
             return await self._commit(
                 target, self._scale, version=version, new_version=new_version, move=move
             )
@@ -486,7 +519,7 @@ class Lifecycle:
             async with self._prepared(target, version, UPDATE_READY_WITHIN_S) as preparation:
                 return await self._commit(
                     target,
-                    lambda _: preparation.promote(),
+                    partial(self._promote, preparation),
                     version=version,
                     new_version=new_version,
                     move=move,
@@ -500,14 +533,18 @@ class Lifecycle:
 
     async def _top_up(self, entry: Entry) -> Entry:
         """Deploy of a function that serves already: the same number of instances is made ready."""
+        if not self._may_run(entry.function):
+            return entry
         error: str | None = None
         function = await self._with_minimum_here(entry.function)
         try:
             async with self._prepared(
                 function, entry.version, DEPLOY_ANSWERS_WITHIN_S
             ) as preparation:
-                preparation.promote()
+                self._promote(preparation, function)
         except NotPrepared as refused:
+            if not self._may_run(function):
+                return self._catalog.get(function.id)
             error = str(refused)
         if error == function.error_message:
             return self._catalog.get(function.id)
@@ -535,6 +572,9 @@ class Lifecycle:
             self._begin_deployment(function.id)
 
     def _begin_deployment(self, function_id: str) -> None:
+        """Unless its tenant may not run: then it stays deploying, until `reopen`."""
+        if not self._may_run(self._catalog.get(function_id).function):
+            return
         activity = self._activities.setdefault(function_id, Activity())
         activity.deployment = self._in_background(self._deployment(function_id, activity))
 
@@ -547,7 +587,7 @@ class Lifecycle:
                         entry,
                         activity,
                         FunctionEvent.READY,
-                        lambda _, version: preparation.promote(version),
+                        partial(self._promote, preparation),
                     ):
                         return
             except ShuttingDown:
@@ -602,8 +642,8 @@ class Lifecycle:
             return True
 
     def _being_deployed(self, function_id: str, activity: Activity) -> Entry | None:
-        """The function, unless it was paused or deleted meanwhile, or paused and resumed: then
-        another task deploys it.
+        """The function, unless it was paused, suspended or deleted meanwhile, or paused and
+        resumed: then another task deploys it.
         """
         if activity.deployment is not asyncio.current_task():
             return None
@@ -673,7 +713,7 @@ class Lifecycle:
         if activity is not None and function.state is not FunctionState.DEPLOYING:
             activity.deployment = None  # it ends by itself
         if function.state is FunctionState.ACTIVE:
-            return self._pools.open(function_id, stored.version, self._limits(function))
+            return self._open(function, stored.version)
         self._scale(function)
         if function.state in (FunctionState.PAUSED, FunctionState.ERROR):
             self._close(function)
@@ -705,10 +745,13 @@ class Lifecycle:
     def _limits(self, function: Function) -> PoolLimits:
         return msgspec.structs.replace(
             self._node.pools,
-            min_instances=function.min_instances if self._node.owns(function) else 0,
+            min_instances=function.min_instances if self._keeps_minimum(function) else 0,
             max_instances=function.max_instances,
             tenant_id=function.tenant_id,
         )
+
+    def _keeps_minimum(self, function: Function) -> bool:
+        return self._node.owns(function) and self._may_run(function)
 
     def _check_quota(self, min_instances: int) -> None:
         """Raises `Unprocessable` for more than a tenant may have at all."""

@@ -6,6 +6,7 @@ which they need each other and close backwards; where opening fails, what was op
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -43,6 +44,7 @@ from quiltfn.canaries import Canaries
 from quiltfn.catalog import Catalog
 from quiltfn.clock import ResumableClock
 from quiltfn.deliveries import Deliveries
+from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.dispatch import Dispatcher
 from quiltfn.elasticity import Elasticity
 from quiltfn.events import Events
@@ -96,7 +98,7 @@ from quiltfn.store import (
 from quiltfn.store.inputs import Cipher
 from quiltfn.telemetry import Telemetry, open_telemetry
 from quiltfn.tenant_images import TenantImages
-from quiltfn.tenants import DisabledTenants
+from quiltfn.tenants import end_or_reopen
 from quiltfn.until_stored import until_stored
 from quiltfn.urls import Urls
 from quiltfn.work import Work
@@ -180,17 +182,17 @@ async def open_platform(
         opened, others = await _opened_store(store, clock, stack)
         membership = await _joined(settings, opened, others, clock, node, stack)
         journal, idempotency = await _started_records(settings, opened, clock, stack)
-        access = await _started_access(settings, SqlKeys(opened.database), clock, node)
+        access, disabled = await _started_access(settings, SqlKeys(opened.database), clock, node)
         stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         parts = _call_parts(settings, opened, pools, invoker, journal, clock)
         shared, fleet = _shared_with_others(membership, node, parts, stock, access, stack)
-        admission, stats, quotas, meter = await restored_quotas(settings, parts, fleet, stack)
-        work, dispatcher, deliveries, schedules = await work_of(parts, admission, settings, node)
+        admission, stats, quotas, meter = await quotas_of(settings, parts, fleet, disabled, stack)
+        work, dispatcher, deliveries, schedules = await work_of(parts, quotas, settings, node)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
         runtimes = await restored_runtimes(settings, node.machine, opened, admission, clock)
         await _share_images(shared, fleet, runtimes.tenant_images, others, parts, stack)
-        lifecycle, elasticity, aliases = await functions_of(parts, settings, node, runtimes)
+        functions = await functions_of(parts, quotas, settings, node, runtimes)
         kept = background_tasks(settings, opened, runtimes.tenant_images, stock, stats, clock)
         services = Services(
             clock=clock,
@@ -198,8 +200,8 @@ async def open_platform(
             admission=admission,
             idempotency=idempotency,
             catalog=parts.catalog,
-            lifecycle=lifecycle,
-            elasticity=elasticity,
+            lifecycle=functions.lifecycle,
+            elasticity=functions.elasticity,
             deliveries=deliveries,
             events=await connected_events(parts, work, dispatcher, schedules, fleet, stack),
             invoker=invoker,
@@ -214,7 +216,7 @@ async def open_platform(
             schedules=schedules,
             stats=stats,
             urls=await _restored_urls(settings, parts, access),
-            aliases=aliases,
+            aliases=functions.aliases,
             quotas=quotas,
             nodes=_nodes(membership, parts),
             fleet=fleet,
@@ -233,15 +235,6 @@ def _own_tasks(parts: CallParts, telemetry: Telemetry, services: Services) -> tu
     """What goes on while the server is open."""
     canaries = Canaries(services.aliases, services.invoker, services.audit, services.clock)
     services.aliases.on_rolled_back.append(services.events.alias_rolled_back)
-    services.deliveries.is_disabled = services.quotas.disabled.__contains__
-    DisabledTenants(
-        services.quotas,
-        services.access,
-        services.catalog,
-        services.lifecycle,
-        parts.pools,
-        services.invoker,
-    )
     services.invoker.defaults = services.aliases.defaults
     services.invoker.default_version = services.aliases.default_version
     return (
@@ -327,19 +320,21 @@ def _shared_with_others(
     if membership is None or node.fleet is None:
         return None, None
     from quiltfn.fleet.calls import FleetCalls  # noqa: PLC0415 - as above
+    from quiltfn.fleet.keys import PingedRevisions  # noqa: PLC0415 - as above
     from quiltfn.joined_fleet import follow_keys, tell_failovers  # noqa: PLC0415 - as above
     from quiltfn.shared_instances import SharedInstances  # noqa: PLC0415 - as above
 
     shared = SharedInstances(stock, membership, parts.clock)
     shared.bind(parts.pools, parts.store, stack)
-    within = parts.invoker, parts.pools, parts.journal, shared.obtain
-    calls = FleetCalls(node.fleet, membership, *within)
+    revisions = PingedRevisions(access)
+    within = parts.invoker, parts.pools, shared.obtain
+    calls = FleetCalls(node.fleet, membership, *within, revisions)
     calls.placement.holders = shared.others
     stack.push_async_callback(calls.aclose)
     failovers = tell_failovers(membership, calls, parts.store)
     stack.push_async_callback(failovers.aclose)
     stack.callback(membership.on_read.remove, failovers.read)
-    _run_until_closed(stack, follow_keys(membership, calls, access).run)
+    _run_until_closed(stack, follow_keys(membership, calls, access, revisions).run)
     return shared, calls
 
 
@@ -425,8 +420,12 @@ def pool_tasks(parts: CallParts) -> tuple[Task, ...]:
     return partial(reap, parts.pools), Parking(parts.pools, calls).run
 
 
-async def restored_quotas(
-    chosen: Settings, parts: CallParts, fleet: "FleetCalls | None", stack: AsyncExitStack
+async def quotas_of(
+    chosen: Settings,
+    parts: CallParts,
+    fleet: "FleetCalls | None",
+    disabled: DisabledTenants,
+    stack: AsyncExitStack,
 ) -> tuple[Admission, SqlStats, Quotas, Metering]:
     """What admits calls, the statistics of calls, the quotas, which are told of every commit
     because they are counted by it, and what measures instances.
@@ -437,7 +436,7 @@ async def restored_quotas(
         admission.others = fleet.tenants
     bound = StorageLimit(tenant=chosen.tenant_stats_bytes, all=chosen.stats_bytes)
     stats = SqlStats(database, parts.clock, bound)
-    quotas = Quotas(SqlQuotas(database), stats, admission, parts.clock)
+    quotas = Quotas(SqlQuotas(database), stats, admission, parts.clock, disabled)
     parts.journal.on_counted.append(quotas.counted)
     await quotas.restore()
     stack.push_async_callback(quotas.aclose)
@@ -450,11 +449,19 @@ def telemetry_of(
     return open_telemetry(chosen, node.machine, clock, node.secret("otlp_headers_file"))
 
 
+class FunctionParts(msgspec.Struct, frozen=True):
+    """What changes functions."""
+
+    lifecycle: Lifecycle
+    elasticity: Elasticity
+    aliases: Aliases
+
+
 async def functions_of(
-    parts: CallParts, chosen: Settings, node: Node, runtimes: Runtimes
-) -> tuple[Lifecycle, Elasticity, Aliases]:
+    parts: CallParts, quotas: Quotas, chosen: Settings, node: Node, runtimes: Runtimes
+) -> FunctionParts:
     """The functions as they were, what changes them, and the aliases that they have."""
-    config = node_config(chosen, node.machine, runtimes)
+    config = node_config(chosen, node.machine, runtimes, quotas.disabled)
     if not parts.store.database.boot.is_alone:
         name = node.machine.node_id
         config = replace(config, owns=lambda function: function.owner_node_id == name)
@@ -462,13 +469,15 @@ async def functions_of(
         parts.catalog, parts.store, parts.versions, parts.pools, parts.clock, config
     )
     await lifecycle.restore()
+    within = parts.catalog, lifecycle, parts.invoker
+    quotas.disabled.on_change.append(partial(end_or_reopen, *within))
     elasticity = Elasticity(lifecycle, SqlOperations(parts.store.database), parts.clock)
     await elasticity.restore()
     stored = SqlAliases(parts.store.database)
     aliases = Aliases(stored, parts.catalog, lifecycle, parts.clock)
     await aliases.restore()
     parts.catalog.on_change.append(aliases.function_changed)
-    return lifecycle, elasticity, aliases
+    return FunctionParts(lifecycle, elasticity, aliases)
 
 
 async def _restored_urls(chosen: Settings, parts: CallParts, access: Access) -> Urls:
@@ -480,7 +489,7 @@ async def _restored_urls(chosen: Settings, parts: CallParts, access: Access) -> 
 
 
 async def work_of(
-    parts: CallParts, admission: Admission, chosen: Settings, node: Node
+    parts: CallParts, quotas: Quotas, chosen: Settings, node: Node
 ) -> tuple[Work, Dispatcher, Deliveries, Schedules]:
     """What callers do with accepted work, what runs it, what tells its end to destinations, and
     what gives more of it when it is due.
@@ -493,7 +502,7 @@ async def work_of(
         pools=parts.pools,
         invoker=parts.invoker,
         policies=policies,
-        admission=admission,
+        admission=quotas.admission,
         journal=parts.journal,
         clock=parts.clock,
         long_output=partial(CallOutputBudget, parts.budgets.outputs),
@@ -514,13 +523,15 @@ async def work_of(
         SqlSchedules(parts.store.database, queue.accept_in),
         parts.catalog,
         work,
-        admission,
+        quotas.admission,
         chosen.tenant_schedules,
     )
-    return work, dispatcher, deliveries_of(parts, queue, work, chosen), schedules
+    return work, dispatcher, deliveries_of(parts, queue, work, quotas.disabled, chosen), schedules
 
 
-def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings) -> Deliveries:
+def deliveries_of(
+    parts: CallParts, queue: SqlWork, work: Work, disabled: DisabledTenants, chosen: Settings
+) -> Deliveries:
     """What sends the ends of accepted work to destinations, told of those from now on."""
 
     def open_sender() -> CallbackSender:
@@ -530,7 +541,7 @@ def deliveries_of(parts: CallParts, queue: SqlWork, work: Work, chosen: Settings
         return Callbacks(chosen.callback_ranges())
 
     store = SqlDeliveries(parts.store.database, queue)
-    deliveries = Deliveries(store, parts.catalog, work, parts.journal, parts.clock, open_sender)
+    deliveries = Deliveries(store, parts.catalog, work, parts.journal, open_sender, disabled)
     parts.invoker.on_closed.append(deliveries.ended)
     return deliveries
 
@@ -678,11 +689,20 @@ async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.wait(tasks)
 
 
-async def _started_access(settings: Settings, keys: SqlKeys, clock: Clock, node: Node) -> Access:
-    access = Access(keys, clock, token_verifier(node))
+async def _started_access(
+    settings: Settings, keys: SqlKeys, clock: Clock, node: Node
+) -> tuple[Access, DisabledTenants]:
+    disabled = DisabledTenants()
+    access = Access(
+        keys,
+        clock,
+        disabled=disabled,
+        stale_after_s=math.inf if node.fleet is None else settings.fleet_fence_s,
+        verify=token_verifier(node),
+    )
     await access.refresh()
     check_address(settings, node.machine, access)
-    return access
+    return access, disabled
 
 
 async def _started_records(
@@ -774,7 +794,9 @@ def check_address(chosen: Settings, machine: HostFacts, access: Access) -> None:
         )
 
 
-def node_config(chosen: Settings, machine: HostFacts, runtimes: Runtimes) -> NodeConfig:
+def node_config(
+    chosen: Settings, machine: HostFacts, runtimes: Runtimes, disabled: DisabledTenants
+) -> NodeConfig:
     return NodeConfig(
         node_id=machine.node_id,
         host=HostLimits(
@@ -783,6 +805,7 @@ def node_config(chosen: Settings, machine: HostFacts, runtimes: Runtimes) -> Nod
             timeout_max_s=chosen.timeout_max_s,
         ),
         runtimes=runtimes,
+        may_run=disabled.may_run,
         tenant_instances=chosen.tenant_instances,
         pools=PoolLimits(
             idle_s=chosen.idle_s,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from quiltfn.admission import Admission, DayUse
+from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.model.errors import CapacityFull, StoreUnavailable, older_node
 from quiltfn.model.stats import DAY_S, FINEST_S, MINUTE_S, CallStats, Stretch, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
@@ -52,19 +53,21 @@ class Quotas:
     """What operators have set for tenants. A change is stored first and holds only then."""
 
     def __init__(
-        self, store: QuotaStore, stats: StatsStore, admission: Admission, clock: Clock
+        self,
+        store: QuotaStore,
+        stats: StatsStore,
+        admission: Admission,
+        clock: Clock,
+        disabled: DisabledTenants,
     ) -> None:
         self._store, self._stats = store, stats
-        self._admission, self._clock = admission, clock
+        self.admission, self._clock = admission, clock
         self._quotas: dict[str, TenantQuota] = {}
         self._counting: dict[str, asyncio.Task[None]] = {}  # By tenant.
         self._counts: set[_Count] = set()
         self._earlier: dict[str, _Earlier] = {}
         self._changing = asyncio.Lock()  # so that memory has what was stored last
-        # Tenants that an operator has disabled. Others see the same set change.
-        self.disabled: set[str] = set()
-        # Is told of a tenant that was disabled or enabled. It must not raise or wait.
-        self.on_disabled: Callable[[str, bool], None] = lambda *_: None
+        self.disabled = disabled  # changed here alone
         # Whether another node of the fleet is of an older version, which knows no disabled tenant.
         self.has_older_nodes: Callable[[], bool] = lambda: False
         admission.on_unknown_use = self._count_soon
@@ -74,7 +77,7 @@ class Quotas:
         for tenant_id, quota in (await self._store.load()).items():
             self._hold(tenant_id, quota)
         limited = {one for one in self._quotas if self._is_limited(one)}
-        if self._admission.limits.gb_seconds_per_day:
+        if self.admission.limits.gb_seconds_per_day:
             limited |= set(await self._stats.tenants())
         for tenant_id in limited:
             if self._is_limited(tenant_id):
@@ -115,8 +118,8 @@ class Quotas:
             await self._store.save(tenant_id, kept)
             self._hold(tenant_id, kept)
         if not self._is_limited(tenant_id):
-            self._admission.forget_use(tenant_id)
-        elif self._admission.used_today(tenant_id) is None:
+            self.admission.forget_use(tenant_id)
+        elif self.admission.used_today(tenant_id) is None:
             await self._count(tenant_id)
 
     def _check_count(self, tenant_id: str, kept: TenantQuota | None) -> None:
@@ -139,13 +142,13 @@ class Quotas:
                 if quota != self._quotas.get(tenant_id):
                     self._hold(tenant_id, quota)
                     if not self._is_limited(tenant_id):
-                        self._admission.forget_use(tenant_id)
+                        self.admission.forget_use(tenant_id)
 
     async def follow_use(self) -> None:
         """Counts what calls on other nodes have used, of tenants that have calls here and a limit:
         those that were looked at longest ago first.
         """
-        asked = self._admission.take_asked(FOLLOWED_AT_ONCE)
+        asked = self.admission.take_asked(FOLLOWED_AT_ONCE)
         for tenant_id in asked:
             if self._is_limited(tenant_id):
                 await self._follow_use(tenant_id)
@@ -163,11 +166,11 @@ class Quotas:
                 del self._earlier[next(iter(self._earlier))]
         recent = await self._used(tenant_id, earlier.border, end)
         if self._is_limited(tenant_id):
-            self._admission.know_use(tenant_id, DayUse(day, earlier.mib_ms + recent))
+            self.admission.know_use(tenant_id, DayUse(day, earlier.mib_ms + recent))
 
     async def gb_seconds_today(self, tenant_id: str) -> float:
         """What the tenant's calls have used today."""
-        known = self._admission.used_today(tenant_id)
+        known = self.admission.used_today(tenant_id)
         return (known or await self._today(tenant_id)).gb_seconds
 
     def counted(self, sums: Mapping[Stretch, CallStats]) -> None:
@@ -179,7 +182,7 @@ class Quotas:
                 if key.tenant_id == count.tenant_id and key.start < count.border:
                     count.is_outdated = True
         for (tenant_id, day), mib_ms in used.items():
-            self._admission.use(tenant_id, day, mib_ms)
+            self.admission.use(tenant_id, day, mib_ms)
 
     async def aclose(self) -> None:
         """Counts no more."""
@@ -193,15 +196,12 @@ class Quotas:
         limits = None
         if quota is not None:
             self._quotas[tenant_id] = quota
-            limits = self._admission.limits.under(quota)
-        self._admission.set_limits(tenant_id, limits)
-        is_disabled = quota is not None and quota.disabled
-        if is_disabled != (tenant_id in self.disabled):
-            (self.disabled.add if is_disabled else self.disabled.discard)(tenant_id)
-            self.on_disabled(tenant_id, is_disabled)
+            limits = self.admission.limits.under(quota)
+        self.admission.set_limits(tenant_id, limits)
+        self.disabled.set(tenant_id, disabled=quota is not None and quota.disabled)
 
     def _is_limited(self, tenant_id: str) -> bool:
-        return bool(self._admission.limits_of(tenant_id).gb_seconds_per_day)
+        return bool(self.admission.limits_of(tenant_id).gb_seconds_per_day)
 
     def _count_soon(self, tenant_id: str) -> None:
         if tenant_id not in self._counting:
@@ -230,7 +230,7 @@ class Quotas:
                 self._counts.remove(count)
             is_known = not count.is_outdated
             if is_known and self._is_limited(tenant_id):
-                self._admission.know_use(tenant_id, used)
+                self.admission.know_use(tenant_id, used)
 
     async def _used(self, tenant_id: str, start: int, end: int) -> int:
         used = await self._stats.usage(tenant_id, (start, end), DAY_S, by_function=False)

@@ -116,6 +116,7 @@ def a_follower(catalog: Catalog, store: Any) -> Follower:
         host=HostLimits(memory_max_mib=65_536, cores=2, timeout_max_s=60),
         runtimes=cast("Any", None),
         pools=PoolLimits(),
+        may_run=lambda _: True,
     )
     pools = LocalPools(FakeSandboxes(), clock)
     lifecycle = Lifecycle(catalog, store, KnownVersions(store), pools, clock, node)

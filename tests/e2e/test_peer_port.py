@@ -26,7 +26,7 @@ __all__ = ["the_lab"]  # a fixture
 
 
 async def ask(own: NodeFile, address: str) -> None:
-    peers = HttpPeers(own, Directory({"two": address}))
+    peers = HttpPeers(own, Directory({"two": address}), keys=None)
     try:
         async with peers.request("two", "GET", b"/", (), b"", CALL) as answer:
             assert answer.status == 200
@@ -50,7 +50,7 @@ def peer_port() -> Iterator[int]:
         return Response()
 
     async def serve() -> None:
-        async with open_peer_server(two, Directory(), respond, listener):
+        async with open_peer_server(two, Directory(), respond, listener, keys=None):
             ready.set()
             await over.wait()
 

@@ -1,6 +1,7 @@
 """Access: a key that nobody knows yet is found, and guessing has the store asked hardly ever."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -34,7 +35,7 @@ class SharedKeys:
 
     def __init__(self, server: SqlStore, tool: SqlStore) -> None:
         self.keys, self.tool = CountedKeys(server.database), SqlKeys(tool.database)
-        self.access = Access(self.keys, SystemClock())
+        self.access = Access(self.keys, SystemClock(), disabled=(), stale_after_s=math.inf)
 
     async def create(self) -> str:
         """As `quiltfn keys create` does."""

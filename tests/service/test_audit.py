@@ -1,6 +1,7 @@
 """The audit log as the API and `quiltfn keys` write it: a real store, and no socket."""
 
 import json
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class AuditedApp:
 async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
     clock = ManualClock()
     async with open_sqlite(with_schema(tmp_path)) as store:
-        access = Access(SqlKeys(store.database), clock)
+        access = Access(SqlKeys(store.database), clock, disabled=(), stale_after_s=math.inf)
         services: Any = SimpleNamespace(
             access=access,
             audit=SqlAudit(store.database),

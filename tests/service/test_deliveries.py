@@ -20,6 +20,7 @@ from quiltfn.callbacks import Callbacks
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.clock import SystemClock
 from quiltfn.deliveries import AT_ONCE, LOOKED_AT, OF_HOST, OF_TENANT, Deliveries
+from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.model import delivery as model
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
 from quiltfn.model.errors import Conflict, NotFound, OutcomeUnknown, StoreUnavailable
@@ -84,7 +85,7 @@ class World:
 
     def __init__(self, store: SqlStore, journal: SpoolJournal) -> None:
         self.store, self.journal, self.clock = store, journal, SystemClock()
-        self.sender = Sender()
+        self.sender, self.disabled = Sender(), DisabledTenants()
         self.catalog = Catalog()
         self.policies = Policies(SqlPolicies(store.database))
         self.queue = SimpleNamespace(arrived=lambda *told: self.arrived.append(told))
@@ -105,7 +106,8 @@ class World:
             clock=self.clock,
         )
         opener = opener or self.sender.open
-        return Deliveries(self.kept, self.catalog, work, self.journal, self.clock, opener)
+        within = self.catalog, work, self.journal
+        return Deliveries(self.kept, *within, opener, self.disabled)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -236,14 +236,20 @@ async def test_a_node_that_did_not_hear_of_a_revocation_runs_nothing_at_others(
         raise StoreUnavailable
 
     monkeypatch.setattr(one.services.access, "refresh", cut_off)
-    forwarding = Nodes(one, two)
+    forwarding, key_header = Nodes(one, two), {"x-api-key": text}
+    await one.services.urls.set(one.catalog.by_name(TENANT, "f"), FunctionUrl())
+    await seen(lambda: two.services.urls.of(one.catalog.by_name(TENANT, "f").function.id))
     assert (await forwarding.call("f", x_api_key=text)).json()["execution_node_id"] == "b"
+    ran = two.sandboxes.calls
+    assert (await forwarding.http.post("/fn/f", headers=key_header)).status_code == 200
+    assert two.sandboxes.calls == ran + 1
     caller = await one.services.access.identify({"x-api-key": text}, "192.0.2.1")
     await revoke_key(two.services.keys, two.clock, key.id)
     await seen(lambda: not two.services.access.still_holds(caller))
     assert one.services.access.still_holds(caller), "it has heard"
     refused = await forwarding.call("f", x_api_key=text)
     assert (refused.status_code, refused.json()["error_code"]) == (401, "UNAUTHORIZED")
+    assert (await forwarding.http.post("/fn/f", headers=key_header)).status_code == 401
     await forwarding.http.aclose()
 
 

@@ -61,6 +61,7 @@ class StoryNode:
             host=HostLimits(memory_max_mib=65_536, cores=2, timeout_max_s=60),
             runtimes=runtimes,  # type: ignore[arg-type]
             pools=PoolLimits(),
+            may_run=lambda _: True,
         )
         self.pools = LocalPools(self.sandboxes, clock)
         versions = KnownVersions(self.store)

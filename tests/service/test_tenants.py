@@ -9,10 +9,15 @@ import pytest
 
 from quiltfn.access import Access
 from quiltfn.model.access import Scope
+from quiltfn.model.errors import StoreUnavailable, TenantDisabled
 from quiltfn.model.schedule import Schedule
+from quiltfn.model.version import VersionSpec
+from quiltfn.model.work import AsyncPolicy, Destination
 from quiltfn.ports import AuditQuery
+from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import open_harness, until
 from service.test_urls import Web
+from timeouts import full_wait
 
 Header = dict[str, str]
 
@@ -214,6 +219,8 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
     assert (stranger.status_code, "acme" in stranger.text) == (503, False)
     by_key = await web("POST", "/fn/acme/f", content=b"x", headers=acme)
     assert by_key.status_code == 503, "its URL asks nobody for a key"
+    with pytest.raises(TenantDisabled):  # also where no credential and no pool refuses it
+        web.harness.services.admission.call("acme")
     # Nobody else notices, and operators see what it has.
     assert (await web("POST", "/fn/umbrella/f", content=b"x")).content == b"x"
     assert await invoked(web, other, umbrella) == 200
@@ -245,8 +252,7 @@ async def test_what_a_disabled_tenant_runs_ends_and_its_instances_go(web: Web) -
     function = await web.function("f", "sleep 60", "acme")
     target = {"min_instances": 1, "max_instances": 2}
     path = f"/api/elasticity/functions/{function}/pool-target"
-    headers = acme | {"X-Tenant-Id": "acme"}
-    assert (await web("POST", path, headers=headers, json=target)).status_code == 200
+    assert (await web("POST", path, headers=within(acme), json=target)).status_code == 200
     call = asyncio.ensure_future(web("POST", f"/api/functions/{function}/invoke", headers=acme))
     await until(lambda: web.harness.invoker.running_calls(function))
     assert web.harness.pools.counts(function).total
@@ -254,13 +260,109 @@ async def test_what_a_disabled_tenant_runs_ends_and_its_instances_go(web: Web) -
     record = (await call).json()
     assert (record["status"], "disabled" in record["error_message"]) == ("cancelled", True)
     await until(lambda: not web.harness.pools.counts(function).total)
-    # No change of its functions starts any.
-    assert await web("POST", f"/api/functions/{function}/resume", headers=within(operator))
-    web.harness.pass_time(5)
-    await asyncio.sleep(0)
-    assert not web.harness.pools.counts(function).total
     await switched(web, operator, "enable")
     await until(lambda: web.harness.pools.counts(function).total)
+
+
+async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web: Web) -> None:
+    """By an operator of that tenant, whose key is accepted, and by one who looks at it."""
+    operator = await web.key("ops", Scope.OPERATOR)
+    own = within(await web.key("acme", Scope.OPERATOR))
+    function = await web.function("f", "echo 1", "acme")
+    path = f"/api/functions/{function}"
+    scaling = f"/api/elasticity/functions/{function}/pool-target"
+    scaled_to = {"min_instances": 1, "max_instances": 2}
+    await switched(web, operator, "disable")
+    await until(lambda: not web.harness.sandboxes.alive)
+    started = len(web.harness.sandboxes.created)
+    for method, target, body in (
+        ("POST", scaling, scaled_to),
+        ("PUT", path, {"handler": "echo 2"}),
+        ("POST", f"{path}/deploy", None),
+        ("POST", f"{path}/rollback", {"version": 1}),
+        ("POST", f"{path}/pause", None),
+        ("POST", f"{path}/resume", None),
+    ):
+        answer = await web(method, target, headers=own, json=body)
+        assert answer.status_code == 200, (target, answer.text)
+        web.harness.pass_time(5)
+        await asyncio.sleep(0.01)
+        assert len(web.harness.sandboxes.created) == started, target
+    shown = (await web("GET", path, headers=within(operator))).json()
+    assert (shown["state"], shown["current_version"]) == ("deploying", 1)
+    await switched(web, operator, "enable")
+    await until(lambda: web.harness.catalog.get(function).function.state == "active")
+    assert web.harness.pools.counts(function).total
+    assert (await web("POST", f"{path}/invoke", headers=own)).json()["stdout"] == "1\n"
+
+
+@pytest.mark.parametrize("change", ["deploy", "update"])
+async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_disabled(
+    web: Web, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Also one whose instances are ready when it is disabled, and that is being stored."""
+    harness, operator = web.harness, await web.key("ops", Scope.OPERATOR)
+    function = await web.function("f", "echo 1", "acme")
+    entry = harness.catalog.get(function)
+    if change == "deploy":
+        await harness.lifecycle.pause(entry)
+    save, saving, may_save = harness.store.save, asyncio.Event(), asyncio.Event()
+
+    async def slow(*saved: Any) -> Any:
+        if saved[0].state == "active":
+            saving.set()
+            await may_save.wait()
+        return await save(*saved)
+
+    monkeypatch.setattr(harness.store, "save", slow)
+    changing = asyncio.ensure_future(
+        harness.lifecycle.resume(entry)
+        if change == "deploy"
+        else harness.lifecycle.update(entry, {"handler": "echo 2"})
+    )
+    await saving.wait()
+    await switched(web, operator, "disable")
+    may_save.set()
+    await changing
+    assert harness.catalog.get(function).function.state == "active"
+    await until(lambda: not harness.sandboxes.alive)
+    harness.pass_time(5)
+    assert not harness.pools.counts(function).total
+    await switched(web, operator, "enable")
+    record = await harness.invoke(entry)
+    assert record.stdout == (b"1\n" if change == "deploy" else b"2\n")
+
+
+async def test_deliveries_of_a_disabled_tenant_wait(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, acme, _ = await keys(web)
+    harness = web.harness
+    function = await web.function("f", "echo 1", "acme")
+    receiver = await web.function("receiver", "cat", "acme")
+    policy = AsyncPolicy(on_success=Destination(function="receiver"))
+    await harness.work.policies.set_policy(function, policy)
+    deliveries = harness.services.deliveries
+    claim, claims, is_down = deliveries._store.claim, [], True
+
+    async def claimed(*asked: Any) -> Any:
+        claims.append(asked)
+        if is_down:
+            raise StoreUnavailable
+        return await claim(*asked)
+
+    monkeypatch.setattr(deliveries._store, "claim", claimed)
+    assert await invoked(web, function, acme, "?mode=async") == 202
+    await until(lambda: claims)  # it is in the store, and due
+    await switched(web, operator, "disable")
+    claims.clear()
+    is_down = False
+    deliveries._changed.set()
+    await asyncio.sleep(full_wait(0.1))
+    assert not claims
+    await switched(web, operator, "enable")
+    await until(lambda: claims)
+    await until(lambda: harness.catalog.get(receiver).counters.invocation_count)
 
 
 async def test_what_a_disabled_tenant_has_queued_waits_and_ticks_are_skipped(web: Web) -> None:
@@ -299,23 +401,38 @@ async def test_what_a_disabled_tenant_has_queued_waits_and_ticks_are_skipped(web
 
 
 async def test_a_disabled_tenant_stays_so_over_a_restart_and_a_change_of_its_quota(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    specialised: list[str] = []
+    specialise = FakeSandbox.specialise
+
+    async def noted(sandbox: FakeSandbox, spec: VersionSpec) -> None:
+        specialised.append(spec.handler)
+        await specialise(sandbox, spec)
+
+    monkeypatch.setattr(FakeSandbox, "specialise", noted)
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         operator, acme, _ = await keys(web)
         function = await web.function("f", "echo 1", "acme")
+        other = await web.function("f", "echo other", "umbrella")
+        for one in (function, other):
+            await harness.lifecycle.set_scaling(harness.catalog.get(one), 2, 2)
         await switched(web, operator, "disable")
         quota = "/api/tenants/acme/quota"
         answer = await web("PUT", quota, headers=operator, json={"functions": 3})
         assert (answer.json()["disabled"], answer.json()["own"]) == (True, ["functions"])
         assert (await web("DELETE", quota, headers=operator)).status_code == 204
+        specialised.clear()
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         await harness.services.access.refresh()
         assert (await web("GET", "/api/functions", headers=acme)).status_code == 403
+        await until(lambda: harness.pools.counts(other).ready == 2)
+        assert set(specialised) == {"echo other"}
         assert not harness.pools.counts(function).total
         await switched(web, operator, "enable")
+        await until(lambda: harness.pools.counts(function).ready == 2)
         assert await invoked(web, function, acme) == 200
         assert (await web("GET", quota, headers=operator)).json()["own"] == []
 
@@ -331,3 +448,25 @@ async def test_a_quota_may_be_0(web: Web) -> None:
     new = {"name": "g", "handler": "echo"}
     assert (await web("POST", "/api/functions", headers=acme, json=new)).status_code == 429
     assert (await web("GET", "/api/functions", headers=acme)).status_code == 200
+
+
+async def test_what_is_queued_waits_while_the_tenant_may_have_no_calls(web: Web) -> None:
+    operator, acme, _ = await keys(web)
+    function = await web.function("f", "echo 1", "acme")
+    harness, quota = web.harness, "/api/tenants/acme/quota"
+    harness.dispatcher.may_begin = lambda: False
+    assert await invoked(web, function, acme, "?mode=async") == 202
+    body = {"calls_in_flight": 0}
+    assert (await web("PUT", quota, headers=operator, json=body)).status_code == 200
+    harness.dispatcher.may_begin = lambda: True
+    begun = harness.sandboxes.calls
+    for _ in range(3):
+        harness.pass_time(120)
+        await asyncio.sleep(0.05)
+    assert (harness.sandboxes.calls, (await web.record(function, acme))["status"]) == (
+        begun,
+        "queued",
+    )
+    assert (await web("DELETE", quota, headers=operator)).status_code == 204
+    harness.pass_time(120)
+    await until(lambda: harness.sandboxes.calls > begun)

@@ -20,7 +20,7 @@ async def test_no_look_begins_anything_behind_the_end(monkeypatch: Any) -> None:
     monkeypatch.setattr(Watching, "read", lambda _, nodes: watched.append(list(nodes)))
     clock, table, now = ManualClock(time.time()), Table("a", "b"), time.time()
     membership = a_node(table, clock)
-    part: Any = SimpleNamespace(load=None, counts=None, on_told=[])
+    part: Any = SimpleNamespace(load=None, counts=None, on_told=[], journal=None)
     own = pair.a_node(pair.a_fleet(now), "a", now)
     calls = FleetCalls(own, membership, part, part, part, part)
     events = Events(clock, 1, part, None)

@@ -11,7 +11,7 @@ import pytest
 from manual_clock import ManualClock
 from quiltfn.access import ANYBODY, Access
 from quiltfn.fleet import keys as module
-from quiltfn.fleet.keys import FleetKeys
+from quiltfn.fleet.keys import FleetKeys, PingedRevisions
 from quiltfn.model.access import Caller, Key, Scope, digest_of
 from quiltfn.model.errors import StoreUnavailable, Unauthorized
 from quiltfn.model.member import Member, NodeState, Presence
@@ -65,11 +65,16 @@ class Nodes:
     def __init__(self, store: Store, *names: str) -> None:
         self.store, self.clock, self.parted = store, ManualClock(), set[str]()
         self.members = [Member(name=name, epoch=1, version="1") for name in names]
-        self.access = {name: Access(store.seen_by(name), self.clock) for name in names}
-        for access in self.access.values():
-            access.stale_after_s = FENCE_S
+        self.access = {
+            name: Access(store.seen_by(name), self.clock, disabled=(), stale_after_s=FENCE_S)
+            for name in names
+        }
+        self.revisions = {name: PingedRevisions(access) for name, access in self.access.items()}
+        peers = cast("Any", self)
         self.keys = {
-            name: FleetKeys(name, access, cast("Any", self), lambda: self.members, self.silent)
+            name: FleetKeys(
+                name, access, peers, lambda: self.members, self.silent, self.revisions[name]
+            )
             for name, access in self.access.items()
         }
         self.asker = ""
@@ -82,7 +87,7 @@ class Nodes:
         if node in self.parted or node not in self.keys:
             raise PeerUnavailable("parted", may_have_run=False)
         if self.asker not in {one.name for one in self.members if one.is_there}:
-            self.keys[node].heard_of(self.asker)
+            self.revisions[node].heard_of(self.asker)
             raise PeerUnavailable("unknown", may_have_run=False)
         request = SimpleNamespace(query=target.partition(b"?")[2])
         response = await self.keys[node].answer(cast("Any", request), cast("Any", None))
@@ -237,10 +242,10 @@ async def test_what_another_node_says_of_a_caller_is_checked(nodes: Nodes) -> No
 async def test_a_newer_revision_in_a_ping_is_asked_for(
     nodes: Nodes, heard: str | None, asks: bool
 ) -> None:
-    keys = nodes.keys["two"]
-    keys.heard(heard)
-    assert keys._is_behind.is_set() == asks
-    assert keys.revision == 1
+    revisions = nodes.revisions["two"]
+    revisions.heard(heard)
+    assert revisions.is_behind.is_set() == asks
+    assert revisions.revision == 1
 
 
 async def test_an_older_response_replaces_nothing(nodes: Nodes) -> None:

@@ -15,11 +15,12 @@ import structlog
 from quiltfn.api import body, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
+from quiltfn.api.callers import identify, named_tenant, visiting
 from quiltfn.api.compression import Compression
 from quiltfn.api.errors import for_strangers
 from quiltfn.api.failures import bug, failure, log_bug
 from quiltfn.api.forwarding import elsewhere
-from quiltfn.api.guards import check_connection, check_credentials, check_origin, is_for_host
+from quiltfn.api.guards import check_connection, check_origin, is_for_host
 from quiltfn.api.help import HelpDocuments
 from quiltfn.api.idempotency import idempotent_request
 from quiltfn.api.passed_on import HELD_BYTES, PassedOnBody, too_long
@@ -37,10 +38,8 @@ from quiltfn.api.route import (
 from quiltfn.api.routes import ROUTES
 from quiltfn.api.services import Services
 from quiltfn.api.system import field_limits
-from quiltfn.api.tenants import named_tenant, visiting
 from quiltfn.api.tracing import traced
 from quiltfn.ids import new_id
-from quiltfn.model.access import Caller
 from quiltfn.model.errors import (
     BadRequest,
     Internal,
@@ -211,7 +210,7 @@ class Endpoint:
                 return Response(status=204, headers=[("allow", self._allow)])
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
-            caller = access.anybody() if is_open else await self._identify(request)
+            caller = access.anybody() if is_open else await identify(access, request)
             visited = named_tenant(request, caller.tenant_id)
             is_own = visited == caller.tenant_id
             caller = caller if is_own else visiting(services, caller, visited, route)
@@ -258,15 +257,6 @@ class Endpoint:
         length = HELD_BYTES if passed.length is None else passed.length
         self._reserve(context, route, min(length, HELD_BYTES))
         context.passed_on = passed
-
-    async def _identify(self, request: Request) -> Caller:
-        """Whose credential it is, or who another node says it is. Raises `Unauthorized`, and
-        `StoreUnavailable`.
-        """
-        if request.forwarded is not None and request.forwarded.caller is not None:
-            return await self._services.access.accept(request.forwarded.caller)
-        check_credentials(request)
-        return await self._services.access.identify(request.headers, request.client)
 
     def _take_body(
         self, context: RequestContext[Services], request: Request, route: Route, limit: int

@@ -13,9 +13,9 @@ import msgspec
 
 from quiltfn.api.budgets import CallOutputBudget
 from quiltfn.api.call_response import LONG_OUTPUT_BYTES, long_response
+from quiltfn.api.callers import identify
 from quiltfn.api.failures import failure
 from quiltfn.api.functions import FunctionServices
-from quiltfn.api.guards import check_credentials, check_origin
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
 from quiltfn.api.live_call import waiting_client
 from quiltfn.api.passed_on import announced_length
@@ -31,7 +31,7 @@ from quiltfn.http_trigger.event import answer_of, event_of
 from quiltfn.http_trigger.target import Target, check_path, target_of
 from quiltfn.http_trigger.webhook import is_ambiguous, is_signed, is_untimely
 from quiltfn.invoke import Request
-from quiltfn.model.access import Caller, Scope
+from quiltfn.model.access import Scope
 from quiltfn.model.errors import (
     BadRequest,
     CapacityFull,
@@ -190,7 +190,7 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
             if _is_page_without_slash(context, target, found):
                 return msgspec.structs.replace(asked, moved_to=_with_slash(context, target))
             return await _versioned(context, asked) if has_version else asked
-    caller = await _identify(context)
+    caller = await identify(services.access, request)
     if found is None or target is None or found.entry.function.tenant_id != caller.tenant_id:
         raise NotFound("there is no such URL")
     context.caller, context.tenant_id = caller, caller.tenant_id
@@ -247,17 +247,6 @@ def called(context: RequestContext[UrlCallServices]) -> CalledFunction | None:
     if asked.needs_no_function:
         return None
     return CalledFunction(asked.found.entry, asked.version is not None)
-
-
-async def _identify(context: RequestContext[UrlCallServices]) -> Caller:
-    access, request = context.services.access, context.request
-    if request.forwarded is not None and request.forwarded.caller is not None:
-        return await access.accept(request.forwarded.caller)
-    if access.is_open:
-        check_origin(request, is_public=False)
-    else:
-        check_credentials(request)
-    return await access.identify(request.headers, request.client)
 
 
 def passes_on(context: RequestContext[UrlCallServices]) -> bool:

@@ -19,7 +19,7 @@ from quiltfn.fleet.files import NodeFile
 from quiltfn.fleet.lost_calls import LostCalls
 from quiltfn.fleet.membership import Membership
 from quiltfn.fleet.peer_server import PeerHandler, open_peer_server
-from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers, PeerRequest
+from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers, KeyRevisions, PeerRequest
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.reports import ReportReader
 from quiltfn.fleet.routing import RoutingTable
@@ -31,7 +31,7 @@ from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.member import Member, NodeState
 from quiltfn.model.pool_load import PoolLoad
-from quiltfn.ports import Journal, Pools
+from quiltfn.ports import Pools
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.ports.streamed_body import StreamedBody
@@ -54,13 +54,14 @@ class FleetCalls:
         membership: Membership,
         invoker: Invoker,
         pools: Pools,
-        journal: Journal,
         obtain: Callable[[str], Awaitable[bool]],
+        revisions: KeyRevisions,
     ) -> None:
-        """`obtain`: as `Placement` takes it."""
+        """`obtain`: as `Placement` takes it; `revisions`: of keys, which pings carry."""
+        self._revisions = revisions
         self.name = own.name
         self._own, self._membership, self._invoker = own, membership, invoker
-        self._journal = journal
+        self._journal = journal = invoker.journal
         self._under_way: set[str] = set()  # The calls of other nodes.
         table = RoutingTable()
         self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
@@ -68,7 +69,7 @@ class FleetCalls:
         self._lost = LostCalls(journal, clock, self._is_known_at, times.fence_s)
         self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
         self.tenants = FleetTenants(own.name, clock)
-        self.uncounted = HttpPeers(own, self._directory)
+        self.uncounted = HttpPeers(own, self._directory, revisions)
         self.peers = CountedPeers(self.uncounted)
         self.readers = StreamSlots(READERS_MAX // 4, READERS_MAX, "streams of all nodes open")
         self._own_events: OwnEvents | None = None
@@ -142,8 +143,7 @@ class FleetCalls:
                 self._under_way.discard(asker.call.invocation_id)
 
         within = self._own, self._directory, respond
-        async with open_peer_server(*within, responses=responses) as server:
-            server.keys = self.uncounted.keys
+        async with open_peer_server(*within, responses=responses, keys=self._revisions):
             try:
                 yield
             finally:

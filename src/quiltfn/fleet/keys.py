@@ -43,6 +43,32 @@ class KeyState(msgspec.Struct, frozen=True, kw_only=True):
 _decode = msgspec.json.Decoder(KeyState).decode
 
 
+class PingedRevisions:
+    """`peers.KeyRevisions` of `Access`: what nodes hear of each other. `is_behind`: set once a node
+    knows a later revision.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access, self.is_behind = access, asyncio.Event()
+        # Nodes that asked something since this one reached the store last. One that the store had
+        # not named by then may have changed keys since.
+        self.asked: set[str] = set()
+
+    @property
+    def revision(self) -> int:
+        """As this node knows it, to be sent with a ping."""
+        return self._access.revision
+
+    def heard_of(self, node: str) -> None:
+        """Another node is there: it asks something."""
+        self.asked.add(node)
+
+    def heard(self, revision: str | None) -> None:
+        """The revision that another node has sent with a ping."""
+        if revision is not None and revision.isdecimal() and int(revision) > self._access.revision:
+            self.is_behind.set()
+
+
 class FleetKeys:
     """Keeps `Access` of a node current. `seen`: all nodes, as the store last said. `silent`: those
     of them that should be there, and whose beats the store does not get.
@@ -55,27 +81,11 @@ class FleetKeys:
         peers: Peers,
         seen: Callable[[], Sequence[Member]],
         silent: Callable[[], Sequence[str]],
+        revisions: PingedRevisions,
     ) -> None:
         self._own, self._access, self._peers = own, access, peers
-        self._seen, self._silent = seen, silent
-        self._is_behind = asyncio.Event()
-        # Nodes that asked something since this one reached the store last. One that the store had
-        # not named by then may have changed keys since.
-        self._heard_of: set[str] = set()
-
-    @property
-    def revision(self) -> int:
-        """As this node knows it, to be sent with a ping."""
-        return self._access.revision
-
-    def heard_of(self, node: str) -> None:
-        """Another node is there: it asks something."""
-        self._heard_of.add(node)
-
-    def heard(self, revision: str | None) -> None:
-        """The revision that another node has sent with a ping."""
-        if revision is not None and revision.isdecimal() and int(revision) > self._access.revision:
-            self._is_behind.set()
+        self._seen, self._silent, self._revisions = seen, silent, revisions
+        self._is_behind = revisions.is_behind
 
     async def answer(self, request: Request, _asker: Asker) -> Response:
         """Tells another node which keys this one knows."""
@@ -104,7 +114,7 @@ class FleetKeys:
 
     async def show_itself(self) -> None:
         """What this node does while it reaches the store."""
-        self._heard_of.clear()
+        self._revisions.asked.clear()
         await asyncio.gather(*map(self._state, self._silent()))
 
     async def ask(self) -> None:
@@ -118,7 +128,7 @@ class FleetKeys:
         access, asked_at = self._access, self._access.now()
         members = [one for one in self._seen() if one.state is not NodeState.REMOVED]
         removed = {one.name for one in self._seen()} - {one.name for one in members}
-        nodes = {one.name for one in members if one.is_there} | (self._heard_of - removed)
+        nodes = {one.name for one in members if one.is_there} | (self._revisions.asked - removed)
         nodes.discard(self._own)
         states = await asyncio.gather(*map(self._state, nodes))
         for state in states:

@@ -100,18 +100,19 @@ class PeerServer:
         own: NodeFile,
         directory: PeerDirectory,
         handler: PeerHandler,
-        connections_max: int,
         responses: ResponseBudget | None,
+        keys: KeyRevisions | None,
     ) -> None:
+        """`keys`: whose revision pings carry, if any."""
         self.own, self.directory, self.handler = own, directory, handler
         limits = ConnectionLimits(
-            most=connections_max, headers_max=HEADERS_MAX, head_max_bytes=HEAD_MAX_BYTES
+            most=CONNECTIONS_ALL, headers_max=HEADERS_MAX, head_max_bytes=HEAD_MAX_BYTES
         )
         self.connections = Connections(limits, responses)
         self.open: set[PeerServerConnection] = set()
         self.refusals = RefusalLog()
         self.counts: Counter[str] = Counter()
-        self.keys: KeyRevisions | None = None  # Whoever knows keys may set it later.
+        self.keys = keys
 
     def handshake_failed(self, address: object, error: OSError) -> None:
         """Whoever it was has shown no certificate of this fleet, or is no TLS at all."""
@@ -255,14 +256,15 @@ async def open_peer_server(
     directory: PeerDirectory,
     handler: PeerHandler,
     listener: socket.socket | None = None,
-    connections_max: int = CONNECTIONS_ALL,
+    *,
+    keys: KeyRevisions | None,
     responses: ResponseBudget | None = None,
 ) -> AsyncIterator[PeerServer]:
     """Answers other nodes in the block, at the address that the node's file says, or on a bound
-    socket. `connections_max`: of all nodes together; `responses`: where what nodes do not take is
-    counted, None: nowhere else. Raises `BadSetting`.
+    socket. `responses`: where what nodes do not take is counted, None: nowhere else; `keys`: as
+    `PeerServer` takes them. Raises `BadSetting`.
     """
-    server = PeerServer(own, directory, handler, connections_max, responses)
+    server = PeerServer(own, directory, handler, responses, keys)
     with contextlib.closing(listener or bind(own)) as bound:
         acceptor = TlsAcceptor(
             bound, server_context(own), server.connection, server.handshake_failed

@@ -310,12 +310,13 @@ class PeerRequest:
 class HttpPeers:
     """`Peers` of the node that has that file."""
 
-    def __init__(self, own: NodeFile, directory: PeerDirectory) -> None:
+    def __init__(self, own: NodeFile, directory: PeerDirectory, keys: KeyRevisions | None) -> None:
+        """`keys`: whose revision pings carry, if any."""
         self._own, self._directory = own, directory
         self._tls, self._buffer = client_context(own), receive_buffer()
         self._links: dict[str, PeerLink] = {}
         self._looking: asyncio.Task[None] | None = None
-        self.keys: KeyRevisions | None = None  # Whoever knows keys may set it later.
+        self.keys = keys
         self.is_closed = False  # No more requests are sent.
 
     def request(

@@ -13,11 +13,8 @@ from collections.abc import Awaitable, Callable, Collection
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.pool_load import PoolLoad
+from quiltfn.ports import no_others
 from quiltfn.ports.placement import Destination, ImagePlaces
-
-
-async def nothing_new() -> None:
-    """What a node does to catch up that has everything."""
 
 
 class Placement:
@@ -41,7 +38,7 @@ class Placement:
         self._table, self._pool, self._obtain, self.image = table, pool, obtain, image
         self._serves, self._may_take = serves, takes_calls
         self.may_start: Callable[[], bool] = lambda: True  # whether anything may start here
-        self.catch_up: Callable[[], Awaitable[None]] = nothing_new
+        self.catch_up: Callable[[], Awaitable[None]] = no_others
         # The nodes that have the places of a function, as the fleet said when one was asked for.
         self.holders: Callable[[str], Collection[str]] = lambda _: ()
         # Each is told what a node says of a pool with its answer. It must not raise or wait.

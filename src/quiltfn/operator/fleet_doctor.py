@@ -342,7 +342,7 @@ async def _asked(
 ) -> list[Finding]:
     directory, turn = MemberDirectory(own.name), asyncio.Semaphore(AT_ONCE)
     directory.learned(members)
-    asking = HttpPeers(own, directory)
+    asking = HttpPeers(own, directory, keys=None)
 
     async def ask(one: Member) -> Finding:
         async with turn:

@@ -166,7 +166,7 @@ async def image_fleet(path: Path, *names: str, all_bytes: int = 0) -> AsyncItera
             tenant_images = TenantImages(
                 made.store, images, made.clock, lambda _: 10**12, all_bytes
             )
-            peers = HttpPeers(own, directory)
+            peers = HttpPeers(own, directory, keys=None)
             stack.push_async_callback(peers.aclose)
             parts = ImageParts(images, tenant_images, Copies(made.store), peers, made.clock)
             fleet = FleetImages(name, parts, ImageNodes(PATIENCE_S))
@@ -177,7 +177,7 @@ async def image_fleet(path: Path, *names: str, all_bytes: int = 0) -> AsyncItera
             made.nodes[name] = node
             made.store.nodes.append(node)
             await stack.enter_async_context(
-                open_peer_server(own, directory, node.handle, bound[name])
+                open_peer_server(own, directory, node.handle, bound[name], keys=None)
             )
         made.tell()
         yield made

@@ -107,8 +107,8 @@ async def a_pair(now: float) -> AsyncIterator[Pair]:
     async def handle(request: Request, forwarded: Asker) -> Response:
         return await holder[0].handle(request, forwarded)
 
-    async with open_peer_server(two, of_two, handle, bound) as server:
-        peers = HttpPeers(one, of_one)
+    async with open_peer_server(two, of_two, handle, bound, keys=None) as server:
+        peers = HttpPeers(one, of_one, keys=None)
         pair = Pair(fleet, one, two, peers, server, of_one, of_two, port)
         holder.append(pair)
         try:

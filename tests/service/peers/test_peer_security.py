@@ -54,7 +54,7 @@ async def told(log: list[Any], text: str) -> dict[str, Any]:
 async def ask_as(pair: Pair, own: NodeFile, name: str = "two") -> tuple[int, bytes]:
     """One request of a node that has that file."""
     directory = Directory({name: f"127.0.0.1:{pair.port}"})
-    peers = HttpPeers(own, directory)
+    peers = HttpPeers(own, directory, keys=None)
     try:
         async with peers.request(name, "GET", b"/x", (), b"", CALL) as answer:
             return answer.status, await answer.read(1000)
@@ -113,7 +113,7 @@ async def test_a_node_of_another_fleet_is_not_taken_for_one_of_this(pair: Pair) 
     bound = listener()
     with bound:
         pair.of_one.addresses["two"] = f"127.0.0.1:{bound.getsockname()[1]}"
-        async with open_peer_server(other, Directory(), pair.handle, bound):
+        async with open_peer_server(other, Directory(), pair.handle, bound, keys=None):
             with pytest.raises(PeerUnreachable, match="its certificate is refused"):
                 await pair.ask()
     assert not pair.seen
@@ -132,7 +132,7 @@ async def test_a_certificate_that_has_expired_is_refused(
     with bound:
         pair.of_one.addresses["two"] = f"127.0.0.1:{bound.getsockname()[1]}"
         old = a_node(fleet, "two", before, days=3)
-        async with open_peer_server(old, Directory(), pair.handle, bound):
+        async with open_peer_server(old, Directory(), pair.handle, bound, keys=None):
             with pytest.raises(PeerUnreachable, match=r"certificate is refused: .*expired"):
                 await pair.ask()
     assert not pair.seen

@@ -1,0 +1,74 @@
+"""Who the caller of a request is, and in which tenant an operator acts."""
+
+import msgspec
+
+from quiltfn.access import Access
+from quiltfn.api.guards import check_credentials, check_origin
+from quiltfn.api.request import Request
+from quiltfn.api.route import Route, RouteServices
+from quiltfn.model.access import Caller, Scope, check_tenant
+from quiltfn.model.errors import BadRequest, Forbidden, NotFound, Unprocessable
+from quiltfn.quotas import NONE, Quotas
+
+VISITED = "x-tenant-id"
+
+
+async def identify(access: Access, request: Request) -> Caller:
+    """Whose credential it is, or who another node says it is. Raises as `Access.identify` and
+    `Access.accept`.
+    """
+    if request.forwarded is not None and request.forwarded.caller is not None:
+        return await access.accept(request.forwarded.caller)
+    if access.is_open:
+        check_origin(request, is_public=False)
+    else:
+        check_credentials(request)
+    return await access.identify(request.headers, request.client)
+
+
+class VisitedServices(RouteServices):
+    """What says whether there is a tenant."""
+
+    quotas: Quotas
+
+
+def check_known(services: VisitedServices, tenant_id: str) -> None:
+    """Raises `NotFound` for a name that nobody uses. Whoever signs tokens may use any."""
+    access = services.access
+    is_used = services.catalog.count(tenant_id) or access.knows(tenant_id) or access.takes_tokens
+    if not is_used and services.quotas.of(tenant_id) == NONE:
+        raise NotFound(
+            f"there is no tenant {tenant_id}", hint="quiltfn tenants list shows those there are"
+        )
+
+
+def named_tenant(request: Request, own: str) -> str:
+    """The tenant that a request is about: `own` unless its header names one. Raises `BadRequest`
+    where there are two.
+    """
+    if VISITED in request.headers.repeated:
+        raise BadRequest("there must be one X-Tenant-Id header", hint="send it once")
+    return request.headers.get(VISITED, own)
+
+
+def visiting(services: VisitedServices, caller: Caller, tenant_id: str, route: Route) -> Caller:
+    """The operator within the tenant that the header names. Raises `Forbidden`, `Unprocessable` and
+    `NotFound`.
+    """
+    if not caller.scope.includes(Scope.OPERATOR):
+        raise Forbidden(
+            "X-Tenant-Id must be the tenant of the credential, unless that is an operator's",
+            hint="use a key made with --scope operator, or leave the header out",
+        )
+    try:
+        check_tenant(tenant_id)
+    except Unprocessable as error:
+        expected = (error.details or {}).get("expected", "")
+        raise Unprocessable.field("X-Tenant-Id", str(expected), tenant_id, "acme") from None
+    if not (route.scope in (Scope.READ, Scope.OPERATOR) or route.for_visitors):
+        raise Forbidden(
+            "in another tenant an operator sees, pauses, resumes, scales and cancels",
+            hint="for anything else use a key of that tenant",
+        )
+    check_known(services, tenant_id)
+    return msgspec.structs.replace(caller, tenant_id=tenant_id, is_visiting=True)

@@ -1,0 +1,29 @@
+"""DisabledTenants: which tenants an operator has disabled; `Quotas` stores it."""
+
+from collections.abc import Callable
+
+
+class DisabledTenants:
+    """The disabled tenants, as this node knows them. `Quotas` changes them; whoever refuses or
+    holds back something of a tenant is made with them.
+    """
+
+    def __init__(self) -> None:
+        self._tenants: set[str] = set()
+        # Each is told that a tenant was disabled (True) or enabled. It must not raise or wait.
+        self.on_change: list[Callable[[str, bool], None]] = []
+
+    def __contains__(self, tenant_id: object) -> bool:
+        return tenant_id in self._tenants
+
+    def may_run(self, tenant_id: str) -> bool:
+        """Whether instances of the tenant may run."""
+        return tenant_id not in self._tenants
+
+    def set(self, tenant_id: str, *, disabled: bool) -> None:
+        """Disables or enables a tenant, and tells of it if that is new."""
+        if disabled == (tenant_id in self._tenants):
+            return
+        (self._tenants.add if disabled else self._tenants.discard)(tenant_id)
+        for listener in self.on_change:
+            listener(tenant_id, disabled)
