@@ -15,8 +15,16 @@ from quiltfn.cli.project.plan import (
     CurrentState,
     DesiredState,
     plan_for,
+    without_secrets,
 )
-from quiltfn.wire import NewAsyncPolicy, NewFunction, NewRuntime, NewSchedule, RecordPolicy
+from quiltfn.wire import (
+    NewAsyncPolicy,
+    NewDestination,
+    NewFunction,
+    NewRuntime,
+    NewSchedule,
+    RecordPolicy,
+)
 from quiltfn.wire.masking import looks_secret, masked
 from unit.canned_server import FUNCTION, ID, Fake, answered_by, version
 from unit.project_simulation import function_of, policy_of, runtime_of, schedule_of
@@ -30,6 +38,32 @@ Captured = pytest.CaptureFixture[str]
 @pytest.mark.parametrize(("name", "value", "is_secret"), CASES)
 def test_what_looks_like_a_secret(name: str, value: str, is_secret: bool) -> None:
     assert looks_secret(name, value) is is_secret
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://a.example/x?token=c4nary&b=1#c", "https://a.example/x?***"),
+        ("https://app:c4nary@a.example/x", "https://***@a.example/x"),
+        ("https://a.example:8443/x?page=2", "https://a.example:8443/x?page=2"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert masked({"on_success": {"url": url}}) == {"on_success": {"url": shown}}
+    wanted = NewAsyncPolicy(on_success=NewDestination(url=url))
+    assert without_secrets(wanted)["on_success"]["url"] == shown
+
+
+def test_what_a_project_lists_as_a_secret_is_exported_by_its_name(tmp_path: Path) -> None:
+    place = tmp_path / PROJECT_FILE
+    text = '[functions.hello]\nsecrets = ["MODE", "GONE", 7]\n'
+    place.write_text(text + '[functions.hello.schedules.nightly]\nsecrets = ["MODE"]\n')
+    table = export.described(FOUND, "hello", file.listed_secrets(place), values=False)
+    for one in (table, table["schedules"]["nightly"]):
+        assert one["secrets"] == ["API_TOKEN", "DB", "MODE"]
+        assert "environment" not in one
+    place.write_text("functions = 3")
+    assert file.listed_secrets(place) == {}
 
 
 def test_a_response_without_secrets_is_left_alone() -> None:
@@ -170,6 +204,21 @@ FOUND = CurrentState(
     },
     schedules={"nightly": schedule_of(NIGHTLY)},
 )
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("listed", [False, True])
+def test_export_reads_the_file_of_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, listed: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(export.state, "check_scope", lambda _: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(export.state, "find", lambda *_: FOUND)  # type: ignore[attr-defined]
+    if listed:
+        (tmp_path / PROJECT_FILE).write_text('[functions.hello]\nsecrets = ["MODE"]\n')
+    assert run(["export", "hello"]) == 0
+    table = capsys.readouterr().out.partition("[functions.hello.schedules")[0]
+    assert ('MODE = "fast"' in table) is not listed
 
 
 @pytest.mark.parametrize("values", [False, True])

@@ -32,6 +32,8 @@ SECRET_VALUE = (
     r"|^(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+=][A-Za-z0-9+/=]{31,}$"
 )
 _NAME, _VALUE = re.compile(SECRET_NAME), re.compile(SECRET_VALUE, re.IGNORECASE)
+# Of a URL, what is before its host and behind its path.
+_URL_SECRETS = re.compile(r"(?<=://)[^/\s@]*(?=@)|(?<=[?#]).+")
 _HUMP = re.compile("([a-z0-9])([A-Z])")
 
 
@@ -58,7 +60,8 @@ def masked_values(environment: Mapping[str, str], secrets: Collection[str] = ())
 
 def masked(value: Any) -> Any:
     """A response of the API, or a part of one, without the values of its fields `environment` that
-    look like secrets, and without those of its fields `secret`. The same object if it has none.
+    look like secrets, without those of its fields `secret`, and without the query and password of
+    a `url` that looks like one. The same object if it has none.
     """
     if isinstance(value, Struct):
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
@@ -78,6 +81,11 @@ def _masked_field(name: Any, value: Any) -> Any:
     if name == "environment" and isinstance(value, dict):
         now = masked_values(value)
         return value if now == value else now
-    if name == "secret" and isinstance(value, str) and value:
+    return masked_text(name, value) if isinstance(value, str) else masked(value)
+
+
+def masked_text(name: str, value: str) -> str:
+    """The value of a field as it may be shown."""
+    if name == "secret" and value:
         return MASK
-    return masked(value)
+    return _URL_SECRETS.sub(MASK, value) if name == "url" and _VALUE.search(value) else value

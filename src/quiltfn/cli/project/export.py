@@ -2,6 +2,8 @@
 
 import re
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Struct
@@ -9,7 +11,7 @@ from msgspec import Struct
 from quiltfn.cli import show
 from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Argument, Option
-from quiltfn.cli.project import file, state, toml
+from quiltfn.cli.project import PROJECT_FILE, file, state, toml
 from quiltfn.cli.project.plan import LABEL, CurrentFunction, CurrentState, as_wanted
 from quiltfn.cli.session import Connection
 from quiltfn.wire import NewAsyncPolicy, NewFunction, NewFunctionUrl, NewSchedule, RecordPolicy
@@ -45,7 +47,9 @@ def export(
         for name in names:
             at.client.functions.get(name)  # says so where there is none
         found = state.find(at, NO_PROJECT, names)
-        tables = {name: described(found, name, values=values) for name in names}
+        path = Path(PROJECT_FILE)
+        known = file.listed_secrets(path) if path.is_file() and not values else {}
+        tables = {name: described(found, name, known, values=values) for name in names}
         if at.output is not Output.TABLE:
             at.print(None, show.encoded({"functions": tables}), lambda _: None)
             return
@@ -55,14 +59,22 @@ def export(
         show.pass_through("\n".join(lines), sys.stdout)
 
 
-def described(found: CurrentState, name: str, *, values: bool) -> dict[str, Any]:
-    """The table of a function, with what is not the default. `values`: with those of secrets."""
+def described(
+    found: CurrentState,
+    name: str,
+    known: Mapping[tuple[str, str | None], frozenset[str]] = {},
+    *,
+    values: bool,
+) -> dict[str, Any]:
+    """The table of a function, with what is not the default. `known`: what the project's file lists
+    as secrets, by function and schedule. `values`: with those of secrets.
+    """
     one = found.functions[name]
     function, prefix = one.function, re.sub("[^A-Z0-9]+", "_", name.upper())
     fields = {field: getattr(function, field) for field in file.OF_FUNCTION}
     table = _not_default(NewFunction, fields)
     if not values:
-        table = _without_secrets(table)
+        table = _without_secrets(table, known.get((name, None), frozenset()))
     if not (function.cluster_id or "").startswith(LABEL):
         table["adopted"] = True
     if one.url is not None:
@@ -77,7 +89,9 @@ def described(found: CurrentState, name: str, *, values: bool) -> dict[str, Any]
         if schedule.function == name
     }
     table["schedules"] = {
-        schedule: fields if values else _without_secrets(fields)
+        schedule: fields
+        if values
+        else _without_secrets(fields, known.get((name, schedule), frozenset()))
         for schedule, fields in schedules.items()
     }
     return {field: value for field, value in table.items() if value not in ({}, None)}
@@ -94,12 +108,12 @@ def _not_default(shape: type[Struct], one: Any, left_out: tuple[str, ...] = ()) 
     return found
 
 
-def _without_secrets(table: dict[str, Any]) -> dict[str, Any]:
+def _without_secrets(table: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     """The table of a function or a schedule with the names alone of variables that look like
-    secrets: a masked value would be deployed as one.
+    secrets, or are `known` as such: a masked value would be deployed as one.
     """
     variables = table.get("environment", {})
-    names = secrets_of(variables)
+    names = sorted({*secrets_of(variables), *known.intersection(variables)})
     if not names:
         return table
     shown = {name: value for name, value in variables.items() if name not in names}

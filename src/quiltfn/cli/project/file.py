@@ -189,6 +189,29 @@ def is_outside(directory: Path, path: str | Path) -> bool:
     return not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(directory))
 
 
+def listed_secrets(path: Path) -> dict[tuple[str, str | None], frozenset[str]]:
+    """The variables that a project's file lists as secrets, by function and schedule (None: the
+    function's own). What else is in the file counts for nothing. Raises `BadParameter`.
+    """
+    try:
+        said = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadParameter(f"{path} cannot be read: {error}") from None
+    found = {}
+    for name, table in _tables_in(said, "functions"):
+        for schedule, one in ((None, table), *_tables_in(table, SCHEDULES)):
+            listed = one.get(SECRETS)
+            texts = listed if isinstance(listed, list) else []
+            found[name, schedule] = frozenset(text for text in texts if isinstance(text, str))
+    return found
+
+
+def _tables_in(table: Mapping[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    inner = table.get(name)
+    items = inner.items() if isinstance(inner, dict) else ()
+    return [(key, one) for key, one in items if isinstance(one, dict)]
+
+
 def project_of(path: Path) -> str:
     """The project's name alone. Raises `BadParameter`."""
     try:

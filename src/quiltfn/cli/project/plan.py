@@ -28,7 +28,7 @@ from quiltfn.wire import (
     ScheduleChanges,
 )
 from quiltfn.wire.fields import fields_of
-from quiltfn.wire.masking import MASK, masked_values, secrets_of
+from quiltfn.wire.masking import masked_text, masked_values, secrets_of
 
 T = TypeVar("T", bound=Struct)
 
@@ -323,7 +323,7 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, Struct):
         fields = {one: getattr(value, one) for one in value.__struct_fields__}
         return {
-            name: MASK if name == "secret" and one else without_secrets(one)
+            name: masked_text(name, one) if isinstance(one, str) else without_secrets(one)
             for name, one in fields.items()
             if one is not None
         }
