@@ -91,9 +91,11 @@ Listener = Callable[[RunningCall], None]
 
 
 class Client(Protocol):
-    """The connection of whoever waits for a response."""
+    """Whoever waits for a response."""
 
-    is_lost: bool
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody will have the response."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +110,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     HTTP response out of a result, and says what it has found: its status, or why it is none, and
     then a handler that succeeded has failed.
     `body`: what a server gets while it arrives, behind the request that is in `payload`. There is
-    no second attempt with it, and it is not kept. `client`: once it is lost, nobody will have the
-    response; None: somebody may ask for it later.
+    no second attempt with it, and it is not kept. `client`: who waits for the response;
+    None: somebody may ask for it later.
     """
 
     payload: bytes | None = None
@@ -323,7 +325,7 @@ class Invoker:
             return False
         for call in self._calls.values():
             client = call.request.client
-            if client is None or not client.is_lost or call.is_handed_over:
+            if client is None or not client.is_abandoned or call.is_handed_over:
                 continue
             if call.entry.function.tenant_id == tenant_id and call.cancelled is None:
                 call.cancelled = GAVE_WAY

@@ -51,7 +51,7 @@ async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(tmp_path: 
             await harness.active("sleep 60", max_instances=1),
             harness.services.admission,
         )
-        left, there = SimpleNamespace(is_lost=True), SimpleNamespace(is_lost=False)
+        left, there = SimpleNamespace(is_abandoned=True), SimpleNamespace(is_abandoned=False)
 
         async def invoke(client: Any) -> Invocation:
             with admission.call(TENANT):

@@ -12,10 +12,11 @@ from urllib.parse import parse_qsl
 
 import structlog
 
+from quiltfn.access import ANYBODY
 from quiltfn.api import body, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
-from quiltfn.api.callers import identify, named_tenant, visiting
+from quiltfn.api.callers import VISITED, identify, visiting
 from quiltfn.api.compression import Compression
 from quiltfn.api.errors import for_strangers
 from quiltfn.api.failures import bug, failure, log_bug
@@ -202,6 +203,8 @@ class Endpoint:
             await access.refresh()
         if route is not None and route.admit is not None:
             return await self._respond_raw(context, request, route)
+        # What only reads is done no longer than somebody waits for it.
+        request.changes_nothing = request.method in ("GET", "HEAD")
         is_open = access.is_open and forwarded is None
         if is_open:
             check_origin(request, is_public=route is not None and route.scope is None)
@@ -210,10 +213,11 @@ class Endpoint:
                 return Response(status=204, headers=[("allow", self._allow)])
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
-            caller = access.anybody() if is_open else await identify(access, request)
-            visited = named_tenant(request, caller.tenant_id)
-            is_own = visited == caller.tenant_id
-            caller = caller if is_own else visiting(services, caller, visited, route)
+            # Keys become stale in a fleet alone.
+            anybody = ANYBODY if services.fleet is None or not is_open else access.anybody()
+            caller = anybody if is_open else await identify(access, request)
+            visits = VISITED in request.headers
+            caller = visiting(services, caller, request, route) if visits else caller
             context.caller, context.tenant_id = caller, caller.tenant_id
             caller.must_have(route.scope)
         if route.action is not None and services.health.draining:
@@ -227,7 +231,6 @@ class Endpoint:
                 self._take_body(context, request, route, limit)
             else:
                 await self._read_body(context, request, route, limit)
-        _end_with_client(request)
         key = request.headers.get("idempotency-key") if route.is_idempotent else None
         if key is None:
             return await self._run(context, request, route)
@@ -411,14 +414,6 @@ class Endpoint:
             error.executed = response.executed
             return failure(error, context.request_id)
         return response
-
-
-def _end_with_client(request: Request) -> None:
-    """What only reads is done no longer than somebody waits for it. Raises `ClientDisconnected`."""
-    if request.method in ("GET", "HEAD"):
-        if request.is_lost:
-            raise ClientDisconnected
-        request.changes_nothing = True
 
 
 def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:

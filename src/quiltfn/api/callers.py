@@ -42,19 +42,15 @@ def check_known(services: VisitedServices, tenant_id: str) -> None:
         )
 
 
-def named_tenant(request: Request, own: str) -> str:
-    """The tenant that a request is about: `own` unless its header names one. Raises `BadRequest`
-    where there are two.
+def visiting(services: VisitedServices, caller: Caller, request: Request, route: Route) -> Caller:
+    """The caller within the tenant that the request's header names: if that is another one, an
+    operator. Raises `BadRequest`, `Forbidden`, `Unprocessable` and `NotFound`.
     """
     if VISITED in request.headers.repeated:
         raise BadRequest("there must be one X-Tenant-Id header", hint="send it once")
-    return request.headers.get(VISITED, own)
-
-
-def visiting(services: VisitedServices, caller: Caller, tenant_id: str, route: Route) -> Caller:
-    """The operator within the tenant that the header names. Raises `Forbidden`, `Unprocessable` and
-    `NotFound`.
-    """
+    tenant_id = request.headers[VISITED]
+    if tenant_id == caller.tenant_id:
+        return caller
     if not caller.scope.includes(Scope.OPERATOR):
         raise Forbidden(
             "X-Tenant-Id must be the tenant of the credential, unless that is an operator's",

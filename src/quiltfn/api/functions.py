@@ -12,7 +12,7 @@ from quiltfn.api.etags import if_match
 from quiltfn.api.fleet_node import FleetNode, all_pools
 from quiltfn.api.function_list import PoolServices, shown_function
 from quiltfn.api.guards import check_connection
-from quiltfn.api.live_call import cancelled_if_lost, stream_call, waiting_client
+from quiltfn.api.live_call import cancelled_if_lost, stream_call
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import CalledFunction, RequestContext
 from quiltfn.api.work import WAIT_MAX_S, WorkServices, accept_call, wants_async
@@ -172,7 +172,7 @@ def _request(
         long_output=output,
         invocation_id=context.invocation_id or new_id(),
         version=version,
-        client=waiting_client(context),
+        client=context.request,
     )
 
 

@@ -17,7 +17,7 @@ from quiltfn.api.live_output import OutputReader, live_events, started
 from quiltfn.api.response import INVOCATION_ID, Response
 from quiltfn.api.route import RequestContext
 from quiltfn.catalog import Entry
-from quiltfn.invoke import Client, Request, RunningCall
+from quiltfn.invoke import Request, RunningCall
 from quiltfn.model.errors import Internal, QuiltfnError
 from quiltfn.model.invocation import Invocation
 
@@ -29,15 +29,6 @@ def ends_with_caller(context: RequestContext[Any]) -> bool:
     """Whether the call is to be cancelled when its caller goes away. Raises `Unprocessable`."""
     wanted = context.headers.get("x-on-disconnect", "continue")
     return parse.one_of(wanted, "X-On-Disconnect", ON_DISCONNECT, "cancel") == "cancel"
-
-
-def waiting_client(context: RequestContext[Any]) -> Client | None:
-    """Who waits for the response; None if the caller can ask for it again by its key, or if another
-    node waits, which does not say whether its caller has left.
-    """
-    request = context.request
-    is_known = request.forwarded is None and "idempotency-key" not in context.headers
-    return request if is_known else None
 
 
 @contextlib.asynccontextmanager

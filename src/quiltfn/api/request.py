@@ -108,6 +108,13 @@ class Request:
     # For who answers it ----------------------------------------------------------------------
 
     @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody will have the response. A caller may ask for it again by its key, and
+        another node does not say whether its caller has left.
+        """
+        return self.is_lost and self.forwarded is None and "idempotency-key" not in self.headers
+
+    @property
     def raw_path(self) -> str:
         """The path as it was sent, percent-encoded."""
         if not self.target:

@@ -17,7 +17,6 @@ from quiltfn.api.callers import identify
 from quiltfn.api.failures import failure
 from quiltfn.api.functions import FunctionServices
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
-from quiltfn.api.live_call import waiting_client
 from quiltfn.api.passed_on import announced_length
 from quiltfn.api.request import Headers
 from quiltfn.api.response import INVOCATION_ID, Header, Response
@@ -356,7 +355,7 @@ def _request(
         invocation_id=context.invocation_id,
         long_output=output,
         version=asked.version,
-        client=waiting_client(context),
+        client=context.request,
     )
     if not asked.is_shell:
         payload = event_of(call, event)
