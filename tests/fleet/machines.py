@@ -245,7 +245,7 @@ class Machines:
         with httpx.Client(
             base_url=node.url, headers=self.headers, timeout=5, trust_env=False
         ) as http:
-            if not http.get("/api/functions/health").json()["ready"]:
+            if not http.get("/api/functions/health").json().get("ready"):
                 return False
             found = http.get("/api/nodes").json().get("nodes", ())
         return [one["presence"] for one in found] == ["present"] * len(self.nodes)
