@@ -22,7 +22,7 @@ from quiltfn.fleet.keys import FleetKeys, PingedRevisions
 from quiltfn.fleet.membership import Loss, Membership
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import QuiltfnError, StoreUnavailable
-from quiltfn.model.member import NodeState, Presence, Report
+from quiltfn.model.member import Member, NodeState, Presence, Report
 from quiltfn.node_report import report_of
 from quiltfn.ports import Clock
 from quiltfn.ports.fleet import NodeRemoved
@@ -105,8 +105,12 @@ def follow_keys(
     membership: Membership, calls: FleetCalls, access: Access, revisions: PingedRevisions
 ) -> FleetKeys:
     """From now on this node asks others about keys while the store does not answer; `run` it."""
-    seen, silent = membership.seen, membership.silent
-    keys = FleetKeys(membership.name, access, calls.uncounted, seen, silent, revisions)
+
+    def others() -> list[Member]:
+        return [one for one in membership.seen() if one.name != membership.name]
+
+    agree_s = membership.times.end_s - membership.times.fence_s  # keys end with the instances
+    keys = FleetKeys(access, calls.uncounted, others, membership.silent, revisions, agree_s)
     calls.handlers[KEYS] = keys.answer
     return keys
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from quiltfn.model.errors import StoreUnavailable, Unauthorized
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.placement import PeerUnavailable
 
-FENCE_S = 10.0
+FENCE_S, AGREE_S = 10.0, 50.0
 SECRET = f"quilt_sk_{'a' * 12}_{'x' * 43}"
 TOKEN = Caller(tenant_id="acme", scope=Scope.READ, credential="token", token_ends_at=10**10)
 
@@ -73,11 +74,16 @@ class Nodes:
         peers = cast("Any", self)
         self.keys = {
             name: FleetKeys(
-                name, access, peers, lambda: self.members, self.silent, self.revisions[name]
+                *(access, peers, partial(self.others, name), self.silent),
+                revisions=self.revisions[name],
+                agree_s=AGREE_S,
             )
             for name, access in self.access.items()
         }
         self.asker = ""
+
+    def others(self, name: str) -> list[Member]:
+        return [one for one in self.members if one.name != name]
 
     def silent(self) -> list[str]:
         return sorted(self.store.cut_off & {one.name for one in self.members})
@@ -166,6 +172,21 @@ async def test_a_valid_key_during_an_outage(
     nodes.store.cut_off, nodes.parted = set(), set()
     await nodes.after(1)
     assert await nodes.invoke("two") == 200
+
+
+async def test_nodes_without_the_store_agree_for_a_while_only(nodes: Nodes) -> None:
+    """All may miss what was revoked by a command, or at a node that none of them knows."""
+    nodes.store.cut_off = {"one", "two", "three"}
+    nodes.store.revoke()
+    for _ in range(int(AGREE_S + FENCE_S)):
+        await nodes.after(1)
+        assert await nodes.invoke("two") == 200
+    await nodes.after(1)
+    assert await nodes.invoke("two") == 503
+    nodes.store.cut_off = {"one", "two"}
+    await nodes.after(1)
+    await nodes.after(1)
+    assert await nodes.invoke("two") == 401
 
 
 async def test_nodes_that_left_or_were_removed_need_not_respond(nodes: Nodes) -> None:

@@ -70,22 +70,23 @@ class PingedRevisions:
 
 
 class FleetKeys:
-    """Keeps `Access` of a node current. `seen`: all nodes, as the store last said. `silent`: those
-    of them that should be there, and whose beats the store does not get.
+    """Keeps `Access` of a node current. `seen`: the other nodes, as the store last said. `silent`:
+    those of them that should be there, and whose beats the store does not get. `agree_s`: how old
+    keys may be that nodes confirm to each other.
     """
 
     def __init__(
         self,
-        own: str,
         access: Access,
         peers: Peers,
         seen: Callable[[], Sequence[Member]],
         silent: Callable[[], Sequence[str]],
         revisions: PingedRevisions,
+        agree_s: float,
     ) -> None:
-        self._own, self._access, self._peers = own, access, peers
+        self._access, self._peers = access, peers
         self._seen, self._silent, self._revisions = seen, silent, revisions
-        self._is_behind = revisions.is_behind
+        self._is_behind, self._agree_s = revisions.is_behind, agree_s
 
     async def answer(self, request: Request, _asker: Asker) -> Response:
         """Tells another node which keys this one knows."""
@@ -123,18 +124,18 @@ class FleetKeys:
 
         If all of them respond, this node knows what any node knows. Then it may go on even if none
         reaches the store: nobody can revoke a key at a node. A node that knows no other one does
-        not vouch for itself: another may have been started since.
+        not vouch for itself: another may have been started since. As all of them may miss one that
+        they do not reach, or a command, they agree for `agree_s` at most.
         """
         access, asked_at = self._access, self._access.now()
         members = [one for one in self._seen() if one.state is not NodeState.REMOVED]
         removed = {one.name for one in self._seen()} - {one.name for one in members}
         nodes = {one.name for one in members if one.is_there} | (self._revisions.asked - removed)
-        nodes.discard(self._own)
         states = await asyncio.gather(*map(self._state, nodes))
         for state in states:
             if state is not None:
                 access.take_over(state.revision, asked_at - state.age_s, state.keys)
-        if nodes and None not in states:
+        if nodes and None not in states and access.age_s <= self._agree_s:
             access.confirm(asked_at)
 
     async def _state(self, node: str) -> KeyState | None:
