@@ -459,12 +459,12 @@ def test_pins_and_names_outlive_a_kill(another: Callable[..., Server]) -> None:
 
 
 def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]) -> None:
-    server = another("--image-grace-s 1 --prewarmed 0").start()
+    server = another("--image-grace-s 3 --prewarmed 0").start()
     api, images = Api(server.url), server.data_dir / "images"
-    words = ("kept", "named", "unused", "below")
-    kept, named, unused, below = (upload(api, saying(word)) for word in words)
+    kept, below = (upload(api, saying(word)) for word in ("kept", "below"))
     add(api, "kept", image=kept, packages=below)
     function = api.active("cat /app/word", runtime="kept")
+    named, unused = (upload(api, saying(word)) for word in ("named", "unused"))
     add(api, "named", image=named)
     api.good("DELETE", f"{RUNTIMES}/kept", status=204)
     until(lambda: {one.name for one in images.iterdir()} == {kept, named, below})
