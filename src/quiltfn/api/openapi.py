@@ -18,6 +18,7 @@ REF = "#/components/schemas/{name}"
 # Every route can answer these; SHUTTING_DOWN and STORE_UNAVAILABLE are 503.
 ALWAYS = ("FORBIDDEN", "INTERNAL", "BAD_REQUEST", "STORE_UNAVAILABLE")
 WITH_CREDENTIAL = ("UNAUTHORIZED", "RATE_LIMITED")
+WITH_TENANT = ("UNPROCESSABLE_ENTITY", "NOT_FOUND")  # X-Tenant-Id
 WITH_BODY = ("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "UNPROCESSABLE_ENTITY")
 HEADERS = {
     "x-request-id": {
@@ -291,7 +292,7 @@ def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
     responses = {str(way.status): good}
     codes = [*ALWAYS, *way.codes]
     if way.scope is not None:
-        codes += WITH_CREDENTIAL
+        codes += (*WITH_CREDENTIAL, *WITH_TENANT)
     if way.body is not None or way.streams:
         codes += WITH_BODY
     elif way.parameters:
