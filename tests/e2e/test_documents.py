@@ -126,7 +126,7 @@ class Terminal:
                 check=False,
                 start_new_session=True,
             )
-        said, complained = out.read_text(), err.read_text()
+        said, complained = (one.read_text(errors="replace") for one in (out, err))
         assert done.returncode == 0, f"{name}\n{said}\n{complained}"
         return said, complained
 

@@ -22,7 +22,12 @@ def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
     pools = SimpleNamespace(note=lambda _: "")
     runtimes = SimpleNamespace(is_outdated=lambda *_: False)
     services: Any = SimpleNamespace(
-        catalog=catalog, budgets=budgets, limits=ApiLimits(), pools=pools, runtimes=runtimes
+        catalog=catalog,
+        budgets=budgets,
+        limits=ApiLimits(),
+        pools=pools,
+        runtimes=runtimes,
+        aliases=SimpleNamespace(defaults={}),
     )
     request = Request("GET", "/api/functions", Headers())
     context = RequestContext(

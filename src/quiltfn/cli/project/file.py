@@ -25,6 +25,7 @@ from quiltfn.wire import (
 from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 from quiltfn.wire.constraints import Pattern, Rule
 from quiltfn.wire.fields import about, fields_of
+from quiltfn.wire.functions import CLEANUP_FIELD
 from quiltfn.wire.masking import MASK
 
 ENV_FILE = ".env"
@@ -286,9 +287,8 @@ class _Reader:
         files = self._checked(part(OF_FILES), FunctionFiles, place, OF_FILES)
         own = part(OF_FUNCTION, name=name)
         if said.get("kind") == "server":  # one process serves call after call
-            own.setdefault("cleanup_on_exit", False)
-            if own["cleanup_on_exit"] is True:
-                self._tell(place, "cleanup_on_exit must be false with kind server")
+            if own.setdefault(CLEANUP_FIELD, False) is True:
+                self._tell(place, f"{CLEANUP_FIELD} must be false with kind server")
         new = self._checked(own, NewFunction, place, OF_FUNCTION)
         runtime = None
         if any(one in said for one in (*OF_RUNTIME, "code", "requirements", "image")):
