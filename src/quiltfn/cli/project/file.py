@@ -286,9 +286,9 @@ class _Reader:
 
         files = self._checked(part(OF_FILES), FunctionFiles, place, OF_FILES)
         own = part(OF_FUNCTION, name=name)
-        if said.get("kind") == "server":  # one process serves call after call
-            if own.setdefault(CLEANUP_FIELD, False) is True:
-                self._tell(place, f"{CLEANUP_FIELD} must be false with kind server")
+        is_server = said.get("kind") == "server"  # one process serves call after call
+        if is_server and own.setdefault(CLEANUP_FIELD, False) is True:
+            self._tell(place, f"{CLEANUP_FIELD} must be false with kind server")
         new = self._checked(own, NewFunction, place, OF_FUNCTION)
         runtime = None
         if any(one in said for one in (*OF_RUNTIME, "code", "requirements", "image")):
