@@ -15,7 +15,7 @@ from manual_clock import ManualClock
 from quiltfn import claims
 from quiltfn.catalog import Entry
 from quiltfn.dispatch import DUE_SPARE
-from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
+from quiltfn.model.errors import NotFound, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.invocation import ExitKind, Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff
 from quiltfn.observe import metrics
@@ -623,14 +623,10 @@ async def test_a_version_other_than_the_current_one_is_run(server: Harness) -> N
     entry = await server.active("echo one")
     entry = await server.lifecycle.update(entry, {"handler": "echo two"})
     (old,) = await accept(server, entry, version=1)
-    (none,) = await accept(server, entry, version=7)
+    with pytest.raises(NotFound, match="the function has no version 7"):
+        await accept(server, entry, version=7)
     record = await final(server, entry, old)
     assert (record.stdout, record.version) == (b"one\n", 1)
-    record = await final(server, entry, none)
-    assert (record.status, record.error_message) == (
-        Status.ERROR,
-        "the function has no version 7: it was not made, or was removed for newer ones",
-    )
 
 
 async def test_what_no_longer_fits_the_function_is_an_error_that_says_why(server: Harness) -> None:

@@ -72,8 +72,10 @@ def test_tenants_are_listed_disabled_and_enabled(fake: Fake, capsys: Captured) -
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1].split() == ["acme", "disabled", "3", "2", "0"]
     assert (fake.query, "--cursor c2" in printed.err) == ("limit=1", True)
-    for verb in ("disable", "enable"):
-        assert run(["tenants", verb, "acme"]) == 0
+    assert run(["tenants", "disable", "acme"]) == 1, "it was not asked whether it may"
+    capsys.readouterr()
+    for verb, *sure in (("disable", "--yes"), ("enable",)):
+        assert run(["tenants", verb, "acme", *sure]) == 0
         assert capsys.readouterr().out == f"acme is {verb}d\n"
 
 
