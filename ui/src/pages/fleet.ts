@@ -21,10 +21,10 @@ const PLACES_MOST = 6; // that are named in a row
 const COLUMNS: Column[] = [
   { name: "Node", width: "minmax(9rem, 1fr)" },
   { name: "State", width: "6.5rem" },
-  { name: "Last heartbeat", width: "5rem", class: "right wide" },
+  { name: "Last heartbeat", width: "5rem", class: "right roomy" },
   { name: "Calls", width: "5.5rem", class: "right wide" },
   { name: "Instances", width: "8.5rem" },
-  { name: "Free memory", width: "6rem", class: "right wide" },
+  { name: "Free memory", width: "6rem", class: "right roomy" },
   { name: "Lag", width: "4.5rem", class: "right roomy" },
   { name: "Version", width: "4.5rem", class: "roomy" },
   { name: "", width: "7rem", class: "right wide" },
@@ -66,7 +66,7 @@ function Row({ one, all, tabindex, again }: {
       tabindex=${tabindex}>${one.name}</a><small>${one.address ||
         "alone"}${one.is_own && all.length > 1 ? ", answers this page" : ""}</small></div></span>
     <span role="cell"><${Status} of=${stateOf(one)} /></span>
-    <span role="cell" class="num small right wide">${isThere(one)
+    <span role="cell" class="num small right roomy">${isThere(one)
       ? seconds(one.beat_age_seconds)
       : html`<span class="muted">–</span>`}</span>
     <span role="cell"
@@ -75,7 +75,7 @@ function Row({ one, all, tabindex, again }: {
       )}${waits}<//></span>
     <span role="cell"><${Now} of=${one}><${Cells} busy=${one.busy_instances}
       ready=${one.ready_instances} /><//></span>
-    <span role="cell" class="num small right wide"><${Now} of=${one}>${bytes(
+    <span role="cell" class="num small right roomy"><${Now} of=${one}>${bytes(
       one.memory_free_mib * MIB,
     )}<//></span>
     <span role="cell" class="num small right roomy"><${Now} of=${one}>${seconds(
