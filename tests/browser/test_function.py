@@ -188,6 +188,16 @@ def test_a_cold_start_says_why(page: Page, function: Callable[..., Function]) ->
     assert busy.result()["status"] == "cancelled"
 
 
+def counted(one: Function, path: str) -> list[dict[str, int]]:
+    """The errors and calls of a function, as the statistics at `path` have them."""
+    found = one.server.call("GET", path).json()["functions"]
+    return [
+        {"errors": stats["errors"], "calls": stats["calls"]}
+        for stats in found
+        if stats["function_id"] == one.id
+    ]
+
+
 def test_a_function_that_always_fails_has_no_check_mark(
     page: Page, function: Callable[..., Function]
 ) -> None:
@@ -206,6 +216,9 @@ def test_a_function_that_always_fails_has_no_check_mark(
     page.goto(f"/ui/#/?q={name_of(one)}")
     expect(page.get_by_role("row").get_by_text("active, failing")).to_be_attached()
     one.invoke("good")
+    # A commit stores it a moment later, and the page asks when it is opened.
+    asked = "/api/functions/stats?window=3600&limit=1000"
+    until(lambda: {"errors": 1, "calls": 2} in counted(one, asked))
     open_at(page, one)
     expect(state(page)).to_have_text("active")
     expect(last).to_contain_text("the handler exited with code 1")
