@@ -197,14 +197,15 @@ class Endpoint:
         """Who asks, for what, and may they? Then the route's own work, once or again."""
         services = self._services
         access, forwarded = services.access, request.forwarded
+        # What only reads is done no longer than somebody waits for it; a URL calls a function.
+        is_read = request.method in ("GET", "HEAD")
+        request.changes_nothing = is_read and (route is None or route.admit is None)
         # Of a forwarded request the node that was asked has said who its caller is.
         is_known = forwarded is not None and forwarded.caller is not None
         if access.is_open and not is_known and access.is_outdated:
             await access.refresh()
         if route is not None and route.admit is not None:
             return await self._respond_raw(context, request, route)
-        # What only reads is done no longer than somebody waits for it.
-        request.changes_nothing = request.method in ("GET", "HEAD")
         is_open = access.is_open and forwarded is None
         if is_open:
             check_origin(request, is_public=route is not None and route.scope is None)
