@@ -17,8 +17,9 @@ from quiltfn.store.copy import Kind, Row, check_all_ended, check_revision, kinds
 from quiltfn.store.directory import RESTORING, SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.tables import as_bytes
 
-# Where a copy is made. It is no data directory, and the next copy begins by removing it.
-STAGING = "copy.unfinished"
+# Where a copy is made, and what it is renamed to before it is removed. Neither is a data directory,
+# and the next copy begins by removing both.
+STAGING, REMOVED = "copy.unfinished", "copy.removed"
 RUNNING = "SELECT count(*) FROM invocation WHERE status = 'running'"
 
 
@@ -130,8 +131,15 @@ def target(data_dir: Path) -> Iterator[SqliteFile]:
 
 
 def remove_unfinished(data_dir: Path) -> None:
-    """Removes what a copy into the directory has begun."""
-    shutil.rmtree(data_dir / STAGING, ignore_errors=True)
+    """Removes what a copy into the directory has begun.
+
+    It is renamed first: SQLite's threads may still be making it, and can then create no file in it.
+    """
+    removed = data_dir / REMOVED
+    shutil.rmtree(removed, ignore_errors=True)
+    with contextlib.suppress(OSError):  # nothing was begun
+        (data_dir / STAGING).rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def _check_empty(directory: DataDirectory) -> None:
