@@ -31,6 +31,7 @@ RUNSC = "/usr/bin/runsc"
 GVISOR = f"--runsc {RUNSC}"
 # `scripts/soak hostile` plays the whole catalogue: as many tries as it asks for, of five minutes.
 IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
+PREWARMED = "quiltfn_prewarmed_sandboxes "
 CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
 # Where the control groups of servers are, each in one hierarchy: version 1, version 2.
 HOMES = (Path("/sys/fs/cgroup/pids/quiltfn"), Path("/sys/fs/cgroup/quiltfn"))
@@ -379,6 +380,12 @@ class Server:
                 if its := re.search(rf"/quiltfn/{self.id}/([0-9a-f]+)", own):
                     found.setdefault(its[1], []).append(pid)
         return found
+
+    def prewarmed(self) -> int:
+        """How many prewarmed sandboxes are ready for use."""
+        text = self.call("GET", "/metrics").text
+        (line,) = [line for line in text.splitlines() if line.startswith(PREWARMED)]
+        return int(float(line.removeprefix(PREWARMED)))
 
     def guests(self) -> dict[str, int]:
         """The first process of every sandbox that has one, by the sandbox's name."""

@@ -208,6 +208,7 @@ def test_a_prewarmed_sandbox_of_a_base_image_becomes_an_instance(tree: Path) -> 
         add(server, "tiny", base_image=base)
         function = server.deploy("cat /etc/os-release", runtime="tiny")
         until(lambda: len(server.guests()) == 2)  # the instance, and a prewarmed sandbox
+        until(lambda: server.prewarmed() == 1)  # a guest runs before its sandbox is there for use
         before = set(server.guests())
         assert function.invoke()["stdout"] == "ID=tiny\n"
         assert (

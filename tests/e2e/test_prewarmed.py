@@ -11,14 +11,8 @@ from e2e.server import CRUN, Server, until
 pytestmark = pytest.mark.sandbox
 
 
-def count(server: Server) -> int:
-    text = server.call("GET", "/metrics").text
-    (line,) = [one for one in text.splitlines() if one.startswith("quiltfn_prewarmed_sandboxes ")]
-    return int(float(line.split()[1]))
-
-
 def filled(server: Server, wanted: int = 4) -> None:
-    until(lambda: count(server) >= wanted)
+    until(lambda: server.prewarmed() >= wanted)
 
 
 def test_a_cold_start_starts_no_oci_runtime_while_sandboxes_are_prewarmed(
@@ -115,4 +109,4 @@ def test_stopping_ends_prewarmed_sandboxes(server: Server) -> None:
 def test_with_none_prewarmed_a_cold_start_makes_its_sandbox(another: Callable[..., Server]) -> None:
     server = another(options="--prewarmed 0").start()
     assert server.run("echo here")["stdout"] == "here\n"
-    assert count(server) == 0
+    assert server.prewarmed() == 0

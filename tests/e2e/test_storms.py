@@ -45,4 +45,4 @@ def test_a_server_that_acknowledges_work_too_early_is_found_out() -> None:
     """The control: what storms and their checker would miss would be lost unseen."""
     done = storm("kill", "--mistake", "early")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert re.search(r"accepted and lost [1-9]", done.stdout), done.stdout
+    assert re.search(r"accepted and lost [1-9]", done.stdout), done.stdout + done.stderr
