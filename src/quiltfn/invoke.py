@@ -465,7 +465,7 @@ class Invoker:
             RunContext(
                 memory_mib=version.spec.memory_limit_mb,
                 is_value=version.spec.runtime_snapshot.returns_values,
-                has_runner=version.spec.runtime_snapshot.has_own_runner,
+                runner=version.spec.runtime_snapshot.runner,
                 has_network=version.spec.runtime_snapshot.network is not Network.NONE,
             ),
         )

@@ -6,6 +6,7 @@ import pytest
 from contract.stores import a_call, a_function
 from quiltfn.model.failure_reason import of_exit, with_reason
 from quiltfn.model.invocation import CallResult, ExitKind
+from quiltfn.model.runtime import Kind
 
 PYTHON = """looking for zz-4711
 Traceback (most recent call last):
@@ -36,16 +37,20 @@ RAISED = 'Traceback (most recent call last):\n    |   File "/app/main.py", line 
 REFUSED = "ConnectionRefusedError: [Errno 111] Connection refused"
 NO_NETWORK = "; this runtime has no network"
 LOGGED = PYTHON.format("KeyError: 'cached'")
-RUNNER, PROGRAM, SERVER = (True, True), (False, False), (True, False)
+FOREIGN = PYTHON.format("KeyError: 'theirs'") + "SystemExit: theirs\n"  # of a child's log
+IN_NODE, PROGRAM, SERVER = (True, Kind.NODE), (False, None), (True, None)
+RUNNER = (True, Kind.PYTHON)
 
 
-def reason_of(code: int, stderr: str, kind: tuple[bool, bool], *, has_network: bool = False) -> str:
-    is_value, has_runner = kind
+def reason_of(
+    code: int, stderr: str, kind: tuple[bool, Kind | None], *, has_network: bool = False
+) -> str:
+    is_value, runner = kind
     return with_reason(
         code,
         stderr.encode(),
         is_value=is_value,
-        has_runner=has_runner,
+        runner=runner,
         has_network=has_network,
     )
 
@@ -63,13 +68,23 @@ def reason_of(code: int, stderr: str, kind: tuple[bool, bool], *, has_network: b
         (1, GROUP.format(RAISED), RUNNER, "KeyError: 'zz-2' (main.py, line 7)"),
         (1, GROUP.format(RAISED), PROGRAM, "KeyError: 'zz-2' (main.py, line 7)"),
         (1, GROUP.format(""), RUNNER, "ValueError: first (main.py, line 6)"),
-        (1, NODE.format("TypeError: x is none"), RUNNER, "TypeError: x is none (index.js, line 3)"),
+        (
+            1,
+            NODE.format("TypeError: x is none"),
+            IN_NODE,
+            "TypeError: x is none (index.js, line 3)",
+        ),
         (
             1,
             NODE.format("E: a").rstrip() + " {\n  code: 'B',\n  [cause]: E\n}\n",
-            RUNNER,
+            IN_NODE,
             "E: a (index.js, line 3)",
         ),
+        # Exceptions of another language, which the handler has logged.
+        (1, FOREIGN + NODE.format("E: a"), IN_NODE, "E: a (index.js, line 3)"),
+        (1, FOREIGN, IN_NODE, of_exit(1)),
+        (1, NODE.format("E: a"), RUNNER, of_exit(1)),
+        (1, NODE.format("E: a"), PROGRAM, "E: a (index.js, line 3)"),
         # Exceptions that were handled and logged before.
         (3, LOGGED, RUNNER, of_exit(3)),
         (3, LOGGED + "fatal: disk full\nSystemExit: 3\n", RUNNER, of_exit(3)),
@@ -78,7 +93,7 @@ def reason_of(code: int, stderr: str, kind: tuple[bool, bool], *, has_network: b
         (1, "SystemExit: 1\n" + LOGGED, RUNNER, "KeyError: 'cached' (main.py, line 5)"),
         (1, LOGGED + "fatal: full\n", PROGRAM, of_exit(1) + ": fatal: full"),
         (1, LOGGED + "fatal: full\n", SERVER, of_exit(1)),
-        (1, NODE.format("E: a") + "fatal: full\n", RUNNER, of_exit(1)),
+        (1, NODE.format("E: a") + "fatal: full\n", IN_NODE, of_exit(1)),
         (1, NODE.format("E: a") + "fatal: full\n", PROGRAM, of_exit(1) + ": fatal: full"),
         # No exception.
         (1, PYTHON.format("not an exception"), RUNNER, of_exit(1)),
@@ -96,7 +111,7 @@ def reason_of(code: int, stderr: str, kind: tuple[bool, bool], *, has_network: b
     ],
 )
 def test_a_reason_is_what_ended_the_handler(
-    code: int, stderr: str, kind: tuple[bool, bool], expected: str | None
+    code: int, stderr: str, kind: tuple[bool, Kind | None], expected: str | None
 ) -> None:
     reason = reason_of(code, stderr, kind)
     assert expected in (None, reason)

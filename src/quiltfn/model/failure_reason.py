@@ -4,6 +4,8 @@ the exit code. The text is the handler's own: only readers of the record may see
 
 import re
 
+from quiltfn.model.runtime import Kind
+
 TAIL_BYTES = 16 * 1024
 LINE_CHARS, REASON_CHARS = 1000, 200
 TRACEBACK = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):$")
@@ -31,19 +33,22 @@ def of_exit(code: int) -> str:
 
 
 def with_reason(
-    code: int, stderr: bytes, *, is_value: bool, has_runner: bool, has_network: bool
+    code: int, stderr: bytes, *, is_value: bool, runner: Kind | None, has_network: bool
 ) -> str:
     """The exception that ended a handler, with its place, or its exit code. `is_value`: its last
-    line isn't a reason, since whatever it prints goes to its log. `has_runner`: the Python or
-    Node.js runner called it, so an exception has ended it only if it exited with 1.
+    line isn't a reason, since whatever it prints goes to its log. `runner`: Python's or Node.js's
+    called it, so an exception of that language has ended it, and only if it exited with 1.
     """
     text = stderr[-TAIL_BYTES:].decode("utf-8", "replace")
     lines = [line[:LINE_CHARS] for line in text.rstrip().split("\n")]
     header = _last(lines, TRACEBACK)
-    exit_text = _exit_text(lines[header + 1 :]) if has_runner else None
+    exit_text = _exit_text(lines[header + 1 :]) if runner is Kind.PYTHON else None
     exception = None
-    if exit_text is None and (code == BY_EXCEPTION or not has_runner):
-        exception = _python(lines, is_sure=has_runner) or _node(lines)
+    if exit_text is None and (code == BY_EXCEPTION or runner is None):
+        if runner is not Kind.NODE:
+            exception = _python(lines, is_sure=runner is Kind.PYTHON)
+        if exception is None and runner is not Kind.PYTHON:
+            exception = _node(lines)
     if exception is not None:
         said, place = exception
         reason = _shown(said) + (f" ({_shown(place)})" if place else "")

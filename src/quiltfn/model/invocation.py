@@ -8,6 +8,7 @@ import msgspec
 
 from quiltfn.model.failure_reason import of_exit, with_reason
 from quiltfn.model.output import AnswerHead
+from quiltfn.model.runtime import Kind
 from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import Timeline
 
@@ -146,12 +147,12 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the end of a call depends on beside its result. `memory_mib`: the limit of the instance
     that ran it; 0: not known. `is_value`: its standard output is the value that a handler returned.
-    `has_runner`: the Python or Node.js runner called the handler.
+    `runner`: the built-in one that called the handler, Python's or Node.js's.
     """
 
     memory_mib: int = 0
     is_value: bool = False
-    has_runner: bool = False
+    runner: Kind | None = None
     has_network: bool = True
 
 
@@ -311,7 +312,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
                 result.code,
                 result.stderr,
                 is_value=ran_in.is_value,
-                has_runner=ran_in.has_runner,
+                runner=ran_in.runner,
                 has_network=ran_in.has_network,
             )
         if ran_in.is_value and result.stdout_dropped and event is CallEvent.SUCCESS:

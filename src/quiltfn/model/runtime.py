@@ -190,9 +190,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind in (Kind.PYTHON, Kind.NODE, Kind.SERVER)
 
     @property
-    def has_own_runner(self) -> bool:
-        """Whether a runner of ours calls its handlers."""
-        return self.kind in (Kind.PYTHON, Kind.NODE)
+    def runner(self) -> Kind | None:
+        """The language of the built-in runner that calls its handlers; None: they are programs."""
+        return self.kind if self.kind in (Kind.PYTHON, Kind.NODE) else None
 
     def room(self) -> Room:
         """What its sandboxes may use, unless the operator allows less. A runtime that does not say
