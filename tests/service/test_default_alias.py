@@ -239,3 +239,9 @@ def test_what_a_rollback_from_3_to_1_makes_of_an_alias(
     else:
         assert (found.versions, found.is_default) == ((after["version"],), before.is_default)
         assert found.rolled_back == "version 3 was rolled back to version 1"
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_a_rollback_to_the_current_version_ends_no_split_of_other_aliases(is_default: bool) -> None:
+    split = Alias(name="a", version=1, also=Share(version=2, weight=0.1), is_default=is_default)
+    assert split.after_rollback(2, 2).versions == ((2,) if is_default else (1, 2))

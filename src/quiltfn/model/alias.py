@@ -58,14 +58,16 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 
     def after_rollback(self, before: int, version: int) -> "Alias":
         """The alias after a rollback of the function from version `before` to `version`: no
-        invocation by it runs on `before` any more, and a split with that version ends.
+        invocation by it runs on `before` any more, and a split with that version ends. If both are
+        the same, only what the default alias sends elsewhere ends.
         """
         is_there = self.versions == (version,)
-        if is_there or not (self.is_default or before in self.versions):
+        is_left = before != version and before in self.versions
+        if is_there or not (self.is_default or is_left):
             return self
-        kept = self.version if not self.is_default and self.version != before else version
         if before == version:
-            return self.pointing_to(kept)
+            return self.pointing_to(version)
+        kept = self.version if not self.is_default and self.version != before else version
         return self.pointing_to(kept, f"version {before} was rolled back to version {version}")
 
     def choose(self, dice: float) -> int:
