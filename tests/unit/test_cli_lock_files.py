@@ -115,6 +115,29 @@ def test_what_is_locked_goes_before_what_is_not(tmp_path: Path) -> None:
     assert not lock_files.read(tmp_path / "requirements.txt").is_complete
 
 
+@pytest.mark.parametrize(
+    ("link", "beside"), [("requirements.txt", ""), ("uv.lock", ""), ("pyproject.toml", "uv.lock")]
+)
+@pytest.mark.parametrize("leads_out", [True, False])
+def test_a_list_that_links_lead_out_to_is_not_read(
+    tmp_path: Path, link: str, beside: str, leads_out: bool
+) -> None:
+    """Also over a directory that is not copied, in which nobody looks for links."""
+    code = tmp_path / "code"
+    (code / ".venv").mkdir(parents=True)
+    target = (tmp_path if leads_out else code) / "list"
+    target.write_text("s3cr3t-token-of-mine\n")
+    (code / ".venv" / "list").symlink_to(target)
+    (code / link).symlink_to(".venv/list")
+    if beside:
+        (code / beside).write_text("")
+    if leads_out:
+        with pytest.raises(BadParameter, match="leads out of"):
+            lock_files.find(code)
+    else:
+        assert lock_files.find(code) == code / (beside or link)
+
+
 PROJECT = (
     '[project]\nname = "mine"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = ["demo"]\n'
 )

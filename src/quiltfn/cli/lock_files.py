@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from quiltfn.cli import requirements, show, tools
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.cli.tree import is_outside, leads_out
 
 UV_LOCK, PROJECT = "uv.lock", "pyproject.toml"
 PYLOCK = re.compile(r"pylock(\.[^.]+)?\.toml")
@@ -43,8 +44,15 @@ class Listed(Struct, frozen=True):
 
 
 def find(directory: Path) -> Path | None:
-    """The file in a directory that lists its packages, if there is one."""
-    return next((path for name in NAMES if (path := directory / name).is_file()), None)
+    """The file in a directory that lists its packages, if there is one. Raises `BadParameter` for
+    a link that leads out of the directory, over whatever other links.
+    """
+    found = next((path for name in NAMES if (path := directory / name).is_file()), None)
+    read = [] if found is None else [found.name, *([PROJECT] if found.name == UV_LOCK else [])]
+    for name in read:
+        if is_outside(directory, name):
+            raise leads_out(directory / name, directory)
+    return found
 
 
 def find_other(directory: Path) -> Path | None:

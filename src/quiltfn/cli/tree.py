@@ -37,10 +37,23 @@ def copy(source: Path, tree: Path, *, with_modules: bool, left_out: Collection[s
         raise BadParameter(f"{source} cannot be copied: {_brief(error)}") from None
     for path in walk(tree):
         if path.is_symlink() and _leads_out(path, tree):
-            shown = one_line(f"{source / path.relative_to(tree)} is a link to {path.readlink()}")
-            raise BadParameter(
-                f"{shown}, which leads out of {source}; copy what it leads to into the directory"
-            )
+            raise leads_out(source / path.relative_to(tree), source)
+
+
+def leads_out(link: Path, directory: Path) -> BadParameter:
+    """The error for a link in a directory."""
+    shown = one_line(f"{link} is a link to {link.readlink()}")
+    return BadParameter(
+        f"{shown}, which leads out of {directory}; copy what it leads to into the directory"
+    )
+
+
+def is_outside(directory: Path, path: str | Path) -> bool:
+    """Whether a path that there is leads out of the directory, also by links."""
+    place = directory / path
+    if not os.path.lexists(place):
+        return False
+    return not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(directory))
 
 
 def _leads_out(link: Path, tree: Path) -> bool:

@@ -2,7 +2,6 @@
 meaning come from the shapes of `quiltfn.wire`.
 """
 
-import os
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from quiltfn.cli.parsing import BadParameter, nearest
 from quiltfn.cli.project import PROJECT_FILE
 from quiltfn.cli.project.plan import RUNTIME_SETTINGS, DesiredFunction
 from quiltfn.cli.show import one_line
+from quiltfn.cli.tree import is_outside
 from quiltfn.wire import (
     NewAsyncPolicy,
     NewFunction,
@@ -180,14 +180,6 @@ def read(
     if reader.wrong:
         raise BadParameter("\n".join(reader.wrong[:WRONG_FIELDS_MAX]))
     return found
-
-
-def is_outside(directory: Path, path: str | Path) -> bool:
-    """Whether a path that there is leads out of the directory, also by links."""
-    place = directory / path
-    if not os.path.lexists(place):
-        return False
-    return not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(directory))
 
 
 def listed_secrets(path: Path) -> dict[tuple[str, str | None], frozenset[str]]:

@@ -16,10 +16,11 @@ from msgspec.structs import replace
 
 from quiltfn.cli import lock_files, runtime_files, runtimes, tree
 from quiltfn.cli.parsing import BadParameter
-from quiltfn.cli.project.file import HOW, NOT_CODE, FunctionTable, ProjectFile, is_outside
+from quiltfn.cli.project.file import HOW, NOT_CODE, FunctionTable, ProjectFile
 from quiltfn.cli.project.plan import RUNTIME_SETTINGS, DesiredFunction, DesiredState
 from quiltfn.cli.requirements import local_wheel
 from quiltfn.cli.session import Session
+from quiltfn.cli.tree import is_outside
 from quiltfn.wire import Kind, NewRuntime
 
 # Another one where the same files shall give other runtimes.
