@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from quiltfn.cli import progress, show, urls, watching
+from quiltfn.cli import progress, show, tree, urls, watching
 from quiltfn.cli.aliases import fraction_of
 from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Option
@@ -229,7 +229,7 @@ class Project:
         """Where the values of secrets come from: the environment goes first."""
         path = self._options.env_file or self._path.with_name(file.ENV_FILE)
         is_given = self._options.env_file is not None or self._options.allow_outside
-        if not is_given and file.is_outside(self._path.parent, path.name):
+        if not is_given and tree.is_outside(self._path.parent, path.name):
             raise BadParameter(f"{path} leads out of the project's directory; name it: --env-file")
         return (file.variables_in(path) if path.is_file() else {}) | dict(os.environ)
 
@@ -269,7 +269,7 @@ class Project:
             told: dict[str, Any] = {"project": wanted.project, "outcome": word}
             told |= {"server": self._at.address, "steps": plan.steps}
             told |= {"done": self._steps, "failed": self._failed, "urls": addresses}
-            told |= {"refused": plan.refused, "notes": plan.notes}
+            told |= {"refused": plan.refused, "notes": plan.notes, "rolled_back": plan.rolled_back}
             self._at.print(None, show.encoded(told), lambda _: None)
 
     def _tell(self, print_it: Callable[[], None]) -> None:
