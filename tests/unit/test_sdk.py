@@ -785,6 +785,15 @@ async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() 
             one.keys.list()
     assert seen == [None, "acme", "umbrella", None]
     seen.clear()
+
+    class Own(Client):
+        """A program's own client."""
+
+    with Own(transport=Canned(server), retries=0) as own:
+        for each in (own, own.in_tenant("acme")):
+            each.keys.list()
+    assert seen == [None, "acme"]
+    seen.clear()
     async with AsyncClient(transport=httpx.MockTransport(server)) as later:
         other = later.in_tenant("acme")
         for one_later in (later, other, later):

@@ -156,9 +156,10 @@ class Client:
         connections: closing one of them closes both.
         """
         other = copy.copy(self)
-        for name, value in type(self).__dict__.items():
-            if isinstance(value, cached_property):
-                other.__dict__.pop(name, None)
+        for kind in type(self).__mro__:
+            for name, value in vars(kind).items():
+                if isinstance(value, cached_property):
+                    other.__dict__.pop(name, None)
         other._headers = {**self._headers, TENANT: tenant}
         other.functions = Functions(other)
         other.invoke = other.functions.invoke
