@@ -1,10 +1,12 @@
 """Why a handler failed: the exception at the end of its log, or its exit code."""
 
+import time
+
 import msgspec
 import pytest
 
 from contract.stores import a_call, a_function
-from quiltfn.model.failure_reason import of_exit, with_reason
+from quiltfn.model.failure_reason import TAIL_BYTES, TRACEBACK, of_exit, with_reason
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.runtime import Kind
 
@@ -34,6 +36,7 @@ GROUP = """  + Exception Group Traceback (most recent call last):
     +------------------------------------
 """
 RAISED = 'Traceback (most recent call last):\n    |   File "/app/main.py", line 7, in two\n    | '
+GROUP_END = "+------------------------------------\n"
 REFUSED = "ConnectionRefusedError: [Errno 111] Connection refused"
 NO_NETWORK = "; this runtime has no network"
 LOGGED = PYTHON.format("KeyError: 'cached'")
@@ -95,6 +98,10 @@ def reason_of(
         (1, LOGGED + "fatal: full\n", SERVER, of_exit(1)),
         (1, NODE.format("E: a") + "fatal: full\n", IN_NODE, of_exit(1)),
         (1, NODE.format("E: a") + "fatal: full\n", PROGRAM, of_exit(1) + ": fatal: full"),
+        (1, "Error: a\n    at node:events:519:28\n", IN_NODE, "Error: a (events, line 519)"),
+        (1, "Error: a\n    at file:///app/m.mjs:9\n", IN_NODE, "Error: a (m.mjs, line 9)"),
+        (1, "Error: a\n    at f (index 2)\n", IN_NODE, of_exit(1)),
+        (1, "Error: a\n    at /app/:9:11\n", IN_NODE, of_exit(1)),
         # No exception.
         (1, PYTHON.format("not an exception"), RUNNER, of_exit(1)),
         (1, "KeyError: 1\n", RUNNER, of_exit(1)),
@@ -117,6 +124,39 @@ def test_a_reason_is_what_ended_the_handler(
     assert expected in (None, reason)
     assert reason.isprintable()
     assert len(reason) < 300
+
+
+HOSTILE = [
+    "    at " + "a" * 993,
+    "    at " + ("a:1" * 400)[:992] + "x",
+    "    at " + "a" * 500 + ":" + "1" * 491 + "x",
+    "    at " + "/a" * 490 + ":1:1",
+    '  File "' + "a" * 990,
+    "E" * 999,
+    "a<locals>" * 110,
+    "+-" * 499,
+    "| " * 499,
+    TRACEBACK,
+    "",
+]
+
+
+@pytest.mark.parametrize("line", HOSTILE)
+@pytest.mark.parametrize("kind", [RUNNER, IN_NODE, PROGRAM])
+@pytest.mark.parametrize("end", ["", GROUP_END, "\nError: a\n    at /app/m.mjs:9:11"])
+def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], end: str) -> None:
+    """The event loop reads it, so that a handler would hold everybody up."""
+
+    def cpu_s(text: str) -> float:
+        began = time.process_time()
+        reason_of(1, text, kind)
+        return time.process_time() - began
+
+    def shortest(line: str) -> float:
+        text = (line + "\n") * (TAIL_BYTES // (len(line) + 1)) + end
+        return min(cpu_s(text) for _ in range(5))
+
+    assert shortest(line) < 20 * shortest("x" * 20)
 
 
 def test_a_network_is_missed_only_where_there_is_none() -> None:

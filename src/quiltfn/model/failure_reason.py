@@ -1,17 +1,21 @@
 """Why a handler failed, read from the end of what it wrote to its standard error: it says more than
 the exit code. The text is the handler's own: only readers of the record may see it.
+
+Handlers choose the text, and it is read in the event loop: every step takes time in proportion to
+it, and no pattern tries a place twice.
 """
 
 import re
 
 from quiltfn.model.runtime import Kind
 
-TAIL_BYTES = 16 * 1024
+TAIL_BYTES, TAIL_LINES = 16 * 1024, 500
 LINE_CHARS, REASON_CHARS = 1000, 200
-TRACEBACK = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):$")
+TRACEBACK = "Traceback (most recent call last):"
+HEADERS = (TRACEBACK, f"Exception Group {TRACEBACK}")
 EXCEPTION = re.compile(r"[^\W\d](?:[\w.]|<locals>)*(?:: |$)")
 PYTHON_FRAME = re.compile(r' {2}File "([^"\n]*)", line (\d+)')
-NODE_FRAME = re.compile(r" {4}at .*?([^/\s():]+):(\d+)(?::\d+)?\)?(?: \{)?$")
+NODE_FRAME = "    at "
 NODE_DETAIL = re.compile(r"(?: {2}.*|\}|)$")  # the properties of an error follow its frames
 GROUP_END = re.compile(r" *\+-{8,}$")
 GROUP_MARK = re.compile(r" *(?:\+-[-+]*.*|[|+] ?)")
@@ -40,9 +44,8 @@ def with_reason(
     called it, so an exception of that language has ended it, and only if it exited with 1.
     """
     text = stderr[-TAIL_BYTES:].decode("utf-8", "replace")
-    lines = [line[:LINE_CHARS] for line in text.rstrip().split("\n")]
-    header = _last(lines, TRACEBACK)
-    exit_text = _exit_text(lines[header + 1 :]) if runner is Kind.PYTHON else None
+    lines = [line[:LINE_CHARS] for line in text.rstrip().rsplit("\n", TAIL_LINES)[-TAIL_LINES:]]
+    exit_text = _exit_text(lines[_header(lines) + 1 :]) if runner is Kind.PYTHON else None
     exception = None
     if exit_text is None and (code == BY_EXCEPTION or runner is None):
         if runner is not Kind.NODE:
@@ -61,9 +64,9 @@ def with_reason(
     return reason
 
 
-def _last(lines: list[str], pattern: re.Pattern[str]) -> int:
-    """The index of the last line that matches; -1: none does."""
-    return next((at for at in reversed(range(len(lines))) if pattern.match(lines[at])), -1)
+def _header(lines: list[str]) -> int:
+    """The index of the line that begins the last traceback; -1: there is none."""
+    return next((at for at in reversed(range(len(lines))) if lines[at] in HEADERS), -1)
 
 
 def _exit_text(lines: list[str]) -> str | None:
@@ -79,31 +82,41 @@ def _python(lines: list[str], *, is_sure: bool) -> tuple[str, str] | None:
     """
     if GROUP_END.match(lines[-1]):
         lines = [GROUP_MARK.sub("", line, count=1) for line in lines[:-1]]
-    block = lines[_last(lines, TRACEBACK) + 1 :]
+    block = lines[_header(lines) + 1 :]
     end = next((at for at, line in enumerate(block) if EXCEPTION.match(line)), None)
     if end is None or len(block) == len(lines) or (end < len(block) - 1 and not is_sure):
         return None
     frames = [frame for line in block[:end] if (frame := PYTHON_FRAME.match(line))]
     own = [frame for frame in frames if frame[1].startswith(OWN)] or frames
-    return block[end], _place(own[-1]) if own else ""
+    return block[end], _place(*own[-1].groups()) if own else ""
 
 
 def _node(lines: list[str]) -> tuple[str, str] | None:
     """The exception of Node.js at the end, and where it was thrown."""
-    last = _last(lines, NODE_FRAME)
-    if not all(map(NODE_DETAIL.match, lines[last + 1 :])):
-        return None
-    first = last
-    while first > 1 and NODE_FRAME.match(lines[first - 1]):
-        first -= 1
-    frame = NODE_FRAME.match(lines[first]) if first > 0 else None
-    if frame is None or not EXCEPTION.match(lines[first - 1]):
-        return None
-    return lines[first - 1], _place(frame)
+    at = len(lines) - 1
+    while at > 0 and not _node_frame(lines[at]) and NODE_DETAIL.match(lines[at]):
+        at -= 1
+    place = ""
+    while at > 0 and (frame := _node_frame(lines[at])):
+        at, place = at - 1, frame
+    return (lines[at], place) if place and EXCEPTION.match(lines[at]) else None
 
 
-def _place(frame: re.Match[str]) -> str:
-    return f"{frame[1].rpartition('/')[2]}, line {frame[2]}"
+def _node_frame(line: str) -> str:
+    """The place that a line of a stack names; empty if the line isn't one."""
+    if not line.startswith(NODE_FRAME):
+        return ""
+    path, *numbers = line.removesuffix(" {").removesuffix(")").rsplit(":", 2)
+    if len(numbers) == 2 and not numbers[0].isdecimal():
+        path, numbers = f"{path}:{numbers[0]}", numbers[1:]
+    if not numbers or not all(map(str.isdecimal, numbers)):
+        return ""
+    name = re.split(r"[\s():/]", path)[-1]
+    return _place(name, numbers[0]) if name else ""
+
+
+def _place(path: str, line: str) -> str:
+    return f"{path.rpartition('/')[2]}, line {line}"
 
 
 def _shown(text: str) -> str:
