@@ -359,6 +359,7 @@ class Lifecycle:
         async def commit() -> None:
             await self._store.delete(function_id)
             self._catalog.remove(entry)
+            self._versions.forget(function_id)
             self._end(function_id)
 
         async with self._stopping(entry):
@@ -510,26 +511,20 @@ class Lifecycle:
         """
         new_version = version if is_new else None
         target = msgspec.structs.replace(function, current_version=version.number)
-        if function.state is not FunctionState.ACTIVE or not self._may_run(function):
-            return await self._commit(
-                target, self._scale, version=version, new_version=new_version, move=move
-            )
-        target = await self._with_minimum_here(target)
-        try:
-            async with self._prepared(target, version, UPDATE_READY_WITHIN_S) as preparation:
-                return await self._commit(
-                    target,
-                    partial(self._promote, preparation),
-                    version=version,
-                    new_version=new_version,
-                    move=move,
+        commit = partial(self._commit, version=version, new_version=new_version, move=move)
+        if function.state is FunctionState.ACTIVE and self._may_run(function):
+            target = await self._with_minimum_here(target)
+            try:
+                async with self._prepared(target, version, UPDATE_READY_WITHIN_S) as preparation:
+                    return await commit(target, partial(self._promote, preparation))
+            except NotPrepared as error:
+                message = f"version {version.number} cannot serve: {error}"
+            if self._may_run(function):  # else its tenant was disabled meanwhile
+                failed = msgspec.structs.replace(
+                    target, current_version=function.current_version, error_message=message
                 )
-        except NotPrepared as error:
-            message = f"version {version.number} cannot serve: {error}"
-        failed = msgspec.structs.replace(
-            target, current_version=function.current_version, error_message=message
-        )
-        return await self._commit(failed, self._scale, new_version=new_version)
+                return await self._commit(failed, self._scale, new_version=new_version)
+        return await commit(target, self._scale)
 
     async def _top_up(self, entry: Entry) -> Entry:
         """Deploy of a function that serves already: the same number of instances is made ready."""

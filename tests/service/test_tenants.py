@@ -296,7 +296,7 @@ async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web
     assert (await web("POST", f"{path}/invoke", headers=own)).json()["stdout"] == "1\n"
 
 
-@pytest.mark.parametrize("change", ["deploy", "update"])
+@pytest.mark.parametrize("change", ["deploy", "update", "start of an update"])
 async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_disabled(
     web: Web, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -306,25 +306,28 @@ async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_dis
     entry = harness.catalog.get(function)
     if change == "deploy":
         await harness.lifecycle.pause(entry)
-    save, saving, may_save = harness.store.save, asyncio.Event(), asyncio.Event()
+    is_start = change == "start of an update"
+    slow, name = (harness.sandboxes, "create") if is_start else (harness.store, "save")
+    do, doing, may_do = getattr(slow, name), asyncio.Event(), asyncio.Event()
 
-    async def slow(*saved: Any) -> Any:
-        if saved[0].state == "active":
-            saving.set()
-            await may_save.wait()
-        return await save(*saved)
+    async def slowly(*given: Any) -> Any:
+        if is_start or given[0].state == "active":
+            doing.set()
+            await may_do.wait()
+        return await do(*given)
 
-    monkeypatch.setattr(harness.store, "save", slow)
+    monkeypatch.setattr(slow, name, slowly)
     changing = asyncio.ensure_future(
         harness.lifecycle.resume(entry)
         if change == "deploy"
         else harness.lifecycle.update(entry, {"handler": "echo 2"})
     )
-    await saving.wait()
+    await doing.wait()
     await switched(web, operator, "disable")
-    may_save.set()
+    may_do.set()
     await changing
-    assert harness.catalog.get(function).function.state == "active"
+    stored = harness.catalog.get(function).function
+    assert (stored.state, stored.error_message) == ("active", None)
     await until(lambda: not harness.sandboxes.alive)
     harness.pass_time(5)
     assert not harness.pools.counts(function).total

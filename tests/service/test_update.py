@@ -304,3 +304,12 @@ async def test_a_version_that_is_removed_while_it_is_read_is_not_kept(
     assert (await reading).number == 1  # it began before
     with pytest.raises(NotFound, match="no version 1"):
         await server.lifecycle.version(entry, 1)
+
+
+async def test_a_deleted_function_leaves_none_of_its_versions_in_memory(server: Harness) -> None:
+    entry = await server.active("echo 1")
+    entry = await server.lifecycle.update(entry, {"handler": "echo 2"})
+    assert (await server.lifecycle.version(entry, 1)).number == 1
+    assert server.lifecycle._versions._known
+    await server.lifecycle.delete(entry)
+    assert not server.lifecycle._versions._known
