@@ -1,7 +1,7 @@
 // Scrolls what has just come into sight, without moving the focus.
 
 const TOP_BAR_PX = 48, MARGIN_PX = 16;
-const GROWS_MS = 1_500;
+const GROWS_MS = 1_500, MOVES = ["wheel", "touchmove", "keydown"];
 const STAYS = ".stays, .saving"; // bars of a page that stand still below the top one
 
 /** Of an element, in the window. */
@@ -29,17 +29,21 @@ export function reveal(from: Element | null, to: Element | null = from): void {
   if (top !== 0) scrollBy({ top, behavior: isStill ? "instant" : "smooth" });
 }
 
-/** Reveals it, and again where it grows in the first moments, as what it shows is fetched. Gives back
- * what ends that.
+/** As `reveal`, and again if it or the page above it grows in the first moments, until somebody scrolls
+ * or types. Returns a function that ends that.
  */
-export function revealGrowing(one: Element): () => void {
-  const watch = new ResizeObserver(() => reveal(one));
-  watch.observe(one);
-  const end = setTimeout(() => watch.disconnect(), GROWS_MS);
-  return () => {
-    clearTimeout(end);
+export function revealGrowing(from: Element | null, to: Element | null = from): () => void {
+  const watch = new ResizeObserver(() => reveal(from, to));
+  const end = () => {
     watch.disconnect();
+    clearTimeout(ends);
+    for (const name of MOVES) removeEventListener(name, end);
   };
+  const ends = setTimeout(end, GROWS_MS);
+  for (const name of MOVES) addEventListener(name, end, { passive: true });
+  if (to) watch.observe(to);
+  watch.observe(document.body);
+  return end;
 }
 
 export function isInSight(one: Element | null): boolean {

@@ -17,7 +17,7 @@ import { CTRL_ENTER } from "../../parts/keys.ts";
 import { Notice } from "../../parts/notice.ts";
 import { Output } from "../../parts/output.ts";
 import { refuseLong } from "../../parts/paste.ts";
-import { isInSight, reveal } from "../../parts/reveal.ts";
+import { isInSight, revealGrowing } from "../../parts/reveal.ts";
 import { Status } from "../../parts/status.ts";
 import { toastError } from "../../parts/toast.ts";
 import { Variables } from "../../parts/variables.ts";
@@ -209,7 +209,7 @@ export function TryIt({ one }: { one: Function }) {
     const outcome = box.current?.querySelector(".outcome") ?? null;
     // Whoever has gone on reading elsewhere in a long call stays there.
     const isWatched = Date.now() - run.began < QUICK_MS || isInSight(outcome);
-    if (!run.isOver || isWatched) reveal(outcome, box.current);
+    if (!run.isOver || isWatched) return revealGrowing(outcome, box.current);
   }, [run?.began, run?.isOver]);
   async function stop() {
     stopping.value = true;
