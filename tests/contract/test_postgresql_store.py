@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from contract.stores import (
     url_of,
     with_schema,
 )
+from e2e.server import until
 from postgresql import PASSWORD, Cluster
 from quiltfn.ids import new_id
 from quiltfn.model.errors import Conflict, OutcomeUnknown, StoreUnavailable
@@ -875,6 +877,54 @@ async def test_a_server_that_lost_its_place_to_another_stores_nothing_more(
 
 def url_name(url: str) -> str:
     return str(psycopg.conninfo.conninfo_to_dict(url)["dbname"])
+
+
+def sessions_of(url: str) -> list[str]:
+    """What the sessions in the database are called, but for the one that asks."""
+    return [
+        str(row[0])
+        for row in rows_of(
+            url,
+            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() ORDER BY 1",
+        )
+    ]
+
+
+def has_sessions(url: str, expected: list[str]) -> bool:
+    return sessions_of(url) == expected
+
+
+@pytest.mark.parametrize("name", ["one", "n" * 80])
+async def test_a_start_ends_the_sessions_that_are_left_of_starts_before(
+    tmp_path: Path, name: str
+) -> None:
+    url, named = postgresql.database_of(tmp_path), name[:53]
+    # A tool's, one of another program, and a start that others do not know of yet.
+    others = ["another", "quiltfn", "quiltfn 99 new"]
+    async with contextlib.AsyncExitStack() as stack:
+        made = [
+            stack.enter_context(psycopg.connect(url, application_name=one))
+            for one in [*others, f"quiltfn 1 {name}", f"quiltfn 1 {name}"]
+        ]
+        assert len(made) == 5
+        for epoch, alone in ((1, False), (2, True)):
+            directory = tmp_path / str(epoch)
+            async with open_postgresql(url, directory, node_id=name, alone=alone) as store:
+                await store.ping()
+                await store.newest_change()
+                own = [f"quiltfn {epoch} {named}"] * 2
+                left = [f"quiltfn 1 {named}"] * 2 * (epoch == 1)
+                expected = sorted([*others, *own, *left])
+                until(partial(has_sessions, url, expected))
+
+
+async def test_a_url_may_say_what_sessions_are_called(tmp_path: Path) -> None:
+    url = f"{postgresql.database_of(tmp_path)}&application_name=mine"
+    async with open_postgresql(url, tmp_path / "one", node_id="one") as store:
+        await store.ping()
+        await store.newest_change()
+        assert set(sessions_of(url)) == {"mine"}
 
 
 async def test_a_write_waits_for_others_no_longer_than_it_may(

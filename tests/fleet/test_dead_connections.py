@@ -4,6 +4,7 @@ had their locks live on.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +24,20 @@ HOLDERS = """
 SELECT state FROM pg_stat_activity JOIN pg_locks USING (pid)
 WHERE locktype = 'advisory' AND classid = 1903520108 AND objid = 1
 """
+# Of the servers' sessions: what they are called.
+SESSIONS = """
+SELECT DISTINCT application_name FROM pg_stat_activity WHERE application_name LIKE 'quiltfn %'
+"""
+
+
+def epochs_of(cluster: Cluster, node: str) -> set[int]:
+    """Of which starts of the node there are sessions."""
+    names = [str(row[0]).split() for row in cluster.run(SESSIONS)]
+    return {int(epoch) for _, epoch, name in names if name == node}
+
+
+def has_none_of(cluster: Cluster, epochs: set[int]) -> bool:
+    return not epochs & epochs_of(cluster, "two")
 
 
 def crash(server: Server, cluster: Cluster) -> None:
@@ -50,8 +65,12 @@ def test_a_node_starts_again_and_at_another_machine_once_it_was_taken_over(
         two = fleet.node("two", TIMES).start()
         for _ in range(2):
             crash(two, cluster)
+            left = epochs_of(cluster, "two")
             two.start()
+            assert len(left) == 1
+            until(partial(has_none_of, cluster, left), 10)
         crash(two, cluster)
+        assert epochs_of(cluster, "two")
         one = fleet.node("one", TIMES).start()
         # The control, and what another machine knows: nothing of the session.
         (two.data_dir / "session").unlink()
@@ -59,6 +78,7 @@ def test_a_node_starts_again_and_at_another_machine_once_it_was_taken_over(
         assert two.wait(30) == 75
         assert "A node named two is serving from this database already" in two.log.read_text()
         until(lambda: presence(one, "two") == "gone", 60)
+        until(lambda: not epochs_of(cluster, "two"), 10)
         two.start()
         assert two.deploy("echo hello").invoke()["stdout"] == "hello\n"
         two.stop()

@@ -104,7 +104,7 @@ class Database(Protocol):
 
     async def end_node_session(self, name: str) -> None:
         """Ends the session that keeps other servers of the name of a node out, which was taken
-        over. Raises `StoreUnavailable`.
+        over, and all sessions of starts that are over. Raises `StoreUnavailable`.
         """
         ...
 

@@ -27,6 +27,9 @@ Connected = TypeVar("Connected")
 NAMESPACE, SERVERS, WRITER = 0x7175696C, 1, 2
 SESSION = "pid || '.' || (extract(epoch from backend_start) * 1000000)::bigint"
 OWN_SESSION, SESSION_NAME = "WHERE pid = pg_backend_pid()", re.compile(r"[0-9]+\.[0-9]+")
+# What sessions are called, with the epoch and the node of a server that has both. The epoch comes
+# first: PostgreSQL cuts a name after 63 bytes.
+APPLICATION, EPOCH_NAMED = "quiltfn", "^quiltfn ([0-9]{1,9}) "
 CONNECT_TIMEOUT_S = 3
 # Longer than any statement or any wait for a lock takes where all is well.
 ANSWER_MAX_S = 10.0
@@ -177,9 +180,16 @@ def _answered_in_time(steps: Generator[Any, Any, T], most_s: float) -> Generator
 
 
 def parameters(
-    url: str, password: str | None, *, is_hurried: bool = True, is_quick: bool = False
+    url: str,
+    password: str | None,
+    *,
+    is_hurried: bool = True,
+    is_quick: bool = False,
+    application: str = APPLICATION,
 ) -> dict[str, Any]:
-    """What libpq is told. Raises `StoreBroken`, without the URL, in which a password may be."""
+    """What libpq is told. `application`: what the session is called, unless the URL says that.
+    Raises `StoreBroken`, without the URL, in which a password may be.
+    """
     try:
         given = conninfo_to_dict(url)
     except psycopg.Error:
@@ -192,7 +202,7 @@ def parameters(
         **(QUICK_NETWORK if is_quick else NETWORK),
         **given,
         "options": f"{given.get('options', '')} {options}".strip(),
-        "application_name": given.get("application_name", "quiltfn"),
+        "application_name": given.get("application_name", application),
     }
     return {**mine, **({} if password is None else {"password": password})}
 
@@ -231,14 +241,17 @@ def engine(
     *,
     is_hurried: bool = True,
     is_quick: bool = False,
+    application: str = APPLICATION,
     timeline: PostgresTimeline | None = None,
 ) -> Engine:
     """Makes connections that begin no transaction by themselves. Text passes them whole, with
     U+0000. `is_hurried`: PostgreSQL ends what takes very long. `is_quick`: what takes some seconds.
-    `timeline`: of the server; none is made to an old one. Raises `StoreBroken` for a URL that is
-    none.
+    `application`: as in `parameters`. `timeline`: of the server; none is made to an old one. Raises
+    `StoreBroken` for a URL that is none.
     """
-    told = parameters(url, password, is_hurried=is_hurried, is_quick=is_quick)
+    told = parameters(
+        url, password, is_hurried=is_hurried, is_quick=is_quick, application=application
+    )
     transaction_max_s = 2 if is_quick else TRANSACTION_MAX_S
 
     def connect() -> "psycopg.Connection[Any]":
@@ -305,6 +318,20 @@ def end_session(connection: Connection, session: str) -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle'"
             f" AND {SESSION} = '{session}' AND pid <> pg_backend_pid()",
         )
+
+
+def end_sessions_of_past_starts(connection: Connection) -> None:
+    """Ends the sessions that are left of starts of servers which are over: those whose epoch is no
+    node's any more, and which store nothing. A start that is newer than this statement stays.
+    """
+    named = f"substring(application_name FROM '{EPOCH_NAMED}')::int"
+    run_alone(
+        connection,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND usename = current_user"
+        f" AND {named} < (SELECT max(epoch) FROM node)"
+        f" AND {named} NOT IN (SELECT epoch FROM node)",
+    )
 
 
 def run_alone(connection: Connection, statements: str) -> list[Any]:

@@ -38,6 +38,7 @@ from quiltfn.store.fleet import check_fleet, free_name_lock, try_name_lock
 from quiltfn.store.functions import SqlStore, opened
 from quiltfn.store.nodes import Boot
 from quiltfn.store.postgres_connection import (
+    APPLICATION,
     NAMESPACE,
     NO_ANSWER,
     NOT_ALLOWED,
@@ -46,6 +47,7 @@ from quiltfn.store.postgres_connection import (
     WRITER,
     code_of,
     end_session,
+    end_sessions_of_past_starts,
     engine,
     is_lost,
     is_of_database,
@@ -147,19 +149,20 @@ class PostgresDatabase:
     def __init__(
         self,
         made: Engine,
-        make_quick: Callable[[], Engine],
+        make: Callable[..., Engine],
         directory: DataDirectory,
         busy_timeout_s: float,
         node_id: str = "",
         fleet_id: str = "",
     ) -> None:
-        """`make_quick`: makes the engine of quick connections. `directory`: where the spool of this
+        """`make`: makes another engine, as `engine` does. `directory`: where the spool of this
         server is, and nothing else of the store. `fleet_id`: of the fleet that the server is a node
         of; empty: of none.
         """
-        self._engine, self._make_quick, self._fleet_id = made, make_quick, fleet_id
+        self._engine, self._make, self._fleet_id = made, make, fleet_id
         self.directory, self.busy_timeout_s = directory, busy_timeout_s
         self._node_id, self._is_alone = node_id, False
+        self._application = APPLICATION
         self.listens_with: Mapping[str, Any] = {}
         self.timeline: PostgresTimeline  # of its connections; whoever makes them sets it
         self.problem: str | None = None
@@ -244,7 +247,7 @@ class PostgresDatabase:
 
     def quick_connection(self) -> QuickConnection:
         """Another connection, for statements that must not wait behind records."""
-        return QuickConnection(self._make_quick())
+        return QuickConnection(self._make(is_quick=True, application=self._application))
 
     async def clock(self) -> ClockReading | None:
         """As `Database` says."""
@@ -256,7 +259,12 @@ class PostgresDatabase:
 
     async def end_node_session(self, name: str) -> None:
         """As `Database` says."""
-        await self.poll(lambda connection: free_name_lock(connection, name))
+
+        def work(connection: Connection) -> None:
+            free_name_lock(connection, name)
+            end_sessions_of_past_starts(connection)
+
+        await self.poll(work)
 
     def condition(self) -> tuple[bool, str]:
         """As `ports.Store` says. PostgreSQL looks for damage itself, where it has checksums."""
@@ -532,6 +540,20 @@ class PostgresDatabase:
                 boot = nodes.next_boot(writer, self._node_id, alone)
                 nodes.register(writer, boot, __version__ if self._fleet_id else "")
             self._boot = boot
+            self._name_sessions(writer, boot)
+            end_sessions_of_past_starts(writer)
+
+    def _name_sessions(self, writer: Connection, boot: Boot) -> None:
+        """Has this session and those from now on carry the start that they are of, by which others
+        end what is left of them, unless the URL names them.
+        """
+        if self.listens_with["application_name"] != APPLICATION:
+            return
+        self._application = f"{APPLICATION} {boot.epoch} {boot.node_id}"
+        self._engine = self._make(application=self._application)
+        self.listens_with = {**self.listens_with, "application_name": self._application}
+        name = sql.Literal(self._application).as_string(driver(writer))
+        run_alone(writer, f"SET application_name = {name}")
 
     def _check(self, connection: Connection) -> None:
         """Whether it is a PostgreSQL that keeps what it is given, and what it does not promise."""
@@ -715,8 +737,8 @@ async def open_as_node(
 
 async def _engines(
     url: str, password: str | None, timeline: PostgresTimeline
-) -> tuple[Engine, Callable[[], Engine]]:
-    """The engine for transactions, and what makes that of quick connections."""
+) -> tuple[Engine, Callable[..., Engine]]:
+    """The engine for transactions, and what makes others."""
     loop = asyncio.get_running_loop()
     make = partial(engine, url, password, timeline=timeline)
-    return await loop.run_in_executor(None, make), partial(make, is_quick=True)
+    return await loop.run_in_executor(None, make), make
