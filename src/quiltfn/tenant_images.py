@@ -90,8 +90,11 @@ class TenantImages:
         archive: Archive,
         chunks: AsyncIterator[bytes],
         contents: Contents = Contents.FILES,
+        on_kept: Callable[[], None] = lambda: None,
     ) -> Image:
         """Stores an uploaded image for the tenant. `is_new`: the tenant did not have it before.
+        `on_kept` is called before the store is told: until then it may be cancelled, and the tenant
+        has what it had before.
 
         Raises as `Images.take` does; `RateLimited` beyond the tenant's quota or its number of
         uploads at a time; `CapacityFull` beyond the bound for all images. The tenant then has what
@@ -106,7 +109,7 @@ class TenantImages:
             )
         self._uploads[tenant_id] += 1
         try:
-            image = await self._take(tenant_id, archive, chunks, contents)
+            image = await self._take(tenant_id, archive, chunks, contents, on_kept)
             await self.keep(image.digest)
             return image
         finally:
@@ -115,7 +118,12 @@ class TenantImages:
                 del self._uploads[tenant_id]
 
     async def _take(
-        self, tenant_id: str, archive: Archive, chunks: AsyncIterator[bytes], contents: Contents
+        self,
+        tenant_id: str,
+        archive: Archive,
+        chunks: AsyncIterator[bytes],
+        contents: Contents,
+        on_kept: Callable[[], None],
     ) -> Image:
         added: str | None = None
 
@@ -129,6 +137,7 @@ class TenantImages:
 
         try:
             image = await self.images.take(archive, chunks, admit, contents, tenant_id)
+            on_kept()
             await self._give(TenantImage(tenant_id, image.digest, image.counted_bytes), image)
         except BaseException:
             if added is not None:

@@ -97,6 +97,26 @@ def test_no_unpacker_outlives_the_server(
     assert sample_runtimes.upload(server, {"a": "b"})
 
 
+def test_an_upload_ends_with_its_sender(server: Server, flood: bytes) -> None:
+    """It is stopped while it works, so that nothing but a signal ends it."""
+    where, patience = f"{server.url}/api/runtimes/images", httpx.Timeout(scaled(3))
+    upload = server.later(
+        httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
+    )
+    pid = until(lambda: next(iter(workers(server)), None))
+    os.kill(pid, signal.SIGSTOP)
+    # Another one of the tenant waits for its turn, and leaves as well.
+    other = server.later(
+        httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
+    )
+    for left in (upload, other):
+        assert isinstance(left.exception(scaled(30)), httpx.TimeoutException)
+    until(lambda: not is_alive(pid))
+    assert sample_runtimes.upload(server, {"a": "b"})
+    assert half_made(server) == []
+    assert workers(server) == []
+
+
 def test_the_list_of_packages_ends_with_its_caller(server: Server) -> None:
     """It is stopped while it works, so that nothing but a signal ends it."""
     package = '{"name": "a", "version": "1"}'

@@ -969,16 +969,19 @@ async def keep_sending(writer: asyncio.StreamWriter, data: bytes) -> None:
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("changes_nothing", [True, False])
+@pytest.mark.parametrize("size", [0, 200_000])
+@pytest.mark.parametrize("ends_with_client", [True, False])
 async def test_work_that_changes_nothing_ends_with_its_client_and_other_work_does_not(
-    door: ServerUnderTest, changes_nothing: bool
+    door: ServerUnderTest, ends_with_client: bool, size: int
 ) -> None:
     ends: list[str] = []
     requests: list[Request] = []
     go_on = asyncio.Event()
 
     async def work(request: Request) -> Response:
-        request.changes_nothing = changes_nothing
+        request.ends_with_client = ends_with_client
+        taken = sum([len(chunk) async for chunk in request.chunks()])
+        assert taken == size
         requests.append(request)
         try:
             await go_on.wait()
@@ -990,9 +993,10 @@ async def test_work_that_changes_nothing_ends_with_its_client_and_other_work_doe
 
     door.answers["/a"] = work
     async with door.client() as (_, writer):
-        writer.write(get("/a"))
+        writer.write(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        writer.write(b"x" * size)
         await until(lambda: requests)
     await until(lambda: requests[0].is_lost)
     go_on.set()
-    await until(lambda: ends == ["cancelled" if changes_nothing else "done"])
+    await until(lambda: ends == ["cancelled" if ends_with_client else "done"])
     await until(lambda: not door.connections.tasks)

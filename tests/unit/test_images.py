@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -452,6 +452,33 @@ async def test_what_is_held_or_sent_while_another_image_is_removed_stays(
     await pieces.aclose()
     assert {one.name for one in box.store.iterdir()} == {held, sent}
     assert set(box.images.all()) == {held, sent}
+
+
+async def test_an_entry_opens_no_more_directories_than_its_path_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, system_open = [0], os.open
+
+    def counted(*given: Any, **named: Any) -> int:
+        opened[0] += 1
+        return system_open(*given, **named)
+
+    # Each member makes 60 directories of its own; the second archive then goes back to each.
+    deep = ["/".join([f"d{number}", *["d"] * 59]) for number in range(30)]
+    for names, most in ((deep, 3), ([*deep, *(f"{one}/f" for one in deep)], 5)):
+        data = packed([file(name) if name.endswith("f") else directory(name) for name in names])
+        place = tmp_path / str(len(names))
+        place.mkdir()
+        root = os.open(place, os.O_RDONLY)
+        opened[0] = 0
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", counted)
+            unpacker = Unpacker(root, ImageLimits())
+            tree = unpacker.unpack(Source(io.BytesIO(data), 10**9, 10**6))
+        os.close(root)
+        assert tree.entries >= 30 * 60
+        assert opened[0] < most * 30 * 60
+        assert not unpacker._open
 
 
 async def test_an_upload_that_nobody_waits_for_leaves_nothing_unknown(

@@ -749,6 +749,18 @@ async def test_a_tenant_uploads_two_images_at_a_time(tenant_images: TenantImages
     assert not (await take(tenant_images, T, "1")).is_new
 
 
+async def test_an_upload_may_be_cancelled_until_the_store_is_told(images: SomeImages) -> None:
+    store, told = MemoryTenantImages(), list[tuple[bool, int]]()
+    tenant_images = TenantImages(store, images, ManualClock(), lambda _: 10 * MIB)
+
+    def note() -> None:
+        told.append(("1" in images.digests, len(store.rows)))
+
+    await tenant_images.take(T, Archive.TAR, uploaded("1"), on_kept=note)
+    assert told == [(True, 0)]
+    assert len(store.rows) == 1
+
+
 async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() -> None:
     images = SomeImages()
     tenant_images = await tenant_images_of(images, TenantImage(T, DIGEST, MIB))

@@ -199,7 +199,7 @@ class Endpoint:
         access, forwarded = services.access, request.forwarded
         # What only reads is done no longer than somebody waits for it; a URL calls a function.
         is_read = request.method in ("GET", "HEAD")
-        request.changes_nothing = is_read and (route is None or route.admit is None)
+        request.ends_with_client = is_read and (route is None or route.admit is None)
         # Of a forwarded request the node that was asked has said who its caller is.
         is_known = forwarded is not None and forwarded.caller is not None
         if access.is_open and not is_known and access.is_outdated:

@@ -174,7 +174,7 @@ class HttpConnection(asyncio.Protocol):
         current = self._current
         if self._stream is not None:
             self._stream.cancel()
-        elif current is not None and current.changes_nothing and current.task is not None:
+        elif current is not None and current.ends_with_client and current.task is not None:
             current.task.cancel()
         self._parser = None
 
@@ -358,6 +358,8 @@ class HttpConnection(asyncio.Protocol):
             self._rest_timer.cancel()
             self._rest_timer = None
         request.is_whole = True
+        if not self._is_reading:
+            self._set_reading()  # or nobody would hear that the client leaves
         if request.reader is not None:
             request.wake()
 

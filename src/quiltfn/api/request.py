@@ -49,15 +49,15 @@ class Request:
     `parameters`: what the router found in the path. `is_reserved`: it came on a connection that is
     reserved for management, so it must not be a call. `keep_alive`: another may follow it. `body`:
     as much of it as has arrived and was not taken yet; all of it once `is_whole`. `forwarded`: what
-    another node of the fleet says of it; None: it came from a client. `changes_nothing`: its work
-    is cancelled once the client has gone.
+    another node of the fleet says of it; None: it came from a client. `ends_with_client`: its work
+    is cancelled once the client has gone, since nothing of it is stored.
     """
 
     __slots__ = (
         "_source",
         "body",
-        "changes_nothing",
         "client",
+        "ends_with_client",
         "expects_continue",
         "forwarded",
         "head_bytes",
@@ -92,7 +92,7 @@ class Request:
         self.target = b""
         self.version = "1.1"
         self.keep_alive = True
-        self.is_reserved = self.changes_nothing = False
+        self.is_reserved = self.ends_with_client = False
         self.expects_continue = False
         self.forwarded: ForwardedCall | None = None
         self.head_bytes = 0

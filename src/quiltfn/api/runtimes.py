@@ -100,8 +100,14 @@ async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
     kind = context.headers["content-type"].partition(";")[0].strip().lower()
     wanted = context.query.get("contents", Contents.FILES)
     contents = parse.one_of(wanted, "contents", UPLOADED, Contents.ROOTFS)
+    request = context.request
+    request.ends_with_client = True  # it may wait for its turn, and has a turn, for minutes
+
+    def finish() -> None:
+        request.ends_with_client = False
+
     image = await context.services.tenant_images.take(
-        context.tenant_id, Archive(kind), context.body, Contents(contents)
+        context.tenant_id, Archive(kind), context.body, Contents(contents), finish
     )
     return json_response(
         shapes.image(image),

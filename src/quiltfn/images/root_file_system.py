@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 from collections import defaultdict
+from contextlib import closing
 from typing import BinaryIO, cast
 
 import msgspec
@@ -66,7 +67,10 @@ class _Plan:
         self._left, self._headers_left = limits.archive_max_bytes, limits.headers_max
 
     def unpack(self, root: int) -> Tree:
-        unpacker = Unpacker(root, self._limits, archive_rules.check_target)
+        with closing(Unpacker(root, self._limits, archive_rules.check_target)) as unpacker:
+            return self._unpack(unpacker)
+
+    def _unpack(self, unpacker: Unpacker) -> Tree:
         names: defaultdict[FileData, list[str]] = defaultdict(list)
         for path, node in self._merged().entries():
             if isinstance(node, File):

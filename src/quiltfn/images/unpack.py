@@ -5,13 +5,15 @@ a link, and only where nothing exists yet.
 Rule 2: modes are 0755 and 0644, times are one constant, and the server owns the files, whatever the
 archive says.
 Rule 3: the digest is that of the sorted list of all entries, so equal trees have equal digests.
+Rule 4: an entry costs no more steps than its path has parts, and few where it lies near the one
+before: the directories down to that one stay open.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import closing
 
 import msgspec
 
@@ -72,20 +74,28 @@ class Unpacker:
         self._found: dict[str, str] = {"": "d"}
         self._explicit: set[str] = set()
         self._size = 0
+        # The directories from the root down to the one that was opened last.
+        self._open: list[tuple[str, int]] = []
 
     def unpack(self, source: Source) -> Tree:
         """Raises `Unprocessable`; the caller then removes what was made until then."""
-        for member in tar.members(source):
-            self.add(member, source)
-        return self.finish()
+        with closing(self):
+            for member in tar.members(source):
+                self.add(member, source)
+            return self.finish()
+
+    def close(self) -> None:
+        """Closes the directories that it has open. Harmless when repeated."""
+        self._leave(0)
 
     def finish(self) -> Tree:
         """What was unpacked, once every member was added."""
         if len(self._found) == 1:
             raise archive_rules.refusal("it is empty")
-        self._settle()
+        entries = sorted(self._found.items(), key=lambda one: one[0].encode())
+        self._settle(path for path, what in entries if what == "d")
         listing = hashlib.sha256()
-        for path, what in sorted(self._found.items(), key=lambda one: one[0].encode()):
+        for path, what in entries:
             listing.update(f"{path}\0{what}\n".encode())
         files = sum(1 for what in self._found.values() if what != "d")
         return Tree(listing.hexdigest(), files, len(self._found) - 1, self._size)
@@ -108,9 +118,9 @@ class Unpacker:
             case Kind.LINK:
                 self._check_link(parts, member.target)
                 self._count(path, f"l{member.target}")
-                with self._opened(parts[:-1]) as parent:
-                    os.symlink(member.target, parts[-1], dir_fd=parent)
-                    os.utime(parts[-1], ns=MTIME_NS, dir_fd=parent, follow_symlinks=False)
+                parent = self._opened(parts[:-1])
+                os.symlink(member.target, parts[-1], dir_fd=parent)
+                os.utime(parts[-1], ns=MTIME_NS, dir_fd=parent, follow_symlinks=False)
             case Kind.HARD_LINK:
                 self._hard_link(parts, member)
 
@@ -120,16 +130,19 @@ class Unpacker:
         return found is not None and not (found == "d" and kind is Kind.DIRECTORY)
 
     def _make_directories(self, parts: tuple[str, ...], name: str) -> None:
-        for depth in range(1, len(parts) + 1):
-            path = "/".join(parts[:depth])
-            found = self._found.get(path)
-            if found is not None and found != "d":
-                what = "a link" if found.startswith("l") else "a file"
-                raise archive_rules.refusal(f"lies below {what}", name)
-            if found is None:
-                self._count(path, "d")
-                with self._opened(parts[: depth - 1]) as parent:
-                    os.mkdir(parts[depth - 1], 0o755, dir_fd=parent)
+        path, depth = "/".join(parts), len(parts)
+        missing: list[str] = []
+        while (found := self._found.get(path)) is None:  # all above a directory are directories
+            missing.append(path)
+            depth -= 1
+            path = path.rpartition("/")[0]
+        if found != "d":
+            what = "a link" if found.startswith("l") else "a file"
+            raise archive_rules.refusal(f"lies below {what}", name)
+        for path in reversed(missing):
+            self._count(path, "d")
+            os.mkdir(parts[depth], 0o755, dir_fd=self._opened(parts[:depth]))
+            depth += 1
 
     def _file(self, parts: tuple[str, ...], member: Member, source: Source) -> None:
         self._size += member.size
@@ -138,14 +151,14 @@ class Unpacker:
             raise archive_rules.refusal(f"its files hold more than {most} bytes")
         is_executable = bool(member.mode & 0o111)
         content = hashlib.sha256()
-        with self._opened(parts[:-1]) as parent:
-            with open(os.open(parts[-1], NEW_FILE, 0o644, dir_fd=parent), "wb") as file:
-                for piece in source.pieces(member.size):
-                    content.update(piece)
-                    file.write(piece)
-                file.flush()
-                os.fchmod(file.fileno(), 0o755 if is_executable else 0o644)
-                os.utime(file.fileno(), ns=MTIME_NS)
+        parent = self._opened(parts[:-1])
+        with open(os.open(parts[-1], NEW_FILE, 0o644, dir_fd=parent), "wb") as file:
+            for piece in source.pieces(member.size):
+                content.update(piece)
+                file.write(piece)
+            file.flush()
+            os.fchmod(file.fileno(), 0o755 if is_executable else 0o644)
+            os.utime(file.fileno(), ns=MTIME_NS)
         kind = "x" if is_executable else "f"
         self._count("/".join(parts), kind + content.hexdigest())
 
@@ -162,15 +175,18 @@ class Unpacker:
                 "is a hard link to no file that came before it", member.name
             )
         self._count("/".join(parts), found)
-        with self._opened(target[:-1]) as theirs, self._opened(parts[:-1]) as ours:
-            try:
-                os.link(
-                    target[-1], parts[-1], src_dir_fd=theirs, dst_dir_fd=ours, follow_symlinks=False
-                )
-            except OSError as error:
-                if error.errno != errno.EMLINK:
-                    raise
-                raise archive_rules.refusal("is one hard link too many", member.name) from None
+        theirs = os.dup(self._opened(target[:-1]))
+        try:
+            ours = self._opened(parts[:-1])
+            os.link(
+                target[-1], parts[-1], src_dir_fd=theirs, dst_dir_fd=ours, follow_symlinks=False
+            )
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+            raise archive_rules.refusal("is one hard link too many", member.name) from None
+        finally:
+            os.close(theirs)
 
     def _count(self, path: str, what: str) -> None:
         self._found[path] = what
@@ -178,23 +194,31 @@ class Unpacker:
             most = self._limits.files_max
             raise archive_rules.refusal(f"it has more than {most} files, directories and links")
 
-    @contextlib.contextmanager
-    def _opened(self, parts: tuple[str, ...]) -> Iterator[int]:
-        """A descriptor of the directory at `parts`, opened step by step without following links."""
-        at = os.dup(self._root)
-        try:
-            for part in parts:
-                below = os.open(part, DIRECTORY, dir_fd=at)
-                os.close(at)
-                at = below
-            yield at
-        finally:
-            os.close(at)
+    def _opened(self, parts: tuple[str, ...]) -> int:
+        """A descriptor of the directory at `parts`, opened step by step without following links. It
+        is open until the next one is asked for.
+        """
+        shared = 0
+        for part, (name, _) in zip(parts, self._open, strict=False):
+            if part != name:
+                break
+            shared += 1
+        self._leave(shared)
+        for part in parts[shared:]:
+            self._open.append((part, os.open(part, DIRECTORY, dir_fd=self._lowest())))
+        return self._lowest()
 
-    def _settle(self) -> None:
+    def _lowest(self) -> int:
+        return self._open[-1][1] if self._open else self._root
+
+    def _leave(self, depth: int) -> None:
+        """Closes the directories that are deeper."""
+        while len(self._open) > depth:
+            os.close(self._open.pop()[1])
+
+    def _settle(self, directories: Iterable[str]) -> None:
         """Sets modes and times of directories last: each new entry changes its directory's time."""
-        for path, what in self._found.items():
-            if what == "d":
-                with self._opened(tuple(path.split("/")) if path else ()) as directory:
-                    os.fchmod(directory, 0o755)
-                    os.utime(directory, ns=MTIME_NS)
+        for path in directories:
+            directory = self._opened(tuple(path.split("/")) if path else ())
+            os.fchmod(directory, 0o755)
+            os.utime(directory, ns=MTIME_NS)
