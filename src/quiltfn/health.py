@@ -98,10 +98,24 @@ class Health:
             # If it ends, the server ends.
             "launcher": _part(True, f"cgroup {self.machine.cgroup_mode}"),
             "accepting_calls": self._accepting_part(),
+            **self._membership_parts(),
         }
-        if self.why_not_seen is not None:
-            why = self.why_not_seen()
-            parts["membership"] = _part(why is None, why or "the other nodes see it")
+        return self._report(parts, self.machine.protections)
+
+    def unverified_report(self, why: str) -> dict[str, Any]:
+        """Likewise for whoever asks, while credentials cannot be checked: why, and nothing that is
+        for callers alone. It asks nobody.
+        """
+        parts = {
+            "credentials": _part(False, why),
+            "accepting_calls": self._accepting_part(),
+            **self._membership_parts(),
+        }
+        return self._report(parts, {})
+
+    def _report(
+        self, parts: dict[str, dict[str, Any]], protections: dict[str, str]
+    ) -> dict[str, Any]:
         ready = all(part["ok"] for part in parts.values())
         return {
             "status": "ok" if ready else "unavailable",
@@ -109,7 +123,7 @@ class Health:
             "transport": self.machine.transport,
             "durability": self.durability,
             "checks": parts,
-            "protections": self.machine.protections,
+            "protections": protections,
         }
 
     async def findings(self) -> list[Finding]:
@@ -161,6 +175,12 @@ class Health:
         if self.draining:
             return _part(False, "draining")
         return _part(not self.refuses, self.refuses or "yes")
+
+    def _membership_parts(self) -> dict[str, dict[str, Any]]:
+        if self.why_not_seen is None:
+            return {}
+        why = self.why_not_seen()
+        return {"membership": _part(why is None, why or "the other nodes see it")}
 
     def _disk_part(self) -> dict[str, Any]:
         try:

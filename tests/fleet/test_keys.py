@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
@@ -16,6 +17,10 @@ FENCE_S = 3.0
 TIMES = f"--fleet-beat-s 0.2 --fleet-fence-s {FENCE_S} --fleet-end-s 40 --fleet-reap-s 60"
 
 
+def asks_for_a_key(node: Server) -> bool:
+    return node.call("GET", "/api/whoami").status_code == 401
+
+
 class CutOff:
     """A node that is asked with a key, which another one may have revoked."""
 
@@ -25,6 +30,7 @@ class CutOff:
         self.two = fleet.node("two", TIMES).start()
         self.operator = self.key("operator")
         for node in (self.one, self.two):
+            until(partial(asks_for_a_key, node))
             node.headers["x-api-key"] = node.http.headers["x-api-key"] = self.operator
         self.function = self.two.deploy("echo hello", name="f", max_instances=2)
 
@@ -77,6 +83,11 @@ def test_a_node_that_reaches_nobody_accepts_no_key(cut_off: CutOff) -> None:
     refused = cut_off.invoke(key)
     assert refused.json()["error_code"] == "STORE_UNAVAILABLE", refused.text
     assert "whether the credential is valid" in refused.text
+    # Nobody is let in, and health says why.
+    health = cut_off.two.call("GET", "/api/functions/health").json()
+    assert not health["ready"]
+    assert "whether the credential is valid" in health["checks"]["credentials"]["reason"]
+    assert health["protections"] == {}
     cut_off.proxy.heal()
     until(lambda: cut_off.invoke(key).status_code == 200, 20)
     cut_off.one.start()  # which clears away what the killed one left

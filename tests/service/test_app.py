@@ -1,11 +1,14 @@
 """The application without a connection: one response for every request, whatever happens."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from quiltfn import wire
 from quiltfn.api.app import make_app
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.path_pattern import PathPattern
@@ -13,6 +16,9 @@ from quiltfn.api.request import Request
 from quiltfn.api.response import Response, text_response
 from quiltfn.api.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
 from quiltfn.api.routes import ROUTES
+from quiltfn.health import Health
+from quiltfn.model.access import Caller, Scope
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import no_others
 from service.in_process import request_of
 from service.platform_harness import open_access
@@ -115,6 +121,57 @@ def test_the_pattern_of_a_path_takes_whole_segments() -> None:
     assert pattern.parameters_of(["", "a.b", "x", "c"]) == {"name": "x"}
     for path in ("/aXb/x/c", "/a.b//c", "/a.b/x/y/c", "/a.b/x/c/", "/a.b/x/c\n"):
         assert pattern.parameters_of(path.split("/")) is None
+
+
+class UncheckedAccess:
+    """What a node knows of callers that cannot refresh its keys: who has a signed token."""
+
+    is_open = is_outdated = False
+
+    async def identify(self, headers: Mapping[str, str], _address: str) -> Caller:
+        if headers["x-api-key"] == "token":
+            return Caller(
+                tenant_id="default", scope=Scope.READ, credential="token:a", token_ends_at=1
+            )
+        raise StoreUnavailable("it cannot tell whether the credential is valid", retry_after=1)
+
+
+@pytest.mark.parametrize("path", ["/api/functions/health", "/api/elasticity/health"])
+async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path: str) -> None:
+    async def report() -> dict[str, Any]:
+        return {"ready": True, "checks": {}, "protections": {"seccomp": "allowlist"}}
+
+    machine: Any = SimpleNamespace(transport="tls", memory_max_mib=1024, cores=1)
+    journal: Any = SimpleNamespace(is_strict=False)
+    nothing: Any = None
+    health = Health(machine, nothing, journal, Path("/"), nothing, 0)
+    health.why_not_seen = lambda: "no beat was stored for 12 s"
+    health.report = report  # type: ignore[method-assign]
+    given = services()
+    given.access, given.health = UncheckedAccess(), health
+    app = make_app(given)
+
+    async def get(key: str, path: str) -> Response:
+        return await app(request_of("GET", path, HEADERS | {"x-api-key": key}))
+
+    response = await get("key", path)
+    assert response.status == 200
+    assert isinstance(response.body, bytes)
+    told = msgspec.json.decode(response.body, type=wire.Health)
+    assert not told.ready
+    assert told.checks["credentials"] == wire.Check(
+        ok=False, reason="it cannot tell whether the credential is valid"
+    )
+    assert not told.checks["membership"].ok
+    assert told.protections == {}
+    text = await get("key", f"{path}?format=markdown")
+    assert isinstance(text.body, bytes)
+    assert text.body.startswith(b"# Not ready\n\n- credentials: NOT OK, it cannot tell")
+    # The whole report is for whom it can still tell, and nothing else answers anybody.
+    whole = await get("token", path)
+    assert isinstance(whole.body, bytes)
+    assert b"allowlist" in whole.body
+    assert (await get("key", "/api/system/info")).status == 503
 
 
 async def test_a_function_around_the_application_sees_every_request(app: Application) -> None:

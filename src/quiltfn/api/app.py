@@ -4,6 +4,7 @@ A connection (`connection.py`) hands every request to `App` and sends the `Respo
 back. Whatever is to see every request, such as a tracer, is a function around that call.
 """
 
+import contextlib
 import re
 from collections.abc import Awaitable, Iterable, Mapping
 from functools import lru_cache, partial
@@ -169,7 +170,7 @@ class Endpoint:
         try:
             response = await self._respond(context, request, route)
         except QuiltfnError as error:
-            response = _failure(context, error)
+            response = _unverified(context, error) or _failure(context, error)
             if isinstance(error, MethodNotAllowed):
                 response.headers.append(("allow", self._allow))
             await self._audit_log.refused(context, response, error.code)
@@ -415,6 +416,18 @@ class Endpoint:
             error.executed = response.executed
             return failure(error, context.request_id)
         return response
+
+
+def _unverified(context: RequestContext[Services], error: QuiltfnError) -> Response | None:
+    """What the route answers whoever asks, where a credential could not be checked."""
+    route = context.route
+    if not isinstance(error, StoreUnavailable) or context.caller is not NOBODY:
+        return None
+    if route is None or route.unverified is None:
+        return None
+    with contextlib.suppress(QuiltfnError):
+        context.query = _query(route, context.request)
+    return route.unverified(context, error)
 
 
 def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:

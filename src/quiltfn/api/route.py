@@ -13,7 +13,7 @@ from quiltfn.api.response import Response
 from quiltfn.catalog import Catalog, Entry
 from quiltfn.frozen import Frozen
 from quiltfn.model.access import Caller, Scope
-from quiltfn.model.errors import Forbidden, QuiltfnError
+from quiltfn.model.errors import Forbidden, QuiltfnError, StoreUnavailable
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 
 MIB = 1024 * 1024
@@ -136,6 +136,7 @@ class CalledFunction(msgspec.Struct, frozen=True):
 
 
 Called = Callable[[RequestContext[Any]], CalledFunction | None]
+Unverified = Callable[[RequestContext[Any], StoreUnavailable], Response]
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +170,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     `called`: of a route that another node may answer: the function that the request calls, or None.
     `is_about_call`: the node answers where the call runs that the path names.
     `for_visitors`: of a route that takes more than `read`: whether operators may use it anywhere.
+    `unverified`: what whoever asks is answered while no credential can be checked.
     """
 
     handler: Handler
@@ -193,6 +195,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     called: Called | None = None
     is_about_call: bool = False
     for_visitors: bool = False
+    unverified: Unverified | None = None
 
     @property
     def about(self) -> str:

@@ -33,7 +33,7 @@ from quiltfn.api.byte_range import OCTETS
 from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.openapi import TENANT, VISIBLE
 from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID
-from quiltfn.api.route import ANY_METHOD, Called, Found, Handler, Parameter, Route
+from quiltfn.api.route import ANY_METHOD, Called, Found, Handler, Parameter, Route, Unverified
 from quiltfn.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
 from quiltfn.model.delivery import DeliveryStatus
@@ -875,9 +875,14 @@ SCHEDULE_RUNS = Route(
 )
 
 
-def document(handler: Handler, answer: type) -> Route:
+def document(handler: Handler, answer: type, unverified: Unverified | None = None) -> Route:
     return Route(
-        handler=handler, scope=READ, answer=answer, parameters=(FORMAT,), texts=("text/markdown",)
+        handler=handler,
+        scope=READ,
+        answer=answer,
+        parameters=(FORMAT,),
+        texts=("text/markdown",),
+        unverified=unverified,
     )
 
 
@@ -917,7 +922,7 @@ LIVENESS = Route(handler=system.get_liveness, scope=None, answer=wire.Liveness)
 READINESS = Route(
     handler=system.get_readiness, scope=None, answer=wire.Liveness, codes=("SHUTTING_DOWN",)
 )
-HEALTH = document(system.get_health, wire.Health)
+HEALTH = document(system.get_health, wire.Health, system.get_health_unverified)
 
 BY_ID = invoking(functions.invoke_function, work.accepted_by_id, functions.called_by_id)
 BY_NAME = invoking(
@@ -993,7 +998,7 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/elasticity/control/operations/{operation_id}", {"GET": OPERATION}),
     (
         "/api/elasticity/health",
-        {"GET": document(system.get_elasticity_health, wire.Health)},
+        {"GET": document(system.get_elasticity_health, wire.Health, system.get_health_unverified)},
     ),
     (
         "/api/elasticity/help",

@@ -79,8 +79,19 @@ async def get_readiness(context: RequestContext[SystemServices]) -> Response:
 
 
 async def get_health(context: RequestContext[SystemServices]) -> Response:
-    """Show whether the server is ready, the result of each check, and the protections in force."""
+    """Show whether the server is ready, the result of each check, and the protections in force. A
+    server that cannot check credentials answers anybody that it is not ready, and why
+    (`credentials`), without checks and protections.
+    """
     report = await context.services.health.report()
+    return _json_or_markdown(context, report, help_documents.health_text(report))
+
+
+def get_health_unverified(
+    context: RequestContext[SystemServices], error: StoreUnavailable
+) -> Response:
+    """That the server is not ready, and why, while it cannot check who asks."""
+    report = context.services.health.unverified_report(str(error))
     return _json_or_markdown(context, report, help_documents.health_text(report))
 
 
