@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -206,6 +207,9 @@ MIB = 1024 * 1024
         ({"stdout": b"x" * 6 * MIB}, None, None),  # with the other fields the body is larger
         ({"stdout": b"x" * 7 * MIB}, None, None),
         ({"stdout": b"\0" * 2 * MIB}, None, None),  # six bytes each in JSON
+        ({"stdout": b"\xff" * 3 * MIB}, None, None),  # three bytes each
+        ({"stdout": b"x\xff\xe2\x82" * 100_000}, 300_000, (False, False)),
+        ({"stdout": "x€".encode() * 200_000}, 400_000, (False, False)),
         ({"stdout": b"x" * 9, "stdout_dropped": 1}, None, None),
         ({"stdout": b"x" * 9, "stderr": b"y" * 70_000}, 9, (False, True)),
         ({"stdout": b"x" * 9, "stderr_dropped": 1}, 9, (False, True)),
@@ -231,8 +235,32 @@ def test_a_result_is_sent_whole_or_not_at_all_and_a_failure_in_any_case(
     assert len(delivery.body) <= 6 * MIB
     data = json.loads(delivery.body)["data"]
     assert len(data["stdout"]) == sent
+    assert data["stdout"] == record.stdout[: 6 * MIB].decode("utf-8", "replace")[:sent]
     assert (data["stdout_truncated"], data["stderr_truncated"]) == cut
     assert data["is_truncated"] is any(cut or ())
+
+
+def test_output_that_is_no_text_is_read_in_pieces_and_no_further_than_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other threads run between two pieces."""
+    read: list[int] = []
+    decoder = codecs.getincrementaldecoder("utf-8")
+
+    class Counted(decoder):  # type: ignore[misc,valid-type]
+        def decode(self, data: bytes, final: bool = False) -> str:
+            read.append(len(data))
+            return str(super().decode(data, final))
+
+    monkeypatch.setattr(codecs, "getincrementaldecoder", lambda _: Counted)
+    outcome = WorkOutcome(destination_id="d")
+    record = replace(done(begun(a_piece(a_function()).record)), outcome=outcome)
+    for byte, most in ((b"\xff", 6 * MIB // 3), (b"\0", MIB)):
+        read.clear()
+        delivery = model.delivery_of(replace(record, stdout=byte * 6 * MIB))
+        assert (delivery.error_message or "").startswith("RESULT_TOO_LARGE: ")
+        assert max(read) <= 64 * 1024
+        assert sum(read) <= most + 64 * 1024
 
 
 async def test_a_result_that_is_too_large_is_listed_as_failed_and_sent_to_nobody(

@@ -1,5 +1,6 @@
 """Deliveries: what is sent to a destination when accepted work has ended."""
 
+import codecs
 import datetime
 from enum import StrEnum
 from typing import Any
@@ -16,6 +17,7 @@ LIFE_S = 24 * 3600
 # its payload. Of standard error, and of all output of a failure, it gets the beginning.
 BODY_MAX_BYTES = PAYLOAD_MAX_BYTES
 EXCERPT_MAX_BYTES = 64 * 1024
+PIECE_BYTES = 64 * 1024
 RESULT_TOO_LARGE = "RESULT_TOO_LARGE"
 # Destinations in a row, each the end of the one before it: a function that is its own destination
 # would go on for ever.
@@ -87,8 +89,8 @@ def _body_or_problem(record: Invocation) -> tuple[bytes, str | None]:
     elif record.status is Status.SUCCESS and whole > BODY_MAX_BYTES:
         problem = f"the result has {whole} bytes"
     body = b"" if problem else body_of(record)
-    if len(body) > BODY_MAX_BYTES:
-        problem = f"with its result of {whole} bytes the body has {len(body)} bytes"
+    if not problem and not 0 < len(body) <= BODY_MAX_BYTES:
+        problem = f"its result of {whole} bytes takes more as JSON"
     if not problem:
         return body, None
     return b"", f"{RESULT_TOO_LARGE}: {problem}; a destination gets up to {BODY_MAX_BYTES} bytes"
@@ -97,11 +99,15 @@ def _body_or_problem(record: Invocation) -> tuple[bytes, str | None]:
 def body_of(record: Invocation) -> bytes:
     """The JSON that destinations get: a type, a time and the record, as Standard Webhooks asks.
     `stdout` is the whole result of a success; `stdout_truncated` and `stderr_truncated` say whether
-    a stream is less than what was written, and `is_truncated` whether one of the two is.
+    a stream is less than what was written, and `is_truncated` whether one of the two is. b"" if the
+    output takes more than `BODY_MAX_BYTES` by itself.
     """
     stdout, stderr = record.stdout, record.stderr[:EXCERPT_MAX_BYTES]
     if record.status is not Status.SUCCESS:
         stdout = stdout[:EXCERPT_MAX_BYTES]
+    output = _text(stdout, BODY_MAX_BYTES)
+    if output is None:
+        return b""
     is_out_cut = len(record.stdout) + record.stdout_dropped > len(stdout)
     is_err_cut = len(record.stderr) + record.stderr_dropped > len(stderr)
     data: dict[str, Any] = {
@@ -118,7 +124,7 @@ def body_of(record: Invocation) -> bytes:
         "duration_ms": record.duration_ms,
         "exit_code": record.exit_code,
         "error_message": record.error_message,
-        "stdout": stdout.decode("utf-8", "replace"),
+        "stdout": output,
         "stderr": stderr.decode("utf-8", "replace"),
         "is_truncated": is_out_cut or is_err_cut,
         "stdout_truncated": is_out_cut,
@@ -132,6 +138,23 @@ def body_of(record: Invocation) -> bytes:
             "data": data,
         }
     )
+
+
+def _text(data: bytes, json_max_bytes: int) -> str | None:
+    """Output as text; None if it takes more bytes as JSON. Bytes that are no text become three
+    times as many, and slowly: in pieces other threads run meanwhile, and it ends at the limit.
+    """
+    if len(data) <= PIECE_BYTES:
+        return data.decode("utf-8", "replace")
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces, size = [], 0
+    for at in range(0, len(data), PIECE_BYTES):
+        end = at + PIECE_BYTES
+        pieces.append(decoder.decode(data[at:end], final=end >= len(data)))
+        size += len(msgspec.json.encode(pieces[-1])) - 2
+        if size > json_max_bytes:
+            return None
+    return "".join(pieces)
 
 
 def retry_due_ms(delivery: Delivery, now_ms: int, chance: float) -> int | None:
