@@ -181,6 +181,28 @@ def test_a_table_masks_what_looks_like_a_secret_alone(command: str, capsys: Capt
     assert said.err == ""
 
 
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("form", ["table", "json", "yaml"])
+@pytest.mark.parametrize("command", ["functions get hello", "functions list", "versions"])
+def test_what_the_project_here_lists_as_a_secret_is_masked_as_well(
+    command: str, form: str, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*("functions versions hello" if command == "versions" else command).split()]
+    monkeypatch.chdir(tmp_path)
+    for text, is_shown in (
+        ('[functions.other]\nsecrets = ["MODE"]\n', False),
+        ("functions = ", True),  # no file that can be read is needed
+        ("", True),
+    ):
+        (tmp_path / PROJECT_FILE).write_text(text)
+        assert run([*words, "-o", form]) == 0
+        said = capsys.readouterr().out
+        has_values = form != "table" or command == "functions get hello"
+        assert ("fast" in said) is (is_shown and has_values)
+        assert run([*words, "-o", form, "--reveal"]) == 0
+        assert ("fast" in capsys.readouterr().out) is has_values
+
+
 def test_a_key_below_write_is_told_why_nothing_is_revealed(fake: Fake, capsys: Captured) -> None:
     hidden = {**FUNCTION, "environment": {"MODE": "***"}}
     fake.answers["GET", "/by-name/hello"] = fake.answers["GET", f"/{ID}"] = (200, hidden)

@@ -14,6 +14,7 @@ from msgspec import Struct
 from quiltfn.cli import advice, profiles, progress, show
 from quiltfn.cli.output import Output, OutputOption, print_answer
 from quiltfn.cli.parsing import Argument, BadParameter, Option, nearest
+from quiltfn.cli.project import PROJECT_FILE
 from quiltfn.sdk import ApiError, Client, ClientError, Image, NotTrusted
 from quiltfn.wire import Function, Runtime, Schedule, SystemInfo
 from quiltfn.wire.masking import MASK, masked
@@ -109,12 +110,13 @@ class Session:
         return answer
 
     def print(self, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
-        """Print an answer, or for programs its `body`; values that look like secrets are masked in
-        both, unless they are to be revealed.
+        """Print an answer, or for programs its `body`; values that look like secrets, or that the
+        project in this directory lists as such, are masked in both, unless they are to be revealed.
         """
         if not self._reveal:
-            shown = masked(answer)
-            print_answer(self.output, shown, _masked_body(body), print_it)
+            secrets = _listed_secrets() if b'"environment"' in body else frozenset[str]()
+            shown = masked(answer, secrets)
+            print_answer(self.output, shown, _masked_body(body, secrets), print_it)
             if self._reveal is False and _has_variables(shown) and shown is not answer:
                 show.note(HIDDEN)
             return
@@ -211,10 +213,23 @@ def _has_variables(answer: object) -> TypeGuard[Function | Runtime | Schedule]:
     return isinstance(answer, Function | Runtime | Schedule)
 
 
-def _masked_body(body: bytes) -> bytes:
-    """The same bytes if nothing of it looks like a secret."""
+def _listed_secrets() -> frozenset[str]:
+    """The variables that the project in this directory lists as secrets."""
+    path = Path(PROJECT_FILE)
+    if not path.is_file():
+        return frozenset()
+    from quiltfn.cli.project import file  # noqa: PLC0415 — in a project alone
+
+    try:
+        return frozenset[str]().union(*file.listed_secrets(path).values())
+    except BadParameter:  # no command but those of projects needs the file
+        return frozenset()
+
+
+def _masked_body(body: bytes, secrets: frozenset[str]) -> bytes:
+    """The same bytes if nothing of it is a secret, or looks like one."""
     if b'"environment"' not in body and b'"secret"' not in body:
         return body
     whole = msgspec.json.decode(body)
-    shown = masked(whole)
+    shown = masked(whole, secrets)
     return body if shown is whole else show.encoded(shown)

@@ -58,30 +58,30 @@ def masked_values(environment: Mapping[str, str], secrets: Collection[str] = ())
     }
 
 
-def masked(value: Any) -> Any:
+def masked(value: Any, secrets: Collection[str] = ()) -> Any:
     """A response of the API, or a part of one, without the values of its fields `environment` that
-    look like secrets, without those of its fields `secret`, and without the query and password of
-    a `url` that looks like one. The same object if it has none.
+    look like secrets or have a name of `secrets`, without those of its fields `secret`, and without
+    the query and password of a `url` that looks like one. The same object if it has none.
     """
     if isinstance(value, Struct):
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
-        now = masked(fields)
+        now = masked(fields, secrets)
         return value if now is fields else replace(value, **now)
     if isinstance(value, dict):
-        found = {name: _masked_field(name, one) for name, one in value.items()}
+        found = {name: _masked_field(name, one, secrets) for name, one in value.items()}
         return value if all(found[name] is value[name] for name in value) else found
     if isinstance(value, list | tuple):
-        kept = [masked(one) for one in value]
+        kept = [masked(one, secrets) for one in value]
         is_same = all(one is before for one, before in zip(kept, value, strict=True))
         return value if is_same else type(value)(kept)
     return value
 
 
-def _masked_field(name: Any, value: Any) -> Any:
+def _masked_field(name: Any, value: Any, secrets: Collection[str]) -> Any:
     if name == "environment" and isinstance(value, dict):
-        now = masked_values(value)
+        now = masked_values(value, secrets)
         return value if now == value else now
-    return masked_text(name, value) if isinstance(value, str) else masked(value)
+    return masked_text(name, value) if isinstance(value, str) else masked(value, secrets)
 
 
 def masked_text(name: str, value: str) -> str:
