@@ -26,7 +26,7 @@ from quiltfn.http_trigger.call import TOKENS_MAX, HttpCall, forwarded, passed_on
 from quiltfn.http_trigger.event import answer_of, event_of
 from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of, whole_of
 from quiltfn.http_trigger.target import check_path, target_of
-from quiltfn.model.access import tokens_in
+from quiltfn.model.access import TOKEN, TOKEN_HEAD_MAX, tokens_in
 from quiltfn.model.errors import BadRequest
 from timeouts import scaled
 
@@ -161,6 +161,18 @@ def test_so_many_signed_tokens_are_checked_and_no_more() -> None:
     with pytest.raises(BadRequest, match="signed tokens"):
         passed_on([*fields, ("x-more", token(99))], is_ours=False, is_token=is_token)
     assert passed_on([*fields, ("x-more", token(99))], is_ours=False), "none is known to anybody"
+
+
+def test_the_headers_of_signed_tokens_that_are_checked_are_short() -> None:
+    """Each is taken apart for every place in it where a token may begin."""
+    rest = token(0).partition(".")[2]
+    found = list(tokens_in("eyJ" + "eyJhbGci" * 2000 + "." + rest))
+    assert found
+    assert max(len(text.partition(".")[0]) for text in found) <= TOKEN_HEAD_MAX
+    for length in (TOKEN_HEAD_MAX, TOKEN_HEAD_MAX + 1):
+        head = "eyJ" + "A" * (length - 3)
+        assert (f"{head}.{rest}" in tokens_in(f"x={head}.{rest}")) is (length == TOKEN_HEAD_MAX)
+        assert bool(TOKEN.fullmatch(f"{head}.{rest}")) is (length == TOKEN_HEAD_MAX)
 
 
 @pytest.mark.parametrize("text", ["a." * 32_000, "eyJ" * 21_000, "eyJ." * 16_000, "-" * 64_000])

@@ -735,6 +735,7 @@ export interface RuntimeFilePage {
 
 export interface RuntimeList {
   runtimes: Runtime[];
+  next_cursor?: string | null;
 }
 
 export interface RuntimePackage {

@@ -64,7 +64,7 @@ async def get_function(context: RequestContext[FunctionServices]) -> Response:
     change. x-function-url is its path over plain HTTP, if it has a URL.
     """
     entry = context.entry()
-    response = _shown(context, entry)
+    response = await _shown(context, entry)
     if context.services.urls.of(entry.function.id) is not None:
         path = path_of(context.tenant_id, entry.function.name)
         response.headers.append(("x-function-url", path))
@@ -73,7 +73,7 @@ async def get_function(context: RequestContext[FunctionServices]) -> Response:
 
 async def get_function_by_name(context: RequestContext[FunctionServices]) -> Response:
     """Show one function by its name."""
-    return _shown(context, context.entry_by_name())
+    return await _shown(context, context.entry_by_name())
 
 
 async def update_function(context: RequestContext[FunctionServices]) -> Response:
@@ -94,7 +94,9 @@ async def update_function(context: RequestContext[FunctionServices]) -> Response
     entry = context.entry()
     lifecycle, expected = context.services.lifecycle, if_match(context)
     moves = kept == "move"
-    return _shown(context, await lifecycle.update(entry, changes, expected, moves_default=moves))
+    return await _shown(
+        context, await lifecycle.update(entry, changes, expected, moves_default=moves)
+    )
 
 
 async def delete_function(context: RequestContext[FunctionServices]) -> Response:
@@ -110,7 +112,7 @@ async def deploy_function(context: RequestContext[FunctionServices]) -> Response
     """Deploy a function by starting its instances. The response has the state active; or error, and
     error_message says why; or deploying after 20 seconds.
     """
-    return _shown(context, await context.services.lifecycle.deploy(context.entry()))
+    return await _shown(context, await context.services.lifecycle.deploy(context.entry()))
 
 
 async def pause_function(context: RequestContext[FunctionServices]) -> Response:
@@ -123,7 +125,7 @@ async def pause_function(context: RequestContext[FunctionServices]) -> Response:
 
 async def resume_function(context: RequestContext[FunctionServices]) -> Response:
     """Resume a paused function by deploying it again."""
-    return _shown(context, await context.services.lifecycle.resume(context.entry()))
+    return await _shown(context, await context.services.lifecycle.resume(context.entry()))
 
 
 def invoke_function(context: RequestContext[FunctionServices]) -> Awaitable[Response]:
@@ -265,7 +267,7 @@ async def rollback_function(context: RequestContext[FunctionServices]) -> Respon
     then, or split calls with it, loses that; rolled_back says so.
     """
     entry = await context.services.lifecycle.rollback(context.entry(), context.body.version)
-    return _shown(context, entry)
+    return await _shown(context, entry)
 
 
 async def get_function_pool(context: RequestContext[FunctionServices]) -> Response:
@@ -310,6 +312,7 @@ async def _record(context: RequestContext[FunctionServices]) -> Invocation:
     return await context.services.work.record(context.entry(), context.parameters["invocation_id"])
 
 
-def _shown(context: RequestContext[FunctionServices], entry: Entry) -> Response:
-    function = shown_function(context, entry)
-    return json_response(function, headers=[("etag", f'"{entry.fingerprint()}"')])
+async def _shown(context: RequestContext[FunctionServices], entry: Entry) -> Response:
+    async with pages.reserved_for(context, entry.version.spec.size):
+        function = shown_function(context, entry)
+        return json_response(function, headers=[("etag", f'"{entry.fingerprint()}"')])

@@ -1,13 +1,14 @@
 """Pages of a list: whole entries, as many as their bytes allow and at least one, and a cursor."""
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import msgspec
 
 from quiltfn.api import parse
+from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.response import Response, encode, json_response
 from quiltfn.api.route import RequestContext, S
 from quiltfn.model.cursors import to_cursor
@@ -16,7 +17,9 @@ from quiltfn.model.cursors import to_cursor
 PIECE_BYTES = 256 * 1024
 PAGE_MAX, PAGE_DEFAULT = 1000, 50
 # Lists that clients knew before there were pages: a page that is the whole list has no cursor.
-WITHOUT_LAST_CURSOR = frozenset({"versions"})
+WITHOUT_LAST_CURSOR = frozenset({"packages", "runtimes", "versions"})
+# JSON takes six bytes at most for one character, which is there beside the text itself.
+JSON_FACTOR = 8
 
 
 def limit_of(context: RequestContext[S], default: int = PAGE_DEFAULT) -> int:
@@ -32,15 +35,34 @@ def reserved(context: RequestContext[S]) -> AbstractAsyncContextManager[None]:
     return context.services.budgets.responses.reserve(size, context.tenant_id)
 
 
+def size_of(environment: Mapping[str, str] | None, *texts: str | None) -> int:
+    """Characters of texts that callers chose."""
+    variables = (environment or {}).items()
+    return sum(len(name) + len(value) for name, value in variables) + sum(
+        len(text or "") for text in texts
+    )
+
+
+def reserved_for(context: RequestContext[S], size: int) -> AbstractAsyncContextManager[None]:
+    """The memory of one object, while it is made, with `size` characters that callers chose.
+    Raises `CapacityFull`.
+    """
+    size *= JSON_FACTOR
+    if size <= SHORT_BYTES:
+        return nullcontext()
+    return context.services.budgets.responses.reserve(size, context.tenant_id)
+
+
 async def page_response(
     context: RequestContext[S],
     name: str,
     shown: Iterable[tuple[str, Any]],
     limit: int,
     cursor: str | None = None,
+    **fields: Any,
 ) -> Response:
     """The page of the list called `name` that begins with `shown`: entries with their ids.
-    `cursor`: where it goes on behind all of them.
+    `cursor`: where it goes on behind all of them. `fields`: what the page has beside them.
     """
     found: list[msgspec.Raw] = []
     size, piece, last, most = 0, 0, "", context.services.limits.page_max
@@ -54,7 +76,7 @@ async def page_response(
         if piece > PIECE_BYTES:
             piece = 0
             await asyncio.sleep(0)
-    page: dict[str, Any] = {name: found}
+    page: dict[str, Any] = {name: found, **fields}
     if cursor is not None or name not in WITHOUT_LAST_CURSOR:
         page["next_cursor"] = cursor
     links = parse.next_link(context.path, context.query, limit, cursor)

@@ -785,7 +785,12 @@ SHARED = Parameter(
     about="true: the runtime that all tenants share; needs an operator's key",
     schema={"type": "boolean"},
 )
-LIST_RUNTIMES = Route(handler=runtimes.list_runtimes, scope=READ, answer=wire.RuntimeList)
+LIST_RUNTIMES = Route(
+    handler=runtimes.list_runtimes,
+    scope=READ,
+    answer=wire.RuntimeList,
+    parameters=(LIMIT, CURSOR),
+)
 GET_RUNTIME = Route(handler=runtimes.get_runtime, scope=READ, answer=wire.Runtime)
 RUNTIME_FILES = Route(
     handler=runtimes.list_runtime_files,

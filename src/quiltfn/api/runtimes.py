@@ -1,13 +1,20 @@
 """The routes over runtimes: what each does, parse being done: call a verb, render."""
 
+import re
+
 from quiltfn import wire
-from quiltfn.api import parse, shapes
+from quiltfn.api import pages, parse, shapes
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.api.version_files import ImageFileServices, file_page
 from quiltfn.model.access import Scope
+from quiltfn.model.cursors import no_cursor, text_of
 from quiltfn.model.image import UPLOADED, Archive, Contents
-from quiltfn.runtimes import OwnedRuntime, Runtimes
+from quiltfn.model.runtime import NAME
+from quiltfn.runtimes import OwnedRuntime, Runtimes, is_own
+
+# Of a runtime in the list: the server's own go before the others.
+PLACE = re.compile(f"[01]{NAME.pattern}")
 
 
 class RuntimeServices(ImageFileServices):
@@ -20,8 +27,18 @@ async def list_runtimes(context: RequestContext[RuntimeServices]) -> Response:
     """List the runtimes that the tenant's functions can use: the server's own, the tenant's, and
     those that all tenants share.
     """
-    shown = [_answer(context, one) for one in context.services.runtimes.all(context.tenant_id)]
-    return json_response(wire.RuntimeList(runtimes=shown))
+    limit, cursor = pages.limit_of(context, pages.PAGE_MAX), context.query.get("cursor")
+    after = "" if cursor is None else text_of(cursor)
+    if cursor is not None and not PLACE.fullmatch(after):
+        raise no_cursor(cursor)
+    async with pages.reserved(context):
+        found = context.services.runtimes.all(context.tenant_id)
+        shown = (
+            (place, _shown(context, named))
+            for named in found
+            if (place := f"{int(not is_own(named.runtime))}{named.runtime.name}") > after
+        )
+        return await pages.page_response(context, "runtimes", shown, limit)
 
 
 async def get_runtime(context: RequestContext[RuntimeServices]) -> Response:
@@ -29,7 +46,7 @@ async def get_runtime(context: RequestContext[RuntimeServices]) -> Response:
     only operators see them.
     """
     named = context.services.runtimes.get(context.tenant_id, context.parameters["name"])
-    return json_response(_answer(context, named))
+    return await _response(context, named)
 
 
 async def add_runtime(context: RequestContext[RuntimeServices]) -> Response:
@@ -47,11 +64,9 @@ async def add_runtime(context: RequestContext[RuntimeServices]) -> Response:
         shared=shared,
         is_operator=context.caller.scope.includes(Scope.OPERATOR),
     )
-    return json_response(
-        _answer(context, named),
-        status=201 if is_new else 200,
-        object_id=named.runtime.name,
-    )
+    response = await _response(context, named)
+    response.status, response.object_id = 201 if is_new else 200, named.runtime.name
+    return response
 
 
 async def remove_runtime(context: RequestContext[RuntimeServices]) -> Response:
@@ -80,11 +95,14 @@ async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Res
     """
     services = context.services
     named = services.runtimes.get(context.tenant_id, context.parameters["name"])
-    found, is_complete = await services.tenant_images.packages(
-        context.tenant_id, named.runtime.app_images
-    )
-    packages = [shapes.runtime_package(one) for one in found]
-    return json_response(wire.RuntimePackageList(packages=packages, is_complete=is_complete))
+    async with pages.reserved(context):
+        found, is_complete = await services.tenant_images.packages(
+            context.tenant_id, named.runtime.app_images
+        )
+        shown = (("", shapes.runtime_package(package)) for package in found)
+        return await pages.page_response(
+            context, "packages", shown, len(found), is_complete=is_complete
+        )
 
 
 async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
@@ -116,7 +134,12 @@ async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
     )
 
 
-def _answer(context: RequestContext[RuntimeServices], named: OwnedRuntime) -> wire.Runtime:
+async def _response(context: RequestContext[RuntimeServices], named: OwnedRuntime) -> Response:
+    async with pages.reserved_for(context, pages.size_of(named.runtime.environment)):
+        return json_response(_shown(context, named))
+
+
+def _shown(context: RequestContext[RuntimeServices], named: OwnedRuntime) -> wire.Runtime:
     is_operator = context.caller.scope.includes(Scope.OPERATOR)
     show = is_operator if named.is_shared else context.sees_values
     return shapes.runtime(named, show=show)

@@ -33,7 +33,7 @@ async def create_schedule(context: RequestContext[ScheduleServices]) -> Response
         made = await context.services.schedules.create(
             context.tenant_id, body.function, shapes.schedule_of(body)
         )
-    return _shown(context, made, status=201)
+    return await _shown(context, made, status=201)
 
 
 async def list_schedules(context: RequestContext[ScheduleServices]) -> Response:
@@ -69,7 +69,7 @@ async def _shown_after(
 async def get_schedule(context: RequestContext[ScheduleServices]) -> Response:
     """Show a schedule: when it is due the next five times, and what came of it last."""
     named = context.parameters["name"]
-    return _shown(context, await context.services.schedules.get(context.tenant_id, named))
+    return await _shown(context, await context.services.schedules.get(context.tenant_id, named))
 
 
 async def update_schedule(context: RequestContext[ScheduleServices]) -> Response:
@@ -88,7 +88,7 @@ async def update_schedule(context: RequestContext[ScheduleServices]) -> Response
         changed = await context.services.schedules.change(
             context.tenant_id, context.parameters["name"], function, changes
         )
-    return _shown(context, changed)
+    return await _shown(context, changed)
 
 
 async def delete_schedule(context: RequestContext[ScheduleServices]) -> Response:
@@ -152,9 +152,11 @@ def _schedule(context: RequestContext[ScheduleServices], one: StoredSchedule) ->
     return shapes.schedule(one, name, show=context.sees_values)
 
 
-def _shown(
+async def _shown(
     context: RequestContext[ScheduleServices], one: StoredSchedule, status: int = 200
 ) -> Response:
-    response = json_response(_schedule(context, one), status=status, object_id=one.schedule.id)
-    response.object_name = one.schedule.name
+    given = one.schedule
+    async with pages.reserved_for(context, pages.size_of(given.environment, given.payload)):
+        response = json_response(_schedule(context, one), status=status, object_id=given.id)
+    response.object_name = given.name
     return response

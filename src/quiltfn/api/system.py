@@ -272,9 +272,10 @@ async def list_api_keys(context: RequestContext[KeyServices]) -> Response:
     limit = pages.limit_of(context, pages.PAGE_MAX)
     everything = context.caller.sees_all_tenants
     tenant_id = None if everything else context.tenant_id
-    page = await context.services.keys.page(tenant_id, limit, context.query.get("cursor"))
-    shown = ((key.id, shapes.key(key)) for key in page.items)
-    return await pages.page_response(context, "keys", shown, limit, page.next_cursor)
+    async with pages.reserved(context):
+        page = await context.services.keys.page(tenant_id, limit, context.query.get("cursor"))
+        shown = ((key.id, shapes.key(key)) for key in page.items)
+        return await pages.page_response(context, "keys", shown, limit, page.next_cursor)
 
 
 async def revoke_api_key(context: RequestContext[KeyServices]) -> Response:
@@ -300,20 +301,20 @@ async def list_audit_entries(context: RequestContext[AuditServices]) -> Response
     )
     if since is not None and until is not None and since > until:
         raise Unprocessable.field("from", "at or before to", query["from"])
-    page = await context.services.audit.query(
-        AuditQuery(
-            tenant_id=None if everything else context.tenant_id,
-            limit=limit,
-            cursor=query.get("cursor"),
-            action=query.get("action"),
-            credential=query.get("credential"),
-            object_id=query.get("object_id"),
-            since=since,
-            until=until,
-        )
+    wanted = AuditQuery(
+        tenant_id=None if everything else context.tenant_id,
+        limit=limit,
+        cursor=query.get("cursor"),
+        action=query.get("action"),
+        credential=query.get("credential"),
+        object_id=query.get("object_id"),
+        since=since,
+        until=until,
     )
-    entries = [shapes.audit_entry(entry) for entry in page.items]
-    return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
+    async with pages.reserved(context):
+        page = await context.services.audit.query(wanted)
+        entries = [shapes.audit_entry(entry) for entry in page.items]
+        return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
 
 
 async def get_metrics(context: RequestContext[MetricServices]) -> Response:

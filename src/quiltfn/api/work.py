@@ -252,8 +252,9 @@ async def cancel_invocation(context: RequestContext[WorkServices]) -> Response:
 
 async def list_invocation_attempts(context: RequestContext[WorkServices]) -> Response:
     """List the attempts at a call that are over, first to last."""
-    found = await context.services.work.attempts(context.entry(), _invocation_id(context))
-    return json_response(wire.AttemptList(attempts=[shapes.attempt(one) for one in found]))
+    async with pages.reserved(context):
+        found = await context.services.work.attempts(context.entry(), _invocation_id(context))
+        return json_response(wire.AttemptList(attempts=[shapes.attempt(one) for one in found]))
 
 
 async def get_invocation_input(context: RequestContext[WorkServices]) -> Response:

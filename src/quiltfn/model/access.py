@@ -12,12 +12,16 @@ from quiltfn.model.errors import Forbidden, TenantDisabled, Unprocessable
 
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 KEY_MARK = "quilt_sk_"
-# The alphabet of the three parts of a signed token, how the first begins (`{"`), and how short each
-# can be at least: the second has four claims.
+# The alphabet of the three parts of a signed token, how the first begins (`{"`), how short each can
+# be at least (the second has four claims), and how long the first may be: it is taken apart before
+# the signature is checked, as often as a header has what begins like one.
 BASE64URL = string.ascii_letters + string.digits + "-_"
 TOKEN_START = "eyJ"
-TOKEN = re.compile(TOKEN_START + r"[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 TOKEN_HEAD_MIN, TOKEN_CLAIMS_MIN, TOKEN_SIGNATURE_MIN = len("eyJhbGciOiJIUzI1NiJ9"), 40, 43
+TOKEN_HEAD_MAX = 1024
+TOKEN = re.compile(
+    rf"(?=[^.]{{1,{TOKEN_HEAD_MAX}}}\.){TOKEN_START}[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
+)
 TOKEN_MIN = TOKEN_HEAD_MIN + TOKEN_CLAIMS_MIN + TOKEN_SIGNATURE_MIN + 2
 LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,100}")
 # How many keys are valid at a time, of a tenant and of all. As many that are revoked or expired are
@@ -119,7 +123,7 @@ def tokens_in(text: str) -> Iterator[str]:
         if len(claims) < TOKEN_CLAIMS_MIN or claims.strip(BASE64URL):
             continue
         before, after = parts[at - 1], parts[at + 1]
-        head = before[len(before.rstrip(BASE64URL)) :]
+        head = before[len(before.rstrip(BASE64URL)) :][-TOKEN_HEAD_MAX:]
         signature = after[: len(after) - len(after.lstrip(BASE64URL))]
         if len(head) < TOKEN_HEAD_MIN or len(signature) < TOKEN_SIGNATURE_MIN:
             continue

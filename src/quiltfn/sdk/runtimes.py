@@ -27,8 +27,14 @@ UPLOAD_READ_S = 600.0  # the server answers once it has unpacked and kept every 
 
 def list_runtimes() -> Flow[list[Runtime]]:
     """Every runtime that the tenant's functions can name, the server's own first."""
-    found = yield from ask(get(BASE, RuntimeList))
-    return found.runtimes
+    runtimes: list[Runtime] = []
+    cursor: str | None = None
+    while True:
+        page = yield from ask(get(f"{BASE}{query(cursor=cursor)}", RuntimeList))
+        runtimes += page.runtimes
+        cursor = page.next_cursor
+        if cursor is None:
+            return runtimes
 
 
 def get_runtime(name: str) -> Flow[Runtime]:

@@ -256,9 +256,10 @@ class Runtime(Struct, kw_only=True, frozen=True):
 
 
 class RuntimeList(Struct, kw_only=True, frozen=True):
-    """Every runtime, the server's own first."""
+    """Runtimes, the server's own first."""
 
     runtimes: list[Runtime]
+    next_cursor: NextCursor | None = None
 
 
 class Image(Struct, kw_only=True, frozen=True):
