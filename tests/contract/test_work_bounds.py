@@ -35,6 +35,7 @@ from quiltfn.store import (
 )
 from quiltfn.store.disk_reserve import DiskFull
 from quiltfn.store.inputs import INPUT_BYTES
+from quiltfn.store.usage import RECORD_BYTES
 
 SIZE = 1000
 ONE = INPUT_BYTES + SIZE
@@ -194,6 +195,49 @@ async def test_a_record_whose_work_waits_is_never_pruned(
     assert await retention.prune_some(keep) == 0
     assert [one.invocation_id for one in await claimed(queue, function, 9)] == waiting
     assert await journal.get(function.id, waiting[0]) is not None
+
+
+async def test_bounds_in_bytes_take_the_output_of_attempts_of_work_that_waits_oldest_first(
+    store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
+) -> None:
+    """It is taken in the order of records, also from work of the last minute and between two
+    attempts, and nothing else of that work. Bounds in number leave it alone.
+    """
+    queue = SqlWork(store.database)
+    over = await finished(queue, journal, function, 2)
+    waiting = await given(queue, function, 6)
+    over += await given(queue, function, 2)
+    for record in await claimed(queue, function, 8):
+        retry = WorkOutcome(retry_at_ms=NOW_MS if record.invocation_id in waiting else None)
+        journal.opened(begun(record))
+        journal.closed(replace(done(begun(record), 1, b"x" * SIZE), outcome=retry))
+    await journal.synced()
+    for record in await claimed(queue, function):
+        journal.opened(begun(record))
+    await journal.synced()
+
+    async def left(now: int, keep: RetentionPolicy) -> tuple[list[object], list[object]]:
+        retention = SqlRetention(store.database, ManualClock(now))
+        while await retention.prune_some(keep):
+            pass
+        ended = "status NOT IN ('queued', 'running') ORDER BY 1"
+        found = rows(tmp_path, f"SELECT invocation_id FROM invocation WHERE {ended}")
+        output = "SELECT invocation_id FROM attempt WHERE stdout IS NOT NULL ORDER BY 1"
+        return [one for (one,) in found], [one for (one,) in rows(tmp_path, output)]
+
+    def at_most(records: int, outputs: int) -> RetentionPolicy:
+        size = records * RECORD_BYTES + outputs * SIZE
+        return RetentionPolicy(count=0, seconds=0, size=StorageLimit(tenant=size))
+
+    assert await left(LATE_S, RetentionPolicy(count=9, seconds=0)) == (over[1:], waiting)
+    assert await left(LATE_S, at_most(8, 6)) == (over[2:], waiting[2:])
+    assert await left(NOW_S, at_most(8, 3)) == (over[2:], waiting[5:])
+    assert await left(LATE_S, at_most(6, 0)) == ([], [])
+    sizes = rows(tmp_path, "SELECT DISTINCT size_bytes FROM invocation")
+    used = rows(tmp_path, "SELECT DISTINCT bytes / number FROM usage WHERE kind = 'record'")
+    assert sizes == used == [(RECORD_BYTES,)]
+    again = await claimed(queue, function, 9)
+    assert [(one.invocation_id, one.attempt) for one in again] == [(one, 2) for one in waiting[1:]]
 
 
 @OF_SQLITE

@@ -300,11 +300,12 @@ async def test_an_attempt_that_another_one_follows_keeps_the_end_of_its_output_a
     ended = replace(done(begun(first), 7), stdout=b"a" + b"b" * ATTEMPT_OUTPUT_BYTES, stderr=b"e")
     journal.closed(replace(ended, outcome=WorkOutcome(retry_at_ms=NOW_MS)))
     await journal.synced()
+    size = "SELECT size_bytes FROM invocation"
+    assert rows(tmp_path, size) == [(RECORD_BYTES + ATTEMPT_OUTPUT_BYTES + 1,)]
     (second,) = await claimed(queue, function)
     await attempted(journal, second, 8)
     kept = [(one.stdout, one.stderr) for one in await queue.attempts(call)]
     assert kept == [(b"b" * ATTEMPT_OUTPUT_BYTES, b"e"), (None, None)]
-    size = "SELECT size_bytes FROM invocation"
     assert rows(tmp_path, size) == [(RECORD_BYTES + len(b"hello\n") + ATTEMPT_OUTPUT_BYTES + 1,)]
     await store.database.write(lambda connection: drop_output(connection, [call]))
     assert rows(tmp_path, size) == [(RECORD_BYTES,)]

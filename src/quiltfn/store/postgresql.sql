@@ -85,10 +85,15 @@ SELECT oldest.invocation_id
  LIMIT :most;
 
 -- oldest_of_tenant: the oldest records of a tenant that have an end, an id below the given one and a
--- size above the given one; and their sizes, without touching the rows
-SELECT invocation_id, size_bytes FROM invocation
+-- size above the given one; and their sizes, without touching the rows. `with_open`: among them also
+-- those without an end that have output of attempts
+SELECT invocation_id, size_bytes, FALSE AS is_open FROM invocation
  WHERE tenant_id = :tenant_id AND invocation_id < :before AND size_bytes > :above
    AND status NOT IN ('queued', 'running')
+ UNION ALL
+SELECT invocation_id, size_bytes, TRUE FROM invocation
+ WHERE tenant_id = :tenant_id AND invocation_id < :before AND size_bytes > 600
+   AND status IN ('queued', 'running') AND CAST(:with_open AS boolean)
  ORDER BY invocation_id LIMIT :most;
 
 -- records_of_function: the newest records of a function that match, from one id up to another, without

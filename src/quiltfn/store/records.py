@@ -112,11 +112,12 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
             for known, status, attempt in run(connection, "over_among", {"ids": ids}):
                 if status in FINAL or attempt > ended[known].attempt:
                     del ended[known]
-        write(connection, some, epoch)
         there = functions_among(connection, ended.values())
         kept = [record for record in ended.values() if record.function_id in there]
-        add_counters(connection, [record for record in kept if record.is_final])
+        # Before the records are written, whose sizes count the output of their attempts.
         outcomes.carry_out(connection, [record for record in kept if record.outcome is not None])
+        write(connection, some, epoch)
+        add_counters(connection, [record for record in kept if record.is_final])
         gone = [record for record in ended.values() if record.function_id not in there]
         kept += stats.not_counted(connection, gone)
         stats.add_all(sums, stats.add_ended(connection, kept))

@@ -1,4 +1,5 @@
-"""Removes the oldest records, in short steps.
+"""Removes the oldest records, in short steps. Of one without an end, as of work that waits, bounds
+in bytes take the output of its attempts instead.
 
 Every other write waits behind a step, so one ends after about a millisecond, however large the
 records are or how far apart on disk. `usage` has how many records and bytes a tenant has.
@@ -6,6 +7,7 @@ records are or how far apart on disk. `usage` has how many records and bytes a t
 
 import time
 from collections import deque
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -21,6 +23,13 @@ from quiltfn.store.sql import run
 # age: after the wall clock was ahead, ids continue from there.
 YOUNG_S = 60
 LOOK_S = 15
+
+
+class Oldest(NamedTuple):
+    """The ids of a tenant's oldest records. `unended`: those whose attempts have output."""
+
+    ended: list[str]
+    unended: list[str]
 
 
 class SqlRetention:
@@ -57,10 +66,11 @@ def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: 
     until = records.end_of_step(connection)
     # A tenant whose records are all too young must not stop the removal of others.
     for looked_at, surplus in enumerate(too_much(connection, keep), 1):
-        removed = records.remove(connection, oldest_of_tenant(connection, surplus, before))
+        ended, unended = oldest_of_tenant(connection, surplus, before)
+        removed = records.remove(connection, ended) + records.drop_output(connection, unended)
         if not removed and surplus.unit is usage.Unit.BYTES:  # Rows of the last minute stay.
             some = oldest_of_tenant(connection, surplus, AFTER_EVERY_ID, usage.RECORD_BYTES)
-            removed = records.drop_output(connection, some)
+            removed = records.drop_output(connection, some.ended + some.unended)
         if removed:
             return removed
         if looked_at >= records.LEAST_TENANTS and time.perf_counter() >= until:
@@ -84,15 +94,16 @@ def too_much(connection: Connection, keep: RetentionPolicy) -> list[usage.Surplu
 
 def oldest_of_tenant(
     connection: Connection, surplus: usage.Surplus, before: str, above: int = 0
-) -> list[str]:
-    """The tenant's oldest records that together are its surplus, at most one step. Records of up
-    to `above` bytes are skipped.
+) -> Oldest:
+    """The tenant's oldest records that together are its surplus, at most one step. Ended records of
+    up to `above` bytes are skipped.
     """
     most = min(records.STEP_ROWS, surplus.rows + 1)
     bounds = {"tenant_id": surplus.tenant_id, "before": before, "above": above, "most": most}
-    found, to_go = [], surplus.amount
-    for invocation_id, size in run(connection, "oldest_of_tenant", bounds):
-        found.append(invocation_id)
+    bounds["with_open"] = surplus.unit is usage.Unit.BYTES
+    found, to_go = Oldest([], []), surplus.amount
+    for invocation_id, size, is_open in run(connection, "oldest_of_tenant", bounds):
+        (found.unended if is_open else found.ended).append(invocation_id)
         to_go -= surplus.of_row(size)
         if to_go <= 0:
             break

@@ -80,10 +80,15 @@ SELECT invocation.invocation_id
  LIMIT :most;
 
 -- oldest_of_tenant: the oldest records of a tenant that have an end, an id below the given one and a
--- size above the given one; and their sizes, without touching the rows
-SELECT invocation_id, size_bytes FROM invocation INDEXED BY invocation_of_tenant
+-- size above the given one; and their sizes, without touching the rows. `with_open`: among them also
+-- those without an end that have output of attempts
+SELECT invocation_id, size_bytes, FALSE AS is_open FROM invocation INDEXED BY invocation_of_tenant
  WHERE tenant_id = :tenant_id AND invocation_id < :before AND size_bytes > :above
    AND status NOT IN ('queued', 'running')
+ UNION ALL
+SELECT invocation_id, size_bytes, TRUE FROM invocation INDEXED BY invocation_open_output
+ WHERE tenant_id = :tenant_id AND invocation_id < :before AND size_bytes > 600
+   AND status IN ('queued', 'running') AND :with_open
  ORDER BY invocation_id LIMIT :most;
 
 -- records_of_function: the newest records of a function that match, from one id up to another, without

@@ -31,7 +31,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0027"
+REVISION = "0028"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -207,6 +207,12 @@ invocation = Table(
         "invocation_open",
         *("tenant_id", "invocation_id", "status"),
         **where("status IN ('queued', 'running')"),
+    ),
+    # Those that have output of attempts, which retention can take.
+    Index(
+        "invocation_open_output",
+        *("tenant_id", "invocation_id", "size_bytes", "status"),
+        **where("status IN ('queued', 'running') AND size_bytes > 600"),
     ),
     Index(
         "invocation_children",
