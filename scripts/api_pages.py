@@ -65,9 +65,9 @@ explains the rules between them, and `GET /api/functions/examples` has calls tha
 - A server with keys wants one: `X-Api-Key: $QUILT_API_KEY` or
   `Authorization: Bearer $QUILT_API_KEY`. Its scope is read, invoke, write, admin or operator, each
   including the ones before it.
-- Every operation that needs a scope takes the header `X-Tenant-Id`. A request is about the tenant
-  of its key; only an operator's key may name another one. In that, it can show what the tenant has,
-  and pause, resume, scale and cancel.
+- Every operation that needs a scope takes the query parameter `tenant`. A request is about the
+  tenant of its key; only an operator's key may name another one. In that, it can show what the
+  tenant has, and pause, resume, scale and cancel.
 - A refusal is an [ErrorBody](shapes.md#errorbody) with one of
   [these codes](../reference/errors.md). Any request may be refused with {usual}.
 - The snippets take the server's address from `QUILT_BASE_URL`, such as `http://127.0.0.1:8080`;

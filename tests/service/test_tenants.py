@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from quiltfn.access import Access
@@ -34,8 +35,8 @@ async def keys(web: Web) -> tuple[Header, Header, Header]:
     return operator, await web.key("acme", Scope.ADMIN), await web.key("umbrella", Scope.ADMIN)
 
 
-def within(operator: Header, tenant: str = "acme") -> Header:
-    return operator | {"X-Tenant-Id": tenant}
+def within(path: str, tenant: str = "acme") -> str:
+    return str(httpx.URL(path).copy_set_param("tenant", tenant))
 
 
 async def switched(web: Web, operator: Header, verb: str, tenant: str = "acme") -> dict[str, Any]:
@@ -69,9 +70,9 @@ async def test_none_is_disabled_while_a_node_of_an_older_version_would_serve_it(
 async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> None:
     operator, acme, _ = await keys(web)
     function = await web.function("f", "sleep 60", "acme", environment={"PLAIN": "secret"})
-    path, visit = f"/api/functions/{function}", within(operator)
+    path = f"/api/functions/{function}"
     assert (await web("GET", path, headers=operator)).status_code == 404
-    shown = await web("GET", path, headers=visit)
+    shown = await web("GET", within(path), headers=operator)
     assert (shown.status_code, shown.json()["environment"]) == (200, {"PLAIN": "***"})
     assert (await web("GET", path, headers=acme)).json()["environment"] == {"PLAIN": "secret"}
 
@@ -79,19 +80,20 @@ async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> N
     running = web.harness.invoker.running_calls
     await until(lambda: running(function))
     record = running(function)[0].record
-    listed = await web("GET", "/api/invocations?status=running", headers=visit)
+    listed = await web("GET", within("/api/invocations?status=running"), headers=operator)
     assert [one["invocation_id"] for one in listed.json()["invocations"]] == [record.invocation_id]
     cancel = f"{path}/invocations/{record.invocation_id}/cancel"
     assert (await web("POST", cancel, headers=operator)).status_code == 404
-    assert (await web("POST", cancel, headers=visit)).json()["status"] == "cancelled"
+    assert (await web("POST", within(cancel), headers=operator)).json()["status"] == "cancelled"
     assert (await call).json()["status"] == "cancelled"
 
     for verb, state in (("pause", "paused"), ("resume", "active")):
-        assert (await web("POST", f"{path}/{verb}", headers=visit)).status_code == 200
+        assert (await web("POST", within(f"{path}/{verb}"), headers=operator)).status_code == 200
         assert (await web("GET", path, headers=acme)).json()["state"] == state
     target = f"/api/elasticity/functions/{function}/pool-target"
     body = {"min_instances": 0, "max_instances": 1}
-    assert (await web("POST", target, headers=visit, json=body)).status_code == 200
+    header = operator | {"X-Tenant-Id": "acme"}
+    assert (await web("POST", within(target), headers=header, json=body)).status_code == 200
 
     # The tenant sees who did it.
     audit = web.harness.services.audit
@@ -121,7 +123,7 @@ async def test_an_operator_does_nothing_else_in_another_tenant(
 ) -> None:
     operator, acme, _ = await keys(web)
     function = await web.function("f", "echo 1", "acme")
-    answer = await web(method, path.replace("ID", function), headers=within(operator), json=body)
+    answer = await web(method, within(path.replace("ID", function)), headers=operator, json=body)
     assert (answer.status_code, "another tenant" in answer.json()["error"]) == (403, True)
     assert (await web("GET", "/api/functions", headers=acme)).json()["functions"][0]["name"] == "f"
 
@@ -133,7 +135,7 @@ async def test_an_operator_sees_the_keys_and_the_audit_log_of_one_tenant(web: We
     listed = {}
     for path, field in (("/api/keys", "keys"), ("/api/audit", "entries")):
         every = (await web("GET", path, headers=operator)).json()[field]
-        own = (await web("GET", path, headers=within(operator))).json()[field]
+        own = (await web("GET", within(path), headers=operator)).json()[field]
         assert {one["tenant_id"] for one in own} == {"acme"}, "a change of a tenant is in its log"
         assert len(every) > len(own) or field == "entries"
         listed[field] = own
@@ -148,23 +150,37 @@ async def test_only_operators_name_another_tenant_and_one_that_there_is(web: Web
     operator, acme, umbrella = await keys(web)
     function = await web.function("f", "echo 1", "acme")
     for path in (f"/api/functions/{function}", "/api/functions", "/api/whoami"):
-        answer = await web("GET", path, headers=within(umbrella))
-        assert (answer.status_code, "X-Tenant-Id" in answer.json()["error"]) == (403, True)
-        assert (await web("GET", path, headers=within(acme))).status_code == 200, "its own"
+        answer = await web("GET", within(path), headers=umbrella)
+        assert (answer.status_code, "tenant must" in answer.json()["error"]) == (403, True)
+        assert (await web("GET", within(path), headers=acme)).status_code == 200, "its own"
     pause = f"/api/functions/{function}/pause"
-    assert (await web("POST", pause, headers=within(umbrella))).status_code == 403
-    unknown = await web("GET", "/api/functions", headers=within(operator, "nobody"))
+    assert (await web("POST", within(pause), headers=umbrella)).status_code == 403
+    unknown = await web("GET", within("/api/functions", "nobody"), headers=operator)
     assert (unknown.status_code, "nobody" in unknown.json()["error"]) == (404, True)
     twice = [*operator.items(), ("X-Tenant-Id", "acme"), ("X-Tenant-Id", "umbrella")]
     repeated = await web("GET", "/api/functions", headers=twice)
     assert (repeated.status_code, "X-Tenant-Id" in repeated.json()["error"]) == (400, True)
-    wrong = await web("GET", "/api/functions", headers=within(operator, "no tenant"))
-    assert (wrong.status_code, "X-Tenant-Id" in wrong.json()["error"]) == (422, True)
+    wrong = await web("GET", within("/api/functions", "no tenant"), headers=operator)
+    assert (wrong.status_code, "tenant must" in wrong.json()["error"]) == (422, True)
+    for query in ("?%74enant=acme", "?tenant=acme&tenant=acme", "?tenant=ops&tenant=acme"):
+        unclear = await web("POST", pause + query, headers=operator)
+        assert (unclear.status_code, "tenant" in unclear.json()["error"]) == (422, True), query
+    # A version that ignores the header would act in the tenant of the key.
+    for key, path in (
+        (umbrella, pause),
+        (operator, pause),
+        (operator, within(pause, "umbrella")),
+    ):
+        refused = await web("POST", path, headers=key | {"X-Tenant-Id": "acme"})
+        assert (refused.status_code, "X-Tenant-Id" in refused.json()["error"]) == (403, True)
+    assert (await web("GET", f"/api/functions/{function}", headers=acme)).json()[
+        "state"
+    ] == "active"
     reveal = f"/api/functions/{function}/url"
     await web.url(function, acme, auth="webhook", webhook={"scheme": "github", "secret": "s" * 16})
-    shown = await web("GET", f"{reveal}?reveal=true", headers=within(operator))
+    shown = await web("GET", within(f"{reveal}?reveal=true"), headers=operator)
     assert shown.status_code == 403
-    assert "s" * 16 not in (await web("GET", reveal, headers=within(operator))).text
+    assert "s" * 16 not in (await web("GET", within(reveal), headers=operator)).text
 
 
 async def test_tenants_are_listed_by_name_to_operators_alone(web: Web) -> None:
@@ -224,7 +240,7 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
     # Nobody else notices, and operators see what it has.
     assert (await web("POST", "/fn/umbrella/f", content=b"x")).content == b"x"
     assert await invoked(web, other, umbrella) == 200
-    assert (await web("GET", "/api/functions", headers=within(operator))).status_code == 200
+    assert (await web("GET", within("/api/functions"), headers=operator)).status_code == 200
     assert (await switched(web, operator, "enable"))["disabled"] is False
     assert await invoked(web, function, acme) == 200
     assert (await web("POST", "/fn/acme/f", content=b"x")).content == b"x"
@@ -252,7 +268,8 @@ async def test_what_a_disabled_tenant_runs_ends_and_its_instances_go(web: Web) -
     function = await web.function("f", "sleep 60", "acme")
     target = {"min_instances": 1, "max_instances": 2}
     path = f"/api/elasticity/functions/{function}/pool-target"
-    assert (await web("POST", path, headers=within(acme), json=target)).status_code == 200
+    header = acme | {"X-Tenant-Id": "acme"}
+    assert (await web("POST", path, headers=header, json=target)).status_code == 200
     call = asyncio.ensure_future(web("POST", f"/api/functions/{function}/invoke", headers=acme))
     await until(lambda: web.harness.invoker.running_calls(function))
     assert web.harness.pools.counts(function).total
@@ -267,7 +284,7 @@ async def test_what_a_disabled_tenant_runs_ends_and_its_instances_go(web: Web) -
 async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web: Web) -> None:
     """By an operator of that tenant, whose key is accepted, and by one who looks at it."""
     operator = await web.key("ops", Scope.OPERATOR)
-    own = within(await web.key("acme", Scope.OPERATOR))
+    own = await web.key("acme", Scope.OPERATOR) | {"X-Tenant-Id": "acme"}
     function = await web.function("f", "echo 1", "acme")
     path = f"/api/functions/{function}"
     scaling = f"/api/elasticity/functions/{function}/pool-target"
@@ -288,7 +305,7 @@ async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web
         web.harness.pass_time(5)
         await asyncio.sleep(0.01)
         assert len(web.harness.sandboxes.created) == started, target
-    shown = (await web("GET", path, headers=within(operator))).json()
+    shown = (await web("GET", within(path), headers=operator)).json()
     assert (shown["state"], shown["current_version"]) == ("deploying", 1)
     await switched(web, operator, "enable")
     await until(lambda: web.harness.catalog.get(function).function.state == "active")
@@ -388,9 +405,9 @@ async def test_what_a_disabled_tenant_has_queued_waits_and_ticks_are_skipped(web
         await schedules.fire_due()
         await asyncio.sleep(0.01)
     await web.harness.journal.synced()
-    shown = (await web("GET", path, headers=within(operator))).json()
+    shown = (await web("GET", within(path), headers=operator)).json()
     assert shown["status"] == "queued", "the attempt that was ended is made again"
-    runs = (await web("GET", "/api/schedules/n/runs", headers=within(operator))).json()["runs"]
+    runs = (await web("GET", within("/api/schedules/n/runs"), headers=operator)).json()["runs"]
     assert runs
     assert {run["outcome"] for run in runs} == {"skipped"}
     assert "disabled" in runs[0]["reason"]

@@ -92,8 +92,8 @@ def test_an_operation_takes_a_tenant_exactly_if_it_needs_a_scope() -> None:
             if method == ANY_METHOD:
                 continue
             operation = paths[path.replace(":path}", "}")][method.lower()]
-            names = [one["name"] for one in operation.get("parameters", [])]
-            assert names.count("X-Tenant-Id") == (way.scope is not None), (path, method)
+            named = [(one["in"], one["name"]) for one in operation.get("parameters", [])]
+            assert named.count(("query", "tenant")) == (way.scope is not None), (path, method)
 
 
 def test_bounds_and_examples_are_told_those_of_this_server_too() -> None:

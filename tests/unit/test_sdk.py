@@ -776,8 +776,13 @@ async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() 
     seen: list[str | None] = []
 
     def server(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers.get("x-tenant-id"))
-        return httpx.Response(200, json={"keys": []})
+        tenant = request.url.params.get("tenant")
+        assert "x-tenant-id" not in request.headers, "an older server would ignore it"
+        if "cursor" in request.url.params:
+            assert tenant == seen[-1]
+            return httpx.Response(200, json={"keys": []})
+        seen.append(tenant)
+        return httpx.Response(200, json={"keys": [], "next_cursor": "c2"})
 
     with client(server) as at:
         acme = at.in_tenant("acme")

@@ -17,7 +17,7 @@ from quiltfn.access import ANYBODY
 from quiltfn.api import body, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
-from quiltfn.api.callers import VISITED, identify, visiting
+from quiltfn.api.callers import TENANT, TENANT_HEADER, identify, visiting
 from quiltfn.api.compression import Compression
 from quiltfn.api.errors import for_strangers
 from quiltfn.api.failures import bug, failure, log_bug
@@ -218,7 +218,7 @@ class Endpoint:
             # Keys become stale in a fleet alone.
             anybody = ANYBODY if services.fleet is None or not is_open else access.anybody()
             caller = anybody if is_open else await identify(access, request)
-            visits = VISITED in request.headers
+            visits = b"tenant" in request.query or TENANT_HEADER in request.headers
             caller = visiting(services, caller, request, route) if visits else caller
             context.caller, context.tenant_id = caller, caller.tenant_id
             caller.must_have(route.scope)
@@ -333,7 +333,7 @@ class Endpoint:
         code = None
         try:
             if request.query and route.scope is not None:
-                context.query = _query(route, request)
+                context.query = _query(route, context)
             if route.admit is not None:
                 response = await route.handler(context)
             elif route.streams:
@@ -394,7 +394,7 @@ class Endpoint:
         response = None
         try:
             if request.query and route.scope is not None:
-                context.query = _query(route, request)
+                context.query = _query(route, context)
             if self._has_others and not self._is_known(context, route):
                 await self._hear_of_others(context, route)
             if self._services.fleet is not None:
@@ -426,7 +426,7 @@ def _unverified(context: RequestContext[Services], error: QuiltfnError) -> Respo
     if route is None or route.unverified is None:
         return None
     with contextlib.suppress(QuiltfnError):
-        context.query = _query(route, context.request)
+        context.query = _query(route, context)
     return route.unverified(context, error)
 
 
@@ -458,20 +458,22 @@ def _log_request(context: RequestContext[Services], response: Response) -> None:
     )
 
 
-def _query(route: Route, request: Request) -> dict[str, str]:
+def _query(route: Route, context: RequestContext[Services]) -> dict[str, str]:
     """Each parameter once, and none that the route does not know: a misspelt filter filters
-    nothing.
+    nothing. Without the tenant, which every route knows.
     """
     known = [one.name for one in route.parameters if one.where == "query"]
     query: dict[str, str] = {}
-    pairs = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)
+    pairs = parse_qsl(context.request.query.decode("latin-1"), keep_blank_values=True)
     for name, value in pairs:
-        if name not in known:
+        if name not in known and name != TENANT:
             expected = f"one of: {', '.join(known)}" if known else "left out: this route has none"
             raise Unprocessable.field(f"the query parameter {name[:80]}", expected, None)
         if name in query:
             raise Unprocessable.field(name, "given once", None)
         query[name] = value
+    if query.pop(TENANT, context.tenant_id) != context.tenant_id:
+        raise Unprocessable.field(f"the name of {TENANT}", "written without %", None)
     return query
 
 

@@ -1,5 +1,7 @@
 """Who the caller of a request is, and in which tenant an operator acts."""
 
+from urllib.parse import parse_qsl
+
 import msgspec
 
 from quiltfn.access import Access
@@ -7,10 +9,11 @@ from quiltfn.api.guards import check_credentials, check_origin
 from quiltfn.api.request import Request
 from quiltfn.api.route import Route, RouteServices
 from quiltfn.model.access import Caller, Scope, check_tenant
-from quiltfn.model.errors import BadRequest, Forbidden, NotFound, Unprocessable
+from quiltfn.model.errors import BadRequest, Forbidden, NotFound
 from quiltfn.quotas import NONE, Quotas
 
-VISITED = "x-tenant-id"
+# In the query, since older versions refuse a parameter that they do not know, and ignore a header.
+TENANT, TENANT_HEADER = "tenant", "x-tenant-id"
 
 
 async def identify(access: Access, request: Request) -> Caller:
@@ -43,24 +46,27 @@ def check_known(services: VisitedServices, tenant_id: str) -> None:
 
 
 def visiting(services: VisitedServices, caller: Caller, request: Request, route: Route) -> Caller:
-    """The caller within the tenant that the request's header names: if that is another one, an
-    operator. Raises `BadRequest`, `Forbidden`, `Unprocessable` and `NotFound`.
+    """The caller within the tenant that the query names: if that is another one, an operator. A
+    header may say it again. Raises `BadRequest`, `Forbidden`, `Unprocessable` and `NotFound`.
     """
-    if VISITED in request.headers.repeated:
+    query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
+    tenant_id = query.get(TENANT, caller.tenant_id)
+    if TENANT_HEADER in request.headers.repeated:
         raise BadRequest("there must be one X-Tenant-Id header", hint="send it once")
-    tenant_id = request.headers[VISITED]
+    if request.headers.get(TENANT_HEADER, tenant_id) != tenant_id:
+        raise Forbidden(
+            "X-Tenant-Id must be the tenant of the request: that of the credential, unless the "
+            "query names another one",
+            hint="an operator's key takes ?tenant=NAME; or leave the header out",
+        )
     if tenant_id == caller.tenant_id:
         return caller
     if not caller.scope.includes(Scope.OPERATOR):
         raise Forbidden(
-            "X-Tenant-Id must be the tenant of the credential, unless that is an operator's",
-            hint="use a key made with --scope operator, or leave the header out",
+            "tenant must be the tenant of the credential, unless that is an operator's",
+            hint="use a key made with --scope operator, or leave it out",
         )
-    try:
-        check_tenant(tenant_id)
-    except Unprocessable as error:
-        expected = (error.details or {}).get("expected", "")
-        raise Unprocessable.field("X-Tenant-Id", str(expected), tenant_id, "acme") from None
+    check_tenant(tenant_id)
     if not (route.scope in (Scope.READ, Scope.OPERATOR) or route.for_visitors):
         raise Forbidden(
             "in another tenant an operator sees, pauses, resumes, scales and cancels",

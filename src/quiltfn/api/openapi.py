@@ -18,7 +18,7 @@ REF = "#/components/schemas/{name}"
 # Every route can answer these; SHUTTING_DOWN and STORE_UNAVAILABLE are 503.
 ALWAYS = ("FORBIDDEN", "INTERNAL", "BAD_REQUEST", "STORE_UNAVAILABLE")
 WITH_CREDENTIAL = ("UNAUTHORIZED", "RATE_LIMITED")
-WITH_TENANT = ("UNPROCESSABLE_ENTITY", "NOT_FOUND")  # X-Tenant-Id
+WITH_TENANT = ("UNPROCESSABLE_ENTITY", "NOT_FOUND")  # tenant
 WITH_BODY = ("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "UNPROCESSABLE_ENTITY")
 HEADERS = {
     "x-request-id": {
@@ -118,8 +118,8 @@ TAGS = {
 VISIBLE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}
 # Every route with a scope takes it.
 TENANT = Parameter(
-    name="X-Tenant-Id",
-    where="header",
+    name="tenant",
+    where="query",
     about="the tenant that the request is about; only an operator's key may name another one than "
     "its own (default: the tenant of the key)",
     schema=VISIBLE,
@@ -243,7 +243,7 @@ def _operation(way: Route, tag: str, *, has_path_parameters: bool) -> dict[str, 
     if way.scope is None and way.admit is None:
         operation["security"] = []
     parameters = list(way.parameters)
-    if way.scope is not None and all(one.name != TENANT.name for one in parameters):
+    if way.scope is not None:
         parameters.append(TENANT)
     if parameters:
         operation["parameters"] = [_parameter(one) for one in parameters]

@@ -1,7 +1,5 @@
 """Every route in one screen."""
 
-import msgspec
-
 from quiltfn import wire
 from quiltfn.api import (
     aliases,
@@ -31,7 +29,7 @@ from quiltfn.api import (
 )
 from quiltfn.api.byte_range import OCTETS
 from quiltfn.api.event_stream import EVENT_STREAM
-from quiltfn.api.openapi import TENANT, VISIBLE
+from quiltfn.api.openapi import VISIBLE
 from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID
 from quiltfn.api.route import ANY_METHOD, Called, Found, Handler, Parameter, Route, Unverified
 from quiltfn.function_list import FunctionSort, Order
@@ -163,7 +161,13 @@ IDEMPOTENCY = Parameter(
     about="within 24 hours, a repetition with the same key, query and body gets the first response",
     schema=VISIBLE,
 )
-NEEDED_TENANT = msgspec.structs.replace(TENANT, required=True)
+TENANT = Parameter(
+    name="X-Tenant-Id",
+    where="header",
+    required=True,
+    about="the tenant that the request is about",
+    schema=VISIBLE,
+)
 ONCE = Parameter(
     name="Idempotency-Key",
     where="header",
@@ -741,7 +745,7 @@ TARGETS = Route(
     scope=WRITE,
     answer=wire.Scaling,
     body=wire.PoolTarget,
-    parameters=(NEEDED_TENANT,),
+    parameters=(TENANT,),
     action="elasticity.pool_target",
     for_visitors=True,
 )
@@ -750,7 +754,7 @@ CONTROLLED = Route(
     scope=WRITE,
     answer=wire.Operation,
     body=wire.PoolTarget,
-    parameters=(NEEDED_TENANT, ONCE, ACTION_ID),
+    parameters=(TENANT, ONCE, ACTION_ID),
     also={409: wire.Operation},
     action="elasticity.pool_target",
     for_visitors=True,

@@ -22,6 +22,8 @@ HINTS = {
     "server's machine this makes one: "
     "quiltfn keys create --data-dir DIR, with the data directory of the server, or --fleet FILE",
 }
+# What a server of an older version says of the tenant in a query.
+TOO_OLD = re.compile(r"^the query parameter tenant must .*")
 # Fields that are no option of their own.
 NO_OPTION = ("name", "image")
 FIELDS = {"error_message": "its error (quiltfn functions get {word})"}
@@ -58,6 +60,7 @@ def options_of(text: str) -> str:
             text = re.sub(rf"\b{one.name}\b", option_of(one), text)
     text = re.sub(r"\benvironment\.(?=\w)", "--env ", text)
     text = re.sub(r"^rollback_on\.(\w+)", lambda one: f"--{one[1].replace('_', '-')}", text)
+    text = TOO_OLD.sub("--as-tenant needs a newer server, and in a fleet newer nodes", text)
     return re.sub(r", or null( for the server's own)?$", "", text)
 
 

@@ -13,12 +13,12 @@ import httpx
 
 from quiltfn.sdk.client import (
     NONSENSE,
-    TENANT,
     base_url_of,
     explained,
     headers_of,
     headers_with,
     opened,
+    path_of,
     trust_for,
     unreadable,
 )
@@ -65,13 +65,13 @@ class AsyncClient:
             trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
         )
         self._retries, self._on_response = Retries(retries), on_response
-        self._own_headers: dict[str, str] = {}
+        self._tenant: str | None = None
         self._make_groups()
 
     def in_tenant(self, tenant: str) -> "AsyncClient":
         """As `Client.in_tenant`."""
         other = copy.copy(self)
-        other._own_headers = {TENANT: tenant}
+        other._tenant = tenant
         other._make_groups()
         return other
 
@@ -156,9 +156,9 @@ class AsyncClient:
     def _built(self, request: Request[T], file: BinaryIO | None) -> httpx.Request:
         return self._http.build_request(
             request.method,
-            request.path,
+            path_of(request, self._tenant),
             content=request.body if file is None else _chunks(file),
-            headers=headers_of(request, self._own_headers),
+            headers=headers_of(request, {}),
             # No limit on the wait for a free connection of our own pool.
             timeout=httpx.Timeout(
                 connect=CONNECT_S, write=WRITE_S, read=request.read_timeout_s, pool=None

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# With an operator's key, the tenant that a request is about.
-TENANT = "X-Tenant-Id"
 DEFAULT_URL = "http://127.0.0.1:8080"
 NONSENSE = (msgspec.DecodeError, UnicodeDecodeError)
 FAILURES = (OSError, http.client.HTTPException)
@@ -91,6 +89,7 @@ class Client:
         self._retries, self._on_response = Retries(retries), on_response
         self.on_upload: Callable[[int], None] | None = None
         self._lifetime = Lifetime()
+        self._tenant: str | None = None
         self.functions = Functions(self)
         self.invoke = self.functions.invoke
 
@@ -153,14 +152,15 @@ class Client:
     def in_tenant(self, tenant: str) -> "Client":
         """This client within another tenant, which takes an operator's key: it sees everything
         there but secrets, and may pause, resume, scale and cancel. The two share their
-        connections: closing one of them closes both.
+        connections: closing one of them closes both. An older server refuses each of its requests
+        (InvalidRequestError).
         """
         other = copy.copy(self)
         for kind in type(self).__mro__:
             for name, value in vars(kind).items():
                 if isinstance(value, cached_property):
                     other.__dict__.pop(name, None)
-        other._headers = {**self._headers, TENANT: tenant}
+        other._tenant = tenant
         other.functions = Functions(other)
         other.invoke = other.functions.invoke
         return other
@@ -237,7 +237,7 @@ class Client:
     def _built(self, request: Request[Any], file: BinaryIO | None) -> HttpRequest:
         return HttpRequest(
             method=request.method,
-            url=self.base_url + request.path,
+            url=self.base_url + path_of(request, self._tenant),
             headers=headers_of(request, self._headers),
             body=request.body if file is None else file,
             read_timeout_s=request.read_timeout_s,
@@ -295,6 +295,15 @@ def headers_with(api_key: str | None) -> dict[str, str]:
         # The key is not shown: a damaged key still contains most of the secret.
         raise ValueError("the API key has characters that no key has; was it copied whole?")
     return {**headers, "X-Api-Key": key} if key else headers
+
+
+def path_of(request: Request[Any], tenant: str | None) -> str:
+    """With the tenant that an operator's request is about. A server that does not know it refuses
+    the parameter; it would ignore a header, and act in the tenant of the key.
+    """
+    if tenant is None:
+        return request.path
+    return f"{request.path}{'&' if '?' in request.path else '?'}{urlencode({'tenant': tenant})}"
 
 
 def headers_of(request: Request[T], always: dict[str, str]) -> dict[str, str]:
