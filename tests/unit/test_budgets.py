@@ -132,10 +132,10 @@ async def test_what_nobody_reads_keeps_the_next_from_being_made(
     with pytest.raises(CapacityFull, match="no memory for the response"):
         async with budget.reserve(20, "a"):
             pass
-    assert not budget.is_wanted
+    assert not budget.missing
     waits = asyncio.ensure_future(budget.reserve(20, "a").__aenter__())
     await asyncio.sleep(0.01)
-    assert budget.is_wanted
+    assert budget.missing == 10
     budget.add_unsent(-90)
     await waits
 

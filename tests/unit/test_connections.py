@@ -1,10 +1,13 @@
 """Which connection ends for a new one."""
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
 
+from quiltfn.api import budgets
 from quiltfn.api import connections as module
+from quiltfn.api.budgets import ResponseBudget
 from quiltfn.api.connections import RESERVED, TRIES, ConnectionLimits, Connections, SlotKind
 
 MOST = 3 * TRIES
@@ -19,9 +22,10 @@ class Peer:
     is_streaming: bool = False
     was_cut: bool = False
     looks: int = 0
+    waiting: int = 0
 
     def unsent(self) -> int:
-        return 0
+        return self.waiting
 
     def taken(self) -> int:
         return 0
@@ -133,3 +137,41 @@ def test_clients_are_quiet_once_none_has_asked_for_some_time() -> None:
     connections = Connections(ConnectionLimits(most=1))
     assert [connections.add(one) for one in (Peer(None), Peer(4))][1] is SlotKind.RESERVED
     assert not connections.are_quiet_since(5)
+
+
+async def test_as_many_that_stand_still_end_as_others_need_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that have stood still longest, all at one look; without anybody waiting, none."""
+    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
+    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100))
+    peers = [Peer(None, waiting=50) for _ in range(6)]
+    for now, peer in enumerate(peers):
+        connections.add(peer)
+        connections.paused(peer, now)
+        connections.look(now)
+    connections.look(20)
+    assert not any(peer.was_cut for peer in peers)
+
+    async def answer(size: int) -> None:
+        async with responses.reserve(size, "a"):
+            pass
+
+    waits = asyncio.ensure_future(answer(60))
+    await asyncio.sleep(0)
+    connections.look(21)
+    assert [peer.was_cut for peer in peers] == [True] * 6  # 300 are held of 100, and 60 are wanted
+    for peer in peers:
+        connections.remove(peer)
+    await waits
+    some = [Peer(None, waiting=20) for _ in range(3)]
+    for now, peer in enumerate(some):
+        connections.add(peer)
+        connections.paused(peer, now)
+        connections.look(now)
+    waits = asyncio.ensure_future(answer(50))
+    await asyncio.sleep(0)
+    connections.look(20)
+    assert [peer.was_cut for peer in some] == [True, False, False]
+    connections.remove(some[0])
+    await waits

@@ -97,6 +97,7 @@ class ResponseBudget:
         self._queue: list[asyncio.Future[None]] = []
         self._ranks: list[int] = []
         self._waiting: Counter[str] = Counter()
+        self._wanted = 0  # bytes, by those who wait
 
     @property
     def held(self) -> int:
@@ -104,9 +105,9 @@ class ResponseBudget:
         return self._making + self._unsent
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether a request waits for memory."""
-        return bool(self._queue)
+    def missing(self) -> int:
+        """Bytes that requests wait for."""
+        return max(1, self.held + self._wanted - self._most) if self._queue else 0
 
     def add_unsent(self, more: int) -> None:
         """`more` bytes are waiting for the store or for their clients; negative: no longer."""
@@ -140,6 +141,7 @@ class ResponseBudget:
         self._ranks.insert(at, rank)
         self._queue.insert(at, turn)
         _count(self._waiting, tenant_id, 1)
+        self._wanted += size
         try:
             async with asyncio.timeout(RESPONSE_WAIT_S):
                 while self._queue[0] is not turn or not self._fits(size):
@@ -156,6 +158,7 @@ class ResponseBudget:
             at = self._queue.index(turn)
             del self._queue[at], self._ranks[at]
             _count(self._waiting, tenant_id, -1)
+            self._wanted -= size
 
     def _renew(self, turn: "asyncio.Future[None]") -> "asyncio.Future[None]":
         """Another future at the same place in the queue."""

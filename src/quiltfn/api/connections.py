@@ -24,7 +24,8 @@ MIB = 1024 * 1024
 RESERVED = 32
 TRIES = 64  # so that a new connection costs little when all others are busy
 LEAST_PROGRESS = 64 * 1024
-PATIENCE_S = 5.0
+# How long clients may take nearly nothing, or be slow at all, while others wait for memory.
+PATIENCE_S, SLOW_S = 3.0, 5.0
 
 
 class SlotKind(enum.Enum):
@@ -208,8 +209,23 @@ class Connections:
                 self._readers[one] = (now, taken)
             elif now - since >= self.limits.write_timeout_s:
                 one.cut()
+        self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """While others wait for memory: cuts those that stand still, as many as it takes, or else
+        the one that has been slow for longest.
+        """
+        missing = self.responses.missing
+        stalled = sorted(
+            ((since, one) for one, (since, _) in self._readers.items() if one in self._paused),
+            key=lambda pair: pair[0],
+        )
+        for since, one in stalled:
+            if missing > 0 and now - since >= PATIENCE_S:
+                missing -= self._paused[one][1]
+                one.cut()
         for slowest, (since, _) in list(self._paused.items())[:1]:
-            if self.responses.is_wanted and now - since >= PATIENCE_S:
+            if missing > 0 and now - since >= SLOW_S:
                 slowest.cut()
 
 

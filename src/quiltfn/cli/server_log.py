@@ -5,7 +5,6 @@ The standard output of such an invocation is the response: an object with `statu
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
@@ -33,6 +32,18 @@ class RequestLine(msgspec.Struct, frozen=True, kw_only=True):
         words = [self.method or "-", self.path or "-", str(self.http_status)]
         took = [] if self.duration_ms is None else [f"{self.duration_ms} ms"]
         return " ".join([show.when(self.ended_at), *words, *took])
+
+
+class _Request(msgspec.Struct):
+    method: str | None = None
+    path: str | None = None
+
+
+class _Head(msgspec.Struct):
+    """What the output of an HTTP response begins with."""
+
+    status: int = msgspec.field(name="statusCode")
+    request: _Request = msgspec.field(default_factory=_Request)
 
 
 class Servers:
@@ -88,18 +99,17 @@ def _line(output: bytes, record: Record | InvocationSummary) -> RequestLine | No
     if end < 0:
         return None
     try:
-        head = msgspec.json.decode(output[:end], type=dict[str, Any])
+        head = msgspec.json.decode(output[:end], type=_Head)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    request = head.get("request") or {}
-    if not isinstance(head.get("statusCode"), int) or not isinstance(request, dict):
+    if head.status != record.http_status:  # it was no request: its handler wrote that
         return None
     return RequestLine(
         invocation_id=record.invocation_id,
         function_name=record.function_name,
-        method=request.get("method"),
-        path=request.get("path"),
-        http_status=head["statusCode"],
+        method=head.request.method,
+        path=head.request.path,
+        http_status=head.status,
         duration_ms=record.duration_ms,
         ended_at=record.ended_at,
     )

@@ -57,12 +57,16 @@ def is_outside(directory: Path, path: str | Path) -> bool:
 
 
 def _leads_out(link: Path, tree: Path) -> bool:
-    """Whether a link ends, over all other links on the way, neither in the tree nor in /usr."""
+    """Whether a link ends, over all other links on the way, neither in the tree nor in /usr.
+    What there is only in a sandbox may be named by its path there.
+    """
     end, target = os.path.realpath(link), posixpath.normpath(link.readlink().as_posix())
     return not (
         Path(end).is_relative_to(os.path.realpath(tree))
         or Path(end).is_relative_to("/usr")
-        or any(Path(target).is_relative_to(place) for place in LINKED)
+        or (
+            any(Path(target).is_relative_to(place) for place in LINKED) and not os.path.lexists(end)
+        )
     )
 
 

@@ -7,7 +7,9 @@ text that is long enough for it to matter.
 import re
 
 COUNTED_FROM_BYTES = 64 * 1024
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# One that does not end reaches to the end of the text: else each quote in it would be tried as the
+# beginning of another.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 def has_more_values(text: bytes, most: int) -> bool:

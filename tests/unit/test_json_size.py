@@ -1,0 +1,47 @@
+"""Values are counted before they are made, in time that grows with the text alone."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quiltfn.model import json_size
+from quiltfn.model.json_size import COUNTED_FROM_BYTES, has_more_values
+from timeouts import scaled
+
+LENGTH = 256 * 1024
+TEXT = st.text(st.sampled_from('ab"\\,[{]}\x01é'))
+VALUE: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.integers() | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
+    max_leaves=20,
+)
+
+
+@pytest.mark.parametrize("piece", [b'\\"', b'"', b"\\", b'"\\', b'""', b'{"', b"[", b'"a":"\\u'])
+@pytest.mark.parametrize("head", [b"", b'{"a":"', b'"'])
+def test_no_text_takes_long_to_count(head: bytes, piece: bytes) -> None:
+    """It is counted in the event loop. A string that does not end is the worst."""
+    text = head + piece * (LENGTH // len(piece))
+    began = time.process_time()
+    has_more_values(text, 50_000)
+    has_more_values(text, 1 << 40)
+    assert time.process_time() - began < scaled(0.5)
+
+
+def values_in(value: Any) -> int:
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    return 1 + sum(map(values_in, inner)) if isinstance(inner, list) else 1
+
+
+@given(VALUE)
+def test_every_value_is_counted(value: Any) -> None:
+    """A count may be too large, by what separates values, and never too small."""
+    text = json.dumps(value).encode()
+    padded = text + b" " * COUNTED_FROM_BYTES
+    count = next(most for most in range(10_000) if not has_more_values(padded, most))
+    strings = len(json_size._STRING.findall(text))
+    assert values_in(value) <= count + 1 <= values_in(value) * 2 + strings + 1
