@@ -57,9 +57,15 @@ def test_a_cold_start_is_explained(page: Page, scene: Scene) -> None:
 def test_attempts_are_listed(page: Page, scene: Scene) -> None:
     page.goto(f"/ui/#/{scene.calls['retried']}")
     rows = page.get_by_role("region", name="Attempts").get_by_role("row")
-    expect(rows).to_have_count(4)
-    expect(rows.nth(3)).to_contain_text("failed")
-    expect(page.get_by_role("region", name="Log")).to_have_text("card declined by issuer")
+    expect(rows).to_have_count(7)  # the head, and of each attempt why it failed
+    expect(rows.nth(5)).to_contain_text("failed")
+    expect(rows.nth(6)).to_have_text("the handler exited with code 4: card declined by issuer")
+    log = page.get_by_role("region", name="Log of attempt 2", exact=True)
+    expect(log).not_to_be_visible()
+    rows.nth(4).get_by_text("Log", exact=True).click()
+    expect(log).to_have_text("card declined by issuer")
+    log = page.get_by_role("region", name="Log", exact=True)
+    expect(log).to_have_text("card declined by issuer")  # of the last one, below
 
 
 def test_output_is_coloured_and_searched(page: Page, scene: Scene) -> None:

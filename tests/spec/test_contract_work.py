@@ -96,7 +96,8 @@ def test_a_failing_call_is_tried_again_and_then_is_a_dead_letter(tenant: Api) ->
     assert set_to == tenant.good("GET", f"{of(function_id)}/async-policy")
     record = submit(tenant, function_id, "x")
     end = ended(tenant, function_id, record)
-    assert (end["status"], end["exit_code"]) == ("failed", 3)
+    assert (end["status"], end["exit_code"], end["attempt"]) == ("failed", 3, 3)
+    assert list(end) == [*RECORD, "attempt"], "an invocation with one attempt has no such field"
     assert end["stdout"].strip() == record["invocation_id"], "it is the same in every attempt"
     attempts = tenant.good("GET", call(function_id, record, "/attempts"))["attempts"]
     assert [one["attempt"] for one in attempts] == [1, 2, 3]

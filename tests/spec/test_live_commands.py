@@ -67,6 +67,40 @@ def test_the_logs_of_a_function_are_those_of_its_last_calls(
     assert (code, "--since must be an age" in err) == (2, True)
 
 
+def test_attempts_that_were_retried_are_in_logs_and_lists(
+    open_server: Server, anybody: Api
+) -> None:
+    name = new_name()
+    function_id = anybody.active("echo out; echo err >&2; exit 3", name=name)
+    policy = {"max_attempts": 3, "backoff_seconds": {"first": 0, "jitter": 0}}
+    anybody.good("PUT", f"/api/functions/{function_id}/async-policy", policy)
+    waited = command(open_server, "invoke", name, "--async", "--wait")
+    assert (
+        waited[2]
+        .splitlines()[-1]
+        .startswith("failed (the handler exited with code 3: err), attempt 3 · ")
+    )
+    for words in (("--function", name), ()):
+        assert "failed (3), attempt 3" in command(open_server, "invocations", *words)[1]
+    found = command(open_server, "functions", "invocations", name, "-o", "json")
+    (record,) = json.loads(found[1])["invocations"]
+    call = record["invocation_id"]
+    for words in ((), ("--call", call), ("--since", "1h")):
+        code, out, err = command(open_server, "logs", name, *words)
+        assert (code, out) == (0, "out\n" * 3)
+        said = [line.partition(" in ")[0] for line in err.splitlines()]
+        assert said == [
+            line for number in (1, 2, 3) for line in ("err", f"{call} attempt {number} failed")
+        ]
+        assert err.count(" ms: the handler exited with code 3: err\n") == 3
+    out = command(open_server, "logs", name, "--stream", "stdout", "--tail", "0")[1]
+    assert out == ""
+    lines = command(open_server, "logs", name, "-o", "json")[1].splitlines()
+    events = [json.loads(one) for one in lines]
+    over = [one["attempt"] for one in events if one["event"] == "attempt"]
+    assert [(one["attempt"], one["stdout"]) for one in over] == [(1, "out\n"), (2, "out\n")]
+
+
 def test_the_logs_of_a_function_are_followed(open_server: Server, anybody: Api, name: str) -> None:
     function_id = anybody.good("GET", f"/api/functions/by-name/{name}")["id"]
     words = [str(QUILTFN), "logs", name, "-f", "--url", open_server.url]

@@ -209,13 +209,14 @@ def test_invoke_writes_the_bytes_behind_the_text(fake: Fake, capfdbinary: Bytes)
         (None, "failed (1)"),
     ],
 )
+@pytest.mark.parametrize("attempt", [{}, {"attempt": 2}])
 def test_the_line_about_a_call_says_why_it_failed(
-    fake: Fake, capsys: Captured, message: str | None, told: str
+    fake: Fake, capsys: Captured, message: str | None, told: str, attempt: dict[str, int]
 ) -> None:
-    fake.ends(status="failed", exit_code=1, error_message=message)
+    fake.ends(status="failed", exit_code=1, error_message=message, **attempt)
     assert run(["invoke", "hello"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"{told} · 3 ms · warm · i1"
+    assert last == f"{told}{', attempt 2' if attempt else ''} · 3 ms · warm · i1"
 
 
 def test_output_prints_bytes_and_harmless_text_onto_a_terminal(

@@ -33,6 +33,20 @@ def delivery(name: str, number: int) -> dict[str, object]:
     }
 
 
+def gone() -> httpx.Response:
+    body = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": ""}
+    return httpx.Response(404, json=body)
+
+
+def invocation(function_id: str, name: str, number: int) -> dict[str, object]:
+    return {
+        **INVOCATION,
+        **{"invocation_id": f"{number}-{name}", "function_id": function_id, "function_name": name},
+        **{"version": 1, "source": "async", "attempt": 4, "due_at": 1, "http_status": None},
+        **{"parent_invocation_id": None, "origin_invocation_id": None},
+    }
+
+
 def answer(request: httpx.Request) -> httpx.Response:
     path, query = request.url.path, dict(request.url.params)
     if path == "/api/functions":
@@ -42,10 +56,16 @@ def answer(request: httpx.Request) -> httpx.Response:
             {**FUNCTION, "id": id_, "name": name} for id_, name in NAMES.items() if name in names
         ]
         return httpx.Response(200, json={"functions": found, "next_cursor": None})
+    if path == "/api/invocations":
+        ids = {one: name for one, name in NAMES.items() if query.get("function_id") in (None, one)}
+        if [*ids.values()] == ["gone"]:
+            return gone()
+        found = [invocation(one, name, at) for one, name in ids.items() for at in (1, 2)]
+        next_cursor = "c" if query.get("limit") == "1" else None
+        return httpx.Response(200, json={"invocations": found, "next_cursor": next_cursor})
     name = NAMES.get(path.split("/")[3], "gone")
     if name == "gone":  # it was deleted meanwhile
-        gone = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": ""}
-        return httpx.Response(404, json=gone)
+        return gone()
     if path.endswith("/queue"):
         counts = {"queued": 1 if name == "a" else 0, "delayed": 0, "running": 0}
         return httpx.Response(200, json={**counts, "oldest_age_seconds": 3, "dead_letters": 0})
@@ -98,12 +118,36 @@ def test_the_newest_of_all_functions_come_first(
     assert {one["function"] for one in json.loads(capsys.readouterr().out)[field]} == {"a", "b"}
 
 
+def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) -> None:
+    def listed(*more: str) -> tuple[list[str], str]:
+        assert run(["invocations", "-o", "json", *more]) == 0
+        printed = capsys.readouterr()
+        shown = json.loads(printed.out)["invocations"]
+        return [one["invocation_id"] for one in shown], printed.err
+
+    assert len(listed()[0]) == 6
+    (canned / "quiltfn.toml").write_text('project = "shop"\n')
+    ids, note = listed()
+    assert ids == ["2-b", "1-b"]
+    assert "project shop: 1 function" in note
+    assert "there are more" not in note
+    ids, note = listed("--limit", "1")
+    assert (ids, "there are more" in note) == (["2-b"], True)
+    assert len(listed("--all-functions")[0]) == 6
+    assert listed("--function", next(iter(NAMES))) == (["1-a", "2-a"], "")
+    assert run(["invocations"]) == 0
+    assert "success, attempt 4" in capsys.readouterr().out
+    assert run(["invocations", "--cursor", "c"]) == 2
+    assert "--cursor needs --function or --all-functions" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("canned")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ("queue a --all-functions", "a name or --all-functions"),
         ("logs a --all-functions", "a name or --all-functions"),
+        ("invocations --function a --all-functions", "a name or --all-functions"),
         ("dead-letters list --cursor x", "--cursor needs the name of a function"),
         ("deliveries list --cursor x", "--cursor needs the name of a function"),
         ("logs --call x", "--call needs the function too"),

@@ -30,6 +30,16 @@ export const reasonOf = (one: Ended): string | null =>
   one.error_message ??
     (isHttpError(one) ? `the handler responded with HTTP ${one.http_status}` : null);
 
+/** What an invocation came to, in a line: why it counts as an error, or else its status; of one that was
+ * tried several times also which attempt that is of, or, while it is queued, which one comes next.
+ */
+export function cameTo(one: Ended & Pick<InvocationSummary, "attempt">): string {
+  const reason = reasonOf(one);
+  if (one.attempt < 2) return reason ?? one.status;
+  const number = `attempt ${one.attempt}`;
+  return `${isError(one) ? number : `${one.status}, ${number}`}${reason ? `: ${reason}` : ""}`;
+}
+
 /** Why a function cannot be invoked now; null: it can. One that is paused takes asynchronous
  * invocations, which run once it is resumed.
  */

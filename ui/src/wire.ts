@@ -395,6 +395,7 @@ export interface Invocation {
   error_message: string | null;
   cold_start: boolean;
   http_status?: number;
+  attempt?: number;
 }
 
 export interface InvocationInput {

@@ -15,7 +15,7 @@ import { who } from "../src/store.ts";
 import { aboutPayload, cancel, prepare, start, trialOf, withPayload } from "../src/trying.ts";
 import { HTTP_ERRORS, type Series, STATUSES, type Version, type Whoami } from "../src/wire.ts";
 import { comparedWith } from "../src/pages/function/versions.ts";
-import { isError, isFailing } from "../src/standing.ts";
+import { cameTo, isError, isFailing } from "../src/standing.ts";
 
 const version: Version = {
   ...{ id: "v", function_id: "f", version: 1, handler: "echo", runtime: "shell" },
@@ -260,4 +260,17 @@ Deno.test("a version is compared with the current one, and that one with its nei
   assert.deepEqual(of(2), [2, 2, 1, 2]);
   assert.deepEqual(of(1), [1, 1, 1, 2]);
   assert.equal(comparedWith([{ version: 1 }], 0, 1), 1);
+});
+
+Deno.test("an invocation that was tried several times says so", () => {
+  const one = { status: "success", error_message: null, http_status: null, attempt: 1 };
+  assert.equal(cameTo(one), "success");
+  assert.equal(cameTo({ ...one, attempt: 4 }), "success, attempt 4");
+  const failed = { ...one, status: "failed", error_message: "card declined" };
+  assert.equal(cameTo(failed), "card declined");
+  assert.equal(cameTo({ ...failed, attempt: 3 }), "attempt 3: card declined");
+  assert.equal(
+    cameTo({ ...failed, status: "queued", attempt: 2 }),
+    "queued, attempt 2: card declined",
+  );
 });

@@ -177,6 +177,7 @@ def invocation(record: Invocation) -> wire.Invocation:
         error_message=record.error_message,
         cold_start=record.cold_start,
         http_status=record.http_status or msgspec.UNSET,
+        attempt=record.attempt if record.attempt > 1 else msgspec.UNSET,
     )
 
 

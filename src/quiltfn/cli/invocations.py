@@ -1,15 +1,18 @@
-"""`quiltfn invocations`: the calls of all functions."""
+"""`quiltfn invocations`: those of a function, a project, or all functions."""
 
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Struct
 
-from quiltfn.cli import tables
+from quiltfn.cli import scope, show, tables
 from quiltfn.cli.moments import Period
 from quiltfn.cli.options import Cursor, Limit
-from quiltfn.cli.parsing import Option
-from quiltfn.cli.session import Connection
+from quiltfn.cli.parsing import BadParameter, Option
+from quiltfn.cli.scope import AllFunctions
+from quiltfn.cli.session import Connection, Session
+from quiltfn.sdk import InvocationSummaryPage
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):
@@ -38,22 +41,45 @@ def invocations(
     *,
     limit: Limit = None,
     cursor: Cursor = None,
+    all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """List the calls of all functions, newest first."""
+    """List invocations, newest first: those of the project in this directory, or else of all
+    functions.
+    """
     since, until = period.bounds()
+    scope.check(wanted.function, all_functions)
+    filters: dict[str, Any] = {
+        "status": wanted.status,
+        "cold_start": wanted.cold,
+        "min_duration_ms": wanted.slower_than,
+        "source": wanted.source,
+        "version": wanted.version,
+        "since": since,
+        "until": until,
+        "page_size": limit,
+    }
     with connection.session(wanted.function) as at:
         calls, which = at.client.invocations, wanted.function
+        chosen = None if which else scope.functions(at, all_functions=all_functions)
+        if chosen is not None:
+            _of_project(at, chosen, filters, cursor)
+            return
         find = calls.list if which is None else partial(calls.list_of, which)
-        found = find(
-            status=wanted.status,
-            cold_start=wanted.cold,
-            min_duration_ms=wanted.slower_than,
-            source=wanted.source,
-            version=wanted.version,
-            since=since,
-            until=until,
-            page_size=limit,
-            cursor=cursor,
-        )
-        at.show(found.first(), tables.all_invocations)
+        at.show(find(**filters, cursor=cursor).first(), tables.all_invocations)
+
+
+def _of_project(
+    at: Session, chosen: Iterable[str], filters: Mapping[str, Any], cursor: str | None
+) -> None:
+    """The newest of several functions, of each a page."""
+    if cursor is not None:
+        raise BadParameter("--cursor needs --function or --all-functions")
+    list_of, limit = at.client.invocations.list_of, filters["page_size"] or scope.SHOWN
+    pages = scope.each(lambda one: list_of(one, **filters).first(), chosen).values()
+    found = [one for page in pages for one in page.invocations]
+    found.sort(key=lambda one: one.invocation_id, reverse=True)
+    newest = InvocationSummaryPage(invocations=found[:limit], next_cursor=None)
+    at.print(newest, show.encoded(newest), tables.all_invocations)
+    if len(found) > limit or any(page.next_cursor for page in pages):
+        show.note("there are more: --function NAME lists them in pages")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any
 
 import msgspec
@@ -18,11 +18,22 @@ from quiltfn.cli.parsing import BadParameter, Option
 from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.server_log import RequestLine, Servers, as_lines
 from quiltfn.cli.session import Connection, Session
-from quiltfn.sdk import Client, Invocation, InvocationSummary, NotFoundError
+from quiltfn.sdk import Attempt, Client, Invocation, InvocationSummary, NotFoundError
 from quiltfn.sdk.events import End, Event, Gap, Output, Started
 
 PAGE = 100
 CALLS = 10
+
+
+class EarlierAttempt(Struct, frozen=True, kw_only=True):
+    """An attempt that another one followed."""
+
+    invocation_id: str
+    function_name: str
+    attempt: Attempt
+
+
+LogEvent = Event | RequestLine | EarlierAttempt
 
 
 class Stream(StrEnum):
@@ -61,7 +72,8 @@ def logs(
 
     Of a function that is an HTTP server, a line with method, path, status, and duration stands in
     place of the response; `functions output` prints that. Without NAME_OR_ID, --follow shows the
-    output of each invocation once it is over.
+    output of each invocation once it is over. Of an asynchronous invocation that was retried, the
+    end of what each earlier attempt wrote comes first, and why it failed.
     """
     since, until = period.bounds()
     if wanted.call is not None and name_or_id is None:
@@ -71,7 +83,7 @@ def logs(
     with connection.session(name_or_id) as at:
         shown = Log(at, wanted, names=name_or_id is None)
         if wanted.call is not None and name_or_id is not None:
-            shown.invocation(name_or_id, wanted.call)
+            shown.named(name_or_id, wanted.call)
             return
         chosen = scope.functions(at, name_or_id, all_functions=all_functions)
         is_plain = wanted.tail is None and period == Period()
@@ -96,6 +108,11 @@ class Log:
         self._only = None if wanted.stream is None else str(wanted.stream)
         self._servers = Servers(at.client)
 
+    def named(self, function: str, invocation_id: str) -> None:
+        """All that the one with this id has written and will write."""
+        self._earlier(self._client.functions.get_invocation(function, invocation_id))
+        self.invocation(function, invocation_id)
+
     def invocation(
         self, function: str, invocation_id: str, only: str | None = None, name: str | None = None
     ) -> None:
@@ -110,6 +127,7 @@ class Log:
     def ended(self, record: Invocation | InvocationSummary) -> None:
         """What one that is over wrote; of a response its head alone is asked for."""
         function, invocation_id = record.function_id, record.invocation_id
+        self._earlier(record)
         line = None
         if self._only != Stream.STDERR and self._servers.has(function):
             line = self._servers.line_of(record)
@@ -121,9 +139,46 @@ class Log:
         if self._only is None:
             self.invocation(function, invocation_id, Stream.STDERR)
 
+    def _earlier(self, record: Invocation | InvocationSummary) -> None:
+        """What the attempts before the last one wrote, and why they failed."""
+        for one in self._attempts_before(record):
+            written = self._output_of(record.function_id, one.attempt)
+            head = f"{record.function_name} {record.invocation_id}:" if self._names else None
+            self._write(chain(written, [one]), head)
+
+    def _attempts_before(self, record: Invocation | InvocationSummary) -> Iterator[EarlierAttempt]:
+        number, invocation_id = record.attempt or 1, record.invocation_id
+        if number == 1:
+            return
+        for one in self._client.functions.list_attempts(record.function_id, invocation_id):
+            if one.attempt < number:
+                yield EarlierAttempt(
+                    invocation_id=invocation_id, function_name=record.function_name, attempt=one
+                )
+
+    def _output_of(self, function: str, attempt: Attempt) -> Iterator[Output]:
+        """What an attempt wrote, for people: programs have it with the attempt."""
+        if self._form is not Form.TABLE:
+            return
+        for stream, text in (("stdout", attempt.stdout), ("stderr", attempt.stderr)):
+            is_response = stream == "stdout" and self._servers.has(function)
+            if not text or is_response or self._only not in (None, stream):
+                continue
+            lines = text.splitlines(keepends=True)
+            shown = lines if self._tail is None else lines[max(0, len(lines) - self._tail) :]
+            yield Output(stream, 0, "".join(shown).encode())
+
     def follow_one(self, function: str) -> None:
         found = self._client.functions.follow_logs(function, only=self._only)
-        self._write(self._lines(function, found))
+        self._write(self._with_attempts(self._lines(function, found)))
+
+    def _with_attempts(self, events: Iterator[LogEvent]) -> Iterator[LogEvent]:
+        """Before the end of each invocation, why its earlier attempts failed, whose output came."""
+        for event in events:
+            if isinstance(event, End):
+                with suppress(NotFoundError):  # the function is gone
+                    yield from self._attempts_before(event.invocation)
+            yield event
 
     def follow_all(self, chosen: Mapping[str, str] | None) -> None:
         """What each invocation of some or all functions wrote, once it is over."""
@@ -140,11 +195,11 @@ class Log:
                     )
                     self.ended(record)
 
-    def _lines(self, function: str, events: Iterator[Event]) -> Iterator[Event | RequestLine]:
+    def _lines(self, function: str, events: Iterator[Event]) -> Iterator[LogEvent]:
         is_response = self._only != Stream.STDERR and self._servers.has(function)
         return as_lines(events) if is_response else events
 
-    def _write(self, events: Iterator[Event | RequestLine], head: str | None = None) -> None:
+    def _write(self, events: Iterable[LogEvent], head: str | None = None) -> None:
         write(events, self._form, names=self._names, head=head)
 
 
@@ -170,7 +225,7 @@ def recent(
 
 
 def write(
-    events: Iterator[Event | RequestLine],
+    events: Iterable[LogEvent],
     form: Form,
     *,
     names: bool = False,
@@ -203,21 +258,30 @@ def write(
             show.note(note_of(event, names=names))
 
 
-def note_of(event: Started | Gap | End, *, names: bool = False) -> str:
+def note_of(event: Started | Gap | End | EarlierAttempt, *, names: bool = False) -> str:
     if isinstance(event, Started):
         return f"{event.invocation_id} started{' cold' if event.cold_start else ''}"
     if isinstance(event, Gap):
         return missing(event)
-    ended = event.invocation
-    status = ended.status if ended.status == "failed" else show.status_of(ended)
-    told = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
-    name = f"{ended.function_name} " if names else ""
+    whose: Invocation | EarlierAttempt
+    ended: Invocation | Attempt
+    if isinstance(event, End):
+        whose = ended = event.invocation
+        status = ended.status if ended.status == "failed" else show.outcome_of(ended)
+        tried = f"attempt {ended.attempt} " if ended.attempt else ""
+    else:
+        whose, ended = event, event.attempt
+        status, tried = ended.status, f"attempt {ended.attempt} "
+    took = f" in {ended.duration_ms} ms" if ended.duration_ms is not None else ""
+    name = f"{whose.function_name} " if names else ""
     is_well = ended.status == "success"
     why = "" if is_well or not ended.error_message else f": {ended.error_message}"
-    return f"{name}{ended.invocation_id} {status}{told}{why}"
+    return f"{name}{whose.invocation_id} {tried}{status}{took}{why}"
 
 
-def as_object(event: Event | RequestLine) -> dict[str, object]:
+def as_object(event: LogEvent) -> dict[str, object]:
+    if isinstance(event, EarlierAttempt):
+        return {"event": "attempt", **msgspec.structs.asdict(event)}
     if isinstance(event, RequestLine):
         return {"event": "request", **msgspec.structs.asdict(event)}
     if isinstance(event, End):

@@ -244,9 +244,10 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     last, unended = one.stderr or one.stdout, bool(one.stderr) or are_together()
     if last and not last.endswith("\n") and unended:
         write(sys.stderr, "\n")
-    status, message = status_of(one), one.error_message or ""
-    if one.status == "failed" and message:
-        status, message = f"failed ({message})", ""
+    message = one.error_message or ""
+    status = status_of(one, message)
+    if one.status == "failed":
+        message = ""
     took = [f"{one.duration_ms} ms", "cold" if one.cold_start else "warm"]
     if one.duration_ms is None:
         took = ["not started"]
@@ -255,12 +256,18 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
         note(message)
 
 
-def status_of(one: Invocation | InvocationSummary) -> str:
-    """Its status, and why it counts as an error: its exit code, or the status of its HTTP response,
-    which a handler that succeeded may have given.
+def status_of(one: Invocation | InvocationSummary, why: str | None = None) -> str:
+    """As `outcome_of`, with the number of the attempt from the second one on."""
+    outcome = outcome_of(one, why)
+    return f"{outcome}, attempt {one.attempt}" if (one.attempt or 1) > 1 else outcome
+
+
+def outcome_of(one: Invocation | InvocationSummary, why: str | None = None) -> str:
+    """Its status, and why it counts as an error: `why` or its exit code, or the status of its HTTP
+    response, which a handler that succeeded may have given.
     """
     if one.status == "failed":
-        return f"failed ({one.exit_code})"
+        return f"failed ({why or one.exit_code})"
     is_http_error = one.status == "success" and (one.http_status or 0) >= HTTP_ERRORS
     return f"{one.status} (HTTP {one.http_status})" if is_http_error else one.status
 

@@ -96,6 +96,7 @@ def invocation(one: Invocation) -> None:
         ("exit code", one.exit_code),
         ("HTTP status", one.http_status or None),
         ("why", one.error_message),
+        ("attempt", one.attempt or None),
         ("started", show.when(one.started_at)),
         ("took", _with_unit(one.duration_ms, "ms")),
         ("start", "cold" if one.cold_start else "warm"),

@@ -91,9 +91,14 @@ HttpStatus = Annotated[
 ]
 
 
+AttemptNumber = Annotated[
+    int, about("1 for the first; of a queued call, the one that comes next", 1)
+]
+
+
 class Invocation(Struct, kw_only=True, frozen=True):
     """The record of a call. `status` is success, failed, timeout, oom, cancelled, error or
-    interrupted once it is final.
+    interrupted once it is final. `attempt` is there from the second one on.
 
     Times in Unix seconds, `duration_ms` in milliseconds. Bytes of `stdout` and `stderr` that are
     not UTF-8 show as U+FFFD here.
@@ -113,6 +118,7 @@ class Invocation(Struct, kw_only=True, frozen=True):
     error_message: InvocationError | None
     cold_start: ColdStart
     http_status: HttpStatus | UnsetType = UNSET
+    attempt: AttemptNumber | UnsetType = UNSET
 
 
 HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
@@ -121,9 +127,6 @@ Source = Annotated[
     str, about("sync, async, schedule, url, redrive, replay or destination", "async")
 ]
 VersionOfCall = Annotated[int, about("the number of the version that ran, or null", 1)]
-AttemptNumber = Annotated[
-    int, about("1 for the first; of a queued call, the one that comes next", 1)
-]
 DueAt = Annotated[
     int, about("since when an asynchronous call may run, in Unix seconds, or null", None)
 ]

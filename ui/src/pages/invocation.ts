@@ -251,7 +251,8 @@ export default function InvocationPage(
           : one.error_message && html`<p class="notice">${visible(one.error_message)}</p>`}
         <div class="sided">
       <div><${Times} of=${one} timeline=${times} />
-            <${Attempts} of=${times?.attempts ?? []} />
+            <${Attempts} path=${path} of=${times?.attempts ?? []}
+              isQueued=${one.status === "queued"} />
             ${one.status !== "queued" &&
               html`<${OutputReader} stream="stdout" title="Output" text=${written.value.stdout} ...${shown} />
           ${

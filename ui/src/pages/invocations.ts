@@ -12,7 +12,7 @@ import { FROM } from "../parts/source.ts";
 import { HttpStatus, Status } from "../parts/status.ts";
 import { Ago, Ahead } from "../parts/time.ts";
 import { href, note, route } from "../router.ts";
-import { reasonOf } from "../standing.ts";
+import { cameTo } from "../standing.ts";
 import { functions, now } from "../store.ts";
 import { type InvocationSummary, type InvocationSummaryPage, SOURCES, STATUSES } from "../wire.ts";
 
@@ -58,16 +58,13 @@ export function queryOf(of: Record<Filter, string>, now: number) {
   };
 }
 
-const said = (one: InvocationSummary): string =>
-  one.attempt > 1 ? `${one.status}, attempt ${one.attempt}` : one.status;
-
 function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
   const to = href(["functions", one.function_id, "invocations", one.invocation_id]);
   return html`
     <span role="cell" class="name"><${Status} of=${one.status} http=${one
       .http_status} isQuiet />
           <div><a href=${to} tabindex=${tabindex}>${one.function_name}</a
-            ><small>${visible(reasonOf(one) ?? said(one))}</small></div></span>
+            ><small>${visible(cameTo(one))}</small></div></span>
     <span role="cell" class="num small right">${one.started_at === null && one.due_at !== null &&
         one.due_at > now.value
       ? html`<${Ahead} at=${one.due_at} />`

@@ -1,10 +1,13 @@
-// The attempts at accepted work, along the time since the first.
+// The attempts at an asynchronous invocation, along the time since the first, with why each failed and the
+// end of what it wrote.
+import { get } from "../api.ts";
 import { html } from "../html.ts";
-import type { Timeline } from "../wire.ts";
+import type { Attempt, AttemptList, TimedAttempt } from "../wire.ts";
+import { visible } from "./ansi.ts";
+import { useFetched } from "./fetched.ts";
 import { duration } from "./format.ts";
+import { Output } from "./output.ts";
 import { Status } from "./status.ts";
-
-type Attempt = NonNullable<Timeline["attempts"]>[number];
 
 export interface Bar {
   /** Milliseconds since the first attempt began; null where it was never handed over. */
@@ -14,7 +17,7 @@ export interface Bar {
   width: number;
 }
 
-export function bars(all: readonly Attempt[]): Bar[] {
+export function bars(all: readonly TimedAttempt[]): Bar[] {
   const starts = all.map((one) => one.started_at_ms).filter((one) => one !== null);
   const first = Math.min(...starts);
   const ends = all.map((one) => (one.started_at_ms ?? first) + (one.duration_ms ?? 0));
@@ -29,8 +32,22 @@ export function bars(all: readonly Attempt[]): Bar[] {
   });
 }
 
-export function Attempts({ of }: { of: readonly Attempt[] }) {
-  if (of.length < 2) return null;
+/** `path`: of the invocation. `isQueued`: it waits for another attempt; the page shows no output then. */
+export function Attempts(
+  { path, of, isQueued }: { path: string; of: readonly TimedAttempt[]; isQueued: boolean },
+) {
+  if (of.length < (isQueued ? 1 : 2)) return null;
+  return html`<${Table} path=${path} of=${of} isQueued=${isQueued} />`;
+}
+
+function Table(
+  { path, of, isQueued }: { path: string; of: readonly TimedAttempt[]; isQueued: boolean },
+) {
+  const { value } = useFetched(
+    (signal) => get<AttemptList>(`${path}/attempts`, {}, signal),
+    [path, of.length, isQueued],
+  );
+  const known = value.value?.attempts ?? [];
   const drawn = bars(of);
   return html`
     <section class="card after" aria-labelledby="attempts">
@@ -49,15 +66,21 @@ export function Attempts({ of }: { of: readonly Attempt[] }) {
             <th class="right wide">Version</th>
           </tr>
         </thead>
-        <tbody>${of.map((one, n) =>
-          html`<${Row} one=${one} bar=${drawn[n]} key=${one.attempt} />`
-        )}</tbody>
+        ${of.map((one, n) =>
+          html`
+            <tbody key=${one.attempt}>
+              <${Row} one=${one} bar=${drawn[n]} />
+              <${Details} of=${known.find((each) => each.attempt === one.attempt)}
+                isShownBelow=${n === of.length - 1 && !isQueued} />
+            </tbody>
+          `
+        )}
       </table>
     </section>
   `;
 }
 
-function Row({ one, bar }: { one: Attempt; bar: Bar }) {
+function Row({ one, bar }: { one: TimedAttempt; bar: Bar }) {
   const place = { left: `min(${bar.from}%, calc(100% - 3px))`, width: `${bar.width}%` };
   return html`
     <tr>
@@ -74,6 +97,29 @@ function Row({ one, bar }: { one: Attempt; bar: Bar }) {
         ? html`<span class="cold">cold</span>`
         : html`<span class="muted">warm</span>`}</td>
       <td class="num right wide">${one.version ?? "–"}</td>
+    </tr>
+  `;
+}
+
+/** Why it failed, and what it wrote. `isShownBelow`: the page has that of the last one. */
+function Details({ of, isShownBelow }: { of: Attempt | undefined; isShownBelow: boolean }) {
+  if (!of) return null;
+  const written = [["Output", of.stdout], ["Log", of.stderr]].filter(([, text]) => text);
+  if (!of.error_message && (isShownBelow || written.length === 0)) return null;
+  return html`
+    <tr class="details">
+      <td></td>
+      <td colspan="6">
+        ${of.error_message && html`<p>${visible(of.error_message)}</p>`}
+        ${!isShownBelow && written.map(([name, text]) =>
+          html`
+            <details key=${name}>
+              <summary>${name}</summary>
+              <${Output} text=${text} label=${`${name} of attempt ${of.attempt}`} />
+            </details>
+          `
+        )}
+      </td>
     </tr>
   `;
 }

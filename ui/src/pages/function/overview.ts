@@ -101,6 +101,7 @@ function Call({ of }: { of: InvocationSummary }) {
     <tr>
       <td>
         <${Status} of=${of.status} http=${of.http_status} />
+        ${of.attempt > 1 && html`<div class="small muted num">attempt ${of.attempt}</div>`}
         <div class="narrow small muted">
           ${visible(reasonOf(of) ?? "")}
         </div>
