@@ -98,11 +98,8 @@ class Admission:
             in_flight >= limits.calls_in_flight
             if self.others is None
             else not self.others.has_room(tenant_id, in_flight, limits.calls_in_flight)
-        ) and not self.give_way(tenant_id):
-            raise RateLimited(
-                f"the tenant has {limits.calls_in_flight} calls in flight, its limit",
-                retry_after=1,
-            )
+        ) and not (limits.calls_in_flight and self.give_way(tenant_id)):
+            raise _in_flight_refusal(limits.calls_in_flight)
         if limits.gb_seconds_per_day:
             refusal = self.day_refusal(tenant_id)
             if refusal is not None:
@@ -120,11 +117,7 @@ class Admission:
         if limits.disabled:
             return disabled(tenant_id)
         if not limits.calls_in_flight:
-            return RateLimited(
-                "the tenant's calls_in_flight is 0, so nothing of it runs",
-                hint="an operator can raise it: quiltfn quota set TENANT --calls-in-flight N",
-                retry_after=60,
-            )
+            return _in_flight_refusal(limits.calls_in_flight)
         return self.day_refusal(tenant_id)
 
     def day_refusal(self, tenant_id: str) -> RateLimited | None:
@@ -151,10 +144,11 @@ class Admission:
         """Whether the tenant, which has `count` functions, may have one more. Raises
         `RateLimited`.
         """
-        if count >= self.limits_of(tenant_id).functions:
+        most = self.limits_of(tenant_id).functions
+        if count >= most:
             raise RateLimited(
                 f"the tenant has {count} functions, its limit",
-                hint="delete one that is not needed",
+                hint="delete one that is not needed" if most else _raised_by("--functions"),
                 retry_after=60,
             )
 
@@ -218,3 +212,18 @@ class Admission:
                 f"the tenant may make {limit:g} calls a second", retry_after=int(wait) + 1
             )
         bucket.tokens -= 1
+
+
+def _in_flight_refusal(most: int) -> RateLimited:
+    """`most`: how many calls may be in flight; waiting for one to end helps only if some may."""
+    if most:
+        return RateLimited(f"the tenant has {most} calls in flight, its limit", retry_after=1)
+    return RateLimited(
+        "the tenant's calls_in_flight is 0, so nothing of it runs",
+        hint=_raised_by("--calls-in-flight"),
+        retry_after=60,
+    )
+
+
+def _raised_by(option: str) -> str:
+    return f"an operator can raise it: quiltfn quota set TENANT {option} N"

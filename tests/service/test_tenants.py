@@ -466,7 +466,14 @@ async def test_a_quota_may_be_0(web: Web) -> None:
     assert await invoked(web, function, acme) == 429
     assert await invoked(web, function, acme, "?mode=async") == 429
     new = {"name": "g", "handler": "echo"}
-    assert (await web("POST", "/api/functions", headers=acme, json=new)).status_code == 429
+    for path, sent, option in (
+        (f"/api/functions/{function}/invoke", {}, "--calls-in-flight"),
+        (f"/api/functions/{function}/invoke?mode=async", {}, "--calls-in-flight"),
+        ("/api/functions", new, "--functions"),
+    ):
+        answer = await web("POST", path, headers=acme, json=sent)
+        assert answer.status_code == 429
+        assert f"quota set TENANT {option} N" in answer.json()["hint"]
     assert (await web("GET", "/api/functions", headers=acme)).status_code == 200
 
 

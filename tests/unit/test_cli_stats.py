@@ -170,6 +170,11 @@ def test_a_quota_is_shown_set_and_taken_away(fake: Fake, capsys: Captured) -> No
     assert "calls per second - server" in found
     assert "image bytes 5.0 GiB 3.0 MiB server" in found
     assert "gb seconds per day 3600 12.5 acme" in found
+    fake.answers["GET", OF_ACME] = (200, QUOTA | dict.fromkeys(LIMITS, 0))
+    assert run(["quota", "show", "acme"]) == 0
+    found = [" ".join(row) for row in lines(capsys)]
+    assert "calls in flight 0 2 acme" in found
+    assert "gb seconds per day - 12.5 acme" in found
     words = "--calls-in-flight 50 --gb-seconds-per-day 3600"
     assert run(["quota", "set", "acme", *words.split()]) == 0
     assert fake.body == {"calls_in_flight": 50, "gb_seconds_per_day": 3600.0}

@@ -72,14 +72,14 @@ export function csvOf(rows: readonly UsageRow[], span: Span): string {
   return [head, ...lines].map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
 }
 
-/** How much of a limit is used. `used` null: it is not known; `limit` 0: there is none. */
+/** How much of a limit is used. `used` null: it is not known; `limit` null: there is none. */
 export interface Limit {
   name: string;
   used: number | null;
-  limit: number;
+  limit: number | null;
   said: (n: number) => string;
 }
 
-/** From 0 to 1; null where there is nothing to compare. */
+/** From 0 to 1; null where there is nothing to compare. Of a limit of 0 all is used. */
 export const shareOf = ({ used, limit }: Limit): number | null =>
-  used === null || limit === 0 ? null : Math.min(1, used / limit);
+  used === null || limit === null ? null : limit === 0 ? 1 : Math.min(1, used / limit);

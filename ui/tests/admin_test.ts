@@ -74,7 +74,8 @@ Deno.test("a share of a limit is known where both are", () => {
   assert.equal(shareOf(limit), 0.25);
   assert.equal(shareOf({ ...limit, used: 30 }), 1);
   assert.equal(shareOf({ ...limit, used: null }), null);
-  assert.equal(shareOf({ ...limit, limit: 0 }), null);
+  assert.equal(shareOf({ ...limit, limit: null }), null);
+  assert.equal(shareOf({ ...limit, used: 0, limit: 0 }), 1);
 });
 
 Deno.test("amounts have three digits that say something", () => {

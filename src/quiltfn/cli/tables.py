@@ -433,6 +433,9 @@ def _load_of(one: Node) -> Sequence[object]:
     return (beat, *calls, one.ready_instances, one.busy_instances, free)
 
 
+NO_LIMIT_AT_0 = ("calls_per_second", "gb_seconds_per_day")
+
+
 def quota(one: Quota) -> None:
     used = {name: getattr(one.used, name) for name in ("calls_in_flight", "functions")}
     used |= {"image_bytes": one.used.image_bytes, "gb_seconds_per_day": one.used.gb_seconds_today}
@@ -440,7 +443,7 @@ def quota(one: Quota) -> None:
         (
             _words(name),
             _limit(name, getattr(one, name))
-            if getattr(one, name) or name == "image_bytes"
+            if getattr(one, name) or name not in NO_LIMIT_AT_0
             else "-",
             _limit(name, used[name]) if name in used else "",
             one.tenant_id if name in one.own else "server",

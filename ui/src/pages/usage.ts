@@ -142,31 +142,31 @@ function limitsOf({ quota, today, limits: of }: Shown): Limit[] {
     {
       name: "GB-seconds today (UTC)",
       used: used?.gb_seconds_today ?? today,
-      limit: quota?.gb_seconds_per_day ?? of["tenant_gb_seconds_per_day"] ?? 0,
+      limit: (quota?.gb_seconds_per_day ?? of["tenant_gb_seconds_per_day"]) || null, // 0: none
       said: amount,
     },
     {
       name: "Functions",
       used: used?.functions ?? functions.value.size,
-      limit: quota?.functions ?? of["tenant_functions"] ?? 0,
+      limit: quota?.functions ?? of["tenant_functions"] ?? null,
       said: count,
     },
     {
       name: "Calls at once",
       used: used?.calls_in_flight ?? null,
-      limit: quota?.calls_in_flight ?? of["tenant_calls_in_flight"] ?? 0,
+      limit: quota?.calls_in_flight ?? of["tenant_calls_in_flight"] ?? null,
       said: count,
     },
     {
       name: "Calls a second",
       used: null,
-      limit: quota?.calls_per_second ?? of["tenant_calls_per_second"] ?? 0,
+      limit: (quota?.calls_per_second ?? of["tenant_calls_per_second"]) || null,
       said: count,
     },
     {
       name: "Images of runtimes",
       used: used?.image_bytes ?? null,
-      limit: quota?.image_bytes ?? of["tenant_image_bytes"] ?? 0,
+      limit: quota?.image_bytes ?? of["tenant_image_bytes"] ?? null,
       said: bytes,
     },
   ];
@@ -180,10 +180,10 @@ function Limits({ of }: { of: Shown }) {
       </header>
       <dl class="limits">${limitsOf(of).map((one) => {
         const share = shareOf(one);
-        const most = one.limit === 0 ? "no limit" : one.said(one.limit);
+        const most = one.limit === null ? "no limit" : one.said(one.limit);
         const said = one.used === null
-          ? one.limit === 0 ? most : `at most ${most}`
-          : one.limit === 0
+          ? one.limit === null ? most : `at most ${most}`
+          : one.limit === null
           ? `${one.said(one.used)}, ${most}`
           : `${one.said(one.used)} of ${most}`;
         const kind = share !== null && share >= 0.9 ? "full" : "used";
@@ -191,7 +191,7 @@ function Limits({ of }: { of: Shown }) {
           share !== null && html`
             <dd>
               <${Rail} parts=${[{ kind, size: share }]} whole=${1}
-                said=${percent(one.used ?? 0, one.limit)} />
+                said=${percent(one.used ?? 0, one.limit ?? 0)} />
             </dd>
           `
         }</div>`;
