@@ -126,7 +126,7 @@ def test_a_body_at_the_limit_is_taken_and_a_byte_more_is_not(anybody: Api) -> No
     answer = anybody("POST", FUNCTIONS, content=padded(MIB), headers=headers)
     assert answer.status_code == 201
     answer = anybody("POST", FUNCTIONS, content=padded(MIB + 1), headers=headers)
-    is_error(answer, "PAYLOAD_TOO_LARGE", 413)
+    assert " body_max_bytes " in is_error(answer, "PAYLOAD_TOO_LARGE", 413)["hint"]
     path = f"{of(anybody.active())}/invoke"
     for size, status in ((8 * MIB, 200), (8 * MIB + 1, 413)):
         body = b'{"payload":null}' + b" " * (size - 16)

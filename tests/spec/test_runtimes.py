@@ -300,7 +300,8 @@ def test_an_upload_is_bounded_whether_it_says_its_length_or_not(
     server = another("--image-upload-max-bytes 100000 --body-timeout-s 1").start()
     api, path = Api(server.url), f"{RUNTIMES}/images"
     long = packed([file("a", b"x" * 100_000)])
-    is_error(api("POST", path, content=long, headers=TAR), "PAYLOAD_TOO_LARGE", 413)
+    told = is_error(api("POST", path, content=long, headers=TAR), "PAYLOAD_TOO_LARGE", 413)
+    assert "image_upload_max_bytes" in told["hint"]
 
     def pieces() -> Iterator[bytes]:
         for at in range(0, len(long), 10_000):

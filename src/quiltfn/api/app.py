@@ -47,6 +47,7 @@ from quiltfn.model.errors import (
     Internal,
     MethodNotAllowed,
     NotFound,
+    PayloadTooLarge,
     QuiltfnError,
     ShuttingDown,
     StoreUnavailable,
@@ -435,6 +436,8 @@ def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response
     route = context.route
     if route is not None and route.on_refused is not None:
         route.on_refused(context, error)
+    if route is not None and isinstance(error, PayloadTooLarge):
+        error.hint = error.hint or route.longer_bodies
     has_record = error.invocation_id is not None
     if route is not None and route.admit is not None and context.caller is NOBODY:
         error = for_strangers(error)

@@ -88,6 +88,8 @@ def for_strangers(error: QuiltfnError) -> QuiltfnError:
     told.executed = error.executed
     return told
 
+    if isinstance(error, PayloadTooLarge) and error.invocation_id is None:
+        told.hint = error.hint  # of bodies and kinds of runtimes, not of this one
 
 def _body(error: QuiltfnError, request_id: str) -> ErrorBody:
     return ErrorBody(

@@ -202,6 +202,19 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         """What it does, in its handler's own words."""
         return " ".join((self.handler.__doc__ or "").split())
 
+    @property
+    def longer_bodies(self) -> str:
+        """A hint: what a longer body takes."""
+        if self.passes_on is not None:
+            return (
+                "a runtime of kind server takes longer bodies, up to the setting "
+                "server_body_max_bytes"
+            )
+        if self.streams:
+            return "the setting image_upload_max_bytes says how long an archive may be"
+        setting = "invoke_body_max_bytes" if self.is_invoke else "body_max_bytes"
+        return f"the setting {setting} says how long the body may be"
+
 
 # Every path with its methods, in the order in which paths are looked at.
 RouteTable = Iterable[tuple[str, Mapping[str, Route]]]

@@ -372,7 +372,8 @@ def _request(
     if _size(variables) + _size(asked.spec.environment) > ENVIRONMENT_MAX_BYTES:
         raise PayloadTooLarge(
             f"the headers and the function's variables take more than the {ENVIRONMENT_MAX_BYTES} "
-            "bytes that a handler is given"
+            "bytes that a handler is given",
+            hint="send fewer headers, or give the function fewer variables",
         )
     return make(
         payload=call.body, environment=variables, adds_environment=True, may_write=True
