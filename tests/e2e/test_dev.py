@@ -230,3 +230,8 @@ def test_a_directory_that_tells_nothing(shared: Server, app: Path) -> None:
     done = quiltfn("dev", "--dir", str(app), "--url", shared.url)
     assert done.code == 2
     assert "--kind" in done.stderr
+    assert "--watch" not in done.stderr
+    (app / "quiltfn.toml").write_text('project = "shop"\n')
+    done = quiltfn("dev", "--dir", str(app), "--url", shared.url)
+    assert done.code == 2
+    assert "quiltfn deploy --watch" in done.stderr

@@ -33,6 +33,11 @@ IN_A_PROJECT = (
     "edit; dev runs the files alone, as a function of its own"
 )
 
+OF_A_PROJECT = (
+    f"this directory has a {PROJECT_FILE}: quiltfn deploy --watch deploys all of its functions "
+    "after every edit; quiltfn dev --dir DIRECTORY runs the files of one"
+)
+
 
 class DevOptions(Struct, frozen=True, kw_only=True):
     """How `dev` runs the directory."""
@@ -116,7 +121,11 @@ def kind_of(directory: Path) -> Kind:
     ):
         if any(next(directory.glob(pattern), None) for pattern in patterns):
             return kind
-    raise BadParameter(f"{directory} has neither .py nor .js files; say what it is: --kind")
+    is_project = (directory / PROJECT_FILE).is_file()
+    raise BadParameter(
+        f"{directory} has neither .py nor .js files; say what it is: --kind",
+        OF_A_PROJECT if is_project else None,
+    )
 
 
 def handler_of(kind: Kind, said: str | None) -> str:
