@@ -29,11 +29,13 @@ def is_harmless(text: str) -> bool:
 
 
 def test_an_export_has_the_tables_that_were_asked_for_and_no_other() -> None:
-    label = SimpleNamespace(cluster_id=f"project:{HOSTILE}")
+    runtime = f"{HOSTILE}.python-{'0' * 16}"
+    label = SimpleNamespace(cluster_id=f"project:{HOSTILE}", runtime=runtime)
     remarks = export._remarks(cast("CurrentFunction", SimpleNamespace(function=label)))
     fields = {"description": HOSTILE, "environment": {HOSTILE: HOSTILE}, "list": [HOSTILE]}
     text = "\n".join([*remarks, *toml.table(["functions", "hello"], fields)])
     assert is_harmless(text)
+    assert "made this runtime of its files" in text
     assert tomllib.loads(text) == {"functions": {"hello": fields}}
 
 

@@ -19,6 +19,8 @@ from quiltfn.wire.fields import fields_of
 from quiltfn.wire.masking import secrets_of
 
 NO_PROJECT = ""
+# The name of a runtime that `sources` made.
+OF_A_PROJECT = re.compile(r"(?s)(.+)\.[a-z]+-[0-9a-f]{16}")
 
 
 def export(
@@ -134,7 +136,13 @@ def _named_secrets(table: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _remarks(one: CurrentFunction) -> list[str]:
-    label = one.function.cluster_id or ""
+    label, remarks = one.function.cluster_id or "", []
     if label.startswith(LABEL):
-        return [f"# Of the project {show.one_line(label.removeprefix(LABEL))}."]
-    return []
+        remarks.append(f"# Of the project {show.one_line(label.removeprefix(LABEL))}.")
+    made = OF_A_PROJECT.fullmatch(one.function.runtime)
+    if made is not None:
+        remarks += [
+            f"# The project {show.one_line(made[1])} made this runtime of its files, which are not",
+            "# printed. No other server has it: kind, code, and requirements take its place there.",
+        ]
+    return remarks
