@@ -548,7 +548,6 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
         "functions update hello",
         "functions update hello --env A=1 --unset-env",
         "functions update hello --workdir /app --unset-workdir",
-        "functions rollback hello",
         "functions rollback hello 0",
         "functions scale hello",
         "functions invocations hello --limit 0",

@@ -124,6 +124,20 @@ def test_pause_resume_and_rollback(fake: Fake, capsys: Captured) -> None:
     )
 
 
+def test_a_rollback_without_a_version_goes_to_the_one_before(fake: Fake, capsys: Captured) -> None:
+    numbers = [5, 4, 2, 1]  # a third one was removed
+    fake.answers["POST", f"/{ID}/rollback"] = (200, FUNCTION)
+    fake.answers["GET", f"/{ID}/aliases"] = (200, {"aliases": []})
+    for current, chosen in ((4, 2), (2, 1), (1, None)):
+        found = [version(number, "") for number in numbers]
+        fake.answers["GET", f"/{ID}/versions"] = (200, {"versions": found, "next_cursor": None})
+        fake.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "current_version": current})
+        assert run(["functions", "rollback", "hello"]) == (0 if chosen else 1)
+        assert [one for one in fake.bodies if one] == ([{"version": chosen}] if chosen else [])
+        fake.bodies.clear()
+    assert "no version before the current one, 1" in capsys.readouterr().err
+
+
 def test_scale_keeps_the_target_that_was_not_named(fake: Fake, capsys: Captured) -> None:
     fake.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "tenant_id": "t1"})
     target = ("POST", f"/api/elasticity/functions/{ID}/pool-target")

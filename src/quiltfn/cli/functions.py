@@ -141,19 +141,38 @@ def resume(name_or_id: NameOrId, connection: Connection) -> None:
 @app.command()
 def rollback(
     name_or_id: NameOrId,
-    version: Annotated[int, Argument(least=1, help="A number that `versions` lists.")],
+    version: Annotated[
+        int | None,
+        Argument(
+            least=1,
+            help="A number that `versions` lists (default: the one before the current version).",
+        ),
+    ] = None,
+    *,
     connection: Connection,
 ) -> None:
     """Go back to an earlier version, with all aliases that name the current one. The name and the
     scaling do not change.
     """
     with connection.session(name_or_id) as at:
+        version = version or _version_before(at, name_or_id)
         before = _aliases(at, name_or_id)
         one = at.show(_outcome(lambda: at.client.functions.rollback(name_or_id, version)), _changed)
         for alias in _aliases(at, name_or_id):
             if alias not in before:
                 show.note(in_words(alias))
     _must_be_ready(one)
+
+
+def _version_before(at: Session, name_or_id: str) -> int:
+    """The one that was made before the current version, of those that are kept. Raises `Exit`."""
+    functions = at.client.functions
+    current = functions.get(name_or_id).current_version
+    for one in functions.list_versions(name_or_id):
+        if one.version < current:
+            return one.version
+    show.complain(f"there is no version before the current one, {current}")
+    raise Exit(1)
 
 
 @app.command()
