@@ -92,7 +92,7 @@ def test_what_is_refused_has_a_reason_that_names_a_field(body: type[msgspec.Stru
 )  # fmt: skip
 def test_a_refusal_is_a_sentence_about_one_field(value: Any, message: str) -> None:
     with pytest.raises(Invalid) as refused:
-        checked(value, wire.NewFunction, {"memory_limit_mb": 4096})
+        checked(value, wire.NewFunction, {"memory_limit_mb": 4096.0})
     assert refused.value.message == message
 
 

@@ -42,7 +42,9 @@ WORDS = {
     "HANDLER_FAILED": "the function failed",
     "HANDLER_TIMEOUT": "the function took too long",
 }
-RETRY_AFTER_S = 1
+# In place of why a function is not available: of a tenant that an operator disabled, nobody can
+# say for how long.
+RETRY_AFTER_S, DISABLED_RETRY_AFTER_S = 1, 60
 
 
 def error_body(error: QuiltfnError, request_id: str = "") -> bytes:
@@ -80,16 +82,17 @@ def for_strangers(error: QuiltfnError) -> QuiltfnError:
     status = STATUS[error.code]
     is_off = isinstance(error, FunctionNotActive | TenantDisabled)
     if is_off or status == STATUS[CapacityFull.code]:
-        seconds = error.retry_after or RETRY_AFTER_S
+        is_disabled = isinstance(error, TenantDisabled)
+        seconds = error.retry_after or (DISABLED_RETRY_AFTER_S if is_disabled else RETRY_AFTER_S)
         return CapacityFull("the function is not available at the moment", retry_after=seconds)
     if status == STATUS[Internal.code]:
         return Internal("the server made a mistake")
     told = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
+    if isinstance(error, PayloadTooLarge) and error.invocation_id is None:
+        told.hint = error.hint  # of bodies and kinds of runtimes, not of this one
     told.executed = error.executed
     return told
 
-    if isinstance(error, PayloadTooLarge) and error.invocation_id is None:
-        told.hint = error.hint  # of bodies and kinds of runtimes, not of this one
 
 def _body(error: QuiltfnError, request_id: str) -> ErrorBody:
     return ErrorBody(

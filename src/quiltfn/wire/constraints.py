@@ -43,12 +43,18 @@ class Between(Struct, frozen=True):
         high = server_maximum if self.high is None else self.high
         if self.low <= value and (high is None or value <= high):
             return None
-        span = f"{self.low} or more" if high is None else f"between {self.low} and {high}"
+        low = _plain(self.low)
+        span = f"{low} or more" if high is None else f"between {low} and {_plain(high)}"
         return Violation(expected=span, received=value)
 
     def schema(self, server_maximum: float | None) -> Schema:
         high = server_maximum if self.high is None else self.high
-        return {"minimum": self.low} | ({} if high is None else {"maximum": high})
+        return {"minimum": self.low} | ({} if high is None else {"maximum": _plain(high)})
+
+
+def _plain(number: float) -> float:
+    """A whole number without a fraction, as users write it."""
+    return int(number) if number == int(number) else number
 
 
 class Characters(Struct, frozen=True):
