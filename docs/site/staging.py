@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+# Below a heading: what else the section is searched for, each an entry of the index.
+FOUND_BY = re.compile(r"^<!-- found by: (.*?) -->\n", re.MULTILINE)
 COMMENT = re.compile(r"^<!-- .*? -->\n", re.MULTILINE)
 ELSEWHERE = re.compile(r"[a-z]+:|#")
 MAP = "docs/README.md"
@@ -79,6 +81,12 @@ def tree(caption: str, names: list[str]) -> str:
     return TREE.format(caption=caption, entries="\n".join(names))
 
 
+def index(found: re.Match[str]) -> str:
+    """Entries of the index, each a main one, which a search shows before all else."""
+    entries = ", ".join(f"!{one.strip()}" for one in found[1].split(","))
+    return f"```{{index}} {entries}\n```\n"
+
+
 def moved(text: str, source: str, place: str, root: Path, places: dict[str, str]) -> str:
     """The text of a page with its links as they are from `place`. What is no page of the site, such
     as a program, is named and not linked to.
@@ -101,6 +109,7 @@ def moved(text: str, source: str, place: str, root: Path, places: dict[str, str]
         there = os.path.relpath(there, os.path.dirname(place) or ".")
         return f"{mark}[{label}]({there}{hash_mark}{anchor})"
 
-    parts = re.split(r"(^```.*?^```$)", COMMENT.sub("", text), flags=re.MULTILINE | re.DOTALL)
+    text = COMMENT.sub("", FOUND_BY.sub(index, text))
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
     parts[::2] = [LINK.sub(link, part) for part in parts[::2]]
     return "".join(parts)

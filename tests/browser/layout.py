@@ -29,6 +29,12 @@ MISFITS = """
       style.overflowX !== "visible" && right > box.getBoundingClientRect().right + 1);
     if (cutting) found.push(`cut off by <${cutting[0].className}>: ${said(one)}`);
   }
+  const pages = document.querySelector("header.top nav");
+  // On a phone they scroll, and fade where they go on.
+  if (width > 640 && pages.scrollWidth > pages.clientWidth) found.push("pages are out of sight");
+  for (const one of document.querySelectorAll("main .badge:not(.plain)")) {
+    if (one.scrollWidth > one.clientWidth + 1) found.push(`cut: ${said(one)}`);
+  }
   for (const row of document.querySelectorAll("main .list [role=row]")) {
     const edge = row.getBoundingClientRect().right;
     const cells = [...row.children].filter(isSeen).map((one) => [one, one.getBoundingClientRect()]);

@@ -95,6 +95,16 @@ def test_one_is_revoked_after_a_question(open_as: OpenAs, keyed: Keyed) -> None:
     expect(page).to_have_url(re.compile(r"#/keys\?state=valid$"))
 
 
+def test_an_operator_sees_on_a_phone_whose_key_it_is(open_as: OpenAs, keyed: Keyed) -> None:
+    tenant, label = new_name(), new_name()
+    keyed.key(tenant, "read", label=label)
+    page = open_as(keyed.key("default", "operator")["key"])
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto("/ui/#/keys")
+    row = page.get_by_role("row").filter(has_text=label)
+    expect(row.get_by_text(f"tenant {tenant}")).to_be_visible()
+
+
 def test_who_revokes_its_own_is_signed_out(
     open_as: OpenAs, keyed: Keyed, expected: list[str]
 ) -> None:

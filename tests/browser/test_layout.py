@@ -32,6 +32,9 @@ def long_names(site: Server, deployed: Callable[..., Function]) -> Function:
         functions.set_async_policy(name, max_attempts=1, on_failure=failing)
         record = functions.submit(name, "")
         functions.wait(name, record.invocation_id)
+        functions.update(name, memory_limit_mb=301)
+        functions.set_alias(name, f"b{LONG[:31]}", version=2)
+        functions.rollback(name, 1)  # the alias says that it was
         functions.update(name, environment={LONG.upper(): LONG}, memory_limit_mb=300)
         functions.set_alias(
             name, f"a{LONG[:31]}", version=1, also=AliasShare(version=2, weight=0.5)

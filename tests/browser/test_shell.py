@@ -148,6 +148,14 @@ def test_a_key_is_asked_for_kept_by_the_tab_and_never_in_an_address(
     page.goto("/ui/")
     field = page.get_by_label("API key")
     expect(field).to_be_focused()
+    expect(page.get_by_text("the directory of its --data-dir")).to_be_visible()
+    has_docs = bool(web.files(web.DOCUMENTATION))
+    expected += [] if has_docs else ["404"]
+    expect(page.get_by_role("link", name="Documentation of keys")).to_have_count(int(has_docs))
+    command = page.locator(".sign-in .copy code")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert command.evaluate("(one) => one.scrollWidth <= one.clientWidth")
     field.fill("quilt_sk_of_nobody")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).not_to_be_empty()

@@ -1,16 +1,33 @@
 // Where the server has keys and this tab has none that it takes.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { credential, get, type Refused } from "./api.ts";
+import { credential, get, type Refused, root } from "./api.ts";
 import { html } from "./html.ts";
 import { Copy } from "./parts/copy.ts";
+
+const KEYS_DOCS = new URL("docs/how-to/keys.html", root()).href;
+
+/** Whether the server has the documentation; whoever has no key is not told by the API. */
+async function lookForDocs(): Promise<boolean> {
+  try {
+    return (await fetch(KEYS_DOCS, { method: "HEAD", credentials: "omit" })).ok;
+  } catch {
+    return false;
+  }
+}
 
 export function SignIn() {
   const text = useSignal("");
   const problem = useSignal<string | null>(null);
   const isBusy = useSignal(false);
+  const hasDocs = useSignal(false);
   const field = useRef<HTMLInputElement>(null);
-  useEffect(() => field.current?.focus(), []);
+  useEffect(() => {
+    field.current?.focus();
+    lookForDocs().then((found) => {
+      hasDocs.value = found;
+    });
+  }, []);
   async function enter(event: Event) {
     event.preventDefault();
     const before = credential.get();
@@ -41,8 +58,10 @@ export function SignIn() {
       <p
         class="muted small">On the machine of a server that is a service, as root, this creates one:</p>
       <${Copy} text="quiltfn keys create --scope write --data-dir /var/lib/quiltfn/data" />
-      <p class="muted small">For a server that was started by hand, name the directory of its
+      <p class="muted small">For a server that was started by hand, name the directory of its${" "}
         <code>--data-dir</code>; for a node of a fleet, replace that option with <code>--fleet FILE</code>.</p>
+      ${hasDocs.value &&
+        html`<p class="small"><a href=${KEYS_DOCS}>Documentation of keys</a></p>`}
     </form>
   `;
 }

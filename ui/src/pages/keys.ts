@@ -194,7 +194,8 @@ function Row({ one, tabindex, me, again }: {
         title="What it has done">${one.label ? visible(one.label) : one.prefix}</a
         ><small><span class="mono">${one.label ? one.prefix : ""}</span>${isMine &&
           " the key of this tab"}</small></div></span>
-    <span role="cell">${one.scope}<span class="narrow muted small">, ${ends}</span></span>
+    <span role="cell">${one.scope}<span class="narrow muted small">${me.scope === "operator" &&
+      `, tenant ${one.tenant_id}`}, ${ends}</span></span>
     <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
     <span role="cell" class="num small right roomy"><${Ago} at=${one.created_at} /></span>
     <span role="cell" class="num small right wide">${ends}</span>
