@@ -328,6 +328,24 @@ async def test_what_waits_for_the_store_is_bounded(
     assert len(door.runs) == 4
 
 
+async def test_a_record_is_stored_before_the_response_that_repetitions_get(
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may take what is not stored, and must not take one of the two alone."""
+    journal, unstored = door.harness.journal, list[int]()
+    store = door.idempotency._store
+
+    async def looking(*end: Any) -> Any:
+        unstored.append(journal._written - journal._kept)
+        return await store(*end)
+
+    monkeypatch.setattr(door.idempotency, "_store", looking)
+    assert (await door.call()).status_code == 200
+    await door.call({})  # the control: without a key an answer waits for nothing
+    assert unstored == [0]
+    assert journal._written > journal._kept
+
+
 async def test_a_call_that_was_cancelled_is_not_run_again(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
