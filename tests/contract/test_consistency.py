@@ -339,7 +339,7 @@ async def test_a_large_database_is_looked_through_after_a_kill(
 
 
 def copies(path: Path) -> list[Path]:
-    return list(path.glob("quiltfn.db.before-*"))
+    return list(path.glob("quiltfn.db.*-[0-9]*"))
 
 
 def of_the_schema_before(path: Path) -> str:
@@ -355,12 +355,14 @@ def of_the_schema_before(path: Path) -> str:
 async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) -> None:
     path = tmp_path / "quiltfn.db"
     before = of_the_schema_before(path)
-    (tmp_path / "quiltfn.db.before-0000").write_bytes(b"")
+    for earlier in ("before-0000", "kept-0001"):
+        (tmp_path / f"quiltfn.db.{earlier}").write_bytes(b"")
     async with open_sqlite(tmp_path) as store:
         await a_stored_function(store)
-        assert "before-" in store.condition()[1]
+        assert "kept-" in store.condition()[1]
     (copy,) = copies(tmp_path)
-    assert copy.name == f"quiltfn.db.before-{before}"
+    # No other name: 0.1.0 removes what is called quiltfn.db.before-*, though it refuses the schema.
+    assert copy.name == f"quiltfn.db.kept-{before}"
     assert copy.stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (before,)
@@ -389,7 +391,7 @@ async def test_copies_stay_where_the_schema_is_not_changed(
     with pytest.raises((StoreBroken, ZeroDivisionError)):
         async with open_sqlite(tmp_path):
             pass
-    expected = {kept.name} if fails == "newer" else {kept.name, f"quiltfn.db.before-{before}"}
+    expected = {kept.name} if fails == "newer" else {kept.name, f"quiltfn.db.kept-{before}"}
     assert {one.name for one in copies(tmp_path)} == expected
 
 

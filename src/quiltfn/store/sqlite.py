@@ -42,7 +42,9 @@ from quiltfn.store.tables import REVISION
 T = TypeVar("T")
 
 CHECK_ALL_BELOW_BYTES = 64 * 1024 * 1024
-BEFORE = "quiltfn.db.before-"
+# Version 0.1.0 and older call their copies by the second name, and remove every file of that name
+# before they refuse a newer schema.
+KEPT, BEFORE = "quiltfn.db.kept-", "quiltfn.db.before-"
 WAL = "PRAGMA journal_mode = WAL"
 # Of each connection, in KiB: what is read and written often, such as the audit log, fills it within
 # some thousand changes, and then it stays so.
@@ -361,7 +363,7 @@ class SqliteDatabase:
         """Copies the database before a migration, so that the older release can be used again.
         Returns the name of the copy.
         """
-        path, copy = self.directory.database, f"{BEFORE}{revision}"
+        path, copy = self.directory.database, f"{KEPT}{revision}"
         fresh = path.with_name(f"{copy}.new")
         try:
             self._copy_to(fresh)
@@ -375,9 +377,10 @@ class SqliteDatabase:
 
     def _keep_only(self, copy: str) -> None:
         """Removes the copies of earlier migrations, as the database is whole after this one."""
-        for other in self.directory.database.parent.glob(f"{BEFORE}*"):
-            if other.name != copy:
-                other.unlink()
+        for name in (KEPT, BEFORE):
+            for other in self.directory.database.parent.glob(f"{name}*"):
+                if other.name != copy:
+                    other.unlink()
         self.directory.add_notice(f"the schema was brought up to date; {copy} is the old one")
 
     def _copy_to(self, fresh: Path) -> None:
