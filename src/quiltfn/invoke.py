@@ -140,8 +140,8 @@ class _CallState(msgspec.Struct):
     may have started; `started` and `started_at`: when that was, in monotonic and in Unix seconds.
     `running`: the record, until it is final. `cancelled`: the reason, if the call
     was cancelled before the hand-over. `on_end`: gets the final record, or None if the call left
-    none; it exists if somebody waits for it. `ending`: the wait for the end of what a cancelled
-    call had started, if that takes long.
+    none. `ending`: the wait for that, and for the end of what the call had started. Both exist once
+    it was cancelled.
     """
 
     entry: Entry
@@ -282,10 +282,12 @@ class Invoker:
         call = self._calls.get(invocation_id) or self._ending.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
             return None
-        if call.on_end is None:
+        if call.on_end is None or call.ending is None:
             call.on_end = asyncio.get_running_loop().create_future()
-        if invocation_id in self._ending:
-            pass
+            call.ending = asyncio.ensure_future(self._ended(call, call.on_end))
+            self._ending[invocation_id] = call
+        if invocation_id not in self._calls:
+            pass  # it has its record, and somebody waits for what it had started
         elif not call.is_handed_over:
             call.cancelled = reason
             call.lease.withdraw(_Withdrawn())
@@ -294,27 +296,22 @@ class Invoker:
         record = await asyncio.shield(call.on_end)
         try:
             async with asyncio.timeout(KILLED_WITHIN_S):
-                await call.lease.ended()
+                await asyncio.shield(call.ending)
         except TimeoutError:
-            self._remember(call)
             error = RuntimeUnavailable(STILL_RUNS, hint="see the server's health", retry_after=5)
             error.with_record(invocation_id, executed=True)
             raise error from None
         return record
 
-    def _remember(self, call: _CallState) -> None:
-        """Until what the call had started has ended: who cancels it again is told the same."""
-        if call.invocation_id in self._ending:
-            return
-
-        def ended(task: "asyncio.Task[None]") -> None:
-            del self._ending[call.invocation_id]
-            if not task.cancelled():
-                task.exception()  # marks it as seen
-
-        self._ending[call.invocation_id] = call
-        call.ending = asyncio.ensure_future(call.lease.ended())
-        call.ending.add_done_callback(ended)
+    async def _ended(self, call: _CallState, on_end: "asyncio.Future[Invocation | None]") -> None:
+        """Until no process of the call is left: who cancels it meanwhile gets the same response."""
+        try:
+            await asyncio.shield(on_end)
+            await call.lease.ended()
+        finally:
+            # A next attempt has the same id.
+            if self._ending.get(call.invocation_id) is call:
+                del self._ending[call.invocation_id]
 
     def give_way(self, tenant_id: str) -> bool:
         """Cancels the first invocation of the tenant that waits for an instance and whose caller

@@ -53,10 +53,14 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     server.sandboxes.may_end.clear()
     cancelling = asyncio.ensure_future(cancel(server, entry, invocation_id))
     assert (await running).status is Status.CANCELLED
+    # Nor is whoever asks meanwhile, from the moment on in which the call has its record.
+    repeated = [asyncio.ensure_future(cancel(server, entry, invocation_id))]
     await asyncio.sleep(0.02)
-    assert not cancelling.done()
+    repeated.append(asyncio.ensure_future(cancel(server, entry, invocation_id)))
+    await asyncio.sleep(0.02)
+    assert not any(one.done() for one in (cancelling, *repeated))
     server.sandboxes.may_end.set()
-    assert await cancelling == await running
+    assert [await one for one in (cancelling, *repeated)] == [await running] * 3
     # Where it does not end, that is not acknowledged.
     monkeypatch.setattr("quiltfn.invoke.KILLED_WITHIN_S", 0.02)
     running = await server.running(entry)
@@ -69,8 +73,26 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
         assert (await running).status is Status.CANCELLED
     server.sandboxes.may_end.set()
     assert await cancel(server, entry, invocation_id) == await running
-    await until(lambda: not server.invoker._ending)
+    assert not server.invoker._ending
     assert await cancel(server, entry, invocation_id) is None
+
+
+async def test_whoever_cancels_may_leave_and_what_is_ending_stays_known_until_it_has(
+    server: Harness,
+) -> None:
+    entry = await server.active("sleep 60", max_instances=1)
+    running = await server.running(entry)
+    (invocation_id,) = ids(server)
+    server.sandboxes.may_end.clear()
+    cancelling = asyncio.ensure_future(cancel(server, entry, invocation_id))
+    await running
+    cancelling.cancel()
+    again = asyncio.ensure_future(cancel(server, entry, invocation_id))
+    await asyncio.sleep(0.02)
+    assert not again.done()
+    again.cancel()
+    server.sandboxes.may_end.set()
+    await until(lambda: not server.invoker._ending)
 
 
 async def test_a_call_cancelled_in_the_tick_it_ends_keeps_its_own_end(server: Harness) -> None:

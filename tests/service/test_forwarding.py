@@ -550,6 +550,32 @@ async def test_a_call_that_runs_there_is_cancelled_there(nodes: Nodes) -> None:
     assert (await call).json()["status"] == "cancelled"
 
 
+async def test_what_a_cancelled_call_has_left_there_is_asked_for_until_it_has_ended(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record is final by then. Of a node that cannot be reached the record is all there is."""
+    monkeypatch.setattr("quiltfn.invoke.KILLED_WITHIN_S", 0.02)
+    call, invocation_id = await started_there(nodes)
+    await known_here(nodes, invocation_id)
+    nodes.there.sandboxes.may_end.clear()
+    function_id = nodes.runs("sleeps").function.id
+    path = f"/api/functions/{function_id}/invocations/{invocation_id}/cancel"
+    assert (await nodes.http.post(path)).status_code == 503
+    await call
+    record = await nodes.there.journal.get(function_id, invocation_id)
+    assert record is not None
+    nodes.here.journal.closed(msgspec.structs.replace(record, execution_node_id="node-2"))
+    await nodes.here.journal.synced()
+    again = await nodes.http.post(path)
+    assert (again.status_code, "may still run" in again.text) == (503, True)
+    nodes.network.broken = PeerUnavailable("it is gone", may_have_run=False)
+    assert (await nodes.http.post(path)).status_code == 409
+    nodes.network.broken = None
+    nodes.there.sandboxes.may_end.set()
+    await until(lambda: not nodes.there.invoker._ending)
+    assert (await nodes.http.post(path)).status_code == 409
+
+
 async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -> None:
     call, one = await started_there(nodes)
     await known_here(nodes, one)

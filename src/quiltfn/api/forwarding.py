@@ -121,6 +121,8 @@ async def _where_it_is(context: RequestContext[Any], route: Route) -> Response |
     elif found.record.status is Status.QUEUED and route.action is not None:
         # What only looks at it is answered from the store: there is nothing more to see yet.
         node = await context.services.work.store.claimed_by(invocation_id)
+    elif found.record.status is Status.CANCELLED and route.action is not None:
+        node = found.record.execution_node_id  # What it had started may still run there.
     if node is None or node == fleet.name:
         return None
     call = ForwardedCall(
