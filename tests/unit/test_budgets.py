@@ -132,7 +132,7 @@ async def test_what_nobody_reads_keeps_the_next_from_being_made(
     with pytest.raises(CapacityFull, match="no memory for the response"):
         async with budget.reserve(20, "a"):
             pass
-    assert not budget.missing
+    assert [budget.missing] == [0]  # A type checker takes a plain comparison for the last word.
     waits = asyncio.ensure_future(budget.reserve(20, "a").__aenter__())
     await asyncio.sleep(0.01)
     assert budget.missing == 10
