@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import StoreOpener, a_function, a_version
-from quiltfn.model.alias import Alias, Share
+from quiltfn.model.alias import ALIASES_MAX, Alias, Share
 from quiltfn.model.errors import NotFound, Outdated
 from quiltfn.model.function import Function
 from quiltfn.ports.aliases import AliasStore, StoredAlias
@@ -59,6 +59,29 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
         with pytest.raises(Outdated):
             await aliases.save(function.id, "live", None, known)
     assert [one.alias for one in await aliases.load()] == [LIVE]
+
+
+async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) -> None:
+    function = a_function()
+    await created(store, function)
+    aliases: AliasStore = SqlAliases(store.database)
+    default = replace(LIVE, is_default=True)
+    await aliases.save(function.id, "live", default, None)
+    await aliases.save(function.id, "Nightly", NIGHTLY, None)
+    for known in (None, NIGHTLY):  # a new alias, and one that is there
+        name = "new" if known is None else NIGHTLY.name
+        wanted = replace(NIGHTLY, name=name, is_default=True)
+        with pytest.raises(Outdated):
+            await aliases.save(function.id, name, wanted, known)
+    await aliases.save(function.id, "live", replace(default, version=2), default)
+    assert sum(one.alias.is_default for one in await aliases.load()) == 1
+
+    for number in range(ALIASES_MAX - 2):
+        await aliases.save(function.id, f"a{number}", replace(NIGHTLY, name=f"a{number}"), None)
+    with pytest.raises(Outdated):
+        await aliases.save(function.id, "more", replace(NIGHTLY, name="more"), None)
+    await aliases.save(function.id, "Nightly", replace(NIGHTLY, version=1), NIGHTLY)
+    assert len(await aliases.load()) == ALIASES_MAX
 
 
 async def test_aliases_go_with_their_function(store: SqlStore) -> None:

@@ -397,6 +397,28 @@ async def test_of_two_updates_at_once_one_is_made_or_both_one_after_the_other(
             assert record.version == stored.version.number
 
 
+async def test_of_two_default_aliases_at_once_one_is_made(nodes: tuple[Harness, Harness]) -> None:
+    entry = await nodes[0].active("echo 0")
+    await known(nodes[1], nodes[0].now(entry))
+    for number in range(5):
+        tried = [
+            harness.services.aliases.set(
+                entry, Alias(name=f"{name}{number}", version=1), None, True
+            )
+            for harness, name in zip(nodes, "ab", strict=True)
+        ]
+        got = await asyncio.gather(*tried, return_exceptions=True)
+        [made] = [one for one in got if isinstance(one, Alias)]
+        [refused] = [one for one in got if isinstance(one, Conflict)]
+        assert f"default alias of the function is {made.name}" in str(refused)
+        for harness in nodes:
+            await harness.lifecycle.hear_of_others()
+            assert harness.services.aliases.of(entry.function.id) == [made]
+            assert harness.services.aliases.defaults[entry.function.id] == made
+        await nodes[0].services.aliases.remove(entry, made.name, None)
+        await nodes[1].lifecycle.hear_of_others()
+
+
 async def test_a_change_that_is_told_late_does_not_undo_a_newer_one(
     nodes: tuple[Harness, Harness],
 ) -> None:

@@ -25,5 +25,6 @@ class AliasStore(Protocol):
         self, function_id: str, name: str, alias: Alias | None, known: Alias | None
     ) -> None:
         """Replaces `known`; None: makes it. `alias` None: removes it. Raises `NotFound` if the
-        function was deleted, and `Outdated` if the alias is another by now.
+        function was deleted, and `Outdated` if the alias is another by now, or if one of another
+        name is the default that this one would become, or the last one that there may be.
         """

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
-from quiltfn.model.alias import Alias
+from quiltfn.model.alias import ALIASES_MAX, Alias
 from quiltfn.model.converting import convert
 from quiltfn.model.errors import NotFound, Outdated
 from quiltfn.model.function import Function
@@ -30,6 +30,22 @@ def move_all(connection: Connection, function: Function, move: Callable[[Alias],
         this = row.c.function_id == function.id, row.c.name == one.name
         connection.execute(update(row).where(*this).values(values))
         changes.record(connection, ChangeKind.ALIAS, function.tenant_id, function.id)
+
+
+def check_others(
+    connection: Connection, function_id: str, alias: Alias, known: Alias | None
+) -> None:
+    """Raises `Outdated` if another node has made the last alias that there may be, or another one
+    the default.
+    """
+    becomes_default = alias.is_default and not (known is not None and known.is_default)
+    if known is not None and not becomes_default:
+        return
+    these = row.c.function_id == function_id, row.c.name != alias.name
+    others = connection.execute(select(row.c.alias).where(*these)).scalars().all()
+    is_full = known is None and len(others) >= ALIASES_MAX
+    if is_full or (becomes_default and any(convert(one, Alias).is_default for one in others)):
+        raise Outdated
 
 
 class SqlAliases:
@@ -68,6 +84,8 @@ class SqlAliases:
             # As a whole: one that was removed and made anew begins with the same revision.
             if (None if stored is None else convert(stored, Alias)) != known:
                 raise Outdated
+            if alias is not None:
+                check_others(connection, function_id, alias, known)
             changes.record(connection, ChangeKind.ALIAS, tenant_id, function_id)
             if alias is None:
                 connection.execute(delete(row).where(*this))
