@@ -669,7 +669,7 @@ async def test_a_tick_that_waits_is_run_once_another_node_has_ended_the_run_befo
     shared: Path,
 ) -> None:
     async with node(shared, "a", memory_mib=1) as one, node(shared, "b") as two:
-        entry = await two.active("sleep 1")
+        entry = await two.active("sleep 3")
         await known(one, two.now(entry))
         new = Schedule(
             id="", tenant_id="", function_id="", name="n", every_seconds=60, overlap=Overlap.QUEUE
@@ -683,7 +683,7 @@ async def test_a_tick_that_waits_is_run_once_another_node_has_ended_the_run_befo
         runs = await one.services.schedules.runs(TENANT, "n", None, 10)
         outcomes = {run.outcome for run in runs.items}
         assert outcomes == {RunOutcome.ACCEPTED, RunOutcome.WAITING}
-        await seen(lambda: two.sandboxes.calls == 2, within_s=5)
+        await seen(lambda: two.sandboxes.calls == 2, within_s=10)
 
 
 async def test_a_tick_of_a_function_that_a_node_has_not_heard_of_is_not_missed(
