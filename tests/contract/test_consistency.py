@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from quiltfn.store import (
     StoreBroken,
     migrations,
     open_sqlite,
+    restore,
     sqlite,
     sqlite_header,
 )
@@ -105,6 +107,19 @@ async def test_a_copy_laid_over_what_a_kill_left_is_refused_and_the_right_restor
     assert {one.name: one.read_bytes() for one in left.iterdir()} == before
     (left / "quiltfn.db-wal").unlink()
     assert await names(open_store, left) == {"early"}
+
+
+def test_what_restores_within_a_second_replace_is_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        restore, "time", SimpleNamespace(gmtime=tuple, strftime=lambda *_: "replaced-")
+    )
+    for content in ("first", "second", "third"):
+        with restore.replace_data(tmp_path, replace=True) as place:
+            (place / "quiltfn.db").write_text(content)
+    aside = sorted(one.read_text() for one in tmp_path.glob("replaced-*/quiltfn.db"))
+    assert (aside, (tmp_path / "quiltfn.db").read_text()) == (["first", "second"], "third")
 
 
 async def test_a_copy_made_beside_the_very_server_is_told_from_its_file(

@@ -253,6 +253,18 @@ async def nodes(tmp_path: Path, data_dir: Path) -> AsyncIterator[Nodes]:
         yield Nodes(here, there)
 
 
+async def test_a_fleet_without_keys_answers_nobody_once_there_may_be_some(nodes: Nodes) -> None:
+    access = nodes.here.services.access
+    access._stale_after_s = 10.0  # as on a node of a fleet
+    for _ in range(2):
+        assert (await nodes.call("cat", "grain")).status_code == 200
+        assert (await nodes.http.get("/api/functions")).status_code == 200
+        nodes.here.clock.time += 11
+        for answer in (await nodes.call("cat", "grain"), await nodes.http.get("/api/functions")):
+            assert (answer.status_code, answer.json()["error_code"]) == (503, "STORE_UNAVAILABLE")
+        await access.refresh()
+
+
 async def test_a_call_runs_where_it_is_placed(nodes: Nodes) -> None:
     answer = await nodes.call("cat", "grain")
     assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")

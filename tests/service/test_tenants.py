@@ -1,16 +1,20 @@
 """Operators see other tenants, stop what runs there, and disable a tenant; on fake sandboxes."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from quiltfn import __version__, platform
 from quiltfn.access import Access
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import StoreUnavailable, TenantDisabled
+from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.model.schedule import Schedule
 from quiltfn.model.version import VersionSpec
 from quiltfn.model.work import AsyncPolicy, Destination
@@ -62,6 +66,32 @@ async def test_none_is_disabled_while_a_node_of_an_older_version_would_serve_it(
     assert (await switched(web, operator, "disable"))["disabled"]
     quotas.has_older_nodes = lambda: True
     assert not (await switched(web, operator, "enable"))["disabled"]
+
+
+@pytest.mark.parametrize(
+    ("version", "presence", "is_older"),
+    [
+        ("0.0.1", Presence.PRESENT, True),
+        ("0.0.1", Presence.LEFT, False),
+        (__version__, Presence.PRESENT, False),
+    ],
+)
+async def test_a_server_of_a_fleet_looks_for_nodes_of_older_versions(
+    web: Web, version: str, presence: Presence, is_older: bool
+) -> None:
+    """Whatever refuses something while such a node is there asks the fleet's members."""
+    member = Member(name="two", epoch=1, version=version, presence=presence)
+    membership: Any = SimpleNamespace(
+        **{"seen": lambda: [member], "state": NodeState.READY, "lost": None},
+        **{"on_state": [], "on_lost": [], "problem": None},
+    )
+    server = web.harness.platform
+    services = server.services
+    parts: Any = SimpleNamespace(store=server.store, journal=server.journal, pools=server.pools)
+    async with contextlib.AsyncExitStack() as stack:
+        platform._completed(services, parts, server.dispatcher, membership, None, stack)
+        asked: list[Any] = [services.runtimes, services.aliases, services.quotas]
+        assert [part.has_older_nodes() for part in asked] == [is_older] * 3
 
 
 # --- an operator in another tenant ----------------------------------------------------------------

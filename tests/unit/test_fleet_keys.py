@@ -1,8 +1,8 @@
 """FleetKeys: what a node accepts that does not reach the store, by what other nodes say."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,12 +13,15 @@ from manual_clock import ManualClock
 from quiltfn.access import ANYBODY, Access
 from quiltfn.fleet import keys as module
 from quiltfn.fleet.keys import FleetKeys, PingedRevisions
+from quiltfn.fleet.observer import Times
+from quiltfn.joined_fleet import follow_keys
 from quiltfn.model.access import Caller, Key, Scope, digest_of
 from quiltfn.model.errors import StoreUnavailable, Unauthorized
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.placement import PeerUnavailable
 
 FENCE_S, AGREE_S = 10.0, 50.0
+TIMES = Times(beat_s=2.0, fence_s=FENCE_S, end_s=FENCE_S + AGREE_S, reap_s=100.0)
 SECRET = f"quilt_sk_{'a' * 12}_{'x' * 43}"
 TOKEN = Caller(tenant_id="acme", scope=Scope.READ, credential="token", token_ends_at=10**10)
 
@@ -71,19 +74,17 @@ class Nodes:
             for name in names
         }
         self.revisions = {name: PingedRevisions(access) for name, access in self.access.items()}
-        peers = cast("Any", self)
-        self.keys = {
-            name: FleetKeys(
-                *(access, peers, partial(self.others, name), self.silent),
-                revisions=self.revisions[name],
-                agree_s=AGREE_S,
-            )
-            for name, access in self.access.items()
-        }
+        self.keys = {name: self.joined(name) for name in names}
         self.asker = ""
 
-    def others(self, name: str) -> list[Member]:
-        return [one for one in self.members if one.name != name]
+    def joined(self, name: str) -> FleetKeys:
+        seen: Any = SimpleNamespace(
+            name=name, times=TIMES, seen=lambda: self.members, silent=self.silent
+        )
+        calls: Any = SimpleNamespace(uncounted=self, handlers={})
+        keys = follow_keys(seen, calls, self.access[name], self.revisions[name])
+        assert calls.handlers == {module.PATH: keys.answer}
+        return keys
 
     def silent(self) -> list[str]:
         return sorted(self.store.cut_off & {one.name for one in self.members})
@@ -111,10 +112,7 @@ class Nodes:
                 await access.refresh()
         for name, keys in self.keys.items():
             self.asker = name
-            if self.access[name].age_s > module.ASK_AFTER_S:
-                await keys.ask()
-            else:
-                await keys.show_itself()
+            await keys.look()
 
     async def after(self, seconds: float) -> None:
         self.clock.time += seconds
@@ -194,7 +192,10 @@ async def test_nodes_that_left_or_were_removed_need_not_respond(nodes: Nodes) ->
         Member(name="four", epoch=1, version="1", presence=Presence.LEFT),
         Member(name="five", epoch=1, version="1", state=NodeState.REMOVED),
     ]
+    nodes.revisions["two"].heard_of("seven")  # which asked before the cut
+    await nodes.after(1)
     nodes.store.cut_off = {"one", "two", "three"}
+    nodes.revisions["two"].heard_of("five")
     await nodes.after(2 * FENCE_S)
     assert await nodes.invoke("two") == 200
     nodes.members.append(Member(name="six", epoch=1, version="1"))  # the control
@@ -203,18 +204,22 @@ async def test_nodes_that_left_or_were_removed_need_not_respond(nodes: Nodes) ->
 
 
 @pytest.mark.parametrize("presence", [Presence.LEFT, None])
-@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize(("others", "asks"), [(0, True), (1, True), (0, False)])
 async def test_a_node_that_came_after_the_cut_may_have_revoked_a_key(
-    presence: Presence | None, others: int
+    presence: Presence | None, others: int, asks: bool
 ) -> None:
-    """The node that is cut off knows the new one as one that has left, or does not know it."""
+    """The node that is cut off knows the new one as one that has left, or does not know it. `asks`:
+    it hears of it. A node that knows no other one does not vouch for itself.
+    """
     nodes = Nodes(Store(a_key()), *("two", "three")[: 1 + others], "new")
     new = nodes.members.pop()
     if presence is not None:
         nodes.members.append(msgspec.structs.replace(new, presence=presence))
     nodes.parted = {"new"}
+    if not asks:
+        del nodes.keys["new"]
     await nodes.refresh()
-    nodes.store.cut_off = set(nodes.keys) - {"new"}
+    nodes.store.cut_off = set(nodes.access) - {"new"}
     nodes.store.revoke()
     statuses = []
     for _ in range(int(2 * FENCE_S)):
@@ -261,12 +266,27 @@ async def test_what_another_node_says_of_a_caller_is_checked(nodes: Nodes) -> No
     ("heard", "asks"), [("2", True), ("1", False), (None, False), ("many", False)]
 )
 async def test_a_newer_revision_in_a_ping_is_asked_for(
-    nodes: Nodes, heard: str | None, asks: bool
+    nodes: Nodes, heard: str | None, asks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0001)
     revisions = nodes.revisions["two"]
-    revisions.heard(heard)
-    assert revisions.is_behind.is_set() == asks
-    assert revisions.revision == 1
+    nodes.store.cut_off = {"two"}
+    nodes.store.revoke()
+    nodes.clock.time += module.ASK_AFTER_S / 2
+    await nodes.access["one"].refresh()
+    nodes.asker = "two"
+    running = asyncio.ensure_future(nodes.keys["two"].run())
+    try:
+        await asyncio.sleep(0.02)
+        assert revisions.revision == 1, "a look without a ping"
+        revisions.heard(heard)
+        for _ in range(2000 if asks else 20):
+            await asyncio.sleep(0.001)
+            if revisions.revision > 1:
+                break
+    finally:
+        running.cancel()
+    assert await nodes.invoke("two") == (401 if asks else 200)
 
 
 async def test_an_older_response_replaces_nothing(nodes: Nodes) -> None:

@@ -106,17 +106,18 @@ class FleetKeys:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._is_behind.wait()
-            if self._is_behind.is_set() or self._access.age_s > ASK_AFTER_S:
-                self._is_behind.clear()
-                await self.ask()
+            if await self.look():
                 await asyncio.sleep(LOOK_EVERY_S)  # whatever pings say meanwhile
-            else:
-                await self.show_itself()
 
-    async def show_itself(self) -> None:
-        """What this node does while it reaches the store."""
+    async def look(self) -> bool:
+        """What is to be done now; whether that was to ask other nodes."""
+        if self._is_behind.is_set() or self._access.age_s > ASK_AFTER_S:
+            self._is_behind.clear()
+            await self.ask()
+            return True
         self._revisions.asked.clear()
         await asyncio.gather(*map(self._state, self._silent()))
+        return False
 
     async def ask(self) -> None:
         """Asks every node that should be there or has asked something, and takes over what is
