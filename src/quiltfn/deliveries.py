@@ -38,7 +38,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.invocation import Invocation, Source
 from quiltfn.model.work import Destination
-from quiltfn.ports import STORE_AGAIN_S, Journal, Page, no_others
+from quiltfn.ports import STORE_AGAIN_S, Journal, Page, TenantFunctions, no_others
 from quiltfn.ports.deliveries import CallbackFailed, CallbackSender, DeliveryStore
 from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.until_stored import until_stored
@@ -104,11 +104,16 @@ class Deliveries:
             self._noticing = asyncio.ensure_future(self._notice())
 
     async def list(
-        self, entry: Entry, limit: int, cursor: str | None, status: DeliveryStatus | None
+        self,
+        of: Entry | TenantFunctions,
+        limit: int,
+        cursor: str | None,
+        status: DeliveryStatus | None,
     ) -> Page[Delivery]:
-        """The function's deliveries, newest first, without what was sent."""
+        """The deliveries of functions, newest first, without what was sent."""
         await self._journal.synced()
-        return await self._store.list(entry.function.id, limit, cursor, status)
+        functions = of if isinstance(of, TenantFunctions) else of.function.id
+        return await self._store.list(functions, limit, cursor, status)
 
     async def retry(self, entry: Entry, delivery_id: str) -> Delivery:
         """Makes a delivery due at once, and for another day. Raises `NotFound`, and `Conflict` for

@@ -28,7 +28,7 @@ from quiltfn.model.version import no_version
 from quiltfn.observe import metrics
 from quiltfn.observe.trace import Tracer
 from quiltfn.policies import Policies
-from quiltfn.ports import Clock, Journal, LongOutput, Page, Store
+from quiltfn.ports import Clock, Journal, LongOutput, Page, Store, TenantFunctions
 from quiltfn.ports.work import (
     ATTEMPT_OUTPUT_BYTES,
     AcceptedWork,
@@ -325,6 +325,13 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         now_ms = int(self.clock.trusted() * 1000) if now_ms is None else now_ms
         return await self.store.counts(entry.function.id, now_ms)
 
+    async def queues(
+        self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
+    ) -> Page[tuple[str, QueueCounts]]:
+        """Likewise of each function that has some, or dead letters."""
+        await self.journal.synced()
+        return await self.store.queues(of, limit, cursor, now_ms)
+
     async def stored_counts(self, function_id: str) -> QueueCounts:
         """As `counts`, of what is committed by now; it waits for no commit."""
         return await self.store.counts(function_id, int(self.clock.trusted() * 1000))
@@ -388,12 +395,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         await self.keep_input(record, request, run.caller)
         return record
 
-    async def dead_letters(self, entry: Entry, limit: int, cursor: str | None) -> Page[DeadLetter]:
-        """The function's work that was given up, newest first. What a caller has seen the end of is
-        among it.
+    async def dead_letters(
+        self, of: Entry | TenantFunctions, limit: int, cursor: str | None
+    ) -> Page[DeadLetter]:
+        """The work of functions that was given up, newest first. What a caller has seen the end of
+        is among it.
         """
         await self.journal.synced()
-        return await self.store.dead_letters(entry.function.id, limit, cursor)
+        functions = of if isinstance(of, TenantFunctions) else of.function.id
+        return await self.store.dead_letters(functions, limit, cursor)
 
     async def redrive(self, entry: Entry, invocation_ids: Sequence[str] | None) -> Redriven:
         """Queues dead letters again, each under a new id; None: all of them, or as many as there

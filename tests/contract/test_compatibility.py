@@ -99,7 +99,7 @@ def back_to_the_schema_before(fleet: Database) -> None:
     )
     fleet.run("ALTER TABLE invocation DROP COLUMN http_status")
     fleet.run("ALTER TABLE attempt DROP COLUMN stdout, DROP COLUMN stderr")
-    fleet.run("DROP INDEX invocation_open_output")
+    fleet.run("DROP INDEX invocation_open_output, dead_letter_of_tenant, delivery_of_tenant")
     fleet.run(
         "DROP TABLE url_tenant, function_alias, compatibility;"
         "UPDATE alembic_version SET version_num = '0017'"

@@ -13,6 +13,7 @@ from quiltfn.model.errors import CapacityFull, NotFound
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import WorkOutcome
 from quiltfn.model.retention import StorageLimit
+from quiltfn.ports import TenantFunctions
 from quiltfn.store import SpoolJournal, SqlDeliveries, SqlStore, SqlWork
 
 
@@ -163,6 +164,16 @@ async def test_lists_are_pages_newest_first(
     assert [one.id for one in (*first.items, *rest.items)] == made[::-1]
     assert rest.next_cursor is None
     assert (await deliveries.list(an_id(), 3, None, None)).items == []
+    tenant = function.tenant_id
+    for of, count in (
+        (TenantFunctions(tenant), 5),
+        (TenantFunctions(tenant, [an_id(), function.id]), 5),
+        (TenantFunctions(tenant, []), 0),
+        (TenantFunctions("other"), 0),
+    ):
+        found = await deliveries.list(of, 9, None, None)
+        assert [one.id for one in found.items] == made[::-1][:count]
+        assert (await deliveries.list(of, 9, None, DeliveryStatus.FAILED)).items == []
 
 
 async def test_a_failed_one_is_tried_again_on_request(

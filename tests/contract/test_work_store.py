@@ -26,7 +26,7 @@ from quiltfn.model.errors import CapacityFull, NotFound, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
-from quiltfn.ports import InvocationQuery
+from quiltfn.ports import InvocationQuery, TenantFunctions
 from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES, Input
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, outcomes, records, sweep
 from quiltfn.store.record_key import RecordKey
@@ -440,6 +440,35 @@ async def test_dead_letters_are_listed_in_pages_newest_first(
     assert (told, rest.next_cursor) == (made[::-1], None)
     with pytest.raises(Unprocessable):
         await queue.dead_letters(function.id, 2, "no cursor")
+
+
+async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
+    store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function
+) -> None:
+    mine = [function, *[await a_stored_function(store) for _ in range(3)]]
+    other = await a_stored_function(store, tenant_id="other")
+    made = [await dead(queue, journal, one) for one in (*mine[:2], other, mine[0])]
+    await an_accepted(queue, mine[2])
+    tenant = function.tenant_id
+    everything, some = TenantFunctions(tenant), TenantFunctions(tenant, [mine[1].id, mine[2].id])
+    page = await queue.dead_letters(everything, 2, None)
+    rest = await queue.dead_letters(everything, 2, page.next_cursor)
+    told = [(one.invocation_id, one.function_id) for one in (*page.items, *rest.items)]
+    assert told == [(made[3], mine[0].id), (made[1], mine[1].id), (made[0], mine[0].id)]
+    assert rest.next_cursor is None
+    (one,) = (await queue.dead_letters(some, 9, None)).items
+    assert one.invocation_id == made[1]
+    assert (await queue.dead_letters(TenantFunctions(tenant, []), 9, None)).items == []
+
+    queues = await queue.queues(everything, 2, None, 10**15)
+    more = await queue.queues(everything, 2, queues.next_cursor, 10**15)
+    found = {one: counts for page in (queues, more) for one, counts in page.items}
+    assert list(found) == [one.id for one in mine[:3]]
+    assert more.next_cursor is None
+    assert [(one.queued, one.dead_letters) for one in found.values()] == [(0, 2), (0, 1), (1, 0)]
+    assert [one for one, _ in (await queue.queues(some, 9, None, 0)).items] == list(some.ids or ())
+    for counts_of, counts in found.items():
+        assert await queue.counts(counts_of, 10**15) == counts
 
 
 async def test_a_redrive_takes_dead_letters_once_and_all_or_none(

@@ -138,6 +138,8 @@ async def test_delayed_work_waits_for_its_time(api: Api) -> None:
     await api.submit(function, not_before=later)
     queue = await api.good("GET", f"{function}/queue")
     assert queue == {
+        "function_id": function.rsplit("/", 1)[1],
+        "function_name": queue["function_name"],
         "queued": 0,
         "delayed": 2,
         "running": 0,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -225,6 +227,43 @@ def test_scopes_and_tenants(keyed: Keyed) -> None:
     stranger.refused("NOT_FOUND", 404, "POST", call(function_id, record, "/cancel"))
     stranger.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/invoke?mode=async", {})
     assert caller.good("POST", call(function_id, record, "/cancel"))["status"] == "cancelled"
+
+
+def has_all(listed: Callable[[str], set[str]], expected: set[str]) -> bool:
+    return listed("") == expected
+
+
+def test_one_request_lists_what_all_functions_of_a_tenant_have(keyed: Keyed) -> None:
+    name = new_name()
+    owner, stranger = keyed.caller(name, "write"), keyed.caller(new_name(), "admin")
+    target, label = new_name(), new_name()
+    owner.active(name=target)
+    made = [owner.active("exit 3", cluster_id=one) for one in (label, None)]
+    for one in made:
+        policy = {"on_failure": {"function": target}}
+        owner.good("PUT", f"{of(one)}/async-policy", policy)
+        ended(owner, one, submit(owner, one))
+    lists = {"queues": "queues", "dead-letters": "dead_letters", "deliveries": "deliveries"}
+    for path, field in lists.items():
+
+        def listed(query: str, *, path: str = path, field: str = field, by: Api = owner) -> Any:
+            found = by.good("GET", f"/api/{path}{query}")[field]
+            assert all(one["function_name"] for one in found)
+            return {one["function_id"] for one in found}
+
+        until(partial(has_all, listed, set(made)), scaled(10))
+        assert listed(f"?function_id={made[1]}") == {made[1]}
+        assert listed(f"?cluster_id={label}") == {made[0]}
+        assert listed(f"?cluster_id={label}&function_id={made[1]}") == set()
+        assert listed("?cluster_id=nobody") == set()
+        assert listed("", by=stranger) == set()
+        page = owner.good("GET", f"/api/{path}?limit=1")
+        rest = owner.good("GET", f"/api/{path}?limit=1&cursor={page['next_cursor']}")
+        assert {one["function_id"] for one in (*page[field], *rest[field])} == set(made)
+        assert rest["next_cursor"] is None
+        stranger.refused("NOT_FOUND", 404, "GET", f"/api/{path}?function_id={made[0]}")
+        owner.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"/api/{path}?cursor=x")
+        owner.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"/api/{path}?limit=0")
 
 
 def test_who_waits_for_a_call_is_told_nothing_once_the_key_is_revoked(keyed: Keyed) -> None:

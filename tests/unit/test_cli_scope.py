@@ -15,11 +15,17 @@ from unit.canned_server import FUNCTION, ID, INVOCATION, answered_by
 
 Captured = pytest.CaptureFixture[str]
 
+
 NAMES = {f"{ID[:-1]}{number}": name for number, name in enumerate(("a", "b", "gone"))}
+
+
+def named(name: str) -> dict[str, object]:
+    return {"function_id": f"id-{name}", "function_name": name}
 
 
 def letter(name: str, died_at: int) -> dict[str, object]:
     return {
+        **named(name),
         **{"invocation_id": f"{name}{died_at}", "reason": "attempts", "died_at": died_at},
         **{"status": "failed", "attempts": 3, "error_message": "boom", "source": "async"},
     }
@@ -27,10 +33,16 @@ def letter(name: str, died_at: int) -> dict[str, object]:
 
 def delivery(name: str, number: int) -> dict[str, object]:
     return {
-        **{"delivery_id": f"{number}-{name}", "function_id": name, "invocation_id": "i"},
+        **named(name),
+        **{"delivery_id": f"{number}-{name}", "invocation_id": "i"},
         **{"policy_field": "on_failure", "status": "failed", "attempts": 1},
         **{"next_attempt_at": None, "http_status": 500, "error_message": "no", "ended_at": 1},
     }
+
+
+def queue_of(name: str, queued: int) -> dict[str, object]:
+    counts = {"queued": queued, "delayed": 0, "running": 0, "dead_letters": 0}
+    return {**named(name), **counts, "oldest_age_seconds": 3}
 
 
 def gone() -> httpx.Response:
@@ -47,33 +59,37 @@ def invocation(function_id: str, name: str, number: int) -> dict[str, object]:
     }
 
 
+LISTS = {
+    "/api/queues": ("queues", [queue_of("b", 2), queue_of("a", 1)]),
+    "/api/dead-letters": ("dead_letters", [letter("a", 5), letter("b", 4), letter("a", 1)]),
+    "/api/deliveries": ("deliveries", [delivery("a", 5), delivery("b", 4), delivery("a", 1)]),
+}
+
+
 def answer(request: httpx.Request) -> httpx.Response:
+    """Of the tenant, or of the project `shop`, which has `b`; the first page, or the rest of it."""
     path, query = request.url.path, dict(request.url.params)
+    assert query.get("cluster_id", "project:shop") == "project:shop"
     if path == "/api/functions":
         names = set(NAMES.values()) if "cluster_id" not in query else {"b"}
-        assert query.get("cluster_id", "project:shop") == "project:shop"
-        found = [
+        all_ = [
             {**FUNCTION, "id": id_, "name": name} for id_, name in NAMES.items() if name in names
         ]
-        return httpx.Response(200, json={"functions": found, "next_cursor": None})
+        return httpx.Response(200, json={"functions": all_, "next_cursor": None})
     if path == "/api/invocations":
         ids = {one: name for one, name in NAMES.items() if query.get("function_id") in (None, one)}
         if [*ids.values()] == ["gone"]:
             return gone()
-        found = [invocation(one, name, at) for one, name in ids.items() for at in (1, 2)]
+        calls = [invocation(one, name, at) for one, name in ids.items() for at in (1, 2)]
         next_cursor = "c" if query.get("limit") == "1" else None
-        return httpx.Response(200, json={"invocations": found, "next_cursor": next_cursor})
-    name = NAMES.get(path.split("/")[3], "gone")
-    if name == "gone":  # it was deleted meanwhile
-        return gone()
-    if path.endswith("/queue"):
-        counts = {"queued": 1 if name == "a" else 0, "delayed": 0, "running": 0}
-        return httpx.Response(200, json={**counts, "oldest_age_seconds": 3, "dead_letters": 0})
-    if path.endswith("/dead-letters"):
-        letters = [letter(name, at) for at in ((5, 1) if name == "a" else (4, 2))]
-        return httpx.Response(200, json={"dead_letters": letters, "next_cursor": None})
-    sent = [delivery(name, at) for at in ((5, 1) if name == "a" else (4, 2))]
-    return httpx.Response(200, json={"deliveries": sent, "next_cursor": None})
+        return httpx.Response(200, json={"invocations": calls, "next_cursor": next_cursor})
+    field, found = LISTS[path]
+    if "cluster_id" in query:
+        found = [one for one in found if one["function_name"] == "b"]
+    start, limit = int(query.get("cursor", 0)), int(query.get("limit", 50))
+    end = start + limit
+    more = str(end) if end < len(found) else None
+    return httpx.Response(200, json={field: found[start:end], "next_cursor": more})
 
 
 @pytest.fixture
@@ -83,39 +99,35 @@ def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("canned")
-def test_the_queues_that_have_something_are_shown(capsys: Captured) -> None:
-    assert run(["queue", "-o", "json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)["queues"]) == ["a"]
-    assert run(["queue"]) == 0
-    assert "\na " in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
-    ("command", "field", "key", "newest"),
+    ("command", "field", "names"),
     [
-        ("dead-letters list", "dead_letters", "died_at", [5, 4, 2]),
-        ("deliveries list", "deliveries", "delivery_id", ["5-a", "4-b", "2-b"]),
+        ("queue", "queues", ["b", "a"]),
+        ("dead-letters list", "dead_letters", ["a", "b", "a"]),
+        ("deliveries list", "deliveries", ["a", "b", "a"]),
     ],
 )
-def test_the_newest_of_all_functions_come_first(
-    canned: Path, capsys: Captured, command: str, field: str, key: str, newest: list[object]
+def test_a_list_of_all_functions_names_each_and_says_that_there_is_more(
+    canned: Path, capsys: Captured, command: str, field: str, names: list[str]
 ) -> None:
-    assert run([*command.split(), "-o", "json", "--limit", "3"]) == 0
-    found = json.loads(capsys.readouterr().out)[field]
-    assert [one[key] for one in found] == newest
-    assert [one["function"] for one in found] == ["a", "b", "b"]
-    assert run(command.split()) == 0
-    shown = capsys.readouterr().out
-    assert "FUNCTION" in shown
-    assert ("on_failure" in shown and "ENDED" in shown) == (field == "deliveries")
+    def listed(*options: str) -> list[str]:
+        assert run([*command.split(), "-o", "json", *options]) == 0
+        found = json.loads(capsys.readouterr().out)[field]
+        return [one["function_name"] for one in found]
+
+    assert listed() == names
+    assert listed("--limit", "1", "--cursor", "1") == names[1:2]
+    assert run([*command.split(), "--limit", "1"]) == 0
+    shown = capsys.readouterr()
+    assert "FUNCTION" in shown.out
+    assert "there are more: --cursor 1" in shown.err
+    assert ("on_failure" in shown.out and "ENDED" in shown.out) == (field == "deliveries")
     (canned / "quiltfn.toml").write_text('project = "shop"\n')
     assert run([*command.split(), "-o", "json"]) == 0
     said = capsys.readouterr()
-    assert {one["function"] for one in json.loads(said.out)[field]} == {"b"}
-    assert "project shop: 1 function" in said.err
-    assert run([*command.split(), "-o", "json", "--all-functions"]) == 0
-    assert {one["function"] for one in json.loads(capsys.readouterr().out)[field]} == {"a", "b"}
+    assert {one["function_name"] for one in json.loads(said.out)[field]} == {"b"}
+    assert "project shop; --all-functions" in said.err
+    assert set(listed("--all-functions")) == {"a", "b"}
 
 
 def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) -> None:
@@ -129,7 +141,7 @@ def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) ->
     (canned / "quiltfn.toml").write_text('project = "shop"\n')
     ids, note = listed()
     assert ids == ["2-b", "1-b"]
-    assert "project shop: 1 function" in note
+    assert "project shop; --all-functions" in note
     assert "there are more" not in note
     ids, note = listed("--limit", "1")
     assert (ids, "there are more" in note) == (["2-b"], True)
@@ -148,8 +160,7 @@ def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) ->
         ("queue a --all-functions", "a name or --all-functions"),
         ("logs a --all-functions", "a name or --all-functions"),
         ("invocations --function a --all-functions", "a name or --all-functions"),
-        ("dead-letters list --cursor x", "--cursor needs the name of a function"),
-        ("deliveries list --cursor x", "--cursor needs the name of a function"),
+        ("queue a --limit 2", "--limit and --cursor go without a name"),
         ("logs --call x", "--call needs the function too"),
         ("logs a --follow --until 1h", "--follow or --until"),
         ("logs a --since 1h --until 2h", "--since must be before --until"),

@@ -221,6 +221,17 @@ CALLS: list[tuple[Call, str, str]] = [
         f"{BASE}/{ID}/dead-letters/i1",
     ),
     (lambda at: at.functions.get_queue(ID), "GET", f"{BASE}/{ID}/queue"),
+    (lambda at: at.functions.list_queues(page_size=5).first(), "GET", "/api/queues?limit=5"),
+    (
+        lambda at: at.functions.list_dead_letters(cluster_id="a").first(),
+        "GET",
+        "/api/dead-letters?cluster_id=a",
+    ),
+    (
+        lambda at: at.functions.list_deliveries(status="failed").first(),
+        "GET",
+        "/api/deliveries?status=failed",
+    ),
     (lambda at: at.functions.get_async_policy(ID), "GET", f"{BASE}/{ID}/async-policy"),
     (
         lambda at: at.functions.set_async_policy(ID, max_attempts=2),

@@ -131,6 +131,8 @@ export interface CreatedKey {
 
 export interface DeadLetter {
   invocation_id: string;
+  function_id?: string | null;
+  function_name?: string | null;
   reason: string;
   died_at: number;
   status: string;
@@ -147,6 +149,7 @@ export interface DeadLetterPage {
 export interface Delivery {
   delivery_id: string;
   function_id: string;
+  function_name?: string | null;
   invocation_id: string;
   policy_field: string;
   status: string;
@@ -269,6 +272,8 @@ export interface FunctionPage {
 }
 
 export interface FunctionQueue {
+  function_id?: string | null;
+  function_name?: string | null;
   queued: number;
   delayed: number;
   running: number;
@@ -645,6 +650,11 @@ export interface PoolStats {
 export interface PoolTarget {
   min_instances: number;
   max_instances: number;
+}
+
+export interface QueuePage {
+  queues: FunctionQueue[];
+  next_cursor: string | null;
 }
 
 export interface Quota {

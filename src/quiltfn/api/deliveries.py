@@ -4,8 +4,10 @@ from quiltfn import wire
 from quiltfn.api import pages, parse
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.catalog import Entry
 from quiltfn.deliveries import Deliveries
 from quiltfn.model.delivery import Delivery, DeliveryStatus
+from quiltfn.ports import TenantFunctions
 
 
 class DeliveryServices(RouteServices):
@@ -18,15 +20,28 @@ async def list_deliveries(context: RequestContext[DeliveryServices]) -> Response
     """List what was sent, or is to be sent, to the destinations of a function's policy, newest
     first. What has failed stays listed until the records of its time are removed.
     """
+    return await _deliveries(context, context.entry())
+
+
+async def list_tenant_deliveries(context: RequestContext[DeliveryServices]) -> Response:
+    """List what was sent, or is to be sent, to the destinations of all functions, newest first."""
+    return await _deliveries(context, pages.functions_of(context))
+
+
+async def _deliveries(
+    context: RequestContext[DeliveryServices], of: Entry | TenantFunctions
+) -> Response:
     query, status = context.query, context.query.get("status")
     if status is not None:
         parse.one_of(status, "status", tuple(DeliveryStatus), "failed")
     limit = pages.limit_of(context)
     wanted = DeliveryStatus(status) if status is not None else None
-    deliveries, cursor = context.services.deliveries, query.get("cursor")
     async with pages.reserved(context):
-        page = await deliveries.list(context.entry(), limit, cursor, wanted)
-        shown = ((one.id, shown_delivery(one)) for one in page.items)
+        page = await context.services.deliveries.list(of, limit, query.get("cursor"), wanted)
+        shown = (
+            (one.id, shown_delivery(one, pages.name_of(context, one.function_id)))
+            for one in page.items
+        )
         return await pages.page_response(context, "deliveries", shown, limit, page.next_cursor)
 
 
@@ -34,17 +49,17 @@ async def retry_delivery(context: RequestContext[DeliveryServices]) -> Response:
     """Send a delivery that failed, or that waits for its next try, at once; it is tried for another
     day then. One that was delivered, or whose content had to make room for others, stays as it is.
     """
-    found = await context.services.deliveries.retry(
-        context.entry(), context.parameters["delivery_id"]
-    )
-    return json_response(shown_delivery(found))
+    entry = context.entry()
+    found = await context.services.deliveries.retry(entry, context.parameters["delivery_id"])
+    return json_response(shown_delivery(found, entry.function.name))
 
 
-def shown_delivery(one: Delivery) -> wire.Delivery:
+def shown_delivery(one: Delivery, function_name: str | None) -> wire.Delivery:
     waits = one.status is DeliveryStatus.WAITING
     return wire.Delivery(
         delivery_id=one.id,
         function_id=one.function_id,
+        function_name=function_name,
         invocation_id=one.invocation_id,
         policy_field=one.policy_field,
         status=one.status,

@@ -12,6 +12,7 @@ from quiltfn.api.budgets import SHORT_BYTES
 from quiltfn.api.response import Response, encode, json_response
 from quiltfn.api.route import RequestContext, S
 from quiltfn.model.cursors import to_cursor
+from quiltfn.ports import TenantFunctions
 
 # Entries are encoded in pieces of this size; other requests are answered in between.
 PIECE_BYTES = 256 * 1024
@@ -25,6 +26,28 @@ JSON_FACTOR = 8
 def limit_of(context: RequestContext[S], default: int = PAGE_DEFAULT) -> int:
     """How many entries the page may have at most. Raises `Unprocessable`."""
     return parse.integer(context.query.get("limit", str(default)), "limit", 1, PAGE_MAX)
+
+
+def functions_of(context: RequestContext[S]) -> TenantFunctions:
+    """The functions that a list over the tenant is about, by `function_id` and `cluster_id`. Raises
+    `NotFound`.
+    """
+    catalog, tenant_id, query = context.services.catalog, context.tenant_id, context.query
+    function_id, label = query.get("function_id"), query.get("cluster_id")
+    if function_id is None and label is None:
+        return TenantFunctions(tenant_id)
+    if function_id is None:
+        found = list(catalog.of_tenant(tenant_id))
+    else:
+        found = [catalog.by_id(tenant_id, function_id)]
+    ids = [one.function.id for one in found if label in (None, one.function.cluster_id)]
+    return TenantFunctions(tenant_id, ids)
+
+
+def name_of(context: RequestContext[S], function_id: str) -> str | None:
+    """The name of a function that a list names; None: it is gone by now."""
+    entry = context.services.catalog.known(function_id)
+    return None if entry is None else entry.function.name
 
 
 def reserved(context: RequestContext[S]) -> AbstractAsyncContextManager[None]:

@@ -136,6 +136,8 @@ UNTIL = Parameter(
     about="only calls that were accepted before this time, in Unix seconds",
     schema=MOMENT,
 )
+OF_FUNCTION = Parameter(name="function_id", about="only those of this function")
+OF_LABEL = Parameter(name="cluster_id", about="only those of functions with this label")
 OF_ONE = Parameter(name="function_id", about="only calls of this function")
 FUNCTION_OF_INSTANCES = Parameter(name="function_id", about="only instances of this function")
 STREAM = Parameter(
@@ -505,6 +507,20 @@ REDRIVE = Route(
 )
 DROP = Route(handler=work.delete_dead_letter, scope=WRITE, status=204, action="dead_letter.delete")
 QUEUE = Route(handler=work.get_function_queue, scope=READ, answer=wire.FunctionQueue)
+ALL_DEAD_LETTERS = Route(
+    handler=work.list_tenant_dead_letters,
+    scope=READ,
+    answer=wire.DeadLetterPage,
+    parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL),
+    codes=GONE,
+)
+QUEUES = Route(
+    handler=work.list_queues,
+    scope=READ,
+    answer=wire.QueuePage,
+    parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL),
+    codes=GONE,
+)
 GET_URL = Route(
     handler=urls.get_function_url, scope=READ, answer=wire.FunctionUrl, parameters=(REVEAL,)
 )
@@ -592,6 +608,13 @@ DELIVERIES = Route(
     scope=READ,
     answer=wire.DeliveryPage,
     parameters=(LIMIT, CURSOR, DELIVERY_STATUS),
+)
+ALL_DELIVERIES = Route(
+    handler=deliveries.list_tenant_deliveries,
+    scope=READ,
+    answer=wire.DeliveryPage,
+    parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL, DELIVERY_STATUS),
+    codes=GONE,
 )
 RETRY_DELIVERY = Route(
     handler=deliveries.retry_delivery,
@@ -1029,6 +1052,9 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ("/api/instances", {"GET": INSTANCES}),
     ("/api/events", {"GET": EVENTS}),
     ("/api/invocations", {"GET": ALL_INVOCATIONS}),
+    ("/api/queues", {"GET": QUEUES}),
+    ("/api/dead-letters", {"GET": ALL_DEAD_LETTERS}),
+    ("/api/deliveries", {"GET": ALL_DELIVERIES}),
     ("/api/runtimes", {"GET": LIST_RUNTIMES, "POST": ADD_RUNTIME}),
     ("/api/runtimes/images", {"POST": UPLOAD_IMAGE}),
     ("/api/runtimes/{name}", {"GET": GET_RUNTIME, "DELETE": REMOVE_RUNTIME}),

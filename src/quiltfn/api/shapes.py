@@ -23,7 +23,7 @@ from quiltfn.model.schedule import Schedule
 from quiltfn.model.timeline import PHASES
 from quiltfn.model.version import MASK, Version, VersionSpec
 from quiltfn.ports.schedules import ScheduleRun, StoredSchedule
-from quiltfn.ports.work import Attempt, DeadLetter
+from quiltfn.ports.work import Attempt, DeadLetter, QueueCounts
 from quiltfn.runtimes import OwnedRuntime, is_own
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -200,8 +200,23 @@ def _seconds(milliseconds: int | None) -> int | None:
     return None if milliseconds is None else milliseconds // 1000
 
 
-def dead_letter(one: DeadLetter) -> wire.DeadLetter:
-    return gathered(wire.DeadLetter, one)
+def dead_letter(one: DeadLetter, function_name: str | None) -> wire.DeadLetter:
+    return gathered(wire.DeadLetter, one, function_name=function_name)
+
+
+def queue(
+    counts: QueueCounts, function_id: str, function_name: str | None, now_ms: int
+) -> wire.FunctionQueue:
+    oldest = counts.oldest_due_ms
+    return wire.FunctionQueue(
+        function_id=function_id,
+        function_name=function_name,
+        queued=counts.queued,
+        delayed=counts.delayed,
+        running=counts.running,
+        oldest_age_seconds=None if oldest is None else max(0, now_ms - oldest) // 1000,
+        dead_letters=counts.dead_letters,
+    )
 
 
 def timeline(found: CallTimeline) -> wire.Timeline:

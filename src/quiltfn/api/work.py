@@ -19,6 +19,7 @@ from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.version import MASK, Version
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
+from quiltfn.ports import TenantFunctions
 from quiltfn.ports.work import Input
 from quiltfn.wire.work import MODES
 from quiltfn.work import Cause, Replay, Work
@@ -312,11 +313,24 @@ async def list_dead_letters(context: RequestContext[WorkServices]) -> Response:
     """List a function's asynchronous calls that were given up, newest first: they were out of
     attempts, or too old to be started.
     """
-    entry, query = context.entry(), context.query
-    limit = pages.limit_of(context)
+    return await _dead_letters(context, context.entry())
+
+
+async def list_tenant_dead_letters(context: RequestContext[WorkServices]) -> Response:
+    """List the asynchronous calls of all functions that were given up, newest first."""
+    return await _dead_letters(context, pages.functions_of(context))
+
+
+async def _dead_letters(
+    context: RequestContext[WorkServices], of: Entry | TenantFunctions
+) -> Response:
+    limit, cursor = pages.limit_of(context), context.query.get("cursor")
     async with pages.reserved(context):
-        page = await context.services.work.dead_letters(entry, limit, query.get("cursor"))
-        shown = ((one.invocation_id, shapes.dead_letter(one)) for one in page.items)
+        page = await context.services.work.dead_letters(of, limit, cursor)
+        shown = (
+            (one.invocation_id, shapes.dead_letter(one, pages.name_of(context, one.function_id)))
+            for one in page.items
+        )
         return await pages.page_response(context, "dead_letters", shown, limit, page.next_cursor)
 
 
@@ -346,18 +360,28 @@ async def delete_dead_letter(context: RequestContext[WorkServices]) -> Response:
 
 async def get_function_queue(context: RequestContext[WorkServices]) -> Response:
     """Count a function's asynchronous calls that are not over."""
-    now_ms = int(context.services.work.clock.trusted() * 1000)
-    counts = await context.services.work.counts(context.entry(), now_ms)
-    oldest = counts.oldest_due_ms
-    return json_response(
-        wire.FunctionQueue(
-            queued=counts.queued,
-            delayed=counts.delayed,
-            running=counts.running,
-            oldest_age_seconds=None if oldest is None else max(0, now_ms - oldest) // 1000,
-            dead_letters=counts.dead_letters,
+    entry, now_ms = context.entry(), _now_ms(context)
+    counts = await context.services.work.counts(entry, now_ms)
+    return json_response(shapes.queue(counts, entry.function.id, entry.function.name, now_ms))
+
+
+async def list_queues(context: RequestContext[WorkServices]) -> Response:
+    """Count the asynchronous calls of each function that has some that are not over, or dead
+    letters.
+    """
+    limit, cursor, now_ms = pages.limit_of(context), context.query.get("cursor"), _now_ms(context)
+    of = pages.functions_of(context)
+    async with pages.reserved(context):
+        page = await context.services.work.queues(of, limit, cursor, now_ms)
+        shown = (
+            (one, shapes.queue(counts, one, pages.name_of(context, one), now_ms))
+            for one, counts in page.items
         )
-    )
+        return await pages.page_response(context, "queues", shown, limit, page.next_cursor)
+
+
+def _now_ms(context: RequestContext[WorkServices]) -> int:
+    return int(context.services.work.clock.trusted() * 1000)
 
 
 def _invocation_id(context: RequestContext[WorkServices]) -> str:

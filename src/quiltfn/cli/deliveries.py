@@ -27,24 +27,14 @@ def list_deliveries(
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """List deliveries, newest first. Without a name: the newest of all functions."""
+    """List deliveries, newest first. Without a name: of all functions."""
+    scope.check(name_or_id, all_functions)
     with connection.session(name_or_id) as at:
-        functions = at.client.functions
-        if name_or_id is not None:
-            scope.check(name_or_id, all_functions)
-            found = functions.list_deliveries(
-                name_or_id, status=status, page_size=limit, cursor=cursor
-            )
-            at.show(found.first(), tables.deliveries)
-            return
-        names = scope.named(at, scope.functions(at, all_functions=all_functions), cursor)
-        deliveries = scope.newest(
-            names,
-            lambda one, size: functions.list_deliveries(one, status=status, page_size=size),
-            lambda one: one.delivery_id,
-            limit,
+        label = None if name_or_id else scope.label(all_functions=all_functions)
+        found = at.client.functions.list_deliveries(
+            name_or_id, cluster_id=label, status=status, page_size=limit, cursor=cursor
         )
-        at.print(deliveries, scope.encoded("deliveries", deliveries), tables.all_deliveries)
+        at.show(found.first(), tables.deliveries if name_or_id else tables.all_deliveries)
 
 
 @app.command()

@@ -1,12 +1,8 @@
 """Commands that are about one function, or without a name about those of a project or a tenant."""
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
-
-from msgspec import Struct
-from msgspec.structs import asdict
+from typing import Annotated, TypeVar
 
 from quiltfn.cli import show
 from quiltfn.cli.parsing import Argument, BadParameter, Option
@@ -48,6 +44,16 @@ def functions(
     if name is not None:
         one = at.client.functions.get(name)
         return {one.id: one.name}
+    wanted = label(all_functions=all_functions)
+    if wanted is None:
+        return None
+    return {one.id: one.name for one in at.client.functions.list_summaries(cluster_id=wanted)}
+
+
+def label(*, all_functions: bool) -> str | None:
+    """The label of the functions of the project in this directory; None: all of the tenant. Raises
+    `BadParameter`.
+    """
     path = Path(PROJECT_FILE)
     if all_functions or not path.is_file():
         return None
@@ -55,23 +61,8 @@ def functions(
     from quiltfn.cli.project.plan import LABEL  # noqa: PLC0415
 
     project = file.project_of(path)
-    found = at.client.functions.list_summaries(cluster_id=f"{LABEL}{project}")
-    names = {one.id: one.name for one in found}
-    show.note(
-        f"project {project}: {show.amount(len(names), 'function')}; --all-functions shows others"
-    )
-    return names
-
-
-def named(at: Session, chosen: dict[str, str] | None, cursor: str | None = None) -> dict[str, str]:
-    """The names of functions by their ids, those of the tenant where none are chosen. Raises
-    `BadParameter` for a `cursor`, which is of one function.
-    """
-    if cursor is not None:
-        raise BadParameter("--cursor needs the name of a function")
-    if chosen is not None:
-        return chosen
-    return {one.id: one.name for one in at.client.functions.list_summaries()}
+    show.note(f"project {project}; --all-functions shows others")
+    return f"{LABEL}{project}"
 
 
 def each(ask: Callable[[str], T], ids: Iterable[str]) -> dict[str, T]:
@@ -87,22 +78,3 @@ def each(ask: Callable[[str], T], ids: Iterable[str]) -> dict[str, T]:
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         return dict(one for one in threads.map(found, ids) if one is not None)
-
-
-def newest(
-    names: Mapping[str, str],
-    listed: Callable[[str, int], Iterable[T]],
-    age_of: Callable[[T], Any],
-    limit: int | None,
-) -> list[tuple[str, T]]:
-    """The newest of what is listed of each function, with its name, newest first."""
-    most = limit or SHOWN
-    found = each(lambda one: list(islice(listed(one, most), most)), names)
-    pairs = [(age_of(one), names[name], one) for name, all_ in found.items() for one in all_]
-    pairs.sort(key=lambda pair: pair[0], reverse=True)
-    return [(name, one) for _, name, one in pairs[:most]]
-
-
-def encoded(field: str, found: Iterable[tuple[str, Struct]]) -> bytes:
-    """What was found as JSON, each with the name of its function."""
-    return show.encoded({field: [{"function": name, **asdict(one)} for name, one in found]})

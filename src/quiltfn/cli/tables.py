@@ -27,6 +27,7 @@ from quiltfn.sdk import (
     Node,
     Pool,
     PoolStats,
+    QueuePage,
     Quota,
     Runtime,
     RuntimeFilePage,
@@ -173,17 +174,26 @@ def dead_letters(page: DeadLetterPage) -> None:
         show.note("no dead letters")
         return
     show.table(DEAD_LETTER, map(_dead_letter, page.dead_letters), drop=("WHY",))
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    _say_more(page.next_cursor)
 
 
-def all_dead_letters(found: Sequence[tuple[str, DeadLetter]]) -> None:
+def all_dead_letters(page: DeadLetterPage) -> None:
     """Those of several functions, each with its name."""
-    if not found:
+    if not page.dead_letters:
         show.note("no dead letters")
         return
-    rows = ((name, *_dead_letter(one)) for name, one in found)
+    rows = ((_named(one), *_dead_letter(one)) for one in page.dead_letters)
     show.table(("FUNCTION", *DEAD_LETTER), rows, drop=("WHY", "OUT OF"))
+    _say_more(page.next_cursor)
+
+
+def _named(one: DeadLetter | Delivery | FunctionQueue) -> str:
+    return one.function_name or one.function_id or "-"
+
+
+def _say_more(next_cursor: str | None) -> None:
+    if next_cursor:
+        show.note(f"there are more: --cursor {next_cursor}")
 
 
 def _dead_letter(one: DeadLetter) -> Sequence[object]:
@@ -198,16 +208,14 @@ def queue(one: FunctionQueue) -> None:
     show.table(QUEUE, [_queue(one)])
 
 
-def queues(found: Mapping[str, FunctionQueue]) -> None:
+def queues(page: QueuePage) -> None:
     """Of several functions, each with its name."""
-    if not found:
+    if not page.queues:
         show.note("no asynchronous invocations, and no dead letters")
         return
-    show.table(("FUNCTION", *QUEUE), ((name, *_queue(one)) for name, one in sorted(found.items())))
-
-
-def is_in_use(one: FunctionQueue) -> bool:
-    return bool(one.queued or one.delayed or one.running or one.dead_letters)
+    rows = ((_named(one), *_queue(one)) for one in sorted(page.queues, key=_named))
+    show.table(("FUNCTION", *QUEUE), rows)
+    _say_more(page.next_cursor)
 
 
 def _queue(one: FunctionQueue) -> Sequence[object]:
@@ -540,13 +548,14 @@ def findings(report: DoctorReport) -> None:
 DELIVERY = ("ENDED", "ID", "OF CALL", "EVENT", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
 
 
-def all_deliveries(found: Sequence[tuple[str, Delivery]]) -> None:
+def all_deliveries(page: DeliveryPage) -> None:
     """Those of several functions, each with its name."""
-    if not found:
+    if not page.deliveries:
         show.note("no deliveries")
         return
-    rows = ((name, *_delivery(one)) for name, one in found)
+    rows = ((_named(one), *_delivery(one)) for one in page.deliveries)
     show.table(("FUNCTION", *DELIVERY), rows, drop=("OF CALL", "ANSWER", "ENDED"))
+    _say_more(page.next_cursor)
 
 
 def _delivery(one: Delivery) -> Sequence[object]:
@@ -568,8 +577,7 @@ def deliveries(page: DeliveryPage) -> None:
         show.note("no deliveries")
         return
     show.table(DELIVERY, map(_delivery, page.deliveries), drop=("OF CALL", "ENDED"))
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    _say_more(page.next_cursor)
 
 
 def runtimes(found: list[Runtime]) -> None:

@@ -102,21 +102,27 @@ def replay(
 
 
 def queue(
-    name_or_id: NameOrAll = None, *, all_functions: AllFunctions = False, connection: Connection
+    name_or_id: NameOrAll = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    *,
+    all_functions: AllFunctions = False,
+    connection: Connection,
 ) -> None:
     """Count asynchronous invocations: queued, delayed, running, and dead-lettered. Without a name
     those functions are shown that have some.
     """
+    scope.check(name_or_id, all_functions)
+    if name_or_id is not None and (limit or cursor):
+        raise BadParameter("--limit and --cursor go without a name")
     with connection.session(name_or_id) as at:
         functions = at.client.functions
         if name_or_id is not None:
-            scope.check(name_or_id, all_functions)
             at.show(functions.get_queue(name_or_id), tables.queue)
             return
-        names = scope.named(at, scope.functions(at, all_functions=all_functions))
-        found = scope.each(functions.get_queue, names)
-        queues = {names[one]: each for one, each in found.items() if tables.is_in_use(each)}
-        at.print(queues, show.encoded({"queues": queues}), tables.queues)
+        label = scope.label(all_functions=all_functions)
+        found = functions.list_queues(cluster_id=label, page_size=limit, cursor=cursor)
+        at.show(found.first(), tables.queues)
 
 
 @dead_letters.command("list")
@@ -128,24 +134,14 @@ def list_dead_letters(
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """List invocations that were dead-lettered, newest first. Without a name: the newest of all
-    functions.
-    """
+    """List invocations that were dead-lettered, newest first. Without a name: of all functions."""
+    scope.check(name_or_id, all_functions)
     with connection.session(name_or_id) as at:
-        functions = at.client.functions
-        if name_or_id is not None:
-            scope.check(name_or_id, all_functions)
-            found = functions.list_dead_letters(name_or_id, page_size=limit, cursor=cursor)
-            at.show(found.first(), tables.dead_letters)
-            return
-        names = scope.named(at, scope.functions(at, all_functions=all_functions), cursor)
-        letters = scope.newest(
-            names,
-            lambda one, size: functions.list_dead_letters(one, page_size=size),
-            lambda one: one.died_at,
-            limit,
+        label = None if name_or_id else scope.label(all_functions=all_functions)
+        found = at.client.functions.list_dead_letters(
+            name_or_id, cluster_id=label, page_size=limit, cursor=cursor
         )
-        at.print(letters, scope.encoded("dead_letters", letters), tables.all_dead_letters)
+        at.show(found.first(), tables.dead_letters if name_or_id else tables.all_dead_letters)
 
 
 @dead_letters.command()

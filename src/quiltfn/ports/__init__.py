@@ -379,6 +379,13 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     next_cursor: str | None = None
 
 
+class TenantFunctions(msgspec.Struct, frozen=True):
+    """Functions of a tenant that a list is about: those of the ids, or all."""
+
+    tenant_id: str
+    ids: Sequence[str] | None = None
+
+
 PAGE_MAX_BYTES = 8 * 1024 * 1024
 
 

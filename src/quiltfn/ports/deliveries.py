@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from quiltfn.model.delivery import Delivery, DeliveryStatus
-from quiltfn.ports import Page
+from quiltfn.ports import Page, TenantFunctions
 from quiltfn.ports.work import AcceptedWork
 
 
@@ -63,9 +63,15 @@ class DeliveryStore(Protocol):
         """
 
     async def list(
-        self, function_id: str, limit: int, cursor: str | None, status: DeliveryStatus | None
+        self,
+        of: str | TenantFunctions,
+        limit: int,
+        cursor: str | None,
+        status: DeliveryStatus | None,
     ) -> Page[Delivery]:
-        """The function's deliveries, newest first, without bodies."""
+        """The deliveries of the function with the id, or of several, newest first, without
+        bodies.
+        """
 
     async def retry(
         self, function_id: str, delivery_id: str, now_ms: int, expires_at_ms: int

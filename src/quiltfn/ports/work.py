@@ -7,7 +7,7 @@ import msgspec
 
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
-from quiltfn.ports import Page
+from quiltfn.ports import Page, TenantFunctions
 
 # One claim gives inputs of so many bytes, or one that is longer.
 CLAIM_MAX_BYTES = 16 * 1024 * 1024
@@ -128,6 +128,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """Work that was given up. `reason`: "attempts" or "age". `died_at` in Unix seconds."""
 
     invocation_id: str
+    function_id: str
     reason: str
     died_at: int
     status: Status
@@ -191,6 +192,11 @@ class WorkStore(Protocol):
     async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
         """How much work the function has, by what it waits for."""
 
+    async def queues(
+        self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
+    ) -> Page[tuple[str, QueueCounts]]:
+        """Likewise of each function that has some, or dead letters, by their ids."""
+
     async def attempts(self, invocation_id: str) -> Sequence[Attempt]:
         """The attempts at accepted work that are over, first to last."""
 
@@ -210,9 +216,9 @@ class WorkStore(Protocol):
         """Keeps the input of a call that was no accepted work."""
 
     async def dead_letters(
-        self, function_id: str, limit: int, cursor: str | None
+        self, of: str | TenantFunctions, limit: int, cursor: str | None
     ) -> Page[DeadLetter]:
-        """The function's dead letters, newest first."""
+        """The dead letters of the function with the id, or of several, newest first."""
 
     async def redrive(
         self, function_id: str, again: Sequence[tuple[str, AcceptedWork]]

@@ -20,7 +20,16 @@ from quiltfn.sdk.methods import (
     with_fields_of,
     with_name_and_fields_of,
 )
-from quiltfn.sdk.named_function import BASE, by_id, by_name, calling, either, invocation_path, on
+from quiltfn.sdk.named_function import (
+    BASE,
+    by_id,
+    by_name,
+    calling,
+    either,
+    invocation_path,
+    of_one_or_all,
+    on,
+)
 from quiltfn.sdk.payload import key_header, new_invocation
 from quiltfn.sdk.request import (
     Flow,
@@ -385,19 +394,20 @@ def get_invocation_timeline(function: str, invocation_id: str) -> Flow[Timeline]
 
 
 def list_deliveries(
-    function: str,
+    function: str | None = None,
     *,
+    cluster_id: str | None = None,
     status: str | None = None,
     page_size: int | None = None,
     cursor: str | None = None,
 ) -> Listing[DeliveryPage, Delivery]:
-    """What was sent to the destinations of a function's policy, or is to be, newest first."""
+    """What was sent to the destinations of a function's policy, or is to be, newest first; without
+    a function: of all functions, or of those with the label `cluster_id`.
+    """
 
     def page_after(after: str | None) -> Flow[DeliveryPage]:
-        wanted = query(limit=page_size, cursor=after, status=status)
-        return on(
-            function, lambda one: get(f"{BASE}/{segment(one)}/deliveries{wanted}", DeliveryPage)
-        )
+        rest = {"limit": page_size, "cursor": after, "status": status}
+        return of_one_or_all(function, "deliveries", DeliveryPage, cluster_id, rest)
 
     return Listing(page_after, lambda page: page.deliveries, cursor)
 

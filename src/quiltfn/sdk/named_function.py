@@ -4,11 +4,11 @@ Where the API wants an id and a name was given, it is looked up first.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from quiltfn.sdk.errors import NotFoundError
-from quiltfn.sdk.request import Flow, Request, ask, get, segment
+from quiltfn.sdk.request import Flow, Request, ask, get, query, segment
 from quiltfn.wire import Function
 
 T = TypeVar("T")
@@ -62,6 +62,21 @@ def either(
             return (yield from with_name(function))
         except NotFoundError:
             raise no_such_id from None
+
+
+def of_one_or_all(
+    function: str | None,
+    noun: str,
+    answer: type[T],
+    cluster_id: str | None,
+    rest: Mapping[str, str | int | None],
+) -> Flow[T]:
+    """The request for a list of one function, or of all of the tenant. `rest`: its parameters."""
+    if function is None:
+        return ask(get(f"/api/{noun}{query(cluster_id=cluster_id, **rest)}", answer))
+    if cluster_id is not None:
+        raise ValueError("give a function or a cluster_id, not both")
+    return on(function, lambda one: get(f"{BASE}/{segment(one)}/{noun}{query(**rest)}", answer))
 
 
 def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Flow[T]:

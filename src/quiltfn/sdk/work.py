@@ -9,7 +9,7 @@ from functools import partial
 from msgspec import UNSET
 
 from quiltfn.sdk.methods import Listing, Method, PagedMethod, with_name_and_fields_of
-from quiltfn.sdk.named_function import BASE, calling, invocation_path, on
+from quiltfn.sdk.named_function import BASE, calling, invocation_path, of_one_or_all, on
 from quiltfn.sdk.payload import key_header, new_invocation, payload_text
 from quiltfn.sdk.request import (
     Flow,
@@ -34,6 +34,7 @@ from quiltfn.wire import (
     Invocation,
     InvocationInput,
     NewAsyncPolicy,
+    QueuePage,
     RecordPolicy,
     Redrive,
     RedriveResult,
@@ -170,13 +171,19 @@ def replay_invocation(
 
 
 def list_dead_letters(
-    function: str, *, page_size: int | None = None, cursor: str | None = None
+    function: str | None = None,
+    *,
+    cluster_id: str | None = None,
+    page_size: int | None = None,
+    cursor: str | None = None,
 ) -> Listing[DeadLetterPage, DeadLetter]:
-    """A function's asynchronous calls that were given up, newest first."""
+    """Asynchronous calls that were given up, newest first: of a function, or without one of all
+    functions, or of those with the label `cluster_id`.
+    """
 
     def page_after(after: str | None) -> Flow[DeadLetterPage]:
-        wanted = f"/dead-letters{query(limit=page_size, cursor=after)}"
-        return on(function, lambda one: get(f"{BASE}/{segment(one)}{wanted}", DeadLetterPage))
+        rest = {"limit": page_size, "cursor": after}
+        return of_one_or_all(function, "dead-letters", DeadLetterPage, cluster_id, rest)
 
     return Listing(page_after, lambda page: page.dead_letters, cursor)
 
@@ -214,6 +221,18 @@ def drop_dead_letter(function: str, invocation_id: str) -> Flow[None]:
 def get_queue(function: str) -> Flow[FunctionQueue]:
     """How many of a function's asynchronous calls wait and run, and how many were given up."""
     return on(function, lambda one: get(f"{BASE}/{segment(one)}/queue", FunctionQueue))
+
+
+def list_queues(
+    *, cluster_id: str | None = None, page_size: int | None = None, cursor: str | None = None
+) -> Listing[QueuePage, FunctionQueue]:
+    """Likewise of each function that has some: of all, or of those with the label `cluster_id`."""
+
+    def page_after(after: str | None) -> Flow[QueuePage]:
+        wanted = query(cluster_id=cluster_id, limit=page_size, cursor=after)
+        return ask(get(f"/api/queues{wanted}", QueuePage))
+
+    return Listing(page_after, lambda page: page.queues, cursor)
 
 
 def get_async_policy(function: str) -> Flow[AsyncPolicy]:
@@ -258,6 +277,7 @@ class WorkMethods:
     redrive_dead_letters = Method(redrive_dead_letters)
     drop_dead_letter = Method(drop_dead_letter)
     get_queue = Method(get_queue)
+    list_queues = PagedMethod(list_queues)
     get_async_policy = Method(get_async_policy)
     set_async_policy = Method(set_async_policy)
     delete_async_policy = Method(delete_async_policy)

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from quiltfn.model.cursors import AFTER_EVERY_ID, first_id, from_cursor, to_cursor
 from quiltfn.model.delivery import Delivery, DeliveryStatus
 from quiltfn.model.retention import StorageLimit
-from quiltfn.ports import Page
+from quiltfn.ports import Page, TenantFunctions
 from quiltfn.ports.deliveries import DueDeliveries
 from quiltfn.ports.work import AcceptedWork
 from quiltfn.store import tables, usage
@@ -161,11 +161,15 @@ class SqlDeliveries:
         return await self._database.read(work)
 
     async def list(
-        self, function_id: str, limit: int, cursor: str | None, status: DeliveryStatus | None
+        self,
+        of: str | TenantFunctions,
+        limit: int,
+        cursor: str | None,
+        status: DeliveryStatus | None,
     ) -> Page[Delivery]:
         """As the port says. Raises `Unprocessable` for an invalid cursor."""
         query = select(*WITHOUT_BODY).where(
-            one.function_id == function_id, one.id < from_cursor(cursor, AFTER_EVERY_ID)
+            tables.are_of(table, of), one.id < from_cursor(cursor, AFTER_EVERY_ID)
         )
         if status is not None:
             query = query.where(one.status == status)

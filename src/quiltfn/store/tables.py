@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -27,11 +28,11 @@ from quiltfn.model.converting import convert
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.ports import FunctionCounters, StoredFunction
+from quiltfn.ports import FunctionCounters, StoredFunction, TenantFunctions
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0028"
+REVISION = "0029"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -51,6 +52,15 @@ def where(condition: str) -> dict[str, Any]:
     and naming it here would import all that is known of it.
     """
     return {"sqlite_where": text(condition)}
+
+
+def are_of(table: Table, functions: str | TenantFunctions) -> ColumnElement[bool]:
+    """Whether rows are of the function with the id, or of one of several."""
+    if isinstance(functions, str):
+        return table.c.function_id == functions
+    if functions.ids is None:
+        return table.c.tenant_id == functions.tenant_id
+    return table.c.function_id.in_(functions.ids)
 
 
 function_name = UniqueConstraint("tenant_id", "name", name="function_name")
@@ -466,6 +476,7 @@ dead_letter = Table(
     Column("reason", Text, nullable=False),
     Column("died_at", BigInteger, nullable=False),
     Index("dead_letter_listing", "function_id", "invocation_id"),
+    Index("dead_letter_of_tenant", "tenant_id", "invocation_id"),
 )
 
 # The policies of a function that has other ones than the defaults, as JSON.
@@ -502,6 +513,7 @@ delivery = Table(
         **where("status = 'waiting' AND epoch = 0"),
     ),
     Index("delivery_listing", "function_id", "id"),
+    Index("delivery_of_tenant", "tenant_id", "id"),
     Index("delivery_ended", "tenant_id", "ended_at"),
 )
 

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, func, select
 
 from quiltfn.ids import new_id
-from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import CapacityFull, NotFound, QuiltfnError, Unprocessable
 from quiltfn.model.invocation import NEXT, CallEvent, Invocation, Status, WorkOutcome
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.state_machine import transition
 from quiltfn.model.work import outcome_of_expired
-from quiltfn.ports import Page
+from quiltfn.ports import Page, TenantFunctions
 from quiltfn.ports.work import (
     CLAIM_MAX_BYTES,
     AcceptedWork,
@@ -339,21 +339,31 @@ class SqlWork:
 
     async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
         """As the port says."""
-        later = {"function_id": function_id, "now": now_ms}
-        dead = select(func.count()).where(dead_letter.function_id == function_id)
+        return await self._database.read(
+            lambda connection: _counts(connection, function_id, now_ms)
+        )
 
-        def read(connection: Connection) -> QueueCounts:
-            running = scalar(connection, "number_claimed", function_id)
-            waiting = (scalar(connection, "number_of_work", function_id) or 0) - running
-            delayed = run(connection, "number_delayed", later).scalar_one()
-            first = scalar(connection, "next_due", function_id)
-            return QueueCounts(
-                queued=waiting - delayed,
-                delayed=delayed,
-                running=running,
-                dead_letters=connection.execute(dead).scalar_one(),
-                oldest_due_ms=first if first is not None and first <= now_ms else None,
-            )
+    async def queues(
+        self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
+    ) -> Page[tuple[str, QueueCounts]]:
+        """As the port says. Raises `Unprocessable` for an invalid cursor."""
+        key, count = tables.function.c.id, tables.work_count.c
+        has_work = exists().where(count.function_id == key, count.number > 0)
+        has_dead = exists().where(dead_letter.function_id == key)
+        query = select(key).where(
+            tables.function.c.tenant_id == of.tenant_id,
+            key > from_cursor(cursor, BEFORE_EVERY_ID),
+            has_work | has_dead,
+        )
+        if of.ids is not None:
+            query = query.where(key.in_(of.ids))
+        query = query.order_by(key).limit(limit + 1)
+
+        def read(connection: Connection) -> Page[tuple[str, QueueCounts]]:
+            found = connection.execute(query).scalars().all()
+            ids = found[:limit]
+            items = [(one, _counts(connection, one, now_ms)) for one in ids]
+            return Page(items, to_cursor(ids[-1]) if len(found) > limit else None)
 
         return await self._database.read(read)
 
@@ -411,19 +421,20 @@ class SqlWork:
         await self._database.write(write)
 
     async def dead_letters(
-        self, function_id: str, limit: int, cursor: str | None
+        self, of: str | TenantFunctions, limit: int, cursor: str | None
     ) -> Page[DeadLetter]:
         """As the port says."""
         call, attempt = tables.invocation.c, tables.attempt.c
         made = select(func.count()).where(attempt.invocation_id == dead_letter.invocation_id)
         query = (
             select(
-                *(dead_letter.invocation_id, dead_letter.reason, dead_letter.died_at, call.status),
+                *(dead_letter.invocation_id, dead_letter.function_id),
+                *(dead_letter.reason, dead_letter.died_at, call.status),
                 made.scalar_subquery().label("attempts"),
                 *(call.error_message, call.source),
             )
             .where(
-                dead_letter.function_id == function_id,
+                tables.are_of(tables.dead_letter, of),
                 dead_letter.invocation_id < from_cursor(cursor, AFTER_EVERY_ID),
                 call.invocation_id == dead_letter.invocation_id,
             )
@@ -573,6 +584,22 @@ def _room_for(connection: Connection, function_id: str, limit: int) -> int:
         return limit
     claimed: int = scalar(connection, "number_claimed", function_id)
     return min(limit, max(0, most - claimed))
+
+
+def _counts(connection: Connection, function_id: str, now_ms: int) -> QueueCounts:
+    later = {"function_id": function_id, "now": now_ms}
+    dead = select(func.count()).where(dead_letter.function_id == function_id)
+    running = scalar(connection, "number_claimed", function_id)
+    waiting = (scalar(connection, "number_of_work", function_id) or 0) - running
+    delayed = run(connection, "number_delayed", later).scalar_one()
+    first = scalar(connection, "next_due", function_id)
+    return QueueCounts(
+        queued=waiting - delayed,
+        delayed=delayed,
+        running=running,
+        dead_letters=connection.execute(dead).scalar_one(),
+        oldest_due_ms=first if first is not None and first <= now_ms else None,
+    )
 
 
 def scalar(connection: Connection, statement: str, function_id: str) -> Any:

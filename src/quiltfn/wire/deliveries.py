@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Struct
 
 from quiltfn.wire.fields import about
-from quiltfn.wire.functions import FunctionId, NextCursor
+from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor
 from quiltfn.wire.invocations import InvocationId
 from quiltfn.wire.numbers import UnixSeconds
 
@@ -35,6 +35,7 @@ class Delivery(Struct, kw_only=True, frozen=True):
 
     delivery_id: DeliveryId
     function_id: FunctionId
+    function_name: FunctionName | None = None
     invocation_id: InvocationId
     policy_field: PolicyField
     status: DeliveryStatus

@@ -10,6 +10,8 @@ from quiltfn.wire.constraints import Between, Bytes, Documented, OneOf, Rule
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import (
     Environment,
+    FunctionId,
+    FunctionName,
     NextCursor,
     NodeId,
 )
@@ -327,6 +329,8 @@ class DeadLetter(Struct, kw_only=True, frozen=True):
     """Work that was given up; its record says more."""
 
     invocation_id: InvocationId
+    function_id: FunctionId | None = None
+    function_name: FunctionName | None = None
     reason: DeadReason
     died_at: UnixSeconds
     status: InvocationStatus
@@ -355,8 +359,17 @@ class FunctionQueue(Struct, kw_only=True, frozen=True):
     later.
     """
 
+    function_id: FunctionId | None = None
+    function_name: FunctionName | None = None
     queued: Count
     delayed: Count
     running: Count
     oldest_age_seconds: AgeSeconds | None
     dead_letters: Count
+
+
+class QueuePage(Struct, kw_only=True, frozen=True):
+    """Accepted work that is not over, and dead letters, by function."""
+
+    queues: list[FunctionQueue]
+    next_cursor: NextCursor | None
