@@ -218,7 +218,7 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
 # --- HTTP servers -------------------------------------------------------------------------------
 
 HEAD = b'{"statusCode":404,"headers":{},"cookies":[],"request":{"method":"GET","path":"/tea"}}'
-ENDED = End(Invocation(**{**INVOCATION, "invocation_id": "i1"}))
+ENDED = End(Invocation(**{**INVOCATION, "invocation_id": "i1", "http_status": 404}))
 
 
 def test_a_response_is_a_line_however_it_was_cut() -> None:
@@ -243,6 +243,6 @@ def test_what_is_no_response_is_shown_as_it_is(output: bytes) -> None:
 
 
 def test_a_response_of_an_earlier_server_has_its_status_alone() -> None:
-    output = b'{"statusCode":200,"headers":{},"cookies":[]}' + server_log.END
+    output = b'{"statusCode":404,"headers":{},"cookies":[]}' + server_log.END
     line, _ = server_log.as_lines(iter([Output("stdout", 0, output, None), ENDED]))
-    assert " - - 200 " in str(line)
+    assert " - - 404 " in str(line)
