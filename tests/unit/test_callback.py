@@ -62,6 +62,8 @@ def test_a_plain_url_is_taken(url: str) -> None:
         "https://example.com/\r\nx-injected: 1",
         "https://bücher.example/",
         "https://example.com/" + "a" * 2029,
+        "https://example.com/***",
+        "https://example.com/hook?***",
     ],
 )
 def test_any_other_url_is_refused_by_its_field_and_not_repeated(url: str) -> None:
@@ -176,17 +178,3 @@ def test_a_range_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(BadSetting, match="such as 10\\.0\\.0\\.0/8"):
         ranges_of(text)
     assert ranges_of(" ") == []
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://a.example", "https://a.example"),
-        ("https://a.example:8443/", "https://a.example:8443/"),
-        ("https://a.example/T0/token", "https://a.example/***"),
-        ("https://a.example?key=token", "https://a.example/***"),
-        ("https://a.example/?key=token", "https://a.example/***"),
-    ],
-)
-def test_a_url_is_shown_without_what_may_be_a_secret(url: str, shown: str) -> None:
-    assert callback.without_path(url) == shown

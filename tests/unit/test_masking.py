@@ -1,6 +1,7 @@
 """What looks like a secret, and that no command prints one unless it is asked to."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from quiltfn.wire import (
     NewSchedule,
     RecordPolicy,
 )
-from quiltfn.wire.masking import looks_secret, masked
+from quiltfn.wire.masking import looks_secret, masked, without_path
 from unit.canned_server import FUNCTION, ID, Fake, answered_by, version
 from unit.project_simulation import function_of, policy_of, runtime_of, schedule_of
 
@@ -43,15 +44,23 @@ def test_what_looks_like_a_secret(name: str, value: str, is_secret: bool) -> Non
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("https://a.example/x?token=c4nary&b=1#c", "https://a.example/x?***"),
-        ("https://app:c4nary@a.example/x", "https://***@a.example/x"),
-        ("https://a.example:8443/x?page=2", "https://a.example:8443/x?page=2"),
+        ("https://a.example", "https://a.example"),
+        ("https://a.example:8443/", "https://a.example:8443/"),
+        ("https://a.example/T0/c4nary", "https://a.example/***"),
+        ("https://a.example?key=c4nary", "https://a.example/***"),
+        ("https://a.example/?page=2", "https://a.example/***"),
+        ("https://a.example#c4nary", "https://a.example/***"),
+        ("https://app:c4nary@a.example", "https://a.example/***"),
+        ("https://[2606:4700::1111]:444/x", "https://[2606:4700::1111]:444/***"),
+        ("https://a.example\\c4nary", "https://a.example/***"),
+        ("https://", "***"),  # not taken, but shown in a plan
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert masked({"on_success": {"url": url}}) == {"on_success": {"url": shown}}
     wanted = NewAsyncPolicy(on_success=NewDestination(url=url))
     assert without_secrets(wanted)["on_success"]["url"] == shown
+    assert without_path(shown) == shown
 
 
 def test_what_a_project_lists_as_a_secret_is_exported_by_its_name(tmp_path: Path) -> None:
@@ -86,7 +95,7 @@ INPUT = {
     **{"invocation_id": "i1", "payload": "x", "environment": VARIABLES, "version": None},
     **{"source": "sync", "caller": "open", "parent_invocation_id": None},
 }
-DESTINATION = {"function": None, "url": "https://a.example", "secret": "t0p-secret"}
+DESTINATION = {"function": None, "url": "https://a.example/t0p-secret", "secret": "t0p-secret"}
 POLICY = {
     **{"max_attempts": 3, "retry_on": ["failed"], "max_age_seconds": 60, "max_queued": 9},
     **{"backoff_seconds": {"first": 1, "factor": 2, "most": 9, "jitter": 0.1}},
@@ -213,6 +222,7 @@ def test_a_key_below_write_is_told_why_nothing_is_revealed(fake: Fake, capsys: C
 # --- export, and deploy again -------------------------------------------------------------------
 
 THERE = NewFunction(name="hello", handler="x", environment=VARIABLES)
+HOOK = NewDestination(url="https://a.example/T0/token", secret="whsec_" + "c2Vj" * 8)
 NIGHTLY = NewSchedule(name="nightly", function="hello", cron="0 3 * * *", environment=VARIABLES)
 FOUND = CurrentState(
     functions={
@@ -220,7 +230,7 @@ FOUND = CurrentState(
             function=function_of(THERE, cluster_id=f"{LABEL}shop", state="active"),
             etag='"1"',
             url=None,
-            async_policy=policy_of(NewAsyncPolicy()),
+            async_policy=policy_of(NewAsyncPolicy(on_success=HOOK)),
             record_policy=RecordPolicy(),
         )
     },
@@ -239,8 +249,10 @@ def test_export_reads_the_file_of_the_directory(
     if listed:
         (tmp_path / PROJECT_FILE).write_text('[functions.hello]\nsecrets = ["MODE"]\n')
     assert run(["export", "hello"]) == 0
-    table = capsys.readouterr().out.partition("[functions.hello.schedules")[0]
-    assert ('MODE = "fast"' in table) is not listed
+    text = capsys.readouterr().out
+    assert ('MODE = "fast"' in text.partition("[functions.hello.schedules")[0]) is not listed
+    assert run(["export", "hello", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == tomllib.loads(text)
 
 
 @pytest.mark.parametrize("values", [False, True])
@@ -252,6 +264,7 @@ def test_what_is_exported_deploys_as_it_was(tmp_path: Path, values: bool) -> Non
     assert 'MODE = "fast"' in text
     place = tmp_path / PROJECT_FILE
     place.write_text(f'project = "shop"\n{text}')
-    read = file.read(place, {} if values else VARIABLES)
+    secrets = {"HELLO_ON_SUCCESS_SECRET": str(HOOK.secret)}
+    read = file.read(place, secrets if values else secrets | VARIABLES)
     wanted = DesiredState(project=read.project, functions=read.functions)
     assert plan_for(wanted, FOUND).steps == ()

@@ -187,6 +187,11 @@ def test_a_file_without_functions(place: Path) -> None:
             "max_attempts must be between 1 and 10",
         ),
         (
+            'async_policy.on_failure = { url = "https://a.example/***", secret_from = "HOOK" }',
+            ".async_policy.on_failure",
+            "url must be the real one, not one with ***",
+        ),
+        (
             'async_policy = { backoff_seconds = { first = "x" } }',
             ".async_policy",
             "backoff_seconds.first must be a number",

@@ -14,13 +14,14 @@ from quiltfn.api.response import INVOCATION_ID, Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.catalog import Entry
 from quiltfn.invoke import Invoker
-from quiltfn.model.callback import check_secret, check_url, without_path
+from quiltfn.model.callback import check_secret, check_url
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.version import MASK, Version
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports import TenantFunctions
 from quiltfn.ports.work import Input
+from quiltfn.wire.masking import without_path
 from quiltfn.wire.work import MODES
 from quiltfn.work import Cause, Replay, Work
 

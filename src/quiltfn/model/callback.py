@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from quiltfn.model.errors import Unprocessable
+from quiltfn.model.version import MASK
 
 URL_MAX_CHARS = 2048
 SCHEMES = ("https", "http")
@@ -74,14 +75,9 @@ def _problem_of(url: str) -> str | None:
         return "one without a valid host"
     if port == 0:
         return "one whose port is 0"
+    if MASK in url:
+        return f"one with {MASK}, as a masked URL has: give the real one"
     return None
-
-
-def without_path(url: str) -> str:
-    """The URL for those who may not see secrets: in its path or query many receivers have one."""
-    parts = urlsplit(url)
-    is_bare = parts.path in ("", "/") and not parts.query
-    return url if is_bare else f"{parts.scheme}://{parts.netloc}/***"
 
 
 def check_secret(secret: str, field: str) -> None:

@@ -32,8 +32,8 @@ SECRET_VALUE = (
     r"|^(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+=][A-Za-z0-9+/=]{31,}$"
 )
 _NAME, _VALUE = re.compile(SECRET_NAME), re.compile(SECRET_VALUE, re.IGNORECASE)
-# Of a URL, what is before its host and behind its path.
-_URL_SECRETS = re.compile(r"(?<=://)[^/\s@]*(?=@)|(?<=[?#]).+")
+# The scheme and the host of a URL, its user and password, and what follows the host.
+_URL = re.compile(r"([A-Za-z]+://)([^/?#]*@)?([^/?#@\\\s]+)(.*)", re.DOTALL)
 _HUMP = re.compile("([a-z0-9])([A-Z])")
 
 
@@ -61,7 +61,7 @@ def masked_values(environment: Mapping[str, str], secrets: Collection[str] = ())
 def masked(value: Any, secrets: Collection[str] = ()) -> Any:
     """A response of the API, or a part of one, without the values of its fields `environment` that
     look like secrets or have a name of `secrets`, without those of its fields `secret`, and without
-    the query and password of a `url` that looks like one. The same object if it has none.
+    what follows the host of a `url`. The same object if it has none.
     """
     if isinstance(value, Struct):
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
@@ -88,4 +88,15 @@ def masked_text(name: str, value: str) -> str:
     """The value of a field as it may be shown."""
     if name == "secret" and value:
         return MASK
-    return _URL_SECRETS.sub(MASK, value) if name == "url" and _VALUE.search(value) else value
+    return without_path(value) if name == "url" else value
+
+
+def without_path(url: str) -> str:
+    """The URL of a destination for those who may not see secrets: in its path or query many
+    receivers have one.
+    """
+    found = _URL.fullmatch(url)
+    if found is None:
+        return MASK
+    scheme, user, host, rest = found.groups()
+    return url if not user and rest in ("", "/") else f"{scheme}{host}/{MASK}"

@@ -76,7 +76,7 @@ DestinationUrl = Annotated[
         "https://example.com/hooks/thumbnails",
         Bytes(1, URL_MAX_BYTES),
         # Which hosts and addresses there may be is checked where they are known.
-        Documented({"pattern": "^https?://[!-~]+$"}),
+        Documented({"pattern": r"^https?://(?!.*\*{3})[!-~]+$"}),
     ),
 ]
 DestinationSecret = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from msgspec import Struct
 
 from quiltfn.cli import show
-from quiltfn.cli.output import Output
+from quiltfn.cli.output import Output, print_answer
 from quiltfn.cli.parsing import Argument, Option
 from quiltfn.cli.project import PROJECT_FILE, file, state, toml
 from quiltfn.cli.project.plan import LABEL, CurrentFunction, CurrentState, as_wanted
@@ -53,7 +53,8 @@ def export(
         known = file.listed_secrets(path) if path.is_file() and not values else {}
         tables = {name: described(found, name, known, values=values) for name in names}
         if at.output is not Output.TABLE:
-            at.print(None, show.encoded({"functions": tables}), lambda _: None)
+            body = show.encoded({"functions": tables})
+            print_answer(at.output, None, body, lambda _: None)  # `described` masks what it masks
             return
         lines = []
         for name, one in tables.items():

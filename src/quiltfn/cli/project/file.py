@@ -328,6 +328,8 @@ class _Reader:
         if not isinstance(said, dict):
             return said
         kept = {name: one for name, one in said.items() if name not in (SECRET, SECRET_FROM)}
+        if MASK in str(said.get("url")):
+            self._tell(place, f"url must be the real one, not one with {MASK}")
         if SECRET in said:
             self._tell(
                 place, f"{SECRET} must not stand in this file: name its variable with {SECRET_FROM}"
