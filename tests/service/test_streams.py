@@ -2,21 +2,18 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quiltfn.api.app import make_app
-from quiltfn.api.connections import Connections
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext, Route
 from quiltfn.api.routes import ROUTES
-from quiltfn.api.server import Server
 from quiltfn.model.access import Scope
 from service.platform_harness import open_harness
+from service.served import served
 from timeouts import scaled
 
 CHUNK = b"y" * 65536
@@ -56,17 +53,8 @@ TABLE = [
 @contextlib.asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[int]:
     """The port of a server with the throw-away routes."""
-    async with open_harness(path) as harness:
-        connections = Connections(responses=harness.services.budgets.responses)
-        server = Server(make_app(harness.services, TABLE), connections)
-        listener = socket.create_server(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        running = asyncio.create_task(server.serve(listener))
-        try:
-            yield port
-        finally:
-            server.leave()
-            await running
+    async with open_harness(path) as harness, served(harness, TABLE) as port:
+        yield port
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Quotas of tenants and statistics, on a platform with fake sandboxes."""
 
 import asyncio
+import contextlib
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,16 +10,18 @@ from typing import Any
 import pytest
 
 from quiltfn.catalog import Entry
-from quiltfn.invoke import GAVE_WAY
+from quiltfn.invoke import CANCELLED, GAVE_WAY
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.schedule import Missed, Schedule
 from quiltfn.model.stats import DAY_S, FINEST_S, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
+from quiltfn.model.url import Auth, FunctionUrl
 from quiltfn.model.work import AsyncPolicy, Destination
 from quiltfn.ports.work import Input
 from quiltfn.store.spool import Spool
 from service.platform_harness import TENANT, Harness, open_harness, until
+from service.served import served
 from timeouts import scaled
 
 
@@ -73,6 +76,39 @@ async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(tmp_path: 
         for call in (running, waited, again):
             call.cancel()
         await asyncio.wait((running, waited, again))
+
+
+@pytest.mark.parametrize("path", ["/api/functions/{id}/invoke", "/fn/f"])
+async def test_an_invocation_gives_way_once_its_connection_has_ended(
+    tmp_path: Path, path: str
+) -> None:
+    async with open_harness(tmp_path) as harness, served(harness) as port:
+        await harness.services.quotas.set(TENANT, TenantQuota(calls_in_flight=2))
+        entry = await harness.active("sleep 60", max_instances=1)
+        function_id = entry.function.id
+        await harness.services.urls.set(entry, FunctionUrl(auth=Auth.NONE))
+        head = f"POST {path.format(id=function_id)} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        with contextlib.ExitStack() as clients:
+            for count in (1, 2):  # The second waits for the instance.
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                clients.callback(writer.close)
+                writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
+                await until(lambda: harness.invoker.running == count)  # noqa: B023 — it is awaited
+            with pytest.raises(RateLimited):
+                harness.services.admission.call(TENANT)
+
+        def has_room() -> bool:
+            harness.clock.time += 1  # The tenant is not searched again at once.
+            with contextlib.suppress(RateLimited), harness.services.admission.call(TENANT):
+                return True
+            return False
+
+        await until(has_room)
+        await until(lambda: harness.invoker.running == 1)
+        (running,) = harness.invoker.running_calls(function_id)
+        await harness.invoker.cancel(function_id, running.record.invocation_id)
+        said = [record.error_message for record in await harness.records(entry)]
+        assert sorted(map(str, said)) == sorted([GAVE_WAY, CANCELLED])
 
 
 async def test_calls_a_second(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import uvloop
 from quiltfn.api import connection
 from quiltfn.api.connection import HttpConnection
 from quiltfn.api.connections import ConnectionLimits, Connections
-from quiltfn.api.request import ClientDisconnected, Request
+from quiltfn.api.request import ClientDisconnected, Headers, Request
 from quiltfn.api.response import Response
+from quiltfn.model.forwarded import ForwardedCall
 from timeouts import scaled
 
 CHUNK = b"x" * 65536
@@ -1000,3 +1001,14 @@ async def test_work_that_changes_nothing_ends_with_its_client_and_other_work_doe
     go_on.set()
     await until(lambda: ends == ["cancelled" if ends_with_client else "done"])
     await until(lambda: not door.connections.tasks)
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+@pytest.mark.parametrize("forwarded", [None, ForwardedCall(client="a")], ids=["client", "node"])
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}], ids=["once", "repeatable"])
+def test_a_request_is_abandoned_if_nobody_can_have_its_response(
+    is_lost: bool, forwarded: ForwardedCall | None, headers: dict[str, str]
+) -> None:
+    request = Request("POST", "/", Headers(headers))
+    request.is_lost, request.forwarded = is_lost, forwarded
+    assert request.is_abandoned is (is_lost and forwarded is None and not headers)

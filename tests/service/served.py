@@ -1,0 +1,27 @@
+"""An application behind a real socket, in the process of the test."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+from quiltfn.api.app import make_app
+from quiltfn.api.connections import Connections
+from quiltfn.api.routes import ROUTES
+from quiltfn.api.server import Server
+from service.platform_harness import Harness
+
+
+@contextlib.asynccontextmanager
+async def served(harness: Harness, routes: list = ROUTES) -> AsyncIterator[int]:  # type: ignore[type-arg]
+    """The port that the application of the harness answers at, with these routes."""
+    connections = Connections(responses=harness.services.budgets.responses)
+    server = Server(make_app(harness.services, routes), connections)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port: int = listener.getsockname()[1]
+    running = asyncio.create_task(server.serve(listener))
+    try:
+        yield port
+    finally:
+        server.leave()
+        await running
