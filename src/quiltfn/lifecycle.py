@@ -169,12 +169,12 @@ class Lifecycle:
         if self._may_run(function):
             self._pools.open(function.id, version, self._limits(function))
 
-    def _promote(
-        self, preparation: Preparation, function: Function, version: Version | None = None
-    ) -> None:
-        """Unless the function's tenant was disabled meanwhile. Then `reopen` opens the pool."""
-        if self._may_run(function):
-            preparation.promote(version)
+    def _promote(self, preparation: Preparation, function: Function, version: Version) -> None:
+        """Also if the function's tenant was disabled and enabled while this was stored: `reopen`
+        went by what the function was before.
+        """
+        if not preparation.promote(version):
+            self._open(function, version)
 
     async def aclose(self) -> None:
         """What goes on in the background ends; what is being deployed stays so in the store."""
@@ -516,7 +516,9 @@ class Lifecycle:
             target = await self._with_minimum_here(target)
             try:
                 async with self._prepared(target, version, UPDATE_READY_WITHIN_S) as preparation:
-                    return await commit(target, partial(self._promote, preparation))
+                    return await commit(
+                        target, lambda saved: self._promote(preparation, saved, version)
+                    )
             except NotPrepared as error:
                 message = f"version {version.number} cannot serve: {error}"
             if self._may_run(function):  # else its tenant was disabled meanwhile
@@ -536,7 +538,7 @@ class Lifecycle:
             async with self._prepared(
                 function, entry.version, DEPLOY_ANSWERS_WITHIN_S
             ) as preparation:
-                self._promote(preparation, function)
+                preparation.promote()
         except NotPrepared as refused:
             if not self._may_run(function):
                 return self._catalog.get(function.id)
@@ -740,13 +742,10 @@ class Lifecycle:
     def _limits(self, function: Function) -> PoolLimits:
         return msgspec.structs.replace(
             self._node.pools,
-            min_instances=function.min_instances if self._keeps_minimum(function) else 0,
+            min_instances=function.min_instances if self._node.owns(function) else 0,
             max_instances=function.max_instances,
             tenant_id=function.tenant_id,
         )
-
-    def _keeps_minimum(self, function: Function) -> bool:
-        return self._node.owns(function) and self._may_run(function)
 
     def _check_quota(self, min_instances: int) -> None:
         """Raises `Unprocessable` for more than a tenant may have at all."""

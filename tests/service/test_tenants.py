@@ -336,6 +336,7 @@ async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web
         web.harness.pass_time(5)
         await asyncio.sleep(0.01)
         assert len(web.harness.sandboxes.created) == started, target
+        assert web.harness.pools.load(function) is None, f"{target} has opened its pool"
     shown = (await web("GET", within(path), headers=operator)).json()
     assert (shown["state"], shown["current_version"]) == ("deploying", 1)
     await switched(web, operator, "enable")
@@ -344,17 +345,33 @@ async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web
     assert (await web("POST", f"{path}/invoke", headers=own)).json()["stdout"] == "1\n"
 
 
-@pytest.mark.parametrize("change", ["deploy", "update", "start of an update"])
+UNDER_WAY = [("resume", "active"), ("update", "active")]
+STARTING = [("resume", "deploying"), ("update", "active"), ("deploy", "active")]
+
+
+@pytest.mark.parametrize("is_enabled_at_once", [False, True])
+@pytest.mark.parametrize(
+    ("change", "state", "is_start"),
+    [*((*one, False) for one in UNDER_WAY), *((*one, True) for one in STARTING)],
+)
 async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_disabled(
-    web: Web, monkeypatch: pytest.MonkeyPatch, change: str
+    web: Web,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    state: str,
+    is_start: bool,
+    is_enabled_at_once: bool,
 ) -> None:
-    """Also one whose instances are ready when it is disabled, and that is being stored."""
+    """While its instance starts, and while it is stored. It ends as it would have, at the latest
+    once the tenant is enabled.
+    """
     harness, operator = web.harness, await web.key("ops", Scope.OPERATOR)
     function = await web.function("f", "echo 1", "acme")
     entry = harness.catalog.get(function)
-    if change == "deploy":
+    if change == "resume":
         await harness.lifecycle.pause(entry)
-    is_start = change == "start of an update"
+    if change == "deploy":
+        harness.pass_time(3600)
     slow, name = (harness.sandboxes, "create") if is_start else (harness.store, "save")
     do, doing, may_do = getattr(slow, name), asyncio.Event(), asyncio.Event()
 
@@ -365,23 +382,26 @@ async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_dis
         return await do(*given)
 
     monkeypatch.setattr(slow, name, slowly)
-    changing = asyncio.ensure_future(
-        harness.lifecycle.resume(entry)
-        if change == "deploy"
-        else harness.lifecycle.update(entry, {"handler": "echo 2"})
-    )
+    changes = {"update": [{"handler": "echo 2"}]}.get(change, [])
+    changing = asyncio.ensure_future(getattr(harness.lifecycle, change)(entry, *changes))
     await doing.wait()
     await switched(web, operator, "disable")
+    if is_enabled_at_once:
+        await switched(web, operator, "enable")
     may_do.set()
     await changing
-    stored = harness.catalog.get(function).function
-    assert (stored.state, stored.error_message) == ("active", None)
-    await until(lambda: not harness.sandboxes.alive)
-    harness.pass_time(5)
-    assert not harness.pools.counts(function).total
-    await switched(web, operator, "enable")
+    if not is_enabled_at_once:
+        stored = harness.catalog.get(function).function
+        assert (stored.state, stored.error_message) == (state, None)
+        await until(lambda: not harness.sandboxes.alive)
+        harness.pass_time(5)
+        assert harness.pools.load(function) is None, "a pool of a disabled tenant is open"
+        assert not harness.sandboxes.alive
+        await switched(web, operator, "enable")
+    await until(lambda: harness.catalog.get(function).function.state == "active")
     record = await harness.invoke(entry)
-    assert record.stdout == (b"1\n" if change == "deploy" else b"2\n")
+    assert record.stdout == (b"2\n" if change == "update" else b"1\n")
+    assert harness.catalog.get(function).function.error_message is None
 
 
 async def test_deliveries_of_a_disabled_tenant_wait(
@@ -482,6 +502,7 @@ async def test_a_disabled_tenant_stays_so_over_a_restart_and_a_change_of_its_quo
         await until(lambda: harness.pools.counts(other).ready == 2)
         assert set(specialised) == {"echo other"}
         assert not harness.pools.counts(function).total
+        assert harness.pools.load(function) is None
         await switched(web, operator, "enable")
         await until(lambda: harness.pools.counts(function).ready == 2)
         assert await invoked(web, function, acme) == 200

@@ -183,8 +183,8 @@ class Preparation:
         self.limits, self.limits_before = limits, before
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def promote(self, version: Version | None = None) -> None:
-        self._pool.promote(self, version or self.version)
+    def promote(self, version: Version | None = None) -> bool:
+        return self._pool.promote(self, version or self.version)
 
     def succeed(self) -> None:
         if not self.ready.done():
@@ -376,11 +376,13 @@ class FunctionPool:
             self.set_scaling(preparation.limits_before)
         self._forget_versions()
 
-    def promote(self, preparation: Preparation, version: Version) -> None:
-        """Serves `version` from now on. Without effect where the preparation is over."""
-        if self._preparation is preparation:
-            self._preparation = None
-            self.serve(version)
+    def promote(self, preparation: Preparation, version: Version) -> bool:
+        """Serves `version` from now on. Without effect, and False, if the preparation is over."""
+        if self._preparation is not preparation:
+            return False
+        self._preparation = None
+        self.serve(version)
+        return True
 
     def serve(self, version: Version) -> None:
         """Every new and waiting call gets `version` from now on; nothing is prepared any more."""

@@ -259,11 +259,11 @@ class NotPrepared(Exception):
 class Preparation(Protocol):
     """A version whose instances are ready, until the end of the block (`Pools.prepared`)."""
 
-    def promote(self, version: Version | None = None) -> None:
+    def promote(self, version: Version | None = None) -> bool:
         """From now on every new and waiting call gets the version; running calls end on theirs.
 
-        `version`: the same spec under the number that is current by now. Without effect where the
-        pool was closed meanwhile.
+        `version`: the same spec under the number that is current by now. Without effect, and False,
+        where the pool was closed meanwhile.
         """
 
 
