@@ -50,6 +50,11 @@ def test_no_link_in_a_watched_directory_is_followed(tmp_path: Path) -> None:
     for place in (watched / "own", watched / "node_modules", outside / "a", outside / "b"):
         place.mkdir(parents=True)
     (watched / "link").symlink_to(outside)
+    (outside / "file").touch()
+    (watched / "file").symlink_to(outside / "file")
+    before = watching.stamp(watched)
+    os.utime(outside / "file", ns=(1, 1))
+    assert watching.stamp(watched) == before, "an edit outside of the directory"
     watches: list[int] = []
 
     def turn() -> None:

@@ -167,6 +167,22 @@ def test_a_link_that_leads_out_of_the_directory_is_refused_before_anything_reads
         assert f"{app}/a/x/link.py is a link to" in told
 
 
+@pytest.mark.parametrize("name", ["requirements.txt", "data.py"])
+def test_no_package_is_installed_beside_a_link_that_leads_out_of_the_directory(
+    fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, name: str
+) -> None:
+    with_a_package(app)
+    (app / name).unlink(missing_ok=True)
+    (app / name).symlink_to("../secret")
+    app.with_name("secret").write_text("s3cr3t")
+    monkeypatch.setattr(packages, "install_python", lambda *_: pytest.fail("installed"))
+    assert run(["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]) == 2
+    assert not archives(fake)
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{app}/{name} is a link to" in told
+    assert "s3cr3t" not in told
+
+
 def test_every_option_is_understood(fake: Fake, capsys: Captured) -> None:
     words = "--env A=1 --network egress --writable /data --writable /cache --isolation crun"
     words += " --processes 1000 --tmp 1024 --file-size 300 --open-files 8192"
