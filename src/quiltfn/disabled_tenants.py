@@ -1,11 +1,13 @@
-"""DisabledTenants: which tenants an operator has disabled; `Quotas` stores it."""
+"""DisabledTenants: which tenants an operator has disabled; `Quotas` stores it, and a node without
+the store hears of it from other nodes (`fleet/keys.py`).
+"""
 
 from collections.abc import Callable
 
 
 class DisabledTenants:
-    """The disabled tenants, as this node knows them. `Quotas` changes them; whoever refuses or
-    holds back something of a tenant is made with them.
+    """The disabled tenants, as this node knows them. `Quotas` and `FleetKeys` change them; whoever
+    refuses or holds back something of a tenant is made with them.
     """
 
     def __init__(self) -> None:
@@ -15,6 +17,10 @@ class DisabledTenants:
 
     def __contains__(self, tenant_id: object) -> bool:
         return tenant_id in self._tenants
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._tenants)
 
     def may_run(self, tenant_id: str) -> bool:
         """Whether instances of the tenant may run."""

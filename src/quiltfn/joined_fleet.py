@@ -13,6 +13,7 @@ import structlog
 from quiltfn import __version__
 from quiltfn.access import Access
 from quiltfn.api.errors import error_body
+from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.dispatch import Dispatcher
 from quiltfn.fleet.calls import FleetCalls
 from quiltfn.fleet.failovers import PATH as FAILOVERS
@@ -102,15 +103,20 @@ def tell_failovers(membership: Membership, calls: FleetCalls, store: SqlStore) -
 
 
 def follow_keys(
-    membership: Membership, calls: FleetCalls, access: Access, revisions: PingedRevisions
+    membership: Membership,
+    calls: FleetCalls,
+    credentials: tuple[Access, DisabledTenants],
+    revisions: PingedRevisions,
 ) -> FleetKeys:
-    """From now on this node asks others about keys while the store does not answer; `run` it."""
+    """From now on this node asks others about keys and disabled tenants while the store does not
+    answer; `run` it.
+    """
 
     def others() -> list[Member]:
         return [one for one in membership.seen() if one.name != membership.name]
 
     agree_s = membership.times.end_s - membership.times.fence_s  # keys end with the instances
-    keys = FleetKeys(access, calls.uncounted, others, membership.silent, revisions, agree_s)
+    keys = FleetKeys(credentials, calls.uncounted, others, membership.silent, revisions, agree_s)
     calls.handlers[KEYS] = keys.answer
     return keys
 

@@ -182,11 +182,11 @@ async def open_platform(
         opened, others = await _opened_store(store, clock, stack)
         membership = await _joined(settings, opened, others, clock, node, stack)
         journal, idempotency = await _started_records(settings, opened, clock, stack)
-        access, disabled = await _started_access(settings, SqlKeys(opened.database), clock, node)
+        credentials = access, disabled = await _started_access(settings, opened, clock, node)
         stock, pools = await _opened_pools(settings, sandboxes, clock, node, stack)
         invoker = Invoker(pools, journal, clock, node.machine.node_id, telemetry.tracer)
         parts = _call_parts(settings, opened, pools, invoker, journal, clock)
-        shared, fleet = _shared_with_others(membership, node, parts, stock, access, stack)
+        shared, fleet = _shared_with_others(membership, node, parts, stock, credentials, stack)
         admission, stats, quotas, meter = await quotas_of(settings, parts, fleet, disabled, stack)
         work, dispatcher, deliveries, schedules = await work_of(parts, quotas, settings, node)
         _end(stack, meter.store, invoker.aclose, dispatcher.join, pools.aclose, dispatcher.stop)
@@ -311,7 +311,7 @@ def _shared_with_others(
     node: Node,
     parts: CallParts,
     stock: StockedSandboxes,
-    access: Access,
+    credentials: tuple[Access, DisabledTenants],
     stack: AsyncExitStack,
 ) -> "tuple[SharedInstances, FleetCalls] | tuple[None, None]":
     """On a node of a fleet the pools start from now on what the store grants, and calls may go to
@@ -326,7 +326,7 @@ def _shared_with_others(
 
     shared = SharedInstances(stock, membership, parts.clock)
     shared.bind(parts.pools, parts.store, stack)
-    revisions = PingedRevisions(access)
+    revisions = PingedRevisions(credentials[0])
     within = parts.invoker, parts.pools, shared.obtain
     calls = FleetCalls(node.fleet, membership, *within, revisions)
     calls.placement.holders = shared.others
@@ -334,7 +334,7 @@ def _shared_with_others(
     failovers = tell_failovers(membership, calls, parts.store)
     stack.push_async_callback(failovers.aclose)
     stack.callback(membership.on_read.remove, failovers.read)
-    _run_until_closed(stack, follow_keys(membership, calls, access, revisions).run)
+    _run_until_closed(stack, follow_keys(membership, calls, credentials, revisions).run)
     return shared, calls
 
 
@@ -690,11 +690,11 @@ async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def _started_access(
-    settings: Settings, keys: SqlKeys, clock: Clock, node: Node
+    settings: Settings, store: SqlStore, clock: Clock, node: Node
 ) -> tuple[Access, DisabledTenants]:
     disabled = DisabledTenants()
     access = Access(
-        keys,
+        SqlKeys(store.database),
         clock,
         disabled=disabled,
         stale_after_s=math.inf if node.fleet is None else settings.fleet_fence_s,

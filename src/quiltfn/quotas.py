@@ -8,7 +8,7 @@ and once a clock was set, and costs a call nothing.
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -67,7 +67,10 @@ class Quotas:
         self._counts: set[_Count] = set()
         self._earlier: dict[str, _Earlier] = {}
         self._changing = asyncio.Lock()  # so that memory has what was stored last
-        self.disabled = disabled  # changed here alone
+        self.disabled = disabled
+        # Tenants of which another node has said that they are disabled, until the store has.
+        self._heard: set[str] = set()
+        disabled.on_change.append(self._heard_of)
         # Whether another node of the fleet is of an older version, which knows no disabled tenant.
         self.has_older_nodes: Callable[[], bool] = lambda: False
         admission.on_unknown_use = self._count_soon
@@ -134,7 +137,9 @@ class Quotas:
         """Takes over what operators have set on other nodes; None: all of it. What a tenant used
         that has a limit by now is counted when its next call asks.
         """
-        only = None if changes is None else {one.object_id for one in changes}
+        await self._follow(None if changes is None else {one.object_id for one in changes})
+
+    async def _follow(self, only: Collection[str] | None) -> None:
         async with self._changing:
             found = await self._store.load(only)
             for tenant_id in self._quotas.keys() | found.keys() if only is None else only:
@@ -146,8 +151,13 @@ class Quotas:
 
     async def follow_use(self) -> None:
         """Counts what calls on other nodes have used, of tenants that have calls here and a limit:
-        those that were looked at longest ago first.
+        those that were looked at longest ago first. What other nodes have said of disabled tenants
+        holds until here.
         """
+        if self._heard:
+            heard = set(self._heard)
+            await self._follow(heard)
+            self._heard -= heard
         asked = self.admission.take_asked(FOLLOWED_AT_ONCE)
         for tenant_id in asked:
             if self._is_limited(tenant_id):
@@ -199,6 +209,13 @@ class Quotas:
             limits = self.admission.limits.under(quota)
         self.admission.set_limits(tenant_id, limits)
         self.disabled.set(tenant_id, disabled=quota is not None and quota.disabled)
+
+    def _heard_of(self, tenant_id: str, is_disabled: bool) -> None:
+        """Admits nothing of a tenant that another node says is disabled."""
+        quota = self.of(tenant_id)
+        if is_disabled and not quota.disabled:
+            self._heard.add(tenant_id)
+            self._hold(tenant_id, msgspec.structs.replace(quota, disabled=True))
 
     def _is_limited(self, tenant_id: str) -> bool:
         return bool(self.admission.limits_of(tenant_id).gb_seconds_per_day)

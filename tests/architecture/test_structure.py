@@ -72,7 +72,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "schedules": CORE | {"admission", "catalog", "ids", "invoke", "work"},
     "urls": CORE | {"catalog"},
     "http_trigger": {"model"},
-    "fleet": CORE | {"access", "api", "events", "invoke", "settings"},
+    "fleet": CORE | {"access", "api", "disabled_tenants", "events", "invoke", "settings"},
     "tenant_images": CORE,
     "quotas": CORE | {"admission", "disabled_tenants"},
     "tenants": CORE | {"catalog", "invoke", "lifecycle"},
@@ -82,7 +82,17 @@ MAY_KNOW: dict[str, set[str]] = {
     "shared_images": CORE
     | {"catalog", "fleet", "platform", "shared_instances", "store", "tenant_images"},
     "joined_fleet": CORE
-    | {"access", "api", "dispatch", "fleet", "node_report", "platform", "settings", "store"}
+    | {
+        "access",
+        "api",
+        "disabled_tenants",
+        "dispatch",
+        "fleet",
+        "node_report",
+        "platform",
+        "settings",
+        "store",
+    }
     | {"until_stored"},
     "runtimes": CORE | {"tenant_images", "ids"},
     "health": CORE | {"host_findings", "host_programs"},

@@ -73,6 +73,25 @@ def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: Cu
     assert (cut_off.invoke(key).status_code, cut_off.invoke(kept).status_code) == (401, 200)
 
 
+def test_a_node_that_is_cut_off_runs_nothing_of_a_tenant_that_was_disabled(
+    cut_off: CutOff,
+) -> None:
+    key, one, two = cut_off.key("invoke"), cut_off.one, cut_off.two
+    assert two.call("PUT", f"{cut_off.function.path}/url", {"auth": "none"}).status_code == 200
+
+    def at_its_url() -> int:
+        url = f"{two.url}/fn/default/f"
+        return httpx.get(url, timeout=30, trust_env=False).status_code
+
+    assert (cut_off.invoke(key).status_code, at_its_url()) == (200, 200)
+    cut_off.proxy.cut()
+    assert one.call("POST", "/api/tenants/default/disable").status_code == 200
+    until(lambda: (cut_off.invoke(key).status_code, at_its_url()) == (403, 503), 10)
+    assert one.call("POST", "/api/tenants/default/enable").status_code == 200
+    cut_off.proxy.heal()
+    until(lambda: (cut_off.invoke(key).status_code, at_its_url()) == (200, 200), 20)
+
+
 def test_a_node_that_reaches_nobody_accepts_no_key(cut_off: CutOff) -> None:
     key = cut_off.key("invoke")
     assert cut_off.invoke(key).status_code == 200

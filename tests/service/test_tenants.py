@@ -16,6 +16,7 @@ from quiltfn.model.access import Scope
 from quiltfn.model.errors import StoreUnavailable, TenantDisabled
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.model.schedule import Schedule
+from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.model.version import VersionSpec
 from quiltfn.model.work import AsyncPolicy, Destination
 from quiltfn.ports import AuditQuery
@@ -92,6 +93,27 @@ async def test_a_server_of_a_fleet_looks_for_nodes_of_older_versions(
         platform._completed(services, parts, server.dispatcher, membership, None, stack)
         asked: list[Any] = [services.runtimes, services.aliases, services.quotas]
         assert [part.has_older_nodes() for part in asked] == [is_older] * 3
+
+
+async def test_what_another_node_says_of_a_disabled_tenant_holds_until_the_store_says_more(
+    web: Web,
+) -> None:
+    _, acme, _ = await keys(web)
+    function = await web.function("f", "echo 1", "acme")
+    await web.url(function, acme, auth="none")
+    quotas = web.harness.services.quotas
+    for _ in range(2):
+        assert await invoked(web, function, acme) == 200
+        quotas.disabled.set("acme", disabled=True)  # as by `FleetKeys`
+        assert await invoked(web, function, acme) == 403
+        assert (await web("POST", "/fn/acme/f")).status_code == 503
+        await until(lambda: not web.harness.pools.counts(function).total)
+        await quotas.follow_use()
+        assert (quotas.of("acme"), quotas.disabled.names) == (TenantQuota(), [])
+    quotas.disabled.set("acme", disabled=True)
+    await quotas.disable("acme", disabled=True)
+    await quotas.follow_use()
+    assert quotas.disabled.names == ["acme"]
 
 
 # --- an operator in another tenant ----------------------------------------------------------------

@@ -11,12 +11,13 @@ import pytest
 
 from manual_clock import ManualClock
 from quiltfn.access import ANYBODY, Access
+from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.fleet import keys as module
 from quiltfn.fleet.keys import FleetKeys, PingedRevisions
 from quiltfn.fleet.observer import Times
 from quiltfn.joined_fleet import follow_keys
 from quiltfn.model.access import Caller, Key, Scope, digest_of
-from quiltfn.model.errors import StoreUnavailable, Unauthorized
+from quiltfn.model.errors import StoreUnavailable, TenantDisabled, Unauthorized
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.placement import PeerUnavailable
 
@@ -69,9 +70,10 @@ class Nodes:
     def __init__(self, store: Store, *names: str) -> None:
         self.store, self.clock, self.parted = store, ManualClock(), set[str]()
         self.members = [Member(name=name, epoch=1, version="1") for name in names]
+        self.disabled = {name: DisabledTenants() for name in names}
         self.access = {
-            name: Access(store.seen_by(name), self.clock, disabled=(), stale_after_s=FENCE_S)
-            for name in names
+            name: Access(store.seen_by(name), self.clock, disabled=disabled, stale_after_s=FENCE_S)
+            for name, disabled in self.disabled.items()
         }
         self.revisions = {name: PingedRevisions(access) for name, access in self.access.items()}
         self.keys = {name: self.joined(name) for name in names}
@@ -82,7 +84,9 @@ class Nodes:
             name=name, times=TIMES, seen=lambda: self.members, silent=self.silent
         )
         calls: Any = SimpleNamespace(uncounted=self, handlers={})
-        keys = follow_keys(seen, calls, self.access[name], self.revisions[name])
+        keys = follow_keys(
+            seen, calls, (self.access[name], self.disabled[name]), self.revisions[name]
+        )
         assert calls.handlers == {module.PATH: keys.answer}
         return keys
 
@@ -122,8 +126,8 @@ class Nodes:
         """The status of a request with the key."""
         try:
             await self.access[name].identify({"x-api-key": SECRET}, "192.0.2.1")
-        except (StoreUnavailable, Unauthorized) as error:
-            return 503 if isinstance(error, StoreUnavailable) else 401
+        except (StoreUnavailable, TenantDisabled, Unauthorized) as error:
+            return {StoreUnavailable: 503, TenantDisabled: 403, Unauthorized: 401}[type(error)]
         return 200
 
 
@@ -146,6 +150,28 @@ async def test_a_node_without_the_store_follows_a_revocation_by_another_node(nod
     nodes.store.cut_off = set()
     await nodes.after(1)
     assert await nodes.invoke("two") == 401
+
+
+async def test_a_node_without_the_store_hears_of_a_disabled_tenant_by_one_that_knows_more(
+    nodes: Nodes,
+) -> None:
+    nodes.store.cut_off = {"two"}
+    await nodes.after(2)
+    nodes.disabled["one"].set("acme", disabled=True)
+    await nodes.after(2)
+    assert await nodes.invoke("two") == 403
+    caller = Caller(tenant_id="acme", scope=Scope.WRITE, credential="key-1")
+    assert not nodes.access["two"].still_holds(caller)
+    with pytest.raises(Unauthorized):
+        await nodes.access["two"].accept(caller)
+    # The store alone says that it is enabled, and nodes that know no more have nothing to say.
+    nodes.disabled["one"].set("acme", disabled=False)
+    await nodes.after(2)
+    nodes.store.cut_off = {"one", "two", "three"}
+    nodes.disabled["one"].set("other", disabled=True)
+    await nodes.after(2)
+    assert nodes.disabled["two"].names == ["acme"]
+    assert nodes.disabled["three"].names == []
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
-"""FleetKeys: a node that cannot refresh its keys from the store has them from another node.
+"""FleetKeys: a node that cannot refresh its keys from the store has them from another node, and the
+disabled tenants with them.
 
 Without it, a node that is cut off from PostgreSQL alone would accept a key for as long as that
-lasts which was revoked meanwhile. Each node keeps the time at which it last knew all keys. Nodes
-say their key revision with each ping, and who is behind asks the others.
+lasts which was revoked meanwhile, and serve a tenant that was disabled. Each node keeps the time at
+which it last knew all keys. Nodes say their key revision with each ping, and who is behind asks the
+others.
 
-    GET /fleet/keys?revision=N   the revision, its age, and the keys, if the revision isn't N
+    GET /fleet/keys?revision=N   the revision, its age, the keys, if the revision isn't N,
+                                 and the disabled tenants
 """
 
 import asyncio
@@ -17,6 +20,7 @@ import structlog
 from quiltfn.access import Access
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response, json_response
+from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.model.access import Key
 from quiltfn.model.member import Member, NodeState
 from quiltfn.ports.peers import Asker
@@ -32,12 +36,13 @@ _log = structlog.get_logger("quiltfn.fleet")
 
 class KeyState(msgspec.Struct, frozen=True, kw_only=True):
     """The keys as a node knows them. `age_s`: they were complete so many seconds ago. `keys`: None
-    if the asker has this revision.
+    if the asker has this revision. `disabled`: tenants.
     """
 
     revision: int
     age_s: float
     keys: Sequence[Key] | None = None
+    disabled: Sequence[str] = ()
 
 
 _decode = msgspec.json.Decoder(KeyState).decode
@@ -77,14 +82,14 @@ class FleetKeys:
 
     def __init__(
         self,
-        access: Access,
+        credentials: tuple[Access, DisabledTenants],
         peers: Peers,
         seen: Callable[[], Sequence[Member]],
         silent: Callable[[], Sequence[str]],
         revisions: PingedRevisions,
         agree_s: float,
     ) -> None:
-        self._access, self._peers = access, peers
+        (self._access, self._disabled), self._peers = credentials, peers
         self._seen, self._silent, self._revisions = seen, silent, revisions
         self._is_behind, self._agree_s = revisions.is_behind, agree_s
 
@@ -94,7 +99,12 @@ class FleetKeys:
         is_known = request.query == f"revision={access.revision}".encode()
         keys = None if is_known else access.keys
         return json_response(
-            KeyState(revision=access.revision, age_s=access.age_s, keys=keys),
+            KeyState(
+                revision=access.revision,
+                age_s=access.age_s,
+                keys=keys,
+                disabled=self._disabled.names,
+            ),
         )
 
     async def run(self) -> None:
@@ -129,15 +139,25 @@ class FleetKeys:
         they do not reach, or a command, they agree for `agree_s` at most.
         """
         access, asked_at = self._access, self._access.now()
+        own_age_s = access.age_s
         members = [one for one in self._seen() if one.state is not NodeState.REMOVED]
         removed = {one.name for one in self._seen()} - {one.name for one in members}
         nodes = {one.name for one in members if one.is_there} | (self._revisions.asked - removed)
         states = await asyncio.gather(*map(self._state, nodes))
         for state in states:
             if state is not None:
+                if state.age_s < own_age_s:
+                    self._hear_of(state.disabled)
                 access.take_over(state.revision, asked_at - state.age_s, state.keys)
         if nodes and None not in states and access.age_s <= self._agree_s:
             access.confirm(asked_at)
+
+    def _hear_of(self, disabled: Sequence[str]) -> None:
+        """Only the store says that a tenant is enabled: the other node may not know that it was
+        disabled.
+        """
+        for tenant_id in disabled:
+            self._disabled.set(tenant_id, disabled=True)
 
     async def _state(self, node: str) -> KeyState | None:
         target = f"{PATH}?revision={self._access.revision}".encode()
