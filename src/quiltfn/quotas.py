@@ -113,13 +113,14 @@ class Quotas:
         )
 
     async def _change(self, tenant_id: str, change: Callable[[TenantQuota], TenantQuota]) -> None:
-        async with self._changing:
-            found = await self._store.load([tenant_id])  # another node may have changed it
-            quota = change(found.get(tenant_id, NONE))
+        def decide(before: TenantQuota | None) -> TenantQuota | None:
+            quota = change(before or NONE)
             kept = None if quota == NONE else quota
             self._check_count(tenant_id, kept)
-            await self._store.save(tenant_id, kept)
-            self._hold(tenant_id, kept)
+            return kept
+
+        async with self._changing:
+            self._hold(tenant_id, await self._store.change(tenant_id, decide))
         if not self._is_limited(tenant_id):
             self.admission.forget_use(tenant_id)
         elif self.admission.used_today(tenant_id) is None:

@@ -268,7 +268,10 @@ async def test_every_kind_of_shared_state_is_among_the_changes(
             ],
         ),
         "key": ("a", [lambda: keys.add(key), lambda: keys.revoke(key, 2)]),
-        "quota": ("t", [lambda: SqlQuotas(database).save("t", TenantQuota(functions=1))]),
+        "quota": (
+            "t",
+            [lambda: SqlQuotas(database).change("t", lambda _: TenantQuota(functions=1))],
+        ),
         "url": (
             function.id,
             [

@@ -419,6 +419,20 @@ async def test_of_two_default_aliases_at_once_one_is_made(nodes: tuple[Harness, 
         await nodes[1].lifecycle.hear_of_others()
 
 
+async def test_a_tenant_that_is_disabled_stays_so_whatever_another_node_makes_of_its_quota(
+    nodes: tuple[Harness, Harness],
+) -> None:
+    one, two = nodes
+    for number in range(1, 11):
+        await asyncio.gather(
+            one.services.quotas.disable("acme", disabled=True),
+            two.services.quotas.set("acme", TenantQuota(functions=number)),
+        )
+        stored = await one.services.quotas._store.load(["acme"])
+        assert stored == {"acme": TenantQuota(functions=number, disabled=True)}
+        await one.services.quotas.disable("acme", disabled=False)
+
+
 async def test_a_change_that_is_told_late_does_not_undo_a_newer_one(
     nodes: tuple[Harness, Harness],
 ) -> None:

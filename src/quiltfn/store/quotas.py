@@ -1,6 +1,6 @@
 """Quotas of tenants: a row for each tenant that has one."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 from sqlalchemy import Connection, delete, insert, select
@@ -30,14 +30,20 @@ class SqlQuotas:
 
         return await self._database.read(work)
 
-    async def save(self, tenant_id: str, quota: TenantQuota | None) -> None:
+    async def change(
+        self, tenant_id: str, change: Callable[[TenantQuota | None], TenantQuota | None]
+    ) -> TenantQuota | None:
         """As the port says."""
+        this = select(row.c.quota).where(row.c.tenant_id == tenant_id)
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> TenantQuota | None:
+            stored = connection.execute(this).scalar()
+            quota = change(None if stored is None else convert(stored, TenantQuota))
             connection.execute(delete(row).where(row.c.tenant_id == tenant_id)).close()
             changes.record(connection, ChangeKind.QUOTA, tenant_id, tenant_id)
             if quota is not None:
                 values = {"tenant_id": tenant_id, "quota": msgspec.to_builtins(quota)}
                 connection.execute(insert(row), values).close()
+            return quota
 
-        await self._database.write(work)
+        return await self._database.write(work)
