@@ -12,6 +12,7 @@ import pytest
 
 from quiltfn import __version__, platform
 from quiltfn.access import Access
+from quiltfn.api import event_stream
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import StoreUnavailable, TenantDisabled
 from quiltfn.model.member import Member, NodeState, Presence
@@ -302,6 +303,26 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
         ("tenant.enable", "acme"),
         ("tenant.disable", "acme"),
     ]
+
+
+async def test_open_event_streams_of_a_disabled_tenant_s_keys_end(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.02)
+    operator, *others = await keys(web)
+    streams = web.harness.services.budgets.streams
+    acme, umbrella = (
+        asyncio.ensure_future(web("GET", "/api/events?follow=true", headers=key)) for key in others
+    )
+    await until(lambda: streams.open == 2)
+    await asyncio.sleep(full_wait(0.1))
+    assert not acme.done()
+    await switched(web, operator, "disable")
+    await until(acme.done)
+    assert (await acme).status_code == 200
+    assert not umbrella.done()
+    streams.end()
+    await umbrella
 
 
 async def test_a_tenant_that_has_signed_tokens_alone_can_be_disabled(
