@@ -84,9 +84,14 @@ def test_a_node_that_is_cut_off_runs_nothing_of_a_tenant_that_was_disabled(
         return httpx.get(url, timeout=30, trust_env=False).status_code
 
     assert (cut_off.invoke(key).status_code, at_its_url()) == (200, 200)
+    slow = two.deploy("sleep 60", name="slow", timeout_seconds=100)
+    running = two.later(slow.try_invoke)
+    until(lambda: slow.pool()["busy_count"] == 1, 10)
     cut_off.proxy.cut()
     assert one.call("POST", "/api/tenants/default/disable").status_code == 200
     until(lambda: (cut_off.invoke(key).status_code, at_its_url()) == (403, 503), 10)
+    ended = running.result(timeout=full_wait(10)).json()
+    assert (ended["status"], ended["execution_node_id"]) == ("cancelled", "two")
     assert one.call("POST", "/api/tenants/default/enable").status_code == 200
     cut_off.proxy.heal()
     until(lambda: (cut_off.invoke(key).status_code, at_its_url()) == (200, 200), 20)
