@@ -185,7 +185,7 @@ READS_ENVIRONMENT_WITH_REASON = {
     "cli/profiles.py": "what goes before a profile is written in one place",
     "cli/dashboard.py": "whether there is a display is said there",
     "cli/show.py": "NO_COLOR is for every program",
-    "cli/root.py": "a shell that completes asks by the environment",
+    "cli/program.py": "a shell that completes asks by the environment",
     "cli/project/commands.py": "secrets of a project are in the environment of whoever deploys",
 }
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "managers", "util", "helper", "manager"}

@@ -18,10 +18,10 @@ import pytest
 
 from quiltfn.api import all_nodes, compression, forwarding
 from quiltfn.api.app import make_app
-from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.forwarding import LOOK_AGAIN_S, PeerApplication, answering_peers
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.response import Response
+from quiltfn.api.stream_slots import StreamSlots
 from quiltfn.fleet.counts import FleetCounts
 from quiltfn.fleet.peer_connection import PeerAnswer
 from quiltfn.model.errors import CapacityFull

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from quiltfn.cli import dashboard, run, screen, top
+from quiltfn.cli import dashboard, load_columns, run, screen, top
 from quiltfn.sdk import Client
 from timeouts import scaled
 from unit.canned_server import FUNCTION, ID, Canned, Fake, answered_by
@@ -55,7 +55,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
 def test_in_a_pipe_it_is_shown_once(capsys: Captured) -> None:
     assert run(["top"]) == 0
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split() == list(top.HEAD)
+    assert head.split() == list(load_columns.HEAD)
     assert first.split() == ["hello", "3", "2", "1", "2", "1", "-", "-", "-", "-", "512", "MiB"]
     rest = ["1.50", "1.3", "ms", "850", "ms", "4", "0", "MiB"]
     assert second.split() == [OTHER, "-", "-", "-", "-", "-", *rest]
@@ -154,7 +154,7 @@ ROWS = [
 
 def test_what_a_terminal_has_no_room_for_is_left_out_and_the_rest_is_whole() -> None:
     wide = picture(120, 24, ROWS)
-    assert wide[2].split() == list(top.HEAD)
+    assert wide[2].split() == list(load_columns.HEAD)
     assert len(wide) == 5 + len(ROWS)
     narrow = picture(58, 24, ROWS)
     assert narrow[2].split() == ["FUNCTION", "READY", "BUSY", "CALLS/S", "P50", "P99", "ERRORS"]

@@ -11,8 +11,9 @@ import pytest
 
 from quiltfn.api import connections, event_stream
 from quiltfn.api.connections import ConnectionLimits, Connections
-from quiltfn.api.event_stream import HEARTBEAT, EventStream, StreamSlots, event, wants_events
+from quiltfn.api.event_stream import HEARTBEAT, EventStream, event, wants_events
 from quiltfn.api.request import Headers
+from quiltfn.api.stream_slots import StreamSlots
 from quiltfn.model.errors import CapacityFull, RateLimited
 
 

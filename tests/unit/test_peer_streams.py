@@ -10,9 +10,9 @@ import pytest
 
 from quiltfn.api import peer_streams
 from quiltfn.api import peer_streams as module
-from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.peer_streams import Together
 from quiltfn.api.response import CutShort
+from quiltfn.api.stream_slots import StreamSlots
 from quiltfn.model.errors import CapacityFull
 from quiltfn.ports.placement import PeerUnavailable
 from timeouts import scaled

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from quiltfn.api.event_stream import StreamSlots
+from quiltfn.api.stream_slots import StreamSlots
 from quiltfn.model.errors import CapacityFull, RateLimited
 
 MIB = 1024 * 1024

@@ -8,9 +8,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from quiltfn.api.budgets import ResponseBudget
-from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.request import Request
 from quiltfn.api.route import Application, RequestContext
+from quiltfn.api.stream_slots import StreamSlots
 from quiltfn.http_trigger.call import of_the_connection
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation

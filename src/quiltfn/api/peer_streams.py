@@ -15,8 +15,9 @@ from http import HTTPStatus
 
 import structlog
 
-from quiltfn.api.event_stream import Events, StreamSlots
+from quiltfn.api.event_stream import Events
 from quiltfn.api.response import CutShort
+from quiltfn.api.stream_slots import StreamSlots
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 LOOK_EVERY_S = 1.0

@@ -13,6 +13,7 @@ finally:
     if not _is_loaded:
         del sys.modules["typing_extensions"]
 
-from quiltfn.cli.root import main, run  # noqa: E402
+from quiltfn.cli.program import main  # noqa: E402
+from quiltfn.cli.root import run  # noqa: E402
 
 __all__ = ["main", "run"]

@@ -46,7 +46,7 @@ def options_of(text: str) -> str:
     """The text with options in place of the fields of the API: of those whose names no sentence
     has, and of the one that the text begins with.
     """
-    from quiltfn.cli.options import OPPOSITES, option_of  # noqa: PLC0415 — for an error alone
+    from quiltfn.cli.field_options import OPPOSITES, option_of  # noqa: PLC0415 — for an error alone
     from quiltfn.wire import NewFunction, NewRuntime  # noqa: PLC0415
     from quiltfn.wire.fields import fields_of  # noqa: PLC0415
 

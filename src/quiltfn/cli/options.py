@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_origin
 from msgspec import UNSET, Struct
 
 from quiltfn.cli import advice
+from quiltfn.cli.field_options import OPPOSITES, option_of
 from quiltfn.cli.parsing import (
     DURATIONS,
     SECONDS,
@@ -27,14 +28,6 @@ Cursor = Annotated[str | None, Option(help="Where to go on: printed at the end o
 METAVARS = {"MiB": "MB", "%": "PERCENT", "s": SECONDS}
 # Fields whose values are names of what the server has.
 NAMED = ("function", "runtime")
-# These options are written as the opposite of the field.
-OPPOSITES = {
-    "cleanup_on_exit": Option(
-        ("--keep-state",),
-        off="--clean",
-        help="Keep /tmp and the interpreter's state for the next call of the same instance.",
-    )
-}
 
 
 def keeping_state(keeps: bool) -> dict[str, Any]:
@@ -115,13 +108,6 @@ def _option(one: Field) -> Option:
         choices=words[0] if words else (),
         completes=one.name if one.name in NAMED else None,
     )
-
-
-def option_of(one: Field) -> str:
-    """The option of a field, as it is written."""
-    if one.name in OPPOSITES:
-        return OPPOSITES[one.name].names[0]
-    return f"--{one.short.replace('_', '-')}"
 
 
 def _help(one: Field) -> str:

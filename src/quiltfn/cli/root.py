@@ -1,7 +1,6 @@
 """The `quiltfn` command: finds the subcommand and turns errors into messages and exit codes."""
 
 import importlib
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -202,16 +201,3 @@ def of_interrupted(told: "sys.UnraisableHookArgs") -> None:
     place = type(told.object).__module__
     if not (isinstance(told.exc_value, AttributeError) and place in ("http.client", "socket")):
         sys.__unraisablehook__(told)
-
-
-def main() -> int:
-    """The program; returns the exit code. Characters that the terminal cannot show are escaped."""
-    if "_ARGCOMPLETE" in os.environ:
-        from quiltfn.cli import completion  # noqa: PLC0415 — for a shell that asks alone
-
-        completion.answer(os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", ""))
-    sys.unraisablehook = of_interrupted
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    return run(sys.argv[1:])

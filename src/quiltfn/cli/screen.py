@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from quiltfn.cli.load_columns import DROP, HEAD
 from quiltfn.cli.show import one_line
-from quiltfn.cli.top import DROP, HEAD
 
 ENDS = (b"q", b"Q", b"")
 # Below the table: a line that says how many rows do not fit, and how it is ended.

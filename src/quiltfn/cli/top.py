@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from msgspec import Struct, structs
 
 from quiltfn.cli import show
+from quiltfn.cli.load_columns import DROP, HEAD
 from quiltfn.cli.output import Output
 from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection
@@ -24,9 +25,6 @@ NAMES_FOR_S = 10.0
 FUNCTIONS_MAX = 1000
 # Of all tenants those are asked about that have most instances and calls: two requests for each.
 TENANTS_MAX = 20
-HEAD: tuple[str, ...] = ("FUNCTION", "VERSION", "READY", "BUSY", "STARTING", "PARKED")
-HEAD += ("CALLS/S", "P50", "P99", "ERRORS", "MEMORY")
-DROP = ("MEMORY", "PARKED", "VERSION", "STARTING")
 
 
 class FunctionLoad(Struct, kw_only=True, frozen=True):

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 from quiltfn.api.budgets import ResponseBudget
 from quiltfn.api.errors import error_response
-from quiltfn.api.event_stream import StreamSlots
 from quiltfn.api.forwarding import answering_peers
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import Application
+from quiltfn.api.stream_slots import StreamSlots
 from quiltfn.events import Events
 from quiltfn.fleet.counts import FleetCounts
 from quiltfn.fleet.directory import MemberDirectory

@@ -10,12 +10,12 @@ import operator
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     Concatenate,
     Generic,
     ParamSpec,
+    Protocol,
     TypeVar,
     Union,
     get_args,
@@ -29,10 +29,6 @@ from quiltfn.sdk.errors import UnreadableAnswer
 from quiltfn.sdk.events import Reader
 from quiltfn.sdk.request import Flow
 
-if TYPE_CHECKING:
-    from quiltfn.sdk.asynchronous import AsyncClient
-    from quiltfn.sdk.client import Client
-
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
@@ -42,17 +38,29 @@ Item = TypeVar("Item")
 Event = TypeVar("Event")
 
 
+class Runs(Protocol):
+    """What a group takes of a `Client`."""
+
+    def run(self, flow: Flow[T]) -> T: ...
+
+
+class RunsAsync(Protocol):
+    """What a group takes of an `AsyncClient`."""
+
+    async def run(self, flow: Flow[T]) -> T: ...
+
+
 class OfClient:
     """A group of methods of a `Client`."""
 
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: Runs) -> None:
         self._client = client
 
 
 class OfAsyncClient:
     """A group of methods of an `AsyncClient`."""
 
-    def __init__(self, client: "AsyncClient") -> None:
+    def __init__(self, client: RunsAsync) -> None:
         self._client = client
 
 
@@ -102,7 +110,7 @@ class Listing(Generic[Page, Item]):
 class Pages(Generic[Page, Item]):
     """A list: iterate over its items, and pages are fetched as they are needed."""
 
-    def __init__(self, client: "Client", listing: Listing[Page, Item]) -> None:
+    def __init__(self, client: Runs, listing: Listing[Page, Item]) -> None:
         self._client, self._listing = client, listing
 
     def __iter__(self) -> Iterator[Item]:
@@ -127,7 +135,7 @@ class Pages(Generic[Page, Item]):
 class AsyncPages(Generic[Page, Item]):
     """As `Pages`, for `async for`."""
 
-    def __init__(self, client: "AsyncClient", listing: Listing[Page, Item]) -> None:
+    def __init__(self, client: RunsAsync, listing: Listing[Page, Item]) -> None:
         self._client, self._listing = client, listing
 
     async def __aiter__(self) -> AsyncIterator[Item]:
@@ -236,7 +244,7 @@ class StreamMethod(Generic[P, Event]):
         return method
 
 
-def _events(client: "Client", asks: Flow[Any], reader: Reader[Event]) -> Iterator[Event]:
+def _events(client: Runs, asks: Flow[Any], reader: Reader[Event]) -> Iterator[Event]:
     chunks = client.run(asks)
     try:
         yield from reader.read(chunks)
@@ -245,7 +253,7 @@ def _events(client: "Client", asks: Flow[Any], reader: Reader[Event]) -> Iterato
 
 
 async def _async_events(
-    client: "AsyncClient", asks: Flow[Any], reader: Reader[Event]
+    client: RunsAsync, asks: Flow[Any], reader: Reader[Event]
 ) -> AsyncIterator[Event]:
     chunks = await client.run(asks)
     try:

@@ -1,0 +1,20 @@
+"""Which option a field of the API has."""
+
+from quiltfn.cli.parsing import Option
+from quiltfn.wire.fields import Field
+
+# These options are written as the opposite of the field.
+OPPOSITES = {
+    "cleanup_on_exit": Option(
+        ("--keep-state",),
+        off="--clean",
+        help="Keep /tmp and the interpreter's state for the next call of the same instance.",
+    )
+}
+
+
+def option_of(one: Field) -> str:
+    """The option of a field, as it is written."""
+    if one.name in OPPOSITES:
+        return OPPOSITES[one.name].names[0]
+    return f"--{one.short.replace('_', '-')}"
