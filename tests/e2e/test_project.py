@@ -237,13 +237,13 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
         if shop.get(path)["also"] is None:
             break
     assert shop.get(path)["version"] == 2
-    assert shop.get(path)["rolled_back"].startswith("version 3: 3 of 3 calls failed")
+    assert shop.get(path)["rolled_back"].startswith("version 3: 3 of 3 attempts failed")
     for name in ("hello", "hello@live"):
         assert {shop.answer(name) for _ in range(5)} == {"second from the wheel"}
     said = shop.run("deploy")
     assert (said.code, "nothing to do" in said.stdout) == (1, False)
     why = "hello: version 3 serves no calls: they run on version 2, by the default alias live"
-    assert f"{why}; rolled back: version 3: 3 of 3 calls failed" in said.stderr
+    assert f"{why}; rolled back: version 3: 3 of 3 attempts failed" in said.stderr
     assert "3 (live: 2)" in quiltfn("functions", "list", env=shop.env).stdout
     one = quiltfn("functions", "get", "hello", env=shop.env).stdout
     assert "version 2, by the default alias live; rolled back: version 3" in one

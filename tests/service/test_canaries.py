@@ -61,7 +61,7 @@ async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> 
         told = []
         while (event := cursor.next()) is not None:
             told.append((event.type, event.data))
-    why = "version 2: 3 of 3 calls failed, where 5 % may"
+    why = "version 2: 3 of 3 attempts failed, where 5 % may"
     assert (alias["version"], alias["also"], alias["rollback_on"]) == (1, None, None)
     assert alias["rolled_back"] == why
     [data] = [data.decode() for kind, data in told if kind == "alias.rolled_back"]
@@ -95,7 +95,7 @@ async def test_a_version_that_answers_5xx_is_taken_back(
         answer = await web("POST", "/fn/f@next", content=f"Status: {status}\n\n".encode())
         assert answer.status_code == status
     if is_back:
-        assert "3 of 3 calls failed" in (await rolled_back(web, path))["rolled_back"]
+        assert "3 of 3 attempts failed" in (await rolled_back(web, path))["rolled_back"]
     else:
         assert (await alias_of(web, path))["also"] == HALF
 
@@ -160,7 +160,7 @@ async def test_it_stays_taken_back_after_a_restart_and_goes_on_being_watched(
         assert (await alias_of(web, path))["also"] is None
         await called(web, path, times=70)
         other = await rolled_back(web, path, "other")
-        assert other["rolled_back"] == "version 2: 66 of 66 calls failed, where 90 % may"
+        assert other["rolled_back"] == "version 2: 66 of 66 attempts failed, where 90 % may"
 
 
 async def test_a_store_that_is_away_is_asked_again(

@@ -208,7 +208,7 @@ def test_a_version_that_fails_is_taken_back_and_fails_no_more_calls_than_its_wei
     # Three failures are enough, and a few calls may come before it is stored that it is taken back.
     assert 3 <= failed <= 6
     alias = tenant.good("GET", path)
-    assert alias["rolled_back"].startswith("version 2: 3 of 3 calls failed")
+    assert alias["rolled_back"].startswith("version 2: 3 of 3 attempts failed")
     for _ in range(50):
         record = tenant.good("POST", f"{of(function_id)}/invoke?alias=live")
         assert record["stdout"] == "one\n"

@@ -94,10 +94,10 @@ def test_slow_calls_take_a_version_back_as_well() -> None:
     assert verdict(rule, counters) is None, "failures are not its rule, and 100 ms are not slow"
     for _ in range(10):
         counters.add(rule, 101, failed=False)
-    told = "10 of 210 calls took longer than 100 ms, where 1 % may"
+    told = "10 of 210 attempts took longer than 100 ms, where 1 % may"
     assert verdict(rule, counters) == told
 
 
 def test_the_verdict_has_the_figures() -> None:
-    assert verdict(RULE, CanaryCounters(calls=9, failed=7)) == "7 of 9 calls failed, where 5 % may"
+    assert verdict(RULE, CanaryCounters(calls=9, failed=7)) == "7 of 9 attempts failed, where 5 % may"
     assert verdict(RULE, CanaryCounters(calls=9, failed=1)) is None

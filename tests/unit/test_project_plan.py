@@ -306,7 +306,7 @@ def test_a_named_runtime_that_was_replaced_is_told() -> None:
     assert "quiltfn functions update a --runtime shell" in plan.notes[0]
 
 
-ROLLED_BACK = {"version": 1, "rolled_back": "version 2: 3 of 3 calls failed"}
+ROLLED_BACK = {"version": 1, "rolled_back": "version 2: 3 of 3 attempts failed"}
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,10 @@ def verdict(rule: RollbackRule, counters: CanaryCounters) -> str | None:
     """Why the version is to be taken back, with the figures; None: it is not."""
     if rule.error_rate is not None and is_beyond(counters.failed, counters.calls, rule.error_rate):
         allowed = f"{rule.error_rate * 100:g} %"
-        return f"{counters.failed} of {counters.calls} calls failed, where {allowed} may"
+        return f"{counters.failed} of {counters.calls} attempts failed, where {allowed} may"
     slow, calls = counters.slow, counters.calls
     if rule.p99_ms is not None and is_beyond(slow, calls, SLOW_RATE):
-        return f"{slow} of {calls} calls took longer than {rule.p99_ms} ms, where 1 % may"
+        return f"{slow} of {calls} attempts took longer than {rule.p99_ms} ms, where 1 % may"
     return None
 
 

@@ -81,7 +81,7 @@ RolledBack = Annotated[
     str,
     about(
         "why the other version was rolled back, until the alias is set again; or null",
-        "version 2: 7 of 9 calls failed, where 5 % may",
+        "version 2: 7 of 9 attempts failed, where 5 % may",
     ),
 ]
 

@@ -110,7 +110,7 @@ AuditNote = Annotated[
     str,
     about(
         "why, where the server did it by itself; else null",
-        "live: version 2: 7 of 9 calls failed, where 5 % may",
+        "live: version 2: 7 of 9 attempts failed, where 5 % may",
     ),
 ]
 
