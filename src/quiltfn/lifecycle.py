@@ -230,10 +230,11 @@ class Lifecycle:
         changes: Mapping[str, Any],
         expected: set[str] | None = None,
         *,
-        moves_default: bool = True,
+        moves_default: bool | None = None,
     ) -> Entry:
         """A new version with `changes` (names and types already checked), serving at once. The
-        default alias goes with it, unless `moves_default` is False.
+        default alias goes with it, unless `moves_default` is False, or None and the code is the
+        same and calls run on other versions than the current one.
 
         Raises `PreconditionFailed` where the function is none of the `expected` fingerprints.
         On an active function the new version's instances are ready before it takes over; where
@@ -259,15 +260,18 @@ class Lifecycle:
             with self._catalog.reserve(function.tenant_id, spec, current.version.spec):
                 newest = await self._store.newest_number(function.id)
                 version = self._version(function, newest + 1, spec, now)
-                move = partial(Alias.after_update, version=version.number)
+                is_same = moves_default is None and spec.code == current.version.spec.code
+                same_code = current.function.current_version if is_same else None
+                move = partial(Alias.after_update, version=version.number, same_code=same_code)
                 return await self._point_to(
-                    function, version, move if moves_default else None, is_new=True
+                    function, version, None if moves_default is False else move, is_new=True
                 )
 
-    async def rollback(self, entry: Entry, number: int) -> Entry:
+    async def rollback(self, entry: Entry, number: int, *, moves_default: bool = True) -> Entry:
         """Points back to an existing version, without making one; clears the `error_message` of a
         failed update. No alias has a part of the version that was current until then, and the
-        default alias is the other one. Raises `NotFound`.
+        default alias is the other one, unless `moves_default` is False and it names neither.
+        Raises `NotFound`.
         """
         async with self._changing(entry) as current:
             version = await self.version(current, number)
@@ -275,12 +279,14 @@ class Lifecycle:
                 current.function, updated_at=int(self._clock.unix()), error_message=None
             )
             before = current.function.current_version
-            move = partial(Alias.after_rollback, before=before, version=number)
+            move = partial(
+                Alias.after_rollback, before=before, version=number, moves_default=moves_default
+            )
             if number != before:
                 with self._catalog.reserve(function.tenant_id, version.spec, current.version.spec):
                     return await self._point_to(function, version, move, is_new=False)
             default = self.default_alias(function.id)
-            is_elsewhere = default is not None and default.versions != (number,)
+            is_elsewhere = moves_default and default is not None and default.versions != (number,)
             has_failed = function.state is FunctionState.ACTIVE and current.function.error_message
             if is_elsewhere or has_failed:
                 return await self._commit(function, move=move)

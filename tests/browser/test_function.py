@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -505,6 +506,54 @@ def test_an_alias_is_made_split_and_taken_back(
     assert one.server.call("GET", alias).json()["version"] == 1
 
 
+def test_calls_that_run_elsewhere_stay_there_after_a_setting_and_an_undo(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    one = function("echo good")
+    one.server.call("PUT", one.path, {"handler": "echo bad"})
+    share = {"version": 2, "weight": 0.5}
+    rules = {"error_rate": 0.1, "p99_ms": None, "within_s": 300}
+    live = {"version": 1, "also": share, "rollback_on": rules, "default": True}
+    alias = f"{one.path}/aliases/live"
+
+    def runs_on() -> tuple[Any, ...]:
+        now = one.server.call("GET", one.path).json()
+        default = now["default_alias"]
+        return now["current_version"], default["version"], default["also"]
+
+    for also, said in ((share, "v1 50 %, v2 50 % (live)"), (None, "v1 (live)")):
+        rule = rules if also else None
+        one.server.call("PUT", alias, live | {"also": also, "rollback_on": rule})
+        open_at(page, one)
+        box = region(page, "Try it")
+        box.get_by_role("button", name="Call").click()
+        expect(box.get_by_role("status")).to_contain_text("success")
+        expect(box).not_to_contain_text("serves now")
+        page.get_by_role("link", name="Code and settings").click()
+        expect(page.get_by_text(f"Calls run on {said}, and stay there unless the")).to_be_visible()
+        page.get_by_label("Memory").fill("300" if also else "320")
+        expect(page.get_by_text(f"so calls stay on {said}.")).to_be_visible()
+        page.get_by_role("button", name="Save and deploy").click()
+        expect(page.get_by_text(f"is current. Calls run on {said}.")).to_be_visible()
+        newest = runs_on()[0]
+        assert runs_on() == (newest, 1, also)
+        page.get_by_role("button", name="Undo").click()
+        expect(
+            page.get_by_text(re.compile("Version 2 of .* is current. Calls run"))
+        ).to_be_visible()
+        assert runs_on() == (2, 1, also)
+        # Other code gets all calls, and its undo gives them back.
+        page.locator(".cm-content").first.press("Control+End")
+        page.locator(".cm-content").first.press_sequentially("er")
+        page.get_by_role("button", name="Save and deploy").click()
+        expect(page.get_by_text(re.compile("Version .* of .* serves"))).to_be_visible()
+        assert runs_on() == (newest + 1, newest + 1, None)
+        page.get_by_role("button", name="Undo").last.click()
+        expect(page.locator(".facts")).to_contain_text(f"calls run on {said}")
+        assert runs_on() == (2, 1, also)
+        assert one.server.call("GET", alias).json()["rollback_on"] == rule
+
+
 def test_a_call_is_tried_by_an_alias_and_by_a_version(
     page: Page, function: Callable[..., Function]
 ) -> None:
@@ -624,7 +673,7 @@ def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
     expect(region(page, "What differs")).to_have_count(0)
     assert one.server.call("GET", one.path).json()["current_version"] == 1
     page.get_by_role("link", name="Overview").click()
-    expect(page.get_by_text("Version 1 serves; newer: v2.")).to_be_visible()
+    expect(page.get_by_text("Version 1 is current; newer: v2.")).to_be_visible()
     expect(page.get_by_text("was replaced since")).to_have_count(0)
     page.get_by_role("main").get_by_role("link", name="v2").click()
     page.get_by_role("button", name="Serve version 2").click()

@@ -249,9 +249,18 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     assert "version 2, by the default alias live; rolled back: version 3" in one
     dry = shop.run("deploy", "--dry-run")
     assert (dry.code, why in dry.stderr) == (0, True)
+    # A setting gives nobody the code that was rolled back; new code goes to everybody.
+    file = shop.directory / "quiltfn.toml"
+    file.write_text(
+        file.read_text().replace('kind = "python"', 'kind = "python"\nmemory_limit_mb = 310')
+    )
+    said = shop.run("deploy")
+    assert (said.code, "updated function hello" in said.stderr + said.stdout) == (3, True), said
+    assert why.replace("version 3", "version 4") in said.stderr
+    assert {shop.answer() for _ in range(5)} == {"second from the wheel"}
     shop.write("fourth")
     shop.deploy()
-    assert (shop.get(path)["version"], shop.answer()) == (4, "fourth from the wheel")
+    assert (shop.get(path)["version"], shop.answer()) == (5, "fourth from the wheel")
     rolled_back = quiltfn("functions", "rollback", "hello", "2", env=shop.env)
     assert "live is version 2" in rolled_back.stderr
     for name in ("hello", "hello@live"):

@@ -132,6 +132,55 @@ async def test_an_update_moves_the_default_alias_unless_it_is_to_stay(web: Web) 
     assert (wrong.status_code, "default_alias" in wrong.json()["error"]) == (422, True)
 
 
+@pytest.mark.parametrize(
+    ("alias", "query", "changes", "after"),
+    [
+        ({"version": 1}, "", {"memory_limit_mb": 300}, 1),
+        ({"version": 1}, "", {"environment": {"A": "1"}}, 1),
+        ({"version": 1, "also": SPLIT}, "", {"timeout_seconds": 9}, 1),
+        ({"version": 1}, "", {"handler": "echo 2"}, 1),
+        ({"version": 1}, "", {"handler": "echo 3", "memory_limit_mb": 300}, 3),
+        ({"version": 1}, "?default_alias=move", {"memory_limit_mb": 300}, 3),
+        ({"version": 2}, "", {"memory_limit_mb": 300}, 3),
+    ],
+)
+async def test_an_update_that_leaves_the_code_leaves_calls_that_run_elsewhere(
+    web: Web, alias: dict[str, Any], query: str, changes: dict[str, Any], after: int
+) -> None:
+    path = await two_versions(web)
+    before = await put(web, path, **alias, default=True)
+    updated = await web("PUT", f"{path}{query}", json=changes)
+    assert (updated.status_code, updated.json()["current_version"]) == (200, 3), updated.text
+    live = (await aliases_of(web, path))["live"]
+    assert live["version"] == after
+    assert updated.json()["default_alias"] == live
+    assert after == 3 or live == before
+
+
+async def test_a_rollback_may_leave_the_default_alias_unless_that_runs_on_what_was_current(
+    web: Web,
+) -> None:
+    path = f"/api/functions/{await web.function('f', 'echo 1')}"
+    for number in (2, 3):
+        assert (await web("PUT", path, json={"handler": f"echo {number}"})).status_code == 200
+    keep = f"{path}/rollback?default_alias=keep"
+    for alias, after in (
+        ({"version": 1}, (1, None)),
+        ({"version": 1, "also": SPLIT}, (1, SPLIT)),
+        ({"version": 3}, (2, None)),
+        ({"version": 1, "also": SPLIT | {"version": 3}}, (1, None)),
+    ):
+        await rolled_back_to(web, path, 3)
+        await put(web, path, **alias, default=True)
+        for _ in range(2):  # the second one finds it done
+            answer = await web("POST", keep, json={"version": 2})
+            assert (answer.status_code, answer.json()["current_version"]) == (200, 2)
+            live = (await aliases_of(web, path))["live"]
+            assert (live["version"], live["also"]) == after
+    wrong = await web("POST", f"{path}/rollback?default_alias=stay", json={"version": 1})
+    assert (wrong.status_code, "default_alias" in wrong.json()["error"]) == (422, True)
+
+
 async def test_a_rollback_leaves_no_alias_on_the_version_that_was_current(web: Web) -> None:
     path = await two_versions(web)
     await put(web, path, version=1, also=SPLIT, rollback_on=RULE, default=True)

@@ -99,5 +99,7 @@ def test_slow_calls_take_a_version_back_as_well() -> None:
 
 
 def test_the_verdict_has_the_figures() -> None:
-    assert verdict(RULE, CanaryCounters(calls=9, failed=7)) == "7 of 9 attempts failed, where 5 % may"
+    assert (
+        verdict(RULE, CanaryCounters(calls=9, failed=7)) == "7 of 9 attempts failed, where 5 % may"
+    )
     assert verdict(RULE, CanaryCounters(calls=9, failed=1)) is None

@@ -316,7 +316,7 @@ ROLLED_BACK = {"version": 1, "rolled_back": "version 2: 3 of 3 attempts failed"}
         (ROLLED_BACK, NEW, None, None, None),  # the update moves it
         (ROLLED_BACK, OLD, 0.1, None, None),  # it is tried again
         ({"version": 2, "rolled_back": "version 3: slow"}, OLD, None, None, None),
-        ({"version": 1}, OLD, None, None, "quiltfn aliases set a live 2"),
+        ({"version": 1}, OLD, None, None, "all on version 2 with: quiltfn aliases set a live 2"),
         (ROLLED_BACK | {"also": 2}, OLD, None, None, "and version 2 for 50%"),
         (None, OLD, None, None, None),
     ],

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from quiltfn.model.errors import Unprocessable
-from quiltfn.model.runtime import SHELL
+from quiltfn.model.runtime import SHELL, Network
 from quiltfn.model.version import (
     ENVIRONMENT_MAX_BYTES,
     HostLimits,
@@ -131,3 +131,22 @@ def test_a_whole_number_of_percent_is_the_same_spec_with_and_without_a_point() -
 def test_the_digest_is_the_one_that_data_directories_have() -> None:
     """A rollback to a version of an older server finds its instances by this."""
     assert spec(handler="x").digest() == "cd2e4e1dc70443a028757f602abcf795"
+
+
+@pytest.mark.parametrize(
+    ("change", "of_runtime", "is_same"),
+    [
+        ({"memory_limit_mb": 300, "environment": {"A": "1"}}, {}, True),
+        ({"runtime": "other"}, {"name": "other", "network": Network.EGRESS, "host": "2"}, True),
+        ({"handler": "echo 2"}, {}, False),
+        ({}, {"image": "b"}, False),
+        ({}, {"packages": "b"}, False),
+        ({}, {"base_image": "b"}, False),
+        ({}, {"command": ("sh",)}, False),
+    ],
+)
+def test_settings_are_not_code(
+    change: dict[str, Any], of_runtime: dict[str, Any], is_same: bool
+) -> None:
+    runtime = replace(SHELL, **of_runtime)
+    assert (spec(**change, runtime_snapshot=runtime).code == spec().code) is is_same

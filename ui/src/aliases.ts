@@ -85,6 +85,22 @@ export function elsewhereSaid(
   return alias && said !== `v${current_version}` ? `${said} (${alias.name})` : "";
 }
 
+/** The versions that calls run on which name none. */
+export function servingVersions({ current_version, default_alias: alias }: {
+  current_version: number;
+  default_alias?: Alias;
+}): number[] {
+  return alias ? shares(alias).map(({ version }) => version) : [current_version];
+}
+
+/** "Version 5 of f serves.", or that calls run on others. */
+export function madeCurrentSaid(
+  one: { name: string; current_version: number; default_alias?: Alias },
+): string {
+  const elsewhere = elsewhereSaid(one), version = `Version ${one.current_version} of ${one.name}`;
+  return elsewhere ? `${version} is current. Calls run on ${elsewhere}.` : `${version} serves.`;
+}
+
 /** What a call may run on: each as the query says it, and in words. The first is what serves. */
 export function targetsOf(
   aliases: readonly Alias[],

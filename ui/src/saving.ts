@@ -1,5 +1,6 @@
 // How a function gets a new version: with the files of the version that serves, unless others are
 // wanted, although the API gives it those that its runtime has by now.
+import { elsewhereSaid, madeCurrentSaid, sameAgain, sharesSaid } from "./aliases.ts";
 import { call, get, pages, Refused } from "./api.ts";
 import { closed, comingVersion, show } from "./current.ts";
 import { confirm } from "./parts/confirm.ts";
@@ -219,21 +220,42 @@ export async function replaceFiles(
   await settle(one, await coming(one, newest + 1, () => put(one, runtime, { image }, {})), true);
 }
 
-/** Takes back an update: the version before serves again, and its undo is the same once more. */
-export async function rollback(one: Function, version: number): Promise<void> {
+/** Makes an earlier version current, and gives it all calls; its undo takes that back. */
+export function rollback(one: Function, version: number): Promise<void> {
+  return pointTo(one, version);
+}
+
+/** Takes back a change that has made `now` of the function `before`. If calls ran on other versions
+ * than the current one, they do so again: their versions are set first, so that none runs on the
+ * version that was current.
+ */
+async function undo(now: Function, before: Function): Promise<void> {
+  const was = before.default_alias, is = now.default_alias;
+  if (was === undefined || !elsewhereSaid(before)) {
+    return await rollback(now, before.current_version);
+  }
+  if (is === undefined || sharesSaid(is) !== sharesSaid(was)) {
+    await call("PUT", `api/functions/${now.id}/aliases/${was.name}`, { body: sameAgain(was) });
+  }
+  await pointTo(now, before.current_version, { default_alias: "keep" });
+}
+
+async function pointTo(
+  one: Function,
+  version: number,
+  query: Readonly<Record<string, string>> = {},
+): Promise<void> {
   const path = `api/functions/${one.id}/rollback`;
   const now = await coming(
     one,
     version,
-    () => call<Function>("POST", path, { body: { version } }),
+    () => call<Function>("POST", path, { body: { version }, query }),
   );
   show(now);
   closed(one.id).value = null;
   // A version that cannot start leaves the one that served, and the page of the function says why.
   if (now.current_version !== version) return;
-  toast(`Version ${version} of ${now.name} serves.`, {
-    undo: () => rollback(now, one.current_version),
-  });
+  toast(madeCurrentSaid(now), { undo: () => undo(now, one) });
 }
 
 /** Deploys what is not active yet, and tells which version it is now. */
@@ -248,8 +270,9 @@ export async function settle(
   }
   show(now);
   if (now.error_message) throw new Error(now.error_message);
-  const is = !isDeployed ? "is saved" : now.state === "active" ? "serves" : `is ${now.state}`;
-  toast(`Version ${now.current_version} of ${now.name} ${is}.`, {
-    undo: () => rollback(now, before.current_version),
-  });
+  const is = !isDeployed ? "is saved" : `is ${now.state}`;
+  const said = isDeployed && now.state === "active"
+    ? madeCurrentSaid(now)
+    : `Version ${now.current_version} of ${now.name} ${is}.`;
+  toast(said, { undo: () => undo(now, before) });
 }

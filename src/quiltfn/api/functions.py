@@ -79,11 +79,12 @@ async def get_function_by_name(context: RequestContext[FunctionServices]) -> Res
 async def update_function(context: RequestContext[FunctionServices]) -> Response:
     """Update a function by making a new version. Existing versions never change. Fields that are
     left out keep their values, and null resets a field that can be null. For an active function the
-    response comes once the new version serves calls, or with error_message if it cannot. Then the
-    default alias is the new version, unless default_alias=keep leaves it, and calls by it, on the
-    one that it names.
+    response comes once the new version is current, or with error_message if it cannot start. Then
+    the default alias is the new version. It stays as it is with default_alias=keep; and without
+    default_alias, if the code is the same and the alias sends calls to another version than the
+    one that was current, such as after a rollback by itself.
     """
-    kept = parse.one_of(context.query.get("default_alias", "move"), "default_alias", MOVES, "keep")
+    moves = _moves_default(context)
     changes = shapes.changes_of(context.body)
     if not changes:
         known = ", ".join(wire.FunctionChanges.__struct_fields__)
@@ -93,10 +94,17 @@ async def update_function(context: RequestContext[FunctionServices]) -> Response
         )
     entry = context.entry()
     lifecycle, expected = context.services.lifecycle, if_match(context)
-    moves = kept == "move"
     return await _shown(
         context, await lifecycle.update(entry, changes, expected, moves_default=moves)
     )
+
+
+def _moves_default(context: RequestContext[FunctionServices]) -> bool | None:
+    """Whether the default alias is to move; None: the request does not say."""
+    asked = context.query.get("default_alias")
+    if asked is None:
+        return None
+    return parse.one_of(asked, "default_alias", MOVES, "keep") == "move"
 
 
 async def delete_function(context: RequestContext[FunctionServices]) -> Response:
@@ -264,9 +272,13 @@ async def list_function_versions(context: RequestContext[FunctionServices]) -> R
 async def rollback_function(context: RequestContext[FunctionServices]) -> Response:
     """Go back to an earlier version. This makes no new version. Aliases go with it: the default
     alias is that version then, and every other one that named the version which was current until
-    then, or split calls with it, loses that; rolled_back says so.
+    then, or split calls with it, loses that; rolled_back says so. With default_alias=keep the
+    default alias is as every other one.
     """
-    entry = await context.services.lifecycle.rollback(context.entry(), context.body.version)
+    moves = _moves_default(context) is not False
+    entry = await context.services.lifecycle.rollback(
+        context.entry(), context.body.version, moves_default=moves
+    )
     return await _shown(context, entry)
 
 

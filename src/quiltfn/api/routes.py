@@ -281,8 +281,10 @@ ENTRIES_UNTIL = Parameter(
 )
 DEFAULT_ALIAS = Parameter(
     name="default_alias",
-    about="move, the default: the default alias of the function, if it has one, is the new version "
-    "then; keep: it stays as it is, and so do calls that name no version",
+    about="move: the default alias of the function, if it has one, is the version that is current "
+    "then; keep: it stays, and so do calls that name no version. Without it an update that leaves "
+    "the code as it is keeps an alias that names another version than the current one; all else "
+    "moves it",
     schema={"enum": list(functions.MOVES)},
     example="keep",
 )
@@ -599,6 +601,7 @@ ROLLBACK = Route(
     answer=wire.Function,
     body=wire.Rollback,
     codes=("RATE_LIMITED",),
+    parameters=(DEFAULT_ALIAS,),
     action="function.rollback",
 )
 POOL = Route(handler=functions.get_function_pool, scope=READ, answer=wire.Pool)

@@ -404,7 +404,8 @@ def _aliases(at: Session, name_or_id: str) -> list[Alias]:
 def _show_state(one: Function) -> None:
     show.say(f"{one.name} is {one.state}: version {one.current_version}")
     if (alias := show.elsewhere(one)) is not None:
-        show.note(f"calls run on {show.runs_on(alias)}")
+        hint = show.all_on(one.name, one.current_version, alias)
+        show.note(f"calls run on {show.runs_on(alias)}; {hint}")
     if one.state == "error":
         show.complain(show.quoted(one.error_message or "it could not be deployed"), own_lines=True)
     elif one.note:

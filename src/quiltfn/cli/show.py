@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -178,6 +179,12 @@ def runs_on(alias: Alias) -> str:
     share = f", and version {alias.also.version} for {percent(alias.also)}" if alias.also else ""
     why = f"; rolled back: {alias.rolled_back}" if alias.rolled_back else ""
     return f"version {alias.version}{share}, by the default alias {alias.name}{why}"
+
+
+def all_on(name: str, version: int, alias: Alias) -> str:
+    """How calls by a default alias get to a version."""
+    command = f"quiltfn aliases set {shlex.quote(name)} {alias.name} {version}"
+    return f"all on version {version} with: {command}"
 
 
 def percent(share: AliasShare) -> str:

@@ -52,22 +52,28 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
             self, version=version, also=None, rollback_on=None, rolled_back=why
         )
 
-    def after_update(self, version: int) -> "Alias":
-        """What an update makes of it: calls that name nothing run on the new version."""
-        return self.pointing_to(version) if self.is_default else self
+    def after_update(self, version: int, same_code: int | None = None) -> "Alias":
+        """The alias after an update: calls that name nothing run on the new version. `same_code`:
+        the version before, if the new one has its code; then an alias that sends calls to another
+        version than that stays, since nobody has given them that code.
+        """
+        is_elsewhere = same_code is not None and self.versions != (same_code,)
+        return self.pointing_to(version) if self.is_default and not is_elsewhere else self
 
-    def after_rollback(self, before: int, version: int) -> "Alias":
+    def after_rollback(self, before: int, version: int, *, moves_default: bool = True) -> "Alias":
         """The alias after a rollback of the function from version `before` to `version`: no
         invocation by it runs on `before` any more, and a split with that version ends. If both are
-        the same, only what the default alias sends elsewhere ends.
+        the same, only what the default alias sends elsewhere ends. With `moves_default` False the
+        default alias is as any other.
         """
+        follows = self.is_default and moves_default
         is_there = self.versions == (version,)
         is_left = before != version and before in self.versions
-        if is_there or not (self.is_default or is_left):
+        if is_there or not (follows or is_left):
             return self
         if before == version:
             return self.pointing_to(version)
-        kept = self.version if not self.is_default and self.version != before else version
+        kept = self.version if not follows and self.version != before else version
         return self.pointing_to(kept, f"version {before} was rolled back to version {version}")
 
     def choose(self, dice: float) -> int:

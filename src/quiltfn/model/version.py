@@ -57,6 +57,12 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
     timeout_seconds: int = 30
     cleanup_on_exit: bool = True
 
+    @property
+    def code(self) -> tuple[object, ...]:
+        """What it runs, as opposed to its settings: equal for two specs with the same code."""
+        of = self.runtime_snapshot
+        return self.handler, of.kind, of.command, of.app_images, of.base_image
+
     def validate(self, host: HostLimits) -> None:
         """Raises `Unprocessable` for fields that contradict each other or exceed this machine.
 

@@ -3,7 +3,7 @@ import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { poolOf } from "../activity.ts";
-import { elsewhereSaid } from "../aliases.ts";
+import { elsewhereSaid, madeCurrentSaid } from "../aliases.ts";
 import { call, get, type Refused } from "../api.ts";
 import { comingVersion, functionOf, show, tell } from "../current.ts";
 import { forget, isUnsaved } from "../editing.ts";
@@ -92,7 +92,7 @@ async function act(one: Function, verb: "deploy" | "pause" | "resume"): Promise<
       throw new Error(now.error_message ?? `${now.name} is in error.`);
     }
     if (verb === "deploy" && now.state === "active") {
-      toast(`Version ${now.current_version} of ${now.name} serves.`);
+      toast(madeCurrentSaid(now));
       return;
     }
     const back = { pause: "resume", resume: "pause", deploy: null }[verb] as "pause" | null;
@@ -159,7 +159,8 @@ function Serving({ one }: { one: Function }) {
     return html`<span>${now}</span>${said && html`<span>calls run on <b>${said}</b></span>`}`;
   }
   return html`<span role="status">version <b>${next}</b> is being deployed${
-    one.state === "active" && html`; ${now} answers`
+    one.state === "active" &&
+    html`; ${elsewhereSaid(one) ? html`<b>${elsewhereSaid(one)}</b>` : now} answers`
   }</span>`;
 }
 

@@ -175,6 +175,9 @@ class Project:
                 raise
             show.complain(str(error), "do it again: what was done stays, the rest follows")
             return self._ended(wanted, found, plan, PARTLY)
+        for note in left.notes:
+            if note not in plan.notes:  # an update may leave the default alias as it is
+                show.note(note)
         return self._ended(wanted, found, plan, self._code(left))
 
     def _rounds(

@@ -4,7 +4,6 @@ asks nobody and changes nothing.
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
-from shlex import quote
 from typing import Any, TypeVar
 
 from msgspec import Struct, field
@@ -177,8 +176,7 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
         if alias.rolled_back and alias.also is None
     }
     notes = [
-        f"calls of {name} run on {show.runs_on(alias)}; all on version {version} with: "
-        f"quiltfn aliases set {quote(name)} {alias.name} {version}"
+        f"calls of {name} run on {show.runs_on(alias)}; {show.all_on(name, version, alias)}"
         for name, (version, alias) in unchanged.items()
         if name not in rolled_back
     ]

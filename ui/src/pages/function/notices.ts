@@ -43,7 +43,7 @@ function Replaced({ one, section }: { one: Function; section: string }) {
   if (found.length === 0 || section === "versions") return null;
   return html`
     <p
-      class="notice told-only">Version ${one.current_version} serves; newer: <a href=${href([
+      class="notice told-only">Version ${one.current_version} is current; newer: <a href=${href([
         "functions",
         one.id,
         "versions",

@@ -1,6 +1,7 @@
 // What a function is made of. Saving makes a new version of it.
 import { batch, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
+import { elsewhereSaid } from "../../aliases.ts";
 import { get } from "../../api.ts";
 import { failedVersion, show, tell } from "../../current.ts";
 import { close, type Draft, draftOf, editingOf, type Named } from "../../editing.ts";
@@ -11,7 +12,7 @@ import { useFetched, Waiting } from "../../parts/fetched.ts";
 import { CTRL_ENTER, submits } from "../../parts/keys.ts";
 import { fieldIn, Form, WrongOf } from "../../parts/failing.ts";
 import { Variables } from "../../parts/variables.ts";
-import { aboutFiles, settle, standingOf, update } from "../../saving.ts";
+import { aboutFiles, hasOtherFiles, othersWith, settle, standingOf, update } from "../../saving.ts";
 import { may } from "../../scope.ts";
 import type { Variable } from "../../trying.ts";
 import type { Function, Runtime, RuntimeList } from "../../wire.ts";
@@ -153,6 +154,9 @@ export function Settings({ one }: { one: Function }) {
   }
   // The page of the function says why it could not be deployed.
   const isAbove = problem.value !== null && problem.value.message === one.error_message;
+  const isSameCode = edits.value.size === 0 && changes.runtime === undefined &&
+    changes.handler === undefined &&
+    !(standing?.runtime && hasOtherFiles(standing) && othersWith(one, standing.runtime));
   const parts = { draft: draft.value, change, isReadOnly };
   const files = edits.value.size === 0 && changes.runtime === undefined && standing
     ? aboutFiles(one, standing)
@@ -163,7 +167,8 @@ export function Settings({ one }: { one: Function }) {
       save(true);
     }} onKeyDown=${submits}>
       ${!isReadOnly && html`
-        <${Save} one=${one} isChanged=${isChanged} isBusy=${isBusy.value} files=${files}
+        <${Save} one=${one} isChanged=${isChanged} isSameCode=${isSameCode} isBusy=${isBusy.value}
+          files=${files}
           base=${base.value} unserved=${unserved.value} onSave=${() => save(false)} onDrop=${() =>
             renew(one)} />
       `}
@@ -190,9 +195,11 @@ export function Settings({ one }: { one: Function }) {
   `;
 }
 
-function Save({ one, isChanged, isBusy, files, base, unserved, onSave, onDrop }: {
+function Save({ one, isChanged, isSameCode, isBusy, files, base, unserved, onSave, onDrop }: {
   one: Function;
   isChanged: boolean;
+  /** As far as the form is concerned. */
+  isSameCode: boolean;
   isBusy: boolean;
   /** What is to be said of the files. */
   files: ReturnType<typeof aboutFiles>;
@@ -201,18 +208,23 @@ function Save({ one, isChanged, isBusy, files, base, unserved, onSave, onDrop }:
   onSave: () => void;
   onDrop: () => void;
 }) {
-  const isActive = one.state === "active";
+  const isActive = one.state === "active", elsewhere = elsewhereSaid(one);
   const said = isBusy
     ? "Saving …"
     : unserved !== null
     ? `Saved as version ${unserved}, which could not start. ` +
-      `Version ${one.current_version} goes on serving.`
+      (elsewhere ? `Calls run on ${elsewhere}.` : `Version ${one.current_version} goes on serving.`)
     : base !== one.current_version
     ? `Version ${one.current_version} was made meanwhile. Saving changes only what you changed.`
     : isChanged
-    ? "Not saved yet."
+    ? elsewhere && isSameCode
+      ? `Not saved yet. The code stays as it is, and so calls stay on ${elsewhere}.`
+      : "Not saved yet."
     : isActive
-    ? "A change makes a new version. Calls go to it once its instances are ready."
+    ? elsewhere
+      ? `A change makes a new version. Calls run on ${elsewhere}, and stay there unless the code ` +
+        "changes."
+      : "A change makes a new version. Calls go to it once its instances are ready."
     : "A change makes a new version.";
   return html`<div class="bar saving"><span class="muted" role="status">${said}${
     files && !isBusy && [" ", html`<span title=${files.how}>${files.said}</span>`]

@@ -1,7 +1,7 @@
 // The box in which a function is called by hand.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { targetSaid, targetsOf } from "../../aliases.ts";
+import { elsewhereSaid, servingVersions, targetSaid, targetsOf } from "../../aliases.ts";
 import { credential, get } from "../../api.ts";
 import { callLine } from "../../command.ts";
 import { useEvents } from "../../hearing.ts";
@@ -162,8 +162,10 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
         : html`<span class="num muted">${seconds} s</span>`}${record?.cold_start &&
         html`<span class="cold">cold</span>`}${timeline?.version &&
         html`<span class="num muted">version ${timeline.version}</span>`}${timeline?.version &&
-        run.target === "" && timeline.version !== one.current_version &&
-        html`<span class="badge old">not version ${one.current_version}, which serves now</span>`}${id &&
+        run.target === "" && !servingVersions(one).includes(timeline.version) &&
+        html`<span class="badge old">not ${
+          elsewhereSaid(one) || `version ${one.current_version}`
+        }, which serves now</span>`}${id &&
         html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
     ${run.problem && html`<${Notice} of=${run.problem} />`}
     ${record?.error_message &&
