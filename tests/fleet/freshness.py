@@ -53,7 +53,9 @@ class Freshness:
             if self._stop.wait(EVERY_S):
                 return
             node, wanted = dice.choice(self.fleet.nodes), str(number)
-            if self._ask(node, "PUT", self._path, {"handler": f"echo {wanted}"}) is None:
+            answer = self._ask(node, "PUT", self._path, {"handler": f"echo {wanted}"})
+            # One whose instances could not be started goes on with the version before, and says so.
+            if answer is None or answer["error_message"] is not None:
                 continue
             acknowledged_at = time.monotonic()
             self._old.add(newest)

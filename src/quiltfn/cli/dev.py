@@ -14,8 +14,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from quiltfn.cli import lock_files, payload, runtime_files, show, urls, watching
+from quiltfn.cli.field_options import keeping_state
 from quiltfn.cli.invoke import exit_code, show_ended
-from quiltfn.cli.options import Environment, keeping_state, pairs_of
+from quiltfn.cli.options import Environment, pairs_of
 from quiltfn.cli.parsing import BadParameter, Exit, Option
 from quiltfn.cli.project import PROJECT_FILE
 from quiltfn.cli.session import Connection, Session

@@ -1,5 +1,7 @@
 """Which option a field of the API has."""
 
+from typing import Any
+
 from quiltfn.cli.parsing import Option
 from quiltfn.wire.fields import Field
 
@@ -11,6 +13,11 @@ OPPOSITES = {
         help="Keep /tmp and the interpreter's state for the next call of the same instance.",
     )
 }
+
+
+def keeping_state(keeps: bool) -> dict[str, Any]:
+    """What `--keep-state` or `--clean` stands for in a request."""
+    return {"cleanup_on_exit": not keeps}
 
 
 def option_of(one: Field) -> str:

@@ -30,11 +30,6 @@ METAVARS = {"MiB": "MB", "%": "PERCENT", "s": SECONDS}
 NAMED = ("function", "runtime")
 
 
-def keeping_state(keeps: bool) -> dict[str, Any]:
-    """What `--keep-state` or `--clean` stands for in a request."""
-    return {"cleanup_on_exit": not keeps}
-
-
 def seconds_of(option: str, age: str) -> int:
     """An age as it is written. Raises `BadParameter`."""
     seconds = seconds_in(age)
