@@ -170,7 +170,9 @@ class Access:
             if caller.token_ends_at is None:  # signed tokens are not in the store
                 self.check_current()
             if self._is_refused(caller):
-                raise disabled(caller.tenant_id)
+                refusal = disabled(caller.tenant_id)
+                refusal.for_its_key = True
+                raise refusal
             return caller
         if secret:  # a request without a credential is no guess
             self._count_failure(address)

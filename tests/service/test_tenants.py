@@ -277,6 +277,7 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
     other = await web.function("f", "cat", "umbrella")
     for one, key in ((function, acme), (other, umbrella)):
         await web.url(one, key, auth="none")
+    await web.url(await web.function("closed", "cat", "acme"), acme, auth="key")
     told = await switched(web, operator, "disable")
     assert (told["tenant_id"], told["disabled"]) == ("acme", True)
     for path in ("/api/functions", f"/api/functions/{function}", "/api/whoami"):
@@ -289,6 +290,12 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
     assert stranger.headers["retry-after"] == "60", "nobody serves it in a second"
     by_key = await web("POST", "/fn/acme/f", content=b"x", headers=acme)
     assert by_key.status_code == 503, "its URL asks nobody for a key"
+    # Who has a key is told why, of what there is as of what there is not; others are not.
+    for name in ("closed", "none-such"):
+        by_key = await web("POST", f"/fn/acme/{name}", content=b"x", headers=acme)
+        assert (by_key.status_code, "disabled the tenant acme" in by_key.text) == (403, True)
+        stranger = await web("POST", f"/fn/acme/{name}", content=b"x")
+        assert (stranger.status_code, "disabled" in stranger.text) == (401, False)
     with pytest.raises(TenantDisabled):  # also where no credential and no pool refuses it
         web.harness.services.admission.call("acme")
     # Nobody else notices, and operators see what it has.

@@ -77,8 +77,10 @@ def error_response(error: QuiltfnError, request_id: str) -> Response:
 
 def for_strangers(error: QuiltfnError) -> QuiltfnError:
     """What somebody without a credential is told of `error`: nothing of the tenant, its function or
-    its calls.
+    its calls. Who has shown a credential is told why that is refused.
     """
+    if isinstance(error, TenantDisabled) and error.for_its_key:
+        return error
     status = STATUS[error.code]
     is_off = isinstance(error, FunctionNotActive | TenantDisabled)
     if is_off or status == STATUS[CapacityFull.code]:

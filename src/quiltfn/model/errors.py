@@ -66,7 +66,9 @@ class Forbidden(QuiltfnError):
 
 
 class TenantDisabled(Forbidden):
-    """An operator has disabled the tenant."""
+    """An operator has disabled the tenant. `for_its_key`: who asks has shown a credential of it."""
+
+    for_its_key = False
 
 
 class NotFound(QuiltfnError):
