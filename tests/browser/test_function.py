@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, Request, expect
 
+from browser.layout import misfits
 from browser.pictures import Camera
 from browser.scene import archive_of
 from e2e.server import Function, Server, until
@@ -470,7 +471,9 @@ def test_an_alias_is_made_split_and_taken_back(
     page: Page, function: Callable[..., Function]
 ) -> None:
     one = function("echo old")
-    one.server.call("PUT", one.path, {"handler": "exit 3"})
+    runtime = {"name": "shop.c11726e6df5b217d026367052fb1805f", "kind": "shell"}
+    one.server.call("POST", "/api/runtimes", runtime)
+    one.server.call("PUT", one.path, {"handler": "exit 3", "runtime": runtime["name"]})
     one.server.call("POST", f"{one.path}/rollback", {"version": 1})
     open_at(page, one, "versions")
     versions, aliases = region(page, "Versions"), page.get_by_role("form", name="Aliases")
@@ -488,6 +491,15 @@ def test_an_alias_is_made_split_and_taken_back(
     expect(row).to_contain_text("v1 50 %, v2 50 %")
     expect(row).to_contain_text("taken back if more than 5 % of its calls fail")
     expect(versions.get_by_role("row", name=re.compile("^v2"))).to_contain_text("live 50 %")
+    # Beside a long name that calls run by, and a runtime of a project.
+    share = {"version": 2, "weight": 0.5}
+    long = f"{one.path}/aliases/production"
+    one.server.call("PUT", long, {"version": 1, "also": share, "default": True})
+    page.reload()
+    expect(versions.get_by_role("row", name=re.compile("^v1"))).to_contain_text("currentlive 50 %")
+    assert misfits(page) == []
+    one.server.call("DELETE", long)
+    page.reload()
 
     # It loses its second version by itself, and the page hears of it.
     alias = f"{one.path}/aliases/live"

@@ -122,7 +122,7 @@ function Row({ one, of, aliases, before, isNewest, isCompared, ...doing }: {
         <${Changed} of=${of} before=${before} isNewest=${isNewest} />${why &&
           why !== one.error_message && html`<div class="muted">${visible(why)}</div>`}
       </td>
-      <td class="small muted wide">${of.runtime}</td>
+      <td class="small muted wide long">${of.runtime}</td>
       <td class="right">
         <${Actions} one=${one} of=${of} ...${doing} />
       </td>
