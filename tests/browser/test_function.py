@@ -1042,7 +1042,8 @@ def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function
     assert "over http" in one.server.http.get(str(url.text_content())).text
     assert one.server.http.post(str(url.text_content())).status_code == 405
     page.reload()
-    expect(page.get_by_text("Refused since the server started: 1 by method")).to_be_visible()
+    refused = "Refused since the server started: 1 (method 1); the last one"
+    expect(page.get_by_text(refused)).to_be_visible()
     # What it shows of refusals is not among what it sends.
     page.get_by_label("Stream the answer").check()
     page.get_by_role("button", name="Save").last.click()

@@ -131,6 +131,16 @@ def test_a_url_is_told_whole_where_it_is_known(
         assert "url" not in told
 
 
+def test_what_a_url_refused_is_told_with_its_total(fake: Fake, capsys: Captured) -> None:
+    rule = {"auth": "webhook", "webhook": None, "cors": None, "methods": None, "stream": False}
+    refused = {"refused": {"time": 3, "signature": 5}, "last_refused_at": 1}
+    one = {"function_id": ID, "path": "/fn/default/hello", "host": None, **rule, **refused}
+    fake.answers["GET", f"/{ID}/url"] = (200, one)
+    assert run(["url", "show", "hello"]) == 0
+    told = " ".join(lines(capsys)[-1])
+    assert told.startswith("refused 8 (signature too old or too early 3, signature 5); the last ")
+
+
 def test_stats_of_one_function(fake: Fake, capsys: Captured) -> None:
     counts = {"errors": 3, "cold_starts": 1, "p50_ms": 1.234, "p99_ms": 1530.4}
     both = [{"function_id": one, "calls": 12, **counts} for one in ("another", ID)]

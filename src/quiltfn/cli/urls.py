@@ -101,6 +101,10 @@ def delete_url(name_or_id: NameOrId, connection: Connection) -> None:
         at.show(gone, lambda _: show.say("it has no URL any more"), {"deleted": True})
 
 
+# What a call was refused for, where the API's word alone could be read otherwise.
+REFUSED = {"time": "signature too old or too early"}
+
+
 def told_at(server: str) -> Callable[[FunctionUrl], None]:
     """What prints a URL of the server at this address."""
     return lambda one: told(one, server)
@@ -124,8 +128,9 @@ def told(one: FunctionUrl, server: str) -> None:
         rows.append(("origins", ", ".join(one.cors.allow_origins)))
     rows.append(("stream", "yes" if one.stream else "no"))
     if one.refused:
-        counts = ", ".join(f"{count} {reason}" for reason, count in one.refused.items())
-        rows.append(("refused", f"{counts}; the last {show.when(one.last_refused_at)}"))
+        total = sum(one.refused.values())
+        counts = ", ".join(f"{REFUSED.get(why, why)} {n}" for why, n in one.refused.items())
+        rows.append(("refused", f"{total} ({counts}); the last {show.when(one.last_refused_at)}"))
     show.table(None, rows)
 
 

@@ -110,11 +110,19 @@ function Rules({ of, url, change, isReadOnly, onReveal }: {
   `;
 }
 
+/** What a call was refused for, where the API's word alone could be read otherwise. */
+const REFUSED: Record<string, string> = { time: "signature too old or too early" };
+
 function Refusals({ of: { refused = {}, last_refused_at: last } }: { of: FunctionUrl }) {
   if (last == null) return null;
-  const counts = Object.entries(refused).map(([why, many]) => `${count(many)} by ${why}`);
+  const counts = Object.entries(refused).map(([why, many]) =>
+    `${REFUSED[why] ?? why} ${count(many)}`
+  );
+  const total = Object.values(refused).reduce((sum, many) => sum + many, 0);
   return html`
-    <p class="muted small">Refused since the server started: ${counts.join(", ")}; the last one
+    <p class="muted small">Refused since the server started: ${count(total)} (${counts.join(
+      ", ",
+    )}); the last one
       ${" "}<${Ago} at=${last} />.</p>
   `;
 }
