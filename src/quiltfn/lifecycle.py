@@ -183,13 +183,15 @@ class Lifecycle:
         if self._background:
             await asyncio.wait(self._background)
 
-    async def hear_of_others(self) -> None:
+    async def hear_of_others(self) -> bool:
         """As `catch_up`, but nobody waits long for a database that does not answer: then all is as
-        it is known here.
+        it is known here, and False is returned.
         """
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(HEAR_MAX_S):
                 await self.catch_up()
+            return True
+        return False
 
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
         """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""

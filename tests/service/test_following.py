@@ -923,3 +923,27 @@ class Unheard(StrEnum):
     """A kind of change that a later release has."""
 
     OF = "unheard-of"
+
+
+async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
+    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who deletes a function would take it for deleted."""
+    one, two = nodes
+    path = f"/api/functions/{(await one.active('echo 0')).function.id}"
+    transport = InProcess(make_app(two.services))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        with monkeypatch.context() as cut_off:
+
+            async def unreachable() -> None:
+                raise StoreUnavailable("no answer")
+
+            cut_off.setattr(two.lifecycle, "catch_up", unreachable)
+            for method, body in (("DELETE", None), ("PUT", {"handler": "echo 1"}), ("GET", None)):
+                answer = await http.request(method, f"{path[:-1]}0", json=body)
+                assert (answer.status_code, answer.json()["error_code"]) == (
+                    503,
+                    "STORE_UNAVAILABLE",
+                )
+        assert (await http.request("GET", f"{path[:-1]}0")).status_code == 404  # the control
+        assert (await http.request("DELETE", path)).status_code == 204

@@ -383,14 +383,16 @@ class Endpoint:
             entry = catalog.find(context.tenant_id, named["name"]) if "name" in named else None
         return entry is not None and entry.function.state is FunctionState.ACTIVE
 
-    async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
+    async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> bool:
         """What another node has acknowledged is so here: of what may have changed there a moment
-        ago, this one hears first. Raises `Unauthorized` where the caller's credential was revoked.
+        ago, this one hears first; False: it could not. Raises `Unauthorized` where the caller's
+        credential was revoked.
         """
-        await self._services.lifecycle.hear_of_others()
+        is_current = await self._services.lifecycle.hear_of_others()
         is_identified_here = route.scope is not None and context.request.forwarded is None
         if is_identified_here:
             self._services.access.check_holds(context.caller)
+        return is_current
 
     async def _execute_somewhere(
         self, context: RequestContext[Services], request: Request, route: Route
@@ -398,19 +400,23 @@ class Endpoint:
         """As `_execute`, where others share the store: here, or where another node is to answer.
         What that has executed it has audited.
         """
-        response = None
+        response, is_current = None, True
         try:
             if request.query and route.scope is not None:
                 context.query = _query(route, context)
             if self._has_others and not self._is_known(context, route):
-                await self._hear_of_others(context, route)
+                is_current = await self._hear_of_others(context, route)
             if self._services.fleet is not None:
                 response = await elsewhere(context, route)
         except QuiltfnError as error:
             response = _failure(context, error)
             if route.action is not None:
                 response = await self._audited(context, response, error.code)
-        return response or await self._execute(context, request, route)
+        response = response or await self._execute(context, request, route)
+        if response.status == 404 and not is_current:
+            why = "this node does not reach the database, and another one may have made it since"
+            response = _failure(context, StoreUnavailable(why, retry_after=1))
+        return response
 
     async def _audited(
         self, context: RequestContext[Services], response: Response, code: str | None
