@@ -38,7 +38,7 @@ class Placement:
         self._table, self._pool, self._obtain, self.image = table, pool, obtain, image
         self._serves, self._may_take = serves, takes_calls
         self.may_start: Callable[[], bool] = lambda: True  # whether anything may start here
-        self.catch_up: Callable[[], Awaitable[None]] = no_others
+        self.catch_up: Callable[[], Awaitable[object]] = no_others
         # The nodes that have the places of a function, as the fleet said when one was asked for.
         self.holders: Callable[[str], Collection[str]] = lambda _: ()
         # Each is told what a node says of a pool with its answer. It must not raise or wait.

@@ -30,7 +30,7 @@ class Placement(Protocol):
     have changed, as far as that is possible soon.
     """
 
-    catch_up: Callable[[], Awaitable[None]]
+    catch_up: Callable[[], Awaitable[object]]
 
     async def place(
         self,
