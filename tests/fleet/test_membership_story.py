@@ -110,7 +110,10 @@ class Node:
     async def beat(self) -> None:
         """What a node does every second."""
         now = self.world.clock.time
-        own = await self.members.beat(Report())
+        try:
+            own = await self.members.beat(Report())
+        except StoreUnavailable:  # Its sessions were ended; the next beat has new ones.
+            return
         if own is None:  # It ends, and whoever watches it starts it again.
             await self.kill()
             return
