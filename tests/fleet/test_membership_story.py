@@ -230,6 +230,8 @@ class World:
                 for action in ("claim", "begin", "begin", "finish", "finish", "commit"):
                     await self.act(action, name)
             if await self.all_are_over():
+                for node in self.nodes.values():
+                    await node.start()  # who was taken over may have found out just now
                 return
         raise AssertionError("accepted work is left")
 
