@@ -17,7 +17,7 @@ import httpx
 
 import harness
 import life
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.version import Version, VersionSpec

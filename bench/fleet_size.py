@@ -36,13 +36,13 @@ import fleet_nodes
 import harness
 from postgresql import PASSWORD, Cluster
 from quiltfn.api.app import make_app
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.fleet.files import FleetFile, NodeFile, new_fleet, new_node
 from quiltfn.fleet.membership import Membership
 from quiltfn.model.memory import Memory
 from quiltfn.operator.fleet import begin_fleet
-from quiltfn.platform import Node, Platform, open_platform
 from quiltfn.sandbox.fake import FakeSandboxes
+from quiltfn.server.platform import Node, Platform, open_platform
 from quiltfn.settings import Settings
 from quiltfn.store.postgresql import open_as_node
 from service.in_process import request_of

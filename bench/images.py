@@ -25,7 +25,7 @@ import uvloop
 from peers import Directory
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.fleet.files import NodeFile, new_fleet, new_node
 from quiltfn.fleet.image_copies import ImageNodes
 from quiltfn.fleet.image_fetch import IMAGES, ImageParts

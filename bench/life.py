@@ -130,7 +130,7 @@ def children(pid: int) -> list[int]:
     """The server alone: guests are the launcher's children, too."""
     found = []
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        if b"quiltfn.main" in Path(f"/proc/{child}/cmdline").read_bytes():
+        if b"quiltfn.server.main" in Path(f"/proc/{child}/cmdline").read_bytes():
             found.append(child)
     return found
 

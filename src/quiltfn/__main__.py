@@ -45,7 +45,7 @@ def start(word: str) -> NoReturn:
         code = serve.main(sys.argv[2:])
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
-        os._exit(code)  # as `quiltfn.main` ends
+        os._exit(code)  # as `quiltfn.server.main` ends
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

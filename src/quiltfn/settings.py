@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from quiltfn.frozen import Frozen
+from quiltfn.base.immutable import Frozen
 
 PREFIX = "QUILTFN_"
 DAY_S = 86_400

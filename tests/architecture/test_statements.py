@@ -36,12 +36,13 @@ def test_what_the_page_names_is_there(page: str) -> None:
 
 def test_what_is_not_there_is_noticed() -> None:
     """Negative control."""
-    assert missing("`api/nothing.py`, `invoke.py` `nothing`, `Nothing` (`invoke.py`)") == [
+    text = "`api/nothing.py`, `calls/invoke.py` `nothing`, `Nothing` (`calls/invoke.py`)"
+    assert missing(text) == [
         "api/nothing.py",
-        "invoke.py nothing",
-        "invoke.py Nothing",
+        "calls/invoke.py nothing",
+        "calls/invoke.py Nothing",
     ]
-    assert missing("`api/app.py`, `invoke.py` `Invoker`, `Invoker` (`invoke.py`)") == []
+    assert missing("`api/app.py`, `calls/invoke.py` `Invoker`, `Invoker` (`calls/invoke.py`)") == []
 
 
 def test_security_names_the_verbs_that_the_launcher_takes() -> None:

@@ -110,13 +110,13 @@ def test_placeholders_are_translated_for_psycopg() -> None:
 def test_a_server_loads_nothing_that_its_settings_do_not_ask_for() -> None:
     """Of PostgreSQL, of tokens, of encryption, of terminals, of metrics."""
     told = subprocess.run(
-        [sys.executable, "-I", "-X", "importtime", "-m", "quiltfn.main", "--help"],
+        [sys.executable, "-I", "-X", "importtime", "-m", "quiltfn.server.main", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
     loaded = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
-    assert {"quiltfn.platform", "quiltfn.store", "sqlalchemy", "structlog"} <= loaded
+    assert {"quiltfn.server.platform", "quiltfn.store", "sqlalchemy", "structlog"} <= loaded
     theirs = (
         *("psycopg", "quiltfn.store.post", "sqlalchemy.dialects.postgresql", "alembic"),
         *("jwt", "cryptography", "rich.", "opentelemetry", "httpx", "greenlet."),

@@ -5,7 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from contract.stores import done
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status, WorkOutcome
 from quiltfn.ports.work import AcceptedWork, Input

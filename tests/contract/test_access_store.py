@@ -23,8 +23,7 @@ from contract.stores import (
 )
 from forked import forked
 from manual_clock import ManualClock
-from quiltfn.access import make_key
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import first_id
@@ -48,6 +47,7 @@ from quiltfn.store import (
 from quiltfn.store import audit as audit_module
 from quiltfn.store import keys as keys_module
 from quiltfn.store.database import Work
+from quiltfn.tenants.access import make_key
 
 NOW = 1_760_000_000
 

@@ -38,7 +38,7 @@ from contract.stores import (
 )
 from e2e.server import until
 from postgresql import PASSWORD, Cluster
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.ports.fleet import History

@@ -9,9 +9,9 @@ import pytest
 
 from contract.sandboxes import Kind
 from contract.stores import a_function, a_version, eventually
-from quiltfn.catalog import Entry
-from quiltfn.clock import SystemClock
-from quiltfn.invoke import Invoker, Request, RunningCall
+from quiltfn.base.clock import SystemClock
+from quiltfn.calls.invoke import Invoker, Request, RunningCall
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.limits import PoolLimits

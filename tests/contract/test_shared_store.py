@@ -31,15 +31,16 @@ from contract.stores import (
 from contract.test_schedule_store import a_schedule
 from forked import forked
 from manual_clock import ManualClock
-from quiltfn import elasticity, until_stored
 from quiltfn.api import idempotency
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.response import Response
-from quiltfn.catalog import Catalog, Entry
-from quiltfn.elasticity import Elasticity
+from quiltfn.base import store_retry as until_stored
 from quiltfn.fleet.follower import Follower
-from quiltfn.known_versions import KnownVersions
-from quiltfn.lifecycle import Lifecycle, NodeConfig
+from quiltfn.functions import elasticity
+from quiltfn.functions.catalog import Catalog, Entry
+from quiltfn.functions.elasticity import Elasticity
+from quiltfn.functions.lifecycle import Lifecycle, NodeConfig
+from quiltfn.functions.version_cache import KnownVersions
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.alias import Alias
 from quiltfn.model.errors import Conflict, NotFound, OutcomeUnknown, Outdated, StoreUnavailable

@@ -15,7 +15,7 @@ execve = os.execve
 
 
 def with_the_clock(path: Any, command: Any, environment: Any) -> NoReturn:
-    if "quiltfn.main" in command:
+    if "quiltfn.server.main" in command:
         environment = {**environment, "LD_PRELOAD": library, "QUILTFN_TEST_JUMP": jump}
     execve(path, command, environment)
 

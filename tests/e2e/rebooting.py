@@ -56,7 +56,7 @@ SlotKeeper._allow = allow
 SERVER = """
 import sys
 from pathlib import Path
-from quiltfn.main import main
+from quiltfn.server.main import main
 from quiltfn.store import work
 work.MACHINE_BOOT = Path({boot_id!r})
 {mistake}
@@ -71,8 +71,8 @@ def run(boot_id: str, mistake: str, *arguments: str) -> None:
     )
 
     def with_ours(path: Any, command: Any, environment: Any) -> NoReturn:
-        if "quiltfn.main" in command:
-            at = command.index("quiltfn.main")
+        if "quiltfn.server.main" in command:
+            at = command.index("quiltfn.server.main")
             command = [*command[: at - 1], "-c", server, *command[at + 1 :]]
         execve(path, command, environment)
 

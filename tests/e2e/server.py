@@ -298,7 +298,7 @@ class Server:
     def server_pid(self) -> int | None:
         for pid in children(self.launcher):
             with contextlib.suppress(OSError):
-                if b"quiltfn.main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"quiltfn.server.main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return pid
         return None
 

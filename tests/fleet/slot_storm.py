@@ -28,7 +28,7 @@ from typing import Any
 import psycopg
 
 from contract.stores import a_version, child_environment
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.fleet.gate import GatedSandboxes
 from quiltfn.fleet.lease import LeaseTimes, NodeLease, boottime
 from quiltfn.fleet.slots import SlotKeeper

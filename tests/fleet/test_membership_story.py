@@ -22,8 +22,8 @@ import postgresql
 from contract.pieces import HOUR_MS, a_piece
 from contract.stores import a_stored_function, done, on_postgresql
 from manual_clock import ManualClock
+from quiltfn.base.ids import new_id
 from quiltfn.fleet.observer import Observer, Times
-from quiltfn.ids import new_id
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import FINAL, Invocation, Status

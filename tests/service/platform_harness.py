@@ -13,21 +13,21 @@ from typing import Any
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
-from quiltfn.access import ANYBODY
-from quiltfn.catalog import Entry
-from quiltfn.health import HostFacts
-from quiltfn.invoke import Request
+from quiltfn.calls.invoke import Request
+from quiltfn.functions.catalog import Entry
+from quiltfn.host.health import HostFacts
 from quiltfn.model.access import Caller
 from quiltfn.model.errors import NotFound
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation
 from quiltfn.model.memory import Memory
 from quiltfn.model.version import VersionSpec
-from quiltfn.platform import Node, Platform, open_platform
 from quiltfn.ports import InvocationQuery
 from quiltfn.sandbox.fake import FakeSandboxes
+from quiltfn.server.platform import Node, Platform, open_platform
 from quiltfn.settings import Settings
 from quiltfn.store import SqlStore, open_sqlite
+from quiltfn.tenants.access import ANYBODY
 from sqlite_template import with_schema
 from timeouts import scaled
 

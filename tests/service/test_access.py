@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn import access as module
-from quiltfn.access import ANYBODY, Access, make_key
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import RateLimited, StoreUnavailable, Unauthorized
 from quiltfn.store import SqlKeys, SqlStore, open_sqlite
+from quiltfn.tenants import access as module
+from quiltfn.tenants.access import ANYBODY, Access, make_key
 from sqlite_template import with_schema
 
 

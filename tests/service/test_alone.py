@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-import quiltfn.main
-from quiltfn.inherited import node_file
+import quiltfn.server.main
+from quiltfn.server.launch_context import node_file
 from service.platform_harness import open_harness
 
 async def serve():
@@ -51,7 +51,7 @@ def test_nothing_of_a_fleet_is_imported_without_the_setting(tmp_path: Path, extr
     )
     assert done.returncode == 0, done.stderr
     found = [name for name in done.stdout.split() if name.startswith("quiltfn.fleet")]
-    assert "quiltfn.platform" in done.stdout
+    assert "quiltfn.server.platform" in done.stdout
     assert bool(found) is bool(extra), "the second case is the negative control"
 
 

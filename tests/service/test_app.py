@@ -16,7 +16,7 @@ from quiltfn.api.request import Request
 from quiltfn.api.response import Response, text_response
 from quiltfn.api.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
 from quiltfn.api.routes import ROUTES
-from quiltfn.health import Health
+from quiltfn.host.health import Health
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import no_others

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from quiltfn.catalog import Entry
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import CapacityFull, FunctionNotActive, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import Invocation, Source, Status, WorkOutcome
 from quiltfn.model.pool import PoolLimits

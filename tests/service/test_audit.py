@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn.access import Access, make_key
 from quiltfn.api import audit
 from quiltfn.api.app import make_app
 from quiltfn.api.budgets import Budgets
@@ -25,6 +24,7 @@ from quiltfn.operator import keys as keys_command
 from quiltfn.ports import AuditQuery, no_others
 from quiltfn.settings import Settings
 from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys, SqlStore, open_sqlite
+from quiltfn.tenants.access import Access, make_key
 from service.in_process import InProcess
 from sqlite_template import with_schema
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
-from quiltfn import background, platform, until_stored
+from quiltfn.base import store_retry as until_stored
 from quiltfn.model.errors import StoreUnavailable
+from quiltfn.server import background, platform
 from quiltfn.store import SqlStats
 from service.platform_harness import open_harness
 from timeouts import scaled

@@ -24,7 +24,7 @@ import httpx
 import pytest
 import uvloop
 
-from quiltfn.callbacks import (
+from quiltfn.calls.callbacks import (
     ADDRESSES_MAX,
     ANSWER_MAX_BYTES,
     TIMEOUT_S,

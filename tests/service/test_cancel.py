@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn.catalog import Entry
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from service.platform_harness import Harness, open_harness, until
@@ -62,7 +62,7 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     server.sandboxes.may_end.set()
     assert [await one for one in (cancelling, *repeated)] == [await running] * 3
     # Where it does not end, that is not acknowledged.
-    monkeypatch.setattr("quiltfn.invoke.KILLED_WITHIN_S", 0.02)
+    monkeypatch.setattr("quiltfn.calls.invoke.KILLED_WITHIN_S", 0.02)
     running = await server.running(entry)
     (invocation_id,) = ids(server)
     server.sandboxes.may_end.clear()

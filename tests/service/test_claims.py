@@ -9,8 +9,8 @@ import pytest
 from contract.pieces import NOW_MS, an_accepted
 from contract.stores import a_stored_function
 from manual_clock import ManualClock
-from quiltfn import claims as module
-from quiltfn.claims import Backlog, Claims
+from quiltfn.calls import claims as module
+from quiltfn.calls.claims import Backlog, Claims
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.store import SqlStore, SqlWork, open_sqlite

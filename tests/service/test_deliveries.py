@@ -17,11 +17,12 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from contract.pieces import a_piece, begun
 from contract.stores import a_function, a_stored_function, a_version, an_id, done, restart
-from quiltfn.callbacks import Callbacks
-from quiltfn.catalog import Catalog, Entry
-from quiltfn.clock import SystemClock
-from quiltfn.deliveries import AT_ONCE, LOOKED_AT, OF_HOST, OF_TENANT, Deliveries
-from quiltfn.disabled_tenants import DisabledTenants
+from quiltfn.base.clock import SystemClock
+from quiltfn.calls.callbacks import Callbacks
+from quiltfn.calls.deliveries import AT_ONCE, LOOKED_AT, OF_HOST, OF_TENANT, Deliveries
+from quiltfn.calls.work import Work
+from quiltfn.functions.catalog import Catalog, Entry
+from quiltfn.functions.policies import Policies
 from quiltfn.model import delivery as model
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
 from quiltfn.model.errors import Conflict, NotFound, OutcomeUnknown, StoreUnavailable
@@ -29,12 +30,11 @@ from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import Status, WorkOutcome
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
-from quiltfn.policies import Policies
 from quiltfn.ports import FunctionCounters
 from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.ports.work import Input
 from quiltfn.store import SpoolJournal, SqlDeliveries, SqlPolicies, SqlStore, SqlWork, open_sqlite
-from quiltfn.work import Work
+from quiltfn.tenants.disabled import DisabledTenants
 from service.platform_harness import open_harness, until
 from service.test_callbacks import ranges_of, receiver
 from sqlite_template import with_schema
@@ -285,7 +285,7 @@ async def test_bodies_under_way_have_a_limit_and_a_tenant_leaves_room_to_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of one claim are begun together."""
-    monkeypatch.setattr("quiltfn.deliveries.BYTES_OF_TENANT", 1)
+    monkeypatch.setattr("quiltfn.calls.deliveries.BYTES_OF_TENANT", 1)
     release = asyncio.Event()
 
     async def slow(_url: str) -> int:
@@ -336,7 +336,7 @@ async def test_one_that_may_have_been_claimed_is_sent_once_that_is_known(
     world: World, monkeypatch: pytest.MonkeyPatch, is_made: bool
 ) -> None:
     """As where the database ends in the middle of a commit and stays away for a while."""
-    monkeypatch.setattr("quiltfn.deliveries.STORE_AGAIN_S", 0.05)
+    monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.05)
     claim, asked = world.kept.claim, 0
 
     async def unknown_at_first(*given: Any) -> Any:
@@ -680,7 +680,7 @@ async def test_what_became_of_a_try_is_noted_however_often_the_store_fails(
         await finish(delivery)
 
     monkeypatch.setattr(world.kept, "finish", fails)
-    monkeypatch.setattr("quiltfn.until_stored.STORE_AGAIN_S", 0.01)
+    monkeypatch.setattr("quiltfn.base.store_retry.STORE_AGAIN_S", 0.01)
     async with world.running():
         delivery_id = await world.end_call(function)
         one = await world.until(function, delivery_id, status="delivered")
@@ -699,7 +699,7 @@ async def test_what_is_due_is_remembered_where_the_store_does_not_give_it(
         return await claim(*given)
 
     monkeypatch.setattr(world.kept, "claim", fails)
-    monkeypatch.setattr("quiltfn.deliveries.STORE_AGAIN_S", 0.01)
+    monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.01)
     async with world.running():
         delivery_id = await world.end_call(function)
         await world.until(function, delivery_id, status="delivered")

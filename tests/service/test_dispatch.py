@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from contract.stores import eventually
 from manual_clock import ManualClock
-from quiltfn import claims
-from quiltfn.catalog import Entry
-from quiltfn.dispatch import DUE_SPARE
+from quiltfn.calls import claims
+from quiltfn.calls.dispatch import DUE_SPARE
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import NotFound, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.invocation import ExitKind, Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff

@@ -18,12 +18,11 @@ from sqlalchemy import Connection
 
 import postgresql
 from contract.stores import SHARED_STORES, a_stored_function, child_environment, url_of
-from quiltfn import lifecycle
-from quiltfn.access import make_key, revoke_key
 from quiltfn.api.app import make_app
-from quiltfn.catalog import Entry
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.fleet import follower
+from quiltfn.functions import lifecycle
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.access import Scope
 from quiltfn.model.alias import Alias
 from quiltfn.model.errors import (
@@ -47,6 +46,7 @@ from quiltfn.ports.work import Input
 from quiltfn.store import SqlQuotas, SqlTenantImages, changes
 from quiltfn.store.postgresql import open_postgresql
 from quiltfn.store.sql import run
+from quiltfn.tenants.access import make_key, revoke_key
 from service.in_process import InProcess
 from service.platform_harness import TENANT, Harness, open_harness
 from service.test_forwarding import Nodes

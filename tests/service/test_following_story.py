@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from contract.stores import SHARED_STORES
 from manual_clock import ManualClock
-from quiltfn.catalog import Catalog, Entry
 from quiltfn.fleet.follower import Follower
-from quiltfn.known_versions import KnownVersions
-from quiltfn.lifecycle import Lifecycle, NodeConfig
+from quiltfn.functions.catalog import Catalog, Entry
+from quiltfn.functions.lifecycle import Lifecycle, NodeConfig
+from quiltfn.functions.policies import Policies
+from quiltfn.functions.urls import Urls
+from quiltfn.functions.version_cache import KnownVersions
 from quiltfn.model.errors import QuiltfnError
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.limits import PoolLimits
@@ -28,12 +30,10 @@ from quiltfn.model.runtime import SHELL
 from quiltfn.model.url import FunctionUrl
 from quiltfn.model.version import HostLimits, VersionSpec
 from quiltfn.model.work import AsyncPolicy
-from quiltfn.policies import Policies
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import ChangeKind
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.store import SqlPolicies, SqlStore, SqlUrls
-from quiltfn.urls import Urls
 from timeouts import scaled
 
 TENANT, NAMES = "default", ("f", "g")

@@ -566,7 +566,7 @@ async def test_what_a_cancelled_call_has_left_there_is_asked_for_until_it_has_en
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record is final by then. Of a node that cannot be reached the record is all there is."""
-    monkeypatch.setattr("quiltfn.invoke.KILLED_WITHIN_S", 0.02)
+    monkeypatch.setattr("quiltfn.calls.invoke.KILLED_WITHIN_S", 0.02)
     call, invocation_id = await started_there(nodes)
     await known_here(nodes, invocation_id)
     nodes.there.sandboxes.may_end.clear()

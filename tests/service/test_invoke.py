@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn.invoke import Request
+from quiltfn.calls.invoke import Request
+from quiltfn.calls.node_report import report_of
 from quiltfn.model.errors import (
     CapacityFull,
     FunctionNotActive,
@@ -19,7 +20,6 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Source, Status, WorkOutcome
 from quiltfn.model.pool import PoolLimits
-from quiltfn.node_report import report_of
 from service.platform_harness import Harness, open_harness, until
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from quiltfn import lifecycle
 from quiltfn.api.shapes import function_summary
+from quiltfn.functions import lifecycle
 from quiltfn.model.errors import (
     Conflict,
     FunctionNotActive,

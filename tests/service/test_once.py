@@ -22,12 +22,12 @@ from quiltfn.api.budgets import Budgets
 from quiltfn.api.errors import error_body
 from quiltfn.api.idempotency import Idempotency
 from quiltfn.api.route import Application
-from quiltfn.catalog import Entry
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind
-from quiltfn.platform import UNKEPT
 from quiltfn.ports import Call
 from quiltfn.sandbox import fake
+from quiltfn.server.platform import UNKEPT
 from quiltfn.store import SqlAudit, SqlIdempotencyStore
 from service.in_process import InProcess, request_of
 from service.platform_harness import Harness, open_harness

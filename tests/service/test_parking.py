@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn.catalog import Entry
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.function import NewFunction
 from quiltfn.model.memory import Footprint
 from quiltfn.model.version import VersionSpec

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn.access import Access
 from quiltfn.api.idempotency import Idempotency
-from quiltfn.elasticity import Elasticity
-from quiltfn.lifecycle import Lifecycle
+from quiltfn.functions.elasticity import Elasticity
+from quiltfn.functions.lifecycle import Lifecycle
+from quiltfn.functions.runtimes import Runtimes
+from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.memory import Memory
-from quiltfn.platform import CannotServe, Node, Platform, open_platform
 from quiltfn.pool.local import LocalPools
-from quiltfn.runtimes import Runtimes
 from quiltfn.sandbox.fake import FakeSandboxes
+from quiltfn.server.platform import CannotServe, Node, Platform, open_platform
 from quiltfn.settings import Settings
 from quiltfn.store import SpoolJournal, SqlIdempotencyStore, SqlStore, open_sqlite
-from quiltfn.tenant_images import TenantImages
+from quiltfn.tenants.access import Access
 from service.platform_harness import FACTS
 from sqlite_template import with_schema
 

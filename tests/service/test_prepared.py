@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from quiltfn import lifecycle
-from quiltfn.catalog import Entry
+from quiltfn.base.uninterrupted import uninterrupted
+from quiltfn.functions import lifecycle
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import NotFound, ShuttingDown, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.pool.function_pool import FunctionPool
 from quiltfn.ports import NotPrepared
-from quiltfn.uninterrupted import uninterrupted
 from service.platform_harness import Harness, open_harness, until
 
 NEW = VersionSpec(handler="echo new")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quiltfn.catalog import Entry
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.function import FunctionState, NewFunction
 from quiltfn.model.version import VersionSpec

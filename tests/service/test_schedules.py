@@ -160,7 +160,7 @@ async def test_a_mistake_while_firing_does_not_end_the_schedules(
             return None
 
         monkeypatch.setattr(schedules, "fire_due", fire_due)
-        monkeypatch.setattr("quiltfn.schedules.RETRY_S", 0.01)
+        monkeypatch.setattr("quiltfn.calls.schedules.RETRY_S", 0.01)
         running = asyncio.ensure_future(schedules.run())
         async with asyncio.timeout(scaled(10)):
             await went_on.wait()

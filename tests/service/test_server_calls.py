@@ -9,12 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 import quiltfn
+from quiltfn.functions.runtimes import Runtimes
 from quiltfn.http_trigger.answer import wrong_field
 from quiltfn.model.invocation import CallResult
 from quiltfn.model.runtime import SHELL, Kind
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call
-from quiltfn.runtimes import Runtimes
 from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import open_harness
 from service.python_calls import fewest_python_calls

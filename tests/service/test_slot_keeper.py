@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 import postgresql
 from contract.stores import a_stored_function, a_version, eventually, on_postgresql, url_of
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.fleet import slots as keeper_module
 from quiltfn.fleet.gate import GatedSandboxes
 from quiltfn.fleet.lease import LeaseState, LeaseTimes, NodeLease

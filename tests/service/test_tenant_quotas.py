@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from quiltfn.catalog import Entry
-from quiltfn.invoke import CANCELLED, GAVE_WAY
+from quiltfn.calls.invoke import CANCELLED, GAVE_WAY
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.schedule import Missed, Schedule

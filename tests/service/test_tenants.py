@@ -10,8 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quiltfn import __version__, platform
-from quiltfn.access import Access
+from quiltfn import __version__
 from quiltfn.api import event_stream
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import StoreUnavailable, TenantDisabled
@@ -22,6 +21,8 @@ from quiltfn.model.version import VersionSpec
 from quiltfn.model.work import AsyncPolicy, Destination
 from quiltfn.ports import AuditQuery
 from quiltfn.sandbox.fake import FakeSandbox
+from quiltfn.server import platform
+from quiltfn.tenants.access import Access
 from service.platform_harness import open_harness, until
 from service.test_urls import Web
 from timeouts import full_wait

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
-from quiltfn.call_timeline import call_timeline
+from quiltfn.calls.timeline import call_timeline
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import Invocation, Status

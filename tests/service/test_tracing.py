@@ -29,13 +29,13 @@ from quiltfn.api.request import Request
 from quiltfn.api.response import Response
 from quiltfn.api.route import Route
 from quiltfn.api.tracing import traced as traced_app
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.observe import log, metrics, otlp, trace
 from quiltfn.observe.otlp_answers import session
 from quiltfn.observe.trace import Answered
+from quiltfn.server.telemetry import CannotSend, headers_of, open_telemetry
 from quiltfn.settings import Settings
-from quiltfn.telemetry import CannotSend, headers_of, open_telemetry
 from service.in_process import InProcess, request_of
 from service.otlp_collector import Collector, values
 from service.platform_harness import FACTS, Harness, open_harness, until
@@ -634,7 +634,10 @@ async def test_a_call_without_a_collector_makes_no_call_for_it(tmp_path: Path) -
 
 
 def test_nothing_of_opentelemetry_is_imported_without_an_endpoint() -> None:
-    script = "import sys, quiltfn.main; print([m for m in sys.modules if 'opentelemetry' in m])"
+    script = (
+        "import sys, quiltfn.server.main\n"
+        "print([name for name in sys.modules if 'opentelemetry' in name])"
+    )
     done = subprocess.run(
         [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
     )

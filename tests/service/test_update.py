@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quiltfn import lifecycle
+from quiltfn.functions import lifecycle
 from quiltfn.model.errors import (
     Conflict,
     NotFound,

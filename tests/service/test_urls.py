@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from metric_values import sample_value
-from quiltfn.access import make_key
 from quiltfn.api import budgets
 from quiltfn.api.app import make_app
 from quiltfn.api.call_response import LONG_OUTPUT_BYTES
@@ -22,6 +21,7 @@ from quiltfn.model.access import Scope
 from quiltfn.model.function import NewFunction
 from quiltfn.model.url import Auth, FunctionUrl
 from quiltfn.model.version import VersionSpec
+from quiltfn.tenants.access import make_key
 from service.in_process import InProcess
 from service.platform_harness import Harness, open_harness
 

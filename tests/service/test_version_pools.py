@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from quiltfn.catalog import Entry
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import CapacityFull, FunctionNotActive, NotFound
 from quiltfn.model.invocation import ExitKind, Status

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from contract.stores import a_call, a_function, done
 from manual_clock import ManualClock
-from quiltfn import events as events_module
 from quiltfn.api.request import Headers, Request
-from quiltfn.events import KEPT_EVENTS, ONE_BY_ONE, Events
+from quiltfn.calls import events as events_module
+from quiltfn.calls.events import KEPT_EVENTS, ONE_BY_ONE, Events
 from quiltfn.fleet import watching as module
 from quiltfn.fleet.watching import TENANTS_MAX, OwnEvents, Watching
 from quiltfn.model.counts import PoolCounts

@@ -656,7 +656,7 @@ async def test_a_redrive_has_few_inputs_in_memory_at_a_time(
     for _ in range(6):
         record = await api.submit(function, "x" * 1000)
         await api.ended(function, record["invocation_id"])
-    monkeypatch.setattr("quiltfn.work.REDRIVEN_BYTES", 1500)
+    monkeypatch.setattr("quiltfn.calls.work.REDRIVEN_BYTES", 1500)
     store, sizes = api.harness.services.work.store, list[int]()
     redrive = store.redrive
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import a_function, a_version, ids
-from quiltfn.catalog import Catalog, Entry
+from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.ports import FunctionCounters
 

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from quiltfn import __main__, __version__
-from quiltfn.catalog import LISTED
 from quiltfn.cli import advice, invoke, parsing, root, run, session, show
 from quiltfn.cli.invoke import exit_code
 from quiltfn.cli.output import Output, print_event
 from quiltfn.cli.project import commands
+from quiltfn.functions.catalog import LISTED
 from quiltfn.model.errors import NEXT_STEP
 from quiltfn.model.invocation import FINAL
 from quiltfn.sdk import Invocation

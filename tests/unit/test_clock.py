@@ -2,8 +2,8 @@
 
 import pytest
 
-from quiltfn import ids
-from quiltfn.clock import SystemClock
+from quiltfn.base import ids
+from quiltfn.base.clock import SystemClock
 from quiltfn.model.trusted_time import EVEN_S, STAND_S, ClockState, TrustedTime
 from quiltfn.ports import ClockReading
 

@@ -37,7 +37,7 @@ def test_threads_may_convert_to_a_new_type_at_once() -> None:
 
 
 # They convert in the thread of the loop alone, to types that are nobody else's by then.
-ONE_THREAD = {"wire/check.py", "inherited.py"}
+ONE_THREAD = {"wire/check.py", "server/launch_context.py"}
 
 
 def test_nothing_else_converts() -> None:

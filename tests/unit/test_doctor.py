@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn import host_findings, host_programs
-from quiltfn.host_findings import Finding, Level
+from quiltfn.host import checks as host_findings
+from quiltfn.host import programs as host_programs
+from quiltfn.host.checks import Finding, Level
 from quiltfn.operator import doctor
 from quiltfn.operator.serve import GUEST
 from quiltfn.settings import Settings

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from contract.stores import a_call, a_function, done
 from manual_clock import ManualClock
-from quiltfn import events as module
-from quiltfn.events import KEPT_BYTES, KEPT_EVENTS, KEPT_S, ONE_BY_ONE, Events
+from quiltfn.calls import events as module
+from quiltfn.calls.events import KEPT_BYTES, KEPT_EVENTS, KEPT_S, ONE_BY_ONE, Events
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.event import ALWAYS, WORDS, Event, EventType, change_of, types_of

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from manual_clock import ManualClock
-from quiltfn.events import Events
+from quiltfn.calls.events import Events
 from quiltfn.fleet.calls import CountedPeers, FleetCalls
+from quiltfn.fleet.join import NodeControl
 from quiltfn.fleet.watching import Watching
-from quiltfn.joined_fleet import NodeControl
 from service.peers import pair
 from timeouts import scaled
 from unit.test_membership import Table, a_node

@@ -9,7 +9,7 @@ import pytest
 from quiltfn import __version__
 from quiltfn.fleet import files
 from quiltfn.fleet.files import NodeFile
-from quiltfn.host_findings import Finding, Level
+from quiltfn.host.checks import Finding, Level
 from quiltfn.model.member import Member, NodeState, Presence, Report
 from quiltfn.operator import fleet_doctor
 from quiltfn.settings import Settings

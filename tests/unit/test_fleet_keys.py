@@ -10,16 +10,16 @@ import msgspec
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn.access import ANYBODY, Access
-from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.fleet import keys as module
+from quiltfn.fleet.join import follow_keys
 from quiltfn.fleet.keys import FleetKeys, PingedRevisions
 from quiltfn.fleet.observer import Times
-from quiltfn.joined_fleet import follow_keys
 from quiltfn.model.access import Caller, Key, Scope, digest_of
 from quiltfn.model.errors import StoreUnavailable, TenantDisabled, Unauthorized
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.placement import PeerUnavailable
+from quiltfn.tenants.access import ANYBODY, Access
+from quiltfn.tenants.disabled import DisabledTenants
 
 FENCE_S, AGREE_S = 10.0, 50.0
 TIMES = Times(beat_s=2.0, fence_s=FENCE_S, end_s=FENCE_S + AGREE_S, reap_s=100.0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quiltfn.frozen import ByKeywords, Frozen
+from quiltfn.base.immutable import ByKeywords, Frozen
 
 
 class Address(Frozen):

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import a_function, a_version, ids
-from quiltfn.catalog import Entry
-from quiltfn.function_list import (
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.function_list import (
     FunctionQuery,
     FunctionSort,
     Order,

@@ -4,9 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from quiltfn import host_programs
-from quiltfn.health import Health, HostFacts
-from quiltfn.host_findings import Level
+from quiltfn.host import programs as host_programs
+from quiltfn.host.checks import Level
+from quiltfn.host.health import Health, HostFacts
 from quiltfn.model.errors import StoreUnavailable
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from quiltfn.api.live_output import RECORD_SLICE_BYTES, OutputReader
-from quiltfn.invoke import RunningCall
+from quiltfn.calls.invoke import RunningCall
 from quiltfn.model.output import OutputLog
 
 RECORD = cast("Any", SimpleNamespace(attempt=1))

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from contract.stores import a_function, a_version, ids
-from quiltfn.access import ANYBODY
 from quiltfn.api import function_list, pages
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.request import Headers, Request
 from quiltfn.api.route import ApiLimits, RequestContext
-from quiltfn.catalog import Catalog, Entry
+from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.ports import FunctionCounters
+from quiltfn.tenants.access import ANYBODY
 
 
 def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":

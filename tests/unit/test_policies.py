@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
+from quiltfn.functions.policies import Policies
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
-from quiltfn.policies import Policies
 
 Row = tuple[str, AsyncPolicy | None, RecordPolicy | None]
 TWICE, ALL = AsyncPolicy(max_attempts=2), RecordPolicy(keep_input="all")

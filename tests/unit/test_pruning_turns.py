@@ -6,7 +6,7 @@ import random
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn import retention
+from quiltfn.server import retention
 
 TURNS = 100
 

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
+from quiltfn.base.cpu_arch import name_in_images
 from quiltfn.images import ImageDirectory, ImageLimits, contents, layers, root_file_system
 from quiltfn.images.layers import LAYERS_MAX, Directory, File, Layers, Link
 from quiltfn.images.tar import Kind, Member
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import Archive, Contents, Image
-from quiltfn.processors import name_in_images
 from unit.sample_archives import (
     Entry,
     directory,

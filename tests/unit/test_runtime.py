@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from manual_clock import ManualClock
 from quiltfn import __version__
-from quiltfn.bounds import sandbox_room
-from quiltfn.joined_fleet import has_older_nodes
+from quiltfn.fleet.join import has_older_nodes
+from quiltfn.functions.runtimes import HostImage, Runtimes, TenantRules
+from quiltfn.functions.tenant_images import MIB, TenantImages
 from quiltfn.model.errors import (
     CapacityFull,
     Conflict,
@@ -48,9 +49,8 @@ from quiltfn.model.runtime import (
 )
 from quiltfn.model.server import ServerSettings
 from quiltfn.model.version import VersionSpec
-from quiltfn.runtimes import HostImage, Runtimes, TenantRules
+from quiltfn.server.bounds import sandbox_room
 from quiltfn.settings import SETTINGS, Settings
-from quiltfn.tenant_images import MIB, TenantImages
 from quiltfn.wire.constraints import Documented
 from quiltfn.wire.runtimes import FileLimitMb, OpenFilesLimit, ProcessLimit, TmpLimitMb
 

@@ -6,7 +6,6 @@ from random import Random
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn.admission import Admission, InFlight
 from quiltfn.fleet.tenants import FleetTenants
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.member import Member, Report
@@ -19,6 +18,7 @@ from quiltfn.model.tenant_load import (
     rate_share,
 )
 from quiltfn.model.tenant_quota import TenantLimits
+from quiltfn.tenants.admission import Admission, InFlight
 
 TENANT = "acme"
 BEAT_S = 2.0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.delivery import Delivery, DeliveryStatus
 from quiltfn.model.invocation import Invocation, Source, Status

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quiltfn import wire
-from quiltfn.access import EXPIRES_MAX_S
 from quiltfn.api.routes import ROUTES
 from quiltfn.launcher import verbs
 from quiltfn.model import access, invocation, runtime, version
+from quiltfn.tenants.access import EXPIRES_MAX_S
 from quiltfn.wire import check, functions, invocations, keys, runtimes
 from quiltfn.wire.check import Invalid, checked
 from quiltfn.wire.fields import fields_of

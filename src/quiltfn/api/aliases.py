@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from quiltfn import wire
-from quiltfn.aliases import Aliases
 from quiltfn.api import parse, shapes
 from quiltfn.api.etags import if_match
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.catalog import Entry
-from quiltfn.lifecycle import Lifecycle
+from quiltfn.functions.aliases import Aliases
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.model.alias import Alias, Share
 from quiltfn.model.canary import RollbackRule
 from quiltfn.model.errors import Forbidden, Unprocessable

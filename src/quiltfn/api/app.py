@@ -13,7 +13,6 @@ from urllib.parse import parse_qsl
 
 import structlog
 
-from quiltfn.access import ANYBODY
 from quiltfn.api import body, web
 from quiltfn.api.audit import AuditLog
 from quiltfn.api.budgets import SHORT_BYTES
@@ -41,7 +40,7 @@ from quiltfn.api.routes import ROUTES
 from quiltfn.api.services import Services
 from quiltfn.api.system import field_limits
 from quiltfn.api.tracing import traced
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.errors import (
     BadRequest,
     Internal,
@@ -56,6 +55,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.url import PREFIX
 from quiltfn.ports import no_others
+from quiltfn.tenants.access import ANYBODY
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Paths up to here are looked up once; clients ask for the same few again and again.

@@ -13,7 +13,7 @@ import msgspec
 
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable

@@ -4,13 +4,13 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from quiltfn.access import Access
 from quiltfn.api.guards import check_credentials, check_origin
 from quiltfn.api.request import Request
 from quiltfn.api.route import Route, RouteServices
 from quiltfn.model.access import Caller, Scope, check_tenant
 from quiltfn.model.errors import BadRequest, Forbidden, NotFound
-from quiltfn.quotas import NONE, Quotas
+from quiltfn.tenants.access import Access
+from quiltfn.tenants.quotas import NONE, Quotas
 
 # In the query, since older versions refuse a parameter that they do not know, and ignore a header.
 TENANT, TENANT_HEADER = "tenant", "x-tenant-id"

@@ -4,8 +4,8 @@ from quiltfn import wire
 from quiltfn.api import pages, parse
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.catalog import Entry
-from quiltfn.deliveries import Deliveries
+from quiltfn.calls.deliveries import Deliveries
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.delivery import Delivery, DeliveryStatus
 from quiltfn.ports import TenantFunctions
 

@@ -4,7 +4,7 @@ request is known."""
 from http import HTTPStatus
 
 from quiltfn.api.errors import error_response
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.errors import CapacityFull
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}

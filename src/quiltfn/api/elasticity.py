@@ -6,7 +6,7 @@ from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.elasticity import Elasticity
+from quiltfn.functions.elasticity import Elasticity
 from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
 
 ACTION = re.compile(r"[\x21-\x7e]{1,255}")

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from quiltfn.api import event_stream
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.events import Events
+from quiltfn.calls.events import Events
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.event import WORDS, Event, EventType, types_of
 

@@ -18,7 +18,7 @@ from quiltfn.api.fleet_node import PER_CONNECTION, FleetNode, request_of
 from quiltfn.api.request import ClientDisconnected, Request
 from quiltfn.api.response import CutShort, Header, Response, encode
 from quiltfn.api.route import Application, CalledFunction, RequestContext, Route
-from quiltfn.ids import made_at_ms, new_id
+from quiltfn.base.ids import made_at_ms, new_id
 from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
 from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from quiltfn import wire
-from quiltfn.aliases import Aliases
 from quiltfn.api import pages, parse, shapes
 from quiltfn.api.fleet_node import FleetNode, all_pools
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.catalog import Entry
-from quiltfn.function_list import (
+from quiltfn.functions.aliases import Aliases
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.function_list import (
     FunctionQuery,
     FunctionSort,
     Order,
@@ -18,10 +18,10 @@ from quiltfn.function_list import (
     position_from_cursor,
     position_text,
 )
+from quiltfn.functions.runtimes import Runtimes
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.ports import Pools
-from quiltfn.runtimes import Runtimes
 
 VIEWS = ("full", "brief")
 LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.DELETED)

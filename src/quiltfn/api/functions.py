@@ -16,10 +16,11 @@ from quiltfn.api.live_call import cancelled_if_lost, stream_call
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import CalledFunction, RequestContext
 from quiltfn.api.work import WAIT_MAX_S, WorkServices, accept_call, wants_async
-from quiltfn.call_timeline import call_timeline
-from quiltfn.catalog import Entry
-from quiltfn.ids import new_id
-from quiltfn.invoke import Request
+from quiltfn.base.ids import new_id
+from quiltfn.calls.invoke import Request
+from quiltfn.calls.timeline import call_timeline
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.urls import Urls
 from quiltfn.model.cursors import from_cursor
 from quiltfn.model.errors import (
     NotFound,
@@ -31,7 +32,6 @@ from quiltfn.model.pool import sum_counts
 from quiltfn.model.url import path_of
 from quiltfn.model.version import Version
 from quiltfn.ports import Journal
-from quiltfn.urls import Urls
 
 # What an update makes of the default alias.
 MOVES = ("move", "keep")

@@ -11,10 +11,10 @@ from quiltfn.api.all_nodes import asked_of_others
 from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.health import Health
+from quiltfn.calls.work import Work
+from quiltfn.host.health import Health
 from quiltfn.model.errors import NotFound, StoreUnavailable
 from quiltfn.ports import InstanceView, Pools, WarmStock
-from quiltfn.work import Work
 
 
 class InstanceServices(RouteServices):

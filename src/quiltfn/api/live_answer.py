@@ -16,11 +16,11 @@ from quiltfn.api.live_call import begin_call
 from quiltfn.api.live_output import NOWHERE, RECORD_SLICE_BYTES, OutputReader
 from quiltfn.api.response import CutShort
 from quiltfn.api.route import RequestContext
-from quiltfn.catalog import Entry
+from quiltfn.base.ids import new_id
+from quiltfn.calls.invoke import Request, RunningCall
+from quiltfn.functions.catalog import Entry
 from quiltfn.http_trigger.answer import BadAnswer
 from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of, begin_of_server
-from quiltfn.ids import new_id
-from quiltfn.invoke import Request, RunningCall
 from quiltfn.model.errors import HandlerFailed
 from quiltfn.model.invocation import Invocation, Status
 

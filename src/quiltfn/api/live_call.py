@@ -16,8 +16,8 @@ from quiltfn.api.failures import failure, log_bug
 from quiltfn.api.live_output import OutputReader, live_events, started
 from quiltfn.api.response import INVOCATION_ID, Response
 from quiltfn.api.route import RequestContext
-from quiltfn.catalog import Entry
-from quiltfn.invoke import Request, RunningCall
+from quiltfn.calls.invoke import Request, RunningCall
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import Internal, QuiltfnError
 from quiltfn.model.invocation import Invocation
 

@@ -17,11 +17,11 @@ from quiltfn.api import shapes
 from quiltfn.api.event_stream import event
 from quiltfn.api.response import encode
 from quiltfn.api.text_size import Decoder
-from quiltfn.invoke import Invoker, RunningCall
+from quiltfn.calls.invoke import Invoker, RunningCall
+from quiltfn.calls.work import no_such_call
 from quiltfn.model.errors import NotFound
 from quiltfn.model.output import STREAMS, Cursor, Part, backwards, from_text, text_or_bytes
 from quiltfn.ports import Journal, Outline
-from quiltfn.work import no_such_call
 
 SLICE_BYTES = 16 * 1024
 RECORD_SLICE_BYTES = 64 * 1024

@@ -13,7 +13,7 @@ from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.live_output import OutputReader, follow_call, follow_function, written
 from quiltfn.api.response import Header, Response, encode
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.invoke import Invoker
+from quiltfn.calls.invoke import Invoker
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.output import STREAMS
 from quiltfn.ports import Journal

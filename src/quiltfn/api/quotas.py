@@ -3,15 +3,15 @@
 import msgspec
 
 from quiltfn import wire
-from quiltfn.admission import Admission
 from quiltfn.api import shapes
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
+from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.access import Scope, check_tenant
 from quiltfn.model.tenant_quota import TenantQuota, own_limits
 from quiltfn.ports.stats import StatsStore
-from quiltfn.quotas import NONE, Quotas
-from quiltfn.tenant_images import TenantImages
+from quiltfn.tenants.admission import Admission
+from quiltfn.tenants.quotas import NONE, Quotas
 
 
 class QuotaServices(RouteServices):

@@ -5,16 +5,16 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from quiltfn.access import Access
 from quiltfn.api.budgets import Budgets
 from quiltfn.api.passed_on import PassedOnBody
 from quiltfn.api.request import NO_PARAMETERS, Headers, Request
 from quiltfn.api.response import Response
-from quiltfn.catalog import Catalog, Entry
-from quiltfn.frozen import Frozen
+from quiltfn.base.immutable import Frozen
+from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import Forbidden, QuiltfnError, StoreUnavailable
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
+from quiltfn.tenants.access import Access
 
 MIB = 1024 * 1024
 # In place of a method, in the table of routes: any.

@@ -32,7 +32,7 @@ from quiltfn.api.event_stream import EVENT_STREAM
 from quiltfn.api.openapi import VISIBLE
 from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID
 from quiltfn.api.route import ANY_METHOD, Called, Found, Handler, Parameter, Route, Unverified
-from quiltfn.function_list import FunctionSort, Order
+from quiltfn.functions.function_list import FunctionSort, Order
 from quiltfn.model.access import Scope
 from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.event import WORDS

@@ -7,11 +7,11 @@ from quiltfn.api import pages, parse, shapes
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.api.version_files import ImageFileServices, file_page
+from quiltfn.functions.runtimes import OwnedRuntime, Runtimes, is_own
 from quiltfn.model.access import Scope
 from quiltfn.model.cursors import no_cursor, text_of
 from quiltfn.model.image import UPLOADED, Archive, Contents
 from quiltfn.model.runtime import NAME
-from quiltfn.runtimes import OwnedRuntime, Runtimes, is_own
 
 # Of a runtime in the list: the server's own go before the others.
 PLACE = re.compile(f"[01]{NAME.pattern}")

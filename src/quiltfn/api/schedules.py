@@ -9,10 +9,10 @@ from quiltfn.api import pages, shapes, zones
 from quiltfn.api.response import Response, encode, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.api.work import WorkServices, accepted, accepted_before
+from quiltfn.calls.schedules import Schedules
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import Unprocessable
 from quiltfn.ports.schedules import StoredSchedule
-from quiltfn.schedules import Schedules
 
 # So many schedules are read at a time.
 SLICE = 10

@@ -21,7 +21,7 @@ from quiltfn.api.tenants import TenantServices
 from quiltfn.api.url_calls import UrlCallServices
 from quiltfn.api.version_files import VersionFileServices
 from quiltfn.api.web import WebServices
-from quiltfn.health import Health
+from quiltfn.host.health import Health
 from quiltfn.observe.trace import Tracer
 from quiltfn.ports import Audit, Clock
 

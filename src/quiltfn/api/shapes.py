@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from quiltfn import wire
-from quiltfn.call_timeline import CallTimeline
-from quiltfn.catalog import Entry
-from quiltfn.ids import made_at_ms
+from quiltfn.base.ids import made_at_ms
+from quiltfn.calls.timeline import CallTimeline
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.runtimes import OwnedRuntime, is_own
 from quiltfn.model.access import Key
 from quiltfn.model.alias import Alias
 from quiltfn.model.audit import AuditEntry
@@ -24,7 +25,6 @@ from quiltfn.model.timeline import PHASES
 from quiltfn.model.version import MASK, Version, VersionSpec
 from quiltfn.ports.schedules import ScheduleRun, StoredSchedule
 from quiltfn.ports.work import Attempt, DeadLetter, QueueCounts
-from quiltfn.runtimes import OwnedRuntime, is_own
 
 T = TypeVar("T", bound=msgspec.Struct)
 NEXT_RUNS = 5

@@ -17,7 +17,7 @@ from time import monotonic
 import structlog
 
 from quiltfn.api.errors import error_body
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.errors import StoreUnavailable
 
 LOOK_EVERY_S, STALLED_S = 1.0, 1.0

@@ -7,23 +7,23 @@ import platform
 from typing import Any
 
 from quiltfn import __version__, wire
-from quiltfn.access import make_key, revoke_key
-from quiltfn.admission import Admission
 from quiltfn.api import help as help_documents
 from quiltfn.api import pages, parse, shapes, web
 from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.response import JSON, Response, json_response, text_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.health import Health
+from quiltfn.calls.work import Work
+from quiltfn.functions.runtimes import Runtimes
+from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.host.health import Health
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import Forbidden, ShuttingDown, StoreUnavailable, Unprocessable
 from quiltfn.model.runtime import EVERYWHERE, Isolation
 from quiltfn.observe import metrics
 from quiltfn.ports import Audit, AuditQuery, Clock, Journal, Keys, Pools, WarmStock
 from quiltfn.ports.fleet import Nodes
-from quiltfn.runtimes import Runtimes
-from quiltfn.tenant_images import TenantImages
-from quiltfn.work import Work
+from quiltfn.tenants.access import make_key, revoke_key
+from quiltfn.tenants.admission import Admission
 
 AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 

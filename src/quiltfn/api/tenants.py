@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from quiltfn import wire
-from quiltfn.admission import Admission
 from quiltfn.api import pages
 from quiltfn.api.callers import VisitedServices, check_known
 from quiltfn.api.response import Response, json_response
@@ -11,6 +10,7 @@ from quiltfn.api.route import RequestContext
 from quiltfn.model.access import TENANT, check_tenant
 from quiltfn.model.cursors import no_cursor, text_of
 from quiltfn.ports.stats import StatsStore
+from quiltfn.tenants.admission import Admission
 
 
 class TenantServices(VisitedServices):

@@ -22,14 +22,15 @@ from quiltfn.api.request import Headers
 from quiltfn.api.response import INVOCATION_ID, Header, Response
 from quiltfn.api.route import NOBODY, CalledFunction, RequestContext
 from quiltfn.api.urls import UrlServices
-from quiltfn.health import Health
+from quiltfn.calls.invoke import Request
+from quiltfn.functions.urls import Found
+from quiltfn.host.health import Health
 from quiltfn.http_trigger import cgi, cloudevents, cors, prelude
 from quiltfn.http_trigger.answer import BadAnswer, HandlerAnswer, Head, sent_headers
 from quiltfn.http_trigger.call import HttpCall, forwarded, passed_on
 from quiltfn.http_trigger.event import answer_of, event_of
 from quiltfn.http_trigger.target import Target, check_path, target_of
 from quiltfn.http_trigger.webhook import is_ambiguous, is_signed, is_untimely
-from quiltfn.invoke import Request
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import (
     BadRequest,
@@ -59,7 +60,6 @@ from quiltfn.model.url import Auth, Cors, FunctionUrl, Refusal
 from quiltfn.model.version import ENVIRONMENT_MAX_BYTES, Version, VersionSpec
 from quiltfn.observe import metrics
 from quiltfn.ports import Clock
-from quiltfn.urls import Found
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # A body of a server up to here is read before the server gets the call, so that a sender of a few

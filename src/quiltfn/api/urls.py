@@ -8,11 +8,11 @@ from quiltfn import wire
 from quiltfn.api import parse
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.catalog import Entry
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.urls import Urls
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.url import Auth, Cors, FunctionUrl, Scheme, Webhook, path_of
 from quiltfn.model.version import MASK
-from quiltfn.urls import Urls
 
 
 class UrlServices(RouteServices):

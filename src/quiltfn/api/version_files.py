@@ -7,10 +7,10 @@ from quiltfn.api import pages, parse, shapes
 from quiltfn.api.byte_range import OCTETS, part_of
 from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.lifecycle import Lifecycle
+from quiltfn.functions.lifecycle import Lifecycle
+from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.cursors import no_cursor, text_of
 from quiltfn.model.errors import NotFound
-from quiltfn.tenant_images import TenantImages
 from quiltfn.wire.numbers import VERSION_NUMBER_MAX
 
 

@@ -5,15 +5,15 @@ from typing import TypeVar
 import msgspec
 
 from quiltfn import wire
-from quiltfn.admission import Admission
 from quiltfn.api import pages, parse, shapes
 from quiltfn.api.aliases import entry_called
 from quiltfn.api.budgets import SHORT_BYTES, CallOutputBudget
 from quiltfn.api.call_response import call_response
 from quiltfn.api.response import INVOCATION_ID, Response, json_response
 from quiltfn.api.route import RequestContext, RouteServices
-from quiltfn.catalog import Entry
-from quiltfn.invoke import Invoker
+from quiltfn.calls.invoke import Invoker
+from quiltfn.calls.work import Cause, Replay, Work
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.callback import check_secret, check_url
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.invocation import Invocation, Status
@@ -21,9 +21,9 @@ from quiltfn.model.version import MASK, Version
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports import TenantFunctions
 from quiltfn.ports.work import Input
+from quiltfn.tenants.admission import Admission
 from quiltfn.wire.masking import without_path
 from quiltfn.wire.work import MODES
-from quiltfn.work import Cause, Replay, Work
 
 RESPOND_ASYNC = "respond-async"
 DELAY_MAX_S = 365 * 86_400

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from quiltfn.base.cpu_arch import name_in_images
 from quiltfn.cli import progress, show, tools
 from quiltfn.cli.parsing import BadParameter
-from quiltfn.processors import name_in_images
 
 # How skopeo names where an image is; a reference without one of these is in a registry.
 TRANSPORT = re.compile(

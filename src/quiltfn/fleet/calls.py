@@ -12,7 +12,8 @@ from quiltfn.api.request import Request
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import Application
 from quiltfn.api.stream_slots import StreamSlots
-from quiltfn.events import Events
+from quiltfn.calls.events import Events
+from quiltfn.calls.invoke import Invoker
 from quiltfn.fleet.counts import FleetCounts
 from quiltfn.fleet.directory import MemberDirectory
 from quiltfn.fleet.files import NodeFile
@@ -25,7 +26,6 @@ from quiltfn.fleet.reports import ReportReader
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.fleet.tenants import FleetTenants
 from quiltfn.fleet.watching import PATH, OwnEvents, Watching
-from quiltfn.invoke import Invoker
 from quiltfn.model.errors import NotFound
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation

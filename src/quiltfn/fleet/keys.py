@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from quiltfn.access import Access
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response, json_response
-from quiltfn.disabled_tenants import DisabledTenants
 from quiltfn.model.access import Key
 from quiltfn.model.member import Member, NodeState
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import Peers, PeerUnavailable
+from quiltfn.tenants.access import Access
+from quiltfn.tenants.disabled import DisabledTenants
 
 PATH = "/fleet/keys"
 LOOK_EVERY_S = 0.5

@@ -25,7 +25,7 @@ from quiltfn.api.body import read_whole
 from quiltfn.api.errors import error_response
 from quiltfn.api.request import Request
 from quiltfn.api.response import Response
-from quiltfn.events import Cursor, Events
+from quiltfn.calls.events import Cursor, Events
 from quiltfn.model.access import TENANT
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import BadRequest, QuiltfnError

@@ -27,6 +27,7 @@ from typing import BinaryIO, TypeVar, cast
 
 import msgspec
 
+from quiltfn.base.uninterrupted import uninterrupted
 from quiltfn.images import contents as image_contents
 from quiltfn.images.archive_rules import refusal
 from quiltfn.images.jobs import ListPackages, Packages, Unpack
@@ -39,7 +40,6 @@ from quiltfn.images.unpack import DIRECTORY, ImageLimits
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.image import Archive, Contents, Image, ImageFile, Package, counted_bytes
 from quiltfn.ports import Clock
-from quiltfn.uninterrupted import uninterrupted
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from typing import BinaryIO, TypeVar
 
 import msgspec
 
+from quiltfn.base.cpu_arch import name_in_images
 from quiltfn.images import archive_rules, tar
 from quiltfn.images.archive_rules import refusal
 from quiltfn.images.tar import Kind, Source
-from quiltfn.processors import name_in_images
 
 LAYOUT, INDEX, DOCKER = "oci-layout", "index.json", "manifest.json"
 JSON_MAX_BYTES = 4 * 1024 * 1024

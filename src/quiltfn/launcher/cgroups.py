@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from quiltfn.frozen import Frozen
+from quiltfn.base.immutable import Frozen
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.cgroup_tree import children, kill_members, remove_tree, write
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from quiltfn.frozen import ByKeywords
+from quiltfn.base.immutable import ByKeywords
 from quiltfn.launcher import confine, syscalls
 from quiltfn.launcher import egress_rules as rules
 from quiltfn.launcher.cgroups import Cgroups, Limits

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from quiltfn.frozen import ByKeywords
+from quiltfn.base.immutable import ByKeywords
 from quiltfn.launcher import confine
 from quiltfn.launcher.children import Children, Process, kill_trees, processes
 from quiltfn.launcher.oci import CONTROL_FD

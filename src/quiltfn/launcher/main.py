@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quiltfn.frozen import Frozen
+from quiltfn.base.immutable import Frozen
 from quiltfn.launcher import (
     cgroups,
     confine,

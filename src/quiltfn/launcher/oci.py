@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from quiltfn.frozen import Frozen
+from quiltfn.base.immutable import Frozen
 from quiltfn.launcher.cgroups import SandboxLimits
 
 HANDLER_UID = 1000

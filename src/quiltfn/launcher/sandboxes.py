@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from quiltfn.frozen import ByKeywords
+from quiltfn.base.immutable import ByKeywords
 from quiltfn.launcher import descriptors, oci
 from quiltfn.launcher.cgroups import Cgroups, Limits, SandboxLimits
 from quiltfn.launcher.children import Children

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from quiltfn import __version__
-from quiltfn.clock import unix_ms
+from quiltfn.base.clock import unix_ms
 from quiltfn.operator.archive import DIGEST, FILES, ImageVanished, Manifest, Reader, Writer
 from quiltfn.operator.outcome import FINE, REFUSED, told
 from quiltfn.operator.owner import become_owner

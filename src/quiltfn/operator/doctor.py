@@ -14,8 +14,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from quiltfn import host_findings, host_programs
-from quiltfn.host_findings import Finding, Level
+from quiltfn.host import checks as host_findings
+from quiltfn.host import programs as host_programs
+from quiltfn.host.checks import Finding, Level
 from quiltfn.launcher import cgroups, state
 from quiltfn.operator.serve import GUEST
 from quiltfn.settings import (
@@ -99,7 +100,7 @@ def database(settings: Settings) -> Iterator[Finding]:
     if not settings.store:
         return
     # What speaks to it takes longer to load than all else here.
-    from quiltfn.opened_store import version_of  # noqa: PLC0415
+    from quiltfn.server.opened_store import version_of  # noqa: PLC0415
     from quiltfn.store import StoreBroken  # noqa: PLC0415
 
     try:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.fleet import files
-from quiltfn.opened_store import NO_DRIVER
 from quiltfn.operator.outcome import told
+from quiltfn.server.opened_store import NO_DRIVER
 from quiltfn.settings import BadSetting, check_store, password_in, read_private, read_secret
 
 DAYS_MAX = 3650

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quiltfn import __version__
-from quiltfn.clock import SystemClock
+from quiltfn.base.clock import SystemClock
 from quiltfn.fleet.directory import MemberDirectory
 from quiltfn.fleet.files import NodeFile, parse, split_address
 from quiltfn.fleet.identity import PING
 from quiltfn.fleet.peers import HttpPeers
-from quiltfn.host_findings import Finding, database, fine, refuse, warn
+from quiltfn.host.checks import Finding, database, fine, refuse, warn
 from quiltfn.model.member import Member, NodeState, Presence
-from quiltfn.opened_store import NO_DRIVER
 from quiltfn.ports.placement import PeerUnavailable
+from quiltfn.server.opened_store import NO_DRIVER
 from quiltfn.settings import BadSetting, Settings, is_store_verified, read_private
 from quiltfn.store import StoreBroken
 from quiltfn.store.compatibility import OLDEST, is_older

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quiltfn.clock import SystemClock
-from quiltfn.ids import continue_behind, new_id
+from quiltfn.base.clock import SystemClock
+from quiltfn.base.ids import continue_behind, new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import QuiltfnError, Unprocessable
@@ -97,7 +97,7 @@ def directory_beside(chosen: Settings) -> Iterator[Settings]:
 
 async def run(given: argparse.Namespace, chosen: Settings, secret: str | None) -> int:
     """One command against the store that the settings name."""
-    from quiltfn.opened_store import opened_store  # noqa: PLC0415
+    from quiltfn.server.opened_store import opened_store  # noqa: PLC0415
     from quiltfn.store import SqlAudit, SqlClockStore, SqlKeys  # noqa: PLC0415
 
     async with contextlib.AsyncExitStack() as stack:
@@ -115,7 +115,7 @@ async def run(given: argparse.Namespace, chosen: Settings, secret: str | None) -
 async def perform(
     given: argparse.Namespace, keys: "SqlKeys", audit: "SqlAudit", clock: SystemClock
 ) -> None:
-    from quiltfn.access import make_key, revoke_key  # noqa: PLC0415
+    from quiltfn.tenants.access import make_key, revoke_key  # noqa: PLC0415
 
     as_json = given.output == "json"
     if given.verb == "create":

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
             run_dir=settings.run_dir,
             guest=GUEST,
             # -I keeps the caller's environment and directory out.
-            server=[sys.executable, "-I", "-m", "quiltfn.main"],
+            server=[sys.executable, "-I", "-m", "quiltfn.server.main"],
             given={"settings": as_text(settings), "secrets": secrets},
             program=program_paths(),
             crun=settings.crun,

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from quiltfn.opened_store import NO_DRIVER
 from quiltfn.operator.outcome import told
 from quiltfn.operator.owner import become_owner
+from quiltfn.server.opened_store import NO_DRIVER
 from quiltfn.settings import BadSetting, check_store, password_in, read_secret
 from quiltfn.store import copy, copy_sqlite
 from quiltfn.store.copy import Source, Target

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, func, select
 
-from quiltfn.ids import new_id
+from quiltfn.base.ids import new_id
 from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import CapacityFull, NotFound, QuiltfnError, Unprocessable
 from quiltfn.model.invocation import NEXT, CallEvent, Invocation, Status, WorkOutcome

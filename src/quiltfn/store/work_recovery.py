@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import Connection, RowMapping
 
-from quiltfn.ids import continue_behind, new_id
+from quiltfn.base.ids import continue_behind, new_id
 from quiltfn.model.invocation import FINAL, NODE_LOST, Invocation, Status
 from quiltfn.model.work import outcome
 from quiltfn.store import outcomes, records

@@ -18,13 +18,13 @@ from quiltfn.fleet.image_fetch import ImageParts
 from quiltfn.fleet.images import FleetImages
 from quiltfn.fleet.peer_server import open_peer_server
 from quiltfn.fleet.peers import HttpPeers
+from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.model.image import Archive, Image, TenantImage
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports import Change, ChangeKind
 from quiltfn.ports.fleet import ImageCopy
 from quiltfn.ports.peers import Asker
-from quiltfn.tenant_images import TenantImages
 from service.peers.pair import Directory, a_fleet, a_node, listener
 from unit.sample_archives import in_pieces
 

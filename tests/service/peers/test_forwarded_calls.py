@@ -15,7 +15,6 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from quiltfn.access import Access
 from quiltfn.api import url_calls
 from quiltfn.api.app import make_app
 from quiltfn.api.forwarding import answering_peers
@@ -27,6 +26,7 @@ from quiltfn.model.forwarded import Refusal
 from quiltfn.model.invocation import Status
 from quiltfn.ports.peers import Asker
 from quiltfn.sandbox.fake import FakeSandboxes
+from quiltfn.tenants.access import Access
 from service.in_process import InProcess
 from service.peers.pair import Pair, a_pair
 from service.platform_harness import Harness, open_harness, until

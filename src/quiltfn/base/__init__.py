@@ -1,0 +1,1 @@
+"""What every layer may use: time, ids, retries, and small types."""

@@ -1,0 +1,1 @@
+"""Invocations, from a request to its record, and what their ends cause."""

@@ -1,0 +1,125 @@
+"""Canaries: takes back the version that an alias gives a part of its calls, where that fails.
+
+Each node judges by the calls that it ran, and the first that finds a version beyond its rule takes
+it back: the alias loses it in the store, so it is gone after a restart and on every node. The alias
+keeps why.
+"""
+
+import asyncio
+
+import msgspec
+import structlog
+
+from quiltfn.base.ids import new_id
+from quiltfn.calls.invoke import Invoker
+from quiltfn.functions.aliases import Aliases
+from quiltfn.model.alias import Alias
+from quiltfn.model.audit import AuditEntry
+from quiltfn.model.canary import CanaryCounters, RollbackRule, verdict
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.ports import Audit, Clock
+
+# Ends that are not the version's own.
+NOT_ITS_OWN = (Status.CANCELLED, Status.INTERRUPTED)
+AGAIN_S = 1.0
+ACTION, ITSELF = "alias.roll_back", "canary"
+
+_log = structlog.get_logger("quiltfn.calls.canaries")
+
+
+class _Watched(msgspec.Struct):
+    """An alias as it was set, the version that is judged, and what its calls came to."""
+
+    alias: Alias
+    version: int
+    rule: RollbackRule
+    counters: CanaryCounters = msgspec.field(default_factory=CanaryCounters)
+    is_over: bool = False
+
+
+class Canaries:
+    """Watches the ends of calls while any alias has a rule; else calls know nothing of it."""
+
+    def __init__(self, aliases: Aliases, invoker: Invoker, audit: Audit, clock: Clock) -> None:
+        self._aliases, self._invoker = aliases, invoker
+        self._audit, self._clock = audit, clock
+        self._watched: dict[str, list[_Watched]] = {}
+        self._failed: list[tuple[str, _Watched, str]] = []
+        self._changed = asyncio.Event()
+        aliases.on_change.append(self._alias_changed)
+        for function_id in aliases.functions():
+            self._alias_changed(function_id)
+
+    def _alias_changed(self, function_id: str) -> None:
+        before = {one.alias: one for one in self._watched.pop(function_id, [])}
+        watched = []
+        for alias in self._aliases.of(function_id):
+            if alias.also is not None and alias.rollback_on is not None:
+                new = _Watched(alias, alias.also.version, alias.rollback_on)
+                watched.append(before.get(alias, new))
+        was_watching = self._call_ended in self._invoker.on_closed
+        if watched:
+            self._watched[function_id] = watched
+        if self._watched and not was_watching:
+            self._invoker.on_closed.append(self._call_ended)
+        elif was_watching and not self._watched:
+            self._invoker.on_closed.remove(self._call_ended)
+
+    def _call_ended(self, record: Invocation) -> None:
+        for one in self._watched.get(record.function_id, ()):
+            if one.is_over or record.version != one.version or record.status in NOT_ITS_OWN:
+                continue
+            if self._clock.unix() > one.alias.updated_at + one.rule.within_s:
+                one.is_over = True
+                continue
+            one.counters.add(one.rule, record.duration_ms, failed=record.is_error)
+            why = verdict(one.rule, one.counters)
+            if why is not None:
+                one.is_over = True
+                self._failed.append((record.function_id, one, why))
+                self._changed.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._failed:
+                try:
+                    await self._take_back(*self._failed[0])
+                except StoreUnavailable as away:
+                    _log.warning(f"a version could not be taken back yet: {away}")
+                    await asyncio.sleep(AGAIN_S)
+                    continue
+                self._failed.pop(0)
+
+    async def _take_back(self, function_id: str, one: _Watched, why: str) -> None:
+        name, why = one.alias.name, f"version {one.version}: {why}"
+        function = await self._aliases.roll_back(function_id, one.alias, why)
+        if function is None:
+            return  # it was changed meanwhile, or another node was faster
+        _log.warning(f"alias {name} was rolled back: {why}", function=function_id)
+        entry = AuditEntry(
+            id=new_id(),
+            at=int(self._clock.timestamp()),
+            tenant_id=function.tenant_id,
+            credential=ITSELF,
+            action=ACTION,
+            object_id=function_id,
+            status=200,
+            error_code=None,
+            address="",
+            request_id="",
+            note=f"{name}: {why}",
+            object_name=function.name,
+        )
+        await self._kept(entry)
+
+    async def _kept(self, entry: AuditEntry) -> None:
+        """Stores the entry, as soon as the store takes it."""
+        while True:
+            try:
+                return await self._audit.append(entry)
+            except StoreUnavailable:
+                await asyncio.sleep(AGAIN_S)

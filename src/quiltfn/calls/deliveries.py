@@ -1,0 +1,434 @@
+"""Sends what destinations are to be told of the ends of accepted work.
+
+A delivery is in the store before it is sent, and is sent at least once: a server that is killed
+between an answer and its note sends it again, with the same id. In memory there is only, for each
+function that has some waiting, when the first of them is due.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import structlog
+from msgspec.structs import replace
+
+from quiltfn.base.store_retry import until_stored
+from quiltfn.calls.work import Cause, Work
+from quiltfn.functions.catalog import Catalog, Entry
+from quiltfn.model import callback
+from quiltfn.model.delivery import (
+    CHAIN_MAX,
+    LIFE_S,
+    RESULT_TOO_LARGE,
+    Delivery,
+    DeliveryStatus,
+    retry_due_ms,
+)
+from quiltfn.model.errors import (
+    Conflict,
+    FunctionNotActive,
+    NotFound,
+    OutcomeUnknown,
+    QuiltfnError,
+    ShuttingDown,
+    StoreUnavailable,
+    Unprocessable,
+)
+from quiltfn.model.invocation import Invocation, Source
+from quiltfn.model.work import Destination
+from quiltfn.ports import STORE_AGAIN_S, Journal, Page, TenantFunctions, no_others
+from quiltfn.ports.deliveries import CallbackFailed, CallbackSender, DeliveryStore
+from quiltfn.ports.work import AcceptedWork, Input
+from quiltfn.tenants.disabled import DisabledTenants
+
+# How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
+# slow receiver keeps nobody else's waiting.
+AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
+# Maximum bytes of bodies under way, in all and of one tenant; no delivery starts beyond them.
+BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
+# So many functions of a tenant that have no room are looked at in a row; the others a moment later.
+LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
+GONE = 410
+NOT_KEPT = "what was to be sent had to make room for other deliveries and is not kept"
+# Nobody has to be told of these again: they will be the same at the next try.
+FOR_GOOD = (NotFound, Unprocessable, FunctionNotActive)
+USER_AGENT = "quiltfn"
+
+_log = structlog.get_logger("quiltfn.calls.deliveries")
+
+
+class Deliveries:
+    """Sends deliveries when they are due (`run`), lists them and sends one again on request."""
+
+    def __init__(
+        self,
+        store: DeliveryStore,
+        catalog: Catalog,
+        work: Work,
+        journal: Journal,
+        open_sender: Callable[[], CallbackSender],
+        disabled: DisabledTenants,
+    ) -> None:
+        """`open_sender`: called once, with the first callback. `disabled`: the tenants whose
+        deliveries wait.
+        """
+        self._disabled = disabled
+        disabled.on_change.append(lambda *_: self._changed.set())
+        self._store, self._catalog, self._work = store, catalog, work
+        self._journal, self._clock, self._open_sender = journal, work.clock, open_sender
+        self._tracer = work.tracer
+        self._sender: CallbackSender | None = None
+        self._due: dict[str, tuple[str, int]] = {}  # by function: its tenant, and when
+        self._arrived: set[str] = set()
+        self._changed = asyncio.Event()
+        self._sending: dict[asyncio.Task[None], str] = {}  # with the id of the delivery
+        self._is_unsure = False  # the store did not say whether a claim was made
+        self._busy: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[str] = Counter()  # Of the bodies under way, by tenant.
+        self._ended: dict[str, str] = {}  # by function: its tenant
+        self._noticing: asyncio.Task[None] | None = None
+        # Brings what other nodes have changed, before a delivery fails by what there is.
+        self.catch_up = no_others
+
+    # What others do --------------------------------------------------------------------------
+
+    def ended(self, record: Invocation) -> None:
+        """A call's record was written; with the next commit its delivery is there."""
+        if record.outcome is None or record.outcome.destination_id is None:
+            return
+        self._ended[record.function_id] = record.tenant_id
+        if self._noticing is None:
+            self._noticing = asyncio.ensure_future(self._notice())
+
+    async def list(
+        self,
+        of: Entry | TenantFunctions,
+        limit: int,
+        cursor: str | None,
+        status: DeliveryStatus | None,
+    ) -> Page[Delivery]:
+        """The deliveries of functions, newest first, without what was sent."""
+        await self._journal.synced()
+        functions = of if isinstance(of, TenantFunctions) else of.function.id
+        return await self._store.list(functions, limit, cursor, status)
+
+    async def retry(self, entry: Entry, delivery_id: str) -> Delivery:
+        """Makes a delivery due at once, and for another day. Raises `NotFound`, and `Conflict` for
+        one that was delivered, or whose content had to make room or is too large.
+        """
+        now_ms = self._now_ms()
+        function = entry.function
+        found = await self._store.retry(function.id, delivery_id, now_ms, now_ms + LIFE_S * 1000)
+        if found is None:
+            raise NotFound("the function has no delivery with this id")
+        if found.status is DeliveryStatus.DELIVERED:
+            raise Conflict("it was delivered", details={"state": found.status})
+        if found.status is DeliveryStatus.FAILED:
+            hint = "GET …/invocations/<invocation_id> has the record of the call"
+            problem = found.error_message or ""
+            why = problem if problem.startswith(RESULT_TOO_LARGE) else NOT_KEPT
+            raise Conflict(why, hint=hint, details={"state": found.status})
+        self._note(function.id, function.tenant_id, now_ms)
+        return found
+
+    async def follow_waiting(self) -> None:
+        """Hears of deliveries that wait, whichever node made them or gave them back."""
+        for one in await self._store.waiting():
+            known = self._due.get(one.function_id)
+            if known is None or one.next_due_ms < known[1]:
+                self._note(one.function_id, one.tenant_id, one.next_due_ms)
+
+    async def run(self) -> None:
+        """Sends what is due, until it is cancelled. What is being sent then is sent again after
+        the next start.
+        """
+        try:
+            await self._load()
+            while True:
+                self._changed.clear()
+                try:
+                    wait_s = await self._begin_due()
+                except StoreUnavailable:
+                    wait_s = STORE_AGAIN_S
+                except Exception:  # A mistake of ours must not end the deliveries of all tenants.
+                    _log.exception("deliveries could not be begun; they are tried again")
+                    wait_s = STORE_AGAIN_S
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._changed.wait()
+        finally:
+            await self._stop()
+
+    # Deciding --------------------------------------------------------------------------------
+
+    async def _load(self) -> None:
+        for one in await until_stored(self._store.load):
+            self._note(one.function_id, one.tenant_id, one.next_due_ms)
+
+    async def _begin_due(self) -> float | None:
+        """Begins what is due and has room; returns in how many seconds more is due."""
+        if self._is_unsure:
+            await self._store.release_others(self._sending.values())
+            self._is_unsure = False
+        now_ms = self._now_ms()
+        due: defaultdict[str, list[str]] = defaultdict(list)
+        for function_id, (tenant_id, due_ms) in self._due.items():
+            if due_ms <= now_ms and tenant_id not in self._disabled:
+                due[tenant_id].append(function_id)
+        # First those of tenants that have fewest under way, however many functions others have.
+        is_whole = True
+        for tenant_id in sorted(due, key=lambda one: self._busy["tenant", one]):
+            is_whole &= await self._begin_of(tenant_id, due[tenant_id], now_ms)
+        if not is_whole:
+            return LOOK_AGAIN_S
+        later = [due for _, due in self._due.values() if due > now_ms]
+        return max(0.0, (min(later) - self._now_ms()) / 1000) if later else None
+
+    async def _begin_of(self, tenant_id: str, functions: Sequence[str], now_ms: int) -> bool:
+        """Begins what has room of a tenant's functions that have some due. False where there is
+        room left and not all were looked at.
+        """
+        looked = 0
+        for function_id in functions:
+            if self._room_of(tenant_id) <= 0:
+                break  # the end of one under way is the time to look again
+            if looked == LOOKED_AT:
+                return False
+            room = self._room(function_id, tenant_id)
+            if room > 0:
+                await self._begin(function_id, tenant_id, room, now_ms)
+            else:
+                looked += 1
+                self._due[function_id] = self._due.pop(function_id)  # next time others come first
+        return True
+
+    async def _begin(self, function_id: str, tenant_id: str, room: int, now_ms: int) -> None:
+        self._arrived.discard(function_id)
+        try:
+            claimed = await self._store.claim(function_id, room, now_ms)
+            for one in claimed:
+                self._start(one)
+            following = await self._store.next_due(function_id)
+        except StoreUnavailable as error:
+            self._is_unsure |= isinstance(error, OutcomeUnknown)
+            self._arrived.add(function_id)
+            raise
+        # At its end, so that the next round begins with other functions.
+        self._due.pop(function_id, None)
+        if function_id in self._arrived:  # meanwhile, so that it may not be in the answer
+            self._due[function_id] = (tenant_id, now_ms)
+        elif following is not None:
+            self._due[function_id] = (tenant_id, following.next_due_ms)
+
+    def _room(self, function_id: str, tenant_id: str) -> int:
+        """How many deliveries of the function may be begun now."""
+        of_host = max(self._busy[key] for key in self._keys(function_id))
+        return min(self._room_of(tenant_id), OF_HOST - of_host)
+
+    def _room_of(self, tenant_id: str) -> int:
+        """How many of the tenant's, wherever they go to."""
+        if self._bytes[tenant_id] >= BYTES_OF_TENANT or self._bytes.total() >= BYTES_AT_ONCE:
+            return 0
+        return min(AT_ONCE - len(self._sending), OF_TENANT - self._busy["tenant", tenant_id])
+
+    def _keys(self, function_id: str) -> Sequence[tuple[str, str]]:
+        """What a delivery of the function is counted by, beside its tenant."""
+        policy = self._work.policies.policy_of(function_id)
+        urls = [one.url for one in (policy.on_success, policy.on_failure) if one and one.url]
+        hosts = {urlsplit(url).netloc.lower() for url in urls}
+        return [("function", function_id), *(("host", host) for host in hosts)]
+
+    def _note(self, function_id: str, tenant_id: str, due_ms: int) -> None:
+        """One of the function's is due then."""
+        known = self._due.get(function_id)
+        self._due[function_id] = (tenant_id, min(due_ms, known[1]) if known else due_ms)
+        self._arrived.add(function_id)
+        self._changed.set()
+
+    async def _notice(self) -> None:
+        """Waits for the commit of what has ended, and then knows of its deliveries."""
+        while self._ended:
+            ended, self._ended = self._ended, {}
+            try:
+                await self._journal.synced()
+            except StoreUnavailable:
+                self._ended = ended | self._ended
+                await asyncio.sleep(STORE_AGAIN_S)
+                continue
+            for function_id, tenant_id in ended.items():
+                self._note(function_id, tenant_id, self._now_ms())
+        self._noticing = None
+
+    # Sending ---------------------------------------------------------------------------------
+
+    def _start(self, delivery: Delivery) -> None:
+        keys = [("tenant", delivery.tenant_id), *self._keys(delivery.function_id)]
+        self._busy.update(keys)
+        self._bytes[delivery.tenant_id] += len(delivery.body)
+        task = asyncio.ensure_future(self._send(delivery))
+        self._sending[task] = delivery.id
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._sending.pop(task, None)
+            self._busy.subtract(keys)
+            self._busy = +self._busy
+            self._bytes[delivery.tenant_id] -= len(delivery.body)
+            self._bytes = +self._bytes
+            self._changed.set()
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("a delivery was not sent", delivery=delivery.id, error=repr(error))
+
+        task.add_done_callback(over)
+
+    async def _send(self, delivery: Delivery) -> None:
+        """One try, and the note of what became of it."""
+        started, target = self._clock.now(), self._target(delivery)
+        try:
+            if target is None:
+                await self.catch_up()
+                target = self._target(delivery)
+            after = await self._try(delivery, target)
+        except Exception:  # As without descriptors, or a mistake of ours: it must not stay claimed.
+            _log.exception("a delivery could not be sent; it is tried again", delivery=delivery.id)
+            after = self._again(delivery, "the server could not send it")
+        if after is None:
+            return
+        is_call = target is not None and target.function is not None
+        if self._tracer is not None:
+            self._tracer.delivery_tried(after, started, to_function=is_call)
+        if is_call and after.status is DeliveryStatus.DELIVERED:
+            return  # which was noted with the call
+        await until_stored(lambda: self._store.finish(after))  # it is known nowhere else
+        if after.status is DeliveryStatus.WAITING:
+            self._note(after.function_id, after.tenant_id, after.due_at_ms)
+        elif after.status is DeliveryStatus.FAILED:
+            _log.warning(
+                "a delivery has failed",
+                function=delivery.function_id,
+                delivery=delivery.id,
+                reason=after.error_message,
+            )
+
+    def _target(self, delivery: Delivery) -> Destination | None:
+        policy = self._work.policies.policy_of(delivery.function_id)
+        target: Destination | None = getattr(policy, delivery.policy_field)
+        return target
+
+    async def _try(self, delivery: Delivery, target: Destination | None) -> Delivery | None:
+        """What to note of the try. None: the server is ending."""
+        if target is None:
+            return self._failed(delivery, "the policy names no destination any more")
+        if target.function is not None:
+            return await self._accept(delivery, target.function)
+        return await self._post(delivery, target)
+
+    async def _accept(self, delivery: Delivery, name: str) -> Delivery | None:
+        """Gives it to a function; returns what to note, as delivered where that is noted already.
+        None: the server is ending.
+        """
+        try:
+            deep = await self._store.depth(delivery.invocation_id, CHAIN_MAX)
+            if deep >= CHAIN_MAX:
+                why = f"{CHAIN_MAX} calls in a row were each caused by the one before; no more are"
+                return self._failed(delivery, why)
+            try:
+                work = self._call_of(delivery, name)
+            except FOR_GOOD:
+                await self.catch_up()
+                work = self._call_of(delivery, name)
+            with self._work.looked_for(work):
+                await self._store.accept(replace(delivery, ended_at=self._now_s()), work)
+        except ShuttingDown:
+            await self._store.release(delivery)
+            return None
+        except StoreUnavailable as error:
+            return self._again(delivery, str(error))
+        except NotFound:
+            return self._failed(delivery, f"the tenant has no function named {name}")
+        except FOR_GOOD as error:
+            return self._failed(delivery, str(error))
+        except QuiltfnError as error:
+            return self._again(delivery, str(error))
+        self._work.stored(work)
+        return replace(delivery, status=DeliveryStatus.DELIVERED)
+
+    def _call_of(self, delivery: Delivery, name: str) -> AcceptedWork:
+        """What the function of that name is given. Raises why it is refused."""
+        entry = self._catalog.by_name(delivery.tenant_id, name)
+        caller = f"destination of {delivery.function_id}"
+        cause = Cause(
+            source=Source.DESTINATION,
+            parent_id=delivery.invocation_id,
+            invocation_id=delivery.id,  # the same delivery makes no second call
+        )
+        traceparent = self._traceparent(delivery)
+        given = Input(payload=delivery.body, caller=caller, traceparent=traceparent)
+        return self._work.prepared(entry, given, cause=cause)
+
+    def _traceparent(self, delivery: Delivery) -> str | None:
+        """What who gets it is told of this try."""
+        return None if self._tracer is None else self._tracer.delivery_traceparent(delivery)
+
+    async def _post(self, delivery: Delivery, target: Destination) -> Delivery:
+        """Posts it to a URL; returns what to note."""
+        assert target.url is not None
+        assert target.secret is not None
+        if self._sender is None:
+            self._sender = self._open_sender()
+        now = int(self._clock.unix())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": USER_AGENT,
+            **callback.signed_headers(target.secret, delivery.id, now, delivery.body),
+        }
+        traceparent = self._traceparent(delivery)
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
+        try:
+            status = await self._sender.post(target.url, headers, delivery.body)
+        except CallbackFailed as error:
+            return self._again(replace(delivery, http_status=None), str(error))
+        answered = replace(delivery, http_status=status)
+        if 200 <= status <= 299:
+            return replace(
+                answered,
+                status=DeliveryStatus.DELIVERED,
+                body=b"",
+                error_message=None,
+                ended_at=self._now_s(),
+            )
+        if status == GONE:
+            return self._failed(answered, "the receiver answered 410: it wants no more")
+        return self._again(answered, f"the receiver answered {status}")
+
+    def _again(self, delivery: Delivery, why: str) -> Delivery:
+        """It is tried again later, if it is not too old by then."""
+        due_ms = retry_due_ms(delivery, self._now_ms(), random.random())
+        if due_ms is None:
+            return self._failed(delivery, why)
+        return replace(delivery, status=DeliveryStatus.WAITING, due_at_ms=due_ms, error_message=why)
+
+    def _failed(self, delivery: Delivery, why: str) -> Delivery:
+        return replace(
+            delivery, status=DeliveryStatus.FAILED, error_message=why, ended_at=self._now_s()
+        )
+
+    async def _stop(self) -> None:
+        tasks = [*self._sending, *([self._noticing] if self._noticing else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            await sender.aclose()
+
+    def _now_ms(self) -> int:
+        """Trusted time: a wall clock that is set makes no delivery late and none too old."""
+        return int(self._clock.trusted() * 1000)
+
+    def _now_s(self) -> int:
+        return int(self._clock.unix())

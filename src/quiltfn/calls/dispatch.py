@@ -1,0 +1,592 @@
+"""Runs accepted work: claims what is due, in slices, and gives it to the invoker.
+
+Of each function that has work it knows when the first piece is due, and holds the slice that it has
+claimed and not begun. Everything else is in the store. It looks when work arrives or comes due,
+when a call of the function ends, and when the function changes; `model/dispatch.py` decides.
+
+    arrived, due ──▶ rota ──turn──▶ begun ──▶ the invoker writes the end, and what becomes of it
+                      ▲   └─ no slice: claims one    │
+                      └──────────────────────────────┘
+"""
+
+import asyncio
+import contextlib
+import heapq
+import random
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from quiltfn.base.ids import new_id
+from quiltfn.calls.claims import Backlog, Claims
+from quiltfn.calls.invoke import Invoker, Request
+from quiltfn.calls.work import request_of
+from quiltfn.functions.catalog import Catalog, Entry
+from quiltfn.functions.policies import Policies
+from quiltfn.functions.version_cache import KnownVersions
+from quiltfn.model.dispatch import Load, Rota, may_start
+from quiltfn.model.errors import (
+    Forbidden,
+    NotFound,
+    QuiltfnError,
+    StoreUnavailable,
+    Unprocessable,
+)
+from quiltfn.model.function import Function, FunctionState
+from quiltfn.model.invocation import CallEvent, Invocation, WorkOutcome
+from quiltfn.model.version import Version
+from quiltfn.model.work import outcome
+from quiltfn.observe import metrics
+from quiltfn.ports import Clock, Journal, LongOutput, Pools, no_others
+from quiltfn.ports.work import ClaimedWork, DueWork, WorkStore
+from quiltfn.tenants.admission import Admission
+
+_log = structlog.get_logger("quiltfn.calls.dispatch")
+RETRY_AFTER_S = 1.0
+# What is due and may not start is looked at again so often, apart from what wakes it.
+BLOCKED_LOOK_S, BLOCKED_EACH_S = 0.1, 0.001
+SETTLE_AFTER_S = 0.05
+LONGEST_SLEEP_S = 60.0
+# So many times beyond two for each function are remembered that are no longer so.
+DUE_SPARE = 64
+
+
+@dataclass(eq=False, kw_only=True)
+class Dispatcher:
+    """`ports.work.Queue`. `start` it once the functions are loaded; `stop`, then `join` it.
+
+    `long_output`: the memory for long output of one attempt of a tenant, until its end is written.
+    """
+
+    store: WorkStore
+    versions: KnownVersions
+    catalog: Catalog
+    pools: Pools
+    invoker: Invoker
+    policies: Policies
+    admission: Admission
+    journal: Journal
+    clock: Clock
+    long_output: Callable[[str], AbstractContextManager[LongOutput]]
+
+    def __post_init__(self) -> None:
+        # Each is told of whose function work arrived. It must not raise or wait.
+        self.on_arrived: list[Callable[[str, str], None]] = []
+        # Whether attempts may begin now; looked at again and again while they may not.
+        self.may_begin: Callable[[], bool] = lambda: True
+        self._claims = Claims(self.store, self.clock, is_strict=self.journal.is_strict)
+        self._backlogs: dict[str, Backlog] = {}
+        self._rota = Rota()
+        self._unclaimed = Rota()  # what could begin, once there is memory for a claim
+        self._due: list[tuple[int, str]] = []  # a heap; what is no longer so is skipped
+        self._blocked: set[str] = set()
+        # After a turn that needs a new instance: the backlogs that need one as well, which wait
+        # until the pools are asked again. None before it.
+        self._cold: list[Backlog] | None = None
+        self._retries: list[tuple[str, str, int]] = []
+        self._in_doubt: set[str] = set()  # functions whose claims are being made sure of
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_pumping = self._is_settling = self._is_stopping = False
+        self._claims_again_at = 0.0  # monotonic seconds; later than now where the store failed
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # uvloop's timers do not always tell
+        self._look: asyncio.TimerHandle | None = None
+        # Brings what other nodes have changed, before work that they accepted is begun.
+        self.catch_up = no_others
+        self.invoker.on_closed.append(self._call_ended)
+        self.catalog.on_change.append(self._function_changed)
+
+    async def start(self) -> None:
+        """Begins to run what waits in the store. Raises `StoreUnavailable`."""
+        for one in await self.store.load():
+            self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
+
+    async def stop(self) -> None:
+        """Begins nothing more, and puts back what was claimed and not begun. Where that cannot be
+        stored, `follow_waiting` does it later; else it is begun after `resume`, or the next start
+        puts it back.
+        """
+        self._is_stopping = True
+        for timer in (self._timer, self._look):
+            if timer is not None:
+                timer.cancel()
+        claims = [backlog.claim for backlog in self._backlogs.values() if backlog.claim is not None]
+        if claims:
+            await asyncio.wait(claims)
+        try:
+            await self._put_all_back()
+        except StoreUnavailable as error:
+            _log.warning(f"claimed work could not be put back: {error}")
+
+    async def _put_all_back(self) -> None:
+        """All that was claimed and not begun. Raises `StoreUnavailable`."""
+        await self._claims.release_all(self._backlogs.values())
+        unsure = [backlog for backlog in self._backlogs.values() if backlog.is_uncertain]
+        if unsure:
+            known = {one for backlog in unsure for one in backlog.running}
+            await self.journal.synced()  # what was over before that is not claimed any more
+            for backlog in unsure:
+                await self._claims.make_sure(backlog, known | backlog.running)
+
+    async def resume(self) -> None:
+        """After `stop`: begins to run what waits again. Raises `StoreUnavailable`."""
+        if not self._is_stopping:
+            return
+        self._is_stopping, self._timer, self._look = False, None, None
+        try:
+            await self.start()
+        except StoreUnavailable:
+            self._is_stopping = True  # it is tried again, and `stop` puts back what came meanwhile
+            raise
+        for backlog in [*self._backlogs.values()]:  # what came meanwhile may be others' by now
+            self._consider(backlog)
+        self._look_again()
+        self.tick()
+
+    async def join(self) -> None:
+        """Waits until the attempts under way are over: after the pools were closed."""
+        self._retries.clear()  # they are in the store, and nothing is begun any more
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # What wakes it ---------------------------------------------------------------------------
+
+    def arrived(self, function_id: str, tenant_id: str, due_at_ms: int) -> None:
+        """Work of the function waits in the store that is due then."""
+        backlog = self._backlogs.get(function_id)
+        if backlog is None:
+            backlog = self._backlogs[function_id] = Backlog(function_id, tenant_id)
+        backlog.waits_until(due_at_ms)
+        self._consider(backlog)
+        for told in self.on_arrived:
+            told(tenant_id, function_id)
+
+    async def follow_waiting(self) -> None:
+        """Hears of work that waits, whichever node accepted it or put it back. Others are to have
+        what was claimed here, if nothing is begun here.
+        """
+        if self._is_stopping:
+            await self._put_all_back()
+        found = [one for one in await self.store.due() if self._is_news(one)]
+        if found:
+            await self.catch_up()  # what was changed before it was accepted is known then
+        for one in found:
+            if self._is_news(one):
+                self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
+
+    def _is_news(self, work: DueWork) -> bool:
+        known = self._backlogs.get(work.function_id)
+        return known is None or known.next_due_ms is None or work.next_due_ms < known.next_due_ms
+
+    def tick(self) -> None:
+        """Looks at what has come due; its timer calls it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now_ms = self._now_ms()
+        while self._due and self._due[0][0] <= now_ms:
+            due, function_id = heapq.heappop(self._due)
+            backlog = self._backlogs.get(function_id)
+            if backlog is not None and backlog.alarm_ms == due:
+                backlog.alarm_ms = None
+                self._consider(backlog)
+        self._sleep()
+
+    async def withdraw(self, invocation_id: str) -> bool:
+        """Puts work back that was claimed and not begun, so that it can be cancelled. False where
+        there is no such work. Raises `StoreUnavailable`.
+        """
+        backlog = self._holder(invocation_id)
+        if backlog is None:
+            claims = [one.claim for one in self._backlogs.values() if one.claim is not None]
+            if claims:
+                await asyncio.wait(claims)
+            backlog = self._holder(invocation_id)
+        if backlog is None:
+            return False
+        # Who withdraws it wants it not to be claimed again at once.
+        later_ms = self._now_ms() + round(RETRY_AFTER_S * 1000)
+        backlog.returning += 1
+        try:
+            work = self._claims.take(backlog, invocation_id)
+            await self._claims.put_back(backlog, [work], later_ms)
+        finally:
+            backlog.returning -= 1
+            self._consider(backlog)
+        return True
+
+    def _holder(self, invocation_id: str) -> Backlog | None:
+        return next((one for one in self._backlogs.values() if invocation_id in one.held), None)
+
+    def _call_ended(self, record: Invocation) -> None:
+        """A call of the function is over, and its instance is free in a moment."""
+        backlog = self._backlogs.get(record.function_id) if self._blocked else None
+        if backlog is not None and record.function_id in self._blocked:
+            self._blocked.discard(record.function_id)
+            self._ready(backlog)
+
+    def _function_changed(self, before: Function | None, after: Function | None) -> None:
+        """It may have been resumed, scaled, paused or deleted."""
+        function = after or before
+        backlog = self._backlogs.get(function.id) if function else None
+        if backlog is not None and self._entry_of(backlog) is not None:
+            self._consider(backlog)
+
+    def _consider(self, backlog: Backlog) -> None:
+        """Adds the backlog to the rota if some of its work is due, else sleeps until it is."""
+        due = backlog.first_due_ms()
+        if self._backlogs.get(backlog.function_id) is not backlog:  # the function was deleted
+            return
+        if backlog.is_uncertain:
+            self._make_sure_soon(backlog)
+            return
+        if due is None or self._is_stopping:
+            if backlog.is_empty:
+                self._forget(backlog)
+        elif due <= self._now_ms():
+            self._ready(backlog)
+        elif backlog.alarm_ms is None or due < backlog.alarm_ms:
+            backlog.alarm_ms = due
+            heapq.heappush(self._due, (due, backlog.function_id))
+            if len(self._due) > 2 * len(self._backlogs) + DUE_SPARE:
+                self._forget_old_alarms()
+            self._sleep()
+
+    def _forget_old_alarms(self) -> None:
+        """Of what came to be due ever earlier, or was deleted, the old times may be a year away."""
+        alarms = ((it.alarm_ms, name) for name, it in self._backlogs.items())
+        self._due = [(ms, name) for ms, name in alarms if ms is not None]
+        heapq.heapify(self._due)
+
+    def _ready(self, backlog: Backlog) -> None:
+        self._rota.add(backlog.tenant_id, backlog.function_id)
+        if not self._is_pumping:
+            self._is_pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _sleep(self) -> None:
+        """Sets the timer for what is due next."""
+        if not self._due or self._is_stopping:
+            return
+        loop = asyncio.get_running_loop()
+        wait = min(LONGEST_SLEEP_S, max(0.0, (self._due[0][0] - self._now_ms()) / 1000))
+        at = loop.time() + wait
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_at = loop.call_at(at, self.tick), at
+
+    def _block(self, backlog: Backlog) -> None:
+        """Something is due and may not start now: it is looked at when a call of the function
+        ends, and after a while in any case, for instances come and go for other reasons, too.
+        """
+        self._blocked.add(backlog.function_id)
+        if self._look is None and not self._is_stopping:
+            wait = BLOCKED_LOOK_S + BLOCKED_EACH_S * len(self._blocked)
+            self._look = asyncio.get_running_loop().call_later(wait, self._look_again)
+
+    def _look_again(self) -> None:
+        self._look, blocked = None, self._blocked
+        self._blocked = set()
+        for function_id in blocked & self._backlogs.keys():
+            self._consider(self._backlogs[function_id])
+
+    def _entry_of(self, backlog: Backlog) -> Entry | None:
+        """The function as it is now; None if it was deleted, and its work with it."""
+        try:
+            return self.catalog.get(backlog.function_id)
+        except NotFound:
+            self._forget(backlog)
+            return None
+
+    def _forget(self, backlog: Backlog) -> None:
+        self._claims.take_all(backlog)
+        self._rota.remove(backlog.tenant_id, backlog.function_id)
+        self._unclaimed.remove(backlog.tenant_id, backlog.function_id)
+        self._blocked.discard(backlog.function_id)
+        if self._backlogs.get(backlog.function_id) is backlog:
+            del self._backlogs[backlog.function_id]
+
+    # Beginning -------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Begins everything that may begin now.
+
+        An instance that is started for one function may be one less for another. So of those only
+        one is begun before the pools are asked again.
+        """
+        self._is_pumping, self._cold = False, None
+        if self._is_stopping:
+            return
+        while self._rota.turn(self._begin_one):
+            pass
+        if self._cold:
+            for backlog in self._cold:
+                self._ready(backlog)
+        self._claim_next()
+
+    def _is_held_back(self, backlog: Backlog) -> bool:
+        """Whether nothing of it may begin now; then it is considered again later."""
+        if not self.may_begin():
+            self._block(backlog)
+        elif self.admission.refusal(backlog.tenant_id) is not None:
+            self._hold_back(backlog)
+        else:
+            return False
+        return True
+
+    def _begin_one(self, function_id: str) -> bool:
+        """Begins an attempt of the function, or claims work first. False where none was begun."""
+        backlog = self._backlogs[function_id]
+        entry = self._entry_of(backlog)
+        if entry is None:
+            return False
+        if entry.function.state is not FunctionState.ACTIVE:
+            if backlog.held:
+                self._put_back_soon(backlog, self._claims.take_all(backlog))
+            return False  # it is considered again when it changes
+        due = backlog.first_due_ms()
+        if backlog.is_uncertain or due is None or due > self._now_ms():
+            self._consider(backlog)
+            return False
+        if self._is_held_back(backlog):
+            return False
+        headroom = self.pools.headroom(function_id)
+        room = headroom.total - backlog.launched
+        count = may_start(self._load(backlog, due, room), room)
+        if not count:
+            if backlog.held and self._claims.is_full:
+                self._put_back_soon(backlog, self._claims.take_all(backlog))
+            else:
+                self._block(backlog)
+            return False
+        size = self._claims.slice_size(backlog, count)
+        if not backlog.held:
+            self._claim_some(backlog, size)
+            return False
+        if headroom.idle - backlog.launched <= 0:
+            if self._cold is not None:
+                self._cold.append(backlog)
+                return False
+            self._cold = []
+        self._begin(backlog, entry)
+        if self._claims.wants_more(backlog, size, self._now_ms()):
+            self._claim_some(backlog, size)
+        return True
+
+    def _hold_back(self, backlog: Backlog) -> None:
+        """The tenant has used up its day, or is disabled: what is due waits until tomorrow, or for
+        an operator.
+        """
+        if backlog.held:
+            self._put_back_soon(backlog, self._claims.take_all(backlog))
+        else:
+            self._block(backlog)
+
+    def _load(self, backlog: Backlog, due_ms: int, room: int) -> Load:
+        in_line = 0
+        if room <= 0:  # Only then it matters.
+            in_line = sum(not self.invoker.has_begun(one) for one in backlog.running)
+        return Load(
+            running=len(backlog.running),
+            in_line=in_line,
+            waited_s=(self._now_ms() - due_ms) / 1000,
+            max_concurrency=self.policies.policy_of(backlog.function_id).max_concurrency,
+        )
+
+    def _begin(self, backlog: Backlog, entry: Entry) -> None:
+        work = self._claims.take(backlog)
+        if work.expires_at_ms < self._now_ms():  # The next claim ends it.
+            self._put_back_soon(backlog, [work])
+            return
+        backlog.running.add(work.record.invocation_id)
+        backlog.launched += 1
+        backlog.begun += 1
+        self._spawn(self._run(backlog, entry, work))
+
+    async def _run(self, backlog: Backlog, entry: Entry, work: ClaimedWork) -> None:
+        """The whole of one attempt."""
+        backlog.launched -= 1
+        request = self._request(backlog, work)
+        try:
+            try:
+                if work.input.version is not None:
+                    version = await self._version(entry, work.input.version)
+                    request = replace(request, version=version)
+                with self.long_output(backlog.tenant_id) as output:
+                    await self.invoker.invoke(entry, replace(request, long_output=output))
+            except (Unprocessable, Forbidden) as error:
+                # The function is another than it was when the work was accepted.
+                self.invoker.end_unstarted(entry, request, CallEvent.ERROR, str(error))
+        except QuiltfnError as error:
+            if error.invocation_id is None and not isinstance(error, NotFound):
+                await self._put_back(backlog, [work])
+        except Exception:
+            _log.exception("an attempt failed before it was begun", function=backlog.function_id)
+            await self._put_back(backlog, [work])
+        finally:
+            backlog.running.discard(work.record.invocation_id)
+            if backlog.function_id not in self._blocked:
+                self._consider(backlog)
+
+    def _request(self, backlog: Backlog, work: ClaimedWork) -> Request:
+        record = work.record
+
+        def conclude(ended: Invocation) -> WorkOutcome:
+            return self._conclude(backlog, work, ended)
+
+        return replace(
+            request_of(work.input),
+            invocation_id=record.invocation_id,
+            source=record.source,
+            attempt=record.attempt,
+            due_at=record.due_at,
+            parent_invocation_id=record.parent_invocation_id,
+            origin_invocation_id=record.origin_invocation_id,
+            conclude=conclude,
+        )
+
+    def _conclude(self, backlog: Backlog, work: ClaimedWork, ended: Invocation) -> WorkOutcome:
+        """Decides what becomes of the work, in the step in which its end is written."""
+        policy = self.policies.policy_of(backlog.function_id)
+        chance = random.random()
+        decided = outcome(policy, ended, self._now_ms(), work.expires_at_ms, chance, new_id)
+        metrics.count_attempt(ended.status)
+        if decided.dead_letter is not None:
+            metrics.count_dead_letter(decided.dead_letter)
+        if decided.retry_at_ms is not None:
+            self._retries.append((backlog.function_id, backlog.tenant_id, decided.retry_at_ms))
+            if not self._is_settling and not self._is_stopping:
+                self._is_settling = True
+                self._spawn(self._settle())
+        return decided
+
+    async def _settle(self) -> None:
+        """Retries can be claimed once the ends before them are committed."""
+        try:
+            while self._retries:
+                await asyncio.sleep(SETTLE_AFTER_S)
+                some, self._retries = self._retries, []
+                try:
+                    await self.journal.synced()
+                except StoreUnavailable:
+                    self._retries += some
+                    await asyncio.sleep(RETRY_AFTER_S)
+                    continue
+                for one in some:
+                    self.arrived(*one)
+        finally:
+            self._is_settling = False
+
+    async def _version(self, entry: Entry, number: int) -> Version:
+        """The version that the work names. Raises `Unprocessable` if there is none."""
+        try:
+            return await self.versions.of(entry, number)
+        except NotFound as error:
+            raise Unprocessable(str(error)) from None
+
+    # Claiming and putting back ---------------------------------------------------------------
+
+    def _claim_some(self, backlog: Backlog, size: int) -> None:
+        if backlog.claim is not None or backlog.next_due_ms is None:
+            return
+        if self.clock.now() < self._claims_again_at:
+            self._block(backlog)
+        elif self._claims.may_begin:
+            self._claims.under_way += 1
+            backlog.claim = self._spawn(self._claim(backlog, size))
+        else:
+            self._unclaimed.add(backlog.tenant_id, backlog.function_id)
+
+    def _claim_next(self) -> None:
+        """Lets the next function that waits for it claim, if there is memory for it now."""
+        if not self._claims.may_begin or self._is_stopping:
+            return
+        function_id = self._unclaimed.turn(self._backlogs.__contains__)
+        if function_id is not None:
+            backlog = self._backlogs[function_id]
+            self._unclaimed.remove(backlog.tenant_id, function_id)
+            self._ready(backlog)
+
+    async def _claim(self, backlog: Backlog, size: int) -> None:
+        try:
+            ended = await self._claims.claim(backlog, size, self._now_ms())
+        except Exception as error:
+            if not isinstance(error, StoreUnavailable):
+                _log.exception("work could not be claimed", function=backlog.function_id)
+            self._claims_again_at = self.clock.now() + RETRY_AFTER_S
+            self._block(backlog)
+            return
+        finally:
+            backlog.claim = None
+            self._claims.under_way -= 1
+            self._claim_next()
+        for record in ended:
+            self._ended_unrun(backlog, record)
+        due = backlog.first_due_ms()
+        if backlog.held or due is None or due > self._now_ms():
+            self._consider(backlog)
+        else:  # Due, and yet not claimed: it must not be asked for again at once.
+            self._block(backlog)
+
+    def _make_sure_soon(self, backlog: Backlog) -> None:
+        if backlog.function_id not in self._in_doubt and not self._is_stopping:
+            self._in_doubt.add(backlog.function_id)
+            self._spawn(self._make_sure(backlog))
+
+    async def _make_sure(self, backlog: Backlog) -> None:
+        """Asks the store until it says what this node has claimed of the function."""
+        try:
+            while backlog.is_uncertain and not self._is_stopping:
+                known = {*backlog.running}
+                try:
+                    await self.journal.synced()  # what was over before that is not claimed any more
+                    is_moving = backlog.claim is not None or backlog.returning or self._is_stopping
+                    if not is_moving:
+                        await self._claims.make_sure(backlog, known | backlog.running)
+                    else:
+                        await asyncio.sleep(SETTLE_AFTER_S)
+                except StoreUnavailable:
+                    await asyncio.sleep(RETRY_AFTER_S)
+        finally:
+            self._in_doubt.discard(backlog.function_id)
+        self._consider(backlog)
+
+    def _ended_unrun(self, backlog: Backlog, record: Invocation) -> None:
+        if record.outcome is not None and record.outcome.dead_letter is not None:
+            metrics.count_dead_letter(record.outcome.dead_letter)
+        entry = self._entry_of(backlog)
+        if entry is not None:
+            self.invoker.ended_unrun(entry, record)
+
+    def _put_back_soon(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
+        """As `_put_back`. Until that is done, nothing else shows that the function has work."""
+        backlog.returning += 1
+        self._spawn(self._put_back_taken(backlog, works))
+
+    async def _put_back_taken(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
+        try:
+            await self._put_back(backlog, works)
+        finally:
+            backlog.returning -= 1
+
+    async def _put_back(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
+        """Releases work that was claimed and not begun. If that fails, it stays claimed."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._claims.put_back(backlog, works)
+        if self._entry_of(backlog) is not None:
+            self._block(backlog)
+
+    def _now_ms(self) -> int:
+        return int(self.clock.trusted() * 1000)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

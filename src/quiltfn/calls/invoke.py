@@ -1,0 +1,691 @@
+"""Runs one invocation, from the request to its final record."""
+
+import asyncio
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from quiltfn.base.ids import new_id
+from quiltfn.functions.catalog import Entry
+from quiltfn.model import environment, timeline
+from quiltfn.model.errors import (
+    FunctionNotActive,
+    Internal,
+    NotFound,
+    QuiltfnError,
+    RuntimeUnavailable,
+    ShuttingDown,
+    StoreUnavailable,
+    Unprocessable,
+)
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import (
+    NEXT,
+    PAYLOAD_MAX_BYTES,
+    CallEvent,
+    CallResult,
+    ExitKind,
+    Invocation,
+    RunContext,
+    Source,
+    Status,
+    WorkOutcome,
+)
+from quiltfn.model.output import OutputLog
+from quiltfn.model.overrides import check_overrides
+from quiltfn.model.runtime import Kind, Network
+from quiltfn.model.state_machine import transition
+from quiltfn.model.timeline import StartTiming, Timeline
+from quiltfn.model.version import Version, check_environment
+from quiltfn.observe import metrics
+from quiltfn.observe.trace import Tracer
+from quiltfn.ports import (
+    Call,
+    Clock,
+    Journal,
+    Lease,
+    LongOutput,
+    PendingLease,
+    Pools,
+)
+from quiltfn.ports.streamed_body import StreamedBody
+
+T = TypeVar("T")
+MISTAKE = "the server made a mistake; its log has more"
+CANCELLED = "the call was cancelled"
+GAVE_WAY = "its caller went away, and the invocation gave way to one that somebody waits for"
+# How long a tenant is not searched again for invocations that can give way, if there were none.
+SEARCHED_AGAIN_S = 0.05
+# So long, whoever cancels a call waits until everything that it has started is killed. It is more
+# than a guest has to end its sandbox without the launcher.
+KILLED_WITHIN_S = 8.0
+STILL_RUNS = (
+    "the call is recorded as cancelled, but its sandbox has not ended yet, so its handler may "
+    "still run"
+)
+
+
+class RunningCall(msgspec.Struct, frozen=True):
+    """A call that its handler has: its record so far, and what it has written."""
+
+    record: Invocation
+    output: OutputLog
+
+
+class CallProgress(msgspec.Struct, frozen=True):
+    """A call that is under way: where its time went by now, its record once it was handed over, and
+    the names of the variables that its caller gave.
+    """
+
+    timeline: Timeline
+    record: Invocation | None
+    variables: tuple[str, ...]
+
+
+# Is told of a call when its handler gets it. It must not raise or wait.
+Listener = Callable[[RunningCall], None]
+
+
+class Client(Protocol):
+    """Whoever waits for a response."""
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody will have the response."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for. `timeout_seconds` None: the function's own. `may_write`: whether the
+    caller's scope is `write` or more; only then it may set any variable. `on_start`: is told of
+    this call. `version`: the one that the call names, also the current one; None: whichever is
+    current when it runs, or that of the default alias. `invocation_id`: None for a new one; the
+    next five are kept in the record.
+
+    `conclude`: says what becomes of accepted work, from the record of an attempt that is over.
+    `adds_environment`: `environment` has only names that the version's has not. `judge`: reads the
+    HTTP response out of a result, and says what it has found: its status, or why it is none, and
+    then a handler that succeeded has failed.
+    `body`: what a server gets while it arrives, behind the request that is in `payload`. There is
+    no second attempt with it, and it is not kept. `client`: who waits for the response;
+    None: somebody may ask for it later.
+    """
+
+    payload: bytes | None = None
+    environment: dict[str, str] | None = None
+    timeout_seconds: int | None = None
+    traceparent: str | None = None
+    may_write: bool = False
+    long_output: LongOutput | None = None
+    on_start: Listener | None = None
+    version: Version | None = None
+    invocation_id: str | None = None
+    source: Source = Source.SYNC
+    attempt: int = 1
+    due_at: int | None = None
+    parent_invocation_id: str | None = None
+    origin_invocation_id: str | None = None
+    conclude: Callable[[Invocation], WorkOutcome] | None = None
+    adds_environment: bool = False
+    judge: Callable[[CallResult], CallResult] | None = None
+    body: StreamedBody | None = None
+    client: Client | None = None
+
+
+class _CallState(msgspec.Struct):
+    """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: the handler
+    may have started; `started` and `started_at`: when that was, in monotonic and in Unix seconds.
+    `running`: the record, until it is final. `cancelled`: the reason, if the call
+    was cancelled before the hand-over. `on_end`: gets the final record, or None if the call left
+    none. `ending`: the wait for that, and for the end of what the call had started. Both exist once
+    it was cancelled.
+    """
+
+    entry: Entry
+    request: Request
+    invocation_id: str
+    accepted: float
+    lease: PendingLease
+    is_handed_over: bool = False
+    running: Invocation | None = None
+    output: OutputLog | None = None
+    started: float = 0.0
+    started_at: float = 0.0
+    start_timing: StartTiming | None = None
+    cancelled: str | None = None
+    on_end: asyncio.Future[Invocation | None] | None = None
+    ending: asyncio.Task[None] | None = None
+
+
+class _Withdrawn(Exception):
+    """The call was cancelled while it waited for an instance."""
+
+
+async def _current(entry: Entry) -> Version:
+    return entry.version
+
+
+class Invoker:
+    """Runs calls, ends one by its id, and drains the server."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        journal: Journal,
+        clock: Clock,
+        node_id: str,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._pools, self.journal, self._clock = pools, journal, clock
+        self.node_id, self.tracer = node_id, tracer
+        self._calls: dict[str, _CallState] = {}
+        # Calls that were cancelled, of which something may still run.
+        self._ending: dict[str, _CallState] = {}
+        # Each is told of every hand-over, once it is written. It must not raise or wait.
+        self.on_opened: list[Callable[[Invocation], None]] = []
+        # Each is told of every end of an attempt, once it is written, and of the end of work that
+        # was never run. It must not raise or wait.
+        self.on_closed: list[Callable[[Invocation], None]] = []
+        self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
+        self._background: set[asyncio.Task[Any]] = set()
+        self._draining = False
+        # Functions with a default alias, and the version that it chooses for one call.
+        self.defaults: Container[str] = ()
+        self.default_version: Callable[[Entry], Awaitable[Version]] = _current
+        # Why no calls are accepted for a while; empty: they are.
+        self.refuses = ""
+        self._idle = asyncio.Event()
+        self._none_give_way: dict[str, float] = {}  # By tenant: when none were found.
+
+    @property
+    def running(self) -> int:
+        """How many calls have not ended, those that wait for an instance included."""
+        return len(self._calls)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is ending and takes no calls any more."""
+        return self._draining
+
+    def has_begun(self, invocation_id: str) -> bool:
+        """Whether the call is under way and no longer waits for an instance."""
+        call = self._calls.get(invocation_id)
+        return call is not None and call.is_handed_over
+
+    async def invoke(self, entry: Entry, request: Request) -> Invocation:
+        """Runs one call, or one attempt at accepted work, and returns the record of its end.
+
+        Raises `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` or `Unprocessable`, and
+        then leaves no record. Raises `RuntimeUnavailable` if no instance could be made or the
+        sandbox ended during the call, with a record of status `error`, but for a call that was not
+        begun where too many records wait to be stored. Raises `ShuttingDown`: if no new calls are
+        accepted any more, without a record; if the server had to stop before the call ended, with
+        one. An error with a record has its `invocation_id`. A call that `cancel` ended returns its
+        record, with status `cancelled`.
+        """
+        accepted = self._clock.now()
+        if self._draining or self.refuses:
+            raise ShuttingDown(self.refuses, retry_after=5)
+        if entry.function.state is not FunctionState.ACTIVE:
+            raise not_callable(entry.function.state)
+        is_split = request.version is None and entry.function.id in self.defaults
+        request = await self._by_default(entry, request) if is_split else request
+        check(request.version or entry.version, request)
+        lease = self._pools.lease(entry.function.id, request.version)
+        call = _CallState(entry, request, request.invocation_id or new_id(), accepted, lease)
+        self._calls[call.invocation_id] = call
+        record: Invocation | None = None
+        try:
+            try:
+                async with lease as held:
+                    if call.cancelled is not None:  # in the step in which it was handed over
+                        raise _Withdrawn
+                    record = await self._run(call, held)
+            except _Withdrawn:
+                record = self._record_cancelled(call)
+            if self.journal.is_strict:
+                await self.journal.synced()
+            else:
+                await self.journal.drain()
+        except Exception as error:
+            await self._failed(call, error)
+            raise
+        finally:
+            del self._calls[call.invocation_id]
+            if call.output is not None:
+                call.output.close()
+            if call.on_end is not None:
+                call.on_end.set_result(record)
+            if self._draining and not self._calls:
+                self._idle.set()
+        if record.status is Status.ERROR or record.status is Status.INTERRUPTED:
+            raise failure_of(record)
+        return record
+
+    async def _by_default(self, entry: Entry, request: Request) -> Request:
+        return msgspec.structs.replace(request, version=await self.default_version(entry))
+
+    async def cancel(
+        self, function_id: str, invocation_id: str, reason: str = CANCELLED
+    ) -> Invocation | None:
+        """Ends one call of the function, at whatever step it is, and returns its final record.
+
+        The record has the status `cancelled` and `reason` as its message. A call that has its
+        result already keeps it, and that record is returned. Returns None if no such call is under
+        way on this node (its record may be in the journal), or if it leaves no record. What
+        the call had started is killed by then. Raises `RuntimeUnavailable` if that takes longer
+        than `KILLED_WITHIN_S`.
+        """
+        call = self._calls.get(invocation_id) or self._ending.get(invocation_id)
+        if call is None or call.entry.function.id != function_id:
+            return None
+        if call.on_end is None or call.ending is None:
+            call.on_end = asyncio.get_running_loop().create_future()
+            call.ending = asyncio.ensure_future(self._ended(call, call.on_end))
+            self._ending[invocation_id] = call
+        if invocation_id not in self._calls:
+            pass  # it has its record, and somebody waits for what it had started
+        elif not call.is_handed_over:
+            call.cancelled = reason
+            call.lease.withdraw(_Withdrawn())
+        elif call.running is not None:
+            call.lease.end_call(ExitKind.CANCELLED, reason)
+        record = await asyncio.shield(call.on_end)
+        try:
+            async with asyncio.timeout(KILLED_WITHIN_S):
+                await asyncio.shield(call.ending)
+        except TimeoutError:
+            error = RuntimeUnavailable(STILL_RUNS, hint="see the server's health", retry_after=5)
+            error.with_record(invocation_id, executed=True)
+            raise error from None
+        return record
+
+    async def _ended(self, call: _CallState, on_end: "asyncio.Future[Invocation | None]") -> None:
+        """Until no process of the call is left: who cancels it meanwhile gets the same response."""
+        try:
+            await asyncio.shield(on_end)
+            await call.lease.ended()
+        finally:
+            # A next attempt has the same id.
+            if self._ending.get(call.invocation_id) is call:
+                del self._ending[call.invocation_id]
+
+    def give_way(self, tenant_id: str) -> bool:
+        """Cancels the first invocation of the tenant that waits for an instance and whose caller
+        has left; returns whether there was one.
+        """
+        now = self._clock.now()
+        if now - self._none_give_way.get(tenant_id, -math.inf) < SEARCHED_AGAIN_S:
+            return False
+        for call in self._calls.values():
+            client = call.request.client
+            if client is None or not client.is_abandoned or call.is_handed_over:
+                continue
+            if call.entry.function.tenant_id == tenant_id and call.cancelled is None:
+                call.cancelled = GAVE_WAY
+                call.lease.withdraw(_Withdrawn())
+                self._none_give_way.pop(tenant_id, None)
+                return True
+        self._none_give_way[tenant_id] = now
+        return False
+
+    def end_calls(self, function_id: str, reason: str) -> None:
+        """Ends what handlers have of the function. Accepted work is interrupted, so that it is
+        tried again as its policy says; other calls are cancelled.
+        """
+        for call in self._calls.values():
+            if call.entry.function.id != function_id or call.running is None:
+                continue
+            is_work = call.request.conclude is not None
+            kind = ExitKind.INTERRUPTED if is_work else ExitKind.CANCELLED
+            call.lease.end_call(kind, reason)
+
+    def running_call(self, function_id: str, invocation_id: str) -> RunningCall | None:
+        """The call of the function with this id, if its handler has it on this node."""
+        call = self._calls.get(invocation_id)
+        if call is None or call.entry.function.id != function_id:
+            return None
+        return _as_running(call)
+
+    def progress(self, function_id: str, invocation_id: str) -> CallProgress | None:
+        """Where the time of a call that is under way on this node has gone by now."""
+        call = self._calls.get(invocation_id)
+        if call is None or call.entry.function.id != function_id:
+            return None
+        now = self._clock.now()
+        variables = tuple(call.request.environment or ())
+        if not call.is_handed_over:
+            return CallProgress(timeline.of_call(call.accepted, now, None), None, variables)
+        spent = timeline.of_call(
+            call.accepted,
+            call.started,
+            call.start_timing,
+            ran=now - call.started,
+            started_ms=int(call.started_at * 1000),
+        )
+        return CallProgress(spent, call.running, variables)
+
+    def running_calls(self, function_id: str) -> Sequence[RunningCall]:
+        """The calls of the function that handlers have on this node."""
+        found = (
+            _as_running(it) for it in self._calls.values() if it.entry.function.id == function_id
+        )
+        return [one for one in found if one is not None]
+
+    def listen(self, function_id: str, listener: Listener) -> None:
+        """From now on `listener` is told of each call of the function on this node."""
+        self._listeners[function_id].append(listener)
+
+    def unlisten(self, function_id: str, listener: Listener) -> None:
+        self._listeners[function_id].remove(listener)
+        if not self._listeners[function_id]:
+            del self._listeners[function_id]
+
+    def _tell(self, call: _CallState) -> None:
+        running = _as_running(call)
+        if running is not None:
+            if call.request.on_start is not None:
+                call.request.on_start(running)
+            for listener in self._listeners.get(call.entry.function.id, ()):
+                listener(running)
+
+    async def _failed(self, call: _CallState, error: Exception) -> None:
+        """Records a call that ended with `error` instead of a result. Raises another error where
+        that tells the caller more.
+        """
+        if call.is_handed_over:
+            if call.running is not None:
+                self._record_mistake(call, call.running)
+            if not isinstance(error, QuiltfnError):
+                mistake = Internal(MISTAKE)
+                mistake.with_record(call.invocation_id, executed=True)
+                raise mistake from error
+            error.with_record(call.invocation_id, executed=True)
+        elif isinstance(error, RuntimeUnavailable) and not self._leaves_no_record(call):
+            error.with_record(call.invocation_id, executed=False)
+            try:
+                self._record_failure(call, error)
+                if self.journal.is_strict:
+                    await self.journal.synced()
+            except StoreUnavailable as unkept:
+                unkept.with_record(call.invocation_id, executed=False)
+                raise
+
+    async def _run(self, call: _CallState, lease: Lease) -> Invocation:
+        """Opens the record, makes the round trip to the guest, and closes the record."""
+        request, version, start_timing = call.request, lease.version, lease.start_timing
+        timeout = request.timeout_seconds or version.spec.timeout_seconds
+        handed_over, started = self._clock.unix(), self._clock.now()
+        variables = environment.of_call(
+            invocation_id=call.invocation_id,
+            function_name=call.entry.function.name,
+            version=version,
+            deadline_unix_ms=round((handed_over + timeout) * 1000),
+            payload=request.payload,
+            traceparent=self._traceparent(call),
+        )
+        variables = _with_own(variables, version, request) if request.environment else variables
+        record = self._record(
+            call.entry,
+            request,
+            call.invocation_id,
+            status=Status.RUNNING,
+            started_at=int(handed_over),
+            cold_start=start_timing is not None,
+            version=version.number,
+        )
+        before = self._clock.now()
+        self.journal.opened(record)
+        recorded = self._clock.now() - before
+        call.is_handed_over, call.running, call.output = True, record, OutputLog()
+        call.started, call.started_at, call.start_timing = started, handed_over, start_timing
+        for told in self.on_opened:
+            told(record)
+        if self._listeners or request.on_start is not None:
+            self._tell(call)
+        result = await lease.call(_call_of(request, variables, timeout, call.output))
+        if request.judge is not None and result.refusal is None:
+            result = request.judge(result)
+        took = self._clock.now() - started
+        ran, at_ms = took - recorded, int(handed_over * 1000)
+        kept = timeline.of_call(
+            call.accepted, started, start_timing, ran=ran, recorded=recorded, started_ms=at_ms
+        )
+        record = record.after(
+            result,
+            int(handed_over + took),
+            math.ceil(took * 1000),
+            kept,
+            RunContext(
+                memory_mib=version.spec.memory_limit_mb,
+                is_value=version.spec.runtime_snapshot.returns_values,
+                runner=version.spec.runtime_snapshot.runner,
+                has_network=version.spec.runtime_snapshot.network is not Network.NONE,
+            ),
+        )
+        call.running = None
+        return self._close(call, record, started + took)
+
+    def _traceparent(self, call: _CallState) -> str | None:
+        """What the handler is told: the caller's header, or the span of the handler itself."""
+        request = call.request
+        if self.tracer is None:
+            return request.traceparent
+        return self.tracer.handler_traceparent(
+            call.invocation_id,
+            request.attempt,
+            request.traceparent,
+            is_accepted=request.due_at is not None,
+        )
+
+    def _record_mistake(self, call: _CallState, record: Invocation) -> None:
+        """Ends the record of a call that failed because of a mistake in this server."""
+        stdout, stderr = call.output.take() if call.output is not None else (b"", b"")
+        result = CallResult(
+            kind=ExitKind.SANDBOX_GONE, reason=MISTAKE, stdout=stdout, stderr=stderr
+        )
+        now = self._clock.unix()
+        took_ms = max(0, math.ceil((now - (record.started_at or now)) * 1000))
+        with contextlib.suppress(StoreUnavailable):
+            self._close(call, record.after(result, int(now), took_ms), self._clock.now())
+
+    def _record_failure(self, call: _CallState, error: RuntimeUnavailable) -> None:
+        """Records a call for which no instance could be made."""
+        now = self._clock.now()
+        kept = timeline.of_call(call.accepted, now, error.start_timing)
+        record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.ERROR)
+        record = msgspec.structs.replace(
+            record, error_message=str(error), cold_start=True, timeline=kept
+        )
+        self._close(call, record, now)
+
+    def _record_cancelled(self, call: _CallState) -> Invocation:
+        """Records a call that was cancelled before its handler was started."""
+        now, why = self._clock.now(), call.cancelled or CANCELLED
+        kept = timeline.of_call(call.accepted, now, None)
+        record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.CANCELLED)
+        record = msgspec.structs.replace(record, error_message=why, timeline=kept)
+        return record if self._leaves_no_record(call) else self._close(call, record, now)
+
+    def _leaves_no_record(self, call: _CallState) -> bool:
+        """Whether a call that was not begun is forgotten: a store that is away for long would be
+        owed one record more with each try of a caller. Of accepted work it has the beginning.
+        """
+        return self.journal.is_behind and call.request.conclude is None
+
+    def end_unstarted(
+        self, entry: Entry, request: Request, event: CallEvent, message: str
+    ) -> Invocation:
+        """Ends an attempt at accepted work that was not given to `invoke`, as `error` or
+        `cancelled`. Raises `StoreUnavailable`; the record is then stored once that is possible.
+        """
+        record = self._unstarted(entry, request, request.invocation_id or new_id(), event)
+        record = msgspec.structs.replace(record, error_message=message)
+        record = self._write(entry, request, record)
+        self._tell_closed(record, request)
+        return record
+
+    def _unstarted(
+        self, entry: Entry, request: Request, invocation_id: str, event: CallEvent
+    ) -> Invocation:
+        return self._record(
+            entry,
+            request,
+            invocation_id,
+            status=transition(NEXT, Status.QUEUED, event),
+            ended_at=int(self._clock.unix()),
+            version=(request.version or entry.version).number,
+        )
+
+    def _record(
+        self, entry: Entry, request: Request, invocation_id: str, **more: Any
+    ) -> Invocation:
+        """The record of a call. `more`: what depends on how far it has come."""
+        function = entry.function
+        return Invocation(
+            invocation_id=invocation_id,
+            tenant_id=function.tenant_id,
+            function_id=function.id,
+            function_name=function.name,
+            execution_node_id=self.node_id,
+            source=request.source,
+            attempt=request.attempt,
+            due_at=request.due_at,
+            parent_invocation_id=request.parent_invocation_id,
+            origin_invocation_id=request.origin_invocation_id,
+            **more,
+        )
+
+    def _close(self, call: _CallState, record: Invocation, ended: float) -> Invocation:
+        """Writes the end. How long that took is added after it, without a write."""
+        record = self._write(call.entry, call.request, record)
+        if record.timeline is not None:
+            whole = record.timeline.recorded_for(self._clock.now() - ended)
+            record = msgspec.structs.replace(record, timeline=whole)
+            self.journal.amended(record)
+        self._tell_closed(record, call.request)
+        return record
+
+    def ended_unrun(self, entry: Entry, record: Invocation) -> None:
+        """Counts and tells the end of accepted work that the store has ended itself: it was
+        cancelled while it waited, was too old, or its input cannot be decrypted.
+        """
+        self._count(entry, record)
+        self._tell_closed(record)
+
+    def _tell_closed(self, record: Invocation, request: Request | None = None) -> None:
+        if self.tracer is not None:
+            self.tracer.call_ended(record, None if request is None else request.traceparent)
+        for told in self.on_closed:
+            told(record)
+
+    def _write(self, entry: Entry, request: Request, record: Invocation) -> Invocation:
+        """Writes the end of a call, and of accepted work what becomes of it."""
+        if request.conclude is not None:
+            record = msgspec.structs.replace(record, outcome=request.conclude(record))
+        if record.is_final:
+            self._count(entry, record)
+        self.journal.closed(record)
+        return record
+
+    def _count(self, entry: Entry, record: Invocation) -> None:
+        metrics.count_call(record)
+        entry.counters.count(record)
+
+    def in_background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Does work that goes on if whoever asked for it goes away."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as seen: perhaps nobody is there any more to be told
+
+    async def aclose(self) -> None:
+        """Waits for what is in the background, once no call can run any more."""
+        if self._background:
+            await asyncio.wait(self._background)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuses new calls and waits for those under way, at most `timeout_s` seconds."""
+        self._draining = True
+        if not self._calls:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return
+
+
+def _call_of(
+    request: Request, variables: dict[str, str], timeout_s: float, output: OutputLog
+) -> Call:
+    return Call(
+        payload=request.payload,
+        body=request.body,
+        environment=variables,
+        replaces_environment=bool(request.environment) and not request.adds_environment,
+        timeout_s=timeout_s,
+        long_output=request.long_output,
+        output=output,
+        is_followed=request.on_start is not None,
+    )
+
+
+def _with_own(variables: dict[str, str], version: Version, request: Request) -> dict[str, str]:
+    """The variables of a call that has some of its own."""
+    own = request.environment or {}
+    if request.adds_environment:
+        return own | variables
+    return environment.of_version(version.spec) | own | variables
+
+
+def _as_running(call: _CallState) -> RunningCall | None:
+    if call.running is None or call.output is None:
+        return None
+    return RunningCall(call.running, call.output)
+
+
+def not_callable(state: FunctionState) -> QuiltfnError:
+    """Why a function that is not active takes no calls."""
+    if state is FunctionState.DELETED:
+        return NotFound("there is no such function")
+    return FunctionNotActive.because(state)
+
+
+def failure_of(record: Invocation) -> QuiltfnError:
+    """The error for a caller whose call the platform could not run to its own end."""
+    failure: QuiltfnError = (
+        RuntimeUnavailable(record.error_message)
+        if record.status is Status.ERROR
+        else ShuttingDown(record.error_message, retry_after=5)
+    )
+    failure.with_record(record.invocation_id, executed=True)
+    return failure
+
+
+def check(version: Version, request: Request) -> None:
+    """Raises `Unprocessable` or `Forbidden` for a request that this version does not accept."""
+    limit = version.spec.timeout_seconds
+    timeout = request.timeout_seconds
+    if timeout is not None and not 1 <= timeout <= limit:
+        expected = f"between 1 and the function's own timeout, {limit}"
+        raise Unprocessable.field("timeout_seconds", expected, timeout, limit)
+    if request.environment:
+        if version.spec.runtime_snapshot.kind is Kind.SERVER:
+            expected = "absent: a server keeps the variables that it was started with"
+            raise Unprocessable.field("environment", expected)
+        if not request.may_write:
+            check_overrides(version.spec.environment, request.environment)
+        check_environment(version.spec.environment | request.environment)
+    payload = request.payload
+    if payload is not None and len(payload) > PAYLOAD_MAX_BYTES:
+        expected = f"at most {PAYLOAD_MAX_BYTES} bytes"
+        raise Unprocessable.field("payload", expected, f"{len(payload)} bytes", "{}")

@@ -1,0 +1,537 @@
+"""Accepted work: takes a caller's work, and what can be done with it afterwards.
+
+Work that was accepted is in the store, with its record and its input, before `accept` returns.
+Running it is the dispatcher's part (`ports.work.Queue`).
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import msgspec
+
+from quiltfn.base.ids import new_id
+from quiltfn.calls.invoke import Invoker, Request, check
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.policies import Policies
+from quiltfn.model.errors import (
+    CapacityFull,
+    Conflict,
+    FunctionNotActive,
+    NotFound,
+    OutcomeUnknown,
+    ShuttingDown,
+)
+from quiltfn.model.function import FunctionState
+from quiltfn.model.invocation import FINAL, Invocation, Source, Status
+from quiltfn.model.version import no_version
+from quiltfn.observe import metrics
+from quiltfn.observe.trace import Tracer
+from quiltfn.ports import Clock, Journal, LongOutput, Page, Store, TenantFunctions
+from quiltfn.ports.work import (
+    ATTEMPT_OUTPUT_BYTES,
+    AcceptedWork,
+    Attempt,
+    DeadLetter,
+    Input,
+    Queue,
+    QueueCounts,
+    WorkStore,
+)
+
+REFUSED_STATES = (FunctionState.PENDING, FunctionState.ERROR)
+WAITED_AT_ONCE = 1000
+REDRIVEN_AT_ONCE, REDRIVES_WITHIN_S = 100, 20.0
+# Inputs of so many bytes, and one more, are in memory for all redrives together.
+REDRIVEN_BYTES = 8 * 1024 * 1024
+# An attempt that ends just as its work is cancelled may queue it again; that needs another look.
+CANCEL_ROUNDS = 5
+INPUT_NOT_KEPT = "the input of this call is not kept"
+
+
+class Waiters:
+    """Those who wait for the final record of a call."""
+
+    def __init__(self) -> None:
+        self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    def closed(self, record: Invocation) -> None:
+        """An attempt is over: wakes those who wait for the call, if no other attempt follows."""
+        if self._events and record.is_final:
+            for event in self._events.get(record.invocation_id, ()):
+                event.set()
+
+    def ids(self) -> list[str]:
+        """The calls that somebody waits for."""
+        return list(self._events)
+
+    def over(self, invocation_ids: Collection[str]) -> None:
+        """Calls are over, wherever they ran."""
+        for invocation_id in invocation_ids:
+            for event in self._events.get(invocation_id, ()):
+                event.set()
+
+    def release(self) -> None:
+        """Wakes everybody: the server is ending."""
+        for events in self._events.values():
+            for event in events:
+                event.set()
+
+    @contextlib.contextmanager
+    def waiting(self, invocation_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set once the call is over."""
+        event = asyncio.Event()
+        self._events[invocation_id].add(event)
+        try:
+            yield event
+        finally:
+            self._events[invocation_id].discard(event)
+            if not self._events[invocation_id]:
+                del self._events[invocation_id]
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """What asked for work. `parent_id`: the call that caused it. `origin_id`: the call that it
+    repeats. `invocation_id`: None for a new one.
+    """
+
+    source: Source = Source.ASYNC
+    parent_id: str | None = None
+    origin_id: str | None = None
+    invocation_id: str | None = None
+
+
+BY_CALLER = Cause()
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call is run again. `version`: None for the current one. `caller`: who asked.
+    `traceparent`: None for that of the call that is repeated.
+    `payload`: in place of the kept one; UNSET for the kept one. `invocation_id`: of the new call;
+    None for any.
+    """
+
+    version: int | None
+    is_async: bool
+    caller: str
+    traceparent: str | None = None
+    payload: bytes | msgspec.UnsetType | None = msgspec.UNSET
+    invocation_id: str | None = None
+
+
+class Redriven(msgspec.Struct, frozen=True, kw_only=True):
+    """What a redrive did. `invocation_ids`: those of the new calls. `remaining`: dead letters."""
+
+    invocation_ids: Sequence[str]
+    remaining: int
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What callers do with accepted work, and with calls that are over."""
+
+    store: WorkStore
+    functions: Store
+    policies: Policies
+    journal: Journal
+    invoker: Invoker
+    queue: Queue
+    clock: Clock
+    tracer: Tracer | None = None
+    waiters: Waiters = msgspec.field(default_factory=Waiters)
+    redriving: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+
+    # Accepting -------------------------------------------------------------------------------
+
+    async def accept(
+        self, entry: Entry, given: Input, due_at_ms: int | None = None, cause: Cause = BY_CALLER
+    ) -> Invocation:
+        """Queues a call and returns its record, in status `queued`: both are on disk by then.
+
+        `due_at_ms`: it does not start before; None, and what is past: as soon as it can. Raises
+        `CapacityFull` where as much waits as may, `Forbidden`, `FunctionNotActive` for a function
+        that was never deployed or is in error, `NotFound`, `ShuttingDown`, `StoreUnavailable` and
+        `Unprocessable`; then nothing is queued.
+        """
+        work = self.prepared(entry, given, due_at_ms, cause)
+        with self.looked_for(work):
+            await self.store.accept(work)
+        self.stored(work)
+        return work.record
+
+    def prepared(
+        self, entry: Entry, given: Input, due_at_ms: int | None = None, cause: Cause = BY_CALLER
+    ) -> AcceptedWork:
+        """The work as `accept` hands it to the store, for those who store it in a transaction of
+        their own and then call `stored`. Raises the refusals that need no store.
+        """
+        function = entry.function
+        if self.invoker.is_draining:
+            raise ShuttingDown(retry_after=5)
+        if function.state is FunctionState.DELETED:
+            raise NotFound("there is no such function")
+        if function.state in REFUSED_STATES:
+            raise FunctionNotActive.because(function.state)
+        if given.version is None:
+            check(entry.version, request_of(given))
+        policy = self.policies.policy_of(function.id)
+        now_ms = int(self.clock.trusted() * 1000)
+        due_ms = now_ms if due_at_ms is None else max(now_ms, due_at_ms)
+        record = Invocation(
+            invocation_id=cause.invocation_id or new_id(),
+            tenant_id=function.tenant_id,
+            function_id=function.id,
+            function_name=function.name,
+            execution_node_id=self.invoker.node_id,
+            status=Status.QUEUED,
+            source=cause.source,
+            due_at=due_ms // 1000,
+            parent_invocation_id=cause.parent_id,
+            origin_invocation_id=cause.origin_id,
+        )
+        return AcceptedWork(
+            record=record,
+            input=given,
+            given_at=int(self.clock.unix()),
+            due_at_ms=due_ms,
+            expires_at_ms=due_ms + policy.max_age_seconds * 1000,
+            max_queued=policy.max_queued,
+        )
+
+    def stored(self, work: AcceptedWork) -> None:
+        """The work is on disk: it is run when it is due."""
+        self._arrived(work)
+        self._traced(work)
+
+    @contextlib.contextmanager
+    def looked_for(self, *works: AcceptedWork) -> Iterator[None]:
+        """Where the store does not say whether it has accepted the works in the block, they are run
+        when they are due if it has.
+        """
+        try:
+            yield
+        except OutcomeUnknown:
+            for work in works:
+                self._arrived(work)
+            raise
+
+    def _arrived(self, work: AcceptedWork) -> None:
+        record = work.record
+        self.queue.arrived(record.function_id, record.tenant_id, work.due_at_ms)
+
+    def _traced(self, work: AcceptedWork) -> None:
+        if self.tracer is not None:
+            self.tracer.work_accepted(work.record, work.input.traceparent)
+
+    # Waiting and cancelling ------------------------------------------------------------------
+
+    async def wait(self, entry: Entry, invocation_id: str, seconds: float) -> None:
+        """Returns as soon as the record of a call is final, or once the time is over. Raises
+        `NotFound`.
+        """
+        with self.waiters.waiting(invocation_id) as over:
+            record = await self.outline(entry, invocation_id)
+            if record.is_final or self.invoker.is_draining:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await over.wait()
+
+    async def follow_ends(self) -> None:
+        """Wakes those who wait for calls that another node has ended."""
+        waited_for = self.waiters.ids()
+        for start in range(0, len(waited_for), WAITED_AT_ONCE):
+            some = waited_for[start : start + WAITED_AT_ONCE]
+            self.waiters.over(await self.store.over(some))
+
+    async def cancel(self, entry: Entry, invocation_id: str) -> Invocation:
+        """Ends a call, whether it waits or runs, and returns its record, `cancelled`, which is on
+        disk then.
+
+        Raises `Conflict` if it is over already, `NotFound`, and `StoreUnavailable`.
+        """
+        function_id = entry.function.id
+        for _ in range(CANCEL_ROUNDS):
+            ended = await self.invoker.cancel(function_id, invocation_id)
+            if ended is not None and ended.status is Status.CANCELLED:
+                await self.journal.synced()
+                # Another node may have had the call, and its end may be stored.
+                ended = await self.journal.get(function_id, invocation_id) or ended
+                if ended.status is Status.CANCELLED:
+                    return ended
+            if ended is None:
+                ended = await self.outline(entry, invocation_id)
+            if ended.is_final:
+                raise Conflict(
+                    f"the call is over: its status is {ended.status}",
+                    details={"state": ended.status},
+                )
+            await self.queue.withdraw(invocation_id)
+            waited = await self.store.cancel(function_id, invocation_id, int(self.clock.unix()))
+            if waited is not None:
+                self.invoker.ended_unrun(entry, waited)
+                return waited
+            await self.journal.synced()  # carries out what becomes of an attempt that has ended
+        raise Conflict("the call is between two attempts", hint="try again", retry_after=1)
+
+    # What is known of a call -----------------------------------------------------------------
+
+    async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
+        """The attempts at a call that are over, with their output, first to last. Raises
+        `NotFound`.
+        """
+        function_id = entry.function.id
+        outline = await self.journal.outline(function_id, invocation_id)
+        if outline is None:
+            raise no_such_call()
+        attempts = list(await self.attempts_at(outline.record))
+        if outline.record.is_final and attempts and attempts[-1].attempt == outline.record.attempt:
+            ends = {}
+            for stream, size in outline.sizes.items():
+                span = max(0, size - ATTEMPT_OUTPUT_BYTES), ATTEMPT_OUTPUT_BYTES
+                ends[stream] = await self.journal.read_output(
+                    function_id, invocation_id, stream, *span
+                )
+            attempts[-1] = msgspec.structs.replace(attempts[-1], **ends)
+        return attempts
+
+    async def attempts_at(self, record: Invocation) -> Sequence[Attempt]:
+        """The attempts at the call of a record that are over, first to last."""
+        if record.due_at is None:
+            return [attempt_of(record)] if _was_attempted(record) else []
+        await self.journal.synced()
+        return await self.store.attempts(record.invocation_id)
+
+    async def input(self, entry: Entry, invocation_id: str) -> tuple[Invocation, Input]:
+        """A call's record without its output, and what it was given. Raises `NotFound`, also where
+        it is not kept.
+        """
+        record = await self.outline(entry, invocation_id)
+        given = await self.store.input(invocation_id)
+        if given is None:
+            hint = "PUT /api/functions/<id>/record-policy says whose inputs are kept"
+            raise NotFound(INPUT_NOT_KEPT, hint=hint)
+        return record, given
+
+    async def keep_input(self, record: Invocation, request: Request, caller: str) -> None:
+        """Keeps the input of a synchronous call, if its function says so. `caller`: who asked."""
+        keeps = self.policies.record_policy_of(record.function_id).keep_input == "all"
+        if keeps and request.body is None:
+            await self.store.keep_input(record, input_of(request, caller))
+
+    async def counts(self, entry: Entry, now_ms: int | None = None) -> QueueCounts:
+        """How much accepted work the function has. What a caller has seen the end of is over."""
+        await self.journal.synced()
+        now_ms = int(self.clock.trusted() * 1000) if now_ms is None else now_ms
+        return await self.store.counts(entry.function.id, now_ms)
+
+    async def queues(
+        self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
+    ) -> Page[tuple[str, QueueCounts]]:
+        """Likewise of each function that has some, or dead letters."""
+        await self.journal.synced()
+        return await self.store.queues(of, limit, cursor, now_ms)
+
+    async def stored_counts(self, function_id: str) -> QueueCounts:
+        """As `counts`, of what is committed by now; it waits for no commit."""
+        return await self.store.counts(function_id, int(self.clock.trusted() * 1000))
+
+    async def queued(self) -> int:
+        """How much accepted work of all functions waits."""
+        return sum(one.waiting for one in await self.store.load())
+
+    async def show_queues(self) -> None:
+        """Shows what waits of all functions in the metrics."""
+        now_ms, queues = int(self.clock.trusted() * 1000), await self.store.load()
+        first_ms = min((one.next_due_ms for one in queues), default=now_ms)
+        waiting = sum(one.waiting for one in queues)
+        metrics.show_queue(waiting, max(0, now_ms - first_ms) / 1000)
+
+    # Running again ---------------------------------------------------------------------------
+
+    async def replay(
+        self,
+        entry: Entry,
+        origin_id: str,
+        run: Replay,
+        output: LongOutput,
+        reserve: Callable[[int], None],
+    ) -> Invocation:
+        """Runs the kept input of a call again, under a new id. With `run.is_async` the record is
+        `queued`, else it is that of the end. `reserve`: is told how many bytes of input are in
+        memory until then, and may refuse. Raises `NotFound` where the function has no such
+        version or the input is not kept, and as `accept` and `Invoker.invoke` do.
+        """
+        _, given = await self.input(entry, origin_id)
+        reserve(given.size_bytes)
+        version = entry.version if run.version == entry.version.number else None
+        if run.version is not None and version is None:
+            version = await self.functions.version(entry.function.id, run.version)
+            if version is None:
+                raise NotFound(no_version(run.version))
+        number = None if version is None else version.number
+        given = msgspec.structs.replace(
+            given,
+            version=number,
+            caller=run.caller,
+            traceparent=run.traceparent or given.traceparent,
+        )
+        if run.payload is not msgspec.UNSET:
+            given = msgspec.structs.replace(given, payload=run.payload)
+        if run.is_async:
+            cause = Cause(
+                source=Source.REPLAY, origin_id=origin_id, invocation_id=run.invocation_id
+            )
+            return await self.accept(entry, given, cause=cause)
+        request = msgspec.structs.replace(
+            request_of(given),
+            version=version,
+            source=Source.REPLAY,
+            origin_invocation_id=origin_id,
+            invocation_id=run.invocation_id,
+            long_output=output,
+        )
+        record = await self.invoker.invoke(entry, request)
+        await self.keep_input(record, request, run.caller)
+        return record
+
+    async def dead_letters(
+        self, of: Entry | TenantFunctions, limit: int, cursor: str | None
+    ) -> Page[DeadLetter]:
+        """The work of functions that was given up, newest first. What a caller has seen the end of
+        is among it.
+        """
+        await self.journal.synced()
+        functions = of if isinstance(of, TenantFunctions) else of.function.id
+        return await self.store.dead_letters(functions, limit, cursor)
+
+    async def redrive(self, entry: Entry, invocation_ids: Sequence[str] | None) -> Redriven:
+        """Queues dead letters again, each under a new id; None: all of them, or as many as there
+        is time for. What is no dead letter, or whose input is not kept, is left out. Raises as
+        `accept` does where not one could be queued.
+        """
+        made: list[str] = []
+        await self.journal.synced()
+        try:
+            if invocation_ids is None:
+                await self._redrive_all(entry, made)
+            else:
+                wanted = list(dict.fromkeys(invocation_ids))
+                for start in range(0, len(wanted), REDRIVEN_AT_ONCE):
+                    some = wanted[start : start + REDRIVEN_AT_ONCE]
+                    made += await self._redrive_some(entry, some)
+        except CapacityFull:
+            if not made:
+                raise
+        left = (await self.counts(entry)).dead_letters
+        return Redriven(invocation_ids=made, remaining=left)
+
+    async def _redrive_all(self, entry: Entry, made: list[str]) -> None:
+        cursor, end = None, self.clock.now() + REDRIVES_WITHIN_S
+        while self.clock.now() < end:
+            page = await self.store.dead_letters(entry.function.id, REDRIVEN_AT_ONCE, cursor)
+            made += await self._redrive_some(entry, [one.invocation_id for one in page.items])
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def _redrive_some(self, entry: Entry, invocation_ids: Sequence[str]) -> Sequence[str]:
+        left, ids = list(invocation_ids), list[str]()
+        while left:
+            async with self.redriving:
+                ids += await self._redrive_slice(entry, left)
+        return ids
+
+    async def _redrive_slice(self, entry: Entry, left: list[str]) -> Sequence[str]:
+        """Takes the first of `left`, as many as may be in memory at a time."""
+        again: list[tuple[str, AcceptedWork]] = []
+        size = 0
+        while left and size < REDRIVEN_BYTES:
+            one = left.pop(0)
+            given = await self.store.dead_input(entry.function.id, one)
+            if given is not None:
+                cause = Cause(source=Source.REDRIVE, origin_id=one)
+                work = self.prepared(entry, given, cause=cause)
+                again.append((one, work))
+                size += given.size_bytes
+        if not again:
+            return []
+        with self.looked_for(again[0][1]):  # all of one function, and due at once
+            ids = await self.store.redrive(entry.function.id, again)
+        made = set(ids)
+        taken = [work for _, work in again if work.record.invocation_id in made]
+        if taken:
+            self.stored(taken[0])
+        for work in taken[1:]:
+            self._traced(work)
+        return ids
+
+    async def drop(self, entry: Entry, invocation_id: str) -> None:
+        """Takes a dead letter away; its record stays. Raises `NotFound`."""
+        await self.journal.synced()
+        if not await self.store.drop_dead_letter(entry.function.id, invocation_id):
+            raise NotFound("the function has no dead letter with this id")
+
+    async def record(self, entry: Entry, invocation_id: str) -> Invocation:
+        """The record of a call. Raises `NotFound`."""
+        record = await self.journal.get(entry.function.id, invocation_id)
+        if record is None:
+            raise no_such_call()
+        return record
+
+    async def outline(self, entry: Entry, invocation_id: str) -> Invocation:
+        """The record of a call without its output. Raises `NotFound`."""
+        found = await self.journal.outline(entry.function.id, invocation_id)
+        if found is None:
+            raise no_such_call()
+        return found.record
+
+
+def no_such_call() -> NotFound:
+    return NotFound("the function has no invocation with this id")
+
+
+def request_of(given: Input) -> Request:
+    """A kept input as a request, which is checked, or run at once."""
+    return Request(
+        payload=given.payload,
+        environment=given.environment,
+        timeout_seconds=given.timeout_seconds,
+        traceparent=given.traceparent,
+        may_write=given.may_write,
+    )
+
+
+def input_of(request: Request, caller: str) -> Input:
+    """What `request` gives to its call, as it is kept."""
+    return Input(
+        payload=request.payload,
+        environment=request.environment,
+        timeout_seconds=request.timeout_seconds,
+        version=None if request.version is None else request.version.number,
+        caller=caller,
+        may_write=request.may_write,
+        traceparent=request.traceparent,
+    )
+
+
+def attempt_of(record: Invocation) -> Attempt:
+    """The one attempt at a call that was no accepted work."""
+    return Attempt(
+        attempt=record.attempt,
+        status=record.status,
+        started_at=record.started_ms,
+        ended_at=None if record.ended_at is None else record.ended_at * 1000,
+        duration_ms=record.duration_ms,
+        exit_code=record.exit_code,
+        error_message=record.error_message,
+        execution_node_id=record.execution_node_id,
+        cold_start=record.cold_start,
+        version=record.version,
+    )
+
+
+def _was_attempted(record: Invocation) -> bool:
+    """Whether the call is over and was handed over, could not be, or may have been."""
+    unstarted_too = record.status in (Status.ERROR, Status.INTERRUPTED)
+    return record.status in FINAL and (record.started_at is not None or unstarted_too)

@@ -1,0 +1,246 @@
+"""The aliases of functions in memory, and which version a call by one of them runs on."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from random import Random
+
+import msgspec
+
+from quiltfn.functions.catalog import Catalog, Entry
+from quiltfn.functions.lifecycle import Lifecycle
+from quiltfn.model.alias import ALIASES_MAX, Alias
+from quiltfn.model.errors import (
+    Conflict,
+    NotFound,
+    Outdated,
+    PreconditionFailed,
+    StoreUnavailable,
+    older_node,
+)
+from quiltfn.model.function import Function
+from quiltfn.model.version import Version
+from quiltfn.ports import Change, Clock
+from quiltfn.ports.aliases import AliasStore
+
+# How often a change is decided again that another node was faster with.
+TRIES = 5
+
+
+class Aliases:
+    """Which aliases functions have. A change is stored first and is in memory only then.
+
+    `dice`: what chooses between two versions; the one place where chance is.
+    """
+
+    def __init__(
+        self,
+        store: AliasStore,
+        catalog: Catalog,
+        lifecycle: Lifecycle,
+        clock: Clock,
+        dice: Random | None = None,
+    ) -> None:
+        self._store, self._catalog, self._lifecycle = store, catalog, lifecycle
+        self._clock, self._dice = clock, dice or Random()
+        self._by_function: dict[str, dict[str, Alias]] = {}
+        # Each is told of whose function aliases changed. It must not raise or wait.
+        self.on_change: list[Callable[[str], None]] = []
+        # As `on_change`, of an alias that lost its second version by itself: the tenant, the
+        # function, the alias as it was, and as it is.
+        self.on_rolled_back: list[Callable[[str, str, Alias, Alias], None]] = []
+        # The default alias of each function that has one: see `Alias.is_default`.
+        self.defaults: dict[str, Alias] = {}
+        # Whether another node of the fleet is of an older version, which would drop the default.
+        self.has_older_nodes: Callable[[], bool] = lambda: False
+        self._changing = lifecycle.changing_aliases  # so that memory has what was stored last
+        lifecycle.on_aliases_moved, lifecycle.default_alias = self._moved, self.defaults.get
+
+    async def restore(self) -> None:
+        """Loads what is stored. Called at the start."""
+        await self._load(None)
+
+    def functions(self) -> list[str]:
+        """The ids of functions that have some."""
+        return list(self._by_function)
+
+    def of(self, function_id: str) -> list[Alias]:
+        """Those of a function, by name."""
+        found = self._by_function.get(function_id, {})
+        return [found[name] for name in sorted(found)]
+
+    def get(self, function_id: str, name: str) -> Alias:
+        """Raises `NotFound`."""
+        alias = self._by_function.get(function_id, {}).get(name)
+        if alias is None:
+            raise NotFound(f"the function has no alias {name}")
+        return alias
+
+    def names(self, function_id: str, version: int) -> bool:
+        """Whether an alias of the function names this version."""
+        return any(version in one.versions for one in self.of(function_id))
+
+    async def version(self, entry: Entry, name: str) -> Version:
+        """What a call by this name runs on. Raises `NotFound`."""
+        if name not in self._by_function.get(entry.function.id, {}):
+            await self._lifecycle.hear_of_others()  # another node may have made it
+        number = self.get(entry.function.id, name).choose(self._dice.random())
+        return await self._lifecycle.version(entry, number)
+
+    async def default_version(self, entry: Entry) -> Version:
+        """What a call that names nothing runs on, of a function that has a default alias."""
+        alias = self.defaults.get(entry.function.id)
+        if alias is None:
+            return entry.version
+        return await self._lifecycle.version(entry, alias.choose(self._dice.random()))
+
+    async def set(
+        self,
+        entry: Entry,
+        alias: Alias,
+        expected: Collection[str] | None,
+        is_default: bool | None = None,
+    ) -> Alias:
+        """Makes or replaces an alias. `is_default` None: whether it is the default stays. Raises
+        `PreconditionFailed` where it is none of the `expected` fingerprints, `NotFound` for a
+        version that there is not, and `Conflict` for one alias too many, a second default, or a
+        default beside a node of an older version.
+        """
+        for number in alias.versions:
+            await self._lifecycle.version(entry, number)
+        changed = await self._change(entry.function.id, alias.name, alias, expected, is_default)
+        assert changed is not None, "it was set"
+        return changed
+
+    async def remove(self, entry: Entry, name: str, expected: Collection[str] | None) -> None:
+        """Removes an alias. Raises `NotFound` and `PreconditionFailed`."""
+        await self._change(entry.function.id, name, None, expected)
+
+    async def roll_back(self, function_id: str, alias: Alias, why: str) -> Function | None:
+        """Takes the second version out of the alias, for good. Returns the function; None where
+        the alias is another by now. Raises `StoreUnavailable`.
+        """
+        expected = {alias.fingerprint()}
+        try:
+            await self._change(function_id, alias.name, alias.without_canary(why), expected)
+            return self._catalog.get(function_id).function
+        except (NotFound, PreconditionFailed, Outdated):
+            return None
+
+    async def _change(
+        self,
+        function_id: str,
+        name: str,
+        alias: Alias | None,
+        expected: Collection[str] | None,
+        is_default: bool | None = None,
+    ) -> Alias | None:
+        async with self._changing:
+            for _ in range(TRIES):
+                known = self._by_function.get(function_id, {}).get(name)
+                self._check(function_id, name, alias, known, expected)
+                stays = known is not None and known.is_default
+                if is_default:
+                    self._check_default(function_id, name)
+                    if not stays and self.has_older_nodes():
+                        raise older_node("knows no default alias")
+                if alias is not None:
+                    alias = msgspec.structs.replace(
+                        alias,
+                        is_default=stays if is_default is None else is_default,
+                        revision=1 if known is None else known.revision + 1,
+                        updated_at=int(self._clock.unix()),
+                    )
+                try:
+                    await self._store.save(function_id, name, alias, known)
+                except Outdated:  # another node was faster
+                    await self._load([function_id])
+                    continue
+                except StoreUnavailable:
+                    await self._reload_quietly(function_id)  # it may have been stored
+                    raise
+                self._put(function_id, name, alias)
+                return alias
+        raise Outdated
+
+    async def _reload_quietly(self, function_id: str) -> None:
+        try:
+            await self._load([function_id])
+        except StoreUnavailable:
+            return
+
+    def _check(
+        self,
+        function_id: str,
+        name: str,
+        alias: Alias | None,
+        known: Alias | None,
+        expected: Collection[str] | None,
+    ) -> None:
+        """Raises why the change is not made."""
+        if expected is not None and (known is None or known.fingerprint() not in expected):
+            raise PreconditionFailed(
+                f"the alias {name} was changed since it was read",
+                hint="GET it again and repeat the change on what it is now",
+            )
+        if alias is None and known is None:
+            raise NotFound(f"the function has no alias {name}")
+        if known is None and len(self._by_function.get(function_id, {})) >= ALIASES_MAX:
+            raise Conflict(f"a function has at most {ALIASES_MAX} aliases")
+
+    def _check_default(self, function_id: str, name: str) -> None:
+        """Raises `Conflict` where another alias is the default."""
+        other = self.defaults.get(function_id)
+        if other is not None and other.name != name:
+            raise Conflict(
+                f"the default alias of the function is {other.name}, and there is one at most",
+                hint=f"set {other.name} with default false first",
+            )
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what other nodes have made of aliases; None: of all of them."""
+        only = None if changes is None else {one.object_id for one in changes}
+        async with self._changing:
+            await self._load(only)
+
+    async def _load(self, only: Collection[str] | None) -> None:
+        found: dict[str, dict[str, Alias]] = {}
+        for one in await self._store.load(only):
+            found.setdefault(one.function_id, {})[one.alias.name] = one.alias
+        for function_id in self._by_function.keys() | found.keys() if only is None else only:
+            self._replace(function_id, found.get(function_id, {}))
+
+    def function_changed(self, before: Function | None, after: Function | None) -> None:
+        """Is told by the catalog: the aliases of a function that was deleted go with it."""
+        if before is not None and after is None:
+            self._replace(before.id, {})
+
+    def _moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:
+        for name, alias in moved.items():
+            self._put(function_id, name, alias)
+
+    def _put(self, function_id: str, name: str, alias: Alias | None) -> None:
+        if self._catalog.known(function_id) is None:
+            return  # it was deleted in the same moment
+        aliases = self._by_function.get(function_id, {})
+        others = {key: one for key, one in aliases.items() if key != name}
+        self._replace(function_id, others if alias is None else others | {name: alias})
+
+    def _replace(self, function_id: str, after: dict[str, Alias]) -> None:
+        """The one place where what is known of a function's aliases changes."""
+        before = self._by_function.pop(function_id, {})
+        self.defaults.pop(function_id, None)
+        if after:
+            self._by_function[function_id] = after
+            for alias in after.values():
+                if alias.is_default:
+                    self.defaults[function_id] = alias
+        if before == after:
+            return
+        for told in self.on_change:
+            told(function_id)
+        entry = self._catalog.known(function_id)
+        for name, alias in after.items():
+            known = before.get(name)
+            if known is None or known.also is None or not alias.rolled_back or entry is None:
+                continue
+            for hears in self.on_rolled_back:
+                hears(entry.function.tenant_id, function_id, known, alias)

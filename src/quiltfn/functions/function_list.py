@@ -1,0 +1,140 @@
+"""Which functions a list has, and in which order. It reads the catalog: memory, never a query."""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from operator import itemgetter
+
+import msgspec
+
+from quiltfn.functions.catalog import Entry
+from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor, no_cursor, text_of
+from quiltfn.model.function import FunctionState
+
+# So many functions are looked at before others have their turn: a millisecond or two.
+AT_A_TIME = 1000
+NEVER = -1
+
+
+class FunctionSort(StrEnum):
+    """What a list of functions is sorted by."""
+
+    NAME = "name"
+    CREATED_AT = "created_at"
+    LAST_INVOKED_AT = "last_invoked_at"
+    INVOCATION_COUNT = "invocation_count"
+
+
+class Order(StrEnum):
+    """Which end of a list comes first."""
+
+    ASCENDING = "asc"
+    DESCENDING = "desc"
+
+
+# Where a function is in a sorted list: what it is sorted by, and its id, so that no two are equal.
+Position = tuple[str | int, str]
+_TEXT = tuple[FunctionSort, str | int, str]
+
+
+class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which functions a list has. `text`: in the name or the description, in small or capital
+    letters. `also`: what else has to hold of it. `after`: only those that come after this position
+    in the order of the list.
+    """
+
+    text: str | None = None
+    state: FunctionState | None = None
+    cluster_id: str | None = None
+    also: Callable[[Entry], bool] | None = None
+    sort: FunctionSort = FunctionSort.CREATED_AT
+    order: Order = Order.ASCENDING
+    after: Position | None = None
+
+    @property
+    def begins_behind(self) -> str:
+        """The id behind which the list begins, as far as ids alone tell."""
+        is_by_age = self.sort is FunctionSort.CREATED_AT and self.order is Order.ASCENDING
+        return BEFORE_EVERY_ID if self.after is None or not is_by_age else self.after[1]
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether the function is in the list, wherever that begins."""
+        function = entry.function
+        return (
+            (self.state is None or function.state is self.state)
+            and (self.cluster_id is None or function.cluster_id == self.cluster_id)
+            and (self.text is None or self._is_named(function.name, function.description))
+            and (self.also is None or self.also(entry))
+        )
+
+    def _is_named(self, name: str, description: str | None) -> bool:
+        text = (self.text or "").lower()
+        return text in name.lower() or (description is not None and text in description.lower())
+
+    def is_behind(self, position: Position) -> bool:
+        """Whether a position comes after `after`."""
+        if self.after is None:
+            return True
+        is_above = position > self.after
+        return (
+            is_above if self.order is Order.ASCENDING else position != self.after and not is_above
+        )
+
+
+def position_of(entry: Entry, sort: FunctionSort) -> Position:
+    """Where the function is now. One that was never called comes before all that were."""
+    function, counters = entry.function, entry.counters
+    if sort is FunctionSort.NAME:
+        return f"{function.name.lower()}\n{function.name}", function.id
+    if sort is FunctionSort.CREATED_AT:  # ids are in the order of their making
+        return "", function.id
+    if sort is FunctionSort.INVOCATION_COUNT:
+        return counters.invocation_count, function.id
+    last = counters.last_invoked_at
+    return NEVER if last is None else last, function.id
+
+
+def position_text(position: Position, sort: FunctionSort) -> str:
+    """The position as a cursor has it."""
+    if sort is FunctionSort.CREATED_AT:
+        return position[1]
+    return msgspec.json.encode((sort.value, *position)).decode()
+
+
+def position_from_cursor(cursor: str, sort: FunctionSort) -> Position:
+    """The position that a page of this sort ended with. Raises `Unprocessable`."""
+    if sort is FunctionSort.CREATED_AT:
+        return "", from_cursor(cursor, BEFORE_EVERY_ID)
+    try:
+        kind, value, last_id = msgspec.json.decode(text_of(cursor), type=_TEXT)
+    except (msgspec.DecodeError, UnicodeError):
+        raise no_cursor(cursor) from None
+    if kind is not sort or isinstance(value, str) != (sort is FunctionSort.NAME):
+        raise no_cursor(cursor)
+    return value, last_id
+
+
+async def first_of(
+    entries: Sequence[Entry], query: FunctionQuery, count: int
+) -> list[tuple[Position, Entry]]:
+    """The first functions of the list, at most `count`, with their positions. `entries`: the
+    tenant's, oldest first. Others have their turn meanwhile.
+    """
+    is_by_age, is_reversed = query.sort is FunctionSort.CREATED_AT, query.order is Order.DESCENDING
+    if is_by_age and is_reversed:
+        entries = entries[::-1]
+    first_in = heapq.nlargest if is_reversed else heapq.nsmallest
+    found: list[tuple[Position, Entry]] = []
+    for start in range(0, len(entries), AT_A_TIME):
+        for entry in entries[start : start + AT_A_TIME]:
+            if query.matches(entry):
+                position = position_of(entry, query.sort)
+                if query.is_behind(position):
+                    found.append((position, entry))
+        if not is_by_age:  # in every step, so that none is long
+            found = first_in(count, found, key=itemgetter(0))
+        elif len(found) >= count:
+            break
+        await asyncio.sleep(0)
+    return found[:count]

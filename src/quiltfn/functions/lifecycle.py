@@ -1,0 +1,784 @@
+"""The operations on functions: create, update, deploy, pause, resume, roll back, delete.
+
+Each holds the function's lock while it decides and writes. A change is committed in one step:
+first to the store, then to the catalog, then to the pool, so that a crash leaves the old state or
+the new one. What a version needs before that, instances that are ready, is one `async with` block,
+and leaving the block without a commit undoes it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+
+from quiltfn.base.ids import new_id
+from quiltfn.base.uninterrupted import uninterrupted
+from quiltfn.functions.catalog import Catalog, Entry
+from quiltfn.functions.runtimes import Runtimes
+from quiltfn.functions.version_cache import KnownVersions
+from quiltfn.model.alias import Alias
+from quiltfn.model.errors import (
+    Conflict,
+    NotFound,
+    Outdated,
+    PreconditionFailed,
+    ShuttingDown,
+    StoreUnavailable,
+    Unprocessable,
+)
+from quiltfn.model.function import (
+    Function,
+    FunctionEvent,
+    FunctionState,
+    NewFunction,
+    check_targets,
+)
+from quiltfn.model.invocation import ExitKind
+from quiltfn.model.pool import PoolLimits
+from quiltfn.model.quota import UNBOUNDED
+from quiltfn.model.version import HostLimits, Version, VersionSpec
+from quiltfn.ports import (
+    STORE_AGAIN_S,
+    Change,
+    Clock,
+    FunctionCounters,
+    Journal,
+    NotPrepared,
+    Page,
+    Pools,
+    Preparation,
+    Store,
+    StoredFunction,
+    no_others,
+)
+
+DEPLOY_ANSWERS_WITHIN_S = 20.0
+UPDATE_READY_WITHIN_S = 20.0
+DELETE_GRACE_S = 5.0
+# How long a request waits to hear of what other nodes have changed.
+HEAR_MAX_S = 0.5
+FOLLOWED_AT_ONCE = 50
+OPEN_STATES = (FunctionState.ACTIVE, FunctionState.DEPLOYING)
+SUSPENDED = "disabled"
+STOPPED = "the function was paused or deleted meanwhile"
+SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
+
+MoveAlias = Callable[[Alias], Alias]
+_log = structlog.get_logger("quiltfn.functions.lifecycle")
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operations need to know of this node: its id, what a function may ask of the
+    machine, the limits of its pools. `tenant_instances`: how many instances a tenant may have.
+    `owns`: whether this node keeps the `min_instances` of a function, and ends its deployment.
+    `may_run`: whether a tenant's instances may run. Of one whose may not no pool is open.
+    """
+
+    node_id: str
+    host: HostLimits
+    runtimes: Runtimes
+    pools: PoolLimits
+    may_run: Callable[[str], bool]
+    tenant_instances: float = UNBOUNDED
+    owns: Callable[[Function], bool] = lambda _: True
+
+
+class Activity(msgspec.Struct, eq=False):
+    """What is being done to one function.
+
+    `lock`: one operation at a time. `deployment`: the deploy that is under way. `preparing`: the
+    time that the operation which holds the lock gives a version's instances to become ready.
+    `stop_requests`: how many wait for the lock to pause or delete the function; then there is no
+    point in waiting for its instances.
+    """
+
+    lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    deployment: "asyncio.Task[None] | None" = None
+    preparing: asyncio.Timeout | None = None
+    stop_requests: int = 0
+
+
+class Lifecycle:
+    """Changes functions, each by one operation at a time.
+
+    Every method takes an entry of any age and goes by what the function is once it has the lock;
+    it raises `NotFound` if the function was deleted. What it returns is the function after it.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: Store,
+        versions: KnownVersions,
+        pools: Pools,
+        clock: Clock,
+        node: NodeConfig,
+    ) -> None:
+        self._catalog, self._store, self._pools = catalog, store, pools
+        self._versions, self._clock, self._node = versions, clock, node
+        self._activities: dict[str, Activity] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        # Brings what other nodes have changed. An operation decides by what the function is now.
+        self.catch_up = no_others
+        # Held while a change of a function moves its aliases with it, and while one is set.
+        self.changing_aliases = asyncio.Lock()
+        # Is told of the aliases that a change of their function has moved.
+        self.on_aliases_moved: Callable[[str, Mapping[str, Alias]], None] = lambda *_: None
+        # The alias by which calls of a function run that name nothing.
+        self.default_alias: Callable[[str], Alias | None] = lambda _: None
+
+    async def restore(self) -> None:
+        """At start: everything is as it was; what this node was deploying is deployed again."""
+        for stored in await self._store.load():
+            entry = Entry(stored.function, stored.version, stored.counters)
+            self._catalog.add(entry)
+            if stored.function.state is FunctionState.ACTIVE:
+                self._open(stored.function, stored.version)
+            else:
+                self._resume_deployment(stored.function)
+
+    def suspend(self, function_id: str) -> None:
+        """Ends the instances of a function whose tenant may not run any more. Its state stays, and
+        a deployment begins again with `reopen`.
+        """
+        entry = self._catalog.known(function_id)
+        if entry is None or entry.function.state not in OPEN_STATES:
+            return
+        if (activity := self._activities.get(function_id)) is not None:
+            activity.deployment = None  # it ends by itself
+        self._pools.close(function_id, SUSPENDED)
+
+    def reopen(self, function_id: str) -> None:
+        """Opens the pool of a function whose tenant may run again, or goes on deploying it."""
+        entry = self._catalog.known(function_id)
+        if entry is None:
+            return
+        if entry.function.state is FunctionState.ACTIVE:
+            self._open(entry.function, entry.version)
+        else:
+            self._resume_deployment(entry.function)
+
+    def _may_run(self, function: Function) -> bool:
+        return self._node.may_run(function.tenant_id)
+
+    def _open(self, function: Function, version: Version) -> None:
+        if self._may_run(function):
+            self._pools.open(function.id, version, self._limits(function))
+
+    def _promote(self, preparation: Preparation, function: Function, version: Version) -> None:
+        """Also if the function's tenant was disabled and enabled while this was stored: `reopen`
+        went by what the function was before.
+        """
+        if not preparation.promote(version):
+            self._open(function, version)
+
+    async def aclose(self) -> None:
+        """What goes on in the background ends; what is being deployed stays so in the store."""
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
+
+    async def hear_of_others(self) -> bool:
+        """As `catch_up`, but nobody waits long for a database that does not answer: then all is as
+        it is known here, and False is returned.
+        """
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(HEAR_MAX_S):
+                await self.catch_up()
+            return True
+        return False
+
+    async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
+        """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""
+        await self.catch_up()
+        now = int(self._clock.unix())
+        function = Function(
+            id=new_id(),
+            tenant_id=tenant_id,
+            name=new.name,
+            cluster_id=new.cluster_id,
+            description=new.description,
+            owner_node_id=self._node.node_id,
+            state=FunctionState.PENDING,
+            current_version=1,
+            min_instances=new.min_instances,
+            max_instances=new.max_instances,
+            created_at=now,
+            updated_at=now,
+        )
+        check_targets(function.min_instances, function.max_instances)
+        self._check_quota(function.min_instances)
+        spec = self._node.runtimes.with_snapshot(tenant_id, spec)
+        spec.validate(self._node.host)
+        version = self._version(function, 1, spec, now)
+        entry = Entry(function, version, FunctionCounters())
+
+        async def commit() -> Entry:
+            await self._store.create(function, version)
+            self._catalog.add(entry)
+            return entry
+
+        with self._catalog.reserve(tenant_id, spec):
+            return await uninterrupted(commit())
+
+    async def update(
+        self,
+        entry: Entry,
+        changes: Mapping[str, Any],
+        expected: set[str] | None = None,
+        *,
+        moves_default: bool | None = None,
+    ) -> Entry:
+        """A new version with `changes` (names and types already checked), serving at once. The
+        default alias goes with it, unless `moves_default` is False, or None and the code is the
+        same and calls run on other versions than the current one.
+
+        Raises `PreconditionFailed` where the function is none of the `expected` fingerprints.
+        On an active function the new version's instances are ready before it takes over; where
+        that fails the old version goes on serving and `error_message` says why.
+        """
+        async with self._changing(entry) as current:
+            if expected is not None and current.fingerprint() not in expected:
+                raise PreconditionFailed(
+                    hint="GET it again and repeat the change on what it is now"
+                )
+            now = int(self._clock.unix())
+            ours = {name: value for name, value in changes.items() if name in SPEC_FIELDS}
+            rest = {name: value for name, value in changes.items() if name not in SPEC_FIELDS}
+            spec = msgspec.structs.replace(current.version.spec, **ours)
+            spec = self._node.runtimes.with_snapshot(current.function.tenant_id, spec)
+            function = msgspec.structs.replace(
+                current.function, **rest, updated_at=now, error_message=None
+            )
+            check_targets(function.min_instances, function.max_instances)
+            if "min_instances" in changes:
+                self._check_quota(function.min_instances)
+            spec.validate(self._node.host)
+            with self._catalog.reserve(function.tenant_id, spec, current.version.spec):
+                newest = await self._store.newest_number(function.id)
+                version = self._version(function, newest + 1, spec, now)
+                is_same = moves_default is None and spec.code == current.version.spec.code
+                same_code = current.function.current_version if is_same else None
+                move = partial(Alias.after_update, version=version.number, same_code=same_code)
+                return await self._point_to(
+                    function, version, None if moves_default is False else move, is_new=True
+                )
+
+    async def rollback(self, entry: Entry, number: int, *, moves_default: bool = True) -> Entry:
+        """Points back to an existing version, without making one; clears the `error_message` of a
+        failed update. No alias has a part of the version that was current until then, and the
+        default alias is the other one, unless `moves_default` is False and it names neither.
+        Raises `NotFound`.
+        """
+        async with self._changing(entry) as current:
+            version = await self.version(current, number)
+            function = msgspec.structs.replace(
+                current.function, updated_at=int(self._clock.unix()), error_message=None
+            )
+            before = current.function.current_version
+            move = partial(
+                Alias.after_rollback, before=before, version=number, moves_default=moves_default
+            )
+            if number != before:
+                with self._catalog.reserve(function.tenant_id, version.spec, current.version.spec):
+                    return await self._point_to(function, version, move, is_new=False)
+            default = self.default_alias(function.id)
+            is_elsewhere = moves_default and default is not None and default.versions != (number,)
+            has_failed = function.state is FunctionState.ACTIVE and current.function.error_message
+            if is_elsewhere or has_failed:
+                return await self._commit(function, move=move)
+            return current
+
+    async def set_scaling(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
+        """New scaling targets, at once and without a version. Raises `Unprocessable`."""
+        async with self._changing(entry) as current:
+            check_targets(min_instances, max_instances)
+            self._check_quota(min_instances)
+            function = msgspec.structs.replace(
+                current.function,
+                min_instances=min_instances,
+                max_instances=max_instances,
+                updated_at=int(self._clock.unix()),
+            )
+            return await self._commit(function, self._scale)
+
+    async def own(self, function_id: str) -> Entry:
+        """Makes this node the one that keeps the function's `min_instances`, and that goes on with
+        its deployment. Raises `NotFound`, and `Outdated` where another node has changed the
+        function meanwhile.
+        """
+        async with self._changing(self._catalog.get(function_id)) as current:
+            entry = await self._owned(current.function)
+            self._resume_deployment(entry.function)
+            return entry
+
+    async def _owned(self, function: Function) -> Entry:
+        owned = msgspec.structs.replace(function, owner_node_id=self._node.node_id)
+        return await self._commit(owned, self._scale)
+
+    async def deploy(self, entry: Entry) -> Entry:
+        """Makes `max(1, min_instances)` instances ready; then active, error, or deploying still."""
+        function_id = entry.function.id
+        async with self._changing(entry) as current:
+            activity = self._activities[function_id]
+            if current.function.state is FunctionState.ACTIVE:
+                return await self._top_up(current)
+            if current.function.state is not FunctionState.DEPLOYING:
+                await self._move_here(current, FunctionEvent.DEPLOY)
+                self._begin_deployment(function_id)
+            elif activity.deployment is None or activity.deployment.done():
+                self._begin_deployment(function_id)  # another node deploys it, or did
+        if activity.deployment is not None:
+            await asyncio.wait([activity.deployment], timeout=DEPLOY_ANSWERS_WITHIN_S)
+        return self._catalog.get(function_id)
+
+    async def pause(self, entry: Entry) -> Entry:
+        """Refuses new and waiting calls, lets running ones end. Raises `Conflict`."""
+        async with self._stopping(entry) as current:
+            state = current.function.state
+            if state in (FunctionState.PENDING, FunctionState.ERROR):
+                raise Conflict(
+                    f"a function that is {state} cannot be paused", details=_state(current)
+                )
+            if state is FunctionState.PAUSED:
+                return current
+            return await self._move(current, FunctionEvent.PAUSE, self._close)
+
+    async def resume(self, entry: Entry) -> Entry:
+        """Deploys a paused function again. Raises `Conflict`."""
+        await self.catch_up()
+        entry = self._catalog.get(entry.function.id)
+        state = entry.function.state
+        if state in (FunctionState.PENDING, FunctionState.ERROR):
+            raise Conflict(f"a function that is {state} cannot be resumed", details=_state(entry))
+        if state is FunctionState.ACTIVE:
+            return entry
+        return await self.deploy(entry)
+
+    async def delete(self, entry: Entry) -> None:
+        """Gone at once for every caller; running calls have a moment and end `cancelled`."""
+        function_id = entry.function.id
+
+        async def commit() -> None:
+            await self._store.delete(function_id)
+            self._catalog.remove(entry)
+            self._versions.forget(function_id)
+            self._end(function_id)
+
+        async with self._stopping(entry):
+            await uninterrupted(commit())
+
+    async def versions(
+        self, entry: Entry, after: str | None = None, limit: int = 1000
+    ) -> Page[Version]:
+        """Some versions, newest first, behind the one with the id `after`."""
+        return await self._store.versions(entry.function.id, after, limit)
+
+    async def version(self, entry: Entry, number: int) -> Version:
+        """One version. Raises `NotFound`."""
+        return await self._versions.of(entry, number)
+
+    # One operation at a time -----------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _changing(self, entry: Entry) -> AsyncIterator[Entry]:
+        """The function as it is once its lock is held. Raises `NotFound` if it was deleted."""
+        function_id = self._catalog.get(entry.function.id).function.id
+        async with self._activities.setdefault(function_id, Activity()).lock:
+            await self.catch_up()
+            yield self._catalog.get(function_id)
+
+    @asynccontextmanager
+    async def _stopping(self, entry: Entry) -> AsyncIterator[Entry]:
+        """As `_changing`, for an operation after which the function no longer serves: one that
+        waits for instances of it gives up.
+        """
+        function_id = self._catalog.get(entry.function.id).function.id
+        activity = self._activities.setdefault(function_id, Activity())
+        activity.stop_requests += 1
+        try:
+            _give_up(activity)
+            async with self._changing(entry) as now:
+                yield now
+        finally:
+            activity.stop_requests -= 1
+
+    # Prepare, commit -------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _prepared(
+        self, function: Function, version: Version, within_s: float
+    ) -> AsyncIterator[Preparation]:
+        """`Pools.prepared` with a time limit, for an operation that holds the function's lock.
+        Entering raises `NotPrepared`, also if the function is to be paused or deleted.
+        """
+        activity = self._activities.get(function.id)
+        if activity is None or activity.stop_requests:
+            raise NotPrepared(STOPPED)
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(within_s) as activity.preparing:
+                    preparation = await stack.enter_async_context(self._ready(function, version))
+            except TimeoutError:
+                late = f"no instance was ready within {within_s:.0f} s"
+                raise NotPrepared(STOPPED if activity.stop_requests else late) from None
+            finally:
+                activity.preparing = None
+            yield preparation
+
+    def _ready(
+        self, function: Function, version: Version
+    ) -> AbstractAsyncContextManager[Preparation]:
+        count = max(1, function.min_instances)
+        return self._pools.prepared(function.id, version, self._limits(function), count)
+
+    async def _commit(
+        self,
+        function: Function,
+        then: Callable[[Function], None] = lambda _: None,
+        *,
+        version: Version | None = None,
+        new_version: Version | None = None,
+        move: MoveAlias | None = None,
+    ) -> Entry:
+        """Stores the function, its new version, if there is one, and what `move` makes of its
+        aliases, and only then changes the catalog and, by `then`, the pool. `version`: the one that
+        the function points to from now on. Raises what the store raises, and then nothing has
+        changed. After an `Outdated`, where another server changed the function meanwhile, catalog
+        and pool have what that made of it, so that the caller may repeat the operation.
+        """
+
+        async def commit() -> Entry:
+            try:
+                saved = await self._save(function, new_version, move)
+                if new_version is not None:
+                    self._versions.forget(function.id)
+            except Outdated:
+                await self._follow([function.id])
+                raise
+            entry = self._catalog.replace(saved, version)
+            if entry.function.revision == saved.revision:  # else the pool is further already
+                then(saved)
+            return entry
+
+        return await uninterrupted(commit())
+
+    async def _save(
+        self, function: Function, new_version: Version | None, move: MoveAlias | None
+    ) -> Function:
+        if move is None:
+            return await self._store.save(function, new_version)
+        moved: dict[str, Alias] = {}
+
+        def moving(alias: Alias) -> Alias:
+            after = move(alias)
+            if after == alias:
+                return alias
+            moved[alias.name] = msgspec.structs.replace(
+                after, revision=alias.revision + 1, updated_at=function.updated_at
+            )
+            return moved[alias.name]
+
+        async with self.changing_aliases:
+            saved = await self._store.save(function, new_version, moving)
+            self.on_aliases_moved(function.id, moved)
+        return saved
+
+    async def _move(
+        self,
+        entry: Entry,
+        event: FunctionEvent,
+        then: Callable[[Function], None] = lambda _: None,
+        error: str | None = None,
+    ) -> Entry:
+        return await self._commit(entry.function.after(event, int(self._clock.unix()), error), then)
+
+    async def _move_here(self, entry: Entry, event: FunctionEvent) -> Entry:
+        """As `_move`; the function is this node's from then on."""
+        moved = entry.function.after(event, int(self._clock.unix()))
+        if not self._node.owns(moved):
+            moved = msgspec.structs.replace(moved, owner_node_id=self._node.node_id)
+        return await self._commit(moved, self._scale)
+
+    def _scale(self, function: Function) -> None:
+        self._pools.set_scaling(function.id, self._limits(function))
+
+    def _close(self, function: Function) -> None:
+        self._pools.close(function.id, function.state)
+
+    async def _point_to(
+        self, function: Function, version: Version, move: MoveAlias | None, *, is_new: bool
+    ) -> Entry:
+        """Makes `version` the current one, on an active function once its instances are ready.
+        Where they cannot be, the old one goes on serving, and `error_message` says why.
+        """
+        new_version = version if is_new else None
+        target = msgspec.structs.replace(function, current_version=version.number)
+        commit = partial(self._commit, version=version, new_version=new_version, move=move)
+        if function.state is FunctionState.ACTIVE and self._may_run(function):
+            target = await self._with_minimum_here(target)
+            try:
+                async with self._prepared(target, version, UPDATE_READY_WITHIN_S) as preparation:
+                    return await commit(
+                        target, lambda saved: self._promote(preparation, saved, version)
+                    )
+            except NotPrepared as error:
+                message = f"version {version.number} cannot serve: {error}"
+            if self._may_run(function):  # else its tenant was disabled meanwhile
+                failed = msgspec.structs.replace(
+                    target, current_version=function.current_version, error_message=message
+                )
+                return await self._commit(failed, self._scale, new_version=new_version)
+        return await commit(target, self._scale)
+
+    async def _top_up(self, entry: Entry) -> Entry:
+        """Deploy of a function that serves already: the same number of instances is made ready."""
+        if not self._may_run(entry.function):
+            return entry
+        error: str | None = None
+        function = await self._with_minimum_here(entry.function)
+        try:
+            async with self._prepared(
+                function, entry.version, DEPLOY_ANSWERS_WITHIN_S
+            ) as preparation:
+                preparation.promote()
+        except NotPrepared as refused:
+            if not self._may_run(function):
+                return self._catalog.get(function.id)
+            error = str(refused)
+        if error == function.error_message:
+            return self._catalog.get(function.id)
+        return await self._commit(msgspec.structs.replace(function, error_message=error))
+
+    async def _with_minimum_here(self, function: Function) -> Function:
+        """The function, about to be changed, with this node as the one that keeps its minimum. In
+        the places that another node keeps filled no instance could be made ready here.
+        """
+        now = self._catalog.get(function.id).function
+        keeps_some = now.min_instances > 0 or function.min_instances > 0
+        if self._node.owns(now) or not keeps_some:
+            return function
+        kept = (await self._owned(now)).function
+        return msgspec.structs.replace(
+            function, owner_node_id=kept.owner_node_id, revision=kept.revision
+        )
+
+    def _resume_deployment(self, function: Function) -> None:
+        """Where this node is to end a deployment of the function, and none is under way."""
+        if function.state is not FunctionState.DEPLOYING or not self._node.owns(function):
+            return
+        activity = self._activities.get(function.id)
+        if activity is None or activity.deployment is None or activity.deployment.done():
+            self._begin_deployment(function.id)
+
+    def _begin_deployment(self, function_id: str) -> None:
+        """Unless its tenant may not run: then it stays deploying, until `reopen`."""
+        if not self._may_run(self._catalog.get(function_id).function):
+            return
+        activity = self._activities.setdefault(function_id, Activity())
+        activity.deployment = self._in_background(self._deployment(function_id, activity))
+
+    async def _deployment(self, function_id: str, activity: Activity) -> None:
+        """Until the version that is current by then is ready, or cannot be."""
+        while (entry := self._being_deployed(function_id, activity)) is not None:
+            try:
+                async with self._ready(entry.function, entry.version) as preparation:
+                    if await self._conclude(
+                        entry,
+                        activity,
+                        FunctionEvent.READY,
+                        partial(self._promote, preparation),
+                    ):
+                        return
+            except ShuttingDown:
+                return  # it stays deploying, and the next start deploys it again
+            except NotPrepared as error:
+                if await self._conclude(
+                    entry,
+                    activity,
+                    FunctionEvent.FAILED,
+                    lambda function, _: self._close(function),
+                    str(error),
+                ):
+                    return
+
+    async def _conclude(
+        self,
+        entry: Entry,
+        activity: Activity,
+        event: FunctionEvent,
+        then: Callable[[Function, Version], None],
+        error: str | None = None,
+    ) -> bool:
+        """Commits how making the version of `entry` ready ended, as soon as the store takes it;
+        whether the deployment is over.
+        """
+        while True:
+            try:
+                return await self._conclude_once(entry, activity, event, then, error)
+            except StoreUnavailable as away:
+                _log.warning(f"the end of a deployment could not be stored yet: {away}")
+                await asyncio.sleep(STORE_AGAIN_S)
+
+    async def _conclude_once(
+        self,
+        entry: Entry,
+        activity: Activity,
+        event: FunctionEvent,
+        then: Callable[[Function, Version], None],
+        error: str | None,
+    ) -> bool:
+        async with activity.lock:
+            now = self._being_deployed(entry.function.id, activity)
+            if now is None:
+                return True
+            version = now.version
+            if version.digest != entry.version.digest:
+                return False  # it was updated meanwhile
+            try:
+                await self._move(now, event, lambda function: then(function, version), error)
+            except Outdated:
+                return False  # another node changed it meanwhile
+            return True
+
+    def _being_deployed(self, function_id: str, activity: Activity) -> Entry | None:
+        """The function, unless it was paused, suspended or deleted meanwhile, or paused and
+        resumed: then another task deploys it.
+        """
+        if activity.deployment is not asyncio.current_task():
+            return None
+        try:
+            entry = self._catalog.get(function_id)
+        except NotFound:
+            return None
+        return entry if entry.function.state is FunctionState.DEPLOYING else None
+
+    # Following other nodes -------------------------------------------------------------------
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what other nodes have made of functions; None: of all of them. Pools open,
+        serve another version, close and end as with an operation of this node. What this node
+        changed itself is there already.
+        """
+        if changes is None:
+            return await self._follow_all()
+        ids = list(dict.fromkeys(one.object_id for one in changes))
+        for start in range(0, len(ids), FOLLOWED_AT_ONCE):
+            await self._follow(ids[start : start + FOLLOWED_AT_ONCE])
+        return None
+
+    async def follow_counters(self, journal: Journal) -> None:
+        """Counts the invocations of other nodes as far as they are stored. `journal`: what this
+        node has not stored.
+        """
+        before = journal.uncounted()
+        stored = await self._store.counters()
+        after = journal.uncounted()
+        # A commit in between may be in `stored` or not.
+        is_exact = before is not None and after is not None and before.commits == after.commits
+        unstored = after.counters if after is not None and is_exact else None
+        self._catalog.follow_counters(stored, unstored)
+
+    async def _follow(self, ids: Sequence[str]) -> None:
+        # A function that was removed here while the store answered stays removed.
+        with self._catalog.removals() as removed:
+            found = {one.function.id: one for one in await self._store.load(ids)}
+            for function_id in ids:
+                if function_id not in removed:
+                    self._take_over(function_id, found.get(function_id))
+
+    async def _follow_all(self) -> None:
+        known = self._known()
+        with self._catalog.removals() as removed:
+            found = {one.function.id: one for one in await self._store.load()}
+            for function_id in (known | found.keys()) - removed:
+                self._take_over(function_id, found.get(function_id))
+        # Those that were made here while the store answered need not be in its answer.
+        await self._follow(sorted(self._known() - known - found.keys()))
+
+    def _known(self) -> set[str]:
+        return {entry.function.id for entry in self._catalog.all()}
+
+    def _take_over(self, function_id: str, stored: StoredFunction | None) -> None:
+        """Catalog and pool get what the store has of a function, in one step, if it is newer."""
+        if not self._catalog.follow_change(function_id, stored):
+            return
+        self._versions.forget(function_id)
+        activity = self._activities.get(function_id)
+        if activity is not None:
+            _give_up(activity)  # what it waits for was decided by what the function was before
+        if stored is None:
+            return self._end(function_id)
+        function = stored.function
+        if activity is not None and function.state is not FunctionState.DEPLOYING:
+            activity.deployment = None  # it ends by itself
+        if function.state is FunctionState.ACTIVE:
+            return self._open(function, stored.version)
+        self._scale(function)
+        if function.state in (FunctionState.PAUSED, FunctionState.ERROR):
+            self._close(function)
+        self._resume_deployment(function)  # after a commit whose answer was lost
+        return None
+
+    def _end(self, function_id: str) -> None:
+        """What this node has of a deleted function ends."""
+        self._pools.close(function_id, FunctionState.DELETED)
+        self._activities.pop(function_id, None)
+        self._in_background(self._end_deleted(function_id))
+
+    async def _end_deleted(self, function_id: str) -> None:
+        await asyncio.sleep(DELETE_GRACE_S)
+        await self._pools.end_running(function_id, ExitKind.CANCELLED, "the function was deleted")
+        self._pools.forget(function_id)
+
+    def _version(self, function: Function, number: int, spec: VersionSpec, now: int) -> Version:
+        return Version(
+            id=new_id(),
+            function_id=function.id,
+            number=number,
+            spec=spec,
+            digest=spec.digest(),
+            description=function.description,
+            created_at=now,
+        )
+
+    def _limits(self, function: Function) -> PoolLimits:
+        return msgspec.structs.replace(
+            self._node.pools,
+            min_instances=function.min_instances if self._node.owns(function) else 0,
+            max_instances=function.max_instances,
+            tenant_id=function.tenant_id,
+        )
+
+    def _check_quota(self, min_instances: int) -> None:
+        """Raises `Unprocessable` for more than a tenant may have at all."""
+        most = self._node.tenant_instances
+        if min_instances > most:
+            expected = f"at most {most:g}, the quota of instances of a tenant"
+            raise Unprocessable.field("min_instances", expected, min_instances, 0)
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a change of a function failed in the background", error=repr(error))
+
+
+def _give_up(activity: Activity) -> None:
+    """An operation that waits for instances of the function waits no longer."""
+    if activity.preparing is not None and not activity.preparing.expired():
+        activity.preparing.reschedule(asyncio.get_running_loop().time())
+
+
+def _state(entry: Entry) -> dict[str, str]:
+    return {"state": entry.function.state}

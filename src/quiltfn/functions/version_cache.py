@@ -1,0 +1,45 @@
+"""KnownVersions: the versions that calls named last, in memory. A version never changes."""
+
+from quiltfn.functions.catalog import Entry
+from quiltfn.model.errors import NotFound
+from quiltfn.model.version import Version, no_version
+from quiltfn.ports import Store
+
+KNOWN_MAX_BYTES = 8 * 1024 * 1024
+
+
+class KnownVersions:
+    """Of all functions; what was asked for longest ago is forgotten first."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[str, int], Version] = {}
+        self._size = 0
+        self._forgotten = 0  # how often something was: what was read before may be gone
+
+    def forget(self, function_id: str) -> None:
+        """The function got a version, with which older ones may have been removed."""
+        self._forgotten += 1
+        for key in [key for key in self._known if key[0] == function_id]:
+            self._size -= self._known.pop(key).spec.size
+
+    async def of(self, entry: Entry, number: int) -> Version:
+        """A version of a function. Raises `NotFound`."""
+        if number == entry.version.number:
+            return entry.version
+        key = entry.function.id, number
+        version = self._known.pop(key, None)
+        if version is None:
+            before = self._forgotten
+            version = await self._store.version(*key)
+            if version is None:
+                raise NotFound(no_version(number))
+            if self._forgotten != before:  # it may have been removed since it was read
+                return version
+            if key not in self._known:  # else another call was faster
+                self._size += version.spec.size
+        self._known[key] = version  # as the newest
+        while self._size > KNOWN_MAX_BYTES and len(self._known) > 1:
+            oldest = next(iter(self._known))
+            self._size -= self._known.pop(oldest).spec.size
+        return version

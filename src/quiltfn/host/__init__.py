@@ -1,0 +1,1 @@
+"""What the machine has and lacks: checks of `doctor`, programs, packages, health."""

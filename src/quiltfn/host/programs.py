@@ -1,0 +1,117 @@
+"""What the programs of a machine offer, finding by finding, for `quiltfn doctor` and for a server
+that runs. `host_findings.py` has what the machine's files say.
+"""
+
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+from quiltfn.host.checks import Finding, fine, refuse, warn
+
+CRUN_ADVISED = (1, 28)
+OLD_AFTER_DAYS = 365
+ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
+
+Run = Callable[[list[str]], str | None]
+
+
+def output_of(command: list[str]) -> str | None:
+    """What a program prints; None where it cannot be run or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+# What a server cannot do without -----------------------------------------------------------------
+
+
+def crun(path: str, run: Run = output_of) -> Finding:
+    """The OCI runtime and its version."""
+    said = run([path, "--version"])
+    if said is None:
+        return refuse("crun", f"there is no OCI runtime that runs at {path}", "apt install crun")
+    match = re.search(r"crun version (\d+)\.(\d+)", said)
+    if match is None:
+        return warn(
+            "crun", f"{path} does not call itself crun; only crun is tested", "use --crun with crun"
+        )
+    version = f"{match[1]}.{match[2]}"
+    if (int(match[1]), int(match[2])) >= CRUN_ADVISED:
+        return fine("crun", f"crun {version} at {path}")
+    return warn(
+        "crun",
+        f"crun {version} at {path} has known holes: CVE-2026-30892 (exec -u runs as root), "
+        "CVE-2026-47766 (a /dev that is a symlink) and CVE-2026-88264/5 (no mount on /dev). "
+        "quiltfn is not exposed to them: it never uses exec, its root directories have a real "
+        "/dev, and every sandbox mounts a fresh one",
+        "take 1.28 or newer when your distribution has it",
+    )
+
+
+def guest(path: Path, machine: str) -> Finding:
+    """Our own pid 1: a static program for this processor. It is not started outside a sandbox."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return refuse("guest", f"the guest is missing at {path}", "run scripts/setup")
+    if len(head) < 20 or head[:4] != b"\x7fELF":
+        return refuse("guest", f"{path} is no program", "install quiltfn again")
+    made_for = ELF_MACHINES.get(struct.unpack_from("<H", head, 18)[0], "another processor")
+    if made_for != machine:
+        return refuse(
+            "guest",
+            f"the guest at {path} is for {made_for}, this machine is {machine}",
+            "install the wheel for this machine",
+        )
+    if not path.stat().st_mode & 0o111:
+        return refuse("guest", f"{path} may not be executed", f"chmod 755 {path}")
+    return fine("guest", f"the guest is there, for {made_for}")
+
+
+# What makes the fence stronger or weaker ---------------------------------------------------------
+
+
+def egress(which: Callable[[str], str | None] = shutil.which) -> Finding:
+    """What `network: egress` needs; without it such sandboxes are refused, and all else works."""
+    missing = [one for one in ("nft", "slirp4netns") if which(one) is None]
+    if missing:
+        lacks = " and no ".join(missing)
+        how = "for functions that reach the internet: apt install nftables slirp4netns"
+        return fine("egress", f"refused: there is no {lacks}; {how}")
+    return fine("egress", "nft and slirp4netns are there")
+
+
+def gvisor(path: str, run: Run = output_of, today: date | None = None) -> Finding:
+    """What `isolation: gvisor` needs; without it such runtimes are refused, and all else works."""
+    said = run([path, "--version"])
+    match = re.match(r"runsc version (\S+)", said or "")
+    if match is None:
+        how = "for a kernel of its own around a handler: apt install runsc"
+        return fine("runsc", f"isolation: gvisor is refused: no runsc runs at {path}; {how}")
+    sentence = f"runsc {match[1]} at {path}; serve tries it at its start"
+    made = re.search(r"20\d{6}", match[1])
+    today = today or date.today()
+    if made is None or (today - date.fromisoformat(made[0])).days <= OLD_AFTER_DAYS:
+        return fine("runsc", sentence)
+    return warn(
+        "runsc",
+        f"{sentence}; it is more than a year old",
+        "gVisor's holes are closed in its newest release: install that one, and name it by --runsc",
+    )
+
+
+def leftovers(dead: list[str]) -> Finding:
+    if not dead:
+        return fine("leftovers", "nothing is left of dead servers")
+    return warn(
+        "leftovers",
+        f"{len(dead)} ended server(s) left something behind: {', '.join(dead)}",
+        "quiltfn doctor --sweep, or start a server, which sweeps too",
+    )

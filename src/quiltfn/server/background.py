@@ -1,0 +1,135 @@
+"""The background tasks of a server, with their settings."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
+
+import structlog
+
+from quiltfn.base.clock import ResumableClock
+from quiltfn.base.store_retry import until_stored
+from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.model.retention import RetentionPolicy, StorageLimit
+from quiltfn.ports import Retention, WarmStock
+from quiltfn.server.retention import (
+    collect_images,
+    follow_wall_clock,
+    prune_expired,
+    prune_until_done,
+    reclaim_disk,
+)
+from quiltfn.settings import DAY_S, Settings
+from quiltfn.store import (
+    SqlAudit,
+    SqlAuditRetention,
+    SqlClockStore,
+    SqlDeliveries,
+    SqlDiskSpace,
+    SqlIdempotencyStore,
+    SqlInputRetention,
+    SqlOperations,
+    SqlRetention,
+    SqlRuntimes,
+    SqlStats,
+    SqlStore,
+    SqlWork,
+)
+
+Task = Callable[[], Coroutine[None, None, None]]
+# Has memory take over all that the store has of something.
+TakeOver = Callable[[None], Awaitable[None]]
+# After a mistake of ours.
+AGAIN_S = 10.0
+
+_log = structlog.get_logger("quiltfn.server.background")
+
+
+async def keep_running(task: Task) -> None:
+    """Runs it to its end. A mistake of ours must not end it for as long as the server runs, with
+    nobody noticing: it is logged, and the task is begun again.
+    """
+    while True:
+        try:
+            return await task()
+        except Exception:
+            _log.exception("a background task has failed; it is begun again")
+            await asyncio.sleep(AGAIN_S)
+
+
+async def compare_when_unsure(store: SqlStore, take_overs: Iterable[TakeOver]) -> None:
+    """Of a server that is alone, until it is cancelled: where the store could not say whether it
+    has made a change, memory takes over what it has, once it stores something again. Those that
+    write come one after the other, so a change that was under way is made then, or never.
+    """
+
+    async def compare() -> None:
+        await store.ping()
+        for take_over in take_overs:
+            await take_over(None)
+
+    while True:
+        await store.database.unsure()
+        await until_stored(compare)
+
+
+def inputs_bound(chosen: Settings) -> StorageLimit:
+    """The bytes of what callers gave to calls."""
+    return StorageLimit(tenant=chosen.tenant_inputs_bytes, all=chosen.keep_inputs_bytes)
+
+
+def background_tasks(
+    chosen: Settings,
+    store: SqlStore,
+    tenant_images: TenantImages,
+    warm_stock: WarmStock,
+    stats: SqlStats,
+    clock: ResumableClock,
+) -> tuple[Task, ...]:
+    """Everything that runs beside calls to follow the clock and to remove what has expired."""
+    database = store.database
+    keep_s = chosen.keep_invocations_days * DAY_S
+    size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
+    keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
+    audit_limit = StorageLimit(tenant=chosen.tenant_audit_bytes, all=chosen.audit_bytes)
+    deliveries = SqlDeliveries(
+        database,
+        SqlWork(database),
+        StorageLimit(tenant=chosen.tenant_deliveries_bytes, all=chosen.deliveries_bytes),
+    )
+
+    def oldest_kept() -> int | None:
+        """Deliveries that ended before that are removed, as records are."""
+        return int(clock.trusted() - keep_s) if keep_s else None
+
+    retention: Retention = SqlRetention(database, clock)
+    prunes = (
+        lambda: retention.prune_some(keep),
+        stats.prune_some,
+        SqlInputRetention(database, inputs_bound(chosen)).prune_some,
+        SqlAuditRetention(database, audit_limit).prune_some,
+        lambda: deliveries.prune_some(oldest_kept(), int(clock.unix())),
+    )
+    return (
+        partial(
+            follow_wall_clock,
+            clock,
+            SqlClockStore(database, is_shared=not database.boot.is_alone),
+        ),
+        partial(reclaim_disk, SqlDiskSpace(database), clock),
+        partial(
+            prune_expired,
+            SqlAudit(database),
+            SqlOperations(database),
+            SqlIdempotencyStore(database),
+            clock,
+            chosen.audit_days,
+        ),
+        *(partial(prune_until_done, one, clock, database.servers) for one in prunes),
+        partial(
+            collect_images,
+            tenant_images,
+            SqlRuntimes(database),
+            warm_stock,
+            chosen.image_grace_s,
+        ),
+    )

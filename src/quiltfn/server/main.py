@@ -1,0 +1,235 @@
+"""The server's process: it takes over what the launcher left, serves, and drains on SIGTERM.
+
+The launcher starts this program confined and unprivileged, with three things inherited: a socket
+to the launcher, a bound socket to listen on, and a memory file with settings, secrets and what it
+found out about the machine. What is served is put together in `platform.py`.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    # What is imported stays. To look for garbage in it meanwhile takes a seventh as long as the
+    # imports themselves; `main` goes on with that.
+    gc.disable()
+    # What structlog loads, where they are installed: to draw lines for a terminal, and for threads
+    # of a kind that a server has none of.
+    for of_structlog in ("rich", "greenlet"):
+        sys.modules[of_structlog] = None  # type: ignore[assignment]
+
+import structlog
+import uvloop
+
+from quiltfn.api.app import make_app
+from quiltfn.api.budgets import Budgets
+from quiltfn.api.connections import ConnectionLimits, Connections
+from quiltfn.api.server import Server
+from quiltfn.api.stall_responder import StallResponder
+from quiltfn.base.clock import SystemClock
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.memory import Memory
+from quiltfn.observe import log
+from quiltfn.ports import Clock, StockedSandboxes
+from quiltfn.ports.fleet import NodeRemoved
+from quiltfn.sandbox.channel import LauncherChannel
+from quiltfn.sandbox.client import LauncherSandboxes
+from quiltfn.sandbox.output_limits import OutputLimits
+from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
+from quiltfn.server.bounds import sandbox_room
+from quiltfn.server.launch_context import Inherited, inherit
+from quiltfn.server.opened_store import opened_store
+from quiltfn.server.platform import CannotServe, Node, Platform, open_platform
+from quiltfn.server.telemetry import CannotSend
+from quiltfn.settings import BadSetting
+from quiltfn.store import StoreBroken
+
+if TYPE_CHECKING:
+    from quiltfn.fleet.files import NodeFile
+
+EXIT_STORE_BROKEN, EXIT_STORE_UNAVAILABLE, EXIT_REFUSED = 74, 75, 78
+CERTIFICATE_SOON_DAYS = 30
+
+
+@asynccontextmanager
+async def launcher_sandboxes(
+    given: Inherited, clock: Clock, memory: Memory
+) -> AsyncIterator[StockedSandboxes]:
+    """The launcher's sandboxes, with a warm stock that is filled from now on."""
+    chosen = given.settings
+    channel = LauncherChannel(given.channel)
+    try:
+        limits = OutputLimits(*chosen.output_max)
+        source = LauncherSandboxes(channel, limits, sandbox_room(chosen))
+        prewarmed = PrewarmedSandboxes(source, clock, chosen.prewarmed, memory)
+        prewarmed.start()
+        try:
+            yield prewarmed
+        finally:
+            await prewarmed.aclose()
+    finally:
+        channel.close()
+
+
+async def serve(given: Inherited) -> None:
+    """Serves until SIGTERM, then refuses new calls and waits for running ones."""
+    chosen = given.settings
+    clock = SystemClock()
+    node = Node(machine=given.machine, secrets=given.secrets, fleet=given.fleet)
+    sandboxes = partial(launcher_sandboxes, given, clock)
+    secret, node_id = node.secret("store_password_file"), given.machine.node_id
+    if given.fleet is None:
+        store = opened_store(chosen, secret, node_id=node_id)
+    else:
+        check_certificate(given.fleet, clock.unix())
+        store = opened_store(chosen, secret, node_id=node_id, fleet_id=given.fleet.fleet_id)
+    async with open_platform(chosen, sandboxes, store, clock, node) as platform:
+        app = make_app(platform.services)
+        tls = tls_context(given)
+        tune_gc()
+        server = Server(app, connections_of(given, platform.services.budgets), tls)
+        drain = asyncio.ensure_future(_drain_on_sigterm(platform, server, chosen.drain_s))
+        await asyncio.sleep(0)  # It hears of SIGTERM before anybody is told that this listens.
+        stalled_s = platform.services.journal.stalled_s
+        stall_responder = StallResponder(given.listener, tls, stalled_s)
+        stall_responder.start()
+        try:
+            fleet, responses = platform.services.fleet, platform.services.budgets.responses
+            async with nullcontext() if fleet is None else fleet.answered(app, responses):
+                await server.serve(given.listener)
+        finally:
+            stall_responder.stop()
+        drain.cancel()
+        if platform.ended.done():  # Whoever watches the server starts it again.
+            raise platform.ended.result()
+
+
+def check_certificate(node: "NodeFile", now: float) -> None:
+    """Raises `BadSetting` for one that other nodes would not take; warns of one that ends soon."""
+    left = node.check_certificate(now)
+    if left < CERTIFICATE_SOON_DAYS:
+        structlog.get_logger("quiltfn.server.main").warning(
+            f"this node's certificate expires in {left:.0f} days: make its file again with "
+            "quiltfn fleet add-node --output NEW, and restart it"
+        )
+
+
+def connections_of(given: Inherited, budgets: Budgets) -> Connections:
+    chosen = given.settings
+    most = min(chosen.connections_max, given.machine.connections_max)
+    limits = ConnectionLimits(
+        most=most,
+        head_max_bytes=chosen.head_max_bytes,
+        head_timeout_s=chosen.head_timeout_s,
+        keep_alive_s=chosen.keep_alive_s,
+        write_timeout_s=chosen.write_timeout_s,
+    )
+    return Connections(limits, budgets.responses)
+
+
+def tune_gc() -> None:
+    """Makes the collector run rarely. It never looks again at what exists now. A call creates
+    hundreds of objects and no cycle, so a run after every few hundred calls is enough.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def tls_context(given: Inherited) -> ssl.SSLContext | None:
+    """From the files' contents, because only root may read them. Raises `CannotServe`."""
+    certificate, key = given.secrets.get("tls_cert"), given.secrets.get("tls_key")
+    if certificate is None or key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    file = os.memfd_create("tls")
+    try:
+        os.write(file, certificate + b"\n" + key)
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    except (ssl.SSLError, OSError) as error:
+        raise CannotServe(f"tls_cert and tls_key cannot be used: {error}") from None
+    finally:
+        os.close(file)
+    return context
+
+
+async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) -> None:
+    """After the first SIGTERM waits for running calls, after a second one no longer, nor where the
+    server has to end by itself.
+    """
+    asked = asyncio.Event()
+    again = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, lambda: again.set() if asked.is_set() else asked.set()
+    )
+
+    def end_now(_: object) -> None:
+        """Others have what this server had, so what still runs here ends at once."""
+        again.set()
+        asked.set()
+
+    platform.ended.add_done_callback(end_now)
+    await asked.wait()
+    platform.health.draining = True
+    platform.services.work.waiters.release()
+    await platform.dispatcher.stop()
+    waiters = [
+        asyncio.ensure_future(_ended_calls(platform, server, drain_s)),
+        asyncio.ensure_future(again.wait()),
+    ]
+    await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    for waiter in waiters:
+        waiter.cancel()
+    # Calls that still run end as interrupted, so the server does not wait for them.
+    await platform.pools.aclose()
+    platform.services.budgets.streams.end()
+    server.leave()
+
+
+async def _ended_calls(platform: Platform, server: Server, drain_s: float) -> None:
+    """Returns once no call of a client here is under way, or the time is over. What still comes to
+    a node of a fleet runs at others, until nobody sends it anything.
+    """
+    fleet = platform.services.fleet
+    with suppress(TimeoutError):
+        async with asyncio.timeout(drain_s):
+            await platform.services.invoker.drain(drain_s)
+            if fleet is not None:
+                await server.quiet(lambda: fleet.asked_at)
+                await fleet.settled()
+
+
+def main() -> int:
+    """The server's process; returns its exit code."""
+    gc.freeze()
+    gc.enable()
+    log.configure()
+    try:
+        given = inherit(sys.argv[1:])
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(given))
+    except (StoreBroken, StoreUnavailable) as error:
+        print(f"quiltfn: {error}", file=sys.stderr)
+        return EXIT_STORE_BROKEN if isinstance(error, StoreBroken) else EXIT_STORE_UNAVAILABLE
+    except (CannotServe, NodeRemoved, CannotSend, BadSetting) as error:
+        print(f"quiltfn: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    structlog.get_logger("quiltfn.server.main").info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    end_code = main()
+    # Everything is closed and stored. Taking the interpreter apart is a twentieth of what a server
+    # takes from its start to its end, and frees what the kernel frees anyway.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(end_code)

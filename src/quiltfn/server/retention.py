@@ -1,0 +1,135 @@
+"""Background loops that remove what is kept for a limited time, and the clock that decides its age.
+
+Each runs until it is cancelled. A database error only delays it: the health check reports that.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+
+from quiltfn.base.clock import ClockStore, ResumableClock
+from quiltfn.base.ids import continue_behind
+from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.model.cursors import first_id
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.ports import Audit, Clock, IdempotencyStore, Operations, RuntimeStore, WarmStock
+
+# A jump of the wall clock is noticed within this time.
+LOOK_EVERY_S = 15.0
+EVERY_S = 3600.0
+# Records may exceed their limit for this long. Checking costs a lookup in a small table.
+RECORDS_EVERY_S = 3.0
+DISK_EVERY_S, FULL_EVERY_S = 5.0, 1.0
+# The pause after a step: this long, plus this many times what the step took. So other writes find
+# the writing thread free most of the time.
+REST_S, REST_SHARE = 0.01, 3.0
+DAY_S = 86_400
+
+
+class DiskSpace(Protocol):
+    """The disk space that the store uses. Raises `StoreUnavailable`."""
+
+    async def refill_reserve(self) -> bool:
+        """Allocates the reserve for a full disk if it was used; returns whether it is there."""
+
+    async def vacuum_some(self) -> bool:
+        """Returns some free pages of the database to the disk; whether there may be more."""
+
+
+async def resume_clock(clock: ResumableClock, store: ClockStore) -> None:
+    """At a start, before anything is compared with it: trusted time continues."""
+    clock.resume(await store.load())
+
+
+async def continue_ids(clock: ResumableClock, store: ClockStore) -> None:
+    """At a start, once the journal is stored: new ids sort after every id in the store."""
+    for one in (await store.newest_id(), first_id(int(clock.trusted()))):
+        if one:
+            continue_behind(one)
+
+
+async def follow_wall_clock(clock: ResumableClock, store: ClockStore) -> None:
+    """Compares trusted time with the wall clock, saves its state and warns about a jump."""
+    log, warned_of, saved = structlog.get_logger("quiltfn.base.clock"), 0.0, clock.resumed
+    is_new = saved is None or saved.boot_id != clock.state().boot_id
+    while True:
+        is_new = clock.observe() or is_new
+        jump_s = clock.jump_s
+        if jump_s and not warned_of:
+            log.warning(
+                "the wall clock has jumped; expiry goes by the old time until the new one has "
+                "been steady for an hour",
+                seconds=round(jump_s),
+            )
+        warned_of = jump_s
+        if is_new:
+            with contextlib.suppress(StoreUnavailable):  # tried again in the next round
+                await store.save(clock.state())
+                is_new = False
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def prune_expired(
+    audit: Audit, operations: Operations, answers: IdempotencyStore, clock: Clock, audit_days: int
+) -> None:
+    """Removes audit entries, operations and stored responses by age, once an hour."""
+    while True:
+        now = int(clock.trusted())
+        try:
+            await audit.prune(now - audit_days * DAY_S)
+            await operations.prune(now - audit_days * DAY_S)
+            await answers.prune(now)
+        except StoreUnavailable:
+            pass  # tried again the next hour
+        await asyncio.sleep(EVERY_S)
+
+
+async def prune_until_done(
+    prune_some: Callable[[], Awaitable[int]],
+    clock: Clock,
+    servers: Callable[[], int] = lambda: 1,
+) -> None:
+    """Calls `prune_some` every few seconds, and again with pauses while it removes something. Of
+    several `servers` on one database one does so each time, or a few: each look is a write.
+    """
+    while True:
+        is_turn = random.random() * servers() < 1
+        with contextlib.suppress(StoreUnavailable):
+            started = clock.now()
+            while is_turn and await prune_some():
+                await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
+                started = clock.now()
+        await asyncio.sleep(RECORDS_EVERY_S)
+
+
+async def reclaim_disk(disk: DiskSpace, clock: Clock) -> None:
+    """Returns freed space to the disk, and keeps the reserve for a full disk allocated."""
+    while True:
+        is_reserved = await disk.refill_reserve()
+        with contextlib.suppress(StoreUnavailable):
+            started = clock.now()
+            while await disk.vacuum_some():
+                await asyncio.sleep(REST_S + REST_SHARE * (clock.now() - started))
+                started = clock.now()
+            is_reserved = is_reserved or await disk.refill_reserve()
+        await asyncio.sleep(DISK_EVERY_S if is_reserved else FULL_EVERY_S)
+
+
+async def collect_images(
+    tenant_images: TenantImages, runtimes: RuntimeStore, warm_stock: WarmStock, grace_s: float
+) -> None:
+    """Removes images that nothing has referred to for `grace_s` to twice that.
+
+    The grace period covers an image that was uploaded and not yet named by a runtime, and running
+    instances of a deleted function.
+    """
+    while True:
+        with contextlib.suppress(StoreUnavailable, OSError):
+            await tenant_images.collect(
+                await runtimes.images_in_use(), warm_stock.images(), grace_s
+            )
+        await asyncio.sleep(grace_s / 2)

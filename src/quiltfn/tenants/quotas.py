@@ -1,0 +1,266 @@
+"""Quotas of tenants, and how much of a day's GB-seconds each has used.
+
+The use is counted where a limit needs it: at the day's first call from the statistics of calls,
+and then from what commits add to these. So it is what the statistics have, also after a restart
+and once a clock was set, and costs a call nothing.
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+
+from quiltfn.model.errors import CapacityFull, StoreUnavailable, older_node
+from quiltfn.model.stats import DAY_S, FINEST_S, MINUTE_S, CallStats, Stretch, floor_to
+from quiltfn.model.tenant_quota import TenantQuota
+from quiltfn.ports import Change, Clock
+from quiltfn.ports.quotas import QuotaStore
+from quiltfn.ports.stats import StatsStore
+from quiltfn.tenants.admission import Admission, DayUse
+from quiltfn.tenants.disabled import DisabledTenants
+
+# They are all in memory, a few hundred bytes each.
+QUOTAS_MAX = 100_000
+# What other nodes add is looked for in stretches of the last minutes; earlier ones are added up
+# anew after a while, for a node that was cut off stores what it has later.
+RECENT_S, RECOUNT_S = 2 * MINUTE_S, 300.0
+FOLLOWED_AT_ONCE = 50
+NONE = TenantQuota()
+
+
+class _Count(msgspec.Struct, eq=False):
+    """What a tenant used is being read. `border`: from when on that is in the order of commits.
+    `is_outdated`: a commit has added to what is read without an order.
+    """
+
+    tenant_id: str
+    border: int
+    is_outdated: bool = False
+
+
+class _Earlier(msgspec.Struct, kw_only=True):
+    """What a tenant used on a day before `border` (Unix seconds), read at `at` (monotonic)."""
+
+    day: int
+    border: int
+    mib_ms: int
+    at: float
+
+
+class Quotas:
+    """What operators have set for tenants. A change is stored first and holds only then."""
+
+    def __init__(
+        self,
+        store: QuotaStore,
+        stats: StatsStore,
+        admission: Admission,
+        clock: Clock,
+        disabled: DisabledTenants,
+    ) -> None:
+        self._store, self._stats = store, stats
+        self.admission, self._clock = admission, clock
+        self._quotas: dict[str, TenantQuota] = {}
+        self._counting: dict[str, asyncio.Task[None]] = {}  # By tenant.
+        self._counts: set[_Count] = set()
+        self._earlier: dict[str, _Earlier] = {}
+        self._changing = asyncio.Lock()  # so that memory has what was stored last
+        self.disabled = disabled
+        # Tenants of which another node has said that they are disabled, until the store has.
+        self._heard: set[str] = set()
+        disabled.on_change.append(self._heard_of)
+        # Whether another node of the fleet is of an older version, which knows no disabled tenant.
+        self.has_older_nodes: Callable[[], bool] = lambda: False
+        admission.on_unknown_use = self._count_soon
+
+    async def restore(self) -> None:
+        """Loads quotas, and what was used today where a limit needs it. Called at the start."""
+        for tenant_id, quota in (await self._store.load()).items():
+            self._hold(tenant_id, quota)
+        limited = {one for one in self._quotas if self._is_limited(one)}
+        if self.admission.limits.gb_seconds_per_day:
+            limited |= set(await self._stats.tenants())
+        for tenant_id in limited:
+            if self._is_limited(tenant_id):
+                await self._count(tenant_id)
+
+    def tenants(self) -> list[str]:
+        """Those that have a quota of their own, or are disabled."""
+        return list(self._quotas)
+
+    def of(self, tenant_id: str) -> TenantQuota:
+        """What was set for the tenant; nothing where that is nothing."""
+        return self._quotas.get(tenant_id, NONE)
+
+    async def set(self, tenant_id: str, quota: TenantQuota) -> None:
+        """Sets a tenant's quota, as a whole; a disabled tenant stays so. Raises `CapacityFull` if
+        there are too many.
+        """
+        await self._change(
+            tenant_id, lambda before: msgspec.structs.replace(quota, disabled=before.disabled)
+        )
+
+    async def disable(self, tenant_id: str, *, disabled: bool) -> None:
+        """Disables a tenant, or enables it again, for the next request. Raises as `set`, and
+        `Conflict` where a node of an older version would serve it.
+        """
+        if disabled and self.has_older_nodes():
+            raise older_node("would serve the tenant")
+        await self._change(
+            tenant_id, lambda before: msgspec.structs.replace(before, disabled=disabled)
+        )
+
+    async def _change(self, tenant_id: str, change: Callable[[TenantQuota], TenantQuota]) -> None:
+        def decide(before: TenantQuota | None) -> TenantQuota | None:
+            quota = change(before or NONE)
+            kept = None if quota == NONE else quota
+            self._check_count(tenant_id, kept)
+            return kept
+
+        async with self._changing:
+            self._hold(tenant_id, await self._store.change(tenant_id, decide))
+        if not self._is_limited(tenant_id):
+            self.admission.forget_use(tenant_id)
+        elif self.admission.used_today(tenant_id) is None:
+            await self._count(tenant_id)
+
+    def _check_count(self, tenant_id: str, kept: TenantQuota | None) -> None:
+        if kept is not None and tenant_id not in self._quotas and len(self._quotas) >= QUOTAS_MAX:
+            raise CapacityFull(
+                f"{QUOTAS_MAX} tenants have a quota, as many as may",
+                hint="delete one that is not needed",
+                retry_after=60,
+            )
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what operators have set on other nodes; None: all of it. What a tenant used
+        that has a limit by now is counted when its next call asks.
+        """
+        await self._follow(None if changes is None else {one.object_id for one in changes})
+
+    async def _follow(self, only: Collection[str] | None) -> None:
+        async with self._changing:
+            found = await self._store.load(only)
+            for tenant_id in self._quotas.keys() | found.keys() if only is None else only:
+                quota = found.get(tenant_id)
+                if quota != self._quotas.get(tenant_id):
+                    self._hold(tenant_id, quota)
+                    if not self._is_limited(tenant_id):
+                        self.admission.forget_use(tenant_id)
+
+    async def follow_use(self) -> None:
+        """Counts what calls on other nodes have used, of tenants that have calls here and a limit:
+        those that were looked at longest ago first. What other nodes have said of disabled tenants
+        holds until here.
+        """
+        if self._heard:
+            heard = set(self._heard)
+            await self._follow(heard)
+            self._heard -= heard
+        asked = self.admission.take_asked(FOLLOWED_AT_ONCE)
+        for tenant_id in asked:
+            if self._is_limited(tenant_id):
+                await self._follow_use(tenant_id)
+
+    async def _follow_use(self, tenant_id: str) -> None:
+        now = int(self._clock.unix())
+        day, end = now // DAY_S, floor_to(DAY_S, now) + DAY_S
+        earlier = self._earlier.get(tenant_id)
+        if earlier is None or earlier.day != day or self._clock.now() - earlier.at > RECOUNT_S:
+            border = max(end - DAY_S, floor_to(FINEST_S, now - RECENT_S))
+            used = await self._used(tenant_id, end - DAY_S, border)
+            earlier = _Earlier(day=day, border=border, mib_ms=used, at=self._clock.now())
+            self._earlier[tenant_id] = earlier
+            if len(self._earlier) > QUOTAS_MAX:
+                del self._earlier[next(iter(self._earlier))]
+        recent = await self._used(tenant_id, earlier.border, end)
+        if self._is_limited(tenant_id):
+            self.admission.know_use(tenant_id, DayUse(day, earlier.mib_ms + recent))
+
+    async def gb_seconds_today(self, tenant_id: str) -> float:
+        """What the tenant's calls have used today."""
+        known = self.admission.used_today(tenant_id)
+        return (known or await self._today(tenant_id)).gb_seconds
+
+    def counted(self, sums: Mapping[Stretch, CallStats]) -> None:
+        """Is told what a commit added to the statistics."""
+        used: defaultdict[tuple[str, int], int] = defaultdict(int)
+        for key, one in sums.items():
+            used[key.tenant_id, key.start // DAY_S] += one.mib_ms
+            for count in self._counts:
+                if key.tenant_id == count.tenant_id and key.start < count.border:
+                    count.is_outdated = True
+        for (tenant_id, day), mib_ms in used.items():
+            self.admission.use(tenant_id, day, mib_ms)
+
+    async def aclose(self) -> None:
+        """Counts no more."""
+        tasks = list(self._counting.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _hold(self, tenant_id: str, quota: TenantQuota | None) -> None:
+        self._quotas.pop(tenant_id, None)
+        limits = None
+        if quota is not None:
+            self._quotas[tenant_id] = quota
+            limits = self.admission.limits.under(quota)
+        self.admission.set_limits(tenant_id, limits)
+        self.disabled.set(tenant_id, disabled=quota is not None and quota.disabled)
+
+    def _heard_of(self, tenant_id: str, is_disabled: bool) -> None:
+        """Admits nothing of a tenant that another node says is disabled."""
+        quota = self.of(tenant_id)
+        if is_disabled and not quota.disabled:
+            self._heard.add(tenant_id)
+            self._hold(tenant_id, msgspec.structs.replace(quota, disabled=True))
+
+    def _is_limited(self, tenant_id: str) -> bool:
+        return bool(self.admission.limits_of(tenant_id).gb_seconds_per_day)
+
+    def _count_soon(self, tenant_id: str) -> None:
+        if tenant_id not in self._counting:
+            task = asyncio.ensure_future(self._count_if_possible(tenant_id))
+            self._counting[tenant_id] = task
+            task.add_done_callback(lambda _: self._counting.pop(tenant_id))
+
+    async def _count_if_possible(self, tenant_id: str) -> None:
+        with contextlib.suppress(StoreUnavailable):  # the next call asks again
+            await self._count(tenant_id)
+
+    async def _count(self, tenant_id: str) -> None:
+        """Begins to count what the tenant uses: so far from the statistics, then from commits.
+
+        Commits go on meanwhile. Nearly all of them are of the last minute, and that is read in
+        their order. After one that is of an earlier time everything is read again.
+        """
+        is_known = False
+        while not is_known and self._is_limited(tenant_id):
+            border = floor_to(FINEST_S, int(self._clock.unix()) - MINUTE_S)
+            count = _Count(tenant_id, border)
+            self._counts.add(count)
+            try:
+                used = await self._today(tenant_id, border)
+            finally:
+                self._counts.remove(count)
+            is_known = not count.is_outdated
+            if is_known and self._is_limited(tenant_id):
+                self.admission.know_use(tenant_id, used)
+
+    async def _used(self, tenant_id: str, start: int, end: int) -> int:
+        used = await self._stats.usage(tenant_id, (start, end), DAY_S, by_function=False)
+        return sum(one.mib_ms for one in used.values())
+
+    async def _today(self, tenant_id: str, in_order_from: int | None = None) -> DayUse:
+        start = floor_to(DAY_S, int(self._clock.unix()))
+        used = await self._stats.usage(
+            tenant_id,
+            (start, start + DAY_S),
+            DAY_S,
+            by_function=False,
+            in_order_from=in_order_from,
+        )
+        return DayUse(start // DAY_S, sum(one.mib_ms for one in used.values()))
