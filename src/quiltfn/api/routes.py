@@ -1,4 +1,4 @@
-"""Every route in one screen."""
+"""Every route: its path, methods, scope, parameters, and responses."""
 
 from quiltfn import wire
 from quiltfn.api import (

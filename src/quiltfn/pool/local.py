@@ -1,4 +1,4 @@
-"""The pools of this node, one for each function, and the memory that they share."""
+"""The pools of this node, of functions and of versions beside the current one, and their memory."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
