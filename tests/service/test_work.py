@@ -119,6 +119,7 @@ async def test_mode_sync_is_stronger_than_a_preference(api: Api) -> None:
         ("mode=async&delay_seconds=31536001", "delay_seconds"),
         ("mode=async&not_before=soon", "not_before"),
         ("mode=async&not_before=99999999999", "not_before"),
+        (f"mode=async&not_before={'0' * 11}{'9' * 20}", "not_before"),  # more than a column takes
         ("mode=async&not_before=1&delay_seconds=1", "not_before"),
         ("delay_seconds=1", "delay_seconds"),
         ("mode=sync&not_before=1", "not_before"),

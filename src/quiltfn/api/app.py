@@ -413,7 +413,8 @@ class Endpoint:
             if route.action is not None:
                 response = await self._audited(context, response, error.code)
         response = response or await self._execute(context, request, route)
-        if response.status == 404 and not is_current:
+        # What a function answers is its own.
+        if response.status == 404 and not is_current and route.admit is None:
             why = "this node does not reach the database, and another one may have made it since"
             response = _failure(context, StoreUnavailable(why, retry_after=1))
         return response

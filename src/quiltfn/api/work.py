@@ -124,7 +124,9 @@ def _due_at_ms(context: RequestContext[W]) -> int | None:
         return None
     now = clock.unix()
     latest = min(parse.UNIX_MAX, int(now) + DELAY_MAX_S)
-    if not (not_before.isascii() and not_before.isdigit() and int(not_before[:11]) <= latest):
+    is_whole = not_before.isascii() and not_before.isdigit()
+    # No store takes a number of any size.
+    if not (is_whole and len(not_before) <= len(str(latest)) and int(not_before) <= latest):
         expected = f"Unix seconds, a whole number up to {latest} (a year from now)"
         raise Unprocessable.field("not_before", expected, not_before, int(now) + 3600)
     # The caller's time is the wall clock's; the queue keeps a time that does not jump.

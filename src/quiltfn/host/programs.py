@@ -1,5 +1,5 @@
 """What the programs of a machine offer, finding by finding, for `quiltfn doctor` and for a server
-that runs. `host_findings.py` has what the machine's files say.
+that runs. `host/checks.py` has what the machine's files say.
 """
 
 import re

@@ -64,9 +64,11 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
         """The alias after a rollback of the function from version `before` to `version`: no
         invocation by it runs on `before` any more, and a split with that version ends. If both are
         the same, only what the default alias sends elsewhere ends. With `moves_default` False the
-        default alias is as any other.
+        default alias stays as it is.
         """
-        follows = self.is_default and moves_default
+        if self.is_default and not moves_default:
+            return self
+        follows = self.is_default
         is_there = self.versions == (version,)
         is_left = before != version and before in self.versions
         if is_there or not (follows or is_left):

@@ -18,7 +18,7 @@ PYTHON_FRAME = re.compile(r' {2}File "([^"\n]*)", line (\d+)')
 NODE_FRAME = "    at "
 NODE_DETAIL = re.compile(r"(?: {2}.*|\}|)$")  # the properties of an error follow its frames
 GROUP_END = re.compile(r" *\+-{8,}$")
-GROUP_MARK = re.compile(r" *(?:\+-[-+]*.*|[|+] ?)")
+GROUP_MARK = re.compile(r" *+(?:\+-[-+]*.*|[|+] ?)")
 # How the Python runner ends the log of a handler that called sys.exit, and the exit status of
 # handlers that an exception ended.
 BY_ITSELF, BY_EXCEPTION = "SystemExit: ", 1
@@ -81,7 +81,9 @@ def _python(lines: list[str], *, is_sure: bool) -> tuple[str, str] | None:
     go on, and what it writes then looks like more lines of a message. Of a group, the last one.
     """
     if GROUP_END.match(lines[-1]):
-        lines = [GROUP_MARK.sub("", line, count=1) for line in lines[:-1]]
+        lines = [
+            line[mark.end() :] if (mark := GROUP_MARK.match(line)) else line for line in lines[:-1]
+        ]
     block = lines[_header(lines) + 1 :]
     end = next((at for at, line in enumerate(block) if EXCEPTION.match(line)), None)
     if end is None or len(block) == len(lines) or (end < len(block) - 1 and not is_sure):

@@ -2,7 +2,8 @@
 
 `tests/contract` has suites for these interfaces and runs each on every implementation it lists.
 `Sandboxes` has two: the launcher's, and a fake for tests without root. The store has one, which
-works on SQLite and PostgreSQL, and which service tests use too. Doubles in unit tests are not implementations and promise nothing.
+works on SQLite and PostgreSQL, and which service tests use too. Doubles in unit tests are not
+implementations and promise nothing.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
