@@ -42,15 +42,18 @@ def has_none_of(cluster: Cluster, epochs: set[int]) -> bool:
 
 def crash(server: Server, cluster: Cluster) -> None:
     """Its session is left without a transaction, which PostgreSQL would end after three seconds."""
+    seen: list[object] = []
     for _ in range(10):
+        until(lambda: cluster.run(HOLDERS) == [("idle",)])  # what a start does is over
         server.kill_launcher()
         server.wait()
         time.sleep(0.2)
-        if cluster.run(HOLDERS) == [("idle",)]:
+        seen.append(cluster.run(HOLDERS))
+        if seen[-1] == [("idle",)]:
             return
         time.sleep(4)
         server.start()
-    raise AssertionError("its session was always in a transaction")
+    raise AssertionError(f"its session was always in a transaction: {seen}")
 
 
 def presence(asked: Server, name: str) -> str:

@@ -541,7 +541,8 @@ class PostgresDatabase:
                 nodes.register(writer, boot, __version__ if self._fleet_id else "")
             self._boot = boot
             self._name_sessions(writer, boot)
-            end_sessions_of_past_starts(writer)
+            with writer.begin():  # else the session would stand in a transaction from here on
+                end_sessions_of_past_starts(writer)
 
     def _name_sessions(self, writer: Connection, boot: Boot) -> None:
         """Has this session and those from now on carry the start that they are of, by which others
