@@ -31,7 +31,6 @@ RUNSC = "/usr/bin/runsc"
 GVISOR = f"--runsc {RUNSC}"
 # `scripts/soak hostile` plays the whole catalogue: as many tries as it asks for, of five minutes.
 IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
-PREWARMED = "quiltfn_prewarmed_sandboxes "
 CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
 # Where the control groups of servers are, each in one hierarchy: version 1, version 2.
 HOMES = (Path("/sys/fs/cgroup/pids/quiltfn"), Path("/sys/fs/cgroup/quiltfn"))
@@ -381,11 +380,15 @@ class Server:
                     found.setdefault(its[1], []).append(pid)
         return found
 
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        lines = self.call("GET", "/metrics").text.splitlines()
+        (value,) = [line.split()[1] for line in lines if line.startswith(f"{name} ")]
+        return float(value)
+
     def prewarmed(self) -> int:
         """How many prewarmed sandboxes are ready for use."""
-        text = self.call("GET", "/metrics").text
-        (line,) = [line for line in text.splitlines() if line.startswith(PREWARMED)]
-        return int(float(line.removeprefix(PREWARMED)))
+        return int(self.metric("quiltfn_prewarmed_sandboxes"))
 
     def guests(self) -> dict[str, int]:
         """The first process of every sandbox that has one, by the sandbox's name."""

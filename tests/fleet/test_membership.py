@@ -73,10 +73,7 @@ def elsewhere(node: Server, function: Function) -> Function:
 
 
 def take_overs(node: Server) -> float:
-    for line in node.call("GET", "/metrics").text.splitlines():
-        if line.startswith("quiltfn_fleet_take_overs_total"):
-            return float(line.split()[1])
-    raise AssertionError("there is no such metric")
+    return node.metric("quiltfn_fleet_take_overs_total")
 
 
 def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> None:

@@ -309,9 +309,8 @@ class Endpoint:
             response = await self._run(context, request, route)
             if route.is_invoke and response.executed:
                 # Else a power cut could leave a response for repetitions whose record it has taken.
-                with contextlib.suppress(
-                    StoreUnavailable
-                ):  # the store will not take the response either
+                # A store that fails here takes the response no more either.
+                with contextlib.suppress(StoreUnavailable):
                     await self._services.journal.synced()
             if isinstance(response.body, bytes) and len(response.body) > SHORT_BYTES:
                 # The budget it was made in has just come back; nobody else has been given it yet.

@@ -216,6 +216,8 @@ class Connections:
         the one that has been slow for longest.
         """
         missing = self.responses.missing
+        if not missing:
+            return
         stalled = sorted(
             ((since, one) for one, (since, _) in self._readers.items() if one in self._paused),
             key=lambda pair: pair[0],

@@ -273,7 +273,7 @@ async def rollback_function(context: RequestContext[FunctionServices]) -> Respon
     """Go back to an earlier version. This makes no new version. Aliases go with it: the default
     alias is that version then, and every other one that named the version which was current until
     then, or split calls with it, loses that; rolled_back says so. With default_alias=keep the
-    default alias is as every other one.
+    default alias stays as it is.
     """
     moves = _moves_default(context) is not False
     entry = await context.services.lifecycle.rollback(

@@ -9,7 +9,7 @@ from quiltfn.api.route import RequestContext
 from quiltfn.api.version_files import ImageFileServices, file_page
 from quiltfn.functions.runtimes import OwnedRuntime, Runtimes, is_own
 from quiltfn.model.access import Scope
-from quiltfn.model.cursors import no_cursor, text_of
+from quiltfn.model.cursors import from_cursor
 from quiltfn.model.image import UPLOADED, Archive, Contents
 from quiltfn.model.runtime import NAME
 
@@ -27,10 +27,8 @@ async def list_runtimes(context: RequestContext[RuntimeServices]) -> Response:
     """List the runtimes that the tenant's functions can use: the server's own, the tenant's, and
     those that all tenants share.
     """
-    limit, cursor = pages.limit_of(context, pages.PAGE_MAX), context.query.get("cursor")
-    after = "" if cursor is None else text_of(cursor)
-    if cursor is not None and not PLACE.fullmatch(after):
-        raise no_cursor(cursor)
+    limit = pages.limit_of(context, pages.PAGE_MAX)
+    after = from_cursor(context.query.get("cursor"), "", PLACE)
     async with pages.reserved(context):
         found = context.services.runtimes.all(context.tenant_id)
         shown = (

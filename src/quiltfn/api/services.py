@@ -1,4 +1,4 @@
-"""Everything that the API takes, for the one place that makes it (`platform.py`)."""
+"""Everything that the API takes, for the one place that makes it (`server/platform.py`)."""
 
 from quiltfn.api.deliveries import DeliveryServices
 from quiltfn.api.elasticity import ElasticityServices

@@ -8,7 +8,7 @@ from quiltfn.api.callers import VisitedServices, check_known
 from quiltfn.api.response import Response, json_response
 from quiltfn.api.route import RequestContext
 from quiltfn.model.access import TENANT, check_tenant
-from quiltfn.model.cursors import no_cursor, text_of
+from quiltfn.model.cursors import from_cursor
 from quiltfn.ports.stats import StatsStore
 from quiltfn.tenants.admission import Admission
 
@@ -25,7 +25,7 @@ async def list_tenants(context: RequestContext[TenantServices]) -> Response:
     calls.
     """
     limit = pages.limit_of(context, pages.PAGE_MAX)
-    after = _after(context.query.get("cursor"))
+    after = from_cursor(context.query.get("cursor"), "", TENANT)
     services = context.services
     keys = services.access.tenants()
     names = {*services.catalog.tenants(), *keys, *services.quotas.tenants()}
@@ -33,16 +33,6 @@ async def list_tenants(context: RequestContext[TenantServices]) -> Response:
     found = sorted(name for name in names if name > after)
     shown = ((name, _shown(services, name, keys)) for name in found)
     return await pages.page_response(context, "tenants", shown, limit)
-
-
-def _after(cursor: str | None) -> str:
-    """The name that the page begins behind. Raises `Unprocessable`."""
-    if cursor is None:
-        return ""
-    name = text_of(cursor)
-    if not TENANT.fullmatch(name):
-        raise no_cursor(cursor)
-    return name
 
 
 async def disable_tenant(context: RequestContext[TenantServices]) -> Response:

@@ -1,5 +1,6 @@
 """The files of a version: those that its image has at /app, which a version never changes."""
 
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -9,9 +10,11 @@ from quiltfn.api.response import Response
 from quiltfn.api.route import RequestContext, RouteServices
 from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.functions.tenant_images import TenantImages
-from quiltfn.model.cursors import no_cursor, text_of
+from quiltfn.model.cursors import from_cursor
 from quiltfn.model.errors import NotFound
 from quiltfn.wire.numbers import VERSION_NUMBER_MAX
+
+ANY_PATH = re.compile(".+", re.DOTALL)
 
 
 class ImageFileServices(RouteServices):
@@ -33,10 +36,8 @@ async def file_page(context: RequestContext[S], images: Sequence[str]) -> Respon
     """A page of the files of images that are laid over each other, which the caller may see;
     without an image there are none. Raises `Unprocessable`.
     """
-    limit, cursor = pages.limit_of(context), context.query.get("cursor")
-    after = "" if cursor is None else text_of(cursor)
-    if cursor is not None and not after:
-        raise no_cursor(cursor)
+    limit = pages.limit_of(context)
+    after = from_cursor(context.query.get("cursor"), "", ANY_PATH)
     async with pages.reserved(context):
         found = await context.services.tenant_images.files(
             context.tenant_id, images, after, limit + 1

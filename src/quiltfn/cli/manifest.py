@@ -15,6 +15,7 @@ from typing import Any
 
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.show import one_line
+from quiltfn.cli.tree import is_outside
 from quiltfn.sdk.client import without_user
 
 MANIFEST = "package.json"
@@ -66,9 +67,8 @@ def check(directory: Path) -> None:
             f"{directory / '.npmrc'} is not taken: it could name programs that npm starts, and "
             "would become part of the runtime; put your registries into your own ~/.npmrc"
         )
-    root = os.path.realpath(directory)
     for path in files_of(directory):
-        if not Path(os.path.realpath(path)).is_relative_to(root):
+        if is_outside(directory, path.relative_to(directory)):
             raise BadParameter(LEAVES.format(path))
         if path.name == PNPM_LOCK:
             check_pnpm(path)

@@ -272,8 +272,8 @@ class Lifecycle:
     async def rollback(self, entry: Entry, number: int, *, moves_default: bool = True) -> Entry:
         """Points back to an existing version, without making one; clears the `error_message` of a
         failed update. No alias has a part of the version that was current until then, and the
-        default alias is the other one, unless `moves_default` is False and it names neither.
-        Raises `NotFound`.
+        default alias is the other one; with `moves_default` False that stays as it is. Raises
+        `NotFound`.
         """
         async with self._changing(entry) as current:
             version = await self.version(current, number)

@@ -68,14 +68,13 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.is_default and not moves_default:
             return self
-        follows = self.is_default
         is_there = self.versions == (version,)
         is_left = before != version and before in self.versions
-        if is_there or not (follows or is_left):
+        if is_there or not (self.is_default or is_left):
             return self
         if before == version:
             return self.pointing_to(version)
-        kept = self.version if not follows and self.version != before else version
+        kept = self.version if not self.is_default and self.version != before else version
         return self.pointing_to(kept, f"version {before} was rolled back to version {version}")
 
     def choose(self, dice: float) -> int:

@@ -30,14 +30,14 @@ def to_cursor(last: str) -> str:
     return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
 
 
-def from_cursor(cursor: str | None, start: str) -> str:
-    """The id to continue after; `start` without a cursor. Raises `Unprocessable` for anything that
-    `to_cursor` did not make.
+def from_cursor(cursor: str | None, start: str, form: re.Pattern[str] = ID) -> str:
+    """The id to continue after, or the place of that `form`; `start` without a cursor. Raises
+    `Unprocessable` for anything that `to_cursor` did not make.
     """
     if cursor is None:
         return start
     found = text_of(cursor)
-    if not ID.fullmatch(found):
+    if not form.fullmatch(found):
         raise no_cursor(cursor)
     return found
 

@@ -1,6 +1,6 @@
 """`client.keys`: API keys."""
 
-from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, with_fields_of
+from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, every, with_fields_of
 from quiltfn.sdk.request import Flow, ask, delete, get, post, query, segment
 from quiltfn.wire import CreatedKey, Key, KeyList, NewKey
 
@@ -15,14 +15,9 @@ def create_key(new: NewKey) -> Flow[CreatedKey]:
 
 def list_keys() -> Flow[list[Key]]:
     """Every key of the tenant, revoked ones included; an operator sees all."""
-    keys: list[Key] = []
-    cursor: str | None = None
-    while True:
-        page = yield from ask(get(f"{BASE}{query(cursor=cursor)}", KeyList))
-        keys += page.keys
-        cursor = page.next_cursor
-        if cursor is None:
-            return keys
+    return every(
+        lambda after: ask(get(f"{BASE}{query(cursor=after)}", KeyList)), lambda page: page.keys
+    )
 
 
 def revoke_key(key_id: str) -> Flow[None]:

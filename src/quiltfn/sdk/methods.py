@@ -173,6 +173,20 @@ def cursor_behind(page: object, cursor: str | None) -> str | None:
     return found
 
 
+def every(
+    page_after: Callable[[str | None], Flow[Page]], items: Callable[[Page], list[Item]]
+) -> Flow[list[Item]]:
+    """All items of a list, whose pages are fetched one after the other."""
+    found: list[Item] = []
+    cursor: str | None = None
+    while True:
+        page = yield from page_after(cursor)
+        found += items(page)
+        cursor = cursor_behind(page, cursor)
+        if cursor is None:
+            return found
+
+
 class PagedMethod(Generic[P, Page, Item]):
     """A listing as a method of both clients."""
 

@@ -8,6 +8,7 @@ from quiltfn.sdk.methods import (
     OfAsyncClient,
     OfClient,
     PagedMethod,
+    every,
     with_fields_of,
 )
 from quiltfn.sdk.request import Flow, Request, as_json, ask, delete, get, post, query, segment
@@ -27,14 +28,10 @@ UPLOAD_READ_S = 600.0  # the server answers once it has unpacked and kept every 
 
 def list_runtimes() -> Flow[list[Runtime]]:
     """Every runtime that the tenant's functions can name, the server's own first."""
-    runtimes: list[Runtime] = []
-    cursor: str | None = None
-    while True:
-        page = yield from ask(get(f"{BASE}{query(cursor=cursor)}", RuntimeList))
-        runtimes += page.runtimes
-        cursor = page.next_cursor
-        if cursor is None:
-            return runtimes
+    return every(
+        lambda after: ask(get(f"{BASE}{query(cursor=after)}", RuntimeList)),
+        lambda page: page.runtimes,
+    )
 
 
 def get_runtime(name: str) -> Flow[Runtime]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 
 class DisabledTenants:
-    """The disabled tenants, as this node knows them. `Quotas` and `FleetKeys` change them; whoever
-    refuses or holds back something of a tenant is made with them.
+    """The disabled tenants, as this node knows them. `Quotas` and `FleetKeys` change them.
+    `Admission` refuses invocations by the tenant's limits, which `Quotas` sets together with this;
+    whoever else refuses or holds back something of a tenant is made with it.
     """
 
     def __init__(self) -> None:
