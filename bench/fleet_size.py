@@ -44,7 +44,7 @@ from quiltfn.operator.fleet import begin_fleet
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.server.platform import Node, Platform, open_platform
 from quiltfn.settings import Settings
-from quiltfn.store.postgresql import open_as_node
+from quiltfn.store.database.postgresql import open_as_node
 from service.in_process import request_of
 from service.platform_harness import FACTS
 

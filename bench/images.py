@@ -23,8 +23,8 @@ from pathlib import Path
 import uvloop
 
 from peers import Directory
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response
 from quiltfn.base.clock import SystemClock
 from quiltfn.fleet.files import NodeFile, new_fleet, new_node
 from quiltfn.fleet.image_copies import ImageNodes
@@ -38,14 +38,18 @@ from quiltfn.model.member import Member
 from quiltfn.ports import Change, ChangeKind
 from quiltfn.ports.fleet import ImageCopy
 from quiltfn.ports.peers import Asker
+from quiltfn.store.fleet.image_copies import SqlImageCopies
 
 # Files and bytes of each.
 TREES = {"a handler": (1, 5_000), "one long file": (1, 120_000_000), "2,000 files": (2000, 60_000)}
 SMALL_EVERY_S = 0.005
 
 
-class Nothing:
-    """`ImageBounds` without bounds, and `ImageCopies` by which two has everything."""
+class Nothing(SqlImageCopies):
+    """`ImageBounds` without bounds, and `SqlImageCopies` by which two has everything."""
+
+    def __init__(self) -> None:
+        """There is no database."""
 
     def counted(self) -> Mapping[str, int]:
         return {}

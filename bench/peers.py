@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 
 import uvloop
 
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response
 from quiltfn.fleet.files import NodeFile, new_fleet, new_node
 from quiltfn.fleet.peer_server import open_peer_server
 from quiltfn.fleet.peers import HttpPeers

@@ -13,8 +13,8 @@ from typing import Any
 
 from quiltfn import wire
 from quiltfn.api import openapi
-from quiltfn.api.path_pattern import PathPattern
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.http.path_pattern import PathPattern
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.sdk.elasticity import ElasticityMethods
 from quiltfn.sdk.functions import FunctionMethods
 from quiltfn.sdk.invocations import InvocationMethods

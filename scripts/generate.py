@@ -18,7 +18,7 @@ import api_pages
 import cli_pages
 from quiltfn import Client, sdk, settings, wire
 from quiltfn.api import openapi
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.cli.project import file as project_file
 from quiltfn.cli.project.toml import value
 from quiltfn.model import function, instance, invocation
@@ -87,7 +87,7 @@ Made by scripts/generate.py.
 DELIVERY = """
 ## Delivery
 
-It has no table of its own: each change is one statement (`src/quiltfn/store/deliveries.py`).
+It has no table of its own: each change is one statement (`src/quiltfn/store/calls/deliveries.py`).
 
 | state | means | then |
 |---|---|---|

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, settings
 
 import quiltfn
 from e2e.server import GVISOR, RUNSC, Server, watched, why_not
-from quiltfn.store import audit, record_list
+from quiltfn.store.calls import record_list
+from quiltfn.store.tenants import audit
 
 # Whoever runs the tests may have stored a server and a key, which no command of a test may ask.
 NO_PROFILES = tempfile.TemporaryDirectory(prefix="quiltfn-config-")

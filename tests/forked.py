@@ -24,7 +24,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["contract.stores", "e2e.work_history", "quiltfn.__main__"]
     + [f"quiltfn.operator.{name}" for name in ("backup", "doctor", "fleet", "keys", "store")]
-    + ["quiltfn.operator.fleet_doctor", "quiltfn.store.postgresql"]
+    + ["quiltfn.operator.fleet_doctor", "quiltfn.store.database.postgresql"]
 )
 
 

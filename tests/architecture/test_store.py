@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn.store.sql import for_psycopg, parse, statements
-from quiltfn.store.tables import metadata
+from quiltfn.store.database.sql import for_psycopg, parse, statements
+from quiltfn.store.database.tables import metadata
 
 STORE = Path(__file__).resolve().parents[2] / "src" / "quiltfn" / "store"
 MIGRATIONS = sorted((STORE / "migrations" / "versions").glob("r*.py"))
@@ -26,10 +26,13 @@ FILE_HANDLING = {
 }
 QUERIES = sorted(
     path
-    for path in (*STORE.glob("*.py"), *STORE.glob("*.sql"))
-    if path.name not in ("sqlite.sql", "postgresql.sql") and path.name not in FILE_HANDLING
+    for path in (*STORE.rglob("*.py"), *STORE.rglob("*.sql"))
+    if "migrations" not in path.parts
+    and path.name not in ("sqlite.sql", "postgresql.sql")
+    and path.name not in FILE_HANDLING
 )
-PLACED = [STORE / "sqlite.sql", STORE / "postgresql.sql"]
+DATABASE = STORE / "database"
+PLACED = [DATABASE / "sqlite.sql", DATABASE / "postgresql.sql"]
 # What SQLite alone knows, or says in a way of its own.
 SQLITE_ALONE = re.compile(
     r"\bPRAGMA\b|\bINDEXED BY\b|\bNOT INDEXED\b|\bjson_(each|extract|tree|set)\b|->>|"
@@ -61,7 +64,7 @@ def test_a_query_outside_of_one_file_has_nothing_that_only_sqlite_knows(path: Pa
 
 def test_what_only_sqlite_knows_would_be_found() -> None:
     """The negative control: the one file has much of it."""
-    found = " ".join(sqlite_alone(STORE / "sqlite.sql"))
+    found = " ".join(sqlite_alone(DATABASE / "sqlite.sql"))
     assert all(one in found for one in ("INDEXED BY", "json_each", "rowid", "x'", "max("))
 
 
@@ -91,7 +94,7 @@ def test_a_migration_imports_nothing_that_may_change_later(path: Path) -> None:
 
 def test_both_databases_have_the_same_statements() -> None:
     """Parts of one stream of a record are read by a file handle with SQLite, by SQL otherwise."""
-    of_fleets = parse((STORE / "fleet.sql").read_text()).keys()
+    of_fleets = parse((DATABASE / "fleet.sql").read_text()).keys()
     one, other = statements("sqlite").keys(), statements("postgresql").keys() - of_fleets
     assert of_fleets
     assert one - other == {"rowid_of_invocation"}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 from architecture.syntax import statements_of
-from quiltfn.api.route import RouteServices
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.http.route import RouteServices
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.api.services import Services
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,19 +29,21 @@ MAY_KNOW: dict[str, set[str]] = {
     "base": {"model", "ports"},
     "settings": {"base"},
     "launcher": {"base", "guest"},
-    "host": CORE,
     "pool": CORE,
     "sandbox": CORE | {"guest", "http_trigger"},
     "images": CORE | {"base"},
     "store": CORE | {"base"},
-    "tenants": CORE | {"base"},
-    "functions": CORE | {"base"},
-    "calls": CORE | {"base", "functions", "tenants"},
-    "api": CORE | {"base", "functions", "tenants", "calls", "host", "http_trigger", "wire"},
+    "host": CORE | {"store"},
+    "tenants": CORE | {"base", "store"},
+    "functions": CORE | {"base", "images", "store"},
+    "calls": CORE | {"base", "store", "functions", "tenants"},
+    "api": CORE
+    | {"base", "http_trigger", "store", "host", "tenants", "functions", "calls", "wire"},
     "fleet": CORE
-    | {"base", "settings", "host", "pool", "store", "tenants", "functions", "calls", "api"},
+    | {"base", "settings", "http_trigger", "pool", "images", "store", "host", "tenants"}
+    | {"functions", "calls", "api"},
     "server": CORE
-    | {"base", "settings", "host", "pool", "sandbox", "images", "store", "tenants", "functions"}
+    | {"base", "settings", "pool", "sandbox", "images", "store", "host", "tenants", "functions"}
     | {"calls", "api", "fleet"},
     "operator": {"model", "ports", "base", "settings", "host", "images", "launcher", "store"}
     | {"tenants", "fleet", "server"},
@@ -77,9 +79,9 @@ TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
 MAY_MAKE_DATACLASSES = {"fleet", "guest", "host", "operator"}
 DATACLASSES_WITH_REASON = {
     "calls/dispatch.Dispatcher": "has more attributes than it is given",
-    "store/copy.Contents": "for a command alone",
-    "store/fleet_facts.FleetFacts": "for a command alone",
-    "store/snapshot.Snapshot": "for a command alone",
+    "store/files/copy.Contents": "for a command alone",
+    "store/fleet/facts.FleetFacts": "for a command alone",
+    "store/files/snapshot.Snapshot": "for a command alone",
 }
 READS_ENVIRONMENT_WITH_REASON = {
     "cli/packages.py": "hands registries and proxies on to the installers",

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.accessibility import grave_findings
-from quiltfn.api import web
+from quiltfn.api.routes import web
 from spec.api_client import new_name
 from spec.conftest import Keyed
 

@@ -16,7 +16,7 @@ from browser.test_accessibility import PAGES
 from browser.wire import Wire
 from e2e.server import Server, short_dir, until
 from free_ports import free_port
-from quiltfn.api import web
+from quiltfn.api.routes import web
 from spec.api_client import make_key, new_name
 from spec.proxy import NGINX
 

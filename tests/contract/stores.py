@@ -23,8 +23,10 @@ from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.operation import Operation
 from quiltfn.model.version import Version, VersionSpec
-from quiltfn.store import SpoolJournal, SqlStore, database, nodes, open_sqlite, postgres_connection
-from quiltfn.store.postgresql import open_postgresql
+from quiltfn.store import SpoolJournal, SqlStore, open_sqlite
+from quiltfn.store.database import database, postgres_connection
+from quiltfn.store.database.postgresql import open_postgresql
+from quiltfn.store.fleet import nodes
 from timeouts import scaled
 
 # How long a write waits for others, and for those before it in its own thread, which other tests on

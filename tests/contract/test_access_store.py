@@ -1,4 +1,4 @@
-"""The promises of `ports.Keys`, `Audit` and `Operations`, and coming from the first schema."""
+"""The promises of `SqlKeys`, `SqlAudit` and `SqlOperations`, and coming from the first schema."""
 
 import asyncio
 import json
@@ -32,21 +32,15 @@ from quiltfn.model.function import Function
 from quiltfn.model.image import NOT_MEASURED, TenantImage
 from quiltfn.model.operation import Operation
 from quiltfn.model.runtime import SHARED, SHELL, Room
-from quiltfn.ports import Audit, AuditQuery, Keys, Operations
-from quiltfn.store import (
-    SqlAudit,
-    SqlKeys,
-    SqlOperations,
-    SqlRuntimes,
-    SqlStore,
-    SqlTenantImages,
-    batches,
-    migrations,
-    tables,
-)
-from quiltfn.store import audit as audit_module
-from quiltfn.store import keys as keys_module
-from quiltfn.store.database import Work
+from quiltfn.ports import AuditQuery
+from quiltfn.store import SqlRuntimes, SqlStore, SqlTenantImages, migrations
+from quiltfn.store.database import batches, tables
+from quiltfn.store.database.database import Work
+from quiltfn.store.tenants import audit as audit_module
+from quiltfn.store.tenants import keys as keys_module
+from quiltfn.store.tenants.audit import SqlAudit
+from quiltfn.store.tenants.keys import SqlKeys
+from quiltfn.store.tenants.operations import SqlOperations
 from quiltfn.tenants.access import make_key
 
 NOW = 1_760_000_000
@@ -116,7 +110,7 @@ async def test_keys_come_back_after_a_restart_oldest_first(
 async def test_every_change_of_a_key_and_nothing_else_changes_the_revision(
     store: SqlStore,
 ) -> None:
-    keys: Keys = SqlKeys(store.database)
+    keys: SqlKeys = SqlKeys(store.database)
     key = a_key()
     seen = [await keys.revision()]
     await keys.add(key)
@@ -142,7 +136,7 @@ async def test_valid_keys_have_a_limit_and_of_the_others_the_newest_are_kept(
 ) -> None:
     monkeypatch.setattr(keys_module, "TENANT_KEYS_MAX", 3)
     monkeypatch.setattr(keys_module, "KEYS_MAX", 5)
-    keys: Keys = SqlKeys(store.database)
+    keys: SqlKeys = SqlKeys(store.database)
     expiring, *mine = [a_key(expires_at=NOW + 9), a_key(), a_key()]
     for key in (expiring, *mine):
         await keys.add(key)
@@ -177,7 +171,7 @@ def _id(key: Key) -> str:
 
 
 async def test_keys_are_read_page_by_page(store: SqlStore) -> None:
-    keys: Keys = SqlKeys(store.database)
+    keys: SqlKeys = SqlKeys(store.database)
     tenants = ("default", "other", "default", "default")
     all_keys = [a_key(id=new_id(), tenant_id=tenant) for tenant in tenants]
     for key in all_keys:
@@ -252,7 +246,7 @@ async def test_of_keys_that_are_made_at_once_one_is_the_first(
 
 
 async def test_only_the_first_key_ever_gets_the_scope_of_the_first(store: SqlStore) -> None:
-    keys: Keys = SqlKeys(store.database)
+    keys: SqlKeys = SqlKeys(store.database)
     asked, first, later = a_key(scope=Scope.READ), a_key(), a_key()
     assert await keys.add(asked) == asked
     assert await keys.revoke(asked, NOW) == replace(asked, revoked_at=NOW)
@@ -290,7 +284,7 @@ async def test_the_trail_is_read_in_pages_newest_first(
 
 
 async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqlStore) -> None:
-    audit: Audit = SqlAudit(store.database)
+    audit: SqlAudit = SqlAudit(store.database)
     mine, other, newest = (
         an_entry(id=one, tenant_id=tenant)
         for one, tenant in zip(ids(3), ("default", "other", "default"), strict=True)
@@ -394,7 +388,7 @@ async def test_an_operation_is_begun_once_for_its_tenant_and_key(
 ) -> None:
     first, again = an_operation(), an_operation(action_id="a-2")
     async with open_store(tmp_path) as store:
-        operations: Operations = SqlOperations(store.database)
+        operations: SqlOperations = SqlOperations(store.database)
         got = await asyncio.gather(operations.add(first), operations.add(again))
         assert list(got) == [None, first]
         assert await operations.add(an_operation(tenant_id="other")) is None
@@ -416,7 +410,7 @@ async def test_a_start_finds_the_operations_that_the_last_one_left_without_an_en
 ) -> None:
     left, ended = an_operation(), an_operation(tenant_id="other")
     async with open_store(tmp_path) as store:
-        operations: Operations = SqlOperations(store.database)
+        operations: SqlOperations = SqlOperations(store.database)
         for operation in (left, ended):
             await operations.add(operation)
         await operations.finish(replace(ended, status="succeeded"))

@@ -1,4 +1,4 @@
-"""The promises of `ports.aliases.AliasStore`."""
+"""The promises of `SqlAliases`."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from contract.stores import StoreOpener, a_function, a_version
 from quiltfn.model.alias import ALIASES_MAX, Alias, Share
 from quiltfn.model.errors import NotFound, Outdated
 from quiltfn.model.function import Function
-from quiltfn.ports.aliases import AliasStore, StoredAlias
-from quiltfn.store import SqlAliases, SqlStore
+from quiltfn.store import SqlStore
+from quiltfn.store.functions.aliases import SqlAliases, StoredAlias
 
 LIVE = Alias(
     name="live", version=1, also=Share(version=2, weight=0.1), revision=1, updated_at=1_760_000_000
@@ -29,7 +29,7 @@ async def test_what_is_saved_comes_back_after_a_restart(
 ) -> None:
     function, other = a_function(), a_function(name="g")
     async with open_store(tmp_path) as store:
-        aliases: AliasStore = SqlAliases(store.database)
+        aliases: SqlAliases = SqlAliases(store.database)
         for one in (function, other):
             await created(store, one)
             await aliases.save(one.id, "live", LIVE, None)
@@ -48,7 +48,7 @@ async def test_what_is_saved_comes_back_after_a_restart(
 async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) -> None:
     function = a_function()
     await created(store, function)
-    aliases: AliasStore = SqlAliases(store.database)
+    aliases: SqlAliases = SqlAliases(store.database)
     with pytest.raises(Outdated):
         await aliases.save(function.id, "live", LIVE, LIVE)
     await aliases.save(function.id, "live", LIVE, None)
@@ -64,7 +64,7 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
 async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) -> None:
     function = a_function()
     await created(store, function)
-    aliases: AliasStore = SqlAliases(store.database)
+    aliases: SqlAliases = SqlAliases(store.database)
     default = replace(LIVE, is_default=True)
     await aliases.save(function.id, "live", default, None)
     await aliases.save(function.id, "Nightly", NIGHTLY, None)
@@ -87,7 +87,7 @@ async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) 
 async def test_aliases_go_with_their_function(store: SqlStore) -> None:
     function = a_function()
     await created(store, function)
-    aliases: AliasStore = SqlAliases(store.database)
+    aliases: SqlAliases = SqlAliases(store.database)
     await aliases.save(function.id, "live", LIVE, None)
     await store.delete(function.id)
     assert await aliases.load() == []

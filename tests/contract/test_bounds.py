@@ -42,11 +42,11 @@ from quiltfn.store import (
     SqlRetention,
     SqlStore,
     migrations,
-    records,
-    usage,
 )
-from quiltfn.store.sql import statements
-from quiltfn.store.usage import KINDS, RECORD_BYTES
+from quiltfn.store.calls import records
+from quiltfn.store.database.sql import statements
+from quiltfn.store.tenants import usage
+from quiltfn.store.tenants.usage import KINDS, RECORD_BYTES
 
 ANSWER_BYTES, HEADERS_BYTES = 500, 200
 SIZES = {

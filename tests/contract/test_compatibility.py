@@ -17,13 +17,14 @@ import postgresql
 from contract.stores import BUSY_TIMEOUT_S, a_stored_function
 from quiltfn import __version__
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store import SqlStore, StoreBroken, compatibility, migrations, tables
-from quiltfn.store import postgresql as postgresql_store
-from quiltfn.store.compatibility import OLDEST, is_older
-from quiltfn.store.fleet_facts import read_facts
-from quiltfn.store.fleet_init import begin_fleet
-from quiltfn.store.postgres_connection import engine, run_alone
-from quiltfn.store.postgresql import PostgresDatabase, open_as_node, open_postgresql
+from quiltfn.store import SqlStore, StoreBroken, migrations
+from quiltfn.store.database import compatibility, tables
+from quiltfn.store.database import postgresql as postgresql_store
+from quiltfn.store.database.compatibility import OLDEST, is_older
+from quiltfn.store.database.postgres_connection import engine, run_alone
+from quiltfn.store.database.postgresql import PostgresDatabase, open_as_node, open_postgresql
+from quiltfn.store.fleet.facts import read_facts
+from quiltfn.store.fleet.init import begin_fleet
 
 FLEET = "0123456789abcdef" * 2
 NEWER, NEWEST = "0.2.0", "0.3.0"

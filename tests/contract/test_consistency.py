@@ -31,17 +31,10 @@ from contract.stores import (
 from forked import forked
 from manual_clock import ManualClock
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store import (
-    SpoolJournal,
-    SqlStore,
-    StoreBroken,
-    migrations,
-    open_sqlite,
-    restore,
-    sqlite,
-    sqlite_header,
-)
-from quiltfn.store.directory import DataDirectory
+from quiltfn.store import SpoolJournal, SqlStore, StoreBroken, migrations, open_sqlite
+from quiltfn.store.database import sqlite, sqlite_header
+from quiltfn.store.files import restore
+from quiltfn.store.files.directory import DataDirectory
 
 NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "journal-b.spool")
 

@@ -20,11 +20,13 @@ from contract.stores import a_call, a_function, change, child_environment, rows
 from e2e.server import until
 from postgresql import Cluster
 from quiltfn.operator import store as command
-from quiltfn.store import StoreBroken, copy, copy_sqlite, open_sqlite, tables
-from quiltfn.store.copy import NOT_COPIED, Kind, Row
-from quiltfn.store.copy_sqlite import REMOVED, STAGING, SqliteFile
-from quiltfn.store.postgresql import open_postgresql
-from quiltfn.store.spool import to_line
+from quiltfn.store import StoreBroken, open_sqlite
+from quiltfn.store.calls.spool import to_line
+from quiltfn.store.database import tables
+from quiltfn.store.database.postgresql import open_postgresql
+from quiltfn.store.files import copy, copy_sqlite
+from quiltfn.store.files.copy import NOT_COPIED, Kind, Row
+from quiltfn.store.files.copy_sqlite import REMOVED, STAGING, SqliteFile
 from timeouts import scaled
 
 TABLES = [one for one in tables.metadata.sorted_tables if one not in NOT_COPIED]

@@ -29,7 +29,7 @@ AS_ROOT = (
 import os, sys
 os.O_NOFOLLOW = 0
 from quiltfn.operator import owner
-from quiltfn.store import database
+from quiltfn.store.database import database
 owner.become_owner = lambda *_: None
 """
     + TOOL

@@ -39,12 +39,12 @@ from quiltfn.store import (
     SqlOperations,
     SqlRetention,
     SqlStore,
-    disk_reserve,
-    vacuum,
 )
-from quiltfn.store.disk_reserve import RESERVE_BYTES, DiskFull, DiskReserve, is_full
-from quiltfn.store.spool import to_line
-from quiltfn.store.stats import Sums
+from quiltfn.store.calls.spool import to_line
+from quiltfn.store.calls.stats import Sums
+from quiltfn.store.database import vacuum
+from quiltfn.store.files import disk_reserve
+from quiltfn.store.files.disk_reserve import RESERVE_BYTES, DiskFull, DiskReserve, is_full
 
 LATER = 4_000_000_000
 

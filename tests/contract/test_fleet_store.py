@@ -10,10 +10,10 @@ import postgresql
 from contract.stores import BUSY_TIMEOUT_S, HELD_S, a_stored_function
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStore, StoreBroken
-from quiltfn.store.copy import copy
-from quiltfn.store.copy_postgresql import source, target
-from quiltfn.store.fleet_init import begin_fleet
-from quiltfn.store.postgresql import open_as_node, open_postgresql
+from quiltfn.store.database.postgresql import open_as_node, open_postgresql
+from quiltfn.store.files.copy import copy
+from quiltfn.store.files.copy_postgresql import source, target
+from quiltfn.store.fleet.init import begin_fleet
 
 FLEET = "0123456789abcdef" * 2
 

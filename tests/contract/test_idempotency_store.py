@@ -16,9 +16,10 @@ from contract.stores import (
 )
 from forked import forked
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
-from quiltfn.ports import IdempotencyStore
-from quiltfn.store import SqlIdempotencyStore, SqlStore, StoreBroken, batches
-from quiltfn.store.database import Work
+from quiltfn.store import SqlStore, StoreBroken
+from quiltfn.store.database import batches
+from quiltfn.store.database.database import Work
+from quiltfn.store.tenants.idempotency import SqlIdempotencyStore
 
 NOW = 1_760_000_000
 DAY_S = 24 * 3600
@@ -49,7 +50,7 @@ async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(
 async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
     store: SqlStore,
 ) -> None:
-    answers: IdempotencyStore = SqlIdempotencyStore(store.database)
+    answers: SqlIdempotencyStore = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW)
     await answers.release(REQUEST)
     assert await answers.reserve(REQUEST, NOW) is None

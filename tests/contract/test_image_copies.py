@@ -1,18 +1,18 @@
-"""The promises of `ports.fleet.ImageCopies`."""
+"""The promises of `SqlImageCopies`."""
 
 from pathlib import Path
 
 from contract.stores import StoreOpener
 from quiltfn.ports import ChangeKind
-from quiltfn.ports.fleet import ImageCopies, ImageCopy
+from quiltfn.ports.fleet import ImageCopy
 from quiltfn.store import SqlStore
-from quiltfn.store.image_copies import SqlImageCopies
+from quiltfn.store.fleet.image_copies import SqlImageCopies
 
 X, Y, Z = (letter * 64 for letter in "xyz")
 
 
 async def test_a_node_has_what_it_said_last_and_no_other_node_is_touched(store: SqlStore) -> None:
-    copies: ImageCopies = SqlImageCopies(store.database)
+    copies: SqlImageCopies = SqlImageCopies(store.database)
     await copies.state("one", [X, Y])
     await copies.state("two", [Y])
     await copies.state("one", [Y, Z])
@@ -30,7 +30,7 @@ async def test_a_node_has_what_it_said_last_and_no_other_node_is_touched(store: 
 async def test_each_image_that_comes_or_goes_is_a_change_and_nothing_else_is(
     store: SqlStore,
 ) -> None:
-    copies: ImageCopies = SqlImageCopies(store.database)
+    copies: SqlImageCopies = SqlImageCopies(store.database)
     await copies.state("one", [X, Y])
     since = await store.newest_change()
     await copies.state("one", [X, Y])

@@ -1,4 +1,4 @@
-"""The promises of `ports.Journal`."""
+"""The promises of `SpoolJournal`."""
 
 import asyncio
 import errno
@@ -40,11 +40,13 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.timeline import Timeline
 from quiltfn.ports import FunctionCounters, InvocationQuery
-from quiltfn.store import SpoolJournal, SqlStore, StoreBroken, migrations, records, tables
-from quiltfn.store import journal as journal_module
-from quiltfn.store.directory import SPOOLS
-from quiltfn.store.journal import COMMIT_AT_BYTES
-from quiltfn.store.spool import to_line
+from quiltfn.store import SpoolJournal, SqlStore, StoreBroken, migrations
+from quiltfn.store.calls import journal as journal_module
+from quiltfn.store.calls import records
+from quiltfn.store.calls.journal import COMMIT_AT_BYTES
+from quiltfn.store.calls.spool import to_line
+from quiltfn.store.database import tables
+from quiltfn.store.files.directory import SPOOLS
 
 NEVER_S = 3600.0
 
@@ -551,7 +553,7 @@ async def test_a_journal_that_cannot_commit_stops_taking_calls_in_the_end(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("quiltfn.store.journal.SEGMENT_MAX_BYTES", 2000)
+    monkeypatch.setattr("quiltfn.store.calls.journal.SEGMENT_MAX_BYTES", 2000)
     journal._commit_after_s = NEVER_S
     calls: list[Invocation] = []
     while sum(sizes(tmp_path)) <= 2000:

@@ -31,7 +31,7 @@ from quiltfn.model.retention import StorageLimit
 from quiltfn.model.stats import DAY_S
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import SqlStats
-from quiltfn.store.spool import Spool
+from quiltfn.store.calls.spool import Spool
 
 ROUNDS = 12
 CONTROL_ROUNDS = 6

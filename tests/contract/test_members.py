@@ -51,11 +51,11 @@ from quiltfn.store import (
     SqlStats,
     SqlStore,
     SqlWork,
-    nodes,
-    tables,
 )
-from quiltfn.store.members import SqlMembers
-from quiltfn.store.postgresql import PostgresDatabase
+from quiltfn.store.database import tables
+from quiltfn.store.database.postgresql import PostgresDatabase
+from quiltfn.store.fleet import nodes
+from quiltfn.store.fleet.members import SqlMembers
 from timeouts import scaled
 
 LOST = b'{"error":"lost"}'

@@ -12,7 +12,8 @@ from quiltfn.model.alias import Alias, Share
 from quiltfn.model.errors import NotFound, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.retention import VersionLimits
-from quiltfn.store import SqlAliases, SqlStore, SqlWork, tables
+from quiltfn.store import SqlAliases, SqlStore, SqlWork
+from quiltfn.store.database import tables
 
 UNBOUND = VersionLimits(kept=10_000, tenant_bytes=0)
 

@@ -42,19 +42,12 @@ from quiltfn.base.ids import new_id
 from quiltfn.model.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest
 from quiltfn.ports.fleet import History
-from quiltfn.store import (
-    SqlIdempotencyStore,
-    SqlKeys,
-    SqlOperations,
-    SqlStore,
-    StoreBroken,
-    postgres_connection,
-    tables,
-)
-from quiltfn.store.disk_reserve import DiskFull
-from quiltfn.store.postgres_connection import engine, run_alone
-from quiltfn.store.postgresql import PostgresDatabase, open_postgresql
-from quiltfn.store.sql import driver, run, sql
+from quiltfn.store import SqlIdempotencyStore, SqlKeys, SqlOperations, SqlStore, StoreBroken
+from quiltfn.store.database import postgres_connection, tables
+from quiltfn.store.database.postgres_connection import engine, run_alone
+from quiltfn.store.database.postgresql import PostgresDatabase, open_postgresql
+from quiltfn.store.database.sql import driver, run, sql
+from quiltfn.store.files.disk_reserve import DiskFull
 from timeouts import scaled
 
 COUNT = "SELECT count FROM probe"
@@ -460,8 +453,8 @@ async def test_who_waits_for_others_to_read_is_told_in_time_that_nobody_answers(
     quick = database.quick_connection()
     for ask in (database.read, database.poll, quick.run):
         with monkeypatch.context() as patch:
-            patch.setattr("quiltfn.store.postgresql.READ_WAIT_MAX_S", 0.2)
-            patch.setattr("quiltfn.store.quick_connection.WAIT_MAX_S", 0.2)
+            patch.setattr("quiltfn.store.database.postgresql.READ_WAIT_MAX_S", 0.2)
+            patch.setattr("quiltfn.store.database.quick_connection.WAIT_MAX_S", 0.2)
             slow = asyncio.ensure_future(ask(lambda _: time.sleep(0.5)))
             others = [asyncio.ensure_future(ask(lambda _: None)) for _ in range(3)]
             for one in others:

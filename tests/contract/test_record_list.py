@@ -12,8 +12,9 @@ from contract.stores import OF_SQLITE, a_call, a_stored_function, done, ids, ope
 from quiltfn.model.cursors import first_id
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.ports import InvocationQuery
-from quiltfn.store import SpoolJournal, SqlStore, record_list
-from quiltfn.store.sql import statements
+from quiltfn.store import SpoolJournal, SqlStore
+from quiltfn.store.calls import record_list
+from quiltfn.store.database.sql import statements
 
 NEVER_S = 3600.0
 TENANT = "default"

@@ -1,4 +1,4 @@
-"""The promises of `ports.Retention`: the oldest go, and nothing that must stay."""
+"""The promises of `SqlRetention`: the oldest go, and nothing that must stay."""
 
 import time
 from collections.abc import AsyncIterator
@@ -20,8 +20,9 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.ports import InvocationQuery
-from quiltfn.store import SpoolJournal, SqlRetention, SqlStore, records
-from quiltfn.store.sql import statements
+from quiltfn.store import SpoolJournal, SqlRetention, SqlStore
+from quiltfn.store.calls import records
+from quiltfn.store.database.sql import statements
 
 NOW = 1_760_000_000
 DAY_S = 86_400

@@ -1,4 +1,4 @@
-"""The promises of `ports.RuntimeStore` and `ports.TenantImageStore`."""
+"""The promises of `SqlRuntimes` and `SqlTenantImages`."""
 
 import sqlite3
 from contextlib import closing
@@ -12,8 +12,9 @@ import sqlite_template
 from contract.stores import StoreOpener, a_function, a_version, an_id
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
-from quiltfn.ports import RuntimeStore, TenantImageStore
-from quiltfn.store import SqlRuntimes, SqlStore, SqlTenantImages, snapshot
+from quiltfn.store import SqlStore
+from quiltfn.store.files import snapshot
+from quiltfn.store.functions.runtimes import SqlRuntimes, SqlTenantImages
 
 
 def a_runtime(name: str = "etl", **changes: Any) -> Runtime:
@@ -47,7 +48,7 @@ async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
     older, newer, other = a_runtime(), a_runtime(image=None), a_runtime("a")
     newer = replace(newer, base_image="ab" * 32, interpreter="/usr/bin/python3")
     async with open_store(tmp_path) as store:
-        runtimes: RuntimeStore = SqlRuntimes(store.database)
+        runtimes: SqlRuntimes = SqlRuntimes(store.database)
         await give(store, "acme", "ab" * 32)
         for one in (older, newer, other):
             assert await runtimes.save("acme", one)
@@ -56,7 +57,7 @@ async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
 
 
 async def test_packages_are_an_image_like_the_other(store: SqlStore) -> None:
-    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    runtimes: SqlRuntimes = SqlRuntimes(store.database)
     code, packages, older = "aa" * 32, "bb" * 32, "cc" * 32
     named = a_runtime(image=code, packages=packages, packages_key="python:1")
     await give(store, "acme", code)
@@ -70,7 +71,7 @@ async def test_packages_are_an_image_like_the_other(store: SqlStore) -> None:
     in_use = {("acme", code), ("acme", packages), (function.tenant_id, older)}
     assert await runtimes.images_in_use() == in_use
     assert await runtimes.load() == [("acme", named)]
-    images: TenantImageStore = SqlTenantImages(store.database)
+    images: SqlTenantImages = SqlTenantImages(store.database)
     assert not await images.remove("acme", packages)
     await runtimes.remove("acme", "etl")
     assert await images.remove("acme", packages)
@@ -79,7 +80,7 @@ async def test_packages_are_an_image_like_the_other(store: SqlStore) -> None:
 async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
     store: SqlStore,
 ) -> None:
-    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    runtimes: SqlRuntimes = SqlRuntimes(store.database)
     kept = a_runtime("a")
     await give(store, "acme", "ab" * 32)
     for one in (kept, a_runtime()):
@@ -90,7 +91,7 @@ async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
 
 
 async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlStore) -> None:
-    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    runtimes: SqlRuntimes = SqlRuntimes(store.database)
     assert await runtimes.images_in_use() == frozenset()
     named, old, new = "aa" * 32, "bb" * 32, "cc" * 32
     await give(store, "acme", named)
@@ -110,7 +111,7 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlS
 
 
 async def test_a_version_keeps_its_whole_runtime(store: SqlStore) -> None:
-    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    runtimes: SqlRuntimes = SqlRuntimes(store.database)
     snapshot = a_runtime()
     await give(store, "acme", "ab" * 32)
     await runtimes.save("acme", snapshot)
@@ -127,7 +128,7 @@ async def test_a_name_stands_for_something_else_to_each_tenant(
 ) -> None:
     mine, theirs, shared = a_runtime(), a_runtime(image=None), a_runtime(image="cd" * 32)
     async with open_store(tmp_path) as store:
-        runtimes: RuntimeStore = SqlRuntimes(store.database)
+        runtimes: SqlRuntimes = SqlRuntimes(store.database)
         await give(store, "acme", "ab" * 32)
         await give(store, SHARED, "cd" * 32)
         for tenant, one in (("acme", mine), ("umbrella", theirs), (SHARED, shared)):
@@ -146,7 +147,7 @@ async def test_images_are_held_until_they_are_dropped(
 ) -> None:
     mine, theirs = TenantImage("acme", "ab" * 32, 5000), TenantImage("umbrella", "ab" * 32, 5000)
     async with open_store(tmp_path) as store:
-        tenant_images: TenantImageStore = SqlTenantImages(store.database)
+        tenant_images: SqlTenantImages = SqlTenantImages(store.database)
         for one in (mine, theirs, mine):
             await tenant_images.add(one)
     async with open_store(tmp_path) as store:
@@ -161,8 +162,8 @@ async def test_images_are_held_until_they_are_dropped(
 async def test_an_image_that_is_named_by_now_is_not_taken_from_its_tenant(
     store: SqlStore, field: str
 ) -> None:
-    images: TenantImageStore = SqlTenantImages(store.database)
-    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    images: SqlTenantImages = SqlTenantImages(store.database)
+    runtimes: SqlRuntimes = SqlRuntimes(store.database)
     function = a_function()
     owner, named, kept, unused = function.tenant_id, "aa" * 32, "bb" * 32, "cc" * 32
     if field == "base_image":
@@ -188,7 +189,7 @@ async def test_an_image_that_is_named_by_now_is_not_taken_from_its_tenant(
 
 
 async def test_no_runtime_names_an_image_that_its_tenant_does_not_have(store: SqlStore) -> None:
-    runtimes: RuntimeStore = SqlRuntimes(store.database)
+    runtimes: SqlRuntimes = SqlRuntimes(store.database)
     await give(store, "umbrella", "ab" * 32)
     await give(store, SHARED, "ab" * 32)
     kept = a_runtime(image=None)
@@ -202,7 +203,7 @@ async def test_no_runtime_names_an_image_that_its_tenant_does_not_have(store: Sq
 
 
 async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> None:
-    images: TenantImageStore = SqlTenantImages(store.database)
+    images: SqlTenantImages = SqlTenantImages(store.database)
     first, second, theirs = (
         TenantImage("acme", "ab" * 32, 5000),
         TenantImage("acme", "cd" * 32, 5000),
@@ -218,8 +219,8 @@ async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> No
 
 
 async def test_a_base_image_of_all_tenants_stays_while_one_of_them_has_it(store: SqlStore) -> None:
-    runtimes: RuntimeStore = SqlRuntimes(store.database)
-    images: TenantImageStore = SqlTenantImages(store.database)
+    runtimes: SqlRuntimes = SqlRuntimes(store.database)
+    images: SqlTenantImages = SqlTenantImages(store.database)
     await give(store, SHARED, "ab" * 32)
     assert await runtimes.save("acme", a_runtime(image=None, base_image="ab" * 32))
     assert not await images.remove(SHARED, "ab" * 32)

@@ -1,4 +1,4 @@
-"""The promises of `ports.schedules.ScheduleStore`."""
+"""The promises of `SqlSchedules`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,18 @@ from quiltfn.model.errors import CapacityFull, Conflict, NotFound, Outdated, Rat
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.schedule import Missed, Overlap, RunOutcome, Schedule, decide
-from quiltfn.ports.schedules import Firing, ScheduleRun, ScheduleStore
+from quiltfn.ports.schedules import Firing, ScheduleRun
 from quiltfn.ports.work import AcceptedWork, Input
-from quiltfn.store import SqlSchedules, SqlStore, SqlWork, tables
-from quiltfn.store.schedules import RUNS_KEPT, WAITING_MAX
+from quiltfn.store import SqlStore, SqlWork
+from quiltfn.store.calls.schedules import RUNS_KEPT, WAITING_MAX, SqlSchedules
+from quiltfn.store.database import tables
 
 NOW = 1_760_000_000_000
 MINUTE = 60_000
 MANY = 100
 
 
-def schedules_of(store: SqlStore) -> ScheduleStore:
+def schedules_of(store: SqlStore) -> SqlSchedules:
     return SqlSchedules(store.database, SqlWork(store.database).accept_in)
 
 

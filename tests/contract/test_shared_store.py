@@ -31,9 +31,9 @@ from contract.stores import (
 from contract.test_schedule_store import a_schedule
 from forked import forked
 from manual_clock import ManualClock
-from quiltfn.api import idempotency
-from quiltfn.api.idempotency import Idempotency
-from quiltfn.api.response import Response
+from quiltfn.api.http import idempotency
+from quiltfn.api.http.idempotency import Idempotency
+from quiltfn.api.http.response import Response
 from quiltfn.base import store_retry as until_stored
 from quiltfn.fleet.follower import Follower
 from quiltfn.functions import elasticity
@@ -72,10 +72,10 @@ from quiltfn.store import (
     SqlUrls,
     SqlWork,
     StoreBroken,
-    changes,
     open_sqlite,
 )
-from quiltfn.store.image_copies import SqlImageCopies
+from quiltfn.store.fleet.image_copies import SqlImageCopies
+from quiltfn.store.functions import changes
 from timeouts import scaled
 
 NOW = 1_760_000_000

@@ -24,10 +24,10 @@ from quiltfn.model.function import Function
 from quiltfn.model.slots import FunctionSlots
 from quiltfn.ports.fleet import NodeEpoch, NotAMember
 from quiltfn.store import SqlStore
+from quiltfn.store.database.postgres_connection import engine
+from quiltfn.store.database.quick_connection import QuickConnection
+from quiltfn.store.fleet.slots import LOCKED_MAX, SqlSlots, free
 from quiltfn.store.migrations.versions import r0016_slots
-from quiltfn.store.postgres_connection import engine
-from quiltfn.store.quick_connection import QuickConnection
-from quiltfn.store.slots import LOCKED_MAX, SqlSlots, free
 from timeouts import full_wait, scaled
 
 ONE, TWO, THREE = NodeEpoch("one", 1), NodeEpoch("two", 1), NodeEpoch("three", 1)

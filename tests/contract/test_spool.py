@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from contract.stores import a_call, a_function, done, files_at_most, ids
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.store import StoreBroken
-from quiltfn.store.spool import Spool, from_line, from_lines, latest, to_line
+from quiltfn.store.calls.spool import Spool, from_line, from_lines, latest, to_line
 
 CALLS = st.lists(
     st.builds(

@@ -30,9 +30,10 @@ from quiltfn.model.stats import (
     Stretch,
     floor_to,
 )
-from quiltfn.store import SpoolJournal, SqlStats, SqlStore, SqlWork, tables
-from quiltfn.store.directory import SPOOLS
-from quiltfn.store.stats import FOLD_ROWS, READ_ROWS
+from quiltfn.store import SpoolJournal, SqlStats, SqlStore, SqlWork
+from quiltfn.store.calls.stats import FOLD_ROWS, READ_ROWS
+from quiltfn.store.database import tables
+from quiltfn.store.files.directory import SPOOLS
 from timeouts import scaled
 
 ENDED = 1_760_000_101  # as `done` says

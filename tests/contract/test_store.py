@@ -1,4 +1,4 @@
-"""The promises of `ports.Store`."""
+"""The promises of `SqlStore`."""
 
 import asyncio
 import sqlite3

@@ -26,7 +26,8 @@ from contract.stores import (
     opened_journal,
 )
 from forked import forked
-from quiltfn.store import SqlStore, StoreBroken, migrations, open_sqlite, tables
+from quiltfn.store import SqlStore, StoreBroken, migrations, open_sqlite
+from quiltfn.store.database import tables
 from timeouts import scaled
 
 

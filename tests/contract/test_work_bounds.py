@@ -25,17 +25,11 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import Status, WorkOutcome
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.ports.work import Input
-from quiltfn.store import (
-    SpoolJournal,
-    SqlInputRetention,
-    SqlRetention,
-    SqlStore,
-    SqlWork,
-    old_inputs,
-)
-from quiltfn.store.disk_reserve import DiskFull
-from quiltfn.store.inputs import INPUT_BYTES
-from quiltfn.store.usage import RECORD_BYTES
+from quiltfn.store import SpoolJournal, SqlInputRetention, SqlRetention, SqlStore, SqlWork
+from quiltfn.store.calls import old_inputs
+from quiltfn.store.calls.inputs import INPUT_BYTES
+from quiltfn.store.files.disk_reserve import DiskFull
+from quiltfn.store.tenants.usage import RECORD_BYTES
 
 SIZE = 1000
 ONE = INPUT_BYTES + SIZE

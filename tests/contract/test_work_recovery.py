@@ -33,17 +33,11 @@ from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
 from quiltfn.ports import InvocationQuery
-from quiltfn.store import (
-    SpoolJournal,
-    SqlPolicies,
-    SqlRetention,
-    SqlWork,
-    migrations,
-    snapshot,
-    tables,
-)
-from quiltfn.store.directory import SPOOLS
-from quiltfn.store.work_recovery import UNKNOWN
+from quiltfn.store import SpoolJournal, SqlPolicies, SqlRetention, SqlWork, migrations
+from quiltfn.store.calls.work_recovery import UNKNOWN
+from quiltfn.store.database import tables
+from quiltfn.store.files import snapshot
+from quiltfn.store.files.directory import SPOOLS
 
 TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
 SUCCESS = Status.SUCCESS

@@ -28,12 +28,14 @@ from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports import InvocationQuery, TenantFunctions
 from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES, Input
-from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, outcomes, records, sweep
-from quiltfn.store.record_key import RecordKey
-from quiltfn.store.records import drop_output
-from quiltfn.store.sql import statements
-from quiltfn.store.usage import RECORD_BYTES
-from quiltfn.store.work import AT_ONCE_MAX_BYTES
+from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
+from quiltfn.store.calls import outcomes, records
+from quiltfn.store.calls.record_key import RecordKey
+from quiltfn.store.calls.records import drop_output
+from quiltfn.store.calls.work import AT_ONCE_MAX_BYTES
+from quiltfn.store.database.sql import statements
+from quiltfn.store.functions import sweep
+from quiltfn.store.tenants.usage import RECORD_BYTES
 from timeouts import scaled
 
 OF_FUNCTION = ("work", "input", "attempt", "dead_letter", "delivery", "work_count", "schedule")

@@ -16,7 +16,7 @@ MISTAKES = {
     # Work is acknowledged before it is on disk.
     "early": """
 import asyncio
-from quiltfn.store import work
+from quiltfn.store.calls import work
 in_time = work.SqlWork.accept
 async def late(self, accepted):
     await asyncio.sleep(0.3)
@@ -27,7 +27,7 @@ work.SqlWork.accept = early
 """,
     # A start finds no trace of attempts that had begun.
     "untold": """
-from quiltfn.store.journal import SpoolJournal
+from quiltfn.store.calls.journal import SpoolJournal
 SpoolJournal.opened = lambda self, record: None
 """,
 }
@@ -37,7 +37,7 @@ FLEET_MISTAKES = {
     "lose": MISTAKES["early"],
     # Of what a node has claimed the first can be claimed by another one as well.
     "double": """
-from quiltfn.store.work import SqlWork
+from quiltfn.store.calls.work import SqlWork
 claim = SqlWork.claim
 async def claim_and_give_back(self, *given, **more):
     found = await claim(self, *given, **more)
@@ -57,7 +57,7 @@ SERVER = """
 import sys
 from pathlib import Path
 from quiltfn.server.main import main
-from quiltfn.store import work
+from quiltfn.store.calls import work
 work.MACHINE_BOOT = Path({boot_id!r})
 {mistake}
 sys.exit(main())

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from e2e import test_egress
 from e2e.netlab import FORBIDDEN, PORT, Lab
 from e2e.test_egress import HOST, REFUSED, attempts, outcome, serving, the_lab
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response
 from quiltfn.fleet.files import NodeFile
 from quiltfn.fleet.peer_server import open_peer_server
 from quiltfn.fleet.peers import HttpPeers

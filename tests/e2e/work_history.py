@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from e2e.history import FINAL, gives_way, lateness
-from quiltfn.store.schedules import RUNS_KEPT
+from quiltfn.store.calls.schedules import RUNS_KEPT
 
 Record = dict[str, Any]
 GOOD = {"success", "cancelled"}

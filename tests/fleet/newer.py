@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import quiltfn
-from quiltfn.store import tables
+from quiltfn.store.database import tables
 
 MIGRATION = '''\
 """Something new in every table, and in a table of its own."""

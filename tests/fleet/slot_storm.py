@@ -39,9 +39,9 @@ from quiltfn.pool.local import LocalPools
 from quiltfn.ports import Call, Sandbox, SandboxFailed
 from quiltfn.ports.fleet import NodeEpoch
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
-from quiltfn.store.postgres_connection import engine
-from quiltfn.store.quick_connection import QuickConnection
-from quiltfn.store.slots import SqlSlots
+from quiltfn.store.database.postgres_connection import engine
+from quiltfn.store.database.quick_connection import QuickConnection
+from quiltfn.store.fleet.slots import SqlSlots
 
 BEAT_S, TIMES, REAP_S = 0.1, LeaseTimes(start_s=0.6, end_s=1.5), 4.0
 FREE, ASKED, ALIVE, REFUSED, END = range(5)
@@ -362,7 +362,7 @@ class Storm:
 
 
 def raise_epoch(one: psycopg.Connection[Any], node: str) -> int:
-    """Takes everything from the node's life so far, as `store/take_over.py` does."""
+    """Takes everything from the node's life so far, as `store/fleet/take_over.py` does."""
     one.execute("SELECT 1 FROM node WHERE name = %s FOR UPDATE", (node,))
     one.execute("UPDATE beat SET n = n + 1 WHERE name = %s", (node,))
     found = one.execute(

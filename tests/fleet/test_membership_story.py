@@ -29,9 +29,10 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.member import Report
 from quiltfn.model.work import AsyncPolicy, Backoff, outcome
-from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork, nodes
-from quiltfn.store.members import SqlMembers
-from quiltfn.store.postgresql import PostgresDatabase
+from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
+from quiltfn.store.database.postgresql import PostgresDatabase
+from quiltfn.store.fleet import nodes
+from quiltfn.store.fleet.members import SqlMembers
 
 TIMES = Times(beat_s=1, fence_s=2.5, end_s=4, reap_s=6)
 POLICY = AsyncPolicy(max_attempts=50, backoff=Backoff(first=0.5, factor=1, jitter=0))

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-WATCHED = ("guest/wire.py", "api/parse.py")
+WATCHED = ("guest/wire.py", "api/http/parse.py")
 LONGEST = 4096
 WORDS = [
     b"H",
@@ -54,7 +54,7 @@ def with_atheris(name: str, corpus: Path, kept: Path, seconds: int, findings: Pa
     """Does not return: the fuzzer ends the process, with a status of its own."""
     import atheris  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    with atheris.instrument_imports(include=["quiltfn.guest.wire", "quiltfn.api.parse"]):
+    with atheris.instrument_imports(include=["quiltfn.guest.wire", "quiltfn.api.http.parse"]):
         from fuzz import targets  # noqa: PLC0415
     words = write_words(corpus.parent / f"{name}.words", WORDS)
     flags = [f"-max_total_time={seconds}", f"-artifact_prefix={findings}/{name}-"]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from quiltfn.api import parse
+from quiltfn.api.http import parse
 from quiltfn.guest import wire
 from quiltfn.model.errors import BadRequest, Unprocessable
 from quiltfn.wire import FunctionChanges, NewFunction

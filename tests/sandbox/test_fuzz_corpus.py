@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fuzz import harness, targets
-from quiltfn.api import parse
+from quiltfn.api.http import parse
 from quiltfn.guest import wire
 from quiltfn.guest.wire import encode_call, encode_prepare, encode_specialise
 from quiltfn.wire import check

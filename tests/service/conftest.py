@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from quiltfn.store import sqlite
+from quiltfn.store.database import sqlite
 
 # The dialect is part of the key, so that the engines that share what is compiled share it too.
 MODEL = create_engine("sqlite://")

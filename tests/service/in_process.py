@@ -2,8 +2,8 @@
 
 import httpx
 
-from quiltfn.api.request import Headers, Request
-from quiltfn.api.route import Application
+from quiltfn.api.http.request import Headers, Request
+from quiltfn.api.http.route import Application
 
 
 def request_of(

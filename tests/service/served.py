@@ -6,9 +6,9 @@ import socket
 from collections.abc import AsyncIterator
 
 from quiltfn.api.app import make_app
-from quiltfn.api.connections import Connections
-from quiltfn.api.routes import ROUTES
-from quiltfn.api.server import Server
+from quiltfn.api.http.connections import Connections
+from quiltfn.api.http.server import Server
+from quiltfn.api.routes.table import ROUTES
 from service.platform_harness import Harness
 
 

@@ -3,19 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from quiltfn import wire
 from quiltfn.api.app import make_app
-from quiltfn.api.budgets import Budgets
-from quiltfn.api.path_pattern import PathPattern
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response, text_response
-from quiltfn.api.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.fleet_node import Alone
+from quiltfn.api.http.budgets import Budgets
+from quiltfn.api.http.path_pattern import PathPattern
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response, text_response
+from quiltfn.api.http.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.host.health import Health
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import StoreUnavailable
@@ -43,7 +44,7 @@ def services() -> Any:
         clock=SimpleNamespace(unix=lambda: 0.0),
         audit=None,
         tracer=None,
-        fleet=None,
+        fleet=Alone(cast("Any", None)),
         lifecycle=SimpleNamespace(catch_up=no_others),
         urls=SimpleNamespace(host=""),
     )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -14,9 +14,10 @@ import pytest
 from manual_clock import ManualClock
 from quiltfn.api import audit
 from quiltfn.api.app import make_app
-from quiltfn.api.budgets import Budgets
-from quiltfn.api.idempotency import Idempotency
-from quiltfn.api.route import ApiLimits
+from quiltfn.api.fleet_node import Alone
+from quiltfn.api.http.budgets import Budgets
+from quiltfn.api.http.idempotency import Idempotency
+from quiltfn.api.http.route import ApiLimits
 from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
@@ -73,7 +74,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
                 machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
             ),
             idempotency=Idempotency(SqlIdempotencyStore(store.database), clock),
-            fleet=None,
+            fleet=Alone(cast("Any", None)),
             limits=ApiLimits(body_max=200),
             budgets=Budgets(),
             tracer=None,

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from quiltfn.api.app import make_app
-from quiltfn.api.connection import HttpConnection
-from quiltfn.api.connections import Connections
-from quiltfn.api.request import Request
+from quiltfn.api.http.connection import HttpConnection
+from quiltfn.api.http.connections import Connections
+from quiltfn.api.http.request import Request
 from service.platform_harness import Harness, open_harness
 from service.python_calls import fewest_python_calls
 

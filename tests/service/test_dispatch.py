@@ -160,7 +160,7 @@ async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
     """
     monkeypatch.setattr(claims, "HELD_MAX_BYTES", 8 * MIB)
     monkeypatch.setattr(claims, "CLAIM_MAX_BYTES", 2 * MIB)
-    monkeypatch.setattr("quiltfn.store.work.AT_ONCE_MAX_BYTES", 2 * MIB)
+    monkeypatch.setattr("quiltfn.store.calls.work.AT_ONCE_MAX_BYTES", 2 * MIB)
     most, of_dispatcher, due = (
         0,
         server.dispatcher._claims,

@@ -43,9 +43,10 @@ from quiltfn.model.url import FunctionUrl
 from quiltfn.model.work import AsyncPolicy, Destination, RecordPolicy
 from quiltfn.ports import ChangePage, FunctionCounters
 from quiltfn.ports.work import Input
-from quiltfn.store import SqlQuotas, SqlTenantImages, changes
-from quiltfn.store.postgresql import open_postgresql
-from quiltfn.store.sql import run
+from quiltfn.store import SqlQuotas, SqlTenantImages
+from quiltfn.store.database.postgresql import open_postgresql
+from quiltfn.store.database.sql import run
+from quiltfn.store.functions import changes
 from quiltfn.tenants.access import make_key, revoke_key
 from service.in_process import InProcess
 from service.platform_harness import TENANT, Harness, open_harness

@@ -16,13 +16,14 @@ import httpx
 import msgspec
 import pytest
 
-from quiltfn.api import all_nodes, compression, forwarding
 from quiltfn.api.app import make_app
-from quiltfn.api.forwarding import LOOK_AGAIN_S, PeerApplication, answering_peers
-from quiltfn.api.request import Headers, Request
-from quiltfn.api.response import Response
-from quiltfn.api.stream_slots import StreamSlots
+from quiltfn.api.http import compression
+from quiltfn.api.http.request import Headers, Request
+from quiltfn.api.http.response import Response
+from quiltfn.api.http.stream_slots import StreamSlots
+from quiltfn.fleet import all_nodes, forwarding
 from quiltfn.fleet.counts import FleetCounts
+from quiltfn.fleet.forwarding import LOOK_AGAIN_S, PeerApplication, answering_peers
 from quiltfn.fleet.peer_connection import PeerAnswer
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.forwarded import ForwardedCall, Refusal
@@ -34,6 +35,7 @@ from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.ports.peers import PeerAnswerTooLong
 from quiltfn.ports.placement import Destination, PeerUnavailable
 from quiltfn.sandbox.fake import FakeSandboxes
+from service.fleet_node import fleet_node
 from service.in_process import InProcess, headers_of
 from service.platform_harness import Harness, open_harness, until
 from timeouts import scaled
@@ -196,7 +198,7 @@ class Nodes:
         self.network, self.placed, self.placed_there = Network(), Placed(), Placed()
         self.lost: list[tuple[str, Invocation]] = []
         self.counts = FleetCounts("node-1", here.pools, here.clock, 10.0, 2.0)
-        node: Any = SimpleNamespace(
+        node = fleet_node(
             name="node-1",
             placement=self.placed,
             peers=self.network,
@@ -206,7 +208,7 @@ class Nodes:
             pools=self.counts,
             others=lambda: ["node-2"],
         )
-        other: Any = SimpleNamespace(name="node-2", placement=self.placed_there, peers=self.network)
+        other = fleet_node(name="node-2", placement=self.placed_there, peers=self.network)
         self.app = make_app(here.services.replace(fleet=node))
         app_there = make_app(there.services.replace(fleet=other))
         self.network.apps["node-2"] = answering_peers(app_there, other)

@@ -157,7 +157,7 @@ async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_a
     broken = server.sandboxes.create
     told: list[str | None] = []
     with monkeypatch.context() as patch:
-        patch.setattr("quiltfn.store.journal.SEGMENT_MAX_BYTES", 2000)
+        patch.setattr("quiltfn.store.calls.journal.SEGMENT_MAX_BYTES", 2000)
         patch.setattr(server.journal, "_store", fails)
         patch.setattr(
             server.sandboxes, "create", lambda s: broken(type(s)(handler="fail-to-start"))

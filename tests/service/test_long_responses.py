@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quiltfn.api import budgets
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.http import budgets
+from quiltfn.api.routes.table import ROUTES
 from service.platform_harness import open_harness
 from service.test_urls import Web
 

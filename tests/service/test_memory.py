@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from metric_values import sample_value
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.pool import sum_counts
-from quiltfn.store.sqlite import ALWAYS
+from quiltfn.store.database.sqlite import ALWAYS
 from service.platform_harness import Harness, open_harness, until
 
 

@@ -16,12 +16,12 @@ import httpx
 import pytest
 
 from contract.stores import BUSY_TIMEOUT_S, HELD_S, files_at_most, restart
-from quiltfn.api import idempotency
 from quiltfn.api.app import make_app
-from quiltfn.api.budgets import Budgets
-from quiltfn.api.errors import error_body
-from quiltfn.api.idempotency import Idempotency
-from quiltfn.api.route import Application
+from quiltfn.api.http import idempotency
+from quiltfn.api.http.budgets import Budgets
+from quiltfn.api.http.errors import error_body
+from quiltfn.api.http.idempotency import Idempotency
+from quiltfn.api.http.route import Application
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn.api.idempotency import Idempotency
+from quiltfn.api.http.idempotency import Idempotency
 from quiltfn.functions.elasticity import Elasticity
 from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.functions.runtimes import Runtimes

@@ -140,7 +140,7 @@ async def test_who_may_start_is_asked_for_at_once_however_many_wait(
             harness.clock.time += 60
             await schedules.fire_due()
         assert (await ticks(harness, "a"))[-1][1] == "waiting"
-        monkeypatch.setattr("quiltfn.store.schedules._is_over", None)
+        monkeypatch.setattr("quiltfn.store.calls.schedules._is_over", None)
         assert await schedules._store.waiting(50) == ([], True)
 
 

@@ -33,9 +33,9 @@ from quiltfn.ports import Call, Clock, NotPrepared
 from quiltfn.ports.fleet import NodeEpoch
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
 from quiltfn.store import SqlStore
-from quiltfn.store.postgres_connection import engine
-from quiltfn.store.quick_connection import QuickConnection
-from quiltfn.store.slots import SqlSlots, free
+from quiltfn.store.database.postgres_connection import engine
+from quiltfn.store.database.quick_connection import QuickConnection
+from quiltfn.store.fleet.slots import SqlSlots, free
 from timeouts import scaled
 
 HANDLER = "echo hello"
@@ -43,7 +43,7 @@ MOST = 2
 
 
 @dataclass
-class Lossy:
+class Lossy(SqlSlots):
     """`Slots` over a network that loses answers while a test says so."""
 
     slots: SqlSlots

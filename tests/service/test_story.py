@@ -101,8 +101,8 @@ def tries_once_more_than_it_may(harness: Harness) -> None:
 def forgets_the_delay(harness: Harness) -> None:
     accept = harness.work.store.accept
 
-    def at_once(work: AcceptedWork) -> Any:
-        return accept(replace(work, due_at_ms=int(harness.clock.unix() * 1000)))
+    def at_once(accepted: AcceptedWork) -> Any:
+        return accept(replace(accepted, due_at_ms=int(harness.clock.unix() * 1000)))
 
     harness.work.store.accept = at_once  # type: ignore[method-assign]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from quiltfn.api.response import Response
-from quiltfn.api.route import RequestContext, Route
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.http.response import Response
+from quiltfn.api.http.route import RequestContext, Route
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.model.access import Scope
 from service.platform_harness import open_harness
 from service.served import served

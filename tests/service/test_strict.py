@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from contract.stores import rows
 from quiltfn.model.errors import RuntimeUnavailable, StoreUnavailable
 from quiltfn.model.invocation import Status
-from quiltfn.store.records import upsert
+from quiltfn.store.calls.records import upsert
 from service.platform_harness import Harness, open_harness
 
 NEVER_S = 3600.0
@@ -114,7 +114,7 @@ async def test_callers_wait_for_a_slow_disk_and_are_not_refused(
 ) -> None:
     """Relaxed, too: more is never written than the segments hold."""
     for name, size in (("COMMIT_AT", 500), ("WAITING_MAX", 2000), ("SEGMENT_MAX", 20_000)):
-        monkeypatch.setattr(f"quiltfn.store.journal.{name}_BYTES", size)
+        monkeypatch.setattr(f"quiltfn.store.calls.journal.{name}_BYTES", size)
     server.journal.is_strict = False
     store, most = server.journal._store, 0
 

@@ -19,7 +19,7 @@ from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.model.url import Auth, FunctionUrl
 from quiltfn.model.work import AsyncPolicy, Destination
 from quiltfn.ports.work import Input
-from quiltfn.store.spool import Spool
+from quiltfn.store.calls.spool import Spool
 from service.platform_harness import TENANT, Harness, open_harness, until
 from service.served import served
 from timeouts import scaled

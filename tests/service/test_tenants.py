@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from quiltfn import __version__
-from quiltfn.api import event_stream
+from quiltfn.api.http import event_stream
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import StoreUnavailable, TenantDisabled
 from quiltfn.model.member import Member, NodeState, Presence

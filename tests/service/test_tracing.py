@@ -23,12 +23,12 @@ import structlog
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from metric_values import sample_value
-from quiltfn.api import tracing
 from quiltfn.api.app import make_app
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response
-from quiltfn.api.route import Route
-from quiltfn.api.tracing import traced as traced_app
+from quiltfn.api.http import tracing
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response
+from quiltfn.api.http.route import Route
+from quiltfn.api.http.tracing import traced as traced_app
 from quiltfn.base.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.observe import log, metrics, otlp, trace

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from metric_values import sample_value
-from quiltfn.api import budgets
 from quiltfn.api.app import make_app
 from quiltfn.api.call_response import LONG_OUTPUT_BYTES
+from quiltfn.api.http import budgets
 from quiltfn.model.access import Scope
 from quiltfn.model.function import NewFunction
 from quiltfn.model.url import Auth, FunctionUrl

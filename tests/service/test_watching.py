@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from contract.stores import a_call, a_function, done
 from manual_clock import ManualClock
-from quiltfn.api.request import Headers, Request
+from quiltfn.api.http.request import Headers, Request
 from quiltfn.calls import events as events_module
 from quiltfn.calls.events import KEPT_EVENTS, ONE_BY_ONE, Events
 from quiltfn.fleet import watching as module

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from e2e.server import Server, until, watched
-from quiltfn.api.errors import STATUS, error_body
+from quiltfn.api.http.errors import STATUS, error_body
 from quiltfn.model.errors import Internal, StoreUnavailable
 from spec.api_client import Api, make_key, new_name, of
 

@@ -11,9 +11,9 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from e2e.server import Server
+from quiltfn.api.http.route import ANY_METHOD
 from quiltfn.api.openapi import COMMON_METHODS
-from quiltfn.api.route import ANY_METHOD
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.routes.table import ROUTES
 from spec.api_client import Api, new_name
 from spec.conftest import Keyed
 from timeouts import scaled

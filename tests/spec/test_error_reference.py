@@ -1,15 +1,16 @@
 """docs/reference/errors.md: every code with the body that a real server gives for it."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from quiltfn.api.app import make_app
-from quiltfn.api.budgets import Budgets
-from quiltfn.api.errors import STATUS
-from quiltfn.api.route import ApiLimits
+from quiltfn.api.fleet_node import Alone
+from quiltfn.api.http.budgets import Budgets
+from quiltfn.api.http.errors import STATUS
+from quiltfn.api.http.route import ApiLimits
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
@@ -67,7 +68,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
     services: Any = SimpleNamespace(
         access=SimpleNamespace(is_open=False, identify=identify),
         health=SimpleNamespace(machine=known, draining=False),
-        fleet=None,
+        fleet=Alone(cast("Any", None)),
         limits=ApiLimits(),
         budgets=Budgets(),
         admission=SimpleNamespace(check_functions=lambda *_: None),

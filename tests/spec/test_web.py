@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from quiltfn.api import web
+from quiltfn.api.routes import web
 from spec.api_client import Api, is_error
 from spec.conftest import Keyed
 

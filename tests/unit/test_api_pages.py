@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from quiltfn import Client
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.routes.table import ROUTES
 
 ROOT = Path(__file__).resolve().parents[2]
 API = ROOT / "docs" / "api"

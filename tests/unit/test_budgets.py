@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
-from quiltfn.api import budgets
-from quiltfn.api.budgets import (
+from quiltfn.api.http import budgets
+from quiltfn.api.http.budgets import (
     MANAGEMENT_BYTES,
     MIB,
     SHORT_BYTES,

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from quiltfn.api import compression
-from quiltfn.api.budgets import SHORT_BYTES, ResponseBudget
-from quiltfn.api.compression import FROM_BYTES, Compression, wants_gzip
-from quiltfn.api.request import Headers
-from quiltfn.api.response import JSON, Response
+from quiltfn.api.http import compression
+from quiltfn.api.http.budgets import SHORT_BYTES, ResponseBudget
+from quiltfn.api.http.compression import FROM_BYTES, Compression, wants_gzip
+from quiltfn.api.http.request import Headers
+from quiltfn.api.http.response import JSON, Response
 from timeouts import scaled
 
 ASKS = Headers({"accept-encoding": "gzip"})

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 
-from quiltfn.api import connection
-from quiltfn.api.connection import HttpConnection
-from quiltfn.api.connections import ConnectionLimits, Connections
-from quiltfn.api.request import ClientDisconnected, Headers, Request
-from quiltfn.api.response import Response
+from quiltfn.api.http import connection
+from quiltfn.api.http.connection import HttpConnection
+from quiltfn.api.http.connections import ConnectionLimits, Connections
+from quiltfn.api.http.request import ClientDisconnected, Headers, Request
+from quiltfn.api.http.response import Response
 from quiltfn.model.forwarded import ForwardedCall
 from timeouts import scaled
 

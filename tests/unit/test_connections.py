@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from quiltfn.api import budgets
-from quiltfn.api import connections as module
-from quiltfn.api.budgets import ResponseBudget
-from quiltfn.api.connections import RESERVED, TRIES, ConnectionLimits, Connections, SlotKind
+from quiltfn.api.http import budgets
+from quiltfn.api.http import connections as module
+from quiltfn.api.http.budgets import ResponseBudget
+from quiltfn.api.http.connections import RESERVED, TRIES, ConnectionLimits, Connections, SlotKind
 
 MOST = 3 * TRIES
 

@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from quiltfn.api.parse import next_link
+from quiltfn.api.http.parse import next_link
 from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, first_id, from_cursor, to_cursor
 from quiltfn.model.errors import Unprocessable
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from quiltfn.api import connections, event_stream
-from quiltfn.api.connections import ConnectionLimits, Connections
-from quiltfn.api.event_stream import HEARTBEAT, EventStream, event, wants_events
-from quiltfn.api.request import Headers
-from quiltfn.api.stream_slots import StreamSlots
+from quiltfn.api.http import connections, event_stream
+from quiltfn.api.http.connections import ConnectionLimits, Connections
+from quiltfn.api.http.event_stream import HEARTBEAT, EventStream, event, wants_events
+from quiltfn.api.http.request import Headers
+from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.model.errors import CapacityFull, RateLimited
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from quiltfn.api.request import Request
+from quiltfn.api.http.request import Request
 from quiltfn.fleet.failovers import ASKED_MAX, PATH, Failovers
 from quiltfn.ports.fleet import History
 from quiltfn.ports.placement import PeerUnavailable
@@ -91,7 +91,7 @@ async def test_a_node_answers_with_its_own_after_it_has_heard() -> None:
 
 
 def test_the_server_that_was_the_primary_last_is_asked_first() -> None:
-    connection = pytest.importorskip("quiltfn.store.postgres_connection")
+    connection = pytest.importorskip("quiltfn.store.database.postgres_connection")
     told = {"host": "a,b,c", "port": "1,2,3", "user": "u"}
     places = [(one["host"], one["port"]) for one in connection.in_turn(told, ("b", "2"))]
     assert places == [("b", "2"), ("a", "1"), ("c", "3")]

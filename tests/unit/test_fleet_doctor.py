@@ -13,8 +13,8 @@ from quiltfn.host.checks import Finding, Level
 from quiltfn.model.member import Member, NodeState, Presence, Report
 from quiltfn.operator import fleet_doctor
 from quiltfn.settings import Settings
-from quiltfn.store.compatibility import OLDEST
-from quiltfn.store.fleet_facts import FleetFacts
+from quiltfn.store.database.compatibility import OLDEST
+from quiltfn.store.fleet.facts import FleetFacts
 
 NOW = time.time()
 PASSWORD = "a secret of the database"

@@ -9,7 +9,8 @@ from manual_clock import ManualClock
 from quiltfn.fleet import follower as module
 from quiltfn.fleet.follower import Follower
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Change, ChangeKind, ChangePage, Store
+from quiltfn.ports import Change, ChangeKind, ChangePage
+from quiltfn.store.functions.functions import SqlStore
 
 A_MOMENT_S = 2.0
 
@@ -40,7 +41,7 @@ class Changes:
 
 async def test_the_lag_grows_until_everything_was_taken_over(clock: ManualClock) -> None:
     store = Changes()
-    follower = Follower(cast("Store", store))
+    follower = Follower(cast("SqlStore", store))
     await follower.start()
     store.is_away = True
     clock.time += A_MOMENT_S
@@ -59,7 +60,7 @@ async def test_what_could_not_be_taken_over_is_a_lag(clock: ManualClock) -> None
         if is_broken:
             raise RuntimeError("a mistake of ours")
 
-    follower = Follower(cast("Store", store))
+    follower = Follower(cast("SqlStore", store))
     follower.listeners[ChangeKind.FUNCTION] = take_over
     await follower.start()
     store.items.append(Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"))
@@ -80,7 +81,7 @@ async def test_a_change_that_was_not_taken_over_is_not_forgotten_while_the_store
             raise steps.pop(0)
         applied.append(changes)
 
-    follower = Follower(cast("Store", store))
+    follower = Follower(cast("SqlStore", store))
     follower.listeners[ChangeKind.FUNCTION] = take_over
     await follower.start()
     store.items.append(Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"))

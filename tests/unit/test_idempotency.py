@@ -3,8 +3,8 @@
 import pytest
 
 from manual_clock import ManualClock
-from quiltfn.api.idempotency import Find, Idempotency
-from quiltfn.api.response import Response
+from quiltfn.api.http.idempotency import Find, Idempotency
+from quiltfn.api.http.response import Response
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 

@@ -15,13 +15,14 @@ from quiltfn.fleet.membership import Loss, Membership
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.member import Member, NodeState, Presence, Report, TakenOver
+from quiltfn.store.fleet.members import SqlMembers
 from timeouts import scaled
 
 TIMES = Times(beat_s=1, fence_s=3, end_s=5, reap_s=8)
 
 
-class Table:
-    """`ports.fleet.Members` of the node `a`, in memory."""
+class Table(SqlMembers):
+    """`SqlMembers` of the node `a`, in memory."""
 
     def __init__(self, *names: str) -> None:
         self.rows = {name: Member(name=name, epoch=1, version="1") for name in names}

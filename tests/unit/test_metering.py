@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from manual_clock import ManualClock
+from quiltfn.calls.metering import EVERY_S, Metering
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.stats import CallStats, Stretch
-from quiltfn.pool.metering import EVERY_S, Metering
 
 
 class Pools:

@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
+from quiltfn.api.http.route import ANY_METHOD
 from quiltfn.api.openapi import document, operation_id
-from quiltfn.api.route import ANY_METHOD
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.routes.table import ROUTES
 
 VERBS = {
     "uncordon",

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from contract.stores import a_function, a_version, ids
-from quiltfn.api import function_list, pages
-from quiltfn.api.budgets import Budgets
-from quiltfn.api.request import Headers, Request
-from quiltfn.api.route import ApiLimits, RequestContext
+from quiltfn.api.http import pages
+from quiltfn.api.http.budgets import Budgets
+from quiltfn.api.http.request import Headers, Request
+from quiltfn.api.http.route import ApiLimits, RequestContext
+from quiltfn.api.routes import function_list
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.ports import FunctionCounters
 from quiltfn.tenants.access import ANYBODY

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from quiltfn.api.connections import LEAST_PROGRESS
-from quiltfn.api.passed_on import PassedOnBody, bounded
+from quiltfn.api.http.connections import LEAST_PROGRESS
+from quiltfn.api.http.passed_on import PassedOnBody, bounded
 from quiltfn.model.errors import BadRequest, PayloadTooLarge
 from quiltfn.ports.streamed_body import BodyCut
 from timeouts import full_wait

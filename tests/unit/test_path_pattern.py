@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quiltfn.api.path_pattern import PathPattern
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.http.path_pattern import PathPattern
+from quiltfn.api.routes.table import ROUTES
 
 ONE, REST = "/api/functions/{function_id}/invoke", "/fn/{path:path}"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from quiltfn.api import peer_streams
-from quiltfn.api import peer_streams as module
-from quiltfn.api.peer_streams import Together
-from quiltfn.api.response import CutShort
-from quiltfn.api.stream_slots import StreamSlots
+from quiltfn.api.http.response import CutShort
+from quiltfn.api.http.stream_slots import StreamSlots
+from quiltfn.fleet import peer_streams
+from quiltfn.fleet import peer_streams as module
+from quiltfn.fleet.peer_streams import Together
 from quiltfn.model.errors import CapacityFull
 from quiltfn.ports.placement import PeerUnavailable
 from timeouts import scaled

@@ -8,12 +8,13 @@ import pytest
 from quiltfn.functions.policies import Policies
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
+from quiltfn.store.functions.policies import SqlPolicies
 
 Row = tuple[str, AsyncPolicy | None, RecordPolicy | None]
 TWICE, ALL = AsyncPolicy(max_attempts=2), RecordPolicy(keep_input="all")
 
 
-class Stored:
+class Stored(SqlPolicies):
     """A `PolicyStore` in memory, which a test can break."""
 
     def __init__(self, rows: Sequence[Row] = ()) -> None:
@@ -23,12 +24,12 @@ class Stored:
         return [one for one in self.rows if only is None or one[0] in only]
 
     async def save_async(self, function_id: str, policy: AsyncPolicy | None) -> None:
-        self._save(function_id, policy)
+        self._note(function_id, policy)
 
     async def save_record(self, function_id: str, policy: RecordPolicy | None) -> None:
-        self._save(function_id, policy)
+        self._note(function_id, policy)
 
-    def _save(self, function_id: str, policy: object) -> None:
+    def _note(self, function_id: str, policy: object) -> None:
         if self.is_broken:
             raise StoreUnavailable
         self.saved.append((function_id, policy))

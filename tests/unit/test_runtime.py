@@ -14,6 +14,7 @@ from quiltfn import __version__
 from quiltfn.fleet.join import has_older_nodes
 from quiltfn.functions.runtimes import HostImage, Runtimes, TenantRules
 from quiltfn.functions.tenant_images import MIB, TenantImages
+from quiltfn.images.image_store import ImageDirectory
 from quiltfn.model.errors import (
     CapacityFull,
     Conflict,
@@ -51,6 +52,7 @@ from quiltfn.model.server import ServerSettings
 from quiltfn.model.version import VersionSpec
 from quiltfn.server.bounds import sandbox_room
 from quiltfn.settings import SETTINGS, Settings
+from quiltfn.store.functions.runtimes import SqlRuntimes, SqlTenantImages
 from quiltfn.wire.constraints import Documented
 from quiltfn.wire.runtimes import FileLimitMb, OpenFilesLimit, ProcessLimit, TmpLimitMb
 
@@ -301,8 +303,8 @@ def test_the_files_are_told_by_the_image_or_by_the_hosts_packages() -> None:
 # What a name stands for ----------------------------------------------------------------------
 
 
-class MemoryRuntimes:
-    """`ports.RuntimeStore` in memory. `has_images`: tenants have the images that they name."""
+class MemoryRuntimes(SqlRuntimes):
+    """`SqlRuntimes` in memory. `has_images`: tenants have the images that they name."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Runtime] = {}
@@ -326,8 +328,8 @@ class MemoryRuntimes:
         return frozenset((tenant_id, image) for tenant_id, image in found if image)
 
 
-class MemoryTenantImages:
-    """`ports.TenantImageStore` in memory. `broken`: it takes no writes; `named`: what runtimes or
+class MemoryTenantImages(SqlTenantImages):
+    """`SqlTenantImages` in memory. `broken`: it takes no writes; `named`: what runtimes or
     versions name by now.
     """
 
@@ -362,8 +364,8 @@ class MemoryTenantImages:
         return True
 
 
-class SomeImages:
-    """`ports.Images` that has what it is told to have."""
+class SomeImages(ImageDirectory):
+    """`ImageDirectory` that has what it is told to have."""
 
     def __init__(self, *digests: str) -> None:
         self.digests = set(digests)
@@ -375,11 +377,12 @@ class SomeImages:
         self,
         archive: Archive,
         chunks: AsyncIterator[bytes],
-        admit: Callable[[Image], None],
+        admit: Callable[[Image], None] = lambda _: None,
         contents: Contents = Contents.FILES,
-        _tenant_id: str = "",
+        tenant_id: str = "",
     ) -> Image:
         """What arrives is the digest itself; every image has one file of one MiB."""
+        del tenant_id
         assert (archive, contents) == (Archive.TAR, Contents.FILES)
         digest = b"".join([chunk async for chunk in chunks]).decode()
         is_new = digest not in self.digests

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from quiltfn import sdk, wire
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.sdk import (
     ApiError,
     AsyncClient,

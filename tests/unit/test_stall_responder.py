@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from quiltfn.api import stall_responder
-from quiltfn.api.stall_responder import ANSWER_WITHIN_S, StallResponder
+from quiltfn.api.http import stall_responder
+from quiltfn.api.http.stall_responder import ANSWER_WITHIN_S, StallResponder
 from timeouts import scaled
 
 HEALTH = b"GET /health HTTP/1.1\r\n\r\n"

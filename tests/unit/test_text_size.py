@@ -5,7 +5,7 @@ import sys
 import msgspec
 import pytest
 
-from quiltfn.api.text_size import PIECE_BYTES, text_size
+from quiltfn.api.http.text_size import PIECE_BYTES, text_size
 
 SIZE = 3 * PIECE_BYTES
 OBJECT_BYTES = 256  # a `str` has a head of its own

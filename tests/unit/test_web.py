@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from quiltfn.api import web
-from quiltfn.api.request import Headers
-from quiltfn.api.web import WebFile, has_tag
+from quiltfn.api.http.request import Headers
+from quiltfn.api.routes import web
+from quiltfn.api.routes.web import WebFile, has_tag
 from quiltfn.model.errors import NotFound
 
 ROOT = Path(__file__).resolve().parents[2]

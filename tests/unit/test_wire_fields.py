@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from quiltfn import wire
-from quiltfn.api import parse
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.http import parse
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.model.errors import Unprocessable
 from quiltfn.wire import functions
 from quiltfn.wire.check import Invalid, checked

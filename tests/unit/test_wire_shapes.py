@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quiltfn import wire
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.launcher import verbs
 from quiltfn.model import access, invocation, runtime, version
 from quiltfn.tenants.access import EXPIRES_MAX_S

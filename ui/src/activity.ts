@@ -1,7 +1,7 @@
 // What functions are doing: their pools, their calls of the last minute and when the last one was, from
 // events; a signal a function, so that an event redraws one row and nothing else.
 import { signal } from "@preact/signals";
-import { type Counts, NO_INSTANCES } from "./parts/pool.ts";
+import { type Counts, NO_INSTANCES } from "./parts/charts/pool.ts";
 import { get, pages, type Refused } from "./api.ts";
 import { byId, type Happened, onEvent, onRefetch } from "./store.ts";
 import type { FunctionStats, FunctionStatsPage, PoolList } from "./wire.ts";

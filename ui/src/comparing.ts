@@ -1,5 +1,5 @@
 // How two versions of a function differ.
-import { visible } from "./parts/ansi.ts";
+import { visible } from "./parts/text/ansi.ts";
 import type { Version } from "./wire.ts";
 
 /** A field that two versions have in different ways, as text; null: there is nothing. */

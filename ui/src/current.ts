@@ -1,6 +1,6 @@
 // The function of the page that is open, whole: the list of all knows neither its handler nor its
 // variables.
-import { toastError } from "./parts/toast.ts";
+import { toastError } from "./parts/controls/toast.ts";
 import { byId, put } from "./store.ts";
 import type { Function, FunctionUrl } from "./wire.ts";
 

@@ -2,7 +2,7 @@
 // form stands what it means, and the browser knows its bounds.
 import { signal } from "@preact/signals";
 import { get } from "./api.ts";
-import { toastError } from "./parts/toast.ts";
+import { toastError } from "./parts/controls/toast.ts";
 
 /** What is said of a field; of one that may be null, of the part that is not null. */
 export interface Field {

@@ -1,6 +1,6 @@
 import { render } from "preact";
 import { html } from "./html.ts";
-import { restoreTheme } from "./parts/theme.ts";
+import { restoreTheme } from "./parts/controls/theme.ts";
 import { askBeforeLeaving } from "./editing.ts";
 import { listen } from "./router.ts";
 import { Shell } from "./shell.ts";

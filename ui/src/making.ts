@@ -1,7 +1,7 @@
 // From code to a function that has been called: each step is one request of the API, and a step that
 // was done is not done again when a later one failed.
 import { call, get, Refused } from "./api.ts";
-import { type File, tar } from "./parts/tar.ts";
+import { type File, tar } from "./parts/resources/tar.ts";
 import { functions } from "./store.ts";
 import type {
   CreatedFunction,

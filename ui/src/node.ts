@@ -1,6 +1,6 @@
 // What the page of the node works out: who holds the memory, and what comes first of what was found.
-import { bytes } from "./parts/format.ts";
-import type { Part } from "./parts/rail.ts";
+import { bytes } from "./parts/text/format.ts";
+import type { Part } from "./parts/charts/rail.ts";
 import type { Finding, Instance, InstanceList } from "./wire.ts";
 
 const ALONE_MOST = 120; // instances that get a part of their own

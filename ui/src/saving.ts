@@ -3,10 +3,10 @@
 import { elsewhereSaid, madeCurrentSaid, sameAgain, sharesSaid } from "./aliases.ts";
 import { call, get, pages, Refused } from "./api.ts";
 import { closed, comingVersion, show } from "./current.ts";
-import { confirm } from "./parts/confirm.ts";
-import { counted } from "./parts/format.ts";
-import { type File, tar } from "./parts/tar.ts";
-import { toast } from "./parts/toast.ts";
+import { confirm } from "./parts/controls/confirm.ts";
+import { counted } from "./parts/text/format.ts";
+import { type File, tar } from "./parts/resources/tar.ts";
+import { toast } from "./parts/controls/toast.ts";
 import { functions } from "./store.ts";
 import { editedFiles } from "./version_files.ts";
 import type {

@@ -1,5 +1,5 @@
 // What the calls of a function came to over time, as the chart takes it.
-import type { Series as Chart } from "./parts/chart.ts";
+import type { Series as Chart } from "./parts/charts/chart.ts";
 import { everyStep, spanUpTo } from "./spans.ts";
 import type { Series } from "./wire.ts";
 

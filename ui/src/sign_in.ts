@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { credential, get, type Refused, root } from "./api.ts";
 import { html } from "./html.ts";
-import { Copy } from "./parts/copy.ts";
+import { Copy } from "./parts/controls/copy.ts";
 
 const KEYS_DOCS = new URL("docs/how-to/keys.html", root()).href;
 

@@ -1,5 +1,5 @@
 // How a function stands beyond its state: whether it fails, what failed last, and whether it can be called.
-import { isHttpError } from "./parts/status.ts";
+import { isHttpError } from "./parts/invocation/status.ts";
 import type { Mode } from "./trying.ts";
 import type { Function, FunctionStats, FunctionSummary, InvocationSummary } from "./wire.ts";
 

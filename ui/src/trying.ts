@@ -2,7 +2,7 @@
 // the tab is open, so that a look at another page loses nothing, and goes with the key.
 import { effect, type Signal, signal } from "@preact/signals";
 import { call, get, needsKey, Refused, send } from "./api.ts";
-import { Written } from "./parts/call.ts";
+import { Written } from "./parts/invocation/call.ts";
 import { eventsOf } from "./stream.ts";
 import type { ErrorBody, Invocation, Timeline } from "./wire.ts";
 

@@ -1,7 +1,7 @@
 // The files of a function's versions: listed, read, and told apart.
 import { pages, send } from "./api.ts";
 import { withoutCompiled } from "./compiled.ts";
-import type { File } from "./parts/tar.ts";
+import type { File } from "./parts/resources/tar.ts";
 import type { Function, RuntimeFile, RuntimeFilePage } from "./wire.ts";
 
 const LISTED = 100;

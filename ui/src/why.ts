@@ -1,5 +1,5 @@
 // Why a call did not succeed, in a sentence of what the page knows of it.
-import { duration } from "./parts/format.ts";
+import { duration } from "./parts/text/format.ts";
 import type { Invocation, Version } from "./wire.ts";
 
 const SIGNALS: Record<number, string> = {

@@ -3,8 +3,8 @@ import "./page.ts";
 import { madeAt, placeOf, queryOf } from "../src/audit.ts";
 import { kindOf, memoryParts, readable, worstFirst } from "../src/node.ts";
 import { scopesBelow, stateOf } from "../src/pages/keys.ts";
-import { labelled } from "../src/parts/bars.ts";
-import { amount } from "../src/parts/format.ts";
+import { labelled } from "../src/parts/charts/bars.ts";
+import { amount } from "../src/parts/text/format.ts";
 import { barsOf, csvOf, nameOf, shareOf, spanOf } from "../src/usage.ts";
 import type { Instance, InstanceList, Key, UsageRow } from "../src/wire.ts";
 

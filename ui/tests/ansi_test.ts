@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { lines, type Piece } from "../src/parts/ansi.ts";
+import { lines, type Piece } from "../src/parts/text/ansi.ts";
 
 const text = (all: Piece[][]) =>
   all.map((one) => one.map((piece) => piece.text).join("")).join("\n");

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import "./page.ts";
 import { lastLines, nextOf, whyOf } from "../src/why.ts";
-import { bars } from "../src/parts/attempts.ts";
-import { Written } from "../src/parts/call.ts";
-import { interval } from "../src/parts/schedule.ts";
+import { bars } from "../src/parts/invocation/attempts.ts";
+import { Written } from "../src/parts/invocation/call.ts";
+import { interval } from "../src/parts/resources/schedule.ts";
 import { queryOf } from "../src/pages/invocations.ts";
 
 const NONE = { function: "", status: "", start: "", source: "", slow: "", since: "" };

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { answered } from "./page.ts";
-import { Endless } from "../src/parts/endless.ts";
+import { Endless } from "../src/parts/lists/endless.ts";
 
 interface Item {
   id: string;

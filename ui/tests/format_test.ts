@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { about, ago, bytes, count, counted, duration, percent } from "../src/parts/format.ts";
-import { marks, secondsBetween } from "../src/parts/scale.ts";
+import { about, ago, bytes, count, counted, duration, percent } from "../src/parts/text/format.ts";
+import { marks, secondsBetween } from "../src/parts/charts/scale.ts";
 
 Deno.test("what is estimated says so and has two digits", () => {
   const said = [null, 0.412, 9, 113, 960, 1912, 2113, 19_600, 123_456].map(about);

@@ -9,7 +9,7 @@ import {
   NameTaken,
   stepsOf,
 } from "../src/making.ts";
-import { tar } from "../src/parts/tar.ts";
+import { tar } from "../src/parts/resources/tar.ts";
 import { functions } from "../src/store.ts";
 import type { FunctionSummary } from "../src/wire.ts";
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { dump, hasBytes, isBinary } from "../src/hex.ts";
-import { findAll, layOut, marked, rowAt } from "../src/parts/output_text.ts";
+import { findAll, layOut, marked, rowAt } from "../src/parts/text/output_text.ts";
 
 const read = (text: string) => layOut(text).text;
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { toReveal } from "../src/parts/reveal.ts";
+import { toReveal } from "../src/parts/controls/reveal.ts";
 
 Deno.test("what comes is scrolled into sight, its beginning where not all of it fits", () => {
   const sight = { top: 50, bottom: 800 };

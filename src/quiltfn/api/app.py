@@ -13,22 +13,21 @@ from urllib.parse import parse_qsl
 
 import structlog
 
-from quiltfn.api import body, web
 from quiltfn.api.audit import AuditLog
-from quiltfn.api.budgets import SHORT_BYTES
-from quiltfn.api.callers import TENANT, TENANT_HEADER, identify, visiting
-from quiltfn.api.compression import Compression
-from quiltfn.api.errors import for_strangers
-from quiltfn.api.failures import bug, failure, log_bug
-from quiltfn.api.forwarding import elsewhere
-from quiltfn.api.guards import check_connection, check_origin, is_for_host
 from quiltfn.api.help import HelpDocuments
-from quiltfn.api.idempotency import idempotent_request
-from quiltfn.api.passed_on import HELD_BYTES, PassedOnBody, too_long
-from quiltfn.api.path_pattern import PathPattern
-from quiltfn.api.request import ClientDisconnected, Request
-from quiltfn.api.response import INVOCATION_ID, Response
-from quiltfn.api.route import (
+from quiltfn.api.http import body
+from quiltfn.api.http.budgets import SHORT_BYTES
+from quiltfn.api.http.callers import TENANT, TENANT_HEADER, identify, visiting
+from quiltfn.api.http.compression import Compression
+from quiltfn.api.http.errors import for_strangers
+from quiltfn.api.http.failures import bug, failure, log_bug
+from quiltfn.api.http.guards import check_connection, check_origin, is_for_host
+from quiltfn.api.http.idempotency import idempotent_request
+from quiltfn.api.http.passed_on import HELD_BYTES, PassedOnBody, too_long
+from quiltfn.api.http.path_pattern import PathPattern
+from quiltfn.api.http.request import ClientDisconnected, Request
+from quiltfn.api.http.response import INVOCATION_ID, Response
+from quiltfn.api.http.route import (
     ANY_METHOD,
     NOBODY,
     Application,
@@ -36,10 +35,11 @@ from quiltfn.api.route import (
     Route,
     RouteTable,
 )
-from quiltfn.api.routes import ROUTES
+from quiltfn.api.http.tracing import traced
+from quiltfn.api.routes import web
+from quiltfn.api.routes.system import field_limits
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.api.services import Services
-from quiltfn.api.system import field_limits
-from quiltfn.api.tracing import traced
 from quiltfn.base.ids import new_id
 from quiltfn.model.errors import (
     BadRequest,
@@ -140,7 +140,7 @@ class Endpoint:
         self._services, self._help, self._audit_log = services, documents, audit_log
         self._compression = compression
         self._has_others = services.lifecycle.catch_up is not no_others
-        is_alone = services.fleet is None and not self._has_others
+        is_alone = services.fleet.is_alone and not self._has_others
         self._run = self._execute if is_alone else self._execute_somewhere
         self._routes = dict(routes)
         self._any_method = self._routes.pop(ANY_METHOD, None)
@@ -217,7 +217,7 @@ class Endpoint:
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
             # Keys become stale in a fleet alone.
-            anybody = ANYBODY if services.fleet is None or not is_open else access.anybody()
+            anybody = ANYBODY if services.fleet.is_alone or not is_open else access.anybody()
             caller = anybody if is_open else await identify(access, request)
             visits = b"tenant" in request.query or TENANT_HEADER in request.headers
             caller = visiting(services, caller, request, route) if visits else caller
@@ -405,8 +405,7 @@ class Endpoint:
                 context.query = _query(route, context)
             if self._has_others and not self._is_known(context, route):
                 is_current = await self._hear_of_others(context, route)
-            if self._services.fleet is not None:
-                response = await elsewhere(context, route)
+            response = await self._services.fleet.elsewhere(context, route)
         except QuiltfnError as error:
             response = _failure(context, error)
             if route.action is not None:

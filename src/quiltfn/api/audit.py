@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 
-from quiltfn.api.response import Response
-from quiltfn.api.route import RequestContext
+from quiltfn.api.http.response import Response
+from quiltfn.api.http.route import RequestContext
 from quiltfn.base.ids import new_id
 from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Audit, Clock
+from quiltfn.ports import Clock
+from quiltfn.store.tenants.audit import SqlAudit
 
 REFUSALS_AT_ONCE = 100
 REFUSAL_EVERY_S = 60.0
@@ -35,7 +36,7 @@ class _Allowance(msgspec.Struct):
 class AuditLog:
     """The API's side of the audit log."""
 
-    def __init__(self, audit: Audit, clock: Clock) -> None:
+    def __init__(self, audit: SqlAudit, clock: Clock) -> None:
         self._audit, self._clock = audit, clock
         self._allowances: dict[str, _Allowance] = {}
 

@@ -4,9 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from quiltfn.api import shapes
-from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID, Header, Response, json_response
-from quiltfn.api.route import RequestContext, S
-from quiltfn.api.text_size import text_size
+from quiltfn.api.http.response import (
+    FUNCTION_VERSION,
+    INVOCATION_ID,
+    Header,
+    Response,
+    json_response,
+)
+from quiltfn.api.http.route import RequestContext, S
+from quiltfn.api.http.text_size import text_size
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.invocation import Invocation
 

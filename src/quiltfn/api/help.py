@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
+from quiltfn.api.http.response import encode
+from quiltfn.api.http.route import ANY_METHOD, Route
 from quiltfn.api.openapi import document
-from quiltfn.api.response import encode
-from quiltfn.api.route import ANY_METHOD, Route
 from quiltfn.wire import NewFunction, NewInvocation
 from quiltfn.wire.fields import fields_of
 

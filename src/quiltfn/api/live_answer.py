@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from quiltfn.api.budgets import CallOutputBudget
+from quiltfn.api.http.budgets import CallOutputBudget
+from quiltfn.api.http.response import CutShort
+from quiltfn.api.http.route import RequestContext
 from quiltfn.api.live_call import begin_call
 from quiltfn.api.live_output import NOWHERE, RECORD_SLICE_BYTES, OutputReader
-from quiltfn.api.response import CutShort
-from quiltfn.api.route import RequestContext
 from quiltfn.base.ids import new_id
 from quiltfn.calls.invoke import Request, RunningCall
 from quiltfn.functions.catalog import Entry

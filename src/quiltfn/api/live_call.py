@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from quiltfn.api import event_stream, parse
-from quiltfn.api.budgets import CallOutputBudget
-from quiltfn.api.event_stream import Events, event
-from quiltfn.api.failures import failure, log_bug
+from quiltfn.api.http import event_stream, parse
+from quiltfn.api.http.budgets import CallOutputBudget
+from quiltfn.api.http.event_stream import Events, event
+from quiltfn.api.http.failures import failure, log_bug
+from quiltfn.api.http.response import INVOCATION_ID, Response
+from quiltfn.api.http.route import RequestContext
 from quiltfn.api.live_output import OutputReader, live_events, started
-from quiltfn.api.response import INVOCATION_ID, Response
-from quiltfn.api.route import RequestContext
 from quiltfn.calls.invoke import Request, RunningCall
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import Internal, QuiltfnError

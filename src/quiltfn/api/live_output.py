@@ -14,14 +14,15 @@ from functools import partial
 
 from quiltfn import wire
 from quiltfn.api import shapes
-from quiltfn.api.event_stream import event
-from quiltfn.api.response import encode
-from quiltfn.api.text_size import Decoder
+from quiltfn.api.http.event_stream import event
+from quiltfn.api.http.response import encode
+from quiltfn.api.http.text_size import Decoder
 from quiltfn.calls.invoke import Invoker, RunningCall
 from quiltfn.calls.work import no_such_call
 from quiltfn.model.errors import NotFound
 from quiltfn.model.output import STREAMS, Cursor, Part, backwards, from_text, text_or_bytes
-from quiltfn.ports import Journal, Outline
+from quiltfn.ports import Outline
+from quiltfn.store.calls.journal import SpoolJournal
 
 SLICE_BYTES = 16 * 1024
 RECORD_SLICE_BYTES = 64 * 1024
@@ -41,7 +42,7 @@ class OutputReader:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: SpoolJournal,
         function_id: str,
         invocation_id: str,
         streams: Sequence[str] = STREAMS,
@@ -266,7 +267,7 @@ def started(running: RunningCall) -> bytes:
 
 
 async def follow_function(
-    invoker: Invoker, journal: Journal, function_id: str, streams: Sequence[str]
+    invoker: Invoker, journal: SpoolJournal, function_id: str, streams: Sequence[str]
 ) -> Events:
     """The output of all calls of a function on this server, as they come."""
     arrived: deque[RunningCall] = deque()

@@ -7,10 +7,10 @@ from typing import Any, get_args
 import msgspec
 
 from quiltfn import __version__, wire
-from quiltfn.api import errors
-from quiltfn.api.event_stream import EVENT_STREAM
-from quiltfn.api.response import FUNCTION_VERSION, INVOCATION_ID
-from quiltfn.api.route import ANY_METHOD, Parameter, Route
+from quiltfn.api.http import errors
+from quiltfn.api.http.event_stream import EVENT_STREAM
+from quiltfn.api.http.response import FUNCTION_VERSION, INVOCATION_ID
+from quiltfn.api.http.route import ANY_METHOD, Parameter, Route
 from quiltfn.wire.fields import fields_of
 
 Table = Iterable[tuple[str, Mapping[str, Route]]]

@@ -1,40 +1,41 @@
 """Everything that the API takes, for the one place that makes it (`server/platform.py`)."""
 
-from quiltfn.api.deliveries import DeliveryServices
-from quiltfn.api.elasticity import ElasticityServices
-from quiltfn.api.events import EventServices
 from quiltfn.api.fleet_node import FleetNode
-from quiltfn.api.function_list import FunctionListServices
-from quiltfn.api.functions import FunctionServices
-from quiltfn.api.idempotency import Idempotency
-from quiltfn.api.instances import InstanceServices
-from quiltfn.api.invocation_list import CallListServices
-from quiltfn.api.logs import LogServices
-from quiltfn.api.nodes import NodeServices
-from quiltfn.api.quotas import QuotaServices
-from quiltfn.api.route import RouteServices
-from quiltfn.api.runtimes import RuntimeServices
-from quiltfn.api.schedules import ScheduleServices
-from quiltfn.api.stats import StatsServices
-from quiltfn.api.system import AuditServices, KeyServices, MetricServices, SystemServices
-from quiltfn.api.tenants import TenantServices
-from quiltfn.api.url_calls import UrlCallServices
-from quiltfn.api.version_files import VersionFileServices
-from quiltfn.api.web import WebServices
+from quiltfn.api.http.idempotency import Idempotency
+from quiltfn.api.http.route import RouteServices
+from quiltfn.api.routes.deliveries import DeliveryServices
+from quiltfn.api.routes.elasticity import ElasticityServices
+from quiltfn.api.routes.events import EventServices
+from quiltfn.api.routes.function_list import FunctionListServices
+from quiltfn.api.routes.functions import FunctionServices
+from quiltfn.api.routes.instances import InstanceServices
+from quiltfn.api.routes.invocation_list import CallListServices
+from quiltfn.api.routes.logs import LogServices
+from quiltfn.api.routes.nodes import NodeServices
+from quiltfn.api.routes.quotas import QuotaServices
+from quiltfn.api.routes.runtimes import RuntimeServices
+from quiltfn.api.routes.schedules import ScheduleServices
+from quiltfn.api.routes.stats import StatsServices
+from quiltfn.api.routes.system import AuditServices, KeyServices, MetricServices, SystemServices
+from quiltfn.api.routes.tenants import TenantServices
+from quiltfn.api.routes.url_calls import UrlCallServices
+from quiltfn.api.routes.version_files import VersionFileServices
+from quiltfn.api.routes.web import WebServices
 from quiltfn.host.health import Health
 from quiltfn.observe.trace import Tracer
-from quiltfn.ports import Audit, Clock
+from quiltfn.ports import Clock
+from quiltfn.store.tenants.audit import SqlAudit
 
 
 class PipelineServices(RouteServices):
     """What is done for every request, whatever its route."""
 
-    audit: Audit
+    audit: SqlAudit
     clock: Clock
     health: Health
     idempotency: Idempotency
     tracer: Tracer | None = None
-    fleet: FleetNode | None = None
+    fleet: FleetNode
 
 
 class Services(

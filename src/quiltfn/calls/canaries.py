@@ -18,7 +18,8 @@ from quiltfn.model.audit import AuditEntry
 from quiltfn.model.canary import CanaryCounters, RollbackRule, verdict
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation, Status
-from quiltfn.ports import Audit, Clock
+from quiltfn.ports import Clock
+from quiltfn.store.tenants.audit import SqlAudit
 
 # Ends that are not the version's own.
 NOT_ITS_OWN = (Status.CANCELLED, Status.INTERRUPTED)
@@ -41,7 +42,7 @@ class _Watched(msgspec.Struct):
 class Canaries:
     """Watches the ends of calls while any alias has a rule; else calls know nothing of it."""
 
-    def __init__(self, aliases: Aliases, invoker: Invoker, audit: Audit, clock: Clock) -> None:
+    def __init__(self, aliases: Aliases, invoker: Invoker, audit: SqlAudit, clock: Clock) -> None:
         self._aliases, self._invoker = aliases, invoker
         self._audit, self._clock = audit, clock
         self._watched: dict[str, list[_Watched]] = {}

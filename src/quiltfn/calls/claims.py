@@ -13,7 +13,8 @@ from quiltfn.model.dispatch import slice_size
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports import Clock
-from quiltfn.ports.work import CLAIM_MAX_BYTES, ClaimedWork, WorkStore
+from quiltfn.ports.work import CLAIM_MAX_BYTES, ClaimedWork
+from quiltfn.store.calls.work import SqlWork
 
 # Inputs of so many bytes are held, those included that claims under way may bring. Beyond that
 # there is one claim at a time, of one piece, for what can begin; what cannot is put back.
@@ -65,7 +66,7 @@ class Backlog(msgspec.Struct, eq=False):
 class Claims:
     """Claims work, holds it, and puts it back."""
 
-    def __init__(self, store: WorkStore, clock: Clock, *, is_strict: bool) -> None:
+    def __init__(self, store: SqlWork, clock: Clock, *, is_strict: bool) -> None:
         self._store, self._clock, self._is_strict = store, clock, is_strict
         self._held_bytes = 0
         self.under_way = 0  # claims that were begun and are not over

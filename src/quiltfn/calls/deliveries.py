@@ -39,9 +39,11 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.invocation import Invocation, Source
 from quiltfn.model.work import Destination
-from quiltfn.ports import STORE_AGAIN_S, Journal, Page, TenantFunctions, no_others
-from quiltfn.ports.deliveries import CallbackFailed, CallbackSender, DeliveryStore
+from quiltfn.ports import STORE_AGAIN_S, Page, TenantFunctions, no_others
+from quiltfn.ports.deliveries import CallbackFailed, CallbackSender
 from quiltfn.ports.work import AcceptedWork, Input
+from quiltfn.store.calls.deliveries import SqlDeliveries
+from quiltfn.store.calls.journal import SpoolJournal
 from quiltfn.tenants.disabled import DisabledTenants
 
 # How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
@@ -65,10 +67,10 @@ class Deliveries:
 
     def __init__(
         self,
-        store: DeliveryStore,
+        store: SqlDeliveries,
         catalog: Catalog,
         work: Work,
-        journal: Journal,
+        journal: SpoolJournal,
         open_sender: Callable[[], CallbackSender],
         disabled: DisabledTenants,
     ) -> None:

@@ -41,8 +41,10 @@ from quiltfn.model.invocation import CallEvent, Invocation, WorkOutcome
 from quiltfn.model.version import Version
 from quiltfn.model.work import outcome
 from quiltfn.observe import metrics
-from quiltfn.ports import Clock, Journal, LongOutput, Pools, no_others
-from quiltfn.ports.work import ClaimedWork, DueWork, WorkStore
+from quiltfn.ports import Clock, LongOutput, Pools, no_others
+from quiltfn.ports.work import ClaimedWork, DueWork
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.store.calls.work import SqlWork
 from quiltfn.tenants.admission import Admission
 
 _log = structlog.get_logger("quiltfn.calls.dispatch")
@@ -62,14 +64,14 @@ class Dispatcher:
     `long_output`: the memory for long output of one attempt of a tenant, until its end is written.
     """
 
-    store: WorkStore
+    store: SqlWork
     versions: KnownVersions
     catalog: Catalog
     pools: Pools
     invoker: Invoker
     policies: Policies
     admission: Admission
-    journal: Journal
+    journal: SpoolJournal
     clock: Clock
     long_output: Callable[[str], AbstractContextManager[LongOutput]]
 

@@ -43,16 +43,9 @@ from quiltfn.model.timeline import StartTiming, Timeline
 from quiltfn.model.version import Version, check_environment
 from quiltfn.observe import metrics
 from quiltfn.observe.trace import Tracer
-from quiltfn.ports import (
-    Call,
-    Clock,
-    Journal,
-    Lease,
-    LongOutput,
-    PendingLease,
-    Pools,
-)
+from quiltfn.ports import Call, Clock, Lease, LongOutput, PendingLease, Pools
 from quiltfn.ports.streamed_body import StreamedBody
+from quiltfn.store.calls.journal import SpoolJournal
 
 T = TypeVar("T")
 MISTAKE = "the server made a mistake; its log has more"
@@ -174,7 +167,7 @@ class Invoker:
     def __init__(
         self,
         pools: Pools,
-        journal: Journal,
+        journal: SpoolJournal,
         clock: Clock,
         node_id: str,
         tracer: Tracer | None = None,

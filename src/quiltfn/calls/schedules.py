@@ -34,9 +34,11 @@ from quiltfn.model.schedule import (
     decide,
     no_such_schedule,
 )
-from quiltfn.ports import Change, Clock, Journal, Page, no_others
-from quiltfn.ports.schedules import Firing, ScheduleRun, ScheduleStore, StoredSchedule
+from quiltfn.ports import Change, Clock, Page, no_others
+from quiltfn.ports.schedules import Firing, ScheduleRun, StoredSchedule
 from quiltfn.ports.work import AcceptedWork, Input
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.store.calls.schedules import SqlSchedules
 from quiltfn.tenants.admission import Admission
 
 _log = structlog.get_logger("quiltfn.calls.schedules")
@@ -56,7 +58,7 @@ class Schedules:
 
     def __init__(
         self,
-        store: ScheduleStore,
+        store: SqlSchedules,
         catalog: Catalog,
         work: Work,
         admission: Admission,
@@ -65,7 +67,7 @@ class Schedules:
         self._store, self._catalog, self._work, self._most = store, catalog, work, most
         self._admission = admission
         self._clock: Clock = work.clock
-        self._journal: Journal = work.journal
+        self._journal: SpoolJournal = work.journal
         self._changed = asyncio.Event()
         self._seen_ms = 0
         self._may_wait = True  # Whether a tick may wait for an earlier run.

@@ -28,7 +28,7 @@ from quiltfn.model.invocation import FINAL, Invocation, Source, Status
 from quiltfn.model.version import no_version
 from quiltfn.observe import metrics
 from quiltfn.observe.trace import Tracer
-from quiltfn.ports import Clock, Journal, LongOutput, Page, Store, TenantFunctions
+from quiltfn.ports import Clock, LongOutput, Page, TenantFunctions
 from quiltfn.ports.work import (
     ATTEMPT_OUTPUT_BYTES,
     AcceptedWork,
@@ -37,8 +37,10 @@ from quiltfn.ports.work import (
     Input,
     Queue,
     QueueCounts,
-    WorkStore,
 )
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.store.calls.work import SqlWork
+from quiltfn.store.functions.functions import SqlStore
 
 REFUSED_STATES = (FunctionState.PENDING, FunctionState.ERROR)
 WAITED_AT_ONCE = 1000
@@ -130,10 +132,10 @@ class Redriven(msgspec.Struct, frozen=True, kw_only=True):
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What callers do with accepted work, and with calls that are over."""
 
-    store: WorkStore
-    functions: Store
+    store: SqlWork
+    functions: SqlStore
     policies: Policies
-    journal: Journal
+    journal: SpoolJournal
     invoker: Invoker
     queue: Queue
     clock: Clock

@@ -2,24 +2,28 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
-from quiltfn.api.budgets import ResponseBudget
-from quiltfn.api.errors import error_response
-from quiltfn.api.forwarding import answering_peers
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response, json_response
-from quiltfn.api.route import Application
-from quiltfn.api.stream_slots import StreamSlots
+from quiltfn.api.http.budgets import ResponseBudget
+from quiltfn.api.http.errors import error_response
+from quiltfn.api.http.event_stream import Events as Stream
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.route import Application, RequestContext, Route
+from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.calls.events import Events
 from quiltfn.calls.invoke import Invoker
+from quiltfn.fleet.all_nodes import asked_of_others, streamed_by_all
 from quiltfn.fleet.counts import FleetCounts
 from quiltfn.fleet.directory import MemberDirectory
 from quiltfn.fleet.files import NodeFile
+from quiltfn.fleet.forwarding import answering_peers, elsewhere
 from quiltfn.fleet.lost_calls import LostCalls
 from quiltfn.fleet.membership import Membership
 from quiltfn.fleet.peer_server import PeerHandler, open_peer_server
+from quiltfn.fleet.peer_streams import Together
 from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers, KeyRevisions, PeerRequest
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.reports import ReportReader
@@ -46,7 +50,9 @@ READERS_MAX = CONNECTIONS_MAX // 4
 
 
 class FleetCalls:
-    """`api.fleet_node.FleetNode`."""
+    """`FleetNode` of the API, and `ForwardingNode`."""
+
+    is_alone = False
 
     def __init__(
         self,
@@ -110,8 +116,22 @@ class FleetCalls:
     def _told(self, node: str, load: PoolLoad) -> None:
         self.pools.told(node, load.function_id, load.counts)
 
-    def others(self) -> Sequence[str]:
+    def elsewhere(self, context: RequestContext[Any], route: Route) -> Awaitable[Response | None]:
         """As `FleetNode` says."""
+        return elsewhere(self, context, route)
+
+    def asked_of_others(self, context: RequestContext[Any]) -> AsyncGenerator[bytes, None]:
+        """As `FleetNode` says."""
+        return asked_of_others(self, context)
+
+    def streamed_by_all(
+        self, context: RequestContext[Any], own: Stream, gap: Callable[[str], bytes]
+    ) -> Together | None:
+        """As `FleetNode` says."""
+        return streamed_by_all(self, context, own, gap)
+
+    def others(self) -> Sequence[str]:
+        """As `ForwardingNode` says."""
         return self.pools.nodes()
 
     def _serves(self) -> bool:
@@ -175,7 +195,7 @@ class FleetCalls:
         return None
 
     def lost(self, node: str, record: Invocation) -> None:
-        """As `FleetNode` says."""
+        """As `ForwardingNode` says."""
         self._lost.add(node, record)
 
     @property

@@ -58,7 +58,7 @@ class FleetCounts:
             said.pools.pop(function_id, None)
 
     def counts(self, function_id: str) -> PoolCounts:
-        """As the port says."""
+        """As `PoolCounting` says."""
         found = [self._pools.counts(function_id)]
         for said in self._heard():
             counts = said.pools.get(function_id)
@@ -67,14 +67,14 @@ class FleetCounts:
         return sum_counts(found) if len(found) > 1 else found[0]
 
     def occupied(self) -> Sequence[str]:
-        """As the port says."""
+        """As `PoolCounting` says."""
         found = set(self._pools.occupied())
         for said in self._heard():
             found |= said.pools.keys()
         return sorted(found)  # their ids grow with time
 
     def waiting(self) -> int:
-        """As the port says."""
+        """As `PoolCounting` says."""
         return self._pools.waiting() + sum(said.waiting for said in self._heard())
 
     def nodes(self) -> Sequence[str]:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response, text_response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response, text_response
 from quiltfn.fleet.peers import HttpPeers
 from quiltfn.model.member import Member
 from quiltfn.ports.fleet import History, Timeline

@@ -16,7 +16,7 @@ class FetchingSandboxes:
         self.images: FleetImages | None = None
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        """As the port says. Raises `SandboxFailed` also where no node gives an image."""
+        """As `Sandboxes` says. Raises `SandboxFailed` also where no node gives an image."""
         if self.images is not None:
             try:
                 for image in spec.runtime_snapshot.images:
@@ -26,10 +26,10 @@ class FetchingSandboxes:
         return await self._sandboxes.create(spec)
 
     def expect(self, spec: VersionSpec) -> None:
-        """As the port says; without its images none could be made."""
+        """As `Sandboxes` says; without its images none could be made."""
         if self.images is None or all(map(self.images.is_here, spec.runtime_snapshot.images)):
             self._sandboxes.expect(spec)
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
-        """As the port says."""
+        """As `Sandboxes` says."""
         self._sandboxes.give_up(mib, freed)

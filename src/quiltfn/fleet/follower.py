@@ -1,6 +1,6 @@
 """Follows what other nodes change in the store that all nodes share.
 
-What has changed is a numbered list in the store (`ports.Store.changes`): a follower reads what is
+What has changed is a numbered list in the store (`SqlStore.changes`): a follower reads what is
 new and has each kind of it taken over by who keeps that in memory. What has no number, such as work
 that waits, is looked for again and again. A notice from the database makes both look at once; they
 do it every second in any case.
@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Change, ChangeKind, Store
+from quiltfn.ports import Change, ChangeKind
+from quiltfn.store.functions.functions import SqlStore
 
 EVERY_S, SLOW_EVERY_S = 1.0, 5.0
 # Notices may come by the thousand; what they ask for is done so often at most.
@@ -30,7 +31,7 @@ _log = structlog.get_logger("quiltfn.fleet")
 class Follower:
     """Brings into memory what other nodes have changed. `start` it before anything is loaded."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._seen = 0
         self._refreshing = asyncio.Lock()

@@ -17,8 +17,8 @@ class GatedSandboxes:
         self._sandboxes, self._lease, self._end_by = sandboxes, lease, end_by
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        """As the port says. Raises `SandboxFailed` without a lease, also where that ended while the
-        sandbox was made.
+        """As `Sandboxes` says. Raises `SandboxFailed` without a lease, also where that ended while
+        the sandbox was made.
         """
         self._check()
         # Just after a renewal the launcher may know of an earlier deadline, which is over.
@@ -37,9 +37,9 @@ class GatedSandboxes:
             raise SandboxFailed(problem)
 
     def expect(self, spec: VersionSpec) -> None:
-        """As the port says."""
+        """As `Sandboxes` says."""
         self._sandboxes.expect(spec)
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
-        """As the port says."""
+        """As `Sandboxes` says."""
         self._sandboxes.give_up(mib, freed)

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import structlog
 
+from quiltfn.images.image_store import ImageDirectory
 from quiltfn.model.errors import CapacityFull, StoreUnavailable, Unprocessable
 from quiltfn.model.image import Archive, Contents, Image
 from quiltfn.observe import metrics
-from quiltfn.ports import Clock, Images
-from quiltfn.ports.fleet import ImageBounds, ImageCopies
+from quiltfn.ports import Clock
+from quiltfn.ports.fleet import ImageBounds
 from quiltfn.ports.peers import PeerGone
 from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable
+from quiltfn.store.fleet.image_copies import SqlImageCopies
 
 IMAGES = "/fleet/images/"
 # So many fetches at a time: each takes room for an archive beside the image.
@@ -47,9 +49,9 @@ class _BadCopy(Exception):
 class ImageParts:
     """What images are kept with on this node, and shared with others."""
 
-    images: Images
+    images: ImageDirectory
     bounds: ImageBounds
-    copies: ImageCopies
+    copies: SqlImageCopies
     peers: Peers
     clock: Clock
 

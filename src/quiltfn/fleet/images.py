@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequ
 
 import structlog
 
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response, text_response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response, text_response
 from quiltfn.fleet.image_copies import CopyTable, ImageNodes
 from quiltfn.fleet.image_fetch import IMAGES, ImageFetcher, ImageParts, ImageUnavailable
 from quiltfn.fleet.rendezvous import in_order

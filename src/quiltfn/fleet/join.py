@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from quiltfn import __version__
-from quiltfn.api.errors import error_body
+from quiltfn.api.http.errors import error_body
 from quiltfn.api.services import Services
 from quiltfn.base.store_retry import until_stored
 from quiltfn.calls.dispatch import Dispatcher
@@ -30,9 +30,9 @@ from quiltfn.ports import Clock
 from quiltfn.ports.fleet import NodeRemoved
 from quiltfn.settings import Settings
 from quiltfn.store import SqlStore
-from quiltfn.store.compatibility import is_older
-from quiltfn.store.members import SqlMembers
-from quiltfn.store.postgresql import PostgresDatabase
+from quiltfn.store.database.compatibility import is_older
+from quiltfn.store.database.postgresql import PostgresDatabase
+from quiltfn.store.fleet.members import SqlMembers
 from quiltfn.tenants.access import Access
 from quiltfn.tenants.disabled import DisabledTenants
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response, json_response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response, json_response
 from quiltfn.model.access import Key
 from quiltfn.model.member import Member, NodeState
 from quiltfn.ports.peers import Asker

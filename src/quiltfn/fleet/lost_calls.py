@@ -15,7 +15,8 @@ import structlog
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.member import Member, Presence
-from quiltfn.ports import Clock, Journal
+from quiltfn.ports import Clock
+from quiltfn.store.calls.journal import SpoolJournal
 
 # Beyond that the oldest are forgotten.
 LOST_MAX = 10_000
@@ -39,7 +40,9 @@ class LostCalls:
     what was on its way to it has come, and then again and again.
     """
 
-    def __init__(self, journal: Journal, clock: Clock, ask: AskNode, patience_s: float) -> None:
+    def __init__(
+        self, journal: SpoolJournal, clock: Clock, ask: AskNode, patience_s: float
+    ) -> None:
         self._journal, self._clock, self._ask = journal, clock, ask
         self._patience_s = patience_s
         self._there: Mapping[str, Member] = {}

@@ -26,7 +26,7 @@ from quiltfn.model.member import (
 )
 from quiltfn.observe import metrics
 from quiltfn.ports import Clock
-from quiltfn.ports.fleet import Members
+from quiltfn.store.fleet.members import SqlMembers
 
 AGAIN_S = 0.5
 TOLD_AGAIN_S = 30.0
@@ -49,7 +49,11 @@ class Membership:
     """
 
     def __init__(
-        self, members: Members, own: Observer, clock: Clock, report: Callable[[], Report] = Report
+        self,
+        members: SqlMembers,
+        own: Observer,
+        clock: Clock,
+        report: Callable[[], Report] = Report,
     ) -> None:
         """`report`: how loaded this node is now; whoever makes this may set it later."""
         self._members, self._observer, self.clock = members, own, clock

@@ -14,7 +14,7 @@ from typing import Any
 
 import httptools
 
-from quiltfn.api.response import first_value
+from quiltfn.api.http.response import first_value
 from quiltfn.ports.peers import PIECE_BYTES, PeerAnswerTooLong, PeerGone, PeerUnreachable
 from quiltfn.ports.streamed_body import StreamedBody
 

@@ -1,9 +1,10 @@
 """The peer port: other nodes of the fleet ask here, over mutual TLS, and nobody else is let in.
 
-The connections are those of the API (`api/connection.py`), with its bounds. Each is of the node
-that its certificate names, for as long as that may be; each request on it says for whom it is, in a
-header that is signed. Two targets are answered here: the nonce that is signed with, and a ping. All
-else goes to the handler that the server was made with. Who was refused, and why, is in the log.
+The connections are those of the API (`api/http/connection.py`), with its bounds. Each is of the
+node that its certificate names, for as long as that may be; each request on it says for whom it is,
+in a header that is signed. Two targets are answered here: the nonce that is signed with, and a
+ping. All else goes to the handler that the server was made with. Who was refused, and why, is in
+the log.
 """
 
 import asyncio
@@ -15,12 +16,12 @@ from operator import itemgetter
 
 import structlog
 
-from quiltfn.api.budgets import ResponseBudget
-from quiltfn.api.connection import HttpConnection
-from quiltfn.api.connections import ConnectionLimits, Connections
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response, text_response
-from quiltfn.api.tls_acceptor import BACKLOG, TlsAcceptor
+from quiltfn.api.http.budgets import ResponseBudget
+from quiltfn.api.http.connection import HttpConnection
+from quiltfn.api.http.connections import ConnectionLimits, Connections
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response, text_response
+from quiltfn.api.http.tls_acceptor import BACKLOG, TlsAcceptor
 from quiltfn.fleet.files import NodeFile, split_address
 from quiltfn.fleet.identity import (
     HEADER,

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from quiltfn.api.tls_acceptor import receive_buffer
+from quiltfn.api.http.tls_acceptor import receive_buffer
 from quiltfn.fleet.files import NodeFile, split_address
 from quiltfn.fleet.identity import (
     HEADER,

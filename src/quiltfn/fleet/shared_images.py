@@ -17,7 +17,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import ChangeKind, Clock
 from quiltfn.ports.placement import ImagePlaces
 from quiltfn.store import SqlStore
-from quiltfn.store.image_copies import SqlImageCopies
+from quiltfn.store.fleet.image_copies import SqlImageCopies
 
 AGAIN_S = 10
 

@@ -19,8 +19,8 @@ from quiltfn.pool.local import LocalPools
 from quiltfn.ports import Clock, StockedSandboxes
 from quiltfn.ports.fleet import NodeEpoch
 from quiltfn.store import SqlStore
-from quiltfn.store.postgresql import PostgresDatabase
-from quiltfn.store.slots import SqlSlots
+from quiltfn.store.database.postgresql import PostgresDatabase
+from quiltfn.store.fleet.slots import SqlSlots
 
 
 class SharedInstances:

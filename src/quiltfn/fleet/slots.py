@@ -21,7 +21,8 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.slots import FunctionSlots
 from quiltfn.ports import Clock
-from quiltfn.ports.fleet import BoundedPools, NodeEpoch, NotAMember, Slots
+from quiltfn.ports.fleet import BoundedPools, NodeEpoch, NotAMember
+from quiltfn.store.fleet.slots import SqlSlots
 
 _log = structlog.get_logger("quiltfn.fleet")
 # How often the node looks what others want, and asks again for what it was refused.
@@ -59,7 +60,7 @@ class SlotKeeper:
 
     def __init__(
         self,
-        slots: Slots,
+        slots: SqlSlots,
         pools: BoundedPools,
         node: Callable[[], NodeEpoch],
         lease: NodeLease,

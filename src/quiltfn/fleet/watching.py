@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 import structlog
 
-from quiltfn.api.body import read_whole
-from quiltfn.api.errors import error_response
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response
+from quiltfn.api.http.body import read_whole
+from quiltfn.api.http.errors import error_response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response
 from quiltfn.calls.events import Cursor, Events
 from quiltfn.model.access import TENANT
 from quiltfn.model.counts import PoolCounts

@@ -19,7 +19,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
 from quiltfn.ports import Change, Clock
-from quiltfn.ports.aliases import AliasStore
+from quiltfn.store.functions.aliases import SqlAliases
 
 # How often a change is decided again that another node was faster with.
 TRIES = 5
@@ -33,7 +33,7 @@ class Aliases:
 
     def __init__(
         self,
-        store: AliasStore,
+        store: SqlAliases,
         catalog: Catalog,
         lifecycle: Lifecycle,
         clock: Clock,

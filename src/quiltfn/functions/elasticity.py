@@ -12,7 +12,8 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.model.errors import NotFound, OutcomeUnknown, QuiltfnError, StoreUnavailable
 from quiltfn.model.operation import FAILED, Operation, interrupted
-from quiltfn.ports import STORE_AGAIN_S, Clock, Operations
+from quiltfn.ports import STORE_AGAIN_S, Clock
+from quiltfn.store.tenants.operations import SqlOperations
 
 POOL_TARGET = "elasticity.function_pool_target"
 APPLIED, REPLAY = "succeeded", "ELASTICITY_IDEMPOTENCY_REPLAY"
@@ -21,7 +22,7 @@ APPLIED, REPLAY = "succeeded", "ELASTICITY_IDEMPOTENCY_REPLAY"
 class Elasticity:
     """Changes scaling targets without making a version."""
 
-    def __init__(self, lifecycle: Lifecycle, operations: Operations, clock: Clock) -> None:
+    def __init__(self, lifecycle: Lifecycle, operations: SqlOperations, clock: Clock) -> None:
         self._lifecycle, self._operations, self._clock = lifecycle, operations, clock
         self._telling: set[asyncio.Task[None]] = set()
 

@@ -46,15 +46,15 @@ from quiltfn.ports import (
     Change,
     Clock,
     FunctionCounters,
-    Journal,
     NotPrepared,
     Page,
     Pools,
     Preparation,
-    Store,
     StoredFunction,
     no_others,
 )
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.store.functions.functions import SqlStore
 
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 20.0
@@ -112,7 +112,7 @@ class Lifecycle:
     def __init__(
         self,
         catalog: Catalog,
-        store: Store,
+        store: SqlStore,
         versions: KnownVersions,
         pools: Pools,
         clock: Clock,
@@ -672,7 +672,7 @@ class Lifecycle:
             await self._follow(ids[start : start + FOLLOWED_AT_ONCE])
         return None
 
-    async def follow_counters(self, journal: Journal) -> None:
+    async def follow_counters(self, journal: SpoolJournal) -> None:
         """Counts the invocations of other nodes as far as they are stored. `journal`: what this
         node has not stored.
         """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from quiltfn.model.function import Function
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
 from quiltfn.ports import Change
-from quiltfn.ports.work import PolicyStore
+from quiltfn.store.functions.policies import SqlPolicies
 
 DEFAULT_ASYNC, DEFAULT_RECORD = AsyncPolicy(), RecordPolicy()
 
@@ -17,7 +17,7 @@ class Policies:
     A change is stored first and is in memory only then.
     """
 
-    def __init__(self, store: PolicyStore) -> None:
+    def __init__(self, store: SqlPolicies) -> None:
         self._store = store
         self._async: dict[str, AsyncPolicy] = {}
         self._record: dict[str, RecordPolicy] = {}

@@ -32,7 +32,8 @@ from quiltfn.model.runtime import (
     Runtime,
 )
 from quiltfn.model.version import VersionSpec, check_environment
-from quiltfn.ports import Change, Clock, RuntimeStore, no_others
+from quiltfn.ports import Change, Clock, no_others
+from quiltfn.store.functions.runtimes import SqlRuntimes
 
 
 class HostImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +102,7 @@ class Runtimes:
     def __init__(
         self,
         host: HostImage,
-        store: RuntimeStore,
+        store: SqlRuntimes,
         tenant_images: TenantImages,
         clock: Clock,
         rules: TenantRules | None = None,

@@ -1,4 +1,4 @@
-"""Which tenant owns which images, and what they count: the rights over what `ports.Images` stores.
+"""Which tenant owns which images, and what they count: rights over what `ImageDirectory` stores.
 
 The files of an image are stored once, whoever uploaded them. No tenant may notice that: it owns
 what it has uploaded itself, is answered as if nobody else had images, and is charged for all of
@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
+from quiltfn.images.image_store import ImageDirectory
 from quiltfn.model.errors import CapacityFull, RateLimited
 from quiltfn.model.image import Archive, Contents, Image, ImageFile, Package, TenantImage
 from quiltfn.model.runtime import SHARED
-from quiltfn.ports import Change, Clock, Images, TenantImageStore
+from quiltfn.ports import Change, Clock
+from quiltfn.store.functions.runtimes import SqlTenantImages
 
 MIB = 1024 * 1024
 # An archive takes room on the disk while it arrives, and no quota counts that.
@@ -35,8 +37,8 @@ class TenantImages:
 
     def __init__(
         self,
-        store: TenantImageStore,
-        images: Images,
+        store: SqlTenantImages,
+        images: ImageDirectory,
         clock: Clock,
         quota_bytes: Callable[[str], int],
         all_bytes: int = 0,

@@ -15,7 +15,7 @@ from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.model.function import Function
 from quiltfn.model.url import SHORT_TENANT, FunctionUrl, Refusal, Refusals
 from quiltfn.ports import Change
-from quiltfn.ports.urls import UrlStore
+from quiltfn.store.functions.urls import SqlUrls
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class Urls:
 
     def __init__(
         self,
-        store: UrlStore,
+        store: SqlUrls,
         catalog: Catalog,
         host: str = "",
         has_keys: Callable[[str], bool] = lambda _: False,

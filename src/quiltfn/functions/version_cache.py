@@ -3,7 +3,7 @@
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import NotFound
 from quiltfn.model.version import Version, no_version
-from quiltfn.ports import Store
+from quiltfn.store.functions.functions import SqlStore
 
 KNOWN_MAX_BYTES = 8 * 1024 * 1024
 
@@ -11,7 +11,7 @@ KNOWN_MAX_BYTES = 8 * 1024 * 1024
 class KnownVersions:
     """Of all functions; what was asked for longest ago is forgotten first."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._known: dict[tuple[str, int], Version] = {}
         self._size = 0

@@ -20,7 +20,8 @@ from quiltfn.host.checks import (
     warn,
 )
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Journal, Store
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.store.functions.functions import SqlStore
 
 STORE_WITHIN_S = 3.0
 DISK_MIN_BYTES = 64 * 1024 * 1024
@@ -56,8 +57,8 @@ class Health:
     def __init__(
         self,
         machine: HostFacts,
-        store: Store,
-        journal: Journal,
+        store: SqlStore,
+        journal: SpoolJournal,
         data_dir: Path,
         why_no_sandbox: Callable[[], Awaitable[str | None]],
         started_at: int,

@@ -52,7 +52,7 @@ SENT_BYTES = 64 * 1024
 
 
 class ImageDirectory:
-    """`ports.Images` in a directory. Call `start` first."""
+    """The files that runtimes show at /app, by the digest of their content. Call `start` first."""
 
     def __init__(
         self, path: Path, clock: Clock, limits: ImageLimits, jobs: JobRunner | None = None
@@ -90,6 +90,13 @@ class ImageDirectory:
         contents: Contents = Contents.FILES,
         tenant_id: str = "",
     ) -> Image:
+        """Unpacks an archive; the image is on disk when this returns. Tenants take turns, here and
+        in `files`, `read` and `packages`; what the server does by itself is the tenant "".
+
+        `admit` is asked, in a thread, once it is known what is in it; what it raises is raised
+        here. Raises `Unprocessable` with the reason where the archive is one that is not taken, and
+        `StoreUnavailable` where there is no room. Nothing of it is left then.
+        """
         with _translate_errors("the image could not be kept"):
             with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as opened:
                 file = cast("BinaryIO", opened)
@@ -98,15 +105,20 @@ class ImageDirectory:
                     return await self._keep(archive, contents, file, admit)
 
     def hold(self, digest: str) -> bool:
+        """Whether it is there; if so, it is as good as new for `collect`. Never waits."""
         if digest not in self._used_at:
             return False
         self._used_at[digest] = self._clock.now()
         return True
 
     def all(self) -> Collection[str]:
+        """The digests of those that are there, as they come and go."""
         return self._used_at.keys()
 
     async def archive(self, digest: str) -> AsyncGenerator[bytes, None]:
+        """An image that is there as a tar archive, in pieces of up to 64 KiB, of which `take` makes
+        one with the same digest. It is not removed meanwhile. Raises `StoreUnavailable`.
+        """
         self._sent[digest] += 1
         pieces = packed(self._path / digest)
         try:
@@ -120,6 +132,7 @@ class ImageDirectory:
                 del self._sent[digest]
 
     async def collect(self, in_use: frozenset[str], grace_s: float) -> int:
+        """Removes images that were neither in use nor held for `grace_s`; returns how many."""
         now, removed = self._clock.now(), 0
         self._used_at.update((one, now) for one in in_use if one in self._used_at)
         for digest in list(self._used_at):
@@ -136,14 +149,21 @@ class ImageDirectory:
         return removed
 
     async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
+        """The first program of one of these names in the directories of `path`, as a PATH lists
+        them, of a root file system that is there; None where it has none. Raises
+        `StoreUnavailable`.
+        """
         with _translate_errors("the image cannot be read"):
             root = self._path / digest
             return await asyncio.to_thread(image_contents.program_of, root, names, path)
 
     async def measure(self, digest: str) -> int | None:
+        """What the image counts, as `Image.counted_bytes` says; None where there is none."""
         return await asyncio.to_thread(_measured, self._path / digest)
 
     async def missing(self, digests: Collection[str]) -> Sequence[str]:
+        """Those of the digests that have no files here, as the disk says now."""
+
         def look() -> list[str]:
             return [one for one in digests if not (self._path / one).is_dir()]
 
@@ -152,17 +172,27 @@ class ImageDirectory:
     async def files(
         self, digest: str, after: str, count: int, tenant_id: str = ""
     ) -> Sequence[ImageFile]:
+        """Up to `count` files and links of an image that is there, in the order of their paths,
+        those behind the path `after`. Raises `StoreUnavailable`.
+        """
+
         def look(is_wanted: Callable[[], bool]) -> list[ImageFile]:
             return image_contents.files_of(self._path / digest, after, count, is_wanted)
 
         return await self._read(tenant_id, look)
 
     async def read(self, digest: str, path: str, most: int, tenant_id: str = "") -> bytes | None:
+        """A file of an image that is there, by its path; None where there is no such file, or only
+        a link. Raises `StoreUnavailable`, and `Unprocessable` if it has more than `most` bytes.
+        """
         return await self._read(
             tenant_id, lambda _: image_contents.read(self._path / digest, path, most)
         )
 
     async def packages(self, digest: str, tenant_id: str = "") -> tuple[Sequence[Package], bool]:
+        """The packages of an image that is there, and whether these are all. Raises
+        `StoreUnavailable`.
+        """
         with _translate_errors("the image cannot be read"):
             async with self._reading.of(tenant_id):
                 known = self._packages.get(digest)

@@ -1,7 +1,7 @@
 """The errors that a caller can get.
 
 An error is a sentence, a stable code and whose fault it is. HTTP statuses are not known here; the
-one table of them is `api/errors.py`.
+one table of them is `api/http/errors.py`.
 """
 
 import math

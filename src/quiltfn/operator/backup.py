@@ -22,8 +22,9 @@ from quiltfn.operator.archive import DIGEST, FILES, ImageVanished, Manifest, Rea
 from quiltfn.operator.outcome import FINE, REFUSED, told
 from quiltfn.operator.owner import become_owner
 from quiltfn.settings import from_everywhere
-from quiltfn.store import StoreBroken, snapshot
-from quiltfn.store.restore import replace_data
+from quiltfn.store import StoreBroken
+from quiltfn.store.files import snapshot
+from quiltfn.store.files.restore import replace_data
 
 TRIES = 3
 ELSEWHERE = "keep it with pg_dump and bring it back with pg_restore"

@@ -54,7 +54,7 @@ def init(given: argparse.Namespace) -> str:
 def begin_fleet(made: files.FleetFile) -> None:
     """Notes the fleet in its database. Raises `BadSetting` and `StoreBroken`."""
     try:
-        from quiltfn.store import fleet_init  # noqa: PLC0415 — it needs the extra
+        from quiltfn.store.fleet import init as fleet_init  # noqa: PLC0415 — it needs the extra
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     fleet_init.begin_fleet(made.store, made.store_password or None, made.fleet_id)

@@ -24,10 +24,10 @@ from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.server.opened_store import NO_DRIVER
 from quiltfn.settings import BadSetting, Settings, is_store_verified, read_private
 from quiltfn.store import StoreBroken
-from quiltfn.store.compatibility import OLDEST, is_older
+from quiltfn.store.database.compatibility import OLDEST, is_older
 
 if TYPE_CHECKING:
-    from quiltfn.store.fleet_facts import FleetFacts
+    from quiltfn.store.fleet.facts import FleetFacts
 
 CERTIFICATE_SOON_DAYS = 30
 SLOW_S = 0.010
@@ -98,7 +98,7 @@ def certificate(own: NodeFile, now: float) -> Finding:
 def read(own: NodeFile) -> "FleetFacts | Finding":
     """What the database says; a finding where it cannot be used."""
     try:
-        from quiltfn.store.fleet_facts import read_facts  # noqa: PLC0415 - it needs the extra
+        from quiltfn.store.fleet.facts import read_facts  # noqa: PLC0415 - it needs the extra
     except ImportError as error:
         return refuse("store", NO_DRIVER.format(error=error), "install the extra")
     try:

@@ -13,8 +13,8 @@ from quiltfn.operator.outcome import told
 from quiltfn.operator.owner import become_owner
 from quiltfn.server.opened_store import NO_DRIVER
 from quiltfn.settings import BadSetting, check_store, password_in, read_secret
-from quiltfn.store import copy, copy_sqlite
-from quiltfn.store.copy import Source, Target
+from quiltfn.store.files import copy, copy_sqlite
+from quiltfn.store.files.copy import Source, Target
 
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -133,7 +133,7 @@ def perform(source: Address, target: Address, data_dir: Path | None) -> str:
 def _postgresql() -> Any:
     """The module for databases. Raises `BadSetting` where its driver is not installed."""
     try:
-        from quiltfn.store import copy_postgresql  # noqa: PLC0415 — it needs the extra
+        from quiltfn.store.files import copy_postgresql  # noqa: PLC0415 — it needs the extra
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     return copy_postgresql

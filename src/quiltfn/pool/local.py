@@ -228,13 +228,13 @@ class LocalPools:
                 await pool.measure()
 
     async def meter(self) -> None:
-        """As the port says."""
+        """As `Pools` says."""
         for pool in list(self._all()):
             if pool.model.instances:
                 await pool.meter()
 
     def take_use(self) -> dict[tuple[str, str], CallStats]:
-        """As the port says."""
+        """As `Pools` says."""
         used, self._used = self._used, {}
         return used
 

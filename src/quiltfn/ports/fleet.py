@@ -8,51 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from quiltfn.model.invocation import ExitKind
-from quiltfn.model.member import KnownNode, Member, NodeState, Report, TakenOver
-from quiltfn.model.slots import FunctionSlots
+from quiltfn.model.member import KnownNode, NodeState
 
 
 class NodeRemoved(Exception):
     """An operator has removed this node from the fleet: a sentence for whoever starts it."""
-
-
-class Members(Protocol):
-    """The nodes of a fleet in the store. Every method raises `StoreUnavailable` where the store
-    does not answer within some seconds. Beats never wait behind records that are being stored.
-    """
-
-    async def register(self, address: str, report: Report) -> Member:
-        """Tells the others where this node is, whose start has stored its epoch and version. Raises
-        `NodeRemoved`.
-        """
-
-    async def beat(self, report: Report) -> Member | None:
-        """Says that this node is there, and how loaded it is; returns its row. None: another start
-        of the node, or a take-over, has ended its epoch. It holds nothing in the store any more.
-        """
-
-    async def read(self) -> Sequence[Member]:
-        """All nodes by name, those included that have left, and servers that were alone in the
-        store before and were not taken over.
-        """
-
-    async def set_state(self, name: str, state: NodeState) -> Member | None:
-        """What an operator wants of a node, which it hears with its next beat; returns its row.
-        None: there is no such node. A removed one stays removed, and is returned as it is.
-        """
-
-    async def leave(self) -> None:
-        """This node has ended what it had and beats no more. Harmless when repeated, and where it
-        holds nothing any more.
-        """
-
-    async def take_over(self, seen: Member) -> TakenOver | None:
-        """Ends what the node's epoch had, if the node is still as it was `seen`; None: it is not.
-
-        In one transaction: it gets another epoch, its calls without an end are `interrupted`, work
-        that it had claimed is tried again or given up as each function's policy says, deliveries,
-        idempotency keys and slots are freed. From then on the store takes nothing of the old epoch.
-        """
 
 
 class Nodes(Protocol):
@@ -108,49 +68,11 @@ class NotAMember(Exception):
     """The node has been taken over: it is in another epoch by now (a sentence)."""
 
 
-class Slots(Protocol):
-    """How many instances each node may have, decided by the store (`model/slots.py`).
-
-    Every method raises `StoreUnavailable`. What `hold` asked for may then have been granted: the
-    node asks again or reads, and until then goes by the lesser of what it may hold.
-    """
-
-    async def hold(
-        self, node: NodeEpoch, wants: Mapping[str, int]
-    ) -> Mapping[str, FunctionSlots | None]:
-        """The node wants so many slots of each function, by its id, no matter how many it has. It
-        is given as many as the others leave; it keeps what it has where those are more than the
-        maximum, and always gives back what it has above its wish. Harmless when repeated, and
-        without effect where the store hears of it only after a later wish of this node.
-
-        Returns what there is then of each function, None where it was deleted. Those that could not
-        be asked for, as somebody kept them locked, are left out; where that is all of them, it
-        raises `StoreUnavailable`. Raises `NotAMember` if the epoch is not the node's, and then the
-        node holds nothing.
-        """
-
-    async def held(self, node: str) -> Sequence[FunctionSlots]:
-        """Every function of which the node holds a slot or wants one. Reads all functions."""
-
-    async def of(self, function_ids: Collection[str]) -> Sequence[FunctionSlots]:
-        """Those of some functions, as far as they are there."""
-
-
 class ImageCopy(NamedTuple):
     """An image whose files a node has."""
 
     digest: str
     node: str
-
-
-class ImageCopies(Protocol):
-    """Which node has the files of which images, in the store. Raises `StoreUnavailable`."""
-
-    async def load(self, digests: Collection[str] | None = None) -> Sequence[ImageCopy]:
-        """All of them, or those of these images."""
-
-    async def state(self, node: str, digests: Collection[str]) -> None:
-        """The node has these images and no others. Harmless when repeated."""
 
 
 class ImageBounds(Protocol):

@@ -1,24 +1,9 @@
 """The interface to quotas in the store."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from quiltfn.model.tenant_load import TenantLoad
-from quiltfn.model.tenant_quota import TenantQuota
-
-
-class QuotaStore(Protocol):
-    """Quotas of tenants. Raises `StoreUnavailable`."""
-
-    async def load(self, only: Collection[str] | None = None) -> Mapping[str, TenantQuota]:
-        """Every tenant's that has one, by the tenant's id."""
-
-    async def change(
-        self, tenant_id: str, change: Callable[[TenantQuota | None], TenantQuota | None]
-    ) -> TenantQuota | None:
-        """Keeps and returns what `change` makes of a tenant's quota, in one step; None: it has
-        none. `change` may be called several times, in another thread; what it raises is raised.
-        """
 
 
 class OtherNodes(Protocol):

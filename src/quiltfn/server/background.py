@@ -10,7 +10,7 @@ from quiltfn.base.clock import ResumableClock
 from quiltfn.base.store_retry import until_stored
 from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
-from quiltfn.ports import Retention, WarmStock
+from quiltfn.ports import WarmStock
 from quiltfn.server.retention import (
     collect_images,
     follow_wall_clock,
@@ -28,12 +28,12 @@ from quiltfn.store import (
     SqlIdempotencyStore,
     SqlInputRetention,
     SqlOperations,
-    SqlRetention,
     SqlRuntimes,
     SqlStats,
     SqlStore,
     SqlWork,
 )
+from quiltfn.store.calls.retention import SqlRetention
 
 Task = Callable[[], Coroutine[None, None, None]]
 # Has memory take over all that the store has of something.
@@ -101,7 +101,7 @@ def background_tasks(
         """Deliveries that ended before that are removed, as records are."""
         return int(clock.trusted() - keep_s) if keep_s else None
 
-    retention: Retention = SqlRetention(database, clock)
+    retention: SqlRetention = SqlRetention(database, clock)
     prunes = (
         lambda: retention.prune_some(keep),
         stats.prune_some,

@@ -1,8 +1,8 @@
 """Groups the settings that are limits, one group for each part that enforces them."""
 
-from quiltfn.api.budgets import WAITING, BodyBudget, Budgets
-from quiltfn.api.route import ApiLimits
-from quiltfn.api.stream_slots import StreamSlots
+from quiltfn.api.http.budgets import WAITING, BodyBudget, Budgets
+from quiltfn.api.http.route import ApiLimits
+from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.images import ImageLimits
 from quiltfn.model.retention import VersionLimits
 from quiltfn.model.runtime import Room

@@ -12,7 +12,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,10 +29,10 @@ import structlog
 import uvloop
 
 from quiltfn.api.app import make_app
-from quiltfn.api.budgets import Budgets
-from quiltfn.api.connections import ConnectionLimits, Connections
-from quiltfn.api.server import Server
-from quiltfn.api.stall_responder import StallResponder
+from quiltfn.api.http.budgets import Budgets
+from quiltfn.api.http.connections import ConnectionLimits, Connections
+from quiltfn.api.http.server import Server
+from quiltfn.api.http.stall_responder import StallResponder
 from quiltfn.base.clock import SystemClock
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.memory import Memory
@@ -102,7 +102,7 @@ async def serve(given: Inherited) -> None:
         stall_responder.start()
         try:
             fleet, responses = platform.services.fleet, platform.services.budgets.responses
-            async with nullcontext() if fleet is None else fleet.answered(app, responses):
+            async with fleet.answered(app, responses):
                 await server.serve(given.listener)
         finally:
             stall_responder.stop()
@@ -202,7 +202,7 @@ async def _ended_calls(platform: Platform, server: Server, drain_s: float) -> No
     with suppress(TimeoutError):
         async with asyncio.timeout(drain_s):
             await platform.services.invoker.drain(drain_s)
-            if fleet is not None:
+            if not fleet.is_alone:
                 await server.quiet(lambda: fleet.asked_at)
                 await fleet.settled()
 

@@ -25,7 +25,7 @@ def opened_store(
         return open_sqlite(chosen.data_dir, node_id=node_id, alone=alone)
     try:
         # An extra, which takes some megabytes.
-        from quiltfn.store.postgresql import open_as_node, open_postgresql  # noqa: PLC0415
+        from quiltfn.store.database.postgresql import open_as_node, open_postgresql  # noqa: PLC0415
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     password = _password(secret)
@@ -52,7 +52,7 @@ def version_of(chosen: Settings, secret: bytes | str | None) -> str:
     Raises `BadSetting`, and `StoreBroken` where it does not answer.
     """
     try:
-        from quiltfn.store import postgres_connection as postgres  # noqa: PLC0415 — as above
+        from quiltfn.store.database import postgres_connection as postgres  # noqa: PLC0415 — as above
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     try:

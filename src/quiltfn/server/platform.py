@@ -17,11 +17,12 @@ import structlog
 from msgspec.structs import replace
 
 from quiltfn import __version__
-from quiltfn.api.budgets import Budgets, CallOutputBudget
-from quiltfn.api.errors import error_body
-from quiltfn.api.idempotency import NAMES_RECORD, Idempotency
+from quiltfn.api.fleet_node import Alone
+from quiltfn.api.http.budgets import Budgets, CallOutputBudget
+from quiltfn.api.http.errors import error_body
+from quiltfn.api.http.idempotency import NAMES_RECORD, Idempotency
+from quiltfn.api.routes.system import refresh_metrics
 from quiltfn.api.services import Services
-from quiltfn.api.system import refresh_metrics
 from quiltfn.base.clock import ResumableClock
 from quiltfn.base.store_retry import until_stored
 from quiltfn.calls.canaries import Canaries
@@ -29,6 +30,7 @@ from quiltfn.calls.deliveries import Deliveries
 from quiltfn.calls.dispatch import Dispatcher
 from quiltfn.calls.events import Events
 from quiltfn.calls.invoke import Invoker
+from quiltfn.calls.metering import Metering
 from quiltfn.calls.node_report import report_of
 from quiltfn.calls.schedules import Schedules
 from quiltfn.calls.suspension import end_or_reopen
@@ -53,7 +55,6 @@ from quiltfn.model.retention import StorageLimit
 from quiltfn.model.runtime import built_in
 from quiltfn.model.version import HostLimits
 from quiltfn.pool.local import LocalPools
-from quiltfn.pool.metering import Metering
 from quiltfn.pool.parking import Parking
 from quiltfn.pool.reaper import reap
 from quiltfn.ports import ChangeKind, Clock, PoolCounting, StockedSandboxes
@@ -97,7 +98,7 @@ from quiltfn.store import (
     SqlUrls,
     SqlWork,
 )
-from quiltfn.store.inputs import Cipher
+from quiltfn.store.calls.inputs import Cipher
 from quiltfn.tenants.access import Access, Verifier
 from quiltfn.tenants.admission import Admission
 from quiltfn.tenants.disabled import DisabledTenants
@@ -219,7 +220,7 @@ async def open_platform(
             aliases=functions.aliases,
             quotas=quotas,
             nodes=_nodes(membership, parts),
-            fleet=fleet,
+            fleet=fleet or Alone(pools),
             health=_health(node, opened, journal, settings, stock, clock),
             limits=api_limits(settings),
             budgets=parts.budgets,
@@ -620,14 +621,15 @@ def follow_others(
     listeners, store = _listeners(services), parts.store
     if others is None:
         return (partial(compare_when_unsure, store, listeners.values()),)
+    from quiltfn.fleet.calls import FleetCalls  # noqa: PLC0415 — as above
     from quiltfn.fleet.follower import SLOW_EVERY_S, Repeated  # noqa: PLC0415 — as above
-    from quiltfn.store.changes import Notice  # noqa: PLC0415
+    from quiltfn.store.functions.changes import Notice  # noqa: PLC0415
 
     others.listeners |= listeners
     for one in (services.lifecycle, services.runtimes, services.schedules, services.deliveries):
         one.catch_up = others.refresh
     dispatcher.catch_up = others.refresh
-    if services.fleet is not None:
+    if isinstance(services.fleet, FleetCalls):
         services.fleet.placement.catch_up = services.lifecycle.hear_of_others
     nodes = store.database.servers
     changes = Repeated(others.refresh, nodes=nodes)
@@ -757,7 +759,7 @@ def record_cipher(secret: bytes | None) -> Cipher | None:
     """What encrypts inputs at rest, None where nothing does. Raises `ValueError` for a bad key."""
     if secret is None:
         return None
-    from quiltfn.store.record_key import RecordKey  # noqa: PLC0415 - long to import
+    from quiltfn.store.calls.record_key import RecordKey  # noqa: PLC0415 - long to import
 
     return RecordKey(secret)
 

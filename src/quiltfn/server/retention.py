@@ -16,7 +16,11 @@ from quiltfn.base.ids import continue_behind
 from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Audit, Clock, IdempotencyStore, Operations, RuntimeStore, WarmStock
+from quiltfn.ports import Clock, WarmStock
+from quiltfn.store.functions.runtimes import SqlRuntimes
+from quiltfn.store.tenants.audit import SqlAudit
+from quiltfn.store.tenants.idempotency import SqlIdempotencyStore
+from quiltfn.store.tenants.operations import SqlOperations
 
 # A jump of the wall clock is noticed within this time.
 LOOK_EVERY_S = 15.0
@@ -74,7 +78,11 @@ async def follow_wall_clock(clock: ResumableClock, store: ClockStore) -> None:
 
 
 async def prune_expired(
-    audit: Audit, operations: Operations, answers: IdempotencyStore, clock: Clock, audit_days: int
+    audit: SqlAudit,
+    operations: SqlOperations,
+    answers: SqlIdempotencyStore,
+    clock: Clock,
+    audit_days: int,
 ) -> None:
     """Removes audit entries, operations and stored responses by age, once an hour."""
     while True:
@@ -120,7 +128,7 @@ async def reclaim_disk(disk: DiskSpace, clock: Clock) -> None:
 
 
 async def collect_images(
-    tenant_images: TenantImages, runtimes: RuntimeStore, warm_stock: WarmStock, grace_s: float
+    tenant_images: TenantImages, runtimes: SqlRuntimes, warm_stock: WarmStock, grace_s: float
 ) -> None:
     """Removes images that nothing has referred to for `grace_s` to twice that.
 

@@ -16,22 +16,22 @@ class LoneNode:
         self._name, self._epoch, self._version, self._report = name, epoch, version, report
 
     def show(self) -> None:
-        """As the port says: of a server that is alone there are no such metrics."""
+        """As `Nodes` says: of a server that is alone there are no such metrics."""
 
     async def all(self) -> Sequence[KnownNode]:
-        """As the port says."""
+        """As `Nodes` says."""
         own = Member(
             name=self._name, epoch=self._epoch, version=self._version, report=self._report()
         )
         return [KnownNode(member=own, unmoved_s=0.0, is_own=True)]
 
     def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """As the port says: nobody else needs a copy."""
+        """As `Nodes` says: nobody else needs a copy."""
         del node, others
         return frozenset()
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
-        """As the port says."""
+        """As `Nodes` says."""
         del state
         if name != self._name:
             raise NotFound("there is no node of this name")

@@ -7,28 +7,28 @@ API keys, answers to idempotent requests, audit entries, operations, runtimes, i
 accepted work, policies and URLs of functions, deliveries, statistics of calls, quotas of tenants.
 """
 
-from quiltfn.store.aliases import SqlAliases
-from quiltfn.store.audit import SqlAudit
-from quiltfn.store.audit_retention import SqlAuditRetention
-from quiltfn.store.clock import SqlClockStore
-from quiltfn.store.deliveries import SqlDeliveries
-from quiltfn.store.directory import StoreBroken
-from quiltfn.store.functions import SqlStore
-from quiltfn.store.idempotency import SqlIdempotencyStore
-from quiltfn.store.journal import SpoolJournal
-from quiltfn.store.keys import SqlKeys
-from quiltfn.store.old_inputs import SqlInputRetention
-from quiltfn.store.operations import SqlOperations
-from quiltfn.store.policies import SqlPolicies
-from quiltfn.store.quotas import SqlQuotas
-from quiltfn.store.retention import SqlRetention
-from quiltfn.store.runtimes import SqlRuntimes, SqlTenantImages
-from quiltfn.store.schedules import SqlSchedules
-from quiltfn.store.sqlite import open_sqlite
-from quiltfn.store.stats import SqlStats
-from quiltfn.store.urls import SqlUrls
-from quiltfn.store.vacuum import SqlDiskSpace
-from quiltfn.store.work import SqlWork
+from quiltfn.store.calls.deliveries import SqlDeliveries
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.store.calls.old_inputs import SqlInputRetention
+from quiltfn.store.calls.retention import SqlRetention
+from quiltfn.store.calls.schedules import SqlSchedules
+from quiltfn.store.calls.stats import SqlStats
+from quiltfn.store.calls.work import SqlWork
+from quiltfn.store.database.clock import SqlClockStore
+from quiltfn.store.database.sqlite import open_sqlite
+from quiltfn.store.database.vacuum import SqlDiskSpace
+from quiltfn.store.files.directory import StoreBroken
+from quiltfn.store.functions.aliases import SqlAliases
+from quiltfn.store.functions.functions import SqlStore
+from quiltfn.store.functions.policies import SqlPolicies
+from quiltfn.store.functions.runtimes import SqlRuntimes, SqlTenantImages
+from quiltfn.store.functions.urls import SqlUrls
+from quiltfn.store.tenants.audit import SqlAudit
+from quiltfn.store.tenants.audit_retention import SqlAuditRetention
+from quiltfn.store.tenants.idempotency import SqlIdempotencyStore
+from quiltfn.store.tenants.keys import SqlKeys
+from quiltfn.store.tenants.operations import SqlOperations
+from quiltfn.store.tenants.quotas import SqlQuotas
 
 __all__ = [
     "SpoolJournal",

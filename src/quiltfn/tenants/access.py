@@ -35,7 +35,8 @@ from quiltfn.model.errors import (
     Unauthorized,
     Unprocessable,
 )
-from quiltfn.ports import Clock, Keys
+from quiltfn.ports import Clock
+from quiltfn.store.tenants.keys import SqlKeys
 
 REFRESH_S = 0.5
 # Requests with unknown keys ask the store this often at most, and once for each key.
@@ -68,7 +69,7 @@ class Access:
 
     def __init__(
         self,
-        keys: Keys,
+        keys: SqlKeys,
         clock: Clock,
         *,
         disabled: Container[str],
@@ -350,7 +351,7 @@ class Access:
 
 
 async def make_key(
-    keys: Keys,
+    keys: SqlKeys,
     clock: Clock,
     tenant_id: str,
     scope: Scope | None,
@@ -381,7 +382,7 @@ async def make_key(
     return await keys.add(key, None if scope else Scope.OPERATOR), text
 
 
-async def revoke_key(keys: Keys, clock: Clock, key_id: str, by: Caller | None = None) -> Key:
+async def revoke_key(keys: SqlKeys, clock: Clock, key_id: str, by: Caller | None = None) -> Key:
     """Revokes a key; a second time changes nothing. `by` None: without a check of scopes. Raises
     `NotFound`, also for another tenant's key, and `Forbidden` for a key of a higher scope."""
     for key in await keys.load():

@@ -16,8 +16,8 @@ from quiltfn.model.errors import CapacityFull, StoreUnavailable, older_node
 from quiltfn.model.stats import DAY_S, FINEST_S, MINUTE_S, CallStats, Stretch, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.ports import Change, Clock
-from quiltfn.ports.quotas import QuotaStore
-from quiltfn.ports.stats import StatsStore
+from quiltfn.store.calls.stats import SqlStats
+from quiltfn.store.tenants.quotas import SqlQuotas
 from quiltfn.tenants.admission import Admission, DayUse
 from quiltfn.tenants.disabled import DisabledTenants
 
@@ -54,8 +54,8 @@ class Quotas:
 
     def __init__(
         self,
-        store: QuotaStore,
-        stats: StatsStore,
+        store: SqlQuotas,
+        stats: SqlStats,
         admission: Admission,
         clock: Clock,
         disabled: DisabledTenants,

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response
 from quiltfn.fleet.image_copies import ImageNodes
 from quiltfn.fleet.image_fetch import ImageParts
 from quiltfn.fleet.images import FleetImages
@@ -25,6 +25,8 @@ from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports import Change, ChangeKind
 from quiltfn.ports.fleet import ImageCopy
 from quiltfn.ports.peers import Asker
+from quiltfn.store.fleet.image_copies import SqlImageCopies
+from quiltfn.store.functions.runtimes import SqlTenantImages
 from service.peers.pair import Directory, a_fleet, a_node, listener
 from unit.sample_archives import in_pieces
 
@@ -34,7 +36,7 @@ PATIENCE_S = 60.0
 LIMITS = ImageLimits(unpacked_max_bytes=64 * MIB, files_max=1000)
 
 
-class Store:
+class Store(SqlTenantImages):
     """What the nodes share. What one of them writes the others hear of at once."""
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class Store:
         self.copies: set[ImageCopy] = set()
         self.rows: dict[tuple[str, str], TenantImage] = {}
 
-    # `ports.fleet.ImageCopies`
+    # `SqlImageCopies`
 
     async def load_copies(self, digests: Collection[str] | None) -> Sequence[ImageCopy]:
         return [one for one in self.copies if digests is None or one.digest in digests]
@@ -53,7 +55,7 @@ class Store:
         self.copies |= {ImageCopy(one, node) for one in digests}
         await self._tell(ChangeKind.IMAGE_COPY, before ^ set(digests))
 
-    # `ports.TenantImageStore`
+    # `SqlTenantImages`
 
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         return [one for one in self.rows.values() if digests is None or one.digest in digests]
@@ -78,10 +80,12 @@ class Store:
                 await node.tenant_images.follow_changes(changes)
 
 
-class Copies:
+class Copies(SqlImageCopies):
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.state = store.state
+
+    async def state(self, node: str, digests: Collection[str]) -> None:
+        await self._store.state(node, digests)
 
     async def load(self, digests: Collection[str] | None = None) -> Sequence[ImageCopy]:
         return await self._store.load_copies(digests)

@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from quiltfn.api.request import Request
-from quiltfn.api.response import Response, text_response
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import Response, text_response
 from quiltfn.fleet.files import FleetFile, NodeFile, new_fleet, new_node
 from quiltfn.fleet.peer_connection import PeerAnswer
 from quiltfn.fleet.peer_server import PeerHandler, PeerServer, open_peer_server

@@ -8,25 +8,25 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from quiltfn.api import url_calls
 from quiltfn.api.app import make_app
-from quiltfn.api.forwarding import answering_peers
-from quiltfn.api.request import ClientDisconnected, Headers, Request
-from quiltfn.api.response import Response
-from quiltfn.api.route import Application
+from quiltfn.api.http.request import ClientDisconnected, Headers, Request
+from quiltfn.api.http.response import Response
+from quiltfn.api.http.route import Application
+from quiltfn.api.routes import url_calls
+from quiltfn.fleet.forwarding import answering_peers
 from quiltfn.fleet.peer_connection import PeerConnection
 from quiltfn.model.forwarded import Refusal
 from quiltfn.model.invocation import Status
 from quiltfn.ports.peers import Asker
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.tenants.access import Access
+from service.fleet_node import fleet_node
 from service.in_process import InProcess
 from service.peers.pair import Pair, a_pair
 from service.platform_harness import Harness, open_harness, until
@@ -71,10 +71,8 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
         a_pair(time.time()) as pair,
     ):
         placed, placed_there = Placed(), Placed()
-        node: Any = SimpleNamespace(
-            name="one", placement=placed, peers=pair.peers, lost=lambda *_: None
-        )
-        other: Any = SimpleNamespace(name="two", placement=placed_there, peers=pair.peers)
+        node = fleet_node(name="one", placement=placed, peers=pair.peers, lost=lambda *_: None)
+        other = fleet_node(name="two", placement=placed_there, peers=pair.peers)
         answer = answering_peers(make_app(there.services.replace(fleet=other)), other)
 
         async def handle(request: Request, asker: Asker) -> Response:
@@ -252,7 +250,7 @@ async def test_whether_keys_were_made_is_looked_for_where_the_call_came_in(
 
 
 # What sends a call on, on top of what every request costs; a coroutine that goes on counts again.
-SENDING = ("/api/forwarding.py", "/fleet/peers.py", "/fleet/peer_connection.py")
+SENDING = ("/fleet/forwarding.py", "/fleet/peers.py", "/fleet/peer_connection.py")
 CALLS, SENDING_CALLS_MAX = 20, 50
 
 

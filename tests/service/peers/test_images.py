@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from quiltfn.api.request import Headers, Request
-from quiltfn.api.response import CutShort, Response
+from quiltfn.api.http.request import Headers, Request
+from quiltfn.api.http.response import CutShort, Response
 from quiltfn.fleet import image_fetch
 from quiltfn.fleet import images as fleet_images
 from quiltfn.fleet.image_fetch import ImageUnavailable

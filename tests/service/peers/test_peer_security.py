@@ -14,7 +14,7 @@ import pytest_asyncio
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from quiltfn.api.response import Response
+from quiltfn.api.http.response import Response
 from quiltfn.fleet import peer_server
 from quiltfn.fleet.certificates import Credential, make_node_certificate
 from quiltfn.fleet.files import NodeFile

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from quiltfn.api import connections
-from quiltfn.api.request import ClientDisconnected, Request
-from quiltfn.api.response import CutShort, Response
+from quiltfn.api.http import connections
+from quiltfn.api.http.request import ClientDisconnected, Request
+from quiltfn.api.http.response import CutShort, Response
 from quiltfn.fleet import peers as client
 from quiltfn.ports.peers import (
     PIECE_BYTES,

@@ -16,17 +16,17 @@ import {
   type Step,
   stepsOf,
 } from "../making.ts";
-import { fieldIn, Form, Unnamed, useFailure, Wrong, WrongOf } from "../parts/failing.ts";
-import { visible } from "../parts/ansi.ts";
-import { Code } from "../parts/code.ts";
-import { bytes, duration } from "../parts/format.ts";
-import { CTRL_ENTER, submits } from "../parts/keys.ts";
-import { Output } from "../parts/output.ts";
-import { refuseLong } from "../parts/paste.ts";
-import { Status } from "../parts/status.ts";
-import { Steps } from "../parts/steps.ts";
-import type { File as ImageFile } from "../parts/tar.ts";
-import { reveal } from "../parts/reveal.ts";
+import { fieldIn, Form, Unnamed, useFailure, Wrong, WrongOf } from "../parts/controls/failing.ts";
+import { visible } from "../parts/text/ansi.ts";
+import { Code } from "../parts/controls/code.ts";
+import { bytes, duration } from "../parts/text/format.ts";
+import { CTRL_ENTER, submits } from "../parts/text/keys.ts";
+import { Output } from "../parts/invocation/output.ts";
+import { refuseLong } from "../parts/controls/paste.ts";
+import { Status } from "../parts/invocation/status.ts";
+import { Steps } from "../parts/charts/steps.ts";
+import type { File as ImageFile } from "../parts/resources/tar.ts";
+import { reveal } from "../parts/controls/reveal.ts";
 import { drafted, forgetDraft, isDrafted } from "../drafting.ts";
 import { href, stand } from "../router.ts";
 import { aboutPayload, noteSent } from "../trying.ts";

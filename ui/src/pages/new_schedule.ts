@@ -1,7 +1,7 @@
 // A new schedule.
 import { html } from "../html.ts";
-import { ScheduleForm } from "../parts/schedule_form.ts";
-import { toast } from "../parts/toast.ts";
+import { ScheduleForm } from "../parts/resources/schedule_form.ts";
+import { toast } from "../parts/controls/toast.ts";
 import { go, href, route } from "../router.ts";
 import type { Schedule } from "../wire.ts";
 

@@ -1,11 +1,11 @@
 // Tenants, for operators: what each has, and whether it is disabled.
 import { call, get } from "../api.ts";
 import { html } from "../html.ts";
-import { confirm } from "../parts/confirm.ts";
-import { useAgain, useFetched } from "../parts/fetched.ts";
-import { count } from "../parts/format.ts";
-import { Problem } from "../parts/problem.ts";
-import { toast, toastError } from "../parts/toast.ts";
+import { confirm } from "../parts/controls/confirm.ts";
+import { useAgain, useFetched } from "../parts/lists/fetched.ts";
+import { count } from "../parts/text/format.ts";
+import { Problem } from "../parts/lists/problem.ts";
+import { toast, toastError } from "../parts/controls/toast.ts";
 import type { Tenant, TenantPage } from "../wire.ts";
 
 const EVERY_MS = 10_000;

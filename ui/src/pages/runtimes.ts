@@ -1,13 +1,13 @@
 // All runtimes: what functions are run by.
 import { html } from "../html.ts";
 import { get } from "../api.ts";
-import { Copy } from "../parts/copy.ts";
-import { useFetched, Waiting } from "../parts/fetched.ts";
-import { count } from "../parts/format.ts";
-import { type Column, List } from "../parts/list.ts";
-import { Notice } from "../parts/notice.ts";
-import { Belongs } from "../parts/runtime.ts";
-import { Ago } from "../parts/time.ts";
+import { Copy } from "../parts/controls/copy.ts";
+import { useFetched, Waiting } from "../parts/lists/fetched.ts";
+import { count } from "../parts/text/format.ts";
+import { type Column, List } from "../parts/lists/list.ts";
+import { Notice } from "../parts/lists/notice.ts";
+import { Belongs } from "../parts/resources/runtime.ts";
+import { Ago } from "../parts/text/time.ts";
 import { href } from "../router.ts";
 import type { Runtime, RuntimeList } from "../wire.ts";
 

@@ -3,11 +3,11 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, get } from "../../api.ts";
 import { html } from "../../html.ts";
-import { Described } from "../../parts/described.ts";
-import { useFetched, Waiting } from "../../parts/fetched.ts";
-import { Form } from "../../parts/failing.ts";
-import { Notice } from "../../parts/notice.ts";
-import { toast } from "../../parts/toast.ts";
+import { Described } from "../../parts/controls/described.ts";
+import { useFetched, Waiting } from "../../parts/lists/fetched.ts";
+import { Form } from "../../parts/controls/failing.ts";
+import { Notice } from "../../parts/lists/notice.ts";
+import { toast } from "../../parts/controls/toast.ts";
 import { may } from "../../scope.ts";
 import { onEvent } from "../../store.ts";
 import type {

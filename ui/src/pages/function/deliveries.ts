@@ -2,12 +2,12 @@
 import { useEffect } from "preact/hooks";
 import { call } from "../../api.ts";
 import { html } from "../../html.ts";
-import { visible } from "../../parts/ansi.ts";
-import { Waiting } from "../../parts/fetched.ts";
-import { counted, exact } from "../../parts/format.ts";
-import { Notice } from "../../parts/notice.ts";
-import { Ago } from "../../parts/time.ts";
-import { toast, toastError } from "../../parts/toast.ts";
+import { visible } from "../../parts/text/ansi.ts";
+import { Waiting } from "../../parts/lists/fetched.ts";
+import { counted, exact } from "../../parts/text/format.ts";
+import { Notice } from "../../parts/lists/notice.ts";
+import { Ago } from "../../parts/text/time.ts";
+import { toast, toastError } from "../../parts/controls/toast.ts";
 import { href } from "../../router.ts";
 import { may } from "../../scope.ts";
 import { onEvent } from "../../store.ts";

@@ -1,11 +1,11 @@
 // The files in which two versions of a function differ, each with its lines.
 import { type ChangedFile, changesOf, languageOf, readFile, textOf } from "../../version_files.ts";
 import { html } from "../../html.ts";
-import { visible } from "../../parts/ansi.ts";
-import { Code } from "../../parts/code.ts";
-import { useFetched, Waiting } from "../../parts/fetched.ts";
-import { bytes } from "../../parts/format.ts";
-import { Notice } from "../../parts/notice.ts";
+import { visible } from "../../parts/text/ansi.ts";
+import { Code } from "../../parts/controls/code.ts";
+import { useFetched, Waiting } from "../../parts/lists/fetched.ts";
+import { bytes } from "../../parts/text/format.ts";
+import { Notice } from "../../parts/lists/notice.ts";
 
 const SHOWN = 10;
 

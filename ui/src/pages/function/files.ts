@@ -4,12 +4,12 @@ import { useRef } from "preact/hooks";
 import { withoutCompiled } from "../../compiled.ts";
 import { tell } from "../../current.ts";
 import { html } from "../../html.ts";
-import { visible } from "../../parts/ansi.ts";
-import { Code } from "../../parts/code.ts";
-import { useFetched, Waiting } from "../../parts/fetched.ts";
-import { bytes } from "../../parts/format.ts";
-import { Notice } from "../../parts/notice.ts";
-import type { File as ImageFile } from "../../parts/tar.ts";
+import { visible } from "../../parts/text/ansi.ts";
+import { Code } from "../../parts/controls/code.ts";
+import { useFetched, Waiting } from "../../parts/lists/fetched.ts";
+import { bytes } from "../../parts/text/format.ts";
+import { Notice } from "../../parts/lists/notice.ts";
+import type { File as ImageFile } from "../../parts/resources/tar.ts";
 import { replaceFiles } from "../../saving.ts";
 import type { Function, Runtime } from "../../wire.ts";
 import {

@@ -1,9 +1,9 @@
 // Who reaches a function, and what it reaches.
 import { get } from "../../api.ts";
 import { html } from "../../html.ts";
-import { useFetched, Waiting } from "../../parts/fetched.ts";
-import { counted } from "../../parts/format.ts";
-import { Notice } from "../../parts/notice.ts";
+import { useFetched, Waiting } from "../../parts/lists/fetched.ts";
+import { counted } from "../../parts/text/format.ts";
+import { Notice } from "../../parts/lists/notice.ts";
 import type { Egress, Function } from "../../wire.ts";
 import { Url } from "./url.ts";
 

@@ -2,9 +2,9 @@
 import { useSignal } from "@preact/signals";
 import { call, get } from "../../api.ts";
 import { html } from "../../html.ts";
-import { Described } from "../../parts/described.ts";
-import { Form } from "../../parts/failing.ts";
-import { toast } from "../../parts/toast.ts";
+import { Described } from "../../parts/controls/described.ts";
+import { Form } from "../../parts/controls/failing.ts";
+import { toast } from "../../parts/controls/toast.ts";
 import { may } from "../../scope.ts";
 import { show } from "../../current.ts";
 import type { Function, PoolTarget } from "../../wire.ts";

@@ -1,0 +1,325 @@
+"""Bounds on the memory of long bodies, long responses and long output, in all and for each tenant.
+
+Short ones are not counted: a connection has one of them at most, and connections are bounded.
+"""
+
+import asyncio
+import contextlib
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from quiltfn.api.http.stream_slots import StreamSlots
+from quiltfn.model.errors import CapacityFull, RateLimited
+
+MIB = 1024 * 1024
+# Bodies and responses up to here are short.
+SHORT_BYTES = 16 * 1024
+# Requests that are not calls may use so much more, so that a server that is full of calls can still
+# be managed.
+MANAGEMENT_BYTES = 16 * MIB
+RESPONSE_WAIT_S = 10.0
+WAITING = "requests that wait for the end of a call"
+SHORTER_OR_LATER = "send it again once other requests are done, or a shorter body"
+
+
+class BodyBudget:
+    """The bytes of all long bodies whose requests are not answered yet. One tenant may use half.
+
+    Strangers, who call public URLs without a credential, may use half of that, and half of
+    everything together: whatever they send, callers with a key have the other half.
+    """
+
+    def __init__(self, most: int = 64 * MIB) -> None:
+        self._most = most
+        self.held = 0
+        self._held_of: Counter[str] = Counter()
+        self._strangers: Counter[str] = Counter()  # Of `_held_of`, what strangers have sent.
+
+    def reserve(
+        self, size: int, tenant_id: str, *, is_call: bool, is_stranger: bool = False
+    ) -> None:
+        """Reserves `size` more bytes, until `release`. Raises `RateLimited` if the tenant, or its
+        strangers, would have more than they may, and `CapacityFull` if there are not so many left.
+        """
+        most = self._most if is_call else self._most + MANAGEMENT_BYTES
+        has = self._held_of[tenant_id]
+        if is_stranger:
+            self._check_strangers(size, tenant_id)
+        if has + size > most // 2:
+            raise RateLimited(
+                f"the server holds {has} bytes of the tenant's bodies and takes {most // 2}",
+                hint=SHORTER_OR_LATER,
+                retry_after=1,
+            )
+        if self.held + size > most:
+            raise CapacityFull(
+                f"the server holds {self.held} bytes of bodies and takes {most}",
+                hint=SHORTER_OR_LATER,
+                retry_after=1,
+            )
+        self.held += size
+        _count(self._held_of, tenant_id, size)
+        if is_stranger:
+            _count(self._strangers, tenant_id, size)
+
+    def release(self, size: int, tenant_id: str, *, is_stranger: bool = False) -> None:
+        self.held -= size
+        _count(self._held_of, tenant_id, -size)
+        if is_stranger:
+            _count(self._strangers, tenant_id, -size)
+
+    def _check_strangers(self, size: int, tenant_id: str) -> None:
+        of_tenant, of_all = self._strangers.get(tenant_id, 0), self._strangers.total()
+        if of_tenant + size > self._most // 4 or of_all + size > self._most // 2:
+            raise RateLimited(
+                "the server holds as many bytes of bodies without a credential as it takes",
+                hint=SHORTER_OR_LATER,
+                retry_after=1,
+            )
+
+
+class ResponseBudget:
+    """The bytes of all long responses that are being made, are being stored for an Idempotency-Key,
+    or are not taken by their clients yet.
+
+    A long response is not begun before there is memory for it, unless it is the only one. Tenants
+    take turns: however many requests of one tenant wait, the first of another one is next.
+    """
+
+    def __init__(self, most: int = 48 * MIB) -> None:
+        self._most = most
+        self._making = 0
+        self._unsent = 0
+        # In the order of their turns, and for each how many of its tenant waited before it.
+        self._queue: list[asyncio.Future[None]] = []
+        self._ranks: list[int] = []
+        self._waiting: Counter[str] = Counter()
+        self._wanted = 0  # bytes, by those who wait
+
+    @property
+    def held(self) -> int:
+        """Bytes that are counted now."""
+        return self._making + self._unsent
+
+    @property
+    def missing(self) -> int:
+        """Bytes that requests wait for."""
+        return max(1, self.held + self._wanted - self._most) if self._queue else 0
+
+    def add_unsent(self, more: int) -> None:
+        """`more` bytes are waiting for the store or for their clients; negative: no longer."""
+        self._unsent += more
+        if more < 0:
+            self._call_next()
+
+    @contextlib.asynccontextmanager
+    async def reserve(self, size: int, tenant_id: str) -> AsyncIterator[None]:
+        """Memory for a response of up to `size` bytes, until it is handed to its connection. Raises
+        `CapacityFull` if there is none within ten seconds.
+        """
+        if self._queue or not self._fits(size):
+            await self._wait(size, tenant_id)
+        self._making += size
+        try:
+            self._call_next()
+            yield
+        finally:
+            self._making -= size
+            self._call_next()
+
+    def _fits(self, size: int) -> bool:
+        return self.held == 0 or self.held + size <= self._most
+
+    async def _wait(self, size: int, tenant_id: str) -> None:
+        """Returns once it is this request's turn and there is memory for it."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        rank = self._waiting[tenant_id]
+        at = bisect_right(self._ranks, rank)
+        self._ranks.insert(at, rank)
+        self._queue.insert(at, turn)
+        _count(self._waiting, tenant_id, 1)
+        self._wanted += size
+        try:
+            async with asyncio.timeout(RESPONSE_WAIT_S):
+                while self._queue[0] is not turn or not self._fits(size):
+                    await turn
+                    turn = self._renew(turn)
+        except TimeoutError:
+            raise CapacityFull(
+                f"there was no memory for the response within {RESPONSE_WAIT_S:g} seconds: others "
+                "are slow to be made or read",
+                hint="send it again later; long lists need less with limit and output=none",
+                retry_after=1,
+            ) from None
+        finally:
+            at = self._queue.index(turn)
+            del self._queue[at], self._ranks[at]
+            _count(self._waiting, tenant_id, -1)
+            self._wanted -= size
+
+    def _renew(self, turn: "asyncio.Future[None]") -> "asyncio.Future[None]":
+        """Another future at the same place in the queue."""
+        again: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue[self._queue.index(turn)] = again
+        return again
+
+    def _call_next(self) -> None:
+        if self._queue and not self._queue[0].done():
+            self._queue[0].set_result(None)
+
+
+class OutputBudget:
+    """The memory of the long output of all calls, from its first long piece to the response.
+
+    A call reserves what it has written in steps of 1 MiB. When no step is left, it waits for a
+    *place*, which is large enough for everything that it may still write. A call with a place never
+    waits again. So calls that wait for each other's steps finish one after the other, where with
+    steps alone they could wait for ever. One tenant may use half of the steps and of the places.
+    """
+
+    def __init__(self, steps: int = 14, places: int = 2) -> None:
+        self._free_steps, self._steps_of_one = steps, steps // 2
+        self._free_places, self._places_of_one = places, places // 2
+        self._steps_of: Counter[str] = Counter()
+        self._places_of: Counter[str] = Counter()
+        self._queue: list[CallOutputBudget] = []
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing is reserved and no call waits."""
+        return not (self._queue or self._steps_of or self._places_of)
+
+    def extend(self, one: "CallOutputBudget") -> bool:
+        """Whether the call has what it wants now; if not, its `go_on` is called once it has."""
+        if one not in self._queue:
+            if self._give(one):
+                return True
+            self._queue.append(one)
+        return False
+
+    def release(self, one: "CallOutputBudget") -> None:
+        """The call is over: others may have what it had."""
+        if one in self._queue:
+            self._queue.remove(one)
+        self._take_back(one)
+        if one.has_place:
+            one.has_place = False
+            self._free_places += 1
+            _count(self._places_of, one.tenant_id, -1)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Serves the calls that have most first: they end soonest and release most."""
+        waits = sorted(self._queue, key=lambda it: -it.steps)
+        while served := next((one for one in waits if self._give(one)), None):
+            waits.remove(served)
+            self._queue.remove(served)
+            served.go_on()
+
+    def _give(self, one: "CallOutputBudget") -> bool:
+        more = one.wanted - one.steps
+        if one.has_place or more <= 0:
+            return True
+        has = self._steps_of[one.tenant_id]
+        if more <= min(self._free_steps, self._steps_of_one - has):
+            one.steps += more
+            self._free_steps -= more
+            _count(self._steps_of, one.tenant_id, more)
+            return True
+        if self._free_places and self._places_of[one.tenant_id] < self._places_of_one:
+            one.has_place = True
+            self._free_places -= 1
+            _count(self._places_of, one.tenant_id, 1)
+            self._take_back(one)
+            return True
+        return False
+
+    def _take_back(self, one: "CallOutputBudget") -> None:
+        self._free_steps += one.steps
+        _count(self._steps_of, one.tenant_id, -one.steps)
+        one.steps = 0
+
+
+class CallOutputBudget(msgspec.Struct, eq=False):
+    """`ports.LongOutput` of one call. `wanted` and `steps`: MiB that it needs and has reserved."""
+
+    budget: OutputBudget
+    tenant_id: str
+    wanted: int = 0
+    steps: int = 0
+    has_place: bool = False
+    _ready: Callable[[], None] | None = None
+
+    def take(self, size: int, ready: Callable[[], None]) -> bool:
+        self._ready = ready
+        self.wanted = -(-size // MIB)
+        return self.budget.extend(self)
+
+    def go_on(self) -> None:
+        if self._ready is not None:
+            self._ready()
+
+    def __enter__(self) -> "CallOutputBudget":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ready is not None:  # it was asked for
+            self._ready = None
+            self.budget.release(self)
+
+
+def _count(held: Counter[str], tenant_id: str, more: int) -> None:
+    """Adds to a tenant's count, and forgets tenants that have nothing."""
+    held[tenant_id] += more
+    if not held[tenant_id]:
+        del held[tenant_id]
+
+
+class UploadSlots:
+    """How many archives may be uploaded at a time, by all tenants together."""
+
+    def __init__(self, most: int = 8) -> None:
+        self._free = most
+
+    def __enter__(self) -> None:
+        if not self._free:
+            raise CapacityFull(
+                "other images are being uploaded: send it again later", retry_after=5
+            )
+        self._free -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._free += 1
+
+
+class Budgets(msgspec.Struct, frozen=True):
+    """The budgets of one server."""
+
+    bodies: BodyBudget = msgspec.field(default_factory=BodyBudget)
+    responses: ResponseBudget = msgspec.field(default_factory=ResponseBudget)
+    outputs: OutputBudget = msgspec.field(default_factory=OutputBudget)
+    uploads: UploadSlots = msgspec.field(default_factory=UploadSlots)
+    streams: StreamSlots = msgspec.field(default_factory=StreamSlots)
+    waits: StreamSlots = msgspec.field(default_factory=lambda: StreamSlots(500, 1000, WAITING))
+    _parsing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    _loading: ResponseBudget = msgspec.field(
+        default_factory=lambda: ResponseBudget(0)
+    )  # for one at a time
+
+    @contextlib.asynccontextmanager
+    async def stored_response(self, tenant_id: str) -> AsyncIterator[None]:
+        """Memory to load a stored response of any length: one is loaded at a time, and none while
+        the budget of responses is used up. Raises `CapacityFull`.
+        """
+        async with self._loading.reserve(1, tenant_id), self.responses.reserve(0, tenant_id):
+            yield
+
+    async def turn(self) -> None:
+        """To be awaited before a long body is parsed: one is parsed at a time, and other requests
+        are answered in between.
+        """
+        async with self._parsing:
+            await asyncio.sleep(0)

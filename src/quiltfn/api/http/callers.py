@@ -1,0 +1,76 @@
+"""Who the caller of a request is, and in which tenant an operator acts."""
+
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from quiltfn.api.http.guards import check_credentials, check_origin
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.route import Route, RouteServices
+from quiltfn.model.access import Caller, Scope, check_tenant
+from quiltfn.model.errors import BadRequest, Forbidden, NotFound
+from quiltfn.tenants.access import Access
+from quiltfn.tenants.quotas import NONE, Quotas
+
+# In the query, since older versions refuse a parameter that they do not know, and ignore a header.
+TENANT, TENANT_HEADER = "tenant", "x-tenant-id"
+
+
+async def identify(access: Access, request: Request) -> Caller:
+    """Whose credential it is, or who another node says it is. Raises as `Access.identify` and
+    `Access.accept`.
+    """
+    if request.forwarded is not None and request.forwarded.caller is not None:
+        return await access.accept(request.forwarded.caller)
+    if access.is_open:
+        check_origin(request, is_public=False)
+    else:
+        check_credentials(request)
+    return await access.identify(request.headers, request.client)
+
+
+class VisitedServices(RouteServices):
+    """What says whether there is a tenant."""
+
+    quotas: Quotas
+
+
+def check_known(services: VisitedServices, tenant_id: str) -> None:
+    """Raises `NotFound` for a name that nobody uses. Whoever signs tokens may use any."""
+    access = services.access
+    is_used = services.catalog.count(tenant_id) or access.knows(tenant_id) or access.takes_tokens
+    if not is_used and services.quotas.of(tenant_id) == NONE:
+        raise NotFound(
+            f"there is no tenant {tenant_id}", hint="quiltfn tenants list shows those there are"
+        )
+
+
+def visiting(services: VisitedServices, caller: Caller, request: Request, route: Route) -> Caller:
+    """The caller within the tenant that the query names: if that is another one, an operator. A
+    header may say it again. Raises `BadRequest`, `Forbidden`, `Unprocessable` and `NotFound`.
+    """
+    query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
+    tenant_id = query.get(TENANT, caller.tenant_id)
+    if TENANT_HEADER in request.headers.repeated:
+        raise BadRequest("there must be one X-Tenant-Id header", hint="send it once")
+    if request.headers.get(TENANT_HEADER, tenant_id) != tenant_id:
+        raise Forbidden(
+            "X-Tenant-Id must be the tenant of the request: that of the credential, unless the "
+            "query names another one",
+            hint="an operator's key takes ?tenant=NAME; or leave the header out",
+        )
+    if tenant_id == caller.tenant_id:
+        return caller
+    if not caller.scope.includes(Scope.OPERATOR):
+        raise Forbidden(
+            "tenant must be the tenant of the credential, unless that is an operator's",
+            hint="use a key made with --scope operator, or leave it out",
+        )
+    check_tenant(tenant_id)
+    if not (route.scope in (Scope.READ, Scope.OPERATOR) or route.for_visitors):
+        raise Forbidden(
+            "in another tenant an operator sees, pauses, resumes, scales and cancels",
+            hint="for anything else use a key of that tenant",
+        )
+    check_known(services, tenant_id)
+    return msgspec.structs.replace(caller, tenant_id=tenant_id, is_visiting=True)

@@ -1,0 +1,252 @@
+"""All connections of a server together: how many there may be, which one ends for a new one, and
+what they may hold that no client reads.
+
+Rule 1: if all slots are taken, a new connection takes the slot of the one that has been idle
+longest.
+Rule 2: if none is idle it takes one of a few reserved slots, for one request that is no call, so
+that health and management answer however many calls there are. If those are taken too, the oldest
+one whose request is not complete ends.
+Rule 3: a client that takes nothing of its response for `write_timeout_s` is cut off; a slow one, as
+soon as others wait for the memory that its response takes. Of a response that was made before it is
+sent, less than 64 KiB is nothing; of a stream, which holds little, any byte counts.
+"""
+
+import asyncio
+import enum
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from quiltfn.api.http.budgets import ResponseBudget
+
+MIB = 1024 * 1024
+RESERVED = 32
+TRIES = 64  # so that a new connection costs little when all others are busy
+LEAST_PROGRESS = 64 * 1024
+# How long clients may take nearly nothing, or be slow at all, while others wait for memory.
+PATIENCE_S, SLOW_S = 3.0, 5.0
+
+
+class SlotKind(enum.Enum):
+    """What a connection may be used for."""
+
+    REGULAR = enum.auto()
+    RESERVED = enum.auto()
+    NONE = enum.auto()
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Of each connection. `most`: how many there are, without the reserved ones."""
+
+    most: int = 2000
+    headers_max: int = 100
+    head_max_bytes: int = 16 * 1024
+    head_timeout_s: float = 10.0
+    keep_alive_s: float = 75.0
+    write_timeout_s: float = 30.0
+
+
+class Connection(Protocol):
+    """What `Connections` asks of a connection."""
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when, by the loop's clock, each of its requests is answered; None: one is not."""
+        ...
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether its request has not arrived completely."""
+        ...
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether it sends a stream, which is made only as its client takes it."""
+        ...
+
+    def unsent(self) -> int:
+        """Bytes of its responses that wait for the client."""
+        ...
+
+    def taken(self) -> int:
+        """Bytes of its responses that the client has taken so far."""
+        ...
+
+    def finish(self) -> None:
+        """Answers what has come, and ends."""
+        ...
+
+    def cut(self) -> None:
+        """Ends it at once."""
+        ...
+
+
+DEFAULT_LIMITS = ConnectionLimits()
+
+
+class Connections:
+    """The connections of one server. `tasks`: requests that are being answered, even if their
+    clients have left.
+    """
+
+    def __init__(
+        self,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
+        responses: ResponseBudget | None = None,
+        queued_max: int = 32 * MIB,
+    ) -> None:
+        self.limits = limits
+        self.responses = responses or ResponseBudget()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.common_headers = b""
+        self._queued_max = queued_max
+        self._regular: dict[Connection, None] = {}
+        self._reserved: dict[Connection, None] = {}
+        # Those that were idle when a slot was last looked for in all of them, with the time since
+        # when; longest first. Whatever became idle later has been so for less time than any of
+        # those that still are, so none is noted for each request.
+        self._idlest: dict[Connection, float] = {}
+        # Since when each client has taken less than it should, and how much it had taken then.
+        self._readers: dict[Connection, tuple[float, int]] = {}
+        # Connections that wait for their clients, oldest first: since when, and the bytes counted.
+        self._paused: dict[Connection, tuple[float, int]] = {}
+        self._queued = 0
+
+    def add(self, one: Connection) -> SlotKind:
+        """The slot of a new connection; `NONE`: it must be refused."""
+        if len(self._regular) < self.limits.most or self._end_idlest():
+            self._regular[one] = None
+            return SlotKind.REGULAR
+        if len(self._reserved) < RESERVED or _make_way(self._reserved, lambda it: it.is_arriving):
+            self._reserved[one] = None
+            return SlotKind.RESERVED
+        return SlotKind.NONE
+
+    def are_quiet_since(self, at: float) -> bool:
+        """Whether no request is under way, nor has been since that time of the loop's clock."""
+        every = (one.idle_since for one in (*self._regular, *self._reserved))
+        return all(since is not None and since <= at for since in every)
+
+    def _end_idlest(self) -> bool:
+        """Ends the one that has been idle longest, if any is."""
+        if self._end_first_still_idle():
+            return True
+        # All are looked at only if there is one to be found.
+        if not _is_any(self._regular, lambda it: it.idle_since is not None):
+            return False
+        found = ((since, one) for one in self._regular if (since := one.idle_since) is not None)
+        longest_first = sorted(found, key=lambda pair: pair[0])
+        self._idlest = {one: since for since, one in longest_first}
+        return self._end_first_still_idle()
+
+    def _end_first_still_idle(self) -> bool:
+        while self._idlest:
+            one = next(iter(self._idlest))
+            since = self._idlest.pop(one)
+            if one.idle_since == since:  # Otherwise it was used meanwhile.
+                del self._regular[one]
+                one.cut()
+                return True
+        return False
+
+    def __len__(self) -> int:
+        return len(self._regular) + len(self._reserved)
+
+    def remove(self, one: Connection) -> None:
+        """It has ended."""
+        self._regular.pop(one, None)
+        self._reserved.pop(one, None)
+        self._idlest.pop(one, None)
+        self._readers.pop(one, None)
+        self.resumed(one)
+
+    def paused(self, one: Connection, now: float) -> None:
+        """Its client is slower than its responses."""
+        since, counted = self._paused.get(one, (now, 0))
+        size = one.unsent()
+        self._paused[one] = (since, size)
+        self.responses.add_unsent(size - counted)
+
+    def resumed(self, one: Connection) -> None:
+        """Its client has taken nearly everything."""
+        _, counted = self._paused.pop(one, (0.0, 0))
+        if counted:
+            self.responses.add_unsent(-counted)
+
+    def count_queued(self, more: int) -> bool:
+        """Counts `more` bytes (or fewer) of requests that wait for those before them. False if that
+        is too much; then nothing was counted.
+        """
+        if more > 0 and self._queued + more > self._queued_max:
+            return False
+        self._queued += more
+        return True
+
+    def finish_all(self) -> None:
+        """The server is ending: none of them takes anything more."""
+        for one in [*self._regular, *self._reserved]:
+            one.finish()
+
+    def cut_all(self) -> None:
+        """Ends all of them, and what they are doing, at once."""
+        for task in self.tasks:
+            task.cancel()
+        for one in [*self._regular, *self._reserved]:
+            one.cut()
+
+    def look(self, now: float) -> None:
+        """Cuts off clients that do not read; to be called about once a second."""
+        for one in [*self._regular, *self._reserved]:
+            if one.unsent() == 0:
+                self._readers.pop(one, None)
+                continue
+            taken = one.taken()
+            if one in self._paused:
+                self.paused(one, now)
+            since, before = self._readers.setdefault(one, (now, taken))
+            if taken > before + (0 if one.is_streaming else LEAST_PROGRESS):
+                self._readers[one] = (now, taken)
+            elif now - since >= self.limits.write_timeout_s:
+                one.cut()
+        self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """While others wait for memory: cuts those that stand still, as many as it takes, or else
+        the one that has been slow for longest.
+        """
+        missing = self.responses.missing
+        if not missing:
+            return
+        stalled = sorted(
+            ((since, one) for one, (since, _) in self._readers.items() if one in self._paused),
+            key=lambda pair: pair[0],
+        )
+        for since, one in stalled:
+            if missing > 0 and now - since >= PATIENCE_S:
+                missing -= self._paused[one][1]
+                one.cut()
+        for slowest, (since, _) in list(self._paused.items())[:1]:
+            if missing > 0 and now - since >= SLOW_S:
+                slowest.cut()
+
+
+def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
+    """Ends the first connection that `may_go`; those before it move to the end."""
+    if not _is_any(places, may_go):
+        return False
+    first = next(iter(places))
+    del places[first]
+    first.cut()
+    return True
+
+
+def _is_any(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
+    """Whether a connection `may_go`, which is the first then; those before it move to the end."""
+    for _ in range(min(TRIES, len(places))):
+        first = next(iter(places))
+        if may_go(first):
+            return True
+        del places[first]
+        places[first] = None
+    return False

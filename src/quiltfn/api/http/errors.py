@@ -1,0 +1,107 @@
+"""The one table from error codes to HTTP statuses, and the one body that every refusal has."""
+
+from quiltfn.api.http.response import INVOCATION_ID, JSON, Header, Response, encode
+from quiltfn.model.errors import (
+    CapacityFull,
+    FunctionNotActive,
+    Internal,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    QuiltfnError,
+    RangeNotSatisfiable,
+    TenantDisabled,
+)
+from quiltfn.wire import ErrorBody, ErrorDetails
+
+STATUS = {
+    "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "BAD_REQUEST": 400,
+    "CONFLICT": 409,
+    "PRECONDITION_FAILED": 412,
+    "FUNCTION_NOT_ACTIVE": 409,
+    "PAYLOAD_TOO_LARGE": 413,
+    "UNSUPPORTED_MEDIA_TYPE": 415,
+    "RANGE_NOT_SATISFIABLE": 416,
+    "UNPROCESSABLE_ENTITY": 422,
+    "RATE_LIMITED": 429,
+    "CAPACITY_FULL": 503,
+    "SHUTTING_DOWN": 503,
+    "STORE_UNAVAILABLE": 503,
+    "RUNTIME_UNAVAILABLE": 503,
+    "INTERNAL": 500,
+    "HANDLER_FAILED": 502,
+    "HANDLER_TIMEOUT": 504,
+}
+
+# What strangers are told of refusals that would tell more.
+WORDS = {
+    "RATE_LIMITED": "there were too many calls",
+    "HANDLER_FAILED": "the function failed",
+    "HANDLER_TIMEOUT": "the function took too long",
+}
+# In place of why a function is not available: of a tenant that an operator disabled, nobody can
+# say for how long.
+RETRY_AFTER_S, DISABLED_RETRY_AFTER_S = 1, 60
+
+
+def error_body(error: QuiltfnError, request_id: str = "") -> bytes:
+    """The body alone, where there is no connection that takes a `Response`."""
+    return encode(_body(error, request_id))
+
+
+def error_response(error: QuiltfnError, request_id: str) -> Response:
+    """The response that tells a client of `error`."""
+    headers: list[Header] = []
+    if error.retry_after is not None:
+        headers.append(("retry-after", str(error.retry_after)))
+    if error.code == "UNAUTHORIZED":
+        headers.append(("www-authenticate", 'Bearer realm="quiltfn"'))
+    if isinstance(error, RangeNotSatisfiable):
+        headers.append(("content-range", f"bytes */{error.size}"))
+    if error.invocation_id is not None:
+        headers.append((INVOCATION_ID, error.invocation_id))
+    headers.append(("content-type", JSON))
+    return Response(
+        status=STATUS[error.code],
+        headers=headers,
+        body=error_body(error, request_id),
+        executed=error.executed,
+        is_unknown=isinstance(error, OutcomeUnknown),
+        # What is still to come of a body that is too long is not read.
+        closes=isinstance(error, PayloadTooLarge),
+    )
+
+
+def for_strangers(error: QuiltfnError) -> QuiltfnError:
+    """What somebody without a credential is told of `error`: nothing of the tenant, its function or
+    its calls. Who has shown a credential is told why that is refused.
+    """
+    if isinstance(error, TenantDisabled) and error.for_its_key:
+        return error
+    status = STATUS[error.code]
+    is_off = isinstance(error, FunctionNotActive | TenantDisabled)
+    if is_off or status == STATUS[CapacityFull.code]:
+        is_disabled = isinstance(error, TenantDisabled)
+        seconds = error.retry_after or (DISABLED_RETRY_AFTER_S if is_disabled else RETRY_AFTER_S)
+        return CapacityFull("the function is not available at the moment", retry_after=seconds)
+    if status == STATUS[Internal.code]:
+        return Internal("the server made a mistake")
+    told = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
+    if isinstance(error, PayloadTooLarge) and error.invocation_id is None:
+        told.hint = error.hint  # of bodies and kinds of runtimes, not of this one
+    told.executed = error.executed
+    return told
+
+
+def _body(error: QuiltfnError, request_id: str) -> ErrorBody:
+    return ErrorBody(
+        error=str(error),
+        error_code=error.code,
+        request_id=request_id,
+        details=ErrorDetails(**error.details) if error.details else None,
+        retry_after=error.retry_after,
+        hint=error.hint,
+    )

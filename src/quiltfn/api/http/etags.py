@@ -1,0 +1,20 @@
+"""If-Match: a change of what is still as it was read."""
+
+from typing import TypeVar
+
+from quiltfn.api.http.route import RequestContext, RouteServices
+from quiltfn.model.errors import PreconditionFailed
+
+R = TypeVar("R", bound=RouteServices)
+
+
+def if_match(context: RequestContext[R]) -> set[str] | None:
+    """The fingerprints that If-Match allows; None: any. Raises `PreconditionFailed`."""
+    given = context.headers.get("if-match")
+    if given is None or given.strip() == "*":
+        return None
+    tags = [tag.strip() for tag in given.split(",")]
+    if not all(len(tag) >= 2 and tag[0] == tag[-1] == '"' for tag in tags):
+        # A weak tag never matches here (RFC 9110, 13.1.1), and anything else is not a tag.
+        raise PreconditionFailed("If-Match must be an ETag as a GET gave it", hint="GET it again")
+    return {tag[1:-1] for tag in tags}

@@ -1,0 +1,92 @@
+"""Bodies that are passed on while they arrive: bounded in size, and in how slow they may be.
+
+Rule: what is taken of such a body is gone. Nothing may be tried a second time with it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from quiltfn.api.http.connections import LEAST_PROGRESS
+from quiltfn.api.http.request import ClientDisconnected, Request
+from quiltfn.model.errors import BadRequest, PayloadTooLarge, QuiltfnError
+from quiltfn.ports.streamed_body import BodyCut
+
+# What one takes of the budget of long bodies, if it is not shorter: what has been received of it
+# and not been asked for, and what was taken and not been written. A read brings up to 250 KiB.
+HELD_BYTES = 512 * 1024
+LEFT = "its caller went away before the body had ended"
+
+
+def too_long(limit: int) -> PayloadTooLarge:
+    """What a body of more than `limit` bytes is refused with."""
+    return PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
+
+
+def announced_length(request: Request) -> int | None:
+    """The length that the body says it has; None: it says none."""
+    if "transfer-encoding" in request.headers:
+        return None
+    told = request.headers.get("content-length", "0").strip()
+    return int(told) if told.isdigit() else 0
+
+
+def check_announced(request: Request, limit: int) -> None:
+    """Refuses a body that says itself that it is too long, before any of it is read."""
+    announced = announced_length(request) or 0
+    if announced > limit:
+        raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
+
+
+async def bounded(request: Request, limit: int, timeout_s: float) -> AsyncGenerator[bytes, None]:
+    """A long body may take long; a sender that falls silent, or that sends less than
+    `LEAST_PROGRESS` in the time that a short body has, may not. Only what is waited for it counts.
+    Raises `BadRequest`, `PayloadTooLarge` and `ClientDisconnected`.
+    """
+    loop, chunks = asyncio.get_running_loop(), request.chunks()
+    size = seen = 0
+    left_s = timeout_s
+    while True:
+        began = loop.time()
+        try:
+            async with asyncio.timeout(left_s):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            what = f"only {size - seen} bytes" if size > seen else "nothing more"
+            raise BadRequest(f"{what} of the body arrived within {timeout_s:g} s") from None
+        if chunk is None:
+            return
+        left_s -= loop.time() - began
+        is_first, size = size == 0, size + len(chunk)
+        if is_first or size - seen >= LEAST_PROGRESS:
+            seen, left_s = size, timeout_s
+        if size > limit:
+            raise too_long(limit)
+        yield chunk
+
+
+class PassedOnBody:
+    """`ports.streamed_body.StreamedBody` of a request. `is_begun`: some of it may have been taken.
+    `error`: why the rest did not come.
+    """
+
+    def __init__(self, request: Request, limit: int, timeout_s: float) -> None:
+        """Raises `PayloadTooLarge` for one that says itself that it is too long."""
+        check_announced(request, limit)
+        self.length = announced_length(request)
+        self.is_begun = False
+        self.error: QuiltfnError | ClientDisconnected | None = None
+        self._request, self._limit, self._timeout_s = request, limit, timeout_s
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """As `StreamedBody` says."""
+        assert not self.is_begun, "a body is read once"
+        self.is_begun = True
+        try:
+            async for piece in bounded(self._request, self._limit, self._timeout_s):
+                yield piece
+        except ClientDisconnected as error:
+            self.error = error
+            raise BodyCut(LEFT) from None
+        except QuiltfnError as error:
+            self.error = error
+            raise BodyCut(str(error)) from None

@@ -1,0 +1,64 @@
+"""Traces requests: continues the caller's trace, or begins one."""
+
+from collections.abc import Callable
+
+from quiltfn.api.http.request import Request
+from quiltfn.api.http.response import INVOCATION_ID, Response
+from quiltfn.api.http.route import Application, Route
+from quiltfn.observe.trace import Answered, Tracer, Value, current
+
+HEADER = "traceparent"
+METRICS = "/metrics"
+# Strangers say how long a path is, and thousands of spans may wait for a collector.
+PATH_MAX = 512
+ACCEPTED, SERVER_ERROR = 202, 500
+IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": INVOCATION_ID}
+
+
+def traced(
+    app: Application, route_of: Callable[[Request], tuple[str, Route] | None], tracer: Tracer
+) -> Application:
+    """The same application, whose requests have a span each: those of routes that need a key, but
+    for the metrics, which are asked for all the time, and all calls. What reads a request's
+    `traceparent` finds that span in it, so all that is done for the request belongs to it. A call
+    that needs no key begins a trace: strangers do not decide how much is sent.
+    """
+
+    async def respond(request: Request) -> Response:
+        found = route_of(request)
+        if found is None or not _is_traced(*found):
+            return await app(request)
+        has_key = found[1].scope is not None
+        trace = tracer.request(request.headers.get(HEADER) if has_key else None)
+        request.headers[HEADER] = trace.context.traceparent
+        token = current.set(trace.context)
+        try:
+            response = await app(request)
+        finally:
+            current.reset(token)
+        if trace.context.is_sampled:
+            tracer.answered(trace, _answered(request, found[0], response))
+        return response
+
+    return respond
+
+
+def _is_traced(path: str, route: Route) -> bool:
+    return route.is_invoke or (route.scope is not None and path != METRICS)
+
+
+def _answered(request: Request, path: str, response: Response) -> Answered:
+    """By OpenTelemetry's names. The path, never the query: it may hold a credential."""
+    attributes: dict[str, Value] = {
+        "http.request.method": request.method,
+        "http.route": path,
+        "url.path": request.path[:PATH_MAX],
+        "http.response.status_code": response.status,
+    }
+    for name, header in IDS.items():
+        value = response.header(header)
+        if value is not None:
+            attributes[name] = value
+    error = f"HTTP {response.status}" if response.status >= SERVER_ERROR else None
+    work_id = response.header(INVOCATION_ID) if response.status == ACCEPTED else None
+    return Answered(f"{request.method} {path}", attributes, error, work_id)

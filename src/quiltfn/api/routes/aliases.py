@@ -1,0 +1,159 @@
+"""The routes over aliases of functions, and which version a call names."""
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from quiltfn import wire
+from quiltfn.api import shapes
+from quiltfn.api.http import parse
+from quiltfn.api.http.etags import if_match
+from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.route import RequestContext, Route, RouteServices
+from quiltfn.api.routes.parameters import IF_MATCH, READ, WRITE
+from quiltfn.functions.aliases import Aliases
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.lifecycle import Lifecycle
+from quiltfn.model.alias import Alias, Share
+from quiltfn.model.canary import RollbackRule
+from quiltfn.model.errors import Forbidden, Unprocessable
+from quiltfn.model.version import Version
+from quiltfn.wire.aliases import ALIAS, ALIAS_RULE
+from quiltfn.wire.numbers import VERSION_NUMBER_MAX
+
+
+class AliasServices(RouteServices):
+    """What the routes of aliases take, and calls that name a version."""
+
+    aliases: Aliases
+    lifecycle: Lifecycle
+
+
+A = TypeVar("A", bound=AliasServices)
+
+
+async def list_aliases(context: RequestContext[AliasServices]) -> Response:
+    """List the aliases of a function, by name."""
+    found = context.services.aliases.of(context.entry().function.id)
+    return json_response(wire.AliasList(aliases=[shapes.alias(one) for one in found]))
+
+
+async def get_alias(context: RequestContext[AliasServices]) -> Response:
+    """Show one alias. Send its ETag as If-Match with a change that must not overwrite another."""
+    return _shown(context.services.aliases.get(context.entry().function.id, _name(context)))
+
+
+async def set_alias(context: RequestContext[AliasServices]) -> Response:
+    """Make an alias, or replace it as a whole. It applies to calls from now on: by
+    ?alias=NAME with an invoke, and below /fn/<name>@<alias>. A call by it runs on its version, or
+    on the other one with the weight that this has. rollback_on rolls that one back by itself if
+    its own calls fail or are slow, and rolled_back says why then. Calls that name no version and no
+    alias run by the default alias: those by the function's name or URL, queued ones, and those of
+    schedules. An update or a rollback of the function moves the default alias to the version that
+    is current then.
+    """
+    body, name = context.body, _name(context)
+    if not re.fullmatch(ALIAS, name):
+        raise Unprocessable.field("alias", ALIAS_RULE, name, "live")
+    if body.also is not None and body.also.version == body.version:
+        raise Unprocessable.field("also.version", "another version than version", body.version)
+    also = body.also and Share(version=body.also.version, weight=body.also.weight)
+    rule = _rule(body)
+    alias = Alias(name=name, version=body.version, also=also, rollback_on=rule)
+    services = context.services
+    entry, expected = context.entry(), if_match(context)
+    return _shown(await services.aliases.set(entry, alias, expected, body.default))
+
+
+async def delete_alias(context: RequestContext[AliasServices]) -> Response:
+    """Remove an alias. Calls that run are not ended."""
+    await context.services.aliases.remove(context.entry(), _name(context), if_match(context))
+    return Response(status=204)
+
+
+def _rule(body: wire.NewAlias) -> RollbackRule | None:
+    """When the other version is taken back. Raises `Unprocessable`."""
+    rule = body.rollback_on
+    if rule is None:
+        return None
+    if body.also is None:
+        raise Unprocessable.field("rollback_on", "null where also is null")
+    if rule.error_rate is None and rule.p99_ms is None:
+        raise Unprocessable.field("rollback_on.error_rate", "given, or p99_ms", None, 0.05)
+    return RollbackRule(**msgspec.structs.asdict(rule))
+
+
+def entry_called(context: RequestContext[Any]) -> Entry:
+    """The function that the path of a call names. Of NAME@VERSION and NAME@ALIAS, what follows @
+    becomes a parameter of the query. Raises `NotFound` and `Unprocessable`.
+    """
+    name, at, reference = context.parameters["name"].partition("@")  # which no name has
+    if at and reference:
+        field = "version" if reference.isascii() and reference.isdigit() else "alias"
+        for given in ("version", "alias"):
+            if given in context.query:
+                expected = "left out where the path has @"
+                raise Unprocessable.field(given, expected, context.query[given])
+        context.parameters = {**context.parameters, "name": name}
+        context.query = {**context.query, field: reference}
+    return context.entry_by_name()
+
+
+def names_version(context: RequestContext[A], entry: Entry) -> bool:
+    """Whether the request calls another version than the current one, or may do so."""
+    query = context.query
+    is_named = "version" in query or "alias" in query
+    return is_named or entry.function.id in context.services.aliases.defaults
+
+
+async def version_named(context: RequestContext[A], entry: Entry) -> Version | None:
+    """The version that the query names; None: it names none. Raises `Unprocessable`, `Forbidden`
+    and `NotFound`.
+    """
+    query, services = context.query, context.services
+    if "alias" in query:
+        if "version" in query:
+            raise Unprocessable.field("version", "left out where there is alias", query["version"])
+        return await services.aliases.version(entry, query["alias"])
+    if "version" not in query:
+        return None
+    number = parse.integer(query["version"], "version", 1, VERSION_NUMBER_MAX)
+    may_call = context.sees_values or services.aliases.names(entry.function.id, number)
+    if number != entry.version.number and not may_call:
+        raise Forbidden(
+            f"version {number} is neither the current one nor that of an alias, and only a key of "
+            "scope write may call it"
+        )
+    return await services.lifecycle.version(entry, number)
+
+
+def _name(context: RequestContext[AliasServices]) -> str:
+    return context.parameters["alias"]
+
+
+def _shown(alias: Alias) -> Response:
+    return json_response(shapes.alias(alias), headers=[("etag", f'"{alias.fingerprint()}"')])
+
+
+# --- the routes ---
+
+ALIASES = Route(handler=list_aliases, scope=READ, answer=wire.AliasList)
+GET_ALIAS = Route(handler=get_alias, scope=READ, answer=wire.Alias)
+SET_ALIAS = Route(
+    handler=set_alias,
+    scope=WRITE,
+    answer=wire.Alias,
+    body=wire.NewAlias,
+    parameters=(IF_MATCH,),
+    codes=("CONFLICT", "PRECONDITION_FAILED"),
+    action="alias.set",
+)
+DELETE_ALIAS = Route(
+    handler=delete_alias,
+    scope=WRITE,
+    status=204,
+    parameters=(IF_MATCH,),
+    codes=("CONFLICT", "PRECONDITION_FAILED"),
+    action="alias.delete",
+)

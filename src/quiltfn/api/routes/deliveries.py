@@ -1,0 +1,101 @@
+"""The routes over deliveries to destinations."""
+
+from quiltfn import wire
+from quiltfn.api.http import pages, parse
+from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
+from quiltfn.api.routes.parameters import CURSOR, GONE, LIMIT, OF_FUNCTION, OF_LABEL, READ, WRITE
+from quiltfn.calls.deliveries import Deliveries
+from quiltfn.functions.catalog import Entry
+from quiltfn.model.delivery import Delivery, DeliveryStatus
+from quiltfn.ports import TenantFunctions
+
+
+class DeliveryServices(RouteServices):
+    """What the routes of deliveries take."""
+
+    deliveries: Deliveries
+
+
+async def list_deliveries(context: RequestContext[DeliveryServices]) -> Response:
+    """List what was sent, or is to be sent, to the destinations of a function's policy, newest
+    first. What has failed stays listed until the records of its time are removed.
+    """
+    return await _deliveries(context, context.entry())
+
+
+async def list_tenant_deliveries(context: RequestContext[DeliveryServices]) -> Response:
+    """List what was sent, or is to be sent, to the destinations of all functions, newest first."""
+    return await _deliveries(context, pages.functions_of(context))
+
+
+async def _deliveries(
+    context: RequestContext[DeliveryServices], of: Entry | TenantFunctions
+) -> Response:
+    query, status = context.query, context.query.get("status")
+    if status is not None:
+        parse.one_of(status, "status", tuple(DeliveryStatus), "failed")
+    limit = pages.limit_of(context)
+    wanted = DeliveryStatus(status) if status is not None else None
+    async with pages.reserved(context):
+        page = await context.services.deliveries.list(of, limit, query.get("cursor"), wanted)
+        shown = (
+            (one.id, shown_delivery(one, pages.name_of(context, one.function_id)))
+            for one in page.items
+        )
+        return await pages.page_response(context, "deliveries", shown, limit, page.next_cursor)
+
+
+async def retry_delivery(context: RequestContext[DeliveryServices]) -> Response:
+    """Send a delivery that failed, or that waits for its next try, at once; it is tried for another
+    day then. One that was delivered, or whose content had to make room for others, stays as it is.
+    """
+    entry = context.entry()
+    found = await context.services.deliveries.retry(entry, context.parameters["delivery_id"])
+    return json_response(shown_delivery(found, entry.function.name))
+
+
+def shown_delivery(one: Delivery, function_name: str | None) -> wire.Delivery:
+    waits = one.status is DeliveryStatus.WAITING
+    return wire.Delivery(
+        delivery_id=one.id,
+        function_id=one.function_id,
+        function_name=function_name,
+        invocation_id=one.invocation_id,
+        policy_field=one.policy_field,
+        status=one.status,
+        attempts=one.attempts,
+        next_attempt_at=one.due_at_ms // 1000 if waits else None,
+        http_status=one.http_status,
+        error_message=one.error_message,
+        ended_at=one.ended_at,
+    )
+
+
+# --- the routes ---
+
+DELIVERY_STATUS = Parameter(
+    name="status",
+    about="only deliveries with this status",
+    schema={"enum": list(DeliveryStatus)},
+)
+DELIVERIES = Route(
+    handler=list_deliveries,
+    scope=READ,
+    answer=wire.DeliveryPage,
+    parameters=(LIMIT, CURSOR, DELIVERY_STATUS),
+)
+ALL_DELIVERIES = Route(
+    handler=list_tenant_deliveries,
+    scope=READ,
+    answer=wire.DeliveryPage,
+    parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL, DELIVERY_STATUS),
+    codes=GONE,
+)
+RETRY_DELIVERY = Route(
+    handler=retry_delivery,
+    scope=WRITE,
+    answer=wire.Delivery,
+    codes=("CONFLICT",),
+    action="delivery.retry",
+)

@@ -1,0 +1,84 @@
+"""The route that follows what happens in a tenant."""
+
+from collections.abc import AsyncGenerator
+
+from quiltfn.api.http import event_stream
+from quiltfn.api.http.event_stream import EVENT_STREAM
+from quiltfn.api.http.response import Response
+from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
+from quiltfn.api.routes.parameters import LAST_EVENT, READ
+from quiltfn.calls.events import Events
+from quiltfn.model.errors import Unprocessable
+from quiltfn.model.event import WORDS, Event, EventType, types_of
+
+
+class EventServices(RouteServices):
+    """What the route of events takes."""
+
+    events: Events
+
+
+async def list_events(context: RequestContext[EventServices]) -> Response:
+    """Follow what happens in the tenant, from now on, as server-sent events: changes of functions,
+    starts and ends of calls, counts of instances, that accepted work changed, ticks of schedules.
+    Nothing in them was written by callers or handlers. Who was disconnected goes on
+    with Last-Event-ID within a minute; a reset says that it was too late, and a gap that the reader
+    was too slow, or that events of a node are missing. In a fleet, events of all nodes come.
+    """
+    query, services = context.query, context.services
+    event_stream.check_follows(context)
+    function_id = query.get("function_id")
+    if function_id is not None:
+        services.catalog.by_id(context.tenant_id, function_id)
+    last_id = context.headers.get("last-event-id")
+    with event_stream.opened(context) as stream:
+        found = services.events.reader(
+            context.tenant_id, function_id, _types(query.get("types")), last_id
+        )
+        await services.events.joined(context.tenant_id)
+        return stream.response(_framed(found), is_endless=True)
+
+
+def _types(text: str | None) -> frozenset[EventType] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    for word in words:
+        if word not in WORDS:
+            expected = f"some of these, with commas: {', '.join(WORDS)}"
+            raise Unprocessable.field("types", expected, text, "function,invocation.ended")
+    return types_of(words)
+
+
+async def _framed(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    # At once, so that a client sees whether something on the way holds streams back.
+    yield event_stream.HEARTBEAT
+    try:
+        async for one in events:
+            yield event_stream.event(one.type, one.data, one.id)
+    finally:
+        await events.aclose()
+
+
+# --- the routes ---
+
+FOLLOW_EVENTS = Parameter(
+    name="follow",
+    about="true, unless Accept names text/event-stream",
+    schema={"type": "boolean"},
+    example=True,
+)
+EVENTS_OF_FUNCTION = Parameter(name="function_id", about="only what happens to this function")
+EVENT_TYPES = Parameter(
+    name="types",
+    about=f"only these, with commas: {', '.join(WORDS)}",
+    example="function,invocation.ended",
+)
+EVENTS = Route(
+    handler=list_events,
+    scope=READ,
+    answer=str,
+    texts=(EVENT_STREAM,),
+    parameters=(FOLLOW_EVENTS, EVENTS_OF_FUNCTION, EVENT_TYPES, LAST_EVENT),
+    codes=("CAPACITY_FULL", "NOT_FOUND"),
+)

@@ -1,0 +1,115 @@
+"""The route that shows an operator every instance of all nodes."""
+
+import contextlib
+from contextlib import aclosing
+
+import msgspec
+
+from quiltfn import wire
+from quiltfn.api.fleet_node import FleetNode
+from quiltfn.api.http import pages
+from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.route import RequestContext, Route, RouteServices
+from quiltfn.api.routes.parameters import FUNCTION_OF_INSTANCES, LIMIT, OPERATOR
+from quiltfn.calls.work import Work
+from quiltfn.host.health import Health
+from quiltfn.model.errors import NotFound, StoreUnavailable
+from quiltfn.ports import InstanceView, Pools, WarmStock
+
+
+class InstanceServices(RouteServices):
+    """What the route of instances takes."""
+
+    pools: Pools
+    fleet: FleetNode
+    warm_stock: WarmStock
+    work: Work
+    health: Health
+
+
+_decode = msgspec.json.Decoder(wire.InstanceList).decode
+
+
+async def list_instances(context: RequestContext[InstanceServices]) -> Response:
+    """List the instances of all tenants on all nodes, the oldest first, with what they share: the
+    prewarmed sandboxes, the calls that wait, and the memory budget.
+    """
+    limit = pages.limit_of(context, pages.PAGE_MAX)
+    found, queued = _own(context, limit), 0
+    with contextlib.suppress(StoreUnavailable):
+        queued = await context.services.work.queued()
+    async with aclosing(context.services.fleet.asked_of_others(context)) as bodies:
+        async for body in bodies:
+            with contextlib.suppress(msgspec.DecodeError):  # a node of another version
+                found = _together(found, _decode(body), limit)
+    memory = {name: round(mib, 1) for name, mib in found.memory.items()}
+    # What is queued is in the store, which all nodes share.
+    return json_response(msgspec.structs.replace(found, memory=memory, queued_calls=queued))
+
+
+def _together(one: wire.InstanceList, other: wire.InstanceList, limit: int) -> wire.InstanceList:
+    """What two lists come to."""
+    instances = sorted(one.instances + other.instances, key=_age, reverse=True)
+    return wire.InstanceList(
+        instances=instances[:limit],
+        total_count=one.total_count + other.total_count,
+        prewarmed_count=one.prewarmed_count + other.prewarmed_count,
+        waiting_calls=one.waiting_calls + other.waiting_calls,
+        queued_calls=0,
+        memory={name: mib + other.memory.get(name, 0.0) for name, mib in one.memory.items()},
+    )
+
+
+def _own(context: RequestContext[InstanceServices], limit: int) -> wire.InstanceList:
+    """What this node has, but for accepted work."""
+    services = context.services
+    found = services.pools.instances(context.query.get("function_id"))
+    memory = services.pools.memory
+    return wire.InstanceList(
+        instances=[_shown(context, one) for one in found[:limit]],
+        total_count=len(found),
+        prewarmed_count=services.warm_stock.count(),
+        waiting_calls=services.pools.waiting(),
+        queued_calls=0,
+        memory={
+            "budget_mib": memory.budget_mib,
+            "held_mib": round(memory.held_mib, 1),
+            "prewarmed_mib": round(memory.prewarmed_mib, 1),
+        },
+    )
+
+
+def _age(one: wire.Instance) -> float:
+    return one.age_seconds
+
+
+def _shown(context: RequestContext[InstanceServices], one: InstanceView) -> wire.Instance:
+    try:
+        function = context.services.catalog.get(one.function_id).function
+        name, tenant_id = function.name, function.tenant_id
+    except NotFound:  # it was deleted, and its last calls are ending
+        name = tenant_id = ""
+    return wire.Instance(
+        function_id=one.function_id,
+        function_name=name,
+        tenant_id=tenant_id,
+        node_id=context.services.health.machine.node_id,
+        number=one.number,
+        version=one.version,
+        state=one.state,
+        memory_mib=round(one.memory_mib, 2),
+        age_seconds=round(one.age_s, 3),
+        state_seconds=round(one.in_state_s, 3),
+        start_reason=one.start_reason,
+    )
+
+
+# --- the routes ---
+
+# Its numbers are of the whole node, so no tenant may read them.
+INSTANCES = Route(
+    handler=list_instances,
+    scope=OPERATOR,
+    answer=wire.InstanceList,
+    parameters=(LIMIT, FUNCTION_OF_INSTANCES),
+)

@@ -1,0 +1,228 @@
+"""The routes over the nodes of a fleet, for operators. A server that is alone shows itself."""
+
+from collections.abc import Sequence
+
+from quiltfn import wire
+from quiltfn.api.http import parse
+from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
+from quiltfn.api.routes.parameters import OPERATOR
+from quiltfn.model.errors import Conflict, NotFound
+from quiltfn.model.member import KnownNode, NodeState, Presence
+from quiltfn.model.pool_load import PoolLoad
+from quiltfn.ports.fleet import Nodes
+
+VIEWS = ("brief", "full")
+LISTED_MAX = 100  # functions of one node in the list of all
+NAMED_MAX = 5  # functions in one sentence
+
+
+class NodeServices(RouteServices):
+    """What the routes of nodes take."""
+
+    nodes: Nodes
+
+
+async def list_nodes(context: RequestContext[NodeServices]) -> Response:
+    """List the nodes of the fleet, those included that have left or were removed. A server that is
+    alone is one node. view=full adds the functions with most instances on each, at most 100.
+    """
+    view = parse.one_of(context.query.get("view", "brief"), "view", VIEWS, "full")
+    most = LISTED_MAX if view == "full" else None
+    found = await context.services.nodes.all()
+    return json_response(wire.NodeList(nodes=[_shown(context, one, most, found) for one in found]))
+
+
+async def get_node(context: RequestContext[NodeServices]) -> Response:
+    """Show one node of the fleet, with the functions that have instances or calls there."""
+    name = context.parameters["name"]
+    found = await context.services.nodes.all()
+    for one in found:
+        if one.member.name == name:
+            return json_response(_shown(context, one, len(one.member.report.pools), found))
+    raise NotFound("there is no node of this name")
+
+
+async def drain_node(context: RequestContext[NodeServices]) -> Response:
+    """Have a node take no more calls and begin no more accepted work. What runs there ends. It
+    hears of it within seconds, and stays drained, also after a restart, until it is uncordoned.
+    """
+    return await _changed(context, NodeState.DRAINING)
+
+
+async def cordon_node(context: RequestContext[NodeServices]) -> Response:
+    """Have a node begin no more accepted work and take no calls from other nodes. Calls that it is
+    asked for itself go on.
+    """
+    return await _changed(context, NodeState.CORDONED)
+
+
+async def uncordon_node(context: RequestContext[NodeServices]) -> Response:
+    """Have a node that was drained or cordoned do everything again."""
+    return await _changed(context, NodeState.READY)
+
+
+async def remove_node(context: RequestContext[NodeServices]) -> Response:
+    """Remove a node from the fleet for good. If it runs, it ends within seconds, and its calls with
+    it: drain it first. A server of that name does not start in the fleet any more. Refused while
+    the node has an image that no other node has, which force=true gives up.
+    """
+    name, is_forced = context.parameters["name"], context.query.get("force", "false")
+    if not parse.boolean(is_forced, "force"):
+        _check_copies(context, name, await context.services.nodes.all())
+    await context.services.nodes.set_state(name, NodeState.REMOVED)
+    return Response(status=204)
+
+
+def _check_copies(
+    context: RequestContext[NodeServices], name: str, nodes: Sequence[KnownNode]
+) -> None:
+    """Raises `Conflict` where images would go with the node."""
+    if not any(one.member.name == name for one in nodes):
+        return  # which is said elsewhere
+    images = _images_only_on(context, name, nodes)
+    if not images:
+        return
+    users = [
+        f"{entry.function.tenant_id}/{entry.function.name}"
+        for entry in context.services.catalog.all()
+        if not images.isdisjoint(entry.version.spec.runtime_snapshot.images)
+    ]
+    more = f" and {len(users) - NAMED_MAX} more" if len(users) > NAMED_MAX else ""
+    needed = f", which functions need: {', '.join(users[:NAMED_MAX])}{more}" if users else ""
+    raise Conflict(
+        f"node {name} has {len(images)} image(s) that no other node has{needed}",
+        hint=f"drain {name}, wait until its sole_images is 0, as other nodes take copies, and "
+        "remove it then; or give the images up with force=true (quiltfn nodes remove --force)",
+    )
+
+
+def _images_only_on(
+    context: RequestContext[NodeServices], name: str, nodes: Sequence[KnownNode]
+) -> frozenset[str]:
+    """Those that no other node has which is there, or comes back."""
+    others = {
+        one.member.name
+        for one in nodes
+        if one.member.name != name
+        and one.member.presence is not Presence.GONE
+        and one.member.state is not NodeState.REMOVED
+    }
+    return context.services.nodes.images_only_on(name, others)
+
+
+async def _changed(context: RequestContext[NodeServices], state: NodeState) -> Response:
+    name = context.parameters["name"]
+    found = await context.services.nodes.set_state(name, state)
+    return json_response(_shown(context, found, None, await context.services.nodes.all()))
+
+
+def _shown(
+    context: RequestContext[NodeServices],
+    one: KnownNode,
+    functions_most: int | None,
+    nodes: Sequence[KnownNode],
+) -> wire.Node:
+    """`functions_most`: how many functions are shown; None: none are. `nodes`: all of them."""
+    member, report = one.member, one.member.report
+    pools = _pools_in_use(one)
+    return wire.Node(
+        name=member.name,
+        state=member.state.value,
+        presence=member.presence.value,
+        is_own=one.is_own,
+        epoch=member.epoch,
+        version=member.version,
+        address=member.address,
+        beat_age_seconds=round(one.unmoved_s, 1),
+        running_calls=report.running,
+        waiting_calls=report.queued,
+        memory_free_mib=report.memory_free_mib,
+        ready_instances=sum(pool.idle for pool in report.pools),
+        busy_instances=sum(pool.busy for pool in report.pools),
+        lag_seconds=report.lag_s,
+        is_silent=one.is_silent,
+        sole_images=0
+        if member.state is NodeState.REMOVED
+        else len(_images_only_on(context, member.name, nodes)),
+        function_count=len(pools),
+        functions=None
+        if functions_most is None
+        else [_function(context, pool) for pool in pools[:functions_most]],
+    )
+
+
+def _pools_in_use(node: KnownNode) -> Sequence[PoolLoad]:
+    """Those with instances or calls, the most instances first. A node that is silent or has left
+    has none.
+    """
+    if node.is_silent or node.member.presence is not Presence.PRESENT:
+        return []
+    pools = [one for one in node.member.report.pools if one.idle or one.busy or one.waiting]
+    return sorted(pools, key=lambda one: (-one.idle - one.busy, one.function_id))
+
+
+def _function(context: RequestContext[NodeServices], pool: PoolLoad) -> wire.FunctionOnNode:
+    try:
+        function = context.services.catalog.get(pool.function_id).function
+        name, tenant_id = function.name, function.tenant_id
+    except NotFound:  # it was deleted, and its last calls are ending there
+        name = tenant_id = ""
+    return wire.FunctionOnNode(
+        function_id=pool.function_id,
+        function_name=name,
+        tenant_id=tenant_id,
+        version=pool.version,
+        ready_instances=pool.idle,
+        busy_instances=pool.busy,
+        waiting_calls=pool.waiting,
+    )
+
+
+# --- the routes ---
+
+NODE_VIEW = Parameter(
+    name="view",
+    about="full: with functions that have instances there; brief by default",
+    schema={"enum": list(VIEWS)},
+)
+LIST_NODES = Route(
+    handler=list_nodes, scope=OPERATOR, answer=wire.NodeList, parameters=(NODE_VIEW,)
+)
+GET_NODE = Route(handler=get_node, scope=OPERATOR, answer=wire.Node, codes=("NOT_FOUND",))
+NODE_CODES = ("NOT_FOUND", "CONFLICT")
+DRAIN_NODE = Route(
+    handler=drain_node,
+    scope=OPERATOR,
+    answer=wire.Node,
+    codes=NODE_CODES,
+    action="node.drain",
+)
+CORDON_NODE = Route(
+    handler=cordon_node,
+    scope=OPERATOR,
+    answer=wire.Node,
+    codes=NODE_CODES,
+    action="node.cordon",
+)
+UNCORDON_NODE = Route(
+    handler=uncordon_node,
+    scope=OPERATOR,
+    answer=wire.Node,
+    codes=NODE_CODES,
+    action="node.uncordon",
+)
+REMOVE_NODE = Route(
+    handler=remove_node,
+    scope=OPERATOR,
+    status=204,
+    codes=NODE_CODES,
+    action="node.remove",
+    parameters=(
+        Parameter(
+            name="force",
+            about="remove it although images go with it that no other node has",
+            schema={"type": "boolean", "default": False},
+        ),
+    ),
+)

@@ -1,0 +1,42 @@
+"""Parameters and codes that the routes of several groups share."""
+
+from quiltfn.api.http import pages, parse
+from quiltfn.api.http.route import Parameter
+from quiltfn.api.openapi import VISIBLE
+from quiltfn.model.access import Scope
+
+READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN
+OPERATOR = Scope.OPERATOR
+# A time in Unix seconds.
+MOMENT = {"type": "integer", "minimum": 0, "maximum": parse.UNIX_MAX}
+LIMIT = Parameter(
+    name="limit",
+    about="the largest number of entries of the page",
+    schema={"type": "integer", "minimum": 1, "maximum": pages.PAGE_MAX},
+    example=50,
+)
+CURSOR = Parameter(
+    name="cursor",
+    about="next_cursor of the previous page",
+    schema={"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
+)
+OF_FUNCTION = Parameter(name="function_id", about="only those of this function")
+OF_LABEL = Parameter(name="cluster_id", about="only those of functions with this label")
+FUNCTION_OF_INSTANCES = Parameter(name="function_id", about="only instances of this function")
+RANGE = Parameter(name="Range", where="header", about="a part of the output, such as bytes=0-1023")
+IF_MATCH = Parameter(
+    name="If-Match",
+    where="header",
+    about="make the change only if what is changed still has this ETag",
+)
+IDEMPOTENCY = Parameter(
+    name="Idempotency-Key",
+    where="header",
+    about="within 24 hours, a repetition with the same key, query and body gets the first response",
+    schema=VISIBLE,
+)
+LAST_EVENT = Parameter(
+    name="Last-Event-ID", where="header", about="begin behind the event with this id"
+)
+PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
+GONE = ("NOT_FOUND",)

@@ -1,0 +1,276 @@
+"""The routes over call statistics: by function, over time, and as usage."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from quiltfn import wire
+from quiltfn.api.http import pages, parse
+from quiltfn.api.http.parse import UNIX_MAX
+from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
+from quiltfn.api.routes.parameters import CURSOR, MOMENT, READ
+from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
+from quiltfn.model.errors import NotFound, Unprocessable
+from quiltfn.model.stats import (
+    DAY_S,
+    HOUR_S,
+    KEPT_S,
+    MINUTE_S,
+    STEPS,
+    CallStats,
+    Stretch,
+    floor_to,
+    next_step,
+)
+from quiltfn.ports import Clock
+from quiltfn.store.calls.stats import SqlStats
+from quiltfn.wire.stats import USAGE_STEPS
+
+WINDOW_MIN_S, WINDOW_MAX_S, WINDOW_DEFAULT_S = MINUTE_S, DAY_S, HOUR_S
+# 400 days of hours, and eight days of five minutes.
+USAGE_STRETCHES_MAX, USAGE_ROWS_MAX, POINTS_MAX = 9600, 10_000, 2400
+FUNCTIONS_MAX = 10_000
+STEP_S = {"hour": HOUR_S, "day": DAY_S}
+# Who asks for the last hour must not be refused because a moment has passed since.
+LATE_S = MINUTE_S
+
+
+class StatsServices(RouteServices):
+    """What the routes of statistics take."""
+
+    clock: Clock
+    stats: SqlStats
+
+
+async def list_function_stats(context: RequestContext[StatsServices]) -> Response:
+    """Show what the calls of each function came to in the last seconds: how many ended, how many of
+    them in error, how many were cold, and how long they took. Functions without calls are left out.
+    A call is counted within 50 ms of its end.
+    """
+    services, query = context.services, context.query
+    given = query.get("window", str(WINDOW_DEFAULT_S))
+    window = parse.integer(given, "window", WINDOW_MIN_S, WINDOW_MAX_S)
+    limit = parse.integer(query.get("limit", str(FUNCTIONS_MAX)), "limit", 1, FUNCTIONS_MAX)
+    after = from_cursor(query.get("cursor"), BEFORE_EVERY_ID)
+    async with pages.reserved(context):
+        since = int(services.clock.unix()) - window
+        sums = await services.stats.of_tenant(context.tenant_id, since)
+
+        def entries() -> Iterator[tuple[str, Any]]:
+            for function_id in sorted(services.catalog.owned(context.tenant_id, sums)):
+                one = sums[function_id]
+                if function_id > after and one.calls:
+                    yield function_id, _function_stats(function_id, one)
+
+        return await pages.page_response(context, "functions", entries(), limit)
+
+
+async def get_function_series(context: RequestContext[StatsServices]) -> Response:
+    """Show what the calls of a function came to over time, by status, also of calls whose records
+    are no longer kept. There is no point where no call ended. Without step it is the shortest that
+    is kept for all of the time and has at most 2400 points.
+    """
+    entry, services = context.entry(), context.services
+    now = int(services.clock.unix())
+    start, end = _span(context, now, HOUR_S)
+    step = _step(context, now, start, end)
+    start, end = floor_to(step, start), floor_to(step, end - 1) + step
+    async with pages.reserved(context):
+        found = await services.stats.of_function(
+            context.tenant_id, entry.function.id, (start, end), step
+        )
+        points = [_point(at, one) for at, one in found if one.calls]
+        return json_response(
+            wire.Series(
+                function_id=entry.function.id,
+                start=start,
+                end=end,
+                step_seconds=step,
+                points=points,
+            )
+        )
+
+
+async def get_usage(context: RequestContext[StatsServices]) -> Response:
+    """Show what the tenant's calls used, by hours or days of UTC or in all of the time: how many
+    ended and how, memory limit times duration, measured processor time, refused connections, and
+    asynchronous calls that were accepted. Functions that were deleted count.
+    """
+    services, query = context.services, context.query
+    step = parse.one_of(query.get("step", "day"), "step", USAGE_STEPS, "hour")
+    by = query.get("by")
+    if by is not None:
+        parse.one_of(by, "by", ("function",), "function")
+    step_s, now = STEP_S.get(step), int(services.clock.unix())
+    start, end = _span(context, now, DAY_S if step == "hour" else 30 * DAY_S)
+    unit_s = step_s or HOUR_S  # All of the time begins and ends with an hour.
+    start, end = floor_to(unit_s, start), floor_to(unit_s, end - 1) + unit_s
+    if (end - start) // unit_s > USAGE_STRETCHES_MAX:
+        unit = "hour" if step_s is None else step
+        expected = f"at most {USAGE_STRETCHES_MAX} {unit}s before to"
+        raise Unprocessable.field("from", expected, start, end - USAGE_STRETCHES_MAX * unit_s)
+    async with pages.reserved(context):
+        sums = await services.stats.usage(
+            context.tenant_id,
+            (start, end),
+            step_s,
+            by_function=by is not None,
+            most=USAGE_ROWS_MAX,
+        )
+        if len(sums) > USAGE_ROWS_MAX:
+            expected = f"later, or by left out: there are more than {USAGE_ROWS_MAX} rows"
+            raise Unprocessable.field("from", expected, start, end - unit_s)
+        total = CallStats()
+        for one in sums.values():
+            total.add(one)
+        return json_response(
+            wire.Usage(
+                start=start,
+                end=end,
+                step=step,
+                rows=[_usage_row(context, key, sums[key]) for key in sorted(sums)],
+                total=wire.UsageSums(**_used(total)),
+            )
+        )
+
+
+def _span(context: RequestContext[StatsServices], now: int, default_s: int) -> tuple[int, int]:
+    """The time that the query names. Raises `Unprocessable`."""
+    query = context.query
+    end = parse.integer(query.get("to", str(now + 1)), "to", 1, UNIX_MAX)
+    start = parse.integer(query.get("from", str(max(0, end - default_s))), "from", 0, UNIX_MAX)
+    if start >= end:
+        raise Unprocessable.field("from", f"before to, which is {end}", start, max(0, end - 3600))
+    return start, end
+
+
+def _step(context: RequestContext[StatsServices], now: int, start: int, end: int) -> int:
+    """The step of a series. Raises `Unprocessable` for one that is not kept for all of the time, or
+    that has too many points.
+    """
+
+    def fits(step: int) -> bool:
+        kept = KEPT_S[step] + (next_step(step) or step) + LATE_S
+        return now - start <= kept and end - start <= step * POINTS_MAX
+
+    possible = [step for step in STEPS if fits(step)]
+    given = context.query.get("step")
+    if given is None:
+        if not possible:
+            earliest = max(now - KEPT_S[HOUR_S], end - HOUR_S * POINTS_MAX)
+            expected = f"{earliest} or later: {POINTS_MAX} points, and as long as it is kept"
+            raise Unprocessable.field("from", expected, start, earliest)
+        return possible[0]
+    step = int(parse.one_of(given, "step", [str(one) for one in STEPS], "60"))
+    if step not in possible:
+        longer = " or ".join(str(one) for one in possible)
+        expected = (
+            f"{longer}: shorter ones are not kept for that time, or have too many points"
+            if possible
+            else f"left out, and from later: at most {POINTS_MAX} points"
+        )
+        raise Unprocessable.field("step", expected, step, possible[0] if possible else None)
+    return step
+
+
+def _function_stats(function_id: str, one: CallStats) -> wire.FunctionStats:
+    return wire.FunctionStats(function_id=function_id, **_told(one))
+
+
+def _point(start: int, one: CallStats) -> wire.SeriesPoint:
+    return wire.SeriesPoint(start=start, statuses=one.calls, **_told(one))
+
+
+def _told(one: CallStats) -> dict[str, Any]:
+    """What lists and series tell of calls alike."""
+    median, high = one.percentiles_ms(0.5, 0.99)
+    return {
+        "calls": one.count,
+        "errors": one.errors,
+        "cold_starts": one.cold_starts,
+        "p50_ms": median,
+        "p99_ms": high,
+    }
+
+
+def _usage_row(
+    context: RequestContext[StatsServices], key: Stretch, one: CallStats
+) -> wire.UsageRow:
+    function_id = key.function_id or None
+    name = None
+    if function_id is not None:
+        with suppress(NotFound):  # it was deleted
+            name = context.services.catalog.by_id(context.tenant_id, function_id).function.name
+    return wire.UsageRow(start=key.start, function_id=function_id, function_name=name, **_used(one))
+
+
+def _used(one: CallStats) -> dict[str, Any]:
+    return {
+        "calls": one.count,
+        "errors": one.errors,
+        "statuses": one.calls,
+        "cold_starts": one.cold_starts,
+        "gb_seconds": round(one.gb_seconds, 6),
+        "cpu_seconds": round(one.cpu_us / 1e6, 6),
+        "egress_refused": one.egress_refused,
+        "queued": one.queued,
+    }
+
+
+# --- the routes ---
+
+WINDOW = Parameter(
+    name="window",
+    about="of the last so many seconds",
+    schema={"type": "integer", "minimum": WINDOW_MIN_S, "maximum": WINDOW_MAX_S},
+    example=3600,
+)
+STATS_LIMIT = Parameter(
+    name="limit",
+    about="the largest number of functions of the page",
+    schema={"type": "integer", "minimum": 1, "maximum": FUNCTIONS_MAX},
+    example=50,
+)
+FROM = Parameter(
+    name="from", about="what ended at this time or later, in Unix seconds", schema=MOMENT
+)
+TO = Parameter(
+    name="to",
+    about="what ended before this time, in Unix seconds; the end of the present second by default",
+    schema=MOMENT | {"minimum": 1},
+)
+STATS_STEP = Parameter(
+    name="step",
+    about="how many seconds a point stands for",
+    schema={"enum": [str(one) for one in STEPS]},
+    example=60,
+)
+USAGE_STEP = Parameter(
+    name="step",
+    about="by hours or, by default, days of UTC; all: the whole time at once",
+    schema={"enum": list(USAGE_STEPS)},
+)
+BY = Parameter(
+    name="by",
+    about="function: a row for each function; all together by default",
+    schema={"enum": ["function"]},
+)
+STATS = Route(
+    handler=list_function_stats,
+    scope=READ,
+    answer=wire.FunctionStatsPage,
+    parameters=(WINDOW, STATS_LIMIT, CURSOR),
+)
+SERIES = Route(
+    handler=get_function_series,
+    scope=READ,
+    answer=wire.Series,
+    parameters=(FROM, TO, STATS_STEP),
+)
+USAGE = Route(
+    handler=get_usage,
+    scope=READ,
+    answer=wire.Usage,
+    parameters=(FROM, TO, USAGE_STEP, BY),
+)

@@ -1,0 +1,435 @@
+"""The routes about the server itself, its keys and its audit log."""
+
+import asyncio
+import contextlib
+import os
+import platform
+from typing import Any
+
+from quiltfn import __version__, wire
+from quiltfn.api import help as help_documents
+from quiltfn.api import shapes
+from quiltfn.api.fleet_node import FleetNode
+from quiltfn.api.http import pages, parse
+from quiltfn.api.http.response import JSON, Response, json_response, text_response
+from quiltfn.api.http.route import (
+    Handler,
+    Parameter,
+    RequestContext,
+    Route,
+    RouteServices,
+    Unverified,
+)
+from quiltfn.api.routes import web
+from quiltfn.api.routes.parameters import ADMIN, CURSOR, LIMIT, MOMENT, OPERATOR, READ
+from quiltfn.calls.work import Work
+from quiltfn.functions.runtimes import Runtimes
+from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.host.health import Health
+from quiltfn.model.access import Scope
+from quiltfn.model.errors import Forbidden, ShuttingDown, StoreUnavailable, Unprocessable
+from quiltfn.model.runtime import EVERYWHERE, Isolation
+from quiltfn.observe import metrics
+from quiltfn.ports import AuditQuery, Clock, Pools, WarmStock
+from quiltfn.ports.fleet import Nodes
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.store.tenants.audit import SqlAudit
+from quiltfn.store.tenants.keys import SqlKeys
+from quiltfn.tenants.access import make_key, revoke_key
+from quiltfn.tenants.admission import Admission
+
+AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
+
+
+class SystemServices(RouteServices):
+    """What the routes about the server itself take."""
+
+    admission: Admission
+    health: Health
+    pools: Pools
+    runtimes: Runtimes
+    tenant_images: TenantImages
+    fleet: FleetNode
+
+
+class MetricServices(RouteServices):
+    """What the metrics are read from when they are asked for."""
+
+    journal: SpoolJournal
+    nodes: Nodes
+    pools: Pools
+    tenant_images: TenantImages
+    warm_stock: WarmStock
+    work: Work
+
+
+class KeyServices(RouteServices):
+    """What the routes of keys take."""
+
+    clock: Clock
+    keys: SqlKeys
+
+
+class AuditServices(RouteServices):
+    """What the route of the audit log takes."""
+
+    audit: SqlAudit
+
+
+async def get_liveness(_context: RequestContext[SystemServices]) -> Response:
+    """Show that the server answers. Nothing is checked."""
+    return json_response(wire.Liveness())
+
+
+async def get_readiness(context: RequestContext[SystemServices]) -> Response:
+    """Show that the server takes calls, for what balances load. It is refused where the server ends
+    or is drained. A database that is away makes no difference.
+    """
+    health = context.services.health
+    if not health.takes_calls:
+        raise ShuttingDown(health.refuses, retry_after=5)
+    return json_response(wire.Liveness())
+
+
+async def get_health(context: RequestContext[SystemServices]) -> Response:
+    """Show whether the server is ready, the result of each check, and the protections in force. A
+    server that cannot check credentials answers anybody that it is not ready, and why
+    (`credentials`), without checks and protections.
+    """
+    report = await context.services.health.report()
+    return _json_or_markdown(context, report, help_documents.health_text(report))
+
+
+def get_health_unverified(
+    context: RequestContext[SystemServices], error: StoreUnavailable
+) -> Response:
+    """That the server is not ready, and why, while it cannot check who asks."""
+    report = context.services.health.unverified_report(str(error))
+    return _json_or_markdown(context, report, help_documents.health_text(report))
+
+
+async def get_elasticity_health(context: RequestContext[SystemServices]) -> Response:
+    """Show the server's health; pool targets can be set while it is ready."""
+    return await get_health(context)
+
+
+async def get_help(context: RequestContext[SystemServices]) -> Response:
+    """Show every route with its rules, and help with finding errors."""
+    document = context.help.functions_help
+    return _json_or_markdown(context, document, help_documents.help_text(document))
+
+
+async def list_examples(context: RequestContext[SystemServices]) -> Response:
+    """Show example calls that work as printed."""
+    document = context.help.functions_examples
+    return _json_or_markdown(context, document, help_documents.examples_text(document))
+
+
+async def get_elasticity_help(context: RequestContext[SystemServices]) -> Response:
+    """Show the routes for pool targets with their rules."""
+    document = context.help.elasticity_help
+    return _json_or_markdown(context, document, help_documents.help_text(document))
+
+
+async def list_elasticity_examples(context: RequestContext[SystemServices]) -> Response:
+    """Show example calls that set pool targets."""
+    document = context.help.elasticity_examples
+    return _json_or_markdown(context, document, help_documents.examples_text(document))
+
+
+async def get_openapi_document(context: RequestContext[SystemServices]) -> Response:
+    """Show the OpenAPI 3.1 document of this server."""
+    return Response(headers=[("content-type", JSON)], body=context.help.openapi)
+
+
+async def get_system_info(context: RequestContext[SystemServices]) -> Response:
+    """Show the server's version, node, protections and limits."""
+    machine, services = context.services.health.machine, context.services
+    return json_response(
+        wire.SystemInfo(
+            version=__version__,
+            node_id=machine.node_id,
+            cgroup_mode=machine.cgroup_mode,
+            oci_runtime=machine.oci_runtime,
+            durability=services.health.durability,
+            protections=machine.protections,
+            interpreters=machine.interpreters,
+            limits=limits_of(services, context.tenant_id),
+            memory={
+                "budget_mib": services.pools.memory.budget_mib,
+                "held_mib": round(services.pools.memory.held_mib, 1),
+            },
+            tenant_id=context.tenant_id,
+            scope=context.caller.scope,
+            started_at=services.health.started_at,
+            architecture=platform.machine(),
+            libc=libc(),
+        )
+    )
+
+
+def libc() -> str | None:
+    """The C library of this machine and its version: glibc 2.41; None where it does not say."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")
+    except (OSError, ValueError):
+        return None
+
+
+async def get_whoami(context: RequestContext[SystemServices]) -> Response:
+    """Show whose credential it is, what it may do and until when, and what this server offers. On a
+    server that needs no credential it works without one.
+    """
+    caller, services = context.caller, context.services
+    machine = services.health.machine
+    isolation = () if machine.no_gvisor else (Isolation.GVISOR.value,)
+    ends = [one for one in (caller.expires_at, caller.token_ends_at) if one is not None]
+    fleet = () if services.fleet.is_alone else ("fleet",)
+    docs = ("docs",) if web.files(web.DOCUMENTATION) else ()
+    kinds = (*(one.value for one in EVERYWHERE), *machine.interpreters)
+    return json_response(
+        wire.Whoami(
+            tenant_id=caller.tenant_id,
+            scope=caller.scope,
+            credential=caller.credential,
+            expires_at=min(ends, default=None),
+            needs_credential=not services.access.is_open,
+            version=__version__,
+            node_id=machine.node_id,
+            offers=sorted({*context.help.parts, *kinds, *isolation, *fleet, *docs}),
+        )
+    )
+
+
+async def get_doctor_report(context: RequestContext[SystemServices]) -> Response:
+    """Show what `quiltfn doctor` finds on the server's machine, as far as the running server sees
+    it, without root; and the protections that are in force.
+    """
+    health = context.services.health
+    found = [
+        wire.Finding(
+            name=one.name, level=one.level, sentence=one.sentence, advice=one.advice or None
+        )
+        for one in await health.findings()
+    ]
+    return json_response(wire.DoctorReport(findings=found, protections=health.machine.protections))
+
+
+def field_limits(services: SystemServices) -> dict[str, float]:
+    """The fields whose maximum is this server's, with that maximum."""
+    machine = services.health.machine
+    return {
+        "memory_limit_mb": machine.memory_max_mib,
+        "cpu_limit_percent": 100 * machine.cores,
+        "timeout_seconds": services.limits.timeout_max_s,
+    }
+
+
+def limits_of(services: SystemServices, tenant_id: str) -> dict[str, float]:
+    """What this server allows the tenant, in all."""
+    own = services.admission.limits_of(tenant_id)
+    return {
+        **field_limits(services),
+        "body_bytes": services.limits.body_max,
+        "invoke_body_bytes": services.limits.invoke_body_max,
+        "stdout_bytes": services.limits.stdout_max,
+        "stderr_bytes": services.limits.stderr_max,
+        "image_upload_bytes": services.limits.image_max,
+        "image_bytes": services.limits.image_unpacked_max,
+        "image_files": services.limits.image_files_max,
+        "tenant_calls_in_flight": own.calls_in_flight,
+        "tenant_streams": services.budgets.streams.of_tenant,
+        "tenant_functions": own.functions,
+        "tenant_instances": services.pools.tenant_instances,
+        "tenant_runtimes": services.runtimes.rules.runtimes,
+        "tenant_image_bytes": own.image_bytes,
+        "tenant_calls_per_second": own.calls_per_second,
+        "tenant_gb_seconds_per_day": own.gb_seconds_per_day,
+    }
+
+
+async def create_api_key(context: RequestContext[KeyServices]) -> Response:
+    """Create an API key. Only this response has the key itself. An operator can create keys for
+    every tenant, an admin for its own tenant and with at most its own scope. A key that expires can
+    only create keys that expire no later. Without `scope` the key can write; the first key of all,
+    if an operator creates it, is an operator's.
+    """
+    body, caller = context.body, context.caller
+    tenant = caller.tenant_id if body.tenant is None else body.tenant
+    scope = None if body.scope is None else Scope(body.scope)
+    if not caller.scope.includes(Scope.OPERATOR):
+        if tenant != caller.tenant_id:
+            raise Forbidden("only an operator makes keys for another tenant")
+        scope = scope or Scope.WRITE
+        if not caller.scope.includes(scope):
+            raise Forbidden("a key cannot have more than the scope of the one that makes it")
+    expires = body.expires_seconds
+    if caller.expires_at is not None:
+        left = caller.expires_at - int(context.services.clock.unix())
+        if expires is None or expires > left:
+            raise Forbidden(
+                "a key cannot live longer than the one that makes it",
+                hint=f"give expires_seconds of {left} or less",
+            )
+    services = context.services
+    key, text = await make_key(services.keys, services.clock, tenant, scope, expires, body.label)
+    await context.services.access.refresh()
+    return json_response(shapes.created_key(key, text), status=201, object_id=key.id)
+
+
+async def list_api_keys(context: RequestContext[KeyServices]) -> Response:
+    """List the API keys of the tenant, including revoked ones and those of a higher scope. An
+    operator sees the keys of all tenants. The keys themselves are never shown. A tenant has at
+    most 1,000 valid keys; of those that are revoked or expired, the newest 1,000 are kept.
+    """
+    limit = pages.limit_of(context, pages.PAGE_MAX)
+    everything = context.caller.sees_all_tenants
+    tenant_id = None if everything else context.tenant_id
+    async with pages.reserved(context):
+        page = await context.services.keys.page(tenant_id, limit, context.query.get("cursor"))
+        shown = ((key.id, shapes.key(key)) for key in page.items)
+        return await pages.page_response(context, "keys", shown, limit, page.next_cursor)
+
+
+async def revoke_api_key(context: RequestContext[KeyServices]) -> Response:
+    """Revoke an API key for good. The key stops working within a second. A caller cannot revoke a
+    key of a higher scope than its own.
+    """
+    services = context.services
+    await revoke_key(services.keys, services.clock, context.parameters["key_id"], context.caller)
+    await services.access.refresh()
+    return Response(status=204)
+
+
+async def list_audit_entries(context: RequestContext[AuditServices]) -> Response:
+    """List changes and refused changes, newest first. An operator sees those of all tenants. Where
+    few of very many match, a page may have few or none and a next_cursor all the same.
+    """
+    everything = context.caller.sees_all_tenants
+    limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
+    query = context.query
+    since, until = (
+        parse.integer(query[name], name, 0, parse.UNIX_MAX) if name in query else None
+        for name in ("from", "to")
+    )
+    if since is not None and until is not None and since > until:
+        raise Unprocessable.field("from", "at or before to", query["from"])
+    wanted = AuditQuery(
+        tenant_id=None if everything else context.tenant_id,
+        limit=limit,
+        cursor=query.get("cursor"),
+        action=query.get("action"),
+        credential=query.get("credential"),
+        object_id=query.get("object_id"),
+        since=since,
+        until=until,
+    )
+    async with pages.reserved(context):
+        page = await context.services.audit.query(wanted)
+        entries = [shapes.audit_entry(entry) for entry in page.items]
+        return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
+
+
+async def get_metrics(context: RequestContext[MetricServices]) -> Response:
+    """Show the server's metrics in Prometheus' text format."""
+    await refresh_metrics(context.services)
+    return text_response(*await asyncio.to_thread(metrics.text))
+
+
+async def refresh_metrics(services: MetricServices) -> None:
+    """Shows what is so at this moment."""
+    metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
+    metrics.show_waiting(services.pools.waiting())
+    memory = services.pools.memory
+    metrics.show_memory(memory.held_mib, memory.budget_mib)
+    metrics.show_prewarmed(services.warm_stock.count())
+    metrics.show_images(services.tenant_images.bytes_in_all())
+    metrics.show_store(services.journal.problem is None)
+    services.nodes.show()
+    with contextlib.suppress(StoreUnavailable):  # they are then as they were
+        await services.work.show_queues()
+
+
+def _json_or_markdown(
+    context: RequestContext[SystemServices], document: Any, text: str
+) -> Response:
+    """JSON, or Markdown where the caller asks for it."""
+    wanted = context.query.get("format")
+    if wanted is not None:
+        parse.one_of(wanted, "format", ["json", "markdown"], "markdown")
+    if wanted == "markdown" or (
+        wanted is None and "text/markdown" in context.headers.get("accept", "")
+    ):
+        return text_response(text, "text/markdown; charset=utf-8")
+    return json_response(document)
+
+
+# --- the routes ---
+
+FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["json", "markdown"]})
+ACTION = Parameter(
+    name="action",
+    about="only this action, such as function.create, or all of its kind: function",
+)
+CREDENTIAL = Parameter(name="credential", about="only what this key or token did, by its id")
+OBJECT = Parameter(
+    name="object_id", about="only what was done to this, such as a function, by its id"
+)
+ENTRIES_SINCE = Parameter(
+    name="from",
+    about="only what was done at this time or later, in Unix seconds",
+    schema=MOMENT,
+)
+ENTRIES_UNTIL = Parameter(
+    name="to", about="only what was done before this time, in Unix seconds", schema=MOMENT
+)
+MAKE_KEY = Route(
+    handler=create_api_key,
+    scope=ADMIN,
+    answer=wire.CreatedKey,
+    status=201,
+    body=wire.NewKey,
+    codes=("RATE_LIMITED", "CAPACITY_FULL"),
+    action="key.create",
+)
+LIST_KEYS = Route(
+    handler=list_api_keys,
+    scope=ADMIN,
+    answer=wire.KeyList,
+    parameters=(LIMIT, CURSOR),
+    for_visitors=True,
+)
+REVOKE_KEY = Route(handler=revoke_api_key, scope=ADMIN, status=204, action="key.revoke")
+AUDIT = Route(
+    handler=list_audit_entries,
+    scope=ADMIN,
+    answer=wire.AuditPage,
+    parameters=(LIMIT, CURSOR, ACTION, CREDENTIAL, OBJECT, ENTRIES_SINCE, ENTRIES_UNTIL),
+    for_visitors=True,
+)
+
+
+def document(handler: Handler, answer: type, unverified: Unverified | None = None) -> Route:
+    return Route(
+        handler=handler,
+        scope=READ,
+        answer=answer,
+        parameters=(FORMAT,),
+        texts=("text/markdown",),
+        unverified=unverified,
+    )
+
+
+DOCTOR = Route(handler=get_doctor_report, scope=OPERATOR, answer=wire.DoctorReport)
+METRICS = Route(handler=get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
+LIVENESS = Route(handler=get_liveness, scope=None, answer=wire.Liveness)
+READINESS = Route(handler=get_readiness, scope=None, answer=wire.Liveness, codes=("SHUTTING_DOWN",))
+HEALTH = document(get_health, wire.Health, get_health_unverified)
+HELP = document(get_help, wire.Help)
+EXAMPLES = document(list_examples, wire.ExampleList)
+ELASTICITY_HEALTH = document(get_elasticity_health, wire.Health, get_health_unverified)
+ELASTICITY_HELP = document(get_elasticity_help, wire.Help)
+ELASTICITY_EXAMPLES = document(list_elasticity_examples, wire.ExampleList)
+INFO = Route(handler=get_system_info, scope=READ, answer=wire.SystemInfo)
+WHOAMI = Route(handler=get_whoami, scope=READ, answer=wire.Whoami)
+OPENAPI = Route(handler=get_openapi_document, scope=None, answer=dict)

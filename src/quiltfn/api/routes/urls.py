@@ -1,0 +1,130 @@
+"""The routes over the URLs of functions: how each function is reached over plain HTTP."""
+
+from typing import Any
+
+import msgspec
+
+from quiltfn import wire
+from quiltfn.api.http import parse
+from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
+from quiltfn.api.routes.parameters import READ, WRITE
+from quiltfn.functions.catalog import Entry
+from quiltfn.functions.urls import Urls
+from quiltfn.model.errors import NotFound, Unprocessable
+from quiltfn.model.url import Auth, Cors, FunctionUrl, Scheme, Webhook, path_of
+from quiltfn.model.version import MASK
+
+
+class UrlServices(RouteServices):
+    """What the routes of URLs take."""
+
+    urls: Urls
+
+
+async def get_function_url(context: RequestContext[UrlServices]) -> Response:
+    """Show how a function is reached over plain HTTP. The secret of its webhooks reads *** unless
+    reveal is true, which needs scope write.
+    """
+    is_revealed = parse.boolean(context.query.get("reveal", "false"), "reveal")
+    if is_revealed:
+        context.must_see_values()
+    entry = context.entry()
+    url = context.services.urls.of(entry.function.id)
+    if url is None:
+        raise NotFound(
+            "the function has no URL", hint="PUT …/url gives it one, as does quiltfn url set"
+        )
+    return _shown(context, entry, url, is_revealed=is_revealed)
+
+
+async def set_function_url(context: RequestContext[UrlServices]) -> Response:
+    """Set how a function is reached over plain HTTP, at /fn/<tenant>/<name>. Nothing is reachable
+    before. It applies to calls from now on.
+    """
+    entry, body = context.entry(), context.body
+    cors = body.cors
+    url = FunctionUrl(
+        auth=Auth(body.auth),
+        webhook=_webhook(body.webhook, context.services.urls.of(entry.function.id)),
+        cors=None if cors is None else Cors(**_fields(cors)),
+        methods=body.methods,
+        stream=body.stream,
+    )
+    url.validate()
+    await context.services.urls.set(entry, url)
+    return _shown(context, entry, url)
+
+
+async def delete_function_url(context: RequestContext[UrlServices]) -> Response:
+    """Take a function's URL away. Calls that run are not ended."""
+    await context.services.urls.set(context.entry(), None)
+    return Response(status=204)
+
+
+def _webhook(given: wire.WebhookRule | None, before: FunctionUrl | None) -> Webhook | None:
+    """What is set. Without a secret it has the one of before; raises `Unprocessable` if there was
+    none.
+    """
+    if given is None:
+        return None
+    kept = None if before is None or before.webhook is None else before.webhook.secret
+    secret = kept if given.secret is None else given.secret
+    if secret is None:
+        expected = "given: the URL has no secret yet"
+        raise Unprocessable.field("webhook.secret", expected, None, "a-long-random-text")
+    return Webhook(scheme=Scheme(given.scheme), secret=secret)
+
+
+def _shown(
+    context: RequestContext[UrlServices],
+    entry: Entry,
+    url: FunctionUrl,
+    *,
+    is_revealed: bool = False,
+) -> Response:
+    function, webhook, cors = entry.function, url.webhook, url.cors
+    refusals = context.services.urls.refusals(function.id)
+    shown = wire.FunctionUrl(
+        auth=url.auth,
+        webhook=None
+        if webhook is None
+        else wire.WebhookRule(
+            scheme=webhook.scheme, secret=webhook.secret if is_revealed else MASK
+        ),
+        cors=None if cors is None else wire.CorsRule(**_fields(cors)),
+        methods=None if url.methods is None else list(url.methods),
+        stream=url.stream,
+        path=path_of(function.tenant_id, function.name),
+        host=context.services.urls.host or None,
+        refused={reason.value: count for reason, count in refusals.counts.items()},
+        last_refused_at=refusals.last_at,
+    )
+    return json_response(shown)
+
+
+def _fields(one: msgspec.Struct) -> dict[str, Any]:
+    """Lists as lists: they are sequences in the model."""
+    fields = msgspec.structs.asdict(one)
+    return {
+        name: list(value) if isinstance(value, list | tuple) else value
+        for name, value in fields.items()
+    }
+
+
+# --- the routes ---
+
+REVEAL = Parameter(
+    name="reveal",
+    about="true: with the secret of webhooks, which needs scope write",
+    schema={"type": "boolean"},
+)
+GET_URL = Route(handler=get_function_url, scope=READ, answer=wire.FunctionUrl, parameters=(REVEAL,))
+SET_URL = Route(
+    handler=set_function_url,
+    scope=WRITE,
+    answer=wire.FunctionUrl,
+    body=wire.NewFunctionUrl,
+    action="url.set",
+)
+DELETE_URL = Route(handler=delete_function_url, scope=WRITE, status=204, action="url.delete")

@@ -1,0 +1,210 @@
+"""The dashboard and the documentation: files that ui/build.py and docs/site/build.py have made,
+served from memory as they are.
+
+Whatever a path names, it is looked up among the names of these files and nowhere else.
+"""
+
+import functools
+import gzip
+import hashlib
+import re
+from pathlib import Path
+
+import msgspec
+
+from quiltfn.api.http.compression import wants_gzip
+from quiltfn.api.http.request import Headers
+from quiltfn.api.http.response import Header, Response
+from quiltfn.api.http.route import RequestContext, Route, RouteServices
+from quiltfn.model.errors import NotFound
+
+INDEX, PACKED = "index.html", ".gz"
+# Where in the package the files are.
+DASHBOARD, DOCUMENTATION = "web", "site"
+CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".txt": "text/plain; charset=utf-8",
+}
+HASHED = re.compile(r".*-[A-Z0-9]{8}\.\w+")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+SAFETY = (
+    ("content-security-policy", POLICY),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+)
+FOREVER, ASKED_EACH_TIME = "public, max-age=31536000, immutable", "no-cache"
+
+
+class WebServices(RouteServices):
+    """What the routes of dashboard and documentation take: nothing of their own."""
+
+
+class WebFile(msgspec.Struct, frozen=True):
+    """One file. `digest`: of its content; `is_packed`: that is compressed."""
+
+    name: str
+    content: bytes
+    digest: str
+    is_packed: bool
+
+    @classmethod
+    def of(cls, name: str, content: bytes, *, is_packed: bool) -> "WebFile":
+        """A file with its digest."""
+        return cls(name, content, hashlib.sha256(content).hexdigest()[:32], is_packed)
+
+    @property
+    def headers(self) -> list[Header]:
+        """Those of every answer with this file."""
+        lasts = FOREVER if HASHED.fullmatch(self.name) else ASKED_EACH_TIME
+        kind = CONTENT_TYPES["." + self.name.rpartition(".")[2]]
+        vary = [("vary", "accept-encoding")] if self.is_packed else []
+        return [("content-type", kind), ("cache-control", lasts), *vary, *SAFETY]
+
+    def response(self, headers: Headers) -> Response:
+        """What a client with these headers gets: the file, or that it has it already."""
+        content, encoding = self.content, ""
+        if self.is_packed:
+            if "accept-encoding" in headers and wants_gzip(headers):
+                encoding = "gzip"
+            else:
+                content = unpacked(content)
+        tag = f'"{self.digest}{encoding and "-" + encoding}"'
+        answer = Response(headers=[*self.headers, ("etag", tag)])
+        if has_tag(headers.get("if-none-match", ""), tag):
+            answer.status = 304
+            return answer
+        if encoding:
+            answer.headers.append(("content-encoding", encoding))
+        answer.body = content
+        return answer
+
+
+@functools.cache
+def unpacked(packed: bytes) -> bytes:
+    """The content of a file. It is unpacked once: that takes up to 2 ms of the loop, and anybody
+    may ask. All files together have 8 MiB.
+    """
+    return gzip.decompress(packed)
+
+
+def has_tag(if_none_match: str, tag: str) -> bool:
+    """Whether `tag` is among those that a client has (RFC 9110, 13.1.2)."""
+    found = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
+    return "*" in found or tag in found
+
+
+@functools.cache
+def files(directory: str) -> dict[str, WebFile]:
+    """All files in and below a directory of the package by their names, such as `how-to/keys.html`;
+    none where it was not built.
+    """
+    found: dict[str, WebFile] = {}
+    top = Path(__file__).parents[1] / directory
+    for one in top.rglob("*"):
+        told = one.relative_to(top).as_posix()
+        name = told.removesuffix(PACKED)
+        if "." + name.rpartition(".")[2] in CONTENT_TYPES:
+            found[name] = WebFile.of(name, one.read_bytes(), is_packed=told != name)
+    return found
+
+
+async def get_start_page(context: RequestContext[WebServices]) -> Response:
+    """Lead a browser to the dashboard. Other clients are answered that there is no such route."""
+    if "text/html" not in context.headers.get("accept", ""):
+        raise NotFound("there is no such route", hint="GET /api/functions/help lists the routes")
+    return _led_to("ui/", ("vary", "accept"))
+
+
+async def get_dashboard_directory(_context: RequestContext[WebServices]) -> Response:
+    """Lead to the dashboard."""
+    return _led_to("ui/")
+
+
+async def get_dashboard(context: RequestContext[WebServices]) -> Response:
+    """Show the dashboard: a page over this API, for browsers."""
+    return _file(INDEX, context)
+
+
+async def get_dashboard_file(context: RequestContext[WebServices]) -> Response:
+    """Get a file that the dashboard consists of."""
+    return _file(context.parameters["file"], context)
+
+
+async def get_documentation_directory(_context: RequestContext[WebServices]) -> Response:
+    """Lead to the documentation."""
+    return _led_to("docs/")
+
+
+async def get_documentation(context: RequestContext[WebServices]) -> Response:
+    """Get a page of the documentation, or a file that its pages consist of."""
+    name, known = context.parameters["path"], files(DOCUMENTATION)
+    if not known:
+        raise NotFound(
+            "the documentation was not built when this server was installed",
+            hint="run scripts/setup --docs in its checkout and start it again, or ask for "
+            "/api/functions/help?format=markdown",
+        )
+    if f"{name}/{INDEX}" in known:
+        return _led_to(name.rpartition("/")[2] + "/")
+    if name == "" or name.endswith("/"):
+        name += INDEX
+    if name not in known:
+        raise NotFound("the documentation has no such page", hint="/docs/ has them all")
+    return known[name].response(context.headers)
+
+
+def _led_to(place: str, *headers: Header) -> Response:
+    """`place` is relative, so that it is right below whatever path a proxy has put in front."""
+    return Response(
+        status=302, headers=[("location", place), ("cache-control", ASKED_EACH_TIME), *headers]
+    )
+
+
+def _file(name: str, context: RequestContext[WebServices]) -> Response:
+    known = files(DASHBOARD)
+    if not known:
+        raise NotFound(
+            "the dashboard was not built when this server was installed",
+            hint="scripts/setup in a checkout says why; the API works without it",
+        )
+    if name not in known:
+        raise NotFound("the dashboard has no such file", hint="reload the page")
+    return known[name].response(context.headers)
+
+
+# --- the routes ---
+
+WEB_KINDS = tuple(kind.partition(";")[0] for kind in CONTENT_TYPES.values())
+DOCUMENTATION_DIRECTORY = Route(handler=get_documentation_directory, scope=None, status=302)
+DOCUMENTATION_PAGE = Route(
+    handler=get_documentation,
+    scope=None,
+    answer=str,
+    texts=WEB_KINDS,
+    codes=("NOT_FOUND",),
+)
+DASHBOARD_PAGE = Route(
+    handler=get_dashboard,
+    scope=None,
+    answer=str,
+    texts=("text/html",),
+    codes=("NOT_FOUND",),
+)
+DASHBOARD_FILE = Route(
+    handler=get_dashboard_file,
+    scope=None,
+    answer=str,
+    texts=WEB_KINDS,
+    codes=("NOT_FOUND",),
+)
+START_PAGE = Route(handler=get_start_page, scope=None, status=302, codes=("NOT_FOUND",))
+DASHBOARD_DIRECTORY = Route(handler=get_dashboard_directory, scope=None, status=302)

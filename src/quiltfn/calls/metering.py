@@ -1,0 +1,46 @@
+"""Adds what instances have used to the statistics: processor time, and refused connections.
+
+Their counters are read every ten seconds where something has run, and at the end of each instance.
+So a kill of the server loses what was not read yet, and nothing else.
+"""
+
+import asyncio
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.stats import FINEST_S, CallStats, Stretch, floor_to
+from quiltfn.ports import Clock, Pools
+from quiltfn.store.calls.stats import SqlStats
+
+EVERY_S = 10.0
+
+
+class Metering:
+    """What the instances of `pools` use, brought to `stats`."""
+
+    def __init__(self, pools: Pools, stats: SqlStats, clock: Clock) -> None:
+        self._pools, self._stats, self._clock = pools, stats, clock
+        self._unstored: dict[Stretch, CallStats] = {}
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self._pools.meter()
+            await self.store()
+
+    async def store(self) -> None:
+        """Stores what was read. What cannot be stored now is kept for the next time: one sum for
+        each function, however long that lasts.
+        """
+        start = floor_to(FINEST_S, int(self._clock.unix()))
+        for (tenant_id, function_id), used in self._pools.take_use().items():
+            key = Stretch(tenant_id, FINEST_S, start, function_id)
+            self._unstored.setdefault(key, CallStats()).add(used)
+        if self._unstored:
+            taken, self._unstored = self._unstored, {}
+            try:
+                await self._stats.add(taken)
+            except StoreUnavailable:
+                for key, used in taken.items():
+                    latest = key._replace(start=start)
+                    self._unstored.setdefault(latest, CallStats()).add(used)

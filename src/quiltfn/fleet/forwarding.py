@@ -1,0 +1,435 @@
+"""Requests that another node of the fleet answers: calls that are placed there, and what is asked
+about a call that runs there. A server that is alone has none.
+
+The other node's response goes to the client as it comes. A node that refuses a call has done
+nothing of it, so the next one is tried.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+
+from quiltfn.api.call_response import long_response
+from quiltfn.api.http.budgets import SHORT_BYTES
+from quiltfn.api.http.request import ClientDisconnected, Request
+from quiltfn.api.http.response import CutShort, Header, Response, encode
+from quiltfn.api.http.route import Application, CalledFunction, RequestContext, Route
+from quiltfn.api.http.stream_slots import StreamSlots
+from quiltfn.base.ids import made_at_ms, new_id
+from quiltfn.http_trigger.call import of_the_connection
+from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
+from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
+from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
+from quiltfn.ports import Outline
+from quiltfn.ports.placement import PeerRequest, PeerResponse, Peers, PeerUnavailable, Placement
+from quiltfn.ports.streamed_body import BodyCut
+
+# What belongs to one connection (RFC 9110, 7.6.1), and the length, which the connection counts.
+PER_CONNECTION = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
+PER_CONNECTION |= {"transfer-encoding", "expect", "content-length"}
+# What says who calls, which the node that was asked has checked, and what it does by itself.
+SAID_ANEW = {"x-request-id"}
+CHECKED = {"authorization", "proxy-authorization", "x-api-key", "idempotency-key", *SAID_ANEW}
+LEFT_OUT, LEFT_OUT_OF_URLS = PER_CONNECTION | CHECKED, PER_CONNECTION | SAID_ANEW
+# What a node says to another one with its response. A handler's own header of the name is removed.
+ANSWER = "x-quiltfn-fleet"
+REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
+_decode_answer = msgspec.json.Decoder(ForwardedAnswer).decode
+# How often a call is sent on before it runs, or waits, where it came in.
+TRIES = 3
+# When a record is looked for again that a node may have acknowledged and not stored yet: it stores
+# what it has acknowledged 25 times a second.
+LOOK_AGAIN_S = (0.02, 0.04, 0.08, 0.12)
+
+# What a caller is told whose node was lost.
+Gone = Callable[[PeerUnavailable], RuntimeUnavailable]
+# What a node does with a request of another one, and what is said of it.
+PeerApplication = Callable[[Request, ForwardedCall], Awaitable[Response]]
+
+
+class ForwardingNode(Protocol):
+    """This node, as far as it sends requests on."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def placement(self) -> Placement: ...
+
+    @property
+    def peers(self) -> Peers: ...
+
+    @property
+    def uncounted(self) -> Peers:
+        """For requests that are no calls: a node that ends does not wait for them."""
+
+    @property
+    def readers(self) -> StreamSlots:
+        """The streams that all nodes have a part in, each with a connection to every other node."""
+
+    def others(self) -> Sequence[str]:
+        """The other nodes that are there."""
+
+    def lost(self, node: str, record: Invocation) -> None:
+        """A call that was sent to the node may have run there, and it is not known how it ended.
+        `record`: its end, unless its node knows better.
+        """
+
+
+class _LeftUnsent(Exception):
+    """The client left before anything was sent to the node. A call ends here then, with a record
+    that says so.
+    """
+
+
+async def elsewhere(
+    fleet: ForwardingNode, context: RequestContext[Any], route: Route
+) -> Response | None:
+    """As `FleetNode` says."""
+    if context.request.forwarded is not None:  # it was decided where it was asked
+        return None
+    if route.called is not None:
+        called = route.called(context)
+        return None if called is None else await _placed(fleet, context, called)
+    if "invocation_id" in context.parameters:
+        return await _where_it_is(fleet, context, route)
+    return None
+
+
+async def _placed(
+    fleet: ForwardingNode, context: RequestContext[Any], called: CalledFunction
+) -> Response | None:
+    """The response of another node that took the call; None: it is to run here."""
+    function_id, tried = called.entry.function.id, set[str]()
+    for left in reversed(range(TRIES)):
+        version = _version_now(context, called)
+        destination = await fleet.placement.place(
+            function_id,
+            version,
+            tried,
+            names_version=called.names_version,
+            is_last=not left,
+        )
+        if destination is None:
+            return None
+        context.invocation_id = context.invocation_id or new_id()
+        call = ForwardedCall(
+            function_id=function_id,
+            invocation_id=context.invocation_id,
+            version=version,
+            may_wait=destination.may_wait,
+            in_any_case=destination.in_any_case,
+            caller=None if context.is_stranger else context.caller,
+            client=context.request.client,
+        )
+        response = await _sent(fleet, context, destination.node, call, called)
+        if response is not None:
+            return response
+        if context.passed_on is not None and context.passed_on.is_begun:
+            raise CapacityFull(
+                "the node that was to run the call refused it when some of its body was taken",
+                hint="send it again",
+                retry_after=1,
+            )
+        # Where the instance that was ready has another call by now, this one may still wait; and
+        # with another version it is another call.
+        if destination.may_wait and _version_now(context, called) == version:
+            tried.add(destination.node)
+    return None
+
+
+def _version_now(context: RequestContext[Any], called: CalledFunction) -> int:
+    """The current version, which may be a newer one than when the request came."""
+    entry = context.services.catalog.known(called.entry.function.id) or called.entry
+    number: int = entry.version.number
+    return number
+
+
+async def _where_it_is(
+    fleet: ForwardingNode, context: RequestContext[Any], route: Route
+) -> Response | None:
+    """The response of the node that has the call that the path names; None: this one answers."""
+    function_id, invocation_id = context.entry().function.id, context.parameters["invocation_id"]
+    found = await _outline(context, function_id, invocation_id)
+    if found is None or not route.is_about_call:
+        return None
+    node = None
+    if found.record.status is Status.RUNNING:
+        node = found.record.execution_node_id
+    elif found.record.status is Status.QUEUED and route.action is not None:
+        # What only looks at it is answered from the store: there is nothing more to see yet.
+        node = await context.services.work.store.claimed_by(invocation_id)
+    elif found.record.status is Status.CANCELLED and route.action is not None:
+        node = found.record.execution_node_id  # What it had started may still run there.
+    if node is None or node == fleet.name:
+        return None
+    call = ForwardedCall(
+        function_id=function_id,
+        invocation_id=invocation_id,
+        caller=context.caller,
+        client=context.request.client,
+    )
+    return await _sent(fleet, context, node, call)
+
+
+async def _outline(
+    context: RequestContext[Any], function_id: str, invocation_id: str
+) -> Outline | None:
+    """The call's record. What another node has answered a moment ago comes to the store with the
+    next records of that node, and is waited for.
+    """
+    outline = partial(context.services.journal.outline, function_id, invocation_id)
+    found: Outline | None = await outline()
+    if found is None and _is_id(invocation_id):
+        for pause_s in LOOK_AGAIN_S:
+            await asyncio.sleep(pause_s)
+            found = await outline()
+            if found is not None:
+                break
+    return found
+
+
+def _is_id(text: str) -> bool:
+    try:
+        made_at_ms(text)
+    except ValueError:
+        return False
+    return True
+
+
+async def _sent(
+    fleet: ForwardingNode,
+    context: RequestContext[Any],
+    node: str,
+    call: ForwardedCall,
+    called: CalledFunction | None = None,
+) -> Response | None:
+    """The node's response; None: it has done nothing, so another one may be asked. `called`: the
+    function, where the request calls it.
+    """
+    placement, function_id = fleet.placement, call.function_id
+    gone = partial(_gone, fleet, context, node, call, called)
+    placement.sent(node, function_id)
+    request = request_of(context, fleet.peers, node, call)
+    try:
+        answer = await _while_wanted(context, request)
+    except _LeftUnsent:
+        return None
+    except PeerUnavailable as error:
+        placement.told(node, function_id, None)
+        is_only_looked_at = called is None and context.action is None
+        if not error.may_have_run or is_only_looked_at:
+            return None  # this node says what the store has of the call
+        raise gone(error) from error
+    except BodyCut:
+        passed = context.passed_on
+        assert passed is not None
+        assert passed.error is not None
+        raise passed.error from None
+    # Left here, but for a body that is sent on as it comes: that leaves it at its own end.
+    response = None
+    try:
+        said, length, headers = _read_headers(answer)
+        is_leaving = said.refusal is Refusal.DRAINING  # what it has ready is for nobody
+        placement.told(node, function_id, None if is_leaving else said.load)
+        if said.refusal is Refusal.VERSION:
+            await placement.catch_up()  # the node may have heard of an update first
+        if said.refusal is not None:
+            return None
+        response = Response(status=answer.status, headers=headers, executed=said.executed)
+        has_body = context.request.method != "HEAD"
+        if length is None:
+            response.body = _Rest(answer, gone, request)
+        elif int(length) <= SHORT_BYTES and has_body:
+            response.body = await _whole(answer, gone, int(length))
+        elif _is_kept(context) and has_body:
+            size, executed = int(length), said.executed
+            async with long_response(context, call.invocation_id, size, executed=executed):
+                response.body = await _whole(answer, gone, int(length))
+        else:
+            headers.append(("content-length", length))
+            response.body = _Rest(answer, gone, request)
+        return response
+    finally:
+        if response is None or isinstance(response.body, bytes):
+            await request.__aexit__(None, None, None)
+
+
+def _read_headers(answer: PeerResponse) -> tuple[ForwardedAnswer, str | None, list[Header]]:
+    """What the node says with its response, how long the body is, and the headers that are for the
+    client.
+    """
+    said = length = None
+    kept = []
+    for header in answer.headers:
+        name, value = header
+        if name not in REMOVED:
+            kept.append(header)
+        elif name == ANSWER:
+            said = said or value
+        elif name == "content-length":
+            length = value
+    return _decode_answer(said or "{}"), length, kept
+
+
+def _is_kept(context: RequestContext[Any]) -> bool:
+    """Whether the response is kept, as a whole, for those who repeat the request."""
+    is_idempotent = context.route is not None and context.route.is_idempotent
+    return is_idempotent and "idempotency-key" in context.headers
+
+
+def _while_wanted(context: RequestContext[Any], request: PeerRequest) -> Awaitable[PeerResponse]:
+    """What the node answers. If the client goes away and its call is to end with it, the connection
+    to the node ends as well, and the node does with the call what it would do for its own client.
+    """
+    is_told = context.passed_on is not None  # by the body, which is read meanwhile
+    if is_told or context.headers.get("x-on-disconnect") != "cancel":
+        return request.__aenter__()
+    return _unless_lost(context, request)
+
+
+async def _unless_lost(context: RequestContext[Any], request: PeerRequest) -> PeerResponse:
+    """As `_while_wanted`. Raises `ClientDisconnected`; `_LeftUnsent` where nothing was sent yet."""
+    answered = asyncio.ensure_future(request.__aenter__())
+    lost = asyncio.ensure_future(context.request.lost())
+    is_wanted = False
+    try:
+        await asyncio.wait((answered, lost), return_when=asyncio.FIRST_COMPLETED)
+        is_wanted = answered.done()
+        if is_wanted:
+            return answered.result()
+    finally:
+        lost.cancel()
+        if not is_wanted:
+            answered.cancel()
+            await asyncio.wait([answered])
+            if not answered.cancelled() and answered.exception() is None:  # it came meanwhile
+                await request.__aexit__(None, None, None)
+    raise ClientDisconnected if request.is_sent else _LeftUnsent
+
+
+async def _whole(answer: PeerResponse, gone: Gone, size: int) -> bytes:
+    """The body, of so many bytes. Raises `RuntimeUnavailable` with the call's id if the node is
+    lost meanwhile.
+    """
+    try:
+        return await answer.read(size)
+    except PeerUnavailable as error:
+        raise gone(error) from error
+
+
+class _Rest:
+    """A body as it comes. The request to the node ends with it, also where nobody begins to read
+    it.
+    """
+
+    def __init__(self, answer: PeerResponse, gone: Gone, request: PeerRequest) -> None:
+        self._pieces, self._gone = aiter(answer.body), gone
+        self._request: PeerRequest | None = request
+
+    def __aiter__(self) -> "_Rest":
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._pieces)
+        except PeerUnavailable as error:
+            raise CutShort(str(self._gone(error))) from error
+
+    async def aclose(self) -> None:
+        request, self._request = self._request, None
+        if request is not None:
+            await request.__aexit__(None, None, None)
+
+
+def _gone(
+    fleet: ForwardingNode,
+    context: RequestContext[Any],
+    node: str,
+    call: ForwardedCall,
+    called: CalledFunction | None,
+    error: PeerUnavailable,
+) -> RuntimeUnavailable:
+    """What a caller is told whose call may have run on a node that cannot be reached any more."""
+    if called is not None:
+        function = called.entry.function
+        is_url = context.route is not None and context.route.admit is not None
+        record = Invocation(
+            invocation_id=call.invocation_id,
+            tenant_id=function.tenant_id,
+            function_id=function.id,
+            function_name=function.name,
+            execution_node_id=node,
+            status=Status.INTERRUPTED,
+            ended_at=int(context.services.clock.unix()),
+            error_message=NODE_LOST,
+            # Where the call named a version or an alias, the lost node looked it up.
+            version=None if called.names_version else call.version,
+            source=Source.URL if is_url else Source.SYNC,
+        )
+        fleet.lost(node, record)
+    gone = RuntimeUnavailable(f"the node that had the call cannot be reached any more: {error}")
+    gone.with_record(call.invocation_id, executed=True)
+    return gone
+
+
+def answering_peers(app: Application, fleet: ForwardingNode) -> PeerApplication:
+    """Answers what other nodes send: by `app`, for whom they say that it is."""
+
+    async def respond(request: Request, call: ForwardedCall) -> Response:
+        refusal = None if call.version is None else await fleet.placement.refusal(call)
+        if refusal is not None:
+            response = Response(status=503, executed=False)
+        else:
+            request.forwarded, request.client = call, call.client
+            response = await app(request)
+            # A call that has a record, as of an instance that could not be started, is not to run
+            # at another node: that one's record would be the second.
+            is_left = call.version is not None and not (response.executed or response.has_record)
+            if is_left and not fleet.placement.takes_calls():
+                refusal = Refusal.DRAINING  # it was told so while the body still came
+        load = fleet.placement.load(call.function_id) if call.function_id else None
+        said = ForwardedAnswer(refusal=refusal, executed=response.executed, load=load)
+        if response.header(ANSWER) is not None:  # as a handler may write it
+            response.headers = [one for one in response.headers if one[0] != ANSWER]
+        response.headers.append((ANSWER, encode(said).decode()))
+        return response
+
+    return respond
+
+
+def request_of(
+    context: RequestContext[Any],
+    peers: Peers,
+    node: str,
+    call: ForwardedCall,
+    left_out: AbstractSet[str] = frozenset(),
+) -> PeerRequest:
+    """The client's request, for another node. `left_out`: headers that are not sent on."""
+    request, headers = context.request, context.headers
+    # At its URL a function may have credentials of its own; that node keeps ours from handlers.
+    is_url = context.route is not None and context.route.admit is not None
+    known = LEFT_OUT_OF_URLS if is_url else LEFT_OUT
+    left_out = left_out | known if left_out else known
+    if is_url and "connection" in headers:
+        left_out = left_out | of_the_connection(
+            [("connection", value) for value in headers.getlist("connection")]
+        )
+    sent_on = [one for one in headers.items() if one[0] not in left_out]
+    if headers.repeated:
+        sent_on = [(name, value) for name, _ in sent_on for value in headers.getlist(name)]
+    sent_on.append(("x-request-id", context.request_id))
+    body = context.passed_on or context.raw_body or b""
+    return peers.request(node, request.method, _origin_form(request), sent_on, body, call)
+
+
+def _origin_form(request: Request) -> bytes:
+    """Path and query, however the client has written them."""
+    if request.target.startswith(b"/"):
+        return request.target
+    query = b"?" + request.query if request.query else b""
+    return request.raw_path.encode() + query

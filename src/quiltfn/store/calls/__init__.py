@@ -1,0 +1,1 @@
+"""Records of invocations, the queue of asynchronous ones, and what their ends cause."""

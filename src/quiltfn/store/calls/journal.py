@@ -1,0 +1,520 @@
+"""The journal writes a record of every call before it runs, and again before it is answered.
+
+Each costs one `write` to the spool. Group commits move the records into the database later.
+
+There are two spool segments. One takes new records, the other is being committed or is empty:
+    write → pending, segment A  ──swap──▶  committing, one transaction, synced  ──▶  A emptied
+A record leaves its segment only after the transaction with it was synced, and committing it twice
+changes nothing. So a kill between any two steps neither loses nor doubles a record.
+
+An idle journal does nothing: the first record after a commit sets the timer of the next one.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+from sqlalchemy import Connection
+
+from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.invocation import FINAL, Invocation
+from quiltfn.ports import (
+    Clock,
+    FunctionCounters,
+    InvocationQuery,
+    Outline,
+    Page,
+    Uncounted,
+)
+from quiltfn.store.calls import late_ends as late
+from quiltfn.store.calls import record_list, records, work_recovery
+from quiltfn.store.calls.spool import Spool, latest
+from quiltfn.store.calls.stats import Sums, add_all
+from quiltfn.store.database.database import Database, Work
+from quiltfn.store.files.directory import SPOOLS, DataDirectory, StoreBroken
+from quiltfn.store.files.disk_reserve import REFUSED, DiskFull
+from quiltfn.store.fleet.nodes import Boot
+
+# With the commit itself a record is on disk within 50 ms.
+COMMIT_AFTER_S = 0.04
+RETRY_AFTER_S = 1.0
+# The segment grows while commits fail. Beyond this size new calls are refused; ends are written.
+# A disk that did not take the beginning of a call is tried again after so long.
+TRIED_AGAIN_S = 1.0
+SEGMENT_MAX_BYTES = 64 * 1024 * 1024
+# Beyond this, calls wait for the commit before they are answered.
+WAITING_MAX_BYTES = 16 * 1024 * 1024
+# Beyond this the next commit starts at once, because large output would fill the segment.
+COMMIT_AT_BYTES = 4 * 1024 * 1024
+
+
+class SpoolJournal:
+    """The records of calls. A record that was written survives `kill -9` of the server. `start` it,
+    and `aclose` it.
+
+    `is_strict`: it survives a power cut too, since a call is answered only after `synced`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        data_dir: Path,
+        clock: Clock,
+        *,
+        commit_after_s: float = COMMIT_AFTER_S,
+        retry_after_s: float = RETRY_AFTER_S,
+        is_strict: bool = False,
+    ) -> None:
+        """`data_dir`: where its spool is. Servers that share a database have one each."""
+        self.is_strict = is_strict
+        self._database = database
+        self._is_beside = data_dir == database.directory.path
+        self._directory = database.directory if self._is_beside else DataDirectory(data_dir)
+        self._paths = [data_dir / name for name in SPOOLS]
+        self._clock = clock
+        self._commit_after_s, self._retry_after_s = commit_after_s, retry_after_s
+        self._pending: dict[str, Invocation] = {}
+        self._committing: dict[str, Invocation] = {}
+        self._spool: Spool
+        self._other: Spool
+        self._timer: asyncio.TimerHandle | None = None
+        self._commit: asyncio.Task[None] | None = None
+        self._written, self._kept = (
+            0,
+            0,
+        )  # The number of writes so far, and of those that are committed.
+        self._taken = 0  # _written at the time of the last swap.
+        self._failure: StoreUnavailable | None = None
+        self._refused_at = float("-inf")  # When the disk did not take the beginning of a call.
+        # Each is told what a commit added to the statistics of calls. It must not raise or wait.
+        self.on_counted: list[Callable[[Sums], None]] = []
+        self._left_to_do: Work[Sums] | None = None  # What the start could not do on a full disk.
+        self._is_recovered = asyncio.Event()  # It was done.
+        self._boot: Boot
+
+    async def start(self) -> None:
+        """Stores what the last server left in the spool and ends its calls as interrupted.
+
+        Raises `StoreBroken` if a segment is damaged or another server uses it, and
+        `StoreUnavailable`.
+        """
+        self._boot = self._database.boot
+        if not self._is_beside:
+            self._directory.open_spool()
+        elif not self._directory.holds_lock:
+            raise StoreBroken("Another server writes the journal in this data directory.")
+        self._loop = asyncio.get_running_loop()
+        try:
+            holds = self._directory.holds
+            self._spool, self._other = (Spool(path, holds) for path in self._paths)
+        except OSError as error:
+            raise StoreBroken(f"The journal cannot be written: {error}.") from error
+        try:
+            is_whole = self._look_for_lost()
+            left = latest(record for one in (self._spool, self._other) for record in one.read())
+            boot, now = self._boot, int(self._clock.unix())
+            start = work_recovery.StartTime(now, int(self._clock.trusted() * 1000))
+
+            def work(connection: Connection) -> Sums:
+                kept = list(left.values())
+                if not boot.is_alone:  # Others may have ended some of it in our place.
+                    kept = late.reopen(connection, left)
+                sums = records.upsert(connection, kept, boot.epoch - 1)
+                work_recovery.recover(connection, boot, start, is_spool_whole=is_whole)
+                records.interrupt(connection, boot, now)
+                return sums
+
+            try:
+                await self._database.write(work)
+            except DiskFull as error:
+                self._put_off(work, left, now, error)
+            else:
+                self._spool.clear()
+                self._other.clear()
+                self._is_recovered.set()
+        except BaseException:
+            self._close()
+            raise
+
+    def _put_off(
+        self, work: Work[Sums], left: dict[str, Invocation], now: int, error: DiskFull
+    ) -> None:
+        """On a full disk the server starts all the same. What the last one left stays in the
+        segments and is shown from memory. New calls are refused until it is stored.
+        """
+        self._left_to_do = work
+        self._committing = {one: records.interrupted(record, now) for one, record in left.items()}
+        self._written = self._taken = 1
+        self._failure = error
+        self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)
+
+    async def recovered(self) -> bool:
+        """Waits until what the last server left is stored, which a start puts off on a full disk;
+        returns whether it was put off.
+        """
+        was_put_off = not self._is_recovered.is_set()
+        await self._is_recovered.wait()
+        return was_put_off
+
+    async def aclose(self) -> None:
+        """Commits what is left. If that raises `StoreUnavailable`, the spool still has it and the
+        next start stores it.
+        """
+        try:
+            await self.synced()
+        finally:
+            if self._commit is not None:  # It may still be emptying a segment.
+                await asyncio.wait([self._commit])
+            if self._timer is not None:
+                self._timer.cancel()
+            self._close()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last write to the database failed, of records or anything else; None if it did
+        not.
+        """
+        return str(self._failure) if self._failure else self._database.problem
+
+    def stalled_s(self) -> float:
+        """For how many seconds the event loop has been waiting in a write to the disk; 0 if it is
+        not. Called from another thread.
+        """
+        began = [one.writing_since for one in (self._spool, self._other) if one.writing_since]
+        return monotonic() - min(began) if began else 0.0
+
+    def opened(self, record: Invocation) -> None:
+        """Writes that a handler gets the call next. Raises `StoreUnavailable`: refuse the call."""
+        if self._lacks_room:
+            raise DiskFull(REFUSED)
+        if self._database.directory.problem is not None:
+            self._check_directory()
+        if self.is_behind:
+            raise StoreUnavailable(f"too much waits to be stored ({self.problem or 'it is slow'})")
+        try:
+            self._spool.append(record)
+        except OSError as error:
+            self._refused_at = monotonic()
+            raise unwritable(error) from error
+        self._remember(record)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether `opened` would refuse a call at the moment, as far as is known."""
+        is_unwritable = monotonic() - self._refused_at < TRIED_AGAIN_S
+        return is_unwritable or self._lacks_room or self.is_behind
+
+    @property
+    def _lacks_room(self) -> bool:
+        return self._database.reserve.is_spent or self._left_to_do is not None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits to be stored that nothing is to be written that can be left out."""
+        return self._spool.size > SEGMENT_MAX_BYTES
+
+    def closed(self, record: Invocation) -> None:
+        # In any case: the call has run, and the database may still take its end.
+        """Writes the end of the call. Raises `StoreUnavailable` if that failed."""
+        self._remember(record)
+        if self._database.directory.problem is not None:
+            self._check_directory()
+        try:
+            self._append_end(record)
+        except OSError as error:
+            raise unwritable(error) from error
+        if self._spool.size > COMMIT_AT_BYTES:  # This end may have done it.
+            self._commit_in_time()
+
+    def _append_end(self, record: Invocation) -> None:
+        """Writes an end, on a full disk with the help of the reserve."""
+        try:
+            self._spool.append(record)
+        except OSError:
+            if not self._database.reserve.release():
+                raise
+            self._spool.append(record)
+
+    def amended(self, record: Invocation) -> None:
+        """Replaces the record that `closed` has just written, for example by how long that took.
+
+        It costs no write and never fails. `kill -9` before the next group commit may undo it.
+        """
+        if record.invocation_id in self._pending:
+            self._pending[record.invocation_id] = record
+
+    async def drain(self) -> None:
+        """Waits while too much is to be committed; returns at once if commits fail."""
+        while self._spool.size > WAITING_MAX_BYTES and self._failure is None:
+            await asyncio.shield(self._commit_now())
+
+    async def synced(self) -> None:
+        """Waits until everything written so far is committed: synced, and found by queries."""
+        target = self._written
+        while self._kept < target:
+            await asyncio.shield(self._commit_now())
+            if self._failure is not None:
+                raise StoreUnavailable(str(self._failure))
+
+    async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
+        """One record, including what is not committed yet; where the journal is strict, an end is
+        committed first. Raises `StoreUnavailable` if that fails.
+        """
+        fresh = await self._told_from_memory(invocation_id)
+        if fresh is not None:
+            return fresh if fresh.function_id == function_id else None
+        return await self._database.read(
+            lambda connection: records.find(connection, function_id, invocation_id)
+        )
+
+    def is_unstored(self, invocation_id: str) -> bool:
+        """Whether this server knows something of the call that is not committed yet."""
+        return self._unstored(invocation_id) is not None
+
+    def uncounted(self) -> Uncounted | None:
+        """What the counters in the database do not have yet; None while a commit is under way."""
+        if self._committing:
+            return None
+        counters: defaultdict[str, FunctionCounters] = defaultdict(FunctionCounters)
+        for record in self._pending.values():
+            if record.is_final:
+                counters[record.function_id].count(record)
+        return Uncounted(commits=self._kept, counters=counters)
+
+    def _unstored(self, invocation_id: str) -> Invocation | None:
+        """The record as it will be stored, if it has not been."""
+        fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
+        return None if fresh is None else fresh.after_attempt()
+
+    async def _told_from_memory(self, invocation_id: str) -> Invocation | None:
+        """The record as it will be stored. None where the database is to be asked: it has been, or
+        it is an end that has to be stored before anybody is told of it; and what is stored then may
+        be another one's.
+        """
+        fresh = self._unstored(invocation_id)
+        if fresh is not None and self._counts_once_stored(fresh) and self._left_to_do is None:
+            await self.synced()
+            return None
+        return fresh
+
+    def _counts_once_stored(self, record: Invocation) -> bool:
+        """Whether it is an end that its caller waits for, too, or one that another node may put its
+        own in the place of: it takes accepted work over from a node that stores nothing.
+        """
+        is_replaceable = record.outcome is not None and not self._boot.is_alone
+        return record.status in FINAL and (self.is_strict or is_replaceable)
+
+    def _told_in_lists(self) -> Iterator[Invocation]:
+        """The records that are not stored, as they will be, but for what counts once it is."""
+        for one in (*self._committing.values(), *self._pending.values()):
+            fresh = one.after_attempt()
+            if not self._counts_once_stored(fresh):
+                yield fresh
+
+    async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
+        """As `get`, one record without its output, and how long that is."""
+        fresh = await self._told_from_memory(invocation_id)
+        if fresh is None:
+            return await self._database.read(
+                lambda connection: records.outline(connection, function_id, invocation_id)
+            )
+        if fresh.function_id != function_id:
+            return None
+        sizes = {"stdout": len(fresh.stdout), "stderr": len(fresh.stderr)}
+        return Outline(record=without_output(fresh), sizes=sizes)
+
+    async def read_output(
+        self, function_id: str, invocation_id: str, stream: str, start: int, size: int
+    ) -> bytes:
+        """A part of the output of one call; the rest of it is not loaded. Less than was asked for,
+        or nothing, where there is no more.
+        """
+        fresh = self._unstored(invocation_id)
+        if fresh is None:
+            return await self._database.read(
+                lambda connection: records.read_output(
+                    connection, (invocation_id, function_id), stream, start, size
+                )
+            )
+        if fresh.function_id != function_id:
+            return b""
+        kept = fresh.stdout if stream == "stdout" else fresh.stderr
+        return kept[start : start + size]
+
+    async def query(self, query: InvocationQuery) -> Page[Invocation]:
+        """Records, newest first. A page may have fewer than `limit`, or none, and a cursor all the
+        same, where few of very many match. Raises `Unprocessable` for an invalid cursor.
+        """
+        before = from_cursor(query.cursor, AFTER_EVERY_ID)
+        # First the records in memory, then the database: a record that is committed in between is
+        # in both, and none is in neither. A record in memory replaces its row, even if only the
+        # row would match.
+        fresh = {
+            record.invocation_id: record
+            for record in self._told_in_lists()
+            if query.function_id in (None, record.function_id)
+            and query.tenant_id in (None, record.tenant_id)
+        }
+        most = query.limit + 1
+        stored, last = await self._database.read(
+            lambda connection: record_list.page(connection, query, before, most, fresh.keys())
+        )
+        found = list(stored)
+        for one in fresh.values():
+            if one.invocation_id >= last and record_list.matches(one, query, before):
+                found.append(one if query.with_output else without_output(one))
+        found.sort(key=lambda record: record.invocation_id, reverse=True)
+        items = found[: query.limit]
+        if len(found) > len(items):
+            last = items[-1].invocation_id
+        return Page(items, to_cursor(last) if last else None)
+
+    async def children(self, tenant_id: str, invocation_id: str, most: int) -> Sequence[Invocation]:
+        """The newest `most` calls that a call of the tenant has caused, oldest first, without their
+        output.
+        """
+        fresh = {
+            one.invocation_id: without_output(one)
+            for one in self._told_in_lists()
+            if one.parent_invocation_id == invocation_id and one.tenant_id == tenant_id
+        }
+        stored = await self._database.read(
+            lambda connection: record_list.children(connection, tenant_id, invocation_id, most)
+        )
+        found = {one.invocation_id: one for one in stored} | fresh
+        return sorted(found.values(), key=lambda one: one.invocation_id)[-most:]
+
+    async def function_of(self, tenant_id: str, invocation_id: str) -> str | None:
+        """The id of the function that a call of the tenant is of; None where either is gone."""
+        fresh = self._unstored(invocation_id)
+        if fresh is not None:
+            return fresh.function_id if fresh.tenant_id == tenant_id else None
+        return await self._database.read(
+            lambda connection: record_list.function_of(connection, tenant_id, invocation_id)
+        )
+
+    def _look_for_lost(self) -> bool:
+        """Whether the segments have all that the last server wrote; a notice says what they lack.
+
+        A directory that no server was in has nothing, wherever the node has written before.
+        """
+        directory = self._directory
+        is_whole = directory.note.word != ""
+        for one, held in zip((self._spool, self._other), directory.note.spools, strict=True):
+            if held == "+" and one.size == 0:
+                is_whole = False
+                directory.add_notice(
+                    f"{one.path.name} held records when the last server ended, and is empty now: "
+                    "some calls that were answered then have none"
+                )
+        return is_whole
+
+    def _check_directory(self) -> None:
+        """Raises `StoreUnavailable` if the files were deleted: what is written would be lost."""
+        directory = self._database.directory
+        if directory.problem is not None:
+            directory.look()
+        if directory.problem is not None:
+            raise StoreUnavailable(directory.problem)
+
+    def _remember(self, record: Invocation) -> None:
+        self._pending[record.invocation_id] = record
+        self._written += 1
+        # Mostly the time of the next commit is set.
+        if self._timer is None or self._spool.size > COMMIT_AT_BYTES:
+            self._commit_in_time()
+
+    def _commit_in_time(self) -> None:
+        """Schedules the next commit; at once if much is waiting."""
+        if self._commit is not None:  # At its end it schedules the next one.
+            return
+        if self._spool.size > COMMIT_AT_BYTES and self._failure is None:
+            self._commit_now()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._commit_after_s, self._commit_now)
+
+    def _commit_now(self) -> asyncio.Task[None]:
+        """The commit that is running, or a new one."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._commit is None:
+            self._commit = self._loop.create_task(self._group_commit())
+        return self._commit
+
+    async def _group_commit(self) -> None:
+        if not self._committing:  # After a failure the same batch is tried again.
+            self._committing, self._pending = self._pending, {}
+            self._spool, self._other = self._other, self._spool
+            self._taken = self._written
+        batch = list(self._committing.values())
+        try:
+            await self._store(batch)
+        except (StoreUnavailable, OSError) as error:
+            self._failure = StoreUnavailable(str(error))
+        except Exception as error:
+            # A bug. The records stay and are tried again, and it is logged.
+            self._failure = StoreUnavailable("the records of calls cannot be stored")
+            self._loop.call_exception_handler(
+                {"message": "group commit failed", "exception": error}
+            )
+        else:
+            self._committing, self._kept, self._failure = {}, self._taken, None
+        self._commit = None
+        if self._failure is not None:
+            self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)
+        elif self._pending:
+            self._commit_in_time()
+
+    async def _store(self, batch: list[Invocation]) -> None:
+        """Moves the batch from the segment into the database."""
+        epoch = self._boot.epoch
+        if self._left_to_do is not None:
+            left_to_do = self._left_to_do
+
+            def work(connection: Connection) -> Sums:
+                sums = left_to_do(connection)
+                add_all(sums, records.upsert(connection, batch, epoch))
+                return sums
+
+            self._tell(await self._database.write(work, self._other.clear, frees=True))
+            self._left_to_do = None
+            self._is_recovered.set()
+            if not self._pending:  # Otherwise the next commit empties it.
+                self._spool.clear()
+            return
+        try:
+            sums = await self._database.write(
+                lambda connection: records.upsert_new(connection, batch, epoch),
+                self._other.clear,
+                frees=True,  # The segment.
+            )
+        except records.NotAllNew:
+            sums = await self._database.write(
+                lambda connection: records.upsert(connection, batch, epoch),
+                self._other.clear,
+                frees=True,
+            )
+        self._tell(sums)
+
+    def _tell(self, sums: Sums) -> None:
+        for told in self.on_counted:
+            told(sums)
+
+    def _close(self) -> None:
+        self._spool.close()
+        self._other.close()
+        if not self._is_beside:
+            self._directory.leave()
+
+
+def unwritable(error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(f"the record of the call cannot be written: {error.strerror or error}")
+
+
+def without_output(record: Invocation) -> Invocation:
+    return msgspec.structs.replace(record, stdout=b"", stderr=b"")

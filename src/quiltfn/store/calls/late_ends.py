@@ -1,0 +1,77 @@
+"""True ends that come late: in the spool of a node that was taken over meanwhile.
+
+Whoever took it over ended its calls as `interrupted`, since nobody knew. Where the node's spool has
+the end of such a call, that replaces what was made up: as if the call had not been ended yet, the
+end is then stored as any other. A call that was tried again keeps what came of that: the queue has
+its next attempt, or it was redriven. Nothing else is ever replaced.
+"""
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+from sqlalchemy import Connection, delete, select, update
+
+from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
+from quiltfn.store.calls import records, stats
+from quiltfn.store.database import tables
+from quiltfn.store.database.sql import run
+
+invocation, dead_letter, delivery = tables.invocation, tables.dead_letter, tables.delivery
+# What is not accepted work, so that nothing follows from its end.
+WITHOUT_WORK = (Source.SYNC, Source.URL)
+
+
+def reopen(connection: Connection, left: Mapping[str, Invocation]) -> list[Invocation]:
+    """Makes those of the records that a take-over has ended, and whose end is `left` in the spool,
+    running again. `left`: by id. Returns what is to be stored in the same transaction: a completion
+    names the delivery that it replaces.
+    """
+    to_store = dict(left)
+    ends = [one for one in left.values() if one.is_final]
+    for start in range(0, len(ends), records.STATEMENT_ROWS):
+        some = {one.invocation_id: one for one in ends[start : start + records.STATEMENT_ROWS]}
+        for known in _made_up(connection, some):
+            completed = some[known.invocation_id]
+            replaced = _undo(connection, known)
+            if completed.outcome is not None:
+                outcome = replace(completed.outcome, replaces_id=replaced)
+                to_store[known.invocation_id] = replace(completed, outcome=outcome)
+    return list(to_store.values())
+
+
+def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Invocation]:
+    """The records as a take-over left them, of those that were not tried again."""
+    found = [
+        known
+        for known in records.among(connection, ends).values()
+        if known.status is Status.INTERRUPTED
+        and known.error_message == NODE_LOST
+        and known.attempt == ends[known.invocation_id].attempt
+    ]
+    ids = [one.invocation_id for one in found if one.source not in WITHOUT_WORK]
+    column = dead_letter.c.invocation_id
+    kept = set(connection.execute(select(column).where(column.in_(ids))).scalars())
+    return [one for one in found if one.source in WITHOUT_WORK or one.invocation_id in kept]
+
+
+def _undo(connection: Connection, known: Invocation) -> str | None:
+    """Returns the id of the delivery that its receiver may have, if there is one."""
+    this = known.invocation_id
+    again = {"status": Status.RUNNING.value, "ended_at": None, "error_message": None}
+    connection.execute(
+        update(invocation).where(invocation.c.invocation_id == this).values(again)
+    ).close()
+    counted = {"function_id": known.function_id, "calls": -1, "errors": -1, "last": 0}
+    run(connection, "add_to_counters", counted)
+    stats.remove_interrupted(connection, known)
+    attempt = tables.attempt.c
+    ended = attempt.invocation_id == this, attempt.attempt == known.attempt
+    connection.execute(delete(tables.attempt).where(*ended)).close()
+    connection.execute(delete(dead_letter).where(dead_letter.c.invocation_id == this)).close()
+    # What was sent, or is being sent, stays so: it was true that nobody knew.
+    unsent = delivery.c.status == "waiting", delivery.c.epoch == 0
+    of_call = delivery.c.function_id == known.function_id, delivery.c.invocation_id == this
+    tried = select(delivery.c.id).where(*of_call, delivery.c.attempts > 0)
+    replaced: str | None = connection.execute(tried.order_by(delivery.c.id.desc())).scalar()
+    connection.execute(delete(delivery).where(*of_call, *unsent)).close()
+    return replaced

@@ -1,0 +1,88 @@
+"""Carries out what becomes of accepted work whose attempt is over, in the transaction that stores
+the record.
+
+    claimed ──outcome──▶ waits again (a retry), or is over: its row in `work` goes
+What it leaves is added: an attempt, a dead letter, a delivery.
+Harmless when repeated. Whether a record is stored for the first time is known in `records.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from quiltfn.model.delivery import delivery_of
+from quiltfn.model.invocation import Invocation
+from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES
+from quiltfn.store.database import tables
+from quiltfn.store.database.sql import driver, run, sql
+
+# Of one function; beyond that the oldest are dropped.
+DEAD_LETTERS_KEPT = 10_000
+
+
+def carry_out(
+    connection: Connection, ended: Sequence[Invocation], *, is_attempt: bool = True
+) -> None:
+    """What the `outcome` of each record says. `is_attempt` False: of work that was not begun."""
+    if not ended:
+        return
+    over = [record for record in ended if record.is_final]
+    if is_attempt:
+        many(connection, "add_attempt", [attempt_row(record) for record in ended])
+    many(connection, "retry_work", [retry_row(record) for record in ended if not record.is_final])
+    many(connection, "remove_work", [(record.invocation_id,) for record in over])
+    dead = [record for record in over if record.outcome and record.outcome.dead_letter]
+    many(connection, "add_dead_letter", [dead_letter_row(record) for record in dead])
+    for function_id in {record.function_id for record in dead}:
+        limits = {"function_id": function_id, "kept": DEAD_LETTERS_KEPT}
+        run(connection, "drop_old_dead_letters", limits)
+    sent = [record for record in over if record.outcome and record.outcome.destination_id]
+    many(connection, "add_delivery", [delivery_row(record) for record in sent])
+    forget_inputs(connection, [record.invocation_id for record in over])
+
+
+def forget_inputs(connection: Connection, ids: Sequence[str]) -> None:
+    """Removes inputs of calls that are over, where their function keeps none."""
+    if ids:
+        run(connection, "forget_inputs", {"ids": tables.as_json(ids)})
+
+
+def many(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Runs a statement for each row, by position and without SQLAlchemy, which is faster."""
+    if rows:
+        driver(connection).cursor().executemany(sql(connection, statement), rows)
+
+
+def attempt_row(record: Invocation) -> tuple[Any, ...]:
+    out, err = record.stdout[-ATTEMPT_OUTPUT_BYTES:], record.stderr[-ATTEMPT_OUTPUT_BYTES:]
+    return (
+        *(record.invocation_id, record.attempt, record.status.value),
+        *(record.started_ms, in_ms(record.ended_at), record.duration_ms, record.exit_code),
+        *(record.error_message, record.execution_node_id, record.cold_start, record.version),
+        *((None, None) if record.is_final else (out, err)),
+    )
+
+
+def retry_row(record: Invocation) -> tuple[Any, ...]:
+    assert record.outcome is not None
+    return record.outcome.retry_at_ms, record.invocation_id, record.attempt
+
+
+def dead_letter_row(record: Invocation) -> tuple[Any, ...]:
+    assert record.outcome is not None
+    whose = record.invocation_id, record.tenant_id, record.function_id
+    return *whose, record.outcome.dead_letter, record.ended_at or 0
+
+
+def delivery_row(record: Invocation) -> tuple[Any, ...]:
+    one = delivery_of(record)
+    return (
+        *(one.id, one.tenant_id, one.function_id, one.invocation_id, one.policy_field),
+        *(one.status.value, one.body, one.due_at_ms, one.expires_at_ms),
+        *(one.error_message, one.ended_at),
+    )
+
+
+def in_ms(seconds: int | None) -> int | None:
+    return None if seconds is None else seconds * 1000

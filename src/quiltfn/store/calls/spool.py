@@ -1,0 +1,152 @@
+"""The spool: an append-only file with the records that the database does not have yet.
+
+A line is `checksum record`, the record as JSON. JSON has no raw newline, so the next record can be
+found behind damage. That tells damage (refused) from a write that the end of the process cut short
+(dropped, since it was never acknowledged). A person can read the file, except for output, which is
+base64.
+
+There is one `write` for each record and no sync. The page cache survives `kill -9`; a power cut can
+lose what was written since the last group commit.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import monotonic
+from zlib import crc32
+
+import msgspec
+
+from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.store.files.directory import StoreBroken, open_own
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Invocation).decode
+
+
+# Longer than a record whose two outputs have the largest size that settings allow, in base64.
+LINE_MAX_BYTES = 192 * 1024 * 1024
+
+
+class _Older(msgspec.Struct):
+    """A line of a release in which output was text."""
+
+    stdout: str = ""
+    stderr: str = ""
+
+
+decode_older = msgspec.json.Decoder(_Older).decode
+
+# Of two records of one attempt the later one counts, in whichever segment it is.
+RANK = {status: 2 if status in FINAL else 0 for status in Status} | {Status.RUNNING: 1}
+
+
+class Spool:
+    """One segment. `size`: the bytes of complete records."""
+
+    def __init__(
+        self, path: Path, holds: Callable[[str, bool], None] = lambda _name, _anything: None
+    ) -> None:
+        """`holds` is called when the segment gets its first record, and before it is emptied."""
+        self.path, self._holds = path, holds
+        self._file = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self.size = os.fstat(self._file).st_size
+        self._is_torn = False
+        # When the present write began; 0: there is none. Another thread reads it.
+        self.writing_since = 0.0
+
+    def append(self, record: Invocation) -> None:
+        """Writes one record. If it raises `OSError`, the segment is as it was."""
+        line = to_line(record)
+        self.writing_since = monotonic()
+        try:
+            if self._is_torn:
+                self._cut()
+            self._is_torn = True  # A write that fails may leave a part; the next one removes that.
+            written = os.write(self._file, line)
+            if written != len(line):
+                self._cut()
+                told = f"No space left on device: {written} of {len(line)} bytes could be written"
+                raise OSError(errno.ENOSPC, told)
+            self._is_torn = False
+            if self.size == 0:
+                self._holds(self.path.name, True)
+            self.size += written
+        finally:
+            self.writing_since = 0.0
+
+    def read(self) -> list[Invocation]:
+        """All complete records, without a torn last one. Other damage raises `StoreBroken`."""
+        with open(os.dup(self._file), "rb") as file:
+            file.seek(0)
+            return from_lines(file.read(), self.path)
+
+    def clear(self) -> None:
+        """Empties the segment, after all of it was committed."""
+        self._holds(self.path.name, False)
+        os.ftruncate(self._file, 0)
+        self.size, self._is_torn = 0, False
+
+    def close(self) -> None:
+        """Closes the file. Later writes fail."""
+        os.close(self._file)
+        self._file = -1
+
+    def _cut(self) -> None:
+        os.ftruncate(self._file, self.size)
+        self._is_torn = False
+
+
+def to_line(record: Invocation) -> bytes:
+    """The line of a record."""
+    body = encode(record)
+    return b"%08x %b\n" % (crc32(body), body)
+
+
+def from_lines(data: bytes, path: Path) -> list[Invocation]:
+    """The records of a segment's content; see `Spool.read`."""
+    # After a power cut a file may end in zeros: its length was stored and its content was not.
+    *lines, last = data.rstrip(b"\0").split(b"\n")
+    records = []
+    for number, line in enumerate(lines, 1):
+        record = from_line(line)
+        if record is None:
+            raise StoreBroken(
+                f"{path} is damaged in line {number} of {len(lines)}. It holds calls that are not "
+                "in the database yet; move it away to start without them."
+            )
+        records.append(record)
+    whole = from_line(last)  # Only its newline is missing.
+    return [*records, whole] if whole else records
+
+
+def from_line(line: bytes) -> Invocation | None:
+    """The record, or None if the line is damaged."""
+    body = line[9:]
+    if line[:9] != b"%08x " % crc32(body):
+        return None
+    try:
+        record = decode(body)
+        if b'"stdout":' not in body and b'"stderr":' not in body:
+            return record
+        older = decode_older(body)
+    except msgspec.MsgspecError:
+        return None
+    return msgspec.structs.replace(
+        record, stdout=older.stdout.encode(), stderr=older.stderr.encode()
+    )
+
+
+def _order(record: Invocation) -> tuple[int, int]:
+    return record.attempt, RANK[record.status]
+
+
+def latest(records: Iterable[Invocation]) -> dict[str, Invocation]:
+    """The newest record of each call, by its id."""
+    found: dict[str, Invocation] = {}
+    for record in records:
+        known = found.get(record.invocation_id)
+        if known is None or _order(record) >= _order(known):
+            found[record.invocation_id] = record
+    return found

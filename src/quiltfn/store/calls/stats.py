@@ -1,0 +1,377 @@
+"""Call statistics in the database: added to, read, folded and removed.
+
+    a record is stored for the first time ──add, the same transaction──▶ a row of 10 s
+    a row is older than its step is kept  ──fold──▶ a row of the next step ──▶ … ──▶ gone
+    a tenant has too many                 ──fold──▶ … ──▶ a row of no function ──▶ gone
+A row of no function has what functions came to that are no longer told apart, so that the usage of
+the tenant stays right.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence, Set
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, select
+
+from quiltfn.model.cursors import AFTER_EVERY_ID
+from quiltfn.model.invocation import Invocation, Status
+from quiltfn.model.retention import StorageLimit
+from quiltfn.model.stats import (
+    ANY_FUNCTION,
+    FINEST_S,
+    HOUR_S,
+    STEPS,
+    CallStats,
+    Stretch,
+    floor_to,
+    folded,
+    folded_before,
+    next_step,
+    of_ended,
+)
+from quiltfn.ports import Clock
+from quiltfn.store.calls.outcomes import many
+from quiltfn.store.database import tables
+from quiltfn.store.database.database import Database
+from quiltfn.store.database.sql import execute, run
+from quiltfn.store.tenants import usage
+
+# Rows of one read, which keeps other readers waiting for some milliseconds, and of one step of
+# removal, which keeps writers waiting for a millisecond or two.
+READ_ROWS, FOLD_ROWS = 2000, 100
+# How long a call that leaves no record is remembered. Journals of the last minute may come back.
+REMEMBERED_S = 600
+FOREVER = 2**62
+
+K = TypeVar("K", bound=Hashable)
+Row = tuple[Stretch, CallStats]
+Sums = dict[Stretch, CallStats]
+
+encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(CallStats).decode
+
+
+def decode(text: bytes) -> CallStats:
+    """The statistics of a row. If they are damaged there are none: the transaction that adds to
+    them stores records of calls, which must not wait for it.
+    """
+    try:
+        return _decode(text)
+    except msgspec.DecodeError as error:
+        import structlog  # noqa: PLC0415 - which commands on keys need not load
+
+        log = structlog.get_logger("quiltfn.store")
+        log.error("statistics in the database are damaged and count as none", reason=str(error))
+        return CallStats()
+
+
+def add_ended(connection: Connection, ended: Iterable[Invocation]) -> Sums:
+    """Counts attempts that are over; returns what was added."""
+    sums = of_ended(ended)
+    add(connection, sums)
+    return sums
+
+
+def add_queued(connection: Connection, accepted: Iterable[tuple[Invocation, int]]) -> None:
+    """Counts work that was accepted: the record of each, and when that was, in Unix seconds."""
+    sums: Sums = {}
+    for record, at in accepted:
+        key = Stretch(record.tenant_id, FINEST_S, floor_to(FINEST_S, at), record.function_id)
+        sums.setdefault(key, CallStats()).queued += 1
+    add(connection, sums)
+
+
+def add_interrupted(connection: Connection, left: Iterable[RowMapping], now: int) -> None:
+    """Counts calls that an earlier start left, by function: how long they ran is not known."""
+    start = floor_to(FINEST_S, now)
+    sums = {
+        Stretch(row["tenant_id"], FINEST_S, start, row["function_id"]): CallStats(
+            calls={Status.INTERRUPTED.value: row["calls"]}, cold_starts=row["cold_starts"]
+        )
+        for row in left
+    }
+    add(connection, sums)
+
+
+def remove_interrupted(connection: Connection, record: Invocation) -> None:
+    """Takes a call that was counted as interrupted out of the row that has it, if one still does:
+    its true end is known now, and is counted.
+    """
+    for step in STEPS:
+        start = floor_to(step, record.ended_at or 0)
+        key = Stretch(record.tenant_id, step, start, record.function_id)
+        row = execute(connection, "stats_of", key).fetchone()
+        known = CallStats() if row is None else decode(row[0])
+        if known.calls.get(Status.INTERRUPTED.value):
+            known.calls[Status.INTERRUPTED.value] -= 1
+            known.cold_starts = max(0, known.cold_starts - record.cold_start)
+            many(connection, "put_stats", [(*key, encode(known))])
+            return
+
+
+def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
+    """Adds to the rows of statistics; one statement reads and one writes each."""
+    if not sums:
+        return
+    rows = []
+    for key, one in sums.items():
+        found = execute(connection, "stats_of", key).fetchone()
+        if found is not None:
+            known = decode(found[0])
+            known.add(one)
+            rows.append((*key, encode(known)))
+        else:
+            rows.append((*key, encode(one)))
+    many(connection, "put_stats", rows)
+
+
+def not_counted(connection: Connection, ended: Sequence[Invocation]) -> list[Invocation]:
+    """Those of some calls of deleted functions that were not counted yet; they are from now on."""
+    found = []
+    for record in ended:
+        noted = execute(connection, "note_counted", (record.invocation_id, record.ended_at or 0))
+        if noted.rowcount:
+            found.append(record)
+    return found
+
+
+class SqlStats:
+    """Call statistics. Raises `StoreUnavailable`. Times in Unix seconds. `bound`: bytes.
+
+    A call that ends is in them once its record is stored: within 50 ms, unless the store refuses
+    writes. A kill at any moment neither loses one nor counts one twice.
+    """
+
+    def __init__(self, database: Database, clock: Clock, bound: StorageLimit) -> None:
+        self._database, self._clock, self._bound = database, clock, bound
+        # Nothing of a tenant is folded while a reader of its rows, who reads them in slices, is
+        # half-way. A step of folding is short, and who begins to read waits for its end.
+        self._folding = asyncio.Lock()
+        self._reading: Counter[str] = Counter()
+
+    async def of_function(
+        self, tenant_id: str, function_id: str, span: tuple[int, int], step_s: int
+    ) -> Sequence[tuple[int, CallStats]]:
+        """What a function's calls came to in each stretch of `step_s` seconds that starts within
+        `span` (from, to), oldest first. Stretches without any are left out. What is kept by longer
+        steps only is left out, too.
+        """
+        whose = {"tenant_id": tenant_id, "function_id": function_id}
+        times = {"start": span[0], "before": span[1]}
+
+        def read(connection: Connection) -> list[Row]:
+            found: list[Row] = []
+            for step in (one for one in STEPS if one <= step_s):
+                look = whose | times | {"step_s": step}
+                found += read_rows("stats_of_function", look, connection)
+            return found
+
+        sums = folded(await self._database.read(read), step_s)
+        return sorted((key.start, one) for key, one in sums.items())
+
+    async def of_tenant(self, tenant_id: str, since: int) -> Mapping[str, CallStats]:
+        """What the calls of each function of a tenant came to in the stretches that end behind
+        `since`, by the function's id.
+        """
+        sums: dict[str, CallStats] = {}
+        async with self._unfolded(tenant_id):
+            for step in STEPS:
+                span = floor_to(step, since), FOREVER  # from the stretch that `since` is in
+                await self._add_up(sums, lambda _, function_id: function_id, tenant_id, step, span)
+        return sums
+
+    async def usage(
+        self,
+        tenant_id: str,
+        span: tuple[int, int],
+        step_s: int | None,
+        *,
+        by_function: bool = True,
+        most: int | None = None,
+        in_order_from: int | None = None,
+    ) -> Mapping[Stretch, CallStats]:
+        """What the calls of each function came to by hours or days that start within `span`; with
+        `step_s` None, in all of it. The function id is empty where functions are no longer told
+        apart, and everywhere without `by_function`. `most`: of how many statistics it is enough to
+        know that there are more; then some of them are returned, not many more than that.
+        `in_order_from`: what ended from then on is read last and between two commits. When this
+        returns, who is told of commits knows of every commit before that and of none behind it. The
+        writer's thread takes commits and this read in turn, and their results come back in the same
+        order.
+        """
+        sums: Sums = {}
+        start, end = span
+        border = end if in_order_from is None else min(end, max(start, in_order_from))
+
+        def key(at: int, function_id: str) -> Stretch:
+            whose = function_id if by_function else ANY_FUNCTION
+            if step_s is None:
+                return Stretch(tenant_id, end - start, start, whose)
+            return Stretch(tenant_id, step_s, floor_to(step_s, at), whose)
+
+        async with self._unfolded(tenant_id):
+            for step in STEPS:
+                until = border if step == FINEST_S else end
+                await self._add_up(sums, key, tenant_id, step, (start, until), most)
+            if border < end:
+
+                def rest(connection: Connection) -> Sums:  # It may be run again.
+                    return _Slices(tenant_id, FINEST_S, (border, end)).all(key, connection)
+
+                # It changes nothing, so that a full disk is no reason to refuse it.
+                add_all(sums, await self._database.write(rest, frees=True))
+        return sums
+
+    async def _add_up(
+        self,
+        sums: dict[K, CallStats],
+        key: Callable[[int, str], K],
+        tenant_id: str,
+        step_s: int,
+        span: tuple[int, int],
+        most: int | None = None,
+    ) -> None:
+        """Adds a tenant's statistics of a step that start within `span` to `sums`, some at a time.
+        `key`: what they are added to, from their start and their function. `most`: it stops where
+        `sums` has more.
+        """
+        slices = _Slices(tenant_id, step_s, span)
+        while not slices.is_done and (most is None or len(sums) <= most):
+            await self._database.read(lambda connection: slices.add_some(connection, sums, key))
+
+    async def tenants(self) -> Sequence[str]:
+        """The tenants that have any statistics."""
+        count = tables.usage.c
+        query = select(count.tenant_id).where(count.kind == usage.STATS.name, count.number > 0)
+        return await self._database.read(
+            lambda connection: connection.execute(query).scalars().all()
+        )
+
+    async def add(self, sums: Mapping[Stretch, CallStats]) -> None:
+        """Adds what was measured beside calls."""
+        await self._database.write(lambda connection: add(connection, sums))
+
+    async def prune_some(self) -> int:
+        """One short step of folding and removing; returns how many rows it handled."""
+        # Rows have the time of the wall clock: while that is behind, new ones are not old.
+        now = int(min(self._clock.trusted(), self._clock.unix()))
+        async with self._folding:
+            read = frozenset(self._reading)
+            return await self._database.write(
+                lambda connection: prune_some(connection, now, self._bound, read), frees=True
+            )
+
+    @asynccontextmanager
+    async def _unfolded(self, tenant_id: str) -> AsyncIterator[None]:
+        """Nothing of the tenant is folded until the block ends."""
+        async with self._folding:
+            self._reading[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._reading[tenant_id] -= 1
+            if not self._reading[tenant_id]:
+                del self._reading[tenant_id]
+
+
+class _Slices:
+    """A tenant's statistics of a step that start within `span`, by start, some at a time."""
+
+    def __init__(self, tenant_id: str, step_s: int, span: tuple[int, int]) -> None:
+        self._whose = {"tenant_id": tenant_id, "step_s": step_s, "before": span[1]}
+        self._after = span[0] - 1, AFTER_EVERY_ID
+        self.is_done = False
+
+    def add_some(
+        self, connection: Connection, sums: dict[K, CallStats], key: Callable[[int, str], K]
+    ) -> None:
+        """Adds the next `READ_ROWS` to `sums`. `key`: as `SqlStats._add_up` says."""
+        start, function_id = self._after
+        look = self._whose | {"start": start, "function_id": function_id, "most": READ_ROWS}
+        rows = execute(connection, "stats_of_tenant", look).fetchall()
+        for at, whose_calls, text in rows:
+            add_one(sums, key(at, whose_calls), decode(text))
+        self.is_done = len(rows) < READ_ROWS
+        if rows:
+            self._after = rows[-1][:2]
+
+    def all(self, key: Callable[[int, str], K], connection: Connection) -> dict[K, CallStats]:
+        """All of them, added up."""
+        sums: dict[K, CallStats] = {}
+        while not self.is_done:
+            self.add_some(connection, sums, key)
+        return sums
+
+
+def read_rows(statement: str, values: Mapping[str, Any], connection: Connection) -> list[Row]:
+    # Without SQLAlchemy, whose rows would take half of the time.
+    rows = execute(connection, statement, values).fetchall()
+    return [(Stretch(*row[:4]), decode(row[4])) for row in rows]
+
+
+def add_one(sums: dict[K, CallStats], key: K, one: CallStats) -> None:
+    """Adds `one` to what `sums` has at `key`; where that is nothing, `one` itself is there then."""
+    if key in sums:
+        sums[key].add(one)
+    else:
+        sums[key] = one
+
+
+def add_all(sums: Sums, more: Sums) -> None:
+    """Adds `more` to `sums`."""
+    for key, one in more.items():
+        add_one(sums, key, one)
+
+
+def prune_some(
+    connection: Connection, now: int, bound: StorageLimit, read: Set[str] = frozenset()
+) -> int:
+    """Folds or removes some rows that are old, and some of tenants that have too many. `read`: the
+    tenants whose rows stay as they are for now.
+    """
+    old = {"before": now - REMEMBERED_S, "most": FOLD_ROWS}
+    handled: int = run(connection, "forget_counted", old).rowcount
+    for step in STEPS:
+        look = {"step_s": step, "before": folded_before(step, now), "most": FOLD_ROWS}
+        some = read_rows("stats_by_age", look | {"read": json.dumps(sorted(read))}, connection)
+        if some:
+            move(connection, some, next_step(step))
+            return handled + len(some)
+    for surplus in usage.surpluses(connection, usage.STATS, bound):
+        if surplus.tenant_id in read:
+            continue
+        most = min(FOLD_ROWS, surplus.rows + 1)
+        handled += give_up(connection, surplus.tenant_id, most)
+    return handled
+
+
+def move(connection: Connection, rows: Sequence[Row], step_s: int | None) -> None:
+    """Adds rows to those of a longer step, in place of them. None: removes them."""
+    if step_s is not None:
+        add(connection, folded(rows, step_s))
+    many(connection, "remove_stats", [key for key, _ in rows])
+
+
+def give_up(connection: Connection, tenant_id: str, most: int) -> int:
+    """Makes room: first from the shortest step, and of that the oldest rows. Returns how many it
+    folded or removed.
+    """
+    whose = {"tenant_id": tenant_id, "most": most, "function_id": ANY_FUNCTION}
+    for step in STEPS:
+        some = read_rows("oldest_stats_of_tenant", whose | {"step_s": step}, connection)
+        longer = next_step(step)
+        if some and longer is not None:
+            move(connection, some, longer)
+        elif some:
+            for key, one in some:
+                add(connection, {key._replace(function_id=ANY_FUNCTION): one})
+            move(connection, some, None)
+        if some:
+            return len(some)
+    some = read_rows("oldest_sums_of_tenant", whose | {"step_s": HOUR_S}, connection)
+    move(connection, some, None)
+    return len(some)

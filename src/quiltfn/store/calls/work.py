@@ -1,0 +1,648 @@
+"""The queue of accepted work, in the database.
+
+    accept ──▶ waits (epoch 0) ──claim──▶ claimed ──the journal stores the end──▶ gone, or waits
+                 ├──cancel, too old──▶ gone   └──release, a start (`work_recovery.py`)──▶ waits
+What many callers give at the same time is accepted in one transaction.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, func, select
+
+from quiltfn.base.ids import new_id
+from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.errors import CapacityFull, NotFound, QuiltfnError, Unprocessable
+from quiltfn.model.invocation import NEXT, CallEvent, Invocation, Status, WorkOutcome
+from quiltfn.model.retention import StorageLimit
+from quiltfn.model.state_machine import transition
+from quiltfn.model.work import outcome_of_expired
+from quiltfn.ports import Page, TenantFunctions
+from quiltfn.ports.work import (
+    CLAIM_MAX_BYTES,
+    AcceptedWork,
+    Attempt,
+    Claim,
+    ClaimedWork,
+    DeadLetter,
+    DueWork,
+    FunctionQueue,
+    Input,
+    QueueCounts,
+)
+from quiltfn.store.calls import outcomes, records, stats
+from quiltfn.store.calls.inputs import Cipher, input_row, read_environment, read_input, size_of
+from quiltfn.store.calls.old_inputs import OldInputs
+from quiltfn.store.database import tables
+from quiltfn.store.database.database import Database
+from quiltfn.store.database.sql import run
+from quiltfn.store.functions import changes
+from quiltfn.store.functions.old_versions import check_there
+from quiltfn.store.functions.policies import policy_of
+from quiltfn.store.tenants import usage
+
+MACHINE_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# One transaction accepts so much, and one claim takes so much into memory.
+ACCEPTED_AT_ONCE, AT_ONCE_MAX_BYTES = 500, CLAIM_MAX_BYTES
+ENDED_AT_ONCE = 200
+RETRY_AFTER_S = 5
+CANCELLED = "the call was cancelled before it was started"
+WAITED_TOO_LONG = "the call waited longer than max_age_seconds of its function's policy"
+NO_BOUND = StorageLimit()
+
+work, dead_letter = tables.work.c, tables.dead_letter.c
+Refusal = QuiltfnError | None
+
+
+class SqlWork:
+    """The queue of accepted work, for any number of servers. Raises `StoreUnavailable`. `bound`:
+    the bytes of inputs.
+
+    The end of an attempt is not written here: it is the record that `Journal.closed` gets, whose
+    `outcome` is carried out in the transaction that stores the record.
+    """
+
+    def __init__(
+        self, database: Database, bound: StorageLimit = NO_BOUND, cipher: Cipher | None = None
+    ) -> None:
+        self._database, self._bound, self._cipher = database, bound, cipher
+        self._machine_boot, self._old_inputs = machine_boot_id(), OldInputs()
+        self._arrived: list[tuple[AcceptedWork, asyncio.Future[None]]] = []
+        self._accepting: asyncio.Task[None] | None = None
+
+    async def accept(self, accepted: AcceptedWork) -> None:
+        """Stores the record, its input and its place in the queue: on disk when this returns.
+
+        Calls that come at the same time share one transaction. Raises `CapacityFull` if as many
+        wait as may, or if inputs of the tenant or of all take too much, and `NotFound` if the
+        function was deleted. Storing the same id again changes nothing.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+        self._arrived.append((accepted, answer))
+        if self._accepting is None:
+            self._accepting = loop.create_task(self._accept_arrived())
+        await answer
+
+    async def _accept_arrived(self) -> None:
+        """Accepts what has come, and what comes meanwhile."""
+        try:
+            while self._arrived:
+                some, size = [], 0
+                for one in self._arrived[:ACCEPTED_AT_ONCE]:
+                    some.append(one)
+                    size += one[0].input.size_bytes
+                    if size >= AT_ONCE_MAX_BYTES:
+                        break
+                del self._arrived[: len(some)]
+                await self._accept_some(some)
+        finally:
+            self._accepting = None
+
+    async def _accept_some(self, some: list[tuple[AcceptedWork, asyncio.Future[None]]]) -> None:
+        accepted = [one for one, _ in some]
+        told: Sequence[Exception | None]
+        try:
+            told = await self._database.write(
+                lambda connection: self.accept_in(connection, accepted)
+            )
+        except Exception as error:
+            told = [error] * len(some)
+        for (_, answer), refusal in zip(some, told, strict=True):
+            if answer.done():  # Its caller has gone; the work stays accepted.
+                continue
+            if refusal is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(refusal)
+
+    def accept_in(self, connection: Connection, given: Sequence[AcceptedWork]) -> list[Refusal]:
+        """Accepts work in a transaction of the caller's. Returns for each piece why it was refused
+        (`CapacityFull` or `NotFound`), or None.
+        """
+        ids = tables.as_json([one.record.invocation_id for one in given])
+        known = set(run(connection, "ids_among", {"ids": ids}).scalars())
+        room = _Room(connection, self._bound, self._old_inputs)
+        refusals: list[Refusal] = []
+        taken: dict[str, AcceptedWork] = {}
+        for one in given:
+            is_known = one.record.invocation_id in known or one.record.invocation_id in taken
+            refusal = None if is_known else room.take(one)
+            refusals.append(refusal)
+            if not is_known and refusal is None:
+                taken[one.record.invocation_id] = one
+        new = list(taken.values())
+        records.write(connection, [one.record for one in new], self._database.boot.epoch)
+        rows = [input_row(one.record, one.input, self._cipher) for one in new]
+        outcomes.many(connection, "add_input", rows)
+        outcomes.many(connection, "add_work", [work_row(one) for one in new])
+        stats.add_queued(connection, [(one.record, one.given_at) for one in new])
+        changes.tell(connection, changes.Notice.WORK)
+        return refusals
+
+    async def load(self) -> Sequence[FunctionQueue]:
+        """Every function that has work waiting. Called at the start."""
+        function, count = tables.function.c, tables.work_count.c
+        counted = select(count.function_id, function.tenant_id, count.number).where(
+            count.function_id == function.id, count.number > 0
+        )
+
+        def read(connection: Connection) -> list[FunctionQueue]:
+            found = []
+            for function_id, tenant_id, number in connection.execute(counted).all():
+                waiting = number - scalar(connection, "number_claimed", function_id)
+                due = scalar(connection, "next_due", function_id)
+                if due is not None:
+                    found.append(
+                        FunctionQueue(
+                            function_id=function_id,
+                            tenant_id=tenant_id,
+                            waiting=waiting,
+                            next_due_ms=due,
+                        )
+                    )
+            return found
+
+        return await self._database.read(read)
+
+    async def due(self) -> Sequence[DueWork]:
+        """Every function that has work waiting, and when the first of it is due: one query."""
+
+        def read(connection: Connection) -> list[DueWork]:
+            rows = run(connection, "due_work").mappings()
+            return [tables.read(row, DueWork) for row in rows if row["next_due_ms"] is not None]
+
+        return await self._database.poll(read)
+
+    async def over(self, invocation_ids: Collection[str]) -> Collection[str]:
+        """Those of the ids whose calls are over."""
+        record = tables.invocation.c
+        query = select(record.invocation_id).where(
+            record.invocation_id.in_(invocation_ids),
+            record.status.not_in((Status.QUEUED.value, Status.RUNNING.value)),
+        )
+        return await self._database.read(
+            lambda connection: connection.execute(query).scalars().all()
+        )
+
+    async def check_key(self) -> None:
+        """Raises `Unprocessable` if the work that functions have waiting cannot be decrypted. Of
+        each it looks at the first; one that is missed becomes a dead letter when it is claimed.
+        """
+        given = tables.input_table
+
+        def read(connection: Connection) -> list[RowMapping]:
+            found: list[RowMapping] = []
+            for function_id in connection.execute(
+                select(tables.work_count.c.function_id)
+            ).scalars():
+                first = run(connection, "first_waiting", (function_id,)).scalar()
+                row = connection.execute(select(given).where(given.c.invocation_id == first))
+                found += row.mappings().all()
+            return found
+
+        for row in await self._database.read(read):
+            read_input(row, self._cipher)
+
+    async def claim(self, function_id: str, limit: int, now_ms: int, *, is_begun: bool) -> Claim:
+        """Makes up to `limit` due pieces of work this node's, oldest first: on disk when this
+        returns. No other server gets them. Work that is too old, or whose input cannot be
+        decrypted, is ended instead: its record gets the status `error`, and it becomes a dead
+        letter.
+
+        `is_begun`: where the server ends before the journal has the attempt, the attempt counts as
+        interrupted all the same. Otherwise the work waits again after the next start, unless the
+        machine itself was started anew in between, for then the journal may have lost the attempt.
+        """
+        ended: list[Invocation] = []
+        while True:  # As long as there is nothing but old work.
+            some = await self._database.write(
+                lambda connection: self._claim_some(
+                    connection, function_id, limit, now_ms, is_begun
+                )
+            )
+            ended += some.ended
+            if some.work or not some.ended:
+                return replace(some, ended=ended)
+
+    def _claim_some(
+        self, connection: Connection, function_id: str, limit: int, now_ms: int, is_begun: bool
+    ) -> Claim:
+        look = {"function_id": function_id, "now": now_ms, "most": limit + ENDED_AT_ONCE}
+        too_old = run(connection, "too_old", look).scalars().all()
+        ended = self._end_old(connection, function_id, too_old, now_ms)
+        if not self._database.boot.is_alone:
+            limit = _room_for(connection, function_id, limit)
+        values = {
+            "node": self._database.boot.node_id,
+            "epoch": self._database.boot.epoch,
+            "machine": self._machine_boot,
+            "is_begun": is_begun,
+            "function_id": function_id,
+            "now": now_ms,
+            "most": limit,
+            "bytes": AT_ONCE_MAX_BYTES,
+        }
+        rows = run(connection, "claim_work", values).mappings().all()
+        claimed, unreadable = self._read_claimed(connection, rows, now_ms)
+        ended += self._end(connection, unreadable)
+        return Claim(
+            work=sorted(claimed, key=lambda one: (one.due_at_ms, one.record.invocation_id)),
+            ended=ended,
+            next_due_ms=scalar(connection, "next_due", function_id),
+        )
+
+    def _read_claimed(
+        self, connection: Connection, rows: Sequence[Any], now_ms: int
+    ) -> tuple[list[ClaimedWork], list[Invocation]]:
+        """The work, and records of what cannot be run because its input cannot be decrypted: as a
+        dead letter it waits for the key.
+        """
+        if not rows:
+            return [], []
+        ids = [row["invocation_id"] for row in rows]
+        found = records.among(connection, ids)
+        query = select(tables.input_table).where(tables.input_table.c.invocation_id.in_(ids))
+        given = {row["invocation_id"]: row for row in connection.execute(query).mappings()}
+        claimed, unreadable = [], []
+        for row in rows:
+            record = replace(found[row["invocation_id"]], attempt=row["attempts"])
+            try:
+                kept = read_input(given[record.invocation_id], self._cipher)
+            except QuiltfnError as error:
+                dead = WorkOutcome(dead_letter="attempts", decided_at_ms=now_ms)
+                unreadable.append(never_begun(record, str(error), dead, now_ms // 1000))
+                continue
+            claimed.append(
+                ClaimedWork(
+                    record=record,
+                    input=kept,
+                    due_at_ms=row["due_at_ms"],
+                    expires_at_ms=row["expires_at_ms"],
+                )
+            )
+        return claimed, unreadable
+
+    def _end_old(
+        self, connection: Connection, function_id: str, ids: Sequence[str], now_ms: int
+    ) -> list[Invocation]:
+        if not ids:
+            return []
+        policy = policy_of(connection, function_id)
+        ended = []
+        for record in records.among(connection, ids).values():
+            decided = outcome_of_expired(policy, now_ms, new_id)
+            ended.append(never_begun(record, WAITED_TOO_LONG, decided, now_ms // 1000))
+        return self._end(connection, ended)
+
+    def _end(self, connection: Connection, ended: list[Invocation]) -> list[Invocation]:
+        """Stores ends of work that was not begun."""
+        if ended:
+            records.write(connection, ended, self._database.boot.epoch)
+            records.add_counters(connection, ended)
+            stats.add_ended(connection, ended)
+            outcomes.carry_out(connection, ended, is_attempt=False)
+        return ended
+
+    async def release(self, invocation_ids: Sequence[str], due_at_ms: int | None = None) -> None:
+        """Puts claimed work back that was not begun; the attempt does not count. `due_at_ms`: when
+        it is due now; None: as before.
+        """
+        if invocation_ids:
+            await self._database.write(lambda c: self._release(c, invocation_ids, due_at_ms))
+
+    async def release_others(self, function_id: str, known: Collection[str]) -> int | None:
+        """Puts back what this server has claimed of the function since its start, but for the
+        `known` ids: after a claim or a release of which the store did not say whether it was made.
+        Returns when the first of what waits is due, in Unix milliseconds; None: nothing waits.
+        """
+        boot = self._database.boot
+        mine = {"function_id": function_id, "node": boot.node_id, "epoch": boot.epoch}
+
+        def write(connection: Connection) -> int | None:
+            claimed = run(connection, "claimed_now", mine).scalars().all()
+            others = [one for one in claimed if one not in known]
+            if others:
+                self._release(connection, others)
+            due: int | None = scalar(connection, "next_due", function_id)
+            return due
+
+        return await self._database.write(write)
+
+    def _release(
+        self, connection: Connection, invocation_ids: Sequence[str], due_at_ms: int | None = None
+    ) -> None:
+        boot = self._database.boot
+        mine = {"node": boot.node_id, "epoch": boot.epoch, "due": due_at_ms}
+        rows = [{"invocation_id": one} | mine for one in invocation_ids]
+        run(connection, "release_work", rows).close()
+        changes.tell(connection, changes.Notice.WORK)
+
+    async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
+        """Ends work that waits; returns its record, `cancelled`. None where none such waits."""
+        this = (work.invocation_id == invocation_id, work.function_id == function_id)
+        waits = select(work.invocation_id).where(*this, work.epoch == 0)
+
+        def write(connection: Connection) -> Invocation | None:
+            if connection.execute(waits).first() is None:
+                return None
+            record = records.among(connection, [invocation_id])[invocation_id]
+            event = CallEvent.CANCELLED
+            ended = never_begun(record, CANCELLED, WorkOutcome(), now, event)
+            return self._end(connection, [ended])[0]
+
+        return await self._database.write(write, frees=True)
+
+    async def claimed_by(self, invocation_id: str) -> str | None:
+        """The node that has claimed this work; None where nobody has, or where it is over."""
+        claimed = work.invocation_id == invocation_id, work.epoch > 0
+        query = select(work.node_id).where(*claimed)
+        return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
+
+    async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
+        """How much work the function has, by what it waits for."""
+        return await self._database.read(
+            lambda connection: _counts(connection, function_id, now_ms)
+        )
+
+    async def queues(
+        self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
+    ) -> Page[tuple[str, QueueCounts]]:
+        """Likewise of each function that has some, or dead letters, by their ids. Raises
+        `Unprocessable` for an invalid cursor.
+        """
+        key, count = tables.function.c.id, tables.work_count.c
+        has_work = exists().where(count.function_id == key, count.number > 0)
+        has_dead = exists().where(dead_letter.function_id == key)
+        query = select(key).where(
+            tables.function.c.tenant_id == of.tenant_id,
+            key > from_cursor(cursor, BEFORE_EVERY_ID),
+            has_work | has_dead,
+        )
+        if of.ids is not None:
+            query = query.where(key.in_(of.ids))
+        query = query.order_by(key).limit(limit + 1)
+
+        def read(connection: Connection) -> Page[tuple[str, QueueCounts]]:
+            found = connection.execute(query).scalars().all()
+            ids = found[:limit]
+            items = [(one, _counts(connection, one, now_ms)) for one in ids]
+            return Page(items, to_cursor(ids[-1]) if len(found) > limit else None)
+
+        return await self._database.read(read)
+
+    async def attempts(self, invocation_id: str) -> Sequence[Attempt]:
+        """The attempts at accepted work that are over, first to last."""
+        rows = select(tables.attempt).where(tables.attempt.c.invocation_id == invocation_id)
+        rows = rows.order_by(tables.attempt.c.attempt)
+        return await self._database.read(
+            lambda connection: [
+                tables.read(row, Attempt) for row in connection.execute(rows).mappings()
+            ]
+        )
+
+    async def input(self, invocation_id: str) -> Input | None:
+        """What the caller gave, where it was kept. Raises `Unprocessable` where it is encrypted and
+        the key is another.
+        """
+        return await self._input(invocation_id)
+
+    async def input_variables(self, invocation_id: str) -> Sequence[str] | None:
+        """The names of the variables that the caller gave; none where they are encrypted with
+        another key, and None where the input is not kept.
+        """
+        table = tables.input_table.c
+        columns = (table.invocation_id, table.environment, table.is_encrypted)
+        query = select(*columns).where(table.invocation_id == invocation_id)
+        row = await self._database.read(lambda c: c.execute(query).mappings().one_or_none())
+        try:
+            return None if row is None else sorted(read_environment(row, self._cipher) or ())
+        except Unprocessable:
+            return ()
+
+    async def dead_input(self, function_id: str, invocation_id: str) -> Input | None:
+        """Likewise, if the call is a dead letter of the function; else None."""
+        this = (
+            dead_letter.invocation_id == invocation_id,
+            dead_letter.function_id == function_id,
+        )
+        return await self._input(invocation_id, exists().where(*this))
+
+    async def _input(self, invocation_id: str, *where: ColumnElement[bool]) -> Input | None:
+        query = select(tables.input_table).where(
+            tables.input_table.c.invocation_id == invocation_id, *where
+        )
+        row = await self._database.read(
+            lambda connection: connection.execute(query).mappings().one_or_none()
+        )
+        return None if row is None else read_input(row, self._cipher)
+
+    async def keep_input(self, record: Invocation, kept: Input) -> None:
+        """Keeps the input of a call that was no accepted work."""
+        values = input_row(record, kept, self._cipher)
+
+        def write(connection: Connection) -> None:
+            room = _Room(connection, self._bound, self._old_inputs)
+            if room.fits(record.tenant_id, size_of(kept)) is None:
+                outcomes.many(connection, "add_input", [values])
+
+        await self._database.write(write)
+
+    async def dead_letters(
+        self, of: str | TenantFunctions, limit: int, cursor: str | None
+    ) -> Page[DeadLetter]:
+        """The dead letters of the function with the id, or of several, newest first."""
+        call, attempt = tables.invocation.c, tables.attempt.c
+        made = select(func.count()).where(attempt.invocation_id == dead_letter.invocation_id)
+        query = (
+            select(
+                *(dead_letter.invocation_id, dead_letter.function_id),
+                *(dead_letter.reason, dead_letter.died_at, call.status),
+                made.scalar_subquery().label("attempts"),
+                *(call.error_message, call.source),
+            )
+            .where(
+                tables.are_of(tables.dead_letter, of),
+                dead_letter.invocation_id < from_cursor(cursor, AFTER_EVERY_ID),
+                call.invocation_id == dead_letter.invocation_id,
+            )
+            .order_by(dead_letter.invocation_id.desc())
+            .limit(limit + 1)
+        )
+        found = await self._database.read(
+            lambda connection: [
+                tables.read(row, DeadLetter) for row in connection.execute(query).mappings()
+            ]
+        )
+        items = found[:limit]
+        return Page(items, to_cursor(items[-1].invocation_id) if len(found) > limit else None)
+
+    async def redrive(
+        self, function_id: str, again: Sequence[tuple[str, AcceptedWork]]
+    ) -> Sequence[str]:
+        """Takes dead letters away and accepts each one's work again under a new id, in one
+        transaction. Pairs of the dead letter's id and its new work. Returns the new ids; a dead
+        letter that is gone by then is skipped.
+        """
+
+        def write(connection: Connection) -> list[str]:
+            there = [one for dead_id, one in again if _take(connection, function_id, dead_id)]
+            for refusal in self.accept_in(connection, there):
+                if refusal is not None:
+                    raise refusal
+            outcomes.forget_inputs(connection, [dead_id for dead_id, _ in again])
+            return [one.record.invocation_id for one in there]
+
+        return await self._database.write(write)
+
+    async def drop_dead_letter(self, function_id: str, invocation_id: str) -> bool:
+        """Takes one away; its record stays. Returns whether it was there."""
+
+        def write(connection: Connection) -> bool:
+            was_there = _take(connection, function_id, invocation_id)
+            if was_there:
+                outcomes.forget_inputs(connection, [invocation_id])
+            return was_there
+
+        return await self._database.write(write, frees=True)
+
+
+class _Room:
+    """How much more work may be accepted in a transaction."""
+
+    def __init__(self, connection: Connection, bound: StorageLimit, old: OldInputs) -> None:
+        self._connection, self._bound, self._old = connection, bound, old
+        self._waiting: dict[str, int | None] = {}
+        self._has: Counter[str] = Counter()
+        self._all = usage.of_all(connection, usage.INPUT)
+
+    def take(self, one: AcceptedWork) -> Refusal:
+        """Why it is refused; else it counts from now on."""
+        function_id, tenant_id = one.record.function_id, one.record.tenant_id
+        waiting = self._waiting_of(function_id)
+        if waiting is None:
+            return NotFound("the function was deleted")
+        if one.input.version is not None:
+            try:  # A removal that comes later sees the input, and leaves its version.
+                check_there(self._connection, function_id, one.input.version)
+            except NotFound as error:
+                return error
+        if waiting >= one.max_queued:
+            return CapacityFull(
+                f"{waiting} calls of the function wait already, and at most {one.max_queued} may",
+                retry_after=RETRY_AFTER_S,
+            )
+        size = size_of(one.input)
+        refusal = self.fits(tenant_id, size)
+        if refusal is None:
+            self._waiting[function_id] = waiting + 1
+            self._has[tenant_id] += size
+            self._all += size
+        return refusal
+
+    def fits(self, tenant_id: str, size: int) -> Refusal:
+        """Why an input of that size is refused, or None. Those of calls that are over make room."""
+        if tenant_id not in self._has:
+            self._has[tenant_id] = usage.of_tenant(self._connection, usage.INPUT, tenant_id)
+        too_much = self._has[tenant_id] + size - self._bound.tenant
+        if self._bound.tenant and too_much > 0:
+            surplus = usage.Surplus(tenant_id, usage.Unit.BYTES, too_much, 1)
+            freed = self._old.remove_some(self._connection, [surplus])
+            self._has[tenant_id] -= freed
+            self._all -= freed
+            if freed < too_much:
+                return full("the inputs of the tenant's calls", self._bound.tenant)
+        too_much = self._all + size - self._bound.all
+        if self._bound.all and too_much > 0:
+            return full("the inputs of all calls", self._bound.all)
+        return None
+
+    def _waiting_of(self, function_id: str) -> int | None:
+        """How many calls of the function wait; None: it is deleted."""
+        if function_id not in self._waiting:
+            self._waiting[function_id] = None
+            if scalar(self._connection, "has_function", function_id) is not None:
+                number = scalar(self._connection, "number_of_work", function_id) or 0
+                claimed = scalar(self._connection, "number_claimed", function_id)
+                self._waiting[function_id] = number - claimed
+        return self._waiting[function_id]
+
+
+def full(what: str, limit: int) -> CapacityFull:
+    return CapacityFull(
+        f"{what} take as many bytes as they may",
+        details={"limit_bytes": limit},
+        hint="work that waits and dead letters keep theirs: redrive or delete dead letters",
+        retry_after=RETRY_AFTER_S,
+    )
+
+
+def work_row(one: AcceptedWork) -> tuple[Any, ...]:
+    """The values of `add_work`."""
+    record = one.record
+    whose = record.invocation_id, record.tenant_id, record.function_id
+    return *whose, one.due_at_ms, one.expires_at_ms
+
+
+def never_begun(
+    record: Invocation,
+    message: str,
+    decided: WorkOutcome,
+    now: int,
+    event: CallEvent = CallEvent.ERROR,
+) -> Invocation:
+    """The final record of queued work that is not begun any more."""
+    return replace(
+        record,
+        status=transition(NEXT, Status.QUEUED, event),
+        ended_at=now,
+        error_message=message,
+        outcome=decided,
+    )
+
+
+def machine_boot_id() -> str:
+    """Another one after each start of the machine's kernel."""
+    return MACHINE_BOOT.read_text().strip()
+
+
+def _room_for(connection: Connection, function_id: str, limit: int) -> int:
+    """How many more of the function's may be claimed, at most `limit`, so that all servers together
+    keep to its `max_concurrency`: each knows only what runs on itself.
+    """
+    most = policy_of(connection, function_id).max_concurrency
+    if most is None:
+        return limit
+    claimed: int = scalar(connection, "number_claimed", function_id)
+    return min(limit, max(0, most - claimed))
+
+
+def _counts(connection: Connection, function_id: str, now_ms: int) -> QueueCounts:
+    later = {"function_id": function_id, "now": now_ms}
+    dead = select(func.count()).where(dead_letter.function_id == function_id)
+    running = scalar(connection, "number_claimed", function_id)
+    waiting = (scalar(connection, "number_of_work", function_id) or 0) - running
+    delayed = run(connection, "number_delayed", later).scalar_one()
+    first = scalar(connection, "next_due", function_id)
+    return QueueCounts(
+        queued=waiting - delayed,
+        delayed=delayed,
+        running=running,
+        dead_letters=connection.execute(dead).scalar_one(),
+        oldest_due_ms=first if first is not None and first <= now_ms else None,
+    )
+
+
+def scalar(connection: Connection, statement: str, function_id: str) -> Any:
+    """The one value that a statement about a function gives; None where it gives none."""
+    return run(connection, statement, (function_id,)).scalar()
+
+
+def _take(connection: Connection, function_id: str, invocation_id: str) -> bool:
+    """Removes a dead letter; returns whether it was there."""
+    this = (dead_letter.invocation_id == invocation_id, dead_letter.function_id == function_id)
+    return bool(connection.execute(delete(tables.dead_letter).where(*this)).rowcount)

@@ -1,0 +1,129 @@
+"""At a start, and when a node is taken over: what becomes of work that earlier boots had claimed.
+
+An attempt whose start the journal has is interrupted, and the function's policy says what follows.
+Work without such a record was not begun and waits again, if the journal's spool can have lost
+nothing: `kill -9` leaves it whole, a start of the machine may not. Otherwise nobody knows whether
+it was begun, and it counts as interrupted: so work with one attempt is never run twice.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import Connection, RowMapping
+
+from quiltfn.base.ids import continue_behind, new_id
+from quiltfn.model.invocation import FINAL, NODE_LOST, Invocation, Status
+from quiltfn.model.work import outcome
+from quiltfn.store.calls import outcomes, records
+from quiltfn.store.calls.work import machine_boot_id
+from quiltfn.store.database.sql import run
+from quiltfn.store.fleet.nodes import Boot
+from quiltfn.store.functions.policies import policy_of
+
+UNKNOWN = "the server ended, and whether the call was started then is not known"
+
+
+class Why(NamedTuple):
+    """The messages of calls that are ended: `running` of one whose start was stored, `unknown` of
+    one that may have been started.
+    """
+
+    running: str
+    unknown: str
+
+
+SERVER_ENDED = Why(records.INTERRUPTED, UNKNOWN)
+TAKEN_OVER = Why(NODE_LOST, NODE_LOST)
+
+
+class StartTime(msgspec.Struct, frozen=True):
+    """When the server starts: by the wall clock in Unix seconds, which records have, and by trusted
+    time in Unix milliseconds, which queues go by.
+    """
+
+    unix: int
+    trusted_ms: int
+
+
+def recover(
+    connection: Connection,
+    boot: Boot,
+    now: StartTime,
+    *,
+    is_spool_whole: bool,
+    why: Why = SERVER_ENDED,
+) -> int:
+    """Ends attempts and releases work, after the journal's records were stored; returns how many
+    attempts it ended.
+
+    `is_spool_whole`: no file of the journal was removed since the last server ended, and its
+    records are stored.
+    """
+    ended = 0
+    mine = {"epoch": boot.epoch, "alone": boot.is_alone, "node": boot.node_id}
+    rows = run(connection, "claimed_before", mine).mappings().all()
+    if rows:  # New ids may be needed, which must sort behind all others.
+        continue_behind(run(connection, "newest_id").scalar_one())
+    for start in range(0, len(rows), records.STATEMENT_ROWS):
+        some = rows[start : start + records.STATEMENT_ROWS]
+        left = _recover_some(connection, now, some, why, is_spool_whole)
+        records.upsert(connection, left, boot.epoch)
+        ended += len(left)
+    return ended
+
+
+def _recover_some(
+    connection: Connection,
+    now: StartTime,
+    rows: Sequence[RowMapping],
+    why: Why,
+    is_spool_whole: bool,
+) -> list[Invocation]:
+    """Releases what waits again; returns the ends of what may have been begun."""
+    machine = machine_boot_id()
+    found = records.among(connection, [row["invocation_id"] for row in rows])
+    over, waiting, ended = [], [], []
+    for row in rows:
+        record = found.get(row["invocation_id"])
+        is_known = is_spool_whole and row["machine_boot_id"] == machine and not row["is_begun"]
+        if record is None or record.status in FINAL:
+            over.append((row["invocation_id"],))
+        elif record.status is Status.QUEUED and is_known:
+            waiting.append(
+                {key: row[key] for key in ("invocation_id", "epoch")}
+                | {"node": row["node_id"], "due": None}
+            )
+        else:
+            ended.append(_interrupted(connection, row, record, now, why))
+    outcomes.many(connection, "remove_work", over)
+    if waiting:
+        run(connection, "release_work", waiting)
+    return ended
+
+
+def _interrupted(
+    connection: Connection, row: RowMapping, record: Invocation, now: StartTime, why: Why
+) -> Invocation:
+    """The record of the attempt, with what its function's policy makes of it."""
+    is_running = record.status is Status.RUNNING
+    ended = replace(
+        record,
+        attempt=row["attempts"],
+        execution_node_id=row["node_id"],
+        status=Status.INTERRUPTED,
+        ended_at=max(now.unix, record.started_at or 0),
+        error_message=why.running if is_running else why.unknown,
+    )
+    policy = policy_of(connection, record.function_id)
+    decided = outcome(
+        policy,
+        ended,
+        now.trusted_ms,
+        row["expires_at_ms"],
+        random.random(),
+        new_id,
+    )
+    return replace(ended, outcome=decided)

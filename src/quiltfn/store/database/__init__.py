@@ -1,0 +1,1 @@
+"""A database, SQLite or PostgreSQL, as the rest of the store uses it."""

@@ -1,0 +1,20 @@
+"""Deleting many rows in several transactions, so that other writes get between."""
+
+from sqlalchemy import Delete
+
+from quiltfn.store.database.database import Database
+
+BATCH_ROWS = 1000
+
+
+async def delete(database: Database, batch: Delete) -> int:
+    """Runs `batch`, which deletes up to `BATCH_ROWS` rows, each time in its own transaction, until
+    it finds fewer. Returns how many rows went.
+    """
+    removed, last = 0, BATCH_ROWS
+    while last == BATCH_ROWS:
+        last = await database.write(
+            lambda connection: connection.execute(batch).rowcount, frees=True
+        )
+        removed += last
+    return removed

@@ -1,0 +1,88 @@
+"""Checks a large database for damage while the server runs.
+
+A small one is checked at every start (`sqlite.py`). A large one takes too long for that. After a
+crash it is checked in the background, by a thread of low priority with its own connection, table by
+table, so that the log can be checkpointed in between.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from quiltfn.store.files.consistency import read_only
+
+CHECK_BELOW_BYTES = 16 * 1024**3
+NICE = 10
+
+
+class IntegrityCheck:
+    """Call `start` after a crash, and `stop` before the database is closed."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._connection: sqlite3.Connection | None = None
+        self._thread: threading.Thread | None = None
+        self._is_stopped = False
+        # What to tell the operator, and whether that is damage.
+        self.told = ""
+        self.is_damaged = False
+
+    def start(self) -> None:
+        """Starts the check in the background."""
+        size = self._database.stat().st_size
+        if size >= CHECK_BELOW_BYTES:
+            self.told = (
+                "the last server did not end in order, and the database is too large to be looked "
+                "through meanwhile: quiltfn backup does it"
+            )
+            return
+        self.told = "the last server did not end in order: looking the database through"
+        self._thread = threading.Thread(target=self._run, name="store-check", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops the check, also in the middle. Blocks for a moment."""
+        self._is_stopped = True
+        if self._thread is not None:
+            connection = self._connection
+            if connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.interrupt()
+            self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        try:
+            damage = self._look()
+        except sqlite3.Error as error:
+            if self._is_stopped:
+                return
+            damage = str(error)
+        if damage is None:
+            self.told = "looked through after an end that was not in order: it is whole"
+            return
+        import structlog  # noqa: PLC0415 — commands beside a server do without it
+
+        self.is_damaged = True
+        self.told = f"the database is damaged: {damage}. Restore a backup"
+        structlog.get_logger("quiltfn.store").error("the database is damaged", damage=damage)
+
+    def _look(self) -> str | None:
+        """The first damage that is found, or None."""
+        with closing(read_only(self._database)) as connection:
+            self._connection = connection
+            try:
+                tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+                for (table,) in tables.fetchall():
+                    if self._is_stopped:
+                        return None
+                    (told,) = connection.execute(f"PRAGMA integrity_check('{table}')").fetchone()
+                    if told != "ok":
+                        return str(told)
+            finally:
+                self._connection = None
+        return None

@@ -1,0 +1,77 @@
+"""Which versions of quiltfn may use a database of PostgreSQL together.
+
+Migrations only add: a server of the version before goes on with what a newer one has made, and may
+start with it. A migration that takes something away says in `needs` which version is the first that
+does without it. The database keeps the oldest version that may use it, which only rises: each
+server knows the oldest one that it works with, and lets nobody older in.
+"""
+
+import re
+
+from sqlalchemy import Connection, select, text, update
+
+from quiltfn import __version__
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.member import Presence
+from quiltfn.store.database import tables
+from quiltfn.store.files.directory import StoreBroken
+
+# The oldest version whose servers this one shares a database with: none of its migrations needs a
+# newer one, and it understands what their nodes say. Never newer than the version before this one.
+OLDEST = "0.1.0"
+NUMBERS = re.compile(r"\d+(?:\.\d+)*")
+NUMBERS_MAX = 3
+TOO_OLD = (
+    "The database is used by a newer quiltfn, which works with {oldest} or newer, and this is "
+    "{own}: install {oldest}."
+)
+OTHERS_TOO_OLD = (
+    "This is quiltfn {own}, which works with nodes of {oldest} or newer, and there is {others}: "
+    "upgrade to {oldest} first. A node that was lost is in the way until another one has taken it "
+    "over."
+)
+HAS_TABLE = text("SELECT to_regclass('compatibility') IS NOT NULL")
+oldest_version, node = tables.compatibility.c.oldest_version, tables.node.c
+
+
+def is_older(one: str, other: str) -> bool:
+    """Whether one version is older than another. What follows the numbers does not count."""
+    return _numbers(one) < _numbers(other)
+
+
+def oldest(connection: Connection) -> str:
+    """The oldest version that may use the database; empty where its schema does not say it yet."""
+    if not connection.execute(HAS_TABLE).scalar_one():
+        return ""
+    return str(connection.execute(select(oldest_version)).scalar_one())
+
+
+def check(connection: Connection) -> None:
+    """Raises `StoreBroken` where this version is too old for the database."""
+    needed = oldest(connection)
+    if is_older(__version__, needed):
+        raise StoreBroken(TOO_OLD.format(oldest=needed, own=__version__))
+
+
+def check_nodes(connection: Connection, name: str) -> None:
+    """Raises `StoreUnavailable` where a node is there that is too old for the one of that name."""
+    is_there = node.presence == Presence.PRESENT.value, node.name != name, node.version != ""
+    rows = connection.execute(select(node.name, node.version).where(*is_there).order_by(node.name))
+    old = [f"{one} of {version}" for one, version in rows if is_older(version, OLDEST)]
+    if old:
+        told = {"own": __version__, "oldest": OLDEST, "others": f"node {', '.join(old[:5])}"}
+        raise StoreUnavailable(OTHERS_TOO_OLD.format(**told))
+
+
+def close_to_older(connection: Connection) -> None:
+    """Whoever is too old for this version is refused from now on. To be called behind the lock of
+    writers, as `check_nodes` before.
+    """
+    if is_older(oldest(connection), OLDEST):
+        connection.execute(update(tables.compatibility).values(oldest_version=OLDEST))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = NUMBERS.match(version)
+    numbers = [] if found is None else [int(one) for one in found.group().split(".")]
+    return tuple([*numbers, *[0] * NUMBERS_MAX][:NUMBERS_MAX])

@@ -1,0 +1,385 @@
+"""Connections to PostgreSQL: their settings, how text passes them, and what their errors mean.
+
+Nothing of this is imported unless the store is PostgreSQL: psycopg is an extra of quiltfn's.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.adapt import Dumper, Loader
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, create_engine, event, exc, pool
+
+from quiltfn.ports.fleet import History
+from quiltfn.store.database.postgres_timeline import PostgresTimeline
+from quiltfn.store.database.sql import driver
+from quiltfn.store.files.directory import StoreBroken
+
+T = TypeVar("T")
+Connected = TypeVar("Connected")
+
+# The advisory locks of quiltfn in a database. Each server holds the first, alone or with others;
+# each transaction that writes takes the second.
+NAMESPACE, SERVERS, WRITER = 0x7175696C, 1, 2
+SESSION = "pid || '.' || (extract(epoch from backend_start) * 1000000)::bigint"
+OWN_SESSION, SESSION_NAME = "WHERE pid = pg_backend_pid()", re.compile(r"[0-9]+\.[0-9]+")
+# What sessions are called, with the epoch and the node of a server that has both. The epoch comes
+# first: PostgreSQL cuts a name after 63 bytes.
+APPLICATION, EPOCH_NAMED = "quiltfn", "^quiltfn ([0-9]{1,9}) "
+CONNECT_TIMEOUT_S = 3
+# Longer than any statement or any wait for a lock takes where all is well.
+ANSWER_MAX_S = 10.0
+NO_ANSWER = "PostgreSQL has not answered for some seconds"
+NOT_ON_STANDBY = "somebody has ended the wait for the standby, which may not have what was stored"
+TRANSACTION_MAX_S = 300  # where PostgreSQL has it
+LIMITS = {
+    # A server that stands still in the middle of a transaction loses it before the others, which
+    # wait for it, give up. If it goes on, it makes the transaction again.
+    "idle_in_transaction_session_timeout": "3s",
+    "statement_timeout": "60s",
+}
+SETTINGS = {
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read\\ committed",
+    "client_encoding": "UTF8",
+    # PostgreSQL notices as well, and so does not keep a lock for a machine that is gone.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+# A connection whose other end is gone is noticed within some seconds.
+NETWORK = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# Of connections for short statements that others wait for; see `quick_connection.py`.
+QUICK_ANSWER_MAX_S = 3.0
+QUICK_LIMITS = {
+    "idle_in_transaction_session_timeout": "2s",
+    "statement_timeout": "2s",
+    "lock_timeout": "1s",
+    "tcp_user_timeout": "3000",
+}
+QUICK_NETWORK = NETWORK | {
+    "connect_timeout": 2,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "tcp_user_timeout": 3_000,
+}
+# PostgreSQL's text has no U+0000. It is stored behind this character, as that character itself is.
+ESCAPE = "\x1a"
+ESCAPED = {"\0": ESCAPE + "0", ESCAPE: ESCAPE + "1"}
+UNESCAPED = {escaped: plain for plain, escaped in ESCAPED.items()}
+TO_ESCAPE, TO_UNESCAPE = re.compile("[\0\x1a]"), re.compile("\x1a[01]")
+# PostgreSQL's errors whose text says nothing of what was to be stored: of connections, of too few
+# resources, of what an operator does, of transactions, locks and the system.
+TELLING = ("08", "25", "28", "3D", "40", "42501", "53", "55", "57", "58")
+RETRIED = ("40001", "40P01")  # Two transactions were in each other's way.
+READ_ONLY = "25006"  # The server that was the primary is none any more.
+NOT_ALLOWED = "42501"
+# What in PostgreSQL warns that a commit has not waited for a standby. The text may be translated,
+# and the code is that of all warnings.
+WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
+
+
+def escaped(text: str) -> str:
+    """Text as PostgreSQL stores it."""
+    if "\0" not in text and ESCAPE not in text:
+        return text
+    return TO_ESCAPE.sub(lambda found: ESCAPED[found[0]], text)
+
+
+def unescaped(text: str) -> str:
+    """What was stored."""
+    return TO_UNESCAPE.sub(lambda found: UNESCAPED[found[0]], text) if ESCAPE in text else text
+
+
+class _Text(Dumper):
+    """Text, whose type PostgreSQL sees from the statement."""
+
+    def dump(self, obj: str) -> bytes:
+        return escaped(obj).encode()
+
+
+class _Number(Dumper):
+    """An integer of no certain type, as text is. So a prepared statement stays the same, however
+    large its values are.
+    """
+
+    def dump(self, obj: int) -> bytes:
+        return b"%d" % obj
+
+
+class _TextLoader(Loader):
+    def load(self, data: Any) -> str:
+        return unescaped(str(data, "utf-8"))
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Ends when PostgreSQL does not answer: where its disk hangs, the kernel keeps a connection."""
+
+    answer_max_s = ANSWER_MAX_S
+    history: tuple[PostgresTimeline, History] | None = None
+    is_warned = False  # since it was last waited for
+
+    def warned(self, told: "psycopg.errors.Diagnostic") -> None:
+        """The transaction was committed, and where somebody cancels its wait for a standby that is
+        told in a warning, and not in an error.
+        """
+        self.is_warned |= told.source_function == WAITS_FOR_STANDBY
+
+    def check(self, timeline: PostgresTimeline) -> None:
+        """Closes itself where it is one to an old primary. Raises `psycopg.OperationalError`."""
+        try:
+            self.history = timeline, timeline.check(self)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the server has gone on to a newer timeline than this connection's."""
+        return self.history is not None and self.history[1].is_before(self.history[0].newest)
+
+    def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
+        self.is_warned = False
+        try:
+            found = super().wait(_answered_in_time(gen, self.answer_max_s), *given, **named)
+        except TimeoutError:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(NO_ANSWER) from None
+        if self.is_warned:
+            raise psycopg.OperationalError(NOT_ON_STANDBY)
+        return found
+
+
+class _QuickConnection(_Connection):
+    answer_max_s = QUICK_ANSWER_MAX_S
+
+
+def _answered_in_time(steps: Generator[Any, Any, T], most_s: float) -> Generator[Any, Any, T]:
+    """The same steps. Raises `TimeoutError`; psycopg resumes it ten times a second at least."""
+    until = time.monotonic() + most_s
+    ready: Any = None
+    try:
+        while True:
+            ready = yield steps.send(ready)
+            if not ready and time.monotonic() > until:
+                raise TimeoutError
+    except StopIteration as end:
+        found: T = end.value
+        return found
+
+
+def parameters(
+    url: str,
+    password: str | None,
+    *,
+    is_hurried: bool = True,
+    is_quick: bool = False,
+    application: str = APPLICATION,
+) -> dict[str, Any]:
+    """What libpq is told. `application`: what the session is called, unless the URL says that.
+    Raises `StoreBroken`, without the URL, in which a password may be.
+    """
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error:
+        raise StoreBroken(
+            "The store's URL is none of PostgreSQL: postgresql://USER@HOST/DATABASE is expected."
+        ) from None
+    settings = SETTINGS | (LIMITS if is_hurried else {}) | (QUICK_LIMITS if is_quick else {})
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    mine: Mapping[str, Any] = {
+        **(QUICK_NETWORK if is_quick else NETWORK),
+        **given,
+        "options": f"{given.get('options', '')} {options}".strip(),
+        "application_name": given.get("application_name", application),
+    }
+    return {**mine, **({} if password is None else {"password": password})}
+
+
+def in_turn(told: Mapping[str, Any], first: tuple[str, str] | None) -> list[Mapping[str, Any]]:
+    """What libpq is told of each of several servers, `first` before the others."""
+    hosts, ports = (str(told.get(name, "")).split(",") for name in ("host", "port"))
+    ports = ports if len(ports) > 1 else ports * len(hosts)
+    servers = list(zip(hosts, ports, strict=False))
+    if len(servers) < 2:
+        return [told]
+    servers.sort(key=lambda one: (one[0], one[1] or "5432") != first)
+    return [{**told, "host": host, "port": port} for host, port in servers]
+
+
+def connected_in_turn(
+    connects: Callable[[Mapping[str, Any]], Connected],
+    told: Mapping[str, Any],
+    timeline: PostgresTimeline,
+) -> Connected:
+    """A connection to the first server that lets in and is not of an old timeline: the one that did
+    so last is asked first. Raises `psycopg.Error`.
+    """
+    errors: list[psycopg.Error] = []
+    for one in in_turn(told, timeline.host):
+        try:
+            return connects(one)
+        except psycopg.OperationalError as error:
+            errors.append(error)
+    raise next((one for one in errors if "timeline" in str(one)), errors[-1])
+
+
+def engine(
+    url: str,
+    password: str | None = None,
+    *,
+    is_hurried: bool = True,
+    is_quick: bool = False,
+    application: str = APPLICATION,
+    timeline: PostgresTimeline | None = None,
+) -> Engine:
+    """Makes connections that begin no transaction by themselves. Text passes them whole, with
+    U+0000. `is_hurried`: PostgreSQL ends what takes very long. `is_quick`: what takes some seconds.
+    `application`: as in `parameters`. `timeline`: of the server; none is made to an old one. Raises
+    `StoreBroken` for a URL that is none.
+    """
+    told = parameters(
+        url, password, is_hurried=is_hurried, is_quick=is_quick, application=application
+    )
+    transaction_max_s = 2 if is_quick else TRANSACTION_MAX_S
+
+    def connect() -> "psycopg.Connection[Any]":
+        if timeline is None:
+            return connect_to(told)
+        return connected_in_turn(connect_to, told, timeline)
+
+    def connect_to(server: Mapping[str, Any]) -> "psycopg.Connection[Any]":
+        # Prepared statements are for long; there are some hundred.
+        connects = psycopg.Connection
+        if is_hurried:
+            connects = _QuickConnection if is_quick else _Connection
+        made = connects.connect(**server, autocommit=True, prepare_threshold=3)
+        if isinstance(made, _Connection):
+            made.add_notice_handler(made.warned)
+            if timeline is not None:
+                made.check(timeline)
+        made.prepared_max = 300
+        if is_hurried and made.info.server_version >= 17_00_00:
+            made.execute(f"SET transaction_timeout = '{transaction_max_s}s'".encode())
+        made.adapters.register_dumper(str, _Text)
+        made.adapters.register_dumper(int, _Number)
+        made.adapters.register_loader("text", _TextLoader)
+        return made
+
+    # SQLAlchemy writes the traceback of a rollback on a connection that has ended, outside of the
+    # log's format; whoever used the connection gets the error and says it.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    found = create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        poolclass=pool.NullPool,
+        use_native_hstore=False,
+        hide_parameters=True,  # An error's text has no values.
+    )
+
+    @event.listens_for(found, "connect")
+    def prepare(made: Any, record: Any) -> None:
+        record.info["numbered_cursor"] = psycopg.RawCursor(made)
+
+    return found
+
+
+def try_servers_lock(connection: Connection, *, alone: bool) -> bool:
+    """Takes the lock of servers for this session, unless a server that forbids it has it. `alone`:
+    no other server may use the database at the same time.
+    """
+    how = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
+    (found,) = run_alone(connection, f"SELECT {how}({NAMESPACE}, {SERVERS})")
+    return bool(found[0])
+
+
+def session_of(connection: Connection) -> str:
+    """The session, as it is named for `end_session`: a process of PostgreSQL, and its start."""
+    ((found,),) = run_alone(connection, f"SELECT {SESSION} FROM pg_stat_activity {OWN_SESSION}")
+    return str(found)
+
+
+def end_session(connection: Connection, session: str) -> None:
+    """Ends a session that is left of a server that is gone, unless it is in a transaction."""
+    if SESSION_NAME.fullmatch(session):
+        run_alone(
+            connection,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle'"
+            f" AND {SESSION} = '{session}' AND pid <> pg_backend_pid()",
+        )
+
+
+def end_sessions_of_past_starts(connection: Connection) -> None:
+    """Ends the sessions that are left of starts of servers which are over: those whose epoch is no
+    node's any more, and which store nothing. A start that is newer than this statement stays.
+    """
+    named = f"substring(application_name FROM '{EPOCH_NAMED}')::int"
+    run_alone(
+        connection,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND usename = current_user"
+        f" AND {named} < (SELECT max(epoch) FROM node)"
+        f" AND {named} NOT IN (SELECT epoch FROM node)",
+    )
+
+
+def run_alone(connection: Connection, statements: str) -> list[Any]:
+    """Runs statements in one message to PostgreSQL, without SQLAlchemy and its transactions;
+    returns the rows of the last one.
+    """
+    cursor = driver(connection).execute(statements)
+    while cursor.nextset():
+        pass
+    return list(cursor.fetchall()) if cursor.description else []
+
+
+def original(error: BaseException) -> BaseException:
+    """psycopg's error below SQLAlchemy's."""
+    return getattr(error, "orig", None) or error
+
+
+def code_of(error: BaseException) -> str:
+    """PostgreSQL's SQLSTATE; empty where the connection and not the database failed."""
+    return getattr(original(error), "sqlstate", None) or ""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why, without anything that was to be stored."""
+    code, below = code_of(error), original(error)
+    if not code:
+        return str(below).strip().partition("\n")[0] or type(below).__name__
+    told = getattr(getattr(below, "diag", None), "message_primary", None)
+    if told and code.startswith(TELLING):
+        return f"{told} (SQLSTATE {code})"
+    return f"it refuses a statement (SQLSTATE {code})"
+
+
+def is_lost(connection: Connection | None) -> bool:
+    """Whether the connection is none any more, or one to a server that was the primary once, or was
+    left in the middle of a batch of statements: PostgreSQL has ended it there, and libpq, which
+    sends nothing more, has not heard of that.
+    """
+    if connection is None or connection.closed or connection.invalidated:
+        return True
+    driver: Any = connection.connection.driver_connection
+    if isinstance(driver, _Connection) and driver.is_old:
+        return True
+    if driver is None or driver.closed:
+        return True
+    return bool(driver.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF)
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Whether the database or its connection is the cause."""
+    return isinstance(error, exc.DBAPIError | psycopg.Error)

@@ -1,0 +1,54 @@
+"""What servers that share a database tell each other at a commit, by PostgreSQL's NOTIFY.
+
+Only so that nobody has to wait: who misses a notice looks a second later anyway.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+
+from quiltfn.store.database.postgres_connection import in_turn
+from quiltfn.store.database.postgres_timeline import PostgresTimeline
+from quiltfn.store.functions.changes import Notice
+
+CHANNEL = "quiltfn"
+AGAIN_S, LOOK_EVERY_S = 1.0, 5.0
+
+
+async def listen(
+    parameters: Mapping[str, Any],
+    timeline: PostgresTimeline,
+    epoch: int,
+    told: Callable[[str], None],
+) -> None:
+    """Calls `told` for the notices of other servers than the one of this epoch, on a connection of
+    its own, which is made anew where it ends. Runs until it is cancelled.
+    """
+    while True:
+        for one in in_turn(parameters, timeline.host):
+            with contextlib.suppress(psycopg.Error, OSError):
+                await _listen_once(one, timeline, epoch, told)
+        await asyncio.sleep(AGAIN_S)
+
+
+async def _listen_once(
+    parameters: Mapping[str, Any],
+    timeline: PostgresTimeline,
+    epoch: int,
+    told: Callable[[str], None],
+) -> None:
+    """Until the connection ends, or others have gone on to a newer timeline."""
+    newest = timeline.newest
+    made = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
+    async with made:
+        await made.execute(f"LISTEN {CHANNEL}".encode())
+        for one in Notice:  # some may have been missed
+            told(one)
+        while not newest.is_before(timeline.newest):
+            async for notice in made.notifies(timeout=LOOK_EVERY_S):
+                what, _, by = notice.payload.partition(" ")
+                if by != str(epoch):
+                    told(what)

@@ -1,0 +1,746 @@
+"""A database in PostgreSQL, used by two threads: one writes and one reads.
+
+Transactions that write take turns: each takes a lock of its own in PostgreSQL first, as SQLite's
+writers do, and holds it until its commit. So what one has read stays as it is until its end, with
+any number of servers: counts and sums are added to what is there, the numbers of changes appear in
+their order, two starts do not get one epoch, and no two wait for each other in a circle. One server
+loses nothing by that, since it writes in one thread; several share the commits of one.
+
+A server that shares its database stores nothing once others have taken its node over: each of its
+transactions looks at the node's epoch behind the lock.
+
+A server that is alone in its database holds another lock as long as its connection lasts, so that a
+second one does not start. Nodes of a fleet hold that lock together, and each one of its name.
+"""
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from psycopg import sql
+from sqlalchemy import Connection, Engine, exc, text
+
+from quiltfn import __version__
+from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
+from quiltfn.ports import ClockReading
+from quiltfn.store.database import compatibility
+from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Work, one_server
+from quiltfn.store.database.postgres_connection import (
+    APPLICATION,
+    NAMESPACE,
+    NO_ANSWER,
+    NOT_ALLOWED,
+    READ_ONLY,
+    RETRIED,
+    WRITER,
+    code_of,
+    end_session,
+    end_sessions_of_past_starts,
+    engine,
+    is_lost,
+    is_of_database,
+    parameters,
+    reason_of,
+    run_alone,
+    session_of,
+    try_servers_lock,
+)
+from quiltfn.store.database.postgres_notices import CHANNEL, listen
+from quiltfn.store.database.postgres_timeline import PostgresTimeline
+from quiltfn.store.database.quick_connection import QuickConnection
+from quiltfn.store.database.sql import driver
+from quiltfn.store.database.tables import REVISION
+from quiltfn.store.files.directory import SPOOLS, DataDirectory, StoreBroken
+from quiltfn.store.files.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
+from quiltfn.store.files.put_off import PutOff
+from quiltfn.store.fleet import nodes
+from quiltfn.store.fleet.locks import check_fleet, free_name_lock, try_name_lock
+from quiltfn.store.fleet.nodes import Boot
+from quiltfn.store.functions.changes import TOLD
+from quiltfn.store.functions.functions import SqlStore, opened
+
+T = TypeVar("T")
+
+OLDEST = 15  # PostgreSQL's version
+# Lists and the like are planned for what is asked: a tenant may have ten records or ten million.
+READ = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan"
+)
+# In one message with the lock: what follows sees all that was committed before it.
+WRITE = (
+    "BEGIN; SET LOCAL lock_timeout = {wait_ms}; "
+    f"SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER}), pg_current_xact_id()::text"
+)
+# Of a server that shares its database. What follows the lock sees what was committed before it.
+OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
+WRITE_FENCED = (
+    f"{WRITE}; SET LOCAL synchronous_commit = off; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
+)
+# The next writer has its turn before the disk and a standby have what this one did. The second
+# transaction writes some bytes into the log, so its commit waits for both, and what is before it is
+# there then too. Those of many servers wait together.
+WAIT_FOR_DISK = "SELECT pg_logical_emit_message(true, 'quiltfn', '')"
+COMMIT_SHARED = f"COMMIT; {WAIT_FOR_DISK}"
+# Another one after a crash and on a standby that was promoted. There the numbers of transactions
+# are given again that had not reached the disk, or the standby.
+LIFE = "pg_postmaster_start_time()::text, (SELECT stats_reset::text FROM pg_stat_archiver)"
+WHAT_BECAME = (
+    "SELECT CASE WHEN {number}::xid8 < pg_snapshot_xmax(pg_current_snapshot())"
+    f" THEN pg_xact_status({{number}}::xid8) ELSE 'in progress' END, {LIFE}"
+)
+FULL_CODE, LOCKED_CODE = "53100", "55P03"
+TRIES, LOOK_AGAIN_S = 3, 0.05
+# Who wants to read waits so long for those before, each of whom may take seconds to learn that
+# PostgreSQL does not answer.
+READ_WAIT_MAX_S = 10.0
+TABLE_WAIT_MS = 1000
+HELD = (
+    "Another session, such as a backup or a long query, holds what the start needs of the "
+    "database. Nothing was changed: start again."
+)
+OTHER_SERVER = "Another quiltfn is serving from this database."
+FLEET_SERVER = (
+    "Another quiltfn is serving from this database alone, without --fleet: stop it first."
+)
+SAME_NAME = (
+    "A node named {name} is serving from this database already. Each node has a name of its own: "
+    "quiltfn fleet add-node makes the file of another one."
+)
+FENCED = "this node was taken over or started again elsewhere, and stores nothing more"
+
+
+def setting(connection: Connection, name: str) -> str:
+    """A setting of PostgreSQL's."""
+    return str(run_alone(connection, f"SHOW {name}")[0][0])
+
+
+def note_life(connection: Connection) -> None:
+    """Notes with the connection which life of PostgreSQL it is of."""
+    (connection.info[LIFE],) = run_alone(connection, f"SELECT {LIFE}")
+
+
+def check_usable(connection: Connection) -> None:
+    """Raises `StoreBroken` for a database that no store can be in."""
+    version = int(setting(connection, "server_version_num")) // 10_000
+    if version < OLDEST:
+        raise StoreBroken(f"PostgreSQL {version} is too old: {OLDEST} or newer is needed.")
+    if setting(connection, "server_encoding") != "UTF8":
+        raise StoreBroken(
+            "The database must have the encoding UTF8: CREATE DATABASE … ENCODING 'UTF8'."
+        )
+    if run_alone(connection, "SELECT pg_is_in_recovery()")[0][0]:
+        raise StoreBroken("This PostgreSQL is a standby and takes no writes. Name the primary.")
+
+
+class NotStored(Exception):
+    """The transaction surely had no effect, and may have another time."""
+
+
+class PostgresDatabase:
+    """`Database` over PostgreSQL. A connection that has ended is made anew when it is needed next.
+    `open` either succeeds or leaves nothing open.
+    """
+
+    def __init__(
+        self,
+        made: Engine,
+        make: Callable[..., Engine],
+        directory: DataDirectory,
+        busy_timeout_s: float,
+        node_id: str = "",
+        fleet_id: str = "",
+    ) -> None:
+        """`make`: makes another engine, as `engine` does. `directory`: where the spool of this
+        server is, and nothing else of the store. `fleet_id`: of the fleet that the server is a node
+        of; empty: of none.
+        """
+        self._engine, self._make, self._fleet_id = made, make, fleet_id
+        self.directory, self.busy_timeout_s = directory, busy_timeout_s
+        self._node_id, self._is_alone = node_id, False
+        self._application = APPLICATION
+        self.listens_with: Mapping[str, Any] = {}
+        self.timeline: PostgresTimeline  # of its connections; whoever makes them sets it
+        self.problem: str | None = None
+        # For the spool. PostgreSQL's disk is its own.
+        self.reserve = DiskReserve(directory.path)
+        self.has_free_pages = False
+        self.servers: Callable[[], int] = one_server
+        self._boot: Boot | None = None
+        self._put_off = PutOff(self.write)
+        self._is_unsure = asyncio.Event()
+        self._writer_thread = ThreadPoolExecutor(1, "store-writer")
+        self._reader_thread = ThreadPoolExecutor(1, "store-reader")
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
+
+    async def open(self, alone: bool) -> None:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writer_thread, self._open, alone)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    @property
+    def boot(self) -> Boot:
+        """As `Database` says."""
+        return nodes.of_server(self._boot)
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether transactions are those of a server that shares its database."""
+        return self._boot is not None and not self._is_alone
+
+    async def aclose(self) -> None:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reader_thread, self._close, "_reader")
+        await loop.run_in_executor(self._writer_thread, self._close, "_writer")
+        await loop.run_in_executor(self._writer_thread, self.directory.retire, 0)
+        self._reader_thread.shutdown()
+        self._writer_thread.shutdown()
+        self.directory.leave()
+
+    async def write(
+        self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
+    ) -> T:
+        """As `Database` says. There is no reserve on PostgreSQL's disk, so `frees` is the same."""
+        del frees
+        deadline = time.monotonic() + self.busy_timeout_s
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._writer_thread, self._transact, work, deadline, after
+            )
+        except OutcomeUnknown:
+            self._is_unsure.set()
+            raise
+
+    async def unsure(self) -> None:
+        """As `Database` says."""
+        await self._is_unsure.wait()
+        self._is_unsure.clear()
+
+    async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
+        """As `Database` says."""
+        await self._put_off.write(work, after)
+
+    async def refill_reserve(self) -> bool:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
+        return await self._put_off.catch_up() and is_there
+
+    async def read(self, work: Work[T]) -> T:
+        """As `Database` says. All of `work` sees one state."""
+        return await self._looked(work, self._in_one_state)
+
+    async def poll(self, work: Work[T]) -> T:
+        """As `Database` says."""
+        return await self._looked(work, self._by_itself)
+
+    def quick_connection(self) -> QuickConnection:
+        """Another connection, for statements that must not wait behind records."""
+        return QuickConnection(self._make(is_quick=True, application=self._application))
+
+    async def clock(self) -> ClockReading | None:
+        """As `Database` says."""
+        return None if self._is_alone else await self.read(_read_clock)
+
+    async def listen(self, told: Callable[[str], None]) -> None:
+        """As `Database` says."""
+        await listen(self.listens_with, self.timeline, self.boot.epoch, told)
+
+    async def end_node_session(self, name: str) -> None:
+        """As `Database` says."""
+
+        def work(connection: Connection) -> None:
+            free_name_lock(connection, name)
+            end_sessions_of_past_starts(connection)
+
+        await self.poll(work)
+
+    def condition(self) -> tuple[bool, str]:
+        """As `SqlStore` says. PostgreSQL looks for damage itself, where it has checksums."""
+        return True, "; ".join(self.directory.notices) or NOTHING_MISSING
+
+    # Reading, in its thread ------------------------------------------------------------------
+
+    async def _looked(self, work: Work[T], within: Callable[[Connection, Work[T]], T]) -> T:
+        loop, until = asyncio.get_running_loop(), time.monotonic() + READ_WAIT_MAX_S
+        return await loop.run_in_executor(self._reader_thread, self._look, work, within, until)
+
+    def _look(self, work: Work[T], within: Callable[[Connection, Work[T]], T], until: float) -> T:
+        if time.monotonic() > until:
+            raise StoreUnavailable(NO_ANSWER)
+        try:
+            return self._look_once(work, within)
+        except NotStored:  # The connection had ended; a new one has another chance.
+            pass
+        try:
+            return self._look_once(work, within)
+        except NotStored as error:
+            raise StoreUnavailable(str(error)) from error.__cause__
+
+    def _look_once(self, work: Work[T], within: Callable[[Connection, Work[T]], T]) -> T:
+        if is_lost(self._reader):
+            self._close("_reader")
+            self._reader = self._connected()
+        assert self._reader is not None
+        try:
+            return within(self._reader, work)
+        except Exception as error:
+            self._raise(error, self._reader)
+
+    @staticmethod
+    def _in_one_state(reader: Connection, work: Work[T]) -> T:
+        transaction = reader.begin()
+        try:
+            run_alone(reader, READ)
+            found = work(reader)
+            # There is nothing to commit, so it cannot fail either. A ROLLBACK would do as well, but
+            # psycopg forgets all prepared statements at one, those of polls as well.
+            with contextlib.suppress(Exception):
+                run_alone(reader, "COMMIT")
+        finally:
+            with contextlib.suppress(Exception):
+                transaction.rollback()
+        return found
+
+    @staticmethod
+    def _by_itself(reader: Connection, work: Work[T]) -> T:
+        """One message in place of three."""
+        try:
+            return work(reader)
+        finally:  # There is nothing to commit, but SQLAlchemy believes that there is something.
+            with contextlib.suppress(Exception):
+                reader.rollback()
+
+    # Writing, in its thread ------------------------------------------------------------------
+
+    def _transact(self, work: Work[T], deadline: float, after: Callable[[], None] | None) -> T:
+        try:
+            result = self._perform(work, deadline)
+        except StoreUnavailable as error:
+            self.problem = str(error)
+            raise
+        self.problem = REFUSED if self.reserve.is_spent else None
+        if after is not None:
+            after()
+        return result
+
+    def _perform(self, work: Work[T], deadline: float) -> T:
+        """Runs `work` until it is stored: again where it surely was not, and time is left."""
+        told: Exception | None = None
+        for _ in range(TRIES):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self.directory.look()
+            if self.directory.problem is not None:
+                raise StoreUnavailable(self.directory.problem)
+            try:
+                return self._perform_once(work, deadline)
+            except NotStored as error:
+                told = error
+        if told is not None:
+            raise StoreUnavailable(str(told)) from told.__cause__
+        raise StoreUnavailable(BUSY)
+
+    def _perform_once(self, work: Work[T], deadline: float) -> T:
+        writer = self._served(deadline)
+        life = writer.info[LIFE]
+        try:
+            transaction = writer.begin()
+            try:
+                number = self._begin(writer, deadline - time.monotonic())
+                writer.info.pop(TOLD, None)
+                result = work(writer)
+                self._tell(writer)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    transaction.rollback()
+                raise
+        except Exception as error:
+            self._raise(error, writer)
+        try:
+            if self._is_shared:
+                run_alone(writer, COMMIT_SHARED)
+            transaction.commit()  # of which nothing may be left to do
+        except Exception as error:
+            self._find_out(error, writer, number, life, deadline)
+        return result
+
+    def _find_out(
+        self,
+        error: Exception,
+        writer: Connection,
+        number: str,
+        life: Sequence[str],
+        deadline: float,
+    ) -> None:
+        """After a commit that failed or was not answered: returns if all is stored, and raises as
+        `_raise` if nothing is.
+        """
+        fails_alone = not is_lost(writer)
+        if fails_alone:  # Else SQLAlchemy takes the transaction for one that goes on.
+            self._close("_writer")
+        try:
+            if self._was_committed(number, life, deadline):
+                return
+        except NotStored:
+            if fails_alone and code_of(error) == FULL_CODE:
+                self._raise(error, None)
+            raise
+
+    def _begin(self, writer: Connection, wait_s: float) -> str:
+        """Begins a transaction that writes; returns its number. Raises `StoreUnavailable` where
+        others have taken the node over: they have ended what it had.
+        """
+        wait_ms = max(1, int(wait_s * 1000))
+        if not self._is_shared:
+            (found,) = run_alone(writer, WRITE.format(wait_ms=wait_ms))
+            return str(found[1])
+        assert self._boot is not None
+        name = sql.Literal(self._boot.node_id).as_string(driver(writer))
+        (found,) = run_alone(writer, WRITE_FENCED.format(wait_ms=wait_ms, name=name))
+        if found[1] != self._boot.epoch:
+            raise StoreUnavailable(FENCED)
+        return str(found[0])
+
+    def _tell(self, writer: Connection) -> None:
+        """Tells other servers, if there may be some, what the transaction has for them."""
+        told = sorted(writer.info.pop(TOLD, ()))
+        if told and not self._is_alone:
+            epoch = 0 if self._boot is None else self._boot.epoch
+            notices = ", ".join(f"pg_notify('{CHANNEL}', '{one} {epoch}')" for one in told)
+            run_alone(writer, f"SELECT {notices}")
+
+    def _served(self, deadline: float) -> Connection:
+        """The writer's connection; a new one takes the lock of servers before it is used."""
+        if is_lost(self._writer):
+            self._close("_writer")
+            made = self._connected()
+            try:
+                note_life(made)
+                if self._boot is not None:
+                    self._take_servers_lock(made, deadline)
+            except Exception as error:
+                made.close()
+                self._raise(error, None)
+            self._writer = made
+        assert self._writer is not None
+        return self._writer
+
+    def _take_servers_lock(self, connection: Connection, deadline: float) -> None:
+        """Takes it as soon as it is free, and as a node that of its name. The connection that had
+        it last may need a moment to be noticed as gone or, where its machine is, some ten seconds.
+        Raises `StoreUnavailable`.
+        """
+        told = FLEET_SERVER if self._fleet_id else OTHER_SERVER
+        while not try_servers_lock(connection, alone=self._is_alone):
+            self._end_left_session(connection)
+            _wait_until(deadline, told)
+        while self._fleet_id and not try_name_lock(connection, self._node_id):
+            self._end_left_session(connection)
+            _wait_until(deadline, SAME_NAME.format(name=self._node_id))
+        if self.directory.holds_lock:
+            with contextlib.suppress(OSError):  # on a full disk
+                self.directory.keep_session(session_of(connection))
+
+    def _end_left_session(self, connection: Connection) -> None:
+        """Ends the session that had the lock last of those that were made from this directory: its
+        connection is gone, but something on the way to PostgreSQL may keep it for ever.
+        """
+        if self.directory.holds_lock:
+            end_session(connection, self.directory.session())
+
+    def _was_committed(self, number: str, life: Sequence[str], deadline: float) -> bool:
+        """What became of a transaction whose commit was not answered. Raises `NotStored` where it
+        surely has no effect, and `OutcomeUnknown` where nobody can tell before the deadline.
+        `life`: the one of PostgreSQL that it was made in. In another one it may have the number of
+        another transaction, and then it is lost itself; so only a commit may be either's.
+        """
+        ask = WHAT_BECAME.format(number=f"'{number}'")
+        while True:
+            told, now, is_on_disk = None, life, False
+            with contextlib.suppress(StoreUnavailable, NotStored):
+                told, *now = self._told(ask, deadline)
+                if told == "committed":
+                    self._told(WAIT_FOR_DISK, deadline)
+                    is_on_disk = True
+            is_same = tuple(now) == tuple(life)
+            if told == "committed" and is_same and is_on_disk:
+                return True
+            if told == "aborted" or (told == "in progress" and not is_same):
+                break
+            if (told == "committed" and not is_same) or time.monotonic() >= deadline:
+                raise OutcomeUnknown
+            time.sleep(LOOK_AGAIN_S)
+        raise NotStored("the connection to the database ended before the change was stored")
+
+    def _told(self, question: str, deadline: float) -> Sequence[str]:
+        """The one row that a query gives outside of a transaction."""
+        writer = self._served(deadline)
+        try:
+            found: Sequence[str] = run_alone(writer, question)[0]
+        except Exception as error:
+            self._raise(error, writer)
+        return found
+
+    # Opening, in the writer's thread ---------------------------------------------------------
+
+    def _open(self, alone: bool) -> None:
+        self.directory.enter(alone or bool(self._fleet_id), self.busy_timeout_s)
+        if self.directory.holds_lock:
+            self.directory.check_restored()
+            if self._fleet_id:
+                self.directory.keep_for_node(self._node_id)
+            self.reserve.start()
+        try:
+            self._writer = self._engine.connect()
+        except Exception as error:
+            if not is_of_database(error):
+                raise
+            # It may come: another start has another chance.
+            told = f"PostgreSQL does not let anybody in: {reason_of(error)}"
+            raise StoreUnavailable(told) from error
+        try:
+            self._open_or_tell(alone, self._writer)
+        except Exception as error:
+            if not is_of_database(error):
+                raise
+            if code_of(error) == FULL_CODE:
+                raise DiskFull(f"{FULL} where PostgreSQL is, and a start needs some") from error
+            if code_of(error) == LOCKED_CODE:
+                raise StoreUnavailable(HELD) from error
+            raise StoreBroken(f"PostgreSQL cannot be used: {reason_of(error)}.") from error
+
+    def _open_or_tell(self, alone: bool, writer: Connection) -> None:
+        self._check(writer)
+        note_life(writer)
+        is_server = alone or bool(self._node_id)
+        if is_server:
+            self._is_alone = alone
+            self._take_servers_lock(writer, time.monotonic() + self.busy_timeout_s)
+        check_fleet(writer, self._fleet_id, alone=alone)
+        self._make_or_migrate(writer)
+        if self.directory.holds_lock:
+            self._take_over(writer)
+        if is_server:
+            with writer.begin():
+                self._begin(writer, self.busy_timeout_s)
+                compatibility.check(writer)  # A newer one may have come since it was admitted.
+                boot = nodes.next_boot(writer, self._node_id, alone)
+                nodes.register(writer, boot, __version__ if self._fleet_id else "")
+            self._boot = boot
+            self._name_sessions(writer, boot)
+            with writer.begin():  # else the session would stand in a transaction from here on
+                end_sessions_of_past_starts(writer)
+
+    def _name_sessions(self, writer: Connection, boot: Boot) -> None:
+        """Has this session and those from now on carry the start that they are of, by which others
+        end what is left of them, unless the URL names them.
+        """
+        if self.listens_with["application_name"] != APPLICATION:
+            return
+        self._application = f"{APPLICATION} {boot.epoch} {boot.node_id}"
+        self._engine = self._make(application=self._application)
+        self.listens_with = {**self.listens_with, "application_name": self._application}
+        name = sql.Literal(self._application).as_string(driver(writer))
+        run_alone(writer, f"SET application_name = {name}")
+
+    def _check(self, connection: Connection) -> None:
+        """Whether it is a PostgreSQL that keeps what it is given, and what it does not promise."""
+        check_usable(connection)
+        for name in ("fsync", "full_page_writes"):
+            if setting(connection, name) == "off":
+                self.directory.add_notice(
+                    f"PostgreSQL runs with {name} off: a power cut can lose what was acknowledged"
+                )
+
+    def _make_or_migrate(self, connection: Connection) -> None:
+        """Makes the schema in an empty database, or brings an older one up to date, also while
+        servers of the version before use it. Raises `StoreBroken` and `StoreUnavailable` where
+        versions do not go together, and then changes nothing.
+        """
+        named = text("SELECT to_regclass(:name) IS NOT NULL")
+        with connection.begin():
+            self._begin(connection, self.busy_timeout_s)
+            is_made = connection.execute(named, {"name": "alembic_version"}).scalar_one()
+            if not is_made and connection.execute(named, {"name": "invocation"}).scalar_one():
+                raise StoreBroken("The database has tables that are not of quiltfn.")
+            found = self._revision(connection) if is_made else ""
+            if found < REVISION:
+                self._migrate(connection, is_made)
+            compatibility.check(connection)
+            if self._fleet_id:
+                compatibility.check_nodes(connection, self._node_id)
+            if self._fleet_id or self._is_alone:
+                compatibility.close_to_older(connection)
+        if is_made and found < REVISION:
+            self.directory.add_notice("the schema was brought up to date")
+        if found > REVISION:
+            self.directory.add_notice(f"the schema is of a newer quiltfn ({found})")
+
+    def _migrate(self, connection: Connection, is_made: bool) -> None:
+        if is_made and not (self._is_alone or self._fleet_id):
+            raise StoreBroken(
+                "No server has brought the database up to date yet: start one of this version."
+            )
+        # Whoever waits for a table that something else holds has others wait behind it.
+        limits = {
+            "lock_timeout": TABLE_WAIT_MS,
+            "statement_timeout": 0,
+            "idle_in_transaction_session_timeout": 0,
+        }
+        run_alone(
+            connection, "; ".join(f"SET LOCAL {name} = {one}" for name, one in limits.items())
+        )
+        # Imported late: see `migrate` in `database.py`.
+        from quiltfn.store import migrations  # noqa: PLC0415
+
+        migrations.upgrade_in(connection)
+
+    def _revision(self, connection: Connection) -> str:
+        query = "SELECT version_num FROM alembic_version"
+        return str(connection.exec_driver_sql(query).scalar())
+
+    def _take_over(self, connection: Connection) -> None:
+        """Notes which database the spool in the data directory belongs to from now on. Raises
+        `StoreBroken` if it has records of another one.
+        """
+        directory, note = self.directory, self.directory.note
+        ours = identity(connection)
+        if note.owners and ours not in note.owners:
+            left = [one for one in SPOOLS if directory.is_filled(one)]
+            if left:
+                raise StoreBroken(
+                    f"{', '.join(left)} in {directory.path} holds records of another database. "
+                    "Start that one once and stop it in order, or name another --data-dir."
+                )
+            directory.add_notice("the database is another one than the last server's")
+        directory.mark("open", (ours, ours), 0, note.spools)
+        directory.look()
+
+    # -----------------------------------------------------------------------------------------
+
+    def _connected(self) -> Connection:
+        try:
+            return self._engine.connect()
+        except Exception as error:
+            self._raise(error, None)
+
+    def _raise(self, error: Exception, connection: Connection | None) -> NoReturn:
+        """Raises the error that the port promises; one of programming stays what it is."""
+        code = code_of(error)
+        is_ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError)
+        if (is_ours and code != NOT_ALLOWED) or not is_of_database(error):
+            raise error
+        if code == READ_ONLY:  # Where the URL names several servers, the next connection finds it.
+            self._close("_writer")
+        if code == FULL_CODE:
+            raise DiskFull(f"{FULL} where PostgreSQL is: nothing can be stored") from error
+        if code == LOCKED_CODE:
+            raise StoreUnavailable(BUSY) from error
+        told = f"the database does not answer as it should: {reason_of(error)}"
+        if code in RETRIED or (connection is not None and is_lost(connection)):
+            raise NotStored(told) from error
+        raise StoreUnavailable(told) from error
+
+    def _close(self, which: str) -> None:
+        connection: Connection | None = getattr(self, which)
+        setattr(self, which, None)
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+
+def _wait_until(deadline: float, told: str) -> None:
+    """Waits a moment. Raises `StoreUnavailable` with what is `told` after the deadline."""
+    if time.monotonic() >= deadline:
+        raise StoreUnavailable(told)
+    time.sleep(LOOK_AGAIN_S)
+
+
+def _read_clock(connection: Connection) -> ClockReading:
+    asked = time.monotonic()
+    (found,) = run_alone(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
+    error_s = (time.monotonic() - asked) / 2
+    return ClockReading(unix_s=found[0], at=asked + error_s, error_s=error_s)
+
+
+def identity(connection: Connection) -> int:
+    """A number of 31 bits that tells this database from others, of this and other clusters."""
+    query = (
+        "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " FROM pg_control_system()"
+    )
+    ((cluster, database),) = run_alone(connection, query)
+    return 1 + zlib.crc32(f"{cluster} {database}".encode()) % 0x7FFF_FFFE
+
+
+@contextlib.asynccontextmanager
+async def open_postgresql(
+    url: str,
+    data_dir: Path,
+    *,
+    node_id: str = "",
+    busy_timeout_s: float = 5.0,
+    alone: bool = True,
+    password: str | None = None,
+) -> AsyncIterator[SqlStore]:
+    """Opens the store in a PostgreSQL database; a first start makes its tables. Raises
+    `StoreBroken`.
+
+    `data_dir`: of this server alone; its spool is there. A server is `alone` in the database, or
+    shares it with servers of other `node_id`s. A tool beside a server is not alone and has no node.
+    A write waits at most `busy_timeout_s` for others. `password`: where the URL has none.
+    """
+    directory = DataDirectory(data_dir, has_database=False)
+    timeline = PostgresTimeline(data_dir)
+    engines = await _engines(url, password, timeline)
+    database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id)
+    database.listens_with, database.timeline = parameters(url, password), timeline
+    is_server = alone or bool(node_id)
+    async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
+        yield store
+
+
+@contextlib.asynccontextmanager
+async def open_as_node(
+    url: str,
+    data_dir: Path,
+    password: str | None,
+    *,
+    node_id: str,
+    fleet_id: str,
+    busy_timeout_s: float = 5.0,
+) -> AsyncIterator[SqlStore]:
+    """Likewise, shared with the other nodes of the fleet that the database belongs to. Raises
+    `StoreBroken` for a database of another fleet or of none, and `StoreUnavailable` while a node of
+    that name, or a server alone, uses it.
+    """
+    directory = DataDirectory(data_dir, has_database=False)
+    timeline = PostgresTimeline(data_dir)
+    engines = await _engines(url, password, timeline)
+    database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id, fleet_id)
+    database.listens_with, database.timeline = parameters(url, password), timeline
+    async with opened(database, alone=False, sweeps=lambda: True) as store:
+        yield store
+
+
+async def _engines(
+    url: str, password: str | None, timeline: PostgresTimeline
+) -> tuple[Engine, Callable[..., Engine]]:
+    """The engine for transactions, and what makes others."""
+    loop = asyncio.get_running_loop()
+    make = partial(engine, url, password, timeline=timeline)
+    return await loop.run_in_executor(None, make), make

@@ -1,0 +1,461 @@
+"""One SQLite file, used by two threads: one writes and one reads.
+
+SQLite calls block and an event loop must not, so each of the two connections has a thread. With one
+writing connection, writes of this process queue instead of locking each other out. Readers see the
+last commit (write-ahead log) and never wait.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sqlite3
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    exc,
+    pool,
+)
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store.database import sql, sqlite_header
+from quiltfn.store.database.check import IntegrityCheck
+from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Work, migrate, one_server
+from quiltfn.store.database.tables import REVISION
+from quiltfn.store.files import consistency
+from quiltfn.store.files.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
+from quiltfn.store.files.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve, is_full
+from quiltfn.store.files.put_off import PutOff
+from quiltfn.store.fleet import nodes
+from quiltfn.store.fleet.nodes import Boot
+from quiltfn.store.functions.functions import SqlStore, opened
+
+T = TypeVar("T")
+
+CHECK_ALL_BELOW_BYTES = 64 * 1024 * 1024
+# Version 0.1.0 and older call their copies by the second name, and remove every file of that name
+# before they refuse a newer schema.
+KEPT, BEFORE = "quiltfn.db.kept-", "quiltfn.db.before-"
+WAL = "PRAGMA journal_mode = WAL"
+# Of each connection, in KiB: what is read and written often, such as the audit log, fills it within
+# some thousand changes, and then it stays so.
+CACHE_KIB = 2000
+ALWAYS = (
+    f"PRAGMA cache_size = -{CACHE_KIB}",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    f"PRAGMA journal_size_limit = {64 * 1024 * 1024}",
+    # When the log has this many pages, a commit copies it into the database, and all writes behind
+    # it wait. With the default of 1,000 and scattered writes, as of pruning, that takes 20 ms.
+    "PRAGMA wal_autocheckpoint = 250",
+)
+# A statement that a trigger adds to notes the pages that it changes, in case it must be undone. By
+# default SQLite puts what is beyond 64 KiB of that into a file, page by page. Only for the writer,
+# and after a migration: an index that is made has its rows sorted there, too.
+UNDO_IN_MEMORY = "PRAGMA temp_store = MEMORY"
+BUSY_STEPS = 64
+
+
+class SqliteDatabase:
+    """`Database` over `quiltfn.db`: two connections and their threads. `open` either succeeds or
+    leaves nothing open.
+    """
+
+    def __init__(self, directory: DataDirectory, busy_timeout_s: float, node_id: str = "") -> None:
+        self.directory = directory
+        self._node_id = node_id
+        self.problem: str | None = None  # Why the last write failed, or the next ones will.
+        self._boot: Boot | None = None
+        self._is_registered = False  # Whether the epoch of the boot is stored.
+        self.check = IntegrityCheck(directory.database)
+        self.reserve = DiskReserve(directory.path)
+        self.has_free_pages = True
+        self.servers: Callable[[], int] = one_server
+        self._put_off = PutOff(self.write)
+        self.busy_timeout_s, self._busy_ms = busy_timeout_s, 0  # The second as the writer has it.
+        self._writer_thread = ThreadPoolExecutor(1, "store-writer")
+        self._reader_thread = ThreadPoolExecutor(1, "store-reader")
+        self._writer: Connection
+        self._reader: Connection
+
+    async def open(self, alone: bool) -> None:
+        """Opens, makes or migrates the database. Raises `StoreBroken`."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writer_thread, self._open_writer, alone)
+            await loop.run_in_executor(self._reader_thread, self._open_reader)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    @property
+    def boot(self) -> Boot:
+        """This start of the server. Raises `StoreBroken` for a tool beside a server."""
+        return nodes.of_server(self._boot)
+
+    async def aclose(self) -> None:
+        """Closes both connections. Closing the last one copies the log into the database."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reader_thread, self.check.stop)
+        await loop.run_in_executor(self._reader_thread, self._close, "_reader")
+        if hasattr(self, "_writer"):
+            await loop.run_in_executor(self._writer_thread, self._retire)
+        await loop.run_in_executor(self._writer_thread, self._close, "_writer")
+        self._reader_thread.shutdown()
+        self._writer_thread.shutdown()
+        self.directory.leave()
+
+    async def write(
+        self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
+    ) -> T:
+        """As `Database` says."""
+        deadline = time.monotonic() + self.busy_timeout_s
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._writer_thread, self._transact, work, deadline, after, frees
+        )
+
+    async def unsure(self) -> None:
+        """As `Database` says. A file always tells."""
+        await asyncio.Event().wait()
+
+    async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
+        """As `Database` says."""
+        await self._put_off.write(work, after)
+
+    async def refill_reserve(self) -> bool:
+        """As `Database` says."""
+        loop = asyncio.get_running_loop()
+        is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
+        return is_there and await self._put_off.catch_up()
+
+    async def clock(self) -> None:
+        """As `Database` says: the file is on this machine."""
+
+    async def listen(self, told: Callable[[str], None]) -> None:
+        """As `Database` says: it has none."""
+        del told
+
+    async def end_node_session(self, name: str) -> None:
+        """As `Database` says: there are none."""
+        del name
+
+    def condition(self) -> tuple[bool, str]:
+        """As `SqlStore` says."""
+        messages = [*self.directory.notices, *([self.check.told] if self.check.told else [])]
+        return not self.check.is_damaged, "; ".join(messages) or NOTHING_MISSING
+
+    async def read(self, work: Work[T]) -> T:
+        """As `Database` says."""
+
+        def run() -> T:
+            with self._translate_errors(), self._reader.begin():
+                return work(self._reader)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
+
+    async def poll(self, work: Work[T]) -> T:
+        """As `Database` says: a transaction costs no message here."""
+        return await self.read(work)
+
+    def _transact(
+        self, work: Work[T], deadline: float, after: Callable[[], None] | None, frees: bool
+    ) -> T:
+        try:
+            if self.reserve.is_spent and not frees:
+                raise DiskFull(REFUSED)
+            try:
+                result = self._perform(work, deadline)
+            except DiskFull:
+                if not (frees and self.reserve.release()):
+                    raise
+                result = self._perform(work, deadline)
+        except StoreUnavailable as error:
+            self.problem = str(error)
+            raise
+        self.problem = REFUSED if self.reserve.is_spent else None
+        if after is not None:
+            after()
+        return result
+
+    def _perform(self, work: Work[T], deadline: float) -> T:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise StoreUnavailable(BUSY)
+        self.directory.look()
+        if self.directory.problem is not None:
+            raise StoreUnavailable(self.directory.problem)
+        with self._translate_errors():
+            driver = self._driver()
+            self._wait_at_most(left)
+            changes = driver.total_changes
+            with self._writer.begin():
+                result = work(self._writer)
+                # What changes nothing writes nothing either, so that a full disk cannot refuse it.
+                number = self._count() if driver.total_changes != changes else None
+        if number is not None:
+            self._is_registered = True
+            self.directory.committed(number)
+        return result
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Lets the next statements wait for other processes: so long, or a little shorter, so that
+        it rarely has to be set again.
+        """
+        step_ms = max(1, int(self.busy_timeout_s * 1000 / BUSY_STEPS))
+        busy_ms = max(1, int(seconds * 1000) // step_ms * step_ms)
+        if busy_ms != self._busy_ms:
+            self._driver().execute(f"PRAGMA busy_timeout = {busy_ms}").close()
+            self._busy_ms = busy_ms
+
+    def _driver(self) -> Any:
+        return sql.driver(self._writer)
+
+    def _count(self) -> int:
+        """Numbers the transaction that is open; see `sqlite_header.py`. The first one of a server
+        stores its epoch too.
+        """
+        if self._boot is not None and not self._is_registered:
+            nodes.register(self._writer, self._boot)
+        number = sqlite_header.following(self._number("user_version"))
+        self._driver().execute(f"PRAGMA user_version = {number}").close()
+        return number
+
+    def _number(self, pragma: str) -> int:
+        number: int = self._driver().execute(f"PRAGMA {pragma}").fetchone()[0]
+        return number
+
+    # Opening, in the threads -----------------------------------------------------------------
+
+    def _open_writer(self, alone: bool) -> None:
+        try:
+            self._open_writer_or_tell(alone)
+        except StoreBroken as error:
+            if is_full(error.__cause__, self.directory.path):
+                raise DiskFull(f"{FULL}, and a start needs some room: {error}") from error
+            raise
+
+    def _open_writer_or_tell(self, alone: bool) -> None:
+        self.directory.enter(alone, self.busy_timeout_s)
+        if self.directory.holds_lock:
+            self.reserve.start()
+        path = self.directory.database
+        is_new = self.directory.check()
+        if is_new and not self.directory.holds_lock:
+            raise StoreBroken(f"{path} is just being made by another process; try again.")
+        try:
+            if is_new:
+                self._make()
+            if path.stat().st_size == 0:
+                raise StoreBroken(f"{path} is empty. Restore a backup.")
+            # O_PATH, because closing an ordinary descriptor would release SQLite's locks.
+            named = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(named).st_mode):
+                    raise StoreBroken(f"{path} is not a file. Restore a backup.")
+                os.chmod(f"/proc/self/fd/{named}", OWNER_ONLY)
+            finally:
+                os.close(named)
+            if self.directory.holds_lock:
+                consistency.examine(self.directory)
+            self._writer = self._engine(path, "BEGIN IMMEDIATE", WAL).connect()
+            self._check()
+            self._driver().execute(UNDO_IN_MEMORY).close()
+            if self.directory.holds_lock:
+                self._take_over()
+            if alone or self._node_id:
+                with self._writer.begin():
+                    self._boot = nodes.next_boot(self._writer, self._node_id, alone)
+        except (exc.DBAPIError, sqlite3.Error, OSError) as error:
+            reason = getattr(error, "orig", None) or getattr(error, "strerror", None) or error
+            raise StoreBroken(
+                f"{path} cannot be used: {reason}. Restore a backup if the file is damaged."
+            ) from error
+
+    def _take_over(self) -> None:
+        """Gives the file a new `application_id`, so that no other log is taken for its own."""
+        directory, spools = self.directory, self.directory.note.spools
+        last, ours = self._number("application_id"), 1 + secrets.randbelow(sqlite_header.NUMBERS)
+        commit = self._number("user_version")
+        directory.mark(
+            "open" if directory.note.word == "open" else "closed", (last, ours), commit, spools
+        )
+        is_busy = True
+        try:
+            with self._writer.begin():
+                self._driver().execute(f"PRAGMA application_id = {ours}").close()
+            # Into the file itself, which has it from now on.
+            is_busy = self._driver().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            if not is_full(error, directory.path):
+                raise
+            ours = self._number("application_id")  # The last server's; its log is continued.
+        directory.mark("open", (last if is_busy else ours, ours), commit, spools)
+        directory.look()
+        if directory.note.word == "open" and not self._is_small():
+            self.check.start()
+
+    def _is_small(self) -> bool:
+        return self.directory.database.stat().st_size < CHECK_ALL_BELOW_BYTES
+
+    def _retire(self) -> None:
+        number = self.directory.note.commit or 0
+        with contextlib.suppress(exc.DBAPIError, sqlite3.Error):
+            number = self._number("user_version")
+        self.directory.retire(number)
+
+    def _open_reader(self) -> None:
+        path = self.directory.database
+        self._reader = self._engine(path, "BEGIN", "PRAGMA query_only = ON").connect()
+        with self._reader.begin():
+            self._reader.exec_driver_sql("SELECT 1 FROM probe")
+
+    def _make(self) -> None:
+        """Makes a new database under another name and renames it when it is complete.
+
+        So a start that is killed half-way leaves nothing that looks like a damaged database.
+        """
+        path, fresh = self.directory.database, Path(f"{self.directory.database}.new")
+        for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
+            leftover.unlink(missing_ok=True)
+        os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
+        # auto_vacuum can be set only before there are tables. `vacuum.py` needs it.
+        pragmas = ("PRAGMA auto_vacuum = INCREMENTAL", WAL)
+        with self._engine(fresh, "BEGIN IMMEDIATE", *pragmas).connect() as connection:
+            migrate(connection)
+        fresh.replace(path)
+        self.directory.sync()
+
+    def _check(self) -> None:
+        """Checks that the database is undamaged and ours, and migrates an older schema."""
+        path, connection = self.directory.database, self._writer
+        with connection.begin():
+            names = connection.exec_driver_sql("SELECT name FROM sqlite_schema").scalars().all()
+            if "alembic_version" not in names:
+                raise StoreBroken(f"{path} is not a database of quiltfn.")
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        copy = None
+        if found != REVISION:
+            if not self.directory.holds_lock:
+                raise StoreBroken(
+                    f"{path} is in use by another version of quiltfn (stop it first)."
+                )
+            copy = self._keep_copy(str(found)) if str(found) < REVISION else None
+            migrate(connection)  # refuses a newer schema, for which an older copy may be needed
+        with connection.begin():  # Everything if that is quick; functions always.
+            for what in ("1",) if self._is_small() else ("function", "version"):
+                told = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
+                if told != "ok":
+                    raise StoreBroken(f"{path} is damaged: {told}. Restore a backup.")
+        if copy is not None:
+            self._keep_only(copy)
+
+    def _keep_copy(self, revision: str) -> str:
+        """Copies the database before a migration, so that the older release can be used again.
+        Returns the name of the copy.
+        """
+        path, copy = self.directory.database, f"{KEPT}{revision}"
+        fresh = path.with_name(f"{copy}.new")
+        try:
+            self._copy_to(fresh)
+        except BaseException:  # A partial copy would waste what little space is left.
+            for left in (fresh, Path(f"{fresh}-journal")):
+                left.unlink(missing_ok=True)
+            raise
+        fresh.replace(path.with_name(copy))
+        self.directory.sync()
+        return copy
+
+    def _keep_only(self, copy: str) -> None:
+        """Removes the copies of earlier migrations, as the database is whole after this one."""
+        for name in (KEPT, BEFORE):
+            for other in self.directory.database.parent.glob(f"{name}*"):
+                if other.name != copy:
+                    other.unlink()
+        self.directory.add_notice(f"the schema was brought up to date; {copy} is the old one")
+
+    def _copy_to(self, fresh: Path) -> None:
+        fresh.unlink(missing_ok=True)
+        os.close(open_own(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        with closing(sqlite3.connect(fresh)) as target:
+            self._driver().backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+        descriptor = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+    def _engine(self, path: Path, begin: str, *pragmas: str) -> Engine:
+        # The driver begins no transactions by itself; `begin` says how each one starts.
+        engine = create_engine(
+            URL.create("sqlite", database=str(path)),  # It quotes the path.
+            poolclass=pool.NullPool,
+            connect_args={
+                "isolation_level": None,
+                "check_same_thread": False,
+                "timeout": self.busy_timeout_s,
+            },
+        )
+
+        @event.listens_for(engine, "connect")
+        def prepare(driver: Any, _record: object) -> None:
+            try:
+                for pragma in (*pragmas, *ALWAYS):
+                    answer = driver.execute(pragma).fetchone()
+                    if pragma == WAL and answer != ("wal",):
+                        raise StoreBroken(f"{path} cannot have a write-ahead log where it is.")
+            except BaseException:
+                driver.close()
+                raise
+
+        @event.listens_for(engine, "begin")
+        def start(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    @contextlib.contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """Turns errors of the database into `StoreUnavailable`; programming errors pass."""
+        try:
+            yield
+        except (exc.IntegrityError, exc.ProgrammingError):
+            raise
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            if is_full(error, self.directory.path):
+                raise DiskFull(f"{FULL}: nothing can be stored") from error
+            # The driver's text only: SQLAlchemy's has the statement and its values.
+            reason = getattr(error, "orig", None) or error
+            raise StoreUnavailable(
+                f"the database does not answer as it should: {reason}"
+            ) from error
+
+    def _close(self, which: str) -> None:
+        connection: Connection | None = self.__dict__.pop(which, None)
+        if connection is not None:
+            connection.close()
+
+
+@contextlib.asynccontextmanager
+async def open_sqlite(
+    data_dir: Path, *, alone: bool = True, node_id: str = "", busy_timeout_s: float = 5.0
+) -> AsyncIterator[SqlStore]:
+    """Opens the store in the file of `data_dir`; a first start makes it. Raises `StoreBroken`.
+
+    A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool that
+    reads or writes a row beside a running server is not alone and has no node. A write waits at
+    most `busy_timeout_s` for another process's lock.
+    """
+    database = SqliteDatabase(DataDirectory(data_dir), busy_timeout_s, node_id)
+    async with opened(database, alone=alone, sweeps=lambda: database.directory.holds_lock) as store:
+        yield store

@@ -1,0 +1,75 @@
+"""Reads two numbers from the headers of the database and its write-ahead log, without SQLite.
+
+`application_id` is a new random number for each start of a server and for each copy that
+`quiltfn backup` makes. `user_version` counts transactions. Both are in page 1, so also in the log:
+they tell whether a log belongs to a file.
+
+SQLite's locks belong to the process, and closing any descriptor of a file releases all of them. So
+nothing here may be called while this process has a connection to the database.
+"""
+
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from quiltfn.store.files.directory import open_own
+
+NUMBERS = 0x7FFF_FFFF  # Both have 31 bits. The count starts again at 0 after the last.
+MAGIC = b"SQLite format 3\0"
+HEADER, LOG_HEADER, FRAME_HEADER = 100, 32, 24
+
+
+class Numbers(NamedTuple):
+    """`owner`: the `application_id`. `commit`: the `user_version`, the transactions so far."""
+
+    owner: int
+    commit: int
+
+
+def in_file(database: Path) -> Numbers | None:
+    """The numbers of the file, without its log; None if it is no database."""
+    opened = open_own(database, os.O_RDONLY)
+    try:
+        return _numbers(os.pread(opened, HEADER, 0))
+    finally:
+        os.close(opened)
+
+
+def first_in_log(log: Path) -> Numbers | None:
+    """The numbers of the first transaction in the log; None if there is no log or it has none."""
+    try:
+        opened = open_own(log, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        head = os.pread(opened, LOG_HEADER, 0)
+        if len(head) < LOG_HEADER:
+            return None
+        (page_size,), salts, at = struct.unpack(">I", head[8:12]), head[16:24], LOG_HEADER
+        # Frames with other salts are left over from before the log was restarted.
+        while (frame := os.pread(opened, FRAME_HEADER, at))[8:16] == salts:
+            if frame[:4] == b"\0\0\0\0":  # No page number: a hole in the file, of any length.
+                return None
+            if frame[:4] == b"\0\0\0\1":
+                return _numbers(os.pread(opened, HEADER, at + FRAME_HEADER))
+            at += FRAME_HEADER + page_size
+        return None
+    finally:
+        os.close(opened)
+
+
+def is_older(one: int, other: int) -> bool:
+    """Whether `one` comes before `other`, also across the overflow of the count."""
+    return 0 < (other - one) & NUMBERS <= NUMBERS // 2
+
+
+def following(count: int) -> int:
+    return (count + 1) & NUMBERS
+
+
+def _numbers(header: bytes) -> Numbers | None:
+    if len(header) < HEADER or not header.startswith(MAGIC):
+        return None
+    commit, owner = struct.unpack(">I4xI", header[60:72])
+    return Numbers(owner, commit)

@@ -1,0 +1,97 @@
+"""Disk space that is set aside for what must work on a full disk.
+
+It is a file, `reserve`, that nobody reads. When the disk is full, the end of a running call or a
+write that frees something, such as a DELETE, releases it. After that nothing else is accepted,
+neither calls nor other writes, until the file can be made again. A start releases it first, since
+it has to write before it can know whether the disk is full.
+"""
+
+import contextlib
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.store.files.directory import open_own
+
+RESERVE_BYTES = 32 * 1024 * 1024
+FULL = "the disk is full"
+REFUSED = f"{FULL}: only what frees room is taken, such as deleting a function"
+# Below this much free space an I/O error is taken for a full disk.
+NEXT_TO_NOTHING_BYTES = 1024 * 1024
+
+
+class DiskFull(StoreUnavailable):
+    """The disk has no space for what is to be stored."""
+
+
+class DiskReserve:
+    """The file. Writes are refused for it only after the first `refill`.
+
+    `is_spent`: only ends of calls and writes that free something are accepted.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "reserve"
+        self.is_spent = False
+
+    def refill(self) -> bool:
+        """Allocates the file if it is not there; returns whether it is. Blocks."""
+        self.is_spent = not (self._size() == RESERVE_BYTES or self._make())
+        return not self.is_spent
+
+    def release(self) -> bool:
+        """Frees the space for the next write; returns whether there was any."""
+        if self._size() == 0:
+            return False
+        self.is_spent = True
+        with contextlib.suppress(OSError):
+            file = open_own(self._path, os.O_RDWR)
+            try:
+                os.ftruncate(file, 0)
+            finally:
+                os.close(file)
+            return True
+        return False
+
+    def start(self) -> None:
+        """At a start: frees the space and refuses nothing until `refill`. Blocks."""
+        self.release()
+        self.is_spent = False
+
+    def _make(self) -> bool:
+        try:
+            file = open_own(self._path, os.O_RDWR | os.O_CREAT)
+        except OSError:
+            return False
+        try:
+            os.posix_fallocate(file, 0, RESERVE_BYTES)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, 0)
+            return False
+        finally:
+            os.close(file)
+        return True
+
+    def _size(self) -> int:
+        try:
+            return os.stat(self._path, follow_symlinks=False).st_size
+        except OSError:
+            return 0
+
+
+def is_full(error: BaseException | None, where: Path) -> bool:
+    """Whether a full disk caused the error: SQLite or the kernel says so, or little is free."""
+    error = getattr(error, "orig", None) or error  # SQLAlchemy wraps SQLite's error.
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return code == sqlite3.SQLITE_FULL
+    try:
+        found = os.statvfs(where)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < NEXT_TO_NOTHING_BYTES

@@ -1,0 +1,1 @@
+"""What the nodes of a fleet know of each other, in the database that they share."""

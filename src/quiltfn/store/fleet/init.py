@@ -1,0 +1,23 @@
+"""Makes a database that of a fleet."""
+
+from sqlalchemy import insert
+
+from quiltfn.store import migrations
+from quiltfn.store.database import tables
+from quiltfn.store.database.postgres_connection import NAMESPACE, WRITER, run_alone
+from quiltfn.store.files.copy_postgresql import connected_alone
+from quiltfn.store.files.directory import StoreBroken
+from quiltfn.store.fleet.locks import fleet_of
+
+
+def begin_fleet(url: str, password: str | None, fleet_id: str) -> None:
+    """The database belongs to that fleet from now on, with what it holds; an empty one gets its
+    tables. Raises `StoreBroken` where a server uses it, or it is a fleet's already.
+    """
+    with connected_alone(url, password) as connection, connection.begin():
+        run_alone(connection, f"BEGIN; SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER})")
+        found = fleet_of(connection)
+        if found is not None:
+            raise StoreBroken(f"The database is a fleet's already ({found}).")
+        migrations.upgrade_in(connection)
+        connection.execute(insert(tables.fleet), {"id": fleet_id})

@@ -1,0 +1,67 @@
+"""Which fleet a database of PostgreSQL belongs to, and the locks of its nodes.
+
+A fleet is a number of servers, its nodes, that share one database. Nodes hold the lock of servers
+together, so a server that is alone and a node exclude each other. Each node also holds a lock of
+its own name, so that a second one of that name does not start.
+"""
+
+import hashlib
+
+from sqlalchemy import Connection, select, text
+
+from quiltfn.store.database import tables
+from quiltfn.store.database.postgres_connection import run_alone
+from quiltfn.store.files.directory import StoreBroken
+
+ALONE = (
+    "The database is a fleet's. Start with --fleet FILE, where FILE is what quiltfn fleet add-node "
+    "made for this node."
+)
+NO_FLEET = "The database is no fleet's: quiltfn fleet init makes it one's."
+ANOTHER = "The database is another fleet's ({found}); the file of setting fleet is of {own}."
+HAS_TABLE = text("SELECT to_regclass('fleet') IS NOT NULL")
+
+
+def fleet_of(connection: Connection) -> str | None:
+    """The id of the fleet that the database belongs to; None: of none."""
+    if not connection.execute(HAS_TABLE).scalar_one():
+        return None
+    return connection.execute(select(tables.fleet.c.id)).scalar_one_or_none()
+
+
+def check_fleet(connection: Connection, fleet_id: str, *, alone: bool) -> None:
+    """`fleet_id`: of the server that opens the database; empty: it is no node. Raises `StoreBroken`
+    for a database that is not this fleet's, and for a fleet's where the server is `alone`.
+    """
+    with connection.begin():  # otherwise SQLAlchemy would leave one open
+        found = fleet_of(connection)
+    if alone and found is not None:
+        raise StoreBroken(ALONE)
+    if fleet_id and found is None:
+        raise StoreBroken(NO_FLEET)
+    if fleet_id and found != fleet_id:
+        raise StoreBroken(ANOTHER.format(found=found, own=fleet_id))
+
+
+def _name_lock(name: str) -> bytes:
+    return hashlib.blake2b(f"quiltfn node {name}".encode(), digest_size=8).digest()
+
+
+def try_name_lock(connection: Connection, name: str) -> bool:
+    """Takes the lock of a node's name for this session, unless another session has it."""
+    number = int.from_bytes(_name_lock(name), signed=True)
+    return bool(run_alone(connection, f"SELECT pg_try_advisory_lock({number})")[0][0])
+
+
+def free_name_lock(connection: Connection, name: str) -> None:
+    """Ends the session that holds the lock of the name of a node that was taken over: something
+    between that node and PostgreSQL may keep the session for ever.
+    """
+    lock = _name_lock(name)
+    high, low = (int.from_bytes(one) for one in (lock[:4], lock[4:]))
+    run_alone(
+        connection,
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        f" AND classid = {high} AND objid = {low} AND objsubid = 1"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )

@@ -1,0 +1,156 @@
+"""The nodes of a fleet in the database.
+
+    present ──leave──▶ left ──take over──▶ gone ──a start──▶ present, with another epoch
+       └──────── no beat, take over ────────▲
+A beat is one statement on a connection of its own, so that it never waits behind records. A
+take-over is a transaction among the others that write.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, Text, cast, or_, select, update
+
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.member import Member, NodeState, Presence, Report, TakenOver
+from quiltfn.ports import Clock
+from quiltfn.ports.fleet import NodeRemoved
+from quiltfn.store.calls.work_recovery import StartTime
+from quiltfn.store.database import tables
+from quiltfn.store.database.database import Database, Quickly
+from quiltfn.store.fleet.take_over import take_over
+
+table, node = tables.node, tables.node.c
+COLUMNS = node.name, node.epoch, node.beat, node.presence, node.state, node.address, node.version
+ALL = (
+    select(*COLUMNS, cast(node.report, Text))
+    .where(or_(node.presence != Presence.GONE.value, node.version != ""))
+    .order_by(node.name)
+)
+_report = msgspec.json.Decoder(Report).decode
+
+
+class SqlMembers:
+    """The nodes of a fleet in the store. Every method raises `StoreUnavailable` where the store
+    does not answer within some seconds. Beats never wait behind records that are being stored.
+    """
+
+    def __init__(
+        self, database: Database, quickly: Quickly, clock: Clock, lost_answer: bytes
+    ) -> None:
+        """`lost_answer`: the body for idempotent requests of nodes that are taken over."""
+        self._database, self._quickly, self._clock = database, quickly, clock
+        self._lost_answer = lost_answer
+        # Of each node the last report, as it was stored and as it was understood.
+        self._reports: dict[str, tuple[str, Report]] = {}
+
+    @property
+    def name(self) -> str:
+        """This node's."""
+        return self._database.boot.node_id
+
+    async def register(self, address: str, report: Report) -> Member:
+        """Tells the others where this node is, whose start has stored its epoch and version. Raises
+        `NodeRemoved`.
+        """
+        told = msgspec.to_builtins(report)
+        found = await self._change_own({"address": address, "report": told})
+        if found is None:
+            raise StoreUnavailable("this node was started again elsewhere")
+        if found.state is NodeState.REMOVED:
+            raise NodeRemoved(f"The node {found.name} was removed from the fleet.")
+        return found
+
+    async def beat(self, report: Report) -> Member | None:
+        """Says that this node is there, and how loaded it is; returns its row. None: another start
+        of the node, or a take-over, has ended its epoch. It holds nothing in the store any more.
+        """
+        return await self._change_own(
+            {"beat": node.beat + 1, "report": msgspec.to_builtins(report)}
+        )
+
+    async def read(self) -> Sequence[Member]:
+        """All nodes by name, those included that have left, and servers that were alone in the
+        store before and were not taken over.
+        """
+        return await self._quickly(self._read_all)
+
+    def _read_all(self, connection: Connection) -> list[Member]:
+        """All nodes do it with each beat, so it grows with the square of their number. Most reports
+        are those of the beat before, and are not read again.
+        """
+        found, before, self._reports = [], self._reports, {}
+        for name, epoch, beat, presence, state, address, version, told in connection.execute(ALL):
+            known = before.get(name)
+            if known is None or known[0] != told:
+                known = told, _report(told)
+            self._reports[name] = known
+            found.append(
+                Member(
+                    name=name,
+                    epoch=epoch,
+                    beat=beat,
+                    presence=Presence(presence),
+                    state=NodeState(state),
+                    address=address,
+                    version=version,
+                    report=known[1],
+                )
+            )
+        return found
+
+    async def set_state(self, name: str, state: NodeState) -> Member | None:
+        """What an operator wants of a node, which it hears with its next beat; returns its row.
+        None: there is no such node. A removed one stays removed, and is returned as it is.
+        """
+        this = node.name == name, node.version != ""
+        change = update(table).where(*this, node.state != NodeState.REMOVED.value)
+        change = change.values(state=state.value)
+
+        def work(connection: Connection) -> Member | None:
+            connection.execute(change).close()
+            row = connection.execute(select(table).where(*this)).mappings().one_or_none()
+            return None if row is None else _read(row)
+
+        return await self._quickly(work)
+
+    async def leave(self) -> None:
+        """This node has ended what it had and beats no more. Harmless when repeated, and where it
+        holds nothing any more.
+        """
+        await self._change_own({"presence": Presence.LEFT.value, "report": {}})
+
+    async def take_over(self, seen: Member) -> TakenOver | None:
+        """Ends what the node's epoch had, if the node is still as it was `seen`; None: it is not.
+
+        In one transaction: it gets another epoch, its calls without an end are `interrupted`, work
+        that it had claimed is tried again or given up as each function's policy says, deliveries,
+        idempotency keys and slots are freed. From then on the store takes nothing of the old epoch.
+        """
+        now = StartTime(int(self._clock.unix()), int(self._clock.trusted() * 1000))
+        found = await self._database.write(
+            lambda connection: take_over(connection, seen, now, self._lost_answer)
+        )
+        if found is not None:
+            with contextlib.suppress(StoreUnavailable):  # nobody else waits for that
+                await self._database.end_node_session(seen.name)
+        return found
+
+    async def _change_own(self, values: dict[str, Any]) -> Member | None:
+        """Changes the row of this node's epoch, if that still holds it."""
+        boot = self._database.boot
+        mine = node.name == boot.node_id, node.epoch == boot.epoch
+        change = update(table).where(*mine, node.presence == Presence.PRESENT.value)
+        change = change.values(values).returning(table)
+
+        def work(connection: Connection) -> Member | None:
+            row = connection.execute(change).mappings().one_or_none()
+            return None if row is None else _read(row)
+
+        return await self._quickly(work)
+
+
+def _read(row: RowMapping) -> Member:
+    return tables.read(row, Member)

@@ -1,0 +1,60 @@
+"""Ends and frees what a node had that does not answer any more, in one transaction.
+
+It is what a start of that node would do with what its earlier boots left, by the same code; but the
+node's spool is not at hand. So work that it had claimed may have been begun, and counts as such.
+"""
+
+from sqlalchemy import Connection, func, select, update
+
+from quiltfn.model.invocation import NODE_LOST
+from quiltfn.model.member import Member, Presence, TakenOver
+from quiltfn.model.operation import interrupted
+from quiltfn.store.calls import deliveries, records, work_recovery
+from quiltfn.store.calls.work_recovery import StartTime
+from quiltfn.store.database import tables
+from quiltfn.store.fleet import slots
+from quiltfn.store.fleet.nodes import Boot
+from quiltfn.store.tenants import idempotency, operations
+
+node = tables.node.c
+
+
+def take_over(
+    connection: Connection, seen: Member, now: StartTime, lost_answer: bytes
+) -> TakenOver | None:
+    """As `SqlMembers` says. `now`: by the clock of whoever takes over. `lost_answer`: what
+    repetitions of idempotent requests get whose call it ran.
+    """
+    as_seen = (
+        node.name == seen.name,
+        node.epoch == seen.epoch,
+        node.beat == seen.beat,
+        node.presence == seen.presence.value,
+    )
+    # For update, and not only by updating it: who holds the row's key in the meantime must end
+    # first, and who wants it next sees the new epoch.
+    locked = select(node.name).where(*as_seen).with_for_update()
+    if connection.execute(locked).first() is None:
+        return None
+    epoch = connection.execute(select(func.max(node.epoch))).scalar_one() + 1
+    change = update(tables.node).where(node.name == seen.name)
+    # Whoever reads the nodes would read its report with each beat, for ever.
+    gone = change.values(epoch=epoch, presence=Presence.GONE.value, report={})
+    connection.execute(gone).close()
+    slots.free(connection, seen.name)
+    # As if the node had started again, with that epoch, and had ended at once.
+    boot = Boot(seen.name, epoch, is_alone=False)
+    ended = work_recovery.recover(
+        connection, boot, now, is_spool_whole=False, why=work_recovery.TAKEN_OVER
+    )
+    calls = records.interrupt(connection, boot, now.unix, NODE_LOST)
+    for operation in operations.left_by(connection, boot):
+        operations.finish(connection, interrupted(operation))
+    return TakenOver(
+        name=seen.name,
+        epoch=epoch,
+        calls=calls,
+        work=ended,
+        deliveries=deliveries.free(connection, boot),
+        answers=idempotency.answer_left(connection, boot, lost_answer),
+    )

@@ -1,0 +1,1 @@
+"""Functions, versions, aliases, URLs, policies, and runtimes in the database."""

@@ -1,0 +1,112 @@
+"""The aliases of functions: a row for each."""
+
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select, update
+
+from quiltfn.model.alias import ALIASES_MAX, Alias
+from quiltfn.model.converting import convert
+from quiltfn.model.errors import NotFound, Outdated
+from quiltfn.model.function import Function
+from quiltfn.ports import ChangeKind
+from quiltfn.store.database import tables
+from quiltfn.store.database.database import Database
+from quiltfn.store.functions import changes, old_versions
+
+row = tables.function_alias
+owner = tables.function
+
+
+def move_all(connection: Connection, function: Function, move: Callable[[Alias], Alias]) -> None:
+    """Stores what `move` makes of each alias of the function."""
+    found = select(row.c.name, row.c.alias).where(row.c.function_id == function.id)
+    for one in connection.execute(found).all():
+        before = convert(one.alias, Alias)
+        after = move(before)
+        if after == before:
+            continue
+        values = {"alias": msgspec.to_builtins(after), "revision": after.revision}
+        this = row.c.function_id == function.id, row.c.name == one.name
+        connection.execute(update(row).where(*this).values(values))
+        changes.record(connection, ChangeKind.ALIAS, function.tenant_id, function.id)
+
+
+def check_others(
+    connection: Connection, function_id: str, alias: Alias, known: Alias | None
+) -> None:
+    """Raises `Outdated` if another node has made the last alias that there may be, or another one
+    the default.
+    """
+    becomes_default = alias.is_default and not (known is not None and known.is_default)
+    if known is not None and not becomes_default:
+        return
+    these = row.c.function_id == function_id, row.c.name != alias.name
+    others = connection.execute(select(row.c.alias).where(*these)).scalars().all()
+    is_full = known is None and len(others) >= ALIASES_MAX
+    if is_full or (becomes_default and any(convert(one, Alias).is_default for one in others)):
+        raise Outdated
+
+
+class StoredAlias(msgspec.Struct, frozen=True, kw_only=True):
+    """An alias of a function."""
+
+    function_id: str
+    alias: Alias
+
+
+class SqlAliases:
+    """The aliases of functions; they go with their functions. Raises `StoreUnavailable`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredAlias]:
+        """All of them, or those of the functions with these ids."""
+        query = select(row.c.function_id, row.c.alias).order_by(row.c.function_id, row.c.name)
+        if only is not None:
+            query = query.where(row.c.function_id.in_(only))
+
+        def work(connection: Connection) -> list[StoredAlias]:
+            return [
+                StoredAlias(function_id=one.function_id, alias=convert(one.alias, Alias))
+                for one in connection.execute(query)
+            ]
+
+        return await self._database.read(work)
+
+    async def save(
+        self, function_id: str, name: str, alias: Alias | None, known: Alias | None
+    ) -> None:
+        """Replaces `known`; None: makes it. `alias` None: removes it. Raises `NotFound` if the
+        function was deleted, and `Outdated` if the alias is another by now, or if one of another
+        name is the default that this one would become, or the last one that there may be.
+        """
+        there = select(owner.c.tenant_id).where(owner.c.id == function_id)
+        this = row.c.function_id == function_id, row.c.name == name
+        found = select(row.c.alias).where(*this)
+
+        def work(connection: Connection) -> None:
+            tenant_id = connection.execute(there).scalar()
+            if tenant_id is None:
+                raise NotFound("the function was deleted")
+            stored = connection.execute(found).scalar()
+            # As a whole: one that was removed and made anew begins with the same revision.
+            if (None if stored is None else convert(stored, Alias)) != known:
+                raise Outdated
+            if alias is not None:
+                check_others(connection, function_id, alias, known)
+            changes.record(connection, ChangeKind.ALIAS, tenant_id, function_id)
+            if alias is None:
+                connection.execute(delete(row).where(*this))
+                return
+            for number in alias.versions:
+                old_versions.check_there(connection, function_id, number)
+            values = {"alias": msgspec.to_builtins(alias), "revision": alias.revision}
+            if known is None:
+                key = {"function_id": function_id, "name": name}
+                connection.execute(insert(row), key | values)
+            else:
+                connection.execute(update(row).where(*this).values(values))
+
+        await self._database.write(work)

@@ -1,0 +1,82 @@
+"""Which versions of a function go when a new one is stored, in the same transaction.
+
+The newest ones stay, as many as `VersionLimits` says and as their bytes allow. Whatever is named
+stays as well: the current version, and those of aliases and of inputs that are kept.
+"""
+
+from sqlalchemy import Connection, Text, cast, delete, func, select
+
+from quiltfn.model.alias import Alias
+from quiltfn.model.converting import convert
+from quiltfn.model.errors import NotFound, RateLimited
+from quiltfn.model.function import Function
+from quiltfn.model.retention import VersionLimits
+from quiltfn.model.version import no_version
+from quiltfn.store.database import tables
+
+row = tables.version.c
+# Bytes of a version beside its texts. The current one and the one before it always stay.
+VERSION_BYTES, NEWEST_KEPT = 1024, 2
+# One change removes no more, so that others can write; the next one goes on.
+REMOVED_MAX = 500
+
+
+def check_there(connection: Connection, function_id: str, number: int) -> None:
+    """Raises `NotFound` where the version was removed meanwhile."""
+    there = select(row.id).where(row.function_id == function_id, row.number == number)
+    if connection.execute(there).first() is None:
+        raise NotFound(no_version(number))
+
+
+def remove(connection: Connection, function: Function, limits: VersionLimits) -> None:
+    """Removes what is too much of a function that has just got a version. Raises `RateLimited`
+    where what has to stay is too much.
+    """
+    size = VERSION_BYTES + func.octet_length(row.handler)
+    for column in (row.environment, row.pinned):
+        size = size + func.octet_length(cast(column, Text))
+    sizes = select(row.number, size).where(row.function_id == function.id)
+    found = connection.execute(sizes.order_by(row.number.desc()))
+    has = {one.number: int(one[1]) for one in found}
+    most = _share(connection, function, limits)
+    going, total = list[int](), 0
+    for place, (number, taken) in enumerate(has.items()):
+        total += taken
+        if place >= NEWEST_KEPT and (place >= limits.kept or total > most):
+            going.append(number)
+    if not going:
+        return
+    needed = _needed(connection, function)
+    gone = [number for number in reversed(going) if number not in needed]
+    named = sum(has[number] for number in going if number in needed)
+    if named > most:
+        raise RateLimited(
+            f"old versions that aliases and kept inputs name take {named} bytes; "
+            f"the function may have {most}",
+            hint="remove aliases of old versions, or wait until queued calls of old versions have "
+            "run; an operator can raise tenant_version_bytes",
+            retry_after=60,
+        )
+    for number in gone[:REMOVED_MAX]:
+        this = row.function_id == function.id, row.number == number
+        connection.execute(delete(tables.version).where(*this))
+
+
+def _share(connection: Connection, function: Function, limits: VersionLimits) -> float:
+    """The bytes of versions that a function may have: each of the tenant's has as many."""
+    if not limits.tenant_bytes:
+        return float("inf")
+    owner = tables.function.c.tenant_id
+    count = select(func.count()).select_from(tables.function).where(owner == function.tenant_id)
+    return limits.tenant_bytes // max(1, connection.execute(count).scalar_one())
+
+
+def _needed(connection: Connection, function: Function) -> set[int]:
+    alias, given = tables.function_alias.c, tables.input_table.c
+    aliases = select(alias.alias).where(alias.function_id == function.id)
+    inputs = select(given.version).distinct()
+    inputs = inputs.where(given.function_id == function.id, given.version.is_not(None))
+    needed = {function.current_version, *connection.execute(inputs).scalars()}
+    for one in connection.execute(aliases).scalars():
+        needed.update(convert(one, Alias).versions)
+    return needed

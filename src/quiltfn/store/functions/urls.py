@@ -1,0 +1,84 @@
+"""The URLs of functions: a row for each function that has one."""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select, update
+
+from quiltfn.model.converting import convert
+from quiltfn.model.errors import NotFound
+from quiltfn.model.url import FunctionUrl
+from quiltfn.ports import ChangeKind
+from quiltfn.store.database import tables
+from quiltfn.store.database.database import Database
+from quiltfn.store.database.sql import run
+from quiltfn.store.functions import changes
+
+row = tables.function_url
+owner = tables.function
+
+
+class StoredUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """The URL of a function of a tenant."""
+
+    function_id: str
+    tenant_id: str
+    url: FunctionUrl
+
+
+class SqlUrls:
+    """The URLs of functions; they go with their functions. Raises `StoreUnavailable`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredUrl]:
+        """All of them, or those of the functions with these ids."""
+        query = (
+            select(row.c.function_id, owner.c.tenant_id, row.c.url)
+            .join(owner, owner.c.id == row.c.function_id)
+            .order_by(row.c.function_id)
+        )
+        if only is not None:
+            query = query.where(row.c.function_id.in_(only))
+
+        def work(connection: Connection) -> list[StoredUrl]:
+            return [
+                StoredUrl(
+                    function_id=one.function_id,
+                    tenant_id=one.tenant_id,
+                    url=convert(one.url, FunctionUrl),
+                )
+                for one in connection.execute(query)
+            ]
+
+        return await self._database.read(work)
+
+    async def tenants(self) -> Sequence[str]:
+        """Those that have ever had a URL, which nobody else is to get."""
+        query = select(tables.url_tenant.c.tenant_id)
+        return await self._database.read(
+            lambda connection: connection.execute(query).scalars().all()
+        )
+
+    async def save(self, function_id: str, url: FunctionUrl | None) -> None:
+        """Replaces one; None: there is none any more. Raises `NotFound` if the function was
+        deleted.
+        """
+        there = select(owner.c.tenant_id).where(owner.c.id == function_id)
+
+        def work(connection: Connection) -> None:
+            tenant_id = connection.execute(there).scalar()
+            if tenant_id is None:
+                raise NotFound("the function was deleted")
+            changes.record(connection, ChangeKind.URL, tenant_id, function_id)
+            if url is None:
+                connection.execute(delete(row).where(row.c.function_id == function_id))
+                return
+            run(connection, "note_url_tenant", (tenant_id,))
+            values = {"url": msgspec.to_builtins(url)}
+            change = update(row).where(row.c.function_id == function_id).values(values)
+            if not connection.execute(change).rowcount:
+                connection.execute(insert(row), {"function_id": function_id} | values)
+
+        await self._database.write(work)

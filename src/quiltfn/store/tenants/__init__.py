@@ -1,0 +1,1 @@
+"""Keys, quotas, the audit log, and what callers may repeat, in the database."""

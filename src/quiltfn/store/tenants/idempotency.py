@@ -1,0 +1,228 @@
+"""The responses to idempotent requests, in the database.
+
+Beyond a limit in bytes the oldest bodies are removed. The row stays, so that a repetition is
+refused and not run.
+
+A row is made before its call runs and completed after it:
+    (absent) ──reserve──▶ running ──complete──▶ answered ──24 h──▶ (absent)
+                             ├──release──▶ (absent)      a running one never expires
+                             └──the server dies, start──▶ answered: interrupted
+"""
+
+import time
+from collections.abc import Mapping
+
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from quiltfn.model.errors import CapacityFull, RateLimited
+from quiltfn.model.idempotency import (
+    LOST_STATUS,
+    NO_HEADERS,
+    IdempotentRequest,
+    StoredResponse,
+)
+from quiltfn.model.retention import StorageLimit
+from quiltfn.store.database import batches, tables
+from quiltfn.store.database.database import Database
+from quiltfn.store.database.sql import run
+from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
+from quiltfn.store.tenants import usage
+
+# A step removes at least some, so that nobody is refused because the machine is busy.
+KEPT_S, STEP_S, LEAST = 24 * 3600, 0.002, 16
+
+answer = tables.idempotent_answer
+NO_BOUND = StorageLimit()
+
+
+class SqlIdempotencyStore:
+    """The first answer to each request with an `Idempotency-Key`, kept for 24 hours. Call `start`
+    before `reserve`.
+    """
+
+    def __init__(self, database: Database, bound: StorageLimit = NO_BOUND) -> None:
+        self._database, self._bound = database, bound
+        # The body for calls that an earlier start left, until it is stored for each of them.
+        self._interrupted: bytes | None = None
+
+    async def start(self, interrupted: bytes) -> None:
+        """Stores the error body `interrupted` for each call that this server's last start left.
+
+        The call may have been executed, so a repetition must not execute it again. On a full disk
+        `reserve` returns it at once, and it is stored when there is room. Raises `StoreBroken` for
+        a tool beside a server.
+        """
+        boot, self._interrupted = self._database.boot, interrupted
+
+        def stored() -> None:
+            self._interrupted = None
+
+        def work(connection: Connection) -> None:
+            answer_left(connection, boot, interrupted)
+
+        await self._database.write_or_put_off(work, stored)
+
+    def _is_own(self) -> ColumnElement[bool]:
+        """Whether this start of the server made the row, and has not stored an answer in it."""
+        boot = self._database.boot
+        is_own = and_(answer.c.node_id == boot.node_id, answer.c.epoch == boot.epoch)
+        return and_(answer.c.status.is_(None), is_own)
+
+    def _is_running(self, request: IdempotentRequest) -> ColumnElement[bool]:
+        """Whether this start of the server made the row for this request, and its call has no
+        response yet. Another server may have reserved the key since this one released it without
+        hearing that it had.
+        """
+        return and_(self._is_own(), answer.c.body_digest == request.body_digest)
+
+    async def reserve(
+        self,
+        request: IdempotentRequest,
+        now: int,
+        made_at: int | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+        again: bool = False,
+    ) -> StoredResponse | None:
+        """Reserves the key for a first call (None: go ahead) or returns what is there, in one step.
+
+        It is on disk before this returns, so a crash cannot let the call run twice. `now`: trusted
+        time; `made_at`: time stamp of the row, if another. A call that still runs keeps its key.
+        `headers`: of what is answered in its place if the server ends before it. `again`: a call
+        that this server reserved the key for does not run, since it never heard that it had.
+        """
+        unused = is_expired(now)
+        if again:
+            unused = or_(unused, self._is_own())
+        expired = delete(answer).where(at(request), unused)
+        stamp = now if made_at is None else made_at
+        row = tables.row_of(request) | {"headers": dict(headers), "body": b"", "made_at": stamp}
+        row |= tables.owned_by(self._database.boot)
+
+        def work(connection: Connection) -> StoredResponse | RateLimited | CapacityFull | None:
+            # The transaction holds the write lock from its start, so no other writer intervenes.
+            connection.execute(expired)
+            found = connection.execute(select(answer).where(at(request))).mappings().one_or_none()
+            if found is not None:
+                return self._as_ended(connection, request, tables.read(found, StoredResponse))
+            connection.execute(insert(answer), row)
+            self._make_room(connection)
+            refused = self._refused(connection, request.tenant_id)
+            if refused is not None:  # What was removed for it stays removed.
+                connection.execute(delete(answer).where(at(request)))
+            return refused
+
+        found = await self._database.write(work)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _as_ended(
+        self, connection: Connection, request: IdempotentRequest, found: StoredResponse
+    ) -> StoredResponse:
+        """What was found, or what the start could not store in its place."""
+        if self._interrupted is None or found.status is not None:
+            return found
+        left = is_left(self._database.boot)
+        if connection.execute(select(answer.c.key).where(at(request), left)).first():
+            return msgspec.structs.replace(found, status=LOST_STATUS, body=self._interrupted)
+        return found
+
+    async def complete(
+        self, request: IdempotentRequest, status: int, headers: dict[str, str], body: bytes
+    ) -> None:
+        """Stores the response to the first call. Does nothing if the key belongs to another request
+        by now.
+
+        It may use the reserve of a full disk, since the call was accepted.
+        """
+        change = update(answer).where(at(request), self._is_running(request))
+        values = {"status": status, "headers": headers, "body": body}
+
+        def work(connection: Connection) -> None:
+            # As parameters: SQLAlchemy's cache keeps the values that a statement has in it.
+            connection.execute(change, values)
+            self._make_room(connection)
+
+        await self._database.write(work, frees=True)
+
+    def _make_room(self, connection: Connection) -> None:
+        """Removes the oldest bodies of tenants over the limit, until the time of a step is over.
+        The keys stay, so their calls are not run again.
+        """
+        until = time.perf_counter() + STEP_S
+        turn = 0
+        while surpluses := usage.surpluses(connection, usage.ANSWER, self._bound):
+            named = {"tenant_id": surpluses[0].tenant_id}
+            run(connection, "drop_body", named)
+            turn += 1
+            if turn >= LEAST and time.perf_counter() >= until:
+                return
+
+    def _refused(self, connection: Connection, tenant_id: str) -> RateLimited | CapacityFull | None:
+        """Why the key that was just reserved must be given up, or None.
+
+        It must when the tenant, or all tenants together, are over the limit and no stored answer
+        is left to remove.
+        """
+        has = usage.of_tenant(connection, usage.ANSWER, tenant_id)
+        if 0 < self._bound.tenant < has:
+            return RateLimited(
+                "the tenant has used as many Idempotency-Keys in 24 hours as there is room for",
+                hint="repeat without a key what may be done twice",
+                retry_after=60,
+            )
+        if 0 < self._bound.all < usage.of_all(connection, usage.ANSWER):
+            return CapacityFull("there is no room for another Idempotency-Key", retry_after=60)
+        return None
+
+    async def release(self, request: IdempotentRequest) -> None:
+        """Frees the key: the call was refused before it was executed. A stored response stays."""
+        removal = delete(answer).where(at(request), self._is_running(request))
+        await self._database.write(lambda c: c.execute(removal).close(), frees=True)
+
+    async def prune(self, now: int) -> int:
+        """Removes responses older than 24 hours, in small steps; returns how many."""
+        key = (answer.c.tenant_id, answer.c.method, answer.c.path, answer.c.key)
+        some = select(*key).where(is_expired(now)).limit(batches.BATCH_ROWS)
+        batch = delete(answer).where(tuple_(*key).in_(some))
+        return await batches.delete(self._database, batch)
+
+
+def is_left(boot: Boot) -> ColumnElement[bool]:
+    """Whether an earlier boot of a server left the row without an answer."""
+    left = of_earlier_boots(boot, answer.c.node_id, answer.c.epoch)
+    return and_(answer.c.status.is_(None), left)
+
+
+def answer_left(connection: Connection, boot: Boot, interrupted: bytes) -> int:
+    """Stores the error body `interrupted` for each call that earlier boots of a server left;
+    returns how many there were.
+    """
+    values = {"status": LOST_STATUS, "body": interrupted}
+    return connection.execute(update(answer).where(is_left(boot)).values(values)).rowcount
+
+
+def at(request: IdempotentRequest) -> ColumnElement[bool]:
+    """Whether a row has this request's key, whatever the body."""
+    return and_(
+        answer.c.tenant_id == request.tenant_id,
+        answer.c.method == request.method,
+        answer.c.path == request.path,
+        answer.c.key == request.key,
+    )
+
+
+def is_expired(now: int) -> ColumnElement[bool]:
+    """Whether a row is older than 24 hours by trusted time, and its call has ended."""
+    return and_(answer.c.made_at <= now - KEPT_S, answer.c.status.is_not(None))

@@ -1,0 +1,129 @@
+"""Operations in the database, one row for each tenant and idempotency key."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from quiltfn.model.cursors import first_id
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.model.operation import Operation
+from quiltfn.store.database import batches, tables
+from quiltfn.store.database.database import Database
+from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
+
+table = tables.operation
+REFUSED_KEPT = 1000
+
+
+class SqlOperations:
+    """Changes of scaling targets, each made once for its tenant and idempotency key."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # By id: ends of interrupted operations that could not be stored yet.
+        self._ended: dict[str, Operation] = {}
+        # Ids of those that were refused because the database did not tell whether it has them.
+        self._refused: deque[str] = deque(maxlen=REFUSED_KEPT)
+
+    async def add(self, operation: Operation) -> Operation | None:
+        """Stores it (None), or returns the tenant's earlier one with the same idempotency key."""
+        earlier = select(table).where(
+            table.c.tenant_id == operation.tenant_id,
+            table.c.idempotency_key == operation.idempotency_key,
+        )
+
+        owner = tables.owned_by(self._database.boot)
+
+        def work(connection: Connection) -> Operation | None:
+            # The transaction holds the write lock from its start, so no other writer intervenes.
+            found = connection.execute(earlier).mappings().one_or_none()
+            if found is not None:
+                stored = tables.read(found, Operation)
+                if stored.operation_id not in self._refused:
+                    return self._ended.get(stored.operation_id, stored)
+                this = table.c.operation_id == stored.operation_id
+                connection.execute(delete(table).where(this))
+            connection.execute(insert(table), tables.row_of(operation) | owner)
+            return None
+
+        try:
+            return await self._database.write(work)
+        except StoreUnavailable:
+            self._refused.append(operation.operation_id)
+            raise
+
+    async def finish(self, operation: Operation) -> None:
+        # It may use the reserve of a full disk, since the operation was accepted.
+        """Stores its end."""
+        await self._database.write(lambda connection: finish(connection, operation), frees=True)
+
+    async def forget(self, operation_id: str) -> None:
+        """Removes one that was not begun, if it is there."""
+        removal = delete(table).where(table.c.operation_id == operation_id)
+        await self._database.write(
+            lambda connection: connection.execute(removal).close(), frees=True
+        )
+
+    async def finish_interrupted(self, ended: Sequence[Operation]) -> None:
+        """Stores the ends of those, at a start. On a full disk `add` and `get` return them at once,
+        and they are stored when there is room.
+        """
+        self._ended = {one.operation_id: one for one in ended}
+
+        def work(connection: Connection) -> None:
+            for one in ended:
+                finish(connection, one)
+
+        def stored() -> None:
+            self._ended = {}
+
+        await self._database.write_or_put_off(work, stored)
+
+    async def interrupted(self) -> Sequence[Operation]:
+        """Those that were running when this server ended before its present start."""
+        boot = self._database.boot
+        return await self._database.read(lambda connection: left_by(connection, boot))
+
+    async def prune(self, before: int) -> int:
+        """Removes those that ended and are from before that time; returns how many. Times are Unix
+        seconds.
+        """
+        some = select(table.c.operation_id).where(
+            table.c.operation_id < first_id(before), table.c.status != "running"
+        )
+        batch = delete(table).where(table.c.operation_id.in_(some.limit(batches.BATCH_ROWS)))
+        return await batches.delete(self._database, batch)
+
+    async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
+        """One operation of the tenant."""
+        ended = self._ended.get(operation_id)
+        if ended is not None:
+            return ended if ended.tenant_id == tenant_id else None
+        query = select(table).where(
+            table.c.tenant_id == tenant_id, table.c.operation_id == operation_id
+        )
+
+        def work(connection: Connection) -> Operation | None:
+            row = connection.execute(query).mappings().one_or_none()
+            return tables.read(row, Operation) if row is not None else None
+
+        return await self._database.read(work)
+
+
+def left_by(connection: Connection, boot: Boot) -> list[Operation]:
+    """Those that were running when earlier boots of a server ended."""
+    left = of_earlier_boots(boot, table.c.node_id, table.c.epoch)
+    query = select(table).where(table.c.status == "running", left)
+    return [tables.read(row, Operation) for row in connection.execute(query).mappings()]
+
+
+def finish(connection: Connection, operation: Operation) -> None:
+    change = update(table).where(table.c.operation_id == operation.operation_id)
+    values = {
+        "status": operation.status,
+        "reason_code": operation.reason_code,
+        "reason_message": operation.reason_message,
+        "retryable": operation.retryable,
+    }
+    connection.execute(change.values(values)).close()

@@ -1,0 +1,15 @@
+// How far something is that takes several steps.
+import { html } from "../../html.ts";
+
+/** `at`: the step that is under way, or as many as there are when all are done; -1: none yet. */
+export function Steps(
+  { names, at, isBroken }: { names: readonly string[]; at: number; isBroken: boolean },
+) {
+  const how = (n: number) => n < at ? "done" : n > at ? "" : isBroken ? "broken" : "now";
+  return html`<ol class="steps" aria-label="Progress">${
+    names.map((one, n) =>
+      html`<li class=${how(n)} key=${one} aria-current=${n === at ? "step" : null}>${one}<span
+        class="hidden-visually"> ${how(n)}</span></li>`
+    )
+  }</ol>`;
+}

@@ -1,0 +1,27 @@
+// A choice of one or none, as buttons in a row.
+import type { Signal } from "@preact/signals";
+import { html } from "../../html.ts";
+
+/** `chosen`: one of the options, or empty. Pressing the chosen one again chooses none, or `usual`,
+ * which is what an empty one stands for.
+ */
+export function Choice(
+  { label, options, chosen, usual = "" }: {
+    label: string;
+    options: readonly string[];
+    chosen: Signal<string>;
+    usual?: string;
+  },
+) {
+  return html`<div class="chips" role="group" aria-label=${label}>${
+    options.map((one) =>
+      html`
+        <button class="chip" type="button" key=${one} aria-pressed=${(chosen.value || usual) ===
+          one}
+          onClick=${() => {
+            chosen.value = chosen.value === one || one === usual ? "" : one;
+          }}>${one}</button>
+      `
+    )
+  }</div>`;
+}

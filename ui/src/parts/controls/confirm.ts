@@ -1,0 +1,53 @@
+// One question before what cannot be taken back.
+import { signal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { html } from "../../html.ts";
+
+export interface Question {
+  title: string;
+  /** What will be gone, or what it does. */
+  text: string;
+  /** The verb on the button. */
+  verb: string;
+}
+
+interface Asked extends Question {
+  answer: (isYes: boolean) => void;
+}
+
+export const asked = signal<Asked | null>(null);
+
+/** Asks, and answers whether it was agreed to. A second question answers the first with no. */
+export function confirm(question: Question): Promise<boolean> {
+  asked.peek()?.answer(false);
+  return new Promise((resolve) => {
+    asked.value = {
+      ...question,
+      answer: (isYes) => {
+        asked.value = null;
+        resolve(isYes);
+      },
+    };
+  });
+}
+
+export function Confirm() {
+  const one = asked.value;
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    if (one && dialog.current && !dialog.current.open) dialog.current.showModal();
+  }, [one]);
+  if (!one) return null;
+  return html`
+    <dialog class="confirm card" ref=${dialog} aria-labelledby="confirm-title"
+      aria-describedby="confirm-text" onClose=${() => one.answer(false)}>
+      <h2 id="confirm-title">${one.title}</h2>
+      <p id="confirm-text">${one.text}</p>
+      <div
+        class="actions"><button class="button" type="button" autofocus onClick=${() =>
+          one.answer(false)}>Cancel</button>
+          <button class="button danger" type="button" onClick=${() => one.answer(true)}>${one
+            .verb}</button></div>
+    </dialog>
+  `;
+}

@@ -1,0 +1,19 @@
+// Saves what a route answers as a file: a link alone could not send the key.
+import { type Query, send } from "../../api.ts";
+
+const KEPT_MS = 60_000;
+
+export async function download(path: string, query: Query, name: string): Promise<void> {
+  const response = await send("GET", path, { query });
+  save(await response.blob(), name);
+}
+
+/** Saves what the page itself has made. */
+export function save(content: Blob, name: string): void {
+  const url = URL.createObjectURL(content);
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
+}

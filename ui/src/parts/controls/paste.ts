@@ -1,0 +1,18 @@
+// A field of text takes no more than a browser can lay out: 10 MB in one line hold a page up for a minute.
+import { bytes } from "../text/format.ts";
+import { toastError } from "./toast.ts";
+
+export const PASTED_MAX = 1024 * 1024; // characters
+
+/** Keeps what is too long out of a field, and says so. */
+export function refuseLong(event: ClipboardEvent): void {
+  const text = event.clipboardData?.getData("text/plain") ?? "";
+  if (text.length <= PASTED_MAX) return;
+  event.preventDefault();
+  toastError(
+    new Error(
+      `${bytes(text.length)} are too long for this field, which takes ${bytes(PASTED_MAX)}: ` +
+        "send it with quiltfn invoke --payload-file, or through the API.",
+    ),
+  );
+}

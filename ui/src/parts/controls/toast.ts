@@ -1,0 +1,81 @@
+// Short notes on what was just done, with a way back where the API has one.
+import { effect, signal } from "@preact/signals";
+import { html } from "../../html.ts";
+import { path } from "../../router.ts";
+import { Settling } from "./settling.ts";
+
+export interface Toast {
+  id: number;
+  text: string;
+  isBad: boolean;
+  /** What takes it back, such as a rollback to the version before. */
+  undo: (() => void | Promise<unknown>) | null;
+  /** Milliseconds since 1970. */
+  since: number;
+}
+
+const STAYS_MS = 4_000;
+const STAYS_BAD_MS = 8_000;
+const LOOKED_AT_MS = 1_000; // it stays so much longer while the reader points at it
+const TURNED_MS = 300; // what is told with a turn to another page outlives it
+const MOST = 4;
+
+export const toasts = signal<Toast[]>([]);
+let last = 0;
+
+/** Shows a note for some seconds, in place of one that says the same. `undo`: is offered as a button. */
+export function toast(text: string, more: { isBad?: boolean; undo?: Toast["undo"] } = {}): void {
+  const one = { id: ++last, text, isBad: more.isBad ?? false, undo: more.undo ?? null };
+  const others = toasts.peek().filter((other) => other.text !== text);
+  toasts.value = [...others, { ...one, since: Date.now() }].slice(-MOST);
+  setTimeout(function end() {
+    if (isPointedAt()) setTimeout(end, LOOKED_AT_MS);
+    else dismiss(one.id);
+  }, one.isBad ? STAYS_BAD_MS : STAYS_MS);
+}
+
+const isPointedAt = (): boolean =>
+  document.querySelector?.(".toasts:hover, .toasts:focus-within") != null;
+
+effect(() => {
+  path.value; // on another page they would be in the way
+  toasts.value = toasts.peek().filter((one) => Date.now() - one.since < TURNED_MS);
+});
+
+/** What failed, in its own words. */
+export function toastError(error: unknown): void {
+  toast(error instanceof Error ? error.message : String(error), { isBad: true });
+}
+
+export function dismiss(id: number): void {
+  toasts.value = toasts.peek().filter((one) => one.id !== id);
+}
+
+const undoing = new Settling(); // of all toasts: what an undo did is told where it was pressed
+
+/** Takes back what a toast tells, unless another undo is under way or has just been. */
+export async function takeBack(one: Toast): Promise<void> {
+  await undoing.run(async () => {
+    dismiss(one.id);
+    try {
+      await one.undo?.();
+    } catch (error) {
+      toastError(error);
+    }
+  });
+}
+
+export function Toasts() {
+  return html`<div class="toasts" role="status" aria-live="polite">${
+    toasts.value.map((one) =>
+      html`<div class=${`toast ${one.isBad ? "bad" : ""}`} key=${one.id}><span>${one.text}</span>
+        ${
+        one.undo &&
+        html`<button class="button" type="button" aria-disabled=${undoing.isBusy.value} onClick=${() =>
+          takeBack(one)}>Undo</button>`
+      }
+        <button class="button icon" type="button" aria-label="Dismiss" onClick=${() =>
+        dismiss(one.id)}>✕</button></div>`
+    )
+  }</div>`;
+}

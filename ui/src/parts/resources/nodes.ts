@@ -1,0 +1,98 @@
+// What both pages of the fleet show and do: instances in a picture, and what a node is told.
+import { call } from "../../api.ts";
+import { isHeard, questionOf, type Verb, verbsOf } from "../../fleet.ts";
+import { html } from "../../html.ts";
+import type { Node } from "../../wire.ts";
+import { duration } from "../text/format.ts";
+import { confirm } from "../controls/confirm.ts";
+import { toast, toastError } from "../controls/toast.ts";
+
+const CELLS_MOST = 12;
+const SAID: Record<Verb, string> = {
+  drain: "is drained: it takes no calls.",
+  cordon: "is cordoned: it begins no accepted work.",
+  uncordon: "does everything again.",
+  remove: "is removed from the fleet.",
+};
+const NAMES: Record<Verb, string> = {
+  drain: "Drain",
+  cordon: "Cordon",
+  uncordon: "Uncordon",
+  remove: "Remove",
+};
+
+/** What is said in figures, each with its name. */
+export function Figures({ said }: { said: readonly [string, string][] }) {
+  return html`<dl class="figures card fleet">${
+    said.map(([name, value]) =>
+      html`
+        <div key=${name}>
+          <dt>${name}</dt>
+          <dd class="num">${value}</dd>
+        </div>
+      `
+    )
+  }</dl>`;
+}
+
+/** A cell for each instance while they are few. `where`: what is said before it, for those who do not see it. */
+export function Cells(
+  { busy, ready, where = "" }: { busy: number; ready: number; where?: string },
+) {
+  const words = `${where}${busy} busy, ${ready} ready`;
+  if (busy + ready === 0) return html`<span class="muted" title=${words}>–</span>`;
+  const isFew = busy + ready <= CELLS_MOST;
+  return html`
+    <span class="pool" role="img" aria-label=${words}
+      title=${words}>${isFew && html`<span class="cells">${
+        Array.from(
+          { length: busy + ready },
+          (_, n) => html`<i class=${n < busy ? "busy" : "ready"} key=${n} />`,
+        )
+      }</span>`}<span class="num small muted">${isFew ? busy + ready : words}</span></span>
+  `;
+}
+
+/** Tells a node something, once it was agreed to where it asks. `all`: the nodes of the fleet. */
+async function tell(
+  verb: Verb,
+  one: Node,
+  all: readonly Node[],
+  again: () => Promise<void>,
+): Promise<void> {
+  const question = questionOf(verb, one, all);
+  if (question && !await confirm(question)) return;
+  const path = `api/nodes/${encodeURIComponent(one.name)}`;
+  try {
+    if (verb === "remove") await call("DELETE", path);
+    else await call("POST", `${path}/${verb}`);
+    toast(`${one.name} ${SAID[verb]}`);
+  } catch (error) {
+    toastError(error);
+  }
+  await again();
+}
+
+/** A button for each of `verbs` that the node can be told. */
+export function Told({ one, all, again, verbs }: {
+  one: Node;
+  all: readonly Node[];
+  again: () => Promise<void>;
+  verbs: readonly Verb[];
+}) {
+  return verbsOf(one).filter((verb) => verbs.includes(verb)).map((verb) =>
+    html`
+      <button class="button above" type="button"
+        key=${verb} aria-label=${`${NAMES[verb]} ${one.name}`} onClick=${() =>
+          tell(verb, one, all, again)}>${NAMES[verb]}</button>
+    `
+  );
+}
+
+/** A time that nodes tell to a tenth of a second. */
+export const seconds = (s: number): string => s < 60 ? `${s.toFixed(1)} s` : duration(s * 1000);
+
+/** What is only true of a node that is heard. */
+export function Now({ of, children }: { of: Node; children?: unknown }) {
+  return isHeard(of) ? children : html`<span class="muted">–</span>`;
+}

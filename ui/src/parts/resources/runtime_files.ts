@@ -1,0 +1,94 @@
+// What a runtime consists of: its files, a page at a time, and the packages among them.
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { get } from "../../api.ts";
+import { withoutCompiled } from "../../compiled.ts";
+import { html } from "../../html.ts";
+import type { RuntimeFile, RuntimeFilePage, RuntimePackageList } from "../../wire.ts";
+import { visible } from "../text/ansi.ts";
+import { Endless } from "../lists/endless.ts";
+import { useFetched, Waiting } from "../lists/fetched.ts";
+import { bytes, count } from "../text/format.ts";
+import { Notice } from "../lists/notice.ts";
+
+/** `path`: of the runtime. */
+export function Files({ path }: { path: string }) {
+  const list = useSignal<Endless<RuntimeFile, RuntimeFilePage> | null>(null);
+  useEffect(() => {
+    const mine = list.value = new Endless<RuntimeFile, RuntimeFilePage>(
+      `${path}/files`,
+      {},
+      (one) => one.path,
+      (page) => ({ items: withoutCompiled(page.files), next: page.next_cursor }),
+    );
+    return () => mine.end();
+  }, [path]);
+  const all = list.value;
+  const files = all?.items.value ?? [];
+  const isWhole = all?.isWhole.value ?? false;
+  return html`
+    <section class="card" aria-labelledby="files">
+      <header><h2 id="files">Files</h2><span class="muted small num">${all &&
+        `${count(files.length)}${isWhole ? "" : " so far"}`}</span></header>
+      ${all?.problem.value &&
+        html`<${Notice} of=${all.problem.value} onRetry=${() => all.more()} />`}
+      ${files.length > 0
+        ? html`
+          <table class="table files">
+            <tbody>${files.map((one) =>
+              html`
+                <tr key=${one.path}>
+                  <td class="mono small">${visible(one.path)}</td>
+                  <td class="small muted wide">${what(one)}</td>
+                  <td class="num small right">${one.is_link ? "–" : bytes(one.size_bytes)}</td>
+                </tr>
+              `
+            )}</tbody>
+          </table>
+        `
+        : isWhole
+        ? html`<p class="empty small">None.</p>`
+        : !all?.problem.value && html`<${Waiting} />`}
+      ${files.length > 0 && !isWhole && html`
+        <button class="more" type="button" disabled=${all?.isBusy.value}
+          onClick=${() => all?.more()}>Show more files</button>
+      `}
+    </section>
+  `;
+}
+
+const what = (one: RuntimeFile): string =>
+  one.is_link ? "link" : one.is_executable ? "executable" : "";
+
+export function Packages({ path }: { path: string }) {
+  const { value, problem, again } = useFetched(
+    (signal) => get<RuntimePackageList>(`${path}/packages`, {}, signal),
+    [path],
+  );
+  const found = value.value;
+  return html`
+    <section class="card" aria-labelledby="packages">
+      <header><h2 id="packages">Packages</h2><span class="muted small num">${found &&
+        `${count(found.packages.length)}${found.is_complete ? "" : ", and more"}`}</span></header>
+      ${problem.value
+        ? html`<${Notice} of=${problem.value} onRetry=${again} />`
+        : !found
+        ? html`<${Waiting} />`
+        : found.packages.length === 0
+        ? html`<p class="empty small">None beside its files.</p>`
+        : html`
+          <table class="table">
+            <tbody>${found.packages.map((one) =>
+              html`
+                <tr key=${`${one.kind} ${one.name}`}>
+                  <td>${visible(one.name)}</td>
+                  <td class="num muted">${visible(one.version)}</td>
+                  <td class="small muted wide">${one.kind}</td>
+                </tr>
+              `
+            )}</tbody>
+          </table>
+        `}
+    </section>
+  `;
+}

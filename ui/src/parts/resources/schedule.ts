@@ -1,0 +1,102 @@
+// What a schedule says, in short: when it is due, and what came of it.
+import { useRef } from "preact/hooks";
+import { get } from "../../api.ts";
+import { html } from "../../html.ts";
+import { href } from "../../router.ts";
+import type { Schedule, ScheduleRun, ScheduleRunPage } from "../../wire.ts";
+import { useFetched } from "../lists/fetched.ts";
+import { exact } from "../text/format.ts";
+import { Status } from "../invocation/status.ts";
+
+const UNITS: [number, string][] = [[86_400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+
+/** An interval in the largest unit that it is a multiple of: "15 min". */
+export function interval(seconds: number): string {
+  const [size, unit] = UNITS.find(([size]) => seconds % size === 0) ?? [1, "s"];
+  return `${seconds / size} ${unit}`;
+}
+
+/** When it is due, in words; behind it the cron expression with its time zone. */
+export function When({ of }: { of: Schedule }) {
+  const words = of.in_words ?? (of.cron ? null : `every ${interval(of.every_seconds ?? 0)}`);
+  return html`<span class="when">${
+    words && html`
+      <span>${words}</span>
+    `
+  }${
+    of.cron !== null &&
+    html`<small class="muted"><code>${of.cron}</code> ${of.timezone}</small>`
+  }</span>`;
+}
+
+/** What is shown of a run: the status of its invocation, or what was decided in its place. */
+export function kindOf({ outcome, status }: ScheduleRun): string {
+  if (outcome === "accepted") return status ?? "queued";
+  return outcome === "waiting" ? "queued" : outcome === "missed" ? "failed" : "paused";
+}
+
+/** The latest runs, the newest to the right: a glyph each, which leads to the invocation. */
+export function RunStrip({ runs, functionId }: {
+  runs: readonly ScheduleRun[];
+  functionId: string | null;
+}) {
+  return html`<span class="run-strip" role="group" aria-label="Latest runs">${
+    [...runs].reverse().map((one) => {
+      const said = `${saidOf(one)}, ${exact(one.due_at)}`;
+      const glyph = html`<${Status} of=${kindOf(one)} said=${said} isQuiet />`;
+      return one.invocation_id && functionId
+        ? html`<a class="above" key=${one.due_at} href=${
+          href(["functions", functionId, "invocations", one.invocation_id])
+        } tabindex="-1">${glyph}</a>`
+        : html`<span key=${one.due_at}>${glyph}</span>`;
+    })
+  }</span>`;
+}
+
+const STRIP = 12, SEEN_MS = 150; // of a row that only scrolls by nothing is fetched
+
+/** The strip of one row of a list. `latest`: changes when there is another run. */
+export function FetchedStrip({ name, functionId, latest }: {
+  name: string;
+  functionId: string | null;
+  latest: string;
+}) {
+  const { value } = useFetched(async (signal) => {
+    await new Promise((resolve) => setTimeout(resolve, SEEN_MS));
+    const path = `api/schedules/${encodeURIComponent(name)}/runs`;
+    return signal.aborted
+      ? null
+      : (await get<ScheduleRunPage>(path, { limit: STRIP }, signal)).runs;
+  }, [name, latest]);
+  const last = useRef<readonly ScheduleRun[]>([]);
+  last.current = value.value ?? last.current;
+  return html`<${RunStrip} runs=${last.current} functionId=${functionId} />`;
+}
+
+const saidOf = (of: ScheduleRun): string =>
+  of.outcome === "accepted"
+    ? of.status ?? "accepted"
+    : of.missed > 1
+    ? `${of.missed} ${of.outcome}`
+    : of.outcome;
+
+/** What was decided on a run, and how its call ended where there is one. */
+export function Outcome({ of }: { of: ScheduleRun }) {
+  if (of.outcome === "accepted") return html`<${Status} of=${of.status ?? "accepted"} />`;
+  return html`<span class=${`status ${kindOf(of)}`} title=${of.reason ?? ""}>${saidOf(of)}</span>`;
+}
+
+/** A moment in the zone of its schedule, and its name where the reader lives in another. */
+export function inZone(unix: number, timezone: string): string {
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone === timezone;
+  return new Date(unix * 1000).toLocaleString(undefined, {
+    timeZone: timezone,
+    weekday: "short",
+    day: "numeric",
+    month: "short",
+    year: "numeric",
+    hour: "2-digit",
+    minute: "2-digit",
+    ...(own ? {} : { timeZoneName: "short" }),
+  });
+}
