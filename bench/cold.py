@@ -7,6 +7,7 @@ them is ready again, and so is the floor: a machine that has slept takes longer 
 The function with 100 ms of imports is on a server of its own that parks what was idle for too long,
 as servers do; the others park nothing, so that prewarmed sandboxes are measured.
 """
+# promise: S4
 
 from __future__ import annotations
 

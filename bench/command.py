@@ -1,6 +1,7 @@
 """The command line: whole processes of `quiltfn`, each in turns with the start of the same Python
 that does nothing; and the three commands from an empty directory to a function that answers.
 """
+# promise: M4
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ instance. Another one has the instance of a function, and a third the instance o
 with `--durability strict`. Every call goes by HTTP to the node that is asked and to the one with
 the instance, in turns. The floor is a byte there and back over TCP between two processes.
 """
+# promise: N16
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ The trace is not part of this project: `--trace DIR`, else QUILTFN_TRACE, names 
 `quiltfn simulate` reads it. Compared at the idle time of a fixed 300 s, three times over: calls at
 the start of their minute, spread over it, and with every minute that has a call counted as busy.
 """
+# promise: P16
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What is around a call: deploy to first answer, sandboxes made per second, a herd at a cold
 function, and what a hundred warm instances cost while nobody calls them.
 """
+# promise: S4
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 The same function in three places: behind functions-framework, in a sandbox that keeps its
 interpreter's state, and in one that gives every call a fork of its own.
 """
+# promise: S3
 
 from __future__ import annotations
 

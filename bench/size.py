@@ -3,6 +3,7 @@
 The full one is filled by SQL in its data directory (seed.py), which takes some minutes and about
 4 GiB; `--keep DIR` fills DIR once and uses it again.
 """
+# promise: D10
 
 from __future__ import annotations
 

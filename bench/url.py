@@ -1,6 +1,7 @@
 """A function by its URL against an invoke of the same function with the same payload, call by call
 in turns; and how long the first byte of a streamed answer takes.
 """
+# promise: U11, U12
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Warm shell calls against the bare spawn of the same shell: one caller back to back, one caller at
 a pace, eight callers, and what each costs in CPU time over the whole tree of processes.
 """
+# promise: C10, S1, S2
 
 from __future__ import annotations
 

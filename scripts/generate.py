@@ -1,7 +1,7 @@
 """Writes the files that follow from the code: the settings' reference page and sample, the list of
 the Python client's methods, the pages of the states, of the security tests, of the project file, of
-the command line (and its manual page) and
-of the API, the types of the dashboard.
+the command line (and its manual page), of
+the API and of promises, the types of the dashboard.
 
 .venv/bin/python scripts/generate.py
 """
@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin
 
 import api_pages
 import cli_pages
+import promise_pages
 from quiltfn import Client, sdk, settings, wire
 from quiltfn.api import openapi
 from quiltfn.api.routes.table import ROUTES
@@ -360,6 +361,8 @@ FILES = {
     ROOT / "docs" / "reference" / "project-file.md": project_page,
     ROOT / "docs" / "reference" / "cli.md": cli_pages.page,
     ROOT / "client" / "quiltfn.1": cli_pages.manual,
+    promise_pages.SPECIFICATION: promise_pages.specification,
+    promise_pages.INDEX: promise_pages.index,
 }
 
 

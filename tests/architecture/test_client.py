@@ -8,10 +8,13 @@ import tomllib
 from pathlib import Path
 
 from architecture.test_structure import MAY_KNOW, PACKAGE, ROOT, imports, room
+from promises import promise
 from quiltfn.model import invocation, version
 from quiltfn.wire import invocations as wire_invocations
 from quiltfn.wire import masking
 from timeouts import scaled
+
+pytestmark = promise("M11")
 
 CLIENT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())
 SERVER = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,33 +1,69 @@
-"""SPECIFICATION.md: every promise has a number, and every number names a test or says "pending"."""
+"""Promises, their tests, and the documents that list them agree."""
 
-import re
-from pathlib import Path
+import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-LINE = re.compile(r"^\| (?P<id>[A-Z]+\d+) \| (?P<promise>[^|]+) \| (?P<proof>[^|]+) \|$")
-PROOF = re.compile(r"`(?P<file>(?:tests|bench|scripts)/[\w/.-]+)(?:::(?P<name>\w+))?`")
+import promise_pages as pages
+import promises
 
-
-def rows() -> list[re.Match[str]]:
-    text = (ROOT / "SPECIFICATION.md").read_text()
-    table = [line for line in text.splitlines() if re.match(r"\| [A-Z]+\d", line)]
-    matches = [LINE.match(line) for line in table]
-    assert all(matches), [line for line, match in zip(table, matches, strict=True) if not match]
-    return [match for match in matches if match]
+TEST = "@promise({ids})\ndef test_something() -> None:\n    pass\n"
 
 
-def test_numbers_are_given_once_and_there_are_some() -> None:
-    ids = [row["id"] for row in rows()]
-    assert len(ids) >= 20
-    assert len(set(ids)) == len(ids)
+def test_every_promise_has_a_test_and_every_marker_a_promise() -> None:
+    assert pages.faults(pages.SPECIFICATION.read_text(), pages.proofs(), promises.IDS) == []
 
 
-def test_every_promise_names_a_proof_that_exists_or_says_pending() -> None:
-    for row in rows():
-        proofs = list(PROOF.finditer(row["proof"]))
-        assert proofs or "pending" in row["proof"], f"{row['id']} names no proof"
-        for proof in proofs:
-            path = ROOT / proof["file"]
-            assert path.exists(), f"{row['id']} names {proof['file']}, which does not exist"
-            if proof["name"]:
-                assert f"def {proof['name']}(" in path.read_text(), f"{row['id']}: {proof['name']}"
+def test_the_documents_are_current() -> None:
+    assert pages.SPECIFICATION.read_text() == pages.specification(), "run scripts/generate.py"
+    assert pages.INDEX.read_text() == pages.index(), "run scripts/generate.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "marked", "fault"),
+    [
+        ("| C1 | It ends. |  |", [], "C1: no test"),
+        ("| C1 | It ends. |  |\n| C1 | It begins. |  |", ["C1"], "C1: two rows"),
+        ("| C2 | It ends. |  |", ["C1"], "C2: unknown number"),
+        ("", ["C1", "C2"], "C2: unknown number"),
+        ("| C1 | It ends. |", ["C1"], "no row with id, promise, and tests: | C1 | It ends. |"),
+    ],
+)
+def test_a_fault_is_noticed(text: str, marked: list[str], fault: str) -> None:
+    """Negative controls."""
+    assert pages.faults(text, marked, ["C1"]) == [fault]
+
+
+def test_a_document_that_lacks_a_test_is_noticed() -> None:
+    """Negative control: a further test of a promise of each document."""
+    more = {
+        one: [*found, pages.Proof("tests/test_new.py")] for one, found in pages.proofs().items()
+    }
+    assert pages.specification(more) != pages.specification()
+    assert pages.index(more) != pages.index()
+
+
+def test_markers_are_read_from_tests_modules_and_comments() -> None:
+    text = f'"""The whole module. More."""\npytestmark = [promise("C1")]\n{TEST}'.format(
+        ids='"C2", "C3"'
+    )
+    something = pages.Proof("test_a.py", "test_something", "Something")
+    assert [*pages.markers("test_a.py", text)] == [
+        ("C1", pages.Proof("test_a.py", "", "The whole module")),
+        ("C2", something),
+        ("C3", something),
+    ]
+    assert [*pages.markers("a.ts", "// promise: C1, C2\n")] == [
+        ("C1", pages.Proof("a.ts")),
+        ("C2", pages.Proof("a.ts")),
+    ]
+
+
+def test_a_marker_that_pytest_would_not_find_is_refused() -> None:
+    """Negative control."""
+    text = TEST.format(ids='"C1"').replace("test_something", "something")
+    with pytest.raises(pages.MisplacedMarker, match=r"test_a\.py"):
+        [*pages.markers("test_a.py", text)]
+
+
+def test_an_unknown_number_cannot_be_marked() -> None:
+    with pytest.raises(ValueError, match="C999"):
+        promises.promise("C1", "C999")

@@ -9,6 +9,9 @@ import pytest
 
 from e2e import oracle, security_page
 from e2e.security_cases import CASES, Case
+from promises import promise
+
+pytestmark = promise("F17")
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "security-tests.md"
@@ -47,6 +50,7 @@ def test_every_test_of_hostile_handlers_is_named_by_a_row() -> None:
             assert of_the_harness or f"{path.relative_to(ROOT)}::{name}" in named, name
 
 
+@promise("F12")
 def test_a_row_is_run_on_pure_v2_or_says_what_of_it_is_not() -> None:
     """By `scripts/test-v2` without arguments."""
     script = (ROOT / "scripts" / "test-v2").read_text()

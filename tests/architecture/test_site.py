@@ -6,6 +6,10 @@ import finishing
 import pytest
 import staging
 
+from promises import promise
+
+pytestmark = promise("A77")
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = '<!doctype html><h1 id="top">A</h1>{}'
 

@@ -11,6 +11,9 @@ from browser.accessibility import grave_findings
 from browser.layout import misfits
 from browser.pictures import Camera
 from browser.scene import Scene
+from promises import promise
+
+pytestmark = promise("A52")
 
 # Name of a page → its path behind #/, where {} are a call or function of the scene.
 PAGES: dict[str, Callable[[Scene], str]] = {

@@ -12,8 +12,11 @@ from playwright.sync_api import Locator, Page, expect
 from browser.accessibility import grave_findings
 from browser.layout import misfits
 from browser.pictures import Camera
+from promises import promise
 from spec.api_client import Api, new_name, of
 from spec.conftest import Keyed
+
+pytestmark = promise("A57")
 
 OpenAs = Callable[..., Page]
 

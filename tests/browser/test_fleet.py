@@ -14,8 +14,11 @@ from browser.fleet_scene import WAITS, fleet_of
 from browser.layout import misfits
 from browser.pictures import Camera
 from e2e.server import Function, Server, until
+from promises import promise
 from quiltfn import __version__
 from timeouts import scaled
+
+pytestmark = promise("N60")
 
 OpenPage = Callable[..., Page]
 SOON_MS = scaled(15) * 1000  # a beat, and the page's next look

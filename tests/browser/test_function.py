@@ -18,7 +18,10 @@ from browser.layout import misfits
 from browser.pictures import Camera
 from browser.scene import archive_of
 from e2e.server import Function, Server, until
+from promises import promise
 from timeouts import scaled
+
+pytestmark = promise("A75", "A76", "A81")
 
 SLOW = "for n in 1 2 3 4 5 6 7 8 9; do echo step $n; sleep 1; done"
 LIST_FETCHES = 6
@@ -321,6 +324,7 @@ def test_the_chart_follows_calls_as_often_as_the_list(
     expect(region(page, "Last hour").locator("dl").first).to_contain_text(str(calls))
 
 
+@promise("A80")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_secret_is_masked_until_it_is_revealed_and_saved_as_it_is(
     server: Server, open_page: Callable[..., Page], width: int
@@ -518,6 +522,7 @@ def test_an_alias_is_made_split_and_taken_back(
     assert one.server.call("GET", alias).json()["version"] == 1
 
 
+@promise("W29")
 def test_calls_that_run_elsewhere_stay_there_after_a_setting_and_an_undo(
     page: Page, function: Callable[..., Function]
 ) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 from playwright.sync_api import Page, expect
 
 from e2e.server import Function, Server
+from promises import promise
 from spec.api_client import Api
+
+pytestmark = promise("U18")
 
 PAGE = r"""
 case "$REQUEST_METHOD $PATH_INFO" in

@@ -8,8 +8,11 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from e2e.server import Server
+from promises import promise
 from spec.api_client import new_name
 from timeouts import scaled
+
+pytestmark = promise("A72")
 
 MANY = 10_000
 SLOWEST_MS = 200

@@ -11,6 +11,9 @@ from browser.chromium import Complaints
 from browser.pictures import Camera
 from browser.wire import Wire
 from e2e.server import Server
+from promises import promise
+
+pytestmark = promise("A52")
 
 DASHBOARD = "/ui/"
 

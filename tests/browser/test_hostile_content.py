@@ -14,8 +14,11 @@ from playwright.sync_api import Page, expect
 
 from browser.scene import archive_of
 from e2e.server import Function, Server
+from promises import promise
 from quiltfn.sdk import Client
 from timeouts import scaled
+
+pytestmark = promise("A53")
 
 MARKUP = (
     "<script>window.hacked=1</script><img src=x onerror='window.hacked=2'>"

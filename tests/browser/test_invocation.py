@@ -12,7 +12,10 @@ from browser.pictures import Camera
 from browser.scene import Scene
 from browser.wire import Wire
 from e2e.server import Function, Server, until
+from promises import promise
 from timeouts import scaled
+
+pytestmark = promise("A54")
 
 
 @pytest.fixture
@@ -54,6 +57,7 @@ def test_a_cold_start_is_explained(page: Page, scene: Scene) -> None:
     expect(page.get_by_role("main")).not_to_contain_text("eu-west")
 
 
+@promise("W27")
 def test_attempts_are_listed(page: Page, scene: Scene) -> None:
     page.goto(f"/ui/#/{scene.calls['retried']}")
     rows = page.get_by_role("region", name="Attempts").get_by_role("row")

@@ -9,6 +9,9 @@ from playwright.sync_api import Locator, Page, expect
 
 from browser.scene import Scene
 from e2e.server import Function, Server
+from promises import promise
+
+pytestmark = promise("A55")
 
 MANY = 420
 

@@ -14,8 +14,11 @@ from browser.conftest import watched_page
 from browser.layout import misfits
 from browser.pictures import Camera
 from e2e.server import until, watched
+from promises import promise
 from spec.api_client import Api, new_name
 from spec.conftest import Keyed
+
+pytestmark = promise("A57")
 
 OpenAs = Callable[..., Page]
 

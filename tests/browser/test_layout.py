@@ -7,7 +7,10 @@ from playwright.sync_api import Page, expect
 
 from browser.layout import misfits
 from e2e.server import Function, Server
+from promises import promise
 from quiltfn.sdk import AliasShare, Client, NewDestination
+
+pytestmark = promise("A52")
 
 LONG = "x" * 63
 SECTIONS = (

@@ -8,8 +8,11 @@ from playwright.sync_api import FilePayload, Page, Route, expect
 
 from browser.pictures import Camera
 from e2e.server import Server
+from promises import promise
 from spec.api_client import new_name
 from timeouts import scaled
+
+pytestmark = promise("A73")
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ from playwright.sync_api import Page, expect
 from browser.accessibility import grave_findings
 from browser.layout import misfits
 from browser.pictures import Camera
+from promises import promise
 from quiltfn import __version__
 from spec.api_client import Api, new_name
 from spec.conftest import Keyed
+
+pytestmark = promise("A58")
 
 OpenAs = Callable[..., Page]
 

@@ -6,7 +6,10 @@ from playwright.sync_api import Page, expect
 
 from browser.scene import Scene, archive_of
 from e2e.server import Server
+from promises import promise
 from quiltfn.sdk import Client
+
+pytestmark = promise("A56")
 
 
 def test_the_servers_own_and_ours_are_listed(page: Page, scene: Scene) -> None:

@@ -11,8 +11,11 @@ from playwright.sync_api import Page, expect
 from browser.accessibility import grave_findings
 from browser.layout import misfits
 from browser.pictures import Camera
+from promises import promise
 from spec.api_client import new_name
 from spec.conftest import Keyed
+
+pytestmark = promise("A58")
 
 OpenAs = Callable[..., Page]
 SCOPES = ("read", "invoke", "write", "admin", "operator")

@@ -16,9 +16,12 @@ from browser.test_accessibility import PAGES
 from browser.wire import Wire
 from e2e.server import Server, short_dir, until
 from free_ports import free_port
+from promises import promise
 from quiltfn.api.routes import web
 from spec.api_client import make_key, new_name
 from spec.proxy import NGINX
+
+pytestmark = promise("A74")
 
 
 def found(name: str) -> str:
@@ -31,6 +34,7 @@ def test_who_the_page_speaks_for_is_named(page: Page) -> None:
     expect(page.get_by_title("tenant default, scope operator")).to_be_visible()
 
 
+@promise("A81")
 @pytest.mark.skipif(
     not web.files(web.DOCUMENTATION), reason="no documentation was built: scripts/setup --docs"
 )

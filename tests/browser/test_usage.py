@@ -15,8 +15,11 @@ from browser.accessibility import grave_findings
 from browser.layout import misfits
 from browser.pictures import Camera
 from e2e.server import until
+from promises import promise
 from spec.api_client import Api, new_name
 from spec.conftest import Keyed
+
+pytestmark = promise("A58")
 
 OpenAs = Callable[..., Page]
 

@@ -1,4 +1,5 @@
 """Every implementation of the store, opened in a directory of the test's own, and of sandboxes."""
+# promise: D38
 
 import socket
 from collections.abc import AsyncIterator, Iterator

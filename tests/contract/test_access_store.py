@@ -23,6 +23,7 @@ from contract.stores import (
 )
 from forked import forked
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.base.ids import new_id
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
@@ -131,6 +132,7 @@ async def test_every_change_of_a_key_and_nothing_else_changes_the_revision(
     assert await keys.revision() == seen[-1]
 
 
+@promise("A79")
 async def test_valid_keys_have_a_limit_and_of_the_others_the_newest_are_kept(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,7 @@ def _id(key: Key) -> str:
     return key.id
 
 
+@promise("A79")
 async def test_keys_are_read_page_by_page(store: SqlStore) -> None:
     keys: SqlKeys = SqlKeys(store.database)
     tenants = ("default", "other", "default", "default")
@@ -230,6 +233,7 @@ async def test_a_server_sees_at_once_what_a_tool_does_to_the_keys(
     assert len({at_first, after_adding, after_revoking}) == 3
 
 
+@promise("A13")
 async def test_of_keys_that_are_made_at_once_one_is_the_first(
     store: SqlStore, tmp_path: Path
 ) -> None:
@@ -306,6 +310,7 @@ async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqlStore
         await audit.query(AuditQuery(tenant_id="default", limit=10, cursor="x" * 48))
 
 
+@promise("A66")
 async def test_filters_of_the_trail_hold_together(store: SqlStore) -> None:
     audit = SqlAudit(store.database)
     made = [
@@ -335,6 +340,7 @@ async def test_filters_of_the_trail_hold_together(store: SqlStore) -> None:
     assert await found(since=NOW + 4) == []
 
 
+@promise("A66")
 async def test_a_filter_that_few_entries_pass_ends_a_page_early_and_loses_none(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +436,7 @@ def insert_old_function(connection: Connection, function: Function) -> None:
     connection.execute(text(f"INSERT INTO function ({columns}) VALUES ({places})"), row)
 
 
+@promise("A27")
 @OF_SQLITE
 async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
     open_store: StoreOpener, tmp_path: Path

@@ -6,11 +6,14 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import StoreOpener, a_function, a_version
+from promises import promise
 from quiltfn.model.alias import ALIASES_MAX, Alias, Share
 from quiltfn.model.errors import NotFound, Outdated
 from quiltfn.model.function import Function
 from quiltfn.store import SqlStore
 from quiltfn.store.functions.aliases import SqlAliases, StoredAlias
+
+pytestmark = promise("W22")
 
 LIVE = Alias(
     name="live", version=1, also=Share(version=2, weight=0.1), revision=1, updated_at=1_760_000_000
@@ -61,6 +64,7 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
     assert [one.alias for one in await aliases.load()] == [LIVE]
 
 
+@promise("W28")
 async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) -> None:
     function = a_function()
     await created(store, function)

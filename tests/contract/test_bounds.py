@@ -25,6 +25,7 @@ from contract.stores import (
     rows,
 )
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import CapacityFull, RateLimited
@@ -47,6 +48,8 @@ from quiltfn.store.calls import records
 from quiltfn.store.database.sql import statements
 from quiltfn.store.tenants import usage
 from quiltfn.store.tenants.usage import KINDS, RECORD_BYTES
+
+pytestmark = promise("D16")
 
 ANSWER_BYTES, HEADERS_BYTES = 500, 200
 SIZES = {

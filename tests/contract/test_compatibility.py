@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 import postgresql
 from contract.stores import BUSY_TIMEOUT_S, a_stored_function
+from promises import promise
 from quiltfn import __version__
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStore, StoreBroken, migrations
@@ -25,6 +26,8 @@ from quiltfn.store.database.postgres_connection import engine, run_alone
 from quiltfn.store.database.postgresql import PostgresDatabase, open_as_node, open_postgresql
 from quiltfn.store.fleet.facts import read_facts
 from quiltfn.store.fleet.init import begin_fleet
+
+pytestmark = promise("N81")
 
 FLEET = "0123456789abcdef" * 2
 NEWER, NEWEST = "0.2.0", "0.3.0"
@@ -309,6 +312,7 @@ def baseline(tmp_path: Path) -> Iterator[Connection]:
         yield connection
 
 
+@promise("N82")
 def test_a_migration_only_adds_or_says_which_version_it_needs(baseline: Connection) -> None:
     scripts = ScriptDirectory.from_config(migrations.config())
     revisions = [*scripts.iterate_revisions("head", migrations.BASELINE)][::-1]

@@ -30,11 +30,14 @@ from contract.stores import (
 )
 from forked import forked
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SpoolJournal, SqlStore, StoreBroken, migrations, open_sqlite
 from quiltfn.store.database import sqlite, sqlite_header
 from quiltfn.store.files import restore
 from quiltfn.store.files.directory import DataDirectory
+
+pytestmark = promise("D18")
 
 NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "journal-b.spool")
 
@@ -102,6 +105,7 @@ async def test_a_copy_laid_over_what_a_kill_left_is_refused_and_the_right_restor
     assert await names(open_store, left) == {"early"}
 
 
+@promise("D22")
 def test_what_restores_within_a_second_replace_is_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +224,7 @@ async def test_an_emptied_spool_is_told(open_store: StoreOpener, tmp_path: Path,
 # Under a running server ------------------------------------------------------------------------
 
 
+@promise("D19")
 async def test_a_lock_file_that_is_deleted_lets_nobody_in_and_comes_back(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
@@ -239,6 +244,7 @@ async def test_a_lock_file_that_is_deleted_lets_nobody_in_and_comes_back(
     assert await names(open_store, tmp_path) == {"kept"}
 
 
+@promise("D19")
 @pytest.mark.parametrize("how", ["moved away", "moved and made anew", "database", "removed"])
 async def test_nothing_is_acknowledged_that_is_written_to_a_deleted_directory(
     open_store: StoreOpener, tmp_path: Path, how: str
@@ -273,6 +279,7 @@ async def test_nothing_is_acknowledged_that_is_written_to_a_deleted_directory(
     assert await names(open_store, data) == {"kept", "found"}
 
 
+@promise("D19")
 async def test_nothing_is_acknowledged_that_is_written_to_a_removed_log(
     open_store: StoreOpener, tmp_path: Path
 ) -> None:
@@ -310,6 +317,7 @@ async def test_nothing_is_acknowledged_that_is_written_to_a_removed_log(
 # Looking through --------------------------------------------------------------------------------
 
 
+@promise("D20")
 @pytest.mark.parametrize("is_damaged", [False, True])
 async def test_a_large_database_is_looked_through_after_a_kill(
     open_store: StoreOpener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
@@ -360,6 +368,7 @@ def of_the_schema_before(path: Path) -> str:
     return str(new.down_revision)
 
 
+@promise("D20")
 async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) -> None:
     path = tmp_path / "quiltfn.db"
     before = of_the_schema_before(path)
@@ -379,6 +388,7 @@ async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) 
     assert await names(open_sqlite, tmp_path) == set()
 
 
+@promise("D20")
 @pytest.mark.parametrize("fails", ["newer", "half-way", "damaged"])
 async def test_copies_stay_where_the_schema_is_not_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str

@@ -19,6 +19,7 @@ import postgresql
 from contract.stores import a_call, a_function, change, child_environment, rows
 from e2e.server import until
 from postgresql import Cluster
+from promises import promise
 from quiltfn.operator import store as command
 from quiltfn.store import StoreBroken, open_sqlite
 from quiltfn.store.calls.spool import to_line
@@ -28,6 +29,8 @@ from quiltfn.store.files import copy, copy_sqlite
 from quiltfn.store.files.copy import NOT_COPIED, Kind, Row
 from quiltfn.store.files.copy_sqlite import REMOVED, STAGING, SqliteFile
 from timeouts import scaled
+
+pytestmark = promise("D40")
 
 TABLES = [one for one in tables.metadata.sorted_tables if one not in NOT_COPIED]
 # One row of each kind of value that a column may hold; NUL and U+001A are what PostgreSQL's text,

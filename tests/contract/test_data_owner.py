@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from contract.stores import child_environment
+from promises import promise
 from quiltfn.launcher import confine
 from timeouts import scaled
 
@@ -34,7 +35,7 @@ owner.become_owner = lambda *_: None
 """
     + TOOL
 )
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), promise("D17")]
 
 
 @pytest.fixture
@@ -149,6 +150,7 @@ def test_a_directory_that_root_has_copied_becomes_the_servers_with_its_images(gr
     assert others == {"lost+found"}
 
 
+@promise("N66")
 @pytest.mark.parametrize("found", [f"images/{'ab' * 32}/a.py", "quiltfn.lock"])
 def test_what_root_puts_back_for_a_server_with_a_database_elsewhere(
     ground: Path, found: str

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from contract.pieces import NOW_MS, NOW_S, a_piece, begun
 from contract.stores import a_stored_function, an_id, done, ids, opened_journal, restart
+from promises import promise
 from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.errors import CapacityFull, NotFound
 from quiltfn.model.function import Function
@@ -43,6 +44,7 @@ async def ended(journal: SpoolJournal, function: Function, *, destination_id: st
     return running.invocation_id
 
 
+@promise("A46")
 async def test_the_commit_of_a_record_makes_its_delivery_once(
     deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
 ) -> None:
@@ -56,6 +58,7 @@ async def test_the_commit_of_a_record_makes_its_delivery_once(
     assert one.expires_at_ms - one.due_at_ms == 24 * 3600 * 1000
 
 
+@promise("A46")
 async def test_a_claimed_one_is_nobody_elses_until_the_next_start(
     deliveries: SqlDeliveries, journal: SpoolJournal, function: Function, store: SqlStore
 ) -> None:
@@ -122,6 +125,7 @@ async def test_the_end_of_an_earlier_try_changes_nothing_and_a_try_under_way_sta
     assert shown.status == "delivered"
 
 
+@promise("A47")
 async def test_a_function_gets_it_in_the_step_in_which_it_is_delivered(
     deliveries: SqlDeliveries,
     queue: SqlWork,

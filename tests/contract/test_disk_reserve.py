@@ -26,6 +26,7 @@ from contract.stores import (
     restart,
 )
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
@@ -45,6 +46,8 @@ from quiltfn.store.calls.stats import Sums
 from quiltfn.store.database import vacuum
 from quiltfn.store.files import disk_reserve
 from quiltfn.store.files.disk_reserve import RESERVE_BYTES, DiskFull, DiskReserve, is_full
+
+pytestmark = promise("D13")
 
 LATER = 4_000_000_000
 
@@ -79,6 +82,7 @@ def size(path: Path) -> int:
     return (path / "quiltfn.db").stat().st_size
 
 
+@promise("D15")
 async def test_what_is_freed_is_given_back_in_steps_but_for_some(
     store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:

@@ -8,12 +8,15 @@ import pytest
 
 import postgresql
 from contract.stores import BUSY_TIMEOUT_S, HELD_S, a_stored_function
+from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStore, StoreBroken
 from quiltfn.store.database.postgresql import open_as_node, open_postgresql
 from quiltfn.store.files.copy import copy
 from quiltfn.store.files.copy_postgresql import source, target
 from quiltfn.store.fleet.init import begin_fleet
+
+pytestmark = promise("N3")
 
 FLEET = "0123456789abcdef" * 2
 

@@ -15,6 +15,7 @@ from contract.stores import (
     restart,
 )
 from forked import forked
+from promises import promise
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.store import SqlStore, StoreBroken
 from quiltfn.store.database import batches
@@ -82,6 +83,7 @@ async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_ow
         assert kept.body == b"{}"
 
 
+@promise("N89")
 async def test_a_server_frees_and_answers_no_slot_that_another_one_has_by_now(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:

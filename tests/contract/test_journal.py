@@ -34,6 +34,7 @@ from contract.stores import (
     restart,
     rows,
 )
+from promises import promise
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.function import Function
@@ -64,6 +65,7 @@ async def counters_of(store: SqlStore, function: Function) -> FunctionCounters:
 # What is written is found --------------------------------------------------------------------
 
 
+@promise("C14")
 async def test_a_record_is_there_at_once_and_after_the_commit(
     journal: SpoolJournal, function: Function
 ) -> None:
@@ -171,6 +173,7 @@ def insert_row(connection: Connection, table: str, row: dict[str, Any]) -> None:
     connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
 
 
+@promise("C14")
 @OF_SQLITE
 async def test_output_that_was_stored_as_text_reads_the_same(
     journal: SpoolJournal, function: Function, tmp_path: Path
@@ -671,6 +674,7 @@ async def test_a_page_ends_where_its_bytes_end_and_goes_on_behind_that(
     assert {one.stdout for one in without} == {b""}
 
 
+@promise("A21")
 async def test_a_page_reads_no_more_than_it_answers(
     journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from contract.stores import (
 )
 from forked import Child, forked
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.retention import StorageLimit
@@ -148,6 +149,7 @@ async def function(path: Path) -> Function:
         return await a_stored_function(store)
 
 
+@promise("D1", "D36")
 async def test_a_killed_server_loses_no_acknowledged_record(path: Path, function: Function) -> None:
     acknowledged: dict[str, str] = {}
     pick = random.Random()

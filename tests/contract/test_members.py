@@ -24,6 +24,7 @@ from contract.stores import (
     rows,
 )
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.delivery import DeliveryStatus
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
@@ -57,6 +58,8 @@ from quiltfn.store.database.postgresql import PostgresDatabase
 from quiltfn.store.fleet import nodes
 from quiltfn.store.fleet.members import SqlMembers
 from timeouts import scaled
+
+pytestmark = promise("N30")
 
 LOST = b'{"error":"lost"}'
 LATER_MS = NOW_MS + HOUR_MS
@@ -439,6 +442,7 @@ async def with_late_end(
         yield one, two, function, running
 
 
+@promise("N32")
 async def test_the_true_end_of_a_call_replaces_what_a_take_over_made_up(
     open_shared, tmp_path
 ) -> None:
@@ -470,6 +474,7 @@ async def test_the_true_end_of_work_that_was_given_up_replaces_that(open_shared,
             assert await counted(two, function) == (1, 0, {"success": 1})
 
 
+@promise("N32")
 async def test_a_late_end_does_not_end_work_that_is_tried_again(open_shared, tmp_path) -> None:
     async with with_late_end(open_shared, tmp_path, TWICE) as (_, two, function, running):
         call = running.invocation_id
@@ -494,6 +499,7 @@ async def test_a_late_end_does_not_change_a_call_that_was_redriven(open_shared, 
             assert kept.status is Status.INTERRUPTED
 
 
+@promise("N32")
 @pytest.mark.parametrize("is_tried", [True, False])
 async def test_the_delivery_of_a_late_completion_names_the_one_that_it_replaces(
     open_shared, tmp_path, is_tried: bool
@@ -520,6 +526,7 @@ async def test_the_delivery_of_a_late_completion_names_the_one_that_it_replaces(
 # PostgreSQL ----------------------------------------------------------------------------------
 
 
+@promise("N32")
 @OF_POSTGRESQL
 async def test_a_node_that_was_taken_over_stores_nothing_more(open_shared, tmp_path) -> None:
     async with (

@@ -8,12 +8,15 @@ from sqlalchemy import insert
 
 from contract.pieces import a_piece
 from contract.stores import a_function, a_version
+from promises import promise
 from quiltfn.model.alias import Alias, Share
 from quiltfn.model.errors import NotFound, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.retention import VersionLimits
 from quiltfn.store import SqlAliases, SqlStore, SqlWork
 from quiltfn.store.database import tables
+
+pytestmark = promise("D42")
 
 UNBOUND = VersionLimits(kept=10_000, tenant_bytes=0)
 

@@ -38,6 +38,7 @@ from contract.stores import (
 )
 from e2e.server import until
 from postgresql import PASSWORD, Cluster
+from promises import promise
 from quiltfn.base.ids import new_id
 from quiltfn.model.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest
@@ -357,6 +358,7 @@ async def test_a_connection_that_postgresql_has_ended_is_made_anew(
             assert rows_of(url, COUNT) == [(2 * number,)]
 
 
+@promise("N91")
 async def test_a_connection_that_was_left_in_the_middle_of_a_batch_is_made_anew(
     store: SqlStore,
 ) -> None:
@@ -445,6 +447,7 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
         assert rows_of(url, COUNT)[0][0] in (2, 3)
 
 
+@promise("N91")
 async def test_who_waits_for_others_to_read_is_told_in_time_that_nobody_answers(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -641,6 +644,7 @@ async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
         monkeypatch.undo()
 
 
+@promise("N91")
 @pytest.mark.parametrize("alone", [True, False])
 async def test_a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged(
     tmp_path: Path, alone: bool
@@ -683,6 +687,7 @@ async def test_a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged(
             await store.ping()
 
 
+@promise("N86")
 async def test_a_commit_is_not_taken_for_another_one_with_its_number(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -720,6 +725,7 @@ async def test_a_commit_is_not_taken_for_another_one_with_its_number(
         wire.close()
 
 
+@promise("N84")
 async def test_a_server_uses_no_primary_from_before_a_failover_that_it_knows_of(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -889,6 +895,7 @@ def has_sessions(url: str, expected: list[str]) -> bool:
     return sessions_of(url) == expected
 
 
+@promise("N95")
 @pytest.mark.parametrize("name", ["one", "n" * 80])
 async def test_a_start_ends_the_sessions_that_are_left_of_starts_before(
     tmp_path: Path, name: str
@@ -938,6 +945,7 @@ async def test_a_write_waits_for_others_no_longer_than_it_may(
     await store.ping()
 
 
+@promise("N85")
 async def test_others_write_where_a_server_stands_still_in_the_middle_of_a_transaction(
     tmp_path: Path,
 ) -> None:

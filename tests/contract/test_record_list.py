@@ -9,12 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import OF_SQLITE, a_call, a_stored_function, done, ids, opened_journal
+from promises import promise
 from quiltfn.model.cursors import first_id
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqlStore
 from quiltfn.store.calls import record_list
 from quiltfn.store.database.sql import statements
+
+pytestmark = promise("A61")
 
 NEVER_S = 3600.0
 TENANT = "default"

@@ -15,6 +15,7 @@ from contract.stores import (
     rows,
 )
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.cursors import first_id
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
@@ -23,6 +24,8 @@ from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqlRetention, SqlStore
 from quiltfn.store.calls import records
 from quiltfn.store.database.sql import statements
+
+pytestmark = promise("D9")
 
 NOW = 1_760_000_000
 DAY_S = 86_400
@@ -202,6 +205,7 @@ async def test_finding_what_goes_reads_no_record(store: SqlStore) -> None:
     assert "TEMP B-TREE" not in steps
 
 
+@promise("D10")
 @OF_SQLITE
 async def test_a_start_looks_at_calls_without_an_end_alone(store: SqlStore) -> None:
     plan = await store.database.read(

@@ -9,6 +9,7 @@ import pytest
 
 from contract.sandboxes import Kind
 from contract.stores import a_function, a_version, eventually
+from promises import promise
 from quiltfn.base.clock import SystemClock
 from quiltfn.calls.invoke import Invoker, Request, RunningCall
 from quiltfn.functions.catalog import Entry
@@ -20,6 +21,8 @@ from quiltfn.pool.local import LocalPools
 from quiltfn.ports import FunctionCounters
 from quiltfn.store import SpoolJournal, SqlStore, open_sqlite
 from timeouts import scaled
+
+pytestmark = promise("P17", "P18")
 
 
 class Server:
@@ -128,6 +131,7 @@ class Reader:
             self.taken[stream] += self.log.read(stream, len(self.taken[stream]), size)
 
 
+@promise("A37")
 async def test_what_readers_see_is_what_the_record_has(server: Server, kind: Kind) -> None:
     entry = await server.function(kind.long_output)
     readers = [Reader(), Reader()]

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 import sqlite_template
 from contract.stores import StoreOpener, a_function, a_version, an_id
+from promises import promise
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
 from quiltfn.store import SqlStore
@@ -56,6 +57,7 @@ async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
         assert await SqlRuntimes(store.database).load() == [("acme", other), ("acme", newer)]
 
 
+@promise("R27")
 async def test_packages_are_an_image_like_the_other(store: SqlStore) -> None:
     runtimes: SqlRuntimes = SqlRuntimes(store.database)
     code, packages, older = "aa" * 32, "bb" * 32, "cc" * 32
@@ -110,6 +112,7 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlS
     assert await runtimes.images_in_use() == frozenset()
 
 
+@promise("R1")
 async def test_a_version_keeps_its_whole_runtime(store: SqlStore) -> None:
     runtimes: SqlRuntimes = SqlRuntimes(store.database)
     snapshot = a_runtime()

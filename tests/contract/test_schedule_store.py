@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from sqlalchemy import select
 
 from contract.stores import SharedStoreOpener, StoreOpener, a_stored_function, an_id
+from promises import promise
 from quiltfn.model.errors import CapacityFull, Conflict, NotFound, Outdated, RateLimited
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status
@@ -141,6 +142,7 @@ async def test_a_tick_is_accepted_and_the_next_one_is_next(
     assert (stored.last_run.tick_ms, stored.last_run.status) == (NOW + MINUTE, "queued")
 
 
+@promise("W15")
 async def test_servers_that_share_the_store_fire_a_tick_once(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:
@@ -216,6 +218,7 @@ async def test_a_tick_is_skipped_while_an_earlier_run_is_not_over(
     assert (stored.schedule.fired_count, stored.schedule.skipped_count) == (2, 1)
 
 
+@promise("W18")
 async def test_a_tick_waits_for_an_earlier_run_and_is_accepted_once(
     store: SqlStore, function: Function
 ) -> None:
@@ -248,6 +251,7 @@ async def test_a_tick_waits_for_an_earlier_run_and_is_accepted_once(
     assert counts == (2, 1, WAITING_MAX - 1)
 
 
+@promise("W17")
 async def test_after_the_clock_was_set_back_a_tick_that_was_run_is_not_run_again(
     store: SqlStore, function: Function
 ) -> None:
@@ -281,6 +285,7 @@ async def test_a_run_that_a_caller_asks_for_leaves_the_next_tick(
     assert len(await runs(store, one)) == 3
 
 
+@promise("W19")
 async def test_the_newest_runs_are_kept_and_those_that_are_not_over(
     store: SqlStore, function: Function
 ) -> None:
@@ -295,6 +300,7 @@ async def test_the_newest_runs_are_kept_and_those_that_are_not_over(
     assert list(page) == list(kept[4:6])
 
 
+@promise("W19")
 async def test_nothing_is_left_of_a_schedule_or_of_a_functions_schedules(
     store: SqlStore, function: Function
 ) -> None:

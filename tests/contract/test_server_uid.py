@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.launcher import confine, server_uid
 from quiltfn.launcher.server_uid import InUse, ServerUid
 from quiltfn.launcher.state import SERVER_UIDS, SHARED_UID
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), promise("F35")]
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from contract.stores import (
 from contract.test_schedule_store import a_schedule
 from forked import forked
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.api.http import idempotency
 from quiltfn.api.http.idempotency import Idempotency
 from quiltfn.api.http.response import Response
@@ -174,6 +175,7 @@ async def test_a_change_of_what_another_server_changed_meanwhile_is_refused(
         await two.store.save(again)
 
 
+@promise("D29")
 async def test_of_changes_at_once_exactly_one_is_made(servers: tuple[Server, Server]) -> None:
     function = await a_stored_function(servers[0].store)
     for round_ in range(5):
@@ -195,6 +197,7 @@ async def test_of_changes_at_once_exactly_one_is_made(servers: tuple[Server, Ser
 # Following each other ------------------------------------------------------------------------
 
 
+@promise("D29")
 async def test_each_server_sees_what_the_other_one_changes(
     servers: tuple[Server, Server],
 ) -> None:
@@ -239,6 +242,7 @@ async def test_what_a_server_changed_itself_is_not_brought_again(
     assert names(one) == {}
 
 
+@promise("N21")
 async def test_every_kind_of_shared_state_is_among_the_changes(
     servers: tuple[Server, Server],
 ) -> None:
@@ -371,6 +375,7 @@ async def test_changes_are_read_in_pages(servers: tuple[Server, Server]) -> None
     assert (first.items, first.has_more) == (page.items[:1], True)
 
 
+@promise("N21")
 async def test_no_number_appears_behind_a_reader(servers: tuple[Server, Server]) -> None:
     """A transaction that has its number and is slow to commit: with numbers of a sequence, another
     one would be seen before it, and a reader who goes on from there would never see it.
@@ -445,6 +450,7 @@ async def test_a_change_that_fails_leaves_no_trace_among_the_changes(
     assert await two.store.newest_change() == newest
 
 
+@promise("D29", "N21")
 async def test_who_has_missed_too_much_loads_everything_again(
     servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -572,6 +578,7 @@ async def unavailable(_store: SqlStore) -> None:
 # Unfinished calls ----------------------------------------------------------------------------
 
 
+@promise("D28")
 async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:
@@ -614,6 +621,7 @@ async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
         assert (stored.counters.invocation_count, stored.counters.error_count) == (2, 1)
 
 
+@promise("N90")
 @pytest.mark.parametrize("untold", ["that it is taken", "the answer", "that it is free"])
 async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_servers(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
@@ -670,6 +678,7 @@ class Targets:
         return entry
 
 
+@promise("N90")
 @pytest.mark.parametrize("untold", ["add", "finish"])
 async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_ever(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
@@ -738,6 +747,7 @@ def dies(path: Path, kind: str) -> None:
     asyncio.run(open_calls())
 
 
+@promise("D28")
 async def test_the_crash_of_one_server_does_not_stop_the_other(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:
@@ -778,6 +788,7 @@ async def test_a_spool_belongs_to_one_server(
                     pass
 
 
+@promise("N46")
 async def test_a_quota_of_images_holds_for_uploads_to_two_servers_at_the_same_time(
     servers: tuple[Server, Server],
 ) -> None:

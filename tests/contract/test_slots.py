@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 
 import postgresql
 from contract.stores import STORES, StoreOpener, a_stored_function, on_postgresql, rows, url_of
+from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.slots import FunctionSlots
@@ -29,6 +30,8 @@ from quiltfn.store.database.quick_connection import QuickConnection
 from quiltfn.store.fleet.slots import LOCKED_MAX, SqlSlots, free
 from quiltfn.store.migrations.versions import r0016_slots
 from timeouts import full_wait, scaled
+
+pytestmark = promise("N10")
 
 ONE, TWO, THREE = NodeEpoch("one", 1), NodeEpoch("two", 1), NodeEpoch("three", 1)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from contract.stores import a_call, a_function, done, files_at_most, ids
+from promises import promise
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.store import StoreBroken
 from quiltfn.store.calls.spool import Spool, from_line, from_lines, latest, to_line
@@ -75,6 +76,7 @@ def test_the_order_of_segments_does_not_matter_to_the_end_of_a_call(
         )
 
 
+@promise("C14")
 def test_a_line_from_before_output_was_bytes_reads_as_it_was_written() -> None:
     body = (
         b'{"invocation_id":"i","tenant_id":"t","function_id":"f","function_name":"f",'

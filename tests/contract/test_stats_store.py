@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select, update
 from contract.pieces import NOW_MS, a_piece
 from contract.stores import a_call, a_stored_function, done, opened_journal, restart, rows
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.retention import StorageLimit
@@ -108,6 +109,7 @@ async def test_a_commit_tells_what_it_added(journal: SpoolJournal, function: Fun
     assert told == [(Stretch("default", FINEST_S, start, function.id), 3 * 512)]
 
 
+@promise("D36")
 @pytest.mark.parametrize("is_swept", [True, False])
 async def test_a_segment_that_comes_back_counts_nothing_again(
     store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path, is_swept: bool
@@ -253,6 +255,7 @@ async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
     assert (one.queued, one.calls) == (1, {"cancelled": 1})
 
 
+@promise("D36")
 async def test_statistics_outlive_the_function(
     store: SqlStore, stats: SqlStats, journal: SpoolJournal, function: Function
 ) -> None:
@@ -315,6 +318,7 @@ async def sums_of(stats: SqlStats) -> CallStats:
     return whole
 
 
+@promise("D37")
 async def test_rows_are_folded_by_their_age_and_removed_at_last(
     stats: SqlStats, clock: ManualClock, tmp_path: Path
 ) -> None:
@@ -332,6 +336,7 @@ async def test_rows_are_folded_by_their_age_and_removed_at_last(
     assert found == [(3600, 4)]
 
 
+@promise("D36")
 async def test_folding_loses_nothing_whenever_it_happens(
     stats: SqlStats, clock: ManualClock
 ) -> None:
@@ -378,6 +383,7 @@ async def test_what_a_window_has_begins_with_the_stretch_that_it_begins_in(
     assert (await stats.of_tenant("default", now - 701))["f"].count == 3
 
 
+@promise("D37")
 async def test_a_tenant_over_its_bound_keeps_its_sums_and_loses_detail(
     store: SqlStore, clock: ManualClock, tmp_path: Path
 ) -> None:

@@ -25,11 +25,14 @@ from contract.stores import (
     opened_journal,
     rows,
 )
+from promises import promise
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import FunctionState
 from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
 from quiltfn.store import SqlStore
 from timeouts import scaled
+
+pytestmark = promise("D3")
 
 # What is stored ------------------------------------------------------------------------------
 

@@ -26,9 +26,12 @@ from contract.stores import (
     opened_journal,
 )
 from forked import forked
+from promises import promise
 from quiltfn.store import SqlStore, StoreBroken, migrations, open_sqlite
 from quiltfn.store.database import tables
 from timeouts import scaled
+
+pytestmark = promise("D4")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from contract.stores import (
     rows,
 )
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Status, WorkOutcome
@@ -30,6 +31,8 @@ from quiltfn.store.calls import old_inputs
 from quiltfn.store.calls.inputs import INPUT_BYTES
 from quiltfn.store.files.disk_reserve import DiskFull
 from quiltfn.store.tenants.usage import RECORD_BYTES
+
+pytestmark = promise("D34")
 
 SIZE = 1000
 ONE = INPUT_BYTES + SIZE

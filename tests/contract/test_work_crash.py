@@ -38,12 +38,15 @@ from e2e.work_history import (
     judge_work,
 )
 from forked import forked
+from promises import promise
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff, outcome
 from quiltfn.ports import InvocationQuery
 from quiltfn.ports.work import AcceptedWork, ClaimedWork, Input
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
+
+pytestmark = promise("D31")
 
 ROUNDS, CONTROL_ROUNDS, LIFE_S = 8, 4, 0.8
 NOW_S = 1_760_000_100

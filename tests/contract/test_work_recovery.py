@@ -27,6 +27,7 @@ from contract.stores import (
     rows,
 )
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
@@ -38,6 +39,8 @@ from quiltfn.store.calls.work_recovery import UNKNOWN
 from quiltfn.store.database import tables
 from quiltfn.store.files import snapshot
 from quiltfn.store.files.directory import SPOOLS
+
+pytestmark = promise("D33")
 
 TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
 SUCCESS = Status.SUCCESS
@@ -236,6 +239,7 @@ async def test_the_work_of_a_server_that_still_runs_is_left_alone(
         assert rows(tmp_path, "SELECT invocation_id FROM work") == [(theirs.invocation_id,)]
 
 
+@promise("N88")
 async def test_nobody_is_told_of_an_end_that_another_node_may_replace(
     open_shared: SharedStoreOpener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

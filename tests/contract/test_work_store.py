@@ -22,6 +22,7 @@ from contract.stores import (
     opened_journal,
     rows,
 )
+from promises import promise
 from quiltfn.model.errors import CapacityFull, NotFound, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
@@ -292,6 +293,7 @@ async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
     assert (counts.queued, counts.delayed, counts.running, counts.dead_letters) == (0, 0, 0, 1)
 
 
+@promise("A84")
 async def test_an_attempt_that_another_one_follows_keeps_the_end_of_its_output_and_it_counts(
     queue: SqlWork, journal: SpoolJournal, function: Function, store: SqlStore, tmp_path: Path
 ) -> None:
@@ -548,6 +550,7 @@ async def test_the_input_of_any_call_can_be_kept(queue: SqlWork, function: Funct
     assert await queue.input(call.invocation_id) == given
 
 
+@promise("D35")
 @OF_SQLITE
 async def test_inputs_are_encrypted_where_a_key_is_set(
     function: Function, store: SqlStore, tmp_path: Path

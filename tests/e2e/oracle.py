@@ -4,6 +4,7 @@
 the machine, so what is compared is either nobody's to change (settings of the kernel, programs,
 canaries) or bears the mark of sandboxes: their user ids.
 """
+# promise: F17
 
 from __future__ import annotations
 

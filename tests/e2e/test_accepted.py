@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from e2e.server import Function, Server, until, watched
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -91,6 +92,7 @@ def test_what_was_acknowledged_is_run_once_for_each_attempt_though_the_server_is
         assert (queue["queued"], queue["running"]) == (0, 0), queue
 
 
+@promise("W13")
 def test_a_stop_puts_back_what_has_not_begun_and_lets_running_work_end(server: Server) -> None:
     function = server.deploy("sleep 0.5; echo done", max_instances=1)
     ids = accept(server, function, 4)

@@ -18,6 +18,7 @@ import pytest
 from contract.stores import files_at_most
 from e2e import sample_runtimes, tiny_root
 from e2e.server import QUILTFN, Server, children, is_alive, quiltfn, short_dir, until
+from promises import promise
 from timeouts import scaled
 
 FILES = ["quiltfn.db", "journal-a.spool", "journal-b.spool"]
@@ -41,6 +42,7 @@ def refused(*arguments: str) -> str:
     return done.stderr
 
 
+@promise("D21")
 def test_what_was_acknowledged_before_a_backup_is_in_it(
     server: Server, another: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ def damaged(file: Path, target: Path, at: float) -> Path:
     return target
 
 
+@promise("D22")
 def test_a_restore_goes_into_nothing_else_and_only_from_a_whole_archive(
     server: Server, tmp_path: Path
 ) -> None:
@@ -212,6 +215,7 @@ def test_a_restore_goes_into_nothing_else_and_only_from_a_whole_archive(
     assert names == {"kept"}
 
 
+@promise("D22")
 def test_a_restore_that_was_cut_off_is_not_served_and_can_be_done_again(
     server: Server, tmp_path: Path
 ) -> None:
@@ -242,6 +246,7 @@ def test_a_backup_names_the_directory_that_it_cannot_be_put_in(
     assert done.stderr == f"quiltfn: {nowhere}: No such file or directory\n"
 
 
+@promise("D21")
 def test_a_backup_appears_whole_or_not_at_all(shared: Server, tmp_path: Path) -> None:
     server = shared
     server.create("echo")
@@ -260,6 +265,7 @@ def test_a_backup_appears_whole_or_not_at_all(shared: Server, tmp_path: Path) ->
     assert sorted(one.name for one in tmp_path.iterdir()) == ["there"]
 
 
+@promise("D21")
 @pytest.mark.parametrize("what", ["database", "image"])
 def test_damage_is_found_when_it_is_backed_up(shared: Server, tmp_path: Path, what: str) -> None:
     server = shared

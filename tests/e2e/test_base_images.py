@@ -14,6 +14,7 @@ import pytest
 from e2e import tiny_root
 from e2e.server import GVISOR, Server, short_dir, until, watched
 from e2e.weakened import Weakened
+from promises import promise
 from unit.sample_archives import Entry, directory, entry, file, link, packed
 from unit.test_root_file_system import oci
 
@@ -68,6 +69,7 @@ def tiny(server: Server, tree: Path) -> str:
     return digest
 
 
+@promise("R18")
 def test_a_handler_sees_its_base_image_and_nothing_of_the_host(server: Server, tiny: str) -> None:
     handler = "cat /etc/os-release; ls /usr/bin; ls /; id; readlink /bin"
     lines = said(server, handler, "tiny").splitlines()
@@ -80,6 +82,7 @@ def test_a_handler_sees_its_base_image_and_nothing_of_the_host(server: Server, t
     assert (named["base_image"], named["image_digest"]) == (tiny, f"base:{tiny}")
 
 
+@promise("R18")
 def test_its_own_files_are_over_it_and_nothing_can_be_written(server: Server, tiny: str) -> None:
     files = upload(server, packed([file("word", b"own")]), "files")["digest"]
     add(server, "both", base_image=tiny, image=files, writable_paths=["/srv/data"])
@@ -131,6 +134,7 @@ HOSTILE: dict[str, list[Entry]] = {
 }
 
 
+@promise("R20")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_image_cannot_redirect_what_is_mounted_or_started(
     server: Server, tree: Path, name: str
@@ -170,6 +174,7 @@ TELLTALE = '#!/usr/bin/dash\necho >/tmp/as-$(id -u)\nexec /usr/bin/dash "$@"\n'
 LOOK = "ls /tmp/"
 
 
+@promise("R20")
 @pytest.mark.parametrize("lacks", ["", "another shell for bases"])
 def test_its_shell_never_runs_with_the_privileges_of_the_guest(tmp_path: Path, lacks: str) -> None:
     root = tiny_root.make(tmp_path / "root", {"usr/bin/sh": TELLTALE})
@@ -184,6 +189,7 @@ def test_its_shell_never_runs_with_the_privileges_of_the_guest(tmp_path: Path, l
     assert seen == (["as-0"] if lacks else ["as-1000"])
 
 
+@promise("R18")
 def test_a_version_keeps_its_base_over_a_new_one_and_a_kill(
     server: Server, tiny: str, tree: Path
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from e2e.server import CRUN, Function, Server, children, is_alive, until
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -34,6 +35,7 @@ STUBBORN = {
 }
 
 
+@promise("C1")
 @pytest.mark.parametrize("handler", STUBBORN.values(), ids=STUBBORN.keys())
 def test_a_call_ends_at_its_deadline(shared: Server, handler: str) -> None:
     function = shared.deploy(handler, timeout_seconds=1)
@@ -45,6 +47,7 @@ def test_a_call_ends_at_its_deadline(shared: Server, handler: str) -> None:
     until(lambda: function.pool()["total_count"] == 0, 2.0)
 
 
+@promise("D8")
 def test_sandboxes_that_ended_leave_no_process_and_no_zombie(shared: Server) -> None:
     functions = [shared.deploy("sleep 60 & echo on") for _ in range(3)]
     for function in functions:
@@ -60,6 +63,7 @@ def test_sandboxes_that_ended_leave_no_process_and_no_zombie(shared: Server) -> 
     until(lambda: not [pid for pid in children(shared.launcher) if not is_alive(pid)])
 
 
+@promise("C2")
 @pytest.mark.parametrize("end", ["exit 0", "sleep 30"], ids=["success", "timeout"])
 def test_a_daemon_does_not_outlive_its_call(shared: Server, end: str) -> None:
     daemon = "(setsid sh -c 'exec <&- >&- 2>&-; exec sleep 777' &) & "
@@ -74,6 +78,7 @@ def test_a_daemon_does_not_outlive_its_call(shared: Server, end: str) -> None:
     assert second["cold_start"] is (end != "exit 0")
 
 
+@promise("C3")
 def test_a_grandchild_that_holds_the_output_open_does_not_hold_the_answer(shared: Server) -> None:
     function = shared.deploy("sleep 100 & echo done")
     record, took = timed(function.invoke)
@@ -99,6 +104,7 @@ def test_a_failure_tells_its_code(shared: Server, handler: str, code: int) -> No
     assert str(code if code < 128 else code - 128) in record["error_message"] or code == 255
 
 
+@promise("C4")
 def test_a_handler_that_eats_its_memory_ends_as_oom_and_is_replaced(shared: Server) -> None:
     function = shared.deploy(
         '[ "$QUILT_PAYLOAD" = small ] && exec echo fine; '
@@ -115,6 +121,7 @@ def test_within_its_memory_the_same_handler_succeeds(shared: Server) -> None:
     assert record["stdout"] == f"{150 << 20}\n"
 
 
+@promise("C1")
 def test_a_fork_bomb_ends_by_its_deadline(shared: Server) -> None:
     function = shared.deploy("b() { b | b & }; b; while :; do b; done", timeout_seconds=2)
     record, took = timed(function.invoke)
@@ -129,6 +136,7 @@ def test_a_fork_bomb_ends_by_its_deadline(shared: Server) -> None:
 # Output --------------------------------------------------------------------------------------
 
 
+@promise("C5")
 @pytest.mark.parametrize("where", ["stdout", "stderr", "both"])
 def test_a_flood_of_output_is_cut_and_counted(shared: Server, where: str) -> None:
     flood = {
@@ -168,6 +176,7 @@ def digest(shared: Server) -> Function:
     return shared.deploy("sha256sum; echo ${QUILT_PAYLOAD+set}")
 
 
+@promise("C6")
 @pytest.mark.parametrize("size", [0, 1, 64 * 1024, 64 * 1024 + 1, 128 * 1024, 6 * MIB])
 def test_a_payload_arrives_byte_for_byte(digest: Function, size: int) -> None:
     payload = "".join(random.Random(size).choices(string.printable, k=size))
@@ -259,6 +268,7 @@ END
 LOOK = "ls -A /tmp /dev/shm; tail -qn +2 /proc/sysvipc/*; exit 0"
 
 
+@promise("C8")
 @pytest.mark.parametrize("cleanup", [True, False])
 def test_what_a_call_leaves(shared: Server, cleanup: bool) -> None:
     # One instance: a busy machine may clean so slowly that a second one is started meanwhile.
@@ -278,6 +288,7 @@ def test_what_a_call_leaves(shared: Server, cleanup: bool) -> None:
         assert found["stdout"] == "/dev/shm:\n\n/tmp:\ndeep\nfifo\nfile\nlink\n"
 
 
+@promise("C7")
 def test_a_second_call_is_warm_and_starts_no_oci_runtime(
     another: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -293,6 +304,7 @@ def test_a_second_call_is_warm_and_starts_no_oci_runtime(
     assert log.read_text() == starts
 
 
+@promise("F11")
 def test_no_text_of_a_user_names_anything_on_the_host(shared: Server) -> None:
     marker = "VeryOwnName-27b1"
     function = shared.create(f": {marker}; sleep 60; :", name=marker)

@@ -17,10 +17,11 @@ from e2e import netlab
 from e2e.server import Server, quiltfn, short_dir, watched
 from e2e.test_documents import blocks, fetch, newcomer
 from e2e.test_wheel import ROOT, run
+from promises import promise
 from quiltfn.cli.root import ON_THIS_MACHINE
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("M11")]
 PAGE = "docs/how-to/deploy-a-project.md"
 TENANT = "shop"
 LIST_PACKAGES = """

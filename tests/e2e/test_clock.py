@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from e2e.server import Function, Server, short_dir, until, watched
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -73,6 +74,7 @@ def in_order(function: Function) -> list[str]:
     return list(function.records())[::-1]
 
 
+@promise("D11")
 def test_ten_days_forward_and_back_delete_nothing(server: Server, jump: Jump) -> None:
     """Over restarts: a start looks at once for what is too old."""
     function = server.deploy("echo hello")
@@ -91,6 +93,7 @@ def test_ten_days_forward_and_back_delete_nothing(server: Server, jump: Jump) ->
     assert in_order(function) == ids
 
 
+@promise("D11")
 def test_a_keyed_call_is_not_run_again_because_the_clock_jumps(server: Server, jump: Jump) -> None:
     function = server.deploy('sleep "$QUILT_PAYLOAD"; echo ran', max_instances=3)
     answered = keyed(function, "0", "done").json()
@@ -112,6 +115,7 @@ def test_a_keyed_call_is_not_run_again_because_the_clock_jumps(server: Server, j
     assert len(function.records()) == 3
 
 
+@promise("D12")
 def test_an_hour_back_leaves_ends_behind_starts_and_the_order_as_it_was(
     server: Server, jump: Jump
 ) -> None:

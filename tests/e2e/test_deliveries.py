@@ -19,6 +19,7 @@ import pytest
 
 from e2e.server import QUILTFN, Server, until
 from free_ports import free_port
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -101,6 +102,7 @@ def post_to(port: str) -> int | None:
         return None
 
 
+@promise("A46")
 def test_every_end_arrives_though_the_server_is_killed_again_and_again(
     another: Callable[..., Server],
 ) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from e2e.server import QUILTFN, Completed, Server, quiltfn, until
+from promises import promise
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("M5")]
 PYTHON = (
     "import os\n\n\ndef handler(event, context):\n    print('log')\n    return f'WORD {event}'\n"
 )
@@ -71,6 +72,7 @@ def app(tmp_path: Path) -> Path:
     return directory
 
 
+@promise("R15")
 @pytest.mark.parametrize(("name", "source"), [("main.py", PYTHON), ("main.js", NODE)])
 def test_an_edit_is_live_at_once(shared: Server, app: Path, name: str, source: str) -> None:
     (app / name).write_text(source.replace("WORD", "first"))

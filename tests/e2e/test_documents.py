@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from e2e.server import QUILTFN, is_alive, short_dir, until
+from promises import promise
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A83", "M7")]
 ROOT = Path(__file__).parents[2]
 # In an order in which each page finds what the ones before it have made.
 FIRST = "README.md"
@@ -219,6 +220,7 @@ def test_the_readme_does_what_it_says(terminal: Terminal) -> None:
     assert "QUILT_API_KEY" in terminal.state.read_text()
 
 
+@promise("R15", "M9")
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_does_what_it_says(terminal: Terminal, page: str) -> None:
     if page.endswith("gvisor.md") and shutil.which("runsc") is None:

@@ -14,7 +14,10 @@ import httpx
 import pytest
 
 from e2e.server import QUILTFN, Function, Server, quiltfn, until, watched
+from promises import promise
 from timeouts import scaled
+
+pytestmark = promise("D6")
 
 STRACE = shutil.which("strace")
 CALLS = "write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync"
@@ -110,6 +113,7 @@ def is_synced_first(order: list[str]) -> bool:
     return "write" in before and "sync" in before[before.index("write") :]
 
 
+@promise("D3")
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_a_function_and_its_version_are_synced_before_the_answer(
     shared: Server, tmp_path: Path
@@ -129,6 +133,7 @@ def test_a_function_and_its_version_are_synced_before_the_answer(
     assert is_synced_first(order), order
 
 
+@promise("D32")
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Path) -> None:
     """Also under relaxed; of twenty calls that share commits, each one."""
@@ -152,6 +157,7 @@ def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Pat
             assert is_synced_first(order), order
 
 
+@promise("D3")
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_a_key_is_synced_before_it_is_printed(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "trace"
@@ -177,6 +183,7 @@ def test_the_durability_is_told(strict: Server, shared: Server) -> None:
             assert server.call("GET", path).json()["durability"] == word
 
 
+@promise("D9")
 def test_records_are_kept_as_long_and_as_many_as_the_settings_say(
     another: Callable[..., Server],
 ) -> None:
@@ -200,6 +207,7 @@ def test_records_are_kept_as_long_and_as_many_as_the_settings_say(
     until(lambda: len(function.records()) == 1)
 
 
+@promise("D16")
 def test_what_a_tenant_has_kept_stays_within_its_bytes(another: Callable[..., Server]) -> None:
     """Forty megabytes of output in a minute, of which four may be kept, and an answer for a key."""
     bounds = "--tenant-invocations-bytes 4000000 --tenant-answers-bytes 1500000"

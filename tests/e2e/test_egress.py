@@ -18,6 +18,7 @@ import pytest
 from e2e import netlab
 from e2e.netlab import FORBIDDEN, HOST_LATER, HOST_RANGE, HOST_V4, HOST_V6, NAME, PORT, PUBLIC, Lab
 from e2e.server import Function, Server, children, short_dir, status_of, until, watched
+from promises import promise
 
 NEEDED = ("/usr/sbin/nft", "/usr/bin/slirp4netns", "/dev/net/tun")
 pytestmark = [
@@ -26,6 +27,7 @@ pytestmark = [
         not all(map(os.path.exists, NEEDED)) or shutil.which("ip") is None,
         reason=f"needs ip, {', '.join(NEEDED)}",
     ),
+    promise("R14"),
 ]
 WITHOUT_RULES = Path(__file__).with_name("without_rules.py")
 # Tries [kind, address, port] and says of each what came of it.
@@ -192,6 +194,7 @@ except OSError:
 '"""
 
 
+@promise("F15")
 def test_raw_packet_and_icmp_sockets_and_the_host_s_abstract_ones_are_refused(
     server: Server,
 ) -> None:

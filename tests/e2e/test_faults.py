@@ -32,6 +32,7 @@ from e2e.server import (
     until,
     watched,
 )
+from promises import promise
 from timeouts import full_wait, scaled
 
 pytestmark = pytest.mark.sandbox
@@ -82,6 +83,7 @@ def kill(server: Server, what: str) -> int:
     return code
 
 
+@promise("D1", "D2")
 @pytest.mark.parametrize("what", ["server", "launcher", "both"])
 def test_nothing_is_lost_and_nothing_is_left_after_a_kill(
     server: Server, tmp_path: Path, what: str
@@ -142,6 +144,7 @@ def server_group(server: Server) -> str:
     return f"/sys/fs/cgroup/freezer{freezer}" if freezer else f"/sys/fs/cgroup{by_kind['']}"
 
 
+@promise("F39")
 def test_what_the_server_has_left_ends_with_a_killed_launcher(server: Server) -> None:
     """Its keeper ends it. The controls: a keeper that stands still, and another group."""
     keeper = keeper_of(server.launcher)
@@ -161,6 +164,7 @@ def test_what_the_server_has_left_ends_with_a_killed_launcher(server: Server) ->
     server.start()
 
 
+@promise("F39")
 def test_a_keeper_that_is_killed_has_a_successor_and_ends_with_a_launcher(server: Server) -> None:
     first = keeper_of(server.launcher)
     os.kill(first, signal.SIGKILL)
@@ -186,6 +190,7 @@ def handler(event, context):
 """
 
 
+@promise("W6")
 @pytest.mark.parametrize("kind", ["shell", "shell that writes", "python"])
 def test_a_cancelled_call_runs_no_more_though_the_launcher_stands_still(
     server: Server, stalled: Callable[[], None], kind: str
@@ -224,6 +229,7 @@ def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) ->
     server.start()
 
 
+@promise("D2")
 def test_doctor_sweeps_the_dead_and_spares_the_living(
     server: Server, another: Callable[..., Server]
 ) -> None:
@@ -269,6 +275,7 @@ def force(server: Server, function: Function) -> None:
 # SIGTERM -------------------------------------------------------------------------------------
 
 
+@promise("D5", "D24")
 def test_the_first_sigterm_lets_running_calls_end(server: Server) -> None:
     slow = "sleep 60; echo finished"
     function = server.deploy(f'[ "$QUILT_PAYLOAD" ] || {{ {slow}; }}', max_instances=6)
@@ -296,6 +303,7 @@ def test_the_first_sigterm_lets_running_calls_end(server: Server) -> None:
     assert {one["status"] for one in records} == {"success"}
 
 
+@promise("D5")
 @pytest.mark.parametrize("how", ["second signal", "drain over"])
 def test_what_does_not_end_in_time_is_interrupted(another: Callable[..., Server], how: str) -> None:
     server = another(options="--drain-s 0.5" if how == "drain over" else "").start()
@@ -459,6 +467,7 @@ def test_a_data_directory_in_use(warm: tuple[Server, Runtime]) -> None:
     assert function.invoke()["stdout"] == "mine\n"
 
 
+@promise("D4")
 def test_a_database_of_garbage_is_refused_and_kept(server: Server) -> None:
     server.stop()
     database = server.data_dir / "quiltfn.db"
@@ -479,6 +488,7 @@ def test_a_database_of_garbage_is_refused_and_kept(server: Server) -> None:
 # The OCI runtime -----------------------------------------------------------------------------
 
 
+@promise("F9")
 def test_a_runtime_that_fails_is_noticed_at_start(tmp_path: Path) -> None:
     runtime = Runtime(tmp_path)
     runtime.becomes("fail")
@@ -537,6 +547,7 @@ def test_a_runtime_that_breaks_later_fails_calls_until_it_works_again(
         one.delete()
 
 
+@promise("D23")
 @pytest.mark.parametrize("mode", ["fail", "hang", "missing"])
 def test_health_says_when_no_sandbox_can_be_made(warm: tuple[Server, Runtime], mode: str) -> None:
     server, runtime = warm

@@ -17,6 +17,7 @@ import pytest
 
 from e2e.leftovers import SERVER_UIDS, UIDS
 from e2e.server import Function, Server, children, parse_status, status_of, until
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -72,6 +73,7 @@ def fence(seen: dict[str, str]) -> dict[str, Any]:
     }
 
 
+@promise("F1")
 def test_identity(inside: dict[str, str], outside: dict[str, str]) -> None:
     wanted = {
         "uid": {1000},
@@ -93,6 +95,7 @@ def test_identity(inside: dict[str, str], outside: dict[str, str]) -> None:
     assert mapping[2] == 65_536
 
 
+@promise("F2")
 def test_descriptors(inside: dict[str, str]) -> None:
     links = re.findall(r" (\d+) -> (.*)", inside["fds"])
     assert [number for number, _ in links] == ["0", "1", "2", "3"]
@@ -102,6 +105,7 @@ def test_descriptors(inside: dict[str, str]) -> None:
     assert re.fullmatch(r"/proc/\d+/fd", links[3][1])  # ls itself, at its work
 
 
+@promise("F3")
 def test_only_its_own_processes(inside: dict[str, str], outside: dict[str, str]) -> None:
     def processes(seen: dict[str, str]) -> set[str]:
         return {one for one in seen["pids"].split() if one.isdigit()}
@@ -111,18 +115,21 @@ def test_only_its_own_processes(inside: dict[str, str], outside: dict[str, str])
     assert "1" in processes(outside)
 
 
+@promise("F4")
 def test_only_loopback(inside: dict[str, str], outside: dict[str, str]) -> None:
     assert re.findall(r"^\s*(\S+):", inside["net"], re.M) == ["lo"]
     assert len(inside["routes"].splitlines()) <= 1
     assert outside["net"].count(":") >= 1
 
 
+@promise("F5")
 def test_nothing_of_the_hosts_control_groups(inside: dict[str, str]) -> None:
     paths = [line.split(":", 2)[2] for line in inside["cgroup"].splitlines()]
     named = [path for path in paths if "quiltfn" in path]
     assert not named, "the cgroup namespace begins at the sandbox's own group"
 
 
+@promise("F5")
 def test_its_own_control_group_is_shown_and_no_other(shared: Server) -> None:
     """What is shown is what it may use, nothing is above it or beside it, and it stays as it is."""
     code = """
@@ -181,6 +188,7 @@ def test_limits_and_defaults(inside: dict[str, str]) -> None:
     assert inside["umask"].split() == ["0022", "/tmp"]
 
 
+@promise("F5")
 def test_only_two_places_are_writable(shared: Server) -> None:
     code = """
 import os
@@ -232,6 +240,7 @@ for kind, major, minor in ((stat.S_IFBLK, 8, 0), (stat.S_IFCHR, 1, 1)):
 # From outside --------------------------------------------------------------------------------
 
 
+@promise("F6")
 def test_two_instances_at_once_are_two_users_of_the_host(shared: Server) -> None:
     function = shared.deploy("sleep 60; :", max_instances=2)
     calls = [shared.later(function.invoke) for _ in range(2)]
@@ -253,6 +262,7 @@ def test_two_instances_at_once_are_two_users_of_the_host(shared: Server) -> None
     assert [call.result()["status"] for call in calls] == ["success"] * 2
 
 
+@promise("F8")
 def test_the_server_itself_has_no_root(shared: Server) -> None:
     status = status_of(shared.pid)
     (uid,) = {int(one) for one in status["Uid"].split()}
@@ -275,6 +285,7 @@ with open(f"/proc/{sys.argv[1]}/mem", "rb") as memory:
 """
 
 
+@promise("F35")
 def test_nobody_of_its_uid_reads_the_server_s_memory(shared: Server) -> None:
     uid = status_of(shared.pid)["Uid"].split()[0]
     become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
@@ -289,6 +300,7 @@ def test_nobody_of_its_uid_reads_the_server_s_memory(shared: Server) -> None:
     assert shared.call("GET", "/health").json() == {"status": "ok"}
 
 
+@promise("F25")
 def test_what_sandboxes_are_made_of_is_in_memory_that_the_launcher_alone_sees(
     shared: Server,
 ) -> None:
@@ -330,6 +342,7 @@ def tries(shared: Server) -> dict[str, int]:
     return json.loads(record["stdout"])
 
 
+@promise("F7")
 def test_everything_forbidden_fails(tries: dict[str, int]) -> None:
     assert len(tries) >= 60
     assert not [name for name, code in tries.items() if code == 0]
@@ -343,6 +356,7 @@ def test_everything_forbidden_fails(tries: dict[str, int]) -> None:
         assert set(tries) - refused == {"clone3", "audit socket", *BY_PLACE}
 
 
+@promise("F7")
 def test_the_same_tries_succeed_where_nothing_forbids_them(shared: Server) -> None:
     only = f"TRIES = {{n: t for n, t in TRIES.items() if n in {HARMLESS_ON_HOST!r}}}\n"
     code = TRIES.replace("result = {}\n", f"{only}result = {{}}\n")
@@ -357,6 +371,7 @@ def test_the_same_tries_succeed_where_nothing_forbids_them(shared: Server) -> No
     assert json.loads(done.stdout) == dict.fromkeys(HARMLESS_ON_HOST, 0)
 
 
+@promise("C9")
 def test_a_killed_guest_costs_one_call_and_is_replaced(shared: Server) -> None:
     function = shared.deploy('[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; exec sleep 20')
     call = shared.later(function.try_invoke)

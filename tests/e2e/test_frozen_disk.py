@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("D25")]
 
 
 def run(*command: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from e2e.full_disk import Disk, small_disk
 from e2e.server import Server, until
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -34,6 +35,7 @@ def refused(server: Server, method: str, path: str, body: object = None) -> None
     assert "disk is full" in answer.json()["error"] or "No space left" in answer.json()["error"]
 
 
+@promise("D13")
 def test_a_full_disk_refuses_calls_and_loses_none(server: Server, disk: Disk) -> None:
     function = server.deploy('[ "$QUILT_PAYLOAD" ] && sleep "$QUILT_PAYLOAD"; echo done')
     acknowledged = [function.invoke() for _ in range(5)]
@@ -54,6 +56,7 @@ def test_a_full_disk_refuses_calls_and_loses_none(server: Server, disk: Disk) ->
         assert function.records()[record["invocation_id"]] == record
 
 
+@promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: Disk) -> None:
     """Killed and stopped on it, and started again on it; nothing was lost."""
@@ -80,6 +83,7 @@ def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: D
     assert server.deploy("echo again").invoke()["stdout"] == "again\n"
 
 
+@promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_a_server_starts_on_a_full_disk_though_it_cannot_take_in_what_was_left(
     server: Server, disk: Disk
@@ -109,6 +113,7 @@ def test_a_server_starts_on_a_full_disk_though_it_cannot_take_in_what_was_left(
     check()
 
 
+@promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_a_server_starts_on_a_full_disk_though_a_keyed_call_and_an_operation_were_under_way(
     server: Server, disk: Disk
@@ -150,6 +155,7 @@ def keyed(server: Server, method: str, path: str, key: str, body: object = None)
     return server.http.request(method, path, json=body, headers=headers)
 
 
+@promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_a_first_start_without_room_says_so_with_a_code_that_a_restart_helps_against(
     disk: Disk, another: Callable[..., Server]

@@ -11,8 +11,9 @@ import pytest
 
 from e2e.hostile_setup import CGROUPS, script, serving
 from e2e.server import Server
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("F23")]
 MIB = 1 << 20
 V1 = (CGROUPS / "memory").is_dir()
 MEMORY_MIB = 256

@@ -21,6 +21,7 @@ from e2e.leftovers import SERVER_UIDS, UIDS, nothing_since
 from e2e.leftovers import look as look_at_host
 from e2e.server import Function, Server, children, is_alive, statuses_of, until
 from e2e.test_fence import PROBE, TRIES, sections
+from promises import promise
 from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.gvisor]
@@ -186,6 +187,7 @@ def made(box: Server) -> dict[str, list[int]]:
     return groups
 
 
+@promise("F19")
 def test_every_process_of_a_sandbox_is_held_on_the_host(box: Server) -> None:
     function = deploy(box, "exec sleep 3", max_instances=2)
     before = set(box.sandbox_pids())
@@ -481,6 +483,7 @@ subprocess.Popen(["sleep", "100"], start_new_session=True)
 NOTHING = "/tmp []\n/dev/shm []\nshm -1 sem -1 msg -1\nqueue -1\nothers 0\n"
 
 
+@promise("F19")
 def test_nothing_of_a_call_is_left_for_the_next(box: Server) -> None:
     function = deploy(box, python(LEAVE), max_instances=1)
     records = [function.invoke() for _ in range(4)]
@@ -529,6 +532,7 @@ def test_a_killed_server_leaves_nothing(server: Server, killed: str) -> None:
 # Where there is none -------------------------------------------------------------------------
 
 
+@promise("F18")
 def test_without_gvisor_it_is_refused_and_never_replaced(server: Server) -> None:
     """A function that was made with it, on a machine that has lost it."""
     add_runtimes(server)
@@ -576,6 +580,7 @@ def test_it_is_not_combined_with_egress(box: Server) -> None:
     assert answer.json()["error"] == "network must be none with isolation gvisor"
 
 
+@promise("A71")
 def test_processor_time_is_measured_of_its_kernel_as_well(box: Server) -> None:
     function = deploy(box, "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; times")
     record = function.invoke()

@@ -14,8 +14,9 @@ import pytest
 from e2e.churn import OPTIONS, churn
 from e2e.server import Server
 from e2e.timed_client import Marked, Sampler, TimedResponse, client_of, deploy, sandboxes, until
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("P14")]
 
 HERD = 500
 WITHIN_S = 0.1

@@ -22,6 +22,7 @@ from e2e.test_hostile_handlers import BOMBS, FILL, PIDS_SEEN_MAX
 from e2e.test_hostile_handlers import PROBE as DOORS
 from e2e.test_hostile_sharing import TAKE
 from e2e.weakened import Weakened
+from promises import promise
 from timeouts import full_wait
 
 pytestmark = pytest.mark.sandbox
@@ -74,6 +75,7 @@ def test_the_whole_fence_fails_no_case(box: WeakenedServer) -> None:
     assert tries(box, "") == set()
 
 
+@promise("F22")
 def test_without_the_filter_forbidden_calls_succeed(box: WeakenedServer) -> None:
     """B9, B22."""
     opened = tries(box, "seccomp")

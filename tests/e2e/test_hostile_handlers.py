@@ -24,6 +24,7 @@ from e2e.sample_runtimes import node, python
 from e2e.server import Function, Server, until
 from e2e.test_fence import fence
 from e2e.test_warm_cost import traced
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -171,6 +172,7 @@ EATERS = {
 }
 
 
+@promise("R24")
 @pytest.mark.parametrize("eater", EATERS)
 def test_memory_of_every_kind_is_the_sandboxs_own(server: Server, eater: str) -> None:
     code, ends = EATERS[eater]
@@ -295,6 +297,7 @@ DEBTS = {
 }
 
 
+@promise("F24")
 @pytest.mark.parametrize("way", DEBTS)
 def test_a_deadline_is_kept_where_much_more_was_used_than_the_processor_gives(
     server: Server, way: str
@@ -332,6 +335,7 @@ def doors(server: Server) -> dict[str, str]:
     return json.loads(record["stdout"])
 
 
+@promise("F22")
 def test_no_other_door_of_the_kernel_is_open(doors: dict[str, str]) -> None:
     """Beyond those of `forbidden.py`: every other call, family, flag and architecture."""
     opened = {name: how for name, how in doors.items() if how.startswith("open")}

@@ -14,6 +14,7 @@ import pytest
 
 from e2e.hostile_setup import Ground, answers_again, script, times
 from e2e.server import Function, Server, until
+from promises import promise
 
 pytestmark = pytest.mark.sandbox
 
@@ -95,6 +96,7 @@ def host_has(number: int, *arguments: Any) -> str:
     return "made"
 
 
+@promise("F16")
 def test_what_one_sandbox_uses_up_is_its_own(server: Server) -> None:
     """Found this way, and closed: one handler had all inotify instances of root, all contexts for
     asynchronous I/O of the machine, and the timers and queued signals of every sandbox."""

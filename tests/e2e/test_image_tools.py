@@ -27,9 +27,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from e2e import tiny_root
 from e2e.server import GVISOR, QUILTFN, Server, is_alive, until, watched
 from free_ports import free_port
+from promises import promise
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("R21")]
 MIRROR = "deb.debian.org"
 
 

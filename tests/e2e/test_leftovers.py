@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from e2e import leftovers
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("F25")]
 ID = "0badcafe"
 UID = leftovers.UIDS[3 * 65_536 + 1000]
 

@@ -14,6 +14,7 @@ import pytest
 
 from e2e import sample_runtimes
 from e2e.server import GVISOR, Function, Server, until, watched
+from promises import promise
 from spec.api_client import Api
 from spec.live_events import events, output, streaming
 from timeouts import scaled
@@ -90,6 +91,7 @@ def comes_in_parts(server: Server, function: Function) -> None:
     assert arrived[-1].data["stdout"].encode() == output(arrived)
 
 
+@promise("A40")
 @pytest.mark.parametrize("cleanup", [True, False], ids=["cleaned", "kept"])
 @pytest.mark.parametrize("kind", PYTHON)
 def test_what_python_yields_comes_as_it_is_yielded(
@@ -98,12 +100,14 @@ def test_what_python_yields_comes_as_it_is_yielded(
     comes_in_parts(server, sample_runtimes.python(server, PYTHON[kind], cleanup_on_exit=cleanup))
 
 
+@promise("A40")
 @pytest.mark.parametrize("cleanup", [True, False], ids=["cleaned", "kept"])
 @pytest.mark.parametrize("kind", NODE)
 def test_what_node_yields_comes_as_it_is_yielded(server: Server, kind: str, cleanup: bool) -> None:
     comes_in_parts(server, sample_runtimes.node(server, NODE[kind], cleanup_on_exit=cleanup))
 
 
+@promise("A40")
 @pytest.mark.gvisor
 def test_output_comes_as_it_is_written_under_gvisor(server: Server) -> None:
     runtime = sample_runtimes.add(server, "python", {"mod.py": TIMED}, isolation="gvisor")
@@ -117,6 +121,7 @@ def test_output_comes_as_it_is_written_under_gvisor(server: Server) -> None:
         assert at < later["at"], "it came after the next one was written"
 
 
+@promise("A37")
 def test_a_value_that_is_too_large_is_taken_back(server: Server) -> None:
     function = sample_runtimes.python(
         server, "def handler(event):\n    return 'x' * (8 * 1024 * 1024)\n"
@@ -160,6 +165,7 @@ class SlowReader:
         return self.whole
 
 
+@promise("A39")
 def test_a_reader_of_a_byte_a_second_is_in_nobodys_way(server: Server) -> None:
     """A handler writes 1 GiB. It takes as long as without a reader, the server's memory stays, and
     the reader is told what it missed."""

@@ -17,8 +17,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from e2e.server import Server
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("O7")]
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 RULES, CASES = GRAFANA / "quiltfn-alerts.yml", GRAFANA / "quiltfn-alerts-test.yml"
 DASHBOARD = GRAFANA / "quiltfn-dashboard.json"

@@ -12,11 +12,13 @@ import pytest
 from e2e import sample_runtimes
 from e2e.sample_runtimes import node
 from e2e.server import Server
+from promises import promise
 from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
     pytest.mark.skipif(not Path("/usr/bin/node").exists(), reason="needs /usr/bin/node"),
+    promise("R9"),
 ]
 KEEP = pytest.mark.parametrize("cleanup", [True, False], ids=["once", "keeps"])
 MIB = 1024 * 1024
@@ -55,6 +57,7 @@ def test_event_and_context(shared: Server, cleanup: bool) -> None:
     assert answer(function.invoke())[7:9] == ["v", None]
 
 
+@promise("R23")
 @KEEP
 def test_the_context_has_all_that_lambdas_has(shared: Server, cleanup: bool) -> None:
     source = """
@@ -243,6 +246,7 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
     assert function.invoke("fine")["stdout"] == "fine"
 
 
+@promise("C4")
 @KEEP
 def test_a_full_heap_is_out_of_memory(shared: Server, cleanup: bool) -> None:
     source = body(
@@ -318,6 +322,7 @@ def test_children_do_not_outlive_their_call(shared: Server, cleanup: bool) -> No
         assert not shared.named("sleep")
 
 
+@promise("C13")
 @KEEP
 def test_large_payloads_and_answers(shared: Server, cleanup: bool) -> None:
     echo = node(shared, body("return event"), cleanup_on_exit=cleanup)

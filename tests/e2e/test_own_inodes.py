@@ -14,8 +14,9 @@ from e2e import sample_runtimes
 from e2e.hostile_setup import script, serving
 from e2e.server import Server, short_dir, until
 from e2e.weakened import Weakened
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("F37")]
 
 # Locks each file that it can open, says which, and holds on to them until it is woken.
 LOCK = r"""

@@ -8,8 +8,9 @@ import pytest
 
 from e2e import sample_runtimes
 from e2e.server import Function, Server, until
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("P20")]
 MODULE = """
     import time
     IMPORTED_AT = time.monotonic()  # the host's clock

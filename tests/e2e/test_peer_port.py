@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from e2e import test_egress
 from e2e.netlab import FORBIDDEN, PORT, Lab
 from e2e.test_egress import HOST, REFUSED, attempts, outcome, serving, the_lab
+from promises import promise
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response
 from quiltfn.fleet.files import NodeFile
@@ -21,7 +22,7 @@ from quiltfn.ports.peers import Asker
 from service.peers.pair import CALL, Directory, a_fleet, a_node
 from timeouts import scaled
 
-pytestmark = test_egress.pytestmark
+pytestmark = [test_egress.pytestmark, promise("N8")]
 __all__ = ["the_lab"]  # a fixture
 
 

@@ -19,6 +19,7 @@ import postgresql
 from e2e.server import Function, Server, children, quiltfn, until, watched
 from e2e.work_load import pages
 from postgresql import PASSWORD, Cluster
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -91,6 +92,7 @@ def server(url: str, password: Path, another: Callable[..., Server]) -> Server:
     return another(options=options).start()
 
 
+@promise("D38")
 def test_all_of_a_servers_state_is_in_postgresql(server: Server, cluster: Cluster) -> None:
     function = server.deploy("cat", name="kept", environment={"A": "b"})
     record = function.invoke("hello\0there")
@@ -115,6 +117,7 @@ def test_all_of_a_servers_state_is_in_postgresql(server: Server, cluster: Cluste
     assert cluster.run("SELECT 1 FROM pg_stat_activity WHERE usename = 'quiltfn'")
 
 
+@promise("D41")
 def test_the_password_is_nowhere_to_be_read(shared: Server) -> None:
     server = shared
     server.deploy("echo").invoke()
@@ -130,6 +133,7 @@ def test_the_password_is_nowhere_to_be_read(shared: Server) -> None:
         assert kept.is_dir() or PASSWORD.encode() not in kept.read_bytes()
 
 
+@promise("D41")
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -211,6 +215,7 @@ class Load:
         assert {found.get(one) for one in self.known} == {"success"}
 
 
+@promise("D39")
 def test_nothing_acknowledged_is_lost_when_the_server_is_killed(shared: Server) -> None:
     server = shared
     function = server.deploy("echo hello")
@@ -223,6 +228,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(shared: Server) 
         load.check()
 
 
+@promise("D39")
 @pytest.mark.parametrize("how", ["stop", "kill", "frozen", "cut"])
 def test_calls_go_on_while_postgresql_is_away_and_none_is_lost(
     shared: Server, cluster: Cluster, how: str
@@ -264,6 +270,7 @@ def away(server: Server, load: Load) -> None:
     until(partial(load.has, before))
 
 
+@promise("D39")
 def test_a_server_that_is_stopped_while_postgresql_is_away_loses_nothing(
     shared: Server, cluster: Cluster
 ) -> None:
@@ -282,6 +289,7 @@ def test_a_server_that_is_stopped_while_postgresql_is_away_loses_nothing(
     assert set(function.records()) == set(known)
 
 
+@promise("D39")
 @pytest.mark.parametrize("how", ["stop", "kill", "cut"])
 def test_accepted_work_is_kept_through_an_end_of_postgresql(
     shared: Server, cluster: Cluster, how: str
@@ -337,6 +345,7 @@ def queued(function: Function) -> set[str]:
     return {one["invocation_id"] for one in waiting}
 
 
+@promise("D39")
 def test_under_strict_no_call_is_answered_that_postgresql_does_not_have(
     url: str, password: Path, another: Callable[..., Server], cluster: Cluster
 ) -> None:
@@ -372,6 +381,7 @@ def test_a_second_server_is_refused_the_database(
     shared.until_ready()
 
 
+@promise("F38")
 def test_a_sandbox_reaches_neither_the_socket_nor_the_port(
     shared: Server, cluster: Cluster
 ) -> None:
@@ -445,6 +455,7 @@ def test_a_backup_says_what_to_use_instead(tmp_path: Path, url: str) -> None:
     assert not (tmp_path / "file").exists()
 
 
+@promise("D41")
 def test_a_certificate_is_checked(
     cluster: Cluster, url: str, password: Path, another: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -485,6 +496,7 @@ def test_a_certificate_is_checked(
         cluster.run("ALTER SYSTEM RESET ssl")
 
 
+@promise("D40")
 def test_a_server_moves_to_postgresql_and_back(
     url: str, password: Path, another: Callable[..., Server], cluster: Cluster
 ) -> None:
@@ -524,6 +536,7 @@ def test_a_server_moves_to_postgresql_and_back(
     assert not cluster.run(f"{users} '{name_of(url)}'")
 
 
+@promise("D38")
 def test_without_the_setting_nothing_of_it_is_loaded(another: Callable[..., Server]) -> None:
     server = another().start()
     assert "psycopg" not in Path(f"/proc/{server.pid}/maps").read_text()

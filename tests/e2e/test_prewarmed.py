@@ -7,8 +7,9 @@ import pytest
 
 from e2e import sample_runtimes
 from e2e.server import CRUN, Server, until
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("R16")]
 
 
 def filled(server: Server, wanted: int = 4) -> None:

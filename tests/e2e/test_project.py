@@ -15,12 +15,13 @@ import pytest
 
 from e2e import tiny_root
 from e2e.server import QUILTFN, Completed, Server, quiltfn, until
+from promises import promise
 from quiltfn.cli.project.init import IMAGE
 from timeouts import scaled
 from unit.sample_archives import a_wheel
 from unit.test_root_file_system import oci
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("W24")]
 TIMEOUT_S = 120.0
 HANDLER = "import demo\n\n\ndef handler(event, context):\n    return 'WORD ' + demo.WORD\n"
 FILE = """\
@@ -174,6 +175,7 @@ def test_what_init_writes_runs_in_an_image(shared: Server, tmp_path: Path) -> No
     assert there.run("destroy", "--yes").code == 0
 
 
+@promise("R41")
 def test_a_plan_is_shown_done_and_then_there_is_nothing_to_do(shop: Shop) -> None:
     shop.write()
     planned = shop.run("deploy", "--dry-run")
@@ -209,6 +211,7 @@ def test_a_change_is_told_field_by_field_and_takes_one_version(shop: Shop) -> No
     assert shop.answer() == "second from the wheel"
 
 
+@promise("W29")
 def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop: Shop) -> None:
     shop.write()
     shop.deploy("--canary", "10%")
@@ -269,6 +272,7 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     assert (wrong.code, "--canary must be a percentage" in wrong.stderr) == (2, True)
 
 
+@promise("R44")
 def test_files_that_are_no_code_are_not_sent_and_make_no_version(shop: Shop) -> None:
     here = 'code = "."\nrequirements = "src/requirements.txt"'
     text = FILE.replace('code = "src"', here).replace("main:handler", "src/main.handler")
@@ -282,6 +286,7 @@ def test_files_that_are_no_code_are_not_sent_and_make_no_version(shop: Shop) -> 
     assert "quiltfn.toml" not in files
 
 
+@promise("M23")
 def test_nothing_outside_of_the_directory_is_sent_unless_an_option_says_so(shop: Shop) -> None:
     project = shop.directory / "inner"
     project.mkdir()
@@ -320,6 +325,7 @@ def test_nothing_outside_of_the_directory_is_sent_unless_an_option_says_so(shop:
     assert inner.run("deploy", "--dry-run", "--env-file", str(secrets)).code == 0
 
 
+@promise("R42")
 def test_a_broken_edit_leaves_the_old_version_serving_and_says_so(shop: Shop) -> None:
     shop.write()
     shop.deploy()
@@ -341,6 +347,7 @@ def test_a_broken_edit_leaves_the_old_version_serving_and_says_so(shop: Shop) ->
     shop.assert_is_whole("mended")
 
 
+@promise("R42")
 def test_what_is_gone_from_the_file_is_deleted_after_a_yes(shop: Shop) -> None:
     shop.write()
     shop.deploy()
@@ -364,6 +371,7 @@ def test_what_is_gone_from_the_file_is_deleted_after_a_yes(shop: Shop) -> None:
     assert "NOT_FOUND" in shop.answer("greet")
 
 
+@promise("R41")
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 7])
 def test_a_deploy_that_was_killed_is_gone_on_with(shop: Shop, steps: int) -> None:
     shop.write()
@@ -397,6 +405,7 @@ def killed_after(shop: Shop, steps: int, *more: str) -> None:
         process.send_signal(signal.SIGKILL)
 
 
+@promise("R43")
 def test_several_at_once_end_in_one_state(shop: Shop) -> None:
     """Of one file; and of two, where the state is that of one of them, whole."""
     shop.write()

@@ -10,6 +10,7 @@ import pytest
 from e2e import sample_runtimes
 from e2e.sample_runtimes import python
 from e2e.server import Server, until
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -43,6 +44,7 @@ def test_event_and_context(shared: Server, cleanup: bool) -> None:
     assert answer(function.invoke())[8] is None  # what one call was given is not another's
 
 
+@promise("R23")
 @KEEP
 def test_the_context_has_all_that_lambdas_has(shared: Server, cleanup: bool) -> None:
     source = """
@@ -71,6 +73,7 @@ def test_the_context_has_all_that_lambdas_has(shared: Server, cleanup: bool) -> 
     ]
 
 
+@promise("R23")
 @pytest.mark.parametrize(
     ("logs", "lines"),
     [
@@ -157,6 +160,7 @@ def test_a_handler_takes_as_much_as_it_wants(shared: Server, arguments: str) -> 
     assert python(shared, source).invoke()["status"] == "success"
 
 
+@promise("R23")
 @pytest.mark.parametrize(
     "name",
     [
@@ -244,6 +248,7 @@ GROUP = """import asyncio
     asyncio.run(run())"""
 
 
+@promise("A84")
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -292,6 +297,7 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
     assert function.invoke("fine")["stdout"] == "fine"
 
 
+@promise("R12")
 @pytest.mark.parametrize(
     ("source", "told"),
     [
@@ -384,6 +390,7 @@ TOO_LARGE = {
 }
 
 
+@promise("C13")
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("what", TOO_LARGE)
 def test_a_value_that_is_too_large_fails(shared: Server, what: str, keep: bool) -> None:
@@ -410,6 +417,7 @@ def test_libraries_are_told_to_start_no_threads_unless_the_function_says_so(serv
         assert answer(record) == [wanted, "background_thread:false"]
 
 
+@promise("R26")
 def test_threads_at_import_are_noticed_and_told(server: Server) -> None:
     source = """
     import os, threading, time

@@ -29,8 +29,9 @@ from e2e.timed_client import (
     sandboxes,
     until,
 )
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("P12")]
 
 ROUNDS = 50
 TOGETHER = 20

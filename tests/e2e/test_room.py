@@ -12,6 +12,7 @@ import pytest
 
 from e2e import sample_runtimes
 from e2e.server import Server
+from promises import promise
 
 pytestmark = pytest.mark.sandbox
 SHOW = """
@@ -30,6 +31,7 @@ def room(server: Server, runtime: str, many: int) -> list[int]:
     return [int(word) for word in record["stdout"].split()]
 
 
+@promise("R24")
 def test_a_runtime_gives_its_sandboxes_other_room(shared: Server) -> None:
     limits: dict[str, Any] = {
         "process_limit": 40,
@@ -46,6 +48,7 @@ def test_a_runtime_gives_its_sandboxes_other_room(shared: Server) -> None:
     assert processes > 60
 
 
+@promise("R24")
 def test_no_sandbox_has_more_than_the_operator_allows(another: Callable[..., Server]) -> None:
     most = (
         "--sandbox-processes-max 50 --sandbox-tmp-max-mib 10 --sandbox-file-max-mib 5 "
@@ -62,6 +65,7 @@ def test_no_sandbox_has_more_than_the_operator_allows(another: Callable[..., Ser
 # What programs look for ----------------------------------------------------------------------
 
 
+@promise("R25")
 def test_a_sandbox_finds_its_own_name(shared: Server) -> None:
     code = "import os, socket; n = socket.gethostname(); print(n, socket.gethostbyname(n))"
     record = shared.run(f"python3 -c '{code}'; hostname; getent hosts localhost")
@@ -91,6 +95,7 @@ print(os.listdir("/dev/pts"), oct(os.stat("/dev/pts/0").st_mode), os.stat("/dev/
 """
 
 
+@promise("R25")
 def test_a_sandbox_has_terminals_of_its_own(shared: Server) -> None:
     code = f"exec python3 - <<'END'\n{TERMINALS}\nEND"
     here, there = (shared.deploy(code) for _ in range(2))
@@ -105,6 +110,7 @@ def test_a_sandbox_has_terminals_of_its_own(shared: Server) -> None:
     assert shared.run("ls /dev/pts")["stdout"].split() == ["ptmx"], "none is left for the next"
 
 
+@promise("R25")
 def test_what_programs_read_in_etc_is_there_and_nothing_secret(shared: Server) -> None:
     record = shared.run(
         "cd /etc; find . -type l ! -exec test -e {} ';' -print | grep -v alternatives; echo =; "
@@ -124,6 +130,7 @@ def test_what_programs_read_in_etc_is_there_and_nothing_secret(shared: Server) -
     assert [one for one in secret.split() if not one.startswith("./ssl/private")] == []
 
 
+@promise("R25")
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git: what it says of /app is not shown")
 def test_git_looks_at_files_that_are_somebody_else_s(shared: Server) -> None:
     files: dict[str, str | bytes] = {".git/HEAD": "ref: refs/heads/main\n"}
@@ -133,6 +140,7 @@ def test_git_looks_at_files_that_are_somebody_else_s(shared: Server) -> None:
     assert record["stdout"] == "refs/heads/main\n", record
 
 
+@promise("R25")
 @pytest.mark.parametrize("cleanup", [True, False], ids=["forks", "keeps"])
 def test_interpreters_that_a_handler_starts_find_its_modules(shared: Server, cleanup: bool) -> None:
     source = """
@@ -168,6 +176,7 @@ for act in (lambda: open("/proc/meminfo", "r+"), lambda: os.unlink("/proc/meminf
 """
 
 
+@promise("R40")
 def test_programs_that_know_no_control_groups_see_the_memory_of_the_sandbox(
     shared: Server,
 ) -> None:

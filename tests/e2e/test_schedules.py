@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 
 pytestmark = pytest.mark.sandbox
 PATH = "/api/schedules/ticks"
@@ -23,6 +24,7 @@ def schedule(server: Server) -> dict[str, Any]:
     return shown
 
 
+@promise("W15")
 def test_each_tick_is_run_once_whatever_is_killed(server: Server) -> None:
     function = server.deploy("echo tick")
     name = server.call("GET", f"/api/functions/{function.id}").json()["name"]

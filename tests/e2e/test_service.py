@@ -16,6 +16,7 @@ import pytest
 
 from e2e.leftovers import SERVER_UIDS, UIDS
 from e2e.server import children, is_alive, status_of, until
+from promises import promise
 from timeouts import scaled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,7 @@ pytestmark = [
         reason="installs a service: scripts/test-v2 runs it on a machine that is thrown away",
     ),
     pytest.mark.skipif(not Path("/run/systemd/system").is_dir(), reason="needs systemd"),
+    promise("F12"),
 ]
 
 

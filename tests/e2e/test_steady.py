@@ -12,8 +12,9 @@ import pytest
 
 from e2e.server import Server
 from e2e.timed_client import Marked, TimedResponse, client_of, deploy
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("P13")]
 
 CALLS_PER_S = 50
 SWITCHES = 20  # of each kind

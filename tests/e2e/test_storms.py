@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("D27", "D31")]
 TESTS = Path(__file__).parents[1]
 
 

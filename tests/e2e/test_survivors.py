@@ -14,6 +14,7 @@ import pytest
 
 from e2e import sample_runtimes
 from e2e.server import Function, Server, until
+from promises import promise
 
 pytestmark = pytest.mark.sandbox
 TIERS = ["crun", pytest.param("gvisor", marks=pytest.mark.gvisor)]
@@ -97,6 +98,7 @@ KINDS = {
 }
 
 
+@promise("F26")
 @pytest.mark.parametrize("how", KINDS)
 @pytest.mark.parametrize("tier", TIERS)
 def test_no_process_of_a_call_is_alive_in_the_next(shared: Server, how: str, tier: str) -> None:
@@ -147,6 +149,7 @@ def handler(event):
 TREATMENTS = ["limit", "priority", "processors", "scheduling", "for forks", "input and output"]
 
 
+@promise("F27")
 @pytest.mark.parametrize("tier", TIERS)
 def test_no_call_is_treated_by_the_one_before(shared: Server, tier: str) -> None:
     """An instance whose process was treated serves no other call."""
@@ -193,6 +196,7 @@ def handler(event):
 """
 
 
+@promise("F27")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP])
 def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, number: int) -> None:
     function = deploy(shared, "python", "crun", ENDING, max_instances=1)
@@ -231,6 +235,7 @@ def handler(event):
 """
 
 
+@promise("F30")
 @pytest.mark.parametrize("tier", TIERS)
 def test_no_call_fails_because_the_one_before_signalled_its_runner(
     shared: Server, tier: str
@@ -270,6 +275,7 @@ def score_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
+@promise("F28")
 @pytest.mark.parametrize("tier", TIERS)
 def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: str) -> None:
     """Of a gVisor sandbox the host sees one thing, which is as a handler."""
@@ -324,6 +330,7 @@ def handler(event):
 """
 
 
+@promise("F29")
 @pytest.mark.parametrize("tier", TIERS)
 def test_no_call_sees_whom_another_was_connected_with(shared: Server, tier: str) -> None:
     function = deploy(shared, "python", tier, CONNECT, max_instances=1)

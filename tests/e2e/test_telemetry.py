@@ -8,9 +8,10 @@ import httpx
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from service.otlp_collector import Collector
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("O1", "O3")]
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 HEADER = f"00-{TRACE}-b7ad6b7169203331-01"
 

@@ -18,9 +18,10 @@ import pytest
 
 from e2e import sample_runtimes
 from e2e.server import Server, all_children, is_alive, until
+from promises import promise
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("R45")]
 GZIP = {"content-type": "application/gzip"}
 
 

@@ -21,6 +21,7 @@ import pytest
 from e2e import sample_runtimes
 from e2e.server import Function, Server
 from e2e.test_real_code import deploy
+from promises import promise
 from spec.api_client import raw, request, statuses
 from timeouts import scaled
 
@@ -93,6 +94,7 @@ def echo(server: Server, kind: str) -> Function:
     return make(server, ECHO_PYTHON if kind == "python" else ECHO_NODE)
 
 
+@promise("U2")
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_bytes_arrive_and_come_back(shared: Server, kind: str) -> None:
     path = at_url(shared, echo(shared, kind))
@@ -156,6 +158,7 @@ def streaming(server: Server, kind: str, source: str | None = None) -> Function:
     return getattr(sample_runtimes, kind)(server, source)
 
 
+@promise("U11")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None:
     path = at_url(shared, streaming(shared, kind), stream=True)
@@ -168,6 +171,7 @@ def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None
         assert list(pieces) == []
 
 
+@promise("U11")
 def test_a_stream_that_fails_ends_without_its_end(shared: Server) -> None:
     function = shared.deploy("echo begun; sleep 0.2; exit 3")
     path = at_url(shared, function, stream=True)
@@ -205,6 +209,7 @@ INJECTIONS = {
 }
 
 
+@promise("U6")
 def test_a_handler_brings_no_line_of_its_own_into_an_answer(shared: Server) -> None:
     source = "def handler(event): return event['body']\n"
     paths = {
@@ -224,6 +229,7 @@ def test_a_handler_brings_no_line_of_its_own_into_an_answer(shared: Server) -> N
     assert plain.headers["x-evil"] == "1"
 
 
+@promise("U6")
 def test_a_handler_lies_about_no_length(shared: Server) -> None:
     path = at_url(shared, shared.deploy("cat"))
     lies = b"Status: 200\nContent-Length: 1\nTransfer-Encoding: chunked\n"
@@ -254,6 +260,7 @@ def smuggled(path: str) -> Iterator[bytes]:
         yield request(method, path, {"Content-Length": size}, hidden)
 
 
+@promise("U7")
 def test_no_request_hides_in_the_body_of_another(shared: Server) -> None:
     function = shared.deploy("echo $PATH_INFO; cat >/dev/null")
     path = at_url(shared, function)
@@ -265,6 +272,7 @@ def test_no_request_hides_in_the_body_of_another(shared: Server) -> None:
     assert b"/phantom\n" in again, "the request by itself is answered"
 
 
+@promise("U7")
 def test_no_path_leads_elsewhere(shared: Server) -> None:
     path = at_url(shared, shared.deploy("echo in $PATH_INFO"))
     base = path.rsplit("/", 1)[0]
@@ -288,6 +296,7 @@ def test_no_path_leads_elsewhere(shared: Server) -> None:
     assert b"in /a/b\n" in told
 
 
+@promise("U8")
 def test_a_shell_has_nothing_of_httpoxy(shared: Server) -> None:
     path = at_url(shared, shared.deploy("env"))
     headers = {
@@ -309,6 +318,7 @@ def test_a_shell_has_nothing_of_httpoxy(shared: Server) -> None:
 # --- adapters, as they come from their registries ----------------------------------------------
 
 
+@promise("U10")
 def test_flask_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
     source = """
     from apig_wsgi import make_lambda_handler
@@ -349,6 +359,7 @@ def test_flask_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
     assert ask(shared, "GET", f"{path}/none").status_code == 404
 
 
+@promise("U10")
 def test_django_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
     source = """
     from apig_wsgi import make_lambda_handler
@@ -372,6 +383,7 @@ def test_django_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
     assert answer.json() == {"name": "me", "method": "POST", "body": "hi", "x": ["1", "2"]}
 
 
+@promise("U10")
 def test_fastapi_behind_mangum(shared: Server, tmp_path: Path) -> None:
     source = """
     from fastapi import FastAPI, Request, Response
@@ -402,6 +414,7 @@ def test_fastapi_behind_mangum(shared: Server, tmp_path: Path) -> None:
     assert len(answer.headers.get_list("set-cookie")) == 2
 
 
+@promise("U10")
 def test_express_behind_serverless_http(shared: Server, tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")

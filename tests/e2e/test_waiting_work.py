@@ -12,8 +12,9 @@ import pytest
 from e2e.server import Function, Server
 from e2e.timed_client import Client
 from e2e.work_load import pages
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("D32")]
 WAITING, AT_ONCE = 20_000, 32
 
 

@@ -14,11 +14,13 @@ import pytest
 
 from e2e import sample_runtimes
 from e2e.server import Function, Server, until, watched
+from promises import promise
 from timeouts import scaled
 
 pytestmark = [
     pytest.mark.sandbox,
     pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
+    promise("R17"),
 ]
 CALLS = 20
 LINE = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*?)\)? += (-?\d+|\?)")

@@ -11,6 +11,7 @@ import pytest
 
 from e2e.sample_runtimes import node, python
 from e2e.server import Function, Server, until
+from promises import promise
 
 pytestmark = pytest.mark.sandbox
 
@@ -82,6 +83,7 @@ def answer(record: dict[str, Any]) -> Any:
     return json.loads(record["stdout"])
 
 
+@promise("R9")
 def test_nothing_of_a_call_is_left_for_the_next(shared: Server) -> None:
     function = python(shared, LOOK, max_instances=1)
     fresh = answer(function.invoke())
@@ -138,6 +140,7 @@ def handler(event):
 """
 
 
+@promise("R9")
 def test_a_calls_secret_is_nowhere_in_the_next_call(shared: Server) -> None:
     function = python(shared, SECRET)
     for number in range(20):
@@ -169,6 +172,7 @@ def handler(event):
 """
 
 
+@promise("R11")
 @pytest.mark.parametrize("cleanup", [True, False])
 def test_what_a_call_left_running_writes_into_no_other_call(shared: Server, cleanup: bool) -> None:
     source = LATE

@@ -18,6 +18,7 @@ from e2e import sample_runtimes
 from e2e.server import Function, Server, until
 from e2e.test_real_code import deploy
 from e2e.test_urls import ask, at_url
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -173,6 +174,7 @@ def last(function: Function) -> dict[str, Any]:
 # --- requests and answers ------------------------------------------------------------------------
 
 
+@promise("R30")
 def test_a_request_arrives_as_it_was_sent(shared: Server) -> None:
     function = web(shared)
     path = at_url(shared, function)
@@ -194,6 +196,7 @@ def test_a_request_arrives_as_it_was_sent(shared: Server) -> None:
     assert record["status"] == "success"
 
 
+@promise("R30")
 def test_any_bytes_arrive_and_come_back(shared: Server) -> None:
     path = at_url(shared, web(shared))
     bodies = [b"", b"\0", bytes(range(256)) * 4, b"{}", b"x" * 65_537, bytes(range(256)) * 16_384]
@@ -206,6 +209,7 @@ def test_any_bytes_arrive_and_come_back(shared: Server) -> None:
         assert cookies == [f"a=1; Path={path}", f"b=2; Path={path}/sub"]
 
 
+@promise("R30")
 def test_answers_of_every_form(shared: Server) -> None:
     path = at_url(shared, web(shared))
     for _ in range(2):  # what comes next is right
@@ -218,6 +222,7 @@ def test_answers_of_every_form(shared: Server) -> None:
         assert ask(shared, "GET", f"{path}/stream").text == "0\n1\n2\n"
 
 
+@promise("R30")
 def test_an_answer_is_streamed_while_it_is_made(shared: Server) -> None:
     function = web(shared)
     path = at_url(shared, function, stream=True)
@@ -232,6 +237,7 @@ def test_an_answer_is_streamed_while_it_is_made(shared: Server) -> None:
     until(lambda: last(function)["status"] == "success")
 
 
+@promise("R31")
 def test_a_call_that_is_no_request_is_posted_to_a_path(shared: Server) -> None:
     function = web(shared)
     record = function.invoke('{"a": 1}')
@@ -248,6 +254,7 @@ def test_a_call_that_is_no_request_is_posted_to_a_path(shared: Server) -> None:
     assert told.startswith("the server answered 404 to POST /status?404 (calls that are no")
 
 
+@promise("R31")
 def test_an_event_of_an_api_gateway_is_the_request_that_it_tells_of(shared: Server) -> None:
     event: dict[str, Any] = {
         "version": "2.0",
@@ -282,6 +289,7 @@ def test_an_event_of_an_api_gateway_is_the_request_that_it_tells_of(shared: Serv
 # --- answers that are none -----------------------------------------------------------------------
 
 
+@promise("R32")
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
@@ -315,6 +323,7 @@ def test_what_is_no_answer_is_sent_to_nobody(shared: Server, raw: bytes, why: st
     assert ask(shared, "GET", f"{path}/status?200").text == "told"
 
 
+@promise("R32")
 def test_an_answer_that_nobody_asked_for_is_given_to_nobody(shared: Server) -> None:
     one = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n"
     path = at_url(shared, web(shared))
@@ -324,6 +333,7 @@ def test_an_answer_that_nobody_asked_for_is_given_to_nobody(shared: Server) -> N
         assert ask(shared, "GET", f"{path}/status?200").text == "told"
 
 
+@promise("R32")
 def test_too_long_an_answer_is_none(shared: Server) -> None:
     function = web(shared)
     path = at_url(shared, function)
@@ -335,6 +345,7 @@ def test_too_long_an_answer_is_none(shared: Server) -> None:
 # --- its log, its deadline and its end -----------------------------------------------------------
 
 
+@promise("R36")
 def test_what_it_writes_is_in_the_record_of_the_call(shared: Server) -> None:
     function = web(shared)
     path = at_url(shared, function)
@@ -350,6 +361,7 @@ def test_what_it_writes_is_in_the_record_of_the_call(shared: Server) -> None:
     assert "were dropped" in record["error_message"]
 
 
+@promise("R33")
 def test_a_deadline_ends_the_call_and_its_instance(shared: Server) -> None:
     function = web(shared, timeout_seconds=round(scaled(1)))
     path = at_url(shared, function)
@@ -362,6 +374,7 @@ def test_a_deadline_ends_the_call_and_its_instance(shared: Server) -> None:
     assert last(function)["cold_start"] is True
 
 
+@promise("R33")
 @pytest.mark.parametrize(
     ("code", "exit_code", "message"),
     [(3, 3, "the handler exited with code 3"), (0, 1, "the server ended with status 0")],
@@ -391,6 +404,7 @@ def test_one_that_ends_between_two_calls_is_replaced(shared: Server) -> None:
         until(lambda: function.pool()["total_count"] == 0)
 
 
+@promise("R33")
 def test_one_that_needs_too_much_memory_is_told(shared: Server) -> None:
     function = web(shared)
     path = at_url(shared, function)
@@ -421,6 +435,7 @@ def refusal(server: Server, handler: str, **fields: Any) -> str:
     return str(answer.json()["error_message"])
 
 
+@promise("R33")
 def test_one_that_does_not_start_is_told(shared: Server) -> None:
     told = refusal(shared, "echo no such thing; exit 7")
     assert told.endswith(
@@ -485,6 +500,7 @@ def test_variables_of_a_call_and_gvisor_are_refused(shared: Server) -> None:
     assert answer.json()["error"].startswith("isolation must be crun with kind server")
 
 
+@promise("R34")
 def test_two_servers_on_one_port_do_not_meet(shared: Server) -> None:
     one, other = (web(shared, environment={"NAME": name}) for name in ("one", "other"))
     paths = [at_url(shared, one), at_url(shared, other)]
@@ -512,6 +528,7 @@ def meet(server: Server, path: str, calls: int) -> list[Future[httpx.Response]]:
     return running
 
 
+@promise("R35")
 def test_calls_share_an_instance_up_to_its_concurrency(shared: Server) -> None:
     _, path = shared_by(shared, 4)
     running = [shared.later(ask, shared, "GET", f"{path}/gather?4") for _ in range(14)]
@@ -525,6 +542,7 @@ def test_calls_share_an_instance_up_to_its_concurrency(shared: Server) -> None:
     assert {one.result().text.split()[1] for one in running} == {"1"}
 
 
+@promise("R35")
 def test_a_deadline_of_one_call_leaves_the_others(shared: Server) -> None:
     function, path = shared_by(shared, 8)
     running = meet(shared, path, 3)
@@ -541,6 +559,7 @@ def test_a_deadline_of_one_call_leaves_the_others(shared: Server) -> None:
     assert {one.result().status_code for one in running} <= {502, 503}
 
 
+@promise("R35")
 def test_a_cancelled_call_leaves_the_others(shared: Server) -> None:
     function, path = shared_by(shared, 8)
     running = meet(shared, path, 3)
@@ -554,6 +573,7 @@ def test_a_cancelled_call_leaves_the_others(shared: Server) -> None:
     assert [one.result().status_code for one in running].count(200) == 0
 
 
+@promise("R35")
 def test_an_end_ends_every_call_in_it_and_each_is_told(shared: Server) -> None:
     function, path = shared_by(shared, 8)
     running = meet(shared, path, 5)
@@ -565,6 +585,7 @@ def test_an_end_ends_every_call_in_it_and_each_is_told(shared: Server) -> None:
     assert ask(shared, "GET", f"{path}/now").text == "0"
 
 
+@promise("R36")
 def test_each_line_is_in_the_record_of_one_call(shared: Server) -> None:
     function, path = shared_by(shared, 8)
     running = meet(shared, path, 5)
@@ -727,6 +748,7 @@ def test_a_static_program(shared: Server, tmp_path: Path, language: str) -> None
         assert (answer.status_code, answer.text) == (200, "PUT /there hello")
 
 
+@promise("R38")
 def test_calls_that_share_an_instance_count_its_time_once(shared: Server) -> None:
     def seconds(concurrency: int) -> float:
         """What eight calls of a second count that came at once."""

@@ -14,6 +14,7 @@ import pytest
 from e2e import sample_runtimes
 from e2e.server import Function, Server, until
 from e2e.test_urls import ask, at_url
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -142,6 +143,7 @@ def growth(server: Server) -> Iterator[Callable[[], int]]:
         thread.join()
 
 
+@promise("R37")
 def test_200_mb_pass_through_and_nothing_is_kept(shared: Server) -> None:
     function = receiver(shared)
     path = at_url(shared, function)
@@ -163,6 +165,7 @@ def test_200_mb_pass_through_and_nothing_is_kept(shared: Server) -> None:
     assert statuses(function)[:2] == [("success", None)] * 2
 
 
+@promise("R37")
 def test_control_bodies_that_are_held_are_seen_in_the_memory(shared: Server) -> None:
     """The body of a webhook is read whole, for its signature."""
     path = at_url(shared, receiver(shared), auth="webhook", webhook=WEBHOOK)
@@ -174,6 +177,7 @@ def test_control_bodies_that_are_held_are_seen_in_the_memory(shared: Server) -> 
         until(lambda: grown() > GROWS_MAX_KIB)
 
 
+@promise("R37")
 def test_what_the_server_does_not_read_waits_with_the_client(shared: Server) -> None:
     function = receiver(shared)
     path = at_url(shared, function)
@@ -221,6 +225,7 @@ def test_an_answer_and_a_body_pass_each_other(shared: Server) -> None:
             found += connection.recv(65536)
 
 
+@promise("R37")
 def test_an_early_answer_arrives(shared: Server) -> None:
     function = receiver(shared)
     path = at_url(shared, function)
@@ -235,6 +240,7 @@ def test_an_early_answer_arrives(shared: Server) -> None:
     assert statuses(function) == [("success", None)] * 5
 
 
+@promise("R37")
 def test_a_client_that_goes_away_or_stalls_ends_its_call_alone(
     another: Callable[..., Server],
 ) -> None:

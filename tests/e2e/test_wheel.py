@@ -15,6 +15,7 @@ import pytest
 
 from e2e import server as server_module
 from e2e.server import Server, short_dir
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -116,6 +117,7 @@ def test_a_wheel_is_made_for_its_platform_and_holds_a_static_guest(wheel: Path) 
     check_guest(wheel, {"x86_64": X86_64, "aarch64": AARCH64}[platform.machine()])
 
 
+@promise("A51")
 def test_a_wheel_of_the_source_archive_needs_no_tools_for_dashboard_and_documentation(
     wheel: Path, away: Path
 ) -> None:
@@ -181,6 +183,7 @@ def python(command: Path) -> Path:
     return command.resolve().parent / "python"
 
 
+@promise("M10")
 def test_the_client_library_loads_none_of_the_server(python: Path, away: Path) -> None:
     show = "import sys; print(*sys.modules)"
     for line in ("import quiltfn", "from quiltfn import Client; Client()"):
@@ -191,6 +194,7 @@ def test_the_client_library_loads_none_of_the_server(python: Path, away: Path) -
         assert ours <= {"sdk", "wire"}
 
 
+@promise("M10")
 def test_a_type_checker_sees_its_types(python: Path, away: Path) -> None:
     program = away / "program.py"
     program.write_text(

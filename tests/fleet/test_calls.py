@@ -13,13 +13,14 @@ import pytest
 
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
+from promises import promise
 from quiltfn.fleet import files
 from quiltfn.fleet.peers import SILENT_S, HttpPeers
 from quiltfn.settings import read_private
 from service.peers.pair import Directory
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N74")]
 
 BEAT_S, HEARD_S = 0.2, 1.0  # the other nodes' calls go by a change within that
 SHORT = f"--fleet-beat-s {BEAT_S} --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
@@ -90,6 +91,7 @@ def test_a_version_that_one_node_takes_back_gets_no_more_calls_at_others(
         assert "2: " in node.call("GET", alias).json()["rolled_back"]
 
 
+@promise("N16")
 def test_a_call_goes_to_the_node_that_has_an_instance(shared: list[Server]) -> None:
     nodes = Nodes(shared, "cat")
     path = f"{nodes.function.path}/invoke"
@@ -106,6 +108,7 @@ def test_a_call_goes_to_the_node_that_has_an_instance(shared: list[Server]) -> N
         until(partial(knows, node, record))
 
 
+@promise("N16")
 def test_what_a_handler_writes_is_seen_at_another_node_as_it_comes(shared: list[Server]) -> None:
     nodes = Nodes(shared, "echo first; sleep 3; date +last:%s.%N")
     url = f"{nodes.two.url}{nodes.function.path}/invoke"
@@ -120,6 +123,7 @@ def test_what_a_handler_writes_is_seen_at_another_node_as_it_comes(shared: list[
         assert first_at < float(last_at), "the first came after the last was written"
 
 
+@promise("N18", "N75")
 def test_a_running_call_is_followed_and_cancelled_from_any_node(
     shared: list[Server], shared_fleet: Fleet
 ) -> None:
@@ -158,6 +162,7 @@ def running(node: Server, function: Function) -> list[str]:
     return [one["invocation_id"] for one in found["invocations"]]
 
 
+@promise("N17")
 def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(
     shared: list[Server],
 ) -> None:
@@ -179,6 +184,7 @@ def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(
     nodes.one.start()  # which clears away what the killed one left
 
 
+@promise("N75")
 def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
     nodes = Nodes(shared, "echo hello", max_instances=3)
     path = f"{nodes.function.path}/invoke"
@@ -199,6 +205,7 @@ def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
     until(partial(knows, nodes.three, record))
 
 
+@promise("N19", "N96")
 def test_nodes_that_are_drained_one_after_the_other_fail_no_call(shared: list[Server]) -> None:
     """As in an upgrade: what comes to a node that is drained runs at another one, and so do calls
     that name a version.

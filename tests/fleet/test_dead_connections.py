@@ -14,8 +14,9 @@ from e2e.server import Server, until
 from fleet.database_proxy import DatabaseProxy, proxy_of
 from fleet.nodes import Fleet
 from postgresql import PASSWORD, Cluster
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N95")]
 TIMES = "--fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 2 --fleet-reap-s 8"
 
 

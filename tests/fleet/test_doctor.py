@@ -12,9 +12,10 @@ import pytest
 from e2e.server import quiltfn, until
 from fleet.nodes import Fleet
 from postgresql import PASSWORD, Cluster
+from promises import promise
 from quiltfn.operator.fleet_doctor import CONNECTIONS_OF_NODE
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N63")]
 OF_A_FLEET = (
     *("fleet_file", "certificate", "store", "latency", "schema", "role", "synced", "failover"),
     *("connections", "clock", "node", "version", "times", "peer_port"),

@@ -11,11 +11,12 @@ import pytest
 from e2e.server import QUILTFN, Server, quiltfn
 from fleet.nodes import PASSWORD_FILE, Fleet
 from postgresql import PASSWORD
+from promises import promise
 from quiltfn.fleet import files
 from quiltfn.settings import read_private
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N2", "N3")]
 
 
 def refusal(server: Server, code: int) -> str:

@@ -12,6 +12,7 @@ import pytest
 from e2e.server import Function, Server, until
 from fleet.freshness import MOST_S, Freshness
 from fleet.nodes import Fleet
+from promises import promise
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
@@ -40,6 +41,7 @@ def on(node: Server, function: Function) -> Function:
     return Function(node, function.id)
 
 
+@promise("N20")
 def test_what_is_done_on_one_node_is_so_on_the_other_within_a_second(
     nodes: tuple[Server, Server],
 ) -> None:
@@ -99,6 +101,7 @@ def named(node: Server) -> dict[str, Any]:
     return {"name": node.id, "url": node.url, "headers": node.headers}
 
 
+@promise("N22")
 def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> None:
     """As behind a balancer that takes turns."""
     for turn in range(10):
@@ -119,6 +122,7 @@ def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> N
         there.delete()
 
 
+@promise("N26")
 def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Server, Server]) -> None:
     """Whichever node that goes to: in lists and records as well as in changes by name."""
     for turn in range(10):
@@ -140,6 +144,7 @@ def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Serve
         assert one.call("GET", function.path).status_code == 404
 
 
+@promise("N23")
 def test_accepted_work_of_a_node_that_is_stopped_runs_on_the_other(
     nodes: tuple[Server, Server],
 ) -> None:
@@ -163,6 +168,7 @@ def is_over(invocation_id: str, function: Function) -> bool:
     return function.records()[invocation_id]["status"] == "success"
 
 
+@promise("N23")
 def test_each_tick_of_a_schedule_is_made_once_by_two_nodes(nodes: tuple[Server, Server]) -> None:
     one, two = nodes
     function = one.deploy("echo tick", name="ticking", max_instances=4)

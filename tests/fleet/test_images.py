@@ -10,6 +10,7 @@ from e2e import sample_runtimes
 from e2e.server import Function, Server, quiltfn, until
 from fleet.nodes import Fleet
 from fleet.test_calls import SHORT, is_active
+from promises import promise
 
 pytestmark = pytest.mark.sandbox
 
@@ -39,6 +40,7 @@ def leftovers(*nodes: Server) -> list[Path]:
     return [path for node in nodes for path in (node.data_dir / "images").glob(".*")]
 
 
+@promise("N40", "N42", "N45")
 def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server]) -> None:
     nodes = three
     one, *others = nodes
@@ -103,6 +105,7 @@ def test_packages_come_to_a_node_with_the_code(three: list[Server]) -> None:
         assert one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
 
 
+@promise("N47")
 def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None:
     one, two = (fleet.node(name, SHORT).start() for name in ("one", "two"))
     assert one.call("POST", "/api/nodes/two/drain").status_code == 200

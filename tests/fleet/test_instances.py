@@ -12,9 +12,10 @@ import pytest
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
 from fleet.sampler import groups, sampled, sandboxes
+from promises import promise
 from timeouts import full_wait, scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N10", "N14", "N74")]
 
 SHORT = "--prewarmed 0 --fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 3 --fleet-reap-s 9"
 
@@ -96,6 +97,7 @@ def test_calls_of_two_versions_at_two_nodes_have_one_instance_at_a_time(
     assert most() == 1
 
 
+@promise("N27")
 def test_a_function_is_changed_where_another_node_keeps_its_minimum(
     nodes: tuple[Server, Server],
 ) -> None:

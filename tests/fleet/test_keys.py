@@ -10,9 +10,10 @@ import pytest
 from e2e.server import Server, quiltfn, until
 from fleet.database_proxy import DatabaseProxy, proxy_of
 from fleet.nodes import PASSWORD_FILE, Fleet
+from promises import promise
 from timeouts import full_wait
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N94")]
 FENCE_S = 3.0
 TIMES = f"--fleet-beat-s 0.2 --fleet-fence-s {FENCE_S} --fleet-end-s 40 --fleet-reap-s 60"
 
@@ -73,6 +74,7 @@ def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: Cu
     assert (cut_off.invoke(key).status_code, cut_off.invoke(kept).status_code) == (401, 200)
 
 
+@promise("N98")
 def test_a_node_that_is_cut_off_runs_nothing_of_a_tenant_that_was_disabled(
     cut_off: CutOff,
 ) -> None:

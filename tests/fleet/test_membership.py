@@ -10,10 +10,11 @@ import pytest
 
 from e2e.server import Function, Server, quiltfn, until
 from fleet.nodes import Fleet
+from promises import promise
 from quiltfn.model.invocation import NODE_LOST
 from timeouts import full_wait
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N33", "N74")]
 REAP_S = 10
 SHORT = f"--fleet-beat-s 0.2 --fleet-fence-s 3 --fleet-end-s 4 --fleet-reap-s {REAP_S}"
 THRICE = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "jitter": 0}}
@@ -76,6 +77,7 @@ def take_overs(node: Server) -> float:
     return node.metric("quiltfn_fleet_take_overs_total")
 
 
+@promise("N30")
 def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> None:
     one = fleet.node("one", SHORT).start()
     function = one.deploy("sleep 300; echo done", max_instances=8, timeout_seconds=300)
@@ -131,6 +133,7 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
     assert found["invocation_count"] == len(calls) + len(kept) + 1
 
 
+@promise("N32")
 def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> None:
     one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
     os.kill(one.pid, signal.SIGSTOP)
@@ -147,6 +150,7 @@ def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> 
     one.until_ready()
 
 
+@promise("N31")
 def test_a_node_that_is_stopped_in_order_leaves_at_once(two_nodes: tuple[Server, Server]) -> None:
     one, two = two_nodes
     before = take_overs(two)
@@ -162,6 +166,7 @@ def test_a_node_that_is_stopped_in_order_leaves_at_once(two_nodes: tuple[Server,
     one.start()
 
 
+@promise("N62")
 def test_a_node_that_is_stopped_as_it_starts_leaves(two_nodes: tuple[Server, Server]) -> None:
     one, two = two_nodes
     one.restart()
@@ -171,6 +176,7 @@ def test_a_node_that_is_stopped_as_it_starts_leaves(two_nodes: tuple[Server, Ser
     one.start()
 
 
+@promise("N64")
 def test_a_node_is_drained_and_uncordoned_by_another(two_nodes: tuple[Server, Server]) -> None:
     one, two = two_nodes
     function = one.deploy("sleep 3; echo done", max_instances=2)

@@ -22,6 +22,7 @@ import postgresql
 from contract.pieces import HOUR_MS, a_piece
 from contract.stores import a_stored_function, done, on_postgresql
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.base.ids import new_id
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import StoreUnavailable
@@ -33,6 +34,8 @@ from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
 from quiltfn.store.database.postgresql import PostgresDatabase
 from quiltfn.store.fleet import nodes
 from quiltfn.store.fleet.members import SqlMembers
+
+pytestmark = promise("N30")
 
 TIMES = Times(beat_s=1, fence_s=2.5, end_s=4, reap_s=6)
 POLICY = AsyncPolicy(max_attempts=50, backoff=Backoff(first=0.5, factor=1, jitter=0))

@@ -10,8 +10,9 @@ from e2e.server import Server
 from fleet.balancer import Balancer, Calls
 from fleet.nodes import Fleet
 from free_ports import free_port
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N71", "N74")]
 
 SHORT = "--fleet-beat-s 0.2 --fleet-fence-s 3 --fleet-end-s 4 --fleet-reap-s 10"
 PER_SECOND = 60

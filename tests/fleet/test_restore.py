@@ -11,9 +11,10 @@ from browser.scene import archive_of
 from e2e.server import Function, Server, quiltfn, until
 from fleet.nodes import Fleet
 from postgresql import PASSWORD, Cluster
+from promises import promise
 from quiltfn.sdk import Client
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N66")]
 HANDLER = "def handler(event):\n    return {'said': event['word']}\n"
 
 

@@ -13,8 +13,11 @@ import pytest
 import postgresql
 from contract.stores import a_stored_function, on_postgresql, url_of
 from fleet.slot_storm import REAP_S, TIMES, Storm, name
+from promises import promise
 from quiltfn.model.function import Function
 from timeouts import scaled
+
+pytestmark = promise("N10")
 
 MOST, FUNCTIONS = 3, 2
 STORM_S = 25.0

@@ -13,8 +13,9 @@ from fleet.balancer import Balancer, Calls
 from fleet.newer import newer, of_checkout
 from fleet.nodes import Fleet
 from fleet.test_restart import at_its_port
+from promises import promise
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N80", "N83")]
 
 PER_SECOND = 60
 

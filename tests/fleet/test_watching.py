@@ -13,9 +13,10 @@ import pytest
 
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
+from promises import promise
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("N50", "N51", "N52", "N53", "N54")]
 
 SHORT = "--fleet-beat-s 0.2 --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
 Told = tuple[str, dict[str, Any]]

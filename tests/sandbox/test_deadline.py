@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import is_alive, until, why_not
+from promises import promise
 from quiltfn.launcher.deadline import Deadline, boottime
 from sandbox.launcher_process import LauncherProcess, place, run_launcher
 from timeouts import full_wait, scaled
@@ -19,6 +20,7 @@ from timeouts import full_wait, scaled
 pytestmark = [
     pytest.mark.sandbox,
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    promise("N14"),
 ]
 
 # Seconds from the making of the sandboxes; and how much later the last process may be gone.
@@ -87,6 +89,7 @@ def test_a_stopped_server_s_sandboxes_end_at_the_deadline(made: LauncherProcess)
     assert "sandbox" in made.create(deadline=boottime() + scaled(60))
 
 
+@promise("N15")
 def test_without_a_deadline_they_would_live_on(made: LauncherProcess) -> None:
     """The negative control, and what a server that is alone has."""
     inside = two_sandboxes(made)

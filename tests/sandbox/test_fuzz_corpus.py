@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from fuzz import harness, targets
+from promises import promise
 from quiltfn.api.http import parse
 from quiltfn.guest import wire
 from quiltfn.guest.wire import encode_call, encode_prepare, encode_specialise
 from quiltfn.wire import check
 from sandbox.bare_guest import SOURCE
+
+pytestmark = promise("F20")
 
 FILES_MAX, BYTES_MAX = 310, 300 * 1024
 

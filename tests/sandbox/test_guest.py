@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.guest.wire import (
     ASK_SOCKET,
     CALL_MAX,
@@ -96,6 +97,7 @@ def test_a_handler_starts_with_no_signal_blocked_or_ignored(empty):
     assert "SigBlk:\t0000000000010000" in Path(f"/proc/{empty.guest_pid}/status").read_text()
 
 
+@promise("F3")
 def test_the_guest_cannot_be_seen_or_signalled_by_a_handler(bare_guest):
     assert bare_guest.run("kill -9 1").stderr != b""
     assert bare_guest.run("ls /proc/1").stdout == b""
@@ -226,6 +228,7 @@ def test_the_command_line_says_how_much_of_each_stream_is_kept(guest):
     assert answer.end == End(bare_guest.nonce, ExitKind.EXITED, 0, 1, 2, "")
 
 
+@promise("C15")
 def test_the_longest_deadline_does_not_come_at_once(bare_guest):
     answer = bare_guest.run("sleep 0.05; echo done", timeout_ms=2**32 - 1)
     assert answer.stdout == b"done\n"

@@ -8,6 +8,7 @@ import struct
 
 import pytest
 
+from promises import promise
 from quiltfn.guest.wire import (
     ASK_SOCKET,
     SERVER,
@@ -25,6 +26,7 @@ from timeouts import scaled
 pytestmark = [
     pytest.mark.sandbox,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for the guest's namespaces"),
+    promise("R34"),
 ]
 GONE, BAD_FRAME = 0, 2
 ECHO = """

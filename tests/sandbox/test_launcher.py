@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from e2e.server import CRUN, children, is_alive, keeper_of, quiltfn, until, why_not
+from promises import promise
 from quiltfn.launcher import cgroups, state
 from quiltfn.launcher.jobs import LEFT_BEHIND_S, TIMEOUT_S
 from sandbox.launcher_process import RUNSC, LauncherProcess, place, run_launcher
@@ -95,6 +96,7 @@ def works(made: LauncherProcess, **wanted: Any) -> None:
 # Reaping -------------------------------------------------------------------------------------
 
 
+@promise("F31")
 def test_a_server_that_calls_itself_crun_is_not_taken_for_it(root: Path) -> None:
     with run_launcher(root) as made:
         made.do("call_me('crun')")
@@ -104,12 +106,14 @@ def test_a_server_that_calls_itself_crun_is_not_taken_for_it(root: Path) -> None
         assert "the server ended with 5" in made.said()
 
 
+@promise("F31")
 def test_orphans_of_the_server_are_reaped_whatever_they_are_called(shared: LauncherProcess) -> None:
     for name in ("odd", "crun", "exe", "python3"):
         shared.do(f"orphan(lambda: call_me({name!r}))")
     works(shared)
 
 
+@promise("F31")
 def test_many_sandboxes_at_once_are_made_beside_dying_orphans(shared: LauncherProcess) -> None:
     shared.do("""
 for _ in range(40):
@@ -138,6 +142,7 @@ made = [one["sandbox"] for one in answer if "sandbox" in one]
 # Programs that fail --------------------------------------------------------------------------
 
 
+@promise("F32")
 @pytest.mark.parametrize("isolation", ["crun", "gvisor"])
 def test_a_killed_runtime_leaves_nothing_and_harms_nobody_later(root: Path, isolation: str) -> None:
     real = CRUN if isolation == "crun" else RUNSC
@@ -163,6 +168,7 @@ def test_a_killed_runtime_leaves_nothing_and_harms_nobody_later(root: Path, isol
         assert not made.sandboxes()
 
 
+@promise("F32")
 def test_a_killed_egress_proxy_ends_its_sandbox_and_harms_nobody_later(
     shared: LauncherProcess,
 ) -> None:
@@ -177,6 +183,7 @@ def test_a_killed_egress_proxy_ends_its_sandbox_and_harms_nobody_later(
     assert not shared.groups() - {"server-process"}
 
 
+@promise("F32")
 @pytest.mark.parametrize("mode", ["late", "detached"])
 def test_what_a_failed_runtime_has_started_is_ended_before_it_makes_a_sandbox(
     root: Path, mode: str
@@ -196,6 +203,7 @@ def test_what_a_failed_runtime_has_started_is_ended_before_it_makes_a_sandbox(
         works(made)
 
 
+@promise("F32")
 def test_a_stranger_that_is_the_launcher_s_child_outlives_the_failure(root: Path) -> None:
     """Say of a container's start script, which starts something else and becomes the launcher."""
     runtime = Runtime(root)
@@ -213,6 +221,7 @@ def test_a_stranger_that_is_the_launcher_s_child_outlives_the_failure(root: Path
         works(made)
 
 
+@promise("F32")
 def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path) -> None:
     if not os.access("/usr/bin/runsc", os.X_OK):
         pytest.skip("needs runsc")
@@ -271,6 +280,7 @@ answer |= {"pid": int(os.read(told, 20))}
 """
 
 
+@promise("F34")
 @pytest.mark.parametrize("how", ["it ends", "SIGTERM", "server killed"])
 def test_what_a_server_has_forked_ends_with_its_launcher(root: Path, how: str) -> None:
     with run_launcher(root) as made:
@@ -287,6 +297,7 @@ def test_what_a_server_has_forked_ends_with_its_launcher(root: Path, how: str) -
         assert not is_alive(hidden)
 
 
+@promise("F34", "F39")
 @pytest.mark.parametrize("by", ["the keeper", "the next start", "doctor"])
 def test_what_a_server_has_forked_is_swept_after_a_kill_of_the_launcher(
     root: Path, by: str
@@ -318,6 +329,7 @@ def test_what_a_server_has_forked_is_swept_after_a_kill_of_the_launcher(
             works(again)
 
 
+@promise("F35")
 def test_the_next_start_gets_the_directory_that_such_a_child_holds_on_to(root: Path) -> None:
     with run_launcher(root) as made:
         made.do(f"""
@@ -343,6 +355,7 @@ os.read(told, 1)
             works(again)
 
 
+@promise("F35")
 def test_two_servers_are_strangers_to_each_other(root: Path) -> None:
     with run_launcher(root) as one, run_launcher(root, data="other") as other:
         uids = [made.do("answer = os.getresuid()") for made in (one, other)]
@@ -360,6 +373,7 @@ def test_two_servers_are_strangers_to_each_other(root: Path) -> None:
         assert "PermissionError" in one.do(f"os.listdir({str(root / 'other')!r})")
 
 
+@promise("F34")
 def test_on_v2_a_server_s_group_ends_with_all_that_it_forked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -398,6 +412,7 @@ def test_on_v2_a_server_s_group_ends_with_all_that_it_forked(
     assert not list(unified.rglob(f"quiltfn-server-{name}"))
 
 
+@promise("F34")
 def test_a_server_that_forks_without_end_is_bounded_and_ended(root: Path) -> None:
     with run_launcher(root) as made:
         assert "BlockingIOError" in made.do("""
@@ -429,6 +444,7 @@ def image_mounts(made: LauncherProcess) -> int:
     return mounts.count(f"/servers/{made.id}/images/")
 
 
+@promise("F36")
 def test_a_refused_request_leaves_no_directory_and_no_mount(shared: LauncherProcess) -> None:
     before, mounted = mount_points(shared), image_mounts(shared)
     image = {"image": "0" * 64, "writable_paths": ["/asked/for"]}
@@ -444,6 +460,7 @@ def test_a_refused_request_leaves_no_directory_and_no_mount(shared: LauncherProc
     works(shared)
 
 
+@promise("F36")
 def test_directories_for_writable_paths_are_bounded(root: Path) -> None:
     with run_launcher(root, made_max=6) as made:
         for path in ("/a/b/c", "/a/b/d", "/a/e"):
@@ -456,6 +473,7 @@ def test_directories_for_writable_paths_are_bounded(root: Path) -> None:
         works(made)
 
 
+@promise("F36")
 def test_mounts_of_images_are_bounded_and_a_sandbox_keeps_its_own(root: Path) -> None:
     with run_launcher(root, mounted_max=3) as made:
         images = [f"{n:064x}" for n in range(6)]
@@ -525,6 +543,7 @@ BROKEN = {
 STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 
+@promise("F33")
 def test_no_other_signal_ends_the_launcher_or_the_server(shared: LauncherProcess) -> None:
     server = shared.server_pid
     for number in sorted(signal.valid_signals() - ENDING - BROKEN - STOPPING):
@@ -536,6 +555,7 @@ def test_no_other_signal_ends_the_launcher_or_the_server(shared: LauncherProcess
     assert is_alive(server)
 
 
+@promise("F33")
 @pytest.mark.parametrize("number", sorted(ENDING))
 def test_these_signals_end_the_launcher_with_its_clean_up(
     root: Path, number: signal.Signals
@@ -563,6 +583,7 @@ for work in (*[ask_on] * 8, take_answers):
 """
 
 
+@promise("F33")
 def test_a_server_that_asks_without_end_keeps_the_launcher_from_nothing(root: Path) -> None:
     with run_launcher(root) as made:
         assert "sandbox" in made.create()
@@ -574,6 +595,7 @@ def test_a_server_that_asks_without_end_keeps_the_launcher_from_nothing(root: Pa
         made.do("signal.signal(signal.SIGTERM, signal.SIG_DFL)")
 
 
+@promise("F33")
 def test_what_its_parent_has_ignored_or_blocked_does_not_count(root: Path) -> None:
     ignoring = (
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
@@ -586,6 +608,7 @@ def test_what_its_parent_has_ignored_or_blocked_does_not_count(root: Path) -> No
         assert made.wait() == 0
 
 
+@promise("F33")
 def test_a_launcher_that_is_broken_ends_and_the_next_one_sweeps(root: Path) -> None:
     with run_launcher(root) as made:
         assert "sandbox" in made.create()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.guest.wire import SHELL, ExitKind
 from sandbox.bare_guest import SANITIZER_EXIT, BareGuest, Outcome, build_guest
 from sandbox.bare_namespaces import SHOWN
@@ -133,6 +134,7 @@ def seen(answer: Outcome) -> tuple[object, ...]:
     return answer.end.kind, answer.end.code, answer.stdout, answer.stderr
 
 
+@promise("R13")
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("payload", [None, b"line one\nline two\n"], ids=["no payload", "payload"])
 def test_it_is_the_same(shipped: Path, handler: str, payload: bytes | None) -> None:
@@ -199,6 +201,7 @@ SHOWS_ITSELF = [
 ]
 
 
+@promise("R13")
 @pytest.mark.parametrize("handler", SHOWS_ITSELF)
 def test_a_fork_shows_itself_as_a_shell_that_was_started(shipped: Path, handler: str) -> None:
     with BareGuest(shipped) as plain:
@@ -244,6 +247,7 @@ print(told, [n for n in os.listdir("/proc") if n.isdigit() and n not in own])
 """
 
 
+@promise("F21")
 def test_no_handler_reaches_the_zygote(forking: BareGuest) -> None:
     shell(forking, f"python3 -I - <<'END'\n{REACH}\nEND\nexit 0")
     for _ in range(3):
@@ -326,6 +330,7 @@ def test_negative_control_without_the_flag_nothing_waits(bare_guest: BareGuest) 
     assert bare_guest.processes() == [bare_guest.guest_pid]
 
 
+@promise("F21")
 def test_what_waits_knows_nothing_of_the_call_before(bare_guest: BareGuest) -> None:
     script = "cat; tr '\\0' '\\n' </proc/self/environ; cat /proc/[0-9]*/environ; set"
     shell(

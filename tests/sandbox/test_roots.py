@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.launcher import host_image, oci, syscalls
 from quiltfn.launcher.images import Images
 from quiltfn.launcher.preflight import PROBE
 from quiltfn.launcher.roots import OWN, Roots
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("F37")]
 
 SPEC = oci.SandboxSpec(limits=PROBE)
 
@@ -183,6 +184,7 @@ def a_skeleton(place: Path) -> Path:
     return place / "over"
 
 
+@promise("R20")
 def test_a_base_image_is_below_the_skeleton_whatever_it_has_there(bench: Bench) -> None:
     """Every name that something is mounted on, or read from, is a link out of the image."""
 

@@ -16,6 +16,7 @@ import pytest
 
 from e2e.server import until
 from fuzz.harness import with_mistake
+from promises import promise
 from quiltfn.guest.wire import (
     FRESH,
     KEEP_STATE,
@@ -288,6 +289,7 @@ time.sleep(60)
     assert end_of(bare_guest).kind is ExitKind.DEADLINE
 
 
+@promise("R11")
 @pytest.mark.parametrize("mode", ["keep", "fork"])
 def test_processes_that_lost_their_parent_die_with_the_call(
     bare_guest: BareGuest, mode: str
@@ -527,6 +529,7 @@ def handler(event, context):
 """
 
 
+@promise("R10")
 def test_a_call_in_a_fork_can_neither_see_nor_reach_the_process_it_was_forked_from(
     bare_guest: BareGuest, app: Path
 ) -> None:
@@ -543,6 +546,7 @@ def test_negative_control_without_the_lock_the_process_is_open(
     assert b'"mem"' in bare_guest.call().stdout
 
 
+@promise("R10")
 def test_a_call_that_ends_the_process_it_was_forked_from_ends_the_sandbox(
     bare_guest: BareGuest, app: Path
 ) -> None:
@@ -663,6 +667,7 @@ while True:
 """
 
 
+@promise("F20")
 def test_an_answer_amid_a_flood_stays_within_the_guests_buffer(bare_guest: BareGuest) -> None:
     assert small(bare_guest, ANSWER_AMID_A_FLOOD, keep=True).errno == 0
     for _ in range(10):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fuzz.harness import with_mistake
+from promises import promise
 from quiltfn.guest.wire import Clean, End, ExitKind, Output, Specialised
 from sandbox import test_runner
 from sandbox.bare_guest import BareGuest, build_guest
@@ -141,6 +142,7 @@ def test_negative_control_what_is_left_reads_and_answers_the_next_call(
         assert (end.kind, end.code) == (ExitKind.KILLED, 9)
 
 
+@promise("F26")
 @pytest.mark.parametrize("how", LEFT)
 def test_nothing_of_a_call_is_alive_in_the_next(bare_guest: BareGuest, app: Path, how: str) -> None:
     assert python(bare_guest, app, watcher(how)) == Specialised(0, "fork")
@@ -173,6 +175,7 @@ while True:
 """
 
 
+@promise("F26")
 def test_a_runner_of_somebody_elses_need_not_help(bare_guest: BareGuest) -> None:
     """What it does not reap is dead and counts as a process of its sandbox until it does."""
     assert small(bare_guest, FORKING).errno == 0
@@ -229,6 +232,7 @@ def handler(event):
 """
 
 
+@promise("F27")
 def test_no_two_calls_have_a_stream_in_common(bare_guest: BareGuest, app: Path) -> None:
     assert python(bare_guest, app, STREAMS) == Specialised(0, "fork")
     inodes: set[int] = set()
@@ -359,6 +363,7 @@ def late_and_blind(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path
     return build_guest(directory / "program", sanitized=False, source=source)
 
 
+@promise("F30")
 @pytest.mark.parametrize("ends", [True, False], ids=["ends", "stays"])
 @pytest.mark.parametrize("number", SIGNALS, ids=str)
 def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
@@ -459,6 +464,7 @@ def handler(event):
 """
 
 
+@promise("F30")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGINT])
 def test_a_runner_with_state_that_will_not_hear_is_given_up(
     late: Path, app: Path, number: int
@@ -473,6 +479,7 @@ def test_a_runner_with_state_that_will_not_hear_is_given_up(
 
 
 # One of somebody else's, which does as its language does when it is signalled.
+@promise("F30")
 @pytest.mark.parametrize("ignores", [False, True], ids=["heeds SIGIO", "ignores SIGIO"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(
@@ -574,6 +581,7 @@ IN_COMMON = {
 }
 
 
+@promise("F27")
 @pytest.mark.parametrize("what", IN_COMMON)
 def test_what_forks_would_have_in_common_is_not_forked(
     bare_guest: BareGuest, app: Path, what: str

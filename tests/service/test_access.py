@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.base.clock import SystemClock
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import RateLimited, StoreUnavailable, Unauthorized
@@ -77,6 +78,7 @@ async def test_a_key_that_is_known_asks_nobody(box: SharedKeys) -> None:
     assert await box.who(key) == "acme"
 
 
+@promise("A29")
 async def test_guessing_has_the_store_asked_so_often_and_no_more(box: SharedKeys) -> None:
     asked, began = box.keys.asked, time.monotonic()
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.model.access import Scope
 from quiltfn.model.alias import ALIASES_MAX
 from quiltfn.model.errors import StoreUnavailable
 from service.platform_harness import open_harness
 from service.test_urls import Web
+
+pytestmark = promise("W21", "W22")
 
 
 @pytest.fixture

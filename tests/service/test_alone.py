@@ -11,6 +11,7 @@ import pytest
 
 import postgresql
 from contract.stores import on_postgresql
+from promises import promise
 from quiltfn.model.errors import OutcomeUnknown
 from quiltfn.model.invocation import Status
 from quiltfn.model.pool import Pool
@@ -38,6 +39,7 @@ print(*sorted(name for name in sys.modules if name.startswith("quiltfn.")))
 """
 
 
+@promise("N1")
 @pytest.mark.parametrize("extra", ["", "import quiltfn.fleet.files"])
 def test_nothing_of_a_fleet_is_imported_without_the_setting(tmp_path: Path, extra: str) -> None:
     script = SCRIPT.replace("EXTRA", extra).replace("FILE", "None")
@@ -55,6 +57,7 @@ def test_nothing_of_a_fleet_is_imported_without_the_setting(tmp_path: Path, extr
     assert bool(found) is bool(extra), "the second case is the negative control"
 
 
+@promise("N15")
 async def test_a_server_alone_asks_for_no_slots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +88,7 @@ def of_database(tmp_path: Path) -> Iterator[Path]:
     postgresql.drop_databases()
 
 
+@promise("N90")
 async def test_it_hears_of_its_own_change_that_the_store_made_without_saying_so(
     of_database: Path,
 ) -> None:

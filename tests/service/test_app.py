@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from promises import promise
 from quiltfn import wire
 from quiltfn.api.app import make_app
 from quiltfn.api.fleet_node import Alone
@@ -94,6 +95,7 @@ async def test_what_is_no_route_is_told_as_such(app: Application, path: str) -> 
     assert response.status == 404
 
 
+@promise("A34")
 async def test_head_is_get_and_options_says_what_there_is(app: Application) -> None:
     for method in ("GET", "HEAD"):
         response = await app(request_of(method, "/health", HEADERS))
@@ -137,6 +139,7 @@ class UncheckedAccess:
         raise StoreUnavailable("it cannot tell whether the credential is valid", retry_after=1)
 
 
+@promise("N94")
 @pytest.mark.parametrize("path", ["/api/functions/health", "/api/elasticity/health"])
 async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path: str) -> None:
     async def report() -> dict[str, Any]:

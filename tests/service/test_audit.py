@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.api import audit
 from quiltfn.api.app import make_app
 from quiltfn.api.fleet_node import Alone
@@ -89,6 +90,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
 # Refused before its work ---------------------------------------------------------------------
 
 
+@promise("A12")
 async def test_who_is_refused_before_the_work_leaves_an_entry(door: AuditedApp) -> None:
     reader, may_read = await door.key(Scope.READ)
     writer, may_write = await door.key(Scope.WRITE)
@@ -135,6 +137,7 @@ async def test_what_would_change_nothing_leaves_none(door: AuditedApp) -> None:
     assert await door.entries() == []
 
 
+@promise("A12")
 async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minute(
     door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ import httpx
 import pytest
 import uvloop
 
+from promises import promise
 from quiltfn.calls.callbacks import (
     ADDRESSES_MAX,
     ANSWER_MAX_BYTES,
@@ -154,6 +155,7 @@ async def test_an_address_is_named_to_its_host_as_in_the_url() -> None:
     assert b"\r\nHost: [::1]:%d\r\n" % there.port in there.received
 
 
+@promise("A49")
 @pytest.mark.parametrize("host", [INSIDE, "localhost", "127.1", "2130706433", "0x7f.1", "0.0.0.0"])
 async def test_no_way_to_write_loopback_leads_there(host: str) -> None:
     async with receiver("0.0.0.0") as inside:
@@ -185,6 +187,7 @@ class ResolvesTwice(CheckedBackend):
         return await self._plain.connect_tcp(str(then), port)
 
 
+@promise("A49")
 async def test_a_resolver_that_changes_its_mind_leads_nowhere_else() -> None:
     async with receiver(OUTSIDE) as there, receiver(INSIDE, port=there.port) as inside:
         url = f"http://hook.example:{there.port}{SECRET_PATH}"
@@ -202,6 +205,7 @@ async def test_a_resolver_that_changes_its_mind_leads_nowhere_else() -> None:
         assert inside.reached == 1
 
 
+@promise("A49")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(status: int) -> None:
     async with receiver(INSIDE) as inside:
@@ -248,6 +252,7 @@ async def silence(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
     await reader.read()
 
 
+@promise("A49")
 async def test_of_an_endless_body_only_the_status_is_read() -> None:
     async with receiver(OUTSIDE, endless_body) as there:
         url = f"http://hook.example:{there.port}{SECRET_PATH}"
@@ -256,6 +261,7 @@ async def test_of_an_endless_body_only_the_status_is_read() -> None:
             await there.closed.wait()  # the connection ended
 
 
+@promise("A49")
 @pytest.mark.parametrize("answer", [endless_head, slow_drip, endless_promises, silence])
 async def test_an_answer_that_does_not_come_to_its_point_is_given_up(answer: Replies) -> None:
     async with receiver(OUTSIDE, answer) as there:
@@ -372,6 +378,7 @@ async def test_the_certificate_must_be_the_named_hosts_though_an_address_is_conn
         assert names == ["hook.example", "other.example", "hook.example"]
 
 
+@promise("A49")
 async def test_an_address_of_this_machine_is_not_public_whatever_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

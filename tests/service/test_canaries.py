@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.model.canary import LEAST
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import AuditQuery
 from service.platform_harness import open_harness, until
 from service.test_aliases import printed, put
 from service.test_urls import Web
+
+pytestmark = promise("W23")
 
 RULE = {"error_rate": 0.05, "within_s": 300}
 HALF = {"version": 2, "weight": 0.5}
@@ -84,6 +87,7 @@ async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> 
     assert (await alias_of(web, path))["also"] == HALF
 
 
+@promise("U17")
 @pytest.mark.parametrize(("status", "is_back"), [(500, True), (404, False)])
 async def test_a_version_that_answers_5xx_is_taken_back(
     web: Web, status: int, is_back: bool

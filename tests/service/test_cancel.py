@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from service.platform_harness import Harness, open_harness, until
 from timeouts import scaled
+
+pytestmark = promise("P17")
 
 
 @pytest.fixture
@@ -44,6 +47,7 @@ async def test_a_running_call_ends_cancelled_and_its_instance_is_not_used_again(
     assert server.sandboxes.destroyed == server.sandboxes.created
 
 
+@promise("W6")
 async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +81,7 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     assert await cancel(server, entry, invocation_id) is None
 
 
+@promise("W6")
 async def test_whoever_cancels_may_leave_and_what_is_ending_stays_known_until_it_has(
     server: Harness,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from promises import promise
 from quiltfn.model.invocation import ExitKind
 from quiltfn.ports import Call, SandboxFailed
 from quiltfn.sandbox import guest
@@ -33,6 +34,7 @@ def asked(theirs: socket.socket) -> dict[str, object]:
     return message
 
 
+@promise("A17")
 @pytest.mark.parametrize("room", [0, 1, 2])
 async def test_a_sandbox_that_arrives_incomplete_is_destroyed_and_nothing_of_it_kept(
     ends: tuple[LauncherChannel, socket.socket], room: int
@@ -95,6 +97,7 @@ class Transport:
         self.on_abort()
 
 
+@promise("W6")
 @pytest.mark.parametrize("closes", [True, False])
 async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
     ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch, closes: bool

@@ -9,12 +9,15 @@ import pytest
 from contract.pieces import NOW_MS, an_accepted
 from contract.stores import a_stored_function
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.calls import claims as module
 from quiltfn.calls.claims import Backlog, Claims
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.store import SqlStore, SqlWork, open_sqlite
 from sqlite_template import with_schema
+
+pytestmark = promise("D31")
 
 
 class Taken:

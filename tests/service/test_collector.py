@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.http.connection import HttpConnection
 from quiltfn.api.http.connections import Connections
 from quiltfn.api.http.request import Request
 from service.platform_harness import Harness, open_harness
 from service.python_calls import fewest_python_calls
+
+pytestmark = promise("R17")
 
 CALLS = 50
 REQUEST = (

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.model.alias import Alias, Share
 from quiltfn.model.errors import StoreUnavailable
 from service.platform_harness import open_harness, until
 from service.test_aliases import printed, put, two_versions
 from service.test_urls import Web
+
+pytestmark = promise("W25")
 
 SPLIT = {"version": 2, "weight": 0.5}
 RULE = {"error_rate": 0.05, "within_s": 300}
@@ -35,6 +38,7 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
         yield Web(harness)
 
 
+@promise("N97")
 async def test_none_is_made_while_a_node_of_an_older_version_would_drop_it(web: Web) -> None:
     path = await two_versions(web)
     body: dict[str, Any] = {"version": 1, "default": True}
@@ -96,6 +100,7 @@ async def test_a_function_has_one_default_alias(web: Web) -> None:
     assert (await aliases_of(web, path))["beta"]["default"] is False
 
 
+@promise("W26")
 async def test_a_function_names_its_default_alias_wherever_it_is_shown(web: Web) -> None:
     path = await two_versions(web)
     views = (path, "/api/functions/by-name/f", "/api/functions", "/api/functions?view=brief")
@@ -132,6 +137,7 @@ async def test_an_update_moves_the_default_alias_unless_it_is_to_stay(web: Web) 
     assert (wrong.status_code, "default_alias" in wrong.json()["error"]) == (422, True)
 
 
+@promise("W29")
 @pytest.mark.parametrize(
     ("alias", "query", "changes", "after"),
     [

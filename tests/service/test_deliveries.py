@@ -17,6 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from contract.pieces import a_piece, begun
 from contract.stores import a_function, a_stored_function, a_version, an_id, done, restart
+from promises import promise
 from quiltfn.base.clock import SystemClock
 from quiltfn.calls.callbacks import Callbacks
 from quiltfn.calls.deliveries import AT_ONCE, LOOKED_AT, OF_HOST, OF_TENANT, Deliveries
@@ -173,6 +174,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 TO_URL = Destination(url=URL, secret=SECRET)
 
 
+@promise("A48")
 async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> None:
     """The other side is the library that Standard Webhooks offers to receivers."""
     async with receiver("127.0.0.2") as there:
@@ -199,6 +201,7 @@ async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> N
 MIB = 1024 * 1024
 
 
+@promise("A82")
 @pytest.mark.parametrize(
     ("changes", "sent", "cut"),
     [
@@ -263,6 +266,7 @@ def test_output_that_is_no_text_is_read_in_pieces_and_no_further_than_to_the_lim
         assert sum(read) <= most + 64 * 1024
 
 
+@promise("A82")
 async def test_a_result_that_is_too_large_is_listed_as_failed_and_sent_to_nobody(
     world: World,
 ) -> None:
@@ -281,6 +285,7 @@ async def test_a_result_that_is_too_large_is_listed_as_failed_and_sent_to_nobody
     assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [after]
 
 
+@promise("A82")
 async def test_bodies_under_way_have_a_limit_and_a_tenant_leaves_room_to_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +324,7 @@ def in_turn(*replies: int | Exception) -> Callable[[str], Awaitable[int]]:
     return reply
 
 
+@promise("A46")
 async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -> None:
     failed = CallbackFailed("no connection could be made")
     world.sender.reply = in_turn(500, failed, 302, 200)
@@ -331,6 +337,7 @@ async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -
     assert len({body for _, _, body in world.sender.posts}) == 1
 
 
+@promise("N90")
 @pytest.mark.parametrize("is_made", [True, False])
 async def test_one_that_may_have_been_claimed_is_sent_once_that_is_known(
     world: World, monkeypatch: pytest.MonkeyPatch, is_made: bool
@@ -374,6 +381,7 @@ async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -
     assert (one.attempts, one.error_message) == (4, None)
 
 
+@promise("A46")
 async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(world: World) -> None:
     async def gone(_url: str) -> int:
         return 410
@@ -394,6 +402,7 @@ async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(worl
             await world.deliveries.retry(world.entry(function), an_id())
 
 
+@promise("A46")
 async def test_what_had_to_make_room_is_not_sent_without_its_content(world: World) -> None:
     """Its receiver would take an empty message for the end of the call."""
     function = await world.function("f", TO_URL)
@@ -435,6 +444,7 @@ def test_the_tries_go_on_for_a_day_and_not_longer() -> None:
     assert now_ms > 22 * 3600 * 1000
 
 
+@promise("A47")
 async def test_a_function_destination_is_called_once_by_the_deliverys_own_id(world: World) -> None:
     target = await world.function("record")
     function = await world.function("f", Destination(function="record"))
@@ -493,6 +503,7 @@ async def test_a_policy_that_names_nothing_any_more_is_a_failed_delivery(world: 
     assert "names no destination" in (one.error_message or "")
 
 
+@promise("A47")
 async def test_a_chain_of_destinations_ends(world: World) -> None:
     """A function that is its own destination: each end causes the next call."""
     function = await world.function("f", Destination(function="f"))
@@ -529,6 +540,7 @@ async def self_parent(world: World, invocation_id: str | None) -> str | None:
     return None
 
 
+@promise("A49")
 async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
     release = asyncio.Event()
 
@@ -601,6 +613,7 @@ async def test_a_look_costs_the_same_however_many_functions_wait_for_a_host(worl
     assert looked_at <= LOOKED_AT + 2 * AT_ONCE
 
 
+@promise("A49")
 async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> None:
     answers = asyncio.Semaphore(0)
 
@@ -627,6 +640,7 @@ async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> 
     assert world.sender.most == AT_ONCE
 
 
+@promise("A46")
 async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world: World) -> None:
     async def never(_url: str) -> int:
         await asyncio.Event().wait()

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from contract.stores import eventually
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.calls import claims
 from quiltfn.calls.dispatch import DUE_SPARE
 from quiltfn.functions.catalog import Entry
@@ -244,6 +245,7 @@ async def test_claimed_work_that_became_too_old_is_not_begun(server: Harness) ->
     assert (dead.invocation_id, dead.reason, server.sandboxes.calls) == (held, "age", 1)
 
 
+@promise("W12")
 async def test_no_more_run_at_a_time_than_the_policy_says(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=5)
     await server.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
@@ -260,6 +262,7 @@ async def test_without_a_bound_it_takes_what_may_be_started(server: Harness) -> 
     assert server.pools.waiting() == 0
 
 
+@promise("W11")
 async def test_a_caller_who_waits_is_served_before_accepted_work(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     await accept(server, entry, 3)
@@ -272,6 +275,7 @@ async def test_a_caller_who_waits_is_served_before_accepted_work(server: Harness
     assert (await caller).status is Status.SUCCESS
 
 
+@promise("W11")
 async def test_callers_who_fill_a_function_do_not_keep_its_work_from_running_for_ever(
     server: Harness,
 ) -> None:
@@ -451,6 +455,7 @@ def releases_later(server: Harness, monkeypatch: pytest.MonkeyPatch) -> asyncio.
     return may_go_on
 
 
+@promise("W2")
 async def test_what_a_pause_puts_back_is_run_after_it_though_the_last_attempt_ends_meanwhile(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -562,6 +567,7 @@ async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
     assert server.sandboxes.calls == 2
 
 
+@promise("N90")
 @pytest.mark.parametrize("error", [StoreUnavailable, OutcomeUnknown])
 async def test_what_cannot_be_put_back_as_a_server_stops_is_put_back_later(
     server: Harness, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
@@ -670,6 +676,7 @@ async def test_a_store_that_does_not_answer_for_a_while_loses_and_doubles_nothin
     assert server.sandboxes.calls == 5
 
 
+@promise("W13")
 async def test_a_stop_puts_back_what_is_claimed_and_the_next_start_runs_it(
     tmp_path: Path,
 ) -> None:

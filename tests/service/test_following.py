@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 import postgresql
 from contract.stores import SHARED_STORES, a_stored_function, child_environment, url_of
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.base.clock import SystemClock
 from quiltfn.fleet import follower
@@ -114,6 +115,7 @@ async def known(harness: Harness, entry: Entry) -> Entry:
 # What is followed ----------------------------------------------------------------------------
 
 
+@promise("N20")
 async def test_every_change_of_a_function_is_seen_on_the_other_node(
     nodes: tuple[Harness, Harness],
 ) -> None:
@@ -155,6 +157,7 @@ async def test_every_change_of_a_function_is_seen_on_the_other_node(
         two.catalog.by_id(TENANT, entry.function.id)
 
 
+@promise("N20")
 async def test_everything_else_that_is_shared_is_seen_on_the_other_node(
     nodes: tuple[Harness, Harness],
 ) -> None:
@@ -198,6 +201,7 @@ def names_of(harness: Harness) -> set[str]:
     return {one.runtime.name for one in harness.services.runtimes.all(TENANT)}
 
 
+@promise("N20")
 async def test_a_key_that_is_revoked_on_one_node_opens_none(nodes: tuple[Harness, Harness]) -> None:
     one, two = nodes
     key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.WRITE, None)
@@ -224,6 +228,7 @@ async def test_a_key_that_is_revoked_on_one_node_manages_nothing_on_the_next(
     assert two.catalog.find(TENANT, "f") is not None
 
 
+@promise("N94")
 async def test_a_node_that_did_not_hear_of_a_revocation_runs_nothing_at_others(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +259,7 @@ async def test_a_node_that_did_not_hear_of_a_revocation_runs_nothing_at_others(
     await forwarding.http.aclose()
 
 
+@promise("N20")
 async def test_a_change_is_seen_by_its_notice_and_without_one_by_the_next_look(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +288,7 @@ async def test_without_notices_a_second_is_enough(shared: Path) -> None:
             await seen(partial(two.catalog.find, TENANT, f"f{number}"), within_s=1.2)
 
 
+@promise("N24")
 def test_a_server_that_is_alone_has_nothing_of_a_fleet(tmp_path: Path) -> None:
     program = """
 import asyncio, pathlib, sys
@@ -305,6 +312,7 @@ asyncio.run(main())
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@promise("N24")
 @pytest.mark.parametrize("alone", [True, False])
 async def test_a_server_that_is_alone_sends_no_notices(shared: Path, alone: bool) -> None:
     url = url_of(shared / "shared")
@@ -319,6 +327,7 @@ async def test_a_server_that_is_alone_sends_no_notices(shared: Path, alone: bool
 # Two nodes at once ---------------------------------------------------------------------------
 
 
+@promise("N22")
 async def test_an_operation_decides_by_what_the_function_is_now(
     nodes: tuple[Harness, Harness],
 ) -> None:
@@ -335,6 +344,7 @@ async def test_an_operation_decides_by_what_the_function_is_now(
             await one.lifecycle.resume(entry)
 
 
+@promise("N22")
 async def test_three_nodes_that_take_turns_agree(shared: Path) -> None:
     async with (
         node(shared, "a") as one,
@@ -398,6 +408,7 @@ async def test_of_two_updates_at_once_one_is_made_or_both_one_after_the_other(
             assert record.version == stored.version.number
 
 
+@promise("W28")
 async def test_of_two_default_aliases_at_once_one_is_made(nodes: tuple[Harness, Harness]) -> None:
     entry = await nodes[0].active("echo 0")
     await known(nodes[1], nodes[0].now(entry))
@@ -420,6 +431,7 @@ async def test_of_two_default_aliases_at_once_one_is_made(nodes: tuple[Harness, 
         await nodes[1].lifecycle.hear_of_others()
 
 
+@promise("N99")
 async def test_a_tenant_that_is_disabled_stays_so_whatever_another_node_makes_of_its_quota(
     nodes: tuple[Harness, Harness],
 ) -> None:
@@ -434,6 +446,7 @@ async def test_a_tenant_that_is_disabled_stays_so_whatever_another_node_makes_of
         await one.services.quotas.disable("acme", disabled=False)
 
 
+@promise("N22")
 async def test_a_change_that_is_told_late_does_not_undo_a_newer_one(
     nodes: tuple[Harness, Harness],
 ) -> None:
@@ -474,6 +487,7 @@ async def test_a_deployment_that_another_node_ends_is_over(nodes: tuple[Harness,
     assert (await one.invoke(entry)).status is Status.SUCCESS
 
 
+@promise("N67")
 async def test_a_deployment_of_a_node_that_was_lost_is_ended_by_its_heir(shared: Path) -> None:
     """Or by its own next start, and by no other's."""
     async with node(shared, "b") as two:
@@ -504,6 +518,7 @@ async def begins_to_deploy(shared: Path, other: Harness) -> None:
     assert state_of(other) is FunctionState.DEPLOYING
 
 
+@promise("N22")
 async def test_a_pause_on_one_node_ends_a_deployment_on_another(
     nodes: tuple[Harness, Harness],
 ) -> None:
@@ -532,6 +547,7 @@ async def test_a_pause_lets_calls_on_the_other_node_end_and_refuses_those_that_w
     assert (await running).status is Status.SUCCESS
 
 
+@promise("N22")
 async def test_a_delete_ends_instances_and_calls_on_the_other_node(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -551,6 +567,7 @@ async def test_a_delete_ends_instances_and_calls_on_the_other_node(
 # Work, ticks and deliveries ------------------------------------------------------------------
 
 
+@promise("N23")
 async def test_accepted_work_runs_where_there_is_room(shared: Path) -> None:
     async with node(shared, "b") as two:
         entry = await two.active(max_instances=2)
@@ -574,6 +591,7 @@ async def seen_over(harness: Harness, entry: Entry, invocation_id: str) -> None:
     assert record.is_final
 
 
+@promise("N23")
 async def test_no_more_work_of_a_function_runs_at_a_time_than_its_policy_says(
     nodes: tuple[Harness, Harness],
 ) -> None:
@@ -598,6 +616,7 @@ async def test_no_more_work_of_a_function_runs_at_a_time_than_its_policy_says(
         await seen_over(one, entry, record.invocation_id)
 
 
+@promise("N23")
 async def test_work_of_a_node_that_has_stopped_is_run_by_another(shared: Path) -> None:
     async with node(shared, "b") as two:
         entry = await two.active(max_instances=4)
@@ -615,6 +634,7 @@ async def test_work_of_a_node_that_has_stopped_is_run_by_another(shared: Path) -
         assert two.sandboxes.calls == 20
 
 
+@promise("N18")
 async def test_work_that_another_node_has_claimed_is_cancelled_from_any(shared: Path) -> None:
     """Whether it is held there, or waits in line there for an instance."""
     async with node(shared, "node-2") as two:
@@ -657,6 +677,7 @@ async def test_who_waits_on_one_node_hears_of_an_end_on_another(shared: Path) ->
         await asyncio.wait_for(waiting, scaled(3))
 
 
+@promise("N23")
 async def test_each_tick_of_a_schedule_is_made_once(shared: Path) -> None:
     clock: Any = SystemClock
     async with node(shared, "a", clock=clock()) as one, node(shared, "b", clock=clock()) as two:
@@ -758,6 +779,7 @@ class ClockOff(SystemClock):
     _wall = staticmethod(lambda: time.time() + 7_200)
 
 
+@promise("N25")
 async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> None:
     """Its work is begun by others at once and not before it is due, and the reverse."""
     assert abs(ClockOff().unix() - time.time() - 7_200) < 1  # the control: so it is by itself
@@ -786,6 +808,7 @@ async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> Non
 # Counts --------------------------------------------------------------------------------------
 
 
+@promise("N23")
 async def test_a_day_s_quota_counts_the_calls_of_all_nodes(nodes: tuple[Harness, Harness]) -> None:
     one, two = nodes
     entry = await one.active("sleep 0.3", memory_limit_mb=1024)
@@ -825,6 +848,7 @@ async def test_the_counters_of_a_function_are_of_all_nodes(
         assert harness.now(entry).counters.invocation_count == 3
 
 
+@promise("N32")
 async def test_an_error_that_a_late_completion_corrects_is_counted_nowhere(
     nodes: tuple[Harness, Harness],
 ) -> None:
@@ -926,6 +950,7 @@ class Unheard(StrEnum):
     OF = "unheard-of"
 
 
+@promise("N100")
 async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:

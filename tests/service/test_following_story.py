@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from contract.stores import SHARED_STORES
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.fleet.follower import Follower
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.functions.lifecycle import Lifecycle, NodeConfig
@@ -35,6 +36,8 @@ from quiltfn.ports import ChangeKind
 from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.store import SqlPolicies, SqlStore, SqlUrls
 from timeouts import scaled
+
+pytestmark = promise("N20")
 
 TENANT, NAMES = "default", ("f", "g")
 

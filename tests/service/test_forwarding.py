@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.http import compression
 from quiltfn.api.http.request import Headers, Request
@@ -255,6 +256,7 @@ async def nodes(tmp_path: Path, data_dir: Path) -> AsyncIterator[Nodes]:
         yield Nodes(here, there)
 
 
+@promise("N94")
 async def test_a_fleet_without_keys_answers_nobody_once_there_may_be_some(nodes: Nodes) -> None:
     access = nodes.here.services.access
     access._stale_after_s = 10.0  # as on a node of a fleet
@@ -327,6 +329,7 @@ async def test_credentials_and_keys_stay_where_they_were_checked(nodes: Nodes) -
     assert (call.caller.tenant_id, call.client) == ("default", "10.1.2.3")
 
 
+@promise("N96")
 async def test_a_call_that_another_node_refuses_for_its_version_goes_there_with_the_newer_one(
     nodes: Nodes,
 ) -> None:
@@ -345,6 +348,7 @@ async def test_a_call_that_another_node_refuses_for_its_version_goes_there_with_
     assert nodes.placed_there.versions == [1, 2]
 
 
+@promise("N17")
 async def test_a_refusal_has_done_nothing_and_the_next_node_is_tried(nodes: Nodes) -> None:
     nodes.placed_there.refuses = Refusal.BUSY
     load = PoolLoad("f", 1, busy=1, slots=1)
@@ -355,6 +359,7 @@ async def test_a_refusal_has_done_nothing_and_the_next_node_is_tried(nodes: Node
     assert nodes.placed.loads == [("node-2", load)]
 
 
+@promise("N93")
 async def test_a_call_waits_at_a_node_whose_ready_instance_was_taken_meanwhile(
     nodes: Nodes,
 ) -> None:
@@ -406,6 +411,7 @@ async def test_the_answer_is_the_other_nodes_own(nodes: Nodes) -> None:
     assert len(nodes.network.sent) == 2
 
 
+@promise("N18")
 @pytest.mark.parametrize("size", [100, 300_000])
 async def test_a_key_gives_the_first_answer_again(nodes: Nodes, size: int) -> None:
     first = await nodes.call("cat", "x" * size, idempotency_key="k")
@@ -469,6 +475,7 @@ async def test_a_call_that_comes_while_a_node_is_drained_goes_to_the_next(nodes:
     assert nodes.placed.loads == [("node-2", None)]  # and is not taken for ready
 
 
+@promise("N92")
 @pytest.mark.parametrize("is_url", [False, True])
 async def test_a_call_that_left_a_record_at_a_node_is_not_sent_to_the_next(
     nodes: Nodes, is_url: bool, monkeypatch: pytest.MonkeyPatch
@@ -564,6 +571,7 @@ async def test_a_call_that_runs_there_is_cancelled_there(nodes: Nodes) -> None:
     assert (await call).json()["status"] == "cancelled"
 
 
+@promise("W6")
 async def test_what_a_cancelled_call_has_left_there_is_asked_for_until_it_has_ended(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -600,6 +608,7 @@ async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -
     call.cancel()
 
 
+@promise("N18")
 async def test_what_is_asked_of_a_silent_node_is_answered_from_the_store(nodes: Nodes) -> None:
     """But for what changes something: nobody knows whether that was done."""
     call, one = await started_there(nodes)
@@ -699,6 +708,7 @@ async def test_a_call_that_ends_with_its_client_ends_there(nodes: Nodes) -> None
     raise AssertionError("the call went on")
 
 
+@promise("N50")
 async def test_instances_are_those_of_both_nodes(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -731,6 +741,7 @@ def is_ready(node: Harness, entry: Any) -> bool:
     return node.counts(entry) == {"ready": 1}
 
 
+@promise("N50")
 async def test_pools_are_counted_over_both_nodes(nodes: Nodes) -> None:
     await nodes.call("cat", "grain")
     nodes.placed.goes_to = []
@@ -748,6 +759,7 @@ async def test_pools_are_counted_over_both_nodes(nodes: Nodes) -> None:
     assert (listed["function_id"], listed["ready_count"]) == (nodes.runs("cat").function.id, 2)
 
 
+@promise("N54")
 async def test_the_logs_of_a_function_are_those_of_both_nodes(nodes: Nodes) -> None:
     path = f"/api/functions/{nodes.runs('cat').function.id}/logs"
     request = Request("GET", path, Headers({"host": "127.0.0.1"}), b"follow=true")

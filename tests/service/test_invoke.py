@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.calls.invoke import Request
 from quiltfn.calls.node_report import report_of
 from quiltfn.model.errors import (
@@ -240,6 +241,7 @@ async def test_a_deleted_function_is_not_found_even_by_who_still_holds_it(server
         await server.invoke(entry)
 
 
+@promise("N76")
 async def test_draining_refuses_new_calls_and_waits_for_running_ones(server: Harness) -> None:
     entry = await server.active("sleep 0.05")
     running = await server.running(entry)
@@ -277,6 +279,7 @@ async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server:
     assert server.invoker.running == 0
 
 
+@promise("R17")
 async def test_a_warm_call_reads_nothing_from_the_store(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.api.shapes import function_summary
 from quiltfn.functions import lifecycle
 from quiltfn.model.errors import (
@@ -140,6 +141,7 @@ async def test_targets_that_are_updated_while_deploying_hold_once_it_is_active(
     assert server.counts(entry) == {"busy": 1}
 
 
+@promise("N67")
 async def test_a_deployment_that_could_not_write_its_outcome_writes_it_later(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +323,7 @@ async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deploye
 # Many at once --------------------------------------------------------------------------------
 
 
+@promise("P5")
 async def test_of_fifty_simultaneous_creates_of_one_name_one_wins(server: Harness) -> None:
     made = await asyncio.gather(
         *(server.create(name="one") for _ in range(50)), return_exceptions=True

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http import budgets
 from quiltfn.api.routes.table import ROUTES
 from service.platform_harness import open_harness
 from service.test_urls import Web
+
+pytestmark = promise("A24")
 
 LONG = "\x01" * 30_000
 # Everything else that can be read waits for memory. Why these do not:

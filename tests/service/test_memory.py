@@ -13,10 +13,13 @@ from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from metric_values import sample_value
+from promises import promise
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.pool import sum_counts
 from quiltfn.store.database.sqlite import ALWAYS
 from service.platform_harness import Harness, open_harness, until
+
+pytestmark = promise("P7")
 
 
 def evictions() -> float:
@@ -113,6 +116,7 @@ async def test_an_instance_that_is_gone_while_another_is_measured_does_no_harm(
         await harness.pools.measure()
 
 
+@promise("P21")
 async def test_functions_that_come_and_go_leave_nothing(
     tmp_path: Path,
 ) -> None:

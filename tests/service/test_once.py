@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from contract.stores import BUSY_TIMEOUT_S, HELD_S, files_at_most, restart
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.http import idempotency
 from quiltfn.api.http.budgets import Budgets
@@ -151,6 +152,7 @@ AFTER = [closing_fails, syncing_fails, the_sandbox_breaks, amending_breaks]
 Break = Callable[[KeyedApp, pytest.MonkeyPatch], tuple[str, int]]
 
 
+@promise("A15")
 @pytest.mark.parametrize("fault", AFTER)
 async def test_what_fails_after_the_hand_over_counts_as_executed(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch, fault: Break
@@ -174,6 +176,7 @@ async def test_what_fails_after_the_hand_over_counts_as_executed(
     assert record.ended_at is not None, "it has an end, whatever went wrong"
 
 
+@promise("A15")
 async def test_what_fails_before_is_not_kept_and_runs_when_it_comes_again(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +190,7 @@ async def test_what_fails_before_is_not_kept_and_runs_when_it_comes_again(
     assert len(door.runs) == 1
 
 
+@promise("A15")
 async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +233,7 @@ def no_more_room(_: Path) -> Any:
         yield
 
 
+@promise("A16")
 @pytest.mark.parametrize("fault", [locked, no_more_room])
 async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
     door: KeyedApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any
@@ -263,6 +268,7 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
     assert other.status_code == 422
 
 
+@promise("A16")
 async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +284,7 @@ async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
     assert len(door.runs) == 2
 
 
+@promise("A16")
 async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +317,7 @@ async def test_an_end_of_a_server_tells_the_store_what_is_left(
     assert (kept.status, kept.headers["x-invocation-id"]) == (200, invocation_id)
 
 
+@promise("A16")
 async def test_what_waits_for_the_store_is_bounded(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +336,7 @@ async def test_what_waits_for_the_store_is_bounded(
     assert len(door.runs) == 4
 
 
+@promise("D6")
 async def test_a_record_is_stored_before_the_response_that_repetitions_get(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +407,7 @@ async def test_a_create_that_the_trail_did_not_take_is_not_made_twice(
     assert (answer.status_code, "idempotency-replayed" in answer.headers) == (422, False)
 
 
+@promise("A22")
 @pytest.mark.parametrize("is_taken", [True, False])
 async def test_a_long_answer_has_its_room_until_the_store_has_kept_it(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch, is_taken: bool

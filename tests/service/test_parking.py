@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.function import NewFunction
 from quiltfn.model.memory import Footprint
@@ -13,6 +14,8 @@ from quiltfn.pool import parking
 from quiltfn.ports import Sandbox
 from quiltfn.sandbox.fake import FakeSandboxes
 from service.platform_harness import Harness, open_harness, until
+
+pytestmark = promise("P20")
 
 PARKED = {"warming": 1}
 

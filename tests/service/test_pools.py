@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.model.errors import ShuttingDown
 from quiltfn.model.invocation import CallResult, ExitKind, Status
 from quiltfn.pool import function_pool
@@ -50,6 +51,7 @@ async def callers(server: Harness, entry, count: int) -> list[Caller]:
     return made
 
 
+@promise("P2")
 async def test_a_call_cancelled_in_the_tick_it_was_handed_an_instance_passes_it_on(
     server: Harness,
 ) -> None:

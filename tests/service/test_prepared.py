@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.base.uninterrupted import uninterrupted
 from quiltfn.functions import lifecycle
 from quiltfn.functions.catalog import Entry
@@ -20,6 +21,8 @@ from quiltfn.model.version import Version, VersionSpec
 from quiltfn.pool.function_pool import FunctionPool
 from quiltfn.ports import NotPrepared
 from service.platform_harness import Harness, open_harness, until
+
+pytestmark = promise("P19")
 
 NEW = VersionSpec(handler="echo new")
 WIDER = PoolLimits(max_instances=7)

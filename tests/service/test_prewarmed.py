@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import IDLE_MIB, Kind, Runtime
 from quiltfn.model.version import VersionSpec
@@ -14,6 +15,8 @@ from quiltfn.ports import SandboxFailed
 from quiltfn.sandbox import prewarmed as module
 from quiltfn.sandbox.client import LauncherSandboxes, Limits, SandboxTemplate
 from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
+
+pytestmark = promise("R16")
 
 PYTHON = Runtime(id="p", name="p", kind=Kind.PYTHON)
 
@@ -166,6 +169,7 @@ async def test_memory_bounds_the_warm_stock(made: Any) -> None:
     assert memory.prewarmed_mib == memory.held_mib == 2 * IDLE_MIB[Kind.PYTHON]
 
 
+@promise("A32")
 async def test_templates_of_tenants_leave_room_on_the_machine(
     made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +243,7 @@ async def test_a_machine_without_room_does_not_disturb_who_asks(
     assert prewarmed.count()
 
 
+@promise("A17")
 @pytest.mark.parametrize("error", [SandboxFailed("no room"), OSError(24, "no descriptor")])
 async def test_what_could_not_be_made_is_tried_again_later(
     made: Any, error: Exception, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.function import FunctionState, NewFunction
@@ -141,6 +142,7 @@ async def test_minimums_of_many_functions_stay_within_it(tmp_path: Path) -> None
         assert live(harness) == 3
 
 
+@promise("A32")
 @pytest.mark.parametrize("seed", range(6))
 async def test_whatever_happens_it_is_never_exceeded_and_nobody_is_forgotten(
     tmp_path: Path, seed: int

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.model.invocation import Status
 from quiltfn.model.schedule import Missed, Overlap, Schedule
 from quiltfn.ports.work import AcceptedWork
@@ -46,6 +47,7 @@ async def ticks(harness: Harness, name: str = "n") -> list[tuple[float, str, int
     return [(one.tick_ms / 1000, one.outcome, one.missed) for one in reversed(page.items)]
 
 
+@promise("W16")
 @pytest.mark.parametrize(
     ("zone", "start", "shift"),
     [
@@ -167,6 +169,7 @@ async def test_a_mistake_while_firing_does_not_end_the_schedules(
         running.cancel()
 
 
+@promise("W17")
 async def test_a_tick_is_run_at_once_when_the_clock_was_set_forward(tmp_path: Path) -> None:
     clock = SetClock(datetime(2026, 6, 1, tzinfo=UTC).timestamp())
     async with open_harness(tmp_path, clock) as harness:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 
 import postgresql
 from contract.stores import a_stored_function, a_version, eventually, on_postgresql, url_of
+from promises import promise
 from quiltfn.base.clock import SystemClock
 from quiltfn.fleet import slots as keeper_module
 from quiltfn.fleet.gate import GatedSandboxes
@@ -275,6 +276,7 @@ async def test_a_call_waits_where_other_nodes_have_every_instance(nodes: TwoNode
     assert (await nodes.held())["two"] == 1
 
 
+@promise("N12")
 async def test_an_idle_instance_makes_way_for_a_call_elsewhere(nodes: TwoNodes) -> None:
     await two_idle(nodes.function, nodes.one)
     assert len(nodes.one.fakes.alive) == MOST
@@ -318,6 +320,7 @@ async def test_slots_that_nobody_uses_go_back(
 # The maximum ---------------------------------------------------------------------------------
 
 
+@promise("N11")
 async def test_a_lowered_maximum_ends_the_surplus(nodes: TwoNodes) -> None:
     """Busy instances after their call, and nobody gets one before that."""
     async with busy(nodes.function, nodes.one, nodes.two) as ends:
@@ -447,6 +450,7 @@ async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> N
 # Without a sign of life -----------------------------------------------------------------------
 
 
+@promise("N13")
 async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: TwoNodes) -> None:
     await nodes.one.call(nodes.function)
     await nodes.one.cut_off(11)
@@ -465,6 +469,7 @@ async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: 
     await nodes.one.call(nodes.function)
 
 
+@promise("N93")
 async def test_a_call_that_waited_at_a_node_that_is_cut_off_is_told_so(nodes: TwoNodes) -> None:
     """Not that every instance is busy: there is none, and none may be started."""
     nodes.one.slots.is_away = True
@@ -474,6 +479,7 @@ async def test_a_call_that_waited_at_a_node_that_is_cut_off_is_told_so(nodes: Tw
         await nodes.one.call(nodes.function)
 
 
+@promise("N73")
 async def test_a_start_right_after_a_renewal_does_not_go_by_the_deadline_before(
     nodes: TwoNodes,
 ) -> None:

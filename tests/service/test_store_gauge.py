@@ -8,10 +8,13 @@ from pathlib import Path
 import httpx
 
 from contract.stores import BUSY_TIMEOUT_S, HELD_S, eventually
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.model.errors import StoreUnavailable
 from service.in_process import InProcess
 from service.platform_harness import open_harness
+
+pytestmark = promise("D30")
 
 
 async def gauge(http: httpx.AsyncClient) -> float:

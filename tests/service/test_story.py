@@ -12,6 +12,7 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.work import AsyncPolicy
 from quiltfn.ports import Page
@@ -19,6 +20,8 @@ from quiltfn.ports.work import AcceptedWork
 from service.platform_harness import Harness
 from service.story_fake import FakeDriver
 from service.story_machine import ON_FAKES, StoryMachine
+
+pytestmark = promise("P15")
 
 
 class FakeStories(StoryMachine):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import RequestContext, Route
 from quiltfn.api.routes.table import ROUTES
@@ -15,6 +16,8 @@ from quiltfn.model.access import Scope
 from service.platform_harness import open_harness
 from service.served import served
 from timeouts import scaled
+
+pytestmark = promise("A33")
 
 CHUNK = b"y" * 65536
 CHUNKS = 512

@@ -8,10 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import rows
+from promises import promise
 from quiltfn.model.errors import RuntimeUnavailable, StoreUnavailable
 from quiltfn.model.invocation import Status
 from quiltfn.store.calls.records import upsert
 from service.platform_harness import Harness, open_harness
+
+pytestmark = promise("D6")
 
 NEVER_S = 3600.0
 

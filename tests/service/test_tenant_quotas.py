@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.calls.invoke import CANCELLED, GAVE_WAY
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import RateLimited
@@ -23,6 +24,8 @@ from quiltfn.store.calls.spool import Spool
 from service.platform_harness import TENANT, Harness, open_harness, until
 from service.served import served
 from timeouts import scaled
+
+pytestmark = promise("A70")
 
 
 async def used_today(harness: Harness) -> float:
@@ -44,6 +47,7 @@ async def test_a_limit_of_calls_in_flight_holds_for_its_tenant_alone(tmp_path: P
             pass
 
 
+@promise("A41")
 async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(tmp_path: Path) -> None:
     """One that waits for an instance, and no other: not what runs, what somebody waits for, what
     may be asked for again, or another tenant's. Without a need it goes on.
@@ -78,6 +82,7 @@ async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(tmp_path: 
         await asyncio.wait((running, waited, again))
 
 
+@promise("A41")
 @pytest.mark.parametrize("path", ["/api/functions/{id}/invoke", "/fn/f"])
 async def test_an_invocation_gives_way_once_its_connection_has_ended(
     tmp_path: Path, path: str

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from promises import promise
 from quiltfn import __version__
 from quiltfn.api.http import event_stream
 from quiltfn.model.access import Scope
@@ -26,6 +27,8 @@ from quiltfn.tenants.access import Access
 from service.platform_harness import open_harness, until
 from service.test_urls import Web
 from timeouts import full_wait
+
+pytestmark = promise("A86")
 
 Header = dict[str, str]
 
@@ -57,6 +60,7 @@ async def invoked(web: Web, function: str, key: Header, query: str = "") -> int:
     return (await web("POST", path, headers=key)).status_code
 
 
+@promise("N97")
 async def test_none_is_disabled_while_a_node_of_an_older_version_would_serve_it(web: Web) -> None:
     operator, acme, _ = await keys(web)
     function = await web.function("f", "true", "acme")
@@ -71,6 +75,7 @@ async def test_none_is_disabled_while_a_node_of_an_older_version_would_serve_it(
     assert not (await switched(web, operator, "enable"))["disabled"]
 
 
+@promise("N97")
 @pytest.mark.parametrize(
     ("version", "presence", "is_older"),
     [
@@ -97,6 +102,7 @@ async def test_a_server_of_a_fleet_looks_for_nodes_of_older_versions(
         assert [part.has_older_nodes() for part in asked] == [is_older] * 3
 
 
+@promise("N98")
 async def test_what_another_node_says_of_a_disabled_tenant_holds_until_the_store_says_more(
     web: Web,
 ) -> None:
@@ -121,6 +127,7 @@ async def test_what_another_node_says_of_a_disabled_tenant_holds_until_the_store
 # --- an operator in another tenant ----------------------------------------------------------------
 
 
+@promise("A85")
 async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> None:
     operator, acme, _ = await keys(web)
     function = await web.function("f", "sleep 60", "acme", environment={"PLAIN": "secret"})
@@ -159,6 +166,7 @@ async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> N
     }
 
 
+@promise("A85")
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -200,6 +208,7 @@ async def test_an_operator_sees_the_keys_and_the_audit_log_of_one_tenant(web: We
     assert (newest["action"], newest["tenant_id"] != "nobody") == ("tenant.disable", True)
 
 
+@promise("A85", "A87")
 async def test_only_operators_name_another_tenant_and_one_that_there_is(web: Web) -> None:
     operator, acme, umbrella = await keys(web)
     function = await web.function("f", "echo 1", "acme")

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.calls.timeline import call_timeline
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.errors import RuntimeUnavailable
@@ -34,6 +35,7 @@ def phases(record: Invocation) -> Timeline:
     return replace(record.timeline, started_ms=0)
 
 
+@promise("C11")
 async def test_the_phases_are_consecutive_and_kept_with_the_record(server: Harness) -> None:
     entry = await server.active()
     server.invoker._clock = clock = ManualClock(step_s=0.001)

@@ -23,6 +23,7 @@ import structlog
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from metric_values import sample_value
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.http import tracing
 from quiltfn.api.http.request import Request
@@ -114,6 +115,7 @@ def ids(span: Span) -> tuple[str, str, str]:
     return span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
 
 
+@promise("O1")
 async def test_a_call_is_continued_from_its_caller_to_its_handler(
     traced: Traced, collector: Collector
 ) -> None:
@@ -140,6 +142,7 @@ async def test_a_call_is_continued_from_its_caller_to_its_handler(
     assert collector.resource["service.instance.id"] == FACTS.node_id
 
 
+@promise("O1")
 async def test_a_cold_call_shows_its_sandbox_and_why(traced: Traced, collector: Collector) -> None:
     await traced.harness.active("sleep 0.1", min_instances=0, max_instances=2)
     traced.harness.sandboxes.start_s = 0.01
@@ -151,6 +154,7 @@ async def test_a_cold_call_shows_its_sandbox_and_why(traced: Traced, collector: 
     assert made.end_time_unix_nano - made.start_time_unix_nano >= 9_000_000
 
 
+@promise("A84")
 async def test_a_call_that_fails_is_an_error_and_a_refusal_is_none(
     traced: Traced, collector: Collector
 ) -> None:
@@ -225,6 +229,7 @@ async def test_a_stranger_does_not_decide_how_much_a_span_holds() -> None:
     assert [len(one) for one in paths] == [100, 512]
 
 
+@promise("O2")
 async def test_accepted_work_links_to_its_request_and_has_its_attempts_and_delivery(
     traced: Traced, collector: Collector
 ) -> None:
@@ -320,6 +325,7 @@ async def test_a_replay_belongs_to_the_request_that_asks_for_it(
 # Metrics and logs --------------------------------------------------------------------------
 
 
+@promise("O6")
 async def test_metrics_are_those_of_the_route_by_the_same_names(
     tmp_path: Path, collector: Collector
 ) -> None:
@@ -366,6 +372,7 @@ async def test_lines_of_the_log_name_the_request(
     assert [one["trace_id"] for one in said if one["event"] == "request"] == [TRACE]
 
 
+@promise("O5")
 @pytest.mark.usefixtures("said")
 async def test_nothing_that_callers_or_handlers_say_is_sent(
     tmp_path: Path, collector: Collector
@@ -447,6 +454,7 @@ async def is_slow(collector: Collector) -> str:
     return collector.url
 
 
+@promise("O3")
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("way", [is_down, refuses, is_busy, is_slow])
 async def test_calls_do_not_notice_a_collector_that_takes_nothing(
@@ -468,6 +476,7 @@ async def test_calls_do_not_notice_a_collector_that_takes_nothing(
     assert complaint["reason"]
 
 
+@promise("O3")
 @pytest.mark.usefixtures("quick")
 async def test_a_collector_that_comes_back_gets_what_comes_then(
     tmp_path: Path, collector: Collector, said: list[dict[str, Any]]
@@ -488,6 +497,7 @@ async def test_a_collector_that_comes_back_gets_what_comes_then(
     ]
 
 
+@promise("O3")
 @pytest.mark.usefixtures("quick")
 async def test_what_waits_for_a_slow_collector_is_bounded_and_counted(
     tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
@@ -614,6 +624,7 @@ async def test_without_the_extra_the_server_says_what_to_install(
             pass
 
 
+@promise("O4")
 async def test_a_call_without_a_collector_makes_no_call_for_it(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         entry = await harness.active()
@@ -633,6 +644,7 @@ async def test_a_call_without_a_collector_makes_no_call_for_it(tmp_path: Path) -
     assert (response.status, called) == (200, [])
 
 
+@promise("O4")
 def test_nothing_of_opentelemetry_is_imported_without_an_endpoint() -> None:
     script = (
         "import sys, quiltfn.server.main\n"

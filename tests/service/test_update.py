@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.functions import lifecycle
 from quiltfn.model.errors import (
     Conflict,
@@ -71,6 +72,7 @@ async def test_calls_during_an_update_are_served_by_the_old_version_until_the_ne
     assert (await server.invoke(entry)).stdout == b"new\n"
 
 
+@promise("P11")
 @pytest.mark.parametrize("verb", ["pause", "delete"])
 async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness, verb: str) -> None:
     entry = await server.active("echo old")
@@ -94,6 +96,7 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness,
     assert (await server.invoke(entry)).stdout == b"newer\n"
 
 
+@promise("P3")
 async def test_an_update_that_cannot_be_prepared_leaves_the_old_version_serving_and_says_why(
     server: Harness,
 ) -> None:
@@ -219,6 +222,7 @@ async def test_rollback_points_back_without_a_new_version(server: Harness) -> No
         entry = await server.lifecycle.rollback(entry, 4)
 
 
+@promise("P4")
 async def test_version_numbers_are_not_used_again_after_one_that_never_served(
     server: Harness,
 ) -> None:
@@ -238,6 +242,7 @@ async def test_a_new_name_is_used_and_the_old_one_is_free(server: Harness) -> No
     assert server.catalog.by_name(TENANT, "old") is other
 
 
+@promise("P4")
 async def test_twenty_simultaneous_updates_make_consecutive_versions(server: Harness) -> None:
     entry = await server.active(max_instances=2)
     await asyncio.gather(
@@ -267,6 +272,7 @@ async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path:
         assert (entry.function.current_version, entry.function.error_message) == (1, None)
 
 
+@promise("D42")
 async def test_a_version_that_was_removed_is_none_to_anybody(server: Harness) -> None:
     server.store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
     entry = await server.active("echo 1")
@@ -282,6 +288,7 @@ async def test_a_version_that_was_removed_is_none_to_anybody(server: Harness) ->
     assert (await server.invoke(entry)).stdout == b"2\n"
 
 
+@promise("D42")
 async def test_a_version_that_is_removed_while_it_is_read_is_not_kept(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from metric_values import sample_value
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.call_response import LONG_OUTPUT_BYTES
 from quiltfn.api.http import budgets
@@ -80,6 +81,7 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
         yield Web(harness)
 
 
+@promise("U1")
 async def test_nothing_is_reachable_before_a_url_is_set_and_after_it_is_gone(web: Web) -> None:
     key = await web.key()
     function = await web.function()
@@ -99,6 +101,7 @@ async def test_nothing_is_reachable_before_a_url_is_set_and_after_it_is_gone(web
         assert (await web("DELETE", path, headers=key)).status_code == 204
 
 
+@promise("U1")
 async def test_a_url_goes_with_its_function_and_survives_a_restart(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
@@ -208,6 +211,7 @@ async def test_changes_of_urls_are_audited_without_their_secrets(web: Web) -> No
 # --- who may -----------------------------------------------------------------------------------
 
 
+@promise("U4")
 async def test_a_key_is_asked_for_and_is_not_passed_on(web: Web) -> None:
     key = await web.key(scope=Scope.INVOKE)
     write = await web.key()
@@ -225,6 +229,7 @@ async def test_a_key_is_asked_for_and_is_not_passed_on(web: Web) -> None:
     assert (answer.status_code, answer.text) == (200, "\n")
 
 
+@promise("U3")
 async def test_without_a_credential_nobody_learns_what_there_is(web: Web) -> None:
     """Whatever the path: a function with a key, with a webhook, without a URL, or none at all."""
     key = await web.key("acme")
@@ -243,6 +248,7 @@ async def test_without_a_credential_nobody_learns_what_there_is(web: Web) -> Non
     assert told == {(401, "UNAUTHORIZED")}
 
 
+@promise("U3")
 async def test_a_key_of_another_tenant_finds_nothing(web: Web) -> None:
     own, other = await web.key("acme"), await web.key("other", Scope.OPERATOR)
     await web.url(await web.function("f", tenant="acme"), own)
@@ -255,6 +261,7 @@ async def test_a_key_of_another_tenant_finds_nothing(web: Web) -> None:
     assert (await web("POST", "/fn/acme/f", headers=own)).status_code == 200
 
 
+@promise("U5")
 async def test_who_can_sign_may_call(web: Web) -> None:
     await web.key("default")
     key = await web.key()
@@ -348,6 +355,7 @@ async def test_a_call_that_failed_has_a_record_and_is_not_counted(web: Web) -> N
     assert await refused_by(web, function, {}) == {}
 
 
+@promise("U17")
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_http_status_from_500_counts_as_an_error_of_a_success(
     web: Web, stream: bool
@@ -374,6 +382,7 @@ async def test_an_http_status_from_500_counts_as_an_error_of_a_success(
     assert (await web("POST", f"{path}/invoke")).json().get("http_status") is None
 
 
+@promise("U16")
 async def test_a_path_that_was_a_tenant_s_is_nobody_else_s(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
@@ -392,6 +401,7 @@ async def test_a_path_that_was_a_tenant_s_is_nobody_else_s(tmp_path: Path) -> No
         assert (await web("GET", "/fn/acme/hook")).status_code == 401, "without a function"
 
 
+@promise("U16")
 @pytest.mark.parametrize("had_url", [True, False])
 async def test_a_tenant_without_keys_keeps_its_path_after_a_restart(
     tmp_path: Path, had_url: bool
@@ -412,6 +422,7 @@ async def test_a_tenant_without_keys_keeps_its_path_after_a_restart(
         assert answer.status_code == (404 if had_url else 200)
 
 
+@promise("U2")
 async def test_any_method_and_any_bytes(web: Web) -> None:
     await web.url(await web.function(), {}, auth="none")
     body = bytes(range(256)) * 10
@@ -433,6 +444,7 @@ async def test_other_methods_than_those_of_the_url_are_refused(web: Web) -> None
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
 
 
+@promise("U13")
 async def test_a_shell_answers_by_a_header_block(web: Web) -> None:
     await web.url(await web.function(), {}, auth="none")
     lines = [b"Status: 418", b"X-A: b", b"Connection: close", b"Content-Length: 1"]
@@ -455,6 +467,7 @@ FAILURES = [
 ]
 
 
+@promise("A84", "U9")
 @pytest.mark.parametrize(("handler", "status", "code", "why"), FAILURES, ids=str)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_what_a_failure_is_answered_with(
@@ -484,6 +497,7 @@ async def test_what_a_failure_is_answered_with(
     assert handler != "zz-4711" or "zz-4711" in record["error_message"]
 
 
+@promise("U9")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_bad_answer_is_502_and_its_record_says_why(web: Web, stream: bool) -> None:
     key = await web.key("default")
@@ -532,6 +546,7 @@ async def test_a_long_answer_without_room_names_the_call_that_ran(
     )
 
 
+@promise("U8")
 async def test_no_header_takes_the_place_of_a_variable(web: Web) -> None:
     own = {"HTTP_X_MODE": "safe"}
     await web.url(await web.function(handler="echo $HTTP_X_MODE", environment=own), {}, auth="none")
@@ -580,6 +595,7 @@ async def test_preflights_are_answered_without_the_function(web: Web) -> None:
     assert "access-control-allow-origin" not in other.headers
 
 
+@promise("U18")
 async def test_a_page_without_an_origin_reads_its_own_url_only_where_anybody_may(
     tmp_path: Path,
 ) -> None:
@@ -611,6 +627,7 @@ async def test_a_page_without_an_origin_reads_its_own_url_only_where_anybody_may
         assert harness.sandboxes.calls == before + 1, "the handler may answer it"
 
 
+@promise("U18")
 async def test_a_browser_is_sent_to_the_slash_behind_which_relative_links_are(web: Web) -> None:
     function = await web.function(handler="echo $PATH_INFO")
     await web.url(function, {}, auth="none")
@@ -647,6 +664,7 @@ async def test_without_keys_pages_of_other_origins_cannot_call_what_needs_one(we
     assert (await web("POST", "/fn/g", content=b"x", headers=evil)).status_code == 200
 
 
+@promise("U13")
 async def test_a_host_of_their_own_has_the_urls_and_nothing_else(tmp_path: Path) -> None:
     async with open_harness(tmp_path, settings={"url_host": "FN.example.com"}) as harness:
         web = Web(harness)

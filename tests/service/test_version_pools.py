@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import CapacityFull, FunctionNotActive, NotFound
@@ -17,6 +18,8 @@ from quiltfn.pool.version_pools import WAITING_MAX
 from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import Harness, open_harness, until
 from service.python_calls import fewest_python_calls
+
+pytestmark = promise("W14", "W20")
 
 OWN = "/src/quiltfn/"
 DELETED = (ExitKind.CANCELLED, "the function was deleted")

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from contract.stores import a_call, a_function, done
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.api.http.request import Headers, Request
 from quiltfn.calls import events as events_module
 from quiltfn.calls.events import KEPT_EVENTS, ONE_BY_ONE, Events
@@ -26,6 +27,8 @@ from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.ports.streamed_body import StreamedBody
 from quiltfn.ports.work import QueueCounts
 from timeouts import scaled
+
+pytestmark = promise("N52")
 
 FUNCTION = a_function(state=FunctionState.ACTIVE)
 TENANT = FUNCTION.tenant_id
@@ -206,6 +209,7 @@ async def until(true: Callable[[], object]) -> None:
 Nodes = tuple[Network, Node, Node]
 
 
+@promise("N51")
 async def test_a_reader_sees_the_calls_of_every_node_once(nodes: Nodes) -> None:
     _, a, b = nodes
     at_a, at_b = await a.reader(), await b.reader()
@@ -217,6 +221,7 @@ async def test_a_reader_sees_the_calls_of_every_node_once(nodes: Nodes) -> None:
     assert await nothing_more(at_b)
 
 
+@promise("N51")
 async def test_nobody_asks_while_nobody_follows(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +252,7 @@ async def test_a_look_at_the_same_nodes_wakes_nobody(nodes: Nodes) -> None:
     assert before.is_set()
 
 
+@promise("N51")
 async def test_what_is_of_another_tenant_or_not_asked_for_stays_where_it_is(nodes: Nodes) -> None:
     network, a, b = nodes
     reader = await a.reader(types=frozenset((EventType.INVOCATION_ENDED,)))
@@ -296,6 +302,7 @@ async def test_a_queue_is_counted_by_the_reader_s_node_and_told_once(nodes: Node
     assert queue["dead_letters"] == 4
 
 
+@promise("N51")
 async def test_where_calls_are_many_the_bound_of_a_function_is_that_of_one_node(
     nodes: Nodes,
 ) -> None:

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
+from promises import promise
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.server import ServerSettings
 from quiltfn.ports import Call, SandboxRefused
@@ -482,6 +483,7 @@ async def test_no_more_of_a_body_is_asked_for_than_the_server_takes() -> None:
         assert body.asked_for == MANY
 
 
+@promise("R37")
 async def test_an_answer_arrives_though_the_server_has_closed_upon_the_body() -> None:
     """What is sent then is refused by the kernel, which would hide what can still be read."""
     answer = b"HTTP/1.1 413 Too Long\r\ncontent-length: 2\r\n\r\nno"

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from contract.stores import restart
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.store import SqlIdempotencyStore
@@ -111,6 +112,7 @@ async def test_mode_sync_is_stronger_than_a_preference(api: Api) -> None:
     assert (answer.status_code, answer.json()["status"]) == (200, "success")
 
 
+@promise("W3")
 @pytest.mark.parametrize(
     ("query", "name"),
     [
@@ -184,6 +186,7 @@ async def test_what_no_version_would_take_is_refused_and_queues_nothing(api: Api
     assert (await api.good("GET", f"{function}/invocations"))["invocations"] == []
 
 
+@promise("W9")
 async def test_a_key_queues_a_call_once(api: Api) -> None:
     function = await api.function()
     await api.good("POST", f"{function}/pause")
@@ -225,6 +228,7 @@ async def test_a_key_of_work_that_may_be_queued_is_not_free_again(
     assert (await api.good("GET", f"{function}/queue"))["queued"] == int(is_stored)
 
 
+@promise("N90")
 async def test_work_that_is_queued_though_the_store_did_not_say_so_is_run(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +269,7 @@ async def dies_before_it_answers(
 KEYED = {"Idempotency-Key": "k"}
 
 
+@promise("W9")
 @pytest.mark.parametrize("how", ["by id", "by name", "replay", "schedule"])
 async def test_a_key_tells_of_work_that_was_accepted_before_a_kill(
     api: Api, monkeypatch: pytest.MonkeyPatch, how: str
@@ -293,6 +298,7 @@ async def test_a_key_tells_of_work_that_was_accepted_before_a_kill(
     assert again.headers["location"].endswith(queued["invocation_id"])
 
 
+@promise("W9")
 async def test_a_key_names_the_record_of_a_call_whose_answer_was_lost(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +429,7 @@ async def test_a_synchronous_call_is_cancelled_too(api: Api) -> None:
     await api.refused(409, "POST", f"{path}/cancel")
 
 
+@promise("W6")
 async def test_a_call_is_cancelled_on_disk_before_the_answer(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +470,7 @@ async def test_nothing_is_done_to_calls_that_there_are_not(api: Api) -> None:
 # Waiting -------------------------------------------------------------------------------------
 
 
+@promise("W7")
 async def test_who_waits_for_a_call_is_woken_by_its_end(api: Api) -> None:
     function = await api.function("sleep 1000")
     entry = api.harness.catalog.get(function.rsplit("/", 1)[1])
@@ -480,6 +488,7 @@ async def test_who_waits_for_a_call_is_woken_by_its_end(api: Api) -> None:
     assert not waiters._events, "nobody is remembered who waits no longer"
 
 
+@promise("W7")
 async def test_a_wait_ends_with_its_time(api: Api) -> None:
     function = await api.function()
     record = await api.submit(function, delay_seconds=60)
@@ -490,6 +499,7 @@ async def test_a_wait_ends_with_its_time(api: Api) -> None:
         assert refusal["error"].startswith("wait_seconds must be a whole number between 0 and 60")
 
 
+@promise("W7")
 async def test_nobody_keeps_waiting_while_the_server_ends(api: Api) -> None:
     function = await api.function()
     record = await api.submit(function, delay_seconds=60)
@@ -530,6 +540,7 @@ async def test_the_input_of_a_synchronous_call_is_kept_where_the_policy_says_so(
     assert refusal["error"] == "keep_input must be one of: async, all, none"
 
 
+@promise("W8")
 async def test_a_call_is_replayed_on_the_version_that_is_named(api: Api) -> None:
     function = await api.function("echo one")
     await api.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
@@ -616,6 +627,7 @@ async def test_what_fails_is_tried_again_then_a_dead_letter_and_queued_again_on_
     assert (await api.good("POST", redrive, {"all": True}))["redriven"] == 0
 
 
+@promise("W4")
 async def test_all_dead_letters_are_queued_again_and_one_can_be_dropped(api: Api) -> None:
     function = await api.function("exit 3")
     records = [await api.submit(function, str(number)) for number in range(5)]
@@ -637,6 +649,7 @@ async def test_all_dead_letters_are_queued_again_and_one_can_be_dropped(api: Api
     assert {one["stdout"] for one in ended} == {"0", "1", "2", "3"}
 
 
+@promise("W10")
 async def test_a_redrive_looks_at_no_call_of_another_function(api: Api) -> None:
     other = await api.function("exit 3", "other", timeout_seconds=77)
     body = {"timeout_seconds": 66}
@@ -691,6 +704,7 @@ async def test_accepted_work_that_runs_is_cancelled_and_not_tried_again(api: Api
     assert (queue["queued"], queue["running"], queue["dead_letters"]) == (0, 0, 0)
 
 
+@promise("W6")
 async def test_work_that_waits_for_its_next_attempt_can_be_cancelled(api: Api) -> None:
     """Between two attempts it is neither running nor quite queued yet."""
     function = await api.function("exit 1")
@@ -707,6 +721,7 @@ async def test_work_that_waits_for_its_next_attempt_can_be_cancelled(api: Api) -
     assert (await api.good("GET", f"{function}/queue"))["delayed"] == 0
 
 
+@promise("W2")
 async def test_what_a_paused_function_accepted_runs_after_resume(api: Api) -> None:
     function = await api.function("cat")
     await api.good("POST", f"{function}/pause")
@@ -740,6 +755,7 @@ async def test_the_input_is_gone_after_the_end_where_the_policy_keeps_none(api: 
     await api.refused(404, "GET", path)
 
 
+@promise("W11")
 async def test_attempts_have_the_memory_for_long_output_that_calls_have(api: Api) -> None:
     function = await api.function("sleep 1000")
     record = await api.submit(function)
@@ -755,6 +771,7 @@ async def test_attempts_have_the_memory_for_long_output_that_calls_have(api: Api
     await until(lambda: outputs.is_unused)
 
 
+@promise("A42")
 async def test_a_tenant_has_so_many_requests_that_wait_for_ends(api: Api) -> None:
     function = await api.function("sleep 1000")
     record = await api.submit(function)
@@ -773,6 +790,7 @@ async def test_a_tenant_has_so_many_requests_that_wait_for_ends(api: Api) -> Non
     assert waits.open == 0
 
 
+@promise("W8")
 @pytest.mark.parametrize("mode", ["sync", "async"])
 async def test_what_is_replayed_counts_as_a_body_that_was_sent(api: Api, mode: str) -> None:
     function = await api.function("cat")
@@ -792,6 +810,7 @@ async def test_what_is_replayed_counts_as_a_body_that_was_sent(api: Api, mode: s
 # What is loaded ------------------------------------------------------------------------------
 
 
+@promise("A67")
 async def test_output_is_loaded_once_for_the_answer_and_never_to_wait_cancel_or_list_attempts(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

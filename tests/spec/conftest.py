@@ -1,4 +1,5 @@
 """Servers for the tests of the contract: one without keys, one with keys and signed tokens."""
+# promise: N26
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, until, watched
+from promises import promise
 from spec.api_client import (
     Api,
     TlsServer,
@@ -89,6 +90,7 @@ TRICKLED = {
 }
 
 
+@promise("A19")
 def test_a_body_that_trickles_on_behind_its_answer_ends_the_connection(impatient: Server) -> None:
     def trickles(case: str) -> float:
         method, path, headers, status = TRICKLED[case]
@@ -105,6 +107,7 @@ def test_a_body_that_trickles_on_behind_its_answer_ends_the_connection(impatient
     assert max(took.values()) < scaled(10), took
 
 
+@promise("A19")
 def test_empty_lines_do_not_keep_a_connection(impatient: Server) -> None:
     wire = connect(impatient.url)
     wire.send(request("GET", "/health"))
@@ -121,6 +124,7 @@ def test_the_rest_of_a_body_may_follow_its_answer(impatient: Server) -> None:
     assert statuses(wire.receive()) == [200]
 
 
+@promise("A19")
 def test_requests_ahead_of_their_turn_are_bounded(open_server: Server) -> None:
     function = open_server.deploy("sleep 1")
     try:
@@ -137,6 +141,7 @@ def test_requests_ahead_of_their_turn_are_bounded(open_server: Server) -> None:
         function.delete()
 
 
+@promise("A19")
 def test_a_reader_that_does_not_read_is_cut_off(impatient: Server) -> None:
     before, quiet = rss_kib(impatient.pid), impatient.call("GET", "/health")
     assert quiet.status_code == 200
@@ -173,6 +178,7 @@ FLOODS = {
 }
 
 
+@promise("A18")
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_flood_of_connections_leaves_room_for_management(
     another: Callable[..., Server], kind: str
@@ -196,6 +202,7 @@ def test_a_flood_of_connections_leaves_room_for_management(
     function.delete()
 
 
+@promise("A18")
 def test_with_few_files_connections_and_sandboxes_leave_each_other_some() -> None:
     with watched() as server:
         server._command = ["prlimit", "--nofile=1024:1024", *server._command]
@@ -211,6 +218,7 @@ def test_with_few_files_connections_and_sandboxes_leave_each_other_some() -> Non
         assert Api(server.url).http.delete(path, timeout=scaled(5)).status_code == 204
 
 
+@promise("A18")
 def test_the_soft_limit_of_files_is_raised() -> None:
     with watched() as server:
         server._command = ["prlimit", "--nofile=256:4096", *server._command]
@@ -221,6 +229,7 @@ def test_the_soft_limit_of_files_is_raised() -> None:
             assert limits.split()[3:5] == ["4096", "4096"]
 
 
+@promise("A18")
 def test_too_few_files_are_told() -> None:
     with watched() as server:
         server._command = ["prlimit", "--nofile=256:256", *server._command]
@@ -229,6 +238,7 @@ def test_too_few_files_are_told() -> None:
         assert "needs 1024" in server.log.read_text()
 
 
+@promise("A20")
 def test_a_long_body_that_waits_is_kept_once(another: Callable[..., Server]) -> None:
     server = another("--queue-wait-s 60").start()
     function = server.deploy("sleep 3", max_instances=1)
@@ -247,6 +257,7 @@ def test_a_long_body_that_waits_is_kept_once(another: Callable[..., Server]) -> 
     function.delete()
 
 
+@promise("A20")
 def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
     another: Callable[..., Server],
 ) -> None:
@@ -319,6 +330,7 @@ def small_pages() -> Iterator[Server]:
         yield server.start()
 
 
+@promise("A21")
 def test_a_page_of_records_ends_with_its_bytes(small_pages: Server) -> None:
     # What is one byte of output may be six of JSON.
     function = small_pages.deploy("head -c 200000 /dev/zero")
@@ -339,6 +351,7 @@ def test_a_page_of_records_ends_with_its_bytes(small_pages: Server) -> None:
     is_error(refused, "UNPROCESSABLE_ENTITY", 422)
 
 
+@promise("A21")
 def test_pages_of_functions_and_versions_end_with_their_bytes(small_pages: Server) -> None:
     api = Api(small_pages.url)
     handlers = ["#" + str(number) + "x" * 60_000 for number in range(20)]
@@ -354,6 +367,7 @@ def test_pages_of_functions_and_versions_end_with_their_bytes(small_pages: Serve
     assert made <= {one["id"] for page in found for one in page}
 
 
+@promise("A21")
 def test_a_page_of_long_records_costs_the_server_little(another: Callable[..., Server]) -> None:
     server = another().start()
     function = server.deploy("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=2)
@@ -379,6 +393,7 @@ def test_a_page_of_long_records_costs_the_server_little(another: Callable[..., S
     assert peak_kib(server.pid) < 300 * 1024, (before, peak_kib(server.pid))
 
 
+@promise("A22")
 def test_handlers_and_environments_have_room_in_bytes(another: Callable[..., Server]) -> None:
     server = another("--functions-max-bytes 2097152").start()
     body = {"handler": "#" + "x" * 60_000, "environment": {"A": "x" * 30_000}}
@@ -400,6 +415,7 @@ def test_handlers_and_environments_have_room_in_bytes(another: Callable[..., Ser
     assert api.http.put(small.path, json=body).status_code == 200
 
 
+@promise("A22")
 def test_calls_with_long_output_take_turns_and_lose_none(another: Callable[..., Server]) -> None:
     server = another().start()
     function = server.deploy("head -c 6000000 /dev/zero | tr '\\0' x", max_instances=16)
@@ -412,6 +428,7 @@ def test_calls_with_long_output_take_turns_and_lose_none(another: Callable[..., 
     assert peak_kib(server.pid) < 300 * 1024
 
 
+@promise("A24")
 def test_one_tenant_leaves_half_of_what_is_bounded_to_the_others(
     another: Callable[..., Server],
 ) -> None:
@@ -454,6 +471,7 @@ def test_one_tenant_leaves_half_of_what_is_bounded_to_the_others(
     assert other("POST", "/api/functions", body | {"name": new_name()}).status_code == 201
 
 
+@promise("A23")
 def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[..., Server]) -> None:
     options = "--tls-cert ROOT/cert.pem --tls-key ROOT/key.pem"
     server = another(options, kind=TlsServer)
@@ -473,6 +491,7 @@ def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[...,
     server.close()
 
 
+@promise("A22")
 def test_kept_answers_that_nobody_reads_are_loaded_one_at_a_time(
     another: Callable[..., Server],
 ) -> None:
@@ -497,6 +516,7 @@ def test_kept_answers_that_nobody_reads_are_loaded_one_at_a_time(
 AT_ONCE = 9
 
 
+@promise("A22")
 def test_long_answers_that_are_to_be_kept_wait_one_after_the_other(
     another: Callable[..., Server],
 ) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, quiltfn, until
+from promises import promise
 from spec.api_client import (
     Api,
     TlsServer,
@@ -27,7 +28,7 @@ from spec.api_client import (
 from spec.conftest import Keyed
 from spec.live_events import streaming
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A1")]
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 LIST = "/api/functions"
 
@@ -109,6 +110,7 @@ def test_an_expired_key_is_refused(keyed: Keyed) -> None:
     is_error(with_headers(keyed.server, X_Api_Key=short["key"]), "UNAUTHORIZED", 401)
 
 
+@promise("A6")
 @pytest.mark.parametrize("by", ["http", "command"])
 def test_a_revoked_key_is_refused_within_a_second(keyed: Keyed, by: str) -> None:
     key = keyed.key(new_name(), "read")
@@ -122,6 +124,7 @@ def test_a_revoked_key_is_refused_within_a_second(keyed: Keyed, by: str) -> None
     is_error(with_headers(keyed.server, X_Api_Key=key["key"]), "UNAUTHORIZED", 401)
 
 
+@promise("A6")
 def test_a_stream_ends_with_its_credential(keyed: Keyed) -> None:
     name = new_name()
     admin, key = keyed.caller(name), keyed.key(name, "read")
@@ -146,6 +149,7 @@ def test_a_stream_ends_with_its_credential(keyed: Keyed) -> None:
     admin.clear()
 
 
+@promise("A29")
 @pytest.mark.one_server("each node counts failed credentials for itself")
 def test_a_key_made_by_command_works_in_the_very_next_request(keyed: Keyed) -> None:
     for _ in range(5):
@@ -162,6 +166,7 @@ def test_a_key_made_by_command_works_in_the_very_next_request(keyed: Keyed) -> N
     assert api("GET", LIST, headers={"X-Api-Key": key}).status_code == 200
 
 
+@promise("A6", "A29")
 def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[..., Server]) -> None:
     server = another().start()
     anybody = Api(server.url)
@@ -279,6 +284,7 @@ NEIGHBOURS = {
 }
 
 
+@promise("A31")
 @pytest.mark.parametrize(("headers", "status"), NEIGHBOURS.values(), ids=NEIGHBOURS.keys())
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_foreign_hosts_and_origins_are_refused(
@@ -323,6 +329,7 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(anybody: Api, kind: str |
 # What browsers make of answers -----------------------------------------------------------------
 
 
+@promise("A31")
 def test_no_answer_can_be_framed_or_taken_for_something_else(anybody: Api) -> None:
     function_id = anybody.active()
     invoke = f"{of(function_id)}/invoke"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from quiltfn.settings import Settings
 from spec.api_client import Api, new_name, of
 from spec.conftest import Keyed
@@ -15,7 +16,7 @@ from timeouts import scaled
 
 SETTINGS_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A1")]
 SETTINGS_PAGE = Path(__file__).resolve().parents[2] / "docs/reference/settings.md"
 
 

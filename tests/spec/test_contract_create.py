@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from spec.api_client import Api, new_name, of
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A1")]
 FUNCTIONS = "/api/functions"
 DEFAULTS: dict[str, Any] = {
     "runtime": "shell",

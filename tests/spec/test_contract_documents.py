@@ -11,6 +11,7 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from e2e.server import Server
+from promises import promise
 from quiltfn.api.http.route import ANY_METHOD
 from quiltfn.api.openapi import COMMON_METHODS
 from quiltfn.api.routes.table import ROUTES
@@ -97,6 +98,7 @@ def run_as_printed(text: str, url: str, key: str | None) -> list[tuple[int, int]
     return list(zip(promised, answered, strict=True))
 
 
+@promise("A10")
 @pytest.mark.parametrize("what", ["functions", "elasticity"])
 def test_the_examples_work_as_printed(anybody: Api, open_server: Server, what: str) -> None:
     text = anybody("GET", f"/api/{what}/examples?format=markdown").text

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, quiltfn
+from promises import promise
 from spec.api_client import Api, make_key, new_name, of
 from spec.conftest import Keyed
 
@@ -31,6 +32,7 @@ def ids(answer: dict[str, Any]) -> list[str]:
     return [one["invocation_id"] for one in answer["invocations"]]
 
 
+@promise("A61")
 @pytest.mark.one_server("another node has a cold start of its own")
 def test_calls_of_all_functions_by_every_filter(tenant: Api) -> None:
     began = int(time.time())
@@ -110,6 +112,7 @@ def archive(files: dict[str, str]) -> bytes:
     return packed.getvalue()
 
 
+@promise("A64")
 def test_the_files_and_packages_of_a_runtime(tenant: Api, keyed: Keyed) -> None:
     files = {
         "main.sh": "echo main",
@@ -148,6 +151,7 @@ def test_the_files_and_packages_of_a_runtime(tenant: Api, keyed: Keyed) -> None:
 # Keys and the audit log --------------------------------------------------------------------------
 
 
+@promise("A66")
 def test_a_key_keeps_its_label(keyed: Keyed) -> None:
     tenant = new_name()
     made = keyed.key(tenant, "admin", label="nightly build ä")
@@ -165,6 +169,7 @@ def test_a_key_keeps_its_label(keyed: Keyed) -> None:
     assert any(by_command["id"] in one and "by hand" in one for one in listed.splitlines())
 
 
+@promise("A66")
 def test_the_audit_log_by_filters(tenant: Api, keyed: Keyed) -> None:
     began = int(time.time())
     function_id = tenant.create()
@@ -201,6 +206,7 @@ def sent(api: Api, path: str, accept: str, method: str = "GET") -> tuple[dict[st
         return dict(answer.headers), b"".join(answer.iter_raw())
 
 
+@promise("A65")
 def test_long_answers_are_compressed_for_those_who_ask(tenant: Api) -> None:
     function_id = tenant.active(f"echo {'long ' * 1000}")
     tenant.invoke(function_id)
@@ -230,6 +236,7 @@ def test_calls_octets_and_short_answers_are_never_compressed(tenant: Api) -> Non
         assert body
 
 
+@promise("A76")
 def test_the_files_of_a_version_are_those_it_was_made_with(
     tenant: Api, open_server: Server, anybody: Api
 ) -> None:

@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from spec.api_client import Api, is_error, of
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("C14")]
 # Every byte there is, and a NUL in the middle.
 ALL = bytes(range(256)) * 2
 PRINT = "printf %b '" + "".join(f"\\0{byte:03o}" for byte in ALL) + "'"
@@ -125,6 +126,7 @@ def test_the_command_line_prints_bytes(
     assert run(*other).stdout == b"e\xff"
 
 
+@promise("C15")
 def test_a_timeout_may_be_a_day_or_what_the_operator_says(another: Any, tenant: Api) -> None:
     assert tenant.get(tenant.create(timeout_seconds=86_400))["timeout_seconds"] == 86_400
     body = {"name": "too-long", "handler": "echo", "timeout_seconds": 86_401}

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from e2e.server import Server
+from promises import promise
 from spec.api_client import (
     PAGE_CREATE,
     PAGE_INVOKE,
@@ -24,7 +25,7 @@ from spec.api_client import (
 )
 from spec.conftest import Keyed
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A1")]
 FUNCTIONS = "/api/functions"
 WORDS = ["by-name", "invoke", "pool", "pools", "stats", "health", "help", "examples"]
 WORDS += ["runtimes", "schedules", "keys", "audit", "nodes"]
@@ -81,6 +82,7 @@ def test_a_state_that_is_none_is_told_the_states_there_are(tenant: Api) -> None:
     assert refusal["error"] == "state must be one of: pending, deploying, active, paused, error"
 
 
+@promise("A60")
 @pytest.mark.one_server("a node hears of calls that others counted within 5 s")
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("sort", ["name", "created_at", "last_invoked_at", "invocation_count"])
@@ -100,6 +102,7 @@ def test_list_in_any_order(tenant: Api, sort: str, order: str) -> None:
     assert seen == (expected if order == "asc" else expected[::-1])
 
 
+@promise("A60")
 def test_list_by_text_and_in_brief(tenant: Api) -> None:
     tenant.create(name="invoices", environment={"TOKEN": "secret"})
     described = tenant.create(name="other", description="Sends Invoices")
@@ -117,6 +120,7 @@ def test_list_by_text_and_in_brief(tenant: Api) -> None:
         assert "cursor" in told["error"]
 
 
+@promise("A60")
 @pytest.mark.one_server("a node hears of the pools of others with their next beat")
 def test_pools_are_those_that_are_not_empty(tenant: Api, keyed: Keyed) -> None:
     tenant.create()
@@ -314,11 +318,13 @@ def test_system_info_says_whose_key_it_was(keyed: Keyed) -> None:
         assert (info["tenant_id"], info["scope"]) == (name, scope)
 
 
+@promise("N64")
 def test_what_balances_load_asks_without_a_key(keyed: Keyed) -> None:
     anybody = Api(keyed.server.url, "")
     assert anybody.good("GET", "/health/ready") == {"status": "ok"}
 
 
+@promise("A63")
 def test_whoami_says_whose_key_it_is_and_until_when(keyed: Keyed) -> None:
     tenant = new_name()
     made = keyed.key(tenant, "invoke", expires_seconds=600)
@@ -330,12 +336,14 @@ def test_whoami_says_whose_key_it_is_and_until_when(keyed: Keyed) -> None:
     assert keyed.operator.good("GET", "/api/whoami")["expires_at"] is None
 
 
+@promise("A63")
 def test_whoami_needs_no_key_where_the_server_needs_none(anybody: Api) -> None:
     told = anybody.good("GET", "/api/whoami")
     assert (told["tenant_id"], told["scope"]) == ("default", "operator")
     assert (told["credential"], told["needs_credential"]) == ("open", False)
 
 
+@promise("N60")
 @pytest.mark.one_server("it is about one server")
 def test_a_server_that_is_alone_is_a_node_with_its_functions(keyed: Keyed) -> None:
     api = keyed.caller(tenant := new_name(), "write")
@@ -356,6 +364,7 @@ def test_a_server_that_is_alone_is_a_node_with_its_functions(keyed: Keyed) -> No
     assert "fleet" not in keyed.operator.good("GET", "/api/whoami")["offers"]
 
 
+@promise("A63")
 @pytest.mark.one_server("each node has findings of its own")
 def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
     told = keyed.operator.good("GET", "/api/system/doctor")
@@ -380,6 +389,7 @@ def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
     assert warned.items() <= {one["name"]: one["sentence"] for one in told["findings"]}.items()
 
 
+@promise("A63")
 def test_instances_of_every_tenant_for_an_operator(tenant: Api, keyed: Keyed) -> None:
     function_id = tenant.active(name="seen", memory_limit_mb=256)
     path = f"/api/instances?function_id={function_id}"
@@ -521,6 +531,7 @@ def callers(keyed: Keyed) -> dict[str, Api]:
     return {scope: keyed.caller(tenant, scope) for scope in SCOPES}
 
 
+@promise("A63")
 @pytest.mark.parametrize(("method", "path"), NEEDS, ids=lambda one: one)
 def test_each_scope_includes_the_ones_before_it(
     callers: dict[str, Api], keyed: Keyed, method: str, path: str
@@ -551,6 +562,7 @@ def test_the_matrix_of_scopes_has_every_route(keyed: Keyed) -> None:
     assert len(told) == len(NEEDS) + len(PUBLIC)
 
 
+@promise("A30", "A79")
 def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
     tenant = new_name()
     operator, admin = keyed.key(tenant, "operator"), keyed.key(tenant, "admin")
@@ -578,6 +590,7 @@ def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
     Api(keyed.server.url, operator["key"]).good("DELETE", f"/api/keys/{operator['id']}", status=204)
 
 
+@promise("A30")
 def test_a_key_that_expires_makes_none_that_lives_longer(keyed: Keyed) -> None:
     short = keyed.key(new_name(), "admin", expires_seconds=600)
     caller = Api(keyed.server.url, short["key"])
@@ -588,6 +601,7 @@ def test_a_key_that_expires_makes_none_that_lives_longer(keyed: Keyed) -> None:
     assert made["expires_at"] <= short["expires_at"]
 
 
+@promise("A30")
 def test_the_first_key_is_not_an_operators_when_an_admin_with_a_token_makes_it(
     another: Callable[..., Server],
 ) -> None:
@@ -664,6 +678,7 @@ FOREIGN = [
 ]
 
 
+@promise("A5")
 @pytest.mark.parametrize(("method", "path", "body"), FOREIGN, ids=str)
 def test_anothers_id_answers_as_one_that_does_not_exist(
     strangers: Strangers, method: str, path: str, body: object

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from e2e.server import until
+from promises import promise
 from spec.api_client import Api, new_name
 from spec.conftest import Keyed
 
@@ -119,6 +120,7 @@ def test_a_change_that_is_wrong_changes_nothing(api: Api) -> None:
     assert api.good("GET", f"{SCHEDULES}/nightly") == made
 
 
+@promise("W19")
 def test_who_may_and_what_a_reader_sees(api: Api, keyed: Keyed) -> None:
     name = api.good("GET", "/api/functions/by-name/job")["tenant_id"]
     reader, invoker = keyed.caller(name, "read"), keyed.caller(name, "invoke")
@@ -134,6 +136,7 @@ def test_who_may_and_what_a_reader_sees(api: Api, keyed: Keyed) -> None:
     assert invoker.good("POST", f"{SCHEDULES}/nightly/run", status=202)["status"] == "queued"
 
 
+@promise("W19")
 def test_other_tenants_see_none_of_it(api: Api, keyed: Keyed) -> None:
     stranger = keyed.caller(new_name())
     add(api)
@@ -249,6 +252,7 @@ def test_a_paused_functions_runs_wait_and_a_deleted_functions_schedules_go(api: 
     api.refused("NOT_FOUND", 404, "GET", f"{SCHEDULES}/nightly")
 
 
+@promise("W18")
 def test_with_overlap_skip_a_time_is_skipped_and_with_queue_it_waits(api: Api) -> None:
     api.active("sleep 3", name="slow")
     add(api, name="skipping", function="slow", cron=None, every_seconds=1, overlap="skip")

@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from e2e.server import Server, until, watched
+from promises import promise
 from spec.api_client import Api, files_below, is_error, make_key, new_address, new_name, of
 from spec.conftest import Keyed
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A1")]
 FUNCTIONS = "/api/functions"
 
 
@@ -90,6 +91,7 @@ def test_what_cannot_be_a_key_is_refused(tenant: Api, key: str) -> None:
     tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body, headers=headers)
 
 
+@promise("A8")
 def test_answers_survive_a_restart_and_a_kill(another: Callable[..., Server]) -> None:
     server = another().start()
     api, key = Api(server.url), {"Idempotency-Key": "k"}
@@ -170,6 +172,7 @@ def test_controlled_pool_target(tenant: Api, mine: tuple[str, dict[str, str]]) -
         tenant.refused("BAD_REQUEST", 400, "POST", path, TARGETS, headers=less)
 
 
+@promise("D7")
 def test_an_operation_that_a_kill_cut_off_has_failed_after_the_next_start(
     another: Callable[..., Server],
 ) -> None:
@@ -201,6 +204,7 @@ def test_an_operation_that_a_kill_cut_off_has_failed_after_the_next_start(
 # Audit -----------------------------------------------------------------------------------------
 
 
+@promise("A9")
 def test_every_mutating_call_is_audited_and_no_secret_is(tenant: Api, keyed: Keyed) -> None:
     function_id = tenant.create(handler="echo audit-handler", environment={"A": "audit-secret"})
     path = of(function_id)

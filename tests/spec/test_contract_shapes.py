@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from spec.api_client import Api, is_error, new_name, of
 from spec.conftest import Keyed
 from timeouts import scaled
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A1")]
 FUNCTION = [
     "id",
     "tenant_id",
@@ -157,6 +158,7 @@ def test_environment_values_are_masked_below_write(keyed: Keyed, scope: str) -> 
     owner.clear()
 
 
+@promise("A80")
 def test_a_masked_value_is_refused_on_write(tenant: Api) -> None:
     function_id = tenant.active(environment={"SECRET": "hunter2"})
     masked = {"environment": {"SECRET": "***"}}
@@ -244,6 +246,7 @@ def test_a_call_that_the_platform_could_not_run_answers_503_and_has_a_record(
     assert body["error"]
 
 
+@promise("C5")
 @pytest.mark.parametrize(("stream", "most"), [("stdout", 6291456), ("stderr", 1048576)])
 def test_output_is_kept_to_its_limit_and_what_is_dropped_is_said_beside_it(
     tenant: Api, stream: str, most: int

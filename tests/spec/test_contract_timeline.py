@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from e2e.server import Server, quiltfn, until
+from promises import promise
 from spec.api_client import Api, of
 from spec.conftest import Keyed
 
@@ -84,6 +85,7 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
     assert attempt["duration_ms"] == answer.json()["duration_ms"]
 
 
+@promise("A62")
 def test_it_names_the_variables_and_tells_no_value(tenant: Api) -> None:
     function_id = tenant.active(environment={"OF_VERSION": "hidden-1"})
     tenant.good("PUT", f"{of(function_id)}/record-policy", {"keep_input": "all"})
@@ -97,6 +99,7 @@ def test_it_names_the_variables_and_tells_no_value(tenant: Api) -> None:
     assert "hidden" not in str(told)
 
 
+@promise("A62")
 def test_it_tells_every_attempt_and_what_came_of_the_call(tenant: Api) -> None:
     after = tenant.active(name="after-it")
     function_id = tenant.active("exit 3")
@@ -139,6 +142,7 @@ def name(api: Api, function_id: str) -> str:
     return api.get(function_id)["name"]
 
 
+@promise("A62")
 def test_a_call_that_runs_tells_what_it_has_taken_so_far(keyed: Keyed, tenant: Api) -> None:
     function_id = tenant.active("sleep 60; :")
     body = {"environment": {"OF_CALL": "hidden"}}
@@ -158,6 +162,7 @@ def test_a_call_that_runs_tells_what_it_has_taken_so_far(keyed: Keyed, tenant: A
     tenant.refused("NOT_FOUND", 404, "GET", f"{path}/{function_id}/timeline")
 
 
+@promise("C12")
 def test_a_cold_call_says_why(another: Callable[..., Server]) -> None:
     server = another("--idle-s 1 --prewarmed 0").start()
     api = Api(server.url)
@@ -213,6 +218,7 @@ def test_a_call_that_an_update_made_wait_says_so(keyed: Keyed, tenant: Api) -> N
     assert phases(told)["queued"] > 100_000  # in line behind the first
 
 
+@promise("C11")
 def test_it_survives_a_kill_and_older_records_have_none(another: Callable[..., Server]) -> None:
     server = another().start()
     api = Api(server.url)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from e2e.server import Server, watched
+from promises import promise
 from spec.api_client import Api, is_error, make_secret, new_address
 
 pytestmark = pytest.mark.sandbox
@@ -172,6 +173,7 @@ CARRIED: dict[str, dict[str, str]] = {
 }
 
 
+@promise("U4")
 def test_a_token_of_ours_reaches_no_handler_in_any_header(signer: Signer) -> None:
     write = jwt.encode(signer.claims(scope="write", tenant="t9"), signer.secret, "HS256")
     api, bearer = Api(signer.server.url), {"Authorization": f"Bearer {write}"}

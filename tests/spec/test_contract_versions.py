@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from e2e.server import until
+from promises import promise
 from spec.api_client import Api, new_name, of
 from spec.conftest import Keyed
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("W14", "W23")]
 
 
 def two_versions(api: Api) -> str:
@@ -156,6 +157,7 @@ def call_each_way(api: Api, function_id: str) -> dict[str, set[str]]:
     return found | {"url": {answer.text.strip() for answer in by_url}}
 
 
+@promise("W25")
 def test_a_canary_applies_to_every_way_to_call_a_function(tenant: Api) -> None:
     function_id = two_versions(tenant)
     name = tenant.get(function_id)["name"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.server import until
+from promises import promise
 from spec.api_client import Api, is_error, new_name, of
 from spec.conftest import Keyed
 from timeouts import scaled
@@ -43,6 +44,7 @@ def ended(api: Api, function_id: str, record: dict[str, Any]) -> Any:
     return api.good("GET", call(function_id, record, "?wait_seconds=30"))
 
 
+@promise("W1")
 @pytest.mark.one_server("a node hears of calls that others counted within 5 s")
 def test_an_accepted_call_is_202_then_runs_and_is_a_record_like_any_other(tenant: Api) -> None:
     function_id = tenant.active("cat")
@@ -65,6 +67,7 @@ def test_an_accepted_call_is_202_then_runs_and_is_a_record_like_any_other(tenant
     ]
 
 
+@promise("W2")
 def test_who_is_refused_and_with_what(tenant: Api) -> None:
     pending = tenant.create()
     path = f"{of(pending)}/invoke?mode=async"
@@ -80,6 +83,7 @@ def test_who_is_refused_and_with_what(tenant: Api) -> None:
     assert ended(tenant, paused, kept)["status"] == "success"
 
 
+@promise("W3")
 def test_a_delay_is_kept(tenant: Api) -> None:
     function_id = tenant.active("date +%s.%N")
     began = time.time()
@@ -91,6 +95,7 @@ def test_a_delay_is_kept(tenant: Api) -> None:
     assert float(ended(tenant, function_id, at)["stdout"]) >= int(began) + 3 - 0.01
 
 
+@promise("W4", "W27")
 def test_a_failing_call_is_tried_again_and_then_is_a_dead_letter(tenant: Api) -> None:
     function_id = tenant.active('echo "$QUILT_INVOCATION_ID"; exit 3')
     policy = {"max_attempts": 3, "backoff_seconds": AT_ONCE}
@@ -116,6 +121,7 @@ def test_a_failing_call_is_tried_again_and_then_is_a_dead_letter(tenant: Api) ->
     assert ended(tenant, function_id, again)["stdout"] == "x"
 
 
+@promise("W5")
 @pytest.mark.one_server("a node hears of calls that others counted within 5 s")
 def test_five_hundred_calls_that_fail_one_time_in_ten_all_succeed(tenant: Api) -> None:
     chance = '[ "$(od -An -N1 -tu1 /dev/urandom)" -ge 26 ] && printf %s "$QUILT_PAYLOAD"'
@@ -131,6 +137,7 @@ def test_five_hundred_calls_that_fail_one_time_in_ten_all_succeed(tenant: Api) -
     assert (shown["invocation_count"], shown["error_count"]) == (500, 0)
 
 
+@promise("W6")
 def test_cancel_ends_what_waits_at_once_and_what_runs_within_a_second(tenant: Api) -> None:
     function_id = tenant.active("sleep 60 & sleep 60")
     delayed = submit(tenant, function_id, query="?delay_seconds=600")
@@ -145,6 +152,7 @@ def test_cancel_ends_what_waits_at_once_and_what_runs_within_a_second(tenant: Ap
         tenant.refused("CONFLICT", 409, "POST", call(function_id, record, "/cancel"))
 
 
+@promise("W6")
 def test_a_synchronous_call_is_cancelled_by_anybody_who_may_call(tenant: Api) -> None:
     function_id = tenant.active("sleep 60")
     with ThreadPoolExecutor(1) as threads:
@@ -164,6 +172,7 @@ def first_record(api: Api, function_id: str) -> dict[str, Any]:
     return found
 
 
+@promise("W8")
 def test_inputs_replay_and_versions(tenant: Api) -> None:
     function_id = tenant.active('echo "one $QUILT_PAYLOAD"')
     tenant.good("PUT", f"{of(function_id)}/record-policy", {"keep_input": "all"})
@@ -208,6 +217,7 @@ WRITES: list[tuple[str, str, Any]] = [
 ]
 
 
+@promise("W10")
 def test_scopes_and_tenants(keyed: Keyed) -> None:
     name = new_name()
     owner = keyed.caller(name, "write")
@@ -233,6 +243,7 @@ def has_all(listed: Callable[[str], set[str]], expected: set[str]) -> bool:
     return listed("") == expected
 
 
+@promise("A83")
 def test_one_request_lists_what_all_functions_of_a_tenant_have(keyed: Keyed) -> None:
     name = new_name()
     owner, stranger = keyed.caller(name, "write"), keyed.caller(new_name(), "admin")
@@ -281,6 +292,7 @@ def test_who_waits_for_a_call_is_told_nothing_once_the_key_is_revoked(keyed: Key
     assert "secret" not in waits.result().text
 
 
+@promise("A82")
 def test_a_long_result_reaches_a_function_whole(tenant: Api) -> None:
     name = new_name()
     taker = tenant.active("tr -dc x | wc -c", name=name)
@@ -294,6 +306,7 @@ def test_a_long_result_reaches_a_function_whole(tenant: Api) -> None:
     assert int(record["stdout"]) >= 671_000
 
 
+@promise("W10")
 def test_the_secret_of_a_destination_is_shown_to_those_who_may_write(keyed: Keyed) -> None:
     name = new_name()
     owner = keyed.caller(name, "write")
@@ -305,6 +318,7 @@ def test_the_secret_of_a_destination_is_shown_to_those_who_may_write(keyed: Keye
     assert shown["on_failure"] == {"url": "https://example.com/***", "secret": "***"}
 
 
+@promise("W10")
 def test_what_changes_something_is_in_the_audit_log(keyed: Keyed) -> None:
     owner = keyed.caller(new_name())
     function_id = owner.active()

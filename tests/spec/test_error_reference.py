@@ -6,6 +6,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.fleet_node import Alone
 from quiltfn.api.http.budgets import Budgets
@@ -87,6 +88,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
     assert [(one.status, one.error_code) for one in audited] == [(STATUS[code], code)]
 
 
+@promise("A11")
 def test_the_page_is_what_a_server_says(found: dict[str, httpx.Response]) -> None:
     page = errors_page.PAGE.read_text()
     assert page == errors_page.render(found), f"regenerate it, as root: {AGAIN}"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from e2e.server import Server
+from promises import promise
 from quiltfn.sdk import Client, TenantEvent
 from spec.api_client import Api, is_error, new_name, of, rss_kib
 from spec.conftest import Keyed
@@ -46,6 +47,7 @@ def until_type(coming: Iterator[Event], name: str) -> list[Event]:
     raise AssertionError("the stream ended")
 
 
+@promise("A44")
 def test_the_life_of_a_function_is_seen(api: Api) -> None:
     with streaming(api, "GET", FOLLOW) as (answer, coming):
         assert answer.headers["content-type"] == "text/event-stream"
@@ -93,6 +95,7 @@ def test_the_life_of_a_function_is_seen(api: Api) -> None:
     assert len({epoch for epoch, _ in numbers}) == 1
 
 
+@promise("A45")
 def test_who_comes_back_goes_on_where_it_was_and_filters_are_kept(api: Api) -> None:
     function_id = api.active("echo hello")
     path = f"{FOLLOW}&function_id={function_id}&types=invocation"
@@ -108,6 +111,7 @@ def test_who_comes_back_goes_on_where_it_was_and_filters_are_kept(api: Api) -> N
     assert {one.data["invocation_id"] for one in found} == {missed}
 
 
+@promise("A45")
 def test_who_comes_back_from_another_start_is_told_to_fetch_again(api: Api) -> None:
     with streaming(api, "GET", FOLLOW, last_event_id="999999-1") as (_, coming):
         (reset,) = until_type(coming, "reset")
@@ -125,6 +129,7 @@ def test_what_does_not_fit_is_refused_by_its_name(api: Api) -> None:
     is_error(api("GET", f"{FOLLOW}&function_id=nothing"), "NOT_FOUND", 404)
 
 
+@promise("A44")
 def test_tenants_see_nothing_of_each_other(keyed: Keyed) -> None:
     ours, theirs = keyed.caller(new_name()), keyed.caller(new_name())
     with streaming(theirs, "GET", FOLLOW) as (_, coming):
@@ -137,6 +142,7 @@ def test_tenants_see_nothing_of_each_other(keyed: Keyed) -> None:
     is_error(refused, "NOT_FOUND", 404)
 
 
+@promise("A44")
 def test_many_calls_are_summed_up(api: Api) -> None:
     function_id = api.active("true", max_instances=1)
     with streaming(api, "GET", f"{FOLLOW}&types=invocation") as (_, coming):
@@ -158,6 +164,7 @@ def test_many_calls_are_summed_up(api: Api) -> None:
     assert summed or calls < 60
 
 
+@promise("A45")
 def test_a_reader_that_does_not_read_costs_nothing_and_slows_nobody(
     api: Api, open_server: Server
 ) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from e2e.server import Function, Server, children, is_alive, short_dir, until
+from promises import promise
 from spec.api_client import Api, new_name
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("anybody")]  # who clears up
@@ -146,6 +147,7 @@ def leaks(output: str, canary: Canary) -> list[str]:
 # At the door ---------------------------------------------------------------------------------
 
 
+@promise("F13")
 def test_no_descriptor_is_a_directory_to_work_in(open_server: Server, anybody: Api) -> None:
     def create(path: str) -> tuple[int, str]:
         body = {"name": new_name(), "handler": "cat", "working_directory": path}
@@ -173,6 +175,7 @@ def make(server: Server, path: str, canary: Canary) -> Function:
     return server.create(PROBE, working_directory=path, environment=environment)
 
 
+@promise("F13")
 def test_a_link_of_the_image_leads_nowhere(open_server: Server, canary: Canary) -> None:
     """Nothing at the door can know of it: the guest enters the directory and looks where it is."""
 
@@ -198,6 +201,7 @@ def zombies(parent: int) -> list[int]:
     return [pid for pid in children(parent) if not is_alive(pid)]
 
 
+@promise("F13")
 @pytest.mark.parametrize("path", INSIDE)
 def test_from_a_directory_of_the_sandbox_nothing_of_the_host_is_reached(
     open_server: Server, canary: Canary, path: str

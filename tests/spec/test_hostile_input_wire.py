@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from e2e.server import Server, watched
+from promises import promise
 from spec.api_client import (
     Api,
     Wire,
@@ -49,6 +50,7 @@ def count(anybody: Api) -> Callable[[], int]:
     return anybody.count
 
 
+@promise("A3")
 @pytest.mark.parametrize("vector", REFUSED.values(), ids=REFUSED.keys())
 def test_an_ambiguous_request_is_refused_and_nothing_behind_it_is_read(
     open_server: Server, count: Callable[[], int], vector: bytes
@@ -71,6 +73,7 @@ def test_a_connection_is_closed_after_a_refusal(open_server: Server) -> None:
     wire.close()
 
 
+@promise("A14")
 @pytest.mark.parametrize("vector", ONE_REQUEST.values(), ids=ONE_REQUEST.keys())
 def test_a_body_is_not_the_next_request(
     open_server: Server, count: Callable[[], int], vector: bytes
@@ -160,6 +163,7 @@ def test_a_line_without_an_end_behind_a_body_is_not_kept(open_server: Server, ta
     print(f"{sent // 1024} KiB were sent in {took:.1f} s")
 
 
+@promise("A4")
 @pytest.mark.parametrize("path", [FUNCTIONS, f"{FUNCTIONS}/invoke/nobody"])
 @pytest.mark.parametrize("way", ["length", "chunks"])
 def test_100_megabytes_are_refused_soon_and_not_kept(
@@ -265,6 +269,7 @@ def impatient() -> Iterator[Server]:
         yield server.start()
 
 
+@promise("A4")
 def test_a_head_or_a_body_that_never_ends_is_given_up(impatient: Server) -> None:
     head, body = Wire(impatient.url), Wire(impatient.url)
     began = time.monotonic()
@@ -334,6 +339,7 @@ def test_a_key_in_the_address_counts_for_nothing_and_is_not_logged(keyed: Keyed)
     assert key.encode() not in files_below(keyed.server.data_dir)
 
 
+@promise("A7")
 def test_who_guesses_is_stopped_and_who_knows_is_not(keyed: Keyed) -> None:
     address = new_address()
     good = Api(keyed.server.url, keyed.key(new_name(), "read")["key"], address=address)

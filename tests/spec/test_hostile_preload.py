@@ -16,6 +16,7 @@ import pytest
 
 from e2e.leftovers import UIDS
 from e2e.server import CRUN, Function, Server, children, status_of, until
+from promises import promise
 from timeouts import scaled
 
 pytestmark = [
@@ -117,6 +118,7 @@ def watched_call(server: Server, function: Function, **body: Any) -> tuple[Watch
     return watch, record
 
 
+@promise("F14")
 @pytest.mark.parametrize("when", ["function", "call"])
 def test_a_preloaded_library_is_in_the_handlers_process_alone(
     open_server: Server, when: str
@@ -142,6 +144,7 @@ def test_the_next_call_is_free_of_it(open_server: Server) -> None:
     assert (watch.found, watch.given) == (set(), set())
 
 
+@promise("F14")
 def test_a_sandbox_is_made_without_it(open_server: Server) -> None:
     """Cold starts, until the OCI runtime itself was seen at work often enough."""
     with Watch(open_server) as watch:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from spec.api_client import Api, Wire, new_name, raw, request, statuses
 from spec.proxy import MANNERS, NGINX, Proxy, nginx
 from spec.smuggling import FUNCTIONS, ONE_REQUEST, PHANTOM, REFUSED, create, post
@@ -75,6 +76,7 @@ def attack(proxy: Proxy, vector: bytes) -> bytes:
     return answer
 
 
+@promise("A14")
 @pytest.mark.parametrize("vector", REFUSED.values(), ids=REFUSED.keys())
 def test_nothing_ambiguous_becomes_a_second_request(
     open_server: Server, anybody: Api, proxy: Proxy, vector: bytes
@@ -90,6 +92,7 @@ def test_nothing_ambiguous_becomes_a_second_request(
     assert len(statuses(answer)) <= max(1, len(sent))
 
 
+@promise("A14")
 @pytest.mark.parametrize("vector", ONE_REQUEST.values(), ids=ONE_REQUEST.keys())
 def test_a_body_is_not_the_next_request(
     open_server: Server, anybody: Api, proxy: Proxy, vector: bytes

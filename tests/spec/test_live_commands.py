@@ -10,9 +10,10 @@ import time
 import pytest
 
 from e2e.server import QUILTFN, Server, quiltfn, until
+from promises import promise
 from spec.api_client import Api, new_name
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A43")]
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def test_the_logs_of_a_function_are_those_of_its_last_calls(
     assert (code, "--since must be an age" in err) == (2, True)
 
 
+@promise("W27")
 def test_attempts_that_were_retried_are_in_logs_and_lists(
     open_server: Server, anybody: Api
 ) -> None:

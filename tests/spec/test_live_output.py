@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from quiltfn.sdk import AsyncClient, Client, End, Output, Started
 from quiltfn.sdk import Event as SdkEvent
 from spec.api_client import Api, is_error, new_name, of
@@ -60,6 +61,7 @@ def invoke(function_id: str) -> str:
 # The call that is watched ------------------------------------------------------------------------
 
 
+@promise("A36")
 @pytest.mark.one_server("another node has a cold start of its own")
 def test_a_call_is_seen_from_its_start_to_its_end(api: Api) -> None:
     function_id = api.active(IN_TURNS)
@@ -87,6 +89,7 @@ def test_a_call_by_name_is_seen_as_well(api: Api) -> None:
     assert found[-1].data["status"] == "success"
 
 
+@promise("A36")
 def test_output_comes_while_the_handler_runs(api: Api) -> None:
     function_id = api.active("echo first; read line; echo last")
     slow = api.active("echo first; sleep 2; date +%s.%N")
@@ -97,6 +100,7 @@ def test_output_comes_while_the_handler_runs(api: Api) -> None:
     assert api.invoke(function_id)["status"] == "success"
 
 
+@promise("A37")
 def test_what_is_not_utf_8_is_base64_and_no_character_is_split(api: Api) -> None:
     function_id = api.active(
         r"printf 'caf\303'; sleep 0.05; printf '\251 '; sleep 0.05; printf '\377\376'"
@@ -108,6 +112,7 @@ def test_what_is_not_utf_8_is_base64_and_no_character_is_split(api: Api) -> None
     assert [one.data for one in found if "base64" in one.data] == [{"offset": 6, "base64": "//4="}]
 
 
+@promise("A36")
 def test_a_refusal_before_the_start_is_an_ordinary_one(api: Api) -> None:
     with streaming(api, "POST", invoke(api.create("echo hello"))) as (answer, _):
         is_error(answer, "FUNCTION_NOT_ACTIVE", 409)
@@ -117,6 +122,7 @@ def test_a_refusal_before_the_start_is_an_ordinary_one(api: Api) -> None:
         is_error(answer, "UNPROCESSABLE_ENTITY", 422)
 
 
+@promise("A36")
 def test_every_end_is_told(api: Api) -> None:
     for handler, status in (("echo no; exit 3", "failed"), ("echo so; sleep 9", "timeout")):
         limit = {"timeout_seconds": 1} if status == "timeout" else {}
@@ -126,6 +132,7 @@ def test_every_end_is_told(api: Api) -> None:
         assert output(found).decode() == found[-1].data["stdout"] != ""
 
 
+@promise("A37")
 def test_long_output_ends_with_what_was_dropped(api: Api) -> None:
     function_id = api.active(f"head -c {7 * MIB} /dev/zero | tr '\\0' x; echo e >&2")
     found = all_of(api, "POST", invoke(function_id))
@@ -139,6 +146,7 @@ def test_long_output_ends_with_what_was_dropped(api: Api) -> None:
     assert end.data == record
 
 
+@promise("A37")
 def test_text_that_json_must_escape_is_whole_in_the_end(api: Api) -> None:
     text = r'"\\\t\303\251\377 "stderr":""'
     handler = f"i=0; while [ $i -lt 9000 ]; do printf '{text}'; i=$((i+1)); done"
@@ -183,6 +191,7 @@ SEEN = "Accept: text/event-stream"
 CANCELS = "X-On-Disconnect: cancel"
 
 
+@promise("A41")
 @pytest.mark.parametrize("headers", [[SEEN], [SEEN, "X-On-Disconnect: continue"]])
 def test_a_call_goes_on_when_its_reader_goes_away(api: Api, headers: list[str]) -> None:
     function_id = api.active("echo begun; sleep 0.5; echo done", max_instances=1)
@@ -192,6 +201,7 @@ def test_a_call_goes_on_when_its_reader_goes_away(api: Api, headers: list[str]) 
     assert api.invoke(function_id)["status"] == "success"
 
 
+@promise("A41")
 def test_a_call_is_cancelled_with_its_reader_where_that_is_asked_for(api: Api) -> None:
     function_id = api.active("echo begun; sleep 20; echo done", max_instances=1)
     began = time.monotonic()
@@ -203,6 +213,7 @@ def test_a_call_is_cancelled_with_its_reader_where_that_is_asked_for(api: Api) -
     assert until(lambda: api.pool(function_id)["busy_count"] == 0)
 
 
+@promise("A41")
 def test_a_call_without_a_stream_is_cancelled_as_well(api: Api) -> None:
     function_id = api.active("sleep 20", max_instances=1)
     leave(api, function_id, CANCELS, first=b"")
@@ -213,6 +224,7 @@ def test_a_call_without_a_stream_is_cancelled_as_well(api: Api) -> None:
     assert only_record(api, stays)["status"] == "success"
 
 
+@promise("A41")
 def test_a_call_that_waits_for_an_instance_is_cancelled_before_it_runs(
     open_server: Server, api: Api
 ) -> None:
@@ -245,6 +257,7 @@ def ended(api: Api) -> tuple[Api, dict[str, str]]:
     return api, api.invoke(api.active(IN_TURNS))
 
 
+@promise("A38")
 def test_both_streams_are_text_in_order_of_arrival(ended: tuple[Api, dict[str, str]]) -> None:
     api, record = ended
     answer = api("GET", logs(record))
@@ -279,6 +292,7 @@ def test_the_events_of_a_call_that_is_over_end_with_its_record(
     assert all(one.data["offset"] % 5 == 0 for one in found[:-1])
 
 
+@promise("A38")
 def test_a_reader_comes_back_behind_the_last_event_it_had(
     ended: tuple[Api, dict[str, str]],
 ) -> None:
@@ -292,6 +306,7 @@ def test_a_reader_comes_back_behind_the_last_event_it_had(
         assert turns(all_of(api, "GET", logs(record, f"?offset={one.id}"))) == turns(again)
 
 
+@promise("A37")
 def test_a_reader_that_has_more_than_the_record_or_of_an_earlier_attempt_hears_of_it(
     api: Api,
 ) -> None:
@@ -337,6 +352,7 @@ def test_what_cannot_be_meant_is_refused(
     is_error(api("GET", logs(record).replace(record["invocation_id"], "none")), "NOT_FOUND", 404)
 
 
+@promise("A38")
 def test_a_running_call_is_followed_by_any_number_of_readers(api: Api) -> None:
     function_id = api.active("for i in 1 2 3 4 5 6; do echo $i; sleep 0.1; done")
     with streaming(api, "POST", invoke(function_id)) as (answer, coming):
@@ -363,6 +379,7 @@ def test_a_running_call_is_followed_by_any_number_of_readers(api: Api) -> None:
 # The logs of a function --------------------------------------------------------------------------
 
 
+@promise("A38")
 def test_all_calls_of_a_function_are_followed(api: Api) -> None:
     function_id, other = api.active("echo $QUILT_PAYLOAD; echo e >&2"), api.active("echo other")
     with streaming(api, "GET", f"{of(function_id)}/logs?follow=true") as (answer, coming):
@@ -390,6 +407,7 @@ def test_a_function_has_no_logs_but_those_to_be_followed(api: Api) -> None:
 # Bounds and tenants ------------------------------------------------------------------------------
 
 
+@promise("A42")
 def test_another_tenant_sees_nothing_of_it(keyed: Keyed, tenant: Api) -> None:
     function_id = tenant.active("echo hello")
     record = tenant.invoke(function_id)
@@ -404,6 +422,7 @@ def test_another_tenant_sees_nothing_of_it(keyed: Keyed, tenant: Api) -> None:
     )
 
 
+@promise("A42")
 @pytest.mark.one_server("each node counts the streams of a tenant for itself")
 def test_a_tenant_has_so_many_streams_and_those_that_left_do_not_count(tenant: Api) -> None:
     function_id = tenant.active("echo hello")
@@ -438,6 +457,7 @@ def test_a_tenant_has_so_many_streams_and_those_that_left_do_not_count(tenant: A
 # The client library ------------------------------------------------------------------------------
 
 
+@promise("A43")
 def test_both_clients_follow_calls(open_server: Server, api: Api) -> None:
     function_id = api.active(IN_TURNS)
     with Client(open_server.url) as client:

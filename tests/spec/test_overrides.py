@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from spec.api_client import PAGE_INVOKE, Api, new_name, of
 from spec.conftest import Keyed
 from unit.sample_archives import file, packed
@@ -90,6 +91,7 @@ def refused(api: Api, function: str, environment: dict[str, str]) -> str:
     return text
 
 
+@promise("A28")
 @pytest.mark.parametrize("program", ATTACKS)
 def test_a_caller_cannot_run_its_own_code_by_a_variable(both: Tenant, program: str) -> None:
     if shutil.which(program, path="/usr/bin:/bin") is None:
@@ -103,6 +105,7 @@ def test_a_caller_cannot_run_its_own_code_by_a_variable(both: Tenant, program: s
     assert SECRET in answer["stderr"] + answer["stdout"], answer
 
 
+@promise("A28")
 @pytest.mark.parametrize("kind", KINDS)
 def test_nor_in_a_runtime_of_another_kind(both: Tenant, keyed: Keyed, kind: str) -> None:
     word = kind.split(maxsplit=1)[0]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from spec.api_client import Api, make_key, new_name, of
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A32")]
 QUOTA = 3
 
 

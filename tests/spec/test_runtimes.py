@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from e2e.server import Server, quiltfn, until
+from promises import promise
 from spec.api_client import Api, Wire, is_error, make_key, new_name, of, raw, request, statuses
 from spec.conftest import Keyed
 from unit.sample_archives import a_wheel, file, good, link, packed, pressed
@@ -67,6 +68,7 @@ def test_the_servers_own_are_there_and_stay(operator: Api) -> None:
     operator.refused("NOT_FOUND", 404, "DELETE", f"{RUNTIMES}/nobody")
 
 
+@promise("R22")
 def test_what_a_replaced_runtime_has_not_reached_yet_is_listed(operator: Api) -> None:
     name, path = new_name(), "/api/functions"
     first, second = upload(operator, saying("1")), upload(operator, saying("2"))
@@ -96,6 +98,7 @@ def test_what_a_replaced_runtime_has_not_reached_yet_is_listed(operator: Api) ->
     operator.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{path}?outdated=yes")
 
 
+@promise("R8")
 @pytest.mark.parametrize("scope", ["read", "invoke"])
 def test_below_write_nobody_changes_runtimes(keyed: Keyed, scope: str) -> None:
     caller = keyed.caller(new_name(), scope)
@@ -107,6 +110,7 @@ def test_below_write_nobody_changes_runtimes(keyed: Keyed, scope: str) -> None:
     is_error(Api(keyed.server.url)("GET", RUNTIMES), "UNAUTHORIZED", 401)
 
 
+@promise("R8")
 @pytest.mark.parametrize("scope", ["write", "admin"])
 def test_only_an_operator_changes_shared_runtimes(operator: Api, keyed: Keyed, scope: str) -> None:
     caller, name = keyed.caller(new_name(), scope), new_name()
@@ -122,6 +126,7 @@ def test_only_an_operator_changes_shared_runtimes(operator: Api, keyed: Keyed, s
     caller.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{name}")
 
 
+@promise("A25")
 def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: Keyed) -> None:
     mine, theirs = (keyed.caller(new_name(), "write") for _ in range(2))
     name = new_name()
@@ -159,6 +164,7 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
         theirs.clear()
 
 
+@promise("A26")
 def test_a_tenant_has_what_the_operator_allows_it_and_no_more(
     another: Callable[..., Server],
 ) -> None:
@@ -367,6 +373,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).s
 """
 
 
+@promise("R27")
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
 def test_a_server_has_packages_of_both_languages(
     another: Callable[..., Server], tmp_path: Path
@@ -397,6 +404,7 @@ def test_a_server_has_packages_of_both_languages(
 # What a version pins -------------------------------------------------------------------------
 
 
+@promise("R1")
 def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> None:
     name = new_name()
     add(operator, name, image=upload(operator, saying("old")))
@@ -435,6 +443,7 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     assert f"add {name} again" in told["hint"]
 
 
+@promise("R4")
 def test_the_files_cannot_be_changed_and_writable_places_can(operator: Api) -> None:
     name = new_name()
     add(operator, name, image=upload(operator, saying("read-only")), writable_paths=["/data"])
@@ -447,6 +456,7 @@ def test_the_files_cannot_be_changed_and_writable_places_can(operator: Api) -> N
     assert answer["stderr"].count("Read-only file system") == 2
 
 
+@promise("R5")
 def test_pins_and_names_outlive_a_kill(another: Callable[..., Server]) -> None:
     server = another().start()
     api = Api(server.url)
@@ -459,6 +469,7 @@ def test_pins_and_names_outlive_a_kill(another: Callable[..., Server]) -> None:
     assert [one["name"] for one in api.good("GET", RUNTIMES)["runtimes"]][-1] == "etl"
 
 
+@promise("R6", "R27")
 def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]) -> None:
     server = another("--image-grace-s 3 --prewarmed 0").start()
     api, images = Api(server.url), server.data_dir / "images"
@@ -483,6 +494,7 @@ def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]
     assert api.invoke(api.active("cat /app/word", runtime="again"))["stdout"] == "kept"
 
 
+@promise("R27")
 def test_packages_are_files_below_those_of_the_image(tenant: Api) -> None:
     own = {"word": b"mine", "site-packages/own.py": b""}
     below = {"word": b"theirs", "site-packages/lib.py": b"", "deep/er": b"x"}
@@ -529,6 +541,7 @@ def test_packages_are_refused_like_an_image(tenant: Api, keyed: Keyed) -> None:
         assert told["error"].startswith(named), told
 
 
+@promise("R8")
 def test_every_change_is_audited(operator: Api, keyed: Keyed) -> None:
     name = new_name()
     digest = upload(operator, saying(name))

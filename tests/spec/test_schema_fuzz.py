@@ -2,12 +2,14 @@
 
 import pytest
 
+from promises import promise
 from spec.fuzz import run
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A35")]
 REQUESTS = 1000
 
 
+@promise("A2")
 def test_no_answer_breaks_the_document_and_nothing_wrong_is_taken() -> None:
     report = run(REQUESTS, examples=2)
     print(report)

@@ -8,6 +8,10 @@ from pathlib import Path
 import build
 import pytest
 
+from promises import promise
+
+pytestmark = promise("A77")
+
 ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("sphinx", reason="scripts/setup --docs installs it")
 

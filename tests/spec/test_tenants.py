@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from e2e.server import quiltfn, until
+from promises import promise
 from spec.api_client import Api, new_name, of
 from spec.conftest import Keyed
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A86")]
 
 
 def record(api: Api, function_id: str, invocation_id: str, query: str = "") -> dict[str, Any]:

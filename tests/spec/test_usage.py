@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from e2e.server import Server, until
+from promises import promise
 from spec.api_client import Api, is_error, make_key, new_name, of
 from spec.conftest import Keyed
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A71")]
 SCOPED = ("read", "admin")
 STATS, USAGE = "/api/functions/stats", "/api/usage"
 BURN = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"
@@ -181,6 +182,7 @@ def own_seconds(times: str) -> float:
     )
 
 
+@promise("A70")
 def test_a_quota_is_set_enforced_and_taken_away(acme: tuple[Server, Api, Api]) -> None:
     server, operator, api = acme
     path = "/api/tenants/acme/quota"
@@ -234,6 +236,7 @@ def test_a_quota_that_is_none_changes_nothing(
     assert keyed.operator.good("GET", path)["own"] == []
 
 
+@promise("A70")
 def test_only_an_operator_sets_a_quota_and_sees_another_s(keyed: Keyed) -> None:
     name = new_name()
     path, reader, admin = f"/api/tenants/{name}/quota", *map(partial(keyed.caller, name), SCOPED)

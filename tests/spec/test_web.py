@@ -7,11 +7,12 @@ from urllib.parse import urljoin
 
 import pytest
 
+from promises import promise
 from quiltfn.api.routes import web
 from spec.api_client import Api, is_error
 from spec.conftest import Keyed
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, promise("A50", "A77")]
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 built = pytest.mark.skipif(
     not web.files(web.DASHBOARD), reason="the dashboard was not built: scripts/setup"

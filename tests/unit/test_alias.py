@@ -4,7 +4,10 @@ import random
 
 import pytest
 
+from promises import promise
 from quiltfn.model.alias import Alias, Share
+
+pytestmark = promise("W21")
 
 CALLS = 10_000
 # Of chi-square with one degree of freedom: one of a thousand samples of a right split is above it.

@@ -14,8 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from promises import promise
 from quiltfn import Client
 from quiltfn.api.routes.table import ROUTES
+
+pytestmark = promise("A78")
 
 ROOT = Path(__file__).resolve().parents[2]
 API = ROOT / "docs" / "api"

@@ -5,6 +5,7 @@ import contextlib
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http import budgets
 from quiltfn.api.http.budgets import (
     MANAGEMENT_BYTES,
@@ -18,6 +19,8 @@ from quiltfn.api.http.budgets import (
     UploadSlots,
 )
 from quiltfn.model.errors import CapacityFull, RateLimited
+
+pytestmark = promise("A22")
 
 
 def test_bodies_of_calls_leave_room_for_others() -> None:
@@ -82,6 +85,7 @@ async def test_a_long_answer_waits_for_those_before_it() -> None:
     assert order == ["a", "b", "c", "d"]  # none overtakes, and the longest comes to its turn
 
 
+@promise("A24")
 @pytest.mark.parametrize(
     ("tenant", "order"),
     [("b", ["a0", "a1", "late", "a2", "a3"]), ("a", ["a0", "a1", "a2", "a3", "late"])],
@@ -153,6 +157,7 @@ def test_long_output_counts_as_many_mib_as_it_has() -> None:
     assert budget.is_unused
 
 
+@promise("A24")
 def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() -> None:
     budget = OutputBudget()
     with contextlib.ExitStack() as calls:
@@ -179,6 +184,7 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
     assert budget.is_unused
 
 
+@promise("A24")
 def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() -> None:
     budget, told = OutputBudget(steps=4, places=0), []
     with CallOutputBudget(budget, "a") as one, CallOutputBudget(budget, "a") as other:

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from promises import promise
 from quiltfn.launcher.egress_rules import DENIED_V4, DENIED_V6
 from quiltfn.model import callback
 from quiltfn.model.callback import check_secret, check_url, is_public, may_be_called
@@ -37,6 +38,7 @@ def test_a_plain_url_is_taken(url: str) -> None:
     check_url(url, "on_success.url")
 
 
+@promise("A80")
 @pytest.mark.parametrize(
     "url",
     [
@@ -83,6 +85,7 @@ def test_a_secret_that_cannot_sign_is_refused_and_not_repeated(secret: str) -> N
     assert not secret or refused.value.details["received"] != secret
 
 
+@promise("A48")
 def test_the_example_of_the_specification_is_signed_as_there() -> None:
     check_secret(SECRET, "secret")
     body = b'{"test": 2432232314}'

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from promises import promise
 from quiltfn.model.canary import (
     LEAST,
     ONE_IN,
@@ -14,6 +15,8 @@ from quiltfn.model.canary import (
     tail,
     verdict,
 )
+
+pytestmark = promise("W23")
 
 RULE = RollbackRule(error_rate=0.05)
 

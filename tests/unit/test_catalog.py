@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import a_function, a_version, ids
+from promises import promise
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
 from quiltfn.ports import FunctionCounters
@@ -65,6 +66,7 @@ def test_what_is_removed_is_nowhere() -> None:
     assert (of(catalog, "a"), catalog.count("a")) == ([], 0)
 
 
+@promise("A24")
 def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
     """Each made at the same time as those before it, so none of them is in the catalog yet."""
     one = an_entry(ids(1)[0]).version.spec

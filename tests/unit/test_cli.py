@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import yaml
 
+from promises import promise
 from quiltfn import __main__, __version__
 from quiltfn.cli import advice, invoke, parsing, root, run, session, show
 from quiltfn.cli.invoke import exit_code
@@ -198,6 +199,7 @@ def test_invoke_writes_the_bytes_behind_the_text(fake: Fake, capfdbinary: Bytes)
     assert b"the bytes of its stdout could not be read" in printed.err
 
 
+@promise("A84")
 @pytest.mark.parametrize(
     ("message", "told"),
     [

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import root, run
 from quiltfn.sdk.elasticity import ElasticityMethods
 from quiltfn.sdk.functions import FunctionMethods
@@ -79,6 +80,7 @@ def test_tenants_are_listed_disabled_and_enabled(fake: Fake, capsys: Captured) -
         assert capsys.readouterr().out == f"acme is {verb}d\n"
 
 
+@promise("A87")
 def test_an_operator_names_the_tenant_that_a_command_is_about(fake: Fake, capsys: Captured) -> None:
     fake.answers["POST", f"/{ID}/pause"] = (200, {"success": True, "message": None})
     assert run(["functions", "pause", "hello", "--as-tenant", "acme"]) == 0

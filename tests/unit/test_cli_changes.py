@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import run, show
 from unit.canned_server import FUNCTION, ID, INFO, INVOCATION, Fake, Terminal, answered_by, version
 
@@ -101,6 +102,7 @@ def test_an_old_error_does_not_fail_a_deploy_that_works(fake: Fake, capsys: Capt
     assert capsys.readouterr().err == ""
 
 
+@promise("R26")
 def test_what_a_runtime_says_of_how_it_serves_is_shown(fake: Fake, capsys: Captured) -> None:
     fake.answers["POST", f"/{ID}/deploy"] = (200, {**FUNCTION, "note": "it starts threads"})
     assert run(["functions", "deploy", "hello"]) == 0

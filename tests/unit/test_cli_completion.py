@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import completion, parsing, profiles, root, run
 from timeouts import scaled
 from unit.canned_server import FUNCTION, ID, version
 from unit.test_transport import listening
+
+pytestmark = promise("M22")
 
 QUILTFN = Path(sys.executable).with_name("quiltfn")
 NAMES = ("greet-anna", "greet-bert", "other")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import lock_files, packages, run, runtime_files
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.wire import Kind
@@ -77,6 +78,7 @@ def test_a_list_of_another_tool_is_refused_by_its_name(tmp_path: Path, name: str
     assert lock_files.find(tmp_path) is None
 
 
+@promise("R7")
 @pytest.mark.parametrize(
     ("package", "reason"),
     [

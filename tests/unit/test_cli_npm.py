@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import manifest, packages, tools
 from quiltfn.cli.parsing import BadParameter
 from unit.npm_registry import Registry, archive_of, running
+
+pytestmark = promise("M3")
 
 SHA = "0123456789" * 4
 REPOSITORY = f"github:owner/evil#{SHA}"

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import manifest, packages, requirements
 from quiltfn.cli.parsing import BadParameter
 from unit.sample_archives import a_wheel
+
+pytestmark = promise("M3")
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 TARGET = packages.Target(
@@ -39,6 +42,7 @@ def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 # --- what the server says -----------------------------------------------------------------------
 
 
+@promise("M24")
 @pytest.mark.parametrize("name", ["python3.99", "evil", "sh", "python", "python3.13-config"])
 def test_a_program_that_the_server_names_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -57,6 +61,7 @@ def test_a_program_that_the_server_names_is_not_run(
         assert marker.exists()
 
 
+@promise("M26")
 @pytest.mark.parametrize("count", [1, packages.MANY_MODULES])
 def test_no_file_outside_of_the_tree_is_compiled(tmp_path: Path, count: int) -> None:
     tree, secret = tmp_path / "tree", tmp_path / "home" / ".pypirc"
@@ -81,6 +86,7 @@ def test_no_file_outside_of_the_tree_is_compiled(tmp_path: Path, count: int) -> 
     assert not any(b"topsecret" in path.read_bytes() for path in tree.rglob("*.pyc"))
 
 
+@promise("M24")
 @pytest.mark.parametrize("interpreter", ["/usr/bin/python3.13 --index-url=x", "/bin/--target=/etc"])
 def test_a_version_that_the_server_names_is_no_option(tmp_path: Path, interpreter: str) -> None:
     target = packages.Target(interpreter=interpreter, architecture="x86_64", glibc=41)
@@ -420,6 +426,7 @@ def test_archives_with_a_hash_are_taken(tmp_path: Path, resolution: str) -> None
     manifest.check_pnpm(pnpm_lock(tmp_path, resolution))
 
 
+@promise("R7")
 @pytest.mark.parametrize(
     "resolution",
     [

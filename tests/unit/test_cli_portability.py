@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import tools, tree, watching
 from quiltfn.cli.parsing import BadParameter
 from timeouts import scaled
@@ -45,6 +46,7 @@ def test_where_it_can_be_locked_it_is(tmp_path: Path) -> None:
             pass
 
 
+@promise("M26")
 def test_no_link_in_a_watched_directory_is_followed(tmp_path: Path) -> None:
     watched, outside = tmp_path / "watched", tmp_path / "outside"
     for place in (watched / "own", watched / "node_modules", outside / "a", outside / "b"):

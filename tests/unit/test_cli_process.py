@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from timeouts import scaled
 from unit.canned_server import INVOCATION
 from unit.test_transport import listening
+
+pytestmark = promise("M5")
 
 QUILTFN = [sys.executable, "-m", "quiltfn"]
 NOBODY = "http://127.0.0.1:9"
@@ -27,6 +30,7 @@ HEAVY |= {"dataclasses", "inspect"}
 HEAVY |= {"yaml", "argcomplete", "getpass"}
 
 
+@promise("M4")
 @pytest.mark.parametrize("line", ["invoke hello", "functions deploy hello", "--version"])
 def test_a_command_loads_what_it_needs_and_no_more(line: str) -> None:
     done = subprocess.run(
@@ -144,6 +148,7 @@ def answering(stdout: str = "hello\n") -> Iterator[tuple[str, list[Any]]]:
         yield f"http://127.0.0.1:{port}", bodies
 
 
+@promise("M6")
 @pytest.mark.parametrize(
     ("typed", "sent"),
     [
@@ -172,6 +177,7 @@ def test_what_is_piped_in_is_the_payload(typed: str, sent: dict[str, str]) -> No
     assert bodies == [sent]
 
 
+@promise("M6")
 def test_a_pipe_that_nobody_writes_to_is_given_up_with_advice() -> None:
     reader, writer = os.pipe()
     code = (

@@ -10,10 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from promises import promise
 from quiltfn.cli import profiles, run
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.profiles import Given, Profile, Profiles
 from unit.canned_server import Fake, Terminal, answered_by
+
+pytestmark = promise("M21")
 
 Captured = pytest.CaptureFixture[str]
 WHO: dict[str, Any] = {

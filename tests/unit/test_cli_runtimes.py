@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from promises import promise
 from quiltfn.cli import packages, run, runtime_files, show, tools, tree
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.wire import Kind
@@ -140,6 +141,7 @@ def test_a_directory_is_sent_without_what_tools_have_made(fake: Fake, app: Path)
     ]
 
 
+@promise("M26")
 @pytest.mark.parametrize(
     ("target", "leads_out"),
     [
@@ -167,6 +169,7 @@ def test_a_link_that_leads_out_of_the_directory_is_refused_before_anything_reads
         assert f"{app}/a/x/link.py is a link to" in told
 
 
+@promise("M26")
 @pytest.mark.parametrize("name", ["requirements.txt", "data.py"])
 def test_no_package_is_installed_beside_a_link_that_leads_out_of_the_directory(
     fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, name: str
@@ -235,6 +238,7 @@ def test_packages_come_as_wheels_and_everything_is_compiled(
     assert len(twice[0]) == 2, "code and packages are images of their own"
 
 
+@promise("R7")
 def test_a_package_without_a_wheel_is_refused_and_its_code_does_not_run(
     fake: Fake, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -274,6 +278,7 @@ def test_no_script_runs_that_prepares_a_package_named_by_its_path(
     assert ("POST", "/api/runtimes") in fake.asked or code == 2
 
 
+@promise("R7")
 def test_npm_installs_what_the_package_names_and_runs_none_of_its_scripts(
     fake: Fake, app: Path, tmp_path: Path
 ) -> None:
@@ -365,6 +370,7 @@ def a_rootfs(path: Path) -> Path:
     return path
 
 
+@promise("M24")
 @pytest.mark.parametrize("named", ["--policy=/etc/x", "x86_64 y", "a/../b", "\x1b[2J"])
 def test_a_processor_that_is_no_name_becomes_no_word_of_a_command(
     fake: Fake, capsys: Captured, named: str, monkeypatch: pytest.MonkeyPatch
@@ -676,6 +682,7 @@ def added(fake: Fake, *options: str, directory: Path) -> dict[str, Any]:
     return body
 
 
+@promise("R27")
 def test_packages_that_a_runtime_has_are_neither_installed_nor_sent_again(
     fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -691,6 +698,7 @@ def test_packages_that_a_runtime_has_are_neither_installed_nor_sent_again(
     assert "site-packages/demo.py" not in sent(fake)
 
 
+@promise("R46")
 def test_runtimes_for_all_tenants_take_packages_of_such_runtimes_alone(
     fake: Fake, app: Path
 ) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from promises import promise
 from quiltfn.cli import moments, run, server_log
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.sdk import Invocation
 from quiltfn.sdk.events import End, Event, Output, Started
 from unit.canned_server import FUNCTION, ID, INVOCATION, answered_by
+
+pytestmark = promise("A83")
 
 Captured = pytest.CaptureFixture[str]
 

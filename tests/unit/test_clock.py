@@ -2,10 +2,13 @@
 
 import pytest
 
+from promises import promise
 from quiltfn.base import ids
 from quiltfn.base.clock import SystemClock
 from quiltfn.model.trusted_time import EVEN_S, STAND_S, ClockState, TrustedTime
 from quiltfn.ports import ClockReading
+
+pytestmark = promise("D11")
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 NOW = 1_760_000_000.0
@@ -158,6 +161,7 @@ def fresh_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "_count", 0)
 
 
+@promise("D12")
 @pytest.mark.usefixtures("fresh_ids")
 def test_ids_go_on_behind_those_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "unix_ms", lambda: int(NOW * 1000))
@@ -180,6 +184,7 @@ def test_an_old_id_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ids._millisecond == int(NOW * 1000)
 
 
+@promise("N25")
 def test_a_clock_that_goes_by_another_machine_s_is_not_moved_by_its_own() -> None:
     clock, wall = SystemClock(), [1_000_000.0]
     clock._wall = lambda: wall[0]

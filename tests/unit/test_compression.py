@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http import compression
 from quiltfn.api.http.budgets import SHORT_BYTES, ResponseBudget
 from quiltfn.api.http.compression import FROM_BYTES, Compression, wants_gzip
 from quiltfn.api.http.request import Headers
 from quiltfn.api.http.response import JSON, Response
 from timeouts import scaled
+
+pytestmark = promise("A65")
 
 ASKS = Headers({"accept-encoding": "gzip"})
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 
+from promises import promise
 from quiltfn.api.http import connection
 from quiltfn.api.http.connection import HttpConnection
 from quiltfn.api.http.connections import ConnectionLimits, Connections
@@ -135,6 +136,7 @@ async def test_a_header_may_come_several_times_and_bytes_have_a_length(
     assert body == b"/a"
 
 
+@promise("A34")
 async def test_head_has_the_length_and_no_body(door: ServerUnderTest) -> None:
     door.answers["/a"] = plain
     answer = await door.ask(get("/a", method="HEAD") + get("/a", CLOSE, method="HEAD"))
@@ -263,6 +265,7 @@ async def test_a_stream_of_another_length_than_it_said_ends_the_connection(
     assert (await door.ask(get("/s"))).endswith(b"\r\n\r\nonetwothree")
 
 
+@promise("A33")
 async def test_a_stream_that_fails_has_no_end(door: ServerUnderTest) -> None:
     async def breaks() -> AsyncIterator[bytes]:
         yield b"one"
@@ -299,6 +302,7 @@ async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: ServerUn
     assert chunks.closed
 
 
+@promise("A33")
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, waits: bool) -> None:
     """Between two chunks, and while one is waited for that never comes."""
@@ -323,6 +327,7 @@ async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, wai
     await until(lambda: not door.connections.tasks)
 
 
+@promise("A33")
 async def test_a_stream_waits_for_its_reader_and_the_server_keeps_its_size(
     pytestconfig: pytest.Config,
 ) -> None:
@@ -353,6 +358,7 @@ async def test_a_stream_waits_for_its_reader_and_the_server_keeps_its_size(
     assert peak - before < 5 * 1024
 
 
+@promise("A33")
 async def test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not() -> None:
     closed = asyncio.Event()
 
@@ -970,6 +976,7 @@ async def keep_sending(writer: asyncio.StreamWriter, data: bytes) -> None:
         await asyncio.sleep(0.01)
 
 
+@promise("R45")
 @pytest.mark.parametrize("size", [0, 200_000])
 @pytest.mark.parametrize("ends_with_client", [True, False])
 async def test_work_that_changes_nothing_ends_with_its_client_and_other_work_does_not(
@@ -1003,6 +1010,7 @@ async def test_work_that_changes_nothing_ends_with_its_client_and_other_work_doe
     await until(lambda: not door.connections.tasks)
 
 
+@promise("A41")
 @pytest.mark.parametrize("is_lost", [True, False])
 @pytest.mark.parametrize("forwarded", [None, ForwardedCall(client="a")], ids=["client", "node"])
 @pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}], ids=["once", "repeatable"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http import budgets
 from quiltfn.api.http import connections as module
 from quiltfn.api.http.budgets import ResponseBudget
@@ -126,6 +127,7 @@ def test_of_the_reserved_ones_the_first_whose_request_is_not_complete_ends() -> 
     assert connections.add(Peer(None)) is SlotKind.NONE
 
 
+@promise("N71")
 def test_clients_are_quiet_once_none_has_asked_for_some_time() -> None:
     connections, peers = full(1, 2, 3)
     assert connections.are_quiet_since(3)

@@ -13,8 +13,11 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from promises import promise
 from quiltfn.operator import serve
 from quiltfn.settings import from_everywhere
+
+pytestmark = promise("N65")
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

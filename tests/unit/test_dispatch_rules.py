@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.model.dispatch import (
     SLICE_LEAST,
     SLICE_MOST,
@@ -15,6 +16,8 @@ from quiltfn.model.dispatch import (
     may_start,
     slice_size,
 )
+
+pytestmark = promise("W11", "W12")
 
 FUNCTIONS = [(tenant, f"{tenant}{number}") for tenant in "abc" for number in range(3)]
 TENANT_OF = {function: tenant for tenant, function in FUNCTIONS}

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.launcher import egress_rules as rules
+
+pytestmark = promise("R14")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

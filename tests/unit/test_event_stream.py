@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http import connections, event_stream
 from quiltfn.api.http.connections import ConnectionLimits, Connections
 from quiltfn.api.http.event_stream import HEARTBEAT, EventStream, event, wants_events
 from quiltfn.api.http.request import Headers
 from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.model.errors import CapacityFull, RateLimited
+
+pytestmark = promise("A42")
 
 
 def test_an_event_is_lines_and_an_empty_one() -> None:
@@ -195,6 +198,7 @@ class Reader:
         self.was_cut = True
 
 
+@promise("A39")
 @pytest.mark.parametrize(
     ("is_streaming", "takes", "is_cut"),
     [(True, 1, False), (True, 0, True), (False, 1, True), (False, 100_000, False)],

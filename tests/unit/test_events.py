@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from contract.stores import a_call, a_function, done
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.calls import events as module
 from quiltfn.calls.events import KEPT_BYTES, KEPT_EVENTS, KEPT_S, ONE_BY_ONE, Events
 from quiltfn.model.counts import PoolCounts
@@ -66,6 +67,7 @@ def data(one: Event) -> dict[str, Any]:
     return found
 
 
+@promise("A45")
 async def test_nothing_is_kept_and_no_timer_runs_while_nobody_follows(events: Events) -> None:
     call = a_call(FUNCTION)
     events.function_changed(None, FUNCTION)
@@ -147,6 +149,7 @@ async def test_who_comes_back_too_late_or_from_elsewhere_is_told_to_begin_anew(
     assert one.id == "7-4"
 
 
+@promise("A45")
 async def test_a_slow_reader_is_told_how_many_it_missed_and_keeps_nothing(events: Events) -> None:
     reader, quick = events.reader(TENANT), events.reader(TENANT)
     for _ in range(KEPT_EVENTS + 10):
@@ -286,6 +289,7 @@ async def test_queues_are_counted_one_at_a_time_and_each_once_however_much_chang
     await events.aclose()
 
 
+@promise("A45")
 async def test_a_ring_stays_while_a_reader_is_slow(
     events: Events, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +332,7 @@ async def test_a_ring_goes_a_minute_after_its_last_reader(
     assert [one.id for one in await some(reader, 1)] == ["7-2"]
 
 
+@promise("A44")
 def test_each_change_of_a_function_has_a_name() -> None:
     active = FUNCTION
     newer = replace(active, current_version=2)

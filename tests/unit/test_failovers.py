@@ -8,10 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http.request import Request
 from quiltfn.fleet.failovers import ASKED_MAX, PATH, Failovers
 from quiltfn.ports.fleet import History
 from quiltfn.ports.placement import PeerUnavailable
+
+pytestmark = promise("N84")
 
 CLUSTER = 7_000_000_000_000_000_001
 

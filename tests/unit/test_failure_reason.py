@@ -6,9 +6,12 @@ import msgspec
 import pytest
 
 from contract.stores import a_call, a_function
+from promises import promise
 from quiltfn.model.failure_reason import TAIL_BYTES, TRACEBACK, of_exit, with_reason
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.runtime import Kind
+
+pytestmark = promise("A84")
 
 PYTHON = """looking for zz-4711
 Traceback (most recent call last):

@@ -3,11 +3,14 @@
 from typing import Any
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.fleet.counts import FleetCounts
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.member import Member, NodeState, Presence, Report
 from quiltfn.model.pool_load import NO_VERSION, PoolLoad
 from quiltfn.ports import PoolCounting
+
+pytestmark = promise("N50")
 
 F, G = "f", "g"
 QUIET_S, BEAT_S = 10.0, 2.0

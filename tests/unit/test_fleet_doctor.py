@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn import __version__
 from quiltfn.fleet import files
 from quiltfn.fleet.files import NodeFile
@@ -15,6 +16,8 @@ from quiltfn.operator import fleet_doctor
 from quiltfn.settings import Settings
 from quiltfn.store.database.compatibility import OLDEST
 from quiltfn.store.fleet.facts import FleetFacts
+
+pytestmark = promise("N63")
 
 NOW = time.time()
 PASSWORD = "a secret of the database"

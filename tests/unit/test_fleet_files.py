@@ -9,11 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from promises import promise
 from quiltfn.fleet import files
 from quiltfn.fleet.files import FleetFile, NodeFile, as_text, new_fleet, new_node, parse
 from quiltfn.operator import fleet as command
 from quiltfn.operator.serve import read_secrets
 from quiltfn.settings import BadSetting, from_everywhere
+
+pytestmark = promise("N2")
 
 NOW, DAY_S = 1_800_000_000.0, 86_400
 STORE, PASSWORD = "postgresql://quiltfn@db/quiltfn", 'a "secret"\\of all=nodes'

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.fleet import keys as module
 from quiltfn.fleet.join import follow_keys
 from quiltfn.fleet.keys import FleetKeys, PingedRevisions
@@ -20,6 +21,8 @@ from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.tenants.access import ANYBODY, Access
 from quiltfn.tenants.disabled import DisabledTenants
+
+pytestmark = promise("N94")
 
 FENCE_S, AGREE_S = 10.0, 50.0
 TIMES = Times(beat_s=2.0, fence_s=FENCE_S, end_s=FENCE_S + AGREE_S, reap_s=100.0)
@@ -152,6 +155,7 @@ async def test_a_node_without_the_store_follows_a_revocation_by_another_node(nod
     assert await nodes.invoke("two") == 401
 
 
+@promise("N98")
 async def test_a_node_without_the_store_hears_of_a_disabled_tenant_by_one_that_knows_more(
     nodes: Nodes,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from random import Random
 
+from promises import promise
 from quiltfn.fleet.reports import ReportReader
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.model.member import Member, NodeState, Presence, Report
@@ -38,6 +39,7 @@ def test_the_load_of_others_is_known_and_not_ones_own() -> None:
     assert Known(member("a"), member("b")).idle() == "b"
 
 
+@promise("N76")
 def test_nodes_that_take_no_calls_are_sent_none() -> None:
     for state in (NodeState.CORDONED, NodeState.DRAINING, NodeState.REMOVED):
         assert Known(member("b", state=state)).idle() is None

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from fleet.sampler import MIB, Bounds, sandboxes
+from promises import promise
+
+pytestmark = promise("N70")
 
 NAME = "0123456789abcdef01234"
 

@@ -6,11 +6,14 @@ from typing import cast
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.fleet import follower as module
 from quiltfn.fleet.follower import Follower
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Change, ChangeKind, ChangePage
 from quiltfn.store.functions.functions import SqlStore
+
+pytestmark = promise("N61")
 
 A_MOMENT_S = 2.0
 

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import a_function, a_version, ids
+from promises import promise
 from quiltfn.functions.catalog import Entry
 from quiltfn.functions.function_list import (
     FunctionQuery,
@@ -22,6 +23,8 @@ from quiltfn.model.cursors import to_cursor
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.function import FunctionState
 from quiltfn.ports import FunctionCounters
+
+pytestmark = promise("A60")
 
 NAMES = ["beta", "Alpha", "alpha", "gamma", "b", "delta", "Z", "a9"]
 

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.launcher import cgroups, global_limit
 from quiltfn.launcher.cgroups import V1, V2, CgroupsUnusable
 from quiltfn.launcher.global_limit import GlobalLimit
 from quiltfn.server.launch_context import BUDGET_SHARE
+
+pytestmark = promise("F23")
 
 GIB = 1 << 30
 ANY = GlobalLimit(memory=GIB, tasks=1000)

@@ -9,12 +9,15 @@ from typing import Any, cast
 import pytest
 import uvloop
 
+from promises import promise
 from quiltfn.guest import wire
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.ports import Call
 from quiltfn.sandbox.guest import GuestSandbox
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES
 from unit.test_wire import as_guest
+
+pytestmark = promise("A24", "P18")
 
 PIECE = wire.Output(1, "stdout", b"x" * 65_536)
 END = wire.End(1, wire.ExitKind.EXITED, 0, 0, 0, "")

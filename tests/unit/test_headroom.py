@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.model.counts import Headroom
 from quiltfn.model.memory import Footprint, Memory
 from quiltfn.model.pool import Pool, PoolLimits
@@ -16,6 +17,8 @@ from unit.test_pool_memory import SIZES
 from unit.test_pool_memory import STORIES as STORIES_OF_SEVERAL
 from unit.test_pool_memory import live_through as live_through_several
 from unit.test_pool_property import EVENTS, QUEUE_MAX, STORIES, targets
+
+pytestmark = promise("W12")
 
 
 def so_many_are_served(sim: PoolSimulation, pass_time: Callable[[float], object]) -> None:

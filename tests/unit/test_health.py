@@ -4,10 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from promises import promise
 from quiltfn.host import programs as host_programs
 from quiltfn.host.checks import Level
 from quiltfn.host.health import Health, HostFacts
 from quiltfn.model.errors import StoreUnavailable
+
+pytestmark = promise("A63", "N64")
 
 
 async def test_what_is_away_makes_no_server_leave_the_load_balancer(tmp_path: Path) -> None:
@@ -20,6 +23,7 @@ async def test_what_is_away_makes_no_server_leave_the_load_balancer(tmp_path: Pa
     assert not health.takes_calls
 
 
+@promise("D19")
 async def test_a_removed_data_directory_is_told(tmp_path: Path) -> None:
     there = await made(tmp_path).report()
     gone = await made(tmp_path / "gone").report()

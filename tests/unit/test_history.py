@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from e2e.history import Call, History, Owned, Record, Seen, judge
+from promises import promise
 from quiltfn.model.invocation import NODE_LOST
+
+pytestmark = promise("D27", "N70")
 
 
 def record(number: int, token: str, **more: Any) -> Record:

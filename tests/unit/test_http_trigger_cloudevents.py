@@ -16,10 +16,13 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.http_trigger import cloudevents
 from quiltfn.http_trigger.answer import BadAnswer
 from quiltfn.http_trigger.event import answer_of
 from quiltfn.model.errors import BadRequest
+
+pytestmark = promise("U14")
 
 ATTRIBUTES: dict[str, Any] = {
     "id": "A234-1234-1234",

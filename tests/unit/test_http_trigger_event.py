@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.http_trigger.answer import (
     JSON,
     OCTETS,
@@ -133,6 +134,7 @@ def test_any_body_of_any_type_arrives(body: bytes, kind: str) -> None:
 # --- what is passed on -------------------------------------------------------------------------
 
 
+@promise("U4")
 def test_a_credential_of_ours_is_not_passed_on() -> None:
     fields = [("authorization", "Bearer x"), ("x-api-key", "y"), ("x-other", "z")]
     assert passed_on(fields, is_ours=True) == {"x-other": "z"}
@@ -308,6 +310,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@promise("U6")
 @given(
     st.fixed_dictionaries(
         {},
@@ -392,6 +395,7 @@ def test_a_head_of_many_values_is_no_answer() -> None:
         answer_of(event + MANY + b"}")
 
 
+@promise("U6")
 @pytest.mark.parametrize(
     "name",
     [
@@ -443,6 +447,7 @@ OF_THE_RESPONSE = {
 }
 
 
+@promise("U15")
 def test_on_a_shared_host_only_what_holds_for_the_response_alone_is_sent() -> None:
     for fields, on_shared in ((OF_THE_HOST, {}), (OF_THE_RESPONSE, OF_THE_RESPONSE)):
         head = head_of(200, fields.items())

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook as Sender
 
+from promises import promise
 from quiltfn.http_trigger.webhook import TOLERANCE_S, is_ambiguous, is_signed
 from quiltfn.model.url import Scheme, Webhook
+
+pytestmark = promise("U5")
 
 # docs.github.com, "Validating webhook deliveries", "Testing the webhook payload validation".
 GITHUB = Webhook(scheme=Scheme.GITHUB, secret="It's a Secret to Everybody")

@@ -3,10 +3,13 @@
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.api.http.idempotency import Find, Idempotency
 from quiltfn.api.http.response import Response
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
+
+pytestmark = promise("D16")
 
 REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.images import contents
 from quiltfn.images.contents import files_of, packages_of
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import ImageFile, Package, PackageKind
+
+pytestmark = promise("A64", "A76")
 
 PYTHON, NODE = PackageKind.PYTHON, PackageKind.NODE
 

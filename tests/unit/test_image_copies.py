@@ -2,9 +2,12 @@
 
 import pytest
 
+from promises import promise
 from quiltfn.fleet.image_copies import CopyTable, ImageNodes
 from quiltfn.model.member import Member, NodeState, Presence, Report
 from quiltfn.ports.fleet import ImageCopy
+
+pytestmark = promise("N42")
 
 PATIENCE_S = 60.0
 X, Y = "x" * 64, "y" * 64
@@ -62,6 +65,7 @@ def test_an_image_is_to_be_on_two_nodes_that_stay(
     assert found == ([X] if is_lacking else [])
 
 
+@promise("N76")
 @pytest.mark.parametrize("presence", ["leaving", "left", "gone"])
 def test_a_node_that_is_away_for_a_moment_counts(presence: str) -> None:
     known, copies = nodes(ONE, TWO, THREE), table(x="one two")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.images import ImageDirectory, ImageLimits, jobs, processes
 from quiltfn.images.jobs import ListPackages, Packages, Refused, Unpack, outcome_of
 from quiltfn.images.package_cache import KEPT_MAX, PackageCache
@@ -25,6 +26,8 @@ from quiltfn.model.errors import QuiltfnError, RateLimited, StoreUnavailable, Un
 from quiltfn.model.image import Archive, Contents, Package, PackageKind
 from timeouts import scaled
 from unit.sample_archives import entry, file, in_pieces, packed
+
+pytestmark = promise("R45")
 
 PATIENT = ImageLimits(unpacked_max_bytes=2**30, files_max=1_000_000)
 # Headers that take some seconds.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.images.pack import packed as pack
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
@@ -28,6 +29,8 @@ from unit.sample_archives import (
     link,
     packed,
 )
+
+pytestmark = promise("N40")
 
 LIMITS = ImageLimits(unpacked_max_bytes=2_000_000, files_max=200)
 PIECE = 64 * 1024
@@ -111,6 +114,7 @@ async def test_any_tree_that_is_taken_is_the_same_elsewhere(
     assert (await two.take(await one.archive(image.digest))).digest == image.digest
 
 
+@promise("N43")
 async def test_an_image_that_is_being_sent_is_not_removed(one: Box) -> None:
     image = await one.take(packed([file("long", os.urandom(1_000_000))]))
     one.clock.time += 1000
@@ -149,6 +153,7 @@ async def test_a_file_that_was_replaced_by_a_link_is_not_read(one: Box, tmp_path
         await one.archive(image.digest)
 
 
+@promise("N44")
 async def test_an_archive_that_does_not_end_is_refused_while_it_comes(one: Box) -> None:
     header = entry("a", size=10**9).tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
     taken = 0

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.images import ImageDirectory, ImageLimits, image_store, jobs
 from quiltfn.images.tar import Source, members
 from quiltfn.images.unpack import Tree, Unpacker
@@ -114,6 +115,7 @@ async def test_modes_and_times_are_made_plain(box: ImagesUnderTest) -> None:
     assert len({one.lstat().st_mtime for one in [root, *root.rglob("*")]}) == 1
 
 
+@promise("R3")
 async def test_the_same_tree_has_the_same_digest_however_it_was_packed(
     box: ImagesUnderTest,
 ) -> None:
@@ -137,6 +139,7 @@ async def test_the_same_tree_has_the_same_digest_however_it_was_packed(
     assert [one.is_new for one in images] == [True] + [False] * (len(ways) - 1)
 
 
+@promise("R3")
 @pytest.mark.parametrize(
     "change",
     [
@@ -313,6 +316,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+@promise("R2")
 @pytest.mark.parametrize("what", HOSTILE)
 async def test_what_is_hostile_is_refused_with_its_reason_and_leaves_nothing(
     box: ImagesUnderTest, what: str
@@ -327,6 +331,7 @@ async def test_the_same_is_refused_when_it_is_compressed(box: ImagesUnderTest, w
     assert reason in await box.refused(pressed(make()), Archive.GZIP)
 
 
+@promise("R2")
 async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: ImagesUnderTest) -> None:
     """A few kilobytes that would unpack to 2 GB: the bound is on what comes out."""
     size = 200_000_000
@@ -383,6 +388,7 @@ def test_no_bytes_raise_anything_but_a_refusal(noise: bytes, at: int) -> None:
 # How they are kept ---------------------------------------------------------------------------
 
 
+@promise("R5")
 async def test_a_start_removes_what_a_crash_has_left(box: ImagesUnderTest) -> None:
     image = await box.take(good())
     for name in (".new-1", ".old-2"):
@@ -401,6 +407,7 @@ def test_a_place_that_is_none_is_said_at_the_start(tmp_path: Path) -> None:
         images.start()
 
 
+@promise("R6")
 async def test_what_nobody_has_named_for_the_grace_is_collected(box: ImagesUnderTest) -> None:
     unused, used = await box.take(good()), await box.take(packed([file("other")]))
     in_use = frozenset({used.digest})
@@ -454,6 +461,7 @@ async def test_what_is_held_or_sent_while_another_image_is_removed_stays(
     assert set(box.images.all()) == {held, sent}
 
 
+@promise("R45")
 async def test_an_entry_opens_no_more_directories_than_its_path_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import a_call, a_function
+from promises import promise
 from quiltfn.model.invocation import (
     FINAL,
     NEXT,
@@ -62,6 +63,7 @@ ENDS = [
 # fmt: on
 
 
+@promise("A84")
 @pytest.mark.parametrize(("kind", "code", "oom", "status", "exit_code", "sentence"), ENDS)
 def test_an_end_and_what_it_means(
     kind: ExitKind, code: int, oom: bool, status: str, exit_code: int | None, sentence: str | None
@@ -102,6 +104,7 @@ def test_a_success_whose_output_was_cut_says_so_and_keeps_the_beginning() -> Non
     assert message.startswith(f"the handler exited with code 3: c; {told}")
 
 
+@promise("C13")
 def test_a_value_that_is_too_large_fails_and_no_part_of_it_is_the_result() -> None:
     call = a_call(a_function())
     final = call.after(CUT, now=0, duration_ms=1, ran_in=RunContext(is_value=True))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.model import keepalive
 from quiltfn.model.keepalive import (
     Fixed,
@@ -138,6 +139,7 @@ def test_hybrid_falls_back_where_most_gaps_are_out_of_bounds() -> None:
     assert told(Hybrid(300), *every(300, 9)).windows()[0].ends == 300 * 8 * MINUTE + 301
 
 
+@promise("P9")
 def test_the_plan_is_the_cheapest_of_all_plans() -> None:
     chances, costs = [0.1, 0.02, 0.5, 0.01, 0.3, 0.05], 0.09
 
@@ -174,6 +176,7 @@ def test_maker_knows_its_policies_and_shares_what_is_learnt() -> None:
 GAPS_MAX = st.lists(st.tuples(st.floats(0, 40_000), st.floats(0, 2000)), min_size=1, max_size=60)
 
 
+@promise("P9")
 @pytest.mark.parametrize("policy", ["fixed", "histogram", "hybrid"])
 @given(gaps=GAPS_MAX, idle_s=st.floats(1, 86_400))
 def test_windows_are_in_order_apart_and_behind_the_last_call(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.launcher import cgroups
 from quiltfn.launcher.cgroups import V1, V2, CgroupsUnusable, Limits
 from quiltfn.launcher.oci import SandboxSpec
@@ -443,6 +444,7 @@ def test_a_group_that_stays_below_another_is_waited_for_once(
     assert sum(waits) < 3, "seconds, of a launcher that ends"
 
 
+@promise("F32")
 def test_uids_are_given_back_when_every_process_is_gone(tmp_path: Path) -> None:
     returned: list[int] = []
     state: Any = SimpleNamespace(

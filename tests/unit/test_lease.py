@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 
+from promises import promise
 from quiltfn.fleet import lease as module
 from quiltfn.fleet.lease import LeaseState, LeaseTimes, NodeLease
+
+pytestmark = promise("N73")
 
 
 class Times:

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.fleet import lost_calls
 from quiltfn.fleet.lost_calls import LostCalls
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import NODE_LOST, Invocation, Status
 from quiltfn.model.member import Member, Presence
+
+pytestmark = promise("N17", "N75")
 
 PATIENCE_S = 10.0
 

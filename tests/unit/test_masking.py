@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from promises import promise
 from quiltfn.cli import run
 from quiltfn.cli.project import PROJECT_FILE, export, file, toml
 from quiltfn.cli.project.plan import (
@@ -29,6 +30,8 @@ from quiltfn.wire import (
 from quiltfn.wire.masking import looks_secret, masked, without_path
 from unit.canned_server import FUNCTION, ID, Fake, answered_by, version
 from unit.project_simulation import function_of, policy_of, runtime_of, schedule_of
+
+pytestmark = promise("A80")
 
 ROOT = Path(__file__).parents[2]
 # The dashboard's tests read them as well: it has the same rules.

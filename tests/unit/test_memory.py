@@ -2,10 +2,13 @@
 
 import pytest
 
+from promises import promise
 from quiltfn.model.memory import EvictionCandidate, Memory
 from quiltfn.model.pool import PoolLimits
 from unit.node_simulation import BUDGET_MIB, IDLE_MIB, Member, NodeSimulation
 from unit.pool_simulation import PoolSimulation
+
+pytestmark = promise("P8")
 
 
 def candidate(number: int, size: float, worth: float, *, parked: bool = False) -> EvictionCandidate:

@@ -9,11 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from contract.stores import a_function
+from promises import promise
 from quiltfn.fleet import minimum
 from quiltfn.fleet.minimum import Places, keep_minimum
 from quiltfn.model.errors import Outdated
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.member import Member, NodeState, Presence, Report
+
+pytestmark = promise("N67")
 
 NODES = [f"node-{number}" for number in range(5)]
 
@@ -89,6 +92,7 @@ async def test_the_owner_may_have_started_since_the_nodes_were_read(reads_before
     assert await taken("a", [function], before) == {function.id}  # it does not come
 
 
+@promise("N76")
 def test_a_node_that_leaves_neither_keeps_a_minimum_nor_inherits_one() -> None:
     own = {"ready": NodeState.READY, "cordoned": NodeState.CORDONED, "drained": NodeState.DRAINING}
     members = [Member(name=name, epoch=1, version="1", state=it) for name, it in own.items()]

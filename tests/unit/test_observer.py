@@ -3,8 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.member import Member, Presence, Report
+
+pytestmark = promise("N31")
 
 TIMES = Times()
 
@@ -60,6 +63,7 @@ def test_a_node_whose_beat_stands_still_for_the_reap_time_is_taken_over() -> Non
     assert watch.for_seconds(200) == [(98.0, "b")]  # It was seen to move 2 s before that.
 
 
+@promise("N34")
 def test_a_node_is_waited_for_as_long_as_its_own_times_say() -> None:
     watch = Watch("c", "b")
     watch.change("b", report=Report(times=(2.0, 10.0, 150.0, 200.0)))

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.launcher import oci
 from quiltfn.launcher.cgroups import SandboxLimits as Limits
 from quiltfn.launcher.preflight import PROBE
 from quiltfn.launcher.state import SERVER_UIDS, UID_BASE, UIDS_PER_SANDBOX
+
+pytestmark = promise("F10", "F28")
 
 Config = dict[str, Any]
 Rule = Callable[[Config, oci.Host, Limits], None]

@@ -2,8 +2,11 @@
 
 import pytest
 
+from promises import promise
 from quiltfn.model.errors import Forbidden
 from quiltfn.model.overrides import check_overrides
+
+pytestmark = promise("A28")
 
 DECLARED = {"MODE": "", "LIMIT": "10", "API_URL": "https://api.example", "TOKEN": "secret"}
 RUN_CODE = [

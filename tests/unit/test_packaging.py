@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn import settings
 from quiltfn.cli import root
 from quiltfn.operator import service
@@ -110,6 +111,7 @@ def test_systemd_itself_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if "quiltfn.service" in line] == []
 
 
+@promise("M8")
 def test_the_service_is_written_out_of_the_package(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +162,7 @@ def test_a_file_that_cannot_be_written_is_named_as_it_is_known(
     assert capsys.readouterr().err == f"quiltfn: {unit}: Is a directory\n"
 
 
+@promise("M8")
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
 def test_systemd_takes_the_unit_as_it_is_written(tmp_path: Path) -> None:
     assert service.main(["install", "--root", str(tmp_path)]) == 0

@@ -5,9 +5,12 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.fleet.identity import BadIdentity, Side, Signer, Verifier
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.forwarded import ForwardedCall
+
+pytestmark = promise("N5")
 
 SIDE = Side(key=b"k" * 32, fleet_id="f" * 32, asker="one", asked="two")
 CALLER = Caller(tenant_id="acme", scope=Scope.ADMIN, credential="key", expires_at=1)

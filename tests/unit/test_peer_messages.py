@@ -3,12 +3,15 @@
 import msgspec
 import pytest
 
+from promises import promise
 from quiltfn.fleet.watching import EventLine, Subscription
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall
 from quiltfn.model.member import Report
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.tenant_load import TenantLoad
+
+pytestmark = promise("N83")
 
 POOL = '["f", 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, "new"]'
 

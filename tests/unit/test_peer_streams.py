@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http.response import CutShort
 from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.fleet import peer_streams
@@ -16,6 +17,8 @@ from quiltfn.fleet.peer_streams import Together
 from quiltfn.model.errors import CapacityFull
 from quiltfn.ports.placement import PeerUnavailable
 from timeouts import scaled
+
+pytestmark = promise("N54")
 
 LOST = object()
 

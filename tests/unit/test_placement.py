@@ -5,11 +5,14 @@ from random import Random
 import msgspec
 import pytest
 
+from promises import promise
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports.placement import Destination, ImagePlaces
+
+pytestmark = promise("N45", "N16")
 
 F, V = "f", 1
 
@@ -48,6 +51,7 @@ class Node:
         return await self.placement.place(F, V, tried)
 
 
+@promise("N96")
 @pytest.mark.parametrize(
     ("known", "asked", "heard", "refusal"),
     [
@@ -112,6 +116,7 @@ async def test_then_the_call_waits_at_a_node_that_may_have_instances() -> None:
     assert await node.place() == Destination("b", may_wait=True)
 
 
+@promise("N93")
 async def test_a_call_that_is_placed_for_the_last_time_waits_where_an_instance_is_ready() -> None:
     """That may be taken by the time the call comes."""
     node = Node(load(busy=1), b=load(idle=1))
@@ -124,6 +129,7 @@ async def test_it_waits_here_where_fewer_wait() -> None:
     assert await node.place() == Destination("b", may_wait=True)
 
 
+@promise("N93")
 async def test_it_waits_at_a_node_that_has_the_places_though_that_has_not_said_so_yet() -> None:
     """As right after a function was resumed there."""
     node = Node(load(slots=0), b=load(busy=2))
@@ -276,6 +282,7 @@ async def test_a_node_that_takes_none_from_others_runs_its_own() -> None:
     assert await node.placement.refusal(a_call()) is Refusal.DRAINING
 
 
+@promise("N72")
 async def test_a_node_that_does_not_reach_the_store_goes_on_with_what_it_has() -> None:
     """It may be that the store is away for all, or that only this node does not reach it."""
     node = Node(load(idle=1), b=load(idle=1))

@@ -2,8 +2,11 @@
 
 import pytest
 
+from promises import promise
 from quiltfn.model.cold_start import ColdStartReason
 from unit.pool_simulation import PoolSimulation, a_pool
+
+pytestmark = promise("C12")
 
 
 def reason(sim: PoolSimulation) -> ColdStartReason:

@@ -1,9 +1,12 @@
 """What calls have taught decides over the last instance: how long it stays, when it comes back."""
 
+from promises import promise
 from quiltfn.model.keepalive import MINUTE_S, Window, Windows
 from quiltfn.model.memory import Memory
 from quiltfn.model.pool import Pool, PoolLimits
 from unit.pool_simulation import READY, WARMING, PoolSimulation
+
+pytestmark = promise("P10")
 
 LIMITS = PoolLimits(idle_s=300.0, grace_s=0.0)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.model.actions import Action
 from quiltfn.model.instance import InstanceState
 from quiltfn.model.memory import EvictionCandidate, Memory
@@ -13,6 +14,8 @@ from quiltfn.model.pool import Pool
 from quiltfn.pool.memory_arbiter import MemoryArbiter
 from unit.node_simulation import NodeSimulation
 from unit.test_pool_property import EVENTS
+
+pytestmark = promise("P7", "P8")
 
 SIZES = (256.0, 512.0, 900.0)
 STEPS = (0.0, 0.006, 1.0, 11.0, 61.0, 400.0)

@@ -1,5 +1,6 @@
 """The scheduler, continued: what is kept for a rollback, and what is parked instead of stopped."""
 
+from promises import promise
 from quiltfn.model.actions import Assign
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.memory import Memory
@@ -14,6 +15,8 @@ from unit.pool_simulation import (
     PoolSimulation,
     a_pool,
 )
+
+pytestmark = promise("P6", "P20")
 
 # Kept for a rollback -------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 import pytest
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.model.actions import (
     Action,
     Assign,
@@ -16,6 +17,8 @@ from quiltfn.model.actions import (
 )
 from quiltfn.model.places import FIRST, TURN_S, Places
 from quiltfn.model.pool import Pool, PoolLimits
+
+pytestmark = promise("W20")
 
 CURRENT, OLD, OLDER = "current", "old", "older"
 

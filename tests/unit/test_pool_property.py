@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.model.actions import Action, Assign, Refuse
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.instance import Instance, InstanceState
@@ -175,6 +176,7 @@ def the_minimum_is_restored_and_the_rest_leaves(sim: PoolSimulation) -> None:
     assert sim.pool.counts().total == limits.min_instances, "what is parked stays for ever"
 
 
+@promise("C12", "P1", "P6")
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES, size=st.integers(0, 63))
 # More are started than the minimum, so that the one that was started to be parked is.
@@ -345,6 +347,7 @@ class AsksToComeBackAtOnce(Pool):
         ]
 
 
+@promise("P1")
 @pytest.mark.parametrize(
     "broken",
     [

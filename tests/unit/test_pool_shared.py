@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.model.actions import (
     Action,
     Assign,
@@ -23,6 +24,8 @@ from quiltfn.model.actions import (
 from quiltfn.model.instance import Instance
 from quiltfn.model.memory import Footprint, Memory
 from quiltfn.model.pool import Pool, PoolLimits
+
+pytestmark = promise("R35")
 
 EACH = 3
 LIMITS = PoolLimits(max_instances=2, queue_max=20, queue_wait_s=30.0, idle_s=10.0, grace_s=0.0)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from promises import promise
 from quiltfn.launcher import preflight
 from quiltfn.launcher.gvisor import pids
 from quiltfn.launcher.preflight import (
@@ -94,6 +95,7 @@ MISSING = {
 }
 
 
+@promise("F9")
 @pytest.mark.parametrize(
     ("name", "seen"), [(name, seen) for name, cases in MISSING.items() for seen in cases]
 )

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.cli import base_images, run
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.project import PROJECT_FILE, file, toml
 from quiltfn.cli.project.init import project_name
 from quiltfn.wire import NewDestination, NewFunctionUrl, WebhookRule
+
+pytestmark = promise("R44")
 
 Captured = pytest.CaptureFixture[str]
 VARIABLES = {"MASKED": "***", "TOKEN": "s3cret", "HOOK": "a-long-random-text"}
@@ -109,6 +112,7 @@ def test_a_file_without_functions(place: Path) -> None:
     assert read(place, "").functions == {}
 
 
+@promise("A80")
 @pytest.mark.parametrize(
     ("text", "table", "said"),
     [
@@ -210,6 +214,7 @@ def test_a_wrong_field_is_told_with_its_table_and_what_was_expected(
     assert sentence.startswith(f"[functions.f{table}] {said}")
 
 
+@promise("M23")
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [

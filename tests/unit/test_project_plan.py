@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.cli.project import drawing
 from quiltfn.cli.project.plan import (
     LABEL,
@@ -46,6 +47,8 @@ from unit.project_simulation import (
     schedule_of,
     url_of,
 )
+
+pytestmark = promise("W24", "R41")
 
 PROJECT = "shop"
 NAMES, SCHEDULES = ("a", "b", "c"), ("daily", "hourly", "nightly")
@@ -213,6 +216,7 @@ NEW = NewFunction(
 )
 
 
+@promise("A80")
 def test_a_change_says_old_and_new_and_no_value_of_a_secret() -> None:
     (step,) = plan_for(wanted(NEW, secrets=frozenset({"PIN"})), had(OLD)).steps
     assert step == Step(
@@ -231,6 +235,7 @@ def test_a_change_says_old_and_new_and_no_value_of_a_secret() -> None:
     )
 
 
+@promise("R44")
 def test_no_secret_is_shown() -> None:
     rule = WebhookRule(scheme="github", secret="hush-hush")
     url = NewFunctionUrl(auth="webhook", webhook=rule)
@@ -239,6 +244,7 @@ def test_no_secret_is_shown() -> None:
     assert "hush-hush" not in repr(plan_for(wanted(OLD, **more), had(OLD)))
 
 
+@promise("R43")
 @pytest.mark.parametrize(
     ("label", "said"), [(None, "was made otherwise"), (f"{LABEL}other", "has the label")]
 )
@@ -309,6 +315,7 @@ def test_a_named_runtime_that_was_replaced_is_told() -> None:
 ROLLED_BACK = {"version": 1, "rolled_back": "version 2: 3 of 3 attempts failed"}
 
 
+@promise("W26")
 @pytest.mark.parametrize(
     ("alias", "new", "canary", "rolled_back", "noted"),
     [

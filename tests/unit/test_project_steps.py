@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from promises import promise
 from quiltfn.cli import run
 from quiltfn.cli.project import commands
 from unit.canned_server import FUNCTION, ID, INFO, answered_by
@@ -119,6 +120,7 @@ def test_a_dry_run_sends_nothing_that_changes(server: Server, place: Path) -> No
     assert {method for method, _ in server.asked} == {"GET"}
 
 
+@promise("R43")
 def test_what_somebody_else_changed_meanwhile_is_compared_again(
     server: Server, place: Path, capsys: Captured
 ) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.base.cpu_arch import name_in_images
 from quiltfn.images import ImageDirectory, ImageLimits, contents, layers, root_file_system
 from quiltfn.images.layers import LAYERS_MAX, Directory, File, Layers, Link
@@ -305,6 +306,7 @@ def oci_index(archive: bytes) -> bytes:
 # What is made harmless -----------------------------------------------------------------------
 
 
+@promise("R19")
 async def test_what_is_dangerous_to_others_does_not_remain(box: Box) -> None:
     capability = {
         "SCHILY.xattr.security.capability": "\x01",
@@ -403,6 +405,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 }
 
 
+@promise("R19")
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_root_is_refused_with_its_reason_and_leaves_nothing(
     box: Box, name: str
@@ -542,6 +545,7 @@ HOSTILE_IMAGES: dict[str, tuple[bytes, str]] = {
 }
 
 
+@promise("R19")
 @pytest.mark.parametrize("name", HOSTILE_IMAGES)
 async def test_a_hostile_image_is_refused_with_its_reason_and_leaves_nothing(
     box: Box, name: str
@@ -674,6 +678,7 @@ def modelled(layers: Sequence[Sequence[tuple[str, list[str]]]]) -> dict[str, str
     return tree
 
 
+@promise("R19")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(CHANGES, max_size=4))
 def test_layers_come_to_what_a_simple_model_says(

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn import __version__
 from quiltfn.fleet.join import has_older_nodes
 from quiltfn.functions.runtimes import HostImage, Runtimes, TenantRules
@@ -556,6 +557,7 @@ async def test_what_cannot_work_is_refused_when_it_is_added(
     assert store.rows == {}
 
 
+@promise("N97")
 async def test_no_packages_while_a_node_of_an_older_version_would_run_without_them(
     runtimes: Runtimes, store: MemoryRuntimes
 ) -> None:
@@ -643,6 +645,7 @@ async def test_an_image_that_another_node_has_taken_back_is_as_unknown(
     await runtimes.add(T, a_runtime(image=DIGEST))
 
 
+@promise("A25")
 async def test_anothers_image_is_as_unknown_as_one_that_is_nowhere(runtimes: Runtimes) -> None:
     told = []
     for digest in (DIGEST, "cd" * 32):
@@ -693,6 +696,7 @@ async def take(tenant_images: TenantImages, tenant_id: str, digest: str) -> Imag
     return await tenant_images.take(tenant_id, Archive.TAR, uploaded(digest))
 
 
+@promise("A25")
 async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
     tenant_images: TenantImages, images: SomeImages
 ) -> None:
@@ -704,6 +708,7 @@ async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
     assert images.digests == {DIGEST}
 
 
+@promise("D16")
 async def test_all_images_together_are_bounded_for_everybody(images: SomeImages) -> None:
     one = MIB + 2 * 4096
     held = MemoryTenantImages(TenantImage(T, DIGEST, one))
@@ -719,6 +724,7 @@ async def test_all_images_together_are_bounded_for_everybody(images: SomeImages)
     assert not (await take(tenant_images, U, "1")).is_new
 
 
+@promise("A26")
 async def test_a_quota_bounds_what_a_tenants_images_count(
     tenant_images: TenantImages, images: SomeImages
 ) -> None:
@@ -733,6 +739,7 @@ async def test_a_quota_bounds_what_a_tenants_images_count(
     await take(tenant_images, U, "3")
 
 
+@promise("A26")
 async def test_a_tenant_uploads_two_images_at_a_time(tenant_images: TenantImages) -> None:
     may_end = asyncio.Event()
 
@@ -846,6 +853,7 @@ async def test_tenants_build_on_the_base_images_of_all() -> None:
         await runtimes.add(T, a_runtime(kind=Kind.SHELL, image=BASE))
 
 
+@promise("N46")
 async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: SomeImages) -> None:
     """This node has not heard of it when it looks at the quota; the store has."""
     store = MemoryTenantImages()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.schedule import (
     LATE_MS,
@@ -248,6 +249,7 @@ MOVES = st.one_of(
 )
 
 
+@promise("W15")
 @settings(max_examples=100)
 @given(
     st.lists(MOVES, max_size=20),
@@ -308,6 +310,7 @@ def expected(one: Schedule, now: int) -> int:
     raise AssertionError("more than this test looks at")
 
 
+@promise("W17")
 def test_a_clock_that_is_set_back_does_not_stop_a_schedule() -> None:
     """Somebody sets the year wrong, and then right again."""
     one = a_schedule(cron="0 * * * *")

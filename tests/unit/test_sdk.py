@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from promises import promise
 from quiltfn import sdk, wire
 from quiltfn.api.routes.table import ROUTES
 from quiltfn.sdk import (
@@ -783,6 +784,7 @@ KEY: dict[str, Any] = {
 }
 
 
+@promise("A87")
 async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() -> None:
     seen: list[str | None] = []
 
@@ -1080,6 +1082,7 @@ async def test_a_request_that_changes_nothing_is_sent_again(waits: list[float]) 
     assert waits == [0.1, 0.2, 0.1, 0.2]
 
 
+@promise("M10")
 def test_a_request_that_could_be_done_twice_is_sent_once(waits: list[float]) -> None:
     for answer in (LOST, refusal(503, "STORE_UNAVAILABLE"), refusal(500, "INTERNAL")):
         server = Server({DEPLOY: [answer], INVOKE: [answer]})

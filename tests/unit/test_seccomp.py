@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.launcher import oci
+
+pytestmark = promise("F15")
 
 Config = dict[str, Any]
 NEW_NAMESPACES = 0x7E02_0000
@@ -148,6 +151,7 @@ CONDITIONS = [
 ]
 
 
+@promise("F22")
 @pytest.mark.parametrize(("name", "before", "good", "bad"), CONDITIONS, ids=str)
 def test_a_condition(
     rules: list[Config], name: str, before: list[int], good: list[int], bad: list[int]

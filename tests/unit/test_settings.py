@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn import settings
 from quiltfn.model import keepalive, version
 from quiltfn.sandbox import guest
@@ -110,6 +111,7 @@ def test_an_option_that_was_not_given_is_none_and_weighs_nothing() -> None:
     assert from_everywhere({"port": None}, {PREFIX + "PORT": "2"}).port == 2
 
 
+@promise("N34")
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

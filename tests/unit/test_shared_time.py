@@ -3,7 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as some
 
+from promises import promise
 from quiltfn.model.shared_time import SharedTime
+
+pytestmark = promise("R38")
 
 
 def test_calls_that_run_together_divide_the_time() -> None:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http import stall_responder
 from quiltfn.api.http.stall_responder import ANSWER_WITHIN_S, StallResponder
 from timeouts import scaled
+
+pytestmark = promise("D25")
 
 HEALTH = b"GET /health HTTP/1.1\r\n\r\n"
 

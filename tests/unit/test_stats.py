@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.stats import (
     ERROR_MAX,
@@ -61,6 +62,7 @@ def test_a_call_is_counted_with_its_latency_and_its_memory() -> None:
     assert median == high == pytest.approx(1.35, rel=ERROR_MAX)
 
 
+@promise("U17")
 @pytest.mark.parametrize(
     ("changes", "errors"),
     [
@@ -118,6 +120,7 @@ def test_a_day_and_a_microsecond_have_some_260_bins_between_them() -> None:
     assert bin_of(DAY_US) < 260
 
 
+@promise("D37")
 @given(st.lists(LATENCIES, min_size=1, max_size=200), st.floats(0.01, 1))
 def test_a_percentile_is_within_five_percent_of_the_call_of_that_rank(
     latencies: Sequence[int], share: float

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.fleet.tenants import FleetTenants
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.member import Member, Report
@@ -19,6 +20,8 @@ from quiltfn.model.tenant_load import (
 )
 from quiltfn.model.tenant_quota import TenantLimits
 from quiltfn.tenants.admission import Admission, InFlight
+
+pytestmark = promise("N53")
 
 TENANT = "acme"
 BEAT_S = 2.0

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import lock_files, manifest, packages, progress, show, tools
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.project import PROJECT_FILE, export, file, toml
@@ -17,6 +18,8 @@ from quiltfn.cli.project.plan import CurrentFunction
 from quiltfn.model.access import Key, Scope
 from quiltfn.operator import keys
 from unit.canned_server import Terminal
+
+pytestmark = promise("M25")
 
 HOSTILE = "x\n[functions.evil]\r\x1b]0;title\x07\x9b2J\x7f\u202e\u200f"
 UNSEEN = set(HOSTILE) - set("x[functions.evil]title02J;\n")

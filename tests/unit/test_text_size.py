@@ -5,7 +5,10 @@ import sys
 import msgspec
 import pytest
 
+from promises import promise
 from quiltfn.api.http.text_size import PIECE_BYTES, text_size
+
+pytestmark = promise("A22")
 
 SIZE = 3 * PIECE_BYTES
 OBJECT_BYTES = 256  # a `str` has a head of its own

@@ -6,6 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.timeline import PHASES, StartTiming, Timeline, of_call
 
@@ -38,6 +39,7 @@ def test_a_sandbox_that_could_not_be_made_was_waited_for_to_the_end() -> None:
     assert refused == Timeline(ColdStartReason.FIRST, 0, 100_000, 400_000, 0, 0)
 
 
+@promise("C11")
 @given(accepted=AT, wait=AT, begun=AT, rest=st.tuples(st.none() | AT, st.none() | AT), ran=AT)
 def test_the_phases_add_up_and_none_is_negative(
     accepted: float, wait: float, begun: float, rest: tuple[float | None, float | None], ran: float

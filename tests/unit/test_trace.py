@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from manual_clock import ManualClock
+from promises import promise
 from quiltfn.base.ids import new_id
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.delivery import Delivery, DeliveryStatus
@@ -118,6 +119,7 @@ def test_a_request_continues_its_callers_trace() -> None:
     assert span.end_ns - span.start_ns == 2 * trace.NS
 
 
+@promise("O1")
 def test_the_phases_of_a_cold_call_follow_each_other_and_fill_its_time() -> None:
     kept = Kept()
     phases = Timeline(ColdStartReason.FIRST, 700, 2000, 3000, 5000, 400)
@@ -167,6 +169,7 @@ def test_a_call_that_failed_says_why_and_a_call_without_an_instance_has_no_handl
     assert (span.error, span.start_ns) == ("cancelled", span.end_ns)
 
 
+@promise("O5")
 def test_nothing_is_kept_of_what_a_handler_wrote_or_a_receiver_got() -> None:
     kept = Kept()
     kept.tracer.call_ended(a_record(stdout=b"SECRET", stderr=b"SECRET"), HEADER)
@@ -177,6 +180,7 @@ def test_nothing_is_kept_of_what_a_handler_wrote_or_a_receiver_got() -> None:
     assert "SECRET" not in repr(kept.spans)
 
 
+@promise("O2")
 def test_accepted_work_has_a_trace_of_its_own_by_its_id() -> None:
     kept = Kept()
     record = a_record(due_at=1, source=Source.ASYNC, attempt=2, status=Status.FAILED)

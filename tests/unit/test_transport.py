@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.cli import run
 from quiltfn.sdk import (
     ApiError,
@@ -26,6 +27,8 @@ from quiltfn.sdk import (
 )
 from quiltfn.sdk.request import Request, ask
 from timeouts import scaled
+
+pytestmark = promise("M5")
 
 ALIVE = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
 

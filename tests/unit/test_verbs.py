@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.launcher.cgroups import Limits, SandboxLimits
 from quiltfn.launcher.verbs import (
     ON_SANDBOX,
@@ -116,6 +117,7 @@ def test_limits_may_be_at_their_bounds(change: dict[str, int]) -> None:
 BOUNDS = [("pids", 1000), ("tmp_mib", 2000), ("file_mib", 3000), ("open_files", 8000)]
 
 
+@promise("R24")
 @pytest.mark.parametrize(("name", "most"), BOUNDS)
 def test_what_a_sandbox_may_use_is_within_the_operators_bounds(name: str, most: int) -> None:
     for value in (1, most):

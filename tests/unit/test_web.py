@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http.request import Headers
 from quiltfn.api.routes import web
 from quiltfn.api.routes.web import WebFile, has_tag
@@ -154,6 +155,7 @@ def test_the_page_asks_for_files_that_are_there_and_for_nothing_else() -> None:
     assert "preact 11" in files["LICENSES.txt"].content.decode()
 
 
+@promise("A51")
 @pytest.mark.skipif(not (ROOT / "ui" / "node_modules").exists(), reason="deno did not install")
 def test_two_builds_are_identical(build: dict[str, Any], tmp_path: Path) -> None:
     found = []

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn.guest import wire
 from quiltfn.guest.wire import (
     KEEP_STATE,
@@ -32,6 +33,8 @@ from quiltfn.guest.wire import (
     encode_prepare,
     encode_specialise,
 )
+
+pytestmark = promise("F20")
 
 nonces = st.integers(0, wire.NONCE_MAX)
 u32 = st.integers(0, 0xFFFF_FFFF)

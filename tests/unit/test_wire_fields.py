@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn import wire
 from quiltfn.api.http import parse
 from quiltfn.api.routes.table import ROUTES
 from quiltfn.model.errors import Unprocessable
 from quiltfn.wire import functions
 from quiltfn.wire.check import Invalid, checked
+
+pytestmark = promise("A35")
 
 LIMITS = {"memory_limit_mb": 4096, "cpu_limit_percent": 200, "timeout_seconds": 86_400}
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promises import promise
 from quiltfn import wire
 from quiltfn.api.routes.table import ROUTES
 from quiltfn.launcher import verbs
@@ -17,6 +18,8 @@ from quiltfn.tenants.access import EXPIRES_MAX_S
 from quiltfn.wire import check, functions, invocations, keys, runtimes
 from quiltfn.wire.check import Invalid, checked
 from quiltfn.wire.fields import fields_of
+
+pytestmark = promise("A35")
 
 PACKAGE = Path(wire.__file__).resolve().parents[1]
 BODIES = sorted(

@@ -17,6 +17,9 @@ from e2e.work_history import (
     WorkSeen,
     judge_work,
 )
+from promises import promise
+
+pytestmark = promise("D31", "N70")
 
 ONE, THREE = "one-attempt", "three-attempts"
 TOLD_S = 100.0

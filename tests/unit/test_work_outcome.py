@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from promises import promise
 from quiltfn.model.invocation import Invocation, Source, Status, WorkOutcome
 from quiltfn.model.work import (
     RETRYABLE,
@@ -12,6 +13,8 @@ from quiltfn.model.work import (
     outcome,
     outcome_of_expired,
 )
+
+pytestmark = promise("W4")
 
 NOW_MS, WAIT_MS = 1_760_000_000_000, 10_000
 EXACT = Backoff(first=WAIT_MS / 1000, factor=2.0, most=25.0, jitter=0.0)

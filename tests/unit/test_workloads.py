@@ -6,6 +6,9 @@ import pytest
 
 from e2e.workload_soak import Seen
 from e2e.workloads import ALL, IMAGES, Workload
+from promises import promise
+
+pytestmark = promise("R39")
 
 # An exact version, not a range, a tag or an address.
 PINNED = re.compile(r"[a-z][a-z0-9-]*(==\d+(\.\d+)*|@\d+\.\d+\.\d+)")

@@ -1,3 +1,4 @@
+// promise: A53
 import assert from "node:assert/strict";
 import { lines, type Piece } from "../src/parts/text/ansi.ts";
 

@@ -1,3 +1,4 @@
+// promise: A55
 import assert from "node:assert/strict";
 import { answered } from "./page.ts";
 import { Endless } from "../src/parts/lists/endless.ts";

@@ -1,3 +1,4 @@
+// promise: N60
 import assert from "node:assert/strict";
 import "./page.ts";
 import { placesOf, questionOf, reasonOf, stateOf, totalsOf, verbsOf } from "../src/fleet.ts";

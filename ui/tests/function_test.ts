@@ -1,3 +1,4 @@
+// promise: A75, A81
 import assert from "node:assert/strict";
 import { renderToString } from "preact-render-to-string";
 import { answered } from "./page.ts";

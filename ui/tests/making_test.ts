@@ -1,3 +1,4 @@
+// promise: A73
 import assert from "node:assert/strict";
 import { answered } from "./page.ts";
 import {

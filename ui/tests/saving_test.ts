@@ -1,3 +1,4 @@
+// promise: A75
 import assert from "node:assert/strict";
 import { answered } from "./page.ts";
 import { named, outdatedBy } from "../src/outdated.ts";

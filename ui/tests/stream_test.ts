@@ -1,3 +1,4 @@
+// promise: A74
 import assert from "node:assert/strict";
 import "./page.ts";
 import { EventParser, Following } from "../src/stream.ts";

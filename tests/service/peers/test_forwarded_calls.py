@@ -14,6 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.http.request import ClientDisconnected, Headers, Request
 from quiltfn.api.http.response import Response
@@ -162,6 +163,7 @@ def _as_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(url_calls.UrlRequest, "is_shell", property(lambda _: False))
 
 
+@promise("R37")
 @pytest.mark.usefixtures("_as_servers")
 @pytest.mark.parametrize(
     "framing", [{"content-length": "200000"}, {"transfer-encoding": "chunked"}]
@@ -187,6 +189,7 @@ async def test_a_body_is_passed_on_to_the_node_that_takes_the_call_and_to_no_oth
         assert request.headers.get(name) == framing.get(name)
 
 
+@promise("R37")
 @pytest.mark.usefixtures("_as_servers")
 async def test_a_sender_that_has_gone_ends_its_call_on_the_other_node(servers: Servers) -> None:
     sending = Sending(servers, **{"content-length": "200000"})

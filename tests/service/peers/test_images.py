@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from promises import promise
 from quiltfn.api.http.request import Headers, Request
 from quiltfn.api.http.response import CutShort, Response
 from quiltfn.fleet import image_fetch
@@ -23,6 +24,8 @@ from service.peers.image_nodes import MIB, PATIENCE_S, ImageFleet, image_fleet
 from service.platform_harness import until
 from timeouts import scaled
 from unit.sample_archives import file, in_pieces, link, packed
+
+pytestmark = promise("N40")
 
 
 def an_archive(size: int = MIB) -> bytes:
@@ -259,6 +262,7 @@ async def test_a_node_that_lied_is_asked_last(fleet: ImageFleet) -> None:
 # This node's own disk ------------------------------------------------------------------------
 
 
+@promise("N44")
 async def test_a_full_disk_ends_the_fetch_and_leaves_nothing(
     fleet: ImageFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +281,7 @@ async def test_a_full_disk_ends_the_fetch_and_leaves_nothing(
     await fleet["two"].fleet.obtain(digest)  # once there is room
 
 
+@promise("N44")
 async def test_the_bound_for_all_images_holds_for_fetched_ones(tmp_path: Path) -> None:
     async with image_fleet(tmp_path, "one", "two", all_bytes=4 * MIB) as fleet:
         one, two = fleet["one"], fleet["two"]
@@ -293,6 +298,7 @@ async def test_the_bound_for_all_images_holds_for_fetched_ones(tmp_path: Path) -
 # An image that goes meanwhile -----------------------------------------------------------------
 
 
+@promise("N43")
 async def test_an_image_that_is_removed_while_it_is_fetched_is_sent_to_its_end(
     fleet: ImageFleet,
 ) -> None:
@@ -328,6 +334,7 @@ async def test_an_image_that_was_removed_before_is_not_there(fleet: ImageFleet) 
 # Copies --------------------------------------------------------------------------------------
 
 
+@promise("N41")
 async def test_an_upload_is_answered_once_a_second_node_has_it(fleet: ImageFleet) -> None:
     for name in ("one", "two", "three"):
         image = await fleet[name].upload(an_archive())
@@ -336,6 +343,7 @@ async def test_an_upload_is_answered_once_a_second_node_has_it(fleet: ImageFleet
         assert len(fleet.having(image.digest)) == 2
 
 
+@promise("N41")
 async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> None:
     async with image_fleet(tmp_path, "one") as fleet:
         image = await fleet["one"].upload(an_archive())
@@ -346,6 +354,7 @@ async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> 
         assert fleet.having(image.digest) == ["one"]
 
 
+@promise("N41")
 @pytest.mark.parametrize(
     ("body", "told"),
     [(b"no room", "no room"), (b"x" * 5000, "it says why in more than 4096 bytes")],
@@ -393,6 +402,7 @@ async def test_an_upload_that_is_repeated_asks_who_has_it_first(fleet: ImageFlee
     assert len(fleet.having(digest)) == 2
 
 
+@promise("N42")
 @pytest.mark.parametrize("state", ["draining", "removed"])
 async def test_a_copy_on_a_node_that_goes_is_made_anew(fleet: ImageFleet, state: str) -> None:
     digest = (await fleet["one"].upload(an_archive())).digest
@@ -408,6 +418,7 @@ async def test_a_copy_on_a_node_that_goes_is_made_anew(fleet: ImageFleet, state:
         await asyncio.wait(running)
 
 
+@promise("N42")
 async def test_a_copy_on_a_lost_node_is_made_anew_after_a_while(fleet: ImageFleet) -> None:
     digest = (await fleet["one"].upload(an_archive())).digest
     (other,) = set(fleet.having(digest)) - {"one"}
@@ -424,6 +435,7 @@ async def test_a_copy_on_a_lost_node_is_made_anew_after_a_while(fleet: ImageFlee
         await asyncio.wait([running])
 
 
+@promise("N43")
 async def test_an_image_that_no_tenant_has_is_given_to_nobody(fleet: ImageFleet) -> None:
     """Else two nodes would hand it to each other for ever, after each has removed it."""
     one = fleet["one"]

@@ -14,6 +14,7 @@ import pytest_asyncio
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from promises import promise
 from quiltfn.api.http.response import Response
 from quiltfn.fleet import peer_server
 from quiltfn.fleet.certificates import Credential, make_node_certificate
@@ -25,6 +26,8 @@ from quiltfn.fleet.tls import client_context, node_of
 from quiltfn.ports.peers import PeerGone, PeerUnreachable
 from service.peers.pair import CALL, CALLER, Directory, Pair, a_fleet, a_node, a_pair, listener
 from timeouts import scaled
+
+pytestmark = promise("N4")
 
 DAY_S = 86_400
 
@@ -208,6 +211,7 @@ async def test_a_node_that_is_removed_while_it_is_connected_asks_nothing_more(pa
             await asyncio.sleep(0.01)
 
 
+@promise("N77")
 async def test_a_node_that_is_removed_loses_what_it_still_reads(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +291,7 @@ async def test_a_signed_request_is_answered(pair: Pair) -> None:
     assert [asker.call for _, asker in pair.seen] == [CALL, CALL]
 
 
+@promise("N5")
 @pytest.mark.parametrize(
     "forged",
     ["none", "garbage", "key", "asker", "fleet", "target", "call", "connection", "number"],

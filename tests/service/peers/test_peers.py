@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from promises import promise
 from quiltfn.api.http import connections
 from quiltfn.api.http.request import ClientDisconnected, Request
 from quiltfn.api.http.response import CutShort, Response
@@ -28,6 +29,8 @@ from quiltfn.ports.peers import (
 )
 from service.peers.pair import CALL, Pair, a_pair
 from timeouts import scaled
+
+pytestmark = promise("N7", "N87")
 
 MIB = 1024 * 1024
 
@@ -299,6 +302,7 @@ async def never(_: Request, __: Asker) -> Response:
     raise AssertionError
 
 
+@promise("N6")
 async def test_a_connection_that_ends_fails_its_request_at_once(pair: Pair) -> None:
     pair.handler = never
     call = asyncio.ensure_future(pair.ask())
@@ -399,6 +403,7 @@ def _connected_sockets() -> list[socket.socket]:
     return found
 
 
+@promise("N6")
 async def test_a_node_that_is_silent_is_taken_for_dead(pair: Pair) -> None:
     """Its machine has lost its link: nothing comes any more, and no connection ends."""
     pair.handler = never
@@ -434,6 +439,7 @@ class Revision:
         self.others.add(revision)
 
 
+@promise("N94")
 @pytest.mark.parametrize("is_older", [False, True])
 async def test_pings_carry_the_key_revision_both_ways(pair: Pair, is_older: bool) -> None:
     """A node of an older version says nothing of keys."""
@@ -449,6 +455,7 @@ async def test_pings_carry_the_key_revision_both_ways(pair: Pair, is_older: bool
     assert (len(asked.nodes), asking.nodes) == (0 if is_older else 1, set())
 
 
+@promise("N6")
 async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None:
     release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
