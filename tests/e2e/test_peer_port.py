@@ -22,7 +22,7 @@ from quiltfn.ports.peers import Asker
 from service.peers.pair import CALL, Directory, a_fleet, a_node
 from timeouts import scaled
 
-pytestmark = [test_egress.pytestmark, promise("N8")]
+pytestmark = [*test_egress.pytestmark, promise("N8")]
 __all__ = ["the_lab"]  # a fixture
 
 
