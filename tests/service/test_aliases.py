@@ -205,7 +205,7 @@ async def test_aliases_survive_a_restart_and_go_with_their_function(tmp_path: Pa
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         assert await printed(web, f"{kept}/invoke?alias=live") == "1"
-        assert len(harness.services.aliases._by_function) == 1
+        assert len(harness.services.aliases._rows) == 1
 
 
 async def test_what_the_store_does_not_take_is_not_in_memory(

@@ -321,7 +321,7 @@ async def two_that_need_an_instance(server: Harness) -> list[Entry]:
         await until(lambda: busy(server, entry) == 1)  # noqa: B023
         await until(lambda: server.dispatcher._backlogs[entry.function.id].held)  # noqa: B023
         found.append(entry)
-    policies._async.clear()  # of both in one step, in which both are looked at
+    policies._rows.clear()  # of both in one step, in which both are looked at
     server.dispatcher._look_again()
     return found
 

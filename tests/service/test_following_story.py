@@ -169,8 +169,8 @@ async def told(story: list[list[tuple[int, str, str]]]) -> None:
         for node in nodes:
             known = {one.function.id: one for one in node.catalog.all()}
             assert known.keys() == stored.keys()
-            assert node.urls._by_function == urls
-            assert node.policies._async == policies
+            assert node.urls._rows == urls
+            assert {one: both.asynchronous for one, both in node.policies._rows.items()} == policies
             for function_id, entry in known.items():
                 assert entry.function == stored[function_id].function
                 assert entry.version == stored[function_id].version

@@ -397,7 +397,7 @@ async def test_the_policies_of_a_deleted_function_are_gone(api: Api) -> None:
     await api.good("DELETE", function)
     await api.refused(404, "GET", f"{function}/async-policy")
     await api.refused(404, "PUT", f"{function}/async-policy", {})
-    assert not api.harness.services.work.policies._async
+    assert not api.harness.services.work.policies._rows
 
 
 # Cancelling ----------------------------------------------------------------------------------

@@ -73,6 +73,6 @@ def test_a_default_takes_no_room() -> None:
 def test_a_deleted_function_has_none() -> None:
     policies = Policies(Stored([("a", TWICE, ALL)]))
     asyncio.run(policies.restore())
-    policies.forget("a")
+    policies._put("a", None)
     assert policies.policy_of("a") == AsyncPolicy()
     assert policies.record_policy_of("a") == RecordPolicy()

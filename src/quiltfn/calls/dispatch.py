@@ -13,15 +13,15 @@ import asyncio
 import contextlib
 import heapq
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.calls.claims import Backlog, Claims
 from quiltfn.calls.invoke import Invoker, Request
 from quiltfn.calls.work import request_of
@@ -91,7 +91,7 @@ class Dispatcher:
         self._cold: list[Backlog] | None = None
         self._retries: list[tuple[str, str, int]] = []
         self._in_doubt: set[str] = set()  # functions whose claims are being made sure of
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskGroup()
         self._is_pumping = self._is_settling = self._is_stopping = False
         self._claims_again_at = 0.0  # monotonic seconds; later than now where the store failed
         self._timer: asyncio.TimerHandle | None = None
@@ -152,8 +152,7 @@ class Dispatcher:
     async def join(self) -> None:
         """Waits until the attempts under way are over: after the pools were closed."""
         self._retries.clear()  # they are in the store, and nothing is begun any more
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.join()
 
     # What wakes it ---------------------------------------------------------------------------
 
@@ -409,7 +408,7 @@ class Dispatcher:
         backlog.running.add(work.record.invocation_id)
         backlog.launched += 1
         backlog.begun += 1
-        self._spawn(self._run(backlog, entry, work))
+        self._tasks.spawn(self._run(backlog, entry, work))
 
     async def _run(self, backlog: Backlog, entry: Entry, work: ClaimedWork) -> None:
         """The whole of one attempt."""
@@ -465,7 +464,7 @@ class Dispatcher:
             self._retries.append((backlog.function_id, backlog.tenant_id, decided.retry_at_ms))
             if not self._is_settling and not self._is_stopping:
                 self._is_settling = True
-                self._spawn(self._settle())
+                self._tasks.spawn(self._settle())
         return decided
 
     async def _settle(self) -> None:
@@ -501,7 +500,7 @@ class Dispatcher:
             self._block(backlog)
         elif self._claims.may_begin:
             self._claims.under_way += 1
-            backlog.claim = self._spawn(self._claim(backlog, size))
+            backlog.claim = self._tasks.spawn(self._claim(backlog, size))
         else:
             self._unclaimed.add(backlog.tenant_id, backlog.function_id)
 
@@ -539,7 +538,7 @@ class Dispatcher:
     def _make_sure_soon(self, backlog: Backlog) -> None:
         if backlog.function_id not in self._in_doubt and not self._is_stopping:
             self._in_doubt.add(backlog.function_id)
-            self._spawn(self._make_sure(backlog))
+            self._tasks.spawn(self._make_sure(backlog))
 
     async def _make_sure(self, backlog: Backlog) -> None:
         """Asks the store until it says what this node has claimed of the function."""
@@ -569,7 +568,7 @@ class Dispatcher:
     def _put_back_soon(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
         """As `_put_back`. Until that is done, nothing else shows that the function has work."""
         backlog.returning += 1
-        self._spawn(self._put_back_taken(backlog, works))
+        self._tasks.spawn(self._put_back_taken(backlog, works))
 
     async def _put_back_taken(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
         try:
@@ -586,9 +585,3 @@ class Dispatcher:
 
     def _now_ms(self) -> int:
         return int(self.clock.trusted() * 1000)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

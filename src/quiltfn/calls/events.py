@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.model.alias import Alias
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import StoreUnavailable
@@ -182,7 +183,7 @@ class Events:
         self._clock, self._epoch = clock, epoch
         self._pool_counts, self._queue_counts = pool_counts, queue_counts
         self._counting = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskGroup()
         self._rings: dict[str, _Ring] = {}
         self._first = 1  # numbers below this one may have been given to events that are gone
         self._bursts: dict[str, _Burst] = {}
@@ -430,9 +431,7 @@ class Events:
             self._tell(tenant_id, EventType.POOL, function_id, told)
 
     def _count_queue(self, tenant_id: str, function_id: str) -> None:
-        task = asyncio.ensure_future(self._tell_queue(tenant_id, function_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._tell_queue(tenant_id, function_id))
 
     async def _tell_queue(self, tenant_id: str, function_id: str) -> None:
         """Tells of a queue with what is in it, or without where the store does not answer."""
@@ -452,10 +451,7 @@ class Events:
 
     async def aclose(self) -> None:
         """Ends what is being counted: the store closes next."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.aclose()
 
     def _later(self, then: Callable[..., None], *what: Any) -> None:
         asyncio.get_running_loop().call_later(EVERY_S, then, *what)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.functions.catalog import Entry
 from quiltfn.model import environment, timeline
 from quiltfn.model.errors import (
@@ -183,7 +184,7 @@ class Invoker:
         # was never run. It must not raise or wait.
         self.on_closed: list[Callable[[Invocation], None]] = []
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = TaskGroup(failed=lambda _: None)  # whoever waits for one is told
         self._draining = False
         # Functions with a default alias, and the version that it chooses for one call.
         self.defaults: Container[str] = ()
@@ -590,20 +591,11 @@ class Invoker:
 
     def in_background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Does work that goes on if whoever asked for it goes away."""
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: "asyncio.Task[Any]") -> None:
-        self._background.discard(task)
-        if not task.cancelled():
-            task.exception()  # marks it as seen: perhaps nobody is there any more to be told
+        return self._background.spawn(work)
 
     async def aclose(self) -> None:
         """Waits for what is in the background, once no call can run any more."""
-        if self._background:
-            await asyncio.wait(self._background)
+        await self._background.join()
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses new calls and waits for those under way, at most `timeout_s` seconds."""

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Change, ChangeKind
 from quiltfn.store.functions.functions import SqlStore
@@ -36,7 +37,7 @@ class Follower:
         self._seen = 0
         self._refreshing = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None  # a refresh that has not begun to read
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way = TaskGroup(failed=lambda _: None)  # who wanted one may be gone
         self._failed: set[ChangeKind] = set()  # what could not be taken over, by a mistake of ours
         self._current_at = time.monotonic()
         # They are told in this order: what refers to a function comes after functions.
@@ -57,21 +58,12 @@ class Follower:
         the same time share one.
         """
         if self._next is None:
-            self._next = asyncio.ensure_future(self._refresh())
-            self._under_way.add(self._next)
-            self._next.add_done_callback(self._refreshed)
+            self._next = self._under_way.spawn(self._refresh())
         await asyncio.shield(self._next)
 
     async def aclose(self) -> None:
         """Ends what is under way, for which nobody waits any more."""
-        for refresh in self._under_way:
-            refresh.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
-
-    def _refreshed(self, refresh: "asyncio.Task[None]") -> None:
-        self._under_way.discard(refresh)
-        if not refresh.cancelled():
-            refresh.exception()  # who wanted it may be gone
+        await self._under_way.aclose()
 
     async def _refresh(self) -> None:
         async with self._refreshing:

@@ -3,7 +3,7 @@ parts that calls run on. A server that is alone does not import this.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol
@@ -14,6 +14,7 @@ from quiltfn import __version__
 from quiltfn.api.http.errors import error_body
 from quiltfn.api.services import Services
 from quiltfn.base.store_retry import until_stored
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.calls.dispatch import Dispatcher
 from quiltfn.calls.node_report import report_of
 from quiltfn.fleet.calls import FleetCalls
@@ -146,7 +147,7 @@ class NodeControl:
 
     def __init__(self, membership: Membership, platform: Controlled) -> None:
         self._membership, self._platform = membership, platform
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskGroup()
         self._following = asyncio.Lock()
         services = platform.services
         within = services.pools, services.invoker, services.admission.loads
@@ -163,15 +164,12 @@ class NodeControl:
         self._membership.report = partial(Report, is_leaving=True)
         self._membership.on_state.remove(self._state_changed)
         self._membership.on_lost.remove(self._lost)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.aclose()
 
     def _state_changed(self, state: NodeState) -> None:
         refuses = DRAINED if state in (NodeState.DRAINING, NodeState.REMOVED) else ""
         self._platform.services.invoker.refuses = self._platform.health.refuses = refuses
-        self._spawn(self._follow)
+        self._tasks.spawn(until_stored(self._follow))
 
     async def _follow(self) -> None:
         """Accepted work is begun here only where the node is ready."""
@@ -185,8 +183,3 @@ class NodeControl:
         if not self._platform.ended.done():
             error = NodeRemoved if why is Loss.REMOVED else StoreUnavailable
             self._platform.ended.set_result(error(f"this node ends: {why}"))
-
-    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.get_running_loop().create_task(until_stored(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

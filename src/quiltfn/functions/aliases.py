@@ -1,10 +1,11 @@
 """The aliases of functions in memory, and which version a call by one of them runs on."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 
 import msgspec
 
+from quiltfn.base.mirror import Mirror
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.model.alias import ALIASES_MAX, Alias
@@ -18,15 +19,15 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version
-from quiltfn.ports import Change, Clock
+from quiltfn.ports import Clock
 from quiltfn.store.functions.aliases import SqlAliases
 
 # How often a change is decided again that another node was faster with.
 TRIES = 5
 
 
-class Aliases:
-    """Which aliases functions have. A change is stored first and is in memory only then.
+class Aliases(Mirror[dict[str, Alias]]):
+    """Which aliases functions have, by their names.
 
     `dice`: what chooses between two versions; the one place where chance is.
     """
@@ -39,9 +40,9 @@ class Aliases:
         clock: Clock,
         dice: Random | None = None,
     ) -> None:
+        super().__init__(lifecycle.changing_aliases)
         self._store, self._catalog, self._lifecycle = store, catalog, lifecycle
         self._clock, self._dice = clock, dice or Random()
-        self._by_function: dict[str, dict[str, Alias]] = {}
         # Each is told of whose function aliases changed. It must not raise or wait.
         self.on_change: list[Callable[[str], None]] = []
         # As `on_change`, of an alias that lost its second version by itself: the tenant, the
@@ -51,25 +52,20 @@ class Aliases:
         self.defaults: dict[str, Alias] = {}
         # Whether another node of the fleet is of an older version, which would drop the default.
         self.has_older_nodes: Callable[[], bool] = lambda: False
-        self._changing = lifecycle.changing_aliases  # so that memory has what was stored last
         lifecycle.on_aliases_moved, lifecycle.default_alias = self._moved, self.defaults.get
-
-    async def restore(self) -> None:
-        """Loads what is stored. Called at the start."""
-        await self._load(None)
 
     def functions(self) -> list[str]:
         """The ids of functions that have some."""
-        return list(self._by_function)
+        return list(self._rows)
 
     def of(self, function_id: str) -> list[Alias]:
         """Those of a function, by name."""
-        found = self._by_function.get(function_id, {})
+        found = self._rows.get(function_id, {})
         return [found[name] for name in sorted(found)]
 
     def get(self, function_id: str, name: str) -> Alias:
         """Raises `NotFound`."""
-        alias = self._by_function.get(function_id, {}).get(name)
+        alias = self._rows.get(function_id, {}).get(name)
         if alias is None:
             raise NotFound(f"the function has no alias {name}")
         return alias
@@ -80,7 +76,7 @@ class Aliases:
 
     async def version(self, entry: Entry, name: str) -> Version:
         """What a call by this name runs on. Raises `NotFound`."""
-        if name not in self._by_function.get(entry.function.id, {}):
+        if name not in self._rows.get(entry.function.id, {}):
             await self._lifecycle.hear_of_others()  # another node may have made it
         number = self.get(entry.function.id, name).choose(self._dice.random())
         return await self._lifecycle.version(entry, number)
@@ -135,7 +131,7 @@ class Aliases:
     ) -> Alias | None:
         async with self._changing:
             for _ in range(TRIES):
-                known = self._by_function.get(function_id, {}).get(name)
+                known = self._rows.get(function_id, {}).get(name)
                 self._check(function_id, name, alias, known, expected)
                 stays = known is not None and known.is_default
                 if is_default:
@@ -157,7 +153,7 @@ class Aliases:
                 except StoreUnavailable:
                     await self._reload_quietly(function_id)  # it may have been stored
                     raise
-                self._put(function_id, name, alias)
+                self._put_one(function_id, name, alias)
                 return alias
         raise Outdated
 
@@ -183,7 +179,7 @@ class Aliases:
             )
         if alias is None and known is None:
             raise NotFound(f"the function has no alias {name}")
-        if known is None and len(self._by_function.get(function_id, {})) >= ALIASES_MAX:
+        if known is None and len(self._rows.get(function_id, {})) >= ALIASES_MAX:
             raise Conflict(f"a function has at most {ALIASES_MAX} aliases")
 
     def _check_default(self, function_id: str, name: str) -> None:
@@ -195,52 +191,36 @@ class Aliases:
                 hint=f"set {other.name} with default false first",
             )
 
-    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Takes over what other nodes have made of aliases; None: of all of them."""
-        only = None if changes is None else {one.object_id for one in changes}
-        async with self._changing:
-            await self._load(only)
-
-    async def _load(self, only: Collection[str] | None) -> None:
+    async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, Alias]]:
         found: dict[str, dict[str, Alias]] = {}
         for one in await self._store.load(only):
             found.setdefault(one.function_id, {})[one.alias.name] = one.alias
-        for function_id in self._by_function.keys() | found.keys() if only is None else only:
-            self._replace(function_id, found.get(function_id, {}))
-
-    def function_changed(self, before: Function | None, after: Function | None) -> None:
-        """Is told by the catalog: the aliases of a function that was deleted go with it."""
-        if before is not None and after is None:
-            self._replace(before.id, {})
+        return found
 
     def _moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:
         for name, alias in moved.items():
-            self._put(function_id, name, alias)
+            self._put_one(function_id, name, alias)
 
-    def _put(self, function_id: str, name: str, alias: Alias | None) -> None:
+    def _put_one(self, function_id: str, name: str, alias: Alias | None) -> None:
         if self._catalog.known(function_id) is None:
             return  # it was deleted in the same moment
-        aliases = self._by_function.get(function_id, {})
-        others = {key: one for key, one in aliases.items() if key != name}
-        self._replace(function_id, others if alias is None else others | {name: alias})
+        others = {key: one for key, one in self._rows.get(function_id, {}).items() if key != name}
+        self._put(function_id, (others if alias is None else others | {name: alias}) or None)
 
-    def _replace(self, function_id: str, after: dict[str, Alias]) -> None:
-        """The one place where what is known of a function's aliases changes."""
-        before = self._by_function.pop(function_id, {})
-        self.defaults.pop(function_id, None)
-        if after:
-            self._by_function[function_id] = after
-            for alias in after.values():
-                if alias.is_default:
-                    self.defaults[function_id] = alias
-        if before == after:
-            return
+    def _changed(
+        self, key: str, before: dict[str, Alias] | None, after: dict[str, Alias] | None
+    ) -> None:
+        before, after = before or {}, after or {}
+        self.defaults.pop(key, None)
+        for alias in after.values():
+            if alias.is_default:
+                self.defaults[key] = alias
         for told in self.on_change:
-            told(function_id)
-        entry = self._catalog.known(function_id)
+            told(key)
+        entry = self._catalog.known(key)
         for name, alias in after.items():
             known = before.get(name)
             if known is None or known.also is None or not alias.rolled_back or entry is None:
                 continue
             for hears in self.on_rolled_back:
-                hears(entry.function.tenant_id, function_id, known, alias)
+                hears(entry.function.tenant_id, key, known, alias)

@@ -8,6 +8,7 @@ import msgspec
 
 from quiltfn.base.ids import new_id
 from quiltfn.base.store_retry import until_stored
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.functions.catalog import Entry
 from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.model.errors import NotFound, OutcomeUnknown, QuiltfnError, StoreUnavailable
@@ -24,7 +25,7 @@ class Elasticity:
 
     def __init__(self, lifecycle: Lifecycle, operations: SqlOperations, clock: Clock) -> None:
         self._lifecycle, self._operations, self._clock = lifecycle, operations, clock
-        self._telling: set[asyncio.Task[None]] = set()
+        self._telling = TaskGroup()
 
     async def restore(self) -> None:
         """At start: marks the operations that the last server did not finish as failed."""
@@ -34,10 +35,7 @@ class Elasticity:
 
     async def aclose(self) -> None:
         """What the store was not told by then the next start tells it."""
-        for one in self._telling:
-            one.cancel()
-        if self._telling:
-            await asyncio.wait(self._telling)
+        await self._telling.aclose()
 
     async def target(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
         """New targets, at once. Raises `Unprocessable`."""
@@ -99,9 +97,7 @@ class Elasticity:
             await asyncio.sleep(STORE_AGAIN_S)
             await until_stored(tell)
 
-        task = asyncio.ensure_future(later())
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._telling.spawn(later())
 
     async def operation(self, tenant_id: str, operation_id: str) -> Operation:
         """Raises `NotFound`."""

@@ -7,7 +7,7 @@ and leaving the block without a commit undoes it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.base.uninterrupted import uninterrupted
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.functions.runtimes import Runtimes
@@ -121,7 +122,7 @@ class Lifecycle:
         self._catalog, self._store, self._pools = catalog, store, pools
         self._versions, self._clock, self._node = versions, clock, node
         self._activities: dict[str, Activity] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = TaskGroup(_log_failure)
         # Brings what other nodes have changed. An operation decides by what the function is now.
         self.catch_up = no_others
         # Held while a change of a function moves its aliases with it, and while one is set.
@@ -178,10 +179,7 @@ class Lifecycle:
 
     async def aclose(self) -> None:
         """What goes on in the background ends; what is being deployed stays so in the store."""
-        for task in self._background:
-            task.cancel()
-        if self._background:
-            await asyncio.wait(self._background)
+        await self._background.aclose()
 
     async def hear_of_others(self) -> bool:
         """As `catch_up`, but nobody waits long for a database that does not answer: then all is as
@@ -581,7 +579,7 @@ class Lifecycle:
         if not self._may_run(self._catalog.get(function_id).function):
             return
         activity = self._activities.setdefault(function_id, Activity())
-        activity.deployment = self._in_background(self._deployment(function_id, activity))
+        activity.deployment = self._background.spawn(self._deployment(function_id, activity))
 
     async def _deployment(self, function_id: str, activity: Activity) -> None:
         """Until the version that is current by then is ready, or cannot be."""
@@ -729,7 +727,7 @@ class Lifecycle:
         """What this node has of a deleted function ends."""
         self._pools.close(function_id, FunctionState.DELETED)
         self._activities.pop(function_id, None)
-        self._in_background(self._end_deleted(function_id))
+        self._background.spawn(self._end_deleted(function_id))
 
     async def _end_deleted(self, function_id: str) -> None:
         await asyncio.sleep(DELETE_GRACE_S)
@@ -762,16 +760,9 @@ class Lifecycle:
             expected = f"at most {most:g}, the quota of instances of a tenant"
             raise Unprocessable.field("min_instances", expected, min_instances, 0)
 
-    def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-        return task
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a change of a function failed in the background", error=repr(error))
+def _log_failure(error: BaseException) -> None:
+    _log.error("a change of a function failed in the background", error=repr(error))
 
 
 def _give_up(activity: Activity) -> None:

@@ -1,12 +1,12 @@
 """Runtimes by name: add and remove them, and give a new version a snapshot of the one it names."""
 
-import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.mirror import Mirror
 from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.environment import ALWAYS
 from quiltfn.model.errors import (
@@ -93,7 +93,7 @@ class OwnedRuntime(msgspec.Struct, kw_only=True):
         return self.tenant_id == SHARED
 
 
-class Runtimes:
+class Runtimes(Mirror[dict[str, Runtime]]):
     """Every runtime, in memory: built-in ones, those that operators have added for all tenants, and
     those of each tenant. A tenant's own runtime hides a shared one of the same name from that
     tenant, and other tenants cannot see it.
@@ -107,45 +107,34 @@ class Runtimes:
         clock: Clock,
         rules: TenantRules | None = None,
     ) -> None:
-        self._host, self._store, self.tenant_images, self._clock = (
-            host,
-            store,
-            tenant_images,
-            clock,
-        )
+        super().__init__()
+        self._host, self._store, self._clock = host, store, clock
+        self.tenant_images = tenant_images
         self.rules = rules or TenantRules()
-        self._of: dict[str, dict[str, Runtime]] = {SHARED: dict(host.built_in)}
-        self._changing = asyncio.Lock()
+        self._rows[SHARED] = dict(host.built_in)
         # Brings what other nodes have changed, before something is decided by what there is.
         self.catch_up = no_others
         # Whether another node of the fleet is of an older version, which would not show packages.
         self.has_older_nodes: Callable[[], bool] = lambda: False
 
-    async def restore(self) -> None:
-        """Loads the stored runtimes, once, at the start."""
-        await self.follow_changes(None)
+    def _key_of(self, change: Change) -> str:
+        return change.tenant_id
 
-    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Takes over what is stored of the tenants whose runtimes other nodes have changed; None:
-        of all tenants.
-        """
-        tenants = None if changes is None else {one.tenant_id for one in changes}
-        async with self._changing:
-            found: defaultdict[str, dict[str, Runtime]] = defaultdict(dict)
-            for tenant_id, runtime in await self._store.load(tenants):
-                found[tenant_id][runtime.name] = runtime
-            for tenant_id in {SHARED, *self._of, *found} if tenants is None else tenants:
-                own = self._host.built_in if tenant_id == SHARED else {}
-                self._of.pop(tenant_id, None)
-                if tenant_id == SHARED or tenant_id in found:
-                    self._of[tenant_id] = {**found[tenant_id], **own}
+    async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, Runtime]]:
+        """By tenants, the built-in ones among those that are shared."""
+        found: defaultdict[str, dict[str, Runtime]] = defaultdict(dict)
+        for tenant_id, runtime in await self._store.load(only):
+            found[tenant_id][runtime.name] = runtime
+        if only is None or SHARED in only:
+            found[SHARED] |= self._host.built_in
+        return found
 
     def all(self, tenant_id: str) -> list[OwnedRuntime]:
         """The runtimes that the tenant's functions can use, by name, built-in ones first."""
-        shared = {name: OwnedRuntime(runtime=one) for name, one in self._of[SHARED].items()}
+        shared = {name: OwnedRuntime(runtime=one) for name, one in self._rows[SHARED].items()}
         own = {
             name: OwnedRuntime(tenant_id=tenant_id, runtime=one)
-            for name, one in self._of.get(tenant_id, {}).items()
+            for name, one in self._rows.get(tenant_id, {}).items()
         }
         return sorted(
             (shared | own).values(), key=lambda one: (not is_own(one.runtime), one.runtime.name)
@@ -154,7 +143,7 @@ class Runtimes:
     def get(self, tenant_id: str, name: str) -> OwnedRuntime:
         """The runtime that the tenant means by the name. Raises `NotFound`."""
         for owner in (tenant_id, SHARED):
-            runtime = self._of.get(owner, {}).get(name)
+            runtime = self._rows.get(owner, {}).get(name)
             if runtime is not None:
                 return OwnedRuntime(tenant_id=owner, runtime=runtime)
         raise NotFound("there is no runtime of this name")
@@ -233,7 +222,7 @@ class Runtimes:
                 interpreter=interpreter,
                 created_at=int(self._clock.unix()),
             )
-            there = self._of.get(owner, {})
+            there = self._rows.get(owner, {})
             if wanted.name in there and there[wanted.name].same_as(runtime):
                 return OwnedRuntime(tenant_id=owner, runtime=there[wanted.name]), False
             if not is_operator and wanted.name not in there:
@@ -247,7 +236,7 @@ class Runtimes:
                     raise _no_image(field_name, digest)
             if not await self._store.save(owner, runtime):  # another node has taken one back
                 raise _no_image(*_images(wanted)[0])
-            self._of.setdefault(owner, {})[runtime.name] = runtime
+            self._put(owner, {**self._rows.get(owner, {}), runtime.name: runtime})
         return OwnedRuntime(tenant_id=owner, runtime=runtime), True
 
     def _check_there(self, wanted: Runtime) -> None:
@@ -280,7 +269,8 @@ class Runtimes:
                     hint="an operator removes it with ?shared=true",
                 )
             await self._store.remove(owner, name)
-            del self._of[owner][name]
+            left = {key: one for key, one in self._rows[owner].items() if key != name}
+            self._put(owner, left or None)
 
     async def _interpreter(self, tenant_id: str, wanted: Runtime) -> str:
         """The program of the base image that runs handlers of this kind; empty where the kind or

@@ -5,17 +5,17 @@ what it has uploaded itself, is answered as if nobody else had images, and is ch
 its own. What an operator has made for all tenants belongs to `SHARED`.
 """
 
-import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from quiltfn.base.mirror import Mirror
 from quiltfn.images.image_store import ImageDirectory
 from quiltfn.model.errors import CapacityFull, RateLimited
 from quiltfn.model.image import Archive, Contents, Image, ImageFile, Package, TenantImage
 from quiltfn.model.runtime import SHARED
-from quiltfn.ports import Change, Clock
+from quiltfn.ports import Clock
 from quiltfn.store.functions.runtimes import SqlTenantImages
 
 MIB = 1024 * 1024
@@ -27,9 +27,10 @@ async def nowhere_else(_digest: str) -> None:
     """What a server that is alone does with an image, as it has no other node."""
 
 
-class TenantImages:
-    """The images of every tenant. `quota_bytes`: of a tenant, as `Image.counted_bytes` counts;
-    `SHARED` has none. `all_bytes`: of all images together; 0: no bound.
+class TenantImages(Mirror[dict[str, int]]):
+    """The images of every tenant: by digest, what each tenant that has it is counted for it.
+    `quota_bytes`: of a tenant, as `Image.counted_bytes` counts; `SHARED` has none. `all_bytes`: of
+    all images together; 0: no bound.
 
     On a node of a fleet, `fetch` gets an image from another node, and `keep` returns once
     one that was uploaded is kept on another node as well. Both raise `StoreUnavailable`.
@@ -43,6 +44,7 @@ class TenantImages:
         quota_bytes: Callable[[str], int],
         all_bytes: int = 0,
     ) -> None:
+        super().__init__()
         self._store, self.images, self._clock = store, images, clock
         self.fetch: Callable[[str], Awaitable[None]] = nowhere_else
         self.keep: Callable[[str], Awaitable[None]] = nowhere_else
@@ -51,40 +53,39 @@ class TenantImages:
         self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._used_at: dict[tuple[str, str], float] = {}
         self._uploads: defaultdict[str, int] = defaultdict(int)
-        self._changing = asyncio.Lock()  # so that memory has what was stored last
 
     async def restore(self, *, may_be_elsewhere: bool = False) -> None:
-        """At the start: loads them, and measures those that an earlier release did not.
+        """At the start: measures those that an earlier release did not, and loads all.
         `may_be_elsewhere`: one whose files are not here may be on another node.
         """
         for one in await self._store.load():
             if one.is_measured:
-                self._note(one)
                 continue
             counted = await self.images.measure(one.digest)
-            if counted is None:
-                if not may_be_elsewhere:
-                    await self._store.remove(one.tenant_id, one.digest)
-            else:
-                measured = replace(one, counted_bytes=counted)
-                await self._store.add(measured)
-                self._note(measured)
+            if counted is not None:
+                await self._store.add(replace(one, counted_bytes=counted))
+            elif not may_be_elsewhere:
+                await self._store.remove(one.tenant_id, one.digest)
+        await super().restore()
 
-    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Takes over which images tenants have got or lost on other nodes; None: all of them. Their
-        files may be missing here.
-        """
-        digests = None if changes is None else {one.object_id for one in changes}
-        async with self._changing:
-            found = {(one.tenant_id, one.digest): one for one in await self._store.load(digests)}
-            known = set(self._used_at)
-            if changes is not None:
-                known &= {(one.tenant_id, one.object_id) for one in changes}
-            for key in known - found.keys():
-                self._forget(*key)
-            for one in found.values():
-                if one.is_measured:
-                    self._note(one)
+    async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, int]]:
+        """Their files may be missing here, where other nodes have got them."""
+        found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for one in await self._store.load(only):
+            if one.is_measured:
+                found[one.digest][one.tenant_id] = one.counted_bytes
+        return found
+
+    def _changed(
+        self, key: str, before: dict[str, int] | None, after: dict[str, int] | None
+    ) -> None:
+        before, after = before or {}, after or {}
+        for tenant_id in before.keys() - after.keys():
+            self._forget(tenant_id, key)
+        for tenant_id, counted in after.items():
+            if before.get(tenant_id) != counted:
+                self._counted[tenant_id][key] = counted
+                self._used_at[tenant_id, key] = self._clock.now()
 
     async def take(
         self,
@@ -253,7 +254,7 @@ class TenantImages:
     async def _give_back(self, tenant_id: str, digest: str) -> None:
         one = TenantImage(tenant_id, digest, self._counted[tenant_id][digest])
         # Before it is stored, so that nobody is told meanwhile that the tenant has it.
-        self._forget(tenant_id, digest)
+        self._note(one, is_gone=True)
         is_gone = False
         try:
             is_gone = await self._store.remove(tenant_id, digest)
@@ -322,9 +323,14 @@ class TenantImages:
             retry_after=60,
         )
 
-    def _note(self, one: TenantImage) -> None:
-        self._counted[one.tenant_id][one.digest] = one.counted_bytes
-        self._used_at[one.tenant_id, one.digest] = self._clock.now()
+    def _note(self, one: TenantImage, *, is_gone: bool = False) -> None:
+        row = dict(self._rows.get(one.digest, {}))
+        row.pop(one.tenant_id, None)
+        if not is_gone:
+            row[one.tenant_id] = one.counted_bytes
+        self._put(one.digest, row or None)
+        if not is_gone:
+            self._used_at[one.tenant_id, one.digest] = self._clock.now()
 
     def _forget(self, tenant_id: str, digest: str) -> None:
         self._used_at.pop((tenant_id, digest), None)

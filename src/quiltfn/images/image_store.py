@@ -27,6 +27,7 @@ from typing import BinaryIO, TypeVar, cast
 
 import msgspec
 
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.base.uninterrupted import uninterrupted
 from quiltfn.images import contents as image_contents
 from quiltfn.images.archive_rules import refusal
@@ -67,7 +68,7 @@ class ImageDirectory:
         self._packages = PackageCache()
         # How often each is being sent: so long it stays.
         self._sent: Counter[str] = Counter()
-        self._removing: set[asyncio.Task[None]] = set()
+        self._removing = TaskGroup()
 
     def start(self) -> None:
         """Makes the directory, and removes what a crash has left in it. Blocks.
@@ -258,9 +259,7 @@ class ImageDirectory:
             await asyncio.to_thread(self._name, place, target)
         self._used_at[image.digest] = self._clock.now()
         if not image.is_new:
-            task = asyncio.ensure_future(asyncio.to_thread(_remove, place))
-            self._removing.add(task)
-            task.add_done_callback(self._removing.discard)
+            self._removing.spawn(asyncio.to_thread(_remove, place))
         return image
 
     def _place(

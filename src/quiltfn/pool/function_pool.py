@@ -8,7 +8,7 @@ back in `PoolLease.__aexit__`.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.model import actions as decided
 from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import QuiltfnError, RuntimeUnavailable, ShuttingDown
@@ -231,7 +232,7 @@ class FunctionPool:
         self._waiters: dict[int, asyncio.Future[tuple[int, bool]]] = {}
         self._preparation: Preparation | None = None
         self._waiter_numbers = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskGroup()
         self.egress_before = EgressRefusals()  # by the networks of instances that are gone
         self._emptied = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
@@ -508,7 +509,7 @@ class FunctionPool:
             assert isinstance(action, decided.Start), "only a start is decided"
             self.on_change(self)
             start = self._start(action.instance, self._versions[action.digest])
-            await asyncio.wait([self._spawn(start)])  # which goes on if this is cancelled
+            await asyncio.wait([self._tasks.spawn(start)])  # which goes on if this is cancelled
             await self.measure()
 
     def lacks_parked(self) -> bool:
@@ -585,7 +586,7 @@ class FunctionPool:
                 case decided.Assign(instance=instance, waiter=waiter, cold=cold):
                     self._assign(waiter, instance, cold)
                 case decided.Start(instance=instance, digest=digest):
-                    self._spawn(self._start(instance, self._versions[digest]))
+                    self._tasks.spawn(self._start(instance, self._versions[digest]))
                 case decided.Destroy(instance=instance):
                     self._end(instance)
                 case decided.Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
@@ -629,9 +630,9 @@ class FunctionPool:
 
     def _end(self, number: int) -> None:
         if number in self.sandboxes:
-            self._spawn(self._destroy(number, self.sandboxes[number]))
+            self._tasks.spawn(self._destroy(number, self.sandboxes[number]))
         elif number in self._specialising:  # a handler's module may take minutes, and is cut short
-            self._spawn(self._specialising[number].destroy())
+            self._tasks.spawn(self._specialising[number].destroy())
 
     def _end_preparation(self, digest: str, error: NotPrepared | None) -> None:
         preparation = self._preparation
@@ -722,12 +723,6 @@ class FunctionPool:
 
     def _lost(self, number: int) -> None:
         self._perform(self.model.lost(number, self._clock.now()))
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     def _wake_at(self, at: float) -> None:
         if self._wake is not None:

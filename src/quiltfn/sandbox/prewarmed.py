@@ -13,11 +13,12 @@ of them together stay within a share of the memory that instances may hold, and 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.model.memory import Memory
 from quiltfn.model.runtime import Kind, idle_mib
 from quiltfn.model.version import VersionSpec
@@ -71,7 +72,7 @@ class PrewarmedSandboxes:
         self._paused_until = 0.0
         self._changed = asyncio.Event()
         self._filler: asyncio.Task[None] | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending = TaskGroup()
 
     def end_by(self, at: float) -> None:
         """As `ports.StockedSandboxes` says."""
@@ -89,7 +90,7 @@ class PrewarmedSandboxes:
                 await self._filler
         stocks, self._stocks = list(self._stocks.values()), {}
         await asyncio.gather(*(one.destroy() for stock in stocks for one in stock.ready))
-        await asyncio.gather(*self._ending)
+        await self._ending.join()
 
     def count(self) -> int:
         """How many there are."""
@@ -149,7 +150,7 @@ class PrewarmedSandboxes:
         self._memory.prewarmed_mib -= leaving
         self._memory.leaving_mib += leaving
         if gone:
-            self._end_later(self._end(gone, leaving, freed))
+            self._ending.spawn(self._end(gone, leaving, freed))
 
     # Filling the warm stock --------------------------------------------------------------------
 
@@ -198,11 +199,6 @@ class PrewarmedSandboxes:
         self._memory.leaving_mib -= mib
         self._memory.count(-mib)
         freed()
-
-    def _end_later(self, ending: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(ending)
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
 
     def _count(self, mib: float) -> None:
         self._memory.prewarmed_mib += mib
@@ -261,7 +257,7 @@ class PrewarmedSandboxes:
         if stock is not None and sandbox in stock.ready:
             stock.ready.remove(sandbox)
             self._count(-cost(template))
-            self._end_later(sandbox.destroy())
+            self._ending.spawn(sandbox.destroy())
             self._changed.set()
 
     async def _drop_unused(self) -> None:

@@ -19,8 +19,9 @@ import socket
 import stat
 import termios
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.http_trigger.server import (
     BadRequestEvent,
     BadServerAnswer,
@@ -240,7 +241,7 @@ class WebServer:
         self._idle: deque[HttpConnection] = deque()
         self._is_looking = False  # whether somebody will close idle connections
         self._wanted: deque[asyncio.Future[socket.socket]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskGroup()
         self._over = asyncio.Event()
         self._how_ended = ""
         self._between, self._between_dropped, self._last_words = b"", 0, b""
@@ -313,7 +314,7 @@ class WebServer:
         try:
             connection = self._take_idle() if call.body is None else None
             if connection is None:
-                self._spawn(self._send_on_new(exchange))
+                self._tasks.spawn(self._send_on_new(exchange))
             else:
                 exchange.is_reused = True
                 self._send(exchange, connection)
@@ -357,7 +358,7 @@ class WebServer:
         connection.send(request.head, request.body, exchange, is_head_request=is_head)
         if exchange.call.body is not None:
             passing = self._pass_on(exchange, connection, exchange.call.body)
-            exchange.sending = self._spawn(passing)
+            exchange.sending = self._tasks.spawn(passing)
 
     async def _pass_on(
         self, exchange: Exchange, connection: HttpConnection, body: StreamedBody
@@ -387,9 +388,9 @@ class WebServer:
         unanswered = exchange.is_reused and not exchange.is_again and not connection.has_begun
         if unanswered and exchange.request.may_be_repeated and not self._over.is_set():
             exchange.is_again = True
-            self._spawn(self._send_on_new(exchange))
+            self._tasks.spawn(self._send_on_new(exchange))
         else:
-            self._spawn(self._explain(exchange, why))
+            self._tasks.spawn(self._explain(exchange, why))
 
     async def _explain(self, exchange: Exchange, why: str) -> None:
         """Fails a call whose connection failed, unless that was because the server has ended."""
@@ -547,12 +548,6 @@ class WebServer:
             if not asked.done():
                 asked.set_exception(OSError(0, "it has ended"))
                 asked.exception()  # marks it as seen: its task may be cancelled
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _about(call: Call) -> dict[str, str]:

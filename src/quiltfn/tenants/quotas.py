@@ -8,14 +8,15 @@ and once a clock was set, and costs a call nothing.
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
+from quiltfn.base.mirror import Mirror
 from quiltfn.model.errors import CapacityFull, StoreUnavailable, older_node
 from quiltfn.model.stats import DAY_S, FINEST_S, MINUTE_S, CallStats, Stretch, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
-from quiltfn.ports import Change, Clock
+from quiltfn.ports import Clock
 from quiltfn.store.calls.stats import SqlStats
 from quiltfn.store.tenants.quotas import SqlQuotas
 from quiltfn.tenants.admission import Admission, DayUse
@@ -49,8 +50,8 @@ class _Earlier(msgspec.Struct, kw_only=True):
     at: float
 
 
-class Quotas:
-    """What operators have set for tenants. A change is stored first and holds only then."""
+class Quotas(Mirror[TenantQuota]):
+    """What operators have set for tenants."""
 
     def __init__(
         self,
@@ -60,13 +61,12 @@ class Quotas:
         clock: Clock,
         disabled: DisabledTenants,
     ) -> None:
+        super().__init__()
         self._store, self._stats = store, stats
         self.admission, self._clock = admission, clock
-        self._quotas: dict[str, TenantQuota] = {}
         self._counting: dict[str, asyncio.Task[None]] = {}  # By tenant.
         self._counts: set[_Count] = set()
         self._earlier: dict[str, _Earlier] = {}
-        self._changing = asyncio.Lock()  # so that memory has what was stored last
         self.disabled = disabled
         # Tenants of which another node has said that they are disabled, until the store has.
         self._heard: set[str] = set()
@@ -77,9 +77,8 @@ class Quotas:
 
     async def restore(self) -> None:
         """Loads quotas, and what was used today where a limit needs it. Called at the start."""
-        for tenant_id, quota in (await self._store.load()).items():
-            self._hold(tenant_id, quota)
-        limited = {one for one in self._quotas if self._is_limited(one)}
+        await super().restore()
+        limited = {one for one in self._rows if self._is_limited(one)}
         if self.admission.limits.gb_seconds_per_day:
             limited |= set(await self._stats.tenants())
         for tenant_id in limited:
@@ -88,11 +87,11 @@ class Quotas:
 
     def tenants(self) -> list[str]:
         """Those that have a quota of their own, or are disabled."""
-        return list(self._quotas)
+        return list(self._rows)
 
     def of(self, tenant_id: str) -> TenantQuota:
         """What was set for the tenant; nothing where that is nothing."""
-        return self._quotas.get(tenant_id, NONE)
+        return self._rows.get(tenant_id, NONE)
 
     async def set(self, tenant_id: str, quota: TenantQuota) -> None:
         """Sets a tenant's quota, as a whole; a disabled tenant stays so. Raises `CapacityFull` if
@@ -120,35 +119,20 @@ class Quotas:
             return kept
 
         async with self._changing:
-            self._hold(tenant_id, await self._store.change(tenant_id, decide))
-        if not self._is_limited(tenant_id):
-            self.admission.forget_use(tenant_id)
-        elif self.admission.used_today(tenant_id) is None:
+            self._put(tenant_id, await self._store.change(tenant_id, decide))
+        if self._is_limited(tenant_id) and self.admission.used_today(tenant_id) is None:
             await self._count(tenant_id)
 
     def _check_count(self, tenant_id: str, kept: TenantQuota | None) -> None:
-        if kept is not None and tenant_id not in self._quotas and len(self._quotas) >= QUOTAS_MAX:
+        if kept is not None and tenant_id not in self._rows and len(self._rows) >= QUOTAS_MAX:
             raise CapacityFull(
                 f"{QUOTAS_MAX} tenants have a quota, as many as may",
                 hint="delete one that is not needed",
                 retry_after=60,
             )
 
-    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Takes over what operators have set on other nodes; None: all of it. What a tenant used
-        that has a limit by now is counted when its next call asks.
-        """
-        await self._follow(None if changes is None else {one.object_id for one in changes})
-
-    async def _follow(self, only: Collection[str] | None) -> None:
-        async with self._changing:
-            found = await self._store.load(only)
-            for tenant_id in self._quotas.keys() | found.keys() if only is None else only:
-                quota = found.get(tenant_id)
-                if quota != self._quotas.get(tenant_id):
-                    self._hold(tenant_id, quota)
-                    if not self._is_limited(tenant_id):
-                        self.admission.forget_use(tenant_id)
+    async def _stored(self, only: Collection[str] | None) -> Mapping[str, TenantQuota]:
+        return await self._store.load(only)
 
     async def follow_use(self) -> None:
         """Counts what calls on other nodes have used, of tenants that have calls here and a limit:
@@ -157,7 +141,8 @@ class Quotas:
         """
         if self._heard:
             heard = set(self._heard)
-            await self._follow(heard)
+            async with self._changing:
+                await self._load(heard)
             self._heard -= heard
         asked = self.admission.take_asked(FOLLOWED_AT_ONCE)
         for tenant_id in asked:
@@ -202,21 +187,21 @@ class Quotas:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _hold(self, tenant_id: str, quota: TenantQuota | None) -> None:
-        self._quotas.pop(tenant_id, None)
-        limits = None
-        if quota is not None:
-            self._quotas[tenant_id] = quota
-            limits = self.admission.limits.under(quota)
-        self.admission.set_limits(tenant_id, limits)
-        self.disabled.set(tenant_id, disabled=quota is not None and quota.disabled)
+    def _changed(self, key: str, before: TenantQuota | None, after: TenantQuota | None) -> None:
+        """What a tenant used that has a limit by now is counted when its next call asks."""
+        del before
+        limits = None if after is None else self.admission.limits.under(after)
+        self.admission.set_limits(key, limits)
+        self.disabled.set(key, disabled=after is not None and after.disabled)
+        if not self._is_limited(key):
+            self.admission.forget_use(key)
 
     def _heard_of(self, tenant_id: str, is_disabled: bool) -> None:
         """Admits nothing of a tenant that another node says is disabled."""
         quota = self.of(tenant_id)
         if is_disabled and not quota.disabled:
             self._heard.add(tenant_id)
-            self._hold(tenant_id, msgspec.structs.replace(quota, disabled=True))
+            self._put(tenant_id, msgspec.structs.replace(quota, disabled=True))
 
     def _is_limited(self, tenant_id: str) -> bool:
         return bool(self.admission.limits_of(tenant_id).gb_seconds_per_day)

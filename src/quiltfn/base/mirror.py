@@ -1,0 +1,59 @@
+"""Mirror: rows of the store in memory, so that no call asks the database."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from quiltfn.model.function import Function
+from quiltfn.ports import Change
+
+V = TypeVar("V")
+
+
+class Mirror(Generic[V]):
+    """A value for each key, such as the id of a function. A change is stored first and is in memory
+    only then: a subclass stores it, and calls `_put`, while it holds `_changing`. `changing`: where
+    others change the same rows, the lock that they share.
+    """
+
+    def __init__(self, changing: asyncio.Lock | None = None) -> None:
+        self._rows: dict[str, V] = {}
+        self._changing = changing or asyncio.Lock()
+
+    async def _stored(self, only: Collection[str] | None) -> Mapping[str, V]:
+        """What the store has of these keys; None: of all. Raises `StoreUnavailable`."""
+        raise NotImplementedError
+
+    def _changed(self, key: str, before: V | None, after: V | None) -> None:
+        """The one place that hears of every difference; None: the store has no row."""
+
+    def _key_of(self, change: Change) -> str:
+        """What a change of another node is about."""
+        return change.object_id
+
+    async def restore(self) -> None:
+        """Loads what is stored. Called at the start."""
+        await self._load(None)
+
+    async def follow_changes(self, changes: Sequence[Change] | None) -> None:
+        """Takes over what other nodes have changed; None: everything."""
+        only = None if changes is None else {self._key_of(one) for one in changes}
+        async with self._changing:
+            await self._load(only)
+
+    async def _load(self, only: Collection[str] | None) -> None:
+        found = await self._stored(only)
+        for key in {**self._rows, **found} if only is None else only:
+            self._put(key, found.get(key))
+
+    def _put(self, key: str, value: V | None) -> None:
+        before = self._rows.pop(key, None)
+        if value is not None:
+            self._rows[key] = value
+        if before != value:
+            self._changed(key, before, value)
+
+    def function_changed(self, before: Function | None, after: Function | None) -> None:
+        """Is told by the catalog: what a deleted function had goes with it."""
+        if before is not None and after is None:
+            self._put(before.id, None)

@@ -1,0 +1,57 @@
+"""Rows in memory: what is different in the store is taken over, and each difference told once."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pytest
+
+from quiltfn.base.mirror import Mirror
+from quiltfn.ports import Change, ChangeKind
+
+
+class Numbers(Mirror[int]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: dict[str, int] = {}
+        self.told: list[tuple[str, int | None, int | None]] = []
+
+    async def _stored(self, only: Collection[str] | None) -> Mapping[str, int]:
+        return {key: one for key, one in self.there.items() if only is None or key in only}
+
+    def _changed(self, key: str, before: int | None, after: int | None) -> None:
+        self.told.append((key, before, after))
+
+
+def changed(*keys: str) -> list[Change]:
+    return [Change(number=1, kind=ChangeKind.URL, tenant_id="t", object_id=one) for one in keys]
+
+
+@pytest.mark.parametrize(
+    ("there", "changes", "told"),
+    [
+        ({"a": 1, "b": 2}, None, []),  # nothing is different
+        ({"a": 1, "b": 3}, None, [("b", 2, 3)]),
+        ({"b": 2, "c": 4}, None, [("a", 1, None), ("c", None, 4)]),
+        ({"b": 3, "c": 4}, changed("b"), [("b", 2, 3)]),  # of the others nobody has asked
+        ({}, changed("a", "x"), [("a", 1, None)]),
+    ],
+)
+async def test_what_the_store_has_is_taken_over(there: Any, changes: Any, told: Any) -> None:
+    numbers = Numbers()
+    numbers.there = {"a": 1, "b": 2}
+    await numbers.restore()
+    assert numbers.told == [("a", None, 1), ("b", None, 2)]
+    numbers.there, numbers.told = there, []
+    await numbers.follow_changes(changes)
+    assert numbers.told == told
+
+
+async def test_it_waits_for_a_change_that_is_under_way() -> None:
+    """Else memory could go back to what was stored before it."""
+    numbers = Numbers()
+    await numbers._changing.acquire()
+    numbers.there = {"a": 1}
+    following = numbers.follow_changes(None)
+    following.send(None)
+    assert numbers._rows == {}
+    following.close()
