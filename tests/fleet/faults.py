@@ -95,7 +95,7 @@ class Faults:
         return max(up_since, self._touched.get(name, 0.0)) + CALM_AFTER_S <= since
 
     def may_have_too_many(self, node: FleetMachine) -> bool:
-        """Whether nothing of the node runs that could end its instances: decision 54 says so."""
+        """Whether nothing of the node runs that could end its instances: decision 53 says so."""
         frozen, thawed = self._frozen.get(node.name), self._thawed.get(node.name, 0.0)
         if frozen is not None:
             return time.monotonic() - frozen > TIMES["end"] - TIMES["beat"]
