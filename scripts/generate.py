@@ -1,13 +1,15 @@
 """Writes the files that follow from the code: the settings' reference page and sample, the list of
-the Python client's methods, the pages of the states, of the security tests, of the project file, of
-the command line (and its manual page), of
-the API and of promises, the types of the dashboard.
+the Python client's methods, the pages of the states, of the security tests, of what runs as root,
+of the project file, of the command line (and its manual page) and of the API and
+of promises, the packages in the page of the architecture, the types of the dashboard.
 
 .venv/bin/python scripts/generate.py
 """
 
+import ast
 import inspect
 import json
+import math
 import re
 import runpy
 from collections.abc import Iterable
@@ -121,6 +123,59 @@ def security_tests() -> str:
         for one in ("cases", "page")
     )
     return str(page["page"](rows["CASES"]))
+
+
+ROOT_CODE = """\
+# Code that runs as root
+
+The launcher's process loads these files of quiltfn and no others, beside Python's standard library.
+Lines are rounded up to 25. What starts as root and then gives it up is not here: the server, crun,
+runsc, nft and slirp4netns. Made by scripts/generate.py.
+
+| file | lines | purpose |
+|---|---|---|
+"""
+
+
+def root_code() -> str:
+    """docs/reference/root-code.md."""
+    loaded = runpy.run_path(str(ROOT / "tests" / "architecture" / "test_root.py"))["loaded"]
+    rows, total = [], 0
+    for name, path in loaded().items():
+        lines = math.ceil(len(path.read_text().splitlines()) / 25) * 25
+        rows.append(f"| `{name}` | {lines:,} | {purpose_of(path)} |\n")
+        total += lines
+    return f"{ROOT_CODE}{''.join(rows)}| together | {total:,} | |\n"
+
+
+def purpose_of(path: Path) -> str:
+    """The first sentence of a module's docstring, without its stop."""
+    about = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(about.partition("\n\n")[0].split()).partition(". ")[0].removesuffix(".")
+
+
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PACKAGES = re.compile(r"(<!-- packages: .*? -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def architecture() -> str:
+    """docs/architecture.md: what is written by hand, and the packages by the import table."""
+    made = runpy.run_path(str(ROOT / "tests" / "architecture" / "layers.py"))
+    core, may_know = made["CORE"], made["MAY_KNOW"]
+    layers = [[one for one in names if one[0] != "_"] for names in made["layers"]()]
+    drawn = [f"{height}  {'  '.join(names)}\n" for height, names in enumerate(layers) if names]
+    rows = ["| package | contains | may import |\n|---|---|---|\n"]
+    for name in (one for names in reversed(layers) for one in names):
+        known = may_know[name]
+        some = known - core if core <= known else known
+        imports = [f"`{one}`" for one in may_know if one in some]
+        if core <= known:
+            imports.insert(0, "*core*")
+        path = ROOT / "src" / "quiltfn" / name
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        rows.append(f"| `{name}` | {purpose_of(path)} | {', '.join(imports) or 'nothing'} |\n")
+    text = f"```\n{''.join(reversed(drawn))}```\n\n{''.join(rows)}"
+    return PACKAGES.sub(lambda found: found[1] + text, ARCHITECTURE.read_text())
 
 
 CLIENT = ROOT / "docs" / "reference" / "python-client.md"
@@ -354,6 +409,8 @@ def field_table(fields: Iterable[Field]) -> str:
 FILES = {
     ROOT / "ui" / "src" / "wire.ts": page_types,
     CLIENT: python_client,
+    ARCHITECTURE: architecture,
+    ROOT / "docs" / "reference" / "root-code.md": root_code,
     ROOT / "docs" / "states.md": states,
     ROOT / "packaging" / "quiltfn.toml": sample,
     ROOT / "docs" / "reference" / "settings.md": settings_page,

@@ -1,4 +1,4 @@
-"""quiltfn: serverless functions on your own Linux machine, fenced and warm.
+"""quiltfn: self-hosted serverless functions for Linux, sandboxed by default.
 
 `from quiltfn import Client` is the client library; see docs/reference/python-client.md.
 """

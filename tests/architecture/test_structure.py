@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import get_args
 
+from architecture.layers import MAY_KNOW
 from architecture.syntax import statements_of
 from quiltfn.api.http.route import RouteServices
 from quiltfn.api.routes.table import ROUTES
@@ -16,42 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-CORE = {"model", "ports", "observe"}
-# Who may import whom; a late import or one for type checking counts too. What is not in a row may
-# not be imported there, and a new package needs a row.
-MAY_KNOW: dict[str, set[str]] = {
-    "model": set(),
-    "wire": set(),
-    "guest": set(),
-    "ports": {"model"},
-    "observe": {"model"},
-    "http_trigger": {"model"},
-    "base": {"model", "ports"},
-    "settings": {"base"},
-    "launcher": {"base", "guest"},
-    "pool": CORE | {"base"},
-    "sandbox": CORE | {"base", "guest", "http_trigger"},
-    "images": CORE | {"base"},
-    "store": CORE | {"base"},
-    "host": CORE | {"store"},
-    "tenants": CORE | {"base", "store"},
-    "functions": CORE | {"base", "images", "store"},
-    "calls": CORE | {"base", "store", "functions", "tenants"},
-    "api": CORE
-    | {"base", "http_trigger", "store", "host", "tenants", "functions", "calls", "wire"},
-    "fleet": CORE
-    | {"base", "settings", "http_trigger", "pool", "images", "store", "host", "tenants"}
-    | {"functions", "calls", "api"},
-    "server": CORE
-    | {"base", "settings", "pool", "sandbox", "images", "store", "host", "tenants", "functions"}
-    | {"calls", "api", "fleet"},
-    "operator": {"model", "ports", "base", "settings", "host", "images", "launcher", "store"}
-    | {"tenants", "fleet", "server"},
-    "sdk": {"wire"},
-    "cli": {"base", "sdk", "wire"},
-    "__main__": {"cli", "operator"},
-    "__init__": {"sdk"},
-}
 # Rooms whose process must stay small or privileged: nothing but the standard library there.
 STANDARD_LIBRARY_ALONE = {
     "launcher",

@@ -1,1 +1,1 @@
-"""The HTTP contract: parse, call a verb, render. No decision about functions is made here."""
+"""HTTP: connections, requests, routes, and responses. It decides nothing about functions."""

@@ -1,1 +1,1 @@
-"""What every layer may use: time, ids, retries, and small types."""
+"""Time, ids, retries, and small types that every layer may use."""

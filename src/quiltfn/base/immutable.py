@@ -1,7 +1,6 @@
-"""Objects that are made by keywords and do not change: what a frozen dataclass is, without the code
-that `dataclasses` writes and compiles for each class. That is half a millisecond of a start a
-class, and to load `dataclasses` some five more. For what is made once: to make one takes longer.
-"""
+"""Immutable objects that are made by keywords. They are what frozen dataclasses are, without the
+code that `dataclasses` writes and compiles for each class: half a millisecond of a start a class,
+and some five more to load `dataclasses`. For what is made once: to make one takes longer."""
 
 from typing import Any, Self, dataclass_transform
 

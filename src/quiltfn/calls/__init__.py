@@ -1,1 +1,1 @@
-"""Invocations, from a request to its record, and what their ends cause."""
+"""Invocations, from request to record, and what follows from their ends."""

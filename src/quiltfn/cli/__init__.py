@@ -1,4 +1,4 @@
-"""The command line: what a person types, on top of the client library."""
+"""The command line, on top of the client library."""
 
 import sys
 

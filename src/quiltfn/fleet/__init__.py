@@ -1,4 +1,4 @@
-"""Several machines: nodes that share one PostgreSQL and send calls to each other.
+"""Several nodes over one PostgreSQL: membership, placement, and forwarding.
 
 Only a server that is a node of a fleet imports this package.
 """

@@ -1,1 +1,1 @@
-"""Functions, versions, aliases, runtimes, URLs, and policies: the use cases, and caches of them."""
+"""Use cases of functions, versions, aliases, runtimes, URLs, and policies, with their caches."""

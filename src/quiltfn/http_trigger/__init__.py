@@ -1,4 +1,4 @@
-"""HTTP in front of a function: requests into what a handler is given, and back. No I/O in here.
+"""HTTP in front of a function: requests become events, results become responses. No I/O.
 
 `target.py`: which path means what. `call.py`: a request as a handler may know it. `event.py` and
 `cgi.py`: how it is given to handlers of runners and of shells, and how their answers are read.

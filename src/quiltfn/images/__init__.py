@@ -1,4 +1,4 @@
-"""The files of runtimes: archives that are uploaded become directories named by their content.
+"""Files of runtimes: uploaded archives become directories named by their content.
 
 `tar` reads an archive within limits, `archive_rules` says what it may contain, `unpack` writes its
 files, and `image_store` manages the directory of images. No archive is trusted, and no link in one

@@ -1,5 +1,5 @@
-"""The privileged process: makes, kills and sweeps sandboxes, and nothing else.
+"""The privileged process: creates, limits, kills, and removes sandboxes, and nothing else.
 
-It uses the standard library alone; docs/architecture.md lists every file of ours that runs as root.
-A warm call does not pass through it.
+It uses the standard library alone; docs/reference/root-code.md lists every file of ours that runs
+as root. A warm invocation does not pass through it.
 """

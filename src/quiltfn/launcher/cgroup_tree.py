@@ -1,4 +1,4 @@
-"""Control groups as directories, for v1 and v2: list, kill and remove them."""
+"""Control groups as directories, for v1 and v2: list, kill, and remove them."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Control groups behind one interface, for v2, v1, and v1 beside v2 ("hybrid").
+"""Control groups of v1, v2, and both side by side: limits, counters, kill.
 
 crun refuses hybrid hosts, so there (and on v1) the launcher's private mount namespace shows only
 the v1 controllers that are used. On every host the groups of a server have one parent:

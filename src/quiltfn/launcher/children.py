@@ -1,4 +1,4 @@
-"""The launcher's children: those that somebody waits for, and all others, which are only reaped.
+"""Reap every child of the launcher; know by number those that somebody waits for.
 
 Whatever loses its parent below the launcher becomes its child: guests, what an OCI runtime leaves
 behind, what the server forked. A process is known by its number alone, never by what it calls

@@ -1,4 +1,4 @@
-"""Takes everything that it does not need from the server's process, before its program starts."""
+"""Take root, and all else that it does not need, from the forked server."""
 
 import contextlib
 import os

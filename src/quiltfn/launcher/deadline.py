@@ -1,4 +1,4 @@
-"""When the sandboxes of a node of a fleet must have ended, even if its server stands still.
+"""End the sandboxes of a fleet node at a deadline, even if its server stands still.
 
 Others take a node over that has not been heard of for some time, and start instances in place of
 its own. A server that is stopped, or was kept from running, cannot end them before that. So it

@@ -1,4 +1,4 @@
-"""How many files the launcher may have open, and so how many sandboxes there can be.
+"""How many files the launcher may open, and so how many sandboxes there can be.
 
 The server has the same limit. It keeps half of it for connections (`server/launch_context.py`), so
 that neither callers nor instances can leave the other without any.

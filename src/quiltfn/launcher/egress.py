@@ -1,4 +1,4 @@
-"""Sandboxes that reach public addresses: rules in a network namespace, and an egress proxy.
+"""Networks of sandboxes with egress: rules, a tap device, and an egress proxy.
 
 The egress proxy is slirp4netns, one process for each sandbox. It is handed the namespace's tap
 device and needs nothing else, so it runs without any privilege: a uid of its own, no capabilities,

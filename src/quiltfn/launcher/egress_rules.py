@@ -1,4 +1,4 @@
-"""Where a sandbox with `network: egress` may not go, and the nftables rules that enforce it.
+"""nftables rules: where a sandbox with `network: egress` may not go.
 
 Pure: addresses come in, text goes out. The rules are loaded into the sandbox's own network
 namespace, which belongs to the host's root, before it has an interface that leads anywhere.

@@ -1,4 +1,4 @@
-"""The global limit: of memory and tasks, for the sandboxes of all servers of this machine together.
+"""One limit of memory and processes for all sandboxes of the machine together.
 
 The limits of many sandboxes may add up to more than the machine has. What then runs out, runs out
 for handlers alone: servers and the host are not in that control group. All servers share it, so it

@@ -1,4 +1,4 @@
-"""gVisor: `runsc` starts a process of the host that is the sandbox's own kernel.
+"""Sandboxes by gVisor: the options of `runsc`, and what differs from crun.
 
 What the host's kernel is asked for by a handler's code is asked by that process (the sentry), and
 by nobody else. Here: with which flags it is started, and whether this machine has it. It is not

@@ -1,4 +1,4 @@
-"""The default execution image: the host's own /usr, read-only, over an empty skeleton. Nothing has
+"""The default execution image: the host's `/usr`, read-only, over an empty skeleton. Nothing has
 to be downloaded, and `sh`, `python3` or `node` are there if the host has them.
 
 Over a base image, another skeleton is laid, which has what a sandbox needs and nothing of the host.

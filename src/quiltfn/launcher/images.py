@@ -1,5 +1,5 @@
-"""The files of runtimes, which sandboxes see at /app: one read-only mount for each image, and one
-for each pair of code and packages where a sandbox cannot lay the one over the other itself.
+"""Read-only mounts of images, by their digest. There is one for each image, and one for each pair
+of code and packages where a sandbox cannot lay the one over the other itself.
 
 The server has unpacked them and names an image by its digest alone. Since the server can change its
 directory at any time, that is not trusted: only a real directory is mounted, which was opened step

@@ -1,4 +1,4 @@
-"""Runs the programs that make sandboxes, as children that the event loop watches.
+"""Run crun, runsc, and other programs, and end those that hang.
 
 Two run for each processor: each waits for the kernel half of its time, and more of them would only
 wait for each other.

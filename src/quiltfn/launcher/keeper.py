@@ -1,4 +1,4 @@
-"""The keeper: a process of root's that ends what is left when the launcher is killed.
+"""The keeper: a root process that ends what is left when the launcher is killed.
 
 The kernel ends the server with the launcher, but not what a compromised server has started in a
 session of its own, or a server that has asked the kernel not to; nor sandboxes of gVisor. The

@@ -1,4 +1,4 @@
-"""The launcher's life: prepare the machine, start the server, serve its verbs, clean up.
+"""The launcher's life: prepare the machine, start the server, serve its requests, clean up.
 
 Exit codes: 0 drained after SIGTERM or SIGINT; 69 this machine or address cannot be used; 70 the
 server ended unexpectedly (everything was swept; a supervisor starts both again); 73 the data

@@ -1,4 +1,4 @@
-"""A sandbox's network namespace: made here and handed to crun by path, so that it is the host's.
+"""Network namespaces of sandboxes, created here so that they belong to the host's root.
 
 What runs in the sandbox, its root too, has no capability over it. The launcher steps into it for
 moments, between two system calls of its event loop, and would rather end than stay inside.

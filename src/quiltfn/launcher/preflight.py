@@ -1,4 +1,4 @@
-"""At the start: makes one real sandbox and reads its protections back from the kernel.
+"""At start: create one sandbox, and read its protections back from the kernel.
 
 Health reports what was seen here, not what was asked for. If a protection is missing, the server
 does not start.

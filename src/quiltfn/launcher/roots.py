@@ -1,4 +1,4 @@
-"""The root directory of a sandbox, made of inodes that no other sandbox has.
+"""Root directories of sandboxes, with inodes that no other sandbox has.
 
 A file that many sandboxes open is one inode for all of them and for the host: whoever holds a lock
 on it (flock, fcntl) is noticed by the others, and can keep them from taking it. So each sandbox

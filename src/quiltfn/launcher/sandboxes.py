@@ -1,4 +1,4 @@
-"""The launcher's sandboxes: crun or runsc makes them, killing their control group ends them.
+"""The life of each sandbox, from crun or runsc to the end of its control group.
 
 Nothing here blocks for longer than a system call.
 """

@@ -1,4 +1,4 @@
-"""The server's uid: each server has one of its own, which owns its data directory alone.
+"""The server's uid: one for each data directory, which it owns.
 
 A data directory keeps its owner's uid over restarts. It gets a new owner if a server with that uid
 runs elsewhere on the machine (the directory is a copy), or if it has the uid that all servers of

@@ -1,4 +1,4 @@
-"""What signals do to the launcher and to its server; docs/how-to/install.md has the table."""
+"""What signals do to launcher and server; docs/how-to/install.md has the table."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""What a running server has on the machine, and how the leftovers of a dead server are removed.
+"""Run directories, uid ranges, and the sweep of dead servers.
 
 Below the run directory every server has a directory of its own, whose `lock` it holds. A directory
 whose lock is free belongs to a server that ended without clean-up: the sweep removes it, its

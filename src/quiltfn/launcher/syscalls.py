@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 does not have. Each is a thin wrapper that raises OSError."""
+"""System calls that Python 3.11 lacks: mount, unshare, prctl. Each wrapper raises OSError."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""The verbs that the server may send to the launcher. There are no others.
+"""The seven requests that a server may send, each argument checked.
 
 One message is one JSON object in one packet of a SOCK_SEQPACKET pair without name or path.
 Requests: `{"n": int, "verb": "create", "memory_mib": int, "cpu_percent": number, "image": digest or

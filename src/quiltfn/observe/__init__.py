@@ -1,1 +1,1 @@
-"""What the server tells about itself: its log and its metrics."""
+"""Logs, metrics, and traces of the server."""

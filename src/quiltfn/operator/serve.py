@@ -1,4 +1,4 @@
-"""`quiltfn serve`: this process becomes the launcher; it starts the server and watches it."""
+"""`quiltfn serve`: read settings and secrets, then become the launcher."""
 
 import argparse
 import sys

@@ -1,1 +1,1 @@
-"""The shell around `model.pool`: it performs what the pure pool decides."""
+"""Performs what the pure pool (`model.pool`) decides."""

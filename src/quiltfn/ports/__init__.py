@@ -1,4 +1,4 @@
-"""The interfaces between the verbs and everything that does I/O, and what each side may rely on.
+"""Interfaces between use cases and adapters, and what each side may rely on.
 
 `tests/contract` has suites for these interfaces and runs each on every implementation it lists.
 `Sandboxes` has two: the launcher's, and a fake for tests without root. The store has one, which

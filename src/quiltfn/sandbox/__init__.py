@@ -1,1 +1,1 @@
-"""The server's side of sandboxes: the launcher makes them, and the guest inside runs calls."""
+"""The server's side of sandboxes: requests to the launcher, and the protocol with guests."""

@@ -1,1 +1,1 @@
-"""One server: its parts and how they are put together, started, and ended."""
+"""The composition root, and the life of a server."""

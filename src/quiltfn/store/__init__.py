@@ -1,4 +1,4 @@
-"""What outlives the process: functions, versions and the record of every call, in a database.
+"""State that outlives the process: functions, records, queues, and keys, in a database.
 
 `SqlStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
 making a call wait for the database. The other classes each keep one kind of row in the same

@@ -1,0 +1,54 @@
+"""Which package of `quiltfn` may import which, and the layers that follow from that.
+
+A late import or one for type checking counts too. What is not in a row may not be imported there,
+and a new package needs a row. docs/architecture.md has the table, by scripts/generate.py.
+"""
+
+CORE = {"model", "ports", "observe"}
+MAY_KNOW: dict[str, set[str]] = {
+    "model": set(),
+    "wire": set(),
+    "guest": set(),
+    "ports": {"model"},
+    "observe": {"model"},
+    "http_trigger": {"model"},
+    "base": {"model", "ports"},
+    "settings": {"base"},
+    "launcher": {"base", "guest"},
+    "pool": CORE | {"base"},
+    "sandbox": CORE | {"base", "guest", "http_trigger"},
+    "images": CORE | {"base"},
+    "store": CORE | {"base"},
+    "host": CORE | {"store"},
+    "tenants": CORE | {"base", "store"},
+    "functions": CORE | {"base", "images", "store"},
+    "calls": CORE | {"base", "store", "functions", "tenants"},
+    "api": CORE
+    | {"base", "http_trigger", "store", "host", "tenants", "functions", "calls", "wire"},
+    "fleet": CORE
+    | {"base", "settings", "http_trigger", "pool", "images", "store", "host", "tenants"}
+    | {"functions", "calls", "api"},
+    "server": CORE
+    | {"base", "settings", "pool", "sandbox", "images", "store", "host", "tenants", "functions"}
+    | {"calls", "api", "fleet"},
+    "operator": {"model", "ports", "base", "settings", "host", "images", "launcher", "store"}
+    | {"tenants", "fleet", "server"},
+    "sdk": {"wire"},
+    "cli": {"base", "sdk", "wire"},
+    "__main__": {"cli", "operator"},
+    "__init__": {"sdk"},
+}
+
+
+def layers() -> list[list[str]]:
+    """The packages and modules of the root from the bottom up: each knows lower layers alone."""
+    heights: dict[str, int] = {}
+    for _ in MAY_KNOW:
+        for name, known in MAY_KNOW.items():
+            if known <= heights.keys():
+                heights[name] = 1 + max((heights[one] for one in known), default=-1)
+    assert heights.keys() == MAY_KNOW.keys(), "packages know each other in a circle"
+    found: list[list[str]] = [[] for _ in range(max(heights.values()) + 1)]
+    for name in sorted(heights):
+        found[heights[name]].append(name)
+    return found
