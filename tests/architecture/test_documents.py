@@ -192,7 +192,7 @@ def test_a_line_without_a_section_is_noticed() -> None:
 
 def unsourced(text: str) -> list[str]:
     """Cells of the comparison with others that name no source."""
-    _, _, rest = text.partition("\n## Beside others\n")
+    _, _, rest = text.partition("\n## Comparison\n")
     rows = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
     cells = [cell.strip() for row in rows[2:] for cell in row.strip("|").split("|")[1:]]
     assert len(cells) >= 30
