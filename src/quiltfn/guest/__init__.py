@@ -1,1 +1,1 @@
-"""The guest, process 1 of every sandbox (`guest.c` and its units), and its codec (`wire.py`)."""
+"""The guest, process 1 of every sandbox, in C, and the codec of its protocol in Python."""
