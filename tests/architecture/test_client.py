@@ -7,7 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-from architecture.test_structure import MAY_KNOW, PACKAGE, ROOT, imports, room
+from architecture.layers import MAY_KNOW
+from architecture.test_structure import PACKAGE, ROOT, imports, room
 from promises import promise
 from quiltfn.model import invocation, version
 from quiltfn.wire import invocations as wire_invocations
