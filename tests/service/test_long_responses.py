@@ -1,14 +1,25 @@
-"""A response whose length callers choose waits for memory, so that nobody takes it from others."""
+"""A response whose length callers choose waits for memory, so that nobody takes it from others; and
+it is made in slices, so that others' requests are answered meanwhile.
+"""
 
+import asyncio
+import gc
+import json
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from promises import promise
-from quiltfn.api.http import budgets
+from quiltfn.api.app import make_app
+from quiltfn.api.http import budgets, long_json
+from quiltfn.api.http.response import Response, encode
 from quiltfn.api.routes.table import ROUTES
+from quiltfn.calls.invoke import Request
+from quiltfn.store.calls.journal import SpoolJournal
+from service.in_process import request_of
 from service.platform_harness import open_harness
 from service.test_urls import Web
 
@@ -31,6 +42,29 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
         yield Web(harness)
 
 
+def long_paths(record: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """The routes whose responses may be long, and a path of each: of the function `f`, the record
+    of an invocation of it, a runtime called `long` and a schedule called `often`.
+    """
+    values = {
+        "{function_id}": record["function_id"],
+        "{invocation_id}": record["invocation_id"],
+        "/runtimes/{name}": "/runtimes/long",
+        "/schedules/{name}": "/schedules/often",
+        "/nodes/{name}": f"/nodes/{record['execution_node_id']}",
+        "{name}": "f",
+        "{alias}": "live",
+        "{version}": "1",
+        "{path:path}": "main.py",
+    }
+    for template, methods in ROUTES:
+        if "GET" in methods and not any(re.fullmatch(one, template) for one in SHORT.values()):
+            path = template
+            for name, value in values.items():
+                path = path.replace(name, value)
+            yield template, path
+
+
 async def test_every_response_with_texts_of_callers_waits_for_memory(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,28 +79,104 @@ async def test_every_response_with_texts_of_callers_waits_for_memory(
     await made("PUT", f"{function}/aliases/live", version=1)
     await made("POST", "/api/runtimes", name="long", kind="shell", environment={"A": LONG})
     await made("POST", "/api/schedules", name="often", function="f", cron="* * * * *", payload=LONG)
-    values = {
-        "{function_id}": function.rpartition("/")[2],
-        "{invocation_id}": record["invocation_id"],
-        "/runtimes/{name}": "/runtimes/long",
-        "/schedules/{name}": "/schedules/often",
-        "/nodes/{name}": f"/nodes/{record['execution_node_id']}",
-        "{name}": "f",
-        "{alias}": "live",
-        "{version}": "1",
-        "{path:path}": "main.py",
-    }
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.02)
     at_once = set()
-    for template, methods in ROUTES:
-        short = any(re.fullmatch(pattern, template) for pattern in SHORT.values())
-        if "GET" not in methods or short:
-            continue
-        path = template
-        for name, value in values.items():
-            path = path.replace(name, value)
+    for template, path in long_paths(record):
         async with web.harness.services.budgets.responses.reserve(1 << 30, "another"):
             answer = await web("GET", path)
         if (answer.status_code, answer.json().get("error_code")) != (503, "CAPACITY_FULL"):
             at_once.add(template)
     assert not at_once
+
+
+NULS = bytes(4 * 1024 * 1024)
+# Of the time that the whole output takes as JSON, the longest step of the event loop has at most
+# this part.
+PART = 1 / 5
+
+
+class Steps:
+    """The longest step of the event loop, in seconds of its processor's time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run, self.longest = asyncio.Handle._run, 0.0
+
+        def timed(handle: asyncio.Handle) -> None:
+            began = time.thread_time()
+            run(handle)
+            self.longest = max(self.longest, time.thread_time() - began)
+
+        monkeypatch.setattr(asyncio.Handle, "_run", timed)
+
+    async def of(self, web: Web, method: str, path: str, body: bytes = b"") -> Response:
+        """The response to a request, by an app of its own; `longest` is what it took."""
+        app, headers = make_app(web.harness.services), {"host": "127.0.0.1"}
+        headers["content-type"] = "application/json"
+        request = request_of(method, path, headers, body)
+        gc.disable()  # whose steps have the length of all objects there are
+        try:
+            await asyncio.sleep(0)
+            self.longest = 0.0
+            response = await app(request)
+            await asyncio.sleep(0)
+        finally:
+            gc.enable()
+        assert response.status in (200, 404)
+        return response
+
+
+async def long_record(web: Web) -> dict[str, str]:
+    """An invocation whose input and output are `NULS`."""
+    function_id = await web.function()
+    await web("PUT", f"/api/functions/{function_id}/record-policy", json={"keep_input": "all"})
+    request = Request(payload=NULS, may_write=True)
+    services = web.harness.services
+    record = await services.invoker.invoke(web.harness.catalog.get(function_id), request)
+    assert record.stdout == NULS
+    await services.work.keep_input(record, request, "nobody")
+    await web.harness.journal.synced()
+    names = ("function_id", "invocation_id", "execution_node_id")
+    return {name: getattr(record, name) for name in names}
+
+
+def bound() -> float:
+    began = time.thread_time()
+    encode(NULS.decode())
+    return (time.thread_time() - began) * PART
+
+
+@promise("A88")
+async def test_no_step_of_a_response_takes_long(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = await long_record(web)
+    steps, took, most, sizes = Steps(monkeypatch), {}, bound(), {}
+    for template, path in long_paths(record):
+        response = await steps.of(web, "GET", path)
+        took[template] = steps.longest
+        sizes[template] = len(response.body) if isinstance(response.body, bytes) else 0
+    of_input = json.dumps({"payload": "\0" * 300_000}).encode()
+    invoke = f"/api/functions/{record['function_id']}/invoke"
+    response = await steps.of(web, "POST", invoke, of_input)
+    took["invoke"], sizes["invoke"] = steps.longest, len(response.body)  # type: ignore[arg-type]
+    assert len([size for size in sizes.values() if size > 1 << 20]) == 5, sizes
+    assert {name: step for name, step in took.items() if step > most} == {}
+
+
+async def test_negative_control_json_in_one_step_is_noticed(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = await long_record(web)
+    monkeypatch.setattr(long_json, "PIECE_BYTES", len(NULS))
+    steps, path = Steps(monkeypatch), "/api/functions/{function_id}/invocations"
+    await steps.of(web, "GET", path.format(**record))
+    assert steps.longest > bound()
+
+
+@promise("A88")
+async def test_head_of_a_record_reads_no_output(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = await long_record(web)
+    monkeypatch.delattr(SpoolJournal, "get")
+    path = "/api/functions/{function_id}/invocations/{invocation_id}".format(**record)
+    response = await Steps(monkeypatch).of(web, "HEAD", path)
+    assert (response.status, response.header("content-type")) == (200, "application/json")
+    assert not isinstance(response.body, bytes)  # so that no length is said, which would be wrong
+    assert [piece async for piece in response.body] == []

@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from quiltfn.api.live_output import RECORD_SLICE_BYTES, OutputReader
+from quiltfn.api.http.text_size import PIECE_BYTES
+from quiltfn.api.live_output import OutputReader
 from quiltfn.calls.invoke import RunningCall
 from quiltfn.model.output import OutputLog
 
 RECORD = cast("Any", SimpleNamespace(attempt=1))
-LONG = b"x" * (RECORD_SLICE_BYTES + 7)
+LONG = b"x" * (PIECE_BYTES + 7)
 
 
 async def last(pieces: list[tuple[str, bytes]], count: int) -> bytes:

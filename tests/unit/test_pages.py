@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contract.stores import a_function, a_version, ids
-from quiltfn.api.http import pages
+from quiltfn.api.http import long_json
 from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.request import Headers, Request
 from quiltfn.api.http.route import ApiLimits, RequestContext
@@ -73,7 +73,7 @@ async def test_what_is_deleted_while_a_list_waits_for_room_is_not_in_it() -> Non
 async def test_what_is_deleted_while_a_list_is_made_takes_no_other_out_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pages, "PIECE_BYTES", 0)  # others have their turn after each entry
+    monkeypatch.setattr(long_json, "PIECE_BYTES", 0)  # others have their turn after each entry
     catalog, entries = filled()
     found = listing(catalog, Budgets())
     await asyncio.sleep(0)

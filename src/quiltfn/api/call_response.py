@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from quiltfn.api import shapes
+from quiltfn.api.http.long_json import long_json_response, size_of
 from quiltfn.api.http.response import (
     FUNCTION_VERSION,
     INVOCATION_ID,
@@ -12,7 +13,6 @@ from quiltfn.api.http.response import (
     json_response,
 )
 from quiltfn.api.http.route import RequestContext, S
-from quiltfn.api.http.text_size import text_size
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.invocation import Invocation
 
@@ -33,9 +33,9 @@ async def call_response(context: RequestContext[S], record: Invocation) -> Respo
         headers.append(("server-timing", record.timeline.server_timing()))
     if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
         return json_response(shapes.invocation(record), headers=headers)
-    size = text_size(record.stdout) + text_size(record.stderr)
+    size = await size_of((record.stdout, record.stderr), context.services.budgets.turn)
     async with long_response(context, record.invocation_id, size):
-        return json_response(shapes.invocation(record), headers=headers)
+        return await long_json_response(context, shapes.long_invocation(record), headers)
 
 
 @asynccontextmanager

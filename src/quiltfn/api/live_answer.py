@@ -14,8 +14,9 @@ import msgspec
 from quiltfn.api.http.budgets import CallOutputBudget
 from quiltfn.api.http.response import CutShort
 from quiltfn.api.http.route import RequestContext
+from quiltfn.api.http.text_size import PIECE_BYTES
 from quiltfn.api.live_call import begin_call
-from quiltfn.api.live_output import NOWHERE, RECORD_SLICE_BYTES, OutputReader
+from quiltfn.api.live_output import NOWHERE, OutputReader
 from quiltfn.base.ids import new_id
 from quiltfn.calls.invoke import Request, RunningCall
 from quiltfn.functions.catalog import Entry
@@ -70,7 +71,7 @@ class LiveReader:
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """What has come by now; of a call that is over, the rest."""
-        while (found := await self._reader.next(RECORD_SLICE_BYTES)) is not None:
+        while (found := await self._reader.next(PIECE_BYTES)) is not None:
             part, data = found
             if not data:
                 return

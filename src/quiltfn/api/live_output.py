@@ -15,8 +15,9 @@ from functools import partial
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.http.event_stream import event
+from quiltfn.api.http.long_json import filled
 from quiltfn.api.http.response import encode
-from quiltfn.api.http.text_size import Decoder
+from quiltfn.api.http.text_size import PIECE_BYTES
 from quiltfn.calls.invoke import Invoker, RunningCall
 from quiltfn.calls.work import no_such_call
 from quiltfn.model.errors import NotFound
@@ -25,7 +26,6 @@ from quiltfn.ports import Outline
 from quiltfn.store.calls.journal import SpoolJournal
 
 SLICE_BYTES = 16 * 1024
-RECORD_SLICE_BYTES = 64 * 1024
 # Calls of a function that a slow reader may be behind with; more are told as a gap.
 CALLS_MAX = 1000
 # How often it is looked whether a call that is not under way here has begun or ended.
@@ -132,7 +132,7 @@ class OutputReader:
             return wanted
         order = [run for run in order if run[0] in self._streams]
         at, is_last = dict(wanted), True
-        for stream, start, size in backwards(order, wanted, RECORD_SLICE_BYTES):
+        for stream, start, size in backwards(order, wanted, PIECE_BYTES):
             data = await self._read(stream, start, size)
             end = len(data) - (is_last and data.endswith(b"\n"))
             is_last = False
@@ -196,25 +196,22 @@ class OutputReader:
 
     async def _end(self, outline: Outline) -> Events:
         """The `end` event, whose JSON has all output of the call and is never whole in memory."""
-        left = event("end", encode(shapes.invocation(outline.record)))
-        for stream in STREAMS:
-            before, mark, left = left.partition(b'"%b":""' % stream.encode())
-            yield before + mark[:-1]
-            decoder, start = Decoder("replace"), 0
-            while start < outline.sizes[stream]:
-                data = await self._read(stream, start, RECORD_SLICE_BYTES)
-                start += RECORD_SLICE_BYTES
-                text = decoder.decode(data, start >= outline.sizes[stream])
-                if text:
-                    yield encode(text)[1:-1]
-            left = b'"' + left
-        yield left
+        text = event("end", encode(shapes.invocation(outline.record)))
+        texts = {
+            stream: (size, partial(self._slice, stream)) for stream, size in outline.sizes.items()
+        }
+        async for piece in filled(text, texts):
+            yield piece
+
+    async def _slice(self, stream: str, start: int) -> bytes:
+        await asyncio.sleep(0)  # it may be in memory
+        return await self._read(stream, start, PIECE_BYTES)
 
 
 async def written(reader: OutputReader) -> AsyncGenerator[bytes, None]:
     """The output by now, as bytes, both streams in the order in which they came."""
     try:
-        while (found := await reader.next(RECORD_SLICE_BYTES)) is not None:
+        while (found := await reader.next(PIECE_BYTES)) is not None:
             part, data = found
             if not data:
                 return

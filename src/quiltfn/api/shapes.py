@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from quiltfn import wire
+from quiltfn.api.http.long_json import WithTexts
+from quiltfn.api.http.text_size import PIECE_BYTES
 from quiltfn.base.ids import made_at_ms
 from quiltfn.calls.timeline import CallTimeline
 from quiltfn.functions.catalog import Entry
@@ -179,6 +181,14 @@ def invocation(record: Invocation) -> wire.Invocation:
         http_status=record.http_status or msgspec.UNSET,
         attempt=record.attempt if record.attempt > 1 else msgspec.UNSET,
     )
+
+
+def long_invocation(record: Invocation) -> wire.Invocation | WithTexts:
+    """As `invocation`, its output apart if that is long."""
+    if len(record.stdout) + len(record.stderr) <= PIECE_BYTES:
+        return invocation(record)
+    shown = invocation(msgspec.structs.replace(record, stdout=b"", stderr=b""))
+    return WithTexts(shown, {"stdout": record.stdout, "stderr": record.stderr})
 
 
 def invocation_summary(record: Invocation) -> wire.InvocationSummary:

@@ -1,21 +1,17 @@
 """Pages of a list: whole entries, as many as their bytes allow and at least one, and a cursor."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
-import msgspec
-
 from quiltfn.api.http import parse
 from quiltfn.api.http.budgets import SHORT_BYTES
-from quiltfn.api.http.response import Response, encode, json_response
+from quiltfn.api.http.long_json import JsonList
+from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import RequestContext, S
 from quiltfn.model.cursors import to_cursor
 from quiltfn.ports import TenantFunctions
 
-# Entries are encoded in pieces of this size; other requests are answered in between.
-PIECE_BYTES = 256 * 1024
 PAGE_MAX, PAGE_DEFAULT = 1000, 50
 # Lists that clients knew before there were pages: a page that is the whole list has no cursor.
 WITHOUT_LAST_CURSOR = frozenset({"packages", "runtimes", "versions"})
@@ -87,20 +83,20 @@ async def page_response(
     """The page of the list called `name` that begins with `shown`: entries with their ids.
     `cursor`: where it goes on behind all of them. `fields`: what the page has beside them.
     """
-    found: list[msgspec.Raw] = []
-    size, piece, last, most = 0, 0, "", context.services.limits.page_max
+    entries = JsonList(name, context.services.budgets.turn)
+    count, size, last, most = 0, 0, "", context.services.limits.page_max
     for key, entry in shown:
-        text = encode(entry)
-        if len(found) == limit or (found and size + len(text) > most):
+        if count == limit:
             cursor = to_cursor(last)
             break
-        found.append(msgspec.Raw(text))
-        size, piece, last = size + len(text), piece + len(text), key
-        if piece > PIECE_BYTES:
-            piece = 0
-            await asyncio.sleep(0)
-    page: dict[str, Any] = {name: found, **fields}
+        size += await entries.add(entry)
+        if count and size > most:
+            entries.drop_last()
+            cursor = to_cursor(last)
+            break
+        count, last = count + 1, key
+    page = dict(fields)
     if cursor is not None or name not in WITHOUT_LAST_CURSOR:
         page["next_cursor"] = cursor
     links = parse.next_link(context.path, context.query, limit, cursor)
-    return json_response(page, headers=links.items())
+    return entries.response(page, links.items())

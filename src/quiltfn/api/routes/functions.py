@@ -12,6 +12,7 @@ from quiltfn.api.http.byte_range import OCTETS, part_of
 from quiltfn.api.http.etags import if_match
 from quiltfn.api.http.event_stream import EVENT_STREAM
 from quiltfn.api.http.guards import check_connection
+from quiltfn.api.http.long_json import head_response, long_json_response
 from quiltfn.api.http.response import FUNCTION_VERSION, INVOCATION_ID, Response, json_response
 from quiltfn.api.http.route import (
     Called,
@@ -244,9 +245,14 @@ async def get_invocation(context: RequestContext[FunctionServices]) -> Response:
         with context.services.budgets.waits.taken(context.tenant_id):
             await context.services.work.wait(context.entry(), invocation_id, wait)
         context.services.access.check_holds(context.caller)
+    if context.request.method == "HEAD":
+        outline = await context.services.work.outline(
+            context.entry(), context.parameters["invocation_id"]
+        )
+        return head_response(truncated(outline))
     async with pages.reserved(context):
         record = await _record(context)
-        return json_response(shapes.invocation(record), headers=truncated(record))
+        return await long_json_response(context, shapes.long_invocation(record), truncated(record))
 
 
 async def get_invocation_output(context: RequestContext[FunctionServices]) -> Response:

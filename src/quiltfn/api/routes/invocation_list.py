@@ -40,7 +40,7 @@ async def list_invocations(context: RequestContext[CallListServices]) -> Respons
     )
     async with pages.reserved(context):
         page = await context.services.journal.query(wanted)
-        shown = ((one.invocation_id, shapes.invocation(one)) for one in page.items)
+        shown = ((one.invocation_id, shapes.long_invocation(one)) for one in page.items)
         return await pages.page_response(context, "invocations", shown, limit, page.next_cursor)
 
 

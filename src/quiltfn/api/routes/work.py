@@ -9,6 +9,7 @@ from quiltfn.api import shapes
 from quiltfn.api.call_response import call_response
 from quiltfn.api.http import pages, parse
 from quiltfn.api.http.budgets import SHORT_BYTES, CallOutputBudget
+from quiltfn.api.http.long_json import JsonList, WithTexts, long_json_response
 from quiltfn.api.http.response import FUNCTION_VERSION, INVOCATION_ID, Response, json_response
 from quiltfn.api.http.route import RequestContext, Route, RouteServices
 from quiltfn.api.routes.aliases import entry_called
@@ -264,14 +265,17 @@ async def cancel_invocation(context: RequestContext[WorkServices]) -> Response:
     """
     record = await context.services.work.cancel(context.entry(), _invocation_id(context))
     async with pages.reserved(context):
-        return json_response(shapes.invocation(record))
+        return await long_json_response(context, shapes.long_invocation(record))
 
 
 async def list_invocation_attempts(context: RequestContext[WorkServices]) -> Response:
     """List the attempts at a call that are over, first to last."""
     async with pages.reserved(context):
         found = await context.services.work.attempts(context.entry(), _invocation_id(context))
-        return json_response(wire.AttemptList(attempts=[shapes.attempt(one) for one in found]))
+        attempts = JsonList("attempts", context.services.budgets.turn)
+        for one in found:
+            await attempts.add(shapes.attempt(one))
+        return attempts.response({})
 
 
 async def get_invocation_input(context: RequestContext[WorkServices]) -> Response:
@@ -280,16 +284,16 @@ async def get_invocation_input(context: RequestContext[WorkServices]) -> Respons
     """
     async with pages.reserved(context):
         record, given = await context.services.work.input(context.entry(), _invocation_id(context))
-        return json_response(
-            wire.InvocationInput(
-                payload=None if given.payload is None else given.payload.decode("utf-8", "replace"),
-                environment=given.environment,
-                version=given.version,
-                source=record.source,
-                caller=given.caller,
-                parent_invocation_id=record.parent_invocation_id,
-            )
+        shown = wire.InvocationInput(
+            payload=None if given.payload is None else "",
+            environment=given.environment,
+            version=given.version,
+            source=record.source,
+            caller=given.caller,
+            parent_invocation_id=record.parent_invocation_id,
         )
+        texts = {} if given.payload is None else {"payload": given.payload}
+        return await long_json_response(context, WithTexts(shown, texts))
 
 
 async def replay_invocation(context: RequestContext[WorkServices]) -> Response:

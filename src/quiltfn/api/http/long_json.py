@@ -1,0 +1,130 @@
+"""JSON with long text in it, made a slice at a time, so that others' requests are answered between.
+
+A control character takes six letters, and bytes that are not UTF-8 are looked at one by one: 6 MiB
+of them at once would hold up everybody for a fifth of a second.
+"""
+
+import io
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from quiltfn.api.http.response import JSON, Header, Response, encode
+from quiltfn.api.http.route import RequestContext, S
+from quiltfn.api.http.text_size import PIECE_BYTES, Decoder, text_size
+
+# What an entry of a list takes besides its bytes, counted in bytes: short ones take time, too.
+ENTRY_BYTES = 1024
+# Awaited before each slice. Of all requests of a server, one has its turn at a time.
+Turn = Callable[[], Awaitable[None]]
+# Bytes of a text, and what reads the slice that begins at an offset.
+LongText = tuple[int, Callable[[int], Awaitable[bytes]]]
+
+
+class WithTexts(msgspec.Struct, frozen=True):
+    """An object with long texts. `texts`: their bytes by the names of fields, in the order of the
+    object, in which they are empty strings.
+    """
+
+    shown: Any
+    texts: Mapping[str, bytes]
+
+
+async def size_of(texts: Iterable[bytes], turn: Turn) -> int:
+    """Bytes that the texts take at most as JSON."""
+    size = 0
+    for text in texts:
+        for start in range(0, len(text), PIECE_BYTES):
+            await turn()
+            size += text_size(text[start : start + PIECE_BYTES])
+    return size
+
+
+async def filled(text: bytes, texts: Mapping[str, LongText]) -> AsyncGenerator[bytes, None]:
+    """JSON, its empty strings of these names filled. It is never whole in memory."""
+    for name, (size, read) in texts.items():
+        before, mark, text = text.partition(b'"%b":""' % name.encode())
+        yield before + mark[:-1]
+        decoder = Decoder("replace")
+        for start in range(0, size, PIECE_BYTES):
+            data = await read(start)
+            if piece := decoder.decode(data, start + PIECE_BYTES >= size):
+                yield encode(piece)[1:-1]
+        text = b'"' + text
+    yield text
+
+
+async def write(out: io.BytesIO, value: Any, turn: Turn) -> None:
+    """Writes the JSON of an object, which may be `WithTexts`."""
+    if not isinstance(value, WithTexts):
+        out.write(encode(value))
+        return
+    texts = {name: (len(text), partial(_slice, text, turn)) for name, text in value.texts.items()}
+    async for piece in filled(encode(value.shown), texts):
+        out.write(piece)
+
+
+async def _slice(text: bytes, turn: Turn, start: int) -> bytes:
+    await turn()
+    return text[start : start + PIECE_BYTES]
+
+
+class JsonList:
+    """An object with a list, which is made entry by entry: `{"name":[…]}`."""
+
+    def __init__(self, name: str, turn: Turn) -> None:
+        self._turn, self._since_turn, self._last = turn, 0, 0
+        self._out = io.BytesIO()
+        self._out.write(b'{"%b":[' % name.encode())
+        self._begin = self._out.tell()
+
+    async def add(self, entry: Any) -> int:
+        """Adds an entry, which may be `WithTexts`; returns its bytes."""
+        out, self._last = self._out, self._out.tell()
+        if self._last > self._begin:
+            out.write(b",")
+        start = out.tell()
+        await write(out, entry, self._turn)
+        size = out.tell() - start
+        self._since_turn += size + ENTRY_BYTES
+        if self._since_turn > PIECE_BYTES:
+            self._since_turn = 0
+            await self._turn()
+        return size
+
+    def drop_last(self) -> None:
+        self._out.seek(self._last)
+        self._out.truncate()
+
+    def response(self, fields: Mapping[str, Any], headers: Iterable[Header] = ()) -> Response:
+        """`fields`: what the object has beside the list."""
+        self._out.write(b"]")
+        self._out.write(b"," + encode(fields)[1:] if fields else b"}")
+        return _response(self._out, headers)
+
+
+async def long_json_response(
+    context: RequestContext[S], value: Any, headers: Iterable[Header] = ()
+) -> Response:
+    """`value` as JSON, which may be `WithTexts`."""
+    if isinstance(value, WithTexts) and context.request.method == "HEAD":
+        return head_response(headers)
+    out = io.BytesIO()  # gives away what it has, where `join` would copy it
+    await write(out, value, context.services.budgets.turn)
+    return _response(out, headers)
+
+
+def _response(out: io.BytesIO, headers: Iterable[Header]) -> Response:
+    return Response(headers=[*headers, ("content-type", JSON)], body=out.getvalue())
+
+
+def head_response(headers: Iterable[Header] = ()) -> Response:
+    """The response to HEAD for JSON that is not made: without its length (RFC 9110, 8.6)."""
+    return Response(headers=[*headers, ("content-type", JSON)], body=_nothing())
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    for piece in list[bytes]():
+        yield piece
