@@ -1,4 +1,4 @@
-"""The routes about the server itself, its keys and its audit log."""
+"""The routes about the server itself: what it is, what it has, and how it is."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,8 @@ from typing import Any
 
 from quiltfn import __version__, wire
 from quiltfn.api import help as help_documents
-from quiltfn.api import shapes
 from quiltfn.api.fleet_node import FleetNode
-from quiltfn.api.http import pages, parse
+from quiltfn.api.http import parse
 from quiltfn.api.http.response import JSON, Response, json_response, text_response
 from quiltfn.api.http.route import (
     Handler,
@@ -21,24 +20,18 @@ from quiltfn.api.http.route import (
     Unverified,
 )
 from quiltfn.api.routes import web
-from quiltfn.api.routes.parameters import ADMIN, CURSOR, LIMIT, MOMENT, OPERATOR, READ
+from quiltfn.api.routes.parameters import OPERATOR, READ
 from quiltfn.calls.work import Work
 from quiltfn.functions.runtimes import Runtimes
 from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.host.health import Health
-from quiltfn.model.access import Scope
-from quiltfn.model.errors import Forbidden, ShuttingDown, StoreUnavailable, Unprocessable
+from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.runtime import EVERYWHERE, Isolation
 from quiltfn.observe import metrics
-from quiltfn.ports import AuditQuery, Clock, Pools, WarmStock
+from quiltfn.ports import Pools, WarmStock
 from quiltfn.ports.fleet import Nodes
 from quiltfn.store.calls.journal import SpoolJournal
-from quiltfn.store.tenants.audit import SqlAudit
-from quiltfn.store.tenants.keys import SqlKeys
-from quiltfn.tenants.access import make_key, revoke_key
 from quiltfn.tenants.admission import Admission
-
-AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
 class SystemServices(RouteServices):
@@ -61,19 +54,6 @@ class MetricServices(RouteServices):
     tenant_images: TenantImages
     warm_stock: WarmStock
     work: Work
-
-
-class KeyServices(RouteServices):
-    """What the routes of keys take."""
-
-    clock: Clock
-    keys: SqlKeys
-
-
-class AuditServices(RouteServices):
-    """What the route of the audit log takes."""
-
-    audit: SqlAudit
 
 
 async def get_liveness(_context: RequestContext[SystemServices]) -> Response:
@@ -248,88 +228,6 @@ def limits_of(services: SystemServices, tenant_id: str) -> dict[str, float]:
     }
 
 
-async def create_api_key(context: RequestContext[KeyServices]) -> Response:
-    """Create an API key. Only this response has the key itself. An operator can create keys for
-    every tenant, an admin for its own tenant and with at most its own scope. A key that expires can
-    only create keys that expire no later. Without `scope` the key can write; the first key of all,
-    if an operator creates it, is an operator's.
-    """
-    body, caller = context.body, context.caller
-    tenant = caller.tenant_id if body.tenant is None else body.tenant
-    scope = None if body.scope is None else Scope(body.scope)
-    if not caller.scope.includes(Scope.OPERATOR):
-        if tenant != caller.tenant_id:
-            raise Forbidden("only an operator makes keys for another tenant")
-        scope = scope or Scope.WRITE
-        if not caller.scope.includes(scope):
-            raise Forbidden("a key cannot have more than the scope of the one that makes it")
-    expires = body.expires_seconds
-    if caller.expires_at is not None:
-        left = caller.expires_at - int(context.services.clock.unix())
-        if expires is None or expires > left:
-            raise Forbidden(
-                "a key cannot live longer than the one that makes it",
-                hint=f"give expires_seconds of {left} or less",
-            )
-    services = context.services
-    key, text = await make_key(services.keys, services.clock, tenant, scope, expires, body.label)
-    await context.services.access.refresh()
-    return json_response(shapes.created_key(key, text), status=201, object_id=key.id)
-
-
-async def list_api_keys(context: RequestContext[KeyServices]) -> Response:
-    """List the API keys of the tenant, including revoked ones and those of a higher scope. An
-    operator sees the keys of all tenants. The keys themselves are never shown. A tenant has at
-    most 1,000 valid keys; of those that are revoked or expired, the newest 1,000 are kept.
-    """
-    limit = pages.limit_of(context, pages.PAGE_MAX)
-    everything = context.caller.sees_all_tenants
-    tenant_id = None if everything else context.tenant_id
-    async with pages.reserved(context):
-        page = await context.services.keys.page(tenant_id, limit, context.query.get("cursor"))
-        shown = ((key.id, shapes.key(key)) for key in page.items)
-        return await pages.page_response(context, "keys", shown, limit, page.next_cursor)
-
-
-async def revoke_api_key(context: RequestContext[KeyServices]) -> Response:
-    """Revoke an API key for good. The key stops working within a second. A caller cannot revoke a
-    key of a higher scope than its own.
-    """
-    services = context.services
-    await revoke_key(services.keys, services.clock, context.parameters["key_id"], context.caller)
-    await services.access.refresh()
-    return Response(status=204)
-
-
-async def list_audit_entries(context: RequestContext[AuditServices]) -> Response:
-    """List changes and refused changes, newest first. An operator sees those of all tenants. Where
-    few of very many match, a page may have few or none and a next_cursor all the same.
-    """
-    everything = context.caller.sees_all_tenants
-    limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
-    query = context.query
-    since, until = (
-        parse.integer(query[name], name, 0, parse.UNIX_MAX) if name in query else None
-        for name in ("from", "to")
-    )
-    if since is not None and until is not None and since > until:
-        raise Unprocessable.field("from", "at or before to", query["from"])
-    wanted = AuditQuery(
-        tenant_id=None if everything else context.tenant_id,
-        limit=limit,
-        cursor=query.get("cursor"),
-        action=query.get("action"),
-        credential=query.get("credential"),
-        object_id=query.get("object_id"),
-        since=since,
-        until=until,
-    )
-    async with pages.reserved(context):
-        page = await context.services.audit.query(wanted)
-        entries = [shapes.audit_entry(entry) for entry in page.items]
-        return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
-
-
 async def get_metrics(context: RequestContext[MetricServices]) -> Response:
     """Show the server's metrics in Prometheus' text format."""
     await refresh_metrics(context.services)
@@ -367,46 +265,6 @@ def _json_or_markdown(
 # --- the routes ---
 
 FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["json", "markdown"]})
-ACTION = Parameter(
-    name="action",
-    about="only this action, such as function.create, or all of its kind: function",
-)
-CREDENTIAL = Parameter(name="credential", about="only what this key or token did, by its id")
-OBJECT = Parameter(
-    name="object_id", about="only what was done to this, such as a function, by its id"
-)
-ENTRIES_SINCE = Parameter(
-    name="from",
-    about="only what was done at this time or later, in Unix seconds",
-    schema=MOMENT,
-)
-ENTRIES_UNTIL = Parameter(
-    name="to", about="only what was done before this time, in Unix seconds", schema=MOMENT
-)
-MAKE_KEY = Route(
-    handler=create_api_key,
-    scope=ADMIN,
-    answer=wire.CreatedKey,
-    status=201,
-    body=wire.NewKey,
-    codes=("RATE_LIMITED", "CAPACITY_FULL"),
-    action="key.create",
-)
-LIST_KEYS = Route(
-    handler=list_api_keys,
-    scope=ADMIN,
-    answer=wire.KeyList,
-    parameters=(LIMIT, CURSOR),
-    for_visitors=True,
-)
-REVOKE_KEY = Route(handler=revoke_api_key, scope=ADMIN, status=204, action="key.revoke")
-AUDIT = Route(
-    handler=list_audit_entries,
-    scope=ADMIN,
-    answer=wire.AuditPage,
-    parameters=(LIMIT, CURSOR, ACTION, CREDENTIAL, OBJECT, ENTRIES_SINCE, ENTRIES_UNTIL),
-    for_visitors=True,
-)
 
 
 def document(handler: Handler, answer: type, unverified: Unverified | None = None) -> Route:

@@ -3,6 +3,7 @@
 from quiltfn.api.http.route import ANY_METHOD, Route
 from quiltfn.api.routes import (
     aliases,
+    audit_log,
     deliveries,
     elasticity,
     events,
@@ -10,6 +11,7 @@ from quiltfn.api.routes import (
     functions,
     instances,
     invocation_list,
+    keys,
     logs,
     nodes,
     quotas,
@@ -139,9 +141,9 @@ ROUTES: list[tuple[str, dict[str, Route]]] = [
     ),
     ("/api/schedules/{name}/run", {"POST": schedules.RUN_SCHEDULE}),
     ("/api/schedules/{name}/runs", {"GET": schedules.SCHEDULE_RUNS}),
-    ("/api/keys", {"GET": system.LIST_KEYS, "POST": system.MAKE_KEY}),
-    ("/api/keys/{key_id}", {"DELETE": system.REVOKE_KEY}),
-    ("/api/audit", {"GET": system.AUDIT}),
+    ("/api/keys", {"GET": keys.LIST_KEYS, "POST": keys.MAKE_KEY}),
+    ("/api/keys/{key_id}", {"DELETE": keys.REVOKE_KEY}),
+    ("/api/audit", {"GET": audit_log.AUDIT}),
     ("/api/usage", {"GET": stats.USAGE}),
     ("/api/tenants", {"GET": tenants.LIST_TENANTS}),
     ("/api/tenants/{tenant}/disable", {"POST": tenants.DISABLE_TENANT}),

@@ -1,0 +1,88 @@
+"""The route of the audit log."""
+
+from quiltfn import wire
+from quiltfn.api import shapes
+from quiltfn.api.http import pages, parse
+from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.route import (
+    Parameter,
+    RequestContext,
+    Route,
+    RouteServices,
+)
+from quiltfn.api.routes.parameters import ADMIN, CURSOR, LIMIT, MOMENT
+from quiltfn.model.errors import Unprocessable
+from quiltfn.ports import AuditQuery
+from quiltfn.store.tenants.audit import SqlAudit
+
+AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
+
+
+class AuditServices(RouteServices):
+    """What the route of the audit log takes."""
+
+    audit: SqlAudit
+
+
+async def list_audit_entries(context: RequestContext[AuditServices]) -> Response:
+    """List changes and refused changes, newest first. An operator sees those of all tenants. Where
+    few of very many match, a page may have few or none and a next_cursor all the same.
+    """
+    everything = context.caller.sees_all_tenants
+    limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
+    query = context.query
+    since, until = (
+        parse.integer(query[name], name, 0, parse.UNIX_MAX) if name in query else None
+        for name in ("from", "to")
+    )
+    if since is not None and until is not None and since > until:
+        raise Unprocessable.field("from", "at or before to", query["from"])
+    wanted = AuditQuery(
+        tenant_id=None if everything else context.tenant_id,
+        limit=limit,
+        cursor=query.get("cursor"),
+        action=query.get("action"),
+        credential=query.get("credential"),
+        object_id=query.get("object_id"),
+        since=since,
+        until=until,
+    )
+    async with pages.reserved(context):
+        page = await context.services.audit.query(wanted)
+        entries = [shapes.audit_entry(entry) for entry in page.items]
+        return json_response(wire.AuditPage(entries=entries, next_cursor=page.next_cursor))
+
+
+ACTION = Parameter(
+    name="action",
+    about="only this action, such as function.create, or all of its kind: function",
+)
+
+
+CREDENTIAL = Parameter(name="credential", about="only what this key or token did, by its id")
+
+
+OBJECT = Parameter(
+    name="object_id", about="only what was done to this, such as a function, by its id"
+)
+
+
+ENTRIES_SINCE = Parameter(
+    name="from",
+    about="only what was done at this time or later, in Unix seconds",
+    schema=MOMENT,
+)
+
+
+ENTRIES_UNTIL = Parameter(
+    name="to", about="only what was done before this time, in Unix seconds", schema=MOMENT
+)
+
+
+AUDIT = Route(
+    handler=list_audit_entries,
+    scope=ADMIN,
+    answer=wire.AuditPage,
+    parameters=(LIMIT, CURSOR, ACTION, CREDENTIAL, OBJECT, ENTRIES_SINCE, ENTRIES_UNTIL),
+    for_visitors=True,
+)
