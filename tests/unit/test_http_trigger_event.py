@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promises import promise
+from quiltfn.http_trigger import event as module
 from quiltfn.http_trigger.answer import (
     JSON,
     OCTETS,
@@ -24,11 +25,12 @@ from quiltfn.http_trigger.answer import (
     sent_headers,
 )
 from quiltfn.http_trigger.call import TOKENS_MAX, HttpCall, forwarded, passed_on
-from quiltfn.http_trigger.event import answer_of, event_of
+from quiltfn.http_trigger.event import PAIRS_MAX, answer_of, event_of
 from quiltfn.http_trigger.prelude import PRELUDE_MAX_BYTES, Begin, begin_of, whole_of
 from quiltfn.http_trigger.target import check_path, target_of
 from quiltfn.model.access import TOKEN, TOKEN_HEAD_MAX, tokens_in
-from quiltfn.model.errors import BadRequest
+from quiltfn.model.errors import BadRequest, PayloadTooLarge
+from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 from timeouts import scaled
 
 CALL = HttpCall(
@@ -117,6 +119,27 @@ def test_a_body_that_is_no_text_is_base64(kind: str, body: bytes, is_base64: boo
     made = event(body=body, headers={"content-type": kind})
     assert made["isBase64Encoded"] is is_base64
     assert (base64.b64decode(made["body"]) if is_base64 else made["body"].encode()) == body
+
+
+def test_text_that_becomes_too_long_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    most = PAYLOAD_MAX_BYTES // 6
+    with pytest.raises(PayloadTooLarge):
+        event(body=bytes(most))  # beside its other fields
+    assert len(event(body=b"\n" * 2 * most)["body"]) == 2 * most
+    assert event(body=b"\xff" + bytes(2 * most))["isBase64Encoded"]
+    monkeypatch.delattr(module, "_encode")
+    for one in (bytes(most + 1), bytes(PAYLOAD_MAX_BYTES), b"x" * most + bytes(most)):
+        with pytest.raises(PayloadTooLarge):
+            event(body=one)
+
+
+def test_so_many_parameters_are_given_apart_from_the_query() -> None:
+    query = "&".join(f"a{number}=%41" for number in range(PAIRS_MAX + 1))
+    found = event(query=query)
+    assert len(found["queryStringParameters"]) == PAIRS_MAX
+    assert found["rawQueryString"] == query
 
 
 def test_a_compressed_body_is_base64() -> None:
@@ -288,6 +311,8 @@ def test_what_a_result_is_answered_as(result: bytes, status: int, kind: str, bod
         ({"statusCode": 200, "headers": {"a": None}}, "string"),
         ({"statusCode": 200, "headers": {"a": "x" * 40_000}}, "bytes"),
         ({"statusCode": 200, "headers": {f"a{n}": "x" for n in range(101)}}, "101 headers"),
+        ({"statusCode": 200, "headers": {f"a{n}": [] for n in range(101)}}, "101 headers"),
+        ({"statusCode": 200, "cookies": [0] * 101}, "101 headers"),
         ({"statusCode": 200, "cookies": "a=1"}, "cookies"),
         ({"statusCode": 200, "cookies": [1]}, "cookies"),
         ({"statusCode": 200, "cookies": ["a=1\r\nx: y"]}, "control"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from promises import promise
-from quiltfn.http_trigger import prelude
+from quiltfn.http_trigger import prelude, server
 from quiltfn.http_trigger.event import event_of
 from quiltfn.http_trigger.server import (
     BadRequestEvent,
@@ -18,6 +18,7 @@ from quiltfn.http_trigger.server import (
     answer_head,
     request_of,
 )
+from quiltfn.model.json_size import COUNTED_FROM_BYTES
 from unit.test_http_trigger_event import CALL
 
 EVENT: dict[str, Any] = {
@@ -129,6 +130,51 @@ def test_what_would_be_another_request_is_refused(changes: dict[str, Any]) -> No
 def test_what_others_did_not_encode_is_encoded() -> None:
     request = of(rawPath="/a b\r\nX: y?#", rawQueryString="q=\u00e9 \r\n#")
     assert lines(request)[0] == "GET /a%20b%0D%0AX:%20y%3F%23?q=%C3%A9%20%0D%0A%23 HTTP/1.1"
+
+
+def many(count: int) -> dict[str, str]:
+    return {f"n{number}": "" for number in range(count)}
+
+
+LONG = "x" * (1 << 21)
+HEADERS, HEAD = "headers names more than 256", "its head has"
+COOKIES, PATH = "cookies names more than 25000", "must be percent-encoded"
+
+
+@pytest.mark.parametrize(
+    ("why", "changes"),
+    [
+        (HEADERS, {"headers": many(257)}),
+        (HEADERS, {"headers": many(20_000)}),
+        (HEADERS, {"headers": many(20_000), "body": LONG}),
+        (COOKIES, {"cookies": [""] * 200_000}),
+        (HEAD, {"headers": {"a": LONG}}),
+        (HEAD, {"cookies": [LONG]}),
+        (HEAD, {"cookies": ["a" * 1000] * 3000}),
+        (HEAD, {"rawPath": "/" + LONG}),
+        (HEAD, {"rawQueryString": LONG}),
+        (PATH, {"rawPath": "/" + " " * 65_536}),
+        (PATH, {"rawQueryString": "#" * 65_537}),
+    ],
+)
+def test_a_head_that_takes_long_to_make_is_refused_before_it_is_made(
+    why: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event comes with each invocation and each attempt at it."""
+    monkeypatch.delattr(server, "_request")
+    if why != PATH and len(json.dumps(changes)) > COUNTED_FROM_BYTES:
+        monkeypatch.delattr(server, "_decode_headers")
+    with pytest.raises(BadRequestEvent, match=why):
+        of(**changes)
+
+
+def test_the_longest_head_of_a_url_is_sent() -> None:
+    """Such as `head_max_bytes` and 100 headers allow."""
+    headers = {f"n{number}": '"' * 10_000 for number in range(99)} | {"cookie": "a;" * 8000}
+    made = event_of(replace(CALL, headers=headers, query="%" * 16_000))
+    request = request_of(made, "/events", {})
+    assert not request.is_event
+    assert request.head.count(b"\r\n") == 104
 
 
 texts = st.text(max_size=30)

@@ -88,6 +88,11 @@ class HandlerAnswer(msgspec.Struct, frozen=True):
 def head_of(status: object, fields: Iterable[Field]) -> Head:
     """Checks what a handler has said. Raises `BadAnswer`."""
     given = list(fields)
+    if len(given) > HEADERS_MAX:
+        raise too_many_headers(len(given))
+    size = sum([len(name) + len(value) for name, value in given])
+    if size > HEADERS_MAX_BYTES:
+        raise BadAnswer(f"its headers have {size} bytes; at most {HEADERS_MAX_BYTES} are sent")
     wrong = wrong_field(given)
     if wrong is not None:
         raise BadAnswer(wrong)
@@ -95,13 +100,11 @@ def head_of(status: object, fields: Iterable[Field]) -> Head:
         (name.lower(), value.strip(" \t") if value.isascii() else _as_latin(value))
         for name, value in given
     ]
-    size = sum([len(name) + len(value) for name, value in given])
-    if len(headers) > HEADERS_MAX or size > HEADERS_MAX_BYTES:
-        raise BadAnswer(
-            f"it has {len(headers)} headers of {size} bytes; at most {HEADERS_MAX} of "
-            f"{HEADERS_MAX_BYTES} are sent"
-        )
     return Head(status_of(status), headers)
+
+
+def too_many_headers(count: int) -> BadAnswer:
+    return BadAnswer(f"it has {count} headers; at most {HEADERS_MAX} are sent")
 
 
 def wrong_field(fields: Sequence[Field]) -> str | None:

@@ -16,6 +16,7 @@ import msgspec
 
 from quiltfn.http_trigger import cloudevents
 from quiltfn.http_trigger.answer import (
+    HEADERS_MAX,
     JSON,
     OCTETS,
     SET_COOKIE,
@@ -24,9 +25,11 @@ from quiltfn.http_trigger.answer import (
     HandlerAnswer,
     Head,
     head_of,
+    too_many_headers,
 )
 from quiltfn.http_trigger.call import Field, HttpCall
-from quiltfn.model.errors import BadRequest
+from quiltfn.model.errors import BadRequest, PayloadTooLarge
+from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 from quiltfn.model.json_size import has_more_values
 
 # Types whose bodies are text, besides text/*, *+json and *+xml.
@@ -44,13 +47,17 @@ TEXT_TYPES = frozenset(
     }
 )
 PAIRS_MAX = 1000
+# Characters that take six in JSON; there are shorter names for others.
+CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
 # Of a result with more values only those are made that say how it is answered.
 VALUES_MAX = 50_000
 _encode = msgspec.json.Encoder().encode
 
 
 def event_of(call: HttpCall, cloud_event: cloudevents.Event | None = None) -> bytes:
-    """The event, as JSON. `cloud_event`: what the request carries, if it is a CloudEvent."""
+    """The event, as JSON. `cloud_event`: what the request carries, if it is a CloudEvent. Raises
+    `PayloadTooLarge`.
+    """
     headers, host = dict(call.headers), call.host
     cookies = headers.pop("cookie", None)
     if call.body:
@@ -90,7 +97,17 @@ def event_of(call: HttpCall, cloud_event: cloudevents.Event | None = None) -> by
         event["body"] = body
     if cloud_event is not None:
         event["cloudEvent"] = cloud_event
-    return _encode(event)
+    payload = _encode(event)
+    if len(payload) > PAYLOAD_MAX_BYTES:
+        raise _too_long(len(payload))
+    return payload
+
+
+def _too_long(size: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the event that this request makes has {size} bytes or more; a handler takes "
+        f"{PAYLOAD_MAX_BYTES}, and a body that is no text takes a third more"
+    )
 
 
 @lru_cache(maxsize=1)  # many requests come in one second
@@ -103,9 +120,8 @@ def _parameters_of(query: str) -> dict[str, str]:
     `rawQueryString` has them.
     """
     found: dict[str, str] = {}
-    for number, (name, value) in enumerate(parse_qsl(query, keep_blank_values=True)):
-        if number >= PAIRS_MAX:
-            break
+    first = "&".join(query.split("&", PAIRS_MAX)[:PAIRS_MAX])
+    for name, value in parse_qsl(first, keep_blank_values=True):
         found[name] = f"{found[name]},{value}" if name in found else value
     return found
 
@@ -115,9 +131,16 @@ def _body_of(call: HttpCall) -> tuple[str | None, bool]:
         return None, False
     if is_text(call.headers.get("content-type", "")) and "content-encoding" not in call.headers:
         try:
-            return call.body.decode(), False
+            text = call.body.decode()
         except UnicodeDecodeError:
             pass
+        else:
+            size = len(call.body)
+            if size > PAYLOAD_MAX_BYTES // 6:  # else it might be made to be refused then
+                size += 5 * (size - len(call.body.translate(None, CONTROLS)))
+                if size > PAYLOAD_MAX_BYTES:
+                    raise _too_long(size)
+            return text, False
     return base64.b64encode(call.body).decode(), True
 
 
@@ -233,12 +256,16 @@ def metadata_of(value: dict[str, Any]) -> Head:
     cookies = [] if cookies is None else cookies
     if not isinstance(headers, dict):
         raise BadAnswer("headers must be an object")
+    if not isinstance(cookies, list):
+        raise BadAnswer("cookies must be a list of strings")
+    if len(headers) + len(cookies) > HEADERS_MAX:
+        raise too_many_headers(len(headers) + len(cookies))
     fields: list[Field] = []
     for name, one in headers.items():
         if isinstance(one, bool) or not isinstance(one, str | int | float):
             raise BadAnswer(f"the header {name[:80]!a} must be a string")
         fields.append((name, str(one)))
-    if not isinstance(cookies, list) or not all(isinstance(one, str) for one in cookies):
+    if not all(isinstance(one, str) for one in cookies):
         raise BadAnswer("cookies must be a list of strings")
     fields += [(SET_COOKIE, one) for one in cookies]
     return head_of(value.get("statusCode"), fields)

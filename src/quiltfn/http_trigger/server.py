@@ -19,6 +19,7 @@ import msgspec
 from quiltfn.http_trigger.answer import SET_COOKIE, wrong_field
 from quiltfn.http_trigger.call import HOP_BY_HOP, SAID_AGAIN, Field
 from quiltfn.http_trigger.prelude import END, PRELUDE_MAX_BYTES
+from quiltfn.model.json_size import COUNTED_FROM_BYTES, has_more_values
 from quiltfn.model.output import AnswerHead
 
 METHOD = re.compile(r"[A-Z]{1,32}")
@@ -28,7 +29,15 @@ JSON, OCTETS = "application/json", "application/octet-stream"
 IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 PATH_SHOWN_MAX = 1_000
+# Of an event. A request to a URL has 100 headers, and with them at most what `head_max_bytes` may
+# be, which JSON may double.
+HEADERS_MAX, COOKIES_MAX, HEAD_MAX_BYTES = 256, 25_000, 2 * 1024 * 1024
+# In JSON: a name and a value, and what separates them from others; a cookie likewise.
+VALUES_OF_HEADERS, VALUES_OF_COOKIES = 3 * HEADERS_MAX, 2 * COOKIES_MAX
+# Python takes 60 ns for each byte that it may have to encode.
+ENCODED_MAX_BYTES = 64 * 1024
 OF_PROXIES = "x-forwarded-"
+TOO_MANY_HEADERS = f"headers names more than {HEADERS_MAX}"
 NOT_PASSED_ON = HOP_BY_HOP | (SAID_AGAIN - {"x-forwarded-prefix"})
 
 
@@ -70,13 +79,15 @@ class _Event(msgspec.Struct, tag_field="version", tag="2.0"):
     rawPath: str
     requestContext: _Context
     rawQueryString: str = ""
-    headers: dict[str, str] = {}
-    cookies: list[str] = []
+    headers: msgspec.Raw = msgspec.Raw(b"{}")
+    cookies: msgspec.Raw = msgspec.Raw(b"[]")
     body: str | None = None
     isBase64Encoded: bool = False
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
+_decode_cookies = msgspec.json.Decoder(list[str]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -90,19 +101,20 @@ def request_of(
     them. `framing`: the header that says how long the body is, where that is sent apart. Raises
     `BadRequestEvent`.
     """
-    event = _event_of(payload)
-    if event is None:
+    found = _event_of(payload)
+    if found is None:
         kind = JSON if _is_json(payload) else OCTETS
         fields = [("host", "localhost"), ("content-type", kind), *about_call.items()]
         return _request("POST", event_path, fields, payload or b"", is_event=True)
+    event, headers, cookies = found
     dropped = NOT_PASSED_ON | about_call.keys()
     fields = [
         (name, value)
-        for name, value in [(name.lower(), value) for name, value in event.headers.items()]
+        for name, value in [(name.lower(), value) for name, value in headers.items()]
         if name not in dropped and ("_" not in name or _is_passed_on(name, dropped))
     ]
-    if event.cookies:
-        fields.append(("cookie", "; ".join(event.cookies)))
+    if cookies:
+        fields.append(("cookie", "; ".join(cookies)))
     if "host" not in [name for name, _ in fields]:
         fields.append(("host", "localhost"))
     path = _target(event.rawPath, event.rawQueryString)
@@ -126,13 +138,35 @@ def _is_passed_on(name: str, dropped: Set[str]) -> bool:
     return same not in dropped and not same.startswith(OF_PROXIES)
 
 
-def _event_of(payload: bytes | None) -> _Event | None:
+def _event_of(payload: bytes | None) -> tuple[_Event, dict[str, str], list[str]] | None:
+    """The event that a payload is, its headers and its cookies, which are counted before they are
+    made: a payload may name a million.
+    """
     if not payload or not payload.startswith(b"{"):
         return None
     try:
-        return _decode_event(payload)
+        event = _decode_event(payload)
+        if len(payload) > COUNTED_FROM_BYTES:
+            _check_head(event)
+        headers = _decode_headers(event.headers)
+        cookies = _decode_cookies(event.cookies)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    if len(headers) > HEADERS_MAX:
+        raise BadRequestEvent(TOO_MANY_HEADERS)
+    return event, headers, cookies
+
+
+def _check_head(event: _Event) -> None:
+    """Raises `BadRequestEvent` for the head of a long event that nobody should make."""
+    headers, cookies = bytes(event.headers), bytes(event.cookies)
+    size = len(headers) + len(cookies) + len(event.rawPath) + len(event.rawQueryString)
+    if size > HEAD_MAX_BYTES:
+        raise BadRequestEvent(f"its head has {size} bytes; at most {HEAD_MAX_BYTES} are sent")
+    if has_more_values(headers, VALUES_OF_HEADERS):
+        raise BadRequestEvent(TOO_MANY_HEADERS)
+    if has_more_values(cookies, VALUES_OF_COOKIES):
+        raise BadRequestEvent(f"cookies names more than {COOKIES_MAX}")
 
 
 def _is_json(payload: bytes | None) -> bool:
@@ -161,10 +195,18 @@ def _target(path: str, query: str) -> str:
     if not path.startswith("/"):
         raise BadRequestEvent("rawPath must begin with /")
     if not VISIBLE.fullmatch(path) or "?" in path or "#" in path:
-        path = quote(path, safe="/%:@!$&'()*+,;=~")
+        path = _encoded(path, "/%:@!$&'()*+,;=~")
     if not VISIBLE.fullmatch(query) or "#" in query:
-        query = quote(query, safe="/%:@!$&'()*+,;=~?")
+        query = _encoded(query, "/%:@!$&'()*+,;=~?")
     return f"{path}?{query}" if query else path
+
+
+def _encoded(text: str, safe: str) -> str:
+    if len(text) > ENCODED_MAX_BYTES:
+        raise BadRequestEvent(
+            f"a path or query of more than {ENCODED_MAX_BYTES} characters must be percent-encoded"
+        )
+    return quote(text, safe=safe)
 
 
 def _request(

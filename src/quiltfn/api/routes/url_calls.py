@@ -49,7 +49,6 @@ from quiltfn.model.errors import (
     Unauthorized,
 )
 from quiltfn.model.invocation import (
-    PAYLOAD_MAX_BYTES,
     CallResult,
     ExitKind,
     Invocation,
@@ -359,13 +358,7 @@ def _request(
         client=context.request,
     )
     if not asked.is_shell:
-        payload = event_of(call, event)
-        if len(payload) > PAYLOAD_MAX_BYTES:
-            raise PayloadTooLarge(
-                f"the event that this request makes has {len(payload)} bytes; a handler takes "
-                f"{PAYLOAD_MAX_BYTES}, and a body that is no text takes a third more"
-            )
-        return make(payload=payload, body=context.passed_on), judge
+        return make(payload=event_of(call, event), body=context.passed_on), judge
     if event is not None:
         call = cgi.from_event(call, event)
     own = asked.spec.runtime_snapshot.environment | asked.spec.environment
