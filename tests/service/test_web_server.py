@@ -399,6 +399,32 @@ async def test_chunks_of_a_usual_size_have_no_rate(monkeypatch: pytest.MonkeyPat
         assert len(result.stdout) > 2 << 20
 
 
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (b"a:\r\n" * 255 + b"content-length: 2\r\n", None),
+        (b"a:\r\n" * 256 + b"content-length: 2\r\n", "more than 256 headers"),
+        (b"a:\r\n" * 40_000, "more than 256 headers"),
+        (b"".join(b"n%d:\r\n" % number for number in range(40_000)), "more than 256 headers"),
+        (b"a: %b\r\n" % (b"x" * 1000) * 66, "a head of more than 65536 bytes"),
+    ],
+)
+async def test_a_head_is_counted_though_its_body_comes_with_it(
+    head: bytes, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused is never put together, which would take the event loop."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\nok")
+
+    if why is not None:
+        monkeypatch.delattr(module, "answer_head")
+    async with served(serve) as guest:
+        result = await guest.call()
+    assert result.refusal == (why and f"the server's answer has {why}")
+
+
 async def test_one_that_starts_for_long_is_asked_ever_more_seldom(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

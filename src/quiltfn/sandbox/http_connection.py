@@ -20,10 +20,12 @@ import httptools
 
 from quiltfn.ports.streamed_body import StreamedBody
 
-# Bytes of an answer that bring nothing of its body: of its head, and between pieces of the body.
-HEAD_MAX_BYTES = 64 * 1024
+# Bytes of an answer that bring nothing of its body: of its head, and between pieces of the body. A
+# URL's answer may have 100 headers.
+HEAD_MAX_BYTES, HEADERS_MAX = 64 * 1024, 256
 PIECE_BYTES = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
+TOO_LONG = f"the server's answer has a head of more than {HEAD_MAX_BYTES} bytes"
 # One chunk for each so many bytes that came together costs no more than the bytes.
 BYTES_OF_A_CHUNK = 1024
 # So many tiny chunks of all answers of a server are read in a second.
@@ -88,6 +90,10 @@ class ChunkRoom:
             connection.resume(Wait.FOR_CHUNKS)
 
 
+class HeadTooLongError(Exception):
+    """Raised out of the parser: what comes behind is not looked at."""
+
+
 class HttpConnection(asyncio.Protocol):
     """`is_open`: whether another request can be sent once this one is answered. `has_begun`:
     whether any byte of the present answer has come. `idle_since`: for who keeps it.
@@ -103,6 +109,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_head_request = False
         self._parser = httptools.HttpResponseParser(self)
         self._fields: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
         self._without_body = 0
         self._is_in_body = self._has_moved = self._has_new_head = False
         self._chunk_room = chunk_room
@@ -206,6 +213,9 @@ class HttpConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
+            if isinstance(error.__context__, HeadTooLongError):
+                self._end(str(error.__context__))
+                return
             # Where a call of ours raised, that is a mistake of ours.
             if isinstance(error, httptools.HttpParserCallbackError):
                 raise
@@ -218,7 +228,7 @@ class HttpConnection(asyncio.Protocol):
             self._hand_on()
         self._without_body = 0 if self._has_moved else self._without_body + len(data)
         if self._without_body > HEAD_MAX_BYTES and self._to is not None:
-            self._end(f"the server's answer has a head of more than {HEAD_MAX_BYTES} bytes")
+            self._end(TOO_LONG)
 
     def eof_received(self) -> bool:
         return False
@@ -295,13 +305,19 @@ class HttpConnection(asyncio.Protocol):
     # What the parser says --------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._fields = []
+        self._fields, self._head_bytes = [], 0
         if self._to is None:  # a second answer to one request
             self.is_open = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_in_body:  # else a trailer, of which nothing is kept
-            self._fields.append((name, value))
+        if self._is_in_body:  # a trailer, of which nothing is kept
+            return
+        self._fields.append((name, value))
+        self._head_bytes += len(name) + len(value)
+        if len(self._fields) > HEADERS_MAX:
+            raise HeadTooLongError(f"the server's answer has more than {HEADERS_MAX} headers")
+        if self._head_bytes > HEAD_MAX_BYTES:
+            raise HeadTooLongError(TOO_LONG)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
