@@ -190,3 +190,12 @@ async def test_a_function_around_the_application_sees_every_request(app: Applica
     for path in (BY_ID, "/nothing", "/health"):
         await traced(request_of("POST", path, HEADERS))
     assert seen == [(BY_ID, 500), ("/nothing", 404), ("/health", 405)]
+
+
+async def test_a_query_of_too_many_parameters_is_refused(app: Application) -> None:
+    for count, why in ((100, "the query parameter a must"), (101, "the query must")):
+        path = "/api/functions?" + "&".join(["a"] * count)
+        response = await app(request_of("GET", path, HEADERS))
+        assert response.status == 422
+        assert isinstance(response.body, bytes)
+        assert why in msgspec.json.decode(response.body)["error"]

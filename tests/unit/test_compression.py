@@ -86,6 +86,8 @@ async def test_streams_are_left_alone() -> None:
         ("br, deflate", False),
         ("identity", False),
         ("", False),
+        ("a," * (compression.NAMES_MAX - 1) + "gzip", True),
+        ("a," * compression.NAMES_MAX + "gzip", False),
     ],
 )
 def test_accept_encoding_is_read_as_rfc_9110_says(given: str, wanted: bool) -> None:

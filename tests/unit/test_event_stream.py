@@ -35,6 +35,8 @@ def test_an_event_is_lines_and_an_empty_one() -> None:
         ("text/*", False),
         ("application/json", False),
         ("", False),
+        ("a/b," * (event_stream.TYPES_MAX - 1) + "text/event-stream", True),
+        ("a/b," * event_stream.TYPES_MAX + "text/event-stream", False),
     ],
 )
 def test_a_stream_is_sent_to_who_names_it(accept: str, wanted: bool) -> None:

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook as Sender
 
 from promises import promise
-from quiltfn.http_trigger.webhook import TOLERANCE_S, is_ambiguous, is_signed
+from quiltfn.http_trigger.webhook import (
+    STRIPE_FIELDS_MAX,
+    TOLERANCE_S,
+    is_ambiguous,
+    is_signed,
+)
 from quiltfn.model.url import Scheme, Webhook
 
 pytestmark = promise("U5")
@@ -152,6 +157,14 @@ def test_a_sender_that_changes_its_secret_signs_with_both() -> None:
 def test_two_times_are_refused() -> None:
     headers = stripe_headers()
     headers["stripe-signature"] += f",t={STRIPE_TIME}"
+    assert not is_signed(STRIPE, headers, STRIPE_BODY, STRIPE_TIME)
+
+
+def test_more_fields_than_are_looked_at_are_refused() -> None:
+    headers = stripe_headers()
+    headers["stripe-signature"] += ",v0=" * (STRIPE_FIELDS_MAX - 3)
+    assert is_signed(STRIPE, headers, STRIPE_BODY, STRIPE_TIME)
+    headers["stripe-signature"] += ",v0="
     assert not is_signed(STRIPE, headers, STRIPE_BODY, STRIPE_TIME)
 
 

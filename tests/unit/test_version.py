@@ -62,6 +62,8 @@ def test_the_size_of_an_environment_is_counted_in_bytes_over_all_variables() -> 
     check_environment({"A": half})
     with pytest.raises(Unprocessable, match=r"^environment must be at most"):
         check_environment({"A": half, "B": half})
+    with pytest.raises(Unprocessable, match=r"^environment must be at most"):
+        check_environment({f"not valid {number}": "" for number in range(10_000)})
 
 
 @pytest.mark.parametrize("name", ["A", "_", "a1", "NODE_ENV", "QUILT", "quilt_x", "Q" * 1000])

@@ -58,6 +58,7 @@ from quiltfn.ports import no_others
 from quiltfn.tenants.access import ANYBODY
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+PARAMETERS_MAX = 100
 # Paths up to here are looked up once; clients ask for the same few again and again.
 REMEMBERED_PATH = 128
 _log = structlog.get_logger("quiltfn.api")
@@ -478,7 +479,10 @@ def _query(route: Route, context: RequestContext[Services]) -> dict[str, str]:
     """
     known = [one.name for one in route.parameters if one.where == "query"]
     query: dict[str, str] = {}
-    pairs = parse_qsl(context.request.query.decode("latin-1"), keep_blank_values=True)
+    given = context.request.query
+    if given.count(b"&") >= PARAMETERS_MAX:
+        raise Unprocessable.field("the query", f"of at most {PARAMETERS_MAX} parameters", None)
+    pairs = parse_qsl(given.decode("latin-1"), keep_blank_values=True)
     for name, value in pairs:
         if name not in known and name != TENANT:
             expected = f"one of: {', '.join(known)}" if known else "left out: this route has none"

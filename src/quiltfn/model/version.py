@@ -151,7 +151,19 @@ def at_most(name: str, value: float, high: float, example: Any) -> None:
 
 def check_environment(environment: dict[str, str]) -> None:
     """Names, reserved names, NUL, the mask, and the size of the whole."""
-    total = 0
+    total = sum(
+        [
+            len(name) + len(value.encode("utf-8", "surrogatepass")) + 2
+            for name, value in environment.items()
+        ]
+    )
+    if total > ENVIRONMENT_MAX_BYTES:
+        raise Unprocessable.field(
+            "environment",
+            f"at most {ENVIRONMENT_MAX_BYTES} bytes in all, names, values and two bytes for each",
+            f"{total} bytes",
+            {"NODE_ENV": "production"},
+        )
     for name, value in environment.items():
         where = f"environment.{name[:80]}"
         if not VARIABLE.fullmatch(name):
@@ -174,11 +186,3 @@ def check_environment(environment: dict[str, str]) -> None:
                 MASK,
                 "production",
             )
-        total += len(name) + len(value.encode("utf-8", "surrogatepass")) + 2
-    if total > ENVIRONMENT_MAX_BYTES:
-        raise Unprocessable.field(
-            "environment",
-            f"at most {ENVIRONMENT_MAX_BYTES} bytes in all, names, values and two bytes for each",
-            f"{total} bytes",
-            {"NODE_ENV": "production"},
-        )

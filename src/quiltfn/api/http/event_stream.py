@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from quiltfn.api.http.route import RequestContext
 
 EVENT_STREAM = "text/event-stream"
+# Types that Accept may name; others are not looked at.
+TYPES_MAX = 64
 HEARTBEAT_S = 15.0
 # A comment: clients pass over it, and proxies see that the connection is in use.
 HEARTBEAT = b":\n\n"
@@ -54,7 +56,7 @@ def wants_events(headers: Headers) -> bool:
     given = ",".join(headers.getlist("accept")).lower()
     if EVENT_STREAM not in given:
         return False
-    for one in given.split(","):
+    for one in given.split(",")[:TYPES_MAX]:
         kind, *parameters = (part.strip() for part in one.split(";"))
         if kind == EVENT_STREAM:
             return not any(part in ("q=0", "q=0.0", "q=0.00", "q=0.000") for part in parameters)
