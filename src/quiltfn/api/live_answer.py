@@ -28,6 +28,9 @@ from quiltfn.model.invocation import Invocation, Status
 STDOUT = "stdout"
 # What is looked at for the begin of an answer.
 LOOKED_AT_BYTES = PRELUDE_MAX_BYTES + 1024
+# Behind so many bytes it is looked for again at a line's end or a NUL, so often at most, or once
+# there is twice as much: each time all of it is read, and a handler may write byte by byte.
+READ_AT_ONCE_BYTES, LOOKS_MAX = 1024, 200
 
 
 class LiveReader:
@@ -40,6 +43,7 @@ class LiveReader:
         journal = context.services.journal
         self._reader = OutputReader(journal, record.function_id, record.invocation_id, (STDOUT,))
         self._reader.attach(running, self._change.set)
+        self._seen = self._looked_at = self._looks = 0
 
     async def wait_for_begin(self, *, is_shell: bool) -> Begin | None:
         """The begin of the answer, behind which `pieces` goes on; None: the call ended before it
@@ -58,7 +62,22 @@ class LiveReader:
         output = self._running.output
         if output.answer_head is not None:
             return begin_of_server(output.answer_head)
+        if not self._may_have_begun():
+            return None
         return begin_of(output.read(STDOUT, 0, LOOKED_AT_BYTES), is_shell=is_shell)
+
+    def _may_have_begun(self) -> bool:
+        """Whether a head may have ended with what has come since the last look."""
+        output = self._running.output
+        size, seen = output.sizes[STDOUT], self._seen
+        self._seen = size
+        if READ_AT_ONCE_BYTES < size <= PRELUDE_MAX_BYTES and size < 2 * self._looked_at:
+            new = output.read(STDOUT, seen, size - seen)
+            if self._looks == LOOKS_MAX or (b"\n" not in new and b"\0" not in new):
+                return False
+            self._looks += 1
+        self._looked_at = size
+        return True
 
     async def live_pieces(self) -> AsyncGenerator[bytes, None]:
         """What is written, as it comes, while the call runs."""
