@@ -573,6 +573,38 @@ def test_calls_that_run_elsewhere_stay_there_after_a_setting_and_an_undo(
         assert one.server.call("GET", alias).json()["rollback_on"] == rule
 
 
+@promise("W29")
+@pytest.mark.parametrize("also", [None, {"version": 2, "weight": 0.5}], ids=["whole", "split"])
+def test_undo_after_serve_gives_no_call_to_a_version_that_had_none(
+    page: Page, function: Callable[..., Function], also: dict[str, Any] | None
+) -> None:
+    """What is served is the version that calls run on already, after an automatic rollback, or one
+    of a split.
+    """
+    one = function("echo good")
+    one.server.call("PUT", one.path, {"handler": "echo bad"})
+    alias = {"version": 1, "also": also, "default": True}
+    one.server.call("PUT", f"{one.path}/aliases/live", alias)
+
+    def runs_on() -> tuple[Any, ...]:
+        now = one.server.call("GET", one.path).json()
+        default = now["default_alias"]
+        return now["current_version"], default["version"], default["also"]
+
+    assert runs_on() == (2, 1, also)
+    open_at(page, one, "versions")
+    page.get_by_role("button", name="Serve version 1").click()
+    undo = page.get_by_role("button", name="Undo")
+    expect(undo).to_be_visible()
+    assert runs_on() == (1, 1, None)
+    undo.click()
+    said = "v1 50 %, v2 50 % (live)" if also else "v1 (live)"
+    expect(page.locator(".facts")).to_contain_text(
+        re.compile(f"version 2 *calls run on {re.escape(said)}")
+    )
+    assert runs_on() == (2, 1, also)
+
+
 def test_a_call_is_tried_by_an_alias_and_by_a_version(
     page: Page, function: Callable[..., Function]
 ) -> None:

@@ -40,7 +40,7 @@ from quiltfn.model.invocation import Status
 from quiltfn.model.runtime import Kind, Runtime
 from quiltfn.model.schedule import Overlap, RunOutcome, Schedule
 from quiltfn.model.tenant_quota import TenantQuota
-from quiltfn.model.url import FunctionUrl
+from quiltfn.model.url import Auth, FunctionUrl
 from quiltfn.model.work import AsyncPolicy, Destination, RecordPolicy
 from quiltfn.ports import ChangePage, FunctionCounters
 from quiltfn.ports.work import Input
@@ -950,26 +950,95 @@ class Unheard(StrEnum):
     OF = "unheard-of"
 
 
+async def unreachable() -> None:
+    raise StoreUnavailable("no answer")
+
+
 @promise("N100")
 async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who deletes a function would take it for deleted."""
     one, two = nodes
-    path = f"/api/functions/{(await one.active('echo 0')).function.id}"
+    entry = await one.active("echo 0")
+    await one.services.urls.set(entry, FunctionUrl())
+    await seen(lambda: two.services.urls.of(entry.function.id))
+    path = f"/api/functions/{entry.function.id}"
+    missing: list[tuple[str, str, Any]] = [
+        ("DELETE", f"{path[:-1]}0", None),
+        ("PUT", f"{path[:-1]}0", {"handler": "echo 1"}),
+        ("GET", f"{path[:-1]}0", None),
+        ("POST", f"{path}/invoke?alias=other", None),
+        ("POST", "/api/functions/f@other/invoke", None),
+        ("GET", "/api/functions?tenant=other", None),
+        ("POST", "/fn/f@other", None),
+        ("POST", "/fn/other", None),
+        ("POST", "/fn/other/f/further", None),
+    ]
     transport = InProcess(make_app(two.services))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+
+        async def answers() -> list[tuple[int, str]]:
+            found = [await http.request(method, url, json=body) for method, url, body in missing]
+            return [(answer.status_code, answer.json()["error_code"]) for answer in found]
+
         with monkeypatch.context() as cut_off:
-
-            async def unreachable() -> None:
-                raise StoreUnavailable("no answer")
-
             cut_off.setattr(two.lifecycle, "catch_up", unreachable)
-            for method, body in (("DELETE", None), ("PUT", {"handler": "echo 1"}), ("GET", None)):
-                answer = await http.request(method, f"{path[:-1]}0", json=body)
-                assert (answer.status_code, answer.json()["error_code"]) == (
-                    503,
-                    "STORE_UNAVAILABLE",
-                )
-        assert (await http.request("GET", f"{path[:-1]}0")).status_code == 404  # the control
+            # Of the last two the caller is none that a function is known to have.
+            codes = ["STORE_UNAVAILABLE"] * (len(missing) - 2) + ["CAPACITY_FULL"] * 2
+            assert await answers() == [(503, code) for code in codes]
+        assert await answers() == [(404, "NOT_FOUND")] * len(missing)  # the control
         assert (await http.request("DELETE", path)).status_code == 204
+
+
+@promise("N100")
+async def test_what_another_node_has_just_made_is_there_in_the_next_request(
+    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is followed meanwhile but by whoever asks."""
+    one, two = nodes
+    refresh, asked = two.lifecycle.catch_up, False
+
+    async def follow_if_asked() -> None:
+        nonlocal asked
+        asked = True
+        await refresh()
+
+    transport = InProcess(make_app(two.services))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        monkeypatch.setattr(two.lifecycle, "catch_up", follow_if_asked)
+        entry = await one.active("cat")
+        await one.services.urls.set(entry, FunctionUrl(auth=Auth.KEY))
+        assert (await http.post("/fn/f", content=b"1")).text == "1"
+        await one.services.aliases.set(entry, Alias(name="other", version=1), None)
+        assert (await http.post("/fn/f@other", content=b"2")).text == "2"
+        await one.services.quotas.set("acme", TenantQuota(functions=3))
+        assert (await http.get("/api/functions?tenant=acme")).status_code == 200
+        assert asked
+
+
+@promise("N100")
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_call_by_a_url_asks_no_database_and_its_404_is_the_handlers(
+    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    one, two = nodes
+    entry = await one.active("cat")
+    await one.services.urls.set(entry, FunctionUrl(stream=stream))
+    await seen(lambda: two.services.urls.of(entry.function.id))
+    asked = 0
+
+    async def counted() -> None:
+        nonlocal asked
+        asked += 1
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(two.lifecycle, "catch_up", counted)
+    transport = InProcess(make_app(two.services))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        answer = await http.post("/fn/f", content=b"Status: 404\n\nno such order")
+        assert (answer.status_code, answer.text, asked) == (404, "no such order", 0)
+        await one.lifecycle.pause(entry)
+        await seen(lambda: state_of(two) is not FunctionState.ACTIVE)
+        await http.post("/fn/f")
+        assert asked == 1, "it may be active again at another node"

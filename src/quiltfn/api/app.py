@@ -1,7 +1,7 @@
 """The HTTP application: from a request to its response, whatever happens.
 
-A connection (`connection.py`) hands every request to `App` and sends the `Response` that comes
-back. Whatever is to see every request, such as a tracer, is a function around that call.
+A connection (`api/http/connection.py`) hands every request to `App` and sends the `Response` that
+comes back. Whatever is to see every request, such as a tracer, is a function around that call.
 """
 
 import contextlib
@@ -41,6 +41,8 @@ from quiltfn.api.routes.system import field_limits
 from quiltfn.api.routes.table import ROUTES
 from quiltfn.api.services import Services
 from quiltfn.base.ids import new_id
+from quiltfn.functions.catalog import Entry
+from quiltfn.model.access import Caller
 from quiltfn.model.errors import (
     BadRequest,
     Internal,
@@ -51,6 +53,7 @@ from quiltfn.model.errors import (
     ShuttingDown,
     StoreUnavailable,
     Unprocessable,
+    cut_off,
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.url import PREFIX
@@ -172,6 +175,7 @@ class Endpoint:
         try:
             response = await self._respond(context, request, route)
         except QuiltfnError as error:
+            error = _as_known(context, error)
             response = _unverified(context, error) or _failure(context, error)
             if isinstance(error, MethodNotAllowed):
                 response.headers.append(("allow", self._allow))
@@ -221,7 +225,7 @@ class Endpoint:
             anybody = ANYBODY if services.fleet.is_alone or not is_open else access.anybody()
             caller = anybody if is_open else await identify(access, request)
             visits = b"tenant" in request.query or TENANT_HEADER in request.headers
-            caller = visiting(services, caller, request, route) if visits else caller
+            caller = await self._visiting(caller, request, route) if visits else caller
             context.caller, context.tenant_id = caller, caller.tenant_id
             caller.must_have(route.scope)
         if route.action is not None and services.health.draining:
@@ -245,7 +249,11 @@ class Endpoint:
     ) -> Response:
         """A request that its route admits by itself, with a body of any bytes."""
         assert route.admit is not None
-        context.body = await route.admit(context)
+        try:
+            context.body = await route.admit(context)
+        except NotFound:
+            await self._services.lifecycle.hear_of_missing()
+            context.body = await route.admit(context)
         if request.is_reserved:
             check_connection(request)
         limit = self._services.limits.bytes_max
@@ -256,6 +264,14 @@ class Endpoint:
         else:
             await self._read_body(context, request, route, limit)
         return await self._run(context, request, route)
+
+    async def _visiting(self, caller: Caller, request: Request, route: Route) -> Caller:
+        """As `visiting`, also of a tenant that another node has just made."""
+        try:
+            return visiting(self._services, caller, request, route)
+        except NotFound:
+            await self._services.lifecycle.hear_of_missing()
+            return visiting(self._services, caller, request, route)
 
     def _pass_on(self, context: RequestContext[Services], request: Request, route: Route) -> None:
         """A body that the route's own work takes while it arrives."""
@@ -360,6 +376,7 @@ class Endpoint:
         except QuiltfnError as error:
             if isinstance(error, Internal):
                 log_bug(request, context.request_id)
+            error = _as_known(context, error)
             response, code = _failure(context, error), error.code
         except ClientDisconnected:  # a stream that ended early: nothing came of it
             raise
@@ -377,22 +394,25 @@ class Endpoint:
         named, catalog = context.parameters, self._services.catalog
         if not route.is_invoke:
             return route.scope is None and "function_id" not in named
-        if "function_id" in named:
+        if route.admit is not None and route.called is not None:
+            called = route.called(context)
+            if called is None:
+                return True
+            entry: Entry | None = called.entry
+        elif "function_id" in named:
             entry = catalog.known(named["function_id"])
         else:
             entry = catalog.find(context.tenant_id, named["name"]) if "name" in named else None
         return entry is not None and entry.function.state is FunctionState.ACTIVE
 
-    async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> bool:
+    async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
         """What another node has acknowledged is so here: of what may have changed there a moment
-        ago, this one hears first; False: it could not. Raises `Unauthorized` where the caller's
-        credential was revoked.
+        ago, this one hears first. Raises `Unauthorized` where the caller's credential was revoked.
         """
-        is_current = await self._services.lifecycle.hear_of_others()
+        context.is_current = await self._services.lifecycle.hear_of_others()
         is_identified_here = route.scope is not None and context.request.forwarded is None
         if is_identified_here:
             self._services.access.check_holds(context.caller)
-        return is_current
 
     async def _execute_somewhere(
         self, context: RequestContext[Services], request: Request, route: Route
@@ -400,23 +420,19 @@ class Endpoint:
         """As `_execute`, where others share the store: here, or where another node is to answer.
         What that has executed it has audited.
         """
-        response, is_current = None, True
+        response = None
         try:
             if request.query and route.scope is not None:
                 context.query = _query(route, context)
             if self._has_others and not self._is_known(context, route):
-                is_current = await self._hear_of_others(context, route)
+                await self._hear_of_others(context, route)
             response = await self._services.fleet.elsewhere(context, route)
         except QuiltfnError as error:
+            error = _as_known(context, error)
             response = _failure(context, error)
             if route.action is not None:
                 response = await self._audited(context, response, error.code)
-        response = response or await self._execute(context, request, route)
-        # What a function answers is its own.
-        if response.status == 404 and not is_current and route.admit is None:
-            why = "this node does not reach the database, and another one may have made it since"
-            response = _failure(context, StoreUnavailable(why, retry_after=1))
-        return response
+        return response or await self._execute(context, request, route)
 
     async def _audited(
         self, context: RequestContext[Services], response: Response, code: str | None
@@ -441,6 +457,11 @@ def _unverified(context: RequestContext[Services], error: QuiltfnError) -> Respo
     with contextlib.suppress(QuiltfnError):
         context.query = _query(route, context)
     return route.unverified(context, error)
+
+
+def _as_known(context: RequestContext[Services], error: QuiltfnError) -> QuiltfnError:
+    """`error` as far as this node can tell: what is missing here may be there."""
+    return cut_off() if isinstance(error, NotFound) and not context.is_current else error
 
 
 def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:

@@ -75,9 +75,9 @@ class Aliases(Mirror[dict[str, Alias]]):
         return any(version in one.versions for one in self.of(function_id))
 
     async def version(self, entry: Entry, name: str) -> Version:
-        """What a call by this name runs on. Raises `NotFound`."""
+        """What a call by this name runs on. Raises `NotFound` and `StoreUnavailable`."""
         if name not in self._rows.get(entry.function.id, {}):
-            await self._lifecycle.hear_of_others()  # another node may have made it
+            await self._lifecycle.hear_of_missing()
         number = self.get(entry.function.id, name).choose(self._dice.random())
         return await self._lifecycle.version(entry, number)
 

@@ -30,6 +30,7 @@ from quiltfn.model.errors import (
     ShuttingDown,
     StoreUnavailable,
     Unprocessable,
+    cut_off,
 )
 from quiltfn.model.function import (
     Function,
@@ -190,6 +191,13 @@ class Lifecycle:
                 await self.catch_up()
             return True
         return False
+
+    async def hear_of_missing(self) -> None:
+        """Hears of what is missing here, as another node may have made it. Raises
+        `StoreUnavailable` where it could not hear of others.
+        """
+        if not await self.hear_of_others():
+            raise cut_off()
 
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
         """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""

@@ -223,6 +223,14 @@ def older_node(lacks: str) -> Conflict:
     )
 
 
+def cut_off() -> StoreUnavailable:
+    """In place of `NotFound`, at a node that may not have heard of what another one has made."""
+    return StoreUnavailable(
+        "this node does not reach the database, and another one may have made it since",
+        retry_after=1,
+    )
+
+
 def truncate(value: object, most: int = 200) -> object:
     """`value` in a form that fits into an error: long texts are cut, containers are only counted,
     and numbers that JSON cannot hold become text.

@@ -69,7 +69,8 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     `invocation_id`: of the call that a request with an Idempotency-Key begins; its handler uses it.
     `raw_body`: until it is parsed. `passed_on`: in its place, a body that is still arriving.
     `reserved_bytes`: of the budget of long bodies. `is_executed`:
-    the route's own work was begun.
+    the route's own work was begun. `is_current`: False if what other nodes have made may be missing
+    here.
     """
 
     services: S
@@ -89,6 +90,7 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     invocation_id: str | None = None
     reserved_bytes: int = 0
     is_executed: bool = False
+    is_current: bool = True
 
     def entry(self) -> Entry:
         """The function that the path names by id."""
@@ -156,9 +158,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     `texts`: the content types of an answer that is text, always or where the caller asks for it.
     `also`: further statuses with answers of their own; bytes: those of the first of `texts`.
-    `headers`: those of its own that a good answer may have (see `openapi.py`).
+    `headers`: those of its own that a good answer may have (see `api/openapi.py`).
 
-    `codes`: the refusals of its own, beside those that every route has (see `openapi.py`).
+    `codes`: the refusals of its own, beside those that every route has (see `api/openapi.py`).
     `action`: its name in the audit log, for what changes something.
     `streams`: the content types of a body that is no JSON and is handed on as it arrives.
     `admit`: of a route without `scope`: says who asks and for what, before the body is read; raises
