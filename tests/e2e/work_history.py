@@ -174,8 +174,9 @@ def judge_work(
     work = {*(job.token for job in history.jobs), *history.schedules}
     for invocation_id in set(runs_of) - set(seen.records):
         # A power cut may cost the record of a synchronous call that was not answered.
-        if any(run.token in work for run in runs_of[invocation_id]):
-            verdict.note(Rule.LOST, f"{invocation_id} has run and has no record")
+        tokens = sorted({run.token for run in runs_of[invocation_id]} & work)
+        if tokens:
+            verdict.note(Rule.LOST, f"{invocation_id} of {tokens} has run and has no record")
     _judge_dead_letters(dead, asked, seen, verdict)
     _judge_redrives(history, dead, seen, verdict)
     for name in history.schedules:

@@ -250,10 +250,19 @@ class WorkLoad:
     # Afterwards ------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Waits until the work is over, or as long as it may take."""
-        end = time.monotonic() + scaled(self.over_s)
-        while time.monotonic() < end and any(map(self._has_work, self.history.max_attempts)):
+        """Waits until the work is over, or as long as it may take. Twice in a row: a tick that
+        waits is no work yet, and becomes some once the run before it is over.
+        """
+        end, idle = time.monotonic() + scaled(self.over_s), 0
+        while time.monotonic() < end and idle < 2:
+            is_busy = any(map(self._has_waiting, self.history.schedules))
+            is_busy = is_busy or any(map(self._has_work, self.history.max_attempts))
+            idle = 0 if is_busy else idle + 1
             time.sleep(0.2)
+
+    def _has_waiting(self, schedule: str) -> bool:
+        runs = pages(self.server, f"/api/schedules/{schedule}/runs", "runs")
+        return any(run["outcome"] == "waiting" for run in runs)
 
     def _has_work(self, function: str) -> bool:
         queue = self._queue(function)
@@ -269,16 +278,16 @@ class WorkLoad:
     def look(self, seen: Witness) -> WorkSeen:
         """Stops the schedules, lets the work end, and asks for everything."""
         schedules = {name: self._end_schedule(name) for name in self.history.schedules}
-        self.drain()
-        time.sleep(self.settle_s)
-        functions = {one["id"]: one for one in self._functions()}
-        records = {
-            one["invocation_id"]: one
-            for function in self.history.max_attempts
-            for one in pages(self.server, f"/api/functions/{function}/invocations", "invocations")
-        }
-        known = {run.invocation_id: run.token for run in seen.runs()}
-        known |= {one: job.token for job in self.history.jobs for one in job.accepted}
+        for _ in range(3):
+            self.drain()
+            time.sleep(self.settle_s)
+            functions = {one["id"]: one for one in self._functions()}
+            records = self._records()
+            known = {run.invocation_id: run.token for run in seen.runs()}
+            known |= {one: job.token for job in self.history.jobs for one in job.accepted}
+            # A request whose client has given up may be accepted once the records were listed.
+            if not any(map(self._has_record, known.keys() - records.keys())):
+                break
         with ThreadPoolExecutor(8) as threads:
             found = threads.map(
                 lambda one: self._token(one, known.get(one["invocation_id"])), records.values()
@@ -304,6 +313,18 @@ class WorkLoad:
         }
         queues = {function: self._queue(function) for function in self.history.max_attempts}
         return WorkSeen(records, tokens, attempts, letters, queues, functions, schedules)
+
+    def _records(self) -> dict[str, Record]:
+        return {
+            one["invocation_id"]: one
+            for function in self.history.max_attempts
+            for one in pages(self.server, f"/api/functions/{function}/invocations", "invocations")
+        }
+
+    def _has_record(self, invocation_id: str) -> bool:
+        paths = (f"/api/functions/{one}/invocations" for one in self.history.max_attempts)
+        answers = (self.server.call("GET", f"{path}/{invocation_id}") for path in paths)
+        return any(answer.status_code == 200 for answer in answers)
 
     def _token(self, record: Record, known: str | None) -> str | None:
         """The payload of accepted work; None: it is no accepted work."""
