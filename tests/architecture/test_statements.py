@@ -1,7 +1,9 @@
 """Statements of the documents that a change of the code would make untrue."""
 
 import re
+import subprocess
 import typing
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,13 @@ from quiltfn.launcher import host_image, images, verbs
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = r"`([\w./-]+\.(?:py|h|c|js|sql|json|html))`"
+SOURCE = r"`([\w./-]+\.(?:py|h|c|js|ts|sql|css))`"
+TEXTS = (".py", ".c", ".h", ".js", ".ts", ".sql", ".md", ".toml", ".yml")
 
 
 def missing(text: str) -> list[str]:
     """The files that a text names and that are not there, and the names that are not in the file
-    which they stand beside: `file.py` `name` or `Name` (`file.py`).
+    which they stand beside: a file and `name`, or `Name` (and its file).
     """
     named = [(file, "") for file in re.findall(FILE, text)]
     named += re.findall(FILE + r" `(\w+)`", text)
@@ -28,6 +32,43 @@ def has(file: str, name: str) -> bool:
         if path.is_file():
             return re.search(rf"\b{name}\b", path.read_text()) is not None
     return False
+
+
+def misplaced(page: str, text: str, files: Set[str]) -> list[str]:
+    """The files that a text names by a path that leads nowhere. A bare name is that of a file
+    beside, or in the root of the project or of its package.
+    """
+    beside = (Path(page).parent, Path(), Path("src/quiltfn"))
+    anywhere = (*beside, Path("tests"), Path("ui/src"))
+    return [
+        name
+        for name in re.findall(SOURCE, text)
+        if not {str(place / name) for place in (anywhere if "/" in name else beside)} & files
+    ]
+
+
+def test_what_a_docstring_a_comment_or_a_page_names_has_its_package() -> None:
+    """Decisions and the list of changes speak of what was there then."""
+    command = ["git", "ls-files"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = set(listed.stdout.split())
+    past = ("docs/decisions/", "CHANGELOG.md", "tests/architecture/test_statements.py")
+    pages = [file for file in files if file.endswith(TEXTS) and not file.startswith(past)]
+    found = {page: misplaced(page, (ROOT / page).read_text(), files) for page in sorted(pages)}
+    assert len(pages) > 800
+    assert {page: names for page, names in found.items() if names} == {}
+
+
+def test_a_name_without_its_package_is_noticed() -> None:
+    """Negative control."""
+    files = {"src/quiltfn/calls/events.py", "src/quiltfn/settings.py", "tests/timeouts.py"}
+    text = "`events.py`, `calls/events.py`, `settings.py`, `timeouts.py`"
+    for page, names in (
+        ("src/quiltfn/calls/work.py", ["timeouts.py"]),
+        ("src/quiltfn/api/app.py", ["events.py", "timeouts.py"]),
+        ("tests/clock.py", ["events.py"]),
+    ):
+        assert misplaced(page, text, files) == names
 
 
 @pytest.mark.parametrize("page", ["architecture.md", "glossary.md"])

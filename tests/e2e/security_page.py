@@ -15,7 +15,7 @@ HEAD = """\
 
 What hostile handlers try, which test shows that it comes to nothing, and what was measured, on {date}.
 All of it is asked of a real `quiltfn serve`, from within sandboxes of crun. Where the column *runtime* says runsc, the last of
-the tests named, those in `test_gvisor.py`, ask the same of gVisor's sandboxes, on the first of these machines alone; figures are
+the tests named, those in `tests/e2e/test_gvisor.py`, ask the same of gVisor's sandboxes, on the first of these machines alone; figures are
 crun's. A case without a test is *not run*; it is not passed. Made by `scripts/generate.py` from `tests/e2e/security_cases.py`.
 
 The column *control groups* says where a case was run and passed. *v1 beside v2*: a host with kernel 6.18; every
@@ -27,7 +27,7 @@ were ten times what is written; that a case holds there is said, how quickly it 
 numbers on pure v2.
 
 **The host is watched.** Before and after `tests/e2e/test_hostile_handlers.py`,
-`test_hostile_ends.py`, `test_hostile_sharing.py` and `test_hostile_reuse.py`, what a handler could have changed is compared, and must be the same: settings of the kernel, programs and password files by digest,
+`tests/e2e/test_hostile_ends.py`, `tests/e2e/test_hostile_sharing.py` and `tests/e2e/test_hostile_reuse.py`, what a handler could have changed is compared, and must be the same: settings of the kernel, programs and password files by digest,
 canary files, modules, mounts, keys, System V objects, files and listening sockets of sandboxes' users, core dumps,
 complaints of the kernel; and at the end nothing of the server is left (processes, control groups, mounts,
 network namespaces). The other modules have the last of these alone.

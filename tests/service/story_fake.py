@@ -1,4 +1,5 @@
-"""The server of `main.py` in this process: its routes, verbs, pools and store; sandboxes are fake.
+"""The server of `server/main.py` in this process: its routes, verbs, pools and store; sandboxes are
+fake.
 
 Time is the event loop's own (`story_time.py`), so a story of minutes takes milliseconds, and the
 same story is the same every time.

@@ -108,7 +108,7 @@ async def one_piece(body: bytes) -> AsyncGenerator[bytes, None]:
 
 
 class Node:
-    """What a node has for events, wired as `platform.py` does it."""
+    """What a node has for events, wired as `server/platform.py` does it."""
 
     def __init__(self, network: Network, name: str, epoch: int) -> None:
         self.network, self.name = network, name
@@ -268,7 +268,7 @@ async def test_what_is_of_another_tenant_or_not_asked_for_stays_where_it_is(node
 
 
 async def test_changes_of_functions_are_not_told_by_two_nodes(nodes: Nodes) -> None:
-    """Each node hears of them from the store, as `platform.py` has it."""
+    """Each node hears of them from the store, as `server/platform.py` has it."""
     _, a, b = nodes
     reader = await a.reader()
     for node in (a, b):

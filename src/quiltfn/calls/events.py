@@ -4,9 +4,10 @@ A tenant that somebody follows has a ring with the events of the last minute, wi
 have only a position in it, so a slow one costs nothing: what it missed is gone, and a `gap` says
 so. Nobody's events are kept while nobody follows, nor is anything counted then.
 
-Each part of the server tells in one place: `catalog.py` of functions, `invoke.py` of calls, the
-pools of their counts, the dispatcher of queues and the schedules of what they fire. `platform.py`
-connects them. On a node of a fleet the others tell their own as well (`heard`).
+Each part of the server tells in one place: `functions/catalog.py` of functions, `invoke.py` of
+calls, the pools of their counts, the dispatcher of queues and the schedules of what they fire.
+`server/platform.py` connects them. On a node of a fleet the others tell their own as well
+(`heard`).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Callbacks: requests that are sent to the URL of a destination. Which URLs, secrets and addresses
 are allowed, and how a request is signed by Standard Webhooks (https://www.standardwebhooks.com).
 
-Nothing here resolves a name or connects: `callbacks.py` does.
+Nothing here resolves a name or connects: `calls/callbacks.py` does.
 """
 
 import base64

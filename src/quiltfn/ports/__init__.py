@@ -37,7 +37,7 @@ async def no_others() -> None:
 
 
 class Clock(Protocol):
-    """The time. `clock.py` says which method is for what."""
+    """The time. `base/clock.py` says which method is for what."""
 
     def now(self) -> float:
         """Monotonic seconds: for waiting and for durations, never shown to anybody."""

@@ -76,7 +76,7 @@ class ImageCopy(NamedTuple):
 
 
 class ImageBounds(Protocol):
-    """What an image that comes from another node may take here (`tenant_images.py`)."""
+    """What an image that comes from another node may take here (`functions/tenant_images.py`)."""
 
     def counted(self) -> Mapping[str, int]:
         """What each image counts that a tenant has, by its digest."""

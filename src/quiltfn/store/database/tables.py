@@ -231,7 +231,7 @@ invocation = Table(
     ),
 )
 
-# How many rows a tenant has, and their bytes. Triggers update it; see `usage.py`.
+# How many rows a tenant has, and their bytes. Triggers update it; see `store/tenants/usage.py`.
 usage = Table(
     "usage",
     metadata,
@@ -241,8 +241,9 @@ usage = Table(
     Column("number", BigInteger, nullable=False),
 )
 
-# The servers that use the store, each with the number of its last start; see `nodes.py`. The other
-# columns are of the nodes of a fleet (`members.py`); `report`: a `model.member.Report`.
+# The servers that use the store, each with the number of its last start; see
+# `store/fleet/nodes.py`. The other columns are of the nodes of a fleet (`store/fleet/members.py`);
+# `report`: a `model.member.Report`.
 node = Table(
     "node",
     metadata,
@@ -256,11 +257,12 @@ node = Table(
     Column("report", JSON, nullable=False, server_default=text("'{}'")),
 )
 
-# One row where the database is a fleet's, made by `quiltfn fleet init`; see `fleet.py`.
+# One row where the database is a fleet's, made by `quiltfn fleet init`; see `store/fleet/init.py`.
 fleet = Table("fleet", metadata, Column("id", Text, primary_key=True))
 
 # Of each function, how many instances all nodes of a fleet may have, and the slots that each node
-# holds: `{node: {"count": …, "wanted": …, "epoch": …, "turn": …}}`; see `slots.py`.
+# holds: `{node: {"count": …, "wanted": …, "epoch": …, "turn": …}}`; see
+# `store/fleet/slots.py`.
 slot = Table(
     "slot",
     metadata,
@@ -269,7 +271,7 @@ slot = Table(
     Column("held", JSON, nullable=False, server_default=text("'{}'")),
 )
 
-# The last changes of shared state, in the order of their commits; see `changes.py`.
+# The last changes of shared state, in the order of their commits; see `store/functions/changes.py`.
 change = Table(
     "change",
     metadata,

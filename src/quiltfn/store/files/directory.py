@@ -5,8 +5,8 @@ process ends, however that happens. The lock file also says how the last server 
 next one notices files that were deleted, cut or replaced in between:
 
     open                        "closed" after the database was closed properly
-    database 0123456789 …       the `application_id` of the file (`sqlite_header.py`); two values
-                                while that changes
+    database 0123456789 …       the `application_id` of the file
+                                (`store/database/sqlite_header.py`); two values while that changes
     commit 0123456789           the number of the last committed transaction
     spool +-                    which of the two segments held records
 """

@@ -43,7 +43,8 @@ def remove_some(connection: Connection) -> bool:
 
 def remember_young(connection: Connection, ids: Sequence[str]) -> None:
     """Notes which of the calls whose records go are of the last minute: an old state of the journal
-    may come back with them (`retention.py`), and nothing else would tell that they were counted.
+    may come back with them (`store/calls/retention.py`), and nothing else would tell that they were
+    counted.
     """
     if ids:
         newest = run(connection, "newest_record").scalar_one()

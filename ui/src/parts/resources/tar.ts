@@ -1,7 +1,7 @@
 // A tar archive (ustar, POSIX.1-1988) of files, for an image that is made in the browser.
 
 export interface File {
-  /** Its path in the image, such as `app.py`. */
+  /** Its path in the image, such as app.py. */
   path: string;
   content: Uint8Array;
   isExecutable?: boolean;
