@@ -360,7 +360,8 @@ SCHEDULE is the schedule's name: {schedule_name}. One of `cron` and `every_secon
 
 {async_policy}
 `backoff_seconds` is a table of `first`, `factor`, `most` and `jitter`. `on_success` and
-`on_failure` are tables with `function`, or with `url` and `secret_from`.
+`on_failure` are tables with `function`, or with `url` and `secret_from`. In place of `url` they
+take `url_from`, a variable too, for a URL that nobody is to read in the file.
 
 ## `[functions.NAME.record_policy]`
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from promises import promise
-from quiltfn.cli import manifest, packages, requirements
+from quiltfn.cli import manifest, packages, requirements, tools
 from quiltfn.cli.parsing import BadParameter
 from unit.sample_archives import a_wheel
 
@@ -240,6 +240,28 @@ def test_a_wheel_cannot_have_its_dependency_built(tmp_path: Path, scheme: str) -
     with pytest.raises(BadParameter, match="could not be installed"):
         packages.install_python(written(tmp_path, str(wheel)), tmp_path / "tree", TARGET)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "is_hinted"),
+    [
+        ("Because demo has no wheels with a matching Python version tag, it cannot be used", True),
+        ("ERROR: No matching distribution found for demo", True),
+        ("No solution found when resolving dependencies", True),
+        ("Request failed after 3 retries\nFailed to fetch: `https://a.example/demo/`", False),
+        ("dns error: failed to lookup address information: Name or service not known", False),
+        ("NewConnectionError: [Errno 111] Connection refused\nNo matching distribution", False),
+        ("npm error code ENOTFOUND", False),
+    ],
+)
+def test_what_is_lacking_is_said_only_if_the_registry_was_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, is_hinted: bool
+) -> None:
+    done = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(tools, "run", lambda *_: done)
+    with pytest.raises(BadParameter) as error:
+        packages._run(["installer"], tmp_path, ("the packages", packages.NO_WHEEL))
+    assert ("must have a wheel" in str(error.value)) == is_hinted
 
 
 def test_pip_by_itself_would_have_built_it(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import time
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from promises import promise
-from quiltfn.cli import moments, run, server_log
+from quiltfn.cli import moments, run, server_log, tables
 from quiltfn.cli.parsing import BadParameter
-from quiltfn.sdk import Invocation
+from quiltfn.sdk import Invocation, InvocationSummaryPage
 from quiltfn.sdk.events import End, Event, Output, Started
 from unit.canned_server import FUNCTION, ID, INVOCATION, answered_by
 
@@ -62,6 +63,13 @@ def invocation(function_id: str, name: str, number: int) -> dict[str, object]:
     }
 
 
+def alias(name: str) -> dict[str, object]:
+    return {
+        **{"name": f"of-{name}", "version": 3, "also": {"version": 4, "weight": 0.1}},
+        **{"rollback_on": None, "rolled_back": None, "default": False, "updated_at": 1},
+    }
+
+
 LISTS = {
     "/api/queues": ("queues", [queue_of("b", 2), queue_of("a", 1)]),
     "/api/dead-letters": ("dead_letters", [letter("a", 5), letter("b", 4), letter("a", 1)]),
@@ -86,6 +94,11 @@ def answer(request: httpx.Request) -> httpx.Response:
         calls = [invocation(one, name, at) for one, name in ids.items() for at in (1, 2)]
         next_cursor = "c" if query.get("limit") == "1" else None
         return httpx.Response(200, json={"invocations": calls, "next_cursor": next_cursor})
+    if "/by-name/" in path:
+        return gone()
+    if path.endswith("/aliases"):
+        name = NAMES[path.split("/")[3]]
+        return gone() if name == "gone" else httpx.Response(200, json={"aliases": [alias(name)]})
     field, found = LISTS[path]
     if "cluster_id" in query:
         found = [one for one in found if one["function_name"] == "b"]
@@ -149,11 +162,43 @@ def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) ->
     ids, note = listed("--limit", "1")
     assert (ids, "there are more" in note) == (["2-b"], True)
     assert len(listed("--all-functions")[0]) == 6
-    assert listed("--function", next(iter(NAMES))) == (["1-a", "2-a"], "")
+    for which in (["--function", next(iter(NAMES))], [next(iter(NAMES))]):
+        assert listed(*which) == (["1-a", "2-a"], "")
     assert run(["invocations"]) == 0
     assert "success, attempt 4" in capsys.readouterr().out
     assert run(["invocations", "--cursor", "c"]) == 2
-    assert "--cursor needs --function or --all-functions" in capsys.readouterr().err
+    assert "--cursor needs a function's name or --all-functions" in capsys.readouterr().err
+
+
+def test_invocations_are_shown_by_when_they_started(capsys: Captured) -> None:
+    started = {"a": 5, "b": None, "c": 9}
+    found = [
+        {**invocation(ID, name, at), "started_at": at_s}
+        for at, (name, at_s) in enumerate(started.items())
+    ]
+    page = msgspec.convert({"invocations": found, "next_cursor": None}, InvocationSummaryPage)
+    tables.all_invocations(page)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[-1].partition("-")[2] for row in rows] == ["b", "c", "a"]
+
+
+def test_aliases_are_those_of_a_function_of_the_project_or_of_all(
+    canned: Path, capsys: Captured
+) -> None:
+    def listed(*more: str) -> list[tuple[str | None, str]]:
+        assert run(["aliases", "list", "-o", "json", *more]) == 0
+        shown = json.loads(capsys.readouterr().out)["aliases"]
+        return [(one.get("function_name"), one["name"]) for one in shown]
+
+    assert listed() == [("a", "of-a"), ("b", "of-b")]
+    assert listed(next(iter(NAMES))) == [(None, "of-a")]
+    (canned / "quiltfn.toml").write_text('project = "shop"\n')
+    assert listed() == [("b", "of-b")]
+    assert listed("--all-functions") == [("a", "of-a"), ("b", "of-b")]
+    assert run(["aliases", "list"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["FUNCTION", "ALIAS", "VERSION"]
+    assert row.split()[:4] == ["b", "of-b", "3", "4=10%"]
 
 
 @pytest.mark.usefixtures("canned")
@@ -163,6 +208,9 @@ def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) ->
         ("queue a --all-functions", "a name or --all-functions"),
         ("logs a --all-functions", "a name or --all-functions"),
         ("invocations --function a --all-functions", "a name or --all-functions"),
+        ("invocations a --all-functions", "a name or --all-functions"),
+        ("invocations a --function a", "a name or --function"),
+        ("aliases list a --all-functions", "a name or --all-functions"),
         ("queue a --limit 2", "--limit and --cursor go without a name"),
         ("logs --call x", "--call needs the function too"),
         ("logs a --follow --until 1h", "--follow or --until"),

@@ -9,7 +9,7 @@ from contract.stores import a_call, a_function
 from promises import promise
 from quiltfn.model.failure_reason import TAIL_BYTES, TRACEBACK, of_exit, with_reason
 from quiltfn.model.invocation import CallResult, ExitKind
-from quiltfn.model.runtime import Kind
+from quiltfn.model.runtime import Kind, Network
 
 pytestmark = promise("A84")
 
@@ -49,7 +49,11 @@ RUNNER = (True, Kind.PYTHON)
 
 
 def reason_of(
-    code: int, stderr: str, kind: tuple[bool, Kind | None], *, has_network: bool = False
+    code: int,
+    stderr: str,
+    kind: tuple[bool, Kind | None],
+    *,
+    network: Network | None = Network.NONE,
 ) -> str:
     is_value, runner = kind
     return with_reason(
@@ -57,7 +61,7 @@ def reason_of(
         stderr.encode(),
         is_value=is_value,
         runner=runner,
-        has_network=has_network,
+        network=network,
     )
 
 
@@ -164,9 +168,23 @@ def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], e
     assert shortest(line) < 20 * shortest("x" * 20)
 
 
-def test_a_network_is_missed_only_where_there_is_none() -> None:
-    assert NO_NETWORK not in reason_of(1, PYTHON.format(REFUSED), RUNNER, has_network=True)
-    assert NO_NETWORK not in reason_of(1, LOGGED, RUNNER)
+@pytest.mark.parametrize(
+    ("said", "network", "more"),
+    [
+        (REFUSED, Network.NONE, NO_NETWORK),
+        (REFUSED, Network.EGRESS, "; network egress reaches public addresses alone"),
+        (REFUSED, None, ""),
+        ("OSError: [Errno 101] Network is unreachable", Network.NONE, NO_NETWORK),
+        ("OSError: [Errno 101] Network is unreachable", Network.EGRESS, ""),
+        ("KeyError: 'cached'", Network.NONE, ""),
+        ("KeyError: 'cached'", Network.EGRESS, ""),
+    ],
+)
+def test_what_the_network_cannot_reach_is_said_where_a_connection_failed(
+    said: str, network: Network | None, more: str
+) -> None:
+    reason = reason_of(1, PYTHON.format(said), RUNNER, network=network)
+    assert reason == f"{said} (main.py, line 5){more}"
 
 
 @pytest.mark.parametrize(

@@ -70,12 +70,30 @@ def test_what_a_project_lists_as_a_secret_is_exported_by_its_name(tmp_path: Path
     place = tmp_path / PROJECT_FILE
     text = '[functions.hello]\nsecrets = ["MODE", "GONE", 7]\n'
     place.write_text(text + '[functions.hello.schedules.nightly]\nsecrets = ["MODE"]\n')
-    table = export.described(FOUND, "hello", file.listed_secrets(place), values=False)
+    table = export.described(FOUND, "hello", file.known_secrets(place), values=False)
     for one in (table, table["schedules"]["nightly"]):
         assert one["secrets"] == ["API_TOKEN", "DB", "MODE"]
         assert "environment" not in one
     place.write_text("functions = 3")
-    assert file.listed_secrets(place) == {}
+    assert file.known_secrets(place) == file.KnownSecrets({}, {})
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("", {"url_from": "HELLO_ON_SUCCESS_URL", "secret_from": "HELLO_ON_SUCCESS_SECRET"}),
+        ('secret_from = "S"', {"url_from": "HELLO_ON_SUCCESS_URL", "secret_from": "S"}),
+        ('secret_from = "S"\nurl_from = "U"', {"url_from": "U", "secret_from": "S"}),
+        ('secret_from = "S"\nurl = "x"', {"url": "https://a.example/T0/token", "secret_from": "S"}),
+    ],
+)
+def test_a_destination_is_exported_with_the_variables_of_the_file(
+    tmp_path: Path, said: str, written: dict[str, str]
+) -> None:
+    place = tmp_path / PROJECT_FILE
+    place.write_text(f"[functions.hello.async_policy.on_success]\n{said}\n")
+    table = export.described(FOUND, "hello", file.known_secrets(place), values=False)
+    assert table["async_policy"]["on_success"] == written
 
 
 def test_a_response_without_secrets_is_left_alone() -> None:
@@ -267,7 +285,8 @@ def test_what_is_exported_deploys_as_it_was(tmp_path: Path, values: bool) -> Non
     assert 'MODE = "fast"' in text
     place = tmp_path / PROJECT_FILE
     place.write_text(f'project = "shop"\n{text}')
-    secrets = {"HELLO_ON_SUCCESS_SECRET": str(HOOK.secret)}
+    secrets = {"HELLO_ON_SUCCESS_SECRET": str(HOOK.secret), "HELLO_ON_SUCCESS_URL": str(HOOK.url)}
+    assert (str(HOOK.url) in text) is values
     read = file.read(place, secrets if values else secrets | VARIABLES)
     wanted = DesiredState(project=read.project, functions=read.functions)
     assert plan_for(wanted, FOUND).steps == ()

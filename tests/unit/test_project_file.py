@@ -19,7 +19,8 @@ from quiltfn.wire import NewDestination, NewFunctionUrl, WebhookRule
 pytestmark = promise("R44")
 
 Captured = pytest.CaptureFixture[str]
-VARIABLES = {"MASKED": "***", "TOKEN": "s3cret", "HOOK": "a-long-random-text"}
+VARIABLES = {"MASKED": "***", "TOKEN": "s3cret", "HOOK": "a-long-random-text", "SHORT": "x"}
+VARIABLES |= {"LONG": "x" * 40, "TARGET": "https://a.example/hook"}
 
 
 @pytest.fixture
@@ -194,6 +195,31 @@ def test_a_file_without_functions(place: Path) -> None:
             'async_policy.on_failure = { url = "https://a.example/***", secret_from = "HOOK" }',
             ".async_policy.on_failure",
             "url must be the real one, not one with ***",
+        ),
+        (
+            'async_policy.on_failure = { url_from = "NOPE", secret_from = "HOOK" }',
+            ".async_policy.on_failure",
+            "url_from: NOPE is neither in your environment nor in .env",
+        ),
+        (
+            'async_policy.on_failure = { url = "http://a", url_from = "X", secret_from = "HOOK" }',
+            ".async_policy.on_failure",
+            "give one of url and url_from",
+        ),
+        (
+            'async_policy.on_failure = { url_from = "TARGET" }',
+            ".async_policy.on_failure",
+            "secret_from is required",
+        ),
+        (
+            'url = { auth = "webhook", webhook = { scheme = "github", secret_from = "SHORT" } }',
+            ".url",
+            "webhook.secret must be between 16 and 256 bytes long",
+        ),
+        (
+            'url = { auth = "webhook", webhook = { scheme = "stripe", secret_from = "LONG" } }',
+            ".url.webhook",
+            "a secret of stripe begins with whsec_",
         ),
         (
             'async_policy = { backoff_seconds = { first = "x" } }',

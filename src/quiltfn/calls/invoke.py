@@ -38,7 +38,7 @@ from quiltfn.model.invocation import (
 )
 from quiltfn.model.output import OutputLog
 from quiltfn.model.overrides import check_overrides
-from quiltfn.model.runtime import Kind, Network
+from quiltfn.model.runtime import Kind
 from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import StartTiming, Timeline
 from quiltfn.model.version import Version, check_environment
@@ -457,7 +457,7 @@ class Invoker:
                 memory_mib=version.spec.memory_limit_mb,
                 is_value=version.spec.runtime_snapshot.returns_values,
                 runner=version.spec.runtime_snapshot.runner,
-                has_network=version.spec.runtime_snapshot.network is not Network.NONE,
+                network=version.spec.runtime_snapshot.network,
             ),
         )
         call.running = None

@@ -1,14 +1,16 @@
 """`quiltfn aliases …`: names for versions of a function."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from quiltfn.cli import show
+from quiltfn.cli import scope, show
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
+from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.wire import Alias, AliasList, AliasShare, RollbackRule
+from quiltfn.wire import Alias, AliasShare, RollbackRule
 
 app = Group(name="aliases", help="Name versions of a function, and split calls between two.")
 AliasName = Annotated[str, Argument(help="The alias, such as live.", completes="alias")]
@@ -56,10 +58,24 @@ class RollbackOptions(Struct, frozen=True, kw_only=True):
 
 
 @app.command("list")
-def list_aliases(name_or_id: NameOrId, connection: Connection) -> None:
-    """List the aliases of a function."""
+def list_aliases(
+    name_or_id: NameOrAll = None, *, all_functions: AllFunctions = False, connection: Connection
+) -> None:
+    """List the aliases of a function, of those of the project in this directory, or else of all
+    functions.
+    """
+    scope.check(name_or_id, all_functions)
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.list_aliases(name_or_id), _table)
+        functions = at.client.functions
+        if name_or_id is not None:
+            at.show(functions.list_aliases(name_or_id), lambda found: _table(found.aliases))
+            return
+        label = scope.label(all_functions=all_functions)
+        names = {one.id: one.name for one in functions.list_summaries(cluster_id=label)}
+        pages = scope.each(functions.list_aliases, names)
+        found = [(names[function], one) for function, page in pages.items() for one in page.aliases]
+        body = [{"function_name": name} | structs.asdict(one) for name, one in found]
+        at.print(found, show.encoded({"aliases": body}), _table_of_all)
 
 
 @app.command("set")
@@ -113,19 +129,16 @@ def _share(text: str) -> AliasShare:
     return AliasShare(version=int(version), weight=fraction_of(part, "--also"))
 
 
-def _table(found: AliasList) -> None:
-    rows = [
-        (
-            one.name,
-            *_cells(one),
-            "yes" if one.default else "",
-            show.when(one.updated_at),
-            one.rolled_back or "",
-        )
-        for one in found.aliases
-    ]
-    columns = ("ALIAS", "VERSION", "ALSO", "DEFAULT", "CHANGED", "ROLLED BACK")
-    show.table(columns, rows, drop=("CHANGED",))
+COLUMNS = ("ALIAS", "VERSION", "ALSO", "DEFAULT", "CHANGED", "ROLLED BACK")
+
+
+def _table(found: Sequence[Alias]) -> None:
+    show.table(COLUMNS, map(_cells, found), drop=("CHANGED",))
+
+
+def _table_of_all(found: Sequence[tuple[str, Alias]]) -> None:
+    rows = [(name, *_cells(one)) for name, one in found]
+    show.table(("FUNCTION", *COLUMNS), rows, drop=("CHANGED",))
 
 
 def in_words(alias: Alias) -> str:
@@ -141,6 +154,7 @@ def _told(alias: Alias) -> None:
     show.say(in_words(alias))
 
 
-def _cells(one: Alias) -> tuple[str, str]:
-    also = one.also
-    return str(one.version), "" if also is None else f"{also.version}={show.percent(also)}"
+def _cells(one: Alias) -> tuple[object, ...]:
+    also = "" if one.also is None else f"{one.also.version}={show.percent(one.also)}"
+    default = "yes" if one.default else ""
+    return one.name, one.version, also, default, show.when(one.updated_at), one.rolled_back or ""

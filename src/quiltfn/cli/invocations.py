@@ -10,7 +10,7 @@ from quiltfn.cli import scope, show, tables
 from quiltfn.cli.moments import Period
 from quiltfn.cli.options import Cursor, Limit
 from quiltfn.cli.parsing import BadParameter, Option
-from quiltfn.cli.scope import AllFunctions
+from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import InvocationSummaryPage
 
@@ -20,7 +20,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
 
     function: Annotated[
         str | None,
-        Option(metavar="NAME_OR_ID", help="Only calls of this function.", completes="function"),
+        Option(metavar="NAME_OR_ID", help="The same as the name.", completes="function"),
     ] = None
     status: Annotated[str | None, Option(help="Only calls with this status.")] = None
     cold: Annotated[bool | None, Option(("--cold",), off="--warm", help="Only cold starts.")] = None
@@ -33,22 +33,26 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     version: Annotated[
         int | None, Option(metavar="N", least=1, help="Only calls that this version ran.")
     ] = None
+    all_functions: AllFunctions = False
 
 
 def invocations(
     wanted: CallOptions,
     period: Period,
+    name_or_id: NameOrAll = None,
     *,
     limit: Limit = None,
     cursor: Cursor = None,
-    all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """List invocations, newest first: those of the project in this directory, or else of all
-    functions.
+    """List invocations, newest first: those of a function, of the project in this directory, or
+    else of all functions.
     """
     since, until = period.bounds()
-    scope.check(wanted.function, all_functions)
+    if name_or_id is not None and wanted.function is not None:
+        raise BadParameter("give a name or --function, not both")
+    which = name_or_id or wanted.function
+    scope.check(which, wanted.all_functions)
     filters: dict[str, Any] = {
         "status": wanted.status,
         "cold_start": wanted.cold,
@@ -59,9 +63,9 @@ def invocations(
         "until": until,
         "page_size": limit,
     }
-    with connection.session(wanted.function) as at:
-        calls, which = at.client.invocations, wanted.function
-        chosen = None if which else scope.functions(at, all_functions=all_functions)
+    with connection.session(which) as at:
+        calls = at.client.invocations
+        chosen = None if which else scope.functions(at, all_functions=wanted.all_functions)
         if chosen is not None:
             _of_project(at, chosen, filters, cursor)
             return
@@ -74,7 +78,7 @@ def _of_project(
 ) -> None:
     """The newest of several functions, of each a page."""
     if cursor is not None:
-        raise BadParameter("--cursor needs --function or --all-functions")
+        raise BadParameter("--cursor needs a function's name or --all-functions")
     list_of, limit = at.client.invocations.list_of, filters["page_size"] or scope.SHOWN
     pages = scope.each(lambda one: list_of(one, **filters).first(), chosen).values()
     found = [one for page in pages for one in page.invocations]
@@ -82,4 +86,4 @@ def _of_project(
     newest = InvocationSummaryPage(invocations=found[:limit], next_cursor=None)
     at.print(newest, show.encoded(newest), tables.all_invocations)
     if len(found) > limit or any(page.next_cursor for page in pages):
-        show.note("there are more: --function NAME lists them in pages")
+        show.note("there are more: quiltfn invocations NAME lists them in pages")

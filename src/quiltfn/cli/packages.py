@@ -68,6 +68,13 @@ NO_WHEEL = (
     " build a wheel of what has none (pip wheel PACKAGE) and name its path in the requirements"
 )
 
+# What installers say where they did not reach what they install from.
+UNREACHED = re.compile(
+    "failed to fetch|timed ?out|connection (refused|reset|error|broken)|newconnectionerror"
+    "|name resolution|dns error|certificate|ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT",
+    re.IGNORECASE,
+)
+
 
 class Target(Struct, frozen=True, kw_only=True):
     """The Python that packages are installed for. `interpreter`: its path. `architecture`: the
@@ -252,8 +259,9 @@ def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None])
     what, advice = about
     done = tools.run(command, directory, _environment())
     if done.returncode != 0:
-        hint = f"\n{advice}" if advice else ""
-        raise BadParameter(f"{what} could not be installed:{show.below(tools.said(done))}{hint}")
+        said = tools.said(done)
+        hint = f"\n{advice}" if advice and not UNREACHED.search(said) else ""
+        raise BadParameter(f"{what} could not be installed:{show.below(said)}{hint}")
 
 
 def _environment() -> dict[str, str]:

@@ -221,7 +221,7 @@ def _listed_secrets() -> frozenset[str]:
     from quiltfn.cli.project import file  # noqa: PLC0415 — in a project alone
 
     try:
-        return frozenset[str]().union(*file.listed_secrets(path).values())
+        return frozenset[str]().union(*file.known_secrets(path).variables.values())
     except BadParameter:  # no command but those of projects needs the file
         return frozenset()
 

@@ -1,7 +1,9 @@
 """The tables of most commands; `show` prints them."""
 
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from quiltfn.cli import show
 from quiltfn.sdk import (
@@ -22,6 +24,7 @@ from quiltfn.sdk import (
     InstanceList,
     Invocation,
     InvocationPage,
+    InvocationSummary,
     InvocationSummaryPage,
     NewQuota,
     Node,
@@ -44,6 +47,8 @@ from quiltfn.sdk import (
     VersionPage,
     Whoami,
 )
+
+Listed = TypeVar("Listed", Invocation, InvocationSummary)
 
 HANDLER_SHOWN = 40
 
@@ -81,12 +86,19 @@ def invocations(page: InvocationPage) -> None:
             one.invocation_id,
             one.error_message or "",
         )
-        for one in page.invocations
+        for one in _latest_first(page.invocations)
     )
     columns = ("STARTED", "STATUS", "DURATION", "START", "ID", "WHY")
     show.table(columns, rows, drop=("START", "WHY"))
     if page.next_cursor:
         show.note(f"there are more: --cursor {page.next_cursor}")
+
+
+def _latest_first(found: Iterable[Listed]) -> list[Listed]:
+    """By the column that is shown first: a page is in the order in which its invocations were
+    accepted, and asynchronous ones start later. What has not started is the latest.
+    """
+    return sorted(found, key=lambda one: one.started_at or math.inf, reverse=True)
 
 
 def invocation(one: Invocation) -> None:
@@ -130,7 +142,7 @@ def all_invocations(page: InvocationSummaryPage) -> None:
             one.invocation_id,
             one.error_message or "",
         )
-        for one in page.invocations
+        for one in _latest_first(page.invocations)
     )
     columns = ("STARTED", "FUNCTION", "STATUS", "DURATION", "START", "BY", "ID", "WHY")
     show.table(columns, rows, drop=("START", "BY", "WHY"))

@@ -7,7 +7,7 @@ it, and no pattern tries a place twice.
 
 import re
 
-from quiltfn.model.runtime import Kind
+from quiltfn.model.runtime import Kind, Network
 
 TAIL_BYTES, TAIL_LINES = 16 * 1024, 500
 LINE_CHARS, REASON_CHARS = 1000, 200
@@ -28,7 +28,10 @@ UNREACHABLE = re.compile(
     "|name or service not known|ENOTFOUND|EAI_AGAIN|could not resolve",
     re.IGNORECASE,
 )
+REFUSED = re.compile("connection refused|ECONNREFUSED", re.IGNORECASE)
+# What a handler without a network cannot reach, and what the rules of egress refuse.
 NO_NETWORK = "; this runtime has no network"
+PUBLIC_ALONE = "; network egress reaches public addresses alone"
 
 
 def of_exit(code: int) -> str:
@@ -37,11 +40,12 @@ def of_exit(code: int) -> str:
 
 
 def with_reason(
-    code: int, stderr: bytes, *, is_value: bool, runner: Kind | None, has_network: bool
+    code: int, stderr: bytes, *, is_value: bool, runner: Kind | None, network: Network | None
 ) -> str:
     """The exception that ended a handler, with its place, or its exit code. `is_value`: its last
     line isn't a reason, since whatever it prints goes to its log. `runner`: Python's or Node.js's
     called it, so an exception of that language has ended it, and only if it exited with 1.
+    `network`: None if it isn't known.
     """
     text = stderr[-TAIL_BYTES:].decode("utf-8", "replace")
     lines = [line[:LINE_CHARS] for line in text.rstrip().rsplit("\n", TAIL_LINES)[-TAIL_LINES:]]
@@ -59,8 +63,10 @@ def with_reason(
         said = exit_text if exit_text is not None else "" if is_value else lines[-1].strip()
         said = "" if said == str(code) else said
         reason = of_exit(code) + (f": {_shown(said)}" if said else "")
-    if not has_network and UNREACHABLE.search(said):
+    if network is Network.NONE and UNREACHABLE.search(said):
         reason += NO_NETWORK
+    elif network is Network.EGRESS and REFUSED.search(said):
+        reason += PUBLIC_ALONE
     return reason
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from quiltfn.model.failure_reason import of_exit, with_reason
 from quiltfn.model.output import AnswerHead
-from quiltfn.model.runtime import Kind
+from quiltfn.model.runtime import Kind, Network
 from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import Timeline
 
@@ -153,7 +153,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     memory_mib: int = 0
     is_value: bool = False
     runner: Kind | None = None
-    has_network: bool = True
+    network: Network | None = None
 
 
 NOT_KNOWN = RunContext()
@@ -313,7 +313,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
                 result.stderr,
                 is_value=ran_in.is_value,
                 runner=ran_in.runner,
-                has_network=ran_in.has_network,
+                network=ran_in.network,
             )
         if ran_in.is_value and result.stdout_dropped and event is CallEvent.SUCCESS:
             most = len(result.stdout)

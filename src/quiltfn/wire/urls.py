@@ -1,22 +1,33 @@
 """The URL of a function, as it is set and shown."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Struct, field
 
-from quiltfn.wire.constraints import Between, Bytes, OneOf, Rule
+from quiltfn.wire.constraints import Between, Bytes, OneOf, Rule, Schema, Violation
 from quiltfn.wire.fields import about
+from quiltfn.wire.masking import MASK
 
 AUTHS = ("key", "none", "webhook")
 SCHEMES = ("standard", "github", "stripe")
-SECRET_MAX_BYTES = 256
+SECRET_MIN_BYTES, SECRET_MAX_BYTES = 16, 256
 LIST_MAX, ITEM_MAX = 50, 256
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 METHOD = re.compile("[A-Z][A-Z-]{0,31}")
 # Methods that no handler is given: what follows a CONNECT is no HTTP, and TRACE would show a page
 # what it may not see.
 NO_METHODS = ("CONNECT", "TRACE")
+
+
+class SecretBytes(Bytes, frozen=True):
+    """As `Bytes`, but for a masked secret: responses have it, and the server refuses it itself."""
+
+    def violation(self, value: Any, server_maximum: float | None) -> Violation | None:
+        return None if value == MASK else Bytes.violation(self, value, server_maximum)
+
+    def schema(self, server_maximum: float | None) -> Schema:
+        return {**Bytes.schema(self, server_maximum), "minLength": 1}
 
 
 def _wrong_methods(methods: list[str]) -> str | None:
@@ -79,7 +90,7 @@ WebhookSecret = Annotated[
         "16 to 256 bytes; of stripe, the endpoint's whsec_…; left out or null: that which the URL "
         "has; reads *** unless it is asked for",
         "a-long-random-text",
-        Bytes(1, SECRET_MAX_BYTES),
+        SecretBytes(SECRET_MIN_BYTES, SECRET_MAX_BYTES),
     ),
 ]
 UrlMethods = Annotated[

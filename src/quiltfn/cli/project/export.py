@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +15,9 @@ from quiltfn.cli.project.plan import LABEL, CurrentFunction, CurrentState, as_wa
 from quiltfn.cli.session import Connection
 from quiltfn.wire import NewAsyncPolicy, NewFunction, NewFunctionUrl, NewSchedule, RecordPolicy
 from quiltfn.wire.fields import fields_of
-from quiltfn.wire.masking import secrets_of
+from quiltfn.wire.masking import secrets_of, without_path
 
-NO_PROJECT = ""
+NO_PROJECT, NOTHING_KNOWN = "", file.KnownSecrets()
 # The name of a runtime that `sources` made.
 OF_A_PROJECT = re.compile(r"(?s)(.+)\.[a-z]+-[0-9a-f]{16}")
 
@@ -33,8 +32,8 @@ def export(
         bool,
         Option(
             ("--reveal", "--values"),
-            help="Write the values of variables that look like secrets too; else the table lists "
-            "these variables as secrets, whose values whoever deploys has.",
+            help="Write the values of variables that look like secrets, and the URLs of "
+            "destinations, too; else the table names variables, whose values whoever deploys has.",
         ),
     ] = False,
     connection: Connection,
@@ -50,7 +49,7 @@ def export(
             at.client.functions.get(name)  # says so where there is none
         found = state.find(at, NO_PROJECT, names)
         path = Path(PROJECT_FILE)
-        known = file.listed_secrets(path) if path.is_file() and not values else {}
+        known = file.known_secrets(path) if path.is_file() else NOTHING_KNOWN
         tables = {name: described(found, name, known, values=values) for name in names}
         if at.output is not Output.TABLE:
             body = show.encoded({"functions": tables})
@@ -65,26 +64,27 @@ def export(
 def described(
     found: CurrentState,
     name: str,
-    known: Mapping[tuple[str, str | None], frozenset[str]] = {},
+    known: file.KnownSecrets = NOTHING_KNOWN,
     *,
     values: bool,
 ) -> dict[str, Any]:
-    """The table of a function, with what is not the default. `known`: what the project's file lists
-    as secrets, by function and schedule. `values`: with those of secrets.
+    """The table of a function, with what is not the default. `known`: what the project's file says
+    of secrets. `values`: with those of variables and URLs.
     """
     one = found.functions[name]
-    function, prefix = one.function, re.sub("[^A-Z0-9]+", "_", name.upper())
+    function, listed = one.function, known.variables
     fields = {field: getattr(function, field) for field in file.OF_FUNCTION}
     table = _not_default(NewFunction, fields)
     if not values:
-        table = _without_secrets(table, known.get((name, None), frozenset()))
+        table = _without_secrets(table, listed.get((name, None), frozenset()))
     if not (function.cluster_id or "").startswith(LABEL):
         table["adopted"] = True
     if one.url is not None:
         url = _not_default(NewFunctionUrl, as_wanted(one.url, NewFunctionUrl))
-        table["url"] = _named_secrets(url, prefix) or {"auth": one.url.auth}
-    policy = as_wanted(one.async_policy, NewAsyncPolicy)
-    table["async_policy"] = _named_secrets(_not_default(NewAsyncPolicy, policy), prefix)
+        named = _named_secrets(url, (name, "url"), known, values=values)
+        table["url"] = named or {"auth": one.url.auth}
+    policy = _not_default(NewAsyncPolicy, as_wanted(one.async_policy, NewAsyncPolicy))
+    table["async_policy"] = _named_secrets(policy, (name, "async_policy"), known, values=values)
     table["record_policy"] = _not_default(RecordPolicy, one.record_policy)
     schedules = {
         schedule.name: _not_default(NewSchedule, schedule, ("name", "function"))
@@ -94,7 +94,7 @@ def described(
     table["schedules"] = {
         schedule: fields
         if values
-        else _without_secrets(fields, known.get((name, schedule), frozenset()))
+        else _without_secrets(fields, listed.get((name, schedule), frozenset()))
         for schedule, fields in schedules.items()
     }
     return {field: value for field, value in table.items() if value not in ({}, None)}
@@ -124,15 +124,27 @@ def _without_secrets(table: dict[str, Any], known: frozenset[str]) -> dict[str, 
     return kept | ({"environment": shown} if shown else {}) | {file.SECRETS: names}
 
 
-def _named_secrets(table: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The table with the names of variables in place of secrets."""
+def _named_secrets(
+    table: dict[str, Any], place: tuple[str, str], known: file.KnownSecrets, *, values: bool
+) -> dict[str, Any]:
+    """The table with the names of variables in place of secrets, as the project's file has them;
+    unless `values`, also of URLs that may have a secret and aren't in that file. `place`: the
+    function and the name of its table.
+    """
     told: dict[str, Any] = {}
     for name, one in table.items():
         told[name] = one
         if isinstance(one, dict) and file.SECRET in one:
-            variable = f"{prefix}_{name.upper()}_{file.SECRET.upper()}"
-            kept = {key: value for key, value in one.items() if key != file.SECRET}
-            told[name] = kept | {file.SECRET_FROM: variable}
+            said, kept = known.tables.get((*place, name), {}), dict(one)
+            hidden = [(file.SECRET, file.SECRET_FROM)]
+            is_shown = values or file.URL in said or file.URL not in one
+            if not is_shown and without_path(one[file.URL]) != one[file.URL]:
+                hidden.append((file.URL, file.URL_FROM))
+            for field, source in hidden:
+                made = re.sub("[^A-Z0-9]+", "_", f"{place[0]}_{name}_{field}".upper())
+                kept[source] = said.get(source, made)
+                del kept[field]
+            told[name] = kept
     return told
 
 

@@ -138,7 +138,7 @@ TABLES: Mapping[str, type[Struct]] = {
 }
 # Where the API has a secret, the file has the name of the variable that holds it.
 WITH_SECRET = {"url": ("webhook",), "async_policy": ("on_success", "on_failure")}
-SECRET, SECRET_FROM = "secret", "secret_from"
+SECRET, SECRET_FROM, URL, URL_FROM = "secret", "secret_from", "url", "url_from"
 SECRETS = "secrets"
 
 
@@ -182,21 +182,33 @@ def read(
     return found
 
 
-def listed_secrets(path: Path) -> dict[tuple[str, str | None], frozenset[str]]:
-    """The variables that a project's file lists as secrets, by function and schedule (None: the
-    function's own). What else is in the file counts for nothing. Raises `BadParameter`.
+class KnownSecrets(Struct, frozen=True):
+    """What a project's file says of secrets. `variables`: those that it lists, by function and
+    schedule (None: the function's own). `tables`: those with `secret_from`, by function, table
+    (such as url), and field.
     """
+
+    variables: Mapping[tuple[str, str | None], frozenset[str]] = {}
+    tables: Mapping[tuple[str, str, str], Mapping[str, Any]] = {}
+
+
+def known_secrets(path: Path) -> KnownSecrets:
+    """What else is in the file counts for nothing. Raises `BadParameter`."""
     try:
         said = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BadParameter(f"{path} cannot be read: {error}") from None
-    found = {}
+    found, tables = {}, {}
     for name, table in _tables_in(said, "functions"):
+        for below, fields in WITH_SECRET.items():
+            for field, one in _tables_in(table, below):
+                if field in fields:
+                    tables[name, below, field] = one
         for schedule, one in ((None, table), *_tables_in(table, SCHEDULES)):
             listed = one.get(SECRETS)
             texts = listed if isinstance(listed, list) else []
             found[name, schedule] = frozenset(text for text in texts if isinstance(text, str))
-    return found
+    return KnownSecrets(found, tables)
 
 
 def _tables_in(table: Mapping[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
@@ -319,16 +331,27 @@ class _Reader:
                 for name, one in said.items()
             }
         found = self._checked(said, shape, place, list(fields_of(shape)))
-        if isinstance(found, NewFunctionUrl) and (found.auth == "webhook") != bool(found.webhook):
-            self._tell(place, 'auth = "webhook" goes with a webhook, and a webhook with that')
+        if isinstance(found, NewFunctionUrl):
+            webhook = found.webhook
+            has_one = isinstance(said, dict) and bool(said.get("webhook"))
+            if (found.auth == "webhook") != has_one:
+                self._tell(place, 'auth = "webhook" goes with a webhook, and a webhook with that')
+            secret = None if webhook is None or webhook.scheme == "github" else webhook.secret
+            if webhook is not None and secret is not None and not secret.startswith("whsec_"):
+                self._tell(f"{place}.webhook", f"a secret of {webhook.scheme} begins with whsec_")
         return found
 
     def _secret(self, place: str, said: Any) -> Any:
-        """A table with the secret that the variable holds which it names."""
+        """A table with the secret, and the URL, that the variables hold which it names."""
         if not isinstance(said, dict):
             return said
-        kept = {name: one for name, one in said.items() if name not in (SECRET, SECRET_FROM)}
-        if MASK in str(said.get("url")):
+        not_kept = (SECRET, SECRET_FROM, URL_FROM)
+        kept = {name: one for name, one in said.items() if name not in not_kept}
+        if URL in said and URL_FROM in said:
+            self._tell(place, f"give one of {URL} and {URL_FROM}")
+        elif URL_FROM in said:
+            kept[URL] = self._variable(place, URL_FROM, said[URL_FROM])
+        if MASK in str(kept.get(URL)):
             self._tell(place, f"url must be the real one, not one with {MASK}")
         if SECRET in said:
             self._tell(
@@ -337,7 +360,7 @@ class _Reader:
         elif SECRET_FROM in said:
             value = self._variable(place, SECRET_FROM, said[SECRET_FROM])
             kept |= {} if value is None else {SECRET: value}
-        elif "scheme" in said or "url" in said:
+        elif "scheme" in said or URL in kept:
             self._tell(place, f"{SECRET_FROM} is required: the variable with the secret")
         return kept
 
