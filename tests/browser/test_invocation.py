@@ -245,6 +245,21 @@ def test_a_link_to_a_call_is_copied(open_page: Callable[..., Page], scene: Scene
     assert page.evaluate("() => navigator.clipboard.readText()") == page.url
 
 
+def test_an_http_error_says_why_as_other_failures_do(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    handler = "printf 'Status: 500\\n\\nbroken'; echo 'ValueError: no such column' >&2"
+    one = function(handler)
+    one.server.call("PUT", f"{one.path}/url", {"auth": "none"})
+    name = one.server.call("GET", one.path).json()["name"]
+    assert one.server.call("POST", f"/fn/{name}").status_code == 500
+    [invocation_id] = until(one.records)
+    page.goto(page_of(one, invocation_id))
+    why = page.get_by_role("region", name="Why it ended so")
+    expect(why).to_contain_text("responded with HTTP status 500, which counts as an error.")
+    expect(why.locator("pre")).to_have_text("ValueError: no such column")
+
+
 def test_a_call_that_is_not_there_is_told_in_the_servers_words(
     page: Page, function: Callable[..., Function], expected: list[str]
 ) -> None:

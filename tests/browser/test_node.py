@@ -79,6 +79,22 @@ def test_a_tenant_is_disabled_after_a_question_and_enabled(open_as: OpenAs, keye
     admin.good("GET", "/api/functions")
 
 
+def test_a_key_of_a_disabled_tenant_is_signed_out(
+    open_as: OpenAs, keyed: Keyed, expected: list[str]
+) -> None:
+    tenant = new_name()
+    admin = keyed.caller(tenant, "admin")
+    keyed.operator.good("POST", f"/api/tenants/{tenant}/disable")
+    expected.append("403")
+    page = open_as(admin.key)
+    page.goto("/ui/#/")
+    expect(page.get_by_role("alert")).to_contain_text("disabled")
+    expect(page.locator("h1 + [role=status]")).to_have_text("")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    keyed.operator.good("POST", f"/api/tenants/{tenant}/enable")
+
+
 def test_instances_are_found_and_sorted(
     open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str]
 ) -> None:

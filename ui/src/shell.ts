@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { Component, type ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { needsKey, root } from "./api.ts";
+import { credential, needsKey, root } from "./api.ts";
 import { html } from "./html.ts";
 import { type Page, type PageProps, PAGES } from "./pages.ts";
 import { Confirm } from "./parts/controls/confirm.ts";
@@ -116,10 +116,15 @@ function Brand() {
 
 function Account() {
   const me = who.value;
-  if (!me || needsKey.value) return null;
-  return html`<span class="account small muted roomy" title=${`tenant ${me.tenant_id}, scope ${me.scope}`}>${me.tenant_id}, ${me.scope}</span>
+  if (needsKey.value) return null;
+  // Nobody says who a key of a disabled tenant is, and there may be another key.
+  const isSignedIn = me ? me.needs_credential : credential.get() !== null;
+  return html`${
+    me &&
+    html`<span class="account small muted roomy" title=${`tenant ${me.tenant_id}, scope ${me.scope}`}>${me.tenant_id}, ${me.scope}</span>`
+  }
     ${
-    me.needs_credential &&
+    isSignedIn &&
     html`<button class="button quiet" type="button" onClick=${signOut}>Sign out</button>`
   }`;
 }

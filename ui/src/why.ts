@@ -13,13 +13,20 @@ const LAST_LINES = 3;
 export type Limits = Pick<Version, "memory_limit_mb" | "timeout_seconds">;
 type Ended = Pick<
   Invocation,
-  "status" | "exit_code" | "duration_ms" | "error_message" | "stderr"
+  "status" | "exit_code" | "duration_ms" | "error_message" | "stderr" | "http_status"
 >;
+
+/** Whether an invocation counts as an error though its handler ended well. */
+export const isHttpError = (of: Pick<Ended, "status" | "http_status">): boolean =>
+  of.status === "success" && (of.http_status ?? 0) >= 500;
 
 /** `limits`: of the version that ran, where they are known. Null where there is nothing to say. */
 export function whyOf(of: Ended, limits: Limits | null): string | null {
   const { status, exit_code: code } = of;
   const told = of.error_message;
+  if (isHttpError(of)) {
+    return `The function responded with HTTP status ${of.http_status}, which counts as an error.`;
+  }
   switch (status) {
     case "timeout": {
       const limit = limits && `; the function's timeout is ${limits.timeout_seconds} s`;

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import "./page.ts";
-import { lastLines, nextOf, whyOf } from "../src/why.ts";
+import { asResponse } from "../src/server_response.ts";
+import { isHttpError, lastLines, nextOf, whyOf } from "../src/why.ts";
 import { bars } from "../src/parts/invocation/attempts.ts";
 import { Written } from "../src/parts/invocation/call.ts";
 import { interval } from "../src/parts/resources/schedule.ts";
@@ -86,7 +87,31 @@ Deno.test("why a call did not succeed is a sentence with the limits of its versi
   assert.equal(whyOf(value, null), "the handler returned 9 bytes");
   const none = { ...of, status: "error", error_message: "no sandbox" };
   assert.equal(whyOf(none, null), "The platform could not run it: no sandbox.");
+  const responded = { ...of, status: "success", error_message: null };
+  const said = "The function responded with HTTP status 500, which counts as an error.";
+  assert.equal(whyOf({ ...responded, http_status: 500 }, null), said);
+  assert.equal(whyOf({ ...responded, http_status: 404 }, null), null);
+  assert.deepEqual(
+    [500, 404].map((http_status) => isHttpError({ status: "success", http_status })),
+    [true, false],
+  );
   assert.equal(lastLines("a\nb\nc\nd\n"), "b\nc\nd");
+});
+
+Deno.test("the output of an HTTP server is shown as its response", () => {
+  const end = "\0".repeat(8);
+  const head = { statusCode: 500, headers: { "content-type": "text/plain" }, cookies: ["a=1"] };
+  const output = `${JSON.stringify(head)}${end}Internal Server Error`;
+  assert.equal(
+    asResponse(output, 500),
+    "HTTP 500\ncontent-type: text/plain\nset-cookie: a=1\n\nInternal Server Error",
+  );
+  assert.equal(asResponse(`{"statusCode":204}${end}`, 204), "HTTP 204\n\n");
+  // What only looks like one is shown as it is.
+  assert.equal(asResponse(output, 200), output);
+  assert.equal(asResponse(output, undefined), output);
+  assert.equal(asResponse(`{"statusCode":${end}`, 500), `{"statusCode":${end}`);
+  assert.equal(asResponse(`null${end}x`, 500), `null${end}x`);
 });
 
 Deno.test("what comes after an attempt is said of accepted work alone", () => {

@@ -82,7 +82,7 @@ function Rate({ id }: { id: string }) {
   const bars = minuteAt(minuteOf(id).value, now.value);
   const sum = Math.round(bars.reduce((a, b) => a + b, 0));
   const most = Math.max(3, ...bars);
-  if (sum === 0) return html`<span class="muted">–</span>`;
+  if (sum === 0) return html`<span class="muted">0 / min</span>`;
   return html`
     <svg width=${BUCKETS * 4} height="16"
       aria-hidden="true">${bars.map((v, n) =>
@@ -114,15 +114,19 @@ function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
   const stats = statsOf(one.id).value;
   const errors = stats?.errors ?? 0;
   const isBad = isFailing(one, stats);
+  const served = one.default_alias?.version ?? one.current_version;
+  const isOther = served !== one.current_version; // of which the list has no runtime
   return html`
     <span role="cell" class="name"><${Status} of=${isBad ? "failing" : one.state}
       said=${isBad ? `${one.state}, failing` : one.state} isQuiet />
           <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
             ><small>${visible(one.error_message ?? one.description ?? "")}</small></div></span>
-    <span role="cell" class="small muted roomy clip" title=${one.runtime}>${one.runtime}</span>
+    <span role="cell" class="small muted roomy clip" title=${one.runtime}>${isOther &&
+      `v${one.current_version}: `}${one.runtime}</span>
     <span role="cell" class="num small muted roomy" title=${elsewhereSaid(one) &&
-      `version ${one.current_version} is current; calls run on ${elsewhereSaid(one)}`}>v${one
-      .default_alias?.version ?? one.current_version}</span>
+      `version ${one.current_version} is current; calls run on ${
+        elsewhereSaid(one)
+      }`}>v${served}</span>
     <span role="cell">${one.state === "pending"
       ? html`<span class="small muted">not deployed</span>`
       : html`<${PoolBar} counts=${poolOf(one.id).value} most=${one.max_instances} />`}</span>
@@ -180,9 +184,12 @@ export default function Functions() {
   const whole = functions.value.size;
   return html`
     <div
-      class="bar"><h1>Functions</h1><span class="muted num" role="status">${all.length === whole
-        ? count(whole)
-        : `${count(all.length)} of ${count(whole)}`}${areAllLoaded.value ? "" : " …"}</span>
+      class="bar"><h1>Functions</h1><span class="muted num" role="status">${problem.value &&
+          whole === 0
+        ? ""
+        : `${all.length === whole ? count(whole) : `${count(all.length)} of ${count(whole)}`}${
+          areAllLoaded.value ? "" : " …"
+        }`}</span>
           <a class="button primary push" href="#/functions/new">New function</a></div>
         ${problem.value && html`<${Notice} of=${problem.value} onRetry=${load} />`}
         ${!problem.value && activityProblem.value &&

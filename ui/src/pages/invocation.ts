@@ -22,8 +22,10 @@ import { Waterfall } from "../parts/charts/waterfall.ts";
 import { Why } from "../parts/invocation/why.ts";
 import { callerOf, may } from "../scope.ts";
 import { go, href } from "../router.ts";
+import { asResponse } from "../server_response.ts";
 import { now } from "../store.ts";
 import { prepare } from "../trying.ts";
+import { isHttpError } from "../why.ts";
 import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
 
 const linkOf = (functionId: string, id: string) =>
@@ -221,7 +223,7 @@ export default function InvocationPage(
   useTitle(one ? `${one.status}, ${one.function_name}` : "Invocation");
   if (problem.value && !one) return html`<${Notice} of=${problem.value} onRetry=${again} />`;
   if (!one) return html`<${Waiting} />`;
-  const isLive = !isOver(one.status);
+  const isLive = !isOver(one.status), isBad = one.status !== "success" || isHttpError(one);
   const times = timeline.value;
   const path = callPath(id, callId);
 
@@ -246,7 +248,7 @@ export default function InvocationPage(
           <span class="actions">${isLive &&
             html`<button class="button danger" type="button" disabled=${isCancelling.value} onClick=${cancel}>Cancel</button>`}<${Share} /></span></div>
         <${Facts} of=${one} timeline=${times} />
-        ${times && one.status !== "success" && one.status !== "running"
+        ${times && isBad && one.status !== "running"
           ? html`<${Why} of=${one} times=${times} />`
           : one.error_message && html`<p class="notice">${visible(one.error_message)}</p>`}
         <div class="sided">
@@ -254,14 +256,16 @@ export default function InvocationPage(
             <${Attempts} path=${path} of=${times?.attempts ?? []}
               isQueued=${one.status === "queued"} />
             ${one.status !== "queued" &&
-              html`<${OutputReader} stream="stdout" title="Output" text=${written.value.stdout} ...${shown} />
-          ${
-                (isLive || written.value.stderr) &&
-                html`
-                  <${OutputReader} stream="stderr" title="Log" text=${written.value.stderr}
-                    isError=${one.status !== "success"} ...${shown} />
-                `
-              }`}</div>
+              html`
+                <${OutputReader} stream="stdout" title="Output"
+                  text=${asResponse(written.value.stdout, one.http_status)} ...${shown} />
+                          ${(isLive || written.value.stderr) &&
+                            html`
+                              <${OutputReader} stream="stderr" title="Log" text=${written.value
+                                .stderr}
+                                isError=${isBad} ...${shown} />
+                            `}
+              `}</div>
       <div><${Input} functionId=${id} of=${one} isKept=${times?.has_input} onReplay=${() => {
         isReplayed.value = true;
       }} />

@@ -9,7 +9,7 @@ import type {
   Timeline,
   VersionPage,
 } from "../../wire.ts";
-import { lastLines, type Limits, nextOf, whyOf } from "../../why.ts";
+import { isHttpError, lastLines, type Limits, nextOf, whyOf } from "../../why.ts";
 import { visible } from "../text/ansi.ts";
 import { useFetched } from "../lists/fetched.ts";
 import { exact } from "../text/format.ts";
@@ -68,7 +68,7 @@ export function Why({ of, times }: { of: Invocation; times: Timeline }) {
     ...{ most: around.most, isDead: around.isDead },
     due: times.due_at == null ? null : exact(times.due_at),
   });
-  const last = of.status === "failed" ? lastLines(of.stderr) : "";
+  const last = of.status === "failed" || isHttpError(of) ? lastLines(of.stderr) : "";
   if (said === null && !next) return null;
   return html`<section class="notice why" aria-label="Why it ended so">${
     said && html`<p>${visible(said)}</p>`
