@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import quiltfn
 from promises import promise
 from quiltfn.api.http.request import Headers
 from quiltfn.api.routes import web
@@ -54,6 +55,19 @@ def test_what_a_page_may_do_is_said_with_every_file() -> None:
     assert "default-src 'none'" in policy
     assert "require-trusted-types-for 'script'" in policy
     assert "unsafe" not in policy
+
+
+def test_what_was_built_is_found_in_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where this file of ours is doesn't count. `ui/build.py` has the other half of the path."""
+    monkeypatch.setattr(quiltfn, "__file__", str(tmp_path / "__init__.py"))
+    assert (ROOT / "src" / "quiltfn" / "__init__.py").is_file()
+    for directory in (web.DASHBOARD, web.DOCUMENTATION):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "index.html").write_text(directory)
+        found = web.files.__wrapped__(directory)
+        assert found["index.html"].response(Headers()).body == directory.encode()
 
 
 async def test_where_it_was_not_built_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

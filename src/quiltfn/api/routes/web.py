@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+import quiltfn
 from quiltfn.api.http.compression import wants_gzip
 from quiltfn.api.http.request import Headers
 from quiltfn.api.http.response import Header, Response
@@ -108,7 +109,7 @@ def files(directory: str) -> dict[str, WebFile]:
     none where it was not built.
     """
     found: dict[str, WebFile] = {}
-    top = Path(__file__).parents[1] / directory
+    top = Path(quiltfn.__file__).parent / directory
     for one in top.rglob("*"):
         told = one.relative_to(top).as_posix()
         name = told.removesuffix(PACKED)
