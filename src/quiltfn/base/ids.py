@@ -40,9 +40,9 @@ def continue_behind(last_id: str) -> None:
         _millisecond, _count = made_ms, _COUNT_MAX
 
 
-def made_at_ms(one: str) -> int:
+def made_at_ms(text: str) -> int:
     """When an id was made, in Unix milliseconds."""
-    return int(one[:8] + one[9:13], 16)
+    return int(text[:8] + text[9:13], 16)
 
 
 def _random_ends() -> list[str]:

@@ -175,12 +175,12 @@ def cookie_of(value: str, prefix: str) -> str:
     """
     first, *rest = value.split(";")
     path, kept = prefix, [first.strip()]
-    for one in rest:
-        name, _, given = one.strip().partition("=")
+    for header in rest:
+        name, _, given = header.strip().partition("=")
         if name.strip().lower() == "path":
             path = _below(given.strip(), prefix)
         elif name.strip().lower() != "domain":
-            kept.append(one.strip())
+            kept.append(header.strip())
     return "; ".join([*kept, f"Path={path}"])
 
 

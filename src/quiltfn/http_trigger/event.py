@@ -261,10 +261,10 @@ def metadata_of(value: dict[str, Any]) -> Head:
     if len(headers) + len(cookies) > HEADERS_MAX:
         raise too_many_headers(len(headers) + len(cookies))
     fields: list[Field] = []
-    for name, one in headers.items():
-        if isinstance(one, bool) or not isinstance(one, str | int | float):
+    for name, text in headers.items():
+        if isinstance(text, bool) or not isinstance(text, str | int | float):
             raise BadAnswer(f"the header {name[:80]!a} must be a string")
-        fields.append((name, str(one)))
+        fields.append((name, str(text)))
     if not all(isinstance(one, str) for one in cookies):
         raise BadAnswer("cookies must be a list of strings")
     fields += [(SET_COOKIE, one) for one in cookies]

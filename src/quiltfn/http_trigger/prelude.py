@@ -54,10 +54,10 @@ def begin_of(output: bytes, *, is_shell: bool) -> Begin | None:
     return plain if len(output) > PRELUDE_MAX_BYTES else None
 
 
-def begin_of_server(told: AnswerHead) -> Begin:
+def begin_of_server(head: AnswerHead) -> Begin:
     """The begin of the answer of a server. Raises `BadAnswer`."""
-    fields = [*told.headers.items(), *[(SET_COOKIE, one) for one in told.cookies]]
-    return Begin(head_of(told.status, fields).with_type(OCTETS), told.size)
+    fields = [*head.headers.items(), *[(SET_COOKIE, one) for one in head.cookies]]
+    return Begin(head_of(head.status, fields).with_type(OCTETS), head.size)
 
 
 def whole_of(output: bytes, *, is_shell: bool, is_binary_event: bool = False) -> HandlerAnswer:

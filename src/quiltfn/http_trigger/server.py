@@ -252,11 +252,11 @@ def answer_head(
             headers[name] += ", " + value
         else:
             headers[name] = value
-    told = {"statusCode": status, "headers": headers, "cookies": cookies}
+    head = {"statusCode": status, "headers": headers, "cookies": cookies}
     request = {"method": method, "path": target.partition("?")[0][:PATH_SHOWN_MAX]}
-    prelude = _encode({**told, "request": request}) + END
+    prelude = _encode({**head, "request": request}) + END
     if len(prelude) > PRELUDE_MAX_BYTES:  # the answer goes before its log
-        prelude = _encode(told) + END
+        prelude = _encode(head) + END
     if len(prelude) > PRELUDE_MAX_BYTES:
         raise BadServerAnswer(f"its headers have more than {PRELUDE_MAX_BYTES} bytes")
     return AnswerHead(status, headers, cookies, len(prelude)), prelude

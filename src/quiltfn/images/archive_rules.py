@@ -23,8 +23,8 @@ def refusal(why: str, name: str | None = None) -> Unprocessable:
     """The error for an image that is refused because of `why`, and of the member `name`."""
     if name is None:
         return Unprocessable(f"the image is refused: {why}")
-    told = truncate(name.encode("utf-8", "backslashreplace").decode(), 200)
-    return Unprocessable(f"the image is refused: {told!r} {why}", details={"received": told})
+    shown = truncate(name.encode("utf-8", "backslashreplace").decode(), 200)
+    return Unprocessable(f"the image is refused: {shown!r} {why}", details={"received": shown})
 
 
 def parts_of(name: str) -> tuple[str, ...]:

@@ -46,15 +46,15 @@ def _files(
     where: Path, parts: tuple[str, ...], behind: tuple[str, ...], is_wanted: Callable[[], bool]
 ) -> Iterator[ImageFile]:
     """In the order of their parts. A directory that lies before `behind` is not looked into."""
-    for one in sorted(os.scandir(where), key=lambda entry: entry.name):
-        path = (*parts, one.name)
+    for found in sorted(os.scandir(where), key=lambda entry: entry.name):
+        path = (*parts, found.name)
         if not is_wanted():
             return
-        if one.is_dir(follow_symlinks=False):
+        if found.is_dir(follow_symlinks=False):
             if path >= behind[: len(path)]:
-                yield from _files(where / one.name, path, behind, is_wanted)
+                yield from _files(where / found.name, path, behind, is_wanted)
         elif path > behind:
-            status = one.stat(follow_symlinks=False)
+            status = found.stat(follow_symlinks=False)
             is_link = stat.S_ISLNK(status.st_mode)
             yield ImageFile(
                 path="/".join(path),
@@ -191,7 +191,9 @@ def packages_of(root: Path) -> tuple[list[Package], bool]:
 
 
 def _sorted(found: set[Package]) -> list[Package]:
-    return sorted(found, key=lambda one: (one.kind, one.name.lower(), one.version))[:PACKAGES_MAX]
+    return sorted(found, key=lambda package: (package.kind, package.name.lower(), package.version))[
+        :PACKAGES_MAX
+    ]
 
 
 def _reader_of(parent: Path, name: str) -> Callable[[Path], Package | None] | None:
@@ -206,14 +208,14 @@ def _reader_of(parent: Path, name: str) -> Callable[[Path], Package | None] | No
 
 def _python(directory: Path) -> Package | None:
     """An installed distribution (Core metadata specifications, PEP 376)."""
-    told: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in _head(directory / "METADATA").decode("utf-8", "replace").splitlines():
         if not line:
             break  # the description follows
         name, colon, value = line.partition(":")
         if colon:
-            told.setdefault(name.lower(), value.strip())
-    return _package(PackageKind.PYTHON, told.get("name"), told.get("version"))
+            fields.setdefault(name.lower(), value.strip())
+    return _package(PackageKind.PYTHON, fields.get("name"), fields.get("version"))
 
 
 def _node(directory: Path) -> Package | None:

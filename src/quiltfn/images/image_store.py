@@ -77,11 +77,11 @@ class ImageDirectory:
         """
         with _translate_errors("the directory of images cannot be used"):
             self._path.mkdir(mode=0o700, exist_ok=True)
-            for one in self._path.iterdir():
-                if DIGEST.fullmatch(one.name):
-                    self._used_at[one.name] = self._clock.now()
-                elif one.name.startswith("."):
-                    _remove(one)
+            for entry in self._path.iterdir():
+                if DIGEST.fullmatch(entry.name):
+                    self._used_at[entry.name] = self._clock.now()
+                elif entry.name.startswith("."):
+                    _remove(entry)
 
     async def take(
         self,
@@ -317,9 +317,9 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _translate_errors(what: str) -> Iterator[None]:
+def _translate_errors(doing: str) -> Iterator[None]:
     """Turns `OSError`, such as a full disk, into `StoreUnavailable` without a path in it."""
     try:
         yield
     except OSError as error:
-        raise StoreUnavailable(f"{what}: {error.strerror}") from error
+        raise StoreUnavailable(f"{doing}: {error.strerror}") from error

@@ -207,14 +207,14 @@ class Layers:
             return
         raise refusal("is a hard link to no file that came before it", member.name)
 
-    def _clear(self, parent: Directory, name: str, told: str) -> None:
+    def _clear(self, parent: Directory, name: str, shown: str) -> None:
         """Makes room for something of this layer. Raises `Unprocessable` where it has that."""
         node = parent.children.get(name)
         if isinstance(node, Directory):
             self._prune(node)
         if node is not None:
             if not self._is_lower(node):
-                raise refusal("is there twice", told)
+                raise refusal("is there twice", shown)
             del parent.children[name]
 
     def _spend(self, steps: int) -> None:
@@ -224,16 +224,16 @@ class Layers:
 
     # Paths ---------------------------------------------------------------------------------------
 
-    def _directory(self, parts: tuple[str, ...], told: str) -> Directory:
+    def _directory(self, parts: tuple[str, ...], shown: str) -> Directory:
         """The directory at a path, made where it is missing."""
-        found = self._walk(parts, told, makes=True)
+        found = self._walk(parts, shown, makes=True)
         assert found is not None
         return found
 
     def _find(self, parts: tuple[str, ...]) -> Directory | None:
         return self._walk(parts, "", makes=False)
 
-    def _walk(self, parts: tuple[str, ...], told: str, *, makes: bool) -> Directory | None:
+    def _walk(self, parts: tuple[str, ...], shown: str, *, makes: bool) -> Directory | None:
         above = [self._root]
         left, links = list(reversed(parts)), 0
         self._spend(len(left))
@@ -249,7 +249,7 @@ class Layers:
                 links += 1
                 if links > LINKS_MAX:
                     if makes:
-                        raise refusal("lies below links that lead nowhere", told)
+                        raise refusal("lies below links that lead nowhere", shown)
                     return None
                 if node.target.startswith("/"):
                     above = [self._root]
@@ -260,15 +260,15 @@ class Layers:
             if not isinstance(node, Directory):
                 if not makes:
                     return None
-                node = self._make(above, part, node, told)
+                node = self._make(above, part, node, shown)
             above.append(node)
         return above[-1]
 
-    def _make(self, above: list[Directory], part: str, there: File | None, told: str) -> Directory:
+    def _make(self, above: list[Directory], part: str, there: File | None, shown: str) -> Directory:
         if there is not None and there.layer == self._layer:
-            raise refusal("lies below a file", told)
+            raise refusal("lies below a file", shown)
         if len(above) > archive_rules.DEPTH_MAX:
-            raise refusal(f"lies deeper than {archive_rules.DEPTH_MAX} directories", told)
+            raise refusal(f"lies deeper than {archive_rules.DEPTH_MAX} directories", shown)
         made = Directory(self._layer)
         above[-1].children[part] = made
         return made

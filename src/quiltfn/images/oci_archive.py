@@ -183,14 +183,14 @@ class _Archive:
         self._indexes += 1
         if depth > 2 or self._indexes > INDEXES_MAX:
             raise refusal("its index leads on and on")
-        for one in index.manifests:
-            if one.platform is not None and _told(one.platform) != _own_platform():
+        for manifest in index.manifests:
+            if manifest.platform is not None and _told(manifest.platform) != _own_platform():
                 continue
-            if "index" in one.media_type or "manifest.list" in one.media_type:
-                below = self._decoded(self._blob(one), Index, "an index")
+            if "index" in manifest.media_type or "manifest.list" in manifest.media_type:
+                below = self._decoded(self._blob(manifest), Index, "an index")
                 yield from self._manifests(below, depth + 1)
             else:  # whom its index says nothing of, its configuration does
-                yield one
+                yield manifest
 
     # Bytes ---------------------------------------------------------------------------------------
 
@@ -200,18 +200,20 @@ class _Archive:
             raise refusal("is missing in the archive", name)
         return place
 
-    def _place_of(self, one: Descriptor) -> tuple[int, int, str | None]:
-        digest = _hexadecimal(one.digest)
+    def _place_of(self, descriptor: Descriptor) -> tuple[int, int, str | None]:
+        digest = _hexadecimal(descriptor.digest)
         start, size = self._place(f"blobs/sha256/{digest}")
-        if size != one.size:
-            raise refusal(f"has {size} bytes, and is said to have {one.size}", one.digest)
+        if size != descriptor.size:
+            raise refusal(
+                f"has {size} bytes, and is said to have {descriptor.size}", descriptor.digest
+            )
         return start, size, digest
 
-    def _blob(self, one: Descriptor) -> bytes:
-        start, size, digest = self._place_of(one)
+    def _blob(self, descriptor: Descriptor) -> bytes:
+        start, size, digest = self._place_of(descriptor)
         data = self._bytes(start, size)
         if hashlib.sha256(data).hexdigest() != digest:
-            raise refusal("has another digest", one.digest)
+            raise refusal("has another digest", descriptor.digest)
         return data
 
     def _whole(self, name: str) -> bytes:
@@ -223,11 +225,11 @@ class _Archive:
         self._file.seek(start)
         return self._file.read(size)
 
-    def _decoded(self, data: bytes, kind: type[T], what: str) -> T:
+    def _decoded(self, data: bytes, kind: type[T], noun: str) -> T:
         try:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise refusal(f"{what} cannot be understood: {error}") from None
+            raise refusal(f"{noun} cannot be understood: {error}") from None
 
 
 def _hexadecimal(digest: str) -> str:
@@ -241,16 +243,16 @@ def _own_platform() -> str:
     return f"linux/{name_in_images(platform.machine())}"
 
 
-def _told(one: Platform) -> str:
-    return f"{one.os}/{one.architecture}"
+def _told(platform: Platform) -> str:
+    return f"{platform.os}/{platform.architecture}"
 
 
 def _environment(config: Config) -> dict[str, str]:
     """The variables that the image's programs expect, as far as they are usable."""
     found: dict[str, str] = {}
-    told = None if config.config is None else config.config.env
-    for one in told or ():
-        name, equals, value = one.partition("=")
+    variables = None if config.config is None else config.config.env
+    for variable in variables or ():
+        name, equals, value = variable.partition("=")
         if equals and VARIABLE.fullmatch(name) and "\0" not in value:
             found[name] = value
     if (

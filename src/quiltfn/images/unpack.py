@@ -92,11 +92,11 @@ class Unpacker:
         """What was unpacked, once every member was added."""
         if len(self._found) == 1:
             raise archive_rules.refusal("it is empty")
-        entries = sorted(self._found.items(), key=lambda one: one[0].encode())
+        entries = sorted(self._found.items(), key=lambda entry: entry[0].encode())
         self._settle(path for path, what in entries if what == "d")
         listing = hashlib.sha256()
-        for path, what in entries:
-            listing.update(f"{path}\0{what}\n".encode())
+        for path, kind in entries:
+            listing.update(f"{path}\0{kind}\n".encode())
         files = sum(1 for what in self._found.values() if what != "d")
         return Tree(listing.hexdigest(), files, len(self._found) - 1, self._size)
 
@@ -137,8 +137,8 @@ class Unpacker:
             depth -= 1
             path = path.rpartition("/")[0]
         if found != "d":
-            what = "a link" if found.startswith("l") else "a file"
-            raise archive_rules.refusal(f"lies below {what}", name)
+            thing = "a link" if found.startswith("l") else "a file"
+            raise archive_rules.refusal(f"lies below {thing}", name)
         for path in reversed(missing):
             self._count(path, "d")
             os.mkdir(parts[depth], 0o755, dir_fd=self._opened(parts[:depth]))
@@ -188,8 +188,8 @@ class Unpacker:
         finally:
             os.close(theirs)
 
-    def _count(self, path: str, what: str) -> None:
-        self._found[path] = what
+    def _count(self, path: str, noun: str) -> None:
+        self._found[path] = noun
         if len(self._found) - 1 > self._limits.files_max:
             most = self._limits.files_max
             raise archive_rules.refusal(f"it has more than {most} files, directories and links")

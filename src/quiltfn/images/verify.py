@@ -35,8 +35,8 @@ def is_damaged(image: Path) -> bool:
 def digest_of(root: Path) -> str:
     """The digest of what is there now. Blocks. Raises `OSError`."""
     listing = hashlib.sha256()
-    for path, what in sorted(_entries(root)):
-        listing.update(path + b"\0" + what + b"\n")
+    for path, kind in sorted(_entries(root)):
+        listing.update(path + b"\0" + kind + b"\n")
     return listing.hexdigest()
 
 

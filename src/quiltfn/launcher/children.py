@@ -104,8 +104,8 @@ def kill_trees(roots: set[int], table: list[Process]) -> None:
     What is started meanwhile becomes a child of the launcher and is met by the next look.
     """
     below: dict[int, list[int]] = {}
-    for one in table:
-        below.setdefault(one.parent, []).append(one.pid)
+    for child in table:
+        below.setdefault(child.parent, []).append(child.pid)
     left = list(roots)
     while left:
         pid = left.pop()

@@ -88,15 +88,15 @@ def become(uid: int, gid: int) -> None:
 def forget_the_launcher() -> None:
     """In a forked child that will execute a program: resets signals, streams and its OOM score."""
     signal.set_wakeup_fd(-1)
-    for one in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
-            signal.signal(one, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)
     # The launcher may be protected from out-of-memory kills; its children are not.
     score = max(HANDLER_OOM_SCORE, int(Path("/proc/self/oom_score_adj").read_text()))
     Path("/proc/self/oom_score_adj").write_text(str(score))
     null = os.open("/dev/null", os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
 
 
 def prepare_data_dir(path: Path, uid: int) -> None:

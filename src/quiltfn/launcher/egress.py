@@ -179,9 +179,9 @@ class Egress:
         with proxy._netns.inside():
             for address in tried:
                 kind = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-                with socket.socket(kind, socket.SOCK_STREAM) as one:
-                    one.settimeout(1.0)
-                    if one.connect_ex(address) == 0:
+                with socket.socket(kind, socket.SOCK_STREAM) as opened:
+                    opened.settimeout(1.0)
+                    if opened.connect_ex(address) == 0:
                         raise OSError(f"{address[0]} was reached")
         if proxy.blocked() - before != len(tried):
             raise OSError(f"the rules did not count {len(tried)} attempts")

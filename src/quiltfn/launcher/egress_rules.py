@@ -141,10 +141,10 @@ def ruleset(host: Iterable[str], *, resolvers: Iterable[str]) -> str:
 def added(addresses: Iterable[str]) -> str:
     """The input of nft that denies more addresses of the host; empty if there are none."""
     text = ""
-    for one in map(ipaddress.ip_network, addresses):
-        ranges = map(ipaddress.ip_network, DENIED_V4 if one.version == 4 else DENIED_V6)
-        if not any(one.network_address in each for each in ranges):
-            text += f"add element inet {TABLE} denied_v{one.version} {{ {one} }}\n"
+    for network in map(ipaddress.ip_network, addresses):
+        ranges = map(ipaddress.ip_network, DENIED_V4 if network.version == 4 else DENIED_V6)
+        if not any(network.network_address in each for each in ranges):
+            text += f"add element inet {TABLE} denied_v{network.version} {{ {network} }}\n"
     return text
 
 

@@ -53,7 +53,7 @@ class Gvisor:
             self.why_not = f"there is no {self.path}: apt install runsc"
             return False
         try:
-            told = subprocess.run(
+            shown = subprocess.run(
                 [self.path, "--version"],
                 capture_output=True,
                 text=True,
@@ -64,7 +64,7 @@ class Gvisor:
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self.why_not = f"{self.path} does not say its version: {error}"
             return False
-        words = told.split()
+        words = shown.split()
         if words[:2] != ["runsc", "version"] or len(words) < 3:
             self.why_not = f"{self.path} does not call itself runsc"
             return False

@@ -143,8 +143,8 @@ def _copy(source: Path, target: Path, left: list[int]) -> None:
         target.symlink_to(os.readlink(source))
     elif stat.S_ISDIR(status.st_mode) and status.st_mode & 0o005 == 0o005:
         target.mkdir()
-        for one in sorted(source.iterdir()):
-            _copy(one, target / one.name, left)
+        for entry in sorted(source.iterdir()):
+            _copy(entry, target / entry.name, left)
     elif stat.S_ISREG(status.st_mode) and status.st_mode & 0o004:
         shutil.copyfile(source, target)
 

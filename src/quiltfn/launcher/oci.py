@@ -343,8 +343,8 @@ def _expanded(condition: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if "within" not in condition:
         yield condition
         return
-    for one in condition["within"]:
-        first, last = one if isinstance(one, list) else (one, one)
+    for path in condition["within"]:
+        first, last = path if isinstance(path, list) else (path, path)
         for block in _blocks(first, last, condition.get("bits", 64)):
             yield {"index": condition["index"], **block}
 

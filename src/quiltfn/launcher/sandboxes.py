@@ -408,16 +408,16 @@ class Sandboxes:
 
     def _retry(self, now: float) -> None:
         """Kills again what is left in such groups, and tries to remove them."""
-        for one in list(self._retries):
-            if now >= one.next_at:
-                one.pause_s = min(2 * one.pause_s, RETRY_MAX_S)
-                one.next_at = now + one.pause_s
-                self._cgroups.kill(self._state.id, one.sandbox.id)
-                if self._are_groups_gone(one.sandbox):
-                    self._retries.remove(one)
-                    self._forget(one.sandbox)
-                elif now >= one.answer_at:
-                    self._tell(one.sandbox)
+        for sandbox in list(self._retries):
+            if now >= sandbox.next_at:
+                sandbox.pause_s = min(2 * sandbox.pause_s, RETRY_MAX_S)
+                sandbox.next_at = now + sandbox.pause_s
+                self._cgroups.kill(self._state.id, sandbox.sandbox.id)
+                if self._are_groups_gone(sandbox.sandbox):
+                    self._retries.remove(sandbox)
+                    self._forget(sandbox.sandbox)
+                elif now >= sandbox.answer_at:
+                    self._tell(sandbox.sandbox)
 
     def _forget(self, sandbox: _Sandbox) -> None:
         """Nothing of it is left, so another sandbox may have its uids."""

@@ -84,9 +84,9 @@ class Bounded(Generic[T]):
         self._signal, self._most = signal, most
         self._waiting: deque[T] = deque()
 
-    def put(self, one: T) -> None:
+    def put(self, item: T) -> None:
         if len(self._waiting) < self._most:
-            self._waiting.append(one)
+            self._waiting.append(item)
         else:
             metrics.count_not_exported(self._signal, "full", 1)
 
@@ -132,9 +132,9 @@ class Sender:
         sys.setswitchinterval(SWITCH_S)
         self._thread.start()
 
-    def put_traced(self, one: Traced) -> None:
+    def put_traced(self, traced: Traced) -> None:
         """Something that is over, for its spans."""
-        self._traced.put(one)
+        self._traced.put(traced)
 
     def put_line(self, line: MutableMapping[str, Any]) -> None:
         """A line of the log."""

@@ -14,17 +14,19 @@ def _path(function_id: str, name: str) -> str:
 
 def list_aliases(function: str) -> Flow[AliasList]:
     """The aliases of a function, by name."""
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/aliases", AliasList))
+    return on(
+        function, lambda function_id: get(f"{BASE}/{segment(function_id)}/aliases", AliasList)
+    )
 
 
 def get_alias(function: str, name: str) -> Flow[Alias]:
     """One alias of a function. Raises NotFoundError if there is none of this name."""
-    return on(function, lambda one: get(_path(one, name), Alias))
+    return on(function, lambda function_id: get(_path(function_id, name), Alias))
 
 
 def get_alias_with_etag(function: str, name: str) -> Flow[tuple[Alias, str]]:
     """One alias of a function, and the ETag of what it is now: see `set_alias`."""
-    return on(function, lambda one: get_with_etag(_path(one, name), Alias))
+    return on(function, lambda function_id: get_with_etag(_path(function_id, name), Alias))
 
 
 class AliasChange(Struct, frozen=True):
@@ -51,12 +53,15 @@ def set_alias(function: str, change: AliasChange) -> Flow[Alias]:
         rollback_on=change.rollback_on,
         default=change.default,
     )
-    return on(function, lambda one: put(_path(one, change.name), Alias, alias, change.etag))
+    return on(
+        function,
+        lambda function_id: put(_path(function_id, change.name), Alias, alias, change.etag),
+    )
 
 
 def delete_alias(function: str, name: str) -> Flow[None]:
     """Remove an alias of a function."""
-    return on(function, lambda one: delete(_path(one, name)))
+    return on(function, lambda function_id: delete(_path(function_id, name)))
 
 
 class AliasMethods:

@@ -328,8 +328,8 @@ def trust_for(url: str, cacert: Path | None) -> ssl.SSLContext | None:
 class ToldFile:
     """A file that tells how many bytes more were read of it."""
 
-    def __init__(self, file: BinaryIO, told: Callable[[int], None]) -> None:
-        self._file, self._told = file, told
+    def __init__(self, file: BinaryIO, progress: Callable[[int], None]) -> None:
+        self._file, self._told = file, progress
 
     def read(self, size: int = -1) -> bytes:
         piece = self._file.read(size)

@@ -128,8 +128,8 @@ class EventReader(Reader[Event]):
 
     def _event(self, data: bytes) -> Event | None:
         if self._name == "started":
-            told = msgspec.json.decode(data, type=CallStarted)
-            return Started(told.invocation_id, told.cold_start)
+            started = msgspec.json.decode(data, type=CallStarted)
+            return Started(started.invocation_id, started.cold_start)
         if self._name in ("stdout", "stderr"):
             chunk = msgspec.json.decode(data, type=OutputChunk)
             written = (

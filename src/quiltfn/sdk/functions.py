@@ -90,7 +90,9 @@ def create_function(new: NewFunction) -> Flow[CreatedFunction]:
 
 def get_function(function: str) -> Flow[Function]:
     """One function, by its name or id."""
-    return either(function, lambda one: ask(by_id(one)), lambda one: ask(by_name(one)))
+    return either(
+        function, lambda function_id: ask(by_id(function_id)), lambda one: ask(by_name(one))
+    )
 
 
 @with_fields_of(FunctionFilters)
@@ -132,7 +134,9 @@ def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
 
 def get_function_with_etag(function: str) -> Flow[tuple[Function, str]]:
     """One function, and the ETag of what it is now: see `update_if_match`."""
-    return on(function, lambda one: get_with_etag(f"{BASE}/{segment(one)}", Function))
+    return on(
+        function, lambda function_id: get_with_etag(f"{BASE}/{segment(function_id)}", Function)
+    )
 
 
 def update_function_if_match(
@@ -153,9 +157,9 @@ def _updated(
 ) -> Flow[Function]:
     changed = yield from on(
         function,
-        lambda one: Request(
+        lambda function_id: Request(
             method="PUT",
-            path=f"{BASE}/{segment(one)}{query(default_alias=default_alias)}",
+            path=f"{BASE}/{segment(function_id)}{query(default_alias=default_alias)}",
             read=as_json(Function),
             body=encoded(changes),
             headers=headers,
@@ -169,7 +173,7 @@ def _updated(
 
 def delete_function(function: str) -> Flow[None]:
     """Delete a function. Calls that run have 5 seconds to end."""
-    return on(function, lambda one: delete(f"{BASE}/{segment(one)}"))
+    return on(function, lambda function_id: delete(f"{BASE}/{segment(function_id)}"))
 
 
 def deploy_function(function: str) -> Flow[Function]:
@@ -177,24 +181,30 @@ def deploy_function(function: str) -> Flow[Function]:
 
     Raises DeployFailed where the state ends as `error`.
     """
-    return _deployed(on(function, lambda one: post(f"{BASE}/{segment(one)}/deploy", Function)))
+    return _deployed(
+        on(function, lambda function_id: post(f"{BASE}/{segment(function_id)}/deploy", Function))
+    )
 
 
 def pause_function(function: str) -> Flow[PauseResult]:
     """Refuse new calls; those that run finish."""
-    return on(function, lambda one: post(f"{BASE}/{segment(one)}/pause", PauseResult))
+    return on(
+        function, lambda function_id: post(f"{BASE}/{segment(function_id)}/pause", PauseResult)
+    )
 
 
 def resume_function(function: str) -> Flow[Function]:
     """Take calls again after a pause. Raises DeployFailed where the state ends as `error`."""
-    return _deployed(on(function, lambda one: post(f"{BASE}/{segment(one)}/resume", Function)))
+    return _deployed(
+        on(function, lambda function_id: post(f"{BASE}/{segment(function_id)}/resume", Function))
+    )
 
 
 def _deployed(flow: Flow[Function]) -> Flow[Function]:
-    one = yield from flow
-    if one.state == "error":
-        raise DeployFailed(one)
-    return one
+    function_id = yield from flow
+    if function_id.state == "error":
+        raise DeployFailed(function_id)
+    return function_id
 
 
 # --- versions ----------------------------------------------------------------------------------
@@ -207,7 +217,9 @@ def list_versions(
 
     def page_after(after: str | None) -> Flow[VersionPage]:
         wanted = f"/versions{query(limit=page_size, cursor=after)}"
-        return on(function, lambda one: get(f"{BASE}/{segment(one)}{wanted}", VersionPage))
+        return on(
+            function, lambda function_id: get(f"{BASE}/{segment(function_id)}{wanted}", VersionPage)
+        )
 
     return Listing(page_after, lambda page: page.versions, cursor)
 
@@ -220,7 +232,9 @@ def rollback_function(function: str, version: int) -> Flow[Function]:
     body = Rollback(version=version)
     now = yield from on(
         function,
-        lambda one: post(f"{BASE}/{segment(one)}/rollback", Function, body, is_repeatable=True),
+        lambda function_id: post(
+            f"{BASE}/{segment(function_id)}/rollback", Function, body, is_repeatable=True
+        ),
     )
     if now.current_version != version:
         raise VersionFailed(now)
@@ -302,7 +316,9 @@ def list_invocations(function: str, filters: CallFilters) -> Listing[InvocationP
         wanted = query(**parameters_of(filters, after))
         return on(
             function,
-            lambda one: get(f"{BASE}/{segment(one)}/invocations{wanted}", InvocationPage),
+            lambda function_id: get(
+                f"{BASE}/{segment(function_id)}/invocations{wanted}", InvocationPage
+            ),
         )
 
     return Listing(page_after, lambda page: page.invocations, filters.cursor)
@@ -310,7 +326,9 @@ def list_invocations(function: str, filters: CallFilters) -> Listing[InvocationP
 
 def get_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
     """The record of one call."""
-    return on(function, lambda one: get(invocation_path(one, invocation_id), Invocation))
+    return on(
+        function, lambda function_id: get(invocation_path(function_id, invocation_id), Invocation)
+    )
 
 
 def get_invocation_output(
@@ -329,9 +347,9 @@ def get_invocation_output(
     headers = {} if is_whole else {"Range": f"bytes={first}-{'' if last is None else last}"}
     return on(
         function,
-        lambda one: Request(
+        lambda function_id: Request(
             method="GET",
-            path=f"{invocation_path(one, invocation_id)}/output{query(stream=stream)}",
+            path=f"{invocation_path(function_id, invocation_id)}/output{query(stream=stream)}",
             read=bytes,
             headers=headers,
             is_repeatable=True,
@@ -348,9 +366,9 @@ def get_invocation_logs(
     wanted = query(stream=stream, tail=tail)
     return on(
         function,
-        lambda one: Request(
+        lambda function_id: Request(
             method="GET",
-            path=f"{invocation_path(one, invocation_id)}/logs{wanted}",
+            path=f"{invocation_path(function_id, invocation_id)}/logs{wanted}",
             read=bytes,
             headers={"Accept": "text/plain"},
             is_repeatable=True,
@@ -373,20 +391,27 @@ def follow_invocation_logs(
     wanted = query(follow=True, stream=only, tail=tail, offset=after)
     return on(
         function,
-        lambda one: stream("GET", f"{invocation_path(one, invocation_id)}/logs{wanted}"),
+        lambda function_id: stream(
+            "GET", f"{invocation_path(function_id, invocation_id)}/logs{wanted}"
+        ),
     )
 
 
 def follow_function_logs(function: str, *, only: str | None = None) -> Flow[Any]:
     """Follow what all calls of a function write, from now on. It does not end by itself."""
     wanted = query(follow=True, stream=only)
-    return on(function, lambda one: stream("GET", f"{BASE}/{segment(one)}/logs{wanted}"))
+    return on(
+        function, lambda function_id: stream("GET", f"{BASE}/{segment(function_id)}/logs{wanted}")
+    )
 
 
 def get_invocation_timeline(function: str, invocation_id: str) -> Flow[Timeline]:
     """Where the time of one call went."""
     return on(
-        function, lambda one: get(f"{invocation_path(one, invocation_id)}/timeline", Timeline)
+        function,
+        lambda function_id: get(
+            f"{invocation_path(function_id, invocation_id)}/timeline", Timeline
+        ),
     )
 
 
@@ -415,7 +440,9 @@ def list_deliveries(
 def retry_delivery(function: str, delivery_id: str) -> Flow[Delivery]:
     """Send one that failed, or waits for its next try, at once."""
     again = f"deliveries/{segment(delivery_id)}/retry"
-    return on(function, lambda one: post(f"{BASE}/{segment(one)}/{again}", Delivery))
+    return on(
+        function, lambda function_id: post(f"{BASE}/{segment(function_id)}/{again}", Delivery)
+    )
 
 
 # --- instances ---------------------------------------------------------------------------------
@@ -423,7 +450,7 @@ def retry_delivery(function: str, delivery_id: str) -> Flow[Delivery]:
 
 def get_pool(function: str) -> Flow[Pool]:
     """How many instances a function has, by state."""
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/pool", Pool))
+    return on(function, lambda function_id: get(f"{BASE}/{segment(function_id)}/pool", Pool))
 
 
 def list_pools(function: str | None = None) -> Flow[list[ListedPool]]:
@@ -443,7 +470,7 @@ def get_pool_stats() -> Flow[PoolStats]:
 
 def get_egress(function: str) -> Flow[Egress]:
     """What a function may reach, and how often that was refused."""
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/egress", Egress))
+    return on(function, lambda function_id: get(f"{BASE}/{segment(function_id)}/egress", Egress))
 
 
 def list_stats(
@@ -471,7 +498,9 @@ def get_series(
     hour by default. `step_seconds`: 10, 60, 300 or 3600.
     """
     wanted = query(**{"from": start, "to": end, "step": step_seconds})
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/series{wanted}", Series))
+    return on(
+        function, lambda function_id: get(f"{BASE}/{segment(function_id)}/series{wanted}", Series)
+    )
 
 
 class FunctionMethods(WorkMethods, UrlMethods, AliasMethods, VersionFileMethods):

@@ -40,8 +40,8 @@ def list_invocations_of(
         rest = parameters_of(filters, after)
         return on(
             function,
-            lambda one: get(
-                f"/api/invocations{query(function_id=one, **rest)}", InvocationSummaryPage
+            lambda function_id: get(
+                f"/api/invocations{query(function_id=function_id, **rest)}", InvocationSummaryPage
             ),
         )
 

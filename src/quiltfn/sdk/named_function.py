@@ -36,7 +36,7 @@ def on(function: str, request: Callable[[str], Request[T]]) -> Flow[T]:
         found = yield from ask(by_name(name))
         return (yield from ask(request(found.id)))
 
-    return either(function, lambda one: ask(request(one)), after_looking_up)
+    return either(function, lambda function_id: ask(request(function_id)), after_looking_up)
 
 
 def either(
@@ -76,7 +76,10 @@ def of_one_or_all(
         return ask(get(f"/api/{noun}{query(cluster_id=cluster_id, **rest)}", answer))
     if cluster_id is not None:
         raise ValueError("give a function or a cluster_id, not both")
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/{noun}{query(**rest)}", answer))
+    return on(
+        function,
+        lambda function_id: get(f"{BASE}/{segment(function_id)}/{noun}{query(**rest)}", answer),
+    )
 
 
 def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Flow[T]:
@@ -92,8 +95,8 @@ def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Fl
         which = {"version" if reference.isdigit() else "alias": reference}
     return either(
         function,
-        lambda one: call(f"{BASE}/{segment(one)}/invoke", which),
-        lambda one: call(f"{BASE}/invoke/{segment(one)}", which),
+        lambda function_id: call(f"{BASE}/{segment(function_id)}/invoke", which),
+        lambda function_id: call(f"{BASE}/invoke/{segment(function_id)}", which),
     )
 
 

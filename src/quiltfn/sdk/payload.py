@@ -40,11 +40,11 @@ def check_payload(value: object, where: str) -> None:
     if isinstance(value, set | frozenset):
         raise TypeError(f"{where} is a set, which JSON cannot hold; give a list")
     if isinstance(value, Mapping):
-        for key, one in value.items():
-            check_payload(one, f"{where}[{key!r}]")
+        for key, item in value.items():
+            check_payload(item, f"{where}[{key!r}]")
     elif isinstance(value, list | tuple):
-        for index, one in enumerate(value):
-            check_payload(one, f"{where}[{index}]")
+        for index, item in enumerate(value):
+            check_payload(item, f"{where}[{index}]")
 
 
 def key_header(idempotency_key: str | None) -> dict[str, str]:

@@ -12,18 +12,22 @@ def get_url(function: str, *, reveal: bool = False) -> Flow[FunctionUrl]:
     `reveal`: with the secret of its webhooks, which needs scope write; otherwise it reads ***.
     """
     wanted = f"/url{query(reveal=reveal or None)}"
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}{wanted}", FunctionUrl))
+    return on(
+        function, lambda function_id: get(f"{BASE}/{segment(function_id)}{wanted}", FunctionUrl)
+    )
 
 
 @with_name_and_fields_of(NewFunctionUrl)
 def set_url(function: str, url: NewFunctionUrl) -> Flow[FunctionUrl]:
     """Set how a function is reached over plain HTTP. What is not named takes the default."""
-    return on(function, lambda one: put(f"{BASE}/{segment(one)}/url", FunctionUrl, url))
+    return on(
+        function, lambda function_id: put(f"{BASE}/{segment(function_id)}/url", FunctionUrl, url)
+    )
 
 
 def delete_url(function: str) -> Flow[None]:
     """Take a function's URL away."""
-    return on(function, lambda one: delete(f"{BASE}/{segment(one)}/url"))
+    return on(function, lambda function_id: delete(f"{BASE}/{segment(function_id)}/url"))
 
 
 class UrlMethods:

@@ -13,7 +13,10 @@ def list_version_files(
 
     def page_after(after: str | None) -> Flow[RuntimeFilePage]:
         wanted = query(limit=page_size, cursor=after)
-        return on(function, lambda one: get(f"{_files(one, version)}{wanted}", RuntimeFilePage))
+        return on(
+            function,
+            lambda function_id: get(f"{_files(function_id, version)}{wanted}", RuntimeFilePage),
+        )
 
     return Listing(page_after, lambda page: page.files, cursor)
 
@@ -23,9 +26,9 @@ def get_version_file(function: str, version: int, path: str) -> Flow[bytes]:
     inside = "/".join(segment(part) for part in path.split("/"))
     return on(
         function,
-        lambda one: Request(
+        lambda function_id: Request(
             method="GET",
-            path=f"{_files(one, version)}/{inside}",
+            path=f"{_files(function_id, version)}/{inside}",
             read=bytes,
             is_repeatable=True,
         ),

@@ -124,14 +124,20 @@ def _wait(invocation_id: str, wait_s: int, function_id: str) -> Request[Invocati
 def cancel_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
     """Cancel a call, whether it waits or runs. Raises ConflictError if it is over already."""
     return on(
-        function, lambda one: post(f"{invocation_path(one, invocation_id)}/cancel", Invocation)
+        function,
+        lambda function_id: post(
+            f"{invocation_path(function_id, invocation_id)}/cancel", Invocation
+        ),
     )
 
 
 def list_attempts(function: str, invocation_id: str) -> Flow[list[Attempt]]:
     """The attempts at a call that are over, first to last."""
     found = yield from on(
-        function, lambda one: get(f"{invocation_path(one, invocation_id)}/attempts", AttemptList)
+        function,
+        lambda function_id: get(
+            f"{invocation_path(function_id, invocation_id)}/attempts", AttemptList
+        ),
     )
     return found.attempts
 
@@ -139,7 +145,10 @@ def list_attempts(function: str, invocation_id: str) -> Flow[list[Attempt]]:
 def get_invocation_input(function: str, invocation_id: str) -> Flow[InvocationInput]:
     """What a call was given, where that is kept. Needs scope write."""
     return on(
-        function, lambda one: get(f"{invocation_path(one, invocation_id)}/input", InvocationInput)
+        function,
+        lambda function_id: get(
+            f"{invocation_path(function_id, invocation_id)}/input", InvocationInput
+        ),
     )
 
 
@@ -159,8 +168,8 @@ def replay_invocation(
     body = Replay(version=version, mode=mode, payload=text)
     return on(
         function,
-        lambda one: post(
-            f"{invocation_path(one, invocation_id)}/replay",
+        lambda function_id: post(
+            f"{invocation_path(function_id, invocation_id)}/replay",
             Invocation,
             body,
             headers=key_header(idempotency_key),
@@ -200,8 +209,8 @@ def redrive_dead_letters(
         body = Redrive(invocation_ids=listed("invocation_ids", invocation_ids))
     return on(
         function,
-        lambda one: post(
-            f"{BASE}/{segment(one)}/dead-letters/redrive",
+        lambda function_id: post(
+            f"{BASE}/{segment(function_id)}/dead-letters/redrive",
             RedriveResult,
             body,
             read_timeout_s=REDRIVE_S,
@@ -214,13 +223,17 @@ def drop_dead_letter(function: str, invocation_id: str) -> Flow[None]:
     """Drop a dead letter; its record stays."""
     return on(
         function,
-        lambda one: delete(f"{BASE}/{segment(one)}/dead-letters/{segment(invocation_id)}"),
+        lambda function_id: delete(
+            f"{BASE}/{segment(function_id)}/dead-letters/{segment(invocation_id)}"
+        ),
     )
 
 
 def get_queue(function: str) -> Flow[FunctionQueue]:
     """How many of a function's asynchronous calls wait and run, and how many were given up."""
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/queue", FunctionQueue))
+    return on(
+        function, lambda function_id: get(f"{BASE}/{segment(function_id)}/queue", FunctionQueue)
+    )
 
 
 def list_queues(
@@ -237,30 +250,42 @@ def list_queues(
 
 def get_async_policy(function: str) -> Flow[AsyncPolicy]:
     """How a function's asynchronous calls are run."""
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/async-policy", AsyncPolicy))
+    return on(
+        function,
+        lambda function_id: get(f"{BASE}/{segment(function_id)}/async-policy", AsyncPolicy),
+    )
 
 
 @with_name_and_fields_of(NewAsyncPolicy)
 def set_async_policy(function: str, policy: NewAsyncPolicy) -> Flow[AsyncPolicy]:
     """Set how a function's asynchronous calls are run. What is not named takes the default."""
-    return on(function, lambda one: put(f"{BASE}/{segment(one)}/async-policy", AsyncPolicy, policy))
+    return on(
+        function,
+        lambda function_id: put(f"{BASE}/{segment(function_id)}/async-policy", AsyncPolicy, policy),
+    )
 
 
 def delete_async_policy(function: str) -> Flow[None]:
     """Go back to the default: one attempt, and nobody is told."""
-    return on(function, lambda one: delete(f"{BASE}/{segment(one)}/async-policy"))
+    return on(function, lambda function_id: delete(f"{BASE}/{segment(function_id)}/async-policy"))
 
 
 def get_record_policy(function: str) -> Flow[RecordPolicy]:
     """What is kept of a function's calls besides their records."""
-    return on(function, lambda one: get(f"{BASE}/{segment(one)}/record-policy", RecordPolicy))
+    return on(
+        function,
+        lambda function_id: get(f"{BASE}/{segment(function_id)}/record-policy", RecordPolicy),
+    )
 
 
 @with_name_and_fields_of(RecordPolicy)
 def set_record_policy(function: str, policy: RecordPolicy) -> Flow[RecordPolicy]:
     """Set whose inputs a function keeps: async, all or none."""
     return on(
-        function, lambda one: put(f"{BASE}/{segment(one)}/record-policy", RecordPolicy, policy)
+        function,
+        lambda function_id: put(
+            f"{BASE}/{segment(function_id)}/record-policy", RecordPolicy, policy
+        ),
     )
 
 

@@ -172,8 +172,8 @@ class Quotas(Mirror[TenantQuota]):
     def counted(self, sums: Mapping[Stretch, CallStats]) -> None:
         """Is told what a commit added to the statistics."""
         used: defaultdict[tuple[str, int], int] = defaultdict(int)
-        for key, one in sums.items():
-            used[key.tenant_id, key.start // DAY_S] += one.mib_ms
+        for key, stats in sums.items():
+            used[key.tenant_id, key.start // DAY_S] += stats.mib_ms
             for count in self._counts:
                 if key.tenant_id == count.tenant_id and key.start < count.border:
                     count.is_outdated = True

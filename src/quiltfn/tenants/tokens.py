@@ -81,9 +81,9 @@ def read_key_set(document: bytes) -> dict[str, tuple[Any, str]]:
     try:
         keys = json.loads(document)["keys"]
         found = {}
-        for one in keys:
-            algorithm = ALGORITHM_OF[one["kty"]]
-            found[str(one.get("kid", ""))] = (jwt.PyJWK(one, algorithm).key, algorithm)
+        for key in keys:
+            algorithm = ALGORITHM_OF[key["kty"]]
+            found[str(key.get("kid", ""))] = (jwt.PyJWK(key, algorithm).key, algorithm)
     except (ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
         raise BadTokenSettings(f"the key set is not a JWKS of RSA and EC keys: {error}") from None
     if not found:

@@ -122,14 +122,14 @@ def _wrong_type(name: str, value: Any, field: Field) -> Iterator[Invalid]:
         yield Invalid.field(name, "a number of a usual size", value, field.example)
     elif get_origin(field.kind) is dict:
         part = get_args(field.kind)[1]
-        for key, one in value.items():
-            if not _has_type(one, part):
-                yield Invalid.field(f"{name}.{key[:80]}", words_of(part), one, field.example)
+        for key, item in value.items():
+            if not _has_type(item, part):
+                yield Invalid.field(f"{name}.{key[:80]}", words_of(part), item, field.example)
     elif get_origin(field.kind) is list:
         (part,) = get_args(field.kind)
-        for number, one in enumerate(value):
-            if not _has_type(one, part):
-                yield Invalid.field(f"{name}[{number}]", words_of(part), one, field.example)
+        for number, item in enumerate(value):
+            if not _has_type(item, part):
+                yield Invalid.field(f"{name}[{number}]", words_of(part), item, field.example)
 
 
 def words_of(kind: Any) -> str:

@@ -63,26 +63,26 @@ def fields_of(shape: type[msgspec.Struct]) -> Mapping[str, Field]:
     return {one.name: _field(one) for one in msgspec.structs.fields(shape)}
 
 
-def _field(one: Any) -> Field:
-    kind, meta = one.type, None
+def _field(field: Any) -> Field:
+    kind, meta = field.type, None
     options = [kind]
     if get_origin(kind) in (Union, types.UnionType):
         options = list(get_args(kind))
     (main,) = (part for part in options if part not in (types.NoneType, UnsetType))
     if get_origin(main) is Annotated:
         main, meta = get_args(main)
-    factory = one.default_factory
-    default = one.default if factory is NODEFAULT else factory()
+    factory = field.default_factory
+    default = field.default if factory is NODEFAULT else factory()
     extra = (meta.extra if meta else None) or {}
     return Field(
-        name=one.name,
+        name=field.name,
         kind=main,
-        is_required=one.required,
+        is_required=field.required,
         is_nullable=types.NoneType in options,
         default=UNSET if default is NODEFAULT else default,
         meaning=(meta.description if meta else None) or "",
         example=meta.examples[0] if meta and meta.examples else None,
         constraints=extra.get("constraints", ()),
-        short=extra.get("short") or one.name,
+        short=extra.get("short") or field.name,
         unit=extra.get("unit", ""),
     )
