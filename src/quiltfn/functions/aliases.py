@@ -193,8 +193,8 @@ class Aliases(Mirror[dict[str, Alias]]):
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, Alias]]:
         found: dict[str, dict[str, Alias]] = {}
-        for one in await self._store.load(only):
-            found.setdefault(one.function_id, {})[one.alias.name] = one.alias
+        for row in await self._store.load(only):
+            found.setdefault(row.function_id, {})[row.alias.name] = row.alias
         return found
 
     def _moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:

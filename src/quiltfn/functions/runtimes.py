@@ -137,7 +137,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
             for name, one in self._rows.get(tenant_id, {}).items()
         }
         return sorted(
-            (shared | own).values(), key=lambda one: (not is_own(one.runtime), one.runtime.name)
+            (shared | own).values(),
+            key=lambda owned: (not is_own(owned.runtime), owned.runtime.name),
         )
 
     def get(self, tenant_id: str, name: str) -> OwnedRuntime:
@@ -211,8 +212,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         await self.catch_up()
         owner = SHARED if shared else tenant_id
         for image in wanted.images:  # before all other changes have to wait for them
-            for one in {tenant_id, SHARED}:
-                await self.tenant_images.bring(one, image)
+            for owner_id in {tenant_id, SHARED}:
+                await self.tenant_images.bring(owner_id, image)
         interpreter = await self._interpreter(tenant_id, wanted)
         async with self._changing:
             runtime = msgspec.structs.replace(

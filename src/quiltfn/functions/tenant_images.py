@@ -58,22 +58,22 @@ class TenantImages(Mirror[dict[str, int]]):
         """At the start: measures those that an earlier release did not, and loads all.
         `may_be_elsewhere`: one whose files are not here may be on another node.
         """
-        for one in await self._store.load():
-            if one.is_measured:
+        for image in await self._store.load():
+            if image.is_measured:
                 continue
-            counted = await self.images.measure(one.digest)
+            counted = await self.images.measure(image.digest)
             if counted is not None:
-                await self._store.add(replace(one, counted_bytes=counted))
+                await self._store.add(replace(image, counted_bytes=counted))
             elif not may_be_elsewhere:
-                await self._store.remove(one.tenant_id, one.digest)
+                await self._store.remove(image.tenant_id, image.digest)
         await super().restore()
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, int]]:
         """Their files may be missing here, where other nodes have got them."""
         found: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        for one in await self._store.load(only):
-            if one.is_measured:
-                found[one.digest][one.tenant_id] = one.counted_bytes
+        for image in await self._store.load(only):
+            if image.is_measured:
+                found[image.digest][image.tenant_id] = image.counted_bytes
         return found
 
     def _changed(
@@ -148,18 +148,18 @@ class TenantImages(Mirror[dict[str, int]]):
             raise
         return replace(image, is_new=added is not None)
 
-    async def _give(self, one: TenantImage, uploaded: Image | None = None) -> None:
+    async def _give(self, image: TenantImage, uploaded: Image | None = None) -> None:
         """`uploaded`: a new image, which the quota holds for. It was looked at here before; only
         the store knows what the tenant uploads to other nodes at the same time.
         """
         quota_bytes = None
-        if uploaded is not None and one.tenant_id != SHARED:
-            quota_bytes = self._quota_bytes(one.tenant_id)
+        if uploaded is not None and image.tenant_id != SHARED:
+            quota_bytes = self._quota_bytes(image.tenant_id)
         async with self._changing:
-            if not await self._store.add(one, quota_bytes):
+            if not await self._store.add(image, quota_bytes):
                 assert uploaded is not None
-                raise self._over_quota(one.tenant_id, uploaded)
-            self._note(one)
+                raise self._over_quota(image.tenant_id, uploaded)
+            self._note(image)
 
     def hold(self, tenant_id: str, digest: str) -> bool:
         """Whether the tenant has the image; if so, its time of last use is now."""
@@ -189,9 +189,9 @@ class TenantImages(Mirror[dict[str, int]]):
         found: dict[str, ImageFile] = {}
         for digest in digests:
             if await self._is_here(digest):
-                for one in await self.images.files(digest, after, count, tenant_id):
-                    found.setdefault(one.path, one)
-        return sorted(found.values(), key=lambda one: one.path.split("/"))[:count]
+                for file in await self.images.files(digest, after, count, tenant_id):
+                    found.setdefault(file.path, file)
+        return sorted(found.values(), key=lambda file: file.path.split("/"))[:count]
 
     async def read(
         self, tenant_id: str, digests: Sequence[str], path: str, most: int
@@ -214,7 +214,9 @@ class TenantImages(Mirror[dict[str, int]]):
             if await self._is_here(digest):
                 some, is_complete = await self.images.packages(digest, tenant_id)
                 found, are_all = [*found, *some], are_all and is_complete
-        found = sorted(set(found), key=lambda one: (one.kind, one.name.lower(), one.version))
+        found = sorted(
+            set(found), key=lambda package: (package.kind, package.name.lower(), package.version)
+        )
         return found, are_all
 
     async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
@@ -252,15 +254,15 @@ class TenantImages(Mirror[dict[str, int]]):
         await self.images.collect(digests | shown | self.counted().keys(), grace_s)
 
     async def _give_back(self, tenant_id: str, digest: str) -> None:
-        one = TenantImage(tenant_id, digest, self._counted[tenant_id][digest])
+        image = TenantImage(tenant_id, digest, self._counted[tenant_id][digest])
         # Before it is stored, so that nobody is told meanwhile that the tenant has it.
-        self._note(one, is_gone=True)
+        self._note(image, is_gone=True)
         is_gone = False
         try:
             is_gone = await self._store.remove(tenant_id, digest)
         finally:
             if not is_gone:
-                self._note(one)
+                self._note(image)
 
     def bytes_of(self, tenant_id: str) -> int:
         """What the tenant's images count against its quota."""
@@ -323,14 +325,14 @@ class TenantImages(Mirror[dict[str, int]]):
             retry_after=60,
         )
 
-    def _note(self, one: TenantImage, *, is_gone: bool = False) -> None:
-        row = dict(self._rows.get(one.digest, {}))
-        row.pop(one.tenant_id, None)
+    def _note(self, image: TenantImage, *, is_gone: bool = False) -> None:
+        row = dict(self._rows.get(image.digest, {}))
+        row.pop(image.tenant_id, None)
         if not is_gone:
-            row[one.tenant_id] = one.counted_bytes
-        self._put(one.digest, row or None)
+            row[image.tenant_id] = image.counted_bytes
+        self._put(image.digest, row or None)
         if not is_gone:
-            self._used_at[one.tenant_id, one.digest] = self._clock.now()
+            self._used_at[image.tenant_id, image.digest] = self._clock.now()
 
     def _forget(self, tenant_id: str, digest: str) -> None:
         self._used_at.pop((tenant_id, digest), None)

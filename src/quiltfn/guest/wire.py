@@ -374,5 +374,5 @@ def _event(kind: int, data: bytes, start: int, end: int) -> Event:
         return Hello(_U32.unpack_from(data, start)[0])
     if kind == SOCKET:
         return Socket(_U32.unpack_from(data, start)[0])
-    told, _, written = data[start + 4 : end].partition(b"\0")
-    return Specialised(_U32.unpack_from(data, start)[0], told.decode(errors="replace"), written)
+    message, _, written = data[start + 4 : end].partition(b"\0")
+    return Specialised(_U32.unpack_from(data, start)[0], message.decode(errors="replace"), written)

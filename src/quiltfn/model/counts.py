@@ -43,8 +43,8 @@ class Headroom(msgspec.Struct, frozen=True, gc=False):
 def sum_counts(counts: Iterable[PoolCounts]) -> PoolCounts:
     """The sum over several pools, state by state."""
     total, memory_mib = Counter[str](), 0.0
-    for one in counts:
-        memory_mib += one.memory_mib
+    for count in counts:
+        memory_mib += count.memory_mib
         for name in ("warming", "ready", "busy", "recycling", "terminating", "parked"):
-            total[name] += getattr(one, name)
+            total[name] += getattr(count, name)
     return PoolCounts(**total, memory_mib=memory_mib)

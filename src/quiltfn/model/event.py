@@ -86,13 +86,13 @@ class CallSummary(msgspec.Struct, kw_only=True):
         self.duration_ms += took
         self.longest_ms = max(self.longest_ms, took)
 
-    def add(self, told: Mapping[str, Any]) -> None:
+    def add(self, event: Mapping[str, Any]) -> None:
         """Adds what another one has `told`."""
-        self.started += told["started"]
-        self.cold_starts += told["cold_starts"]
-        self.ended.update(told["ended"])
-        self.duration_ms += told["duration_ms"]
-        self.longest_ms = max(self.longest_ms, told["longest_ms"])
+        self.started += event["started"]
+        self.cold_starts += event["cold_starts"]
+        self.ended.update(event["ended"])
+        self.duration_ms += event["duration_ms"]
+        self.longest_ms = max(self.longest_ms, event["longest_ms"])
 
     def told(self, function_id: str) -> dict[str, Any]:
         """The data of a `calls` event. `duration_ms`: of all that ended, together."""
@@ -126,9 +126,13 @@ def change_of(before: Function | None, after: Function | None) -> EventType:
     return E.FUNCTION_UPDATED
 
 
-def told_of_function(one: Function) -> dict[str, Any]:
+def told_of_function(function: Function) -> dict[str, Any]:
     """The data of an event about a function."""
-    return {"function_id": one.id, "state": one.state, "version": one.current_version}
+    return {
+        "function_id": function.id,
+        "state": function.state,
+        "version": function.current_version,
+    }
 
 
 def told_of_start(record: Invocation) -> dict[str, Any]:

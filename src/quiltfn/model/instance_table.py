@@ -47,70 +47,70 @@ class InstanceTable:
 
     def add(self, digest: str, now: float, reason: ColdStartReason, charge_mib: float) -> Instance:
         """A new instance, which is warming and counts `charge_mib` until it is ready."""
-        one = Instance(self._next_number, digest, now, reason, self.footprint(digest).idle_mib)
+        instance = Instance(self._next_number, digest, now, reason, self.footprint(digest).idle_mib)
         self._next_number += 1
-        one.made_at = now
-        self.instances[one.id] = self._in[S.WARMING][one.id] = one
-        self._charge(one, charge_mib)
+        instance.made_at = now
+        self.instances[instance.id] = self._in[S.WARMING][instance.id] = instance
+        self._charge(instance, charge_mib)
         self._quota.used += 1
         self._places.used += 1
-        return one
+        return instance
 
-    def apply(self, one: Instance, event: InstanceEvent, now: float) -> None:
+    def apply(self, instance: Instance, event: InstanceEvent, now: float) -> None:
         """Changes the instance's state, and with it what the instance counts."""
-        before = one.state
-        one.apply(event, now)
-        del self._in[before][one.id]
-        self._in[one.state][one.id] = one
-        if one.state in WITH_A_CALL:
-            self._charge(one, self.footprint(one.digest).limit_mib)
-        elif one.is_idle:
-            self._charge(one, one.idle_mib)
-        elif one.state is S.TERMINATING:
-            self._memory.leaving_mib += one.charge_mib
+        before = instance.state
+        instance.apply(event, now)
+        del self._in[before][instance.id]
+        self._in[instance.state][instance.id] = instance
+        if instance.state in WITH_A_CALL:
+            self._charge(instance, self.footprint(instance.digest).limit_mib)
+        elif instance.is_idle:
+            self._charge(instance, instance.idle_mib)
+        elif instance.state is S.TERMINATING:
+            self._memory.leaving_mib += instance.charge_mib
             self._quota.leaving += 1
             self._places.leaving += 1
 
     def remove(self, number: int, now: float) -> None:
         """The instance is gone and no longer counts."""
-        one = self.instances.pop(number)
-        del self._in[one.state][number]
-        one.apply(InstanceEvent.VANISHED, now)
-        self._memory.leaving_mib -= one.charge_mib
+        instance = self.instances.pop(number)
+        del self._in[instance.state][number]
+        instance.apply(InstanceEvent.VANISHED, now)
+        self._memory.leaving_mib -= instance.charge_mib
         self._quota.used -= 1
         self._quota.leaving -= 1
         self._places.used -= 1
         self._places.leaving -= 1
         self._places.frees += 1
-        self._charge(one, 0.0)
+        self._charge(instance, 0.0)
 
-    def take_out(self, one: Instance) -> None:
+    def take_out(self, instance: Instance) -> None:
         """The idle instance goes to another pool of the function; it counts there."""
-        del self.instances[one.id], self._in[one.state][one.id]
-        self._charge(one, 0.0)
+        del self.instances[instance.id], self._in[instance.state][instance.id]
+        self._charge(instance, 0.0)
         self._quota.used -= 1
         self._places.used -= 1
 
-    def take_in(self, one: Instance, now: float) -> None:
+    def take_in(self, instance: Instance, now: float) -> None:
         """A parked instance comes from another pool of the function, and is ready here."""
-        one.apply(InstanceEvent.UNPARKED, now)
-        one.id, self._next_number = self._next_number, self._next_number + 1
-        self.instances[one.id] = self._in[one.state][one.id] = one
-        self._charge(one, one.idle_mib)
+        instance.apply(InstanceEvent.UNPARKED, now)
+        instance.id, self._next_number = self._next_number, self._next_number + 1
+        self.instances[instance.id] = self._in[instance.state][instance.id] = instance
+        self._charge(instance, instance.idle_mib)
         self._quota.used += 1
         self._places.used += 1
 
     def measured(self, number: int, mib: float) -> None:
         """Notes what an idle instance uses, which it counts from now on while it is idle."""
-        one = self.instances.get(number)
-        if one is not None:
-            one.idle_mib = mib
-            if one.is_idle:
-                self._charge(one, mib)
+        instance = self.instances.get(number)
+        if instance is not None:
+            instance.idle_mib = mib
+            if instance.is_idle:
+                self._charge(instance, mib)
 
-    def can_take_call(self, one: Instance) -> bool:
+    def can_take_call(self, instance: Instance) -> bool:
         """Whether the machine has enough memory for a call in it."""
-        return self._memory.fits(self.footprint(one.digest).limit_mib - one.charge_mib)
+        return self._memory.fits(self.footprint(instance.digest).limit_mib - instance.charge_mib)
 
     # What there is ---------------------------------------------------------------------------
 
@@ -150,23 +150,29 @@ class InstanceTable:
     def check(self) -> None:
         """Asserts that every instance counts what it should."""
         assert self.instances.keys() == {n for there in self._in.values() for n in there}
-        for one in self.instances.values():
-            assert one.id in self._in[one.state], f"{one} is in another state's table"
-            limit = self.footprint(one.digest).limit_mib
-            assert one.state not in WITH_A_CALL or one.charge_mib == limit, f"{one} counts wrong"
-            assert not one.is_idle or one.charge_mib == one.idle_mib, f"{one} counts wrong"
+        for instance in self.instances.values():
+            assert instance.id in self._in[instance.state], (
+                f"{instance} is in another state's table"
+            )
+            limit = self.footprint(instance.digest).limit_mib
+            assert instance.state not in WITH_A_CALL or instance.charge_mib == limit, (
+                f"{instance} counts wrong"
+            )
+            assert not instance.is_idle or instance.charge_mib == instance.idle_mib, (
+                f"{instance} counts wrong"
+            )
 
-    def _charge(self, one: Instance, mib: float) -> None:
-        self._memory.count(mib - one.charge_mib)
-        self._charged_mib += mib - one.charge_mib
-        one.charge_mib = mib
+    def _charge(self, instance: Instance, mib: float) -> None:
+        self._memory.count(mib - instance.charge_mib)
+        self._charged_mib += mib - instance.charge_mib
+        instance.charge_mib = mib
 
 
 def _of_version(digest: str, tables: Iterable[dict[int, Instance]]) -> int:
     """How many of these instances are of the version."""
     found = 0
     for there in tables:
-        for one in there.values():
-            if one.digest == digest:
+        for instance in there.values():
+            if instance.digest == digest:
                 found += 1
     return found

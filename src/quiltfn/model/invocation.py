@@ -349,12 +349,12 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
 def _with_dropped(message: str | None, result: CallResult) -> str | None:
     """The message of a record, with how much output was dropped."""
-    told = [message] if message else []
+    lines = [message] if message else []
     if result.stdout_dropped:
-        told.append(_lacks("standard output", result.stdout, result.stdout_dropped))
+        lines.append(_lacks("standard output", result.stdout, result.stdout_dropped))
     if result.stderr_dropped:
-        told.append(_lacks("log (standard error)", result.stderr, result.stderr_dropped))
-    return "; ".join(told)
+        lines.append(_lacks("log (standard error)", result.stderr, result.stderr_dropped))
+    return "; ".join(lines)
 
 
 def _lacks(stream: str, kept: bytes, dropped: int) -> str:

@@ -280,9 +280,9 @@ def lag_chances(calls: int) -> list[float]:
         did = ((calls >> lag) & about).bit_count() / (could + 2)
         young = calls & ((1 << lag) - 1)
         while young:
-            one = young & -young
-            young ^= one
-            minute = lag - one.bit_length() + 1
+            lowest = young & -young
+            young ^= lowest
+            minute = lag - lowest.bit_length() + 1
             best[minute] = max(best[minute], did)
     return best
 

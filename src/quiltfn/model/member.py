@@ -59,7 +59,7 @@ def bounded(pools: Sequence[PoolLoad]) -> Sequence[PoolLoad]:
     """At most `REPORTED_MAX`, those with most instances first: a report is read by every node."""
     if len(pools) <= REPORTED_MAX:
         return pools
-    return sorted(pools, key=lambda one: one.idle + one.busy, reverse=True)[:REPORTED_MAX]
+    return sorted(pools, key=lambda pool: pool.idle + pool.busy, reverse=True)[:REPORTED_MAX]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,11 +117,11 @@ class TakenOver(msgspec.Struct, frozen=True, kw_only=True):
     answers: int
 
 
-def shown_state(one: Member) -> str:
+def shown_state(member: Member) -> str:
     """One word for operators: what the node does, or why it does nothing."""
-    if one.state is NodeState.REMOVED or one.presence is Presence.PRESENT:
-        return one.state.value
-    return one.presence.value
+    if member.state is NodeState.REMOVED or member.presence is Presence.PRESENT:
+        return member.state.value
+    return member.presence.value
 
 
 class KnownNode(msgspec.Struct, frozen=True, kw_only=True):

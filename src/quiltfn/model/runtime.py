@@ -228,8 +228,10 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         """Raises `Unprocessable` for a handler that this kind of runtime cannot run."""
         form, example = HANDLERS.get(self.kind, (None, ""))
         if form is not None and not form.fullmatch(handler):
-            what = f"a module and a function of it, such as {example}, for a {self.kind} runtime"
-            raise Unprocessable.field("handler", what, handler, example)
+            example_of = (
+                f"a module and a function of it, such as {example}, for a {self.kind} runtime"
+            )
+            raise Unprocessable.field("handler", example_of, handler, example)
 
     def validate(self) -> None:
         """Raises `Unprocessable` for the first field that is out of its range."""

@@ -36,6 +36,6 @@ class FunctionSlots(msgspec.Struct, frozen=True):
         """
         kept = dict(self.held)
         for _ in range(sum(kept.values()) - self.max_instances):
-            most = max(kept, key=lambda one: (kept[one], one))
+            most = max(kept, key=lambda node: (kept[node], node))
             kept[most] -= 1
         return kept.get(node, 0)

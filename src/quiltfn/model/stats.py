@@ -158,19 +158,19 @@ def of_ended(ended: Iterable[Invocation]) -> dict[Stretch, CallStats]:
             continue
         at = record.ended_at or 0
         key = Stretch(record.tenant_id, FINEST_S, at - at % FINEST_S, record.function_id)
-        one = sums.get(key)
-        if one is None:
-            one = sums[key] = CallStats()
-        one.add_ended(record)
+        found = sums.get(key)
+        if found is None:
+            found = sums[key] = CallStats()
+        found.add_ended(record)
     return sums
 
 
 def folded(stats: Iterable[tuple[Stretch, CallStats]], step_s: int) -> dict[Stretch, CallStats]:
     """Statistics of shorter stretches added up over `step_s` seconds each."""
     sums: dict[Stretch, CallStats] = {}
-    for key, one in stats:
+    for key, part in stats:
         into = Stretch(key.tenant_id, step_s, floor_to(step_s, key.start), key.function_id)
-        sums.setdefault(into, CallStats()).add(one)
+        sums.setdefault(into, CallStats()).add(part)
     return sums
 
 

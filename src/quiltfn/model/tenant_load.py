@@ -36,9 +36,9 @@ def has_room(in_flight: int, most: int, others: Iterable[TenantLoad]) -> bool:
     own = in_flight + 1
     together = shared = own
     count = 1
-    for one in others:
-        wanted = max(one.wanted, one.in_flight)
-        together += one.in_flight
+    for load in others:
+        wanted = max(load.wanted, load.in_flight)
+        together += load.in_flight
         shared += min(wanted, own)
         count += wanted > 0
     return together <= most and (shared <= most or in_flight * count < most)
@@ -69,5 +69,5 @@ def bounded_loads(loads: Sequence[TenantLoad]) -> Sequence[TenantLoad]:
     """At most `TENANTS_REPORTED_MAX`: a report is read by every node."""
     if len(loads) <= TENANTS_REPORTED_MAX:
         return loads
-    by_size = sorted(loads, key=lambda one: max(one.wanted, one.asked_per_s), reverse=True)
+    by_size = sorted(loads, key=lambda load: max(load.wanted, load.asked_per_s), reverse=True)
     return by_size[:TENANTS_REPORTED_MAX]

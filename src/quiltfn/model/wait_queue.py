@@ -61,8 +61,8 @@ class WaitQueue:
     def count_waiting(self, now: float, patience_s: float) -> int:
         """How many have waited for `patience_s`; they stay."""
         count = 0
-        for one in self.waiting:  # the first has waited for longest
-            if now < one.since + patience_s:
+        for waiter in self.waiting:  # the first has waited for longest
+            if now < waiter.since + patience_s:
                 break
             count += 1
         return count

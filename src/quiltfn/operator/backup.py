@@ -49,10 +49,10 @@ def _backup(file: Path, data_dir: Path, replace: bool) -> str:
     if file.exists() and not replace:
         raise FileExistsError(17, "there is such a file; name another, or say --replace", str(file))
     if not (data_dir / "quiltfn.db").exists():
-        told = f"There is no database in {data_dir}; name it with --data-dir."
+        message = f"There is no database in {data_dir}; name it with --data-dir."
         if (data_dir / "quiltfn.lock").exists():
-            told += f" Is state in PostgreSQL, as a node of a fleet has it? Then {ELSEWHERE}."
-        raise StoreBroken(told)
+            message += f" Is state in PostgreSQL, as a node of a fleet has it? Then {ELSEWHERE}."
+        raise StoreBroken(message)
     if file.resolve().is_relative_to(data_dir.resolve()):
         raise StoreBroken(f"{file} lies in the data directory: keep it elsewhere.")
     with _beside(file) as work:

@@ -173,10 +173,10 @@ def _locked(path: Path, flag: int = 0) -> Iterator[None]:
 
 def as_text(findings: Sequence[Finding]) -> str:
     lines = []
-    for one in findings:
-        lines.append(f"{one.level:<4} {one.sentence}")
-        if one.advice:
-            lines.append(f"     → {one.advice}")
+    for finding in findings:
+        lines.append(f"{finding.level:<4} {finding.sentence}")
+        if finding.advice:
+            lines.append(f"     → {finding.advice}")
     return "\n".join(lines)
 
 

@@ -243,7 +243,7 @@ def versions(own: NodeFile, members: Sequence[Member]) -> Finding:
 def times(settings: Settings, members: Sequence[Member]) -> Finding:
     """All nodes have the same, or it takes longer than a setting says until one is taken over."""
     mine = [getattr(settings, name) for name in TIMES]
-    told = ", ".join(f"{name} {value:g}" for name, value in zip(TIMES, mine, strict=True))
+    times = ", ".join(f"{name} {value:g}" for name, value in zip(TIMES, mine, strict=True))
     others = [
         f"{one.name} has {' '.join(f'{value:g}' for value in one.report.times)}"
         for one in members
@@ -252,11 +252,11 @@ def times(settings: Settings, members: Sequence[Member]) -> Finding:
     if others:
         return warn(
             "times",
-            f"the nodes do not have the same times: here {told}; {'; '.join(others[:5])}",
+            f"the nodes do not have the same times: here {times}; {'; '.join(others[:5])}",
             "set the same on all nodes (for this examination by --config), and restart those that "
             "differ: each is waited for as long as its own times say",
         )
-    return fine("times", f"all nodes that run have the same times: {told}")
+    return fine("times", f"all nodes that run have the same times: {times}")
 
 
 # The peer port -----------------------------------------------------------------------------------
@@ -284,9 +284,9 @@ def why_not_bound(own: NodeFile) -> str | None:
     host, port = split_address("listen", own.listen)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(found[0], socket.SOCK_STREAM) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(found[4])
+        with socket.socket(found[0], socket.SOCK_STREAM) as opened:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(found[4])
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return "another program has it"
@@ -344,9 +344,9 @@ async def _asked(
     directory.learned(members)
     asking = HttpPeers(own, directory, keys=None)
 
-    async def ask(one: Member) -> Finding:
+    async def ask(member: Member) -> Finding:
         async with turn:
-            return await _ask(asking, one)
+            return await _ask(asking, member)
 
     try:
         return list(await asyncio.gather(*map(ask, others)))
@@ -354,13 +354,17 @@ async def _asked(
         await asking.aclose()
 
 
-async def _ask(asking: HttpPeers, one: Member) -> Finding:
-    name, began = f"peer_{one.name}", time.monotonic()
+async def _ask(asking: HttpPeers, member: Member) -> Finding:
+    name, began = f"peer_{member.name}", time.monotonic()
     try:
-        async with asking.request(one.name, "GET", PING.encode(), [], b"", None) as answer:
+        async with asking.request(member.name, "GET", PING.encode(), [], b"", None) as answer:
             await answer.read(0)
     except PeerUnavailable as error:
-        advice = f"let this machine reach {one.address}, and look into the log of node {one.name}"
+        advice = (
+            f"let this machine reach {member.address}, and look into the log of node {member.name}"
+        )
         return warn(name, str(error), advice)
     took_ms = 1000 * (time.monotonic() - began)
-    return fine(name, f"node {one.name} at {one.address} lets this one in, after {took_ms:.0f} ms")
+    return fine(
+        name, f"node {member.name} at {member.address} lets this one in, after {took_ms:.0f} ms"
+    )

@@ -111,10 +111,10 @@ def parser() -> argparse.ArgumentParser:
         "77 not root · 78 a setting is wrong",
     )
     it.add_argument("--config", help="a TOML file with settings")
-    for one in SETTINGS:
-        default = "" if one.default in ("", Path()) else f" (default {one.default})"
-        option = "--" + one.name.replace("_", "-")
-        it.add_argument(option, metavar="VALUE", help=one.about + default)
+    for setting in SETTINGS:
+        default = "" if setting.default in ("", Path()) else f" (default {setting.default})"
+        option = "--" + setting.name.replace("_", "-")
+        it.add_argument(option, metavar="VALUE", help=setting.about + default)
     for old in RENAMED:
         it.add_argument("--" + old.replace("_", "-"), help=argparse.SUPPRESS)
     return it

@@ -113,6 +113,6 @@ def parser() -> argparse.ArgumentParser:
         ("install", "write the unit, and the settings where there are none"),
         ("uninstall", "remove the unit; settings and data stay"),
     ):
-        one = verbs.add_parser(verb, help=about)
-        one.add_argument("--root", default="/", help="a directory to write below (default /)")
+        command = verbs.add_parser(verb, help=about)
+        command.add_argument("--root", default="/", help="a directory to write below (default /)")
     return it

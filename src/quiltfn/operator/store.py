@@ -116,8 +116,8 @@ def perform(source: Address, target: Address, data_dir: Path | None) -> str:
                 "looked for; name that with --data-dir",
                 file=sys.stderr,
             )
-    for one in directories:
-        become_owner(one)
+    for directory in directories:
+        become_owner(directory)
     if source.is_url and data_dir:
         copy_sqlite.check_spool(data_dir)
     with source.as_source() as origin, target.as_target() as goal:

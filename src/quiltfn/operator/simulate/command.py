@@ -109,11 +109,11 @@ def as_text(found: Sequence[Found]) -> str:
     )
 
 
-def _row(one: Found) -> tuple[str, ...]:
-    cost, fewer = one.cost, one.fewer_percent
+def _row(found: Found) -> tuple[str, ...]:
+    cost, fewer = found.cost, found.fewer_percent
     return (
-        one.policy,
-        f"{one.idle_s:g}",
+        found.policy,
+        f"{found.idle_s:g}",
         f"{cost.cold:,}",
         f"{cost.calls:,}",
         f"{cost.idle_minutes:,.0f}",

@@ -70,30 +70,30 @@ def replay(
     known: dict[int, _Function] = {}
     for at, number in arrivals(functions, placed):
         traced = functions[number]
-        one = known.get(number)
-        if one is None:
-            one = known[number] = _Function(make(), at)
+        function = known.get(number)
+        if function is None:
+            function = known[number] = _Function(make(), at)
         else:
             cost.calls += 1
-            if at >= one.busy_until:
-                one.policy.ended(one.busy_until)
-            if at > one.busy_until:
-                cost.cold += not _idled(one, at, traced.memory_mib, cost)
-        one.policy.called(at)
-        one.busy_until = max(one.busy_until, at + traced.duration_s)
-    for number, one in known.items():
+            if at >= function.busy_until:
+                function.policy.ended(function.busy_until)
+            if at > function.busy_until:
+                cost.cold += not _idled(function, at, traced.memory_mib, cost)
+        function.policy.called(at)
+        function.busy_until = max(function.busy_until, at + traced.duration_s)
+    for number, function in known.items():
         traced = functions[number]
         end = len(traced.calls) * MINUTE_S
-        if end > one.busy_until:
-            one.policy.ended(one.busy_until)
-            _idled(one, end, traced.memory_mib, cost)
+        if end > function.busy_until:
+            function.policy.ended(function.busy_until)
+            _idled(function, end, traced.memory_mib, cost)
     return cost
 
 
-def _idled(one: _Function, until: float, memory_mib: float, cost: Cost) -> bool:
+def _idled(function: _Function, until: float, memory_mib: float, cost: Cost) -> bool:
     """Adds the cost of this idle time. Returns whether there is an instance at its end."""
-    windows = one.policy.windows()
-    idle_s, prewarms = spent(windows, one.busy_until, until)
+    windows = function.policy.windows()
+    idle_s, prewarms = spent(windows, function.busy_until, until)
     cost.idle_s += idle_s
     cost.gib_s += idle_s * memory_mib / MIB_PER_GIB
     cost.prewarms += prewarms

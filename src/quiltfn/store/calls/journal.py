@@ -310,8 +310,8 @@ class SpoolJournal:
 
     def _told_in_lists(self) -> Iterator[Invocation]:
         """The records that are not stored, as they will be, but for what counts once it is."""
-        for one in (*self._committing.values(), *self._pending.values()):
-            fresh = one.after_attempt()
+        for record in (*self._committing.values(), *self._pending.values()):
+            fresh = record.after_attempt()
             if not self._counts_once_stored(fresh):
                 yield fresh
 
@@ -364,9 +364,9 @@ class SpoolJournal:
             lambda connection: record_list.page(connection, query, before, most, fresh.keys())
         )
         found = list(stored)
-        for one in fresh.values():
-            if one.invocation_id >= last and record_list.matches(one, query, before):
-                found.append(one if query.with_output else without_output(one))
+        for unstored in fresh.values():
+            if unstored.invocation_id >= last and record_list.matches(unstored, query, before):
+                found.append(unstored if query.with_output else without_output(unstored))
         found.sort(key=lambda record: record.invocation_id, reverse=True)
         items = found[: query.limit]
         if len(found) > len(items):
@@ -386,7 +386,7 @@ class SpoolJournal:
             lambda connection: record_list.children(connection, tenant_id, invocation_id, most)
         )
         found = {one.invocation_id: one for one in stored} | fresh
-        return sorted(found.values(), key=lambda one: one.invocation_id)[-most:]
+        return sorted(found.values(), key=lambda record: record.invocation_id)[-most:]
 
     async def function_of(self, tenant_id: str, invocation_id: str) -> str | None:
         """The id of the function that a call of the tenant is of; None where either is gone."""
@@ -404,11 +404,11 @@ class SpoolJournal:
         """
         directory = self._directory
         is_whole = directory.note.word != ""
-        for one, held in zip((self._spool, self._other), directory.note.spools, strict=True):
-            if held == "+" and one.size == 0:
+        for spool, held in zip((self._spool, self._other), directory.note.spools, strict=True):
+            if held == "+" and spool.size == 0:
                 is_whole = False
                 directory.add_notice(
-                    f"{one.path.name} held records when the last server ended, and is empty now: "
+                    f"{spool.path.name} held records when the last server ended, and is empty now: "
                     "some calls that were answered then have none"
                 )
         return is_whole

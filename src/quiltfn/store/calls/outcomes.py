@@ -76,11 +76,17 @@ def dead_letter_row(record: Invocation) -> tuple[Any, ...]:
 
 
 def delivery_row(record: Invocation) -> tuple[Any, ...]:
-    one = delivery_of(record)
+    delivery = delivery_of(record)
     return (
-        *(one.id, one.tenant_id, one.function_id, one.invocation_id, one.policy_field),
-        *(one.status.value, one.body, one.due_at_ms, one.expires_at_ms),
-        *(one.error_message, one.ended_at),
+        *(
+            delivery.id,
+            delivery.tenant_id,
+            delivery.function_id,
+            delivery.invocation_id,
+            delivery.policy_field,
+        ),
+        *(delivery.status.value, delivery.body, delivery.due_at_ms, delivery.expires_at_ms),
+        *(delivery.error_message, delivery.ended_at),
     )
 
 

@@ -198,10 +198,10 @@ def remove(connection: Connection, ids: Sequence[str]) -> int:
 def drop_output(connection: Connection, ids: Sequence[str]) -> int:
     """Removes the output of records until the time of a step is over; returns how many."""
     until, dropped = end_of_step(connection), 0
-    for one in ids:
-        row = {"invocation_id": one, "record_bytes": RECORD_BYTES}
+    for invocation_id in ids:
+        row = {"invocation_id": invocation_id, "record_bytes": RECORD_BYTES}
         dropped += run(connection, "drop_output", row).rowcount
-        run(connection, "drop_attempt_output", {"invocation_id": one}).close()
+        run(connection, "drop_attempt_output", {"invocation_id": invocation_id}).close()
         if time.perf_counter() >= until:
             break
     return dropped

@@ -67,8 +67,8 @@ class Spool:
             written = os.write(self._file, line)
             if written != len(line):
                 self._cut()
-                told = f"No space left on device: {written} of {len(line)} bytes could be written"
-                raise OSError(errno.ENOSPC, told)
+                why = f"No space left on device: {written} of {len(line)} bytes could be written"
+                raise OSError(errno.ENOSPC, why)
             self._is_torn = False
             if self.size == 0:
                 self._holds(self.path.name, True)

@@ -118,14 +118,14 @@ def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
     if not sums:
         return
     rows = []
-    for key, one in sums.items():
+    for key, stats in sums.items():
         found = execute(connection, "stats_of", key).fetchone()
         if found is not None:
             known = decode(found[0])
-            known.add(one)
+            known.add(stats)
             rows.append((*key, encode(known)))
         else:
-            rows.append((*key, encode(one)))
+            rows.append((*key, encode(stats)))
     many(connection, "put_stats", rows)
 
 
@@ -313,18 +313,18 @@ def read_rows(statement: str, values: Mapping[str, Any], connection: Connection)
     return [(Stretch(*row[:4]), decode(row[4])) for row in rows]
 
 
-def add_one(sums: dict[K, CallStats], key: K, one: CallStats) -> None:
+def add_one(sums: dict[K, CallStats], key: K, stats: CallStats) -> None:
     """Adds `one` to what `sums` has at `key`; where that is nothing, `one` itself is there then."""
     if key in sums:
-        sums[key].add(one)
+        sums[key].add(stats)
     else:
-        sums[key] = one
+        sums[key] = stats
 
 
 def add_all(sums: Sums, more: Sums) -> None:
     """Adds `more` to `sums`."""
-    for key, one in more.items():
-        add_one(sums, key, one)
+    for key, stats in more.items():
+        add_one(sums, key, stats)
 
 
 def prune_some(
@@ -367,8 +367,8 @@ def give_up(connection: Connection, tenant_id: str, most: int) -> int:
         if some and longer is not None:
             move(connection, some, longer)
         elif some:
-            for key, one in some:
-                add(connection, {key._replace(function_id=ANY_FUNCTION): one})
+            for key, stats in some:
+                add(connection, {key._replace(function_id=ANY_FUNCTION): stats})
             move(connection, some, None)
         if some:
             return len(some)

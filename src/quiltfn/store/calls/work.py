@@ -251,7 +251,7 @@ class SqlWork:
         claimed, unreadable = self._read_claimed(connection, rows, now_ms)
         ended += self._end(connection, unreadable)
         return Claim(
-            work=sorted(claimed, key=lambda one: (one.due_at_ms, one.record.invocation_id)),
+            work=sorted(claimed, key=lambda work: (work.due_at_ms, work.record.invocation_id)),
             ended=ended,
             next_due_ms=scalar(connection, "next_due", function_id),
         )
@@ -520,23 +520,23 @@ class _Room:
         self._has: Counter[str] = Counter()
         self._all = usage.of_all(connection, usage.INPUT)
 
-    def take(self, one: AcceptedWork) -> Refusal:
+    def take(self, work: AcceptedWork) -> Refusal:
         """Why it is refused; else it counts from now on."""
-        function_id, tenant_id = one.record.function_id, one.record.tenant_id
+        function_id, tenant_id = work.record.function_id, work.record.tenant_id
         waiting = self._waiting_of(function_id)
         if waiting is None:
             return NotFound("the function was deleted")
-        if one.input.version is not None:
+        if work.input.version is not None:
             try:  # A removal that comes later sees the input, and leaves its version.
-                check_there(self._connection, function_id, one.input.version)
+                check_there(self._connection, function_id, work.input.version)
             except NotFound as error:
                 return error
-        if waiting >= one.max_queued:
+        if waiting >= work.max_queued:
             return CapacityFull(
-                f"{waiting} calls of the function wait already, and at most {one.max_queued} may",
+                f"{waiting} calls of the function wait already, and at most {work.max_queued} may",
                 retry_after=RETRY_AFTER_S,
             )
-        size = size_of(one.input)
+        size = size_of(work.input)
         refusal = self.fits(tenant_id, size)
         if refusal is None:
             self._waiting[function_id] = waiting + 1
@@ -572,20 +572,20 @@ class _Room:
         return self._waiting[function_id]
 
 
-def full(what: str, limit: int) -> CapacityFull:
+def full(noun: str, limit: int) -> CapacityFull:
     return CapacityFull(
-        f"{what} take as many bytes as they may",
+        f"{noun} take as many bytes as they may",
         details={"limit_bytes": limit},
         hint="work that waits and dead letters keep theirs: redrive or delete dead letters",
         retry_after=RETRY_AFTER_S,
     )
 
 
-def work_row(one: AcceptedWork) -> tuple[Any, ...]:
+def work_row(work: AcceptedWork) -> tuple[Any, ...]:
     """The values of `add_work`."""
-    record = one.record
+    record = work.record
     whose = record.invocation_id, record.tenant_id, record.function_id
-    return *whose, one.due_at_ms, one.expires_at_ms
+    return *whose, work.due_at_ms, work.expires_at_ms
 
 
 def never_begun(

@@ -27,19 +27,19 @@ class IntegrityCheck:
         self._thread: threading.Thread | None = None
         self._is_stopped = False
         # What to tell the operator, and whether that is damage.
-        self.told = ""
+        self.message = ""
         self.is_damaged = False
 
     def start(self) -> None:
         """Starts the check in the background."""
         size = self._database.stat().st_size
         if size >= CHECK_BELOW_BYTES:
-            self.told = (
+            self.message = (
                 "the last server did not end in order, and the database is too large to be looked "
                 "through meanwhile: quiltfn backup does it"
             )
             return
-        self.told = "the last server did not end in order: looking the database through"
+        self.message = "the last server did not end in order: looking the database through"
         self._thread = threading.Thread(target=self._run, name="store-check", daemon=True)
         self._thread.start()
 
@@ -63,12 +63,12 @@ class IntegrityCheck:
                 return
             damage = str(error)
         if damage is None:
-            self.told = "looked through after an end that was not in order: it is whole"
+            self.message = "looked through after an end that was not in order: it is whole"
             return
         import structlog  # noqa: PLC0415 — commands beside a server do without it
 
         self.is_damaged = True
-        self.told = f"the database is damaged: {damage}. Restore a backup"
+        self.message = f"the database is damaged: {damage}. Restore a backup"
         structlog.get_logger("quiltfn.store").error("the database is damaged", damage=damage)
 
     def _look(self) -> str | None:
@@ -80,9 +80,9 @@ class IntegrityCheck:
                 for (table,) in tables.fetchall():
                     if self._is_stopped:
                         return None
-                    (told,) = connection.execute(f"PRAGMA integrity_check('{table}')").fetchone()
-                    if told != "ok":
-                        return str(told)
+                    (result,) = connection.execute(f"PRAGMA integrity_check('{table}')").fetchone()
+                    if result != "ok":
+                        return str(result)
             finally:
                 self._connection = None
         return None

@@ -34,9 +34,9 @@ HAS_TABLE = text("SELECT to_regclass('compatibility') IS NOT NULL")
 oldest_version, node = tables.compatibility.c.oldest_version, tables.node.c
 
 
-def is_older(one: str, other: str) -> bool:
+def is_older(version: str, other: str) -> bool:
     """Whether one version is older than another. What follows the numbers does not count."""
-    return _numbers(one) < _numbers(other)
+    return _numbers(version) < _numbers(other)
 
 
 def oldest(connection: Connection) -> str:
@@ -59,8 +59,8 @@ def check_nodes(connection: Connection, name: str) -> None:
     rows = connection.execute(select(node.name, node.version).where(*is_there).order_by(node.name))
     old = [f"{one} of {version}" for one, version in rows if is_older(version, OLDEST)]
     if old:
-        told = {"own": __version__, "oldest": OLDEST, "others": f"node {', '.join(old[:5])}"}
-        raise StoreUnavailable(OTHERS_TOO_OLD.format(**told))
+        names = {"own": __version__, "oldest": OLDEST, "others": f"node {', '.join(old[:5])}"}
+        raise StoreUnavailable(OTHERS_TOO_OLD.format(**names))
 
 
 def close_to_older(connection: Connection) -> None:

@@ -95,7 +95,7 @@ class Database(Protocol):
         """
         ...
 
-    async def listen(self, told: Callable[[str], None]) -> None:
+    async def listen(self, hear: Callable[[str], None]) -> None:
         """Calls back for each `Notice` of another server, and with each of them after a time in
         which some may have been missed, until it is cancelled. Returns at once where the database
         has no way to tell them.
@@ -123,9 +123,9 @@ class Quickly(Protocol):
 
 def violated(error: exc.IntegrityError, constraint: UniqueConstraint) -> bool:
     """Whether that constraint is why. SQLite names its columns and PostgreSQL the constraint."""
-    told = getattr(error.orig, "diag", None)
-    if told is not None:
-        return bool(told.constraint_name == constraint.name)
+    diagnostic = getattr(error.orig, "diag", None)
+    if diagnostic is not None:
+        return bool(diagnostic.constraint_name == constraint.name)
     columns = ", ".join(f"{column.table.name}.{column.name}" for column in constraint.columns)
     return str(error.orig).endswith(columns)
 

@@ -130,11 +130,11 @@ class _Connection(psycopg.Connection[Any]):
     history: tuple[PostgresTimeline, History] | None = None
     is_warned = False  # since it was last waited for
 
-    def warned(self, told: "psycopg.errors.Diagnostic") -> None:
+    def warned(self, diagnostic: "psycopg.errors.Diagnostic") -> None:
         """The transaction was committed, and where somebody cancels its wait for a standby that is
         told in a warning, and not in an error.
         """
-        self.is_warned |= told.source_function == WAITS_FOR_STANDBY
+        self.is_warned |= diagnostic.source_function == WAITS_FOR_STANDBY
 
     def check(self, timeline: PostgresTimeline) -> None:
         """Closes itself where it is one to an old primary. Raises `psycopg.OperationalError`."""
@@ -207,29 +207,31 @@ def parameters(
     return {**mine, **({} if password is None else {"password": password})}
 
 
-def in_turn(told: Mapping[str, Any], first: tuple[str, str] | None) -> list[Mapping[str, Any]]:
+def in_turn(
+    parameters: Mapping[str, Any], first: tuple[str, str] | None
+) -> list[Mapping[str, Any]]:
     """What libpq is told of each of several servers, `first` before the others."""
-    hosts, ports = (str(told.get(name, "")).split(",") for name in ("host", "port"))
+    hosts, ports = (str(parameters.get(name, "")).split(",") for name in ("host", "port"))
     ports = ports if len(ports) > 1 else ports * len(hosts)
     servers = list(zip(hosts, ports, strict=False))
     if len(servers) < 2:
-        return [told]
-    servers.sort(key=lambda one: (one[0], one[1] or "5432") != first)
-    return [{**told, "host": host, "port": port} for host, port in servers]
+        return [parameters]
+    servers.sort(key=lambda server: (server[0], server[1] or "5432") != first)
+    return [{**parameters, "host": host, "port": port} for host, port in servers]
 
 
 def connected_in_turn(
     connects: Callable[[Mapping[str, Any]], Connected],
-    told: Mapping[str, Any],
+    given: Mapping[str, Any],
     timeline: PostgresTimeline,
 ) -> Connected:
     """A connection to the first server that lets in and is not of an old timeline: the one that did
     so last is asked first. Raises `psycopg.Error`.
     """
     errors: list[psycopg.Error] = []
-    for one in in_turn(told, timeline.host):
+    for server in in_turn(given, timeline.host):
         try:
-            return connects(one)
+            return connects(server)
         except psycopg.OperationalError as error:
             errors.append(error)
     raise next((one for one in errors if "timeline" in str(one)), errors[-1])
@@ -249,15 +251,15 @@ def engine(
     `application`: as in `parameters`. `timeline`: of the server; none is made to an old one. Raises
     `StoreBroken` for a URL that is none.
     """
-    told = parameters(
+    given = parameters(
         url, password, is_hurried=is_hurried, is_quick=is_quick, application=application
     )
     transaction_max_s = 2 if is_quick else TRANSACTION_MAX_S
 
     def connect() -> "psycopg.Connection[Any]":
         if timeline is None:
-            return connect_to(told)
-        return connected_in_turn(connect_to, told, timeline)
+            return connect_to(given)
+        return connected_in_turn(connect_to, given, timeline)
 
     def connect_to(server: Mapping[str, Any]) -> "psycopg.Connection[Any]":
         # Prepared statements are for long; there are some hundred.
@@ -359,9 +361,9 @@ def reason_of(error: BaseException) -> str:
     code, below = code_of(error), original(error)
     if not code:
         return str(below).strip().partition("\n")[0] or type(below).__name__
-    told = getattr(getattr(below, "diag", None), "message_primary", None)
-    if told and code.startswith(TELLING):
-        return f"{told} (SQLSTATE {code})"
+    message = getattr(getattr(below, "diag", None), "message_primary", None)
+    if message and code.startswith(TELLING):
+        return f"{message} (SQLSTATE {code})"
     return f"it refuses a statement (SQLSTATE {code})"
 
 

@@ -22,15 +22,15 @@ async def listen(
     parameters: Mapping[str, Any],
     timeline: PostgresTimeline,
     epoch: int,
-    told: Callable[[str], None],
+    hear: Callable[[str], None],
 ) -> None:
     """Calls `told` for the notices of other servers than the one of this epoch, on a connection of
     its own, which is made anew where it ends. Runs until it is cancelled.
     """
     while True:
-        for one in in_turn(parameters, timeline.host):
+        for server in in_turn(parameters, timeline.host):
             with contextlib.suppress(psycopg.Error, OSError):
-                await _listen_once(one, timeline, epoch, told)
+                await _listen_once(server, timeline, epoch, hear)
         await asyncio.sleep(AGAIN_S)
 
 
@@ -38,17 +38,17 @@ async def _listen_once(
     parameters: Mapping[str, Any],
     timeline: PostgresTimeline,
     epoch: int,
-    told: Callable[[str], None],
+    hear: Callable[[str], None],
 ) -> None:
     """Until the connection ends, or others have gone on to a newer timeline."""
     newest = timeline.newest
     made = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
     async with made:
         await made.execute(f"LISTEN {CHANNEL}".encode())
-        for one in Notice:  # some may have been missed
-            told(one)
+        for kind in Notice:  # some may have been missed
+            hear(kind)
         while not newest.is_before(timeline.newest):
             async for notice in made.notifies(timeout=LOOK_EVERY_S):
-                what, _, by = notice.payload.partition(" ")
+                named, _, by = notice.payload.partition(" ")
                 if by != str(epoch):
-                    told(what)
+                    hear(named)

@@ -51,10 +51,10 @@ class PostgresTimeline:
         assert row is not None
         found = History(int(row[0]), int(row[1], 16))
         if found.is_before(self.newest):
-            told = OLD.format(
+            message = OLD.format(
                 host=made.info.host, found=found.timeline, newest=self.newest.timeline
             )
-            raise psycopg.OperationalError(told)
+            raise psycopg.OperationalError(message)
         if found.timeline:
             if found != self.newest:
                 self._keep(found)

@@ -254,9 +254,9 @@ class PostgresDatabase:
         """As `Database` says."""
         return None if self._is_alone else await self.read(_read_clock)
 
-    async def listen(self, told: Callable[[str], None]) -> None:
+    async def listen(self, hear: Callable[[str], None]) -> None:
         """As `Database` says."""
-        await listen(self.listens_with, self.timeline, self.boot.epoch, told)
+        await listen(self.listens_with, self.timeline, self.boot.epoch, hear)
 
     async def end_node_session(self, name: str) -> None:
         """As `Database` says."""
@@ -338,7 +338,7 @@ class PostgresDatabase:
 
     def _perform(self, work: Work[T], deadline: float) -> T:
         """Runs `work` until it is stored: again where it surely was not, and time is left."""
-        told: Exception | None = None
+        problem: Exception | None = None
         for _ in range(TRIES):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -349,9 +349,9 @@ class PostgresDatabase:
             try:
                 return self._perform_once(work, deadline)
             except NotStored as error:
-                told = error
-        if told is not None:
-            raise StoreUnavailable(str(told)) from told.__cause__
+                problem = error
+        if problem is not None:
+            raise StoreUnavailable(str(problem)) from problem.__cause__
         raise StoreUnavailable(BUSY)
 
     def _perform_once(self, work: Work[T], deadline: float) -> T:
@@ -417,10 +417,10 @@ class PostgresDatabase:
 
     def _tell(self, writer: Connection) -> None:
         """Tells other servers, if there may be some, what the transaction has for them."""
-        told = sorted(writer.info.pop(TOLD, ()))
-        if told and not self._is_alone:
+        kinds = sorted(writer.info.pop(TOLD, ()))
+        if kinds and not self._is_alone:
             epoch = 0 if self._boot is None else self._boot.epoch
-            notices = ", ".join(f"pg_notify('{CHANNEL}', '{one} {epoch}')" for one in told)
+            notices = ", ".join(f"pg_notify('{CHANNEL}', '{one} {epoch}')" for one in kinds)
             run_alone(writer, f"SELECT {notices}")
 
     def _served(self, deadline: float) -> Connection:
@@ -444,10 +444,10 @@ class PostgresDatabase:
         it last may need a moment to be noticed as gone or, where its machine is, some ten seconds.
         Raises `StoreUnavailable`.
         """
-        told = FLEET_SERVER if self._fleet_id else OTHER_SERVER
+        message = FLEET_SERVER if self._fleet_id else OTHER_SERVER
         while not try_servers_lock(connection, alone=self._is_alone):
             self._end_left_session(connection)
-            _wait_until(deadline, told)
+            _wait_until(deadline, message)
         while self._fleet_id and not try_name_lock(connection, self._node_id):
             self._end_left_session(connection)
             _wait_until(deadline, SAME_NAME.format(name=self._node_id))
@@ -470,18 +470,18 @@ class PostgresDatabase:
         """
         ask = WHAT_BECAME.format(number=f"'{number}'")
         while True:
-            told, now, is_on_disk = None, life, False
+            answer, now, is_on_disk = None, life, False
             with contextlib.suppress(StoreUnavailable, NotStored):
-                told, *now = self._told(ask, deadline)
-                if told == "committed":
+                answer, *now = self._told(ask, deadline)
+                if answer == "committed":
                     self._told(WAIT_FOR_DISK, deadline)
                     is_on_disk = True
             is_same = tuple(now) == tuple(life)
-            if told == "committed" and is_same and is_on_disk:
+            if answer == "committed" and is_same and is_on_disk:
                 return True
-            if told == "aborted" or (told == "in progress" and not is_same):
+            if answer == "aborted" or (answer == "in progress" and not is_same):
                 break
-            if (told == "committed" and not is_same) or time.monotonic() >= deadline:
+            if (answer == "committed" and not is_same) or time.monotonic() >= deadline:
                 raise OutcomeUnknown
             time.sleep(LOOK_AGAIN_S)
         raise NotStored("the connection to the database ended before the change was stored")
@@ -510,8 +510,8 @@ class PostgresDatabase:
             if not is_of_database(error):
                 raise
             # It may come: another start has another chance.
-            told = f"PostgreSQL does not let anybody in: {reason_of(error)}"
-            raise StoreUnavailable(told) from error
+            message = f"PostgreSQL does not let anybody in: {reason_of(error)}"
+            raise StoreUnavailable(message) from error
         try:
             self._open_or_tell(alone, self._writer)
         except Exception as error:
@@ -650,10 +650,10 @@ class PostgresDatabase:
             raise DiskFull(f"{FULL} where PostgreSQL is: nothing can be stored") from error
         if code == LOCKED_CODE:
             raise StoreUnavailable(BUSY) from error
-        told = f"the database does not answer as it should: {reason_of(error)}"
+        message = f"the database does not answer as it should: {reason_of(error)}"
         if code in RETRIED or (connection is not None and is_lost(connection)):
-            raise NotStored(told) from error
-        raise StoreUnavailable(told) from error
+            raise NotStored(message) from error
+        raise StoreUnavailable(message) from error
 
     def _close(self, which: str) -> None:
         connection: Connection | None = getattr(self, which)
@@ -663,10 +663,10 @@ class PostgresDatabase:
                 connection.close()
 
 
-def _wait_until(deadline: float, told: str) -> None:
+def _wait_until(deadline: float, message: str) -> None:
     """Waits a moment. Raises `StoreUnavailable` with what is `told` after the deadline."""
     if time.monotonic() >= deadline:
-        raise StoreUnavailable(told)
+        raise StoreUnavailable(message)
     time.sleep(LOOK_AGAIN_S)
 
 

@@ -57,8 +57,8 @@ class QuickConnection:
             self._close()
             if not is_of_database(error):
                 raise
-            told = f"the database does not answer in time: {reason_of(error)}"
-            raise StoreUnavailable(told) from error
+            message = f"the database does not answer in time: {reason_of(error)}"
+            raise StoreUnavailable(message) from error
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None

@@ -143,9 +143,9 @@ class SqliteDatabase:
     async def clock(self) -> None:
         """As `Database` says: the file is on this machine."""
 
-    async def listen(self, told: Callable[[str], None]) -> None:
+    async def listen(self, hear: Callable[[str], None]) -> None:
         """As `Database` says: it has none."""
-        del told
+        del hear
 
     async def end_node_session(self, name: str) -> None:
         """As `Database` says: there are none."""
@@ -153,7 +153,7 @@ class SqliteDatabase:
 
     def condition(self) -> tuple[bool, str]:
         """As `SqlStore` says."""
-        messages = [*self.directory.notices, *([self.check.told] if self.check.told else [])]
+        messages = [*self.directory.notices, *([self.check.message] if self.check.message else [])]
         return not self.check.is_damaged, "; ".join(messages) or NOTHING_MISSING
 
     async def read(self, work: Work[T]) -> T:
@@ -354,10 +354,10 @@ class SqliteDatabase:
             copy = self._keep_copy(str(found)) if str(found) < REVISION else None
             migrate(connection)  # refuses a newer schema, for which an older copy may be needed
         with connection.begin():  # Everything if that is quick; functions always.
-            for what in ("1",) if self._is_small() else ("function", "version"):
-                told = connection.exec_driver_sql(f"PRAGMA quick_check({what})").scalar()
-                if told != "ok":
-                    raise StoreBroken(f"{path} is damaged: {told}. Restore a backup.")
+            for bound in ("1",) if self._is_small() else ("function", "version"):
+                result = connection.exec_driver_sql(f"PRAGMA quick_check({bound})").scalar()
+                if result != "ok":
+                    raise StoreBroken(f"{path} is damaged: {result}. Restore a backup.")
         if copy is not None:
             self._keep_only(copy)
 

@@ -59,9 +59,9 @@ def first_in_log(log: Path) -> Numbers | None:
         os.close(opened)
 
 
-def is_older(one: int, other: int) -> bool:
+def is_older(number: int, other: int) -> bool:
     """Whether `one` comes before `other`, also across the overflow of the count."""
-    return 0 < (other - one) & NUMBERS <= NUMBERS // 2
+    return 0 < (other - number) & NUMBERS <= NUMBERS // 2
 
 
 def following(count: int) -> int:

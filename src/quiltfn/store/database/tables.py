@@ -642,15 +642,15 @@ TIMELINE_AT = INVOCATION_COLUMNS.index("timeline")
 SPEC_COLUMNS = VersionSpec.__struct_encode_fields__
 
 
-def function_row(one: Function) -> dict[str, Any]:
+def function_row(function: Function) -> dict[str, Any]:
     """The columns of a function, without its counters."""
-    row: dict[str, Any] = msgspec.to_builtins(one)
+    row: dict[str, Any] = msgspec.to_builtins(function)
     return row
 
 
-def version_row(one: Version) -> dict[str, Any]:
+def version_row(version: Version) -> dict[str, Any]:
     """A version and its spec, flat."""
-    row: dict[str, Any] = msgspec.to_builtins(one)
+    row: dict[str, Any] = msgspec.to_builtins(version)
     spec: dict[str, Any] = row.pop("spec")
     return row | spec
 
@@ -676,13 +676,13 @@ def read_stored(row: RowMapping) -> StoredFunction:
     )
 
 
-def invocation_row(one: Invocation) -> list[Any]:
+def invocation_row(invocation: Invocation) -> list[Any]:
     """A record in the order of its fields, for the driver, which takes JSON as text."""
-    row = list(msgspec.structs.astuple(one)[: len(INVOCATION_COLUMNS)])
-    row[STATUS_AT] = one.status.value
-    row[SOURCE_AT] = one.source.value
-    if one.timeline is not None:
-        row[TIMELINE_AT] = msgspec.json.encode(one.timeline).decode()
+    row = list(msgspec.structs.astuple(invocation)[: len(INVOCATION_COLUMNS)])
+    row[STATUS_AT] = invocation.status.value
+    row[SOURCE_AT] = invocation.source.value
+    if invocation.timeline is not None:
+        row[TIMELINE_AT] = msgspec.json.encode(invocation.timeline).decode()
     return row
 
 
@@ -717,9 +717,9 @@ def owned_by(boot: tuple[str, int, bool]) -> dict[str, Any]:
     return {"node_id": boot[0], "epoch": boot[1]}
 
 
-def row_of(one: msgspec.Struct) -> dict[str, Any]:
+def row_of(item: msgspec.Struct) -> dict[str, Any]:
     """The columns of a struct whose fields are columns of the same names. No bytes in it."""
-    row: dict[str, Any] = msgspec.to_builtins(one)
+    row: dict[str, Any] = msgspec.to_builtins(item)
     return row
 
 

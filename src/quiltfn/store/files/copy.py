@@ -109,7 +109,7 @@ class Counted:
             yield row
 
 
-def copy(source: Source, target: Target, told: Callable[[str, int], None]) -> None:
+def copy(source: Source, target: Target, progress: Callable[[str, int], None]) -> None:
     """Copies every table and compares. `told` gets each table's name and its number of rows.
 
     Raises `StoreBroken` where the target does not have what the source has; the caller then gives
@@ -128,7 +128,7 @@ def copy(source: Source, target: Target, told: Callable[[str, int], None]) -> No
                 f"The copy differs from its source in {table.name}: {found.rows} rows of "
                 f"{contents.rows} arrived, or not as they were. Nothing was kept of it."
             )
-        told(table.name, contents.rows)
+        progress(table.name, contents.rows)
 
 
 def contents_of(source: Source, table: Table) -> Contents:

@@ -316,7 +316,7 @@ class DataDirectory:
         found = NOTE.fullmatch(text)
         if found is None:  # Of an older release, which wrote the word alone; or new.
             return Note(text.strip() if text.strip() in ("open", "closed") else "")
-        word, one, two, commit, spools = found.groups()
-        owners = int(one), int(two)
+        word, first, two, commit, spools = found.groups()
+        owners = int(first), int(two)
         # A start that did not come as far as a database has noted none.
         return Note(word, owners if any(owners) else (), int(commit), spools)

@@ -53,11 +53,11 @@ def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
             # Of its own also within a second: what is there is never replaced.
             prefix = time.strftime(f"{REPLACED}%Y%m%dT%H%M%SZ-", time.gmtime())
             aside = Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir))
-            for one in old:
-                one.rename(aside / one.name)
+            for path in old:
+                path.rename(aside / path.name)
         directory.forget()
-        for one in place.iterdir():
-            one.rename(data_dir / one.name)
+        for path in place.iterdir():
+            path.rename(data_dir / path.name)
         place.rmdir()
         directory.sync()
         (data_dir / RESTORING).unlink()

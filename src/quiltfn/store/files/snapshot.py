@@ -100,9 +100,9 @@ def look_through(database: Path) -> Snapshot:
     """Checks the copy. Raises `StoreBroken` if it is damaged, because then the original is."""
     try:
         with closing(sqlite3.connect(database)) as connection:
-            (told,) = connection.execute("PRAGMA integrity_check").fetchone()
-            if told != "ok":
-                raise StoreBroken(f"The database is damaged: {told}. Restore an older backup.")
+            (result,) = connection.execute("PRAGMA integrity_check").fetchone()
+            if result != "ok":
+                raise StoreBroken(f"The database is damaged: {result}. Restore an older backup.")
             (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             (functions,) = connection.execute("SELECT count(*) FROM function").fetchone()
             (records,) = connection.execute("SELECT count(*) FROM invocation").fetchone()

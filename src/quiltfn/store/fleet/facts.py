@@ -120,7 +120,7 @@ def _times(connection: Connection, unix: Callable[[], float]) -> tuple[float, fl
     took, off = [], []
     for _ in range(ROUND_TRIPS):
         began, began_at = time.monotonic(), unix()
-        ((told,),) = run_alone(connection, "SELECT extract(epoch FROM clock_timestamp())")
+        ((seconds,),) = run_alone(connection, "SELECT extract(epoch FROM clock_timestamp())")
         took.append(time.monotonic() - began)
-        off.append(float(told) - began_at - took[-1] / 2)
+        off.append(float(seconds) - began_at - took[-1] / 2)
     return statistics.median(took), statistics.median(off)

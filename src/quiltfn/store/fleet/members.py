@@ -55,8 +55,8 @@ class SqlMembers:
         """Tells the others where this node is, whose start has stored its epoch and version. Raises
         `NodeRemoved`.
         """
-        told = msgspec.to_builtins(report)
-        found = await self._change_own({"address": address, "report": told})
+        fields = msgspec.to_builtins(report)
+        found = await self._change_own({"address": address, "report": fields})
         if found is None:
             raise StoreUnavailable("this node was started again elsewhere")
         if found.state is NodeState.REMOVED:
@@ -82,10 +82,10 @@ class SqlMembers:
         are those of the beat before, and are not read again.
         """
         found, before, self._reports = [], self._reports, {}
-        for name, epoch, beat, presence, state, address, version, told in connection.execute(ALL):
+        for name, epoch, beat, presence, state, address, version, report in connection.execute(ALL):
             known = before.get(name)
-            if known is None or known[0] != told:
-                known = told, _report(told)
+            if known is None or known[0] != report:
+                known = report, _report(report)
             self._reports[name] = known
             found.append(
                 Member(

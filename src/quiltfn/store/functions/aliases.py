@@ -21,13 +21,13 @@ owner = tables.function
 def move_all(connection: Connection, function: Function, move: Callable[[Alias], Alias]) -> None:
     """Stores what `move` makes of each alias of the function."""
     found = select(row.c.name, row.c.alias).where(row.c.function_id == function.id)
-    for one in connection.execute(found).all():
-        before = convert(one.alias, Alias)
+    for stored in connection.execute(found).all():
+        before = convert(stored.alias, Alias)
         after = move(before)
         if after == before:
             continue
         values = {"alias": msgspec.to_builtins(after), "revision": after.revision}
-        this = row.c.function_id == function.id, row.c.name == one.name
+        this = row.c.function_id == function.id, row.c.name == stored.name
         connection.execute(update(row).where(*this).values(values))
         changes.record(connection, ChangeKind.ALIAS, function.tenant_id, function.id)
 

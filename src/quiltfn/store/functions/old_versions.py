@@ -77,6 +77,6 @@ def _needed(connection: Connection, function: Function) -> set[int]:
     inputs = select(given.version).distinct()
     inputs = inputs.where(given.function_id == function.id, given.version.is_not(None))
     needed = {function.current_version, *connection.execute(inputs).scalars()}
-    for one in connection.execute(aliases).scalars():
-        needed.update(convert(one, Alias).versions)
+    for stored in connection.execute(aliases).scalars():
+        needed.update(convert(stored, Alias).versions)
     return needed

@@ -105,23 +105,23 @@ class SqlTenantImages:
 
         return await self._database.read(work)
 
-    async def add(self, one: TenantImage, quota_bytes: int | None = None) -> bool:
+    async def add(self, image: TenantImage, quota_bytes: int | None = None) -> bool:
         """Gives the tenant the image, unless all of its images would then count more than
         `quota_bytes`; whether it has it now. What it had already it keeps.
         """
-        this = (held.c.tenant_id == one.tenant_id) & (held.c.digest == one.digest)
+        this = (held.c.tenant_id == image.tenant_id) & (held.c.digest == image.digest)
         theirs = select(func.coalesce(func.sum(held.c.counted_bytes), 0)).where(
-            held.c.tenant_id == one.tenant_id
+            held.c.tenant_id == image.tenant_id
         )
 
         def work(connection: Connection) -> bool:
             is_new = not connection.execute(delete(held).where(this)).rowcount
             if is_new and quota_bytes is not None:
                 used = int(connection.execute(theirs).scalar_one())
-                if used + one.counted_bytes > quota_bytes:
+                if used + image.counted_bytes > quota_bytes:
                     return False
-            connection.execute(insert(held), tables.row_of(one))
-            changes.record(connection, ChangeKind.IMAGE, one.tenant_id, one.digest)
+            connection.execute(insert(held), tables.row_of(image))
+            changes.record(connection, ChangeKind.IMAGE, image.tenant_id, image.digest)
             return True
 
         return await self._database.write(work)

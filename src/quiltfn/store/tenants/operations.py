@@ -72,8 +72,8 @@ class SqlOperations:
         self._ended = {one.operation_id: one for one in ended}
 
         def work(connection: Connection) -> None:
-            for one in ended:
-                finish(connection, one)
+            for operation in ended:
+                finish(connection, operation)
 
         def stored() -> None:
             self._ended = {}
