@@ -9,13 +9,13 @@ import ipaddress
 import os
 import re
 import socket
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from quiltfn.base.immutable import Frozen
+from quiltfn.base.setting_files import BadSetting, read_config, read_secret
 
 PREFIX = "QUILTFN_"
 DAY_S = 86_400
@@ -63,12 +63,7 @@ OTHER_VARIABLES = frozenset(
     )
 )
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
-PRIVATE_MAX_BYTES = 64 * 1024
 T = TypeVar("T")
-
-
-class BadSetting(ValueError):
-    """A setting that cannot be used (a sentence that names it)."""
 
 
 class Setting:
@@ -566,31 +561,6 @@ def _is_this_machine(host: str) -> bool:
     return _is_address(host) and ipaddress.ip_address(host).is_loopback
 
 
-def read_secret(name: str, path: Path) -> str:
-    """What the secret file of a setting holds. Raises `BadSetting`."""
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
-
-
-def read_private(name: str, path: Path) -> str:
-    """Likewise of a file that nobody but its owner may use. Raises `BadSetting`."""
-    try:
-        with path.open() as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise BadSetting(
-                    f"{name}: {path} must be its owner's alone, and its mode is {mode:04o}: "
-                    f"chmod 600 {path}"
-                )
-            return file.read(PRIVATE_MAX_BYTES)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
-
-
 def store_secret(chosen: Settings) -> str | None:
     """The contents of `store_password_file`, if it is set. Raises `BadSetting`."""
     name, path = "store_password_file", chosen.store_password_file
@@ -628,14 +598,24 @@ def _is_address(text: str) -> bool:
         return False
 
 
-def from_everywhere(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the command line (None: not given), the environment and the settings file.
+def config_of(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str | None:
+    """The path of the settings file, if there is one."""
+    environ = os.environ if environ is None else environ
+    return given.get("config") or environ.get(PREFIX + "CONFIG")
+
+
+def from_everywhere(
+    given: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    in_file: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings from the command line (None: not given), the environment and the settings file;
+    `in_file`: what that says, if it was read already.
 
     Raises `BadSetting`.
     """
     environ = os.environ if environ is None else environ
-    config = given.get("config") or environ.get(PREFIX + "CONFIG")
-    in_file = read_file(Path(config)) if config else {}
+    in_file = _read_named(given, environ) if in_file is None else in_file
     values: dict[str, Any] = {}
     for one in SETTINGS:
         name = one.name
@@ -659,11 +639,19 @@ def _check_node(values: Mapping[str, Any]) -> None:
             raise BadSetting(f"{name} and fleet do not go together: the node's file says it")
 
 
-def old_names(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> list[str]:
+def _read_named(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    config = config_of(given, environ)
+    return read_file(Path(config)) if config else {}
+
+
+def old_names(
+    given: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    in_file: Mapping[str, Any] | None = None,
+) -> list[str]:
     """A sentence for each setting that was given by an old name, wherever. Raises `BadSetting`."""
     environ = os.environ if environ is None else environ
-    config = given.get("config") or environ.get(PREFIX + "CONFIG")
-    in_file = read_file(Path(config)) if config else {}
+    in_file = _read_named(given, environ) if in_file is None else in_file
     return [
         f"the setting {old} is now called {new}; the old name still works"
         for old, new in RENAMED.items()
@@ -671,9 +659,9 @@ def old_names(given: Mapping[str, Any], environ: Mapping[str, str] | None = None
     ]
 
 
-def warnings_of(given: Mapping[str, Any]) -> list[str]:
-    """A sentence for each setting that its giver should look at. Raises `BadSetting`."""
-    return [*old_names(given), *unknown_variables()]
+def warnings_of(given: Mapping[str, Any], in_file: Mapping[str, Any]) -> list[str]:
+    """A sentence for each setting that its giver should look at."""
+    return [*old_names(given, in_file=in_file), *unknown_variables()]
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -703,14 +691,15 @@ def _values_of(
     return given.get(name), environ.get(PREFIX + name.upper()), in_file.get(name)
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file. Raises `BadSetting`, also for a name that is no setting."""
+def read_file(path: Path, text: str | None = None) -> dict[str, Any]:
+    """The settings in a TOML file; `text`: its text, if that was read already. Raises `BadSetting`,
+    also for a name that is no setting.
+    """
     import tomllib  # noqa: PLC0415 — most servers have no such file
 
     try:
-        with path.open("rb") as file:
-            found = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = tomllib.loads(read_config(path) if text is None else text)
+    except tomllib.TOMLDecodeError as error:
         raise BadSetting(f"the settings file {path} cannot be read: {error}") from None
     known = {one.name for one in SETTINGS}
     for name in found:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quiltfn.launcher.main import Launcher, Options
-from quiltfn.operator.serve import GUEST, program_paths, room_of
+from quiltfn.operator.chosen_settings import room_of
+from quiltfn.operator.serve import GUEST, program_paths
 from quiltfn.ports import Sandbox, Sandboxes
 from quiltfn.sandbox.channel import LauncherChannel
 from quiltfn.sandbox.client import LauncherSandboxes

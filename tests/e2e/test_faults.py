@@ -385,6 +385,19 @@ def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
     return ended.code, ended.stderr
 
 
+def test_a_settings_file_that_root_alone_can_read(tmp_path: Path) -> None:
+    """A child without root makes settings of it."""
+    file = tmp_path / "quiltfn.toml"
+    file.write_text('host = "example.com"\n')
+    file.chmod(0o600)
+    code, said = serve(tmp_path, "--config", str(file))
+    assert code == 78
+    assert "host must be an IP address or localhost, not 'example.com'" in said
+    code, said = serve(tmp_path, "--config", str(tmp_path / "none.toml"))
+    assert code == 78
+    assert f"the settings file {tmp_path / 'none.toml'} cannot be read" in said
+
+
 def test_it_is_refused_without_root(tmp_path: Path) -> None:
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     can = subprocess.run([*nobody, QUILTFN, "--version"], capture_output=True, check=False)

@@ -14,9 +14,9 @@ import pytest
 from e2e.server import Function, Server, until
 from fleet.nodes import Fleet
 from promises import promise
+from quiltfn.base.setting_files import read_private
 from quiltfn.fleet import files
 from quiltfn.fleet.peers import SILENT_S, HttpPeers
-from quiltfn.settings import read_private
 from service.peers.pair import Directory
 from timeouts import scaled
 

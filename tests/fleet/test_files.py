@@ -12,8 +12,8 @@ from e2e.server import QUILTFN, Server, quiltfn
 from fleet.nodes import PASSWORD_FILE, Fleet
 from postgresql import PASSWORD
 from promises import promise
+from quiltfn.base.setting_files import read_private
 from quiltfn.fleet import files
-from quiltfn.settings import read_private
 from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("N2", "N3")]

@@ -23,7 +23,8 @@ from typing import Any
 from e2e.server import CRUN, children, is_alive
 from quiltfn.launcher import host_image, images, jobs
 from quiltfn.launcher.main import Launcher, Options
-from quiltfn.operator.serve import GUEST, program_paths, room_of
+from quiltfn.operator.chosen_settings import room_of
+from quiltfn.operator.serve import GUEST, program_paths
 from quiltfn.settings import Settings
 from timeouts import scaled
 

@@ -8,11 +8,12 @@ import re
 import pytest
 
 from promises import promise
+from quiltfn.base.setting_files import BadSetting
 from quiltfn.launcher.egress_rules import DENIED_V4, DENIED_V6
 from quiltfn.model import callback
 from quiltfn.model.callback import check_secret, check_url, is_public, may_be_called
 from quiltfn.model.errors import Unprocessable
-from quiltfn.settings import BadSetting, Settings
+from quiltfn.settings import Settings
 
 
 def ranges_of(text: str) -> list[callback.AddressRange]:

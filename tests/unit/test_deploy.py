@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from promises import promise
-from quiltfn.operator import serve
+from quiltfn.operator import chosen_settings
 from quiltfn.settings import from_everywhere
 
 pytestmark = promise("N65")
@@ -71,7 +71,7 @@ def test_the_server_takes_the_command_line_and_the_settings(tmp_path: Path) -> N
     (container,) = of_kind("DaemonSet")["spec"]["template"]["spec"]["containers"]
     program, verb, *options = container["command"]
     assert (program, verb) == ("quiltfn", "serve")
-    given = vars(serve.parser().parse_args(options))
+    given = vars(chosen_settings.parser().parse_args(options))
     file = tmp_path / "quiltfn.toml"
     file.write_text(of_kind("ConfigMap")["data"]["quiltfn.toml"])
     given |= {"config": str(file), "host": "10.0.0.1"}

@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from promises import promise
+from quiltfn.base.setting_files import BadSetting
 from quiltfn.fleet import files
 from quiltfn.fleet.files import FleetFile, NodeFile, as_text, new_fleet, new_node, parse
 from quiltfn.operator import fleet as command
+from quiltfn.operator.chosen_settings import secret_files
 from quiltfn.operator.serve import read_secrets
-from quiltfn.settings import BadSetting, from_everywhere
+from quiltfn.settings import from_everywhere
 
 pytestmark = promise("N2")
 
@@ -136,7 +138,12 @@ def test_a_file_is_its_owners_alone_from_the_beginning(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(FileExistsError):
         node_file(tmp_path)
-    assert parse(NodeFile, read_secrets(from_everywhere({"fleet": str(path)}, {}))["fleet"]) == NODE
+    assert (
+        parse(
+            NodeFile, read_secrets(secret_files(from_everywhere({"fleet": str(path)}, {})))["fleet"]
+        )
+        == NODE
+    )
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
@@ -144,13 +151,13 @@ def test_a_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> Non
     path = node_file(tmp_path)
     path.chmod(mode)
     with pytest.raises(BadSetting, match=f"fleet: .*its mode is {mode:04o}: chmod 600"):
-        read_secrets(from_everywhere({"fleet": str(path)}, {}))
+        read_secrets(secret_files(from_everywhere({"fleet": str(path)}, {})))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     chosen = from_everywhere({"fleet": str(tmp_path / "none")}, {})
     with pytest.raises(BadSetting, match=r"fleet: .*none cannot be read: No such file"):
-        read_secrets(chosen)
+        read_secrets(secret_files(chosen))
 
 
 @pytest.mark.parametrize("name", ["store", "store_password_file", "node_id"])

@@ -9,6 +9,7 @@ import pytest
 
 from promises import promise
 from quiltfn import settings
+from quiltfn.base.setting_files import BadSetting
 from quiltfn.model import keepalive, version
 from quiltfn.sandbox import guest
 from quiltfn.settings import (
@@ -16,7 +17,6 @@ from quiltfn.settings import (
     PREFIX,
     RENAMED,
     SETTINGS,
-    BadSetting,
     Setting,
     from_everywhere,
     old_names,

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from quiltfn.base.setting_files import BadSetting
 from quiltfn.fleet.certificates import (
     BadCertificate,
     Credential,
@@ -25,7 +26,7 @@ from quiltfn.fleet.certificates import (
     make_node_certificate,
 )
 from quiltfn.model.converting import convert
-from quiltfn.settings import HOST_NAME, BadSetting, check_store, password_in
+from quiltfn.settings import HOST_NAME, check_store, password_in
 
 FORMAT = 1
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

@@ -22,6 +22,7 @@ from quiltfn.api.http.connections import ConnectionLimits, Connections
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, text_response
 from quiltfn.api.http.tls_acceptor import BACKLOG, TlsAcceptor
+from quiltfn.base.setting_files import BadSetting
 from quiltfn.fleet.files import NodeFile, split_address
 from quiltfn.fleet.identity import (
     HEADER,
@@ -39,7 +40,6 @@ from quiltfn.fleet.identity import (
 from quiltfn.fleet.peers import CONNECTIONS_MAX, KeyRevisions
 from quiltfn.fleet.tls import node_of, server_context, set_options
 from quiltfn.ports.peers import PIECE_BYTES, Asker, PeerDirectory
-from quiltfn.settings import BadSetting
 
 PeerHandler = Callable[[Request, Asker], Awaitable[Response]]
 _name = itemgetter(0)

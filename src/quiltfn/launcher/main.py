@@ -124,7 +124,6 @@ class Launcher:
         self.options = options
         self.listener = _listen(options.host, options.port)
         try:
-            confine.check_readable(options.program)
             confine.check_reachable(options.run_dir)
         except (confine.NotReadable, OSError) as error:
             raise CannotStart(str(error), NO_DATA_DIR) from None

@@ -14,18 +14,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from quiltfn.base.setting_files import BadSetting
 from quiltfn.host import checks as host_findings
 from quiltfn.host import programs as host_programs
 from quiltfn.host.checks import Finding, Level
 from quiltfn.launcher import cgroups, state
 from quiltfn.operator.serve import GUEST
-from quiltfn.settings import (
-    BadSetting,
-    Settings,
-    from_everywhere,
-    is_store_verified,
-    store_secret,
-)
+from quiltfn.settings import Settings, from_everywhere, is_store_verified, store_secret
 
 FINE, NOT_FINE, NOT_ROOT = 0, 1, 77
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quiltfn.base.clock import SystemClock
+from quiltfn.base.setting_files import BadSetting, read_private, read_secret
 from quiltfn.fleet import files
 from quiltfn.operator.outcome import told
 from quiltfn.server.opened_store import NO_DRIVER
-from quiltfn.settings import BadSetting, check_store, password_in, read_private, read_secret
+from quiltfn.settings import check_store, password_in
 
 DAYS_MAX = 3650
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from quiltfn import __version__
 from quiltfn.base.clock import SystemClock
+from quiltfn.base.setting_files import BadSetting, read_private
 from quiltfn.fleet.directory import MemberDirectory
 from quiltfn.fleet.files import NodeFile, parse, split_address
 from quiltfn.fleet.identity import PING
@@ -22,7 +23,7 @@ from quiltfn.host.checks import Finding, database, fine, refuse, warn
 from quiltfn.model.member import Member, NodeState, Presence
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.server.opened_store import NO_DRIVER
-from quiltfn.settings import BadSetting, Settings, is_store_verified, read_private
+from quiltfn.settings import Settings, is_store_verified
 from quiltfn.store import StoreBroken
 from quiltfn.store.database.compatibility import OLDEST, is_older
 

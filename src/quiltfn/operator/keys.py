@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from quiltfn.base.clock import SystemClock
 from quiltfn.base.ids import continue_behind, new_id
+from quiltfn.base.setting_files import BadSetting, read_private
 from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import QuiltfnError, Unprocessable
-from quiltfn.settings import BadSetting, Settings, from_everywhere, read_private, store_secret
+from quiltfn.settings import Settings, from_everywhere, store_secret
 
 if TYPE_CHECKING:
     from quiltfn.store import SqlAudit, SqlKeys

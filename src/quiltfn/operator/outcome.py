@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import cast
 
-from quiltfn.settings import BadSetting
+from quiltfn.base.setting_files import BadSetting
 from quiltfn.store import StoreBroken
 
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78

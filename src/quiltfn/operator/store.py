@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from quiltfn.base.setting_files import BadSetting, read_secret
 from quiltfn.operator.outcome import told
 from quiltfn.operator.owner import become_owner
 from quiltfn.server.opened_store import NO_DRIVER
-from quiltfn.settings import BadSetting, check_store, password_in, read_secret
+from quiltfn.settings import check_store, password_in
 from quiltfn.store.files import copy, copy_sqlite
 from quiltfn.store.files.copy import Source, Target
 

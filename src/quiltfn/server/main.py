@@ -34,6 +34,7 @@ from quiltfn.api.http.connections import ConnectionLimits, Connections
 from quiltfn.api.http.server import Server
 from quiltfn.api.http.stall_responder import StallResponder
 from quiltfn.base.clock import SystemClock
+from quiltfn.base.setting_files import BadSetting
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.memory import Memory
 from quiltfn.observe import log
@@ -48,7 +49,6 @@ from quiltfn.server.launch_context import Inherited, inherit
 from quiltfn.server.opened_store import opened_store
 from quiltfn.server.platform import CannotServe, Node, Platform, open_platform
 from quiltfn.server.telemetry import CannotSend
-from quiltfn.settings import BadSetting
 from quiltfn.store import StoreBroken
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from contextlib import AbstractAsyncContextManager
 
-from quiltfn.settings import BadSetting, Settings, password_in
+from quiltfn.base.setting_files import BadSetting
+from quiltfn.settings import Settings, password_in
 from quiltfn.store import SqlStore, StoreBroken, open_sqlite
 
 NO_DRIVER = "what speaks to PostgreSQL is not installed; install quiltfn[postgresql] ({error})"

@@ -1,0 +1,45 @@
+"""Read files that settings name, some of which only root may read."""
+
+import os
+import stat
+from pathlib import Path
+
+EXIT_BAD_SETTING = 78
+PRIVATE_MAX_BYTES = 64 * 1024
+
+
+class BadSetting(ValueError):
+    """A setting that cannot be used (a sentence that names it)."""
+
+
+def read_config(path: Path) -> str:
+    """The text of the settings file. Raises `BadSetting`."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"the settings file {path} cannot be read: {error}") from None
+
+
+def read_secret(name: str, path: Path) -> str:
+    """What the secret file of a setting holds. Raises `BadSetting`."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
+
+
+def read_private(name: str, path: Path) -> str:
+    """Likewise of a file that nobody but its owner may use. Raises `BadSetting`."""
+    try:
+        with path.open() as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise BadSetting(
+                    f"{name}: {path} must be its owner's alone, and its mode is {mode:04o}: "
+                    f"chmod 600 {path}"
+                )
+            return file.read(PRIVATE_MAX_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise BadSetting(f"{name}: {path} cannot be read: {reason}") from None
