@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from promises import promise
 from quiltfn.http_trigger import cloudevents
 from quiltfn.http_trigger.answer import BadAnswer
+from quiltfn.http_trigger.cloudevents import ATTRIBUTES_MAX, ATTRIBUTES_MAX_CHARS
 from quiltfn.http_trigger.event import answer_of
 from quiltfn.model.errors import BadRequest
 
@@ -101,8 +102,12 @@ RIGHT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
         {"data_base64": 5},
         {"datacontenttype": 5},
         *({"datacontenttype": f"text/plain{one}"} for one in ("\0", "\n", "\r", "\x7f", "\u20ac")),
+        {f"a{number}": "" for number in range(ATTRIBUTES_MAX - len(RIGHT) + 1)},
+        {"id": "\u20ac" * ATTRIBUTES_MAX_CHARS},
+        {"datacontenttype": "x" * ATTRIBUTES_MAX_CHARS},
+        dict.fromkeys(("a", "b"), "x" * (ATTRIBUTES_MAX_CHARS // 2)),
     ],
-    ids=str,
+    ids=lambda change: str(change)[:40],
 )
 def test_what_is_no_event_is_refused(change: dict[str, Any]) -> None:
     event = RIGHT | change
@@ -111,6 +116,15 @@ def test_what_is_no_event_is_refused(change: dict[str, Any]) -> None:
         cloudevents.read(headers, json.dumps(event).encode())
     assert not cloudevents.is_event(event)
     assert cloudevents.is_event(RIGHT)
+
+
+def test_as_many_attributes_as_become_headers_are_taken() -> None:
+    for more in (
+        {f"a{number}": "" for number in range(ATTRIBUTES_MAX - len(RIGHT))},
+        {"a": "\u20ac" * (ATTRIBUTES_MAX_CHARS - sum(map(len, RIGHT.values())))},
+        {"data": "x" * (ATTRIBUTES_MAX_CHARS + 1)},
+    ):
+        assert cloudevents.is_event(RIGHT | more)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"1", b"{", b"\xff", b"[" * 10_000])

@@ -121,7 +121,7 @@ def test_a_body_that_is_no_text_is_base64(kind: str, body: bytes, is_base64: boo
     assert (base64.b64decode(made["body"]) if is_base64 else made["body"].encode()) == body
 
 
-def test_text_that_becomes_too_long_is_refused_before_it_is_made(
+def test_a_body_that_becomes_too_long_is_refused_before_it_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     most = PAYLOAD_MAX_BYTES // 6
@@ -130,7 +130,10 @@ def test_text_that_becomes_too_long_is_refused_before_it_is_made(
     assert len(event(body=b"\n" * 2 * most)["body"]) == 2 * most
     assert event(body=b"\xff" + bytes(2 * most))["isBase64Encoded"]
     monkeypatch.delattr(module, "_encode")
-    for one in (bytes(most + 1), bytes(PAYLOAD_MAX_BYTES), b"x" * most + bytes(most)):
+    monkeypatch.delattr(module, "base64")
+    base64_most = PAYLOAD_MAX_BYTES // 4 * 3
+    controls = (bytes(most + 1), bytes(PAYLOAD_MAX_BYTES), b"x" * most + bytes(most))
+    for one in (*controls, b"\xff" * (base64_most + 2)):
         with pytest.raises(PayloadTooLarge):
             event(body=one)
 

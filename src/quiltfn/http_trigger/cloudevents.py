@@ -29,7 +29,10 @@ PLAIN = "".join(chr(one) for one in range(0x21, 0x7F) if chr(one) not in '"%')
 MEDIA_TYPE = re.compile("[\\t -~]*")
 # What anybody may send is made into values, up to so many.
 VALUES_MAX = 50_000
-OF_THE_BODY = ("data", "data_base64", "datacontenttype")
+# Attributes become headers, which are encoded character by character.
+ATTRIBUTES_MAX, ATTRIBUTES_MAX_CHARS = 256, 32 * 1024
+DATA = ("data", "data_base64")
+OF_THE_BODY = (*DATA, "datacontenttype")
 
 Event = dict[str, Any]
 
@@ -93,11 +96,16 @@ def _checked(event: Event) -> Event:
 
 def problem_of(event: Event) -> str | None:
     """Why this is no event; None: it is one."""
+    if len(event) > ATTRIBUTES_MAX:
+        return f"it has {len(event)} attributes; at most {ATTRIBUTES_MAX} are taken"
     for name in REQUIRED:
         if not isinstance(event.get(name), str) or not event[name]:
             return f"{name} must be a text that is not empty"
     if event["specversion"] != VERSION:
         return f"specversion must be {VERSION}"
+    texts = [one for name, one in event.items() if name not in DATA and isinstance(one, str)]
+    if sum(map(len, texts)) > ATTRIBUTES_MAX_CHARS:
+        return f"its attributes have more than {ATTRIBUTES_MAX_CHARS} characters"
     for name, value in event.items():
         if name not in OF_THE_BODY and not NAME.fullmatch(name):
             return f"the attribute {name[:80]!a} must be named in small letters and digits"

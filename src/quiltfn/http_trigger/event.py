@@ -141,6 +141,9 @@ def _body_of(call: HttpCall) -> tuple[str | None, bool]:
                 if size > PAYLOAD_MAX_BYTES:
                     raise _too_long(size)
             return text, False
+    size = 4 * len(call.body) // 3
+    if size > PAYLOAD_MAX_BYTES:
+        raise _too_long(size)
     return base64.b64encode(call.body).decode(), True
 
 
