@@ -1,9 +1,8 @@
 """Who the caller of a request is, and in which tenant an operator acts."""
 
-from urllib.parse import parse_qsl
-
 import msgspec
 
+from quiltfn.api.http import parse
 from quiltfn.api.http.guards import check_credentials, check_origin
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.route import Route, RouteServices
@@ -49,7 +48,7 @@ def visiting(services: VisitedServices, caller: Caller, request: Request, route:
     """The caller within the tenant that the query names: if that is another one, an operator. A
     header may say it again. Raises `BadRequest`, `Forbidden`, `Unprocessable` and `NotFound`.
     """
-    query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
+    query = dict(parse.parameters(request.query))
     tenant_id = query.get(TENANT, caller.tenant_id)
     if TENANT_HEADER in request.headers.repeated:
         raise BadRequest("there must be one X-Tenant-Id header", hint="send it once")

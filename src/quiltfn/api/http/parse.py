@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
@@ -14,12 +14,20 @@ from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 
 DEPTH_MAX = 32
 VALUES_MAX = 50_000
+PARAMETERS_MAX = 100
 UNIX_MAX = 4_102_444_800  # the year 2100
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 class NotOneText(ValueError):
     """What was sent is not exactly one JSON text; the message says why."""
+
+
+def parameters(text: bytes) -> list[tuple[str, str]]:
+    """The parameters of a query, names and values. Raises `Unprocessable`."""
+    if text.count(b"&") >= PARAMETERS_MAX:
+        raise Unprocessable.field("the query", f"of at most {PARAMETERS_MAX} parameters", None)
+    return parse_qsl(text.decode("latin-1"), keep_blank_values=True)
 
 
 def json_value(body: bytes) -> Any:
