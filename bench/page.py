@@ -129,7 +129,7 @@ within an hour it gave, for the version of the day before and for the one in the
 - **Command**: whole processes of `quiltfn`, from the start to the end: one that asks no server, a table of one function, a call of a warm one; and how many
   times the start of a Python that does nothing that is, in turns. That is some 10 ms where nothing else runs; on a busy machine
   both grow, and then the second row is the one to compare (2026-11-26: 35 ms, at a load of 9). **Three commands**: those of
-  [the page about projects](../how-to/deploy-a-project.md#from-nothing-to-a-url), with a package (out of uv's cache) and a schedule.
+  [the page about projects](../how-to/deploy-a-project.md#first-deployment), with a package (out of uv's cache) and a schedule.
 - **Live output**: from the moment at which a handler writes a line to the moment at which a reader has it; the handler writes
   every 10 ms. The guest sends 500 times a second at most. The readers share the two cores with the server.
 - **By its URL**: what the same call, with the same payload, takes longer by `/fn/…` than by `POST …/invoke`, in pairs, both on kept

@@ -122,7 +122,7 @@ what `man quiltfn` says too. Made by scripts/generate.py, from the signatures of
 {shared}
 `--url` and `--api-key` go before `--profile`, that before the environment, and that before the
 stored profile; see
-[which one is used](../how-to/command-line.md#servers-and-keys-that-are-remembered).
+[which one is used](../how-to/command-line.md#profiles).
 """
 
 

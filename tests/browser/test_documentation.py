@@ -28,11 +28,11 @@ def test_what_is_searched_for_is_found_without_the_internet(open_page: Open) -> 
     page.keyboard.press("/")
     page.keyboard.type("dead letters")
     page.keyboard.press("Enter")
-    found = page.get_by_role("main").get_by_role("link", name="Queue calls, and try again")
+    found = page.get_by_role("main").get_by_role("link", name="Asynchronous invocations")
     expect(found.first).to_be_visible()
     expect(page.locator("p.context").first).to_contain_text("dead letter")
     found.first.click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("Queue calls")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Asynchronous invocations")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_what_is_searched_for_is_found_without_the_internet(open_page: Open) -> 
         ("custom domain", "urls-and-webhooks-in", "Custom domain"),
         ("CORS", "urls-and-webhooks-in", "CORS"),
         ("rollback", "versions-and-aliases", "Roll back"),
-        ("call a function from a function", "asynchronous-calls", "Queue work from a handler"),
+        ("call a function from a function", "asynchronous-calls", "Queueing from a handler"),
         ("upload form", "web-servers", "Long bodies"),
     ],
 )
