@@ -132,20 +132,21 @@ The launcher's process loads these files of quiltfn and no others, beside Python
 Lines are rounded up to 25. What starts as root and then gives it up is not here: the server, crun,
 runsc, nft and slirp4netns. Made by scripts/generate.py.
 
-| file | lines | purpose |
-|---|---|---|
+| file | lines | purpose | needs root for |
+|---|---|---|---|
 """
 
 
 def root_code() -> str:
     """docs/reference/root-code.md."""
-    loaded = runpy.run_path(str(ROOT / "tests" / "architecture" / "test_root.py"))["loaded"]
+    made = runpy.run_path(str(ROOT / "tests" / "architecture" / "test_root.py"))
+    reasons = made["reasons"]()
     rows, total = [], 0
-    for name, path in loaded().items():
+    for name, path in made["loaded"]().items():
         lines = math.ceil(len(path.read_text().splitlines()) / 25) * 25
-        rows.append(f"| `{name}` | {lines:,} | {purpose_of(path)} |\n")
+        rows.append(f"| `{name}` | {lines:,} | {purpose_of(path)} | {reasons.get(name, '')} |\n")
         total += lines
-    return f"{ROOT_CODE}{''.join(rows)}| together | {total:,} | |\n"
+    return f"{ROOT_CODE}{''.join(rows)}| together | {total:,} | | |\n"
 
 
 def purpose_of(path: Path) -> str:
