@@ -239,6 +239,11 @@ def test_scopes_and_tenants(keyed: Keyed) -> None:
     assert caller.good("POST", call(function_id, record, "/cancel"))["status"] == "cancelled"
 
 
+def ended_of(owner: Api, function_id: str) -> list[Any]:
+    found = owner.good("GET", f"{of(function_id)}/invocations")["invocations"]
+    return [one for one in found if one["status"] == "success"]
+
+
 def has_all(listed: Callable[[str], set[str]], expected: set[str]) -> bool:
     return listed("") == expected
 
@@ -248,12 +253,14 @@ def test_one_request_lists_what_all_functions_of_a_tenant_have(keyed: Keyed) -> 
     name = new_name()
     owner, stranger = keyed.caller(name, "write"), keyed.caller(new_name(), "admin")
     target, label = new_name(), new_name()
-    owner.active(name=target)
+    target_id = owner.active(name=target)
     made = [owner.active("exit 3", cluster_id=one) for one in (label, None)]
     for one in made:
         policy = {"on_failure": {"function": target}}
         owner.good("PUT", f"{of(one)}/async-policy", policy)
         ended(owner, one, submit(owner, one))
+    # Else what tells the target is in its queue, and is one of the lists, for a moment.
+    until(lambda: len(ended_of(owner, target_id)) == len(made), scaled(10))
     lists = {"queues": "queues", "dead-letters": "dead_letters", "deliveries": "deliveries"}
     for path, field in lists.items():
 
