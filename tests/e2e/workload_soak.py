@@ -256,8 +256,9 @@ def main() -> int:
             all_seen.append(one)
     print("| base image | packages | MiB | made, s | added, s |\n|---|---|---|---|---|")
     print("\n".join(one.row() for one in images))
-    print("\n| workload | what a call does | packages | added, s | cold, ms | warm, ms ", end="")
-    print(f"| calls/s, {CALLERS} at a time | MiB | result |\n|---|---|---|---|---|---|---|---|---|")
+    print("\n| workload | what an invocation does | packages | added, s | cold, ms ", end="")
+    print(f"| warm, ms | invocations/s, {CALLERS} at a time | MiB | result |")
+    print("|---|---|---|---|---|---|---|---|---|")
     print("\n".join(one.row() for one in all_seen))
     for note in sorted({f"{one.work.name}: {note}" for one in all_seen for note in one.notes}):
         print(f"\n{note}")
