@@ -51,4 +51,7 @@ class InProcess(httpx.AsyncBaseTransport):
         body = response.body
         if not isinstance(body, bytes):
             body = b"".join([chunk async for chunk in body])
-        return httpx.Response(response.status, headers=response.headers, content=body)
+        shared = {"is_shared": response.is_shared}
+        return httpx.Response(
+            response.status, headers=response.headers, content=body, extensions=shared
+        )

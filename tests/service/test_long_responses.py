@@ -15,8 +15,11 @@ import pytest
 from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.http import budgets, long_json
+from quiltfn.api.http.connection import COPIED_BYTES
 from quiltfn.api.http.response import Response, encode
+from quiltfn.api.routes import web as web_files
 from quiltfn.api.routes.table import ROUTES
+from quiltfn.api.routes.web import WebFile
 from quiltfn.calls.invoke import Request
 from quiltfn.store.calls.journal import SpoolJournal
 from service.in_process import request_of
@@ -180,3 +183,23 @@ async def test_head_of_a_record_reads_no_output(web: Web, monkeypatch: pytest.Mo
     assert (response.status, response.header("content-type")) == (200, "application/json")
     assert not isinstance(response.body, bytes)  # so that no length is said, which would be wrong
     assert [piece async for piece in response.body] == []
+
+
+@promise("A89")
+@pytest.mark.parametrize("packing", ["identity", "gzip"])
+async def test_every_long_page_of_this_program_is_one_that_all_clients_share(
+    web: Web, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
+    """Whoever reads it slowly takes memory from nobody then."""
+    long = WebFile.of("long.html", b"x" * (COPIED_BYTES + 1), is_packed=False)
+    monkeypatch.setattr(web_files, "files", lambda _: {"index.html": long, "long.html": long})
+    own, lengths = SHORT["a page of this program"], {}
+    for template, methods in ROUTES:
+        if "GET" not in methods or not re.fullmatch(own, template):
+            continue
+        path = re.sub(r"\{[^}]*\}", "long.html", template)
+        for asked in (path, f"{path}?format=markdown"):
+            answer = await web("GET", asked, headers={"Accept-Encoding": packing})
+            lengths[asked] = len(answer.content)
+            assert answer.extensions["is_shared"] or lengths[asked] <= COPIED_BYTES, asked
+    assert len([one for one in lengths.values() if one > COPIED_BYTES]) >= 3

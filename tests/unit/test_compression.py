@@ -39,6 +39,16 @@ async def test_a_long_answer_is_compressed_and_says_so(size: int) -> None:
     assert gzip.decompress(response.body) == b"x" * size
 
 
+async def test_what_all_clients_share_is_compressed_once_for_all() -> None:
+    body = b"a" * 100_000
+    some = [Response(headers=[("content-type", JSON)], body=body, is_shared=True) for _ in "ab"]
+    first, second = [await applied(one) for one in some]
+    assert first.body is second.body
+    assert first.is_shared
+    assert isinstance(first.body, bytes)
+    assert gzip.decompress(first.body) == body
+
+
 async def test_who_does_not_ask_gets_it_as_it_is_and_caches_are_told() -> None:
     response = await applied(a_response(), Headers())
     assert (response.body, response.header("content-encoding")) == (b"x" * FROM_BYTES, None)

@@ -89,6 +89,26 @@ async def serving(**limits: float) -> AsyncIterator[ServerUnderTest]:
         await server.wait_closed()
 
 
+class WaitingTransport(asyncio.Transport):
+    """Whose client takes nothing."""
+
+    def __init__(self, encrypts: bool) -> None:
+        super().__init__({"ssl_object": object()} if encrypts else {})
+        self.size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.size += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+
 @pytest.fixture
 async def door() -> AsyncIterator[ServerUnderTest]:
     async with serving() as door:
@@ -844,6 +864,44 @@ async def test_the_rest_of_a_body_has_time_while_it_is_not_read(
         async with door.client() as (reader, writer):  # a control: this one is read
             writer.write(get("/a", "Content-Length: 2"))
             assert (await asyncio.wait_for(reader.read(), scaled(1))).endswith(b"\r\n\r\n/a")
+
+
+@promise("A89")
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_what_all_clients_share_takes_no_memory_of_one(
+    door: ServerUnderTest, is_shared: bool
+) -> None:
+    body = bytes(32 * 2**20)
+
+    async def large(_: Request) -> Response:
+        return Response(body=body, is_shared=is_shared)
+
+    door.answers |= {"/large": large, "/a": plain}
+    async with door.client(receive_bytes=65536) as (reader, writer):
+        writer.write(get("/large") + get("/a", CLOSE))
+        await until(lambda: door.connections._paused)
+        held = door.connections.responses.held
+        assert (held == 0) if is_shared else (held > 16 * 2**20)
+        assert (await reader.read()).endswith(b"\r\n\r\n/a")
+    assert door.connections.responses.held == 0
+
+
+async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
+    """Each has a copy of its own then."""
+    connections, held = Connections(), []
+
+    async def large(_: Request) -> Response:
+        return Response(body=bytes(2**20), is_shared=True)
+
+    for encrypts in (False, True):
+        one = HttpConnection(large, connections)
+        one.connection_made(WaitingTransport(encrypts))
+        one.data_received(get("/large"))
+        await until(one.unsent)
+        held.append(one.held())
+        one.connection_lost(None)
+    assert held[0] == 0
+    assert held[1] > 2**20
 
 
 async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(

@@ -1,6 +1,7 @@
 """Which connection ends for a new one."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 import pytest
@@ -24,12 +25,17 @@ class Peer:
     was_cut: bool = False
     looks: int = 0
     waiting: int = 0
+    is_shared: bool = False
+    bytes_taken: int = 0
 
     def unsent(self) -> int:
         return self.waiting
 
+    def held(self) -> int:
+        return 0 if self.is_shared else self.waiting
+
     def taken(self) -> int:
-        return 0
+        return self.bytes_taken
 
     def finish(self) -> None:
         raise AssertionError
@@ -150,7 +156,7 @@ async def test_as_many_that_stand_still_end_as_others_need_memory(
     peers = [Peer(None, waiting=50) for _ in range(6)]
     for now, peer in enumerate(peers):
         connections.add(peer)
-        connections.paused(peer, now)
+        connections.paused(peer)
         connections.look(now)
     connections.look(20)
     assert not any(peer.was_cut for peer in peers)
@@ -169,11 +175,58 @@ async def test_as_many_that_stand_still_end_as_others_need_memory(
     some = [Peer(None, waiting=20) for _ in range(3)]
     for now, peer in enumerate(some):
         connections.add(peer)
-        connections.paused(peer, now)
+        connections.paused(peer)
         connections.look(now)
     waits = asyncio.ensure_future(answer(50))
     await asyncio.sleep(0)
     connections.look(20)
     assert [peer.was_cut for peer in some] == [True, False, False]
     connections.remove(some[0])
+    await waits
+
+
+@promise("A89")
+async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before them one that stands still ends. Readers of what all clients share stay: to end them
+    would give no memory.
+    """
+    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
+    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100))
+    speeds = {"300": 300_000, "100": 100_000, "stops": 500_000, "200": 200_000, "shared": 70_000}
+    peers = {name: Peer(None, waiting=25, is_shared=name == "shared") for name in speeds}
+    for peer in peers.values():
+        connections.add(peer)
+        connections.paused(peer)
+    assert responses.held == 100  # without what is shared
+
+    async def answer(size: int) -> None:
+        async with responses.reserve(size, "a"):
+            pass
+
+    waits = asyncio.ensure_future(answer(45))
+    await asyncio.sleep(0)
+    for now in range(10):
+        if now == 5:  # the first that is known how fast it is
+            assert not any(peer.was_cut for peer in peers.values())
+            waits.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waits
+        if now == 9:
+            waits = asyncio.ensure_future(answer(45))
+            await asyncio.sleep(0)
+        connections.look(now)
+        for name, peer in peers.items():
+            peer.bytes_taken += speeds[name] if name != "stops" or now < 5 else 0
+    assert [name for name, peer in peers.items() if peer.was_cut] == ["100", "stops"]
+    for name in ("100", "stops"):
+        connections.remove(peers[name])
+    await waits
+    waits = asyncio.ensure_future(answer(101))
+    await asyncio.sleep(0)
+    connections.look(10)
+    assert [name for name, peer in peers.items() if not peer.was_cut] == ["shared"]
+    for name in ("200", "300"):
+        connections.remove(peers[name])
     await waits

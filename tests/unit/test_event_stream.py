@@ -189,6 +189,9 @@ class Reader:
     def unsent(self) -> int:
         return 65_536
 
+    def held(self) -> int:
+        return 65_536
+
     def taken(self) -> int:
         self.had += self.takes
         return self.had

@@ -1,9 +1,9 @@
 """What the API says of itself: help and examples, as JSON and as Markdown, from the route table."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from quiltfn.api.http.response import encode
 from quiltfn.api.http.route import ANY_METHOD, Route
@@ -158,6 +158,17 @@ ELASTICITY_EXAMPLES = [
 ELASTICITY = "/api/elasticity"
 
 
+class Texts(NamedTuple):
+    """A document as JSON and as Markdown."""
+
+    json: bytes
+    markdown: bytes
+
+    @classmethod
+    def of(cls, document: Any, markdown: Callable[[Any], str]) -> "Texts":
+        return cls(encode(document), markdown(document).encode())
+
+
 class HelpDocuments:
     """Documents about the routes. `limits`: what this server allows, by the names of fields."""
 
@@ -166,22 +177,31 @@ class HelpDocuments:
         self.limits = limits
         words = [path.split("/")[2] for path, _ in routes if path.startswith("/api/")]
         self.parts = sorted(set(words))  # of the API, by the first word of their paths
-        self.functions_examples = {"examples": FUNCTION_EXAMPLES}
-        self.elasticity_examples = {"examples": ELASTICITY_EXAMPLES}
 
-    # Made when they are first asked for, by few servers: OpenAPI takes 30 ms.
+    # Made when they are first asked for, by few servers (OpenAPI takes 30 ms), and then kept: all
+    # clients share one, however many there are and however slow they read.
 
     @cached_property
-    def functions_help(self) -> dict[str, Any]:
+    def functions_help(self) -> Texts:
         """About all routes but those of the next one."""
         others = [(path, ways) for path, ways in self._routes if not path.startswith(ELASTICITY)]
-        return help_document("The functions API", others)
+        return Texts.of(help_document("The functions API", others), help_text)
 
     @cached_property
-    def elasticity_help(self) -> dict[str, Any]:
+    def elasticity_help(self) -> Texts:
         """About pool targets."""
         elastic = [(path, ways) for path, ways in self._routes if path.startswith(ELASTICITY)]
-        return help_document("Pool targets", elastic)
+        return Texts.of(help_document("Pool targets", elastic), help_text)
+
+    @cached_property
+    def functions_examples(self) -> Texts:
+        """Calls of the functions API."""
+        return Texts.of({"examples": FUNCTION_EXAMPLES}, examples_text)
+
+    @cached_property
+    def elasticity_examples(self) -> Texts:
+        """Calls that set pool targets."""
+        return Texts.of({"examples": ELASTICITY_EXAMPLES}, examples_text)
 
     @cached_property
     def openapi(self) -> bytes:

@@ -137,6 +137,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_reading = True
         self._is_write_paused = False
         self._is_stream_begun = False
+        self._is_shared = False  # what was written last: see `Response.is_shared`
         self._written = 0
         self._writable: asyncio.Future[None] | None = None
         self._stream: asyncio.Task[Any] | None = None
@@ -180,7 +181,7 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
-        self._connections.paused(self, self._loop.time())
+        self._connections.paused(self)
         self._set_reading()
 
     def resume_writing(self) -> None:
@@ -422,10 +423,14 @@ class HttpConnection(asyncio.Protocol):
         if request.method == "HEAD":
             body = b""
         if len(body) <= COPIED_BYTES:
+            self._is_shared = False
             data += body
             self._written += len(data)
             self._transport.write(data)
         else:
+            # What is encrypted is another copy.
+            encrypts = self._transport.get_extra_info("ssl_object") is not None
+            self._is_shared = response.is_shared and not encrypts
             self._write(data)
             self._write(body)
         if closes:
@@ -448,7 +453,7 @@ class HttpConnection(asyncio.Protocol):
                 return
             framing = "transfer-encoding: chunked\r\n" if is_chunked else ""
             self._write(self._head(response, framing, closes))
-            self._is_stream_begun = True
+            self._is_stream_begun, self._is_shared = True, False
             if has_body:
                 sent = await self._write_chunks(chunks, is_chunked)
                 if length is not None and sent != int(length):
@@ -627,6 +632,10 @@ class HttpConnection(asyncio.Protocol):
 
     def unsent(self) -> int:
         return self._transport.get_write_buffer_size()
+
+    def held(self) -> int:
+        # Below a body there is less than makes a connection pause, which isn't counted of any.
+        return 0 if self._is_shared else self.unsent()
 
     def taken(self) -> int:
         return self._written - self.unsent()

@@ -8,7 +8,8 @@ that health and management answer however many calls there are. If those are tak
 one whose request is not complete ends.
 Rule 3: a client that takes nothing of its response for `write_timeout_s` is cut off; a slow one, as
 soon as others wait for the memory that its response takes. Of a response that was made before it is
-sent, less than 64 KiB is nothing; of a stream, which holds little, any byte counts.
+sent, less than 64 KiB is nothing; of a stream, which holds little, any byte counts. A body that all
+clients share takes no memory, whoever reads it.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ MIB = 1024 * 1024
 RESERVED = 32
 TRIES = 64  # so that a new connection costs little when all others are busy
 LEAST_PROGRESS = 64 * 1024
-# How long clients may take nearly nothing, or be slow at all, while others wait for memory.
+# How long clients may take nearly nothing, or be slow at all, while others wait for memory. How
+# fast a client is is measured over the second.
 PATIENCE_S, SLOW_S = 3.0, 5.0
 
 
@@ -69,6 +71,10 @@ class Connection(Protocol):
         """Bytes of its responses that wait for the client."""
         ...
 
+    def held(self) -> int:
+        """Those of them that take memory of their own."""
+        ...
+
     def taken(self) -> int:
         """Bytes of its responses that the client has taken so far."""
         ...
@@ -80,6 +86,27 @@ class Connection(Protocol):
     def cut(self) -> None:
         """Ends it at once."""
         ...
+
+
+class Reader(msgspec.Struct):
+    """What is known of a client that has something to take. `since`: since when it has taken less
+    than it should, and `taken` how much it had taken then. `speed`: bytes a second in the last
+    stretch of `SLOW_S`; None in the first one. The next begins at `begin`, with so much taken.
+    """
+
+    since: float
+    taken: int
+    begin: float
+    taken_at_begin: int
+    speed: float | None = None
+
+    def look(self, now: float, taken: int, progress: int) -> None:
+        """Notes that it has `taken` so much by now; `progress`: how much is nothing."""
+        if taken > self.taken + progress:
+            self.since, self.taken = now, taken
+        if now - self.begin >= SLOW_S:
+            self.speed = (taken - self.taken_at_begin) / (now - self.begin)
+            self.begin, self.taken_at_begin = now, taken
 
 
 DEFAULT_LIMITS = ConnectionLimits()
@@ -107,10 +134,9 @@ class Connections:
         # when; longest first. Whatever became idle later has been so for less time than any of
         # those that still are, so none is noted for each request.
         self._idlest: dict[Connection, float] = {}
-        # Since when each client has taken less than it should, and how much it had taken then.
-        self._readers: dict[Connection, tuple[float, int]] = {}
-        # Connections that wait for their clients, oldest first: since when, and the bytes counted.
-        self._paused: dict[Connection, tuple[float, int]] = {}
+        self._readers: dict[Connection, Reader] = {}
+        # Connections that wait for their clients, with the bytes that are counted of each.
+        self._paused: dict[Connection, int] = {}
         self._queued = 0
 
     def add(self, one: Connection) -> SlotKind:
@@ -161,16 +187,15 @@ class Connections:
         self._readers.pop(one, None)
         self.resumed(one)
 
-    def paused(self, one: Connection, now: float) -> None:
+    def paused(self, one: Connection) -> None:
         """Its client is slower than its responses."""
-        since, counted = self._paused.get(one, (now, 0))
-        size = one.unsent()
-        self._paused[one] = (since, size)
+        counted = self._paused.get(one, 0)
+        size = self._paused[one] = one.held()
         self.responses.add_unsent(size - counted)
 
     def resumed(self, one: Connection) -> None:
         """Its client has taken nearly everything."""
-        _, counted = self._paused.pop(one, (0.0, 0))
+        counted = self._paused.pop(one, 0)
         if counted:
             self.responses.add_unsent(-counted)
 
@@ -203,32 +228,37 @@ class Connections:
                 continue
             taken = one.taken()
             if one in self._paused:
-                self.paused(one, now)
-            since, before = self._readers.setdefault(one, (now, taken))
-            if taken > before + (0 if one.is_streaming else LEAST_PROGRESS):
-                self._readers[one] = (now, taken)
-            elif now - since >= self.limits.write_timeout_s:
+                self.paused(one)
+            reader = self._readers.get(one)
+            if reader is None:
+                reader = self._readers[one] = Reader(now, taken, now, taken)
+            reader.look(now, taken, 0 if one.is_streaming else LEAST_PROGRESS)
+            if now - reader.since >= self.limits.write_timeout_s:
                 one.cut()
         self._make_room(now)
 
     def _make_room(self, now: float) -> None:
-        """While others wait for memory: cuts those that stand still, as many as it takes, or else
-        the one that has been slow for longest.
+        """While others wait for memory: cuts as many as it takes of those that stand still, longest
+        first, and then of the slow ones, slowest first.
         """
         missing = self.responses.missing
         if not missing:
             return
-        stalled = sorted(
-            ((since, one) for one, (since, _) in self._readers.items() if one in self._paused),
-            key=lambda pair: pair[0],
-        )
-        for since, one in stalled:
-            if missing > 0 and now - since >= PATIENCE_S:
-                missing -= self._paused[one][1]
+        stalled, slow = list[tuple[float, Connection]](), list[tuple[float, Connection]]()
+        for one, held in self._paused.items():
+            reader = self._readers.get(one)
+            if reader is None or not held:
+                continue
+            if now - reader.since >= PATIENCE_S:
+                stalled.append((reader.since, one))
+            elif reader.speed is not None:
+                slow.append((reader.speed, one))
+        for some in (stalled, slow):
+            for _, one in sorted(some, key=lambda pair: pair[0]):
+                if missing <= 0:
+                    return
+                missing -= self._paused[one]
                 one.cut()
-        for slowest, (since, _) in list(self._paused.items())[:1]:
-            if missing > 0 and now - since >= SLOW_S:
-                slowest.cut()
 
 
 def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:

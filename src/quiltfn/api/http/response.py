@@ -34,7 +34,7 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     whether it was. `has_record`: the call that is refused has a record all the same. `object_id`:
     what was made, for the audit log, where the path does not name it; `object_name`: what it is
     called, where that is no function that is still there. `closes`: the connection ends
-    with it.
+    with it. `is_shared`: the body is one that all clients get, and which stays in memory anyway.
     """
 
     status: int = 200
@@ -46,6 +46,7 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     object_id: str | None = None
     object_name: str | None = None
     closes: bool = False
+    is_shared: bool = False
 
     def header(self, name: str) -> str | None:
         """The first value of a header, by its name in small letters."""

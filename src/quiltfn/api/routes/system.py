@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import os
 import platform
-from typing import Any
 
 from quiltfn import __version__, wire
-from quiltfn.api import help as help_documents
 from quiltfn.api.fleet_node import FleetNode
+from quiltfn.api.help import Texts, health_text
 from quiltfn.api.http import parse
 from quiltfn.api.http.response import JSON, Response, json_response, text_response
 from quiltfn.api.http.route import (
@@ -77,7 +76,7 @@ async def get_health(context: RequestContext[SystemServices]) -> Response:
     (`credentials`), without checks and protections.
     """
     report = await context.services.health.report()
-    return _json_or_markdown(context, report, help_documents.health_text(report))
+    return _json_or_markdown(context, Texts.of(report, health_text))
 
 
 def get_health_unverified(
@@ -85,7 +84,7 @@ def get_health_unverified(
 ) -> Response:
     """That the server is not ready, and why, while it cannot check who asks."""
     report = context.services.health.unverified_report(str(error))
-    return _json_or_markdown(context, report, help_documents.health_text(report))
+    return _json_or_markdown(context, Texts.of(report, health_text))
 
 
 async def get_elasticity_health(context: RequestContext[SystemServices]) -> Response:
@@ -95,31 +94,27 @@ async def get_elasticity_health(context: RequestContext[SystemServices]) -> Resp
 
 async def get_help(context: RequestContext[SystemServices]) -> Response:
     """Show every route with its rules, and help with finding errors."""
-    document = context.help.functions_help
-    return _json_or_markdown(context, document, help_documents.help_text(document))
+    return _json_or_markdown(context, context.help.functions_help, is_shared=True)
 
 
 async def list_examples(context: RequestContext[SystemServices]) -> Response:
     """Show example calls that work as printed."""
-    document = context.help.functions_examples
-    return _json_or_markdown(context, document, help_documents.examples_text(document))
+    return _json_or_markdown(context, context.help.functions_examples, is_shared=True)
 
 
 async def get_elasticity_help(context: RequestContext[SystemServices]) -> Response:
     """Show the routes for pool targets with their rules."""
-    document = context.help.elasticity_help
-    return _json_or_markdown(context, document, help_documents.help_text(document))
+    return _json_or_markdown(context, context.help.elasticity_help, is_shared=True)
 
 
 async def list_elasticity_examples(context: RequestContext[SystemServices]) -> Response:
     """Show example calls that set pool targets."""
-    document = context.help.elasticity_examples
-    return _json_or_markdown(context, document, help_documents.examples_text(document))
+    return _json_or_markdown(context, context.help.elasticity_examples, is_shared=True)
 
 
 async def get_openapi_document(context: RequestContext[SystemServices]) -> Response:
     """Show the OpenAPI 3.1 document of this server."""
-    return Response(headers=[("content-type", JSON)], body=context.help.openapi)
+    return Response(headers=[("content-type", JSON)], body=context.help.openapi, is_shared=True)
 
 
 async def get_system_info(context: RequestContext[SystemServices]) -> Response:
@@ -249,17 +244,18 @@ async def refresh_metrics(services: MetricServices) -> None:
 
 
 def _json_or_markdown(
-    context: RequestContext[SystemServices], document: Any, text: str
+    context: RequestContext[SystemServices], texts: Texts, *, is_shared: bool = False
 ) -> Response:
-    """JSON, or Markdown where the caller asks for it."""
+    """JSON, or Markdown where the caller asks for it. `is_shared`: as `Response` says."""
     wanted = context.query.get("format")
     if wanted is not None:
         parse.one_of(wanted, "format", ["json", "markdown"], "markdown")
+    kind, body = JSON, texts.json
     if wanted == "markdown" or (
         wanted is None and "text/markdown" in context.headers.get("accept", "")
     ):
-        return text_response(text, "text/markdown; charset=utf-8")
-    return json_response(document)
+        kind, body = "text/markdown; charset=utf-8", texts.markdown
+    return Response(headers=[("content-type", kind)], body=body, is_shared=is_shared)
 
 
 # --- the routes ---

@@ -79,7 +79,7 @@ class WebFile(msgspec.Struct, frozen=True):
             else:
                 content = unpacked(content)
         tag = f'"{self.digest}{encoding and "-" + encoding}"'
-        answer = Response(headers=[*self.headers, ("etag", tag)])
+        answer = Response(headers=[*self.headers, ("etag", tag)], is_shared=True)
         if has_tag(headers.get("if-none-match", ""), tag):
             answer.status = 304
             return answer
