@@ -80,7 +80,8 @@ async def test_every_response_with_texts_of_callers_waits_for_memory(
     record = await web.record(function.rpartition("/")[2], {})
     await made("PUT", function, handler="exit 1 #" + LONG)
     await made("PUT", f"{function}/aliases/live", version=1)
-    await made("POST", "/api/runtimes", name="long", kind="shell", environment={"A": LONG})
+    runtime: dict[str, object] = {"name": "long", "kind": "shell", "environment": {"A": LONG}}
+    await made("POST", "/api/runtimes", **runtime)
     await made("POST", "/api/schedules", name="often", function="f", cron="* * * * *", payload=LONG)
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.02)
     at_once = set()
@@ -90,6 +91,24 @@ async def test_every_response_with_texts_of_callers_waits_for_memory(
         if (answer.status_code, answer.json().get("error_code")) != (503, "CAPACITY_FULL"):
             at_once.add(template)
     assert not at_once
+    cat = f"/api/functions/{await web.function('long-output')}"
+    await made("PUT", f"{cat}/record-policy", keep_input="all")
+    await made("POST", f"{cat}/invoke", payload=LONG)
+    kept = (await web.record(cat.rpartition("/")[2], {}))["invocation_id"]
+    changes: list[tuple[str, str, dict[str, object]]] = [
+        ("POST", f"{cat}/invoke", {"payload": LONG}),
+        ("POST", "/api/functions/invoke/long-output", {"payload": LONG}),
+        ("POST", f"{cat}/invocations/{kept}/replay", {}),
+        ("PUT", function, {"timeout_seconds": 7}),
+        ("POST", f"{function}/rollback", {"version": 2}),
+        ("POST", f"{function}/deploy", {}),
+        ("POST", "/api/runtimes", runtime),
+        ("PUT", "/api/schedules/often", {"enabled": False}),
+    ]
+    for method, path, body in changes:
+        async with web.harness.services.budgets.responses.reserve(1 << 30, "another"):
+            answer = await web(method, path, json=body)
+        assert (answer.status_code, answer.json().get("error_code")) == (503, "CAPACITY_FULL"), path
 
 
 NULS = bytes(4 * 1024 * 1024)

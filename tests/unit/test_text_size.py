@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from promises import promise
-from quiltfn.api.http.text_size import PIECE_BYTES, text_size
+from quiltfn.api.http.text_size import PIECE_BYTES, TEXT_FACTOR, text_size
 
 pytestmark = promise("A22")
 
@@ -33,6 +33,7 @@ def test_output_takes_no_more_than_is_counted(kind: str, beginning: bytes) -> No
     output = beginning + part * (SIZE // len(part))
     takes = len(msgspec.json.encode(output.decode("utf-8", "replace")))
     assert takes - len('""') <= text_size(output) <= takes * too_much
+    assert text_size(output) <= TEXT_FACTOR * len(output)
 
 
 def test_no_output_takes_nothing() -> None:

@@ -13,10 +13,11 @@ from quiltfn.api.http.response import (
     json_response,
 )
 from quiltfn.api.http.route import RequestContext, S
+from quiltfn.api.http.text_size import TEXT_FACTOR, text_size
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.invocation import Invocation
 
-# The response to a call with more output than this is a long one.
+# The response to a call whose output takes more than this as JSON is a long one.
 LONG_OUTPUT_BYTES = 64 * 1024
 
 
@@ -31,9 +32,13 @@ async def call_response(context: RequestContext[S], record: Invocation) -> Respo
         headers += truncated(record)
     if record.timeline is not None:
         headers.append(("server-timing", record.timeline.server_timing()))
-    if len(record.stdout) + len(record.stderr) <= LONG_OUTPUT_BYTES:
+    output = len(record.stdout) + len(record.stderr)
+    if output > LONG_OUTPUT_BYTES:
+        size = await size_of((record.stdout, record.stderr), context.services.budgets.turn)
+    elif (size := TEXT_FACTOR * output) > LONG_OUTPUT_BYTES:
+        size = text_size(record.stdout) + text_size(record.stderr)
+    if size <= LONG_OUTPUT_BYTES:
         return json_response(shapes.invocation(record), headers=headers)
-    size = await size_of((record.stdout, record.stderr), context.services.budgets.turn)
     async with long_response(context, record.invocation_id, size):
         return await long_json_response(context, shapes.long_invocation(record), headers)
 

@@ -5,6 +5,8 @@ from codecs import getincrementaldecoder
 CONTROL, ESCAPED = bytes(range(32)), b'"\\'
 NOT_ASCII = bytes(range(128, 256))
 PIECE_BYTES = 64 * 1024
+# No output has a `text_size` of more than so many times its bytes.
+TEXT_FACTOR = 6
 Decoder = getincrementaldecoder("utf-8")
 
 
