@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 import quiltfn
 from e2e.server import GVISOR, RUNSC, Server, watched, why_not
 from quiltfn.store.calls import record_list
-from quiltfn.store.tenants import audit
+from quiltfn.store.database import steps
 
 # Whoever runs the tests may have stored a server and a key, which no command of a test may ask.
 NO_PROFILES = tempfile.TemporaryDirectory(prefix="quiltfn-config-")
@@ -101,9 +101,8 @@ def compile_changed() -> None:
 def whole_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of a list in this process does not end early because the machine is busy."""
     for module, name in (
-        (record_list, "STEPS_S"),
+        (steps, "STEPS_S"),
         (record_list, "ROWS_S"),
-        (audit, "STEPS_S"),
     ):
         monkeypatch.setattr(module, name, 60.0)
 

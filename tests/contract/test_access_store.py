@@ -35,9 +35,8 @@ from quiltfn.model.operation import Operation
 from quiltfn.model.runtime import SHARED, SHELL, Room
 from quiltfn.ports import AuditQuery
 from quiltfn.store import SqlRuntimes, SqlStore, SqlTenantImages, migrations
-from quiltfn.store.database import batches, tables
+from quiltfn.store.database import batches, steps, tables
 from quiltfn.store.database.database import Work
-from quiltfn.store.tenants import audit as audit_module
 from quiltfn.store.tenants import keys as keys_module
 from quiltfn.store.tenants.audit import SqlAudit
 from quiltfn.store.tenants.keys import SqlKeys
@@ -348,8 +347,8 @@ async def test_a_filter_that_few_entries_pass_ends_a_page_early_and_loses_none(
     made = [an_entry(id=one, object_id="f" if n % 7 == 0 else "g") for n, one in enumerate(ids(20))]
     for entry in made:
         await audit.append(entry)
-    monkeypatch.setattr(audit_module, "STEP_ENTRIES", 3)
-    monkeypatch.setattr(audit_module, "STEPS_S", 0.0)
+    monkeypatch.setattr(steps, "STEP_ENTRIES", 3)
+    monkeypatch.setattr(steps, "STEPS_S", 0.0)
     found, cursor, pages = list[AuditEntry](), None, 0
     while True:
         query = AuditQuery(tenant_id="default", limit=2, object_id="f", cursor=cursor)

@@ -16,6 +16,7 @@ from quiltfn.model.invocation import WorkOutcome
 from quiltfn.model.retention import StorageLimit
 from quiltfn.ports import TenantFunctions
 from quiltfn.store import SpoolJournal, SqlDeliveries, SqlStore, SqlWork
+from quiltfn.store.database import steps
 
 
 @pytest.fixture
@@ -178,6 +179,32 @@ async def test_lists_are_pages_newest_first(
         found = await deliveries.list(of, 9, None, None)
         assert [one.id for one in found.items] == made[::-1][:count]
         assert (await deliveries.list(of, 9, None, DeliveryStatus.FAILED)).items == []
+
+
+async def test_a_status_that_few_have_ends_a_page_early_and_loses_none(
+    deliveries: SqlDeliveries,
+    journal: SpoolJournal,
+    function: Function,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for one in ids(15):
+        await ended(journal, function, destination_id=one)
+    some = await deliveries.claim(function.id, 15, NOW_MS * 2)
+    failed = [one for n, one in enumerate(sorted(some, key=lambda one: one.id)) if n % 7 == 0]
+    for delivery in failed:
+        await deliveries.finish(replace(delivery, status=DeliveryStatus.FAILED, ended_at=NOW_S))
+    monkeypatch.setattr(steps, "STEP_ENTRIES", 3)
+    monkeypatch.setattr(steps, "STEPS_S", 0.0)
+    for of in (function.id, TenantFunctions(function.tenant_id, [an_id(), function.id])):
+        found, cursor, pages = list[str](), None, 0
+        while True:
+            page = await deliveries.list(of, 2, cursor, DeliveryStatus.FAILED)
+            found += [one.id for one in page.items]
+            pages += 1
+            if (cursor := page.next_cursor) is None:
+                break
+        assert found == [one.id for one in failed[::-1]]
+        assert pages > 4
 
 
 async def test_a_failed_one_is_tried_again_on_request(

@@ -199,7 +199,6 @@ HOURS = {"step_s": 10, "start": 1, "before": 9}
         ("oldest_ended", "invocation_of_tenant", {}),
         ("claim_work", "work_due", {}),
         ("too_old", "work_due", {}),
-        ("number_delayed", "work_due", {}),
         ("next_inputs", "input_of_tenant", {}),
         ("stats_of_tenant", "call_stats_pkey", HOURS),
         ("stats_of_function", "call_stats_of_function", HOURS),

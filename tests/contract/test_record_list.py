@@ -14,7 +14,7 @@ from quiltfn.model.cursors import first_id
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqlStore
-from quiltfn.store.calls import record_list
+from quiltfn.store.database import steps
 from quiltfn.store.database.sql import statements
 
 pytestmark = promise("A61")
@@ -119,8 +119,8 @@ async def test_filters_hold_together_for_stored_and_for_fresh_records(
 async def test_a_filter_that_few_pass_ends_a_page_early_and_loses_none(
     store: SqlStore, journal: SpoolJournal, monkeypatch: pytest.MonkeyPatch, of_function: bool
 ) -> None:
-    monkeypatch.setattr(record_list, "STEP_ENTRIES", 3)
-    monkeypatch.setattr(record_list, "STEPS_S", 0.0)
+    monkeypatch.setattr(steps, "STEP_ENTRIES", 3)
+    monkeypatch.setattr(steps, "STEPS_S", 0.0)
     function = await a_stored_function(store)
     records = [
         done(a_call(function, invocation_id=one), code=int(number % 9 == 0))

@@ -1,9 +1,11 @@
 """The queue of accepted work, on every store: what it promises in `ports/work.py`."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -31,9 +33,11 @@ from quiltfn.ports import InvocationQuery, TenantFunctions
 from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES, Input
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
 from quiltfn.store.calls import outcomes, records
+from quiltfn.store.calls import work as work_module
 from quiltfn.store.calls.record_key import RecordKey
 from quiltfn.store.calls.records import drop_output
-from quiltfn.store.calls.work import AT_ONCE_MAX_BYTES
+from quiltfn.store.calls.work import AT_ONCE_MAX_BYTES, counting
+from quiltfn.store.database.database import Work
 from quiltfn.store.database.sql import statements
 from quiltfn.store.functions import sweep
 from quiltfn.store.tenants.usage import RECORD_BYTES
@@ -450,6 +454,7 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
     store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function
 ) -> None:
     mine = [function, *[await a_stored_function(store) for _ in range(3)]]
+    mine.sort(key=lambda one: one.id)  # which they need not be that were made at one moment
     other = await a_stored_function(store, tenant_id="other")
     made = [await dead(queue, journal, one) for one in (*mine[:2], other, mine[0])]
     await an_accepted(queue, mine[2])
@@ -474,6 +479,47 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
     assert [one for one, _ in (await queue.queues(some, 9, None, 0)).items] == list(some.ids or ())
     for counts_of, counts in found.items():
         assert await queue.counts(counts_of, 10**15) == counts
+
+
+async def test_the_queues_of_a_page_are_counted_some_functions_at_a_time(
+    store: SqlStore, queue: SqlWork, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one statement each: who reads behind it waits for that one."""
+    mine = [function, *[await a_stored_function(store) for _ in range(4)]]
+    for one in mine:
+        await an_accepted(queue, one)
+    monkeypatch.setattr(work_module, "COUNTED_AT_ONCE", 2)
+    read, asked = store.database.read, list[int]()
+
+    async def noted(work: Work[Any]) -> Any:
+        def counted(connection: Connection) -> Any:
+            with counted_statements(monkeypatch) as statements:
+                found = work(connection)
+            asked.append(len(statements))
+            return found
+
+        return await read(counted)
+
+    monkeypatch.setattr(store.database, "read", noted)
+    page = await queue.queues(TenantFunctions(function.tenant_id), 9, None, NOW_MS)
+    assert [one for one, _ in page.items] == sorted(one.id for one in mine)
+    assert asked == [1, 1, 1, 1]  # which functions there are, and then two, two, and one of them
+
+
+@contextlib.contextmanager
+def counted_statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The statements that SQLAlchemy is given meanwhile."""
+    found: list[str] = []
+    with monkeypatch.context() as patch:
+        for name in ("execute", "exec_driver_sql"):
+            own = getattr(Connection, name)
+
+            def noted(self: Connection, statement: Any, *more: Any, own: Any = own) -> Any:
+                found.append(str(statement))
+                return own(self, statement, *more)
+
+            patch.setattr(Connection, name, noted)
+        yield found
 
 
 async def test_a_redrive_takes_dead_letters_once_and_all_or_none(
@@ -690,7 +736,6 @@ async def test_however_long_the_queue_the_hot_statements_use_its_indexes(
         ("next_due", "COVERING INDEX work_due (function_id=?)"),
         ("first_waiting", "COVERING INDEX work_due (function_id=?)"),
         ("number_claimed", "COVERING INDEX work_claimed (function_id=? AND epoch>?)"),
-        ("number_delayed", "COVERING INDEX work_due (function_id=? AND due_at_ms>?)"),
         ("claimed_before", "INDEX work_claimed"),
         ("next_inputs", "COVERING INDEX input_of_tenant (tenant_id=? AND invocation_id>?)"),
         ("drop_old_dead_letters", "COVERING INDEX dead_letter_listing (function_id=?)"),
@@ -699,9 +744,21 @@ async def test_however_long_the_queue_the_hot_statements_use_its_indexes(
         told = " · ".join(await explained(store, statements("sqlite")[name], given))
         assert index in told, name
         assert not WHOLE_TABLE.search(told), told
-    for batch in sweep.batches("f", 10):
-        whole = batch.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
+    for statement, indices in (
+        *((batch, ()) for batch in sweep.batches("f", 10)),
+        (
+            counting(["f", "g"], 1),
+            (
+                "COVERING INDEX work_due (function_id=? AND due_at_ms>?)",
+                "COVERING INDEX work_due (function_id=?)",
+                "COVERING INDEX work_claimed (function_id=? AND epoch>?)",
+                "COVERING INDEX dead_letter_listing (function_id=?)",
+            ),
+        ),
+    ):
+        whole = statement.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
         told = " · ".join(await explained(store, str(whole)))
+        assert all(index in told for index in indices), told
         assert "SEARCH" in told
         assert not WHOLE_TABLE.search(told), told
 

@@ -92,11 +92,11 @@ class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     `oldest_due_ms`: since when the oldest of `queued` is due; None without any.
     """
 
-    queued: int
-    delayed: int
-    running: int
-    dead_letters: int
-    oldest_due_ms: int | None
+    queued: int = 0
+    delayed: int = 0
+    running: int = 0
+    dead_letters: int = 0
+    oldest_due_ms: int | None = None
 
 
 # How much of each stream of an attempt is kept, if another one follows: the end, which says most.

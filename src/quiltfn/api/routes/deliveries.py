@@ -19,13 +19,17 @@ class DeliveryServices(RouteServices):
 
 async def list_deliveries(context: RequestContext[DeliveryServices]) -> Response:
     """List what was sent, or is to be sent, to the destinations of a function's policy, newest
-    first. What has failed stays listed until the records of its time are removed.
+    first. What has failed stays listed until the records of its time are removed. Where few of very
+    many have the status, a page may have few or none and a next_cursor all the same.
     """
     return await _deliveries(context, context.entry())
 
 
 async def list_tenant_deliveries(context: RequestContext[DeliveryServices]) -> Response:
-    """List what was sent, or is to be sent, to the destinations of all functions, newest first."""
+    """List what was sent, or is to be sent, to the destinations of all functions, newest first.
+    Where few of very many have the status, a page may have few or none and a next_cursor all the
+    same.
+    """
     return await _deliveries(context, pages.functions_of(context))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     LargeBinary,
     delete,
@@ -26,7 +27,7 @@ from quiltfn.ports import Page, TenantFunctions
 from quiltfn.ports.deliveries import DueDeliveries
 from quiltfn.ports.work import AcceptedWork
 from quiltfn.store.calls.work import SqlWork
-from quiltfn.store.database import tables
+from quiltfn.store.database import steps, tables
 from quiltfn.store.database.database import Database
 from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
 from quiltfn.store.tenants import usage
@@ -186,21 +187,22 @@ class SqlDeliveries:
         status: DeliveryStatus | None,
     ) -> Page[Delivery]:
         """The deliveries of the function with the id, or of several, newest first, without bodies.
-        Raises `Unprocessable` for an invalid cursor.
+        Where few of very many have the status, a page may have few or none and a cursor all the
+        same. Raises `Unprocessable` for an invalid cursor.
         """
-        query = select(*WITHOUT_BODY).where(
-            tables.are_of(table, of), one.id < from_cursor(cursor, AFTER_EVERY_ID)
-        )
-        if status is not None:
-            query = query.where(one.status == status)
-        query = query.order_by(one.id.desc()).limit(limit + 1)
+        before = from_cursor(cursor, AFTER_EVERY_ID)
+        rows = select(one.id, one.status).where(tables.are_of(table, of))
 
-        def work(connection: Connection) -> list[Delivery]:
-            return [_read(row) for row in connection.execute(query)]
+        def filters(columns: Any) -> Sequence[ColumnElement[bool]]:
+            return () if status is None else (columns.status == status.value,)
 
-        found = await self._database.read(work)
-        items = found[:limit]
-        return Page(items, to_cursor(items[-1].id) if len(found) > limit else None)
+        def work(connection: Connection) -> Page[Delivery]:
+            ids, last = steps.matching(connection, rows, filters, limit, before)
+            whole = select(*WITHOUT_BODY).where(one.id.in_(ids)).order_by(one.id.desc())
+            items = [_read(row) for row in connection.execute(whole)]
+            return Page(items, None if last is None else to_cursor(last))
+
+        return await self._database.read(work)
 
     async def retry(
         self, function_id: str, delivery_id: str, now_ms: int, expires_at_ms: int

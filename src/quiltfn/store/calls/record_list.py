@@ -16,11 +16,9 @@ from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, first_id
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.ports import InvocationQuery
 from quiltfn.store.calls import records
-from quiltfn.store.database import tables
+from quiltfn.store.database import steps, tables
 from quiltfn.store.database.sql import run
 
-# Entries of an index that are looked at in one step, and for how long further steps are begun.
-STEP_ENTRIES, STEPS_S = 20_000, 0.1
 # Rows that are read at a time, and for how long further ones are: rows with long output are slow.
 ROWS_AT_ONCE, ROWS_S = 100, 0.1
 
@@ -101,7 +99,7 @@ def _matching(
     connection: Connection, query: InvocationQuery, before: str, most: int
 ) -> tuple[list[str], str]:
     """The ids of up to `most` matching records, and down to which id that is complete."""
-    until, found, reached = time.monotonic() + STEPS_S, list[str](), BEFORE_EVERY_ID
+    until, found, reached = time.monotonic() + steps.STEPS_S, list[str](), BEFORE_EVERY_ID
     for part in _parts(query):
         some, end = _matching_in(connection, part, query, before, most, until)
         found += some
@@ -139,7 +137,8 @@ def _matching_in(
     while True:
         end = start
         if is_filtered:
-            step = {"owner": wanted["owner"], "before": at, "start": start, "entries": STEP_ENTRIES}
+            step = {"owner": wanted["owner"], "before": at, "start": start}
+            step["entries"] = steps.STEP_ENTRIES
             end = run(connection, part.step, step).scalar() or start
         some = wanted | {"before": at, "start": end, "most": most - len(found)}
         found += run(connection, part.find, some).scalars()

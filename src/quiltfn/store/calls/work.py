@@ -8,11 +8,23 @@ What many callers give at the same time is accepted in one transaction.
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    ScalarSelect,
+    Select,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+)
 
 from quiltfn.base.ids import new_id
 from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
@@ -49,6 +61,8 @@ MACHINE_BOOT = Path("/proc/sys/kernel/random/boot_id")
 # One transaction accepts so much, and one claim takes so much into memory.
 ACCEPTED_AT_ONCE, AT_ONCE_MAX_BYTES = 500, CLAIM_MAX_BYTES
 ENDED_AT_ONCE = 200
+# Functions whose work one read counts, which keeps other readers waiting.
+COUNTED_AT_ONCE = 100
 RETRY_AFTER_S = 5
 CANCELLED = "the call was cancelled before it was started"
 WAITED_TOO_LONG = "the call waited longer than max_age_seconds of its function's policy"
@@ -365,9 +379,8 @@ class SqlWork:
 
     async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
         """How much work the function has, by what it waits for."""
-        return await self._database.read(
-            lambda connection: _counts(connection, function_id, now_ms)
-        )
+        found = await self._database.read(lambda c: _counts(c, [function_id], now_ms))
+        return found.get(function_id, QueueCounts())
 
     async def queues(
         self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
@@ -387,13 +400,13 @@ class SqlWork:
             query = query.where(key.in_(of.ids))
         query = query.order_by(key).limit(limit + 1)
 
-        def read(connection: Connection) -> Page[tuple[str, QueueCounts]]:
-            found = connection.execute(query).scalars().all()
-            ids = found[:limit]
-            items = [(one, _counts(connection, one, now_ms)) for one in ids]
-            return Page(items, to_cursor(ids[-1]) if len(found) > limit else None)
-
-        return await self._database.read(read)
+        found = await self._database.read(lambda c: c.execute(query).scalars().all())
+        ids, items = found[:limit], list[tuple[str, QueueCounts]]()
+        for at in range(0, len(ids), COUNTED_AT_ONCE):
+            some = ids[at : at + COUNTED_AT_ONCE]
+            counts = await self._database.read(partial(_counts, function_ids=some, now_ms=now_ms))
+            items += [(one, counts[one]) for one in some if one in counts]  # it may be deleted
+        return Page(items, to_cursor(ids[-1]) if len(found) > limit else None)
 
     async def attempts(self, invocation_id: str) -> Sequence[Attempt]:
         """The attempts at accepted work that are over, first to last."""
@@ -621,20 +634,40 @@ def _room_for(connection: Connection, function_id: str, limit: int) -> int:
     return min(limit, max(0, most - claimed))
 
 
-def _counts(connection: Connection, function_id: str, now_ms: int) -> QueueCounts:
-    later = {"function_id": function_id, "now": now_ms}
-    dead = select(func.count()).where(dead_letter.function_id == function_id)
-    running = scalar(connection, "number_claimed", function_id)
-    waiting = (scalar(connection, "number_of_work", function_id) or 0) - running
-    delayed = run(connection, "number_delayed", later).scalar_one()
-    first = scalar(connection, "next_due", function_id)
-    return QueueCounts(
-        queued=waiting - delayed,
-        delayed=delayed,
-        running=running,
-        dead_letters=connection.execute(dead).scalar_one(),
-        oldest_due_ms=first if first is not None and first <= now_ms else None,
-    )
+def counting(function_ids: Sequence[str], now_ms: int) -> Select[Any]:
+    """Selects what `QueueCounts` has, for each of some functions that is there."""
+    key = tables.function.c.id
+    nobody: ColumnElement[int] = literal_column("0")  # as the indices have it
+    is_own, count = work.function_id == key, tables.work_count.c
+    waits = (is_own, work.epoch == nobody)
+
+    def number(*where: ColumnElement[bool]) -> ScalarSelect[Any]:
+        return select(func.count()).where(*where).scalar_subquery()
+
+    first = select(work.due_at_ms).where(*waits).order_by(work.due_at_ms).limit(1)
+    return select(
+        key,
+        select(count.number).where(count.function_id == key).scalar_subquery().label("number"),
+        number(is_own, work.epoch > nobody).label("running"),
+        number(*waits, work.due_at_ms > now_ms).label("delayed"),
+        number(dead_letter.function_id == key).label("dead"),
+        first.scalar_subquery().label("first"),
+    ).where(key.in_(function_ids))
+
+
+def _counts(
+    connection: Connection, function_ids: Sequence[str], now_ms: int
+) -> dict[str, QueueCounts]:
+    return {
+        row.id: QueueCounts(
+            queued=(row.number or 0) - row.running - row.delayed,
+            delayed=row.delayed,
+            running=row.running,
+            dead_letters=row.dead,
+            oldest_due_ms=row.first if row.first is not None and row.first <= now_ms else None,
+        )
+        for row in connection.execute(counting(function_ids, now_ms))
+    }
 
 
 def scalar(connection: Connection, statement: str, function_id: str) -> Any:

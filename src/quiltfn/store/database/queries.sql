@@ -98,9 +98,6 @@ SELECT number FROM work_count WHERE function_id = ?;
 -- number_claimed: how much of it is claimed
 SELECT count(*) FROM work WHERE function_id = ? AND epoch > 0;
 
--- number_delayed: how much of it waits and is due later
-SELECT count(*) FROM work WHERE function_id = :function_id AND epoch = 0 AND due_at_ms > :now;
-
 -- claimed_before: what earlier boots of a server have claimed; the first condition is that of the
 -- index
 SELECT invocation_id, attempts, expires_at_ms, is_begun, machine_boot_id, node_id, epoch FROM work

@@ -1,9 +1,8 @@
 """The audit log in the database."""
 
-import time
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select
 
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import (
@@ -14,8 +13,7 @@ from quiltfn.model.cursors import (
     to_cursor,
 )
 from quiltfn.ports import AuditQuery, Page
-from quiltfn.store.calls.record_list import STEP_ENTRIES, STEPS_S
-from quiltfn.store.database import batches, tables
+from quiltfn.store.database import batches, steps, tables
 from quiltfn.store.database.database import Database
 
 audit = tables.audit
@@ -56,26 +54,16 @@ def page(connection: Connection, query: AuditQuery, start: str, before: str) -> 
     """The matching entries with ids below `before` and from `start` on. It ends early once it has
     taken its time.
     """
-    until, found, at = time.monotonic() + STEPS_S, list[AuditEntry](), before
-    while True:
-        some = select(audit).where(audit.c.id < at, audit.c.id >= start)
-        if query.tenant_id is not None:
-            some = some.where(audit.c.tenant_id == query.tenant_id)
-        step = some.order_by(audit.c.id.desc()).limit(STEP_ENTRIES).subquery()
-        wanted = select(step).where(*_filters(query, step.c)).order_by(step.c.id.desc())
-        rows = connection.execute(wanted.limit(query.limit + 1 - len(found))).mappings()
-        found += [tables.read(row, AuditEntry) for row in rows]
-        if len(found) > query.limit:
-            items = found[: query.limit]
-            return Page(items, to_cursor(items[-1].id))
-        looked_at, last = connection.execute(
-            select(func.count(), func.min(step.c.id)).select_from(step)
-        ).one()
-        if looked_at < STEP_ENTRIES:
-            return Page(found, None)
-        if time.monotonic() > until:
-            return Page(found, to_cursor(last))
-        at = last
+    rows = select(audit.c.id, audit.c.action, audit.c.credential, audit.c.object_id)
+    rows = rows.where(audit.c.id >= start)
+    if query.tenant_id is not None:
+        rows = rows.where(audit.c.tenant_id == query.tenant_id)
+    ids, last = steps.matching(
+        connection, rows, lambda columns: _filters(query, columns), query.limit, before
+    )
+    whole = select(audit).where(audit.c.id.in_(ids)).order_by(audit.c.id.desc())
+    items = [tables.read(row, AuditEntry) for row in connection.execute(whole).mappings()]
+    return Page(items, None if last is None else to_cursor(last))
 
 
 def _filters(query: AuditQuery, columns: Any) -> list[ColumnElement[bool]]:
