@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,12 @@ from quiltfn.api.app import make_app
 from quiltfn.api.http import budgets, long_json
 from quiltfn.api.http.connection import COPIED_BYTES
 from quiltfn.api.http.response import Response, encode
+from quiltfn.api.routes import stats
 from quiltfn.api.routes import web as web_files
 from quiltfn.api.routes.table import ROUTES
 from quiltfn.api.routes.web import WebFile
 from quiltfn.calls.invoke import Request
+from quiltfn.model.stats import HOUR_S, CallStats, Stretch, floor_to
 from quiltfn.store.calls.journal import SpoolJournal
 from service.in_process import request_of
 from service.platform_harness import open_harness
@@ -222,3 +225,45 @@ async def test_every_long_page_of_this_program_is_one_that_all_clients_share(
             lengths[asked] = len(answer.content)
             assert answer.extensions["is_shared"] or lengths[asked] <= COPIED_BYTES, asked
     assert len([one for one in lengths.values() if one > COPIED_BYTES]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("/api/usage?step=hour&from={start}", "_usage_row"),
+        ("/api/functions/{function}/series?from={start}", "_point"),
+    ],
+)
+async def test_others_have_their_turns_while_statistics_are_shown(
+    web: Web, monkeypatch: pytest.MonkeyPatch, path: str, made: str
+) -> None:
+    function = await web.function()
+    now = int(web.harness.clock.unix())
+    hours = [floor_to(HOUR_S, now) - count * HOUR_S for count in range(1, 300)]
+    sums = {
+        Stretch("default", HOUR_S, start, function): CallStats(
+            calls={"success": 1}, latency=dict.fromkeys(range(60), 1)
+        )
+        for start in hours
+    }
+    await web.harness.services.stats.add(sums)
+    turns, own, seen = 0, getattr(stats, made), list[int]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def noted(*arguments: Any) -> Any:
+        seen.append(turns)
+        return own(*arguments)
+
+    monkeypatch.setattr(stats, made, noted)
+    monkeypatch.setattr(long_json, "PIECE_BYTES", 0)
+    turning = asyncio.ensure_future(others())
+    answer = await web("GET", path.format(start=hours[-1], function=function))
+    turning.cancel()
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["rows" if made == "_usage_row" else "points"]) == len(hours)
+    assert len(set(seen)) == len(seen) == len(hours)

@@ -6,8 +6,9 @@ from typing import Any
 
 from quiltfn import wire
 from quiltfn.api.http import pages, parse
+from quiltfn.api.http.long_json import JsonList
 from quiltfn.api.http.parse import UNIX_MAX
-from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
 from quiltfn.api.routes.parameters import CURSOR, MOMENT, READ
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
@@ -80,16 +81,12 @@ async def get_function_series(context: RequestContext[StatsServices]) -> Respons
         found = await services.stats.of_function(
             context.tenant_id, entry.function.id, (start, end), step
         )
-        points = [_point(at, one) for at, one in found if one.calls]
-        return json_response(
-            wire.Series(
-                function_id=entry.function.id,
-                start=start,
-                end=end,
-                step_seconds=step,
-                points=points,
-            )
-        )
+        points = JsonList("points", context.services.budgets.turn)
+        for at, one in found:
+            if one.calls:
+                await points.add(_point(at, one))
+        times = {"start": start, "end": end, "step_seconds": step}
+        return points.response({"function_id": entry.function.id, **times})
 
 
 async def get_usage(context: RequestContext[StatsServices]) -> Response:
@@ -121,18 +118,12 @@ async def get_usage(context: RequestContext[StatsServices]) -> Response:
         if len(sums) > USAGE_ROWS_MAX:
             expected = f"later, or by left out: there are more than {USAGE_ROWS_MAX} rows"
             raise Unprocessable.field("from", expected, start, end - unit_s)
-        total = CallStats()
-        for one in sums.values():
-            total.add(one)
-        return json_response(
-            wire.Usage(
-                start=start,
-                end=end,
-                step=step,
-                rows=[_usage_row(context, key, sums[key]) for key in sorted(sums)],
-                total=wire.UsageSums(**_used(total)),
-            )
-        )
+        total, rows = CallStats(), JsonList("rows", context.services.budgets.turn)
+        for key in sorted(sums):
+            total.add(sums[key])
+            await rows.add(_usage_row(context, key, sums[key]))
+        whole = wire.UsageSums(**_used(total))
+        return rows.response({"start": start, "end": end, "step": step, "total": whole})
 
 
 def _span(context: RequestContext[StatsServices], now: int, default_s: int) -> tuple[int, int]:

@@ -163,14 +163,14 @@ class SqlStats:
         whose = {"tenant_id": tenant_id, "function_id": function_id}
         times = {"start": span[0], "before": span[1]}
 
-        def read(connection: Connection) -> list[Row]:
+        def read(connection: Connection) -> Sums:
             found: list[Row] = []
             for step in (one for one in STEPS if one <= step_s):
                 look = whose | times | {"step_s": step}
                 found += read_rows("stats_of_function", look, connection)
-            return found
+            return folded(found, step_s)
 
-        sums = folded(await self._database.read(read), step_s)
+        sums = await self._database.read(read)
         return sorted((key.start, one) for key, one in sums.items())
 
     async def of_tenant(self, tenant_id: str, since: int) -> Mapping[str, CallStats]:
@@ -181,7 +181,8 @@ class SqlStats:
         async with self._unfolded(tenant_id):
             for step in STEPS:
                 span = floor_to(step, since), FOREVER  # from the stretch that `since` is in
-                await self._add_up(sums, lambda _, function_id: function_id, tenant_id, step, span)
+                slices = _Slices(tenant_id, step, span)
+                await self._add_up(sums, lambda _, function_id: function_id, slices)
         return sums
 
     async def usage(
@@ -201,7 +202,7 @@ class SqlStats:
         `in_order_from`: what ended from then on is read last and between two commits. When this
         returns, who is told of commits knows of every commit before that and of none behind it. The
         writer's thread takes commits and this read in turn, and their results come back in the same
-        order.
+        order. All are without `latency`, which would take most of the memory.
         """
         sums: Sums = {}
         start, end = span
@@ -216,11 +217,14 @@ class SqlStats:
         async with self._unfolded(tenant_id):
             for step in STEPS:
                 until = border if step == FINEST_S else end
-                await self._add_up(sums, key, tenant_id, step, (start, until), most)
+                slices = _Slices(tenant_id, step, (start, until), with_latency=False)
+                await self._add_up(sums, key, slices, most)
             if border < end:
 
                 def rest(connection: Connection) -> Sums:  # It may be run again.
-                    return _Slices(tenant_id, FINEST_S, (border, end)).all(key, connection)
+                    span = (border, end)
+                    slices = _Slices(tenant_id, FINEST_S, span, with_latency=False)
+                    return slices.all(key, connection)
 
                 # It changes nothing, so that a full disk is no reason to refuse it.
                 add_all(sums, await self._database.write(rest, frees=True))
@@ -230,16 +234,12 @@ class SqlStats:
         self,
         sums: dict[K, CallStats],
         key: Callable[[int, str], K],
-        tenant_id: str,
-        step_s: int,
-        span: tuple[int, int],
+        slices: "_Slices",
         most: int | None = None,
     ) -> None:
-        """Adds a tenant's statistics of a step that start within `span` to `sums`, some at a time.
-        `key`: what they are added to, from their start and their function. `most`: it stops where
-        `sums` has more.
+        """Adds `slices` to `sums`. `key`: what they are added to, from their start and their
+        function. `most`: it stops where `sums` has more.
         """
-        slices = _Slices(tenant_id, step_s, span)
         while not slices.is_done and (most is None or len(sums) <= most):
             await self._database.read(lambda connection: slices.add_some(connection, sums, key))
 
@@ -281,7 +281,10 @@ class SqlStats:
 class _Slices:
     """A tenant's statistics of a step that start within `span`, by start, some at a time."""
 
-    def __init__(self, tenant_id: str, step_s: int, span: tuple[int, int]) -> None:
+    def __init__(
+        self, tenant_id: str, step_s: int, span: tuple[int, int], *, with_latency: bool = True
+    ) -> None:
+        self._with_latency = with_latency
         self._whose = {"tenant_id": tenant_id, "step_s": step_s, "before": span[1]}
         self._after = span[0] - 1, AFTER_EVERY_ID
         self.is_done = False
@@ -294,7 +297,10 @@ class _Slices:
         look = self._whose | {"start": start, "function_id": function_id, "most": READ_ROWS}
         rows = execute(connection, "stats_of_tenant", look).fetchall()
         for at, whose_calls, text in rows:
-            add_one(sums, key(at, whose_calls), decode(text))
+            one = decode(text)
+            if not self._with_latency:
+                one.latency.clear()
+            add_one(sums, key(at, whose_calls), one)
         self.is_done = len(rows) < READ_ROWS
         if rows:
             self._after = rows[-1][:2]
