@@ -37,7 +37,7 @@ from quiltfn.store.calls import work as work_module
 from quiltfn.store.calls.record_key import RecordKey
 from quiltfn.store.calls.records import drop_output
 from quiltfn.store.calls.work import AT_ONCE_MAX_BYTES, counting
-from quiltfn.store.database.database import Work
+from quiltfn.store.database.database import Unstorable, Work
 from quiltfn.store.database.sql import statements
 from quiltfn.store.functions import sweep
 from quiltfn.store.tenants.usage import RECORD_BYTES
@@ -128,6 +128,24 @@ async def test_a_caller_that_gives_up_takes_nobody_with_it(
     told = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(one) for one in told] == [type(None), asyncio.CancelledError, type(None)]
     assert len(await claimed(queue, function, 5)) == 3
+
+
+async def test_a_piece_that_cannot_be_stored_takes_nobody_with_it(
+    store: SqlStore, queue: SqlWork, function: Function
+) -> None:
+    """Of another tenant, in the same batch."""
+    other = await a_stored_function(store, tenant_id="other")
+    pieces = [a_piece(function) for _ in range(7)]
+    pieces[3] = a_piece(other, due_at_ms=10**22)  # no number of 64 bits
+    told = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
+    (refusal,) = [one for one in told if one is not None]
+    assert told.index(refusal) == 3
+    assert isinstance(refusal, (OverflowError, Unstorable))  # by SQLite's driver, and PostgreSQL
+    assert str(10**22) not in str(refusal)
+    assert store.database.problem is None
+    assert {one.invocation_id for one in await claimed(queue, function, 9)} == {
+        one.record.invocation_id for one in pieces if one is not pieces[3]
+    }
 
 
 async def test_accepting_the_same_id_again_changes_nothing(

@@ -28,7 +28,13 @@ from sqlalchemy import (
 
 from quiltfn.base.ids import new_id
 from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
-from quiltfn.model.errors import CapacityFull, NotFound, QuiltfnError, Unprocessable
+from quiltfn.model.errors import (
+    CapacityFull,
+    NotFound,
+    QuiltfnError,
+    StoreUnavailable,
+    Unprocessable,
+)
 from quiltfn.model.invocation import NEXT, CallEvent, Invocation, Status, WorkOutcome
 from quiltfn.model.retention import StorageLimit
 from quiltfn.model.state_machine import transition
@@ -118,15 +124,23 @@ class SqlWork:
             self._accepting = None
 
     async def _accept_some(self, some: list[tuple[AcceptedWork, asyncio.Future[None]]]) -> None:
+        """Accepts all of them in one transaction. Where that fails because of one, which is no
+        reason to refuse the others, it accepts each half by itself.
+        """
         accepted = [one for one, _ in some]
-        told: Sequence[Exception | None]
+        replies: Sequence[Exception | None]
         try:
-            told = await self._database.write(
+            replies = await self._database.write(
                 lambda connection: self.accept_in(connection, accepted)
             )
         except Exception as error:
-            told = [error] * len(some)
-        for (_, answer), refusal in zip(some, told, strict=True):
+            if len(some) > 1 and not isinstance(error, StoreUnavailable):
+                half = len(some) // 2
+                await self._accept_some(some[:half])
+                await self._accept_some(some[half:])
+                return
+            replies = [error] * len(some)
+        for (_, answer), refusal in zip(some, replies, strict=True):
             if answer.done():  # Its caller has gone; the work stays accepted.
                 continue
             if refusal is None:

@@ -19,6 +19,12 @@ NOTHING_MISSING = "nothing is known to be missing"
 BUSY = "the database does not take writes at the moment: it is busy"
 
 
+class Unstorable(Exception):
+    """A value of what was to be stored is none that the database takes: a mistake of ours. Others
+    can be stored.
+    """
+
+
 class Database(Protocol):
     """Transactions, one writing one at a time, whichever process it is of.
 
@@ -56,7 +62,8 @@ class Database(Protocol):
 
         `frees`: the write removes something, so on a full disk it may use the reserve. Raises
         `DiskFull` or another `StoreUnavailable`, at the latest after the busy timeout. That is
-        counted from the call of this method, time in the queue included.
+        counted from the call of this method, time in the queue included. Whatever else it raises is
+        about `work` alone.
         """
         ...
 

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Engine, exc, text
 
@@ -30,7 +31,7 @@ from quiltfn import __version__
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.ports import ClockReading
 from quiltfn.store.database import compatibility
-from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Work, one_server
+from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Unstorable, Work, one_server
 from quiltfn.store.database.postgres_connection import (
     APPLICATION,
     NAMESPACE,
@@ -368,6 +369,9 @@ class PostgresDatabase:
                 with contextlib.suppress(Exception):
                     transaction.rollback()
                 raise
+        except (exc.DataError, psycopg.DataError) as error:
+            # Without what it is raised from, which has the value.
+            raise Unstorable(reason_of(error)) from None
         except Exception as error:
             self._raise(error, writer)
         try:
