@@ -178,6 +178,22 @@ async def test_a_node_without_the_store_hears_of_a_disabled_tenant_by_one_that_k
     assert nodes.disabled["three"].names == []
 
 
+async def test_a_node_that_reaches_the_store_goes_by_that_for_disabled_tenants(
+    nodes: Nodes,
+) -> None:
+    """It asks another one for its keys, which are younger, but which does not know yet that the
+    tenant was enabled again.
+    """
+    nodes.clock.time += 0.5
+    await nodes.access["two"].refresh()
+    nodes.disabled["two"].set("acme", disabled=True)
+    nodes.revisions["one"].is_behind.set()
+    nodes.asker = "one"
+    assert await nodes.keys["one"].look()
+    assert nodes.access["one"].age_s == 0
+    assert nodes.disabled["one"].names == []
+
+
 @pytest.mark.parametrize(
     ("cut_off", "parted", "status"),
     [

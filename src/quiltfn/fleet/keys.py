@@ -146,15 +146,15 @@ class FleetKeys:
         states = await asyncio.gather(*map(self._state, nodes))
         for state in states:
             if state is not None:
-                if state.age_s < own_age_s:
+                if own_age_s > ASK_AFTER_S and state.age_s < own_age_s:
                     self._hear_of(state.disabled)
                 access.take_over(state.revision, asked_at - state.age_s, state.keys)
         if nodes and None not in states and access.age_s <= self._agree_s:
             access.confirm(asked_at)
 
     def _hear_of(self, disabled: Sequence[str]) -> None:
-        """Only the store says that a tenant is enabled: the other node may not know that it was
-        disabled.
+        """While this node is without the store. Only that says that a tenant is enabled: the other
+        node may not know that it was disabled, nor yet that it was enabled again.
         """
         for tenant_id in disabled:
             self._disabled.set(tenant_id, disabled=True)
