@@ -464,6 +464,30 @@ async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_dis
     assert harness.catalog.get(function).function.error_message is None
 
 
+async def test_an_update_serves_whose_tenant_is_enabled_while_it_is_stored(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enabling opens the pool with the version before, which the update has not replaced yet."""
+    harness, operator = web.harness, await web.key("ops", Scope.OPERATOR)
+    function = await web.function("f", "echo 1", "acme")
+    await switched(web, operator, "disable")
+    save, saving, may_save = harness.store.save, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Any:
+        saving.set()
+        await may_save.wait()
+        return await save(*given)
+
+    monkeypatch.setattr(harness.store, "save", slowly)
+    entry = harness.catalog.get(function)
+    updating = asyncio.ensure_future(harness.lifecycle.update(entry, {"handler": "echo 2"}))
+    await saving.wait()
+    await switched(web, operator, "enable")
+    may_save.set()
+    assert (await updating).function.current_version == 2
+    assert (await harness.invoke(entry)).stdout == b"2\n"
+
+
 async def test_deliveries_of_a_disabled_tenant_wait(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -540,7 +540,13 @@ class Lifecycle:
                     target, current_version=function.current_version, error_message=message
                 )
                 return await self._commit(failed, self._scale, new_version=new_version)
-        return await commit(target, self._scale)
+
+        def serve(saved: Function) -> None:
+            self._scale(saved)
+            if saved.state is FunctionState.ACTIVE:  # its tenant may be enabled again by now
+                self._open(saved, version)
+
+        return await commit(target, serve)
 
     async def _top_up(self, entry: Entry) -> Entry:
         """Deploy of a function that serves already: the same number of instances is made ready."""
