@@ -922,6 +922,25 @@ async def test_a_start_ends_the_sessions_that_are_left_of_starts_before(
                 until(partial(has_sessions, url, expected))
 
 
+async def test_a_start_ends_no_session_of_servers_in_another_schema(tmp_path: Path) -> None:
+    """Their role and their database are the same, and their epochs are smaller."""
+    url = postgresql.database_of(tmp_path)
+    with psycopg.connect(url) as driver:
+        driver.execute("CREATE SCHEMA other")
+    theirs = "SELECT pid FROM pg_stat_activity WHERE application_name = 'quiltfn 1 a' ORDER BY 1"
+    there = f"{url}&options=-csearch_path%3Dother"
+    async with open_postgresql(there, tmp_path / "a", node_id="a", alone=False) as other:
+        await other.newest_change()
+        before = rows_of(url, theirs)
+        assert len(before) == 2
+        for count in range(3):
+            directory = tmp_path / str(count)
+            async with open_postgresql(url, directory, node_id="b", alone=False) as store:
+                await store.database.end_node_session("c")
+        await asyncio.sleep(0.2)
+        assert rows_of(url, theirs) == before
+
+
 async def test_a_url_may_say_what_sessions_are_called(tmp_path: Path) -> None:
     url = f"{postgresql.database_of(tmp_path)}&application_name=mine"
     async with open_postgresql(url, tmp_path / "one", node_id="one") as store:

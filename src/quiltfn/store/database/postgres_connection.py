@@ -324,7 +324,9 @@ def end_session(connection: Connection, session: str) -> None:
 
 def end_sessions_of_past_starts(connection: Connection) -> None:
     """Ends the sessions that are left of starts of servers which are over: those whose epoch is no
-    node's any more, and which store nothing. A start that is newer than this statement stays.
+    node's any more. Nothing of theirs is lost, since no transaction with such an epoch is stored. A
+    start that is newer than this statement stays. None is ended where another schema of the
+    database has the tables of servers, too: their epochs are others.
     """
     named = f"substring(application_name FROM '{EPOCH_NAMED}')::int"
     run_alone(
@@ -332,7 +334,8 @@ def end_sessions_of_past_starts(connection: Connection) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND usename = current_user"
         f" AND {named} < (SELECT max(epoch) FROM node)"
-        f" AND {named} NOT IN (SELECT epoch FROM node)",
+        f" AND {named} NOT IN (SELECT epoch FROM node)"
+        " AND (SELECT count(*) FROM pg_class WHERE relname = 'work_count' AND relkind = 'r') = 1",
     )
 
 
