@@ -14,7 +14,7 @@ import pytest
 NUMBERS = {
     "F": ("Sandbox isolation", "1-39"),
     "C": ("Invocations", "1-15"),
-    "A": ("API, dashboard and commands", "1-58 60-67 70-89"),
+    "A": ("API, dashboard and commands", "1-58 60-67 70-90"),
     "W": ("Asynchronous invocations, versions and schedules", "1-29"),
     "U": ("URLs", "1-18"),
     "P": ("Pools", "1-21"),

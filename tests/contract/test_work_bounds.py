@@ -21,6 +21,7 @@ from contract.stores import (
 )
 from manual_clock import ManualClock
 from promises import promise
+from quiltfn.api.http.errors import error_body
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Status, WorkOutcome
@@ -85,7 +86,8 @@ async def test_what_waits_fills_its_room_and_then_no_more_is_accepted(
     made = await given(queue, function, 5)
     with pytest.raises(CapacityFull) as refused:
         await given(queue, function, 1)
-    assert refused.value.details == {"limit_bytes": 5 * ONE}
+    assert refused.value.details == {"expected": f"at most {5 * ONE} bytes"}
+    assert error_body(refused.value), "a body can be made of it"
     made += await given(queue, other, 3)
     with pytest.raises(CapacityFull, match="all calls"):
         await given(queue, other, 1)

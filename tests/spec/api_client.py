@@ -24,7 +24,7 @@ from timeouts import scaled
 
 TLS_READY = re.compile(r"listening on (https://127\.0\.0\.1:\d+)\n")
 ERROR_KEYS = ["error", "error_code", "request_id", "details", "retry_after", "hint"]
-DETAIL_KEYS = {"expected", "received", "example", "state", "exit_code"}
+DETAIL_KEYS = {"field", "expected", "received", "example", "state", "exit_code", "see"}
 PAGE_CREATE: dict[str, Any] = json.loads(
     '{"name":"my-function","cluster_id":"cluster_123","description":"Processes incoming data",'
     '"handler":"echo hello","runtime":"shell","memory_limit_mb":256,"cpu_limit_percent":25.0,'
@@ -180,6 +180,10 @@ def is_error(answer: httpx.Response, code: str, status: int) -> dict[str, Any]:
     assert body["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["content-type"] == "application/json"
     assert body["details"] is None or set(body["details"]) == DETAIL_KEYS
+    about = re.match(r"(\S+) (must be|is required|is not a field)\b", body["error"])
+    if code == "UNPROCESSABLE_ENTITY" and about is not None:
+        assert body["details"]["field"] == about[1].removesuffix("…"), "programs read the field"
+        assert body["details"]["expected"], "and what it must be"
     retry = answer.headers.get("retry-after")
     assert retry == (None if body["retry_after"] is None else str(body["retry_after"]))
     for secret in ("Traceback", "site-packages", "/quiltfn/", "sqlalchemy"):

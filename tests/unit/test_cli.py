@@ -1,6 +1,5 @@
 """The command line against a small fake: what is sent, what is printed where, and how it exits."""
 
-import ast
 import inspect
 import io
 import json
@@ -15,12 +14,23 @@ import yaml
 
 from promises import promise
 from quiltfn import __main__, __version__
+from quiltfn.api.http.errors import error_body
+from quiltfn.api.openapi import operation_id
+from quiltfn.api.routes.table import ROUTES
 from quiltfn.cli import advice, invoke, parsing, root, run, session, show
 from quiltfn.cli.invoke import exit_code
 from quiltfn.cli.output import Output, print_event
 from quiltfn.cli.project import commands
-from quiltfn.functions.catalog import LISTED
-from quiltfn.model.errors import NEXT_STEP
+from quiltfn.model import errors
+from quiltfn.model.errors import (
+    LIST_FUNCTIONS,
+    NEXT_STEP,
+    FunctionNotActive,
+    NotFound,
+    QuiltfnError,
+    Unauthorized,
+    Unprocessable,
+)
 from quiltfn.model.invocation import FINAL
 from quiltfn.sdk import Invocation
 from unit.canned_server import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
@@ -410,21 +420,23 @@ def test_a_refusal_is_a_sentence_and_a_hint_on_stderr(word: str, capsys: Capture
     assert printed.err.startswith("error: there is no such function\nhint: list them\n")
 
 
-@pytest.mark.parametrize(
-    ("code", "hint", "said"),
-    [
-        ("FUNCTION_NOT_ACTIVE", NEXT_STEP["pending"], "quiltfn functions deploy hello"),
-        ("FUNCTION_NOT_ACTIVE", NEXT_STEP["paused"], "quiltfn functions resume hello"),
-        ("FUNCTION_NOT_ACTIVE", NEXT_STEP["error"], "(quiltfn functions get hello), then deploy"),
-        ("UNAUTHORIZED", "send a key as X-Api-Key", "set QUILT_API_KEY"),
-        ("NOT_FOUND", LISTED, "hint: quiltfn functions list lists those that there are"),
-    ],
-)
+ADVISED = [
+    (FunctionNotActive.because("pending"), "quiltfn functions deploy hello"),
+    (FunctionNotActive.because("paused"), "quiltfn functions resume hello"),
+    (FunctionNotActive.because("error"), "(quiltfn functions get hello), then deploy"),
+    (Unauthorized(hint="send a key as X-Api-Key"), "set QUILT_API_KEY"),
+    (
+        NotFound("no", hint=f"{LIST_FUNCTIONS.text} lists those", see=LIST_FUNCTIONS),
+        "hint: quiltfn functions list lists those",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), ADVISED)
 def test_hints_name_commands_and_no_calls_of_the_api(
-    fake: Fake, capsys: Captured, code: str, hint: str, said: str
+    fake: Fake, capsys: Captured, error: QuiltfnError, said: str
 ) -> None:
-    told = {"error": "no", "error_code": code, "hint": hint}
-    fake.answers["POST", "/invoke/hello"] = (409, told)
+    fake.answers["POST", "/invoke/hello"] = (409, json.loads(error_body(error)))
     assert run(["invoke", "hello"]) == 1
     printed = capsys.readouterr().err
     assert said in printed
@@ -432,51 +444,72 @@ def test_hints_name_commands_and_no_calls_of_the_api(
     assert "X-Api-Key" not in printed
 
 
-def test_every_call_that_an_error_of_the_server_names_is_known_as_a_command() -> None:
-    named: set[str] = set()
+def test_a_hint_of_an_older_server_stays_as_it_is(fake: Fake, capsys: Captured) -> None:
+    told = {"error": "no", "error_code": "FUNCTION_NOT_ACTIVE", "hint": NEXT_STEP["paused"][0]}
+    fake.answers["POST", "/invoke/hello"] = (409, told)
+    assert run(["invoke", "hello"]) == 1
+    assert "hint: resume it first: POST /api/functions/<id>/resume" in capsys.readouterr().err
+
+
+@promise("A90")
+def test_every_request_that_an_error_advises_is_one_of_the_api_and_a_command() -> None:
+    calls = [one for one in vars(errors).values() if isinstance(one, errors.ApiCall)]
+    assert {one.operation for one in calls} == set(advice.COMMANDS)
+    routes = {
+        operation_id(way): f"{method} {re.sub('{.*?}', '<>', path)}"
+        for path, methods in ROUTES
+        for method, way in methods.items()
+    }
+    for one in calls:
+        method, path = re.sub("<.*?>", "<>", one.text).split(" ")
+        assert routes[one.operation].startswith(f"{method} "), one
+        assert routes[one.operation].endswith(path.removeprefix("…")), one
+
+
+def test_no_error_writes_a_request_of_the_api_without_naming_it_as_data() -> None:
+    written = re.compile(r"^[^#]*[\"'(, ](GET|POST|PUT|DELETE) (/api|…)/")
     source = Path(advice.__file__).parents[1]
-    for path in source.rglob("*.py"):
-        if path.is_relative_to(source / "cli") or path.name == "help.py":
-            continue
-        tree = ast.parse(path.read_text())
-        said = [node for node in ast.walk(tree) if isinstance(node, ast.Raise | ast.Dict)]
-        said += [node for node in ast.walk(tree) if isinstance(node, ast.Call)]  # type: ignore[misc]
-        for node in said:
-            for one in ast.walk(node):
-                if isinstance(one, ast.Constant) and isinstance(one.value, str):
-                    named |= set(advice.CALL.findall(one.value))
-    assert "POST /api/functions/<id>/deploy" in named
-    assert named <= set(advice.COMMANDS), named
+    free = ("cli", "wire", "sdk", "guest", "site")  # texts that are no errors of the server
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in source.rglob("*.py")
+        if path.relative_to(source).parts[0] not in free and path.name != "help.py"
+        for line in path.read_text().splitlines()
+        if written.search(line) and "ApiCall(" not in line and not line.lstrip().startswith('"""')
+    ]
+    assert found == []
+    assert written.search('    hint="PUT /api/functions/<id>/url gives it one"')
 
 
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        (
-            "memory_limit_mb must be 256 or more, and min_instances at most max_instances",
-            "--memory must be 256 or more, and --min at most --max",
-        ),
-        (
-            "cleanup_on_exit must be false with a runtime of kind server: one process serves",
-            "--keep-state must be given with a runtime of kind server: one process serves",
-        ),
-        ("isolation must be crun with kind server", "--isolation must be crun with kind server"),
-        ("environment must be absent: a server", "--env must be absent: a server"),
-        ("environment.PORT must be a number", "--env PORT must be a number"),
-        (
-            "process_limit must be 16 to 4096, or null for the server's own",
-            "--processes must be 16 to 4096",
-        ),
-        ("rollback_on.within_s must be 1 to 604800", "--within-s must be 1 to 604800"),
-        ("name must be short", "name must be short"),
-        ("it has no command of its own", "it has no command of its own"),
-    ],
-)
+PARTS = "memory_limit_mb", "256 or more, and min_instances at most max_instances"
+OPTIONS = [
+    (Unprocessable.field(*PARTS), "--memory must be 256 or more, and --min at most --max"),
+    (
+        Unprocessable.field("cleanup_on_exit", "false with a runtime of kind server", True, False),
+        "--keep-state must be given with a runtime of kind server",
+    ),
+    (
+        Unprocessable.field("isolation", "crun with kind server"),
+        "--isolation must be crun with kind server",
+    ),
+    (Unprocessable.field("environment", "absent: a server"), "--env must be absent: a server"),
+    (Unprocessable.field("environment.PORT", "a number"), "--env PORT must be a number"),
+    (
+        Unprocessable.field("process_limit", "16 to 4096", null="for the server's own"),
+        "--processes must be 16 to 4096",
+    ),
+    (Unprocessable.field("rollback_on.within_s", "1 or more"), "--within-s must be 1 or more"),
+    (Unprocessable.field("name", "short"), "name must be short"),
+    (Unprocessable("it has no command of its own"), "it has no command of its own"),
+    (Unprocessable("memory_limit_mb is odd"), "--memory is odd"),
+]
+
+
+@pytest.mark.parametrize(("error", "told"), OPTIONS)
 def test_an_error_about_a_field_names_its_option(
-    fake: Fake, capsys: Captured, said: str, told: str
+    fake: Fake, capsys: Captured, error: QuiltfnError, told: str
 ) -> None:
-    body = {"error": said, "error_code": "UNPROCESSABLE_ENTITY", "hint": None}
-    fake.answers["POST", ""] = (422, body)
+    fake.answers["POST", ""] = (422, json.loads(error_body(error)))
     assert run(["functions", "create", "a", "--handler", "h", "--memory", "10"]) == 1
     assert capsys.readouterr().err.startswith(f"error: {told}\n")
 

@@ -20,8 +20,10 @@ import pytest
 from msgspec import structs
 
 from promises import promise
+from quiltfn.api.http.errors import error_body
 from quiltfn.cli import packages, run, runtime_files, show, tools, tree
 from quiltfn.cli.parsing import BadParameter
+from quiltfn.model.errors import Unprocessable
 from quiltfn.wire import Kind
 from timeouts import scaled
 from unit.canned_server import FUNCTION, ID, INFO, Fake, answered_by
@@ -473,7 +475,7 @@ def test_a_refused_base_image_is_called_as_it_was_given(
     archive = tmp_path / "root.tar"
     archive.write_bytes(b"a tar")
     fake.answers["POST", "/api/runtimes/images"] = (201, IMAGE)
-    said = {"error": "base_image must be an image with a sh", "error_code": "UNPROCESSABLE_ENTITY"}
+    said = json.loads(error_body(Unprocessable.field("base_image", "an image with a sh")))
     fake.answers["POST", "/api/runtimes"] = (422, said)
     add = ["runtimes", "add", "etl", "--kind", "shell"]
     for option, value in (("--rootfs", archive), ("--image", archive), ("--base-image", DIGEST)):

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from quiltfn.api.http.errors import error_body
 from quiltfn.cli import run, tables
 from quiltfn.cli.drawing import drawn
+from quiltfn.model.errors import SET_RECORD_POLICY, NotFound
 from quiltfn.wire import InstanceList
 from unit.canned_server import ID, INVOCATION, Fake, answered_by
 
@@ -286,11 +288,8 @@ def test_attempts_and_input(fake: Fake, capsys: Captured) -> None:
 
 
 def test_who_has_no_input_is_told_the_command_that_keeps_it(fake: Fake, capsys: Captured) -> None:
-    told = {
-        "error": "the input of this call is not kept",
-        "error_code": "NOT_FOUND",
-        "hint": "PUT /api/functions/<id>/record-policy says whose inputs are kept",
-    }
+    hint = f"{SET_RECORD_POLICY.text} says whose inputs are kept"
+    told = json.loads(error_body(NotFound("it is not kept", hint=hint, see=SET_RECORD_POLICY)))
     fake.answers["GET", f"{ONE}/input"] = (404, told)
     assert run(["functions", "input", "hello", "i1"]) == 1
     assert "quiltfn functions record-policy hello says" in capsys.readouterr().err

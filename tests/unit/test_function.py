@@ -49,6 +49,7 @@ def test_every_state_that_refuses_calls_names_the_call_that_helps() -> None:
         error = FunctionNotActive.because(state)
         assert error.details == {"state": state}
         assert error.hint
+        assert error.see is None or error.see.text in error.hint
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (1, 1), (0, 1000), (1000, 1000), (5, 5)])

@@ -106,9 +106,10 @@ export class NameTaken extends Error {
 /** Throws what is wrong with a name before anything is made for it. */
 function checkName(name: string): void {
   if (!NAME.test(name)) {
-    const error = "name must be 1 to 64 letters, digits, dots, dashes or underscores, and begin " +
-      "and end with a letter or digit";
-    throw new Refused(422, { error, details: { received: name } });
+    const expected = "1 to 64 letters, digits, dots, dashes or underscores, and begin and end " +
+      "with a letter or digit";
+    const details = { field: "name", expected, received: name };
+    throw new Refused(422, { error: `name must be ${expected}`, details });
   }
   const taken = [...functions.peek().values()].find((one) => one.name === name);
   if (taken) throw new NameTaken(name, taken.id);

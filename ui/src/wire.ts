@@ -193,11 +193,13 @@ export interface ErrorBody {
 }
 
 export interface ErrorDetails {
+  field?: string | null;
   expected?: unknown;
   received?: unknown;
   example?: unknown;
   state?: string | null;
   exit_code?: number | null;
+  see?: SeeAlso | null;
 }
 
 export interface ExampleList {
@@ -821,6 +823,11 @@ export interface ScheduleRun {
 export interface ScheduleRunPage {
   runs: ScheduleRun[];
   next_cursor: string | null;
+}
+
+export interface SeeAlso {
+  operation: string;
+  text: string;
 }
 
 export interface Series {

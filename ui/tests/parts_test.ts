@@ -20,6 +20,7 @@ import { Ago } from "../src/parts/text/time.ts";
 import { dismiss, takeBack, type Toast, toast, toasts } from "../src/parts/controls/toast.ts";
 import { coldSentence, lanes, ranSentence, Waterfall } from "../src/parts/charts/waterfall.ts";
 import { Refused } from "../src/api.ts";
+import type { ErrorDetails } from "../src/wire.ts";
 import { fieldIn, saidOf } from "../src/parts/controls/failing.ts";
 import { route } from "../src/router.ts";
 
@@ -177,9 +178,11 @@ Deno.test("what a program wrote stays in its columns", () => {
 
 Deno.test("a hint leaves out the call of the API that a page has a button for", () => {
   const hint = "resume it first: POST /api/functions/<id>/resume";
-  const refusal = new Refused(409, { error: "paused", hint });
-  const text = renderToString(html`<${Notice} of=${refusal} />`);
-  assert.match(text, />resume it first<\/p>/);
+  const see = { operation: "resumeFunction", text: "POST /api/functions/<id>/resume" };
+  const shown = (details: ErrorDetails) =>
+    renderToString(html`<${Notice} of=${new Refused(409, { error: "paused", hint, details })} />`);
+  assert.match(shown({ see }), />resume it first<\/p>/);
+  assert.match(shown({}), /POST \/api/, "it is data that says what to leave out");
 });
 
 Deno.test("what never happened has no date", () => {
@@ -249,20 +252,25 @@ Deno.test("a question is answered once, and a second one answers the first with 
 });
 
 Deno.test("a refusal is said of the field that it names, by its label", () => {
-  const refused = (error: string, received?: unknown, status = 422) =>
-    new Refused(status, { error, details: { received } });
-  const memory = refused("memory_limit_mb must be a whole number from 128 to 512", 5);
+  const refused = (field: string | null, expected: string, received?: unknown, status = 422) =>
+    new Refused(status, { error: "a sentence", details: { field, expected, received } });
+  const memory = refused("memory_limit_mb", "a whole number from 128 to 512", 5);
   assert.equal(fieldIn(memory), "memory_limit_mb");
   assert.equal(
     saidOf(memory, "memory_limit_mb", "Memory"),
     "Memory must be a whole number from 128 to 512, not 5",
   );
   assert.equal(saidOf(memory, "name", "Name"), null);
-  const nested = refused("environment.A-B must be a string");
+  const nested = refused("environment.A-B", "a string");
   assert.equal(saidOf(nested, "environment", "Variables"), "Variables (A-B) must be a string");
-  assert.equal(saidOf(refused("cors.x is required"), "cors.x", "Origins"), "Origins is required");
-  for (const other of ["stray is not a field of this request", "The store is closed."]) {
-    assert.equal(fieldIn(refused(other)), null);
-  }
-  assert.equal(fieldIn(refused("name must be free", null, 409)), null);
+  assert.equal(saidOf(nested, "env", "Other"), null);
+  const listed = refused("types[1]", "a string");
+  assert.equal(saidOf(listed, "types", "Types"), "Types[1] must be a string");
+  assert.equal(fieldIn(refused(null, "")), null);
+  assert.equal(fieldIn(refused("name", "free", null, 409)), null);
+  assert.equal(
+    fieldIn(new Refused(422, { error: "name must be free" })),
+    null,
+    "no sentence is read",
+  );
 });

@@ -53,6 +53,7 @@ from quiltfn.model.errors import (
     StoreUnavailable,
     Unprocessable,
     cut_off,
+    no_such_route,
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.url import PREFIX
@@ -501,18 +502,20 @@ def _query(route: Route, context: RequestContext[Services]) -> dict[str, str]:
     for name, value in parse.parameters(context.request.query):
         if name not in known and name != TENANT:
             expected = f"one of: {', '.join(known)}" if known else "left out: this route has none"
-            raise Unprocessable.field(f"the query parameter {name[:80]}", expected, None)
+            short = name[:80]
+            raise Unprocessable.field(short, expected, label=f"the query parameter {short}")
         if name in query:
             raise Unprocessable.field(name, "given once", None)
         query[name] = value
     if query.pop(TENANT, context.tenant_id) != context.tenant_id:
-        raise Unprocessable.field(f"the name of {TENANT}", "written without %", None)
+        label = f"the name of {TENANT}"
+        raise Unprocessable.field(TENANT, "written without %", label=label)
     return query
 
 
 async def _no_such_route(request: Request) -> Response:
     request_id = own_or_new_id(request)
-    error = NotFound("there is no such route", hint="GET /api/functions/help lists the routes")
+    error = no_such_route()
     response = failure(error, request_id)
     response.headers.append(("x-request-id", request_id))
     return response

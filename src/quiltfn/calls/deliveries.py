@@ -28,6 +28,7 @@ from quiltfn.model.delivery import (
     retry_due_ms,
 )
 from quiltfn.model.errors import (
+    GET_RECORD,
     Conflict,
     FunctionNotActive,
     NotFound,
@@ -129,10 +130,11 @@ class Deliveries:
         if found.status is DeliveryStatus.DELIVERED:
             raise Conflict("it was delivered", details={"state": found.status})
         if found.status is DeliveryStatus.FAILED:
-            hint = "GET …/invocations/<invocation_id> has the record of the call"
+            hint = f"{GET_RECORD.text} has the record of the call"
             problem = found.error_message or ""
             why = problem if problem.startswith(RESULT_TOO_LARGE) else NOT_KEPT
-            raise Conflict(why, hint=hint, details={"state": found.status})
+            details = {"state": found.status}
+            raise Conflict(why, hint=hint, see=GET_RECORD, details=details)
         self._note(function.id, function.tenant_id, now_ms)
         return found
 

@@ -16,6 +16,7 @@ from quiltfn.calls.invoke import Invoker, Request, check
 from quiltfn.functions.catalog import Entry
 from quiltfn.functions.policies import Policies
 from quiltfn.model.errors import (
+    SET_RECORD_POLICY,
     CapacityFull,
     Conflict,
     FunctionNotActive,
@@ -311,8 +312,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         record = await self.outline(entry, invocation_id)
         given = await self.store.input(invocation_id)
         if given is None:
-            hint = "PUT /api/functions/<id>/record-policy says whose inputs are kept"
-            raise NotFound(INPUT_NOT_KEPT, hint=hint)
+            hint = f"{SET_RECORD_POLICY.text} says whose inputs are kept"
+            raise NotFound(INPUT_NOT_KEPT, hint=hint, see=SET_RECORD_POLICY)
         return record, given
 
     async def keep_input(self, record: Invocation, request: Request, caller: str) -> None:

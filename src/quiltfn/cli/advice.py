@@ -1,75 +1,109 @@
-"""The server's advice with commands in it. The server names calls of its API; a user of the command
-line needs the command that makes the call."""
+"""The server's advice in words of the command line. Errors name fields and requests of the API as
+data (`details`); a user of the command line needs the option, and the command of the request.
+"""
 
 import re
+from collections.abc import Container, Mapping
+from functools import cache
+from typing import Any
 
 from quiltfn.sdk import ApiError
 
-# A call of the API, as an error message has it, and the command that makes the call.
+# The command that makes each request that errors advise, by its operation.
 COMMANDS = {
-    "POST /api/functions/<id>/deploy": "quiltfn functions deploy {word}",
-    "POST /api/functions/<id>/resume": "quiltfn functions resume {word}",
-    "GET /api/functions": "quiltfn functions list",
-    "GET /api/functions/help": "quiltfn --help",
-    "GET /api/runtimes": "quiltfn runtimes list",
-    "PUT /api/functions/<id>/record-policy": "quiltfn functions record-policy {word}",
-    "POST /api/runtimes/images": "quiltfn runtimes add NAME --kind … --dir …",
+    "deployFunction": "quiltfn functions deploy {word}",
+    "resumeFunction": "quiltfn functions resume {word}",
+    "listFunctions": "quiltfn functions list",
+    "getFunctionByName": "quiltfn functions get {word}",
+    "getHelp": "quiltfn --help",
+    "getInvocation": "quiltfn functions record",
+    "setRecordPolicy": "quiltfn functions record-policy {word}",
+    "setFunctionUrl": "quiltfn url set {word}",
+    "uploadImage": "quiltfn runtimes add NAME --kind … --dir …",
 }
-CALL = re.compile(r"(?:GET|POST|PUT|DELETE) /api/[\w/<>.-]*")
 # Hints that are about HTTP headers, as they are for a command line.
 HINTS = {
     "UNAUTHORIZED": "store a key with: quiltfn login, or set QUILT_API_KEY to one; on the "
     "server's machine this makes one: "
     "quiltfn keys create --data-dir DIR, with the data directory of the server, or --fleet FILE",
 }
-# What a server of an older version says of the tenant in a query.
-TOO_OLD = re.compile(r"^the query parameter tenant must .*")
+# What a server says that doesn't know of tenants in a query: it has no `details.field` either.
+TOO_OLD = "--as-tenant needs a newer server, and in a fleet newer nodes"
 # Fields that are no option of their own.
 NO_OPTION = ("name", "image")
-FIELDS = {"error_message": "its error (quiltfn functions get {word})"}
+# Fields whose own fields are options.
+GROUPS = ("rollback_on",)
+WORD = re.compile(r"\w+")
+NO_OTHERS: Mapping[str, str] = {}
 
 
-def translate_errors(error: ApiError, word: str | None) -> None:
-    """Replaces API calls by commands in the message and hint of `error`.
+def translate_errors(
+    error: ApiError,
+    word: str | None,
+    options: Mapping[str, str] = NO_OTHERS,
+    *,
+    visits: bool = False,
+) -> None:
+    """Puts options and commands into the message and the hint of `error`.
 
-    `word`: the function that the command named.
+    `word`: the function that the command named. `options`: of fields that were given by others than
+    their own. `visits`: the request named a tenant.
     """
-    error.message = commands_of(error.message, word)
+    details: dict[str, Any] = error.details or {}
     hint = HINTS.get(error.code, error.hint)
     if error.code == "UNPROCESSABLE_ENTITY":
-        error.message = options_of(error.message)
-        hint = None if hint is None else options_of(hint)
-    error.hint = None if hint is None else commands_of(hint, word)
+        is_old = visits and "field" not in details
+        options = {**_options(), **options}
+        error.message = TOO_OLD if is_old else _about_option(error.message, details, options)
+        hint = None if hint is None else with_options(hint)
+    else:
+        hint = None if hint is None else with_options(hint, word)
+    see = details.get("see")
+    command = COMMANDS.get(see["operation"]) if see else None
+    if see and command:
+        command = command.format(word=word or "NAME")
+        error.message = error.message.replace(see["text"], command)
+        hint = None if hint is None else hint.replace(see["text"], command)
+    error.hint = hint
 
 
-def options_of(text: str) -> str:
-    """The text with options in place of the fields of the API: of those whose names no sentence
-    has, and of the one that the text begins with.
-    """
-    from quiltfn.cli.field_options import OPPOSITES, option_of  # noqa: PLC0415 — for an error alone
+def _about_option(message: str, details: dict[str, Any], options: Mapping[str, str]) -> str:
+    """The message of an error about a field, with its option in place of its name."""
+    option, expected = _option_of(details.get("field") or "", options), details.get("expected")
+    if option is None or not isinstance(expected, str):
+        return with_options(message)
+    if details["field"] in _opposites() and details.get("example") is False:
+        return f"{option} must be given{with_options(expected.removeprefix('false'))}"
+    return f"{option} must be {with_options(expected)}"
+
+
+def _option_of(path: str, options: Mapping[str, str]) -> str | None:
+    """The option of the field at this path, and behind it which part of its value is meant."""
+    name, _, part = path.partition("[")[0].partition(".")
+    if name in GROUPS and part:
+        return f"--{part.replace('_', '-')}"
+    option = None if name in NO_OPTION else options.get(name)
+    return f"{option} {part}" if option and part else option
+
+
+def with_options(text: str, word: str | None = None) -> str:
+    """The text with options in place of fields of the API, of those whose names no sentence has."""
+    names = {name: option for name, option in _options().items() if "_" in name}
+    names["error_message"] = f"its error (quiltfn functions get {word or 'NAME'})"
+    return WORD.sub(lambda found: names.get(found[0], found[0]), text)
+
+
+@cache
+def _options() -> dict[str, str]:
+    from quiltfn.cli.field_options import option_of  # noqa: PLC0415 — for an error alone
     from quiltfn.wire import NewFunction, NewRuntime  # noqa: PLC0415
     from quiltfn.wire.fields import fields_of  # noqa: PLC0415
 
-    fields = [*fields_of(NewFunction).values(), *fields_of(NewRuntime).values()]
-    for one in fields:
-        if one.name in OPPOSITES:
-            text = re.sub(rf"^{one.name} must be false\b", f"{option_of(one)} must be given", text)
-        if one.name not in NO_OPTION:
-            text = re.sub(rf"^{one.name} must\b", f"{option_of(one)} must", text)
-        if "_" in one.name:
-            text = re.sub(rf"\b{one.name}\b", option_of(one), text)
-    text = re.sub(r"\benvironment\.(?=\w)", "--env ", text)
-    text = re.sub(r"^rollback_on\.(\w+)", lambda one: f"--{one[1].replace('_', '-')}", text)
-    text = TOO_OLD.sub("--as-tenant needs a newer server, and in a fleet newer nodes", text)
-    return re.sub(r", or null( for the server's own)?$", "", text)
+    fields = {**fields_of(NewRuntime), **fields_of(NewFunction)}
+    return {name: option_of(field) for name, field in fields.items()}
 
 
-def commands_of(text: str, word: str | None) -> str:
-    """The text with commands in place of API calls."""
-    word = word or "NAME"
-    for field, said in FIELDS.items():
-        text = text.replace(field, said.format(word=word))
-    return CALL.sub(
-        lambda call: COMMANDS.get(call[0], call[0]).format(word=word),
-        text,
-    )
+def _opposites() -> Container[str]:
+    from quiltfn.cli.field_options import OPPOSITES  # noqa: PLC0415 — for an error alone
+
+    return OPPOSITES

@@ -107,7 +107,7 @@ def _option(one: Field) -> Option:
 
 def _help(one: Field) -> str:
     # A command line cannot say null; --unset-… does.
-    meaning = advice.options_of(advice.commands_of(one.meaning, None)).replace(", or null", "")
+    meaning = advice.with_options(one.meaning).replace(", or null", "")
     meaning = re.sub(r"; null with \w+", "", meaning).replace("; null: ", "; without it, ")
     repeats = "; repeatable" if get_origin(one.kind) in (dict, list) else ""
     has_default = isinstance(one.default, str | int | float) and not isinstance(one.default, bool)

@@ -15,7 +15,7 @@ from quiltfn.cli.options import Cursor, FieldsOf, Limit
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Reveal, Session
-from quiltfn.sdk import ApiError, Image, Runtime
+from quiltfn.sdk import Image, Runtime
 from quiltfn.wire import Kind, NewRuntime
 
 app = Group(
@@ -205,13 +205,9 @@ def add(
             if uploaded.sent:
                 show.note(f"{uploaded.said()}, {time.monotonic() - began:.1f} s")
 
-        try:
-            at.show(at.client.runtimes.add(name=name, **fields), added)
-        except ApiError as error:
-            if base.is_named:  # which the caller has given otherwise
-                option = "--rootfs" if base.image is None else "--image"
-                error.message = error.message.replace("base_image", option)
-            raise
+        if base.is_named:  # which the caller has given otherwise
+            at.options["base_image"] = "--rootfs" if base.image is None else "--image"
+        at.show(at.client.runtimes.add(name=name, **fields), added)
 
 
 def made_of(

@@ -37,7 +37,8 @@ Reveal = Annotated[
 
 class Session:
     """One conversation with the server. `name_or_id`: the function that the command named.
-    `reveal`: whether secrets are printed; None: the command has no option for that.
+    `reveal`: whether secrets are printed; None: the command has no option for that. `options`:
+    of fields that the user gave by another option than their own.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Session:
     ) -> None:
         self._reveal = reveal
         self.output, self.name_or_id, self.body = connection.output, name_or_id, b""
+        self.options: dict[str, str] = {}
         self._info: SystemInfo | None = None
         target = connection.target()
         try:
@@ -201,7 +203,8 @@ class Connection(Struct, frozen=True, kw_only=True):
             try:
                 yield session
             except ApiError as error:
-                advice.translate_errors(error, session.name_or_id)
+                visits, word = self.as_tenant is not None, session.name_or_id
+                advice.translate_errors(error, word, session.options, visits=visits)
                 error.hint = session.nearest_function(error) or error.hint
                 raise
             except NotTrusted as error:

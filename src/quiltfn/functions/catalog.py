@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from quiltfn.model.cursors import BEFORE_EVERY_ID
-from quiltfn.model.errors import CapacityFull, NotFound, RateLimited
+from quiltfn.model.errors import (
+    FIND_BY_NAME,
+    LIST_FUNCTIONS,
+    CapacityFull,
+    NotFound,
+    RateLimited,
+)
 from quiltfn.model.function import Function
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports import FunctionCounters, StoredFunction
 
 MIB = 1024 * 1024
-# A name where an id belongs is the usual mistake.
-BY_NAME = "GET /api/functions/by-name/<name> finds a function by its name"
-LISTED = "GET /api/functions lists those that there are"
 
 
 class Entry(msgspec.Struct, frozen=True, eq=False):
@@ -223,7 +226,9 @@ class Catalog:
         """Raises `NotFound`, for another tenant's id in just the same words."""
         entry = self._by_id.get(function_id)
         if entry is None or entry.function.tenant_id != tenant_id:
-            raise NotFound("there is no function with this id", hint=BY_NAME)
+            # A name in place of an id is the usual mistake.
+            hint = f"{FIND_BY_NAME.text} finds a function by its name"
+            raise NotFound("there is no function with this id", hint=hint, see=FIND_BY_NAME)
         return entry
 
     def find(self, tenant_id: str, name: str) -> Entry | None:
@@ -234,7 +239,8 @@ class Catalog:
         """Raises `NotFound`."""
         entry = self._by_name.get((tenant_id, name))
         if entry is None:
-            raise NotFound("there is no function with this name", hint=LISTED)
+            hint = f"{LIST_FUNCTIONS.text} lists those that there are"
+            raise NotFound("there is no function with this name", hint=hint, see=LIST_FUNCTIONS)
         return entry
 
     def count(self, tenant_id: str) -> int:

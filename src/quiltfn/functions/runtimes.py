@@ -10,6 +10,7 @@ from quiltfn.base.mirror import Mirror
 from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.environment import ALWAYS
 from quiltfn.model.errors import (
+    UPLOAD_IMAGE,
     Conflict,
     Forbidden,
     NotFound,
@@ -311,8 +312,10 @@ def _images(wanted: Runtime) -> list[tuple[str, str]]:
 
 
 def _no_image(name: str, digest: str) -> Unprocessable:
-    expected = "the digest of an image that is here; POST /api/runtimes/images makes one"
-    return Unprocessable.field(name, expected, digest)
+    expected = f"the digest of an image that is here; {UPLOAD_IMAGE.text} makes one"
+    error = Unprocessable.field(name, expected, digest)
+    error.see = UPLOAD_IMAGE
+    return error
 
 
 def is_own(runtime: Runtime) -> bool:

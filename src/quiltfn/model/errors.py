@@ -5,11 +5,32 @@ one table of them is `api/http/errors.py`.
 """
 
 import math
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from quiltfn.model.timeline import StartTiming
 
 NUMBER_MAX_BITS = 63
+
+
+class ApiCall(NamedTuple):
+    """A request that an error advises. `operation`: its id in the OpenAPI document; `text`: how the
+    message or the hint writes it, so that clients can put their own command in its place.
+    """
+
+    operation: str
+    text: str
+
+
+DEPLOY = ApiCall("deployFunction", "POST /api/functions/<id>/deploy")
+RESUME = ApiCall("resumeFunction", "POST /api/functions/<id>/resume")
+LIST_ROUTES = ApiCall("getHelp", "GET /api/functions/help")
+FIND_BY_NAME = ApiCall("getFunctionByName", "GET /api/functions/by-name/<name>")
+LIST_FUNCTIONS = ApiCall("listFunctions", "GET /api/functions")
+SET_RECORD_POLICY = ApiCall("setRecordPolicy", "PUT /api/functions/<id>/record-policy")
+GET_RECORD = ApiCall("getInvocation", "GET …/invocations/<invocation_id>")
+GIVE_URL = ApiCall("setFunctionUrl", "PUT …/url")
+UPLOAD_IMAGE = ApiCall("uploadImage", "POST /api/runtimes/images")
 
 
 class QuiltfnError(Exception):
@@ -24,11 +45,13 @@ class QuiltfnError(Exception):
         *,
         details: dict[str, Any] | None = None,
         hint: str | None = None,
+        see: ApiCall | None = None,
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
         self.details = details
         self.hint = hint
+        self.see = see
         self.retry_after = retry_after
         self.invocation_id: str | None = None
         self.executed = False
@@ -107,11 +130,9 @@ class FunctionNotActive(QuiltfnError):
     @classmethod
     def because(cls, state: str) -> "FunctionNotActive":
         """Names the state and the request that helps."""
-        return cls(
-            f"the function is {state}, not active",
-            details={"state": state},
-            hint=NEXT_STEP.get(state),
-        )
+        hint, see = NEXT_STEP.get(state, (None, None))
+        details = {"state": state}
+        return cls(f"the function is {state}, not active", details=details, hint=hint, see=see)
 
 
 class PayloadTooLarge(QuiltfnError):
@@ -133,13 +154,25 @@ class Unprocessable(QuiltfnError):
 
     @classmethod
     def field(
-        cls, name: str, expected: str, received: object = None, example: object = None
+        cls,
+        name: str,
+        expected: str,
+        received: object = None,
+        example: object = None,
+        *,
+        label: str | None = None,
+        null: str = "",
     ) -> "Unprocessable":
-        """An error about one field: its name, what was expected, and an example that works."""
-        return cls(
-            f"{name} must be {expected}",
-            details={"expected": expected, "received": truncate(received), "example": example},
-        )
+        """An error about one field: its path, what was expected, and an example that works.
+        `name`: also of a query parameter or a header; empty: the whole body. `label`: what the
+        message calls it instead. `null`: what null stands for, said in the message alone, as forms
+        and command lines have no null.
+        """
+        details = {"expected": expected, "received": truncate(received), "example": example}
+        if name:
+            details["field"] = name
+        or_null = f", or null {null}" if null else ""
+        return cls(f"{label or name} must be {expected}{or_null}", details=details)
 
 
 class RangeNotSatisfiable(QuiltfnError):
@@ -151,7 +184,8 @@ class RangeNotSatisfiable(QuiltfnError):
     @classmethod
     def beyond(cls, size: int) -> "RangeNotSatisfiable":
         expected = f"a range that begins within {size} bytes"
-        error = cls(f"Range must be {expected}", details={"expected": expected})
+        details = {"field": "Range", "expected": expected}
+        error = cls(f"Range must be {expected}", details=details)
         error.size = size
         return error
 
@@ -204,16 +238,23 @@ class HandlerTimedOut(QuiltfnError):
     code, blame = "HANDLER_TIMEOUT", "caller"
 
 
-NEXT_STEP = {
-    "pending": "deploy it first: POST /api/functions/<id>/deploy",
-    "deploying": "it is being deployed: try again in a moment",
-    "paused": "resume it first: POST /api/functions/<id>/resume",
-    "error": "read error_message, then deploy it again: POST /api/functions/<id>/deploy",
+# What helps where a function isn't active, by its state.
+NEXT_STEP: Mapping[str, tuple[str, ApiCall | None]] = {
+    "pending": (f"deploy it first: {DEPLOY.text}", DEPLOY),
+    "deploying": ("it is being deployed: try again in a moment", None),
+    "paused": (f"resume it first: {RESUME.text}", RESUME),
+    "error": (f"read error_message, then deploy it again: {DEPLOY.text}", DEPLOY),
 }
 
 
 class Internal(QuiltfnError):
     """The server made a mistake; its log has the details."""
+
+
+def no_such_route() -> NotFound:
+    """The refusal of a path that the server doesn't know."""
+    hint = f"{LIST_ROUTES.text} lists the routes"
+    return NotFound("there is no such route", hint=hint, see=LIST_ROUTES)
 
 
 def older_node(lacks: str) -> Conflict:

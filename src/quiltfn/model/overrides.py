@@ -53,12 +53,14 @@ def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> No
             raise Forbidden(
                 f"{where} cannot be set by a key below scope write: programs read it to decide "
                 "what they run",
+                details={"field": where},
                 hint="leave it out, or call with a key made with --scope write",
             )
         if declared.get(name) != "":
             raise Forbidden(
                 f"{where} cannot be set by a key below scope write: the function has not left it "
                 "open",
+                details={"field": where},
                 hint=f"have the function declare {name[:80]} with an empty value, or call with a "
                 "key made with --scope write",
             )

@@ -207,8 +207,10 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         for name in Room.__struct_fields__:
             value, low, high = (getattr(one, name) for one in (self, LEAST_ROOM, most))
             if value is not None and not low <= value <= high:
-                expected = f"{low} to {high}, or null for the server's own"
-                raise Unprocessable.field(name, expected, value, getattr(DEFAULT_ROOM, name))
+                expected, example = f"{low} to {high}", getattr(DEFAULT_ROOM, name)
+                raise Unprocessable.field(
+                    name, expected, value, example, null="for the server's own"
+                )
 
     def same_as(self, other: "Runtime") -> bool:
         """Whether the two differ in nothing but their ids and when they were made."""

@@ -103,7 +103,11 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         if (self.cron is None) == (self.every_seconds is None):
             raise Unprocessable(
                 "exactly one of cron and every_seconds must be given",
-                details={"expected": "cron or every_seconds", "example": {"cron": CRON_EXAMPLE}},
+                details={
+                    "field": "cron",
+                    "expected": "given, or every_seconds: exactly one of them",
+                    "example": {"cron": CRON_EXAMPLE},
+                },
             )
         zone_of(self.timezone)
 

@@ -26,7 +26,8 @@ class ClientError(Exception):
 class ApiError(ClientError):
     """The server refused or failed, and said why.
 
-    `code` is the stable name of the reason, `hint` what to do about it, `retry_after` in seconds.
+    `code` is the stable name of the reason, `field` the path of the field that is wrong (also a
+    query parameter or header), `hint` what to do about it, `retry_after` in seconds.
     """
 
     def __init__(self, status: int, body: "ErrorBody", invocation_id: str | None = None) -> None:
@@ -36,6 +37,7 @@ class ApiError(ClientError):
         self.message = body.error
         self.hint = body.hint
         self.details = body.details
+        self.field: str | None = (body.details or {}).get("field")
         self.retry_after = body.retry_after
         self.request_id = body.request_id
         self.invocation_id = invocation_id
@@ -43,7 +45,7 @@ class ApiError(ClientError):
 
 
 class InvalidRequestError(ApiError):
-    """400, 413, 415, 416, 422: the request is not as it must be; the message names the field."""
+    """400, 413, 415, 416, 422: the request is not as it must be; `field` names what is wrong."""
 
 
 class AuthenticationError(ApiError):

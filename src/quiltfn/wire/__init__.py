@@ -100,6 +100,7 @@ from quiltfn.wire.system import (
     Liveness,
     Node,
     NodeList,
+    SeeAlso,
     SystemInfo,
     Whoami,
 )
@@ -220,6 +221,7 @@ __all__ = [
     "SchedulePage",
     "ScheduleRun",
     "ScheduleRunPage",
+    "SeeAlso",
     "Series",
     "SeriesPoint",
     "SystemInfo",

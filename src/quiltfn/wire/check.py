@@ -31,7 +31,7 @@ class Invalid(Exception):
 
     @classmethod
     def field(cls, path: str, expected: str, received: object, example: object) -> "Invalid":
-        message = f"{path} must be {expected}"
+        message = f"{path or 'the body'} must be {expected}"
         return cls(path, message, expected=expected, received=received, example=example)
 
 
@@ -83,7 +83,7 @@ def _constrained(shape: type[msgspec.Struct]) -> Constrained:
 def _explained(value: Any, shape: type[msgspec.Struct]) -> Invalid:
     """Why the value is not the shape: the first reason that is found."""
     if not isinstance(value, dict):
-        return Invalid.field("the body", "a JSON object", value, None)
+        return Invalid.field("", "a JSON object", value, None)
     return next(_reasons(value, shape), None) or Invalid(
         "", "the body is not what this request takes"
     )
@@ -97,7 +97,7 @@ def _reasons(
     for name in value:
         if name not in fields:
             short = within + (name if len(name) <= 80 else name[:80] + "…")
-            known = f"only: {', '.join(fields)}"
+            known = f"left out: this request has only {', '.join(fields)}"
             message = f"{short} is not a field of this request"
             yield Invalid(within + name, message, expected=known, received=short)
     for name, field in fields.items():
@@ -106,7 +106,7 @@ def _reasons(
     for name, field in fields.items():
         if field.is_required and name not in value:
             message = f"{within}{name} is required"
-            yield Invalid(within + name, message, expected="a value", example=field.example)
+            yield Invalid(within + name, message, expected="given", example=field.example)
 
 
 def _wrong_type(name: str, value: Any, field: Field) -> Iterator[Invalid]:

@@ -96,11 +96,40 @@ RequestOfError = Annotated[
 ]
 RetryAfter = Annotated[int, about("seconds to wait before trying again, or null", 1)]
 Hint = Annotated[str, about("what to do about it, or null", None)]
+FieldOfError = Annotated[
+    str,
+    about(
+        "the path of the field that is wrong, such as cors.max_age_seconds, or the name of the "
+        "query parameter or header; or null",
+        "name",
+    ),
+]
 Expected = Annotated[Any, about("what was expected", "a value")]
 Received = Annotated[Any, about("what was sent, shortened", None)]
 ExampleOfField = Annotated[Any, about("what would be accepted", "my-function")]
 StateOfFunction = Annotated[str, about("the state of the function, or null", "paused")]
 ExitCodeOfRefusal = Annotated[int, about("the exit code of what failed, or null", None)]
+OperationId = Annotated[str, about("its id in the OpenAPI document", "deployFunction")]
+OperationText = Annotated[
+    str,
+    about("how `error` or `hint` writes the request", "POST /api/functions/<id>/deploy"),
+]
+
+
+class SeeAlso(Struct, kw_only=True, frozen=True):
+    """A request of the API that helps."""
+
+    operation: OperationId
+    text: OperationText
+
+
+SeeAlsoOfError = Annotated[
+    SeeAlso,
+    about(
+        "the request that helps, or null",
+        {"operation": "deployFunction", "text": "POST /api/functions/<id>/deploy"},
+    ),
+]
 
 
 class Liveness(Struct, kw_only=True, frozen=True):
@@ -286,11 +315,13 @@ class Help(Struct, kw_only=True, frozen=True):
 class ErrorDetails(Struct, kw_only=True, frozen=True):
     """What helps to repair a request. Every field may be null."""
 
+    field: FieldOfError | None = None
     expected: Expected = None
     received: Received = None
     example: ExampleOfField = None
     state: StateOfFunction | None = None
     exit_code: ExitCodeOfRefusal | None = None
+    see: SeeAlsoOfError | None = None
 
 
 class ErrorBody(Struct, kw_only=True, frozen=True):

@@ -51,7 +51,8 @@ def parsed(route: Route, raw: bytes, request: Request, limits: Mapping[str, floa
     value = parse.json_value(raw)
     if route.body is None:
         if value != {}:
-            raise Unprocessable.field("the body", "empty: this call takes none", value)
+            expected = "empty: this call takes none"
+            raise Unprocessable.field("", expected, value, label="the body")
         return None
     return parse.shape(value, route.body, limits)
 

@@ -51,11 +51,15 @@ def visiting(services: VisitedServices, caller: Caller, request: Request, route:
     query = dict(parse.parameters(request.query))
     tenant_id = query.get(TENANT, caller.tenant_id)
     if TENANT_HEADER in request.headers.repeated:
-        raise BadRequest("there must be one X-Tenant-Id header", hint="send it once")
+        details = {"field": "X-Tenant-Id"}
+        raise BadRequest(
+            "there must be one X-Tenant-Id header", details=details, hint="send it once"
+        )
     if request.headers.get(TENANT_HEADER, tenant_id) != tenant_id:
         raise Forbidden(
             "X-Tenant-Id must be the tenant of the request: that of the credential, unless the "
             "query names another one",
+            details={"field": "X-Tenant-Id"},
             hint="an operator's key takes ?tenant=NAME; or leave the header out",
         )
     if tenant_id == caller.tenant_id:
@@ -63,6 +67,7 @@ def visiting(services: VisitedServices, caller: Caller, request: Request, route:
     if not caller.scope.includes(Scope.OPERATOR):
         raise Forbidden(
             "tenant must be the tenant of the credential, unless that is an operator's",
+            details={"field": TENANT},
             hint="use a key made with --scope operator, or leave it out",
         )
     check_tenant(tenant_id)

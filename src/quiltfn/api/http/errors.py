@@ -11,7 +11,7 @@ from quiltfn.model.errors import (
     RangeNotSatisfiable,
     TenantDisabled,
 )
-from quiltfn.wire import ErrorBody, ErrorDetails
+from quiltfn.wire import ErrorBody, ErrorDetails, SeeAlso
 
 STATUS = {
     "UNAUTHORIZED": 401,
@@ -97,11 +97,14 @@ def for_strangers(error: QuiltfnError) -> QuiltfnError:
 
 
 def _body(error: QuiltfnError, request_id: str) -> ErrorBody:
+    details = error.details or {}
+    if error.see is not None:
+        details = {**details, "see": SeeAlso(operation=error.see.operation, text=error.see.text)}
     return ErrorBody(
         error=str(error),
         error_code=error.code,
         request_id=request_id,
-        details=ErrorDetails(**error.details) if error.details else None,
+        details=ErrorDetails(**details) if details else None,
         retry_after=error.retry_after,
         hint=error.hint,
     )

@@ -16,5 +16,8 @@ def if_match(context: RequestContext[R]) -> set[str] | None:
     tags = [tag.strip() for tag in given.split(",")]
     if not all(len(tag) >= 2 and tag[0] == tag[-1] == '"' for tag in tags):
         # A weak tag never matches here (RFC 9110, 13.1.1), and anything else is not a tag.
-        raise PreconditionFailed("If-Match must be an ETag as a GET gave it", hint="GET it again")
+        details = {"field": "If-Match", "expected": "an ETag as a GET gave it"}
+        raise PreconditionFailed(
+            f"If-Match must be {details['expected']}", details=details, hint="GET it again"
+        )
     return {tag[1:-1] for tag in tags}

@@ -15,6 +15,7 @@ from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 DEPTH_MAX = 32
 VALUES_MAX = 50_000
 PARAMETERS_MAX = 100
+FIELD_MAX = 80  # Characters of the path of a field that an error has.
 UNIX_MAX = 4_102_444_800  # the year 2100
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -26,7 +27,8 @@ class NotOneText(ValueError):
 def parameters(text: bytes) -> list[tuple[str, str]]:
     """The parameters of a query, names and values. Raises `Unprocessable`."""
     if text.count(b"&") >= PARAMETERS_MAX:
-        raise Unprocessable.field("the query", f"of at most {PARAMETERS_MAX} parameters", None)
+        expected = f"of at most {PARAMETERS_MAX} parameters"
+        raise Unprocessable.field("", expected, label="the query")
     return parse_qsl(text.decode("latin-1"), keep_blank_values=True)
 
 
@@ -63,6 +65,7 @@ def shape(value: Any, kind: type[T], limits: Mapping[str, float] = NO_LIMITS) ->
         raise Unprocessable(
             error.message,
             details={
+                "field": truncate(error.path, FIELD_MAX) or None,
                 "expected": error.expected,
                 "received": truncate(error.received),
                 "example": error.example,

@@ -11,7 +11,7 @@ from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServic
 from quiltfn.api.routes.parameters import READ, WRITE
 from quiltfn.functions.catalog import Entry
 from quiltfn.functions.urls import Urls
-from quiltfn.model.errors import NotFound, Unprocessable
+from quiltfn.model.errors import GIVE_URL, NotFound, Unprocessable
 from quiltfn.model.url import Auth, Cors, FunctionUrl, Scheme, Webhook, path_of
 from quiltfn.model.version import MASK
 
@@ -32,9 +32,8 @@ async def get_function_url(context: RequestContext[UrlServices]) -> Response:
     entry = context.entry()
     url = context.services.urls.of(entry.function.id)
     if url is None:
-        raise NotFound(
-            "the function has no URL", hint="PUT …/url gives it one, as does quiltfn url set"
-        )
+        hint = f"{GIVE_URL.text} gives it one, as does quiltfn url set"
+        raise NotFound("the function has no URL", hint=hint, see=GIVE_URL)
     return _shown(context, entry, url, is_revealed=is_revealed)
 
 

@@ -17,7 +17,7 @@ from quiltfn.api.http.compression import wants_gzip
 from quiltfn.api.http.request import Headers
 from quiltfn.api.http.response import Header, Response
 from quiltfn.api.http.route import RequestContext, Route, RouteServices
-from quiltfn.model.errors import NotFound
+from quiltfn.model.errors import NotFound, no_such_route
 
 INDEX, PACKED = "index.html", ".gz"
 # Where in the package the files are.
@@ -121,7 +121,7 @@ def files(directory: str) -> dict[str, WebFile]:
 async def get_start_page(context: RequestContext[WebServices]) -> Response:
     """Lead a browser to the dashboard. Other clients are answered that there is no such route."""
     if "text/html" not in context.headers.get("accept", ""):
-        raise NotFound("there is no such route", hint="GET /api/functions/help lists the routes")
+        raise no_such_route()
     return _led_to("ui/", ("vary", "accept"))
 
 

@@ -70,7 +70,11 @@ class SqlSchedules:
             if connection.execute(select(1).where(of_tenant, table.name == schedule.name)).first():
                 raise Conflict(
                     f"name {schedule.name!r} is taken by another schedule",
-                    details={"expected": "a name that is free", "received": schedule.name},
+                    details={
+                        "field": "name",
+                        "expected": "a name that is free",
+                        "received": schedule.name,
+                    },
                 )
             count = connection.execute(select(func.count()).where(of_tenant)).scalar_one()
             if count >= most:

@@ -602,7 +602,7 @@ class _Room:
 def full(noun: str, limit: int) -> CapacityFull:
     return CapacityFull(
         f"{noun} take as many bytes as they may",
-        details={"limit_bytes": limit},
+        details={"expected": f"at most {limit} bytes"},
         hint="work that waits and dead letters keep theirs: redrive or delete dead letters",
         retry_after=RETRY_AFTER_S,
     )

@@ -201,7 +201,11 @@ class SqlStore:
             if violated(error, tables.function_name):
                 raise Conflict(
                     f"name {function.name!r} is taken by another function",
-                    details={"expected": "a name that is free", "received": function.name},
+                    details={
+                        "field": "name",
+                        "expected": "a name that is free",
+                        "received": function.name,
+                    },
                 ) from error
             if violated(error, tables.version_number):
                 raise Conflict("version was made by somebody else at the same time") from error

@@ -13,30 +13,26 @@ interface Failing {
 }
 
 const Context = createContext<Failing | null>(null);
-const NAMING = /^([\w.-]+)(?:\[\d+\])* (?:must be|is) /;
-const NO_FIELD = /^\S+ is not a field of this request/;
-
-/** The path of the field that a refusal names first, such as cors.max_age_seconds; else null. */
+/** The path of the field that the request has wrong, such as cors.max_age_seconds; else null. */
 export function fieldIn(error: Error | null): string | null {
-  if (!(error instanceof Refused) || error.status !== 422) return null;
-  if (NO_FIELD.test(error.message)) return null;
-  return NAMING.exec(error.message)?.[1] ?? null;
+  return error instanceof Refused && error.status === 422 ? error.details?.field ?? null : null;
 }
 
-/** What is said beside a field: the sentence with its label in place of the name that the API has
- * for it; null where the error is about another field.
+/** The sentence beside a field: what the API expects of it, by the label that the reader sees; null
+ * if the error is about another field.
  */
 export function saidOf(error: Error | null, path: string, label: string): string | null {
   const named = fieldIn(error);
-  if (error === null || named === null) return null;
-  if (named !== path && !named.startsWith(`${path}.`)) return null;
-  const within = named.slice(path.length + 1);
-  const rest = error.message.slice(named.length);
-  const { received } = (error as Refused).details ?? {};
+  if (!path || !named?.startsWith(path) || !["", ".", "["].includes(named.charAt(path.length))) {
+    return null;
+  }
+  const below = named.slice(path.length);
+  const within = below.startsWith(".") ? ` (${below.slice(1)})` : below;
+  const { expected, received } = (error as Refused).details ?? {};
   const was = typeof received === "number" || (typeof received === "string" && received)
     ? `, not ${received}`
     : "";
-  return `${label}${within && ` (${within})`}${rest}${was}`;
+  return `${label}${within} must be ${expected}${was}`;
 }
 
 /** `of`: what the server refused. What no field shows stands above the rest, or, where that

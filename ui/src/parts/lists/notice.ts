@@ -2,11 +2,14 @@
 import { html } from "../../html.ts";
 import type { Refused } from "../../api.ts";
 
-// A call of the API at the end of a hint; a reader of a page has a button for it.
-const CALL = /: [A-Z]+ \/api\/\S+$/;
-
 // What a program wrote before its start failed comes behind this in a message.
 const WROTE = "\nIt wrote last:\n";
+
+/** The hint without the request of the API that it ends with: a reader of a page has a button. */
+function hintOf({ hint, details }: Refused): string | null {
+  const call = details?.see && `: ${details.see.text}`;
+  return call && hint?.endsWith(call) ? hint.slice(0, -call.length) : hint;
+}
 
 /** `of`: the error; `onRetry`: what its button does, where another try makes sense; `onClose`: where
  * it can be put away.
@@ -16,7 +19,7 @@ export function Notice({ of, onRetry, onClose }: {
   onRetry?: () => void;
   onClose?: () => void;
 }) {
-  const hint = "hint" in of ? of.hint?.replace(CALL, "") : null;
+  const hint = "hint" in of ? hintOf(of) : null;
   const [said, wrote] = of.message.split(WROTE, 2);
   return html`<div class=${`notice ${onClose ? "closes" : ""}`} role="alert"><p>${said}</p>
     ${

@@ -1,0 +1,81 @@
+"""Programs read codes, people read sentences: nothing takes apart what an error, a hint or a record
+says for people. What a program needs of it is beside it as data: `error_code`, `details`,
+`end_cause`.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from promises import promise
+
+pytestmark = promise("A90")
+ROOT = Path(__file__).parents[2]
+# A sentence for people, in Python and in TypeScript.
+SENTENCE = r"(?:\b(?:error_message|message|hint)\b|\bstr\((?:error|refused|problem)\))"
+CUTS = (
+    "startswith|startsWith|endswith|endsWith|partition|rpartition|split|find|indexOf|includes|match"
+)
+# It is compared with a text or a constant, or given to a pattern.
+PARSES = re.compile(
+    rf"""{SENTENCE}[?!]?\??\.(?:{CUTS})\(\s*(?:[rf]?["'`/]|[A-Z][A-Z_]+\b)"""
+    rf"""|\b(?:test|exec|match|search|fullmatch|sub|findall|replace)\([^()=]*{SENTENCE}(?!=)"""
+    rf"""|["'](?:\w+ )+\w*["'] in {SENTENCE}"""
+    rf"""|{SENTENCE} [!=]==? (?:["'`]|[A-Z][A-Z_]+\b)"""
+)
+# File and text of the line → why it may stay there.
+ALLOWED: dict[tuple[str, str], str] = {
+    (
+        "http_connection.py",
+        'return str(error).partition("\\n")[0][:200]',
+    ): "shortens what a library says",
+    (
+        "shapes.py",
+        'sentence = function.error_message.partition("\\n")[0]',
+    ): "shortens it to its first line",
+    (
+        "notice.ts",
+        "const [said, wrote] = of.message.split(WROTE, 2);",
+    ): "shows the lines of a program in columns",
+    (
+        "session.py",
+        'raise BadParameter(re.sub(r"^cacert\\b", "--cacert", str(error))) from None',
+    ): "an argument of the client, by its option",
+    (
+        "late_ends.py",
+        "and known.error_message == NODE_LOST",
+    ): "records of earlier versions have nothing else",
+}
+
+
+def parsed(text: str) -> Iterator[str]:
+    """The lines that take a sentence apart."""
+    return (line.strip() for line in text.splitlines() if PARSES.search(line))
+
+
+def test_no_program_takes_a_sentence_apart() -> None:
+    files = [*(ROOT / "src/quiltfn").rglob("*.py"), *(ROOT / "ui/src").rglob("*.ts")]
+    found = {(one.name, line) for one in files for line in parsed(one.read_text())}
+    assert found == set(ALLOWED)
+
+
+def test_what_took_sentences_apart_is_found() -> None:
+    """The negative control: lines that were here."""
+    before = """
+    if (NO_FIELD.test(error.message)) return null;
+    return NAMING.exec(error.message)?.[1] ?? null;
+    hint = of.hint?.replace(CALL, "") if "hint" in of else null;
+    hint = re.sub(CALL, "", error.hint)
+    const [said, wrote] = of.message.split(WROTE, 2);
+    sentence = function.error_message.partition("\\n")[0]
+    and known.error_message == NODE_LOST
+    if error_message.startswith("the handler was killed by signal"):
+    """
+    assert len(list(parsed(before))) == len(before.strip().splitlines()) - 1
+    fine = """
+    error.message = error.message.replace(see["text"], command)
+    show.complain(error.message, error.hint)
+    if error == function.error_message:
+    if (error.code === "NOT_FOUND") return null;
+    """
+    assert list(parsed(fine)) == []
