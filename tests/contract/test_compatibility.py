@@ -30,7 +30,8 @@ from quiltfn.store.fleet.init import begin_fleet
 pytestmark = promise("N81")
 
 FLEET = "0123456789abcdef" * 2
-NEWER, NEWEST = "0.2.0", "0.3.0"
+MAJOR, MINOR = map(int, __version__.split(".")[:2])
+NEWER, NEWEST = (f"{MAJOR}.{MINOR + above}.0" for above in (1, 2))
 # As a migration of a newer version may leave it.
 NEWER_SCHEMA = """
 ALTER TABLE function ADD COLUMN motto text NOT NULL DEFAULT '';

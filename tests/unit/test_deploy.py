@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from promises import promise
+from quiltfn import __version__
 from quiltfn.operator import chosen_settings
 from quiltfn.settings import from_everywhere
 
@@ -78,6 +79,14 @@ def test_the_server_takes_the_command_line_and_the_settings(tmp_path: Path) -> N
     settings = from_everywhere(given)
     grace_s = of_kind("DaemonSet")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace_s > settings.drain_s
+
+
+@pytest.mark.parametrize(
+    "file", ["chart/Chart.yaml", "chart/values.yaml", "quiltfn.yaml", "README.md"]
+)
+def test_the_version_of_a_manifest_is_that_of_the_package(file: str) -> None:
+    text = (KUBERNETES / file).read_text()
+    assert set(re.findall(r"\b\d+\.\d+\.\d+\b", text)) == {__version__}
 
 
 def test_the_manifests_are_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch) -> None:
