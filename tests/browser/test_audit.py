@@ -51,9 +51,7 @@ def test_it_says_who_did_what_and_what_was_refused(open_as: OpenAs, keyed: Keyed
     expect(page).to_have_url(re.compile("#/functions/"))
 
 
-def test_what_is_gone_is_named_and_no_name_of_another_tenant_is(
-    open_as: OpenAs, keyed: Keyed
-) -> None:
+def test_deleted_names_are_shown_to_their_tenant_only(open_as: OpenAs, keyed: Keyed) -> None:
     api, admin, function_id = changed(keyed)
     other = keyed.caller(new_name(), "admin")
     assert other("DELETE", of(function_id)).status_code == 404

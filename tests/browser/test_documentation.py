@@ -102,9 +102,7 @@ def test_a_form_says_what_its_fields_take(open_page: Open) -> None:
     assert box["width"] > 300
 
 
-def test_a_key_is_kept_in_the_tab_and_sent(
-    open_page: Open, keyed: Keyed, expected: list[str]
-) -> None:
+def test_the_tab_keeps_and_sends_a_key(open_page: Open, keyed: Keyed, expected: list[str]) -> None:
     expected.append("401")
     page = open_page(keyed.server.url)
     page.goto("/docs/api/keys.html")

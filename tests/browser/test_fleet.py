@@ -57,9 +57,7 @@ def state_of(server: Server, name: str) -> str:
     return str(server.call("GET", f"/api/nodes/{name}").json()["state"])
 
 
-def test_an_operator_sees_the_nodes_and_where_instances_are(
-    open_page: OpenPage, one: Server
-) -> None:
+def test_an_operator_sees_nodes_and_instances(open_page: OpenPage, one: Server) -> None:
     page = open_page(one.url)
     page.goto("/ui/")
     page.get_by_role("navigation", name="Pages").get_by_role("link", name="Fleet").click()
@@ -113,9 +111,7 @@ def test_a_node_is_told_what_to_do_and_asked_about_first(open_page: OpenPage, on
     assert state_of(one, "two") == "ready"
 
 
-def test_the_page_of_the_machine_has_the_instances_of_all_nodes(
-    open_page: OpenPage, one: Server
-) -> None:
+def test_the_machine_page_has_instances_of_all_nodes(open_page: OpenPage, one: Server) -> None:
     page = open_page(one.url)
     page.goto("/ui/#/node")
     expect(page.get_by_role("heading", name="Instances of all nodes")).to_be_visible()
@@ -154,9 +150,7 @@ def test_a_server_that_is_alone_does_not_name_the_page(page: Page) -> None:
     expect(navigation.get_by_role("link", name="Fleet")).to_have_count(0)
 
 
-def test_a_removed_node_stays_in_the_list(
-    open_page: OpenPage, nodes: tuple[Server, Server]
-) -> None:
+def test_a_removed_node_stays_listed(open_page: OpenPage, nodes: tuple[Server, Server]) -> None:
     one, two = nodes
     page = open_page(one.url)
     page.goto("/ui/#/fleet/two")

@@ -103,9 +103,7 @@ def test_from_code_to_a_rollback_without_a_mouse(page: Page, site: Server) -> No
     assert (made["current_version"], made["timeout_seconds"]) == (1, 30)
 
 
-def test_output_is_seen_as_it_comes_and_escape_cancels(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_output_streams_and_escape_cancels(page: Page, function: Callable[..., Function]) -> None:
     slow = function(SLOW)
     open_at(page, slow)
     page.get_by_label("Payload").evaluate(PASTE, 10 * 1024 * 1024)
@@ -146,9 +144,7 @@ def test_an_answer_comes_into_sight_and_leaves_the_focus(
 
 
 @pytest.mark.parametrize("mode", ["Wait for the answer", "Queue it"])
-def test_a_call_has_variables_and_says_how_it_began(
-    page: Page, function: Callable[..., Function], mode: str
-) -> None:
+def test_a_call_has_variables(page: Page, function: Callable[..., Function], mode: str) -> None:
     greeting = function('echo "$GREETING, $(cat)"; sleep 0.2', max_instances=2)
     busy = greeting.server.later(greeting.invoke, "first")
     open_at(page, greeting)
@@ -306,9 +302,7 @@ def test_a_call_of_somebody_else_is_in_the_list_and_the_sums(
     expect(page).to_have_url(re.compile(r"\?period=week$"))
 
 
-def test_the_chart_follows_calls_as_often_as_the_list(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_the_chart_updates_with_the_list(page: Page, function: Callable[..., Function]) -> None:
     one = function("true")
     open_at(page, one)
     expect(page.get_by_text("It has not been called.")).to_be_visible()
@@ -347,9 +341,7 @@ def test_a_secret_is_masked_until_it_is_revealed_and_saved_as_it_is(
     assert saved == {"API_TOKEN": "t0p-secret", "MODE": "slow"}
 
 
-def test_an_update_is_deployed_and_can_be_taken_back(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_an_update_is_deployed_and_undone(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo old", environment={"OLD": "1"})
     open_at(page, one, "settings")
     expect(page.get_by_text("MiB, a whole number from 256")).to_be_visible()
@@ -364,9 +356,7 @@ def test_an_update_is_deployed_and_can_be_taken_back(
     expect(page.get_by_label("Memory")).to_have_value("256")
 
 
-def test_a_version_that_cannot_start_is_known_after_another_deployment(
-    page: Page, site: Server
-) -> None:
+def test_a_failed_version_is_known_after_a_redeploy(page: Page, site: Server) -> None:
     packed(site, "broken", main="handler = lambda event: 'first'\n")
     one = site.deploy("main:handler", runtime="broken")
     open_at(page, one, "settings")
@@ -412,9 +402,7 @@ def test_what_cannot_be_saved_is_said_and_stays_in_the_form(
     expect(page.get_by_label("Working directory")).to_have_value("")
 
 
-def test_what_is_not_saved_stays_while_other_pages_are_looked_at(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_unsaved_edits_survive_other_pages(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo before")
     open_at(page, one, "settings")
     tab = page.get_by_role("link", name="Code and settings")
@@ -454,9 +442,7 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
     expect(page).to_have_url(re.compile(r"\?from=1&to=2$"))
 
 
-def test_versions_are_compared_with_the_current_one_however_old_that_is(
-    page: Page, site: Server
-) -> None:
+def test_any_old_version_is_compared_with_the_current(page: Page, site: Server) -> None:
     one = site.create("echo old")
     for number in range(55):
         site.call("PUT", one.path, {"handler": f"echo {number}"})
@@ -471,9 +457,7 @@ def test_versions_are_compared_with_the_current_one_however_old_that_is(
     expect(page).to_have_url(re.compile(r"\?from=2&to=1$"))
 
 
-def test_an_alias_is_made_split_and_taken_back(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo old")
     runtime = {"name": "shop.c11726e6df5b217d026367052fb1805f", "kind": "shell"}
     one.server.call("POST", "/api/runtimes", runtime)
@@ -605,9 +589,7 @@ def test_undo_after_serve_gives_no_call_to_a_version_that_had_none(
     assert runs_on() == (2, 1, also)
 
 
-def test_a_call_is_tried_by_an_alias_and_by_a_version(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_a_call_names_an_alias_or_a_version(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo old")
     one.server.call("PUT", one.path, {"handler": "echo new"})
     one.server.call("PUT", f"{one.path}/aliases/live", {"version": 1})
@@ -743,9 +725,7 @@ def posts_to(page: Page, verb: str) -> list[str]:
     return bodies
 
 
-def test_a_second_press_on_undo_takes_no_undo_back(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_undo_pressed_twice_undoes_once(page: Page, function: Callable[..., Function]) -> None:
     """What the undo did is told by a toast whose own Undo comes to be below the pointer."""
     one = function("echo first")
     one.server.call("PUT", one.path, {"handler": "echo second"})
@@ -766,9 +746,7 @@ def test_a_second_press_on_undo_takes_no_undo_back(
     expect(page.get_by_text(re.compile("Version 1 of .* serves"))).to_be_visible()
 
 
-def test_a_double_click_deploys_once_and_what_is_said_again_is_shown_once(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_a_double_click_deploys_once(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo hi")
     open_at(page, one)
     deployed = posts_to(page, "deploy")
@@ -925,9 +903,7 @@ def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]
     assert one.server.call("GET", one.path).json()["current_version"] == 1
 
 
-def test_an_instance_that_is_kept_for_a_rollback_is_parked_not_warming(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_rollback_instances_are_parked(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo hi")
     open_at(page, one)
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
@@ -941,9 +917,7 @@ def test_an_instance_that_is_kept_for_a_rollback_is_parked_not_warming(
     expect(pool).to_contain_text(re.compile("MiB of memory$"))
 
 
-def test_dead_letters_are_redriven_and_dropped(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_dead_letters_redriven_and_dropped(page: Page, function: Callable[..., Function]) -> None:
     one = function("exit 1")
     for _ in range(2):
         one.server.call("POST", f"{one.path}/invoke?mode=async")
@@ -1028,9 +1002,7 @@ def test_the_secret_of_a_destination_is_dots_until_it_is_revealed(
     until(lambda: one.server.call("GET", path).json()["on_failure"] == hooks["on_failure"])
 
 
-def test_what_calls_run_on_is_shown_where_it_is_not_the_current_version(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_a_call_shows_a_version_not_current(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo old")
     alias = f"{one.path}/aliases/live"
     one.server.call("PUT", alias, {"version": 1, "default": True})
@@ -1047,9 +1019,7 @@ def test_what_calls_run_on_is_shown_where_it_is_not_the_current_version(
     expect(page.locator(".facts")).not_to_contain_text("calls run on")
 
 
-def test_its_schedules_are_run_and_turned_off(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_its_schedules_run_and_pause(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo hi")
     body = {"name": "of-function", "function": name_of(one), "cron": "0 3 * * *"}
     assert one.server.call("POST", "/api/schedules", body).status_code == 201
@@ -1117,9 +1087,7 @@ def test_a_webhook_gets_a_secret_and_a_delivery_to_try_it(
     assert "401" in delivered(forged)
 
 
-def test_another_setting_of_a_url_leaves_its_secret(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_other_settings_keep_the_secret(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo delivered")
     rule = {"scheme": "github", "secret": "a secret of sixteen bytes or more"}
     one.server.call("PUT", f"{one.path}/url", {"auth": "webhook", "webhook": rule})
@@ -1139,9 +1107,7 @@ def delivered(line: str) -> str:
     return asked.stdout
 
 
-def test_a_new_url_is_not_saved_before_it_is_asked_for(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_a_new_url_is_saved_on_request(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo 1")
     open_at(page, one, "network")
     sent: list[str] = []

@@ -64,9 +64,7 @@ def test_errors_are_seen_on_a_telephone(page: Page, site: Server) -> None:
     expect(row_of(page, name).get_by_text("1 error", exact=True)).to_be_hidden()
 
 
-def test_statistics_that_cannot_be_fetched_are_told_until_they_are(
-    page: Page, site: Server, expected: list[str]
-) -> None:
+def test_missing_statistics_are_retried(page: Page, site: Server, expected: list[str]) -> None:
     expected.append(r"status of 503 .*/pools")
     site.create("echo", name=new_name())
     answer = {"error": "no pools today", "error_code": "STORE_UNAVAILABLE"}
@@ -199,9 +197,7 @@ def crowded(another: Callable[..., Server]) -> Server:
     return server.start()
 
 
-def test_ten_thousand_functions_can_be_worked_with(
-    crowded: Server, open_page: Callable[..., Page]
-) -> None:
+def test_ten_thousand_functions_are_usable(crowded: Server, open_page: Callable[..., Page]) -> None:
     page = open_page(crowded.url)
     page.add_init_script(NOTE_DELAYS)
     page.goto("/ui/#/?sort=name&order=asc")

@@ -101,9 +101,7 @@ def test_output_is_saved_byte_for_byte(
     assert saved.value.suggested_filename.endswith("-stdout.txt")
 
 
-def test_output_that_is_no_text_is_shown_in_hexadecimal(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_binary_output_is_hexadecimal(page: Page, function: Callable[..., Function]) -> None:
     one = function(r"printf '\211PNG\r\n\032\n\000\000\000\rIHDR'")
     call_id = one.invoke("a\0b")["invocation_id"]
     page.goto(f"/ui/#/functions/{one.id}/invocations/{call_id}")
@@ -245,9 +243,7 @@ def test_a_link_to_a_call_is_copied(open_page: Callable[..., Page], scene: Scene
     assert page.evaluate("() => navigator.clipboard.readText()") == page.url
 
 
-def test_an_http_error_says_why_as_other_failures_do(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_an_http_error_has_its_reason(page: Page, function: Callable[..., Function]) -> None:
     handler = "printf 'Status: 500\\n\\nbroken'; echo 'ValueError: no such column' >&2"
     one = function(handler)
     one.server.call("PUT", f"{one.path}/url", {"auth": "none"})
@@ -269,9 +265,7 @@ def test_a_call_that_is_not_there_is_told_in_the_servers_words(
     expect(page.get_by_role("alert")).to_contain_text("no invocation with this id")
 
 
-def test_a_long_output_is_shown_in_parts_and_found_as_a_whole(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_long_output_shown_in_parts(page: Page, function: Callable[..., Function]) -> None:
     one = function("seq 1 5000; echo needle; seq 1 100")
     page.goto(page_of(one, one.invoke()["invocation_id"]))
     output = output_of(page)

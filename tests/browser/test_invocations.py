@@ -115,9 +115,7 @@ def test_errors_have_their_http_status_and_reason(page: Page, scene: Scene) -> N
     expect(failed.first).to_contain_text("the handler exited with code 4")
 
 
-def test_on_a_telephone_the_filters_open_and_say_how_many_are_set(
-    open_page: Callable[..., Page], busy: Function
-) -> None:
+def test_filters_fold_on_a_telephone(open_page: Callable[..., Page], busy: Function) -> None:
     page = open_page(viewport={"width": 390, "height": 844})
     page.goto(f"/ui/#/invocations?function={busy.id}")
     top = rows(page).first.bounding_box()

@@ -65,9 +65,7 @@ def test_an_admin_is_offered_no_scope_above_its_own(open_as: OpenAs, keyed: Keye
     expect(form.get_by_label("Tenant")).to_have_count(0)
 
 
-def test_what_the_server_refuses_is_said_in_the_form(
-    open_as: OpenAs, keyed: Keyed, expected: list[str]
-) -> None:
+def test_refusals_are_in_the_form(open_as: OpenAs, keyed: Keyed, expected: list[str]) -> None:
     expected += ["403"]
     page = open_as(keyed.key(new_name(), "admin", expires_seconds=3600)["key"])
     page.goto("/ui/#/keys")
@@ -108,9 +106,7 @@ def test_an_operator_sees_on_a_phone_whose_key_it_is(open_as: OpenAs, keyed: Key
     expect(row.get_by_text(f"tenant {tenant}")).to_be_visible()
 
 
-def test_who_revokes_its_own_is_signed_out(
-    open_as: OpenAs, keyed: Keyed, expected: list[str]
-) -> None:
+def test_revoking_its_own_signs_out(open_as: OpenAs, keyed: Keyed, expected: list[str]) -> None:
     expected += ["401"]
     page = open_as(keyed.key(new_name(), "admin", label="mine")["key"])
     page.goto("/ui/#/keys")

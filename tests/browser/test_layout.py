@@ -48,9 +48,7 @@ def long_names(site: Server, deployed: Callable[..., Function]) -> Function:
     return function
 
 
-def test_long_names_keep_every_control_within_reach(
-    page: Page, site: Server, long_names: Function
-) -> None:
+def test_long_names_keep_controls_in_reach(page: Page, site: Server, long_names: Function) -> None:
     found: list[str] = []
     for path in (
         *(f"functions/{long_names.id}/{section}" for section in SECTIONS),

@@ -95,9 +95,7 @@ def test_a_key_of_a_disabled_tenant_is_signed_out(
     keyed.operator.good("POST", f"/api/tenants/{tenant}/enable")
 
 
-def test_instances_are_found_and_sorted(
-    open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str]
-) -> None:
+def test_instances_found_and_sorted(open_as: OpenAs, keyed: Keyed, busy: tuple[Api, str]) -> None:
     _, name = busy
     page = open_as(keyed.operator.key)
     page.goto("/ui/#/node")

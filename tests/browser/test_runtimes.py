@@ -33,9 +33,7 @@ def test_the_servers_own_and_ours_are_listed(page: Page, scene: Scene) -> None:
     expect(page.get_by_role("region", name="Packages")).to_contain_text("11.2.1")
 
 
-def test_files_without_end_are_fetched_as_they_are_asked_for(
-    page: Page, site: Server, tmp_path: Path
-) -> None:
+def test_endless_files_come_page_by_page(page: Page, site: Server, tmp_path: Path) -> None:
     archive = tmp_path / "files.tar"
     archive.write_bytes(archive_of({f"data/{n:04}.txt": "x" for n in range(150)}))
     with Client(site.url) as client:

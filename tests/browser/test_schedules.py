@@ -80,9 +80,7 @@ def test_one_is_made_by_its_form(page: Page, site: Server, function: Function) -
     site.call("DELETE", "/api/schedules/made-here")
 
 
-def test_what_the_server_refuses_is_said_beside_the_form(
-    page: Page, function: Function, expected: list[str]
-) -> None:
+def test_refusals_are_beside_the_form(page: Page, function: Function, expected: list[str]) -> None:
     expected += ["422"]
     assert function
     page.goto("/ui/#/new-schedule")

@@ -110,9 +110,7 @@ def test_where_streams_are_eaten_the_page_asks_every_two_seconds(
     line(page, "live")
 
 
-def test_a_hidden_tab_gives_its_stream_back_and_takes_it_up_when_seen(
-    page: Page, site: Server
-) -> None:
+def test_a_hidden_tab_gives_its_stream_back_and_resumes(page: Page, site: Server) -> None:
     hide = """(isHidden) => {
         Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
         document.dispatchEvent(new Event("visibilitychange"));
@@ -275,9 +273,7 @@ def answer_with_another_main(route: Route) -> None:
         route.fulfill(body=index.replace('src="main-', 'src="main-of-now-'))
 
 
-def test_after_an_upgrade_of_the_server_the_page_loads_itself_again(
-    page: Page, expected: list[str]
-) -> None:
+def test_the_page_reloads_after_an_upgrade_of_the_server(page: Page, expected: list[str]) -> None:
     expected.append(r"status of 404 .*/schedules-")
     page.goto("/ui/")
     expect(page.get_by_text("Live", exact=True)).to_be_attached()
@@ -304,9 +300,7 @@ def test_the_page_loads_itself_again_once_only(page: Page, expected: list[str]) 
 
 
 @pytest.mark.parametrize("index", [None, "<!doctype html><h1>Sign in</h1>"])
-def test_a_part_that_is_missing_without_an_upgrade_is_told(
-    page: Page, expected: list[str], index: str | None
-) -> None:
+def test_a_missing_part_is_reported(page: Page, expected: list[str], index: str | None) -> None:
     expected.append(r"status of 404 .*/schedules-")
     page.goto("/ui/")
     expect(page.get_by_text("Live", exact=True)).to_be_attached()

@@ -65,9 +65,7 @@ def test_it_adds_up(open_as: OpenAs, used: tuple[Api, str]) -> None:
     expect(page.get_by_role("button", name="month")).to_have_attribute("aria-pressed", "true")
 
 
-def test_functions_are_sorted_and_deleted_ones_count(
-    open_as: OpenAs, used: tuple[Api, str]
-) -> None:
+def test_functions_sorted_with_deleted_ones(open_as: OpenAs, used: tuple[Api, str]) -> None:
     api, _ = used
     gone = api.good("GET", "/api/functions/by-name/fails")["id"]
     api.good("DELETE", f"/api/functions/{gone}", status=204)
@@ -95,9 +93,7 @@ def test_the_table_is_downloaded(open_as: OpenAs, used: tuple[Api, str], tmp_pat
     assert float(rows["works"]["gb_seconds"]) > 0
 
 
-def test_limits_stand_beside_what_is_used(
-    open_as: OpenAs, keyed: Keyed, used: tuple[Api, str]
-) -> None:
+def test_limits_stand_beside_usage(open_as: OpenAs, keyed: Keyed, used: tuple[Api, str]) -> None:
     _, tenant = used
     quota = {"functions": 8, "gb_seconds_per_day": 3600}
     keyed.operator.good("PUT", f"/api/tenants/{tenant}/quota", quota)

@@ -93,9 +93,7 @@ def an_operation(**changes: Any) -> Operation:
 # Keys ----------------------------------------------------------------------------------------
 
 
-async def test_keys_come_back_after_a_restart_oldest_first(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_keys_survive_a_restart_oldest_first(open_store: StoreOpener, tmp_path: Path) -> None:
     newer = a_key(created_at=NOW + 1, scope=Scope.OPERATOR)
     older = a_key(tenant_id="other", expires_at=NOW + 5)
     async with open_store(tmp_path) as store:
@@ -107,9 +105,7 @@ async def test_keys_come_back_after_a_restart_oldest_first(
         assert await SqlKeys(store.database).revision() == revision
 
 
-async def test_every_change_of_a_key_and_nothing_else_changes_the_revision(
-    store: SqlStore,
-) -> None:
+async def test_every_key_change_and_nothing_else_changes_the_revision(store: SqlStore) -> None:
     keys: SqlKeys = SqlKeys(store.database)
     key = a_key()
     seen = [await keys.revision()]
@@ -213,9 +209,7 @@ async def said(lines: asyncio.StreamReader) -> bytes:
     return line
 
 
-async def test_a_server_sees_at_once_what_a_tool_does_to_the_keys(
-    store: SqlStore, tmp_path: Path
-) -> None:
+async def test_a_server_sees_key_changes_of_a_tool(store: SqlStore, tmp_path: Path) -> None:
     """`quiltfn keys create` and `revoke` beside a running server, whose reader has read before."""
     keys, key = SqlKeys(store.database), a_key()
     at_first = await keys.revision()
@@ -233,9 +227,7 @@ async def test_a_server_sees_at_once_what_a_tool_does_to_the_keys(
 
 
 @promise("A13")
-async def test_of_keys_that_are_made_at_once_one_is_the_first(
-    store: SqlStore, tmp_path: Path
-) -> None:
+async def test_of_simultaneous_keys_one_is_the_first(store: SqlStore, tmp_path: Path) -> None:
     # Two people follow the installation guide on one machine in the same minute.
     async with opened_as_before(tmp_path, alone=False) as beside:
         stores = (store, beside) * 4
@@ -260,9 +252,7 @@ async def test_only_the_first_key_ever_gets_the_scope_of_the_first(store: SqlSto
 # Audit ---------------------------------------------------------------------------------------
 
 
-async def test_the_trail_is_read_in_pages_newest_first(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_the_trail_pages_are_newest_first(open_store: StoreOpener, tmp_path: Path) -> None:
     made = [
         an_entry(id=one, object_id=f"o-{one}", error_code="NOT_FOUND", status=404) for one in ids(5)
     ]
@@ -361,9 +351,7 @@ async def test_a_filter_that_few_entries_pass_ends_a_page_early_and_loses_none(
     assert pages > 5
 
 
-async def test_old_entries_are_removed_in_steps(
-    store: SqlStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_old_entries_go_in_steps(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = SqlAudit(store.database)
     made = [an_entry(id=one, at=NOW + number) for number, one in enumerate(ids(8))]
     for entry in made:
@@ -388,9 +376,7 @@ async def test_old_entries_are_removed_in_steps(
 # Operations ----------------------------------------------------------------------------------
 
 
-async def test_an_operation_is_begun_once_for_its_tenant_and_key(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_an_operation_begins_once_per_key(open_store: StoreOpener, tmp_path: Path) -> None:
     first, again = an_operation(), an_operation(action_id="a-2")
     async with open_store(tmp_path) as store:
         operations: SqlOperations = SqlOperations(store.database)
@@ -410,9 +396,7 @@ async def test_an_operation_is_begun_once_for_its_tenant_and_key(
         assert await operations.get("default", again.operation_id) is None
 
 
-async def test_a_start_finds_the_operations_that_the_last_one_left_without_an_end(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_start_finds_open_operations(open_store: StoreOpener, tmp_path: Path) -> None:
     left, ended = an_operation(), an_operation(tenant_id="other")
     async with open_store(tmp_path) as store:
         operations: SqlOperations = SqlOperations(store.database)
@@ -437,9 +421,7 @@ def insert_old_function(connection: Connection, function: Function) -> None:
 
 @promise("A27")
 @OF_SQLITE
-async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_runtimes_before_tenants_are_shared(open_store: StoreOpener, tmp_path: Path) -> None:
     function, named, snapshot = a_function(), "ab" * 32, "cd" * 32
     old = replace(SHELL, id=an_id(), name="etl", image=named, environment={"A": "1"})
     engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
@@ -466,9 +448,7 @@ async def test_runtimes_from_before_tenants_had_their_own_are_everybodys(
 
 
 @OF_SQLITE
-async def test_a_database_of_the_first_revision_is_upgraded_and_keeps_its_functions(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_an_upgrade_of_the_first_revision(open_store: StoreOpener, tmp_path: Path) -> None:
     function = a_function()
     engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
     with engine.begin() as connection:

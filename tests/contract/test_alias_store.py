@@ -27,9 +27,7 @@ async def created(store: SqlStore, function: Function) -> None:
     await store.save(function, a_version(function, 2))
 
 
-async def test_what_is_saved_comes_back_after_a_restart(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_what_is_saved_survives_a_restart(open_store: StoreOpener, tmp_path: Path) -> None:
     function, other = a_function(), a_function(name="g")
     async with open_store(tmp_path) as store:
         aliases: SqlAliases = SqlAliases(store.database)

@@ -155,9 +155,7 @@ async def test_beyond_the_bound_of_all_whoever_has_most_loses_first(
     exact(tmp_path)
 
 
-async def test_beyond_the_number_of_all_whoever_has_most_loses_first(
-    store: SqlStore, journal: SpoolJournal
-) -> None:
+async def test_over_all_numbers_the_largest_loses(store: SqlStore, journal: SpoolJournal) -> None:
     one, other = await of_tenant(store, "one"), await of_tenant(store, "other")
     theirs = await calls(journal, other, 10, NOW - 90_000)
     ours = await calls(journal, one, 30)
@@ -326,9 +324,7 @@ async def answered(
     await answers.complete(request, 200, {"x-invocation-id": request.key}, b"x" * size)
 
 
-async def test_the_oldest_answers_make_room_and_their_keys_stay_known(
-    store: SqlStore, tmp_path: Path
-) -> None:
+async def test_the_oldest_answers_go_and_their_keys_stay(store: SqlStore, tmp_path: Path) -> None:
     answers = SqlIdempotencyStore(store.database, StorageLimit(tenant=30_000))
     for number in range(10):
         await answered(answers, replace(a_keyed_request(str(number))))
@@ -345,9 +341,7 @@ async def test_the_oldest_answers_make_room_and_their_keys_stay_known(
 
 
 @pytest.mark.parametrize("bound", [StorageLimit(tenant=10 * A_KEY), StorageLimit(all=10 * A_KEY)])
-async def test_where_keys_alone_take_all_the_room_another_one_is_refused(
-    store: SqlStore, bound: StorageLimit
-) -> None:
+async def test_keys_that_fill_the_room_refuse_another(store: SqlStore, bound: StorageLimit) -> None:
     answers = SqlIdempotencyStore(store.database, bound)
     for number in range(9):
         await answered(answers, a_keyed_request(str(number)), 100)
@@ -379,9 +373,7 @@ async def test_a_tenant_whose_keys_fill_its_room_takes_no_more_and_the_bound_of_
     exact(tmp_path)
 
 
-async def test_whoever_has_bodies_gives_them_up_though_keys_of_another_fill_its_room(
-    store: SqlStore, tmp_path: Path
-) -> None:
+async def test_bodies_go_though_others_have_more_keys(store: SqlStore, tmp_path: Path) -> None:
     answers = SqlIdempotencyStore(store.database, StorageLimit(tenant=30_000))
     await fill_with_keys(answers, 30_000)
     for number in range(40):

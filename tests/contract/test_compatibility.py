@@ -111,9 +111,7 @@ def back_to_the_schema_before(fleet: Database) -> None:
     )
 
 
-async def test_a_node_that_starts_brings_the_schema_up_to_date_under_another_one(
-    fleet: Database,
-) -> None:
+async def test_a_starting_node_upgrades_the_schema_under_another_one(fleet: Database) -> None:
     back_to_the_schema_before(fleet)
     async with fleet.node("old") as old:  # it does so as well, and is set back once it runs
         back_to_the_schema_before(fleet)
@@ -125,9 +123,7 @@ async def test_a_node_that_starts_brings_the_schema_up_to_date_under_another_one
     assert fleet.nodes == {"old": __version__, "new": __version__}
 
 
-async def test_a_node_starts_and_goes_on_with_a_newer_schema_that_only_adds(
-    fleet: Database,
-) -> None:
+async def test_a_node_starts_and_runs_with_a_newer_schema_that_only_adds(fleet: Database) -> None:
     async with fleet.node("one") as one:
         await a_stored_function(one)
         fleet.run(NEWER_SCHEMA)
@@ -143,9 +139,7 @@ async def test_a_node_starts_and_goes_on_with_a_newer_schema_that_only_adds(
     assert [one.name for one in facts.members] == ["one", "two"]
 
 
-async def test_a_server_that_is_too_old_for_the_schema_is_refused(
-    fleet: Database, tmp_path: Path
-) -> None:
+async def test_a_server_too_old_for_the_schema_is_refused(fleet: Database, tmp_path: Path) -> None:
     fleet.run(f"{NEWER_SCHEMA}; UPDATE compatibility SET oldest_version = '{NEWEST}'")
     expected = f"works with {NEWEST} or newer, and this is {__version__}"
     with pytest.raises(StoreBroken, match=expected):
@@ -205,9 +199,7 @@ async def test_a_server_alone_goes_back_by_one_version_and_no_more(
             pass
 
 
-async def test_a_node_that_a_newer_one_overtakes_as_it_starts_is_refused(
-    fleet: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_node_overtaken_at_start(fleet: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was let in, and the newer one did not see it yet."""
     take_over = PostgresDatabase._take_over
 
@@ -222,9 +214,7 @@ async def test_a_node_that_a_newer_one_overtakes_as_it_starts_is_refused(
     assert fleet.nodes == {}
 
 
-async def test_a_start_that_a_table_is_kept_from_changes_nothing_and_may_be_tried_again(
-    fleet: Database,
-) -> None:
+async def test_a_start_without_its_table_changes_nothing_and_is_retried(fleet: Database) -> None:
     back_to_the_schema_before(fleet)
     with psycopg.connect(fleet.url) as held:
         held.execute("SELECT pg_advisory_xact_lock(0)")

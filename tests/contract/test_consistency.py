@@ -106,9 +106,7 @@ async def test_a_copy_laid_over_what_a_kill_left_is_refused_and_the_right_restor
 
 
 @promise("D22")
-def test_what_restores_within_a_second_replace_is_kept_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replacing_restores_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         restore, "time", SimpleNamespace(gmtime=tuple, strftime=lambda *_: "replaced-")
     )
@@ -119,9 +117,7 @@ def test_what_restores_within_a_second_replace_is_kept_apart(
     assert (aside, (tmp_path / "quiltfn.db").read_text()) == (["first", "second"], "third")
 
 
-async def test_a_copy_made_beside_the_very_server_is_told_from_its_file(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_copy_beside_a_server_is_known(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path / "data") as store:
         await a_stored_function(store, name="early")
         backup = copied(tmp_path / "data", tmp_path / "backup.db")
@@ -155,9 +151,7 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-async def test_a_damaged_log_is_refused_and_left_as_it_is(
-    open_store: StoreOpener, tmp_path: Path, loss: str
-) -> None:
+async def test_a_damaged_log_is_refused(open_store: StoreOpener, tmp_path: Path, loss: str) -> None:
     async with open_store(tmp_path / "data") as store:
         await a_stored_function(store, name="kept")
         left = killed(tmp_path / "data", tmp_path / "left")
@@ -174,9 +168,7 @@ async def test_a_damaged_log_is_refused_and_left_as_it_is(
     assert await names(open_store, left) == set()
 
 
-async def test_a_write_that_a_kill_cut_short_is_no_damage(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_write_cut_by_a_kill_is_no_damage(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path / "data") as store:
         await a_stored_function(store, name="kept")
         left = killed(tmp_path / "data", tmp_path / "left")
@@ -185,9 +177,7 @@ async def test_a_write_that_a_kill_cut_short_is_no_damage(
     assert await names(open_store, left) == {"kept"}
 
 
-async def test_a_log_that_holds_nothing_new_may_be_missing(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_log_without_news_may_be_missing(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path / "data") as store:
         await a_stored_function(store, name="kept")
         await fold(store)
@@ -225,9 +215,7 @@ async def test_an_emptied_spool_is_told(open_store: StoreOpener, tmp_path: Path,
 
 
 @promise("D19")
-async def test_a_lock_file_that_is_deleted_lets_nobody_in_and_comes_back(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_deleted_lock_file_is_restored(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         (tmp_path / "quiltfn.lock").unlink()
         with pytest.raises(StoreBroken, match="Another quiltfn"):
@@ -280,9 +268,7 @@ async def test_nothing_is_acknowledged_that_is_written_to_a_deleted_directory(
 
 
 @promise("D19")
-async def test_nothing_is_acknowledged_that_is_written_to_a_removed_log(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_no_acknowledgement_on_a_removed_log(open_store: StoreOpener, tmp_path: Path) -> None:
     data, away = tmp_path / "data", tmp_path / "away"
     log = data / "quiltfn.db-wal"
     async with open_store(data) as store:
@@ -417,9 +403,7 @@ def failing(*_: object) -> None:
     raise ZeroDivisionError
 
 
-async def test_a_copy_that_there_is_no_room_for_leaves_nothing_and_changes_nothing(
-    tmp_path: Path,
-) -> None:
+async def test_a_copy_without_room_leaves_nothing_and_changes_nothing(tmp_path: Path) -> None:
     of_the_schema_before(tmp_path / "quiltfn.db")
     limits, on_signal = (
         resource.getrlimit(resource.RLIMIT_FSIZE),
@@ -473,9 +457,7 @@ def crash(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-async def test_a_start_that_was_killed_at_any_step_can_be_begun_again(
-    open_store: StoreOpener, tmp_path: Path, at: int
-) -> None:
+async def test_a_killed_start_can_repeat(open_store: StoreOpener, tmp_path: Path, at: int) -> None:
     async with open_store(tmp_path / "data") as store:
         await a_stored_function(store, name="kept")
         async with opened_journal(store, tmp_path / "data", commit_after_s=60) as journal:

@@ -409,9 +409,7 @@ class Full(SqliteFile):
             raise sqlite3.OperationalError("database or disk is full")
 
 
-def test_a_target_that_fails_while_a_database_is_read_is_told_of(
-    large, url, tmp_path, capsys, monkeypatch
-):
+def test_a_target_failing_during_a_read_is_named(large, url, tmp_path, capsys, monkeypatch):
     assert perform(large, url) == 0
     monkeypatch.setattr(copy_sqlite, "SqliteFile", Full)
     assert perform(url, tmp_path / "to") == 74

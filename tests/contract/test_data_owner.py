@@ -165,9 +165,7 @@ def test_what_root_puts_back_for_a_server_with_a_database_elsewhere(
 
 
 @pytest.mark.parametrize("found", ["images/holiday.jpg", f"images/{'ab' * 31}/a"])
-def test_somebody_s_pictures_are_not_taken_for_the_files_of_runtimes(
-    ground: Path, found: str
-) -> None:
+def test_pictures_are_not_taken_for_files_of_runtimes(ground: Path, found: str) -> None:
     (ground / "data" / found).parent.mkdir(parents=True)
     (ground / "data" / found).write_bytes(b"mine")
     give(ground / "data", OTHER)

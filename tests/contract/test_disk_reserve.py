@@ -222,9 +222,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
     assert (counters.invocation_count, counters.error_count) == (5, 3)
 
 
-def test_a_damaged_database_on_a_full_disk_is_not_taken_for_a_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damage_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_reserve, "NEXT_TO_NOTHING_BYTES", 1 << 62)
     for code, is_it in (
         (sqlite3.SQLITE_FULL, True),

@@ -65,9 +65,7 @@ async def test_nodes_of_different_names_share_it(url: str, tmp_path: Path) -> No
         assert boots[0].epoch < boots[1].epoch
 
 
-async def test_a_second_node_of_a_name_is_refused_and_takes_it_when_the_first_is_gone(
-    url: str, tmp_path: Path
-) -> None:
+async def test_a_second_node_of_a_name_waits_for_the_first(url: str, tmp_path: Path) -> None:
     async with node(url, tmp_path, "one") as one:
         with pytest.raises(StoreUnavailable, match="A node named one is serving from this"):
             async with refused(url, tmp_path / "other", "one"):
@@ -78,9 +76,7 @@ async def test_a_second_node_of_a_name_is_refused_and_takes_it_when_the_first_is
         assert again.database.boot.epoch == epoch + 1
 
 
-async def test_the_lock_of_a_name_is_taken_again_with_a_new_connection(
-    url: str, tmp_path: Path
-) -> None:
+async def test_a_new_connection_takes_the_lock_of_a_name_again(url: str, tmp_path: Path) -> None:
     async with node(url, tmp_path, "one") as one:
         await one.ping()
         postgresql.running().disconnect(name_of(url))

@@ -30,9 +30,7 @@ REQUEST = IdempotentRequest(
 )
 
 
-async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_slot_is_taken_once_and_answers(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         answers = SqlIdempotencyStore(store.database)
         assert await answers.reserve(REQUEST, NOW) is None
@@ -48,9 +46,7 @@ async def test_a_slot_is_taken_once_and_then_tells_what_was_answered(
     )
 
 
-async def test_a_released_slot_is_free_and_an_answered_one_is_not_released(
-    store: SqlStore,
-) -> None:
+async def test_a_released_slot_is_free_and_an_answered_slot_is_kept(store: SqlStore) -> None:
     answers: SqlIdempotencyStore = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW)
     await answers.release(REQUEST)
@@ -102,9 +98,7 @@ async def test_a_server_frees_and_answers_no_slot_that_another_one_has_by_now(
         assert (kept.status, kept.body) == (202, b"of the second")
 
 
-async def test_of_many_who_want_one_slot_at_once_one_gets_it(
-    open_shared: SharedStoreOpener, tmp_path: Path
-) -> None:
+async def test_of_many_one_gets_the_slot(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
         wanted = [
             SqlIdempotencyStore(each.database).reserve(REQUEST, NOW)
@@ -174,9 +168,7 @@ async def test_an_answer_is_as_old_as_its_stamp_says(store: SqlStore) -> None:
     assert await answers.reserve(REQUEST, NOW + DAY_S + 100) is None
 
 
-async def test_a_tool_does_not_end_the_calls_of_a_running_server(
-    store: SqlStore, tmp_path: Path
-) -> None:
+async def test_a_tool_ends_no_calls_of_a_running_server(store: SqlStore, tmp_path: Path) -> None:
     await SqlIdempotencyStore(store.database).reserve(REQUEST, NOW)
     async with opened_as_before(tmp_path, alone=False) as tool:
         with pytest.raises(StoreBroken, match="Only a server"):
@@ -199,9 +191,7 @@ async def test_a_slot_is_good_for_24_hours(store: SqlStore) -> None:
     assert await answers.reserve(later, NOW + DAY_S) == StoredResponse(body_digest="d2")
 
 
-async def test_answers_are_pruned_after_24_hours_in_steps(
-    store: SqlStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_answers_go_after_24_hours(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = SqlIdempotencyStore(store.database)
     for number in range(7):
         await answers.reserve(replace(REQUEST, key=str(number)), NOW)

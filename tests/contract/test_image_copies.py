@@ -27,9 +27,7 @@ async def test_a_node_has_what_it_said_last_and_no_other_node_is_touched(store: 
     assert await copies.load() == [ImageCopy(Y, "two")]
 
 
-async def test_each_image_that_comes_or_goes_is_a_change_and_nothing_else_is(
-    store: SqlStore,
-) -> None:
+async def test_each_added_or_removed_image_is_a_change_and_nothing_else(store: SqlStore) -> None:
     copies: SqlImageCopies = SqlImageCopies(store.database)
     await copies.state("one", [X, Y])
     since = await store.newest_change()

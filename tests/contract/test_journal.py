@@ -66,9 +66,7 @@ async def counters_of(store: SqlStore, function: Function) -> FunctionCounters:
 
 
 @promise("C14")
-async def test_a_record_is_there_at_once_and_after_the_commit(
-    journal: SpoolJournal, function: Function
-) -> None:
+async def test_a_record_is_there_before_commit(journal: SpoolJournal, function: Function) -> None:
     call = a_call(function, cold_start=True)
     journal.opened(call)
     assert await journal.get(function.id, call.invocation_id) == call
@@ -131,9 +129,7 @@ async def test_an_older_attempt_does_not_replace_a_newer_one(
 
 
 @OF_SQLITE
-async def test_records_of_the_schema_before_are_read_and_what_ran_is_ended(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_old_records_are_read_and_ended(open_store: StoreOpener, tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
     function = a_function()
     ran, ended = a_call(function), done(a_call(function))
@@ -329,9 +325,7 @@ async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
     assert journal._timer is None
 
 
-async def test_every_end_is_counted_once(
-    store: SqlStore, journal: SpoolJournal, function: Function
-) -> None:
+async def test_ends_count_once(store: SqlStore, journal: SpoolJournal, function: Function) -> None:
     calls = [a_call(function, started_at=1_760_000_000 + n) for n in range(6)]
     for call in calls[:3]:
         journal.opened(call)  # These are open over a commit, the others begin and end within one.
@@ -569,9 +563,7 @@ async def test_a_journal_that_cannot_commit_stops_taking_calls_in_the_end(
     journal.opened(a_call(function))
 
 
-async def test_a_closed_journal_refuses(
-    store: SqlStore, function: Function, tmp_path: Path
-) -> None:
+async def test_closed_journal_refuses(store: SqlStore, function: Function, tmp_path: Path) -> None:
     async with opened_journal(store, tmp_path) as journal:
         pass
     with pytest.raises(StoreUnavailable):
@@ -581,9 +573,7 @@ async def test_a_closed_journal_refuses(
 # Starting on what is there -------------------------------------------------------------------
 
 
-async def test_a_start_ends_what_the_last_server_left_open(
-    store: SqlStore, function: Function, tmp_path: Path
-) -> None:
+async def test_a_start_ends_open_calls(store: SqlStore, function: Function, tmp_path: Path) -> None:
     stored, fresh, ended = (a_call(function) for _ in range(3))
     async with opened_journal(store, tmp_path) as journal:
         journal.opened(stored)
@@ -629,9 +619,7 @@ async def test_a_segment_that_comes_back_after_a_power_cut_changes_nothing(
         assert record.status is Status.SUCCESS
 
 
-async def test_a_damaged_segment_is_refused_and_left_as_it_is(
-    store: SqlStore, function: Function, tmp_path: Path
-) -> None:
+async def test_damaged_segment_refused(store: SqlStore, function: Function, tmp_path: Path) -> None:
     content = bytearray(b"".join(to_line(a_call(function)) for _ in range(3)))
     content[len(content) // 2] ^= 1
     (tmp_path / SPOOLS[0]).write_bytes(content)

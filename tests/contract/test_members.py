@@ -443,9 +443,7 @@ async def with_late_end(
 
 
 @promise("N32")
-async def test_the_true_end_of_a_call_replaces_what_a_take_over_made_up(
-    open_shared, tmp_path
-) -> None:
+async def test_the_true_end_of_a_call_replaces_an_assumed_one(open_shared, tmp_path) -> None:
     async with a_node(open_shared, tmp_path, "two") as two:
         function = await a_stored_function(two.store)
         async with a_node(open_shared, tmp_path, "one") as one:
@@ -501,9 +499,7 @@ async def test_a_late_end_does_not_change_a_call_that_was_redriven(open_shared, 
 
 @promise("N32")
 @pytest.mark.parametrize("is_tried", [True, False])
-async def test_the_delivery_of_a_late_completion_names_the_one_that_it_replaces(
-    open_shared, tmp_path, is_tried: bool
-) -> None:
+async def test_a_late_delivery_names_its_original(open_shared, tmp_path, is_tried: bool) -> None:
     """A receiver may have the first one; what was never tried is not sent any more."""
     to = Destination(url="https://example.com/", secret="whsec_" + "A" * 32)
     policy = AsyncPolicy(on_success=to, on_failure=to)

@@ -125,9 +125,7 @@ async def test_a_store_is_made_and_opened_again(tmp_path: Path) -> None:
         assert store.database.boot.epoch == 2
 
 
-async def test_two_servers_that_start_at_once_make_one_schema_and_get_two_epochs(
-    tmp_path: Path,
-) -> None:
+async def test_two_starting_servers_make_one_schema_and_get_two_epochs(tmp_path: Path) -> None:
     url = postgresql.database_of(tmp_path)
     async with contextlib.AsyncExitStack() as stack:
         opened = await asyncio.gather(
@@ -242,9 +240,7 @@ async def test_a_wrong_password_is_not_told(cluster: Cluster, tmp_path: Path) ->
     assert "hidden" not in str(refused.value)
 
 
-async def test_an_error_of_the_database_does_not_tell_what_was_to_be_stored(
-    store: SqlStore,
-) -> None:
+async def test_an_error_of_the_database_hides_what_was_to_be_stored(store: SqlStore) -> None:
     def too_large(connection: Connection) -> None:
         connection.exec_driver_sql("UPDATE node SET epoch = CAST(%s AS integer)", ("secret-1",))
 
@@ -255,9 +251,7 @@ async def test_an_error_of_the_database_does_not_tell_what_was_to_be_stored(
     await store.ping()
 
 
-async def test_a_role_that_may_not_write_and_a_database_that_is_read_only_are_said_so(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_read_only_roles_and_databases_are_named(cluster: Cluster, tmp_path: Path) -> None:
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path) as store:
         await store.ping()
@@ -310,9 +304,7 @@ async def test_text_with_nul_is_stored_whole(store: SqlStore) -> None:
         assert found.function == saved
 
 
-async def test_a_record_with_nul_does_not_hold_up_the_others_of_its_commit(
-    store: SqlStore, tmp_path: Path
-) -> None:
+async def test_a_record_with_nul_stops_no_others(store: SqlStore, tmp_path: Path) -> None:
     function = await a_stored_function(store)
     async with opened_journal(store, tmp_path) as journal:
         plain = done(a_call(function))
@@ -346,9 +338,7 @@ async def test_an_answer_to_a_long_path_is_kept(store: SqlStore) -> None:
 # Connections that end ------------------------------------------------------------------------
 
 
-async def test_a_connection_that_postgresql_has_ended_is_made_anew(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_a_connection_ended_by_postgresql_is_remade(cluster: Cluster, tmp_path: Path) -> None:
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path) as store:
         for number in range(1, 4):
@@ -361,9 +351,7 @@ async def test_a_connection_that_postgresql_has_ended_is_made_anew(
 
 
 @promise("N91")
-async def test_a_connection_that_was_left_in_the_middle_of_a_batch_is_made_anew(
-    store: SqlStore,
-) -> None:
+async def test_a_connection_left_in_the_middle_of_a_batch_is_remade(store: SqlStore) -> None:
     """PostgreSQL has said that it ends it, and the end of the connection has not come yet."""
 
     def leave(connection: Connection) -> None:
@@ -387,9 +375,7 @@ def test_a_rollback_on_an_ended_connection_writes_no_traceback(
     assert [one.getMessage() for one in caplog.records] == []
 
 
-async def test_records_outlive_a_postgresql_that_is_killed_and_away(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_records_outlive_a_killed_postgresql(cluster: Cluster, tmp_path: Path) -> None:
     """The journal goes on beside it, and nothing that was taken is lost or doubled."""
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path) as store:
@@ -560,9 +546,7 @@ def _end(one: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("cut", ["answer", "question"])
-async def test_a_commit_whose_answer_is_lost_is_looked_up_and_made_once(
-    cluster: Cluster, tmp_path: Path, cut: str
-) -> None:
+async def test_a_commit_without_an_answer(cluster: Cluster, tmp_path: Path, cut: str) -> None:
     url = a_database(cluster)
     wire = Wire(cluster.port)
     try:
@@ -648,9 +632,7 @@ async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
 
 @promise("N91")
 @pytest.mark.parametrize("alone", [True, False])
-async def test_a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged(
-    tmp_path: Path, alone: bool
-) -> None:
+async def test_a_commit_ahead_of_its_standby_is_refused(tmp_path: Path, alone: bool) -> None:
     """A person who cancels what hangs there ends the wait, and PostgreSQL tells of no error."""
     options = (*postgresql.OPTIONS, "wal_level=replica", "max_wal_senders=1")
     with postgresql.started(options) as cluster:
@@ -690,9 +672,7 @@ async def test_a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged(
 
 
 @promise("N86")
-async def test_a_commit_is_not_taken_for_another_one_with_its_number(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_a_commit_is_no_other_with_its_number(cluster: Cluster, tmp_path: Path) -> None:
     """What did not reach the disk, or the standby, leaves its number to another transaction."""
     url = a_database(cluster)
     wire = Wire(cluster.port)
@@ -728,9 +708,7 @@ async def test_a_commit_is_not_taken_for_another_one_with_its_number(
 
 
 @promise("N84")
-async def test_a_server_uses_no_primary_from_before_a_failover_that_it_knows_of(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_no_primary_from_before_a_known_failover(cluster: Cluster, tmp_path: Path) -> None:
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path) as store:
         database = store.database
@@ -754,9 +732,7 @@ async def test_a_server_uses_no_primary_from_before_a_failover_that_it_knows_of(
     assert rows_of(url, COUNT) == [(1,)]
 
 
-async def test_what_was_read_is_not_read_again_where_the_connection_ends_behind_it(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_nothing_is_reread_if_a_connection_ends(cluster: Cluster, tmp_path: Path) -> None:
     """A reader may add what it finds to something: statistics come in slices."""
     a_database(cluster)
     wire = Wire(cluster.port)
@@ -779,9 +755,7 @@ async def test_what_was_read_is_not_read_again_where_the_connection_ends_behind_
         wire.close()
 
 
-async def test_a_commit_that_nobody_can_tell_of_is_said_to_be_unknown(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_a_commit_nobody_knows_of_is_unknown(cluster: Cluster, tmp_path: Path) -> None:
     url = a_database(cluster)
     wire = Wire(cluster.port)
     try:
@@ -899,9 +873,7 @@ def has_sessions(url: str, expected: list[str]) -> bool:
 
 @promise("N95")
 @pytest.mark.parametrize("name", ["one", "n" * 80])
-async def test_a_start_ends_the_sessions_that_are_left_of_starts_before(
-    tmp_path: Path, name: str
-) -> None:
+async def test_a_start_ends_sessions_of_earlier_starts(tmp_path: Path, name: str) -> None:
     url, named = postgresql.database_of(tmp_path), name[:53]
     # A tool's, one of another program, and a start that others do not know of yet.
     others = ["another", "quiltfn", "quiltfn 99 new"]
@@ -949,9 +921,7 @@ async def test_a_url_may_say_what_sessions_are_called(tmp_path: Path) -> None:
         assert set(sessions_of(url)) == {"mine"}
 
 
-async def test_a_write_waits_for_others_no_longer_than_it_may(
-    store: SqlStore, tmp_path: Path
-) -> None:
+async def test_a_write_waits_for_others_within_limits(store: SqlStore, tmp_path: Path) -> None:
     await store.wait_swept()  # what the start writes may wait for longer
     store.database.busy_timeout_s = HELD_S
     with psycopg.connect(url_of(tmp_path)) as other:
@@ -967,9 +937,7 @@ async def test_a_write_waits_for_others_no_longer_than_it_may(
 
 
 @promise("N85")
-async def test_others_write_where_a_server_stands_still_in_the_middle_of_a_transaction(
-    tmp_path: Path,
-) -> None:
+async def test_others_write_while_a_server_stands_still_in_a_transaction(tmp_path: Path) -> None:
     url = postgresql.database_of(tmp_path)
     async with contextlib.AsyncExitStack() as stack:
         one, two = [

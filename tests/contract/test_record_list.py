@@ -140,9 +140,7 @@ async def test_a_filter_that_few_pass_ends_a_page_early_and_loses_none(
         assert [one.invocation_id for one in found] == failed
 
 
-async def test_records_of_a_function_that_was_deleted_are_not_listed(
-    store: SqlStore, journal: SpoolJournal
-) -> None:
+async def test_deleted_functions_list_no_records(store: SqlStore, journal: SpoolJournal) -> None:
     gone, stays = [await a_stored_function(store) for _ in range(2)]
     await kept(journal, [done(a_call(gone)), a_call(gone), done(a_call(stays))])
     await journal.synced()
@@ -151,9 +149,7 @@ async def test_records_of_a_function_that_was_deleted_are_not_listed(
     await store.wait_swept()
 
 
-async def test_calls_that_a_call_has_caused_are_found_stored_or_not(
-    store: SqlStore, journal: SpoolJournal
-) -> None:
+async def test_caused_calls_are_found(store: SqlStore, journal: SpoolJournal) -> None:
     function = await a_stored_function(store)
     stranger = await a_stored_function(store, tenant_id="other")
     parent = done(a_call(function))

@@ -97,9 +97,7 @@ async def test_a_cancelled_call_in_line_is_never_started(server: Server) -> None
 
 
 @pytest.mark.parametrize("delay", [0, 16, 18, 20, 22, 24])
-async def test_cancelling_around_the_end_of_a_call_gives_one_end(
-    server: Server, delay: int
-) -> None:
+async def test_cancelling_near_the_end_of_a_call_gives_one_end(server: Server, delay: int) -> None:
     entry = await server.function("sleep 0.02")
     for _ in range(5):
         begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()

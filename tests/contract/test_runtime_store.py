@@ -43,9 +43,7 @@ async def give(store: SqlStore, tenant_id: str, *digests: str) -> None:
         await SqlTenantImages(store.database).add(TenantImage(tenant_id, digest, 5000))
 
 
-async def test_the_newest_revision_of_each_name_comes_back_after_a_restart(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_newest_revisions_survive_a_restart(open_store: StoreOpener, tmp_path: Path) -> None:
     older, newer, other = a_runtime(), a_runtime(image=None), a_runtime("a")
     newer = replace(newer, base_image="ab" * 32, interpreter="/usr/bin/python3")
     async with open_store(tmp_path) as store:
@@ -126,9 +124,7 @@ async def test_a_version_keeps_its_whole_runtime(store: SqlStore) -> None:
     assert version.spec.runtime_snapshot == snapshot
 
 
-async def test_a_name_stands_for_something_else_to_each_tenant(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_names_differ_between_tenants(open_store: StoreOpener, tmp_path: Path) -> None:
     mine, theirs, shared = a_runtime(), a_runtime(image=None), a_runtime(image="cd" * 32)
     async with open_store(tmp_path) as store:
         runtimes: SqlRuntimes = SqlRuntimes(store.database)
@@ -145,9 +141,7 @@ async def test_a_name_stands_for_something_else_to_each_tenant(
         assert await runtimes.load() == [(SHARED, shared), ("umbrella", theirs)]
 
 
-async def test_images_are_held_until_they_are_dropped(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_images_are_held_until_dropped(open_store: StoreOpener, tmp_path: Path) -> None:
     mine, theirs = TenantImage("acme", "ab" * 32, 5000), TenantImage("umbrella", "ab" * 32, 5000)
     async with open_store(tmp_path) as store:
         tenant_images: SqlTenantImages = SqlTenantImages(store.database)
@@ -162,9 +156,7 @@ async def test_images_are_held_until_they_are_dropped(
 
 
 @pytest.mark.parametrize("field", ["image", "base_image"])
-async def test_an_image_that_is_named_by_now_is_not_taken_from_its_tenant(
-    store: SqlStore, field: str
-) -> None:
+async def test_a_named_image_is_not_taken_from_its_tenant(store: SqlStore, field: str) -> None:
     images: SqlTenantImages = SqlTenantImages(store.database)
     runtimes: SqlRuntimes = SqlRuntimes(store.database)
     function = a_function()

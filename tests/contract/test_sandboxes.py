@@ -111,9 +111,7 @@ async def test_a_handler_is_ended_at_its_deadline(box: Sandboxes) -> None:
     assert 0.2 <= time.monotonic() - began < scaled(2)
 
 
-async def test_a_sandbox_that_dies_under_the_call_is_a_result_and_known_to_be_dead(
-    box: Sandboxes,
-) -> None:
+async def test_a_sandbox_dying_under_the_call_is_a_result_and_known_dead(box: Sandboxes) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))
     await asyncio.sleep(0.05)
@@ -178,9 +176,7 @@ async def test_destroy_under_a_call_ends_the_call(box: Sandboxes) -> None:
     assert (await running).kind is ExitKind.SANDBOX_GONE
 
 
-async def test_a_working_directory_that_does_not_exist_is_refused_in_a_sentence(
-    box: Sandboxes,
-) -> None:
+async def test_a_missing_working_directory_is_refused_in_a_sentence(box: Sandboxes) -> None:
     with pytest.raises(SandboxRefused, match="/missing") as error:
         await box.sandbox(working_directory="/missing")
     assert "does not exist" in str(error.value)
@@ -222,9 +218,7 @@ async def test_it_says_nothing_when_it_was_destroyed(box: Sandboxes) -> None:
     assert lost == []
 
 
-async def test_output_beyond_the_limit_is_dropped_and_counted_and_nothing_is_put_in(
-    box: Sandboxes,
-) -> None:
+async def test_output_beyond_the_limit_is_dropped_counted_and_not_replaced(box: Sandboxes) -> None:
     ended = await (await box.sandbox(box.kind.long_output)).call(call())
     assert ended.stdout == b"x" * 6_291_456
     assert (ended.stdout_dropped, ended.stderr_dropped) == (25, 0)

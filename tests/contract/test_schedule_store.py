@@ -87,9 +87,7 @@ async def ids_of_work(store: SqlStore, function: Function) -> list[str]:
     return await store.database.read(lambda connection: list(connection.execute(ids).scalars()))
 
 
-async def test_a_schedule_comes_back_as_it_was_stored(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_schedule_comes_back_as_stored(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         function = await a_stored_function(store)
         one = await a_stored_schedule(
@@ -126,9 +124,7 @@ async def test_names_numbers_and_functions_are_bounds(store: SqlStore, function:
         await schedules.add(a_schedule(gone, name="c"), 9)
 
 
-async def test_a_tick_is_accepted_and_the_next_one_is_next(
-    store: SqlStore, function: Function
-) -> None:
+async def test_a_tick_is_accepted_and_the_next_follows(store: SqlStore, function: Function) -> None:
     one = await a_stored_schedule(store, function)
     assert await schedules_of(store).due(NOW + MINUTE - 1, 10) == []
     assert await schedules_of(store).due(NOW + MINUTE, 10) == [one]
@@ -143,9 +139,7 @@ async def test_a_tick_is_accepted_and_the_next_one_is_next(
 
 
 @promise("W15")
-async def test_servers_that_share_the_store_fire_a_tick_once(
-    open_shared: SharedStoreOpener, tmp_path: Path
-) -> None:
+async def test_servers_fire_a_tick_once(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     """Both read it as due; the second finds that it was decided on."""
     async with open_shared(tmp_path, "a") as one, open_shared(tmp_path, "b") as other:
         function = await a_stored_function(one)
@@ -158,9 +152,7 @@ async def test_servers_that_share_the_store_fire_a_tick_once(
         assert len(await ids_of_work(other, function)) == 1
 
 
-async def test_a_change_and_a_tick_do_not_overwrite_each_other(
-    store: SqlStore, function: Function
-) -> None:
+async def test_a_change_and_a_tick_both_persist(store: SqlStore, function: Function) -> None:
     schedules = schedules_of(store)
     read = await a_stored_schedule(store, function)
     late = firing(read, function, NOW + MINUTE)
@@ -180,9 +172,7 @@ async def test_a_change_and_a_tick_do_not_overwrite_each_other(
         await schedules.save(stored.schedule, stored.schedule)
 
 
-async def test_missed_ticks_are_one_row_and_are_counted(
-    store: SqlStore, function: Function
-) -> None:
+async def test_missed_ticks_are_one_counted_row(store: SqlStore, function: Function) -> None:
     one = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + 10 * MINUTE + 5000) is RunOutcome.ACCEPTED
     newest, missed = await runs(store, one)
@@ -193,9 +183,7 @@ async def test_missed_ticks_are_one_row_and_are_counted(
     assert (stored.schedule.missed_count, stored.schedule.fired_count) == (9, 1)
 
 
-async def test_work_that_is_refused_is_a_missed_tick_with_its_reason(
-    store: SqlStore, function: Function
-) -> None:
+async def test_refused_work_is_a_missed_tick(store: SqlStore, function: Function) -> None:
     one = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + MINUTE, max_queued=1) is RunOutcome.ACCEPTED
     assert await fire(store, function, NOW + 2 * MINUTE, max_queued=1) is RunOutcome.MISSED
@@ -205,9 +193,7 @@ async def test_work_that_is_refused_is_a_missed_tick_with_its_reason(
     assert len(await ids_of_work(store, function)) == 1
 
 
-async def test_a_tick_is_skipped_while_an_earlier_run_is_not_over(
-    store: SqlStore, function: Function
-) -> None:
+async def test_a_tick_is_skipped_during_a_run(store: SqlStore, function: Function) -> None:
     one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
     assert await fire(store, function, NOW + 2 * MINUTE) is RunOutcome.SKIPPED
@@ -219,9 +205,7 @@ async def test_a_tick_is_skipped_while_an_earlier_run_is_not_over(
 
 
 @promise("W18")
-async def test_a_tick_waits_for_an_earlier_run_and_is_accepted_once(
-    store: SqlStore, function: Function
-) -> None:
+async def test_a_tick_waits_and_is_accepted_once(store: SqlStore, function: Function) -> None:
     one = await a_stored_schedule(store, function, overlap=Overlap.QUEUE)
     schedules = schedules_of(store)
     assert await schedules.waiting(10) == ([], False)
@@ -252,9 +236,7 @@ async def test_a_tick_waits_for_an_earlier_run_and_is_accepted_once(
 
 
 @promise("W17")
-async def test_after_the_clock_was_set_back_a_tick_that_was_run_is_not_run_again(
-    store: SqlStore, function: Function
-) -> None:
+async def test_a_clock_set_back_repeats_no_tick(store: SqlStore, function: Function) -> None:
     one = await a_stored_schedule(store, function, every_seconds=None, cron="* * * * *")
     schedules = schedules_of(store)
     first = one.next_tick_ms or 0
@@ -271,9 +253,7 @@ async def test_after_the_clock_was_set_back_a_tick_that_was_run_is_not_run_again
     assert len(await ids_of_work(store, function)) == 12
 
 
-async def test_a_run_that_a_caller_asks_for_leaves_the_next_tick(
-    store: SqlStore, function: Function
-) -> None:
+async def test_a_requested_run_leaves_the_tick(store: SqlStore, function: Function) -> None:
     one = await a_stored_schedule(store, function)
     schedules = schedules_of(store)
     await schedules.run_now(one, work_for(function), NOW + MINUTE)
@@ -286,9 +266,7 @@ async def test_a_run_that_a_caller_asks_for_leaves_the_next_tick(
 
 
 @promise("W19")
-async def test_the_newest_runs_are_kept_and_those_that_are_not_over(
-    store: SqlStore, function: Function
-) -> None:
+async def test_open_and_newest_runs_are_kept(store: SqlStore, function: Function) -> None:
     one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
     for number in range(2, RUNS_KEPT + 12):
@@ -301,9 +279,7 @@ async def test_the_newest_runs_are_kept_and_those_that_are_not_over(
 
 
 @promise("W19")
-async def test_nothing_is_left_of_a_schedule_or_of_a_functions_schedules(
-    store: SqlStore, function: Function
-) -> None:
+async def test_deleted_schedules_leave_nothing(store: SqlStore, function: Function) -> None:
     schedules = schedules_of(store)
     one = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED

@@ -155,9 +155,7 @@ def of_node(function: Function, node_id: str, status: Status = Status.RUNNING) -
 # Conflicts -----------------------------------------------------------------------------------
 
 
-async def test_a_change_of_what_another_server_changed_meanwhile_is_refused(
-    servers: tuple[Server, Server],
-) -> None:
+async def test_a_change_over_another_server_s_is_refused(servers: tuple[Server, Server]) -> None:
     one, two = servers
     function = await a_stored_function(one.store)
     saved = await one.store.save(replace(function, description="one"))
@@ -220,9 +218,7 @@ async def test_each_server_sees_what_the_other_one_changes(
         two.catalog.by_id("default", other.id)
 
 
-async def test_what_a_server_changed_itself_is_not_brought_again(
-    servers: tuple[Server, Server],
-) -> None:
+async def test_a_server_s_changes_are_not_brought_again(servers: tuple[Server, Server]) -> None:
     one, _ = servers
     function = a_function(name="mine")
     entry = Entry(function, a_version(function), FunctionCounters())
@@ -243,9 +239,7 @@ async def test_what_a_server_changed_itself_is_not_brought_again(
 
 
 @promise("N21")
-async def test_every_kind_of_shared_state_is_among_the_changes(
-    servers: tuple[Server, Server],
-) -> None:
+async def test_every_shared_state_is_among_the_changes(servers: tuple[Server, Server]) -> None:
     one, two = servers
     database = one.store.database
     function = await a_stored_function(one.store)
@@ -437,9 +431,7 @@ async def test_a_reader_beside_many_writers_misses_nothing(
     assert len(set(seen)) == 160
 
 
-async def test_a_change_that_fails_leaves_no_trace_among_the_changes(
-    servers: tuple[Server, Server],
-) -> None:
+async def test_a_failed_change_leaves_no_trace(servers: tuple[Server, Server]) -> None:
     one, two = servers
     function = await a_stored_function(one.store)
     await one.store.save(function)
@@ -713,9 +705,7 @@ async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_
     await one.aclose()
 
 
-async def test_a_server_that_was_renamed_ends_what_it_left_under_its_old_name(
-    tmp_path: Path,
-) -> None:
+async def test_a_renamed_server_ends_what_it_left_under_its_old_name(tmp_path: Path) -> None:
     """A container gets another host name with every start; its data directory is its own."""
     async with open_sqlite(tmp_path, node_id="old") as store:
         function = await a_stored_function(store)
@@ -748,9 +738,7 @@ def dies(path: Path, kind: str) -> None:
 
 
 @promise("D28")
-async def test_the_crash_of_one_server_does_not_stop_the_other(
-    open_shared: SharedStoreOpener, tmp_path: Path
-) -> None:
+async def test_one_crash_stops_no_other(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     async with started(open_shared, tmp_path, "one") as one:
         function = await a_stored_function(one.store)
         ours = of_node(function, "one")
@@ -775,9 +763,7 @@ async def test_the_crash_of_one_server_does_not_stop_the_other(
             assert await two.journal.get(function.id, ours.invocation_id) == done(ours)
 
 
-async def test_a_spool_belongs_to_one_server(
-    open_shared: SharedStoreOpener, tmp_path: Path
-) -> None:
+async def test_a_spool_belongs_to_a_server(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     async with started(open_shared, tmp_path, "one"):
         async with open_shared(tmp_path / "shared", "two") as store:
             with pytest.raises(StoreBroken, match="Another quiltfn"):

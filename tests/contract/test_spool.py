@@ -36,9 +36,7 @@ CALLS = st.lists(
 
 
 @given(CALLS, st.data())
-def test_any_cut_of_a_segment_gives_the_records_before_it(
-    calls: list[Invocation], data: st.DataObject
-) -> None:
+def test_any_cut_gives_the_records_before(calls: list[Invocation], data: st.DataObject) -> None:
     lines = [to_line(call) for call in calls]
     whole = b"".join(lines)
     cut = data.draw(st.integers(0, len(whole)))
@@ -49,9 +47,7 @@ def test_any_cut_of_a_segment_gives_the_records_before_it(
 
 
 @given(CALLS.filter(len), st.data())
-def test_damage_before_the_last_record_is_never_taken_for_its_end(
-    calls: list[Invocation], data: st.DataObject
-) -> None:
+def test_damage_before_the_end_is_no_cut(calls: list[Invocation], data: st.DataObject) -> None:
     content = bytearray(b"".join(to_line(call) for call in calls))
     position = (
         data.draw(st.integers(0, len(content) - len(to_line(calls[-1])) - 1), label="where")
@@ -64,9 +60,7 @@ def test_damage_before_the_last_record_is_never_taken_for_its_end(
 
 
 @given(CALLS)
-def test_the_order_of_segments_does_not_matter_to_the_end_of_a_call(
-    calls: list[Invocation],
-) -> None:
+def test_segment_order_does_not_matter_to_the_end_of_a_call(calls: list[Invocation]) -> None:
     forth, back = latest(calls), latest(reversed(calls))
     assert forth.keys() == back.keys()
     for key, record in forth.items():

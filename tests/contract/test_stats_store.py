@@ -224,9 +224,7 @@ async def test_damaged_statistics_keep_no_record_from_being_stored(
         assert (await of_all_time(stats, function)).count == 0
 
 
-async def test_a_wall_clock_that_is_far_behind_removes_no_statistics(
-    store: SqlStore, function: Function
-) -> None:
+async def test_a_late_wall_clock_removes_no_statistics(store: SqlStore, function: Function) -> None:
     class Behind(ManualClock):
         def unix(self) -> float:
             return self.time - 500 * DAY_S
@@ -342,9 +340,7 @@ async def test_rows_are_folded_by_their_age_and_removed_at_last(
 
 
 @promise("D36")
-async def test_folding_loses_nothing_whenever_it_happens(
-    stats: SqlStats, clock: ManualClock
-) -> None:
+async def test_folding_loses_nothing_at_any_time(stats: SqlStats, clock: ManualClock) -> None:
     pick = random.Random(7)
     count = 0
     for _ in range(12):
@@ -410,9 +406,7 @@ async def test_a_tenant_over_its_bound_keeps_its_sums_and_loses_detail(
     assert any(not key.function_id for key in await stats.usage("default", WHOLE, HOUR_S))
 
 
-async def test_at_last_the_oldest_sums_go(
-    store: SqlStore, clock: ManualClock, tmp_path: Path
-) -> None:
+async def test_finally_old_sums_go(store: SqlStore, clock: ManualClock, tmp_path: Path) -> None:
     stats = SqlStats(store.database, clock, StorageLimit(all=10 * 250))
     await fill(stats, [ENDED - HOUR_S * n for n in range(100)])
     await prune_all(stats)

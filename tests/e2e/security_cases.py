@@ -186,7 +186,7 @@ CASES = (
         tests=(
             f"{HANDLERS}::test_no_descriptor_of_ours_is_a_handlers",
             f"{FENCE}::test_descriptors",
-            "tests/spec/test_hostile_directory.py::test_from_a_directory_of_the_sandbox_nothing_of_the_host_is_reached",
+            "tests/spec/test_hostile_directory.py::test_sandbox_directories_reach_no_host",
         ),
         figure="1,020 runs, 0 descriptors of the host; scripts/test: 90",
         controls=("tests/spec/test_hostile_directory.py::test_the_probe_finds_an_open_descriptor",),
@@ -288,7 +288,7 @@ CASES = (
         id="B24",
         tries="brings images with links, members that climb out, hard links, devices, setuid files, whiteouts, bombs",
         tests=(
-            f"{IMAGES}::test_what_is_hostile_is_refused_with_its_reason_and_leaves_nothing",
+            f"{IMAGES}::test_the_hostile_is_refused_and_leaves_nothing",
             f"{IMAGES}::test_a_bomb_is_given_up_at_its_bound_whatever_it_says",
             f"{ENDS}::test_hostile_images_are_refused_by_a_running_server",
             f"{ROOTS}::test_a_hostile_root_is_refused_with_its_reason_and_leaves_nothing",
@@ -338,9 +338,7 @@ CASES = (
             f"{WARM}::test_nothing_of_a_call_is_left_for_the_next",
         ),
         figure="0 lines differ in 100 pairs of a shell and 3 of Python; scripts/test: 10 and 3",
-        controls=(
-            f"{WARM}::test_negative_control_what_lives_in_the_interpreter_survives_where_it_may",
-        ),
+        controls=(f"{WARM}::test_negative_control_what_is_in_the_interpreter_survives",),
     ),
     Case(
         id="C2",
@@ -401,7 +399,7 @@ CASES = (
         tests=(
             f"{REUSE}::test_a_call_runs_one_version_whole",
             f"{WARM}::test_the_version_that_ran_is_the_recorded_one",
-            "tests/e2e/test_races.py::test_calls_that_race_a_change_run_or_are_refused_by_name",
+            "tests/e2e/test_races.py::test_calls_racing_a_change_run_or_are_refused_by_name",
         ),
         figure="245 calls across 20 updates and a rollback, 0 mixed up; scripts/test: 8 updates",
     ),

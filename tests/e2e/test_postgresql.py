@@ -382,9 +382,7 @@ def test_a_second_server_is_refused_the_database(
 
 
 @promise("F38")
-def test_a_sandbox_reaches_neither_the_socket_nor_the_port(
-    shared: Server, cluster: Cluster
-) -> None:
+def test_sandboxes_reach_no_socket_and_no_port(shared: Server, cluster: Cluster) -> None:
     doors = json.dumps(
         [
             ["unix", f"{cluster.sockets}/.s.PGSQL.{cluster.port}"],
@@ -401,9 +399,7 @@ def test_a_sandbox_reaches_neither_the_socket_nor_the_port(
     assert found == {"unix": "FileNotFoundError", "tcp": "ConnectionRefusedError"}
 
 
-def test_keys_are_made_in_postgresql_beside_a_server_and_without_one(
-    server: Server, url: str, password: Path
-) -> None:
+def test_keys_with_and_without_a_server(server: Server, url: str, password: Path) -> None:
     where = ("--store", url, "--store-password-file", str(password))
     made = quiltfn("keys", "create", *where, cwd="/", own_process=True)
     assert made.code == 0, made.stderr

@@ -121,9 +121,7 @@ def test_logs_are_seen_from_info_on(shared: Server, source: str, logs: str, line
     ],
 )
 @KEEP
-def test_what_is_returned_is_the_output(
-    shared: Server, body: str, stdout: str, cleanup: bool
-) -> None:
+def test_returned_is_the_output(shared: Server, body: str, stdout: str, cleanup: bool) -> None:
     source = f"def handler(event, context):\n    {body}\n"
     record = python(shared, source, cleanup_on_exit=cleanup).invoke()
     assert (record["status"], record["stdout"], record["stderr"]) == ("success", stdout, "")
@@ -259,9 +257,7 @@ GROUP = """import asyncio
     ],
 )
 @KEEP
-def test_the_reason_of_a_failure_is_what_ended_the_handler(
-    shared: Server, body: str, reason: str, cleanup: bool
-) -> None:
+def test_the_reason_is_what_ended(shared: Server, body: str, reason: str, cleanup: bool) -> None:
     source = f"def handler(event):\n    {body}\n"
     record = python(shared, source, cleanup_on_exit=cleanup).invoke()
     assert record["error_message"] == reason, record["stderr"]

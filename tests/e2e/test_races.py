@@ -52,9 +52,7 @@ async def client(shared: Server) -> AsyncIterator[Client]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_calls_that_race_a_change_run_or_are_refused_by_name(
-    shared: Server, kind: str
-) -> None:
+async def test_calls_racing_a_change_run_or_are_refused_by_name(shared: Server, kind: str) -> None:
     told = await play(shared, kind, ROUNDS, seed=1)
     print(f"{kind}: {told}")
     assert told.rounds == ROUNDS

@@ -177,9 +177,7 @@ for act in (lambda: open("/proc/meminfo", "r+"), lambda: os.unlink("/proc/meminf
 
 
 @promise("R40")
-def test_programs_that_know_no_control_groups_see_the_memory_of_the_sandbox(
-    shared: Server,
-) -> None:
+def test_programs_without_control_groups_see_the_sandbox_memory(shared: Server) -> None:
     """Prewarmed sandboxes have it before their limit is known, so several limits are tried."""
     for mib in (256, 300, 512):
         record = shared.run(f"exec python3 - <<'END'\n{SEEN}\nEND", memory_limit_mb=mib)

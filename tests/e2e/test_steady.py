@@ -102,9 +102,7 @@ async def steady(server: Server, **fields: int) -> Counter[str]:
     return cold
 
 
-async def test_no_call_fails_or_is_cold_while_its_function_changes(
-    another: Callable[..., Server],
-) -> None:
+async def test_no_call_fails_or_is_cold_during_changes(another: Callable[..., Server]) -> None:
     """More instances than such a load needs: none is started for a call that meets another."""
     server = another(options="--prewarmed 0").start()
     assert await steady(server, min_instances=3, max_instances=10) == {}

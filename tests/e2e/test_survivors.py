@@ -237,9 +237,7 @@ def handler(event):
 
 @promise("F30")
 @pytest.mark.parametrize("tier", TIERS)
-def test_no_call_fails_because_the_one_before_signalled_its_runner(
-    shared: Server, tier: str
-) -> None:
+def test_no_call_fails_after_one_that_signalled_its_runner(shared: Server, tier: str) -> None:
     function = deploy(shared, "python", tier, SEND, max_instances=1)
     for number in (2, 9, 15, 3):
         for wait in (0, 60, 110, 160):

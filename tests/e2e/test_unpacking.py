@@ -70,9 +70,7 @@ def test_the_server_answers_while_an_archive_is_unpacked(server: Server, flood: 
     assert half_made(server) == []
 
 
-def test_an_unpacker_that_is_killed_leaves_nothing_and_is_an_error(
-    server: Server, flood: bytes
-) -> None:
+def test_a_killed_unpacker_leaves_nothing_and_is_an_error(server: Server, flood: bytes) -> None:
     with unpacking(server, flood) as (pid, response):
         os.kill(pid, signal.SIGKILL)
         answer = response.result(scaled(20))
@@ -84,9 +82,7 @@ def test_an_unpacker_that_is_killed_leaves_nothing_and_is_an_error(
 
 
 @pytest.mark.parametrize("end", [Server.kill_server, Server.kill_launcher, Server.terminate])
-def test_no_unpacker_outlives_the_server(
-    server: Server, flood: bytes, end: Callable[[Server], None]
-) -> None:
+def test_unpackers_end_first(server: Server, flood: bytes, end: Callable[[Server], None]) -> None:
     with unpacking(server, flood) as (pid, response):
         end(server)
         server.wait(60)

@@ -43,9 +43,7 @@ def started_in_s(server: Server) -> float:
     return time.monotonic() - began
 
 
-def test_twenty_thousand_that_wait_outlive_a_kill_and_start_as_quickly_as_none(
-    another: Callable[..., Server],
-) -> None:
+def test_twenty_thousand_queued_outlive_a_kill(another: Callable[..., Server]) -> None:
     server = another("--prewarmed 0").start()
     function = server.deploy('printf %s "$QUILT_PAYLOAD"')
 

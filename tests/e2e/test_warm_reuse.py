@@ -95,9 +95,7 @@ def test_nothing_of_a_call_is_left_for_the_next(shared: Server) -> None:
         assert answer(record) == fresh
 
 
-def test_negative_control_what_lives_in_the_interpreter_survives_where_it_may(
-    shared: Server,
-) -> None:
+def test_negative_control_what_is_in_the_interpreter_survives(shared: Server) -> None:
     function = python(shared, LOOK, cleanup_on_exit=False)
     fresh = answer(function.invoke())
     function.invoke("spoil")

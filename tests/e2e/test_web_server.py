@@ -379,9 +379,7 @@ def test_a_deadline_ends_the_call_and_its_instance(shared: Server) -> None:
     ("code", "exit_code", "message"),
     [(3, 3, "the handler exited with code 3"), (0, 1, "the server ended with status 0")],
 )
-def test_an_end_during_a_call_is_told(
-    shared: Server, code: int, exit_code: int, message: str
-) -> None:
+def test_an_end_in_a_call_is_told(shared: Server, code: int, exit_code: int, message: str) -> None:
     function = web(shared)
     path = at_url(shared, function)
     assert ask(shared, "POST", f"{path}/exit?{code}").status_code == 502

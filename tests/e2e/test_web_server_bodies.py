@@ -241,9 +241,7 @@ def test_an_early_answer_arrives(shared: Server) -> None:
 
 
 @promise("R37")
-def test_a_client_that_goes_away_or_stalls_ends_its_call_alone(
-    another: Callable[..., Server],
-) -> None:
+def test_a_client_leaving_or_stalling_ends_its_call_alone(another: Callable[..., Server]) -> None:
     server = another("--body-timeout-s 2 --server-body-max-bytes 1048576").start()
     function = receiver(server)
     path = at_url(server, function)

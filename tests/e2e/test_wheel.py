@@ -141,9 +141,7 @@ def built_in(wheel: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist() if name.startswith(built)}
 
 
-def test_an_installed_wheel_serves(
-    command: Path, away: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_wheel_serves(command: Path, away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(command, "--version", cwd=away).startswith("quiltfn ")
     assert '"can_start": true' in run(command, "doctor", "--output", "json", cwd=away)
     # The unit is in the wheel, and starts this program.

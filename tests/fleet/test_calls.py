@@ -65,9 +65,7 @@ def is_active(node: Server, function: Function) -> bool:
     return bool(node.call("GET", function.path).json().get("state") == "active")
 
 
-def test_a_version_that_one_node_takes_back_gets_no_more_calls_at_others(
-    shared: list[Server],
-) -> None:
+def test_a_version_taken_back_at_one_node_gets_no_more_calls(shared: list[Server]) -> None:
     one, two, three = shared
     function = one.deploy("echo one", max_instances=3)
     assert one.call("PUT", function.path, {"handler": "exit 1"}).status_code == 200
@@ -124,9 +122,7 @@ def test_what_a_handler_writes_is_seen_at_another_node_as_it_comes(shared: list[
 
 
 @promise("N18", "N75")
-def test_a_running_call_is_followed_and_cancelled_from_any_node(
-    shared: list[Server], shared_fleet: Fleet
-) -> None:
+def test_a_running_call_is_seen_from_any_node(shared: list[Server], shared_fleet: Fleet) -> None:
     nodes = Nodes(shared, "echo begun; sleep ${QUILT_PAYLOAD:-0}")
     called = nodes.two.later(nodes.at(nodes.two).invoke, "30")
     [one] = until(lambda: running(nodes.three, nodes.function))
@@ -163,9 +159,7 @@ def running(node: Server, function: Function) -> list[str]:
 
 
 @promise("N17")
-def test_a_call_whose_node_is_killed_is_told_at_once_and_is_not_run_again(
-    shared: list[Server],
-) -> None:
+def test_a_call_of_a_killed_node_fails_at_once_and_is_not_repeated(shared: list[Server]) -> None:
     nodes = Nodes(shared, "sleep ${QUILT_PAYLOAD:-0}")
     path = f"{nodes.two.url}{nodes.function.path}/invoke"
     called = nodes.two.later(nodes.two.http.post, path, json={"payload": "30"})

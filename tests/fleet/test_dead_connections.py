@@ -62,9 +62,7 @@ def presence(asked: Server, name: str) -> str:
     return next(str(one["presence"]) for one in found if one["name"] == name)
 
 
-def test_a_node_starts_again_and_at_another_machine_once_it_was_taken_over(
-    fleet: Fleet, cluster: Cluster
-) -> None:
+def test_a_node_starts_elsewhere_after_its_take_over(fleet: Fleet, cluster: Cluster) -> None:
     with proxy_of(fleet, "two", keeps_dead=True):
         two = fleet.node("two", TIMES).start()
         for _ in range(2):

@@ -31,9 +31,7 @@ def examined(path: Path, *options: str, **how: Any) -> tuple[int, dict[str, Any]
     return done.code, {one["name"]: one for one in json.loads(done.stdout)["findings"]}
 
 
-def test_the_doctor_examines_a_node_and_its_fleet(
-    fleet: Fleet, cluster: Cluster, tmp_path: Path
-) -> None:
+def test_the_doctor_examines_node_and_fleet(fleet: Fleet, cluster: Cluster, tmp_path: Path) -> None:
     one, two = fleet.node("one"), fleet.node("two").start()
     file = tmp_path / "one.toml"
     code, found = examined(file)

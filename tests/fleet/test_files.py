@@ -137,9 +137,7 @@ def test_a_fleet_is_made_once_and_leaves_no_file_where_it_cannot(fleet: Fleet) -
     assert not path.exists()
 
 
-def test_on_a_terminal_it_asks_and_does_not_show_the_password(
-    database: str, tmp_path: Path
-) -> None:
+def test_on_a_terminal_it_asks_and_hides_the_password(database: str, tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     path = tmp_path / "asked.toml"
     command = ["setsid", "--ctty", "--wait", str(QUILTFN), "fleet", "init", "--fleet", str(path)]

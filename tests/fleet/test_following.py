@@ -42,9 +42,7 @@ def on(node: Server, function: Function) -> Function:
 
 
 @promise("N20")
-def test_what_is_done_on_one_node_is_so_on_the_other_within_a_second(
-    nodes: tuple[Server, Server],
-) -> None:
+def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, Server]) -> None:
     one, two = nodes
     function = one.deploy("echo 1", name="shared")
     there = on(two, function)
@@ -145,9 +143,7 @@ def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Serve
 
 
 @promise("N23")
-def test_accepted_work_of_a_node_that_is_stopped_runs_on_the_other(
-    nodes: tuple[Server, Server],
-) -> None:
+def test_accepted_work_of_a_stopped_node_runs_elsewhere(nodes: tuple[Server, Server]) -> None:
     one, two = nodes
     function = two.deploy("echo work", max_instances=4)
     there = on(one, function)

@@ -77,9 +77,7 @@ def test_calls_at_two_nodes_have_one_instance_at_a_time(nodes: tuple[Server, Ser
     time.sleep(full_wait(1))  # until each has heard of it
 
 
-def test_calls_of_two_versions_at_two_nodes_have_one_instance_at_a_time(
-    nodes: tuple[Server, Server],
-) -> None:
+def test_calls_of_two_versions_have_one_instance_at_a_time(nodes: tuple[Server, Server]) -> None:
     one, two = nodes
     function = one.deploy("echo old", max_instances=1)
     there = on(two, function)
@@ -98,9 +96,7 @@ def test_calls_of_two_versions_at_two_nodes_have_one_instance_at_a_time(
 
 
 @promise("N27")
-def test_a_function_is_changed_where_another_node_keeps_its_minimum(
-    nodes: tuple[Server, Server],
-) -> None:
+def test_a_function_changes_where_a_node_keeps_its_minimum(nodes: tuple[Server, Server]) -> None:
     """Every place is taken by what that node keeps ready."""
     one, two = nodes
     function = one.deploy("echo old", min_instances=1, max_instances=1)
@@ -117,9 +113,7 @@ def test_a_function_is_changed_where_another_node_keeps_its_minimum(
     assert most() == 1
 
 
-def test_a_stopped_node_s_instances_are_gone_before_another_starts_its_own(
-    nodes: tuple[Server, Server],
-) -> None:
+def test_a_stopped_node_s_instances_end_before_new_ones_start(nodes: tuple[Server, Server]) -> None:
     """The server of a node stands still: its launcher ends what it has, and nothing of it is there
     again once it goes on.
     """

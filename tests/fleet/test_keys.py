@@ -75,9 +75,7 @@ def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: Cu
 
 
 @promise("N98")
-def test_a_node_that_is_cut_off_runs_nothing_of_a_tenant_that_was_disabled(
-    cut_off: CutOff,
-) -> None:
+def test_a_node_cut_off_runs_nothing_of_a_tenant_that_is_disabled(cut_off: CutOff) -> None:
     key, one, two = cut_off.key("invoke"), cut_off.one, cut_off.two
     assert two.call("PUT", f"{cut_off.function.path}/url", {"auth": "none"}).status_code == 200
 

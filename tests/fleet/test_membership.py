@@ -224,9 +224,7 @@ def test_a_cordoned_node_begins_no_accepted_work_and_serves_calls(fleet: Fleet) 
     until(lambda: record_of(one, function, waiting)["status"] == "success")
 
 
-def test_a_removed_node_ends_and_does_not_come_back(
-    shared_fleet: Fleet, two_nodes: tuple[Server, Server]
-) -> None:
+def test_a_removed_node_stays_out(shared_fleet: Fleet, two_nodes: tuple[Server, Server]) -> None:
     one, two = shared_fleet.node("three").start(), two_nodes[1]
     until(lambda: nodes(two)["three"]["presence"] == "present")
     assert two.call("DELETE", "/api/nodes/nobody").status_code == 404

@@ -45,9 +45,7 @@ def until(true: Callable[[], bool], within_s: float) -> None:
         time.sleep(0.01)
 
 
-def test_a_storm_of_faults_never_exceeds_the_maximum(
-    functions: list[Function], tmp_path: Path
-) -> None:
+def test_a_fault_storm_never_exceeds_the_maximum(functions: list[Function], tmp_path: Path) -> None:
     """Nodes are killed and stopped, and connections ended, at random, for half a minute."""
     dice = random.Random()
     storm = Storm(tmp_path, url_of(tmp_path), functions, MOST)

@@ -169,9 +169,7 @@ def test_a_killed_runtime_leaves_nothing_and_harms_nobody_later(root: Path, isol
 
 
 @promise("F32")
-def test_a_killed_egress_proxy_ends_its_sandbox_and_harms_nobody_later(
-    shared: LauncherProcess,
-) -> None:
+def test_a_killed_egress_proxy_ends_its_sandbox_and_harms_nobody(shared: LauncherProcess) -> None:
     answer = shared.create(network="egress")
     if "egress needs" in answer.get("error", ""):
         pytest.skip(answer["error"])
@@ -185,9 +183,7 @@ def test_a_killed_egress_proxy_ends_its_sandbox_and_harms_nobody_later(
 
 @promise("F32")
 @pytest.mark.parametrize("mode", ["late", "detached"])
-def test_what_a_failed_runtime_has_started_is_ended_before_it_makes_a_sandbox(
-    root: Path, mode: str
-) -> None:
+def test_what_a_failed_runtime_started_ends_before_a_sandbox(root: Path, mode: str) -> None:
     runtime = Runtime(root)
     # Of the mode `detached` none is late, whatever else the machine does.
     job_s = scaled(0.5) if mode == "late" else TIMEOUT_S
@@ -299,9 +295,7 @@ def test_what_a_server_has_forked_ends_with_its_launcher(root: Path, how: str) -
 
 @promise("F34", "F39")
 @pytest.mark.parametrize("by", ["the keeper", "the next start", "doctor"])
-def test_what_a_server_has_forked_is_swept_after_a_kill_of_the_launcher(
-    root: Path, by: str
-) -> None:
+def test_what_a_server_forked_is_swept_after_a_kill_of_the_launcher(root: Path, by: str) -> None:
     with run_launcher(root) as made:
         told = made.do(HIDE)
         keeper = keeper_of(made.launcher)
@@ -374,9 +368,7 @@ def test_two_servers_are_strangers_to_each_other(root: Path) -> None:
 
 
 @promise("F34")
-def test_on_v2_a_server_s_group_ends_with_all_that_it_forked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_on_v2_a_server_s_group_ends_with_all_it_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     unified = next(
         (Path(one) for one in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
          if Path(one, "cgroup.controllers").exists()), None,
@@ -557,9 +549,7 @@ def test_no_other_signal_ends_the_launcher_or_the_server(shared: LauncherProcess
 
 @promise("F33")
 @pytest.mark.parametrize("number", sorted(ENDING))
-def test_these_signals_end_the_launcher_with_its_clean_up(
-    root: Path, number: signal.Signals
-) -> None:
+def test_signals_end_the_launcher_with_its_clean_up(root: Path, number: signal.Signals) -> None:
     with run_launcher(root) as made:
         assert "sandbox" in made.create()
         os.kill(made.launcher, number)

@@ -297,9 +297,7 @@ def test_what_a_shell_reads_when_it_starts_is_there_by_then(shipped: Path, name:
         assert bare_guest.call(own, env_replaces=True).stdout.startswith(value.encode() + b"\n")
 
 
-def test_what_a_call_leaves_running_takes_the_zygote_with_it_and_another_comes(
-    forking: BareGuest,
-) -> None:
+def test_a_call_s_leftovers_take_the_zygote_and_another_comes(forking: BareGuest) -> None:
     shell(forking, "sleep 60 & (setsid sleep 60 &) ; echo $$")
     for _ in range(4):
         before = shells(forking, 2)

@@ -237,9 +237,7 @@ def test_without_a_skeleton_the_same_links_lead_a_mount_out(bench: Bench) -> Non
     apart(work)
 
 
-def test_a_base_image_is_refused_where_no_overlay_can_be_mounted(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_base_image_without_overlays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise OSError(19, "No such device")
 

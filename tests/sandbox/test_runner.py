@@ -89,9 +89,7 @@ def end_of(bare_guest: BareGuest) -> End:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_runner_is_told_of_a_call_and_its_answer_comes_back(
-    bare_guest: BareGuest, keep: bool
-) -> None:
+def test_a_runner_gets_a_call_and_its_answer_comes_back(bare_guest: BareGuest, keep: bool) -> None:
     assert small(bare_guest, ECHO.format(mode="keep"), keep=keep) == Specialised(0, "keep")
     answer = bare_guest.call({"A": "1", "B": "x y"}, b"hello")
     assert words(answer)[1:] == ["add", "hello", "A=1;B=x", "y;"]
@@ -105,9 +103,7 @@ def test_state_that_may_be_kept_is_kept_in_one_process(bare_guest: BareGuest) ->
 
 
 @pytest.mark.parametrize("mode", ["keep", "once"])
-def test_state_that_may_not_be_kept_costs_a_process_each_call(
-    bare_guest: BareGuest, mode: str
-) -> None:
+def test_state_that_must_go_costs_a_process_each_call(bare_guest: BareGuest, mode: str) -> None:
     small(bare_guest, ECHO.format(mode=mode), keep=False)
     assert len({words(bare_guest.call())[0] for _ in range(5)}) == 5
     assert len(bare_guest.processes()) == 2  # the guest and the next runner
@@ -123,9 +119,7 @@ def test_the_next_runner_is_ready_before_the_sandbox_is_clean(bare_guest: BareGu
         assert clean_s - answer.seconds > 0.25, "END did not wait for it"
 
 
-def test_what_a_runner_says_before_it_is_ready_opens_the_first_calls_log(
-    bare_guest: BareGuest,
-) -> None:
+def test_what_a_runner_says_before_it_is_ready_opens_the_log(bare_guest: BareGuest) -> None:
     script = "print('out'); sys.stdout.flush(); print('import', file=sys.stderr, flush=True)\n"
     small(bare_guest, script + ECHO.format(mode="keep"), keep=True)
     assert sorted(bare_guest.call().stderr.split()) == [b"import", b"out", b"told"]
@@ -163,9 +157,7 @@ def test_what_it_wrote_last_may_come_as_it_ends(bare_guest: BareGuest, pages: in
 
 
 @pytest.mark.parametrize("end", ["say('refused it has no handler')", "sys.exit(7)"])
-def test_a_runner_that_cannot_start_tells_what_it_wrote_last(
-    bare_guest: BareGuest, end: str
-) -> None:
+def test_a_runner_that_cannot_start_says_what_it_wrote(bare_guest: BareGuest, end: str) -> None:
     """Also behind more than is kept for the first call."""
     script = "os.write(2, b''.join(b'line %d\\n' % one for one in range(20_000)))\n"
     answer = small(bare_guest, script + end)
@@ -195,9 +187,7 @@ def test_how_a_call_ends(bare_guest: BareGuest, script: str, kind: ExitKind, cod
     assert (end.kind, end.code) == (kind, code)
 
 
-def test_a_runner_that_was_to_stay_and_ended_takes_the_sandbox_with_it(
-    bare_guest: BareGuest,
-) -> None:
+def test_a_runner_that_should_stay_and_ended_ends_the_sandbox(bare_guest: BareGuest) -> None:
     small(bare_guest, "say('ready keep'); hear(); os._exit(4)", keep=True)
     bare_guest.send_call()
     assert end_of(bare_guest).kind is ExitKind.EXITED
@@ -214,9 +204,7 @@ def test_a_runner_that_does_not_answer_runs_into_the_deadline(bare_guest: BareGu
     assert bare_guest.processes() == []
 
 
-def test_a_runner_that_does_not_read_a_large_payload_holds_up_its_own_call_only(
-    bare_guest: BareGuest,
-) -> None:
+def test_a_runner_not_reading_a_payload_holds_up_its_own_call_only(bare_guest: BareGuest) -> None:
     small(bare_guest, "say('ready keep'); time.sleep(60)", keep=True)
     bare_guest.send_call(payload=b"p" * (6 << 20), timeout_ms=300)
     assert end_of(bare_guest).kind is ExitKind.DEADLINE
@@ -291,9 +279,7 @@ time.sleep(60)
 
 @promise("R11")
 @pytest.mark.parametrize("mode", ["keep", "fork"])
-def test_processes_that_lost_their_parent_die_with_the_call(
-    bare_guest: BareGuest, mode: str
-) -> None:
+def test_orphaned_processes_die_with_the_call(bare_guest: BareGuest, mode: str) -> None:
     script = f"""
 say("ready {mode}")
 while True:
@@ -375,9 +361,7 @@ time.sleep(60)
 """
 
 
-def test_a_runner_that_says_more_than_its_answer_serves_no_other_call(
-    bare_guest: BareGuest,
-) -> None:
+def test_a_runner_that_says_more_than_its_answer_is_done(bare_guest: BareGuest) -> None:
     small(bare_guest, AHEAD.replace("WRITE", "control.write(one + ahead)"), keep=True)
     bare_guest.send_call()
     said = bare_guest.next()
@@ -420,9 +404,7 @@ def test_negative_control_without_the_look_it_answers_the_call(tmp_path: Path) -
         assert (said, end.kind) == (b"EVIL", ExitKind.EXITED)
 
 
-def test_a_runner_for_one_call_that_speaks_first_costs_that_call_alone(
-    bare_guest: BareGuest,
-) -> None:
+def test_a_runner_for_one_call_speaking_first_costs_that_alone(bare_guest: BareGuest) -> None:
     ahead = f"say('done 42 exited 0'); {CALLED.format('ahead')}"
     small(bare_guest, f"say('ready once'); {ahead}; time.sleep(60)")
     for _ in range(2):
@@ -481,9 +463,7 @@ def test_a_prepared_interpreter_becomes_what_it_is_told(bare_guest: BareGuest, a
         assert json.loads(bare_guest.call().stdout) == ["/usr", None, "2"]
 
 
-def test_a_prepared_interpreter_that_is_of_no_use_is_replaced(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_a_useless_prepared_interpreter_is_replaced(bare_guest: BareGuest, app: Path) -> None:
     assert prepared(bare_guest, app, WHERE, RESIDENT | FRESH) == Specialised(0, "fork")
     assert json.loads(bare_guest.call().stdout) == ["/usr", None, "2"]
     assert len(bare_guest.processes()) == 2
@@ -530,26 +510,20 @@ def handler(event, context):
 
 
 @promise("R10")
-def test_a_call_in_a_fork_can_neither_see_nor_reach_the_process_it_was_forked_from(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_a_call_in_a_fork_cannot_reach_its_parent(bare_guest: BareGuest, app: Path) -> None:
     assert python(bare_guest, app, HOSTILE) == Specialised(0, "fork")
     for _ in range(3):
         assert bare_guest.call().stdout == b'{"told": [], "secret": 2, "had": 0}'
 
 
-def test_negative_control_without_the_lock_the_process_is_open(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_negative_control_without_lock_it_is_open(bare_guest: BareGuest, app: Path) -> None:
     left_open = RUNNER.read_text().replace("harden(True)", "harden(False)")
     python(bare_guest, app, HOSTILE, source_of_runner=left_open)
     assert b'"mem"' in bare_guest.call().stdout
 
 
 @promise("R10")
-def test_a_call_that_ends_the_process_it_was_forked_from_ends_the_sandbox(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_a_call_that_ends_its_parent_ends_the_sandbox(bare_guest: BareGuest, app: Path) -> None:
     source = "import os, time\ndef handler():\n    os.kill(os.getppid(), 9)\n    time.sleep(5)\n"
     python(bare_guest, app, source)
     bare_guest.send_call()
@@ -578,9 +552,7 @@ TREATMENTS = {
 
 
 @pytest.mark.parametrize("how", TREATMENTS)
-def test_a_call_that_treats_the_process_it_was_forked_from_ends_the_sandbox(
-    bare_guest: BareGuest, app: Path, how: str
-) -> None:
+def test_a_call_that_treats_its_parent(bare_guest: BareGuest, app: Path, how: str) -> None:
     release = tuple(map(int, os.uname().release.split(".")[:2]))
     if how == "turns" and release < (6, 12):
         pytest.skip("this kernel has no turns of a process's own")
@@ -592,9 +564,7 @@ def test_a_call_that_treats_the_process_it_was_forked_from_ends_the_sandbox(
     assert bare_guest.wait() == 0
 
 
-def test_no_call_is_treated_by_what_the_one_before_left_running(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_no_call_is_treated_by_leftovers_of_the_last(bare_guest: BareGuest, app: Path) -> None:
     source = "import os\ndef handler():\n    zygote, was = os.getppid(), os.getpriority(0, 0)\n"
     source += "    if os.fork() == 0:\n        os.setsid()\n        while True:\n"
     source += f"            {TREATMENTS['priority']}\n    return str(was)\n"
@@ -611,9 +581,7 @@ def test_no_call_is_treated_by_what_the_one_before_left_running(
     assert bare_guest.wait() == 0
 
 
-def test_a_call_that_makes_the_pipes_not_block_does_not_harm_the_next(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_non_blocking_pipes_do_not_harm_the_next_call(bare_guest: BareGuest, app: Path) -> None:
     source = (
         "import os\ndef handler(event):\n    for fd in (1, 2): os.set_blocking(fd, False)\n"
         "    return 'x' * 300_000\n"
@@ -623,9 +591,7 @@ def test_a_call_that_makes_the_pipes_not_block_does_not_harm_the_next(
         assert len(bare_guest.call().stdout) == 300_000
 
 
-def test_a_module_that_starts_a_thread_is_not_forked_and_says_so(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_a_module_that_starts_a_thread_is_not_forked(bare_guest: BareGuest, app: Path) -> None:
     source = (
         "import threading, time, os\n"
         "threading.Thread(target=time.sleep, args=(99,), name='ticker', daemon=True).start()\n"
@@ -690,9 +656,7 @@ def test_what_a_handler_returns_is_its_result_and_what_it_prints_is_not(
         assert answer.stderr == b"said\n"
 
 
-def test_a_module_that_is_loaded_for_each_call_has_results_as_well(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_a_module_loaded_for_each_call_has_results(bare_guest: BareGuest, app: Path) -> None:
     source = "import socket\nheld = socket.socket()\ndef handler(): yield from 'abc'\n"
     assert python(bare_guest, app, source).text.startswith("once ")
     assert [bare_guest.call().result for _ in range(2)] == [b"abc", b"abc"]

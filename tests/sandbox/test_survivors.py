@@ -128,11 +128,7 @@ def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("how", ["sibling", "sibling made by a thread"])
-def test_negative_control_what_is_left_reads_and_answers_the_next_call(
-    blind: Path,
-    app: Path,
-    how: str,
-) -> None:
+def test_negative_control_leftovers_answer_the_next_call(blind: Path, app: Path, how: str) -> None:
     trusting = RUNNER.read_text().replace("        reap()\n", "")
     with BareGuest(blind) as bare_guest:
         python(bare_guest, app, watcher(how), source_of_runner=trusting)
@@ -249,9 +245,7 @@ def test_no_two_calls_have_a_stream_in_common(bare_guest: BareGuest, app: Path) 
         inodes |= now
 
 
-def test_negative_control_a_runner_that_stays_keeps_its_streams(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_negative_control_a_staying_runner_has_streams(bare_guest: BareGuest, app: Path) -> None:
     python(bare_guest, app, STREAMS.replace("F_SETSIG, 9", "F_SETSIG, 0"), keep=True)
     bare_guest.call(payload=b"spoil")
     (after,) = json.loads(bare_guest.call(payload=b"look").stdout)
@@ -278,17 +272,13 @@ def handler(event):
 """
 
 
-def test_a_signal_that_a_call_arranges_for_does_not_reach_the_runner(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_an_arranged_signal_does_not_reach_the_runner(bare_guest: BareGuest, app: Path) -> None:
     """But for F_SETSIG, which the fence's filter refuses; a bare guest has none."""
     assert python(bare_guest, app, ARMED).errno == 0
     call_in_turns(bare_guest)
 
 
-def test_negative_control_of_a_runner_that_heeds_it_the_next_call_fails(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_negative_control_a_signalled_runner_fails_next(bare_guest: BareGuest, app: Path) -> None:
     heeding = RUNNER.read_text().replace("_signal.SIG_IGN", "_signal.SIG_DFL")
     python(bare_guest, app, ARMED, source_of_runner=heeding)
     with pytest.raises((EOFError, OSError, AssertionError)):
@@ -400,9 +390,7 @@ def output_and_end(bare_guest: BareGuest) -> tuple[bytes, End]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGCHLD, signal.SIGCONT, signal.SIGIO, signal.SIGURG])
-def test_a_signal_that_the_kernel_sends_too_does_not_reach_the_runner(
-    late: Path, app: Path, mark: Path, number: int
-) -> None:
+def test_kernel_signals_do_not_reach_it(late: Path, app: Path, mark: Path, number: int) -> None:
     heeding = f"import signal\nsignal.signal({int(number)}, lambda *_: 1 / 0)\n"
     with BareGuest(late) as bare_guest:
         python(bare_guest, app, heeding + sender(mark))
@@ -413,9 +401,7 @@ def test_a_signal_that_the_kernel_sends_too_does_not_reach_the_runner(
             assert bare_guest.call(payload=b"look").stdout == b"fine"
 
 
-def test_negative_control_a_guest_that_does_not_look_lets_the_next_call_fail(
-    late_and_blind: Path, app: Path, mark: Path
-) -> None:
+def test_negative_control_a_blind_guest_fails(late_and_blind: Path, app: Path, mark: Path) -> None:
     with BareGuest(late_and_blind) as bare_guest:
         python(bare_guest, app, sender(mark))
         assert (
@@ -466,9 +452,7 @@ def handler(event):
 
 @promise("F30")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGINT])
-def test_a_runner_with_state_that_will_not_hear_is_given_up(
-    late: Path, app: Path, number: int
-) -> None:
+def test_a_runner_with_state_that_is_deaf_is_given_up(late: Path, app: Path, number: int) -> None:
     with BareGuest(late) as bare_guest:
         python(bare_guest, app, KEEPS, keep=True)
         bare_guest.send_call(payload=str(int(number)).encode())
@@ -482,9 +466,7 @@ def test_a_runner_with_state_that_will_not_hear_is_given_up(
 @promise("F30")
 @pytest.mark.parametrize("ignores", [False, True], ids=["heeds SIGIO", "ignores SIGIO"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
-def test_a_runner_of_somebody_elses_that_is_signalled_is_given_up(
-    late: Path, number: int, ignores: bool
-) -> None:
+def test_a_foreign_runner_signalled_is_given_up(late: Path, number: int, ignores: bool) -> None:
     sends = (
         "me, runner = os.getpid(), os.getppid()\n"
         "        if ctypes.CDLL(None).syscall(CLONE, 0x8000 | 17, 0, 0, 0, 0) == 0:\n"
@@ -514,9 +496,7 @@ BLOCKING = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
 @pytest.mark.parametrize(
     "does", ["os._exit(0)", "os.kill(os.getpid(), 19)"], ids=["ends", "stands still"]
 )
-def test_one_that_ignores_sigio_and_does_not_go_on_is_given_up(
-    bare_guest: BareGuest, does: str
-) -> None:
+def test_one_that_ignores_sigio_and_stops_is_given_up(bare_guest: BareGuest, does: str) -> None:
     """By itself, behind its `done`: no process of the call is there to be met."""
     small(
         bare_guest,
@@ -547,9 +527,7 @@ def test_the_status_of_a_runner_that_forks_is_read_only_where_a_signal_may_wait_
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_the_status_of_a_runner_that_keeps_state_is_not_read(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_the_status_of_a_runner_with_state_is_not_read(bare_guest: BareGuest, app: Path) -> None:
     python(bare_guest, app, "def handler(): return 1\n", keep=True)
     bare_guest.call()
     seen = syscalls(bare_guest)
@@ -583,18 +561,14 @@ IN_COMMON = {
 
 @promise("F27")
 @pytest.mark.parametrize("what", IN_COMMON)
-def test_what_forks_would_have_in_common_is_not_forked(
-    bare_guest: BareGuest, app: Path, what: str
-) -> None:
+def test_what_forks_would_share_is_not_forked(bare_guest: BareGuest, app: Path, what: str) -> None:
     source, says = IN_COMMON[what]
     told = python(bare_guest, app, f"import os\n{source}\ndef handler(): return str(os.getpid())\n")
     assert told.text.startswith(f"once the module {says}")
     assert len({bare_guest.call().stdout for _ in range(3)}) == 3
 
 
-def test_negative_control_what_is_closed_again_or_ones_own_is_no_reason(
-    bare_guest: BareGuest, app: Path
-) -> None:
+def test_negative_control_closed_or_own_files_are_fine(bare_guest: BareGuest, app: Path) -> None:
     source = (
         "import mmap, sys\nwith open(sys.executable, 'rb') as file: head = file.read(4)\n"
         "held = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE)\ndef handler(): return head[1:]\n"

@@ -104,9 +104,7 @@ async def test_guessing_has_the_store_asked_so_often_and_no_more(box: SharedKeys
     await asyncio.gather(*flood)
 
 
-async def test_what_is_remembered_of_guesses_is_bounded(
-    box: SharedKeys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_remembered_guesses_are_few(box: SharedKeys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ASKED_MAX", 10)
     for number in range(30):
         with pytest.raises(Unauthorized):

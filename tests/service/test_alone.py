@@ -58,9 +58,7 @@ def test_nothing_of_a_fleet_is_imported_without_the_setting(tmp_path: Path, extr
 
 
 @promise("N15")
-async def test_a_server_alone_asks_for_no_slots(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_alone_it_asks_for_no_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cold, warm, scaled and full: no pool of it is bounded, and nobody computes what it wants."""
 
     def forbidden(*_: object) -> None:
@@ -89,9 +87,7 @@ def of_database(tmp_path: Path) -> Iterator[Path]:
 
 
 @promise("N90")
-async def test_it_hears_of_its_own_change_that_the_store_made_without_saying_so(
-    of_database: Path,
-) -> None:
+async def test_it_hears_of_its_own_change_that_was_stored_silently(of_database: Path) -> None:
     """As where PostgreSQL ends in the middle of a commit and stays away: nobody else tells it."""
     store = on_postgresql(of_database, node_id=FACTS.node_id)
     async with open_harness(of_database, node=(FACTS.node_id, store)) as server:

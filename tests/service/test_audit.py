@@ -122,9 +122,7 @@ async def test_who_is_refused_before_the_work_leaves_an_entry(door: AuditedApp) 
     assert "secret" not in str(found)
 
 
-async def test_a_page_that_is_turned_away_from_an_open_server_leaves_an_entry(
-    door: AuditedApp,
-) -> None:
+async def test_a_page_turned_away_from_an_open_server_is_entered(door: AuditedApp) -> None:
     assert await door.post(CREATE, {"Origin": "https://evil.test"}, BODY) == 403
     assert [(one.credential, one.status) for one in await door.entries()] == [("nobody", 403)]
 

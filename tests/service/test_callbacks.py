@@ -359,9 +359,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def test_the_certificate_must_be_the_named_hosts_though_an_address_is_connected_to(
-    certificate: Path,
-) -> None:
+async def test_the_certificate_must_name_the_host_not_the_address(certificate: Path) -> None:
     serves = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serves.load_cert_chain(certificate)
     names: list[str] = []
@@ -379,9 +377,7 @@ async def test_the_certificate_must_be_the_named_hosts_though_an_address_is_conn
 
 
 @promise("A49")
-async def test_an_address_of_this_machine_is_not_public_whatever_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_address_of_this_machine_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quiltfn.model.callback.is_public", lambda _address: True)
     async with receiver(OUTSIDE) as there:
         url = f"http://hook.example:{there.port}{SECRET_PATH}"
@@ -397,9 +393,7 @@ def test_a_thread_is_free_before_its_callback_is_given_up() -> None:
     assert int(told["timeout"]) * int(told["attempts"]) * 3 < TIMEOUT_S
 
 
-async def test_names_that_nobody_answers_for_hold_up_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_unanswered_names_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     is_over = threading.Event()
 
     def silent(*_arguments: object, **_named: object) -> list[object]:

@@ -89,9 +89,7 @@ async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> 
 
 @promise("U17")
 @pytest.mark.parametrize(("status", "is_back"), [(500, True), (404, False)])
-async def test_a_version_that_answers_5xx_is_taken_back(
-    web: Web, status: int, is_back: bool
-) -> None:
+async def test_a_version_answering_5xx_is_taken_back(web: Web, status: int, is_back: bool) -> None:
     path = await with_canary(web, "cat")
     await put(web, path, "next", version=2)
     assert (await web("PUT", f"{path}/url", json={"auth": "none"})).status_code == 200
@@ -150,9 +148,7 @@ async def test_calls_know_nothing_of_it_where_no_alias_has_a_rule(web: Web) -> N
     assert len(web.harness.invoker.on_closed) == before
 
 
-async def test_it_stays_taken_back_after_a_restart_and_goes_on_being_watched(
-    tmp_path: Path,
-) -> None:
+async def test_it_stays_taken_back_after_a_restart_and_watched(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         path = await with_canary(web)
@@ -167,9 +163,7 @@ async def test_it_stays_taken_back_after_a_restart_and_goes_on_being_watched(
         assert other["rolled_back"] == "version 2: 66 of 66 attempts failed, where 90 % may"
 
 
-async def test_a_store_that_is_away_is_asked_again(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_absent_store_is_asked_again(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     path = await with_canary(web)
     store, asked = web.harness.services.aliases._store, []
     save = store.save
@@ -209,9 +203,7 @@ async def test_an_alias_that_was_changed_meanwhile_is_left_alone(web: Web) -> No
         ({"version": 1, "also": HALF, "rollback_on": RULE | {"on": 1}}, "on"),
     ],
 )
-async def test_a_wrong_rule_is_refused_by_its_field(
-    web: Web, body: dict[str, Any], field: str
-) -> None:
+async def test_wrong_rules_are_refused_by_field(web: Web, body: dict[str, Any], field: str) -> None:
     path = await with_canary(web)
     before = await alias_of(web, path)
     answer = await web("PUT", f"{path}/aliases/live", json=body)

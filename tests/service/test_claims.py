@@ -78,9 +78,7 @@ async def test_what_was_put_back_before_the_store_failed_is_not_held_as_well(
     assert (held, await taken.waiting()) == (ids[2:], ids[:2])
 
 
-async def test_a_claim_that_failed_leaves_what_was_known_to_wait(
-    taken: Taken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_claim_leaves_work(taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = await taken.accept(1)
     taken.backlog.waits_until(NOW_MS)
     fail_once(taken, monkeypatch, "claim")
@@ -92,9 +90,7 @@ async def test_a_claim_that_failed_leaves_what_was_known_to_wait(
     assert taken.backlog.next_due_ms is None
 
 
-async def test_what_arrives_while_work_is_claimed_is_remembered(
-    taken: Taken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_arrivals_during_a_claim_count(taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
     await taken.accept(1)
     taken.backlog.waits_until(NOW_MS)
     real = taken.queue.claim
@@ -109,9 +105,7 @@ async def test_what_arrives_while_work_is_claimed_is_remembered(
     assert taken.backlog.next_due_ms == NOW_MS + 5
 
 
-async def test_what_is_put_back_is_not_looked_at_before_the_time_that_is_asked(
-    taken: Taken,
-) -> None:
+async def test_what_is_put_back_is_not_looked_at_before_that_time(taken: Taken) -> None:
     await taken.accept(1)
     await taken.claim()
     works = taken.claims.take_all(taken.backlog)
@@ -150,9 +144,7 @@ async def test_work_is_claimed_ahead_before_the_last_is_used_up_and_never_where_
     assert claims.slice_size(backlog, 3) == 3 if is_strict else claims.slice_size(backlog, 3) > 3
 
 
-async def test_with_a_strict_journal_what_is_claimed_counts_as_begun(
-    taken: Taken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_strict_claims_count_as_begun(taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     real = taken.queue.claim
 

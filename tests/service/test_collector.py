@@ -126,9 +126,7 @@ async def python_calls_of_the_api(harness: Harness, connection: Connection, name
     return await fewest_python_calls(API, lambda: connection.call(path), CALLS)
 
 
-async def test_a_warm_call_takes_few_python_calls_of_the_api(
-    harness: Harness, connection: Connection
-) -> None:
+async def test_a_warm_call_takes_few_python_calls(harness: Harness, connection: Connection) -> None:
     assert await python_calls_of_the_api(harness, connection) <= API_CALLS_MAX
 
 

@@ -234,9 +234,7 @@ async def test_a_canary_that_fails_takes_its_version_from_every_call(web: Web) -
     assert (await aliases_of(web, path))["live"]["default"] is True
 
 
-async def test_what_cannot_be_stored_moves_no_alias(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unstored_changes_move_no_alias(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     path = await two_versions(web)
     await put(web, path, version=1, also=SPLIT, default=True)
     before = await aliases_of(web, path)
@@ -281,9 +279,7 @@ async def test_the_default_alias_survives_a_restart(tmp_path: Path) -> None:
         ({"version": 1, "also": 2, "is_default": True}, {"version": 1}),
     ],
 )
-def test_what_a_rollback_from_3_to_1_makes_of_an_alias(
-    alias: dict[str, Any], after: dict[str, Any] | None
-) -> None:
+def test_a_rollback_and_its_alias(alias: dict[str, Any], after: dict[str, Any] | None) -> None:
     also = alias.pop("also", None)
     before = Alias(name="a", also=also and Share(version=also, weight=0.1), **alias)
     found = before.after_rollback(3, 1)

@@ -243,9 +243,7 @@ def test_a_result_is_sent_whole_or_not_at_all_and_a_failure_in_any_case(
     assert data["is_truncated"] is any(cut or ())
 
 
-def test_output_that_is_no_text_is_read_in_pieces_and_no_further_than_to_the_limit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_binary_output_is_read_in_pieces_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other threads run between two pieces."""
     read: list[int] = []
     decoder = codecs.getincrementaldecoder("utf-8")
@@ -267,9 +265,7 @@ def test_output_that_is_no_text_is_read_in_pieces_and_no_further_than_to_the_lim
 
 
 @promise("A82")
-async def test_a_result_that_is_too_large_is_listed_as_failed_and_sent_to_nobody(
-    world: World,
-) -> None:
+async def test_a_result_that_is_too_large_is_failed_and_sent_to_nobody(world: World) -> None:
     function = await world.function("f", TO_URL)
     async with world.running():
         delivery_id = await world.end_call(function, stdout_dropped=1)
@@ -661,9 +657,7 @@ async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world
     assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [delivery_id] * 2
 
 
-async def test_what_ends_while_the_store_is_asked_is_sent(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_ends_during_a_look_are_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store was asked what is due next just before another end was committed."""
     function = await world.function("f", TO_URL)
     asked, late = world.kept.next_due, list[str]()
@@ -701,9 +695,7 @@ async def test_what_became_of_a_try_is_noted_however_often_the_store_fails(
     assert (one.attempts, len(world.sender.posts)) == (1, 1)
 
 
-async def test_what_is_due_is_remembered_where_the_store_does_not_give_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_due_work_outlives_failures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     function = await world.function("f", TO_URL)
     claim, failures = world.kept.claim, [StoreUnavailable(), StoreUnavailable()]
 

@@ -123,9 +123,7 @@ async def test_however_much_is_due_later_one_time_is_remembered(server: Harness)
     assert server.dispatcher._backlogs == {}
 
 
-async def test_what_came_to_be_due_ever_earlier_and_was_cancelled_is_not_remembered(
-    server: Harness,
-) -> None:
+async def test_what_came_due_ever_earlier_and_was_cancelled_is_gone(server: Harness) -> None:
     """Whoever may call can do this all day, with work that is due in a year."""
     entry = await server.active()
     for number in range(2 * DUE_SPARE):
@@ -138,9 +136,7 @@ async def test_what_came_to_be_due_ever_earlier_and_was_cancelled_is_not_remembe
     assert (await final(server, entry, one)).status is Status.SUCCESS
 
 
-def test_work_arrives_while_other_work_is_due_at_once_on_the_loop_that_the_server_has(
-    tmp_path: Path,
-) -> None:
+def test_work_arrives_while_other_work_is_due_on_the_server_s_loop(tmp_path: Path) -> None:
     async def check() -> None:
         async with open_harness(tmp_path) as server:
             now_ms = round(server.clock.time * 1000)
@@ -190,9 +186,7 @@ async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
     assert of_dispatcher.under_way == of_dispatcher._held_bytes == 0
 
 
-async def test_a_failed_attempt_is_made_again_after_the_wait_and_then_given_up(
-    server: Harness,
-) -> None:
+async def test_a_failed_attempt_is_repeated_after_the_wait_and_given_up(server: Harness) -> None:
     entry = await server.active("exit 3")
     policy = AsyncPolicy(max_attempts=3, backoff=EXACT)
     await server.work.policies.set_policy(entry.function.id, policy)
@@ -276,9 +270,7 @@ async def test_a_caller_who_waits_is_served_before_accepted_work(server: Harness
 
 
 @promise("W11")
-async def test_callers_who_fill_a_function_do_not_keep_its_work_from_running_for_ever(
-    server: Harness,
-) -> None:
+async def test_callers_who_fill_a_function_leave_turns_to_its_work(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     callers = [await server.running(entry) for _ in range(2)]
     (one, two) = await accept(server, entry, 2)
@@ -331,9 +323,7 @@ async def test_each_function_that_needs_a_new_instance_gets_its_turn(server: Har
     await until(lambda: (busy(server, one), busy(server, two)) == (2, 2))
 
 
-async def test_work_does_not_wait_for_the_memory_that_was_just_given_to_other_work(
-    tmp_path: Path,
-) -> None:
+async def test_work_does_not_wait_for_memory_given_to_other_work(tmp_path: Path) -> None:
     """There is room for one more instance: each function could have it, and only one begins."""
     async with open_harness(tmp_path, memory_mib=900) as server:
         one, two = await two_that_need_an_instance(server)
@@ -409,9 +399,7 @@ async def test_a_store_that_is_away_as_it_stops_or_begins_again_loses_nothing(
     assert (await final(server, entry, held)).status is Status.SUCCESS
 
 
-async def test_what_a_stopped_dispatcher_heard_of_keeps_it_from_nothing_later(
-    server: Harness,
-) -> None:
+async def test_what_a_stopped_dispatcher_heard_stops_nothing_later(server: Harness) -> None:
     """Others took what came while it was stopped, and some of that comes back for another try."""
     entry = await server.active(max_instances=1)
     await server.dispatcher.stop()

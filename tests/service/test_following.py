@@ -116,9 +116,7 @@ async def known(harness: Harness, entry: Entry) -> Entry:
 
 
 @promise("N20")
-async def test_every_change_of_a_function_is_seen_on_the_other_node(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_every_function_change_reaches_other_nodes(nodes: tuple[Harness, Harness]) -> None:
     """Its pools serve, change and close there as on the node that was asked."""
     one, two = nodes
     entry = await one.create("echo one")
@@ -158,9 +156,7 @@ async def test_every_change_of_a_function_is_seen_on_the_other_node(
 
 
 @promise("N20")
-async def test_everything_else_that_is_shared_is_seen_on_the_other_node(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_everything_else_shared_reaches_other_nodes(nodes: tuple[Harness, Harness]) -> None:
     one, two = nodes
     entry = await one.active()
     function_id = entry.function.id
@@ -211,9 +207,7 @@ async def test_a_key_that_is_revoked_on_one_node_opens_none(nodes: tuple[Harness
     await seen(lambda: not two.services.access.still_holds(caller))
 
 
-async def test_a_key_that_is_revoked_on_one_node_manages_nothing_on_the_next(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_a_revoked_key_manages_nothing_elsewhere(nodes: tuple[Harness, Harness]) -> None:
     """In the very next request, whatever that node knew."""
     one, two = nodes
     key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.WRITE, None)
@@ -328,9 +322,7 @@ async def test_a_server_that_is_alone_sends_no_notices(shared: Path, alone: bool
 
 
 @promise("N22")
-async def test_an_operation_decides_by_what_the_function_is_now(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_an_operation_uses_the_current_function(nodes: tuple[Harness, Harness]) -> None:
     """Nobody waits between two nodes, as behind a balancer that takes turns."""
     for turn in range(4):
         one, two = nodes if turn % 2 else nodes[::-1]
@@ -386,9 +378,7 @@ def is_gone(harness: Harness) -> bool:
     return state_of(harness) is None
 
 
-async def test_of_two_updates_at_once_one_is_made_or_both_one_after_the_other(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_of_two_updates_one_or_both_are_made(nodes: tuple[Harness, Harness]) -> None:
     one, two = nodes
     entry = await one.active("echo 0")
     await known(two, one.now(entry))
@@ -447,9 +437,7 @@ async def test_a_tenant_that_is_disabled_stays_so_whatever_another_node_makes_of
 
 
 @promise("N22")
-async def test_a_change_that_is_told_late_does_not_undo_a_newer_one(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_a_late_change_does_not_undo_a_newer_one(nodes: tuple[Harness, Harness]) -> None:
     """A node's own change is stored, and another node's next one is there before its answer."""
     one, two = nodes
     entry = await one.active()
@@ -519,9 +507,7 @@ async def begins_to_deploy(shared: Path, other: Harness) -> None:
 
 
 @promise("N22")
-async def test_a_pause_on_one_node_ends_a_deployment_on_another(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_a_pause_ends_another_node_s_deployment(nodes: tuple[Harness, Harness]) -> None:
     one, two = nodes
     entry = await one.create()
     one.sandboxes.may_start.clear()
@@ -533,9 +519,7 @@ async def test_a_pause_on_one_node_ends_a_deployment_on_another(
     await seen(lambda: one.counts(entry) == {})
 
 
-async def test_a_pause_lets_calls_on_the_other_node_end_and_refuses_those_that_wait(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_a_pause_elsewhere_refuses_waiting_calls(nodes: tuple[Harness, Harness]) -> None:
     one, two = nodes
     entry = await one.active("sleep 0.5", max_instances=1)
     await known(two, one.now(entry))
@@ -592,9 +576,7 @@ async def seen_over(harness: Harness, entry: Entry, invocation_id: str) -> None:
 
 
 @promise("N23")
-async def test_no_more_work_of_a_function_runs_at_a_time_than_its_policy_says(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_no_more_work_runs_than_its_policy_says(nodes: tuple[Harness, Harness]) -> None:
     one, two = nodes
     entry = await one.active("sleep 0.05", max_instances=5)
     await one.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
@@ -701,9 +683,7 @@ async def test_each_tick_of_a_schedule_is_made_once(shared: Path) -> None:
         assert one.sandboxes.calls + two.sandboxes.calls == ticks
 
 
-async def test_a_tick_that_waits_is_run_once_another_node_has_ended_the_run_before(
-    shared: Path,
-) -> None:
+async def test_a_waiting_tick_runs_once_another_node_ended_the_last(shared: Path) -> None:
     async with node(shared, "a", memory_mib=1) as one, node(shared, "b") as two:
         entry = await two.active("sleep 3")
         await known(one, two.now(entry))
@@ -738,9 +718,7 @@ async def test_a_tick_of_a_function_that_a_node_has_not_heard_of_is_not_missed(
         assert [run.outcome for run in runs.items] == [RunOutcome.ACCEPTED]
 
 
-async def test_a_call_by_an_alias_that_a_node_has_not_heard_of_looks_for_it(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_calls_by_unknown_aliases_look(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "EVERY_S", 600.0)
     async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
         await asyncio.sleep(full_wait(0.3))  # until they have looked for the first time
@@ -849,9 +827,7 @@ async def test_the_counters_of_a_function_are_of_all_nodes(
 
 
 @promise("N32")
-async def test_an_error_that_a_late_completion_corrects_is_counted_nowhere(
-    nodes: tuple[Harness, Harness],
-) -> None:
+async def test_a_corrected_error_is_counted_nowhere(nodes: tuple[Harness, Harness]) -> None:
     """Neither with an invocation that a node has not stored yet, nor while a commit is under way:
     then it is corrected the next time.
     """

@@ -280,9 +280,7 @@ async def test_a_call_runs_where_it_is_placed(nodes: Nodes) -> None:
 
 
 @pytest.mark.parametrize("query", [b"", b"limit=1"])
-async def test_a_target_in_absolute_form_is_sent_on_in_origin_form(
-    nodes: Nodes, query: bytes
-) -> None:
+async def test_an_absolute_target_is_sent_on_in_origin_form(nodes: Nodes, query: bytes) -> None:
     whole = b"/api/instances?" + query if query else b"/api/instances"
     request = Request("GET", "/api/instances", Headers({"host": "127.0.0.1"}), query)
     request.target = b"http://127.0.0.1" + whole
@@ -304,9 +302,7 @@ async def test_a_call_is_sent_on_once(nodes: Nodes) -> None:
     assert len(nodes.network.sent) == 1
 
 
-async def test_a_record_is_looked_for_again_by_whichever_clock_its_id_was_made(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_records_are_looked_for_by_id(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
 
     async def outline(_: str, invocation_id: str) -> None:
@@ -330,9 +326,7 @@ async def test_credentials_and_keys_stay_where_they_were_checked(nodes: Nodes) -
 
 
 @promise("N96")
-async def test_a_call_that_another_node_refuses_for_its_version_goes_there_with_the_newer_one(
-    nodes: Nodes,
-) -> None:
+async def test_a_call_refused_for_its_version_goes_with_the_newer(nodes: Nodes) -> None:
     """That node has heard of an update first. One that has not, and still refuses, is not asked
     again.
     """
@@ -360,9 +354,7 @@ async def test_a_refusal_has_done_nothing_and_the_next_node_is_tried(nodes: Node
 
 
 @promise("N93")
-async def test_a_call_waits_at_a_node_whose_ready_instance_was_taken_meanwhile(
-    nodes: Nodes,
-) -> None:
+async def test_a_call_waits_where_a_ready_instance_was_taken(nodes: Nodes) -> None:
     """And not here, where it would wait for a slot that the other node needs."""
     nodes.placed.ready = ["node-2"]
     nodes.placed_there.refuses, nodes.placed_there.takes_waiting = Refusal.BUSY, True
@@ -422,9 +414,7 @@ async def test_a_key_gives_the_first_answer_again(nodes: Nodes, size: int) -> No
     assert nodes.there.sandboxes.calls == 1
 
 
-async def test_a_call_whose_long_answer_has_no_room_is_not_run_again(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_long_answer_without_room(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.asynccontextmanager
     async def full(size: int, _: str) -> AsyncIterator[None]:
         if size:
@@ -623,9 +613,7 @@ async def test_what_is_asked_of_a_silent_node_is_answered_from_the_store(nodes: 
 
 @pytest.mark.parametrize("on_disconnect", ["", "cancel"])
 @pytest.mark.parametrize("turns", [None, 0, 1, 2, 3])
-async def test_a_request_that_is_given_up_leaves_none_to_another_node(
-    on_disconnect: str, turns: int | None
-) -> None:
+async def test_a_request_given_up_leaves_none_there(on_disconnect: str, turns: int | None) -> None:
     """Also where it is ended itself: while it waits for the head of the answer, or so many turns of
     the event loop after that has come.
     """
@@ -675,9 +663,7 @@ def cancelled_with_its_client() -> Request:
     return request
 
 
-async def test_a_call_whose_client_leaves_before_it_is_sent_on_has_a_record_here(
-    nodes: Nodes,
-) -> None:
+async def test_a_call_whose_client_leaves_first_has_a_record_here(nodes: Nodes) -> None:
     nodes.network.is_there.clear()
     request = cancelled_with_its_client()
     answer = asyncio.ensure_future(nodes.app(request))
@@ -709,9 +695,7 @@ async def test_a_call_that_ends_with_its_client_ends_there(nodes: Nodes) -> None
 
 
 @promise("N50")
-async def test_instances_are_those_of_both_nodes(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_instances_are_of_both_nodes(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compression, "FROM_BYTES", 1)  # as long lists are
     await nodes.call("cat", "grain")
     nodes.placed.goes_to = []

@@ -81,9 +81,7 @@ async def test_a_call_beside_a_running_one_is_cold(server: Harness) -> None:
 
 
 @pytest.mark.parametrize("state", ["pending", "paused", "error", "deploying"])
-async def test_a_function_that_is_not_active_names_its_state_and_the_call_that_helps(
-    server: Harness, state: str
-) -> None:
+async def test_an_inactive_function_names_what_helps(server: Harness, state: str) -> None:
     entry = await server.create("fail-to-start" if state == "error" else "echo hello")
     if state == "error":
         entry = await server.lifecycle.deploy(entry)
@@ -176,9 +174,7 @@ async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_a
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
 
-async def test_a_sandbox_that_dies_under_the_call_is_an_error_with_a_record(
-    server: Harness,
-) -> None:
+async def test_a_sandbox_dying_under_the_call_is_an_error_with_a_record(server: Harness) -> None:
     entry = await server.active("die")
     with pytest.raises(RuntimeUnavailable) as error:
         await server.invoke(entry)
@@ -224,9 +220,7 @@ async def test_the_payload_and_the_variables_of_the_call_reach_the_handler(serve
         Request(payload="ä".encode() * (PAYLOAD_MAX_BYTES // 2 + 1)),
     ],
 )
-async def test_a_request_that_is_refused_leaves_no_record(
-    server: Harness, request_: Request
-) -> None:
+async def test_a_refused_request_leaves_no_record(server: Harness, request_: Request) -> None:
     entry = await server.active()
     with pytest.raises(Unprocessable):
         await server.invoker.invoke(entry, request_)
@@ -256,9 +250,7 @@ async def test_draining_refuses_new_calls_and_waits_for_running_ones(server: Har
     assert (await running).status is Status.SUCCESS
 
 
-async def test_draining_gives_up_after_its_time_and_closing_interrupts_the_rest(
-    server: Harness,
-) -> None:
+async def test_draining_gives_up_in_time_and_closing_interrupts(server: Harness) -> None:
     entry = await server.active("sleep 60")
     running = await server.running(entry)
     await server.invoker.drain(0.01)
@@ -280,9 +272,7 @@ async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server:
 
 
 @promise("R17")
-async def test_a_warm_call_reads_nothing_from_the_store(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_warm_call_reads_nothing(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = await server.active("echo hello")
     await server.invoke(entry)
     reads = []

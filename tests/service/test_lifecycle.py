@@ -45,17 +45,13 @@ async def numbers(server: Harness, entry) -> list[int]:
 
 
 @pytest.mark.parametrize(("least", "ready"), [(0, 1), (1, 1), (3, 3)])
-async def test_deploy_makes_the_minimum_ready_and_at_least_one(
-    server: Harness, least: int, ready: int
-) -> None:
+async def test_deploy_readies_the_minimum_or_one(server: Harness, least: int, ready: int) -> None:
     entry = await server.active(min_instances=least)
     assert server.counts(entry) == {"ready": ready}
 
 
 @pytest.mark.parametrize("handler", ["refuse-to-specialise", "fail-to-start"])
-async def test_a_deploy_that_cannot_be_prepared_is_an_error_with_a_reason(
-    server: Harness, handler: str
-) -> None:
+async def test_a_deploy_not_prepared_is_an_error(server: Harness, handler: str) -> None:
     entry = await server.lifecycle.deploy(await server.create(handler))
     assert entry.function.state is FunctionState.ERROR
     assert entry.function.error_message
@@ -88,9 +84,7 @@ async def test_what_a_program_wrote_is_told_of_the_function_and_not_to_its_calle
         await server.invoke(entry)
 
 
-async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(
-    server: Harness,
-) -> None:
+async def test_deploying_an_active_function_tops_up_and_nothing_else(server: Harness) -> None:
     entry = await server.active("sleep 60")
     version = entry.version
     await server.running(entry)
@@ -101,9 +95,7 @@ async def test_deploy_of_an_active_function_tops_up_and_changes_nothing_else(
     assert entry.version.digest == version.digest
 
 
-async def test_a_deploy_that_takes_long_answers_deploying_and_goes_on(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_long_deploy_goes_on(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "DEPLOY_ANSWERS_WITHIN_S", 0.01)
     server.sandboxes.may_start.clear()
     entry = await server.lifecycle.deploy(await server.create())
@@ -126,9 +118,7 @@ async def test_what_is_updated_while_deploying_is_what_serves(server: Harness) -
     server.pools._pools[entry.function.id].model.check()
 
 
-async def test_targets_that_are_updated_while_deploying_hold_once_it_is_active(
-    server: Harness,
-) -> None:
+async def test_targets_updated_while_deploying_hold_once_active(server: Harness) -> None:
     server.sandboxes.may_start.clear()
     entry = await server.create("sleep 60")
     deploying = background(server, server.lifecycle.deploy(entry))
@@ -142,9 +132,7 @@ async def test_targets_that_are_updated_while_deploying_hold_once_it_is_active(
 
 
 @promise("N67")
-async def test_a_deployment_that_could_not_write_its_outcome_writes_it_later(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_deployments_write_later(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     # The disk is full at the moment at which the deployment is done, and has room a minute later.
     monkeypatch.setattr(lifecycle, "STORE_AGAIN_S", 0.01)
     for handler, ends in (
@@ -167,9 +155,7 @@ async def test_a_deployment_that_could_not_write_its_outcome_writes_it_later(
     assert len(server.sandboxes.created) == 1  # it waited with its instance
 
 
-async def test_a_change_of_what_another_server_changed_is_refused_once_and_then_made(
-    server: Harness,
-) -> None:
+async def test_a_refused_change_of_a_stale_function_is_then_made(server: Harness) -> None:
     """Two servers share the store; the other one gave the function a description."""
     entry = await server.create()
     other = replace(entry.function, description="by the other")
@@ -184,9 +170,7 @@ async def test_a_change_of_what_another_server_changed_is_refused_once_and_then_
 # Pause and resume ----------------------------------------------------------------------------
 
 
-async def test_pause_refuses_who_waits_lets_who_runs_end_and_leaves_nothing_ready(
-    server: Harness,
-) -> None:
+async def test_pause_refuses_who_waits_and_leaves_nothing_ready(server: Harness) -> None:
     entry = await server.active("sleep 0.05", max_instances=1)
     running = await server.running(entry)
     waiting = await server.running(entry)
@@ -241,9 +225,7 @@ async def test_pause_and_resume_of_what_never_ran_are_conflicts(server: Harness)
 # Delete --------------------------------------------------------------------------------------
 
 
-async def test_delete_frees_the_name_at_once_and_ends_running_calls_after_a_moment(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_delete_frees_the_name(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.02)
     entry = await server.active("sleep 60", max_instances=1)
     running = await server.running(entry)
@@ -261,9 +243,7 @@ async def test_delete_frees_the_name_at_once_and_ends_running_calls_after_a_mome
     assert (await server.invoke(other)).status is Status.SUCCESS
 
 
-async def test_a_verb_that_waited_while_the_function_was_deleted_does_not_find_it(
-    server: Harness,
-) -> None:
+async def test_a_verb_that_waited_for_a_deletion_finds_nothing(server: Harness) -> None:
     entry = await server.create()
     verbs = [
         background(server, server.lifecycle.delete(entry)),
@@ -275,9 +255,7 @@ async def test_a_verb_that_waited_while_the_function_was_deleted_does_not_find_i
     assert [type(end) for end in ends] == [type(None), NotFound, NotFound, NotFound]
 
 
-async def test_delete_while_deploying_leaves_nothing(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_delete_while_deploying(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
     server.sandboxes.may_start.clear()
     entry = await server.create()
@@ -293,9 +271,7 @@ async def test_delete_while_deploying_leaves_nothing(
 # A restart -----------------------------------------------------------------------------------
 
 
-async def test_a_restart_brings_back_what_was_and_deploys_what_was_being_deployed(
-    tmp_path: Path,
-) -> None:
+async def test_a_restart_restores_and_deploys_what_was_deploying(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as server:
         await server.create(name="pending")
         await server.active(name="active", min_instances=1)
@@ -351,9 +327,7 @@ async def test_delete_and_create_of_one_name_again_and_again_never_lose_the_name
         assert server.catalog.by_name(TENANT, "one") is entry
 
 
-async def test_a_name_that_was_freed_and_taken_again_stays_with_its_new_owner(
-    server: Harness,
-) -> None:
+async def test_a_name_taken_again_stays_with_its_new_owner(server: Harness) -> None:
     # The store frees a name a moment before the catalog hears of it; in between somebody is faster.
     old = await server.create(name="one")
     new = await server.create(name="two")

@@ -186,9 +186,7 @@ async def test_no_step_of_a_response_takes_long(web: Web, monkeypatch: pytest.Mo
     assert {name: step for name, step in took.items() if step > most} == {}
 
 
-async def test_negative_control_json_in_one_step_is_noticed(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_negative_control_json_in_one_step(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     record = await long_record(web)
     monkeypatch.setattr(long_json, "PIECE_BYTES", len(NULS))
     steps, path = Steps(monkeypatch), "/api/functions/{function_id}/invocations"

@@ -66,9 +66,7 @@ async def test_who_waits_for_memory_for_too_long_is_told_so(tmp_path: Path) -> N
         running.cancel()
 
 
-async def test_an_idle_instance_leaves_for_a_call_and_that_is_logged_and_counted(
-    tmp_path: Path,
-) -> None:
+async def test_an_idle_instance_leaves_for_a_call_with_a_log_line(tmp_path: Path) -> None:
     before = evictions()
     async with open_harness(tmp_path, memory_mib=300) as harness:
         idle = await harness.active("echo hi", name="idle", memory_limit_mb=256)
@@ -93,9 +91,7 @@ async def test_the_counts_of_all_pools_add_up_to_the_sandboxes(tmp_path: Path) -
             await call
 
 
-async def test_an_instance_that_is_gone_while_another_is_measured_does_no_harm(
-    tmp_path: Path,
-) -> None:
+async def test_an_instance_gone_while_another_is_measured_is_fine(tmp_path: Path) -> None:
     # The reaper measures two idle instances; while the launcher answers for the first, the second
     # is ended. The reaper must not end with it.
     async with open_harness(tmp_path) as harness:

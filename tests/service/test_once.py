@@ -355,9 +355,7 @@ async def test_a_record_is_stored_before_the_response_that_repetitions_get(
     assert journal._written > journal._kept
 
 
-async def test_a_call_that_was_cancelled_is_not_run_again(
-    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelled_calls_stay_so(door: KeyedApp, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = asyncio.Event()
 
     async def hangs(_: fake.FakeSandbox, call: Call) -> CallResult:

@@ -52,9 +52,7 @@ async def callers(server: Harness, entry, count: int) -> list[Caller]:
 
 
 @promise("P2")
-async def test_a_call_cancelled_in_the_tick_it_was_handed_an_instance_passes_it_on(
-    server: Harness,
-) -> None:
+async def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on(server: Harness) -> None:
     # Ben's call ends and the pool hands his instance to Ann; in the same tick, before her task has
     # woken up, her connection breaks and she is cancelled. Cem, behind her, must get it.
     entry = await server.active(max_instances=1)
@@ -71,9 +69,7 @@ async def test_a_call_cancelled_in_the_tick_it_was_handed_an_instance_passes_it_
     assert len(server.sandboxes.created) == 1
 
 
-async def test_a_hand_over_to_a_call_that_was_cancelled_a_moment_before_passes_on(
-    server: Harness,
-) -> None:
+async def test_a_hand_over_to_a_call_just_cancelled_passes_on(server: Harness) -> None:
     # The other way round: Ann is cancelled first, and Ben's instance comes before her task has run.
     # The hand-over must neither break Ben's leave-taking nor lose the instance.
     entry = await server.active(max_instances=1)
@@ -90,9 +86,7 @@ async def test_a_hand_over_to_a_call_that_was_cancelled_a_moment_before_passes_o
     ben.task.cancel()
 
 
-async def test_an_instance_that_died_between_hand_over_and_cancellation_is_not_ready_again(
-    server: Harness,
-) -> None:
+async def test_an_instance_that_died_at_a_cancellation_is_not_ready(server: Harness) -> None:
     entry = await server.active(max_instances=1)
     (ann,) = await callers(server, entry, 1)
     await ann.has_it.wait()
@@ -121,9 +115,7 @@ async def test_cancelling_at_every_moment_loses_no_instance(server: Harness, see
     await until(lambda: set(server.counts(entry)) <= {"ready"})
 
 
-async def test_a_call_that_was_cancelled_while_it_ran_takes_its_instance_with_it(
-    server: Harness,
-) -> None:
+async def test_a_call_cancelled_while_running_takes_its_instance(server: Harness) -> None:
     entry = await server.active("sleep 60")
     running = await server.running(entry)
     running.cancel()
@@ -131,9 +123,7 @@ async def test_a_call_that_was_cancelled_while_it_ran_takes_its_instance_with_it
     assert len(server.sandboxes.destroyed) == 1
 
 
-async def test_a_call_beside_a_recycling_instance_has_another_started_after_five_ms(
-    tmp_path: Path,
-) -> None:
+async def test_a_call_beside_a_recycling_instance_starts_another_one(tmp_path: Path) -> None:
     async with open_harness(tmp_path, recycle_s=0.2) as server:
         entry = await server.active()
         await server.invoke(entry)
@@ -168,9 +158,7 @@ async def test_idle_instances_leave_and_the_minimum_stays(server: Harness) -> No
     await until(lambda: server.counts(entry) == {"ready": 1})
 
 
-async def test_what_networks_refused_is_summed_over_living_and_ended_instances(
-    server: Harness,
-) -> None:
+async def test_refused_flows_are_summed_over_all_instances(server: Harness) -> None:
     entry = await server.active(min_instances=2)
     pool = server.pools._pools[entry.function.id]
     await until(lambda: len(pool.sandboxes) == 2)
@@ -201,9 +189,7 @@ async def test_a_sandbox_that_ends_by_itself_is_replaced_for_the_minimum(server:
     await until(lambda: server.counts(entry) == {"ready": 1})
 
 
-async def test_a_terminating_instance_counts_until_the_machine_has_everything_back(
-    server: Harness,
-) -> None:
+async def test_a_terminating_instance_counts_until_everything_is_back(server: Harness) -> None:
     entry = await server.active("oom", max_instances=1)
     server.sandboxes.may_end.clear()
     assert (await server.invoke(entry)).status is Status.OOM
@@ -214,9 +200,7 @@ async def test_a_terminating_instance_counts_until_the_machine_has_everything_ba
     assert server.sandboxes.most_alive == 1
 
 
-async def test_closing_ends_a_call_that_was_handed_its_instance_in_the_same_tick(
-    server: Harness,
-) -> None:
+async def test_closing_ends_a_call_handed_its_instance_in_that_tick(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     (ben,) = await callers(server, entry, 1)
     ann = await server.running(entry)

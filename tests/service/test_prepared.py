@@ -97,9 +97,7 @@ async def test_an_error_in_the_block_undoes_it_and_goes_on(server: Harness) -> N
 
 
 @pytest.mark.parametrize("handler", ["refuse-to-specialise", "fail-to-start"])
-async def test_a_version_that_cannot_be_made_ready_undoes_it_and_says_why(
-    server: Harness, handler: str
-) -> None:
+async def test_a_failed_version_undoes_it_and_says_why(server: Harness, handler: str) -> None:
     entry = await server.active("echo old")
     limits = pool_of(server, entry).model.limits
     bad = version(entry, VersionSpec(handler=handler))
@@ -127,9 +125,7 @@ async def test_whoever_is_cancelled_while_waiting_undoes_it(server: Harness) -> 
     await is_as_before(server, entry, limits)
 
 
-async def test_whoever_is_cancelled_in_the_tick_in_which_it_is_ready_undoes_it(
-    server: Harness,
-) -> None:
+async def test_a_cancel_in_the_tick_in_which_it_is_ready_undoes_it(server: Harness) -> None:
     # The instance became ready a moment ago, and the client that asked for the update went away.
     entry = await server.active("echo old")
     pool = pool_of(server, entry)
@@ -306,9 +302,7 @@ async def test_a_deployment_whose_outcome_cannot_be_stored_is_over_once_it_can(
 
 
 @pytest.mark.parametrize("verb", ["pause", "delete"])
-async def test_who_stops_the_function_ends_the_wait_of_a_deploy_that_tops_up(
-    server: Harness, verb: str
-) -> None:
+async def test_stopping_ends_the_wait_of_a_deploy_topping_up(server: Harness, verb: str) -> None:
     entry = await server.active("echo old")
     entry = await server.lifecycle.set_scaling(entry, 2, 5)
     await until(lambda: server.counts(entry) == {"ready": 2})
@@ -329,9 +323,7 @@ async def test_who_stops_the_function_ends_the_wait_of_a_deploy_that_tops_up(
     await until(lambda: not pool.model.instances)
 
 
-async def test_an_operation_that_waits_for_its_turn_goes_by_what_the_function_is_then(
-    server: Harness,
-) -> None:
+async def test_an_operation_that_waits_uses_the_function_of_then(server: Harness) -> None:
     entry = await server.active("echo old")
     await asyncio.gather(
         server.lifecycle.update(entry, {"description": "one"}),
@@ -342,9 +334,7 @@ async def test_an_operation_that_waits_for_its_turn_goes_by_what_the_function_is
     assert now.function.current_version == 3
 
 
-async def test_a_deploy_whose_function_is_deleted_meanwhile_says_so(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_deploy_without_function(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
     server.sandboxes.may_start.clear()
     entry = await server.create()

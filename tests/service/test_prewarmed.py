@@ -170,9 +170,7 @@ async def test_memory_bounds_the_warm_stock(made: Any) -> None:
 
 
 @promise("A32")
-async def test_templates_of_tenants_leave_room_on_the_machine(
-    made: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_templates_leave_room(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_OF_TENANTS", 5)
     prewarmed, source, _ = made(2)
     for number in range(10):
@@ -184,9 +182,7 @@ async def test_templates_of_tenants_leave_room_on_the_machine(
     assert sum(one.template.is_plain for one in source.made) == 2
 
 
-async def test_prewarmed_sandboxes_are_given_up_for_calls_and_none_is_made_for_a_while(
-    made: Any,
-) -> None:
+async def test_prewarmed_sandboxes_give_way_to_calls_and_stay_away(made: Any) -> None:
     memory, freed = Memory(), asyncio.Event()
     prewarmed, source, clock = made(3, memory)
     prewarmed.expect(VersionSpec(handler="x", runtime_snapshot=PYTHON))
@@ -225,9 +221,7 @@ async def test_what_nobody_wants_any_more_goes(made: Any, monkeypatch: Any) -> N
     assert prewarmed.images() == frozenset()
 
 
-async def test_a_machine_without_room_does_not_disturb_who_asks(
-    made: Any, monkeypatch: Any
-) -> None:
+async def test_a_full_machine_does_not_disturb_who_asks(made: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "RETRY_S", 0.01)
     prewarmed, source, _ = made(1)
     source.error = SandboxFailed("no room")

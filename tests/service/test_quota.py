@@ -66,9 +66,7 @@ async def test_who_cannot_be_made_room_for_waits_and_is_served(tmp_path: Path) -
         assert live(harness) == 1
 
 
-async def test_who_waits_for_too_long_is_told_why_and_other_tenants_notice_nothing(
-    tmp_path: Path,
-) -> None:
+async def test_who_waits_too_long_is_refused_and_others_notice_nothing(tmp_path: Path) -> None:
     async with open_harness(tmp_path, settings={"tenant_instances": 1}) as harness:
         one = await harness.active(name="one")
         other = await harness.active(name="other")  # for which the first one's instance has left
@@ -144,9 +142,7 @@ async def test_minimums_of_many_functions_stay_within_it(tmp_path: Path) -> None
 
 @promise("A32")
 @pytest.mark.parametrize("seed", range(6))
-async def test_whatever_happens_it_is_never_exceeded_and_nobody_is_forgotten(
-    tmp_path: Path, seed: int
-) -> None:
+async def test_it_is_never_exceeded_and_nobody_is_forgotten(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     async with open_harness(tmp_path, settings={"tenant_instances": 4}) as harness:
         entries = [

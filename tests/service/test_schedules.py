@@ -76,9 +76,7 @@ async def test_over_weeks_a_job_runs_once_a_day(
 
 
 @pytest.mark.parametrize("missed", list(Missed))
-async def test_what_a_stopped_server_missed_is_counted_or_run_once(
-    tmp_path: Path, missed: Missed
-) -> None:
+async def test_what_a_stop_missed_is_counted_or_run_once(tmp_path: Path, missed: Missed) -> None:
     clock = ManualClock(datetime(2026, 6, 1, tzinfo=UTC).timestamp())
     async with open_harness(tmp_path, clock) as harness:
         await harness.active()
@@ -94,9 +92,7 @@ async def test_what_a_stopped_server_missed_is_counted_or_run_once(
     assert sum(count or 1 for _, _, count in found) == 11
 
 
-async def test_others_are_served_between_any_two_schedules_that_are_due_together(
-    tmp_path: Path,
-) -> None:
+async def test_others_are_served_between_any_two_schedules_due_at_once(tmp_path: Path) -> None:
     """Each may have thousands of variables, which are all checked again with each run."""
     async with open_harness(tmp_path, ManualClock()) as harness:
         await harness.active()
@@ -127,9 +123,7 @@ async def test_others_are_served_between_any_two_schedules_that_are_due_together
         assert most <= 3
 
 
-async def test_who_may_start_is_asked_for_at_once_however_many_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_free_schedules_need_no_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked with each end of a scheduled call, of any tenant."""
     async with open_harness(tmp_path, ManualClock()) as harness:
         entry = await harness.active()
@@ -146,9 +140,7 @@ async def test_who_may_start_is_asked_for_at_once_however_many_wait(
         assert await schedules._store.waiting(50) == ([], True)
 
 
-async def test_a_mistake_while_firing_does_not_end_the_schedules(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_schedules_outlive_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_harness(tmp_path, ManualClock()) as harness:
         schedules = harness.services.schedules
         went_on, looks = asyncio.Event(), 0

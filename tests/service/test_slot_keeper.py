@@ -303,9 +303,7 @@ async def test_who_gives_up_is_not_waited_for(nodes: TwoNodes) -> None:
     assert len(nodes.one.fakes.alive) == MOST
 
 
-async def test_slots_that_nobody_uses_go_back(
-    nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unused_slots_go_back(nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper_module, "UNUSED_S", 0.2)
     await nodes.one.call(nodes.function)
 
@@ -480,9 +478,7 @@ async def test_a_call_that_waited_at_a_node_that_is_cut_off_is_told_so(nodes: Tw
 
 
 @promise("N73")
-async def test_a_start_right_after_a_renewal_does_not_go_by_the_deadline_before(
-    nodes: TwoNodes,
-) -> None:
+async def test_a_start_after_a_renewal_ignores_the_deadline_before(nodes: TwoNodes) -> None:
     """A launcher that knows of the last deadline alone, which was over, would refuse it."""
     one = nodes.one
     one.fakes.end_by(one.lease.deadline)

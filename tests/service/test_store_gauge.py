@@ -31,9 +31,7 @@ async def becomes(http: httpx.AsyncClient, value: float) -> None:
     await eventually(is_so, within_s=10)
 
 
-async def test_the_gauge_is_0_while_the_database_takes_no_writes_and_1_again_after_it(
-    tmp_path: Path,
-) -> None:
+async def test_the_gauge_is_0_without_a_database_and_1_again_after_it(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         entry = await harness.active("echo hello")
         harness.store.database.busy_timeout_s = HELD_S

@@ -145,9 +145,7 @@ def forgets_dead_letters(harness: Harness) -> None:
         (forgets_dead_letters, "are no dead letters"),
     ],
 )
-def test_a_server_that_makes_this_mistake_is_found_out(
-    mistake: Callable[[Harness], None], words: str
-) -> None:
+def test_mistaken_servers_are_found_out(mistake: Callable[[Harness], None], words: str) -> None:
     class Broken(StoryMachine):
         tell = partial(FakeDriver, change=mistake)
 

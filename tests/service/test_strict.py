@@ -46,9 +46,7 @@ async def test_relaxed_does_not(server: Harness, tmp_path: Path) -> None:
     assert ended(tmp_path) == {}
 
 
-async def test_whoever_asks_for_the_record_waits_for_it_too(
-    server: Harness, tmp_path: Path
-) -> None:
+async def test_whoever_asks_for_the_record_waits_too(server: Harness, tmp_path: Path) -> None:
     """The end of accepted work is learnt from its record alone."""
     entry = await server.active("echo hello")
     server.journal.is_strict = False
@@ -112,9 +110,7 @@ async def test_a_call_whose_record_cannot_be_synced_is_not_acknowledged(
             await server.invoke(entry)
 
 
-async def test_callers_wait_for_a_slow_disk_and_are_not_refused(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_callers_wait_for_a_disk(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relaxed, too: more is never written than the segments hold."""
     for name, size in (("COMMIT_AT", 500), ("WAITING_MAX", 2000), ("SEGMENT_MAX", 20_000)):
         monkeypatch.setattr(f"quiltfn.store.calls.journal.{name}_BYTES", size)

@@ -84,9 +84,7 @@ async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(tmp_path: 
 
 @promise("A41")
 @pytest.mark.parametrize("path", ["/api/functions/{id}/invoke", "/fn/f"])
-async def test_an_invocation_gives_way_once_its_connection_has_ended(
-    tmp_path: Path, path: str
-) -> None:
+async def test_an_invocation_gives_way_once_its_client_left(tmp_path: Path, path: str) -> None:
     async with open_harness(tmp_path) as harness, served(harness) as port:
         await harness.services.quotas.set(TENANT, TenantQuota(calls_in_flight=2))
         entry = await harness.active("sleep 60", max_instances=1)
@@ -159,9 +157,7 @@ async def test_a_day_s_gb_seconds_end_with_it_and_survive_a_restart(tmp_path: Pa
         assert await used_today(harness) == 0
 
 
-async def test_a_clock_that_is_set_and_set_back_gives_nobody_a_day_s_use_again(
-    tmp_path: Path,
-) -> None:
+async def test_a_clock_set_and_set_back_gives_no_day_s_use_again(tmp_path: Path) -> None:
     """With and without a start of the server while the clock is wrong."""
     async with open_harness(tmp_path) as harness:
         entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
@@ -451,9 +447,7 @@ async def test_queued_work_waits_while_the_day_is_used_up(tmp_path: Path, end: s
         assert (await final(harness, entry, waits)).status is Status.SUCCESS
 
 
-async def test_queued_work_that_waited_too_long_for_the_next_day_is_a_dead_letter(
-    tmp_path: Path,
-) -> None:
+async def test_work_queued_too_long_for_the_next_day_is_a_dead_letter(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
         policy = AsyncPolicy(max_age_seconds=60)

@@ -103,9 +103,7 @@ async def test_a_server_of_a_fleet_looks_for_nodes_of_older_versions(
 
 
 @promise("N98")
-async def test_what_another_node_says_of_a_disabled_tenant_holds_until_the_store_says_more(
-    web: Web,
-) -> None:
+async def test_another_node_s_word_on_a_disabled_tenant_holds_for_now(web: Web) -> None:
     _, acme, _ = await keys(web)
     function = await web.function("f", "echo 1", "acme")
     await web.url(function, acme, auth="none")
@@ -180,9 +178,7 @@ async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> N
         ("DELETE", "/api/keys/x", None),
     ],
 )
-async def test_an_operator_does_nothing_else_in_another_tenant(
-    web: Web, method: str, path: str, body: Any
-) -> None:
+async def test_an_operator_does_no_more_there(web: Web, method: str, path: str, body: Any) -> None:
     operator, acme, _ = await keys(web)
     function = await web.function("f", "echo 1", "acme")
     answer = await web(method, within(path.replace("ID", function)), headers=operator, json=body)
@@ -322,9 +318,7 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
     ]
 
 
-async def test_open_event_streams_of_a_disabled_tenant_s_keys_end(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_streams_of_a_disabled_tenant_end(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.02)
     operator, *others = await keys(web)
     streams = web.harness.services.budgets.streams
@@ -488,9 +482,7 @@ async def test_an_update_serves_whose_tenant_is_enabled_while_it_is_stored(
     assert (await harness.invoke(entry)).stdout == b"2\n"
 
 
-async def test_deliveries_of_a_disabled_tenant_wait(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_disabled_deliveries_wait(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     operator, acme, _ = await keys(web)
     harness = web.harness
     function = await web.function("f", "echo 1", "acme")

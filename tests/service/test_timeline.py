@@ -86,9 +86,7 @@ async def test_a_call_beside_a_busy_instance_is_scaled_out(server: Harness) -> N
     assert why(await server.invoke(entry)) is ColdStartReason.SCALED_OUT
 
 
-async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
-    server: Harness,
-) -> None:
+async def test_a_call_that_waited_for_the_new_version_was_updated(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     first = await server.running(entry)
     update = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}, None))
@@ -101,9 +99,7 @@ async def test_a_call_that_waited_for_the_new_version_says_that_it_was_updated(
     assert (record.stdout, why(record)) == (b"new\n", ColdStartReason.UPDATED)
 
 
-async def test_after_the_idle_rule_a_call_says_that_its_instance_was_evicted(
-    server: Harness,
-) -> None:
+async def test_after_the_idle_rule_a_call_says_it_was_evicted(server: Harness) -> None:
     entry = await server.active()
     server.pass_time(300)
     await until(lambda: server.counts(entry) == {})
@@ -111,9 +107,7 @@ async def test_after_the_idle_rule_a_call_says_that_its_instance_was_evicted(
 
 
 @pytest.mark.parametrize("handler", ["sleep 60", "oom", "die"])
-async def test_after_a_bad_end_a_call_says_that_its_instance_was_replaced(
-    server: Harness, handler: str
-) -> None:
+async def test_after_a_bad_end_a_call_says_replaced(server: Harness, handler: str) -> None:
     entry = await server.active(handler)
     for _ in range(2):
         try:
@@ -125,9 +119,7 @@ async def test_after_a_bad_end_a_call_says_that_its_instance_was_replaced(
     assert (why(first), why(second)) == (None, ColdStartReason.REPLACED)
 
 
-async def test_a_call_whose_sandbox_could_not_be_made_tells_how_long_it_waited(
-    server: Harness,
-) -> None:
+async def test_a_call_whose_sandbox_failed_says_how_long_it_waited(server: Harness) -> None:
     entry = await server.active("sleep 60")
     await server.running(entry)
     real = server.sandboxes.create

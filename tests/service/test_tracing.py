@@ -116,9 +116,7 @@ def ids(span: Span) -> tuple[str, str, str]:
 
 
 @promise("O1")
-async def test_a_call_is_continued_from_its_caller_to_its_handler(
-    traced: Traced, collector: Collector
-) -> None:
+async def test_a_trace_goes_from_caller_to_handler(traced: Traced, collector: Collector) -> None:
     await traced.harness.active("echo $TRACEPARENT")
     record = await traced.invoke(traceparent=HEADER)
     (handler,) = await got(collector, "handler")
@@ -155,9 +153,7 @@ async def test_a_cold_call_shows_its_sandbox_and_why(traced: Traced, collector: 
 
 
 @promise("A84")
-async def test_a_call_that_fails_is_an_error_and_a_refusal_is_none(
-    traced: Traced, collector: Collector
-) -> None:
+async def test_a_failed_call_is_an_error_no_refusal(traced: Traced, collector: Collector) -> None:
     await traced.harness.active("zz-4711")  # whose log has that name
     assert "zz-4711" in (await traced.invoke())["error_message"]
     (call,) = await got(collector, "invoke f")
@@ -169,9 +165,7 @@ async def test_a_call_that_fails_is_an_error_and_a_refusal_is_none(
     assert values(requests[-1].attributes)["http.response.status_code"] == 404
 
 
-async def test_what_its_caller_does_not_sample_is_not_sent_and_still_told(
-    traced: Traced, collector: Collector
-) -> None:
+async def test_unsampled_calls_are_told_and_not_sent(traced: Traced, collector: Collector) -> None:
     await traced.harness.active("echo $TRACEPARENT")
     record = await traced.invoke(traceparent=f"{HEADER[:-2]}00")
     assert re.fullmatch(f"00-{TRACE}-[0-9a-f]{{16}}-00", record["stdout"].strip())
@@ -230,9 +224,7 @@ async def test_a_stranger_does_not_decide_how_much_a_span_holds() -> None:
 
 
 @promise("O2")
-async def test_accepted_work_links_to_its_request_and_has_its_attempts_and_delivery(
-    traced: Traced, collector: Collector
-) -> None:
+async def test_accepted_work_links_to_its_request(traced: Traced, collector: Collector) -> None:
     """A call that fails once more than it may is told to another function."""
     first = await traced.harness.active("exit 3")
     await traced.harness.active("echo $TRACEPARENT", name="told")
@@ -310,9 +302,7 @@ async def test_work_that_is_cancelled_while_it_waits_has_a_span_that_says_so(
     assert values(attempt.attributes)["quiltfn.status"] == "cancelled"
 
 
-async def test_a_replay_belongs_to_the_request_that_asks_for_it(
-    traced: Traced, collector: Collector
-) -> None:
+async def test_a_replay_belongs_to_its_request(traced: Traced, collector: Collector) -> None:
     entry = await traced.harness.active("echo $TRACEPARENT")
     record = await traced.invoke(prefer="respond-async")
     await got(collector, "attempt f")
@@ -326,9 +316,7 @@ async def test_a_replay_belongs_to_the_request_that_asks_for_it(
 
 
 @promise("O6")
-async def test_metrics_are_those_of_the_route_by_the_same_names(
-    tmp_path: Path, collector: Collector
-) -> None:
+async def test_metrics_have_the_names_of_the_route(tmp_path: Path, collector: Collector) -> None:
     async with open_traced(tmp_path, collector.url, otlp_metrics_s=1.0) as traced:
         await traced.harness.active()
         await traced.invoke()
@@ -374,9 +362,7 @@ async def test_lines_of_the_log_name_the_request(
 
 @promise("O5")
 @pytest.mark.usefixtures("said")
-async def test_nothing_that_callers_or_handlers_say_is_sent(
-    tmp_path: Path, collector: Collector
-) -> None:
+async def test_nothing_of_callers_or_handlers_is_sent(tmp_path: Path, collector: Collector) -> None:
     secret = "kept-between-us"
     async with open_traced(tmp_path, collector.url) as traced:
         await traced.harness.active("cat", environment={"NAME": secret})
@@ -390,9 +376,7 @@ async def test_nothing_that_callers_or_handlers_say_is_sent(
     assert secret not in f"{collector.spans} {collector.logs}"
 
 
-async def test_only_the_signals_that_are_named_are_sent(
-    tmp_path: Path, collector: Collector
-) -> None:
+async def test_only_the_named_signals_are_sent(tmp_path: Path, collector: Collector) -> None:
     given = {"otlp_signals": "metrics", "otlp_metrics_s": 1.0}
     async with open_traced(tmp_path, collector.url, **given) as traced:
         await traced.harness.active("echo $TRACEPARENT")
@@ -577,9 +561,7 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for() -> None:
     assert taken[0] < len(head) + 500
 
 
-async def test_an_answer_that_leads_elsewhere_takes_nothing(
-    collector: Collector, said: list[dict[str, Any]]
-) -> None:
+async def test_a_redirect_takes_nothing(collector: Collector, said: list[dict[str, Any]]) -> None:
     collector.status = 302
     before = dropped("logs", "failed")
     given = Settings(otlp_endpoint=collector.url)
@@ -611,9 +593,7 @@ def test_a_line_that_is_no_header_is_refused_by_its_number(line: str) -> None:
         headers_of(f"good: 1\n{line}\n".encode())
 
 
-async def test_without_the_extra_the_server_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(sys.modules):
         if name.startswith("opentelemetry.exporter") or name == "quiltfn.observe.otlp":
             monkeypatch.delitem(sys.modules, name)

@@ -40,9 +40,7 @@ async def numbers(server: Harness, entry) -> list[int]:
 # Update and rollback -------------------------------------------------------------------------
 
 
-async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version(
-    server: Harness,
-) -> None:
+async def test_an_update_serves_at_once_and_running_calls_end_before(server: Harness) -> None:
     entry = await server.active("sleep 0.05")
     running = await server.running(entry)
     entry = await server.lifecycle.update(entry, {"handler": "echo new"})
@@ -58,9 +56,7 @@ async def test_an_update_serves_at_once_and_running_calls_end_on_the_old_version
     await until(lambda: server.counts(entry) == {"ready": 1})
 
 
-async def test_calls_during_an_update_are_served_by_the_old_version_until_the_new_one_is_ready(
-    server: Harness,
-) -> None:
+async def test_the_old_version_serves_calls_until_the_new_one_is_ready(server: Harness) -> None:
     entry = await server.active("echo old")
     server.sandboxes.may_start.clear()
     updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
@@ -97,9 +93,7 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness,
 
 
 @promise("P3")
-async def test_an_update_that_cannot_be_prepared_leaves_the_old_version_serving_and_says_why(
-    server: Harness,
-) -> None:
+async def test_an_update_that_fails_leaves_the_old_version_and_says_why(server: Harness) -> None:
     entry = await server.active("echo old")
     entry = await server.lifecycle.update(entry, {"working_directory": "/missing"})
     assert (entry.function.state, entry.function.current_version) == (FunctionState.ACTIVE, 1)
@@ -111,9 +105,7 @@ async def test_an_update_that_cannot_be_prepared_leaves_the_old_version_serving_
     assert entry.function.error_message is None
 
 
-async def test_a_rollback_to_the_version_that_serves_forgets_the_update_that_failed(
-    server: Harness,
-) -> None:
+async def test_a_rollback_to_the_current_version_forgets_the_update(server: Harness) -> None:
     entry = await server.active("echo old")
     entry = await server.lifecycle.update(entry, {"working_directory": "/missing"})
     assert entry.function.error_message is not None
@@ -123,9 +115,7 @@ async def test_a_rollback_to_the_version_that_serves_forgets_the_update_that_fai
     assert kept.function.error_message is None
 
 
-async def test_an_update_that_is_not_ready_in_time_is_given_up(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_update_is_given_up(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "UPDATE_READY_WITHIN_S", 0.01)
     entry = await server.active("echo old")
     server.sandboxes.may_start.clear()
@@ -223,9 +213,7 @@ async def test_rollback_points_back_without_a_new_version(server: Harness) -> No
 
 
 @promise("P4")
-async def test_version_numbers_are_not_used_again_after_one_that_never_served(
-    server: Harness,
-) -> None:
+async def test_version_numbers_are_not_reused_after_one_that_failed(server: Harness) -> None:
     entry = await server.active()
     entry = await server.lifecycle.update(entry, {"handler": "refuse-to-specialise"})
     entry = await server.lifecycle.update(entry, {"handler": "echo 3"})

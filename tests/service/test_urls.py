@@ -357,9 +357,7 @@ async def test_a_call_that_failed_has_a_record_and_is_not_counted(web: Web) -> N
 
 @promise("U17")
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_http_status_from_500_counts_as_an_error_of_a_success(
-    web: Web, stream: bool
-) -> None:
+async def test_a_status_from_500_counts_as_an_error_of_success(web: Web, stream: bool) -> None:
     function = await web.function()
     await web.url(function, {}, auth="none", stream=stream)
     path = f"/api/functions/{function}"
@@ -403,9 +401,7 @@ async def test_a_path_that_was_a_tenant_s_is_nobody_else_s(tmp_path: Path) -> No
 
 @promise("U16")
 @pytest.mark.parametrize("had_url", [True, False])
-async def test_a_tenant_without_keys_keeps_its_path_after_a_restart(
-    tmp_path: Path, had_url: bool
-) -> None:
+async def test_tenants_without_keys_keep_their_paths(tmp_path: Path, had_url: bool) -> None:
     """As one whose callers have signed tokens."""
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
@@ -527,9 +523,7 @@ async def test_what_is_not_available_is_503_for_strangers(web: Web) -> None:
     assert (answer.status_code, answer.json()["error_code"]) == (409, "FUNCTION_NOT_ACTIVE")
 
 
-async def test_a_long_answer_without_room_names_the_call_that_ran(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_long_answers_name_their_call(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     key = await web.key("default")
     function = await web.function()
     await web.url(function, key)
@@ -596,9 +590,7 @@ async def test_preflights_are_answered_without_the_function(web: Web) -> None:
 
 
 @promise("U18")
-async def test_a_page_without_an_origin_reads_its_own_url_only_where_anybody_may(
-    tmp_path: Path,
-) -> None:
+async def test_a_page_without_an_origin_reads_its_own_url_if_open(tmp_path: Path) -> None:
     page = {"Origin": "null"}
     asks = {**page, "Access-Control-Request-Method": "PUT"}
     async with open_harness(tmp_path) as harness:

@@ -64,9 +64,7 @@ async def test_a_call_runs_on_the_version_that_it_names(server: Harness) -> None
     assert (await server.invoke(entry, version=entry.version)).cold_start is False
 
 
-async def test_its_instance_counts_as_the_functions_and_leaves_by_the_idle_rule(
-    server: Harness,
-) -> None:
+async def test_its_instance_is_the_functions_and_leaves_by_idle_rule(server: Harness) -> None:
     entry, first = await updated(server)
     await server.invoke(entry, version=first)
     await until(lambda: server.counts(entry) == {"ready": 2})
@@ -135,9 +133,7 @@ async def test_so_many_versions_wait_that_to_serve_them_holds_up_nobody(server: 
     await server.running(entry, version=versions[-1])
 
 
-async def test_a_call_that_waits_while_its_version_is_replaced_still_runs_on_it(
-    server: Harness,
-) -> None:
+async def test_a_waiting_call_of_a_replaced_version_still_runs_on_it(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=2)
     first = entry.version
     running = [await server.running(entry, version=first) for _ in range(2)]
@@ -156,9 +152,7 @@ async def test_a_call_that_waits_while_its_version_is_replaced_still_runs_on_it(
     assert (await server.invoke(entry)).version == 2
 
 
-async def test_a_maximum_that_is_lowered_ends_idle_instances_of_other_versions_first(
-    server: Harness,
-) -> None:
+async def test_a_lowered_maximum_ends_idle_instances_of_others_first(server: Harness) -> None:
     entry, first = await updated(server)
     await server.invoke(entry, version=first)
     await until(lambda: server.counts(entry) == {"ready": 2})
@@ -167,9 +161,7 @@ async def test_a_maximum_that_is_lowered_ends_idle_instances_of_other_versions_f
     assert (await server.invoke(entry)).cold_start is False
 
 
-async def test_a_rollback_to_a_version_that_is_called_needs_no_more_than_the_maximum(
-    server: Harness,
-) -> None:
+async def test_a_rollback_to_a_version_in_use_needs_no_more_room(server: Harness) -> None:
     entry, first = await updated(server)
     await server.lifecycle.set_scaling(entry, 0, 1)
     await server.invoke(entry, version=first)
@@ -204,9 +196,7 @@ async def test_delete_ends_it_with_the_function(server: Harness) -> None:
     assert server.counts(entry) == {}
 
 
-async def test_a_pool_that_serves_nothing_is_reported_while_it_has_instances(
-    server: Harness,
-) -> None:
+async def test_a_pool_that_serves_nothing_is_listed_with_instances(server: Harness) -> None:
     entry = await server.active("sleep 60")
     await server.running(entry)
     await server.lifecycle.pause(entry)
@@ -245,9 +235,7 @@ async def test_calls_of_a_version_go_on_with_its_instances_after_an_update(
     assert server.counts(entry) == {}
 
 
-async def test_instances_that_go_to_another_pool_leave_no_room_to_others_meanwhile(
-    tmp_path: Path,
-) -> None:
+async def test_instances_moving_to_another_pool_leave_no_room(tmp_path: Path) -> None:
     async with open_harness(tmp_path, settings={"tenant_instances": 5}) as server:
         other = await server.active("sleep 60", name="g")
         server.pass_time(301.0)
@@ -274,9 +262,7 @@ async def test_instances_that_go_to_another_pool_leave_no_room_to_others_meanwhi
         assert most == quota.limit
 
 
-async def test_a_call_costs_hardly_more_beside_instances_of_another_version(
-    server: Harness,
-) -> None:
+async def test_a_call_costs_hardly_more_beside_another_version(server: Harness) -> None:
     """Counted in Python functions that are called, whatever else the machine does."""
     entry, first = await updated(server)
     own = server.pools._pools[entry.function.id].model.instances

@@ -222,9 +222,7 @@ async def test_a_reader_sees_the_calls_of_every_node_once(nodes: Nodes) -> None:
 
 
 @promise("N51")
-async def test_nobody_asks_while_nobody_follows(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nobody_asks_with_no_follower(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events_module, "KEPT_S", 0.05)
     network, a, b = nodes
     b.called()
@@ -303,9 +301,7 @@ async def test_a_queue_is_counted_by_the_reader_s_node_and_told_once(nodes: Node
 
 
 @promise("N51")
-async def test_where_calls_are_many_the_bound_of_a_function_is_that_of_one_node(
-    nodes: Nodes,
-) -> None:
+async def test_with_many_calls_the_bound_of_a_function_is_one_node_s(nodes: Nodes) -> None:
     _, a, b = nodes
     reader = await a.reader()
     for _ in range(200):
@@ -353,9 +349,7 @@ async def test_a_node_that_is_lost_is_a_gap_and_comes_again_when_it_is_back(node
     assert await nothing_more(reader)
 
 
-async def test_who_begins_to_follow_while_a_node_is_lost_is_told_when_it_is_back(
-    nodes: Nodes,
-) -> None:
+async def test_who_follows_while_a_node_is_lost_hears_it_is_back(nodes: Nodes) -> None:
     network, a, b = nodes
     network.lost.add("b")
     reader = await a.reader()
@@ -467,9 +461,7 @@ async def test_who_comes_back_with_an_id_misses_nothing_of_any_node(nodes: Nodes
     await next_of(elsewhere, EventType.RESET)
 
 
-async def test_streams_end_and_are_asked_for_again(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_streams_end_and_are_resumed(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """So a node that was removed is refused within seconds."""
     monkeypatch.setattr(module, "STREAM_S", 0.05)
     network, a, b = nodes

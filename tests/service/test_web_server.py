@@ -145,9 +145,7 @@ async def test_one_connection_takes_request_after_request() -> None:
         assert guest.asked == 4
 
 
-async def test_a_connection_that_was_idle_for_long_is_not_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_long_idle_connection_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE_S", 0.0)
     async with served(always) as guest:
         for _ in range(3):
@@ -164,9 +162,7 @@ async def test_a_connection_that_was_idle_for_long_is_not_used(
         ("PATCH", 1, "the server closed the connection without an answer"),
     ],
 )
-async def test_what_may_be_repeated_is_where_a_kept_connection_is_closed(
-    method: str, times: int, refusal: str | None
-) -> None:
+async def test_idempotent_requests_repeat(method: str, times: int, refusal: str | None) -> None:
     seen: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -307,9 +303,7 @@ async def test_the_end_of_the_server_ends_its_calls_each_with_what_it_is() -> No
         assert late.refusal == "the server accepts no connection: it has ended"
 
 
-async def test_a_flood_of_its_log_is_read_no_faster_than_it_may(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_its_log_flood_is_read_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOG_BYTES_PER_S", 100_000)
     async with served(always) as guest:
         os.set_blocking(guest.writes, False)
@@ -425,9 +419,7 @@ async def test_a_head_is_counted_though_its_body_comes_with_it(
     assert result.refusal == (why and f"the server's answer has {why}")
 
 
-async def test_one_that_starts_for_long_is_asked_ever_more_seldom(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_slow_start_is_asked_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "READY_WITHIN_S", 1.0)
     monkeypatch.setattr(module, "LATER_BY", 0.2)
     with socket.socket() as free:

@@ -229,9 +229,7 @@ async def test_a_key_of_work_that_may_be_queued_is_not_free_again(
 
 
 @promise("N90")
-async def test_work_that_is_queued_though_the_store_did_not_say_so_is_run(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_queued_work_runs_without_a_word(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """No other server looks for it, and the function may never be called again."""
     function = await api.function()
     accept = api.harness.services.work.store.accept
@@ -271,9 +269,7 @@ KEYED = {"Idempotency-Key": "k"}
 
 @promise("W9")
 @pytest.mark.parametrize("how", ["by id", "by name", "replay", "schedule"])
-async def test_a_key_tells_of_work_that_was_accepted_before_a_kill(
-    api: Api, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+async def test_a_key_outlives_a_kill(api: Api, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     function = await api.function()
     await api.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
     origin = await api.submit(function, "x")
@@ -299,9 +295,7 @@ async def test_a_key_tells_of_work_that_was_accepted_before_a_kill(
 
 
 @promise("W9")
-async def test_a_key_names_the_record_of_a_call_whose_answer_was_lost(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_key_names_a_call_without_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     function = await api.function()
     path = f"{function}/invoke"
     again = await dies_before_it_answers(api, monkeypatch, "POST", path, {}, KEYED)
@@ -380,9 +374,7 @@ async def test_policies_outlive_the_server(tmp_path: Path) -> None:
         ({"backoff_seconds": {"first": -1}}, "backoff_seconds.first"),
     ],
 )
-async def test_a_policy_that_cannot_be_is_refused_by_name(
-    api: Api, policy: dict[str, Any], name: str
-) -> None:
+async def test_a_wrong_policy_names_its_field(api: Api, policy: dict[str, Any], name: str) -> None:
     function = await api.function()
     await api.function(name="g")
     refusal = await api.refused(422, "PUT", f"{function}/async-policy", policy)
@@ -430,9 +422,7 @@ async def test_a_synchronous_call_is_cancelled_too(api: Api) -> None:
 
 
 @promise("W6")
-async def test_a_call_is_cancelled_on_disk_before_the_answer(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelled_on_disk_first(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = await api.harness.active("sleep 60")
     call = await api.harness.running(entry)
     (invocation_id,) = api.harness.invoker._calls
@@ -598,9 +588,7 @@ async def test_accepted_work_is_run_and_its_record_is_as_any_other(api: Api) -> 
     assert (shown["invocation_count"], shown["error_count"]) == (1, 0)
 
 
-async def test_what_fails_is_tried_again_then_a_dead_letter_and_queued_again_on_request(
-    api: Api,
-) -> None:
+async def test_failures_are_retried_then_dead_letters_and_then_redriven(api: Api) -> None:
     function = await api.function("exit 3")
     policy = {"max_attempts": 3, "backoff_seconds": AT_ONCE}
     await api.good("PUT", f"{function}/async-policy", policy)
@@ -663,9 +651,7 @@ async def test_a_redrive_looks_at_no_call_of_another_function(api: Api) -> None:
     assert (await api.good("GET", f"{other}/queue"))["dead_letters"] == 1
 
 
-async def test_a_redrive_has_few_inputs_in_memory_at_a_time(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_redrives_hold_few_inputs(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     function = await api.function("exit 3")
     for _ in range(6):
         record = await api.submit(function, "x" * 1000)

@@ -180,9 +180,7 @@ FLOODS = {
 
 @promise("A18")
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_of_connections_leaves_room_for_management(
-    another: Callable[..., Server], kind: str
-) -> None:
+def test_a_flood_leaves_room_for_management(another: Callable[..., Server], kind: str) -> None:
     server = another("--connections-max 50 --queue-wait-s 30").start()
     function = server.deploy("sleep 4", max_instances=1)
     function_path, data = function.path, FLOODS[kind](function.path)
@@ -258,9 +256,7 @@ def test_a_long_body_that_waits_is_kept_once(another: Callable[..., Server]) -> 
 
 
 @promise("A20")
-def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
-    another: Callable[..., Server],
-) -> None:
+def test_long_bodies_have_room_and_short_calls_go_on(another: Callable[..., Server]) -> None:
     server = another("--bodies-max-bytes 24000000 --queue-wait-s 30").start()
     function = server.deploy("sleep 60; :", max_instances=1)
     quick = server.deploy("cat")
@@ -283,9 +279,7 @@ def test_long_bodies_have_room_in_bytes_and_short_calls_go_on(
 
 
 @pytest.mark.parametrize("whose", ["strangers", "own"])
-def test_unfinished_bodies_of_strangers_leave_room_for_a_tenant_s_own_calls(
-    another: Callable[..., Server], whose: str
-) -> None:
+def test_unfinished_bodies_leave_a_tenant_room(another: Callable[..., Server], whose: str) -> None:
     """With those of the tenant's own calls there is none: the room that strangers fill is small."""
     server = another("--bodies-max-bytes 8388608").start()
     function = server.deploy("cat")
@@ -429,9 +423,7 @@ def test_calls_with_long_output_take_turns_and_lose_none(another: Callable[..., 
 
 
 @promise("A24")
-def test_one_tenant_leaves_half_of_what_is_bounded_to_the_others(
-    another: Callable[..., Server],
-) -> None:
+def test_one_tenant_leaves_half_of_all_bounds_to_others(another: Callable[..., Server]) -> None:
     """It keeps all that it can get, in calls that go on, and functions; another one works on."""
     server = another("--bodies-max-bytes 16777216 --functions-max-bytes 1048576")
     keys = [make_key(server, "--tenant", one, "--scope", "write") for one in "ab"]
@@ -492,9 +484,7 @@ def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[...,
 
 
 @promise("A22")
-def test_kept_answers_that_nobody_reads_are_loaded_one_at_a_time(
-    another: Callable[..., Server],
-) -> None:
+def test_unread_kept_answers_are_loaded_one_at_a_time(another: Callable[..., Server]) -> None:
     server = another().start()
     function = server.deploy("head -c 6000000 /dev/zero | tr '\\0' x")
     key = {"Idempotency-Key": "again"}
@@ -517,9 +507,7 @@ AT_ONCE = 9
 
 
 @promise("A22")
-def test_long_answers_that_are_to_be_kept_wait_one_after_the_other(
-    another: Callable[..., Server],
-) -> None:
+def test_long_answers_to_be_kept_wait_for_each_other(another: Callable[..., Server]) -> None:
     server = another().start()
     # A byte of it is six of the answer: `AT_ONCE` of them are longer than the bound.
     long = "head -c 6200000 /dev/zero | tr '\\0' '\\1'"

@@ -187,9 +187,7 @@ def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[...,
     anybody.refused("UNAUTHORIZED", 401, "GET", LIST)  # revoking all does not open it again
 
 
-def test_a_key_made_before_the_server_counts_and_the_command_needs_no_server(
-    another: Callable[..., Server],
-) -> None:
+def test_a_key_made_before_counts_without_a_server(another: Callable[..., Server]) -> None:
     server = another()
     key = make_key(server)["key"]
     server.start()

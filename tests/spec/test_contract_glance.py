@@ -237,9 +237,7 @@ def test_calls_octets_and_short_answers_are_never_compressed(tenant: Api) -> Non
 
 
 @promise("A76")
-def test_the_files_of_a_version_are_those_it_was_made_with(
-    tenant: Api, open_server: Server, anybody: Api
-) -> None:
+def test_a_version_keeps_its_files(tenant: Api, open_server: Server, anybody: Api) -> None:
     kind = {"Content-Type": "application/x-tar"}
 
     def runtime(of: Api, name: str, files: dict[str, str]) -> None:

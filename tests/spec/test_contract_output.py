@@ -109,9 +109,7 @@ def test_bytes_are_there_after_a_kill(another: Any) -> None:
     assert shown == record
 
 
-def test_the_command_line_prints_bytes(
-    open_server: Server, written: tuple[Api, dict[str, Any]]
-) -> None:
+def test_the_command_prints_bytes(open_server: Server, written: tuple[Api, dict[str, Any]]) -> None:
     _, record = written
 
     def run(*words: str) -> subprocess.CompletedProcess[bytes]:

@@ -602,9 +602,7 @@ def test_a_key_that_expires_makes_none_that_lives_longer(keyed: Keyed) -> None:
 
 
 @promise("A30")
-def test_the_first_key_is_not_an_operators_when_an_admin_with_a_token_makes_it(
-    another: Callable[..., Server],
-) -> None:
+def test_a_first_key_made_by_an_admin_is_not_an_operator_s(another: Callable[..., Server]) -> None:
     server = another("--jwt-secret ROOT/jwt-secret")
     secret = make_secret(server.root)
     server.start()
@@ -613,9 +611,7 @@ def test_the_first_key_is_not_an_operators_when_an_admin_with_a_token_makes_it(
     assert (made["scope"], made["tenant_id"]) == ("write", "acme")
 
 
-def test_an_admin_makes_keys_of_its_tenant_and_up_to_its_scope_only(
-    callers: dict[str, Api],
-) -> None:
+def test_an_admin_makes_keys_of_its_tenant_up_to_its_scope(callers: dict[str, Api]) -> None:
     admin = callers["admin"]
     made = admin.good("POST", "/api/keys", {"scope": "read"}, 201)
     assert {one["tenant_id"] for one in admin.good("GET", "/api/keys")["keys"]} == {

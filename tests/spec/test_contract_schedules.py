@@ -64,9 +64,7 @@ def test_a_schedule_is_made_shown_changed_and_deleted(api: Api) -> None:
         ("/", None),
     ],
 )
-def test_who_misspells_a_time_zone_is_told_the_nearest(
-    api: Api, zone: str, meant: str | None
-) -> None:
+def test_a_misspelt_time_zone_names_the_nearest(api: Api, zone: str, meant: str | None) -> None:
     hint = f"is it {meant}?" if meant else None
     body = {"name": "zoned", "function": "job", "cron": "0 3 * * *"}
     asked = ("UNPROCESSABLE_ENTITY", 422, "POST", SCHEDULES, body | {"timezone": zone})
@@ -103,9 +101,7 @@ def test_who_misspells_a_time_zone_is_told_the_nearest(
         ({"when": "now"}, "when"),
     ],
 )
-def test_what_is_wrong_is_refused_by_its_field_and_makes_nothing(
-    api: Api, fields: dict[str, Any], names: str
-) -> None:
+def test_wrong_fields_are_refused_by_name(api: Api, fields: dict[str, Any], names: str) -> None:
     body = {"name": "nightly", "function": "job", "cron": "0 3 * * *"} | fields
     body = {name: value for name, value in body.items() if value is not None}
     refused = api.refused("UNPROCESSABLE_ENTITY", 422, "POST", SCHEDULES, body)

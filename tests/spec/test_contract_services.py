@@ -173,9 +173,7 @@ def test_controlled_pool_target(tenant: Api, mine: tuple[str, dict[str, str]]) -
 
 
 @promise("D7")
-def test_an_operation_that_a_kill_cut_off_has_failed_after_the_next_start(
-    another: Callable[..., Server],
-) -> None:
+def test_an_operation_cut_off_by_a_kill_has_failed(another: Callable[..., Server]) -> None:
     server = another().start()
     api = Api(server.url)
     function_id = api.create()

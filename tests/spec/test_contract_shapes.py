@@ -196,9 +196,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("handler", "status", "code"), ENDS.values(), ids=ENDS.keys())
-def test_each_end_is_an_answer_with_its_exit_code(
-    tenant: Api, handler: str, status: str, code: int | None
-) -> None:
+def test_ends_have_an_exit_code(tenant: Api, handler: str, status: str, code: int | None) -> None:
     limit_s = 2 if status == "timeout" else 30
     record = tenant.invoke(tenant.active(handler), timeout_seconds=limit_s)
     assert (record["status"], record["exit_code"]) == (status, code)
@@ -227,9 +225,7 @@ def test_a_call_of_a_deleted_function_ends_cancelled_after_five_seconds(tenant: 
 
 
 @pytest.mark.one_server("it looks for the sandbox on one node")
-def test_a_call_that_the_platform_could_not_run_answers_503_and_has_a_record(
-    anybody: Api, open_server: Server
-) -> None:
+def test_a_call_the_platform_could_not_run_is_503(anybody: Api, open_server: Server) -> None:
     function_id = anybody.active("sleep 9")
     found: list[Any] = []
     call = threading.Thread(
@@ -248,9 +244,7 @@ def test_a_call_that_the_platform_could_not_run_answers_503_and_has_a_record(
 
 @promise("C5")
 @pytest.mark.parametrize(("stream", "most"), [("stdout", 6291456), ("stderr", 1048576)])
-def test_output_is_kept_to_its_limit_and_what_is_dropped_is_said_beside_it(
-    tenant: Api, stream: str, most: int
-) -> None:
+def test_output_has_a_limit_and_says_what_is_cut(tenant: Api, stream: str, most: int) -> None:
     to = "" if stream == "stdout" else " >&2"
     function_id = tenant.active(f"head -c {most + 100} /dev/zero | tr '\\0' a{to}")
     path = f"{of(function_id)}/invoke"

@@ -30,9 +30,7 @@ def found() -> dict[str, httpx.Response]:
 
 
 @pytest.mark.parametrize("code", sorted(set(STATUS) - set(errors_page.WITHOUT_A_SERVER)))
-def test_a_server_gives_each_code_with_its_status(
-    found: dict[str, httpx.Response], code: str
-) -> None:
+def test_each_code_comes_with_its_status(found: dict[str, httpx.Response], code: str) -> None:
     body = is_error(found[code], code, STATUS[code])
     assert body["error"]
     if code in ("CAPACITY_FULL", "SHUTTING_DOWN", "RATE_LIMITED"):

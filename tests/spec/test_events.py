@@ -165,9 +165,7 @@ def test_many_calls_are_summed_up(api: Api) -> None:
 
 
 @promise("A45")
-def test_a_reader_that_does_not_read_costs_nothing_and_slows_nobody(
-    api: Api, open_server: Server
-) -> None:
+def test_a_reader_that_does_not_read_slows_nobody(api: Api, open_server: Server) -> None:
     function_id = api.active("true", max_instances=2)
     at = urlsplit(open_server.url)
     stuck = socket.create_connection((at.hostname or "", at.port or 0))

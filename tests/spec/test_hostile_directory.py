@@ -203,9 +203,7 @@ def zombies(parent: int) -> list[int]:
 
 @promise("F13")
 @pytest.mark.parametrize("path", INSIDE)
-def test_from_a_directory_of_the_sandbox_nothing_of_the_host_is_reached(
-    open_server: Server, canary: Canary, path: str
-) -> None:
+def test_sandbox_directories_reach_no_host(open_server: Server, canary: Canary, path: str) -> None:
     function = make(open_server, canary.name(path), canary)
     told = function.deploy()
     assert told["state"] == "active", told

@@ -149,9 +149,7 @@ TEXT = {
 
 
 @pytest.mark.parametrize("text", TEXT.values(), ids=TEXT.keys())
-def test_text_comes_back_exactly_or_is_refused(
-    anybody: Api, open_server: Server, text: str
-) -> None:
+def test_text_comes_back_whole_or_is_refused(anybody: Api, open_server: Server, text: str) -> None:
     body = {"name": new_name(), "handler": f"cat #{text}", "environment": {"A": text}}
     if "\0" in text:
         anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)

@@ -75,9 +75,7 @@ def test_a_connection_is_closed_after_a_refusal(open_server: Server) -> None:
 
 @promise("A14")
 @pytest.mark.parametrize("vector", ONE_REQUEST.values(), ids=ONE_REQUEST.keys())
-def test_a_body_is_not_the_next_request(
-    open_server: Server, count: Callable[[], int], vector: bytes
-) -> None:
+def test_no_body_is_a_request(open_server: Server, count: Callable[[], int], vector: bytes) -> None:
     answer = raw(open_server.url, vector)
     assert count() == 0, answer[:600]
     found = [one for one in statuses(answer) if one != 100]
@@ -86,9 +84,7 @@ def test_a_body_is_not_the_next_request(
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
-def test_a_call_that_offers_http_2_has_its_payload(
-    open_server: Server, anybody: Api, version: str
-) -> None:
+def test_an_http_2_offer_keeps_its_payload(open_server: Server, anybody: Api, version: str) -> None:
     function = of(anybody.active(handler="cat"))
     command = ["curl", "-sS", version, "-H", "Content-Type: application/json"]
     command += ["-d", '{"payload":"the payload"}', f"{open_server.url}{function}/invoke"]
@@ -166,9 +162,7 @@ def test_a_line_without_an_end_behind_a_body_is_not_kept(open_server: Server, ta
 @promise("A4")
 @pytest.mark.parametrize("path", [FUNCTIONS, f"{FUNCTIONS}/invoke/nobody"])
 @pytest.mark.parametrize("way", ["length", "chunks"])
-def test_100_megabytes_are_refused_soon_and_not_kept(
-    open_server: Server, way: str, path: str
-) -> None:
+def test_100_megabytes_are_soon_refused_not_kept(open_server: Server, way: str, path: str) -> None:
     limit_kib = (MIB if path == FUNCTIONS else 8 * MIB) // 1024
     forget_peak(open_server.pid)
     before = rss_kib(open_server.pid)

@@ -120,9 +120,7 @@ def watched_call(server: Server, function: Function, **body: Any) -> tuple[Watch
 
 @promise("F14")
 @pytest.mark.parametrize("when", ["function", "call"])
-def test_a_preloaded_library_is_in_the_handlers_process_alone(
-    open_server: Server, when: str
-) -> None:
+def test_a_preloaded_library_is_in_handlers_alone(open_server: Server, when: str) -> None:
     fields = {"environment": VARIABLE}
     function = open_server.deploy(HANDLER, **(fields if when == "function" else {}))
     watch, record = watched_call(open_server, function, **(fields if when == "call" else {}))

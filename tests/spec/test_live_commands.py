@@ -46,9 +46,7 @@ def test_the_record_is_its_json(open_server: Server, name: str) -> None:
     assert (code, record["status"], record["stdout"]) == (3, "failed", "out\nmore\n")
 
 
-def test_the_logs_of_a_function_are_those_of_its_last_calls(
-    open_server: Server, anybody: Api
-) -> None:
+def test_logs_of_a_function_are_of_its_last_calls(open_server: Server, anybody: Api) -> None:
     name = new_name()
     function_id = anybody.active('echo "$QUILT_PAYLOAD"; echo e >&2; echo last', name=name)
     calls = [anybody.invoke(function_id, str(number)) for number in range(3)]
@@ -69,9 +67,7 @@ def test_the_logs_of_a_function_are_those_of_its_last_calls(
 
 
 @promise("W27")
-def test_attempts_that_were_retried_are_in_logs_and_lists(
-    open_server: Server, anybody: Api
-) -> None:
+def test_retried_attempts_are_in_logs_and_lists(open_server: Server, anybody: Api) -> None:
     name = new_name()
     function_id = anybody.active("echo out; echo err >&2; exit 3", name=name)
     policy = {"max_attempts": 3, "backoff_seconds": {"first": 0, "jitter": 0}}

@@ -225,9 +225,7 @@ def test_a_call_without_a_stream_is_cancelled_as_well(api: Api) -> None:
 
 
 @promise("A41")
-def test_a_call_that_waits_for_an_instance_is_cancelled_before_it_runs(
-    open_server: Server, api: Api
-) -> None:
+def test_a_call_waiting_for_an_instance_is_cancelled_at_once(open_server: Server, api: Api) -> None:
     function_id = api.active("sleep 60; echo done", max_instances=1)
     busy = threading.Thread(target=api.invoke, args=(function_id,))
     busy.start()
@@ -272,9 +270,7 @@ def test_both_streams_are_text_in_order_of_arrival(ended: tuple[Api, dict[str, s
     assert api("GET", logs(record, "?stream=stdout&offset=10")).text == "out3\n"
 
 
-def test_the_order_is_still_known_when_the_record_is_in_the_database(
-    ended: tuple[Api, dict[str, str]],
-) -> None:
+def test_the_order_is_known_from_the_database(ended: tuple[Api, dict[str, str]]) -> None:
     api, record = ended
     time.sleep(0.3)
     assert api("GET", logs(record)).content == b"".join(data for _, data in TURNS)
@@ -293,9 +289,7 @@ def test_the_events_of_a_call_that_is_over_end_with_its_record(
 
 
 @promise("A38")
-def test_a_reader_comes_back_behind_the_last_event_it_had(
-    ended: tuple[Api, dict[str, str]],
-) -> None:
+def test_a_reader_returns_behind_the_last_event_it_had(ended: tuple[Api, dict[str, str]]) -> None:
     api, record = ended
     found = all_of(api, "GET", logs(record))
     for index, one in enumerate(found[:-1]):
@@ -307,9 +301,7 @@ def test_a_reader_comes_back_behind_the_last_event_it_had(
 
 
 @promise("A37")
-def test_a_reader_that_has_more_than_the_record_or_of_an_earlier_attempt_hears_of_it(
-    api: Api,
-) -> None:
+def test_a_reader_ahead_of_the_record_or_of_an_earlier_attempt_hears_it(api: Api) -> None:
     """Event ids name the attempt, after the first one: offsets of another one mean nothing."""
     function_id = api.active("echo hello; exit 1")
     policy = {"max_attempts": 2, "backoff_seconds": {"first": 0, "jitter": 0}}
@@ -343,9 +335,7 @@ def test_a_reader_that_has_more_than_the_record_or_of_an_earlier_attempt_hears_o
         ("?since=1", "the query parameter since"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
-    ended: tuple[Api, dict[str, str]], query: str, names: str
-) -> None:
+def test_nonsense_is_refused(ended: tuple[Api, dict[str, str]], query: str, names: str) -> None:
     api, record = ended
     refusal = is_error(api("GET", logs(record, query)), "UNPROCESSABLE_ENTITY", 422)
     assert refusal["error"].startswith(names)
@@ -476,9 +466,7 @@ def test_both_clients_follow_calls(open_server: Server, api: Api) -> None:
     assert asyncio.run(ask()) == [*pieces, end]
 
 
-def test_an_iterator_that_is_closed_ends_its_call_where_that_is_asked_for(
-    open_server: Server, api: Api
-) -> None:
+def test_a_closed_iterator_ends_its_call_if_that_is_wanted(open_server: Server, api: Api) -> None:
     function_id = api.active("echo begun; sleep 20")
     with Client(open_server.url) as client:
         coming = client.functions.stream(function_id, on_disconnect="cancel")

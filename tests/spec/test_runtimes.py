@@ -165,9 +165,7 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
 
 
 @promise("A26")
-def test_a_tenant_has_what_the_operator_allows_it_and_no_more(
-    another: Callable[..., Server],
-) -> None:
+def test_a_tenant_has_what_the_operator_allows_only(another: Callable[..., Server]) -> None:
     server = another(
         "--tenant-runtime-kinds shell,python --tenant-runtimes 2 --tenant-image-bytes 20000"
     )
@@ -197,9 +195,7 @@ def test_a_tenant_has_what_the_operator_allows_it_and_no_more(
     assert len(names) == 3
 
 
-def test_everything_that_was_said_is_shown_and_secrets_to_writers_only(
-    operator: Api, keyed: Keyed
-) -> None:
+def test_everything_set_is_shown_and_secrets_to_writers_only(operator: Api, keyed: Keyed) -> None:
     digest, name = upload(operator, good(), 201), new_name()
     said = {
         "shared": True,
@@ -300,9 +296,7 @@ def test_an_image_that_is_refused_says_why(operator: Api, keyed: Keyed) -> None:
     assert all(len(name) == 64 for name in names), names
 
 
-def test_an_upload_is_bounded_whether_it_says_its_length_or_not(
-    another: Callable[..., Server],
-) -> None:
+def test_an_upload_is_bounded_with_or_without_length(another: Callable[..., Server]) -> None:
     server = another("--image-upload-max-bytes 100000 --body-timeout-s 1").start()
     api, path = Api(server.url), f"{RUNTIMES}/images"
     long = packed([file("a", b"x" * 100_000)])
@@ -318,9 +312,7 @@ def test_an_upload_is_bounded_whether_it_says_its_length_or_not(
     assert upload(api, packed([file("a", b"x" * 80_000)]))
 
 
-def test_an_upload_that_ends_early_leaves_nothing_and_is_no_mistake_of_the_server(
-    another: Callable[..., Server],
-) -> None:
+def test_an_upload_that_ends_early_leaves_nothing_behind(another: Callable[..., Server]) -> None:
     server = another("--body-timeout-s 1").start()
     head = request("POST", f"{RUNTIMES}/images", TAR | {"Content-Length": "1000000"})
     wire = Wire(server.url)
@@ -334,9 +326,7 @@ def test_an_upload_that_ends_early_leaves_nothing_and_is_no_mistake_of_the_serve
     assert upload(Api(server.url), good())
 
 
-def test_the_command_line_makes_a_runtime_whose_packages_are_there(
-    another: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_the_command_makes_the_same_runtime(another: Callable[..., Server], tmp_path: Path) -> None:
     server = another().start()
     api = Api(server.url)
     if "python" not in api.good("GET", "/api/system/info")["interpreters"]:
@@ -375,9 +365,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).s
 
 @promise("R27")
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
-def test_a_server_has_packages_of_both_languages(
-    another: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_a_server_has_packages_in_both(another: Callable[..., Server], tmp_path: Path) -> None:
     server = another().start()
     api = Api(server.url)
     if not {"python", "node"} <= set(api.good("GET", "/api/system/info")["interpreters"]):

@@ -227,9 +227,7 @@ def limited(api: Api, function_id: str) -> dict[str, Any] | None:
         ({"gb_seconds": 5}, "gb_seconds"),
     ],
 )
-def test_a_quota_that_is_none_changes_nothing(
-    keyed: Keyed, given: dict[str, Any], name: str
-) -> None:
+def test_a_wrong_quota_changes_nothing(keyed: Keyed, given: dict[str, Any], name: str) -> None:
     path = f"/api/tenants/{new_name()}/quota"
     told = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", path, given)
     assert name in told["error"]

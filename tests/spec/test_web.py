@@ -27,9 +27,7 @@ def parts_of(page: str) -> list[str]:
     return re.findall(r'(?:src|href)="([^"]+\.(?:js|css|svg))"', page)
 
 
-def test_a_browser_is_led_to_the_dashboard_wherever_a_proxy_has_put_the_server(
-    anybody: Api,
-) -> None:
+def test_a_browser_gets_the_dashboard_wherever_a_proxy_has_put_it(anybody: Api) -> None:
     for path, headers in (("/", BROWSER), ("/ui", {})):
         answer = anybody("GET", path, headers=headers)
         assert answer.status_code == 302
@@ -122,9 +120,7 @@ def test_nothing_but_its_files_can_be_read(anybody: Api, path: str) -> None:
 
 
 @documented
-def test_the_documentation_is_there_without_a_credential_wherever_a_proxy_has_put_it(
-    keyed: Keyed,
-) -> None:
+def test_documentation_needs_no_credential_wherever_a_proxy_has_put_it(keyed: Keyed) -> None:
     stranger = Api(keyed.server.url)
     led = stranger("GET", "/docs")
     assert led.status_code == 302

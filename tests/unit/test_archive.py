@@ -87,9 +87,7 @@ def test_long_names_behind_each_other_are_no_backup() -> None:
         Reader(io.BytesIO(block * 3000), "it")
 
 
-def test_a_line_without_an_end_is_not_read_into_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_line_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "LINE_MAX_BYTES", 1000)
     source, target = tmp_path / "journal-a.spool", tmp_path / "copy"
     source.write_bytes(bytes(1000))

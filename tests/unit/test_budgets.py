@@ -90,9 +90,7 @@ async def test_a_long_answer_waits_for_those_before_it() -> None:
     ("tenant", "order"),
     [("b", ["a0", "a1", "late", "a2", "a3"]), ("a", ["a0", "a1", "a2", "a3", "late"])],
 )
-async def test_many_answers_of_one_tenant_are_not_all_before_one_of_another(
-    tenant: str, order: list[str]
-) -> None:
+async def test_one_tenant_s_answers_do_not_precede_another(tenant: str, order: list[str]) -> None:
     budget, made = ResponseBudget(100), []
 
     async def answer(name: str, tenant_id: str) -> None:
@@ -127,9 +125,7 @@ async def test_kept_answers_are_loaded_one_at_a_time_and_no_tenant_waits_for_all
     assert {type(one) for one in ended} == {type(None), CapacityFull}  # nobody waits for ever
 
 
-async def test_what_nobody_reads_keeps_the_next_from_being_made(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_unread_answers_keep_others_from_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.05)
     budget = ResponseBudget(100)
     budget.add_unsent(90)

@@ -186,9 +186,7 @@ def test_delete_with_yes_does_not_ask(fake: Fake, capsys: Captured) -> None:
 # --- invoke ------------------------------------------------------------------------------------
 
 
-def test_invoke_prints_output_as_it_is_and_a_line_about_the_call(
-    fake: Fake, capsys: Captured
-) -> None:
+def test_invoke_prints_output_and_a_line_about_it(fake: Fake, capsys: Captured) -> None:
     fake.ends(stdout="\x1b[31mred\r", stderr="oops\n")
     assert run(["invoke", "hello"]) == 0
     printed = capsys.readouterr()
@@ -262,9 +260,7 @@ def test_output_as_json_says_how_the_bytes_are_written(
     }
 
 
-def test_bytes_that_are_no_text_are_refused_with_the_way_to_send_them(
-    fake: Fake, capsys: Captured, tmp_path: Path
-) -> None:
+def test_bytes_need_the_other_way(fake: Fake, capsys: Captured, tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8")
     assert run(["invoke", "hello", "--payload-file", str(photo)]) == 2
@@ -296,9 +292,7 @@ def test_a_payload_comes_from_standard_input(fake: Fake, monkeypatch: pytest.Mon
     assert fake.body == {"payload": '{"a": 1}'}
 
 
-def test_a_terminal_and_no_input_at_all_are_no_payload(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_and_no_input_send_nothing(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in (Terminal(), None, io.StringIO("text")):
         monkeypatch.setattr(sys, "stdin", one)
         assert run(["invoke", "hello"]) == 0
@@ -319,9 +313,7 @@ def test_a_terminal_and_no_input_at_all_are_no_payload(
         ("interrupted", None, 1),
     ],
 )
-def test_the_exit_code_is_what_a_shell_would_report(
-    status: str, handlers: int | None, ours: int
-) -> None:
+def test_the_exit_code_is_a_shell_s(status: str, handlers: int | None, ours: int) -> None:
     ended = msgspec.convert({**INVOCATION, "status": status, "exit_code": handlers}, Invocation)
     assert exit_code(ended) == ours
 
@@ -375,9 +367,7 @@ def test_a_line_of_the_servers_does_not_look_like_one_of_ours(fake: Fake, capsys
     assert capsys.readouterr().err.endswith("\none\\u000atwo\n")
 
 
-def test_a_terminal_gets_colours_unless_its_user_wants_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_terminal_has_colours_unless_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
@@ -433,9 +423,7 @@ ADVISED = [
 
 
 @pytest.mark.parametrize(("error", "said"), ADVISED)
-def test_hints_name_commands_and_no_calls_of_the_api(
-    fake: Fake, capsys: Captured, error: QuiltfnError, said: str
-) -> None:
+def test_hints_name_commands(fake: Fake, capsys: Captured, error: QuiltfnError, said: str) -> None:
     fake.answers["POST", "/invoke/hello"] = (409, json.loads(error_body(error)))
     assert run(["invoke", "hello"]) == 1
     printed = capsys.readouterr().err
@@ -558,9 +546,7 @@ def test_no_help_text_of_a_command_ends_in_mid_sentence(capsys: Captured) -> Non
             assert parsing.first_sentence(command).endswith("."), (group, name)
 
 
-def test_no_server_is_exit_code_3_and_says_how_to_start_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
+def test_no_server_is_code_3_and_help(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
@@ -596,9 +582,7 @@ def test_no_server_is_exit_code_3_and_says_how_to_start_one(
         "functions get a/b",
     ],
 )
-def test_a_line_that_makes_no_sense_is_exit_code_2_and_asks_nobody(
-    fake: Fake, capsys: Captured, line: str
-) -> None:
+def test_nonsense_is_exit_code_2_and_asks_nobody(fake: Fake, capsys: Captured, line: str) -> None:
     assert run(line.split()) == 2
     assert fake.asked == []
     assert "quiltfn has a bug" not in capsys.readouterr().err
@@ -614,9 +598,7 @@ def test_a_hint_is_given_where_it_helps(capsys: Captured) -> None:
     )
 
 
-def test_a_bug_of_ours_is_one_line_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
+def test_a_bug_is_one_line_not_a_trace(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setattr(session, "Client", lambda *_, **__: 1 / 0)
     assert run(["functions", "list"]) == 1
     printed = capsys.readouterr().err
@@ -651,9 +633,7 @@ def test_sections_of_help_are_seen_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("word", ["serve", "keys", "doctor"])
-def test_commands_for_this_machine_are_handed_on_whole(
-    word: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_of_this_machine_get_all(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _, words: handed.append(words))
     assert run([word, "--port", "0", "--sweep", "--help"]) == 0

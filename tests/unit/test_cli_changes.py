@@ -226,9 +226,7 @@ def test_a_timeline_is_shown_in_milliseconds(fake: Fake, capsys: Captured) -> No
     ]
 
 
-def test_timing_is_told_beside_the_output_and_never_fails_the_call(
-    fake: Fake, capsys: Captured
-) -> None:
+def test_timing_is_beside_output_and_never_fails_a_call(fake: Fake, capsys: Captured) -> None:
     path = ("GET", f"/{ID}/invocations/i1/timeline")
     fake.answers[path] = (200, {**TIMELINE, "cold_reason": None})
     assert run(["invoke", "hello", "--timing"]) == 0
@@ -261,9 +259,7 @@ def test_counts_of_a_pool_and_of_all(fake: Fake, capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize(("ready", "code"), [(True, 0), (False, 1)])
-def test_health_is_told_and_is_the_exit_code(
-    fake: Fake, capsys: Captured, ready: bool, code: int
-) -> None:
+def test_health_is_the_exit_code(fake: Fake, capsys: Captured, ready: bool, code: int) -> None:
     report = {
         "status": "ok" if ready else "unavailable",
         "ready": ready,

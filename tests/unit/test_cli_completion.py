@@ -104,9 +104,7 @@ class Screen:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_completes_commands_options_and_names_of_the_server(
-    shell: str, tmp_path: Path
-) -> None:
+def test_a_shell_completes_commands_options_and_names(shell: str, tmp_path: Path) -> None:
     for program in ("tmux", shell):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}: apt install {program}")
@@ -206,9 +204,7 @@ def test_names_are_those_of_the_server_that_the_line_names() -> None:
         assert completion.names("alias", "", asked(url=url)) == [], "no function is named"
 
 
-def test_what_could_mean_something_to_a_shell_is_not_offered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_could_mean_much_to_a_shell_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = [
         "ok",
         "$(id)",

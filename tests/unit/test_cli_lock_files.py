@@ -31,9 +31,7 @@ def a_package(name: str = "demo", more: str = WHEEL) -> str:
     return f'name = "{name}"\nversion = "1.0"\n{more}'
 
 
-def test_a_lock_file_by_pep_751_becomes_exact_requirements_with_their_hashes(
-    tmp_path: Path,
-) -> None:
+def test_a_pep_751_lock_file_becomes_exact_requirements_and_hashes(tmp_path: Path) -> None:
     two = WHEEL.replace("]\n", f', {{ path = "b.whl", hashes = {{ sha256 = "{OTHER}" }} }}]\n')
     win = a_package("win", f"marker = \"sys_platform == 'win32'\"\n{WHEEL}")
     listed = lock_files.read(pylock(tmp_path, a_package(more=two), win))
@@ -121,9 +119,7 @@ def test_what_is_locked_goes_before_what_is_not(tmp_path: Path) -> None:
     ("link", "beside"), [("requirements.txt", ""), ("uv.lock", ""), ("pyproject.toml", "uv.lock")]
 )
 @pytest.mark.parametrize("leads_out", [True, False])
-def test_a_list_that_links_lead_out_to_is_not_read(
-    tmp_path: Path, link: str, beside: str, leads_out: bool
-) -> None:
+def test_no_list_outside_is_read(tmp_path: Path, link: str, beside: str, leads_out: bool) -> None:
     """Also over a directory that is not copied, in which nobody looks for links."""
     code = tmp_path / "code"
     (code / ".venv").mkdir(parents=True)

@@ -111,9 +111,7 @@ def test_npm_starts_no_program_even_if_it_takes_repositories(
 
 
 @needs_npm
-def test_packages_of_a_registry_are_installed_and_locked_ones_too(
-    registry: Registry, app: Path
-) -> None:
+def test_packages_and_locked_ones_are_installed(registry: Registry, app: Path) -> None:
     project(app, dependencies={"plain": "^1.0.0"}, devDependencies={"evil": REPOSITORY})
     packages.install_node(app)
     assert (app / "node_modules/plain/index.js").is_file()
@@ -157,9 +155,7 @@ def test_node_that_obeys_no_variables_is_refused(
         {"packages/a": {"dependencies": {"evil": "file:../../../evil"}}},
     ],
 )
-def test_a_lock_file_names_no_repository_and_nothing_outside(
-    app: Path, entry: Mapping[str, Any]
-) -> None:
+def test_a_lock_file_names_nothing_outside(app: Path, entry: Mapping[str, Any]) -> None:
     project(app)
     locked(app, entry)
     with pytest.raises(BadParameter, match=r"package-lock\.json, line 1: .*evil"):
@@ -211,9 +207,7 @@ def test_npm_reads_and_writes_nothing_outside_of_the_copy(app: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["package.json", "package-lock.json", "pnpm-lock.yaml"])
-def test_a_list_of_packages_outside_of_the_directory_is_refused(
-    app: Path, tmp_path: Path, name: str
-) -> None:
+def test_package_lists_stay_in_the_directory(app: Path, tmp_path: Path, name: str) -> None:
     project(app)
     (app / name).unlink(missing_ok=True)
     for place in (app / "inside", tmp_path / "outside"):

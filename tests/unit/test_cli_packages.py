@@ -169,9 +169,7 @@ def written(directory: Path, text: str) -> Path:
         ("flask\x0b-e .", "cannot be seen"),
     ],
 )
-def test_what_could_run_code_or_leave_the_file_is_refused_by_its_line(
-    tmp_path: Path, line: str, reason: str
-) -> None:
+def test_what_could_run_code_is_refused(tmp_path: Path, line: str, reason: str) -> None:
     (tmp_path / "pkg").mkdir()
     file = written(tmp_path, f"# names\nflask==\\\n3\n\n{line}\n")
     with pytest.raises(BadParameter, match=reason) as refused:

@@ -88,9 +88,7 @@ def test_keys_load_the_store_where_there_is_one_and_no_server(
 
 
 @pytest.mark.parametrize("asked", ["keys --help", "completion of serve"])
-def test_a_command_of_this_machine_is_not_looked_for_in_the_current_directory(
-    tmp_path: Path, asked: str
-) -> None:
+def test_a_local_command_is_not_looked_for_in_the_directory(tmp_path: Path, asked: str) -> None:
     marker = tmp_path / "it-ran"
     for name in ("quiltfn/__init__.py", "quiltfn/__main__.py", "msgspec.py", "argparse.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -296,9 +294,7 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 @pytest.mark.parametrize("end", ["exit 130", "kill -INT $$"])
-def test_an_exit_code_of_130_and_an_end_by_sigint_are_the_same_to_a_shell(
-    shell: str, end: str
-) -> None:
+def test_exit_code_130_and_an_end_by_sigint_look_the_same_to_a_shell(shell: str, end: str) -> None:
     words = [shell, "-c", '"$@"; echo $?', shell, "/bin/sh", "-c", end]
     done = subprocess.run(words, capture_output=True, text=True, timeout=scaled(20), check=False)
     assert done.stdout == "130\n"

@@ -90,9 +90,7 @@ def test_an_option_goes_before_the_environment_that_before_a_profile_that_before
     assert used(url="http://a", api_key="b") == ("http://a", "b")
 
 
-def test_the_key_of_a_profile_is_sent_to_its_own_server_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_profile_s_key_is_sent_to_its_server_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     profiles.write(Profiles(current="prod", profiles={"prod": PROD}))
     assert used(url="https://prod.example/") == ("https://prod.example/", PROD.api_key)
     assert used(url="https://elsewhere.example") == ("https://elsewhere.example", None)
@@ -172,9 +170,7 @@ def test_on_a_terminal_the_key_is_asked_for_unseen(
     assert server.asked_with[0][1] == "quilt_sk_good"
 
 
-def test_login_again_asks_the_server_of_the_profile(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_login_again_asks_the_same_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     old = Profile(url="http://lab.example", api_key="quilt_sk_old")
     profiles.write(Profiles(current="prod", profiles={"prod": PROD, "lab": old}))
     typed("quilt_sk_good\n", monkeypatch)
@@ -197,9 +193,7 @@ def test_a_server_that_needs_no_key_is_stored_without_one(
 
 
 @pytest.mark.usefixtures("server")
-def test_login_says_which_variables_go_before_what_it_stores(
-    capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_login_names_stronger_variables(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_mine")
     typed("quilt_sk_good\n", monkeypatch)
     assert run(["login"]) == 0

@@ -241,9 +241,7 @@ def test_packages_come_as_wheels_and_everything_is_compiled(
 
 
 @promise("R7")
-def test_a_package_without_a_wheel_is_refused_and_its_code_does_not_run(
-    fake: Fake, tmp_path: Path, capsys: Captured
-) -> None:
+def test_packages_need_a_wheel(fake: Fake, tmp_path: Path, capsys: Captured) -> None:
     marker = tmp_path / "it-ran"
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"{a_source_package(tmp_path, marker)}\n")
@@ -281,9 +279,7 @@ def test_no_script_runs_that_prepares_a_package_named_by_its_path(
 
 
 @promise("R7")
-def test_npm_installs_what_the_package_names_and_runs_none_of_its_scripts(
-    fake: Fake, app: Path, tmp_path: Path
-) -> None:
+def test_npm_installs_packages_and_no_scripts(fake: Fake, app: Path, tmp_path: Path) -> None:
     if shutil.which("npm") is None:
         pytest.skip("needs npm")
     marker = tmp_path / "it-ran"
@@ -469,9 +465,7 @@ def test_what_is_no_base_image_is_said_before_anything_is_sent(
     assert fake.asked == []
 
 
-def test_a_refused_base_image_is_called_as_it_was_given(
-    fake: Fake, tmp_path: Path, capsys: Captured
-) -> None:
+def test_a_refused_base_image_has_its_name(fake: Fake, tmp_path: Path, capsys: Captured) -> None:
     archive = tmp_path / "root.tar"
     archive.write_bytes(b"a tar")
     fake.answers["POST", "/api/runtimes/images"] = (201, IMAGE)
@@ -536,9 +530,7 @@ def test_a_program_that_hangs_is_ended_with_what_it_has_started(
     assert {method for method, _ in fake.asked} == {"GET"}  # nothing was sent
 
 
-def test_a_program_that_does_not_want_to_end_is_ended_though_ctrl_c_comes_twice(
-    tmp_path: Path,
-) -> None:
+def test_a_program_that_resists_is_ended_though_ctrl_c_comes_twice(tmp_path: Path) -> None:
     made = tmp_path / "made"
     command = ["sh", "-c", f"trap '' TERM; echo $$ >{made}; sleep 600; sleep 600"]
     main = threading.main_thread().ident
@@ -701,9 +693,7 @@ def test_packages_that_a_runtime_has_are_neither_installed_nor_sent_again(
 
 
 @promise("R46")
-def test_runtimes_for_all_tenants_take_packages_of_such_runtimes_alone(
-    fake: Fake, app: Path
-) -> None:
+def test_runtimes_for_all_tenants_take_packages_of_such_alone(fake: Fake, app: Path) -> None:
     """A tenant chooses the key of its own runtime, and what it gives the key to."""
     with_a_package(app)
     key, evil = runtime_files.key_of(source(app), TARGET), "e" * 64
@@ -768,9 +758,7 @@ def test_a_wheel_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         runtime_files.key_of(wanted, TARGET)
 
 
-def test_packages_of_another_machine_are_used_where_it_does_not_matter(
-    app: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packages_of_other_machines(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_a_package(app)
     (app / "package.json").write_text("{}")
     node = runtime_files.Source(kind=Kind.NODE, directory=app)
@@ -805,9 +793,7 @@ def test_what_is_too_large_is_refused_before_it_is_packed(
         assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
-def test_it_goes_compressed_to_another_machine(
-    fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compressed_for_others(fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_files, "is_loopback", lambda _: False)
     assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 0
     (archive,) = archives(fake)
@@ -837,9 +823,7 @@ def test_node_packages_have_a_key_unless_files_are_among_them(app: Path) -> None
     assert runtime_files.key_of(node, None) is None
 
 
-def test_a_server_gets_packages_of_both_languages_as_one_image(
-    fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packages_of_two_languages(fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[str] = []
 
     def install_python(_wanted: Path, place: Path, _target: packages.Target) -> None:

@@ -182,9 +182,7 @@ def test_invocations_are_shown_by_when_they_started(capsys: Captured) -> None:
     assert [row.split()[-1].partition("-")[2] for row in rows] == ["b", "c", "a"]
 
 
-def test_aliases_are_those_of_a_function_of_the_project_or_of_all(
-    canned: Path, capsys: Captured
-) -> None:
+def test_aliases_are_of_a_function_of_the_project_or_all(canned: Path, capsys: Captured) -> None:
     def listed(*more: str) -> list[tuple[str | None, str]]:
         assert run(["aliases", "list", "-o", "json", *more]) == 0
         shown = json.loads(capsys.readouterr().out)["aliases"]
@@ -245,9 +243,7 @@ def test_what_does_not_go_together_is_refused(words: str, said: str, capsys: Cap
         ("2026-12-01T09:30+05:00", "2026-12-01T05:30:00"),
     ],
 )
-def test_a_moment_is_an_age_a_day_or_a_time(
-    monkeypatch: pytest.MonkeyPatch, text: str, moment: str
-) -> None:
+def test_moments_are_ages_or_days(monkeypatch: pytest.MonkeyPatch, text: str, moment: str) -> None:
     now = 1_796_122_800  # 2026-12-01T12:00:00+01:00
     monkeypatch.setenv("TZ", "Etc/GMT-1")
     time.tzset()

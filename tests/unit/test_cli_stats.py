@@ -115,9 +115,7 @@ def test_a_little_usage_does_not_read_as_none(fake: Fake, capsys: Captured) -> N
 
 
 @pytest.mark.parametrize("host", [None, "fn.example.com"])
-def test_a_url_is_told_whole_where_it_is_known(
-    fake: Fake, capsys: Captured, host: str | None
-) -> None:
+def test_a_url_is_whole_where_it_is_known(fake: Fake, capsys: Captured, host: str | None) -> None:
     rule = {"auth": "key", "webhook": None, "cors": None, "methods": None, "stream": False}
     one = {"function_id": ID, "path": "/fn/default/hello", "host": host, **rule}
     fake.answers["GET", f"/{ID}/url"] = (200, one)

@@ -36,9 +36,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return one
 
 
-def test_a_call_is_queued_and_its_id_is_all_that_a_script_gets(
-    fake: Fake, capsys: Captured
-) -> None:
+def test_a_call_is_queued_and_its_id_is_all_that_is_printed(fake: Fake, capsys: Captured) -> None:
     fake.answers["POST", "/invoke/hello"] = (202, QUEUED)
     assert run(["invoke", "hello", "--payload", "x", "--async", "--delay", "60"]) == 0
     assert fake.query == "mode=async&delay_seconds=60"
@@ -92,9 +90,7 @@ def test_a_call_has_the_callers_key(fake: Fake, mode: list[str]) -> None:
         ("--async --timing", "--timing"),
     ],
 )
-def test_options_that_nothing_can_come_of_are_refused(
-    fake: Fake, capsys: Captured, words: str, option: str
-) -> None:
+def test_useless_options_are_refused(fake: Fake, capsys: Captured, words: str, option: str) -> None:
     assert run(["invoke", "hello", "--payload", "x", *words.split()]) == 2
     assert option in capsys.readouterr().err
     assert fake.asked == []
@@ -108,9 +104,7 @@ def test_a_call_that_never_started_was_neither_warm_nor_cold(fake: Fake, capsys:
 
 
 @pytest.mark.parametrize("words", [["--wait"], ["--delay", "3"]])
-def test_what_goes_with_async_is_refused_without_it(
-    fake: Fake, capsys: Captured, words: list[str]
-) -> None:
+def test_async_options_need_async_itself(fake: Fake, capsys: Captured, words: list[str]) -> None:
     assert run(["invoke", "hello", "--payload", "x", *words]) == 2
     assert f"{words[0]} goes with --async" in capsys.readouterr().err
     assert fake.asked == []
@@ -247,9 +241,7 @@ def test_a_table_without_rows_may_have_columns_that_can_go() -> None:
         ("schedules add x y --every-seconds=60", "(--every?)"),
     ],
 )
-def test_a_word_of_the_api_or_of_another_command_is_understood(
-    fake: Fake, capsys: Captured, words: str, meant: str
-) -> None:
+def test_api_words_are_understood(fake: Fake, capsys: Captured, words: str, meant: str) -> None:
     assert run(words.split()) == 2
     assert meant in capsys.readouterr().err
     assert fake.asked == []
@@ -295,9 +287,7 @@ def test_who_has_no_input_is_told_the_command_that_keeps_it(fake: Fake, capsys: 
     assert "quiltfn functions record-policy hello says" in capsys.readouterr().err
 
 
-def test_the_async_policy_is_shown_set_and_reset(
-    fake: Fake, capsys: Captured, tmp_path: Path
-) -> None:
+def test_async_policies_are_shown_and_set(fake: Fake, capsys: Captured, tmp_path: Path) -> None:
     fake.answers["GET", f"/{ID}/async-policy"] = (200, POLICY)
     assert run(["functions", "async-policy", "hello"]) == 0
     assert "at most 600 s" in capsys.readouterr().out
@@ -317,9 +307,7 @@ def test_the_async_policy_is_shown_set_and_reset(
 
 
 @pytest.mark.parametrize("words", ["--retry-on failed,oom", "--retry-on failed --retry-on oom"])
-def test_ends_that_are_tried_again_are_named_with_commas_or_one_by_one(
-    fake: Fake, words: str
-) -> None:
+def test_retried_ends_are_named_with_commas_or_one_by_one(fake: Fake, words: str) -> None:
     fake.answers["GET", f"/{ID}/async-policy"] = (200, POLICY)
     fake.answers["PUT", f"/{ID}/async-policy"] = (200, POLICY)
     assert run(["functions", "async-policy", "hello", *words.split()]) == 0
@@ -358,9 +346,7 @@ def test_what_a_policy_change_does_not_name_stays_as_it_is(fake: Fake) -> None:
         ("--on-failure a --secret-file /dev/null", "--secret-file goes with a URL"),
     ],
 )
-def test_a_policy_that_cannot_be_is_not_sent(
-    fake: Fake, capsys: Captured, words: str, message: str
-) -> None:
+def test_a_wrong_policy_is_not_sent(fake: Fake, capsys: Captured, words: str, message: str) -> None:
     assert run(["functions", "async-policy", "hello", *words.split()]) == 2
     assert message in capsys.readouterr().err
     assert fake.asked == []
@@ -503,9 +489,7 @@ def test_a_share_that_cannot_be_says_which_can(fake: Fake, capsys: Captured, sha
 
 
 @pytest.mark.parametrize("rate", ["0%", "0.05%", "99.95%", "100%"])
-def test_a_percentage_that_the_server_refuses_is_not_sent(
-    fake: Fake, capsys: Captured, rate: str
-) -> None:
+def test_a_refused_percentage_is_not_sent(fake: Fake, capsys: Captured, rate: str) -> None:
     assert run(["aliases", "set", ID, "live", "4", "--also", "5=10%", "--error-rate", rate]) == 2
     assert "--error-rate must be a percentage from 0.1% to 99.9%" in capsys.readouterr().err
     assert run(["deploy", "--canary", rate]) == 2

@@ -104,9 +104,7 @@ def test_accept_encoding_is_read_as_rfc_9110_says(given: str, wanted: bool) -> N
     assert wants_gzip(Headers({"accept-encoding": given})) is wanted
 
 
-async def test_long_answers_are_compressed_aside_one_at_a_time_and_count(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_long_answers_are_compressed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     budget, go_on, at_once = ResponseBudget(), threading.Event(), list[int]()
     under_way = 0
 

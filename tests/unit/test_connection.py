@@ -146,9 +146,7 @@ def rss_kib() -> int:
 # Responses -----------------------------------------------------------------------------------
 
 
-async def test_a_header_may_come_several_times_and_bytes_have_a_length(
-    door: ServerUnderTest,
-) -> None:
+async def test_a_header_may_come_often_and_bytes_have_a_length(door: ServerUnderTest) -> None:
     door.answers["/a"] = plain
     head, body = (await door.ask(get("/a", CLOSE))).split(b"\r\n\r\n")
     lines = [b"HTTP/1.1 200 OK", b"x-a: 1", b"x-a: 2", b"content-length: 2", b"connection: close"]
@@ -278,9 +276,7 @@ async def test_a_stream_of_known_length_has_that_length(door: ServerUnderTest) -
     assert b"chunked" not in answer
 
 
-async def test_a_stream_of_another_length_than_it_said_ends_the_connection(
-    door: ServerUnderTest,
-) -> None:
+async def test_a_stream_of_the_wrong_length_ends_the_connection(door: ServerUnderTest) -> None:
     door.stream("/s", three, headers=[("content-length", "12")])
     assert (await door.ask(get("/s"))).endswith(b"\r\n\r\nonetwothree")
 
@@ -348,9 +344,7 @@ async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, wai
 
 
 @promise("A33")
-async def test_a_stream_waits_for_its_reader_and_the_server_keeps_its_size(
-    pytestconfig: pytest.Config,
-) -> None:
+async def test_a_stream_waits_for_its_reader_and_stays_small(pytestconfig: pytest.Config) -> None:
     """Far more than memory may grow by, to a reader that is slower than the server."""
     chunks_in_all = pytestconfig.getoption("--stream-mib") * 16
     ahead, asked, taken = 0, 0, 0
@@ -430,9 +424,7 @@ async def test_a_body_is_handed_on_while_it_arrives_and_not_kept(door: ServerUnd
     assert rss_kib() - before < 8 * 1024
 
 
-async def test_a_client_that_leaves_within_its_body_is_told_to_the_reader_of_it(
-    door: ServerUnderTest,
-) -> None:
+async def test_a_client_leaving_within_its_body_is_noticed(door: ServerUnderTest) -> None:
     told: list[type[BaseException]] = []
 
     async def read(request: Request) -> Response:
@@ -477,9 +469,7 @@ async def test_continue_is_said_to_who_waits_for_it(door: ServerUnderTest) -> No
 # Refusals ------------------------------------------------------------------------------------
 
 
-async def test_what_is_no_http_is_refused_behind_the_answers_that_are_due(
-    door: ServerUnderTest,
-) -> None:
+async def test_what_is_no_http_is_refused_behind_answers_due(door: ServerUnderTest) -> None:
     door.answers["/a"] = plain
     answer = await door.ask(get("/a") + b"rubbish\r\n\r\n" + get("/a"))
     assert answer.index(b"HTTP/1.1 200") == 0
@@ -580,9 +570,7 @@ async def test_methods_of_other_protocols_are_refused_and_nothing_behind_them_is
         [*UPGRADE, "Transfer-Encoding: gzip, chunked"],
     ],
 )
-async def test_a_coding_that_is_not_known_is_refused(
-    door: ServerUnderTest, lines: list[str]
-) -> None:
+async def test_an_unknown_coding_is_refused(door: ServerUnderTest, lines: list[str]) -> None:
     door.answers |= {"/a": plain, "/hidden": plain}
     answer = await door.ask(get("/a", *lines, method="POST") + CHUNKS + HIDDEN)
     assert answer.startswith(b"HTTP/1.1 501 Not Implemented")
@@ -594,9 +582,7 @@ async def test_a_coding_that_is_not_known_is_refused(
 
 
 @pytest.mark.parametrize("upgrade", [(), UPGRADE])
-async def test_a_length_of_many_digits_is_refused(
-    door: ServerUnderTest, upgrade: tuple[str, ...]
-) -> None:
+async def test_long_lengths_are_refused(door: ServerUnderTest, upgrade: tuple[str, ...]) -> None:
     door.answers |= {"/a": plain, "/hidden": plain}
     for digits in (20, 5000):
         line = f"Content-Length: {len(HIDDEN):0{digits}}"
@@ -650,9 +636,7 @@ async def test_the_name_of_another_protocol_may_stand_in_a_header(door: ServerUn
         ("1.0", "", b"200"),
     ],
 )
-async def test_there_is_one_host(
-    door: ServerUnderTest, version: str, lines: str, status: bytes
-) -> None:
+async def test_one_host(door: ServerUnderTest, version: str, lines: str, status: bytes) -> None:
     door.answers["/a"] = plain
     answer = await door.ask(f"GET /a HTTP/{version}\r\n{lines}{CLOSE}\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 " + status)
@@ -757,9 +741,7 @@ async def test_a_body_of_tiny_chunks_is_taken_by_what_has_come_together(
 
 
 @pytest.mark.parametrize(("count", "size"), [(101, 1), (20, 1000)])
-async def test_trailer_fields_are_bounded_in_number_and_bytes(
-    door: ServerUnderTest, count: int, size: int
-) -> None:
+async def test_trailer_fields_are_bounded(door: ServerUnderTest, count: int, size: int) -> None:
     async def read(request: Request) -> Response:
         async for _ in request.chunks():
             pass
@@ -774,9 +756,7 @@ async def test_trailer_fields_are_bounded_in_number_and_bytes(
 
 
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"0\r\nbad\r\n\r\n", b"0;a=\0\r\n"])
-async def test_a_body_that_turns_bad_behind_its_response_has_no_second_one(
-    door: ServerUnderTest, bad: bytes
-) -> None:
+async def test_bad_bodies_have_no_second_response(door: ServerUnderTest, bad: bytes) -> None:
     may_end = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -904,9 +884,7 @@ async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
     assert held[1] > 2**20
 
 
-async def test_a_mistake_in_the_application_ends_its_connection_and_no_other(
-    door: ServerUnderTest,
-) -> None:
+async def test_a_mistake_in_the_application_ends_its_connection(door: ServerUnderTest) -> None:
     async def broken(_: Request) -> Response:
         raise ZeroDivisionError
 
@@ -953,14 +931,12 @@ def test_a_target_is_split_into_path_and_query(target: bytes, path: str, query: 
         test_a_stream_is_sent_in_chunks_and_ends,
         test_a_stream_that_fails_has_no_end,
         test_a_body_is_handed_on_while_it_arrives_and_not_kept,
-        test_a_client_that_leaves_within_its_body_is_told_to_the_reader_of_it,
-        test_what_is_no_http_is_refused_behind_the_answers_that_are_due,
+        test_a_client_leaving_within_its_body_is_noticed,
+        test_what_is_no_http_is_refused_behind_answers_due,
         test_a_server_that_ends_answers_what_it_has_begun,
     ],
 )
-def test_so_it_is_on_the_loop_that_the_server_has(
-    checked: Callable[[ServerUnderTest], Awaitable[None]],
-) -> None:
+def test_so_it_is_on_our_loop(checked: Callable[[ServerUnderTest], Awaitable[None]]) -> None:
     async def check() -> None:
         async with serving() as door:
             await checked(door)

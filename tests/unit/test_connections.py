@@ -112,9 +112,7 @@ def test_of_many_that_end_one_after_another_all_are_looked_at_once() -> None:
     assert sum(one.looks for one in peers) <= 3 * MOST
 
 
-def test_negative_control_the_order_of_acceptance_would_end_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_negative_control_acceptance_order_ends_another(monkeypatch: pytest.MonkeyPatch) -> None:
     def in_order(self: Connections) -> bool:
         return module._make_way(self._regular, lambda it: it.idle_since is not None)
 
@@ -147,9 +145,7 @@ def test_clients_are_quiet_once_none_has_asked_for_some_time() -> None:
     assert not connections.are_quiet_since(5)
 
 
-async def test_as_many_that_stand_still_end_as_others_need_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_those_standing_still_end_as_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that have stood still longest, all at one look; without anybody waiting, none."""
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
     connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100))

@@ -24,9 +24,7 @@ def test_lines_are_found() -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_that_the_dashboard_shows_is_a_command(
-    line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shown_lines_are_commands(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in {"${one.name}": "hello", "${one.current_version}": "1"}.items():
         line = line.replace(name, value)
     words = shlex.split(line)[1:]

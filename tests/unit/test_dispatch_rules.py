@@ -104,9 +104,7 @@ def everybody(rota: Rota) -> set[str]:
 
 
 @given(counts=st.tuples(st.integers(1, 3), st.integers(1, 3)), turns=st.integers(1, 200))
-def test_tenants_have_equal_shares_however_many_functions_they_have(
-    counts: tuple[int, int], turns: int
-) -> None:
+def test_tenants_have_equal_shares_of_turns(counts: tuple[int, int], turns: int) -> None:
     rota = Rota()
     for tenant, count in zip("ab", counts, strict=True):
         for number in range(count):

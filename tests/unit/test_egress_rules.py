@@ -176,9 +176,7 @@ def test_ipv6_is_offered_where_it_leads_out_of_the_host(routes: str, wanted: boo
         ("nameserver\nnameserver nonsense\n# nameserver 1.1.1.1\n", True, []),
     ],
 )
-def test_the_forwarder_is_named_where_it_has_somebody_to_ask(
-    text: str, v6: bool, wanted: Iterable[str]
-) -> None:
+def test_the_forwarder_is_named_if_needed(text: str, v6: bool, wanted: Iterable[str]) -> None:
     assert rules.resolvers_of(text, v6=v6) == wanted
 
 

@@ -162,9 +162,7 @@ async def test_a_slow_reader_is_told_how_many_it_missed_and_keeps_nothing(events
     assert one.id == "7-11"
 
 
-async def test_a_ring_is_bounded_in_bytes_as_well(
-    events: Events, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_ring_is_bounded_in_bytes(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT_BYTES", 1000)
     events.reader(TENANT)
     for _ in range(100):
@@ -233,9 +231,7 @@ async def test_instances_are_told_with_the_sum_of_calls(events: Events) -> None:
     assert await nothing_more(reader)
 
 
-async def test_counts_are_told_a_moment_later_once_and_only_where_they_changed(
-    events: Events,
-) -> None:
+async def test_counts_are_told_later_once_and_only_where_they_changed(events: Events) -> None:
     reader = events.reader(TENANT)
     for _ in range(10):
         events.pool_changed(TENANT, FUNCTION.id)
@@ -305,9 +301,7 @@ async def test_a_ring_stays_while_a_reader_is_slow(
     await reader.aclose()
 
 
-async def test_counts_of_functions_that_came_and_went_are_forgotten(
-    events: Events, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stale_counts_are_forgotten(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COUNTS_KEPT", 3)
     events.reader(TENANT)
     for number in range(10):
@@ -315,9 +309,7 @@ async def test_counts_of_functions_that_came_and_went_are_forgotten(
     await until(lambda: len(events._rings[TENANT].counts) == 3)
 
 
-async def test_a_ring_goes_a_minute_after_its_last_reader(
-    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_rings_go_after_a_minute(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT_S", 0.05)
     events = Events(clock, 7, lambda _: PoolCounts(), queue_counts)
     events.reader(TENANT)

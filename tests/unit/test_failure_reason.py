@@ -200,9 +200,7 @@ def test_what_the_network_cannot_reach_is_said_where_a_connection_failed(
         (CallResult(kind=ExitKind.EXITED), None),
     ],
 )
-def test_only_the_servers_own_words_are_for_everybody(
-    result: CallResult, expected: str | None
-) -> None:
+def test_only_the_servers_words_are_for_everybody(result: CallResult, expected: str | None) -> None:
     record = a_call(a_function()).after(result, now=0, duration_ms=1)
     assert record.public_message == expected
     stored = msgspec.structs.replace(record, own_message=None)  # as it is read from the store

@@ -201,9 +201,7 @@ def test_add_node_writes_a_file_that_serve_takes(
     assert run("add-node", "one", *other) == 0
 
 
-def test_what_is_to_be_said_has_the_name_that_the_help_has(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_options_have_the_name_that_help_has(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run()
     told = capsys.readouterr().err

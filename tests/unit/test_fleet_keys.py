@@ -156,9 +156,7 @@ async def test_a_node_without_the_store_follows_a_revocation_by_another_node(nod
 
 
 @promise("N98")
-async def test_a_node_without_the_store_hears_of_a_disabled_tenant_by_one_that_knows_more(
-    nodes: Nodes,
-) -> None:
+async def test_a_cut_off_node_hears_of_a_disabled_tenant_from_another(nodes: Nodes) -> None:
     nodes.store.cut_off = {"two"}
     await nodes.after(2)
     nodes.disabled["one"].set("acme", disabled=True)

@@ -80,9 +80,7 @@ def test_v1_without_swap_accounting_has_none_for_swap(v1: Path) -> None:
 
 
 @pytest.mark.parametrize("before", ["9" * 19, "4096"], ids=["falling", "rising"])
-def test_the_sum_with_swap_is_never_below_the_memory(
-    v1: Path, monkeypatch: pytest.MonkeyPatch, before: str
-) -> None:
+def test_memory_bounds_swap_sums(v1: Path, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     memory = v1 / "memory" / "quiltfn"
     for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
         (memory / name).write_text(before)

@@ -42,9 +42,7 @@ def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Poo
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES, size=st.integers(0, 63))
-def test_as_many_calls_as_there_is_headroom_for_are_served(
-    story: list[tuple[str, int]], size: int
-) -> None:
+def test_as_many_calls_as_headroom_for_are_served(story: list[tuple[str, int]], size: int) -> None:
     live_through(story, size)
 
 
@@ -65,9 +63,7 @@ MORE_THAN_MAY_BE = [
 @example(story=MORE_THAN_MAY_BE, which=1)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES_OF_SEVERAL, which=st.integers(0, 2))
-def test_and_so_where_several_pools_share_the_memory(
-    story: list[tuple[str, int, int]], which: int
-) -> None:
+def test_and_so_where_pools_share_the_memory(story: list[tuple[str, int, int]], which: int) -> None:
     class Node(NodeSimulation):
         def drain(self) -> None:
             """Instead of the end of the story."""

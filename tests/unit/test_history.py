@@ -94,9 +94,7 @@ def test_a_history_that_agrees_is_clean() -> None:
         (undo_a_deletion, "functions"),
     ],
 )
-def test_a_server_that_makes_this_mistake_is_found_out(
-    mistake: Callable[[Seen], None], found: str
-) -> None:
+def test_mistaken_servers_are_found_out(mistake: Callable[[Seen], None], found: str) -> None:
     history, seen = a_history()
     mistake(seen)
     verdict = judge(history, seen)

@@ -121,9 +121,7 @@ def test_a_body_that_is_no_text_is_base64(kind: str, body: bytes, is_base64: boo
     assert (base64.b64decode(made["body"]) if is_base64 else made["body"].encode()) == body
 
 
-def test_a_body_that_becomes_too_long_is_refused_before_it_is_made(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_too_long_body_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     most = PAYLOAD_MAX_BYTES // 6
     with pytest.raises(PayloadTooLarge):
         event(body=bytes(most))  # beside its other fields

@@ -198,9 +198,7 @@ async def test_a_job_that_is_ended_is_an_error_and_leaves_nothing(
             await taking
 
 
-async def test_a_job_that_takes_too_long_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_long_jobs_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "WALL_FOR_CPU", 0.003)
     async with unpacking(tmp_path, PATIENT) as taking:
         with pytest.raises(StoreUnavailable, match=r"it took more than 0.9"):
@@ -254,9 +252,7 @@ def _is_running(pid: int) -> bool:
     return False
 
 
-async def test_memory_and_disk_are_outcomes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_memory_and_disk_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Unpack(
         place=str(tmp_path), archive=Archive.TAR, contents=Contents.FILES, limits=ImageLimits()
     )
@@ -294,9 +290,7 @@ def node_modules(root: Path, count: int, content: bytes) -> None:
     "content",
     [b"{", b'{"name": "same", "version": "1"}', b'{"name": "\xff", "version": "1"}', b"[" * 9000],
 )
-def test_so_many_descriptions_are_read_whatever_they_say(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_descriptions(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is none, or is there already, costs as much as a package that is new."""
     from quiltfn.images import contents  # noqa: PLC0415
 
@@ -316,9 +310,7 @@ def test_so_many_descriptions_are_read_whatever_they_say(
     assert reads == 10
 
 
-async def test_packages_are_listed_once_for_each_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_packages_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = ImageDirectory(tmp_path, ManualClock(100.0), PATIENT)
     images.start()
     members = [file("node_modules/a/package.json", b'{"name": "a", "version": "1.0"}')]

@@ -104,9 +104,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.dictionaries(PATHS, st.binary(max_size=1500), min_size=1, max_size=6))
-async def test_any_tree_that_is_taken_is_the_same_elsewhere(
-    one: Box, two: Box, files: dict[str, bytes]
-) -> None:
+async def test_trees_are_the_same_elsewhere(one: Box, two: Box, files: dict[str, bytes]) -> None:
     try:
         image = await one.take(packed(file(name, data) for name, data in files.items()))
     except Unprocessable:

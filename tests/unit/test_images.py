@@ -116,9 +116,7 @@ async def test_modes_and_times_are_made_plain(box: ImagesUnderTest) -> None:
 
 
 @promise("R3")
-async def test_the_same_tree_has_the_same_digest_however_it_was_packed(
-    box: ImagesUnderTest,
-) -> None:
+async def test_a_tree_has_the_same_digest_however_it_was_packed(box: ImagesUnderTest) -> None:
     files = [file(name, data) for name, data in GOOD.items()]
     files.append(link("current", "lib/data.txt"))
     explicit: list[Entry] = [directory("./"), directory("./lib/"), directory("bin"), *files[::-1]]
@@ -150,9 +148,7 @@ async def test_the_same_tree_has_the_same_digest_however_it_was_packed(
         lambda: link("app.py", "bin/run"),
     ],
 )
-async def test_every_difference_is_another_digest(
-    box: ImagesUnderTest, change: Callable[[], Entry]
-) -> None:
+async def test_every_difference_counts(box: ImagesUnderTest, change: Callable[[], Entry]) -> None:
     rest = [file(name, data) for name, data in GOOD.items() if name != "app.py"]
     one = await box.take(packed([file("app.py", GOOD["app.py"]), *rest]))
     other = await box.take(packed([change(), *rest]))
@@ -318,9 +314,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @promise("R2")
 @pytest.mark.parametrize("what", HOSTILE)
-async def test_what_is_hostile_is_refused_with_its_reason_and_leaves_nothing(
-    box: ImagesUnderTest, what: str
-) -> None:
+async def test_the_hostile_is_refused_and_leaves_nothing(box: ImagesUnderTest, what: str) -> None:
     make, reason = HOSTILE[what]
     assert reason in await box.refused(make())
 
@@ -358,9 +352,7 @@ async def test_damaged_compression_is_refused(box: ImagesUnderTest, cut: int) ->
     assert "compression is damaged" in await box.refused(good(), Archive.GZIP)
 
 
-async def test_a_refusal_names_the_member_without_its_control_characters(
-    box: ImagesUnderTest,
-) -> None:
+async def test_a_refusal_names_its_member_without_control_characters(box: ImagesUnderTest) -> None:
     said = await box.refused(packed([file("a\x1b[31mb\udcff")]))
     assert said.isprintable()
     assert "is no" in said or "UTF-8" in said
@@ -511,9 +503,7 @@ async def test_an_upload_that_nobody_waits_for_leaves_nothing_unknown(
     assert list(box.store.iterdir()) == []
 
 
-async def test_an_image_that_is_collected_while_it_is_uploaded_again_is_there(
-    box: ImagesUnderTest,
-) -> None:
+async def test_an_image_collected_while_uploaded_again_is_there(box: ImagesUnderTest) -> None:
     digest = (await box.take(good())).digest
     box.clock.time += 601
     loop = asyncio.get_running_loop()
@@ -530,9 +520,7 @@ async def test_an_image_that_is_collected_while_it_is_uploaded_again_is_there(
     assert [one.name for one in box.store.iterdir()] == [digest]
 
 
-async def test_a_disk_without_room_is_told_and_leaves_nothing(
-    box: ImagesUnderTest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_full_disk_is_told(box: ImagesUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_directory: int) -> None:
         raise OSError(28, "No space left on device")
 

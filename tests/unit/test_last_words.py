@@ -15,9 +15,7 @@ from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, LINE_MAX, with_last_lin
         (b"\xff\0", "it ended: \ufffd\ufffd", "it ended: \ufffd\ufffd"),
     ],
 )
-def test_a_sentence_has_the_last_line_and_below_it_all_lines(
-    written: bytes, line: str, whole: str
-) -> None:
+def test_the_last_line_is_in_the_sentence_above_all(written: bytes, line: str, whole: str) -> None:
     assert with_last_line("it ended", written) == line
     assert with_output(line, written) == whole
 

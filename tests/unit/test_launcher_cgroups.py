@@ -371,9 +371,7 @@ def test_the_group_above_every_server(unified: Path, tmp_path: Path) -> None:
 # Killing -------------------------------------------------------------------------------------
 
 
-def test_v1_ends_the_quota_of_what_it_kills_once_it_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_v1_ends_the_quota_of_the_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
     for top in tops.values():
         (top / "quiltfn" / "s" / "one").mkdir(parents=True)

@@ -76,9 +76,7 @@ class Sender:
 
 @pytest.mark.parametrize("knows", [True, None])
 @pytest.mark.parametrize("epoch", [1, 2])
-async def test_nothing_is_written_while_a_node_that_is_there_may_know_more(
-    knows: bool | None, epoch: int
-) -> None:
+async def test_nothing_is_written_while_a_node_knows_more(knows: bool | None, epoch: int) -> None:
     sender = Sender()
     sender.knows = knows
     sender.calls.add("b", a_record("1"))

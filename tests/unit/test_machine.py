@@ -28,9 +28,7 @@ def test_it_has_no_network_and_ends_with_us(tmp_path: Path, kvm: bool) -> None:
     assert ("mitigations=off" in said[said.index("-append") + 1]) is not kvm
 
 
-def test_tests_are_patient_where_every_instruction_is_emulated_and_nowhere_else(
-    tmp_path: Path,
-) -> None:
+def test_tests_are_patient_where_all_is_emulated_and_nowhere_else(tmp_path: Path) -> None:
     emulated, real = (CODE["kernel_line"](machine(tmp_path), kvm=kvm) for kvm in (False, True))
     assert f"quiltfn.time_factor={CODE['TIME_FACTOR']}" in emulated.split()
     assert "time_factor" not in real
@@ -80,9 +78,7 @@ def test_another_init_is_named_to_the_kernel(tmp_path: Path) -> None:
         ([], True, False),
     ],
 )
-def test_only_the_processor_s_own_kvm_counts(
-    tmp_path: Path, modules: list[str], device: bool, wanted: bool
-) -> None:
+def test_its_own_kvm_counts(tmp_path: Path, modules: list[str], device: bool, wanted: bool) -> None:
     for name in modules:
         (tmp_path / "sys/module" / name).mkdir(parents=True)
     (tmp_path / "dev").mkdir()

@@ -98,9 +98,7 @@ async def test_a_node_that_does_not_move_is_taken_over_once(clock: ManualClock) 
     assert (table.taken, node.taken_over) == (["b"], 1)
 
 
-async def test_a_node_is_silent_from_the_fence_time_until_it_is_taken_over(
-    clock: ManualClock,
-) -> None:
+async def test_a_node_is_silent_from_the_fence_to_the_take_over(clock: ManualClock) -> None:
     table = Table("a", "b", "c", "d", "e")
     table.rows["c"] = replace(table.rows["c"], presence=Presence.LEFT)
     table.rows["d"] = replace(table.rows["d"], state=NodeState.REMOVED)
@@ -196,9 +194,7 @@ async def test_a_store_that_is_away_is_logged_now_and_then_and_once_when_it_is_b
     assert told == ["no beat was stored: it is away"] * 3 + ["beats are stored again"]
 
 
-async def test_a_node_that_was_taken_over_says_so_once_and_beats_no_more(
-    clock: ManualClock,
-) -> None:
+async def test_a_node_taken_over_says_so_once_and_beats_no_more(clock: ManualClock) -> None:
     table = Table("a", "b")
     node = a_node(table, clock)
     told: list[Loss] = []

@@ -112,9 +112,7 @@ def test_systemd_itself_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
 
 
 @promise("M8")
-def test_the_service_is_written_out_of_the_package(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_service_is_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert service.main(["install", "--root", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     unit = tmp_path / "etc/systemd/system/quiltfn.service"
@@ -153,9 +151,7 @@ def test_what_is_written_to_this_system_is_started_on_it(
     assert capsys.readouterr().out.endswith("Next:\n  systemctl daemon-reload\n")
 
 
-def test_a_file_that_cannot_be_written_is_named_as_it_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unit = tmp_path / "etc/systemd/system/quiltfn.service"
     unit.with_name(".quiltfn.service.new").mkdir(parents=True)
     assert service.main(["install", "--root", str(tmp_path)]) == 1

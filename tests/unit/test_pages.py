@@ -70,9 +70,7 @@ async def test_what_is_deleted_while_a_list_waits_for_room_is_not_in_it() -> Non
     assert await found == [one.function.id for one in entries[1:]]
 
 
-async def test_what_is_deleted_while_a_list_is_made_takes_no_other_out_of_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_deletion_takes_no_other_out_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_json, "PIECE_BYTES", 0)  # others have their turn after each entry
     catalog, entries = filled()
     found = listing(catalog, Budgets())

@@ -105,9 +105,7 @@ async def test_what_every_node_sends_comes_once() -> None:
     assert {one.asked for one in nodes.there.values()} == {1}
 
 
-async def test_a_reader_is_answered_once_the_other_nodes_follow(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_reader_waits_until_other_nodes_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Nodes("b", "c")
     nodes.unreachable.add("c")  # and nobody waits for it
     nodes.answers.clear()
@@ -182,9 +180,7 @@ async def test_a_stream_ends_where_a_node_was_lost_within_an_event() -> None:
         await read(events, 1)
 
 
-async def test_a_stream_ends_where_a_node_does_not_end_an_event(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_stream_ends_where_an_event_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else's may be sent meanwhile."""
     monkeypatch.setattr(peer_streams, "EVENT_MAX_S", 0.1)
     nodes = Nodes("b")

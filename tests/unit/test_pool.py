@@ -103,7 +103,7 @@ def test_a_call_cancelled_in_the_wait_queue_leaves_it_and_the_start_is_for_the_n
     assert caller not in sim.answers
 
 
-def test_a_call_cancelled_in_the_tick_it_was_handed_an_instance_passes_it_on() -> None:
+def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on() -> None:
     # Ann's browser gives up at the very moment at which Ben's call ends: the pool has handed Ben's
     # instance to Ann, but Ann's task wakes up cancelled and never uses it. Cem waits next;
     # if the instance were forgotten now, he and everybody after him would wait for nothing.

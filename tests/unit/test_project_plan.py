@@ -166,9 +166,7 @@ def servers(draw: st.DrawFn) -> CurrentState:
 
 
 @given(wanted_projects(), servers())
-def test_doing_a_plan_gives_what_is_wanted_and_then_nothing_is_left(
-    wanted: DesiredState, found: CurrentState
-) -> None:
+def test_a_plan_done_leaves_nothing_to_do(wanted: DesiredState, found: CurrentState) -> None:
     server = Simulation(wanted, found)
     server.perform(plan_for(wanted, found).steps)
     assert is_as_wanted(wanted, server.found)
@@ -179,9 +177,7 @@ def test_doing_a_plan_gives_what_is_wanted_and_then_nothing_is_left(
 
 
 @given(wanted_projects(), servers(), st.integers(0, 40))
-def test_a_plan_that_ended_anywhere_is_gone_on_with(
-    wanted: DesiredState, found: CurrentState, done: int
-) -> None:
+def test_an_interrupted_plan_goes_on(wanted: DesiredState, found: CurrentState, done: int) -> None:
     """As after `kill -9` between two steps."""
     server = Simulation(wanted, found)
     server.perform(plan_for(wanted, found).steps[:done])
@@ -397,9 +393,7 @@ def test_what_calls_run_on_is_kept_before_an_update_and_split_after_it() -> None
     )
 
 
-def test_who_splits_calls_is_told_how_the_new_version_gets_all(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_who_splits_calls_learns_how_a_new_version_gets(capsys: pytest.CaptureFixture[str]) -> None:
     found = had(OLD)
     there = found.functions["a"]
     alone = Alias(name=LIVE, version=4, also=None, updated_at=1)

@@ -121,9 +121,7 @@ def test_a_dry_run_sends_nothing_that_changes(server: Server, place: Path) -> No
 
 
 @promise("R43")
-def test_what_somebody_else_changed_meanwhile_is_compared_again(
-    server: Server, place: Path, capsys: Captured
-) -> None:
+def test_others_changes_are_compared_again(server: Server, place: Path, capsys: Captured) -> None:
     now = {"etag": 2, "handler": "echo theirs"}
     server.updates = iter([(412, now)])
     assert run(["deploy", str(place)]) == 0
@@ -157,9 +155,7 @@ def test_what_is_refused_for_a_moment_alone_is_tried_again(
     assert "others are at it" in capsys.readouterr().err
 
 
-def test_a_function_that_fails_keeps_what_would_be_deleted(
-    server: Server, place: Path, capsys: Captured
-) -> None:
+def test_failed_functions_keep_what_would_go(server: Server, place: Path, capsys: Captured) -> None:
     server.functions["old"] = function_of("old", OTHER)
     why = "version 4 cannot serve: it said\nerror: no"
     server.updates = iter([(200, {"error_message": why})])

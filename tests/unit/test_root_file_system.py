@@ -583,9 +583,7 @@ def removed_again(count: int) -> list[Member]:
 
 
 @pytest.mark.parametrize("members", [winding(150), removed_again(1500)])
-def test_a_layer_that_takes_too_many_steps_is_refused(
-    monkeypatch: pytest.MonkeyPatch, members: list[Member]
-) -> None:
+def test_layers_take_few_steps(monkeypatch: pytest.MonkeyPatch, members: list[Member]) -> None:
     def lay() -> None:
         merged = Layers(2000, has_whiteouts=True)
         merged.begin_layer()
@@ -598,9 +596,7 @@ def test_a_layer_that_takes_too_many_steps_is_refused(
     lay()
 
 
-async def test_a_program_is_looked_for_in_so_many_steps(
-    box: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_programs_are_sought_in_few_steps(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     around = "d/../" * 150
     entries = [link("l0", f"{around}bin")]
     entries += [link(f"l{n}", f"{around}l{n - 1}") for n in range(1, 38)]
@@ -611,9 +607,7 @@ async def test_a_program_is_looked_for_in_so_many_steps(
     assert await box.images.program(image.digest, ("sh",), "/l37") == "/l37/sh"
 
 
-async def test_a_layer_that_is_compressed_beyond_all_measure_is_refused(
-    box: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_overcompressed_layers_are_refused(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = packed([file("x", bytes(1_500_000))])
     await box.take(pressed(layer))
     monkeypatch.setattr(root_file_system, "RATIO_FREE_BYTES", 0)

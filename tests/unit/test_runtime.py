@@ -201,9 +201,7 @@ def test_a_limit_is_within_what_the_operator_allows(name: str) -> None:
         ("open_files_limit", OpenFilesLimit, "sandbox_open_files_max"),
     ],
 )
-def test_the_settings_and_the_api_have_the_models_bounds(
-    name: str, of_api: Any, setting: str
-) -> None:
+def test_settings_and_api_have_the_model_s_bounds(name: str, of_api: Any, setting: str) -> None:
     """They may not know the model, and tell users its numbers."""
     default, least = (getattr(one, name) for one in (DEFAULT_ROOM, LEAST_ROOM))
     (of_setting,) = (one for one in SETTINGS if one.name == setting)
@@ -533,18 +531,14 @@ async def test_a_removed_name_is_refused_and_may_be_given_again(
 
 
 @pytest.mark.parametrize("name", ["shell", "python", "node"])
-async def test_the_servers_own_can_neither_be_replaced_nor_removed(
-    runtimes: Runtimes, name: str
-) -> None:
+async def test_own_ones_can_neither_be_replaced_nor_removed(runtimes: Runtimes, name: str) -> None:
     with pytest.raises(Conflict, match="replaced"):
         await runtimes.add(T, a_runtime(name=name))
     with pytest.raises(Conflict, match="removed"):
         await runtimes.remove(T, name)
 
 
-async def test_what_cannot_work_is_refused_when_it_is_added(
-    runtimes: Runtimes, store: MemoryRuntimes
-) -> None:
+async def test_the_impossible_is_refused_at_once(runtimes: Runtimes, store: MemoryRuntimes) -> None:
     for change in (
         {"image": "cd" * 32},
         {"packages": "cd" * 32},
@@ -578,17 +572,13 @@ async def test_no_packages_while_a_node_of_an_older_version_would_run_without_th
         ("", Presence.PRESENT, False),
     ],
 )
-def test_an_older_node_is_one_that_is_there_and_of_an_older_version(
-    version: str, presence: Presence, is_older: bool
-) -> None:
+def test_older_nodes_are_those_present(version: str, presence: Presence, is_older: bool) -> None:
     seen = [SimpleNamespace(version=version, presence=presence)]
     membership: Any = SimpleNamespace(seen=lambda: seen)
     assert has_older_nodes(membership) is is_older
 
 
-async def test_names_come_back_after_a_restart(
-    store: MemoryRuntimes, tenant_images: TenantImages
-) -> None:
+async def test_names_survive_a_restart(store: MemoryRuntimes, tenant_images: TenantImages) -> None:
     before = Runtimes(OWN, store, tenant_images, ManualClock())
     added, _ = await before.add(T, a_runtime())
     after = Runtimes(OWN, store, tenant_images, ManualClock())
@@ -616,9 +606,7 @@ async def test_a_tenants_runtime_exists_for_that_tenant_alone(runtimes: Runtimes
     assert runtimes.get(T, "etl") == mine
 
 
-async def test_a_shared_runtime_is_everybodys_until_a_tenant_has_its_own(
-    runtimes: Runtimes,
-) -> None:
+async def test_a_shared_runtime_is_for_all_until_a_tenant_has_its_own(runtimes: Runtimes) -> None:
     shared, _ = await runtimes.add(T, a_runtime(image=DIGEST), shared=True, is_operator=True)
     assert runtimes.get(U, "etl") == runtimes.get(T, "etl") == shared
     own, _ = await runtimes.add(U, a_runtime())
@@ -725,9 +713,7 @@ async def test_all_images_together_are_bounded_for_everybody(images: SomeImages)
 
 
 @promise("A26")
-async def test_a_quota_bounds_what_a_tenants_images_count(
-    tenant_images: TenantImages, images: SomeImages
-) -> None:
+async def test_quotas_bound_images(tenant_images: TenantImages, images: SomeImages) -> None:
     for digest in ("1", "2"):
         await take(tenant_images, T, digest)
     used = tenant_images.bytes_of(T)
@@ -876,9 +862,7 @@ async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages
     assert (tenant_images.bytes_of(T), tenant_images.hold(T, "1")) == (0, False)
 
 
-async def test_images_are_given_back_by_each_tenant_and_removed_with_the_last(
-    images: SomeImages,
-) -> None:
+async def test_images_are_given_back_by_each_and_removed_with_the_last(images: SomeImages) -> None:
     clock, mine, theirs = ManualClock(0.0), (T, DIGEST), (U, DIGEST)
     tenant_images = await tenant_images_of(
         images, TenantImage(T, DIGEST, MIB), TenantImage(U, DIGEST, MIB), clock=clock
@@ -896,9 +880,7 @@ async def test_images_are_given_back_by_each_tenant_and_removed_with_the_last(
 
 
 @pytest.mark.parametrize("why", ["another node has named it", "the store is away"])
-async def test_an_image_that_is_not_taken_back_is_the_tenants_as_before(
-    images: SomeImages, why: str
-) -> None:
+async def test_an_image_not_taken_back_is_the_tenants(images: SomeImages, why: str) -> None:
     clock, store = ManualClock(0.0), MemoryTenantImages(TenantImage(T, DIGEST, MIB))
     tenant_images = TenantImages(store, images, clock, lambda _: MIB)
     await tenant_images.restore()
@@ -929,9 +911,7 @@ async def test_an_image_that_is_named_while_another_is_taken_back_stays(
     assert tenant_images.hold(T, other)
 
 
-async def test_a_shared_image_counts_for_nobody_while_any_tenants_version_has_it(
-    images: SomeImages,
-) -> None:
+async def test_a_shared_image_counts_for_nobody_while_a_version_has_it(images: SomeImages) -> None:
     clock = ManualClock()
     tenant_images = await tenant_images_of(images, TenantImage(SHARED, DIGEST, MIB), clock=clock)
     for _ in range(3):

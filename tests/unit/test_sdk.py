@@ -507,9 +507,7 @@ def test_update_tells_a_reset_from_a_field_left_alone() -> None:
 @pytest.mark.parametrize(
     ("payload", "text"), [("text", "text"), ({"a": [1]}, '{"a":[1]}'), (b"bytes", "bytes")]
 )
-def test_invoke_sends_payload_environment_timeout_and_idempotency_key(
-    payload: object, text: str
-) -> None:
+def test_invoke_sends_payload_environment_timeout_and_key(payload: object, text: str) -> None:
     out = sent(
         lambda at: at.invoke(
             ID, payload, environment={"A": "1"}, timeout_seconds=5, idempotency_key="once"
@@ -552,9 +550,7 @@ def test_a_part_of_the_output_is_asked_for_as_a_range() -> None:
         assert at.functions.get_invocation_output(ID, "i1") == b"\xff\0"
 
 
-def test_address_and_key_come_from_the_argument_then_the_environment_then_the_default(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_address_and_key_come_from_the_nearest_place(monkeypatch: pytest.MonkeyPatch) -> None:
     def alive(at: Client) -> Any:
         return at.system.get_liveness()
 
@@ -607,9 +603,7 @@ FAILURES: list[Exception] = [
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("user", ["user:s3cr3t@", "user:1/s3cr3t@", ""])
-def test_a_password_in_the_address_is_not_shown_with_a_failure(
-    failure: Exception, user: str
-) -> None:
+def test_a_password_in_an_address_is_not_in_a_failure(failure: Exception, user: str) -> None:
     def fail(_: httpx.Request) -> httpx.Response:
         raise failure
 
@@ -633,9 +627,7 @@ def test_a_password_is_not_shown_with_a_certificate_that_goes_with_https() -> No
 @pytest.mark.parametrize(
     "proxy", ["http://user:p/s3cr3t@p", "http://user:s3cr3t@\u2100p", "socks5://user:s3cr3t@p"]
 )
-def test_a_password_in_a_proxys_address_is_not_shown(
-    monkeypatch: pytest.MonkeyPatch, proxy: str
-) -> None:
+def test_a_proxy_s_password_is_not_shown(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     monkeypatch.setenv("http_proxy", proxy)
     with pytest.raises(ValueError, match="must be an http:// address") as refused:
@@ -1030,9 +1022,7 @@ def test_an_answer_that_is_not_quiltfns_is_said_to_be_so(body: bytes) -> None:
         (httpx.ReadError, r"ended before the answer was there: ReadError"),
     ],
 )
-async def test_no_answer_is_a_sentence_in_both_clients(
-    failure: type[httpx.TransportError], sentence: str
-) -> None:
+async def test_no_answer_is_a_sentence(failure: type[httpx.TransportError], sentence: str) -> None:
     def fail(_: httpx.Request) -> httpx.Response:
         raise failure("")
 

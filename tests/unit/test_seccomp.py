@@ -168,9 +168,7 @@ def test_a_condition(
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_a_range_is_cut_into_blocks_that_hold_its_numbers_and_no_others(
-    one: int, other: int, number: int
-) -> None:
+def test_blocks_of_a_range_hold_its_numbers_alone(one: int, other: int, number: int) -> None:
     first, last = sorted((one, other))
     blocks = list(oci._blocks(first, last))
     for tried in (number, first, last, max(first - 1, 0), min(last + 1, 2**64 - 1)):

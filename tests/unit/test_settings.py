@@ -43,9 +43,7 @@ def test_the_reference_page_is_current() -> None:
     assert page.read_text() == made["settings_page"](), "run scripts/generate.py"
 
 
-def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default(
-    tmp_path: Path,
-) -> None:
+def test_command_line_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
     given = config(tmp_path, "port = 1\nline_max = 1\nkeep_alive_s = 1\n")
     environ = {PREFIX + "PORT": "2", PREFIX + "QUEUE_MAX": "2"}
     found = from_everywhere({**given, "port": "3"}, environ)
@@ -94,9 +92,7 @@ def test_an_old_name_works_from_everywhere_and_is_told(tmp_path: Path, old: str,
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_an_old_name_weighs_what_its_place_weighs_and_less_than_the_new_one_there(
-    old: str, new: str
-) -> None:
+def test_an_old_name_weighs_less_than_the_new_one_in_its_place(old: str, new: str) -> None:
     assert getattr(from_everywhere({old: "1"}, {PREFIX + new.upper(): "2"}), new) == 1
     assert getattr(from_everywhere({new: "1"}, {PREFIX + old.upper(): "2"}), new) == 1
     assert getattr(from_everywhere({old: "1", new: "2"}, {}), new) == 2
@@ -206,18 +202,14 @@ def test_half_of_tls_is_refused(one: str) -> None:
         from_everywhere({one: "file.pem"}, {})
 
 
-def test_a_relative_path_is_taken_from_where_the_command_was_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_are_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = from_everywhere({"data_dir": "here", "tls_cert": "a", "tls_key": "b"}, {})
     assert found.data_dir == tmp_path / "here"
     assert (found.tls_cert, found.tls_key) == (tmp_path / "a", tmp_path / "b")
 
 
-def test_the_default_data_directory_is_where_the_command_was_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_default_is_where_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert from_everywhere({}, {}).data_dir == tmp_path / "data"
 
@@ -330,9 +322,7 @@ def test_a_password_file_without_a_store_is_refused(tmp_path: Path) -> None:
         ("postgresql://me@db/base?sslrootcert=system", True),
     ],
 )
-def test_it_is_known_whether_somebody_could_take_the_place_of_the_store(
-    url: str, is_verified: bool
-) -> None:
+def test_whether_somebody_could_take_the_store_s_place(url: str, is_verified: bool) -> None:
     assert settings.is_store_verified(url) is is_verified
 
 

@@ -100,9 +100,7 @@ def write(directory: Path, **files: str) -> Path:
     return directory
 
 
-def test_it_prints_a_line_for_each_policy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_prints_a_line_per_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, invocations=TRACE)
     assert command.main([str(tmp_path), "--idle-s", "60"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -72,9 +72,7 @@ def trickling(caller: socket.socket) -> Iterator[None]:
 @pytest.mark.parametrize(
     "said", [HEALTH, b"GET /health"], ids=["after its head", "within its head"]
 )
-def test_a_caller_who_trickles_is_cut_off_and_keeps_nobody_waiting(
-    stalled: Stalled, said: bytes
-) -> None:
+def test_a_trickling_caller_is_cut_off_and_holds_up_nobody(stalled: Stalled, said: bytes) -> None:
     with stalled.connect(said) as slow, trickling(slow):
         began = time.monotonic()
         assert stalled.answer() == b"HTTP/1.1 200 OK"
@@ -105,9 +103,7 @@ def test_a_stop_waits_for_no_caller(stalled: Stalled, monkeypatch: pytest.Monkey
             assert slow.recv(1) == b""
 
 
-def test_a_body_that_does_not_end_is_not_read_for_ever(
-    stalled: Stalled, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endless_body_is_given_up(stalled: Stalled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stall_responder, "ANSWER_WITHIN_S", scaled(20))
     body = b"x" * (4 * stall_responder.REST_MAX)
     with stalled.connect(HEALTH) as caller, pytest.raises(ConnectionError):

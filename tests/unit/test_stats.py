@@ -75,9 +75,7 @@ def test_a_call_is_counted_with_its_latency_and_its_memory() -> None:
         ({"status": Status.CANCELLED}, 1),
     ],
 )
-def test_a_success_with_an_http_status_from_500_counts_as_an_error(
-    changes: dict[str, Any], errors: int
-) -> None:
+def test_a_success_with_a_status_from_500_is_an_error(changes: dict[str, Any], errors: int) -> None:
     record, stats, counters = a_call(**changes), CallStats(), FunctionCounters()
     stats.add_ended(record)
     stats.add(stats)
@@ -122,9 +120,7 @@ def test_a_day_and_a_microsecond_have_some_260_bins_between_them() -> None:
 
 @promise("D37")
 @given(st.lists(LATENCIES, min_size=1, max_size=200), st.floats(0.01, 1))
-def test_a_percentile_is_within_five_percent_of_the_call_of_that_rank(
-    latencies: Sequence[int], share: float
-) -> None:
+def test_a_percentile_is_near_the_call_of_that_rank(latencies: Sequence[int], share: float) -> None:
     one = CallStats()
     for latency in latencies:
         one.latency[bin_of(latency)] = one.latency.get(bin_of(latency), 0) + 1

@@ -66,9 +66,7 @@ def test_a_list_of_packages_writes_no_line_of_ours(tmp_path: Path) -> None:
         assert len(show.visible(error.value.message).splitlines()) == 1
 
 
-def test_what_an_installer_says_looks_like_no_line_of_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installers_write_no_line_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failed(command: list[str], *_: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "no such package\nhint: curl x | sh\n")
 

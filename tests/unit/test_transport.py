@@ -220,9 +220,7 @@ def test_nobody_there_says_how_to_start_one_on_this_machine_alone() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", UnreadableAnswer, "does not speak"),
     ],
 )
-def test_an_answer_that_is_none_is_a_sentence(
-    said: bytes, error: type[Exception], sentence: str
-) -> None:
+def test_a_bad_answer_is_a_sentence(said: bytes, error: type[Exception], sentence: str) -> None:
     def act(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(said)
@@ -288,9 +286,7 @@ async def test_a_certificate_that_is_not_trusted_is_told_as_that(certificate: Pa
                 await other.system.get_liveness()
 
 
-async def test_the_authority_comes_from_the_option_or_the_environment(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_authority_s_sources(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with secure(certificate) as port:
         url = f"https://127.0.0.1:{port}"
         with client(url, cacert=certificate) as at:
@@ -349,9 +345,7 @@ def test_no_certificate_is_loaded_for_http(monkeypatch: pytest.MonkeyPatch) -> N
 # --- proxies -----------------------------------------------------------------------------------
 
 
-def test_a_proxy_of_the_environment_is_asked_for_other_machines_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_proxy_is_asked_for_other_machines_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with listening() as (port, kind):
         monkeypatch.setenv("http_proxy", f"http://me:pass@127.0.0.1:{port}")
         with client("http://far.invalid:81/x") as at:

@@ -57,9 +57,7 @@ def test_what_a_page_may_do_is_said_with_every_file() -> None:
     assert "unsafe" not in policy
 
 
-def test_what_was_built_is_found_in_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_built_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where this file of ours is doesn't count. `ui/build.py` has the other half of the path."""
     monkeypatch.setattr(quiltfn, "__file__", str(tmp_path / "__init__.py"))
     assert (ROOT / "src" / "quiltfn" / "__init__.py").is_file()
@@ -81,9 +79,7 @@ async def test_where_it_was_not_built_a_sentence_says_so(monkeypatch: pytest.Mon
         await web.get_documentation(asked)
 
 
-async def test_a_page_of_the_documentation_is_found_by_its_name_and_by_its_directory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_pages_are_found_by_name_and_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {
         name: WebFile.of(name, name.encode(), is_packed=False)
         for name in ("index.html", "api/index.html", "how-to/keys.html")
@@ -121,9 +117,7 @@ def sources(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_built_is_current_until_a_source_changes(
-    build: dict[str, Any], sources: Path
-) -> None:
+def test_what_was_built_is_current_until_edited(build: dict[str, Any], sources: Path) -> None:
     assert not build["is_current"](sources)
     made = sources / build["WEB"] / build["MADE_OF"]
     made.parent.mkdir()

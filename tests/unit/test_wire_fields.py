@@ -133,9 +133,7 @@ def test_a_handler_that_is_refused(handler: str) -> None:
         ("timeout_seconds", 1, 86_400),
     ],
 )
-def test_numbers_are_taken_at_their_limits_and_refused_beyond(
-    field: str, low: int, high: int
-) -> None:
+def test_numbers_are_taken_at_limits_and_refused_beyond(field: str, low: int, high: int) -> None:
     for value in (low, high):
         taken(**{field: value})
     for value in (low - 1, high + 1, 0, -1, 10**30):

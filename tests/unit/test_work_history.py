@@ -333,9 +333,7 @@ def test_a_history_that_agrees_is_clean() -> None:
 
 
 @pytest.mark.parametrize(("mistake", "rule"), MISTAKES)
-def test_a_server_that_makes_this_mistake_is_found_out(
-    mistake: Callable[[Case], None], rule: Rule
-) -> None:
+def test_mistaken_servers_are_found_out(mistake: Callable[[Case], None], rule: Rule) -> None:
     case = Case()
     mistake(case)
     verdict = case.judge()

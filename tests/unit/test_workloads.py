@@ -43,9 +43,7 @@ def test_every_base_image_has_a_workload() -> None:
         ("no bindings", "exit code 1", False),
     ],
 )
-def test_what_cannot_run_has_to_fail_for_the_known_reason(
-    cannot: str, wrong: str, as_known: bool
-) -> None:
+def test_what_cannot_run_fails_as_known(cannot: str, wrong: str, as_known: bool) -> None:
     work = Workload(
         name="one",
         does="it",

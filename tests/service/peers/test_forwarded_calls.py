@@ -103,9 +103,7 @@ async def test_a_call_and_its_answer_come_across(servers: Servers, size: int) ->
     assert request.headers.getlist("host") == ["127.0.0.1"]
 
 
-async def test_what_connection_names_is_not_sent_on_with_a_request_to_a_url(
-    servers: Servers,
-) -> None:
+async def test_what_connection_names_is_not_sent_on_to_a_url(servers: Servers) -> None:
     headers = {"Connection": "X-Hop, X-Forwarded-For", "X-Hop": "1", "X-Forwarded-For": "192.0.2.1"}
     assert (await servers.http.post("/fn/cat", headers=headers)).status_code == 200
     ((request, _),) = servers.pair.seen

@@ -93,9 +93,7 @@ async def test_two_nodes_fetch_from_each_other_at_the_same_time(fleet: ImageFlee
         assert fleet.having(digest) == ["one", "two"]
 
 
-async def test_of_an_image_that_nobody_has_two_nodes_do_not_wait_for_each_other(
-    fleet: ImageFleet,
-) -> None:
+async def test_two_nodes_do_not_wait_for_an_image_nobody_has(fleet: ImageFleet) -> None:
     """Each believes that the other has it."""
     digest = "ab" * 32
     await fleet.store.state("one", [digest])
@@ -299,9 +297,7 @@ async def test_the_bound_for_all_images_holds_for_fetched_ones(tmp_path: Path) -
 
 
 @promise("N43")
-async def test_an_image_that_is_removed_while_it_is_fetched_is_sent_to_its_end(
-    fleet: ImageFleet,
-) -> None:
+async def test_an_image_removed_while_it_is_fetched_is_sent_whole(fleet: ImageFleet) -> None:
     one, two = fleet["one"], fleet["two"]
     digest = await one.put(an_archive(8 * MIB))
     waiting = asyncio.ensure_future(two.fleet.obtain(digest))
@@ -377,9 +373,7 @@ async def test_where_nobody_takes_it_the_upload_is_not_acknowledged(
     assert fleet.having(image.digest) == ["one", "three"]
 
 
-async def test_an_upload_does_not_wait_for_a_second_node_for_ever(
-    fleet: ImageFleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_uploads_wait_for_a_while(fleet: ImageFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_images, "KEEP_MAX_S", 0.2)
 
     async def slow(*_: object) -> Response:

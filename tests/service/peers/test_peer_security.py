@@ -123,9 +123,7 @@ async def test_a_node_of_another_fleet_is_not_taken_for_one_of_this(pair: Pair) 
 
 
 @pytest.mark.parametrize("whose", ["asker", "asked"])
-async def test_a_certificate_that_has_expired_is_refused(
-    pair: Pair, log: list[Any], whose: str
-) -> None:
+async def test_an_expired_certificate_is_refused(pair: Pair, log: list[Any], whose: str) -> None:
     fleet, before = pair.fleet, time.time() - 9 * DAY_S
     if whose == "asker":
         await refused(pair, a_node(fleet, "one", before, days=3))
@@ -296,9 +294,7 @@ async def test_a_signed_request_is_answered(pair: Pair) -> None:
     "forged",
     ["none", "garbage", "key", "asker", "fleet", "target", "call", "connection", "number"],
 )
-async def test_a_request_that_is_not_signed_for_itself_is_refused(
-    pair: Pair, log: list[Any], forged: str
-) -> None:
+async def test_unsigned_requests_are_refused(pair: Pair, log: list[Any], forged: str) -> None:
     admin = replace(CALL, caller=replace(CALLER, tenant_id="other"))
     async with raw(pair) as (one, nonce), raw(pair) as (_, other_nonce):
         changes: dict[str, dict[str, Any]] = {
@@ -343,9 +339,7 @@ GARBAGE = [
 ]
 
 
-async def test_garbage_is_refused_in_a_few_lines_and_harms_nobody(
-    pair: Pair, log: list[Any]
-) -> None:
+async def test_garbage_is_refused_briefly_and_harms_nobody(pair: Pair, log: list[Any]) -> None:
     for _ in range(6):
         for garbage in GARBAGE:
             reader, writer = await asyncio.open_connection("127.0.0.1", pair.port)

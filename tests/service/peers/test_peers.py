@@ -501,9 +501,7 @@ async def test_a_node_without_a_descriptor_for_pings_takes_nobody_for_dead(pair:
 # Bounds and refusals -------------------------------------------------------------------------
 
 
-async def test_connections_to_a_node_have_a_bound(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_connections_to_a_node_are_few(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "CONNECTIONS_MAX", 3)
     release = asyncio.Event()
 
