@@ -56,30 +56,29 @@ FIRST = """\
 # API
 
 {made}
-Every operation of the HTTP API, from the document that a server has at `/openapi.json`. On a
-server's own `/docs/api/` each has a form that sends it. `GET /api/functions/help?format=markdown`
-explains the rules between them, and `GET /api/functions/examples` has calls that work as printed.
+Every operation of the HTTP API, from a server's `/openapi.json`. At a server's `/docs/api/` each
+has a form that sends it. `GET /api/functions/help?format=markdown` explains rules between them, and
+`GET /api/functions/examples` has requests that work as printed.
 
-- Bodies and answers are JSON. Times are Unix seconds, durations milliseconds, memory MiB; one
-  processor core is 100 percent.
-- A server with keys wants one: `X-Api-Key: $QUILT_API_KEY` or
-  `Authorization: Bearer $QUILT_API_KEY`. Its scope is read, invoke, write, admin or operator, each
-  including the ones before it.
-- Every operation that needs a scope takes the query parameter `tenant`. A request is about the
-  tenant of its key; only an operator's key may name another one. In that, it can show what the
-  tenant has, and pause, resume, scale and cancel.
-- A refusal is an [ErrorBody](shapes.md#errorbody) with one of
-  [these codes](../reference/errors.md). Any request may be refused with {usual}.
-- The snippets take the server's address from `QUILT_BASE_URL`, such as `http://127.0.0.1:8080`;
-  `client` is a `Client()` of [the Python client](../reference/python-client.md), which takes both
-  from the environment, too.
+- Bodies are JSON. Times are Unix seconds, durations milliseconds, memory MiB; one core is 100
+  percent.
+- A server with keys requires one: `X-Api-Key: $QUILT_API_KEY` or
+  `Authorization: Bearer $QUILT_API_KEY`. Scopes are read, invoke, write, admin and operator, each
+  including those before it.
+- A request is about the tenant of its key. Every operation with a scope takes the query parameter
+  `tenant`, with which an operator's key may name another one, to see what it has, and to pause,
+  resume, scale and cancel.
+- An error is an [ErrorBody](shapes.md#errorbody) with one of
+  [these codes](../reference/errors.md). Any request may fail with {usual}.
+- Snippets use `QUILT_BASE_URL`, such as `http://127.0.0.1:8080`; `client` is a `Client()` of
+  [the Python client](../reference/python-client.md).
 """
 SHAPES = """\
 # Shapes
 
 {made}
-The fields of what goes to the server and comes from it. A client should not mind fields that it
-does not know: a newer server may send more.
+The schemas of requests and responses. Clients must ignore unknown fields: a newer server may send
+more.
 """
 
 

@@ -112,17 +112,15 @@ def written(one: Taken) -> str:
 HEAD = """\
 # The command line
 
-Every command of `quiltfn`, with its arguments and options: what `--help` says, on one page, and
-what `man quiltfn` says too. Made by scripts/generate.py, from the signatures of the commands.
-[How it is used well](../how-to/command-line.md) is a page of its own, and so are the
+Every command of `quiltfn` with its arguments and options, as in `--help` and `man quiltfn`. Made by
+scripts/generate.py. See also [command line](../how-to/command-line.md) and
 [exit codes](exit-codes.md).
 
 ## Options of every command that asks a server
 
 {shared}
-`--url` and `--api-key` go before `--profile`, that before the environment, and that before the
-stored profile; see
-[which one is used](../how-to/command-line.md#profiles).
+`--url` and `--api-key` override `--profile`, that the environment, and that the stored profile
+([profiles](../how-to/command-line.md#profiles)).
 """
 
 

@@ -83,20 +83,19 @@ def settings_page() -> str:
 STATES = """\
 # States
 
-The three state machines, from the tables that the code goes by (`src/quiltfn/model/`). What is not
-in a table cannot happen: it would be a mistake of ours, raises, and is logged with the last events.
-Made by scripts/generate.py.
+The three state machines, from the tables in `src/quiltfn/model/`. A transition that isn't in a
+table raises an error and is logged with the last events. Made by scripts/generate.py.
 """
 DELIVERY = """
 ## Delivery
 
-It has no table of its own: each change is one statement (`src/quiltfn/store/calls/deliveries.py`).
+Each change is one statement (`src/quiltfn/store/calls/deliveries.py`).
 
 | state | means | then |
 |---|---|---|
-| waiting | It is being sent, or will be tried again. | taken → delivered; given up → failed |
-| delivered | The receiver took it; its body is not kept. | the end |
-| failed | It is tried no more; the list says why. | retried, if its content is kept → waiting |
+| waiting | It is being sent, or will be tried again. | accepted → delivered; tries exhausted → failed |
+| delivered | The receiver accepted it; its body is not stored. | the end |
+| failed | It is not tried again; the list says why. | retried, if its content is stored → waiting |
 """
 MACHINES = (
     ("Function", function.DESCRIPTIONS, function.NEXT),
@@ -322,11 +321,10 @@ def page_type(schema: dict[str, Any]) -> str:
 PROJECT = """\
 # The project file
 
-`quiltfn.toml` in a directory says what `quiltfn deploy` makes of it
-([how to](../how-to/deploy-a-project.md)). It is TOML. Paths are seen from the file's directory.
-What is left out has its default, on the server as well. It is no settings file of a server, which
-may have the same name.
-Made by scripts/generate.py, from the shapes of the API.
+`quiltfn.toml` describes what `quiltfn deploy` creates ([how to](../how-to/deploy-a-project.md)).
+Paths are relative to its directory. What is left out has its default, on the server as well. A
+server's settings file, which may have the same name, is another format. Made by
+scripts/generate.py.
 
 ## Above all tables
 
@@ -336,8 +334,7 @@ Made by scripts/generate.py, from the shapes of the API.
 NAME is the function's: {name}.
 
 {function}
-A function that names a `runtime`, or none, has nothing of the next table. Any other gets a runtime
-that is made for it, from these:
+Without `runtime`, a function gets a runtime of its own if it sets any of these:
 
 {runtime}
 And for every function:
