@@ -93,7 +93,7 @@ Each change is one statement (`src/quiltfn/store/calls/deliveries.py`).
 
 | state | means | then |
 |---|---|---|
-| waiting | It is being sent, or will be tried again. | accepted → delivered; tries exhausted → failed |
+| waiting | It is being sent, or will be again. | accepted → delivered; out of tries → failed |
 | delivered | The receiver accepted it; its body is not stored. | the end |
 | failed | It is not tried again; the list says why. | retried, if its content is stored → waiting |
 """
