@@ -155,6 +155,9 @@ def test_the_map_has_every_page_and_every_decision_by_its_title() -> None:
         title = path.read_text().splitlines()[0].removeprefix("# ")
         assert title.startswith(f"{int(path.name[:4])}. "), f"{path.name}: # NUMBER. TITLE"
         assert links[path] == title, path.name
+        parts = re.findall(r"^\*\*(Context|Decision|Consequences)\b", path.read_text(), re.M)
+        assert list(dict.fromkeys(parts)) == ["Context", "Decision", "Consequences"], path.name
+        assert len(path.read_text().split()) <= 400, f"{path.name} is longer than a page"
 
 
 def changelog_faults(text: str) -> list[str]:
