@@ -1,8 +1,7 @@
-"""The host oracle: what servers under test have left on this machine, if anything.
+"""Find what servers under test have left on this machine.
 
-Other servers may run on the machine meanwhile, so everything is counted that bears the mark of the
-servers in question: their ids, their directories; and every process of a sandbox's uid that is in
-no server's control group, whoever started it.
+Other servers may run on the machine meanwhile. So only what bears a mark of the servers in question
+counts: their ids, their directories, and the blocks of uids that their sandboxes run with.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quiltfn.launcher.state import BLOCK, UIDS_DIR, UIDS_PER_SANDBOX
 from timeouts import scaled
 
 UIDS = range(0x7000_0000, 0x8000_0000)
@@ -101,10 +101,10 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
                 continue  # a thread of the kernel
             real = int(status.partition("\nUid:\t")[2].partition("\t")[0])
             # Read of those alone that it can say something of.
-            groups = _text(f"/proc/{pid}/cgroup") if ids or real in UIDS else ""
+            groups = _text(f"/proc/{pid}/cgroup") if ids else ""
             server = OF_A_SERVER.search(groups)
             ours = server is not None and server[1] in ids
-            stray = real in UIDS and real not in SERVER_UIDS and server is None
+            stray = server is None and _server_of(real) in ids
             if root is None and not (ours or stray):
                 continue
             command = _text(f"/proc/{pid}/cmdline").replace("\0", " ")
@@ -113,7 +113,16 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
                 yield f"process {pid} of uid {real}: {command.strip()[:120]}"
 
 
-def _text(path: str) -> str:
+def _server_of(uid: int) -> str | None:
+    """The last server that had the uid's block for its sandboxes; None for a uid of no sandbox."""
+    if uid not in UIDS or uid in SERVER_UIDS:
+        return None
+    with contextlib.suppress(OSError):
+        return Path(_text(UIDS_DIR / str((uid - UIDS[0]) // UIDS_PER_SANDBOX // BLOCK))).name
+    return None
+
+
+def _text(path: str | Path) -> str:
     with open(path, "rb", buffering=0) as file:
         return file.read().decode(errors="replace")
 
