@@ -1,25 +1,18 @@
-"""The promises of `SqlKeys`, `SqlAudit` and `SqlOperations`, and coming from the first schema."""
+"""The promises of `SqlKeys`, `SqlAudit` and `SqlOperations`."""
 
 import asyncio
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from msgspec.structs import replace
-from sqlalchemy import Connection, create_engine, insert, pool, text
 
 from contract.stores import (
-    OF_SQLITE,
     StoreOpener,
-    a_function,
-    a_version,
     an_id,
     ids,
     opened_as_before,
-    rows,
 )
 from forked import forked
 from manual_clock import ManualClock
@@ -29,13 +22,10 @@ from quiltfn.model.access import Key, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import CapacityFull, Conflict, NotFound, RateLimited, Unprocessable
-from quiltfn.model.function import Function
-from quiltfn.model.image import NOT_MEASURED, TenantImage
 from quiltfn.model.operation import Operation
-from quiltfn.model.runtime import SHARED, SHELL, Room
 from quiltfn.ports import AuditQuery
-from quiltfn.store import SqlRuntimes, SqlStore, SqlTenantImages, migrations
-from quiltfn.store.database import batches, steps, tables
+from quiltfn.store import SqlStore
+from quiltfn.store.database import batches, steps
 from quiltfn.store.database.database import Work
 from quiltfn.store.tenants import keys as keys_module
 from quiltfn.store.tenants.audit import SqlAudit
@@ -406,66 +396,3 @@ async def test_a_start_finds_open_operations(open_store: StoreOpener, tmp_path: 
         assert list(await operations.interrupted()) == []  # they are running
     async with open_store(tmp_path) as store:
         assert list(await SqlOperations(store.database).interrupted()) == [left]
-
-
-# Coming from the first schema ----------------------------------------------------------------
-
-
-def insert_old_function(connection: Connection, function: Function) -> None:
-    """As before functions had a revision."""
-    row = tables.function_row(function)
-    del row["revision"]
-    columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
-    connection.execute(text(f"INSERT INTO function ({columns}) VALUES ({places})"), row)
-
-
-@promise("A27")
-@OF_SQLITE
-async def test_runtimes_before_tenants_are_shared(open_store: StoreOpener, tmp_path: Path) -> None:
-    function, named, snapshot = a_function(), "ab" * 32, "cd" * 32
-    old = replace(SHELL, id=an_id(), name="etl", image=named, environment={"A": "1"})
-    engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
-    with engine.begin() as connection:
-        command.upgrade(migrations.config(connection), "0005")
-        row = tables.row_of(old)
-        younger = ("base_image", "interpreter", "packages", "packages_key", *Room.__struct_fields__)
-        for name in younger:  # unknown then
-            del row[name]
-        for name in ("command", "environment", "writable_paths"):
-            row[name] = json.dumps(row[name])
-        columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
-        connection.execute(text(f"INSERT INTO runtime ({columns}) VALUES ({places})"), row)
-        insert_old_function(connection, function)
-        version = a_version(function, runtime_snapshot=replace(SHELL, image=snapshot))
-        connection.execute(insert(tables.version), tables.version_row(version))
-    async with open_store(tmp_path) as store:
-        runtimes, tenant_images = SqlRuntimes(store.database), SqlTenantImages(store.database)
-        assert await runtimes.load() == [(SHARED, old)]
-        assert await runtimes.images_in_use() == {(SHARED, named), (function.tenant_id, snapshot)}
-        assert await tenant_images.load() == [
-            TenantImage(SHARED, digest, NOT_MEASURED) for digest in (named, snapshot)
-        ]
-
-
-@OF_SQLITE
-async def test_an_upgrade_of_the_first_revision(open_store: StoreOpener, tmp_path: Path) -> None:
-    function = a_function()
-    engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
-    with engine.begin() as connection:
-        command.upgrade(migrations.config(connection), "0001")
-        insert_old_function(connection, function)
-        old = tables.version_row(a_version(function))
-        del old["pinned"]  # unknown then
-        old["environment"] = json.dumps(old["environment"])
-        columns = ", ".join(old)
-        places = ", ".join(f":{name}" for name in old)
-        connection.execute(text(f"INSERT INTO version ({columns}) VALUES ({places})"), old)
-    assert rows(tmp_path, "SELECT version_num FROM alembic_version") == [("0001",)]
-    async with open_store(tmp_path) as store:
-        (stored,) = await store.load()
-        assert stored.function == function
-        assert stored.version.spec.runtime_snapshot == SHELL
-        await SqlKeys(store.database).add(a_key())
-        assert await SqlKeys(store.database).revision() == 1
-        assert await SqlAudit(store.database).prune(NOW) == 0
-    assert rows(tmp_path, "SELECT version_num FROM alembic_version") == [(tables.REVISION,)]

@@ -2,7 +2,8 @@
 and that migrations take nothing away that an older server uses.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,7 @@ pytestmark = promise("N81")
 
 FLEET = "0123456789abcdef" * 2
 MAJOR, MINOR = map(int, __version__.split(".")[:2])
+BEFORE = "0017"
 NEWER, NEWEST = (f"{MAJOR}.{MINOR + above}.0" for above in (1, 2))
 # As a migration of a newer version may leave it.
 NEWER_SCHEMA = """
@@ -93,28 +95,81 @@ def become(patch: pytest.MonkeyPatch, version: str, oldest: str) -> None:
     patch.setattr(compatibility, "OLDEST", oldest)
 
 
-def back_to_the_schema_before(fleet: Database) -> None:
-    columns = (
-        *("process_limit", "tmp_limit_mb", "file_limit_mb", "open_files_limit"),
-        *("base_image", "interpreter", "packages", "packages_key"),
-    )
-    gone = ", ".join(f"DROP COLUMN {name}" for name in columns)
-    fleet.run(
-        f"ALTER TABLE runtime {gone}; ALTER TABLE audit DROP COLUMN note, DROP COLUMN object_name"
-    )
-    fleet.run("ALTER TABLE invocation DROP COLUMN http_status")
-    fleet.run("ALTER TABLE attempt DROP COLUMN stdout, DROP COLUMN stderr")
-    fleet.run("DROP INDEX invocation_open_output, dead_letter_of_tenant, delivery_of_tenant")
-    fleet.run(
-        "DROP TABLE url_tenant, function_alias, compatibility;"
-        "UPDATE alembic_version SET version_num = '0017'"
-    )
+COLUMNS = """
+SELECT table_name || '.' || column_name, data_type, is_nullable, column_default
+  FROM information_schema.columns WHERE table_schema = current_schema()
+"""
+RULES = """
+SELECT conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+  FROM pg_constraint WHERE connamespace = current_schema()::regnamespace AND conrelid <> 0
+UNION ALL SELECT tablename || '.' || indexname, indexdef
+  FROM pg_indexes WHERE schemaname = current_schema()
+UNION ALL SELECT tgrelid::regclass || '.' || tgname, pg_get_triggerdef(pg_trigger.oid)
+  FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+ WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace
+"""
+FORBIDS = ("UNIQUE", "CHECK", "FOREIGN KEY", "PRIMARY KEY", "EXCLUDE", "CREATE UNIQUE")
 
 
-async def test_a_starting_node_upgrades_the_schema_under_another_one(fleet: Database) -> None:
-    back_to_the_schema_before(fleet)
+class Schema(NamedTuple):
+    """By TABLE.NAME: columns, and constraints, indexes and triggers as PostgreSQL says them."""
+
+    columns: dict[str, tuple[str, str, str | None]]
+    rules: dict[str, str]
+
+
+def schema_of(connection: Connection) -> Schema:
+    columns = {one[0]: (one[1], one[2], one[3]) for one in run_alone(connection, COLUMNS)}
+    return Schema(columns, dict(map(tuple, run_alone(connection, RULES))))
+
+
+@contextlib.contextmanager
+def baseline_of(path: Path) -> Iterator[Connection]:
+    """A database of the first revision that PostgreSQL had."""
+    with engine(postgresql.database_of(path)).connect() as connection:
+        script = Path(migrations.__file__).with_name(f"postgresql_{migrations.BASELINE}.sql")
+        run_alone(connection, script.read_text())
+        with connection.begin():
+            command.stamp(migrations.config(connection), migrations.BASELINE)
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def schema_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Schema]:
+    with baseline_of(tmp_path_factory.mktemp("before")) as connection:
+        with connection.begin():
+            command.upgrade(migrations.config(connection), BEFORE)
+        yield schema_of(connection)
+
+
+SetBack = Callable[[], None]
+
+
+@pytest.fixture
+def set_back(fleet: Database, schema_before: Schema) -> SetBack:
+    """Gives the fleet's database the schema of a release before."""
+
+    def drop_what_is_new() -> None:
+        with engine(fleet.url).connect() as connection:
+            now = schema_of(connection)
+        known = {name.partition(".")[0] for name in schema_before.columns}
+        for name in now.columns.keys() - schema_before.columns.keys():
+            table, _, column = name.partition(".")
+            of_table = f"ALTER TABLE {table} DROP COLUMN {column}"
+            fleet.run(of_table if table in known else f"DROP TABLE IF EXISTS {table}")
+        for name in now.rules.keys() - schema_before.rules.keys():
+            fleet.run(f"DROP INDEX IF EXISTS {name.partition('.')[2]}")
+        fleet.run(f"UPDATE alembic_version SET version_num = '{BEFORE}'")
+
+    return drop_what_is_new
+
+
+async def test_a_starting_node_upgrades_the_schema_under_another_one(
+    fleet: Database, set_back: SetBack
+) -> None:
+    set_back()
     async with fleet.node("old") as old:  # it does so as well, and is set back once it runs
-        back_to_the_schema_before(fleet)
+        set_back()
         async with fleet.node("new") as new:
             assert fleet.revision == tables.REVISION
             assert "brought up to date" in new.condition()[1]
@@ -153,16 +208,16 @@ async def test_a_server_too_old_for_the_schema_is_refused(fleet: Database, tmp_p
 
 
 async def test_a_node_that_runs_and_is_too_old_keeps_a_newer_one_out(
-    fleet: Database, monkeypatch: pytest.MonkeyPatch
+    fleet: Database, monkeypatch: pytest.MonkeyPatch, set_back: SetBack
 ) -> None:
-    back_to_the_schema_before(fleet)
+    set_back()
     async with fleet.node("old"):
-        back_to_the_schema_before(fleet)
+        set_back()
         become(monkeypatch, NEWEST, NEWER)
         with pytest.raises(StoreUnavailable, match=f"there is node old of {__version__}"):
             async with fleet.node("new"):
                 pass
-        assert fleet.revision == "0017"
+        assert fleet.revision == BEFORE
         assert fleet.run("SELECT name FROM node") == [("old",)]
     fleet.run("UPDATE node SET presence = 'left'")
     async with fleet.node("new"):
@@ -214,15 +269,17 @@ async def test_a_node_overtaken_at_start(fleet: Database, monkeypatch: pytest.Mo
     assert fleet.nodes == {}
 
 
-async def test_a_start_without_its_table_changes_nothing_and_is_retried(fleet: Database) -> None:
-    back_to_the_schema_before(fleet)
+async def test_a_start_without_its_table_changes_nothing_and_is_retried(
+    fleet: Database, set_back: SetBack
+) -> None:
+    set_back()
     with psycopg.connect(fleet.url) as held:
         held.execute("SELECT pg_advisory_xact_lock(0)")
         held.execute("LOCK TABLE alembic_version IN SHARE MODE")  # readers go on
         with pytest.raises(StoreUnavailable, match="Another session, such as a backup"):
             async with fleet.node("one"):
                 pass
-    assert fleet.revision == "0017"
+    assert fleet.revision == BEFORE
     async with fleet.node("one"):
         assert fleet.revision == tables.REVISION
 
@@ -244,33 +301,6 @@ def test_versions_are_compared_by_their_numbers(one: str, other: str, expected: 
 
 
 # What migrations do --------------------------------------------------------------------------
-
-COLUMNS = """
-SELECT table_name || '.' || column_name, data_type, is_nullable, column_default
-  FROM information_schema.columns WHERE table_schema = current_schema()
-"""
-RULES = """
-SELECT conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
-  FROM pg_constraint WHERE connamespace = current_schema()::regnamespace AND conrelid <> 0
-UNION ALL SELECT tablename || '.' || indexname, indexdef
-  FROM pg_indexes WHERE schemaname = current_schema()
-UNION ALL SELECT tgrelid::regclass || '.' || tgname, pg_get_triggerdef(pg_trigger.oid)
-  FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
- WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace
-"""
-FORBIDS = ("UNIQUE", "CHECK", "FOREIGN KEY", "PRIMARY KEY", "EXCLUDE", "CREATE UNIQUE")
-
-
-class Schema(NamedTuple):
-    """By TABLE.NAME: columns, and constraints, indexes and triggers as PostgreSQL says them."""
-
-    columns: dict[str, tuple[str, str, str | None]]
-    rules: dict[str, str]
-
-
-def schema_of(connection: Connection) -> Schema:
-    columns = {one[0]: (one[1], one[2], one[3]) for one in run_alone(connection, COLUMNS)}
-    return Schema(columns, dict(map(tuple, run_alone(connection, RULES))))
 
 
 def breaks(before: Schema, after: Schema) -> list[str]:
@@ -294,12 +324,7 @@ def breaks(before: Schema, after: Schema) -> list[str]:
 
 @pytest.fixture
 def baseline(tmp_path: Path) -> Iterator[Connection]:
-    """A database of the first revision that PostgreSQL had."""
-    with engine(postgresql.database_of(tmp_path)).connect() as connection:
-        script = Path(migrations.__file__).with_name(f"postgresql_{migrations.BASELINE}.sql")
-        run_alone(connection, script.read_text())
-        with connection.begin():
-            command.stamp(migrations.config(connection), migrations.BASELINE)
+    with baseline_of(tmp_path) as connection:
         yield connection
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing, nullcontext
@@ -12,19 +11,15 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from alembic import command
 from msgspec.structs import replace
-from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy import Connection
 
 from contract.stores import (
     BUSY_TIMEOUT_S,
     HELD_S,
     OF_SQLITE,
-    StoreOpener,
     a_call,
-    a_function,
     a_stored_function,
-    a_version,
     change,
     done,
     eventually,
@@ -41,7 +36,7 @@ from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.timeline import Timeline
 from quiltfn.ports import FunctionCounters, InvocationQuery
-from quiltfn.store import SpoolJournal, SqlStore, StoreBroken, migrations
+from quiltfn.store import SpoolJournal, SqlStore, StoreBroken
 from quiltfn.store.calls import journal as journal_module
 from quiltfn.store.calls import records
 from quiltfn.store.calls.journal import COMMIT_AT_BYTES
@@ -126,47 +121,6 @@ async def test_an_older_attempt_does_not_replace_a_newer_one(
             journal.opened(one)
             await journal.synced()
             assert await journal.get(function.id, first.invocation_id) == second
-
-
-@OF_SQLITE
-async def test_old_records_are_read_and_ended(open_store: StoreOpener, tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
-    function = a_function()
-    ran, ended = a_call(function), done(a_call(function))
-    with engine.begin() as connection:
-        command.upgrade(migrations.config(connection), "0010")
-        row = tables.function_row(function)
-        insert_row(connection, "function", {name: row[name] for name in row if name != "revision"})
-        old = tables.version_row(a_version(function))
-        insert_row(
-            connection,
-            "version",
-            {name: json.dumps(one) if isinstance(one, dict) else one for name, one in old.items()},
-        )
-        for record in (ran, ended):
-            whole = dict(zip(tables.INVOCATION_COLUMNS, tables.invocation_row(record), strict=True))
-            known = [name for name in whole if name in KNOWN_BEFORE]
-            insert_row(connection, "invocation", {name: whole[name] for name in known})
-    async with open_store(tmp_path) as store, opened_journal(store, tmp_path) as journal:
-        assert (await store.load())[0].function == function
-        assert await journal.get(function.id, ended.invocation_id) == ended
-        found = await journal.get(function.id, ran.invocation_id)
-        assert found is not None
-        assert (found.status, found.source, found.attempt) == ("interrupted", Source.SYNC, 1)
-
-
-# The columns of a record until schema 0010.
-KNOWN_BEFORE = {
-    *("invocation_id", "tenant_id", "function_id", "function_name", "execution_node_id"),
-    *("status", "started_at", "ended_at", "duration_ms", "exit_code", "stdout", "stderr"),
-    *("error_message", "cold_start", "timeline", "stdout_dropped", "stderr_dropped"),
-}
-
-
-def insert_row(connection: Connection, table: str, row: dict[str, Any]) -> None:
-    names = ", ".join(row)
-    places = ", ".join(f":{name}" for name in row)
-    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), row)
 
 
 @promise("C14")

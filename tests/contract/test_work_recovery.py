@@ -1,16 +1,11 @@
 """A start after a crash: what becomes of work that the last server had claimed."""
 
-import json
-import sqlite3
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from alembic import command
 from msgspec.structs import replace
-from sqlalchemy import create_engine, pool
 
 from contract.pieces import HOUR_MS, NOW_MS, NOW_S, an_accepted, attempted, begun, claimed
 from contract.stores import (
@@ -18,9 +13,7 @@ from contract.stores import (
     SharedStoreOpener,
     StoreOpener,
     a_call,
-    a_function,
     a_stored_function,
-    a_version,
     change,
     done,
     opened_journal,
@@ -31,12 +24,10 @@ from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
-from quiltfn.model.retention import RetentionPolicy
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
 from quiltfn.ports import InvocationQuery
-from quiltfn.store import SpoolJournal, SqlPolicies, SqlRetention, SqlWork, migrations
+from quiltfn.store import SpoolJournal, SqlPolicies, SqlWork
 from quiltfn.store.calls.work_recovery import UNKNOWN
-from quiltfn.store.database import tables
 from quiltfn.store.files import snapshot
 from quiltfn.store.files.directory import SPOOLS
 
@@ -45,8 +36,6 @@ pytestmark = promise("D33")
 TWICE = AsyncPolicy(max_attempts=2, backoff=Backoff(first=1, jitter=0))
 SUCCESS = Status.SUCCESS
 LATE_MS = 2_000_000_000_000
-# Columns of records that releases since have added.
-LATER = ("output_order", "memory_mib", "http_status")
 
 
 class Crashed(NamedTuple):
@@ -312,49 +301,3 @@ async def test_a_backup_has_the_queue(open_store: StoreOpener, tmp_path: Path) -
         (one,) = (await queue.claim(function.id, 5, NOW_MS + HOUR_MS, is_begun=False)).work
         assert one.record.invocation_id == call
         assert one.input.payload == b'{"n": 1}'
-
-
-@OF_SQLITE
-async def test_a_database_of_the_release_before_gets_a_queue(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
-    """Its records stay, those that have an end are found by retention, and work is accepted."""
-    engine = create_engine(f"sqlite:///{tmp_path}/quiltfn.db", poolclass=pool.NullPool)
-    function = a_function()
-    ended, ran = done(a_call(function)), a_call(function)
-    with engine.begin() as connection:
-        command.upgrade(migrations.config(connection), "0011")
-    engine.dispose()
-    with closing(sqlite3.connect(tmp_path / "quiltfn.db")) as driver, driver:
-        add(driver, "function", tables.function_row(function))
-        version = tables.version_row(a_version(function))
-        lists = (dict, list)
-        add(
-            driver,
-            "version",
-            {
-                name: json.dumps(one) if isinstance(one, lists) else one
-                for name, one in version.items()
-            },
-        )
-        for record in (ended, ran):
-            values = tables.invocation_row(record)
-            row = dict(zip(tables.INVOCATION_COLUMNS, values, strict=True))
-            add(driver, "invocation", {name: row[name] for name in row if name not in LATER})
-    async with open_store(tmp_path) as store, opened_journal(store, tmp_path) as journal:
-        assert await journal.get(function.id, ended.invocation_id) == ended
-        queue = SqlWork(store.database)
-        call = await an_accepted(queue, function)
-        assert [one.invocation_id for one in await claimed(queue, function, 5)] == [call]
-        keep = RetentionPolicy(count=1, seconds=0)
-        retention = SqlRetention(store.database, ManualClock(LATE_MS // 1000))
-        while await retention.prune_some(keep):
-            pass
-        left = {one for (one,) in rows(tmp_path, "SELECT invocation_id FROM invocation")}
-        assert left == {call}
-        assert rows(tmp_path, "SELECT number FROM usage WHERE kind = 'record'") == [(1,)]
-
-
-def add(driver: sqlite3.Connection, table: str, row: dict[str, object]) -> None:
-    places = ", ".join("?" * len(row))
-    driver.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", [*row.values()])
