@@ -6,12 +6,14 @@ its spool keeps the last records in memory, and the very same check must find th
 """
 
 import asyncio
+import os
 import random
 import signal
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,7 @@ from quiltfn.model.stats import DAY_S
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import SqlStats
 from quiltfn.store.calls.spool import Spool
+from quiltfn.store.database.sqlite import SqliteDatabase
 
 ROUNDS = 12
 CONTROL_ROUNDS = 6
@@ -174,6 +177,43 @@ async def test_a_kill_during_restart_loses_nothing_either(path: Path, function: 
         with forked(child, path, False) as process:
             await asyncio.sleep(pick.random() * takes_s)
             process.kill()
+            assert process.wait() == -signal.SIGKILL
+    assert lost(acknowledged, await recorded(path, function)) == []
+
+
+def ended_at(path: Path, checkpoint: int) -> None:
+    """A start that is killed when it is about to move the log into the file for that time."""
+    driver, seen = SqliteDatabase._driver, [0]
+
+    class Watched:
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def execute(self, statement: str, *more: Any) -> Any:
+            if statement.startswith("PRAGMA wal_checkpoint"):
+                seen[0] += 1
+                if seen[0] == checkpoint:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return self._connection.execute(statement, *more)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+    SqliteDatabase._driver = lambda self: Watched(driver(self))  # type: ignore[method-assign]
+    asyncio.run(write_for_ever(path))
+
+
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("second", [1, 2])
+async def test_two_kills_in_the_middle_of_starts_leave_a_directory_that_opens(
+    path: Path, function: Function, first: int, second: int
+) -> None:
+    """The file and its log may have different numbers then, and the note has room for two."""
+    if is_on_postgresql(path):
+        pytest.skip("PostgreSQL has no log of ours")
+    acknowledged = await run_and_kill(path, 0.05)
+    for checkpoint in (first, second):
+        with forked(ended_at, path, checkpoint) as process:
             assert process.wait() == -signal.SIGKILL
     assert lost(acknowledged, await recorded(path, function)) == []
 

@@ -284,27 +284,41 @@ class SqliteDatabase:
             ) from error
 
     def _take_over(self) -> None:
-        """Gives the file a new `application_id`, so that no other log is taken for its own."""
+        """Gives the file a new `application_id`, so that no other log is taken for its own.
+
+        The note has room for two numbers: the one in the file, and the one that is on its way
+        there. So what an earlier start left in the log comes into the file first.
+        """
         directory, spools = self.directory, self.directory.note.spools
         last, ours = self._number("application_id"), 1 + secrets.randbelow(sqlite_header.NUMBERS)
-        commit = self._number("user_version")
-        directory.mark(
-            "open" if directory.note.word == "open" else "closed", (last, ours), commit, spools
-        )
-        is_busy = True
+        noted, commit = directory.note.owners, self._number("user_version")
+        owners = (noted[0], noted[1]) if last in noted else (last, last)
         try:
-            with self._writer.begin():
-                self._driver().execute(f"PRAGMA application_id = {ours}").close()
-            # Into the file itself, which has it from now on.
-            is_busy = self._driver().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if self._is_moved_into_file("PASSIVE"):
+                owners = last, ours
+                directory.mark(
+                    "open" if directory.note.word == "open" else "closed", owners, commit, spools
+                )
+                with self._writer.begin():
+                    self._driver().execute(f"PRAGMA application_id = {ours}").close()
+                # On a full disk the room of the log is kept, for what must work there.
+                if self._is_moved_into_file("TRUNCATE" if self.reserve.has_room else "PASSIVE"):
+                    owners = ours, ours
         except (exc.DBAPIError, sqlite3.Error) as error:
             if not is_full(error, directory.path):
-                raise
-            ours = self._number("application_id")  # The last server's; its log is continued.
-        directory.mark("open", (last if is_busy else ours, ours), commit, spools)
+                raise  # else the last server's log is continued
+        directory.mark("open", owners, commit, spools)
         directory.look()
         if directory.note.word == "open" and not self._is_small():
             self.check.start()
+
+    def _is_moved_into_file(self, mode: str) -> bool:
+        """Moves what is in the log into the file; False: somebody reads, and not all was moved.
+        `mode`: TRUNCATE also gives back the room that the log has.
+        """
+        command = f"PRAGMA wal_checkpoint({mode})"
+        is_busy, there, moved = self._driver().execute(command).fetchone()
+        return not is_busy and there == moved
 
     def _is_small(self) -> bool:
         return self.directory.database.stat().st_size < CHECK_ALL_BELOW_BYTES

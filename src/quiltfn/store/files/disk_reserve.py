@@ -60,6 +60,11 @@ class DiskReserve:
         self.release()
         self.is_spent = False
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the disk has room for the file."""
+        return _free_bytes(self._path.parent) >= RESERVE_BYTES
+
     def _make(self) -> bool:
         try:
             file = open_own(self._path, os.O_RDWR | os.O_CREAT)
@@ -90,8 +95,13 @@ def is_full(error: BaseException | None, where: Path) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         return code == sqlite3.SQLITE_FULL
+    return _free_bytes(where) < NEXT_TO_NOTHING_BYTES
+
+
+def _free_bytes(where: Path) -> float:
+    """Unbounded where nobody can tell."""
     try:
         found = os.statvfs(where)
     except OSError:
-        return False
-    return found.f_bavail * found.f_frsize < NEXT_TO_NOTHING_BYTES
+        return float("inf")
+    return found.f_bavail * found.f_frsize
