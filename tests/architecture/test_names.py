@@ -92,6 +92,8 @@ WORDS = {
     r"uplinks?": "egress proxy",
     r"\bits way out\b|\bthe way out\b|\bway out \|": "egress proxy",
 }
+# Each pattern has one of these in it, as has all that it matches: they are found faster.
+SIGNS = ("stem", "mould", "calm_the_collector", "spoken", "uplink", "way out")
 # Parts of a file's name.
 FILES = {
     r"_box\.py$": "a name for what it holds",
@@ -218,7 +220,8 @@ def found(name: str, text: str) -> Iterator[str]:
         for word, line in reader(text):
             if word in NAMES and not may_stay(word, name):
                 yield f"{name}:{line}: {word} is now {NAMES[word]}"
-    for pattern, new in WORDS.items():
+    lowered = text.lower()
+    for pattern, new in WORDS.items() if any(sign in lowered for sign in SIGNS) else ():
         if not may_stay(pattern, name):
             for match in re.finditer(pattern, text, re.IGNORECASE):
                 line = text.count("\n", 0, match.start()) + 1
@@ -229,6 +232,7 @@ def found(name: str, text: str) -> Iterator[str]:
 
 
 def test_no_old_name_is_left() -> None:
+    assert all(any(sign in pattern for sign in SIGNS) for pattern in WORDS)
     left = [
         sentence
         for name in SOURCES
