@@ -8,7 +8,7 @@
 TYPE_CHECKING = False
 
 __all__ = ["AsyncClient", "Client", "__version__"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from quiltfn.sdk import AsyncClient, Client

@@ -7,7 +7,7 @@ from msgspec import Struct
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import FunctionId, Mib, TenantId
 
-ServerVersion = Annotated[str, about("the release of quiltfn", "0.1.0")]
+ServerVersion = Annotated[str, about("the release of quiltfn", "0.2.0")]
 NodeId = Annotated[str, about("the name of the machine", "node-1")]
 CgroupMode = Annotated[str, about("v2, v1 or hybrid", "v2")]
 OciRuntime = Annotated[str, about("the program that makes sandboxes", "crun 1.21")]
