@@ -3,17 +3,20 @@
 from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.http.idempotency import Idempotency
 from quiltfn.api.http.route import RouteServices
+from quiltfn.api.routes.async_policies import PolicyServices
 from quiltfn.api.routes.audit_log import AuditServices
 from quiltfn.api.routes.deliveries import DeliveryServices
 from quiltfn.api.routes.elasticity import ElasticityServices
 from quiltfn.api.routes.events import EventServices
 from quiltfn.api.routes.function_list import FunctionListServices
-from quiltfn.api.routes.functions import FunctionServices
 from quiltfn.api.routes.instances import InstanceServices
 from quiltfn.api.routes.invocation_list import CallListServices
+from quiltfn.api.routes.invocations import InvocationServices
 from quiltfn.api.routes.keys import KeyServices
 from quiltfn.api.routes.logs import LogServices
 from quiltfn.api.routes.nodes import NodeServices
+from quiltfn.api.routes.pools import PoolCountServices
+from quiltfn.api.routes.queues import QueueServices
 from quiltfn.api.routes.quotas import QuotaServices
 from quiltfn.api.routes.runtimes import RuntimeServices
 from quiltfn.api.routes.schedules import ScheduleServices
@@ -22,6 +25,7 @@ from quiltfn.api.routes.system import MetricServices, SystemServices
 from quiltfn.api.routes.tenants import TenantServices
 from quiltfn.api.routes.url_calls import UrlCallServices
 from quiltfn.api.routes.version_files import VersionFileServices
+from quiltfn.api.routes.versions import VersionServices
 from quiltfn.api.routes.web import WebServices
 from quiltfn.host.health import Health
 from quiltfn.observe.trace import Tracer
@@ -43,7 +47,11 @@ class PipelineServices(RouteServices):
 class Services(
     PipelineServices,
     UrlCallServices,
-    FunctionServices,
+    InvocationServices,
+    VersionServices,
+    PolicyServices,
+    QueueServices,
+    PoolCountServices,
     FunctionListServices,
     CallListServices,
     LogServices,

@@ -7,9 +7,9 @@ from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.http import pages, parse
-from quiltfn.api.http.response import Response, json_response
+from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
-from quiltfn.api.routes.parameters import CURSOR, FUNCTION_OF_INSTANCES, LIMIT, READ
+from quiltfn.api.routes.parameters import CURSOR, LIMIT, READ
 from quiltfn.functions.aliases import Aliases
 from quiltfn.functions.catalog import Entry
 from quiltfn.functions.function_list import (
@@ -62,20 +62,6 @@ async def list_functions(context: RequestContext[FunctionListServices]) -> Respo
             for position, entry in found
         )
         return await pages.page_response(context, "functions", shown, limit)
-
-
-async def list_function_pools(context: RequestContext[FunctionListServices]) -> Response:
-    """Count the instances of each function that has some, in any state."""
-    services, wanted = context.services, context.query.get("function_id")
-    if wanted is not None:
-        services.catalog.by_id(context.tenant_id, wanted)
-    pools = services.fleet.pools
-    found = [
-        shapes.listed_pool(one, pools.counts(one))
-        for one in services.catalog.owned(context.tenant_id, pools.occupied())
-        if wanted in (None, one)
-    ]
-    return json_response(wire.PoolList(pools=found))
 
 
 def _query(context: RequestContext[FunctionListServices]) -> FunctionQuery:
@@ -176,10 +162,4 @@ LIST = Route(
     scope=READ,
     answer=wire.FunctionPage | wire.FunctionSummaryPage,
     parameters=(LIMIT, CURSOR, STATE, CLUSTER, TEXT, OUTDATED, SORT, ORDER, VIEW),
-)
-POOLS = Route(
-    handler=list_function_pools,
-    scope=READ,
-    answer=wire.PoolList,
-    parameters=(FUNCTION_OF_INSTANCES,),
 )

@@ -9,8 +9,8 @@ from quiltfn.api import shapes, zones
 from quiltfn.api.http import pages
 from quiltfn.api.http.response import INVOCATION_ID, Response, encode, json_response
 from quiltfn.api.http.route import RequestContext, Route
+from quiltfn.api.routes.invoke import InvokeServices, accepted, accepted_before
 from quiltfn.api.routes.parameters import CURSOR, IDEMPOTENCY, INVOKE, LIMIT, READ, WRITE
-from quiltfn.api.routes.work import WorkServices, accepted, accepted_before
 from quiltfn.calls.schedules import Schedules
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import Unprocessable
@@ -20,7 +20,7 @@ from quiltfn.ports.schedules import StoredSchedule
 SLICE = 10
 
 
-class ScheduleServices(WorkServices):
+class ScheduleServices(InvokeServices):
     """What the routes of schedules take."""
 
     schedules: Schedules

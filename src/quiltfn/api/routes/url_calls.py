@@ -20,7 +20,7 @@ from quiltfn.api.http.request import Headers
 from quiltfn.api.http.response import INVOCATION_ID, Header, Response
 from quiltfn.api.http.route import NOBODY, CalledFunction, RequestContext, Route
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
-from quiltfn.api.routes.functions import FunctionServices
+from quiltfn.api.routes.invoke import InvokeServices
 from quiltfn.api.routes.parameters import PLACED
 from quiltfn.api.routes.urls import UrlServices
 from quiltfn.calls.invoke import Request
@@ -80,7 +80,7 @@ REASONS: dict[type[QuiltfnError], Refusal] = {
 }
 
 
-class UrlCallServices(UrlServices, FunctionServices):
+class UrlCallServices(UrlServices, InvokeServices):
     """What calls of functions by their URLs take."""
 
     clock: Clock
