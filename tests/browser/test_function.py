@@ -199,9 +199,7 @@ def counted(one: Function, path: str) -> list[dict[str, int]]:
     ]
 
 
-def test_a_function_that_always_fails_has_no_check_mark(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_a_failing_function_has_no_check(page: Page, function: Callable[..., Function]) -> None:
     one = function('[ "$QUILT_PAYLOAD" = good ]')
     one.server.call("PUT", f"{one.path}/url", {"auth": "none"})
     open_at(page, one)
@@ -281,9 +279,7 @@ def test_what_others_do_is_seen_at_once(page: Page, function: Callable[..., Func
     assert min(took) < scaled(SEEN_WITHIN_S), took
 
 
-def test_a_call_of_somebody_else_is_in_the_list_and_the_sums(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_calls_of_others_are_listed(page: Page, function: Callable[..., Function]) -> None:
     one = function("exit 3")
     open_at(page, one)
     expect(page.get_by_text("It has not been called.")).to_be_visible()
@@ -507,9 +503,7 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
 
 
 @promise("W29")
-def test_calls_that_run_elsewhere_stay_there_after_a_setting_and_an_undo(
-    page: Page, function: Callable[..., Function]
-) -> None:
+def test_another_version_s_calls_stay(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo good")
     one.server.call("PUT", one.path, {"handler": "echo bad"})
     share = {"version": 2, "weight": 0.5}

@@ -90,9 +90,7 @@ def test_a_stream_that_is_silent_for_too_long_is_given_up(
     line(page, "live")
 
 
-def test_where_streams_are_eaten_the_page_asks_every_two_seconds(
-    open_page: Callable[..., Page], site: Server
-) -> None:
+def test_without_streams_the_page_polls(open_page: Callable[..., Page], site: Server) -> None:
     page = open_page()
     page.route("**/api/events*", lambda _route: None)  # it is never answered
     page.clock.install()

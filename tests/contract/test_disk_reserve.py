@@ -100,9 +100,7 @@ async def test_what_is_freed_is_given_back_in_steps_but_for_some(
     assert size(tmp_path) < 3_000_000
 
 
-async def test_a_database_without_incremental_vacuum_uses_its_free_pages_again(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_free_pages_are_used_again(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         function = await a_stored_function(store)
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as connection:

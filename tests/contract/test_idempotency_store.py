@@ -80,9 +80,7 @@ async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_ow
 
 
 @promise("N89")
-async def test_a_server_frees_and_answers_no_slot_that_another_one_has_by_now(
-    open_shared: SharedStoreOpener, tmp_path: Path
-) -> None:
+async def test_other_servers_slots_stay(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     """A release was stored and its server did not hear of it, so that it tells the store again."""
     async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
         first, second = (SqlIdempotencyStore(each.database) for each in (one, two))
@@ -124,9 +122,7 @@ def dies(path: Path) -> None:
     asyncio.run(reserve())
 
 
-async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(
-    path: Path,
-) -> None:
+async def test_a_call_whose_server_was_killed_is_answered_and_never_run_again(path: Path) -> None:
     with forked(dies, path) as server:
         assert server.wait() == -signal.SIGKILL
     answered, old = replace(REQUEST, key="answered"), replace(REQUEST, key="old")

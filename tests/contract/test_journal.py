@@ -90,9 +90,7 @@ async def test_a_disk_that_takes_no_beginning_of_a_call_is_tried_again_a_moment_
     assert not journal.refuses
 
 
-async def test_what_a_record_says_of_accepted_work_is_stored(
-    journal: SpoolJournal, function: Function
-) -> None:
+async def test_what_accepted_work_has_is_stored(journal: SpoolJournal, function: Function) -> None:
     call = a_call(
         function,
         version=3,
@@ -231,9 +229,7 @@ async def test_new_records_are_kept_many_at_a_time_and_not_asked_about(
 
 
 @OF_SQLITE
-async def test_a_commit_of_many_records_takes_few_statements_and_no_file_of_its_own(
-    store: SqlStore, function: Function
-) -> None:
+async def test_many_records_take_few_statements(store: SqlStore, function: Function) -> None:
     calls = [done(a_call(function, invocation_id=one)) for one in ids(1000)]
 
     def statements_and_files(connection: Connection, some: list[Invocation]) -> tuple[int, int]:
@@ -252,9 +248,7 @@ async def test_a_commit_of_many_records_takes_few_statements_and_no_file_of_its_
         assert told == (statements, 0)
 
 
-async def test_a_record_is_found_under_its_own_function_only(
-    journal: SpoolJournal, function: Function
-) -> None:
+async def test_a_record_is_of_its_function_only(journal: SpoolJournal, function: Function) -> None:
     call = a_call(function)
     journal.opened(call)
     assert await journal.get("other", call.invocation_id) is None

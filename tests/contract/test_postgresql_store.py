@@ -365,9 +365,7 @@ async def test_a_connection_left_in_the_middle_of_a_batch_is_remade(store: SqlSt
     await store.ping()
 
 
-def test_a_rollback_on_an_ended_connection_writes_no_traceback(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_rollback_writes_no_traceback(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever uses the connection has the error, and says it in the log's format."""
     made = engine(cluster.create("a"))
     with pytest.raises(psycopg.Error), made.connect() as connection:
@@ -835,9 +833,7 @@ async def test_a_server_that_is_alone_lets_no_other_in(tmp_path: Path) -> None:
             await store.ping()
 
 
-async def test_a_server_that_lost_its_place_to_another_stores_nothing_more(
-    tmp_path: Path,
-) -> None:
+async def test_a_server_that_lost_its_place_to_another_stores_nothing_more(tmp_path: Path) -> None:
     url = postgresql.database_of(tmp_path)
     cluster = postgresql.running()
     async with open_postgresql(url, tmp_path / "one", node_id="one") as one:

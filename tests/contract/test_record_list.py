@@ -169,9 +169,7 @@ async def test_caused_calls_are_found(store: SqlStore, journal: SpoolJournal) ->
     ]
 
 
-async def test_the_function_of_a_call_is_known_to_its_tenant_stored_or_not(
-    store: SqlStore, journal: SpoolJournal
-) -> None:
+async def test_a_call_s_function_is_known(store: SqlStore, journal: SpoolJournal) -> None:
     function = await a_stored_function(store)
     first, second = done(a_call(function)), done(a_call(function))
     await kept(journal, [first])

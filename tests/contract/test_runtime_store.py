@@ -77,9 +77,7 @@ async def test_packages_are_an_image_like_the_other(store: SqlStore) -> None:
     assert await images.remove("acme", packages)
 
 
-async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(
-    store: SqlStore,
-) -> None:
+async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(store: SqlStore) -> None:
     runtimes: SqlRuntimes = SqlRuntimes(store.database)
     kept = a_runtime("a")
     await give(store, "acme", "ab" * 32)

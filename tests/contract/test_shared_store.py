@@ -196,9 +196,7 @@ async def test_of_changes_at_once_exactly_one_is_made(servers: tuple[Server, Ser
 
 
 @promise("D29")
-async def test_each_server_sees_what_the_other_one_changes(
-    servers: tuple[Server, Server],
-) -> None:
+async def test_each_server_sees_what_the_other_one_changes(servers: tuple[Server, Server]) -> None:
     one, two = servers
     function = await a_stored_function(one.store, name="first")
     await two.follower.refresh()
@@ -404,9 +402,7 @@ async def test_no_number_appears_behind_a_reader(servers: tuple[Server, Server])
     ]
 
 
-async def test_a_reader_beside_many_writers_misses_nothing(
-    servers: tuple[Server, Server],
-) -> None:
+async def test_a_reader_beside_many_writers_misses_nothing(servers: tuple[Server, Server]) -> None:
     seen, since = list[str](), await servers[0].store.newest_change()
 
     async def write(server: Server, name: str) -> None:
@@ -775,9 +771,7 @@ async def test_a_spool_belongs_to_a_server(open_shared: SharedStoreOpener, tmp_p
 
 
 @promise("N46")
-async def test_a_quota_of_images_holds_for_uploads_to_two_servers_at_the_same_time(
-    servers: tuple[Server, Server],
-) -> None:
+async def test_image_quotas_hold_for_simultaneous_uploads(servers: tuple[Server, Server]) -> None:
     stores = [SqlTenantImages(one.store.database) for one in servers]
     for number in range(10):
         uploads = [

@@ -374,9 +374,7 @@ async def test_a_series_has_finer_rows_added_up_and_no_coarser_ones(stats: SqlSt
     assert [(start, one.count) for start, one in minutes] == [(now - 3 * HOUR_S, 1), (now - 60, 2)]
 
 
-async def test_what_a_window_has_begins_with_the_stretch_that_it_begins_in(
-    stats: SqlStats,
-) -> None:
+async def test_what_a_window_has_begins_with_the_stretch_that_it_begins_in(stats: SqlStats) -> None:
     now = floor_to(MINUTE_S, ENDED)
     await fill(stats, [now - 5, now - 65, now - 700])
     assert (await stats.of_tenant("default", now - 60))["f"].count == 1

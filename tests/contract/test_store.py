@@ -41,9 +41,7 @@ async def test_a_new_store_is_empty(store: SqlStore) -> None:
     assert list(await store.load()) == []
 
 
-async def test_what_was_created_is_loaded_after_a_restart(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_what_was_created_survives_a_restart(open_store: StoreOpener, tmp_path: Path) -> None:
     function = a_function(cluster_id="c", description="What it does", error_message="no")
     content: dict[str, Any] = {
         "handler": "x" * 65536,
@@ -79,9 +77,7 @@ def fields_at_default(struct: msgspec.Struct) -> list[str]:
     return found
 
 
-async def test_every_field_of_a_function_and_of_its_version_is_stored(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_every_field_of_a_function_is_stored(open_store: StoreOpener, tmp_path: Path) -> None:
     """None has its default here: a field without a column would come back with that."""
     runtime = Runtime(
         id="r",
@@ -211,9 +207,7 @@ async def test_a_deleted_function_is_gone_with_everything(store: SqlStore, tmp_p
         await store.save(function)
 
 
-async def test_a_deletion_that_was_cut_short_is_finished_by_the_next_start(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_start_finishes_a_deletion(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         function = await a_stored_function(store)
         async with opened_journal(store, tmp_path) as journal:
@@ -229,9 +223,7 @@ async def test_a_deletion_that_was_cut_short_is_finished_by_the_next_start(
 
 
 @OF_SQLITE
-async def test_a_locked_database_refuses_writes_in_time_and_still_reads(
-    store: SqlStore, tmp_path: Path
-) -> None:
+async def test_a_locked_database_refuses_writes_and_reads(store: SqlStore, tmp_path: Path) -> None:
     function = await a_stored_function(store)
     store.database.busy_timeout_s = HELD_S
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:

@@ -55,9 +55,7 @@ async def test_the_tables_are_as_the_migrations_make_them(store: SqlStore) -> No
     assert differences == []
 
 
-async def test_a_start_at_the_newest_revision_does_not_import_alembic(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_start_imports_no_alembic(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path):
         pass
     program = (
@@ -115,9 +113,7 @@ async def test_a_damaged_database_is_refused_and_left_as_it_is(
     assert (database.read_bytes() if database.is_file() else None) == before
 
 
-async def test_spool_segments_without_a_database_are_refused(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_spool_needs_its_database(open_store: StoreOpener, tmp_path: Path) -> None:
     (tmp_path / "journal-a.spool").write_bytes(b"")
     with pytest.raises(StoreBroken, match="missing"):
         async with open_store(tmp_path):
@@ -155,9 +151,7 @@ async def test_a_log_that_went_missing_after_a_kill_is_noticed(
         assert [stored.function.name for stored in await store.load()] == ["kept"]
 
 
-async def test_a_data_directory_has_one_server_and_lets_tools_in(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_data_directory_has_one_server(open_store: StoreOpener, tmp_path: Path) -> None:
     with forked(holds, tmp_path, "wait") as process:
         process.said.readline()
         with pytest.raises(StoreBroken, match="Another quiltfn"):
@@ -177,9 +171,7 @@ async def test_a_data_directory_has_one_server_and_lets_tools_in(
     assert names == {"kept", "brought"}
 
 
-async def test_a_first_start_that_was_killed_half_way_is_begun_again(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_killed_first_start_begins_again(open_store: StoreOpener, tmp_path: Path) -> None:
     (tmp_path / "quiltfn.db.new").write_bytes(b"half")
     (tmp_path / "quiltfn.lock").write_bytes(b"")
     async with open_store(tmp_path) as store:
@@ -204,9 +196,7 @@ async def test_a_migration_is_one_transaction(
         await store.ping()
 
 
-async def test_a_copy_of_the_directory_opens_elsewhere(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_copied_directory_opens(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path / "a") as store:
         function = await a_stored_function(store)
     shutil.copytree(tmp_path / "a", tmp_path / "b c%20")

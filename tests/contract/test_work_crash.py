@@ -352,9 +352,7 @@ async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) 
     assert any(one.made for one in told.history.redrives)
 
 
-async def test_the_check_would_notice_work_that_runs_before_the_journal_has_its_start(
-    path: Path,
-) -> None:
+async def test_the_check_would_notice_work_that_runs_before_its_start_is_kept(path: Path) -> None:
     told = Told(await two_functions(path))
     for _ in range(5):  # where the kills come is chance
         verdict, _ = await storm(path, told, CONTROL_ROUNDS, eager=True)

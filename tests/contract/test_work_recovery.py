@@ -155,9 +155,7 @@ class WrongClock(ManualClock):
         return self.time
 
 
-async def test_a_start_with_a_wrong_clock_makes_no_retry_late_and_no_delivery_old(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_wrong_clock_delays_no_retry(open_store: StoreOpener, tmp_path: Path) -> None:
     told = replace(TWICE, on_failure=Destination(function="told"))
     for name, policy in (("again", told), ("over", replace(told, max_attempts=1))):
         path = tmp_path / name
@@ -177,9 +175,7 @@ async def test_a_start_with_a_wrong_clock_makes_no_retry_late_and_no_delivery_ol
         assert was.call
 
 
-async def test_after_a_start_of_the_machine_nobody_knows_whether_an_attempt_had_begun(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_machine_start_makes_it_unknown(open_store: StoreOpener, tmp_path: Path) -> None:
     """The record of its hand-over was not synced, and a power cut may have taken it."""
     was = await crashed(open_store, tmp_path, claim)
     change(tmp_path, "UPDATE work SET machine_boot_id = 'another'")
@@ -189,18 +185,14 @@ async def test_after_a_start_of_the_machine_nobody_knows_whether_an_attempt_had_
     assert rows(tmp_path, "SELECT reason FROM dead_letter") == [("attempts",)]
 
 
-async def test_without_the_spool_nobody_knows_it_either(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_without_the_spool_it_is_unknown(open_store: StoreOpener, tmp_path: Path) -> None:
     was = await crashed(open_store, tmp_path, hand_over)
     for name in SPOOLS:
         (tmp_path / name).unlink()
     assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
 
 
-async def test_the_policy_says_what_follows_an_attempt_that_was_interrupted(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_the_policy_decides_what_follows(open_store: StoreOpener, tmp_path: Path) -> None:
     policy = AsyncPolicy(on_failure=Destination(url="https://example.org"))
     was = await crashed(open_store, tmp_path, hand_over, policy)
     assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])

@@ -118,9 +118,7 @@ async def commits(store: SqlStore) -> int:
     )
 
 
-async def test_a_caller_that_gives_up_takes_nobody_with_it(
-    queue: SqlWork, function: Function
-) -> None:
+async def test_a_caller_who_gives_up_harms_nobody(queue: SqlWork, function: Function) -> None:
     pieces = [a_piece(function) for _ in range(3)]
     tasks = [asyncio.create_task(queue.accept(one)) for one in pieces]
     await asyncio.sleep(0)
@@ -179,9 +177,7 @@ async def test_work_beyond_the_bound_or_of_a_deleted_function_is_refused(
     await queue.accept(a_piece(function, max_queued=2))
 
 
-async def test_the_oldest_due_work_is_claimed_first_and_none_before_it_is_due(
-    queue: SqlWork, function: Function
-) -> None:
+async def test_the_oldest_due_work_is_claimed_first(queue: SqlWork, function: Function) -> None:
     due = [NOW_MS + 3, NOW_MS + 1, NOW_MS + 5000, NOW_MS + 2]
     ids = [await an_accepted(queue, function, due_at_ms=one) for one in due]
     claim = await queue.claim(function.id, 2, NOW_MS + 10, is_begun=False)
@@ -195,9 +191,7 @@ async def test_the_oldest_due_work_is_claimed_first_and_none_before_it_is_due(
     assert claim.next_due_ms == NOW_MS + 5000
 
 
-async def test_a_claim_takes_so_many_bytes_into_memory_and_at_least_one_piece(
-    queue: SqlWork, function: Function
-) -> None:
+async def test_a_claim_takes_few_bytes_into_memory(queue: SqlWork, function: Function) -> None:
     for _ in range(4):
         await an_accepted(queue, function, payload=bytes(AT_ONCE_MAX_BYTES // 2))
     assert [len(await claimed(queue, function, 9)) for _ in range(3)] == [2, 2, 0]
@@ -205,9 +199,7 @@ async def test_a_claim_takes_so_many_bytes_into_memory_and_at_least_one_piece(
     assert len(await claimed(queue, function, 9)) == 1
 
 
-async def test_released_work_waits_again_and_its_attempt_does_not_count(
-    queue: SqlWork, function: Function
-) -> None:
+async def test_released_work_waits_again_uncounted(queue: SqlWork, function: Function) -> None:
     first = await an_accepted(queue, function)
     second = await an_accepted(queue, function)
     await claimed(queue, function, 2)
@@ -220,9 +212,7 @@ async def test_released_work_waits_again_and_its_attempt_does_not_count(
     assert (later.invocation_id, later.attempt) == (first, 1)
 
 
-async def test_what_a_server_does_not_know_to_be_claimed_by_it_is_put_back(
-    open_shared: SharedStoreOpener, tmp_path: Path
-) -> None:
+async def test_unknown_claims_are_put_back(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
         function, other = await a_stored_function(one), await a_stored_function(one, name="other")
         mine, theirs = SqlWork(one.database), SqlWork(two.database)
@@ -240,9 +230,7 @@ async def test_what_a_server_does_not_know_to_be_claimed_by_it_is_put_back(
         assert await mine.claimed_by(foreign.invocation_id) == "two"
 
 
-async def test_another_server_claims_what_this_one_has_not(
-    open_shared: SharedStoreOpener, tmp_path: Path
-) -> None:
+async def test_others_claim_what_is_left(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     """Two servers claim, work and accept at the same time: each piece is run once."""
     async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
         function = await a_stored_function(one)
@@ -412,9 +400,7 @@ async def test_work_that_is_too_old_becomes_a_dead_letter_and_is_sent_on(
     assert not {key for key, _ in sent} & set(old)  # The id of what is sent is one of its own.
 
 
-async def test_a_queue_of_old_work_alone_is_ended_in_one_claim(
-    queue: SqlWork, function: Function
-) -> None:
+async def test_a_queue_of_old_work_ends_in_one_claim(queue: SqlWork, function: Function) -> None:
     old = [a_piece(function, expires_at_ms=NOW_MS + 1) for _ in range(450)]
     await asyncio.gather(*(queue.accept(one) for one in old))
     young = await an_accepted(queue, function, due_at_ms=NOW_MS + 1)
@@ -664,9 +650,7 @@ async def test_the_input_of_one_call_does_not_pass_for_that_of_another(
         await sealed.input(other)
 
 
-async def test_work_that_cannot_be_decrypted_waits_for_its_key_as_a_dead_letter(
-    function: Function, store: SqlStore
-) -> None:
+async def test_undecryptable_work_is_a_dead_letter(function: Function, store: SqlStore) -> None:
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
     call = await an_accepted(sealed, function)
     claim = await SqlWork(store.database).claim(function.id, 5, NOW_MS, is_begun=False)
@@ -742,9 +726,7 @@ async def test_policies_are_stored_and_go_with_their_function(
 
 
 @OF_SQLITE
-async def test_however_long_the_queue_the_hot_statements_use_its_indexes(
-    store: SqlStore,
-) -> None:
+async def test_hot_statements_use_indexes_of_the_queue(store: SqlStore) -> None:
     values = {"function_id": "f", "now": 1, "most": 9, "bytes": 1, "ids": "[]", "is_begun": False}
     values |= {"alone": True}
     values |= {"node": "n", "epoch": 1, "machine": "", "tenant_id": "t", "after": "", "kept": 5}
@@ -789,9 +771,7 @@ async def explained(store: SqlStore, statement: str, values: object = ()) -> lis
     return await store.database.read(read)
 
 
-async def test_a_store_that_was_closed_has_the_queue_as_it_was(
-    open_store: StoreOpener, tmp_path: Path
-) -> None:
+async def test_a_closed_store_has_its_queue(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         function = await a_stored_function(store)
         waiting = await an_accepted(SqlWork(store.database), function)

@@ -64,9 +64,7 @@ def attempts(server: Server, function: Function, invocation_id: str) -> list[str
     return [one["status"] for one in answer.json()["attempts"]]
 
 
-def test_what_was_acknowledged_is_run_once_for_each_attempt_though_the_server_is_killed(
-    server: Server,
-) -> None:
+def test_what_was_acknowledged_runs_once_for_each_attempt_despite_kills(server: Server) -> None:
     chance = random.Random(20261126)
     once = server.deploy("sleep 0.01; cat", max_instances=2)
     often = server.deploy("sleep 0.01; cat", max_instances=2)

@@ -180,9 +180,7 @@ def damaged(file: Path, target: Path, at: float) -> Path:
 
 
 @promise("D22")
-def test_a_restore_goes_into_nothing_else_and_only_from_a_whole_archive(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_restore_needs_a_whole_archive_and_an_empty_place(server: Server, tmp_path: Path) -> None:
     server.create("echo", name="kept")
     file, empty = tmp_path / "kept", tmp_path / "empty"
     backup(server, file)
@@ -216,9 +214,7 @@ def test_a_restore_goes_into_nothing_else_and_only_from_a_whole_archive(
 
 
 @promise("D22")
-def test_a_restore_that_was_cut_off_is_not_served_and_can_be_done_again(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_restore_cut_off_is_not_served_and_is_repeatable(server: Server, tmp_path: Path) -> None:
     server.create("echo", name="kept")
     backup(server, tmp_path / "kept")
     server.stop()
@@ -237,9 +233,7 @@ def test_a_restore_that_was_cut_off_is_not_served_and_can_be_done_again(
     server.start()
 
 
-def test_a_backup_names_the_directory_that_it_cannot_be_put_in(
-    shared: Server, tmp_path: Path
-) -> None:
+def test_a_backup_names_the_directory_it_cannot_write(shared: Server, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     done = quiltfn("backup", str(nowhere / "b.tar"), "--data-dir", str(shared.data_dir))
     assert (done.code, done.stdout) == (1, "")
@@ -312,9 +306,7 @@ def test_a_backup_that_is_ended_leaves_nothing(shared: Server, tmp_path: Path) -
         shutil.rmtree(long)
 
 
-def test_an_image_that_has_lost_its_files_is_told_and_comes_back_by_an_upload(
-    shared: Server,
-) -> None:
+def test_an_image_without_its_files_is_told_and_comes_back_by_an_upload(shared: Server) -> None:
     server = shared
     files: dict[str, str | bytes] = {"mod.py": "def handler(event, context):\n    return 7\n"}
     runtime = sample_runtimes.add(server, "python", files)

@@ -136,9 +136,7 @@ HOSTILE: dict[str, list[Entry]] = {
 
 @promise("R20")
 @pytest.mark.parametrize("name", HOSTILE)
-def test_an_image_cannot_redirect_what_is_mounted_or_started(
-    server: Server, tree: Path, name: str
-) -> None:
+def test_an_image_cannot_redirect_mounts_or_starts(server: Server, tree: Path, name: str) -> None:
     changed = {one if isinstance(one, str) else member(one).name for one in HOSTILE[name]}
     kept = [one for one in entries(tree) if not member(one).name.startswith(tuple(changed))]
     digest = upload(server, packed([*kept, *HOSTILE[name]]))["digest"]
@@ -190,9 +188,7 @@ def test_its_shell_never_runs_with_the_privileges_of_the_guest(tmp_path: Path, l
 
 
 @promise("R18")
-def test_a_version_keeps_its_base_over_a_new_one_and_a_kill(
-    server: Server, tiny: str, tree: Path
-) -> None:
+def test_a_version_keeps_its_base_over_a_kill(server: Server, tiny: str, tree: Path) -> None:
     layer = packed([file("etc/os-release", b"ID=newer\n")])
     newer = upload(server, oci(tiny_root.packed(tree), layer), "image")["digest"]
     add(server, "named", base_image=tiny)

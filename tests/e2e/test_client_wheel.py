@@ -106,9 +106,7 @@ def machine() -> Iterator[ClientMachine]:
         yield made
 
 
-def test_it_is_one_wheel_for_every_system_and_has_no_part_of_the_server(
-    machine: ClientMachine,
-) -> None:
+def test_it_is_one_wheel_for_every_system_without_the_server(machine: ClientMachine) -> None:
     assert re.fullmatch(r"quiltfn_client-[\d.]+-py3-none-any\.whl", machine.wheel.name)
     size = machine.wheel.stat().st_size
     print(f"{machine.wheel.name}: {size / 1000:.0f} kB")
@@ -129,9 +127,7 @@ def test_it_is_one_wheel_for_every_system_and_has_no_part_of_the_server(
 
 
 @pytest.mark.parametrize("word", ON_THIS_MACHINE)
-def test_what_a_server_s_machine_is_for_is_refused_in_a_sentence(
-    machine: ClientMachine, word: str
-) -> None:
+def test_commands_of_a_server_s_machine_are_refused(machine: ClientMachine, word: str) -> None:
     done = machine.run("quiltfn", word)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [

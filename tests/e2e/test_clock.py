@@ -116,9 +116,7 @@ def test_a_keyed_call_is_not_run_again_because_the_clock_jumps(server: Server, j
 
 
 @promise("D12")
-def test_an_hour_back_leaves_ends_behind_starts_and_the_order_as_it_was(
-    server: Server, jump: Jump
-) -> None:
+def test_an_hour_back_leaves_ends_behind_starts_in_order(server: Server, jump: Jump) -> None:
     function = server.deploy("sleep ${QUILT_PAYLOAD:-1}")
     during = server.later(function.invoke)
     until(lambda: server.named("sleep"))

@@ -66,9 +66,7 @@ def counting() -> Iterator[Counting]:
             thread.join()
 
 
-def test_the_receiver_of_the_page_takes_what_is_genuine(
-    another: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_the_receiver_takes_what_is_genuine(another: Callable[..., Server], tmp_path: Path) -> None:
     """The page's two blocks, with a port of their own; and a forged request gets 401."""
     page = (ROOT / "docs/how-to/webhooks-out.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -103,9 +101,7 @@ def post_to(port: str) -> int | None:
 
 
 @promise("A46")
-def test_every_end_arrives_though_the_server_is_killed_again_and_again(
-    another: Callable[..., Server],
-) -> None:
+def test_every_end_arrives_despite_kills(another: Callable[..., Server]) -> None:
     server = another(options="--callback-networks 127.0.0.1/32").start()
     with counting() as receiver:
         function = server.deploy("true")

@@ -155,9 +155,7 @@ def test_once_answers_in_json_what_the_server_answered(shared: Server, app: Path
     assert json.loads(done.stdout)["stdout"] == "first you"
 
 
-def test_once_reads_what_is_piped_in_as_invoke_does(
-    shared: Server, app: Path, tmp_path: Path
-) -> None:
+def test_once_reads_what_is_piped_in(shared: Server, app: Path, tmp_path: Path) -> None:
     (app / "main.py").write_text(PYTHON.replace("WORD", "first"))
     piped = tmp_path / "piped"
     words = ("dev", "--dir", str(app), "--url", shared.url, "--once")
@@ -172,9 +170,7 @@ def test_once_reads_what_is_piped_in_as_invoke_does(
     assert "live after" not in done.stderr
 
 
-def test_equally_named_directories_do_not_get_in_each_others_way(
-    shared: Server, app: Path, tmp_path: Path
-) -> None:
+def test_equally_named_directories_are_apart(shared: Server, app: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / app.name
     other.mkdir(parents=True)
     (app / "main.py").write_text(PYTHON.replace("WORD", "first"))

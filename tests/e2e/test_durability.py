@@ -78,9 +78,7 @@ def told(lines: str, key: str) -> list[str]:
 
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
-def test_under_strict_a_call_is_answered_once_its_end_is_synced(
-    strict: Server, tmp_path: Path
-) -> None:
+def test_strict_answers_a_call_once_its_end_is_synced(strict: Server, tmp_path: Path) -> None:
     assert trace(strict, tmp_path, "echo hello") == ["end", "sync", "answer"]
 
 
@@ -115,9 +113,7 @@ def is_synced_first(order: list[str]) -> bool:
 
 @promise("D3")
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
-def test_a_function_and_its_version_are_synced_before_the_answer(
-    shared: Server, tmp_path: Path
-) -> None:
+def test_functions_and_versions_are_synced_first(shared: Server, tmp_path: Path) -> None:
     server, out = shared, tmp_path / "trace"
     with traced(server, out):
         function = server.create("echo the-first-handler", name="synced-function")
@@ -184,9 +180,7 @@ def test_the_durability_is_told(strict: Server, shared: Server) -> None:
 
 
 @promise("D9")
-def test_records_are_kept_as_long_and_as_many_as_the_settings_say(
-    another: Callable[..., Server],
-) -> None:
+def test_records_are_kept_as_the_settings_say(another: Callable[..., Server]) -> None:
     server = another(options="--keep-invocations 5 --keep-invocations-days 0").start()
     function = server.deploy("echo hello")
     function.invoke()

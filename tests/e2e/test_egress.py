@@ -195,9 +195,7 @@ except OSError:
 
 
 @promise("F15")
-def test_raw_packet_and_icmp_sockets_and_the_host_s_abstract_ones_are_refused(
-    server: Server,
-) -> None:
+def test_raw_packet_icmp_and_abstract_host_sockets_are_refused(server: Server) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0quiltfn-egress-test")
         listener.listen()
@@ -414,9 +412,7 @@ def test_without_the_rules_the_forbidden_are_reached(the_lab: Lab) -> None:
     ("how", "sentence"),
     [("examining", "not in force"), ("missing", "apt install nftables slirp4netns")],
 )
-def test_where_the_fence_cannot_be_had_such_sandboxes_are_refused(
-    the_lab: Lab, how: str, sentence: str
-) -> None:
+def test_such_sandboxes_are_refused_without_rules(the_lab: Lab, how: str, sentence: str) -> None:
     with serving(the_lab, change=without_rules(how)) as server:
         health = server.until_ready()
         assert health["protections"]["egress"].startswith("refused: ")

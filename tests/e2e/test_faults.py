@@ -85,9 +85,7 @@ def kill(server: Server, what: str) -> int:
 
 @promise("D1", "D2")
 @pytest.mark.parametrize("what", ["server", "launcher", "both"])
-def test_nothing_is_lost_and_nothing_is_left_after_a_kill(
-    server: Server, tmp_path: Path, what: str
-) -> None:
+def test_nothing_is_lost_or_left_after_a_kill(server: Server, tmp_path: Path, what: str) -> None:
     before = leftovers.look(server.root, server.run_dir, ())
     other = server.deploy("echo kept; exit 3")
     acknowledged = [other.invoke() for _ in range(20)]
@@ -230,9 +228,7 @@ def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) ->
 
 
 @promise("D2")
-def test_doctor_sweeps_the_dead_and_spares_the_living(
-    server: Server, another: Callable[..., Server]
-) -> None:
+def test_doctor_sweeps_the_dead_alone(server: Server, another: Callable[..., Server]) -> None:
     living = another(run_dir=server.run_dir, options="--prewarmed 0").start()
     kept, calls = running(living, 2)
     sandboxes = set(living.sandbox_pids())
@@ -536,9 +532,7 @@ def warm() -> Iterator[tuple[Server, Runtime]]:
 
 
 @pytest.mark.parametrize("mode", ["fail", "hang", "missing"])
-def test_a_runtime_that_breaks_later_fails_calls_until_it_works_again(
-    cold: tuple[Server, Runtime], mode: str
-) -> None:
+def test_a_broken_runtime_fails_calls_for_now(cold: tuple[Server, Runtime], mode: str) -> None:
     server, runtime = cold
     function = server.deploy("exec sleep 20", timeout_seconds=1, max_instances=1)
     fine = server.deploy("echo fine")

@@ -301,9 +301,7 @@ def test_nobody_of_its_uid_reads_the_server_s_memory(shared: Server) -> None:
 
 
 @promise("F25")
-def test_what_sandboxes_are_made_of_is_in_memory_that_the_launcher_alone_sees(
-    shared: Server,
-) -> None:
+def test_what_sandboxes_are_made_of_is_for_the_launcher_alone(shared: Server) -> None:
     shared.run("true")
     seen_by_all = shared.run_dir / "servers" / shared.id / "sandboxes"
     assert list(seen_by_all.iterdir()) == []
@@ -409,9 +407,7 @@ def test_a_working_directory_that_exists(shared: Server, directory: str | None) 
 @pytest.mark.parametrize(
     "directory", ["/missing", "/app/missing", "/etc/passwd", "/bin/sh", "/usr/bin/awk"]
 )
-def test_a_working_directory_that_cannot_be_ends_the_deployment(
-    shared: Server, directory: str
-) -> None:
+def test_an_impossible_working_directory_ends_deployment(shared: Server, directory: str) -> None:
     function: Function = shared.create("pwd", working_directory=directory)
     state = function.deploy()
     assert state["state"] == "error"

@@ -54,9 +54,7 @@ def a_disk_or_none(image: Path, at: Path) -> contextlib.ExitStack:
     return disk
 
 
-def test_health_and_management_answer_while_the_disk_does_not(
-    another: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_health_answers_without_a_disk(another: Callable[..., Server], tmp_path: Path) -> None:
     server = another()
     with a_disk_or_none(tmp_path / "disk", server.data_dir):
         server.start()
@@ -88,9 +86,7 @@ def test_health_and_management_answer_while_the_disk_does_not(
         server.stop()
 
 
-def test_health_answers_while_an_idle_server_has_no_disk(
-    another: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_an_idle_server_answers_without(another: Callable[..., Server], tmp_path: Path) -> None:
     """Nothing is being written, so the event loop is free: it says by itself what is wrong."""
     server = another()
     with a_disk_or_none(tmp_path / "disk", server.data_dir):

@@ -85,9 +85,7 @@ def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: D
 
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
-def test_a_server_starts_on_a_full_disk_though_it_cannot_take_in_what_was_left(
-    server: Server, disk: Disk
-) -> None:
+def test_a_server_starts_on_a_full_disk_with_leftovers(server: Server, disk: Disk) -> None:
     """Ends of megabytes in the spool, the database without room for them, and a kill."""
     function = server.deploy("sleep 2; head -c 4000000 /dev/zero | tr '\\\\0' x", max_instances=4)
     under_way = [server.later(function.try_invoke) for _ in range(4)]
@@ -115,9 +113,7 @@ def test_a_server_starts_on_a_full_disk_though_it_cannot_take_in_what_was_left(
 
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
-def test_a_server_starts_on_a_full_disk_though_a_keyed_call_and_an_operation_were_under_way(
-    server: Server, disk: Disk
-) -> None:
+def test_a_server_starts_on_a_full_disk_with_keyed_calls_open(server: Server, disk: Disk) -> None:
     """Not a byte is free, the reserve included. They have ended, and are stored as such later."""
     function = server.deploy("sleep 60")
     under_way = server.later(keyed, server, "POST", f"{function.path}/invoke", "call")
@@ -157,9 +153,7 @@ def keyed(server: Server, method: str, path: str, key: str, body: object = None)
 
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
-def test_a_first_start_without_room_says_so_with_a_code_that_a_restart_helps_against(
-    disk: Disk, another: Callable[..., Server]
-) -> None:
+def test_a_first_start_needs_room(disk: Disk, another: Callable[..., Server]) -> None:
     server = another(data_dir=disk.data)
     server.makes_database = True
     disk.fill()

@@ -436,9 +436,7 @@ def test_too_much_memory_is_told_and_survived(box: Server) -> None:
     function.delete()
 
 
-def test_a_small_share_of_the_processor_is_enough_to_start_and_is_kept(
-    another: Callable[..., Server],
-) -> None:
+def test_a_small_share_of_the_processor_is_enough_to_start(another: Callable[..., Server]) -> None:
     server = another(options="--prewarmed 0").start()
     add_runtimes(server)
     function = deploy(server, "exec sleep 1", cpu_limit_percent=5, timeout_seconds=30)
@@ -559,9 +557,7 @@ def test_without_gvisor_it_is_refused_and_never_replaced(server: Server) -> None
     assert not any(gvisors(pids) for pids in server.sandbox_pids().values())
 
 
-def test_a_gvisor_that_makes_no_sandbox_is_refused_with_its_reason(
-    another: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_a_broken_gvisor_is_refused(another: Callable[..., Server], tmp_path: Path) -> None:
     broken = tmp_path / "runsc"
     says = '[ "$1" = --version ] && exec echo runsc version release-20260101.0\nexit 9\n'
     broken.write_text(f"#!/bin/sh\n{says}")

@@ -95,9 +95,7 @@ async def test_a_herd_at_a_cold_function_is_served_in_line(another: Callable[...
     assert Counter(one.what for one in answers) == {"success": HERD}
 
 
-async def test_of_a_herd_that_is_too_long_the_rest_is_told_when_to_come_again(
-    another: Callable[..., Server],
-) -> None:
+async def test_of_a_long_herd_the_rest_comes_again(another: Callable[..., Server]) -> None:
     line = 100
     server = another(options=f"--prewarmed 0 --idle-s 0.5 --queue-max {line}").start()
     # A hundred short calls would be over before anybody had looked ten times.

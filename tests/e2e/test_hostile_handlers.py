@@ -299,9 +299,7 @@ DEBTS = {
 
 @promise("F24")
 @pytest.mark.parametrize("way", DEBTS)
-def test_a_deadline_is_kept_where_much_more_was_used_than_the_processor_gives(
-    server: Server, way: str
-) -> None:
+def test_a_deadline_is_kept_despite_a_debt_of_the_processor(server: Server, way: str) -> None:
     """The kernel lets a call go on beyond the quota; the group then waits for what it owes."""
     code = script(DEBT.replace("{way}", DEBTS[way]))
     function = server.deploy(code, timeout_seconds=3, cpu_limit_percent=10)

@@ -94,9 +94,7 @@ def digest_of(server: Server, name: str) -> str:
 # One tree by every way ---------------------------------------------------------------------------
 
 
-def test_a_directory_and_an_archive_of_it_are_the_same_image(
-    server: Server, tree: Path, tmp_path: Path
-) -> None:
+def test_a_directory_and_its_archive_are_equal(server: Server, tree: Path, tmp_path: Path) -> None:
     archive = tmp_path / "root.tar.gz"
     run("tar", "-C", tree, "-czf", archive, ".")
     add(server, "directory", "--rootfs", tree)
@@ -273,9 +271,7 @@ def test_a_command_that_is_ended_leaves_no_files_and_no_installer(
 
 
 @needs("buildah", "skopeo", "docker-registry")
-def test_an_image_of_a_registry_by_its_digest_with_a_credential_over_tls(
-    server: Server, tree: Path, tmp_path: Path
-) -> None:
+def test_an_image_of_a_registry_over_tls(server: Server, tree: Path, tmp_path: Path) -> None:
     archive = tmp_path / "oci.tar"
     Buildah(tmp_path).make(tree, [f"oci-archive:{archive}:x"])
     with registry(tmp_path) as there:

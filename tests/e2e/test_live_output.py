@@ -94,9 +94,7 @@ def comes_in_parts(server: Server, function: Function) -> None:
 @promise("A40")
 @pytest.mark.parametrize("cleanup", [True, False], ids=["cleaned", "kept"])
 @pytest.mark.parametrize("kind", PYTHON)
-def test_what_python_yields_comes_as_it_is_yielded(
-    server: Server, kind: str, cleanup: bool
-) -> None:
+def test_what_python_yields_comes_at_once(server: Server, kind: str, cleanup: bool) -> None:
     comes_in_parts(server, sample_runtimes.python(server, PYTHON[kind], cleanup_on_exit=cleanup))
 
 

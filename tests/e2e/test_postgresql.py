@@ -230,9 +230,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(shared: Server) 
 
 @promise("D39")
 @pytest.mark.parametrize("how", ["stop", "kill", "frozen", "cut"])
-def test_calls_go_on_while_postgresql_is_away_and_none_is_lost(
-    shared: Server, cluster: Cluster, how: str
-) -> None:
+def test_calls_go_on_without_postgresql(shared: Server, cluster: Cluster, how: str) -> None:
     """Their records wait in the spool. What has to be in the database first is refused."""
     server = shared
     function = server.deploy("echo hello")
@@ -271,9 +269,7 @@ def away(server: Server, load: Load) -> None:
 
 
 @promise("D39")
-def test_a_server_that_is_stopped_while_postgresql_is_away_loses_nothing(
-    shared: Server, cluster: Cluster
-) -> None:
+def test_a_stop_without_postgresql_loses_nothing(shared: Server, cluster: Cluster) -> None:
     """Its spool stays, and its exit code says that not all could be stored."""
     server, said_before = shared, len(shared.log.read_text())
     function = server.deploy("echo hello")
@@ -291,9 +287,7 @@ def test_a_server_that_is_stopped_while_postgresql_is_away_loses_nothing(
 
 @promise("D39")
 @pytest.mark.parametrize("how", ["stop", "kill", "cut"])
-def test_accepted_work_is_kept_through_an_end_of_postgresql(
-    shared: Server, cluster: Cluster, how: str
-) -> None:
+def test_accepted_work_outlives_postgresql(shared: Server, cluster: Cluster, how: str) -> None:
     """What was answered 202 is there afterwards, once for each key; the rest may be repeated."""
     server = shared
     function = server.deploy("echo hello")

@@ -118,9 +118,7 @@ def test_a_wheel_is_made_for_its_platform_and_holds_a_static_guest(wheel: Path) 
 
 
 @promise("A51")
-def test_a_wheel_of_the_source_archive_needs_no_tools_for_dashboard_and_documentation(
-    wheel: Path, away: Path
-) -> None:
+def test_a_wheel_of_the_source_archive_needs_no_tools(wheel: Path, away: Path) -> None:
     hatchling = [sys.executable, "-m", "hatchling", "build", "--directory", away / "source"]
     run(*hatchling, "--target", "sdist", cwd=ROOT)
     (archive,) = (away / "source").glob("*.tar.gz")

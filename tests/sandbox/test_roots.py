@@ -153,9 +153,7 @@ def test_what_cannot_be_mounted_whole_leaves_nothing(bench: Bench) -> None:
     apart(work)
 
 
-def test_a_machine_without_overlays_gets_binds_and_says_so(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_overlays_binds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise OSError(19, "No such device")
 

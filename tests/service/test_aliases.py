@@ -149,9 +149,7 @@ async def test_calls_are_split_by_one_dice(web: Web) -> None:
         ({"version": 1, "to": 3}, "to"),
     ],
 )
-async def test_a_wrong_alias_is_refused_by_its_field(
-    web: Web, body: dict[str, Any], field: str
-) -> None:
+async def test_wrong_aliases_name_their_field(web: Web, body: dict[str, Any], field: str) -> None:
     path = await two_versions(web)
     answer = await web("PUT", f"{path}/aliases/live", json=body)
     assert answer.status_code == 422
@@ -208,9 +206,7 @@ async def test_aliases_survive_a_restart_and_go_with_their_function(tmp_path: Pa
         assert len(harness.services.aliases._rows) == 1
 
 
-async def test_what_the_store_does_not_take_is_not_in_memory(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nothing_unstored_is_in_memory(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     path = await two_versions(web)
     aliases = web.harness.services.aliases
 

@@ -39,9 +39,7 @@ async def test_a_background_task_that_fails_is_logged_and_begun_again(
     ]
 
 
-async def test_work_that_a_full_disk_put_off_waits_again_though_the_store_refuses_at_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_work_that_a_full_disk_put_off_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(until_stored, "STORE_AGAIN_S", 0.0)
     tries = 0
 

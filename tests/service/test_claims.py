@@ -128,9 +128,7 @@ async def test_beyond_so_many_bytes_one_piece_is_claimed_at_a_time(
 
 
 @pytest.mark.parametrize("is_strict", [False, True])
-async def test_work_is_claimed_ahead_before_the_last_is_used_up_and_never_where_it_is_strict(
-    taken: Taken, is_strict: bool
-) -> None:
+async def test_work_is_claimed_ahead_and_never_if_strict(taken: Taken, is_strict: bool) -> None:
     claims, backlog = taken.made(is_strict=is_strict), taken.backlog
     await taken.accept(4)
     await claims.claim(backlog, 4, NOW_MS)

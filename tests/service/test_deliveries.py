@@ -477,9 +477,7 @@ async def test_a_destination_whose_queue_is_full_gets_it_later(world: World) -> 
 
 
 @pytest.mark.parametrize("state", [None, FunctionState.PENDING])
-async def test_a_destination_that_is_missing_or_never_deployed_is_a_failed_delivery(
-    world: World, state: FunctionState | None
-) -> None:
+async def test_a_missing_destination_has_failed(world: World, state: FunctionState | None) -> None:
     if state is not None:
         await world.function("record", state=state)
     function = await world.function("f", Destination(function="record"))

@@ -665,9 +665,7 @@ async def test_a_store_that_does_not_answer_for_a_while_loses_and_doubles_nothin
 
 
 @promise("W13")
-async def test_a_stop_puts_back_what_is_claimed_and_the_next_start_runs_it(
-    tmp_path: Path,
-) -> None:
+async def test_a_stop_puts_back_what_is_claimed_and_the_next_start_runs_it(tmp_path: Path) -> None:
     clock = ManualClock()
     async with open_harness(tmp_path, clock) as server:
         entry = await server.active("sleep 60", max_instances=1)

@@ -113,9 +113,7 @@ async def test_an_instance_gone_while_another_is_measured_is_fine(tmp_path: Path
 
 
 @promise("P21")
-async def test_functions_that_come_and_go_leave_nothing(
-    tmp_path: Path,
-) -> None:
+async def test_functions_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
     """Neither objects nor memory of SQLite beside its caches of pages, which have a limit and are
     given back before each look. What a function leaves is in each batch; what the first run of a
     periodic task makes, such as its statements, is in one alone, whichever that is on a busy

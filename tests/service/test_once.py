@@ -177,9 +177,7 @@ async def test_what_fails_after_the_hand_over_counts_as_executed(
 
 
 @promise("A15")
-async def test_what_fails_before_is_not_kept_and_runs_when_it_comes_again(
-    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_earlier_failures_run_again(door: KeyedApp, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(door.harness.journal, "opened", fails)
         first = await door.call()

@@ -336,9 +336,7 @@ async def test_streams_of_a_disabled_tenant_end(web: Web, monkeypatch: pytest.Mo
     await umbrella
 
 
-async def test_a_tenant_that_has_signed_tokens_alone_can_be_disabled(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tenants_of_tokens_are_disabled(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     operator, _, _ = await keys(web)
     path = "/api/tenants/by-token/disable"
     assert (await web("POST", path, headers=operator)).status_code == 404, "there are no tokens"

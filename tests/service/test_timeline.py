@@ -138,9 +138,7 @@ async def test_a_call_whose_sandbox_failed_says_how_long_it_waited(server: Harne
     assert pool.start_timings.keys() == pool.sandboxes.keys()
 
 
-async def test_a_running_call_and_one_that_ended_with_its_server_have_none(
-    tmp_path: Path,
-) -> None:
+async def test_a_running_call_and_one_that_ended_with_its_server_have_none(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as server:
         entry = await server.active("sleep 60")
         call = await server.running(entry)

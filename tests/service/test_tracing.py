@@ -290,9 +290,7 @@ async def test_a_receiver_of_a_callback_is_told_of_the_span_of_the_try(
     assert deliver.status.code == getattr(Status, f"STATUS_CODE_{code}")
 
 
-async def test_work_that_is_cancelled_while_it_waits_has_a_span_that_says_so(
-    traced: Traced, collector: Collector
-) -> None:
+async def test_cancelled_waiting_work_has_a_span(traced: Traced, collector: Collector) -> None:
     entry = await traced.harness.active()
     answer = await traced.post("/api/functions/invoke/f?mode=async&delay_seconds=3600")
     call = f"/api/functions/{entry.function.id}/invocations/{answer.json()['invocation_id']}"

@@ -208,9 +208,7 @@ async def test_a_pool_that_serves_nothing_is_listed_with_instances(server: Harne
     )
 
 
-async def test_calls_of_a_version_go_on_with_its_instances_after_an_update(
-    server: Harness,
-) -> None:
+async def test_calls_of_a_version_go_on_with_its_instances_after_an_update(server: Harness) -> None:
     entry = await server.active("sleep 0.01", max_instances=3, min_instances=2)
     first = entry.version
     await asyncio.gather(*(server.invoke(entry, version=first) for _ in range(2)))

@@ -320,9 +320,7 @@ async def test_its_log_flood_is_read_no_faster(monkeypatch: pytest.MonkeyPatch) 
         assert result.stderr_dropped >= module.LOG_BETWEEN_BYTES - 1000
 
 
-async def test_a_log_of_single_bytes_wakes_nobody_for_each(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_log_of_single_bytes_wakes_nobody_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOG_BYTES_PER_S", 4 * module.LOG_READ_BYTES)
     async with served(always) as guest:
         for _ in range(8):

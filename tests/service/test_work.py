@@ -797,9 +797,7 @@ async def test_what_is_replayed_counts_as_a_body_that_was_sent(api: Api, mode: s
 
 
 @promise("A67")
-async def test_output_is_loaded_once_for_the_answer_and_never_to_wait_cancel_or_list_attempts(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_output_is_loaded_for_answers_only(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record may have megabytes of output."""
     function = await api.function()
     queued = await api.submit(function)

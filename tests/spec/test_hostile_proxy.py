@@ -110,9 +110,7 @@ def test_a_body_is_not_the_next_request(
 # The probe can fail ----------------------------------------------------------------------------
 
 
-def test_a_request_that_did_not_come_from_the_proxy_is_noticed(
-    open_server: Server, anybody: Api, proxy: Proxy
-) -> None:
+def test_a_request_past_the_proxy_is_seen(open_server: Server, anybody: Api, proxy: Proxy) -> None:
     """Negative control: the hidden request, sent past the proxy and through it."""
     seen = Seen(open_server)
     assert statuses(raw(open_server.url, PHANTOM)) == [201]

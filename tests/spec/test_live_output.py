@@ -277,9 +277,7 @@ def test_the_order_is_known_from_the_database(ended: tuple[Api, dict[str, str]])
     assert turns(all_of(api, "GET", logs(record, "?follow=true"))) == TURNS
 
 
-def test_the_events_of_a_call_that_is_over_end_with_its_record(
-    ended: tuple[Api, dict[str, str]],
-) -> None:
+def test_events_of_a_call_that_is_over_end_with_it(ended: tuple[Api, dict[str, str]]) -> None:
     api, record = ended
     found = all_of(api, "GET", logs(record))
     assert turns(found) == TURNS

@@ -102,9 +102,7 @@ async def test_one_tenant_s_answers_do_not_precede_another(tenant: str, order: l
     assert made == order
 
 
-async def test_kept_answers_are_loaded_one_at_a_time_and_no_tenant_waits_for_all_of_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_kept_answers_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.3)
     ours, loaded, now = Budgets(), [], 0
 

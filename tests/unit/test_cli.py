@@ -341,9 +341,7 @@ def test_a_failed_call_fails_the_command_in_json_too(fake: Fake, capsys: Capture
     assert json.loads(capsys.readouterr().out)["exit_code"] == 3
 
 
-def test_on_a_terminal_control_characters_are_shown_and_not_obeyed(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_shows_control_characters(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.ends(stdout="a\tb\x1b]0;title\x07\r\x9b2J")
     out, err = Terminal(), Terminal()
     monkeypatch.setattr(sys, "stdout", out)

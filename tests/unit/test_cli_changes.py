@@ -307,9 +307,7 @@ def test_a_narrow_terminal_is_spared_the_ids_it_would_break(
     assert "hello" in out.getvalue()
 
 
-def test_the_key_is_sent_from_the_option_or_else_the_environment(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_is_the_option_s_or_variable_s(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_env")
     assert run(["functions", "get", "hello"]) == 0
     assert fake.headers["x-api-key"] == "quilt_sk_env"

@@ -240,9 +240,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_and_nothing_is_said(
     assert capsys.readouterr() == ("", "")
 
 
-def test_profiles_are_completed_from_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_completes_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     one = profiles.Profile(url="http://127.0.0.1:1")
     profiles.write(profiles.Profiles(profiles={"prod": one, "stage": one}))

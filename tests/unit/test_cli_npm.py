@@ -227,9 +227,7 @@ def test_workspaces_outside_are_refused(app: Path, pattern: str) -> None:
         manifest.check(app)
 
 
-def test_programs_are_not_looked_for_where_the_command_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_program_of_this_directory_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "npm-of-somebody"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)

@@ -73,9 +73,7 @@ def used(**options: Any) -> tuple[str | None, str | None]:
     return found.url, found.api_key
 
 
-def test_an_option_goes_before_the_environment_that_before_a_profile_that_before_the_default(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_options_beat_environment_profile_and_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert used() == (None, None)
     stage = Profile(url="https://stage.example", api_key="quilt_sk_stage")
     profiles.write(Profiles(current="prod", profiles={"prod": PROD, "stage": stage}))

@@ -923,9 +923,7 @@ def test_of_a_function_it_is_said_what_calls_run_on_where_that_is_not_its_curren
     assert (f"calls run on {(row or '').strip()}; {hint}\n" in told) if row else not told
 
 
-def test_a_signal_while_a_program_is_started_ends_that_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_signal_while_a_program_is_started_ends_that_too(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
     class Signalled(subprocess.Popen[str]):

@@ -822,9 +822,7 @@ async def test_a_head_that_does_not_come_does_not_cost_the_response_before_it() 
         assert door.begun == ["/slow"]
 
 
-async def test_the_rest_of_a_body_has_time_while_it_is_not_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that is slow to read a large response, and has not sent its whole body."""
     monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
 
@@ -967,9 +965,7 @@ def refused_while_sending(port: int, size: int) -> bytes:
         return found
 
 
-async def test_a_client_that_is_still_sending_gets_the_last_response(
-    door: ServerUnderTest,
-) -> None:
+async def test_a_client_that_is_still_sending_gets_the_last_response(door: ServerUnderTest) -> None:
     door.answers["/a"] = refuse
     for _ in range(5):
         found = await asyncio.to_thread(refused_while_sending, door.port, 4 * 1024 * 1024)

@@ -208,9 +208,7 @@ class Reader:
     ("is_streaming", "takes", "is_cut"),
     [(True, 1, False), (True, 0, True), (False, 1, True), (False, 100_000, False)],
 )
-def test_a_slow_reader_of_a_stream_is_kept_and_one_that_takes_nothing_is_not(
-    is_streaming: bool, takes: int, is_cut: bool
-) -> None:
+def test_a_slow_reader_is_kept_a_dead_one_not(is_streaming: bool, takes: int, is_cut: bool) -> None:
     both = Connections(ConnectionLimits(write_timeout_s=30.0))
     one = Reader(is_streaming=is_streaming, takes=takes)
     assert both.add(one) is connections.SlotKind.REGULAR

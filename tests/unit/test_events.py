@@ -119,9 +119,7 @@ async def test_filters_leave_out_what_was_not_asked_for(events: Events) -> None:
     assert [one.id for one in found] == ["7-3", "7-4"]
 
 
-async def test_who_comes_back_within_a_minute_misses_nothing(
-    events: Events, clock: ManualClock
-) -> None:
+async def test_whoever_is_back_soon_misses_nothing(events: Events, clock: ManualClock) -> None:
     reader = events.reader(TENANT)
     events.function_changed(None, FUNCTION)
     (first,) = await some(reader, 1)

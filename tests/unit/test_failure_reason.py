@@ -180,9 +180,7 @@ def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], e
         ("KeyError: 'cached'", Network.EGRESS, ""),
     ],
 )
-def test_what_the_network_cannot_reach_is_said_where_a_connection_failed(
-    said: str, network: Network | None, more: str
-) -> None:
+def test_failed_connections_are_explained(said: str, network: Network | None, more: str) -> None:
     reason = reason_of(1, PYTHON.format(said), RUNNER, network=network)
     assert reason == f"{said} (main.py, line 5){more}"
 

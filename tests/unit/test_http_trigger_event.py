@@ -237,9 +237,7 @@ def test_what_is_of_the_connection_is_not_passed_on() -> None:
         ([("x_a", "2"), ("x_c", "3")], ["x_a", "x_c"]),
     ],
 )  # fmt: skip
-def test_a_caller_changes_nothing_of_what_was_checked_or_said_by_a_proxy(
-    fields: list[tuple[str, str]], kept: list[str]
-) -> None:
+def test_a_caller_changes_nothing_checked(fields: list[tuple[str, str]], kept: list[str]) -> None:
     assert list(passed_on(fields, is_ours=False)) == kept
 
 
@@ -398,9 +396,7 @@ MANY = json.dumps([{}] * 60_000).encode()
     ],
     ids=range(7),
 )
-def test_a_result_of_many_values_is_answered_without_making_them(
-    result: bytes, kind: str, body: bytes
-) -> None:
+def test_long_results_are_answered_without_making(result: bytes, kind: str, body: bytes) -> None:
     tracemalloc.start()
     try:
         answer = answer_of(result)

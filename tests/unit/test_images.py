@@ -481,9 +481,7 @@ async def test_an_entry_opens_no_more_directories_than_its_path_has(
         assert not unpacker._open
 
 
-async def test_an_upload_that_nobody_waits_for_leaves_nothing_unknown(
-    box: ImagesUnderTest,
-) -> None:
+async def test_an_upload_that_nobody_waits_for_leaves_nothing_unknown(box: ImagesUnderTest) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def admit(_image: Image) -> None:  # in the thread that unpacks

@@ -431,9 +431,7 @@ def test_v1_says_where_a_group_cannot_be_removed(tmp_path: Path, stays: str) -> 
     assert not V1(tops, hybrid=False).remove("s", "one")
 
 
-def test_a_group_that_stays_below_another_is_waited_for_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lasting_group_is_awaited_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "quiltfn" / "s" / "one").mkdir(parents=True)
     (tmp_path / "quiltfn" / "s" / "one" / "a process").touch()
     waits: list[float] = []

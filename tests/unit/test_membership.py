@@ -209,9 +209,7 @@ async def test_a_node_taken_over_says_so_once_and_beats_no_more(clock: ManualClo
     assert table.rows["a"].presence is Presence.GONE
 
 
-async def test_a_state_is_heard_with_the_next_beat_and_ones_own_at_once(
-    clock: ManualClock,
-) -> None:
+async def test_a_state_is_heard_with_the_next_beat_and_ones_own_at_once(clock: ManualClock) -> None:
     table = Table("a", "b")
     node = a_node(table, clock)
     heard: list[NodeState] = []

@@ -69,9 +69,7 @@ KEPT_MAKES_ROOM = [
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES)
 @example(story=KEPT_MAKES_ROOM)
-def test_every_story_of_several_pools_keeps_the_promises(
-    story: list[tuple[str, int, int]],
-) -> None:
+def test_every_story_of_several_pools_keeps_the_promises(story: list[tuple[str, int, int]]) -> None:
     live_through(story, NodeSimulation(list(SIZES)))
 
 

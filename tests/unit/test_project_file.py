@@ -233,9 +233,7 @@ def test_a_file_without_functions(place: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_field_is_told_with_its_table_and_what_was_expected(
-    place: Path, text: str, table: str, said: str
-) -> None:
+def test_a_wrong_field_is_told_by_its_table(place: Path, text: str, table: str, said: str) -> None:
     (sentence,) = wrong(place, f'[functions.f]\nhandler = "x"\n{text}')
     assert sentence.startswith(f"[functions.f{table}] {said}")
 
@@ -279,9 +277,7 @@ def test_only_an_option_lets_paths_out(tmp_path: Path, field: str, value: str, s
         *[("image", "docker.io/library/alpine:3.22"), ("image", "docker://a/b"), ("image", "a/b")],
     ],
 )
-def test_what_is_in_the_directory_is_taken_also_by_links(
-    place: Path, field: str, value: str
-) -> None:
+def test_links_within_the_directory_are_followed(place: Path, field: str, value: str) -> None:
     (place.parent / "inside").mkdir()
     (place.parent / "link").symlink_to("inside")
     read(place, f'[functions.x]\nkind = "python"\nhandler = "a:b"\n{field} = "{value}"')

@@ -128,9 +128,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_what_is_chosen_is_what_was_reported(
-    taken: list[tuple[str, str, list[PoolLoad]]],
-) -> None:
+def test_what_is_chosen_is_what_was_reported(taken: list[tuple[str, str, list[PoolLoad]]]) -> None:
     """Against the plainest model: a dictionary of reports by node."""
     made, known = RoutingTable(Random(1)), dict[str, dict[str, PoolLoad]]()
     ever = dict[str, set[str]]()  # the functions of the last reports

@@ -482,9 +482,7 @@ async def test_a_removed_runtime_that_a_function_still_names_is_told(runtimes: R
     assert str(refused.value.hint).startswith("add etl again, or update the function with")
 
 
-async def test_a_version_has_what_the_name_stood_for_then(
-    runtimes: Runtimes, images: SomeImages
-) -> None:
+async def test_a_version_has_what_its_name_was(runtimes: Runtimes, images: SomeImages) -> None:
     first, _ = await runtimes.add(T, a_runtime(image=DIGEST))
     version = runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
     second, is_new = await runtimes.add(T, a_runtime(environment={"A": "1"}))
@@ -515,9 +513,7 @@ async def test_a_version_is_outdated_by_what_its_handler_could_notice(runtimes: 
     assert runtimes.is_outdated(T, spec)
 
 
-async def test_a_removed_name_is_refused_and_may_be_given_again(
-    runtimes: Runtimes, store: MemoryRuntimes
-) -> None:
+async def test_a_removed_name_may_come_again(runtimes: Runtimes, store: MemoryRuntimes) -> None:
     await runtimes.add(T, a_runtime())
     await runtimes.remove(T, "etl")
     assert store.rows == {}
@@ -552,9 +548,7 @@ async def test_the_impossible_is_refused_at_once(runtimes: Runtimes, store: Memo
 
 
 @promise("N97")
-async def test_no_packages_while_a_node_of_an_older_version_would_run_without_them(
-    runtimes: Runtimes, store: MemoryRuntimes
-) -> None:
+async def test_packages_need_newer_nodes(runtimes: Runtimes, store: MemoryRuntimes) -> None:
     runtimes.has_older_nodes = lambda: True
     with pytest.raises(Conflict, match="older version"):
         await runtimes.add(T, a_runtime(packages=DIGEST))
@@ -622,9 +616,7 @@ async def test_a_shared_runtime_is_for_all_until_a_tenant_has_its_own(runtimes: 
         await runtimes.remove(U, "etl", shared=True)
 
 
-async def test_an_image_that_another_node_has_taken_back_is_as_unknown(
-    runtimes: Runtimes, store: MemoryRuntimes
-) -> None:
+async def test_what_another_took_back_is_unknown(runtimes: Runtimes, store: MemoryRuntimes) -> None:
     store.has_images = False
     with pytest.raises(Unprocessable, match=r"^image must be the digest"):
         await runtimes.add(T, a_runtime(image=DIGEST))
@@ -895,9 +887,7 @@ async def test_an_image_not_taken_back_is_the_tenants(images: SomeImages, why: s
     assert tenant_images.bytes_of(T) == MIB
 
 
-async def test_an_image_that_is_named_while_another_is_taken_back_stays(
-    images: SomeImages,
-) -> None:
+async def test_an_image_that_is_named_while_another_is_taken_back_stays(images: SomeImages) -> None:
     clock, other = ManualClock(0.0), "cd" * 32
     images.digests.add(other)
     tenant_images = await tenant_images_of(

@@ -355,9 +355,7 @@ async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> 
     ("body", "told"),
     [(b"no room", "no room"), (b"x" * 5000, "it says why in more than 4096 bytes")],
 )
-async def test_where_nobody_takes_it_the_upload_is_not_acknowledged(
-    fleet: ImageFleet, body: bytes, told: str
-) -> None:
+async def test_an_upload_needs_a_second_node(fleet: ImageFleet, body: bytes, told: str) -> None:
     async def full(*_: object) -> Response:
         return Response(status=503, body=body)
 

@@ -603,9 +603,7 @@ async def test_a_head_that_is_too_long_is_refused_both_ways(pair: Pair) -> None:
         {"headers": [("x", "\u20ac")]},
     ],
 )
-async def test_what_would_make_another_request_is_not_sent(
-    pair: Pair, bad: dict[str, object]
-) -> None:
+async def test_what_would_be_another_request_stays(pair: Pair, bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"head|latin"):
         await pair.ask(**bad)  # type: ignore[arg-type]
     assert not pair.seen
