@@ -90,14 +90,21 @@ async def serving(**limits: float) -> AsyncIterator[ServerUnderTest]:
 
 
 class WaitingTransport(asyncio.Transport):
-    """Whose client takes nothing."""
+    """Whose client takes nothing before `take`."""
 
-    def __init__(self, encrypts: bool) -> None:
+    def __init__(self, of: HttpConnection, *, encrypts: bool = False) -> None:
         super().__init__({"ssl_object": object()} if encrypts else {})
-        self.size = 0
+        self.of, self.size = of, 0
+        of.connection_made(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.size += len(data)
+        if self.size > len(CHUNK):
+            self.of.pause_writing()
+
+    def take(self) -> None:
+        self.size = 0
+        self.of.resume_writing()
 
     def get_write_buffer_size(self) -> int:
         return self.size
@@ -106,6 +113,9 @@ class WaitingTransport(asyncio.Transport):
         return False
 
     def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
         pass
 
 
@@ -873,13 +883,44 @@ async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
 
     for encrypts in (False, True):
         one = HttpConnection(large, connections)
-        one.connection_made(WaitingTransport(encrypts))
+        WaitingTransport(one, encrypts=encrypts)
         one.data_received(get("/large"))
         await until(one.unsent)
         held.append(one.held())
         one.connection_lost(None)
     assert held[0] == 0
     assert held[1] > 2**20
+
+
+@promise("A22")
+@pytest.mark.parametrize("size", [2**20, 16])
+async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(size: int) -> None:
+    """It would be in no budget. Also of requests that come meanwhile, and once the client is gone.
+    Short responses, which fit, are the control.
+    """
+    begun: list[str] = []
+
+    async def app(request: Request) -> Response:
+        begun.append(request.path)
+        return Response(body=bytes(size))
+
+    one = HttpConnection(app, connections := Connections())
+    transport, is_long = WaitingTransport(one), size > len(CHUNK)
+    one.data_received(get("/1") + get("/2"))
+    one.data_received(get("/3") + get("/4"))
+    for count in (1, 2, 3):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(begun) == (count if is_long else 4)
+        assert connections.responses.held == (transport.size if is_long else 0)
+        assert bool(connections.tasks) is False
+        if count < 3:
+            transport.take()
+    one.connection_lost(None)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert begun == ["/1", "/2", "/3", "/4"][: 3 if is_long else 4]
+    assert connections.responses.held == 0
 
 
 async def test_a_mistake_in_the_application_ends_its_connection(door: ServerUnderTest) -> None:

@@ -7,8 +7,10 @@ Rule 1: responses go out in the order of the requests. One request is worked on 
 that came before their turn wait, within bounds.
 Rule 2: a request begins once the packet that its head came in is read. So most bodies are there
 when it begins, and whatever is answered then is written at once.
-Rule 3: a client that does not take what is written is not asked for more, and a stream is not asked
-for its next chunk. `Connections.look` ends connections whose clients take nothing for too long.
+Rule 3: while a client does not take what is written, it is not asked for more, no request of it
+begins, and a stream is not asked for its next chunk. So nothing is made that would wait behind what
+is written, where no budget counts it. `Connections.look` ends connections whose clients take
+nothing for too long.
 Rule 4: what cannot be parsed is refused once, and nothing behind it is read.
 """
 
@@ -190,6 +192,8 @@ class HttpConnection(asyncio.Protocol):
         self._set_reading()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
+        if self._queue:
+            self._loop.call_soon(self._start_next)
 
     def data_received(self, data: bytes) -> None:
         if self._last_words is not None:
@@ -372,7 +376,7 @@ class HttpConnection(asyncio.Protocol):
     # Requests and responses ------------------------------------------------------------------
 
     def _start_next(self) -> None:
-        if self._current is not None or not self._queue:
+        if self._current is not None or not self._queue or self._is_write_paused:
             return
         # Not within the parser: a response may close the connection that is being parsed.
         request = self._current = self._queue.popleft()
@@ -391,11 +395,8 @@ class HttpConnection(asyncio.Protocol):
             body = response.body
             if not isinstance(body, bytes):
                 await self._write_stream(request, response, body)
-            else:
-                if self._is_write_paused:
-                    await self._may_write()
-                if not request.is_lost and not self._transport.is_closing():
-                    self._write_whole(request, response, body)
+            elif not request.is_lost and not self._transport.is_closing():
+                self._write_whole(request, response, body)
         except ClientDisconnected:
             pass
         except CutShort:
@@ -448,7 +449,6 @@ class HttpConnection(asyncio.Protocol):
         self._stream = asyncio.current_task()
         request.expects_continue = False  # it is too late to say that now
         try:
-            await self._may_write()
             if request.is_lost or self._transport.is_closing():
                 return
             framing = "transfer-encoding: chunked\r\n" if is_chunked else ""
