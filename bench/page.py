@@ -106,47 +106,24 @@ within an hour it gave, for the version of the day before and for the one in the
 
 ## What the rows mean
 
-- **Warm shell**: `echo hello` by `sh -c`, against `posix_spawn` of the same shell in C, paced alike.
-  CPU is that of the whole tree of processes, load generator left out.
-- **Resident Python**: a handler that returns a small object, against functions-framework, which has
-  neither isolation nor records.
-- **Cold start**: a deployed function without an instance, against `crun run` of a shell in a sandbox with
-  the same configuration. "100 ms of imports" stands for a module that takes that long to import.
-- **Base image**: 5,000 files, 120 MB as a plain tar, on loopback: from the beginning of the upload until a function of it has answered. Its
-  cold starts are a shell's, in turns with those of the host image on the same server; `crun run` is given the same root.
-- **Cold call of pandas**: at any time after the deploy: after an idle time, after a restart of the server, after a call that needed too much
-  memory and took the instance with it. Beside it an interpreter of the server's that imports pandas from the same files.
-- **Packages**: `quiltfn runtimes add` of a runtime with pandas and scikit-learn on an empty server, beside `uv pip install` into an empty
-  directory, both from uv's cache. An edit: from the save to the moment at which calls get the new version, by the command line and one request; what the server's
-  disk keeps of it.
+- **Warm shell**: `echo hello` by `sh -c`, against `posix_spawn` of the same shell in C, at the same pace. CPU is that of all processes except the load generator.
+- **Resident Python**: a handler that returns a small object, against functions-framework, which has neither isolation nor records.
+- **Cold start**: a deployed function without an instance, against `crun run` of a shell in the same sandbox. "100 ms of imports" is a module that takes that long to import.
+- **Base image**: 5,000 files, 120 MB as a tar on loopback, from the beginning of the upload to the first response. Its cold starts are a shell's, in turns with the host image's; `crun run` has the same root.
+- **Cold call of pandas**: after an idle time, a restart, or an invocation that ran out of memory, beside an interpreter that imports pandas from the same files.
+- **Packages**: `quiltfn runtimes add` with pandas and scikit-learn on an empty server, beside `uv pip install` into an empty directory, both from uv's cache. An edit: from the save to the first response of the new version, and its disk space.
 - **Sandboxes made**: none prewarmed, against `crun run`, two at a time.
-- **Herd**: 500 calls within a tenth of a second for a function without an instance that may have five.
-- **Idle instance**: its control group's memory and its processes' PSS, the larger of the two.
-- **Accepted**: asynchronous calls over HTTP, each on disk before its 202, of a function that is paused; beside it what the store alone
-  accepts over what SQLite alone commits, the same rows in transactions of 32 that are synced. **Drain**: `echo hello` from a queue, over
-  callers who wait, on the same two instances.
-- **1,000,000 queued**: due tomorrow; what the server's RSS is more than with none, and a warm call over one with none.
-- **Command**: whole processes of `quiltfn`, from the start to the end: one that asks no server, a table of one function, a call of a warm one; and how many
-  times the start of a Python that does nothing that is, in turns. That is some 10 ms where nothing else runs; on a busy machine
-  both grow, and then the second row is the one to compare (2026-11-26: 35 ms, at a load of 9). **Three commands**: those of
-  [the page about projects](../how-to/deploy-a-project.md#first-deployment), with a package (out of uv's cache) and a schedule.
-- **Live output**: from the moment at which a handler writes a line to the moment at which a reader has it; the handler writes
-  every 10 ms. The guest sends 500 times a second at most. The readers share the two cores with the server.
-- **By its URL**: what the same call, with the same payload, takes longer by `/fn/…` than by `POST …/invoke`, in pairs, both on kept
-  connections. **First byte**: from the request to the first bytes of a Python generator's answer.
-- **As a function**: an unmodified server in one sandbox with a core, by its URL with a record of each call, over the same server as an ordinary process; a small JSON answer. The
-  server, quiltfn and wrk share the two cores, which the server alone shares with wrk.
-  What a call of Express costs quiltfn's server in processor time, beside the version before its heads were handed over as values, eight rounds in turns on a machine that
-  others used as well (2026-11-27): 259 and 287 µs in the median, 206 and 252 µs the least; 246 and 287 Python calls, one caller at a time.
-- **Forwarded**: `echo hello` at a node of a fleet without an instance, over the same call at the node that has it, in turns; PostgreSQL syncs
-  on the same disk. Committed: with `--durability strict`. The rate: 32 callers of resident Python, by the CPU of the node that is asked; load, the other node and PostgreSQL share
-  the two cores. **Nodes**: the server's own platform on sandboxes that answer at once, with its connections and its background tasks, `scripts/bench fleet-size`; more in
-  [how large a fleet has to be](../how-to/size-a-fleet.md).
-- **Dashboard**: in a headless Chromium that knows nothing of the server, on the same two cores; from an action to the frame in which what
-  it leads to can be seen: filtering and sorting, opening a function, reading on in the calls. The warm call is `echo hello` with the list
-  of functions open, over the same with no page, in turns of a second: where the spread is wide, the machine was not quiet.
-- **Keep-alive**: the server's own policy code on Azure's trace of 2019, no server; at the idle time of a fixed 300 s;
-  the spread is over three ways to count. [More](keep-alive.md).
+- **Herd**: 500 invocations within a tenth of a second of a function without an instance that may have five.
+- **Idle instance**: the memory of its control group or the PSS of its processes, whichever is larger.
+- **Accepted**: asynchronous invocations of a paused function, each on disk before its 202; and what the store alone accepts over what SQLite commits, the same rows in synced transactions of 32. **Drain**: `echo hello` from a queue, over callers who wait, on the same two instances.
+- **1,000,000 queued**: due tomorrow; the server's additional RSS, and a warm invocation over one with an empty queue.
+- **Command**: whole processes of `quiltfn`: `--version`, a table, a warm invocation; and over the start of a Python that does nothing (10 ms on a quiet machine), in turns. **Three commands**: those of [a first deployment](../how-to/deploy-a-project.md#first-deployment), with a package from uv's cache and a schedule.
+- **Live output**: from the handler's write, every 10 ms, to the reader. Readers share the two cores with the server.
+- **By its URL**: the additional time of `/fn/…` over `POST …/invoke`, in pairs, on kept connections. **First byte**: from the request to the first bytes of a Python generator.
+- **As a function**: an unmodified server in a sandbox with a core, by its URL with records, over the same server as an ordinary process; a small JSON response. All share two cores with wrk.
+- **Forwarded**: `echo hello` at a node without an instance, over the node that has it, in turns; PostgreSQL syncs on the same disk. Committed: with `--durability strict`. Rate: 32 callers of resident Python, by the CPU of the asked node. **Nodes**: the server's platform on sandboxes that respond at once, with its connections and background tasks ([more](../how-to/size-a-fleet.md)).
+- **Dashboard**: in a headless Chromium on the same cores, from an action to the frame that shows its effect. The warm invocation is `echo hello` with the list of functions open, over the same without a page.
+- **Keep-alive**: the server's policy code on Azure's trace of 2019, at the idle time of a fixed 300 s; the spread is over three ways to count ([more](keep-alive.md)).
 """
 
 
