@@ -154,7 +154,14 @@ def _told(alias: Alias) -> None:
     show.say(in_words(alias))
 
 
-def _cells(one: Alias) -> tuple[object, ...]:
-    also = "" if one.also is None else f"{one.also.version}={show.percent(one.also)}"
-    default = "yes" if one.default else ""
-    return one.name, one.version, also, default, show.when(one.updated_at), one.rolled_back or ""
+def _cells(alias: Alias) -> tuple[object, ...]:
+    also = "" if alias.also is None else f"{alias.also.version}={show.percent(alias.also)}"
+    default = "yes" if alias.default else ""
+    return (
+        alias.name,
+        alias.version,
+        also,
+        default,
+        show.when(alias.updated_at),
+        alias.rolled_back or "",
+    )

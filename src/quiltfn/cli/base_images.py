@@ -76,10 +76,10 @@ def pack_rootfs(directory: Path, archive: Path) -> None:
 
 def _walk(directory: Path, below: str) -> Iterator[tuple[Path, str]]:
     """Every path of a tree, and what it is below the tree's root. Links are not followed."""
-    for one in sorted(os.scandir(directory), key=lambda entry: entry.name):
-        path, relative = Path(one.path), f"{below}{one.name}"
+    for found in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        path, relative = Path(found.path), f"{below}{found.name}"
         yield path, relative
-        if one.is_dir(follow_symlinks=False):
+        if found.is_dir(follow_symlinks=False):
             yield from _walk(path, f"{relative}/")
 
 
@@ -139,9 +139,9 @@ def _skopeo(arguments: list[str]) -> str:
         raise BadParameter("images are copied by skopeo, which is not here: apt install skopeo")
     done = tools.run([program, *arguments])
     if done.returncode:
-        told = tools.said(done)
-        sentence = SENTENCE.search(told)
-        why = re.sub(r"\\(.)", r"\1", sentence[1]) if sentence else told
+        info = tools.said(done)
+        sentence = SENTENCE.search(info)
+        why = re.sub(r"\\(.)", r"\1", sentence[1]) if sentence else info
         raise BadParameter(f"--image: skopeo has failed: {show.quoted(why)}")
     return done.stdout
 
@@ -151,6 +151,6 @@ def _roomy() -> str | None:
     return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
 
 
-def variables_of(told: Mapping[str, str]) -> dict[str, str]:
+def variables_of(given: Mapping[str, str]) -> dict[str, str]:
     """Those of an image's variables that its programs need when they run."""
-    return {name: value for name, value in told.items() if not NOT_PASSED_ON.fullmatch(name)}
+    return {name: value for name, value in given.items() if not NOT_PASSED_ON.fullmatch(name)}

@@ -111,16 +111,16 @@ def _add_as_told(parser: Any, words: Sequence[str]) -> None:
     not loaded here, and not there on a machine that has the client alone.
     """
     named = [one for one in words[:2] if not one.startswith("-")]
-    told = ""
+    described = ""
     with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run(
+        described = subprocess.run(
             ["/usr/bin/env", "-u", ASKED, sys.executable, "-P", "-m", "quiltfn", *named, "--help"],
             capture_output=True,
             text=True,
             timeout=HELP_TIMEOUT_S,
             check=False,
         ).stdout
-    usage, _, rest = told.partition("\n\n")
+    usage, _, rest = described.partition("\n\n")
     if usage.startswith(f"usage: quiltfn {' '.join(named)} ") and len(named) == len(
         ("keys", "list")
     ):
@@ -153,12 +153,12 @@ def _add_command(commands: Any, name: str, function: Run) -> None:
             action.completer = _completer(taken[action.dest])
 
 
-def _completer(one: Taken) -> Any:
-    what = one.about.completes
-    if what is not None:
-        return lambda prefix, parsed_args, **_: names(what, prefix, parsed_args)
-    if one.kind is Path:
-        return DirectoriesCompleter() if one.about.metavar == "DIR" else FilesCompleter()
+def _completer(taken: Taken) -> Any:
+    noun = taken.about.completes
+    if noun is not None:
+        return lambda prefix, parsed_args, **_: names(noun, prefix, parsed_args)
+    if taken.kind is Path:
+        return DirectoriesCompleter() if taken.about.metavar == "DIR" else FilesCompleter()
     return _nothing
 
 
@@ -167,14 +167,14 @@ def _nothing(**_: object) -> tuple[str, ...]:
     return ()
 
 
-def names(what: str, prefix: str, said: argparse.Namespace) -> list[str]:
+def names(noun: str, prefix: str, said: argparse.Namespace) -> list[str]:
     """The names that begin with `prefix`; none where the server does not answer in time."""
     found: list[str] = []
 
     def ask() -> None:
         # Whatever goes wrong, what somebody types is not disturbed.
         with suppress(Exception):
-            found.extend(_known(what, prefix, vars(said)))
+            found.extend(_known(noun, prefix, vars(said)))
 
     # Left alone after that time: the process ends with its answer.
     asking = threading.Thread(target=ask, daemon=True)
@@ -184,15 +184,15 @@ def names(what: str, prefix: str, said: argparse.Namespace) -> list[str]:
     return fitting[:NAMES_MAX]
 
 
-def _known(what: str, prefix: str, said: Options) -> list[str]:
-    if what == "profile":
+def _known(noun: str, prefix: str, said: Options) -> list[str]:
+    if noun == "profile":
         return list(profiles.read().profiles)
     url, key, cacert, profile = (
         said.get(f"{parsing.SHARED}.{name}") for name in ("url", "api_key", "cacert", "profile")
     )
     connection = Connection(url=url, api_key=key, cacert=cacert, profile=profile)
     with connection.session() as at:
-        return LISTS[what](at.client, prefix, said)
+        return LISTS[noun](at.client, prefix, said)
 
 
 def _called(client: Client, prefix: str, said: Options) -> list[str]:

@@ -45,9 +45,9 @@ def retry(
 ) -> None:
     """Send one that failed, or waits for its next try, at once."""
 
-    def told(one: Delivery) -> None:
-        show.say(f"{one.delivery_id} is sent again, for a day if need be")
+    def report(delivery: Delivery) -> None:
+        show.say(f"{delivery.delivery_id} is sent again, for a day if need be")
         show.note(f"see what came of it with: quiltfn deliveries list {name_or_id}")
 
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.retry_delivery(name_or_id, delivery_id), told)
+        at.show(at.client.functions.retry_delivery(name_or_id, delivery_id), report)

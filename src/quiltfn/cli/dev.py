@@ -109,8 +109,8 @@ def name_of(directory: Path) -> str:
     and the same each time."""
     path = directory.resolve()
     word = "".join(one if one.isalnum() else "-" for one in path.name)
-    told = f"{platform.node()}\0{path}".encode(errors="surrogateescape")
-    digest = hashlib.sha256(told).hexdigest()[:8]
+    place = f"{platform.node()}\0{path}".encode(errors="surrogateescape")
+    digest = hashlib.sha256(place).hexdigest()[:8]
     return f"dev-{word.lower().strip('-')}"[:50].strip("-") + f"-{digest}"
 
 
@@ -132,8 +132,8 @@ def kind_of(directory: Path) -> Kind:
 def handler_of(kind: Kind, said: str | None) -> str:
     """What is run. Raises `BadParameter` where no handler can be guessed."""
     if said is None and kind not in (Kind.PYTHON, Kind.NODE):
-        what = "the command line that starts the server" if kind is Kind.SERVER else "what to run"
-        raise BadParameter(f"--kind {kind.value} needs --handler: {what}")
+        noun = "the command line that starts the server" if kind is Kind.SERVER else "what to run"
+        raise BadParameter(f"--kind {kind.value} needs --handler: {noun}")
     return MAIN if said is None else said
 
 
@@ -166,7 +166,7 @@ class DevFunction:
 
     def turn(self) -> None:
         """As `run`, but shows errors instead of raising them: the next edit may mend them."""
-        watching.told(self.run, self._name)
+        watching.with_report(self.run, self._name)
 
     def run(self) -> Invocation | None:
         """Builds, deploys and calls the function, and shows the result. A server without a payload
@@ -187,7 +187,7 @@ class DevFunction:
             if handed is None:
                 return None
         ended = at.client.invoke(function.id, handed)
-        return at.show(ended, lambda one: show_ended(at.client, one))
+        return at.show(ended, lambda record: show_ended(at.client, record))
 
     def _show_url(self, function: str) -> None:
         if not self._has_url:

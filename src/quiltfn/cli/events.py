@@ -36,17 +36,17 @@ def events(
     del follow  # what it asks for is always so
     with connection.session(function) as at:
         wanted = types.split(",") if types else ()
-        for one in at.client.system.follow_events(function, types=wanted, after=after):
+        for event in at.client.system.follow_events(function, types=wanted, after=after):
             if at.output is Output.TABLE:
-                show.say(line_of(one))
+                show.say(line_of(event))
             else:
-                print_event(at.output, {"id": one.id, "type": one.type, "data": one.data})
+                print_event(at.output, {"id": event.id, "type": event.type, "data": event.data})
 
 
-def line_of(one: TenantEvent) -> str:
+def line_of(event: TenantEvent) -> str:
     """The event in one line, with the time of this machine."""
-    told = " ".join(f"{name}={_word(value)}" for name, value in one.data.items())
-    return f"{time.strftime('%H:%M:%S')} {one.type:<20} {told}".rstrip()
+    fields = " ".join(f"{name}={_word(value)}" for name, value in event.data.items())
+    return f"{time.strftime('%H:%M:%S')} {event.type:<20} {fields}".rstrip()
 
 
 def _word(value: object) -> str:

@@ -20,8 +20,8 @@ def keeping_state(keeps: bool) -> dict[str, Any]:
     return {"cleanup_on_exit": not keeps}
 
 
-def option_of(one: Field) -> str:
+def option_of(field: Field) -> str:
     """The option of a field, as it is written."""
-    if one.name in OPPOSITES:
-        return OPPOSITES[one.name].names[0]
-    return f"--{one.short.replace('_', '-')}"
+    if field.name in OPPOSITES:
+        return OPPOSITES[field.name].names[0]
+    return f"--{field.short.replace('_', '-')}"

@@ -59,9 +59,11 @@ def update(
         raise BadParameter("name at least one field to change; --help lists them")
     with connection.session(name_or_id) as at:
         served = at.client.functions.get(name_or_id).current_version
-        one = at.show(_outcome(lambda: at.client.functions.update(name_or_id, **fields)), _changed)
-        _tell_of_files(at, one, served)
-    _must_be_ready(one)
+        function = at.show(
+            _outcome(lambda: at.client.functions.update(name_or_id, **fields)), _changed
+        )
+        _tell_of_files(at, function, served)
+    _must_be_ready(function)
 
 
 class ListOptions(Struct, frozen=True, kw_only=True):
@@ -110,8 +112,8 @@ def get(name_or_id: NameOrId, reveal: Reveal = False, *, connection: Connection)
 def deploy(name_or_id: NameOrId, connection: Connection) -> None:
     """Make a function ready to be called."""
     with connection.session(name_or_id) as at:
-        one = at.show(_outcome(lambda: at.client.functions.deploy(name_or_id)), _show_state)
-    if one.state == "error":
+        function = at.show(_outcome(lambda: at.client.functions.deploy(name_or_id)), _show_state)
+    if function.state == "error":
         raise Exit(1)
 
 
@@ -119,22 +121,22 @@ def deploy(name_or_id: NameOrId, connection: Connection) -> None:
 def pause(name_or_id: NameOrId, connection: Connection) -> None:
     """Refuse new calls; those that run may finish."""
     with connection.session(name_or_id) as at:
-        one = at.client.functions.get(name_or_id)
+        function = at.client.functions.get(name_or_id)
 
         def paused(answer: PauseResult) -> None:
-            show.say(f"{one.name} is paused")
+            show.say(f"{function.name} is paused")
             if answer.message:
                 show.note(answer.message)
 
-        at.show(at.client.functions.pause(one.id), paused)
+        at.show(at.client.functions.pause(function.id), paused)
 
 
 @app.command()
 def resume(name_or_id: NameOrId, connection: Connection) -> None:
     """Take calls again after a pause."""
     with connection.session(name_or_id) as at:
-        one = at.show(_outcome(lambda: at.client.functions.resume(name_or_id)), _show_state)
-    if one.state == "error":
+        function = at.show(_outcome(lambda: at.client.functions.resume(name_or_id)), _show_state)
+    if function.state == "error":
         raise Exit(1)
 
 
@@ -157,20 +159,22 @@ def rollback(
     with connection.session(name_or_id) as at:
         version = version or _version_before(at, name_or_id)
         before = _aliases(at, name_or_id)
-        one = at.show(_outcome(lambda: at.client.functions.rollback(name_or_id, version)), _changed)
+        function = at.show(
+            _outcome(lambda: at.client.functions.rollback(name_or_id, version)), _changed
+        )
         for alias in _aliases(at, name_or_id):
             if alias not in before:
                 show.note(in_words(alias))
-    _must_be_ready(one)
+    _must_be_ready(function)
 
 
 def _version_before(at: Session, name_or_id: str) -> int:
     """The one that was made before the current version, of those that are kept. Raises `Exit`."""
     functions = at.client.functions
     current = functions.get(name_or_id).current_version
-    for one in functions.list_versions(name_or_id):
-        if one.version < current:
-            return one.version
+    for version in functions.list_versions(name_or_id):
+        if version.version < current:
+            return version.version
     show.complain(f"there is no version before the current one, {current}")
     raise Exit(1)
 
@@ -224,7 +228,7 @@ def print_file(
         number = version or functions.get(name_or_id).current_version
         content = functions.get_version_file(name_or_id, number, path)
         said = {"path": path, "version": number, **_as_text(content)}
-        at.print(content, show.encoded(said), lambda one: show.write_bytes(sys.stdout, one))
+        at.print(content, show.encoded(said), lambda content: show.write_bytes(sys.stdout, content))
 
 
 @app.command()
@@ -290,7 +294,7 @@ def output(
             name_or_id, invocation_id, stream=stream
         )
         said = {"invocation_id": invocation_id, "stream": stream, **_as_text(written)}
-        at.print(written, show.encoded(said), lambda one: show.write_bytes(sys.stdout, one))
+        at.print(written, show.encoded(said), lambda content: show.write_bytes(sys.stdout, content))
 
 
 @app.command()
@@ -346,12 +350,12 @@ def delete(
 ) -> None:
     """Delete a function. Running calls have 5 seconds to end."""
     with connection.session(name_or_id) as at:
-        one = at.client.functions.get(name_or_id)
+        function = at.client.functions.get(name_or_id)
         if not yes:
-            show.ask(f"Delete {one.name} ({one.id})?")
-        done = {"deleted": True, "id": one.id, "name": one.name}
-        gone = at.client.functions.delete(one.id)
-        at.show(gone, lambda _: show.say(f"deleted {one.name}"), done)
+            show.ask(f"Delete {function.name} ({function.id})?")
+        done = {"deleted": True, "id": function.id, "name": function.name}
+        gone = at.client.functions.delete(function.id)
+        at.show(gone, lambda _: show.say(f"deleted {function.name}"), done)
 
 
 def _as_text(written: bytes) -> dict[str, str]:
@@ -381,9 +385,9 @@ def _tell_of_files(at: Session, now: Function, served: int) -> None:
     """
     found: dict[int, Version] = {}
     with suppress(ApiError):  # the update was made all the same
-        for one in at.client.functions.list_versions(now.id, page_size=VERSIONS_AT_ONCE):
-            found[one.version] = one
-            if one.version <= served:
+        for version in at.client.functions.list_versions(now.id, page_size=VERSIONS_AT_ONCE):
+            found[version.version] = version
+            if version.version <= served:
                 break
     made, before = found.get(now.current_version), found.get(served)
     if made is None or before is None or made.runtime != before.runtime:
@@ -401,26 +405,28 @@ def _aliases(at: Session, name_or_id: str) -> list[Alias]:
     return []
 
 
-def _show_state(one: Function) -> None:
-    show.say(f"{one.name} is {one.state}: version {one.current_version}")
-    if (alias := show.elsewhere(one)) is not None:
-        hint = show.all_on(one.name, one.current_version, alias)
+def _show_state(function: Function) -> None:
+    show.say(f"{function.name} is {function.state}: version {function.current_version}")
+    if (alias := show.elsewhere(function)) is not None:
+        hint = show.all_on(function.name, function.current_version, alias)
         show.note(f"calls run on {show.runs_on(alias)}; {hint}")
-    if one.state == "error":
-        show.complain(show.quoted(one.error_message or "it could not be deployed"), own_lines=True)
-    elif one.note:
-        show.note(one.note)
-    elif one.state == "deploying":
-        show.note(f"it is not ready yet; look again with: quiltfn functions get {one.name}")
+    if function.state == "error":
+        show.complain(
+            show.quoted(function.error_message or "it could not be deployed"), own_lines=True
+        )
+    elif function.note:
+        show.note(function.note)
+    elif function.state == "deploying":
+        show.note(f"it is not ready yet; look again with: quiltfn functions get {function.name}")
 
 
-def _changed(one: Function) -> None:
+def _changed(function: Function) -> None:
     """A new version that cannot serve is kept; the old one goes on serving."""
-    _show_state(one)
-    if one.state != "error" and one.error_message:
-        show.complain(show.quoted(one.error_message), own_lines=True)
+    _show_state(function)
+    if function.state != "error" and function.error_message:
+        show.complain(show.quoted(function.error_message), own_lines=True)
 
 
-def _must_be_ready(one: Function) -> None:
-    if one.state == "error" or one.error_message:
+def _must_be_ready(function: Function) -> None:
+    if function.state == "error" or function.error_message:
         raise Exit(1)

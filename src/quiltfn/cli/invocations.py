@@ -80,9 +80,9 @@ def _of_project(
     if cursor is not None:
         raise BadParameter("--cursor needs a function's name or --all-functions")
     list_of, limit = at.client.invocations.list_of, filters["page_size"] or scope.SHOWN
-    pages = scope.each(lambda one: list_of(one, **filters).first(), chosen).values()
+    pages = scope.each(lambda function: list_of(function, **filters).first(), chosen).values()
     found = [one for page in pages for one in page.invocations]
-    found.sort(key=lambda one: one.invocation_id, reverse=True)
+    found.sort(key=lambda record: record.invocation_id, reverse=True)
     newest = InvocationSummaryPage(invocations=found[:limit], next_cursor=None)
     at.print(newest, show.encoded(newest), tables.all_invocations)
     if len(found) > limit or any(page.next_cursor for page in pages):

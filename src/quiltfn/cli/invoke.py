@@ -121,7 +121,7 @@ def invoke(
                     idempotency_key=mode.idempotency_key,
                     **fields,
                 )
-            at.show(ended, lambda one: show_ended(at.client, one))
+            at.show(ended, lambda record: show_ended(at.client, record))
         if timing:
             tell_timing(at.client, ended)
     raise Exit(exit_code(ended))
@@ -137,7 +137,7 @@ def watched(at: Session, events: Iterator[Event]) -> Invocation:
             ended = event.invocation
     assert ended is not None, "the client has seen the end"
     nothing = msgspec.structs.replace(ended, stdout="", stderr="")
-    at.print(nothing, show.encoded(ended), lambda one: show.invocation(one, lambda _: b""))
+    at.print(nothing, show.encoded(ended), lambda record: show.invocation(record, lambda _: b""))
     return ended
 
 
@@ -146,19 +146,19 @@ def _queued(
 ) -> Invocation:
     """Queues the call. Ends the command with its id, or returns its record once it is over."""
     delay = None if mode.delay is None else timedelta(seconds=mode.delay)
-    one = at.client.functions.submit(
+    record = at.client.functions.submit(
         function, text, not_before=delay, idempotency_key=mode.idempotency_key, **fields
     )
     if not mode.wait:
-        at.show(one, lambda queued: show_queued(at.name_or_id or function, queued))
+        at.show(record, lambda queued: show_queued(at.name_or_id or function, queued))
         raise Exit(0)
-    return at.client.functions.wait(one.function_id, one.invocation_id)
+    return at.client.functions.wait(record.function_id, record.invocation_id)
 
 
-def show_queued(function: str, one: Invocation) -> None:
+def show_queued(function: str, invocation: Invocation) -> None:
     """Prints the id alone, for scripts, and what to do with it."""
-    show.say(one.invocation_id)
-    show.note(f"queued; wait for its end with: quiltfn wait {function} {one.invocation_id}")
+    show.say(invocation.invocation_id)
+    show.note(f"queued; wait for its end with: quiltfn wait {function} {invocation.invocation_id}")
 
 
 def show_ended(client: Client, ended: Invocation) -> None:

@@ -134,8 +134,8 @@ def _exported(path: Path) -> str:
         raise BadParameter(f"{path} needs the {PROJECT} that it was made of beside it")
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         # Away from everything else that uv would read beside them.
-        for one in (path, project):
-            shutil.copyfile(one, Path(made) / one.name)
+        for place in (path, project):
+            shutil.copyfile(place, Path(made) / place.name)
         done = tools.run([uv, *EXPORT, "--python", sys.executable], Path(made), {})
     if done.returncode != 0:
         raise BadParameter(f"{path} could not be read:{show.below(tools.said(done))}")

@@ -70,7 +70,7 @@ def login(connection: Connection) -> None:
     )
     profiles.write(profiles.read().with_profile(name, profile))
 
-    def told(_: object) -> None:
+    def report(_: object) -> None:
         whose = f"tenant {who.tenant_id}, scope {who.scope}"
         show.say(f"logged in to {without_user(profile.url)}: {whose}")
         show.note(f"stored as profile {name} in {profiles.path()}")
@@ -80,7 +80,7 @@ def login(connection: Connection) -> None:
             show.note(f"{variable} is set and goes before the profile: unset {variable}")
 
     shown = _shown(name, profile, name)
-    print_answer(connection.output, shown, show.encoded(shown), told)
+    print_answer(connection.output, shown, show.encoded(shown), report)
 
 
 def typed_key(url: str | None) -> str | None:
@@ -138,13 +138,13 @@ def _address(url: str | None) -> str:
         raise BadParameter(str(error)) from None
 
 
-def _shown(name: str, one: Profile, current: str | None) -> ShownProfile:
+def _shown(name: str, profile: Profile, current: str | None) -> ShownProfile:
     return ShownProfile(
         name=name,
         current=name == current,
-        url=without_user(one.url),
-        has_key=one.api_key is not None,
-        cacert=one.cacert,
+        url=without_user(profile.url),
+        has_key=profile.api_key is not None,
+        cacert=profile.cacert,
     )
 
 
@@ -159,9 +159,9 @@ def _table(found: list[ShownProfile]) -> None:
     show.table(("", "NAME", "SERVER", "KEY"), rows)
 
 
-def _target(one: ShownTarget) -> None:
-    rows = [("server", f"{one.url} ({one.url_from})")]
-    rows.append(("key", f"set ({one.key_from})" if one.has_key else "none"))
-    if one.cacert is not None:
-        rows.append(("certificates", one.cacert))
-    show.table(None, [*rows, ("profiles", one.file)])
+def _target(target: ShownTarget) -> None:
+    rows = [("server", f"{target.url} ({target.url_from})")]
+    rows.append(("key", f"set ({target.key_from})" if target.has_key else "none"))
+    if target.cacert is not None:
+        rows.append(("certificates", target.cacert))
+    show.table(None, [*rows, ("profiles", target.file)])

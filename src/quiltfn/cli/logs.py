@@ -141,19 +141,19 @@ class Log:
 
     def _earlier(self, record: Invocation | InvocationSummary) -> None:
         """What the attempts before the last one wrote, and why they failed."""
-        for one in self._attempts_before(record):
-            written = self._output_of(record.function_id, one.attempt)
+        for attempt in self._attempts_before(record):
+            written = self._output_of(record.function_id, attempt.attempt)
             head = f"{record.function_name} {record.invocation_id}:" if self._names else None
-            self._write(chain(written, [one]), head)
+            self._write(chain(written, [attempt]), head)
 
     def _attempts_before(self, record: Invocation | InvocationSummary) -> Iterator[EarlierAttempt]:
         number, invocation_id = record.attempt or 1, record.invocation_id
         if number == 1:
             return
-        for one in self._client.functions.list_attempts(record.function_id, invocation_id):
-            if one.attempt < number:
+        for attempt in self._client.functions.list_attempts(record.function_id, invocation_id):
+            if attempt.attempt < number:
                 yield EarlierAttempt(
-                    invocation_id=invocation_id, function_name=record.function_name, attempt=one
+                    invocation_id=invocation_id, function_name=record.function_name, attempt=attempt
                 )
 
     def _output_of(self, function: str, attempt: Attempt) -> Iterator[Output]:
@@ -218,10 +218,10 @@ def recent(
         found = last(client.invocations.list(**period))
     else:
         by_function = scope.each(
-            lambda one: last(client.invocations.list_of(one, **period)), chosen
+            lambda function: last(client.invocations.list_of(function, **period)), chosen
         )
         found = [one for each in by_function.values() for one in each]
-    return sorted(found, key=lambda one: one.invocation_id)[-(most or len(found)) :]
+    return sorted(found, key=lambda record: record.invocation_id)[-(most or len(found)) :]
 
 
 def write(

@@ -175,9 +175,13 @@ def _named(said: Mapping[str, Any]) -> Iterator[Entry]:
             yield name, source, _refused(source)
     workspaces = said.get("workspaces")
     patterns = workspaces.get("packages") if isinstance(workspaces, dict) else workspaces
-    for one in patterns if isinstance(patterns, list) else []:
-        is_within = isinstance(one, str) and PATH.fullmatch(one.replace("*", "x"))
-        yield "workspaces", str(one), None if is_within and _is_within(one) else LEAVES.format(one)
+    for pattern in patterns if isinstance(patterns, list) else []:
+        is_within = isinstance(pattern, str) and PATH.fullmatch(pattern.replace("*", "x"))
+        yield (
+            "workspaces",
+            str(pattern),
+            None if is_within and _is_within(pattern) else LEAVES.format(pattern),
+        )
 
 
 def _locked(said: object, name: str = "", place: str = "") -> Iterator[Entry]:
@@ -197,19 +201,19 @@ def _locked(said: object, name: str = "", place: str = "") -> Iterator[Entry]:
             source = f"file:{value.removeprefix('file:')}" if is_link else value
             yield name, value, _refused(source, is_found=True) if is_address else None
         elif key in WANTED and isinstance(value, dict):
-            for other, one in value.items():
-                if isinstance(one, str):
-                    yield other, one, _refused(one, place, is_found=True)
+            for other, item in value.items():
+                if isinstance(item, str):
+                    yield other, item, _refused(item, place, is_found=True)
                 else:
-                    yield from _locked(one, other, place)
+                    yield from _locked(item, other, place)
 
 
 def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, dict):
-        for key, one in value.items():
-            yield from _strings(key, one)
+        for key, item in value.items():
+            yield from _strings(key, item)
 
 
 LEAVES = "{} leads out of the directory"

@@ -54,15 +54,15 @@ def uncordon(name: Name, connection: Connection) -> None:
         at.show(at.client.nodes.uncordon(name), tables.node)
 
 
-def _say_if_unheard(one: Node) -> None:
+def _say_if_unheard(node: Node) -> None:
     """A node that does not run has not done what it was told."""
-    if one.is_silent:
+    if node.is_silent:
         show.note(
-            f"{one.name} is silent, its last beat {one.beat_age_seconds:.0f} s ago: "
+            f"{node.name} is silent, its last beat {node.beat_age_seconds:.0f} s ago: "
             "it hears of this once it is back"
         )
-    elif not tables.is_heard(one):
-        show.note(f"{one.name} does not run ({one.presence}): it hears of this at its next start")
+    elif not tables.is_heard(node):
+        show.note(f"{node.name} does not run ({node.presence}): it hears of this at its next start")
 
 
 @app.command()

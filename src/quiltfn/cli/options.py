@@ -50,76 +50,78 @@ class FieldsOf(Parameters):
 
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         found: dict[str, tuple[Any, Any]] = {}
-        for name, one in self._fields().items():
-            default = ... if one.is_required else None
-            found[name] = (Annotated[_kind(one), _option(one)], default)
-            if self._can_be_emptied(one):
-                words = one.name.replace("_", " ")
-                unset = Option((f"--unset-{one.short}",), help=f"Remove the {words}.")
+        for name, field in self._fields().items():
+            default = ... if field.is_required else None
+            found[name] = (Annotated[_kind(field), _option(field)], default)
+            if self._can_be_emptied(field):
+                words = field.name.replace("_", " ")
+                unset = Option((f"--unset-{field.short}",), help=f"Remove the {words}.")
                 found[f"unset {name}"] = (Annotated[bool, unset], False)
         return found
 
     def value(self, said: dict[str, Any]) -> dict[str, Any]:
         """Raises `BadParameter` if options contradict each other."""
         given: dict[str, Any] = {}
-        for name, one in self._fields().items():
+        for name, field in self._fields().items():
             is_unset = said.get(f"unset {name}", False)
             if said[name] is not None:
                 if is_unset:
-                    raise BadParameter(f"give --{one.short} or --unset-{one.short}, not both")
-                given[name] = self._read(one, said[name])
+                    raise BadParameter(f"give --{field.short} or --unset-{field.short}, not both")
+                given[name] = self._read(field, said[name])
             elif is_unset:
-                given[name] = None if one.is_nullable else {}
+                given[name] = None if field.is_nullable else {}
         return given
 
     def _fields(self) -> dict[str, Field]:
         found = fields_of(self.shape).items()
         return {name: one for name, one in found if name not in self.leave_out}
 
-    def _can_be_emptied(self, one: Field) -> bool:
-        return one.default is UNSET and (one.is_nullable or get_origin(one.kind) is dict)
+    def _can_be_emptied(self, field: Field) -> bool:
+        return field.default is UNSET and (field.is_nullable or get_origin(field.kind) is dict)
 
-    def _read(self, one: Field, said: Any) -> Any:
-        if one.name in OPPOSITES:
+    def _read(self, field: Field, said: Any) -> Any:
+        if field.name in OPPOSITES:
             return not said
-        if get_origin(one.kind) is dict:
-            return pairs_of(f"--{one.short}", said)
+        if get_origin(field.kind) is dict:
+            return pairs_of(f"--{field.short}", said)
         return said
 
 
-def _kind(one: Field) -> Any:
-    kind = list[str] if get_origin(one.kind) is dict else one.kind
-    return kind if one.is_required else kind | None
+def _kind(field: Field) -> Any:
+    kind = list[str] if get_origin(field.kind) is dict else field.kind
+    return kind if field.is_required else kind | None
 
 
-def _option(one: Field) -> Option:
-    if one.name in OPPOSITES:
-        return OPPOSITES[one.name]
-    words = [each.words for each in one.constraints if isinstance(each, OneOf)]
+def _option(field: Field) -> Option:
+    if field.name in OPPOSITES:
+        return OPPOSITES[field.name]
+    words = [each.words for each in field.constraints if isinstance(each, OneOf)]
     return Option(
-        (option_of(one),),
-        help=_help(one),
-        metavar=_metavar(one),
+        (option_of(field),),
+        help=_help(field),
+        metavar=_metavar(field),
         choices=words[0] if words else (),
-        completes=one.name if one.name in NAMED else None,
+        completes=field.name if field.name in NAMED else None,
     )
 
 
-def _help(one: Field) -> str:
+def _help(field: Field) -> str:
     # A command line cannot say null; --unset-… does.
-    meaning = advice.with_options(one.meaning).replace(", or null", "")
+    meaning = advice.with_options(field.meaning).replace(", or null", "")
     meaning = re.sub(r"; null with \w+", "", meaning).replace("; null: ", "; without it, ")
-    repeats = "; repeatable" if get_origin(one.kind) in (dict, list) else ""
-    has_default = isinstance(one.default, str | int | float) and not isinstance(one.default, bool)
-    default = f" (else {one.default})" if has_default else ""
+    repeats = "; repeatable" if get_origin(field.kind) in (dict, list) else ""
+    has_default = isinstance(field.default, str | int | float) and not isinstance(
+        field.default, bool
+    )
+    default = f" (else {field.default})" if has_default else ""
     return f"{meaning[:1].upper()}{meaning[1:]}{repeats}{default}."
 
 
-def _metavar(one: Field) -> str:
-    if get_origin(one.kind) is dict:
+def _metavar(field: Field) -> str:
+    if get_origin(field.kind) is dict:
         return "KEY=VALUE"
-    number = "N" if one.kind in (int, float) else one.short.upper()
-    return METAVARS.get(one.unit, number)
+    number = "N" if field.kind in (int, float) else field.short.upper()
+    return METAVARS.get(field.unit, number)
 
 
 def pairs_of(option: str, words: Sequence[str] | None) -> dict[str, str]:

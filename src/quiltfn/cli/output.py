@@ -66,6 +66,6 @@ def _yaml(body: bytes) -> str:
             return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
     Dumper.add_representer(str, Dumper.represent_text)
-    told = msgspec.json.decode(body)
+    body_fields = msgspec.json.decode(body)
     options = {"sort_keys": False, "allow_unicode": True, "width": UNBROKEN}
-    return str(yaml.dump(told, Dumper=Dumper, **options))
+    return str(yaml.dump(body_fields, Dumper=Dumper, **options))

@@ -137,8 +137,8 @@ def _installer(target: Target) -> list[str]:
     alone = Path(__file__).with_name("pip_alone.py")
     command = [sys.executable, "-I", str(alone), "install", "--quiet", "--no-compile"]
     command += ["--disable-pip-version-check", "--no-input", "--python-version", target.version]
-    for one in () if glibc is None else platforms(architecture, glibc):
-        command += ["--platform", one]
+    for platform_tag in () if glibc is None else platforms(architecture, glibc):
+        command += ["--platform", platform_tag]
     return [*command, "--implementation", "cp"]
 
 
@@ -256,12 +256,12 @@ def _has_many(tree: Path) -> bool:
 
 
 def _run(command: Sequence[str], directory: Path, about: tuple[str, str | None]) -> None:
-    what, advice = about
+    thing, advice = about
     done = tools.run(command, directory, _environment())
     if done.returncode != 0:
         said = tools.said(done)
         hint = f"\n{advice}" if advice and not UNREACHED.search(said) else ""
-        raise BadParameter(f"{what} could not be installed:{show.below(said)}{hint}")
+        raise BadParameter(f"{thing} could not be installed:{show.below(said)}{hint}")
 
 
 def _environment() -> dict[str, str]:

@@ -282,7 +282,7 @@ class Taken:
 
     def declare(self, parser: argparse._ActionsContainer) -> None:
         about = self.about
-        told = about.help.replace("%", "%%")
+        help_text = about.help.replace("%", "%%")
         if isinstance(about, Argument):
             metavar = about.metavar or self.name.upper()
             choices = [one.value for one in self.kind] if issubclass(self.kind, Enum) else None
@@ -294,10 +294,10 @@ class Taken:
                 choices=choices,
                 nargs=nargs,
                 default=self.default,
-                help=told,
+                help=help_text,
             )
         elif self.kind is bool:
-            yes = {"action": "store_true", "default": self.default, "help": told}
+            yes = {"action": "store_true", "default": self.default, "help": help_text}
             parser.add_argument(*self.names, dest=self.key, **yes)
             if about.off is not None:
                 parser.add_argument(
@@ -320,7 +320,7 @@ class Taken:
                 required=self.is_required,
                 action="append" if self.is_list else "store",
                 metavar=None if choices else about.metavar or self.name.upper(),
-                help=told,
+                help=help_text,
             )
 
     def _read(self, text: str) -> Any:

@@ -170,7 +170,7 @@ def target(given: Given) -> Target:
     name = named(given.profile) or profiles.current
     profile = None if name is None else profiles.get(name)
     is_first = given.profile is not None  # an option goes before the environment
-    url, told = _first(
+    url, source = _first(
         (given.url, "--url"),
         (profile.url if profile and is_first else None, f"profile {name}"),
         (os.environ.get("QUILT_BASE_URL"), "QUILT_BASE_URL"),
@@ -188,7 +188,7 @@ def target(given: Given) -> Target:
     cacert = given.cacert
     if cacert is None and own is not None and own.cacert is not None:
         cacert = Path(own.cacert)
-    sources = {"url": told, "api_key": key_told}
+    sources = {"url": source, "api_key": key_told}
     return Target(url=url, api_key=key, cacert=cacert, sources=sources)
 
 

@@ -19,13 +19,13 @@ _shown: "list[Progress]" = []
 
 
 @contextmanager
-def step(what: str) -> Iterator[None]:
+def step(doing: str) -> Iterator[None]:
     """Shows what is done in the block, and for how long."""
     if not is_watched():
         yield
         return
     with _displayed() as progress:
-        task = progress.add_task(one_line(what), total=None)
+        task = progress.add_task(one_line(doing), total=None)
         try:
             yield
         finally:
@@ -33,13 +33,13 @@ def step(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def counted(doing: str, total: int) -> Iterator[Callable[[int], None]]:
     """Shows how much of `total` bytes is done; the function is told how many more are."""
     if not is_watched() or total < WORTH_BYTES:
         yield lambda _: None
         return
     with _displayed() as progress:
-        task = progress.add_task(one_line(what), total=total)
+        task = progress.add_task(one_line(doing), total=total)
         try:
             yield lambda count: progress.update(task, advance=count)
         finally:

@@ -194,10 +194,10 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def of_interrupted(told: "sys.UnraisableHookArgs") -> None:
+def of_interrupted(raised: "sys.UnraisableHookArgs") -> None:
     """Says nothing of a connection that Ctrl-C interrupted while it was made, whose end looks for
     what was to be set last. Whatever else cannot be raised is told as always.
     """
-    place = type(told.object).__module__
-    if not (isinstance(told.exc_value, AttributeError) and place in ("http.client", "socket")):
-        sys.__unraisablehook__(told)
+    place = type(raised.object).__module__
+    if not (isinstance(raised.exc_value, AttributeError) and place in ("http.client", "socket")):
+        sys.__unraisablehook__(raised)

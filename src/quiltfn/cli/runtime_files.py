@@ -151,23 +151,25 @@ def key_of(source: Source, target: Target | None) -> str | None:
     the files that list them say. Raises `BadParameter`.
     """
     installers = source.installers
-    told = hashlib.sha256(f"{LAYOUT}\0{target}\0".encode())
+    digest = hashlib.sha256(f"{LAYOUT}\0{target}\0".encode())
     if Kind.NODE in installers or target is None or target.glibc is None:
-        told.update(f"{platform.system()} {platform.machine()}\0".encode())  # they are for this one
+        digest.update(
+            f"{platform.system()} {platform.machine()}\0".encode()
+        )  # they are for this one
     if source.requirements is not None:
         for line in lock_files.read(source.requirements).text.splitlines():
             wheel, named = local_wheel(line), line
             if wheel is not None:  # its content counts, and not where it is
-                told.update(_content(wheel))
+                digest.update(_content(wheel))
                 named = line.replace(str(wheel), wheel.name, 1)
-            told.update(f"{named}\n".encode())
+            digest.update(f"{named}\n".encode())
     if source.directory is not None and Kind.NODE in installers:
         for path in manifest.files_of(source.directory):
             content = _content(path)
             if b'"file:' in content:
                 return None
-            told.update(f"\0{path.name}\0".encode() + content)
-    return f"{'+'.join(installers)}:{told.hexdigest()}"
+            digest.update(f"\0{path.name}\0".encode() + content)
+    return f"{'+'.join(installers)}:{digest.hexdigest()}"
 
 
 def _content(path: Path) -> bytes:
@@ -227,14 +229,14 @@ def _checked_length(at: Session, files: Path) -> int:
     for path in tree.walk(files):
         count += 1
         size += path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
-    for limit, found, what, setting in (
+    for limit, found, noun, setting in (
         ("image_files", count, "files, directories and links", "image_files_max"),
         ("image_bytes", size, "bytes", "image_max_bytes"),
     ):
         most = at.info.limits.get(limit)
         if most is not None and found > most:
             raise BadParameter(
-                f"the {files.name} has {found} {what}, and the server takes {most:.0f} "
+                f"the {files.name} has {found} {noun}, and the server takes {most:.0f} "
                 f"(its setting {setting})"
             )
     return size + HEADER_BYTES * count

@@ -124,12 +124,12 @@ def remove(
 ) -> None:
     """Delete a schedule. Calls that it has queued still run."""
     with connection.session() as at:
-        one = at.client.schedules.get(name)
+        schedule = at.client.schedules.get(name)
         if not yes:
-            show.ask(f"Delete the schedule {one.name} of {one.function}?")
-        done = {"removed": True, "name": one.name}
-        gone = at.client.schedules.delete(one.name)
-        at.show(gone, lambda _: show.say(f"removed {one.name}"), done)
+            show.ask(f"Delete the schedule {schedule.name} of {schedule.function}?")
+        done = {"removed": True, "name": schedule.name}
+        gone = at.client.schedules.delete(schedule.name)
+        at.show(gone, lambda _: show.say(f"removed {schedule.name}"), done)
 
 
 @app.command()
@@ -151,9 +151,9 @@ def _payload(fields: dict[str, Any], path: Path | None) -> dict[str, Any]:
     return {} if found is None else {"payload": found}
 
 
-def _told(one: Schedule) -> None:
-    if not one.enabled:
-        show.say(f"{one.name} is paused")
-    elif one.next_runs:
-        due = show.when(one.next_runs[0], tables.zone_of(one))
-        show.say(f"{one.name} runs {one.function} next at {due}")
+def _told(schedule: Schedule) -> None:
+    if not schedule.enabled:
+        show.say(f"{schedule.name} is paused")
+    elif schedule.next_runs:
+        due = show.when(schedule.next_runs[0], tables.zone_of(schedule))
+        show.say(f"{schedule.name} runs {schedule.function} next at {due}")

@@ -42,8 +42,8 @@ def functions(
     """
     check(name, all_functions)
     if name is not None:
-        one = at.client.functions.get(name)
-        return {one.id: one.name}
+        function = at.client.functions.get(name)
+        return {function.id: function.name}
     wanted = label(all_functions=all_functions)
     if wanted is None:
         return None
@@ -70,9 +70,9 @@ def each(ask: Callable[[str], T], ids: Iterable[str]) -> dict[str, T]:
 
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 — slow to import
 
-    def found(one: str) -> tuple[str, T] | None:
+    def found(name: str) -> tuple[str, T] | None:
         try:
-            return one, ask(one)
+            return name, ask(name)
         except NotFoundError:
             return None
 

@@ -89,14 +89,14 @@ def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> Non
     write(sys.stderr, "".join(f"{line}\n" for line in lines))
 
 
-def quoted(told: str) -> str:
+def quoted(text: str) -> str:
     """A message whose further lines a program wrote, in lines that nobody takes for ours."""
-    return told.replace("\n", "\n  | ")
+    return text.replace("\n", "\n  | ")
 
 
-def below(told: str) -> str:
+def below(text: str) -> str:
     """What a program wrote, whole, in lines below a sentence of ours."""
-    return quoted(f"\n{told}")
+    return quoted(f"\n{text}")
 
 
 def note(text: str) -> None:
@@ -125,13 +125,13 @@ def ask(question: str) -> None:
 
 
 def say(text: str, style: str | None = None) -> None:
-    told = one_line(text)
-    write(sys.stdout, f"{told if style is None else painted(told, style, sys.stdout)}\n")
+    line = one_line(text)
+    write(sys.stdout, f"{line if style is None else painted(line, style, sys.stdout)}\n")
 
 
-def amount(count: int, one: str, several: str | None = None) -> str:
+def amount(count: int, singular: str, several: str | None = None) -> str:
     """A number of things, in words: 1 file, 2 files."""
-    return f"{count} {one if count == 1 else several or one + 's'}"
+    return f"{count} {singular if count == 1 else several or singular + 's'}"
 
 
 def size(count: int) -> str:
@@ -166,10 +166,12 @@ def functions(page: FunctionPage) -> None:
         note(f"there are more: --cursor {page.next_cursor}")
 
 
-def elsewhere(one: Function | FunctionSummary) -> Alias | None:
+def elsewhere(function: Function | FunctionSummary) -> Alias | None:
     """Its default alias, where calls by that run on other versions than the current one."""
-    alias = one.default_alias
-    if not isinstance(alias, Alias) or (alias.version == one.current_version and not alias.also):
+    alias = function.default_alias
+    if not isinstance(alias, Alias) or (
+        alias.version == function.current_version and not alias.also
+    ):
         return None
     return alias
 
@@ -191,12 +193,12 @@ def percent(share: AliasShare) -> str:
     return f"{share.weight * 100:g}%"
 
 
-def _version(one: Function) -> str:
-    alias = elsewhere(one)
+def _version(function: Function) -> str:
+    alias = elsewhere(function)
     if alias is None:
-        return str(one.current_version)
+        return str(function.current_version)
     share = f", {alias.also.version}={percent(alias.also)}" if alias.also else ""
-    return f"{one.current_version} ({alias.name}: {alias.version}{share})"
+    return f"{function.current_version} ({alias.name}: {alias.version}{share})"
 
 
 # Fields of a new function that have a place of their own in the table.
@@ -204,27 +206,29 @@ SHOWN_ELSEWHERE = ("name", "cluster_id", "min_instances", "max_instances")
 OUTDATED = "its runtime was replaced since this version was made; an update brings the new one"
 
 
-def function(one: Function) -> None:
-    alias = elsewhere(one)
+def function(function: Function) -> None:
+    alias = elsewhere(function)
     rows: list[tuple[str, object]] = [
-        ("name", one.name),
-        ("id", one.id),
-        ("state", one.state),
-        ("error", one.error_message),
-        ("cluster", one.cluster_id),
-        ("version", one.current_version),
+        ("name", function.name),
+        ("id", function.id),
+        ("state", function.state),
+        ("error", function.error_message),
+        ("cluster", function.cluster_id),
+        ("version", function.current_version),
         ("calls run on", runs_on(alias) if alias else None),
-        ("outdated", OUTDATED if one.runtime_outdated is True else None),
+        ("outdated", OUTDATED if function.runtime_outdated is True else None),
     ]
     for name, field in fields_of(NewFunction).items():
         if name not in SHOWN_ELSEWHERE:
-            rows.append((field.short.replace("_", " "), setting(getattr(one, name), field.unit)))
+            rows.append(
+                (field.short.replace("_", " "), setting(getattr(function, name), field.unit))
+            )
     rows += [
-        ("instances", f"{one.min_instances} to {one.max_instances}"),
-        ("created", when(one.created_at)),
-        ("updated", when(one.updated_at)),
-        ("calls", f"{one.invocation_count}, {one.error_count} with errors"),
-        ("last call", when(one.last_invoked_at)),
+        ("instances", f"{function.min_instances} to {function.max_instances}"),
+        ("created", when(function.created_at)),
+        ("updated", when(function.updated_at)),
+        ("calls", f"{function.invocation_count}, {function.error_count} with errors"),
+        ("last call", when(function.last_invoked_at)),
     ]
     table(None, ((key, value) for key, value in rows if value not in (None, "")))
 
@@ -240,7 +244,7 @@ def setting(value: object, unit: str) -> str | None:
     return None if value is None else str(value)
 
 
-def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
+def invocation(invocation: Invocation, output: Callable[[str], bytes]) -> None:
     """Prints the handler's output, then a dim line about the call.
 
     `output`: returns the bytes of a stream.
@@ -248,35 +252,42 @@ def invocation(one: Invocation, output: Callable[[str], bytes]) -> None:
     write_bytes(sys.stdout, output("stdout"))
     write_bytes(sys.stderr, output("stderr"))
     # The line about the call begins a new line.
-    last, unended = one.stderr or one.stdout, bool(one.stderr) or are_together()
+    last, unended = (
+        invocation.stderr or invocation.stdout,
+        bool(invocation.stderr) or are_together(),
+    )
     if last and not last.endswith("\n") and unended:
         write(sys.stderr, "\n")
-    message = one.error_message or ""
-    status = status_of(one, message)
-    if one.status == "failed":
+    message = invocation.error_message or ""
+    status = status_of(invocation, message)
+    if invocation.status == "failed":
         message = ""
-    took = [f"{one.duration_ms} ms", "cold" if one.cold_start else "warm"]
-    if one.duration_ms is None:
+    took = [f"{invocation.duration_ms} ms", "cold" if invocation.cold_start else "warm"]
+    if invocation.duration_ms is None:
         took = ["not started"]
-    note(" · ".join([status, *took, one.invocation_id]))
+    note(" · ".join([status, *took, invocation.invocation_id]))
     if message:
         note(message)
 
 
-def status_of(one: Invocation | InvocationSummary, why: str | None = None) -> str:
+def status_of(invocation: Invocation | InvocationSummary, why: str | None = None) -> str:
     """As `outcome_of`, with the number of the attempt from the second one on."""
-    outcome = outcome_of(one, why)
-    return f"{outcome}, attempt {one.attempt}" if (one.attempt or 1) > 1 else outcome
+    outcome = outcome_of(invocation, why)
+    return f"{outcome}, attempt {invocation.attempt}" if (invocation.attempt or 1) > 1 else outcome
 
 
-def outcome_of(one: Invocation | InvocationSummary, why: str | None = None) -> str:
+def outcome_of(invocation: Invocation | InvocationSummary, why: str | None = None) -> str:
     """Its status, and why it counts as an error: `why` or its exit code, or the status of its HTTP
     response, which a handler that succeeded may have given.
     """
-    if one.status == "failed":
-        return f"failed ({why or one.exit_code})"
-    is_http_error = one.status == "success" and (one.http_status or 0) >= HTTP_ERRORS
-    return f"{one.status} (HTTP {one.http_status})" if is_http_error else one.status
+    if invocation.status == "failed":
+        return f"failed ({why or invocation.exit_code})"
+    is_http_error = invocation.status == "success" and (invocation.http_status or 0) >= HTTP_ERRORS
+    return (
+        f"{invocation.status} (HTTP {invocation.http_status})"
+        if is_http_error
+        else invocation.status
+    )
 
 
 def when(moment: int | None, zone: str | None = None) -> str:

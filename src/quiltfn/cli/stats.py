@@ -31,7 +31,7 @@ def stats(
             mine = [one for one in found if one.function_id == function.id]
             page = FunctionStatsPage(functions=mine, next_cursor=None)
             names = {function.id: function.name}
-            at.print(page, show.encoded(page), lambda one: tables.function_stats(one, names))
+            at.print(page, show.encoded(page), lambda shown: tables.function_stats(shown, names))
             return
         page = at.show(
             at.client.functions.list_stats(window_seconds=seconds).first(), lambda _: None

@@ -98,32 +98,32 @@ def _latest_first(found: Iterable[Listed]) -> list[Listed]:
     """By the column that is shown first: a page is in the order in which its invocations were
     accepted, and asynchronous ones start later. What has not started is the latest.
     """
-    return sorted(found, key=lambda one: one.started_at or math.inf, reverse=True)
+    return sorted(found, key=lambda record: record.started_at or math.inf, reverse=True)
 
 
-def invocation(one: Invocation) -> None:
+def invocation(invocation: Invocation) -> None:
     rows: list[tuple[str, object]] = [
-        ("id", one.invocation_id),
-        ("function", one.function_name),
-        ("status", one.status),
-        ("exit code", one.exit_code),
-        ("HTTP status", one.http_status or None),
-        ("why", one.error_message),
-        ("attempt", one.attempt or None),
-        ("started", show.when(one.started_at)),
-        ("took", _with_unit(one.duration_ms, "ms")),
-        ("start", "cold" if one.cold_start else "warm"),
-        ("node", one.execution_node_id),
-        ("standard output", show.size(len((one.stdout or "").encode()))),
-        ("log", show.size(len((one.stderr or "").encode()))),
+        ("id", invocation.invocation_id),
+        ("function", invocation.function_name),
+        ("status", invocation.status),
+        ("exit code", invocation.exit_code),
+        ("HTTP status", invocation.http_status or None),
+        ("why", invocation.error_message),
+        ("attempt", invocation.attempt or None),
+        ("started", show.when(invocation.started_at)),
+        ("took", _with_unit(invocation.duration_ms, "ms")),
+        ("start", "cold" if invocation.cold_start else "warm"),
+        ("node", invocation.execution_node_id),
+        ("standard output", show.size(len((invocation.stdout or "").encode()))),
+        ("log", show.size(len((invocation.stderr or "").encode()))),
     ]
     show.table(None, [row for row in rows if row[1] not in (None, "")])
 
 
-def egress(one: Egress) -> None:
-    show.table(None, [("network", one.network), ("refused", one.blocked_count)])
-    if one.blocked_destinations:
-        rows = [(to.address, to.port, to.protocol) for to in one.blocked_destinations]
+def egress(egress: Egress) -> None:
+    show.table(None, [("network", egress.network), ("refused", egress.blocked_count)])
+    if egress.blocked_destinations:
+        rows = [(to.address, to.port, to.protocol) for to in egress.blocked_destinations]
         show.table(("REFUSED ADDRESS", "PORT", "PROTOCOL"), rows)
 
 
@@ -171,11 +171,11 @@ def attempts(found: list[Attempt]) -> None:
     )
     columns = ("ATTEMPT", "STATUS", "STARTED", "DURATION", "START", "VERSION", "WHY")
     show.table(columns, rows, drop=("START", "VERSION"))
-    for one in found:
-        for stream, text in (("standard output", one.stdout), ("log", one.stderr)):
+    for row in found:
+        for stream, text in (("standard output", row.stdout), ("log", row.stderr)):
             if text:
                 last = show.visible(text).rstrip("\n").split("\n")[-ATTEMPT_LINES:]
-                show.table(None, [(f"attempt {one.attempt}, {stream}", "\n".join(last))])
+                show.table(None, [(f"attempt {row.attempt}, {stream}", "\n".join(last))])
 
 
 DEAD_LETTER = ("DIED", "OUT OF", "STATUS", "ATTEMPTS", "ID", "WHY")
@@ -199,8 +199,8 @@ def all_dead_letters(page: DeadLetterPage) -> None:
     _say_more(page.next_cursor)
 
 
-def _named(one: DeadLetter | Delivery | FunctionQueue) -> str:
-    return one.function_name or one.function_id or "-"
+def _named(letter: DeadLetter | Delivery | FunctionQueue) -> str:
+    return letter.function_name or letter.function_id or "-"
 
 
 def _say_more(next_cursor: str | None) -> None:
@@ -208,16 +208,16 @@ def _say_more(next_cursor: str | None) -> None:
         show.note(f"there are more: --cursor {next_cursor}")
 
 
-def _dead_letter(one: DeadLetter) -> Sequence[object]:
-    died, why = show.when(one.died_at), one.error_message or ""
-    return (died, one.reason, one.status, one.attempts, one.invocation_id, why)
+def _dead_letter(letter: DeadLetter) -> Sequence[object]:
+    died, why = show.when(letter.died_at), letter.error_message or ""
+    return (died, letter.reason, letter.status, letter.attempts, letter.invocation_id, why)
 
 
 QUEUE = ("QUEUED", "DELAYED", "RUNNING", "OLDEST", "DEAD LETTERS")
 
 
-def queue(one: FunctionQueue) -> None:
-    show.table(QUEUE, [_queue(one)])
+def queue(queue: FunctionQueue) -> None:
+    show.table(QUEUE, [_queue(queue)])
 
 
 def queues(page: QueuePage) -> None:
@@ -230,68 +230,68 @@ def queues(page: QueuePage) -> None:
     _say_more(page.next_cursor)
 
 
-def _queue(one: FunctionQueue) -> Sequence[object]:
-    oldest = _with_unit(one.oldest_age_seconds, "s")
-    return (one.queued, one.delayed, one.running, oldest, one.dead_letters)
+def _queue(queue: FunctionQueue) -> Sequence[object]:
+    oldest = _with_unit(queue.oldest_age_seconds, "s")
+    return (queue.queued, queue.delayed, queue.running, oldest, queue.dead_letters)
 
 
-def async_policy(one: AsyncPolicy) -> None:
-    wait = one.backoff_seconds
+def async_policy(policy: AsyncPolicy) -> None:
+    wait = policy.backoff_seconds
     rows: list[tuple[str, object]] = [
-        ("attempts", one.max_attempts),
+        ("attempts", policy.max_attempts),
         (
             "wait",
             f"{wait.first:g} s, then {wait.factor:g} times as long, at most {wait.most:g} s, "
             f"{wait.jitter:.0%} more or less",
         ),
-        ("retry on", ", ".join(one.retry_on) or "nothing"),
-        ("max age", f"{one.max_age_seconds} s"),
-        ("max queued", one.max_queued),
-        ("max concurrency", one.max_concurrency or "what is free"),
-        ("on success", _destination(one.on_success)),
-        ("on failure", _destination(one.on_failure)),
+        ("retry on", ", ".join(policy.retry_on) or "nothing"),
+        ("max age", f"{policy.max_age_seconds} s"),
+        ("max queued", policy.max_queued),
+        ("max concurrency", policy.max_concurrency or "what is free"),
+        ("on success", _destination(policy.on_success)),
+        ("on failure", _destination(policy.on_failure)),
     ]
     show.table(None, rows)
 
 
-def _destination(one: Destination | None) -> str:
-    return "-" if one is None else one.function or one.url or "-"
+def _destination(destination: Destination | None) -> str:
+    return "-" if destination is None else destination.function or destination.url or "-"
 
 
-def timeline(one: Timeline) -> None:
-    waits = one.status == "queued" and one.due_at is not None
-    due = [("due", show.when(one.due_at))] if waits else []
-    show.table(None, [*due, *_timeline(one)])
+def timeline(timeline: Timeline) -> None:
+    waits = timeline.status == "queued" and timeline.due_at is not None
+    due = [("due", show.when(timeline.due_at))] if waits else []
+    show.table(None, [*due, *_timeline(timeline)])
 
 
-def timing(one: Timeline) -> None:
+def timing(timeline: Timeline) -> None:
     """Prints a timeline dimmed on standard error."""
-    width = max(len(name) for name, _ in _timeline(one))
-    for name, took in _timeline(one):
+    width = max(len(name) for name, _ in _timeline(timeline))
+    for name, took in _timeline(timeline):
         show.note(f"{name:{width}}  {took}")
 
 
-def _timeline(one: Timeline) -> list[tuple[str, str]]:
-    took = [(phase.name, phase.microseconds) for phase in one.phases]
-    took.append(("total", one.total_microseconds))
+def _timeline(timeline: Timeline) -> list[tuple[str, str]]:
+    took = [(phase.name, phase.microseconds) for phase in timeline.phases]
+    took.append(("total", timeline.total_microseconds))
     width = max(len(f"{us / 1000:.3f}") for _, us in took)
     rows = [(name, f"{us / 1000:{width}.3f} ms") for name, us in took]
-    return [*rows, ("cold", one.cold_reason)] if one.cold_reason else rows
+    return [*rows, ("cold", timeline.cold_reason)] if timeline.cold_reason else rows
 
 
-def pool(one: Pool) -> None:
+def pool(pool: Pool) -> None:
     columns = ("WARMING", "READY", "BUSY", "TOTAL")
-    show.table(columns, [(one.warming_count, one.ready_count, one.busy_count, one.total_count)])
+    show.table(columns, [(pool.warming_count, pool.ready_count, pool.busy_count, pool.total_count)])
 
 
-def pool_stats(one: PoolStats) -> None:
+def pool_stats(stats: PoolStats) -> None:
     counts = (
-        one.warming_count,
-        one.ready_count,
-        one.busy_count,
-        one.recycling_count,
-        one.terminating_count,
-        one.total_count,
+        stats.warming_count,
+        stats.ready_count,
+        stats.busy_count,
+        stats.recycling_count,
+        stats.terminating_count,
+        stats.total_count,
     )
     show.table(("WARMING", "READY", "BUSY", "RECYCLING", "TERMINATING", "TOTAL"), [counts])
 
@@ -307,22 +307,22 @@ def health(report: Health) -> None:
     show.table(("PART", "", "WHAT"), [(_words(name), *rest) for name, *rest in rows])
 
 
-def info(one: SystemInfo) -> None:
+def info(info: SystemInfo) -> None:
     rows: list[tuple[str, object]] = [
-        ("version", one.version),
-        ("node", one.node_id),
-        ("control groups", one.cgroup_mode),
-        ("OCI runtime", one.oci_runtime),
-        ("durability", one.durability),
+        ("version", info.version),
+        ("node", info.node_id),
+        ("control groups", info.cgroup_mode),
+        ("OCI runtime", info.oci_runtime),
+        ("durability", info.durability),
     ]
-    if one.started_at is not None:
-        rows.append(("started", show.when(one.started_at)))
-    if one.tenant_id is not None:
-        rows += [("your tenant", one.tenant_id), ("your scope", one.scope)]
-    rows += [(kind, path) for kind, path in one.interpreters.items()]
-    rows += [(_words(name), _limit(name, value)) for name, value in one.limits.items()]
-    rows += [(f"memory {_words(name)}", f"{value:.15g}") for name, value in one.memory.items()]
-    rows += [(_words(name), seen) for name, seen in one.protections.items()]
+    if info.started_at is not None:
+        rows.append(("started", show.when(info.started_at)))
+    if info.tenant_id is not None:
+        rows += [("your tenant", info.tenant_id), ("your scope", info.scope)]
+    rows += [(kind, path) for kind, path in info.interpreters.items()]
+    rows += [(_words(name), _limit(name, value)) for name, value in info.limits.items()]
+    rows += [(f"memory {_words(name)}", f"{value:.15g}") for name, value in info.memory.items()]
+    rows += [(_words(name), seen) for name, seen in info.protections.items()]
     show.table(None, rows)
 
 
@@ -347,8 +347,8 @@ def function_stats(page: FunctionStatsPage, names: Mapping[str, str]) -> None:
         show.note(f"these are the first {len(page.functions)} functions")
 
 
-def series(one: Series) -> None:
-    if not one.points:
+def series(series: Series) -> None:
+    if not series.points:
         show.note("no calls")
         return
     rows = (
@@ -360,16 +360,16 @@ def series(one: Series) -> None:
             _latency(point.p50_ms),
             _latency(point.p99_ms),
         )
-        for point in one.points
+        for point in series.points
     )
     show.table(("FROM", "CALLS", "ERRORS", "COLD", "P50", "P99"), rows)
 
 
-def usage(one: Usage) -> None:
-    if not one.rows:
+def usage(usage: Usage) -> None:
+    if not usage.rows:
         show.note("no calls")
         return
-    by_function = any(row.function_id is not None for row in one.rows)
+    by_function = any(row.function_id is not None for row in usage.rows)
 
     def used(whose: str, start: str, sums: UsageSums) -> tuple[object, ...]:
         cells = (
@@ -384,11 +384,11 @@ def usage(one: Usage) -> None:
 
     rows = [
         used(row.function_name or row.function_id or "others", show.when(row.start), row)
-        for row in one.rows
+        for row in usage.rows
     ]
     columns = ("CALLS", "ERRORS", "GB-SECONDS", "CPU-SECONDS", "QUEUED", "REFUSED")
     head = ("FROM", "FUNCTION") if by_function else ("FROM",)
-    show.table((*head, *columns), [*rows, used("", "in all", one.total)], drop=("REFUSED",))
+    show.table((*head, *columns), [*rows, used("", "in all", usage.total)], drop=("REFUSED",))
 
 
 def _amount(seconds: float) -> str:
@@ -412,10 +412,10 @@ def nodes(found: list[Node]) -> None:
     show.table((*head, "VERSION", "ADDRESS"), rows)
 
 
-def node(one: Node) -> None:
+def node(node: Node) -> None:
     """A node, and the functions on it."""
-    nodes([one])
-    if one.functions:
+    nodes([node])
+    if node.functions:
         show.say("")
         rows = [
             (
@@ -426,47 +426,50 @@ def node(one: Node) -> None:
                 at.busy_instances,
                 at.waiting_calls,
             )
-            for at in one.functions
+            for at in node.functions
         ]
         show.table(("FUNCTION", "TENANT", "VERSION", "READY", "BUSY", "WAITING"), rows)
 
 
-def _state_of(one: Node) -> str:
+def _state_of(node: Node) -> str:
     """As operators think of it: what it is to do, or why it does nothing."""
-    if one.state == "removed":
-        return one.state
-    return one.state if is_heard(one) else "silent" if one.is_silent else one.presence
+    if node.state == "removed":
+        return node.state
+    return node.state if is_heard(node) else "silent" if node.is_silent else node.presence
 
 
-def is_heard(one: Node) -> bool:
+def is_heard(node: Node) -> bool:
     """Whether what the node last said of itself is true now."""
-    return one.presence == "present" and one.state != "removed" and not one.is_silent
+    return node.presence == "present" and node.state != "removed" and not node.is_silent
 
 
-def _load_of(one: Node) -> Sequence[object]:
+def _load_of(node: Node) -> Sequence[object]:
     """Its last beat, and what it said with it, where that is true now."""
-    beat = f"{one.beat_age_seconds:.0f}s"
-    if not is_heard(one):
-        return (beat if one.is_silent else "-", *["-"] * 5)
-    calls = (one.running_calls, one.waiting_calls)
-    free = show.size(int(one.memory_free_mib * 1024 * 1024))
-    return (beat, *calls, one.ready_instances, one.busy_instances, free)
+    beat = f"{node.beat_age_seconds:.0f}s"
+    if not is_heard(node):
+        return (beat if node.is_silent else "-", *["-"] * 5)
+    calls = (node.running_calls, node.waiting_calls)
+    free = show.size(int(node.memory_free_mib * 1024 * 1024))
+    return (beat, *calls, node.ready_instances, node.busy_instances, free)
 
 
 NO_LIMIT_AT_0 = ("calls_per_second", "gb_seconds_per_day")
 
 
-def quota(one: Quota) -> None:
-    used = {name: getattr(one.used, name) for name in ("calls_in_flight", "functions")}
-    used |= {"image_bytes": one.used.image_bytes, "gb_seconds_per_day": one.used.gb_seconds_today}
+def quota(quota: Quota) -> None:
+    used = {name: getattr(quota.used, name) for name in ("calls_in_flight", "functions")}
+    used |= {
+        "image_bytes": quota.used.image_bytes,
+        "gb_seconds_per_day": quota.used.gb_seconds_today,
+    }
     rows = [
         (
             _words(name),
-            _limit(name, getattr(one, name))
-            if getattr(one, name) or name not in NO_LIMIT_AT_0
+            _limit(name, getattr(quota, name))
+            if getattr(quota, name) or name not in NO_LIMIT_AT_0
             else "-",
             _limit(name, used[name]) if name in used else "",
-            one.tenant_id if name in one.own else "server",
+            quota.tenant_id if name in quota.own else "server",
         )
         for name in NewQuota.__struct_fields__
     ]
@@ -505,15 +508,15 @@ def audit(page: AuditPage) -> None:
         show.note(f"there are more: --cursor {page.next_cursor}")
 
 
-def whoami(one: Whoami) -> None:
-    expires = "never" if one.expires_at is None else show.when(one.expires_at)
+def whoami(whoami: Whoami) -> None:
+    expires = "never" if whoami.expires_at is None else show.when(whoami.expires_at)
     rows: list[tuple[str, object]] = [
-        ("tenant", one.tenant_id),
-        ("scope", one.scope),
-        ("credential", one.credential if one.needs_credential else "none is needed"),
+        ("tenant", whoami.tenant_id),
+        ("scope", whoami.scope),
+        ("credential", whoami.credential if whoami.needs_credential else "none is needed"),
         ("expires", expires),
-        ("server", f"quiltfn {one.version} on {one.node_id}"),
-        ("offers", ", ".join(one.offers)),
+        ("server", f"quiltfn {whoami.version} on {whoami.node_id}"),
+        ("offers", ", ".join(whoami.offers)),
     ]
     show.table(None, rows)
 
@@ -552,9 +555,9 @@ def findings(report: DoctorReport) -> None:
     rows = [(one.name, one.level, one.sentence) for one in report.findings]
     rows += [(name, "ok", seen) for name, seen in report.protections.items()]
     show.table(("PART", "", "WHAT"), [(_words(name), *rest) for name, *rest in rows])
-    for one in report.findings:
-        if one.advice:
-            show.note(f"{_words(one.name)}: {one.advice}")
+    for finding in report.findings:
+        if finding.advice:
+            show.note(f"{_words(finding.name)}: {finding.advice}")
 
 
 DELIVERY = ("ENDED", "ID", "OF CALL", "EVENT", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
@@ -570,17 +573,17 @@ def all_deliveries(page: DeliveryPage) -> None:
     _say_more(page.next_cursor)
 
 
-def _delivery(one: Delivery) -> Sequence[object]:
+def _delivery(delivery: Delivery) -> Sequence[object]:
     return (
-        show.when(one.ended_at),
-        one.delivery_id,
-        one.invocation_id,
-        one.policy_field,
-        one.status,
-        one.attempts,
-        show.when(one.next_attempt_at) if one.next_attempt_at else "-",
-        one.http_status or "-",
-        one.error_message or "-",
+        show.when(delivery.ended_at),
+        delivery.delivery_id,
+        delivery.invocation_id,
+        delivery.policy_field,
+        delivery.status,
+        delivery.attempts,
+        show.when(delivery.next_attempt_at) if delivery.next_attempt_at else "-",
+        delivery.http_status or "-",
+        delivery.error_message or "-",
     )
 
 
@@ -623,24 +626,24 @@ def outdated_functions(found: FunctionSummaryPage) -> None:
     show.note(f"an update brings what the runtime is now: {command}")
 
 
-def runtime(one: Runtime) -> None:
+def runtime(runtime: Runtime) -> None:
     rows: list[tuple[str, object]] = [
-        ("name", one.name),
-        ("id", one.id),
-        ("kind", one.kind),
-        ("files", one.image_digest),
-        ("interpreter", one.interpreter),
-        ("command", shlex.join(one.command)),
-        ("environment", "\n".join(f"{k}={v}" for k, v in one.environment.items())),
-        ("isolation", one.isolation),
-        ("network", one.network),
-        ("writable", " ".join(one.writable_paths)),
-        ("processes", one.process_limit),
-        ("tmp", None if one.tmp_limit_mb is None else f"{one.tmp_limit_mb} MiB"),
-        ("file size", None if one.file_limit_mb is None else f"{one.file_limit_mb} MiB"),
-        ("open files", one.open_files_limit),
-        ("of", _whose(one)),
-        ("added", None if one.built_in else show.when(one.created_at)),
+        ("name", runtime.name),
+        ("id", runtime.id),
+        ("kind", runtime.kind),
+        ("files", runtime.image_digest),
+        ("interpreter", runtime.interpreter),
+        ("command", shlex.join(runtime.command)),
+        ("environment", "\n".join(f"{k}={v}" for k, v in runtime.environment.items())),
+        ("isolation", runtime.isolation),
+        ("network", runtime.network),
+        ("writable", " ".join(runtime.writable_paths)),
+        ("processes", runtime.process_limit),
+        ("tmp", None if runtime.tmp_limit_mb is None else f"{runtime.tmp_limit_mb} MiB"),
+        ("file size", None if runtime.file_limit_mb is None else f"{runtime.file_limit_mb} MiB"),
+        ("open files", runtime.open_files_limit),
+        ("of", _whose(runtime)),
+        ("added", None if runtime.built_in else show.when(runtime.created_at)),
     ]
     show.table(None, ((key, value) for key, value in rows if value not in (None, "")))
 
@@ -664,29 +667,35 @@ def schedules(page: SchedulePage) -> None:
         show.note(f"there are more: --cursor {page.next_cursor}")
 
 
-def schedule(one: Schedule) -> None:
-    last = one.last_run
-    variables = (one.environment or {}).items()
+def schedule(schedule: Schedule) -> None:
+    last = schedule.last_run
+    variables = (schedule.environment or {}).items()
     rows: list[tuple[str, object]] = [
-        ("name", one.name),
-        ("function", one.function),
-        ("when", _timing(one)),
-        ("in words", one.in_words if one.cron else None),
-        ("jitter", f"{one.jitter_seconds} s" if one.jitter_seconds else None),
-        ("next", "\n".join(show.when(each, zone_of(one)) for each in one.next_runs) or "paused"),
+        ("name", schedule.name),
+        ("function", schedule.function),
+        ("when", _timing(schedule)),
+        ("in words", schedule.in_words if schedule.cron else None),
+        ("jitter", f"{schedule.jitter_seconds} s" if schedule.jitter_seconds else None),
+        (
+            "next",
+            "\n".join(show.when(each, zone_of(schedule)) for each in schedule.next_runs)
+            or "paused",
+        ),
         (
             "last",
-            None if last is None else f"{show.when(last.due_at, zone_of(one))}, {_result(last)}",
+            None
+            if last is None
+            else f"{show.when(last.due_at, zone_of(schedule))}, {_result(last)}",
         ),
-        ("runs", one.fired_count),
-        ("skipped", one.skipped_count),
-        ("missed", one.missed_count),
-        ("on overlap", one.overlap),
-        ("on missed", one.missed),
-        ("payload", one.payload),
+        ("runs", schedule.fired_count),
+        ("skipped", schedule.skipped_count),
+        ("missed", schedule.missed_count),
+        ("on overlap", schedule.overlap),
+        ("on missed", schedule.missed),
+        ("payload", schedule.payload),
         ("environment", "\n".join(f"{key}={value}" for key, value in variables)),
-        ("created", show.when(one.created_at)),
-        ("updated", show.when(one.updated_at)),
+        ("created", show.when(schedule.created_at)),
+        ("updated", show.when(schedule.updated_at)),
     ]
     show.table(None, ((key, value) for key, value in rows if value not in (None, "")))
 
@@ -710,19 +719,23 @@ def schedule_runs(page: ScheduleRunPage) -> None:
         show.note(f"there are more: --cursor {page.next_cursor}")
 
 
-def zone_of(one: Schedule) -> str | None:
+def zone_of(schedule: Schedule) -> str | None:
     """The time zone in which its times are read; None: this machine's."""
-    return one.timezone if one.cron is not None else None
+    return schedule.timezone if schedule.cron is not None else None
 
 
-def _timing(one: Schedule) -> str:
-    return f"{one.cron} {one.timezone}" if one.cron else f"every {one.every_seconds} s"
+def _timing(schedule: Schedule) -> str:
+    return (
+        f"{schedule.cron} {schedule.timezone}"
+        if schedule.cron
+        else f"every {schedule.every_seconds} s"
+    )
 
 
-def _result(one: ScheduleRun) -> str:
-    if one.missed > 1:
-        return f"{one.missed} missed"
-    return one.status or one.outcome
+def _result(run: ScheduleRun) -> str:
+    if run.missed > 1:
+        return f"{run.missed} missed"
+    return run.status or run.outcome
 
 
 def runtime_files(page: RuntimeFilePage) -> None:
@@ -744,11 +757,11 @@ def runtime_packages(found: RuntimePackageList) -> None:
         show.note("there are more than the server looks for")
 
 
-def _whose(one: Runtime) -> str:
+def _whose(runtime: Runtime) -> str:
     """Who can use and change it."""
-    if one.built_in:
+    if runtime.built_in:
         return "server"
-    return "all" if one.shared else "tenant"
+    return "all" if runtime.shared else "tenant"
 
 
 def _short(digest: str | None) -> str:

@@ -91,8 +91,8 @@ def run(
                 release()
                 output, errors = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
-                told = said(_ended(process))
-                words = f". It said:{show.below(told)}" if told else ""
+                written = said(_ended(process))
+                words = f". It said:{show.below(written)}" if written else ""
                 raise BadParameter(
                     f"{Path(command[0]).name} was ended: it was not done after {seconds:g} s, as "
                     "where a registry does not answer (quiltfn runtimes add --timeout sets the "
@@ -117,13 +117,13 @@ def _hold_signals() -> Callable[[], None]:
     if threading.current_thread() is threading.main_thread():  # others get no signals
         for number in ENDING:
             if callable(signal.getsignal(number)):
-                held[number] = signal.signal(number, lambda one, _: came.append(one))
+                held[number] = signal.signal(number, lambda number, _: came.append(number))
 
     def release() -> None:
         for number, handler in held.items():
             signal.signal(number, handler)
-        for one in came:
-            signal.raise_signal(one)
+        for received in came:
+            signal.raise_signal(received)
 
     return release
 

@@ -115,7 +115,7 @@ class Observer:
                 said |= {"calls_per_second": calls.calls / WINDOW_S, "errors": calls.errors}
                 said |= {"p50_ms": calls.p50_ms, "p99_ms": calls.p99_ms}
             found.append(FunctionLoad(**said))
-        found.sort(key=lambda one: (-one.busy, -one.calls_per_second, one.name))
+        found.sort(key=lambda function: (-function.busy, -function.calls_per_second, function.name))
         return Load(functions=found)
 
     def _name(self, wanted: set[str]) -> None:
@@ -124,9 +124,12 @@ class Observer:
             return
         self._named_at = now
         self._names = {}
-        for one in self._client.functions.list_summaries():
-            alias = show.elsewhere(one)
-            self._names[one.id] = (one.name, alias.version if alias else one.current_version)
+        for function in self._client.functions.list_summaries():
+            alias = show.elsewhere(function)
+            self._names[function.id] = (
+                function.name,
+                alias.version if alias else function.current_version,
+            )
             if len(self._names) == FUNCTIONS_MAX:
                 break
 
@@ -171,22 +174,22 @@ def summary(found: Load) -> str:
     busy = sum(one.busy for one in functions)
     calls = sum(one.calls_per_second for one in functions)
     memory = sum(one.memory_mib for one in functions)
-    told = [show.amount(len(functions), "function"), show.amount(instances, "instance")]
-    return ", ".join([*told, f"{busy} busy", f"{_rate(calls)} calls/s", f"{memory:,.0f} MiB"])
+    parts = [show.amount(len(functions), "function"), show.amount(instances, "instance")]
+    return ", ".join([*parts, f"{busy} busy", f"{_rate(calls)} calls/s", f"{memory:,.0f} MiB"])
 
 
-def row(one: FunctionLoad) -> tuple[str, ...]:
+def row(load: FunctionLoad) -> tuple[str, ...]:
     """A row of the table, as HEAD names its cells."""
-    counts = (one.ready, one.busy, one.starting, one.parked)
+    counts = (load.ready, load.busy, load.starting, load.parked)
     return (
-        one.name,
-        "-" if one.version is None else str(one.version),
+        load.name,
+        "-" if load.version is None else str(load.version),
         *(str(count) if count else "-" for count in counts),
-        _rate(one.calls_per_second),
-        _latency(one.p50_ms),
-        _latency(one.p99_ms),
-        str(one.errors or "-"),
-        f"{one.memory_mib:,.0f} MiB",
+        _rate(load.calls_per_second),
+        _latency(load.p50_ms),
+        _latency(load.p99_ms),
+        str(load.errors or "-"),
+        f"{load.memory_mib:,.0f} MiB",
     )
 
 

@@ -78,7 +78,7 @@ def _compiled(names: list[str]) -> set[str]:
     return {name for name in compiled if name[:-1] in names}
 
 
-def pack(tree: Path, archive: Path, told: Callable[[int], None] = lambda _: None) -> None:
+def pack(tree: Path, archive: Path, progress: Callable[[int], None] = lambda _: None) -> None:
     """Packs everything in `tree` into one tar archive, compressed if its name ends in gz. Order,
     owner and time are fixed: equal trees give equal archives, before they are compressed. `told`:
     is told how many bytes more were packed.
@@ -91,12 +91,12 @@ def pack(tree: Path, archive: Path, told: Callable[[int], None] = lambda _: None
     ) as tar:
         for path in walk(tree):
             tar.add(path, path.relative_to(tree).as_posix(), recursive=False, filter=_plain)
-            told(path.lstat().st_size if path.is_file() else 0)
+            progress(path.lstat().st_size if path.is_file() else 0)
 
 
 def walk(tree: Path) -> Iterator[Path]:
     """Every path below `tree`; a directory comes before its contents. Links are not followed."""
-    for path in sorted(tree.iterdir(), key=lambda one: one.name):
+    for path in sorted(tree.iterdir(), key=lambda path_below: path_below.name):
         yield path
         if path.is_dir() and not path.is_symlink():
             yield from walk(path)

@@ -107,30 +107,30 @@ REFUSED = {"time": "signature too old or too early"}
 
 def told_at(server: str) -> Callable[[FunctionUrl], None]:
     """What prints a URL of the server at this address."""
-    return lambda one: told(one, server)
+    return lambda url: show_url(url, server)
 
 
-def address_of(one: FunctionUrl, server: str) -> str:
+def address_of(url: FunctionUrl, server: str) -> str:
     """The whole URL, where the server has no host of its own for URLs."""
-    return f"{server.rstrip('/')}{one.path}"
+    return f"{server.rstrip('/')}{url.path}"
 
 
-def told(one: FunctionUrl, server: str) -> None:
+def show_url(url: FunctionUrl, server: str) -> None:
     """The URL as a table, whole where it is at the address of the API."""
-    where = [("url", address_of(one, server))]
-    if one.host is not None:
-        where = [("path", one.path), ("host", one.host)]
-    rows = [*where, ("auth", one.auth)]
-    if one.webhook is not None:
-        rows.append(("webhook", f"{one.webhook.scheme}, secret {one.webhook.secret}"))
-    rows.append(("methods", ", ".join(one.methods) if one.methods else "any"))
-    if one.cors is not None:
-        rows.append(("origins", ", ".join(one.cors.allow_origins)))
-    rows.append(("stream", "yes" if one.stream else "no"))
-    if one.refused:
-        total = sum(one.refused.values())
-        counts = ", ".join(f"{REFUSED.get(why, why)} {n}" for why, n in one.refused.items())
-        rows.append(("refused", f"{total} ({counts}); the last {show.when(one.last_refused_at)}"))
+    where = [("url", address_of(url, server))]
+    if url.host is not None:
+        where = [("path", url.path), ("host", url.host)]
+    rows = [*where, ("auth", url.auth)]
+    if url.webhook is not None:
+        rows.append(("webhook", f"{url.webhook.scheme}, secret {url.webhook.secret}"))
+    rows.append(("methods", ", ".join(url.methods) if url.methods else "any"))
+    if url.cors is not None:
+        rows.append(("origins", ", ".join(url.cors.allow_origins)))
+    rows.append(("stream", "yes" if url.stream else "no"))
+    if url.refused:
+        total = sum(url.refused.values())
+        counts = ", ".join(f"{REFUSED.get(why, why)} {n}" for why, n in url.refused.items())
+        rows.append(("refused", f"{total} ({counts}); the last {show.when(url.last_refused_at)}"))
     show.table(None, rows)
 
 

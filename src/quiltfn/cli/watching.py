@@ -92,7 +92,7 @@ def _directories(directory: Path) -> Iterator[tuple[str, list[str]]]:
         yield place, names
 
 
-def told(turn: Callable[[], object], name: str | None = None) -> None:
+def with_report(turn: Callable[[], object], name: str | None = None) -> None:
     """Calls `turn`, and shows errors that the next edit may mend. `name`: of the function."""
     try:
         turn()

@@ -47,7 +47,7 @@ def wait(
     """Wait for the end of a call and print its output. If it failed, so does this command."""
     with connection.session(name_or_id) as at:
         ended = wait_for(at, name_or_id, invocation_id, timeout)
-        at.show(ended, lambda one: show_ended(at.client, one))
+        at.show(ended, lambda record: show_ended(at.client, record))
     raise Exit(exit_code(ended))
 
 
@@ -65,7 +65,7 @@ def cancel(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connec
     with connection.session(name_or_id) as at:
         at.show(
             at.client.functions.cancel(name_or_id, invocation_id),
-            lambda one: show.say(f"{one.invocation_id} is {one.status}"),
+            lambda record: show.say(f"{record.invocation_id} is {record.status}"),
         )
 
 
@@ -95,9 +95,9 @@ def replay(
             payload=msgspec.UNSET if text is None else text,
         )
         if is_async:
-            at.show(record, lambda one: show_queued(name_or_id, one))
+            at.show(record, lambda record: show_queued(name_or_id, record))
             return
-        at.show(record, lambda one: show_ended(at.client, one))
+        at.show(record, lambda record: show_ended(at.client, record))
     raise Exit(exit_code(record))
 
 
@@ -156,7 +156,7 @@ def redrive(
     if bool(ids) == all_of_them:
         raise BadParameter(f"give --id (repeatable) or --all{', not both' if ids else ''}")
 
-    def told(done: RedriveResult) -> None:
+    def report(done: RedriveResult) -> None:
         for each in done.invocation_ids:
             show.say(each)
         show.note(f"queued {show.amount(done.redriven, 'call')} again, each under a new id")
@@ -167,7 +167,7 @@ def redrive(
 
     with connection.session(name_or_id) as at:
         done = at.client.functions.redrive_dead_letters(name_or_id, ids)
-        at.show(done, told)
+        at.show(done, report)
     unknown = len(set(ids or [])) - done.redriven
     if unknown > 0:
         show.complain(
@@ -204,13 +204,13 @@ def input_of(
 ) -> None:
     """Print the payload that a call was given; -o json says more."""
 
-    def told(one: InvocationInput) -> None:
-        show.pass_through(one.payload or "", sys.stdout)
-        who = "a caller without a key" if one.caller == OPEN else one.caller
-        show.note(f"source {one.source}, from {who}")
+    def report(given: InvocationInput) -> None:
+        show.pass_through(given.payload or "", sys.stdout)
+        who = "a caller without a key" if given.caller == OPEN else given.caller
+        show.note(f"source {given.source}, from {who}")
 
     with connection.session(name_or_id, reveal=reveal) as at:
-        at.show(at.client.functions.get_invocation_input(name_or_id, invocation_id), told)
+        at.show(at.client.functions.get_invocation_input(name_or_id, invocation_id), report)
 
 
 class PolicyOptions(Struct, frozen=True, kw_only=True):
@@ -253,12 +253,12 @@ class PolicyOptions(Struct, frozen=True, kw_only=True):
     def fields(self) -> dict[str, Any]:
         """By their names in the API, of the wait what was named. Raises `BadParameter`."""
         found: dict[str, Any] = {}
-        told = {"success": self.on_success, "failure": self.on_failure}
+        destinations = {"success": self.on_success, "failure": self.on_failure}
         unset = {"success": self.unset_on_success, "failure": self.unset_on_failure}
-        for end, destination in told.items():
+        for end, destination in destinations.items():
             if destination is not None and unset[end]:
                 raise BadParameter(f"give --on-{end} or --unset-on-{end}, not both")
-        if self.secret_file is not None and not any(map(_is_url, told.values())):
+        if self.secret_file is not None and not any(map(_is_url, destinations.values())):
             raise BadParameter("--secret-file goes with a URL for --on-success or --on-failure")
         if self.unset_max_concurrency:
             found["max_concurrency"] = None
@@ -312,15 +312,15 @@ def record_policy(
 ) -> None:
     """Show whose inputs a function keeps, or set it."""
 
-    def told(one: RecordPolicy) -> None:
-        show.table(None, [("keep input", one.keep_input)])
+    def report(policy: RecordPolicy) -> None:
+        show.table(None, [("keep input", policy.keep_input)])
 
     with connection.session(name_or_id) as at:
         functions = at.client.functions
         if fields:
-            at.show(functions.set_record_policy(name_or_id, **fields), told)
+            at.show(functions.set_record_policy(name_or_id, **fields), report)
         else:
-            at.show(functions.get_record_policy(name_or_id), told)
+            at.show(functions.get_record_policy(name_or_id), report)
 
 
 def _changed(now: AsyncPolicy, given: dict[str, Any]) -> dict[str, Any]:

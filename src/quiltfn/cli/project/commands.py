@@ -89,7 +89,7 @@ def deploy(
             raise Exit(_answered(project.deploy))
         watching.take_signals()
         with suppress(KeyboardInterrupt), watching.alone(directory, "quiltfn deploy --watch"):
-            watching.watch(directory, lambda: watching.told(project.turn))
+            watching.watch(directory, lambda: watching.with_report(project.turn))
 
 
 def destroy(
@@ -193,8 +193,8 @@ class Project:
             try:
                 execution.perform(
                     plan.steps,
-                    lambda one: self._tell(lambda: drawing.done(one)),
-                    lambda one: progress.step(drawing.doing(one)),
+                    lambda step: self._tell(lambda: drawing.done(step)),
+                    lambda step: progress.step(drawing.doing(step)),
                 )
             except ChangedMeanwhile as error:
                 why = str(error)
@@ -269,11 +269,15 @@ class Project:
         self, wanted: DesiredState, plan: Plan, word: str, addresses: Mapping[str, str]
     ) -> None:
         if self._at.output is not Output.TABLE:
-            told: dict[str, Any] = {"project": wanted.project, "outcome": word}
-            told |= {"server": self._at.address, "steps": plan.steps}
-            told |= {"done": self._steps, "failed": self._failed, "urls": addresses}
-            told |= {"refused": plan.refused, "notes": plan.notes, "rolled_back": plan.rolled_back}
-            self._at.print(None, show.encoded(told), lambda _: None)
+            report: dict[str, Any] = {"project": wanted.project, "outcome": word}
+            report |= {"server": self._at.address, "steps": plan.steps}
+            report |= {"done": self._steps, "failed": self._failed, "urls": addresses}
+            report |= {
+                "refused": plan.refused,
+                "notes": plan.notes,
+                "rolled_back": plan.rolled_back,
+            }
+            self._at.print(None, show.encoded(report), lambda _: None)
 
     def _tell(self, print_it: Callable[[], None]) -> None:
         if self._at.output is Output.TABLE:

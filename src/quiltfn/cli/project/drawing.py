@@ -47,22 +47,22 @@ PRESENT = {
 VALUE_MAX_CHARACTERS = 60
 
 
-def plan(wanted: DesiredState, one: Plan, server: str) -> None:
+def plan(wanted: DesiredState, plan: Plan, server: str) -> None:
     """The steps as a difference: what comes with +, what changes with ~, what goes with -."""
     show.say(f"project {wanted.project} at {server}")
-    for step in one.steps:
+    for step in plan.steps:
         verb = "deploy " if step.verb is Verb.DEPLOY else ""
         show.say(f"{SIGNS[step.verb]} {verb}{_words(step)}", STYLES[step.verb])
         for change in step.changes:
             show.say(f"    {_change(change)}")
-    for note in one.notes:
+    for note in plan.notes:
         show.note(note)
-    if not one.steps and not one.rolled_back:
+    if not plan.steps and not plan.rolled_back:
         show.say("nothing to do: the server has what the file says")
 
 
-def rolled_back(one: Plan) -> None:
-    for name, why in one.rolled_back.items():
+def rolled_back(plan: Plan) -> None:
+    for name, why in plan.rolled_back.items():
         show.note(f"{name}: {why}")
 
 
@@ -82,21 +82,21 @@ def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool)
         return
     # A server takes requests alone, and so may a function with a URL.
     name = min(
-        wanted.functions, key=lambda one: (_is_server(wanted.functions[one]), one in addresses)
+        wanted.functions, key=lambda name: (_is_server(wanted.functions[name]), name in addresses)
     )
     call = "" if _is_server(wanted.functions[name]) else f"call it with: quiltfn invoke {name}; "
     show.note(f"{call}see its calls with: quiltfn logs {name}")
 
 
-def _is_server(one: DesiredFunction) -> bool:
-    return one.runtime is not None and one.runtime.kind == "server"
+def _is_server(function: DesiredFunction) -> bool:
+    return function.runtime is not None and function.runtime.kind == "server"
 
 
 def canaries(found: CurrentState) -> None:
     """How versions that get a part of the calls are given all of them."""
-    for name, one in sorted(found.functions.items()):
-        if one.live is not None and one.live.also is not None:
-            new, old = one.live.also.version, one.live.version
+    for name, function in sorted(found.functions.items()):
+        if function.live is not None and function.live.also is not None:
+            new, old = function.live.also.version, function.live.version
             show.note(f"when version {new} is good: quiltfn aliases set {quote(name)} {LIVE} {new}")
             show.note(f"when it is not: quiltfn functions rollback {name} {old}")
 
@@ -107,12 +107,12 @@ def _words(step: Step) -> str:
     return f"{kind} {step.name}{of}"
 
 
-def _change(one: FieldChange) -> str:
-    if one.old is None:
-        return f"{one.field}: {_value(one.new)}"
-    if one.new is None:
-        return f"{one.field}: {_value(one.old)} -> default or none"
-    return f"{one.field}: {_value(one.old)} -> {_value(one.new)}"
+def _change(change: FieldChange) -> str:
+    if change.old is None:
+        return f"{change.field}: {_value(change.new)}"
+    if change.new is None:
+        return f"{change.field}: {_value(change.old)} -> default or none"
+    return f"{change.field}: {_value(change.old)} -> {_value(change.new)}"
 
 
 def _value(value: Any) -> str:

@@ -56,8 +56,8 @@ def export(
             print_answer(at.output, None, body, lambda _: None)  # `described` masks what it masks
             return
         lines = []
-        for name, one in tables.items():
-            lines += [*_remarks(found.functions[name]), *toml.table(["functions", name], one), ""]
+        for name, table in tables.items():
+            lines += [*_remarks(found.functions[name]), *toml.table(["functions", name], table), ""]
         show.pass_through("\n".join(lines), sys.stdout)
 
 
@@ -71,21 +71,21 @@ def described(
     """The table of a function, with what is not the default. `known`: what the project's file says
     of secrets. `values`: with those of variables and URLs.
     """
-    one = found.functions[name]
-    function, listed = one.function, known.variables
+    current = found.functions[name]
+    function, listed = current.function, known.variables
     fields = {field: getattr(function, field) for field in file.OF_FUNCTION}
     table = _not_default(NewFunction, fields)
     if not values:
         table = _without_secrets(table, listed.get((name, None), frozenset()))
     if not (function.cluster_id or "").startswith(LABEL):
         table["adopted"] = True
-    if one.url is not None:
-        url = _not_default(NewFunctionUrl, as_wanted(one.url, NewFunctionUrl))
+    if current.url is not None:
+        url = _not_default(NewFunctionUrl, as_wanted(current.url, NewFunctionUrl))
         named = _named_secrets(url, (name, "url"), known, values=values)
-        table["url"] = named or {"auth": one.url.auth}
-    policy = _not_default(NewAsyncPolicy, as_wanted(one.async_policy, NewAsyncPolicy))
+        table["url"] = named or {"auth": current.url.auth}
+    policy = _not_default(NewAsyncPolicy, as_wanted(current.async_policy, NewAsyncPolicy))
     table["async_policy"] = _named_secrets(policy, (name, "async_policy"), known, values=values)
-    table["record_policy"] = _not_default(RecordPolicy, one.record_policy)
+    table["record_policy"] = _not_default(RecordPolicy, current.record_policy)
     schedules = {
         schedule.name: _not_default(NewSchedule, schedule, ("name", "function"))
         for schedule in found.schedules.values()
@@ -100,11 +100,11 @@ def described(
     return {field: value for field, value in table.items() if value not in ({}, None)}
 
 
-def _not_default(shape: type[Struct], one: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+def _not_default(shape: type[Struct], item: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The fields of a shape that `one` has otherwise than by default, as TOML can say them."""
     found = {}
     for name, field in fields_of(shape).items():
-        value = one[name] if isinstance(one, dict) and name in one else getattr(one, name, None)
+        value = item[name] if isinstance(item, dict) and name in item else getattr(item, name, None)
         if name in left_out or value is None or value == field.default:
             continue
         found[name] = _not_default(type(value), value) if isinstance(value, Struct) else value
@@ -131,28 +131,28 @@ def _named_secrets(
     unless `values`, also of URLs that may have a secret and aren't in that file. `place`: the
     function and the name of its table.
     """
-    told: dict[str, Any] = {}
-    for name, one in table.items():
-        told[name] = one
-        if isinstance(one, dict) and file.SECRET in one:
-            said, kept = known.tables.get((*place, name), {}), dict(one)
+    written: dict[str, Any] = {}
+    for name, item in table.items():
+        written[name] = item
+        if isinstance(item, dict) and file.SECRET in item:
+            said, kept = known.tables.get((*place, name), {}), dict(item)
             hidden = [(file.SECRET, file.SECRET_FROM)]
-            is_shown = values or file.URL in said or file.URL not in one
-            if not is_shown and without_path(one[file.URL]) != one[file.URL]:
+            is_shown = values or file.URL in said or file.URL not in item
+            if not is_shown and without_path(item[file.URL]) != item[file.URL]:
                 hidden.append((file.URL, file.URL_FROM))
             for field, source in hidden:
                 made = re.sub("[^A-Z0-9]+", "_", f"{place[0]}_{name}_{field}".upper())
                 kept[source] = said.get(source, made)
                 del kept[field]
-            told[name] = kept
-    return told
+            written[name] = kept
+    return written
 
 
-def _remarks(one: CurrentFunction) -> list[str]:
-    label, remarks = one.function.cluster_id or "", []
+def _remarks(function: CurrentFunction) -> list[str]:
+    label, remarks = function.function.cluster_id or "", []
     if label.startswith(LABEL):
         remarks.append(f"# Of the project {show.one_line(label.removeprefix(LABEL))}.")
-    made = OF_A_PROJECT.fullmatch(one.function.runtime)
+    made = OF_A_PROJECT.fullmatch(function.function.runtime)
     if made is not None:
         remarks += [
             f"# The project {show.one_line(made[1])} made this runtime of its files, which are not",

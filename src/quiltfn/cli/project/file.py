@@ -201,11 +201,11 @@ def known_secrets(path: Path) -> KnownSecrets:
     found, tables = {}, {}
     for name, table in _tables_in(said, "functions"):
         for below, fields in WITH_SECRET.items():
-            for field, one in _tables_in(table, below):
+            for field, item in _tables_in(table, below):
                 if field in fields:
-                    tables[name, below, field] = one
-        for schedule, one in ((None, table), *_tables_in(table, SCHEDULES)):
-            listed = one.get(SECRETS)
+                    tables[name, below, field] = item
+        for schedule, item in ((None, table), *_tables_in(table, SCHEDULES)):
+            listed = item.get(SECRETS)
             texts = listed if isinstance(listed, list) else []
             found[name, schedule] = frozenset(text for text in texts if isinstance(text, str))
     return KnownSecrets(found, tables)
@@ -282,8 +282,8 @@ class _Reader:
     def _function(self, name: str, said: dict[str, Any]) -> FunctionTable | None:
         before, place = len(self.wrong), f"functions.{name}"
         known = [*OF_FUNCTION, *OF_RUNTIME, *OF_FILES, *TABLES, SCHEDULES]
-        for one in [one for one in said if one not in known]:
-            self._unknown(place, one, known)
+        for unknown in [one for one in said if one not in known]:
+            self._unknown(place, unknown, known)
 
         def part(names: Collection[str], **more: Any) -> dict[str, Any]:
             return {one: said[one] for one in said if one in names} | more
@@ -391,9 +391,9 @@ class _Reader:
 
     def _schedule(self, place: str, name: str, function: str, said: Any) -> NewSchedule:
         fields = [one for one in fields_of(NewSchedule) if one not in ("name", "function")]
-        for one in ("name", "function"):
-            if one in said:
-                self._unknown(place, one, fields)
+        for key in ("name", "function"):
+            if key in said:
+                self._unknown(place, key, fields)
         own = {one: value for one, value in said.items() if one == SECRETS}
         secrets = self._checked(own, ScheduleSecrets, place, [SECRETS]).secrets
         whole = {one: value for one, value in said.items() if one != SECRETS}
@@ -437,8 +437,8 @@ class _Reader:
         if not isinstance(said, dict):
             self._tell("", f"{place} must be a table of tables, as [{place}.NAME]")
             return {}
-        for name, one in said.items():
-            if not isinstance(one, dict):
+        for name, item in said.items():
+            if not isinstance(item, dict):
                 self._tell(place, f"{name} must be a table, as [{place}.{name}]")
         return {name: one for name, one in said.items() if isinstance(one, dict)}
 

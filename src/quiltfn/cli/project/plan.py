@@ -309,9 +309,9 @@ def _changed(name: str, old: Any, new: Any, secrets: Collection[str] = ()) -> It
             *(before.keys() - after.keys()),
         }
         was, is_now = masked_values(before, hidden), masked_values(after, hidden)
-        for one in sorted(before.keys() | after.keys()):
-            if before.get(one) != after.get(one):
-                yield FieldChange(f"{name}.{one}", was.get(one), is_now.get(one))
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                yield FieldChange(f"{name}.{key}", was.get(key), is_now.get(key))
         return
     yield FieldChange(name, without_secrets(old), without_secrets(new))
 
@@ -338,8 +338,8 @@ def _around(name: str, wanted: DesiredFunction, found: CurrentState) -> Iterator
     url = None if there is None or there.url is None else as_wanted(there.url, NewFunctionUrl)
     if wanted.url is not None:
         yield from _set(Noun.URL, name, url, wanted.url)
-    for schedule, one in wanted.schedules.items():
-        yield from _schedule(one, found.schedules.get(schedule), name, wanted.secrets)
+    for schedule, fields in wanted.schedules.items():
+        yield from _schedule(fields, found.schedules.get(schedule), name, wanted.secrets)
 
 
 def _set(noun: Noun, name: str, old: Struct | None, new: Struct) -> Iterator[Step]:
@@ -367,8 +367,8 @@ def _differences(
     defaults = fields_of(type(new))
     for name in fields:
         before = defaults[name].default if old is None else getattr(old, name)
-        for one in _changed(name, before, getattr(new, name), secrets):
-            yield FieldChange(one.field, None, one.new) if old is None else one
+        for change in _changed(name, before, getattr(new, name), secrets):
+            yield FieldChange(change.field, None, change.new) if old is None else change
 
 
 def as_wanted(found: AsyncPolicy | FunctionUrl, shape: type[T]) -> T:
@@ -415,11 +415,11 @@ def _elsewhere(
 
 
 def _notes(wanted: DesiredState, found: CurrentState) -> Iterator[str]:
-    for name, one in wanted.functions.items():
+    for name, function in wanted.functions.items():
         there = found.functions.get(name)
         if there is not None and there.function.state == "paused":
             yield f"{name} is paused, and stays so: quiltfn functions resume {name}"
-        is_named = one.runtime is None
+        is_named = function.runtime is None
         if is_named and there is not None and there.function.runtime_outdated is True:
             brought = f"quiltfn functions update {name} --runtime {there.function.runtime}"
             yield f"the runtime of {name} was replaced since, and comes with: {brought}"

@@ -83,9 +83,9 @@ class Sources:
         target = None
         if requirements is not None and image is None:
             target = runtime_files.target_of(self._at)
-        told = {name: getattr(settings, name) for name in RUNTIME_SETTINGS}
+        settings_of = {name: getattr(settings, name) for name in RUNTIME_SETTINGS}
         packages = runtime_files.key_of(source, target) if source.installers else None
-        content = [LAYOUT, told, digest, packages, root]
+        content = [LAYOUT, settings_of, digest, packages, root]
         key = hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]
         name = f"{self._file.project}.{kind.value}-{key}"
         self._made[name] = source, runtimes.BaseOptions(image=image)
@@ -144,7 +144,7 @@ class Sources:
 
 def digest_of(directory: Path) -> str:
     """A hash of a tree: names, contents, links, and what may be executed."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in tree.walk(directory):
         relative = path.relative_to(directory).as_posix()
         if path.is_symlink():
@@ -154,19 +154,19 @@ def digest_of(directory: Path) -> str:
         else:
             is_program = bool(path.stat().st_mode & 0o100)
             entry = [relative, "program" if is_program else "file", _digest_of_file(path)]
-        told.update(msgspec.json.encode([os.fsencode(one) for one in entry]))
-    return told.hexdigest()
+        digest.update(msgspec.json.encode([os.fsencode(one) for one in entry]))
+    return digest.hexdigest()
 
 
 def _digest_of_file(path: Path) -> str:
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while piece := file.read(PIECE):
-                told.update(piece)
+                digest.update(piece)
     except OSError as error:
         raise BadParameter(f"{path} cannot be read: {error.strerror}") from None
-    return told.hexdigest()
+    return digest.hexdigest()
 
 
 def runtimes_of(wanted: DesiredState) -> Mapping[str, NewRuntime]:

@@ -51,20 +51,20 @@ def _function(at: Session, name_or_id: str, with_aliases: bool) -> CurrentFuncti
     """A function with all that belongs to it; None if there is none, or not any more."""
     functions = at.client.functions
     try:
-        one, etag = functions.get_with_etag(name_or_id)
+        function, etag = functions.get_with_etag(name_or_id)
         url = None
         with suppress(NotFoundError):
-            url = functions.get_url(one.id, reveal=True)
+            url = functions.get_url(function.id, reveal=True)
         live = None
         if with_aliases:
-            aliases = functions.list_aliases(one.id).aliases
+            aliases = functions.list_aliases(function.id).aliases
             live = next((each for each in aliases if each.name == LIVE), None)
         return CurrentFunction(
-            function=one,
+            function=function,
             etag=etag,
             url=url,
-            async_policy=functions.get_async_policy(one.id),
-            record_policy=functions.get_record_policy(one.id),
+            async_policy=functions.get_async_policy(function.id),
+            record_policy=functions.get_record_policy(function.id),
             live=live,
         )
     except NotFoundError:

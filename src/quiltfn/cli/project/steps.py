@@ -69,7 +69,7 @@ class Execution:
     def perform(
         self,
         steps: Iterable[Step],
-        told: Callable[[Step], None],
+        report: Callable[[Step], None],
         around: Callable[[Step], AbstractContextManager[None]],
     ) -> None:
         """`told`: is told of each step once it is done. `around`: makes what a step is done in.
@@ -97,14 +97,14 @@ class Execution:
                 self._fail(step, f"{_named(step)}: {error.message}{hint}")
             else:
                 self.done.append(step)
-                told(step)
+                report(step)
 
     def _fail(self, step: Step, why: str) -> None:
         if step.noun is not Noun.RUNTIME:
             self.failed[step.function or step.name] = why
             return
-        for name, one in self._wanted.functions.items():
-            if one.new.runtime == step.name:
+        for name, function in self._wanted.functions.items():
+            if function.new.runtime == step.name:
                 self.failed[name] = why
 
     def _check_runtime(self, step: Step) -> None:
@@ -218,9 +218,9 @@ class Execution:
     }
 
 
-def fields_in(one: Struct) -> dict[str, Any]:
+def fields_in(shape: Struct) -> dict[str, Any]:
     """The fields of a shape that is to be sent, by their names."""
-    return {name: value for name, value in asdict(one).items() if value is not UNSET}
+    return {name: value for name, value in asdict(shape).items() if value is not UNSET}
 
 
 def _named(step: Step) -> str:

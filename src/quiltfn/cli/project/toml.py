@@ -14,22 +14,22 @@ def table(path: Sequence[str], fields: Mapping[str, Any]) -> Iterator[str]:
     """The lines of a table and of those in it; what is None is left out."""
     yield f"[{'.'.join(map(key, path))}]"
     inner = {name: one for name, one in fields.items() if isinstance(one, Mapping)}
-    for name, one in fields.items():
-        if name not in inner and one is not None:
-            yield f"{key(name)} = {value(one)}"
-    for name, one in inner.items():
-        if one:
+    for name, field in fields.items():
+        if name not in inner and field is not None:
+            yield f"{key(name)} = {value(field)}"
+    for name, field in inner.items():
+        if field:
             yield ""
-            yield from table([*path, name], one)
+            yield from table([*path, name], field)
 
 
 def key(name: str) -> str:
     return name if BARE.fullmatch(name) else value(name)
 
 
-def value(one: Any) -> str:
+def value(item: Any) -> str:
     """A text, number, truth value or list of these."""
-    if isinstance(one, list | tuple):
-        return f"[{', '.join(map(value, one))}]"
+    if isinstance(item, list | tuple):
+        return f"[{', '.join(map(value, item))}]"
     # JSON writes texts and numbers as TOML does. What is not seen is written as TOML can, too.
-    return visible(json.dumps(one, ensure_ascii=False))
+    return visible(json.dumps(item, ensure_ascii=False))
