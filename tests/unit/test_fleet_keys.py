@@ -78,13 +78,18 @@ class Nodes:
             name: Access(store.seen_by(name), self.clock, disabled=disabled, stale_after_s=FENCE_S)
             for name, disabled in self.disabled.items()
         }
+        self.reached = dict.fromkeys(names, self.clock.now())
         self.revisions = {name: PingedRevisions(access) for name, access in self.access.items()}
         self.keys = {name: self.joined(name) for name in names}
         self.asker = ""
 
     def joined(self, name: str) -> FleetKeys:
         seen: Any = SimpleNamespace(
-            name=name, times=TIMES, seen=lambda: self.members, silent=self.silent
+            name=name,
+            times=TIMES,
+            seen=lambda: self.members,
+            silent=self.silent,
+            lag_s=lambda: self.clock.now() - self.reached[name],
         )
         calls: Any = SimpleNamespace(uncounted=self, handlers={})
         keys = follow_keys(
@@ -114,9 +119,10 @@ class Nodes:
 
     async def refresh(self) -> None:
         """What each node does again and again."""
-        for access in self.access.values():
+        for name, access in self.access.items():
             with contextlib.suppress(StoreUnavailable):
                 await access.refresh()
+                self.reached[name] = self.clock.now()
         for name, keys in self.keys.items():
             self.asker = name
             await keys.look()
@@ -166,14 +172,36 @@ async def test_a_cut_off_node_hears_of_a_disabled_tenant_from_another(nodes: Nod
     assert not nodes.access["two"].still_holds(caller)
     with pytest.raises(Unauthorized):
         await nodes.access["two"].accept(caller)
-    # The store alone says that it is enabled, and nodes that know no more have nothing to say.
+    # The store alone says that it is enabled. Nodes that reached it no later have nothing to say.
     nodes.disabled["one"].set("acme", disabled=False)
     await nodes.after(2)
     nodes.store.cut_off = {"one", "two", "three"}
     nodes.disabled["one"].set("other", disabled=True)
     await nodes.after(2)
-    assert nodes.disabled["two"].names == ["acme"]
+    assert nodes.disabled["two"].names == ["acme", "other"]
     assert nodes.disabled["three"].names == []
+
+
+@promise("N98")
+async def test_keys_of_another_node_do_not_stand_for_the_store(nodes: Nodes) -> None:
+    """Keys are made elsewhere again and again, so those of a node that is cut off are never old.
+    It hears of a disabled tenant all the same, and knows which nodes the store has not named yet.
+    """
+    nodes.store.cut_off = {"two"}
+    for step in range(20):
+        if step == 10:
+            nodes.revisions["two"].heard_of("new")
+            nodes.disabled["one"].set("acme", disabled=True)
+        nodes.store.number += 1
+        nodes.revisions["two"].is_behind.set()
+        await nodes.after(0.5)
+        assert nodes.access["two"].age_s < module.ASK_AFTER_S
+        assert await nodes.keys["two"].look() is False  # between two pings
+    assert nodes.disabled["two"].names == ["acme"]
+    assert nodes.revisions["two"].asked == {"new"}
+    nodes.store.cut_off = set()
+    await nodes.after(0.5)  # a control
+    assert nodes.revisions["two"].asked == set()
 
 
 async def test_a_node_that_reaches_the_store_goes_by_that_for_disabled_tenants(

@@ -116,6 +116,7 @@ def follow_keys(
         return [one for one in membership.seen() if one.name != membership.name]
 
     agree_s = membership.times.end_s - membership.times.fence_s  # keys end with the instances
+    credentials[1].age_s = membership.lag_s
     keys = FleetKeys(credentials, calls.uncounted, others, membership.silent, revisions, agree_s)
     calls.handlers[KEYS] = keys.answer
     return keys

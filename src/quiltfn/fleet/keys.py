@@ -12,6 +12,7 @@ others.
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -36,13 +37,15 @@ _log = structlog.get_logger("quiltfn.fleet")
 
 class KeyState(msgspec.Struct, frozen=True, kw_only=True):
     """The keys as a node knows them. `age_s`: they were complete so many seconds ago. `keys`: None
-    if the asker has this revision. `disabled`: tenants.
+    if the asker has this revision. `disabled`: tenants, of which the store informed the node
+    `disabled_age_s` ago.
     """
 
     revision: int
     age_s: float
     keys: Sequence[Key] | None = None
     disabled: Sequence[str] = ()
+    disabled_age_s: float = math.inf
 
 
 _decode = msgspec.json.Decoder(KeyState).decode
@@ -104,6 +107,7 @@ class FleetKeys:
                 age_s=access.age_s,
                 keys=keys,
                 disabled=self._disabled.names,
+                disabled_age_s=self._disabled.age_s(),
             ),
         )
 
@@ -125,7 +129,8 @@ class FleetKeys:
             self._is_behind.clear()
             await self.ask()
             return True
-        self._revisions.asked.clear()
+        if self._disabled.age_s() <= ASK_AFTER_S:
+            self._revisions.asked.clear()
         await asyncio.gather(*map(self._state, self._silent()))
         return False
 
@@ -139,14 +144,14 @@ class FleetKeys:
         they do not reach, or a command, they agree for `agree_s` at most.
         """
         access, asked_at = self._access, self._access.now()
-        own_age_s = access.age_s
+        own_age_s = self._disabled.age_s()  # keys may be younger: from another node
         members = [one for one in self._seen() if one.state is not NodeState.REMOVED]
         removed = {one.name for one in self._seen()} - {one.name for one in members}
         nodes = {one.name for one in members if one.is_there} | (self._revisions.asked - removed)
         states = await asyncio.gather(*map(self._state, nodes))
         for state in states:
             if state is not None:
-                if own_age_s > ASK_AFTER_S and state.age_s < own_age_s:
+                if own_age_s > ASK_AFTER_S and state.disabled_age_s < own_age_s:
                     self._hear_of(state.disabled)
                 access.take_over(state.revision, asked_at - state.age_s, state.keys)
         if nodes and None not in states and access.age_s <= self._agree_s:

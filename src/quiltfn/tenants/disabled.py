@@ -13,6 +13,8 @@ class DisabledTenants:
 
     def __init__(self) -> None:
         self._tenants: set[str] = set()
+        # This node has all that the store had so many seconds ago; a node of a fleet sets it.
+        self.age_s: Callable[[], float] = float
         # Each is told that a tenant was disabled (True) or enabled. It must not raise or wait.
         self.on_change: list[Callable[[str, bool], None]] = []
 
