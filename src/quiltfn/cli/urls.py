@@ -77,7 +77,7 @@ def set_url(
     if given.get("auth", fields.get("auth")) != fields.get("auth", given.get("auth")):
         raise BadParameter("--scheme goes with --auth webhook")
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.set_url(name_or_id, **(fields | given)), told_at(at.address))
+        at.show(at.client.functions.set_url(name_or_id, **(fields | given)), printer_for(at.address))
 
 
 @app.command("show")
@@ -90,7 +90,7 @@ def show_url(
     """Show how a function is called over plain HTTP."""
     with connection.session(name_or_id, reveal=reveal) as at:
         found = at.client.functions.get_url(name_or_id, reveal=reveal)
-        at.show(found, told_at(at.address))
+        at.show(found, printer_for(at.address))
 
 
 @app.command("delete")
@@ -105,9 +105,9 @@ def delete_url(name_or_id: NameOrId, connection: Connection) -> None:
 REFUSED = {"time": "signature too old or too early"}
 
 
-def told_at(server: str) -> Callable[[FunctionUrl], None]:
+def printer_for(server: str) -> Callable[[FunctionUrl], None]:
     """What prints a URL of the server at this address."""
-    return lambda url: show_url(url, server)
+    return lambda url: print_url(url, server)
 
 
 def address_of(url: FunctionUrl, server: str) -> str:
@@ -115,7 +115,7 @@ def address_of(url: FunctionUrl, server: str) -> str:
     return f"{server.rstrip('/')}{url.path}"
 
 
-def show_url(url: FunctionUrl, server: str) -> None:
+def print_url(url: FunctionUrl, server: str) -> None:
     """The URL as a table, whole where it is at the address of the API."""
     where = [("url", address_of(url, server))]
     if url.host is not None:
