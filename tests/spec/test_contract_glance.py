@@ -90,15 +90,6 @@ def test_a_filter_that_is_none_is_refused(tenant: Api, query: str) -> None:
     tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{CALLS}?{query}")
 
 
-def test_calls_of_another_tenant_are_nobodys(tenant: Api, keyed: Keyed) -> None:
-    function_id = tenant.active()
-    tenant.invoke(function_id)
-    stranger = keyed.caller(new_name())
-    assert stranger.good("GET", CALLS) == {"invocations": [], "next_cursor": None}
-    stranger.refused("NOT_FOUND", 404, "GET", f"{CALLS}?function_id={function_id}")
-    stranger.refused("NOT_FOUND", 404, "GET", f"{CALLS}?function_id={'0' * 36}")
-
-
 # Runtimes ----------------------------------------------------------------------------------------
 
 

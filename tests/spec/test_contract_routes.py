@@ -529,7 +529,7 @@ def callers(keyed: Keyed) -> dict[str, Api]:
     return {scope: keyed.caller(tenant, scope) for scope in SCOPES}
 
 
-@promise("A63")
+@promise("A63", "R8", "W10", "W19")
 @pytest.mark.parametrize(("method", "path"), NEEDS, ids=lambda one: one)
 def test_each_scope_includes_the_ones_before_it(
     callers: dict[str, Api], keyed: Keyed, method: str, path: str
@@ -642,53 +642,53 @@ def strangers(keyed: Keyed) -> Strangers:
     function_id = theirs.active(name="theirs")
     call = theirs.invoke(function_id)["invocation_id"]
     key = keyed.key(name, "read")["id"]
+    tick = {"name": "theirs", "function": "theirs", "cron": "0 3 * * *"}
+    theirs.good("POST", "/api/schedules", tick, 201)
     return Strangers(keyed.caller(new_name()), function_id, "theirs", call, key)
 
 
+# What a request must have before anything of another tenant is looked for.
+BODIES: dict[tuple[str, str], object] = {
+    ("PUT", ID): {"handler": "echo"},
+    ("POST", f"{ID}/invoke"): {},
+    ("POST", f"{FUNCTIONS}/invoke/nobody"): {},
+    ("POST", f"{ID}/rollback"): {"version": 1},
+    ("PUT", f"{ID}/aliases/live"): {"version": 1},
+    ("PUT", f"{ID}/async-policy"): {"max_attempts": 2},
+    ("PUT", f"{ID}/record-policy"): {"keep_input": "all"},
+    ("PUT", f"{ID}/url"): {"auth": "none"},
+    ("POST", f"{ID}/dead-letters/redrive"): {"all": True},
+    ("PUT", "/api/schedules/nobody"): {"enabled": False},
+}
 FOREIGN = [
-    ("GET", "/api/functions/{id}", None),
-    ("PUT", "/api/functions/{id}", {"handler": "echo"}),
-    ("DELETE", "/api/functions/{id}", None),
-    ("POST", "/api/functions/{id}/deploy", None),
-    ("POST", "/api/functions/{id}/pause", None),
-    ("POST", "/api/functions/{id}/resume", None),
-    ("POST", "/api/functions/{id}/invoke", {}),
-    ("POST", "/api/functions/{id}/rollback", {"version": 1}),
-    ("GET", "/api/functions/{id}/versions", None),
-    ("GET", "/api/functions/{id}/versions/1/files", None),
-    ("GET", "/api/functions/{id}/versions/1/files/main.py", None),
-    ("GET", "/api/functions/{id}/pool", None),
-    ("GET", "/api/functions/{id}/egress", None),
-    ("GET", "/api/functions/{id}/invocations", None),
-    ("GET", "/api/functions/{id}/invocations/{call}", None),
-    ("GET", "/api/functions/{id}/invocations/{call}/output", None),
-    ("GET", "/api/functions/{id}/invocations/{call}/logs", None),
-    ("GET", "/api/functions/{id}/invocations/{call}/timeline", None),
-    ("GET", "/api/functions/by-name/{name}", None),
-    ("POST", "/api/functions/invoke/{name}", {}),
-    ("POST", "/api/elasticity/functions/{id}/pool-target", True),
-    ("POST", "/api/elasticity/control/functions/{id}/pool-target", True),
-    ("DELETE", "/api/keys/{key}", None),
+    (method, path + ("?follow=true" if path == f"{ID}/logs" else ""), BODIES.get((method, path)))
+    for method, path in NEEDS
+    if ID[4:] in path or path.startswith(("/api/keys/", "/api/schedules/", f"{FUNCTIONS}/by-name/"))
+    if path != "/api/keys"
 ]
+FOREIGN += [
+    ("POST", f"{FUNCTIONS}/invoke/nobody", {}),
+    ("POST", f"{ID}/invoke?mode=async", {}),
+    ("GET", f"{ID}/invocations/x/logs?follow=true", None),
+    *(("GET", f"{path}function_id={ID[15:]}", None)
+      for path in ("/api/invocations?", "/api/events?follow=true&", f"{FUNCTIONS}/pools?")),
+]  # fmt: skip
 
 
-@promise("A5")
+@promise("A5", "A42", "W10", "W19")
 @pytest.mark.parametrize(("method", "path", "body"), FOREIGN, ids=str)
 def test_anothers_id_answers_as_one_that_does_not_exist(
     strangers: Strangers, method: str, path: str, body: object
 ) -> None:
     mine = strangers.mine
     headers = {"X-Request-Id": "same", "Idempotency-Key": new_name(), "X-Orch-Action-Id": "a"}
-    if body is True:
+    if "pool-target" in path:
         me = mine.good("GET", "/api/keys")["keys"][0]["tenant_id"]
         headers, body = headers | {"X-Tenant-Id": me}, {"min_instances": 0, "max_instances": 9}
-    theirs = path.format(
-        id=strangers.their_id,
-        name=strangers.their_name,
-        call=strangers.their_call,
-        key=strangers.their_key,
-    )
-    nobodys = path.format(id="0" * 36, name="nobody", call="0" * 36, key="0" * 36)
+    pattern = re.sub("/(x|nobody)(?=[/?]|$)", r"/{\1}", path.replace(ID[15:], "{id}"))
+    call_or_key = strangers.their_key if "keys" in path else strangers.their_call
+    theirs = pattern.format(id=strangers.their_id, nobody=strangers.their_name, x=call_or_key)
+    nobodys = pattern.format(id="0" * 36, nobody="nobody", x="0" * 36)
     answers = [mine(method, one, body, headers=headers) for one in (theirs, nobodys)]
     is_error(answers[0], "NOT_FOUND", 404)
     assert answers[0].content == answers[1].content
@@ -698,6 +698,10 @@ def test_anothers_id_answers_as_one_that_does_not_exist(
 def test_nothing_of_another_tenant_is_listed_and_names_do_not_meet(strangers: Strangers) -> None:
     mine = strangers.mine
     assert mine.count() == 0
+    for kind in ("invocations", "schedules"):
+        assert mine.good("GET", f"/api/{kind}")[kind] == []
+    tick = {"name": "mine", "function": strangers.their_name, "cron": "0 3 * * *"}
+    mine.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/schedules", tick)
     assert mine.good("GET", "/api/functions/pool/stats")["total_count"] == 0
     assert {one["tenant_id"] for one in mine.good("GET", "/api/keys")["keys"]} == {
         mine.good("GET", "/api/keys")["keys"][0]["tenant_id"]

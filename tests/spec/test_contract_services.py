@@ -202,11 +202,17 @@ def test_an_operation_cut_off_by_a_kill_has_failed(another: Callable[..., Server
 # Audit -----------------------------------------------------------------------------------------
 
 
-@promise("A9")
+TICK = {"name": "nightly", "cron": "0 3 * * *", "payload": "audit-payload"}
+
+
+@promise("A9", "W10")
 def test_every_mutating_call_is_audited_and_no_secret_is(tenant: Api, keyed: Keyed) -> None:
-    function_id = tenant.create(handler="echo audit-handler", environment={"A": "audit-secret"})
+    function_id = tenant.active("echo audit-handler", environment={"A": "audit-secret"})
     path = of(function_id)
-    tenant_id = tenant.get(function_id)["tenant_id"]
+    function = tenant.get(function_id)
+    tenant_id = function["tenant_id"]
+    later = f"{path}/invoke?mode=async&delay_seconds=600"
+    queued = tenant.good("POST", later, {"payload": "audit-payload"}, 202)["invocation_id"]
     key = tenant.good("POST", "/api/keys", {"scope": "read"}, 201)
     headers = {"X-Tenant-Id": tenant_id, "Idempotency-Key": "a1", "X-Orch-Action-Id": "x"}
     calls = [
@@ -221,10 +227,18 @@ def test_every_mutating_call_is_audited_and_no_secret_is(tenant: Api, keyed: Key
         ("elasticity.pool_target", "POST", f"/api/elasticity/control{path[4:]}/pool-target",
          TARGETS, 200),
         ("key.revoke", "DELETE", f"/api/keys/{key['id']}", None, 204),
+        ("async_policy.set", "PUT", f"{path}/async-policy", {"max_attempts": 2}, 200),
+        ("record_policy.set", "PUT", f"{path}/record-policy", {"keep_input": "all"}, 200),
+        ("invocation.cancel", "POST", f"{path}/invocations/{queued}/cancel", None, 200),
+        ("invocation.replay", "POST", f"{path}/invocations/{queued}/replay", None, 200),
+        ("dead_letters.redrive", "POST", f"{path}/dead-letters/redrive", {"all": True}, 200),
+        ("schedule.create", "POST", "/api/schedules", TICK | {"function": function["name"]}, 201),
+        ("schedule.run", "POST", "/api/schedules/nightly/run", None, 202),
+        ("schedule.delete", "DELETE", "/api/schedules/nightly", None, 204),
         (None, "GET", path, None, 200),
         ("function.delete", "DELETE", path, None, 204),
     ]  # fmt: skip
-    asked = [("function.create", 201), ("key.create", 201)]
+    asked = [("function.create", 201), ("function.deploy", 200), ("key.create", 201)]
     for action, method, where, body, status in calls:
         answer = tenant(method, where, body, headers=headers | {"X-Request-Id": "audit-1"})
         assert answer.status_code == status, answer.text
@@ -240,6 +254,9 @@ def test_every_mutating_call_is_audited_and_no_secret_is(tenant: Api, keyed: Key
     assert entries[0]["request_id"] == "audit-1"
     refused = next(one for one in entries if one["status"] == 422)
     assert refused["error_code"] == "UNPROCESSABLE_ENTITY"
+    assert [one["object_name"] for one in entries if one["action"] == "schedule.create"] == [
+        "nightly"
+    ]
     text = json.dumps(entries)
     for secret in ("audit-secret", "audit-payload", "audit-handler", "audit-2", key["key"]):
         assert secret not in text

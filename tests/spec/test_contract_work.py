@@ -204,41 +204,6 @@ def test_a_deleted_function_runs_nothing_any_more(tenant: Api) -> None:
     tenant.refused("NOT_FOUND", 404, "GET", f"{of(function_id)}/queue")
 
 
-READS = ["/async-policy", "/record-policy", "/dead-letters", "/queue"]
-READS += ["/invocations/{}/attempts", "/invocations/{}?wait_seconds=1"]
-WRITES: list[tuple[str, str, Any]] = [
-    ("PUT", "/async-policy", {}),
-    ("DELETE", "/async-policy", None),
-    ("PUT", "/record-policy", {"keep_input": "all"}),
-    ("GET", "/invocations/{}/input", None),
-    ("POST", "/invocations/{}/replay", {}),
-    ("POST", "/dead-letters/redrive", {"all": True}),
-    ("DELETE", "/dead-letters/{}", None),
-]
-
-
-@promise("W10")
-def test_scopes_and_tenants(keyed: Keyed) -> None:
-    name = new_name()
-    owner = keyed.caller(name, "write")
-    function_id = owner.active("cat")
-    record = submit(owner, function_id, "secret", query="?delay_seconds=600")
-    one = record["invocation_id"]
-    reader, caller = keyed.caller(name, "read"), keyed.caller(name, "invoke")
-    stranger = keyed.caller(new_name(), "admin")
-    for path in READS:
-        reader.good("GET", of(function_id) + path.format(one))
-        stranger.refused("NOT_FOUND", 404, "GET", of(function_id) + path.format(one))
-    for method, path, body in WRITES:
-        caller.refused("FORBIDDEN", 403, method, of(function_id) + path.format(one), body)
-        stranger.refused("NOT_FOUND", 404, method, of(function_id) + path.format(one), body)
-    reader.refused("FORBIDDEN", 403, "POST", call(function_id, record, "/cancel"))
-    reader.refused("FORBIDDEN", 403, "POST", f"{of(function_id)}/invoke?mode=async", {})
-    stranger.refused("NOT_FOUND", 404, "POST", call(function_id, record, "/cancel"))
-    stranger.refused("NOT_FOUND", 404, "POST", f"{of(function_id)}/invoke?mode=async", {})
-    assert caller.good("POST", call(function_id, record, "/cancel"))["status"] == "cancelled"
-
-
 def ended_of(owner: Api, function_id: str) -> list[Any]:
     found = owner.good("GET", f"{of(function_id)}/invocations")["invocations"]
     return [one for one in found if one["status"] == "success"]
@@ -323,23 +288,3 @@ def test_the_secret_of_a_destination_is_shown_to_those_who_may_write(keyed: Keye
     assert owner.good("GET", f"{of(function_id)}/async-policy")["on_failure"] == url
     shown = keyed.caller(name, "invoke").good("GET", f"{of(function_id)}/async-policy")
     assert shown["on_failure"] == {"url": "https://example.com/***", "secret": "***"}
-
-
-@promise("W10")
-def test_what_changes_something_is_in_the_audit_log(keyed: Keyed) -> None:
-    owner = keyed.caller(new_name())
-    function_id = owner.active()
-    record = submit(owner, function_id, query="?delay_seconds=600")
-    owner.good("PUT", f"{of(function_id)}/async-policy", {"max_attempts": 2})
-    owner.good("PUT", f"{of(function_id)}/record-policy", {"keep_input": "all"})
-    owner.good("POST", call(function_id, record, "/cancel"))
-    owner.good("POST", call(function_id, record, "/replay"))
-    owner.good("POST", f"{of(function_id)}/dead-letters/redrive", {"all": True})
-    actions = [one["action"] for one in owner.good("GET", "/api/audit?limit=20")["entries"]]
-    assert actions[:5] == [
-        "dead_letters.redrive",
-        "invocation.replay",
-        "invocation.cancel",
-        "record_policy.set",
-        "async_policy.set",
-    ]

@@ -17,7 +17,6 @@ from promises import promise
 from quiltfn.sdk import AsyncClient, Client, End, Output, Started
 from quiltfn.sdk import Event as SdkEvent
 from spec.api_client import Api, is_error, new_name, of
-from spec.conftest import Keyed
 from spec.live_events import Event, all_of, output, streaming
 from timeouts import scaled
 
@@ -393,21 +392,6 @@ def test_a_function_has_no_logs_but_those_to_be_followed(api: Api) -> None:
 
 
 # Bounds and tenants ------------------------------------------------------------------------------
-
-
-@promise("A42")
-def test_another_tenant_sees_nothing_of_it(keyed: Keyed, tenant: Api) -> None:
-    function_id = tenant.active("echo hello")
-    record = tenant.invoke(function_id)
-    stranger = keyed.caller(new_name())
-    for path in (logs(record), logs(record, "?follow=true"), f"{of(function_id)}/logs?follow=true"):
-        is_error(stranger("GET", path), "NOT_FOUND", 404)
-    reader = keyed.caller(new_name(), "read")
-    is_error(
-        reader("POST", invoke(function_id), headers={"accept": "text/event-stream"}),
-        "FORBIDDEN",
-        403,
-    )
 
 
 @promise("A42")

@@ -99,18 +99,6 @@ def test_what_a_replaced_runtime_has_not_reached_yet_is_listed(operator: Api) ->
 
 
 @promise("R8")
-@pytest.mark.parametrize("scope", ["read", "invoke"])
-def test_below_write_nobody_changes_runtimes(keyed: Keyed, scope: str) -> None:
-    caller = keyed.caller(new_name(), scope)
-    caller.good("GET", RUNTIMES)
-    caller.good("GET", f"{RUNTIMES}/shell")
-    for method, path in (("POST", RUNTIMES), ("DELETE", f"{RUNTIMES}/etl")):
-        caller.refused("FORBIDDEN", 403, method, path, {} if method == "POST" else None)
-    is_error(caller("POST", f"{RUNTIMES}/images", content=good(), headers=TAR), "FORBIDDEN", 403)
-    is_error(Api(keyed.server.url)("GET", RUNTIMES), "UNAUTHORIZED", 401)
-
-
-@promise("R8")
 @pytest.mark.parametrize("scope", ["write", "admin"])
 def test_only_an_operator_changes_shared_runtimes(operator: Api, keyed: Keyed, scope: str) -> None:
     caller, name = keyed.caller(new_name(), scope), new_name()
