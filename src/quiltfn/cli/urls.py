@@ -77,7 +77,9 @@ def set_url(
     if given.get("auth", fields.get("auth")) != fields.get("auth", given.get("auth")):
         raise BadParameter("--scheme goes with --auth webhook")
     with connection.session(name_or_id) as at:
-        at.show(at.client.functions.set_url(name_or_id, **(fields | given)), printer_for(at.address))
+        at.show(
+            at.client.functions.set_url(name_or_id, **(fields | given)), printer_for(at.address)
+        )
 
 
 @app.command("show")
