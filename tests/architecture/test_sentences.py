@@ -41,10 +41,6 @@ ALLOWED: dict[tuple[str, str], str] = {
         "session.py",
         'raise BadParameter(re.sub(r"^cacert\\b", "--cacert", str(error))) from None',
     ): "an argument of the client, by its option",
-    (
-        "late_ends.py",
-        "and known.error_message == NODE_LOST",
-    ): "records of earlier versions have nothing else",
 }
 
 

@@ -315,7 +315,7 @@ def test_why_a_call_failed_is_said_with_its_limits(
     slow.server.call("POST", f"{slow.path}/invoke")
     page.goto(page_of(slow, next(iter(slow.records()))))
     why = page.get_by_role("region", name="Why it ended so")
-    expect(why).to_contain_text("the function's timeout is 1 s")
+    expect(why).to_contain_text("the timeout is 1 s")
     broken = function("echo no such order >&2; exit 4")
     broken.server.call("PUT", f"{broken.path}/async-policy", {"max_attempts": 1})
     broken.server.call("POST", f"{broken.path}/invoke?mode=async")

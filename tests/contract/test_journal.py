@@ -31,6 +31,7 @@ from contract.stores import (
 )
 from promises import promise
 from quiltfn.model.cold_start import ColdStartReason
+from quiltfn.model.end_cause import Interrupted
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation, Source, Status
@@ -538,6 +539,7 @@ async def test_a_start_ends_open_calls(store: SqlStore, function: Function, tmp_
                 status=Status.INTERRUPTED,
                 ended_at=call.started_at,  # The clock stands before it: see ManualClock.
                 error_message="the server ended while the call was running",
+                end_cause=Interrupted("server_ended"),
             )
     counters = await counters_of(store, function)
     assert (counters.invocation_count, counters.error_count) == (3, 2)

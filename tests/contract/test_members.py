@@ -26,10 +26,11 @@ from contract.stores import (
 from manual_clock import ManualClock
 from promises import promise
 from quiltfn.model.delivery import DeliveryStatus
+from quiltfn.model.end_cause import NODE_LOST
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.idempotency import IdempotentRequest
-from quiltfn.model.invocation import NODE_LOST, Invocation, Status, WorkOutcome
+from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.member import (
     REPORTED_MAX,
     Member,
@@ -271,7 +272,7 @@ async def test_what_a_lost_node_had_is_ended_or_tried_again(open_shared, tmp_pat
             assert (gone.presence, gone.epoch) == (Presence.GONE, told.epoch)
         ended = await two.journal.get(function.id, calls["running"])
         assert ended is not None
-        assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST)
+        assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST.sentence)
         (queue,) = await two.work.load()
         assert queue.waiting == 2
         for call in (calls["begun"], calls["unknown"]):
@@ -321,7 +322,7 @@ async def test_work_that_may_be_tried_once_is_given_up(open_shared, tmp_path) ->
         await two.members.take_over(await killed(one))
         ended = await two.journal.get(function.id, call)
         assert ended is not None
-        assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST)
+        assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST.sentence)
         (dead,) = (await two.work.dead_letters(function.id, 10, None)).items
         assert dead.invocation_id == call
         assert await two.work.load() == []

@@ -142,9 +142,9 @@ async def test_a_call_can_be_ended_from_outside(box: Sandboxes) -> None:
     sandbox = await box.sandbox("sleep 20")
     running = asyncio.ensure_future(sandbox.call(call()))
     await asyncio.sleep(0.05)
-    assert sandbox.end_call(ExitKind.CANCELLED, "the function was deleted")
+    assert sandbox.end_call(ExitKind.CANCELLED, "function_deleted")
     assert not sandbox.end_call(ExitKind.DEADLINE, "too late")
-    assert await running == CallResult(kind=ExitKind.CANCELLED, reason="the function was deleted")
+    assert await running == CallResult(kind=ExitKind.CANCELLED, by="function_deleted")
 
 
 async def test_to_end_a_call_that_is_not_running_is_harmless(box: Sandboxes) -> None:

@@ -27,7 +27,7 @@ from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlWork
-from quiltfn.store.calls.work_recovery import UNKNOWN
+from quiltfn.store.calls.work_recovery import SERVER_ENDED
 from quiltfn.store.files import snapshot
 from quiltfn.store.files.directory import SPOOLS
 
@@ -181,7 +181,7 @@ async def test_a_machine_start_makes_it_unknown(open_store: StoreOpener, tmp_pat
     change(tmp_path, "UPDATE work SET machine_boot_id = 'another'")
     assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
     ((message,),) = rows(tmp_path, "SELECT error_message FROM attempt")
-    assert message == UNKNOWN
+    assert message == SERVER_ENDED.unknown.sentence
     assert rows(tmp_path, "SELECT reason FROM dead_letter") == [("attempts",)]
 
 

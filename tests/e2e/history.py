@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from quiltfn.model.invocation import NODE_LOST
+from quiltfn.model.end_cause import NODE_LOST
 
 Record = dict[str, Any]
 FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
@@ -138,7 +138,7 @@ def lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> f
 
 def gives_way(told: Record) -> bool:
     """Whether another node had written this end for one that was lost, whose own may come later."""
-    return told["status"] == "interrupted" and told.get("error_message") == NODE_LOST
+    return told["status"] == "interrupted" and told.get("error_message") == NODE_LOST.sentence
 
 
 def _judge_call(

@@ -11,7 +11,7 @@ import pytest
 from e2e.server import Function, Server, quiltfn, until
 from fleet.nodes import Fleet
 from promises import promise
-from quiltfn.model.invocation import NODE_LOST
+from quiltfn.model.end_cause import NODE_LOST
 from timeouts import full_wait
 
 pytestmark = [pytest.mark.sandbox, promise("N33", "N74")]
@@ -123,7 +123,7 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
     assert take_overs(two) + take_overs(three) == 1
     listed = two.call("GET", f"{function.path}/invocations?status=interrupted").json()
     (ended,) = listed["invocations"]
-    assert record_of(two, function, ended["invocation_id"])["error_message"] == NODE_LOST
+    assert record_of(two, function, ended["invocation_id"])["error_message"] == NODE_LOST.sentence
     # It comes back, changes nothing of that, and is one of them again.
     one.start()
     assert nodes(two)["one"]["presence"] == "present"

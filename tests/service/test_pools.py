@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from promises import promise
+from quiltfn.model.end_cause import Cancelled
 from quiltfn.model.errors import ShuttingDown
 from quiltfn.model.invocation import CallResult, ExitKind, Status
 from quiltfn.pool import function_pool
@@ -219,6 +220,6 @@ async def test_ends_given_from_outside_reach_every_running_call(server: Harness)
     entry = await server.active("sleep 60")
     calls = [await server.running(entry) for _ in range(3)]
     server.pools.close(entry.function.id, "deleted")
-    await server.pools.end_running(entry.function.id, ExitKind.CANCELLED, "enough")
-    assert {(await call).error_message for call in calls} == {"enough"}
+    await server.pools.end_running(entry.function.id, ExitKind.CANCELLED, "function_deleted")
+    assert {(await call).end_cause for call in calls} == {Cancelled("function_deleted")}
     assert server.counts(entry) == {}

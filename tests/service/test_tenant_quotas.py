@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from promises import promise
-from quiltfn.calls.invoke import CANCELLED, GAVE_WAY
 from quiltfn.functions.catalog import Entry
+from quiltfn.model.end_cause import BY
 from quiltfn.model.errors import RateLimited
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.schedule import Missed, Schedule
@@ -75,7 +75,7 @@ async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(tmp_path: 
                 admission.call(TENANT)
             for call in (first, second):
                 record = await call
-                assert (record.status, record.error_message) == (Status.CANCELLED, GAVE_WAY)
+                assert (record.status, record.error_message) == (Status.CANCELLED, BY["gave_way"])
             assert not any(call.done() for call in (running, waited, again))
         for call in (running, waited, again):
             call.cancel()
@@ -111,7 +111,7 @@ async def test_an_invocation_gives_way_once_its_client_left(tmp_path: Path, path
         (running,) = harness.invoker.running_calls(function_id)
         await harness.invoker.cancel(function_id, running.record.invocation_id)
         said = [record.error_message for record in await harness.records(entry)]
-        assert sorted(map(str, said)) == sorted([GAVE_WAY, CANCELLED])
+        assert sorted(map(str, said)) == sorted([BY["gave_way"], BY["request"]])
 
 
 async def test_calls_a_second(tmp_path: Path) -> None:

@@ -135,6 +135,11 @@ def body_of(result: CallResult) -> bytes:
     return result.stdout.partition(b"\0" * 8)[2]
 
 
+def sentence_of(result: CallResult) -> str | None:
+    """The sentence of what is said of a result that is none."""
+    return None if result.refusal is None else result.refusal.sentence
+
+
 async def test_one_connection_takes_request_after_request() -> None:
     async with served(always) as guest:
         for _ in range(5):
@@ -173,7 +178,7 @@ async def test_idempotent_requests_repeat(method: str, times: int, refusal: str 
     async with served(serve) as guest:
         assert body_of(await guest.call()) == b"ok"
         result = await guest.call(method)
-        assert result.refusal == refusal
+        assert sentence_of(result) == refusal
         assert (len(seen), guest.asked) == (1, times)
 
 
@@ -191,13 +196,13 @@ async def test_nothing_is_repeated_once_an_answer_has_begun_or_twice() -> None:
     async with served(serve) as guest:
         assert body_of(await guest.call()) == b"ok"
         result = await guest.call(path="/begun")
-        assert result.refusal == "the server closed the connection in the middle of its answer"
+        assert sentence_of(result) == "the server closed the connection in the middle of its answer"
         assert len(seen) == 1
     seen.clear()
     async with served(serve) as guest:
         assert body_of(await guest.call()) == b"ok"
         result = await guest.call(path="/never")
-        assert result.refusal == "the server closed the connection without an answer"
+        assert sentence_of(result) == "the server closed the connection without an answer"
         assert len(seen) == 2
 
 
@@ -300,7 +305,7 @@ async def test_the_end_of_the_server_ends_its_calls_each_with_what_it_is() -> No
         assert {(one.kind, one.code) for one in results} == {(ExitKind.SIGNALLED, 11)}
         assert [one.stderr for one in results] == [b"last words\n", b"", b""]
         late = await guest.call()
-        assert late.refusal == "the server accepts no connection: it has ended"
+        assert sentence_of(late) == "the server accepts no connection: it has ended"
 
 
 async def test_its_log_flood_is_read_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +419,7 @@ async def test_a_head_is_counted_though_its_body_comes_with_it(
         monkeypatch.delattr(module, "answer_head")
     async with served(serve) as guest:
         result = await guest.call()
-    assert result.refusal == (why and f"the server's answer has {why}")
+    assert sentence_of(result) == (why and f"the server's answer has {why}")
 
 
 async def test_a_slow_start_is_asked_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:

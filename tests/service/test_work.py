@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from contract.stores import restart
 from promises import promise
 from quiltfn.api.app import make_app
+from quiltfn.model import delivery, event
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.store import SqlIdempotencyStore
 from service.in_process import InProcess
@@ -586,6 +588,39 @@ async def test_accepted_work_is_run_and_its_record_is_as_any_other(api: Api) -> 
     assert (attempt["attempt"], attempt["status"], attempt["version"]) == (1, "success", 1)
     shown = await api.good("GET", function)
     assert (shown["invocation_count"], shown["error_count"]) == (1, 0)
+
+
+@promise("A90")
+async def test_whatever_shows_an_invocation_has_its_cause_but_the_record(api: Api) -> None:
+    function = await api.function("exit 3")
+    await api.good(
+        "PUT", f"{function}/async-policy", {"max_attempts": 2, "backoff_seconds": AT_ONCE}
+    )
+    record = await api.submit(function)
+    path = f"{function}/invocations/{record['invocation_id']}"
+    ended = await api.ended(function, record["invocation_id"])
+    assert (ended["error_message"], "end_cause" in ended) == (
+        "the handler exited with code 3",
+        False,
+    )
+    cause = {"cause": "exit", "code": 3, "message": None}
+    (listed,) = (await api.good("GET", "/api/invocations"))["invocations"]
+    (letter,) = (await api.good("GET", f"{function}/dead-letters"))["dead_letters"]
+    attempts = (await api.good("GET", f"{path}/attempts"))["attempts"]
+    found = [await api.good("GET", f"{path}/timeline"), listed, letter, *attempts]
+    assert [one["end_cause"] for one in found] == [cause] * 5
+    kept = await api.harness.services.journal.get(
+        function.rpartition("/")[2], ended["invocation_id"]
+    )
+    assert kept is not None
+    assert event.told_of_end(kept)["end_cause"] == cause
+    assert msgspec.json.decode(delivery.body_of(kept))["data"]["end_cause"] == cause
+    await api.good("POST", f"{function}/pause")
+    waits = await api.submit(function)
+    await api.good("POST", f"{function}/invocations/{waits['invocation_id']}/cancel")
+    path = f"{function}/invocations/{waits['invocation_id']}/timeline"
+    by = (await api.good("GET", path))["end_cause"]
+    assert by == {"cause": "cancelled", "by": "request_before_start", "message": None}
 
 
 async def test_failures_are_retried_then_dead_letters_and_then_redriven(api: Api) -> None:

@@ -24,7 +24,7 @@ KEYS = [
     *("invocation_id", "function_id", "function_name", "execution_node_id", "status"),
     *("started_at", "ended_at", "duration_ms", "exit_code", "error_message", "cold_start"),
     *("version", "source", "attempt", "due_at", "parent_invocation_id", "origin_invocation_id"),
-    "http_status",
+    *("http_status", "end_cause"),
 ]
 
 

@@ -67,7 +67,7 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
         "total_microseconds",
         *("status", "accepted_at_ms", "version", "source", "due_at"),
         *("parent_invocation_id", "parent_function_id", "origin_invocation_id", "children"),
-        *("environment_names", "attempts", "has_input", "http_status"),
+        *("environment_names", "attempts", "has_input", "http_status", "end_cause"),
     ]
     assert [one["name"] for one in told["phases"]] == PHASES
     parts = phases(told)

@@ -28,6 +28,7 @@ RECORD = [
 ATTEMPT = [
     *("attempt", "status", "started_at", "ended_at", "duration_ms", "exit_code"),
     *("error_message", "execution_node_id", "cold_start", "version", "stdout", "stderr"),
+    "end_cause",
 ]
 
 

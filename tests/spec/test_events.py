@@ -86,6 +86,7 @@ def test_the_life_of_a_function_is_seen(api: Api) -> None:
         "cold_start": False,
         "status": "success",
         "duration_ms": record["duration_ms"],
+        "end_cause": None,
         "is_final": True,
     }
     assert all(one.data["function_id"] == function_id for one in found)

@@ -7,7 +7,8 @@ import pytest
 
 from contract.stores import a_call, a_function
 from promises import promise
-from quiltfn.model.failure_reason import TAIL_BYTES, TRACEBACK, of_exit, with_reason
+from quiltfn.model import end_cause, failure_reason
+from quiltfn.model.failure_reason import TAIL_BYTES, TRACEBACK
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.runtime import Kind, Network
 
@@ -48,6 +49,27 @@ IN_NODE, PROGRAM, SERVER = (True, Kind.NODE), (False, None), (True, None)
 RUNNER = (True, Kind.PYTHON)
 
 
+def of_exit(code: int) -> str:
+    return end_cause.Exited(code).sentence
+
+
+def cause_of(
+    code: int,
+    stderr: str,
+    kind: tuple[bool, Kind | None],
+    *,
+    network: Network | None = Network.NONE,
+) -> end_cause.EndCause:
+    is_value, runner = kind
+    return failure_reason.read(
+        code,
+        stderr.encode(),
+        is_value=is_value,
+        runner=runner,
+        network=network,
+    )
+
+
 def reason_of(
     code: int,
     stderr: str,
@@ -55,14 +77,7 @@ def reason_of(
     *,
     network: Network | None = Network.NONE,
 ) -> str:
-    is_value, runner = kind
-    return with_reason(
-        code,
-        stderr.encode(),
-        is_value=is_value,
-        runner=runner,
-        network=network,
-    )
+    return cause_of(code, stderr, kind, network=network).sentence
 
 
 @pytest.mark.parametrize(
@@ -185,6 +200,56 @@ def test_failed_connections_are_explained(said: str, network: Network | None, mo
     assert reason == f"{said} (main.py, line 5){more}"
 
 
+NO_STATUS = end_cause.HttpFailed(None, "it has no status")
+AT = {"file": "main.py", "line": 5}
+ALL = {"cause": "network", "reason": NO_NETWORK.removeprefix("; "), "host": None, "port": None}
+
+
+@promise("A90")
+@pytest.mark.parametrize(
+    ("code", "stderr", "kind", "expected"),
+    [
+        (1, LOGGED, RUNNER, {"cause": "exception", "type": "KeyError", "message": "'cached'"} | AT),
+        (
+            1,
+            NODE.format("TypeError: a: b"),
+            IN_NODE,
+            {"cause": "exception", "type": "TypeError", "message": "a: b"}
+            | {"file": "index.js", "line": 3},
+        ),
+        (
+            1,
+            PYTHON.format("a.Gone"),
+            RUNNER,
+            {"cause": "exception", "type": "a.Gone", "message": None} | AT,
+        ),
+        (3, "cat: no file\n", PROGRAM, {"cause": "exit", "code": 3, "message": "cat: no file"}),
+        (3, "\n", PROGRAM, {"cause": "exit", "code": 3, "message": None}),
+        (
+            1,
+            PYTHON.format(REFUSED),
+            RUNNER,
+            ALL
+            | {"code": None, "type": "ConnectionRefusedError"}
+            | {"message": "[Errno 111] Connection refused"}
+            | AT,
+        ),
+        (
+            6,
+            "curl: (6) Could not resolve host: x\n",
+            PROGRAM,
+            ALL
+            | {"code": 6, "type": None, "message": "curl: (6) Could not resolve host: x"}
+            | {"file": None, "line": None},
+        ),
+    ],
+)
+def test_the_cause_is_data(
+    code: int, stderr: str, kind: tuple[bool, Kind | None], expected: dict[str, object]
+) -> None:
+    assert end_cause.cause_data(cause_of(code, stderr, kind)) == expected
+
+
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
@@ -192,7 +257,10 @@ def test_failed_connections_are_explained(said: str, network: Network | None, mo
         (CallResult(kind=ExitKind.EXITED, code=3, stderr=b"Na:me (a, line 1)\n"), of_exit(3)),
         (CallResult(kind=ExitKind.EXITED, code=3, stderr=b"S" * 300), of_exit(3)),
         (CallResult(kind=ExitKind.EXITED, code=3), of_exit(3)),
-        (CallResult(kind=ExitKind.EXITED, refusal="it has no status"), "it has no status"),
+        (
+            CallResult(kind=ExitKind.EXITED, refusal=NO_STATUS),
+            "it has no status",
+        ),
         (CallResult(kind=ExitKind.SIGNALLED, code=9), "the handler was killed by signal 9"),
         (CallResult(kind=ExitKind.SANDBOX_GONE, reason="it is gone"), "it is gone"),
         (CallResult(kind=ExitKind.EXITED), None),

@@ -7,7 +7,7 @@ import pytest
 
 from e2e.history import Call, History, Owned, Record, Seen, judge
 from promises import promise
-from quiltfn.model.invocation import NODE_LOST
+from quiltfn.model.end_cause import NODE_LOST
 
 pytestmark = promise("D27", "N70")
 
@@ -119,7 +119,7 @@ def test_a_power_cut_may_cost_the_last_moment_and_no_more() -> None:
 
 def test_only_an_end_that_another_node_had_made_up_gives_way_to_the_true_one() -> None:
     history, seen = a_history()
-    told = record(1, "t1", status="interrupted", stdout="", error_message=NODE_LOST)
+    told = record(1, "t1", status="interrupted", stdout="", error_message=NODE_LOST.sentence)
     history.calls[0].answers = [(1.0, told)]
     assert judge(history, seen).is_clean
     history.calls[0].answers = [(1.0, told | {"error_message": "the server ended"})]

@@ -1,16 +1,24 @@
 """Invocation: its states, read as a table, and what each kind of end means for the record."""
 
+import re
+from pathlib import Path
+
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from contract.stores import a_call, a_function
 from promises import promise
+from quiltfn.api import shapes
+from quiltfn.model import end_cause
+from quiltfn.model.end_cause import HttpFailed, NotStarted, cause_data
 from quiltfn.model.invocation import (
     FINAL,
     NEXT,
     CallEvent,
     CallResult,
     ExitKind,
+    Invocation,
     RunContext,
     Status,
     conclude,
@@ -57,7 +65,7 @@ ENDS = [
     (ExitKind.SANDBOX_GONE,    0, True,  "oom",            137, "memory"),
     (ExitKind.CANCELLED,       0, False, "cancelled",     None, "cancelled"),
     (ExitKind.CANCELLED,       0, True,  "cancelled",     None, "cancelled"),
-    (ExitKind.BODY_CUT,        0, False, "cancelled",     None, "cancelled"),
+    (ExitKind.BODY_CUT,        0, False, "cancelled",     None, "did not come"),
     (ExitKind.INTERRUPTED,     0, False, "interrupted",   None, "stopped"),
 ]
 # fmt: on
@@ -68,15 +76,82 @@ ENDS = [
 def test_an_end_and_what_it_means(
     kind: ExitKind, code: int, oom: bool, status: str, exit_code: int | None, sentence: str | None
 ) -> None:
-    event, concluded, message = conclude(
-        CallResult(kind=kind, code=code, out_of_memory=oom), RunContext(memory_mib=128)
+    event, concluded, cause = conclude(
+        CallResult(kind=kind, code=code, out_of_memory=oom),
+        RunContext(memory_mib=128, timeout_s=5),
     )
     assert (Status(event), concluded) == (status, exit_code)
     if sentence is None:
-        assert message is None
+        assert cause is None
     else:
-        assert message is not None
-        assert sentence in message
+        assert cause is not None
+        assert sentence in cause.sentence
+
+
+CAUSES: list[tuple[CallResult, dict[str, object]]] = [
+    (CallResult(kind=ExitKind.EXITED, code=3), {"cause": "exit", "code": 3, "message": None}),
+    (CallResult(kind=ExitKind.SIGNALLED, code=9), {"cause": "signal", "signal": 9}),
+    (
+        CallResult(kind=ExitKind.DEADLINE),
+        {"cause": "timeout", "limit_seconds": 5, "from_outside": False},
+    ),
+    (
+        CallResult(kind=ExitKind.SIGNALLED, code=9, out_of_memory=True),
+        {"cause": "oom", "limit_bytes": 128 * 1024 * 1024, "peak_bytes": None},
+    ),
+    (
+        CallResult(kind=ExitKind.NOT_STARTED, reason="no such file"),
+        {"cause": "start", "phase": "ran", "message": "no such file"},
+    ),
+    (
+        CallResult(kind=ExitKind.CANCELLED, by="function_deleted"),
+        {"cause": "cancelled", "by": "function_deleted", "message": None},
+    ),
+    (
+        CallResult(kind=ExitKind.BODY_CUT, reason="it was late"),
+        {"cause": "cancelled", "by": "body_cut", "message": "it was late"},
+    ),
+    (
+        CallResult(kind=ExitKind.INTERRUPTED, by="server_stopped"),
+        {"cause": "interrupted", "by": "server_stopped"},
+    ),
+    (
+        CallResult(kind=ExitKind.EXITED, refusal=HttpFailed(404, "it answered 404")),
+        {"cause": "http", "status": 404, "message": "it answered 404"},
+    ),
+    (
+        CallResult(kind=ExitKind.EXITED, stdout=b"ab", stdout_dropped=5),
+        {"cause": "result_too_large", "bytes": 7, "limit_bytes": 2, "kind": "result"},
+    ),
+    (
+        CallResult(kind=ExitKind.EXITED, http_status=503),
+        {"cause": "http", "status": 503, "message": None},
+    ),
+]
+
+
+@promise("A90")
+@pytest.mark.parametrize(("result", "expected"), CAUSES)
+def test_the_cause_of_an_end_is_data_and_the_message_is_derived_from_it(
+    result: CallResult, expected: dict[str, object]
+) -> None:
+    context = RunContext(memory_mib=128, timeout_s=5, is_value=True)
+    record = a_call(a_function()).after(result, now=0, duration_ms=1, ran_in=context)
+    assert cause_data(record.cause) == expected
+    assert record.end_cause is None or record.error_message == record.end_cause.sentence
+    shown = shapes.end_cause(record.cause)
+    assert msgspec.to_builtins(shown) == expected, "clients get all of it"
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Invocation) == record
+
+
+def test_whoever_can_end_an_invocation_has_a_sentence() -> None:
+    """Each `by` that the server's code has."""
+    source = Path(end_cause.__file__).parents[1]
+    call = r"(?<!class )(?:end_(?:calls?|running|all)|\.cancel|Cancelled|Interrupted)\("
+    said = rf'(?:{call}|by: str = )[^"\n]*"(\w+)"'
+    known = {by for one in source.rglob("*.py") for by in re.findall(said, one.read_text())}
+    assert {"function_deleted", "server_stopped", "node_lost", "caller_left"} <= known
+    assert known <= set(end_cause.BY), known - set(end_cause.BY)
 
 
 def test_every_how_is_in_the_list_of_ends() -> None:
@@ -85,7 +160,9 @@ def test_every_how_is_in_the_list_of_ends() -> None:
 
 def test_the_reason_of_a_sandbox_is_the_sentence_of_the_record() -> None:
     ended = CallResult(kind=ExitKind.NOT_STARTED, reason="Argument list too long")
-    assert conclude(ended) == (CallEvent.ERROR, None, "Argument list too long")
+    cause = NotStarted("ran", "Argument list too long")
+    assert conclude(ended) == (CallEvent.ERROR, None, cause)
+    assert cause.sentence == "Argument list too long"
 
 
 CUT = CallResult(kind=ExitKind.EXITED, stdout=b"ab", stderr=b"", stdout_dropped=5)

@@ -9,8 +9,9 @@ from manual_clock import ManualClock
 from promises import promise
 from quiltfn.fleet import lost_calls
 from quiltfn.fleet.lost_calls import LostCalls
+from quiltfn.model.end_cause import NODE_LOST
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.model.invocation import NODE_LOST, Invocation, Status
+from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.member import Member, Presence
 
 pytestmark = promise("N17", "N75")
@@ -45,7 +46,7 @@ def a_record(name: str, status: Status = Status.INTERRUPTED) -> Invocation:
         function_name="f",
         execution_node_id="b",
         status=status,
-        error_message=NODE_LOST,
+        error_message=NODE_LOST.sentence,
     )
 
 
@@ -137,7 +138,7 @@ async def test_once_the_node_is_gone_the_call_is_interrupted() -> None:
     sender = Sender()
     sender.calls.add("b", a_record("1"))
     assert await sender.read(node(2, Presence.GONE)) == {"1"}
-    assert sender.records.known["1"].error_message == NODE_LOST
+    assert sender.records.known["1"].error_message == NODE_LOST.sentence
 
 
 async def test_a_record_that_is_there_stays_as_it_is() -> None:

@@ -1,55 +1,41 @@
-// Why a call did not succeed, in a sentence of what the page knows of it.
+// Why an invocation did not succeed, in a sentence of its cause.
 import { duration } from "./parts/text/format.ts";
-import type { Invocation, Version } from "./wire.ts";
+import type { EndCause, Invocation } from "./wire.ts";
 
 const SIGNALS: Record<number, string> = {
   ...{ 1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS" },
   ...{ 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM" },
 };
-const SIGNALLED = 128;
 const LAST_LINES = 3;
+const MIB = 1024 * 1024;
 
-/** What the version that ran may take. */
-export type Limits = Pick<Version, "memory_limit_mb" | "timeout_seconds">;
-type Ended = Pick<
-  Invocation,
-  "status" | "exit_code" | "duration_ms" | "error_message" | "stderr" | "http_status"
->;
+type Ended = Pick<Invocation, "status" | "duration_ms" | "error_message">;
 
-/** Whether an invocation counts as an error though its handler ended well. */
-export const isHttpError = (of: Pick<Ended, "status" | "http_status">): boolean =>
-  of.status === "success" && (of.http_status ?? 0) >= 500;
-
-/** `limits`: of the version that ran, where they are known. Null where there is nothing to say. */
-export function whyOf(of: Ended, limits: Limits | null): string | null {
-  const { status, exit_code: code } = of;
-  const told = of.error_message;
-  if (isHttpError(of)) {
-    return `The function responded with HTTP status ${of.http_status}, which counts as an error.`;
+/** `cause`: null in records of earlier versions, and of a success. Null if there is nothing to say. */
+export function whyOf(of: Ended, cause: EndCause | null): string | null {
+  const message = of.error_message;
+  if (of.status === "error") {
+    return `The platform could not run it: ${message ?? "it does not know why"}.`;
   }
-  switch (status) {
+  switch (cause?.cause ?? of.status) {
     case "timeout": {
-      const limit = limits && `; the function's timeout is ${limits.timeout_seconds} s`;
-      return `It ran for ${
-        duration(of.duration_ms)
-      }, into its deadline, and was killed with all that it ` +
-        `had started${limit ?? ""}.`;
+      const limit = cause?.limit_seconds == null ? "" : `; the timeout is ${cause.limit_seconds} s`;
+      return `It ran for ${duration(of.duration_ms)}, into its deadline, and was killed with all ` +
+        `that it had started${limit}.`;
     }
-    case "oom":
-      return `It needed more memory than its limit${
-        limits ? ` of ${limits.memory_limit_mb} MiB` : ""
-      } and was killed.`;
-    case "failed":
-      if (code !== null && told?.startsWith("the handler was killed by signal")) {
-        const number = code - SIGNALLED;
-        const name = SIGNALS[number];
-        return `The handler was killed by signal ${number}${name ? ` (${name})` : ""}.`;
-      }
-      return told;
-    case "error":
-      return `The platform could not run it: ${told ?? "it does not know why"}.`;
+    case "oom": {
+      const limit = cause?.limit_bytes == null ? "" : ` of ${cause.limit_bytes / MIB} MiB`;
+      return `It needed more memory than its limit${limit} and was killed.`;
+    }
+    case "signal": {
+      const name = SIGNALS[cause?.signal ?? 0];
+      return `The handler was killed by signal ${cause?.signal}${name ? ` (${name})` : ""}.`;
+    }
+    case "http":
+      return message ??
+        `The function responded with HTTP status ${cause?.status}, which counts as an error.`;
     default:
-      return told;
+      return message;
   }
 }
 

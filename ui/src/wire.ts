@@ -57,6 +57,7 @@ export interface Attempt {
   version: number | null;
   stdout?: string | null;
   stderr?: string | null;
+  end_cause?: EndCause | null;
 }
 
 export interface AttemptList {
@@ -139,6 +140,7 @@ export interface DeadLetter {
   attempts: number;
   error_message: string | null;
   source: string;
+  end_cause?: EndCause | null;
 }
 
 export interface DeadLetterPage {
@@ -181,6 +183,28 @@ export interface Egress {
   network: string;
   blocked_count: number;
   blocked_destinations?: BlockedDestination[];
+}
+
+export interface EndCause {
+  cause: string;
+  type?: string | null;
+  message?: string | null;
+  file?: string | null;
+  line?: number | null;
+  code?: number | null;
+  signal?: number;
+  limit_seconds?: number | null;
+  from_outside?: boolean;
+  limit_bytes?: number | null;
+  peak_bytes?: number | null;
+  status?: number | null;
+  phase?: string;
+  reason?: string;
+  host?: string | null;
+  port?: number | null;
+  by?: string;
+  bytes?: number;
+  kind?: string;
 }
 
 export interface ErrorBody {
@@ -438,6 +462,7 @@ export interface InvocationSummary {
   parent_invocation_id: string | null;
   origin_invocation_id: string | null;
   http_status?: number | null;
+  end_cause?: EndCause | null;
 }
 
 export interface InvocationSummaryPage {
@@ -907,6 +932,7 @@ export interface Timeline {
   attempts?: TimedAttempt[];
   has_input?: boolean;
   http_status?: number | null;
+  end_cause?: EndCause | null;
 }
 
 export interface Usage {

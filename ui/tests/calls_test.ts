@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import "./page.ts";
 import { asResponse } from "../src/server_response.ts";
-import { isHttpError, lastLines, nextOf, whyOf } from "../src/why.ts";
+import { lastLines, nextOf, whyOf } from "../src/why.ts";
+import { isHttpError } from "../src/parts/invocation/status.ts";
 import { bars } from "../src/parts/invocation/attempts.ts";
 import { Written } from "../src/parts/invocation/call.ts";
 import { interval } from "../src/parts/resources/schedule.ts";
@@ -62,35 +63,32 @@ Deno.test("attempts stand where they began, and the last one ends the line", () 
   ]);
 });
 
-Deno.test("why a call did not succeed is a sentence with the limits of its version", () => {
-  const limits = { memory_limit_mb: 256, timeout_seconds: 2 };
-  const of = {
-    status: "timeout",
-    exit_code: null,
-    duration_ms: 2_000,
-    error_message: "deadline",
-    stderr: "",
-  };
+Deno.test("why a call did not succeed is a sentence of its cause", () => {
+  const of = { status: "timeout", duration_ms: 2_000, error_message: "deadline" };
+  const late = { cause: "timeout", limit_seconds: 2 };
   assert.match(
-    whyOf(of, limits) ?? "",
+    whyOf(of, late) ?? "",
     /^It ran for 2.00 s, into its deadline.* timeout is 2 s\.$/,
   );
+  // Of a record of an earlier version no cause is known.
+  assert.match(whyOf(of, null) ?? "", /^It ran for 2.00 s, into its deadline/);
   assert.doesNotMatch(whyOf(of, null) ?? "", /timeout is/);
-  assert.match(whyOf({ ...of, status: "oom" }, limits) ?? "", /limit of 256 MiB and was killed/);
-  const failed = { ...of, status: "failed", exit_code: 137 };
-  const signalled = { ...failed, error_message: "the handler was killed by signal 9" };
-  assert.equal(whyOf(signalled, null), "The handler was killed by signal 9 (SIGKILL).");
-  // An exit code of its own above 128 is no signal.
-  const exited = { ...failed, error_message: "the handler exited with code 137: gone" };
-  assert.equal(whyOf(exited, null), "the handler exited with code 137: gone");
-  const value = { ...failed, exit_code: 1, error_message: "the handler returned 9 bytes" };
-  assert.equal(whyOf(value, null), "the handler returned 9 bytes");
+  const full = { cause: "oom", limit_bytes: 256 * 1024 * 1024 };
+  assert.match(whyOf({ ...of, status: "oom" }, full) ?? "", /limit of 256 MiB and was killed/);
+  const failed = { ...of, status: "failed" };
+  const signalled = { cause: "signal", signal: 9 };
+  assert.equal(whyOf(failed, signalled), "The handler was killed by signal 9 (SIGKILL).");
+  // An exit code of its own above 128 is no signal, whatever it says.
+  const message = "the handler was killed by signal 9";
+  const exited = { cause: "exit", code: 137, message: "gone" };
+  assert.equal(whyOf({ ...failed, error_message: message }, exited), message);
   const none = { ...of, status: "error", error_message: "no sandbox" };
-  assert.equal(whyOf(none, null), "The platform could not run it: no sandbox.");
+  const start = { cause: "start", phase: "placed", message: "no sandbox" };
+  assert.equal(whyOf(none, start), "The platform could not run it: no sandbox.");
   const responded = { ...of, status: "success", error_message: null };
   const said = "The function responded with HTTP status 500, which counts as an error.";
-  assert.equal(whyOf({ ...responded, http_status: 500 }, null), said);
-  assert.equal(whyOf({ ...responded, http_status: 404 }, null), null);
+  assert.equal(whyOf(responded, { cause: "http", status: 500 }), said);
+  assert.equal(whyOf(responded, null), null);
   assert.deepEqual(
     [500, 404].map((http_status) => isHttpError({ status: "success", http_status })),
     [true, false],

@@ -22,7 +22,6 @@ from quiltfn.model.errors import Internal, QuiltfnError
 from quiltfn.model.invocation import Invocation
 
 ON_DISCONNECT = ("continue", "cancel")
-LEFT = "its caller went away"
 
 
 def ends_with_caller(context: RequestContext[Any]) -> bool:
@@ -53,7 +52,7 @@ async def _cancel_when_lost(context: RequestContext[Any], entry: Entry, request:
 
 async def _cancel(context: RequestContext[Any], entry: Entry, request: Request) -> None:
     assert request.invocation_id is not None
-    await context.services.invoker.cancel(entry.function.id, request.invocation_id, LEFT)
+    await context.services.invoker.cancel(entry.function.id, request.invocation_id, "caller_left")
 
 
 class WatchedCall(NamedTuple):

@@ -16,6 +16,7 @@ from quiltfn.model.access import Key
 from quiltfn.model.alias import Alias
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.converting import convert
+from quiltfn.model.end_cause import EndCause, cause_data
 from quiltfn.model.function import NewFunction
 from quiltfn.model.image import Image, ImageFile, Package
 from quiltfn.model.invocation import Invocation
@@ -192,7 +193,11 @@ def long_invocation(record: Invocation) -> wire.Invocation | WithTexts:
 
 
 def invocation_summary(record: Invocation) -> wire.InvocationSummary:
-    return gathered(wire.InvocationSummary, record)
+    return gathered(wire.InvocationSummary, record, end_cause=end_cause(record.cause))
+
+
+def end_cause(one: EndCause | None) -> wire.EndCause | None:
+    return None if one is None else msgspec.convert(cause_data(one), wire.EndCause)
 
 
 def attempt(one: Attempt) -> wire.Attempt:
@@ -203,6 +208,7 @@ def attempt(one: Attempt) -> wire.Attempt:
         ended_at=_seconds(one.ended_at),
         stdout=None if one.stdout is None else one.stdout.decode("utf-8", "replace"),
         stderr=None if one.stderr is None else one.stderr.decode("utf-8", "replace"),
+        end_cause=end_cause(one.end_cause),
     )
 
 
@@ -211,7 +217,8 @@ def _seconds(milliseconds: int | None) -> int | None:
 
 
 def dead_letter(one: DeadLetter, function_name: str | None) -> wire.DeadLetter:
-    return gathered(wire.DeadLetter, one, function_name=function_name)
+    cause = end_cause(one.end_cause)
+    return gathered(wire.DeadLetter, one, function_name=function_name, end_cause=cause)
 
 
 def queue(
@@ -244,6 +251,7 @@ def timeline(found: CallTimeline) -> wire.Timeline:
         environment_names=list(found.variables),
         attempts=[timed_attempt(one) for one in found.attempts],
         has_input=found.has_input,
+        end_cause=end_cause(record.cause),
     )
 
 

@@ -37,7 +37,7 @@ from quiltfn.model.errors import (
     Unprocessable,
 )
 from quiltfn.model.function import Function, FunctionState
-from quiltfn.model.invocation import CallEvent, Invocation, WorkOutcome
+from quiltfn.model.invocation import Invocation, WorkOutcome
 from quiltfn.model.version import Version
 from quiltfn.model.work import outcome
 from quiltfn.observe import metrics
@@ -423,7 +423,7 @@ class Dispatcher:
                     await self.invoker.invoke(entry, replace(request, long_output=output))
             except (Unprocessable, Forbidden) as error:
                 # The function is another than it was when the work was accepted.
-                self.invoker.end_unstarted(entry, request, CallEvent.ERROR, str(error))
+                self.invoker.end_unstarted(entry, request, str(error))
         except QuiltfnError as error:
             if error.invocation_id is None and not isinstance(error, NotFound):
                 await self._put_back(backlog, [work])

@@ -13,6 +13,7 @@ from quiltfn.base.ids import new_id
 from quiltfn.base.task_group import TaskGroup
 from quiltfn.functions.catalog import Entry
 from quiltfn.model import environment, timeline
+from quiltfn.model.end_cause import Cancelled, NotStarted
 from quiltfn.model.errors import (
     FunctionNotActive,
     Internal,
@@ -50,8 +51,6 @@ from quiltfn.store.calls.journal import SpoolJournal
 
 T = TypeVar("T")
 MISTAKE = "the server made a mistake; its log has more"
-CANCELLED = "the call was cancelled"
-GAVE_WAY = "its caller went away, and the invocation gave way to one that somebody waits for"
 # How long a tenant is not searched again for invocations that can give way, if there were none.
 SEARCHED_AGAIN_S = 0.05
 # So long, whoever cancels a call waits until everything that it has started is killed. It is more
@@ -132,7 +131,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class _CallState(msgspec.Struct):
     """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: the handler
     may have started; `started` and `started_at`: when that was, in monotonic and in Unix seconds.
-    `running`: the record, until it is final. `cancelled`: the reason, if the call
+    `running`: the record, until it is final. `cancelled`: by whom, if the call
     was cancelled before the hand-over. `on_end`: gets the final record, or None if the call left
     none. `ending`: the wait for that, and for the end of what the call had started. Both exist once
     it was cancelled.
@@ -263,11 +262,11 @@ class Invoker:
         return msgspec.structs.replace(request, version=await self.default_version(entry))
 
     async def cancel(
-        self, function_id: str, invocation_id: str, reason: str = CANCELLED
+        self, function_id: str, invocation_id: str, by: str = "request"
     ) -> Invocation | None:
         """Ends one call of the function, at whatever step it is, and returns its final record.
 
-        The record has the status `cancelled` and `reason` as its message. A call that has its
+        The record has the status `cancelled`, and `by` in its cause. A call that has its
         result already keeps it, and that record is returned. Returns None if no such call is under
         way on this node (its record may be in the journal), or if it leaves no record. What
         the call had started is killed by then. Raises `RuntimeUnavailable` if that takes longer
@@ -283,10 +282,10 @@ class Invoker:
         if invocation_id not in self._calls:
             pass  # it has its record, and somebody waits for what it had started
         elif not call.is_handed_over:
-            call.cancelled = reason
+            call.cancelled = by
             call.lease.withdraw(_Withdrawn())
         elif call.running is not None:
-            call.lease.end_call(ExitKind.CANCELLED, reason)
+            call.lease.end_call(ExitKind.CANCELLED, by)
         record = await asyncio.shield(call.on_end)
         try:
             async with asyncio.timeout(KILLED_WITHIN_S):
@@ -319,14 +318,14 @@ class Invoker:
             if client is None or not client.is_abandoned or call.is_handed_over:
                 continue
             if call.entry.function.tenant_id == tenant_id and call.cancelled is None:
-                call.cancelled = GAVE_WAY
+                call.cancelled = "gave_way"
                 call.lease.withdraw(_Withdrawn())
                 self._none_give_way.pop(tenant_id, None)
                 return True
         self._none_give_way[tenant_id] = now
         return False
 
-    def end_calls(self, function_id: str, reason: str) -> None:
+    def end_calls(self, function_id: str, by: str) -> None:
         """Ends what handlers have of the function. Accepted work is interrupted, so that it is
         tried again as its policy says; other calls are cancelled.
         """
@@ -335,7 +334,7 @@ class Invoker:
                 continue
             is_work = call.request.conclude is not None
             kind = ExitKind.INTERRUPTED if is_work else ExitKind.CANCELLED
-            call.lease.end_call(kind, reason)
+            call.lease.end_call(kind, by)
 
     def running_call(self, function_id: str, invocation_id: str) -> RunningCall | None:
         """The call of the function with this id, if its handler has it on this node."""
@@ -455,6 +454,7 @@ class Invoker:
             kept,
             RunContext(
                 memory_mib=version.spec.memory_limit_mb,
+                timeout_s=timeout,
                 is_value=version.spec.runtime_snapshot.returns_values,
                 runner=version.spec.runtime_snapshot.runner,
                 network=version.spec.runtime_snapshot.network,
@@ -491,17 +491,22 @@ class Invoker:
         now = self._clock.now()
         kept = timeline.of_call(call.accepted, now, error.start_timing)
         record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.ERROR)
+        timing = error.start_timing
+        is_placed = timing is not None and timing.placed is not None
+        cause = NotStarted("specialised" if is_placed else "placed", str(error))
         record = msgspec.structs.replace(
-            record, error_message=str(error), cold_start=True, timeline=kept
+            record, error_message=cause.sentence, end_cause=cause, cold_start=True, timeline=kept
         )
         self._close(call, record, now)
 
     def _record_cancelled(self, call: _CallState) -> Invocation:
         """Records a call that was cancelled before its handler was started."""
-        now, why = self._clock.now(), call.cancelled or CANCELLED
+        now, cause = self._clock.now(), Cancelled(call.cancelled or "request")
         kept = timeline.of_call(call.accepted, now, None)
         record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.CANCELLED)
-        record = msgspec.structs.replace(record, error_message=why, timeline=kept)
+        record = msgspec.structs.replace(
+            record, error_message=cause.sentence, end_cause=cause, timeline=kept
+        )
         return record if self._leaves_no_record(call) else self._close(call, record, now)
 
     def _leaves_no_record(self, call: _CallState) -> bool:
@@ -510,14 +515,14 @@ class Invoker:
         """
         return self.journal.is_behind and call.request.conclude is None
 
-    def end_unstarted(
-        self, entry: Entry, request: Request, event: CallEvent, message: str
-    ) -> Invocation:
-        """Ends an attempt at accepted work that was not given to `invoke`, as `error` or
-        `cancelled`. Raises `StoreUnavailable`; the record is then stored once that is possible.
+    def end_unstarted(self, entry: Entry, request: Request, message: str) -> Invocation:
+        """Ends an attempt at accepted work that was not given to `invoke`, as `error`. Raises
+        `StoreUnavailable`; the record is then stored once that is possible.
         """
-        record = self._unstarted(entry, request, request.invocation_id or new_id(), event)
-        record = msgspec.structs.replace(record, error_message=message)
+        invocation_id = request.invocation_id or new_id()
+        record = self._unstarted(entry, request, invocation_id, CallEvent.ERROR)
+        cause = NotStarted("queued", message)
+        record = msgspec.structs.replace(record, error_message=message, end_cause=cause)
         record = self._write(entry, request, record)
         self._tell_closed(record, request)
         return record

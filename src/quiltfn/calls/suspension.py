@@ -10,8 +10,6 @@ from quiltfn.calls.invoke import Invoker
 from quiltfn.functions.catalog import Catalog
 from quiltfn.functions.lifecycle import Lifecycle
 
-DISABLED = "an operator has disabled the tenant"
-
 
 def end_or_reopen(
     catalog: Catalog, lifecycle: Lifecycle, invoker: Invoker, tenant_id: str, is_disabled: bool
@@ -24,6 +22,6 @@ def end_or_reopen(
             continue
         if is_disabled:
             lifecycle.suspend(entry.function.id)
-            invoker.end_calls(entry.function.id, DISABLED)
+            invoker.end_calls(entry.function.id, "tenant_disabled")
         else:
             lifecycle.reopen(entry.function.id)

@@ -531,6 +531,7 @@ def attempt_of(record: Invocation) -> Attempt:
         execution_node_id=record.execution_node_id,
         cold_start=record.cold_start,
         version=record.version,
+        end_cause=record.cause,
     )
 
 

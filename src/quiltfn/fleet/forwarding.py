@@ -21,9 +21,10 @@ from quiltfn.api.http.route import Application, CalledFunction, RequestContext, 
 from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.base.ids import made_at_ms, new_id
 from quiltfn.http_trigger.call import of_the_connection
+from quiltfn.model.end_cause import NODE_LOST
 from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
-from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
+from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.ports import Outline
 from quiltfn.ports.placement import PeerRequest, PeerResponse, Peers, PeerUnavailable, Placement
 from quiltfn.ports.streamed_body import BodyCut
@@ -366,7 +367,8 @@ def _gone(
             execution_node_id=node,
             status=Status.INTERRUPTED,
             ended_at=int(context.services.clock.unix()),
-            error_message=NODE_LOST,
+            error_message=NODE_LOST.sentence,
+            end_cause=NODE_LOST,
             # Where the call named a version or an alias, the lost node looked it up.
             version=None if called.names_version else call.version,
             source=Source.URL if is_url else Source.SYNC,

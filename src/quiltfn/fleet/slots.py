@@ -35,7 +35,6 @@ ANSWER_MAX_S = 2.0
 LOST_EVERY_S = 30.0
 # How long the node waits for its instances to end before it looks at other things again.
 ENDING_MAX_S = 10.0
-ENDED = "the node could not reach the store for too long, and other nodes may have taken it over"
 
 
 @dataclass(slots=True)
@@ -322,6 +321,6 @@ class SlotKeeper:
             self._pools.allow(function_id, 0, 0)
         with suppress(TimeoutError):  # the launcher may stand still
             async with asyncio.timeout(ENDING_MAX_S):
-                await self._pools.end_all(ExitKind.INTERRUPTED, ENDED)
+                await self._pools.end_all(ExitKind.INTERRUPTED, "store_lost")
         for function_id, holding in self._holdings.items():
             holding.held = min(holding.held, self._pools.there(function_id))

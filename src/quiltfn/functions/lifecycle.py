@@ -745,7 +745,7 @@ class Lifecycle:
 
     async def _end_deleted(self, function_id: str) -> None:
         await asyncio.sleep(DELETE_GRACE_S)
-        await self._pools.end_running(function_id, ExitKind.CANCELLED, "the function was deleted")
+        await self._pools.end_running(function_id, ExitKind.CANCELLED, "function_deleted")
         self._pools.forget(function_id)
 
     def _version(self, function: Function, number: int, spec: VersionSpec, now: int) -> Version:

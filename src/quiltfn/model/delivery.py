@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from quiltfn.model.end_cause import cause_data
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Invocation, Status
 from quiltfn.model.work import Backoff, policy_field
 
@@ -124,6 +125,7 @@ def body_of(record: Invocation) -> bytes:
         "duration_ms": record.duration_ms,
         "exit_code": record.exit_code,
         "error_message": record.error_message,
+        "end_cause": cause_data(record.cause),
         "stdout": output,
         "stderr": stderr.decode("utf-8", "replace"),
         "is_truncated": is_out_cut or is_err_cut,

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from quiltfn.model.end_cause import cause_data
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import Invocation
 
@@ -153,5 +154,6 @@ def told_of_end(record: Invocation) -> dict[str, Any]:
         **told_of_start(record),
         "status": record.status,
         "duration_ms": record.duration_ms,
+        "end_cause": cause_data(record.cause),
         "is_final": record.is_final,
     }

@@ -1,5 +1,5 @@
-"""Why a handler failed, read from the end of what it wrote to its standard error: it says more than
-the exit code. The text is the handler's own: only readers of the record may see it.
+"""The cause of a handler's failure, read from the end of what it wrote to its standard error: it
+says more than the exit code. The text is the handler's own: only readers of the record may see it.
 
 Handlers choose the text, and it is read in the event loop: every step takes time in proportion to
 it, and no pattern tries a place twice.
@@ -7,6 +7,9 @@ it, and no pattern tries a place twice.
 
 import re
 
+import msgspec
+
+from quiltfn.model.end_cause import Exited, NoNetwork, Raised
 from quiltfn.model.runtime import Kind, Network
 
 TAIL_BYTES, TAIL_LINES = 16 * 1024, 500
@@ -23,6 +26,8 @@ GROUP_MARK = re.compile(r" *+(?:\+-[-+]*.*|[|+] ?)")
 # handlers that an exception ended.
 BY_ITSELF, BY_EXCEPTION = "SystemExit: ", 1
 OWN = "/app/"
+LINE_DIGITS = 9
+Raiser = tuple[str, int]  # A file's name and a line.
 UNREACHABLE = re.compile(
     "connection refused|ECONNREFUSED|network is unreachable|ENETUNREACH|name resolution"
     "|name or service not known|ENOTFOUND|EAI_AGAIN|could not resolve",
@@ -30,18 +35,13 @@ UNREACHABLE = re.compile(
 )
 REFUSED = re.compile("connection refused|ECONNREFUSED", re.IGNORECASE)
 # What a handler without a network cannot reach, and what the rules of egress refuse.
-NO_NETWORK = "; this runtime has no network"
-PUBLIC_ALONE = "; network egress reaches public addresses alone"
+NO_NETWORK = "this runtime has no network"
+PUBLIC_ALONE = "network egress reaches public addresses alone"
 
 
-def of_exit(code: int) -> str:
-    """The reason without any of the handler's text."""
-    return f"the handler exited with code {code}"
-
-
-def with_reason(
+def read(
     code: int, stderr: bytes, *, is_value: bool, runner: Kind | None, network: Network | None
-) -> str:
+) -> Raised | Exited | NoNetwork:
     """The exception that ended a handler, with its place, or its exit code. `is_value`: its last
     line isn't a reason, since whatever it prints goes to its log. `runner`: Python's or Node.js's
     called it, so an exception of that language has ended it, and only if it exited with 1.
@@ -56,18 +56,21 @@ def with_reason(
             exception = _python(lines, is_sure=runner is Kind.PYTHON)
         if exception is None and runner is not Kind.PYTHON:
             exception = _node(lines)
+    cause: Raised | Exited
     if exception is not None:
         said, place = exception
-        reason = _shown(said) + (f" ({_shown(place)})" if place else "")
+        kind, colon, message = _shown(said).partition(": ")
+        cause = Raised(kind, message if colon else None, *(place or (None, None)))
     else:
         said = exit_text if exit_text is not None else "" if is_value else lines[-1].strip()
         said = "" if said == str(code) else said
-        reason = of_exit(code) + (f": {_shown(said)}" if said else "")
+        cause = Exited(code, _shown(said) or None)
+    reason = ""
     if network is Network.NONE and UNREACHABLE.search(said):
-        reason += NO_NETWORK
+        reason = NO_NETWORK
     elif network is Network.EGRESS and REFUSED.search(said):
-        reason += PUBLIC_ALONE
-    return reason
+        reason = PUBLIC_ALONE
+    return NoNetwork(reason, **msgspec.structs.asdict(cause)) if reason else cause
 
 
 def _header(lines: list[str]) -> int:
@@ -81,7 +84,7 @@ def _exit_text(lines: list[str]) -> str | None:
     return found[-1].removeprefix(BY_ITSELF).strip() if found else None
 
 
-def _python(lines: list[str], *, is_sure: bool) -> tuple[str, str] | None:
+def _python(lines: list[str], *, is_sure: bool) -> tuple[str, Raiser | None] | None:
     """The exception of Python at the end, and its place in the function's own code. Unless
     `is_sure` that an exception was the end, nothing may follow it: a program that handled one may
     go on, and what it writes then looks like more lines of a message. Of a group, the last one.
@@ -96,35 +99,35 @@ def _python(lines: list[str], *, is_sure: bool) -> tuple[str, str] | None:
         return None
     frames = [frame for line in block[:end] if (frame := PYTHON_FRAME.match(line))]
     own = [frame for frame in frames if frame[1].startswith(OWN)] or frames
-    return block[end], _place(*own[-1].groups()) if own else ""
+    return block[end], _place(*own[-1].groups()) if own else None
 
 
-def _node(lines: list[str]) -> tuple[str, str] | None:
+def _node(lines: list[str]) -> tuple[str, Raiser | None] | None:
     """The exception of Node.js at the end, and where it was thrown."""
     at = len(lines) - 1
     while at > 0 and not _node_frame(lines[at]) and NODE_DETAIL.match(lines[at]):
         at -= 1
-    place = ""
+    place = None
     while at > 0 and (frame := _node_frame(lines[at])):
         at, place = at - 1, frame
     return (lines[at], place) if place and EXCEPTION.match(lines[at]) else None
 
 
-def _node_frame(line: str) -> str:
-    """The place that a line of a stack names; empty if the line isn't one."""
+def _node_frame(line: str) -> Raiser | None:
+    """The place that a line of a stack names; None if the line isn't one."""
     if not line.startswith(NODE_FRAME):
-        return ""
+        return None
     path, *numbers = line.removesuffix(" {").removesuffix(")").rsplit(":", 2)
     if len(numbers) == 2 and not numbers[0].isdecimal():
         path, numbers = f"{path}:{numbers[0]}", numbers[1:]
     if not numbers or not all(map(str.isdecimal, numbers)):
-        return ""
+        return None
     name = re.split(r"[\s():/]", path)[-1]
-    return _place(name, numbers[0]) if name else ""
+    return _place(name, numbers[0]) if name else None
 
 
-def _place(path: str, line: str) -> str:
-    return f"{path.rpartition('/')[2]}, line {line}"
+def _place(path: str, line: str) -> Raiser:
+    return _shown(path.rpartition("/")[2]), int(line[-LINE_DIGITS:])
 
 
 def _shown(text: str) -> str:

@@ -6,7 +6,19 @@ from enum import StrEnum
 
 import msgspec
 
-from quiltfn.model.failure_reason import of_exit, with_reason
+from quiltfn.model import failure_reason
+from quiltfn.model.end_cause import (
+    Cancelled,
+    EndCause,
+    Exited,
+    HttpFailed,
+    Interrupted,
+    NotStarted,
+    OutOfMemory,
+    ResultTooLarge,
+    Signalled,
+    TimedOut,
+)
 from quiltfn.model.output import AnswerHead
 from quiltfn.model.runtime import Kind, Network
 from quiltfn.model.state_machine import transition
@@ -15,6 +27,9 @@ from quiltfn.model.timeline import Timeline
 PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
 HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
 PAYLOAD_IN_ENVIRONMENT_MAX_BYTES = 64 * 1024
+MIB = 1024 * 1024
+# `CallResult.by` of a handler that its sandbox didn't kill at its deadline.
+FROM_OUTSIDE = "outside"
 
 
 class Status(StrEnum):
@@ -98,12 +113,6 @@ DESCRIPTIONS: Mapping[Status, str] = {
     S.INTERRUPTED: "The server ended while it ran, or may have run; whether its handler did its "
     "work is not known.",
 }
-# The message of a call that others ended in place of its node. If that node had its end, it comes
-# later and replaces this one.
-NODE_LOST = (
-    "the node that had the call does not answer any more; whether the handler did its work is not "
-    "known"
-)
 FINAL = frozenset(status for status, then in NEXT.items() if not then)
 
 
@@ -124,9 +133,10 @@ class ExitKind(enum.Enum):
 class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one call gave, as its sandbox reports it. `code`: exit code or signal number.
     `*_dropped`: bytes of a stream beyond its limit, which are not kept. `output_order`: as in the
-    record. `share_us`: likewise. `answer_head`: as in the output. `refusal`: why what it wrote is
-    no result, if its handler exited with 0; None: it is. `http_status`: of the HTTP response that
-    the result is.
+    record. `share_us`: likewise. `answer_head`: as in the output. `reason`: why there was no
+    end of its own, in a sentence. `by`: who ended it, as in `end_cause.BY`. `refusal`: why what it
+    wrote is no result, if its handler exited with 0; None: it is. `http_status`: of the HTTP
+    response that the result is.
     """
 
     kind: ExitKind
@@ -138,7 +148,8 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stderr_dropped: int = 0
     output_order: str | None = None
     reason: str | None = None
-    refusal: str | None = None
+    by: str | None = None
+    refusal: EndCause | None = None
     share_us: int | None = None
     answer_head: AnswerHead | None = None
     http_status: int | None = None
@@ -146,11 +157,12 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the end of a call depends on beside its result. `memory_mib`: the limit of the instance
-    that ran it; 0: not known. `is_value`: its standard output is the value that a handler returned.
-    `runner`: the built-in one that called the handler, Python's or Node.js's.
+    that ran it; 0: not known. `timeout_s`: of the call. `is_value`: its standard output is the
+    value that a handler returned. `runner`: the built-in one that called it, Python's or Node.js's.
     """
 
     memory_mib: int = 0
+    timeout_s: int | None = None
     is_value: bool = False
     runner: Kind | None = None
     network: Network | None = None
@@ -190,7 +202,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     memory limit of the attempt, once it is over; 0 if none was run. `http_status`: of the HTTP
     response that the handler gave, if its result is one. `share_us`: of an attempt whose
     instance may have several calls, its part of the time of that, in microseconds. `outcome`: of an
-    attempt that is over, what becomes of its work. `own_message`: of a failed invocation, its
+    attempt that is over, what becomes of its work. `end_cause`: why it didn't succeed; None also in
+    records of earlier releases. `own_message`: of a failed invocation, its
     error_message without the handler's text. The last three are in the journal and in no column:
     storing the record counts the first, carries the second out, and drops the third.
     """
@@ -223,6 +236,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     output_order: str | None = None
     memory_mib: int = 0
     http_status: int | None = None
+    end_cause: EndCause | None = None
     share_us: int | None = None
     outcome: WorkOutcome | None = None
     own_message: str | None = None
@@ -231,6 +245,13 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     def public_message(self) -> str | None:
         """Its message for those who may not see what the handler wrote: callers of URLs, traces."""
         return self.own_message if self.status is Status.FAILED else self.error_message
+
+    @property
+    def cause(self) -> EndCause | None:
+        """Why it counts as an error, also if its handler succeeded with a 5xx response."""
+        if self.end_cause is None and self.is_http_error:
+            return HttpFailed(self.http_status)
+        return self.end_cause
 
     @property
     def is_final(self) -> bool:
@@ -305,22 +326,22 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         clock may have been set meanwhile. A part of a returned value is of no use, so a call whose
         value is too large fails.
         """
-        event, exit_code, own = conclude(result, ran_in)
-        message = own
+        event, exit_code, cause = conclude(result, ran_in)
+        own = None if cause is None else cause.sentence
         if event is CallEvent.FAILED and result.kind is ExitKind.EXITED and result.code:
-            message = with_reason(
+            cause = failure_reason.read(
                 result.code,
                 result.stderr,
                 is_value=ran_in.is_value,
                 runner=ran_in.runner,
                 network=ran_in.network,
             )
+        message = None if cause is None else cause.sentence
         if ran_in.is_value and result.stdout_dropped and event is CallEvent.SUCCESS:
             most = len(result.stdout)
             size = most + result.stdout_dropped
-            event, exit_code = CallEvent.FAILED, 1
-            own = f"the handler returned {size} bytes; at most {most} are kept of a result"
-            message = own
+            event, exit_code, cause = CallEvent.FAILED, 1, ResultTooLarge(size, most)
+            message = own = cause.sentence
             result = msgspec.structs.replace(
                 result, stdout=b"", stdout_dropped=size, output_order=None
             )
@@ -337,6 +358,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
             stdout=result.stdout,
             stderr=result.stderr,
             error_message=message,
+            end_cause=cause,
             timeline=timeline,
             stdout_dropped=result.stdout_dropped,
             stderr_dropped=result.stderr_dropped,
@@ -363,29 +385,32 @@ def _lacks(stream: str, kept: bytes, dropped: int) -> str:
 
 def conclude(
     result: CallResult, ran_in: RunContext = NOT_KNOWN
-) -> tuple[CallEvent, int | None, str | None]:
-    """What a result means: the event, the exit code and this server's message of the record.
+) -> tuple[CallEvent, int | None, EndCause | None]:
+    """What a result means: the event, the exit code, and the cause without the handler's text.
 
     An out-of-memory kill counts only if the handler did not exit with 0: a shell may lose a child
     to it, go on and exit 0, and that is a success.
     """
-    if result.kind is ExitKind.CANCELLED or result.kind is ExitKind.BODY_CUT:
-        return CallEvent.CANCELLED, None, result.reason or "the call was cancelled"
-    if result.kind is ExitKind.INTERRUPTED:
-        return CallEvent.INTERRUPTED, None, result.reason or "the server was stopped"
-    if result.kind is ExitKind.DEADLINE:
-        return CallEvent.TIMEOUT, None, result.reason or "the handler ran into its deadline"
-    if result.kind is ExitKind.EXITED and result.code == 0:
-        if result.refusal is not None:
-            return CallEvent.FAILED, 1, result.refusal
-        return CallEvent.SUCCESS, 0, None
+    kind = result.kind
+    if kind is ExitKind.EXITED and result.code == 0:
+        if result.refusal is None:
+            return CallEvent.SUCCESS, 0, None
+        return CallEvent.FAILED, 1, result.refusal
+    if kind is ExitKind.CANCELLED:
+        return CallEvent.CANCELLED, None, Cancelled(result.by or "request")
+    if kind is ExitKind.BODY_CUT:
+        return CallEvent.CANCELLED, None, Cancelled("body_cut", result.reason)
+    if kind is ExitKind.INTERRUPTED:
+        return CallEvent.INTERRUPTED, None, Interrupted(result.by or "server_stopped")
+    if kind is ExitKind.DEADLINE:
+        from_outside = result.by == FROM_OUTSIDE
+        return CallEvent.TIMEOUT, None, TimedOut(ran_in.timeout_s, from_outside)
     if result.out_of_memory:
-        limit = f" of {ran_in.memory_mib} MiB" if ran_in.memory_mib else ""
-        message = f"the handler needed more memory than its limit{limit} and was killed"
-        return CallEvent.OOM, 137, message
-    if result.kind is ExitKind.EXITED:
-        return CallEvent.FAILED, result.code, of_exit(result.code)
-    if result.kind is ExitKind.SIGNALLED:
-        signal = result.code
-        return CallEvent.FAILED, 128 + signal, f"the handler was killed by signal {signal}"
-    return CallEvent.ERROR, None, result.reason or "the sandbox ended before the handler did"
+        limit = ran_in.memory_mib * MIB if ran_in.memory_mib else None
+        return CallEvent.OOM, 137, OutOfMemory(limit)
+    if kind is ExitKind.EXITED:
+        return CallEvent.FAILED, result.code, Exited(result.code)
+    if kind is ExitKind.SIGNALLED:
+        return CallEvent.FAILED, 128 + result.code, Signalled(result.code)
+    reason = result.reason or "the sandbox ended before the handler did"
+    return CallEvent.ERROR, None, NotStarted("ran", reason)

@@ -129,8 +129,8 @@ class PoolLease:
             share = time.leave(now(), begun)
         return msgspec.structs.replace(result, share_us=round(share * 1_000_000))
 
-    def end_call(self, kind: ExitKind, reason: str) -> bool:
-        return self._pool.sandboxes[self.instance].end_call(kind, reason, self._call)
+    def end_call(self, kind: ExitKind, by: str) -> bool:
+        return self._pool.sandboxes[self.instance].end_call(kind, by, self._call)
 
     def withdraw(self, error: Exception) -> None:
         self._pool.withdraw(self._waiter, error)
@@ -537,11 +537,11 @@ class FunctionPool:
                     self.model.measured(number, used)
                     self.on_change(self)
 
-    async def end_running(self, kind: ExitKind, reason: str) -> None:
+    async def end_running(self, kind: ExitKind, by: str) -> None:
         """Ends running calls that way and waits until every instance of them is gone."""
         for number, sandbox in list(self.sandboxes.items()):
             if self.model.instances[number].state is InstanceState.BUSY:
-                sandbox.end_call(kind, reason)
+                sandbox.end_call(kind, by)
         await self.wait_empty()
 
     async def wait_empty(self) -> None:

@@ -117,8 +117,8 @@ class LocalPools:
         if function_id in self._pools:
             self._pools[function_id].set_scaling(limits)
 
-    async def end_running(self, function_id: str, kind: ExitKind, reason: str) -> None:
-        await asyncio.gather(*(pool.end_running(kind, reason) for pool in self._of(function_id)))
+    async def end_running(self, function_id: str, kind: ExitKind, by: str) -> None:
+        await asyncio.gather(*(pool.end_running(kind, by) for pool in self._of(function_id)))
 
     def forget(self, function_id: str) -> None:
         for pool in self._of(function_id):
@@ -184,9 +184,9 @@ class LocalPools:
         for pool in reversed(self._of(function_id)):
             most -= pool.evict_idle(most)
 
-    async def end_all(self, kind: ExitKind, reason: str) -> None:
+    async def end_all(self, kind: ExitKind, by: str) -> None:
         """Ends every running call that way, and every instance that is not to start again."""
-        await asyncio.gather(*(pool.end_running(kind, reason) for pool in list(self._all())))
+        await asyncio.gather(*(pool.end_running(kind, by) for pool in list(self._all())))
 
     def lacking_parked(self) -> list[tuple[str, str]]:
         """Tenant and id of the functions for which an instance should be started now only to be
@@ -246,8 +246,8 @@ class LocalPools:
         pools = list(self._all())
         for pool in pools:
             pool.close(CLOSING)
-        reason = "the server was stopped while the call was running"
-        await asyncio.gather(*(pool.end_running(ExitKind.INTERRUPTED, reason) for pool in pools))
+        kind = ExitKind.INTERRUPTED
+        await asyncio.gather(*(pool.end_running(kind, "server_stopped") for pool in pools))
 
     def _of(self, function_id: str) -> list[FunctionPool]:
         """The function's own pool, and those of its other versions."""

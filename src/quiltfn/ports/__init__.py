@@ -150,7 +150,7 @@ class Sandbox(Protocol):
         destroy the sandbox.
         """
 
-    def end_call(self, kind: ExitKind, reason: str, call: Call | None = None) -> bool:
+    def end_call(self, kind: ExitKind, by: str, call: Call | None = None) -> bool:
         """Makes `call` return that result at once, and returns whether a call was running. Its
         handler still runs: destroy the sandbox next. A call that has its result keeps it. `call`:
         that one alone, where several may run; None: all of them.
@@ -236,7 +236,7 @@ class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
         even in the step of the hand-over: whoever enters then looks whether it is still wanted.
         """
 
-    def end_call(self, kind: ExitKind, reason: str) -> bool:
+    def end_call(self, kind: ExitKind, by: str) -> bool:
         """As `Sandbox.end_call`, once it is entered. Its instance is destroyed when it is left."""
 
     async def ended(self) -> None:
@@ -341,7 +341,7 @@ class Pools(PoolCounting, Protocol):
     def set_scaling(self, function_id: str, limits: PoolLimits) -> None:
         """New scaling targets, at once."""
 
-    async def end_running(self, function_id: str, kind: ExitKind, reason: str) -> None:
+    async def end_running(self, function_id: str, kind: ExitKind, by: str) -> None:
         """Ends running calls that way and waits until every instance is gone: after `close`."""
 
     def forget(self, function_id: str) -> None:

@@ -107,5 +107,5 @@ class BoundedPools(Protocol):
     def evict_idle(self, function_id: str, most: int) -> None:
         """Ends so many idle instances that nobody here needs."""
 
-    async def end_all(self, kind: ExitKind, reason: str) -> None:
+    async def end_all(self, kind: ExitKind, by: str) -> None:
         """Ends every running call that way, and waits until every instance is gone."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import msgspec
 
+from quiltfn.model.end_cause import EndCause
 from quiltfn.model.invocation import Invocation, Source, Status
 
 # One claim gives inputs of so many bytes, or one that is longer.
@@ -120,6 +121,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     version: int | None
     stdout: bytes | None = None
     stderr: bytes | None = None
+    end_cause: EndCause | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +135,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     error_message: str | None
     source: Source
+    end_cause: EndCause | None = None
 
 
 class Queue(Protocol):

@@ -127,8 +127,8 @@ class FakeSandbox:
         finally:
             handler.cancel()
 
-    def end_call(self, kind: ExitKind, reason: str, call: Call | None = None) -> bool:  # noqa: ARG002
-        return self._finish(self._ended_now(kind, reason))
+    def end_call(self, kind: ExitKind, by: str, call: Call | None = None) -> bool:  # noqa: ARG002
+        return self._finish(self._ended_now(kind, by))
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_clean, self._on_lost = on_clean, on_lost
@@ -203,13 +203,11 @@ class FakeSandbox:
                     self._output.append(stream, data[start : start + PIECE])
                 await asyncio.sleep(0)
 
-    def _ended_now(self, kind: ExitKind, reason: str | None = None) -> CallResult:
+    def _ended_now(self, kind: ExitKind, by: str | None = None) -> CallResult:
         """A result with the output that was written by now."""
         stdout, stderr = self._output.take()
         order = to_text(self._output.order)
-        return CallResult(
-            kind=kind, reason=reason, stdout=stdout, stderr=stderr, output_order=order
-        )
+        return CallResult(kind=kind, by=by, stdout=stdout, stderr=stderr, output_order=order)
 
     def _cleaned(self) -> None:
         if self.is_alive:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from quiltfn.guest import wire
 from quiltfn.model import environment, output
-from quiltfn.model.invocation import CallResult, ExitKind
+from quiltfn.model.invocation import FROM_OUTSIDE, CallResult, ExitKind
 from quiltfn.model.output import OutputLog
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import VersionSpec
@@ -247,10 +247,10 @@ class GuestSandbox(asyncio.Protocol):
             self._look_again_at(self._overdue_at)
         return await self._end
 
-    def end_call(self, kind: ExitKind, reason: str, call: Call | None = None) -> bool:
+    def end_call(self, kind: ExitKind, by: str, call: Call | None = None) -> bool:
         if self._web_server is not None:
-            return self._web_server.end_call(kind, reason, call)
-        is_ended = self._finish(kind, reason=reason)
+            return self._web_server.end_call(kind, by, call)
+        is_ended = self._finish(kind, by=by)
         self._is_cancelled |= is_ended
         return is_ended
 
@@ -305,7 +305,7 @@ class GuestSandbox(asyncio.Protocol):
         killed_for_memory = self._was_killed_for_memory()
         self._forget_server(killed_for_memory)
         if self._overdue:
-            self._finish(ExitKind.DEADLINE, reason="killed from outside at its deadline")
+            self._finish(ExitKind.DEADLINE, by=FROM_OUTSIDE)
         else:
             self._finish(ExitKind.SANDBOX_GONE, out_of_memory=killed_for_memory)
         if self._destroyed is None:

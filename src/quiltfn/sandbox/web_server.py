@@ -31,6 +31,7 @@ from quiltfn.http_trigger.server import (
     request_of,
 )
 from quiltfn.model import output
+from quiltfn.model.end_cause import EndCause, HttpFailed, NoNetwork
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.server import ServerSettings
 from quiltfn.ports import Call, SandboxRefused
@@ -120,7 +121,8 @@ class Exchange:
             head, prelude = answer_head(status, fields, request.method, request.path)
             self.call.output.answer_head = head
         except BadServerAnswer as error:
-            self.fail(f"the server's answer cannot be sent: {error}")
+            why = f"the server's answer cannot be sent: {error}"
+            self.fail(HttpFailed(None, why))
             return
         self._prelude = prelude  # which goes with what has come of the body by now
 
@@ -154,11 +156,12 @@ class Exchange:
             self.on_error(self, error)
         elif self.request.is_event and not 200 <= self._status < 300:
             advice = NO_SUCH_PATH if self._status in (404, 405) else ""
-            self.fail(f"the server answered {self._status} to POST {self.request.path}{advice}")
+            why = f"the server answered {self._status} to POST {self.request.path}{advice}"
+            self.fail(HttpFailed(self._status, why))
         else:
             self.finish(ExitKind.EXITED)
 
-    def fail(self, why: str, *, out_of_memory: bool = False) -> None:
+    def fail(self, why: EndCause, *, out_of_memory: bool = False) -> None:
         """The call has no result, for a reason that is the server's."""
         code = int(out_of_memory)
         self.finish(ExitKind.EXITED, code, refusal=why, out_of_memory=out_of_memory)
@@ -169,7 +172,8 @@ class Exchange:
         code: int = 0,
         *,
         reason: str | None = None,
-        refusal: str | None = None,
+        by: str | None = None,
+        refusal: EndCause | None = None,
         out_of_memory: bool = False,
     ) -> bool:
         """Gives the call its result, with the output that has come, unless it has one."""
@@ -183,6 +187,7 @@ class Exchange:
                 kind=kind,
                 code=code,
                 reason=reason,
+                by=by,
                 refusal=refusal,
                 out_of_memory=out_of_memory,
                 stdout=stdout,
@@ -302,7 +307,7 @@ class WebServer:
             request = request_of(call.payload, self._settings.event_path, _about(call), framing)
         except BadRequestEvent as error:
             why = f"the event is no HTTP request: {error}"
-            return CallResult(kind=ExitKind.EXITED, refusal=why)
+            return CallResult(kind=ExitKind.EXITED, refusal=HttpFailed(None, why))
         exchange = Exchange(call, request, self._limits, self._connection_failed, self._look_at_log)
         if self._between or self._between_dropped:
             exchange.log(self._between)
@@ -327,10 +332,10 @@ class WebServer:
             if connection is not None:
                 self._give_back(connection)
 
-    def end_call(self, kind: ExitKind, reason: str, call: Call | None) -> bool:
+    def end_call(self, kind: ExitKind, by: str, call: Call | None) -> bool:
         """As `ports.Sandbox.end_call`."""
         ended = [
-            exchange.finish(kind, reason=reason)
+            exchange.finish(kind, by=by)
             for exchange in list(self._running)
             if call is None or exchange.call is call
         ]
@@ -369,13 +374,14 @@ class WebServer:
         except BodyCut as error:
             exchange.finish(ExitKind.BODY_CUT, reason=str(error))
         except OSError as error:
-            exchange.fail(f"the body could not be sent to the server: {error.strerror}")
+            exchange.fail(self._unreached("the body could not be sent to the server", error))
 
     async def _send_on_new(self, exchange: Exchange) -> None:
         try:
             connection = await self._connect()
         except OSError as error:
-            await self._explain(exchange, f"the server accepts no connection: {error.strerror}")
+            why = self._unreached("the server accepts no connection", error)
+            await self._explain(exchange, why)
             return
         if exchange.ended.done():
             self._give_back(connection)
@@ -390,9 +396,12 @@ class WebServer:
             exchange.is_again = True
             self._tasks.spawn(self._send_on_new(exchange))
         else:
-            self._tasks.spawn(self._explain(exchange, why))
+            self._tasks.spawn(self._explain(exchange, HttpFailed(None, why)))
 
-    async def _explain(self, exchange: Exchange, why: str) -> None:
+    def _unreached(self, what: str, error: OSError) -> NoNetwork:
+        return NoNetwork(f"{what}: {error.strerror}", LOOPBACK, self._settings.port)
+
+    async def _explain(self, exchange: Exchange, why: EndCause) -> None:
         """Fails a call whose connection failed, unless that was because the server has ended."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_HEARD_WITHIN_S):
@@ -520,7 +529,8 @@ class WebServer:
         self._over_now(how)
         for exchange in list(self._running):
             if is_exit and code == 0:
-                exchange.fail("the server ended with status 0 during the call")
+                why = "the server ended with status 0 during the call"
+                exchange.fail(HttpFailed(None, why))
             else:
                 exchange.finish(kind, code, out_of_memory=out_of_memory)
 

@@ -31,6 +31,7 @@ from quiltfn.wire.functions import (
 from quiltfn.wire.invocations import (
     CallsGap,
     CallStarted,
+    EndCause,
     Invocation,
     InvocationPage,
     InvocationSummary,
@@ -148,6 +149,7 @@ __all__ = [
     "Destination",
     "DoctorReport",
     "Egress",
+    "EndCause",
     "ErrorBody",
     "ErrorDetails",
     "ExampleList",

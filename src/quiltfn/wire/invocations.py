@@ -96,6 +96,98 @@ AttemptNumber = Annotated[
 ]
 
 
+CauseCode = Annotated[
+    str,
+    about(
+        "exception, exit, signal, timeout, oom, http, start, network, cancelled, interrupted or "
+        "result_too_large",
+        "exception",
+    ),
+]
+CauseType = Annotated[str, about("exception, network: the type of the exception", "KeyError")]
+CauseMessage = Annotated[
+    str,
+    about(
+        "exception, network: its message; exit: what the handler said last; http, start, "
+        "cancelled: more than the code says",
+        "'zz-4711'",
+    ),
+]
+CauseFile = Annotated[
+    str, about("exception, network: the name of the file that raised it", "bad.py")
+]
+CauseLine = Annotated[int, about("exception, network: the line in that file", 4)]
+CauseExitCode = Annotated[int, about("exit, network: the handler's exit code", 3)]
+CauseSignal = Annotated[int, about("signal: its number", 9)]
+CauseTimeout = Annotated[int, about("timeout: the limit of the invocation", 30, unit="s")]
+CauseFromOutside = Annotated[
+    bool, about("timeout: its sandbox did not end it, and was killed itself", False)
+]
+CauseLimitBytes = Annotated[
+    int, about("oom: the memory limit; result_too_large: how much is kept", 268435456, unit="bytes")
+]
+CausePeakBytes = Annotated[
+    int, about("oom: how much memory it used at most; null: not measured", None, unit="bytes")
+]
+CauseStatus = Annotated[
+    int, about("http: the status of the response; null: there was none to send", 503)
+]
+CausePhase = Annotated[
+    str, about("start: how far it came: queued, placed, specialised or ran", "placed")
+]
+CauseReason = Annotated[
+    str, about("network: why nothing was reached", "this runtime has no network")
+]
+CauseHost = Annotated[str, about("network: where to, if it is known", "127.0.0.1")]
+CausePort = Annotated[int, about("network: where to, if it is known", 8080)]
+CauseBy = Annotated[
+    str,
+    about(
+        "cancelled, interrupted: by what: request, request_before_start, caller_left, gave_way, "
+        "body_cut, function_deleted, tenant_disabled, server_stopped, server_ended, "
+        "server_ended_unknown, node_lost or store_lost",
+        "request",
+    ),
+]
+CauseBytes = Annotated[
+    int, about("result_too_large: what the handler returned", 8388608, unit="bytes")
+]
+CauseKind = Annotated[str, about("result_too_large: result or response", "result")]
+
+
+class EndCause(Struct, kw_only=True, frozen=True):
+    """Why an invocation did not succeed, for programs: a code, and the data that goes with it."""
+
+    cause: CauseCode
+    type: CauseType | UnsetType | None = UNSET
+    message: CauseMessage | UnsetType | None = UNSET
+    file: CauseFile | UnsetType | None = UNSET
+    line: CauseLine | UnsetType | None = UNSET
+    code: CauseExitCode | UnsetType | None = UNSET
+    signal: CauseSignal | UnsetType = UNSET
+    limit_seconds: CauseTimeout | UnsetType | None = UNSET
+    from_outside: CauseFromOutside | UnsetType = UNSET
+    limit_bytes: CauseLimitBytes | UnsetType | None = UNSET
+    peak_bytes: CausePeakBytes | UnsetType | None = UNSET
+    status: CauseStatus | UnsetType | None = UNSET
+    phase: CausePhase | UnsetType = UNSET
+    reason: CauseReason | UnsetType = UNSET
+    host: CauseHost | UnsetType | None = UNSET
+    port: CausePort | UnsetType | None = UNSET
+    by: CauseBy | UnsetType = UNSET
+    bytes: CauseBytes | UnsetType = UNSET
+    kind: CauseKind | UnsetType = UNSET
+
+
+CauseOfEnd = Annotated[
+    EndCause,
+    about(
+        "why it did not succeed, as data; null of a success, and in records of earlier versions",
+        None,
+    ),
+]
+
+
 class Invocation(Struct, kw_only=True, frozen=True):
     """The record of a call. `status` is success, failed, timeout, oom, cancelled, error or
     interrupted once it is final. `attempt` is there from the second one on.
@@ -158,6 +250,7 @@ class InvocationSummary(Struct, kw_only=True, frozen=True):
     parent_invocation_id: ParentId | None
     origin_invocation_id: OriginId | None
     http_status: HttpStatus | None = None
+    end_cause: CauseOfEnd | None = None
 
 
 class InvocationSummaryPage(Struct, kw_only=True, frozen=True):
@@ -264,3 +357,4 @@ class Timeline(Struct, kw_only=True, frozen=True):
     attempts: list[TimedAttempt] = []
     has_input: HasInput = False
     http_status: HttpStatus | None = None
+    end_cause: CauseOfEnd | None = None

@@ -17,6 +17,7 @@ from quiltfn.wire.functions import (
 )
 from quiltfn.wire.invocations import (
     AttemptNumber,
+    CauseOfEnd,
     ColdStart,
     ExitCode,
     InvocationError,
@@ -304,6 +305,7 @@ class Attempt(Struct, kw_only=True, frozen=True):
     version: VersionNumber | None
     stdout: AttemptOutput | None = None
     stderr: AttemptOutput | None = None
+    end_cause: CauseOfEnd | None = None
 
 
 class AttemptList(Struct, kw_only=True, frozen=True):
@@ -337,6 +339,7 @@ class DeadLetter(Struct, kw_only=True, frozen=True):
     attempts: Count
     error_message: InvocationError | None
     source: Source
+    end_cause: CauseOfEnd | None = None
 
 
 class DeadLetterPage(Struct, kw_only=True, frozen=True):

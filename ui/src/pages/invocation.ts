@@ -14,7 +14,7 @@ import { OutputReader } from "../parts/invocation/output_reader.ts";
 import { Printable } from "../parts/text/printable.ts";
 import { Replay } from "../parts/invocation/replay.ts";
 import { FROM } from "../parts/text/source.ts";
-import { Status } from "../parts/invocation/status.ts";
+import { isHttpError, Status } from "../parts/invocation/status.ts";
 import { Ago, Ahead } from "../parts/text/time.ts";
 import { useTitle } from "../parts/text/title.ts";
 import { toast, toastError } from "../parts/controls/toast.ts";
@@ -25,7 +25,6 @@ import { go, href } from "../router.ts";
 import { asResponse } from "../server_response.ts";
 import { now } from "../store.ts";
 import { prepare } from "../trying.ts";
-import { isHttpError } from "../why.ts";
 import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
 
 const linkOf = (functionId: string, id: string) =>

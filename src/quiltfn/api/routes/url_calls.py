@@ -33,6 +33,7 @@ from quiltfn.http_trigger.event import answer_of, event_of
 from quiltfn.http_trigger.target import Target, check_path, target_of
 from quiltfn.http_trigger.webhook import is_ambiguous, is_signed, is_untimely
 from quiltfn.model.access import Scope
+from quiltfn.model.end_cause import HttpFailed, ResultTooLarge
 from quiltfn.model.errors import (
     BadRequest,
     CapacityFull,
@@ -137,13 +138,13 @@ class Judge(msgspec.Struct):
     def __call__(self, result: CallResult) -> CallResult:
         if result.stdout_dropped:
             most = len(result.stdout)
-            why = f"its answer is longer than the {most} bytes that are kept of one"
-            return msgspec.structs.replace(result, refusal=why)
+            too_large = ResultTooLarge(most + result.stdout_dropped, most, "response")
+            return msgspec.structs.replace(result, refusal=too_large)
         try:
             self.answer = self._read(result)
         except BadAnswer as error:
             why = f"the handler's answer cannot be sent: {error}"
-            return msgspec.structs.replace(result, refusal=why)
+            return msgspec.structs.replace(result, refusal=HttpFailed(None, why))
         if result.code or result.kind is not ExitKind.EXITED:
             return result
         return msgspec.structs.replace(result, http_status=self.answer.head.status)

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 from sqlalchemy import Connection, delete, select, update
 
-from quiltfn.model.invocation import NODE_LOST, Invocation, Source, Status
+from quiltfn.model.end_cause import NODE_LOST
+from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.store.calls import records, stats
 from quiltfn.store.database import tables
 from quiltfn.store.database.sql import run
@@ -45,7 +46,8 @@ def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Inv
         known
         for known in records.among(connection, ends).values()
         if known.status is Status.INTERRUPTED
-        and known.error_message == NODE_LOST
+        # Records of earlier releases have no cause.
+        and (known.end_cause or known.error_message) in (NODE_LOST, NODE_LOST.sentence)
         and known.attempt == ends[known.invocation_id].attempt
     ]
     ids = [one.invocation_id for one in found if one.source not in WITHOUT_WORK]
@@ -57,7 +59,8 @@ def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Inv
 def _undo(connection: Connection, known: Invocation) -> str | None:
     """Returns the id of the delivery that its receiver may have, if there is one."""
     this = known.invocation_id
-    again = {"status": Status.RUNNING.value, "ended_at": None, "error_message": None}
+    again = {"status": Status.RUNNING.value, "ended_at": None}
+    again |= {"error_message": None, "end_cause": None}
     connection.execute(
         update(invocation).where(invocation.c.invocation_id == this).values(again)
     ).close()

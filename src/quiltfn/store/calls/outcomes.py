@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from quiltfn.model.delivery import delivery_of
+from quiltfn.model.end_cause import cause_json
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES
 from quiltfn.store.database import tables
@@ -61,6 +62,7 @@ def attempt_row(record: Invocation) -> tuple[Any, ...]:
         *(record.started_ms, in_ms(record.ended_at), record.duration_ms, record.exit_code),
         *(record.error_message, record.execution_node_id, record.cold_start, record.version),
         *((None, None) if record.is_final else (out, err)),
+        cause_json(record.end_cause),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, exists, select
 
+from quiltfn.model.end_cause import Interrupted, cause_json
 from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import FunctionCounters, Outline
 from quiltfn.store.calls import outcomes, stats
@@ -30,7 +31,7 @@ LEAST_TENANTS = 16
 # loop waits for that: with one statement for each row it was 50 µs a call. With powers of two a
 # batch takes few statements, and there are few to be kept prepared.
 ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
-INTERRUPTED = "the server ended while the call was running"
+SERVER_ENDED = Interrupted("server_ended")
 
 
 LARGE_BYTES = 32 * 1024
@@ -228,7 +229,7 @@ def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
         )
 
 
-def interrupt(connection: Connection, boot: Boot, now: int, why: str = INTERRUPTED) -> int:
+def interrupt(connection: Connection, boot: Boot, now: int, why: Interrupted = SERVER_ENDED) -> int:
     """Ends and counts every running call that an earlier start of this server left; returns how
     many.
     """
@@ -237,7 +238,8 @@ def interrupt(connection: Connection, boot: Boot, now: int, why: str = INTERRUPT
     if sums:
         run(connection, "add_to_counters", [dict(row) for row in sums])
         stats.add_interrupted(connection, sums, now)
-        run(connection, "interrupt_left", ours | {"why": why})
+        told = {"why": why.sentence, "cause": cause_json(why)}
+        run(connection, "interrupt_left", ours | told)
     return sum(row["calls"] for row in sums)
 
 
@@ -249,7 +251,8 @@ def interrupted(record: Invocation, now: int) -> Invocation:
         record,
         status=Status.INTERRUPTED,
         ended_at=max(now, record.started_at or 0),
-        error_message=INTERRUPTED,
+        error_message=SERVER_ENDED.sentence,
+        end_cause=SERVER_ENDED,
     )
 
 

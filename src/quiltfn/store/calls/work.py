@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 from quiltfn.base.ids import new_id
 from quiltfn.model.cursors import AFTER_EVERY_ID, BEFORE_EVERY_ID, from_cursor, to_cursor
+from quiltfn.model.end_cause import Cancelled, EndCause, NotStarted
 from quiltfn.model.errors import (
     CapacityFull,
     NotFound,
@@ -70,7 +71,7 @@ ENDED_AT_ONCE = 200
 # Functions whose work one read counts, which keeps other readers waiting.
 COUNTED_AT_ONCE = 100
 RETRY_AFTER_S = 5
-CANCELLED = "the call was cancelled before it was started"
+CANCELLED = Cancelled("request_before_start")
 WAITED_TOO_LONG = "the call waited longer than max_age_seconds of its function's policy"
 NO_BOUND = StorageLimit()
 
@@ -303,7 +304,8 @@ class SqlWork:
                 kept = read_input(given[record.invocation_id], self._cipher)
             except QuiltfnError as error:
                 dead = WorkOutcome(dead_letter="attempts", decided_at_ms=now_ms)
-                unreadable.append(never_begun(record, str(error), dead, now_ms // 1000))
+                cause = NotStarted("queued", str(error))
+                unreadable.append(never_begun(record, cause, dead, now_ms // 1000))
                 continue
             claimed.append(
                 ClaimedWork(
@@ -321,10 +323,11 @@ class SqlWork:
         if not ids:
             return []
         policy = policy_of(connection, function_id)
+        too_old = NotStarted("queued", WAITED_TOO_LONG)
         ended = []
         for record in records.among(connection, ids).values():
             decided = outcome_of_expired(policy, now_ms, new_id)
-            ended.append(never_begun(record, WAITED_TOO_LONG, decided, now_ms // 1000))
+            ended.append(never_begun(record, too_old, decided, now_ms // 1000))
         return self._end(connection, ended)
 
     def _end(self, connection: Connection, ended: list[Invocation]) -> list[Invocation]:
@@ -490,7 +493,7 @@ class SqlWork:
                 *(dead_letter.invocation_id, dead_letter.function_id),
                 *(dead_letter.reason, dead_letter.died_at, call.status),
                 made.scalar_subquery().label("attempts"),
-                *(call.error_message, call.source),
+                *(call.error_message, call.end_cause, call.source),
             )
             .where(
                 tables.are_of(tables.dead_letter, of),
@@ -617,7 +620,7 @@ def work_row(work: AcceptedWork) -> tuple[Any, ...]:
 
 def never_begun(
     record: Invocation,
-    message: str,
+    cause: EndCause,
     decided: WorkOutcome,
     now: int,
     event: CallEvent = CallEvent.ERROR,
@@ -627,7 +630,8 @@ def never_begun(
         record,
         status=transition(NEXT, Status.QUEUED, event),
         ended_at=now,
-        error_message=message,
+        error_message=cause.sentence,
+        end_cause=cause,
         outcome=decided,
     )
 

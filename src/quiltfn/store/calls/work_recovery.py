@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, RowMapping
 
 from quiltfn.base.ids import continue_behind, new_id
-from quiltfn.model.invocation import FINAL, NODE_LOST, Invocation, Status
+from quiltfn.model.end_cause import NODE_LOST, Interrupted
+from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.work import outcome
 from quiltfn.store.calls import outcomes, records
 from quiltfn.store.calls.work import machine_boot_id
@@ -23,19 +24,17 @@ from quiltfn.store.database.sql import run
 from quiltfn.store.fleet.nodes import Boot
 from quiltfn.store.functions.policies import policy_of
 
-UNKNOWN = "the server ended, and whether the call was started then is not known"
-
 
 class Why(NamedTuple):
-    """The messages of calls that are ended: `running` of one whose start was stored, `unknown` of
+    """The causes of calls that are ended: `running` of one whose start was stored, `unknown` of
     one that may have been started.
     """
 
-    running: str
-    unknown: str
+    running: Interrupted
+    unknown: Interrupted
 
 
-SERVER_ENDED = Why(records.INTERRUPTED, UNKNOWN)
+SERVER_ENDED = Why(records.SERVER_ENDED, Interrupted("server_ended_unknown"))
 TAKEN_OVER = Why(NODE_LOST, NODE_LOST)
 
 
@@ -108,14 +107,15 @@ def _interrupted(
     connection: Connection, row: RowMapping, record: Invocation, now: StartTime, why: Why
 ) -> Invocation:
     """The record of the attempt, with what its function's policy makes of it."""
-    is_running = record.status is Status.RUNNING
+    cause = why.running if record.status is Status.RUNNING else why.unknown
     ended = replace(
         record,
         attempt=row["attempts"],
         execution_node_id=row["node_id"],
         status=Status.INTERRUPTED,
         ended_at=max(now.unix, record.started_at or 0),
-        error_message=why.running if is_running else why.unknown,
+        error_message=cause.sentence,
+        end_cause=cause,
     )
     policy = policy_of(connection, record.function_id)
     decided = outcome(

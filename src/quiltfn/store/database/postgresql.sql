@@ -69,6 +69,7 @@ SELECT function_id, max(tenant_id) AS tenant_id, count(*) AS calls, count(*) AS 
 -- conditions on the status: see counters_of_left
 UPDATE invocation
    SET status = 'interrupted', error_message = :why,
+       end_cause = :cause,
        ended_at = greatest(CAST(:now AS bigint), coalesce(started_at, 0))
  WHERE status IN ('queued', 'running') AND status = 'running'
    AND epoch < :epoch AND (:alone OR execution_node_id = :node);

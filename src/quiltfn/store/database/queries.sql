@@ -4,12 +4,12 @@ INSERT INTO invocation (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order, memory_mib, http_status, epoch, size_bytes)
+    origin_invocation_id, output_order, memory_mib, http_status, end_cause, epoch, size_bytes)
 WITH record (
     invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order, memory_mib, http_status)
+    origin_invocation_id, output_order, memory_mib, http_status, end_cause)
   AS (VALUES $rows)
 SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) FROM record
  WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
@@ -23,7 +23,7 @@ SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) 
        stdout_dropped = excluded.stdout_dropped, stderr_dropped = excluded.stderr_dropped,
        version = excluded.version, attempt = excluded.attempt, due_at = excluded.due_at,
        output_order = excluded.output_order, memory_mib = excluded.memory_mib,
-       http_status = excluded.http_status,
+       http_status = excluded.http_status, end_cause = excluded.end_cause,
        epoch = excluded.epoch,
        size_bytes = excluded.size_bytes + CASE WHEN excluded.attempt = 1 THEN 0 ELSE (
            SELECT coalesce(sum(length(before.stdout) + length(before.stderr)), 0)
@@ -146,8 +146,8 @@ DELETE FROM work WHERE invocation_id = ?;
 -- add_attempt: an attempt is over
 INSERT INTO attempt (
     invocation_id, attempt, status, started_at, ended_at, duration_ms, exit_code, error_message,
-    execution_node_id, cold_start, version, stdout, stderr)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+    execution_node_id, cold_start, version, stdout, stderr, end_cause)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- drop_attempt_output: keep the attempts at a call without their output
 UPDATE attempt SET stdout = NULL, stderr = NULL WHERE invocation_id = :invocation_id;

@@ -67,7 +67,8 @@ SELECT function_id, max(tenant_id) AS tenant_id, count(*) AS calls, count(*) AS 
 -- interrupt_left: end the running calls that earlier boots of a node left. Why there are two
 -- conditions on the status: see counters_of_left
 UPDATE invocation INDEXED BY invocation_open
-   SET status = 'interrupted', ended_at = max(:now, coalesce(started_at, 0)), error_message = :why
+   SET status = 'interrupted', ended_at = max(:now, coalesce(started_at, 0)), error_message = :why,
+       end_cause = :cause
  WHERE status IN ('queued', 'running') AND status = 'running'
    AND epoch < :epoch AND (:alone OR execution_node_id = :node);
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from quiltfn.model.converting import convert
+from quiltfn.model.end_cause import cause_json
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.version import Version, VersionSpec
@@ -32,7 +33,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction, TenantFunctions
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0029"
+REVISION = "0030"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -195,6 +196,7 @@ invocation = Table(
     Column("output_order", Text),
     Column("memory_mib", Integer, nullable=False, server_default=text("0")),
     Column("http_status", Integer),
+    Column("end_cause", JSON),
     # The last two are no fields of a record: the boot of `execution_node_id` that wrote it, and
     # what it counts in `usage`; by default, as one without output.
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
@@ -466,6 +468,7 @@ attempt = Table(
     # The end of each stream, of an attempt that another one followed. The last is in the record.
     Column("stdout", LargeBinary),
     Column("stderr", LargeBinary),
+    Column("end_cause", JSON),
 )
 
 # Accepted work that was given up. `reason`: "attempts" or "age".
@@ -638,6 +641,7 @@ INVOCATION_COLUMNS = Invocation.__struct_fields__[:-3]
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
 SOURCE_AT = INVOCATION_COLUMNS.index("source")
+CAUSE_AT = INVOCATION_COLUMNS.index("end_cause")
 TIMELINE_AT = INVOCATION_COLUMNS.index("timeline")
 SPEC_COLUMNS = VersionSpec.__struct_encode_fields__
 
@@ -683,6 +687,8 @@ def invocation_row(invocation: Invocation) -> list[Any]:
     row[SOURCE_AT] = invocation.source.value
     if invocation.timeline is not None:
         row[TIMELINE_AT] = msgspec.json.encode(invocation.timeline).decode()
+    if invocation.end_cause is not None:
+        row[CAUSE_AT] = cause_json(invocation.end_cause)
     return row
 
 

@@ -6,7 +6,7 @@ node's spool is not at hand. So work that it had claimed may have been begun, an
 
 from sqlalchemy import Connection, func, select, update
 
-from quiltfn.model.invocation import NODE_LOST
+from quiltfn.model.end_cause import NODE_LOST
 from quiltfn.model.member import Member, Presence, TakenOver
 from quiltfn.model.operation import interrupted
 from quiltfn.store.calls import deliveries, records, work_recovery
