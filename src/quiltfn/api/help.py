@@ -225,11 +225,11 @@ def describe(method: str, path: str, way: Route) -> dict[str, Any]:
     """One route: what it does, who may, what it takes and what it can refuse."""
     fields = {}
     if way.body is not None:
-        for name, one in fields_of(way.body).items():
+        for name, field in fields_of(way.body).items():
             fields[name] = {
-                "rule": one.meaning,
-                "required": one.is_required,
-                "example": one.example,
+                "rule": field.meaning,
+                "required": field.is_required,
+                "example": field.example,
             }
     if way.streams:
         fields["the body"] = {"rule": " or ".join(way.streams), "required": True, "example": None}
@@ -247,15 +247,15 @@ def describe(method: str, path: str, way: Route) -> dict[str, Any]:
 def help_text(document: dict[str, Any]) -> str:
     """The help as Markdown."""
     lines = [f"# {document['title']}", ""]
-    for one in document["routes"]:
-        who = f"Needs scope `{one['scope']}`." if one["scope"] else "Needs no credential."
-        lines += [f"## {one['method']} {one['path']}", "", f"{one['about']} {who}", ""]
-        lines += [f"- `{name}`: {about}" for name, about in one["parameters"].items()]
-        for name, rule in one["fields"].items():
+    for route in document["routes"]:
+        who = f"Needs scope `{route['scope']}`." if route["scope"] else "Needs no credential."
+        lines += [f"## {route['method']} {route['path']}", "", f"{route['about']} {who}", ""]
+        lines += [f"- `{name}`: {about}" for name, about in route["parameters"].items()]
+        for name, rule in route["fields"].items():
             needed = ", required" if rule["required"] else ""
             lines.append(f"- `{name}`{needed}: {rule['rule']}")
-        if one["refusals"]:
-            lines.append(f"- can be refused with: {', '.join(one['refusals'])}")
+        if route["refusals"]:
+            lines.append(f"- can be refused with: {', '.join(route['refusals'])}")
         lines.append("")
     for title, points in (("Debugging", "debugging"), ("Common mistakes", "common_mistakes")):
         lines += [f"## {title}", "", *(f"- {point}" for point in document[points]), ""]
@@ -266,22 +266,22 @@ def examples_text(document: dict[str, Any]) -> str:
     """The examples as Markdown: its code blocks, one after the other, are a shell script."""
     lines = ["# Examples", "", "```sh", 'QUILT_BASE_URL="${QUILT_BASE_URL:-http://127.0.0.1:8080}"']
     lines += ['QUILT_API_KEY="${QUILT_API_KEY:-}"', "```", ""]
-    for one in document["examples"]:
-        lines += [f"## {one['title']}", "", f"Answers {one['expect_status']}.", "", "```sh"]
-        lines += [curl(one), "```", ""]
+    for example in document["examples"]:
+        lines += [f"## {example['title']}", "", f"Answers {example['expect_status']}.", "", "```sh"]
+        lines += [curl(example), "```", ""]
     return "\n".join(lines)
 
 
-def curl(one: dict[str, Any]) -> str:
+def curl(example: dict[str, Any]) -> str:
     """The call as a command line."""
-    parts = ["curl -sS", f"-X {one['method']}", f'"$QUILT_BASE_URL{one["path"]}"']
+    parts = ["curl -sS", f"-X {example['method']}", f'"$QUILT_BASE_URL{example["path"]}"']
     parts.append('${QUILT_API_KEY:+-H "X-Api-Key: $QUILT_API_KEY"}')
-    parts += [f"-H '{name}: {value}'" for name, value in one.get("headers", {}).items()]
-    if "body" in one:
-        text = json.dumps(one["body"]).replace("'", "'\\''")
+    parts += [f"-H '{name}: {value}'" for name, value in example.get("headers", {}).items()]
+    if "body" in example:
+        text = json.dumps(example["body"]).replace("'", "'\\''")
         parts += ["-H 'Content-Type: application/json'", f"-d '{text}'"]
     command = " ".join(parts)
-    for variable, name in one.get("keeps", {}).items():
+    for variable, name in example.get("keeps", {}).items():
         read = f'sed -n \'s/.*"{name}":"\\([^"]*\\)".*/\\1/p\''
         command = f'{variable}=$({command} | {read}); echo "${variable}"'
     return command

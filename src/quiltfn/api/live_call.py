@@ -137,8 +137,8 @@ async def _events(
     call: "asyncio.Task[Invocation]",
 ) -> Events:
     """From `started` to `end`, or to an `error` where the call has no ordinary end."""
-    journal, one = context.services.journal, request.invocation_id
-    reader = OutputReader(journal, entry.function.id, one or "")
+    journal, invocation_id = context.services.journal, request.invocation_id
+    reader = OutputReader(journal, entry.function.id, invocation_id or "")
     try:
         if running is not None:
             yield started(running)

@@ -227,8 +227,8 @@ async def live_events(reader: OutputReader, running: RunningCall) -> Events:
     reader.attach(running, change.set)
     while reader.is_live:
         change.clear()
-        async for one in reader.events():
-            yield one
+        async for piece in reader.events():
+            yield piece
         if reader.is_live:
             await change.wait()
 
@@ -239,8 +239,8 @@ async def follow_call(reader: OutputReader, find: Callable[[], RunningCall | Non
         while True:
             running = find()
             if running is not None:
-                async for one in live_events(reader, running):
-                    yield one
+                async for piece in live_events(reader, running):
+                    yield piece
             outline = await reader.load()
             if outline.record.is_final:
                 break
@@ -248,10 +248,10 @@ async def follow_call(reader: OutputReader, find: Callable[[], RunningCall | Non
             if running is not None:
                 reader.start(NOWHERE)
             await asyncio.sleep(LOOK_EVERY_S)
-        async for one in reader.events():
-            yield one
-        async for one in reader.last_events():
-            yield one
+        async for piece in reader.events():
+            yield piece
+        async for piece in reader.last_events():
+            yield piece
     finally:
         reader.close()
 
@@ -259,8 +259,8 @@ async def follow_call(reader: OutputReader, find: Callable[[], RunningCall | Non
 def started(running: RunningCall) -> bytes:
     """The event that says that a handler has its call."""
     record = running.record
-    told = wire.CallStarted(invocation_id=record.invocation_id, cold_start=record.cold_start)
-    return event("started", encode(told))
+    started = wire.CallStarted(invocation_id=record.invocation_id, cold_start=record.cold_start)
+    return event("started", encode(started))
 
 
 async def follow_function(
@@ -296,19 +296,21 @@ async def follow_function(
                 yield event("gap", encode(gap))
             while arrived:
                 running = arrived.popleft()
-                one = running.record.invocation_id
-                readers[one] = OutputReader(journal, function_id, one, streams, names_call=True)
-                readers[one].attach(running, partial(note, one))
-                changed[one] = None
+                running_id = running.record.invocation_id
+                readers[running_id] = OutputReader(
+                    journal, function_id, running_id, streams, names_call=True
+                )
+                readers[running_id].attach(running, partial(note, running_id))
+                changed[running_id] = None
                 yield started(running)
             while changed:
-                one = next(iter(changed))
-                del changed[one]
-                async for piece in _news_of(readers[one]):
+                running_id = next(iter(changed))
+                del changed[running_id]
+                async for piece in _news_of(readers[running_id]):
                     yield piece
-                if not readers[one].is_live:
-                    readers.pop(one).close()
-                    changed.pop(one, None)  # it was noted at its end
+                if not readers[running_id].is_live:
+                    readers.pop(running_id).close()
+                    changed.pop(running_id, None)  # it was noted at its end
     finally:
         invoker.unlisten(function_id, arrive)
         for reader in readers.values():

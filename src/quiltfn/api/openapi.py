@@ -177,9 +177,9 @@ def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, floa
     server may allow more.
     """
     for name, field in fields_of(body).items():
-        one = components[body.__name__]["properties"][name]
+        schema = components[body.__name__]["properties"][name]
         # Of a field that may be null, it is about the part that is not null.
-        parts = [part for part in one.get("anyOf", [one]) if part.get("type") != "null"]
+        parts = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
         if field.is_shape:
             parts[0]["description"] = field.meaning
             _constrain(components, field.kind, limits)
@@ -268,16 +268,16 @@ def operation_id(way: Route) -> str:
     return verb + "".join(noun.capitalize() for noun in nouns)
 
 
-def _parameter(one: Parameter) -> dict[str, Any]:
+def _parameter(asked: Parameter) -> dict[str, Any]:
     parameter: dict[str, Any] = {
-        "name": one.name,
-        "in": one.where,
-        "required": one.required,
-        "description": one.about,
-        "schema": dict(one.schema),
+        "name": asked.name,
+        "in": asked.where,
+        "required": asked.required,
+        "description": asked.about,
+        "schema": dict(asked.schema),
     }
-    if one.example is not None:
-        parameter["example"] = one.example
+    if asked.example is not None:
+        parameter["example"] = asked.example
     return parameter
 
 

@@ -132,29 +132,29 @@ def function_summary(entry: Entry, default: Alias | None) -> wire.FunctionSummar
     )
 
 
-def alias(one: Alias) -> wire.Alias:
-    also, rule = one.also, one.rollback_on
+def alias(alias: Alias) -> wire.Alias:
+    also, rule = alias.also, alias.rollback_on
     return wire.Alias(
-        name=one.name,
-        version=one.version,
+        name=alias.name,
+        version=alias.version,
         also=None if also is None else wire.AliasShare(version=also.version, weight=also.weight),
         rollback_on=None if rule is None else wire.RollbackRule(**msgspec.structs.asdict(rule)),
-        rolled_back=one.rolled_back,
-        default=one.is_default,
-        updated_at=one.updated_at,
+        rolled_back=alias.rolled_back,
+        default=alias.is_default,
+        updated_at=alias.updated_at,
     )
 
 
-def version(one: Version, current: int, *, show: bool) -> wire.Version:
+def version(version: Version, current: int, *, show: bool) -> wire.Version:
     """`show`: whether the caller may see the values of the environment."""
     return gathered(
         wire.Version,
-        one,
-        one.spec,
-        version=one.number,
-        is_active=one.number == current,
-        image_digest=one.spec.runtime_snapshot.image_digest,
-        environment=values_of(one.spec.environment, show=show),
+        version,
+        version.spec,
+        version=version.number,
+        is_active=version.number == current,
+        image_digest=version.spec.runtime_snapshot.image_digest,
+        environment=values_of(version.spec.environment, show=show),
     )
 
 
@@ -196,19 +196,19 @@ def invocation_summary(record: Invocation) -> wire.InvocationSummary:
     return gathered(wire.InvocationSummary, record, end_cause=end_cause(record.cause))
 
 
-def end_cause(one: EndCause | None) -> wire.EndCause | None:
-    return None if one is None else msgspec.convert(cause_data(one), wire.EndCause)
+def end_cause(cause: EndCause | None) -> wire.EndCause | None:
+    return None if cause is None else msgspec.convert(cause_data(cause), wire.EndCause)
 
 
-def attempt(one: Attempt) -> wire.Attempt:
+def attempt(attempt: Attempt) -> wire.Attempt:
     return gathered(
         wire.Attempt,
-        one,
-        started_at=_seconds(one.started_at),
-        ended_at=_seconds(one.ended_at),
-        stdout=None if one.stdout is None else one.stdout.decode("utf-8", "replace"),
-        stderr=None if one.stderr is None else one.stderr.decode("utf-8", "replace"),
-        end_cause=end_cause(one.end_cause),
+        attempt,
+        started_at=_seconds(attempt.started_at),
+        ended_at=_seconds(attempt.ended_at),
+        stdout=None if attempt.stdout is None else attempt.stdout.decode("utf-8", "replace"),
+        stderr=None if attempt.stderr is None else attempt.stderr.decode("utf-8", "replace"),
+        end_cause=end_cause(attempt.end_cause),
     )
 
 
@@ -216,9 +216,9 @@ def _seconds(milliseconds: int | None) -> int | None:
     return None if milliseconds is None else milliseconds // 1000
 
 
-def dead_letter(one: DeadLetter, function_name: str | None) -> wire.DeadLetter:
-    cause = end_cause(one.end_cause)
-    return gathered(wire.DeadLetter, one, function_name=function_name, end_cause=cause)
+def dead_letter(letter: DeadLetter, function_name: str | None) -> wire.DeadLetter:
+    cause = end_cause(letter.end_cause)
+    return gathered(wire.DeadLetter, letter, function_name=function_name, end_cause=cause)
 
 
 def queue(
@@ -255,8 +255,8 @@ def timeline(found: CallTimeline) -> wire.Timeline:
     )
 
 
-def timed_attempt(one: Attempt) -> wire.TimedAttempt:
-    return gathered(wire.TimedAttempt, one, started_at_ms=one.started_at)
+def timed_attempt(attempt: Attempt) -> wire.TimedAttempt:
+    return gathered(wire.TimedAttempt, attempt, started_at_ms=attempt.started_at)
 
 
 def pool(function_id: str, counts: PoolCounts) -> wire.Pool:
@@ -302,32 +302,32 @@ def runtime(named: OwnedRuntime, *, show: bool) -> wire.Runtime:
     )
 
 
-def runtime_file(one: ImageFile) -> wire.RuntimeFile:
-    return gathered(wire.RuntimeFile, one)
+def runtime_file(file: ImageFile) -> wire.RuntimeFile:
+    return gathered(wire.RuntimeFile, file)
 
 
-def runtime_package(one: Package) -> wire.RuntimePackage:
-    return gathered(wire.RuntimePackage, one)
+def runtime_package(package: Package) -> wire.RuntimePackage:
+    return gathered(wire.RuntimePackage, package)
 
 
-def image(one: Image) -> wire.Image:
-    return gathered(wire.Image, one)
+def image(image: Image) -> wire.Image:
+    return gathered(wire.Image, image)
 
 
-def key(one: Key) -> wire.Key:
-    return gathered(wire.Key, one)
+def key(key: Key) -> wire.Key:
+    return gathered(wire.Key, key)
 
 
-def created_key(one: Key, secret: str) -> wire.CreatedKey:
-    return gathered(wire.CreatedKey, one, key=secret)
+def created_key(key: Key, secret: str) -> wire.CreatedKey:
+    return gathered(wire.CreatedKey, key, key=secret)
 
 
 def audit_entry(entry: AuditEntry) -> wire.AuditEntry:
     return gathered(wire.AuditEntry, entry)
 
 
-def operation(one: Operation) -> wire.Operation:
-    return gathered(wire.Operation, one)
+def operation(operation: Operation) -> wire.Operation:
+    return gathered(wire.Operation, operation)
 
 
 def as_replay(answer: wire.Operation) -> wire.Operation:
@@ -358,5 +358,5 @@ def schedule(stored: StoredSchedule, function: str, *, show: bool) -> wire.Sched
     )
 
 
-def schedule_run(one: ScheduleRun) -> wire.ScheduleRun:
-    return gathered(wire.ScheduleRun, one, due_at=one.tick_ms // 1000, manual=one.is_manual)
+def schedule_run(run: ScheduleRun) -> wire.ScheduleRun:
+    return gathered(wire.ScheduleRun, run, due_at=run.tick_ms // 1000, manual=run.is_manual)

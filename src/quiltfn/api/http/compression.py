@@ -97,9 +97,9 @@ def wants_gzip(headers: Headers) -> bool:
 
 
 def _weight(parameters: list[str]) -> float:
-    for one in parameters:
-        if one.startswith("q="):
+    for parameter in parameters:
+        if parameter.startswith("q="):
             with contextlib.suppress(ValueError):
-                return float(one[2:])
+                return float(parameter[2:])
             return 0.0
     return 1.0

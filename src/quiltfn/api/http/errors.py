@@ -89,11 +89,11 @@ def for_strangers(error: QuiltfnError) -> QuiltfnError:
         return CapacityFull("the function is not available at the moment", retry_after=seconds)
     if status == STATUS[Internal.code]:
         return Internal("the server made a mistake")
-    told = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
+    shown = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
     if isinstance(error, PayloadTooLarge) and error.invocation_id is None:
-        told.hint = error.hint  # of bodies and kinds of runtimes, not of this one
-    told.executed = error.executed
-    return told
+        shown.hint = error.hint  # of bodies and kinds of runtimes, not of this one
+    shown.executed = error.executed
+    return shown
 
 
 def _body(error: QuiltfnError, request_id: str) -> ErrorBody:

@@ -190,7 +190,7 @@ class Idempotency:
         async with (
             self._storing_again
         ):  # released twice, a key could be freed that is reserved anew
-            for name in sorted(self._unstored, key=lambda one: one != wanted):
+            for name in sorted(self._unstored, key=lambda key: key != wanted):
                 error = await self._store(self._unstored[name])
                 if error is not None:
                     return error if name == wanted else None
@@ -255,14 +255,14 @@ def _kept(response: Response) -> _Kept:
 
 def _not_stored(response: Response, error: StoreUnavailable) -> StoreUnavailable:
     """What the first client is told of a response that a repetition could not be given."""
-    told = StoreUnavailable(
+    problem = StoreUnavailable(
         f"this was done, but its answer could not be kept for repetitions: {error}", retry_after=1
     )
-    told.executed = True
+    problem.executed = True
     invocation_id = response.header(INVOCATION_ID)
     if invocation_id is not None:
-        told.with_record(invocation_id, executed=True)
-    return told
+        problem.with_record(invocation_id, executed=True)
+    return problem
 
 
 def still_runs() -> Conflict:

@@ -114,14 +114,14 @@ def _check_strings(value: Any) -> None:
         if depth == DEPTH_MAX and any(isinstance(one, dict | list) for one in level):
             raise RecursionError
         below: list[Any] = []
-        for one in level:
-            if isinstance(one, str):
-                one.encode()
-            elif isinstance(one, dict):
-                below += one.keys()
-                below += one.values()
-            elif isinstance(one, list):
-                below += one
+        for item in level:
+            if isinstance(item, str):
+                item.encode()
+            elif isinstance(item, dict):
+                below += item.keys()
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
         if not below:
             return
         level = below

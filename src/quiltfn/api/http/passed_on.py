@@ -26,8 +26,8 @@ def announced_length(request: Request) -> int | None:
     """The length that the body says it has; None: it says none."""
     if "transfer-encoding" in request.headers:
         return None
-    told = request.headers.get("content-length", "0").strip()
-    return int(told) if told.isdigit() else 0
+    length = request.headers.get("content-length", "0").strip()
+    return int(length) if length.isdigit() else 0
 
 
 def check_announced(request: Request, limit: int) -> None:
@@ -51,8 +51,8 @@ async def bounded(request: Request, limit: int, timeout_s: float) -> AsyncGenera
             async with asyncio.timeout(left_s):
                 chunk = await anext(chunks, None)
         except TimeoutError:
-            what = f"only {size - seen} bytes" if size > seen else "nothing more"
-            raise BadRequest(f"{what} of the body arrived within {timeout_s:g} s") from None
+            arrived = f"only {size - seen} bytes" if size > seen else "nothing more"
+            raise BadRequest(f"{arrived} of the body arrived within {timeout_s:g} s") from None
         if chunk is None:
             return
         left_s -= loop.time() - began

@@ -55,8 +55,8 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
 
 def first_value(headers: Iterable[Header], name: str) -> str | None:
     """The first value of a header, by its name in small letters; None where there is none."""
-    for one, value in headers:
-        if one == name:
+    for header, value in headers:
+        if header == name:
             return value
     return None
 

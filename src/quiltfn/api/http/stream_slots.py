@@ -20,9 +20,9 @@ class StreamSlots:
     """How many streams may be open: of each tenant, and of all together. `what`: they are."""
 
     def __init__(
-        self, of_tenant: int = 100, of_all: int = 1000, what: str = "streams open"
+        self, of_tenant: int = 100, of_all: int = 1000, noun: str = "streams open"
     ) -> None:
-        self.of_tenant, self.of_all, self._what = of_tenant, of_all, what
+        self.of_tenant, self.of_all, self._what = of_tenant, of_all, noun
         self._open: Counter[str] = Counter()
         self._endless: set[Endless] = set()
 

@@ -93,23 +93,23 @@ class TlsAcceptor:
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
             try:
-                one, address = self._listener.accept()
+                accepted, address = self._listener.accept()
             except OSError:  # there is no connection, or the client has left
                 return
             if len(self._handshakes) >= HANDSHAKES_MAX:
                 oldest = next(iter(self._handshakes))
                 del self._handshakes[oldest]
                 oldest.cancel()
-            task = self._loop.create_task(self._shake_hands(one, address))
+            task = self._loop.create_task(self._shake_hands(accepted, address))
             self._handshakes[task] = None
             task.add_done_callback(lambda task: self._handshakes.pop(task, None))
 
-    async def _shake_hands(self, one: socket.socket, address: object) -> None:
-        one.setblocking(False)
+    async def _shake_hands(self, accepted: socket.socket, address: object) -> None:
+        accepted.setblocking(False)
         try:
             await self._loop.connect_accepted_socket(
                 self._receiver,
-                one,
+                accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
             )

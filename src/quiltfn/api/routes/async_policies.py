@@ -102,12 +102,14 @@ def _destination(
 def _policy(policy: AsyncPolicy, *, show: bool) -> wire.AsyncPolicy:
     """`show`: whether the caller may see the secrets."""
 
-    def masked(one: Destination | None) -> wire.Destination | None:
-        if one is None:
+    def masked(destination: Destination | None) -> wire.Destination | None:
+        if destination is None:
             return None
-        if show or one.url is None:
-            return wire.Destination(function=one.function, url=one.url, secret=one.secret)
-        return wire.Destination(url=without_path(one.url), secret=MASK)
+        if show or destination.url is None:
+            return wire.Destination(
+                function=destination.function, url=destination.url, secret=destination.secret
+            )
+        return wire.Destination(url=without_path(destination.url), secret=MASK)
 
     return wire.AsyncPolicy(
         max_attempts=policy.max_attempts,

@@ -59,20 +59,20 @@ async def retry_delivery(context: RequestContext[DeliveryServices]) -> Response:
     return json_response(shown_delivery(found, entry.function.name))
 
 
-def shown_delivery(one: Delivery, function_name: str | None) -> wire.Delivery:
-    waits = one.status is DeliveryStatus.WAITING
+def shown_delivery(delivery: Delivery, function_name: str | None) -> wire.Delivery:
+    waits = delivery.status is DeliveryStatus.WAITING
     return wire.Delivery(
-        delivery_id=one.id,
-        function_id=one.function_id,
+        delivery_id=delivery.id,
+        function_id=delivery.function_id,
         function_name=function_name,
-        invocation_id=one.invocation_id,
-        policy_field=one.policy_field,
-        status=one.status,
-        attempts=one.attempts,
-        next_attempt_at=one.due_at_ms // 1000 if waits else None,
-        http_status=one.http_status,
-        error_message=one.error_message,
-        ended_at=one.ended_at,
+        invocation_id=delivery.invocation_id,
+        policy_field=delivery.policy_field,
+        status=delivery.status,
+        attempts=delivery.attempts,
+        next_attempt_at=delivery.due_at_ms // 1000 if waits else None,
+        http_status=delivery.http_status,
+        error_message=delivery.error_message,
+        ended_at=delivery.ended_at,
     )
 
 

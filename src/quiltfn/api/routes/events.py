@@ -54,8 +54,8 @@ async def _framed(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, 
     # At once, so that a client sees whether something on the way holds streams back.
     yield event_stream.HEARTBEAT
     try:
-        async for one in events:
-            yield event_stream.event(one.type, one.data, one.id)
+        async for event in events:
+            yield event_stream.event(event.type, event.data, event.id)
     finally:
         await events.aclose()
 

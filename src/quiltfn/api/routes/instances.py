@@ -47,16 +47,16 @@ async def list_instances(context: RequestContext[InstanceServices]) -> Response:
     return json_response(msgspec.structs.replace(found, memory=memory, queued_calls=queued))
 
 
-def _together(one: wire.InstanceList, other: wire.InstanceList, limit: int) -> wire.InstanceList:
+def _together(own: wire.InstanceList, other: wire.InstanceList, limit: int) -> wire.InstanceList:
     """What two lists come to."""
-    instances = sorted(one.instances + other.instances, key=_age, reverse=True)
+    instances = sorted(own.instances + other.instances, key=_age, reverse=True)
     return wire.InstanceList(
         instances=instances[:limit],
-        total_count=one.total_count + other.total_count,
-        prewarmed_count=one.prewarmed_count + other.prewarmed_count,
-        waiting_calls=one.waiting_calls + other.waiting_calls,
+        total_count=own.total_count + other.total_count,
+        prewarmed_count=own.prewarmed_count + other.prewarmed_count,
+        waiting_calls=own.waiting_calls + other.waiting_calls,
         queued_calls=0,
-        memory={name: mib + other.memory.get(name, 0.0) for name, mib in one.memory.items()},
+        memory={name: mib + other.memory.get(name, 0.0) for name, mib in own.memory.items()},
     )
 
 
@@ -79,28 +79,28 @@ def _own(context: RequestContext[InstanceServices], limit: int) -> wire.Instance
     )
 
 
-def _age(one: wire.Instance) -> float:
-    return one.age_seconds
+def _age(instance: wire.Instance) -> float:
+    return instance.age_seconds
 
 
-def _shown(context: RequestContext[InstanceServices], one: InstanceView) -> wire.Instance:
+def _shown(context: RequestContext[InstanceServices], instance: InstanceView) -> wire.Instance:
     try:
-        function = context.services.catalog.get(one.function_id).function
+        function = context.services.catalog.get(instance.function_id).function
         name, tenant_id = function.name, function.tenant_id
     except NotFound:  # it was deleted, and its last calls are ending
         name = tenant_id = ""
     return wire.Instance(
-        function_id=one.function_id,
+        function_id=instance.function_id,
         function_name=name,
         tenant_id=tenant_id,
         node_id=context.services.health.machine.node_id,
-        number=one.number,
-        version=one.version,
-        state=one.state,
-        memory_mib=round(one.memory_mib, 2),
-        age_seconds=round(one.age_s, 3),
-        state_seconds=round(one.in_state_s, 3),
-        start_reason=one.start_reason,
+        number=instance.number,
+        version=instance.version,
+        state=instance.state,
+        memory_mib=round(instance.memory_mib, 2),
+        age_seconds=round(instance.age_s, 3),
+        state_seconds=round(instance.in_state_s, 3),
+        start_reason=instance.start_reason,
     )
 
 

@@ -114,8 +114,8 @@ async def list_invocation_attempts(context: RequestContext[InvocationServices]) 
     async with pages.reserved(context):
         found = await context.services.work.attempts(context.entry(), _invocation_id(context))
         attempts = JsonList("attempts", context.services.budgets.turn)
-        for one in found:
-            await attempts.add(shapes.attempt(one))
+        for attempt in found:
+            await attempts.add(shapes.attempt(attempt))
         return attempts.response({})
 
 

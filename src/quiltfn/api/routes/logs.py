@@ -53,9 +53,9 @@ async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
     streams = _streams(query)
     position, tail = _start_of(context, streams)
     at, attempt = position
-    function_id, one = context.entry().function.id, context.parameters["invocation_id"]
-    reader = OutputReader(services.journal, function_id, one, streams)
-    find = partial(services.invoker.running_call, function_id, one)
+    function_id, invocation_id = context.entry().function.id, context.parameters["invocation_id"]
+    reader = OutputReader(services.journal, function_id, invocation_id, streams)
+    find = partial(services.invoker.running_call, function_id, invocation_id)
     running = find()
     headers: list[Header] = []
     if running is not None:

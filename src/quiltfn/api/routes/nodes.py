@@ -37,9 +37,9 @@ async def get_node(context: RequestContext[NodeServices]) -> Response:
     """Show one node of the fleet, with the functions that have instances or calls there."""
     name = context.parameters["name"]
     found = await context.services.nodes.all()
-    for one in found:
-        if one.member.name == name:
-            return json_response(_shown(context, one, len(one.member.report.pools), found))
+    for node in found:
+        if node.member.name == name:
+            return json_response(_shown(context, node, len(node.member.report.pools), found))
     raise NotFound("there is no node of this name")
 
 
@@ -119,29 +119,29 @@ async def _changed(context: RequestContext[NodeServices], state: NodeState) -> R
 
 def _shown(
     context: RequestContext[NodeServices],
-    one: KnownNode,
+    node: KnownNode,
     functions_most: int | None,
     nodes: Sequence[KnownNode],
 ) -> wire.Node:
     """`functions_most`: how many functions are shown; None: none are. `nodes`: all of them."""
-    member, report = one.member, one.member.report
-    pools = _pools_in_use(one)
+    member, report = node.member, node.member.report
+    pools = _pools_in_use(node)
     return wire.Node(
         name=member.name,
         state=member.state.value,
         presence=member.presence.value,
-        is_own=one.is_own,
+        is_own=node.is_own,
         epoch=member.epoch,
         version=member.version,
         address=member.address,
-        beat_age_seconds=round(one.unmoved_s, 1),
+        beat_age_seconds=round(node.unmoved_s, 1),
         running_calls=report.running,
         waiting_calls=report.queued,
         memory_free_mib=report.memory_free_mib,
         ready_instances=sum(pool.idle for pool in report.pools),
         busy_instances=sum(pool.busy for pool in report.pools),
         lag_seconds=report.lag_s,
-        is_silent=one.is_silent,
+        is_silent=node.is_silent,
         sole_images=0
         if member.state is NodeState.REMOVED
         else len(_images_only_on(context, member.name, nodes)),
@@ -159,7 +159,7 @@ def _pools_in_use(node: KnownNode) -> Sequence[PoolLoad]:
     if node.is_silent or node.member.presence is not Presence.PRESENT:
         return []
     pools = [one for one in node.member.report.pools if one.idle or one.busy or one.waiting]
-    return sorted(pools, key=lambda one: (-one.idle - one.busy, one.function_id))
+    return sorted(pools, key=lambda pool: (-pool.idle - pool.busy, pool.function_id))
 
 
 def _function(context: RequestContext[NodeServices], pool: PoolLoad) -> wire.FunctionOnNode:

@@ -58,8 +58,8 @@ async def _shown_after(
     while len(found) < count and size <= services.limits.page_max:
         most = min(SLICE, count - len(found))
         some = await services.schedules.of_tenant(context.tenant_id, after, most)
-        for one in some:
-            after, text = one.schedule.id, encode(_schedule(context, one))
+        for stored in some:
+            after, text = stored.schedule.id, encode(_schedule(context, stored))
             found.append((after, msgspec.Raw(text)))
             size += len(text)
             await asyncio.sleep(0)
@@ -149,17 +149,17 @@ def _tick_of(place: str) -> int:
     return int(place[:8] + place[9:13], 16)
 
 
-def _schedule(context: RequestContext[ScheduleServices], one: StoredSchedule) -> wire.Schedule:
-    name = context.services.schedules.function_name(one.schedule)
-    return shapes.schedule(one, name, show=context.sees_values)
+def _schedule(context: RequestContext[ScheduleServices], stored: StoredSchedule) -> wire.Schedule:
+    name = context.services.schedules.function_name(stored.schedule)
+    return shapes.schedule(stored, name, show=context.sees_values)
 
 
 async def _shown(
-    context: RequestContext[ScheduleServices], one: StoredSchedule, status: int = 200
+    context: RequestContext[ScheduleServices], stored: StoredSchedule, status: int = 200
 ) -> Response:
-    given = one.schedule
+    given = stored.schedule
     async with pages.reserved_for(context, pages.size_of(given.environment, given.payload)):
-        response = json_response(_schedule(context, one), status=status, object_id=given.id)
+        response = json_response(_schedule(context, stored), status=status, object_id=given.id)
     response.object_name = given.name
     return response
 

@@ -60,9 +60,9 @@ async def list_function_stats(context: RequestContext[StatsServices]) -> Respons
 
         def entries() -> Iterator[tuple[str, Any]]:
             for function_id in sorted(services.catalog.owned(context.tenant_id, sums)):
-                one = sums[function_id]
-                if function_id > after and one.calls:
-                    yield function_id, _function_stats(function_id, one)
+                stats = sums[function_id]
+                if function_id > after and stats.calls:
+                    yield function_id, _function_stats(function_id, stats)
 
         return await pages.page_response(context, "functions", entries(), limit)
 
@@ -82,9 +82,9 @@ async def get_function_series(context: RequestContext[StatsServices]) -> Respons
             context.tenant_id, entry.function.id, (start, end), step
         )
         points = JsonList("points", context.services.budgets.turn)
-        for at, one in found:
-            if one.calls:
-                await points.add(_point(at, one))
+        for at, stats in found:
+            if stats.calls:
+                await points.add(_point(at, stats))
         times = {"start": start, "end": end, "step_seconds": step}
         return points.response({"function_id": entry.function.id, **times})
 
@@ -165,47 +165,49 @@ def _step(context: RequestContext[StatsServices], now: int, start: int, end: int
     return step
 
 
-def _function_stats(function_id: str, one: CallStats) -> wire.FunctionStats:
-    return wire.FunctionStats(function_id=function_id, **_told(one))
+def _function_stats(function_id: str, stats: CallStats) -> wire.FunctionStats:
+    return wire.FunctionStats(function_id=function_id, **_told(stats))
 
 
-def _point(start: int, one: CallStats) -> wire.SeriesPoint:
-    return wire.SeriesPoint(start=start, statuses=one.calls, **_told(one))
+def _point(start: int, stats: CallStats) -> wire.SeriesPoint:
+    return wire.SeriesPoint(start=start, statuses=stats.calls, **_told(stats))
 
 
-def _told(one: CallStats) -> dict[str, Any]:
+def _told(stats: CallStats) -> dict[str, Any]:
     """What lists and series tell of calls alike."""
-    median, high = one.percentiles_ms(0.5, 0.99)
+    median, high = stats.percentiles_ms(0.5, 0.99)
     return {
-        "calls": one.count,
-        "errors": one.errors,
-        "cold_starts": one.cold_starts,
+        "calls": stats.count,
+        "errors": stats.errors,
+        "cold_starts": stats.cold_starts,
         "p50_ms": median,
         "p99_ms": high,
     }
 
 
 def _usage_row(
-    context: RequestContext[StatsServices], key: Stretch, one: CallStats
+    context: RequestContext[StatsServices], key: Stretch, stats: CallStats
 ) -> wire.UsageRow:
     function_id = key.function_id or None
     name = None
     if function_id is not None:
         with suppress(NotFound):  # it was deleted
             name = context.services.catalog.by_id(context.tenant_id, function_id).function.name
-    return wire.UsageRow(start=key.start, function_id=function_id, function_name=name, **_used(one))
+    return wire.UsageRow(
+        start=key.start, function_id=function_id, function_name=name, **_used(stats)
+    )
 
 
-def _used(one: CallStats) -> dict[str, Any]:
+def _used(stats: CallStats) -> dict[str, Any]:
     return {
-        "calls": one.count,
-        "errors": one.errors,
-        "statuses": one.calls,
-        "cold_starts": one.cold_starts,
-        "gb_seconds": round(one.gb_seconds, 6),
-        "cpu_seconds": round(one.cpu_us / 1e6, 6),
-        "egress_refused": one.egress_refused,
-        "queued": one.queued,
+        "calls": stats.count,
+        "errors": stats.errors,
+        "statuses": stats.calls,
+        "cold_starts": stats.cold_starts,
+        "gb_seconds": round(stats.gb_seconds, 6),
+        "cpu_seconds": round(stats.cpu_us / 1e6, 6),
+        "egress_refused": stats.egress_refused,
+        "queued": stats.queued,
     }
 
 

@@ -102,9 +102,9 @@ def _shown(
     return json_response(shown)
 
 
-def _fields(one: msgspec.Struct) -> dict[str, Any]:
+def _fields(shape: msgspec.Struct) -> dict[str, Any]:
     """Lists as lists: they are sequences in the model."""
-    fields = msgspec.structs.asdict(one)
+    fields = msgspec.structs.asdict(shape)
     return {
         name: list(value) if isinstance(value, list | tuple) else value
         for name, value in fields.items()

@@ -110,11 +110,11 @@ def files(directory: str) -> dict[str, WebFile]:
     """
     found: dict[str, WebFile] = {}
     top = Path(quiltfn.__file__).parent / directory
-    for one in top.rglob("*"):
-        told = one.relative_to(top).as_posix()
-        name = told.removesuffix(PACKED)
+    for path in top.rglob("*"):
+        below = path.relative_to(top).as_posix()
+        name = below.removesuffix(PACKED)
         if "." + name.rpartition(".")[2] in CONTENT_TYPES:
-            found[name] = WebFile.of(name, one.read_bytes(), is_packed=told != name)
+            found[name] = WebFile.of(name, path.read_bytes(), is_packed=below != name)
     return found
 
 
