@@ -42,7 +42,8 @@ from quiltfn.fleet.membership import Membership
 from quiltfn.model.memory import Memory
 from quiltfn.operator.fleet import begin_fleet
 from quiltfn.sandbox.fake import FakeSandboxes
-from quiltfn.server.platform import Node, Platform, open_platform
+from quiltfn.server.ground import Node
+from quiltfn.server.platform import Platform, open_platform
 from quiltfn.settings import Settings
 from quiltfn.store.database.postgresql import open_as_node
 from service.in_process import request_of
@@ -124,7 +125,7 @@ async def opened(number: int, file: NodeFile, home: Path, told: Told) -> AsyncIt
 
 def watch(number: int, membership: Membership, told: Told) -> None:
     """Notes when the report of each beat was made."""
-    report, made_at = membership.report, [0.0]
+    report, made_at = membership._load, [0.0]
 
     def reported() -> Any:
         made_at[0] = time.monotonic()
@@ -135,8 +136,8 @@ def watch(number: int, membership: Membership, told: Told) -> None:
         if made_at[0]:  # else it was begun before anybody watched
             told.tell(number, own.beat, made_at[0])
 
-    membership.report = reported
-    membership.on_read.append(read)
+    membership.report_by(reported)
+    membership.on_read.hearers += (read,)
 
 
 async def serve(files: Mapping[int, NodeFile], home: Path, told: Told, line: Connection) -> None:
@@ -228,7 +229,7 @@ async def sample(nodes: Sequence[OneNode], told: Told, found: Phase, ends: float
 
     async def stored(node: OneNode) -> None:
         began = time.monotonic()
-        await node.platform.journal.synced()
+        await node.platform.services.journal.synced()
         found.stored_s.append(time.monotonic() - began)
 
     while time.monotonic() < ends:
@@ -238,7 +239,7 @@ async def sample(nodes: Sequence[OneNode], told: Told, found: Phase, ends: float
                 at = told.at(int(member.name[1:]), member.beat)
                 if at is not None and member.name != node.membership.name:
                     found.ages_s.append(now - at)
-            found.lag_s.append(node.membership.lag_s())
+            found.lag_s.append(node.membership._lag_s())
         if len(storing) < 5:
             task = asyncio.create_task(stored(random.choice(nodes)))
             storing.add(task)

@@ -239,6 +239,73 @@ def test_a_route_takes_the_services_that_its_module_names() -> None:
     assert not inspect.get_annotations(Services), "a service that no kind of routes names"
 
 
+CONNECTS = re.compile(r"\bon_[a-z_]+\.connect\(")
+# What a server is put together of.
+SERVED = {"server", "fleet", "functions", "calls", "tenants", "pool", "api", "host"}
+# What is filled in step by step, by whoever has it in hand.
+VALUES = {"context", "request", "response", "connection"}
+
+
+def fields_of(tree: ast.AST) -> set[str]:
+    """The attributes of the classes that a file defines."""
+    found = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            found |= {
+                ast.unparse(one.target) for one in node.body if isinstance(one, ast.AnnAssign)
+            }
+        elif isinstance(node, ast.Attribute) and is_of_self(node):
+            found.add(node.attr)
+    return found
+
+
+def is_of_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
+def wired_late(text: str, *, only_lists: bool = False) -> list[str]:
+    """The attributes of other files' objects that a file assigns, and lists of listeners that it
+    changes.
+    """
+    tree = ast.parse(text)
+    own, found = fields_of(tree), []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        is_changed = isinstance(node.ctx, ast.Store) and not is_of_self(node)
+        if (
+            is_changed
+            and not only_lists
+            and node.attr not in own
+            and ast.unparse(node.value) not in VALUES
+        ):
+            found.append(ast.unparse(node))
+        if re.search(r"\bon_[a-z_]+\.(append|remove)$", ast.unparse(node)):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_objects_are_complete_once_they_are_made() -> None:
+    """Who hears of what, `connect` says in one place; all else is an argument."""
+    texts = {path: path.read_text() for path in FILES if room(path) in SERVED}
+    found = {
+        module_of(path): late
+        for path, text in texts.items()
+        if (late := wired_late(text, only_lists=room(path) not in ("server", "fleet", "host")))
+    }
+    assert found == {}
+    connecting = {module_of(path) for path, text in texts.items() if CONNECTS.search(text)}
+    assert connecting == {"server/platform", "fleet/node", "fleet/join"}
+
+
+def test_what_is_wired_late_is_found() -> None:
+    """Negative control."""
+    late = "def f(part, own):\n    part.on_change.append(own)\n    part.catch_up = own.refresh\n"
+    assert sorted(wired_late(late)) == ["part.catch_up", "part.on_change.append"]
+    fine = "class A:\n    at: int\n\ndef f(a, response):\n    a.at = 1\n    response.body = b''\n"
+    assert wired_late(fine) == []
+
+
 def test_no_module_is_a_drawer_for_everything() -> None:
     for path in PACKAGE.rglob("*"):
         assert path.stem not in FORBIDDEN_NAMES, path

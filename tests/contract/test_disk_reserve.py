@@ -192,7 +192,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
         assert (tmp_path / "journal-a.spool").stat().st_size > 0
         journal = SpoolJournal(store.database, tmp_path, ManualClock(), retry_after_s=0.05)
         told: list[Sums] = []
-        journal.on_counted.append(told.append)
+        journal.on_counted.connect(told.append)
         await journal.start()
         refused = replace(a_call(function), status=Status.ERROR, started_at=None)
         journal.closed(refused)  # A sandbox could not be made: that has a record without a start.

@@ -38,6 +38,7 @@ from quiltfn.api.http.response import Response
 from quiltfn.base import store_retry as until_stored
 from quiltfn.fleet.follower import Follower
 from quiltfn.functions import elasticity
+from quiltfn.functions.aliases import Aliases
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.functions.elasticity import Elasticity
 from quiltfn.functions.lifecycle import Lifecycle, NodeConfig
@@ -121,9 +122,10 @@ def a_follower(catalog: Catalog, store: Any) -> Follower:
         may_run=lambda _: True,
     )
     pools = LocalPools(FakeSandboxes(), clock)
-    lifecycle = Lifecycle(catalog, store, KnownVersions(store), pools, clock, node)
+    aliases = Aliases(SqlAliases(store.database), catalog, KnownVersions(store), clock)
+    lifecycle = Lifecycle(catalog, store, aliases, pools, clock, node)
     follower = Follower(store)
-    follower.listeners[ChangeKind.FUNCTION] = lifecycle.follow_changes
+    follower.connect({ChangeKind.FUNCTION: lifecycle.follow_changes})
     return follower
 
 

@@ -102,7 +102,7 @@ async def test_many_commits_of_a_stretch_are_one_row(
 
 async def test_a_commit_tells_what_it_added(journal: SpoolJournal, function: Function) -> None:
     told: list[tuple[Stretch, int]] = []
-    journal.on_counted.append(lambda sums: told.extend((k, v.mib_ms) for k, v in sums.items()))
+    journal.on_counted.connect(lambda sums: told.extend((k, v.mib_ms) for k, v in sums.items()))
     called(journal, function)
     await journal.synced()
     start = floor_to(FINEST_S, ENDED)

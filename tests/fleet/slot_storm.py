@@ -155,10 +155,11 @@ async def be_a_node(told: dict[str, Any]) -> None:
     lease = NodeLease(lambda: renewed[0], TIMES)
     clock = SystemClock()
     sandboxes = StormSandboxes(cells, lease)
-    pools = LocalPools(sandboxes, clock)
-    pools.bind(GatedSandboxes(sandboxes, lease, sandboxes.end_by))
+    gated = GatedSandboxes(sandboxes, lease, sandboxes.end_by)
+    pools = LocalPools(gated, clock, problem=str)
     connection = QuickConnection(engine(told["url"], is_quick=True))
     keeper = SlotKeeper(SqlSlots(connection.run), pools, lambda: node, lease, clock)
+    pools.on_change.connect(keeper.pool_changed)
     ids = told["functions"]
     for number, function_id in enumerate(ids):
         version = a_version(

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from manual_clock import ManualClock
+from quiltfn.base.signal import Signal
 from quiltfn.calls.invoke import Request
 from quiltfn.functions.catalog import Entry
 from quiltfn.host.health import HostFacts
@@ -24,7 +25,8 @@ from quiltfn.model.memory import Memory
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import InvocationQuery
 from quiltfn.sandbox.fake import FakeSandboxes
-from quiltfn.server.platform import Node, Platform, open_platform
+from quiltfn.server.ground import Node
+from quiltfn.server.platform import Platform, open_platform
 from quiltfn.settings import Settings
 from quiltfn.store import SqlStore, open_sqlite
 from quiltfn.tenants.access import ANYBODY
@@ -58,10 +60,10 @@ class Harness:
 
     def __post_init__(self) -> None:
         self.services, self.store = self.platform.services, self.platform.store
-        self.journal, self.pools = self.platform.journal, self.platform.pools
+        self.journal, self.pools = self.services.journal, self.platform.pools
         self.catalog, self.lifecycle = self.services.catalog, self.services.lifecycle
         self.invoker = self.services.invoker
-        self.work, self.dispatcher = self.platform.work, self.platform.dispatcher
+        self.work, self.dispatcher = self.services.work, self.platform.dispatcher
 
     async def create(self, handler: str = "echo hello", name: str = "f", **more: Any) -> Entry:
         own = {key: more.pop(key) for key in list(more) if key in NewFunction.__struct_fields__}
@@ -157,6 +159,16 @@ async def open_harness(
     for pool in harness.pools._pools.values():
         pool.model.check()
         assert not pool._waiters, "a caller was forgotten"
+
+
+def names_of(signal: Signal[Any]) -> list[str]:
+    """Who hears of it, in that order."""
+    found = []
+    for hearer in signal.hearers:
+        hear = getattr(hearer, "func", hearer)  # of a partial
+        owner = f"{type(hear.__self__).__name__}." if hasattr(hear, "__self__") else ""
+        found.append(owner + hear.__name__)
+    return found
 
 
 async def until(true: Callable[[], object], within_s: float = 20.0) -> None:

@@ -277,7 +277,7 @@ class FakeDriver:
 
     async def _drain(self) -> None:
         """What SIGTERM does: see `main._drain_on_sigterm`."""
-        self._harness.platform.health.draining = True
+        self._harness.services.health.drain()
         self._harness.services.work.waiters.release()
         await self._harness.dispatcher.stop()
         await self._harness.invoker.drain(DRAIN_S)

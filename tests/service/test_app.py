@@ -18,10 +18,10 @@ from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, text_response
 from quiltfn.api.http.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
 from quiltfn.api.routes.table import ROUTES
-from quiltfn.host.health import Health
+from quiltfn.base.others import Others
+from quiltfn.host.health import Health, Reasons
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import no_others
 from service.in_process import request_of
 from service.platform_harness import open_access
 
@@ -46,7 +46,7 @@ def services() -> Any:
         audit=None,
         tracer=None,
         fleet=Alone(cast("Any", None)),
-        lifecycle=SimpleNamespace(catch_up=no_others),
+        lifecycle=SimpleNamespace(others=Others()),
         urls=SimpleNamespace(host=""),
     )
 
@@ -148,8 +148,8 @@ async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path:
     machine: Any = SimpleNamespace(transport="tls", memory_max_mib=1024, cores=1)
     journal: Any = SimpleNamespace(is_strict=False)
     nothing: Any = None
-    health = Health(machine, nothing, journal, Path("/"), nothing, 0)
-    health.why_not_seen = lambda: "no beat was stored for 12 s"
+    reasons = Reasons(no_sandbox=nothing, not_seen=lambda: "no beat was stored for 12 s")
+    health = Health(machine, nothing, journal, Path("/"), reasons, 0)
     health.report = report  # type: ignore[method-assign]
     given = services()
     given.access, given.health = UncheckedAccess(), health

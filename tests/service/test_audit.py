@@ -19,11 +19,12 @@ from quiltfn.api.fleet_node import Alone
 from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.idempotency import Idempotency
 from quiltfn.api.http.route import ApiLimits
+from quiltfn.base.others import Others
 from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.operator import keys as keys_command
-from quiltfn.ports import AuditQuery, no_others
+from quiltfn.ports import AuditQuery
 from quiltfn.settings import Settings
 from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys, SqlStore, open_sqlite
 from quiltfn.tenants.access import Access, make_key
@@ -79,7 +80,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
             limits=ApiLimits(body_max=200),
             budgets=Budgets(),
             tracer=None,
-            lifecycle=SimpleNamespace(catch_up=no_others),
+            lifecycle=SimpleNamespace(others=Others()),
             urls=SimpleNamespace(host=""),
         )
         transport = InProcess(make_app(services), client="192.0.2.7")

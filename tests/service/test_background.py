@@ -10,7 +10,7 @@ import structlog
 
 from quiltfn.base import store_retry as until_stored
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.server import background, platform
+from quiltfn.server import background
 from quiltfn.store import SqlStats
 from service.platform_harness import open_harness
 from timeouts import scaled
@@ -53,5 +53,5 @@ async def test_work_that_a_full_disk_put_off_waits_again(monkeypatch: pytest.Mon
             raise StoreUnavailable("it is busy")
 
     parts: Any = SimpleNamespace(recovered=recovered, start=start)
-    await platform.run_recovered(parts, parts)
+    await background.run_recovered(parts, parts)
     assert tries == 3

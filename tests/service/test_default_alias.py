@@ -43,14 +43,14 @@ async def test_none_is_made_while_a_node_of_an_older_version_would_drop_it(web: 
     path = await two_versions(web)
     body: dict[str, Any] = {"version": 1, "default": True}
     aliases = web.harness.services.aliases
-    aliases.has_older_nodes = lambda: True
+    aliases.others.has_older_nodes = lambda: True
     refused = await web("PUT", f"{path}/aliases/live", json=body)
     assert (refused.status_code, "older version" in refused.text) == (409, True)
     assert await aliases_of(web, path) == {}
     assert not (await put(web, path, version=1))["default"]
-    aliases.has_older_nodes = lambda: False
+    aliases.others.has_older_nodes = lambda: False
     assert (await put(web, path, **body))["default"]
-    aliases.has_older_nodes = lambda: True  # one that is there already may be changed
+    aliases.others.has_older_nodes = lambda: True  # one that is there already may be changed
     assert (await put(web, path, version=2, default=True))["default"]
     assert not (await put(web, path, version=2, default=False))["default"]
 

@@ -19,6 +19,7 @@ from contract.pieces import a_piece, begun
 from contract.stores import a_function, a_stored_function, a_version, an_id, done, restart
 from promises import promise
 from quiltfn.base.clock import SystemClock
+from quiltfn.base.others import Others
 from quiltfn.calls.callbacks import Callbacks
 from quiltfn.calls.deliveries import AT_ONCE, LOOKED_AT, OF_HOST, OF_TENANT, Deliveries
 from quiltfn.calls.work import Work
@@ -108,8 +109,10 @@ class World:
             clock=self.clock,
         )
         opener = opener or self.sender.open
-        within = self.catalog, work, self.journal
-        return Deliveries(self.kept, *within, opener, self.disabled)
+        made = Deliveries(self.kept, self.catalog, work, opener, self.disabled, Others())
+        self.disabled.on_change.disconnect()
+        self.disabled.on_change.connect(made.tenant_changed)
+        return made
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -139,7 +142,7 @@ class World:
         outcome, now = WorkOutcome(destination_id=delivery_id), int(self.clock.unix())
         record = replace(done(running), ended_at=now, outcome=outcome, **changes)
         self.journal.closed(record)
-        self.deliveries.ended(record)
+        self.deliveries.call_ended(record)
         return delivery_id
 
     async def one(self, function: Function, delivery_id: str) -> Delivery:

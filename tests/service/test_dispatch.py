@@ -297,7 +297,7 @@ async def test_tenants_and_functions_take_turns(server: Harness) -> None:
         await server.work.policies.set_policy(entry.function.id, policy)
         await accept(server, entry, count, due_at_ms=due)
     ended: list[str] = []
-    server.invoker.on_closed.append(lambda record: ended.append(record.function_name))
+    server.invoker.on_closed.hearers += (lambda record: ended.append(record.function_name),)
     server.pass_time(61.0)
     await until(lambda: len(ended) == 33)
     assert "s" not in ended[12:]

@@ -292,7 +292,7 @@ async def main():
         entry = await harness.active()
         await harness.invoke(entry)
         assert harness.services.admission._asked is None
-        assert harness.lifecycle.catch_up.__name__ == "no_others"
+        assert not harness.lifecycle.others.are_possible
     print([one for one in sys.modules if one.startswith("quiltfn.fleet")])
 asyncio.run(main())
 """
@@ -414,11 +414,11 @@ async def test_of_two_default_aliases_at_once_one_is_made(nodes: tuple[Harness, 
         [refused] = [one for one in got if isinstance(one, Conflict)]
         assert f"default alias of the function is {made.name}" in str(refused)
         for harness in nodes:
-            await harness.lifecycle.hear_of_others()
+            await harness.lifecycle.others.hear()
             assert harness.services.aliases.of(entry.function.id) == [made]
             assert harness.services.aliases.defaults[entry.function.id] == made
         await nodes[0].services.aliases.remove(entry, made.name, None)
-        await nodes[1].lifecycle.hear_of_others()
+        await nodes[1].lifecycle.others.hear()
 
 
 @promise("N99")
@@ -868,7 +868,7 @@ async def test_nothing_goes_on_behind_a_node_that_is_closed(shared: Path) -> Non
     before = asyncio.all_tasks()
     async with node(shared, "a") as one:
         await one.create()
-        asking = [asyncio.ensure_future(one.lifecycle.catch_up()) for _ in range(3)]
+        asking = [asyncio.ensure_future(one.lifecycle.others.catch_up()) for _ in range(3)]
         await asyncio.sleep(0)
     await asyncio.gather(*asking, return_exceptions=True)
     assert asyncio.all_tasks() == before
@@ -886,9 +886,9 @@ async def test_who_catches_up_at_the_same_time_shares_a_read_that_begins_after_a
             return await read(since, limit)
 
         monkeypatch.setattr(two.store, "changes", counted)
-        early = [asyncio.ensure_future(two.lifecycle.catch_up()) for _ in range(20)]
+        early = [asyncio.ensure_future(two.lifecycle.others.catch_up()) for _ in range(20)]
         await one.create()
-        await asyncio.gather(*early, *(two.lifecycle.catch_up() for _ in range(20)))
+        await asyncio.gather(*early, *(two.lifecycle.others.catch_up() for _ in range(20)))
         assert two.catalog.find(TENANT, "f")
         assert reads <= 8
 
@@ -955,7 +955,7 @@ async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
             return [(answer.status_code, answer.json()["error_code"]) for answer in found]
 
         with monkeypatch.context() as cut_off:
-            cut_off.setattr(two.lifecycle, "catch_up", unreachable)
+            cut_off.setattr(two.lifecycle.others, "catch_up", unreachable)
             # Of the last two the caller is none that a function is known to have.
             codes = ["STORE_UNAVAILABLE"] * (len(missing) - 2) + ["CAPACITY_FULL"] * 2
             assert await answers() == [(503, code) for code in codes]
@@ -969,7 +969,7 @@ async def test_what_another_node_has_just_made_is_there_in_the_next_request(
 ) -> None:
     """Nothing is followed meanwhile but by whoever asks."""
     one, two = nodes
-    refresh, asked = two.lifecycle.catch_up, False
+    refresh, asked = two.lifecycle.others.catch_up, False
 
     async def follow_if_asked() -> None:
         nonlocal asked
@@ -978,7 +978,7 @@ async def test_what_another_node_has_just_made_is_there_in_the_next_request(
 
     transport = InProcess(make_app(two.services))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-        monkeypatch.setattr(two.lifecycle, "catch_up", follow_if_asked)
+        monkeypatch.setattr(two.lifecycle.others, "catch_up", follow_if_asked)
         entry = await one.active("cat")
         await one.services.urls.set(entry, FunctionUrl(auth=Auth.KEY))
         assert (await http.post("/fn/f", content=b"1")).text == "1"
@@ -1005,7 +1005,7 @@ async def test_a_call_by_a_url_asks_no_database_and_its_404_is_the_handlers(
         asked += 1
         raise StoreUnavailable("no answer")
 
-    monkeypatch.setattr(two.lifecycle, "catch_up", counted)
+    monkeypatch.setattr(two.lifecycle.others, "catch_up", counted)
     transport = InProcess(make_app(two.services))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         answer = await http.post("/fn/f", content=b"Status: 404\n\nno such order")

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from contract.stores import SHARED_STORES
 from manual_clock import ManualClock
 from promises import promise
+from quiltfn.base.others import Others
 from quiltfn.fleet.follower import Follower
+from quiltfn.functions.aliases import Aliases
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.functions.lifecycle import Lifecycle, NodeConfig
 from quiltfn.functions.policies import Policies
@@ -34,7 +36,7 @@ from quiltfn.model.work import AsyncPolicy
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import ChangeKind
 from quiltfn.sandbox.fake import FakeSandboxes
-from quiltfn.store import SqlPolicies, SqlStore, SqlUrls
+from quiltfn.store import SqlAliases, SqlPolicies, SqlStore, SqlUrls
 from timeouts import scaled
 
 pytestmark = promise("N20")
@@ -67,18 +69,25 @@ class StoryNode:
             may_run=lambda _: True,
         )
         self.pools = LocalPools(self.sandboxes, clock)
-        versions = KnownVersions(self.store)
-        self.lifecycle = Lifecycle(self.catalog, self.store, versions, self.pools, clock, config)
+        versions, self.follower = KnownVersions(self.store), Follower(self.store)
+        aliases = Aliases(
+            SqlAliases(self.store.database),
+            self.catalog,
+            versions,
+            clock,
+            Others(self.follower.refresh),
+        )
+        self.lifecycle = Lifecycle(self.catalog, self.store, aliases, self.pools, clock, config)
         self.urls = Urls(SqlUrls(self.store.database), self.catalog)
         self.policies = Policies(SqlPolicies(self.store.database))
-        self.catalog.on_change += [self.urls.function_changed, self.policies.function_changed]
-        self.follower = Follower(self.store)
-        self.follower.listeners |= {
-            ChangeKind.FUNCTION: self.lifecycle.follow_changes,
-            ChangeKind.URL: self.urls.follow_changes,
-            ChangeKind.POLICY: self.policies.follow_changes,
-        }
-        self.lifecycle.catch_up = self.follower.refresh
+        self.catalog.on_change.connect(self.urls.function_changed, self.policies.function_changed)
+        self.follower.connect(
+            {
+                ChangeKind.FUNCTION: self.lifecycle.follow_changes,
+                ChangeKind.URL: self.urls.follow_changes,
+                ChangeKind.POLICY: self.policies.follow_changes,
+            }
+        )
         self.numbers = iter(range(1_000))
 
     async def do(self, operation: str, name: str) -> None:

@@ -700,7 +700,7 @@ async def test_instances_are_of_both_nodes(nodes: Nodes, monkeypatch: pytest.Mon
     await nodes.call("cat", "grain")
     nodes.placed.goes_to = []
     await nodes.call("cat", "grain")
-    health = nodes.here.platform.health
+    health = nodes.here.services.health
     health.machine = msgspec.structs.replace(health.machine, node_id="one")
     found = (await nodes.http.get("/api/instances?limit=1")).json()
     assert (found["total_count"], len(found["instances"])) == (2, 1)

@@ -28,7 +28,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.ports import Call
 from quiltfn.sandbox import fake
-from quiltfn.server.platform import UNKEPT
+from quiltfn.server.ground import UNKEPT
 from quiltfn.store import SqlAudit, SqlIdempotencyStore
 from service.in_process import InProcess, request_of
 from service.platform_harness import Harness, open_harness

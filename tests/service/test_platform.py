@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.memory import Memory
 from quiltfn.pool.local import LocalPools
 from quiltfn.sandbox.fake import FakeSandboxes
-from quiltfn.server.platform import CannotServe, Node, Platform, open_platform
+from quiltfn.server.ground import CannotServe, Node
+from quiltfn.server.platform import Platform, open_platform
 from quiltfn.settings import Settings
 from quiltfn.store import SpoolJournal, SqlIdempotencyStore, SqlStore, open_sqlite
 from quiltfn.tenants.access import Access
-from service.platform_harness import FACTS
+from service.platform_harness import FACTS, names_of
 from sqlite_template import with_schema
 
 OPENED = ["store", "journal", "sandboxes"]
@@ -184,3 +186,47 @@ async def test_a_start_that_is_cancelled_closes_what_was_open(
     with pytest.raises(asyncio.CancelledError):
         await start
     assert recorder.closed == CLOSED[1:]
+
+
+# Who hears of what on a server that is alone, in this order.
+HEARERS = {
+    "invoker.on_opened": ["Events.call_started"],
+    # A call that ended may free an instance, then whoever waits for it goes on, then the next one
+    # may begin; what others are told of it comes last.
+    "invoker.on_closed": [
+        "Dispatcher.call_ended",
+        "Waiters.call_ended",
+        "Schedules.call_ended",
+        "Deliveries.call_ended",
+        "Events.call_ended",
+        "Canaries.call_ended",
+    ],
+    "catalog.on_change": [
+        "Dispatcher.function_changed",
+        "Policies.function_changed",
+        "Aliases.function_changed",
+        "Events.function_changed",
+        "Urls.function_changed",
+    ],
+    "pools.on_change": ["Events.pool_changed"],
+    "aliases.on_change": ["Canaries.alias_changed"],
+    "aliases.on_rolled_back": ["Events.alias_rolled_back"],
+    "schedules.on_fired": ["Events.schedule_fired"],
+    "journal.on_counted": ["Quotas.counted"],
+    "admission.on_unknown_use": ["Quotas.count_soon"],
+    "quotas.disabled.on_change": [
+        "Quotas.tenant_changed",
+        "Deliveries.tenant_changed",
+        "end_or_reopen",
+    ],
+}
+
+
+async def test_each_part_hears_of_others_in_one_order(recorder: Recorder) -> None:
+    async with recorder.platform() as platform:
+        assert names_of(platform.dispatcher.on_arrived) == ["Events.queue_changed"]
+        for name, expected in HEARERS.items():
+            signal = attrgetter(name)(platform.services)
+            assert names_of(signal) == expected, name
+        with pytest.raises(AssertionError, match="connected already"):
+            platform.services.catalog.on_change.connect(lambda *_: None)

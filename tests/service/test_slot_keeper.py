@@ -81,11 +81,11 @@ class OneNode:
         self.boottime = self.renewed = 1000.0
         times = LeaseTimes(start_s=10, end_s=60)
         self.lease = NodeLease(lambda: self.renewed, times, lambda: self.boottime)
-        self.pools = LocalPools(self.fakes, SystemClock())
         gated = GatedSandboxes(self.fakes, self.lease, self.fakes.end_by)
-        self.pools.bind(gated, self.lease.problem)
+        self.pools = LocalPools(gated, SystemClock(), problem=self.lease.problem)
         own = NodeEpoch(self.name, 1)
         self.keeper = SlotKeeper(self.slots, self.pools, lambda: own, self.lease, self.clock)
+        self.pools.on_change.connect(self.keeper.pool_changed)
 
     async def call(self, function: Function, seconds: float = 0.0) -> CallResult:
         call = Call(payload=None, environment={}, replaces_environment=False, timeout_s=30)

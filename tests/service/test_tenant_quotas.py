@@ -255,7 +255,7 @@ async def test_functions_and_images_have_the_tenant_s_own_limits(tmp_path: Path)
         with pytest.raises(RateLimited, match="has 1 functions"):
             admission.check_functions("acme", 1)
         admission.check_functions("umbrella", 1)
-        assert admission.image_bytes("acme") == 7
+        assert admission.limits_of("acme").image_bytes == 7
         assert admission.limits_of("acme").calls_in_flight == admission.limits.calls_in_flight
 
 

@@ -1,7 +1,6 @@
 """Operators see other tenants, stop what runs there, and disable a tenant; on fake sandboxes."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,16 +12,16 @@ import pytest
 from promises import promise
 from quiltfn import __version__
 from quiltfn.api.http import event_stream
+from quiltfn.fleet.join import has_older_nodes
 from quiltfn.model.access import Scope
 from quiltfn.model.errors import StoreUnavailable, TenantDisabled
-from quiltfn.model.member import Member, NodeState, Presence
+from quiltfn.model.member import Member, Presence
 from quiltfn.model.schedule import Schedule
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.model.version import VersionSpec
 from quiltfn.model.work import AsyncPolicy, Destination
 from quiltfn.ports import AuditQuery
 from quiltfn.sandbox.fake import FakeSandbox
-from quiltfn.server import platform
 from quiltfn.tenants.access import Access
 from service.platform_harness import open_harness, until
 from service.test_urls import Web
@@ -65,13 +64,13 @@ async def test_none_is_disabled_while_a_node_of_an_older_version_would_serve_it(
     operator, acme, _ = await keys(web)
     function = await web.function("f", "true", "acme")
     quotas = web.harness.services.quotas
-    quotas.has_older_nodes = lambda: True
+    quotas.others.has_older_nodes = lambda: True
     refused = await web("POST", "/api/tenants/acme/disable", headers=operator)
     assert (refused.status_code, "older version" in refused.text) == (409, True)
     assert await invoked(web, function, acme) == 200
-    quotas.has_older_nodes = lambda: False
+    quotas.others.has_older_nodes = lambda: False
     assert (await switched(web, operator, "disable"))["disabled"]
-    quotas.has_older_nodes = lambda: True
+    quotas.others.has_older_nodes = lambda: True
     assert not (await switched(web, operator, "enable"))["disabled"]
 
 
@@ -89,17 +88,11 @@ async def test_a_server_of_a_fleet_looks_for_nodes_of_older_versions(
 ) -> None:
     """Whatever refuses something while such a node is there asks the fleet's members."""
     member = Member(name="two", epoch=1, version=version, presence=presence)
-    membership: Any = SimpleNamespace(
-        **{"seen": lambda: [member], "state": NodeState.READY, "lost": None},
-        **{"on_state": [], "on_lost": [], "problem": None},
-    )
-    server = web.harness.platform
-    services = server.services
-    parts: Any = SimpleNamespace(store=server.store, journal=server.journal, pools=server.pools)
-    async with contextlib.AsyncExitStack() as stack:
-        platform._completed(services, parts, server.dispatcher, membership, None, stack)
-        asked: list[Any] = [services.runtimes, services.aliases, services.quotas]
-        assert [part.has_older_nodes() for part in asked] == [is_older] * 3
+    membership: Any = SimpleNamespace(seen=lambda: [member])
+    assert has_older_nodes(membership) is is_older
+    services, others = web.harness.services, web.harness.platform.ground.others
+    asked: list[Any] = [services.runtimes, services.aliases, services.quotas]
+    assert all(part.others is others for part in asked)
 
 
 @promise("N98")

@@ -105,7 +105,7 @@ async def test_several_versions_share_the_maximum(server: Harness) -> None:
         nonlocal most
         most = max(most, server.pools.there(entry.function.id))
 
-    server.pools.on_change.append(seen)
+    server.pools.on_change.hearers += (seen,)
     calls = [server.invoke(entry, version=version) for version in (first, None) * 10]
     records = await asyncio.gather(*calls)
     assert {one.status for one in records} == {Status.SUCCESS}
@@ -255,7 +255,7 @@ async def test_instances_moving_to_another_pool_leave_no_room(tmp_path: Path) ->
             nonlocal most
             most = max(most, quota.used)
 
-        server.pools.on_change.append(seen)
+        server.pools.on_change.hearers += (seen,)
         await server.invoke(entry, version=first)
         assert most == quota.limit
 

@@ -119,6 +119,7 @@ class Node:
         self.own = OwnEvents(self.told)
         peers: Any = network  # nobody asks whether what it was asked was sent
         self.watching = Watching(self.events, peers, self._counted)
+        self.events.on_followed.connect(self.watching.followed_changed)
         network.nodes[name] = self
 
     def _all(self) -> PoolCounts:
@@ -144,7 +145,7 @@ class Node:
 
     async def reader(self, tenant: str = TENANT, **more: Any) -> AsyncGenerator[Event, None]:
         found = self.events.reader(tenant, **more)
-        await self.events.joined(tenant)
+        await self.watching.joined(tenant)
         return found
 
     async def aclose(self) -> None:

@@ -12,10 +12,10 @@ from quiltfn.api.fleet_node import Alone
 from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.errors import STATUS
 from quiltfn.api.http.route import ApiLimits
+from quiltfn.base.others import Others
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import no_others
 from service.in_process import InProcess
 from spec import errors_page
 from spec.api_client import is_error
@@ -72,7 +72,7 @@ async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: st
         budgets=Budgets(),
         admission=SimpleNamespace(check_functions=lambda *_: None),
         catalog=SimpleNamespace(count=lambda _: 0),
-        lifecycle=SimpleNamespace(create=create, catch_up=no_others),
+        lifecycle=SimpleNamespace(create=create, others=Others()),
         clock=SimpleNamespace(unix=lambda: 0.0, timestamp=lambda: 0.0),
         tracer=None,
         audit=SimpleNamespace(append=append),

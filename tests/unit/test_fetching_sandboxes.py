@@ -47,9 +47,8 @@ class Noting(FakeSandboxes):
 
 async def test_the_image_is_there_before_the_sandbox_is_made() -> None:
     fakes, images = Noting(), Images()
-    sandboxes = FetchingSandboxes(fakes)
     given: Any = images
-    sandboxes.images = given
+    sandboxes = FetchingSandboxes(fakes, given)
     plain = VersionSpec(handler="cat")
     await sandboxes.create(plain)
     assert images.asked == 0
@@ -64,9 +63,8 @@ async def test_the_image_is_there_before_the_sandbox_is_made() -> None:
 
 async def test_the_base_image_is_fetched_as_well() -> None:
     fakes, images = Noting(), Images()
-    sandboxes = FetchingSandboxes(fakes)
     given: Any = images
-    sandboxes.images = given
+    sandboxes = FetchingSandboxes(fakes, given)
     snapshot = replace(WITH_IMAGE.runtime_snapshot, base_image="cd" * 32)
     spec = replace(WITH_IMAGE, runtime_snapshot=snapshot)
     images.here.add(DIGEST)
@@ -80,9 +78,8 @@ async def test_the_base_image_is_fetched_as_well() -> None:
 
 async def test_none_is_expected_whose_image_is_not_here() -> None:
     fakes, images = Noting(), Images()
-    sandboxes = FetchingSandboxes(fakes)
     given: Any = images
-    sandboxes.images = given
+    sandboxes = FetchingSandboxes(fakes, given)
     plain = VersionSpec(handler="cat")
     sandboxes.expect(WITH_IMAGE)
     sandboxes.expect(plain)

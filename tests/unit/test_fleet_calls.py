@@ -1,57 +1,119 @@
 """What of a node's calls is told of the other nodes, and from when to when."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
-from quiltfn.calls.events import Events
-from quiltfn.fleet.calls import CountedPeers, FleetCalls
+from quiltfn.base.others import Others
+from quiltfn.fleet.calls import CountedPeers
 from quiltfn.fleet.join import NodeControl
+from quiltfn.fleet.membership import Membership
+from quiltfn.fleet.node import JoinedNode
+from quiltfn.fleet.parts import FleetParts
 from quiltfn.fleet.watching import Watching
+from quiltfn.images import ImageDirectory, ImageLimits
+from quiltfn.store.database.postgresql import PostgresDatabase
 from service.peers import pair
+from service.platform_harness import names_of
 from timeouts import scaled
 from unit.test_membership import Table, a_node
 
 
-async def test_no_look_begins_anything_behind_the_end(monkeypatch: Any) -> None:
+class Database(PostgresDatabase):
+    """Of the node `a`, that nobody asks anything."""
+
+    boot: Any = SimpleNamespace(node_id="a", epoch=1)
+    timeline: Any = None
+
+    def __init__(self) -> None:
+        pass
+
+    def quick_connection(self) -> Any:
+        return SimpleNamespace(run=None, aclose=nothing)
+
+
+async def nothing() -> None:
+    pass
+
+
+@contextlib.asynccontextmanager
+async def a_joined_node(path: Path, membership: Membership) -> AsyncIterator[JoinedNode]:
+    clock, now = membership.clock, time.time()
+    images = ImageDirectory(path, clock, ImageLimits(), InThreadJobs())
+    stock: Any = SimpleNamespace(end_by=lambda _: None, why_not=None)
+    store: Any = SimpleNamespace(database=Database())
+    access: Any = SimpleNamespace(revision=1)
+    ground: Any = SimpleNamespace(
+        store=store, clock=clock, access=access, disabled=None, stock=stock, others=Others()
+    )
+    own = pair.a_node(pair.a_fleet(now), "a", now)
+    kept: Any = None, images, clock, lambda _: 0, 0
+    part: Any = SimpleNamespace(load=None, counts=None, on_told=[], journal=None)
+    node = JoinedNode(FleetParts(own, membership, ground, kept), part, part, part, part)
+    try:
+        yield node
+    finally:
+        await node._parts.peers.aclose()
+        for events in node.all_events:
+            await events.aclose()
+
+
+async def test_no_look_begins_anything_behind_the_end(tmp_path: Path, monkeypatch: Any) -> None:
     watched: list[list[str]] = []
     monkeypatch.setattr(Watching, "read", lambda _, nodes: watched.append(list(nodes)))
-    clock, table, now = ManualClock(time.time()), Table("a", "b"), time.time()
-    membership = a_node(table, clock)
-    part: Any = SimpleNamespace(load=None, counts=None, on_told=[], journal=None)
-    own = pair.a_node(pair.a_fleet(now), "a", now)
-    calls = FleetCalls(own, membership, part, part, part, part)
-    events = Events(clock, 1, part, None)
-    async with calls.watching(events, events):
+    membership = a_node(Table("a", "b"), ManualClock(time.time()))
+    async with a_joined_node(tmp_path, membership) as node:
         await membership.turn()
         assert watched == [["b"]]
-    await membership.turn()
-    assert watched == [["b"]]
-    await calls.aclose()
-    assert membership.on_read == []
-    await events.aclose()
+        await node.leave()
+        await membership.turn()
+        assert watched == [["b"]]
+        assert membership.on_read.hearers == ()
+
+
+async def test_what_is_read_of_members_is_heard_in_one_order(tmp_path: Path) -> None:
+    """Who asks nodes or begins work comes behind what says which nodes are there."""
+    membership = a_node(Table("a", "b"), ManualClock(time.time()))
+    async with a_joined_node(tmp_path, membership) as node:
+        assert names_of(membership.on_read) == [
+            "JoinedNode._read",
+            "MemberDirectory.learned",
+            "FleetCounts.read",
+            "JoinedNode._tenants_read",
+            "ReportReader.read",
+            "FleetCalls.read",
+            "Failovers.read",
+            "FleetImages.read",
+            "JoinedNode._watch",
+        ]
+        assert names_of(node.events.on_followed) == ["Watching.followed_changed"]
 
 
 async def test_a_node_that_ends_is_told_of_no_state_any_more() -> None:
     membership = a_node(Table("a"), ManualClock())
-    platform: Any = SimpleNamespace(services=SimpleNamespace(), health=SimpleNamespace())
-    platform.services = SimpleNamespace(
-        pools=None, invoker=SimpleNamespace(), admission=SimpleNamespace(loads=None)
+    refused: list[str] = []
+    services: Any = SimpleNamespace(
+        pools=None,
+        invoker=SimpleNamespace(refuse=refused.append),
+        admission=SimpleNamespace(loads=None),
+        health=SimpleNamespace(draining=True),
     )
-    platform.health.draining = True
-
-    async def stop() -> None:
-        pass
-
-    platform.dispatcher = SimpleNamespace(stop=stop)
-    heard: list[Any] = []
-    membership.on_state.append(heard.append)
-    control = NodeControl(membership, platform)
+    dispatcher: Any = SimpleNamespace(start=nothing, stop=nothing)
+    ended: Any = asyncio.get_running_loop().create_future()
+    control = NodeControl(membership, services, dispatcher, ended)
+    await control.start()
+    assert names_of(membership.on_state) == ["NodeControl._state_changed"]
+    assert names_of(membership.on_lost) == ["NodeControl._lost"]
+    assert refused == [""]
     await control.aclose()
-    assert membership.on_state == [heard.append]
-    assert membership.on_lost == []
+    assert not membership.on_state.hearers
+    assert not membership.on_lost.hearers
 
 
 async def test_requests_are_settled_once_none_is_under_way() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,6 @@ import pytest
 from manual_clock import ManualClock
 from promises import promise
 from quiltfn.fleet import keys as module
-from quiltfn.fleet.join import follow_keys
 from quiltfn.fleet.keys import FleetKeys, PingedRevisions
 from quiltfn.fleet.observer import Times
 from quiltfn.model.access import Caller, Key, Scope, digest_of
@@ -73,7 +73,7 @@ class Nodes:
     def __init__(self, store: Store, *names: str) -> None:
         self.store, self.clock, self.parted = store, ManualClock(), set[str]()
         self.members = [Member(name=name, epoch=1, version="1") for name in names]
-        self.disabled = {name: DisabledTenants() for name in names}
+        self.disabled = {name: DisabledTenants(partial(self.lag_s, name)) for name in names}
         self.access = {
             name: Access(store.seen_by(name), self.clock, disabled=disabled, stale_after_s=FENCE_S)
             for name, disabled in self.disabled.items()
@@ -85,18 +85,14 @@ class Nodes:
 
     def joined(self, name: str) -> FleetKeys:
         seen: Any = SimpleNamespace(
-            name=name,
-            times=TIMES,
-            seen=lambda: self.members,
-            silent=self.silent,
-            lag_s=lambda: self.clock.now() - self.reached[name],
+            name=name, times=TIMES, seen=lambda: self.members, silent=self.silent
         )
-        calls: Any = SimpleNamespace(uncounted=self, handlers={})
-        keys = follow_keys(
-            seen, calls, (self.access[name], self.disabled[name]), self.revisions[name]
-        )
-        assert calls.handlers == {module.PATH: keys.answer}
-        return keys
+        peers: Any = self
+        credentials = self.access[name], self.disabled[name]
+        return FleetKeys.of(seen, peers, credentials, self.revisions[name])
+
+    def lag_s(self, name: str) -> float:
+        return self.clock.now() - self.reached[name]
 
     def silent(self) -> list[str]:
         return sorted(self.store.cut_off & {one.name for one in self.members})

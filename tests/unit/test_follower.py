@@ -64,7 +64,7 @@ async def test_what_could_not_be_taken_over_is_a_lag(clock: ManualClock) -> None
             raise RuntimeError("a mistake of ours")
 
     follower = Follower(cast("SqlStore", store))
-    follower.listeners[ChangeKind.FUNCTION] = take_over
+    follower.connect({ChangeKind.FUNCTION: take_over})
     await follower.start()
     store.items.append(Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"))
     clock.time += A_MOMENT_S
@@ -85,7 +85,7 @@ async def test_a_change_that_was_not_taken_over_is_not_forgotten_while_the_store
         applied.append(changes)
 
     follower = Follower(cast("SqlStore", store))
-    follower.listeners[ChangeKind.FUNCTION] = take_over
+    follower.connect({ChangeKind.FUNCTION: take_over})
     await follower.start()
     store.items.append(Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"))
     await follower.refresh()

@@ -7,7 +7,7 @@ from typing import Any, cast
 from promises import promise
 from quiltfn.host import programs as host_programs
 from quiltfn.host.checks import Level
-from quiltfn.host.health import Health, HostFacts
+from quiltfn.host.health import Health, HostFacts, Reasons
 from quiltfn.model.errors import StoreUnavailable
 
 pytestmark = promise("A63", "N64")
@@ -17,9 +17,13 @@ async def test_what_is_away_makes_no_server_leave_the_load_balancer(tmp_path: Pa
     health = made(tmp_path)
     report = await health.report()
     assert (report["ready"], health.takes_calls) == (False, True)
-    health.refuses = "drained"
+    refusals = [""]
+    health.reasons = Reasons(no_sandbox=health.reasons.no_sandbox, refuses=refusals.pop)
+    assert health.takes_calls
+    refusals.append("drained")
     assert not health.takes_calls
-    health.refuses, health.draining = "", True
+    refusals.append("")
+    health.drain()
     assert not health.takes_calls
 
 
@@ -57,7 +61,7 @@ def made(data_dir: Path) -> Health:
     )
     store: Any = SimpleNamespace(ping=ping, condition=lambda: (True, "whole"))
     journal: Any = SimpleNamespace(is_strict=False)
-    return Health(machine, store, journal, data_dir, none, 0)
+    return Health(machine, store, journal, data_dir, Reasons(no_sandbox=none), 0)
 
 
 async def test_a_running_server_warns_of_old_programs_as_the_doctor_does(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ async def test_a_node_taken_over_says_so_once_and_beats_no_more(clock: ManualClo
     table = Table("a", "b")
     node = a_node(table, clock)
     told: list[Loss] = []
-    node.on_lost.append(told.append)
+    node.on_lost.connect(told.append)
     await turns(node, clock, 1)
     table.rows["a"] = replace(table.rows["a"], epoch=9, presence=Presence.GONE)
     async with asyncio.timeout(scaled(5)):
@@ -213,7 +213,7 @@ async def test_a_state_is_heard_with_the_next_beat_and_ones_own_at_once(clock: M
     table = Table("a", "b")
     node = a_node(table, clock)
     heard: list[NodeState] = []
-    node.on_state.append(heard.append)
+    node.on_state.connect(heard.append)
     await table.set_state("a", NodeState.CORDONED)
     await turns(node, clock, 2)
     assert heard == [NodeState.CORDONED]
@@ -231,7 +231,7 @@ async def test_a_node_acts_at_once_on_the_state_that_it_gave_another(clock: Manu
     table = Table("a", "b")
     node = a_node(table, clock)
     keeping: list[set[str]] = []
-    node.on_read.append(lambda members: keeping.append({one.name for one in members if one.keeps}))
+    node.on_read.connect(lambda members: keeping.append({one.name for one in members if one.keeps}))
     await turns(node, clock, 1)
     await node.set_state("b", NodeState.DRAINING)
     assert keeping == [{"a", "b"}, {"a"}]
@@ -263,6 +263,6 @@ async def test_each_look_is_told(clock: ManualClock) -> None:
     table = Table("a", "b")
     node = a_node(table, clock)
     looks: list[list[str]] = []
-    node.on_read.append(lambda found: looks.append([one.name for one in found]))
+    node.on_read.connect(lambda found: looks.append([one.name for one in found]))
     await turns(node, clock, 2)
     assert looks == [["a", "b"]] * 2

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from promises import promise
+from quiltfn.base.others import Others
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.model.forwarded import ForwardedCall, Refusal
@@ -25,27 +26,39 @@ class Node:
     """A node with a pool, and what the fleet answers when it asks for one more instance."""
 
     def __init__(self, here: PoolLoad | None, *, may_start: bool = False, **others: PoolLoad):
-        self.here, self.may_start, self.asked = here, may_start, 0
-        self.serves = self.takes = True
-        self.image: ImagePlaces | None = None
+        self.here, self.is_granted, self.asked = here, may_start, 0
+        self.runs = self.takes = self.starts = True
+        self.places: ImagePlaces | None = None
+        self.held_by: list[str] = []
         table = RoutingTable(Random(3))
         for name, one in others.items():
             table.reported(name, [one])
         table.retain(others)
         self.table = table
-        self.placement = Placement(
-            table,
-            lambda _: self.here,
-            self.obtain,
-            serves=lambda: self.serves,
-            takes_calls=lambda: self.takes,
-            image=lambda _: self.image,
-        )
+        self.placement = Placement(table, self, Others().hear)
+
+    def load(self, _function_id: str) -> PoolLoad | None:
+        return self.here
+
+    def holders(self, _function_id: str) -> list[str]:
+        return self.held_by
+
+    def image(self, _function_id: str) -> ImagePlaces | None:
+        return self.places
+
+    def serves(self) -> bool:
+        return self.runs
+
+    def takes_calls(self) -> bool:
+        return self.takes
+
+    def may_start(self) -> bool:
+        return self.starts
 
     async def obtain(self, function_id: str) -> bool:
         assert function_id == F
         self.asked += 1
-        return self.may_start
+        return self.is_granted
 
     async def place(self, *tried: str) -> Destination | None:
         return await self.placement.place(F, V, tried)
@@ -102,12 +115,10 @@ async def test_a_node_that_is_drained_while_it_asks_for_an_instance_sends_the_ca
     node = Node(load(slots=0), may_start=True, b=load(busy=2))
 
     async def obtain(_: str) -> bool:
-        node.serves = False
+        node.runs = False
         return True
 
-    node.placement = Placement(
-        node.table, lambda _: node.here, obtain, lambda: node.serves, lambda: node.takes
-    )
+    node.obtain = obtain  # type: ignore[method-assign, assignment]
     assert await node.place() == Destination("b", may_wait=True, in_any_case=True)
 
 
@@ -134,7 +145,7 @@ async def test_it_waits_at_a_node_that_has_the_places_though_that_has_not_said_s
     """As right after a function was resumed there."""
     node = Node(load(slots=0), b=load(busy=2))
     node.table.reported("b")
-    node.placement.holders = lambda _: ["b"]
+    node.held_by = ["b"]
     assert await node.place() == Destination("b", may_wait=True)
     assert await node.place("b") is None
     node.here = load(busy=1, slots=1)
@@ -161,40 +172,40 @@ async def test_a_function_without_a_pool_here_is_refused_here() -> None:
 
 async def test_rather_than_fetch_the_image_a_node_that_has_it_starts_an_instance() -> None:
     node = Node(load(slots=0), may_start=True, b=load(busy=2))
-    node.image = ImagePlaces(is_here=False, nodes={"b"})
+    node.places = ImagePlaces(is_here=False, nodes={"b"})
     assert await node.place() == Destination("b", may_wait=True)
     assert node.asked == 0
-    node.image = ImagePlaces(is_here=True, nodes={"b"})
+    node.places = ImagePlaces(is_here=True, nodes={"b"})
     assert await node.place() is None
 
 
 async def test_a_node_without_a_pool_yet_may_have_the_image() -> None:
     node = Node(load(slots=0), may_start=True)
     node.table.retain(["b", "c"])
-    node.image = ImagePlaces(is_here=False, nodes={"c"})
+    node.places = ImagePlaces(is_here=False, nodes={"c"})
     assert await node.place() == Destination("c", may_wait=True)
     assert await node.place("c") is None
 
 
 async def test_where_calls_wait_at_all_that_have_the_image_it_is_fetched() -> None:
     node = Node(load(slots=0), may_start=True, b=load(busy=2, waiting=1), c=load(busy=2, waiting=9))
-    node.image = ImagePlaces(is_here=False, nodes={"b", "c"})
+    node.places = ImagePlaces(is_here=False, nodes={"b", "c"})
     assert await node.place() is None
     assert node.asked == 1
 
 
 async def test_an_instance_that_is_ready_comes_before_the_image() -> None:
     node = Node(load(idle=1), b=load(busy=1))
-    node.image = ImagePlaces(is_here=False, nodes={"b"})
+    node.places = ImagePlaces(is_here=False, nodes={"b"})
     assert await node.place() is None
     node = Node(load(), may_start=True, b=load(busy=1), c=load(idle=1))
-    node.image = ImagePlaces(is_here=False, nodes={"b"})
+    node.places = ImagePlaces(is_here=False, nodes={"b"})
     assert await node.place() == Destination("c", may_wait=False)
 
 
 async def test_a_node_that_refused_gets_no_call_before_its_next_report() -> None:
     node = Node(load(slots=0), may_start=True, b=load(busy=1))
-    node.image = ImagePlaces(is_here=False, nodes={"b"})
+    node.places = ImagePlaces(is_here=False, nodes={"b"})
     node.placement.told("b", F, None)
     assert await node.place() is None
     node.table.reported("b", [load(busy=1)])
@@ -203,23 +214,23 @@ async def test_a_node_that_refused_gets_no_call_before_its_next_report() -> None
 
 async def test_nodes_that_take_no_calls_do_not_count_though_they_have_the_image() -> None:
     node = Node(load(slots=0), may_start=True, b=load(busy=1))
-    node.image = ImagePlaces(is_here=False, nodes={"gone"})
+    node.places = ImagePlaces(is_here=False, nodes={"gone"})
     assert await node.place() is None
 
 
 async def test_a_call_of_another_version_runs_here_unless_the_node_is_drained() -> None:
     node = Node(None, b=load(idle=3))
     assert await node.placement.place(F, V, names_version=True) is None
-    node.serves = False
+    node.runs = False
     expected = Destination("b", may_wait=True, in_any_case=True)
     assert await node.placement.place(F, V, names_version=True) == expected
 
 
 async def test_a_drained_node_prefers_one_with_the_image() -> None:
     node = Node(load(idle=1))
-    node.serves = False
+    node.runs = False
     node.table.retain([f"n{number}" for number in range(20)])
-    node.image = ImagePlaces(is_here=True, nodes={"n7"})
+    node.places = ImagePlaces(is_here=True, nodes={"n7"})
     assert await node.place() == Destination("n7", may_wait=True, in_any_case=True)
 
 
@@ -267,10 +278,10 @@ async def test_a_call_that_no_other_node_would_take_waits_even_without_a_slot() 
 
 async def test_a_node_that_runs_no_calls_sends_its_own_to_others() -> None:
     node = Node(load(idle=2), may_start=True, b=load(idle=1))
-    node.serves = False
+    node.runs = False
     assert await node.place() == Destination("b", may_wait=True, in_any_case=True)
     node = Node(load(idle=2), may_start=True, b=load(busy=2))
-    node.serves = False
+    node.runs = False
     assert await node.place() == Destination("b", may_wait=True, in_any_case=True)
     assert node.asked == 0
 
@@ -286,7 +297,7 @@ async def test_a_node_that_takes_none_from_others_runs_its_own() -> None:
 async def test_a_node_that_does_not_reach_the_store_goes_on_with_what_it_has() -> None:
     """It may be that the store is away for all, or that only this node does not reach it."""
     node = Node(load(idle=1), b=load(idle=1))
-    node.placement.may_start = lambda: False
+    node.starts = False
     assert await node.place() is None
     node.here = load(busy=1, slots=1)
     assert await node.place() == Destination("b", may_wait=False)
@@ -298,7 +309,7 @@ async def test_a_node_that_does_not_reach_the_store_goes_on_with_what_it_has() -
 
 async def test_it_sends_them_to_a_node_without_instances_too() -> None:
     node = Node(load(idle=2), b=PoolLoad("another", V, slots=1))
-    node.serves = False
+    node.runs = False
     assert await node.place() == Destination("b", may_wait=True, in_any_case=True)
     # A node that refused may take it now: there is nobody else.
     assert await node.place("b") == Destination("b", may_wait=True, in_any_case=True)

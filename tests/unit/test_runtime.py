@@ -549,7 +549,7 @@ async def test_the_impossible_is_refused_at_once(runtimes: Runtimes, store: Memo
 
 @promise("N97")
 async def test_packages_need_newer_nodes(runtimes: Runtimes, store: MemoryRuntimes) -> None:
-    runtimes.has_older_nodes = lambda: True
+    runtimes.others.has_older_nodes = lambda: True
     with pytest.raises(Conflict, match="older version"):
         await runtimes.add(T, a_runtime(packages=DIGEST))
     assert store.rows == {}
@@ -749,7 +749,9 @@ async def test_an_upload_may_be_cancelled_until_the_store_is_told(images: SomeIm
     assert len(store.rows) == 1
 
 
-async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() -> None:
+async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     images = SomeImages()
     tenant_images = await tenant_images_of(images, TenantImage(T, DIGEST, MIB))
     runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
@@ -771,7 +773,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed() 
             raise StoreUnavailable("no node that is there has it")
         images.digests.add(digest)
 
-    tenant_images.fetch = fetch
+    monkeypatch.setattr(tenant_images, "fetch", fetch)
     with pytest.raises(StoreUnavailable, match="no node that is there"):
         await runtimes.add(T, a_runtime(image=DIGEST))
     await runtimes.add(T, a_runtime(image=DIGEST))

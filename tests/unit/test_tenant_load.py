@@ -19,7 +19,7 @@ from quiltfn.model.tenant_load import (
     rate_share,
 )
 from quiltfn.model.tenant_quota import TenantLimits
-from quiltfn.tenants.admission import Admission, InFlight
+from quiltfn.tenants.admission import Admission, InFlight, LimitTable
 
 pytestmark = promise("N53")
 
@@ -100,9 +100,8 @@ class Nodes:
         self.tenants = []
         for name in (f"n{number}" for number in range(count)):
             tenants = FleetTenants(name, self.clock)
-            admission = Admission(self.clock, TenantLimits(**limits))  # type: ignore[arg-type]
-            if shares:
-                admission.others = tenants
+            table = LimitTable(TenantLimits(**limits))  # type: ignore[arg-type]
+            admission = Admission(self.clock, table, tenants if shares else None)
             self.tenants.append(tenants)
             self.admissions.append(admission)
             self.rows[name] = Member(name=name, epoch=1, version="1")

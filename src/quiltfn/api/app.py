@@ -57,7 +57,6 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.url import PREFIX
-from quiltfn.ports import no_others
 from quiltfn.tenants.access import ANYBODY
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -142,7 +141,7 @@ class Endpoint:
         self.path = path
         self._services, self._help, self._audit_log = services, documents, audit_log
         self._compression = compression
-        self._has_others = services.lifecycle.catch_up is not no_others
+        self._has_others = services.lifecycle.others.are_possible
         is_alone = services.fleet.is_alone and not self._has_others
         self._run = self._execute if is_alone else self._execute_somewhere
         self._routes = dict(routes)
@@ -251,7 +250,7 @@ class Endpoint:
         try:
             context.body = await route.admit(context)
         except NotFound:
-            await self._services.lifecycle.hear_of_missing()
+            await self._services.lifecycle.others.hear_of_missing()
             context.body = await route.admit(context)
         if request.is_reserved:
             check_connection(request)
@@ -269,7 +268,7 @@ class Endpoint:
         try:
             return visiting(self._services, caller, request, route)
         except NotFound:
-            await self._services.lifecycle.hear_of_missing()
+            await self._services.lifecycle.others.hear_of_missing()
             return visiting(self._services, caller, request, route)
 
     def _pass_on(self, context: RequestContext[Services], request: Request, route: Route) -> None:
@@ -408,7 +407,7 @@ class Endpoint:
         """What another node has acknowledged is so here: of what may have changed there a moment
         ago, this one hears first. Raises `Unauthorized` where the caller's credential was revoked.
         """
-        context.is_current = await self._services.lifecycle.hear_of_others()
+        context.is_current = await self._services.lifecycle.others.hear()
         is_identified_here = route.scope is not None and context.request.forwarded is None
         if is_identified_here:
             self._services.access.check_holds(context.caller)

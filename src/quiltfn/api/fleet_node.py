@@ -1,6 +1,6 @@
 """FleetNode: the nodes that share a server's store, as far as requests are concerned."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -56,6 +56,12 @@ class FleetNode(Protocol):
         count in.
         """
 
+    def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
+        """The images of tenants, by their digests, that a node has and none of some others."""
+
+    async def joined(self, tenant_id: str) -> None:
+        """Returns once other nodes tell of a tenant whose events are followed here."""
+
     @property
     def asked_at(self) -> float:
         """When a request was last sent to another node, by the loop's clock."""
@@ -93,6 +99,14 @@ class Alone:
         """Nobody asks."""
         del app, responses
         return nullcontext()
+
+    def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
+        """Nobody else needs a copy."""
+        del node, others
+        return frozenset()
+
+    async def joined(self, tenant_id: str) -> None:
+        """Nobody else has events."""
 
     async def settled(self) -> None:
         """Nothing is under way."""

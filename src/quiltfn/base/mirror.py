@@ -12,13 +12,12 @@ V = TypeVar("V")
 
 class Mirror(Generic[V]):
     """A value for each key, such as the id of a function. A change is stored first and is in memory
-    only then: a subclass stores it, and calls `_put`, while it holds `_changing`. `changing`: where
-    others change the same rows, the lock that they share.
+    only then: a subclass stores it, and calls `_put`, while it holds `_changing`.
     """
 
-    def __init__(self, changing: asyncio.Lock | None = None) -> None:
+    def __init__(self) -> None:
         self._rows: dict[str, V] = {}
-        self._changing = changing or asyncio.Lock()
+        self._changing = asyncio.Lock()
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, V]:
         """What the store has of these keys; None: of all. Raises `StoreUnavailable`."""

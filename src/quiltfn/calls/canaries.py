@@ -11,7 +11,6 @@ import msgspec
 import structlog
 
 from quiltfn.base.ids import new_id
-from quiltfn.calls.invoke import Invoker
 from quiltfn.functions.aliases import Aliases
 from quiltfn.model.alias import Alias
 from quiltfn.model.audit import AuditEntry
@@ -40,34 +39,27 @@ class _Watched(msgspec.Struct):
 
 
 class Canaries:
-    """Watches the ends of calls while any alias has a rule; else calls know nothing of it."""
+    """Watches the ends of calls of functions with an alias that has a rule."""
 
-    def __init__(self, aliases: Aliases, invoker: Invoker, audit: SqlAudit, clock: Clock) -> None:
-        self._aliases, self._invoker = aliases, invoker
-        self._audit, self._clock = audit, clock
+    def __init__(self, aliases: Aliases, audit: SqlAudit, clock: Clock) -> None:
+        self._aliases, self._audit, self._clock = aliases, audit, clock
         self._watched: dict[str, list[_Watched]] = {}
         self._failed: list[tuple[str, _Watched, str]] = []
         self._changed = asyncio.Event()
-        aliases.on_change.append(self._alias_changed)
-        for function_id in aliases.functions():
-            self._alias_changed(function_id)
 
-    def _alias_changed(self, function_id: str) -> None:
+    def alias_changed(self, function_id: str) -> None:
+        """A function has other aliases, or rules of them."""
         before = {one.alias: one for one in self._watched.pop(function_id, [])}
         watched = []
         for alias in self._aliases.of(function_id):
             if alias.also is not None and alias.rollback_on is not None:
                 new = _Watched(alias, alias.also.version, alias.rollback_on)
                 watched.append(before.get(alias, new))
-        was_watching = self._call_ended in self._invoker.on_closed
         if watched:
             self._watched[function_id] = watched
-        if self._watched and not was_watching:
-            self._invoker.on_closed.append(self._call_ended)
-        elif was_watching and not self._watched:
-            self._invoker.on_closed.remove(self._call_ended)
 
-    def _call_ended(self, record: Invocation) -> None:
+    def call_ended(self, record: Invocation) -> None:
+        """Counts the end of an attempt, where its version is watched."""
         for one in self._watched.get(record.function_id, ()):
             if one.is_over or record.version != one.version or record.status in NOT_ITS_OWN:
                 continue

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import structlog
 from msgspec.structs import replace
 
+from quiltfn.base.others import Others
 from quiltfn.base.store_retry import until_stored
 from quiltfn.calls.work import Cause, Work
 from quiltfn.functions.catalog import Catalog, Entry
@@ -40,11 +41,10 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.invocation import Invocation, Source
 from quiltfn.model.work import Destination
-from quiltfn.ports import STORE_AGAIN_S, Page, TenantFunctions, no_others
+from quiltfn.ports import STORE_AGAIN_S, Page, TenantFunctions
 from quiltfn.ports.deliveries import CallbackFailed, CallbackSender
 from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.store.calls.deliveries import SqlDeliveries
-from quiltfn.store.calls.journal import SpoolJournal
 from quiltfn.tenants.disabled import DisabledTenants
 
 # How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
@@ -71,17 +71,16 @@ class Deliveries:
         store: SqlDeliveries,
         catalog: Catalog,
         work: Work,
-        journal: SpoolJournal,
         open_sender: Callable[[], CallbackSender],
         disabled: DisabledTenants,
+        others: Others,
     ) -> None:
         """`open_sender`: called once, with the first callback. `disabled`: the tenants whose
         deliveries wait.
         """
-        self._disabled = disabled
-        disabled.on_change.append(lambda *_: self._changed.set())
+        self._disabled, self._others = disabled, others
         self._store, self._catalog, self._work = store, catalog, work
-        self._journal, self._clock, self._open_sender = journal, work.clock, open_sender
+        self._journal, self._clock, self._open_sender = work.journal, work.clock, open_sender
         self._tracer = work.tracer
         self._sender: CallbackSender | None = None
         self._due: dict[str, tuple[str, int]] = {}  # by function: its tenant, and when
@@ -93,12 +92,14 @@ class Deliveries:
         self._bytes: Counter[str] = Counter()  # Of the bodies under way, by tenant.
         self._ended: dict[str, str] = {}  # by function: its tenant
         self._noticing: asyncio.Task[None] | None = None
-        # Brings what other nodes have changed, before a delivery fails by what there is.
-        self.catch_up = no_others
 
     # What others do --------------------------------------------------------------------------
 
-    def ended(self, record: Invocation) -> None:
+    def tenant_changed(self, _tenant_id: str, _is_disabled: bool) -> None:
+        """What waits of the tenant may be sent by now."""
+        self._changed.set()
+
+    def call_ended(self, record: Invocation) -> None:
         """A call's record was written; with the next commit its delivery is there."""
         if record.outcome is None or record.outcome.destination_id is None:
             return
@@ -292,7 +293,7 @@ class Deliveries:
         started, target = self._clock.now(), self._target(delivery)
         try:
             if target is None:
-                await self.catch_up()
+                await self._others.catch_up()
                 target = self._target(delivery)
             after = await self._try(delivery, target)
         except Exception:  # As without descriptors, or a mistake of ours: it must not stay claimed.
@@ -341,7 +342,7 @@ class Deliveries:
             try:
                 work = self._call_of(delivery, name)
             except FOR_GOOD:
-                await self.catch_up()
+                await self._others.catch_up()
                 work = self._call_of(delivery, name)
             with self._work.looked_for(work):
                 await self._store.accept(replace(delivery, ended_at=self._now_s()), work)

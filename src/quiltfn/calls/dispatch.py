@@ -21,6 +21,8 @@ import structlog
 from msgspec.structs import replace
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.others import Others
+from quiltfn.base.signal import Signal
 from quiltfn.base.task_group import TaskGroup
 from quiltfn.calls.claims import Backlog, Claims
 from quiltfn.calls.invoke import Invoker, Request
@@ -41,7 +43,7 @@ from quiltfn.model.invocation import Invocation, WorkOutcome
 from quiltfn.model.version import Version
 from quiltfn.model.work import outcome
 from quiltfn.observe import metrics
-from quiltfn.ports import Clock, LongOutput, Pools, no_others
+from quiltfn.ports import Clock, LongOutput, Pools
 from quiltfn.ports.work import ClaimedWork, DueWork
 from quiltfn.store.calls.journal import SpoolJournal
 from quiltfn.store.calls.work import SqlWork
@@ -62,6 +64,7 @@ class Dispatcher:
     """`ports.work.Queue`. `start` it once the functions are loaded; `stop`, then `join` it.
 
     `long_output`: the memory for long output of one attempt of a tenant, until its end is written.
+    `may_begin`: whether attempts may begin now; looked at again and again while they may not.
     """
 
     store: SqlWork
@@ -74,12 +77,12 @@ class Dispatcher:
     journal: SpoolJournal
     clock: Clock
     long_output: Callable[[str], AbstractContextManager[LongOutput]]
+    others: Others
+    may_begin: Callable[[], bool]
 
     def __post_init__(self) -> None:
-        # Each is told of whose function work arrived. It must not raise or wait.
-        self.on_arrived: list[Callable[[str, str], None]] = []
-        # Whether attempts may begin now; looked at again and again while they may not.
-        self.may_begin: Callable[[], bool] = lambda: True
+        # Work arrived: of which tenant and function.
+        self.on_arrived: Signal[str, str] = Signal()
         self._claims = Claims(self.store, self.clock, is_strict=self.journal.is_strict)
         self._backlogs: dict[str, Backlog] = {}
         self._rota = Rota()
@@ -97,10 +100,6 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # uvloop's timers do not always tell
         self._look: asyncio.TimerHandle | None = None
-        # Brings what other nodes have changed, before work that they accepted is begun.
-        self.catch_up = no_others
-        self.invoker.on_closed.append(self._call_ended)
-        self.catalog.on_change.append(self._function_changed)
 
     async def start(self) -> None:
         """Begins to run what waits in the store. Raises `StoreUnavailable`."""
@@ -163,8 +162,8 @@ class Dispatcher:
             backlog = self._backlogs[function_id] = Backlog(function_id, tenant_id)
         backlog.waits_until(due_at_ms)
         self._consider(backlog)
-        for told in self.on_arrived:
-            told(tenant_id, function_id)
+        for hear in self.on_arrived.hearers:
+            hear(tenant_id, function_id)
 
     async def follow_waiting(self) -> None:
         """Hears of work that waits, whichever node accepted it or put it back. Others are to have
@@ -174,7 +173,7 @@ class Dispatcher:
             await self._put_all_back()
         found = [one for one in await self.store.due() if self._is_news(one)]
         if found:
-            await self.catch_up()  # what was changed before it was accepted is known then
+            await self.others.catch_up()  # what was changed before it was accepted is known then
         for one in found:
             if self._is_news(one):
                 self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
@@ -223,14 +222,14 @@ class Dispatcher:
     def _holder(self, invocation_id: str) -> Backlog | None:
         return next((one for one in self._backlogs.values() if invocation_id in one.held), None)
 
-    def _call_ended(self, record: Invocation) -> None:
+    def call_ended(self, record: Invocation) -> None:
         """A call of the function is over, and its instance is free in a moment."""
         backlog = self._backlogs.get(record.function_id) if self._blocked else None
         if backlog is not None and record.function_id in self._blocked:
             self._blocked.discard(record.function_id)
             self._ready(backlog)
 
-    def _function_changed(self, before: Function | None, after: Function | None) -> None:
+    def function_changed(self, before: Function | None, after: Function | None) -> None:
         """It may have been resumed, scaled, paused or deleted."""
         function = after or before
         backlog = self._backlogs.get(function.id) if function else None

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from quiltfn.base.signal import Signal
 from quiltfn.base.task_group import TaskGroup
 from quiltfn.model.alias import Alias
 from quiltfn.model.counts import PoolCounts
@@ -118,10 +119,6 @@ class _Burst:
         return self.rest
 
 
-async def _at_once(_tenant_id: str) -> None:
-    """There is no other node."""
-
-
 class Cursor:
     """Where one reader is in the events of a tenant. They are kept for a minute at least, and all
     that follow it within bounds, from its `with` block on.
@@ -191,10 +188,8 @@ class Events:
         self._waiting: set[tuple[EventType, str]] = set()
         # Set, and another one in its place, with the next event of any tenant.
         self.changed = asyncio.Event()
-        # On a node of a fleet: is told that a tenant is followed here from now on, or no more.
-        self.on_followed: Callable[[], None] = lambda: None
-        # Likewise: returns once a tenant that is followed here is followed at the other nodes.
-        self.joined: Callable[[str], Awaitable[None]] = _at_once
+        # A tenant is followed here from now on, or no more.
+        self.on_followed: Signal[[]] = Signal()
 
     @property
     def followed(self) -> Set[str]:
@@ -221,6 +216,7 @@ class Events:
             self._tell(record.tenant_id, EventType.INVOCATION_STARTED, record.function_id, told)
         else:
             summary.add_start(cold_start=record.cold_start)
+        self._work_changed(record)
 
     def call_ended(self, record: Invocation) -> None:
         """An attempt at a call is over."""
@@ -232,6 +228,7 @@ class Events:
             self._tell(record.tenant_id, EventType.INVOCATION_ENDED, record.function_id, told)
         else:
             summary.add_end(record.status.value, record.duration_ms)
+        self._work_changed(record)
 
     def pool_changed(self, tenant_id: str, function_id: str) -> None:
         """The instances of a function changed. They are counted a moment later."""
@@ -248,7 +245,7 @@ class Events:
         if self._rings and tenant_id in self._rings:
             self._later_once(EventType.QUEUE, self._count_queue, tenant_id, function_id)
 
-    def work_changed(self, record: Invocation) -> None:
+    def _work_changed(self, record: Invocation) -> None:
         """As `queue_changed`, of the record of an attempt; other calls have no queue."""
         if record.due_at is not None:
             self.queue_changed(record.tenant_id, record.function_id)
@@ -335,7 +332,8 @@ class Events:
         if ring is None:
             ring = self._rings[tenant_id] = _Ring(self._first, now)
             asyncio.get_running_loop().call_later(KEPT_S, self._forget, tenant_id)
-            self.on_followed()
+            for hear in self.on_followed.hearers:
+                hear()
         ring.touched = now
         ring.drop_old(now)
         start = ring.following if last_id is None else self._behind(ring, last_id)
@@ -372,7 +370,8 @@ class Events:
         if not ring.readers and self._clock.now() - ring.touched >= KEPT_S:
             self._first = max(self._first, ring.following)
             del self._rings[tenant_id]
-            self.on_followed()
+            for hear in self.on_followed.hearers:
+                hear()
         else:
             asyncio.get_running_loop().call_later(KEPT_S, self._forget, tenant_id)
 

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.signal import Signal
 from quiltfn.base.task_group import TaskGroup
+from quiltfn.functions.aliases import Aliases
 from quiltfn.functions.catalog import Entry
 from quiltfn.model import environment, timeline
 from quiltfn.model.end_cause import Cancelled, NotStarted
@@ -157,10 +159,6 @@ class _Withdrawn(Exception):
     """The call was cancelled while it waited for an instance."""
 
 
-async def _current(entry: Entry) -> Version:
-    return entry.version
-
-
 class Invoker:
     """Runs calls, ends one by its id, and drains the server."""
 
@@ -171,25 +169,24 @@ class Invoker:
         clock: Clock,
         node_id: str,
         tracer: Tracer | None = None,
+        aliases: Aliases | None = None,
     ) -> None:
+        """`aliases`: those by which calls run that name no version; None: there are none."""
         self._pools, self.journal, self._clock = pools, journal, clock
         self.node_id, self.tracer = node_id, tracer
         self._calls: dict[str, _CallState] = {}
         # Calls that were cancelled, of which something may still run.
         self._ending: dict[str, _CallState] = {}
-        # Each is told of every hand-over, once it is written. It must not raise or wait.
-        self.on_opened: list[Callable[[Invocation], None]] = []
-        # Each is told of every end of an attempt, once it is written, and of the end of work that
-        # was never run. It must not raise or wait.
-        self.on_closed: list[Callable[[Invocation], None]] = []
+        # Of every hand-over, once it is written.
+        self.on_opened: Signal[Invocation] = Signal()
+        # Of every end of an attempt, once it is written, and of the end of work that was never run.
+        self.on_closed: Signal[Invocation] = Signal()
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
         self._background = TaskGroup(failed=lambda _: None)  # whoever waits for one is told
         self._draining = False
-        # Functions with a default alias, and the version that it chooses for one call.
-        self.defaults: Container[str] = ()
-        self.default_version: Callable[[Entry], Awaitable[Version]] = _current
-        # Why no calls are accepted for a while; empty: they are.
-        self.refuses = ""
+        self._aliases = aliases
+        self._defaults: Container[str] = () if aliases is None else aliases.defaults
+        self.refuses = ""  # why no calls are accepted for a while; empty: they are
         self._idle = asyncio.Event()
         self._none_give_way: dict[str, float] = {}  # By tenant: when none were found.
 
@@ -202,6 +199,10 @@ class Invoker:
     def is_draining(self) -> bool:
         """Whether the server is ending and takes no calls any more."""
         return self._draining
+
+    def refuse(self, why: str) -> None:
+        """Accepts no calls for a while, and says why; empty: accepts them again."""
+        self.refuses = why
 
     def has_begun(self, invocation_id: str) -> bool:
         """Whether the call is under way and no longer waits for an instance."""
@@ -224,7 +225,7 @@ class Invoker:
             raise ShuttingDown(self.refuses, retry_after=5)
         if entry.function.state is not FunctionState.ACTIVE:
             raise not_callable(entry.function.state)
-        is_split = request.version is None and entry.function.id in self.defaults
+        is_split = request.version is None and entry.function.id in self._defaults
         request = await self._by_default(entry, request) if is_split else request
         check(request.version or entry.version, request)
         lease = self._pools.lease(entry.function.id, request.version)
@@ -259,7 +260,9 @@ class Invoker:
         return record
 
     async def _by_default(self, entry: Entry, request: Request) -> Request:
-        return msgspec.structs.replace(request, version=await self.default_version(entry))
+        assert self._aliases is not None
+        version = await self._aliases.default_version(entry)
+        return msgspec.structs.replace(request, version=version)
 
     async def cancel(
         self, function_id: str, invocation_id: str, by: str = "request"
@@ -435,8 +438,8 @@ class Invoker:
         recorded = self._clock.now() - before
         call.is_handed_over, call.running, call.output = True, record, OutputLog()
         call.started, call.started_at, call.start_timing = started, handed_over, start_timing
-        for told in self.on_opened:
-            told(record)
+        for hear in self.on_opened.hearers:
+            hear(record)
         if self._listeners or request.on_start is not None:
             self._tell(call)
         result = await lease.call(_call_of(request, variables, timeout, call.output))
@@ -578,8 +581,8 @@ class Invoker:
     def _tell_closed(self, record: Invocation, request: Request | None = None) -> None:
         if self.tracer is not None:
             self.tracer.call_ended(record, None if request is None else request.traceparent)
-        for told in self.on_closed:
-            told(record)
+        for hear in self.on_closed.hearers:
+            hear(record)
 
     def _write(self, entry: Entry, request: Request, record: Invocation) -> Invocation:
         """Writes the end of a call, and of accepted work what becomes of it."""

@@ -6,7 +6,7 @@ becomes of each tick, and the store carries a decision out in the transaction th
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,8 @@ import structlog
 from msgspec.structs import replace
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.others import Others
+from quiltfn.base.signal import Signal
 from quiltfn.calls.invoke import check
 from quiltfn.calls.work import Cause, Work, request_of
 from quiltfn.functions.catalog import Catalog, Entry
@@ -34,7 +36,7 @@ from quiltfn.model.schedule import (
     decide,
     no_such_schedule,
 )
-from quiltfn.ports import Change, Clock, Page, no_others
+from quiltfn.ports import Change, Clock, Page
 from quiltfn.ports.schedules import Firing, ScheduleRun, StoredSchedule
 from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.store.calls.journal import SpoolJournal
@@ -63,20 +65,18 @@ class Schedules:
         work: Work,
         admission: Admission,
         most: int,
+        others: Others,
     ) -> None:
         self._store, self._catalog, self._work, self._most = store, catalog, work, most
-        self._admission = admission
+        self._admission, self._others = admission, others
         self._clock: Clock = work.clock
         self._journal: SpoolJournal = work.journal
         self._changed = asyncio.Event()
         self._seen_ms = 0
         self._may_wait = True  # Whether a tick may wait for an earlier run.
         self._looks = 0
-        # Each is told of every run: tenant, name, function and call. It must not raise or wait.
-        self.on_fired: list[Callable[[str, str, str, str], None]] = []
-        # Brings what other nodes have changed, before a tick is refused by what there is.
-        self.catch_up = no_others
-        work.invoker.on_closed.append(self._closed)
+        # Of every run: tenant, name, function and call.
+        self.on_fired: Signal[str, str, str, str] = Signal()
 
     # What callers do -------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class Schedules:
         except (ShuttingDown, StoreUnavailable):
             raise
         except QuiltfnError:
-            await self.catch_up()
+            await self._others.catch_up()
             return self._work_of(schedule)
 
     def _work_of(self, schedule: Schedule) -> AcceptedWork:
@@ -327,15 +327,16 @@ class Schedules:
             if outcome is RunOutcome.ACCEPTED:
                 self._fired(schedule, work)
 
-    def _closed(self, record: Invocation) -> None:
+    def call_ended(self, record: Invocation) -> None:
+        """A run is over: the next one may have waited for it."""
         if self._may_wait and record.source is Source.SCHEDULE and record.is_final:
             self._changed.set()
 
     def _fired(self, schedule: Schedule, work: AcceptedWork) -> None:
         self._work.stored(work)
         record = work.record
-        for told in self.on_fired:
-            told(record.tenant_id, schedule.name, record.function_id, record.invocation_id)
+        for hear in self.on_fired.hearers:
+            hear(record.tenant_id, schedule.name, record.function_id, record.invocation_id)
 
     def _named(self, tenant_id: str, function: str) -> Entry:
         try:

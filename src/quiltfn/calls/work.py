@@ -59,7 +59,7 @@ class Waiters:
     def __init__(self) -> None:
         self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
-    def closed(self, record: Invocation) -> None:
+    def call_ended(self, record: Invocation) -> None:
         """An attempt is over: wakes those who wait for the call, if no other attempt follows."""
         if self._events and record.is_final:
             for event in self._events.get(record.invocation_id, ()):

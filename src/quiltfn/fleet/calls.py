@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,29 +13,21 @@ from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, json_response
 from quiltfn.api.http.route import Application, RequestContext, Route
 from quiltfn.api.http.stream_slots import StreamSlots
-from quiltfn.calls.events import Events
 from quiltfn.calls.invoke import Invoker
 from quiltfn.fleet.all_nodes import asked_of_others, streamed_by_all
 from quiltfn.fleet.counts import FleetCounts
-from quiltfn.fleet.directory import MemberDirectory
-from quiltfn.fleet.files import NodeFile
 from quiltfn.fleet.forwarding import answering_peers, elsewhere
 from quiltfn.fleet.lost_calls import LostCalls
-from quiltfn.fleet.membership import Membership
+from quiltfn.fleet.parts import FleetParts
 from quiltfn.fleet.peer_server import PeerHandler, open_peer_server
 from quiltfn.fleet.peer_streams import Together
-from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers, KeyRevisions, PeerRequest
+from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers, PeerRequest
 from quiltfn.fleet.placement import Placement
-from quiltfn.fleet.reports import ReportReader
-from quiltfn.fleet.routing import RoutingTable
-from quiltfn.fleet.tenants import FleetTenants
-from quiltfn.fleet.watching import PATH, OwnEvents, Watching
+from quiltfn.fleet.watching import OwnEvents, Watching
 from quiltfn.model.errors import NotFound
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation
-from quiltfn.model.member import Member, NodeState
-from quiltfn.model.pool_load import PoolLoad
-from quiltfn.ports import Pools
+from quiltfn.model.member import Member
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.ports.streamed_body import StreamedBody
@@ -56,65 +48,30 @@ class FleetCalls:
 
     def __init__(
         self,
-        own: NodeFile,
-        membership: Membership,
+        parts: FleetParts,
         invoker: Invoker,
-        pools: Pools,
-        obtain: Callable[[str], Awaitable[bool]],
-        revisions: KeyRevisions,
+        pools: FleetCounts,
+        placement: Placement,
+        watched: tuple[OwnEvents, Watching],
+        handlers: Mapping[str, PeerHandler],
     ) -> None:
-        """`obtain`: as `Placement` takes it; `revisions`: of keys, which pings carry."""
-        self._revisions = revisions
-        self.name = own.name
-        self._own, self._membership, self._invoker = own, membership, invoker
-        self._journal = journal = invoker.journal
-        self._under_way: set[str] = set()  # The calls of other nodes.
-        table = RoutingTable()
-        self._reports, self._directory = ReportReader(own.name, table), MemberDirectory(own.name)
-        clock, times = membership.clock, membership.times
-        self._lost = LostCalls(journal, clock, self._is_known_at, times.fence_s)
-        self.pools = FleetCounts(own.name, pools, clock, times.fence_s, times.beat_s)
-        self.tenants = FleetTenants(own.name, clock)
-        self.uncounted = HttpPeers(own, self._directory, revisions)
-        self.peers = CountedPeers(self.uncounted)
-        self.readers = StreamSlots(READERS_MAX // 4, READERS_MAX, "streams of all nodes open")
-        self._own_events: OwnEvents | None = None
-        # By the beginning of their paths: what answers requests of nodes for themselves.
-        self.handlers: dict[str, PeerHandler] = {CALLS: self._say_whether_known}
-        self.placement = Placement(table, pools.load, obtain, self._serves, self._takes_calls)
-        self.placement.may_start = self._is_seen
-        self.placement.on_told.append(self._told)
-        membership.on_read.append(self._read)
-        self._read(membership.seen())
-
-    def _read(self, members: Sequence[Member]) -> None:
-        self._directory.learned(members)
-        self.pools.read(members)
-        self.tenants.read(members, self.pools.nodes())
-        self._reports.read(members)
-        self._lost.read(members)
-
-    @asynccontextmanager
-    async def watching(self, events: Events, own: Events) -> AsyncIterator[None]:
-        """In the block `events` have those of the other nodes, too, which are told of this node's
-        `own`.
+        """`watched`: what tells the other nodes of this one, and hears of them. `handlers`: what
+        answers requests of nodes for themselves, by the beginnings of their paths.
         """
-        self._own_events = OwnEvents(own)
-        self.handlers[PATH] = self._own_events.answer
-        watching = Watching(events, self.uncounted, self.pools.told)
+        self._parts, self._invoker, self._journal = parts, invoker, invoker.journal
+        self.name, self.pools, self.placement = parts.own.name, pools, placement
+        self._under_way: set[str] = set()  # The calls of other nodes.
+        clock, patience_s = parts.clock, parts.times.fence_s
+        self._lost = LostCalls(self._journal, clock, self._is_known_at, patience_s)
+        self.uncounted, self.peers = parts.peers, CountedPeers(parts.peers)
+        self.readers = StreamSlots(READERS_MAX // 4, READERS_MAX, "streams of all nodes open")
+        self._own_events, self._watching = watched
+        self._handlers: dict[str, PeerHandler] = {CALLS: self._say_whether_known, **handlers}
+        self.images_only_on, self.joined = parts.images.only_on, self._watching.joined
 
-        def read(_members: Sequence[Member]) -> None:
-            watching.read(self.pools.nodes())
-
-        self._membership.on_read.append(read)
-        try:
-            yield
-        finally:
-            self._membership.on_read.remove(read)
-            await watching.aclose()
-
-    def _told(self, node: str, load: PoolLoad) -> None:
-        self.pools.told(node, load.function_id, load.counts)
+    def read(self, members: Sequence[Member]) -> None:
+        """All nodes, again and again, until `aclose`."""
+        self._lost.read(members)
 
     def elsewhere(self, context: RequestContext[Any], route: Route) -> Awaitable[Response | None]:
         """As `FleetNode` says."""
@@ -134,18 +91,6 @@ class FleetCalls:
         """As `ForwardingNode` says."""
         return self.pools.nodes()
 
-    def _serves(self) -> bool:
-        is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
-        is_able = self._membership.lost is None and not self._invoker.is_draining
-        return is_meant_to and is_able and not self._journal.refuses  # others keep records then
-
-    def _takes_calls(self) -> bool:
-        is_ready = self._membership.state is NodeState.READY
-        return is_ready and self._serves() and self._is_seen()
-
-    def _is_seen(self) -> bool:
-        return self._membership.problem is None
-
     @asynccontextmanager
     async def answered(self, app: Application, responses: ResponseBudget) -> AsyncIterator[None]:
         """As `FleetNode` says. Raises `BadSetting`."""
@@ -162,17 +107,16 @@ class FleetCalls:
             finally:
                 self._under_way.discard(asker.call.invocation_id)
 
-        within = self._own, self._directory, respond
-        async with open_peer_server(*within, responses=responses, keys=self._revisions):
+        own, directory, keys = self._parts.own, self._parts.directory, self._parts.revisions
+        async with open_peer_server(own, directory, respond, responses=responses, keys=keys):
             try:
                 yield
             finally:
-                if self._own_events is not None:
-                    self._own_events.end()
+                self._own_events.end()
 
     async def _answer_node(self, request: Request, asker: Asker) -> Response:
         """What a node asks for itself."""
-        for beginning, handler in self.handlers.items():
+        for beginning, handler in self._handlers.items():
             if request.path.startswith(beginning):
                 return await handler(request, asker)
         return error_response(NotFound("there is no such route"), "")
@@ -208,8 +152,7 @@ class FleetCalls:
         await self.peers.settled()
 
     async def aclose(self) -> None:
-        """No more requests go to other nodes, and no look begins work."""
-        self._membership.on_read.remove(self._read)
+        """No more requests go to other nodes."""
         await self.peers.aclose()
         await self._lost.aclose()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from quiltfn.model.counts import PoolCounts, sum_counts
 from quiltfn.model.member import Member
+from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports import Clock, PoolCounting
 
 
@@ -56,6 +57,10 @@ class FleetCounts:
             said.pools[function_id] = counts
         else:
             said.pools.pop(function_id, None)
+
+    def hear(self, node: str, load: PoolLoad) -> None:
+        """As `told`, with a node's answer to an invocation."""
+        self.told(node, load.function_id, load.counts)
 
     def counts(self, function_id: str) -> PoolCounts:
         """As `PoolCounting` says."""

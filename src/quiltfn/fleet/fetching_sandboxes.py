@@ -9,25 +9,23 @@ from quiltfn.ports import Sandbox, Sandboxes, SandboxFailed
 
 
 class FetchingSandboxes:
-    """`ports.Sandboxes` of a node of a fleet. `images` is set before the first one is made."""
+    """`ports.Sandboxes` of a node of a fleet."""
 
-    def __init__(self, sandboxes: Sandboxes) -> None:
-        self._sandboxes = sandboxes
-        self.images: FleetImages | None = None
+    def __init__(self, sandboxes: Sandboxes, images: FleetImages) -> None:
+        self._sandboxes, self._images = sandboxes, images
 
     async def create(self, spec: VersionSpec) -> Sandbox:
         """As `Sandboxes` says. Raises `SandboxFailed` also where no node gives an image."""
-        if self.images is not None:
-            try:
-                for image in spec.runtime_snapshot.images:
-                    await self.images.obtain(image)
-            except ImageUnavailable as error:
-                raise SandboxFailed(str(error)) from None
+        try:
+            for image in spec.runtime_snapshot.images:
+                await self._images.obtain(image)
+        except ImageUnavailable as error:
+            raise SandboxFailed(str(error)) from None
         return await self._sandboxes.create(spec)
 
     def expect(self, spec: VersionSpec) -> None:
         """As `Sandboxes` says; without its images none could be made."""
-        if self.images is None or all(map(self.images.is_here, spec.runtime_snapshot.images)):
+        if all(map(self._images.is_here, spec.runtime_snapshot.images)):
             self._sandboxes.expect(spec)
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:

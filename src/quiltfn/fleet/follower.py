@@ -10,13 +10,16 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
 import structlog
 
+from quiltfn.base.clock import ResumableClock
 from quiltfn.base.task_group import TaskGroup
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Change, ChangeKind
+from quiltfn.store.database.database import Database
+from quiltfn.store.functions.changes import Notice
 from quiltfn.store.functions.functions import SqlStore
 
 EVERY_S, SLOW_EVERY_S = 1.0, 5.0
@@ -40,8 +43,12 @@ class Follower:
         self._under_way = TaskGroup(failed=lambda _: None)  # who wanted one may be gone
         self._failed: set[ChangeKind] = set()  # what could not be taken over, by a mistake of ours
         self._current_at = time.monotonic()
-        # They are told in this order: what refers to a function comes after functions.
-        self.listeners: dict[ChangeKind, Listener] = {}
+        self._listeners: Mapping[ChangeKind, Listener] = {}
+
+    def connect(self, listeners: Mapping[ChangeKind, Listener]) -> None:
+        """They are told in this order: what refers to a function comes after functions."""
+        assert not self._listeners, "it is connected already"
+        self._listeners = listeners
 
     async def start(self) -> None:
         """Follows from the newest change on. Raises `StoreUnavailable`."""
@@ -87,7 +94,7 @@ class Follower:
         by_kind: defaultdict[ChangeKind | None, list[Change]] = defaultdict(list)
         for change in changes:
             by_kind[change.kind].append(change)
-        for kind in self.listeners:
+        for kind in self._listeners:
             if kind in by_kind:
                 await self._tell(kind, by_kind[kind])
         self._seen = changes[-1].number
@@ -95,13 +102,13 @@ class Follower:
     async def _compare(self) -> None:
         """Some changes are no longer kept."""
         newest = await self._store.newest_change()
-        for kind in self.listeners:
+        for kind in self._listeners:
             await self._tell(kind, None)
         self._seen = newest
 
     async def _tell(self, kind: ChangeKind, changes: Sequence[Change] | None) -> None:
         try:
-            await self.listeners[kind](changes)
+            await self._listeners[kind](changes)
             if changes is None:
                 self._failed.discard(kind)
         except StoreUnavailable:
@@ -144,3 +151,37 @@ class Repeated:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s):
                     await self._woken.wait()
+
+
+async def go_by_database(clock: ResumableClock, store: SqlStore) -> None:
+    """The time of a node is that of the database that all nodes share."""
+    reading = await store.database.clock()
+    if reading is not None:
+        clock.go_by(reading)
+
+
+def tasks(
+    follower: Follower,
+    database: Database,
+    count: Callable[[], int],
+    waiting: Sequence[Callable[[], Awaitable[None]]],
+    use: Sequence[Callable[[], Awaitable[None]]],
+    slow: Sequence[Callable[[], Awaitable[None]]],
+) -> tuple[Callable[[], Coroutine[None, None, None]], ...]:
+    """What is to be run so that others are followed. `count`: of nodes; `waiting`: hears of work
+    that waits, `use` of what others have used, `slow` of what may be some seconds old.
+    """
+    repeated = {
+        Notice.CHANGE: Repeated(follower.refresh, nodes=count),
+        Notice.WORK: Repeated(*waiting, nodes=count),
+    }
+
+    def hear(notice: str) -> None:
+        if notice in repeated:  # a later release may tell more
+            repeated[Notice(notice)].wake()
+
+    async def listen() -> None:
+        await database.listen(hear)
+
+    others = Repeated(*use), Repeated(*slow, every_s=SLOW_EVERY_S)
+    return listen, *(one.run for one in (*repeated.values(), *others))

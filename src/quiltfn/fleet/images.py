@@ -16,13 +16,14 @@ import structlog
 
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, text_response
+from quiltfn.base.others import Others
 from quiltfn.fleet.image_copies import CopyTable, ImageNodes
 from quiltfn.fleet.image_fetch import IMAGES, ImageFetcher, ImageParts, ImageUnavailable
 from quiltfn.fleet.rendezvous import in_order
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.member import Member
 from quiltfn.observe import metrics
-from quiltfn.ports import Change, no_others
+from quiltfn.ports import Change
 from quiltfn.ports.peers import Asker, PeerAnswerTooLong
 from quiltfn.ports.placement import PeerUnavailable
 
@@ -42,13 +43,14 @@ class FleetImages:
     `own`: this node's name.
     """
 
-    def __init__(self, own: str, parts: ImageParts, nodes: ImageNodes) -> None:
+    def __init__(
+        self, own: str, parts: ImageParts, nodes: ImageNodes, others: Others | None = None
+    ) -> None:
         self._own, self._nodes, self._table = own, nodes, CopyTable()
         self._images, self._bounds = parts.images, parts.bounds
         self._copies, self._peers, self._clock = parts.copies, parts.peers, parts.clock
         self._fetcher = ImageFetcher(parts, self._sources, self._state_if_possible)
-        # Brings what other nodes have stored.
-        self.catch_up = no_others
+        self._others = others or Others()
         self._stated: frozenset[str] | None = None
         self._stating = asyncio.Lock()
         self._sending = asyncio.Semaphore(SENDS_MAX)
@@ -80,7 +82,7 @@ class FleetImages:
         return (self._table.nodes_of(digest) & self._nodes.there) - {self._own}
 
     def only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """As `ports.fleet.Nodes` says."""
+        """As `FleetNode` says."""
         return self._table.only_on(node, others) & self._bounds.counted().keys()
 
     async def obtain(self, digest: str) -> None:
@@ -90,7 +92,7 @@ class FleetImages:
     async def _sources(self, digest: str) -> frozenset[str]:
         if not self.nodes_of(digest) or self._bounds.counted_bytes(digest) is None:
             try:
-                await self.catch_up()
+                await self._others.catch_up()
             except StoreUnavailable as error:
                 raise ImageUnavailable(f"it is not known who has image {digest}: {error}") from None
         found = self.nodes_of(digest)

@@ -20,6 +20,7 @@ import structlog
 
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, json_response
+from quiltfn.fleet.membership import Membership
 from quiltfn.model.access import Key
 from quiltfn.model.member import Member, NodeState
 from quiltfn.ports.peers import Asker
@@ -95,6 +96,22 @@ class FleetKeys:
         (self._access, self._disabled), self._peers = credentials, peers
         self._seen, self._silent, self._revisions = seen, silent, revisions
         self._is_behind, self._agree_s = revisions.is_behind, agree_s
+
+    @classmethod
+    def of(
+        cls,
+        membership: Membership,
+        peers: Peers,
+        credentials: tuple[Access, DisabledTenants],
+        revisions: PingedRevisions,
+    ) -> "FleetKeys":
+        """Of a member of the fleet, whose keys end with its instances."""
+
+        def others() -> list[Member]:
+            return [member for member in membership.seen() if member.name != membership.name]
+
+        agree_s = membership.times.end_s - membership.times.fence_s
+        return cls(credentials, peers, others, membership.silent, revisions, agree_s)
 
     async def answer(self, request: Request, _asker: Asker) -> Response:
         """Tells another node which keys this one knows."""

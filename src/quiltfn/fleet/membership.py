@@ -7,12 +7,13 @@ All it decides by is in `observer.py`; here it is carried out.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 import msgspec
 import structlog
 
+from quiltfn.base.signal import Signal
 from quiltfn.fleet.lease import boottime
 from quiltfn.fleet.observer import Observer, Times
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
@@ -43,9 +44,8 @@ class Loss(StrEnum):
 class Membership:
     """Start it with `join`, run `run` and end it with `leave`.
 
-    `on_state` are told of a new state of this node, `on_read` of all members after each look,
-    `on_lost` once this node has no place any more, and why. None of them may raise or wait, and
-    each takes itself out at its end.
+    `on_state`: of a new state of this node; `on_read`: of all members, after each look; `on_lost`:
+    this node has no place any more, and why.
     """
 
     def __init__(
@@ -53,16 +53,12 @@ class Membership:
         members: SqlMembers,
         own: Observer,
         clock: Clock,
-        report: Callable[[], Report] = Report,
+        lag_s: Callable[[], float] = float,
     ) -> None:
-        """`report`: how loaded this node is now; whoever makes this may set it later."""
+        """`lag_s`: how far this node is behind the changes of others."""
         self._members, self._observer, self.clock = members, own, clock
-        self.report = report
-        # Whoever knows where images are may set it later.
-        self.images_only_on: Callable[[str, Collection[str]], frozenset[str]] = lambda *_: (
-            frozenset()
-        )
-        self.lag_s: Callable[[], float] = float  # whoever follows the other nodes may set it later
+        self._lag_s = lag_s
+        self._load: Callable[[], Report] = Report
         self.times: Times = own.times
         self.name = own.name
         self.state = NodeState.READY
@@ -72,9 +68,13 @@ class Membership:
         self._renewed_at = boottime()
         self._taking_over: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
-        self.on_state: list[Callable[[NodeState], None]] = []
-        self.on_read: list[Callable[[Sequence[Member]], None]] = []
-        self.on_lost: list[Callable[[Loss], None]] = []
+        self.on_state: Signal[NodeState] = Signal()
+        self.on_read: Signal[Sequence[Member]] = Signal()
+        self.on_lost: Signal[Loss] = Signal()
+
+    def report_by(self, load: Callable[[], Report]) -> None:
+        """From now on beats say how loaded this node is; before it they say that it is idle."""
+        self._load = load
 
     def renewed_at(self) -> float:
         """When this node's place was renewed last, in seconds of CLOCK_BOOTTIME: from before the
@@ -149,8 +149,8 @@ class Membership:
         async with self._looking:  # an older look is not heard after a newer one
             found = await self._members.read()
             due = self._observer.look(found, self.clock.now())
-            for told in self.on_read:
-                told(found)
+            for hear in self.on_read.hearers:
+                hear(found)
         if due and self._taking_over is None:  # beside the beats, which it must not hold up
             self._taking_over = asyncio.ensure_future(self._take_over(due))
 
@@ -170,7 +170,7 @@ class Membership:
         """This node's load, and what it knows by itself."""
         times = self.times
         told = (times.beat_s, times.fence_s, times.end_s, times.reap_s)
-        return msgspec.structs.replace(self.report(), lag_s=round(self.lag_s(), 1), times=told)
+        return msgspec.structs.replace(self._load(), lag_s=round(self._lag_s(), 1), times=told)
 
     async def settled(self) -> None:
         """Waits until no take-over is under way."""
@@ -243,11 +243,11 @@ class Membership:
     def _heard(self, own: Member) -> None:
         if own.state is not self.state:
             self.state = own.state
-            for told in self.on_state:
-                told(own.state)
+            for hear in self.on_state.hearers:
+                hear(own.state)
 
     def _lose(self, why: Loss) -> None:
         self.lost = why
         _log.error(f"this node ends: {why}")
-        for told in self.on_lost:
-            told(why)
+        for hear in self.on_lost.hearers:
+            hear(why)

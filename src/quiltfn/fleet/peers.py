@@ -209,18 +209,19 @@ class PeerLink:
     async def _send_ping(self) -> None:
         """Its answer is heard as all else is; without one `look` ends what this waits on."""
         try:
-            if self._pings_on is None or self._pings_on.error is not None:
+            connection = self._pings_on
+            if connection is None or connection.error is not None:
                 self._pings_on = None
-                self._pings_on = await self._connect(self)
+                self._pings_on = connection = await self._connect(self)
             keys = self._keys
             revision = "" if keys is None else f"{REVISION_HEADER}: {keys.revision}\r\n"
             async with asyncio.timeout(2 * SILENT_S):
                 ping = _get(PING, self.node, revision)
-                answer = await self._pings_on.exchange(ping, b"")
+                answer = await connection.exchange(ping, b"")
                 await answer.read(0)
             if keys is not None:
                 keys.heard(answer.header(REVISION_HEADER))
-            self._pings_on.idle_since = self._loop.time()
+            connection.idle_since = self._loop.time()
         except PeerUnreachable as error:
             if _says_nothing(error.__cause__):
                 self.heard()

@@ -9,40 +9,57 @@ store goes on with the instances that it has, and sends what needs others.
 """
 
 from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
 
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.pool_load import PoolLoad
-from quiltfn.ports import no_others
 from quiltfn.ports.placement import Destination, ImagePlaces
 
 
-class Placement:
-    """`ports.placement.Placement`.
+class OwnNode(Protocol):
+    """What this node may do, and what it knows of its functions."""
 
-    `pool`: what this node would report of its pool of a function, if it has one. `obtain`: asks the
-    fleet for the right to one more instance, and says whether this node may start one now.
-    `serves`: whether this node runs new calls; `takes_calls`: whether it takes some from others.
-    `image`: where the image is that instances of a function show; None: they show none.
+    def load(self, function_id: str) -> PoolLoad | None:
+        """What it would report of its pool of the function, if it has one."""
+
+    async def obtain(self, function_id: str) -> bool:
+        """Asks the fleet for the right to one more instance; whether one may be started now."""
+        ...
+
+    def holders(self, function_id: str) -> Collection[str]:
+        """The nodes with places of the function, as the fleet said when one was asked for."""
+
+    def image(self, function_id: str) -> ImagePlaces | None:
+        """Where the image is that the function's instances show; None: they show none."""
+
+    def serves(self) -> bool:
+        """Whether it runs new calls."""
+        ...
+
+    def takes_calls(self) -> bool:
+        """Whether it takes some from others."""
+        ...
+
+    def may_start(self) -> bool:
+        """Whether anything may start here."""
+        ...
+
+
+class Placement:
+    """`ports.placement.Placement`. `hear`: is told what a node says of a pool with its answer, and
+    may neither raise nor wait.
     """
 
     def __init__(
         self,
         table: RoutingTable,
-        pool: Callable[[str], PoolLoad | None],
-        obtain: Callable[[str], Awaitable[bool]],
-        serves: Callable[[], bool],
-        takes_calls: Callable[[], bool],
-        image: Callable[[str], ImagePlaces | None] = lambda _: None,
+        own: OwnNode,
+        catch_up: Callable[[], Awaitable[object]],
+        hear: Callable[[str, PoolLoad], None] = lambda *_: None,
     ) -> None:
-        self._table, self._pool, self._obtain, self.image = table, pool, obtain, image
-        self._serves, self._may_take = serves, takes_calls
-        self.may_start: Callable[[], bool] = lambda: True  # whether anything may start here
-        self.catch_up: Callable[[], Awaitable[object]] = no_others
-        # The nodes that have the places of a function, as the fleet said when one was asked for.
-        self.holders: Callable[[str], Collection[str]] = lambda _: ()
-        # Each is told what a node says of a pool with its answer. It must not raise or wait.
-        self.on_told: list[Callable[[str, PoolLoad], None]] = []
+        self._table, self._own, self.catch_up, self._hear = table, own, catch_up, hear
+        self.load, self.takes_calls = own.load, own.takes_calls
 
     async def place(
         self,
@@ -53,34 +70,34 @@ class Placement:
         names_version: bool = False,
         is_last: bool = False,
     ) -> Destination | None:
-        if not self._serves():
+        if not self._own.serves():
             return self._elsewhere(function_id, version, tried)
         if names_version:
             return None
-        here = self._pool(function_id)
+        here = self._own.load(function_id)
         if here is not None and here.idle:
             return None
-        if not self.may_start() and (here is None or not here.slots):
+        if not self._own.may_start() and (here is None or not here.slots):
             return self._elsewhere(function_id, version, tried)
         node = None if is_last else self._table.idle_node(function_id, version, tried)
         if node is not None:
             return Destination(node, may_wait=False)
         if here is None:
             return None
-        image = self.image(function_id)
+        image = self._own.image(function_id)
         if image is not None and not image.is_here:
             node = self._table.unhurried_node(function_id, image.nodes, tried)
             if node is not None:
                 return Destination(node, may_wait=True)
-        is_obtained = await self._obtain(function_id)
-        if not self._serves():  # it was told so meanwhile
+        is_obtained = await self._own.obtain(function_id)
+        if not self._own.serves():  # it was told so meanwhile
             return self._elsewhere(function_id, version, tried)
         if is_obtained:
             return None
         node = self._table.busy_node(function_id, version, tried)
         if node is None and not here.slots:
             # What a node that has places said last may be from before it had them.
-            node = self._table.any_node(tried, self.holders(function_id))
+            node = self._table.any_node(tried, self._own.holders(function_id))
         if node is None or self._waits_better_here(here, node, function_id):
             return None
         return Destination(node, may_wait=True)
@@ -91,7 +108,7 @@ class Placement:
         """Where a call goes that cannot run here. It waits there even without a slot: what this
         node holds is given to whoever has a call that waits for it.
         """
-        table, image = self._table, self.image(function_id)
+        table, image = self._table, self._own.image(function_id)
         node = table.idle_node(function_id, version, tried)
         node = node or table.busy_node(function_id, version, tried)
         if image is not None:
@@ -111,25 +128,18 @@ class Placement:
             self._table.refused(node, function_id)
         else:
             self._table.told(node, load)
-            for told in self.on_told:
-                told(node, load)
-
-    def load(self, function_id: str) -> PoolLoad | None:
-        return self._pool(function_id)
-
-    def takes_calls(self) -> bool:
-        return self._may_take()
+            self._hear(node, load)
 
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
         if not self.takes_calls():
             return Refusal.DRAINING
-        pool = self._pool(call.function_id)
+        pool = self._own.load(call.function_id)
         if pool is None or (call.version is not None and pool.version < call.version):
             await self.catch_up()  # the node that sends it has heard of an update first
-            pool = self._pool(call.function_id)
+            pool = self._own.load(call.function_id)
         if pool is None or pool.version != call.version:
             return Refusal.VERSION
         if pool.idle or call.in_any_case or (call.may_wait and pool.slots):
             return None
-        may_start = call.may_wait and await self._obtain(call.function_id)
+        may_start = call.may_wait and await self._own.obtain(call.function_id)
         return None if may_start else Refusal.BUSY

@@ -76,7 +76,6 @@ class SlotKeeper:
         self._wake = asyncio.Event()
         self._lost_look_at = 0.0
         self._is_away = False
-        pools.on_change.append(self._pool_changed)
 
     def held(self, function_id: str) -> int:
         """How many slots of the function this node has."""
@@ -112,7 +111,7 @@ class SlotKeeper:
         is_fresh = holding is not None and self._clock.now() - holding.refused_at < SWEEP_S
         return self._lease.is_held and not is_fresh
 
-    def _pool_changed(self, _tenant_id: str, function_id: str) -> None:
+    def pool_changed(self, _tenant_id: str, function_id: str) -> None:
         """Called for every change of every pool: it only compares."""
         if self._pools.wanted(function_id) > self.held(function_id):
             if function_id not in self._asked:
@@ -153,7 +152,6 @@ class SlotKeeper:
 
     async def aclose(self) -> None:
         """Gives everything back, once the pools are closed."""
-        self._pools.on_change.remove(self._pool_changed)
         left = {key: 0 for key, one in self._holdings.items() if not self._pools.there(key)}
         try:
             await self._slots.hold(self._node(), left)

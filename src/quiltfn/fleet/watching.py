@@ -173,7 +173,6 @@ class Watching:
         self._nodes: dict[str, _Heard] = {}
         self._changed = asyncio.Event()  # set, and another one in its place
         self._is_closed = False
-        events.on_followed, events.joined = self._followed, self.joined
 
     def read(self, nodes: Sequence[str]) -> None:
         """The other nodes that are there. One that comes back is followed from where it was."""
@@ -214,7 +213,7 @@ class Watching:
         if running:
             await asyncio.wait(running)
 
-    def _followed(self) -> None:
+    def followed_changed(self) -> None:
         """A tenant is followed from now on, or no more: then it begins anew the next time."""
         for heard in self._nodes.values():
             heard.asked &= self._events.followed

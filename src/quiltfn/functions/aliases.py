@@ -1,13 +1,15 @@
 """The aliases of functions in memory, and which version a call by one of them runs on."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from random import Random
 
 import msgspec
 
 from quiltfn.base.mirror import Mirror
+from quiltfn.base.others import Others
+from quiltfn.base.signal import Signal
 from quiltfn.functions.catalog import Catalog, Entry
-from quiltfn.functions.lifecycle import Lifecycle
+from quiltfn.functions.version_cache import KnownVersions
 from quiltfn.model.alias import ALIASES_MAX, Alias
 from quiltfn.model.errors import (
     Conflict,
@@ -29,34 +31,30 @@ TRIES = 5
 class Aliases(Mirror[dict[str, Alias]]):
     """Which aliases functions have, by their names.
 
-    `dice`: what chooses between two versions; the one place where chance is.
+    `dice`: what chooses between two versions; the one place where chance is. `changing`: held while
+    an alias is set, and while a change of a function moves its aliases with it.
     """
 
     def __init__(
         self,
         store: SqlAliases,
         catalog: Catalog,
-        lifecycle: Lifecycle,
+        versions: KnownVersions,
         clock: Clock,
+        others: Others | None = None,
         dice: Random | None = None,
     ) -> None:
-        super().__init__(lifecycle.changing_aliases)
-        self._store, self._catalog, self._lifecycle = store, catalog, lifecycle
-        self._clock, self._dice = clock, dice or Random()
-        # Each is told of whose function aliases changed. It must not raise or wait.
-        self.on_change: list[Callable[[str], None]] = []
-        # As `on_change`, of an alias that lost its second version by itself: the tenant, the
-        # function, the alias as it was, and as it is.
-        self.on_rolled_back: list[Callable[[str, str, Alias, Alias], None]] = []
+        super().__init__()
+        self.changing = self._changing
+        self._store, self._catalog, self.versions = store, catalog, versions
+        self._clock, self.others, self._dice = clock, others or Others(), dice or Random()
+        # Aliases changed: of which function.
+        self.on_change: Signal[str] = Signal()
+        # An alias lost its second version by itself: the tenant, the function, the alias as it was,
+        # and as it is.
+        self.on_rolled_back: Signal[str, str, Alias, Alias] = Signal()
         # The default alias of each function that has one: see `Alias.is_default`.
         self.defaults: dict[str, Alias] = {}
-        # Whether another node of the fleet is of an older version, which would drop the default.
-        self.has_older_nodes: Callable[[], bool] = lambda: False
-        lifecycle.on_aliases_moved, lifecycle.default_alias = self._moved, self.defaults.get
-
-    def functions(self) -> list[str]:
-        """The ids of functions that have some."""
-        return list(self._rows)
 
     def of(self, function_id: str) -> list[Alias]:
         """Those of a function, by name."""
@@ -77,16 +75,16 @@ class Aliases(Mirror[dict[str, Alias]]):
     async def version(self, entry: Entry, name: str) -> Version:
         """What a call by this name runs on. Raises `NotFound` and `StoreUnavailable`."""
         if name not in self._rows.get(entry.function.id, {}):
-            await self._lifecycle.hear_of_missing()
+            await self.others.hear_of_missing()
         number = self.get(entry.function.id, name).choose(self._dice.random())
-        return await self._lifecycle.version(entry, number)
+        return await self.versions.of(entry, number)
 
     async def default_version(self, entry: Entry) -> Version:
         """What a call that names nothing runs on, of a function that has a default alias."""
         alias = self.defaults.get(entry.function.id)
         if alias is None:
             return entry.version
-        return await self._lifecycle.version(entry, alias.choose(self._dice.random()))
+        return await self.versions.of(entry, alias.choose(self._dice.random()))
 
     async def set(
         self,
@@ -101,7 +99,7 @@ class Aliases(Mirror[dict[str, Alias]]):
         default beside a node of an older version.
         """
         for number in alias.versions:
-            await self._lifecycle.version(entry, number)
+            await self.versions.of(entry, number)
         changed = await self._change(entry.function.id, alias.name, alias, expected, is_default)
         assert changed is not None, "it was set"
         return changed
@@ -136,7 +134,7 @@ class Aliases(Mirror[dict[str, Alias]]):
                 stays = known is not None and known.is_default
                 if is_default:
                     self._check_default(function_id, name)
-                    if not stays and self.has_older_nodes():
+                    if not stays and self.others.has_older_nodes():
                         raise older_node("knows no default alias")
                 if alias is not None:
                     alias = msgspec.structs.replace(
@@ -197,7 +195,8 @@ class Aliases(Mirror[dict[str, Alias]]):
             found.setdefault(row.function_id, {})[row.alias.name] = row.alias
         return found
 
-    def _moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:
+    def moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:
+        """A change of the function has moved these with it, and is stored."""
         for name, alias in moved.items():
             self._put_one(function_id, name, alias)
 
@@ -215,12 +214,12 @@ class Aliases(Mirror[dict[str, Alias]]):
         for alias in after.values():
             if alias.is_default:
                 self.defaults[key] = alias
-        for told in self.on_change:
-            told(key)
+        for hear in self.on_change.hearers:
+            hear(key)
         entry = self._catalog.known(key)
         for name, alias in after.items():
             known = before.get(name)
             if known is None or known.also is None or not alias.rolled_back or entry is None:
                 continue
-            for hears in self.on_rolled_back:
-                hears(entry.function.tenant_id, key, known, alias)
+            for hear_of in self.on_rolled_back.hearers:
+                hear_of(entry.function.tenant_id, key, known, alias)

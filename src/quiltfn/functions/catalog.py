@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from quiltfn.base.signal import Signal
 from quiltfn.model.cursors import BEFORE_EVERY_ID
 from quiltfn.model.errors import (
     FIND_BY_NAME,
@@ -57,9 +58,8 @@ class Catalog:
         self._by_name: dict[tuple[str, str], Entry] = {}
         self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
         self._removals: list[set[str]] = []
-        # Each is told of every change: of the function before it and after it. It must not raise
-        # or wait.
-        self.on_change: list[Callable[[Function | None, Function | None], None]] = []
+        # Of every change: the function before it and after it.
+        self.on_change: Signal[Function | None, Function | None] = Signal()
 
     def tenants(self) -> list[str]:
         """Those that have a function."""
@@ -157,8 +157,8 @@ class Catalog:
             self._grow(function.tenant_id, after.version.spec.size)
             self._by_id[function.id] = after
             self._by_name[function.tenant_id, function.name] = after
-        for told in self.on_change:
-            told(before.function if before else None, after.function if after else None)
+        for hear in self.on_change.hearers:
+            hear(before.function if before else None, after.function if after else None)
 
     def known(self, function_id: str) -> Entry | None:
         """A function as it is now, whoever's it is, if it is there."""
@@ -258,6 +258,10 @@ class Catalog:
         """Those of the functions that are there and the tenant's."""
         found = ((one, self._by_id.get(one)) for one in function_ids)
         return [one for one, entry in found if entry and entry.function.tenant_id == tenant_id]
+
+    def functions(self) -> Iterator[Function]:
+        """Those of all tenants."""
+        return (entry.function for entry in self.all())
 
     def all(self) -> Iterator[Entry]:
         return iter(list(self._by_id.values()))

@@ -8,7 +8,7 @@ and leaving the block without a commit undoes it.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,9 @@ import structlog
 from quiltfn.base.ids import new_id
 from quiltfn.base.task_group import TaskGroup
 from quiltfn.base.uninterrupted import uninterrupted
+from quiltfn.functions.aliases import Aliases
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.functions.runtimes import Runtimes
-from quiltfn.functions.version_cache import KnownVersions
 from quiltfn.model.alias import Alias
 from quiltfn.model.errors import (
     Conflict,
@@ -30,7 +30,6 @@ from quiltfn.model.errors import (
     ShuttingDown,
     StoreUnavailable,
     Unprocessable,
-    cut_off,
 )
 from quiltfn.model.function import (
     Function,
@@ -53,7 +52,6 @@ from quiltfn.ports import (
     Pools,
     Preparation,
     StoredFunction,
-    no_others,
 )
 from quiltfn.store.calls.journal import SpoolJournal
 from quiltfn.store.functions.functions import SqlStore
@@ -61,8 +59,6 @@ from quiltfn.store.functions.functions import SqlStore
 DEPLOY_ANSWERS_WITHIN_S = 20.0
 UPDATE_READY_WITHIN_S = 20.0
 DELETE_GRACE_S = 5.0
-# How long a request waits to hear of what other nodes have changed.
-HEAR_MAX_S = 0.5
 FOLLOWED_AT_ONCE = 50
 OPEN_STATES = (FunctionState.ACTIVE, FunctionState.DEPLOYING)
 SUSPENDED = "disabled"
@@ -108,30 +104,24 @@ class Lifecycle:
     """Changes functions, each by one operation at a time.
 
     Every method takes an entry of any age and goes by what the function is once it has the lock;
-    it raises `NotFound` if the function was deleted. What it returns is the function after it.
+    it raises `NotFound` if the function was deleted. What it returns is the function after it. It
+    first hears of what other nodes have changed.
     """
 
     def __init__(
         self,
         catalog: Catalog,
         store: SqlStore,
-        versions: KnownVersions,
+        aliases: Aliases,
         pools: Pools,
         clock: Clock,
         node: NodeConfig,
     ) -> None:
         self._catalog, self._store, self._pools = catalog, store, pools
-        self._versions, self._clock, self._node = versions, clock, node
+        self._aliases, self._versions = aliases, aliases.versions
+        self._clock, self._node, self.others = clock, node, aliases.others
         self._activities: dict[str, Activity] = {}
         self._background = TaskGroup(_log_failure)
-        # Brings what other nodes have changed. An operation decides by what the function is now.
-        self.catch_up = no_others
-        # Held while a change of a function moves its aliases with it, and while one is set.
-        self.changing_aliases = asyncio.Lock()
-        # Is told of the aliases that a change of their function has moved.
-        self.on_aliases_moved: Callable[[str, Mapping[str, Alias]], None] = lambda *_: None
-        # The alias by which calls of a function run that name nothing.
-        self.default_alias: Callable[[str], Alias | None] = lambda _: None
 
     async def restore(self) -> None:
         """At start: everything is as it was; what this node was deploying is deployed again."""
@@ -182,26 +172,9 @@ class Lifecycle:
         """What goes on in the background ends; what is being deployed stays so in the store."""
         await self._background.aclose()
 
-    async def hear_of_others(self) -> bool:
-        """As `catch_up`, but nobody waits long for a database that does not answer: then all is as
-        it is known here, and False is returned.
-        """
-        with suppress(StoreUnavailable, TimeoutError):
-            async with asyncio.timeout(HEAR_MAX_S):
-                await self.catch_up()
-            return True
-        return False
-
-    async def hear_of_missing(self) -> None:
-        """Hears of what is missing here, as another node may have made it. Raises
-        `StoreUnavailable` where it could not hear of others.
-        """
-        if not await self.hear_of_others():
-            raise cut_off()
-
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
         """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""
-        await self.catch_up()
+        await self.others.catch_up()
         now = int(self._clock.unix())
         function = Function(
             id=new_id(),
@@ -293,7 +266,7 @@ class Lifecycle:
             if number != before:
                 with self._catalog.reserve(function.tenant_id, version.spec, current.version.spec):
                     return await self._point_to(function, version, move, is_new=False)
-            default = self.default_alias(function.id)
+            default = self._aliases.defaults.get(function.id)
             is_elsewhere = moves_default and default is not None and default.versions != (number,)
             has_failed = function.state is FunctionState.ACTIVE and current.function.error_message
             if is_elsewhere or has_failed:
@@ -357,7 +330,7 @@ class Lifecycle:
 
     async def resume(self, entry: Entry) -> Entry:
         """Deploys a paused function again. Raises `Conflict`."""
-        await self.catch_up()
+        await self.others.catch_up()
         entry = self._catalog.get(entry.function.id)
         state = entry.function.state
         if state in (FunctionState.PENDING, FunctionState.ERROR):
@@ -396,7 +369,7 @@ class Lifecycle:
         """The function as it is once its lock is held. Raises `NotFound` if it was deleted."""
         function_id = self._catalog.get(entry.function.id).function.id
         async with self._activities.setdefault(function_id, Activity()).lock:
-            await self.catch_up()
+            await self.others.catch_up()
             yield self._catalog.get(function_id)
 
     @asynccontextmanager
@@ -490,9 +463,9 @@ class Lifecycle:
             )
             return moved[alias.name]
 
-        async with self.changing_aliases:
+        async with self._aliases.changing:
             saved = await self._store.save(function, new_version, moving)
-            self.on_aliases_moved(function.id, moved)
+            self._aliases.moved(function.id, moved)
         return saved
 
     async def _move(

@@ -7,6 +7,7 @@ import msgspec
 
 from quiltfn.base.ids import new_id
 from quiltfn.base.mirror import Mirror
+from quiltfn.base.others import Others
 from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.environment import ALWAYS
 from quiltfn.model.errors import (
@@ -33,7 +34,7 @@ from quiltfn.model.runtime import (
     Runtime,
 )
 from quiltfn.model.version import VersionSpec, check_environment
-from quiltfn.ports import Change, Clock, no_others
+from quiltfn.ports import Change, Clock
 from quiltfn.store.functions.runtimes import SqlRuntimes
 
 
@@ -107,16 +108,14 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         tenant_images: TenantImages,
         clock: Clock,
         rules: TenantRules | None = None,
+        others: Others | None = None,
     ) -> None:
         super().__init__()
         self._host, self._store, self._clock = host, store, clock
         self.tenant_images = tenant_images
         self.rules = rules or TenantRules()
         self._rows[SHARED] = dict(host.built_in)
-        # Brings what other nodes have changed, before something is decided by what there is.
-        self.catch_up = no_others
-        # Whether another node of the fleet is of an older version, which would not show packages.
-        self.has_older_nodes: Callable[[], bool] = lambda: False
+        self.others = others or Others()
 
     def _key_of(self, change: Change) -> str:
         return change.tenant_id
@@ -210,7 +209,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
             self.rules.check(wanted)
         check_environment(wanted.environment)
         self._check_there(wanted)
-        await self.catch_up()
+        await self.others.catch_up()
         owner = SHARED if shared else tenant_id
         for image in wanted.images:  # before all other changes have to wait for them
             for owner_id in {tenant_id, SHARED}:
@@ -252,7 +251,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         if wanted.isolation is Isolation.GVISOR and self._host.no_gvisor:
             expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
             raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
-        if wanted.packages is not None and self.has_older_nodes():
+        if wanted.packages is not None and self.others.has_older_nodes():
             raise older_node("knows no packages beside an image")
 
     async def remove(self, tenant_id: str, name: str, *, shared: bool = False) -> None:
@@ -263,7 +262,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         """
         check_not_own(name, "removed")
         owner = SHARED if shared else tenant_id
-        await self.catch_up()
+        await self.others.catch_up()
         async with self._changing:
             if self.get(owner, name).tenant_id != owner:
                 raise Conflict(

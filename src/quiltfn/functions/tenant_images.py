@@ -6,7 +6,7 @@ its own. What an operator has made for all tenants belongs to `SHARED`.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -23,17 +23,10 @@ MIB = 1024 * 1024
 UPLOADS_OF_A_TENANT = 2
 
 
-async def nowhere_else(_digest: str) -> None:
-    """What a server that is alone does with an image, as it has no other node."""
-
-
 class TenantImages(Mirror[dict[str, int]]):
     """The images of every tenant: by digest, what each tenant that has it is counted for it.
     `quota_bytes`: of a tenant, as `Image.counted_bytes` counts; `SHARED` has none. `all_bytes`: of
     all images together; 0: no bound.
-
-    On a node of a fleet, `fetch` gets an image from another node, and `keep` returns once
-    one that was uploaded is kept on another node as well. Both raise `StoreUnavailable`.
     """
 
     def __init__(
@@ -46,13 +39,19 @@ class TenantImages(Mirror[dict[str, int]]):
     ) -> None:
         super().__init__()
         self._store, self.images, self._clock = store, images, clock
-        self.fetch: Callable[[str], Awaitable[None]] = nowhere_else
-        self.keep: Callable[[str], Awaitable[None]] = nowhere_else
         self._all_bytes = all_bytes
         self._quota_bytes = quota_bytes
         self._counted: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._used_at: dict[tuple[str, str], float] = {}
         self._uploads: defaultdict[str, int] = defaultdict(int)
+
+    async def fetch(self, digest: str) -> None:
+        """Gets an image from another node of the fleet (`fleet/images.py`). Raises
+        `StoreUnavailable`.
+        """
+
+    async def keep(self, digest: str) -> None:
+        """Likewise: returns once an image that was uploaded here is on another node as well."""
 
     async def restore(self, *, may_be_elsewhere: bool = False) -> None:
         """At the start: measures those that an earlier release did not, and loads all.
@@ -101,8 +100,8 @@ class TenantImages(Mirror[dict[str, int]]):
 
         Raises as `Images.take` does; `RateLimited` beyond the tenant's quota or its number of
         uploads at a time; `CapacityFull` beyond the bound for all images. The tenant then has what
-        it had before. What `keep` raises is raised, too; then the tenant has the image, and may
-        upload it again for an answer.
+        it had before. What `keep` raises is raised, too; then the tenant has the image, and
+        may upload it again for an answer.
         """
         if self._uploads[tenant_id] >= UPLOADS_OF_A_TENANT:
             raise RateLimited(

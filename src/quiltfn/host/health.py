@@ -51,6 +51,19 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     connections_max: int = 100_000
 
 
+class Reasons(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom `Health` asks. `no_sandbox`: why none can be made at the moment; None: one can.
+    `refuses`: why no calls are accepted for a while; empty: they are. `not_seen`: of a node of a
+    fleet, why the others may take it for gone; None: they don't. `missing_images`: of a server
+    alone, the images whose files are gone; a node's may be on other nodes.
+    """
+
+    no_sandbox: Callable[[], Awaitable[str | None]]
+    refuses: Callable[[], str] = str
+    not_seen: Callable[[], str | None] | None = None
+    missing_images: Callable[[], Awaitable[Sequence[str]]] | None = None
+
+
 class Health:
     """Checks everything that a call needs."""
 
@@ -60,21 +73,17 @@ class Health:
         store: SqlStore,
         journal: SpoolJournal,
         data_dir: Path,
-        why_no_sandbox: Callable[[], Awaitable[str | None]],
+        reasons: Reasons,
         started_at: int,
     ) -> None:
-        """`why_no_sandbox`: why no sandbox can be made at the moment; None if one can.
-        `started_at`: when the server started, in Unix seconds.
-        """
-        self.machine, self._why_no_sandbox = machine, why_no_sandbox
+        """`started_at`: when the server started, in Unix seconds."""
+        self.machine, self.reasons = machine, reasons
         self._store, self._journal, self._data_dir = store, journal, data_dir
         self.started_at, self.draining = started_at, False
-        # Of a node of a fleet: why the others may take it for gone, if they do; and why it takes no
-        # calls for a while.
-        self.why_not_seen: Callable[[], str | None] | None = None
-        self.refuses = ""
-        # Of a server alone: the images whose files are gone. A node's may be on other nodes.
-        self.missing_images: Callable[[], Awaitable[Sequence[str]]] | None = None
+
+    def drain(self) -> None:
+        """The server is ending: no new calls should come here."""
+        self.draining = True
 
     @property
     def durability(self) -> str:
@@ -87,7 +96,7 @@ class Health:
         a database that is away changes nothing: all nodes would be left out at once, while they
         serve calls with the instances that they have.
         """
-        return not (self.draining or self.refuses)
+        return not (self.draining or self.reasons.refuses())
 
     async def report(self) -> dict[str, Any]:
         """Each part with `ok` and a reason; `ready` is true if every part is ok."""
@@ -130,8 +139,8 @@ class Health:
     async def findings(self) -> list[Finding]:
         """What `quiltfn doctor` finds, as far as this process can see it: without root."""
         found = await asyncio.to_thread(self._findings)
-        if self.missing_images is not None:
-            found.append(images(await self.missing_images()))
+        if self.reasons.missing_images is not None:
+            found.append(images(await self.reasons.missing_images()))
         return found
 
     def _findings(self) -> list[Finding]:
@@ -169,18 +178,19 @@ class Health:
         return _part(True, "takes writes")
 
     async def _sandbox_part(self) -> dict[str, Any]:
-        why = await self._why_no_sandbox()
+        why = await self.reasons.no_sandbox()
         return _part(why is None, why or self.machine.oci_runtime)
 
     def _accepting_part(self) -> dict[str, Any]:
         if self.draining:
             return _part(False, "draining")
-        return _part(not self.refuses, self.refuses or "yes")
+        refuses = self.reasons.refuses()
+        return _part(not refuses, refuses or "yes")
 
     def _membership_parts(self) -> dict[str, dict[str, Any]]:
-        if self.why_not_seen is None:
+        if self.reasons.not_seen is None:
             return {}
-        why = self.why_not_seen()
+        why = self.reasons.not_seen()
         return {"membership": _part(why is None, why or "the other nodes see it")}
 
     def _disk_part(self) -> dict[str, Any]:

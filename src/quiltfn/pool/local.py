@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
+from quiltfn.base.signal import Signal
 from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import ExitKind
@@ -40,9 +41,12 @@ class LocalPools:
         memory: Memory | None = None,
         keep_alive: Callable[[], KeepAlive | None] = lambda: None,
         tenant_instances: float = UNBOUNDED,
+        problem: Callable[[], str] | None = None,
     ) -> None:
         """`keep_alive` makes the keep-alive policy of one function; None: the idle time alone.
         `tenant_instances`: how many instances a tenant's functions may have together.
+        `problem`: of a node of a fleet, whose new pools may have no instance before `allow` says
+        so: why none may be started at the moment; empty: one may.
         """
         self._sandboxes, self._clock = sandboxes, clock
         self.memory = memory or Memory()
@@ -53,12 +57,10 @@ class LocalPools:
         # Of functions of which versions are called that are not the current one.
         self._versions: dict[str, VersionPools] = {}
         self._closing = False
-        # Each is told that instances changed: of which tenant and function. It must not raise or
-        # wait.
-        self.on_change: list[Callable[[str, str], None]] = []
+        # Instances changed: of which tenant and function.
+        self.on_change: Signal[str, str] = Signal()
         self._used: dict[tuple[str, str], CallStats] = {}
-        self._is_bounded = False
-        self._problem: Callable[[], str] = str
+        self._is_bounded, self._problem = problem is not None, problem or str
         # Functions that have no instance and whose next call would wait for imports: `Parking`
         # looks after them.
         self._lacks_parked: set[str] = set()
@@ -152,13 +154,6 @@ class LocalPools:
         return sum(len(pool.model.queue) for pool in self._all())
 
     # On a node of a fleet
-
-    def bind(self, sandboxes: Sandboxes, problem: Callable[[], str] = str) -> None:
-        """From now on a new pool may have no instance before `allow` says so, and they are made by
-        `sandboxes`. `problem`: why none may be started at the moment; empty where one may. To be
-        called before there is a pool.
-        """
-        self._is_bounded, self._sandboxes, self._problem = True, sandboxes, problem
 
     def allow(self, function_id: str, count: int, reachable: int) -> None:
         """The function may have so many instances here; see `FunctionPool.allow`."""
@@ -319,8 +314,8 @@ class LocalPools:
             one.egress_refused += used.blocked
 
     def _tell(self, function_id: str, pool: FunctionPool) -> None:
-        for told in self.on_change:
-            told(pool.model.limits.tenant_id, function_id)
+        for hear in self.on_change.hearers:
+            hear(pool.model.limits.tenant_id, function_id)
 
     def _drop_unused(self) -> None:
         """Pools of other versions that have no instance any more, and no call."""

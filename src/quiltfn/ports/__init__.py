@@ -32,10 +32,6 @@ T = TypeVar("T")
 STORE_AGAIN_S = 1.0
 
 
-async def no_others() -> None:
-    """What a server does to catch up with others while there are none."""
-
-
 class Clock(Protocol):
     """The time. `base/clock.py` says which method is for what."""
 

@@ -4,7 +4,7 @@ The store decides who is a member, and who takes over whom. No time stamp of one
 with another's: a node counts beats of the others by its own clock.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from quiltfn.model.invocation import ExitKind
@@ -23,9 +23,6 @@ class Nodes(Protocol):
 
     async def all(self) -> Sequence[KnownNode]:
         """Every node by name, those that left or were removed included."""
-
-    def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """The images of tenants, by their digests, that a node has and none of some others."""
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
         """What a node is to do from now on; it hears of it within seconds. Raises `NotFound`, and
@@ -90,8 +87,6 @@ class ImageBounds(Protocol):
 
 class BoundedPools(Protocol):
     """The pools of this node, each with as many instances as it is allowed (`pool/local.py`)."""
-
-    on_change: list[Callable[[str, str], None]]
 
     def allow(self, function_id: str, count: int, reachable: int) -> None:
         """The function may have so many instances here from now on; idle ones above that end, busy

@@ -8,11 +8,9 @@ import structlog
 
 from quiltfn.base.clock import ResumableClock
 from quiltfn.base.store_retry import until_stored
-from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.calls.dispatch import Dispatcher
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
-from quiltfn.ports import WarmStock
 from quiltfn.server.retention import (
-    collect_images,
     follow_wall_clock,
     prune_expired,
     prune_until_done,
@@ -20,6 +18,7 @@ from quiltfn.server.retention import (
 )
 from quiltfn.settings import DAY_S, Settings
 from quiltfn.store import (
+    SpoolJournal,
     SqlAudit,
     SqlAuditRetention,
     SqlClockStore,
@@ -28,12 +27,12 @@ from quiltfn.store import (
     SqlIdempotencyStore,
     SqlInputRetention,
     SqlOperations,
-    SqlRuntimes,
     SqlStats,
     SqlStore,
     SqlWork,
 )
 from quiltfn.store.calls.retention import SqlRetention
+from quiltfn.store.database.database import Database
 
 Task = Callable[[], Coroutine[None, None, None]]
 # Has memory take over all that the store has of something.
@@ -54,6 +53,12 @@ async def keep_running(task: Task) -> None:
         except Exception:
             _log.exception("a background task has failed; it is begun again")
             await asyncio.sleep(AGAIN_S)
+
+
+async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
+    """After a start on a full disk: work that the last server had claimed waits again later."""
+    if await journal.recovered():
+        await until_stored(dispatcher.start)
 
 
 async def compare_when_unsure(store: SqlStore, take_overs: Iterable[TakeOver]) -> None:
@@ -79,14 +84,14 @@ def inputs_bound(chosen: Settings) -> StorageLimit:
 
 def background_tasks(
     chosen: Settings,
-    store: SqlStore,
-    tenant_images: TenantImages,
-    warm_stock: WarmStock,
+    database: Database,
     stats: SqlStats,
     clock: ResumableClock,
+    servers: Callable[[], int],
 ) -> tuple[Task, ...]:
-    """Everything that runs beside calls to follow the clock and to remove what has expired."""
-    database = store.database
+    """What follows the clock, and removes what has expired but for images. `servers`: how many
+    there are on the store.
+    """
     keep_s = chosen.keep_invocations_days * DAY_S
     size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
     keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
@@ -124,12 +129,5 @@ def background_tasks(
             clock,
             chosen.audit_days,
         ),
-        *(partial(prune_until_done, one, clock, database.servers) for one in prunes),
-        partial(
-            collect_images,
-            tenant_images,
-            SqlRuntimes(database),
-            warm_stock,
-            chosen.image_grace_s,
-        ),
+        *(partial(prune_until_done, one, clock, servers) for one in prunes),
     )

@@ -45,9 +45,10 @@ from quiltfn.sandbox.client import LauncherSandboxes
 from quiltfn.sandbox.output_limits import OutputLimits
 from quiltfn.sandbox.prewarmed import PrewarmedSandboxes
 from quiltfn.server.bounds import sandbox_room
+from quiltfn.server.ground import CannotServe, Node
 from quiltfn.server.launch_context import Inherited, inherit
 from quiltfn.server.opened_store import opened_store
-from quiltfn.server.platform import CannotServe, Node, Platform, open_platform
+from quiltfn.server.platform import Platform, open_platform
 from quiltfn.server.telemetry import CannotSend
 from quiltfn.store import StoreBroken
 
@@ -178,7 +179,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
 
     platform.ended.add_done_callback(end_now)
     await asked.wait()
-    platform.health.draining = True
+    platform.services.health.drain()
     platform.services.work.waiters.release()
     await platform.dispatcher.stop()
     waiters = [

@@ -1,34 +1,115 @@
-"""A server that is alone, as the list of nodes shows it."""
+"""A server that is no node of a fleet: what stands for what a fleet gives a node (`fleet/parts.py`,
+`fleet/node.py`).
+"""
 
-from collections.abc import Callable, Collection, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 
+from quiltfn import __version__
+from quiltfn.api.fleet_node import Alone
+from quiltfn.api.services import Services
+from quiltfn.calls.dispatch import Dispatcher
+from quiltfn.calls.events import Events
+from quiltfn.calls.invoke import Invoker
+from quiltfn.calls.node_report import report_of
+from quiltfn.functions.lifecycle import Lifecycle
+from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.host.health import Reasons
+from quiltfn.images import ImageDirectory
 from quiltfn.model.errors import Conflict, NotFound
 from quiltfn.model.member import KnownNode, Member, NodeState, Report
+from quiltfn.pool.local import LocalPools
+from quiltfn.ports import Change, ChangeKind, Clock
+from quiltfn.ports.work import QueueCounts
+from quiltfn.server.ground import Ground
+from quiltfn.store import SqlTenantImages
 
 ALONE = "this server is no node of a fleet: stop it in order with SIGTERM"
+# What `TenantImages` takes.
+ImagesKept = tuple[SqlTenantImages, ImageDirectory, Clock, Callable[[str], int], int]
+
+
+class LoneParts:
+    """As `FleetParts`: what there is before there are pools."""
+
+    tenants, problem = None, None
+
+    def __init__(self, ground: Ground, kept: ImagesKept) -> None:
+        self.ground, self.sandboxes = ground, ground.stock
+        self.tenant_images = TenantImages(*kept)
+
+    def may_begin(self) -> bool:
+        """Whether accepted work may begin here."""
+        return True
+
+    def reasons(self, refuses: Callable[[], str]) -> Reasons:
+        """Whom this server's health asks."""
+        return Reasons(
+            no_sandbox=self.ground.stock.why_not,
+            refuses=refuses,
+            missing_images=self.tenant_images.missing,
+        )
 
 
 class LoneNode:
+    """As `JoinedNode`: what there is once there are pools."""
+
+    pool_changed: Sequence[Callable[[str, str], None]] = ()
+    listeners: Mapping[ChangeKind, Callable[[Sequence[Change] | None], Awaitable[None]]] = {}
+
+    def __init__(
+        self,
+        parts: LoneParts,
+        pools: LocalPools,
+        invoker: Invoker,
+        queue_counts: Callable[[str], Awaitable[QueueCounts]],
+    ) -> None:
+        boot = parts.ground.database.boot
+        self.events = Events(parts.ground.clock, boot.epoch, pools.counts, queue_counts)
+        self.all_events, self.fleet = (self.events,), Alone(pools)
+        self.nodes = OneNode(boot.node_id, boot.epoch, partial(report_of, pools, invoker))
+
+    async def restore(self) -> None:
+        """There is nothing of other nodes."""
+
+    async def start(
+        self,
+        services: Services,
+        dispatcher: Dispatcher,
+        ended: "asyncio.Future[Exception]",
+        stack: AsyncExitStack,
+    ) -> None:
+        """Begins accepted work."""
+        del services, ended, stack
+        await dispatcher.start()
+
+    def tasks(self, _: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
+        """There is nothing to share."""
+        return ()
+
+    async def leave(self) -> None:
+        """Nobody misses it."""
+
+    async def aclose(self) -> None:
+        """It has nothing of others."""
+
+
+class OneNode:
     """`ports.fleet.Nodes` of one node, without a query."""
 
-    def __init__(self, name: str, epoch: int, version: str, report: Callable[[], Report]) -> None:
-        """`epoch`: the number of its start. `version`: its program's."""
-        self._name, self._epoch, self._version, self._report = name, epoch, version, report
+    def __init__(self, name: str, epoch: int, report: Callable[[], Report]) -> None:
+        """`epoch`: the number of its start."""
+        self._name, self._epoch, self._report = name, epoch, report
 
     def show(self) -> None:
         """As `Nodes` says: of a server that is alone there are no such metrics."""
 
     async def all(self) -> Sequence[KnownNode]:
         """As `Nodes` says."""
-        own = Member(
-            name=self._name, epoch=self._epoch, version=self._version, report=self._report()
-        )
+        own = Member(name=self._name, epoch=self._epoch, version=__version__, report=self._report())
         return [KnownNode(member=own, unmoved_s=0.0, is_own=True)]
-
-    def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """As `Nodes` says: nobody else needs a copy."""
-        del node, others
-        return frozenset()
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
         """As `Nodes` says."""

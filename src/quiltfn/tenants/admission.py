@@ -12,6 +12,7 @@ from itertools import islice
 
 import msgspec
 
+from quiltfn.base.signal import Signal
 from quiltfn.model.access import disabled
 from quiltfn.model.errors import QuiltfnError, RateLimited
 from quiltfn.model.stats import DAY_S, gb_seconds_of
@@ -54,31 +55,44 @@ class InFlight(msgspec.Struct, eq=False):
             del self.counts[self.tenant_id]
 
 
-class Admission:
-    """Admits calls, or refuses them and says how long to wait. `limits`: of each tenant that has
-    none of its own.
-    """
+class LimitTable:
+    """The limits of all tenants. `default`: of each tenant that has none of its own."""
 
-    def __init__(self, clock: Clock, limits: TenantLimits) -> None:
-        self.limits = limits
-        self._clock = clock
-        self._own: dict[str, TenantLimits] = {}
+    def __init__(self, default: TenantLimits) -> None:
+        self.default, self.own = default, dict[str, TenantLimits]()
+
+    def of(self, tenant_id: str) -> TenantLimits:
+        """The limits that hold for the tenant."""
+        return self.own.get(tenant_id, self.default)
+
+    def image_bytes(self, tenant_id: str) -> int:
+        """What the tenant's images may count."""
+        return self.of(tenant_id).image_bytes
+
+
+class Admission:
+    """Admits calls, or refuses them and says how long to wait."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        limits: LimitTable,
+        others: OtherNodes | None = None,
+        give_way: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """`others`: of a node of a fleet, whose limits are those of all nodes together. `give_way`:
+        ends an invocation of a tenant that reached its limit, if nobody waits for one any more, and
+        returns whether there was one; until it has ended, both count.
+        """
+        self._clock, self.others, self._give_way = clock, others, give_way
+        self.limits, self._own, self.limits_of = limits.default, limits.own, limits.of
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._buckets: dict[str, _Bucket] = {}
         self._days: dict[str, DayUse] = {}
-        # On a node of a fleet, whose limits are those of all nodes together.
-        self.others: OtherNodes | None = None
-        # Ends an invocation of a tenant that reached its limit, if nobody waits for one any more;
-        # returns whether there was one. Until it has ended, both count.
-        self.give_way: Callable[[str], bool] = lambda _: False
-        # Told of a tenant whose use of today is needed and not known; `know_use` says it.
-        self.on_unknown_use: Callable[[str], None] = lambda _: None
+        # Of a tenant the use of today is needed and not known; `know_use` says it.
+        self.on_unknown_use: Signal[str] = Signal()
         # Tenants whose use of today was asked for, in the order of that; None: nobody takes them.
         self._asked: dict[str, None] | None = None
-
-    def limits_of(self, tenant_id: str) -> TenantLimits:
-        """The limits that hold for the tenant."""
-        return self._own.get(tenant_id, self.limits)
 
     def set_limits(self, tenant_id: str, limits: TenantLimits | None) -> None:
         """Gives the tenant limits of its own; None: none any more. They hold for the next call."""
@@ -98,7 +112,7 @@ class Admission:
             in_flight >= limits.calls_in_flight
             if self.others is None
             else not self.others.has_room(tenant_id, in_flight, limits.calls_in_flight)
-        ) and not (limits.calls_in_flight and self.give_way(tenant_id)):
+        ) and not (limits.calls_in_flight and self._give_way(tenant_id)):
             raise _in_flight_refusal(limits.calls_in_flight)
         if limits.gb_seconds_per_day:
             refusal = self.day_refusal(tenant_id)
@@ -129,7 +143,8 @@ class Admission:
             self._asked[tenant_id] = None
         used = self.used_today(tenant_id)
         if used is None:
-            self.on_unknown_use(tenant_id)
+            for hear in self.on_unknown_use.hearers:
+                hear(tenant_id)
             return None
         if used.gb_seconds < most:
             return None
@@ -160,10 +175,6 @@ class Admission:
     def loads(self) -> Sequence[TenantLoad]:
         """What this node tells others of its tenants."""
         return () if self.others is None else self.others.report(self._in_flight)
-
-    def image_bytes(self, tenant_id: str) -> int:
-        """What the tenant's images may count."""
-        return self.limits_of(tenant_id).image_bytes
 
     def used_today(self, tenant_id: str) -> DayUse | None:
         """What the tenant's calls have used today; None: that was not counted."""

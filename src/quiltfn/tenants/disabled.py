@@ -4,6 +4,8 @@ the store hears of it from other nodes (`fleet/keys.py`).
 
 from collections.abc import Callable
 
+from quiltfn.base.signal import Signal
+
 
 class DisabledTenants:
     """The disabled tenants, as this node knows them. `Quotas` and `FleetKeys` change them.
@@ -11,12 +13,11 @@ class DisabledTenants:
     whoever else refuses or holds back something of a tenant is made with it.
     """
 
-    def __init__(self) -> None:
-        self._tenants: set[str] = set()
-        # This node has all that the store had so many seconds ago; a node of a fleet sets it.
-        self.age_s: Callable[[], float] = float
-        # Each is told that a tenant was disabled (True) or enabled. It must not raise or wait.
-        self.on_change: list[Callable[[str, bool], None]] = []
+    def __init__(self, age_s: Callable[[], float] = float) -> None:
+        """`age_s`: this server has all that the store had that many seconds ago."""
+        self._tenants, self.age_s = set[str](), age_s
+        # A tenant was disabled (True) or enabled.
+        self.on_change: Signal[str, bool] = Signal()
 
     def __contains__(self, tenant_id: object) -> bool:
         return tenant_id in self._tenants
@@ -34,5 +35,5 @@ class DisabledTenants:
         if disabled == (tenant_id in self._tenants):
             return
         (self._tenants.add if disabled else self._tenants.discard)(tenant_id)
-        for listener in self.on_change:
-            listener(tenant_id, disabled)
+        for hear in self.on_change.hearers:
+            hear(tenant_id, disabled)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 
 from quiltfn.base.mirror import Mirror
+from quiltfn.base.others import Others
 from quiltfn.model.errors import CapacityFull, StoreUnavailable, older_node
 from quiltfn.model.stats import DAY_S, FINEST_S, MINUTE_S, CallStats, Stretch, floor_to
 from quiltfn.model.tenant_quota import TenantQuota
@@ -60,6 +61,7 @@ class Quotas(Mirror[TenantQuota]):
         admission: Admission,
         clock: Clock,
         disabled: DisabledTenants,
+        others: Others | None = None,
     ) -> None:
         super().__init__()
         self._store, self._stats = store, stats
@@ -70,10 +72,7 @@ class Quotas(Mirror[TenantQuota]):
         self.disabled = disabled
         # Tenants of which another node has said that they are disabled, until the store has.
         self._heard: set[str] = set()
-        disabled.on_change.append(self._heard_of)
-        # Whether another node of the fleet is of an older version, which knows no disabled tenant.
-        self.has_older_nodes: Callable[[], bool] = lambda: False
-        admission.on_unknown_use = self._count_soon
+        self.others = others or Others()
 
     async def restore(self) -> None:
         """Loads quotas, and what was used today where a limit needs it. Called at the start."""
@@ -105,7 +104,7 @@ class Quotas(Mirror[TenantQuota]):
         """Disables a tenant, or enables it again, for the next request. Raises as `set`, and
         `Conflict` where a node of an older version would serve it.
         """
-        if disabled and self.has_older_nodes():
+        if disabled and self.others.has_older_nodes():
             raise older_node("would serve the tenant")
         await self._change(
             tenant_id, lambda before: msgspec.structs.replace(before, disabled=disabled)
@@ -196,7 +195,7 @@ class Quotas(Mirror[TenantQuota]):
         if not self._is_limited(key):
             self.admission.forget_use(key)
 
-    def _heard_of(self, tenant_id: str, is_disabled: bool) -> None:
+    def tenant_changed(self, tenant_id: str, is_disabled: bool) -> None:
         """Admits nothing of a tenant that another node says is disabled."""
         quota = self.of(tenant_id)
         if is_disabled and not quota.disabled:
@@ -206,7 +205,8 @@ class Quotas(Mirror[TenantQuota]):
     def _is_limited(self, tenant_id: str) -> bool:
         return bool(self.admission.limits_of(tenant_id).gb_seconds_per_day)
 
-    def _count_soon(self, tenant_id: str) -> None:
+    def count_soon(self, tenant_id: str) -> None:
+        """A call needs what the tenant used today."""
         if tenant_id not in self._counting:
             task = asyncio.ensure_future(self._count_if_possible(tenant_id))
             self._counting[tenant_id] = task

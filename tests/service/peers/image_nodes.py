@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from in_thread_jobs import InThreadJobs
@@ -16,6 +17,7 @@ from quiltfn.api.http.response import Response
 from quiltfn.fleet.image_copies import ImageNodes
 from quiltfn.fleet.image_fetch import ImageParts
 from quiltfn.fleet.images import FleetImages
+from quiltfn.fleet.parts import SharedTenantImages
 from quiltfn.fleet.peer_server import open_peer_server
 from quiltfn.fleet.peers import HttpPeers
 from quiltfn.functions.tenant_images import TenantImages
@@ -110,10 +112,9 @@ class Node:
 
     async def put(self, data: bytes) -> str:
         """An image that is here and on no other node."""
-        self.tenant_images.keep = lambda _: self.fleet.restore()
-        image = await self.upload(data)
-        self.tenant_images.keep = self.fleet.keep
-        return image.digest
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.tenant_images, "keep", lambda _: self.fleet.restore())
+            return (await self.upload(data)).digest
 
     def has(self, digest: str) -> bool:
         return (self.path / digest).is_dir() and digest in self.images.all()
@@ -167,15 +168,19 @@ async def image_fleet(path: Path, *names: str, all_bytes: int = 0) -> AsyncItera
                 directory.addresses[other] = f"127.0.0.1:{socket.getsockname()[1]}"
             images = ImageDirectory(path / name, made.clock, LIMITS, InThreadJobs())
             images.start()
-            tenant_images = TenantImages(
-                made.store, images, made.clock, lambda _: 10**12, all_bytes
-            )
             peers = HttpPeers(own, directory, keys=None)
             stack.push_async_callback(peers.aclose)
-            parts = ImageParts(images, tenant_images, Copies(made.store), peers, made.clock)
-            fleet = FleetImages(name, parts, ImageNodes(PATIENCE_S))
+
+            def shared(
+                bounds: TenantImages, name: str = name, peers: HttpPeers = peers
+            ) -> FleetImages:
+                parts = ImageParts(bounds.images, bounds, Copies(made.store), peers, made.clock)
+                return FleetImages(name, parts, ImageNodes(PATIENCE_S))
+
+            kept = made.store, images, made.clock, lambda _: 10**12, all_bytes
+            tenant_images = SharedTenantImages(kept, shared)
+            fleet = tenant_images.fleet
             stack.push_async_callback(fleet.aclose)
-            tenant_images.keep = fleet.keep
             member = Member(name=name, epoch=1, version="2.0")
             node = Node(name, images, tenant_images, fleet, path / name, directory, member)
             made.nodes[name] = node

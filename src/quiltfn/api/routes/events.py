@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
+from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.http import event_stream
 from quiltfn.api.http.event_stream import EVENT_STREAM
 from quiltfn.api.http.response import Response
@@ -16,6 +17,7 @@ class EventServices(RouteServices):
     """What the route of events takes."""
 
     events: Events
+    fleet: FleetNode
 
 
 async def list_events(context: RequestContext[EventServices]) -> Response:
@@ -35,7 +37,7 @@ async def list_events(context: RequestContext[EventServices]) -> Response:
         found = services.events.reader(
             context.tenant_id, function_id, _types(query.get("types")), last_id
         )
-        await services.events.joined(context.tenant_id)
+        await services.fleet.joined(context.tenant_id)
         return stream.response(_framed(found), is_endless=True)
 
 

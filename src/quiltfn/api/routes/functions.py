@@ -45,7 +45,7 @@ async def create_function(context: RequestContext[FunctionServices]) -> Response
     """Create a function with version 1. Its state is pending until it is deployed."""
     new, spec = shapes.split(context.body)
     services = context.services
-    await services.lifecycle.catch_up()  # other nodes may have made some
+    await services.lifecycle.others.catch_up()  # other nodes may have made some
     services.admission.check_functions(context.tenant_id, services.catalog.count(context.tenant_id))
     entry = await services.lifecycle.create(context.tenant_id, new, spec)
     function = entry.function

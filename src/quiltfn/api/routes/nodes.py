@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from quiltfn import wire
+from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.http import parse
 from quiltfn.api.http.response import Response, json_response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
@@ -21,6 +22,7 @@ class NodeServices(RouteServices):
     """What the routes of nodes take."""
 
     nodes: Nodes
+    fleet: FleetNode
 
 
 async def list_nodes(context: RequestContext[NodeServices]) -> Response:
@@ -108,7 +110,7 @@ def _images_only_on(
         and one.member.presence is not Presence.GONE
         and one.member.state is not NodeState.REMOVED
     }
-    return context.services.nodes.images_only_on(name, others)
+    return context.services.fleet.images_only_on(name, others)
 
 
 async def _changed(context: RequestContext[NodeServices], state: NodeState) -> Response:

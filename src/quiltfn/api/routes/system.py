@@ -66,7 +66,7 @@ async def get_readiness(context: RequestContext[SystemServices]) -> Response:
     """
     health = context.services.health
     if not health.takes_calls:
-        raise ShuttingDown(health.refuses, retry_after=5)
+        raise ShuttingDown(health.reasons.refuses(), retry_after=5)
     return json_response(wire.Liveness())
 
 

@@ -12,13 +12,14 @@ An idle journal does nothing: the first record after a commit sets the timer of 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 
 import msgspec
 from sqlalchemy import Connection
 
+from quiltfn.base.signal import Signal
 from quiltfn.model.cursors import AFTER_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import FINAL, Invocation
@@ -90,8 +91,8 @@ class SpoolJournal:
         self._taken = 0  # _written at the time of the last swap.
         self._failure: StoreUnavailable | None = None
         self._refused_at = float("-inf")  # When the disk did not take the beginning of a call.
-        # Each is told what a commit added to the statistics of calls. It must not raise or wait.
-        self.on_counted: list[Callable[[Sums], None]] = []
+        # What a commit added to the statistics of calls.
+        self.on_counted: Signal[Sums] = Signal()
         self._left_to_do: Work[Sums] | None = None  # What the start could not do on a full disk.
         self._is_recovered = asyncio.Event()  # It was done.
         self._boot: Boot
@@ -502,8 +503,8 @@ class SpoolJournal:
         self._tell(sums)
 
     def _tell(self, sums: Sums) -> None:
-        for told in self.on_counted:
-            told(sums)
+        for hear in self.on_counted.hearers:
+            hear(sums)
 
     def _close(self) -> None:
         self._spool.close()

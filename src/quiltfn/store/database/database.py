@@ -38,8 +38,6 @@ class Database(Protocol):
     problem: str | None  # Why the last write failed, or the next ones will.
     # Whether it has a file of its own, whose free pages can be given back to the disk.
     has_free_pages: bool
-    # How many servers use it, as far as this one has seen; a node of a fleet sets it.
-    servers: Callable[[], int]
 
     @property
     def boot(self) -> Boot:
@@ -144,8 +142,3 @@ def migrate(connection: Connection) -> None:
     from quiltfn.store import migrations  # noqa: PLC0415
 
     migrations.upgrade(connection)
-
-
-def one_server() -> int:
-    """`Database.servers` of a server that has seen no other."""
-    return 1

@@ -31,7 +31,7 @@ from quiltfn import __version__
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.ports import ClockReading
 from quiltfn.store.database import compatibility
-from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Unstorable, Work, one_server
+from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Unstorable, Work
 from quiltfn.store.database.postgres_connection import (
     APPLICATION,
     NAMESPACE,
@@ -171,7 +171,6 @@ class PostgresDatabase:
         # For the spool. PostgreSQL's disk is its own.
         self.reserve = DiskReserve(directory.path)
         self.has_free_pages = False
-        self.servers: Callable[[], int] = one_server
         self._boot: Boot | None = None
         self._put_off = PutOff(self.write)
         self._is_unsure = asyncio.Event()

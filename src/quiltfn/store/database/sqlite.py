@@ -31,7 +31,7 @@ from sqlalchemy import (
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store.database import sql, sqlite_header
 from quiltfn.store.database.check import IntegrityCheck
-from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Work, migrate, one_server
+from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Work, migrate
 from quiltfn.store.database.tables import REVISION
 from quiltfn.store.files import consistency
 from quiltfn.store.files.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
@@ -81,7 +81,6 @@ class SqliteDatabase:
         self.check = IntegrityCheck(directory.database)
         self.reserve = DiskReserve(directory.path)
         self.has_free_pages = True
-        self.servers: Callable[[], int] = one_server
         self._put_off = PutOff(self.write)
         self.busy_timeout_s, self._busy_ms = busy_timeout_s, 0  # The second as the writer has it.
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")

@@ -44,6 +44,10 @@ class SqlStore:
         self._sweeping: asyncio.Task[None] | None = None
         self._to_sweep = False
 
+    def limit_versions(self, limits: VersionLimits) -> None:
+        """How many versions each function keeps, from the next one on."""
+        self.version_limits = limits
+
     async def load(self, only: Collection[str] | None = None) -> Sequence[StoredFunction]:
         """Every function that is not deleted, or those of them that have one of these ids."""
         query = with_version().order_by(tables.function.c.id)

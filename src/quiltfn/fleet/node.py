@@ -1,0 +1,200 @@
+"""JoinedNode: this server among the nodes of its fleet, once it has pools: it hears what the others
+say, runs their invocations and sends them its own, and does what an operator wants of it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+
+from quiltfn.api.services import Services
+from quiltfn.calls.dispatch import Dispatcher
+from quiltfn.calls.events import Events
+from quiltfn.calls.invoke import Invoker
+from quiltfn.fleet.calls import FleetCalls
+from quiltfn.fleet.counts import FleetCounts
+from quiltfn.fleet.failovers import PATH as FAILOVERS
+from quiltfn.fleet.failovers import Failovers
+from quiltfn.fleet.follower import Listener
+from quiltfn.fleet.image_fetch import IMAGES
+from quiltfn.fleet.join import NodeControl
+from quiltfn.fleet.keys import PATH as KEYS
+from quiltfn.fleet.keys import FleetKeys
+from quiltfn.fleet.minimum import Places, keep_minimum
+from quiltfn.fleet.parts import FleetParts
+from quiltfn.fleet.placement import Placement
+from quiltfn.fleet.reports import ReportReader
+from quiltfn.fleet.routing import RoutingTable
+from quiltfn.fleet.slots import SlotKeeper
+from quiltfn.fleet.watching import PATH as EVENTS
+from quiltfn.fleet.watching import OwnEvents, Watching
+from quiltfn.functions.catalog import Catalog
+from quiltfn.functions.lifecycle import Lifecycle
+from quiltfn.model.member import Member, NodeState
+from quiltfn.pool.local import LocalPools
+from quiltfn.ports import ChangeKind
+from quiltfn.ports.fleet import NodeEpoch
+from quiltfn.ports.placement import ImagePlaces
+from quiltfn.ports.work import QueueCounts
+from quiltfn.store.database.postgresql import PostgresDatabase
+from quiltfn.store.fleet.slots import SqlSlots
+
+
+class PlacingNode:
+    """`placement.OwnNode`."""
+
+    def __init__(
+        self,
+        parts: FleetParts,
+        pools: LocalPools,
+        invoker: Invoker,
+        catalog: Catalog,
+        keeper: SlotKeeper,
+    ) -> None:
+        self._membership, self._images = parts.membership, parts.images
+        self._invoker, self._catalog = invoker, catalog
+        self.load, self.obtain, self.holders = pools.load, keeper.obtain, keeper.others
+
+    def serves(self) -> bool:
+        """As `OwnNode` says."""
+        is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
+        is_able = self._membership.lost is None and not self._invoker.is_draining
+        # Where the journal refuses records, others keep them.
+        return is_meant_to and is_able and not self._invoker.journal.refuses
+
+    def takes_calls(self) -> bool:
+        """As `OwnNode` says."""
+        is_ready = self._membership.state is NodeState.READY
+        return is_ready and self.serves() and self.may_start()
+
+    def may_start(self) -> bool:
+        """As `OwnNode` says."""
+        return self._membership.problem is None
+
+    def image(self, function_id: str) -> ImagePlaces | None:
+        """As `OwnNode` says."""
+        entry = self._catalog.known(function_id)
+        wanted = () if entry is None else entry.version.spec.runtime_snapshot.images
+        if not wanted:
+            return None
+        nodes = frozenset.intersection(*(frozenset(self._images.nodes_of(one)) for one in wanted))
+        return ImagePlaces(all(map(self._images.is_here, wanted)), nodes)
+
+
+class JoinedNode:
+    """`server/standalone_node.py` has what stands for it elsewhere. `events` are those of all
+    nodes; `all_events`: all that hear what happens here.
+    """
+
+    def __init__(
+        self,
+        parts: FleetParts,
+        pools: LocalPools,
+        invoker: Invoker,
+        catalog: Catalog,
+        queue_counts: Callable[[str], Awaitable[QueueCounts]],
+    ) -> None:
+        self._parts, self._catalog, self._places = parts, catalog, Places()
+        self.nodes = membership = parts.membership
+        times, clock, name = parts.times, parts.clock, membership.name
+        database = parts.ground.store.database
+        assert isinstance(database, PostgresDatabase), "a fleet shares a PostgreSQL"
+        boot = database.boot
+        self._connection = database.quick_connection()
+        epoch, slots = NodeEpoch(boot.node_id, boot.epoch), SqlSlots(self._connection.run)
+        self._keeper = SlotKeeper(slots, pools, lambda: epoch, parts.lease, clock)
+        self.pool_changed = (self._keeper.pool_changed,)
+        counts = FleetCounts(name, pools, clock, times.fence_s, times.beat_s)
+        self.events = Events(clock, boot.epoch, counts.counts, queue_counts)
+        own_events = Events(clock, boot.epoch, pools.counts, None)
+        self.all_events = (self.events, own_events)
+        told, self._watching = (
+            OwnEvents(own_events),
+            Watching(self.events, parts.peers, counts.told),
+        )
+        self.events.on_followed.connect(self._watching.followed_changed)
+        self._failovers = Failovers(parts.peers, database.timeline, membership.silent)
+        credentials = parts.ground.access, parts.ground.disabled
+        self._keys = FleetKeys.of(membership, parts.peers, credentials, parts.revisions)
+        table = RoutingTable()
+        own = PlacingNode(parts, pools, invoker, catalog, self._keeper)
+        placement = Placement(table, own, parts.ground.others.hear, counts.hear)
+        handlers = {
+            EVENTS: told.answer,
+            FAILOVERS: self._failovers.answer,
+            KEYS: self._keys.answer,
+            IMAGES: parts.images.answer,
+        }
+        within = parts, invoker, counts, placement
+        self.fleet = FleetCalls(*within, (told, self._watching), handlers)
+        membership.on_read.connect(
+            self._read,
+            parts.directory.learned,
+            counts.read,
+            self._tenants_read,
+            ReportReader(name, table).read,
+            self.fleet.read,
+            self._failovers.read,
+            parts.images.read,
+            self._watch,
+        )
+
+    def _read(self, members: Sequence[Member]) -> None:
+        self._places = Places.of(members, self._places.number + 1)
+
+    def _tenants_read(self, members: Sequence[Member]) -> None:
+        self._parts.tenants.read(members, self.fleet.others())
+
+    def _watch(self, _: Sequence[Member]) -> None:
+        self._watching.read(self.fleet.others())
+
+    @property
+    def listeners(self) -> Mapping[ChangeKind, Listener]:
+        """What takes over changes of the store that only a fleet has."""
+        return {ChangeKind.IMAGE_COPY: self._parts.images.follow_changes}
+
+    async def restore(self) -> None:
+        """Before there is an instance, which may need an image. Raises `StoreUnavailable`."""
+        await self._parts.images.restore()
+        members = [one.member for one in await self.nodes.all()]
+        for hear in self.nodes.on_read.hearers:
+            hear(members)
+
+    async def start(
+        self,
+        services: Services,
+        dispatcher: Dispatcher,
+        ended: "asyncio.Future[Exception]",
+        stack: AsyncExitStack,
+    ) -> None:
+        """Begins accepted work, unless an operator wants none of it on this node, and does what one
+        wants until the stack is closed.
+        """
+        control = NodeControl(self.nodes, services, dispatcher, ended)
+        await control.start()
+        stack.push_async_callback(control.aclose)
+
+    def tasks(self, lifecycle: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
+        """What runs beside calls."""
+        parts, keeper = self._parts, self._keeper
+        end_by, functions = parts.ground.stock.end_by, self._catalog.functions
+        return (
+            self._keys.run,
+            parts.images.run,
+            keeper.run,
+            partial(parts.lease.watch, end_by, keeper.lease_changed),
+            partial(keep_minimum, functions, lifecycle.own, self.nodes.name, lambda: self._places),
+        )
+
+    async def leave(self) -> None:
+        """Hears of the others no more. The pools are closed next."""
+        self.nodes.on_read.disconnect()
+        await self._watching.aclose()
+        await self._parts.images.aclose()
+
+    async def aclose(self) -> None:
+        """Gives back all that the node had, once the pools are closed."""
+        await self._failovers.aclose()
+        await self.fleet.aclose()
+        await self._keeper.aclose()
+        await self._connection.aclose()

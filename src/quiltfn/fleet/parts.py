@@ -1,0 +1,113 @@
+"""FleetParts: what a node of a fleet has before it has pools, to give to what other servers have,
+too: sandboxes that start only what the fleet grants, images that come from other nodes, and the
+invocations of tenants on all nodes.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from quiltfn.base.others import Others
+from quiltfn.fleet.directory import MemberDirectory
+from quiltfn.fleet.fetching_sandboxes import FetchingSandboxes
+from quiltfn.fleet.files import NodeFile
+from quiltfn.fleet.gate import GatedSandboxes
+from quiltfn.fleet.image_copies import ImageNodes
+from quiltfn.fleet.image_fetch import ImageParts, ImageUnavailable
+from quiltfn.fleet.images import FleetImages
+from quiltfn.fleet.keys import PingedRevisions
+from quiltfn.fleet.lease import LeaseTimes, NodeLease
+from quiltfn.fleet.membership import Membership
+from quiltfn.fleet.peers import HttpPeers
+from quiltfn.fleet.tenants import FleetTenants
+from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.host.health import Reasons
+from quiltfn.images import ImageDirectory
+from quiltfn.model.errors import StoreUnavailable
+from quiltfn.ports import Clock, StockedSandboxes
+from quiltfn.store import SqlStore, SqlTenantImages
+from quiltfn.store.fleet.image_copies import SqlImageCopies
+from quiltfn.tenants.access import Access
+from quiltfn.tenants.disabled import DisabledTenants
+
+AGAIN_S = 10
+
+
+class Ground(Protocol):
+    """What the server has opened."""
+
+    @property
+    def store(self) -> SqlStore: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def access(self) -> Access: ...
+    @property
+    def disabled(self) -> DisabledTenants: ...
+    @property
+    def stock(self) -> StockedSandboxes: ...
+    @property
+    def others(self) -> Others: ...
+
+
+# What `TenantImages` takes.
+ImagesKept = tuple[SqlTenantImages, ImageDirectory, Clock, Callable[[str], int], int]
+
+
+class SharedTenantImages(TenantImages):
+    """Those whose files may be on other nodes: what needs one here waits until it has come, and an
+    upload until another node has it.
+    """
+
+    def __init__(self, kept: ImagesKept, fleet: Callable[[TenantImages], FleetImages]) -> None:
+        super().__init__(*kept)
+        self.fleet = fleet(self)
+
+    async def fetch(self, digest: str) -> None:
+        """As `TenantImages` says."""
+        try:
+            await self.fleet.obtain(digest)
+        except ImageUnavailable as error:
+            raise StoreUnavailable(str(error), retry_after=AGAIN_S) from None
+
+    async def keep(self, digest: str) -> None:
+        """As `TenantImages` says."""
+        await self.fleet.keep(digest)
+
+
+class FleetParts:
+    """`server/standalone_node.py` has what stands for them elsewhere."""
+
+    def __init__(
+        self, own: NodeFile, membership: Membership, ground: Ground, kept: ImagesKept
+    ) -> None:
+        self.own, self.membership, self.ground = own, membership, ground
+        self.clock, self.times = ground.clock, membership.times
+        self.revisions = PingedRevisions(ground.access)
+        self.directory = MemberDirectory(own.name)
+        self.peers = HttpPeers(own, self.directory, self.revisions)
+        self.tenants = FleetTenants(own.name, ground.clock)
+        self.tenant_images = SharedTenantImages(kept, self._images)
+        self.images = self.tenant_images.fleet
+        times = LeaseTimes(start_s=self.times.fence_s, end_s=self.times.end_s)
+        self.lease = NodeLease(membership.renewed_at, times)
+        self.problem, self.may_begin = self.lease.problem, lambda: self.lease.is_held
+        end_by = ground.stock.end_by
+        end_by(self.lease.deadline)
+        self.sandboxes = GatedSandboxes(
+            FetchingSandboxes(ground.stock, self.images), self.lease, end_by
+        )
+
+    def _images(self, bounds: TenantImages) -> FleetImages:
+        copies = SqlImageCopies(self.ground.store.database)
+        parts = ImageParts(bounds.images, bounds, copies, self.peers, self.clock)
+        # A node that is back before its instances would have ended has its disk with it.
+        nodes = ImageNodes(self.times.end_s)
+        return FleetImages(self.own.name, parts, nodes, self.ground.others)
+
+    def reasons(self, refuses: Callable[[], str]) -> Reasons:
+        """Whom this node's health asks."""
+        return Reasons(
+            no_sandbox=self.ground.stock.why_not,
+            refuses=refuses,
+            not_seen=lambda: self.membership.problem,
+        )

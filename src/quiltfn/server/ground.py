@@ -1,0 +1,212 @@
+"""What a server stands on, opened before its parts are made and closed after them: the store, the
+clock, records and answers, credentials, sandboxes, and the other servers on the same store.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from quiltfn.api.http.errors import error_body
+from quiltfn.api.http.idempotency import NAMES_RECORD, Idempotency
+from quiltfn.base.clock import ResumableClock
+from quiltfn.base.others import Others
+from quiltfn.host.health import HostFacts
+from quiltfn.model.errors import ShuttingDown, StoreUnavailable
+from quiltfn.model.memory import Memory
+from quiltfn.model.retention import StorageLimit
+from quiltfn.ports import StockedSandboxes
+from quiltfn.ports.fleet import NodeRemoved
+from quiltfn.server.bounds import version_limits
+from quiltfn.server.retention import continue_ids, resume_clock
+from quiltfn.server.telemetry import Telemetry, open_telemetry
+from quiltfn.settings import Settings, is_loopback
+from quiltfn.store import SpoolJournal, SqlClockStore, SqlIdempotencyStore, SqlKeys, SqlStore
+from quiltfn.store.calls.inputs import Cipher
+from quiltfn.store.database.database import Database
+from quiltfn.tenants.access import Access, Verifier
+from quiltfn.tenants.disabled import DisabledTenants
+
+if TYPE_CHECKING:
+    from quiltfn.fleet.files import NodeFile
+    from quiltfn.fleet.follower import Follower
+    from quiltfn.fleet.membership import Membership
+
+UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
+DIED = ShuttingDown(
+    "the server ended while the first call with this key was running", hint=NAMES_RECORD
+)
+
+# Opens the sandboxes of this machine, which count in the memory given.
+OpenSandboxes = Callable[[Memory], AbstractAsyncContextManager[StockedSandboxes]]
+
+
+class CannotServe(Exception):
+    """The settings do not fit the machine or the data directory: a sentence for the operator."""
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts about a server's machine. `secrets`: each by the setting that names its file;
+    `fleet`: what makes it a node of a fleet, None where the server is alone.
+    """
+
+    machine: HostFacts
+    secrets: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+    fleet: "NodeFile | None" = None
+
+    def secret(self, name: str) -> bytes | None:
+        return self.secrets.get(name)
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True):
+    """`follower`: None for a server whose store no other one uses; `membership`: None for one that
+    is no node of a fleet.
+    """
+
+    settings: Settings
+    node: Node
+    clock: ResumableClock
+    telemetry: Telemetry
+    store: SqlStore
+    follower: "Follower | None"
+    membership: "Membership | None"
+    others: Others
+    journal: SpoolJournal
+    idempotency: Idempotency
+    disabled: DisabledTenants
+    access: Access
+    memory: Memory
+    stock: StockedSandboxes
+
+    @property
+    def database(self) -> Database:
+        return self.store.database
+
+
+async def open_ground(
+    settings: Settings,
+    sandboxes: OpenSandboxes,
+    store: AbstractAsyncContextManager[SqlStore],
+    clock: ResumableClock,
+    node: Node,
+    stack: AsyncExitStack,
+) -> Ground:
+    """It closes with `stack`. Raises `CannotServe` and as parts do."""
+    telemetry = await stack.enter_async_context(
+        open_telemetry(settings, node.machine, clock, node.secret("otlp_headers_file"))
+    )
+    opened = await stack.enter_async_context(store)
+    opened.limit_versions(version_limits(settings))
+    follower, membership, others = None, None, Others()
+    if not opened.database.boot.is_alone:
+        from quiltfn.fleet.join import join_others  # noqa: PLC0415 — a server alone has none of it
+
+        try:
+            joining = join_others(settings, opened, clock, node.fleet, DIED)
+            follower, membership, others = await stack.enter_async_context(joining)
+        except NodeRemoved as error:
+            raise CannotServe(str(error)) from None
+    journal = await _started_journal(settings, opened, clock, stack)
+    idempotency = await _started_idempotency(settings, opened, clock, stack)
+    disabled = DisabledTenants() if follower is None else DisabledTenants(follower.lag_s)
+    memory = Memory(budget_mib=node.machine.memory_max_mib)
+    return Ground(
+        settings=settings,
+        node=node,
+        clock=clock,
+        telemetry=telemetry,
+        store=opened,
+        follower=follower,
+        membership=membership,
+        others=others,
+        journal=journal,
+        idempotency=idempotency,
+        disabled=disabled,
+        access=await _started_access(settings, opened, clock, node, disabled),
+        memory=memory,
+        stock=await stack.enter_async_context(sandboxes(memory)),
+    )
+
+
+async def _started_journal(
+    chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
+) -> SpoolJournal:
+    """It decides about the work of the last server by trusted time, so the clock goes first."""
+    database = store.database
+    clock_store = SqlClockStore(database, is_shared=not database.boot.is_alone)
+    await resume_clock(clock, clock_store)
+    is_strict = chosen.durability == "strict"
+    journal = SpoolJournal(database, chosen.data_dir, clock, is_strict=is_strict)
+    await journal.start()
+    stack.push_async_callback(journal.aclose)
+    await continue_ids(clock, clock_store)
+    return journal
+
+
+async def _started_idempotency(
+    chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
+) -> Idempotency:
+    """Answers to repeated requests, whose calls the journal knows."""
+    bound = StorageLimit(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
+    answers = SqlIdempotencyStore(store.database, bound)
+    await answers.start(error_body(DIED))
+    idempotency = Idempotency(answers, clock, error_body(UNKEPT))
+    stack.push_async_callback(idempotency.aclose)
+    return idempotency
+
+
+async def _started_access(
+    chosen: Settings, store: SqlStore, clock: ResumableClock, node: Node, disabled: DisabledTenants
+) -> Access:
+    """Raises `CannotServe` if other machines reach the address while no key is needed."""
+    access = Access(
+        SqlKeys(store.database),
+        clock,
+        disabled=disabled,
+        stale_after_s=math.inf if node.fleet is None else chosen.fleet_fence_s,
+        verify=token_verifier(node),
+    )
+    await access.refresh()
+    log = structlog.get_logger("quiltfn.server.main")
+    if not node.machine.is_store_verified:
+        log.warning(
+            "whoever is between this server and PostgreSQL could take its place: see doctor"
+        )
+    if node.machine.transport == "cleartext" and not access.is_open:
+        log.warning("other machines reach this server and it does not encrypt: set tls_cert")
+    if access.is_open and not is_loopback(chosen.host):
+        raise CannotServe(
+            f"host {chosen.host} is no loopback address, and there is no key yet, so anybody who "
+            "reaches it could run code here. Make one first: quiltfn keys create --tenant default "
+            f"--data-dir {chosen.data_dir}"
+        )
+    return access
+
+
+def token_verifier(node: Node) -> Verifier | None:
+    """How tokens are verified, None where none are taken. Raises `CannotServe`."""
+    secret, key_set = node.secret("jwt_secret"), node.secret("jwt_jwks")
+    if secret is None and key_set is None:
+        return None
+    from quiltfn.tenants.tokens import BadTokenSettings, verifier  # noqa: PLC0415 - long to import
+
+    try:
+        return verifier(secret, key_set)
+    except BadTokenSettings as error:
+        raise CannotServe(str(error)) from None
+
+
+def record_cipher(node: Node) -> Cipher | None:
+    """What encrypts inputs at rest, None where nothing does. Raises `CannotServe` for a bad key."""
+    secret = node.secret("record_key_file")
+    if secret is None:
+        return None
+    from quiltfn.store.calls.record_key import RecordKey  # noqa: PLC0415 - long to import
+
+    try:
+        return RecordKey(secret)
+    except ValueError as error:
+        raise CannotServe(f"record_key_file cannot be used: {error}") from None
