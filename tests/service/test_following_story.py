@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contract.stores import SHARED_STORES
@@ -199,6 +199,7 @@ def check_pool(node: StoryNode, entry: Entry) -> None:
     assert pool.model.prepared is None
 
 
+@example([[(0, "create", "f")], [(0, "policy", "f")]])  # the first policy is the default
 @given(STORIES)
 @settings(max_examples=40)
 def test_two_nodes_have_what_the_store_has(story: list[list[tuple[int, str, str]]]) -> None:

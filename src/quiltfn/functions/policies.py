@@ -32,6 +32,7 @@ class Policies(Mirror[Both]):
         return {
             function_id: Both(policy or DEFAULT_ASYNC, record or DEFAULT_RECORD)
             for function_id, policy, record in await self._store.load(only)
+            if policy is not None or record is not None
         }
 
     def policy_of(self, function_id: str) -> AsyncPolicy:
