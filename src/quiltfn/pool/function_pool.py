@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -196,6 +196,19 @@ class Preparation:
             self.ready.set_exception(error)
 
 
+class PoolOwner(NamedTuple):
+    """Whom a pool tells, and asks; nobody may raise or wait. `changed`: of its instances;
+    `lacks_parked`: an instance should be started only to be parked (`park`); `used`: what an
+    instance has used since the last time. `problem`: why none may be started at the moment; empty:
+    one may.
+    """
+
+    changed: "Callable[[FunctionPool], None]"
+    lacks_parked: Callable[[], None]
+    used: Callable[[SandboxCounters], None]
+    problem: Callable[[], str]
+
+
 class FunctionPool:
     """One function's pure pool, and the sandboxes and futures behind its numbers."""
 
@@ -206,6 +219,7 @@ class FunctionPool:
         model: Pool,
         arbiter: MemoryArbiter,
         tenant_pools: TenantPools,
+        owner: PoolOwner,
     ) -> None:
         """`model`: with the memory of `arbiter` and the quota of `tenant_pools`."""
         self._source, self._clock, self._arbiter = sandboxes, clock, arbiter
@@ -219,11 +233,7 @@ class FunctionPool:
         self.siblings: Siblings | None = None
         arbiter.add(self)
         tenant_pools.add(self)
-        self.on_change: Callable[[FunctionPool], None] = lambda _: None
-        # Why no instance may be started at the moment; empty where one may.
-        self.problem: Callable[[], str] = str
-        # Is told when an instance should be started only to be parked: `park`. As `on_change`.
-        self.on_lacks_parked: Callable[[], None] = lambda: None
+        self._tell_changed, self._tell_lacks_parked, self._tell_used, self._problem = owner
         self.sandboxes: dict[int, Sandbox] = {}
         self._specialising: dict[int, Sandbox] = {}
         self.start_timings: dict[int, StartTiming] = {}
@@ -240,8 +250,6 @@ class FunctionPool:
         self._measured = self._metered = 0.0
         # What was read of each instance last.
         self._counters: dict[int, SandboxCounters] = {}
-        # Is told what an instance has used since the last time. It must not raise or wait.
-        self.on_use: Callable[[SandboxCounters], None] = lambda _: None
 
     # Calls -----------------------------------------------------------------------------------
 
@@ -253,7 +261,7 @@ class FunctionPool:
         actions = self.model.acquire(waiter, self._clock.now())
         match actions:
             case [decided.Assign(waiter=to) as hand] if to == waiter:
-                self.on_change(self)
+                self._tell_changed(self)
                 return waiter, hand
         future: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = future
@@ -351,7 +359,7 @@ class FunctionPool:
 
     def _ask(self) -> None:
         """Whoever bounds this pool hears what it wants."""
-        self.on_change(self)
+        self._tell_changed(self)
 
     def _prepare(self, version: Version, limits: PoolLimits, count: int) -> Preparation:
         now, before, earlier = self._clock.now(), self.limits, self._preparation
@@ -507,7 +515,7 @@ class FunctionPool:
         """Starts an instance to be parked, where the model says so; returns when that is over."""
         for action in self.model.park(self._clock.now()):
             assert isinstance(action, decided.Start), "only a start is decided"
-            self.on_change(self)
+            self._tell_changed(self)
             start = self._start(action.instance, self._versions[action.digest])
             await asyncio.wait([self._tasks.spawn(start)])  # which goes on if this is cancelled
             await self.measure()
@@ -518,7 +526,7 @@ class FunctionPool:
     def _look_for_parked(self) -> None:
         # Those that are put off count as well: the time comes when they are not.
         if self.model.lacks_parked(NEVER):
-            self.on_lacks_parked()
+            self._tell_lacks_parked()
 
     def quota_exhausted(self) -> None:
         self._perform(self.model.quota_exhausted(self._clock.now()))
@@ -535,7 +543,7 @@ class FunctionPool:
                 used = await sandbox.used_mib()
                 if instance.is_idle and instance.since == since:  # else a call ran in it meanwhile
                     self.model.measured(number, used)
-                    self.on_change(self)
+                    self._tell_changed(self)
 
     async def end_running(self, kind: ExitKind, by: str) -> None:
         """Ends running calls that way and waits until every instance of them is gone."""
@@ -572,7 +580,7 @@ class FunctionPool:
         """Tells what an instance has used since its counters were read last."""
         before = self._counters.get(number, NOTHING)
         self._counters[number] = counters
-        self.on_use(
+        self._tell_used(
             SandboxCounters(
                 blocked=counters.blocked - before.blocked, cpu_us=counters.cpu_us - before.cpu_us
             )
@@ -590,7 +598,7 @@ class FunctionPool:
                 case decided.Destroy(instance=instance):
                     self._end(instance)
                 case decided.Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
-                    self._fail(waiter, refusal(why, retry_after_s, self.problem()))
+                    self._fail(waiter, refusal(why, retry_after_s, self._problem()))
                 case decided.Fail(waiter=waiter, instance=instance, reason=reason):
                     # What the program wrote is for the function's owner, and not for every caller.
                     error = RuntimeUnavailable(reason.partition("\n")[0])
@@ -614,7 +622,7 @@ class FunctionPool:
         self.tenant_pools.serve_waiting()
         if self.siblings is not None:
             self.siblings.serve_waiting()
-        self.on_change(self)
+        self._tell_changed(self)
 
     def _make_room(
         self, wanted: decided.RequestMemory | decided.RequestQuota | decided.RequestPlaces

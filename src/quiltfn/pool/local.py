@@ -21,6 +21,7 @@ from quiltfn.pool.function_pool import (
     FunctionPool,
     PinnedLease,
     PoolLease,
+    PoolOwner,
     Preparation,
     sum_egress,
 )
@@ -262,7 +263,6 @@ class LocalPools:
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         if function_id not in self._pools:
             pool = self._pools[function_id] = self._new_pool(function_id, limits)
-            pool.on_lacks_parked = partial(self._note_lacking, function_id)
             if self._is_bounded:
                 pool.allow(0, limits.max_instances)
         return self._pools[function_id]
@@ -296,14 +296,16 @@ class LocalPools:
         tenant_pools = self._tenants.setdefault(limits.tenant_id, quota)
         keep_alive = self._arbiter.keep_alive()
         model = Pool(limits, self.memory, keep_alive, tenant_pools.quota, places)
-        pool = FunctionPool(self._sandboxes, self._clock, model, self._arbiter, tenant_pools)
-        pool.on_change = partial(self._tell, function_id)
-        pool.problem = self._problem
-        pool.on_use = partial(self._use, (limits.tenant_id, function_id))
-        return pool
+        owner = PoolOwner(
+            changed=partial(self._tell, function_id),
+            lacks_parked=partial(self._note_lacking, function_id, places),
+            used=partial(self._use, (limits.tenant_id, function_id)),
+            problem=self._problem,
+        )
+        return FunctionPool(self._sandboxes, self._clock, model, self._arbiter, tenant_pools, owner)
 
-    def _note_lacking(self, function_id: str) -> None:
-        if not self._closing:
+    def _note_lacking(self, function_id: str, places: Places | None) -> None:
+        if places is None and not self._closing:  # else the pool is of another version
             self._lacks_parked.add(function_id)
             self.parked_is_lacking.set()
 
