@@ -25,7 +25,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "errors.md"
 FUNCTIONS = "/api/functions"
 WHEN = {
     "BAD_REQUEST": "The body is not one valid JSON text (syntax, UTF-8, a key twice, nesting over "
-    "32, more than 50,000 values), did not arrive in time, or a required header is missing.",
+    "32, more than 50,000 values, or a number of more than 100 digits), did not arrive in time, or "
+    "a required header is missing.",
     "UNAUTHORIZED": "No credential, or one that is wrong, expired or revoked.",
     "FORBIDDEN": "The credential's scope does not allow the call, or it names another tenant; on a "
     "server without keys: a foreign Host or Origin.",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quiltfn.model.json_size import COUNTED_FROM_BYTES, has_more_values
+from quiltfn.model.json_size import COUNTED_FROM_BYTES, DIGITS_FROM_BYTES, DIGITS_MAX, is_costly
 from timeouts import scaled
 
 LENGTH = 256 * 1024
@@ -23,15 +23,28 @@ VALUE: st.SearchStrategy[Any] = st.recursive(
 
 
 @pytest.mark.parametrize(
-    "piece", [b'\\"', b'"', b"\\", b'"\\', b'""', b'{"', b"[", b'"a":"\\u', b'"",']
+    "piece",
+    [
+        b'\\"',
+        b'"',
+        b"\\",
+        b'"\\',
+        b'""',
+        b'{"',
+        b"[",
+        b'"a":"\\u',
+        b'"",',
+        b"1",
+        b"1" * DIGITS_MAX + b",",
+    ],
 )
 @pytest.mark.parametrize("head", [b"", b'{"a":"', b'"'])
 def test_no_text_takes_long_to_count(head: bytes, piece: bytes) -> None:
     """It is counted in the event loop. A string that does not end is the worst."""
     text = head + piece * (LENGTH // len(piece))
     began = time.process_time()
-    has_more_values(text, 50_000)
-    has_more_values(text, 1 << 40)
+    is_costly(text, 50_000)
+    is_costly(text, 1 << 40)
     assert time.process_time() - began < scaled(TAKES_AT_MOST_S)
 
 
@@ -51,5 +64,22 @@ def test_every_value_is_counted(value: Any) -> None:
     """A count may be too large, by what separates values, and never too small."""
     text = json.dumps(value).encode()
     padded = text + b" " * COUNTED_FROM_BYTES
-    count = next(most for most in range(10_000) if not has_more_values(padded, most))
+    count = next(most for most in range(10_000) if not is_costly(padded, most))
     assert values_in(value) <= count + 1 <= values_in(value) * 2 + strings_in(value) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "is_long"),
+    [
+        ("[" + ",".join(["7" * (DIGITS_MAX + 1)] * 100) + "]", True),
+        ('{"a":"\\"1","b":' + "12" * DIGITS_MAX + "}", True),
+        ('{"a":0.' + "3" * (DIGITS_MAX + 1) + "}", True),
+        ("[" + ",".join(["7" * DIGITS_MAX] * 100) + "]", False),
+        ('["' + "1" * 10_000 + '"]', False),  # a text
+        ('["\\\\","' + "1" * 10_000 + '\\""]', False),
+    ],
+)
+def test_a_number_that_takes_python_long_is_found(text: str, *, is_long: bool) -> None:
+    """The time for a number grows with the square of its digits."""
+    json.loads(text)
+    assert is_costly(text.encode() + b" " * DIGITS_FROM_BYTES, 50_000) is is_long

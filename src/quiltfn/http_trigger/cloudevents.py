@@ -15,7 +15,7 @@ import msgspec
 
 from quiltfn.http_trigger.call import Field
 from quiltfn.model.errors import BadRequest
-from quiltfn.model.json_size import has_more_values
+from quiltfn.model.json_size import costs, is_costly
 
 VERSION = "1.0"
 REQUIRED = ("specversion", "id", "source", "type")
@@ -49,8 +49,8 @@ def is_binary(headers: Mapping[str, str]) -> bool:
 def read(headers: Mapping[str, str], body: bytes) -> Event | None:
     """The event that a request carries; None: it carries none. Raises `BadRequest`."""
     if is_structured(headers):
-        if has_more_values(body, VALUES_MAX):
-            raise BadRequest(f"the CloudEvent holds more than {VALUES_MAX} values")
+        if is_costly(body, VALUES_MAX):
+            raise BadRequest(f"the CloudEvent holds {costs(VALUES_MAX)}")
         try:
             event = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -78,7 +78,7 @@ def _data_of(kind: str | None, body: bytes) -> Event:
     plain = (kind or "").partition(";")[0].strip().lower()
     try:
         is_json = plain == "application/json" or plain.endswith("+json")
-        if is_json and not has_more_values(body, VALUES_MAX):
+        if is_json and not is_costly(body, VALUES_MAX):
             return {"data": msgspec.json.decode(body)}
         if plain.startswith("text/"):
             return {"data": body.decode()}

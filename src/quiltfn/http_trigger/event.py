@@ -30,7 +30,7 @@ from quiltfn.http_trigger.answer import (
 from quiltfn.http_trigger.call import Field, HttpCall
 from quiltfn.model.errors import BadRequest, PayloadTooLarge
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
-from quiltfn.model.json_size import has_more_values
+from quiltfn.model.json_size import costs, is_costly
 
 # Types whose bodies are text, besides text/*, *+json and *+xml.
 TEXT_TYPES = frozenset(
@@ -160,7 +160,7 @@ def answer_of(result: bytes, *, is_binary_event: bool = False) -> HandlerAnswer:
     """
     if not result:
         return HandlerAnswer(Head(200, [("content-type", TEXT)]), b"")
-    if has_more_values(result, VALUES_MAX):
+    if is_costly(result, VALUES_MAX):
         return _answer_of_many(result)
     try:
         value = msgspec.json.decode(result)
@@ -194,8 +194,8 @@ class _Outline(msgspec.Struct):
 
 
 def _answer_of_many(result: bytes) -> HandlerAnswer:
-    """As `answer_of`, of a result of so many values that to make them would take a second and
-    hundreds of megabytes: a body that is no text is sent as the handler has written it.
+    """As `answer_of`, of a result whose values would take a second to make, or hundreds of
+    megabytes: a body that is no text is sent as the handler has written it.
     """
     try:
         result.decode()
@@ -211,12 +211,12 @@ def _answer_of_many(result: bytes) -> HandlerAnswer:
     for name, text in msgspec.structs.asdict(outline).items():
         if not bytes(text) or (name == "body" and not bytes(text).startswith(b'"')):
             continue
-        if has_more_values(bytes(text), VALUES_MAX):
-            raise BadAnswer(f"{name} holds more than {VALUES_MAX} values")
+        if is_costly(bytes(text), VALUES_MAX):
+            raise BadAnswer(f"{name} holds {costs(VALUES_MAX)}")
         value[name] = msgspec.json.decode(text)
     if "statusCode" not in value:
         if value.get("specversion") == cloudevents.VERSION:
-            raise BadAnswer(f"a CloudEvent that is answered holds more than {VALUES_MAX} values")
+            raise BadAnswer(f"a CloudEvent that is answered holds {costs(VALUES_MAX)}")
         return plain
     answer = _answer(value)
     body = bytes(outline.body)

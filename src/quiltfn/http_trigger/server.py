@@ -19,7 +19,7 @@ import msgspec
 from quiltfn.http_trigger.answer import SET_COOKIE, wrong_field
 from quiltfn.http_trigger.call import HOP_BY_HOP, SAID_AGAIN, Field
 from quiltfn.http_trigger.prelude import END, PRELUDE_MAX_BYTES
-from quiltfn.model.json_size import COUNTED_FROM_BYTES, has_more_values
+from quiltfn.model.json_size import COUNTED_FROM_BYTES, is_costly
 from quiltfn.model.output import AnswerHead
 
 METHOD = re.compile(r"[A-Z]{1,32}")
@@ -163,9 +163,9 @@ def _check_head(event: _Event) -> None:
     size = len(headers) + len(cookies) + len(event.rawPath) + len(event.rawQueryString)
     if size > HEAD_MAX_BYTES:
         raise BadRequestEvent(f"its head has {size} bytes; at most {HEAD_MAX_BYTES} are sent")
-    if has_more_values(headers, VALUES_OF_HEADERS):
+    if is_costly(headers, VALUES_OF_HEADERS):
         raise BadRequestEvent(TOO_MANY_HEADERS)
-    if has_more_values(cookies, VALUES_OF_COOKIES):
+    if is_costly(cookies, VALUES_OF_COOKIES):
         raise BadRequestEvent(f"cookies names more than {COOKIES_MAX}")
 
 

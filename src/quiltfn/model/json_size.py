@@ -1,23 +1,36 @@
-"""How many values a JSON text holds, told before any of them is made.
+"""What a JSON text would cost to read, told before any of its values is made.
 
-Python needs some 200 bytes for a value that is two bytes of JSON, so values are counted in every
-text that is long enough for it to matter.
+Python needs some 200 bytes for a value that is two bytes of JSON, and time that grows with the
+square of a number's digits. So both are looked at in every text that is long enough to matter.
 """
 
 COUNTED_FROM_BYTES = 64 * 1024
+# No number that a program means has as many. From 8 KiB on a text may have some of 4,300 digits.
+DIGITS_MAX = 100
+DIGITS_FROM_BYTES = 8 * 1024
+_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG = b"0" * (DIGITS_MAX + 1)
 
 
-def has_more_values(text: bytes, most: int) -> bool:
-    """Whether a text of more than 64 KiB has more than `most` values. What is no JSON may count as
-    anything.
+def is_costly(text: bytes, most: int) -> bool:
+    """Whether a long text has more than `most` values, or a number of more than `DIGITS_MAX`
+    digits. What is no JSON may be anything.
     """
-    if len(text) <= COUNTED_FROM_BYTES:
+    if len(text) <= DIGITS_FROM_BYTES:
         return False
-    if _count(text, b'",[{') <= most:
-        return False  # even if none of them stood within a string
+    has_many = len(text) > COUNTED_FROM_BYTES and _count(text, b'",[{') > most
+    if not has_many and _LONG not in text.translate(_AS_ZEROS):
+        return False  # even if nothing of it stood within a string
     without_escapes = text.replace(rb"\\", b"").replace(rb"\"", b"")
     parts = without_escapes.split(b'"', 2 * most + 2)  # each second one is a string
-    return len(parts) // 2 + _count(b"".join(parts[::2]), b",[{") > most
+    outside = b"\n".join(parts[::2])
+    has_many = has_many and len(parts) // 2 + _count(outside, b",[{") > most
+    return has_many or _LONG in outside.translate(_AS_ZEROS)
+
+
+def costs(most: int) -> str:
+    """What a refused text has too much of."""
+    return f"more than {most} values, or a number of more than {DIGITS_MAX} digits"
 
 
 def _count(text: bytes, marks: bytes) -> int:

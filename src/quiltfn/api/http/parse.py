@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 
 from quiltfn.model.errors import BadRequest, Unprocessable, truncate
-from quiltfn.model.json_size import has_more_values
+from quiltfn.model.json_size import costs, is_costly
 from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 
 DEPTH_MAX = 32
@@ -88,8 +88,8 @@ def boolean(text: str, name: str) -> bool:
 
 
 def _check_count(body: bytes) -> None:
-    if has_more_values(body, VALUES_MAX):
-        raise NotOneText(f"it holds more than {VALUES_MAX} values")
+    if is_costly(body, VALUES_MAX):
+        raise NotOneText(f"it holds {costs(VALUES_MAX)}")
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
