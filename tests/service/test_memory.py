@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from metric_values import sample_value
 from promises import promise
+from quiltfn.functions import lifecycle
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.pool import sum_counts
 from quiltfn.store.database.sqlite import ALWAYS
@@ -113,7 +114,9 @@ async def test_an_instance_gone_while_another_is_measured_is_fine(tmp_path: Path
 
 
 @promise("P21")
-async def test_functions_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
+async def test_functions_that_come_and_go_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither objects nor memory of SQLite beside its caches of pages, which have a limit and are
     given back before each look. What a function leaves is in each batch; what the first run of a
     periodic task makes, such as its statements, is in one alone, whichever that is on a busy
@@ -123,6 +126,7 @@ async def test_functions_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
     sqlite.sqlite3_memory_used.restype = ctypes.c_int64
     assert len([one for one in ALWAYS if "cache_size" in one]) == 1
     batch = 80
+    monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.1)
 
     def shrink(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA shrink_memory")
@@ -133,7 +137,7 @@ async def test_functions_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
             await harness.invoke(entry)
             await harness.lifecycle.delete(harness.now(entry))
         await harness.journal.synced()
-        # A pool stays for the seconds that running invocations of a deleted function have to end.
+        # A pool stays for the time that running invocations of a deleted function have to end.
         await until(lambda: not any("_end_deleted" in repr(one) for one in asyncio.all_tasks()), 90)
         await harness.store.database.write(shrink)
         await harness.store.database.read(shrink)

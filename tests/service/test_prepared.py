@@ -295,6 +295,7 @@ async def test_a_deployment_whose_outcome_cannot_be_stored_is_over_once_it_can(
 
     with monkeypatch.context() as patch:
         patch.setattr(server.store, "save", fails)
+        patch.setattr(lifecycle, "DEPLOY_ANSWERS_WITHIN_S", 0.2)
         await server.lifecycle.deploy(entry)
         assert server.now(entry).function.state is FunctionState.DEPLOYING
     await until(lambda: server.now(entry).function.state is FunctionState.ACTIVE)
