@@ -58,27 +58,27 @@ def half_made(server: Server) -> list[str]:
     return [one for one in os.listdir(server.data_dir / "images") if one.startswith(".new")]
 
 
-def test_the_server_answers_while_an_archive_is_unpacked(server: Server, flood: bytes) -> None:
-    with unpacking(server, flood) as (pid, response):
+def test_the_server_answers_while_an_archive_is_unpacked(shared: Server, flood: bytes) -> None:
+    with unpacking(shared, flood) as (pid, response):
         took: list[float] = []
         while is_alive(pid) and len(took) < 50:
             began = time.monotonic()
-            server.call("GET", "/api/functions")
+            shared.call("GET", "/api/functions")
             took.append(time.monotonic() - began)
         assert "it is empty" in response.result(scaled(120)).json()["error"]
     assert max(took) < scaled(1)
-    assert half_made(server) == []
+    assert half_made(shared) == []
 
 
-def test_a_killed_unpacker_leaves_nothing_and_is_an_error(server: Server, flood: bytes) -> None:
-    with unpacking(server, flood) as (pid, response):
+def test_a_killed_unpacker_leaves_nothing_and_is_an_error(shared: Server, flood: bytes) -> None:
+    with unpacking(shared, flood) as (pid, response):
         os.kill(pid, signal.SIGKILL)
         answer = response.result(scaled(20))
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
     assert "killed by signal 9" in answer.json()["error"]
-    assert half_made(server) == []
-    assert sample_runtimes.upload(server, {"a": "b"})
+    assert half_made(shared) == []
+    assert sample_runtimes.upload(shared, {"a": "b"})
 
 
 @pytest.mark.parametrize("end", [Server.kill_server, Server.kill_launcher, Server.terminate])
@@ -94,41 +94,41 @@ def test_unpackers_end_first(server: Server, flood: bytes, end: Callable[[Server
     assert sample_runtimes.upload(server, {"a": "b"})
 
 
-def test_an_upload_ends_with_its_sender(server: Server, flood: bytes) -> None:
+def test_an_upload_ends_with_its_sender(shared: Server, flood: bytes) -> None:
     """It is stopped while it works, so that nothing but a signal ends it."""
-    where, patience = f"{server.url}/api/runtimes/images", httpx.Timeout(scaled(3))
-    upload = server.later(
+    where, patience = f"{shared.url}/api/runtimes/images", httpx.Timeout(scaled(3))
+    upload = shared.later(
         httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
     )
-    pid = until(lambda: next(iter(workers(server)), None))
+    pid = until(lambda: next(iter(workers(shared)), None))
     os.kill(pid, signal.SIGSTOP)
     # Another one of the tenant waits for its turn, and leaves as well.
-    other = server.later(
+    other = shared.later(
         httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
     )
     for left in (upload, other):
         assert isinstance(left.exception(scaled(30)), httpx.TimeoutException)
     until(lambda: not is_alive(pid))
-    assert sample_runtimes.upload(server, {"a": "b"})
-    assert half_made(server) == []
-    assert workers(server) == []
+    assert sample_runtimes.upload(shared, {"a": "b"})
+    assert half_made(shared) == []
+    assert workers(shared) == []
 
 
-def test_the_list_of_packages_ends_with_its_caller(server: Server) -> None:
+def test_the_list_of_packages_ends_with_its_caller(shared: Server) -> None:
     """It is stopped while it works, so that nothing but a signal ends it."""
     package = '{"name": "a", "version": "1"}'
     files = {f"node_modules/p{n}/package.json": package for n in range(9000)}
     for number in range(5):  # until it is stopped before it is done
         files["number"] = str(number)
-        sample_runtimes.add(server, "node", dict(files), f"many-{number}")
+        sample_runtimes.add(shared, "node", dict(files), f"many-{number}")
         path = f"/api/runtimes/many-{number}/packages"
-        with httpx.Client(base_url=server.url, timeout=0.01, trust_env=False) as client:
+        with httpx.Client(base_url=shared.url, timeout=0.01, trust_env=False) as client:
             for _ in range(3):
                 with pytest.raises(httpx.TimeoutException):
                     client.get(path)
-        until(lambda: not workers(server))
-        listing = server.later(httpx.get, server.url + path, timeout=scaled(3), trust_env=False)
-        pid = until(lambda: next(iter(workers(server)), None))
+        until(lambda: not workers(shared))
+        listing = shared.later(httpx.get, shared.url + path, timeout=scaled(3), trust_env=False)
+        pid = until(lambda: next(iter(workers(shared)), None))
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
         if isinstance(listing.exception(scaled(10)), httpx.TimeoutException):
@@ -136,6 +136,6 @@ def test_the_list_of_packages_ends_with_its_caller(server: Server) -> None:
     else:
         pytest.fail("each list was made before its process could be stopped")
     until(lambda: not is_alive(pid))
-    assert server.call("GET", path).json()["packages"] == [
+    assert shared.call("GET", path).json()["packages"] == [
         {"kind": "node", "name": "a", "version": "1"}
     ]
